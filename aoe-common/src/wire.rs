@@ -1,0 +1,151 @@
+//! The wire format: offsets and values of Ethernet, 802.1Q, AoE and ATA-in-AoE.
+//!
+//! Offsets count from the first byte of the AoE header ([`aoe`], and the argument that follows it) or from the
+//! first byte of the frame ([`eth`]); an untagged frame has its AoE header at [`eth::HEADER_LEN`]. Sources: the AoE
+//! protocol definition revision 11 and IEEE 802.1Q; `docs/conformance.md` has the rules one by one.
+
+/// Bytes of a logical sector. AoE knows no other size.
+pub const SECTOR_BYTES: usize = 512;
+
+/// The shortest Ethernet frame without FCS; every untagged reply is padded to it.
+pub const MIN_FRAME_BYTES: usize = 60;
+
+/// The longest config string (AoEr11 §3.2).
+pub const MAX_CONFIG_STRING_BYTES: usize = 1024;
+
+/// Sectors that fit a frame on a link of this MTU, 1 to 255 where any fits.
+///
+/// The fixed 36 bytes count the Ethernet header although the MTU leaves it out: every initiator and target
+/// computes it this way, and both ends must agree.
+pub const fn sectors_per_frame(mtu_bytes: u32) -> u8 {
+    let sectors = mtu_bytes.saturating_sub(36) / SECTOR_BYTES as u32;
+    if sectors > 255 { 255 } else { sectors as u8 }
+}
+
+/// Ethernet and 802.1Q.
+pub mod eth {
+    /// Destination address, 6 bytes.
+    pub const DST: usize = 0;
+    /// Source address, 6 bytes.
+    pub const SRC: usize = 6;
+    /// EtherType, 2 bytes, big-endian.
+    pub const TYPE: usize = 12;
+    /// Length of an untagged header.
+    pub const HEADER_LEN: usize = 14;
+    /// Length of one VLAN tag.
+    pub const TAG_LEN: usize = 4;
+    /// ATA over Ethernet.
+    pub const TYPE_AOE: u16 = 0x88a2;
+    /// 802.1Q customer tag.
+    pub const TYPE_VLAN: u16 = 0x8100;
+    /// 802.1ad service tag.
+    pub const TYPE_QINQ: u16 = 0x88a8;
+    /// The VLAN id in a tag's TCI.
+    pub const TCI_VID: u16 = 0x0fff;
+    /// Priority and VLAN id: the TCI without the drop-eligible bit.
+    pub const TCI_WITHOUT_DEI: u16 = 0xefff;
+}
+
+/// The AoE header, 10 bytes.
+pub mod aoe {
+    /// Version in the high nibble, flags in the low one.
+    pub const VER_FLAGS: usize = 0;
+    /// Error code of a response with [`FLAG_ERROR`].
+    pub const ERROR: usize = 1;
+    /// Major address (shelf), 2 bytes, big-endian.
+    pub const SHELF: usize = 2;
+    /// Minor address (slot).
+    pub const SLOT: usize = 4;
+    /// Command.
+    pub const COMMAND: usize = 5;
+    /// Tag, 4 bytes, opaque.
+    pub const TAG: usize = 6;
+    /// Length of the header; the command's argument follows.
+    pub const HEADER_LEN: usize = 10;
+
+    /// The only version there is.
+    pub const VERSION: u8 = 1;
+    /// The frame is a response.
+    pub const FLAG_RESPONSE: u8 = 0x08;
+    /// The response reports an error.
+    pub const FLAG_ERROR: u8 = 0x04;
+
+    /// Every shelf.
+    pub const SHELF_ANY: u16 = 0xffff;
+    /// Every slot.
+    pub const SLOT_ANY: u8 = 0xff;
+    /// The shelf that Linux's initiator refuses.
+    pub const SHELF_REFUSED_BY_LINUX: u16 = 0x0fff;
+
+    /// Issue ATA command.
+    pub const CMD_ATA: u8 = 0;
+    /// Query config information.
+    pub const CMD_QUERY: u8 = 1;
+    /// MAC mask list.
+    pub const CMD_MASK: u8 = 2;
+    /// Reserve / release.
+    pub const CMD_RESERVE: u8 = 3;
+}
+
+/// The argument of an ATA command; offsets from its first byte (AoE header + 10).
+pub mod ata {
+    /// AFlags.
+    pub const AFLAGS: usize = 0;
+    /// Feature (request) or error (response) register.
+    pub const FEATURE: usize = 1;
+    /// Sector count register.
+    pub const COUNT: usize = 2;
+    /// Command (request) or status (response) register.
+    pub const COMMAND: usize = 3;
+    /// LBA, 6 bytes, little-endian.
+    pub const LBA: usize = 4;
+    /// Length of the argument; data follows.
+    pub const HEADER_LEN: usize = 12;
+
+    /// AFlags: LBA4 and LBA5 are valid.
+    pub const AFLAG_EXTENDED: u8 = 0x40;
+    /// AFlags: asynchronous write.
+    pub const AFLAG_ASYNC: u8 = 0x02;
+    /// AFlags: the data goes to the device.
+    pub const AFLAG_WRITE: u8 = 0x01;
+}
+
+/// The argument of Query Config; offsets from its first byte.
+pub mod query {
+    /// Buffer count, 2 bytes, big-endian.
+    pub const BUFFERS: usize = 0;
+    /// Firmware version, 2 bytes, big-endian.
+    pub const FIRMWARE: usize = 2;
+    /// Sectors per ATA command.
+    pub const SECTORS: usize = 4;
+    /// AoE version in the high nibble, subcommand in the low one.
+    pub const SUBCOMMAND: usize = 5;
+    /// Length of the config string, 2 bytes, big-endian.
+    pub const STRING_LEN: usize = 6;
+    /// Length of the argument; the string follows.
+    pub const HEADER_LEN: usize = 8;
+}
+
+/// The argument of MAC Mask List; offsets from its first byte.
+pub mod mask {
+    /// Subcommand: 0 read, 1 edit.
+    pub const SUBCOMMAND: usize = 1;
+    /// Error of the list (response).
+    pub const ERROR: usize = 2;
+    /// Number of directives.
+    pub const COUNT: usize = 3;
+    /// Length of the argument; directives follow.
+    pub const HEADER_LEN: usize = 4;
+    /// Length of one directive: reserved, command, MAC.
+    pub const DIRECTIVE_LEN: usize = 8;
+}
+
+/// The argument of Reserve/Release; offsets from its first byte.
+pub mod reserve {
+    /// Subcommand: 0 read, 1 set, 2 force set.
+    pub const SUBCOMMAND: usize = 0;
+    /// Number of addresses.
+    pub const COUNT: usize = 1;
+    /// Length of the argument; addresses follow.
+    pub const HEADER_LEN: usize = 2;
+}

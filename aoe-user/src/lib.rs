@@ -1,0 +1,8 @@
+//! The user half of xblade: an ATA-over-Ethernet target on AF_XDP.
+//!
+//! Arrows run one way: `main → cli → {config, control, port} → {filter, xsk, target} → store → aoe-common`.
+
+pub mod config;
+pub mod filter;
+pub mod store;
+pub mod target;

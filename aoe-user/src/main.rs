@@ -1,0 +1,2 @@
+//! xblade.
+fn main() {}

@@ -1,0 +1,2 @@
+//! What AoE and ATA say: request in, reply out.
+pub mod link;

@@ -25,39 +25,37 @@ pub struct Captured {
 }
 
 impl Capture {
-    /// Starts tcpdump on an interface; it captures when this returns.
+    /// Starts dumpcap on an interface; it captures when this returns.
     ///
     /// # Errors
-    /// When tcpdump is missing.
+    /// When dumpcap is missing (it comes with tshark).
     pub fn start(namespace: &Namespace, interface: &str) -> Result<Capture> {
         let directory = tempfile::Builder::new().prefix("xblade-").tempdir()?;
         let file = directory.path().join("capture.pcap");
         let file = file.to_str().context("odd path")?;
         let filter = "ether proto 0x88a2 or (vlan and ether proto 0x88a2)";
-        let mut process = Process::spawn(
-            namespace,
-            "tcpdump",
-            &[
-                "-Z", "root", "-U", "-B", "65536", "-s", "0", "-i", interface, "-w", file, filter,
-            ],
-        )?;
-        process.wait_for("listening on", Duration::from_secs(10))?;
+        let args = ["-q", "-P", "-B", "64", "-i", interface, "-w", file, "-f", filter];
+        let mut process = Process::spawn(namespace, "dumpcap", &args)?;
+        process.wait_for("File:", Duration::from_secs(20))?;
         Ok(Capture { process, directory })
     }
 
     /// Lets the capture settle and ends it.
     ///
     /// # Errors
-    /// When tcpdump lost frames.
+    /// When dumpcap lost frames.
     pub fn stop(mut self) -> Result<Captured> {
         std::thread::sleep(Duration::from_millis(600));
         self.process.signal(Signal::SIGINT)?;
         self.process.wait(Duration::from_secs(20))?;
         let log = self.process.log();
-        ensure!(
-            log.contains("0 packets dropped by kernel"),
-            "the capture has holes: {log}"
-        );
+        // "Packets received/dropped on interface 'eth0': 12/0 (pcap:0/…"
+        let counts = log
+            .lines()
+            .find(|line| line.contains("received/dropped"))
+            .and_then(|line| line.split("': ").nth(1));
+        let dropped = counts.and_then(|counts| counts.split(['/', ' ']).nth(1));
+        ensure!(dropped == Some("0"), "the capture has holes: {log}");
         Ok(Captured {
             directory: self.directory,
         })
@@ -109,7 +107,7 @@ impl Captured {
     }
 }
 
-/// Reads a little-endian pcap file with microseconds, as tcpdump writes it on every machine we run on.
+/// Reads a little-endian pcap file with microseconds, as dumpcap writes it on every machine we run on.
 fn frames(path: &Path) -> Result<Vec<Vec<u8>>> {
     let bytes = std::fs::read(path)?;
     ensure!(

@@ -91,6 +91,15 @@ impl Lab {
             .map(drop)
     }
 
+    /// Changes the MTU of both ends of link `n`, the initiator's first: it must never get frames it cannot take.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub fn set_mtu(&self, n: u32, mtu: u32) -> Result<()> {
+        self.initiator.ip(&format!("link set eth{n} mtu {mtu}"))?;
+        self.target.ip(&format!("link set eth{n} mtu {mtu}")).map(drop)
+    }
+
     /// Opens a raw initiator on link `n`.
     ///
     /// # Errors

@@ -200,17 +200,21 @@ impl Process {
         self.wait(Duration::from_secs(10)).map(drop)
     }
 
-    /// Processor time used so far, all threads.
+    /// Processor time used so far by the threads it has now.
     ///
     /// # Errors
-    /// When the process is gone.
+    /// When the process is gone, or the kernel keeps no account.
     pub fn cpu_time(&self) -> Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        // The command name may contain anything but ends at the last parenthesis; utime and stime are fields 14, 15.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-        let ticks: u64 =
-            fields.get(11).unwrap_or(&"0").parse::<u64>()? + fields.get(12).unwrap_or(&"0").parse::<u64>()?;
-        Ok(Duration::from_millis(ticks * 10)) // USER_HZ is 100 on every architecture we support
+        let mut nanoseconds = 0;
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            let account = std::fs::read_to_string(task?.path().join("schedstat"))?;
+            nanoseconds += account
+                .split_whitespace()
+                .next()
+                .context("an empty schedstat")?
+                .parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
     }
 
     /// How often its threads were switched, willingly or not: an asleep process's number stands still.
@@ -228,16 +232,16 @@ impl Process {
         Ok(switches)
     }
 
-    /// Resident memory, in KiB.
+    /// Anonymous resident memory, in KiB: what the process has allocated, not what it has mapped.
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn resident_kib(&self, field: &str) -> Result<u64> {
+    pub fn anonymous_kib(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let line = status
             .lines()
-            .find(|line| line.starts_with(field))
-            .context("no such field")?;
+            .find(|line| line.starts_with("RssAnon:"))
+            .context("no RssAnon")?;
         Ok(line.split_whitespace().nth(1).context("no value")?.parse()?)
     }
 }

@@ -39,7 +39,9 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ "$count" = 1 ] || { echo "expected one bitcode object, got: $objects" >&2; exit 1; }
-exec llc-22 -march=bpf -mcpu=generic -filetype=obj -o "$out" "${objects% }"
+llc-22 -march=bpf -mcpu=generic -filetype=obj -o "$out" "${objects% }"
+# Debian's core brings its debug information along.
+exec llvm-objcopy-22 --strip-debug "$out"
 "#;
 
 /// Options of `cargo xtask ebpf`.
@@ -77,7 +79,6 @@ fn object_dir() -> PathBuf {
 
 fn build() -> Result<PathBuf> {
     let target_dir = sh::root().join("target/bpf");
-    // Always the same path: cargo builds everything anew when RUSTFLAGS change.
     let linker = target_dir.join("llc-linker");
     std::fs::create_dir_all(&target_dir)?;
     std::fs::write(&linker, LINKER)?;
@@ -89,9 +90,10 @@ fn build() -> Result<PathBuf> {
         // What a user's rustup, cargo or wrapper settings add must not end up in the object.
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("RUSTC_WRAPPER")
+        .env("RUSTFLAGS", "")
         .env("RUSTC", RUSTC)
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTFLAGS", format!("-Clinker={}", linker.display()))
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker)
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")

@@ -1,0 +1,311 @@
+//! Keeps ports and exports as they should be: compares what is wanted with what is there, and acts on the difference.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::{error, info, warn};
+
+use super::announce::Announcer;
+use super::estate::{Estate, Notice};
+use super::links::LinkState;
+use super::neighbours;
+use crate::config::Config;
+use crate::port::{Interface, Port, PortOptions};
+use crate::target::{Address, Change};
+
+/// Denied sources named in one report; the rest is only counted.
+const DENIED_NAMED: usize = 8;
+
+/// Everything that is served and by what.
+pub(super) struct Supervisor {
+    config: Config,
+    estate: Estate,
+    ports: BTreeMap<String, Served>,
+    /// Interfaces that wait for something, with the reason that was logged.
+    waiting: HashMap<String, Waiting>,
+    announcer: Announcer,
+    notify: UnboundedSender<Notice>,
+}
+
+/// An open port and the state of the link that it was last adjusted to.
+struct Served {
+    port: Port,
+    link: LinkState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Waiting {
+    Absent,
+    Down,
+    Failed(String),
+}
+
+impl Supervisor {
+    /// Opens every export; nothing is on the wire yet.
+    pub fn new(config: Config, notify: UnboundedSender<Notice>) -> Result<Supervisor> {
+        let estate = Estate::open(&config, &notify)?;
+        Ok(Supervisor {
+            config,
+            estate,
+            ports: BTreeMap::new(),
+            waiting: HashMap::new(),
+            announcer: Announcer::default(),
+            notify,
+        })
+    }
+
+    /// The first look at the interfaces. Here, and only here, trouble with one ends the process: whoever starts it is
+    /// watching.
+    pub fn start(&mut self, links: &HashMap<String, LinkState>) -> Result<()> {
+        for name in self.estate.literal_interfaces() {
+            if !links.contains_key(name) {
+                bail!("interface {name} does not exist; `ip link` lists those that do");
+            }
+        }
+        let wanted = self.wanted(links);
+        for name in &wanted {
+            let link = &links[name];
+            if link.has_xdp {
+                bail!(
+                    "{name} already has an XDP program, and only one fits: one xblade serves all exports of an \
+                     interface; `ip link set {name} xdp off` removes a program that was left behind"
+                );
+            }
+        }
+        self.estate.refuse_taken(neighbours::look_around(&wanted, links)?, self.config.force)?;
+        self.reconcile(links);
+        match self.waiting.iter().find_map(|(name, state)| match state {
+            Waiting::Failed(reason) => Some((name, reason)),
+            _ => None,
+        }) {
+            Some((name, reason)) => bail!("cannot serve {name}: {reason}"),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the ports what the interfaces and the configuration ask for.
+    pub fn reconcile(&mut self, links: &HashMap<String, LinkState>) {
+        let wanted = self.wanted(links);
+        self.close_lost(&wanted, links);
+        for name in self.estate.literal_interfaces() {
+            if !links.contains_key(name) {
+                self.wait(name.to_owned(), Waiting::Absent);
+            }
+        }
+        for name in wanted {
+            let link = &links[&name];
+            if self.ports.contains_key(&name) {
+                self.adjust(&name, link);
+            } else if link.up {
+                self.open(link);
+            } else {
+                self.wait(name, Waiting::Down);
+            }
+        }
+    }
+
+    /// Existing interfaces that some export names.
+    fn wanted(&self, links: &HashMap<String, LinkState>) -> BTreeSet<String> {
+        links
+            .values()
+            .filter(|link| link.mac.is_some() && self.estate.wants(&link.name))
+            .map(|link| link.name.clone())
+            .collect()
+    }
+
+    fn close_lost(&mut self, wanted: &BTreeSet<String>, links: &HashMap<String, LinkState>) {
+        let lost: Vec<String> = self
+            .ports
+            .iter()
+            .filter(|(name, served)| !wanted.contains(*name) || links[*name].index != served.link.index)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in lost {
+            info!("{name}: no longer served (the interface or its exports are gone)");
+            self.ports.remove(&name);
+            self.announcer.forget(&name);
+        }
+    }
+
+    fn open(&mut self, link: &LinkState) {
+        let Some(mac) = link.mac else { return };
+        let interface = Interface {
+            name: link.name.clone(),
+            index: link.index,
+            mac,
+            mtu_bytes: link.mtu_bytes,
+            rx_queues: link.rx_queues,
+        };
+        let view = self.estate.view(&link.name);
+        let options = PortOptions {
+            mode: view.mode,
+            spin: Duration::from_micros(u64::from(view.spin_us)),
+            cpus: self.config.cpus.clone(),
+        };
+        match Port::open(interface, &options, &view.exports, &view.rules) {
+            Ok(port) => {
+                self.waiting.remove(&link.name);
+                for line in view.describe() {
+                    info!(
+                        "{line} ready on {}: {}, {} queue{}, MTU {} ({mac})",
+                        link.name,
+                        port.obtained(),
+                        link.rx_queues,
+                        if link.rx_queues == 1 { "" } else { "s" },
+                        link.mtu_bytes,
+                    );
+                }
+                self.ports.insert(link.name.clone(), Served { port, link: link.clone() });
+                self.announce_port(&link.name);
+            }
+            Err(error) => {
+                let reason = format!("{:#}", anyhow::Error::new(error));
+                self.wait(link.name.clone(), Waiting::Failed(reason));
+            }
+        }
+    }
+
+    /// Says once why an interface is not served yet.
+    fn wait(&mut self, name: String, state: Waiting) {
+        if self.waiting.get(&name) == Some(&state) {
+            return;
+        }
+        match &state {
+            Waiting::Absent => warn!("{name} does not exist; its exports will be served when it does"),
+            Waiting::Down => warn!("{name} is down; its exports will be served when it is up (`ip link set {name} up`)"),
+            Waiting::Failed(reason) => error!("cannot serve {name}, trying again: {reason}"),
+        }
+        self.waiting.insert(name, state);
+    }
+
+    /// Follows a changed MAC, MTU or carrier.
+    fn adjust(&mut self, name: &str, link: &LinkState) {
+        let Some(served) = self.ports.get_mut(name) else { return };
+        if served.link == *link {
+            return;
+        }
+        let before = std::mem::replace(&mut served.link, link.clone());
+        if let Some(mac) = link.mac
+            && (Some(mac), link.mtu_bytes) != (before.mac, before.mtu_bytes)
+        {
+            info!("{name}: now {mac}, MTU {}", link.mtu_bytes);
+            if let Err(error) = served.port.set_link(mac, link.mtu_bytes) {
+                error!("{name}: the filter could not be told: {error}");
+            }
+        }
+        if link.rx_queues != before.rx_queues {
+            info!("{name}: {} receive queues instead of {}, opening it again", link.rx_queues, before.rx_queues);
+            self.ports.remove(name);
+            self.announcer.forget(name);
+            self.open(link);
+            return;
+        }
+        match (before.up && before.carrier, link.up && link.carrier) {
+            (true, false) => warn!("{name}: link down"),
+            (false, true) => info!("{name}: link up"),
+            _ => {}
+        }
+        if link.up && link.carrier {
+            self.announce_port(name);
+        }
+    }
+
+    fn announce_port(&mut self, name: &str) {
+        let now = Instant::now();
+        for address in self.estate.addresses_on(name) {
+            self.announcer.want(name, address, now);
+        }
+    }
+
+    /// An initiator or the backing object changed something of an export.
+    pub fn changed(&mut self, address: Address, change: Change) {
+        if matches!(change, Change::Mask) {
+            self.renew_rules(address);
+        }
+        let now = Instant::now();
+        for name in self.ports.keys().filter(|name| self.estate.serves(address, name)) {
+            self.announcer.want(name, address, now);
+        }
+    }
+
+    fn renew_rules(&mut self, address: Address) {
+        for (name, served) in &mut self.ports {
+            if self.estate.serves(address, name)
+                && let Err(error) = served.port.set_rules(&self.estate.view(name).rules)
+            {
+                error!("{name}: the filter keeps its old rules, the process enforces the new ones: {error}");
+            }
+        }
+    }
+
+    /// Sends the advertisements that are due.
+    pub fn announce(&mut self) {
+        for (name, addresses) in self.announcer.due(Instant::now()) {
+            if let Some(served) = self.ports.get(&name) {
+                served.port.advertise(addresses);
+            }
+        }
+    }
+
+    /// When [`Supervisor::announce`] has something to do again.
+    pub fn next_announcement(&self) -> Option<Instant> {
+        self.announcer.next_due()
+    }
+
+    /// True when an interface should be served and is not for a reason that may pass by itself.
+    pub fn has_failed_ports(&self) -> bool {
+        self.waiting.values().any(|state| matches!(state, Waiting::Failed(_)))
+    }
+
+    /// Takes over another configuration: unchanged exports go on undisturbed.
+    pub fn reload(&mut self, config: Config, links: &HashMap<String, LinkState>) {
+        self.estate.retain(&config);
+        self.renew_ports();
+        self.estate.add(&config, &self.notify);
+        self.config = config;
+        self.renew_ports();
+        self.waiting.clear();
+        self.reconcile(links);
+        let names: Vec<String> = self.ports.keys().cloned().collect();
+        for name in names {
+            self.announce_port(&name);
+        }
+        info!("the configuration was reloaded: {} exports", self.estate.len());
+    }
+
+    fn renew_ports(&mut self) {
+        for (name, served) in &mut self.ports {
+            let view = self.estate.view(name);
+            if let Err(error) = served.port.set_exports(&view.exports, &view.rules) {
+                error!("{name}: the filter keeps its old rules: {error}");
+            }
+        }
+    }
+
+    /// Names sources that were turned away since the last report.
+    pub fn report(&mut self) {
+        for (name, served) in &mut self.ports {
+            let denied = served.port.denied();
+            for source in denied.iter().take(DENIED_NAMED) {
+                warn!("{name}: dropped {source}");
+            }
+            if denied.len() > DENIED_NAMED {
+                warn!("{name}: dropped frames of {} more sources", denied.len() - DENIED_NAMED);
+            }
+        }
+    }
+
+    /// Ends all ports, commits all exports and says what was done.
+    pub fn stop(mut self) -> Result<()> {
+        self.report();
+        for (name, mut served) in std::mem::take(&mut self.ports) {
+            let filter = served.port.filter_counters();
+            served.port.close();
+            info!("{name}: {filter}");
+            info!("{name}: {}", served.port.figures());
+        }
+        self.estate.close()
+    }
+}

@@ -1,0 +1,282 @@
+//! One network interface being served: the filter on it, and a worker thread for each of its receive queues.
+
+mod link;
+mod worker;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aoe_common::Mac;
+use tracing::{debug, warn};
+
+use crate::config::Mode;
+use crate::filter::{Attach, Counters, Denied, Filter, FilterError, Rules};
+use crate::target::{Address, Exports, PortInfo};
+use crate::xsk::{Bind, SocketConfig, XskError};
+
+pub use worker::WorkerFigures;
+use worker::{Command, Worker};
+
+/// Bytes of a chunk. A page: what AF_XDP takes on every driver, and four to seven sectors a piece.
+const CHUNK_BYTES: u32 = 4096;
+/// Chunks a queue owns: the receive window of some thirty busy initiators, 8 MiB.
+const CHUNKS: u32 = 2048;
+/// Descriptors of each ring.
+const RING: u32 = 2048;
+/// Bytes that a frame starts into its chunk beyond the kernel's own 256, so that the payload of an untagged ATA
+/// frame (offset 36) lies sector-aligned at 512.
+const HEADROOM: u32 = 220;
+
+/// How to serve an interface.
+#[derive(Debug, Clone)]
+pub struct PortOptions {
+    /// Attach and bind modes to try.
+    pub mode: Mode,
+    /// How long an idle worker spins before it sleeps.
+    pub spin: Duration,
+    /// CPUs for the workers, by turns; empty: the scheduler decides.
+    pub cpus: Vec<usize>,
+}
+
+/// The interface as it is when a port is opened.
+#[derive(Debug, Clone)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number.
+    pub index: u32,
+    /// Its address.
+    pub mac: Mac,
+    /// Its MTU.
+    pub mtu_bytes: u32,
+    /// Active receive queues.
+    pub rx_queues: u32,
+}
+
+/// What was obtained of [`PortOptions::mode`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Obtained {
+    /// The XDP program runs in the driver, not behind it.
+    pub native: bool,
+    /// Frames go between NIC and UMEM without a copy.
+    pub zero_copy: bool,
+}
+
+impl fmt::Display for Obtained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let attach = if self.native { "native" } else { "generic" };
+        let bind = if self.zero_copy { "zero-copy" } else { "copy" };
+        write!(f, "{attach} {bind}")
+    }
+}
+
+/// Why an interface cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// The XDP program could not be attached or configured.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// An AF_XDP socket could not be set up.
+    #[error(transparent)]
+    Socket(#[from] XskError),
+    /// The system refused a thread or its eventfd.
+    #[error("cannot start the worker of queue {queue} on {interface}")]
+    Worker {
+        /// Interface.
+        interface: String,
+        /// Receive queue.
+        queue: u32,
+        /// Cause.
+        source: std::io::Error,
+    },
+}
+
+/// A served interface. Dropping it stops the workers and detaches the program.
+#[derive(Debug)]
+pub struct Port {
+    interface: Interface,
+    obtained: Obtained,
+    filter: Option<Filter>,
+    workers: Vec<Worker>,
+}
+
+impl Port {
+    /// Attaches the filter, opens a socket on every receive queue and starts the workers. When this returns, requests
+    /// are being answered; nothing has been advertised.
+    ///
+    /// # Errors
+    /// See [`PortError`]; the interface is then as it was before.
+    pub fn open(
+        interface: Interface,
+        options: &PortOptions,
+        exports: &Arc<Exports>,
+        rules: &Rules,
+    ) -> Result<Port, PortError> {
+        let mut attempts = attempts(options.mode).iter().peekable();
+        loop {
+            let attempt = attempts.next().expect("every mode has an attempt");
+            match Port::open_as(&interface, *attempt, options, exports, rules) {
+                Ok(port) => return Ok(port),
+                Err(error) if attempts.peek().is_some() && error.is_about_mode() => {
+                    warn!("{}: native XDP is not to be had ({error}); using generic XDP", interface.name);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn open_as(
+        interface: &Interface,
+        (attach, bind): (Attach, Bind),
+        options: &PortOptions,
+        exports: &Arc<Exports>,
+        rules: &Rules,
+    ) -> Result<Port, PortError> {
+        let mut filter = Filter::attach(&interface.name, interface.index, interface.mac, attach)?;
+        filter.set_rules(rules)?;
+        let mut workers = Vec::new();
+        let mut zero_copy = true;
+        for queue in 0..interface.rx_queues {
+            let config = SocketConfig {
+                ifindex: interface.index,
+                queue,
+                bind,
+                chunk_bytes: CHUNK_BYTES,
+                chunks: CHUNKS,
+                ring: RING,
+                headroom: HEADROOM,
+            };
+            let socket = crate::xsk::Socket::open(&interface.name, &config)?;
+            zero_copy &= socket.is_zerocopy();
+            filter.set_socket(queue, socket.fd())?;
+            let cpu = (!options.cpus.is_empty()).then(|| options.cpus[queue as usize % options.cpus.len()]);
+            let worker =
+                Worker::start(interface, queue, socket, Arc::clone(exports), options.spin, cpu).map_err(|source| {
+                    PortError::Worker { interface: interface.name.clone(), queue, source }
+                })?;
+            workers.push(worker);
+        }
+        debug!("{}: {} workers", interface.name, workers.len());
+        let obtained = Obtained { native: attach == Attach::Native, zero_copy };
+        Ok(Port { interface: interface.clone(), obtained, filter: Some(filter), workers })
+    }
+
+    /// The interface as last told.
+    pub fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    /// The modes obtained.
+    pub fn obtained(&self) -> Obtained {
+        self.obtained
+    }
+
+    /// Serves another set of exports from here on; requests being worked on are finished with the old one.
+    ///
+    /// # Errors
+    /// When the filter's rules could not be replaced; the old ones stay in force.
+    pub fn set_exports(&mut self, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
+        self.set_rules(rules)?;
+        self.tell(|| Command::Exports(Arc::clone(exports)));
+        Ok(())
+    }
+
+    /// Replaces the filter's rules.
+    ///
+    /// # Errors
+    /// When the maps could not be written; the old rules stay in force.
+    pub fn set_rules(&mut self, rules: &Rules) -> Result<(), PortError> {
+        if let Some(filter) = &mut self.filter {
+            filter.set_rules(rules)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over a changed MAC or MTU.
+    ///
+    /// # Errors
+    /// When the filter could not be told.
+    pub fn set_link(&mut self, mac: Mac, mtu_bytes: u32) -> Result<(), PortError> {
+        if let Some(filter) = &mut self.filter {
+            filter.set_mac(mac)?;
+        }
+        self.interface.mac = mac;
+        self.interface.mtu_bytes = mtu_bytes;
+        let info = port_info(&self.interface);
+        self.tell(|| Command::Port(info.clone()));
+        Ok(())
+    }
+
+    /// Has the first worker advertise these exports.
+    pub fn advertise(&self, addresses: Vec<Address>) {
+        if let Some(worker) = self.workers.first() {
+            worker.tell(Command::Advertise(addresses));
+        }
+    }
+
+    /// What the filter counted; empty once detached.
+    pub fn filter_counters(&self) -> Counters {
+        self.filter.as_ref().and_then(|filter| filter.counters().ok()).unwrap_or_default()
+    }
+
+    /// Sources denied since the last call.
+    pub fn denied(&mut self) -> Vec<Denied> {
+        self.filter.as_mut().map(Filter::denied).unwrap_or_default()
+    }
+
+    /// Figures of each worker.
+    pub fn figures(&self) -> Vec<WorkerFigures> {
+        self.workers.iter().map(Worker::figures).collect()
+    }
+
+    /// Ends the port: the interface becomes an ordinary one at once, then the workers answer what they have
+    /// received and end.
+    pub fn close(&mut self) {
+        // The program goes first, so that the workers' rings run dry.
+        self.filter = None;
+        for worker in &self.workers {
+            worker.tell(Command::Stop);
+        }
+        for worker in &mut self.workers {
+            worker.join();
+        }
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        for worker in &self.workers {
+            worker.tell(command());
+        }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl PortError {
+    /// The driver cannot do it that way, but may another way.
+    fn is_about_mode(&self) -> bool {
+        match self {
+            PortError::Filter(error) => error.is_about_mode(),
+            PortError::Socket(error) => error.is_about_mode(),
+            PortError::Worker { .. } => false,
+        }
+    }
+}
+
+/// What to try for a mode, best first.
+fn attempts(mode: Mode) -> &'static [(Attach, Bind)] {
+    match mode {
+        Mode::Auto => &[(Attach::Native, Bind::Auto), (Attach::Generic, Bind::Copy)],
+        Mode::ZeroCopy => &[(Attach::Native, Bind::ZeroCopy)],
+        Mode::Copy => &[(Attach::Native, Bind::Copy)],
+        Mode::Skb => &[(Attach::Generic, Bind::Copy)],
+    }
+}
+
+fn port_info(interface: &Interface) -> PortInfo {
+    PortInfo { name: interface.name.clone(), mac: interface.mac, mtu_bytes: interface.mtu_bytes }
+}

@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use aoe_common::Mac;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp};
+
+use crate::config::interfaces::Interface;
 use rtnetlink::{Handle, MulticastGroup};
 
 /// What the supervisor needs to know of an interface.
@@ -31,6 +33,20 @@ pub struct LinkState {
     pub has_xdp: bool,
     /// Receive queues.
     pub rx_queues: u32,
+    /// It leads nowhere.
+    pub loopback: bool,
+}
+
+impl LinkState {
+    /// Up, and the cable is in.
+    pub fn is_usable(&self) -> bool {
+        self.up && self.carrier
+    }
+
+    /// As the configuration's names and globs are matched against it.
+    pub fn interface(&self) -> Interface {
+        Interface { name: self.name.clone(), mac: self.mac, up: self.up, loopback: self.loopback }
+    }
 }
 
 /// A connection to rtnetlink.
@@ -83,6 +99,7 @@ impl From<LinkMessage> for LinkState {
             carrier_changes: 0,
             has_xdp: false,
             rx_queues: 1,
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
         };
         for attribute in message.attributes {
             match attribute {

@@ -8,11 +8,12 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
 use super::announce::Announcer;
-use super::estate::{Estate, Notice};
+use super::estate::{Estate, Notice, close_all};
 use super::links::LinkState;
 use super::neighbours;
 use crate::config::Config;
-use crate::port::{Interface, Port, PortOptions};
+use crate::config::interfaces::Interface;
+use crate::port::{Nic, Port, PortOptions};
 use crate::target::{Address, Change};
 
 /// Denied sources named in one report; the rest is only counted.
@@ -64,17 +65,16 @@ impl Supervisor {
                 bail!("interface {name} does not exist; `ip link` lists those that do");
             }
         }
-        let wanted = self.wanted(links);
-        for name in &wanted {
-            let link = &links[name];
-            if link.has_xdp {
-                bail!(
-                    "{name} already has an XDP program, and only one fits: one xblade serves all exports of an \
-                     interface; `ip link set {name} xdp off` removes a program that was left behind"
-                );
-            }
+        let wanted: Vec<Interface> = self.wanted(links).iter().map(|name| links[name].interface()).collect();
+        if let Some(taken) = wanted.iter().find(|interface| links[&interface.name].has_xdp) {
+            let name = &taken.name;
+            bail!(
+                "{name} already has an XDP program, and only one fits: one xblade serves all exports of an \
+                 interface; `ip link set {name} xdp off` removes a program that was left behind"
+            );
         }
-        self.estate.refuse_taken(neighbours::look_around(&wanted, links)?, self.config.force)?;
+        let own = links.values().filter_map(|link| link.mac).collect();
+        self.estate.refuse_taken(&neighbours::look_around(&wanted, &own)?, self.config.force)?;
         self.reconcile(links);
         match self.waiting.iter().find_map(|(name, state)| match state {
             Waiting::Failed(reason) => Some((name, reason)),
@@ -110,7 +110,7 @@ impl Supervisor {
     fn wanted(&self, links: &HashMap<String, LinkState>) -> BTreeSet<String> {
         links
             .values()
-            .filter(|link| link.mac.is_some() && self.estate.wants(&link.name))
+            .filter(|link| link.mac.is_some() && self.estate.wants(&link.interface()))
             .map(|link| link.name.clone())
             .collect()
     }
@@ -131,29 +131,29 @@ impl Supervisor {
 
     fn open(&mut self, link: &LinkState) {
         let Some(mac) = link.mac else { return };
-        let interface = Interface {
+        let nic = Nic {
             name: link.name.clone(),
             index: link.index,
             mac,
             mtu_bytes: link.mtu_bytes,
             rx_queues: link.rx_queues,
         };
-        let view = self.estate.view(&link.name);
+        let view = self.estate.view(&link.interface());
         let options = PortOptions {
             mode: view.mode,
             spin: Duration::from_micros(u64::from(view.spin_us)),
             cpus: self.config.cpus.clone(),
         };
-        match Port::open(interface, &options, &view.exports, &view.rules) {
+        match Port::open(nic, &options, &view.exports, &view.rules) {
             Ok(port) => {
                 self.waiting.remove(&link.name);
-                for line in view.describe() {
+                let queues = if link.rx_queues == 1 { "queue" } else { "queues" };
+                for (address, what) in self.estate.describe(&link.interface()) {
                     info!(
-                        "{line} ready on {}: {}, {} queue{}, MTU {} ({mac})",
+                        "{address} ready on {} ({mac}): {}, {} {queues}, MTU {}, {what}",
                         link.name,
                         port.obtained(),
                         link.rx_queues,
-                        if link.rx_queues == 1 { "" } else { "s" },
                         link.mtu_bytes,
                     );
                 }
@@ -187,34 +187,34 @@ impl Supervisor {
             return;
         }
         let before = std::mem::replace(&mut served.link, link.clone());
+        if (link.mtu_bytes, link.rx_queues) != (before.mtu_bytes, before.rx_queues) {
+            info!("{name}: now MTU {}, {} receive queues; opening it again", link.mtu_bytes, link.rx_queues);
+            self.ports.remove(name);
+            self.announcer.forget(name);
+            return self.open(link);
+        }
         if let Some(mac) = link.mac
-            && (Some(mac), link.mtu_bytes) != (before.mac, before.mtu_bytes)
+            && link.mac != before.mac
         {
-            info!("{name}: now {mac}, MTU {}", link.mtu_bytes);
-            if let Err(error) = served.port.set_link(mac, link.mtu_bytes) {
+            info!("{name}: its address is {mac} now");
+            if let Err(error) = served.port.set_mac(mac) {
                 error!("{name}: the filter could not be told: {error}");
             }
         }
-        if link.rx_queues != before.rx_queues {
-            info!("{name}: {} receive queues instead of {}, opening it again", link.rx_queues, before.rx_queues);
-            self.ports.remove(name);
-            self.announcer.forget(name);
-            self.open(link);
-            return;
-        }
-        match (before.up && before.carrier, link.up && link.carrier) {
+        match (before.is_usable(), link.is_usable()) {
             (true, false) => warn!("{name}: link down"),
             (false, true) => info!("{name}: link up"),
             _ => {}
         }
-        if link.up && link.carrier {
+        if link.is_usable() {
             self.announce_port(name);
         }
     }
 
     fn announce_port(&mut self, name: &str) {
+        let Some(served) = self.ports.get(name) else { return };
         let now = Instant::now();
-        for address in self.estate.addresses_on(name) {
+        for address in self.estate.addresses_on(&served.link.interface()) {
             self.announcer.want(name, address, now);
         }
     }
@@ -225,15 +225,18 @@ impl Supervisor {
             self.renew_rules(address);
         }
         let now = Instant::now();
-        for name in self.ports.keys().filter(|name| self.estate.serves(address, name)) {
-            self.announcer.want(name, address, now);
+        for (name, served) in &self.ports {
+            if self.estate.serves(address, &served.link.interface()) {
+                self.announcer.want(name, address, now);
+            }
         }
     }
 
     fn renew_rules(&mut self, address: Address) {
         for (name, served) in &mut self.ports {
-            if self.estate.serves(address, name)
-                && let Err(error) = served.port.set_rules(&self.estate.view(name).rules)
+            let interface = served.link.interface();
+            if self.estate.serves(address, &interface)
+                && let Err(error) = served.port.set_rules(&self.estate.view(&interface).rules)
             {
                 error!("{name}: the filter keeps its old rules, the process enforces the new ones: {error}");
             }
@@ -261,8 +264,11 @@ impl Supervisor {
 
     /// Takes over another configuration: unchanged exports go on undisturbed.
     pub fn reload(&mut self, config: Config, links: &HashMap<String, LinkState>) {
-        self.estate.retain(&config);
+        let gone = self.estate.retain(&config);
         self.renew_ports();
+        // A failure is logged; the file may be served again under its new settings all the same.
+        let _ = close_all(gone.iter());
+        drop(gone);
         self.estate.add(&config, &self.notify);
         self.config = config;
         self.renew_ports();
@@ -277,7 +283,7 @@ impl Supervisor {
 
     fn renew_ports(&mut self) {
         for (name, served) in &mut self.ports {
-            let view = self.estate.view(name);
+            let view = self.estate.view(&served.link.interface());
             if let Err(error) = served.port.set_exports(&view.exports, &view.rules) {
                 error!("{name}: the filter keeps its old rules: {error}");
             }
@@ -303,8 +309,8 @@ impl Supervisor {
         for (name, mut served) in std::mem::take(&mut self.ports) {
             let filter = served.port.filter_counters();
             served.port.close();
-            info!("{name}: {filter}");
-            info!("{name}: {}", served.port.figures());
+            info!("{name}: filter: {filter}");
+            info!("{name}: served: {}", served.port.figures());
         }
         self.estate.close()
     }

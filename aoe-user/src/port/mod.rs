@@ -13,20 +13,10 @@ use tracing::{debug, warn};
 use crate::config::Mode;
 use crate::filter::{Attach, Counters, Denied, Filter, FilterError, Rules};
 use crate::target::{Address, Exports, PortInfo};
-use crate::xsk::{Bind, SocketConfig, XskError};
+use crate::xsk::{Bind, Socket, SocketConfig, XskError};
 
 pub use worker::WorkerFigures;
 use worker::{Command, Worker};
-
-/// Bytes of a chunk. A page: what AF_XDP takes on every driver, and four to seven sectors a piece.
-const CHUNK_BYTES: u32 = 4096;
-/// Chunks a queue owns: the receive window of some thirty busy initiators, 8 MiB.
-const CHUNKS: u32 = 2048;
-/// Descriptors of each ring.
-const RING: u32 = 2048;
-/// Bytes that a frame starts into its chunk beyond the kernel's own 256, so that the payload of an untagged ATA
-/// frame (offset 36) lies sector-aligned at 512.
-const HEADROOM: u32 = 220;
 
 /// How to serve an interface.
 #[derive(Debug, Clone)]
@@ -41,7 +31,7 @@ pub struct PortOptions {
 
 /// The interface as it is when a port is opened.
 #[derive(Debug, Clone)]
-pub struct Interface {
+pub struct Nic {
     /// Its name.
     pub name: String,
     /// The kernel's number.
@@ -83,7 +73,7 @@ pub enum PortError {
     /// The system refused a thread or its eventfd.
     #[error("cannot start the worker of queue {queue} on {interface}")]
     Worker {
-        /// Interface.
+        /// Nic.
         interface: String,
         /// Receive queue.
         queue: u32,
@@ -95,7 +85,7 @@ pub enum PortError {
 /// A served interface. Dropping it stops the workers and detaches the program.
 #[derive(Debug)]
 pub struct Port {
-    interface: Interface,
+    nic: Nic,
     obtained: Obtained,
     filter: Option<Filter>,
     workers: Vec<Worker>,
@@ -108,7 +98,7 @@ impl Port {
     /// # Errors
     /// See [`PortError`]; the interface is then as it was before.
     pub fn open(
-        interface: Interface,
+        nic: Nic,
         options: &PortOptions,
         exports: &Arc<Exports>,
         rules: &Rules,
@@ -116,10 +106,10 @@ impl Port {
         let mut attempts = attempts(options.mode).iter().peekable();
         loop {
             let attempt = attempts.next().expect("every mode has an attempt");
-            match Port::open_as(&interface, *attempt, options, exports, rules) {
+            match Port::open_as(&nic, *attempt, options, exports, rules) {
                 Ok(port) => return Ok(port),
                 Err(error) if attempts.peek().is_some() && error.is_about_mode() => {
-                    warn!("{}: native XDP is not to be had ({error}); using generic XDP", interface.name);
+                    warn!("{}: native XDP is not to be had ({error}); using generic XDP", nic.name);
                 }
                 Err(error) => return Err(error),
             }
@@ -127,44 +117,31 @@ impl Port {
     }
 
     fn open_as(
-        interface: &Interface,
+        nic: &Nic,
         (attach, bind): (Attach, Bind),
         options: &PortOptions,
         exports: &Arc<Exports>,
         rules: &Rules,
     ) -> Result<Port, PortError> {
-        let mut filter = Filter::attach(&interface.name, interface.index, interface.mac, attach)?;
+        let mut filter = Filter::attach(&nic.name, nic.index, nic.mac, attach)?;
         filter.set_rules(rules)?;
         let mut workers = Vec::new();
         let mut zero_copy = true;
-        for queue in 0..interface.rx_queues {
-            let config = SocketConfig {
-                ifindex: interface.index,
-                queue,
-                bind,
-                chunk_bytes: CHUNK_BYTES,
-                chunks: CHUNKS,
-                ring: RING,
-                headroom: HEADROOM,
-            };
-            let socket = crate::xsk::Socket::open(&interface.name, &config)?;
+        for queue in 0..nic.rx_queues {
+            let config = SocketConfig { bind, ..SocketConfig::for_mtu(nic.index, queue, nic.mtu_bytes) };
+            let socket = Socket::open(&config)?;
             zero_copy &= socket.is_zerocopy();
             filter.set_socket(queue, socket.fd())?;
             let cpu = (!options.cpus.is_empty()).then(|| options.cpus[queue as usize % options.cpus.len()]);
             let worker =
-                Worker::start(interface, queue, socket, Arc::clone(exports), options.spin, cpu).map_err(|source| {
-                    PortError::Worker { interface: interface.name.clone(), queue, source }
+                Worker::start(nic, queue, socket, Arc::clone(exports), options.spin, cpu).map_err(|source| {
+                    PortError::Worker { interface: nic.name.clone(), queue, source }
                 })?;
             workers.push(worker);
         }
-        debug!("{}: {} workers", interface.name, workers.len());
+        debug!("{}: {} workers", nic.name, workers.len());
         let obtained = Obtained { native: attach == Attach::Native, zero_copy };
-        Ok(Port { interface: interface.clone(), obtained, filter: Some(filter), workers })
-    }
-
-    /// The interface as last told.
-    pub fn interface(&self) -> &Interface {
-        &self.interface
+        Ok(Port { nic: nic.clone(), obtained, filter: Some(filter), workers })
     }
 
     /// The modes obtained.
@@ -193,17 +170,16 @@ impl Port {
         Ok(())
     }
 
-    /// Takes over a changed MAC or MTU.
+    /// Takes over a changed MAC.
     ///
     /// # Errors
     /// When the filter could not be told.
-    pub fn set_link(&mut self, mac: Mac, mtu_bytes: u32) -> Result<(), PortError> {
+    pub fn set_mac(&mut self, mac: Mac) -> Result<(), PortError> {
         if let Some(filter) = &mut self.filter {
             filter.set_mac(mac)?;
         }
-        self.interface.mac = mac;
-        self.interface.mtu_bytes = mtu_bytes;
-        let info = port_info(&self.interface);
+        self.nic.mac = mac;
+        let info = port_info(&self.nic);
         self.tell(|| Command::Port(info.clone()));
         Ok(())
     }
@@ -277,6 +253,6 @@ fn attempts(mode: Mode) -> &'static [(Attach, Bind)] {
     }
 }
 
-fn port_info(interface: &Interface) -> PortInfo {
-    PortInfo { name: interface.name.clone(), mac: interface.mac, mtu_bytes: interface.mtu_bytes }
+fn port_info(nic: &Nic) -> PortInfo {
+    PortInfo { name: nic.name.clone(), mac: nic.mac, mtu_bytes: nic.mtu_bytes }
 }

@@ -14,7 +14,7 @@ use crate::store::{Lane, Mailbox};
 use crate::target::{Address, Exports, PortInfo, Session, SessionCounters};
 use crate::xsk::{Frame, Socket, Statistics};
 
-use super::{Interface, port_info};
+use super::{Nic, port_info};
 
 /// Frames taken from the ring before anything else is looked at.
 const BATCH: usize = 64;
@@ -64,7 +64,7 @@ struct Shared {
 impl Worker {
     /// Starts the thread that serves `socket`.
     pub(super) fn start(
-        interface: &Interface,
+        nic: &Nic,
         queue: u32,
         socket: Socket,
         exports: Arc<Exports>,
@@ -80,13 +80,13 @@ impl Worker {
         let data_path = DataPath {
             socket,
             session,
-            port: port_info(interface),
+            port: port_info(nic),
             commands: Arc::clone(&commands),
             shared: Arc::clone(&shared),
             spin,
             start: Instant::now(),
         };
-        let thread = std::thread::Builder::new().name(format!("{}/{queue}", interface.name)).spawn(move || {
+        let thread = std::thread::Builder::new().name(format!("{}/{queue}", nic.name)).spawn(move || {
             if let Some(cpu) = cpu {
                 pin_to(cpu);
             }

@@ -64,7 +64,7 @@ impl Socket {
     /// Opens the socket, gives the kernel chunks to receive into, and binds it.
     ///
     /// Frames arrive once an XDP program redirects them to it. Without `CAP_IPC_LOCK` the frame memory counts against
-    /// `RLIMIT_MEMLOCK`.
+    /// `RLIMIT_MEMLOCK`. May wait up to half a second for the queue's last socket to go away.
     ///
     /// # Errors
     /// Names the call, the interface, the queue and what to do; [`XskError::errno`] tells them apart.

@@ -1,6 +1,7 @@
 //! The system calls that make a socket, in their order: memory, rings, bind.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -18,6 +19,10 @@ use super::config::{Bind, SocketConfig};
 use super::error::{XskError, call};
 use super::ring::{Entry, Offsets};
 use super::umem::{Mapping, Umem};
+
+/// The kernel frees the queue of a closed socket a little later, in the background: a port that is opened again at once
+/// (new MTU, restart) finds it busy for some milliseconds.
+const QUEUE_RELEASE: Duration = Duration::from_millis(500);
 
 /// The mapping of a ring and where its parts are.
 pub(super) type RingMemory = (Arc<Mapping>, Offsets);
@@ -98,13 +103,14 @@ impl Setup<'_> {
         };
         let mut flags = mode | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
         flags.set(SocketAddrXdpFlags::XDP_USE_SG, self.config.multi_buffer());
-        self.check(
-            name,
-            bind(
-                fd,
-                &SocketAddrXdp::new(flags, self.config.ifindex, self.config.queue),
-            ),
-        )?;
+        let address = SocketAddrXdp::new(flags, self.config.ifindex, self.config.queue);
+        let started = Instant::now();
+        let mut bound = bind(fd, &address);
+        while bound == Err(Errno::BUSY) && started.elapsed() < QUEUE_RELEASE {
+            std::thread::sleep(Duration::from_millis(2));
+            bound = bind(fd, &address);
+        }
+        self.check(name, bound)?;
         let options = self.check(call::OPTIONS, xdp_options(fd))?;
         Ok(options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY))
     }
@@ -136,7 +142,7 @@ impl Setup<'_> {
 /// The interface's name, for messages.
 fn interface_name(ifindex: u32) -> String {
     match nix::net::if_::if_indextoname(ifindex) {
-        Ok(name) => name.to_string_lossy().into_owned(),
-        Err(_) => format!("interface {ifindex}"),
+        Ok(name) if !name.is_empty() => name.to_string_lossy().into_owned(),
+        _ => format!("interface {ifindex}"),
     }
 }

@@ -1,8 +1,8 @@
 //! The data path of one receive queue.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::{fmt, mem};
 
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 use rustix::io::Errno;
@@ -32,7 +32,6 @@ const SEND_BUFFER_BYTES: usize = 16 << 20;
 /// [`Socket::fd`] for reading, but for a moment only while [`Socket::needs_kick`].
 ///
 /// Minimum kernel: 5.11; frames longer than a chunk need 6.6.
-#[derive(Debug)]
 pub struct Socket {
     // Dropped in this order: rings, socket, memory. Frames left over below may be dropped once the memory is gone.
     rx: Consumer<XdpDesc>,
@@ -64,7 +63,7 @@ impl Socket {
     /// Opens the socket, gives the kernel chunks to receive into, and binds it.
     ///
     /// Frames arrive once an XDP program redirects them to it. Without `CAP_IPC_LOCK` the frame memory counts against
-    /// `RLIMIT_MEMLOCK`.
+    /// `RLIMIT_MEMLOCK`. May wait up to half a second for the queue's last socket to go away.
     ///
     /// # Errors
     /// Names the call, the interface, the queue and what to do; [`XskError::errno`] tells them apart.
@@ -375,6 +374,16 @@ impl Socket {
     /// Whether the kernel has so few chunks to receive into that frames may soon be lost.
     fn is_starved(&self) -> bool {
         self.chunks.census().fill < self.fill_level.wrapping_div(4)
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket")
+            .field("fd", &self.fd.as_raw_fd())
+            .field("zerocopy", &self.zerocopy)
+            .field("census", &self.census())
+            .finish_non_exhaustive()
     }
 }
 

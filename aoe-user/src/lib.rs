@@ -2,7 +2,9 @@
 //!
 //! Arrows run one way: `main → cli → {config, control, port} → {filter, xsk, target} → store → aoe-common`.
 
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod filter;
 pub mod store;
 pub mod target;

@@ -2,8 +2,11 @@
 //!
 //! Arrows run one way: `main → cli → {config, control, port} → {filter, xsk, target} → store → aoe-common`.
 
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod filter;
+pub mod port;
 pub mod store;
 pub mod target;
 pub mod xsk;

@@ -85,13 +85,11 @@ pub struct Problems(pub Vec<Problem>);
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.0.iter().enumerate() {
-            if i > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{problem}")?;
+        if let [only] = self.0.as_slice() {
+            return write!(f, "{only}");
         }
-        Ok(())
+        write!(f, "{} problems", self.0.len())?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n{problem}"))
     }
 }
 

@@ -43,19 +43,20 @@ pub struct Finding {
 }
 
 impl Report {
-    /// The problems as one error, with places where the config came from a file.
-    ///
-    /// # Errors
-    /// When there is any problem.
-    pub fn into_result(self, origin: Option<&Origin>) -> Result<Report, Problems> {
-        if self.problems.is_empty() {
-            return Ok(self);
-        }
-        let problem = |finding: Finding| Problem {
+    /// The problems, with their places where the config came from a file.
+    pub fn problems(&self, origin: Option<&Origin>) -> Problems {
+        let problem = |finding: &Finding| Problem {
             place: origin.and_then(|origin| origin.place(finding.export, finding.key)),
-            message: finding.message,
+            message: finding.message.clone(),
         };
-        Err(Problems(self.problems.into_iter().map(problem).collect()))
+        Problems(self.problems.iter().map(problem).collect())
+    }
+
+    /// Logs every warning.
+    pub fn log_warnings(&self) {
+        for warning in &self.warnings {
+            tracing::warn!("{}", warning.message);
+        }
     }
 }
 

@@ -373,7 +373,7 @@ fn problems_point_at_the_line_of_a_config_file() {
     let text = "[[export]]\nshelf = 1\nslot = 1\npath = \"a.raw\"\noffset = 9\ninterfaces = [\"eth7\"]\n";
     let file = crate::config::file::parse(&machine.path("x.toml"), text.to_owned()).unwrap();
     let report = validate(&file.config, &machine.interfaces);
-    let problems = report.into_result(Some(&file.origin)).unwrap_err().0;
+    let problems = report.problems(Some(&file.origin)).0;
     let lines: Vec<usize> = problems
         .iter()
         .map(|problem| problem.place.as_ref().unwrap().line)

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use aoe_common::Mac;
 
+pub use crate::store::StoreKind;
+
 /// Everything one process serves.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -109,17 +111,4 @@ pub enum Mode {
     Copy,
     /// Generic XDP (works everywhere), copy.
     Skb,
-}
-
-/// Kind of store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreKind {
-    /// A shared mapping of a file or block device.
-    Mmap,
-    /// O_DIRECT through io_uring.
-    Direct,
-    /// Memory, of the file's size, lost at exit.
-    Ram,
-    /// Reads give zeros, writes vanish; for measuring.
-    Null,
 }

@@ -18,6 +18,8 @@ mod open;
 mod ram;
 mod residency;
 mod sigbus;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 

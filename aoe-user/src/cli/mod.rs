@@ -19,7 +19,7 @@ use crate::config::file::Origin;
 use crate::config::interfaces;
 use crate::config::problem::Problem;
 use crate::config::validate::{Report, validate};
-use crate::control::{self, preflight::preflight};
+use crate::control::{self, Reload, preflight::preflight};
 
 /// Does what the command line says.
 ///
@@ -56,7 +56,7 @@ fn validate_here(config: &Config) -> anyhow::Result<Report> {
 }
 
 /// Serves a config until a signal ends it. All that speaks against it is told at once.
-fn serve_config(config: Config, origin: Option<&Origin>) -> anyhow::Result<()> {
+fn serve_config(config: Config, origin: Option<&Origin>, reload: Option<Reload>) -> anyhow::Result<()> {
     let host = preflight(&config);
     let report = validate_here(&config)?;
     let mut problems = report.problems(origin);
@@ -72,7 +72,7 @@ fn serve_config(config: Config, origin: Option<&Origin>) -> anyhow::Result<()> {
     }
     report.log_warnings();
     if problems.0.is_empty() {
-        control::run(config)
+        control::run(config, reload)
     } else {
         Err(problems.into())
     }

@@ -5,7 +5,7 @@ use crate::config::{Access, AccessEntry, Config, ExportConfig, StoreKind, Vlan};
 use super::args::ServeArgs;
 
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
-    super::serve_config(config(args), None)
+    super::serve_config(config(args), None, None)
 }
 
 fn config(mut args: ServeArgs) -> Config {

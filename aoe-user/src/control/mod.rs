@@ -35,9 +35,6 @@ pub type Reload = Box<dyn Fn() -> Result<Config>>;
 /// # Errors
 /// When nothing can be served, or when the last commit failed.
 pub fn run(config: Config, reload: Option<Reload>) -> Result<()> {
-    for warning in preflight::preflight(&config)? {
-        warn!("{warning}");
-    }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the control thread")?;
     runtime.block_on(supervise(config, reload))

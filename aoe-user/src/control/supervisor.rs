@@ -13,6 +13,7 @@ use super::links::LinkState;
 use super::neighbours;
 use crate::config::Config;
 use crate::config::interfaces::Interface;
+use crate::filter::Denied;
 use crate::port::{Nic, Port, PortOptions};
 use crate::target::{Address, Change};
 
@@ -293,12 +294,9 @@ impl Supervisor {
     /// Names sources that were turned away since the last report.
     pub fn report(&mut self) {
         for (name, served) in &mut self.ports {
-            let denied = served.port.denied();
-            for source in denied.iter().take(DENIED_NAMED) {
-                warn!("{name}: dropped {source}");
-            }
-            if denied.len() > DENIED_NAMED {
-                warn!("{name}: dropped frames of {} more sources", denied.len() - DENIED_NAMED);
+            match served.port.denied() {
+                Ok(denied) => report_denied(name, &denied),
+                Err(error) => error!("{name}: {error}"),
             }
         }
     }
@@ -307,11 +305,22 @@ impl Supervisor {
     pub fn stop(mut self) -> Result<()> {
         self.report();
         for (name, mut served) in std::mem::take(&mut self.ports) {
-            let filter = served.port.filter_counters();
             served.port.close();
-            info!("{name}: filter: {filter}");
+            match served.port.filter_counters() {
+                Ok(counters) => info!("{name}: filter: {counters}"),
+                Err(error) => error!("{name}: {error}"),
+            }
             info!("{name}: served: {}", served.port.figures());
         }
         self.estate.close()
+    }
+}
+
+fn report_denied(name: &str, denied: &[Denied]) {
+    for source in denied.iter().take(DENIED_NAMED) {
+        warn!("{name}: dropped {source}");
+    }
+    if let Some(more) = denied.len().checked_sub(DENIED_NAMED).filter(|more| *more > 0) {
+        warn!("{name}: dropped frames of {more} more sources");
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aoe_common::Mac;
-use tracing::{debug, warn};
+use rustix::io::Errno;
+use tracing::warn;
 
 use crate::config::Mode;
 use crate::filter::{Attach, Counters, Denied, Filter, FilterError, Rules};
@@ -71,12 +72,12 @@ pub enum PortError {
     #[error(transparent)]
     Socket(#[from] XskError),
     /// The system refused a thread or its eventfd.
-    #[error("cannot start the worker of queue {queue} on {interface}")]
+    #[error("cannot start the worker of queue {queue} on {nic}")]
     Worker {
         /// Nic.
-        interface: String,
+        nic: String,
         /// Receive queue.
-        queue: u32,
+        queue: usize,
         /// Cause.
         source: std::io::Error,
     },
@@ -87,7 +88,7 @@ pub enum PortError {
 pub struct Port {
     nic: Nic,
     obtained: Obtained,
-    filter: Option<Filter>,
+    filter: Filter,
     workers: Vec<Worker>,
 }
 
@@ -123,25 +124,25 @@ impl Port {
         exports: &Arc<Exports>,
         rules: &Rules,
     ) -> Result<Port, PortError> {
-        let mut filter = Filter::attach(&nic.name, nic.index, nic.mac, attach)?;
-        filter.set_rules(rules)?;
-        let mut workers = Vec::new();
-        let mut zero_copy = true;
+        let mut filter = Filter::load(nic.mac, rules)?;
+        let mut sockets = Vec::new();
         for queue in 0..nic.rx_queues {
             let config = SocketConfig { bind, ..SocketConfig::for_mtu(nic.index, queue, nic.mtu_bytes) };
             let socket = Socket::open(&config)?;
-            zero_copy &= socket.is_zerocopy();
             filter.set_socket(queue, socket.fd())?;
-            let cpu = (!options.cpus.is_empty()).then(|| options.cpus[queue as usize % options.cpus.len()]);
-            let worker =
-                Worker::start(nic, queue, socket, Arc::clone(exports), options.spin, cpu).map_err(|source| {
-                    PortError::Worker { interface: nic.name.clone(), queue, source }
-                })?;
+            sockets.push(socket);
+        }
+        filter.attach(&nic.name, nic.index, attach)?;
+        let zero_copy = sockets.iter().all(Socket::is_zerocopy);
+        let obtained = Obtained { native: attach == Attach::Native, zero_copy };
+        let mut workers = Vec::new();
+        for (queue, socket) in sockets.into_iter().enumerate() {
+            let cpu = options.cpus.get(queue.checked_rem(options.cpus.len()).unwrap_or(0)).copied();
+            let worker = Worker::start(nic, queue, socket, Arc::clone(exports), options.spin, cpu)
+                .map_err(|source| PortError::Worker { nic: nic.name.clone(), queue, source })?;
             workers.push(worker);
         }
-        debug!("{}: {} workers", nic.name, workers.len());
-        let obtained = Obtained { native: attach == Attach::Native, zero_copy };
-        Ok(Port { nic: nic.clone(), obtained, filter: Some(filter), workers })
+        Ok(Port { nic: nic.clone(), obtained, filter, workers })
     }
 
     /// The modes obtained.
@@ -164,10 +165,7 @@ impl Port {
     /// # Errors
     /// When the maps could not be written; the old rules stay in force.
     pub fn set_rules(&mut self, rules: &Rules) -> Result<(), PortError> {
-        if let Some(filter) = &mut self.filter {
-            filter.set_rules(rules)?;
-        }
-        Ok(())
+        Ok(self.filter.set_rules(rules)?)
     }
 
     /// Takes over a changed MAC.
@@ -175,9 +173,7 @@ impl Port {
     /// # Errors
     /// When the filter could not be told.
     pub fn set_mac(&mut self, mac: Mac) -> Result<(), PortError> {
-        if let Some(filter) = &mut self.filter {
-            filter.set_mac(mac)?;
-        }
+        self.filter.set_mac(mac)?;
         self.nic.mac = mac;
         let info = port_info(&self.nic);
         self.tell(|| Command::Port(info.clone()));
@@ -191,14 +187,20 @@ impl Port {
         }
     }
 
-    /// What the filter counted; empty once detached.
-    pub fn filter_counters(&self) -> Counters {
-        self.filter.as_ref().and_then(|filter| filter.counters().ok()).unwrap_or_default()
+    /// What the filter counted.
+    ///
+    /// # Errors
+    /// When the map could not be read.
+    pub fn filter_counters(&self) -> Result<Counters, PortError> {
+        Ok(self.filter.counters()?)
     }
 
     /// Sources denied since the last call.
-    pub fn denied(&mut self) -> Vec<Denied> {
-        self.filter.as_mut().map(Filter::denied).unwrap_or_default()
+    ///
+    /// # Errors
+    /// When the map could not be read.
+    pub fn denied(&mut self) -> Result<Vec<Denied>, PortError> {
+        Ok(self.filter.denied()?)
     }
 
     /// Figures of each worker.
@@ -210,7 +212,7 @@ impl Port {
     /// received and end.
     pub fn close(&mut self) {
         // The program goes first, so that the workers' rings run dry.
-        self.filter = None;
+        self.filter.detach();
         for worker in &self.workers {
             worker.tell(Command::Stop);
         }
@@ -233,11 +235,11 @@ impl Drop for Port {
 }
 
 impl PortError {
-    /// The driver cannot do it that way, but may another way.
+    /// The driver cannot do it that way; generic XDP may.
     fn is_about_mode(&self) -> bool {
         match self {
-            PortError::Filter(error) => error.is_about_mode(),
-            PortError::Socket(error) => error.is_about_mode(),
+            PortError::Filter(error) => error.generic_may_work(),
+            PortError::Socket(error) => error.errno() == Some(Errno::OPNOTSUPP),
             PortError::Worker { .. } => false,
         }
     }

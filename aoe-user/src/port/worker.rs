@@ -65,7 +65,7 @@ impl Worker {
     /// Starts the thread that serves `socket`.
     pub(super) fn start(
         nic: &Nic,
-        queue: u32,
+        queue: usize,
         socket: Socket,
         exports: Arc<Exports>,
         spin: Duration,
@@ -163,10 +163,10 @@ impl DataPath {
     /// Serves what is there now; false when there was nothing.
     fn round(&mut self) -> bool {
         let now_us = self.now_us();
-        let mut batch: arrayvec::ArrayVec<Frame, BATCH> = arrayvec::ArrayVec::new();
-        self.socket.receive(&mut batch);
-        let received = !batch.is_empty();
-        for frame in batch {
+        let mut received = false;
+        for _ in 0..BATCH {
+            let Some(frame) = self.socket.receive() else { break };
+            received = true;
             self.session.frame(&mut self.socket, &self.port, frame, now_us);
         }
         let completed = self.session.completions(&mut self.socket, &self.port, now_us);
@@ -183,7 +183,7 @@ impl DataPath {
         }
         while last_work.elapsed() < self.spin {
             for _ in 0..SPINS_PER_CLOCK {
-                if self.socket.has_received() || self.session.lane().has_completed() || !self.commands.is_empty() {
+                if self.socket.is_readable() || self.session.lane().has_completed() || !self.commands.is_empty() {
                     return true;
                 }
                 std::hint::spin_loop();
@@ -201,7 +201,7 @@ impl DataPath {
         }
         if self.commands.is_empty() {
             let mut interest = PollFlags::IN;
-            if self.socket.has_unsent() {
+            if self.socket.needs_kick() {
                 interest |= PollFlags::OUT;
             }
             let limit = limit.and_then(|limit| limit.try_into().ok());
@@ -235,8 +235,8 @@ impl DataPath {
 }
 
 fn dropped(socket: &Socket) -> u64 {
-    let Statistics { rx_dropped, rx_ring_full, rx_fill_ring_empty, .. } = socket.statistics();
-    rx_dropped.saturating_add(rx_ring_full).saturating_add(rx_fill_ring_empty)
+    let Statistics { rx_dropped, rx_ring_full, fill_ring_empty, .. } = socket.statistics();
+    rx_dropped.saturating_add(rx_ring_full).saturating_add(fill_ring_empty)
 }
 
 /// Binds this thread to one CPU; a CPU that does not exist costs a warning, not the service.

@@ -2,7 +2,9 @@
 //!
 //! Arrows run one way: `main → cli → {config, control, port} → {filter, xsk, target} → store → aoe-common`.
 
+pub mod cli;
 pub mod config;
 pub mod filter;
+pub mod initiator;
 pub mod store;
 pub mod target;

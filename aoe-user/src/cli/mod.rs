@@ -1,0 +1,2 @@
+//! The subcommands.
+pub mod bench;

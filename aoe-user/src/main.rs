@@ -1,18 +1,16 @@
-//! xblade.
-use clap::Parser;
+//! `xblade`: parse, dispatch, print the error.
 
-#[derive(Parser)]
-struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
+use std::process::ExitCode;
 
-#[derive(clap::Subcommand)]
-enum Command {
-    Bench(xblade::cli::bench::BenchArgs),
-}
+use clap::Parser as _;
+use xblade::cli::{self, args::Cli};
 
-fn main() -> anyhow::Result<std::process::ExitCode> {
-    let Command::Bench(args) = Args::parse().command;
-    xblade::cli::bench::run(&args)
+fn main() -> ExitCode {
+    match cli::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xblade: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

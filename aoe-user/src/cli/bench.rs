@@ -1,16 +1,15 @@
 //! `xblade bench`: how fast and how right is a target?
 
 use std::io::{IsTerminal, stderr};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use aoe_common::Mac;
 use aoe_common::wire::SECTOR_BYTES;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::initiator::load::{self, MAX_DEPTH, Order, Outcome, Plan};
+use super::args::BenchArgs;
+use crate::initiator::load::{self, Order, Outcome, Plan};
 use crate::initiator::{Client, Found, Identity, Route, flood};
 
 /// How long targets may take to answer a discovery.
@@ -20,94 +19,8 @@ const IDENTIFY: Duration = Duration::from_secs(5);
 /// What is not measured at the start of a run, unless asked for otherwise.
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// Measure any AoE target from the initiator's side
-#[derive(Debug, Clone, clap::Args)]
-pub struct BenchArgs {
-    /// Interface that the target is reached through
-    #[arg(value_name = "NETIF")]
-    pub interface: String,
-
-    /// Target, as in 7.3; may be left out where only one answers
-    #[arg(value_name = "SHELF.SLOT", value_parser = parse_address)]
-    pub address: Option<(u16, u8)>,
-
-    /// Port of the target, where several answer for the address
-    #[arg(long)]
-    pub mac: Option<Mac>,
-
-    /// Write instead of reading
-    #[arg(long, conflicts_with = "mix")]
-    pub write: bool,
-
-    /// Read and write; this share of the requests are reads
-    #[arg(long, value_name = "PERCENT_READ", value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub mix: Option<u8>,
-
-    /// Allow writes: they destroy what the target holds
-    #[arg(long)]
-    pub destroy_data: bool,
-
-    /// Go through the target in order instead of at random
-    #[arg(long)]
-    pub sequential: bool,
-
-    /// Sectors in a request [default: what target and MTU allow]
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
-    pub sectors: Option<u8>,
-
-    /// Requests outstanding
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_DEPTH)))]
-    pub depth: u16,
-
-    /// How long to measure, as in 10, 1.5s, 500ms or 2m [default: 10s, with --count no limit]
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub duration: Option<Duration>,
-
-    /// Stop after this many requests
-    #[arg(long)]
-    pub count: Option<u64>,
-
-    /// Time before measuring begins [default: 200ms, with --count none]
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub warmup: Option<Duration>,
-
-    /// First sector used
-    #[arg(long, value_name = "LBA", default_value_t = 0)]
-    pub first: u64,
-
-    /// Sectors used [default: up to the end]
-    #[arg(long, value_name = "SECTORS")]
-    pub span: Option<u64>,
-
-    /// Stamp every sector written, check every sector read, read back all that was written
-    ///
-    /// Without writes, sectors are checked that an earlier run with the same --seed has written.
-    #[arg(long)]
-    pub verify: bool,
-
-    /// Number that makes the order and the stamps of a run its own [default: by chance]
-    #[arg(long)]
-    pub seed: Option<u32>,
-
-    /// A request without an answer for this long has failed
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time)]
-    pub timeout: Duration,
-
-    /// Print one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
-
-    /// Send frames that the target must not care about, and measure nothing
-    #[arg(long, value_name = "KIND", hide = true, requires = "rate")]
-    pub flood: Option<flood::Kind>,
-
-    /// Frames of the flood a second
-    #[arg(long, hide = true, requires = "flood")]
-    pub rate: Option<u32>,
-}
-
 /// Takes 7.3 and e7.3.
-fn parse_address(text: &str) -> Result<(u16, u8), String> {
+pub(super) fn parse_address(text: &str) -> Result<(u16, u8), String> {
     let wrong = || "a target is SHELF.SLOT, as in 7.3; shelf 0 to 65534, slot 0 to 254".to_owned();
     let (shelf, slot) = text
         .strip_prefix('e')
@@ -121,7 +34,7 @@ fn parse_address(text: &str) -> Result<(u16, u8), String> {
 }
 
 /// Takes 10, 1.5s, 500ms and 2m.
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[number.len()..] {
         "" | "s" => 1.0,
@@ -135,8 +48,8 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * unit).map_err(|e| e.to_string())
 }
 
-/// Runs the subcommand; the exit code says whether everything held.
-pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+/// Measures; an error when anything did not hold.
+pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if let (Some(kind), Some(rate)) = (args.flood, args.rate) {
         return run_flood(args, kind, rate);
     }
@@ -163,11 +76,16 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     } else {
         print!("{}", table(&plan, &outcome));
     }
-    Ok(if outcome.holds() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    ensure!(
+        outcome.holds(),
+        "{}.{} did not hold: {} errors, {} mismatches, {} requests unanswered",
+        target.shelf,
+        target.slot,
+        outcome.errors,
+        outcome.mismatches,
+        outcome.timeouts
+    );
+    Ok(())
 }
 
 /// The target that the arguments mean.
@@ -411,7 +329,7 @@ fn to_json(
     json
 }
 
-fn run_flood(args: &BenchArgs, kind: flood::Kind, rate: u32) -> anyhow::Result<ExitCode> {
+fn run_flood(args: &BenchArgs, kind: flood::Kind, rate: u32) -> anyhow::Result<()> {
     let (shelf, slot) = args.address.context("a flood needs the address SHELF.SLOT")?;
     let mut client = Client::open(&args.interface)?;
     let destination = match args.mac {
@@ -431,7 +349,7 @@ fn run_flood(args: &BenchArgs, kind: flood::Kind, rate: u32) -> anyhow::Result<E
         "{}",
         json!({ "sent": flooded.sent, "seconds": seconds, "rate": flooded.sent as f64 / seconds })
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ impl Client {
             while Instant::now() < until && found.len() < enough {
                 self.socket
                     .wait(until.saturating_duration_since(Instant::now()))?;
-                self.socket.receive(BATCH, |bytes| {
+                self.socket.receive(BATCH, |bytes, _| {
                     let Some(reply) = Reply::parse(bytes).filter(|reply| reply.tag == tag) else {
                         return;
                     };
@@ -232,7 +232,7 @@ impl Client {
             while answer.is_none() && Instant::now() < until {
                 self.socket
                     .wait(until.saturating_duration_since(Instant::now()))?;
-                self.socket.receive(BATCH, |received| {
+                self.socket.receive(BATCH, |received, _| {
                     let reply = Reply::parse(received);
                     let ours = |r: &Reply<'_>| {
                         (r.tag, r.shelf, r.slot, r.destination)

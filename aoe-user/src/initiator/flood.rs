@@ -106,7 +106,7 @@ pub fn run(
         batch.drain(..went);
         sent += went as u64;
         // answers to the flood would fill the socket's memory
-        while socket.receive(BATCH, |_| {})? == BATCH {}
+        while socket.receive(BATCH, |_, _| {})? == BATCH {}
     }
     Ok(Flooded {
         sent,

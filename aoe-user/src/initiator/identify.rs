@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn strings_are_swapped_back_and_trimmed() {
         let identity = Identity::parse(&block());
-        assert_eq!(identity.serial, "e7.30-01");
+        assert_eq!(identity.serial, "e7.3-001");
         assert_eq!(identity.firmware, "0.1");
         assert_eq!(identity.model, "AoE");
     }

@@ -33,7 +33,7 @@ pub struct PacketSocket {
     interface: String,
     mac: Mac,
     mtu_bytes: u32,
-    frame_bytes: usize,
+    snap_bytes: usize,
     received: Vec<u8>,
     rx_headers: MultiHeaders<()>,
     tx_headers: MultiHeaders<()>,
@@ -70,19 +70,19 @@ impl PacketSocket {
         // the address's protocol is 0, which keeps the one the socket was made for
         bind(fd.as_raw_fd(), &address).map_err(|e| failed("bind the raw socket")(e.into()))?;
         let mtu_bytes = mtu_bytes(interface).map_err(failed("read the MTU"))?;
-        let frame_bytes = (mtu_bytes as usize + eth::HEADER_LEN + eth::TAG_LEN).next_multiple_of(64);
+        let snap_bytes = (mtu_bytes as usize + eth::HEADER_LEN + eth::TAG_LEN).next_multiple_of(64);
         let mut socket = PacketSocket {
             fd,
             interface: interface.into(),
             mac,
             mtu_bytes,
-            frame_bytes,
-            received: vec![0; BATCH * frame_bytes],
+            snap_bytes,
+            received: vec![0; BATCH * snap_bytes],
             rx_headers: MultiHeaders::preallocate(BATCH, None),
             tx_headers: MultiHeaders::preallocate(BATCH, None),
         };
         // until it was bound the socket heard every interface
-        while socket.receive(BATCH, |_| {})? > 0 {}
+        while socket.receive(BATCH, |_, _| {})? > 0 {}
         Ok(socket)
     }
 
@@ -99,6 +99,11 @@ impl PacketSocket {
     /// The interface's MTU when the socket was opened.
     pub const fn mtu_bytes(&self) -> u32 {
         self.mtu_bytes
+    }
+
+    /// From now on only the first bytes of each frame are received: what is not looked at need not be copied.
+    pub fn receive_heads(&mut self, bytes: usize) {
+        self.snap_bytes = self.snap_bytes.min(bytes);
     }
 
     /// Sends up to [`BATCH`] frames and says how many went; 0 when the device's queue is full.
@@ -125,16 +130,23 @@ impl PacketSocket {
     }
 
     /// Hands up to `most` frames (at most [`BATCH`]) that have arrived to `each`, without waiting; says how many.
-    pub fn receive(&mut self, most: usize, mut each: impl FnMut(&[u8])) -> Result<usize, InitiatorError> {
+    ///
+    /// `each` gets the frame, or its head after [`PacketSocket::receive_heads`], and its length.
+    pub fn receive(
+        &mut self,
+        most: usize,
+        mut each: impl FnMut(&[u8], usize),
+    ) -> Result<usize, InitiatorError> {
         let most = most.min(BATCH);
-        let mut frames = self.received.chunks_exact_mut(self.frame_bytes).take(most);
+        let mut frames = self.received.chunks_exact_mut(self.snap_bytes).take(most);
         let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
             std::array::from_fn(|_| [IoSliceMut::new(frames.next().unwrap_or_default())]);
-        let (slices, flags) = (slices[..most].iter_mut(), MsgFlags::MSG_DONTWAIT);
+        let slices = slices[..most].iter_mut();
+        // MSG_TRUNC: tell the length of the whole frame, however much of it fits
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
         match recvmmsg(self.fd.as_raw_fd(), &mut self.rx_headers, slices, flags, None) {
             Ok(messages) => Ok(messages
-                .filter_map(|message| message.iovs().next())
-                .map(&mut each)
+                .map(|message| each(message.iovs().next().unwrap_or_default(), message.bytes))
                 .count()),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
             Err(Errno::ENETDOWN) => Err(InitiatorError::Down(self.interface.clone())),

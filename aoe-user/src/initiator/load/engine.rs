@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use aoe_common::wire::SECTOR_BYTES;
+use aoe_common::wire::{MIN_FRAME_BYTES, SECTOR_BYTES};
 use arrayvec::ArrayVec;
 
 use super::ledger::{Checked, Ledger};
@@ -69,6 +69,9 @@ pub fn run(
     plan: &Plan,
     mut progress: impl FnMut(&Outcome, Duration),
 ) -> Result<Outcome, InitiatorError> {
+    if !plan.verify {
+        socket.receive_heads(MIN_FRAME_BYTES);
+    }
     let start = Instant::now();
     let mut engine = Engine::new(plan, start);
     let mut phase = Phase::Load;
@@ -270,13 +273,13 @@ impl<'a> Engine<'a> {
     fn receive(&mut self, socket: &mut PacketSocket) -> Result<usize, InitiatorError> {
         let outstanding = self.slots.len() - self.free.len();
         let mut now = None;
-        socket.receive(outstanding.max(1), |bytes| {
+        socket.receive(outstanding.max(1), |bytes, length| {
             let now = *now.get_or_insert_with(Instant::now);
-            self.answer(bytes, now);
+            self.answer(bytes, length, now);
         })
     }
 
-    fn answer(&mut self, bytes: &[u8], now: Instant) {
+    fn answer(&mut self, bytes: &[u8], length: usize, now: Instant) {
         let Some(reply) = Reply::parse(bytes) else { return };
         // a packet socket in a promiscuous network hears answers to others, too
         if reply.destination != self.plan.route.source {
@@ -296,7 +299,7 @@ impl<'a> Engine<'a> {
         if tries == 1 {
             self.rto.sample(latency);
         }
-        let good = self.check(&reply, block, write);
+        let good = self.check(&reply, length.saturating_sub(frame::ATA_DATA), block, write);
         if write && good {
             self.ledger.written(block, generation);
         } else if write {
@@ -312,7 +315,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Counts what is wrong with an answer; true when nothing is.
-    fn check(&mut self, reply: &Reply<'_>, block: u64, write: bool) -> bool {
+    fn check(&mut self, reply: &Reply<'_>, data_bytes: usize, block: u64, write: bool) -> bool {
         let lba = self.plan.lba(block);
         let wanted = usize::from(self.plan.sectors) * SECTOR_BYTES;
         let ata = reply.ata();
@@ -326,9 +329,8 @@ impl<'a> Engine<'a> {
                 "LBA {lba}: ATA status {:#04x}, error {:#04x}",
                 ata.status, ata.error
             )),
-            (None, Some(ata)) if !write && ata.data.len() < wanted => Some(format!(
-                "LBA {lba}: an answer with {} bytes of data instead of {wanted}",
-                ata.data.len()
+            (None, Some(_)) if !write && data_bytes < wanted => Some(format!(
+                "LBA {lba}: an answer with {data_bytes} bytes of data instead of {wanted}"
             )),
             _ => None,
         };

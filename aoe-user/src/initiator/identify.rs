@@ -60,7 +60,7 @@ mod tests {
         data[20..40].copy_from_slice(b"7e3.0-10            ".as_ref());
         data[46..54].copy_from_slice(b".0 1    ");
         data[54..94].fill(b' ');
-        data[54..58].copy_from_slice(b"oAE ");
+        data[54..58].copy_from_slice(b"oA E");
         data[120..124].copy_from_slice(&[0xff, 0xff, 0xff, 0x0f]);
         data[200..208].copy_from_slice(&0x0000_0001_8000_0000u64.to_le_bytes());
         data

@@ -114,11 +114,14 @@ impl<L: Link> Session<L> {
         }
     }
 
-    /// Goes on with every request that something has happened to.
-    pub fn completions(&mut self, link: &mut L, port: &PortInfo, now_us: u64) {
+    /// Goes on with every request that something has happened to; false when there was none.
+    pub fn completions(&mut self, link: &mut L, port: &PortInfo, now_us: u64) -> bool {
+        let mut any = false;
         while let Some(completion) = self.core.lane.next() {
+            any = true;
             self.core.complete(link, port, completion, now_us);
         }
+        any
     }
 
     /// Advertises an export on this port, now or, to keep the pace of one a second, in a later

@@ -181,7 +181,11 @@ fn a_mask_hides_the_export_and_survives_a_restart() -> Result<()> {
     let string = disk.query(0, b"")?.context("no answer")?.config().2;
     ensure!(string == b"a string", "the config string is {string:02x?}");
     // Away with the mask: the stranger sees the export, but it is reserved.
-    initiator.ask(Request::mask(disk.mac, E11, 1, &[(2, initiator.mac())]))?;
+    let reply = initiator.ask(Request::mask(disk.mac, E11, 1, &[(2, initiator.mac())]))?;
+    ensure!(
+        reply.aoe_error().is_none() && reply.argument[2..4] == [0, 0],
+        "{reply:?}"
+    );
     let mut strange = Request::ata(disk.mac, E11, ata::READ_EXT, 5, 1, &[]);
     strange.src = STRANGER;
     let reply = initiator.ask(strange.clone())?;

@@ -5,10 +5,12 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aoe_common::Mac;
+use lab::capture::Capture;
 use lab::image::{pattern, stamp};
 use lab::link::target_mac;
 use lab::needs::Need;
-use lab::{Address, Image, Lab, Options, Reply, Target, needs};
+use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, needs};
 
 /// A config file in the image's directory: `(shelf, slot, image, further lines)` for each export.
 fn config(place: &Image, exports: &[(u16, u8, &Image, &str)]) -> Result<String> {
@@ -84,12 +86,7 @@ fn three_exports_on_two_interfaces_answer_once_each() -> Result<()> {
             disk.write(u64::from(slot) % 64, &pattern(u64::from(shelf), *b"address!"))?;
         }
         // Wildcards by field.
-        let half = initiator.ask_all(lab::Request::query(
-            aoe_common::Mac::BROADCAST,
-            Address::new(1, 0xff),
-            0,
-            b"",
-        ))?;
+        let half = initiator.ask_all(Request::query(Mac::BROADCAST, Address::new(1, 0xff), 0, b""))?;
         ensure!(
             half.iter().all(|reply| reply.address.shelf == 1) && half.len() == 2 - n as usize,
             "{half:?}"
@@ -143,7 +140,7 @@ fn addresses_without_an_export_stay_silent() -> Result<()> {
     let initiator = lab.open(0)?;
     let mac = initiator.find(Address::new(7, 3))?.mac;
     for (shelf, slot) in [(7, 4), (8, 3), (0, 0), (0xffff, 4), (8, 0xff)] {
-        let query = lab::Request::query(mac, Address::new(shelf, slot), 0, b"");
+        let query = Request::query(mac, Address::new(shelf, slot), 0, b"");
         ensure!(
             initiator.ask_all(query)?.is_empty(),
             "somebody answers for {shelf}.{slot}"
@@ -152,9 +149,27 @@ fn addresses_without_an_export_stay_silent() -> Result<()> {
     Ok(())
 }
 
+/// Sends a request on a VLAN (or untagged) and returns the replies as they are on the wire; sockets do not show tags.
+fn on_the_wire(
+    lab: &Lab,
+    initiator: &Initiator,
+    tci: Option<u16>,
+    mut request: Request,
+) -> Result<Vec<Vec<u8>>> {
+    (request.src, request.tci, request.tag) = (initiator.mac(), tci, 0x8000_1234);
+    let capture = Capture::start(&lab.initiator, "eth0")?;
+    initiator.send(&request.bytes())?;
+    std::thread::sleep(lab::initiator::SILENCE);
+    let frames = capture.stop()?.frames()?;
+    Ok(frames
+        .into_iter()
+        .filter(|frame| frame[..6] == initiator.mac().0)
+        .collect())
+}
+
 #[test]
 fn vlans_are_kept_apart() -> Result<()> {
-    needs!(Need::Root);
+    needs!(Need::Root, Need::Tool("dumpcap"));
     let lab = Lab::new(Options::default())?;
     let images = [Image::stamped(64)?, Image::stamped(128)?];
     let config = config(
@@ -173,33 +188,55 @@ fn vlans_are_kept_apart() -> Result<()> {
         state.to_str().context("odd path")?,
     ];
     let _target = Target::ready(&lab.target, &args, 2)?;
-    lab.initiator
-        .ip("link add link eth0 name eth0.5 type vlan id 5")?;
-    lab.initiator
-        .ip("link add link eth0 name eth0.6 type vlan id 6")?;
-    lab.initiator.ip("link set eth0.5 up")?;
-    lab.initiator.ip("link set eth0.6 up")?;
+    let initiator = lab.open(0)?;
+    let discover = || Request::query(Mac::BROADCAST, Address::ALL, 0, b"");
 
-    let tagged = lab::Initiator::open(&lab.initiator, "eth0.5")?;
-    let found = tagged.discover()?;
+    // VID 5, priority 3 and the drop bit: the answer has VID and priority, not the bit.
+    let replies = on_the_wire(&lab, &initiator, Some(0x7005), discover())?;
+    ensure!(replies.len() == 1, "{} replies on VLAN 5", replies.len());
     ensure!(
-        count(&found) == BTreeMap::from([((1, 2), 1)]),
-        "on VLAN 5: {found:?}"
+        replies[0][12..18] == [0x81, 0, 0x60, 5, 0x88, 0xa2],
+        "the tag is {:02x?}",
+        &replies[0][12..18]
     );
-    let disk = tagged.find(Address::new(1, 2))?;
-    ensure!(disk.identify()?.sectors() == 128);
-    disk.write(3, &pattern(3, *b"by vlan5"))?;
+    ensure!(
+        replies[0][20..23] == [0, 1, 2] && replies[0].len() >= 64,
+        "{:02x?}",
+        replies[0]
+    );
+    let untagged = on_the_wire(&lab, &initiator, None, discover())?;
+    ensure!(
+        untagged.len() == 1 && untagged[0][16..19] == [0, 1, 1],
+        "{untagged:02x?}"
+    );
+    // A priority tag is no VLAN: the untagged export answers with the same tag.
+    let priority = on_the_wire(&lab, &initiator, Some(0xa000), discover())?;
+    ensure!(
+        priority.len() == 1 && priority[0][12..16] == [0x81, 0, 0xa0, 0],
+        "{priority:02x?}"
+    );
+    ensure!(priority[0][20..23] == [0, 1, 1], "{priority:02x?}");
+    ensure!(
+        on_the_wire(&lab, &initiator, Some(6), discover())?.is_empty(),
+        "somebody answers on VLAN 6"
+    );
+
+    let mac = lab::link::target_mac(0);
+    let write = |slot| Request::ata(mac, Address::new(1, slot), 0x34, 3, 1, &pattern(3, *b"by vlan5"));
+    ensure!(
+        on_the_wire(&lab, &initiator, Some(5), write(1))?.is_empty(),
+        "an untagged export answers on VLAN 5"
+    );
+    ensure!(
+        on_the_wire(&lab, &initiator, None, write(2))?.is_empty(),
+        "a VLAN's export answers untagged"
+    );
+    ensure!(
+        images[0].read(3, 1)? == stamp(3) && images[1].read(3, 1)? == stamp(3),
+        "a write crossed VLANs"
+    );
+    ensure!(on_the_wire(&lab, &initiator, Some(5), write(2))?.len() == 1);
     ensure!(images[1].read(3, 1)? == pattern(3, *b"by vlan5"));
-
-    let other = lab::Initiator::open(&lab.initiator, "eth0.6")?;
-    ensure!(other.discover()?.is_empty(), "somebody answers on VLAN 6");
-    let untagged = lab.open(0)?;
-    untagged.drain()?;
-    let found = untagged.discover()?;
-    ensure!(
-        count(&found) == BTreeMap::from([((1, 1), 1)]),
-        "untagged: {found:?}"
-    );
     Ok(())
 }
 
@@ -215,7 +252,7 @@ fn an_advertisement_announces_each_export_once() -> Result<()> {
     let replies: Vec<_> = heard.iter().filter(|frame| frame[14] & 8 != 0).collect();
     ensure!(replies.len() == 1, "{} advertisements", replies.len());
     let reply = Reply::parse(replies[0])?;
-    ensure!(reply.dst == aoe_common::Mac::BROADCAST && reply.tag == 0 && reply.address == Address::new(7, 3));
+    ensure!(reply.dst == Mac::BROADCAST && reply.tag == 0 && reply.address == Address::new(7, 3));
     ensure!(reply.config() == (64, 2, vec![]), "{reply:?}");
     Ok(())
 }

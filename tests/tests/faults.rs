@@ -160,7 +160,7 @@ fn a_full_disk_gives_device_faults_and_no_crash() -> Result<()> {
     let initiator = lab.open(0)?;
     let disk = initiator.find(E11)?;
     let (mut stored, mut refused) = (Vec::new(), 0);
-    for lba in (0..32768).step_by(64) {
+    for lba in (0..32768).step_by(16) {
         let reply = disk.ata(ata::WRITE_EXT, lba, 1, &stamp(lba))?;
         match (reply.aoe_error(), reply.status() & 1) {
             (None, 0) => stored.push(lba),

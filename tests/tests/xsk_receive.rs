@@ -138,9 +138,8 @@ fn request(number: usize, len: usize) -> Vec<u8> {
     bytes
 }
 
-#[test]
-fn a_request_arrives_whole_with_its_payload_at_512() {
-    let Some(mut pair) = Pair::new("a_request_arrives", 1500, Attach::Native) else {
+fn requests_arrive_whole_with_their_payload_at_512(attach: Attach) {
+    let Some(mut pair) = Pair::new("requests_arrive_whole", 1500, attach) else {
         return;
     };
     let before = pair.target.census();
@@ -170,6 +169,16 @@ fn a_request_arrives_whole_with_its_payload_at_512() {
         "the kernel has got its chunks back: {after:?}"
     );
     assert_eq!(pair.target.statistics().rx_frames, 2000);
+}
+
+#[test]
+fn requests_arrive_whole_with_their_payload_at_512_native() {
+    requests_arrive_whole_with_their_payload_at_512(Attach::Native);
+}
+
+#[test]
+fn requests_arrive_whole_with_their_payload_at_512_generic() {
+    requests_arrive_whole_with_their_payload_at_512(Attach::Generic);
 }
 
 fn jumbo_frames_arrive_in_pieces(attach: Attach) {
@@ -326,4 +335,57 @@ fn a_sleeper_wakes_when_a_frame_arrives_and_not_before() {
         !sleep_until_readable(&pair.target, Duration::ZERO),
         "a kick says what has been taken"
     );
+}
+
+#[test]
+fn a_frame_of_too_many_pieces_is_dropped_whole_and_the_next_one_arrives() {
+    let small_chunks = |config| SocketConfig {
+        chunk_bytes: 2048,
+        ..config
+    };
+    let Some(mut pair) = Pair::with("too_many_pieces", 32_000, Attach::Native, small_chunks) else {
+        return;
+    };
+    // A piece has room for 1572 bytes: 16 hold 25 152.
+    for (n, len) in [25_152, 25_153, 31_000, 60].into_iter().enumerate() {
+        pair.request(&request(n, len));
+    }
+    for (n, len, pieces) in [(0, 25_152, 16), (3, 60, 1)] {
+        let frame = pair.next();
+        assert!(
+            pair.target.pieces(&frame).concat() == request(n, len),
+            "{len} bytes"
+        );
+        assert_eq!(pair.target.pieces(&frame).len(), pieces);
+        pair.target.free(frame);
+    }
+    assert!(pair.target.receive().is_none());
+    assert_eq!(pair.target.statistics().rx_overlong, 2);
+    let census = pair.target.census();
+    assert!(census.is_conserved() && census.held == 0, "{census:?}");
+}
+
+#[test]
+fn a_socket_and_its_frames_move_to_the_thread_of_a_worker() {
+    let Some(Pair {
+        mut target,
+        mut initiator,
+        _filter,
+    }) = Pair::new("a_socket_moves", 1500, Attach::Native)
+    else {
+        return;
+    };
+    let mut frame = initiator.allocate(60).unwrap();
+    initiator.pieces_mut(&mut frame)[0].copy_from_slice(&request(7, 60));
+    let worker = std::thread::spawn(move || {
+        assert!(sleep_until_readable(&target, Duration::from_secs(5)));
+        let frame = target.receive().expect("it is there");
+        (target, frame)
+    });
+    std::thread::sleep(Duration::from_millis(20));
+    initiator.transmit(frame);
+    initiator.kick();
+    let (mut target, frame) = worker.join().unwrap();
+    assert!(target.pieces(&frame)[0] == request(7, 60));
+    target.free(frame);
 }

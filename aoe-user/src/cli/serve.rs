@@ -1,11 +1,12 @@
 //! `xblade serve`: one export from the command line.
 
 use crate::config::{Access, AccessEntry, Config, ExportConfig, StoreKind, Vlan};
+use crate::control;
 
 use super::args::ServeArgs;
 
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
-    super::serve_config(config(args), None)
+    control::run(super::fit_to_serve(config(args), None)?, None)
 }
 
 fn config(mut args: ServeArgs) -> Config {

@@ -6,5 +6,8 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod filter;
+pub mod initiator;
+pub mod port;
 pub mod store;
 pub mod target;
+pub mod xsk;

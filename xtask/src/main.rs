@@ -1,2 +1,30 @@
-//! Tasks.
-fn main() {}
+//! What developers and first users run: `cargo xtask <task>`. One file a task; this one only dispatches.
+
+mod ebpf;
+mod setup;
+mod sh;
+
+use clap::{Parser, Subcommand};
+
+/// Set up, build, run, test and measure xblade.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the tests and the eBPF build need (Debian packages; elsewhere print what to install).
+    Setup(setup::Args),
+    /// Build the kernel half and put it where the user half embeds it from.
+    Ebpf(ebpf::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().task {
+        Task::Setup(args) => setup::run(&args),
+        Task::Ebpf(args) => ebpf::run(&args),
+    }
+}

@@ -8,8 +8,11 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::bench;
 use crate::config::values::{self, BUFFERS, CPU, LENGTH, OFFSET, SHELF, SLOT, SPIN_US};
 use crate::config::{ExportConfig, Mode, StoreKind, Vlan, interfaces};
+use crate::initiator::flood;
+use crate::initiator::load::MAX_DEPTH;
 
 /// Where `daemon` and `check` look for the config file.
 pub const CONFIG_FILE: &str = "/etc/xblade/xblade.toml";
@@ -43,6 +46,8 @@ pub enum Command {
     Create(CreateArgs),
     /// See and clear what initiators left behind: config string, MAC mask, reservation
     State(StateArgs),
+    /// Measure and verify any AoE target, from an initiator's side
+    Bench(Box<BenchArgs>),
     /// Print the completions for a shell
     #[command(hide = true)]
     Completions {
@@ -259,6 +264,92 @@ pub struct StateTarget {
     /// Where the states are
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
+}
+
+/// `xblade bench`
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Interface that the target is reached through
+    #[arg(value_name = "NETIF")]
+    pub interface: String,
+
+    /// Target, as in 7.3; may be left out where only one answers
+    #[arg(value_name = "SHELF.SLOT", value_parser = bench::parse_address)]
+    pub address: Option<(u16, u8)>,
+
+    /// Port of the target, where several answer for the address
+    #[arg(long)]
+    pub mac: Option<Mac>,
+
+    /// Write instead of reading
+    #[arg(long, conflicts_with = "mix")]
+    pub write: bool,
+
+    /// Read and write; this share of the requests are reads
+    #[arg(long, value_name = "PERCENT_READ", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub mix: Option<u8>,
+
+    /// Allow writes: they destroy what the target holds
+    #[arg(long)]
+    pub destroy_data: bool,
+
+    /// Go through the target in order instead of at random
+    #[arg(long)]
+    pub sequential: bool,
+
+    /// Sectors in a request [default: what target and MTU allow]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
+    pub sectors: Option<u8>,
+
+    /// Requests outstanding
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_DEPTH)))]
+    pub depth: u16,
+
+    /// How long to measure, as in 10, 1.5s, 500ms or 2m [default: 10s, with --count no limit]
+    #[arg(long, value_name = "TIME", value_parser = bench::parse_time)]
+    pub duration: Option<Duration>,
+
+    /// Stop after this many requests
+    #[arg(long)]
+    pub count: Option<u64>,
+
+    /// Time before measuring begins [default: 200ms, with --count none]
+    #[arg(long, value_name = "TIME", value_parser = bench::parse_time)]
+    pub warmup: Option<Duration>,
+
+    /// First sector used
+    #[arg(long, value_name = "LBA", default_value_t = 0)]
+    pub first: u64,
+
+    /// Sectors used [default: up to the end]
+    #[arg(long, value_name = "SECTORS")]
+    pub span: Option<u64>,
+
+    /// Stamp every sector written, check every sector read, read back all that was written
+    ///
+    /// Without writes, sectors are checked that an earlier run with the same --seed has written.
+    #[arg(long)]
+    pub verify: bool,
+
+    /// Number that makes the order and the stamps of a run its own [default: by chance]
+    #[arg(long)]
+    pub seed: Option<u32>,
+
+    /// A request without an answer for this long has failed
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = bench::parse_time)]
+    pub timeout: Duration,
+
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+
+    /// Send frames that the target must not care about, and measure nothing
+    #[arg(long, value_name = "KIND", hide = true, requires = "rate")]
+    pub flood: Option<flood::Kind>,
+
+    /// Frames of the flood a second
+    #[arg(long, hide = true, requires = "flood")]
+    pub rate: Option<u32>,
 }
 
 fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {

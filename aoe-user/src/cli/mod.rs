@@ -1,6 +1,7 @@
 //! The command line: one file for each subcommand, all arguments in [`args`].
 
 pub mod args;
+mod bench;
 mod check;
 mod create;
 mod daemon;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Check(args) => check::run(&args),
         Command::Create(args) => create::run(&args),
         Command::State(args) => state::run(args.action),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::man(dir.as_deref()),
     }

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use aoe_common::Mac;
 
+pub use crate::store::StoreKind;
+
 /// Everything one process serves.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -197,34 +199,6 @@ impl Mode {
     ];
 }
 
-/// Kind of store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreKind {
-    /// A shared mapping of a file or block device.
-    Mmap,
-    /// O_DIRECT through io_uring.
-    Direct,
-    /// Memory, of the file's size, lost at exit.
-    Ram,
-    /// Reads give zeros, writes vanish; for measuring.
-    Null,
-}
-
-impl StoreKind {
-    /// Every value by its name.
-    pub const NAMES: [(&'static str, StoreKind); 4] = [
-        ("mmap", StoreKind::Mmap),
-        ("direct", StoreKind::Direct),
-        ("ram", StoreKind::Ram),
-        ("null", StoreKind::Null),
-    ];
-
-    /// True when the export's path is read and written; else only its size counts.
-    pub fn uses_file(self) -> bool {
-        matches!(self, StoreKind::Mmap | StoreKind::Direct)
-    }
-}
-
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(name_of(&Access::NAMES, *self))
@@ -237,13 +211,7 @@ impl fmt::Display for Mode {
     }
 }
 
-impl fmt::Display for StoreKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(name_of(&StoreKind::NAMES, *self))
-    }
-}
-
-fn name_of<T: PartialEq + Copy>(names: &[(&'static str, T)], value: T) -> &'static str {
+fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
     names
         .iter()
         .find(|(_, known)| *known == value)

@@ -1,8 +1,40 @@
 //! The kernel half seen from here: load, attach, rules, counters.
+//!
+//! The only module that knows aya. What the program decides, and how the maps are keyed, is in
+//! [`aoe_common::rules`]; its source is the crate `aoe-ebpf`, built by `cargo xtask ebpf`.
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use aoe_common::Mac;
+use aoe_common::rules::{Counter, DeniedValue};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::links::FdLink;
+use aya::programs::{Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
 
 use crate::config::Vlan;
+
+mod compile;
+mod error;
+mod kernel_log;
+mod report;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use error::FilterError;
+pub use report::{Counters, Denied};
+
+use compile::compile;
+use kernel_log::KernelLog;
+use tables::{Installed, Room};
+
+/// The program, as `cargo xtask ebpf` builds it; `toolchain.txt` beside it says with what.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("object/aoe.o");
+
+const PROGRAM: &str = "aoe_filter";
 
 /// What the kernel half decides by on one port. Replaced as a whole, atomically.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -11,6 +43,11 @@ pub struct Rules {
     pub exports: Vec<ExportRule>,
 }
 
+/// Sources that may see an export, with their rate limit in frames a second.
+///
+/// Shared, because thousands of exports may have one list of thousands of members.
+pub type AllowList = Arc<[(Mac, Option<u32>)]>;
+
 /// One export as the filter sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExportRule {
@@ -18,10 +55,208 @@ pub struct ExportRule {
     pub shelf: u16,
     /// Minor address.
     pub slot: u8,
-    /// Frames it answers to.
+    /// Frames it answers to. Exports of one address must be on different VLANs.
     pub vlan: Vlan,
-    /// Sources that may see it, with their rate limit in frames a second; `None`: everyone.
-    pub allow: Option<Vec<(Mac, Option<u32>)>>,
-    /// Rate limit for sources without one of their own.
+    /// Sources that may see it; `None`: everyone; empty: nobody.
+    pub allow: Option<AllowList>,
+    /// Rate limit, in frames a second, for sources without one of their own; `None`: no limit.
     pub rate_limit: Option<u32>,
+}
+
+/// How the program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attach {
+    /// In the driver.
+    Native,
+    /// In the network stack: works with every driver, costs a copy.
+    Generic,
+}
+
+impl fmt::Display for Attach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Attach::Native => "native",
+            Attach::Generic => "generic",
+        })
+    }
+}
+
+/// The filter of one interface: its own program and maps.
+///
+/// The interface is an ordinary one again as soon as this is dropped, or its process ended in whatever way: the
+/// program is attached by a link that lives as long as its file descriptor.
+pub struct Filter {
+    // First, so that it is dropped first.
+    link: Option<(FdLink, Attach)>,
+    ebpf: Ebpf,
+    rules: Installed,
+    sockets: XskMap<MapData>,
+    counters: PerCpuArray<MapData, [u64; Counter::COUNT]>,
+    denied: HashMap<MapData, u64, DeniedValue>,
+    log: Option<KernelLog>,
+}
+
+impl Filter {
+    /// Loads the program for a port with address `mac` and puts `rules` in force. Nothing is attached yet.
+    ///
+    /// The maps get room for twice these rules, at least for some 2000 exports and 32 000 members of access lists.
+    /// Needs CAP_BPF and CAP_NET_ADMIN, and Linux 5.18; jumbo frames need 6.6. Kernels as new as that count maps as
+    /// memory of the process's control group; RLIMIT_MEMLOCK does not matter.
+    pub fn load(mac: Mac, rules: &Rules) -> Result<Filter, FilterError> {
+        let tables = compile(rules)?;
+        let room = Room::for_growth_of(&tables);
+        let log_level = KernelLog::wanted_level();
+        let mut loader = EbpfLoader::new();
+        loader
+            // The program needs none, and parsing that of the kernel takes longer than all else.
+            .btf(None)
+            .map_max_entries("EXPORTS", Room::map_entries(room.exports))
+            .map_max_entries("SOURCES", Room::map_entries(room.sources))
+            // With level 0 the verifier removes the log statements.
+            .override_global("AYA_LOG_LEVEL", &log_level, true);
+        if log_level == 0 {
+            loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(FilterError::load)?;
+        program(&mut ebpf)
+            .load()
+            .map_err(|error| FilterError::load(error.into()))?;
+
+        let mut installed = Installed::new(
+            map(&mut ebpf, "STATE", "state")?,
+            map(&mut ebpf, "EXPORTS", "exports")?,
+            map(&mut ebpf, "SOURCES", "sources")?,
+            room,
+            mac,
+        );
+        installed.replace(&tables)?;
+        Ok(Filter {
+            link: None,
+            rules: installed,
+            sockets: map(&mut ebpf, "SOCKETS", "sockets")?,
+            counters: map(&mut ebpf, "COUNTERS", "counters")?,
+            denied: map(&mut ebpf, "DENIED", "denied sources")?,
+            log: if log_level == 0 {
+                None
+            } else {
+                KernelLog::open(&mut ebpf)
+            },
+            ebpf,
+        })
+    }
+
+    /// Attaches the program. From here on the rules hold; frames for exports are dropped on queues without a socket.
+    ///
+    /// `interface` is for messages, `ifindex` decides: names can move to other interfaces. Where
+    /// [`FilterError::generic_may_work`] says so, the caller can try again with [`Attach::Generic`].
+    pub fn attach(&mut self, interface: &str, ifindex: u32, attach: Attach) -> Result<(), FilterError> {
+        let mode = match attach {
+            Attach::Native => XdpMode::Driver,
+            Attach::Generic => XdpMode::Skb,
+        };
+        let failed = |error| FilterError::attach(&error, interface, attach);
+        let program = program(&mut self.ebpf);
+        let id = program.attach_to_if_index(ifindex, mode).map_err(failed)?;
+        let link = program.take_link(id).map_err(failed)?;
+        // aya's other way, netlink, would leave the program behind when this process is killed. Dropping that link
+        // detaches it.
+        let link = FdLink::try_from(link).map_err(|_| FilterError::Attach {
+            interface: interface.to_owned(),
+            attach,
+            source: rustix::io::Errno::INVAL.into(),
+        })?;
+        self.link = Some((link, attach));
+        Ok(())
+    }
+
+    /// How the program is attached, if it is.
+    pub fn attached(&self) -> Option<Attach> {
+        self.link.as_ref().map(|(_, attach)| *attach)
+    }
+
+    /// Detaches the program; the interface is an ordinary one again.
+    pub fn detach(&mut self) {
+        self.link = None;
+    }
+
+    /// Frames of receive queue `queue` go to this AF_XDP socket, which must be bound to that queue.
+    pub fn set_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), FilterError> {
+        self.sockets
+            .set(queue, socket, 0)
+            .map_err(FilterError::map("sockets"))
+    }
+
+    /// Frames for exports are dropped again on this queue. Nothing happens where there is no socket.
+    pub fn clear_socket(&mut self, queue: u32) -> Result<(), FilterError> {
+        match self.sockets.unset(queue) {
+            Err(error) if error::errno(&error) == Some(rustix::io::Errno::NOENT) => Ok(()),
+            result => result.map_err(FilterError::map("sockets")),
+        }
+    }
+
+    /// Replaces all rules at once: a frame is judged by the old ones or by the new ones.
+    ///
+    /// Takes a few milliseconds to some tens of them: it waits until no frame is under way with the old rules. Where
+    /// it fails, those stay in force.
+    pub fn set_rules(&mut self, rules: &Rules) -> Result<(), FilterError> {
+        self.rules.replace(&compile(rules)?)
+    }
+
+    /// The port's address has changed.
+    pub fn set_mac(&mut self, mac: Mac) -> Result<(), FilterError> {
+        self.rules.set_own(mac)
+    }
+
+    /// Frames by row of the verdict table.
+    pub fn counters(&self) -> Result<Counters, FilterError> {
+        let per_cpu = self.counters.get(&0, 0).map_err(FilterError::map("counters"))?;
+        Ok(Counters::sum(per_cpu.iter()))
+    }
+
+    /// Sources denied since the last call, at most 1024.
+    pub fn denied(&mut self) -> Result<Vec<Denied>, FilterError> {
+        let failed = FilterError::map("denied sources");
+        let sources: Vec<u64> = self.denied.keys().collect::<Result<_, _>>().map_err(&failed)?;
+        let mut all = Vec::with_capacity(sources.len());
+        for source in sources {
+            // Nobody else removes entries.
+            let value = self.denied.get(&source, 0).map_err(&failed)?;
+            self.denied.remove(&source).map_err(&failed)?;
+            all.push(Denied::new(source, value));
+        }
+        Ok(all)
+    }
+
+    /// Passes on what the program logged: there is something only where `xblade::kernel` was logged at debug level
+    /// when the filter was loaded.
+    pub fn flush_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Filter")
+            .field("attached", &self.attached())
+            .finish_non_exhaustive()
+    }
+}
+
+fn program(ebpf: &mut Ebpf) -> &mut Xdp {
+    ebpf.program_mut(PROGRAM)
+        .and_then(|program| program.try_into().ok())
+        .expect("the object holds the XDP program: `cargo xtask ebpf --check` proves it")
+}
+
+fn map<M: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    symbol: &'static str,
+    name: &'static str,
+) -> Result<M, FilterError> {
+    let map = ebpf
+        .take_map(symbol)
+        .expect("the object holds the map: `cargo xtask ebpf --check` proves it");
+    M::try_from(map).map_err(FilterError::map(name))
 }

@@ -1,0 +1,235 @@
+//! What can go wrong between user space and the kernel half, in words for the person who runs xblade.
+
+use std::error::Error;
+use std::io;
+
+use aya::programs::ProgramError;
+use aya::util::KernelVersion;
+use aya::{EbpfError, maps::MapError};
+use rustix::io::Errno;
+
+use super::Attach;
+
+/// A failure of the filter.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// The process may not load or attach programs.
+    #[error(
+        "no permission to {what}: run xblade as root or give it CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW \
+         (systemd: AmbientCapabilities=)"
+    )]
+    Permission {
+        /// What was tried.
+        what: String,
+    },
+    /// The kernel lacks what the filter is made of.
+    #[error("Linux {have} is too old for the filter: Linux 5.18 is needed, 6.6 for jumbo frames")]
+    KernelTooOld {
+        /// The running kernel.
+        have: String,
+    },
+    /// The kernel refused the program for another reason.
+    #[error("the kernel refuses the filter")]
+    Load(#[source] Box<dyn Error + Send + Sync>),
+    /// There is one place for an XDP program on an interface, and it is taken.
+    #[error(
+        "{interface} already has an XDP program: one process serves all exports of an interface; if no other xblade \
+         runs, `ip link show {interface}` shows the program and `ip link set dev {interface} xdp off` removes it"
+    )]
+    Busy {
+        /// The interface.
+        interface: String,
+    },
+    /// The interface is gone.
+    #[error("there is no interface {interface} any more")]
+    NoInterface {
+        /// The interface.
+        interface: String,
+    },
+    /// The driver cannot run XDP programs.
+    #[error("the driver of {interface} has no native XDP; generic XDP works with every driver")]
+    NoNativeXdp {
+        /// The interface.
+        interface: String,
+    },
+    /// The driver has no queues to spare.
+    #[error(
+        "the driver of {interface} has too few queues for native XDP (veth needs as many receive queues as its peer \
+         has transmit queues): change them with `ethtool -L {interface}`, or use generic XDP"
+    )]
+    TooFewQueues {
+        /// The interface.
+        interface: String,
+    },
+    /// The driver cannot run XDP programs at this MTU.
+    #[error("the driver of {interface} has no native XDP at its MTU: lower the MTU, or use generic XDP")]
+    MtuTooLarge {
+        /// The interface.
+        interface: String,
+    },
+    /// Another reason why the program cannot be attached.
+    #[error("cannot attach the filter to {interface} in {attach} mode")]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// The mode that was tried.
+        attach: Attach,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Two exports would both have to answer a frame.
+    #[error("two exports answer to {shelf}.{slot} on the same VLAN of one interface")]
+    Overlap {
+        /// Major address.
+        shelf: u16,
+        /// Minor address.
+        slot: u8,
+    },
+    /// The rules have outgrown the maps, whose sizes are fixed when the filter is loaded.
+    #[error("the rules need {need} {what}, and the filter has room for {room}: restart xblade to make room")]
+    Full {
+        /// What there is too much of.
+        what: &'static str,
+        /// Entries needed.
+        need: usize,
+        /// Entries there is room for.
+        room: usize,
+    },
+    /// A map operation failed.
+    #[error("cannot access the filter's {map}")]
+    Map {
+        /// What the map holds.
+        map: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl FilterError {
+    /// True where attaching in generic mode may work although native mode did not.
+    pub fn generic_may_work(&self) -> bool {
+        matches!(
+            self,
+            FilterError::NoNativeXdp { .. }
+                | FilterError::TooFewQueues { .. }
+                | FilterError::MtuTooLarge { .. }
+                | FilterError::Attach {
+                    attach: Attach::Native,
+                    ..
+                }
+        )
+    }
+
+    pub(super) fn load(error: EbpfError) -> FilterError {
+        let errno = errno(&error);
+        if matches!(errno, Some(Errno::PERM | Errno::ACCESS)) && !is_verifier(&error) {
+            return FilterError::Permission {
+                what: "load the filter".into(),
+            };
+        }
+        match KernelVersion::current() {
+            // Asked only now: distributions carry features to kernels that look older.
+            Ok(version) if version < KernelVersion::new(5, 18, 0) => FilterError::KernelTooOld {
+                have: running_kernel(),
+            },
+            _ => FilterError::Load(Box::new(error)),
+        }
+    }
+
+    pub(super) fn attach(error: &ProgramError, interface: &str, attach: Attach) -> FilterError {
+        let interface = interface.to_owned();
+        let errno = errno(error);
+        let native = attach == Attach::Native;
+        match errno {
+            Some(Errno::BUSY | Errno::EXIST) => FilterError::Busy { interface },
+            Some(Errno::PERM | Errno::ACCESS) => FilterError::Permission {
+                what: format!("attach the filter to {interface}"),
+            },
+            Some(Errno::NODEV) => FilterError::NoInterface { interface },
+            Some(Errno::OPNOTSUPP) if native => FilterError::NoNativeXdp { interface },
+            Some(Errno::NOSPC) if native => FilterError::TooFewQueues { interface },
+            Some(Errno::RANGE) if native => FilterError::MtuTooLarge { interface },
+            _ => {
+                let source = match errno {
+                    Some(errno) => errno.into(),
+                    None => io::Error::other(error.to_string()),
+                };
+                FilterError::Attach {
+                    interface,
+                    attach,
+                    source,
+                }
+            }
+        }
+    }
+
+    pub(super) fn map(map: &'static str) -> impl Fn(MapError) -> FilterError {
+        move |error| FilterError::Map {
+            map,
+            source: Box::new(error),
+        }
+    }
+}
+
+/// The system's error at the root of one of aya's.
+pub(super) fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Errno::from_io_error(error);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// EACCES is also the verifier's way to refuse a program, with a log.
+fn is_verifier(error: &EbpfError) -> bool {
+    matches!(error, EbpfError::ProgramError(ProgramError::LoadError { verifier_log, .. })
+        if !verifier_log.to_string().is_empty())
+}
+
+fn running_kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aya::sys::SyscallError;
+
+    fn attach_error(errno: Errno, attach: Attach) -> FilterError {
+        let error = SyscallError {
+            call: "bpf_link_create",
+            io_error: errno.into(),
+        };
+        FilterError::attach(&error.into(), "eth7", attach)
+    }
+
+    #[test]
+    fn errors_of_attaching_say_what_to_do() {
+        let said = |errno, attach| attach_error(errno, attach).to_string();
+        assert!(said(Errno::BUSY, Attach::Native).starts_with("eth7 already has an XDP program"));
+        assert!(said(Errno::PERM, Attach::Native).contains("CAP_NET_ADMIN"));
+        assert!(said(Errno::NOSPC, Attach::Native).contains("ethtool -L eth7"));
+        assert!(said(Errno::RANGE, Attach::Native).contains("MTU"));
+        assert!(said(Errno::NODEV, Attach::Generic).contains("eth7"));
+        assert!(said(Errno::IO, Attach::Generic).contains("generic mode"));
+    }
+
+    #[test]
+    fn only_a_drivers_limits_lead_to_generic_mode() {
+        for errno in [Errno::OPNOTSUPP, Errno::NOSPC, Errno::RANGE, Errno::INVAL] {
+            assert!(attach_error(errno, Attach::Native).generic_may_work(), "{errno}");
+            assert!(
+                !attach_error(errno, Attach::Generic).generic_may_work(),
+                "{errno}"
+            );
+        }
+        for errno in [Errno::BUSY, Errno::EXIST, Errno::PERM, Errno::NODEV] {
+            assert!(!attach_error(errno, Attach::Native).generic_may_work(), "{errno}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The program in the kernel, asked frame by frame with BPF_PROG_TEST_RUN. Needs root; says so where it is not.
+
+use std::time::Duration;
+
+use aoe_common::Mac;
+use aoe_common::rules::{Counter, Verdict};
+use aya::programs::{Program, TestRun as _, TestRunOptions};
+
+use super::*;
+
+mod frames;
+mod limits;
+mod replace;
+mod verdicts;
+mod wildcards;
+
+use frames::Frame;
+
+const PORT: Mac = Mac([2, 0, 0, 0, 0, 0xaa]);
+const ALICE: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const BOB: Mac = Mac([2, 0, 0, 0, 0, 2]);
+const CAROL: Mac = Mac([2, 0, 0, 0, 0, 3]);
+
+/// Loads a filter with these rules; `None`, with a printed reason, where that is not allowed.
+fn load(rules: &Rules) -> Option<Filter> {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: loading XDP programs needs root");
+        return None;
+    }
+    Some(Filter::load(PORT, rules).expect("the filter loads"))
+}
+
+/// An export that everyone may see.
+fn open(shelf: u16, slot: u8) -> ExportRule {
+    ExportRule {
+        shelf,
+        slot,
+        vlan: Vlan::Untagged,
+        allow: None,
+        rate_limit: None,
+    }
+}
+
+/// An export for these sources.
+fn listed(shelf: u16, slot: u8, sources: &[Mac]) -> ExportRule {
+    let allow = sources.iter().map(|mac| (*mac, None)).collect();
+    ExportRule {
+        allow: Some(allow),
+        ..open(shelf, slot)
+    }
+}
+
+fn rules(exports: impl Into<Vec<ExportRule>>) -> Rules {
+    Rules {
+        exports: exports.into(),
+    }
+}
+
+/// Lets all queues have a socket, so that REDIRECT is the verdict for what is ours.
+fn with_socket(filter: &mut Filter) {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::XDP,
+        rustix::net::SocketType::RAW,
+        None,
+    )
+    .expect("an AF_XDP socket");
+    filter
+        .set_socket(0, std::os::fd::AsFd::as_fd(&socket))
+        .expect("the map takes the socket");
+    // The map holds a reference of its own only while the socket is open.
+    std::mem::forget(socket);
+}
+
+/// The program's verdict on a frame that comes in by queue 0, and the time it takes.
+fn run(ebpf: &Ebpf, bytes: &[u8], repeat: u32) -> (Verdict, Duration) {
+    let Some(Program::Xdp(program)) = ebpf.program(PROGRAM) else {
+        panic!("no program")
+    };
+    let mut data_out = vec![0; bytes.len() + 512];
+    let options = TestRunOptions {
+        data_in: Some(bytes),
+        data_out: Some(&mut data_out),
+        repeat,
+        ..TestRunOptions::default()
+    };
+    let result = program.test_run(options).expect("the program runs");
+    assert_eq!(
+        &data_out[..result.data_size_out as usize],
+        bytes,
+        "the program must not change frames"
+    );
+    let verdict = match result.return_value {
+        1 => Verdict::Drop,
+        2 => Verdict::Pass,
+        4 => Verdict::Redirect,
+        other => panic!("verdict {other}"),
+    };
+    (verdict, result.duration)
+}
+
+/// Asserts that the frame lands in this row of the verdict table: its verdict, and its counter alone.
+#[track_caller]
+fn expect(filter: &Filter, row: Counter, frame: &Frame) {
+    let before = filter.counters().unwrap();
+    let (verdict, _) = run(&filter.ebpf, &frame.bytes(), 1);
+    let after = filter.counters().unwrap();
+    let counted: Vec<Counter> = after
+        .iter()
+        .filter(|(counter, count)| *count != before[*counter])
+        .map(|(c, _)| c)
+        .collect();
+    assert_eq!(counted, [row], "{frame:?}");
+    assert_eq!(after[row], before[row] + 1);
+    assert_eq!(verdict, row.verdict(), "{frame:?}");
+}

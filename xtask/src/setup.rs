@@ -1,0 +1,201 @@
+//! `cargo xtask setup`: what the tests and the eBPF build need from the distribution.
+//!
+//! Only ever installs: `apt-get` runs with `--no-remove`. The user half itself needs nothing but stable Rust.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::sh;
+
+/// A Debian package and what it is for.
+struct Package {
+    name: &'static str,
+    why: &'static str,
+}
+
+const fn package(name: &'static str, why: &'static str) -> Package {
+    Package { name, why }
+}
+
+/// Everything that `cargo xtask` may ask for. [`ensure`] takes names from here.
+const PACKAGES: &[Package] = &[
+    package(
+        "rustc-web",
+        "eBPF build: the compiler that the prebuilt BPF core belongs to",
+    ),
+    package("libstd-rust-web-dev-bpf", "eBPF build: core for the BPF machine"),
+    package(
+        "llvm-22",
+        "eBPF build: llc turns bitcode into the object; llvm-objdump compares",
+    ),
+    package(
+        "iproute2",
+        "lab: namespaces, veth pairs, bridges, links up and down",
+    ),
+    package("ethtool", "lab: queues, offloads and driver of an interface"),
+    package("vblade", "the peer that benchmarks compare with"),
+    package(
+        "aoetools",
+        "tests: the initiator tools that users have (aoeping, aoecfg, aoe-sancheck)",
+    ),
+    package("tshark", "tests: an independent dissector reads every reply"),
+    package("fio", "tests: verified random I/O inside the VMs"),
+    package("e2fsprogs", "tests: ext4 made and checked on an export"),
+    package("busybox-static", "tests: the user land of the VMs"),
+    package("kmod", "tests: the aoe driver's dependencies for the VMs"),
+    package("cpio", "tests: the VMs' initramfs"),
+    package("qemu-system-x86", "tests: VMs with Linux's own AoE driver"),
+    package("ipxe-qemu", "tests: iPXE as the boot ROM of a VM"),
+    package("ipxe", "tests: iPXE as a kernel, to boot from an export"),
+];
+
+/// What rebuilding the kernel half takes.
+pub const EBPF: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf", "llvm-22"];
+
+/// Options of `cargo xtask setup`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only print what is missing; exit with an error when something is.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Installs all of [`PACKAGES`] that is missing.
+pub fn run(args: &Args) -> Result<()> {
+    let all: Vec<&str> = PACKAGES.iter().map(|p| p.name).collect();
+    if args.check {
+        let missing = missing(&all);
+        if !missing.is_empty() {
+            describe(&missing);
+            bail!(
+                "{} packages are missing; `cargo xtask setup` installs them",
+                missing.len()
+            );
+        }
+    } else {
+        ensure(&all)?;
+    }
+    println!("everything is installed");
+    Ok(())
+}
+
+/// Installs those of the named packages that are missing, and says each command before it runs.
+///
+/// Does nothing, and needs no root, where all are there. Where it cannot install it fails with what a person
+/// has to do.
+///
+/// # Panics
+/// When a name is not in [`PACKAGES`]: that table is what users are told.
+pub fn ensure(names: &[&str]) -> Result<()> {
+    let missing = missing(names);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    describe(&missing);
+    if !is_debian() {
+        bail!(
+            "this is no Debian system: install what the packages above contain with your own package manager\n{}",
+            crate::ebpf::WITHOUT_DEBIAN
+        );
+    }
+    // A fresh machine knows no packages yet; an old list names versions that are gone.
+    if missing.iter().any(|name| !is_known(name)) {
+        apt(&["update"])?;
+        let unknown: Vec<&str> = missing.iter().copied().filter(|name| !is_known(name)).collect();
+        if !unknown.is_empty() {
+            bail!(
+                "this release has no package {}: Debian 12 (with its security updates) and later have\n{}",
+                unknown.join(", "),
+                crate::ebpf::WITHOUT_DEBIAN
+            );
+        }
+    }
+    let mut install = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
+    install.extend(&missing);
+    if apt(&install).is_err() {
+        apt(&["update"])?;
+        apt(&install)?;
+    }
+    Ok(())
+}
+
+fn missing<'a>(names: &[&'a str]) -> Vec<&'a str> {
+    for name in names {
+        assert!(
+            PACKAGES.iter().any(|p| p.name == *name),
+            "{name} is not in the table of packages"
+        );
+    }
+    names.iter().copied().filter(|name| !is_installed(name)).collect()
+}
+
+fn describe(missing: &[&str]) {
+    eprintln!("missing:");
+    for package in PACKAGES.iter().filter(|p| missing.contains(&p.name)) {
+        eprintln!("  {:24} {}", package.name, package.why);
+    }
+}
+
+fn is_installed(name: &str) -> bool {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat=${db:Status-Status}", name]);
+    sh::output(&mut query).is_ok_and(|status| status == b"installed")
+}
+
+fn is_known(name: &str) -> bool {
+    let mut show = Command::new("apt-cache");
+    show.args(["show", "--quiet=2", "--no-all-versions", name]);
+    sh::output(&mut show).is_ok_and(|text| !text.is_empty())
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    let mut command = if nix::unistd::geteuid().is_root() {
+        Command::new("apt-get")
+    } else {
+        let sudo = sh::find("sudo").context("installing packages needs root, and there is no sudo here")?;
+        let mut command = Command::new(sudo);
+        command.arg("apt-get");
+        command
+    };
+    command.args(["-o", "DPkg::Lock::Timeout=300"]).args(args);
+    // sudo drops the environment of its caller; apt-get asks no questions with --yes either way.
+    sh::run(command.env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+fn is_debian() -> bool {
+    std::fs::read_to_string("/etc/os-release").is_ok_and(|text| names_debian(&text))
+}
+
+fn names_debian(os_release: &str) -> bool {
+    let fields = os_release.lines().filter_map(|line| line.split_once('='));
+    fields
+        .filter(|(key, _)| matches!(*key, "ID" | "ID_LIKE"))
+        .any(|(_, value)| value.trim_matches('"').split(' ').any(|id| id == "debian"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_package_is_listed_once_and_says_why() {
+        for (i, package) in PACKAGES.iter().enumerate() {
+            assert!(!package.why.is_empty());
+            assert!(
+                PACKAGES[..i].iter().all(|p| p.name != package.name),
+                "{}",
+                package.name
+            );
+        }
+        assert!(EBPF.iter().all(|name| PACKAGES.iter().any(|p| p.name == *name)));
+    }
+
+    #[test]
+    fn debian_and_its_children_are_told_from_others() {
+        assert!(names_debian("NAME=x\nID=debian\nVERSION_ID=\"12\"\n"));
+        assert!(names_debian("ID=ubuntu\nID_LIKE=debian\n"));
+        assert!(names_debian("ID=mint\nID_LIKE=\"ubuntu debian\"\n"));
+        assert!(!names_debian("ID=fedora\nID_LIKE=\"rhel\"\nHOME_URL=debian\n"));
+    }
+}

@@ -101,11 +101,11 @@ mod tests {
             length: 2,
             buffers: 3,
             spin_us: 4,
-            allow: vec![AccessEntry {
+            allow: [AccessEntry {
                 mac: aoe_common::Mac([2, 0, 0, 0, 0, 1]),
                 access: Access::ReadWrite,
                 rate_limit: None,
-            }],
+            }].into(),
             vlan: Vlan::Any,
             serial: Some("S".into()),
             rate_limit: Some(6),

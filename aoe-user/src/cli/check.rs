@@ -86,7 +86,8 @@ mod tests {
             entry(1, Access::ReadWrite),
             entry(2, Access::ReadOnly),
             entry(3, Access::ReadOnly),
-        ].into();
+        ]
+        .into();
         assert_eq!(rights(&export), "rw for 1, ro for 2");
         export.read_only = true;
         assert_eq!(rights(&export), "ro for 3");

@@ -105,7 +105,8 @@ mod tests {
                 mac: aoe_common::Mac([2, 0, 0, 0, 0, 1]),
                 access: Access::ReadWrite,
                 rate_limit: None,
-            }].into(),
+            }]
+            .into(),
             vlan: Vlan::Any,
             serial: Some("S".into()),
             rate_limit: Some(6),

@@ -135,15 +135,26 @@ fn an_empty_list_in_an_export_overrides_the_defaults() {
 #[test]
 fn thousands_of_exports_share_one_list_of_thousands() {
     let macs: Vec<String> = (0..16_384).map(|n| format!("\"02000000{n:04x}\"")).collect();
-    let mut text = format!("[defaults]\ninterfaces = [\"eth0\"]\nallow = [{}]\n", macs.join(", "));
+    let mut text = format!(
+        "[defaults]\ninterfaces = [\"eth0\"]\nallow = [{}]\n",
+        macs.join(", ")
+    );
     for n in 0..4096 {
-        text += &format!("[[export]]\nshelf = {}\nslot = {}\npath = \"/d\"\n", n / 200, n % 200);
+        text += &format!(
+            "[[export]]\nshelf = {}\nslot = {}\npath = \"/d\"\n",
+            n / 200,
+            n % 200
+        );
     }
     let start = std::time::Instant::now();
     let exports = read(&text).unwrap().config.exports;
     assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
     assert_eq!((exports.len(), exports[0].allow.len()), (4096, 16_384));
-    assert!(exports.iter().all(|export| Arc::ptr_eq(&export.allow, &exports[0].allow)));
+    assert!(
+        exports
+            .iter()
+            .all(|export| Arc::ptr_eq(&export.allow, &exports[0].allow))
+    );
 }
 
 #[test]

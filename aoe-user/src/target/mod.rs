@@ -30,6 +30,8 @@ mod reserve;
 mod scatter;
 mod session;
 mod state;
+#[cfg(test)]
+mod tests;
 mod work;
 
 pub use address::Address;

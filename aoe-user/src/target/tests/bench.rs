@@ -1,4 +1,4 @@
-//! A test bench: a link of plain memory, stores that can be told what to do, and frames.
+//! A test bench: a worker with its link, witnesses, and frames.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,402 +7,76 @@ use std::sync::Arc;
 use aoe_common::Mac;
 use parking_lot::Mutex;
 
+use super::link::MemLink;
+use super::store::MemStore;
 use crate::config::Vlan;
-use crate::store::{
-    Completion, Durability, Event, Extent, Fault, FaultKind, Lane, Mailbox, Step, Store, Token, Traits,
-};
-use crate::target::link::{Link, Pieces, PiecesMut};
+use crate::store::{Completion, Event, Fault, FaultKind, Lane, Mailbox, Token};
 use crate::target::{
     Address, Change, Export, Exports, Identity, Keeper, Observer, Options, Persistent, PortInfo, Session,
 };
 
-/// What fresh memory holds: no such byte may ever be sent where it was not written on purpose.
-pub const FILL: u8 = 0xa7;
-
 /// The port's address.
 pub const TARGET: Mac = Mac([2, 0, 0, 0, 0, 2]);
 
-/// A frame in pieces, as chunks would hold it.
-#[derive(Debug)]
-pub struct Frame {
-    pieces: Vec<Vec<u8>>,
+/// Initiators' addresses.
+pub const ONE: Mac = Mac([2, 0, 0, 0, 0, 1]);
+pub const OTHER: Mac = Mac([2, 0, 0, 0, 0, 0xaa]);
+
+/// A request frame: headers and an argument, not padded.
+pub fn frame_from(
+    source: Mac,
+    to: Mac,
+    shelf: u16,
+    slot: u8,
+    command: u8,
+    tag: u32,
+    argument: &[u8],
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend(to.0);
+    bytes.extend(source.0);
+    bytes.extend([0x88, 0xa2, 0x10, 0]);
+    bytes.extend(shelf.to_be_bytes());
+    bytes.extend([slot, command]);
+    bytes.extend(tag.to_be_bytes());
+    bytes.extend(argument);
+    bytes
 }
 
-impl Frame {
-    pub fn bytes(&self) -> Vec<u8> {
-        self.pieces.concat()
-    }
+/// A request from [`ONE`] to e7.3.
+pub fn request(command: u8, argument: &[u8]) -> Vec<u8> {
+    frame_from(ONE, TARGET, 7, 3, command, 0x1122_3344, argument)
 }
 
-/// A link whose frames live on the heap, counted.
-#[derive(Debug)]
-pub struct MemLink {
-    /// Longest piece.
-    pub piece_bytes: usize,
-    /// Frames in the hands of the engine.
-    pub out: usize,
-    /// Frames the pool can still give.
-    pub pool: usize,
-    pub sent: VecDeque<Vec<u8>>,
+/// An ATA argument with data.
+pub fn ata(aflags: u8, feature: u8, count: u8, command: u8, lba: u64, data: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![aflags, feature, count, command];
+    bytes.extend(&lba.to_le_bytes()[..6]);
+    bytes.extend([0, 0]);
+    bytes.extend(data);
+    bytes
 }
 
-impl MemLink {
-    pub fn new(piece_bytes: usize) -> MemLink {
-        MemLink {
-            piece_bytes,
-            out: 0,
-            pool: usize::MAX,
-            sent: VecDeque::new(),
-        }
-    }
-
-    /// A received frame, its spare bytes filled with a pattern.
-    pub fn receive(&mut self, bytes: &[u8]) -> Frame {
-        self.out += 1;
-        let pieces = match bytes {
-            [] => vec![Vec::new()],
-            _ => bytes.chunks(self.piece_bytes).map(<[u8]>::to_vec).collect(),
-        };
-        Frame { pieces }
-    }
+/// READ EXT.
+pub fn read(lba: u64, count: u8) -> Vec<u8> {
+    ata(0x40, 0, count, 0x24, lba, &[])
 }
 
-impl Link for MemLink {
-    type Frame = Frame;
-
-    fn pieces<'a>(&'a self, frame: &'a Frame) -> Pieces<'a> {
-        frame.pieces.iter().map(Vec::as_slice).collect()
-    }
-
-    fn pieces_mut<'a>(&'a self, frame: &'a mut Frame) -> PiecesMut<'a> {
-        frame.pieces.iter_mut().map(Vec::as_mut_slice).collect()
-    }
-
-    fn resize(&mut self, frame: &mut Frame, len: usize) -> bool {
-        let mut have = frame.bytes();
-        if len > have.len() && self.pool == 0 {
-            return false;
-        }
-        have.resize(len, FILL);
-        frame.pieces = have.chunks(self.piece_bytes).map(<[u8]>::to_vec).collect();
-        true
-    }
-
-    fn allocate(&mut self, len: usize) -> Option<Frame> {
-        self.pool = self.pool.checked_sub(1)?;
-        self.out += 1;
-        Some(Frame {
-            pieces: vec![FILL; len]
-                .chunks(self.piece_bytes)
-                .map(<[u8]>::to_vec)
-                .collect(),
-        })
-    }
-
-    fn send(&mut self, frame: Frame) {
-        self.out -= 1;
-        self.sent.push_back(frame.bytes());
-    }
-
-    fn free(&mut self, _: Frame) {
-        self.out -= 1;
-    }
+/// WRITE EXT of sectors full of one byte.
+pub fn write(lba: u64, count: u8, byte: u8) -> Vec<u8> {
+    ata(0x41, 0, count, 0x34, lba, &vec![byte; usize::from(count) * 512])
 }
 
-/// How a [`MemStore`] treats its next operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mood {
-    /// At once.
-    Prompt,
-    /// Later, when [`MemStore::finish`] is called.
-    Defer,
-    /// With a fault of this kind at this sector.
-    Fail(FaultKind, u64),
+/// Error and status of an ATA reply without AoE error.
+pub fn status(reply: &[u8]) -> (u8, u8) {
+    assert_eq!(reply[14], 0x18, "no AoE error");
+    (reply[27], reply[25])
 }
 
-/// An operation that a [`MemStore`] has put off.
-#[derive(Debug)]
-struct Deferred {
-    mailbox: Mailbox,
-    token: Token,
-    operation: Operation,
-}
-
-#[derive(Debug)]
-enum Operation {
-    Read(Extent),
-    Write(Extent, Vec<u8>),
-    Other(Vec<Extent>),
-}
-
-impl Operation {
-    fn spans(&self) -> (bool, Vec<Extent>) {
-        match self {
-            Operation::Read(extent) => (false, vec![*extent]),
-            Operation::Write(extent, _) => (true, vec![*extent]),
-            Operation::Other(extents) => (true, extents.clone()),
-        }
-    }
-}
-
-#[derive(Debug)]
-pub struct Inner {
-    pub image: Vec<u8>,
-    pub mood: Mood,
-    /// Put-off reads end with `Again` rather than with their bytes.
-    pub again: bool,
-    deferred: Vec<Deferred>,
-    /// Operations whose `Again` was posted: the repeated call is done at once.
-    granted: Vec<(Token, usize)>,
-    /// What was asked for, in order.
-    pub log: Vec<String>,
-    pub refresh_fails: bool,
-}
-
-/// A store of plain memory that checks the caller's promise: nothing overlaps a write in flight.
-#[derive(Debug)]
-pub struct MemStore {
-    pub inner: Mutex<Inner>,
-    pub traits: Traits,
-}
-
-fn range(extent: Extent) -> std::ops::Range<usize> {
-    let first = usize::try_from(extent.lba).unwrap() * 512;
-    first..first + usize::try_from(extent.count).unwrap() * 512
-}
-
-impl MemStore {
-    pub fn new(sectors: usize) -> Arc<MemStore> {
-        let mut image = Vec::new();
-        for sector in 0..sectors as u64 {
-            for _ in 0..32 {
-                image.extend(sector.to_le_bytes());
-                image.extend(b"AoEsectr");
-            }
-        }
-        let inner = Inner {
-            image,
-            mood: Mood::Prompt,
-            again: false,
-            deferred: Vec::new(),
-            granted: Vec::new(),
-            log: Vec::new(),
-            refresh_fails: false,
-        };
-        let traits = Traits {
-            trim: true,
-            zeroes_after_trim: true,
-            physical_exponent: 3,
-        };
-        Arc::new(MemStore {
-            inner: Mutex::new(inner),
-            traits,
-        })
-    }
-
-    pub fn mood(&self, mood: Mood) {
-        self.inner.lock().mood = mood;
-    }
-
-    pub fn log(&self) -> Vec<String> {
-        std::mem::take(&mut self.inner.lock().log)
-    }
-
-    pub fn deferred(&self) -> usize {
-        self.inner.lock().deferred.len()
-    }
-
-    /// Ends the `n`th put-off operation, well or with a fault.
-    pub fn finish(&self, n: usize, fault: Option<FaultKind>) {
-        let mut inner = self.inner.lock();
-        let Deferred {
-            mailbox,
-            token,
-            operation,
-        } = inner.deferred.remove(n);
-        let lba = operation.spans().1.first().map_or(0, |extent| extent.lba);
-        if let Some(kind) = fault {
-            let fault = Fault {
-                kind,
-                lba,
-                source: io::Error::other("as told"),
-            };
-            mailbox.post(Completion {
-                token,
-                event: Event::Finished(Err(fault)),
-            });
-            return;
-        }
-        let again = inner.again;
-        let bytes = match operation {
-            Operation::Read(extent) => Some(inner.image[range(extent)].to_vec().into_boxed_slice()),
-            Operation::Write(extent, bytes) => {
-                inner.image[range(extent)].copy_from_slice(&bytes);
-                None
-            }
-            Operation::Other(extents) => {
-                for extent in extents {
-                    inner.image[range(extent)].fill(0);
-                }
-                None
-            }
-        };
-        if again {
-            inner.granted.push((token, mailbox_key(&mailbox)));
-            mailbox.post(Completion {
-                token,
-                event: Event::Again,
-            });
-        } else {
-            mailbox.post(Completion {
-                token,
-                event: Event::Finished(Ok(bytes)),
-            });
-        }
-    }
-
-    fn start(&self, lane: &Lane, token: Token, name: &str, operation: Operation) -> Result<Step, Fault> {
-        let mut inner = self.inner.lock();
-        let (writes, spans) = operation.spans();
-        let lba = spans.first().map_or(0, |extent| extent.lba);
-        let mailbox = lane.mailbox();
-        let grant = (token, mailbox_key(&mailbox));
-        let granted = inner.granted.iter().position(|known| *known == grant);
-        if let Some(at) = granted {
-            inner.granted.remove(at);
-        }
-        for other in &inner.deferred {
-            let (other_writes, other_spans) = other.operation.spans();
-            for a in &spans {
-                for b in &other_spans {
-                    let overlap = a.lba < b.lba + b.count && b.lba < a.lba + a.count;
-                    assert!(
-                        !(overlap && (writes || other_writes)),
-                        "{name} overlaps {:?}",
-                        other.operation
-                    );
-                }
-            }
-        }
-        inner.log.push(format!(
-            "{name} {lba}+{}",
-            spans.first().map_or(0, |extent| extent.count)
-        ));
-        match inner.mood {
-            Mood::Fail(kind, lba) => Err(Fault {
-                kind,
-                lba,
-                source: io::Error::other("as told"),
-            }),
-            Mood::Defer if granted.is_none() => {
-                inner.deferred.push(Deferred {
-                    mailbox,
-                    token,
-                    operation,
-                });
-                Ok(Step::Later)
-            }
-            _ => Ok(Step::Done),
-        }
-    }
-}
-
-/// Tells lanes apart: tokens are a lane's own.
-fn mailbox_key(mailbox: &Mailbox) -> usize {
-    // The only thing a mailbox shows of itself is its address inside Debug output; the descriptor is unique.
-    let text = format!("{mailbox:?}");
-    let at = text.find("fd: ").map_or(0, |at| at + 4);
-    text[at..]
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect::<String>()
-        .parse()
-        .unwrap_or(0)
-}
-
-impl Store for MemStore {
-    fn sectors(&self) -> u64 {
-        self.inner.lock().image.len() as u64 / 512
-    }
-
-    fn refresh(&self) -> io::Result<u64> {
-        if self.inner.lock().refresh_fails {
-            return Err(io::Error::other("as told"));
-        }
-        Ok(self.sectors())
-    }
-
-    fn traits(&self) -> Traits {
-        self.traits
-    }
-
-    fn read(
-        &self,
-        lane: &mut Lane,
-        token: Token,
-        extent: Extent,
-        into: &mut [&mut [u8]],
-    ) -> Result<Step, Fault> {
-        let step = self.start(lane, token, "read", Operation::Read(extent))?;
-        if step == Step::Done {
-            let inner = self.inner.lock();
-            let mut bytes = inner.image[range(extent)].iter();
-            let total: usize = into.iter().map(|piece| piece.len()).sum();
-            assert_eq!(total, bytes.len(), "slices must add up to the extent");
-            for byte in into.iter_mut().flat_map(|piece| piece.iter_mut()) {
-                *byte = *bytes.next().unwrap();
-            }
-        }
-        Ok(step)
-    }
-
-    fn write(
-        &self,
-        lane: &mut Lane,
-        token: Token,
-        extent: Extent,
-        from: &[&[u8]],
-        durability: Durability,
-    ) -> Result<Step, Fault> {
-        let bytes = from.concat();
-        assert_eq!(
-            bytes.len(),
-            range(extent).len(),
-            "slices must add up to the extent"
-        );
-        let name = if durability == Durability::Durable {
-            "write durable"
-        } else {
-            "write"
-        };
-        let step = self.start(lane, token, name, Operation::Write(extent, bytes.clone()))?;
-        if step == Step::Done {
-            self.inner.lock().image[range(extent)].copy_from_slice(&bytes);
-        }
-        Ok(step)
-    }
-
-    fn flush(&self, lane: &mut Lane, token: Token) -> Result<Step, Fault> {
-        self.start(lane, token, "flush", Operation::Other(Vec::new()))
-    }
-
-    fn trim(&self, lane: &mut Lane, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
-        let step = self.start(lane, token, "trim", Operation::Other(extents.to_vec()))?;
-        if step == Step::Done {
-            for extent in extents {
-                self.inner.lock().image[range(*extent)].fill(0);
-            }
-        }
-        Ok(step)
-    }
-
-    fn verify(&self, lane: &mut Lane, token: Token, extent: Extent) -> Result<Step, Fault> {
-        self.start(lane, token, "verify", Operation::Read(extent))
-    }
-
-    fn close(&self) -> io::Result<()> {
-        Ok(())
-    }
+/// The AoE error code of a reply; 0: none.
+pub fn aoe_error(reply: &[u8]) -> u8 {
+    assert_eq!(reply[14] & 0x04 != 0, reply[15] != 0);
+    reply[15]
 }
 
 /// Remembers what it is told.
@@ -525,5 +199,19 @@ impl Worker {
     pub fn sent(&mut self) -> Vec<Vec<u8>> {
         assert_eq!(self.link.out, self.session.pending(), "a frame was lost");
         self.link.sent.drain(..).collect()
+    }
+}
+
+impl Worker {
+    /// Asks something that has exactly one answer.
+    pub fn answer(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut replies = self.ask(bytes);
+        assert_eq!(replies.len(), 1, "one reply");
+        replies.remove(0)
+    }
+
+    /// An ATA command from [`ONE`] to e7.3 and its status and error.
+    pub fn ata(&mut self, argument: &[u8]) -> (u8, u8) {
+        status(&self.answer(&request(0, argument)))
     }
 }

@@ -2,4 +2,8 @@
 #![expect(clippy::arithmetic_side_effects, reason = "tests may panic")]
 
 mod bench;
+mod commands;
+mod discovery;
+mod link;
+mod store;
 mod vectors;

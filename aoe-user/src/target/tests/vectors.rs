@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::bench::{MemStore, Witness, Worker, options};
+use super::bench::{Witness, Worker, options};
+use super::store::MemStore;
 use crate::config::Vlan;
 use crate::store::Traits;
 use crate::target::ata::identify::{Facts, block};

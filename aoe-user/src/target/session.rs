@@ -134,7 +134,8 @@ impl<L: Link> Session<L> {
     }
 
     /// Ends the session: requests that still wait go unanswered, and nobody waits for them any more. For an orderly
-    /// end, stop giving it frames and call [`Session::completions`] until [`Session::pending`] is 0 first.
+    /// end, stop giving it frames and call [`Session::completions`] until [`Session::pending`] is 0 first: nobody else
+    /// can tell when what the store has begun for this session's lane is over, and others may then overlap it.
     pub fn close(mut self, link: &mut L) {
         while let Some(parked) = self.engine.parking.evict() {
             link.free(parked.frame);

@@ -2,8 +2,10 @@
 #![expect(clippy::arithmetic_side_effects, reason = "tests may panic")]
 
 mod bench;
+mod changes;
 mod commands;
 mod discovery;
 mod link;
+mod ordering;
 mod store;
 mod vectors;

@@ -112,6 +112,11 @@ impl MemStore {
         self.inner.lock().deferred.len()
     }
 
+    /// Gives up what was put off, as the end of the lane that it was for does.
+    pub fn abandon(&self) {
+        self.inner.lock().deferred.clear();
+    }
+
     /// Ends the `n`th put-off operation, well or with a fault.
     pub fn finish(&self, n: usize, fault: Option<FaultKind>) {
         let mut inner = self.inner.lock();

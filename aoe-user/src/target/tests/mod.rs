@@ -7,6 +7,7 @@ mod changes;
 mod commands;
 mod discovery;
 mod link;
+mod model;
 mod ordering;
 mod parser;
 mod store;

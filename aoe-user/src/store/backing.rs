@@ -72,7 +72,13 @@ impl Backing {
         let sectors = served_sectors(path, bytes, options.offset, options.length)?;
         let start = options.offset * SECTOR_BYTES;
         if !options.shared {
-            lock::lock_range(&file, path, start, options.length * SECTOR_BYTES, !options.read_only)?;
+            lock::lock_range(
+                &file,
+                path,
+                start,
+                options.length * SECTOR_BYTES,
+                !options.read_only,
+            )?;
         }
         if bytes % SECTOR_BYTES != 0 && options.length == 0 {
             tracing::warn!(
@@ -83,12 +89,10 @@ impl Backing {
         }
         if options.prealloc && !options.read_only && !device {
             let bytes = sectors * SECTOR_BYTES;
-            rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, start, bytes).map_err(|error| {
-                StoreError::Prealloc {
-                    path: path.clone(),
-                    bytes,
-                    source: error.into(),
-                }
+            preallocate(&file, start, bytes).map_err(|source| StoreError::Prealloc {
+                path: path.clone(),
+                bytes,
+                source,
             })?;
         }
         let traits = find_traits(&file, device, options.read_only, bytes);
@@ -204,7 +208,12 @@ impl Backing {
     pub(super) fn punch(&self, extent: Extent) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let bytes = extent.count * SECTOR_BYTES;
-        Ok(rustix::fs::fallocate(&self.file, flags, self.position(extent.lba), bytes)?)
+        Ok(rustix::fs::fallocate(
+            &self.file,
+            flags,
+            self.position(extent.lba),
+            bytes,
+        )?)
     }
 
     /// Reads by system call, blocking.
@@ -247,7 +256,9 @@ impl Backing {
             let mut rest = *piece;
             while !rest.is_empty() {
                 match self.file.write_at(rest, at) {
-                    Ok(0) => return Err(self.fault_at(FaultKind::Write, at, io::ErrorKind::WriteZero.into())),
+                    Ok(0) => {
+                        return Err(self.fault_at(FaultKind::Write, at, io::ErrorKind::WriteZero.into()));
+                    }
                     Ok(n) => {
                         at += n as u64;
                         rest = &rest[n..];
@@ -293,7 +304,10 @@ impl Backing {
 
 /// What a read beyond the end of a cut file means.
 pub(super) fn short_file() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the backing file is shorter than the export")
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the backing file is shorter than the export",
+    )
 }
 
 /// Whether `path` is a block device, or why it can be none of ours.
@@ -332,7 +346,12 @@ fn object_bytes(file: &File, device: bool) -> io::Result<u64> {
 }
 
 fn find_traits(file: &File, device: bool, read_only: bool, bytes: u64) -> Traits {
-    let trim = !read_only && if device { device_trims(file) } else { file_trims(file, bytes) };
+    let trim = !read_only
+        && if device {
+            device_trims(file)
+        } else {
+            file_trims(file, bytes)
+        };
     let physical_bytes = match device {
         true => rustix::fs::ioctl_blkpbszget(file).unwrap_or(SECTOR_BYTES as u32),
         false => 4096,
@@ -343,6 +362,22 @@ fn find_traits(file: &File, device: bool, read_only: bool, bytes: u64) -> Traits
         zeroes_after_trim: trim,
         physical_exponent: (physical_bytes / SECTOR_BYTES as u32).max(1).ilog2() as u8,
     }
+}
+
+/// Allocates the range, if it can fit: a fallocate that runs out of space keeps what it got, and would leave the
+/// whole file system full.
+fn preallocate(file: &File, start: u64, bytes: u64) -> io::Result<()> {
+    let system = rustix::fs::fstatvfs(file)?;
+    let present = file.metadata()?.blocks() * 512;
+    if bytes.saturating_sub(present) > system.f_bavail.saturating_mul(system.f_frsize) {
+        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+    }
+    Ok(rustix::fs::fallocate(
+        file,
+        FallocateFlags::KEEP_SIZE,
+        start,
+        bytes,
+    )?)
 }
 
 /// Tries a hole beyond the end of the file, where it changes nothing.

@@ -8,7 +8,9 @@
 //! is a write, so a store need not lock ranges.
 
 mod backing;
+mod bounce;
 mod committer;
+mod fetch;
 pub mod lane;
 mod lock;
 mod mapped;
@@ -20,6 +22,8 @@ mod residency;
 mod sigbus;
 #[cfg(test)]
 mod tests;
+mod transfer;
+mod uring;
 
 use std::io;
 

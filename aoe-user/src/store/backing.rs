@@ -193,6 +193,27 @@ impl Backing {
         Err(Fault::outside(kind, extent))
     }
 
+    /// Refuses writes to what is read-only; the second lock after `target`'s.
+    ///
+    /// # Errors
+    /// A fault.
+    pub(super) fn check_writable(&self, extent: Extent) -> Result<(), Fault> {
+        if !self.read_only {
+            return Ok(());
+        }
+        Err(Fault {
+            kind: FaultKind::Write,
+            lba: extent.lba,
+            source: io::Error::from_raw_os_error(libc::EROFS),
+        })
+    }
+
+    /// The file's name, for a thread's.
+    pub(super) fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     /// Puts the file's dirty pages on the medium.
     ///
     /// # Errors

@@ -339,13 +339,7 @@ impl Store for MappedStore {
         durability: Durability,
     ) -> Result<Step, Fault> {
         self.core.backing.check(extent, FaultKind::Write)?;
-        if self.core.backing.read_only() {
-            return Err(Fault {
-                kind: FaultKind::Write,
-                lba: extent.lba,
-                source: io::Error::from_raw_os_error(libc::EROFS),
-            });
-        }
+        self.core.backing.check_writable(extent)?;
         let core = &self.core;
         let mut found = core.find(lane.tick(), extent);
         if let Found::Unsure(view, residency, pages) = found {
@@ -423,7 +417,6 @@ impl Medium for Core {
     }
 
     fn name(&self) -> String {
-        let name = self.backing.path().file_name().unwrap_or_default();
-        name.to_string_lossy().into_owned()
+        self.backing.name()
     }
 }

@@ -8,8 +8,10 @@
 //! is a write, so a store need not lock ranges.
 
 mod backing;
+mod blocks;
 mod bounce;
 mod committer;
+mod direct;
 mod fetch;
 pub mod lane;
 mod lock;
@@ -17,6 +19,7 @@ mod mapped;
 mod mmap;
 mod null;
 mod open;
+mod partial;
 mod ram;
 mod residency;
 mod sigbus;

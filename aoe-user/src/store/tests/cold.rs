@@ -92,9 +92,18 @@ fn cold_writes_keep_the_rest_of_their_pages() {
 
 #[test]
 fn verify_reads_all_and_finds_what_is_missing() {
+    verify(StoreKind::Mmap);
+}
+
+#[test]
+fn direct_verify_reads_all_and_finds_what_is_missing() {
+    verify(StoreKind::Direct);
+}
+
+fn verify(kind: StoreKind) {
     let dir = tempfile::tempdir_in(".").unwrap();
     let (path, file) = cold_image(dir.path(), 20_000);
-    let store = open(&StoreOptions::new(StoreKind::Mmap, &path)).unwrap();
+    let store = open(&StoreOptions::new(kind, &path)).unwrap();
     for lane in lanes() {
         let mut driver = Driver::new(&store);
         driver.lane = lane;

@@ -2,13 +2,14 @@
 //! where nothing is gained by being quick.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 
@@ -17,6 +18,9 @@ use super::{Extent, Fault, FaultKind, SECTOR_BYTES, StoreError, StoreOptions, Tr
 
 /// At most one line about trouble with a backing object in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Pieces that one system call writes.
+const PIECES: usize = 16;
 
 /// An opened backing object and the run of it that is served.
 #[derive(Debug)]
@@ -273,19 +277,23 @@ impl Backing {
         if end > object_end {
             return Err(self.fault_at(FaultKind::Write, at.max(object_end), short_file()));
         }
-        for piece in from {
-            let mut rest = *piece;
-            while !rest.is_empty() {
-                match self.file.write_at(rest, at) {
+        // One system call, nearly always: a frame's payload is in few pieces.
+        for pieces in from.chunks(PIECES) {
+            let mut slices: ArrayVec<IoSlice<'_>, PIECES> =
+                pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            let mut slices = &mut slices[..];
+            IoSlice::advance_slices(&mut slices, 0);
+            while !slices.is_empty() {
+                match rustix::io::pwritev(&self.file, slices, at) {
                     Ok(0) => {
                         return Err(self.fault_at(FaultKind::Write, at, io::ErrorKind::WriteZero.into()));
                     }
                     Ok(n) => {
                         at += n as u64;
-                        rest = &rest[n..];
+                        IoSlice::advance_slices(&mut slices, n);
                     }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(self.fault_at(FaultKind::Write, at, error)),
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(self.fault_at(FaultKind::Write, at, error.into())),
                 }
             }
         }

@@ -121,6 +121,12 @@ impl Drop for MappedStore {
 }
 
 impl Core {
+    /// Whether the file's pages never leave memory nor need writing back (tmpfs, ramfs, hugetlbfs).
+    #[inline]
+    fn in_memory(&self) -> bool {
+        self.view().residency.is_none()
+    }
+
     #[inline]
     fn view(&self) -> &View {
         let newest = self.newest.load(Ordering::Acquire);
@@ -203,14 +209,24 @@ impl Core {
         result
     }
 
+    /// By pwrite, where the file system has to track dirty pages: a write through the mapping costs it a page fault
+    /// after every commit, two to three times as much. The pages are in memory or covered whole.
+    fn write_to_cache(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
+        let result = self.backing.write_slices(extent, from);
+        // Before the caller's look at the dirty flag, see `Committer::note_write`.
+        fence(Ordering::SeqCst);
+        match result {
+            Ok(()) => self.arrived(extent),
+            Err(_) => self.recover(),
+        }
+        result
+    }
+
     /// As [`Core::read_slowly`]; writes again what may have gone into a page that was not the file's.
     #[cold]
     fn write_slowly(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
         self.slow.fetch_add(1, Ordering::Relaxed);
-        let result = self.backing.write_slices(extent, from);
-        if result.is_ok() {
-            self.arrived(extent);
-        }
+        let result = self.write_to_cache(extent, from);
         self.recover();
         result
     }
@@ -341,25 +357,26 @@ impl Store for MappedStore {
         self.core.backing.check(extent, FaultKind::Write)?;
         self.core.backing.check_writable(extent)?;
         let core = &self.core;
-        let mut found = core.find(lane.tick(), extent);
-        if let Found::Unsure(view, residency, pages) = found {
-            if !residency.look(&view.mapping, &pages, lane.tick()) {
-                core.cold.fetch_add(1, Ordering::Relaxed);
-                if let Some(warm) = core.to_warm(view, residency, &pages, extent) {
-                    Warm::start(lane, core, token, warm);
-                    return Ok(Step::Later);
+        match core.find(lane.tick(), extent) {
+            Found::Hot(mapping, at, epoch) if core.in_memory() => {
+                mapping.write(at, from);
+                if !mapping.intact(epoch) {
+                    core.write_slowly(extent, from)?;
                 }
             }
-            found = core.find(lane.tick(), extent);
-        }
-        if let Found::Hot(mapping, at, epoch) = found {
-            mapping.write(at, from);
-            if mapping.intact(epoch) {
-                return Ok(self.written(lane, token, extent, durability));
+            Found::Hot(..) => core.write_to_cache(extent, from)?,
+            Found::Unsure(view, residency, pages) => {
+                if !residency.look(&view.mapping, &pages, lane.tick()) {
+                    core.cold.fetch_add(1, Ordering::Relaxed);
+                    if let Some(warm) = core.to_warm(view, residency, &pages, extent) {
+                        Warm::start(lane, core, token, warm);
+                        return Ok(Step::Later);
+                    }
+                }
+                core.write_to_cache(extent, from)?;
             }
+            Found::Broken => core.write_slowly(extent, from)?,
         }
-        core.write_slowly(extent, from)?;
-        fence(Ordering::SeqCst);
         Ok(self.written(lane, token, extent, durability))
     }
 

@@ -60,8 +60,8 @@ impl PartialWrite {
     fn blocks(&self) -> impl Iterator<Item = u64> + use<> {
         let alignment = self.core.disk.alignment;
         let bytes = self.core.disk.bytes(self.extent);
-        let first = (bytes.start % alignment.block != 0).then_some(bytes.start / alignment.block);
-        let last = (bytes.end % alignment.block != 0).then_some(bytes.end / alignment.block);
+        let first = (!bytes.start.is_multiple_of(alignment.block)).then_some(bytes.start / alignment.block);
+        let last = (!bytes.end.is_multiple_of(alignment.block)).then_some(bytes.end / alignment.block);
         first.into_iter().chain(last.filter(|last| first != Some(*last)))
     }
 
@@ -99,7 +99,7 @@ impl PartialWrite {
         lane.start(transfer, self);
     }
 
-    fn finish(self: Box<Self>, fault: Option<Fault>) -> Option<Completion> {
+    fn finish(&self, fault: Option<Fault>) -> Option<Completion> {
         for block in self.blocks() {
             self.core.blocks.release(block);
         }

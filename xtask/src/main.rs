@@ -1,5 +1,6 @@
 //! What developers and first users run: `cargo xtask <task>`. One file a task; this one only dispatches.
 
+mod bench;
 mod cargo;
 mod ebpf;
 mod run;
@@ -25,6 +26,8 @@ enum Task {
     Ebpf(ebpf::Args),
     /// Serve an image to an initiator in a lab of namespaces and check every byte; or run xblade with your arguments.
     Run(run::Args),
+    /// Measure xblade and the peers installed against each other.
+    Bench(bench::Args),
     /// Run the tests, one line a suite.
     Test(test::Args),
 }
@@ -34,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         Task::Setup(args) => setup::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
         Task::Run(args) => run::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Test(args) => test::run(&args),
     }
 }

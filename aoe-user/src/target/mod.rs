@@ -12,9 +12,9 @@ mod address;
 mod admin;
 mod adverts;
 mod ata;
-mod core;
 mod counters;
 mod data;
+mod engine;
 mod export;
 mod exports;
 mod late;
@@ -30,6 +30,8 @@ mod reserve;
 mod scatter;
 mod session;
 mod state;
+#[cfg(test)]
+mod tests;
 mod work;
 
 pub use address::Address;

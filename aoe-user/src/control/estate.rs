@@ -10,12 +10,12 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
 use super::neighbours::Neighbour;
-use super::state::StateDir;
+use super::state::{self, StateDir};
 use crate::config::interfaces::{Interface, chosen, is_glob};
 use crate::config::{Config, ExportConfig, Mode};
 use crate::filter::{ExportRule, Rules};
 use crate::store::{self, Fault, SECTOR_BYTES, StoreOptions};
-use crate::target::{Address, Change, Export, Exports, Identity, Keeper, Observer, Options, Persistent};
+use crate::target::{Address, Change, Export, Exports, Identity, Observer, Options, Persistent};
 
 /// What IDENTIFY gives as the model.
 const MODEL: &str = "xblade";
@@ -49,17 +49,18 @@ impl Estate {
     /// Opens every store and takes up the kept state.
     pub fn open(config: &Config, notify: &UnboundedSender<Notice>) -> Result<Estate> {
         let state = match &config.state_dir {
-            Some(path) => Some(Arc::new(StateDir::open(path)?)),
+            Some(path) => Some(StateDir::open(path)?),
             None => None,
         };
         let mut estate = Estate { held: Vec::new(), state };
-        for export in &config.exports {
-            estate.open_one(export, notify)?;
+        for (export, name) in config.exports.iter().zip(state::names(config)) {
+            estate.open_one(export, &name, notify)?;
         }
         Ok(estate)
     }
 
-    fn open_one(&mut self, config: &ExportConfig, notify: &UnboundedSender<Notice>) -> Result<()> {
+    /// `name` is that of its state file.
+    fn open_one(&mut self, config: &ExportConfig, name: &str, notify: &UnboundedSender<Notice>) -> Result<()> {
         let address = Address { shelf: config.shelf, slot: config.slot };
         let store = store::open(&StoreOptions {
             kind: config.store,
@@ -72,11 +73,16 @@ impl Estate {
             flush_interval: config.flush_interval,
         })
         .with_context(|| format!("cannot export {address}"))?;
-        let persistent = match &self.state {
-            Some(state) => state.load(address)?,
-            None => Persistent::default(),
-        };
-        let keeper = self.state.clone().map(|state| state as Arc<dyn Keeper>);
+        let mut persistent = Persistent::default();
+        let mut keeper = None;
+        if let Some(state) = &self.state {
+            let loaded = state.load(name)?;
+            if let Some(message) = loaded.damaged {
+                error!("{message}");
+            }
+            persistent = loaded.state;
+            keeper = Some(state.keeper(name));
+        }
         let observer = Arc::new(Reporter { notify: notify.clone() });
         let export = Export::new(options(config, address), store, keeper, observer, persistent)
             .with_context(|| format!("cannot export {address}"))?;
@@ -100,8 +106,8 @@ impl Estate {
     }
 
     /// The exports of an interface.
-    pub fn addresses_on(&self, interface: &Interface) -> Vec<Address> {
-        self.on(interface).map(|held| held.export.address()).collect()
+    pub fn exports_on(&self, interface: &Interface) -> Vec<Arc<Export>> {
+        self.on(interface).map(|held| Arc::clone(&held.export)).collect()
     }
 
     /// True when the export is served there.
@@ -170,11 +176,11 @@ impl Estate {
 
     /// Opens what `config` has and this estate has not. One that cannot be opened is reported and left out.
     pub fn add(&mut self, config: &Config, notify: &UnboundedSender<Notice>) {
-        for wanted in &config.exports {
+        for (wanted, name) in config.exports.iter().zip(state::names(config)) {
             if self.held.iter().any(|held| held.config == *wanted) {
                 continue;
             }
-            if let Err(error) = self.open_one(wanted, notify) {
+            if let Err(error) = self.open_one(wanted, &name, notify) {
                 error!("{error:#}");
             }
         }

@@ -2,7 +2,6 @@
 //!
 //! One thread runs all of it on a small async runtime. The workers never wait for it.
 
-mod announce;
 mod estate;
 mod links;
 mod neighbours;
@@ -48,7 +47,6 @@ async fn supervise(config: Config, reload: Option<Reload>) -> Result<()> {
     supervisor.start(&links.list().await?)?;
     let mut tick = tokio::time::interval(TICK);
     loop {
-        let announce_at = supervisor.next_announcement();
         tokio::select! {
             event = signals.next() => match event {
                 Event::Stop(name) => {
@@ -68,7 +66,6 @@ async fn supervise(config: Config, reload: Option<Reload>) -> Result<()> {
                 supervisor.reconcile(&links.list().await?);
             }
             Some((address, change)) = changes.recv() => supervisor.changed(address, change),
-            () = sleep_until(announce_at) => {}
             _ = tick.tick() => {
                 supervisor.report();
                 if supervisor.has_failed_ports() {
@@ -76,14 +73,6 @@ async fn supervise(config: Config, reload: Option<Reload>) -> Result<()> {
                 }
             }
         }
-        supervisor.announce();
-    }
-}
-
-async fn sleep_until(instant: Option<std::time::Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant.into()).await,
-        None => std::future::pending().await,
     }
 }
 

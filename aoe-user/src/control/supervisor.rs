@@ -1,13 +1,12 @@
 //! Keeps ports and exports as they should be: compares what is wanted with what is there, and acts on the difference.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
-use super::announce::Announcer;
 use super::estate::{Estate, Notice, close_all};
 use super::links::LinkState;
 use super::neighbours;
@@ -27,7 +26,6 @@ pub(super) struct Supervisor {
     ports: BTreeMap<String, Served>,
     /// Interfaces that wait for something, with the reason that was logged.
     waiting: HashMap<String, Waiting>,
-    announcer: Announcer,
     notify: UnboundedSender<Notice>,
 }
 
@@ -53,7 +51,6 @@ impl Supervisor {
             estate,
             ports: BTreeMap::new(),
             waiting: HashMap::new(),
-            announcer: Announcer::default(),
             notify,
         })
     }
@@ -90,10 +87,10 @@ impl Supervisor {
     pub fn reconcile(&mut self, links: &HashMap<String, LinkState>) {
         let wanted = self.wanted(links);
         self.close_lost(&wanted, links);
-        for name in self.estate.literal_interfaces() {
-            if !links.contains_key(name) {
-                self.wait(name.to_owned(), Waiting::Absent);
-            }
+        let absent: Vec<String> =
+            self.estate.literal_interfaces().filter(|name| !links.contains_key(*name)).map(str::to_owned).collect();
+        for name in absent {
+            self.wait(name, Waiting::Absent);
         }
         for name in wanted {
             let link = &links[&name];
@@ -126,7 +123,6 @@ impl Supervisor {
         for name in lost {
             info!("{name}: no longer served (the interface or its exports are gone)");
             self.ports.remove(&name);
-            self.announcer.forget(&name);
         }
     }
 
@@ -191,7 +187,6 @@ impl Supervisor {
         if (link.mtu_bytes, link.rx_queues) != (before.mtu_bytes, before.rx_queues) {
             info!("{name}: now MTU {}, {} receive queues; opening it again", link.mtu_bytes, link.rx_queues);
             self.ports.remove(name);
-            self.announcer.forget(name);
             return self.open(link);
         }
         if let Some(mac) = link.mac
@@ -213,10 +208,8 @@ impl Supervisor {
     }
 
     fn announce_port(&mut self, name: &str) {
-        let Some(served) = self.ports.get(name) else { return };
-        let now = Instant::now();
-        for address in self.estate.addresses_on(&served.link.interface()) {
-            self.announcer.want(name, address, now);
+        if let Some(served) = self.ports.get(name) {
+            served.port.advertise(self.estate.exports_on(&served.link.interface()));
         }
     }
 
@@ -225,11 +218,10 @@ impl Supervisor {
         if matches!(change, Change::Mask) {
             self.renew_rules(address);
         }
-        let now = Instant::now();
-        for (name, served) in &self.ports {
-            if self.estate.serves(address, &served.link.interface()) {
-                self.announcer.want(name, address, now);
-            }
+        for served in self.ports.values() {
+            let mut exports = self.estate.exports_on(&served.link.interface());
+            exports.retain(|export| export.address() == address);
+            served.port.advertise(exports);
         }
     }
 
@@ -242,20 +234,6 @@ impl Supervisor {
                 error!("{name}: the filter keeps its old rules, the process enforces the new ones: {error}");
             }
         }
-    }
-
-    /// Sends the advertisements that are due.
-    pub fn announce(&mut self) {
-        for (name, addresses) in self.announcer.due(Instant::now()) {
-            if let Some(served) = self.ports.get(&name) {
-                served.port.advertise(addresses);
-            }
-        }
-    }
-
-    /// When [`Supervisor::announce`] has something to do again.
-    pub fn next_announcement(&self) -> Option<Instant> {
-        self.announcer.next_due()
     }
 
     /// True when an interface should be served and is not for a reason that may pass by itself.

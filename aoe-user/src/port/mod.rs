@@ -1,5 +1,6 @@
 //! One network interface being served: the filter on it, and a worker thread for each of its receive queues.
 
+mod figures;
 mod link;
 mod worker;
 
@@ -13,10 +14,10 @@ use tracing::warn;
 
 use crate::config::Mode;
 use crate::filter::{Attach, Counters, Denied, Filter, FilterError, Rules};
-use crate::target::{Address, Exports, PortInfo};
+use crate::target::{Export, Exports, PortInfo};
 use crate::xsk::{Bind, Socket, SocketConfig, XskError};
 
-pub use worker::WorkerFigures;
+pub use figures::Figures;
 use worker::{Command, Worker};
 
 /// How to serve an interface.
@@ -176,14 +177,16 @@ impl Port {
         self.filter.set_mac(mac)?;
         self.nic.mac = mac;
         let info = port_info(&self.nic);
-        self.tell(|| Command::Port(info.clone()));
+        self.tell(|| Command::Port(info));
         Ok(())
     }
 
     /// Has the first worker advertise these exports.
-    pub fn advertise(&self, addresses: Vec<Address>) {
+    ///
+    /// They go out at once, or as soon as one a second for each export allows.
+    pub fn advertise(&self, exports: Vec<Arc<Export>>) {
         if let Some(worker) = self.workers.first() {
-            worker.tell(Command::Advertise(addresses));
+            worker.tell(Command::Advertise(exports));
         }
     }
 
@@ -203,9 +206,9 @@ impl Port {
         Ok(self.filter.denied()?)
     }
 
-    /// Figures of each worker.
-    pub fn figures(&self) -> Vec<WorkerFigures> {
-        self.workers.iter().map(Worker::figures).collect()
+    /// What the workers have done, all together.
+    pub fn figures(&self) -> Figures {
+        self.workers.iter().map(Worker::figures).sum()
     }
 
     /// Ends the port: the interface becomes an ordinary one at once, then the workers answer what they have
@@ -256,5 +259,5 @@ fn attempts(mode: Mode) -> &'static [(Attach, Bind)] {
 }
 
 fn port_info(nic: &Nic) -> PortInfo {
-    PortInfo { name: nic.name.clone(), mac: nic.mac, mtu_bytes: nic.mtu_bytes }
+    PortInfo { mac: nic.mac, mtu_bytes: nic.mtu_bytes }
 }

@@ -11,10 +11,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tracing::warn;
 
 use crate::store::{Lane, Mailbox};
-use crate::target::{Address, Exports, PortInfo, Session, SessionCounters};
-use crate::xsk::{Frame, Socket, Statistics};
+use crate::target::{Counters, Export, Exports, PortInfo, Session};
+use crate::xsk::{Socket, Statistics};
 
-use super::{Nic, port_info};
+use super::{Figures, Nic, port_info};
 
 /// Frames taken from the ring before anything else is looked at.
 const BATCH: usize = 64;
@@ -22,6 +22,12 @@ const BATCH: usize = 64;
 const SPINS_PER_CLOCK: u32 = 32;
 /// How long a stopping worker waits for operations that the disk still owes it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// How often it looks meanwhile.
+const DRAIN_PAUSE: Duration = Duration::from_millis(10);
+/// When to ask the kernel again to send what it would not send yet.
+const KICK_AGAIN: Duration = Duration::from_millis(1);
+/// How long to leave an interface alone that poll(2) calls dead.
+const DEAD_PAUSE: Duration = Duration::from_millis(10);
 
 /// What control may ask of a worker.
 #[derive(Debug)]
@@ -31,18 +37,9 @@ pub(super) enum Command {
     /// The interface has changed.
     Port(PortInfo),
     /// Advertise these exports.
-    Advertise(Vec<Address>),
+    Advertise(Vec<Arc<Export>>),
     /// Finish what was received and end.
     Stop,
-}
-
-/// What a worker has done, readable at any time.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct WorkerFigures {
-    /// Times it slept in poll(2).
-    pub sleeps: u64,
-    /// Frames dropped between filter and worker, as AF_XDP counts them.
-    pub dropped: u64,
 }
 
 /// Control's handle of a worker thread.
@@ -51,7 +48,7 @@ pub(super) struct Worker {
     commands: Arc<SegQueue<Command>>,
     mailbox: Mailbox,
     shared: Arc<Shared>,
-    counters: Arc<SessionCounters>,
+    counters: Arc<Counters>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -85,6 +82,7 @@ impl Worker {
             shared: Arc::clone(&shared),
             spin,
             start: Instant::now(),
+            next_advert_us: None,
         };
         let thread = std::thread::Builder::new().name(format!("{}/{queue}", nic.name)).spawn(move || {
             if let Some(cpu) = cpu {
@@ -102,11 +100,11 @@ impl Worker {
     }
 
     /// What it has done so far.
-    pub(super) fn figures(&self) -> WorkerFigures {
-        WorkerFigures {
-            sleeps: self.shared.sleeps.load(Ordering::Relaxed),
-            dropped: self.shared.dropped.load(Ordering::Relaxed),
-        }
+    pub(super) fn figures(&self) -> Figures {
+        let mut figures: Vec<(&'static str, u64)> = self.counters.snapshot();
+        figures.push(("sleeps", self.shared.sleeps.load(Ordering::Relaxed)));
+        figures.push(("dropped", self.shared.dropped.load(Ordering::Relaxed)));
+        Figures(figures)
     }
 
     /// Waits for the thread to end.
@@ -129,6 +127,8 @@ struct DataPath {
     spin: Duration,
     /// Zero of the engine's clock.
     start: Instant,
+    /// When the engine wants to advertise again, on that clock.
+    next_advert_us: Option<u64>,
 }
 
 impl DataPath {
@@ -143,36 +143,38 @@ impl DataPath {
                     stopping.get_or_insert_with(Instant::now);
                 }
             }
-            if let Some(since) = stopping
-                && !worked
-                && (self.session.pending() == 0 || since.elapsed() > DRAIN_LIMIT)
-            {
-                break;
-            }
             if worked {
                 last_work = Instant::now();
-            } else if stopping.is_some() {
-                self.sleep(Some(Duration::from_millis(10)));
-            } else if !self.spin_until_work(last_work) {
-                self.sleep(None);
-                last_work = Instant::now();
+                continue;
+            }
+            match stopping {
+                Some(since) if self.session.pending() == 0 || since.elapsed() > DRAIN_LIMIT => break,
+                Some(_) => self.sleep(Some(DRAIN_PAUSE)),
+                None if self.spin_until_work(last_work) => {}
+                None => self.sleep(None),
             }
         }
+        self.publish();
+        self.session.close(&mut self.socket);
     }
 
     /// Serves what is there now; false when there was nothing.
     fn round(&mut self) -> bool {
         let now_us = self.now_us();
-        let mut received = false;
+        let mut worked = self.session.completions(&mut self.socket, &self.port, now_us);
         for _ in 0..BATCH {
             let Some(frame) = self.socket.receive() else { break };
-            received = true;
+            worked = true;
             self.session.frame(&mut self.socket, &self.port, frame, now_us);
         }
-        let completed = self.session.completions(&mut self.socket, &self.port, now_us);
-        self.session.lane().submit();
+        if worked {
+            self.session.lane().submit();
+        }
+        if self.next_advert_us.is_some_and(|due| due <= now_us) {
+            self.next_advert_us = self.session.tick(&mut self.socket, &self.port, now_us);
+        }
         self.socket.kick();
-        received || completed
+        worked
     }
 
     /// Looks at the rings until there is something to do or the spin time is over. Whoever waits for a disk does not
@@ -183,7 +185,7 @@ impl DataPath {
         }
         while last_work.elapsed() < self.spin {
             for _ in 0..SPINS_PER_CLOCK {
-                if self.socket.is_readable() || self.session.lane().has_completed() || !self.commands.is_empty() {
+                if self.socket.is_readable() || !self.commands.is_empty() {
                     return true;
                 }
                 std::hint::spin_loop();
@@ -192,25 +194,40 @@ impl DataPath {
         false
     }
 
-    /// Sleeps until a frame, a completion or a command arrives.
+    /// Sleeps until a frame, a completion or a command arrives, an advertisement is due, or `limit` is over.
     fn sleep(&mut self, limit: Option<Duration>) {
-        self.shared.sleeps.fetch_add(1, Ordering::Relaxed);
-        self.shared.dropped.store(dropped(&self.socket), Ordering::Relaxed);
+        self.publish();
         if !self.session.lane().prepare_sleep() {
             return;
         }
         if self.commands.is_empty() {
-            let mut interest = PollFlags::IN;
-            if self.socket.needs_kick() {
-                interest |= PollFlags::OUT;
-            }
-            let limit = limit.and_then(|limit| limit.try_into().ok());
-            let mut fds =
-                [PollFd::from_borrowed_fd(self.socket.fd(), interest), PollFd::new(self.session.lane_ref(), PollFlags::IN)];
-            // EINTR only makes the loop go round once more.
-            let _ = poll(&mut fds, limit.as_ref());
+            self.shared.sleeps.fetch_add(1, Ordering::Relaxed);
+            self.poll(limit);
         }
         self.session.lane().awake();
+    }
+
+    fn poll(&mut self, limit: Option<Duration>) {
+        let now_us = self.now_us();
+        let until_advert = self.next_advert_us.map(|due| Duration::from_micros(due.saturating_sub(now_us) + 1));
+        let until_kick = self.socket.needs_kick().then_some(KICK_AGAIN);
+        let timeout = [limit, until_advert, until_kick].into_iter().flatten().min();
+        let timeout = timeout.and_then(|limit| limit.try_into().ok());
+        let lane = self.session.lane();
+        let mut fds = [self.socket.fd(), lane.fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        // EINTR only makes the loop go round once more.
+        let _ = poll(&mut fds, timeout.as_ref());
+        if fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
+            // The interface is gone or down: poll would return at once for ever. Control will see to it.
+            std::thread::sleep(DEAD_PAUSE);
+        }
+    }
+
+    /// Leaves the figures where control reads them.
+    fn publish(&self) {
+        let Statistics { rx_dropped, rx_ring_full, fill_ring_empty, .. } = self.socket.statistics();
+        let dropped = rx_dropped.saturating_add(rx_ring_full).saturating_add(fill_ring_empty);
+        self.shared.dropped.store(dropped, Ordering::Relaxed);
     }
 
     /// Carries out a command; true when it was the last.
@@ -218,11 +235,13 @@ impl DataPath {
         match command {
             Command::Exports(exports) => self.session.set_exports(exports),
             Command::Port(port) => self.port = port,
-            Command::Advertise(addresses) => {
+            Command::Advertise(exports) => {
                 let now_us = self.now_us();
-                for address in addresses {
-                    self.session.advertise(&mut self.socket, &self.port, address, now_us);
+                for export in exports {
+                    self.session.advertise(&mut self.socket, &self.port, &export, now_us);
                 }
+                self.next_advert_us = self.session.tick(&mut self.socket, &self.port, now_us);
+                self.socket.kick();
             }
             Command::Stop => return true,
         }
@@ -232,11 +251,6 @@ impl DataPath {
     fn now_us(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
-}
-
-fn dropped(socket: &Socket) -> u64 {
-    let Statistics { rx_dropped, rx_ring_full, fill_ring_empty, .. } = socket.statistics();
-    rx_dropped.saturating_add(rx_ring_full).saturating_add(fill_ring_empty)
 }
 
 /// Binds this thread to one CPU; a CPU that does not exist costs a warning, not the service.

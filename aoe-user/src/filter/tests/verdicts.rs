@@ -2,10 +2,8 @@
 
 use super::*;
 
-fn filter() -> Option<Filter> {
-    let mut filter = load(&rules([open(1, 1), listed(1, 2, &[ALICE])]))?;
-    with_socket(&mut filter);
-    Some(filter)
+fn filter() -> Option<Loaded> {
+    load(&rules([open(1, 1), listed(1, 2, &[ALICE])]))
 }
 
 #[test]
@@ -257,7 +255,8 @@ fn without_a_socket_frames_are_counted_and_dropped() {
     filter.clear_socket(0).unwrap();
     filter.clear_socket(0).unwrap();
     expect(&filter, Counter::NoSocket, &Frame::to(1, 1, ALICE));
-    with_socket(&mut filter);
+    let socket = filter.socket.try_clone().unwrap();
+    filter.set_socket(0, socket.as_fd()).unwrap();
     expect(&filter, Counter::Redirected, &Frame::to(1, 1, ALICE));
     filter.clear_socket(1023).unwrap();
     assert!(filter.clear_socket(1024).is_err());
@@ -269,7 +268,7 @@ fn tags_keep_exports_apart() {
         vlan,
         ..open(1, slot)
     };
-    let Some(mut filter) = load(&rules([
+    let Some(filter) = load(&rules([
         on(Vlan::Untagged, 1),
         ExportRule {
             vlan: Vlan::Id(5),
@@ -283,7 +282,6 @@ fn tags_keep_exports_apart() {
     ])) else {
         return;
     };
-    with_socket(&mut filter);
     let one = Frame::to(1, 1, BOB);
     expect(&filter, Counter::Redirected, &one);
     // Priority tags are no VLAN; priority and drop-eligible bits don't matter in one.

@@ -1,0 +1,172 @@
+//! The subcommands that work on files, through the real binary.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use aoe_common::Mac;
+use xblade::control::state::StateDir;
+use xblade::target::Persistent;
+
+fn xblade(dir: &Path, line: &str) -> Output {
+    let args = line.split_whitespace();
+    Command::new(env!("CARGO_BIN_EXE_xblade"))
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn done(dir: &Path, line: &str) -> String {
+    let output = xblade(dir, line);
+    assert!(
+        output.status.success(),
+        "{line}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn failed(dir: &Path, line: &str, expected: &str) {
+    let output = xblade(dir, line);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{line}: {stderr}");
+    assert!(stderr.contains(expected), "{line}: {stderr}");
+}
+
+#[test]
+fn images_are_made() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    assert_eq!(done(dir, "create a.raw 1G"), "a.raw: 1 GiB, sparse\n");
+    assert_eq!(fs::metadata(dir.join("a.raw")).unwrap().len(), 1 << 30);
+    done(dir, "create --prealloc b.raw 2048s");
+    let found = fs::metadata(dir.join("b.raw")).unwrap();
+    assert_eq!(found.len(), 1 << 20);
+    assert!(found.blocks() * 512 >= 1 << 20);
+}
+
+#[test]
+fn images_that_cannot_be_made_leave_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    fs::write(dir.join("old.raw"), "precious").unwrap();
+    failed(
+        dir,
+        "create old.raw 1M",
+        "old.raw exists already, and create never overwrites",
+    );
+    assert_eq!(fs::read(dir.join("old.raw")).unwrap(), b"precious");
+    failed(dir, "create no/a.raw 1M", "cannot make no/a.raw");
+    failed(dir, "create --prealloc a.raw 200T", "are free there");
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 1);
+}
+
+fn state() -> Persistent {
+    Persistent {
+        string: b"vm\"01\xff".to_vec(),
+        mask: vec![Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])],
+        reserve: vec![Mac([2, 0, 0, 0, 0, 3])],
+    }
+}
+
+#[test]
+fn kept_states_are_shown_and_cleared() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let kept = StateDir::open(&dir.join("s")).unwrap();
+    kept.store("1.1", &state()).unwrap();
+    kept.store("1.11", &state()).unwrap();
+    kept.store("1.2", &Persistent::default()).unwrap();
+    drop(kept);
+
+    let list = done(dir, "state list --state-dir s");
+    let rows: Vec<&str> = list.lines().collect();
+    assert_eq!(rows.len(), 3, "an empty state is not worth a line: {list}");
+    assert!(
+        rows[1].starts_with("1.1 ") && rows[1].contains(r#""vm\"01\xff""#),
+        "{list}"
+    );
+    assert!(
+        rows[1].contains("2 addresses") && rows[1].ends_with("02:00:00:00:00:03"),
+        "{list}"
+    );
+
+    let shown = done(dir, "state show 1 1 --state-dir s");
+    assert!(
+        shown.contains("MAC mask       02:00:00:00:00:01 02:00:00:00:00:02\n"),
+        "{shown}"
+    );
+
+    done(dir, "state clear 1 1 --mask --state-dir s");
+    let shown = done(dir, "state show 1 1 --state-dir s");
+    assert!(shown.contains("MAC mask       everyone\n"), "{shown}");
+    assert!(
+        shown.contains("reserved for   02:00:00:00:00:03\n"),
+        "only what was named: {shown}"
+    );
+
+    done(dir, "state clear 1 1 --state-dir s");
+    let kept = StateDir::open(&dir.join("s")).unwrap();
+    assert_eq!(kept.load("1.1").unwrap().state, Persistent::default());
+    assert_eq!(
+        kept.load("1.11").unwrap().state,
+        state(),
+        "another export's is untouched"
+    );
+}
+
+#[test]
+fn states_in_use_and_states_that_are_not_there_are_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let kept = StateDir::open(&dir.join("s")).unwrap();
+    kept.store("1.1", &state()).unwrap();
+    failed(
+        dir,
+        "state clear 1 1 --state-dir s",
+        &format!("in use by process {}", std::process::id()),
+    );
+    done(dir, "state show 1 1 --state-dir s");
+    assert_eq!(kept.load("1.1").unwrap().state, state());
+    failed(
+        dir,
+        "state show 2 2 --state-dir s",
+        "nothing is kept for 2.2 in s",
+    );
+    failed(
+        dir,
+        "state list --state-dir none",
+        "cannot read the state directory none",
+    );
+
+    fs::write(dir.join("s/3.3.state"), "junk").unwrap();
+    assert!(done(dir, "state list --state-dir s").contains("damaged"));
+    failed(dir, "state show 3 3 --state-dir s", "3.3: damaged");
+    assert_eq!(
+        fs::read(dir.join("s/3.3.state")).unwrap(),
+        b"junk",
+        "looking moves nothing"
+    );
+}
+
+#[test]
+fn packagers_get_manuals_and_completions() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    assert!(done(dir, "man").contains(".TH xblade 1"));
+    done(dir, "man pages");
+    for page in ["xblade.1", "xblade-serve.1", "xblade-state-clear.1"] {
+        let text = fs::read_to_string(dir.join("pages").join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
+        assert!(text.contains(".SH NAME"), "{page}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(
+            done(dir, &format!("completions {shell}")).contains("xblade"),
+            "{shell}"
+        );
+    }
+}

@@ -115,11 +115,15 @@ impl<L: Link> Session<L> {
     }
 
 <<<<<<< HEAD
+<<<<<<< HEAD
+=======
+>>>>>>> main
     /// Goes on with every request that something has happened to; false when there was none.
     pub fn completions(&mut self, link: &mut L, port: &PortInfo, now_us: u64) -> bool {
         let mut any = false;
-        while let Some(completion) = self.core.lane.next() {
+        while let Some(completion) = self.engine.lane.next() {
             any = true;
+<<<<<<< HEAD
             self.core.complete(link, port, completion, now_us);
 =======
     /// Goes on with every request that something has happened to.
@@ -127,6 +131,9 @@ impl<L: Link> Session<L> {
         while let Some(completion) = self.engine.lane.next() {
             self.engine.complete(link, port, completion, now_us);
 >>>>>>> engine
+=======
+            self.engine.complete(link, port, completion, now_us);
+>>>>>>> main
         }
         any
     }

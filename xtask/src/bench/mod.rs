@@ -143,7 +143,10 @@ const PARTS: [(&str, Part); 10] = [
 impl Bench {
     /// Notes a failure, on the terminal too.
     fn failed(&mut self, what: &str, error: &anyhow::Error) {
-        eprintln!("         {what}: {error:#}");
-        self.results.failures.push(format!("{what}: {error:#}"));
+        let failure = format!("{what}: {error:#}");
+        eprintln!("         {failure}");
+        if !self.results.failures.contains(&failure) {
+            self.results.failures.push(failure);
+        }
     }
 }

@@ -14,6 +14,8 @@ use crate::sh;
 
 /// How long a target may take until it answers.
 const START: Duration = Duration::from_secs(20);
+/// How long a generator may take: longer than any load.
+const GENERATOR: Duration = Duration::from_secs(120);
 
 /// A program that serves AoE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -135,10 +137,17 @@ impl Stand {
             start_up: Duration::ZERO,
             xblade,
             pinned: serving.pinned,
-            napi_threads,
+            napi_threads: Vec::new(),
             _config: config,
         };
         stand.wait(started)?;
+        if serving.threaded {
+            stand.napi_threads = match thread_napi(&stand.lab) {
+                // without an XDP program a veth has no NAPI to thread
+                Err(_) if contender != Contender::Xblade => Vec::new(),
+                result => result?,
+            };
+        }
         Ok(stand)
     }
 
@@ -210,11 +219,18 @@ impl Stand {
 
 /// Waits for a generator's end and reads what it measured.
 pub fn figures(process: &mut Process) -> Result<Figures> {
-    process.wait(Duration::from_secs(300))?;
+    let json = |line: &str| line.starts_with('{');
+    // found here, or at its end: the generator has printed it a moment ago then
+    if process.wait_for_after(0, json, GENERATOR).is_err() {
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    process.wait(GENERATOR)?;
     let log = process.log();
-    let json = log.lines().find(|line| line.starts_with('{'));
-    serde_json::from_str(json.with_context(|| format!("the generator: {log}"))?)
-        .context("the generator's JSON")
+    let line = log
+        .lines()
+        .find(|line| json(line))
+        .with_context(|| format!("the generator: {log}"))?;
+    serde_json::from_str(line).context("the generator's JSON")
 }
 
 fn command(

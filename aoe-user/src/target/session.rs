@@ -114,26 +114,12 @@ impl<L: Link> Session<L> {
         }
     }
 
-<<<<<<< HEAD
-<<<<<<< HEAD
-=======
->>>>>>> main
     /// Goes on with every request that something has happened to; false when there was none.
     pub fn completions(&mut self, link: &mut L, port: &PortInfo, now_us: u64) -> bool {
         let mut any = false;
         while let Some(completion) = self.engine.lane.next() {
             any = true;
-<<<<<<< HEAD
-            self.core.complete(link, port, completion, now_us);
-=======
-    /// Goes on with every request that something has happened to.
-    pub fn completions(&mut self, link: &mut L, port: &PortInfo, now_us: u64) {
-        while let Some(completion) = self.engine.lane.next() {
             self.engine.complete(link, port, completion, now_us);
->>>>>>> engine
-=======
-            self.engine.complete(link, port, completion, now_us);
->>>>>>> main
         }
         any
     }

@@ -118,11 +118,6 @@ impl Stand {
             links: serving.links,
         })?;
         let xblade = xblade.to_str().context("an odd path of xblade")?.to_owned();
-        let napi_threads = if serving.threaded {
-            thread_napi(&lab)?
-        } else {
-            Vec::new()
-        };
         let (mut words, config) = command(&xblade, contender, serving)?;
         if serving.pinned {
             words.splice(0..0, ["taskset", "-c", TARGET_CPU].map(String::from));

@@ -6,6 +6,7 @@
 
 pub mod capture;
 pub mod frame;
+pub mod history;
 pub mod image;
 pub mod initiator;
 pub mod link;

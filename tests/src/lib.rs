@@ -5,6 +5,7 @@
 //! and captures of what went over the wire ([`capture`]). Everything cleans up after itself, however a test ends.
 
 pub mod capture;
+pub mod disk;
 pub mod frame;
 pub mod history;
 pub mod image;
@@ -15,6 +16,7 @@ pub mod net;
 pub mod process;
 pub mod target;
 pub mod vm;
+pub mod writer;
 
 pub use frame::{Address, Reply, Request};
 pub use image::Image;

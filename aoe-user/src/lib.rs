@@ -2,7 +2,12 @@
 //!
 //! Arrows run one way: `main → cli → {config, control, port} → {filter, xsk, target} → store → aoe-common`.
 
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod filter;
+pub mod initiator;
+pub mod port;
 pub mod store;
 pub mod target;
+pub mod xsk;

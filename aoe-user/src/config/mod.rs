@@ -1,9 +1,23 @@
-//! What is to be served, validated: the outcome of a config file or of `xblade serve`'s command line.
+//! What is to be served: the outcome of a config file or of `xblade serve`'s command line.
+//!
+//! [`file`] reads the text, [`validate`] looks for contradictions and at the machine, [`values`] holds the ranges and
+//! text forms that the file and the command line share.
 
+pub mod backing;
+pub mod file;
+pub mod interfaces;
+pub mod problem;
+mod reader;
+pub mod validate;
+pub mod values;
+
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use aoe_common::Mac;
+
+pub use crate::store::StoreKind;
 
 /// Everything one process serves.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +81,48 @@ pub struct ExportConfig {
     pub flush_interval: Duration,
 }
 
+impl ExportConfig {
+    /// Buffer count where none is given.
+    pub const BUFFERS: u16 = 64;
+    /// Spinning time where none is given, in microseconds.
+    pub const SPIN_US: u32 = 50;
+    /// Flush interval where none is given.
+    pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+    /// An export with every setting at its default and no interface yet.
+    pub fn new(shelf: u16, slot: u8, path: PathBuf) -> ExportConfig {
+        ExportConfig {
+            shelf,
+            slot,
+            path,
+            interfaces: Vec::new(),
+            mode: Mode::Auto,
+            store: StoreKind::Mmap,
+            sync: false,
+            read_only: false,
+            offset: 0,
+            length: 0,
+            buffers: Self::BUFFERS,
+            spin_us: Self::SPIN_US,
+            allow: Vec::new(),
+            vlan: Vlan::Untagged,
+            serial: None,
+            rate_limit: None,
+            wire_admin: true,
+            smart: false,
+            late_duplicates: false,
+            shared: false,
+            prealloc: false,
+            flush_interval: Self::FLUSH_INTERVAL,
+        }
+    }
+
+    /// `shelf.slot`, as people write it.
+    pub fn address(&self) -> String {
+        format!("{}.{}", self.shelf, self.slot)
+    }
+}
+
 /// A member of an access list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AccessEntry {
@@ -87,6 +143,11 @@ pub enum Access {
     ReadOnly,
 }
 
+impl Access {
+    /// Every value by its name.
+    pub const NAMES: [(&'static str, Access); 2] = [("rw", Access::ReadWrite), ("ro", Access::ReadOnly)];
+}
+
 /// VLAN rule of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vlan {
@@ -96,6 +157,23 @@ pub enum Vlan {
     Id(u16),
     /// Any frame, tagged or not.
     Any,
+}
+
+impl Vlan {
+    /// True when there is a frame that both rules answer to.
+    pub fn overlaps(self, other: Vlan) -> bool {
+        self == other || self == Vlan::Any || other == Vlan::Any
+    }
+}
+
+impl fmt::Display for Vlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Vlan::Untagged => f.write_str("untagged"),
+            Vlan::Id(id) => write!(f, "{id}"),
+            Vlan::Any => f.write_str("any"),
+        }
+    }
 }
 
 /// How to attach the XDP program and bind AF_XDP sockets.
@@ -111,15 +189,31 @@ pub enum Mode {
     Skb,
 }
 
-/// Kind of store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreKind {
-    /// A shared mapping of a file or block device.
-    Mmap,
-    /// O_DIRECT through io_uring.
-    Direct,
-    /// Memory, of the file's size, lost at exit.
-    Ram,
-    /// Reads give zeros, writes vanish; for measuring.
-    Null,
+impl Mode {
+    /// Every value by its name.
+    pub const NAMES: [(&'static str, Mode); 4] = [
+        ("auto", Mode::Auto),
+        ("zerocopy", Mode::ZeroCopy),
+        ("copy", Mode::Copy),
+        ("skb", Mode::Skb),
+    ];
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name_of(&Access::NAMES, *self))
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name_of(&Mode::NAMES, *self))
+    }
+}
+
+fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
+    names
+        .iter()
+        .find(|(_, known)| *known == value)
+        .map_or("?", |(name, _)| name)
 }

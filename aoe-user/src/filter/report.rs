@@ -1,5 +1,6 @@
 //! What the kernel half tells: counters, and who was denied.
 
+use std::fmt;
 use std::ops::Index;
 
 use aoe_common::Mac;
@@ -24,6 +25,17 @@ impl Counters {
             }
         }
         Counters(sum)
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (counter, frames) in self.iter().filter(|(_, frames)| *frames > 0) {
+            write!(f, "{separator}{}={frames}", counter.name())?;
+            separator = " ";
+        }
+        if separator.is_empty() { f.write_str("no frame yet") } else { Ok(()) }
     }
 }
 
@@ -61,5 +73,12 @@ impl Denied {
             vlan: target.vlan(),
             frames,
         }
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Denied { source, shelf, slot, frames, .. } = self;
+        write!(f, "{frames} frames from {source}, the last for {shelf}.{slot}: not on its access list")
     }
 }

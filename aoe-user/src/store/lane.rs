@@ -9,11 +9,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use crossbeam_queue::SegQueue;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::Fault;
+use super::committer::{Committer, Task, Waiter};
 
 /// Names an operation in flight on one lane; the caller chooses it.
 pub type Token = u64;
@@ -69,11 +71,19 @@ impl Mailbox {
     }
 }
 
+/// Time in eighths of a second, wrapping: good enough to tell old from new without asking the clock for each frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tick(pub(super) u32);
+
 /// One worker's deferred operations. Not shared: stores get it by `&mut` in each call.
 #[derive(Debug)]
 pub struct Lane {
     mailbox: Mailbox,
     ready: VecDeque<Completion>,
+    /// Waiters for group commits, handed over once per round.
+    commits: Vec<(Arc<Committer>, Waiter)>,
+    born: Instant,
+    tick: Tick,
 }
 
 impl Lane {
@@ -93,7 +103,37 @@ impl Lane {
                 shared: Arc::new(shared),
             },
             ready: VecDeque::new(),
+            commits: Vec::new(),
+            born: Instant::now(),
+            tick: Tick(0),
         })
+    }
+
+    /// To be called once per round of the worker's loop, after the round's requests: starts what stores gathered
+    /// (one hand-over per group commit, one system call for all I/O). Nothing deferred: no system call.
+    pub fn submit(&mut self) {
+        self.tick = Tick((self.born.elapsed().as_millis() / 125) as u32);
+        while let Some((committer, _)) = self.commits.first() {
+            let committer = Arc::clone(committer);
+            let same = self.commits.extract_if(.., |(other, _)| Arc::ptr_eq(other, &committer));
+            committer.submit(same.map(|(_, waiter)| waiter));
+        }
+    }
+
+    /// Time as of the last round.
+    #[inline]
+    pub(super) fn tick(&self) -> Tick {
+        self.tick
+    }
+
+    /// Takes part in `committer`'s next commit.
+    pub(super) fn commit(&mut self, committer: &Arc<Committer>, token: Token, task: Task) {
+        let waiter = Waiter {
+            mailbox: self.mailbox(),
+            token,
+            task,
+        };
+        self.commits.push((Arc::clone(committer), waiter));
     }
 
     /// A handle for other threads.
@@ -113,6 +153,7 @@ impl Lane {
 
     /// To be called before polling [`Lane::fd`]; false means that something arrived meanwhile: do not sleep.
     pub fn prepare_sleep(&mut self) -> bool {
+        self.submit();
         self.mailbox.shared.sleeping.store(true, Ordering::SeqCst);
         std::sync::atomic::fence(Ordering::SeqCst);
         if self.ready.is_empty() && self.mailbox.shared.queue.is_empty() {

@@ -7,11 +7,27 @@
 //! Ordering is the caller's: `target` never lets two operations that overlap run at the same time when one of them
 //! is a write, so a store need not lock ranges.
 
+mod backing;
+mod committer;
 pub mod lane;
+mod lock;
+mod mapped;
+mod mmap;
+mod null;
+mod open;
+mod ram;
+mod residency;
+mod sigbus;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 
 pub use lane::{Completion, Event, Lane, Mailbox, Token};
+pub use open::{StoreError, StoreKind, StoreOptions, open};
+
+/// Bytes in a sector, everywhere in AoE.
+pub const SECTOR_BYTES: u64 = 512;
 
 /// A run of sectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +36,13 @@ pub struct Extent {
     pub lba: u64,
     /// Sectors, at least 1.
     pub count: u64,
+}
+
+impl Extent {
+    /// The sector after the last one; saturates, so that a nonsensical extent lies outside every store.
+    pub fn end(self) -> u64 {
+        self.lba.saturating_add(self.count)
+    }
 }
 
 /// How far an operation got in the call that started it.
@@ -61,6 +84,17 @@ pub struct Fault {
     pub lba: u64,
     /// The cause.
     pub source: io::Error,
+}
+
+impl Fault {
+    /// For an extent that is not all inside the store. `target` checks before it asks; this is the second lock.
+    pub(crate) fn outside(kind: FaultKind, extent: Extent) -> Fault {
+        Fault {
+            kind,
+            lba: extent.lba,
+            source: io::Error::new(io::ErrorKind::InvalidInput, "outside the export"),
+        }
+    }
 }
 
 /// Kinds of failure, as an initiator can tell them apart (`docs/conformance.md`, result table).

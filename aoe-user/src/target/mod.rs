@@ -1,2 +1,41 @@
 //! What AoE and ATA say: request in, reply out.
+//!
+//! No sockets, no files and no clock: a [`link::Link`] brings frames, a [`crate::store::Store`] has the sectors,
+//! and the time is an argument. `docs/conformance.md` has the rules one by one.
+//!
+//! A [`Session`] is one worker's engine; [`Exports`] are what its port serves; an [`Export`] is shared by all
+//! sessions and keeps order among them.
+#![forbid(unsafe_code)]
+#![deny(clippy::arithmetic_side_effects)]
+
+mod address;
+mod admin;
+mod adverts;
+mod ata;
+mod core;
+mod counters;
+mod data;
+mod export;
+mod exports;
+mod late;
+mod limiter;
 pub mod link;
+mod mask;
+mod order;
+mod parked;
+mod query;
+mod reply;
+mod request;
+mod reserve;
+mod scatter;
+mod session;
+mod state;
+mod work;
+
+pub use address::Address;
+pub use ata::identify::Identity;
+pub use counters::{Counter, Counters};
+pub use export::{Busy, Change, Export, Observer, Options};
+pub use exports::Exports;
+pub use session::{PortInfo, Session};
+pub use state::{Keeper, MAX_MASK, MAX_RESERVE, Persistent, StateError};

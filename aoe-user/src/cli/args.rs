@@ -1,0 +1,406 @@
+//! Every argument of every subcommand. The man page and the completions are made from these types.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aoe_common::Mac;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use super::bench;
+use crate::config::values::{self, BUFFERS, CPU, LENGTH, OFFSET, SHELF, SLOT, SPIN_US};
+use crate::config::{ExportConfig, Mode, StoreKind, Vlan, interfaces};
+use crate::initiator::flood;
+use crate::initiator::load::MAX_DEPTH;
+
+/// Where `daemon` and `check` look for the config file.
+pub const CONFIG_FILE: &str = "/etc/xblade/xblade.toml";
+/// Where `daemon` keeps config strings, masks and reservations.
+pub const STATE_DIR: &str = "/var/lib/xblade";
+
+/// ATA-over-Ethernet target: exports disk images and block devices on an Ethernet
+#[derive(Debug, Parser)]
+#[command(name = "xblade", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
+pub struct Cli {
+    /// What to log: error, warn, info, debug or trace, also by module as in info,xblade::port=debug
+    #[arg(long, global = true, value_name = "FILTER", default_value = "info", value_parser = log_filter)]
+    pub log: String,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve one export
+    Serve(Box<ServeArgs>),
+    /// Serve every export of a config file
+    Daemon(DaemonArgs),
+    /// Validate a config file and print what would be served; touches nothing
+    Check(CheckArgs),
+    /// Make an image file
+    Create(CreateArgs),
+    /// See and clear what initiators left behind: config string, MAC mask, reservation
+    State(StateArgs),
+    /// Measure and verify any AoE target, from an initiator's side
+    Bench(Box<BenchArgs>),
+    /// Print the completions for a shell
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the man page, or write one for each subcommand
+    #[command(hide = true)]
+    Man {
+        /// Write xblade.1, xblade-serve.1 and so on into this directory
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// `xblade serve`: vblade's order and letters.
+#[derive(Debug, Args)]
+#[command(override_usage = "xblade serve [OPTIONS] <SHELF> <SLOT> <NETIF[,NETIF…]> <FILE>")]
+pub struct ServeArgs {
+    /// Major address, 0 to 65534
+    #[arg(value_parser = |text: &str| SHELF.parse::<u16>(text), allow_negative_numbers = true)]
+    pub shelf: u16,
+    /// Minor address, 0 to 254
+    #[arg(value_parser = |text: &str| SLOT.parse::<u8>(text), allow_negative_numbers = true)]
+    pub slot: u8,
+    /// Network interfaces to serve on, names or globs
+    #[arg(
+        value_name = "NETIF[,NETIF…]",
+        value_delimiter = ',',
+        required = true,
+        num_args = 1
+    )]
+    #[arg(value_parser = interfaces::pattern)]
+    pub interfaces: Vec<String>,
+    /// Image file or block device
+    pub file: PathBuf,
+
+    /// Refuse writes
+    #[arg(short, long)]
+    pub read_only: bool,
+    /// Serve these initiators only [default: everyone]
+    #[arg(
+        short = 'm',
+        long,
+        value_name = "MAC[,MAC…]",
+        value_delimiter = ',',
+        num_args = 1
+    )]
+    #[arg(value_parser = values::initiator)]
+    pub allow: Vec<Mac>,
+    /// First sector of the file to export
+    #[arg(
+        short,
+        long,
+        value_name = "SECTORS",
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
+    #[arg(value_parser = |text: &str| OFFSET.parse::<u64>(text))]
+    pub offset: u64,
+    /// Number of sectors to export; 0: to the end of the file
+    #[arg(
+        short,
+        long,
+        value_name = "SECTORS",
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
+    #[arg(value_parser = |text: &str| LENGTH.parse::<u64>(text))]
+    pub length: u64,
+    /// Requests that an initiator may have under way
+    #[arg(short, long, value_name = "N", default_value_t = ExportConfig::BUFFERS, allow_negative_numbers = true)]
+    #[arg(value_parser = |text: &str| BUFFERS.parse::<u16>(text))]
+    pub buffers: u16,
+    /// Acknowledge a write only when it is on the medium
+    #[arg(short, long)]
+    pub sync: bool,
+    /// Bypass the page cache: the same as --store direct
+    #[arg(short, long, conflicts_with = "store")]
+    pub direct: bool,
+
+    /// How to attach to the interface: the best that works, or only this
+    #[arg(long, default_value = "auto", value_parser = one_of(&Mode::NAMES))]
+    pub mode: Mode,
+    /// Where sectors live: mapped file, O_DIRECT, or for measuring memory or nowhere
+    #[arg(long, default_value = "mmap", value_parser = one_of(&StoreKind::NAMES))]
+    pub store: StoreKind,
+    /// How long an idle worker spins before it sleeps, in microseconds
+    #[arg(long, value_name = "N", default_value_t = ExportConfig::SPIN_US, allow_negative_numbers = true)]
+    #[arg(value_parser = |text: &str| SPIN_US.parse::<u32>(text))]
+    pub spin_us: u32,
+    /// CPUs to pin workers to, by turns [default: the scheduler decides]
+    #[arg(long, value_name = "CPU[,CPU…]", value_delimiter = ',', num_args = 1)]
+    #[arg(value_parser = |text: &str| CPU.parse::<usize>(text))]
+    pub cpus: Vec<usize>,
+    /// Serial number to show, at most 20 characters [default: made from address and host]
+    #[arg(long, value_name = "TEXT", value_parser = values::serial)]
+    pub serial: Option<String>,
+    /// Answer frames of this VLAN, or any [default: untagged frames only]
+    #[arg(long, value_name = "N|any", value_parser = values::vlan, allow_negative_numbers = true)]
+    pub vlan: Option<Vlan>,
+    /// Frames that each initiator may send, such as 50k/s [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = values::rate)]
+    pub rate_limit: Option<u32>,
+    /// Longest time that a write stays off the medium without --sync, such as 500ms [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = values::flush_interval)]
+    pub flush_interval: Option<Duration>,
+    /// Reserve all of the file's space at start
+    #[arg(long)]
+    pub prealloc: bool,
+    /// The file or device has other writers: take no lock; needs --direct
+    #[arg(long)]
+    pub shared: bool,
+    /// Refuse changes of config string, MAC mask and reservation by initiators
+    #[arg(long)]
+    pub no_wire_admin: bool,
+    /// Answer the minimal SMART commands
+    #[arg(long)]
+    pub smart: bool,
+    /// Drop writes that look like late duplicates from a slow path (a heuristic for Linux initiators)
+    #[arg(long)]
+    pub late_duplicates: bool,
+    /// Keep config string, MAC mask and reservation here [default: in memory only]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Serve although shelf 4095 is refused by Linux, or another target has this address
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `xblade daemon`
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// The config file
+    #[arg(short, long, value_name = "FILE", default_value = CONFIG_FILE)]
+    pub config: PathBuf,
+    /// Keep config strings, MAC masks and reservations here
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Serve although shelf 4095 is refused by Linux, or another target has an address
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `xblade check`
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The config file
+    #[arg(short, long, value_name = "FILE", default_value = CONFIG_FILE)]
+    pub config: PathBuf,
+    /// Accept shelf 4095, which Linux refuses
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `xblade create`
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// The file to make; must not be there yet
+    pub file: PathBuf,
+    /// Its size with its unit: 512M, 1G, 2T (powers of 1024) or sectors as in 2097152s
+    #[arg(value_parser = values::size_bytes, allow_negative_numbers = true)]
+    pub size: u64,
+    /// Reserve the space now, so that writes never find the disk full [default: sparse]
+    #[arg(long)]
+    pub prealloc: bool,
+}
+
+/// `xblade state`
+#[derive(Debug, Args)]
+pub struct StateArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub action: StateAction,
+}
+
+/// The actions of `xblade state`.
+#[derive(Debug, Subcommand)]
+pub enum StateAction {
+    /// One line for each export that has something kept
+    List {
+        /// Where the states are
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+    },
+    /// All that is kept for one export
+    Show(StateTarget),
+    /// Forget what is named, or all of it; not while a daemon runs
+    Clear {
+        /// The export
+        #[command(flatten)]
+        target: StateTarget,
+        /// Forget the MAC mask
+        #[arg(long)]
+        mask: bool,
+        /// Forget the reservation
+        #[arg(long)]
+        reserve: bool,
+        /// Forget the config string
+        #[arg(long)]
+        string: bool,
+    },
+}
+
+/// The export whose state is meant.
+#[derive(Debug, Args)]
+pub struct StateTarget {
+    /// Major address
+    #[arg(value_parser = |text: &str| SHELF.parse::<u16>(text), allow_negative_numbers = true)]
+    pub shelf: u16,
+    /// Minor address
+    #[arg(value_parser = |text: &str| SLOT.parse::<u8>(text), allow_negative_numbers = true)]
+    pub slot: u8,
+    /// Where the states are
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+}
+
+/// `xblade bench`
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Interface that the target is reached through
+    #[arg(value_name = "NETIF")]
+    pub interface: String,
+
+    /// Target, as in 7.3; may be left out where only one answers
+    #[arg(value_name = "SHELF.SLOT", value_parser = bench::parse_address)]
+    pub address: Option<(u16, u8)>,
+
+    /// Port of the target, where several answer for the address
+    #[arg(long)]
+    pub mac: Option<Mac>,
+
+    /// Write instead of reading
+    #[arg(long, conflicts_with = "mix")]
+    pub write: bool,
+
+    /// Read and write; this share of the requests are reads
+    #[arg(long, value_name = "PERCENT_READ", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub mix: Option<u8>,
+
+    /// Allow writes: they destroy what the target holds
+    #[arg(long)]
+    pub destroy_data: bool,
+
+    /// Go through the target in order instead of at random
+    #[arg(long)]
+    pub sequential: bool,
+
+    /// Sectors in a request [default: what target and MTU allow]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
+    pub sectors: Option<u8>,
+
+    /// Requests outstanding
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_DEPTH)))]
+    pub depth: u16,
+
+    /// How long to measure, as in 10, 1.5s, 500ms or 2m [default: 10s, with --count no limit]
+    #[arg(long, value_name = "TIME", value_parser = bench::parse_time)]
+    pub duration: Option<Duration>,
+
+    /// Stop after this many requests
+    #[arg(long)]
+    pub count: Option<u64>,
+
+    /// Time before measuring begins [default: 200ms, with --count none]
+    #[arg(long, value_name = "TIME", value_parser = bench::parse_time)]
+    pub warmup: Option<Duration>,
+
+    /// First sector used
+    #[arg(long, value_name = "LBA", default_value_t = 0)]
+    pub first: u64,
+
+    /// Sectors used [default: up to the end]
+    #[arg(long, value_name = "SECTORS")]
+    pub span: Option<u64>,
+
+    /// Stamp every sector written, check every sector read, read back all that was written
+    ///
+    /// Without writes, sectors are checked that an earlier run with the same --seed has written.
+    #[arg(long)]
+    pub verify: bool,
+
+    /// Number that makes the order and the stamps of a run its own [default: by chance]
+    #[arg(long)]
+    pub seed: Option<u32>,
+
+    /// A request without an answer for this long has failed
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = bench::parse_time)]
+    pub timeout: Duration,
+
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+
+    /// Send frames that the target must not care about, and measure nothing
+    #[arg(long, value_name = "KIND", hide = true, requires = "rate")]
+    pub flood: Option<flood::Kind>,
+
+    /// Frames of the flood a second
+    #[arg(long, hide = true, requires = "flood")]
+    pub rate: Option<u32>,
+}
+
+fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
+    tracing_subscriber::EnvFilter::builder()
+        .parse(text)
+        .map(|_| text.to_owned())
+}
+
+fn one_of<T: Copy + Send + Sync>(names: &'static [(&'static str, T)]) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(names.iter().map(|(name, _)| *name)).try_map(move |given| {
+        let known = names.iter().find(|(name, _)| *name == given);
+        known.map(|(_, value)| *value).ok_or("unknown name")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn serve(line: &str) -> ServeArgs {
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
+        match cli.command {
+            Command::Serve(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lines_of_vblade_users_keep_their_meaning() {
+        let args = serve(
+            "xblade serve -b 32 -o 8 -l 16 -d -s -r -m 020000000001,02:00:00:00:00:02 1 2 eth0 /dev/sdb",
+        );
+        assert_eq!((args.shelf, args.slot, args.buffers), (1, 2, 32));
+        assert_eq!((args.offset, args.length), (8, 16));
+        assert!(args.direct && args.sync && args.read_only);
+        assert_eq!(args.allow, [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])]);
+        assert_eq!(args.interfaces, ["eth0"]);
+        assert_eq!(args.file, PathBuf::from("/dev/sdb"));
+    }
+
+    #[test]
+    fn a_list_takes_one_word_and_leaves_the_next() {
+        let args = serve("xblade serve 1 1 eth0,eth1 file -m 020000000001 --cpus 0,1");
+        assert_eq!(args.interfaces, ["eth0", "eth1"]);
+        assert_eq!((args.allow.len(), args.cpus), (1, vec![0, 1]));
+    }
+}

@@ -1,0 +1,96 @@
+//! `xblade check`: what a config file would serve here.
+
+use crate::config::backing;
+use crate::config::validate::{Report, Seen};
+use crate::config::{Access, ExportConfig, file};
+
+use super::args::CheckArgs;
+use super::table::{Table, size};
+
+pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
+    let mut file = file::load(&args.config)?;
+    file.config.force = args.force;
+    let report = super::validate_here(&file.config)?;
+    report.log_warnings();
+    let problems = report.problems(Some(&file.origin));
+    anyhow::ensure!(problems.0.is_empty(), problems);
+    table(&file.config.exports, &report).print()
+}
+
+fn table(exports: &[ExportConfig], report: &Report) -> Table {
+    let mut table = Table::new(["ADDRESS", "INTERFACES", "VLAN", "SIZE", "RIGHTS", "STORE", "FILE"]);
+    for (export, seen) in exports.iter().zip(&report.exports) {
+        table.row([
+            export.address(),
+            seen.interfaces.join(","),
+            export.vlan.to_string(),
+            served_size(export, seen),
+            rights(export),
+            if export.sync {
+                format!("{}, sync", export.store)
+            } else {
+                export.store.to_string()
+            },
+            export.path.display().to_string(),
+        ]);
+    }
+    table
+}
+
+fn served_size(export: &ExportConfig, seen: &Seen) -> String {
+    // Validation passed, so the backing object is known.
+    seen.backing.map_or_else(String::new, |backing| {
+        size(backing::sectors_served(export, &backing))
+    })
+}
+
+/// Who may do what: `rw for everyone`, `rw for 1, ro for 2`.
+fn rights(export: &ExportConfig) -> String {
+    let best = if export.read_only {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    };
+    if export.allow.is_empty() {
+        return format!("{best} for everyone");
+    }
+    let writers = export
+        .allow
+        .iter()
+        .filter(|entry| !export.read_only && entry.access == Access::ReadWrite)
+        .count();
+    let readers = export.allow.len() - writers;
+    match (writers, readers) {
+        (0, _) => format!("ro for {readers}"),
+        (_, 0) => format!("rw for {writers}"),
+        _ => format!("rw for {writers}, ro for {readers}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AccessEntry;
+    use aoe_common::Mac;
+
+    #[test]
+    fn rights_count_who_may_do_what() {
+        let entry = |last, access| AccessEntry {
+            mac: Mac([2, 0, 0, 0, 0, last]),
+            access,
+            rate_limit: None,
+        };
+        let mut export = ExportConfig::new(1, 1, "/d".into());
+        assert_eq!(rights(&export), "rw for everyone");
+        export.allow = vec![
+            entry(1, Access::ReadWrite),
+            entry(2, Access::ReadOnly),
+            entry(3, Access::ReadOnly),
+        ];
+        assert_eq!(rights(&export), "rw for 1, ro for 2");
+        export.read_only = true;
+        assert_eq!(rights(&export), "ro for 3");
+        export.allow.clear();
+        assert_eq!(rights(&export), "ro for everyone");
+    }
+}

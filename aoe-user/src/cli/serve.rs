@@ -1,0 +1,130 @@
+//! `xblade serve`: one export from the command line.
+
+use crate::config::{Access, AccessEntry, Config, ExportConfig, StoreKind, Vlan};
+
+use super::args::ServeArgs;
+
+pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
+    super::serve_config(config(args), None, None)
+}
+
+fn config(mut args: ServeArgs) -> Config {
+    args.allow.sort_unstable();
+    args.allow.dedup();
+    let entry = |mac| AccessEntry {
+        mac,
+        access: Access::ReadWrite,
+        rate_limit: None,
+    };
+    let export = ExportConfig {
+        shelf: args.shelf,
+        slot: args.slot,
+        path: args.file,
+        interfaces: args.interfaces,
+        mode: args.mode,
+        store: if args.direct {
+            StoreKind::Direct
+        } else {
+            args.store
+        },
+        sync: args.sync,
+        read_only: args.read_only,
+        offset: args.offset,
+        length: args.length,
+        buffers: args.buffers,
+        spin_us: args.spin_us,
+        allow: args.allow.into_iter().map(entry).collect(),
+        vlan: args.vlan.unwrap_or(Vlan::Untagged),
+        serial: args.serial,
+        rate_limit: args.rate_limit,
+        wire_admin: !args.no_wire_admin,
+        smart: args.smart,
+        late_duplicates: args.late_duplicates,
+        shared: args.shared,
+        prealloc: args.prealloc,
+        flush_interval: args.flush_interval.unwrap_or(ExportConfig::FLUSH_INTERVAL),
+    };
+    Config {
+        exports: vec![export],
+        state_dir: args.state_dir,
+        cpus: args.cpus,
+        force: args.force,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use clap::Parser as _;
+
+    use super::super::args::{Cli, Command};
+    use super::*;
+    use crate::config::Mode;
+
+    fn parsed(line: &str) -> Config {
+        match Cli::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Serve(args) => config(*args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_bare_line_has_the_defaults_of_the_config_file() {
+        let export = ExportConfig {
+            interfaces: vec!["eth0".into()],
+            ..ExportConfig::new(1, 2, "/d".into())
+        };
+        let expected = Config {
+            exports: vec![export],
+            state_dir: None,
+            cpus: vec![],
+            force: false,
+        };
+        assert_eq!(parsed("xblade serve 1 2 eth0 /d"), expected);
+    }
+
+    #[test]
+    fn every_option_arrives() {
+        let line = "xblade serve 1 2 eth0 /d -r -m 020000000001 -o 1 -l 2 -b 3 -s -d --mode skb --spin-us 4 --cpus 5 \
+                    --serial S --vlan any --rate-limit 6/s --flush-interval 70ms --prealloc --shared --no-wire-admin \
+                    --smart --late-duplicates --state-dir /s --force";
+        let export = ExportConfig {
+            interfaces: vec!["eth0".into()],
+            mode: Mode::Skb,
+            store: StoreKind::Direct,
+            sync: true,
+            read_only: true,
+            offset: 1,
+            length: 2,
+            buffers: 3,
+            spin_us: 4,
+            allow: vec![AccessEntry {
+                mac: aoe_common::Mac([2, 0, 0, 0, 0, 1]),
+                access: Access::ReadWrite,
+                rate_limit: None,
+            }],
+            vlan: Vlan::Any,
+            serial: Some("S".into()),
+            rate_limit: Some(6),
+            wire_admin: false,
+            smart: true,
+            late_duplicates: true,
+            shared: true,
+            prealloc: true,
+            flush_interval: Duration::from_millis(70),
+            ..ExportConfig::new(1, 2, "/d".into())
+        };
+        let state_dir = Some(PathBuf::from("/s"));
+        assert_eq!(
+            parsed(line),
+            Config {
+                exports: vec![export],
+                state_dir,
+                cpus: vec![5],
+                force: true
+            }
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! What a backing file or block device looks like from outside. Opens nothing.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use rustix::fs::{Access as Permission, AtFlags, CWD, accessat};
+
+use super::ExportConfig;
+
+const SECTOR_BYTES: u64 = 512;
+
+/// The object behind an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backing {
+    /// Equal for two paths that lead to the same bytes, through links of any kind.
+    pub identity: Identity,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Which bytes a path leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Identity {
+    /// A regular file.
+    File {
+        /// Device number of the file system.
+        device: u64,
+        /// Inode number.
+        inode: u64,
+    },
+    /// A block device, by its own number: every node of the same device is the same disk.
+    Device(u64),
+}
+
+impl Backing {
+    /// Whole sectors.
+    pub fn sectors(&self) -> u64 {
+        self.bytes / SECTOR_BYTES
+    }
+
+    /// Bytes after the last whole sector, which are not exported.
+    pub fn rest_bytes(&self) -> u64 {
+        self.bytes % SECTOR_BYTES
+    }
+}
+
+/// Looks at an export's path: that it is there, may be used as the export wants to, and is large enough.
+///
+/// # Errors
+/// The key at fault and what is wrong with it.
+pub fn examine(export: &ExportConfig) -> Result<Backing, (&'static str, String)> {
+    let path = export.path.as_path();
+    let backing = locate(path).map_err(|reason| ("path", format!("{}: {reason}", path.display())))?;
+    if export.store.uses_file() {
+        permitted(export).map_err(|reason| ("path", format!("{}: {reason}", path.display())))?;
+    }
+    let sectors = backing.sectors();
+    let name = path.display();
+    if sectors == 0 {
+        let bytes = backing.bytes;
+        let size = if bytes == 0 {
+            "it is empty".into()
+        } else {
+            format!("it has only {bytes} bytes")
+        };
+        return Err((
+            "path",
+            format!("{name}: {size}; at least one sector of 512 bytes is needed"),
+        ));
+    }
+    if export.offset >= sectors {
+        let last = sectors - 1;
+        let message = format!(
+            "offset {} is beyond the end of {name}, which has {sectors} sectors: 0 to {last}",
+            export.offset
+        );
+        return Err(("offset", message));
+    }
+    let rest = sectors - export.offset;
+    if export.length > rest {
+        let message = format!(
+            "length {} reaches beyond the end of {name}: from sector {} there are 1 to {rest} (or 0: to the end)",
+            export.length, export.offset
+        );
+        return Err(("length", message));
+    }
+    Ok(backing)
+}
+
+/// The sectors that an export of `backing` serves, which fits by [`examine`].
+pub fn sectors_served(export: &ExportConfig, backing: &Backing) -> u64 {
+    let rest = backing.sectors().saturating_sub(export.offset);
+    if export.length == 0 {
+        rest
+    } else {
+        rest.min(export.length)
+    }
+}
+
+fn locate(path: &Path) -> Result<Backing, String> {
+    let found = std::fs::metadata(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => "no such file or block device".to_owned(),
+        _ => e.to_string(),
+    })?;
+    let kind = found.file_type();
+    if kind.is_file() {
+        let identity = Identity::File {
+            device: found.dev(),
+            inode: found.ino(),
+        };
+        return Ok(Backing {
+            identity,
+            bytes: found.len(),
+        });
+    }
+    if kind.is_block_device() {
+        let number = found.rdev();
+        let bytes = device_bytes(number).map_err(|e| format!("its size cannot be read: {e}"))?;
+        return Ok(Backing {
+            identity: Identity::Device(number),
+            bytes,
+        });
+    }
+    let kind = if kind.is_dir() {
+        "a directory"
+    } else {
+        "neither a regular file nor a block device"
+    };
+    Err(format!("it is {kind}; an image file or a block device is needed"))
+}
+
+/// The size of a block device as sysfs tells it: always in units of 512 bytes.
+fn device_bytes(number: u64) -> io::Result<u64> {
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let text = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/size"))?;
+    let sectors: u64 = text.trim().parse().map_err(io::Error::other)?;
+    Ok(sectors.saturating_mul(SECTOR_BYTES))
+}
+
+fn permitted(export: &ExportConfig) -> Result<(), String> {
+    let may = |permission| accessat(CWD, &export.path, permission, AtFlags::EACCESS);
+    may(Permission::READ_OK).map_err(|e| format!("it may not be read: {e}"))?;
+    if export.read_only {
+        return Ok(());
+    }
+    may(Permission::WRITE_OK)
+        .map_err(|e| format!("it may not be written ({e}); export it read-only or give the right"))
+}

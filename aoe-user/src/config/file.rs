@@ -1,0 +1,312 @@
+//! Reads the config file (TOML): `[defaults]` and any number of `[[export]]`.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use super::interfaces;
+use super::problem::{Place, Problem, Problems};
+use super::reader::{Keys, Mistake, Spans, Value, boolean, number, one_of, show, text};
+use super::values::{self, BUFFERS, CPU, LENGTH, OFFSET, SHELF, SLOT, SPIN_US, VLAN};
+use super::{Access, AccessEntry, Config, ExportConfig, Mode, StoreKind, Vlan};
+
+/// Keys of one export only.
+const OWN_KEYS: [&str; 6] = ["shelf", "slot", "path", "offset", "length", "serial"];
+
+/// A config file as read, with what is needed to point at its lines later.
+#[derive(Debug)]
+pub struct ConfigFile {
+    /// What it says. State directory and force come from the command line.
+    pub config: Config,
+    /// Where it says so.
+    pub origin: Origin,
+}
+
+/// Where the values of a config came from.
+#[derive(Debug)]
+pub struct Origin {
+    file: PathBuf,
+    text: String,
+    defaults: Spans,
+    exports: Vec<(Range<usize>, Spans)>,
+}
+
+impl Origin {
+    /// The place of a setting: in the export itself, else in the defaults, else the export's heading.
+    pub fn place(&self, export: usize, key: &str) -> Option<Place> {
+        let (heading, spans) = self.exports.get(export)?;
+        let span = spans
+            .get(key)
+            .or_else(|| self.defaults.get(key))
+            .unwrap_or_else(|| heading.clone());
+        Some(Place::new(&self.file, &self.text, span))
+    }
+}
+
+/// Reads and understands a config file. Looks at nothing else: see [`super::validate`].
+///
+/// # Errors
+/// All mistakes that the file has, each with line and column.
+pub fn load(file: &Path) -> Result<ConfigFile, Problems> {
+    let unreadable = |reason: String| {
+        let message = format!("cannot read the config file {}: {reason}", file.display());
+        Problems(vec![Problem { message, place: None }])
+    };
+    let bytes = std::fs::read(file).map_err(|e| unreadable(e.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let good = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
+        let place = Place::new(file, &good, good.len()..good.len());
+        Problems(vec![Problem {
+            message: "not UTF-8 text".into(),
+            place: Some(place),
+        }])
+    })?;
+    parse(file, text)
+}
+
+/// Understands the text of a config file; `file` names it in messages and is where relative paths start.
+///
+/// # Errors
+/// All mistakes that the text has, each with line and column.
+pub fn parse(file: &Path, text: String) -> Result<ConfigFile, Problems> {
+    let mut mistakes = Vec::new();
+    let parsed = read_document(file, &text, &mut mistakes);
+    if mistakes.is_empty() {
+        let (config, defaults, exports) = parsed;
+        let origin = Origin {
+            file: file.to_owned(),
+            text,
+            defaults,
+            exports,
+        };
+        return Ok(ConfigFile { config, origin });
+    }
+    mistakes.sort_by_key(|mistake| mistake.span.start);
+    let problem = |Mistake { span, message }| Problem {
+        message,
+        place: Some(Place::new(file, &text, span)),
+    };
+    Err(Problems(mistakes.into_iter().map(problem).collect()))
+}
+
+type Parsed = (Config, Spans, Vec<(Range<usize>, Spans)>);
+
+fn read_document(file: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Parsed {
+    let mut config = Config {
+        exports: Vec::new(),
+        state_dir: None,
+        cpus: Vec::new(),
+        force: false,
+    };
+    let mut template = ExportConfig::new(0, 0, PathBuf::new());
+    let mut defaults = Spans::default();
+    let mut exports = Vec::new();
+
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        mistakes.extend(errors.iter().map(|error| Mistake {
+            span: error.span().unwrap_or(0..0),
+            message: format!("not TOML: {}", error.message()),
+        }));
+        return (config, defaults, exports);
+    }
+
+    let mut keys = Keys::new(document.get_ref(), mistakes);
+    if let Some(value) = keys.raw("defaults") {
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                defaults = read_defaults(table, &mut template, &mut config.cpus, keys.mistakes());
+            }
+            _ => keys.mistake(value.span(), "`defaults` is a table: write [defaults]"),
+        }
+    }
+    let is_list = keys
+        .raw("export")
+        .map(|value| (value.span(), value.get_ref().is_array()));
+    match is_list {
+        None => keys.mistake(0..0, "nothing to serve: there is no [[export]]"),
+        Some((span, false)) => keys.mistake(span, "`export` is a list of tables: write [[export]]"),
+        Some((span, true)) => {
+            let list = keys.list("export", |value, mistakes| {
+                let read = read_export(file, value, &template, mistakes);
+                read.map(|(export, spans)| (export, (value.span(), spans)))
+            });
+            let (read, places) = list.unwrap_or_default().into_iter().unzip();
+            (config.exports, exports) = (read, places);
+            if config.exports.is_empty() && keys.mistakes().is_empty() {
+                keys.mistake(span, "nothing to serve: the list of exports is empty");
+            }
+        }
+    }
+    keys.finish(&[]);
+    (config, defaults, exports)
+}
+
+fn read_defaults(
+    table: &DeTable<'_>,
+    template: &mut ExportConfig,
+    cpus: &mut Vec<usize>,
+    mistakes: &mut Vec<Mistake>,
+) -> Spans {
+    let mut keys = Keys::new(table, mistakes);
+    read_settings(&mut keys, template);
+    let list = keys.list("cpus", |value, mistakes| {
+        read_element("cpus", value, number(CPU), mistakes)
+    });
+    *cpus = list.unwrap_or_default();
+    keys.finish(&OWN_KEYS.map(|key| (key, "it is each export's own; put it under [[export]]")))
+}
+
+/// Reads one `[[export]]`. With a mistake in its identity there is no export.
+fn read_export(
+    file: &Path,
+    value: &Value<'_>,
+    template: &ExportConfig,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<(ExportConfig, Spans)> {
+    let DeValue::Table(table) = value.get_ref() else {
+        let message = format!(
+            "export = {}: an export is a table: write [[export]]",
+            show(value.get_ref())
+        );
+        mistakes.push(Mistake {
+            span: value.span(),
+            message,
+        });
+        return None;
+    };
+    let mut export = template.clone();
+    let mut keys = Keys::new(table, mistakes);
+    for key in ["shelf", "slot", "path"] {
+        if !table.contains_key(key) {
+            keys.mistake(value.span(), format!("the export has no `{key}`"));
+        }
+    }
+    keys.set("shelf", &mut export.shelf, number(SHELF));
+    keys.set("slot", &mut export.slot, number(SLOT));
+    keys.set("path", &mut export.path, text(|text| read_path(file, text)));
+    keys.set("offset", &mut export.offset, number(OFFSET));
+    keys.set("length", &mut export.length, number(LENGTH));
+    export.serial = keys.get("serial", text(values::serial));
+    read_settings(&mut keys, &mut export);
+    if export.interfaces.is_empty() && !table.contains_key("interfaces") {
+        keys.mistake(
+            value.span(),
+            "the export has no `interfaces`, here or in [defaults]",
+        );
+    }
+    let spans = keys.finish(&[("cpus", "the workers serve every export; put it under [defaults]")]);
+    Some((export, spans))
+}
+
+/// The keys that `[defaults]` and `[[export]]` share.
+fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig) {
+    let list = keys.list("interfaces", |value, mistakes| {
+        read_element("interfaces", value, text(interfaces::pattern), mistakes)
+    });
+    if let Some(list) = list {
+        export.interfaces = list;
+        if let Some(value) = keys
+            .raw("interfaces")
+            .filter(|value| value.get_ref().as_array().is_some_and(|a| a.is_empty()))
+        {
+            keys.mistake(value.span(), "interfaces = []: at least one is needed");
+        }
+    }
+    keys.set("mode", &mut export.mode, one_of(&Mode::NAMES));
+    keys.set("store", &mut export.store, one_of(&StoreKind::NAMES));
+    keys.set("sync", &mut export.sync, boolean);
+    keys.set("read_only", &mut export.read_only, boolean);
+    keys.set("buffers", &mut export.buffers, number(BUFFERS));
+    keys.set("spin_us", &mut export.spin_us, number(SPIN_US));
+    keys.set("vlan", &mut export.vlan, read_vlan);
+    keys.set("wire_admin", &mut export.wire_admin, boolean);
+    keys.set("smart", &mut export.smart, boolean);
+    keys.set("late_duplicates", &mut export.late_duplicates, boolean);
+    keys.set("shared", &mut export.shared, boolean);
+    keys.set("prealloc", &mut export.prealloc, boolean);
+    keys.set(
+        "flush_interval",
+        &mut export.flush_interval,
+        text(values::flush_interval),
+    );
+    if let Some(rate) = keys.get("rate_limit", text(values::rate)) {
+        export.rate_limit = Some(rate);
+    }
+    let mut seen: Vec<AccessEntry> = Vec::new();
+    let list = keys.list("allow", |value, mistakes| {
+        let entry = read_access(value, mistakes)?;
+        if seen.iter().any(|other| other.mac == entry.mac) {
+            let message = format!("allow: {} is listed twice", entry.mac);
+            mistakes.push(Mistake {
+                span: value.span(),
+                message,
+            });
+        }
+        seen.push(entry);
+        Some(entry)
+    });
+    if let Some(list) = list {
+        export.allow = list;
+    }
+}
+
+fn read_element<T>(
+    key: &str,
+    value: &Value<'_>,
+    read: impl Fn(&Value<'_>) -> Result<T, String>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<T> {
+    let note = |reason| Mistake {
+        span: value.span(),
+        message: format!("{key}: {}: {reason}", show(value.get_ref())),
+    };
+    read(value).map_err(|reason| mistakes.push(note(reason))).ok()
+}
+
+/// An address alone, or a table `{ mac, access, rate_limit }`.
+fn read_access(value: &Value<'_>, mistakes: &mut Vec<Mistake>) -> Option<AccessEntry> {
+    let DeValue::Table(table) = value.get_ref() else {
+        let mac = read_element("allow", value, text(values::initiator), mistakes)?;
+        return Some(AccessEntry {
+            mac,
+            access: Access::ReadWrite,
+            rate_limit: None,
+        });
+    };
+    let mut keys = Keys::new(table, mistakes);
+    if !table.contains_key("mac") {
+        keys.mistake(value.span(), "allow: the entry has no `mac`");
+    }
+    let mac = keys.get("mac", text(values::initiator));
+    let access = keys
+        .get("access", one_of(&Access::NAMES))
+        .unwrap_or(Access::ReadWrite);
+    let rate_limit = keys.get("rate_limit", text(values::rate));
+    keys.finish(&[]);
+    Some(AccessEntry {
+        mac: mac?,
+        access,
+        rate_limit,
+    })
+}
+
+fn read_vlan(value: &Value<'_>) -> Result<Vlan, String> {
+    match value.get_ref().as_str() {
+        Some("any") => Ok(Vlan::Any),
+        Some(_) => Err(VLAN.expected()),
+        None => number(VLAN)(value).map(Vlan::Id),
+    }
+}
+
+fn read_path(file: &Path, text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("the path of an image or block device is needed".into());
+    }
+    Ok(file.parent().unwrap_or(Path::new("")).join(text))
+}
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

@@ -1,0 +1,290 @@
+//! Holds a config against the machine and against itself. Opens and changes nothing.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::backing::{self, Backing, Identity};
+use super::interfaces::{self, Interface};
+use super::problem::{Problem, Problems};
+use super::{Config, ExportConfig, StoreKind};
+use crate::config::file::Origin;
+
+/// The shelf that Linux's driver refuses (its minor numbers end before it).
+const SHELF_LINUX_REFUSES: u16 = 4095;
+
+/// What a config would do on this machine.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What must be mended before anything is served.
+    pub problems: Vec<Finding>,
+    /// What the operator should know.
+    pub warnings: Vec<Finding>,
+    /// One for each export of the config, in its order.
+    pub exports: Vec<Seen>,
+}
+
+/// An export as the machine sees it.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The interfaces that its names and globs choose now.
+    pub interfaces: Vec<String>,
+    /// What is behind its path, when that can be used.
+    pub backing: Option<Backing>,
+}
+
+/// Something about one setting of one export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Index of the export in [`Config::exports`].
+    pub export: usize,
+    /// The setting, as the config file names it.
+    pub key: &'static str,
+    /// What is to be said.
+    pub message: String,
+}
+
+impl Report {
+    /// The problems, with their places where the config came from a file.
+    pub fn problems(&self, origin: Option<&Origin>) -> Problems {
+        let problem = |finding: &Finding| Problem {
+            place: origin.and_then(|origin| origin.place(finding.export, finding.key)),
+            message: finding.message.clone(),
+        };
+        Problems(self.problems.iter().map(problem).collect())
+    }
+
+    /// Logs every warning.
+    pub fn log_warnings(&self) {
+        for warning in &self.warnings {
+            tracing::warn!("{}", warning.message);
+        }
+    }
+}
+
+/// Looks for everything that speaks against serving `config` on a machine with these interfaces.
+pub fn validate(config: &Config, interfaces: &[Interface]) -> Report {
+    let mut check = Check {
+        config,
+        report: Report::default(),
+    };
+    for (index, export) in config.exports.iter().enumerate() {
+        let mut seen = Seen::default();
+        check.settings(index, export);
+        seen.interfaces = check.interfaces(index, export, interfaces);
+        seen.backing = check.backing(index, export);
+        check.report.exports.push(seen);
+    }
+    check.shared_interfaces();
+    check.shared_files();
+    check.report.problems.sort_by_key(|finding| finding.export);
+    check.report
+}
+
+struct Check<'c> {
+    config: &'c Config,
+    report: Report,
+}
+
+impl Check<'_> {
+    fn problem(&mut self, export: usize, key: &'static str, message: impl Into<String>) {
+        self.report.problems.push(Finding {
+            export,
+            key,
+            message: message.into(),
+        });
+    }
+
+    fn warning(&mut self, export: usize, key: &'static str, message: impl Into<String>) {
+        self.report.warnings.push(Finding {
+            export,
+            key,
+            message: message.into(),
+        });
+    }
+
+    /// What contradicts itself within one export.
+    fn settings(&mut self, index: usize, export: &ExportConfig) {
+        if export.shelf == SHELF_LINUX_REFUSES && !self.config.force {
+            self.problem(
+                index,
+                "shelf",
+                "shelf 4095 is refused by Linux initiators; take one from 0 to 4094, or add --force",
+            );
+        }
+        if export.shared && export.store != StoreKind::Direct {
+            let message = format!(
+                "shared: a backing object with other writers must not be cached, and store \"{}\" caches; \
+                 use store = \"direct\"",
+                export.store
+            );
+            self.problem(index, "shared", message);
+        }
+        if export.prealloc && export.read_only {
+            self.problem(
+                index,
+                "prealloc",
+                "prealloc reserves space for writing, but the export is read-only",
+            );
+        } else if export.prealloc && !export.store.uses_file() {
+            let message = format!(
+                "prealloc reserves space in a file, but store \"{}\" writes to none",
+                export.store
+            );
+            self.problem(index, "prealloc", message);
+        }
+    }
+
+    /// The interfaces an export is served on, by name.
+    fn interfaces(&mut self, index: usize, export: &ExportConfig, all: &[Interface]) -> Vec<String> {
+        for pattern in export
+            .interfaces
+            .iter()
+            .filter(|pattern| !interfaces::is_glob(pattern))
+        {
+            match all.iter().find(|interface| interface.name == *pattern) {
+                None => {
+                    let names: Vec<&str> = all.iter().map(|interface| interface.name.as_str()).collect();
+                    let message = format!("no interface {pattern} here; there are: {}", names.join(", "));
+                    self.problem(index, "interfaces", message);
+                }
+                Some(interface) if interface.loopback || interface.mac.is_none() => {
+                    let message =
+                        format!("{pattern} carries no Ethernet frames with addresses, which AoE needs");
+                    self.problem(index, "interfaces", message);
+                }
+                Some(interface) if !interface.up => {
+                    let message = format!(
+                        "{pattern} is down; {} is served there when it is up",
+                        export.address()
+                    );
+                    self.warning(index, "interfaces", message);
+                }
+                Some(_) => {}
+            }
+        }
+        let chosen = all
+            .iter()
+            .filter(|interface| interfaces::chosen(&export.interfaces, interface));
+        let names: Vec<String> = chosen.map(|interface| interface.name.clone()).collect();
+        if names.is_empty()
+            && export
+                .interfaces
+                .iter()
+                .all(|pattern| interfaces::is_glob(pattern))
+        {
+            let message = format!("no interface matches {}", export.interfaces.join(", "));
+            self.problem(index, "interfaces", message);
+        }
+        names
+    }
+
+    fn backing(&mut self, index: usize, export: &ExportConfig) -> Option<Backing> {
+        match backing::examine(export) {
+            Err((key, message)) => {
+                self.problem(index, key, message);
+                None
+            }
+            Ok(backing) => {
+                if backing.rest_bytes() > 0 && export.length == 0 {
+                    let message = format!(
+                        "{}: the last {} bytes are less than a sector and not exported",
+                        export.path.display(),
+                        backing.rest_bytes()
+                    );
+                    self.warning(index, "path", message);
+                }
+                Some(backing)
+            }
+        }
+    }
+
+    /// Two exports on one interface: their addresses must differ, their way to attach must not.
+    fn shared_interfaces(&mut self) {
+        let exports = &self.config.exports;
+        let mut first_on: HashMap<&str, usize> = HashMap::new();
+        let mut by_address: HashMap<(&str, u16, u8), Vec<usize>> = HashMap::new();
+        let mut found = Vec::new();
+        for (index, export) in exports.iter().enumerate() {
+            for name in &self.report.exports[index].interfaces {
+                let first = *first_on.entry(name).or_insert(index);
+                let other = &exports[first];
+                if other.mode != export.mode {
+                    let message = format!(
+                        "mode \"{}\" on {name}, where {} wants \"{}\": an interface has one mode for all its exports",
+                        export.mode,
+                        other.address(),
+                        other.mode
+                    );
+                    found.push((index, "mode", message));
+                }
+                let same = by_address.entry((name, export.shelf, export.slot)).or_default();
+                if same
+                    .iter()
+                    .any(|&other| exports[other].vlan.overlaps(export.vlan))
+                {
+                    let message = format!(
+                        "{} is exported on {name} already; give it another shelf or slot, or VLANs that differ",
+                        export.address()
+                    );
+                    found.push((index, "slot", message));
+                }
+                same.push(index);
+            }
+        }
+        for (index, key, message) in found {
+            self.problem(index, key, message);
+        }
+    }
+
+    /// Two writers of the same sectors: each would be sure that nobody else writes.
+    fn shared_files(&mut self) {
+        let mut writers: BTreeMap<Identity, Vec<(u64, u64, usize)>> = BTreeMap::new();
+        for (index, export) in self.config.exports.iter().enumerate() {
+            let Some(backing) = self.report.exports[index].backing else {
+                continue;
+            };
+            if export.read_only || !export.store.uses_file() {
+                continue;
+            }
+            // To the end means to wherever the end will be: images grow.
+            let end = if export.length == 0 {
+                u64::MAX
+            } else {
+                export.offset.saturating_add(export.length)
+            };
+            writers
+                .entry(backing.identity)
+                .or_default()
+                .push((export.offset, end, index));
+        }
+        for ranges in writers.values_mut() {
+            ranges.sort_unstable();
+            let mut reach = (0, 0);
+            for (i, &(start, end, index)) in ranges.iter().enumerate() {
+                if i > 0 && start < reach.0 {
+                    self.two_writers(reach.1, index);
+                }
+                reach = reach.max((end, index));
+            }
+        }
+    }
+
+    fn two_writers(&mut self, one: usize, other: usize) {
+        let exports = &self.config.exports;
+        if exports[one].shared && exports[other].shared {
+            return;
+        }
+        let (first, second) = (one.min(other), one.max(other));
+        let message = format!(
+            "{} is exported for writing by {} too ({}), and their sectors overlap; make one read_only, or set offset \
+             and length so that they do not",
+            exports[second].path.display(),
+            exports[first].address(),
+            exports[first].path.display(),
+        );
+        self.problem(second, "path", message);
+    }
+}
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;

@@ -1,0 +1,297 @@
+//! The exports of this process: their stores, their kept state, and who may see them on which interface.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use aoe_common::Mac;
+use indicatif::BinaryBytes;
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::{error, info, warn};
+
+use super::neighbours::Neighbour;
+use super::state::{self, StateDir};
+use crate::config::interfaces::{Interface, chosen, is_glob};
+use crate::config::{Config, ExportConfig, Mode};
+use crate::filter::{ExportRule, Rules};
+use crate::store::{self, Fault, SECTOR_BYTES, StoreOptions};
+use crate::target::{Address, Change, Export, Exports, Identity, Observer, Options, Persistent};
+
+/// What IDENTIFY gives as the model.
+const MODEL: &str = "xblade";
+
+/// Something changed of an export, as the supervisor is told.
+pub(super) type Notice = (Address, Change);
+
+/// All exports, by the order of the configuration.
+#[derive(Debug)]
+pub(super) struct Estate {
+    held: Vec<Held>,
+    state: Option<Arc<StateDir>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    config: ExportConfig,
+    export: Arc<Export>,
+}
+
+/// What one port serves.
+#[derive(Debug)]
+pub(super) struct View {
+    pub exports: Arc<Exports>,
+    pub rules: Rules,
+    pub mode: Mode,
+    pub spin_us: u32,
+}
+
+impl Estate {
+    /// Opens every store and takes up the kept state.
+    pub fn open(config: &Config, notify: &UnboundedSender<Notice>) -> Result<Estate> {
+        let state = match &config.state_dir {
+            Some(path) => Some(StateDir::open(path)?),
+            None => None,
+        };
+        let mut estate = Estate { held: Vec::new(), state };
+        for (export, name) in config.exports.iter().zip(state::names(config)) {
+            estate.open_one(export, &name, notify)?;
+        }
+        Ok(estate)
+    }
+
+    /// `name` is that of its state file.
+    fn open_one(&mut self, config: &ExportConfig, name: &str, notify: &UnboundedSender<Notice>) -> Result<()> {
+        let address = Address { shelf: config.shelf, slot: config.slot };
+        let store = store::open(&StoreOptions {
+            kind: config.store,
+            path: config.path.clone(),
+            offset: config.offset,
+            length: config.length,
+            read_only: config.read_only,
+            shared: config.shared,
+            prealloc: config.prealloc,
+            flush_interval: config.flush_interval,
+        })
+        .with_context(|| format!("cannot export {address}"))?;
+        let mut persistent = Persistent::default();
+        let mut keeper = None;
+        if let Some(state) = &self.state {
+            let loaded = state.load(name)?;
+            if let Some(message) = loaded.damaged {
+                error!("{message}");
+            }
+            persistent = loaded.state;
+            keeper = Some(state.keeper(name));
+        }
+        let observer = Arc::new(Reporter { notify: notify.clone() });
+        let export = Export::new(options(config, address), store, keeper, observer, persistent)
+            .with_context(|| format!("cannot export {address}"))?;
+        self.held.push(Held { config: config.clone(), export: Arc::new(export) });
+        Ok(())
+    }
+
+    /// Number of exports.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Interfaces that are named in full, not by a glob.
+    pub fn literal_interfaces(&self) -> impl Iterator<Item = &str> {
+        self.held.iter().flat_map(|held| &held.config.interfaces).filter(|text| !is_glob(text)).map(String::as_str)
+    }
+
+    /// True when some export is to be served there.
+    pub fn wants(&self, interface: &Interface) -> bool {
+        self.held.iter().any(|held| chosen(&held.config.interfaces, interface))
+    }
+
+    /// The exports of an interface.
+    pub fn exports_on(&self, interface: &Interface) -> Vec<Arc<Export>> {
+        self.on(interface).map(|held| Arc::clone(&held.export)).collect()
+    }
+
+    /// True when the export is served there.
+    pub fn serves(&self, address: Address, interface: &Interface) -> bool {
+        self.on(interface).any(|held| held.export.address() == address)
+    }
+
+    fn on<'a>(&'a self, interface: &'a Interface) -> impl Iterator<Item = &'a Held> {
+        self.held.iter().filter(move |held| chosen(&held.config.interfaces, interface))
+    }
+
+    /// What a port on this interface serves, by the state of now.
+    pub fn view(&self, interface: &Interface) -> View {
+        let exports = self.on(interface).map(|held| Arc::clone(&held.export)).collect();
+        let rules = Rules { exports: self.on(interface).map(Held::rule).collect() };
+        View {
+            exports: Arc::new(Exports::new(exports)),
+            rules,
+            // Validation saw to it that all exports of an interface want the same mode.
+            mode: self.on(interface).next().map_or(Mode::Auto, |held| held.config.mode),
+            spin_us: self.on(interface).map(|held| held.config.spin_us).max().unwrap_or(0),
+        }
+    }
+
+    /// Drops exports whose address another target on the network answers for; with `force`, only warns.
+    ///
+    /// # Errors
+    /// When none is left.
+    pub fn refuse_taken(&mut self, neighbours: &[Neighbour], force: bool) -> Result<()> {
+        let mut refused = Vec::new();
+        self.held.retain(|held| {
+            let Some(other) = neighbours.iter().find(|other| {
+                other.address == held.export.address()
+                    && chosen(&held.config.interfaces, &other.interface)
+            }) else {
+                return true;
+            };
+            let message = format!(
+                "{} is already served by {} on {}: two targets with one address corrupt data",
+                other.address, other.mac, other.interface.name
+            );
+            if force {
+                warn!("{message}; serving it all the same (--force)");
+                return true;
+            }
+            refused.push(message);
+            false
+        });
+        if self.held.is_empty()
+            && let Some(message) = refused.first()
+        {
+            bail!("{message}; choose another address, stop the other target, or use --force");
+        }
+        for message in refused {
+            error!("{message}; not serving it");
+        }
+        Ok(())
+    }
+
+    /// Lets go of exports that `config` no longer has or has otherwise. The ports must be given new views at once.
+    pub fn retain(&mut self, config: &Config) -> Vec<Arc<Export>> {
+        let (kept, gone) = std::mem::take(&mut self.held).into_iter().partition(|held| config.exports.contains(&held.config));
+        self.held = kept;
+        gone.into_iter().map(|held: Held| held.export).collect()
+    }
+
+    /// Opens what `config` has and this estate has not. One that cannot be opened is reported and left out.
+    pub fn add(&mut self, config: &Config, notify: &UnboundedSender<Notice>) {
+        for (wanted, name) in config.exports.iter().zip(state::names(config)) {
+            if self.held.iter().any(|held| held.config == *wanted) {
+                continue;
+            }
+            if let Err(error) = self.open_one(wanted, &name, notify) {
+                error!("{error:#}");
+            }
+        }
+    }
+
+    /// Commits every export.
+    ///
+    /// # Errors
+    /// The first failure, after all were tried.
+    pub fn close(self) -> Result<()> {
+        close_all(self.held.iter().map(|held| &held.export))
+    }
+
+    /// Lines that introduce the exports of an interface.
+    pub fn describe(&self, interface: &Interface) -> Vec<(Address, String)> {
+        let line = |held: &Held| {
+            let sectors = held.export.store().sectors();
+            let size = BinaryBytes(sectors * SECTOR_BYTES);
+            (held.export.address(), format!("{sectors} sectors ({size}) of {}", held.config.path.display()))
+        };
+        self.on(interface).map(line).collect()
+    }
+}
+
+/// Commits exports.
+///
+/// # Errors
+/// The first failure, after all were tried.
+pub(super) fn close_all<'a>(exports: impl Iterator<Item = &'a Arc<Export>>) -> Result<()> {
+    let mut outcome = Ok(());
+    for export in exports {
+        let closed = export.store().close();
+        if let Err(error) = &closed {
+            error!("{}: the last commit failed: {error}", export.address());
+        }
+        let address = export.address();
+        outcome = outcome.and(closed.with_context(|| format!("{address}: the last commit failed")));
+    }
+    outcome
+}
+
+impl Held {
+    /// The filter's rule: the access list, or else the wire's mask.
+    fn rule(&self) -> ExportRule {
+        let rates: HashMap<Mac, Option<u32>> =
+            self.config.allow.iter().map(|entry| (entry.mac, entry.rate_limit)).collect();
+        let allow = self
+            .export
+            .visible_to()
+            .map(|macs| macs.into_iter().map(|mac| (mac, rates.get(&mac).copied().flatten())).collect());
+        ExportRule {
+            shelf: self.config.shelf,
+            slot: self.config.slot,
+            vlan: self.config.vlan,
+            allow,
+            rate_limit: self.config.rate_limit,
+        }
+    }
+}
+
+fn options(config: &ExportConfig, address: Address) -> Options {
+    Options {
+        address,
+        vlan: config.vlan,
+        read_only: config.read_only,
+        sync: config.sync,
+        access: config.allow.iter().map(|entry| (entry.mac, entry.access)).collect(),
+        buffers: config.buffers,
+        max_sectors: u8::MAX,
+        firmware_version: firmware_version(),
+        identity: Identity {
+            serial: config.serial.clone().unwrap_or_else(|| default_serial(address)),
+            model: MODEL.to_owned(),
+            firmware: env!("CARGO_PKG_VERSION").to_owned(),
+            wwn: None,
+        },
+        wire_admin: config.wire_admin,
+        smart: config.smart,
+        late_duplicates: config.late_duplicates,
+    }
+}
+
+/// The release as Query Config tells it: major in the high byte, minor in the low one.
+fn firmware_version() -> u16 {
+    let number = |text: &str| text.parse::<u8>().unwrap_or(0);
+    u16::from_be_bytes([number(env!("CARGO_PKG_VERSION_MAJOR")), number(env!("CARGO_PKG_VERSION_MINOR"))])
+}
+
+/// Address and host name: the same after every restart and on every path.
+fn default_serial(address: Address) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{}.{}:{host}", address.shelf, address.slot).chars().filter(char::is_ascii_graphic).take(20).collect()
+}
+
+/// Carries the engine's news to the supervisor and faults to the log.
+#[derive(Debug)]
+struct Reporter {
+    notify: UnboundedSender<Notice>,
+}
+
+impl Observer for Reporter {
+    fn changed(&self, address: Address, change: Change) {
+        if let Change::Size(sectors) = change {
+            info!("{address}: now {sectors} sectors ({})", BinaryBytes(sectors * SECTOR_BYTES));
+        }
+        // Fails only while the process ends.
+        let _ = self.notify.send((address, change));
+    }
+
+    fn fault(&self, address: Address, fault: &Fault) {
+        // The store names path and cause at a limited pace; the address is for whoever looks closer.
+        tracing::debug!("{address}: {fault}");
+    }
+}

@@ -1,0 +1,133 @@
+//! The host's network interfaces, over rtnetlink.
+
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use aoe_common::Mac;
+use futures_util::stream::{StreamExt, TryStreamExt};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp};
+
+use crate::config::interfaces::Interface;
+use rtnetlink::{Handle, MulticastGroup};
+
+/// What the supervisor needs to know of an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkState {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number for it; a new one after the interface was deleted and made again.
+    pub index: u32,
+    /// Its address; `None` for what is no Ethernet.
+    pub mac: Option<Mac>,
+    /// Its MTU.
+    pub mtu_bytes: u32,
+    /// Set up by the administrator.
+    pub up: bool,
+    /// The cable is in.
+    pub carrier: bool,
+    /// How often carrier came or went, so that a short flap is not missed.
+    pub carrier_changes: u32,
+    /// Some XDP program is attached.
+    pub has_xdp: bool,
+    /// Receive queues.
+    pub rx_queues: u32,
+    /// It leads nowhere.
+    pub loopback: bool,
+}
+
+impl LinkState {
+    /// Up, and the cable is in.
+    pub fn is_usable(&self) -> bool {
+        self.up && self.carrier
+    }
+
+    /// As the configuration's names and globs are matched against it.
+    pub fn interface(&self) -> Interface {
+        Interface { name: self.name.clone(), mac: self.mac, up: self.up, loopback: self.loopback }
+    }
+}
+
+/// A connection to rtnetlink.
+pub struct Links {
+    handle: Handle,
+    events: Box<dyn futures_util::Stream<Item = ()> + Unpin + Send>,
+}
+
+impl Links {
+    /// Connects and subscribes to changes. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel gives no netlink socket.
+    pub fn open() -> Result<Links> {
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
+            .context("cannot open a netlink socket to watch the interfaces")?;
+        tokio::spawn(connection);
+        Ok(Links { handle, events: Box::new(messages.map(|_| ())) })
+    }
+
+    /// All interfaces of this network namespace by name.
+    ///
+    /// # Errors
+    /// When the kernel refuses the listing.
+    pub async fn list(&self) -> Result<HashMap<String, LinkState>> {
+        let messages: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.context("cannot list the interfaces")?;
+        Ok(messages.into_iter().map(LinkState::from).map(|link| (link.name.clone(), link)).collect())
+    }
+
+    /// Waits until some interface has changed. Which one is not told: list again and compare, so that nothing
+    /// depends on seeing each event.
+    pub async fn changed(&mut self) {
+        if self.events.next().await.is_none() {
+            // The connection is gone (it never should be): leave the supervisor to its timer.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl From<LinkMessage> for LinkState {
+    fn from(message: LinkMessage) -> LinkState {
+        let mut link = LinkState {
+            name: String::new(),
+            index: message.header.index,
+            mac: None,
+            mtu_bytes: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
+            carrier_changes: 0,
+            has_xdp: false,
+            rx_queues: 1,
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(bytes) => link.mac = <[u8; 6]>::try_from(bytes).ok().map(Mac),
+                LinkAttribute::Mtu(mtu) => link.mtu_bytes = mtu,
+                LinkAttribute::CarrierChanges(changes) => link.carrier_changes = changes,
+                LinkAttribute::NumRxQueues(queues) => link.rx_queues = queues,
+                LinkAttribute::Xdp(parts) => {
+                    link.has_xdp = parts.iter().any(|part| matches!(part, LinkXdp::ProgId(id) if *id != 0));
+                }
+                _ => {}
+            }
+        }
+        link.rx_queues = active_rx_queues(&link.name, link.index).unwrap_or(link.rx_queues);
+        link
+    }
+}
+
+/// Receive queues in use. Netlink only tells how many the driver allocated; sysfs has a folder for each active one,
+/// provided it shows this network namespace.
+fn active_rx_queues(name: &str, index: u32) -> Option<u32> {
+    let device = Path::new("/sys/class/net").join(name);
+    let shown: u32 = std::fs::read_to_string(device.join("ifindex")).ok()?.trim().parse().ok()?;
+    if shown != index {
+        return None;
+    }
+    let queues = std::fs::read_dir(device.join("queues")).ok()?;
+    let count = queues.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(b"rx-")).count();
+    u32::try_from(count).ok().filter(|count| *count > 0)
+}

@@ -1,0 +1,169 @@
+//! What the host must offer before anything is attached: a new enough kernel, the right to use it, enough memory that
+//! may be locked.
+
+use std::fmt;
+
+use rustix::process::{Resource, getrlimit};
+use rustix::system::uname;
+use rustix::thread::{CapabilitySet, capabilities};
+
+use crate::config::Config;
+
+/// The oldest kernel: AF_XDP sockets shared by an XDP link, and BPF memory that no longer counts as locked.
+const KERNEL_MIN: (u32, u32) = (5, 11);
+/// The oldest kernel whose AF_XDP takes frames of several descriptors, which MTUs above 3506 need.
+const KERNEL_JUMBO: (u32, u32) = (6, 6);
+/// What the four rings and the frames of a queue lock, at least.
+const LOCKED_BYTES_PER_QUEUE: u64 = 16 << 20;
+
+/// Something that keeps xblade from serving on this host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PreflightError {
+    /// AF_XDP of this kernel is not enough.
+    #[error("this is Linux {release}; xblade needs {}.{} or newer", KERNEL_MIN.0, KERNEL_MIN.1)]
+    KernelTooOld {
+        /// As uname(2) tells it.
+        release: String,
+    },
+    /// The process may not do what it must.
+    #[error("missing capability: {}; run as root, or grant it (in a systemd unit: AmbientCapabilities=)", .0.join(", "))]
+    Capabilities(Vec<&'static str>),
+}
+
+/// Something that the operator should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Warning {
+    /// Jumbo frames will not arrive.
+    NoJumbo {
+        /// As uname(2) tells it.
+        release: String,
+    },
+    /// Frames may not all be lockable.
+    LockedMemory {
+        /// RLIMIT_MEMLOCK.
+        limit_bytes: u64,
+    },
+    /// Pinning to a CPU that the process may not use.
+    NoSuchCpu(usize),
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::NoJumbo { release } => write!(
+                f,
+                "this is Linux {release}: frames above 3506 bytes need {}.{} or newer; keep the MTU at 3506 or less",
+                KERNEL_JUMBO.0, KERNEL_JUMBO.1
+            ),
+            Warning::LockedMemory { limit_bytes } => write!(
+                f,
+                "without CAP_IPC_LOCK only {limit_bytes} bytes may be locked, and each queue locks some \
+                 {LOCKED_BYTES_PER_QUEUE}; raise it (ulimit -l, or LimitMEMLOCK= in a systemd unit)"
+            ),
+            Warning::NoSuchCpu(cpu) => write!(f, "cpus: CPU {cpu} is not among those that xblade may use"),
+        }
+    }
+}
+
+/// Asks the host whether `config` can be served at all, before anything is opened or attached.
+///
+/// # Errors
+/// What is missing.
+pub fn preflight(config: &Config) -> Result<Vec<Warning>, PreflightError> {
+    let mut warnings = Vec::new();
+    let release = uname().release().to_string_lossy().into_owned();
+    warnings.extend(judge_kernel(&release)?);
+
+    // A process can always read its own capabilities; if not, the attach will tell.
+    let held = capabilities(None).map_or(CapabilitySet::all(), |sets| sets.effective);
+    let limit = getrlimit(Resource::Memlock).current;
+    warnings.extend(judge_rights(held, limit)?);
+
+    let allowed = rustix::thread::sched_getaffinity(None);
+    if let Ok(allowed) = allowed {
+        let missing = config.cpus.iter().filter(|&&cpu| !allowed.is_set(cpu));
+        warnings.extend(missing.map(|&cpu| Warning::NoSuchCpu(cpu)));
+    }
+    Ok(warnings)
+}
+
+fn judge_kernel(release: &str) -> Result<Option<Warning>, PreflightError> {
+    // A release that starts with no number is some future's scheme, not an old kernel.
+    let Some(version) = version(release) else {
+        return Ok(None);
+    };
+    let release = release.to_owned();
+    if version < KERNEL_MIN {
+        return Err(PreflightError::KernelTooOld { release });
+    }
+    Ok((version < KERNEL_JUMBO).then_some(Warning::NoJumbo { release }))
+}
+
+/// `6.1.0-18-amd64` is (6, 1).
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn judge_rights(held: CapabilitySet, locked_limit: Option<u64>) -> Result<Option<Warning>, PreflightError> {
+    let mut missing = Vec::new();
+    if !held.contains(CapabilitySet::NET_ADMIN) {
+        missing.push("CAP_NET_ADMIN");
+    }
+    if !held.contains(CapabilitySet::NET_RAW) {
+        missing.push("CAP_NET_RAW");
+    }
+    if !held.intersects(CapabilitySet::BPF | CapabilitySet::SYS_ADMIN) {
+        missing.push("CAP_BPF");
+    }
+    if !missing.is_empty() {
+        return Err(PreflightError::Capabilities(missing));
+    }
+    let limit = locked_limit.unwrap_or(u64::MAX);
+    let tight = !held.contains(CapabilitySet::IPC_LOCK) && limit < LOCKED_BYTES_PER_QUEUE;
+    Ok(tight.then_some(Warning::LockedMemory { limit_bytes: limit }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_judged_by_their_number() {
+        for old in ["3.10.0-1160.el7.x86_64", "4.19.0-26-amd64", "5.10.0-28-amd64"] {
+            let message = judge_kernel(old).unwrap_err().to_string();
+            assert!(
+                message.contains(old) && message.contains("needs 5.11"),
+                "{message}"
+            );
+        }
+        for middle in ["5.11.0", "6.1.0-18-amd64", "6.5"] {
+            let warning = judge_kernel(middle).unwrap().unwrap().to_string();
+            assert!(warning.contains("6.6"), "{warning}");
+        }
+        for new in ["6.6.0", "6.18.44", "10.0", "odd"] {
+            assert_eq!(judge_kernel(new), Ok(None), "{new}");
+        }
+    }
+
+    #[test]
+    fn missing_rights_are_named() {
+        let needed = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::BPF;
+        let message = judge_rights(CapabilitySet::empty(), None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF"),
+            "{message}"
+        );
+        assert_eq!(judge_rights(needed, None), Ok(None));
+        assert_eq!(judge_rights(needed | CapabilitySet::IPC_LOCK, Some(1)), Ok(None));
+        let warning = judge_rights(needed, Some(64 << 10)).unwrap().unwrap().to_string();
+        assert!(
+            warning.contains("65536") && warning.contains("LimitMEMLOCK"),
+            "{warning}"
+        );
+        let old_style = needed.difference(CapabilitySet::BPF) | CapabilitySet::SYS_ADMIN;
+        assert_eq!(judge_rights(old_style, None), Ok(None));
+    }
+}

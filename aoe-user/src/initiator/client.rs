@@ -1,0 +1,307 @@
+//! One request at a time: discovery, IDENTIFY, reads and writes with retransmission.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use aoe_common::Mac;
+use aoe_common::wire::{SECTOR_BYTES, aoe, sectors_per_frame};
+
+use super::frame::{self, AtaRequest, Reply, Route};
+use super::socket::{BATCH, PacketSocket};
+use super::{Identity, InitiatorError};
+
+/// How long the first copy of a request may stay unanswered; every further copy waits twice as long.
+const FIRST_RETRANSMIT: Duration = Duration::from_millis(200);
+
+/// A target that answered Query Config.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    /// Major address.
+    pub shelf: u16,
+    /// Minor address.
+    pub slot: u8,
+    /// The port that answered.
+    pub mac: Mac,
+    /// Requests that the target queues.
+    pub buffers: u16,
+    /// Firmware version of the target.
+    pub firmware: u16,
+    /// Most sectors in a request: what target and this interface's MTU allow.
+    pub sectors: u8,
+    /// The config string.
+    pub config: Vec<u8>,
+}
+
+/// A synchronous initiator on one interface.
+pub struct Client {
+    socket: PacketSocket,
+    tag: u32,
+}
+
+impl Client {
+    /// Opens a socket on the interface. Needs `CAP_NET_RAW`.
+    pub fn open(interface: &str) -> Result<Client, InitiatorError> {
+        // tags of two runs differ, so that a late answer to the first is not taken for one to the second;
+        // bit 31 keeps Linux's own initiator on this host from looking at the answers (aoecmd.c)
+        let tag = 0x8000_0000 | std::process::id() << 12;
+        Ok(Client {
+            socket: PacketSocket::open(interface)?,
+            tag,
+        })
+    }
+
+    /// The socket, for a load of one's own.
+    pub fn into_socket(self) -> PacketSocket {
+        self.socket
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &PacketSocket {
+        &self.socket
+    }
+
+    /// A route from this interface to a target.
+    pub fn route(&self, target: &Found) -> Route {
+        Route {
+            source: self.socket.mac(),
+            destination: target.mac,
+            shelf: target.shelf,
+            slot: target.slot,
+        }
+    }
+
+    /// Asks everybody, or everybody with an address, and lists who answered within `timeout`, by address.
+    pub fn discover(
+        &mut self,
+        address: Option<(u16, u8)>,
+        timeout: Duration,
+    ) -> Result<Vec<Found>, InitiatorError> {
+        self.query(address, timeout, usize::MAX)
+    }
+
+    /// The first port that answers for an address; `None` when none does within `timeout`.
+    pub fn find(&mut self, shelf: u16, slot: u8, timeout: Duration) -> Result<Option<Found>, InitiatorError> {
+        Ok(self.query(Some((shelf, slot)), timeout, 1)?.pop())
+    }
+
+    fn query(
+        &mut self,
+        address: Option<(u16, u8)>,
+        timeout: Duration,
+        enough: usize,
+    ) -> Result<Vec<Found>, InitiatorError> {
+        let (shelf, slot) = address.unwrap_or((aoe::SHELF_ANY, aoe::SLOT_ANY));
+        let route = Route {
+            source: self.socket.mac(),
+            destination: Mac::BROADCAST,
+            shelf,
+            slot,
+        };
+        let tag = self.next_tag();
+        let most_sectors = sectors_per_frame(self.socket.mtu_bytes());
+        let mut found = BTreeSet::new();
+        let start = Instant::now();
+        // the question is asked twice: it may be lost, and nobody would notice
+        for until in [start + timeout / 2, start + timeout] {
+            self.socket.send(&[&frame::query_read(&route, tag)])?;
+            while Instant::now() < until && found.len() < enough {
+                self.socket
+                    .wait(until.saturating_duration_since(Instant::now()))?;
+                self.socket.receive(BATCH, |bytes, _| {
+                    let Some(reply) = Reply::parse(bytes).filter(|reply| reply.tag == tag) else {
+                        return;
+                    };
+                    let asked = address.is_none_or(|address| address == (reply.shelf, reply.slot));
+                    if let Some(config) = reply.config().filter(|_| asked && reply.error.is_none()) {
+                        found.insert(Found {
+                            shelf: reply.shelf,
+                            slot: reply.slot,
+                            mac: reply.source,
+                            buffers: config.buffers,
+                            firmware: config.firmware,
+                            sectors: config.sectors.min(most_sectors),
+                            config: config.string.to_vec(),
+                        });
+                    }
+                })?;
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// IDENTIFY DEVICE.
+    pub fn identify(&mut self, target: &Found, timeout: Duration) -> Result<Identity, InitiatorError> {
+        let request = AtaRequest {
+            opcode: frame::OP_IDENTIFY,
+            sectors: 1,
+            lba: 0,
+        };
+        let data = self.ata(target, request, &[], timeout)?;
+        let block = data.first_chunk().ok_or_else(|| InitiatorError::Short {
+            what: describe(target, request),
+            got: data.len(),
+            wanted: SECTOR_BYTES,
+        })?;
+        Ok(Identity::parse(block))
+    }
+
+    /// Reads sectors, as many as a frame may hold.
+    pub fn read(
+        &mut self,
+        target: &Found,
+        lba: u64,
+        sectors: u8,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, InitiatorError> {
+        let request = AtaRequest {
+            opcode: frame::OP_READ_EXT,
+            sectors,
+            lba,
+        };
+        let mut data = self.ata(target, request, &[], timeout)?;
+        let wanted = usize::from(sectors) * SECTOR_BYTES;
+        if data.len() < wanted {
+            return Err(InitiatorError::Short {
+                what: describe(target, request),
+                got: data.len(),
+                wanted,
+            });
+        }
+        data.truncate(wanted);
+        Ok(data)
+    }
+
+    /// Writes whole sectors, as many as a frame may hold.
+    ///
+    /// # Panics
+    /// When `data` is no whole number of 1 to 255 sectors.
+    pub fn write(
+        &mut self,
+        target: &Found,
+        lba: u64,
+        data: &[u8],
+        timeout: Duration,
+    ) -> Result<(), InitiatorError> {
+        assert!(
+            data.len().is_multiple_of(SECTOR_BYTES),
+            "data of a write come in sectors"
+        );
+        let sectors = u8::try_from(data.len() / SECTOR_BYTES).expect("a frame holds at most 255 sectors");
+        self.ata(
+            target,
+            AtaRequest {
+                opcode: frame::OP_WRITE_EXT,
+                sectors,
+                lba,
+            },
+            data,
+            timeout,
+        )?;
+        Ok(())
+    }
+
+    /// FLUSH CACHE EXT: everything acknowledged so far is on the medium when this returns.
+    pub fn flush(&mut self, target: &Found, timeout: Duration) -> Result<(), InitiatorError> {
+        let request = AtaRequest {
+            opcode: frame::OP_FLUSH_EXT,
+            sectors: 0,
+            lba: 0,
+        };
+        self.ata(target, request, &[], timeout)?;
+        Ok(())
+    }
+
+    fn ata(
+        &mut self,
+        target: &Found,
+        request: AtaRequest,
+        data: &[u8],
+        timeout: Duration,
+    ) -> Result<Vec<u8>, InitiatorError> {
+        let route = self.route(target);
+        let tag = self.next_tag();
+        let mut bytes = vec![0; request.frame_bytes()];
+        frame::put_ata(&mut bytes, &route, tag, request);
+        bytes[frame::ATA_DATA..frame::ATA_DATA + data.len()].copy_from_slice(data);
+        let start = Instant::now();
+        let mut retransmit = FIRST_RETRANSMIT;
+        let mut answer = None;
+        while answer.is_none() && start.elapsed() < timeout {
+            self.socket.send(&[&bytes])?;
+            let until = Instant::now() + retransmit.min(timeout);
+            while answer.is_none() && Instant::now() < until {
+                self.socket
+                    .wait(until.saturating_duration_since(Instant::now()))?;
+                self.socket.receive(BATCH, |received, _| {
+                    let reply = Reply::parse(received);
+                    let ours = |r: &Reply<'_>| {
+                        (r.tag, r.shelf, r.slot, r.destination)
+                            == (tag, target.shelf, target.slot, route.source)
+                    };
+                    if let Some(reply) = reply.filter(ours) {
+                        answer = Some(outcome(&reply, target, request));
+                    }
+                })?;
+            }
+            retransmit *= 2;
+        }
+        answer.unwrap_or_else(|| {
+            Err(InitiatorError::Timeout {
+                what: describe(target, request),
+                seconds: start.elapsed().as_secs_f64(),
+            })
+        })
+    }
+
+    fn next_tag(&mut self) -> u32 {
+        self.tag = self.tag.wrapping_add(1) | 0x8000_0000;
+        self.tag
+    }
+}
+
+/// The ports that answer for an address on an interface, this host's own excepted: nobody hears himself.
+///
+/// Takes the whole `timeout`. A starting target asks this to learn that its address is taken.
+pub fn who_answers(
+    interface: &str,
+    shelf: u16,
+    slot: u8,
+    timeout: Duration,
+) -> Result<Vec<Mac>, InitiatorError> {
+    let found = Client::open(interface)?.discover(Some((shelf, slot)), timeout)?;
+    let mut macs: Vec<Mac> = found.into_iter().map(|target| target.mac).collect();
+    macs.sort();
+    macs.dedup();
+    Ok(macs)
+}
+
+fn outcome(reply: &Reply<'_>, target: &Found, request: AtaRequest) -> Result<Vec<u8>, InitiatorError> {
+    let what = || describe(target, request);
+    if let Some(code) = reply.error {
+        return Err(InitiatorError::Aoe { what: what(), code });
+    }
+    match reply.ata() {
+        Some(ata) if ata.is_ok() => Ok(ata.data.to_vec()),
+        Some(ata) => Err(InitiatorError::Ata {
+            what: what(),
+            status: ata.status,
+            error: ata.error,
+        }),
+        None => Err(InitiatorError::Short {
+            what: what(),
+            got: 0,
+            wanted: SECTOR_BYTES,
+        }),
+    }
+}
+
+fn describe(target: &Found, request: AtaRequest) -> String {
+    let AtaRequest { opcode, sectors, lba } = request;
+    let what = match opcode {
+        frame::OP_IDENTIFY => "IDENTIFY".into(),
+        frame::OP_FLUSH_EXT => "FLUSH CACHE".into(),
+        frame::OP_WRITE_EXT => format!("write of {sectors} sectors at {lba}"),
+        _ => format!("read of {sectors} sectors at {lba}"),
+    };
+    format!("{}.{}: {what}", target.shelf, target.slot)
+}

@@ -1,0 +1,93 @@
+//! What IDENTIFY DEVICE tells of a disk.
+
+use aoe_common::wire::SECTOR_BYTES;
+
+/// The words of IDENTIFY that an initiator cares about (ACS-2 §7.16).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Words 27–46.
+    pub model: String,
+    /// Words 10–19.
+    pub serial: String,
+    /// Words 23–26.
+    pub firmware: String,
+    /// Sectors: words 100–103 where the device has 48-bit addresses, else 60–61.
+    pub sectors: u64,
+    /// Word 85 bit 5: writes are acknowledged from a volatile cache.
+    pub write_cache: bool,
+    /// Word 169 bit 0: DATA SET MANAGEMENT TRIM works.
+    pub trim: bool,
+}
+
+impl Identity {
+    /// Reads the 512 bytes of an IDENTIFY reply.
+    pub fn parse(data: &[u8; SECTOR_BYTES]) -> Identity {
+        let word = |n: usize| u16::from_le_bytes([data[2 * n], data[2 * n + 1]]);
+        let number = |first: usize, words: usize| {
+            (0..words)
+                .rev()
+                .fold(0u64, |value, i| value << 16 | u64::from(word(first + i)))
+        };
+        let text = |first: usize, last: usize| {
+            let bytes: Vec<u8> = (first..=last).flat_map(|n| word(n).to_be_bytes()).collect();
+            let printable = |&b: &u8| {
+                if (0x20..0x7f).contains(&b) {
+                    char::from(b)
+                } else {
+                    ' '
+                }
+            };
+            bytes.iter().map(printable).collect::<String>().trim().to_owned()
+        };
+        let lba48 = word(83) & 1 << 10 != 0;
+        Identity {
+            model: text(27, 46),
+            serial: text(10, 19),
+            firmware: text(23, 26),
+            sectors: if lba48 { number(100, 4) } else { number(60, 2) },
+            write_cache: word(85) & 1 << 5 != 0,
+            trim: word(169) & 1 != 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block() -> [u8; SECTOR_BYTES] {
+        let mut data = [0; SECTOR_BYTES];
+        data[20..40].copy_from_slice(b"7e3.0-10            ".as_ref());
+        data[46..54].copy_from_slice(b".0 1    ");
+        data[54..94].fill(b' ');
+        data[54..58].copy_from_slice(b"oA E");
+        data[120..124].copy_from_slice(&[0xff, 0xff, 0xff, 0x0f]);
+        data[200..208].copy_from_slice(&0x0000_0001_8000_0000u64.to_le_bytes());
+        data
+    }
+
+    #[test]
+    fn strings_are_swapped_back_and_trimmed() {
+        let identity = Identity::parse(&block());
+        assert_eq!(identity.serial, "e7.3-001");
+        assert_eq!(identity.firmware, "0.1");
+        assert_eq!(identity.model, "AoE");
+    }
+
+    #[test]
+    fn the_size_comes_from_the_words_that_count() {
+        let mut data = block();
+        assert_eq!(Identity::parse(&data).sectors, 0x0fff_ffff);
+        data[167] = 0x04;
+        assert_eq!(Identity::parse(&data).sectors, 0x1_8000_0000);
+    }
+
+    #[test]
+    fn features_are_read() {
+        let mut data = block();
+        assert!(!Identity::parse(&data).write_cache && !Identity::parse(&data).trim);
+        data[170] = 0x20;
+        data[338] = 1;
+        assert!(Identity::parse(&data).write_cache && Identity::parse(&data).trim);
+    }
+}

@@ -1,0 +1,263 @@
+//! The data path: one thread that owns one receive queue.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_queue::SegQueue;
+use rustix::event::{PollFd, PollFlags, poll};
+use tracing::warn;
+
+use crate::store::{Lane, Mailbox};
+use crate::target::{Counters, Export, Exports, PortInfo, Session};
+use crate::xsk::{Socket, Statistics};
+
+use super::{Figures, Nic, port_info};
+
+/// Frames taken from the ring before anything else is looked at.
+const BATCH: usize = 64;
+/// Looks at the rings between two looks at the clock while spinning.
+const SPINS_PER_CLOCK: u32 = 32;
+/// How long a stopping worker waits for operations that the disk still owes it.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// How often it looks meanwhile.
+const DRAIN_PAUSE: Duration = Duration::from_millis(10);
+/// How long to leave an interface alone that poll(2) calls dead.
+const DEAD_PAUSE: Duration = Duration::from_millis(10);
+
+/// What control may ask of a worker.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Serve these from now on.
+    Exports(Arc<Exports>),
+    /// The interface has changed.
+    Port(PortInfo),
+    /// Advertise these exports.
+    Advertise(Vec<Arc<Export>>),
+    /// Finish what was received and end.
+    Stop,
+}
+
+/// Control's handle of a worker thread.
+#[derive(Debug)]
+pub(super) struct Worker {
+    commands: Arc<SegQueue<Command>>,
+    mailbox: Mailbox,
+    shared: Arc<Shared>,
+    counters: Arc<Counters>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    sleeps: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl Worker {
+    /// Starts the thread that serves `socket`.
+    pub(super) fn start(
+        nic: &Nic,
+        queue: usize,
+        socket: Socket,
+        exports: Arc<Exports>,
+        spin: Duration,
+        cpu: Option<usize>,
+    ) -> io::Result<Worker> {
+        let lane = Lane::new()?;
+        let mailbox = lane.mailbox();
+        let commands = Arc::new(SegQueue::new());
+        let shared = Arc::new(Shared::default());
+        let session = Session::new(exports, lane);
+        let counters = session.counters();
+        let data_path = DataPath {
+            socket,
+            session,
+            port: port_info(nic),
+            commands: Arc::clone(&commands),
+            shared: Arc::clone(&shared),
+            spin,
+            start: Instant::now(),
+            next_advert_us: None,
+        };
+        let thread = std::thread::Builder::new().name(format!("{}/{queue}", nic.name)).spawn(move || {
+            if let Some(cpu) = cpu {
+                pin_to(cpu);
+            }
+            data_path.run();
+        })?;
+        Ok(Worker { commands, mailbox, shared, counters, thread: Some(thread) })
+    }
+
+    /// Hands the worker a command and wakes it.
+    pub(super) fn tell(&self, command: Command) {
+        self.commands.push(command);
+        self.mailbox.wake();
+    }
+
+    /// What it has done so far.
+    pub(super) fn figures(&self) -> Figures {
+        let mut figures: Vec<(&'static str, u64)> = self.counters.snapshot();
+        figures.push(("sleeps", self.shared.sleeps.load(Ordering::Relaxed)));
+        figures.push(("dropped", self.shared.dropped.load(Ordering::Relaxed)));
+        Figures(figures)
+    }
+
+    /// Waits for the thread to end.
+    pub(super) fn join(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("a worker ended by a panic; please report it with the log above");
+        }
+    }
+}
+
+/// What the thread owns.
+struct DataPath {
+    socket: Socket,
+    session: Session<Socket>,
+    port: PortInfo,
+    commands: Arc<SegQueue<Command>>,
+    shared: Arc<Shared>,
+    spin: Duration,
+    /// Zero of the engine's clock.
+    start: Instant,
+    /// When the engine wants to advertise again, on that clock.
+    next_advert_us: Option<u64>,
+}
+
+impl DataPath {
+    fn run(mut self) {
+        let mut last_work = Instant::now();
+        let mut stopping: Option<Instant> = None;
+        loop {
+            let mut worked = self.round();
+            while let Some(command) = self.commands.pop() {
+                worked = true;
+                if self.obey(command) {
+                    stopping.get_or_insert_with(Instant::now);
+                }
+            }
+            if worked {
+                last_work = Instant::now();
+                continue;
+            }
+            match stopping {
+                Some(since) if self.session.pending() == 0 || since.elapsed() > DRAIN_LIMIT => break,
+                Some(_) => self.sleep(Some(DRAIN_PAUSE)),
+                None if self.spin_until_work(last_work) => {}
+                None => self.sleep(None),
+            }
+        }
+        self.publish();
+        self.session.close(&mut self.socket);
+    }
+
+    /// Serves what is there now; false when there was nothing.
+    fn round(&mut self) -> bool {
+        let now_us = self.now_us();
+        let mut worked = self.session.completions(&mut self.socket, &self.port, now_us);
+        for _ in 0..BATCH {
+            let Some(frame) = self.socket.receive() else { break };
+            worked = true;
+            self.session.frame(&mut self.socket, &self.port, frame, now_us);
+        }
+        if worked {
+            self.session.lane().submit();
+        }
+        if self.next_advert_us.is_some_and(|due| due <= now_us) {
+            self.next_advert_us = self.session.tick(&mut self.socket, &self.port, now_us);
+        }
+        self.socket.kick();
+        worked
+    }
+
+    /// Looks at the rings until there is something to do or the spin time is over. Whoever waits for a disk does not
+    /// spin: the thread that commits may need this very CPU.
+    fn spin_until_work(&mut self, last_work: Instant) -> bool {
+        if self.session.pending() > 0 {
+            return false;
+        }
+        while last_work.elapsed() < self.spin {
+            for _ in 0..SPINS_PER_CLOCK {
+                if self.socket.is_readable() || !self.commands.is_empty() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        false
+    }
+
+    /// Sleeps until a frame, a completion or a command arrives, an advertisement is due, or `limit` is over.
+    fn sleep(&mut self, limit: Option<Duration>) {
+        self.publish();
+        if !self.session.lane().prepare_sleep() {
+            return;
+        }
+        if self.commands.is_empty() {
+            self.shared.sleeps.fetch_add(1, Ordering::Relaxed);
+            self.poll(limit);
+        }
+        self.session.lane().awake();
+    }
+
+    fn poll(&mut self, limit: Option<Duration>) {
+        let now_us = self.now_us();
+        let until_advert = self.next_advert_us.map(|due| Duration::from_micros(due.saturating_sub(now_us) + 1));
+        let timeout = limit.into_iter().chain(until_advert).min().and_then(|limit| limit.try_into().ok());
+        let mut interest = PollFlags::IN;
+        if self.socket.needs_kick() {
+            interest |= PollFlags::OUT;
+        }
+        let lane = self.session.lane();
+        let mut fds = [PollFd::from_borrowed_fd(self.socket.fd(), interest), PollFd::from_borrowed_fd(lane.fd(), PollFlags::IN)];
+        // EINTR only makes the loop go round once more.
+        let _ = poll(&mut fds, timeout.as_ref());
+        if fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
+            // The interface is gone or down: poll would return at once for ever. Control will see to it.
+            std::thread::sleep(DEAD_PAUSE);
+        }
+    }
+
+    /// Leaves the figures where control reads them.
+    fn publish(&self) {
+        let Statistics { rx_dropped, rx_ring_full, fill_ring_empty, .. } = self.socket.statistics();
+        let dropped = rx_dropped.saturating_add(rx_ring_full).saturating_add(fill_ring_empty);
+        self.shared.dropped.store(dropped, Ordering::Relaxed);
+    }
+
+    /// Carries out a command; true when it was the last.
+    fn obey(&mut self, command: Command) -> bool {
+        match command {
+            Command::Exports(exports) => self.session.set_exports(exports),
+            Command::Port(port) => self.port = port,
+            Command::Advertise(exports) => {
+                let now_us = self.now_us();
+                for export in exports {
+                    self.session.advertise(&mut self.socket, &self.port, &export, now_us);
+                }
+                self.next_advert_us = self.session.tick(&mut self.socket, &self.port, now_us);
+                self.socket.kick();
+            }
+            Command::Stop => return true,
+        }
+        false
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Binds this thread to one CPU; a CPU that does not exist costs a warning, not the service.
+fn pin_to(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        warn!("cannot pin a worker to CPU {cpu}: {error}");
+    }
+}

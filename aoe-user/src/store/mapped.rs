@@ -1,0 +1,330 @@
+//! The `mmap` store: sectors are copied from and to a shared mapping of the file.
+//!
+//! A request for resident pages is a bounds check, a look at the residency map and a copy. Anything else leaves that
+//! path: cold pages, faults and durable writes.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::backing::Backing;
+use super::committer::{Committer, Medium, Task};
+use super::mmap::Mapping;
+use super::residency::Residency;
+use super::{
+    Durability, Extent, Fault, FaultKind, Lane, SECTOR_BYTES, Step, Store, StoreError, Token, Traits,
+};
+
+/// Each further mapping is at least twice as long as the last, so this suffices for ever.
+const MAX_VIEWS: usize = 48;
+/// A mapping that had a fault is made whole again at most this often; meanwhile system calls serve it.
+const MEND_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Serves a file or block device through its page cache.
+#[derive(Debug)]
+pub(super) struct MappedStore {
+    core: Arc<Core>,
+    committer: Arc<Committer>,
+}
+
+#[derive(Debug)]
+struct Core {
+    backing: Backing,
+    /// Mappings of the range, each longer than the one before; old ones stay, since readers may be inside.
+    views: [OnceLock<View>; MAX_VIEWS],
+    newest: AtomicUsize,
+    /// End of what is known to exist, in bytes from the first served one; beyond it no page is touched.
+    present: AtomicU64,
+    growing: Mutex<()>,
+    mended: Mutex<Option<Instant>>,
+    slow: AtomicU64,
+    cold: AtomicU64,
+}
+
+#[derive(Debug)]
+struct View {
+    mapping: Mapping,
+    /// `None` where pages cannot leave memory (tmpfs, ramfs, hugetlbfs).
+    residency: Option<Residency>,
+}
+
+impl View {
+    fn new(backing: &Backing, bytes: u64) -> io::Result<View> {
+        let len = usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let mapping = Mapping::of_file(
+            Arc::clone(backing.file()),
+            backing.position(0),
+            len,
+            !backing.read_only(),
+        )?;
+        let residency = (!backing.in_memory()).then(|| Residency::new(mapping.pages()));
+        Ok(View { mapping, residency })
+    }
+}
+
+impl MappedStore {
+    /// Maps what `backing` serves.
+    ///
+    /// # Errors
+    /// [`StoreError::System`] when it cannot be mapped.
+    pub(super) fn new(backing: Backing, flush_interval: Duration) -> Result<MappedStore, StoreError> {
+        let path = backing.path().to_owned();
+        // Before the first page comes in, so that it comes alone (see mmap.rs).
+        if let Err(error) = rustix::fs::fadvise(backing.file(), 0, None, rustix::fs::Advice::Random) {
+            tracing::debug!("{}: POSIX_FADV_RANDOM: {error}", path.display());
+        }
+        let bytes = backing.sectors() * SECTOR_BYTES;
+        let view = View::new(&backing, bytes).map_err(|error| StoreError::system(&path, "mapping", error))?;
+        let core = Arc::new(Core {
+            backing,
+            views: [const { OnceLock::new() }; MAX_VIEWS],
+            newest: AtomicUsize::new(0),
+            present: AtomicU64::new(bytes),
+            growing: Mutex::new(()),
+            mended: Mutex::new(None),
+            slow: AtomicU64::new(0),
+            cold: AtomicU64::new(0),
+        });
+        let _ = core.views[0].set(view);
+        let committer = Committer::new(Arc::clone(&core) as Arc<dyn Medium>, flush_interval);
+        Ok(MappedStore { core, committer })
+    }
+
+    /// The end of a write whose data is in the page cache.
+    #[inline]
+    fn written(&self, lane: &mut Lane, token: Token, extent: Extent, durability: Durability) -> Step {
+        match durability {
+            Durability::WriteBack => {
+                self.committer.note_write();
+                Step::Done
+            }
+            Durability::Durable => {
+                lane.commit(&self.committer, token, Task::Write(extent.lba));
+                Step::Later
+            }
+        }
+    }
+}
+
+impl Core {
+    #[inline]
+    fn view(&self) -> &View {
+        let newest = self.newest.load(Ordering::Acquire);
+        self.views[newest].get().expect("a view is set before its number is published")
+    }
+
+    /// The newest view, if its pages for the extent are in memory and the file's own; with the epoch for
+    /// [`Mapping::intact`] and the place in the mapping.
+    #[inline]
+    fn hot(&self, lane: &Lane, extent: Extent) -> Hot<'_> {
+        let view = self.view();
+        let (start, end) = (extent.lba * SECTOR_BYTES, extent.end() * SECTOR_BYTES);
+        let mapping = &view.mapping;
+        let epoch = mapping.epoch();
+        if epoch % 2 == 1 || end > self.present.load(Ordering::Relaxed) || end > mapping.len() as u64 {
+            return Hot::Broken;
+        }
+        if let Some(residency) = &view.residency {
+            let (first, last) = (mapping.page_of(start as usize), mapping.page_of(end as usize - 1));
+            if !residency.is_hot(first, last, lane.tick()) && !residency.look(mapping, first, last, lane.tick()) {
+                return Hot::Cold;
+            }
+        }
+        Hot::Mapped(mapping, start as usize, epoch)
+    }
+
+    /// After a fault, or beyond what exists: by system calls, which say what is wrong.
+    #[cold]
+    fn read_slowly(&self, extent: Extent, into: &mut [&mut [u8]]) -> Result<(), Fault> {
+        self.slow.fetch_add(1, Ordering::Relaxed);
+        let result = self.backing.read_slices(extent, into);
+        self.recover();
+        result
+    }
+
+    /// As [`Core::read_slowly`]; writes again what may have gone into a page that was not the file's.
+    #[cold]
+    fn write_slowly(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
+        self.slow.fetch_add(1, Ordering::Relaxed);
+        let result = self.backing.write_slices(extent, from);
+        self.recover();
+        result
+    }
+
+    /// Now and then: finds out how much of the file there is, and maps it again if a fault left a foreign page.
+    fn recover(&self) {
+        let Some(mut mended) = self.mended.try_lock() else { return };
+        if mended.is_some_and(|when| when.elapsed() < MEND_INTERVAL) {
+            return;
+        }
+        *mended = Some(Instant::now());
+        if let Ok(bytes) = self.backing.object_bytes() {
+            let served = self.backing.sectors() * SECTOR_BYTES;
+            let present = bytes.saturating_sub(self.backing.position(0)).min(served);
+            self.present.store(present, Ordering::Relaxed);
+        }
+        for view in self.views.iter().map_while(OnceLock::get) {
+            if let Err(error) = view.mapping.mend() {
+                tracing::warn!("{}: mapping again after a fault: {error}", self.backing.path().display());
+            }
+        }
+    }
+
+    /// Serves what the file has grown by.
+    fn grow(&self) -> io::Result<u64> {
+        let _one_at_a_time = self.growing.lock();
+        let sectors = self.backing.measure()?;
+        let bytes = sectors * SECTOR_BYTES;
+        if sectors == self.backing.sectors() {
+            return Ok(sectors);
+        }
+        let newest = self.newest.load(Ordering::Acquire);
+        let mapped = self.view().mapping.len() as u64;
+        if bytes > mapped {
+            let slot = self.views.get(newest + 1).ok_or(io::ErrorKind::OutOfMemory)?;
+            // Beyond the end of the file a mapping costs address space only.
+            let view = View::new(&self.backing, bytes.max(mapped * 2)).or_else(|_| View::new(&self.backing, bytes))?;
+            let _ = slot.set(view);
+            self.newest.store(newest + 1, Ordering::Release);
+        }
+        self.present.store(bytes, Ordering::Relaxed);
+        self.backing.set_sectors(sectors);
+        Ok(sectors)
+    }
+}
+
+/// What [`Core::hot`] finds.
+enum Hot<'a> {
+    /// Copy, from this byte of the mapping, and compare the epoch afterwards.
+    Mapped(&'a Mapping, usize, u64),
+    /// Pages must come from the medium first.
+    Cold,
+    /// The mapping cannot be trusted now.
+    Broken,
+}
+
+impl Store for MappedStore {
+    fn sectors(&self) -> u64 {
+        self.core.backing.sectors()
+    }
+
+    fn refresh(&self) -> io::Result<u64> {
+        self.core.grow()
+    }
+
+    fn traits(&self) -> Traits {
+        self.core.backing.traits()
+    }
+
+    fn read(
+        &self,
+        lane: &mut Lane,
+        token: Token,
+        extent: Extent,
+        into: &mut [&mut [u8]],
+    ) -> Result<Step, Fault> {
+        self.core.backing.check(extent, FaultKind::Read)?;
+        match self.core.hot(lane, extent) {
+            Hot::Mapped(mapping, at, epoch) => {
+                mapping.read(at, into);
+                if mapping.intact(epoch) {
+                    return Ok(Step::Done);
+                }
+            }
+            Hot::Cold => {
+                self.core.cold.fetch_add(1, Ordering::Relaxed);
+                let _ = token;
+            }
+            Hot::Broken => {}
+        }
+        self.core.read_slowly(extent, into)?;
+        Ok(Step::Done)
+    }
+
+    fn write(
+        &self,
+        lane: &mut Lane,
+        token: Token,
+        extent: Extent,
+        from: &[&[u8]],
+        durability: Durability,
+    ) -> Result<Step, Fault> {
+        self.core.backing.check(extent, FaultKind::Write)?;
+        if self.core.backing.read_only() {
+            return Err(Fault {
+                kind: FaultKind::Write,
+                lba: extent.lba,
+                source: io::Error::from_raw_os_error(libc::EROFS),
+            });
+        }
+        if let Hot::Mapped(mapping, at, epoch) = self.core.hot(lane, extent) {
+            mapping.write(at, from);
+            if mapping.intact(epoch) {
+                return Ok(self.written(lane, token, extent, durability));
+            }
+        }
+        self.core.write_slowly(extent, from)?;
+        std::sync::atomic::fence(Ordering::SeqCst);
+        Ok(self.written(lane, token, extent, durability))
+    }
+
+    fn flush(&self, lane: &mut Lane, token: Token) -> Result<Step, Fault> {
+        if self.core.backing.read_only() {
+            return Ok(Step::Done);
+        }
+        lane.commit(&self.committer, token, Task::Flush);
+        Ok(Step::Later)
+    }
+
+    fn trim(&self, lane: &mut Lane, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
+        for extent in extents {
+            self.core.backing.check(*extent, FaultKind::Write)?;
+        }
+        lane.commit(&self.committer, token, Task::Trim(extents.to_vec()));
+        Ok(Step::Later)
+    }
+
+    fn verify(&self, _: &mut Lane, _: Token, extent: Extent) -> Result<Step, Fault> {
+        self.core.backing.check(extent, FaultKind::Read)?;
+        Ok(Step::Done)
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let mut counters = vec![
+            ("faults", self.core.backing.faults()),
+            ("slow", self.core.slow.load(Ordering::Relaxed)),
+            ("cold", self.core.cold.load(Ordering::Relaxed)),
+        ];
+        counters.extend(self.committer.counters());
+        counters
+    }
+
+    fn close(&self) -> io::Result<()> {
+        match self.core.backing.read_only() {
+            true => Ok(()),
+            false => self.committer.close(),
+        }
+    }
+}
+
+impl Medium for Core {
+    fn commit(&self) -> io::Result<()> {
+        self.backing.sync()
+    }
+
+    fn trim(&self, extent: Extent) -> io::Result<()> {
+        self.backing.punch(extent)
+    }
+
+    fn fault(&self, lba: u64, source: io::Error) -> Fault {
+        self.backing.fault(FaultKind::Write, lba, source)
+    }
+
+    fn name(&self) -> String {
+        let name = self.backing.path().file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+}

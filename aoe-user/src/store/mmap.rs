@@ -1,0 +1,257 @@
+//! Memory that many threads read and write through raw copies: a shared mapping of a file, or anonymous.
+//!
+//! No reference to the memory ever exists, only copies in and out. Overlapping copies at the same time are kept
+//! apart by the caller (`super`'s ordering rule); what other processes do to a file shows as whatever bytes they
+//! write, which is data to us and nothing else.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+
+use super::sigbus::Guard;
+
+/// A mapping of `len` usable bytes.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    /// Where the usable bytes begin: a file's range need not begin on a page.
+    lead: usize,
+    len: usize,
+    /// Mapped bytes, whole pages.
+    total: usize,
+    /// For a file: to map it again after a fault, and who notices faults.
+    file: Option<Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    file: Arc<File>,
+    position: u64,
+    prot: ProtFlags,
+    guard: Guard,
+}
+
+// SAFETY: the memory is reached by copies only, from any thread; who copies what when is ordered by the callers, as
+// the module says, and base and lengths never change.
+unsafe impl Send for Mapping {}
+// SAFETY: as for Send.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of `file` from byte `position`, shared, and asks for single pages instead of read-ahead.
+    /// It may reach beyond the end of the file: what the file grows by appears by itself.
+    ///
+    /// # Errors
+    /// Of mmap, for example no address space left.
+    pub(super) fn of_file(file: Arc<File>, position: u64, len: usize, writable: bool) -> io::Result<Mapping> {
+        let page_bytes = page_bytes(file.as_fd());
+        let lead = (position % page_bytes as u64) as usize;
+        let position = position - lead as u64;
+        let total = (lead + len).next_multiple_of(page_bytes);
+        let prot = match writable {
+            true => ProtFlags::READ | ProtFlags::WRITE,
+            false => ProtFlags::READ,
+        };
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
+        let base = unsafe { mmap(ptr::null_mut(), total, prot, MapFlags::SHARED, &file, position)? };
+        let mut mapping = Mapping {
+            base: NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            lead,
+            len,
+            total,
+            file: None,
+        };
+        mapping.advise_random();
+        mapping.file = Some(Watched {
+            file,
+            position,
+            prot,
+            guard: Guard::new(base as usize, total, page_bytes)?,
+        });
+        Ok(mapping)
+    }
+
+    /// Zeros, taking memory only where it is written.
+    ///
+    /// # Errors
+    /// Of mmap.
+    pub(super) fn anonymous(len: usize) -> io::Result<Mapping> {
+        let total = len.next_multiple_of(rustix::param::page_size());
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
+        let base = unsafe { mmap_anonymous(ptr::null_mut(), total, prot, flags)? };
+        Ok(Mapping {
+            base: NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            lead: 0,
+            len,
+            total,
+            file: None,
+        })
+    }
+
+    /// Usable bytes.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Odd while a page of the mapping is not the file's; take it before a copy, give it to [`Mapping::intact`].
+    #[inline]
+    pub(super) fn epoch(&self) -> u64 {
+        self.file.as_ref().map_or(0, |watched| watched.guard.epoch())
+    }
+
+    /// Whether copies since `epoch` was taken met the file's pages and no others.
+    #[inline]
+    pub(super) fn intact(&self, epoch: u64) -> bool {
+        // The copy, loads and stores, comes before this look at the epoch, also in the eyes of the processor; and
+        // (for a write) before the caller's look at the dirty flag.
+        fence(Ordering::SeqCst);
+        epoch % 2 == 0 && self.epoch() == epoch
+    }
+
+    /// Maps the file again after a fault, if no other fault comes in between.
+    ///
+    /// # Errors
+    /// Of mmap.
+    pub(super) fn mend(&self) -> io::Result<()> {
+        let Some(watched) = &self.file else { return Ok(()) };
+        let total = self.total;
+        watched.guard.mend(|| {
+            let flags = MapFlags::SHARED | MapFlags::FIXED;
+            // SAFETY: replaces exactly our own mapping, by one of the same file, range and rights; the kernel does
+            // it in one step under its lock, so concurrent copies see the one or the other.
+            let base = unsafe {
+                mmap(self.base.as_ptr().cast(), total, watched.prot, flags, &watched.file, watched.position)?
+            };
+            debug_assert_eq!(base, self.base.as_ptr().cast());
+            self.advise_random();
+            Ok(())
+        })
+    }
+
+    /// Copies from byte `at` into the pieces.
+    #[inline]
+    pub(super) fn read(&self, at: usize, into: &mut [&mut [u8]]) {
+        let mut from = self.pointer(at, into.iter().map(|piece| piece.len()).sum());
+        for piece in into {
+            // SAFETY: `pointer` checked that all pieces together lie in the mapping; a piece is ours alone and
+            // cannot overlap the mapping, which nobody has a reference to.
+            unsafe {
+                ptr::copy_nonoverlapping(from, piece.as_mut_ptr(), piece.len());
+                from = from.add(piece.len());
+            }
+        }
+    }
+
+    /// Copies the pieces to byte `at`. Not for read-only mappings.
+    #[inline]
+    pub(super) fn write(&self, at: usize, from: &[&[u8]]) {
+        assert!(self.writable(), "write to a read-only mapping");
+        let mut to = self.pointer(at, from.iter().map(|piece| piece.len()).sum());
+        for piece in from {
+            // SAFETY: `pointer` checked that all pieces together lie in the mapping, which is writable; nobody has
+            // a reference into it.
+            unsafe {
+                ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len());
+                to = to.add(piece.len());
+            }
+        }
+    }
+
+    /// Whole pages of `range` (bytes) read as zeros again and take no memory. Only for anonymous memory.
+    ///
+    /// # Errors
+    /// Of madvise.
+    pub(super) fn discard(&self, range: Range<usize>) -> io::Result<()> {
+        assert!(self.file.is_none(), "only anonymous memory forgets its content");
+        let page_bytes = rustix::param::page_size();
+        let (start, end) = (range.start.next_multiple_of(page_bytes), range.end - range.end % page_bytes);
+        if start < end {
+            let base = self.pointer(start, end - start);
+            // SAFETY: the range lies in our own anonymous mapping, to which nobody has references.
+            unsafe { madvise(base.cast(), end - start, Advice::LinuxDontNeed)? };
+        }
+        Ok(())
+    }
+
+    /// Which pages of the mapping's pages `[first, first + pages.len())` are in memory, one byte a page, bit 0.
+    ///
+    /// # Errors
+    /// Of mincore.
+    pub(super) fn residency(&self, first: usize, pages: &mut [u8]) -> io::Result<()> {
+        let page_bytes = rustix::param::page_size();
+        assert!((first + pages.len()) * page_bytes <= self.total, "beyond the mapping");
+        // SAFETY: the range lies in our mapping, and the vector has a byte for each of its pages.
+        let result = unsafe {
+            libc::mincore(
+                self.base.as_ptr().add(first * page_bytes).cast(),
+                pages.len() * page_bytes,
+                pages.as_mut_ptr(),
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// The mapping's page that byte `at` lies in.
+    #[inline]
+    pub(super) fn page_of(&self, at: usize) -> usize {
+        (self.lead + at) / rustix::param::page_size()
+    }
+
+    /// Pages of the mapping.
+    pub(super) fn pages(&self) -> usize {
+        self.total / rustix::param::page_size()
+    }
+
+    fn writable(&self) -> bool {
+        self.file.as_ref().is_none_or(|watched| watched.prot.contains(ProtFlags::WRITE))
+    }
+
+    /// Address of byte `at`, checked to have `bytes` bytes behind it.
+    #[inline]
+    fn pointer(&self, at: usize, bytes: usize) -> *mut u8 {
+        let end = at.checked_add(bytes);
+        assert!(end.is_some_and(|end| end <= self.len), "outside the mapping");
+        // SAFETY: lead + len bytes are mapped, and at <= len.
+        unsafe { self.base.as_ptr().add(self.lead + at) }
+    }
+
+    /// Read-ahead would bring folios of up to 2 MiB, and one write to such a folio dirties all of it.
+    fn advise_random(&self) {
+        // SAFETY: advice on our own mapping that changes no content.
+        let advised = unsafe { madvise(self.base.as_ptr().cast(), self.total, Advice::Random) };
+        if let Err(error) = advised {
+            tracing::debug!("madvise(MADV_RANDOM): {error}");
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // The guard first: from here on faults at these addresses are not ours.
+        self.file = None;
+        // SAFETY: our own mapping, and `&mut self` says that no copy is under way.
+        if let Err(error) = unsafe { munmap(self.base.as_ptr().cast(), self.total) } {
+            tracing::warn!("munmap: {error}");
+        }
+    }
+}
+
+/// What a fault must replace: a page, or on hugetlbfs a huge page.
+fn page_bytes(file: BorrowedFd<'_>) -> usize {
+    const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+    match rustix::fs::fstatfs(file) {
+        Ok(stat) if stat.f_type == HUGETLBFS_MAGIC => stat.f_bsize as usize,
+        _ => rustix::param::page_size(),
+    }
+}

@@ -1,0 +1,190 @@
+//! Group commit and write-back on a medium that does what the test says.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use super::driver::counter;
+use super::{Driver, image, stamp};
+use crate::store::committer::{Committer, Medium, Task, Waiter};
+use crate::store::{Durability, Event, Extent, Fault, FaultKind, Lane, StoreKind, StoreOptions, open};
+
+#[derive(Debug, Default)]
+struct Fake {
+    commits: AtomicU64,
+    /// What commits fail with; 0: they succeed.
+    errno: AtomicI32,
+    slow_ms: u64,
+}
+
+impl Medium for Fake {
+    fn commit(&self) -> io::Result<()> {
+        std::thread::sleep(Duration::from_millis(self.slow_ms));
+        self.commits.fetch_add(1, SeqCst);
+        match self.errno.load(SeqCst) {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    fn trim(&self, _: Extent) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn fault(&self, lba: u64, source: io::Error) -> Fault {
+        Fault { kind: FaultKind::Write, lba, source }
+    }
+
+    fn name(&self) -> String {
+        "fake".to_owned()
+    }
+}
+
+fn committer(slow_ms: u64, interval: Duration) -> (Arc<Fake>, Arc<Committer>) {
+    let fake = Arc::new(Fake { slow_ms, ..Fake::default() });
+    let committer = Committer::new(Arc::clone(&fake) as Arc<dyn Medium>, interval);
+    (fake, committer)
+}
+
+/// Waits for `count` ends; true for those that succeeded, by token.
+fn ends(lane: &mut Lane, count: usize) -> Vec<(u64, bool)> {
+    let limit = Instant::now() + Duration::from_secs(10);
+    let mut ends = Vec::new();
+    while ends.len() < count {
+        assert!(Instant::now() < limit, "{} of {count} ends", ends.len());
+        match lane.next() {
+            Some(completion) => match completion.event {
+                Event::Finished(result) => ends.push((completion.token, result.is_ok())),
+                Event::Again => panic!("a commit never asks to come again"),
+            },
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    ends.sort_unstable();
+    ends
+}
+
+fn submit(committer: &Arc<Committer>, lane: &Lane, token: u64, task: Task) {
+    committer.submit([Waiter { mailbox: lane.mailbox(), token, task }]);
+}
+
+#[test]
+fn all_that_wait_share_a_commit() {
+    let (fake, committer) = committer(30, Duration::from_secs(60));
+    let mut lane = Lane::new().unwrap();
+    for token in 0..100 {
+        submit(&committer, &lane, token, Task::Write(token));
+    }
+    assert!(ends(&mut lane, 100).iter().all(|(_, ok)| *ok));
+    // The first goes alone or with some; the rest while it runs.
+    assert!(fake.commits.load(SeqCst) <= 3, "{} commits for 100 writes", fake.commits.load(SeqCst));
+}
+
+#[test]
+fn a_failed_commit_is_told_to_all_it_covered_and_to_the_next_flush() {
+    let (fake, committer) = committer(0, Duration::from_secs(60));
+    let mut lane = Lane::new().unwrap();
+    fake.errno.store(libc::EIO, SeqCst);
+    committer.submit((0..3).map(|token| Waiter {
+        mailbox: lane.mailbox(),
+        token,
+        task: if token == 2 { Task::Flush } else { Task::Write(token) },
+    }));
+    assert_eq!(ends(&mut lane, 3), [(0, false), (1, false), (2, false)]);
+    // The disk is well again. A write answers for itself, the flush for what was lost.
+    fake.errno.store(0, SeqCst);
+    submit(&committer, &lane, 3, Task::Write(9));
+    assert_eq!(ends(&mut lane, 1), [(3, true)]);
+    submit(&committer, &lane, 4, Task::Flush);
+    assert_eq!(ends(&mut lane, 1), [(4, false)]);
+    submit(&committer, &lane, 5, Task::Flush);
+    assert_eq!(ends(&mut lane, 1), [(5, true)]);
+}
+
+#[test]
+fn flushes_fail_as_long_as_the_disk_does() {
+    let (fake, committer) = committer(0, Duration::from_millis(10));
+    let mut lane = Lane::new().unwrap();
+    // Nobody waits for this commit: its failure is found by the flusher, and owed.
+    fake.errno.store(libc::ENOSPC, SeqCst);
+    committer.note_write();
+    while fake.commits.load(SeqCst) == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for token in 0..3 {
+        submit(&committer, &lane, token, Task::Flush);
+        assert_eq!(ends(&mut lane, 1), [(token, false)]);
+    }
+    assert_eq!(committer.close().expect_err("owed").raw_os_error(), Some(libc::ENOSPC));
+    fake.errno.store(0, SeqCst);
+    submit(&committer, &lane, 3, Task::Flush);
+    assert_eq!(ends(&mut lane, 1), [(3, false)], "still owed once");
+    submit(&committer, &lane, 4, Task::Flush);
+    assert_eq!(ends(&mut lane, 1), [(4, true)]);
+}
+
+#[test]
+fn write_back_is_bounded_and_then_quiet() {
+    let (fake, committer) = committer(0, Duration::from_millis(50));
+    let began = Instant::now();
+    for _ in 0..1000 {
+        committer.note_write();
+    }
+    assert_eq!(fake.commits.load(SeqCst), 0, "not at once");
+    while fake.commits.load(SeqCst) == 0 {
+        assert!(began.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(began.elapsed() >= Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(150));
+    assert_eq!(fake.commits.load(SeqCst), 1, "once, and no more without writes");
+    committer.note_write();
+    std::thread::sleep(Duration::from_millis(150));
+    assert_eq!(fake.commits.load(SeqCst), 2);
+}
+
+#[test]
+fn closing_commits_what_is_left_and_answers_who_waits() {
+    let (fake, committer) = committer(20, Duration::from_secs(60));
+    let mut lane = Lane::new().unwrap();
+    committer.note_write();
+    submit(&committer, &lane, 1, Task::Write(0));
+    committer.close().unwrap();
+    assert_eq!(ends(&mut lane, 1), [(1, true)]);
+    assert!(fake.commits.load(SeqCst) >= 2, "the waiter's and the last one");
+    // And the store can still be used.
+    submit(&committer, &lane, 2, Task::Flush);
+    assert_eq!(ends(&mut lane, 1), [(2, true)]);
+}
+
+#[test]
+fn durable_writes_of_a_round_cost_one_fdatasync() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    image(&path, 4096);
+    let store = open(&StoreOptions::new(StoreKind::Mmap, &path)).unwrap();
+    let mut driver = Driver::new(&store);
+    let tokens: Vec<_> = (0..64).map(|lba| (lba * 8, driver.token())).collect();
+    for (lba, token) in &tokens {
+        let extent = Extent { lba: *lba, count: 1 };
+        let sector = stamp(*lba, 1);
+        loop {
+            match store.write(&mut driver.lane, *token, extent, &[&sector], Durability::Durable).unwrap() {
+                crate::store::Step::Done => panic!("durable at once?"),
+                crate::store::Step::Later => break,
+            }
+        }
+    }
+    for (lba, token) in &tokens {
+        let extent = Extent { lba: *lba, count: 1 };
+        let sector = stamp(*lba, 1);
+        // Cold pages ask to come again first.
+        while let Event::Again = driver.wait(*token) {
+            store.write(&mut driver.lane, *token, extent, &[&sector], Durability::Durable).unwrap();
+        }
+    }
+    // Pages may come in one by one, the commits go in groups.
+    assert!(counter(&store, "commits") < 40, "{:?}", store.counters());
+    assert_eq!(counter(&store, "commit_waiters"), 64);
+}

@@ -1,0 +1,241 @@
+//! One export: what it is, what it stores to, and the state that initiators change.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+
+use aoe_common::Mac;
+use parking_lot::{Mutex, RwLock};
+
+use super::ata::identify::{Identity, MAX_MULTIPLE};
+use super::order::Table;
+use super::{Address, Keeper, Persistent, StateError};
+use crate::config::{Access, Vlan};
+use crate::store::{Fault, Store};
+
+/// What changed of an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The config string: advertise.
+    String,
+    /// The MAC mask: tell the filter.
+    Mask,
+    /// The reservation.
+    Reserve,
+    /// The size; sectors now. Advertise.
+    Size(u64),
+}
+
+/// Who is told about an export. Calls come from workers and must not block.
+pub trait Observer: Send + Sync + fmt::Debug {
+    /// Something that others see changed and is in force.
+    fn changed(&self, address: Address, change: Change);
+
+    /// An operation failed; its initiator was answered with an error.
+    fn fault(&self, address: Address, fault: &Fault);
+}
+
+/// What an export is and does, fixed for its life.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Shelf and slot.
+    pub address: Address,
+    /// Frames it answers to.
+    pub vlan: Vlan,
+    /// Refuses all writes.
+    pub read_only: bool,
+    /// Acknowledges writes only when they are on the medium.
+    pub sync: bool,
+    /// Who may use it; empty: everyone that the MAC mask admits. Where it is not empty it decides alone.
+    pub access: Vec<(Mac, Access)>,
+    /// Buffer count to advertise, at least 2.
+    pub buffers: u16,
+    /// Most sectors in one command, where the port's MTU allows more; 255: no limit of its own.
+    pub max_sectors: u8,
+    /// Firmware version in Query Config replies.
+    pub firmware_version: u16,
+    /// Names in IDENTIFY.
+    pub identity: Identity,
+    /// Lets initiators change config string, mask and reservation.
+    pub wire_admin: bool,
+    /// Offers SMART.
+    pub smart: bool,
+    /// Drops late duplicates of writes (a heuristic, `docs/conformance.md`).
+    pub late_duplicates: bool,
+}
+
+/// An export, shared by all workers that serve it.
+#[derive(Debug)]
+pub struct Export {
+    pub(super) options: Options,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) keeper: Option<Arc<dyn Keeper>>,
+    pub(super) observer: Arc<dyn Observer>,
+    /// The access list, sorted for lookup.
+    access: Vec<(Mac, Access)>,
+    /// Size last seen, to notice growth.
+    sectors: AtomicU64,
+    /// Hot operations hold this while they touch the store: shared to read, exclusive to write.
+    pub(super) state: RwLock<State>,
+}
+
+/// What changes during an export's life.
+#[derive(Debug)]
+pub(super) struct State {
+    pub persistent: Persistent,
+    /// Sectors per READ/WRITE MULTIPLE; 0: off.
+    pub multiple: AtomicU8,
+    pub smart_enabled: AtomicBool,
+    pub order: Order,
+}
+
+/// The order table behind a lock of its own, so that readers side by side can enter what the store defers.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    table: Mutex<Table>,
+    len: AtomicUsize,
+}
+
+impl Order {
+    /// Works on the table.
+    pub fn with<T>(&self, work: impl FnOnce(&mut Table) -> T) -> T {
+        let mut table = self.table.lock();
+        let result = work(&mut table);
+        self.len.store(table.len(), Ordering::Release);
+        result
+    }
+
+    /// Entries now; with the export's lock held, none that conflicts can be missed.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+}
+
+impl State {
+    pub fn multiple(&self) -> u8 {
+        self.multiple.load(Ordering::Relaxed)
+    }
+
+    pub fn set_multiple(&self, multiple: u8) {
+        self.multiple.store(multiple, Ordering::Relaxed);
+    }
+
+    /// Whether SMART is enabled; `None` where it is not offered.
+    pub fn smart(&self, offered: bool) -> Option<bool> {
+        offered.then(|| self.smart_enabled.load(Ordering::Relaxed))
+    }
+
+    pub fn set_smart(&self, enabled: bool) {
+        self.smart_enabled.store(enabled, Ordering::Relaxed);
+    }
+}
+
+/// The protocol state is being changed from the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an initiator is changing the protocol state of {0} right now; try again")]
+pub struct Busy(pub Address);
+
+impl Export {
+    /// An export with the protocol state it had before (or an empty one). Without a keeper, changes live in memory.
+    ///
+    /// # Errors
+    /// When `persistent` breaks a limit.
+    pub fn new(
+        options: Options,
+        store: Arc<dyn Store>,
+        keeper: Option<Arc<dyn Keeper>>,
+        observer: Arc<dyn Observer>,
+        persistent: Persistent,
+    ) -> Result<Export, StateError> {
+        persistent.check()?;
+        let mut access = options.access.clone();
+        access.sort_by_key(|(mac, _)| *mac);
+        let sectors = AtomicU64::new(store.sectors());
+        let state = State {
+            persistent,
+            multiple: AtomicU8::new(MAX_MULTIPLE),
+            smart_enabled: AtomicBool::new(options.smart),
+            order: Order::default(),
+        };
+        Ok(Export {
+            options,
+            store,
+            keeper,
+            observer,
+            access,
+            sectors,
+            state: RwLock::new(state),
+        })
+    }
+
+    /// Shelf and slot.
+    pub fn address(&self) -> Address {
+        self.options.address
+    }
+
+    /// What it was made with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Where its sectors live.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Config string, mask and reservation in force.
+    pub fn persistent(&self) -> Persistent {
+        self.state.read().persistent.clone()
+    }
+
+    /// Puts another protocol state in force, on behalf of the local operator. The caller has saved it.
+    ///
+    /// # Errors
+    /// [`Busy`] while an initiator's change is being saved: the two would overwrite each other.
+    pub fn replace_persistent(&self, persistent: Persistent) -> Result<(), Busy> {
+        let mut state = self.state.write();
+        if state.order.with(|table| table.has_admin()) {
+            return Err(Busy(self.address()));
+        }
+        state.persistent = persistent;
+        Ok(())
+    }
+
+    /// Sources that may see it, for the filter and for advertisements; `None`: everyone.
+    pub fn visible_to(&self) -> Option<Vec<Mac>> {
+        if !self.access.is_empty() {
+            return Some(self.access.iter().map(|(mac, _)| *mac).collect());
+        }
+        let mask = &self.state.read().persistent.mask;
+        (!mask.is_empty()).then(|| mask.clone())
+    }
+
+    /// Requests that the store has not finished or that wait for one it has not.
+    pub fn in_flight(&self) -> usize {
+        self.state.read().order.len()
+    }
+
+    /// What `source` may do; `None`: it does not see the export.
+    pub(super) fn access_of(&self, state: &State, source: Mac) -> Option<Access> {
+        if !self.access.is_empty() {
+            let at = self.access.binary_search_by_key(&source, |(mac, _)| *mac).ok()?;
+            return self.access.get(at).map(|(_, access)| *access);
+        }
+        let mask = &state.persistent.mask;
+        (mask.is_empty() || mask.contains(&source)).then_some(Access::ReadWrite)
+    }
+
+    /// Asks the store for its size and tells the observer of a new one.
+    pub(super) fn refresh(&self) -> std::io::Result<u64> {
+        let sectors = self.store.refresh()?;
+        if self.sectors.swap(sectors, Ordering::Relaxed) != sectors {
+            self.observer.changed(self.address(), Change::Size(sectors));
+        }
+        Ok(sectors)
+    }
+
+    /// Most requests parked at a time: what all initiators together may have outstanding, with room for paths.
+    pub(super) fn max_in_flight(&self) -> usize {
+        usize::from(self.options.buffers.max(2)).saturating_mul(8)
+    }
+}

@@ -1,0 +1,138 @@
+//! Requests that wait: for the store, for another request, or for their change to be saved.
+
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::order::EntryId;
+use super::request::Request;
+use super::work::Work;
+use super::{Change, Export, Persistent};
+use crate::store::Token;
+use crate::target::admin::Verdict;
+
+/// Why a request is parked.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// Something that conflicts with it is in flight.
+    Waiting,
+    /// The store works on it.
+    Running(Work),
+    /// The same request is in flight; its outcome comes here.
+    Watching(Work),
+    /// The keeper saves the state that it asked for.
+    Saving(Box<Persistent>, Change, Verdict),
+}
+
+/// A parked request with its frame.
+#[derive(Debug)]
+pub(super) struct Parked<F> {
+    pub frame: F,
+    pub export: Arc<Export>,
+    pub request: Request,
+    pub entry: EntryId,
+    pub role: Role,
+}
+
+#[derive(Debug)]
+struct Slot<F> {
+    /// Part of the token, so that a late completion does not hit the slot's next tenant.
+    generation: u32,
+    /// `None` while the session works on it.
+    parked: Option<Parked<F>>,
+}
+
+/// All parked requests of one session. Dropped with requests in it, it takes them out of their exports' order.
+#[derive(Debug)]
+pub(super) struct Parking<F> {
+    session: u64,
+    slots: Slab<Slot<F>>,
+    generation: u32,
+}
+
+impl<F> Parking<F> {
+    pub fn new(session: u64) -> Parking<F> {
+        Parking {
+            session,
+            slots: Slab::new(),
+            generation: 0,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The token that the next [`Parking::park`] gives.
+    pub fn next_token(&self) -> Token {
+        token(self.generation, self.slots.vacant_key())
+    }
+
+    pub fn park(&mut self, parked: Parked<F>) -> Token {
+        let token = self.next_token();
+        self.slots.insert(Slot {
+            generation: self.generation,
+            parked: Some(parked),
+        });
+        self.generation = self.generation.wrapping_add(1);
+        token
+    }
+
+    /// Takes a request out to work on it; its token stays its own until [`Parking::release`].
+    pub fn take(&mut self, token: Token) -> Option<Parked<F>> {
+        self.slot(token)?.parked.take()
+    }
+
+    /// Puts it back.
+    pub fn put_back(&mut self, token: Token, parked: Parked<F>) {
+        if let Some(slot) = self.slot(token) {
+            slot.parked = Some(parked);
+        }
+    }
+
+    /// Frees the token of a request that was taken.
+    pub fn release(&mut self, token: Token) {
+        if self.slot(token).is_some() {
+            self.slots.remove(key(token));
+        }
+    }
+
+    /// Any request that is left, taken out of its export's order.
+    pub fn evict(&mut self) -> Option<Parked<F>> {
+        loop {
+            let (key, slot) = self.slots.iter().next()?;
+            let token = token(slot.generation, key);
+            let Some(parked) = self.slots.remove(key).parked else {
+                continue;
+            };
+            parked
+                .export
+                .state
+                .read()
+                .order
+                .with(|table| table.forget(parked.entry, self.session, token));
+            return Some(parked);
+        }
+    }
+
+    fn slot(&mut self, token: Token) -> Option<&mut Slot<F>> {
+        let generation = token >> 32;
+        self.slots
+            .get_mut(key(token))
+            .filter(|slot| u64::from(slot.generation) == generation)
+    }
+}
+
+impl<F> Drop for Parking<F> {
+    fn drop(&mut self) {
+        while self.evict().is_some() {}
+    }
+}
+
+fn token(generation: u32, key: usize) -> Token {
+    u64::from(generation) << 32 | (key as u64 & 0xffff_ffff)
+}
+
+fn key(token: Token) -> usize {
+    usize::try_from(token & 0xffff_ffff).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,67 @@
+//! Query Config Information (AoEr11 §3.2).
+
+use aoe_common::wire::{MAX_CONFIG_STRING_BYTES, aoe, query};
+
+use super::admin::{Decision, Verdict};
+use super::counters::Silence;
+use super::reply::error;
+use super::{Change, Persistent};
+
+/// The subcommands.
+pub(super) mod subcommand {
+    pub const READ: u8 = 0;
+    pub const TEST: u8 = 1;
+    pub const PREFIX: u8 = 2;
+    pub const SET: u8 = 3;
+    pub const FORCE_SET: u8 = 4;
+}
+
+/// The subcommand nibble of a request's argument.
+pub(super) fn subcommand(argument: &[u8]) -> u8 {
+    argument[query::SUBCOMMAND] & 0x0f
+}
+
+/// The length that a request's argument claims for its string.
+pub(super) fn string_len(argument: &[u8]) -> usize {
+    u16::from_be_bytes([argument[query::STRING_LEN], argument[query::STRING_LEN + 1]]).into()
+}
+
+/// Decides on a request; `string` is `None` when it is longer than allowed or than the frame.
+pub(super) fn decide(ccmd: u8, string: Option<&[u8]>, now: &Persistent, wire_admin: bool) -> Decision {
+    let current = now.string.as_slice();
+    match (ccmd, string) {
+        (subcommand::READ, _) => Decision::answer(0),
+        (subcommand::TEST, Some(string)) if string == current => Decision::answer(0),
+        (subcommand::PREFIX, Some(string)) if current.starts_with(string) => Decision::answer(0),
+        (subcommand::TEST | subcommand::PREFIX, _) => Decision::Silent(Silence::NoMatch),
+        (subcommand::SET | subcommand::FORCE_SET, Some(string)) if wire_admin => {
+            if string == current {
+                Decision::answer(0)
+            } else if ccmd == subcommand::SET && !current.is_empty() {
+                Decision::answer(error::STRING_PRESENT)
+            } else {
+                let new = Persistent {
+                    string: string.to_vec(),
+                    ..now.clone()
+                };
+                Decision::Change(Box::new(new), Change::String, Verdict::default())
+            }
+        }
+        _ => Decision::answer(error::ARGUMENT),
+    }
+}
+
+/// The fixed part of a reply's argument; the string follows.
+pub(super) fn argument(
+    buffers: u16,
+    firmware: u16,
+    sectors: u8,
+    ccmd: u8,
+    string: &[u8],
+) -> [u8; query::HEADER_LEN] {
+    let [b0, b1] = buffers.to_be_bytes();
+    let [f0, f1] = firmware.to_be_bytes();
+    debug_assert!(string.len() <= MAX_CONFIG_STRING_BYTES);
+    let [l0, l1] = u16::try_from(string.len()).unwrap_or(0).to_be_bytes();
+    [b0, b1, f0, f1, sectors, aoe::VERSION << 4 | ccmd, l0, l1]
+}

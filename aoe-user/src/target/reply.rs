@@ -1,0 +1,93 @@
+//! Replies, built from nothing: no byte of the request's frame stays.
+
+use aoe_common::Mac;
+use aoe_common::wire::{MIN_FRAME_BYTES, aoe, ata, eth};
+use arrayvec::ArrayVec;
+
+use super::Address;
+use super::link::Link;
+use super::request::{Request, Tags};
+use super::scatter;
+
+/// AoE error codes (AoEr11 §2.4 and the Reserve command).
+pub(super) mod error {
+    /// Command not recognised.
+    pub const COMMAND: u8 = 1;
+    /// Bad argument.
+    pub const ARGUMENT: u8 = 2;
+    /// Device unavailable.
+    pub const UNAVAILABLE: u8 = 3;
+    /// Config string present.
+    pub const STRING_PRESENT: u8 = 4;
+    /// Unsupported version.
+    pub const VERSION: u8 = 5;
+    /// Target is reserved.
+    pub const RESERVED: u8 = 6;
+}
+
+/// Room for two tags, Ethernet, AoE and the longest argument.
+pub(super) type Head = ArrayVec<u8, { 8 + eth::HEADER_LEN + aoe::HEADER_LEN + ata::HEADER_LEN }>;
+
+/// Whom a frame goes to and what its AoE header repeats.
+pub(super) struct Envelope<'a> {
+    pub from: Mac,
+    pub to: Mac,
+    pub tags: &'a Tags,
+    pub address: Address,
+    pub command: u8,
+    pub tag: [u8; 4],
+}
+
+impl<'a> Envelope<'a> {
+    /// The answer's to `request`, sent by the port with address `from`.
+    pub fn answer(request: &'a Request, from: Mac, address: Address) -> Envelope<'a> {
+        Envelope {
+            from,
+            to: request.source,
+            tags: &request.tags,
+            address,
+            command: request.command,
+            tag: request.tag,
+        }
+    }
+
+    /// Ethernet and AoE header; `error` 0 is success.
+    pub fn head(&self, error: u8) -> Head {
+        let flags = if error == 0 {
+            aoe::FLAG_RESPONSE
+        } else {
+            aoe::FLAG_RESPONSE | aoe::FLAG_ERROR
+        };
+        let [t0, t1] = eth::TYPE_AOE.to_be_bytes();
+        let [s0, s1] = self.address.shelf.to_be_bytes();
+        let [g0, g1, g2, g3] = self.tag;
+        let mut head = Head::new();
+        head.extend(self.to.0);
+        head.extend(self.from.0);
+        head.extend(self.tags.as_slice().iter().copied());
+        head.extend([t0, t1, aoe::VERSION << 4 | flags, error]);
+        head.extend([s0, s1, self.address.slot, self.command, g0, g1, g2, g3]);
+        head
+    }
+}
+
+/// The shortest frame with these tags.
+fn min_len(tags: &Tags) -> usize {
+    MIN_FRAME_BYTES.saturating_add(tags.as_slice().len())
+}
+
+/// Makes `frame` hold the parts, one after the other, zero-padded to the minimum; false (and `frame` untouched)
+/// when memory is short.
+pub(super) fn build<L: Link>(link: &mut L, frame: &mut L::Frame, tags: &Tags, parts: &[&[u8]]) -> bool {
+    let len = scatter::total(parts).max(min_len(tags));
+    if !link.resize(frame, len) {
+        return false;
+    }
+    scatter::scatter(&mut link.pieces_mut(frame), parts, |rest| rest.fill(0));
+    true
+}
+
+/// Puts `head` before data that is in `frame` already.
+pub(super) fn put_head<L: Link>(link: &mut L, frame: &mut L::Frame, head: &[u8]) {
+    scatter::scatter(&mut link.pieces_mut(frame), &[head], |_| {});
+}

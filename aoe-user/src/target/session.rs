@@ -1,0 +1,320 @@
+//! A worker's part of the engine: frames and completions in, replies out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aoe_common::Mac;
+use aoe_common::wire::{MIN_FRAME_BYTES, aoe, ata as ata_wire, mask, query as query_wire, reserve};
+
+use super::adverts::Adverts;
+use super::ata::{Action, Opcode, Refusal, opcode};
+use super::core::{Call, Core};
+use super::counters::{Counters, Silence};
+use super::link::Link;
+use super::parked::{Parked, Parking, Role};
+use super::reply::error;
+use super::request::Request;
+use super::{Export, Exports, query};
+use crate::store::{Completion, Event, Lane};
+
+/// The port a frame came through. MAC and MTU may differ from call to call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortInfo {
+    /// Its address: replies come from it, and only frames to it or to everyone are answered.
+    pub mac: Mac,
+    /// Its MTU, which bounds the sectors in a frame.
+    pub mtu_bytes: u32,
+}
+
+/// The engine of one worker: one receive queue of one port.
+///
+/// Sessions of other queues and ports share the exports; order among them is kept by the exports themselves.
+pub struct Session<L: Link> {
+    exports: Arc<Exports>,
+    core: Core<L>,
+    adverts: Adverts,
+}
+
+/// Tells sessions apart in the exports' order tables.
+static NEXT_SESSION: AtomicU64 = AtomicU64::new(0);
+
+impl<L: Link> Session<L> {
+    /// A session that serves `exports` and learns of finished operations through `lane`.
+    pub fn new(exports: Arc<Exports>, lane: Lane) -> Session<L> {
+        let id = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
+        let core = Core {
+            id,
+            lane,
+            parking: Parking::new(id),
+            counters: Arc::default(),
+        };
+        Session {
+            exports,
+            core,
+            adverts: Adverts::default(),
+        }
+    }
+
+    /// Serves other exports from the next frame on; requests in flight finish with the ones they came for.
+    pub fn set_exports(&mut self, exports: Arc<Exports>) {
+        self.adverts.retain(&exports);
+        self.exports = exports;
+    }
+
+    /// What is served.
+    pub fn exports(&self) -> &Arc<Exports> {
+        &self.exports
+    }
+
+    /// Requests that hold a frame until something else happens.
+    pub fn pending(&self) -> usize {
+        self.core.parking.len()
+    }
+
+    /// Where operations end; poll its descriptor.
+    pub fn lane(&mut self) -> &mut Lane {
+        &mut self.core.lane
+    }
+
+    /// The session's counters; they may be read from any thread.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.core.counters.clone()
+    }
+
+    /// Serves one frame: answers it in place, gives it back, or keeps it until an operation ends.
+    ///
+    /// `now_us` is any clock that does not go back, in microseconds.
+    pub fn frame(&mut self, link: &mut L, port: &PortInfo, frame: L::Frame, now_us: u64) {
+        let core = &mut self.core;
+        core.counters.frames.bump();
+        let parsed = Request::parse(&link.pieces(&frame), port.mac);
+        let request = match parsed {
+            Ok(request) => request,
+            Err(why) => return core.silent(link, frame, why),
+        };
+        if request.is_wildcard() {
+            return core.discover(link, port, &self.exports, &request, frame, now_us);
+        }
+        let Some(export) = self.exports.find(&request) else {
+            return core.silent(link, frame, Silence::NoExport);
+        };
+        let call = Call {
+            port,
+            export,
+            request: &request,
+            now_us,
+        };
+        if request.broadcast {
+            match core.discovered(link, call, &frame) {
+                Ok(()) => core.introduce(link, call, frame),
+                Err(why) => core.silent(link, frame, why),
+            }
+        } else {
+            core.serve(link, call, frame);
+        }
+    }
+
+    /// Goes on with every request that something has happened to; false when there was none.
+    pub fn completions(&mut self, link: &mut L, port: &PortInfo, now_us: u64) -> bool {
+        let mut any = false;
+        while let Some(completion) = self.core.lane.next() {
+            any = true;
+            self.core.complete(link, port, completion, now_us);
+        }
+        any
+    }
+
+    /// Advertises an export on this port, now or, to keep the pace of one a second, in a later
+    /// [`Session::tick`].
+    pub fn advertise(&mut self, link: &mut L, port: &PortInfo, export: &Arc<Export>, now_us: u64) {
+        self.adverts.ask(export);
+        self.tick(link, port, now_us);
+    }
+
+    /// Sends advertisements that are due; returns the time at which the next one is, if any waits.
+    pub fn tick(&mut self, link: &mut L, port: &PortInfo, now_us: u64) -> Option<u64> {
+        self.adverts.tick(link, port, &self.core.counters, now_us)
+    }
+
+    /// Ends the session: requests that still wait go unanswered, and nobody waits for them any more. For an orderly
+    /// end, stop giving it frames and call [`Session::completions`] until [`Session::pending`] is 0 first.
+    pub fn close(mut self, link: &mut L) {
+        while let Some(parked) = self.core.parking.evict() {
+            link.free(parked.frame);
+        }
+    }
+}
+
+impl<L: Link> std::fmt::Debug for Session<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("id", &self.core.id)
+            .field("pending", &self.pending())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<L: Link> Core<L> {
+    /// Serves a request with an exact address, sent to the port's own MAC.
+    fn serve(&mut self, link: &mut L, call: Call<'_>, frame: L::Frame) {
+        let (counter, least) = match call.request.command {
+            aoe::CMD_ATA => (None, ata_wire::HEADER_LEN),
+            aoe::CMD_QUERY => (Some(&self.counters.queries), query_wire::HEADER_LEN),
+            aoe::CMD_MASK => (Some(&self.counters.masks), mask::HEADER_LEN),
+            aoe::CMD_RESERVE => (Some(&self.counters.reserves), reserve::HEADER_LEN),
+            _ => (Some(&self.counters.unknown_commands), 0),
+        };
+        if call.request.argument_len < least {
+            return self.silent(link, frame, Silence::Runt);
+        }
+        if let Some(counter) = counter {
+            counter.bump();
+        }
+        match call.request.command {
+            aoe::CMD_ATA => self.ata(link, call, frame),
+            aoe::CMD_QUERY | aoe::CMD_MASK | aoe::CMD_RESERVE => self.administer(link, call, frame),
+            _ => {
+                let admitted = Self::admit(call, &call.export.state.read());
+                let refusal = admitted.err().unwrap_or(Refusal::Aoe(error::COMMAND));
+                self.refuse(link, call, frame, refusal);
+            }
+        }
+    }
+
+    /// Answers a request with a wildcard once for each export it is for.
+    fn discover(
+        &mut self,
+        link: &mut L,
+        port: &PortInfo,
+        exports: &Exports,
+        request: &Request,
+        frame: L::Frame,
+        now_us: u64,
+    ) {
+        for export in exports.matching(request) {
+            let call = Call {
+                port,
+                export,
+                request,
+                now_us,
+            };
+            match self.discovered(link, call, &frame) {
+                Err(Silence::Wildcard | Silence::Runt) => {
+                    self.counters.silent(Silence::Wildcard);
+                    break;
+                }
+                Err(why) => self.counters.silent(why),
+                Ok(()) if !exports.may_answer(request.source, now_us) => {
+                    self.counters.silent(Silence::Limited);
+                    break;
+                }
+                Ok(()) => match link.allocate(MIN_FRAME_BYTES) {
+                    Some(reply) => self.introduce(link, call, reply),
+                    None => {
+                        self.counters.silent(Silence::NoMemory);
+                        break;
+                    }
+                },
+            }
+        }
+        link.free(frame);
+    }
+
+    /// Decides whether an export answers a request by a wildcard or to the broadcast MAC. Only Query Config read,
+    /// test and prefix and IDENTIFY are: a stray WRITE to everyone must change nothing, and errors stay unsaid.
+    fn discovered(&self, link: &L, call: Call<'_>, frame: &L::Frame) -> Result<(), Silence> {
+        let request = call.request;
+        let state = call.export.state.read();
+        match Self::admit(call, &state) {
+            Ok(_) => {}
+            Err(Refusal::Silent(why)) => return Err(why),
+            Err(_) => return Err(Silence::Wildcard),
+        }
+        match request.command {
+            aoe::CMD_QUERY if request.argument_len < query_wire::HEADER_LEN => Err(Silence::Runt),
+            aoe::CMD_QUERY if query::subcommand(&request.argument) <= query::subcommand::PREFIX => {
+                self.counters.queries.bump();
+                super::admin::test(link, call, frame, &state.persistent)
+            }
+            aoe::CMD_ATA if request.argument_len < ata_wire::HEADER_LEN => Err(Silence::Runt),
+            aoe::CMD_ATA if opcode(request.argument[ata_wire::COMMAND]) == Opcode::Identify => {
+                self.counters.identifies.bump();
+                match Self::judge(link, call, &state, frame) {
+                    Ok(Action::Identify) => Ok(()),
+                    _ => Err(Silence::Wildcard),
+                }
+            }
+            _ => Err(Silence::Wildcard),
+        }
+    }
+
+    /// Answers what [`Core::discovered`] let through, into `frame`.
+    fn introduce(&self, link: &mut L, call: Call<'_>, frame: L::Frame) {
+        if call.request.command == aoe::CMD_ATA {
+            self.identify(link, call, frame);
+        } else {
+            let state = call.export.state.read();
+            self.state(
+                link,
+                call,
+                frame,
+                &state.persistent,
+                super::admin::Verdict::default(),
+            );
+        }
+    }
+
+    /// Goes on with the request that a completion is for.
+    fn complete(&mut self, link: &mut L, port: &PortInfo, completion: Completion, now_us: u64) {
+        let Completion { token, event } = completion;
+        let Some(Parked {
+            frame,
+            export,
+            request,
+            entry,
+            role,
+        }) = self.parking.take(token)
+        else {
+            // Of a request that has ended, as when two calls to look again cross.
+            return;
+        };
+        let call = Call {
+            port,
+            export: &export,
+            request: &request,
+            now_us,
+        };
+        match (role, event) {
+            (Role::Waiting, Event::Again) if request.command == aoe::CMD_ATA => {
+                self.resume(link, call, frame, entry, token);
+            }
+            (Role::Waiting, Event::Again) => self.resume_change(link, call, frame, entry, token),
+            (Role::Running(work), Event::Again) => self.run(link, call, frame, entry, token, work),
+            (Role::Running(work), Event::Finished(outcome)) => {
+                self.finished(link, call, frame, entry, token, &work, outcome);
+            }
+            (Role::Watching(work), Event::Finished(outcome)) => {
+                self.parking.release(token);
+                self.watched(link, call, frame, &work, outcome);
+            }
+            (Role::Watching(work), Event::Again) => {
+                let state = export.state.read();
+                if state.order.with(|table| table.is_newest(entry, self.id, token)) {
+                    drop(state);
+                    self.put_back(call, frame, entry, token, Role::Watching(work));
+                } else {
+                    drop(state);
+                    self.parking.release(token);
+                    self.silent(link, frame, Silence::Superseded);
+                }
+            }
+            (Role::Saving(new, change, verdict), Event::Finished(outcome)) => {
+                let outcome = outcome.map(|_| ());
+                self.saved(link, call, frame, (entry, token), *new, change, verdict, outcome);
+            }
+            (role @ (Role::Waiting | Role::Saving(..)), _) => {
+                self.put_back(call, frame, entry, token, role);
+            }
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Who holds which chunk.
+
+/// The right to one chunk's memory: whoever has it may read and write the chunk, nobody else does.
+///
+/// Only [`Chunks`] makes them, one for each chunk at a time.
+#[derive(Debug)]
+#[must_use = "a chunk that is dropped is lost until the socket closes"]
+pub(super) struct Chunk(u32);
+
+impl Chunk {
+    /// Its place in the UMEM.
+    pub fn index(&self) -> u32 {
+        self.0
+    }
+}
+
+/// Where the chunks of a socket are. The five counts other than `total` always add up to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Census {
+    /// Free.
+    pub pool: u32,
+    /// With the kernel, to receive into: fill ring, driver, RX ring.
+    pub fill: u32,
+    /// In frames that the caller has, or in a frame of which not every piece has arrived.
+    pub held: u32,
+    /// On their way out: overflow queue, TX ring, driver, completion ring.
+    pub tx: u32,
+    /// All.
+    pub total: u32,
+}
+
+impl Census {
+    /// Whether every chunk is in one place.
+    pub fn is_conserved(&self) -> bool {
+        let places = [self.pool, self.fill, self.held, self.tx];
+        places.iter().map(|&count| u64::from(count)).sum::<u64>() == u64::from(self.total)
+    }
+}
+
+/// The book of a socket's chunks: the pool, and who has the rest.
+#[derive(Debug)]
+pub(super) struct Chunks {
+    /// Last in, first out: the chunk touched last is the one most likely in the CPU's cache.
+    pool: Vec<u32>,
+    fill: u32,
+    held: u32,
+    tx: u32,
+    /// Where each chunk is, to catch one that the kernel returns twice or that nobody gave it.
+    #[cfg(debug_assertions)]
+    places: Vec<Place>,
+    total: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Pool,
+    Fill,
+    Held,
+    Tx,
+}
+
+impl Chunks {
+    /// All in the pool; the lowest comes out first.
+    pub fn new(total: u32) -> Chunks {
+        Chunks {
+            pool: (0..total).rev().collect(),
+            fill: 0,
+            held: 0,
+            tx: 0,
+            #[cfg(debug_assertions)]
+            places: vec![Place::Pool; total as usize],
+            total,
+        }
+    }
+
+    /// Chunks in the pool.
+    pub fn free(&self) -> u32 {
+        // Never more than `total`, which is a u32.
+        self.pool.len() as u32
+    }
+
+    /// Chunks on their way out.
+    pub fn in_transmission(&self) -> u32 {
+        self.tx
+    }
+
+    /// Pool to caller.
+    pub fn take(&mut self) -> Option<Chunk> {
+        let index = self.pool.pop()?;
+        self.moved(index, Place::Pool, Place::Held);
+        Some(Chunk(index))
+    }
+
+    /// Caller to pool.
+    #[expect(clippy::needless_pass_by_value, reason = "the token ends here")]
+    pub fn put(&mut self, chunk: Chunk) {
+        self.moved(chunk.0, Place::Held, Place::Pool);
+        self.pool.push(chunk.0);
+    }
+
+    /// Pool to the kernel's receive side.
+    pub fn take_for_fill(&mut self) -> Option<u32> {
+        let index = self.pool.pop()?;
+        self.moved(index, Place::Pool, Place::Fill);
+        Some(index)
+    }
+
+    /// The kernel's receive side to the caller.
+    pub fn received(&mut self, index: u32) -> Chunk {
+        self.moved(index, Place::Fill, Place::Held);
+        Chunk(index)
+    }
+
+    /// Caller to the transmit side.
+    #[expect(clippy::needless_pass_by_value, reason = "the token ends here")]
+    pub fn transmitted(&mut self, chunk: Chunk) -> u32 {
+        self.moved(chunk.0, Place::Held, Place::Tx);
+        chunk.0
+    }
+
+    /// The transmit side to the pool.
+    pub fn completed(&mut self, index: u32) {
+        self.moved(index, Place::Tx, Place::Pool);
+        self.pool.push(index);
+    }
+
+    /// The counts.
+    pub fn census(&self) -> Census {
+        Census {
+            pool: self.free(),
+            fill: self.fill,
+            held: self.held,
+            tx: self.tx,
+            total: self.total,
+        }
+    }
+
+    /// Counts a move. An index from the kernel beyond the last chunk would let it name foreign memory: refused always.
+    fn moved(&mut self, index: u32, from: Place, to: Place) {
+        assert!(index < self.total, "chunk {index} of {}", self.total);
+        #[cfg(debug_assertions)]
+        if let Some(place) = self.places.get_mut(index as usize) {
+            assert_eq!(*place, from, "chunk {index} was to move from {from:?} to {to:?}");
+            *place = to;
+        }
+        if let Some(count) = self.count(from) {
+            *count = count.wrapping_sub(1);
+        }
+        if let Some(count) = self.count(to) {
+            *count = count.wrapping_add(1);
+        }
+    }
+
+    /// The counter of a place; the pool counts itself.
+    fn count(&mut self, place: Place) -> Option<&mut u32> {
+        match place {
+            Place::Pool => None,
+            Place::Fill => Some(&mut self.fill),
+            Place::Held => Some(&mut self.held),
+            Place::Tx => Some(&mut self.tx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_goes_round_and_is_counted_at_each_station() {
+        let mut chunks = Chunks::new(3);
+        let index = chunks.take_for_fill().unwrap();
+        assert_eq!(
+            chunks.census(),
+            Census {
+                pool: 2,
+                fill: 1,
+                held: 0,
+                tx: 0,
+                total: 3
+            }
+        );
+        let chunk = chunks.received(index);
+        assert_eq!(
+            chunks.census(),
+            Census {
+                pool: 2,
+                fill: 0,
+                held: 1,
+                tx: 0,
+                total: 3
+            }
+        );
+        let index = chunks.transmitted(chunk);
+        assert_eq!(
+            chunks.census(),
+            Census {
+                pool: 2,
+                fill: 0,
+                held: 0,
+                tx: 1,
+                total: 3
+            }
+        );
+        chunks.completed(index);
+        assert_eq!(
+            chunks.census(),
+            Census {
+                pool: 3,
+                fill: 0,
+                held: 0,
+                tx: 0,
+                total: 3
+            }
+        );
+    }
+
+    #[test]
+    fn the_pool_is_last_in_first_out_and_ends() {
+        let mut chunks = Chunks::new(2);
+        let (a, b) = (chunks.take().unwrap(), chunks.take().unwrap());
+        assert!(chunks.take().is_none());
+        let last = a.index();
+        chunks.put(b);
+        chunks.put(a);
+        let again = chunks.take().unwrap();
+        assert_eq!(again.index(), last);
+        assert!(chunks.census().is_conserved());
+        chunks.put(again);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "was to move from Tx")]
+    fn a_chunk_completed_twice_is_caught() {
+        let mut chunks = Chunks::new(2);
+        let chunk = chunks.take().unwrap();
+        let index = chunks.transmitted(chunk);
+        chunks.completed(index);
+        chunks.completed(index);
+    }
+
+    #[test]
+    #[should_panic(expected = "chunk 2 of 2")]
+    fn a_chunk_that_does_not_exist_is_refused() {
+        let _ = Chunks::new(2).received(2);
+    }
+
+    #[test]
+    fn a_lost_chunk_shows() {
+        let lost = Census {
+            pool: 1,
+            fill: 1,
+            held: 1,
+            tx: 0,
+            total: 4,
+        };
+        assert!(!lost.is_conserved());
+    }
+}

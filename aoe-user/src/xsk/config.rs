@@ -1,0 +1,175 @@
+//! What to open, and sizes that suit an MTU.
+
+/// Bytes that the kernel keeps free before every received frame (`XDP_PACKET_HEADROOM`).
+pub(super) const XDP_HEADROOM: u32 = 256;
+
+/// Ethernet header, two VLAN tags: what a frame has beside its MTU.
+const FRAMING: u32 = 14 + 8;
+
+/// How frames travel between the NIC and the UMEM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bind {
+    /// Zero-copy if driver and frame size allow it, else by copy.
+    #[default]
+    Auto,
+    /// Zero-copy or not at all.
+    ZeroCopy,
+    /// By copy, which every driver can.
+    Copy,
+}
+
+/// What to open. [`SocketConfig::for_mtu`] fills it in; fields may be changed before [`super::Socket::open`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketConfig {
+    /// The interface, which must be in the network namespace of the calling thread.
+    pub ifindex: u32,
+    /// The receive queue; frames are sent by the transmit queue of the same number.
+    pub queue: u32,
+    /// Zero-copy or copy.
+    pub bind: Bind,
+    /// The longest frame that the port carries, in bytes with its Ethernet header and tags. Where one chunk holds it,
+    /// multi-buffer mode is not asked for: several drivers have zero-copy only without it.
+    pub frame_bytes: u32,
+    /// Size of a chunk: 2048 or 4096.
+    pub chunk_bytes: u32,
+    /// Number of chunks; all of their memory is resident as long as the socket is open.
+    pub chunks: u32,
+    /// Entries in each of the four rings, a power of two.
+    pub ring: u32,
+    /// Chunks kept in the fill ring at first. The level doubles whenever a burst takes three quarters of it, up to what
+    /// ring and pool allow; a low level keeps the chunks in use few, hence in the CPU's cache. Zero-copy starts at the top,
+    /// since the driver takes a whole NIC ring of chunks at once.
+    pub fill: u32,
+    /// Bytes kept free before a received frame, beside the kernel's own 256.
+    pub headroom: u32,
+}
+
+impl SocketConfig {
+    /// Sizes for a port of this MTU (bytes): the socket's memory, and how much may arrive while the worker is away.
+    ///
+    /// | MTU | chunks | resident | frames that fit while nobody looks | at first |
+    /// | --- | --- | --- | --- | --- |
+    /// | ≤ 1500 | 2048 × 2 KiB | 4 MiB | 1536: 24 initiators with 64 requests in flight | 512 |
+    /// | 9000 | 2048 × 4 KiB | 8 MiB | 512 full-size writes: 8 initiators with 64 requests in flight | 256 |
+    ///
+    /// A headroom of 220 puts the payload of an untagged ATA request (offset 36) at byte 512 of its chunk, where direct
+    /// I/O can reach it.
+    pub fn for_mtu(ifindex: u32, queue: u32, mtu: u32) -> SocketConfig {
+        let one_chunk = mtu <= 1500;
+        SocketConfig {
+            ifindex,
+            queue,
+            bind: Bind::Auto,
+            frame_bytes: mtu.saturating_add(FRAMING),
+            chunk_bytes: if one_chunk { 2048 } else { 4096 },
+            chunks: 2048,
+            ring: 2048,
+            fill: if one_chunk { 512 } else { 768 },
+            headroom: 220,
+        }
+    }
+
+    /// Where in its chunk the first byte of a frame lies.
+    pub(super) fn data_offset(&self) -> u32 {
+        XDP_HEADROOM.saturating_add(self.headroom)
+    }
+
+    /// Whether frames can be longer than a chunk has room for.
+    pub(super) fn multi_buffer(&self) -> bool {
+        self.frame_bytes > self.chunk_bytes.saturating_sub(self.data_offset())
+    }
+
+    /// The first thing wrong with it, in words for a person.
+    pub(super) fn problem(&self) -> Option<String> {
+        if !matches!(self.chunk_bytes, 2048 | 4096) {
+            return Some(format!(
+                "chunk size {}: must be 2048 or 4096 bytes",
+                self.chunk_bytes
+            ));
+        }
+        if !self.ring.is_power_of_two() || !(64..=32768).contains(&self.ring) {
+            return Some(format!(
+                "ring size {}: must be a power of two from 64 to 32768",
+                self.ring
+            ));
+        }
+        if !(64..=1 << 20).contains(&self.chunks) {
+            return Some(format!("{} chunks: must be from 64 to 1048576", self.chunks));
+        }
+        if self.fill == 0 {
+            return Some("fill level 0: nothing could be received".into());
+        }
+        if self.data_offset() > self.chunk_bytes.wrapping_div(2) {
+            return Some(format!(
+                "headroom {}: leaves less than half of a chunk to frames",
+                self.headroom
+            ));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standard_frames_fit_one_chunk_and_jumbo_frames_do_not() {
+        assert!(!SocketConfig::for_mtu(1, 0, 1500).multi_buffer());
+        assert!(SocketConfig::for_mtu(1, 0, 9000).multi_buffer());
+        assert_eq!(SocketConfig::for_mtu(1, 0, 1500).data_offset() + 36, 512);
+    }
+
+    #[test]
+    fn problems_name_the_value() {
+        let good = SocketConfig::for_mtu(1, 0, 1500);
+        assert_eq!(good.problem(), None);
+        for (bad, word) in [
+            (
+                SocketConfig {
+                    chunk_bytes: 8192,
+                    ..good.clone()
+                },
+                "8192",
+            ),
+            (
+                SocketConfig {
+                    ring: 1000,
+                    ..good.clone()
+                },
+                "1000",
+            ),
+            (
+                SocketConfig {
+                    ring: 32,
+                    ..good.clone()
+                },
+                "32",
+            ),
+            (
+                SocketConfig {
+                    chunks: 8,
+                    ..good.clone()
+                },
+                "8 chunks",
+            ),
+            (
+                SocketConfig {
+                    fill: 0,
+                    ..good.clone()
+                },
+                "fill level 0",
+            ),
+            (
+                SocketConfig {
+                    headroom: 1000,
+                    ..good.clone()
+                },
+                "1000",
+            ),
+        ] {
+            let problem = bad.problem().expect("a bad configuration is refused");
+            assert!(problem.contains(word), "{problem}");
+        }
+    }
+}

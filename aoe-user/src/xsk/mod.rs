@@ -1,0 +1,36 @@
+//! AF_XDP: the memory shared with the kernel, its four rings, and the socket of one receive queue.
+//!
+//! A [`Socket`] owns its memory (UMEM), cut into chunks of one size. A chunk is always in exactly one place: the pool,
+//! the kernel's receive side (fill ring, driver, RX ring), the caller's hands as part of a [`Frame`], or the transmit
+//! side (overflow queue, TX ring, driver, completion ring). [`Socket::census`] counts the places; their sum never changes.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `config` | what to open, and sizes that suit an MTU |
+//! | `umem` | mapped memory, and the bytes of a frame in it |
+//! | `ring` | one end of a ring shared with the kernel |
+//! | `chunk` | who holds which chunk |
+//! | `frame` | a frame's pieces: how frames grow, shrink and are put together |
+//! | `setup` | the system calls that make a socket, in order |
+//! | `socket` | the data path |
+//!
+//! Minimum kernel: 5.11; frames of several chunks (jumbo frames) need 6.6.
+//! Source: Documentation/networking/af_xdp.rst of the Linux kernel.
+#![deny(clippy::arithmetic_side_effects)]
+
+mod chunk;
+mod config;
+mod error;
+mod frame;
+mod ring;
+mod setup;
+mod socket;
+mod stats;
+mod umem;
+
+pub use chunk::Census;
+pub use config::{Bind, SocketConfig};
+pub use error::XskError;
+pub use frame::{Frame, MAX_PIECES, Pieces, PiecesMut};
+pub use socket::Socket;
+pub use stats::Statistics;

@@ -1,0 +1,209 @@
+//! Memory shared with the kernel, and the bytes of a frame in it.
+
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fd::BorrowedFd;
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+use super::frame::{Frame, Piece, Pieces, PiecesMut};
+
+/// A mapping that this value owns; unmapped when dropped.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a Mapping is an address range, valid in every thread until it is dropped; it hands out no references itself.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; what is shared is only the address.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Fresh memory, all zero, page-aligned.
+    pub fn anonymous(bytes: usize) -> Result<Mapping, Errno> {
+        let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
+        // SAFETY: the kernel picks the address, so no existing mapping is touched.
+        let base =
+            unsafe { mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags) }?;
+        Mapping::own(base, bytes)
+    }
+
+    /// Memory of a socket (a ring), at its offset.
+    pub fn of_socket(socket: BorrowedFd<'_>, bytes: usize, offset: u64) -> Result<Mapping, Errno> {
+        let flags = MapFlags::SHARED | MapFlags::POPULATE;
+        // SAFETY: the kernel picks the address, so no existing mapping is touched.
+        let base = unsafe {
+            mmap(
+                ptr::null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                flags,
+                socket,
+                offset,
+            )
+        }?;
+        Mapping::own(base, bytes)
+    }
+
+    fn own(base: *mut std::ffi::c_void, bytes: usize) -> Result<Mapping, Errno> {
+        let base = NonNull::new(base.cast::<u8>()).ok_or(Errno::NOMEM)?;
+        Ok(Mapping { base, bytes })
+    }
+
+    /// Where it begins.
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// How long it is.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: base and length are those of a mapping that only this value knows, and no reference into it outlives it:
+        // Umem ties them to its own borrow, the rings hold the mapping as long as they live.
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
+        debug_assert!(unmapped.is_ok(), "munmap of an owned mapping");
+    }
+}
+
+/// The frame memory of one socket: `chunks` chunks of `chunk_bytes`, in one piece.
+#[derive(Debug)]
+pub(super) struct Umem {
+    memory: Mapping,
+    id: u32,
+    chunk_bytes: u32,
+    chunks: u32,
+}
+
+impl Umem {
+    /// Maps the memory. `chunk_bytes` is a power of two of at most 4096.
+    pub fn new(chunks: u32, chunk_bytes: u32) -> Result<Umem, Errno> {
+        assert!(
+            chunk_bytes.is_power_of_two() && chunk_bytes <= 4096,
+            "chunk size is checked by the configuration"
+        );
+        let bytes = (chunks as usize)
+            .checked_mul(chunk_bytes as usize)
+            .ok_or(Errno::NOMEM)?;
+        let memory = Mapping::anonymous(bytes)?;
+        let id = next_id();
+        live::add(id);
+        Ok(Umem {
+            memory,
+            id,
+            chunk_bytes,
+            chunks,
+        })
+    }
+
+    /// Tells this memory's frames from those of every other socket of the process.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Where it begins, for the kernel.
+    pub fn address(&self) -> u64 {
+        self.memory.base().as_ptr().addr() as u64
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> u64 {
+        self.memory.bytes() as u64
+    }
+
+    /// A frame's bytes.
+    pub fn pieces<'a>(&'a self, frame: &'a Frame) -> Pieces<'a> {
+        self.check_owner(frame);
+        frame
+            .pieces()
+            .iter()
+            .map(|piece| {
+                let (start, len) = self.locate(piece);
+                // SAFETY: `locate` returns memory inside this mapping, initialised by mmap. The frame holds the only token
+                // for the chunk, so that neither the kernel nor another frame writes to it while the frame is borrowed.
+                unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
+            })
+            .collect()
+    }
+
+    /// A frame's bytes, writable.
+    pub fn pieces_mut<'a>(&'a self, frame: &'a mut Frame) -> PiecesMut<'a> {
+        self.check_owner(frame);
+        frame
+            .pieces_mut()
+            .iter_mut()
+            .map(|piece| {
+                let (start, len) = self.locate(piece);
+                // SAFETY: as in `pieces`; the exclusive borrow of the frame, whose pieces lie in different chunks, is the
+                // exclusive right to these bytes.
+                unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
+            })
+            .collect()
+    }
+
+    /// A token of another socket would name memory that someone else writes to.
+    pub fn check_owner(&self, frame: &Frame) {
+        assert!(
+            frame.umem() == self.id,
+            "a frame was given to a socket that it does not come from"
+        );
+    }
+
+    /// The memory of a piece, inside this mapping for certain.
+    fn locate(&self, piece: &Piece) -> (NonNull<u8>, usize) {
+        let (offset, len) = (u32::from(piece.offset), u32::from(piece.len));
+        assert!(
+            piece.chunk.index() < self.chunks && offset.saturating_add(len) <= self.chunk_bytes,
+            "a piece lies inside its chunk, and its chunk inside the UMEM"
+        );
+        let at = (piece.chunk.index() as usize)
+            .wrapping_mul(self.chunk_bytes as usize)
+            .wrapping_add(offset as usize);
+        // SAFETY: chunk index below `chunks` and offset + len within the chunk, both checked above, so that `at + len` is
+        // at most the mapping's length; the multiplication did not wrap because the whole length did not in `new`.
+        (unsafe { self.memory.base().add(at) }, len as usize)
+    }
+}
+
+impl Drop for Umem {
+    fn drop(&mut self) {
+        live::remove(self.id);
+    }
+}
+
+/// Never the same twice, which is what makes [`Umem::check_owner`] a proof.
+fn next_id() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let id = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1));
+    id.expect("fewer than 2^32 sockets in the life of a process")
+}
+
+/// Which UMEMs exist: a frame dropped while its socket lives is a leak, one dropped after it is not.
+/// Debug builds only.
+pub(super) mod live {
+    #[cfg(debug_assertions)]
+    static LIVE: parking_lot::Mutex<std::collections::BTreeSet<u32>> =
+        parking_lot::Mutex::new(std::collections::BTreeSet::new());
+
+    pub fn add(_id: u32) {
+        #[cfg(debug_assertions)]
+        LIVE.lock().insert(_id);
+    }
+
+    pub fn remove(_id: u32) {
+        #[cfg(debug_assertions)]
+        LIVE.lock().remove(&_id);
+    }
+
+    #[cfg(debug_assertions)]
+    pub fn contains(id: u32) -> bool {
+        LIVE.lock().contains(&id)
+    }
+}

@@ -1,0 +1,377 @@
+//! AF_XDP sockets on a real veth pair. Each test has a network namespace of its own, which ends with its thread.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::Command;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
+};
+use xblade::xsk::{Bind, Census, Socket, SocketConfig, XskError};
+
+const HEADER: [u8; 14] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xa2];
+
+/// A namespace with the link `near` — `far`; `None`, and a line that says so, without root.
+struct Link {
+    /// Sees what arrives at `far`.
+    packets: OwnedFd,
+}
+
+impl Link {
+    fn new(test: &str, mtu: u32) -> Option<Link> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped {test}: needs root");
+            return None;
+        }
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        ip(&format!(
+            "link add near mtu {mtu} type veth peer name far mtu {mtu}"
+        ));
+        ip("link set near up");
+        ip("link set far up");
+        let packets = socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            SockFlag::SOCK_NONBLOCK,
+            SockProtocol::EthAll,
+        )
+        .expect("an AF_PACKET socket");
+        setsockopt(&packets, sockopt::RcvBufForce, &(64 << 20)).expect("a large receive buffer");
+        Some(Link { packets })
+    }
+
+    /// The AoE frames that have arrived at `far`, in order.
+    fn arrived(&self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let mut buffer = vec![0; 65536];
+        while let Ok(len) = recv(self.packets.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            if buffer[12..14] == HEADER[12..14] {
+                frames.push(buffer[..len].to_vec());
+            }
+        }
+        frames
+    }
+}
+
+fn ip(words: &str) {
+    let output = Command::new("ip")
+        .args(words.split_whitespace())
+        .output()
+        .expect("ip runs");
+    assert!(
+        output.status.success(),
+        "ip {words}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn index_of(interface: &str) -> u32 {
+    nix::net::if_::if_nametoindex(interface).expect("the interface exists")
+}
+
+fn config(interface: &str, mtu: u32) -> SocketConfig {
+    SocketConfig::for_mtu(index_of(interface), 0, mtu)
+}
+
+/// A frame of this length whose bytes tell its number and their place.
+fn pattern(number: usize, len: usize) -> Vec<u8> {
+    let body =
+        (HEADER.len()..len).map(|at| (at.wrapping_mul(31) ^ (at >> 8) ^ number.wrapping_mul(131)) as u8);
+    HEADER.into_iter().chain(body).collect()
+}
+
+fn send(socket: &mut Socket, bytes: &[u8]) -> bool {
+    let Some(mut frame) = socket.allocate(bytes.len()) else {
+        return false;
+    };
+    let mut rest = bytes;
+    for piece in socket.pieces_mut(&mut frame) {
+        let (now, later) = rest.split_at(piece.len());
+        piece.copy_from_slice(now);
+        rest = later;
+    }
+    assert!(rest.is_empty(), "the pieces are as long as the frame");
+    socket.transmit(frame);
+    true
+}
+
+/// Kicks until all is out and every chunk is back.
+fn settle(socket: &mut Socket) -> Census {
+    for _ in 0..1000 {
+        socket.kick();
+        if socket.census().tx == 0 {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    let census = socket.census();
+    assert!(census.is_conserved(), "{census:?}");
+    assert!(!socket.needs_kick(), "nothing is left to do: {census:?}");
+    census
+}
+
+fn refusal(config: &SocketConfig) -> XskError {
+    Socket::open(config).expect_err("the kernel refuses this")
+}
+
+#[test]
+fn a_fresh_socket_has_given_the_kernel_its_fill_level() {
+    let Some(_link) = Link::new("a_fresh_socket", 1500) else {
+        return;
+    };
+    let config = config("near", 1500);
+    let socket = Socket::open(&config).unwrap();
+    assert!(!socket.is_zerocopy(), "veth copies");
+    assert!(!socket.is_readable());
+    let census = socket.census();
+    assert_eq!(
+        census,
+        Census {
+            pool: 2048 - 512,
+            fill: 512,
+            held: 0,
+            tx: 0,
+            total: 2048
+        }
+    );
+}
+
+#[test]
+fn refusals_name_call_interface_queue_and_remedy() {
+    let Some(_link) = Link::new("refusals", 1500) else {
+        return;
+    };
+    let good = config("near", 1500);
+    let open = Socket::open(&good).unwrap();
+
+    let error = refusal(&good);
+    assert_eq!(error.errno(), Some(rustix::io::Errno::BUSY));
+    let text = error.to_string();
+    assert!(
+        text.contains("near queue 0: bind") && text.contains("another AF_XDP socket"),
+        "{text}"
+    );
+    drop(open);
+    drop(Socket::open(&good).expect("the queue is free again at once"));
+
+    let text = refusal(&SocketConfig {
+        bind: Bind::ZeroCopy,
+        ..good.clone()
+    })
+    .to_string();
+    assert!(
+        text.contains("XDP_ZEROCOPY") && text.contains("mode auto or copy"),
+        "{text}"
+    );
+
+    let text = refusal(&SocketConfig {
+        queue: 7,
+        ..good.clone()
+    })
+    .to_string();
+    assert!(
+        text.contains("queue 7: bind") && text.contains("no such queue"),
+        "{text}"
+    );
+
+    let text = refusal(&SocketConfig {
+        ifindex: 9999,
+        ..good.clone()
+    })
+    .to_string();
+    assert!(
+        text.contains("interface 9999") && text.contains("no such interface"),
+        "{text}"
+    );
+
+    let text = refusal(&SocketConfig {
+        chunk_bytes: 1000,
+        ..good.clone()
+    })
+    .to_string();
+    assert!(text.contains("near queue 0") && text.contains("1000"), "{text}");
+}
+
+#[test]
+fn small_frames_arrive_byte_for_byte_and_in_order() {
+    let Some(link) = Link::new("small_frames", 1500) else {
+        return;
+    };
+    let mut socket = Socket::open(&config("near", 1500)).unwrap();
+    let before = socket.census();
+    let sent: Vec<Vec<u8>> = (0..3000).map(|n| pattern(n, 60 + n % 1455)).collect();
+    for batch in sent.chunks(100) {
+        for bytes in batch {
+            assert!(send(&mut socket, bytes), "{:?}", socket.census());
+        }
+        socket.kick();
+        assert!(link.arrived() == batch);
+    }
+    assert_eq!(settle(&mut socket), before);
+    let counted = socket.statistics();
+    assert_eq!(
+        (counted.tx_frames, counted.tx_invalid, counted.rx_invalid),
+        (3000, 0, 0)
+    );
+    assert!(
+        counted.kicks <= 30 * 5,
+        "{} system calls for 30 batches",
+        counted.kicks
+    );
+}
+
+#[test]
+fn jumbo_frames_of_every_kind_of_cut_arrive_byte_for_byte() {
+    let Some(link) = Link::new("jumbo_frames", 9000) else {
+        return;
+    };
+    let mut socket = Socket::open(&config("near", 9000)).unwrap();
+    let before = socket.census();
+    // Around each border between chunks, the largest ATA request (17 sectors), and the MTU.
+    for len in [60, 3619, 3620, 3621, 7715, 7716, 7717, 36 + 8704, 9013, 9014] {
+        let bytes = pattern(len, len);
+        assert!(send(&mut socket, &bytes));
+        socket.kick();
+        assert!(link.arrived() == [bytes], "{len} bytes");
+    }
+    assert_eq!(settle(&mut socket), before);
+    assert_eq!(socket.statistics().tx_invalid, 0);
+}
+
+#[test]
+fn a_reply_grown_from_a_header_keeps_the_header() {
+    let Some(link) = Link::new("a_reply", 9000) else {
+        return;
+    };
+    let mut socket = Socket::open(&config("near", 9000)).unwrap();
+    let whole = pattern(5, 36 + 8704);
+    let mut frame = socket.allocate(36).unwrap();
+    socket.pieces_mut(&mut frame)[0].copy_from_slice(&whole[..36]);
+    assert!(socket.resize(&mut frame, whole.len()));
+    let mut at = 36;
+    for (n, piece) in socket.pieces_mut(&mut frame).into_iter().enumerate() {
+        let new = if n == 0 { &mut piece[36..] } else { piece };
+        new.copy_from_slice(&whole[at..at + new.len()]);
+        at += new.len();
+    }
+    assert_eq!(socket.pieces(&frame).concat(), whole);
+    socket.transmit(frame);
+    socket.kick();
+    assert!(link.arrived() == [whole]);
+}
+
+#[test]
+fn more_frames_than_the_ring_holds_wait_and_keep_their_order() {
+    let Some(link) = Link::new("more_frames", 9000) else {
+        return;
+    };
+    let small = SocketConfig {
+        ring: 64,
+        fill: 64,
+        ..config("near", 9000)
+    };
+    let mut socket = Socket::open(&small).unwrap();
+    let before = socket.census();
+    let sent: Vec<Vec<u8>> = (0..500)
+        .map(|n| pattern(n, if n % 3 == 0 { 9014 } else { 60 }))
+        .collect();
+    for bytes in &sent {
+        assert!(send(&mut socket, bytes));
+    }
+    let full = socket.census();
+    assert_eq!(
+        (full.held, full.tx),
+        (0, 500 + 167 * 2),
+        "all are on their way, none is ours"
+    );
+    assert!(socket.needs_kick());
+    assert_eq!(settle(&mut socket), before);
+    assert!(link.arrived() == sent);
+    assert!(socket.statistics().tx_waited > 0);
+}
+
+#[test]
+fn a_pool_that_is_empty_refuses_and_recovers() {
+    let Some(link) = Link::new("a_pool", 1500) else {
+        return;
+    };
+    let mut socket = Socket::open(&SocketConfig {
+        chunks: 64,
+        ..config("near", 1500)
+    })
+    .unwrap();
+    let before = socket.census();
+    assert_eq!(
+        (before.pool, before.fill),
+        (16, 48),
+        "a quarter stays for replies"
+    );
+    let sent: Vec<Vec<u8>> = (0..16).map(|n| pattern(n, 60)).collect();
+    for bytes in &sent {
+        assert!(send(&mut socket, bytes));
+    }
+    assert!(!send(&mut socket, &sent[0]));
+    assert_eq!(settle(&mut socket), before);
+    assert!(link.arrived() == sent);
+    let frame = socket.allocate(60).expect("chunks are back");
+    socket.free(frame);
+    assert!(
+        socket.allocate(1573).is_none(),
+        "longer than a chunk, and no multi-buffer mode at MTU 1500"
+    );
+    assert_eq!(socket.census(), before);
+}
+
+#[test]
+fn frames_wait_while_the_link_is_down() {
+    let Some(link) = Link::new("frames_wait", 1500) else {
+        return;
+    };
+    ip("link set near down");
+    let mut socket = Socket::open(&config("near", 1500)).expect("a port may be opened before it is up");
+    let bytes = pattern(1, 100);
+    assert!(send(&mut socket, &bytes));
+    socket.kick();
+    assert_eq!(socket.census().tx, 1);
+    assert!(!socket.needs_kick(), "kicking again would not help");
+    ip("link set near up");
+    settle(&mut socket);
+    assert!(link.arrived() == [bytes.clone()]);
+    ip("link set near down");
+    ip("link set near up");
+    assert!(send(&mut socket, &bytes));
+    settle(&mut socket);
+    assert!(
+        link.arrived() == [bytes],
+        "the socket outlives its link's going down"
+    );
+}
+
+#[test]
+#[cfg(debug_assertions)]
+fn a_frame_that_is_dropped_is_a_fault_only_while_its_socket_lives() {
+    let Some(_link) = Link::new("a_frame_that_is_dropped", 1500) else {
+        return;
+    };
+    let mut socket = Socket::open(&config("near", 1500)).unwrap();
+    let lost = socket.allocate(60).unwrap();
+    let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(lost)));
+    assert!(dropped.is_err(), "a debug build says so");
+    assert_eq!(socket.census().held, 1, "and the census shows it");
+    let late = socket.allocate(60).unwrap();
+    drop(socket);
+    drop(late);
+}
+
+#[test]
+fn a_frame_of_another_socket_is_refused() {
+    let Some(_link) = Link::new("a_frame_of_another_socket", 1500) else {
+        return;
+    };
+    let mut here = Socket::open(&config("near", 1500)).unwrap();
+    let there = Socket::open(&config("far", 1500)).unwrap();
+    let frame = here.allocate(60).unwrap();
+    let confused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| there.pieces(&frame).len()));
+    assert!(confused.is_err());
+    here.free(frame);
+}

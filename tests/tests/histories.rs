@@ -5,13 +5,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use anyhow::Result;
+
 use lab::frame::{Request, ata};
 use lab::history::check::check;
 use lab::history::fake::{ADDRESS, Fake, Mutant, mac};
 use lab::history::network::{Network, Parcel, Wire};
 use lab::history::record::{Action, History, Op, sector, value};
+use lab::history::veth::Veth;
 use lab::history::workload::{Discipline, Outcome, Plan, disturb, paths, run};
 use lab::history::{client::Client, seed};
+use lab::image::Random;
+use lab::link::target_mac;
+use lab::needs::Need;
+use lab::{Image, Lab, Target, needs};
 
 /// Runs clients against the fake target, restarting it now and then where the discipline bears that.
 fn against_fake(plan: &Plan, mutant: Mutant) -> Outcome {
@@ -187,4 +194,121 @@ fn the_weather_repeats_with_its_seed() {
         .collect();
     assert_eq!(runs[0], runs[1]);
     assert!(runs[0].len() != 200 || runs[0].iter().any(|(queue, _)| *queue == 1));
+}
+
+/// What happens to the real target during a run.
+#[derive(Clone, Copy)]
+struct Trouble {
+    kills: bool,
+    flaps: bool,
+}
+
+/// Runs clients against `xblade` on two ports of two queues.
+fn against_xblade(plan: &Plan, trouble: Trouble, extra: &[&str]) -> Result<()> {
+    let lab = Lab::new(lab::Options {
+        queues: 2,
+        links: 2,
+        ..Default::default()
+    })?;
+    let image = Image::sparse(plan.sectors)?;
+    let mut args = vec!["serve", "7", "3", "eth0,eth1", image.as_str()];
+    args.extend(extra);
+    let mut target = Target::ready(&lab.target, &args, 1)?;
+    let network = Network::start(plan.weather(), plan.queues, |replies| {
+        Veth::open(&lab, 2, plan.queues, &replies).expect("the lab has two links")
+    });
+    let done = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        let is_done = || done.load(Ordering::Relaxed);
+        let lab = &lab;
+        let troublemaker = scope.spawn(move || {
+            let step = |random: &mut Random| {
+                if trouble.kills && (!trouble.flaps || random.below(2) == 0) {
+                    target.process.kill().expect("it runs");
+                    target = Target::ready(&lab.target, &args, 1).expect("it starts again");
+                } else {
+                    let link = random.below(2) as u32;
+                    lab.set_carrier(link, false).expect("the link is there");
+                    std::thread::sleep(Duration::from_millis(random.below(100)));
+                    lab.set_carrier(link, true).expect("the link is there");
+                }
+            };
+            let times = disturb(plan.seed, Duration::from_millis(700), is_done, step);
+            (times, target)
+        });
+        let outcome = run(
+            plan,
+            &network,
+            ADDRESS,
+            &paths(plan.clients, &[target_mac(0), target_mac(1)]),
+        );
+        done.store(true, Ordering::Relaxed);
+        // The target lives till here.
+        let (times, _target) = troublemaker.join().expect("no trouble beyond what was asked for");
+        println!("{times} kills and flaps");
+        assert!(times > 2, "it went too quietly");
+        outcome
+    });
+    let (history, tally) = (&outcome.history, network.tally());
+    let (operations, pending) = (history.operations(), history.pending());
+    println!(
+        "{operations} operations, {pending} unanswered, {} sent again, {tally:?}",
+        outcome.retransmissions
+    );
+    assert!(operations > 2000, "too little happened");
+    verdict(&outcome).map_err(anyhow::Error::msg)
+}
+
+fn real_plan(discipline: Discipline) -> Plan {
+    Plan {
+        patience: Duration::from_millis(40),
+        ..Plan::new(seed(), discipline, 600)
+    }
+}
+
+const ALL_TROUBLE: Trouble = Trouble {
+    kills: true,
+    flaps: true,
+};
+
+#[test]
+fn one_writer_a_sector_sees_one_disk_through_kills_and_flaps() -> Result<()> {
+    needs!(Need::Root);
+    against_xblade(&real_plan(Discipline::Owned), ALL_TROUBLE, &[])
+}
+
+#[test]
+fn one_writer_a_sector_sees_one_disk_in_sync_mode() -> Result<()> {
+    needs!(Need::Root);
+    against_xblade(&real_plan(Discipline::Owned), ALL_TROUBLE, &["--sync"])
+}
+
+#[test]
+fn one_writer_a_sector_sees_one_disk_with_the_direct_store() -> Result<()> {
+    needs!(Need::Root);
+    against_xblade(&real_plan(Discipline::Owned), ALL_TROUBLE, &["--direct"])
+}
+
+#[test]
+fn writers_in_each_others_way_see_one_disk() -> Result<()> {
+    needs!(Need::Root);
+    let plan = Plan {
+        deadline: Duration::from_millis(700),
+        ..real_plan(Discipline::Free)
+    };
+    against_xblade(&plan, ALL_TROUBLE, &[])
+}
+
+#[test]
+fn late_duplicates_do_no_harm_to_a_target_that_knows_them() -> Result<()> {
+    needs!(Need::Root);
+    let trouble = Trouble {
+        kills: false,
+        flaps: true,
+    };
+    against_xblade(
+        &real_plan(Discipline::HandedOver),
+        trouble,
+        &["--late-duplicates"],
+    )
 }

@@ -82,13 +82,21 @@ impl Worker {
             start: Instant::now(),
             next_advert_us: None,
         };
-        let thread = std::thread::Builder::new().name(format!("{}/{queue}", nic.name)).spawn(move || {
-            if let Some(cpu) = cpu {
-                pin_to(cpu);
-            }
-            data_path.run();
-        })?;
-        Ok(Worker { commands, mailbox, shared, counters, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name(format!("{}/{queue}", nic.name))
+            .spawn(move || {
+                if let Some(cpu) = cpu {
+                    pin_to(cpu);
+                }
+                data_path.run();
+            })?;
+        Ok(Worker {
+            commands,
+            mailbox,
+            shared,
+            counters,
+            thread: Some(thread),
+        })
     }
 
     /// Hands the worker a command and wakes it.
@@ -207,17 +215,29 @@ impl DataPath {
 
     fn poll(&mut self, limit: Option<Duration>) {
         let now_us = self.now_us();
-        let until_advert = self.next_advert_us.map(|due| Duration::from_micros(due.saturating_sub(now_us) + 1));
-        let timeout = limit.into_iter().chain(until_advert).min().and_then(|limit| limit.try_into().ok());
+        let until_advert = self
+            .next_advert_us
+            .map(|due| Duration::from_micros(due.saturating_sub(now_us) + 1));
+        let timeout = limit
+            .into_iter()
+            .chain(until_advert)
+            .min()
+            .and_then(|limit| limit.try_into().ok());
         let mut interest = PollFlags::IN;
         if self.socket.needs_kick() {
             interest |= PollFlags::OUT;
         }
         let lane = self.session.lane();
-        let mut fds = [PollFd::from_borrowed_fd(self.socket.fd(), interest), PollFd::from_borrowed_fd(lane.fd(), PollFlags::IN)];
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.socket.fd(), interest),
+            PollFd::from_borrowed_fd(lane.fd(), PollFlags::IN),
+        ];
         // EINTR only makes the loop go round once more.
         let _ = poll(&mut fds, timeout.as_ref());
-        if fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
+        if fds[0]
+            .revents()
+            .intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL)
+        {
             // The interface is gone or down: poll would return at once for ever. Control will see to it.
             std::thread::sleep(DEAD_PAUSE);
         }
@@ -225,8 +245,15 @@ impl DataPath {
 
     /// Leaves the figures where control reads them.
     fn publish(&self) {
-        let Statistics { rx_dropped, rx_ring_full, fill_ring_empty, .. } = self.socket.statistics();
-        let dropped = rx_dropped.saturating_add(rx_ring_full).saturating_add(fill_ring_empty);
+        let Statistics {
+            rx_dropped,
+            rx_ring_full,
+            fill_ring_empty,
+            ..
+        } = self.socket.statistics();
+        let dropped = rx_dropped
+            .saturating_add(rx_ring_full)
+            .saturating_add(fill_ring_empty);
         self.shared.dropped.store(dropped, Ordering::Relaxed);
     }
 
@@ -238,7 +265,8 @@ impl DataPath {
             Command::Advertise(exports) => {
                 let now_us = self.now_us();
                 for export in exports {
-                    self.session.advertise(&mut self.socket, &self.port, &export, now_us);
+                    self.session
+                        .advertise(&mut self.socket, &self.port, &export, now_us);
                 }
                 self.next_advert_us = self.session.tick(&mut self.socket, &self.port, now_us);
                 self.socket.kick();

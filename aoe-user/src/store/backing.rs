@@ -72,7 +72,13 @@ impl Backing {
         let sectors = served_sectors(path, bytes, options.offset, options.length)?;
         let start = options.offset * SECTOR_BYTES;
         if !options.shared {
-            lock::lock_range(&file, path, start, options.length * SECTOR_BYTES, !options.read_only)?;
+            lock::lock_range(
+                &file,
+                path,
+                start,
+                options.length * SECTOR_BYTES,
+                !options.read_only,
+            )?;
         }
         if bytes % SECTOR_BYTES != 0 && options.length == 0 {
             tracing::warn!(
@@ -204,7 +210,12 @@ impl Backing {
     pub(super) fn punch(&self, extent: Extent) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let bytes = extent.count * SECTOR_BYTES;
-        Ok(rustix::fs::fallocate(&self.file, flags, self.position(extent.lba), bytes)?)
+        Ok(rustix::fs::fallocate(
+            &self.file,
+            flags,
+            self.position(extent.lba),
+            bytes,
+        )?)
     }
 
     /// Reads by system call, blocking.
@@ -247,7 +258,9 @@ impl Backing {
             let mut rest = *piece;
             while !rest.is_empty() {
                 match self.file.write_at(rest, at) {
-                    Ok(0) => return Err(self.fault_at(FaultKind::Write, at, io::ErrorKind::WriteZero.into())),
+                    Ok(0) => {
+                        return Err(self.fault_at(FaultKind::Write, at, io::ErrorKind::WriteZero.into()));
+                    }
                     Ok(n) => {
                         at += n as u64;
                         rest = &rest[n..];
@@ -293,7 +306,10 @@ impl Backing {
 
 /// What a read beyond the end of a cut file means.
 pub(super) fn short_file() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the backing file is shorter than the export")
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the backing file is shorter than the export",
+    )
 }
 
 /// Whether `path` is a block device, or why it can be none of ours.
@@ -332,7 +348,12 @@ fn object_bytes(file: &File, device: bool) -> io::Result<u64> {
 }
 
 fn find_traits(file: &File, device: bool, read_only: bool, bytes: u64) -> Traits {
-    let trim = !read_only && if device { device_trims(file) } else { file_trims(file, bytes) };
+    let trim = !read_only
+        && if device {
+            device_trims(file)
+        } else {
+            file_trims(file, bytes)
+        };
     let physical_bytes = match device {
         true => rustix::fs::ioctl_blkpbszget(file).unwrap_or(SECTOR_BYTES as u32),
         false => 4096,

@@ -118,7 +118,9 @@ impl Committer {
             return;
         }
         let mut state = self.state.lock();
-        state.due.get_or_insert_with(|| Instant::now() + self.flush_interval);
+        state
+            .due
+            .get_or_insert_with(|| Instant::now() + self.flush_interval);
         self.start(&mut state);
     }
 
@@ -194,7 +196,9 @@ impl Committer {
         let figures = &self.figures;
         figures.commits.fetch_add(1, Ordering::Relaxed);
         figures.waiters.fetch_add(group.len() as u64, Ordering::Relaxed);
-        figures.largest_group.fetch_max(group.len() as u64, Ordering::Relaxed);
+        figures
+            .largest_group
+            .fetch_max(group.len() as u64, Ordering::Relaxed);
         figures.commit_us.fetch_add(took_us, Ordering::Relaxed);
         figures.longest_us.fetch_max(took_us, Ordering::Relaxed);
         let failed = result.err().map(|error| {

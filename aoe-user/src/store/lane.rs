@@ -115,7 +115,9 @@ impl Lane {
         self.tick = Tick((self.born.elapsed().as_millis() / 125) as u32);
         while let Some((committer, _)) = self.commits.first() {
             let committer = Arc::clone(committer);
-            let same = self.commits.extract_if(.., |(other, _)| Arc::ptr_eq(other, &committer));
+            let same = self
+                .commits
+                .extract_if(.., |(other, _)| Arc::ptr_eq(other, &committer));
             committer.submit(same.map(|(_, waiter)| waiter));
         }
     }

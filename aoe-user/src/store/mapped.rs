@@ -113,7 +113,9 @@ impl Core {
     #[inline]
     fn view(&self) -> &View {
         let newest = self.newest.load(Ordering::Acquire);
-        self.views[newest].get().expect("a view is set before its number is published")
+        self.views[newest]
+            .get()
+            .expect("a view is set before its number is published")
     }
 
     /// The newest view, if its pages for the extent are in memory and the file's own; with the epoch for
@@ -129,7 +131,9 @@ impl Core {
         }
         if let Some(residency) = &view.residency {
             let (first, last) = (mapping.page_of(start as usize), mapping.page_of(end as usize - 1));
-            if !residency.is_hot(first, last, lane.tick()) && !residency.look(mapping, first, last, lane.tick()) {
+            if !residency.is_hot(first, last, lane.tick())
+                && !residency.look(mapping, first, last, lane.tick())
+            {
                 return Hot::Cold;
             }
         }
@@ -156,7 +160,9 @@ impl Core {
 
     /// Now and then: finds out how much of the file there is, and maps it again if a fault left a foreign page.
     fn recover(&self) {
-        let Some(mut mended) = self.mended.try_lock() else { return };
+        let Some(mut mended) = self.mended.try_lock() else {
+            return;
+        };
         if mended.is_some_and(|when| when.elapsed() < MEND_INTERVAL) {
             return;
         }
@@ -168,7 +174,10 @@ impl Core {
         }
         for view in self.views.iter().map_while(OnceLock::get) {
             if let Err(error) = view.mapping.mend() {
-                tracing::warn!("{}: mapping again after a fault: {error}", self.backing.path().display());
+                tracing::warn!(
+                    "{}: mapping again after a fault: {error}",
+                    self.backing.path().display()
+                );
             }
         }
     }
@@ -186,7 +195,8 @@ impl Core {
         if bytes > mapped {
             let slot = self.views.get(newest + 1).ok_or(io::ErrorKind::OutOfMemory)?;
             // Beyond the end of the file a mapping costs address space only.
-            let view = View::new(&self.backing, bytes.max(mapped * 2)).or_else(|_| View::new(&self.backing, bytes))?;
+            let view = View::new(&self.backing, bytes.max(mapped * 2))
+                .or_else(|_| View::new(&self.backing, bytes))?;
             let _ = slot.set(view);
             self.newest.store(newest + 1, Ordering::Release);
         }

@@ -108,10 +108,22 @@ mod tests {
 
     #[test]
     fn masks_cover_exactly_the_pages() {
-        for (first, last) in [(0, 0), (0, 63), (63, 64), (5, 9), (60, 200), (127, 128), (128, 191)] {
+        for (first, last) in [
+            (0, 0),
+            (0, 63),
+            (63, 64),
+            (5, 9),
+            (60, 200),
+            (127, 128),
+            (128, 191),
+        ] {
             let mut pages: Vec<usize> = Vec::new();
             for (word, mask) in words(first, last) {
-                pages.extend((0..64).filter(|bit| mask >> bit & 1 == 1).map(|bit| word * 64 + bit));
+                pages.extend(
+                    (0..64)
+                        .filter(|bit| mask >> bit & 1 == 1)
+                        .map(|bit| word * 64 + bit),
+                );
             }
             assert_eq!(pages, (first..=last).collect::<Vec<_>>(), "{first}..={last}");
         }

@@ -41,7 +41,10 @@ fn check(kind: StoreKind, offset: u64, actions: &[Action]) -> Result<(), TestCas
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let file = image(&path, SECTORS + offset);
-    let options = StoreOptions { offset, ..StoreOptions::new(kind, &path) };
+    let options = StoreOptions {
+        offset,
+        ..StoreOptions::new(kind, &path)
+    };
     let store = open(&options).unwrap();
     let mut model = vec![0u8; SECTORS as usize * 512];
     let mut driver = Driver::new(&store);
@@ -54,7 +57,10 @@ fn check(kind: StoreKind, offset: u64, actions: &[Action]) -> Result<(), TestCas
     if kind != StoreKind::Ram {
         let bytes = std::fs::read(&path).unwrap();
         prop_assert!(bytes[offset as usize * 512..] == model, "the file at the end");
-        prop_assert!(bytes[..offset as usize * 512].iter().all(|byte| *byte == 0), "before the offset");
+        prop_assert!(
+            bytes[..offset as usize * 512].iter().all(|byte| *byte == 0),
+            "before the offset"
+        );
     }
     Ok(())
 }
@@ -138,16 +144,25 @@ fn work(store: &Arc<dyn Store>, worker: u64, workers: u64, rounds: u64) {
     let mut versions = vec![None; (SECTORS / workers) as usize];
     let mut random = worker + 1;
     for round in 0..rounds {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let index = (random >> 33) % (SECTORS / workers);
         let lba = index * workers + worker;
         if random >> 62 == 0 {
-            let durability = if round % 8 == 0 { Durability::Durable } else { Durability::WriteBack };
+            let durability = if round % 8 == 0 {
+                Durability::Durable
+            } else {
+                Durability::WriteBack
+            };
             driver.write(lba, &stamp(lba, round), durability).unwrap();
             versions[index as usize] = Some(round);
         }
         let expected = versions[index as usize].map_or([0; 512], |version| stamp(lba, version));
-        assert!(driver.read(lba, 1).unwrap() == expected, "worker {worker}, sector {lba}, round {round}");
+        assert!(
+            driver.read(lba, 1).unwrap() == expected,
+            "worker {worker}, sector {lba}, round {round}"
+        );
     }
 }
 

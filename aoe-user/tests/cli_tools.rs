@@ -66,6 +66,30 @@ fn images_that_cannot_be_made_leave_nothing() {
     assert_eq!(fs::read_dir(dir).unwrap().count(), 1);
 }
 
+#[test]
+fn ctrl_c_leaves_no_half_made_image() {
+    let temp = tempfile::tempdir().unwrap();
+    // Sent before it starts and blocked until it looks: the same moment in every run.
+    let script = "kill -INT $$; exec \"$@\"";
+    let output = Command::new("env")
+        .args([
+            "--block-signal=INT",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            env!("CARGO_BIN_EXE_xblade"),
+        ])
+        .args(["create", "--prealloc", "a.raw", "1M"])
+        .current_dir(temp.path())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("interrupted"), "{stderr}");
+    assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+}
+
 fn state() -> Persistent {
     Persistent {
         string: b"vm\"01\xff".to_vec(),

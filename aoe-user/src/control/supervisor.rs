@@ -187,7 +187,7 @@ impl Supervisor {
         match &state {
             Waiting::Absent => warn!("{name} does not exist; its exports will be served when it does"),
             Waiting::Down => {
-                warn!("{name} is down; its exports will be served when it is up (`ip link set {name} up`)")
+                warn!("{name} is down; its exports will be served when it is up (`ip link set {name} up`)");
             }
             Waiting::Failed(reason) => error!("cannot serve {name}, trying again: {reason}"),
         }

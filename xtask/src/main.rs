@@ -8,6 +8,8 @@ mod setup;
 mod sh;
 mod test;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Set up, build, run, test and measure xblade.
@@ -32,12 +34,19 @@ enum Task {
     Test(test::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Args::parse().task {
+fn main() -> ExitCode {
+    let result = match Args::parse().task {
         Task::Setup(args) => setup::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
         Task::Run(args) => run::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Test(args) => test::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -214,7 +214,10 @@ fn execute(suite: &Suite, xblade: &PathBuf, soak: Option<u32>) -> Result<Outcome
     let mut outcome = Outcome::default();
     for executable in &suite.executables {
         let mut command = Command::new(executable);
-        command.env("XBLADE", xblade).env("RUST_BACKTRACE", "0");
+        command
+            .env("XBLADE", xblade)
+            .env("RUST_BACKTRACE", "0")
+            .env("RUST_LIB_BACKTRACE", "0");
         // Tests with files of their own expect to run in their package, as under cargo.
         command.current_dir(crate::sh::root().join(if suite.needs_root { "tests" } else { "aoe-user" }));
         if let Some(minutes) = soak {

@@ -37,7 +37,7 @@ mod work;
 pub use address::Address;
 pub use ata::identify::Identity;
 pub use counters::{Counter, Counters};
-pub use export::{Busy, Change, Export, Observer, Options};
+pub use export::{Change, Export, Observer, Options, ReplaceError};
 pub use exports::Exports;
 pub use session::{PortInfo, Session};
 pub use state::{Keeper, MAX_MASK, MAX_RESERVE, Persistent, StateError};

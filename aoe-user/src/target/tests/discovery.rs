@@ -286,7 +286,7 @@ fn adverts_keep_their_pace_and_go_to_those_listed() {
     tagged_options.access = vec![(ONE, Access::ReadOnly), (OTHER, Access::ReadWrite)];
     let export_2 = export(tagged_options, &store);
     let mut worker = Worker::new(vec![export_1.clone(), export_2.clone()]);
-    let mut advertise = |worker: &mut Worker, export: &Arc<Export>| {
+    let advertise = |worker: &mut Worker, export: &Arc<Export>| {
         worker
             .session
             .advertise(&mut worker.link, &worker.port, export, worker.now_us);
@@ -313,7 +313,7 @@ fn adverts_keep_their_pace_and_go_to_those_listed() {
         two.iter()
             .all(|frame| frame[12..16] == [0x81, 0, 0, 9] && frame.len() == 64)
     );
-    let mut tick = |worker: &mut Worker| {
+    let tick = |worker: &mut Worker| {
         let next = worker.session.tick(&mut worker.link, &worker.port, worker.now_us);
         (next, worker.sent().len())
     };

@@ -1,9 +1,10 @@
 //! One ordering domain for each export, over all its workers.
 
+use std::sync::Arc;
+
 use super::bench::{ONE, OTHER, TARGET, Worker, ata, export, frame_from, options, read, status, write};
 use super::store::{MemStore, Mood};
 use crate::store::FaultKind;
-use std::sync::Arc;
 
 const GOOD: (u8, u8) = (0x40, 0);
 
@@ -133,6 +134,21 @@ fn a_waiting_duplicate_takes_the_place_of_the_older() {
     assert!(one.poll().is_empty());
     assert_eq!((one.session.pending(), two.session.pending()), (0, 0));
     assert_eq!(store.log(), ["write 10+1", "write 10+1"]);
+}
+
+#[test]
+fn a_duplicate_may_come_between_the_call_and_the_start() {
+    let (mut one, mut two, store) = pair();
+    one.ask(&tagged(1, &write(10, 1, 0x11)));
+    two.ask(&tagged(2, &write(10, 1, 0x22)));
+    store.finish(0, None);
+    assert_eq!(tags(&one.poll()), [1], "which calls the other worker");
+    one.ask(&tagged(3, &write(10, 1, 0x22)));
+    assert!(two.poll().is_empty());
+    assert!(one.poll().is_empty(), "has begun");
+    store.finish(0, None);
+    assert_eq!(tags(&one.poll()), [3]);
+    assert_eq!((one.session.pending(), two.session.pending()), (0, 0));
 }
 
 #[test]

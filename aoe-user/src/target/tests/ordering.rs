@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::bench::{ONE, OTHER, TARGET, Worker, ata, export, frame_from, options, read, status, write};
 use super::store::{MemStore, Mood};
 use crate::store::FaultKind;
+use crate::target::Exports;
 
 const GOOD: (u8, u8) = (0x40, 0);
 
@@ -230,6 +231,35 @@ fn a_worker_that_ends_leaves_nobody_waiting() {
     drop(one.session);
     store.abandon();
     assert_eq!(tags(&two.poll()), [2]);
+}
+
+#[test]
+fn a_reconfigured_export_keeps_the_order_of_the_old_one() {
+    let store = MemStore::new(64);
+    let old = export(options(7, 3), &store);
+    let mut worker = Worker::new(vec![old.clone()]);
+    store.mood(Mood::Defer);
+    worker.ask(&tagged(1, &write(10, 1, 0x11)));
+    worker.ask(&tagged(2, &write(10, 1, 0x22)));
+    let mut other = options(7, 3);
+    other.read_only = true;
+    worker
+        .session
+        .set_exports(Arc::new(Exports::new(vec![Arc::new(old.reconfigured(other))])));
+    worker.ask(&tagged(3, &read(10, 1)));
+    assert_eq!(
+        status(&worker.answer(&tagged(4, &write(10, 1, 0x33)))),
+        (0x41, 0x04),
+        "the new options hold"
+    );
+    assert_eq!(store.log(), ["write 10+1"]);
+    store.finish(0, None);
+    assert_eq!(tags(&worker.poll()), [1]);
+    store.finish(0, None);
+    assert_eq!(tags(&worker.poll()), [2], "what came for the old one ends as it");
+    store.finish(0, None);
+    let replies = worker.poll();
+    assert_eq!((tags(&replies), replies[0][36]), (vec![3], 0x22));
 }
 
 #[test]

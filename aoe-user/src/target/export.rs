@@ -76,7 +76,7 @@ pub struct Export {
     /// Size last seen, to notice growth.
     sectors: AtomicU64,
     /// Hot operations hold this while they touch the store: shared to read, exclusive to write.
-    pub(super) state: RwLock<State>,
+    pub(super) state: Arc<RwLock<State>>,
 }
 
 /// What changes during an export's life.
@@ -147,13 +147,42 @@ impl Export {
     /// # Errors
     /// When `persistent` breaks a limit.
     pub fn new(
-        mut options: Options,
+        options: Options,
         store: Arc<dyn Store>,
         keeper: Option<Arc<dyn Keeper>>,
         observer: Arc<dyn Observer>,
         persistent: Persistent,
     ) -> Result<Export, StateError> {
         persistent.check()?;
+        let state = State {
+            persistent,
+            multiple: AtomicU8::new(MAX_MULTIPLE),
+            smart_enabled: AtomicBool::new(options.smart),
+            order: Order::default(),
+        };
+        Ok(Export::assemble(
+            options,
+            store,
+            keeper,
+            observer,
+            Arc::new(RwLock::new(state)),
+        ))
+    }
+
+    /// The same export with other options, as after a reload: same store, same protocol state, and one order with
+    /// the requests that are still in flight for the old one.
+    pub fn reconfigured(&self, options: Options) -> Export {
+        let (store, keeper, observer) = (self.store.clone(), self.keeper.clone(), self.observer.clone());
+        Export::assemble(options, store, keeper, observer, self.state.clone())
+    }
+
+    fn assemble(
+        mut options: Options,
+        store: Arc<dyn Store>,
+        keeper: Option<Arc<dyn Keeper>>,
+        observer: Arc<dyn Observer>,
+        state: Arc<RwLock<State>>,
+    ) -> Export {
         if options.identity.serial.trim().is_empty() {
             // 9front never sets the size of a device without one.
             options.identity.serial = options.address.to_string();
@@ -161,21 +190,15 @@ impl Export {
         let mut access = options.access.clone();
         access.sort_by_key(|(mac, _)| *mac);
         let sectors = AtomicU64::new(store.sectors());
-        let state = State {
-            persistent,
-            multiple: AtomicU8::new(MAX_MULTIPLE),
-            smart_enabled: AtomicBool::new(options.smart),
-            order: Order::default(),
-        };
-        Ok(Export {
+        Export {
             options,
             store,
             keeper,
             observer,
             access,
             sectors,
-            state: RwLock::new(state),
-        })
+            state,
+        }
     }
 
     /// Shelf and slot.

@@ -150,7 +150,7 @@ impl Supervisor {
             spin: Duration::from_micros(u64::from(view.spin_us)),
             cpus: self.config.cpus.clone(),
         };
-        match Port::open(nic, &options, &view.exports, &view.rules) {
+        match Port::open(&nic, &options, &view.exports, &view.rules) {
             Ok(port) => {
                 self.waiting.remove(&link.name);
                 let queues = if link.rx_queues == 1 { "queue" } else { "queues" };

@@ -22,7 +22,7 @@ fn worker(store: &std::sync::Arc<MemStore>, piece_bytes: usize) -> Worker {
             (9, 9) => {
                 options.smart = true;
                 options.late_duplicates = true;
-                options.access = vec![(ONE, Access::ReadWrite), (OTHER, Access::ReadOnly)];
+                options.access = [(ONE, Access::ReadWrite), (OTHER, Access::ReadOnly)].into();
             }
             _ => {}
         }

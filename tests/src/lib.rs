@@ -5,7 +5,9 @@
 //! and captures of what went over the wire ([`capture`]). Everything cleans up after itself, however a test ends.
 
 pub mod capture;
+pub mod disk;
 pub mod frame;
+pub mod history;
 pub mod image;
 pub mod initiator;
 pub mod link;
@@ -14,6 +16,7 @@ pub mod net;
 pub mod process;
 pub mod target;
 pub mod vm;
+pub mod writer;
 
 pub use frame::{Address, Reply, Request};
 pub use image::Image;

@@ -24,6 +24,8 @@ const SPINS_PER_CLOCK: u32 = 32;
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// How often it looks meanwhile.
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
+/// When to ask the kernel again to send what it would not send yet.
+const KICK_AGAIN: Duration = Duration::from_millis(1);
 /// How long to leave an interface alone that poll(2) calls dead.
 const DEAD_PAUSE: Duration = Duration::from_millis(10);
 
@@ -218,20 +220,11 @@ impl DataPath {
         let until_advert = self
             .next_advert_us
             .map(|due| Duration::from_micros(due.saturating_sub(now_us) + 1));
-        let timeout = limit
-            .into_iter()
-            .chain(until_advert)
-            .min()
-            .and_then(|limit| limit.try_into().ok());
-        let mut interest = PollFlags::IN;
-        if self.socket.needs_kick() {
-            interest |= PollFlags::OUT;
-        }
+        let until_kick = self.socket.needs_kick().then_some(KICK_AGAIN);
+        let timeout = [limit, until_advert, until_kick].into_iter().flatten().min();
+        let timeout = timeout.and_then(|limit| limit.try_into().ok());
         let lane = self.session.lane();
-        let mut fds = [
-            PollFd::from_borrowed_fd(self.socket.fd(), interest),
-            PollFd::from_borrowed_fd(lane.fd(), PollFlags::IN),
-        ];
+        let mut fds = [self.socket.fd(), lane.fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         // EINTR only makes the loop go round once more.
         let _ = poll(&mut fds, timeout.as_ref());
         if fds[0]

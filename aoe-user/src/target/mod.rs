@@ -8,13 +8,14 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::arithmetic_side_effects)]
 
+mod access;
 mod address;
 mod admin;
 mod adverts;
 mod ata;
-mod core;
 mod counters;
 mod data;
+mod engine;
 mod export;
 mod exports;
 mod late;
@@ -30,12 +31,15 @@ mod reserve;
 mod scatter;
 mod session;
 mod state;
+#[cfg(test)]
+mod tests;
 mod work;
 
+pub use access::AccessList;
 pub use address::Address;
 pub use ata::identify::Identity;
 pub use counters::{Counter, Counters};
-pub use export::{Busy, Change, Export, Observer, Options};
+pub use export::{Change, Export, Observer, Options, ReplaceError};
 pub use exports::Exports;
 pub use session::{PortInfo, Session};
 pub use state::{Keeper, MAX_MASK, MAX_RESERVE, Persistent, StateError};

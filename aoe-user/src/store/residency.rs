@@ -12,7 +12,7 @@ use super::lane::Tick;
 use super::mmap::Mapping;
 
 /// Pages that are asked about at once: 2 MiB of 4 KiB pages.
-const BLOCK_PAGES: usize = 512;
+pub(super) const BLOCK_PAGES: usize = 512;
 const WORD_PAGES: usize = u64::BITS as usize;
 const BLOCK_WORDS: usize = BLOCK_PAGES / WORD_PAGES;
 
@@ -26,6 +26,8 @@ pub(super) struct Residency {
     words: Box<[AtomicU64]>,
     /// When each block was asked about last, plus one; 0: never.
     asked: Box<[AtomicU32]>,
+    /// Blocks that may be written to as they are, a bit each (folios.rs).
+    settled: Box<[AtomicU64]>,
 }
 
 impl Residency {
@@ -34,6 +36,7 @@ impl Residency {
         Residency {
             words: zeroed_slice_box(pages.div_ceil(WORD_PAGES)),
             asked: zeroed_slice_box(pages.div_ceil(BLOCK_PAGES)),
+            settled: zeroed_slice_box(pages.div_ceil(BLOCK_PAGES * WORD_PAGES)),
         }
     }
 
@@ -74,6 +77,27 @@ impl Residency {
         for (word, mask) in words(first, last) {
             self.words[word].fetch_or(mask, Relaxed);
         }
+    }
+
+    /// Nothing is known about a block any more.
+    pub(super) fn forget(&self, block: usize) {
+        let start = block * BLOCK_WORDS;
+        let end = (start + BLOCK_WORDS).min(self.words.len());
+        self.words[start..end]
+            .iter()
+            .for_each(|word| word.store(0, Relaxed));
+        self.asked[block].store(0, Relaxed);
+    }
+
+    /// Whether a block's folios were seen to.
+    #[inline]
+    pub(super) fn is_settled(&self, block: usize) -> bool {
+        self.settled[block / WORD_PAGES].load(Relaxed) >> (block % WORD_PAGES) & 1 == 1
+    }
+
+    /// Notes that they were.
+    pub(super) fn set_settled(&self, block: usize) {
+        self.settled[block / WORD_PAGES].fetch_or(1 << (block % WORD_PAGES), Relaxed);
     }
 
     fn is_fresh(&self, block: usize, now: Tick) -> bool {

@@ -189,7 +189,9 @@ fn in_large_folio(mapping: &Mapping, page: usize) -> bool {
     };
     // A touch enters the page in this process's page table.
     let at = mapping.bytes_of(page).start;
-    mapping.read(at, &mut [&mut [0]]);
+    let mut byte = [0];
+    mapping.read(at, &mut [&mut byte]);
+    std::hint::black_box(byte);
     let entry = word(map, mapping.table_index(page)).filter(|entry| entry & PRESENT != 0);
     let Some(frame) = entry.map(|entry| entry & FRAME).filter(|frame| *frame != 0) else {
         return true;

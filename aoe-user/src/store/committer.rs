@@ -207,7 +207,10 @@ impl Committer {
             figures.failed.fetch_add(1, Ordering::Relaxed);
             let raw = error.raw_os_error().unwrap_or(libc::EIO);
             // Logs; the answers are made one by one.
-            self.medium.fault(0, error);
+            self.medium.fault(
+                0,
+                io::Error::other(format!("committing what was written: {error}")),
+            );
             raw
         });
         (trims_failed, failed)

@@ -448,9 +448,17 @@ impl Store for MappedStore {
         Ok(Step::Later)
     }
 
+    fn prefetch(&self, extent: Extent) {
+        if extent.end() <= self.sectors() {
+            let bytes = extent_bytes(extent);
+            self.core.view().mapping.prefetch(bytes.start, bytes.len());
+        }
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut counters = vec![
             ("faults", self.core.backing.faults()),
+            ("replaced", u64::from(self.core.backing.is_replaced())),
             ("slow", self.core.slow.load(Ordering::Relaxed)),
             ("cold", self.core.cold.load(Ordering::Relaxed)),
             ("folios_changed", self.core.folios.changed()),

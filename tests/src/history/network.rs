@@ -236,7 +236,7 @@ impl<W: Wire> Carrier<W> {
         let mut random =
             Random::new(self.weather.seed ^ client.to_u64().rotate_left(20) ^ counter << 1 ^ direction);
         for _ in 0..4 {
-            random.next();
+            random.number();
         }
         random
     }

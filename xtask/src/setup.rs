@@ -68,10 +68,7 @@ pub fn run(args: &Args) -> Result<()> {
         let missing = missing(&all);
         if !missing.is_empty() {
             describe(&missing);
-            bail!(
-                "{} packages are missing; `cargo xtask setup` installs them",
-                missing.len()
-            );
+            bail!("not everything is installed: `cargo xtask setup` does that");
         }
     } else {
         ensure(&all)?;
@@ -167,16 +164,21 @@ fn is_known(name: &str) -> bool {
 
 fn apt(args: &[&str]) -> Result<()> {
     let mut command = if nix::unistd::geteuid().is_root() {
-        Command::new("apt-get")
+        Command::new("env")
     } else {
         let sudo = sh::find("sudo").context("installing packages needs root, and there is no sudo here")?;
         let mut command = Command::new(sudo);
-        command.arg("apt-get");
+        command.arg("env");
         command
     };
-    command.args(["-o", "DPkg::Lock::Timeout=300"]).args(args);
-    // sudo drops the environment of its caller; apt-get asks no questions with --yes either way.
-    sh::run(command.env("DEBIAN_FRONTEND", "noninteractive"))
+    // Through env, because sudo drops the environment of its caller.
+    command.args([
+        "DEBIAN_FRONTEND=noninteractive",
+        "apt-get",
+        "-o",
+        "DPkg::Lock::Timeout=300",
+    ]);
+    sh::run(command.args(args))
 }
 
 fn is_debian() -> bool {

@@ -82,15 +82,16 @@ mod tests {
         };
         let mut export = ExportConfig::new(1, 1, "/d".into());
         assert_eq!(rights(&export), "rw for everyone");
-        export.allow = vec![
+        export.allow = [
             entry(1, Access::ReadWrite),
             entry(2, Access::ReadOnly),
             entry(3, Access::ReadOnly),
-        ];
+        ]
+        .into();
         assert_eq!(rights(&export), "rw for 1, ro for 2");
         export.read_only = true;
         assert_eq!(rights(&export), "ro for 3");
-        export.allow.clear();
+        export.allow = [].into();
         assert_eq!(rights(&export), "ro for everyone");
     }
 }

@@ -20,7 +20,7 @@ use crate::config::file::Origin;
 use crate::config::interfaces;
 use crate::config::problem::Problem;
 use crate::config::validate::{Report, validate};
-use crate::control::{self, Reload, preflight::preflight};
+use crate::control::preflight::preflight;
 
 /// Does what the command line says.
 ///
@@ -57,10 +57,11 @@ fn validate_here(config: &Config) -> anyhow::Result<Report> {
     Ok(validate(config, &interfaces))
 }
 
-/// Serves a config until a signal ends it. All that speaks against it is told at once.
-fn serve_config(config: Config, origin: Option<&Origin>, reload: Option<Reload>) -> anyhow::Result<()> {
+/// Holds the config against this machine; all that speaks against it is told at once.
+fn fit_to_serve(config: Config, origin: Option<&Origin>) -> anyhow::Result<Config> {
     let host = preflight(&config);
     let report = validate_here(&config)?;
+    report.log_warnings();
     let mut problems = report.problems(origin);
     match host {
         Ok(warnings) => warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
@@ -72,9 +73,8 @@ fn serve_config(config: Config, origin: Option<&Origin>, reload: Option<Reload>)
             },
         ),
     }
-    report.log_warnings();
     if problems.0.is_empty() {
-        control::run(config, reload)
+        Ok(config)
     } else {
         Err(problems.into())
     }

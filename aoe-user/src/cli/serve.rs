@@ -1,11 +1,12 @@
 //! `xblade serve`: one export from the command line.
 
 use crate::config::{Access, AccessEntry, Config, ExportConfig, StoreKind, Vlan};
+use crate::control;
 
 use super::args::ServeArgs;
 
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
-    super::serve_config(config(args), None, None)
+    control::run(super::fit_to_serve(config(args), None)?, None)
 }
 
 fn config(mut args: ServeArgs) -> Config {
@@ -100,11 +101,12 @@ mod tests {
             length: 2,
             buffers: 3,
             spin_us: 4,
-            allow: vec![AccessEntry {
+            allow: [AccessEntry {
                 mac: aoe_common::Mac([2, 0, 0, 0, 0, 1]),
                 access: Access::ReadWrite,
                 rate_limit: None,
-            }],
+            }]
+            .into(),
             vlan: Vlan::Any,
             serial: Some("S".into()),
             rate_limit: Some(6),

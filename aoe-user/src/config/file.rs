@@ -1,5 +1,6 @@
 //! Reads the config file (TOML): `[defaults]` and any number of `[[export]]`.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -234,21 +235,20 @@ fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig) {
     if let Some(rate) = keys.get("rate_limit", text(values::rate)) {
         export.rate_limit = Some(rate);
     }
-    let mut seen: Vec<AccessEntry> = Vec::new();
+    let mut seen = HashSet::new();
     let list = keys.list("allow", |value, mistakes| {
         let entry = read_access(value, mistakes)?;
-        if seen.iter().any(|other| other.mac == entry.mac) {
+        if !seen.insert(entry.mac) {
             let message = format!("allow: {} is listed twice", entry.mac);
             mistakes.push(Mistake {
                 span: value.span(),
                 message,
             });
         }
-        seen.push(entry);
         Some(entry)
     });
     if let Some(list) = list {
-        export.allow = list;
+        export.allow = list.into();
     }
 }
 

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use aoe_common::Mac;
@@ -72,7 +73,7 @@ fn the_example_of_the_readme_reads_as_meant() {
         mode: Mode::Copy,
         buffers: 32,
         rate_limit: Some(50_000),
-        allow: vec![
+        allow: Arc::new([
             AccessEntry {
                 mac: mac(1),
                 access: Access::ReadWrite,
@@ -83,7 +84,7 @@ fn the_example_of_the_readme_reads_as_meant() {
                 access: Access::ReadOnly,
                 rate_limit: Some(1000),
             },
-        ],
+        ]),
         vlan: Vlan::Id(5),
         ..ExportConfig::new(1, 1, "/srv/vm.raw".into())
     };
@@ -100,7 +101,7 @@ fn the_example_of_the_readme_reads_as_meant() {
         length: 16,
         buffers: 128,
         spin_us: 0,
-        allow: vec![],
+        allow: Arc::new([]),
         vlan: Vlan::Any,
         serial: Some("SN 1".into()),
         rate_limit: Some(50_000),
@@ -128,7 +129,32 @@ fn an_empty_list_in_an_export_overrides_the_defaults() {
         "[defaults]\nallow = [\"02:00:00:00:00:01\"]\n{}",
         with("allow = []")
     );
-    assert_eq!(read(&text).unwrap().config.exports[0].allow, []);
+    assert!(read(&text).unwrap().config.exports[0].allow.is_empty());
+}
+
+#[test]
+fn thousands_of_exports_share_one_list_of_thousands() {
+    let macs: Vec<String> = (0..16_384).map(|n| format!("\"02000000{n:04x}\"")).collect();
+    let mut text = format!(
+        "[defaults]\ninterfaces = [\"eth0\"]\nallow = [{}]\n",
+        macs.join(", ")
+    );
+    for n in 0..4096 {
+        text += &format!(
+            "[[export]]\nshelf = {}\nslot = {}\npath = \"/d\"\n",
+            n / 200,
+            n % 200
+        );
+    }
+    let start = std::time::Instant::now();
+    let exports = read(&text).unwrap().config.exports;
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+    assert_eq!((exports.len(), exports[0].allow.len()), (4096, 16_384));
+    assert!(
+        exports
+            .iter()
+            .all(|export| Arc::ptr_eq(&export.allow, &exports[0].allow))
+    );
 }
 
 #[test]

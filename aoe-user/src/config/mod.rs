@@ -13,6 +13,7 @@ pub mod values;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aoe_common::Mac;
@@ -59,8 +60,9 @@ pub struct ExportConfig {
     pub buffers: u16,
     /// How long an idle worker spins before it sleeps.
     pub spin_us: u32,
-    /// Who may use the export; empty: everyone.
-    pub allow: Vec<AccessEntry>,
+    /// Who may use the export; empty: everyone. Shared, because thousands of exports may take one list of thousands
+    /// from the defaults.
+    pub allow: Arc<[AccessEntry]>,
     /// Frames this export answers to.
     pub vlan: Vlan,
     /// Serial number for IDENTIFY, at most 20 printable ASCII characters; `None`: made from the address and the host.
@@ -104,7 +106,7 @@ impl ExportConfig {
             length: 0,
             buffers: Self::BUFFERS,
             spin_us: Self::SPIN_US,
-            allow: Vec::new(),
+            allow: Arc::new([]),
             vlan: Vlan::Untagged,
             serial: None,
             rate_limit: None,
@@ -211,7 +213,7 @@ impl fmt::Display for Mode {
     }
 }
 
-fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
+fn name_of<T: PartialEq + Copy>(names: &[(&'static str, T)], value: T) -> &'static str {
     names
         .iter()
         .find(|(_, known)| *known == value)

@@ -77,6 +77,12 @@ impl Installed {
         self.set_state(self.generation, self.any_vlan, own)
     }
 
+    /// Entries that wait for removal.
+    #[cfg(test)]
+    pub fn entries_not_in_force(&self) -> usize {
+        self.exports.other.len() + self.sources.other.len()
+    }
+
     fn set_state(&mut self, generation: Generation, any_vlan: bool, own: Mac) -> Result<(), FilterError> {
         let state = State::new(generation, any_vlan, own);
         self.state.set(0, state.0, 0).map_err(FilterError::map("state"))?;

@@ -24,6 +24,8 @@ const SPINS_PER_CLOCK: u32 = 32;
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// How often it looks meanwhile.
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
+/// When to ask the kernel again to send what it would not send yet.
+const KICK_AGAIN: Duration = Duration::from_millis(1);
 /// How long to leave an interface alone that poll(2) calls dead.
 const DEAD_PAUSE: Duration = Duration::from_millis(10);
 
@@ -82,21 +84,13 @@ impl Worker {
             start: Instant::now(),
             next_advert_us: None,
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("{}/{queue}", nic.name))
-            .spawn(move || {
-                if let Some(cpu) = cpu {
-                    pin_to(cpu);
-                }
-                data_path.run();
-            })?;
-        Ok(Worker {
-            commands,
-            mailbox,
-            shared,
-            counters,
-            thread: Some(thread),
-        })
+        let thread = std::thread::Builder::new().name(format!("{}/{queue}", nic.name)).spawn(move || {
+            if let Some(cpu) = cpu {
+                pin_to(cpu);
+            }
+            data_path.run();
+        })?;
+        Ok(Worker { commands, mailbox, shared, counters, thread: Some(thread) })
     }
 
     /// Hands the worker a command and wakes it.
@@ -215,29 +209,15 @@ impl DataPath {
 
     fn poll(&mut self, limit: Option<Duration>) {
         let now_us = self.now_us();
-        let until_advert = self
-            .next_advert_us
-            .map(|due| Duration::from_micros(due.saturating_sub(now_us) + 1));
-        let timeout = limit
-            .into_iter()
-            .chain(until_advert)
-            .min()
-            .and_then(|limit| limit.try_into().ok());
-        let mut interest = PollFlags::IN;
-        if self.socket.needs_kick() {
-            interest |= PollFlags::OUT;
-        }
+        let until_advert = self.next_advert_us.map(|due| Duration::from_micros(due.saturating_sub(now_us) + 1));
+        let until_kick = self.socket.needs_kick().then_some(KICK_AGAIN);
+        let timeout = [limit, until_advert, until_kick].into_iter().flatten().min();
+        let timeout = timeout.and_then(|limit| limit.try_into().ok());
         let lane = self.session.lane();
-        let mut fds = [
-            PollFd::from_borrowed_fd(self.socket.fd(), interest),
-            PollFd::from_borrowed_fd(lane.fd(), PollFlags::IN),
-        ];
+        let mut fds = [self.socket.fd(), lane.fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         // EINTR only makes the loop go round once more.
         let _ = poll(&mut fds, timeout.as_ref());
-        if fds[0]
-            .revents()
-            .intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL)
-        {
+        if fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
             // The interface is gone or down: poll would return at once for ever. Control will see to it.
             std::thread::sleep(DEAD_PAUSE);
         }
@@ -245,15 +225,8 @@ impl DataPath {
 
     /// Leaves the figures where control reads them.
     fn publish(&self) {
-        let Statistics {
-            rx_dropped,
-            rx_ring_full,
-            fill_ring_empty,
-            ..
-        } = self.socket.statistics();
-        let dropped = rx_dropped
-            .saturating_add(rx_ring_full)
-            .saturating_add(fill_ring_empty);
+        let Statistics { rx_dropped, rx_ring_full, fill_ring_empty, .. } = self.socket.statistics();
+        let dropped = rx_dropped.saturating_add(rx_ring_full).saturating_add(fill_ring_empty);
         self.shared.dropped.store(dropped, Ordering::Relaxed);
     }
 
@@ -265,8 +238,7 @@ impl DataPath {
             Command::Advertise(exports) => {
                 let now_us = self.now_us();
                 for export in exports {
-                    self.session
-                        .advertise(&mut self.socket, &self.port, &export, now_us);
+                    self.session.advertise(&mut self.socket, &self.port, &export, now_us);
                 }
                 self.next_advert_us = self.session.tick(&mut self.socket, &self.port, now_us);
                 self.socket.kick();

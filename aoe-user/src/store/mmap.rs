@@ -113,7 +113,7 @@ impl Mapping {
         // The copy, loads and stores, comes before this look at the epoch, also in the eyes of the processor; and
         // (for a write) before the caller's look at the dirty flag.
         fence(Ordering::SeqCst);
-        epoch % 2 == 0 && self.epoch() == epoch
+        epoch.is_multiple_of(2) && self.epoch() == epoch
     }
 
     /// Maps the file again after a fault, if no other fault comes in between.
@@ -219,6 +219,14 @@ impl Mapping {
     #[inline]
     pub(super) fn page_of(&self, at: usize) -> usize {
         (self.lead + at) / rustix::param::page_size()
+    }
+
+    /// The usable bytes that lie in a page of the mapping.
+    pub(super) fn bytes_of(&self, page: usize) -> Range<usize> {
+        let page_bytes = rustix::param::page_size();
+        let start = (page * page_bytes).saturating_sub(self.lead);
+        let end = ((page + 1) * page_bytes).saturating_sub(self.lead);
+        start.min(self.len)..end.min(self.len)
     }
 
     /// Pages of the mapping.

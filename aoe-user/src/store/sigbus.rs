@@ -70,7 +70,7 @@ impl Guard {
     /// Of `remap`.
     pub(super) fn mend(&self, remap: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let before = self.epoch();
-        if before % 2 == 0 || self.slot.active.load(SeqCst) != 0 {
+        if before.is_multiple_of(2) || self.slot.active.load(SeqCst) != 0 {
             return Ok(());
         }
         remap()?;

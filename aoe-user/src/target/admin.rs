@@ -9,8 +9,8 @@ use aoe_common::wire::{
 };
 use parking_lot::RwLockWriteGuard;
 
-use super::core::{Call, Core};
 use super::counters::Silence;
+use super::engine::{Call, Engine};
 use super::export::State;
 use super::link::Link;
 use super::order::{Class, EntryId, Placement, Scope, Span, Turn};
@@ -91,7 +91,7 @@ fn scope(call: Call<'_>) -> Scope {
     }
 }
 
-impl<L: Link> Core<L> {
+impl<L: Link> Engine<L> {
     /// Serves one of the three commands to an exact address.
     pub fn administer(&mut self, link: &mut L, call: Call<'_>, frame: L::Frame) {
         {

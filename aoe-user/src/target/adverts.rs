@@ -6,8 +6,8 @@ use std::sync::Arc;
 use aoe_common::Mac;
 use aoe_common::wire::aoe;
 
-use super::core::query_argument;
 use super::counters::Counters;
+use super::engine::query_argument;
 use super::link::Link;
 use super::reply::{Envelope, build};
 use super::request::Tags;

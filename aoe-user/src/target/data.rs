@@ -5,11 +5,11 @@ use std::ops::Deref;
 use aoe_common::wire::SECTOR_BYTES;
 
 use super::ata::{self, Action, Device, Opcode, Refusal, Registers};
-use super::core::{Call, Core};
 use super::counters::Silence;
+use super::engine::{Call, Engine};
 use super::export::State;
 use super::late::{self, Written};
-use super::link::Link;
+use super::link::{Link, Pieces};
 use super::order::{EntryId, Likeness, Outcome, Placement, Turn};
 use super::parked::{Parked, Role};
 use super::reply::error;
@@ -18,13 +18,13 @@ use super::work::{Trouble, Work};
 use crate::config::Access;
 use crate::store::{Step, Token};
 
-impl<L: Link> Core<L> {
+impl<L: Link> Engine<L> {
     /// Serves an ATA command to an exact address.
     pub fn ata(&mut self, link: &mut L, call: Call<'_>, frame: L::Frame) {
         let opcode = ata::opcode(call.request.argument[aoe_common::wire::ata::COMMAND]);
         self.count(opcode);
         // Writes and trims alone, everything else side by side: what a store does at once never overlaps a write.
-        if matches!(opcode, Opcode::Write { .. } | Opcode::DataSetManagement) {
+        if opcode.has_payload() {
             self.begin(link, call, frame, call.export.state.write());
         } else {
             self.begin(link, call, frame, call.export.state.read());
@@ -49,16 +49,17 @@ impl<L: Link> Core<L> {
         let access = Self::admit(call, state)?;
         let export = call.export;
         let registers = Registers::read(&call.request.argument);
+        let opcode = ata::opcode(registers.command);
         let holders = &state.persistent.reserve;
-        if !holders.is_empty()
-            && !holders.contains(&call.request.source)
-            && !ata::opcode(registers.command).passes_reservation()
-        {
+        if !holders.is_empty() && !holders.contains(&call.request.source) && !opcode.passes_reservation() {
             return Err(Refusal::Aoe(error::RESERVED));
         }
-        let pieces = link.pieces(frame);
-        let len = scatter::total(&pieces).saturating_sub(call.request.data_at());
-        let payload = scatter::part(&pieces, call.request.data_at(), len).unwrap_or_default();
+        // A read's payload (Linux probes paths with such) is nobody's business.
+        let payload = if opcode.has_payload() {
+            payload(link, call, frame)
+        } else {
+            Pieces::new()
+        };
         ata::decode(
             &registers,
             &Device {
@@ -377,6 +378,14 @@ impl<L: Link> Core<L> {
             }
         }
     }
+}
+
+/// The bytes after the ATA header.
+fn payload<'a, L: Link>(link: &'a L, call: Call<'_>, frame: &'a L::Frame) -> Pieces<'a> {
+    let pieces = link.pieces(frame);
+    let at = call.request.data_at();
+    let len = scatter::total(&pieces).saturating_sub(at);
+    scatter::part(&pieces, at, len).unwrap_or_default()
 }
 
 fn written(call: Call<'_>, work: &Work, likeness: Option<Likeness>) -> Option<Written> {

@@ -130,10 +130,16 @@ impl State {
     }
 }
 
-/// The protocol state is being changed from the wire.
+/// Why another protocol state cannot be put in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an initiator is changing the protocol state of {0} right now; try again")]
-pub struct Busy(pub Address);
+pub enum ReplaceError {
+    /// The two would overwrite each other.
+    #[error("an initiator is changing the protocol state of {0} right now; try again")]
+    Busy(Address),
+    /// It breaks a limit.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
 
 impl Export {
     /// An export with the protocol state it had before (or an empty one). Without a keeper, changes live in memory.
@@ -141,13 +147,17 @@ impl Export {
     /// # Errors
     /// When `persistent` breaks a limit.
     pub fn new(
-        options: Options,
+        mut options: Options,
         store: Arc<dyn Store>,
         keeper: Option<Arc<dyn Keeper>>,
         observer: Arc<dyn Observer>,
         persistent: Persistent,
     ) -> Result<Export, StateError> {
         persistent.check()?;
+        if options.identity.serial.trim().is_empty() {
+            // 9front never sets the size of a device without one.
+            options.identity.serial = options.address.to_string();
+        }
         let mut access = options.access.clone();
         access.sort_by_key(|(mac, _)| *mac);
         let sectors = AtomicU64::new(store.sectors());
@@ -191,11 +201,12 @@ impl Export {
     /// Puts another protocol state in force, on behalf of the local operator. The caller has saved it.
     ///
     /// # Errors
-    /// [`Busy`] while an initiator's change is being saved: the two would overwrite each other.
-    pub fn replace_persistent(&self, persistent: Persistent) -> Result<(), Busy> {
+    /// While an initiator's change is being saved, and for a state that breaks a limit.
+    pub fn replace_persistent(&self, persistent: Persistent) -> Result<(), ReplaceError> {
+        persistent.check()?;
         let mut state = self.state.write();
         if state.order.with(|table| table.has_admin()) {
-            return Err(Busy(self.address()));
+            return Err(ReplaceError::Busy(self.address()));
         }
         state.persistent = persistent;
         Ok(())

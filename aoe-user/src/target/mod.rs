@@ -12,9 +12,9 @@ mod address;
 mod admin;
 mod adverts;
 mod ata;
-mod core;
 mod counters;
 mod data;
+mod engine;
 mod export;
 mod exports;
 mod late;
@@ -30,12 +30,14 @@ mod reserve;
 mod scatter;
 mod session;
 mod state;
+#[cfg(test)]
+mod tests;
 mod work;
 
 pub use address::Address;
 pub use ata::identify::Identity;
 pub use counters::{Counter, Counters};
-pub use export::{Busy, Change, Export, Observer, Options};
+pub use export::{Change, Export, Observer, Options, ReplaceError};
 pub use exports::Exports;
 pub use session::{PortInfo, Session};
 pub use state::{Keeper, MAX_MASK, MAX_RESERVE, Persistent, StateError};

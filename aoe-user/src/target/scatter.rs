@@ -64,8 +64,7 @@ pub fn tail(pieces: PiecesMut<'_>, at: usize) -> PiecesMut<'_> {
     found
 }
 
-/// Writes `parts` one after the other from the first byte on; returns what is left unwritten of the last piece
-/// touched and of those after it to `rest`.
+/// Writes `parts` one after the other from the first byte on; `rest` gets what is left over, piece by piece.
 pub fn scatter(pieces: &mut [&mut [u8]], parts: &[&[u8]], mut rest: impl FnMut(&mut [u8])) {
     let mut parts = parts.iter().copied();
     let mut part: &[u8] = &[];

@@ -8,8 +8,8 @@ use aoe_common::wire::{MIN_FRAME_BYTES, aoe, ata as ata_wire, mask, query as que
 
 use super::adverts::Adverts;
 use super::ata::{Action, Opcode, Refusal, opcode};
-use super::core::{Call, Core};
 use super::counters::{Counters, Silence};
+use super::engine::{Call, Engine};
 use super::link::Link;
 use super::parked::{Parked, Parking, Role};
 use super::reply::error;
@@ -31,7 +31,7 @@ pub struct PortInfo {
 /// Sessions of other queues and ports share the exports; order among them is kept by the exports themselves.
 pub struct Session<L: Link> {
     exports: Arc<Exports>,
-    core: Core<L>,
+    engine: Engine<L>,
     adverts: Adverts,
 }
 
@@ -42,7 +42,7 @@ impl<L: Link> Session<L> {
     /// A session that serves `exports` and learns of finished operations through `lane`.
     pub fn new(exports: Arc<Exports>, lane: Lane) -> Session<L> {
         let id = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
-        let core = Core {
+        let engine = Engine {
             id,
             lane,
             parking: Parking::new(id),
@@ -50,7 +50,7 @@ impl<L: Link> Session<L> {
         };
         Session {
             exports,
-            core,
+            engine,
             adverts: Adverts::default(),
         }
     }
@@ -68,35 +68,35 @@ impl<L: Link> Session<L> {
 
     /// Requests that hold a frame until something else happens.
     pub fn pending(&self) -> usize {
-        self.core.parking.len()
+        self.engine.parking.len()
     }
 
     /// Where operations end; poll its descriptor.
     pub fn lane(&mut self) -> &mut Lane {
-        &mut self.core.lane
+        &mut self.engine.lane
     }
 
     /// The session's counters; they may be read from any thread.
     pub fn counters(&self) -> Arc<Counters> {
-        self.core.counters.clone()
+        self.engine.counters.clone()
     }
 
     /// Serves one frame: answers it in place, gives it back, or keeps it until an operation ends.
     ///
     /// `now_us` is any clock that does not go back, in microseconds.
     pub fn frame(&mut self, link: &mut L, port: &PortInfo, frame: L::Frame, now_us: u64) {
-        let core = &mut self.core;
-        core.counters.frames.bump();
+        let engine = &mut self.engine;
+        engine.counters.frames.bump();
         let parsed = Request::parse(&link.pieces(&frame), port.mac);
         let request = match parsed {
             Ok(request) => request,
-            Err(why) => return core.silent(link, frame, why),
+            Err(why) => return engine.silent(link, frame, why),
         };
         if request.is_wildcard() {
-            return core.discover(link, port, &self.exports, &request, frame, now_us);
+            return engine.discover(link, port, &self.exports, &request, frame, now_us);
         }
         let Some(export) = self.exports.find(&request) else {
-            return core.silent(link, frame, Silence::NoExport);
+            return engine.silent(link, frame, Silence::NoExport);
         };
         let call = Call {
             port,
@@ -105,27 +105,27 @@ impl<L: Link> Session<L> {
             now_us,
         };
         if request.broadcast {
-            match core.discovered(link, call, &frame) {
-                Ok(()) => core.introduce(link, call, frame),
-                Err(why) => core.silent(link, frame, why),
+            match engine.discovered(link, call, &frame) {
+                Ok(()) => engine.introduce(link, call, frame),
+                Err(why) => engine.silent(link, frame, why),
             }
         } else {
-            core.serve(link, call, frame);
+            engine.serve(link, call, frame);
         }
     }
 
     /// Goes on with every request that something has happened to; false when there was none.
     pub fn completions(&mut self, link: &mut L, port: &PortInfo, now_us: u64) -> bool {
         let mut any = false;
-        while let Some(completion) = self.core.lane.next() {
+        while let Some(completion) = self.engine.lane.next() {
             any = true;
-            self.core.complete(link, port, completion, now_us);
+            self.engine.complete(link, port, completion, now_us);
         }
         any
     }
 
     /// Advertises an export on this port, now or, to keep the pace of one a second, in a later
-    /// [`Session::tick`].
+    /// [`Session::tick`]. The pace is the session's: a port with several queues advertises through one of them.
     pub fn advertise(&mut self, link: &mut L, port: &PortInfo, export: &Arc<Export>, now_us: u64) {
         self.adverts.ask(export);
         self.tick(link, port, now_us);
@@ -133,13 +133,14 @@ impl<L: Link> Session<L> {
 
     /// Sends advertisements that are due; returns the time at which the next one is, if any waits.
     pub fn tick(&mut self, link: &mut L, port: &PortInfo, now_us: u64) -> Option<u64> {
-        self.adverts.tick(link, port, &self.core.counters, now_us)
+        self.adverts.tick(link, port, &self.engine.counters, now_us)
     }
 
     /// Ends the session: requests that still wait go unanswered, and nobody waits for them any more. For an orderly
-    /// end, stop giving it frames and call [`Session::completions`] until [`Session::pending`] is 0 first.
+    /// end, stop giving it frames and call [`Session::completions`] until [`Session::pending`] is 0 first: nobody else
+    /// can tell when what the store has begun for this session's lane is over, and others may then overlap it.
     pub fn close(mut self, link: &mut L) {
-        while let Some(parked) = self.core.parking.evict() {
+        while let Some(parked) = self.engine.parking.evict() {
             link.free(parked.frame);
         }
     }
@@ -148,13 +149,13 @@ impl<L: Link> Session<L> {
 impl<L: Link> std::fmt::Debug for Session<L> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
-            .field("id", &self.core.id)
+            .field("id", &self.engine.id)
             .field("pending", &self.pending())
             .finish_non_exhaustive()
     }
 }
 
-impl<L: Link> Core<L> {
+impl<L: Link> Engine<L> {
     /// Serves a request with an exact address, sent to the port's own MAC.
     fn serve(&mut self, link: &mut L, call: Call<'_>, frame: L::Frame) {
         let (counter, least) = match call.request.command {
@@ -191,7 +192,9 @@ impl<L: Link> Core<L> {
         frame: L::Frame,
         now_us: u64,
     ) {
+        let mut found = false;
         for export in exports.matching(request) {
+            found = true;
             let call = Call {
                 port,
                 export,
@@ -217,7 +220,11 @@ impl<L: Link> Core<L> {
                 },
             }
         }
-        link.free(frame);
+        if found {
+            link.free(frame);
+        } else {
+            self.silent(link, frame, Silence::NoExport);
+        }
     }
 
     /// Decides whether an export answers a request by a wildcard or to the broadcast MAC. Only Query Config read,
@@ -248,7 +255,7 @@ impl<L: Link> Core<L> {
         }
     }
 
-    /// Answers what [`Core::discovered`] let through, into `frame`.
+    /// Answers what [`Engine::discovered`] let through, into `frame`.
     fn introduce(&self, link: &mut L, call: Call<'_>, frame: L::Frame) {
         if call.request.command == aoe::CMD_ATA {
             self.identify(link, call, frame);

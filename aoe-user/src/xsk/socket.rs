@@ -200,8 +200,8 @@ impl Socket {
         }
     }
 
-    /// Has the queued frames sent, takes back the chunks of frames that are out, and gives the kernel chunks to receive
-    /// into. To be called once for each batch, and also when nothing was sent. It does not wait: where the kernel or the
+    /// Has the queued frames sent, takes back the chunks of frames that are out, and gives the kernel room and chunks to
+    /// receive into. To be called once for each batch, and also when nothing was sent. It does not wait: where the kernel or the
     /// driver cannot take all frames now, [`Socket::needs_kick`] says so.
     pub fn kick(&mut self) {
         if self.chunks.in_transmission() != 0 {
@@ -214,6 +214,7 @@ impl Socket {
                 }
             }
         }
+        self.rx.release();
         if self.top_up() && self.zerocopy && self.fill.needs_wakeup() {
             // Tells the driver that there are chunks again. Nothing is received, errors change nothing.
             let _ = recv(&self.fd, &mut [0u8; 0][..], RecvFlags::DONTWAIT);

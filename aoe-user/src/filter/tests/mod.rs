@@ -1,15 +1,20 @@
 //! The program in the kernel, asked frame by frame with BPF_PROG_TEST_RUN. Needs root; says so where it is not.
 
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use aoe_common::Mac;
 use aoe_common::rules::{Counter, Verdict};
 use aya::programs::{Program, TestRun as _, TestRunOptions};
+use rustix::net::{AddressFamily, SocketType, socket};
 
 use super::*;
 
 mod frames;
+mod kernel_log;
 mod limits;
+mod model;
 mod replace;
 mod verdicts;
 mod wildcards;
@@ -21,13 +26,39 @@ const ALICE: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const BOB: Mac = Mac([2, 0, 0, 0, 0, 2]);
 const CAROL: Mac = Mac([2, 0, 0, 0, 0, 3]);
 
+/// A filter whose queue 0 has a socket, so that REDIRECT is the verdict for what is ours.
+struct Loaded {
+    filter: Filter,
+    /// The map lets go of a socket that is closed.
+    socket: OwnedFd,
+}
+
+impl Deref for Loaded {
+    type Target = Filter;
+
+    fn deref(&self) -> &Filter {
+        &self.filter
+    }
+}
+
+impl DerefMut for Loaded {
+    fn deref_mut(&mut self) -> &mut Filter {
+        &mut self.filter
+    }
+}
+
 /// Loads a filter with these rules; `None`, with a printed reason, where that is not allowed.
-fn load(rules: &Rules) -> Option<Filter> {
+fn load(rules: &Rules) -> Option<Loaded> {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: loading XDP programs needs root");
         return None;
     }
-    Some(Filter::load(PORT, rules).expect("the filter loads"))
+    let mut filter = Filter::load(PORT, rules).expect("the filter loads");
+    let socket = socket(AddressFamily::XDP, SocketType::RAW, None).expect("an AF_XDP socket");
+    filter
+        .set_socket(0, socket.as_fd())
+        .expect("the map takes the socket");
+    Some(Loaded { filter, socket })
 }
 
 /// An export that everyone may see.
@@ -54,21 +85,6 @@ fn rules(exports: impl Into<Vec<ExportRule>>) -> Rules {
     Rules {
         exports: exports.into(),
     }
-}
-
-/// Lets all queues have a socket, so that REDIRECT is the verdict for what is ours.
-fn with_socket(filter: &mut Filter) {
-    let socket = rustix::net::socket(
-        rustix::net::AddressFamily::XDP,
-        rustix::net::SocketType::RAW,
-        None,
-    )
-    .expect("an AF_XDP socket");
-    filter
-        .set_socket(0, std::os::fd::AsFd::as_fd(&socket))
-        .expect("the map takes the socket");
-    // The map holds a reference of its own only while the socket is open.
-    std::mem::forget(socket);
 }
 
 /// The program's verdict on a frame that comes in by queue 0, and the time it takes.

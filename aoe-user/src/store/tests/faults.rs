@@ -18,10 +18,19 @@ fn patiently(what: &str, mut attempt: impl FnMut() -> bool) {
 
 #[test]
 fn a_file_cut_short_fails_its_requests_only() {
+    file_cut_short(StoreKind::Mmap);
+}
+
+#[test]
+fn a_file_cut_short_under_direct_io_fails_its_requests_only() {
+    file_cut_short(StoreKind::Direct);
+}
+
+fn file_cut_short(kind: StoreKind) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let file = image(&path, 4096);
-    let store = open(&StoreOptions::new(StoreKind::Mmap, &path)).unwrap();
+    let store = open(&StoreOptions::new(kind, &path)).unwrap();
     let mut driver = Driver::new(&store);
     for lba in 0..4096 {
         driver.write(lba, &stamp(lba, 1), Durability::WriteBack).unwrap();
@@ -224,5 +233,12 @@ fn a_full_tmpfs_fails_writes_until_there_is_space() {
 fn a_full_ext4_fails_writes_until_there_is_space() {
     if let Some(mount) = Mount::ext4() {
         full_file_system(StoreKind::Mmap, &mount);
+    }
+}
+
+#[test]
+fn a_full_ext4_fails_direct_writes_until_there_is_space() {
+    if let Some(mount) = Mount::ext4() {
+        full_file_system(StoreKind::Direct, &mount);
     }
 }

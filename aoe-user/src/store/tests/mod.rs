@@ -1,5 +1,6 @@
 //! Every store against the same model, and each against its own faults.
 
+mod cold;
 mod commit;
 mod driver;
 mod faults;

@@ -62,7 +62,7 @@ fn a_read_only_store_reads_and_never_writes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     std::fs::write(&path, vec![7; 4096]).unwrap();
-    for kind in [StoreKind::Mmap, StoreKind::Ram] {
+    for kind in [StoreKind::Mmap, StoreKind::Direct, StoreKind::Ram] {
         let store = open(&StoreOptions {
             read_only: true,
             ..StoreOptions::new(kind, &path)
@@ -80,6 +80,16 @@ fn a_read_only_store_reads_and_never_writes() {
 
 #[test]
 fn growth_is_served_without_losing_readers() {
+    growth(StoreKind::Mmap);
+}
+
+#[test]
+fn growth_is_served_by_direct_io() {
+    growth(StoreKind::Direct);
+}
+
+fn growth(kind: StoreKind) {
+    let options = |path: &std::path::Path| StoreOptions::new(kind, path);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let file = image(&path, 16);
@@ -152,6 +162,8 @@ fn prealloc_reserves_or_refuses() {
     drop(store);
     // More than any disk here has.
     image(&path, 1 << 33);
+    let free = || rustix::fs::statvfs(&path).unwrap().f_bavail;
+    let before = free();
     let message = refusal(&StoreOptions {
         prealloc: true,
         ..options(&path)
@@ -160,6 +172,7 @@ fn prealloc_reserves_or_refuses() {
         message.contains("cannot reserve 4398046511104 bytes"),
         "{message}"
     );
+    assert!(free() > before / 2, "the attempt filled the disk");
 }
 
 #[test]

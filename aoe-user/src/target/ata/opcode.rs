@@ -77,6 +77,11 @@ pub const fn opcode(command: u8) -> Opcode {
 }
 
 impl Opcode {
+    /// True for what takes data from the frame and changes sectors.
+    pub const fn has_payload(self) -> bool {
+        matches!(self, Opcode::Write { .. } | Opcode::DataSetManagement)
+    }
+
     /// True for what a reservation held by others does not block.
     pub const fn passes_reservation(self) -> bool {
         matches!(self, Opcode::Identify | Opcode::CheckPower | Opcode::Flush)

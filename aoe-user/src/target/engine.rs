@@ -42,7 +42,7 @@ pub(super) fn per_frame(port: &PortInfo, export: &Export) -> u8 {
 }
 
 /// A session without its exports, so that both can be borrowed apart.
-pub(super) struct Core<L: Link> {
+pub(super) struct Engine<L: Link> {
     pub id: u64,
     // Before `parking`: dropped first, so that what the lane's ring still does has ended before order is given up.
     pub lane: Lane,
@@ -50,7 +50,7 @@ pub(super) struct Core<L: Link> {
     pub counters: Arc<Counters>,
 }
 
-impl<L: Link> Core<L> {
+impl<L: Link> Engine<L> {
     /// The next request to be parked, as the order table knows it.
     pub fn asker(&self, token: Token) -> Asker {
         Asker {

@@ -1,0 +1,285 @@
+//! The subcommands that work on files, through the real binary.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use aoe_common::Mac;
+use xblade::config::{Config, file};
+use xblade::control::state::StateDir;
+use xblade::target::Persistent;
+
+fn xblade(dir: &Path, line: &str) -> Output {
+    let args = line.split_whitespace();
+    Command::new(env!("CARGO_BIN_EXE_xblade"))
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn done(dir: &Path, line: &str) -> String {
+    let output = xblade(dir, line);
+    assert!(
+        output.status.success(),
+        "{line}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn failed(dir: &Path, line: &str, expected: &str) {
+    let output = xblade(dir, line);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{line}: {stderr}");
+    assert!(stderr.contains(expected), "{line}: {stderr}");
+}
+
+#[test]
+fn images_are_made() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    assert_eq!(done(dir, "create a.raw 1G"), "a.raw: 1 GiB, sparse\n");
+    assert_eq!(fs::metadata(dir.join("a.raw")).unwrap().len(), 1 << 30);
+    done(dir, "create --prealloc b.raw 2048s");
+    let found = fs::metadata(dir.join("b.raw")).unwrap();
+    assert_eq!(found.len(), 1 << 20);
+    assert!(found.blocks() * 512 >= 1 << 20);
+}
+
+#[test]
+fn images_that_cannot_be_made_leave_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    fs::write(dir.join("old.raw"), "precious").unwrap();
+    failed(
+        dir,
+        "create old.raw 1M",
+        "old.raw exists already, and create never overwrites",
+    );
+    assert_eq!(fs::read(dir.join("old.raw")).unwrap(), b"precious");
+    failed(dir, "create no/a.raw 1M", "cannot make no/a.raw");
+    failed(dir, "create --prealloc a.raw 200T", "are free there");
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 1);
+}
+
+#[test]
+fn ctrl_c_leaves_no_half_made_image() {
+    let temp = tempfile::tempdir().unwrap();
+    // Sent before it starts and blocked until it looks: the same moment in every run.
+    let script = "kill -INT $$; exec \"$@\"";
+    let output = Command::new("env")
+        .args([
+            "--block-signal=INT",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            env!("CARGO_BIN_EXE_xblade"),
+        ])
+        .args(["create", "--prealloc", "a.raw", "1M"])
+        .current_dir(temp.path())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("interrupted"), "{stderr}");
+    assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+}
+
+fn state() -> Persistent {
+    Persistent {
+        string: b"vm\"01\xff".to_vec(),
+        mask: vec![Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])],
+        reserve: vec![Mac([2, 0, 0, 0, 0, 3])],
+    }
+}
+
+#[test]
+fn kept_states_are_shown_and_cleared() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let kept = StateDir::open(&dir.join("s")).unwrap();
+    kept.store("1.1", &state()).unwrap();
+    kept.store("1.11", &state()).unwrap();
+    kept.store("1.2", &Persistent::default()).unwrap();
+    drop(kept);
+
+    let list = done(dir, "state list --state-dir s");
+    let rows: Vec<&str> = list.lines().collect();
+    assert_eq!(rows.len(), 3, "an empty state is not worth a line: {list}");
+    assert!(
+        rows[1].starts_with("1.1 ") && rows[1].contains(r#""vm\"01\xff""#),
+        "{list}"
+    );
+    assert!(
+        rows[1].contains("2 addresses") && rows[1].ends_with("02:00:00:00:00:03"),
+        "{list}"
+    );
+
+    let shown = done(dir, "state show 1 1 --state-dir s");
+    assert!(
+        shown.contains("MAC mask       02:00:00:00:00:01 02:00:00:00:00:02\n"),
+        "{shown}"
+    );
+
+    done(dir, "state clear 1 1 --mask --state-dir s");
+    let shown = done(dir, "state show 1 1 --state-dir s");
+    assert!(shown.contains("MAC mask       everyone\n"), "{shown}");
+    assert!(
+        shown.contains("reserved for   02:00:00:00:00:03\n"),
+        "only what was named: {shown}"
+    );
+
+    done(dir, "state clear 1 1 --state-dir s");
+    let kept = StateDir::open(&dir.join("s")).unwrap();
+    assert_eq!(kept.load("1.1").unwrap().state, Persistent::default());
+    assert_eq!(
+        kept.load("1.11").unwrap().state,
+        state(),
+        "another export's is untouched"
+    );
+}
+
+#[test]
+fn states_in_use_and_states_that_are_not_there_are_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let kept = StateDir::open(&dir.join("s")).unwrap();
+    kept.store("1.1", &state()).unwrap();
+    failed(
+        dir,
+        "state clear 1 1 --state-dir s",
+        &format!("in use by process {}", std::process::id()),
+    );
+    done(dir, "state show 1 1 --state-dir s");
+    assert_eq!(kept.load("1.1").unwrap().state, state());
+    failed(
+        dir,
+        "state show 2 2 --state-dir s",
+        "nothing is kept for 2.2 in s",
+    );
+    failed(
+        dir,
+        "state list --state-dir none",
+        "cannot read the state directory none",
+    );
+
+    fs::write(dir.join("s/3.3.state"), "junk").unwrap();
+    assert!(done(dir, "state list --state-dir s").contains("damaged"));
+    failed(dir, "state show 3 3 --state-dir s", "3.3: damaged");
+    assert_eq!(
+        fs::read(dir.join("s/3.3.state")).unwrap(),
+        b"junk",
+        "looking moves nothing"
+    );
+}
+
+#[test]
+fn packagers_get_manuals_and_completions() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    assert!(done(dir, "man").contains(".TH xblade 1"));
+    done(dir, "man pages");
+    for page in ["xblade.1", "xblade-serve.1", "xblade-state-clear.1"] {
+        let text = fs::read_to_string(dir.join("pages").join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
+        assert!(text.contains(".SH NAME"), "{page}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(
+            done(dir, &format!("completions {shell}")).contains("xblade"),
+            "{shell}"
+        );
+    }
+}
+
+/// A file of the project.
+fn project(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+#[track_caller]
+fn config(text: &str) -> Config {
+    file::parse(Path::new("/x.toml"), text.to_owned())
+        .unwrap_or_else(|e| panic!("{e}\n{text}"))
+        .config
+}
+
+/// The key of a commented-out setting: `# mode = "auto"`.
+fn commented_key(line: &str) -> Option<&str> {
+    let (key, _) = line.strip_prefix("# ")?.split_once(" = ")?;
+    key.bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        .then_some(key)
+}
+
+#[test]
+fn the_packaged_example_reads_with_and_without_its_comments() {
+    let text = project("packaging/xblade.toml");
+    let plain = config(&text);
+    let keys: Vec<&str> = text.lines().filter_map(commented_key).collect();
+    assert!(keys.len() > 10, "{keys:?}");
+    let with = |wanted: &dyn Fn(&str) -> bool| {
+        let line = |line: &str| match commented_key(line) {
+            Some(key) if wanted(key) => line.trim_start_matches("# ").to_owned() + "\n",
+            _ => line.to_owned() + "\n",
+        };
+        config(&text.lines().map(line).collect::<String>())
+    };
+    let all = with(&|_| true);
+    assert_ne!(all, plain);
+    let without_a_default = ["allow", "rate_limit", "cpus", "vlan", "serial"];
+    assert_eq!(
+        with(&|key| !without_a_default.contains(&key)),
+        plain,
+        "the rest are said to be the defaults"
+    );
+}
+
+#[test]
+fn the_examples_of_the_manual_read() {
+    let text = project("docs/configuration.md");
+    let blocks: Vec<&str> = text
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert_eq!(blocks.len(), 2);
+    blocks.into_iter().for_each(|block| drop(config(block)));
+}
+
+#[test]
+fn every_key_and_option_is_in_the_manual() {
+    let unknown = file::parse(
+        Path::new("/x.toml"),
+        "[defaults]\nzzz = 1\n[[export]]\nzzz = 1\n".into(),
+    );
+    let message = unknown.unwrap_err().to_string();
+    let manual = project("docs/configuration.md");
+    let lists = message.lines().filter_map(|line| line.split_once("known here: "));
+    let keys: Vec<&str> = lists.flat_map(|(_, keys)| keys.split(", ")).collect();
+    assert!(keys.contains(&"cpus") && keys.contains(&"serial"), "{keys:?}");
+    for key in keys {
+        assert!(
+            manual.contains(&format!("| `{key}` |")),
+            "{key} is missing in docs/configuration.md"
+        );
+    }
+
+    let manual = project("docs/cli.md");
+    for command in ["serve", "daemon", "create"] {
+        let help = done(Path::new("/"), &format!("{command} --help"));
+        let options = help.split_whitespace().filter(|word| word.starts_with("--"));
+        for option in options.filter(|option| !["--help", "--version", "--log"].contains(option)) {
+            let option = option.trim_matches(|c: char| !c.is_ascii_lowercase() && c != '-');
+            assert!(
+                manual.contains(option),
+                "{option} of {command} is missing in docs/cli.md"
+            );
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! AF_XDP sockets behind the real filter, on a real veth pair: what arrives, in how many pieces, and that every chunk
+//! comes back. Each test has a network namespace of its own, which ends with its thread.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use aoe_common::Mac;
+use nix::sched::{CloneFlags, unshare};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use xblade::config::Vlan;
+use xblade::filter::{Attach, ExportRule, Filter, Rules};
+use xblade::xsk::{Frame, Socket, SocketConfig};
+
+const TARGET: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const INITIATOR: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// A socket that receives behind the filter, and one at the other end that sends.
+struct Pair {
+    target: Socket,
+    initiator: Socket,
+    _filter: Filter,
+}
+
+impl Pair {
+    fn new(test: &str, mtu: u32, attach: Attach) -> Option<Pair> {
+        Pair::with(test, mtu, attach, |config| config)
+    }
+
+    fn with(
+        test: &str,
+        mtu: u32,
+        attach: Attach,
+        adapt: impl Fn(SocketConfig) -> SocketConfig,
+    ) -> Option<Pair> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped {test}: needs root");
+            return None;
+        }
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        ip(&format!(
+            "link add near address {} mtu {mtu} type veth peer name far address {} mtu {mtu}",
+            Mac(TARGET),
+            Mac(INITIATOR)
+        ));
+        ip("link set near up");
+        ip("link set far up");
+        let export = ExportRule {
+            shelf: 1,
+            slot: 1,
+            vlan: Vlan::Untagged,
+            allow: None,
+            rate_limit: None,
+        };
+        let mut filter = Filter::load(
+            Mac(TARGET),
+            &Rules {
+                exports: vec![export],
+            },
+        )
+        .expect("the filter loads");
+        let target = Socket::open(&adapt(SocketConfig::for_mtu(index_of("near"), 0, mtu))).unwrap();
+        filter.set_socket(0, target.fd()).unwrap();
+        filter
+            .attach("near", index_of("near"), attach)
+            .expect("the filter attaches");
+        let initiator = Socket::open(&SocketConfig::for_mtu(index_of("far"), 0, mtu)).unwrap();
+        Some(Pair {
+            target,
+            initiator,
+            _filter: filter,
+        })
+    }
+
+    /// Sends a request from the initiator's end.
+    fn request(&mut self, bytes: &[u8]) {
+        let mut frame = self.initiator.allocate(bytes.len()).expect("chunks to send from");
+        let mut rest = bytes;
+        for piece in self.initiator.pieces_mut(&mut frame) {
+            let (now, later) = rest.split_at(piece.len());
+            piece.copy_from_slice(now);
+            rest = later;
+        }
+        self.initiator.transmit(frame);
+        self.initiator.kick();
+    }
+
+    /// The next frame, asleep until it comes.
+    fn next(&mut self) -> Frame {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            if let Some(frame) = self.target.receive() {
+                return frame;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "nothing arrives: {:?}",
+                self.target.statistics()
+            );
+            self.target.kick();
+            sleep_until_readable(&self.target, Duration::from_millis(100));
+        }
+    }
+}
+
+fn sleep_until_readable(socket: &Socket, at_most: Duration) -> bool {
+    let fd = socket.fd();
+    let timeout = Timespec {
+        tv_sec: at_most.as_secs() as i64,
+        tv_nsec: i64::from(at_most.subsec_nanos()),
+    };
+    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)).expect("poll") == 1
+}
+
+fn ip(words: &str) {
+    let output = Command::new("ip")
+        .args(words.split_whitespace())
+        .output()
+        .expect("ip runs");
+    assert!(
+        output.status.success(),
+        "ip {words}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn index_of(interface: &str) -> u32 {
+    nix::net::if_::if_nametoindex(interface).expect("the interface exists")
+}
+
+/// An ATA request to 1.1 of this length, whose further bytes tell its number and their place.
+fn request(number: usize, len: usize) -> Vec<u8> {
+    let mut bytes = [TARGET, INITIATOR].concat();
+    bytes.extend([0x88, 0xa2, 0x10, 0, 0, 1, 1, 0]);
+    bytes.extend((number as u32).to_be_bytes());
+    bytes.extend(
+        (bytes.len()..len).map(|at| (at.wrapping_mul(31) ^ (at >> 8) ^ number.wrapping_mul(131)) as u8),
+    );
+    bytes
+}
+
+fn requests_arrive_whole_with_their_payload_at_512(attach: Attach) {
+    let Some(mut pair) = Pair::new("requests_arrive_whole", 1500, attach) else {
+        return;
+    };
+    let before = pair.target.census();
+    for n in 0..2000 {
+        let sent = request(n, 60 + n % 1455);
+        pair.request(&sent);
+        let frame = pair.next();
+        {
+            let pieces = pair.target.pieces(&frame);
+            assert_eq!(pieces.len(), 1);
+            assert!(pieces[0] == sent, "frame {n}");
+            assert!(
+                pieces[0][36..].as_ptr().addr().is_multiple_of(512),
+                "where direct I/O can reach it"
+            );
+        }
+        pair.target.free(frame);
+        pair.target.kick();
+    }
+    let after = pair.target.census();
+    assert!(
+        after.is_conserved() && after.held == 0 && after.tx == 0,
+        "{after:?}"
+    );
+    assert!(
+        before.fill - after.fill <= before.fill / 8,
+        "the kernel has got its chunks back: {after:?}"
+    );
+    assert_eq!(pair.target.statistics().rx_frames, 2000);
+}
+
+#[test]
+fn requests_arrive_whole_with_their_payload_at_512_native() {
+    requests_arrive_whole_with_their_payload_at_512(Attach::Native);
+}
+
+#[test]
+fn requests_arrive_whole_with_their_payload_at_512_generic() {
+    requests_arrive_whole_with_their_payload_at_512(Attach::Generic);
+}
+
+fn jumbo_frames_arrive_in_pieces(attach: Attach) {
+    let Some(mut pair) = Pair::new("jumbo_frames_arrive_in_pieces", 9000, attach) else {
+        return;
+    };
+    for (n, (len, pieces)) in [
+        (60, 1),
+        (3620, 1),
+        (3621, 2),
+        (7240, 2),
+        (7241, 3),
+        (36 + 8704, 3),
+        (9014, 3),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let sent = request(n, len);
+        pair.request(&sent);
+        let frame = pair.next();
+        assert!(pair.target.pieces(&frame).concat() == sent, "{len} bytes");
+        assert_eq!(
+            (frame.bytes(), pair.target.pieces(&frame).len()),
+            (len, pieces),
+            "{len} bytes"
+        );
+        assert!(
+            pair.target.pieces(&frame)[0].len() >= 36,
+            "all headers lie in the first piece"
+        );
+        pair.target.free(frame);
+    }
+    let census = pair.target.census();
+    assert!(census.is_conserved() && census.held == 0, "{census:?}");
+}
+
+#[test]
+fn jumbo_frames_arrive_in_pieces_native() {
+    jumbo_frames_arrive_in_pieces(Attach::Native);
+}
+
+#[test]
+fn jumbo_frames_arrive_in_pieces_generic() {
+    jumbo_frames_arrive_in_pieces(Attach::Generic);
+}
+
+#[test]
+fn chunks_are_conserved_over_requests_that_grow_and_shrink_into_replies() {
+    let Some(mut pair) = Pair::new("chunks_are_conserved", 9000, Attach::Native) else {
+        return;
+    };
+    let lengths = [60, 9014, 1060, 36 + 8704, 4096, 60];
+    let mut held = Vec::new();
+    let mut seed = 1u32;
+    for n in 0..6000 {
+        pair.request(&request(n, lengths[n % lengths.len()]));
+        // As a worker does: take what is there, answer some at once, keep some for later, one kick.
+        while let Some(mut frame) = pair.target.receive() {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let reply = lengths[(seed >> 16) as usize % lengths.len()];
+            if !pair.target.resize(&mut frame, reply) {
+                pair.target.free(frame);
+            } else if seed >> 30 == 0 {
+                held.push(frame);
+            } else {
+                let mut pieces = pair.target.pieces_mut(&mut frame);
+                pieces[0][..6].copy_from_slice(&INITIATOR);
+                pieces[0][6..12].copy_from_slice(&TARGET);
+                drop(pieces);
+                pair.target.transmit(frame);
+            }
+        }
+        if held.len() > 40 {
+            held.drain(..).for_each(|frame| pair.target.transmit(frame));
+        }
+        pair.target.kick();
+        let census = pair.target.census();
+        assert!(census.is_conserved(), "{census:?}");
+        assert_eq!(
+            census.held as usize,
+            held.iter()
+                .map(|frame| pair.target.pieces(frame).len())
+                .sum::<usize>()
+        );
+    }
+    held.drain(..).for_each(|frame| pair.target.free(frame));
+    for _ in 0..1000 {
+        pair.target.kick();
+        if pair.target.census().tx == 0 {
+            break;
+        }
+    }
+    let census = pair.target.census();
+    assert_eq!(
+        (census.held, census.tx, census.pool + census.fill),
+        (0, 0, census.total)
+    );
+    let counted = pair.target.statistics();
+    assert_eq!(
+        (counted.rx_invalid, counted.tx_invalid, counted.rx_dropped),
+        (0, 0, 0),
+        "{counted:?}"
+    );
+    assert_eq!(counted.rx_frames, 6000);
+}
+
+#[test]
+fn a_burst_beyond_the_fill_ring_is_counted_and_raises_its_level() {
+    let small = |config| SocketConfig { fill: 64, ..config };
+    let Some(mut pair) = Pair::with("a_burst", 1500, Attach::Native, small) else {
+        return;
+    };
+    for n in 0..200 {
+        pair.request(&request(n, 100));
+    }
+    let mut received = 0;
+    while let Some(frame) = pair.target.receive() {
+        pair.target.free(frame);
+        received += 1;
+    }
+    assert_eq!(received, 64, "as many as there were chunks");
+    let counted = pair.target.statistics();
+    assert!(counted.rx_dropped + counted.fill_ring_empty >= 136, "{counted:?}");
+    pair.target.kick();
+    assert_eq!(pair.target.census().fill, 128);
+    // The most it may be is three quarters of the chunks, however often this happens.
+    for round in 0..10 {
+        for n in 0..1600 {
+            pair.request(&request(round * 1600 + n, 60));
+        }
+        while let Some(frame) = pair.target.receive() {
+            pair.target.free(frame);
+        }
+        pair.target.kick();
+    }
+    assert_eq!(pair.target.census().fill, 1536);
+}
+
+#[test]
+fn a_sleeper_wakes_when_a_frame_arrives_and_not_before() {
+    let Some(mut pair) = Pair::new("a_sleeper", 1500, Attach::Native) else {
+        return;
+    };
+    assert!(!sleep_until_readable(&pair.target, Duration::from_millis(50)));
+    assert!(!pair.target.is_readable());
+    pair.request(&request(1, 60));
+    assert!(sleep_until_readable(&pair.target, Duration::from_secs(5)));
+    assert!(pair.target.is_readable());
+    let frame = pair.target.receive().expect("it is there");
+    pair.target.free(frame);
+    pair.target.kick();
+    assert!(
+        !sleep_until_readable(&pair.target, Duration::ZERO),
+        "a kick says what has been taken"
+    );
+}
+
+#[test]
+fn a_frame_of_too_many_pieces_is_dropped_whole_and_the_next_one_arrives() {
+    let small_chunks = |config| SocketConfig {
+        chunk_bytes: 2048,
+        ..config
+    };
+    let Some(mut pair) = Pair::with("too_many_pieces", 32_000, Attach::Native, small_chunks) else {
+        return;
+    };
+    // A piece has room for 1572 bytes: 16 hold 25 152.
+    for (n, len) in [25_152, 25_153, 31_000, 60].into_iter().enumerate() {
+        pair.request(&request(n, len));
+    }
+    for (n, len, pieces) in [(0, 25_152, 16), (3, 60, 1)] {
+        let frame = pair.next();
+        assert!(
+            pair.target.pieces(&frame).concat() == request(n, len),
+            "{len} bytes"
+        );
+        assert_eq!(pair.target.pieces(&frame).len(), pieces);
+        pair.target.free(frame);
+    }
+    assert!(pair.target.receive().is_none());
+    assert_eq!(pair.target.statistics().rx_overlong, 2);
+    let census = pair.target.census();
+    assert!(census.is_conserved() && census.held == 0, "{census:?}");
+}
+
+#[test]
+fn a_socket_and_its_frames_move_to_the_thread_of_a_worker() {
+    let Some(Pair {
+        mut target,
+        mut initiator,
+        _filter,
+    }) = Pair::new("a_socket_moves", 1500, Attach::Native)
+    else {
+        return;
+    };
+    let mut frame = initiator.allocate(60).unwrap();
+    initiator.pieces_mut(&mut frame)[0].copy_from_slice(&request(7, 60));
+    let worker = std::thread::spawn(move || {
+        assert!(sleep_until_readable(&target, Duration::from_secs(5)));
+        let frame = target.receive().expect("it is there");
+        (target, frame)
+    });
+    std::thread::sleep(Duration::from_millis(20));
+    initiator.transmit(frame);
+    initiator.kick();
+    let (mut target, frame) = worker.join().unwrap();
+    assert!(target.pieces(&frame)[0] == request(7, 60));
+    target.free(frame);
+}

@@ -21,8 +21,29 @@ fn cuts() -> usize {
     std::env::var("XBLADE_CUTS").map_or(5, |text| text.parse().expect("XBLADE_CUTS is a number"))
 }
 
-/// Age that the oldest lost write had at each cut.
-fn cut_again_and_again(arguments: &str) -> Result<Vec<Duration>> {
+/// What a cut took away.
+#[derive(Debug)]
+struct Cut {
+    /// When.
+    at: Instant,
+    /// When the last FLUSH that was answered had been sent.
+    flushed: Instant,
+    /// When the lost writes had been acknowledged.
+    lost: Vec<Instant>,
+}
+
+impl Cut {
+    /// Age of the oldest lost write.
+    fn reach(&self) -> Duration {
+        self.lost
+            .iter()
+            .map(|acknowledged| self.at - *acknowledged)
+            .max()
+            .unwrap_or_default()
+    }
+}
+
+fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
     let namespace = Namespace::new("host")?;
     let disk = Disk::new(&namespace, 64)?;
     disk.preset(&ext4(64)?);
@@ -46,82 +67,72 @@ fn cut_again_and_again(arguments: &str) -> Result<Vec<Duration>> {
     };
     let mut writer = Writer::new(host.initiator()?, options);
     let mut random = Random::new(options.seed);
-    let mut ages = Vec::new();
+    let mut history = Vec::new();
     for round in 1..=cuts() {
-        let boot = Instant::now();
         let vm = host.switch_on()?;
-        let boot = boot.elapsed();
-        if round > 1 {
-            let verdict = writer.judge_by_reading()?;
-            assert!(
-                verdict.foreign.is_empty(),
-                "sectors {:?} hold what nobody wrote",
-                verdict.foreign
-            );
-            let cut = cut_at(&ages);
-            let age = verdict
-                .lost
-                .iter()
-                .map(|(_, at)| cut.saturating_duration_since(*at))
-                .max();
-            println!(
-                "{} sectors kept, {} writes lost, the oldest {age:?} old",
-                verdict.kept,
-                verdict.lost.len()
-            );
-            let last = ages.len() - 1;
-            ages[last].1 = age.unwrap_or_default();
-        }
         let before = writer.acknowledged;
         writer.run_till(1, Duration::from_secs(20))?;
-        writer.run_for(Duration::from_millis(500 + random.below(3000)))?;
+        writer.run_for(Duration::from_millis(300 + random.below(2000)))?;
+        let flushed = writer.flush()?;
+        writer.run_for(Duration::from_millis(random.below(1500)))?;
         vm.cut()?;
-        ages.push((Instant::now(), Duration::ZERO));
+        let at = Instant::now();
         writer.drain()?;
-        let lost = disk.cut(&mut random);
+        let sectors = disk.cut(&mut random);
         let written = writer.acknowledged - before;
-        println!(
-            "cut {round}: boot {boot:?}, {written} writes acknowledged, the disk lost {lost} sectors of its cache"
+
+        // A boot of its own, so that nothing is written before everything is judged.
+        let _vm = host.switch_on()?;
+        let verdict = writer.judge_by_reading()?;
+        assert!(
+            verdict.foreign.is_empty(),
+            "sectors {:?} hold what nobody wrote",
+            verdict.foreign
         );
+        let cut = Cut {
+            at,
+            flushed,
+            lost: verdict.lost.iter().map(|(_, at)| *at).collect(),
+        };
+        println!(
+            "cut {round}: {written} writes acknowledged, {} lost, the oldest {:?} old; the disk lost {sectors} sectors",
+            cut.lost.len(),
+            cut.reach()
+        );
+        history.push(cut);
     }
-    let _vm = host.switch_on()?;
-    let verdict = writer.judge_by_reading()?;
-    assert!(
-        verdict.foreign.is_empty(),
-        "sectors {:?} hold what nobody wrote",
-        verdict.foreign
-    );
-    let cut = cut_at(&ages);
-    let last = ages.len() - 1;
-    ages[last].1 = verdict
-        .lost
-        .iter()
-        .map(|(_, at)| cut.saturating_duration_since(*at))
-        .max()
-        .unwrap_or_default();
     assert!(
         writer.acknowledged > 50 * cuts() as u64,
         "too little was written to show anything"
     );
-    Ok(ages.into_iter().map(|(_, age)| age).collect())
+    Ok(history)
 }
 
-fn cut_at(ages: &[(Instant, Duration)]) -> Instant {
-    ages[ages.len() - 1].0
-}
+const NEEDS: [Need; 4] = [
+    Need::Root,
+    Need::Tool("qemu-system-x86_64"),
+    Need::Tool("mkfs.ext4"),
+    Need::File("/dev/fuse"),
+];
 
 #[test]
 fn no_write_acknowledged_in_sync_mode_is_lost() -> Result<()> {
-    needs!(
-        Need::Root,
-        Need::Tool("qemu-system-x86_64"),
-        Need::Tool("mkfs.ext4"),
-        Need::File("/dev/fuse")
-    );
-    let ages = cut_again_and_again("serve 7 3 eth0 /mnt/image --sync")?;
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
+    let cuts = cut_again_and_again("serve 7 3 eth0 /mnt/image --sync")?;
     assert!(
-        ages.iter().all(Duration::is_zero),
-        "acknowledged writes were lost: {ages:?}"
+        cuts.iter().all(|cut| cut.lost.is_empty()),
+        "acknowledged writes were lost"
+    );
+    Ok(())
+}
+
+#[test]
+fn no_write_acknowledged_by_the_direct_store_in_sync_mode_is_lost() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
+    let cuts = cut_again_and_again("serve 7 3 eth0 /mnt/image --direct --sync")?;
+    assert!(
+        cuts.iter().all(|cut| cut.lost.is_empty()),
+        "acknowledged writes were lost"
     );
     Ok(())
 }
@@ -130,22 +141,25 @@ fn no_write_acknowledged_in_sync_mode_is_lost() -> Result<()> {
 const MARGIN: Duration = Duration::from_millis(1500);
 
 #[test]
-fn write_back_loses_no_more_than_its_flush_interval() -> Result<()> {
-    needs!(
-        Need::Root,
-        Need::Tool("qemu-system-x86_64"),
-        Need::Tool("mkfs.ext4"),
-        Need::File("/dev/fuse")
-    );
-    let ages = cut_again_and_again("serve 7 3 eth0 /mnt/image --flush-interval 1s")?;
-    println!("the oldest lost write was {ages:?} old");
+fn write_back_loses_no_more_than_its_flush_interval_and_nothing_before_a_flush() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
+    let cuts = cut_again_and_again("serve 7 3 eth0 /mnt/image --flush-interval 1s")?;
+    let reach: Vec<Duration> = cuts.iter().map(Cut::reach).collect();
     assert!(
-        ages.iter().any(|age| !age.is_zero()),
+        cuts.iter().any(|cut| !cut.lost.is_empty()),
         "nothing was ever lost: was the power cut at all?"
     );
     assert!(
-        ages.iter().all(|age| *age <= Duration::from_secs(1) + MARGIN),
-        "too much was lost: {ages:?}"
+        reach
+            .iter()
+            .all(|reach| *reach <= Duration::from_secs(1) + MARGIN),
+        "too much was lost: {reach:?}"
     );
+    for cut in &cuts {
+        assert!(
+            cut.lost.iter().all(|acknowledged| *acknowledged > cut.flushed),
+            "a flushed write was lost"
+        );
+    }
     Ok(())
 }

@@ -1,14 +1,13 @@
 //! The exports of this process: their stores, their kept state, and who may see them on which interface.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use aoe_common::Mac;
 use indicatif::BinaryBytes;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
+use super::lists::{Lists, Made};
 use super::neighbours::Neighbour;
 use super::state::{self, StateDir};
 use crate::config::interfaces::{Interface, chosen, is_glob};
@@ -33,6 +32,7 @@ pub(super) struct Estate {
 #[derive(Debug)]
 struct Held {
     config: ExportConfig,
+    lists: Lists,
     export: Arc<Export>,
 }
 
@@ -56,8 +56,9 @@ impl Estate {
             held: Vec::new(),
             state,
         };
+        let mut made = Made::default();
         for (export, name) in config.exports.iter().zip(state::names(config)) {
-            estate.open_one(export, &name, notify)?;
+            estate.open_one(export, &name, made.of(&export.allow), notify)?;
         }
         Ok(estate)
     }
@@ -67,6 +68,7 @@ impl Estate {
         &mut self,
         config: &ExportConfig,
         name: &str,
+        lists: Lists,
         notify: &UnboundedSender<Notice>,
     ) -> Result<()> {
         let address = Address {
@@ -97,10 +99,17 @@ impl Estate {
         let observer = Arc::new(Reporter {
             notify: notify.clone(),
         });
-        let export = Export::new(options(config, address), store, keeper, observer, persistent)
-            .with_context(|| format!("cannot export {address}"))?;
+        let export = Export::new(
+            options(config, &lists, address),
+            store,
+            keeper,
+            observer,
+            persistent,
+        )
+        .with_context(|| format!("cannot export {address}"))?;
         self.held.push(Held {
             config: config.clone(),
+            lists,
             export: Arc::new(export),
         });
         Ok(())
@@ -210,11 +219,12 @@ impl Estate {
 
     /// Opens what `config` has and this estate has not. One that cannot be opened is reported and left out.
     pub fn add(&mut self, config: &Config, notify: &UnboundedSender<Notice>) {
+        let mut made = Made::default();
         for (wanted, name) in config.exports.iter().zip(state::names(config)) {
             if self.held.iter().any(|held| held.config == *wanted) {
                 continue;
             }
-            if let Err(error) = self.open_one(wanted, &name, notify) {
+            if let Err(error) = self.open_one(wanted, &name, made.of(&wanted.allow), notify) {
                 error!("{error:#}");
             }
         }
@@ -262,17 +272,17 @@ pub(super) fn close_all<'a>(exports: impl Iterator<Item = &'a Arc<Export>>) -> R
 impl Held {
     /// The filter's rule: the access list, or else the wire's mask.
     fn rule(&self) -> ExportRule {
-        let rates: HashMap<Mac, Option<u32>> = self
-            .config
-            .allow
-            .iter()
-            .map(|entry| (entry.mac, entry.rate_limit))
-            .collect();
-        let allow = self.export.visible_to().map(|macs| {
-            macs.into_iter()
-                .map(|mac| (mac, rates.get(&mac).copied().flatten()))
-                .collect()
-        });
+        // Without a list of the operator's, the wire's mask decides.
+        let mask = || {
+            Some(
+                self.export
+                    .visible_to()?
+                    .into_iter()
+                    .map(|mac| (mac, None))
+                    .collect(),
+            )
+        };
+        let allow = self.lists.allow.clone().or_else(mask);
         ExportRule {
             shelf: self.config.shelf,
             slot: self.config.slot,
@@ -283,17 +293,13 @@ impl Held {
     }
 }
 
-fn options(config: &ExportConfig, address: Address) -> Options {
+fn options(config: &ExportConfig, lists: &Lists, address: Address) -> Options {
     Options {
         address,
         vlan: config.vlan,
         read_only: config.read_only,
         sync: config.sync,
-        access: config
-            .allow
-            .iter()
-            .map(|entry| (entry.mac, entry.access))
-            .collect(),
+        access: lists.access.clone(),
         buffers: config.buffers,
         max_sectors: u8::MAX,
         firmware_version: firmware_version(),

@@ -4,6 +4,7 @@
 
 mod estate;
 mod links;
+mod lists;
 mod neighbours;
 pub mod preflight;
 pub mod state;

@@ -9,8 +9,8 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::config::{Config, interfaces};
 
-/// The oldest kernel: AF_XDP sockets shared by an XDP link, and BPF memory that no longer counts as locked.
-const KERNEL_MIN: (u32, u32) = (5, 11);
+/// The oldest kernel: the first that loads an XDP program for frames of several buffers.
+const KERNEL_MIN: (u32, u32) = (5, 18);
 /// The oldest kernel whose AF_XDP takes frames of several descriptors.
 const KERNEL_JUMBO: (u32, u32) = (6, 6);
 /// The largest MTU whose frames fit one descriptor.
@@ -181,7 +181,7 @@ mod tests {
         for old in ["3.10.0-1160.el7.x86_64", "4.19.0-26-amd64", "5.10.0-28-amd64"] {
             let message = judge_kernel(old).unwrap_err().to_string();
             assert!(
-                message.contains(old) && message.contains("needs 5.11"),
+                message.contains(old) && message.contains("needs 5.18"),
                 "{message}"
             );
         }

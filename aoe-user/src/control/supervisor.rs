@@ -150,7 +150,7 @@ impl Supervisor {
             spin: Duration::from_micros(u64::from(view.spin_us)),
             cpus: self.config.cpus.clone(),
         };
-        match Port::open(nic, &options, &view.exports, &view.rules) {
+        match Port::open(&nic, &options, &view.exports, &view.rules) {
             Ok(port) => {
                 self.waiting.remove(&link.name);
                 let queues = if link.rx_queues == 1 { "queue" } else { "queues" };
@@ -187,7 +187,7 @@ impl Supervisor {
         match &state {
             Waiting::Absent => warn!("{name} does not exist; its exports will be served when it does"),
             Waiting::Down => {
-                warn!("{name} is down; its exports will be served when it is up (`ip link set {name} up`)")
+                warn!("{name} is down; its exports will be served when it is up (`ip link set {name} up`)");
             }
             Waiting::Failed(reason) => error!("cannot serve {name}, trying again: {reason}"),
         }

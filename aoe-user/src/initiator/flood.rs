@@ -161,9 +161,9 @@ mod tests {
             );
         }
         assert!(
-            variants(Kind::Own, &ROUTE)
+            variants(Kind::Neighbour, &ROUTE)
                 .iter()
-                .all(|frame| frame[6..12] == ROUTE.source.0)
+                .all(|frame| frame[6..12] == NEIGHBOUR.0)
         );
     }
 }

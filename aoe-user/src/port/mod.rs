@@ -100,7 +100,7 @@ impl Port {
     /// # Errors
     /// See [`PortError`]; the interface is then as it was before.
     pub fn open(
-        nic: Nic,
+        nic: &Nic,
         options: &PortOptions,
         exports: &Arc<Exports>,
         rules: &Rules,
@@ -108,7 +108,7 @@ impl Port {
         let mut attempts = attempts(options.mode).iter().peekable();
         loop {
             let attempt = attempts.next().expect("every mode has an attempt");
-            match Port::open_as(&nic, *attempt, options, exports, rules) {
+            match Port::open_as(nic, *attempt, options, exports, rules) {
                 Ok(port) => return Ok(port),
                 Err(error) if attempts.peek().is_some() && error.is_about_mode() => {
                     warn!(

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::arithmetic_side_effects)]
 
+mod access;
 mod address;
 mod admin;
 mod adverts;
@@ -34,6 +35,7 @@ mod state;
 mod tests;
 mod work;
 
+pub use access::AccessList;
 pub use address::Address;
 pub use ata::identify::Identity;
 pub use counters::{Counter, Counters};

@@ -5,7 +5,7 @@
 )]
 
 mod arbitrary;
-mod bench;
+pub mod bench;
 mod changes;
 mod commands;
 mod discovery;
@@ -13,6 +13,6 @@ mod link;
 mod model;
 mod ordering;
 mod parser;
-mod store;
+pub mod store;
 mod threads;
 mod vectors;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -32,14 +33,23 @@ const PACKAGES: &[&str] = &[
 /// No suite takes longer than this unless it hangs (soaking excepted).
 const LONGEST: Duration = Duration::from_secs(900);
 
-/// Suites of the tests package, in the order to run them: name, tests at the same time.
+/// Suites that run at the same time: most of their time they wait for silence, for timers, for guests.
+const LANES: usize = 2;
+
+/// Suites of the tests package, in the order to start them, the long ones first: name, tests at the same time.
 ///
-/// One that is not listed runs after these, one test at a time.
+/// One that is not listed starts after these, one test at a time.
 const ORDER: &[(&str, u32)] = &[
     ("filter", 1),
     ("xsk", 1),
     ("xsk_receive", 1),
     ("vectors", 1),
+    ("histories", 2),
+    ("linux", 1),
+    ("paths", 2),
+    ("power", 1),
+    ("boot", 1),
+    ("zerocopy", 1),
     ("serving", 2),
     ("exports", 2),
     ("links", 2),
@@ -48,18 +58,12 @@ const ORDER: &[(&str, u32)] = &[
     ("faults", 2),
     ("disk_faults", 2),
     ("kill", 2),
-    ("histories", 2),
-    ("bench", 1),
     ("aoetools", 2),
     ("dissector", 1),
-    ("fuzz", 1),
-    ("linux", 2),
-    ("paths", 2),
-    ("boot", 2),
-    ("zerocopy", 1),
-    ("power", 2),
-    ("soak", 1),
 ];
+
+/// Suites that want the machine for themselves; they run at the end.
+const ALONE: &[&str] = &["bench", "fuzz", "soak"];
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -78,6 +82,7 @@ struct Suite {
     executables: Vec<PathBuf>,
     threads: u32,
     needs_root: bool,
+    alone: bool,
 }
 
 /// What came of it.
@@ -105,14 +110,64 @@ pub fn run(args: &Args) -> Result<()> {
     build.extend(packages.iter().flat_map(|package| ["--package", package]));
     let suites = suites(&cargo::build(&build)?, &args.suites)?;
 
-    let mut total = Outcome::default();
-    for suite in &suites {
+    let runner = Runner {
+        xblade,
+        is_root,
+        soak: args.soak,
+        total: Mutex::default(),
+    };
+    let (shared, alone): (Vec<Suite>, Vec<Suite>) = suites.into_iter().partition(|suite| !suite.alone);
+    let queue = Mutex::new(shared.into_iter());
+    std::thread::scope(|scope| {
+        let lane = || {
+            loop {
+                let next = lock(&queue).next();
+                let Some(suite) = next else { return Ok(()) };
+                runner.report(&suite)?;
+            }
+        };
+        let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(lane)).collect();
+        lanes
+            .into_iter()
+            .try_for_each(|lane| lane.join().unwrap_or_else(|_| bail!("a lane panicked")))
+    })?;
+    for suite in &alone {
+        runner.report(suite)?;
+    }
+    let total = runner.total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!(
+        "{} passed, {} failed, {} skipped",
+        total.passed, total.failed, total.skipped
+    );
+    if total.failed > 0 {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs suites and adds up what comes of them.
+struct Runner {
+    xblade: PathBuf,
+    is_root: bool,
+    soak: Option<u32>,
+    total: Mutex<Outcome>,
+}
+
+impl Runner {
+    /// Runs a suite and prints its line.
+    fn report(&self, suite: &Suite) -> Result<()> {
         let start = Instant::now();
-        let outcome = if suite.needs_root && !is_root {
+        let outcome = if suite.needs_root && !self.is_root {
             skip(suite)?
         } else {
-            execute(suite, &xblade, args.soak)?
+            execute(suite, &self.xblade, self.soak)?
         };
+        // Held while printing: lanes must not mix their lines.
+        let mut total = lock(&self.total);
         println!(
             "{:12} {:>4} passed {:>3} failed {:>3} skipped {:>7.1} s",
             suite.name,
@@ -130,15 +185,8 @@ pub fn run(args: &Args) -> Result<()> {
         total.passed += outcome.passed;
         total.failed += outcome.failed;
         total.skipped += outcome.skipped;
+        Ok(())
     }
-    println!(
-        "{} passed, {} failed, {} skipped",
-        total.passed, total.failed, total.skipped
-    );
-    if total.failed > 0 {
-        std::process::exit(1);
-    }
-    Ok(())
 }
 
 /// Sorts what was built into suites, and keeps those asked for.
@@ -158,6 +206,7 @@ fn suites(executables: &[Executable], wanted: &[String]) -> Result<Vec<Suite>> {
         executables: unit,
         threads: 0,
         needs_root: false,
+        alone: false,
     }];
     let mut lab: Vec<Suite> = tests
         .iter()
@@ -194,6 +243,7 @@ fn lab_suite(executable: &Executable) -> Suite {
         executables: vec![executable.path.clone()],
         threads,
         needs_root: true,
+        alone: ALONE.contains(&executable.target.as_str()),
     }
 }
 

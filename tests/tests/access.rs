@@ -187,8 +187,14 @@ fn a_mask_hides_the_export_and_survives_a_restart() -> Result<()> {
         "{reply:?}"
     );
     let mut strange = Request::ata(disk.mac, E11, ata::READ_EXT, 5, 1, &[]);
-    strange.src = STRANGER;
-    let reply = initiator.ask(strange.clone())?;
+    (strange.src, strange.tag) = (STRANGER, 0x0666);
+    // The kernel half learns of it a moment later.
+    let (start, mut heard) = (Instant::now(), Vec::new());
+    while heard.is_empty() && start.elapsed() < Duration::from_secs(5) {
+        heard = initiator.ask_all(strange.clone())?;
+    }
+    println!("the kernel half followed within {:?}", start.elapsed());
+    let reply = heard.first().context("the stranger is still masked out")?;
     ensure!(
         reply.aoe_error() == Some(6),
         "the reservation did not survive: {reply:?}"

@@ -159,7 +159,7 @@ impl<L: Link> Session<L> {
             request: &request,
             now_us,
         };
-        if request.broadcast {
+        if request.broadcast && !changes_string(&request) {
             match engine.discovered(link, call, &frame) {
                 Ok(()) => engine.introduce(link, call, frame),
                 Err(why) => engine.silent(link, frame, why),
@@ -208,6 +208,17 @@ impl<L: Link> std::fmt::Debug for Session<L> {
             .field("pending", &self.pending())
             .finish_non_exhaustive()
     }
+}
+
+/// True for Query Config set and force set: `aoecfg` sends them to the broadcast MAC and one export's own address,
+/// which names that export as well as its MAC would.
+fn changes_string(request: &Request) -> bool {
+    request.command == aoe::CMD_QUERY
+        && request.argument_len >= query_wire::HEADER_LEN
+        && matches!(
+            query::subcommand(&request.argument),
+            query::subcommand::SET | query::subcommand::FORCE_SET
+        )
 }
 
 impl<L: Link> Engine<L> {

@@ -56,6 +56,7 @@ fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
         xblade: Path::new(&binary),
         arguments,
         mtu: 1500,
+        card: "",
     };
     let host = Host::new(namespace, &parts)?;
     let options = Options {

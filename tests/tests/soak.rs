@@ -177,7 +177,7 @@ fn flood(lab: &Lab, seed: u64, stop: &AtomicBool) -> Result<u64> {
             .collect();
         sockets[port].send_many(&frames)?;
         sent += frames.len() as u64;
-        sockets.iter().try_for_each(|socket| socket.drain())?;
+        sockets.iter().try_for_each(lab::Initiator::drain)?;
         std::thread::sleep(Duration::from_millis(random.below(100)));
     }
     Ok(sent)

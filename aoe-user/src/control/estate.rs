@@ -1,6 +1,7 @@
 //! The exports of this process: their stores, their kept state, and who may see them on which interface.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::BinaryBytes;
@@ -18,6 +19,9 @@ use crate::target::{Address, Change, Export, Exports, Identity, Observer, Option
 
 /// What IDENTIFY gives as the model.
 const MODEL: &str = "xblade";
+
+/// How long an export that goes may still have operations in flight.
+const IN_FLIGHT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Something changed of an export, as the supervisor is told.
 pub(super) type Notice = (Address, Change);
@@ -75,17 +79,8 @@ impl Estate {
             shelf: config.shelf,
             slot: config.slot,
         };
-        let store = store::open(&StoreOptions {
-            kind: config.store,
-            path: config.path.clone(),
-            offset: config.offset,
-            length: config.length,
-            read_only: config.read_only,
-            shared: config.shared,
-            prealloc: config.prealloc,
-            flush_interval: config.flush_interval,
-        })
-        .with_context(|| format!("cannot export {address}"))?;
+        let store =
+            store::open(&store_options(config)).with_context(|| format!("cannot export {address}"))?;
         let mut persistent = Persistent::default();
         let mut keeper = None;
         if let Some(state) = &self.state {
@@ -208,13 +203,26 @@ impl Estate {
         Ok(())
     }
 
-    /// Lets go of exports that `config` no longer has or has otherwise. The ports must be given new views at once.
+    /// Takes over what `config` changes of exports without touching their store, and lets go of those that it has not or
+    /// stores otherwise; these are returned. The ports must be given new views at once.
     pub fn retain(&mut self, config: &Config) -> Vec<Arc<Export>> {
-        let (kept, gone) = std::mem::take(&mut self.held)
-            .into_iter()
-            .partition(|held| config.exports.contains(&held.config));
-        self.held = kept;
-        gone.into_iter().map(|held: Held| held.export).collect()
+        let mut made = Made::default();
+        let mut gone = Vec::new();
+        for mut held in std::mem::take(&mut self.held) {
+            match config.exports.iter().find(|wanted| held.is_kept_by(wanted)) {
+                None => gone.push(held.export),
+                Some(wanted) => {
+                    if held.config != *wanted {
+                        held.lists = made.of(&wanted.allow);
+                        let options = options(wanted, &held.lists, held.export.address());
+                        held.export = Arc::new(held.export.reconfigured(options));
+                        held.config = wanted.clone();
+                    }
+                    self.held.push(held);
+                }
+            }
+        }
+        gone
     }
 
     /// Opens what `config` has and this estate has not. One that cannot be opened is reported and left out.
@@ -252,13 +260,17 @@ impl Estate {
     }
 }
 
-/// Commits exports.
+/// Waits until what was begun for exports that no port serves any more has ended, then commits them.
 ///
 /// # Errors
 /// The first failure, after all were tried.
 pub(super) fn close_all<'a>(exports: impl Iterator<Item = &'a Arc<Export>>) -> Result<()> {
     let mut outcome = Ok(());
     for export in exports {
+        let patience = Instant::now() + IN_FLIGHT_LIMIT;
+        while export.in_flight() > 0 && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let closed = export.store().close();
         if let Err(error) = &closed {
             error!("{}: the last commit failed: {error}", export.address());
@@ -270,6 +282,18 @@ pub(super) fn close_all<'a>(exports: impl Iterator<Item = &'a Arc<Export>>) -> R
 }
 
 impl Held {
+    /// The same export of the same store, whatever else is different.
+    fn is_kept_by(&self, wanted: &ExportConfig) -> bool {
+        let identity = |config: &ExportConfig| (config.shelf, config.slot, config.vlan);
+        identity(&self.config) == identity(wanted)
+            && self
+                .config
+                .interfaces
+                .iter()
+                .any(|name| wanted.interfaces.contains(name))
+            && store_options(&self.config) == store_options(wanted)
+    }
+
     /// The filter's rule: the access list, or else the wire's mask.
     fn rule(&self) -> ExportRule {
         // Without a list of the operator's, the wire's mask decides.
@@ -290,6 +314,19 @@ impl Held {
             allow,
             rate_limit: self.config.rate_limit,
         }
+    }
+}
+
+fn store_options(config: &ExportConfig) -> StoreOptions {
+    StoreOptions {
+        kind: config.store,
+        path: config.path.clone(),
+        offset: config.offset,
+        length: config.length,
+        read_only: config.read_only,
+        shared: config.shared,
+        prealloc: config.prealloc,
+        flush_interval: config.flush_interval,
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
-use super::estate::{Estate, Notice, close_all};
+use super::estate::{Estate, Notice, View, close_all};
 use super::links::LinkState;
 use super::neighbours;
 use crate::config::Config;
@@ -33,6 +33,7 @@ pub(super) struct Supervisor {
 struct Served {
     port: Port,
     link: LinkState,
+    options: PortOptions,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,11 +146,7 @@ impl Supervisor {
             rx_queues: link.rx_queues,
         };
         let view = self.estate.view(&link.interface());
-        let options = PortOptions {
-            mode: view.mode,
-            spin: Duration::from_micros(u64::from(view.spin_us)),
-            cpus: self.config.cpus.clone(),
-        };
+        let options = self.port_options(&view);
         match Port::open(&nic, &options, &view.exports, &view.rules) {
             Ok(port) => {
                 self.waiting.remove(&link.name);
@@ -168,6 +165,7 @@ impl Supervisor {
                     Served {
                         port,
                         link: link.clone(),
+                        options,
                     },
                 );
                 self.announce_port(&link.name);
@@ -176,6 +174,14 @@ impl Supervisor {
                 let reason = format!("{:#}", anyhow::Error::new(error));
                 self.wait(link.name.clone(), Waiting::Failed(reason));
             }
+        }
+    }
+
+    fn port_options(&self, view: &View) -> PortOptions {
+        PortOptions {
+            mode: view.mode,
+            spin: Duration::from_micros(u64::from(view.spin_us)),
+            cpus: self.config.cpus.clone(),
         }
     }
 
@@ -274,8 +280,8 @@ impl Supervisor {
         // A failure is logged; the file may be served again under its new settings all the same.
         let _ = close_all(gone.iter());
         drop(gone);
-        self.estate.add(&config, &self.notify);
         self.config = config;
+        self.estate.add(&self.config, &self.notify);
         self.renew_ports();
         self.waiting.clear();
         self.reconcile(links);
@@ -286,7 +292,19 @@ impl Supervisor {
         info!("the configuration was reloaded: {} exports", self.estate.len());
     }
 
+    /// Gives every port its view of the exports of now; one that wants other options is closed, to be opened again.
     fn renew_ports(&mut self) {
+        let options: HashMap<String, PortOptions> = self
+            .ports
+            .iter()
+            .map(|(name, served)| {
+                (
+                    name.clone(),
+                    self.port_options(&self.estate.view(&served.link.interface())),
+                )
+            })
+            .collect();
+        self.ports.retain(|name, served| served.options == options[name]);
         for (name, served) in &mut self.ports {
             let view = self.estate.view(&served.link.interface());
             if let Err(error) = served.port.set_exports(&view.exports, &view.rules) {

@@ -21,7 +21,7 @@ pub use figures::Figures;
 use worker::{Command, Worker};
 
 /// How to serve an interface.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortOptions {
     /// Attach and bind modes to try.
     pub mode: Mode,

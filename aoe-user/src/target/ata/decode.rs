@@ -1,5 +1,6 @@
 //! From registers to what is to be done, or why it is not.
 
+use super::identify::MAX_LBA28;
 use super::{Opcode, Registers, Results, opcode, smart, trim};
 use crate::store::{Durability, Extent, Traits};
 use crate::target::counters::Silence;
@@ -103,14 +104,7 @@ pub fn decode(registers: &Registers, device: &Device<'_>) -> Result<Action, Refu
                 (0, true) => 65536,
                 (n, _) => u64::from(n),
             };
-            let extent = within(
-                r,
-                device,
-                Extent {
-                    lba: r.lba(extended),
-                    count,
-                },
-            )?;
+            let extent = within(r, device, extended, count)?;
             Ok(Action::Verify { extent, extended })
         }
         Opcode::Flush | Opcode::PowerDown => Ok(Action::Flush),
@@ -154,14 +148,7 @@ fn transfer(r: &Registers, device: &Device<'_>, extended: bool, out: bool) -> Re
     if out && !has_sectors(device.payload, r.count) {
         return Err(Refusal::Aoe(error::ARGUMENT));
     }
-    within(
-        r,
-        device,
-        Extent {
-            lba: r.lba(extended),
-            count: r.count.into(),
-        },
-    )
+    within(r, device, extended, r.count.into())
 }
 
 /// True when the payload has `count` sectors.
@@ -176,8 +163,18 @@ pub fn bytes_of(sectors: u64) -> usize {
         .saturating_mul(aoe_common::wire::SECTOR_BYTES)
 }
 
-fn within(r: &Registers, device: &Device<'_>, extent: Extent) -> Result<Extent, Refusal> {
-    if inside(extent, device.sectors) {
+fn within(r: &Registers, device: &Device<'_>, extended: bool, count: u64) -> Result<Extent, Refusal> {
+    let extent = Extent {
+        lba: r.lba(extended),
+        count,
+    };
+    // 28-bit commands reach what words 60 and 61 of IDENTIFY say, and no command crosses that border in part.
+    let sectors = if extended {
+        device.sectors
+    } else {
+        device.sectors.min(MAX_LBA28)
+    };
+    if inside(extent, sectors) {
         Ok(extent)
     } else {
         Err(Refusal::Ata(r.not_found()))
@@ -190,4 +187,49 @@ pub fn inside(extent: Extent, sectors: u64) -> bool {
         .lba
         .checked_add(extent.count)
         .is_some_and(|end| end <= sectors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_addresses_end_where_identify_says() {
+        let device = Device {
+            sectors: 1 << 33,
+            per_frame: 17,
+            read_only: false,
+            sync: false,
+            traits: Traits {
+                trim: false,
+                zeroes_after_trim: false,
+                physical_exponent: 0,
+            },
+            multiple: 16,
+            smart: None,
+            payload: &[],
+        };
+        let read = |command, lba: u64, count| {
+            let [a, b, c, d, e, f, ..] = lba.to_le_bytes();
+            let registers = Registers {
+                aflags: 0x40,
+                feature: 0,
+                count,
+                command,
+                lba: [a, b, c, d, e, f],
+            };
+            match decode(&registers, &device) {
+                Ok(Action::Read { extent, .. }) => Some(extent.lba),
+                Err(Refusal::Ata(results)) if results.error == 0x10 => None,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(read(0x20, 0x0fff_fffe, 1), Some(0x0fff_fffe));
+        assert_eq!(read(0x20, 0x0fff_fffe, 2), None);
+        assert_eq!(read(0x20, 0x0fff_ffff, 1), None);
+        assert_eq!(read(0x24, 0x0fff_fffe, 17), Some(0x0fff_fffe), "EXT crosses it");
+        assert_eq!(read(0x24, 0xffff_fff8, 16), Some(0xffff_fff8), "and 2^32");
+        assert_eq!(read(0x24, (1 << 33) - 17, 17), Some((1 << 33) - 17));
+        assert_eq!(read(0x24, (1 << 33) - 16, 17), None);
+    }
 }

@@ -6,7 +6,7 @@ use super::trim;
 use crate::store::Traits;
 
 /// Largest number of sectors that a 28-bit size can say.
-const MAX_LBA28: u64 = 0x0fff_ffff;
+pub const MAX_LBA28: u64 = 0x0fff_ffff;
 
 /// Largest multiple mode.
 pub const MAX_MULTIPLE: u8 = 16;

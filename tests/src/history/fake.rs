@@ -173,7 +173,7 @@ impl Queue {
                 let key = (crate::frame::mac(&frame[6..12]), lba, count);
                 match self.memory.answers.get(&key) {
                     Some((at, answer)) if at.elapsed() < Duration::from_millis(200) => {
-                        data.clone_from(answer)
+                        data.clone_from(answer);
                     }
                     _ => drop(self.memory.answers.insert(key, (Instant::now(), data.clone()))),
                 }
@@ -224,7 +224,7 @@ impl Queue {
     fn store(&mut self, lba: u64, data: &[u8]) {
         let mut disk = lock(&self.disk);
         disk.writes += 1;
-        if disk.writes % 8 == 0 {
+        if disk.writes.is_multiple_of(8) {
             disk.older = disk.image.clone();
         }
         let at = lba as usize;

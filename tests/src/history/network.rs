@@ -207,7 +207,7 @@ impl<W: Wire> Carrier<W> {
                     } else {
                         self.weather.reads
                     };
-                    self.post(random, fate, To::Target { port, queue }, frame);
+                    self.post(random, fate, To::Target { port, queue }, &frame);
                 }
                 Ok(Parcel::Escorted { port, queue, frame }) => self.wire.send(port, queue, &frame),
                 Ok(Parcel::ToClient(frame)) if frame.len() >= 36 => {
@@ -217,7 +217,7 @@ impl<W: Wire> Carrier<W> {
                         _ => Fate::SAFE,
                     };
                     let to = To::Client(mac(&frame[0..6]));
-                    self.post(self.chance(1, &frame), fate, to, frame);
+                    self.post(self.chance(1, &frame), fate, to, &frame);
                 }
                 Ok(Parcel::ToClient(_)) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Parcel::Close) | Err(RecvTimeoutError::Disconnected) => return,
@@ -241,7 +241,7 @@ impl<W: Wire> Carrier<W> {
         random
     }
 
-    fn post(&mut self, mut random: Random, fate: Fate, to: To, frame: Vec<u8>) {
+    fn post(&mut self, mut random: Random, fate: Fate, to: To, frame: &[u8]) {
         let mut hit = |chance| random.below(1000) < chance;
         if hit(fate.lost) {
             self.tally.lost.fetch_add(1, Ordering::Relaxed);
@@ -265,7 +265,7 @@ impl<W: Wire> Carrier<W> {
                 due: Instant::now() + delay,
                 number: self.carried,
                 to,
-                frame: frame.clone(),
+                frame: frame.to_vec(),
             };
             self.under_way.push(Reverse(copy));
         }

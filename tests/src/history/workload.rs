@@ -171,9 +171,9 @@ impl Worker {
             let count = 1 + self.random.below(2);
             let lba = self.random.below(self.plan.sectors - count + 1);
             if self.random.below(5) < 2 {
-                self.write(lba, count)
+                self.write(lba, count);
             } else {
-                self.read(lba, count)
+                self.read(lba, count);
             }
             if !self.outcome.complaints.is_empty() {
                 return;
@@ -189,7 +189,7 @@ impl Worker {
         let want = count as usize * SECTOR;
         if reply.status() & 0xa9 != 0 || reply.data().len() != want {
             let (status, length) = (reply.status(), reply.data().len());
-            self.complain(format!(
+            self.complain(&format!(
                 "read of {lba}+{count}: status {status:#04x}, {length} bytes"
             ));
             return;
@@ -197,7 +197,7 @@ impl Worker {
         for (lba, bytes) in (lba..).zip(reply.data().chunks(SECTOR)) {
             match value(lba, bytes) {
                 Some(value) => self.record(lba, Action::Read(value), invoked, Some(returned)),
-                None => self.complain(format!("sector {lba} holds what nobody wrote: {bytes:02x?}")),
+                None => self.complain(&format!("sector {lba} holds what nobody wrote: {bytes:02x?}")),
             }
         }
     }
@@ -221,7 +221,7 @@ impl Worker {
         if let Some(reply) = answer.reply
             && reply.status() & 0xa9 != 0
         {
-            self.complain(format!("write of {lba}+{count}: status {:#04x}", reply.status()));
+            self.complain(&format!("write of {lba}+{count}: status {:#04x}", reply.status()));
         }
         for (lba, value) in sectors.clone().zip(values) {
             self.record(lba, Action::Write(value), invoked, returned);
@@ -230,7 +230,7 @@ impl Worker {
             // All copies have left the network after this, and after the fence the target's queues too.
             std::thread::sleep(self.longest + Duration::from_millis(1));
             if !self.client.fence(self.plan.queues) {
-                self.complain(format!("the target is gone after the write of {lba}+{count}"));
+                self.complain(&format!("the target is gone after the write of {lba}+{count}"));
             }
         }
         if owned {
@@ -250,7 +250,7 @@ impl Worker {
         );
     }
 
-    fn complain(&mut self, what: String) {
+    fn complain(&mut self, what: &str) {
         self.outcome
             .complaints
             .push(format!("client {}: {what}", self.number));

@@ -4,7 +4,7 @@
 //! over it, the directory synced. One thread writes for all exports, in the order of the requests, so that no worker
 //! waits for a disk.
 
-mod format;
+pub mod format;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};

@@ -17,11 +17,11 @@ const MAGIC: &str = "xblade state ";
 const VERSION: u32 = 1;
 
 /// More than any state takes, so that a file that became huge is not read into memory.
-pub(super) const FILE_BYTES_MAX: u64 = 64 << 10;
+pub const FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// Why bytes are no state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FormatError {
+pub enum FormatError {
     /// Whole, but from a later xblade.
     #[error("it has version {0}; this xblade reads up to {VERSION}")]
     Newer(u32),
@@ -40,7 +40,7 @@ struct Body {
 }
 
 /// The bytes of a state file.
-pub(super) fn encode(state: &Persistent) -> Vec<u8> {
+pub fn encode(state: &Persistent) -> Vec<u8> {
     let macs = |list: &[Mac]| list.iter().map(Mac::to_string).collect();
     let body = Body {
         string: state.string.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -53,7 +53,10 @@ pub(super) fn encode(state: &Persistent) -> Vec<u8> {
 }
 
 /// The state that a file's bytes hold.
-pub(super) fn decode(bytes: &[u8]) -> Result<Persistent, FormatError> {
+///
+/// # Errors
+/// When the bytes are not exactly what [`encode`] makes of a state within its limits.
+pub fn decode(bytes: &[u8]) -> Result<Persistent, FormatError> {
     let damaged = |what: &str| FormatError::Damaged(what.to_owned());
     let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
     let (header, rest) = text

@@ -10,4 +10,6 @@ mod link;
 mod ordering;
 mod parser;
 mod store;
+mod trial;
+mod vector_file;
 mod vectors;

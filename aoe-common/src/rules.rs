@@ -284,7 +284,8 @@ pub const fn interval_ns(rate: u32) -> u32 {
 ///
 /// Every frame moves the time until which the bucket is spent on by `interval_ns`; a frame that would come too far
 /// ahead of its time is refused. Frames to exports with different limits draw on the same bucket, each with the
-/// interval that holds there. Gives the new time, or `None` to refuse.
+/// interval that holds there. Sources are told apart by address alone: who forges addresses has as many buckets, and
+/// only an access list helps. Gives the new time, or `None` to refuse.
 pub const fn admit(spent_until_ns: u64, now_ns: u64, interval_ns: u32) -> Option<u64> {
     let interval = interval_ns as u64;
     let slack = interval * BURST_FRAMES;

@@ -25,6 +25,10 @@ pub static BUCKETS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1 << 14,
 #[map]
 pub static DENIED: HashMap<u64, DeniedValue> = HashMap::with_max_entries(1 << 10, 0);
 
+/// Reports to leave out on this CPU before the next attempt to make one: attempts at a full map are dear.
+#[map]
+pub static PAUSE: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+
 /// Frames by `rules::Counter`.
 #[map]
 pub static COUNTERS: PerCpuArray<[u64; Counter::COUNT]> = PerCpuArray::with_max_entries(1, 0);

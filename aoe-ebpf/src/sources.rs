@@ -4,7 +4,7 @@ use aoe_common::rules::{Access, State, Target, admit, source_key};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 
 use crate::frame::Frame;
-use crate::maps::{self, BUCKETS, DENIED, SOURCES};
+use crate::maps::{self, BUCKETS, DENIED, PAUSE, SOURCES};
 
 /// The time that a frame of this source takes, 0 without a limit; `None` where the source may not use the export.
 #[inline(always)]
@@ -50,8 +50,18 @@ pub fn report_denied(frame: &Frame) {
             (*denied)[0] += 1;
             (*denied)[1] = target;
         }
-    } else {
+        return;
+    }
+    let Some(pause) = PAUSE.get_ptr_mut(0) else { return };
+    // SAFETY: the pointer comes from a lookup, and the entry belongs to this CPU.
+    let pause = unsafe { &mut *pause };
+    if *pause > 0 {
+        *pause -= 1;
+    } else if DENIED.insert(frame.source, [1, target], 0).is_err() {
         // Full: the counter of denied frames still tells.
-        let _ = DENIED.insert(frame.source, [1, target], 0);
+        *pause = REPORTS_LEFT_OUT;
     }
 }
+
+/// Enough to make a flood from forged sources cheap, too few to miss who comes again.
+const REPORTS_LEFT_OUT: u32 = 63;

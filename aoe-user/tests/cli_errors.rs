@@ -257,7 +257,7 @@ fn missing_rights_are_named() {
     refused(
         &closed,
         1,
-        "missing capability: CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF",
+        "missing capability: CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, CAP_PERFMON;",
     );
 
     fs::set_permissions(&place.image, fs::Permissions::from_mode(0o444)).unwrap();

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use aoe_common::Mac;
+use xblade::config::{Config, file};
 use xblade::control::state::StateDir;
 use xblade::target::Persistent;
 
@@ -63,6 +64,30 @@ fn images_that_cannot_be_made_leave_nothing() {
     failed(dir, "create no/a.raw 1M", "cannot make no/a.raw");
     failed(dir, "create --prealloc a.raw 200T", "are free there");
     assert_eq!(fs::read_dir(dir).unwrap().count(), 1);
+}
+
+#[test]
+fn ctrl_c_leaves_no_half_made_image() {
+    let temp = tempfile::tempdir().unwrap();
+    // Sent before it starts and blocked until it looks: the same moment in every run.
+    let script = "kill -INT $$; exec \"$@\"";
+    let output = Command::new("env")
+        .args([
+            "--block-signal=INT",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            env!("CARGO_BIN_EXE_xblade"),
+        ])
+        .args(["create", "--prealloc", "a.raw", "1M"])
+        .current_dir(temp.path())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("interrupted"), "{stderr}");
+    assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
 }
 
 fn state() -> Persistent {
@@ -168,5 +193,93 @@ fn packagers_get_manuals_and_completions() {
             done(dir, &format!("completions {shell}")).contains("xblade"),
             "{shell}"
         );
+    }
+}
+
+/// A file of the project.
+fn project(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+#[track_caller]
+fn config(text: &str) -> Config {
+    file::parse(Path::new("/x.toml"), text.to_owned())
+        .unwrap_or_else(|e| panic!("{e}\n{text}"))
+        .config
+}
+
+/// The key of a commented-out setting: `# mode = "auto"`.
+fn commented_key(line: &str) -> Option<&str> {
+    let (key, _) = line.strip_prefix("# ")?.split_once(" = ")?;
+    key.bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        .then_some(key)
+}
+
+#[test]
+fn the_packaged_example_reads_with_and_without_its_comments() {
+    let text = project("packaging/xblade.toml");
+    let plain = config(&text);
+    let keys: Vec<&str> = text.lines().filter_map(commented_key).collect();
+    assert!(keys.len() > 10, "{keys:?}");
+    let with = |wanted: &dyn Fn(&str) -> bool| {
+        let line = |line: &str| match commented_key(line) {
+            Some(key) if wanted(key) => line.trim_start_matches("# ").to_owned() + "\n",
+            _ => line.to_owned() + "\n",
+        };
+        config(&text.lines().map(line).collect::<String>())
+    };
+    let all = with(&|_| true);
+    assert_ne!(all, plain);
+    let without_a_default = ["allow", "rate_limit", "cpus", "vlan", "serial"];
+    assert_eq!(
+        with(&|key| !without_a_default.contains(&key)),
+        plain,
+        "the rest are said to be the defaults"
+    );
+}
+
+#[test]
+fn the_examples_of_the_manual_read() {
+    let text = project("docs/configuration.md");
+    let blocks: Vec<&str> = text
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert_eq!(blocks.len(), 2);
+    blocks.into_iter().for_each(|block| drop(config(block)));
+}
+
+#[test]
+fn every_key_and_option_is_in_the_manual() {
+    let unknown = file::parse(
+        Path::new("/x.toml"),
+        "[defaults]\nzzz = 1\n[[export]]\nzzz = 1\n".into(),
+    );
+    let message = unknown.unwrap_err().to_string();
+    let manual = project("docs/configuration.md");
+    let lists = message.lines().filter_map(|line| line.split_once("known here: "));
+    let keys: Vec<&str> = lists.flat_map(|(_, keys)| keys.split(", ")).collect();
+    assert!(keys.contains(&"cpus") && keys.contains(&"serial"), "{keys:?}");
+    for key in keys {
+        assert!(
+            manual.contains(&format!("| `{key}` |")),
+            "{key} is missing in docs/configuration.md"
+        );
+    }
+
+    let manual = project("docs/cli.md");
+    for command in ["serve", "daemon", "create"] {
+        let help = done(Path::new("/"), &format!("{command} --help"));
+        let options = help.split_whitespace().filter(|word| word.starts_with("--"));
+        for option in options.filter(|option| !["--help", "--version", "--log"].contains(option)) {
+            let option = option.trim_matches(|c: char| !c.is_ascii_lowercase() && c != '-');
+            assert!(
+                manual.contains(option),
+                "{option} of {command} is missing in docs/cli.md"
+            );
+        }
     }
 }

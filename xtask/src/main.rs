@@ -1,8 +1,14 @@
 //! What developers and first users run: `cargo xtask <task>`. One file a task; this one only dispatches.
 
+mod bench;
+mod cargo;
 mod ebpf;
+mod run;
 mod setup;
 mod sh;
+mod test;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -20,11 +26,27 @@ enum Task {
     Setup(setup::Args),
     /// Build the kernel half and put it where the user half embeds it from.
     Ebpf(ebpf::Args),
+    /// Serve an image to an initiator in a lab of namespaces and check every byte; or run xblade with your arguments.
+    Run(run::Args),
+    /// Measure xblade and the peers installed against each other.
+    Bench(bench::Args),
+    /// Run the tests, one line a suite.
+    Test(test::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Args::parse().task {
+fn main() -> ExitCode {
+    let result = match Args::parse().task {
         Task::Setup(args) => setup::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
+        Task::Run(args) => run::run(&args),
+        Task::Bench(args) => bench::run(&args),
+        Task::Test(args) => test::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

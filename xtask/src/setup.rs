@@ -44,8 +44,8 @@ const PACKAGES: &[Package] = &[
     package("e2fsprogs", "tests: ext4 made and checked on an export"),
     package("busybox-static", "tests: the user land of the VMs"),
     package("kmod", "tests: the aoe driver's dependencies for the VMs"),
-    package("cpio", "tests: the VMs' initramfs"),
     package("qemu-system-x86", "tests: VMs with Linux's own AoE driver"),
+    package("qemu-utils", "tests: QEMU's block layer on an export inside a VM"),
     package("ipxe-qemu", "tests: iPXE as the boot ROM of a VM"),
     package("ipxe", "tests: iPXE as a kernel, to boot from an export"),
 ];
@@ -68,10 +68,7 @@ pub fn run(args: &Args) -> Result<()> {
         let missing = missing(&all);
         if !missing.is_empty() {
             describe(&missing);
-            bail!(
-                "{} packages are missing; `cargo xtask setup` installs them",
-                missing.len()
-            );
+            bail!("not everything is installed: `cargo xtask setup` does that");
         }
     } else {
         ensure(&all)?;
@@ -113,6 +110,10 @@ pub fn ensure(names: &[&str]) -> Result<()> {
     }
     let mut install = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
     install.extend(&missing);
+    let older_utils = older_qemu_utils(&missing);
+    if let Some(package) = &older_utils {
+        install.extend(["--allow-downgrades", package]);
+    }
     if apt(&install).is_err() {
         apt(&["update"])?;
         apt(&install)?;
@@ -143,6 +144,18 @@ fn is_installed(name: &str) -> bool {
     sh::output(&mut query).is_ok_and(|status| status == b"installed")
 }
 
+/// A `qemu-utils` left over from backports breaks this release's `qemu-system-x86`: both must be of one version.
+fn older_qemu_utils(missing: &[&str]) -> Option<String> {
+    if !missing.contains(&"qemu-system-x86") || !is_installed("qemu-utils") {
+        return None;
+    }
+    let mut show = Command::new("apt-cache");
+    show.args(["show", "--no-all-versions", "qemu-system-x86"]);
+    let text = String::from_utf8(sh::output(&mut show).ok()?).ok()?;
+    let version = text.lines().find_map(|line| line.strip_prefix("Version: "))?;
+    Some(format!("qemu-utils={version}"))
+}
+
 fn is_known(name: &str) -> bool {
     let mut show = Command::new("apt-cache");
     show.args(["show", "--quiet=2", "--no-all-versions", name]);
@@ -151,16 +164,21 @@ fn is_known(name: &str) -> bool {
 
 fn apt(args: &[&str]) -> Result<()> {
     let mut command = if nix::unistd::geteuid().is_root() {
-        Command::new("apt-get")
+        Command::new("env")
     } else {
         let sudo = sh::find("sudo").context("installing packages needs root, and there is no sudo here")?;
         let mut command = Command::new(sudo);
-        command.arg("apt-get");
+        command.arg("env");
         command
     };
-    command.args(["-o", "DPkg::Lock::Timeout=300"]).args(args);
-    // sudo drops the environment of its caller; apt-get asks no questions with --yes either way.
-    sh::run(command.env("DEBIAN_FRONTEND", "noninteractive"))
+    // Through env, because sudo drops the environment of its caller.
+    command.args([
+        "DEBIAN_FRONTEND=noninteractive",
+        "apt-get",
+        "-o",
+        "DPkg::Lock::Timeout=300",
+    ]);
+    sh::run(command.args(args))
 }
 
 fn is_debian() -> bool {

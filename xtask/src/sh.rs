@@ -5,11 +5,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// The workspace's root directory.
-pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+/// The workspace's root directory: cargo names the one it runs in, which may have moved since xtask was built.
+pub fn root() -> PathBuf {
+    let xtask = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&xtask)
         .parent()
         .expect("xtask lies in the workspace")
+        .to_owned()
 }
 
 /// The line a user would type for this command.

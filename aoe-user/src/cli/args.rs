@@ -48,6 +48,8 @@ pub enum Command {
     State(StateArgs),
     /// Measure and verify any AoE target, from an initiator's side
     Bench(Box<BenchArgs>),
+    /// Say what this host and an interface can do, and what would help
+    Doctor(DoctorArgs),
     /// Print the completions for a shell
     #[command(hide = true)]
     Completions {
@@ -264,6 +266,14 @@ pub struct StateTarget {
     /// Where the states are
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
+}
+
+/// `xblade doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The interface
+    #[arg(value_name = "NETIF")]
+    pub interface: String,
 }
 
 /// `xblade bench`

@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod create;
 mod daemon;
+mod doctor;
 mod manual;
 mod serve;
 mod state;
@@ -35,6 +36,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Create(args) => create::run(&args),
         Command::State(args) => state::run(args.action),
         Command::Bench(args) => bench::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::man(dir.as_deref()),
     }

@@ -213,7 +213,7 @@ impl fmt::Display for Mode {
     }
 }
 
-fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
+fn name_of<T: PartialEq + Copy>(names: &[(&'static str, T)], value: T) -> &'static str {
     names
         .iter()
         .find(|(_, known)| *known == value)

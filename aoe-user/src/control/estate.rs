@@ -1,14 +1,13 @@
 //! The exports of this process: their stores, their kept state, and who may see them on which interface.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use aoe_common::Mac;
 use indicatif::BinaryBytes;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
+use super::lists::{Lists, Made};
 use super::neighbours::Neighbour;
 use super::state::{self, StateDir};
 use crate::config::interfaces::{Interface, chosen, is_glob};
@@ -33,6 +32,7 @@ pub(super) struct Estate {
 #[derive(Debug)]
 struct Held {
     config: ExportConfig,
+    lists: Lists,
     export: Arc<Export>,
 }
 
@@ -52,16 +52,29 @@ impl Estate {
             Some(path) => Some(StateDir::open(path)?),
             None => None,
         };
-        let mut estate = Estate { held: Vec::new(), state };
+        let mut estate = Estate {
+            held: Vec::new(),
+            state,
+        };
+        let mut made = Made::default();
         for (export, name) in config.exports.iter().zip(state::names(config)) {
-            estate.open_one(export, &name, notify)?;
+            estate.open_one(export, &name, made.of(&export.allow), notify)?;
         }
         Ok(estate)
     }
 
     /// `name` is that of its state file.
-    fn open_one(&mut self, config: &ExportConfig, name: &str, notify: &UnboundedSender<Notice>) -> Result<()> {
-        let address = Address { shelf: config.shelf, slot: config.slot };
+    fn open_one(
+        &mut self,
+        config: &ExportConfig,
+        name: &str,
+        lists: Lists,
+        notify: &UnboundedSender<Notice>,
+    ) -> Result<()> {
+        let address = Address {
+            shelf: config.shelf,
+            slot: config.slot,
+        };
         let store = store::open(&StoreOptions {
             kind: config.store,
             path: config.path.clone(),
@@ -83,10 +96,22 @@ impl Estate {
             persistent = loaded.state;
             keeper = Some(state.keeper(name));
         }
-        let observer = Arc::new(Reporter { notify: notify.clone() });
-        let export = Export::new(options(config, address), store, keeper, observer, persistent)
-            .with_context(|| format!("cannot export {address}"))?;
-        self.held.push(Held { config: config.clone(), export: Arc::new(export) });
+        let observer = Arc::new(Reporter {
+            notify: notify.clone(),
+        });
+        let export = Export::new(
+            options(config, &lists, address),
+            store,
+            keeper,
+            observer,
+            persistent,
+        )
+        .with_context(|| format!("cannot export {address}"))?;
+        self.held.push(Held {
+            config: config.clone(),
+            lists,
+            export: Arc::new(export),
+        });
         Ok(())
     }
 
@@ -97,12 +122,18 @@ impl Estate {
 
     /// Interfaces that are named in full, not by a glob.
     pub fn literal_interfaces(&self) -> impl Iterator<Item = &str> {
-        self.held.iter().flat_map(|held| &held.config.interfaces).filter(|text| !is_glob(text)).map(String::as_str)
+        self.held
+            .iter()
+            .flat_map(|held| &held.config.interfaces)
+            .filter(|text| !is_glob(text))
+            .map(String::as_str)
     }
 
     /// True when some export is to be served there.
     pub fn wants(&self, interface: &Interface) -> bool {
-        self.held.iter().any(|held| chosen(&held.config.interfaces, interface))
+        self.held
+            .iter()
+            .any(|held| chosen(&held.config.interfaces, interface))
     }
 
     /// The exports of an interface.
@@ -116,19 +147,30 @@ impl Estate {
     }
 
     fn on<'a>(&'a self, interface: &'a Interface) -> impl Iterator<Item = &'a Held> {
-        self.held.iter().filter(move |held| chosen(&held.config.interfaces, interface))
+        self.held
+            .iter()
+            .filter(move |held| chosen(&held.config.interfaces, interface))
     }
 
     /// What a port on this interface serves, by the state of now.
     pub fn view(&self, interface: &Interface) -> View {
         let exports = self.on(interface).map(|held| Arc::clone(&held.export)).collect();
-        let rules = Rules { exports: self.on(interface).map(Held::rule).collect() };
+        let rules = Rules {
+            exports: self.on(interface).map(Held::rule).collect(),
+        };
         View {
             exports: Arc::new(Exports::new(exports)),
             rules,
             // Validation saw to it that all exports of an interface want the same mode.
-            mode: self.on(interface).next().map_or(Mode::Auto, |held| held.config.mode),
-            spin_us: self.on(interface).map(|held| held.config.spin_us).max().unwrap_or(0),
+            mode: self
+                .on(interface)
+                .next()
+                .map_or(Mode::Auto, |held| held.config.mode),
+            spin_us: self
+                .on(interface)
+                .map(|held| held.config.spin_us)
+                .max()
+                .unwrap_or(0),
         }
     }
 
@@ -140,8 +182,7 @@ impl Estate {
         let mut refused = Vec::new();
         self.held.retain(|held| {
             let Some(other) = neighbours.iter().find(|other| {
-                other.address == held.export.address()
-                    && chosen(&held.config.interfaces, &other.interface)
+                other.address == held.export.address() && chosen(&held.config.interfaces, &other.interface)
             }) else {
                 return true;
             };
@@ -169,18 +210,21 @@ impl Estate {
 
     /// Lets go of exports that `config` no longer has or has otherwise. The ports must be given new views at once.
     pub fn retain(&mut self, config: &Config) -> Vec<Arc<Export>> {
-        let (kept, gone) = std::mem::take(&mut self.held).into_iter().partition(|held| config.exports.contains(&held.config));
+        let (kept, gone) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|held| config.exports.contains(&held.config));
         self.held = kept;
         gone.into_iter().map(|held: Held| held.export).collect()
     }
 
     /// Opens what `config` has and this estate has not. One that cannot be opened is reported and left out.
     pub fn add(&mut self, config: &Config, notify: &UnboundedSender<Notice>) {
+        let mut made = Made::default();
         for (wanted, name) in config.exports.iter().zip(state::names(config)) {
             if self.held.iter().any(|held| held.config == *wanted) {
                 continue;
             }
-            if let Err(error) = self.open_one(wanted, &name, notify) {
+            if let Err(error) = self.open_one(wanted, &name, made.of(&wanted.allow), notify) {
                 error!("{error:#}");
             }
         }
@@ -199,7 +243,10 @@ impl Estate {
         let line = |held: &Held| {
             let sectors = held.export.store().sectors();
             let size = BinaryBytes(sectors * SECTOR_BYTES);
-            (held.export.address(), format!("{sectors} sectors ({size}) of {}", held.config.path.display()))
+            (
+                held.export.address(),
+                format!("{sectors} sectors ({size}) of {}", held.config.path.display()),
+            )
         };
         self.on(interface).map(line).collect()
     }
@@ -225,12 +272,17 @@ pub(super) fn close_all<'a>(exports: impl Iterator<Item = &'a Arc<Export>>) -> R
 impl Held {
     /// The filter's rule: the access list, or else the wire's mask.
     fn rule(&self) -> ExportRule {
-        let rates: HashMap<Mac, Option<u32>> =
-            self.config.allow.iter().map(|entry| (entry.mac, entry.rate_limit)).collect();
-        let allow = self
-            .export
-            .visible_to()
-            .map(|macs| macs.into_iter().map(|mac| (mac, rates.get(&mac).copied().flatten())).collect());
+        // Without a list of the operator's, the wire's mask decides.
+        let mask = || {
+            Some(
+                self.export
+                    .visible_to()?
+                    .into_iter()
+                    .map(|mac| (mac, None))
+                    .collect(),
+            )
+        };
+        let allow = self.lists.allow.clone().or_else(mask);
         ExportRule {
             shelf: self.config.shelf,
             slot: self.config.slot,
@@ -241,13 +293,13 @@ impl Held {
     }
 }
 
-fn options(config: &ExportConfig, address: Address) -> Options {
+fn options(config: &ExportConfig, lists: &Lists, address: Address) -> Options {
     Options {
         address,
         vlan: config.vlan,
         read_only: config.read_only,
         sync: config.sync,
-        access: config.allow.iter().map(|entry| (entry.mac, entry.access)).collect(),
+        access: lists.access.clone(),
         buffers: config.buffers,
         max_sectors: u8::MAX,
         firmware_version: firmware_version(),
@@ -266,13 +318,20 @@ fn options(config: &ExportConfig, address: Address) -> Options {
 /// The release as Query Config tells it: major in the high byte, minor in the low one.
 fn firmware_version() -> u16 {
     let number = |text: &str| text.parse::<u8>().unwrap_or(0);
-    u16::from_be_bytes([number(env!("CARGO_PKG_VERSION_MAJOR")), number(env!("CARGO_PKG_VERSION_MINOR"))])
+    u16::from_be_bytes([
+        number(env!("CARGO_PKG_VERSION_MAJOR")),
+        number(env!("CARGO_PKG_VERSION_MINOR")),
+    ])
 }
 
 /// Address and host name: the same after every restart and on every path.
 fn default_serial(address: Address) -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    format!("{}.{}:{host}", address.shelf, address.slot).chars().filter(char::is_ascii_graphic).take(20).collect()
+    format!("{}.{}:{host}", address.shelf, address.slot)
+        .chars()
+        .filter(char::is_ascii_graphic)
+        .take(20)
+        .collect()
 }
 
 /// Carries the engine's news to the supervisor and faults to the log.
@@ -284,7 +343,10 @@ struct Reporter {
 impl Observer for Reporter {
     fn changed(&self, address: Address, change: Change) {
         if let Change::Size(sectors) = change {
-            info!("{address}: now {sectors} sectors ({})", BinaryBytes(sectors * SECTOR_BYTES));
+            info!(
+                "{address}: now {sectors} sectors ({})",
+                BinaryBytes(sectors * SECTOR_BYTES)
+            );
         }
         // Fails only while the process ends.
         let _ = self.notify.send((address, change));

@@ -45,7 +45,12 @@ impl LinkState {
 
     /// As the configuration's names and globs are matched against it.
     pub fn interface(&self) -> Interface {
-        Interface { name: self.name.clone(), mac: self.mac, up: self.up, loopback: self.loopback }
+        Interface {
+            name: self.name.clone(),
+            mac: self.mac,
+            up: self.up,
+            loopback: self.loopback,
+        }
     }
 }
 
@@ -64,7 +69,10 @@ impl Links {
         let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
             .context("cannot open a netlink socket to watch the interfaces")?;
         tokio::spawn(connection);
-        Ok(Links { handle, events: Box::new(messages.map(|_| ())) })
+        Ok(Links {
+            handle,
+            events: Box::new(messages.map(|_| ())),
+        })
     }
 
     /// All interfaces of this network namespace by name.
@@ -72,9 +80,19 @@ impl Links {
     /// # Errors
     /// When the kernel refuses the listing.
     pub async fn list(&self) -> Result<HashMap<String, LinkState>> {
-        let messages: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.context("cannot list the interfaces")?;
-        Ok(messages.into_iter().map(LinkState::from).map(|link| (link.name.clone(), link)).collect())
+        let messages: Vec<LinkMessage> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .context("cannot list the interfaces")?;
+        Ok(messages
+            .into_iter()
+            .map(LinkState::from)
+            .map(|link| (link.name.clone(), link))
+            .collect())
     }
 
     /// Waits until some interface has changed. Which one is not told: list again and compare, so that nothing
@@ -109,7 +127,9 @@ impl From<LinkMessage> for LinkState {
                 LinkAttribute::CarrierChanges(changes) => link.carrier_changes = changes,
                 LinkAttribute::NumRxQueues(queues) => link.rx_queues = queues,
                 LinkAttribute::Xdp(parts) => {
-                    link.has_xdp = parts.iter().any(|part| matches!(part, LinkXdp::ProgId(id) if *id != 0));
+                    link.has_xdp = parts
+                        .iter()
+                        .any(|part| matches!(part, LinkXdp::ProgId(id) if *id != 0));
                 }
                 _ => {}
             }
@@ -123,11 +143,18 @@ impl From<LinkMessage> for LinkState {
 /// provided it shows this network namespace.
 fn active_rx_queues(name: &str, index: u32) -> Option<u32> {
     let device = Path::new("/sys/class/net").join(name);
-    let shown: u32 = std::fs::read_to_string(device.join("ifindex")).ok()?.trim().parse().ok()?;
+    let shown: u32 = std::fs::read_to_string(device.join("ifindex"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
     if shown != index {
         return None;
     }
     let queues = std::fs::read_dir(device.join("queues")).ok()?;
-    let count = queues.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(b"rx-")).count();
+    let count = queues
+        .flatten()
+        .filter(|entry| entry.file_name().as_bytes().starts_with(b"rx-"))
+        .count();
     u32::try_from(count).ok().filter(|count| *count > 0)
 }

@@ -4,6 +4,7 @@
 
 mod estate;
 mod links;
+mod lists;
 mod neighbours;
 pub mod preflight;
 pub mod state;
@@ -34,8 +35,10 @@ pub type Reload = Box<dyn Fn() -> Result<Config>>;
 /// # Errors
 /// When nothing can be served, or when the last commit failed.
 pub fn run(config: Config, reload: Option<Reload>) -> Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the control thread")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the control thread")?;
     runtime.block_on(supervise(config, reload))
 }
 

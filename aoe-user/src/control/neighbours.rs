@@ -31,13 +31,20 @@ pub(super) struct Neighbour {
 pub(super) fn look_around(interfaces: &[Interface], own: &HashSet<Mac>) -> Result<Vec<Neighbour>> {
     let mut found = Vec::new();
     std::thread::scope(|scope| {
-        let asking: Vec<_> =
-            interfaces.iter().filter(|i| i.up).map(|interface| (interface, scope.spawn(|| ask(interface)))).collect();
+        let asking: Vec<_> = interfaces
+            .iter()
+            .filter(|i| i.up)
+            .map(|interface| (interface, scope.spawn(|| ask(interface))))
+            .collect();
         for (interface, thread) in asking {
             let answers = thread.join().expect("asking does not panic");
             let answers =
                 answers.with_context(|| format!("cannot ask on {} who else is there", interface.name))?;
-            found.extend(answers.into_iter().filter(|neighbour| !own.contains(&neighbour.mac)));
+            found.extend(
+                answers
+                    .into_iter()
+                    .filter(|neighbour| !own.contains(&neighbour.mac)),
+            );
         }
         Ok(found)
     })
@@ -46,7 +53,10 @@ pub(super) fn look_around(interfaces: &[Interface], own: &HashSet<Mac>) -> Resul
 fn ask(interface: &Interface) -> Result<Vec<Neighbour>> {
     let answers = Client::open(&interface.name)?.discover(None, PATIENCE)?;
     let neighbour = |found: crate::initiator::Found| Neighbour {
-        address: Address { shelf: found.shelf, slot: found.slot },
+        address: Address {
+            shelf: found.shelf,
+            slot: found.slot,
+        },
         mac: found.mac,
         interface: interface.clone(),
     };

@@ -7,12 +7,14 @@ use rustix::process::{Resource, getrlimit};
 use rustix::system::uname;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use crate::config::Config;
+use crate::config::{Config, interfaces};
 
-/// The oldest kernel: AF_XDP sockets shared by an XDP link, and BPF memory that no longer counts as locked.
-const KERNEL_MIN: (u32, u32) = (5, 11);
-/// The oldest kernel whose AF_XDP takes frames of several descriptors, which MTUs above 3506 need.
+/// The oldest kernel: the first that loads an XDP program for frames of several buffers.
+const KERNEL_MIN: (u32, u32) = (5, 18);
+/// The oldest kernel whose AF_XDP takes frames of several descriptors.
 const KERNEL_JUMBO: (u32, u32) = (6, 6);
+/// The largest MTU whose frames fit one descriptor.
+const MTU_PLAIN: u32 = 3506;
 /// What the four rings and the frames of a queue lock, at least.
 const LOCKED_BYTES_PER_QUEUE: u64 = 16 << 20;
 
@@ -33,8 +35,10 @@ pub enum PreflightError {
 /// Something that the operator should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
-    /// Jumbo frames will not arrive.
+    /// The MTU is larger than what this kernel can give to AF_XDP.
     NoJumbo {
+        /// The interface.
+        interface: String,
         /// As uname(2) tells it.
         release: String,
     },
@@ -50,9 +54,10 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Warning::NoJumbo { release } => write!(
+            Warning::NoJumbo { interface, release } => write!(
                 f,
-                "this is Linux {release}: frames above 3506 bytes need {}.{} or newer; keep the MTU at 3506 or less",
+                "{interface}: an MTU above {MTU_PLAIN} needs Linux {}.{} or newer, and this is {release}: lower it, \
+                 or frames may be lost",
                 KERNEL_JUMBO.0, KERNEL_JUMBO.1
             ),
             Warning::LockedMemory { limit_bytes } => write!(
@@ -72,7 +77,13 @@ impl fmt::Display for Warning {
 pub fn preflight(config: &Config) -> Result<Vec<Warning>, PreflightError> {
     let mut warnings = Vec::new();
     let release = uname().release().to_string_lossy().into_owned();
-    warnings.extend(judge_kernel(&release)?);
+    if judge_kernel(&release)? == Jumbo::No {
+        let no_jumbo = |interface| Warning::NoJumbo {
+            interface,
+            release: release.clone(),
+        };
+        warnings.extend(jumbo_interfaces(config).map(no_jumbo));
+    }
 
     // A process can always read its own capabilities; if not, the attach will tell.
     let held = capabilities(None).map_or(CapabilitySet::all(), |sets| sets.effective);
@@ -87,16 +98,49 @@ pub fn preflight(config: &Config) -> Result<Vec<Warning>, PreflightError> {
     Ok(warnings)
 }
 
-fn judge_kernel(release: &str) -> Result<Option<Warning>, PreflightError> {
+/// Whether a kernel gives frames of several descriptors to AF_XDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Jumbo {
+    Yes,
+    No,
+}
+
+fn judge_kernel(release: &str) -> Result<Jumbo, PreflightError> {
     // A release that starts with no number is some future's scheme, not an old kernel.
     let Some(version) = version(release) else {
-        return Ok(None);
+        return Ok(Jumbo::Yes);
     };
-    let release = release.to_owned();
     if version < KERNEL_MIN {
-        return Err(PreflightError::KernelTooOld { release });
+        return Err(PreflightError::KernelTooOld {
+            release: release.to_owned(),
+        });
     }
-    Ok((version < KERNEL_JUMBO).then_some(Warning::NoJumbo { release }))
+    Ok(if version < KERNEL_JUMBO {
+        Jumbo::No
+    } else {
+        Jumbo::Yes
+    })
+}
+
+/// Interfaces of the config whose MTU is now too large for one descriptor.
+fn jumbo_interfaces(config: &Config) -> impl Iterator<Item = String> {
+    let all = interfaces::list().unwrap_or_default().into_iter();
+    let wanted = all.filter(|interface| {
+        config
+            .exports
+            .iter()
+            .any(|export| interfaces::chosen(&export.interfaces, interface))
+    });
+    let mtu = |name: &str| -> Option<u32> {
+        std::fs::read_to_string(format!("/sys/class/net/{name}/mtu"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    };
+    wanted
+        .map(|interface| interface.name)
+        .filter(move |name| mtu(name).is_some_and(|mtu| mtu > MTU_PLAIN))
 }
 
 /// `6.1.0-18-amd64` is (6, 1).
@@ -116,6 +160,10 @@ fn judge_rights(held: CapabilitySet, locked_limit: Option<u64>) -> Result<Option
     if !held.intersects(CapabilitySet::BPF | CapabilitySet::SYS_ADMIN) {
         missing.push("CAP_BPF");
     }
+    // Without it the verifier takes no arithmetic on packet pointers.
+    if !held.intersects(CapabilitySet::PERFMON | CapabilitySet::SYS_ADMIN) {
+        missing.push("CAP_PERFMON");
+    }
     if !missing.is_empty() {
         return Err(PreflightError::Capabilities(missing));
     }
@@ -133,27 +181,27 @@ mod tests {
         for old in ["3.10.0-1160.el7.x86_64", "4.19.0-26-amd64", "5.10.0-28-amd64"] {
             let message = judge_kernel(old).unwrap_err().to_string();
             assert!(
-                message.contains(old) && message.contains("needs 5.11"),
+                message.contains(old) && message.contains("needs 5.18"),
                 "{message}"
             );
         }
         for middle in ["5.11.0", "6.1.0-18-amd64", "6.5"] {
-            let warning = judge_kernel(middle).unwrap().unwrap().to_string();
-            assert!(warning.contains("6.6"), "{warning}");
+            assert_eq!(judge_kernel(middle), Ok(Jumbo::No), "{middle}");
         }
         for new in ["6.6.0", "6.18.44", "10.0", "odd"] {
-            assert_eq!(judge_kernel(new), Ok(None), "{new}");
+            assert_eq!(judge_kernel(new), Ok(Jumbo::Yes), "{new}");
         }
     }
 
     #[test]
     fn missing_rights_are_named() {
-        let needed = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::BPF;
+        let new_style = CapabilitySet::BPF | CapabilitySet::PERFMON;
+        let needed = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | new_style;
         let message = judge_rights(CapabilitySet::empty(), None)
             .unwrap_err()
             .to_string();
         assert!(
-            message.contains("CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF"),
+            message.contains("CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, CAP_PERFMON"),
             "{message}"
         );
         assert_eq!(judge_rights(needed, None), Ok(None));
@@ -163,7 +211,7 @@ mod tests {
             warning.contains("65536") && warning.contains("LimitMEMLOCK"),
             "{warning}"
         );
-        let old_style = needed.difference(CapabilitySet::BPF) | CapabilitySet::SYS_ADMIN;
+        let old_style = needed.difference(new_style) | CapabilitySet::SYS_ADMIN;
         assert_eq!(judge_rights(old_style, None), Ok(None));
     }
 }

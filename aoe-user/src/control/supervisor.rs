@@ -63,7 +63,11 @@ impl Supervisor {
                 bail!("interface {name} does not exist; `ip link` lists those that do");
             }
         }
-        let wanted: Vec<Interface> = self.wanted(links).iter().map(|name| links[name].interface()).collect();
+        let wanted: Vec<Interface> = self
+            .wanted(links)
+            .iter()
+            .map(|name| links[name].interface())
+            .collect();
         if let Some(taken) = wanted.iter().find(|interface| links[&interface.name].has_xdp) {
             let name = &taken.name;
             bail!(
@@ -72,7 +76,8 @@ impl Supervisor {
             );
         }
         let own = links.values().filter_map(|link| link.mac).collect();
-        self.estate.refuse_taken(&neighbours::look_around(&wanted, &own)?, self.config.force)?;
+        self.estate
+            .refuse_taken(&neighbours::look_around(&wanted, &own)?, self.config.force)?;
         self.reconcile(links);
         match self.waiting.iter().find_map(|(name, state)| match state {
             Waiting::Failed(reason) => Some((name, reason)),
@@ -87,8 +92,12 @@ impl Supervisor {
     pub fn reconcile(&mut self, links: &HashMap<String, LinkState>) {
         let wanted = self.wanted(links);
         self.close_lost(&wanted, links);
-        let absent: Vec<String> =
-            self.estate.literal_interfaces().filter(|name| !links.contains_key(*name)).map(str::to_owned).collect();
+        let absent: Vec<String> = self
+            .estate
+            .literal_interfaces()
+            .filter(|name| !links.contains_key(*name))
+            .map(str::to_owned)
+            .collect();
         for name in absent {
             self.wait(name, Waiting::Absent);
         }
@@ -141,7 +150,7 @@ impl Supervisor {
             spin: Duration::from_micros(u64::from(view.spin_us)),
             cpus: self.config.cpus.clone(),
         };
-        match Port::open(nic, &options, &view.exports, &view.rules) {
+        match Port::open(&nic, &options, &view.exports, &view.rules) {
             Ok(port) => {
                 self.waiting.remove(&link.name);
                 let queues = if link.rx_queues == 1 { "queue" } else { "queues" };
@@ -154,7 +163,13 @@ impl Supervisor {
                         link.mtu_bytes,
                     );
                 }
-                self.ports.insert(link.name.clone(), Served { port, link: link.clone() });
+                self.ports.insert(
+                    link.name.clone(),
+                    Served {
+                        port,
+                        link: link.clone(),
+                    },
+                );
                 self.announce_port(&link.name);
             }
             Err(error) => {
@@ -171,7 +186,9 @@ impl Supervisor {
         }
         match &state {
             Waiting::Absent => warn!("{name} does not exist; its exports will be served when it does"),
-            Waiting::Down => warn!("{name} is down; its exports will be served when it is up (`ip link set {name} up`)"),
+            Waiting::Down => {
+                warn!("{name} is down; its exports will be served when it is up (`ip link set {name} up`)");
+            }
             Waiting::Failed(reason) => error!("cannot serve {name}, trying again: {reason}"),
         }
         self.waiting.insert(name, state);
@@ -179,13 +196,18 @@ impl Supervisor {
 
     /// Follows a changed MAC, MTU or carrier.
     fn adjust(&mut self, name: &str, link: &LinkState) {
-        let Some(served) = self.ports.get_mut(name) else { return };
+        let Some(served) = self.ports.get_mut(name) else {
+            return;
+        };
         if served.link == *link {
             return;
         }
         let before = std::mem::replace(&mut served.link, link.clone());
         if (link.mtu_bytes, link.rx_queues) != (before.mtu_bytes, before.rx_queues) {
-            info!("{name}: now MTU {}, {} receive queues; opening it again", link.mtu_bytes, link.rx_queues);
+            info!(
+                "{name}: now MTU {}, {} receive queues; opening it again",
+                link.mtu_bytes, link.rx_queues
+            );
             self.ports.remove(name);
             return self.open(link);
         }
@@ -209,7 +231,9 @@ impl Supervisor {
 
     fn announce_port(&mut self, name: &str) {
         if let Some(served) = self.ports.get(name) {
-            served.port.advertise(self.estate.exports_on(&served.link.interface()));
+            served
+                .port
+                .advertise(self.estate.exports_on(&served.link.interface()));
         }
     }
 
@@ -238,7 +262,9 @@ impl Supervisor {
 
     /// True when an interface should be served and is not for a reason that may pass by itself.
     pub fn has_failed_ports(&self) -> bool {
-        self.waiting.values().any(|state| matches!(state, Waiting::Failed(_)))
+        self.waiting
+            .values()
+            .any(|state| matches!(state, Waiting::Failed(_)))
     }
 
     /// Takes over another configuration: unchanged exports go on undisturbed.

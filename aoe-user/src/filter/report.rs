@@ -35,7 +35,11 @@ impl fmt::Display for Counters {
             write!(f, "{separator}{}={frames}", counter.name())?;
             separator = " ";
         }
-        if separator.is_empty() { f.write_str("no frame yet") } else { Ok(()) }
+        if separator.is_empty() {
+            f.write_str("no frame yet")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -78,7 +82,16 @@ impl Denied {
 
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Denied { source, shelf, slot, frames, .. } = self;
-        write!(f, "{frames} frames from {source}, the last for {shelf}.{slot}: not on its access list")
+        let Denied {
+            source,
+            shelf,
+            slot,
+            frames,
+            ..
+        } = self;
+        write!(
+            f,
+            "{frames} frames from {source}, the last for {shelf}.{slot}: not on its access list"
+        )
     }
 }

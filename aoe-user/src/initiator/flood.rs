@@ -12,6 +12,8 @@ use super::{InitiatorError, stamp};
 
 /// Different frames of a flood; each stranger has another address.
 const VARIANTS: u64 = 1024;
+/// The source of [`Kind::Neighbour`].
+const NEIGHBOUR: Mac = Mac([6, 0, 0, 0, 0, 1]);
 /// How long to sleep when no frame is due: at 200 000 frames a second, some twenty become due meanwhile.
 const NAP: Duration = Duration::from_micros(50);
 
@@ -20,8 +22,8 @@ const NAP: Duration = Duration::from_micros(50);
 pub enum Kind {
     /// Well-formed reads from addresses of strangers.
     Strangers,
-    /// Well-formed reads from this interface's own address.
-    Own,
+    /// Well-formed reads from one other address, 06:00:00:00:00:01.
+    Neighbour,
     /// Well-formed reads for a shelf next to the target's.
     WrongShelf,
     /// Responses.
@@ -50,9 +52,11 @@ fn variants(kind: Kind, route: &Route) -> Vec<Vec<u8>> {
 
 fn variant(kind: Kind, mut route: Route, n: u64) -> Vec<u8> {
     let chance = stamp::mix(n + 1).to_be_bytes();
-    if !matches!(kind, Kind::Own | Kind::Responses) {
-        // locally administered, no group: nobody's real address
-        route.source = Mac([0x06, chance[1], chance[2], chance[3], chance[4], chance[5]]);
+    // locally administered, no group: nobody's real address
+    match kind {
+        Kind::Responses => {}
+        Kind::Neighbour => route.source = NEIGHBOUR,
+        _ => route.source = Mac([0x06, chance[1], chance[2], chance[3], chance[4], chance[5]]),
     }
     if kind == Kind::WrongShelf {
         route.shelf ^= 1;
@@ -65,7 +69,7 @@ fn variant(kind: Kind, mut route: Route, n: u64) -> Vec<u8> {
     };
     frame::put_ata(&mut bytes, &route, 0x8000_0000 | n as u32, request);
     match kind {
-        Kind::Strangers | Kind::Own | Kind::WrongShelf => {}
+        Kind::Strangers | Kind::Neighbour | Kind::WrongShelf => {}
         Kind::Responses => bytes[eth::HEADER_LEN + aoe::VER_FLAGS] |= aoe::FLAG_RESPONSE,
         Kind::BadVersion => bytes[eth::HEADER_LEN + aoe::VER_FLAGS] = 2 << 4,
         Kind::Runts => bytes.truncate(eth::HEADER_LEN + 1 + (n as usize % (aoe::HEADER_LEN - 1))),
@@ -157,9 +161,9 @@ mod tests {
             );
         }
         assert!(
-            variants(Kind::Own, &ROUTE)
+            variants(Kind::Neighbour, &ROUTE)
                 .iter()
-                .all(|frame| frame[6..12] == ROUTE.source.0)
+                .all(|frame| frame[6..12] == NEIGHBOUR.0)
         );
     }
 }

@@ -10,7 +10,10 @@ pub struct Figures(pub Vec<(&'static str, u64)>);
 impl Figures {
     /// A counter by its name; 0 where there is none.
     pub fn get(&self, name: &str) -> u64 {
-        self.0.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value)
+        self.0
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map_or(0, |(_, value)| *value)
     }
 }
 
@@ -34,7 +37,11 @@ impl fmt::Display for Figures {
             write!(f, "{separator}{name}={value}")?;
             separator = " ";
         }
-        if separator.is_empty() { f.write_str("nothing") } else { Ok(()) }
+        if separator.is_empty() {
+            f.write_str("nothing")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -44,7 +51,12 @@ mod tests {
 
     #[test]
     fn workers_are_added_up_by_name() {
-        let total: Figures = [Figures(vec![("reads", 2), ("writes", 0)]), Figures(vec![("reads", 3), ("sleeps", 1)])].into_iter().sum();
+        let total: Figures = [
+            Figures(vec![("reads", 2), ("writes", 0)]),
+            Figures(vec![("reads", 3), ("sleeps", 1)]),
+        ]
+        .into_iter()
+        .sum();
         assert_eq!(total.get("reads"), 5);
         assert_eq!(total.to_string(), "reads=5 sleeps=1");
         assert_eq!(Figures::default().to_string(), "nothing");

@@ -100,7 +100,7 @@ impl Port {
     /// # Errors
     /// See [`PortError`]; the interface is then as it was before.
     pub fn open(
-        nic: Nic,
+        nic: &Nic,
         options: &PortOptions,
         exports: &Arc<Exports>,
         rules: &Rules,
@@ -108,10 +108,13 @@ impl Port {
         let mut attempts = attempts(options.mode).iter().peekable();
         loop {
             let attempt = attempts.next().expect("every mode has an attempt");
-            match Port::open_as(&nic, *attempt, options, exports, rules) {
+            match Port::open_as(nic, *attempt, options, exports, rules) {
                 Ok(port) => return Ok(port),
                 Err(error) if attempts.peek().is_some() && error.is_about_mode() => {
-                    warn!("{}: native XDP is not to be had ({error}); using generic XDP", nic.name);
+                    warn!(
+                        "{}: native XDP is not to be had ({error}); using generic XDP",
+                        nic.name
+                    );
                 }
                 Err(error) => return Err(error),
             }
@@ -128,22 +131,41 @@ impl Port {
         let mut filter = Filter::load(nic.mac, rules)?;
         let mut sockets = Vec::new();
         for queue in 0..nic.rx_queues {
-            let config = SocketConfig { bind, ..SocketConfig::for_mtu(nic.index, queue, nic.mtu_bytes) };
+            let config = SocketConfig {
+                bind,
+                ..SocketConfig::for_mtu(nic.index, queue, nic.mtu_bytes)
+            };
             let socket = Socket::open(&config)?;
             filter.set_socket(queue, socket.fd())?;
             sockets.push(socket);
         }
         filter.attach(&nic.name, nic.index, attach)?;
         let zero_copy = sockets.iter().all(Socket::is_zerocopy);
-        let obtained = Obtained { native: attach == Attach::Native, zero_copy };
+        let obtained = Obtained {
+            native: attach == Attach::Native,
+            zero_copy,
+        };
         let mut workers = Vec::new();
         for (queue, socket) in sockets.into_iter().enumerate() {
-            let cpu = options.cpus.get(queue.checked_rem(options.cpus.len()).unwrap_or(0)).copied();
-            let worker = Worker::start(nic, queue, socket, Arc::clone(exports), options.spin, cpu)
-                .map_err(|source| PortError::Worker { nic: nic.name.clone(), queue, source })?;
+            let cpu = options
+                .cpus
+                .get(queue.checked_rem(options.cpus.len()).unwrap_or(0))
+                .copied();
+            let worker = Worker::start(nic, queue, socket, Arc::clone(exports), options.spin, cpu).map_err(
+                |source| PortError::Worker {
+                    nic: nic.name.clone(),
+                    queue,
+                    source,
+                },
+            )?;
             workers.push(worker);
         }
-        Ok(Port { nic: nic.clone(), obtained, filter, workers })
+        Ok(Port {
+            nic: nic.clone(),
+            obtained,
+            filter,
+            workers,
+        })
     }
 
     /// The modes obtained.
@@ -259,5 +281,8 @@ fn attempts(mode: Mode) -> &'static [(Attach, Bind)] {
 }
 
 fn port_info(nic: &Nic) -> PortInfo {
-    PortInfo { mac: nic.mac, mtu_bytes: nic.mtu_bytes }
+    PortInfo {
+        mac: nic.mac,
+        mtu_bytes: nic.mtu_bytes,
+    }
 }

@@ -84,13 +84,21 @@ impl Worker {
             start: Instant::now(),
             next_advert_us: None,
         };
-        let thread = std::thread::Builder::new().name(format!("{}/{queue}", nic.name)).spawn(move || {
-            if let Some(cpu) = cpu {
-                pin_to(cpu);
-            }
-            data_path.run();
-        })?;
-        Ok(Worker { commands, mailbox, shared, counters, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name(format!("{}/{queue}", nic.name))
+            .spawn(move || {
+                if let Some(cpu) = cpu {
+                    pin_to(cpu);
+                }
+                data_path.run();
+            })?;
+        Ok(Worker {
+            commands,
+            mailbox,
+            shared,
+            counters,
+            thread: Some(thread),
+        })
     }
 
     /// Hands the worker a command and wakes it.
@@ -209,7 +217,9 @@ impl DataPath {
 
     fn poll(&mut self, limit: Option<Duration>) {
         let now_us = self.now_us();
-        let until_advert = self.next_advert_us.map(|due| Duration::from_micros(due.saturating_sub(now_us) + 1));
+        let until_advert = self
+            .next_advert_us
+            .map(|due| Duration::from_micros(due.saturating_sub(now_us) + 1));
         let until_kick = self.socket.needs_kick().then_some(KICK_AGAIN);
         let timeout = [limit, until_advert, until_kick].into_iter().flatten().min();
         let timeout = timeout.and_then(|limit| limit.try_into().ok());
@@ -217,7 +227,10 @@ impl DataPath {
         let mut fds = [self.socket.fd(), lane.fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         // EINTR only makes the loop go round once more.
         let _ = poll(&mut fds, timeout.as_ref());
-        if fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
+        if fds[0]
+            .revents()
+            .intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL)
+        {
             // The interface is gone or down: poll would return at once for ever. Control will see to it.
             std::thread::sleep(DEAD_PAUSE);
         }
@@ -225,8 +238,15 @@ impl DataPath {
 
     /// Leaves the figures where control reads them.
     fn publish(&self) {
-        let Statistics { rx_dropped, rx_ring_full, fill_ring_empty, .. } = self.socket.statistics();
-        let dropped = rx_dropped.saturating_add(rx_ring_full).saturating_add(fill_ring_empty);
+        let Statistics {
+            rx_dropped,
+            rx_ring_full,
+            fill_ring_empty,
+            ..
+        } = self.socket.statistics();
+        let dropped = rx_dropped
+            .saturating_add(rx_ring_full)
+            .saturating_add(fill_ring_empty);
         self.shared.dropped.store(dropped, Ordering::Relaxed);
     }
 
@@ -238,7 +258,8 @@ impl DataPath {
             Command::Advertise(exports) => {
                 let now_us = self.now_us();
                 for export in exports {
-                    self.session.advertise(&mut self.socket, &self.port, &export, now_us);
+                    self.session
+                        .advertise(&mut self.socket, &self.port, &export, now_us);
                 }
                 self.next_advert_us = self.session.tick(&mut self.socket, &self.port, now_us);
                 self.socket.kick();

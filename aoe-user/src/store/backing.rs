@@ -2,13 +2,14 @@
 //! where nothing is gained by being quick.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 
@@ -17,6 +18,9 @@ use super::{Extent, Fault, FaultKind, SECTOR_BYTES, StoreError, StoreOptions, Tr
 
 /// At most one line about trouble with a backing object in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Pieces that one system call writes.
+const PIECES: usize = 16;
 
 /// An opened backing object and the run of it that is served.
 #[derive(Debug)]
@@ -72,7 +76,13 @@ impl Backing {
         let sectors = served_sectors(path, bytes, options.offset, options.length)?;
         let start = options.offset * SECTOR_BYTES;
         if !options.shared {
-            lock::lock_range(&file, path, start, options.length * SECTOR_BYTES, !options.read_only)?;
+            lock::lock_range(
+                &file,
+                path,
+                start,
+                options.length * SECTOR_BYTES,
+                !options.read_only,
+            )?;
         }
         if bytes % SECTOR_BYTES != 0 && options.length == 0 {
             tracing::warn!(
@@ -83,12 +93,10 @@ impl Backing {
         }
         if options.prealloc && !options.read_only && !device {
             let bytes = sectors * SECTOR_BYTES;
-            rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, start, bytes).map_err(|error| {
-                StoreError::Prealloc {
-                    path: path.clone(),
-                    bytes,
-                    source: error.into(),
-                }
+            preallocate(&file, start, bytes).map_err(|source| StoreError::Prealloc {
+                path: path.clone(),
+                bytes,
+                source,
             })?;
         }
         let traits = find_traits(&file, device, options.read_only, bytes);
@@ -189,6 +197,27 @@ impl Backing {
         Err(Fault::outside(kind, extent))
     }
 
+    /// Refuses writes to what is read-only; the second lock after `target`'s.
+    ///
+    /// # Errors
+    /// A fault.
+    pub(super) fn check_writable(&self, extent: Extent) -> Result<(), Fault> {
+        if !self.read_only {
+            return Ok(());
+        }
+        Err(Fault {
+            kind: FaultKind::Write,
+            lba: extent.lba,
+            source: io::Error::from_raw_os_error(libc::EROFS),
+        })
+    }
+
+    /// The file's name, for a thread's.
+    pub(super) fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     /// Puts the file's dirty pages on the medium.
     ///
     /// # Errors
@@ -204,7 +233,12 @@ impl Backing {
     pub(super) fn punch(&self, extent: Extent) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let bytes = extent.count * SECTOR_BYTES;
-        Ok(rustix::fs::fallocate(&self.file, flags, self.position(extent.lba), bytes)?)
+        Ok(rustix::fs::fallocate(
+            &self.file,
+            flags,
+            self.position(extent.lba),
+            bytes,
+        )?)
     }
 
     /// Reads by system call, blocking.
@@ -243,17 +277,23 @@ impl Backing {
         if end > object_end {
             return Err(self.fault_at(FaultKind::Write, at.max(object_end), short_file()));
         }
-        for piece in from {
-            let mut rest = *piece;
-            while !rest.is_empty() {
-                match self.file.write_at(rest, at) {
-                    Ok(0) => return Err(self.fault_at(FaultKind::Write, at, io::ErrorKind::WriteZero.into())),
+        // One system call, nearly always: a frame's payload is in few pieces.
+        for pieces in from.chunks(PIECES) {
+            let mut slices: ArrayVec<IoSlice<'_>, PIECES> =
+                pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            let mut slices = &mut slices[..];
+            IoSlice::advance_slices(&mut slices, 0);
+            while !slices.is_empty() {
+                match rustix::io::pwritev(&self.file, slices, at) {
+                    Ok(0) => {
+                        return Err(self.fault_at(FaultKind::Write, at, io::ErrorKind::WriteZero.into()));
+                    }
                     Ok(n) => {
                         at += n as u64;
-                        rest = &rest[n..];
+                        IoSlice::advance_slices(&mut slices, n);
                     }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(self.fault_at(FaultKind::Write, at, error)),
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(self.fault_at(FaultKind::Write, at, error.into())),
                 }
             }
         }
@@ -293,7 +333,10 @@ impl Backing {
 
 /// What a read beyond the end of a cut file means.
 pub(super) fn short_file() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the backing file is shorter than the export")
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the backing file is shorter than the export",
+    )
 }
 
 /// Whether `path` is a block device, or why it can be none of ours.
@@ -332,7 +375,12 @@ fn object_bytes(file: &File, device: bool) -> io::Result<u64> {
 }
 
 fn find_traits(file: &File, device: bool, read_only: bool, bytes: u64) -> Traits {
-    let trim = !read_only && if device { device_trims(file) } else { file_trims(file, bytes) };
+    let trim = !read_only
+        && if device {
+            device_trims(file)
+        } else {
+            file_trims(file, bytes)
+        };
     let physical_bytes = match device {
         true => rustix::fs::ioctl_blkpbszget(file).unwrap_or(SECTOR_BYTES as u32),
         false => 4096,
@@ -343,6 +391,22 @@ fn find_traits(file: &File, device: bool, read_only: bool, bytes: u64) -> Traits
         zeroes_after_trim: trim,
         physical_exponent: (physical_bytes / SECTOR_BYTES as u32).max(1).ilog2() as u8,
     }
+}
+
+/// Allocates the range, if it can fit: a fallocate that runs out of space keeps what it got, and would leave the
+/// whole file system full.
+fn preallocate(file: &File, start: u64, bytes: u64) -> io::Result<()> {
+    let system = rustix::fs::fstatvfs(file)?;
+    let present = file.metadata()?.blocks() * 512;
+    if bytes.saturating_sub(present) > system.f_bavail.saturating_mul(system.f_frsize) {
+        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+    }
+    Ok(rustix::fs::fallocate(
+        file,
+        FallocateFlags::KEEP_SIZE,
+        start,
+        bytes,
+    )?)
 }
 
 /// Tries a hole beyond the end of the file, where it changes nothing.

@@ -118,7 +118,9 @@ impl Committer {
             return;
         }
         let mut state = self.state.lock();
-        state.due.get_or_insert_with(|| Instant::now() + self.flush_interval);
+        state
+            .due
+            .get_or_insert_with(|| Instant::now() + self.flush_interval);
         self.start(&mut state);
     }
 
@@ -144,7 +146,7 @@ impl Committer {
             let raw = error.raw_os_error().unwrap_or(libc::EAGAIN);
             state.owed = Some(raw);
             for waiter in state.waiting.drain(..) {
-                self.answer(waiter, Some(raw));
+                self.answer(&waiter, Some(raw));
             }
         }
     }
@@ -153,7 +155,7 @@ impl Committer {
         let mut state = self.state.lock();
         loop {
             let now = Instant::now();
-            let due = state.due.is_some_and(|due| due <= now);
+            let due = state.due.is_some_and(|due| due <= now || state.closed);
             if !state.waiting.is_empty() || due {
                 let group = std::mem::take(&mut state.waiting);
                 state.due = None;
@@ -194,7 +196,9 @@ impl Committer {
         let figures = &self.figures;
         figures.commits.fetch_add(1, Ordering::Relaxed);
         figures.waiters.fetch_add(group.len() as u64, Ordering::Relaxed);
-        figures.largest_group.fetch_max(group.len() as u64, Ordering::Relaxed);
+        figures
+            .largest_group
+            .fetch_max(group.len() as u64, Ordering::Relaxed);
         figures.commit_us.fetch_add(took_us, Ordering::Relaxed);
         figures.longest_us.fetch_max(took_us, Ordering::Relaxed);
         let failed = result.err().map(|error| {
@@ -227,15 +231,15 @@ impl Committer {
                     let (_, error) = trims_failed.swap_remove(at);
                     let lba = extents.first().map_or(0, |extent| extent.lba);
                     let fault = self.medium.fault(lba, error);
-                    post(waiter, Err(fault));
+                    post(&waiter, Err(fault));
                 }
-                (Task::Flush, _) => self.answer(waiter, failed.or(owed_before)),
-                _ => self.answer(waiter, failed),
+                (Task::Flush, _) => self.answer(&waiter, failed.or(owed_before)),
+                _ => self.answer(&waiter, failed),
             }
         }
     }
 
-    fn answer(&self, waiter: Waiter, failed: Option<i32>) {
+    fn answer(&self, waiter: &Waiter, failed: Option<i32>) {
         let lba = match &waiter.task {
             Task::Write(lba) => *lba,
             Task::Flush => 0,
@@ -272,6 +276,12 @@ impl Committer {
         }
     }
 
+    /// Nobody will write any more: commits what is unsynced and ends, without anyone waiting for it.
+    pub(super) fn abandon(&self) {
+        self.state.lock().closed = true;
+        self.work.notify_one();
+    }
+
     /// Figures by name.
     pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
         let figures = &self.figures;
@@ -288,7 +298,7 @@ impl Committer {
     }
 }
 
-fn post(waiter: Waiter, result: Result<Option<Box<[u8]>>, Fault>) {
+fn post(waiter: &Waiter, result: Result<Option<Box<[u8]>>, Fault>) {
     waiter.mailbox.post(Completion {
         token: waiter.token,
         event: Event::Finished(result),

@@ -4,7 +4,6 @@
 //! I/O that the worker started itself (io_uring) ends on the lane's own ring. One file descriptor, [`Lane::fd`],
 //! becomes readable for both, so that a sleeping worker polls two things: its AF_XDP socket and its lane.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -16,6 +15,8 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::Fault;
 use super::committer::{Committer, Task, Waiter};
+use super::transfer::{Flight, Job, Transfer, run_on_a_thread};
+use super::uring::Ring;
 
 /// Names an operation in flight on one lane; the caller chooses it.
 pub type Token = u64;
@@ -48,16 +49,30 @@ pub struct Mailbox {
 
 #[derive(Debug)]
 struct Shared {
-    queue: SegQueue<Completion>,
+    queue: SegQueue<Letter>,
     wake: OwnedFd,
     /// Set by the worker before it sleeps, so that a busy worker costs its correspondents no system call.
     sleeping: AtomicBool,
 }
 
+/// What lies in a mailbox.
+#[derive(Debug)]
+enum Letter {
+    Completion(Completion),
+    /// A transfer that a thread carried out for want of io_uring.
+    Flight(Flight),
+}
+
 impl Mailbox {
     /// Leaves a completion and wakes the worker if it sleeps.
     pub fn post(&self, completion: Completion) {
-        self.shared.queue.push(completion);
+        self.shared.queue.push(Letter::Completion(completion));
+        self.wake();
+    }
+
+    /// Returns a transfer that this lane had given to a thread.
+    pub(super) fn give_back(&self, flight: Flight) {
+        self.shared.queue.push(Letter::Flight(flight));
         self.wake();
     }
 
@@ -79,11 +94,34 @@ pub(super) struct Tick(pub(super) u32);
 #[derive(Debug)]
 pub struct Lane {
     mailbox: Mailbox,
-    ready: VecDeque<Completion>,
+    /// Made when the first transfer starts.
+    engine: Option<Engine>,
     /// Waiters for group commits, handed over once per round.
     commits: Vec<(Arc<Committer>, Waiter)>,
     born: Instant,
     tick: Tick,
+}
+
+/// Who carries transfers out.
+#[derive(Debug)]
+enum Engine {
+    Ring(Box<Ring>),
+    Threads,
+}
+
+impl Engine {
+    fn new(wake: BorrowedFd<'_>) -> Engine {
+        match Ring::new(wake) {
+            Ok(ring) => Engine::Ring(Box::new(ring)),
+            Err(error) => {
+                static ONCE: std::sync::Once = std::sync::Once::new();
+                ONCE.call_once(|| {
+                    tracing::warn!("no io_uring ({error}): disk I/O goes through threads, slower");
+                });
+                Engine::Threads
+            }
+        }
+    }
 }
 
 impl Lane {
@@ -102,7 +140,7 @@ impl Lane {
             mailbox: Mailbox {
                 shared: Arc::new(shared),
             },
-            ready: VecDeque::new(),
+            engine: None,
             commits: Vec::new(),
             born: Instant::now(),
             tick: Tick(0),
@@ -115,8 +153,26 @@ impl Lane {
         self.tick = Tick((self.born.elapsed().as_millis() / 125) as u32);
         while let Some((committer, _)) = self.commits.first() {
             let committer = Arc::clone(committer);
-            let same = self.commits.extract_if(.., |(other, _)| Arc::ptr_eq(other, &committer));
+            let same = self
+                .commits
+                .extract_if(.., |(other, _)| Arc::ptr_eq(other, &committer));
             committer.submit(same.map(|(_, waiter)| waiter));
+        }
+        if let Some(Engine::Ring(ring)) = &mut self.engine {
+            ring.submit();
+        }
+    }
+
+    /// Starts a transfer with the round's [`Lane::submit`]; `job` says what happens at its end.
+    pub(super) fn start(&mut self, transfer: Transfer, job: Box<dyn Job>) {
+        let flight = (transfer, job);
+        let mailbox = &self.mailbox;
+        match self
+            .engine
+            .get_or_insert_with(|| Engine::new(mailbox.shared.wake.as_fd()))
+        {
+            Engine::Ring(ring) => ring.start(flight),
+            Engine::Threads => run_on_a_thread(flight, mailbox.clone()),
         }
     }
 
@@ -136,6 +192,14 @@ impl Lane {
         self.commits.push((Arc::clone(committer), waiter));
     }
 
+    /// A lane as on a host where io_uring is forbidden.
+    #[cfg(test)]
+    pub(super) fn without_uring() -> io::Result<Lane> {
+        let mut lane = Lane::new()?;
+        lane.engine = Some(Engine::Threads);
+        Ok(lane)
+    }
+
     /// A handle for other threads.
     pub fn mailbox(&self) -> Mailbox {
         self.mailbox.clone()
@@ -147,8 +211,24 @@ impl Lane {
     }
 
     /// The next completion, without a system call when there is none.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "a lane is no iterator: after None there may be more"
+    )]
     pub fn next(&mut self) -> Option<Completion> {
-        self.ready.pop_front().or_else(|| self.mailbox.shared.queue.pop())
+        loop {
+            let (transfer, job) = match self.mailbox.shared.queue.pop() {
+                Some(Letter::Completion(completion)) => return Some(completion),
+                Some(Letter::Flight(flight)) => flight,
+                None => match &mut self.engine {
+                    Some(Engine::Ring(ring)) => ring.next()?,
+                    _ => return None,
+                },
+            };
+            if let Some(completion) = job.ended(self, transfer) {
+                return Some(completion);
+            }
+        }
     }
 
     /// To be called before polling [`Lane::fd`]; false means that something arrived meanwhile: do not sleep.
@@ -156,7 +236,11 @@ impl Lane {
         self.submit();
         self.mailbox.shared.sleeping.store(true, Ordering::SeqCst);
         std::sync::atomic::fence(Ordering::SeqCst);
-        if self.ready.is_empty() && self.mailbox.shared.queue.is_empty() {
+        let ring_news = match &mut self.engine {
+            Some(Engine::Ring(ring)) => ring.has_news(),
+            _ => false,
+        };
+        if !ring_news && self.mailbox.shared.queue.is_empty() {
             return true;
         }
         self.awake();

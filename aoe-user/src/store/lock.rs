@@ -77,13 +77,16 @@ pub(super) fn claim_device(path: &Path, device: u64) -> Result<Arc<File>, StoreE
 /// Finds a process with a lock on the same inode; the kernel shows such locks in the holder's fdinfo only.
 fn lock_holder(file: &File) -> Option<String> {
     let own = file.metadata().ok()?;
-    let same = |fd: &Path| fs::metadata(fd).is_ok_and(|meta| meta.dev() == own.dev() && meta.ino() == own.ino());
+    let same =
+        |fd: &Path| fs::metadata(fd).is_ok_and(|meta| meta.dev() == own.dev() && meta.ino() == own.ino());
     for_each_open_file(|pid, fd_number, fd| {
         if !same(fd) {
             return None;
         }
         let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd_number}")).ok()?;
-        info.lines().any(|line| line.starts_with("lock:")).then(|| describe(pid))
+        info.lines()
+            .any(|line| line.starts_with("lock:"))
+            .then(|| describe(pid))
     })
 }
 
@@ -91,7 +94,10 @@ fn lock_holder(file: &File) -> Option<String> {
 fn device_holder(path: &Path, device: u64) -> String {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let id = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-    if let Some(mount) = mounts.lines().find(|line| line.split(' ').nth(2) == Some(id.as_str())) {
+    if let Some(mount) = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(2) == Some(id.as_str()))
+    {
         return format!("the mount at {}", mount.split(' ').nth(4).unwrap_or("?"));
     }
     let own = std::process::id();
@@ -104,7 +110,11 @@ fn device_holder(path: &Path, device: u64) -> String {
 
 fn for_each_open_file<T>(mut look: impl FnMut(u32, &str, &Path) -> Option<T>) -> Option<T> {
     for process in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+        let Some(pid) = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
             continue;
         };
         // Processes come and go, and others' files may be hidden: skip what cannot be read.

@@ -4,7 +4,8 @@
 //! path: cold pages, faults and durable writes.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ use parking_lot::Mutex;
 
 use super::backing::Backing;
 use super::committer::{Committer, Medium, Task};
+use super::fetch::{ColdRead, Pages, ReadAhead, Streams, Verify, Warm};
+use super::lane::Tick;
 use super::mmap::Mapping;
 use super::residency::Residency;
 use super::{
@@ -39,6 +42,7 @@ struct Core {
     /// End of what is known to exist, in bytes from the first served one; beyond it no page is touched.
     present: AtomicU64,
     growing: Mutex<()>,
+    streams: Streams,
     mended: Mutex<Option<Instant>>,
     slow: AtomicU64,
     cold: AtomicU64,
@@ -84,6 +88,7 @@ impl MappedStore {
             newest: AtomicUsize::new(0),
             present: AtomicU64::new(bytes),
             growing: Mutex::new(()),
+            streams: Streams::default(),
             mended: Mutex::new(None),
             slow: AtomicU64::new(0),
             cold: AtomicU64::new(0),
@@ -109,31 +114,90 @@ impl MappedStore {
     }
 }
 
+impl Drop for MappedStore {
+    fn drop(&mut self) {
+        self.committer.abandon();
+    }
+}
+
 impl Core {
+    /// Whether the file's pages never leave memory nor need writing back (tmpfs, ramfs, hugetlbfs).
+    #[inline]
+    fn in_memory(&self) -> bool {
+        self.view().residency.is_none()
+    }
+
     #[inline]
     fn view(&self) -> &View {
         let newest = self.newest.load(Ordering::Acquire);
-        self.views[newest].get().expect("a view is set before its number is published")
+        self.views[newest]
+            .get()
+            .expect("a view is set before its number is published")
     }
 
     /// The newest view, if its pages for the extent are in memory and the file's own; with the epoch for
     /// [`Mapping::intact`] and the place in the mapping.
     #[inline]
-    fn hot(&self, lane: &Lane, extent: Extent) -> Hot<'_> {
+    fn find(&self, now: Tick, extent: Extent) -> Found<'_> {
         let view = self.view();
         let (start, end) = (extent.lba * SECTOR_BYTES, extent.end() * SECTOR_BYTES);
         let mapping = &view.mapping;
         let epoch = mapping.epoch();
         if epoch % 2 == 1 || end > self.present.load(Ordering::Relaxed) || end > mapping.len() as u64 {
-            return Hot::Broken;
+            return Found::Broken;
         }
         if let Some(residency) = &view.residency {
             let (first, last) = (mapping.page_of(start as usize), mapping.page_of(end as usize - 1));
-            if !residency.is_hot(first, last, lane.tick()) && !residency.look(mapping, first, last, lane.tick()) {
-                return Hot::Cold;
+            if !residency.is_hot(first, last, now) {
+                return Found::Unsure(view, residency, first..=last);
             }
         }
-        Hot::Mapped(mapping, start as usize, epoch)
+        Found::Hot(mapping, start as usize, epoch)
+    }
+
+    /// Reads ahead of a sequential reader that is at these pages.
+    fn read_ahead(&self, lane: &mut Lane, view: &View, residency: &Residency, pages: &RangeInclusive<usize>) {
+        let known = |first, last| residency.was_hot(first, last);
+        let Some(ahead) = self.streams.advance(*pages.start(), *pages.end(), known) else {
+            return;
+        };
+        let (first, last) = (ahead.start as usize, ahead.end as usize - 1);
+        let bytes = view.mapping.bytes_of(first).start..view.mapping.bytes_of(last).end;
+        if bytes.is_empty() || residency.was_hot(first, last) {
+            return;
+        }
+        let start = self.backing.position(0);
+        ReadAhead::start(
+            lane,
+            &self.backing,
+            start + bytes.start as u64..start + bytes.end as u64,
+        );
+    }
+
+    /// The sectors of those pages that a write covers in part only and that are not in memory: they must come in
+    /// first, the others are simply written over.
+    fn to_warm(
+        &self,
+        view: &View,
+        residency: &Residency,
+        pages: &RangeInclusive<usize>,
+        extent: Extent,
+    ) -> Option<Extent> {
+        let written = extent.lba * SECTOR_BYTES..extent.end() * SECTOR_BYTES;
+        let mut needed = [*pages.start(), *pages.end()].into_iter().filter(|page| {
+            let bytes = view.mapping.bytes_of(*page);
+            let covered = written.start <= bytes.start as u64 && bytes.end as u64 <= written.end;
+            !covered && !residency.was_hot(*page, *page)
+        });
+        let first = needed.next()?;
+        let last = needed.next().unwrap_or(first);
+        let sector = |byte: usize| byte as u64 / SECTOR_BYTES;
+        let lba = sector(view.mapping.bytes_of(first).start);
+        let end = sector(view.mapping.bytes_of(last).end).min(self.backing.sectors());
+        Some(Extent {
+            lba,
+            count: end - lba,
+        })
     }
 
     /// After a fault, or beyond what exists: by system calls, which say what is wrong.
@@ -145,18 +209,33 @@ impl Core {
         result
     }
 
+    /// By pwrite, where the file system has to track dirty pages: a write through the mapping costs it a page fault
+    /// after every commit, two to three times as much. The pages are in memory or covered whole.
+    fn write_to_cache(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
+        let result = self.backing.write_slices(extent, from);
+        // Before the caller's look at the dirty flag, see `Committer::note_write`.
+        fence(Ordering::SeqCst);
+        match result {
+            Ok(()) => self.arrived(extent),
+            Err(_) => self.recover(),
+        }
+        result
+    }
+
     /// As [`Core::read_slowly`]; writes again what may have gone into a page that was not the file's.
     #[cold]
     fn write_slowly(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
         self.slow.fetch_add(1, Ordering::Relaxed);
-        let result = self.backing.write_slices(extent, from);
+        let result = self.write_to_cache(extent, from);
         self.recover();
         result
     }
 
     /// Now and then: finds out how much of the file there is, and maps it again if a fault left a foreign page.
     fn recover(&self) {
-        let Some(mut mended) = self.mended.try_lock() else { return };
+        let Some(mut mended) = self.mended.try_lock() else {
+            return;
+        };
         if mended.is_some_and(|when| when.elapsed() < MEND_INTERVAL) {
             return;
         }
@@ -168,7 +247,10 @@ impl Core {
         }
         for view in self.views.iter().map_while(OnceLock::get) {
             if let Err(error) = view.mapping.mend() {
-                tracing::warn!("{}: mapping again after a fault: {error}", self.backing.path().display());
+                tracing::warn!(
+                    "{}: mapping again after a fault: {error}",
+                    self.backing.path().display()
+                );
             }
         }
     }
@@ -186,7 +268,8 @@ impl Core {
         if bytes > mapped {
             let slot = self.views.get(newest + 1).ok_or(io::ErrorKind::OutOfMemory)?;
             // Beyond the end of the file a mapping costs address space only.
-            let view = View::new(&self.backing, bytes.max(mapped * 2)).or_else(|_| View::new(&self.backing, bytes))?;
+            let view = View::new(&self.backing, bytes.max(mapped * 2))
+                .or_else(|_| View::new(&self.backing, bytes))?;
             let _ = slot.set(view);
             self.newest.store(newest + 1, Ordering::Release);
         }
@@ -196,14 +279,29 @@ impl Core {
     }
 }
 
-/// What [`Core::hot`] finds.
-enum Hot<'a> {
+/// What [`Core::find`] finds.
+enum Found<'a> {
     /// Copy, from this byte of the mapping, and compare the epoch afterwards.
-    Mapped(&'a Mapping, usize, u64),
-    /// Pages must come from the medium first.
-    Cold,
+    Hot(&'a Mapping, usize, u64),
+    /// Pages that may not be in memory.
+    Unsure(&'a View, &'a Residency, RangeInclusive<usize>),
     /// The mapping cannot be trusted now.
     Broken,
+}
+
+impl Pages for Core {
+    fn backing(&self) -> &Backing {
+        &self.backing
+    }
+
+    fn arrived(&self, extent: Extent) {
+        let View { mapping, residency } = self.view();
+        if let Some(residency) = residency {
+            let first = mapping.page_of((extent.lba * SECTOR_BYTES) as usize);
+            let last = mapping.page_of((extent.end() * SECTOR_BYTES) as usize - 1);
+            residency.note(first, last);
+        }
+    }
 }
 
 impl Store for MappedStore {
@@ -226,21 +324,25 @@ impl Store for MappedStore {
         extent: Extent,
         into: &mut [&mut [u8]],
     ) -> Result<Step, Fault> {
-        self.core.backing.check(extent, FaultKind::Read)?;
-        match self.core.hot(lane, extent) {
-            Hot::Mapped(mapping, at, epoch) => {
-                mapping.read(at, into);
-                if mapping.intact(epoch) {
-                    return Ok(Step::Done);
-                }
+        let core = &self.core;
+        core.backing.check(extent, FaultKind::Read)?;
+        let mut found = core.find(lane.tick(), extent);
+        if let Found::Unsure(view, residency, pages) = found {
+            core.read_ahead(lane, view, residency, &pages);
+            if !residency.look(&view.mapping, &pages, lane.tick()) {
+                core.cold.fetch_add(1, Ordering::Relaxed);
+                ColdRead::start(lane, core, token, extent);
+                return Ok(Step::Later);
             }
-            Hot::Cold => {
-                self.core.cold.fetch_add(1, Ordering::Relaxed);
-                let _ = token;
-            }
-            Hot::Broken => {}
+            found = core.find(lane.tick(), extent);
         }
-        self.core.read_slowly(extent, into)?;
+        if let Found::Hot(mapping, at, epoch) = found {
+            mapping.read(at, into);
+            if mapping.intact(epoch) {
+                return Ok(Step::Done);
+            }
+        }
+        core.read_slowly(extent, into)?;
         Ok(Step::Done)
     }
 
@@ -253,21 +355,28 @@ impl Store for MappedStore {
         durability: Durability,
     ) -> Result<Step, Fault> {
         self.core.backing.check(extent, FaultKind::Write)?;
-        if self.core.backing.read_only() {
-            return Err(Fault {
-                kind: FaultKind::Write,
-                lba: extent.lba,
-                source: io::Error::from_raw_os_error(libc::EROFS),
-            });
-        }
-        if let Hot::Mapped(mapping, at, epoch) = self.core.hot(lane, extent) {
-            mapping.write(at, from);
-            if mapping.intact(epoch) {
-                return Ok(self.written(lane, token, extent, durability));
+        self.core.backing.check_writable(extent)?;
+        let core = &self.core;
+        match core.find(lane.tick(), extent) {
+            Found::Hot(mapping, at, epoch) if core.in_memory() => {
+                mapping.write(at, from);
+                if !mapping.intact(epoch) {
+                    core.write_slowly(extent, from)?;
+                }
             }
+            Found::Hot(..) => core.write_to_cache(extent, from)?,
+            Found::Unsure(view, residency, pages) => {
+                if !residency.look(&view.mapping, &pages, lane.tick()) {
+                    core.cold.fetch_add(1, Ordering::Relaxed);
+                    if let Some(warm) = core.to_warm(view, residency, &pages, extent) {
+                        Warm::start(lane, core, token, warm);
+                        return Ok(Step::Later);
+                    }
+                }
+                core.write_to_cache(extent, from)?;
+            }
+            Found::Broken => core.write_slowly(extent, from)?,
         }
-        self.core.write_slowly(extent, from)?;
-        std::sync::atomic::fence(Ordering::SeqCst);
         Ok(self.written(lane, token, extent, durability))
     }
 
@@ -287,9 +396,10 @@ impl Store for MappedStore {
         Ok(Step::Later)
     }
 
-    fn verify(&self, _: &mut Lane, _: Token, extent: Extent) -> Result<Step, Fault> {
+    fn verify(&self, lane: &mut Lane, token: Token, extent: Extent) -> Result<Step, Fault> {
         self.core.backing.check(extent, FaultKind::Read)?;
-        Ok(Step::Done)
+        Verify::start(lane, &self.core, token, extent, 1);
+        Ok(Step::Later)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
@@ -324,7 +434,6 @@ impl Medium for Core {
     }
 
     fn name(&self) -> String {
-        let name = self.backing.path().file_name().unwrap_or_default();
-        name.to_string_lossy().into_owned()
+        self.backing.name()
     }
 }

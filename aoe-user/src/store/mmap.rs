@@ -113,7 +113,7 @@ impl Mapping {
         // The copy, loads and stores, comes before this look at the epoch, also in the eyes of the processor; and
         // (for a write) before the caller's look at the dirty flag.
         fence(Ordering::SeqCst);
-        epoch % 2 == 0 && self.epoch() == epoch
+        epoch.is_multiple_of(2) && self.epoch() == epoch
     }
 
     /// Maps the file again after a fault, if no other fault comes in between.
@@ -128,7 +128,14 @@ impl Mapping {
             // SAFETY: replaces exactly our own mapping, by one of the same file, range and rights; the kernel does
             // it in one step under its lock, so concurrent copies see the one or the other.
             let base = unsafe {
-                mmap(self.base.as_ptr().cast(), total, watched.prot, flags, &watched.file, watched.position)?
+                mmap(
+                    self.base.as_ptr().cast(),
+                    total,
+                    watched.prot,
+                    flags,
+                    &watched.file,
+                    watched.position,
+                )?
             };
             debug_assert_eq!(base, self.base.as_ptr().cast());
             self.advise_random();
@@ -172,7 +179,10 @@ impl Mapping {
     pub(super) fn discard(&self, range: Range<usize>) -> io::Result<()> {
         assert!(self.file.is_none(), "only anonymous memory forgets its content");
         let page_bytes = rustix::param::page_size();
-        let (start, end) = (range.start.next_multiple_of(page_bytes), range.end - range.end % page_bytes);
+        let (start, end) = (
+            range.start.next_multiple_of(page_bytes),
+            range.end - range.end % page_bytes,
+        );
         if start < end {
             let base = self.pointer(start, end - start);
             // SAFETY: the range lies in our own anonymous mapping, to which nobody has references.
@@ -187,7 +197,10 @@ impl Mapping {
     /// Of mincore.
     pub(super) fn residency(&self, first: usize, pages: &mut [u8]) -> io::Result<()> {
         let page_bytes = rustix::param::page_size();
-        assert!((first + pages.len()) * page_bytes <= self.total, "beyond the mapping");
+        assert!(
+            (first + pages.len()) * page_bytes <= self.total,
+            "beyond the mapping"
+        );
         // SAFETY: the range lies in our mapping, and the vector has a byte for each of its pages.
         let result = unsafe {
             libc::mincore(
@@ -208,13 +221,23 @@ impl Mapping {
         (self.lead + at) / rustix::param::page_size()
     }
 
+    /// The usable bytes that lie in a page of the mapping.
+    pub(super) fn bytes_of(&self, page: usize) -> Range<usize> {
+        let page_bytes = rustix::param::page_size();
+        let start = (page * page_bytes).saturating_sub(self.lead);
+        let end = ((page + 1) * page_bytes).saturating_sub(self.lead);
+        start.min(self.len)..end.min(self.len)
+    }
+
     /// Pages of the mapping.
     pub(super) fn pages(&self) -> usize {
         self.total / rustix::param::page_size()
     }
 
     fn writable(&self) -> bool {
-        self.file.as_ref().is_none_or(|watched| watched.prot.contains(ProtFlags::WRITE))
+        self.file
+            .as_ref()
+            .is_none_or(|watched| watched.prot.contains(ProtFlags::WRITE))
     }
 
     /// Address of byte `at`, checked to have `bytes` bytes behind it.

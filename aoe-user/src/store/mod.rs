@@ -8,18 +8,25 @@
 //! is a write, so a store need not lock ranges.
 
 mod backing;
+mod blocks;
+mod bounce;
 mod committer;
+mod direct;
+mod fetch;
 pub mod lane;
 mod lock;
 mod mapped;
 mod mmap;
 mod null;
 mod open;
+mod partial;
 mod ram;
 mod residency;
 mod sigbus;
 #[cfg(test)]
 mod tests;
+mod transfer;
+mod uring;
 
 use std::io;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backing::Backing;
+use super::direct::DirectStore;
 use super::mapped::MappedStore;
 use super::null::NullStore;
 use super::ram::RamStore;
@@ -212,11 +213,7 @@ pub fn open(options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
             let backing = Backing::open(options)?;
             Ok(Arc::new(MappedStore::new(backing, options.flush_interval)?))
         }
-        StoreKind::Direct => Err(StoreError::system(
-            &options.path,
-            "the direct store",
-            io::Error::from(io::ErrorKind::Unsupported),
-        )),
+        StoreKind::Direct => Ok(Arc::new(DirectStore::open(options)?)),
         StoreKind::Ram => Ok(Arc::new(RamStore::open(options)?)),
         StoreKind::Null => Ok(Arc::new(NullStore::new(volatile_sectors(options)?))),
     }

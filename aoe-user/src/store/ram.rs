@@ -75,7 +75,9 @@ fn load(file: &File, start: u64, memory: &Mapping) -> io::Result<()> {
             // A file system or device that does not know: read everything.
             Err(_) => {}
         }
-        let want = usize::try_from(end.saturating_sub(at)).unwrap_or(LOAD_BYTES).min(LOAD_BYTES);
+        let want = usize::try_from(end.saturating_sub(at))
+            .unwrap_or(LOAD_BYTES)
+            .min(LOAD_BYTES);
         match file.read_at(&mut buffer[..want], at)? {
             0 => break,
             n => {
@@ -138,7 +140,10 @@ impl Store for RamStore {
             let end = start + (extent.count * SECTOR_BYTES) as usize;
             let page = rustix::param::page_size();
             // Whole pages go back to the system; the edges are cleared.
-            let (first, last) = (start.next_multiple_of(page).min(end), (end - end % page).max(start));
+            let (first, last) = (
+                start.next_multiple_of(page).min(end),
+                (end - end % page).max(start),
+            );
             self.memory.write(start, &[&ZEROS[..first - start]]);
             if last >= first {
                 self.memory.write(last, &[&ZEROS[..end - last]]);

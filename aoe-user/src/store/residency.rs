@@ -3,6 +3,7 @@
 //! A bit a page, believed for [`FRESH_TICKS`] after mincore(2) was asked about its block. The bitmap is one flat
 //! allocation of zeros, which takes memory only where an initiator has been: 32 KiB for each GiB in use.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use bytemuck::allocation::zeroed_slice_box;
@@ -44,9 +45,16 @@ impl Residency {
         })
     }
 
+    /// As [`Residency::is_hot`], however old the knowledge.
+    pub(super) fn was_hot(&self, first: usize, last: usize) -> bool {
+        last / WORD_PAGES < self.words.len()
+            && words(first, last).all(|(word, mask)| self.words[word].load(Relaxed) & mask == mask)
+    }
+
     /// Asks the kernel where the map is old or says no; then as [`Residency::is_hot`].
     #[cold]
-    pub(super) fn look(&self, mapping: &Mapping, first: usize, last: usize, now: Tick) -> bool {
+    pub(super) fn look(&self, mapping: &Mapping, pages: &RangeInclusive<usize>, now: Tick) -> bool {
+        let (first, last) = (*pages.start(), *pages.end());
         for block in first / BLOCK_PAGES..=last / BLOCK_PAGES {
             let start = block * BLOCK_PAGES;
             let end = (start + BLOCK_PAGES).min(mapping.pages());
@@ -108,10 +116,22 @@ mod tests {
 
     #[test]
     fn masks_cover_exactly_the_pages() {
-        for (first, last) in [(0, 0), (0, 63), (63, 64), (5, 9), (60, 200), (127, 128), (128, 191)] {
+        for (first, last) in [
+            (0, 0),
+            (0, 63),
+            (63, 64),
+            (5, 9),
+            (60, 200),
+            (127, 128),
+            (128, 191),
+        ] {
             let mut pages: Vec<usize> = Vec::new();
             for (word, mask) in words(first, last) {
-                pages.extend((0..64).filter(|bit| mask >> bit & 1 == 1).map(|bit| word * 64 + bit));
+                pages.extend(
+                    (0..64)
+                        .filter(|bit| mask >> bit & 1 == 1)
+                        .map(|bit| word * 64 + bit),
+                );
             }
             assert_eq!(pages, (first..=last).collect::<Vec<_>>(), "{first}..={last}");
         }

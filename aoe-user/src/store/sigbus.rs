@@ -70,12 +70,15 @@ impl Guard {
     /// Of `remap`.
     pub(super) fn mend(&self, remap: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let before = self.epoch();
-        if before % 2 == 0 || self.slot.active.load(SeqCst) != 0 {
+        if before.is_multiple_of(2) || self.slot.active.load(SeqCst) != 0 {
             return Ok(());
         }
         remap()?;
         // Fails if a handler has been there since: its page may have come after the remapping.
-        let _ = self.slot.epoch.compare_exchange(before, before + 1, SeqCst, SeqCst);
+        let _ = self
+            .slot
+            .epoch
+            .compare_exchange(before, before + 1, SeqCst, SeqCst);
         Ok(())
     }
 }
@@ -173,7 +176,9 @@ fn cover(slot: &Slot, address: usize) -> bool {
     }
     slot.active.fetch_add(1, SeqCst);
     // Always a new odd number, so that a mending under way fails.
-    let _ = slot.epoch.fetch_update(SeqCst, SeqCst, |epoch| Some((epoch + 1) | 1));
+    let _ = slot
+        .epoch
+        .fetch_update(SeqCst, SeqCst, |epoch| Some((epoch + 1) | 1));
     let page_bytes = slot.page_bytes.load(SeqCst);
     let page = address - address % page_bytes;
     // SAFETY: the page lies inside a mapping that the interrupted code holds alive, and replacing it with
@@ -205,7 +210,8 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
                 libc::signal(signal, libc::SIG_DFL);
             }
             handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
-                let call: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = std::mem::transmute(handler);
+                let call: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
+                    std::mem::transmute(handler);
                 call(signal, info, context);
             }
             handler => {

@@ -17,6 +17,9 @@ use crate::config::Vlan;
 /// Least time between two advertisements of an export on a port.
 const INTERVAL_US: u64 = 1_000_000;
 
+/// Longest list whose members get an advertisement each. For a longer one a broadcast costs less than it tells.
+const MAX_UNICAST: usize = 64;
+
 /// What is due on one port.
 #[derive(Debug, Default)]
 pub(super) struct Adverts {
@@ -79,7 +82,8 @@ impl Adverts {
 /// Sends one, as a broadcast or to each listed source; false when memory is short.
 fn advertise<L: Link>(link: &mut L, port: &PortInfo, export: &Export, counters: &Counters) -> bool {
     let tags = Tags::of(export.options.vlan);
-    let receivers = export.visible_to().unwrap_or_else(|| vec![Mac::BROADCAST]);
+    let receivers = export.visible_to().filter(|macs| macs.len() <= MAX_UNICAST);
+    let receivers = receivers.unwrap_or_else(|| vec![Mac::BROADCAST]);
     let string = export.persistent().string;
     let argument = query_argument(port, export, query::subcommand::READ, &string);
     for to in receivers {

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::ata::identify::{Identity, MAX_MULTIPLE};
 use super::order::Table;
-use super::{Address, Keeper, Persistent, StateError};
+use super::{AccessList, Address, Keeper, Persistent, StateError};
 use crate::config::{Access, Vlan};
 use crate::store::{Fault, Store};
 
@@ -47,7 +47,7 @@ pub struct Options {
     /// Acknowledges writes only when they are on the medium.
     pub sync: bool,
     /// Who may use it; empty: everyone that the MAC mask admits. Where it is not empty it decides alone.
-    pub access: Vec<(Mac, Access)>,
+    pub access: AccessList,
     /// Buffer count to advertise, at least 2.
     pub buffers: u16,
     /// Most sectors in one command, where the port's MTU allows more; 255: no limit of its own.
@@ -71,12 +71,10 @@ pub struct Export {
     pub(super) store: Arc<dyn Store>,
     pub(super) keeper: Option<Arc<dyn Keeper>>,
     pub(super) observer: Arc<dyn Observer>,
-    /// The access list, sorted for lookup.
-    access: Vec<(Mac, Access)>,
     /// Size last seen, to notice growth.
     sectors: AtomicU64,
     /// Hot operations hold this while they touch the store: shared to read, exclusive to write.
-    pub(super) state: RwLock<State>,
+    pub(super) state: Arc<RwLock<State>>,
 }
 
 /// What changes during an export's life.
@@ -130,10 +128,16 @@ impl State {
     }
 }
 
-/// The protocol state is being changed from the wire.
+/// Why another protocol state cannot be put in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an initiator is changing the protocol state of {0} right now; try again")]
-pub struct Busy(pub Address);
+pub enum ReplaceError {
+    /// The two would overwrite each other.
+    #[error("an initiator is changing the protocol state of {0} right now; try again")]
+    Busy(Address),
+    /// It breaks a limit.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
 
 impl Export {
     /// An export with the protocol state it had before (or an empty one). Without a keeper, changes live in memory.
@@ -148,24 +152,48 @@ impl Export {
         persistent: Persistent,
     ) -> Result<Export, StateError> {
         persistent.check()?;
-        let mut access = options.access.clone();
-        access.sort_by_key(|(mac, _)| *mac);
-        let sectors = AtomicU64::new(store.sectors());
         let state = State {
             persistent,
             multiple: AtomicU8::new(MAX_MULTIPLE),
             smart_enabled: AtomicBool::new(options.smart),
             order: Order::default(),
         };
-        Ok(Export {
+        Ok(Export::assemble(
             options,
             store,
             keeper,
             observer,
-            access,
+            Arc::new(RwLock::new(state)),
+        ))
+    }
+
+    /// The same export with other options, as after a reload: same store, same protocol state, and one order with
+    /// the requests that are still in flight for the old one.
+    pub fn reconfigured(&self, options: Options) -> Export {
+        let (store, keeper, observer) = (self.store.clone(), self.keeper.clone(), self.observer.clone());
+        Export::assemble(options, store, keeper, observer, self.state.clone())
+    }
+
+    fn assemble(
+        mut options: Options,
+        store: Arc<dyn Store>,
+        keeper: Option<Arc<dyn Keeper>>,
+        observer: Arc<dyn Observer>,
+        state: Arc<RwLock<State>>,
+    ) -> Export {
+        if options.identity.serial.trim().is_empty() {
+            // 9front never sets the size of a device without one.
+            options.identity.serial = options.address.to_string();
+        }
+        let sectors = AtomicU64::new(store.sectors());
+        Export {
+            options,
+            store,
+            keeper,
+            observer,
             sectors,
-            state: RwLock::new(state),
-        })
+            state,
+        }
     }
 
     /// Shelf and slot.
@@ -191,11 +219,12 @@ impl Export {
     /// Puts another protocol state in force, on behalf of the local operator. The caller has saved it.
     ///
     /// # Errors
-    /// [`Busy`] while an initiator's change is being saved: the two would overwrite each other.
-    pub fn replace_persistent(&self, persistent: Persistent) -> Result<(), Busy> {
+    /// While an initiator's change is being saved, and for a state that breaks a limit.
+    pub fn replace_persistent(&self, persistent: Persistent) -> Result<(), ReplaceError> {
+        persistent.check()?;
         let mut state = self.state.write();
         if state.order.with(|table| table.has_admin()) {
-            return Err(Busy(self.address()));
+            return Err(ReplaceError::Busy(self.address()));
         }
         state.persistent = persistent;
         Ok(())
@@ -203,8 +232,8 @@ impl Export {
 
     /// Sources that may see it, for the filter and for advertisements; `None`: everyone.
     pub fn visible_to(&self) -> Option<Vec<Mac>> {
-        if !self.access.is_empty() {
-            return Some(self.access.iter().map(|(mac, _)| *mac).collect());
+        if !self.options.access.is_empty() {
+            return Some(self.options.access.macs().collect());
         }
         let mask = &self.state.read().persistent.mask;
         (!mask.is_empty()).then(|| mask.clone())
@@ -217,9 +246,8 @@ impl Export {
 
     /// What `source` may do; `None`: it does not see the export.
     pub(super) fn access_of(&self, state: &State, source: Mac) -> Option<Access> {
-        if !self.access.is_empty() {
-            let at = self.access.binary_search_by_key(&source, |(mac, _)| *mac).ok()?;
-            return self.access.get(at).map(|(_, access)| *access);
+        if !self.options.access.is_empty() {
+            return self.options.access.of(source);
         }
         let mask = &state.persistent.mask;
         (mask.is_empty() || mask.contains(&source)).then_some(Access::ReadWrite)

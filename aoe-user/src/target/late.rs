@@ -107,7 +107,7 @@ mod tests {
     fn write(at_us: u64, tag: u32, first: u64, digest: u128) -> Written {
         let span = Span {
             first,
-            end: first + 2,
+            end: first.saturating_add(2),
         };
         Written {
             at_us,

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::arithmetic_side_effects)]
 
+mod access;
 mod address;
 mod admin;
 mod adverts;
@@ -34,10 +35,11 @@ mod state;
 mod tests;
 mod work;
 
+pub use access::AccessList;
 pub use address::Address;
 pub use ata::identify::Identity;
 pub use counters::{Counter, Counters};
-pub use export::{Busy, Change, Export, Observer, Options};
+pub use export::{Change, Export, Observer, Options, ReplaceError};
 pub use exports::Exports;
 pub use session::{PortInfo, Session};
 pub use state::{Keeper, MAX_MASK, MAX_RESERVE, Persistent, StateError};

@@ -180,28 +180,35 @@ impl Table {
         max: usize,
         asker: impl FnOnce() -> Asker,
     ) -> Placement {
+        let mut conflict = false;
+        let mut alike = None;
         // From the back: the latest one that is alike. A conflicting one in between changes nothing: neither has been
         // answered, so no order was promised.
-        let same = |entry: &&Entry| likeness.is_some() && entry.likeness == likeness;
-        if let Some(id) = self.entries.iter().rev().find(same).map(|entry| entry.id) {
-            return if self.join(id, asker()) {
+        for entry in self.entries.iter().rev() {
+            if likeness.is_some() && entry.likeness == likeness {
+                alike = Some(entry.id);
+                break;
+            }
+            conflict |= entry.scope.conflicts(scope);
+        }
+        if let Some(id) = alike {
+            if self.join(id, asker()) {
                 Placement::Waits(id)
             } else {
                 Placement::Watches(id)
-            };
-        }
-        if self.entries.len() >= max {
-            return Placement::Full;
-        }
-        if self.conflicts(scope) {
+            }
+        } else if self.entries.len() >= max {
+            Placement::Full
+        } else if conflict {
             Placement::Waits(self.insert(scope, likeness, asker(), Phase::Waiting))
         } else {
             Placement::Clear
         }
     }
 
-    fn conflicts(&self, scope: Scope) -> bool {
-        self.entries.iter().any(|entry| entry.scope.conflicts(scope))
+    /// Where an entry is: they are in the order of their numbers.
+    fn position(&self, id: EntryId) -> Option<usize> {
+        self.entries.binary_search_by_key(&id, |entry| entry.id).ok()
     }
 
     fn insert(&mut self, scope: Scope, likeness: Option<Likeness>, owner: Asker, phase: Phase) -> EntryId {
@@ -226,7 +233,7 @@ impl Table {
     /// Gives a duplicate the place of the one that asked before. True: it owns the entry now and waits for its
     /// turn; false: it only waits for the outcome.
     fn join(&mut self, id: EntryId, asker: Asker) -> bool {
-        let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else {
+        let Some(entry) = self.position(id).and_then(|at| self.entries.get_mut(at)) else {
             return false;
         };
         if entry.phase == Phase::Running {
@@ -245,7 +252,7 @@ impl Table {
 
     /// Asks whether a waiting request may start.
     pub fn turn(&mut self, id: EntryId, session: u64, token: Token) -> Turn {
-        let Some(at) = self.entries.iter().position(|entry| entry.id == id) else {
+        let Some(at) = self.position(id) else {
             return Turn::Superseded;
         };
         let (before, rest) = self.entries.split_at_mut(at);
@@ -261,19 +268,15 @@ impl Table {
 
     /// True while this asker is the one to be answered in the owner's place.
     pub fn is_newest(&self, id: EntryId, session: u64, token: Token) -> bool {
-        self.entries.iter().any(|entry| {
-            entry.id == id
-                && entry
-                    .newest
-                    .as_ref()
-                    .is_some_and(|asker| asker.is(session, token))
-        })
+        let entry = self.position(id).and_then(|at| self.entries.get(at));
+        let newest = entry.and_then(|entry| entry.newest.as_ref());
+        newest.is_some_and(|asker| asker.is(session, token))
     }
 
     /// Ends an entry and calls those that waited for it; returns who is to be answered in the owner's place, and
     /// what the request was like.
     pub fn finish(&mut self, id: EntryId) -> (Option<Asker>, Option<Likeness>) {
-        let Some(at) = self.entries.iter().position(|entry| entry.id == id) else {
+        let Some(at) = self.position(id) else {
             return (None, None);
         };
         let ended = self.entries.remove(at);
@@ -294,7 +297,7 @@ impl Table {
     /// Forgets a request of a worker that ends. What it ran is over as far as order goes; a duplicate that waited
     /// for the outcome learns that there is none.
     pub fn forget(&mut self, id: EntryId, session: u64, token: Token) {
-        let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else {
+        let Some(entry) = self.position(id).and_then(|at| self.entries.get_mut(at)) else {
             return;
         };
         if entry.owner.is(session, token) {

@@ -136,3 +136,73 @@ fn token(generation: u32, key: usize) -> Token {
 fn key(token: Token) -> usize {
     usize::try_from(token & 0xffff_ffff).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::target::order::{Class, Scope, Span};
+    use crate::target::tests::bench::{Worker, export, options, request};
+    use crate::target::tests::store::MemStore;
+
+    #[test]
+    fn a_token_is_good_for_one_request() {
+        let export = export(options(7, 3), &MemStore::new(8));
+        let bytes = request(0, &[0; 12]);
+        let own = Worker::new(Vec::new()).port.mac;
+        let parked = || Parked {
+            frame: (),
+            export: Arc::clone(&export),
+            request: Request::parse(&[&bytes], own).unwrap(),
+            entry: 0,
+            role: Role::Waiting,
+        };
+        let mut parking = Parking::new(1);
+        let expected = parking.next_token();
+        let first = parking.park(parked());
+        assert_eq!(first, expected);
+        assert!(parking.take(first).is_some());
+        assert!(parking.take(first).is_none(), "it is out");
+        parking.put_back(first, parked());
+        assert!(parking.take(first).is_some());
+        parking.release(first);
+        let second = parking.park(parked());
+        assert!(parking.take(first).is_none(), "the slot has another tenant");
+        parking.release(first);
+        assert!(parking.take(second).is_some());
+    }
+
+    #[test]
+    fn the_end_of_a_session_clears_its_entries() {
+        let export = export(options(7, 3), &MemStore::new(8));
+        let bytes = request(0, &[0; 12]);
+        let own = Worker::new(Vec::new()).port.mac;
+        let mut parking = Parking::new(1);
+        let lane = crate::store::Lane::new().unwrap();
+        let asker = crate::target::order::Asker {
+            session: 1,
+            token: parking.next_token(),
+            mailbox: lane.mailbox(),
+        };
+        let scope = Scope {
+            class: Class::Fence,
+            span: Span::NONE,
+        };
+        let entry = export
+            .state
+            .read()
+            .order
+            .with(|table| table.run(scope, None, asker));
+        parking.park(Parked {
+            frame: (),
+            export: Arc::clone(&export),
+            request: Request::parse(&[&bytes], own).unwrap(),
+            entry,
+            role: Role::Waiting,
+        });
+        assert_eq!(export.in_flight(), 1);
+        drop(parking);
+        assert_eq!(export.in_flight(), 0);
+    }
+}

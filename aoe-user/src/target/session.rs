@@ -125,7 +125,7 @@ impl<L: Link> Session<L> {
     }
 
     /// Advertises an export on this port, now or, to keep the pace of one a second, in a later
-    /// [`Session::tick`].
+    /// [`Session::tick`]. The pace is the session's: a port with several queues advertises through one of them.
     pub fn advertise(&mut self, link: &mut L, port: &PortInfo, export: &Arc<Export>, now_us: u64) {
         self.adverts.ask(export);
         self.tick(link, port, now_us);

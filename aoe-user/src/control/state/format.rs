@@ -55,7 +55,7 @@ pub fn encode(state: &Persistent) -> Vec<u8> {
 /// The state that a file's bytes hold.
 ///
 /// # Errors
-/// When the bytes are not exactly what [`encode`] makes of a state within its limits.
+/// For every file but one that [`encode`] could have made.
 pub fn decode(bytes: &[u8]) -> Result<Persistent, FormatError> {
     let damaged = |what: &str| FormatError::Damaged(what.to_owned());
     let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;

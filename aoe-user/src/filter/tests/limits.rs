@@ -240,6 +240,11 @@ fn costs() {
     measure(&filter, "ours, listed", &Frame::to(1, 2, ALICE));
     measure(&filter, "ours, rate", &Frame::to(1, 3, ALICE));
     measure(&filter, "wildcard", &Frame::broadcast(0xffff, 0xff, ALICE));
+    for i in 0..1100 {
+        let stranger = Mac::from_u64(0x0200_0001_0000 + i);
+        run(&filter.ebpf, &Frame::to(1, 2, stranger).bytes(), 1);
+    }
+    measure(&filter, "denied, reports full", &Frame::to(1, 2, CAROL));
     let Some(filter) = load(&many()) else { return };
     measure(
         &filter,

@@ -14,6 +14,7 @@ use super::*;
 mod frames;
 mod kernel_log;
 mod limits;
+mod model;
 mod replace;
 mod verdicts;
 mod wildcards;

@@ -115,3 +115,9 @@ fn rules_beyond_the_maps_are_refused_and_the_old_ones_stay() {
     assert!(error.to_string().contains("1.2"), "{error}");
     expect(&filter, Counter::NotOurs, &Frame::to(1, 2, ALICE));
 }
+
+#[test]
+fn a_filter_may_be_kept_by_any_thread() {
+    fn sendable<T: Send>() {}
+    sendable::<Filter>();
+}

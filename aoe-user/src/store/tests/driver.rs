@@ -43,7 +43,10 @@ impl Driver {
             }
             if self.lane.prepare_sleep() {
                 let fd = self.lane.fd().try_clone_to_owned().unwrap();
-                let limit = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+                let limit = rustix::event::Timespec {
+                    tv_sec: 20,
+                    tv_nsec: 0,
+                };
                 let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)).unwrap();
                 assert!(ready > 0, "nothing arrived in 20 s");
                 self.lane.awake();
@@ -86,7 +89,10 @@ impl Driver {
     }
 
     pub fn write(&mut self, lba: u64, data: &[u8], durability: Durability) -> Result<(), Fault> {
-        let extent = Extent { lba, count: data.len() as u64 / 512 };
+        let extent = Extent {
+            lba,
+            count: data.len() as u64 / 512,
+        };
         let (head, tail) = data.split_at(300.min(data.len()));
         self.run(|store, lane, token| store.write(lane, token, extent, &[head, tail], durability))
             .map(drop)
@@ -97,11 +103,13 @@ impl Driver {
     }
 
     pub fn trim(&mut self, extents: &[Extent]) -> Result<(), Fault> {
-        self.run(|store, lane, token| store.trim(lane, token, extents)).map(drop)
+        self.run(|store, lane, token| store.trim(lane, token, extents))
+            .map(drop)
     }
 
     pub fn verify(&mut self, lba: u64, count: u64) -> Result<(), Fault> {
-        self.run(|store, lane, token| store.verify(lane, token, Extent { lba, count })).map(drop)
+        self.run(|store, lane, token| store.verify(lane, token, Extent { lba, count }))
+            .map(drop)
     }
 }
 
@@ -109,5 +117,7 @@ impl Driver {
 pub fn counter(store: &Arc<dyn Store>, name: &str) -> u64 {
     let counters = store.counters();
     let found = counters.iter().find(|(known, _)| *known == name);
-    found.unwrap_or_else(|| panic!("no counter {name} in {counters:?}")).1
+    found
+        .unwrap_or_else(|| panic!("no counter {name} in {counters:?}"))
+        .1
 }

@@ -18,10 +18,19 @@ fn patiently(what: &str, mut attempt: impl FnMut() -> bool) {
 
 #[test]
 fn a_file_cut_short_fails_its_requests_only() {
+    file_cut_short(StoreKind::Mmap);
+}
+
+#[test]
+fn a_file_cut_short_under_direct_io_fails_its_requests_only() {
+    file_cut_short(StoreKind::Direct);
+}
+
+fn file_cut_short(kind: StoreKind) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let file = image(&path, 4096);
-    let store = open(&StoreOptions::new(StoreKind::Mmap, &path)).unwrap();
+    let store = open(&StoreOptions::new(kind, &path)).unwrap();
     let mut driver = Driver::new(&store);
     for lba in 0..4096 {
         driver.write(lba, &stamp(lba, 1), Durability::WriteBack).unwrap();
@@ -31,9 +40,15 @@ fn a_file_cut_short_fails_its_requests_only() {
     assert_eq!((fault.kind, fault.lba), (FaultKind::Read, 3000));
     let fault = driver.read(999, 4).expect_err("across the end");
     assert_eq!((fault.kind, fault.lba), (FaultKind::Read, 1001));
-    let fault = driver.write(2000, &stamp(2000, 2), Durability::WriteBack).expect_err("beyond the end");
+    let fault = driver
+        .write(2000, &stamp(2000, 2), Durability::WriteBack)
+        .expect_err("beyond the end");
     assert_eq!((fault.kind, fault.lba), (FaultKind::Write, 2000));
-    assert_eq!(file.metadata().unwrap().len(), 1001 * 512, "a write must not make it longer again");
+    assert_eq!(
+        file.metadata().unwrap().len(),
+        1001 * 512,
+        "a write must not make it longer again"
+    );
     for lba in 0..1001 {
         assert_eq!(driver.read(lba, 1).unwrap(), stamp(lba, 1), "sector {lba}");
         driver.write(lba, &stamp(lba, 3), Durability::WriteBack).unwrap();
@@ -85,7 +100,9 @@ fn no_foreign_page_is_ever_read() {
         for round in 0..200u64 {
             file.set_len(KEPT * 512).unwrap();
             for lba in 0..8 {
-                writer.write(KEPT - 1 - lba, &stamp(KEPT - 1 - lba, 1), Durability::WriteBack).unwrap();
+                writer
+                    .write(KEPT - 1 - lba, &stamp(KEPT - 1 - lba, 1), Durability::WriteBack)
+                    .unwrap();
             }
             std::thread::sleep(Duration::from_millis(round % 4));
             file.set_len(2048 * 512).unwrap();
@@ -106,7 +123,10 @@ struct Mount {
 impl Mount {
     /// `None`, with a line that says why, where the test may not mount.
     fn new(mount: impl FnOnce(&Path, &Path) -> Command) -> Option<Mount> {
-        let dir = tempfile::Builder::new().prefix("xblade-store-").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("xblade-store-")
+            .tempdir()
+            .unwrap();
         let point = dir.path().join("mnt");
         std::fs::create_dir(&point).unwrap();
         let output = mount(dir.path(), &point).output().ok()?;
@@ -120,7 +140,9 @@ impl Mount {
     fn tmpfs() -> Option<Mount> {
         Mount::new(|_, point| {
             let mut command = Command::new("mount");
-            command.args(["-t", "tmpfs", "-o", "size=2m", "xblade-test"]).arg(point);
+            command
+                .args(["-t", "tmpfs", "-o", "size=2m", "xblade-test"])
+                .arg(point);
             command
         })
     }
@@ -129,7 +151,10 @@ impl Mount {
         Mount::new(|dir, point| {
             let disk = dir.join("disk");
             image(&disk, 16 << 11);
-            let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&disk).status();
+            let made = Command::new("mkfs.ext4")
+                .args(["-q", "-m", "0"])
+                .arg(&disk)
+                .status();
             if !made.is_ok_and(|status| status.success()) {
                 eprintln!("mkfs.ext4 did not work");
             }
@@ -143,7 +168,11 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         let unmounted = Command::new("umount").arg(&self.point).status();
-        assert!(unmounted.is_ok_and(|status| status.success()), "{} stays mounted", self.point.display());
+        assert!(
+            unmounted.is_ok_and(|status| status.success()),
+            "{} stays mounted",
+            self.point.display()
+        );
     }
 }
 
@@ -179,11 +208,18 @@ fn full_file_system(kind: StoreKind, mount: &Mount) {
     assert_eq!(driver.read(SECTORS - 8, 8).unwrap(), [0; 4096]);
     // Space comes back, and with it the service.
     std::fs::remove_file(&ballast).unwrap();
-    patiently("no recovery", || driver.write(failed, &stamp(failed, 6), Durability::WriteBack).is_ok());
+    patiently("no recovery", || {
+        driver
+            .write(failed, &stamp(failed, 6), Durability::WriteBack)
+            .is_ok()
+    });
     assert_eq!(driver.read(failed, 1).unwrap(), stamp(failed, 6));
     patiently("flushes keep failing", || driver.flush().is_ok());
     store.close().unwrap();
-    assert_eq!(std::fs::read(&path).unwrap()[failed as usize * 512..][..512], stamp(failed, 6));
+    assert_eq!(
+        std::fs::read(&path).unwrap()[failed as usize * 512..][..512],
+        stamp(failed, 6)
+    );
 }
 
 #[test]
@@ -197,5 +233,12 @@ fn a_full_tmpfs_fails_writes_until_there_is_space() {
 fn a_full_ext4_fails_writes_until_there_is_space() {
     if let Some(mount) = Mount::ext4() {
         full_file_system(StoreKind::Mmap, &mount);
+    }
+}
+
+#[test]
+fn a_full_ext4_fails_direct_writes_until_there_is_space() {
+    if let Some(mount) = Mount::ext4() {
+        full_file_system(StoreKind::Direct, &mount);
     }
 }

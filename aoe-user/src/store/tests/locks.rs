@@ -12,7 +12,9 @@ const HOLD: &str = "XBLADE_TEST_HOLD";
 /// Not a test of its own: the other process of [`another_process_is_named`].
 #[test]
 fn holder() {
-    let Some(path) = std::env::var_os(HOLD) else { return };
+    let Some(path) = std::env::var_os(HOLD) else {
+        return;
+    };
     let _store = open(&StoreOptions::new(StoreKind::Mmap, path)).unwrap();
     println!("\nholding");
     let _ = std::io::stdin().read_line(&mut String::new());
@@ -31,11 +33,17 @@ fn another_process_is_named() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap() == "holding"), "the child never held the file");
+    assert!(
+        lines.any(|line| line.unwrap() == "holding"),
+        "the child never held the file"
+    );
     let options = StoreOptions::new(StoreKind::Mmap, &path);
     let message = open(&options).expect_err("held by the child").to_string();
     assert!(message.contains(&format!("(pid {})", child.id())), "{message}");
-    let reading = StoreOptions { read_only: true, ..options.clone() };
+    let reading = StoreOptions {
+        read_only: true,
+        ..options.clone()
+    };
     assert!(open(&reading).is_err(), "a reader beside a writer");
     // However the holder ends, the lock ends with it.
     child.kill().unwrap();
@@ -67,7 +75,10 @@ fn readers_share() {
     let path = dir.path().join("image");
     image(&path, 64);
     let writing = StoreOptions::new(StoreKind::Mmap, &path);
-    let reading = StoreOptions { read_only: true, ..writing.clone() };
+    let reading = StoreOptions {
+        read_only: true,
+        ..writing.clone()
+    };
     let readers = (open(&reading).unwrap(), open(&reading).unwrap());
     assert!(open(&writing).is_err());
     drop(readers);

@@ -1,5 +1,6 @@
 //! Every store against the same model, and each against its own faults.
 
+mod cold;
 mod commit;
 mod driver;
 mod faults;
@@ -16,7 +17,13 @@ use super::SECTOR_BYTES;
 
 /// A sparse file of `sectors`.
 fn image(path: &Path, sectors: u64) -> File {
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .unwrap();
     file.set_len(sectors * SECTOR_BYTES).unwrap();
     file
 }

@@ -1,6 +1,7 @@
 //! Random operations on a store and on a vector of bytes must give the same.
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,9 +10,38 @@ use proptest::test_runner::TestCaseError;
 use rustix::fs::{Advice, fadvise};
 
 use super::{Driver, image, stamp};
+use crate::store::direct::DirectStore;
 use crate::store::{Durability, Extent, Store, StoreKind, StoreOptions, open};
 
 const SECTORS: u64 = 1200;
+
+/// A kind of store, as it is tested.
+#[derive(Clone, Copy, Debug)]
+enum Subject {
+    Mmap,
+    Ram,
+    Direct,
+    /// On a medium whose block is 4 KiB.
+    DirectLargeBlocks,
+}
+
+impl Subject {
+    fn open(self, path: &Path, offset: u64) -> Arc<dyn Store> {
+        let kind = match self {
+            Subject::Mmap => StoreKind::Mmap,
+            Subject::Ram => StoreKind::Ram,
+            Subject::Direct | Subject::DirectLargeBlocks => StoreKind::Direct,
+        };
+        let options = StoreOptions {
+            offset,
+            ..StoreOptions::new(kind, path)
+        };
+        match self {
+            Subject::DirectLargeBlocks => Arc::new(DirectStore::open_with_block(&options, 4096).unwrap()),
+            _ => open(&options).unwrap(),
+        }
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -37,12 +67,11 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-fn check(kind: StoreKind, offset: u64, actions: &[Action]) -> Result<(), TestCaseError> {
+fn check(subject: Subject, offset: u64, actions: &[Action]) -> Result<(), TestCaseError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let file = image(&path, SECTORS + offset);
-    let options = StoreOptions { offset, ..StoreOptions::new(kind, &path) };
-    let store = open(&options).unwrap();
+    let store = subject.open(&path, offset);
     let mut model = vec![0u8; SECTORS as usize * 512];
     let mut driver = Driver::new(&store);
     for (version, action) in actions.iter().enumerate() {
@@ -51,10 +80,13 @@ fn check(kind: StoreKind, offset: u64, actions: &[Action]) -> Result<(), TestCas
     let all = driver.read(0, SECTORS).unwrap();
     prop_assert!(all == model, "the whole disk at the end");
     store.close().unwrap();
-    if kind != StoreKind::Ram {
+    if !matches!(subject, Subject::Ram) {
         let bytes = std::fs::read(&path).unwrap();
         prop_assert!(bytes[offset as usize * 512..] == model, "the file at the end");
-        prop_assert!(bytes[..offset as usize * 512].iter().all(|byte| *byte == 0), "before the offset");
+        prop_assert!(
+            bytes[..offset as usize * 512].iter().all(|byte| *byte == 0),
+            "before the offset"
+        );
     }
     Ok(())
 }
@@ -92,28 +124,46 @@ fn apply(
     Ok(())
 }
 
+fn offset() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0u64), 1u64..20]
+}
+
+fn actions() -> impl Strategy<Value = Vec<Action>> {
+    prop::collection::vec(action(), 1..60)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn mmap_is_a_disk(offset in prop_oneof![Just(0u64), 1u64..20], actions in prop::collection::vec(action(), 1..60)) {
-        check(StoreKind::Mmap, offset, &actions)?;
+    fn mmap_is_a_disk(offset in offset(), actions in actions()) {
+        check(Subject::Mmap, offset, &actions)?;
     }
 
     #[test]
-    fn ram_is_a_disk(offset in prop_oneof![Just(0u64), 1u64..20], actions in prop::collection::vec(action(), 1..60)) {
-        check(StoreKind::Ram, offset, &actions)?;
+    fn ram_is_a_disk(offset in offset(), actions in actions()) {
+        check(Subject::Ram, offset, &actions)?;
+    }
+
+    #[test]
+    fn direct_is_a_disk(offset in offset(), actions in actions()) {
+        check(Subject::Direct, offset, &actions)?;
+    }
+
+    #[test]
+    fn direct_with_large_blocks_is_a_disk(offset in offset(), actions in actions()) {
+        check(Subject::DirectLargeBlocks, offset, &actions)?;
     }
 }
 
 /// Several workers with a lane each, every one on its own sectors, which share pages with the others'.
-fn many_lanes(kind: StoreKind) {
+fn many_lanes(subject: Subject) {
     const WORKERS: u64 = 4;
     const ROUNDS: u64 = 400;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let file = image(&path, SECTORS);
-    let store = open(&StoreOptions::new(kind, &path)).unwrap();
+    let store = subject.open(&path, 0);
     let left = AtomicU64::new(WORKERS);
     std::thread::scope(|scope| {
         for worker in 0..WORKERS {
@@ -138,25 +188,44 @@ fn work(store: &Arc<dyn Store>, worker: u64, workers: u64, rounds: u64) {
     let mut versions = vec![None; (SECTORS / workers) as usize];
     let mut random = worker + 1;
     for round in 0..rounds {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let index = (random >> 33) % (SECTORS / workers);
         let lba = index * workers + worker;
         if random >> 62 == 0 {
-            let durability = if round % 8 == 0 { Durability::Durable } else { Durability::WriteBack };
+            let durability = if round % 8 == 0 {
+                Durability::Durable
+            } else {
+                Durability::WriteBack
+            };
             driver.write(lba, &stamp(lba, round), durability).unwrap();
             versions[index as usize] = Some(round);
         }
         let expected = versions[index as usize].map_or([0; 512], |version| stamp(lba, version));
-        assert!(driver.read(lba, 1).unwrap() == expected, "worker {worker}, sector {lba}, round {round}");
+        assert!(
+            driver.read(lba, 1).unwrap() == expected,
+            "worker {worker}, sector {lba}, round {round}"
+        );
     }
 }
 
 #[test]
 fn mmap_serves_many_lanes() {
-    many_lanes(StoreKind::Mmap);
+    many_lanes(Subject::Mmap);
 }
 
 #[test]
 fn ram_serves_many_lanes() {
-    many_lanes(StoreKind::Ram);
+    many_lanes(Subject::Ram);
+}
+
+#[test]
+fn direct_serves_many_lanes() {
+    many_lanes(Subject::Direct);
+}
+
+#[test]
+fn neighbours_in_a_large_block_do_not_undo_each_other() {
+    many_lanes(Subject::DirectLargeBlocks);
 }

@@ -31,7 +31,11 @@ fn ranges_beyond_the_end_name_what_is_possible() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     image(&path, 100);
-    let range = |offset, length| StoreOptions { offset, length, ..options(&path) };
+    let range = |offset, length| StoreOptions {
+        offset,
+        length,
+        ..options(&path)
+    };
     assert!(refusal(&range(100, 0)).contains("offset 100 is beyond the end: 0 to 99 is possible"));
     assert!(refusal(&range(u64::MAX, 0)).contains("0 to 99"));
     assert!(refusal(&range(10, 91)).contains("length 91 at offset 10 is beyond the end: 1 to 90"));
@@ -58,8 +62,12 @@ fn a_read_only_store_reads_and_never_writes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     std::fs::write(&path, vec![7; 4096]).unwrap();
-    for kind in [StoreKind::Mmap, StoreKind::Ram] {
-        let store = open(&StoreOptions { read_only: true, ..StoreOptions::new(kind, &path) }).unwrap();
+    for kind in [StoreKind::Mmap, StoreKind::Direct, StoreKind::Ram] {
+        let store = open(&StoreOptions {
+            read_only: true,
+            ..StoreOptions::new(kind, &path)
+        })
+        .unwrap();
         let mut driver = Driver::new(&store);
         assert_eq!(driver.read(0, 8).unwrap(), vec![7; 4096]);
         assert!(driver.write(0, &[0; 512], Durability::WriteBack).is_err());
@@ -72,6 +80,16 @@ fn a_read_only_store_reads_and_never_writes() {
 
 #[test]
 fn growth_is_served_without_losing_readers() {
+    growth(StoreKind::Mmap);
+}
+
+#[test]
+fn growth_is_served_by_direct_io() {
+    growth(StoreKind::Direct);
+}
+
+fn growth(kind: StoreKind) {
+    let options = |path: &std::path::Path| StoreOptions::new(kind, path);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let file = image(&path, 16);
@@ -83,14 +101,20 @@ fn growth_is_served_without_losing_readers() {
         assert!(driver.read(sectors - 1, 1).is_err(), "not before the refresh");
         assert_eq!(store.refresh().unwrap(), sectors);
         assert_eq!(store.sectors(), sectors);
-        driver.write(sectors - 1, &stamp(sectors, 2), Durability::WriteBack).unwrap();
+        driver
+            .write(sectors - 1, &stamp(sectors, 2), Durability::WriteBack)
+            .unwrap();
         assert_eq!(driver.read(sectors - 1, 1).unwrap(), stamp(sectors, 2));
         assert_eq!(driver.read(15, 1).unwrap(), stamp(15, 1));
     }
     // A configured length does not follow.
     store.close().unwrap();
     drop((driver, store));
-    let store = open(&StoreOptions { length: 10, ..options(&path) }).unwrap();
+    let store = open(&StoreOptions {
+        length: 10,
+        ..options(&path)
+    })
+    .unwrap();
     file.set_len(1 << 22).unwrap();
     assert_eq!(store.refresh().unwrap(), 10);
 }
@@ -109,7 +133,11 @@ fn three_tebibytes_cost_nothing_until_used() {
         assert_eq!(driver.read(lba, 1).unwrap(), stamp(lba, 3));
     }
     assert!(driver.read(sectors, 1).is_err());
-    assert!(resident_kib() < before + 4096, "{before} KiB before, {} KiB now", resident_kib());
+    assert!(
+        resident_kib() < before + 4096,
+        "{before} KiB before, {} KiB now",
+        resident_kib()
+    );
     store.close().unwrap();
 }
 
@@ -125,13 +153,26 @@ fn prealloc_reserves_or_refuses() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     image(&path, 2048);
-    let store = open(&StoreOptions { prealloc: true, ..options(&path) }).unwrap();
+    let store = open(&StoreOptions {
+        prealloc: true,
+        ..options(&path)
+    })
+    .unwrap();
     assert!(std::fs::metadata(&path).unwrap().blocks() >= 2048);
     drop(store);
     // More than any disk here has.
     image(&path, 1 << 33);
-    let message = refusal(&StoreOptions { prealloc: true, ..options(&path) });
-    assert!(message.contains("cannot reserve 4398046511104 bytes"), "{message}");
+    let free = || rustix::fs::statvfs(&path).unwrap().f_bavail;
+    let before = free();
+    let message = refusal(&StoreOptions {
+        prealloc: true,
+        ..options(&path)
+    });
+    assert!(
+        message.contains("cannot reserve 4398046511104 bytes"),
+        "{message}"
+    );
+    assert!(free() > before / 2, "the attempt filled the disk");
 }
 
 #[test]
@@ -141,7 +182,15 @@ fn ram_and_null_need_a_file_or_a_length() {
     for kind in [StoreKind::Ram, StoreKind::Null] {
         let missing = StoreOptions::new(kind, dir.path().join("none"));
         assert!(refusal(&missing).contains("needs a length in sectors"));
-        assert_eq!(open(&StoreOptions { length: 77, ..missing }).unwrap().sectors(), 77);
+        assert_eq!(
+            open(&StoreOptions {
+                length: 77,
+                ..missing
+            })
+            .unwrap()
+            .sectors(),
+            77
+        );
     }
     let mut content = vec![0; 3 << 20];
     content[(2 << 20) + 512..].fill(9);
@@ -150,7 +199,10 @@ fn ram_and_null_need_a_file_or_a_length() {
     let mut driver = Driver::new(&store);
     assert!(driver.read(0, store.sectors()).unwrap() == content);
     driver.write(0, &[1; 512], Durability::Durable).unwrap();
-    assert!(std::fs::read(&path).unwrap() == content, "the file stays as it was");
+    assert!(
+        std::fs::read(&path).unwrap() == content,
+        "the file stays as it was"
+    );
 }
 
 #[test]
@@ -158,8 +210,14 @@ fn shared_is_for_the_direct_store_only() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     image(&path, 8);
-    let message = refusal(&StoreOptions { shared: true, ..options(&path) });
-    assert!(message.contains("a shared backend needs the direct store, not mmap"), "{message}");
+    let message = refusal(&StoreOptions {
+        shared: true,
+        ..options(&path)
+    });
+    assert!(
+        message.contains("a shared backend needs the direct store, not mmap"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -170,7 +228,9 @@ fn stores_outlive_their_lanes() {
     let store: Arc<dyn Store> = open(&options(&path)).unwrap();
     for round in 0..3 {
         let mut driver = Driver::new(&store);
-        driver.write(round, &stamp(round, round), Durability::Durable).unwrap();
+        driver
+            .write(round, &stamp(round, round), Durability::Durable)
+            .unwrap();
     }
     assert_eq!(Driver::new(&store).read(2, 1).unwrap(), stamp(2, 2));
 }

@@ -12,7 +12,8 @@ use super::store::MemStore;
 use crate::config::Vlan;
 use crate::store::{Completion, Event, Fault, FaultKind, Lane, Mailbox, Token};
 use crate::target::{
-    Address, Change, Export, Exports, Identity, Keeper, Observer, Options, Persistent, PortInfo, Session,
+    AccessList, Address, Change, Export, Exports, Identity, Keeper, Observer, Options, Persistent, PortInfo,
+    Session,
 };
 
 /// The port's address.
@@ -133,7 +134,7 @@ pub fn options(shelf: u16, slot: u8) -> Options {
         vlan: Vlan::Untagged,
         read_only: false,
         sync: false,
-        access: Vec::new(),
+        access: AccessList::default(),
         buffers: 16,
         max_sectors: 255,
         firmware_version: 0x4019,

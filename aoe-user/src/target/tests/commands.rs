@@ -387,7 +387,7 @@ fn read_only_exports_and_members() {
     let mut all = options(7, 3);
     all.read_only = true;
     let mut some = options(7, 4);
-    some.access = vec![(ONE, Access::ReadOnly), (OTHER, Access::ReadWrite)];
+    some.access = [(ONE, Access::ReadOnly), (OTHER, Access::ReadWrite)].into();
     let mut worker = Worker::new(vec![export(all, &store), export(some, &store)]);
     let mut ask = |source, slot, argument: &[u8]| {
         status(&worker.answer(&frame_from(source, TARGET, 7, slot, 0, 1, argument)))

@@ -186,7 +186,7 @@ fn vlans_are_kept_apart() {
 fn strangers_hear_nothing() {
     let store = MemStore::new(64);
     let mut listed = options(7, 3);
-    listed.access = vec![(OTHER, Access::ReadWrite)];
+    listed.access = [(OTHER, Access::ReadWrite)].into();
     let mut worker = Worker::new(vec![export(listed, &store)]);
     let mut version_2 = request(1, &QUERY);
     version_2[14] = 0x20;
@@ -215,7 +215,7 @@ fn strangers_hear_nothing() {
 fn the_static_list_wins_over_the_mask() {
     let store = MemStore::new(64);
     let mut listed = options(7, 3);
-    listed.access = vec![(OTHER, Access::ReadWrite), (ONE, Access::ReadWrite)];
+    listed.access = [(OTHER, Access::ReadWrite), (ONE, Access::ReadWrite)].into();
     let export = export(listed, &store);
     let mut worker = Worker::new(vec![export.clone()]);
     let stranger = Mac([2, 0, 0, 0, 0, 0x77]);
@@ -283,10 +283,10 @@ fn adverts_keep_their_pace_and_go_to_those_listed() {
     let export_1 = export(options(7, 3), &store);
     let mut tagged_options = options(7, 4);
     tagged_options.vlan = Vlan::Id(9);
-    tagged_options.access = vec![(ONE, Access::ReadOnly), (OTHER, Access::ReadWrite)];
+    tagged_options.access = [(ONE, Access::ReadOnly), (OTHER, Access::ReadWrite)].into();
     let export_2 = export(tagged_options, &store);
     let mut worker = Worker::new(vec![export_1.clone(), export_2.clone()]);
-    let mut advertise = |worker: &mut Worker, export: &Arc<Export>| {
+    let advertise = |worker: &mut Worker, export: &Arc<Export>| {
         worker
             .session
             .advertise(&mut worker.link, &worker.port, export, worker.now_us);
@@ -313,7 +313,7 @@ fn adverts_keep_their_pace_and_go_to_those_listed() {
         two.iter()
             .all(|frame| frame[12..16] == [0x81, 0, 0, 9] && frame.len() == 64)
     );
-    let mut tick = |worker: &mut Worker| {
+    let tick = |worker: &mut Worker| {
         let next = worker.session.tick(&mut worker.link, &worker.port, worker.now_us);
         (next, worker.sent().len())
     };

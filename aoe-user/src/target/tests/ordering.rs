@@ -1,9 +1,11 @@
 //! One ordering domain for each export, over all its workers.
 
+use std::sync::Arc;
+
 use super::bench::{ONE, OTHER, TARGET, Worker, ata, export, frame_from, options, read, status, write};
 use super::store::{MemStore, Mood};
 use crate::store::FaultKind;
-use std::sync::Arc;
+use crate::target::Exports;
 
 const GOOD: (u8, u8) = (0x40, 0);
 
@@ -136,6 +138,21 @@ fn a_waiting_duplicate_takes_the_place_of_the_older() {
 }
 
 #[test]
+fn a_duplicate_may_come_between_the_call_and_the_start() {
+    let (mut one, mut two, store) = pair();
+    one.ask(&tagged(1, &write(10, 1, 0x11)));
+    two.ask(&tagged(2, &write(10, 1, 0x22)));
+    store.finish(0, None);
+    assert_eq!(tags(&one.poll()), [1], "which calls the other worker");
+    one.ask(&tagged(3, &write(10, 1, 0x22)));
+    assert!(two.poll().is_empty());
+    assert!(one.poll().is_empty(), "has begun");
+    store.finish(0, None);
+    assert_eq!(tags(&one.poll()), [3]);
+    assert_eq!((one.session.pending(), two.session.pending()), (0, 0));
+}
+
+#[test]
 fn a_fault_reaches_the_newest_asker() {
     let (mut one, mut two, store) = pair();
     one.ask(&tagged(1, &read(5, 2)));
@@ -214,6 +231,35 @@ fn a_worker_that_ends_leaves_nobody_waiting() {
     drop(one.session);
     store.abandon();
     assert_eq!(tags(&two.poll()), [2]);
+}
+
+#[test]
+fn a_reconfigured_export_keeps_the_order_of_the_old_one() {
+    let store = MemStore::new(64);
+    let old = export(options(7, 3), &store);
+    let mut worker = Worker::new(vec![old.clone()]);
+    store.mood(Mood::Defer);
+    worker.ask(&tagged(1, &write(10, 1, 0x11)));
+    worker.ask(&tagged(2, &write(10, 1, 0x22)));
+    let mut other = options(7, 3);
+    other.read_only = true;
+    worker
+        .session
+        .set_exports(Arc::new(Exports::new(vec![Arc::new(old.reconfigured(other))])));
+    worker.ask(&tagged(3, &read(10, 1)));
+    assert_eq!(
+        status(&worker.answer(&tagged(4, &write(10, 1, 0x33)))),
+        (0x41, 0x04),
+        "the new options hold"
+    );
+    assert_eq!(store.log(), ["write 10+1"]);
+    store.finish(0, None);
+    assert_eq!(tags(&worker.poll()), [1]);
+    store.finish(0, None);
+    assert_eq!(tags(&worker.poll()), [2], "what came for the old one ends as it");
+    store.finish(0, None);
+    let replies = worker.poll();
+    assert_eq!((tags(&replies), replies[0][36]), (vec![3], 0x22));
 }
 
 #[test]

@@ -35,7 +35,7 @@ impl Trial {
                 (9, 9) => {
                     options.smart = true;
                     options.late_duplicates = true;
-                    options.access = vec![(ONE, Access::ReadWrite), (OTHER, Access::ReadOnly)];
+                    options.access = [(ONE, Access::ReadWrite), (OTHER, Access::ReadOnly)].into();
                 }
                 _ => {}
             }

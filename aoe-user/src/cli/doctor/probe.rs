@@ -1,0 +1,194 @@
+//! What the kernel tells of an interface. What it does not tell stays `None`.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp};
+
+use super::genetlink::{Genetlink, attribute, each, find};
+
+/// Facts about an interface and its host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Probe {
+    /// Interface.
+    pub interface: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Driver, or kind of a virtual interface.
+    pub driver: Option<String>,
+    /// Made by software, without a device.
+    pub is_virtual: bool,
+    /// Administratively up.
+    pub up: bool,
+    /// MTU.
+    pub mtu_bytes: u32,
+    /// Active receive queues.
+    pub rx_queues: usize,
+    /// Active transmit queues.
+    pub tx_queues: usize,
+    /// NAPI runs in kernel threads.
+    pub threaded: Option<bool>,
+    /// Some XDP program is attached already.
+    pub has_program: bool,
+    /// What the driver can do for XDP (kernel 6.3).
+    pub xdp: Option<XdpFeatures>,
+    /// Offloads that are on; `None`: the kernel does not tell.
+    pub offloads: Option<Vec<String>>,
+    /// Offloads that can be switched.
+    pub switchable: Vec<String>,
+}
+
+/// The bits of `NETDEV_A_DEV_XDP_FEATURES` (Documentation/netlink/specs/netdev.yaml), and how many pieces of a frame
+/// zero-copy allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XdpFeatures {
+    /// The bits.
+    pub bits: u64,
+    /// Pieces of a frame in zero-copy mode; 1: no multi-buffer there.
+    pub zero_copy_pieces: u32,
+}
+
+impl XdpFeatures {
+    /// Native programs run, and their verdicts PASS, DROP and ABORTED hold.
+    pub const fn basic(self) -> bool {
+        self.bits & 1 != 0
+    }
+    /// Native programs can redirect, to AF_XDP sockets for example.
+    pub const fn redirect(self) -> bool {
+        self.bits & 2 != 0
+    }
+    /// AF_XDP without a copy.
+    pub const fn zero_copy(self) -> bool {
+        self.bits & 8 != 0
+    }
+    /// Frames of several buffers can be received.
+    pub const fn multi_buffer(self) -> bool {
+        self.bits & 32 != 0
+    }
+}
+
+/// Asks the kernel.
+///
+/// # Errors
+/// When there is no such interface.
+pub fn probe(interface: &str) -> Result<Probe> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let link = runtime.block_on(link(interface))?;
+    let sys = Path::new("/sys/class/net").join(interface);
+    let driver = fs::read_link(sys.join("device/driver")).ok();
+    let driver = driver.and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    let mut probe = Probe {
+        interface: interface.to_owned(),
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+        is_virtual: driver.is_none() && !sys.join("device").exists(),
+        driver,
+        up: link.header.flags.contains(LinkFlags::Up),
+        rx_queues: count_queues(&sys, "rx-"),
+        tx_queues: count_queues(&sys, "tx-"),
+        threaded: fs::read_to_string(sys.join("threaded"))
+            .ok()
+            .map(|text| text.trim() != "0"),
+        ..Probe::default()
+    };
+    for attribute in link.attributes {
+        match attribute {
+            LinkAttribute::Mtu(mtu) => probe.mtu_bytes = mtu,
+            LinkAttribute::LinkInfo(parts) => {
+                let kind = parts.iter().find_map(|part| match part {
+                    LinkInfo::Kind(kind) => Some(kind_name(kind)),
+                    _ => None,
+                });
+                probe.driver = probe.driver.or(kind);
+            }
+            LinkAttribute::Xdp(parts) => {
+                probe.has_program = parts
+                    .iter()
+                    .any(|part| matches!(part, LinkXdp::ProgId(id) if *id != 0));
+            }
+            _ => {}
+        }
+    }
+    // both families are younger than the oldest kernel that xblade runs on
+    probe.xdp = xdp_features(link.header.index);
+    if let Some((on, switchable)) = offloads(link.header.index) {
+        (probe.offloads, probe.switchable) = (Some(on), switchable);
+    }
+    Ok(probe)
+}
+
+async fn link(interface: &str) -> Result<LinkMessage> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
+    tokio::spawn(connection);
+    let mut links = handle.link().get().match_name(interface.to_owned()).execute();
+    let found = links.try_next().await.ok().flatten();
+    found.with_context(|| format!("{interface}: no such interface (`ip link` lists them)"))
+}
+
+fn kind_name(kind: &InfoKind) -> String {
+    kind.to_string()
+}
+
+fn count_queues(sys: &Path, prefix: &str) -> usize {
+    let Ok(entries) = fs::read_dir(sys.join("queues")) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .count()
+}
+
+/// Family `netdev`, command DEV_GET.
+fn xdp_features(index: u32) -> Option<XdpFeatures> {
+    const DEV_GET: u8 = 1;
+    const IFINDEX: u16 = 1;
+    const XDP_FEATURES: u16 = 3;
+    const ZERO_COPY_PIECES: u16 = 4;
+    let mut netlink = Genetlink::open().ok()?;
+    let family = netlink.family("netdev").ok()?;
+    let answer = netlink
+        .ask(family, DEV_GET, &attribute(IFINDEX, &index.to_ne_bytes()))
+        .ok()?;
+    let bits = u64::from_ne_bytes(find(&answer, XDP_FEATURES)?.try_into().ok()?);
+    let pieces = find(&answer, ZERO_COPY_PIECES).and_then(|value| value.try_into().ok());
+    Some(XdpFeatures {
+        bits,
+        zero_copy_pieces: pieces.map_or(1, u32::from_ne_bytes),
+    })
+}
+
+/// Family `ethtool`, command FEATURES_GET: the offloads that are on, and those that can be switched.
+fn offloads(index: u32) -> Option<(Vec<String>, Vec<String>)> {
+    const FEATURES_GET: u8 = 11;
+    const HEADER: u16 = 1;
+    const HEADER_INDEX: u16 = 1;
+    const SWITCHABLE: u16 = 2;
+    const ACTIVE: u16 = 4;
+    let mut netlink = Genetlink::open().ok()?;
+    let family = netlink.family("ethtool").ok()?;
+    let header = attribute(HEADER | 0x8000, &attribute(HEADER_INDEX, &index.to_ne_bytes()));
+    let answer = netlink.ask(family, FEATURES_GET, &header).ok()?;
+    Some((names(find(&answer, ACTIVE)?), names(find(&answer, SWITCHABLE)?)))
+}
+
+/// The names of the bits that are set in an ethtool bit set.
+fn names(bitset: &[u8]) -> Vec<String> {
+    const BITS: u16 = 3;
+    const BIT_NAME: u16 = 2;
+    let bits = find(bitset, BITS).unwrap_or_default();
+    let name = |bit| {
+        Some(
+            String::from_utf8_lossy(find(bit, BIT_NAME)?)
+                .trim_end_matches('\0')
+                .to_owned(),
+        )
+    };
+    each(bits).filter_map(|(_, bit)| name(bit)).collect()
+}

@@ -1,0 +1,258 @@
+//! Several exports, several interfaces, several paths, one process.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aoe_common::Mac;
+use lab::capture::Capture;
+use lab::image::{pattern, stamp};
+use lab::link::target_mac;
+use lab::needs::Need;
+use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, needs};
+
+/// A config file in the image's directory: `(shelf, slot, image, further lines)` for each export.
+fn config(place: &Image, exports: &[(u16, u8, &Image, &str)]) -> Result<String> {
+    let mut text = String::new();
+    for (shelf, slot, image, lines) in exports {
+        writeln!(
+            text,
+            "[[export]]\nshelf = {shelf}\nslot = {slot}\npath = {:?}\n{lines}\n",
+            image.as_str()
+        )?;
+    }
+    let path = place.directory().join("xblade.toml");
+    std::fs::write(&path, text)?;
+    Ok(path.to_str().context("odd path")?.to_owned())
+}
+
+fn count(replies: &[Reply]) -> BTreeMap<(u16, u8), usize> {
+    let mut counts = BTreeMap::new();
+    for reply in replies {
+        *counts
+            .entry((reply.address.shelf, reply.address.slot))
+            .or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn three_exports_on_two_interfaces_answer_once_each() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options {
+        links: 2,
+        ..Options::default()
+    })?;
+    let images = [Image::stamped(64)?, Image::stamped(128)?, Image::stamped(256)?];
+    let config = config(
+        &images[0],
+        &[
+            (1, 1, &images[0], "interfaces = [\"eth0\"]"),
+            (1, 2, &images[1], "interfaces = [\"eth0\", \"eth1\"]"),
+            (65534, 254, &images[2], "interfaces = [\"eth1\"]"),
+        ],
+    )?;
+    let state = images[0].directory().join("state");
+    let args = [
+        "daemon",
+        "--config",
+        &config,
+        "--state-dir",
+        state.to_str().context("odd path")?,
+    ];
+    let mut target = Target::ready(&lab.target, &args, 4)?;
+
+    for (n, expected) in [(0, [(1, 1), (1, 2)]), (1, [(1, 2), (65534, 254)])] {
+        let initiator = lab.open(n)?;
+        let replies = initiator.discover()?;
+        ensure!(
+            count(&replies) == expected.map(|address| (address, 1)).into(),
+            "eth{n}: {replies:?}"
+        );
+        ensure!(
+            replies.iter().all(|reply| reply.src == target_mac(n)),
+            "eth{n}: {replies:?}"
+        );
+        for (shelf, slot) in expected {
+            let address = Address::new(shelf, slot);
+            let disk = initiator.find(address)?;
+            let size = match slot {
+                1 => 64,
+                2 => 128,
+                _ => 256,
+            };
+            ensure!(disk.identify()?.sectors() == size, "{address:?}");
+            disk.write(u64::from(slot) % 64, &pattern(u64::from(shelf), *b"address!"))?;
+        }
+        // Wildcards by field.
+        let half = initiator.ask_all(Request::query(Mac::BROADCAST, Address::new(1, 0xff), 0, b""))?;
+        ensure!(
+            half.iter().all(|reply| reply.address.shelf == 1) && half.len() == 2 - n as usize,
+            "{half:?}"
+        );
+    }
+    // Each wrote to its own image and to no other.
+    ensure!(images[0].read(1, 1)? == pattern(1, *b"address!") && images[0].read(2, 1)? == stamp(2));
+    ensure!(images[1].read(2, 1)? == pattern(1, *b"address!") && images[1].read(1, 1)? == stamp(1));
+    ensure!(images[2].read(62, 1)? == pattern(65534, *b"address!"));
+    ensure!(target.process.stop()? == 0);
+    Ok(())
+}
+
+#[test]
+fn a_write_by_one_path_is_read_by_the_other() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options {
+        links: 2,
+        ..Options::default()
+    })?;
+    let image = Image::stamped(4096)?;
+    let _target = Target::ready(&lab.target, &["serve", "1", "1", "eth0,eth1", image.as_str()], 2)?;
+    let (one, two) = (lab.open(0)?, lab.open(1)?);
+    let paths = [one.find(Address::new(1, 1))?, two.find(Address::new(1, 1))?];
+    ensure!(
+        paths[0].mac == target_mac(0) && paths[1].mac == target_mac(1),
+        "a path has the other's address"
+    );
+    ensure!(
+        paths[0].identify()? == paths[1].identify()?,
+        "the paths look like different disks"
+    );
+    for round in 0..1000_u64 {
+        let lba = round * 37 % 4096;
+        let data = pattern(round, *b"multi by");
+        paths[round as usize % 2].write(lba, &data)?;
+        ensure!(
+            paths[(round as usize + 1) % 2].read(lba, 1)? == data,
+            "round {round}: the other path is behind"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn addresses_without_an_export_stay_silent() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let _target = Target::ready(&lab.target, &["serve", "7", "3", "eth0", image.as_str()], 1)?;
+    let initiator = lab.open(0)?;
+    let mac = initiator.find(Address::new(7, 3))?.mac;
+    for (shelf, slot) in [(7, 4), (8, 3), (0, 0), (0xffff, 4), (8, 0xff)] {
+        let query = Request::query(mac, Address::new(shelf, slot), 0, b"");
+        ensure!(
+            initiator.ask_all(query)?.is_empty(),
+            "somebody answers for {shelf}.{slot}"
+        );
+    }
+    Ok(())
+}
+
+/// Sends a request on a VLAN (or untagged) and returns the replies as they are on the wire; sockets do not show tags.
+fn on_the_wire(
+    lab: &Lab,
+    initiator: &Initiator,
+    tci: Option<u16>,
+    mut request: Request,
+) -> Result<Vec<Vec<u8>>> {
+    (request.src, request.tci, request.tag) = (initiator.mac(), tci, 0x8000_1234);
+    let capture = Capture::start(&lab.initiator, "eth0")?;
+    initiator.send(&request.bytes())?;
+    std::thread::sleep(lab::initiator::SILENCE);
+    let frames = capture.stop()?.frames()?;
+    Ok(frames
+        .into_iter()
+        .filter(|frame| frame[..6] == initiator.mac().0)
+        .collect())
+}
+
+#[test]
+fn vlans_are_kept_apart() -> Result<()> {
+    needs!(Need::Root, Need::Tool("dumpcap"));
+    let lab = Lab::new(Options::default())?;
+    let images = [Image::stamped(64)?, Image::stamped(128)?];
+    let config = config(
+        &images[0],
+        &[
+            (1, 1, &images[0], "interfaces = [\"eth0\"]"),
+            (1, 2, &images[1], "interfaces = [\"eth0\"]\nvlan = 5"),
+        ],
+    )?;
+    let state = images[0].directory().join("state");
+    let args = [
+        "daemon",
+        "--config",
+        &config,
+        "--state-dir",
+        state.to_str().context("odd path")?,
+    ];
+    let _target = Target::ready(&lab.target, &args, 2)?;
+    let initiator = lab.open(0)?;
+    let discover = || Request::query(Mac::BROADCAST, Address::ALL, 0, b"");
+
+    // VID 5, priority 3 and the drop bit: the answer has VID and priority, not the bit.
+    let replies = on_the_wire(&lab, &initiator, Some(0x7005), discover())?;
+    ensure!(replies.len() == 1, "{} replies on VLAN 5", replies.len());
+    ensure!(
+        replies[0][12..18] == [0x81, 0, 0x60, 5, 0x88, 0xa2],
+        "the tag is {:02x?}",
+        &replies[0][12..18]
+    );
+    ensure!(
+        replies[0][20..23] == [0, 1, 2] && replies[0].len() >= 64,
+        "{:02x?}",
+        replies[0]
+    );
+    let untagged = on_the_wire(&lab, &initiator, None, discover())?;
+    ensure!(
+        untagged.len() == 1 && untagged[0][16..19] == [0, 1, 1],
+        "{untagged:02x?}"
+    );
+    // A priority tag is no VLAN: the untagged export answers with the same tag.
+    let priority = on_the_wire(&lab, &initiator, Some(0xa000), discover())?;
+    ensure!(
+        priority.len() == 1 && priority[0][12..16] == [0x81, 0, 0xa0, 0],
+        "{priority:02x?}"
+    );
+    ensure!(priority[0][20..23] == [0, 1, 1], "{priority:02x?}");
+    ensure!(
+        on_the_wire(&lab, &initiator, Some(6), discover())?.is_empty(),
+        "somebody answers on VLAN 6"
+    );
+
+    let mac = lab::link::target_mac(0);
+    let write = |slot| Request::ata(mac, Address::new(1, slot), 0x34, 3, 1, &pattern(3, *b"by vlan5"));
+    ensure!(
+        on_the_wire(&lab, &initiator, Some(5), write(1))?.is_empty(),
+        "an untagged export answers on VLAN 5"
+    );
+    ensure!(
+        on_the_wire(&lab, &initiator, None, write(2))?.is_empty(),
+        "a VLAN's export answers untagged"
+    );
+    ensure!(
+        images[0].read(3, 1)? == stamp(3) && images[1].read(3, 1)? == stamp(3),
+        "a write crossed VLANs"
+    );
+    ensure!(on_the_wire(&lab, &initiator, Some(5), write(2))?.len() == 1);
+    ensure!(images[1].read(3, 1)? == pattern(3, *b"by vlan5"));
+    Ok(())
+}
+
+#[test]
+fn an_advertisement_announces_each_export_once() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let initiator = lab.open(0)?;
+    let _target = Target::ready(&lab.target, &["serve", "7", "3", "eth0", image.as_str()], 1)?;
+    let heard = initiator.collect(Duration::from_millis(1500))?;
+    // Its own question whether another has the address comes first: requests are none of our business here.
+    let replies: Vec<_> = heard.iter().filter(|frame| frame[14] & 8 != 0).collect();
+    ensure!(replies.len() == 1, "{} advertisements", replies.len());
+    let reply = Reply::parse(replies[0])?;
+    ensure!(reply.dst == Mac::BROADCAST && reply.tag == 0 && reply.address == Address::new(7, 3));
+    ensure!(reply.config() == (64, 2, vec![]), "{reply:?}");
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! What happens to interfaces while they are served: carrier, MTU, address, removal.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use aoe_common::Mac;
+use lab::frame::ata;
+use lab::image::stamp;
+use lab::link::target_mac;
+use lab::needs::Need;
+use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, needs};
+
+const E11: Address = Address::new(1, 1);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits for an advertisement that `wanted` accepts.
+fn advertised(initiator: &Initiator, wanted: impl Fn(&Reply) -> bool) -> Result<Reply> {
+    let deadline = Instant::now() + PATIENCE;
+    while let Some(frame) = initiator.receive(deadline.saturating_duration_since(Instant::now()))? {
+        if frame[14] & 8 == 0 {
+            continue;
+        }
+        let reply = Reply::parse(&frame)?;
+        if reply.tag == 0 && reply.command == 1 && wanted(&reply) {
+            return Ok(reply);
+        }
+    }
+    bail!("no advertisement within {PATIENCE:?}")
+}
+
+fn served(mtu: u32) -> Result<(Lab, Image, Target)> {
+    let lab = Lab::new(Options {
+        mtu,
+        ..Options::default()
+    })?;
+    let image = Image::stamped(4096)?;
+    let target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", image.as_str()], 1)?;
+    Ok((lab, image, target))
+}
+
+#[test]
+fn service_goes_on_after_the_link_was_down() -> Result<()> {
+    needs!(Need::Root);
+    let (lab, _image, _target) = served(1500)?;
+    let initiator = lab.open(0)?;
+    ensure!(initiator.find(E11)?.read(5, 1)? == stamp(5));
+    lab.set_carrier(0, false)?;
+    std::thread::sleep(Duration::from_millis(1500));
+    initiator.drain()?;
+    lab.set_carrier(0, true)?;
+    advertised(&initiator, |reply| reply.address == E11)?;
+    ensure!(initiator.find(E11)?.read(6, 1)? == stamp(6));
+    Ok(())
+}
+
+#[test]
+fn service_goes_on_after_the_target_s_interface_was_down() -> Result<()> {
+    needs!(Need::Root);
+    let (lab, _image, _target) = served(1500)?;
+    let initiator = lab.open(0)?;
+    lab.target.ip("link set eth0 down")?;
+    std::thread::sleep(Duration::from_millis(1500));
+    initiator.drain()?;
+    lab.target.ip("link set eth0 up")?;
+    advertised(&initiator, |reply| reply.address == E11)?;
+    ensure!(initiator.find(E11)?.read(6, 1)? == stamp(6));
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_is_down_at_the_start_is_served_when_up() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    lab.target.ip("link set eth0 down")?;
+    let image = Image::stamped(64)?;
+    let mut target = Target::start(&lab.target, &["serve", "1", "1", "eth0", image.as_str()])?;
+    target.process.wait_for("down", lab::target::START)?;
+    let mark = target.process.mark();
+    lab.target.ip("link set eth0 up")?;
+    target.wait_ready(mark, 1)?;
+    let initiator = lab.open(0)?;
+    ensure!(initiator.find(E11)?.read(6, 1)? == stamp(6));
+    Ok(())
+}
+
+#[test]
+fn a_larger_mtu_is_used_and_advertised() -> Result<()> {
+    needs!(Need::Root);
+    let (lab, image, _target) = served(1500)?;
+    let initiator = lab.open(0)?;
+    ensure!(initiator.find(E11)?.read(0, 2)?.len() == 1024);
+    std::thread::sleep(Duration::from_millis(1100)); // at most one advertisement a second
+    initiator.drain()?;
+    lab.set_mtu(0, 9000)?;
+    let reply = advertised(&initiator, |reply| reply.config().1 == 17)?;
+    ensure!(reply.src == target_mac(0));
+    let disk = initiator.find(E11)?;
+    let expected: Vec<u8> = (100..117).flat_map(stamp).collect();
+    ensure!(disk.read(100, 17)? == expected);
+    disk.write(200, &expected)?;
+    ensure!(image.read(200, 17)? == expected);
+    Ok(())
+}
+
+#[test]
+fn a_smaller_mtu_is_respected() -> Result<()> {
+    needs!(Need::Root);
+    let (lab, _image, _target) = served(9000)?;
+    let initiator = lab.open(0)?;
+    ensure!(initiator.find(E11)?.read(0, 17)?.len() == 17 * 512);
+    std::thread::sleep(Duration::from_millis(1100));
+    initiator.drain()?;
+    lab.target.ip("link set eth0 mtu 1500")?;
+    advertised(&initiator, |reply| reply.config().1 == 2)?;
+    let disk = initiator.find(E11)?;
+    ensure!(disk.read(5, 2)?[..512] == stamp(5));
+    let reply = disk.ata(ata::READ_EXT, 0, 3, &[])?;
+    ensure!((reply.status(), reply.ata_error()) == (0x41, 0x04), "{reply:?}");
+    Ok(())
+}
+
+#[test]
+fn a_new_address_is_answered_from_and_advertised() -> Result<()> {
+    needs!(Need::Root);
+    let (lab, _image, _target) = served(1500)?;
+    let initiator = lab.open(0)?;
+    let old = initiator.find(E11)?.mac;
+    std::thread::sleep(Duration::from_millis(1100));
+    initiator.drain()?;
+    let new = Mac([2, 0, 0, 0, 0, 0x99]);
+    lab.target.ip(&format!("link set eth0 address {new}"))?;
+    advertised(&initiator, |reply| reply.src == new)?;
+    let disk = initiator.find(E11)?;
+    ensure!(disk.mac == new && disk.read(5, 1)? == stamp(5));
+    let stale = initiator.ask_all(Request::ata(old, E11, ata::READ_EXT, 5, 1, &[]))?;
+    ensure!(stale.is_empty(), "the old address still answers: {stale:?}");
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_vanishes_and_returns_is_served_again() -> Result<()> {
+    needs!(Need::Root);
+    let (lab, _image, mut target) = served(1500)?;
+    ensure!(lab.open(0)?.find(E11)?.read(5, 1)? == stamp(5));
+    for round in 0..3 {
+        lab.unplug(0)?;
+        std::thread::sleep(Duration::from_millis(500));
+        ensure!(
+            target.process.is_running(),
+            "round {round}: it ended with its interface"
+        );
+        let mark = target.process.mark();
+        lab.plug(0)?;
+        target.wait_ready(mark, 1)?;
+        ensure!(lab.open(0)?.find(E11)?.read(6, 1)? == stamp(6), "round {round}");
+    }
+    ensure!(target.process.stop()? == 0);
+    Ok(())
+}
+
+#[test]
+fn the_other_interface_is_not_disturbed() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options {
+        links: 2,
+        ..Options::default()
+    })?;
+    let image = Image::stamped(4096)?;
+    let _target = Target::ready(&lab.target, &["serve", "1", "1", "eth0,eth1", image.as_str()], 2)?;
+    let initiator = lab.open(1)?;
+    let disk = initiator.find(E11)?;
+    let slowest = |for_how_long: Duration| -> Result<Duration> {
+        let (end, mut slowest) = (Instant::now() + for_how_long, Duration::ZERO);
+        while Instant::now() < end {
+            let start = Instant::now();
+            ensure!(disk.read(5, 1)? == stamp(5));
+            slowest = slowest.max(start.elapsed());
+        }
+        Ok(slowest)
+    };
+    lab.unplug(0)?;
+    let gone = slowest(Duration::from_secs(1))?;
+    lab.plug(0)?;
+    let back = slowest(Duration::from_secs(1))?;
+    ensure!(
+        gone.max(back) < Duration::from_secs(1),
+        "reads by eth1 waited {gone:?} and {back:?} for eth0"
+    );
+    Ok(())
+}

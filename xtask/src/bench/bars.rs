@@ -1,0 +1,243 @@
+//! What was promised, held against what was measured.
+
+use serde::Serialize;
+
+use super::disk::{AMPLIFICATION, COLD_1500, COLD_9000, SYNC, WRITES};
+use super::flood::{KINDS, RATE_LIMITED, WOKEN, kept};
+use super::load::{Load, Run};
+use super::results::{Results, Series};
+use super::scale::{IDLE, MANY_MEMORY, MANY_RATE, MANY_START, MEMORY, TWO_INTERFACES};
+use super::stages::{RAM_1500, RAM_9000, THREADED, UNPINNED_1500, UNPINNED_9000};
+use super::stand::Contender::{Ggaoed, Vblade, Xblade};
+
+/// One line of the table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Bar {
+    /// What is promised.
+    pub what: String,
+    /// The bar.
+    pub wanted: Limit,
+    /// What was measured; `None` when a part of it failed, or a peer is missing.
+    pub measured: Option<f64>,
+}
+
+/// On which side of a number to be.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// This or more, in units of a peer's figure (×) or of itself.
+    AtLeast(f64),
+    /// This or less.
+    AtMost(f64),
+}
+
+impl Bar {
+    /// True when measured and on the right side.
+    pub fn holds(&self) -> bool {
+        self.measured.is_some_and(|measured| match self.wanted {
+            Limit::AtLeast(limit) => measured >= limit,
+            Limit::AtMost(limit) => measured <= limit,
+        })
+    }
+}
+
+struct Table<'a> {
+    results: &'a Results,
+    bars: Vec<Bar>,
+}
+
+/// Every bar there is, measured or not.
+pub fn judge(results: &Results) -> Vec<Bar> {
+    let mut table = Table {
+        results,
+        bars: Vec::new(),
+    };
+    let (least, most) = (Limit::AtLeast, Limit::AtMost);
+    let rate = |run: &Run| run.figures.rps;
+
+    let one = Load::reads(2, 1);
+    table.against_vblade(RAM_1500, &one, "rate", rate, least(4.0));
+    let p50 = results
+        .find(RAM_1500, &one.name(), Xblade)
+        .map(|s| s.median(|run| run.figures.lat_us.p50));
+    table.add(format!("{}: p50 in µs", one.name()), most(6.0), p50);
+    for depth in [16, 64] {
+        table.against_vblade(RAM_1500, &Load::reads(2, depth), "rate", rate, least(1.9));
+    }
+    for depth in [16, 64] {
+        table.against_vblade(RAM_9000, &Load::reads(16, depth), "rate", rate, least(1.35));
+    }
+    for (stage, sectors, limit) in [(RAM_1500, 2, 1.5), (RAM_9000, 16, 1.0), (THREADED, 16, 1.4)] {
+        for depth in [16, 64] {
+            table.against_vblade(stage, &Load::writes(sectors, depth), "rate", rate, least(limit));
+        }
+    }
+    for (stage, sectors) in [(RAM_1500, 2), (RAM_9000, 16)] {
+        for load in [
+            Load::reads(sectors, 16).in_order(),
+            Load::writes(sectors, 16).in_order(),
+        ] {
+            let ratio = table
+                .ratio(stage, &load, Ggaoed, rate)
+                .or_else(|| table.ratio(stage, &load, Vblade, rate));
+            let best = if table.ratio(stage, &load, Ggaoed, rate).is_some() {
+                "ggaoed"
+            } else {
+                "vblade, without ggaoed"
+            };
+            table.add(format!("{}: rate ({best})", load.name()), least(1.0), ratio);
+        }
+    }
+    for (stage, sectors, limit) in [(RAM_1500, 2, 0.55), (RAM_9000, 16, 0.75)] {
+        table.against_vblade(
+            stage,
+            &Load::reads(sectors, 16),
+            "target's CPU",
+            |run| run.target_us,
+            most(limit),
+        );
+    }
+    for (stage, sectors) in [(UNPINNED_1500, 2), (UNPINNED_9000, 16)] {
+        table.against_vblade(stage, &Load::reads(sectors, 16), "rate", rate, least(1.5));
+    }
+    for depth in [16, 64] {
+        table.against_vblade(WRITES, &Load::writes(2, depth), "rate", rate, least(3.0));
+    }
+    table.fact(AMPLIFICATION, most(5.0));
+    for (depth, limit) in [(1, 1.0), (16, 3.0), (64, 4.0)] {
+        table.against_vblade(SYNC, &Load::writes(2, depth), "rate", rate, least(limit));
+    }
+    table.against_vblade(COLD_1500, &Load::reads(2, 64), "rate", rate, least(4.0));
+    table.against_vblade(
+        COLD_9000,
+        &Load::reads(16, 16).in_order(),
+        "rate",
+        rate,
+        least(1.0),
+    );
+    for kind in KINDS {
+        table.fact(&kept(kind), least(0.95));
+    }
+    table.fact(WOKEN, most(20.0));
+    table.fact(RATE_LIMITED, least(0.8));
+    table.fact(MANY_RATE, least(0.97));
+    table.fact(MANY_START, most(2.0));
+    table.fact(MANY_MEMORY, most(64.0));
+    table.fact(TWO_INTERFACES, least(1.0));
+    table.fact(IDLE, most(0.5));
+    table.fact(MEMORY, most(24.0));
+    table.bars
+}
+
+impl Table<'_> {
+    fn add(&mut self, what: String, wanted: Limit, measured: Option<f64>) {
+        self.bars.push(Bar {
+            what,
+            wanted,
+            measured: measured.filter(|value| value.is_finite()),
+        });
+    }
+
+    fn fact(&mut self, name: &str, wanted: Limit) {
+        let value = self.results.value(name, Xblade);
+        self.add(name.to_owned(), wanted, value);
+    }
+
+    fn against_vblade(
+        &mut self,
+        stage: &str,
+        load: &Load,
+        figure: &str,
+        of: impl Fn(&Run) -> f64,
+        wanted: Limit,
+    ) {
+        let ratio = self.ratio(stage, load, Vblade, of);
+        self.add(
+            format!("{stage}, {}: {figure} (vblade)", load.name()),
+            wanted,
+            ratio,
+        );
+    }
+
+    fn ratio(
+        &self,
+        stage: &str,
+        load: &Load,
+        peer: super::stand::Contender,
+        figure: impl Fn(&Run) -> f64,
+    ) -> Option<f64> {
+        let name = load.name();
+        let median = |series: &Series| series.median(&figure);
+        let ours = self.results.find(stage, &name, Xblade).map(median)?;
+        Some(ours / self.results.find(stage, &name, peer).map(median)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bench::load::{Figures, Latency};
+    use crate::bench::stand::Contender;
+
+    fn run(rps: f64) -> Run {
+        let lat_us = Latency { p50: 5.0, p99: 9.0 };
+        let figures = Figures {
+            requests: 1000,
+            rps,
+            mibs: 1.0,
+            seconds: 1.0,
+            errors: 0,
+            timeouts: 0,
+            retransmits: 0,
+            lat_us,
+            generator_idle_pct: 20.0,
+            generator_starved_pct: 0.0,
+        };
+        Run::new(
+            &Load::reads(2, 1),
+            figures,
+            Duration::from_millis(2),
+            Duration::from_millis(4),
+        )
+    }
+
+    fn results(ours: f64, theirs: f64) -> Results {
+        let mut results = Results::default();
+        let one = Load::reads(2, 1).name();
+        for (contender, rps) in [(Contender::Xblade, ours), (Contender::Vblade, theirs)] {
+            for factor in [0.5, 1.0, 30.0] {
+                results.add(RAM_1500, &one, contender, run(rps * factor));
+            }
+        }
+        results
+    }
+
+    #[test]
+    fn a_bar_is_a_ratio_of_medians() {
+        let bar = judge(&results(450.0, 100.0))[0].clone();
+        assert_eq!(
+            (bar.wanted, bar.measured, bar.holds()),
+            (Limit::AtLeast(4.0), Some(4.5), true)
+        );
+        assert!(!judge(&results(390.0, 100.0))[0].holds());
+    }
+
+    #[test]
+    fn what_was_not_measured_does_not_hold() {
+        let bars = judge(&Results::default());
+        assert!(bars.len() > 40);
+        assert!(bars.iter().all(|bar| bar.measured.is_none() && !bar.holds()));
+    }
+
+    #[test]
+    fn a_limit_from_above_is_one() {
+        let mut results = Results::default();
+        results.fact(IDLE, Contender::Xblade, 0.4);
+        results.fact(MEMORY, Contender::Xblade, 25.0);
+        let bars = judge(&results);
+        let holds = |name| bars.iter().find(|bar| bar.what == name).unwrap().holds();
+        assert!(holds(IDLE) && !holds(MEMORY));
+    }
+}

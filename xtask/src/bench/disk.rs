@@ -1,0 +1,132 @@
+//! Loads on an image on the disk's file system.
+
+use std::fs::File;
+use std::os::linux::fs::MetadataExt;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use super::Bench;
+use super::images::drop_caches;
+use super::load::{Load, Run};
+use super::stand::{Contender, Serving, Stand};
+
+/// Name of a stage, as [`super::bars`] looks it up.
+pub const WRITES: &str = "image on disk, MTU 1500, final flush counted";
+/// Name of a stage.
+pub const SYNC: &str = "image on disk, MTU 1500, synchronous";
+/// Name of a stage.
+pub const COLD_1500: &str = "image on disk, MTU 1500, cold";
+/// Name of a stage.
+pub const COLD_9000: &str = "image on disk, MTU 9000, cold";
+/// Name of a fact: bytes that reached the device for a byte acknowledged.
+pub const AMPLIFICATION: &str = "bytes written to the device for a byte acknowledged";
+
+/// `--sync` against `vblade -s`.
+pub fn sync(bench: &mut Bench) {
+    let seconds = if bench.quick { 1.0 } else { 5.0 };
+    let rounds = if bench.quick { 1 } else { bench.rounds };
+    for depth in [1, 16, 64].repeat(rounds) {
+        let load = Load {
+            seconds,
+            ..Load::writes(2, depth)
+        };
+        for contender in both(bench) {
+            let stand = fresh(bench, contender, |serving| serving.sync = true);
+            match stand.and_then(|mut stand| stand.load(&load)) {
+                Ok(run) => bench.results.add(SYNC, &load.name(), contender, run),
+                Err(error) => bench.failed(&format!("{SYNC}, {}", contender.name()), &error),
+            }
+        }
+    }
+}
+
+/// Random writes, until the last byte of them is on the medium.
+pub fn writes(bench: &mut Bench) {
+    let seconds = if bench.quick { 5.0 } else { 20.0 };
+    for depth in [16, 64] {
+        let load = Load {
+            seconds,
+            warm_up: 0.0,
+            ..Load::writes(2, depth)
+        };
+        for contender in both(bench) {
+            match write_and_flush(bench, contender, &load) {
+                Ok((run, amplification)) => {
+                    bench.results.add(WRITES, &load.name(), contender, run);
+                    bench.results.fact(AMPLIFICATION, contender, amplification);
+                }
+                Err(error) => bench.failed(&format!("{WRITES}, {}", contender.name()), &error),
+            }
+        }
+    }
+}
+
+fn write_and_flush(bench: &Bench, contender: Contender, load: &Load) -> Result<(Run, f64)> {
+    let image = bench.images.on_disk(contender.name())?;
+    let mut stand = fresh(bench, contender, |_| {})?;
+    let (before, started) = (device_bytes_written(&image)?, Instant::now());
+    let mut run = stand.load(load)?;
+    stand.process.stop().ok();
+    File::open(&image)?.sync_data()?;
+    let (elapsed, after) = (started.elapsed().as_secs_f64(), device_bytes_written(&image)?);
+    run.figures.rps = run.figures.requests as f64 / elapsed;
+    let acknowledged_bytes = run.figures.requests as f64 * f64::from(load.sectors) * 512.0;
+    Ok((run, (after - before) as f64 / acknowledged_bytes))
+}
+
+/// Reads of what is not in the page cache.
+pub fn cold(bench: &mut Bench) {
+    let seconds = if bench.quick { 1.0 } else { 3.0 };
+    let rounds = if bench.quick { 1 } else { bench.rounds };
+    let loads = [
+        (COLD_1500, 1500, Load::reads(2, 64)),
+        (COLD_9000, 9000, Load::reads(16, 16).in_order()),
+    ];
+    for _ in 0..rounds {
+        for (name, mtu, load) in &loads {
+            let load = Load {
+                seconds,
+                ..load.clone()
+            };
+            for contender in both(bench) {
+                let run = fresh(bench, contender, |serving| serving.mtu = *mtu);
+                match run.and_then(|mut stand| stand.load(&load)) {
+                    Ok(run) => bench.results.add(name, &load.name(), contender, run),
+                    Err(error) => bench.failed(&format!("{name}, {}", contender.name()), &error),
+                }
+            }
+        }
+    }
+}
+
+/// The contenders that the bars on disks are about.
+fn both(bench: &Bench) -> Vec<Contender> {
+    bench
+        .contenders
+        .iter()
+        .copied()
+        .filter(|&contender| contender != Contender::Ggaoed)
+        .collect()
+}
+
+/// Starts a target on an image of which nothing is cached.
+fn fresh(bench: &Bench, contender: Contender, adjust: impl Fn(&mut Serving)) -> Result<Stand> {
+    let image = bench.images.on_disk(contender.name())?;
+    drop_caches()?;
+    let mut serving = Serving::plain(&image, 1500);
+    adjust(&mut serving);
+    Stand::start(&bench.xblade, contender, &serving)
+}
+
+/// Bytes written so far to the device that the file is on.
+fn device_bytes_written(file: &Path) -> Result<u64> {
+    let device = std::fs::metadata(file)?.st_dev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let path = format!("/sys/dev/block/{major}:{minor}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    // Documentation/block/stat.rst: the seventh number counts sectors written
+    let sectors = stat.split_whitespace().nth(6).context("a short stat")?;
+    Ok(sectors.parse::<u64>()? * 512)
+}

@@ -1,0 +1,96 @@
+//! Loads on an image in RAM.
+
+use anyhow::Result;
+
+use super::Bench;
+use super::load::Load;
+use super::stand::{Contender, Serving, Stand};
+
+/// Name of a stage, as [`super::bars`] and the charts look it up.
+pub const RAM_1500: &str = "image in RAM, MTU 1500";
+/// Name of a stage.
+pub const RAM_9000: &str = "image in RAM, MTU 9000";
+/// Name of a stage.
+pub const THREADED: &str = "image in RAM, MTU 9000, threaded NAPI";
+/// Name of a stage.
+pub const UNPINNED_1500: &str = "image in RAM, MTU 1500, unpinned";
+/// Name of a stage.
+pub const UNPINNED_9000: &str = "image in RAM, MTU 9000, unpinned";
+
+/// Sectors of a request in a stage: 1 KiB fit a frame at MTU 1500, and of those that fit at 9000, 8 KiB are usual.
+const fn sectors(mtu: u32) -> u32 {
+    if mtu < 9000 { 2 } else { 16 }
+}
+
+/// Reads and writes, random and in order.
+pub fn ram(bench: &mut Bench) {
+    for (name, mtu) in [(RAM_1500, 1500), (RAM_9000, 9000)] {
+        let n = sectors(mtu);
+        let loads = [
+            Load::reads(n, 1),
+            Load::reads(n, 16),
+            Load::reads(n, 64),
+            Load::reads(n, 16).in_order(),
+            Load::writes(n, 16),
+            Load::writes(n, 64),
+            Load::writes(n, 16).in_order(),
+        ];
+        stage(bench, name, &loads, |serving| serving.mtu = mtu);
+    }
+}
+
+/// Threaded NAPI moves the XDP program off the sender's cpu.
+pub fn threaded(bench: &mut Bench) {
+    let loads = [Load::writes(16, 16), Load::writes(16, 64)];
+    stage(bench, THREADED, &loads, |serving| {
+        (serving.mtu, serving.threaded) = (9000, true);
+    });
+}
+
+/// The scheduler decides who runs where.
+pub fn unpinned(bench: &mut Bench) {
+    for (name, mtu) in [(UNPINNED_1500, 1500), (UNPINNED_9000, 9000)] {
+        stage(bench, name, &[Load::reads(sectors(mtu), 16)], |serving| {
+            (serving.mtu, serving.pinned) = (mtu, false);
+        });
+    }
+}
+
+/// Starts every target and runs the loads on them by turns. A target that fails is left out from there on.
+fn stage(bench: &mut Bench, name: &str, loads: &[Load], adjust: impl Fn(&mut Serving)) {
+    let mut stands = Vec::new();
+    for contender in bench.contenders.clone() {
+        match start(bench, contender, &adjust) {
+            Ok(stand) => stands.push(stand),
+            Err(error) => bench.failed(&format!("{name}, {}", contender.name()), &error),
+        }
+    }
+    for _ in 0..bench.rounds {
+        for load in loads {
+            let load = Load {
+                seconds: bench.seconds,
+                ..load.clone()
+            };
+            stands.retain_mut(|stand| match stand.load(&load) {
+                Ok(run) => {
+                    bench.results.add(name, &load.name(), stand.contender, run);
+                    true
+                }
+                Err(error) => {
+                    bench.failed(
+                        &format!("{name}, {}, {}", load.name(), stand.contender.name()),
+                        &error,
+                    );
+                    false
+                }
+            });
+        }
+    }
+}
+
+fn start(bench: &Bench, contender: Contender, adjust: impl Fn(&mut Serving)) -> Result<Stand> {
+    let image = bench.images.in_ram(contender.name())?;
+    let mut serving = Serving::plain(&image, 1500);
+    adjust(&mut serving);
+    Stand::start(&bench.xblade, contender, &serving)
+}

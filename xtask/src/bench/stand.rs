@@ -1,0 +1,333 @@
+//! A target in a lab of its own, ready to be measured.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::{Lab, Options, Process};
+use serde::Serialize;
+
+use super::load::{Figures, Load, Run};
+use super::{GENERATOR_CPU, SHELF, SLOT, TARGET_CPU};
+use crate::sh;
+
+/// How long a target may take until it answers.
+const START: Duration = Duration::from_secs(20);
+/// How long a generator may take: longer than any load.
+const GENERATOR: Duration = Duration::from_secs(120);
+
+/// A program that serves AoE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Contender {
+    /// This project's.
+    Xblade,
+    /// Debian's package `vblade`.
+    Vblade,
+    /// Built by the user, where it is on the PATH.
+    Ggaoed,
+}
+
+impl Contender {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Contender::Xblade => "xblade",
+            Contender::Vblade => "vblade",
+            Contender::Ggaoed => "ggaoed",
+        }
+    }
+
+    /// Those that are installed; xblade always is.
+    pub fn installed() -> Vec<Contender> {
+        let all = [Contender::Xblade, Contender::Vblade, Contender::Ggaoed];
+        all.into_iter()
+            .filter(|&c| c == Contender::Xblade || sh::find(c.name()).is_some())
+            .collect()
+    }
+}
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    /// MTU of the links.
+    pub mtu: u32,
+    /// Queues of every end.
+    pub queues: u32,
+    /// Links; the first `served` of them are served.
+    pub links: u32,
+    /// Links the target serves.
+    pub served: u32,
+    /// The image.
+    pub image: PathBuf,
+    /// Acknowledge writes only when they are on the medium.
+    pub sync: bool,
+    /// Serve this lab's initiator only.
+    pub access_list: bool,
+    /// Pin target and generator to their cpus.
+    pub pinned: bool,
+    /// Threaded NAPI on the target's end, its kernel thread pinned to the target's cpu.
+    pub threaded: bool,
+    /// A config file for `xblade daemon` instead of an image.
+    pub config: Option<PathBuf>,
+}
+
+impl Serving {
+    /// The usual way: one pinned link.
+    pub fn plain(image: &Path, mtu: u32) -> Serving {
+        Serving {
+            mtu,
+            queues: 1,
+            links: 1,
+            served: 1,
+            image: image.into(),
+            sync: false,
+            access_list: false,
+            pinned: true,
+            threaded: false,
+            config: None,
+        }
+    }
+}
+
+/// A target that answers.
+pub struct Stand {
+    /// Its namespaces and links.
+    pub lab: Lab,
+    /// The target.
+    pub process: Process,
+    /// What it is.
+    pub contender: Contender,
+    /// From the start of the process to its first answer.
+    pub start_up: Duration,
+    xblade: String,
+    pinned: bool,
+    /// Kernel threads that do the target's receive work.
+    napi_threads: Vec<i32>,
+    /// ggaoed's config file.
+    _config: Option<tempfile::NamedTempFile>,
+}
+
+impl Stand {
+    /// Builds a lab and starts the target in it.
+    pub fn start(xblade: &Path, contender: Contender, serving: &Serving) -> Result<Stand> {
+        let lab = Lab::new(Options {
+            mtu: serving.mtu,
+            queues: serving.queues,
+            links: serving.links,
+        })?;
+        let xblade = xblade.to_str().context("an odd path of xblade")?.to_owned();
+        let (mut words, config) = command(&xblade, contender, serving)?;
+        if serving.pinned {
+            words.splice(0..0, ["taskset", "-c", TARGET_CPU].map(String::from));
+        }
+        let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+        let started = Instant::now();
+        let process = Process::spawn(&lab.target, &words[0], &args)?;
+        let mut stand = Stand {
+            lab,
+            process,
+            contender,
+            start_up: Duration::ZERO,
+            xblade,
+            pinned: serving.pinned,
+            napi_threads: Vec::new(),
+            _config: config,
+        };
+        stand.wait(started)?;
+        if serving.threaded {
+            stand.napi_threads = match thread_napi(&stand.lab) {
+                // without an XDP program a veth has no NAPI to thread
+                Err(_) if contender != Contender::Xblade => Vec::new(),
+                result => result?,
+            };
+        }
+        Ok(stand)
+    }
+
+    fn wait(&mut self, started: Instant) -> Result<()> {
+        while started.elapsed() < START {
+            let probe = Load {
+                count: Some(1),
+                warm_up: 0.0,
+                ..Load::reads(1, 1)
+            };
+            if self.generate(&probe, &[]).is_ok() {
+                self.start_up = started.elapsed();
+                return Ok(());
+            }
+            if !self.process.is_running() {
+                break;
+            }
+        }
+        bail!(
+            "{} does not answer; it printed:\n{}",
+            self.contender.name(),
+            self.process.log()
+        )
+    }
+
+    /// Runs a load and accounts for it.
+    pub fn load(&mut self, load: &Load) -> Result<Run> {
+        let (cpu, napi, busy) = (self.process.cpu_time()?, self.napi_time(), system_busy()?);
+        let figures = self.generate(load, &[])?;
+        let target = self.process.cpu_time()?.saturating_sub(cpu) + self.napi_time().saturating_sub(napi);
+        let system = system_busy()?.saturating_sub(busy);
+        ensure!(
+            self.process.is_running(),
+            "{} is gone:\n{}",
+            self.contender.name(),
+            self.process.log()
+        );
+        Ok(Run::new(load, figures, target, system))
+    }
+
+    /// Starts `xblade bench` and waits for its figures. `more` are further arguments.
+    pub fn generate(&self, load: &Load, more: &[&str]) -> Result<Figures> {
+        let mut process = self.spawn_bench(load.link, GENERATOR_CPU, &load.arguments(), more)?;
+        figures(&mut process)
+    }
+
+    /// Starts `xblade bench` on a link with these arguments.
+    pub fn spawn_bench(&self, link: u32, cpu: &str, args: &[String], more: &[&str]) -> Result<Process> {
+        let interface = format!("eth{link}");
+        let mut words: Vec<&str> = if self.pinned {
+            vec!["taskset", "-c", cpu]
+        } else {
+            Vec::new()
+        };
+        words.extend([self.xblade.as_str(), "bench", &interface]);
+        words.extend(args.iter().map(String::as_str));
+        words.extend(more);
+        Process::spawn(&self.lab.initiator, words[0], &words[1..])
+    }
+
+    fn napi_time(&self) -> Duration {
+        let ns = |pid: &i32| -> Option<u64> {
+            let account = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+            account.split_whitespace().next()?.parse().ok()
+        };
+        Duration::from_nanos(self.napi_threads.iter().filter_map(ns).sum())
+    }
+}
+
+/// Waits for a generator's end and reads what it measured.
+pub fn figures(process: &mut Process) -> Result<Figures> {
+    let json = |line: &str| line.starts_with('{');
+    // found here, or at its end: the generator has printed it a moment ago then
+    if process.wait_for_after(0, json, GENERATOR).is_err() {
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    process.wait(GENERATOR)?;
+    let log = process.log();
+    let line = log
+        .lines()
+        .find(|line| json(line))
+        .with_context(|| format!("the generator: {log}"))?;
+    serde_json::from_str(line).context("the generator's JSON")
+}
+
+fn command(
+    xblade: &str,
+    contender: Contender,
+    serving: &Serving,
+) -> Result<(Vec<String>, Option<tempfile::NamedTempFile>)> {
+    let image = serving.image.to_str().context("an odd path of an image")?;
+    let (shelf, slot) = (SHELF.to_string(), SLOT.to_string());
+    let interfaces: Vec<String> = (0..serving.served).map(|n| format!("eth{n}")).collect();
+    let interfaces = interfaces.join(",");
+    let mac = lab::link::initiator_mac(0).to_string();
+    let mut words: Vec<&str>;
+    let mut file = None;
+    let config;
+    match contender {
+        Contender::Xblade => {
+            words = vec![xblade];
+            if let Some(path) = &serving.config {
+                config = path.display().to_string();
+                words.extend([
+                    "daemon",
+                    "--config",
+                    &config,
+                    "--state-dir",
+                    "/run/xblade-bench-state",
+                ]);
+            } else {
+                words.extend(["serve", "--buffers", "64"]);
+                words.extend(serving.sync.then_some("--sync"));
+                if serving.access_list {
+                    words.extend(["--allow", &mac]);
+                }
+                words.extend([&shelf, &slot, &interfaces, image]);
+            }
+        }
+        Contender::Vblade => {
+            words = vec!["vblade", "-b", "64"];
+            words.extend(serving.sync.then_some("-s"));
+            if serving.access_list {
+                words.extend(["-m", &mac]);
+            }
+            words.extend([&shelf, &slot, &interfaces, image]);
+        }
+        Contender::Ggaoed => {
+            ensure!(!serving.sync && !serving.access_list, "not compared with ggaoed");
+            let text = format!(
+                "[defaults]\ninterfaces = {interfaces}\nqueue-length = 64\n\
+                 [bench]\nshelf = {shelf}\nslot = {slot}\npath = {image}\n"
+            );
+            let written = tempfile::NamedTempFile::new()?;
+            std::fs::write(written.path(), text)?;
+            config = written.path().display().to_string();
+            words = vec!["ggaoed", "-n", "-c", &config];
+            file = Some(written);
+        }
+    }
+    Ok((words.into_iter().map(String::from).collect(), file))
+}
+
+/// Turns threaded NAPI on for the target's end, pins the new kernel threads and returns them.
+fn thread_napi(lab: &Lab) -> Result<Vec<i32>> {
+    let before = napi_threads()?;
+    lab.target.write("/sys/class/net/eth0/threaded", "1")?;
+    let new: Vec<i32> = napi_threads()?
+        .into_iter()
+        .filter(|pid| !before.contains(pid))
+        .collect();
+    for pid in &new {
+        sh::output(Command::new("taskset").args(["-pc", TARGET_CPU, &pid.to_string()]))?;
+    }
+    ensure!(!new.is_empty(), "the kernel made no NAPI thread");
+    Ok(new)
+}
+
+fn napi_threads() -> Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if name.starts_with("napi/") {
+            found.extend(entry.file_name().to_str().and_then(|pid| pid.parse::<i32>().ok()));
+        }
+    }
+    Ok(found)
+}
+
+/// How long all cpus together have been busy since the machine started.
+fn system_busy() -> Result<Duration> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let line = text.lines().next().context("an empty /proc/stat")?;
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal; a tick is 10 ms on every Linux there is
+    let busy: u64 = ticks
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| matches!(i, 0..3 | 5..7))
+        .map(|(_, t)| t)
+        .sum();
+    Ok(Duration::from_millis(busy * 10))
+}

@@ -1,0 +1,72 @@
+//! Building with cargo, and finding what was built.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::sh;
+
+/// An executable that cargo has built.
+#[derive(Debug)]
+pub struct Executable {
+    /// Name of the binary, library or test file it was built from.
+    pub target: String,
+    /// Its package, by name.
+    pub package: String,
+    /// True for a test harness.
+    pub is_test: bool,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// Runs cargo with these arguments, progress and diagnostics shown, and returns the executables.
+///
+/// # Errors
+/// When the build fails.
+pub fn build(args: &[&str]) -> Result<Vec<Executable>> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(sh::root()).args(args);
+    eprintln!("$ {}", sh::line(&cargo));
+    cargo
+        .arg("--message-format=json-render-diagnostics")
+        .stdout(Stdio::piped());
+    let mut child = cargo.spawn().context("starting cargo")?;
+    let messages = BufReader::new(child.stdout.take().context("no pipe")?);
+    let mut executables = Vec::new();
+    for line in messages.lines() {
+        let message: Value = serde_json::from_str(&line?).context("cargo's messages")?;
+        executables.extend(executable(&message));
+    }
+    ensure!(child.wait()?.success(), "the build failed");
+    Ok(executables)
+}
+
+fn executable(message: &Value) -> Option<Executable> {
+    let path = message.get("executable")?.as_str()?;
+    let manifest = PathBuf::from(message.get("manifest_path")?.as_str()?);
+    Some(Executable {
+        target: message.pointer("/target/name")?.as_str()?.to_owned(),
+        package: manifest.parent()?.file_name()?.to_str()?.to_owned(),
+        is_test: message.pointer("/profile/test")?.as_bool()?,
+        path: path.into(),
+    })
+}
+
+/// Builds `xblade` with the given profile and returns its path.
+///
+/// # Errors
+/// When the build fails.
+pub fn xblade(release: bool) -> Result<PathBuf> {
+    let mut args = vec!["build", "--package", "aoe-user", "--bin", "xblade"];
+    if release {
+        args.push("--release");
+    }
+    let built = build(&args)?;
+    let binary = built
+        .into_iter()
+        .find(|built| built.target == "xblade" && !built.is_test);
+    Ok(binary.context("cargo built no xblade")?.path)
+}

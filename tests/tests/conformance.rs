@@ -24,7 +24,9 @@ fn quoted(page: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn every_test_named_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace");
     let mut files = Vec::new();
     for dir in WHERE {
         sources(&root.join(dir), &mut files);
@@ -35,12 +37,16 @@ fn every_test_named_exists() {
         let text = std::fs::read_to_string(&file).expect("readable source");
         let functions = text.split("fn ").skip(1);
         known.extend(functions.map(|rest| {
-            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                .unwrap_or(rest.len());
             format!("{stem}::{}", &rest[..end])
         }));
     }
     let page = std::fs::read_to_string(root.join("docs/conformance.md")).expect("the page");
-    let named: Vec<&str> = quoted(&page).filter(|text| text.contains("::") && *text != "file::test").collect();
+    let named: Vec<&str> = quoted(&page)
+        .filter(|text| text.contains("::") && *text != "file::test")
+        .collect();
     assert!(named.len() > 50, "only {} tests are named", named.len());
     let missing: Vec<_> = named.iter().filter(|name| !known.contains(**name)).collect();
     assert!(missing.is_empty(), "no such tests: {missing:?}");
@@ -48,13 +54,22 @@ fn every_test_named_exists() {
 
 #[test]
 fn every_vector_named_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace");
     let vectors = std::fs::read_to_string(root.join("tests/data/vectors.txt")).expect("the vectors");
     let page = std::fs::read_to_string(root.join("docs/conformance.md")).expect("the page");
-    let is_vector = |word: &&str| matches!(word.as_bytes(), [b'T', a, b] if a.is_ascii_digit() && b.is_ascii_digit());
-    let named: HashSet<&str> = page.split(|c: char| !c.is_ascii_alphanumeric()).filter(is_vector).collect();
+    let is_vector =
+        |word: &&str| matches!(word.as_bytes(), [b'T', a, b] if a.is_ascii_digit() && b.is_ascii_digit());
+    let named: HashSet<&str> = page
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(is_vector)
+        .collect();
     assert!(named.len() > 30, "only {} vectors are named", named.len());
     for name in named {
-        assert!(vectors.lines().any(|line| line.starts_with(name)), "no vector {name}");
+        assert!(
+            vectors.lines().any(|line| line.starts_with(name)),
+            "no vector {name}"
+        );
     }
 }

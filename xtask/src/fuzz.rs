@@ -42,7 +42,10 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     seeds()?;
-    for target in TARGETS.iter().filter(|name| args.target.as_deref().is_none_or(|only| only == **name)) {
+    for target in TARGETS
+        .iter()
+        .filter(|name| args.target.as_deref().is_none_or(|only| only == **name))
+    {
         sh::run(&mut command(target, args.seconds)).with_context(|| {
             format!("the fuzzer has found something; put the input that it names into fuzz/seeds/{target}/ once fixed")
         })?;
@@ -80,7 +83,9 @@ fn missing() -> Option<String> {
         return Some("no C++ compiler, which libFuzzer is built with (apt-get install g++)".into());
     }
     let installed = sh::output(Command::new("cargo").args(["fuzz", "--version"])).is_ok();
-    if !installed && let Err(error) = sh::run(Command::new("cargo").args(["install", "cargo-fuzz", "--locked"])) {
+    if !installed
+        && let Err(error) = sh::run(Command::new("cargo").args(["install", "cargo-fuzz", "--locked"]))
+    {
         return Some(format!("cargo-fuzz cannot be installed: {error:#}"));
     }
     None
@@ -90,7 +95,16 @@ fn missing() -> Option<String> {
 fn seeds() -> Result<()> {
     sh::run(
         Command::new("cargo")
-            .args(["run", "--quiet", "--package", "xblade-fuzz", "--example", "seeds", "--", "fuzz/corpus"])
+            .args([
+                "run",
+                "--quiet",
+                "--package",
+                "xblade-fuzz",
+                "--example",
+                "seeds",
+                "--",
+                "fuzz/corpus",
+            ])
             .current_dir(sh::root()),
     )
 }
@@ -99,8 +113,25 @@ fn command(target: &str, seconds: u32) -> Command {
     let mut command = Command::new("rustup");
     command
         // What is fuzzed is safe Rust: its own checks find more than a sanitizer would, at twice the pace.
-        .args(["run", "nightly", "cargo", "fuzz", "run", "--sanitizer", "none", "--features", "libfuzzer", target, "--"])
-        .args(["-max_len=16384", "-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1"])
+        .args([
+            "run",
+            "nightly",
+            "cargo",
+            "fuzz",
+            "run",
+            "--sanitizer",
+            "none",
+            "--features",
+            "libfuzzer",
+            target,
+            "--",
+        ])
+        .args([
+            "-max_len=16384",
+            "-timeout=20",
+            "-rss_limit_mb=2048",
+            "-print_final_stats=1",
+        ])
         .arg(format!("-max_total_time={seconds}"))
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
@@ -110,18 +141,28 @@ fn command(target: &str, seconds: u32) -> Command {
 
 /// Runs a command and returns all it prints; when it fails, the end of that is the error.
 fn quietly(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{}`", sh::line(command)))?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start `{}`", sh::line(command)))?;
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         let lines: Vec<&str> = said.lines().collect();
-        bail!("`{}`:\n{}", sh::line(command), lines[lines.len().saturating_sub(40)..].join("\n"));
+        bail!(
+            "`{}`:\n{}",
+            sh::line(command),
+            lines[lines.len().saturating_sub(40)..].join("\n")
+        );
     }
     Ok(said)
 }
 
 /// The fuzzer's own count of inputs tried.
 fn inputs(said: &str) -> String {
-    let count = said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    let count = said
+        .lines()
+        .find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
     format!("{} inputs", count.map_or("?", str::trim))
 }
 
@@ -139,7 +180,12 @@ mod tests {
     #[test]
     fn every_target_has_a_file() {
         for target in TARGETS {
-            assert!(sh::root().join(format!("fuzz/fuzz_targets/{target}.rs")).is_file(), "{target}");
+            assert!(
+                sh::root()
+                    .join(format!("fuzz/fuzz_targets/{target}.rs"))
+                    .is_file(),
+                "{target}"
+            );
         }
     }
 }

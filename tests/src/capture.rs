@@ -87,7 +87,7 @@ impl Captured {
             "fields",
             "-E",
             "separator=|",
-            "-R",
+            "-Y",
             filter,
         ]);
         for field in fields {

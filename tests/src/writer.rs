@@ -37,6 +37,7 @@ pub struct Options {
 struct Flight {
     lba: u64,
     values: Vec<u64>,
+    first_sent: Instant,
     sent: Instant,
 }
 
@@ -232,15 +233,41 @@ impl Writer {
         self.judge(|lba| Ok(contents[lba as usize].clone()))
     }
 
-    /// Forgets what is under way: the next judgement followed by this makes a clean start.
-    pub fn forget(&mut self) {
-        self.flights.clear();
-    }
-
-    /// The export is now at another port.
-    pub fn redirect(&mut self, socket: Initiator, target: Mac) {
-        self.socket = socket;
-        self.options.target = target;
+    /// FLUSH CACHE EXT, asked for again till it succeeds; returns when the one that did was sent.
+    ///
+    /// # Errors
+    /// When it fails, or nobody answers.
+    pub fn flush(&mut self) -> Result<Instant> {
+        for _ in 0..20 {
+            let mut request = Request::ata(
+                self.options.target,
+                self.options.address,
+                ata::FLUSH_EXT,
+                0,
+                0,
+                &[],
+            );
+            (request.src, request.tag) = (self.socket.mac(), self.tag());
+            let sent = Instant::now();
+            let _ = self.socket.send(&request.bytes());
+            let until = sent + Duration::from_secs(2);
+            while let Some(frame) = self
+                .socket
+                .receive(until.saturating_duration_since(Instant::now()))?
+            {
+                if frame.len() > 23 && frame[14] & 0x08 != 0 && frame[20..24] == request.tag.to_be_bytes() {
+                    let reply = Reply::parse(&frame)?;
+                    ensure!(
+                        reply.status() & 0xa9 == 0,
+                        "flush: status {:#04x}",
+                        reply.status()
+                    );
+                    return Ok(sent);
+                }
+                self.take(&frame)?;
+            }
+        }
+        bail!("nobody answers a flush")
     }
 
     /// One sector, asked for again till it comes.
@@ -289,10 +316,12 @@ impl Writer {
             if !self.flights.values().any(busy) {
                 let values: Vec<u64> = (self.next_value..self.next_value + count).collect();
                 self.next_value += count;
+                let now = Instant::now();
                 self.send(Flight {
                     lba,
                     values,
-                    sent: Instant::now(),
+                    first_sent: now,
+                    sent: now,
                 });
             }
         }
@@ -309,7 +338,6 @@ impl Writer {
             .collect();
         for tag in late {
             if let Some(flight) = self.flights.remove(&tag) {
-                self.longest_wait = self.longest_wait.max(flight.sent.elapsed());
                 self.retransmissions += 1;
                 self.send(flight);
             }
@@ -352,7 +380,7 @@ impl Writer {
                 reply.ata_error()
             );
             let at = Instant::now();
-            self.longest_wait = self.longest_wait.max(flight.sent.elapsed());
+            self.longest_wait = self.longest_wait.max(flight.first_sent.elapsed());
             self.acknowledged += 1;
             for (lba, value) in (flight.lba..).zip(flight.values) {
                 self.ledger[lba as usize].push(Acknowledged { value, at });

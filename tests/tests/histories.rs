@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use lab::frame::{Request, ata};
 use lab::history::check::check;
@@ -204,7 +204,7 @@ struct Trouble {
 }
 
 /// Runs clients against `xblade` on two ports of two queues.
-fn against_xblade(plan: &Plan, trouble: Trouble, extra: &[&str]) -> Result<()> {
+fn against_xblade(plan: &Plan, trouble: Trouble, extra: &[&str]) -> Result<Outcome> {
     let lab = Lab::new(lab::Options {
         queues: 2,
         links: 2,
@@ -256,7 +256,11 @@ fn against_xblade(plan: &Plan, trouble: Trouble, extra: &[&str]) -> Result<()> {
         outcome.retransmissions
     );
     assert!(operations > 2000, "too little happened");
-    verdict(&outcome).map_err(anyhow::Error::msg)
+    Ok(outcome)
+}
+
+fn passes(outcome: &Outcome) -> Result<()> {
+    verdict(outcome).map_err(anyhow::Error::msg)
 }
 
 fn real_plan(discipline: Discipline) -> Plan {
@@ -274,19 +278,27 @@ const ALL_TROUBLE: Trouble = Trouble {
 #[test]
 fn one_writer_a_sector_sees_one_disk_through_kills_and_flaps() -> Result<()> {
     needs!(Need::Root);
-    against_xblade(&real_plan(Discipline::Owned), ALL_TROUBLE, &[])
+    passes(&against_xblade(&real_plan(Discipline::Owned), ALL_TROUBLE, &[])?)
 }
 
 #[test]
 fn one_writer_a_sector_sees_one_disk_in_sync_mode() -> Result<()> {
     needs!(Need::Root);
-    against_xblade(&real_plan(Discipline::Owned), ALL_TROUBLE, &["--sync"])
+    passes(&against_xblade(
+        &real_plan(Discipline::Owned),
+        ALL_TROUBLE,
+        &["--sync"],
+    )?)
 }
 
 #[test]
 fn one_writer_a_sector_sees_one_disk_with_the_direct_store() -> Result<()> {
     needs!(Need::Root);
-    against_xblade(&real_plan(Discipline::Owned), ALL_TROUBLE, &["--direct"])
+    passes(&against_xblade(
+        &real_plan(Discipline::Owned),
+        ALL_TROUBLE,
+        &["--direct"],
+    )?)
 }
 
 #[test]
@@ -296,7 +308,7 @@ fn writers_in_each_others_way_see_one_disk() -> Result<()> {
         deadline: Duration::from_millis(700),
         ..real_plan(Discipline::Free)
     };
-    against_xblade(&plan, ALL_TROUBLE, &[])
+    passes(&against_xblade(&plan, ALL_TROUBLE, &[])?)
 }
 
 #[test]
@@ -306,9 +318,28 @@ fn late_duplicates_do_no_harm_to_a_target_that_knows_them() -> Result<()> {
         kills: false,
         flaps: true,
     };
-    against_xblade(
+    passes(&against_xblade(
         &real_plan(Discipline::HandedOver),
         trouble,
         &["--late-duplicates"],
-    )
+    )?)
+}
+
+/// The control: the same network and clients undo writes of a target that is not told to look out for late copies.
+/// It shows that a violation on the real wire would be seen.
+#[test]
+fn the_same_late_duplicates_undo_writes_of_a_target_that_does_not_know_them() -> Result<()> {
+    needs!(Need::Root);
+    let trouble = Trouble {
+        kills: false,
+        flaps: true,
+    };
+    for _ in 0..5 {
+        let outcome = against_xblade(&real_plan(Discipline::HandedOver), trouble, &[])?;
+        if let Err(violation) = check(&outcome.history) {
+            println!("{violation}");
+            return Ok(());
+        }
+    }
+    bail!("five runs and no write came back: the network is too kind to show anything")
 }

@@ -78,3 +78,52 @@ fn nothing_acknowledged_is_lost_with_the_direct_store() -> Result<()> {
     needs!(Need::Root);
     killed_again_and_again(1500, &["--direct"])
 }
+
+/// A restart under load (an upgrade): SIGTERM, and a new process at once. Nothing is lost, and no write waits for
+/// a second.
+#[test]
+fn a_restart_loses_nothing_and_stalls_for_less_than_a_second() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(lab::Options::default())?;
+    let image = Image::sparse(1024)?;
+    let args = ["serve", "7", "3", "eth0", image.as_str(), "--sync"];
+    let mut target = Target::ready(&lab.target, &args, 1)?;
+    let options = Options {
+        seed: seed(),
+        address: Address::new(7, 3),
+        target: target_mac(0),
+        sectors: 1024,
+        per_write: 2,
+        depth: 8,
+        patience: Duration::from_millis(50),
+    };
+    let mut writer = Writer::new(lab.open(0)?, options);
+    writer.run_till(100, Duration::from_secs(5))?;
+    for _ in 0..3 {
+        writer.longest_wait = Duration::ZERO;
+        let (tx, restarted) = std::sync::mpsc::channel();
+        target = std::thread::scope(|scope| -> Result<Target> {
+            let (lab, args) = (&lab, &args);
+            scope.spawn(move || {
+                let status = target.process.stop().expect("it ends in time");
+                assert_eq!(status, 0, "{}", target.process.log());
+                let _ = tx.send(Target::ready(&lab.target, args, 1));
+            });
+            loop {
+                writer.run_for(Duration::from_millis(20))?;
+                if let Ok(again) = restarted.try_recv() {
+                    break again;
+                }
+            }
+        })?;
+        writer.run_till(100, Duration::from_secs(5))?;
+        writer.settle(Duration::from_secs(5))?;
+        println!("a write waited for {:?}", writer.longest_wait);
+        assert!(
+            writer.longest_wait < Duration::from_secs(1),
+            "a write waited for {:?}",
+            writer.longest_wait
+        );
+    }
+    writer.judge(|lba| image.read(lba, 1))?.nothing_lost()
+}

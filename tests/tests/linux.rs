@@ -3,7 +3,8 @@
 
 use std::os::unix::fs::FileExt;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use lab::capture::Capture;
 use lab::needs::Need;
 use lab::vm::Guest;
 use lab::{Image, Lab, Options, Target, needs};
@@ -130,4 +131,187 @@ fn the_life_of_a_disk_at_mtu_1500() -> Result<()> {
         "what was written beyond the old end is not in the image"
     );
     Ok(())
+}
+
+const JUMBO: &str = r#"
+disk=/dev/etherd/e1.1
+must aoe_up
+within 3 test -b $disk
+within 3 grep -q . '/sys/block/etherd!e1.1/size'
+dmesg | grep -q 'e1.1: setting 8704 byte data frames' || fail frame size
+point capture
+must dd if=/dev/urandom of=$disk bs=1M count=1 oflag=direct
+must dd if=$disk of=/dev/null bs=1M count=1 iflag=direct
+point captured
+fio_verify 64m
+ok fio
+"#;
+
+#[test]
+fn requests_of_17_sectors_at_mtu_9000() -> Result<()> {
+    needs!(
+        NEEDS[0],
+        NEEDS[1],
+        NEEDS[2],
+        Need::Tool("fio"),
+        Need::Tool("dumpcap"),
+        Need::Tool("tshark")
+    );
+    let lab = Lab::new(Options {
+        mtu: 9000,
+        ..Options::default()
+    })?;
+    let image = Image::sparse(GIB)?;
+    let _target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", image.as_str()], 1)?;
+    let script = format!("{FIO}{JUMBO}");
+    let mut vm = Guest::new(&script).programs(&["fio"]).mtu(9000).boot(&lab)?;
+    vm.point("capture")?;
+    let capture = Capture::start(&lab.initiator, "eth0")?;
+    vm.go()?;
+    vm.point("captured")?;
+    let captured = capture.stop()?;
+    vm.go()?;
+
+    let target = lab::link::target_mac(0);
+    let count = |filter: &str| -> Result<usize> { Ok(captured.fields(filter, &["frame.number"])?.len()) };
+    let (asked, full) = (
+        format!("eth.dst == {target} && aoe.cmd == 0"),
+        "aoe.sector_count == 17",
+    );
+    ensure!(
+        count(&format!("{asked} && {full} && aoe.ata.cmd == 0x34"))? >= 120,
+        "no writes of 17 sectors"
+    );
+    ensure!(
+        count(&format!("{asked} && {full} && aoe.ata.cmd == 0x24"))? >= 120,
+        "no reads of 17 sectors"
+    );
+    ensure!(
+        count(&format!("{asked} && !aoe.response_in"))? == 0,
+        "requests without a reply"
+    );
+    ensure!(
+        count(&format!(
+            "eth.src == {target} && (_ws.malformed || aoe.version != 1)"
+        ))? == 0,
+        "bad replies"
+    );
+    vm.expect("fio")?;
+    vm.finish()
+}
+
+const MANY: &str = r#"
+at() { echo /dev/etherd/e$1; }
+sectors() { cat "/sys/block/etherd!e$1/size"; }
+must aoe_up
+for e in 1.1 1.2 2.1 3.1 65534.254; do within 5 test -b $(at $e); done
+[ $(sectors 1.1) = 1048576 ] && [ $(sectors 1.2) = 1048576 ] || fail size of the twins
+[ $(sectors 2.1) = 6442450944 ] || fail size of 3 TiB: $(sectors 2.1)
+[ $(sectors 3.1) = 64 ] || fail size of the read-only one
+[ $(sectors 65534.254) = 2048 ] || fail size of the last address
+sleep 2
+[ -e $(at 4.1) ] && fail the denied one is visible
+ok visible
+
+# Two at once: each must get its own.
+dd if=/dev/urandom of=/tmp/one bs=1M count=16 2>/dev/null
+dd if=/dev/urandom of=/tmp/two bs=1M count=16 2>/dev/null
+dd if=/tmp/one of=$(at 1.1) bs=64k oflag=direct 2>/dev/null &
+dd if=/tmp/two of=$(at 1.2) bs=64k oflag=direct 2>/dev/null &
+wait
+dd if=$(at 1.1) of=/tmp/one.back bs=64k count=256 iflag=direct 2>/dev/null &
+dd if=$(at 1.2) of=/tmp/two.back bs=64k count=256 iflag=direct 2>/dev/null &
+wait
+must cmp /tmp/one /tmp/one.back
+must cmp /tmp/two /tmp/two.back
+ok twins $(sha256sum </tmp/one | cut -d' ' -f1) $(sha256sum </tmp/two | cut -d' ' -f1)
+
+# Around 2^28, 2^32 and at the end.
+dd if=/dev/urandom of=/tmp/far bs=512 count=16 2>/dev/null
+for lba in 268435448 4294967288 6442450928; do
+    must dd if=/tmp/far of=$(at 2.1) bs=512 seek=$lba oflag=direct
+    must dd if=$(at 2.1) of=/tmp/back bs=512 skip=$lba count=16 iflag=direct
+    must cmp /tmp/far /tmp/back
+done
+must dd if=$(at 2.1) of=/tmp/back bs=512 count=16 iflag=direct
+dd if=/dev/zero bs=512 count=16 2>/dev/null | cmp -s - /tmp/back || fail low sectors of the large disk were written
+ok far $(sha256sum </tmp/far | cut -d' ' -f1)
+
+start=$(now)
+mustnt dd if=/dev/zero of=$(at 3.1) bs=512 count=1 oflag=direct
+grep -q 'Input/output error' /tmp/out || fail no EIO
+[ $(($(now) - start)) -lt 300 ] || fail the write to the read-only disk took too long
+must dd if=$(at 3.1) of=/dev/null bs=512 count=64 iflag=direct
+ok read-only
+
+must dd if=/tmp/far of=$(at 65534.254) bs=512 seek=2032 count=16 oflag=direct
+must dd if=$(at 65534.254) of=/tmp/back bs=512 skip=2032 count=16 iflag=direct
+must cmp /tmp/far /tmp/back
+ok last
+"#;
+
+/// The checksum of a part of an image, as `sha256sum` prints it.
+fn sha256(image: &Image, lba: u64, count: usize) -> Result<String> {
+    let part = image.directory().join("part");
+    std::fs::write(&part, image.read(lba, count)?)?;
+    let output = std::process::Command::new("sha256sum").arg(&part).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.split(' ').next().unwrap_or("").to_owned())
+}
+
+#[test]
+fn many_exports_at_once() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    let lab = Lab::new(Options::default())?;
+    let twins = [Image::sparse(GIB / 2)?, Image::sparse(GIB / 2)?];
+    let (large, fixed) = (Image::sparse(3 * GIB * 1024)?, Image::stamped(64)?);
+    let (denied, last) = (Image::sparse(64)?, Image::sparse(2048)?);
+    let mut config = "[defaults]\ninterfaces = [\"eth0\"]\n".to_owned();
+    for (shelf, slot, image, line) in [
+        (1, 1, &twins[0], ""),
+        (1, 2, &twins[1], ""),
+        (2, 1, &large, ""),
+        (3, 1, &fixed, "read_only = true"),
+        (4, 1, &denied, "allow = [\"02:00:00:00:00:77\"]"),
+        (65534, 254, &last, ""),
+    ] {
+        config += &format!(
+            "[[export]]\nshelf = {shelf}\nslot = {slot}\npath = {:?}\n{line}\n",
+            image.as_str()
+        );
+    }
+    let path = fixed.directory().join("xblade.toml");
+    std::fs::write(&path, config)?;
+    let state = fixed.directory().join("state");
+    let odd = "odd path";
+    let args = [
+        "daemon",
+        "--config",
+        path.to_str().context(odd)?,
+        "--state-dir",
+        state.to_str().context(odd)?,
+    ];
+    let _target = Target::ready(&lab.target, &args, 6)?;
+
+    let mut vm = Guest::new(MANY).boot(&lab)?;
+    vm.expect("visible")?;
+    let sums = vm.expect("twins")?;
+    let ours = [sha256(&twins[0], 0, 32768)?, sha256(&twins[1], 0, 32768)?];
+    ensure!(
+        sums == ours.join(" "),
+        "the images hold {ours:?}, the guest wrote {sums}"
+    );
+    let far = vm.expect("far")?;
+    for lba in [(1 << 28) - 8, (1 << 32) - 8, 3 * GIB * 1024 - 16] {
+        ensure!(
+            sha256(&large, lba, 16)? == far,
+            "what was written at {lba} is not there"
+        );
+    }
+    vm.expect("read-only")?;
+    let expected: Vec<u8> = (0..64).flat_map(lab::image::stamp).collect();
+    ensure!(fixed.read(0, 64)? == expected, "the read-only image has changed");
+    vm.expect("last")?;
+    ensure!(sha256(&last, 2032, 16)? == far);
+    vm.finish()
 }

@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -37,6 +38,8 @@ pub(super) struct Backing {
     read_only: bool,
     traits: Traits,
     faults: AtomicU64,
+    /// The path leads elsewhere now.
+    replaced: AtomicBool,
     last_log: Mutex<Option<(Instant, u64)>>,
     /// Keeps others off a block device.
     _claim: Option<Arc<File>>,
@@ -110,6 +113,7 @@ impl Backing {
             read_only: options.read_only,
             traits,
             faults: AtomicU64::new(0),
+            replaced: AtomicBool::new(false),
             last_log: Mutex::new(None),
             _claim: claim,
         })
@@ -175,10 +179,34 @@ impl Backing {
     /// Of fstat or lseek.
     pub(super) fn measure(&self) -> io::Result<u64> {
         let end = self.object_bytes()?;
+        self.warn_if_replaced();
         if self.length != 0 {
             return Ok(self.length);
         }
         Ok((end.saturating_sub(self.start) / SECTOR_BYTES).max(self.sectors()))
+    }
+
+    /// A file that was deleted or replaced lives on as long as it is open, so initiators notice nothing; its data goes
+    /// when xblade ends, and the operator should know before that.
+    fn warn_if_replaced(&self) {
+        let (Ok(own), now) = (self.file.metadata(), std::fs::metadata(&self.path)) else {
+            return;
+        };
+        let same = now.is_ok_and(|now| now.dev() == own.dev() && now.ino() == own.ino());
+        if self.replaced.swap(!same, Ordering::Relaxed) || same {
+            return;
+        }
+        tracing::error!(
+            "{}: was deleted or replaced; the old one is served until xblade ends and is lost then (now: /proc/{}/fd/{})",
+            self.path.display(),
+            std::process::id(),
+            self.file.as_raw_fd()
+        );
+    }
+
+    /// Whether [`Backing::measure`] found another file, or none, at the path.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Relaxed)
     }
 
     /// Serves `sectors` from here on.

@@ -12,6 +12,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -64,8 +65,6 @@ pub(super) struct Committer {
     dirty: AtomicBool,
     state: Mutex<State>,
     work: Condvar,
-    /// The thread is gone.
-    ended: Condvar,
     figures: Figures,
 }
 
@@ -78,6 +77,8 @@ struct State {
     owed: Option<i32>,
     running: bool,
     closed: bool,
+    /// The thread, also after its end, until it is waited for or followed by another.
+    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -98,7 +99,6 @@ impl Committer {
             dirty: AtomicBool::new(false),
             state: Mutex::default(),
             work: Condvar::new(),
-            ended: Condvar::new(),
             figures: Figures::default(),
         })
     }
@@ -139,7 +139,10 @@ impl Committer {
         state.running = true;
         let committer = Arc::clone(self);
         let thread = std::thread::Builder::new().name(format!("commit {}", self.medium.name()));
-        if let Err(error) = thread.spawn(move || committer.run()) {
+        let started = thread
+            .spawn(move || committer.run())
+            .map(|thread| state.thread = Some(thread));
+        if let Err(error) = started {
             state.running = false;
             state.due = None;
             self.dirty.store(false, Ordering::SeqCst);
@@ -177,7 +180,6 @@ impl Committer {
             }
         }
         state.running = false;
-        self.ended.notify_all();
     }
 
     /// Punches the holes, then one commit for all. The result is the raw OS error.
@@ -205,7 +207,10 @@ impl Committer {
             figures.failed.fetch_add(1, Ordering::Relaxed);
             let raw = error.raw_os_error().unwrap_or(libc::EIO);
             // Logs; the answers are made one by one.
-            self.medium.fault(0, error);
+            self.medium.fault(
+                0,
+                io::Error::other(format!("committing what was written: {error}")),
+            );
             raw
         });
         (trims_failed, failed)
@@ -264,9 +269,13 @@ impl Committer {
         let mut state = self.state.lock();
         state.closed = true;
         self.work.notify_one();
-        while state.running {
-            self.ended.wait(&mut state);
+        let thread = state.thread.take();
+        drop(state);
+        // To its very end: it holds the file, and with it the lock on it.
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the commit thread of {} panicked", self.medium.name());
         }
+        let mut state = self.state.lock();
         state.closed = false;
         self.dirty.store(false, Ordering::SeqCst);
         self.medium.commit()?;

@@ -335,6 +335,7 @@ impl Store for DirectStore {
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut counters = vec![
             ("faults", self.core.disk.backing.faults()),
+            ("replaced", u64::from(self.core.disk.backing.is_replaced())),
             ("partial_writes", self.core.partial.load(Ordering::Relaxed)),
         ];
         counters.extend(self.core.committer.counters());

@@ -185,6 +185,9 @@ const BEHIND: usize = 8;
 /// Pages to read ahead at a time: 1 MiB, which a disk reads in a few milliseconds.
 const AHEAD: u64 = 256;
 
+/// The kernel cuts one request to the larger of the device's read-ahead and request sizes; no device has less.
+const PREFETCH_BYTES: u64 = 128 << 10;
+
 /// Read-ahead of our own: the kernel's is off, so that pages come in small folios (mmap.rs).
 #[derive(Debug, Default)]
 pub(super) struct Streams {
@@ -230,14 +233,14 @@ pub(super) struct ReadAhead;
 impl ReadAhead {
     /// Starts it, for bytes of the object.
     pub(super) fn start(lane: &mut Lane, backing: &Backing, bytes: std::ops::Range<u64>) {
-        let len = u32::try_from(bytes.end - bytes.start).unwrap_or(u32::MAX);
-        let transfer = Transfer::new(
-            backing.file(),
-            bytes.start,
-            Direction::Prefetch(len),
-            Buffer::new(0, 1),
-        );
-        lane.start(transfer, Box::new(ReadAhead));
+        let mut position = bytes.start;
+        while position < bytes.end {
+            let len = (bytes.end - position).min(PREFETCH_BYTES);
+            let direction = Direction::Prefetch(len as u32);
+            let transfer = Transfer::new(backing.file(), position, direction, Buffer::new(0, 1));
+            lane.start(transfer, Box::new(ReadAhead));
+            position += len;
+        }
     }
 }
 

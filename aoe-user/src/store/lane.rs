@@ -6,8 +6,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use crossbeam_queue::SegQueue;
@@ -90,6 +90,14 @@ impl Mailbox {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tick(pub(super) u32);
 
+impl Tick {
+    /// The same for all lanes: what one learned, another believes.
+    fn now() -> Tick {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Tick((START.elapsed().as_millis() / 125) as u32)
+    }
+}
+
 /// One worker's deferred operations. Not shared: stores get it by `&mut` in each call.
 #[derive(Debug)]
 pub struct Lane {
@@ -98,7 +106,6 @@ pub struct Lane {
     engine: Option<Engine>,
     /// Waiters for group commits, handed over once per round.
     commits: Vec<(Arc<Committer>, Waiter)>,
-    born: Instant,
     tick: Tick,
 }
 
@@ -142,15 +149,14 @@ impl Lane {
             },
             engine: None,
             commits: Vec::new(),
-            born: Instant::now(),
-            tick: Tick(0),
+            tick: Tick::now(),
         })
     }
 
     /// To be called once per round of the worker's loop, after the round's requests: starts what stores gathered
     /// (one hand-over per group commit, one system call for all I/O). Nothing deferred: no system call.
     pub fn submit(&mut self) {
-        self.tick = Tick((self.born.elapsed().as_millis() / 125) as u32);
+        self.tick = Tick::now();
         while let Some((committer, _)) = self.commits.first() {
             let committer = Arc::clone(committer);
             let same = self

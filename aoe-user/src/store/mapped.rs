@@ -4,7 +4,7 @@
 //! path: cold pages, faults and durable writes.
 
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -14,9 +14,10 @@ use parking_lot::Mutex;
 use super::backing::Backing;
 use super::committer::{Committer, Medium, Task};
 use super::fetch::{ColdRead, Pages, ReadAhead, Streams, Verify, Warm};
+use super::folios::{self, Folios};
 use super::lane::Tick;
 use super::mmap::Mapping;
-use super::residency::Residency;
+use super::residency::{BLOCK_PAGES, Residency};
 use super::{
     Durability, Extent, Fault, FaultKind, Lane, SECTOR_BYTES, Step, Store, StoreError, Token, Traits,
 };
@@ -34,8 +35,8 @@ pub(super) struct MappedStore {
 }
 
 #[derive(Debug)]
-struct Core {
-    backing: Backing,
+pub(super) struct Core {
+    pub(super) backing: Backing,
     /// Mappings of the range, each longer than the one before; old ones stay, since readers may be inside.
     views: [OnceLock<View>; MAX_VIEWS],
     newest: AtomicUsize,
@@ -43,6 +44,7 @@ struct Core {
     present: AtomicU64,
     growing: Mutex<()>,
     streams: Streams,
+    pub(super) folios: Folios,
     mended: Mutex<Option<Instant>>,
     slow: AtomicU64,
     cold: AtomicU64,
@@ -89,6 +91,7 @@ impl MappedStore {
             present: AtomicU64::new(bytes),
             growing: Mutex::new(()),
             streams: Streams::default(),
+            folios: Folios::default(),
             mended: Mutex::new(None),
             slow: AtomicU64::new(0),
             cold: AtomicU64::new(0),
@@ -121,10 +124,10 @@ impl Drop for MappedStore {
 }
 
 impl Core {
-    /// Whether the file's pages never leave memory nor need writing back (tmpfs, ramfs, hugetlbfs).
-    #[inline]
-    fn in_memory(&self) -> bool {
-        self.view().residency.is_none()
+    /// The mapping, and what is known about its pages in memory (`None` where they never leave it).
+    pub(super) fn mapped(&self) -> (&Mapping, Option<&Residency>) {
+        let view = self.view();
+        (&view.mapping, view.residency.as_ref())
     }
 
     #[inline]
@@ -140,19 +143,19 @@ impl Core {
     #[inline]
     fn find(&self, now: Tick, extent: Extent) -> Found<'_> {
         let view = self.view();
-        let (start, end) = (extent.lba * SECTOR_BYTES, extent.end() * SECTOR_BYTES);
         let mapping = &view.mapping;
         let epoch = mapping.epoch();
+        let end = extent.end() * SECTOR_BYTES;
         if epoch % 2 == 1 || end > self.present.load(Ordering::Relaxed) || end > mapping.len() as u64 {
             return Found::Broken;
         }
         if let Some(residency) = &view.residency {
-            let (first, last) = (mapping.page_of(start as usize), mapping.page_of(end as usize - 1));
-            if !residency.is_hot(first, last, now) {
-                return Found::Unsure(view, residency, first..=last);
+            let pages = mapping.pages_of(extent_bytes(extent));
+            if !residency.is_hot(*pages.start(), *pages.end(), now) {
+                return Found::Unsure(view, residency, pages);
             }
         }
-        Found::Hot(mapping, start as usize, epoch)
+        Found::Hot(view, extent_bytes(extent).start, epoch)
     }
 
     /// Reads ahead of a sequential reader that is at these pages.
@@ -197,6 +200,21 @@ impl Core {
         Some(Extent {
             lba,
             count: end - lba,
+        })
+    }
+
+    /// Whether a write to these pages has to wait until their folios are small.
+    #[inline]
+    fn settle(
+        self: &Arc<Self>,
+        lane: &mut Lane,
+        token: Token,
+        mapping: &Mapping,
+        residency: &Residency,
+        pages: &RangeInclusive<usize>,
+    ) -> bool {
+        (pages.start() / BLOCK_PAGES..=pages.end() / BLOCK_PAGES).any(|block| {
+            !residency.is_settled(block) && folios::settle(self, lane, token, mapping, residency, block)
         })
     }
 
@@ -279,10 +297,16 @@ impl Core {
     }
 }
 
+/// An extent that was checked to lie inside, in bytes of the mapping.
+#[inline]
+fn extent_bytes(extent: Extent) -> Range<usize> {
+    (extent.lba * SECTOR_BYTES) as usize..(extent.end() * SECTOR_BYTES) as usize
+}
+
 /// What [`Core::find`] finds.
 enum Found<'a> {
     /// Copy, from this byte of the mapping, and compare the epoch afterwards.
-    Hot(&'a Mapping, usize, u64),
+    Hot(&'a View, usize, u64),
     /// Pages that may not be in memory.
     Unsure(&'a View, &'a Residency, RangeInclusive<usize>),
     /// The mapping cannot be trusted now.
@@ -297,9 +321,8 @@ impl Pages for Core {
     fn arrived(&self, extent: Extent) {
         let View { mapping, residency } = self.view();
         if let Some(residency) = residency {
-            let first = mapping.page_of((extent.lba * SECTOR_BYTES) as usize);
-            let last = mapping.page_of((extent.end() * SECTOR_BYTES) as usize - 1);
-            residency.note(first, last);
+            let pages = mapping.pages_of(extent_bytes(extent));
+            residency.note(*pages.start(), *pages.end());
         }
     }
 }
@@ -336,9 +359,9 @@ impl Store for MappedStore {
             }
             found = core.find(lane.tick(), extent);
         }
-        if let Found::Hot(mapping, at, epoch) = found {
-            mapping.read(at, into);
-            if mapping.intact(epoch) {
+        if let Found::Hot(view, at, epoch) = found {
+            view.mapping.read(at, into);
+            if view.mapping.intact(epoch) {
                 return Ok(Step::Done);
             }
         }
@@ -358,15 +381,38 @@ impl Store for MappedStore {
         self.core.backing.check_writable(extent)?;
         let core = &self.core;
         match core.find(lane.tick(), extent) {
-            Found::Hot(mapping, at, epoch) if core.in_memory() => {
+            Found::Hot(
+                View {
+                    mapping,
+                    residency: None,
+                },
+                at,
+                epoch,
+            ) => {
                 mapping.write(at, from);
                 if !mapping.intact(epoch) {
                     core.write_slowly(extent, from)?;
                 }
             }
-            Found::Hot(..) => core.write_to_cache(extent, from)?,
+            Found::Hot(
+                View {
+                    mapping,
+                    residency: Some(residency),
+                },
+                ..,
+            ) => {
+                let pages = mapping.pages_of(extent_bytes(extent));
+                if core.settle(lane, token, mapping, residency, &pages) {
+                    return Ok(Step::Later);
+                }
+                core.write_to_cache(extent, from)?;
+            }
             Found::Unsure(view, residency, pages) => {
-                if !residency.look(&view.mapping, &pages, lane.tick()) {
+                let hot = residency.look(&view.mapping, &pages, lane.tick());
+                if core.settle(lane, token, &view.mapping, residency, &pages) {
+                    return Ok(Step::Later);
+                }
+                if !hot {
                     core.cold.fetch_add(1, Ordering::Relaxed);
                     if let Some(warm) = core.to_warm(view, residency, &pages, extent) {
                         Warm::start(lane, core, token, warm);
@@ -402,11 +448,20 @@ impl Store for MappedStore {
         Ok(Step::Later)
     }
 
+    fn prefetch(&self, extent: Extent) {
+        if extent.end() <= self.sectors() {
+            let bytes = extent_bytes(extent);
+            self.core.view().mapping.prefetch(bytes.start, bytes.len());
+        }
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut counters = vec![
             ("faults", self.core.backing.faults()),
+            ("replaced", u64::from(self.core.backing.is_replaced())),
             ("slow", self.core.slow.load(Ordering::Relaxed)),
             ("cold", self.core.cold.load(Ordering::Relaxed)),
+            ("folios_changed", self.core.folios.changed()),
         ];
         counters.extend(self.committer.counters());
         counters

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -25,6 +25,7 @@ pub(super) struct Mapping {
     len: usize,
     /// Mapped bytes, whole pages.
     total: usize,
+    page_shift: u32,
     /// For a file: to map it again after a fault, and who notices faults.
     file: Option<Watched>,
 }
@@ -65,6 +66,7 @@ impl Mapping {
             lead,
             len,
             total,
+            page_shift: rustix::param::page_size().ilog2(),
             file: None,
         };
         mapping.advise_random();
@@ -92,6 +94,7 @@ impl Mapping {
             lead: 0,
             len,
             total,
+            page_shift: rustix::param::page_size().ilog2(),
             file: None,
         })
     }
@@ -143,6 +146,25 @@ impl Mapping {
         })
     }
 
+    /// Starts to bring the bytes at `at` into the processor's cache, if they lie in the mapping.
+    #[inline]
+    pub(super) fn prefetch(&self, at: usize, bytes: usize) {
+        const LINE_BYTES: usize = 64;
+        // The rest the processor foresees by itself; what costs is the first line of each page.
+        const LINES: usize = 8;
+        if at.checked_add(bytes).is_none_or(|end| end > self.len) {
+            return;
+        }
+        #[cfg(target_arch = "x86_64")]
+        for line in (0..bytes.min(LINES * LINE_BYTES)).step_by(LINE_BYTES) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch never faults; the address is inside the mapping all the same.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().add(self.lead + at + line).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (LINES, LINE_BYTES);
+    }
+
     /// Copies from byte `at` into the pieces.
     #[inline]
     pub(super) fn read(&self, at: usize, into: &mut [&mut [u8]]) {
@@ -191,6 +213,25 @@ impl Mapping {
         Ok(())
     }
 
+    /// Takes pages of a file out of the page table; they stay in the page cache, and the next touch enters them again.
+    ///
+    /// # Errors
+    /// Of madvise.
+    pub(super) fn unmap(&self, pages: Range<usize>) -> io::Result<()> {
+        assert!(self.file.is_some(), "anonymous memory would be lost");
+        assert!(pages.end << self.page_shift <= self.total, "beyond the mapping");
+        // SAFETY: the range lies in our own shared mapping of a file, whose content lives in the page cache.
+        unsafe {
+            let start = self.base.as_ptr().add(pages.start << self.page_shift);
+            madvise(
+                start.cast(),
+                pages.len() << self.page_shift,
+                Advice::LinuxDontNeed,
+            )?;
+        }
+        Ok(())
+    }
+
     /// Which pages of the mapping's pages `[first, first + pages.len())` are in memory, one byte a page, bit 0.
     ///
     /// # Errors
@@ -215,10 +256,11 @@ impl Mapping {
         }
     }
 
-    /// The mapping's page that byte `at` lies in.
+    /// The mapping's pages that these bytes, at least one, lie in.
     #[inline]
-    pub(super) fn page_of(&self, at: usize) -> usize {
-        (self.lead + at) / rustix::param::page_size()
+    pub(super) fn pages_of(&self, bytes: Range<usize>) -> RangeInclusive<usize> {
+        // A shift: a division by a number that the compiler does not know would cost more than the rest.
+        (self.lead + bytes.start) >> self.page_shift..=(self.lead + bytes.end - 1) >> self.page_shift
     }
 
     /// The usable bytes that lie in a page of the mapping.
@@ -227,6 +269,11 @@ impl Mapping {
         let start = (page * page_bytes).saturating_sub(self.lead);
         let end = ((page + 1) * page_bytes).saturating_sub(self.lead);
         start.min(self.len)..end.min(self.len)
+    }
+
+    /// A page's index in /proc/self/pagemap.
+    pub(super) fn table_index(&self, page: usize) -> u64 {
+        (self.base.as_ptr() as usize / rustix::param::page_size() + page) as u64
     }
 
     /// Pages of the mapping.

@@ -4,6 +4,10 @@
 //! punch) it starts and answers with [`Step::Later`]; the end arrives on the worker's [`Lane`] under the token the
 //! caller gave. Stores know sectors and slices of bytes, never frames.
 //!
+//! The caller's loop: serve what came in, [`Lane::submit`], take what [`Lane::next`] has, and before sleeping
+//! [`Lane::prepare_sleep`], poll [`Lane::fd`], [`Lane::awake`]. None of them enters the kernel unless something is
+//! deferred.
+//!
 //! Ordering is the caller's: `target` never lets two operations that overlap run at the same time when one of them
 //! is a write, so a store need not lock ranges.
 
@@ -12,7 +16,9 @@ mod blocks;
 mod bounce;
 mod committer;
 mod direct;
+pub mod faulty;
 mod fetch;
+mod folios;
 pub mod lane;
 mod lock;
 mod mapped;
@@ -128,7 +134,8 @@ impl std::fmt::Display for FaultKind {
 /// One exported run of sectors, shared by all workers that serve it.
 ///
 /// `token` names the operation when it ends [`Step::Later`]. On an [`Event::Again`] the caller repeats the same
-/// call with the same token and fresh slices; the second call does not wait for the same thing again.
+/// call with the same token and fresh slices; the second call does not wait for the same thing again, though it may
+/// for another (a page, then a commit).
 /// Slices of a read or write add up to `extent.count` × 512 bytes, cut at any byte.
 pub trait Store: Send + Sync + std::fmt::Debug {
     /// Sectors served now.
@@ -185,6 +192,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`FaultKind::Read`] or [`FaultKind::Gone`].
     fn verify(&self, lane: &mut Lane, token: Token, extent: Extent) -> Result<Step, Fault>;
+
+    /// A hint, for the requests of a batch before the first is served: `extent` is about to be read or written. Takes
+    /// nanoseconds and changes nothing.
+    fn prefetch(&self, extent: Extent) {
+        let _ = extent;
+    }
 
     /// Figures for the operator, by name.
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -161,6 +161,12 @@ impl Store for RamStore {
         self.place(extent, FaultKind::Read).map(|_| Step::Done)
     }
 
+    fn prefetch(&self, extent: Extent) {
+        let at = extent.lba.saturating_mul(SECTOR_BYTES);
+        self.memory
+            .prefetch(at as usize, extent.count.saturating_mul(SECTOR_BYTES) as usize);
+    }
+
     fn close(&self) -> io::Result<()> {
         Ok(())
     }

@@ -12,13 +12,13 @@ use super::lane::Tick;
 use super::mmap::Mapping;
 
 /// Pages that are asked about at once: 2 MiB of 4 KiB pages.
-const BLOCK_PAGES: usize = 512;
+pub(super) const BLOCK_PAGES: usize = 512;
 const WORD_PAGES: usize = u64::BITS as usize;
 const BLOCK_WORDS: usize = BLOCK_PAGES / WORD_PAGES;
 
 /// How long an answer is believed (in ticks of 1/8 s). A page that was evicted meanwhile costs a blocking fault,
 /// asking costs 10 to 30 µs a block; the kernel evicts what was just used last.
-const FRESH_TICKS: u32 = 16;
+const FRESH_TICKS: i32 = 16;
 
 /// The map of one mapping. Indices are the mapping's pages.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(super) struct Residency {
     words: Box<[AtomicU64]>,
     /// When each block was asked about last, plus one; 0: never.
     asked: Box<[AtomicU32]>,
+    /// Blocks that may be written to as they are, a bit each (folios.rs).
+    settled: Box<[AtomicU64]>,
 }
 
 impl Residency {
@@ -34,6 +36,7 @@ impl Residency {
         Residency {
             words: zeroed_slice_box(pages.div_ceil(WORD_PAGES)),
             asked: zeroed_slice_box(pages.div_ceil(BLOCK_PAGES)),
+            settled: zeroed_slice_box(pages.div_ceil(BLOCK_PAGES * WORD_PAGES)),
         }
     }
 
@@ -76,9 +79,32 @@ impl Residency {
         }
     }
 
+    /// Nothing is known about a block any more.
+    pub(super) fn forget(&self, block: usize) {
+        let start = block * BLOCK_WORDS;
+        let end = (start + BLOCK_WORDS).min(self.words.len());
+        self.words[start..end]
+            .iter()
+            .for_each(|word| word.store(0, Relaxed));
+        self.asked[block].store(0, Relaxed);
+    }
+
+    /// Whether a block's folios were seen to.
+    #[inline]
+    pub(super) fn is_settled(&self, block: usize) -> bool {
+        self.settled[block / WORD_PAGES].load(Relaxed) >> (block % WORD_PAGES) & 1 == 1
+    }
+
+    /// Notes that they were.
+    pub(super) fn set_settled(&self, block: usize) {
+        self.settled[block / WORD_PAGES].fetch_or(1 << (block % WORD_PAGES), Relaxed);
+    }
+
     fn is_fresh(&self, block: usize, now: Tick) -> bool {
         let asked = self.asked[block].load(Relaxed);
-        asked != 0 && now.0.wrapping_add(1).wrapping_sub(asked) <= FRESH_TICKS
+        // Another lane may be a round ahead of this one: what is from the future is fresh.
+        let age = now.0.wrapping_add(1).wrapping_sub(asked) as i32;
+        asked != 0 && age <= FRESH_TICKS
     }
 
     /// Fetches the truth about `first..end`, all of one block.
@@ -145,7 +171,8 @@ mod tests {
         map.note(3, 5);
         assert!(map.is_hot(3, 5, Tick(100)));
         assert!(!map.is_hot(3, 6, Tick(100)));
-        assert!(map.is_hot(3, 5, Tick(100 + FRESH_TICKS)));
-        assert!(!map.is_hot(3, 5, Tick(101 + FRESH_TICKS)));
+        assert!(map.is_hot(3, 5, Tick(99)), "a lane that is a round behind");
+        assert!(map.is_hot(3, 5, Tick(100 + FRESH_TICKS as u32)));
+        assert!(!map.is_hot(3, 5, Tick(101 + FRESH_TICKS as u32)));
     }
 }

@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
 use parking_lot::Mutex;
+use rustix::fs::Advice;
 
 use super::bounce::Buffer;
 use super::lane::Lane;
@@ -25,6 +27,10 @@ pub(super) enum Direction {
     Write { durable: bool },
     /// Bring this many bytes into the page cache, without the buffer and without waiting for them.
     Prefetch(u32),
+    /// Write back these many bytes' dirty pages and wait for that; no promise about the medium's cache.
+    Clean(u32),
+    /// Drop these many bytes' clean pages from the page cache.
+    Evict(u32),
 }
 
 /// A transfer and how far it got.
@@ -64,7 +70,7 @@ impl Transfer {
             Ok(0) => false,
             Ok(n) => {
                 self.done += n;
-                !matches!(self.direction, Direction::Prefetch(_)) && self.done < self.buffer.len()
+                self.done < self.buffer.len()
             }
         }
     }
@@ -77,7 +83,11 @@ impl Transfer {
             let result = match self.direction {
                 Direction::Read => self.file.read_at(rest, at),
                 Direction::Write { .. } => self.file.write_at(rest, at),
-                Direction::Prefetch(bytes) => prefetch(&self.file, at, bytes),
+                Direction::Prefetch(bytes) => advise(&self.file, at, bytes, Advice::WillNeed),
+                Direction::Clean(_) => rustix::fs::fdatasync(&self.file)
+                    .map(|()| 0)
+                    .map_err(io::Error::from),
+                Direction::Evict(bytes) => advise(&self.file, at, bytes, Advice::DontNeed),
             };
             self.advance(result)
         } {}
@@ -87,9 +97,8 @@ impl Transfer {
     }
 }
 
-fn prefetch(file: impl AsFd, at: u64, bytes: u32) -> io::Result<usize> {
-    let len = std::num::NonZeroU64::new(u64::from(bytes));
-    rustix::fs::fadvise(file, at, len, rustix::fs::Advice::WillNeed)?;
+fn advise(file: impl AsFd, at: u64, bytes: u32, advice: Advice) -> io::Result<usize> {
+    rustix::fs::fadvise(file, at, NonZeroU64::new(u64::from(bytes)), advice)?;
     Ok(0)
 }
 

@@ -12,6 +12,8 @@ use super::transfer::{Direction, Flight, Transfer};
 
 /// Transfers that the kernel has at a time; more wait here.
 const DEPTH: u32 = 256;
+const CLEAN_FLAGS: u32 =
+    libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
 
 /// The ring and what is in it.
 pub(super) struct Ring {
@@ -160,10 +162,17 @@ fn entry(transfer: &mut Transfer) -> squeue::Entry {
             .offset(position)
             .rw_flags(if durable { libc::RWF_DSYNC } else { 0 })
             .build(),
-        Direction::Prefetch(bytes) => {
-            opcode::Fadvise::new(fd, bytes as libc::off_t, libc::POSIX_FADV_WILLNEED)
-                .offset(position)
-                .build()
-        }
+        Direction::Prefetch(bytes) => advise(fd, position, bytes, libc::POSIX_FADV_WILLNEED),
+        Direction::Clean(bytes) => opcode::SyncFileRange::new(fd, bytes)
+            .offset(position)
+            .flags(CLEAN_FLAGS)
+            .build(),
+        Direction::Evict(bytes) => advise(fd, position, bytes, libc::POSIX_FADV_DONTNEED),
     }
+}
+
+fn advise(fd: Fd, position: u64, bytes: u32, advice: i32) -> squeue::Entry {
+    opcode::Fadvise::new(fd, libc::off_t::from(bytes), advice)
+        .offset(position)
+        .build()
 }

@@ -63,8 +63,16 @@ impl Initramfs {
     pub fn program(&mut self, name: &str) -> Result<()> {
         let path = crate::needs::find(name)
             .with_context(|| format!("there is no program {name} on this machine"))?;
-        self.host_file(&path, &format!("opt/{name}"))?;
-        let ldd = Command::new("ldd").arg(&path).output().context("starting ldd")?;
+        self.program_file(&path, name)
+    }
+
+    /// Adds an executable file of the host, under a name of its own, with its shared libraries.
+    ///
+    /// # Errors
+    /// When it is missing.
+    pub fn program_file(&mut self, path: &Path, name: &str) -> Result<()> {
+        self.host_file(path, &format!("opt/{name}"))?;
+        let ldd = Command::new("ldd").arg(path).output().context("starting ldd")?;
         for line in String::from_utf8_lossy(&ldd.stdout).lines() {
             // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)` or `/lib64/ld-linux-x86-64.so.2 (0x…)`.
             let library = line.split_whitespace().find(|word| word.starts_with('/'));

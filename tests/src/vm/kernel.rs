@@ -21,20 +21,32 @@ pub fn cache() -> PathBuf {
 }
 
 impl Kernel {
-    /// The kernel from the cache, downloaded first if it is not there.
+    /// Debian's kernel from the cache, downloaded first if it is not there.
     ///
     /// # Errors
     /// When there is no network, or this is no Debian.
     pub fn get() -> Result<Kernel> {
+        Kernel::cached("kernel", "linux-image-cloud-amd64")
+    }
+
+    /// Linux 6.12, whose `virtio_net` knows zero-copy AF_XDP.
+    ///
+    /// # Errors
+    /// As [`Kernel::get`], or when this Debian has no such kernel.
+    pub fn newer() -> Result<Kernel> {
+        Kernel::cached("kernel-6.12", "linux-image-6.12-cloud-amd64")
+    }
+
+    fn cached(place: &str, package: &str) -> Result<Kernel> {
         let cache = cache();
         fs::create_dir_all(&cache)?;
         let lock = File::create(cache.join("lock"))?;
         lock.lock().context("locking the cache")?;
-        let root = cache.join("kernel");
+        let root = cache.join(place);
         if !root.join("complete").exists() {
             let _ = fs::remove_dir_all(&root);
             fs::create_dir_all(&root)?;
-            download(&root)?;
+            download(&root, package)?;
             File::create(root.join("complete"))?;
         }
         Kernel::in_directory(&root)
@@ -74,13 +86,13 @@ impl Kernel {
     }
 }
 
-fn download(root: &Path) -> Result<()> {
-    let depends = output(Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]))
+fn download(root: &Path, meta: &str) -> Result<()> {
+    let depends = output(Command::new("apt-cache").args(["depends", meta]))
         .context("asking apt for Debian's cloud kernel")?;
     let package = depends
         .lines()
         .find_map(|line| line.trim().strip_prefix("Depends: "))
-        .context("apt does not know linux-image-cloud-amd64")?;
+        .with_context(|| format!("apt does not know {meta}"))?;
     output(
         Command::new("apt-get")
             .args(["-q", "-o", "APT::Sandbox::User=root", "download", package])
@@ -90,6 +102,12 @@ fn download(root: &Path) -> Result<()> {
     let archive = entry(root, "linux-image-")?;
     output(Command::new("dpkg-deb").arg("-x").args([&archive, root]))?;
     fs::remove_file(&archive)?;
+    // Newer kernels come with compressed modules, which busybox does not load.
+    output(
+        Command::new("find")
+            .arg(root)
+            .args(["-name", "*.ko.xz", "-exec", "xz", "-d", "{}", "+"]),
+    )?;
     let version = entry(&root.join("lib/modules"), "")?;
     let version = version
         .file_name()

@@ -3,6 +3,7 @@
 //! The target's namespace — veth — the initiator's namespace: bridge — tap — virtio-net. The driver works only in its
 //! initial namespace, so the *target* is the one in a namespace. Nothing on the way pads short frames.
 
+pub mod host;
 pub mod initramfs;
 pub mod kernel;
 
@@ -44,7 +45,8 @@ impl Guest {
         Guest {
             script: script.to_owned(),
             modules: vec!["virtio_pci", "virtio_net", "crc32c_generic", "ext4", "aoe"],
-            programs: Vec::new(),
+            // busybox's dd takes oflag=direct and writes through the page cache all the same.
+            programs: vec!["dd"],
             files: Vec::new(),
             memory_mib: 512,
             nics: 1,
@@ -124,7 +126,7 @@ impl Guest {
         let append = "console=ttyS0 loglevel=5 panic=-1 mitigations=off tsc=reliable";
         let mut args = machine(self.memory_mib);
         args.extend(["-kernel", &image, "-initrd", &initrd_path, "-append", append].map(str::to_owned));
-        args.extend(self.cards(lab)?);
+        args.extend(cards(lab, self.nics, self.mtu, false)?);
         let process = spawn(lab, &args)?;
         Ok(Vm {
             process,
@@ -132,23 +134,28 @@ impl Guest {
             _initrd: Some(initrd),
         })
     }
+}
 
-    /// Bridges every card to its link.
-    fn cards(&self, lab: &Lab) -> Result<Vec<String>> {
-        let mut args = Vec::new();
-        for n in 0..self.nics {
-            bridge(lab, n, self.mtu)?;
-            args.push("-netdev".to_owned());
-            args.push(format!("tap,id=net{n},ifname=tap{n},script=no,downscript=no"));
-            args.push("-device".to_owned());
-            args.push(format!(
-                "virtio-net-pci,netdev=net{n},mac={},host_mtu={},romfile=",
-                guest_mac(n),
-                self.mtu
-            ));
-        }
-        Ok(args)
+/// Bridges this many cards to their links and returns qemu's arguments for them.
+///
+/// `firmware` gives them their boot ROM (iPXE).
+///
+/// # Errors
+/// When `ip` fails.
+pub fn cards(lab: &Lab, nics: u32, mtu: u32, firmware: bool) -> Result<Vec<String>> {
+    let rom = if firmware { "" } else { ",romfile=" };
+    let mut args = Vec::new();
+    for n in 0..nics {
+        bridge(lab, n, mtu)?;
+        args.push("-netdev".to_owned());
+        args.push(format!("tap,id=net{n},ifname=tap{n},script=no,downscript=no"));
+        args.push("-device".to_owned());
+        args.push(format!(
+            "virtio-net-pci,netdev=net{n},mac={},host_mtu={mtu}{rom}",
+            guest_mac(n)
+        ));
     }
+    Ok(args)
 }
 
 /// Address of a guest's card on link `n`.
@@ -159,7 +166,7 @@ pub fn guest_mac(n: u32) -> aoe_common::Mac {
 /// The machine without disks, cards and firmware options.
 pub fn machine(memory_mib: u32) -> Vec<String> {
     format!(
-        "-accel tcg -machine q35 -smp 1 -m {memory_mib} -nodefaults -display none -no-reboot -serial stdio"
+        "-accel tcg -machine q35,graphics=off -smp 1 -m {memory_mib} -nodefaults -display none -no-reboot -serial stdio"
     )
     .split(' ')
     .map(str::to_owned)

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use lab::{Lab, Options, Process};
 use serde::Serialize;
+use tempfile::TempDir;
 
 use super::load::{Figures, Load, Run};
 use super::{GENERATOR_CPU, SHELF, SLOT, TARGET_CPU};
@@ -105,8 +106,8 @@ pub struct Stand {
     pinned: bool,
     /// Kernel threads that do the target's receive work.
     napi_threads: Vec<i32>,
-    /// ggaoed's config file.
-    _config: Option<tempfile::NamedTempFile>,
+    /// Config files and state, while the target runs.
+    _directory: TempDir,
 }
 
 impl Stand {
@@ -118,7 +119,8 @@ impl Stand {
             links: serving.links,
         })?;
         let xblade = xblade.to_str().context("an odd path of xblade")?.to_owned();
-        let (mut words, config) = command(&xblade, contender, serving)?;
+        let directory = tempfile::tempdir()?;
+        let mut words = command(&xblade, contender, serving, directory.path())?;
         if serving.pinned {
             words.splice(0..0, ["taskset", "-c", TARGET_CPU].map(String::from));
         }
@@ -133,7 +135,7 @@ impl Stand {
             xblade,
             pinned: serving.pinned,
             napi_threads: Vec::new(),
-            _config: config,
+            _directory: directory,
         };
         stand.wait(started)?;
         if serving.threaded {
@@ -228,31 +230,22 @@ pub fn figures(process: &mut Process) -> Result<Figures> {
     serde_json::from_str(line).context("the generator's JSON")
 }
 
-fn command(
-    xblade: &str,
-    contender: Contender,
-    serving: &Serving,
-) -> Result<(Vec<String>, Option<tempfile::NamedTempFile>)> {
+/// The command that serves as asked; `directory` is for what it needs beside the image.
+fn command(xblade: &str, contender: Contender, serving: &Serving, directory: &Path) -> Result<Vec<String>> {
     let image = serving.image.to_str().context("an odd path of an image")?;
+    let directory = directory.to_str().context("an odd temporary directory")?;
     let (shelf, slot) = (SHELF.to_string(), SLOT.to_string());
     let interfaces: Vec<String> = (0..serving.served).map(|n| format!("eth{n}")).collect();
     let interfaces = interfaces.join(",");
     let mac = lab::link::initiator_mac(0).to_string();
     let mut words: Vec<&str>;
-    let mut file = None;
     let config;
     match contender {
         Contender::Xblade => {
             words = vec![xblade];
             if let Some(path) = &serving.config {
                 config = path.display().to_string();
-                words.extend([
-                    "daemon",
-                    "--config",
-                    &config,
-                    "--state-dir",
-                    "/run/xblade-bench-state",
-                ]);
+                words.extend(["daemon", "--config", &config, "--state-dir", directory]);
             } else {
                 words.extend(["serve", "--buffers", "64"]);
                 words.extend(serving.sync.then_some("--sync"));
@@ -272,18 +265,16 @@ fn command(
         }
         Contender::Ggaoed => {
             ensure!(!serving.sync && !serving.access_list, "not compared with ggaoed");
+            config = format!("{directory}/ggaoed.conf");
             let text = format!(
                 "[defaults]\ninterfaces = {interfaces}\nqueue-length = 64\n\
                  [bench]\nshelf = {shelf}\nslot = {slot}\npath = {image}\n"
             );
-            let written = tempfile::NamedTempFile::new()?;
-            std::fs::write(written.path(), text)?;
-            config = written.path().display().to_string();
+            std::fs::write(&config, text)?;
             words = vec!["ggaoed", "-n", "-c", &config];
-            file = Some(written);
         }
     }
-    Ok((words.into_iter().map(String::from).collect(), file))
+    Ok(words.into_iter().map(String::from).collect())
 }
 
 /// Turns threaded NAPI on for the target's end, pins the new kernel threads and returns them.

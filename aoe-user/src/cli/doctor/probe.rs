@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp};
 
@@ -72,12 +72,16 @@ impl XdpFeatures {
 /// Asks the kernel.
 ///
 /// # Errors
-/// When there is no such interface.
+/// When there is no such Ethernet interface.
 pub fn probe(interface: &str) -> Result<Probe> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let link = runtime.block_on(link(interface))?;
+    ensure!(
+        !link.header.flags.contains(LinkFlags::Loopback),
+        "{interface} is no Ethernet interface"
+    );
     let sys = Path::new("/sys/class/net").join(interface);
     let driver = fs::read_link(sys.join("device/driver")).ok();
     let driver = driver.and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));

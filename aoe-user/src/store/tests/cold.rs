@@ -1,6 +1,7 @@
 //! Pages that are not in memory: fetched without a worker waiting, with io_uring and without.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Advice, fadvise};
 
@@ -135,4 +136,57 @@ fn a_cold_sequential_reader_is_read_ahead_of() {
         "{cold} of {} requests had to wait",
         SECTORS / 16
     );
+}
+
+/// Read with the kernel's read-ahead before the store opens it, the file lies in large folios.
+#[test]
+fn blocks_in_large_folios_are_changed_over_before_the_first_write() {
+    const SECTORS: u64 = 16 << 11;
+    const BASE: u64 = 12 << 11;
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let (path, file) = cold_image(dir.path(), SECTORS);
+    for lane in lanes() {
+        chill(&file);
+        // As a copy or a backup reads: read-ahead grows, and the folios with it.
+        let reader = File::open(&path).unwrap();
+        for position in (0..SECTORS * 512).step_by(128 << 10) {
+            reader.read_exact_at(&mut [0; 128 << 10], position).unwrap();
+        }
+        let store = open(&StoreOptions::new(StoreKind::Mmap, &path)).unwrap();
+        let mut driver = Driver::new(&store);
+        driver.lane = lane;
+        // The same block from several requests at once: all are told to come again, once.
+        let tokens = [1, 17, 33, 65].map(|lba| (BASE + lba, driver.token()));
+        for (lba, token) in tokens {
+            let extent = Extent { lba, count: 1 };
+            let step = store.write(
+                &mut driver.lane,
+                token,
+                extent,
+                &[&stamp(lba, 2)],
+                Durability::WriteBack,
+            );
+            assert_eq!(step.unwrap(), Step::Later, "sector {lba}");
+        }
+        for (lba, token) in tokens {
+            assert!(matches!(driver.wait(token), Event::Again), "sector {lba}");
+            driver.write(lba, &stamp(lba, 2), Durability::WriteBack).unwrap();
+        }
+        for lba in (0..SECTORS).step_by(512) {
+            driver.write(lba, &stamp(lba, 3), Durability::WriteBack).unwrap();
+        }
+        for (lba, _) in tokens {
+            assert_eq!(driver.read(lba, 1).unwrap(), stamp(lba, 2));
+            assert_eq!(driver.read(lba + 1, 1).unwrap(), stamp(lba + 1, 1));
+        }
+        let changed = counter(&store, "folios_changed");
+        assert!((1..=8).contains(&changed), "{changed} of 8 blocks");
+        store.close().unwrap();
+        let content = std::fs::read(&path).unwrap();
+        assert!(
+            (0..SECTORS as usize)
+                .step_by(512)
+                .all(|lba| content[lba * 512..][..512] == stamp(lba as u64, 3))
+        );
+    }
 }

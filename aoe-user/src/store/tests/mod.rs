@@ -2,6 +2,7 @@
 
 mod cold;
 mod commit;
+mod devices;
 mod driver;
 mod faults;
 mod locks;

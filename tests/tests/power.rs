@@ -1,0 +1,165 @@
+//! Power cuts: xblade runs in a virtual machine on ext4, on a disk with a volatile cache. The machine is killed at
+//! random moments, the disk keeps what it was told to flush and of the rest a random part, and after the next boot
+//! every sector is compared with what was acknowledged.
+//!
+//! `XBLADE_CUTS=N` cuts the power N times; 5 times otherwise.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use lab::disk::Disk;
+use lab::history::seed;
+use lab::image::Random;
+use lab::needs::Need;
+use lab::vm::host::{Host, MAC, Parts, ext4};
+use lab::vm::kernel::Kernel;
+use lab::writer::{Options, Writer};
+use lab::{Address, Namespace, needs};
+
+fn cuts() -> usize {
+    std::env::var("XBLADE_CUTS").map_or(5, |text| text.parse().expect("XBLADE_CUTS is a number"))
+}
+
+/// What a cut took away.
+#[derive(Debug)]
+struct Cut {
+    /// When.
+    at: Instant,
+    /// When the last FLUSH that was answered had been sent.
+    flushed: Instant,
+    /// When the lost writes had been acknowledged.
+    lost: Vec<Instant>,
+}
+
+impl Cut {
+    /// Age of the oldest lost write.
+    fn reach(&self) -> Duration {
+        self.lost
+            .iter()
+            .map(|acknowledged| self.at - *acknowledged)
+            .max()
+            .unwrap_or_default()
+    }
+}
+
+fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
+    let namespace = Namespace::new("host")?;
+    let disk = Disk::new(&namespace, 64)?;
+    disk.preset(&ext4(64)?);
+    let binary = lab::target::binary()?;
+    let parts = Parts {
+        kernel: Kernel::get()?,
+        disk: disk.path(),
+        xblade: Path::new(&binary),
+        arguments,
+        mtu: 1500,
+    };
+    let host = Host::new(namespace, &parts)?;
+    let options = Options {
+        seed: seed(),
+        address: Address::new(7, 3),
+        target: MAC,
+        sectors: 256,
+        per_write: 2,
+        depth: 8,
+        patience: Duration::from_millis(500),
+    };
+    let mut writer = Writer::new(host.initiator()?, options);
+    let mut random = Random::new(options.seed);
+    let mut history = Vec::new();
+    for round in 1..=cuts() {
+        let vm = host.switch_on()?;
+        let before = writer.acknowledged;
+        writer.run_till(1, Duration::from_secs(20))?;
+        writer.run_for(Duration::from_millis(300 + random.below(2000)))?;
+        let flushed = writer.flush()?;
+        writer.run_for(Duration::from_millis(random.below(1500)))?;
+        vm.cut()?;
+        let at = Instant::now();
+        writer.drain()?;
+        let sectors = disk.cut(&mut random);
+        let written = writer.acknowledged - before;
+
+        // A boot of its own, so that nothing is written before everything is judged.
+        let _vm = host.switch_on()?;
+        let verdict = writer.judge_by_reading()?;
+        assert!(
+            verdict.foreign.is_empty(),
+            "sectors {:?} hold what nobody wrote",
+            verdict.foreign
+        );
+        let cut = Cut {
+            at,
+            flushed,
+            lost: verdict.lost.iter().map(|(_, at)| *at).collect(),
+        };
+        println!(
+            "cut {round}: {written} writes acknowledged, {} lost, the oldest {:?} old; the disk lost {sectors} sectors",
+            cut.lost.len(),
+            cut.reach()
+        );
+        history.push(cut);
+    }
+    assert!(
+        writer.acknowledged > 50 * cuts() as u64,
+        "too little was written to show anything"
+    );
+    Ok(history)
+}
+
+const NEEDS: [Need; 4] = [
+    Need::Root,
+    Need::Tool("qemu-system-x86_64"),
+    Need::Tool("mkfs.ext4"),
+    Need::File("/dev/fuse"),
+];
+
+#[test]
+fn no_write_acknowledged_in_sync_mode_is_lost() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
+    let cuts = cut_again_and_again("serve 7 3 eth0 /mnt/image --sync")?;
+    assert!(
+        cuts.iter().all(|cut| cut.lost.is_empty()),
+        "acknowledged writes were lost"
+    );
+    Ok(())
+}
+
+#[test]
+fn no_write_acknowledged_by_the_direct_store_in_sync_mode_is_lost() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
+    let cuts = cut_again_and_again("serve 7 3 eth0 /mnt/image --direct --sync")?;
+    assert!(
+        cuts.iter().all(|cut| cut.lost.is_empty()),
+        "acknowledged writes were lost"
+    );
+    Ok(())
+}
+
+/// What the emulated machine may add to `flush_interval`: it is slow, and what it writes back takes time on the way.
+const MARGIN: Duration = Duration::from_millis(1500);
+
+#[test]
+fn write_back_loses_no_more_than_its_flush_interval_and_nothing_before_a_flush() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
+    let cuts = cut_again_and_again("serve 7 3 eth0 /mnt/image --flush-interval 1s")?;
+    let reach: Vec<Duration> = cuts.iter().map(Cut::reach).collect();
+    assert!(
+        cuts.iter().any(|cut| !cut.lost.is_empty()),
+        "nothing was ever lost: was the power cut at all?"
+    );
+    assert!(
+        reach
+            .iter()
+            .all(|reach| *reach <= Duration::from_secs(1) + MARGIN),
+        "too much was lost: {reach:?}"
+    );
+    for cut in &cuts {
+        assert!(
+            cut.lost.iter().all(|acknowledged| *acknowledged > cut.flushed),
+            "a flushed write was lost"
+        );
+    }
+    Ok(())
+}

@@ -145,8 +145,8 @@ fn demonstrate(binary: &Path) -> Result<String> {
     let mut rows = Vec::new();
     let write = "--write --sequential --destroy-data --verify --seed 1 --count 16384 --depth 32 --span";
     let read = "--verify --seed 1 --duration 3s --depth 64 --span";
-    for n in 0..MTUS.len() {
-        let span = u64::from(sectors_per_frame[n]) * 16384;
+    for (n, sectors) in sectors_per_frame.iter().enumerate() {
+        let span = u64::from(*sectors) * 16384;
         let span = span.min(SECTORS);
         say(&format!(
             "eth{n}: writing, reading back, and checking {} MiB",

@@ -133,7 +133,7 @@ fn command(target: &str, seconds: u32) -> Command {
             "-print_final_stats=1",
         ])
         .arg(format!("-max_total_time={seconds}"))
-        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_LTO", "false")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
         .current_dir(sh::root().join("fuzz"));
     command

@@ -71,8 +71,8 @@ fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
     let mut writer = Writer::new(host.initiator()?, options);
     let mut random = Random::new(options.seed);
     let mut history = Vec::new();
+    let mut vm = host.switch_on()?;
     for round in 1..=cuts() {
-        let vm = host.switch_on()?;
         let before = writer.acknowledged;
         writer.run_till(1, Duration::from_secs(20))?;
         writer.run_for(Duration::from_millis(300 + random.below(2000)))?;
@@ -85,8 +85,7 @@ fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
         let sectors = disk.cut(&mut random);
         let written = writer.acknowledged - before;
 
-        // A boot of its own, so that nothing is written before everything is judged.
-        let _vm = host.switch_on()?;
+        vm = host.switch_on()?;
         let verdict = writer.judge_by_reading()?;
         assert!(
             verdict.foreign.is_empty(),

@@ -25,7 +25,6 @@ pub struct Args {
 
 /// What came of a bounded run.
 #[derive(Debug)]
-#[expect(dead_code, reason = "for `cargo xtask test`")]
 pub enum Outcome {
     /// Nothing was found; one line for each target with the number of inputs tried.
     Passed(Vec<String>),
@@ -54,7 +53,6 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Fuzzes each target for so long and keeps what the fuzzer prints to itself.
-#[expect(dead_code, reason = "for `cargo xtask test`")]
 pub fn run_bounded(seconds: u32) -> Outcome {
     if let Some(reason) = missing() {
         return Outcome::Skipped(reason);

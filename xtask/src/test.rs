@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo::Executable;
-use crate::{cargo, setup};
+use crate::{cargo, fuzz, setup};
 
 /// What the tests need of the distribution.
 const PACKAGES: &[&str] = &[
@@ -61,6 +61,11 @@ const ORDER: &[(&str, u32)] = &[
     ("soak", 1),
 ];
 
+/// The suite that is no test executable: cargo-fuzz.
+const FUZZER: &str = "libfuzzer";
+/// How long it works on each target.
+const FUZZ_SECONDS: u32 = 15;
+
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -100,7 +105,7 @@ pub fn run(args: &Args) -> Result<()> {
         eprintln!("warning: {error:#}");
     }
     let xblade = cargo::xblade(false)?;
-    let packages = ["aoe-common", "aoe-user", "xtask", "xblade-tests"];
+    let packages = ["aoe-common", "aoe-user", "xtask", "xblade-fuzz", "xblade-tests"];
     let mut build = vec!["test", "--no-run"];
     build.extend(packages.iter().flat_map(|package| ["--package", package]));
     let suites = suites(&cargo::build(&build)?, &args.suites)?;
@@ -113,23 +118,11 @@ pub fn run(args: &Args) -> Result<()> {
         } else {
             execute(suite, &xblade, args.soak)?
         };
-        println!(
-            "{:12} {:>4} passed {:>3} failed {:>3} skipped {:>7.1} s",
-            suite.name,
-            outcome.passed,
-            outcome.failed,
-            outcome.skipped,
-            start.elapsed().as_secs_f64()
-        );
-        for (reason, count) in &outcome.reasons {
-            println!("{:12} skipped {count}: {reason}", "");
-        }
-        if outcome.failed > 0 {
-            println!("{}", outcome.output);
-        }
-        total.passed += outcome.passed;
-        total.failed += outcome.failed;
-        total.skipped += outcome.skipped;
+        report(&suite.name, &outcome, start, &mut total);
+    }
+    if args.suites.is_empty() || args.suites.iter().any(|name| name == FUZZER) {
+        let start = Instant::now();
+        report(FUZZER, &fuzzing(), start, &mut total);
     }
     println!(
         "{} passed, {} failed, {} skipped",
@@ -139,6 +132,43 @@ pub fn run(args: &Args) -> Result<()> {
         std::process::exit(1);
     }
     Ok(())
+}
+
+/// Prints a suite's line and adds it to the total.
+fn report(name: &str, outcome: &Outcome, start: Instant, total: &mut Outcome) {
+    println!(
+        "{name:12} {:>4} passed {:>3} failed {:>3} skipped {:>7.1} s",
+        outcome.passed,
+        outcome.failed,
+        outcome.skipped,
+        start.elapsed().as_secs_f64()
+    );
+    for (reason, count) in &outcome.reasons {
+        println!("{:12} skipped {count}: {reason}", "");
+    }
+    if outcome.failed > 0 {
+        println!("{}", outcome.output);
+    }
+    total.passed += outcome.passed;
+    total.failed += outcome.failed;
+    total.skipped += outcome.skipped;
+}
+
+/// A short run of the coverage-guided fuzzer on each target.
+fn fuzzing() -> Outcome {
+    let mut outcome = Outcome::default();
+    match fuzz::run_bounded(FUZZ_SECONDS) {
+        fuzz::Outcome::Passed(targets) => outcome.passed = targets.len() as u32,
+        fuzz::Outcome::Skipped(reason) => {
+            outcome.skipped = 1;
+            outcome.reasons.insert(reason, 1);
+        }
+        fuzz::Outcome::Failed(output) => {
+            outcome.failed = 1;
+            outcome.output = output;
+        }
+    }
+    outcome
 }
 
 /// Sorts what was built into suites, and keeps those asked for.
@@ -175,8 +205,8 @@ fn suites(executables: &[Executable], wanted: &[String]) -> Result<Vec<Suite>> {
     for name in wanted {
         let names: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
         ensure!(
-            names.contains(&name.as_str()),
-            "there is no suite {name}; there are {}",
+            name == FUZZER || names.contains(&name.as_str()),
+            "there is no suite {name}; there are {}, {FUZZER}",
             names.join(", ")
         );
     }

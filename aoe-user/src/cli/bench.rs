@@ -12,8 +12,10 @@ use super::args::BenchArgs;
 use crate::initiator::load::{self, Order, Outcome, Plan};
 use crate::initiator::{Client, Found, Identity, Route, flood};
 
-/// How long targets may take to answer a discovery.
+/// How long all targets may take to answer.
 const DISCOVERY: Duration = Duration::from_secs(1);
+/// How long one target may take to answer, even if most of what it gets is lost.
+const SEARCH: Duration = Duration::from_secs(3);
 /// How long IDENTIFY may take.
 const IDENTIFY: Duration = Duration::from_secs(5);
 /// What is not measured at the start of a run, unless asked for otherwise.
@@ -91,7 +93,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
 /// The target that the arguments mean.
 fn choose(client: &mut Client, args: &BenchArgs) -> anyhow::Result<Found> {
     let mut found = match (args.address, args.mac) {
-        (Some((shelf, slot)), None) => client.find(shelf, slot, DISCOVERY)?.into_iter().collect(),
+        (Some((shelf, slot)), None) => client.find(shelf, slot, SEARCH)?.into_iter().collect(),
         (address, _) => client.discover(address, DISCOVERY)?,
     };
     found.retain(|target| args.mac.is_none_or(|mac| mac == target.mac));

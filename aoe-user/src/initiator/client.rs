@@ -13,6 +13,9 @@ use super::{Identity, InitiatorError};
 /// How long the first copy of a request may stay unanswered; every further copy waits twice as long.
 const FIRST_RETRANSMIT: Duration = Duration::from_millis(200);
 
+/// A discovery asks this often: a question or an answer may be lost, and nobody would notice.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
 /// A target that answered Query Config.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Found {
@@ -100,10 +103,10 @@ impl Client {
         let tag = self.next_tag();
         let most_sectors = sectors_per_frame(self.socket.mtu_bytes());
         let mut found = BTreeSet::new();
-        let start = Instant::now();
-        // the question is asked twice: it may be lost, and nobody would notice
-        for until in [start + timeout / 2, start + timeout] {
+        let end = Instant::now() + timeout;
+        while Instant::now() < end && found.len() < enough {
             self.socket.send(&[&frame::query_read(&route, tag)])?;
+            let until = end.min(Instant::now() + ASK_AGAIN);
             while Instant::now() < until && found.len() < enough {
                 self.socket
                     .wait(until.saturating_duration_since(Instant::now()))?;

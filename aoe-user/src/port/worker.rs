@@ -6,18 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
 use crossbeam_queue::SegQueue;
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing::warn;
 
 use crate::store::{Lane, Mailbox};
 use crate::target::{Counters, Export, Exports, PortInfo, Session};
-use crate::xsk::{Socket, Statistics};
+use crate::xsk::{Frame, Socket, Statistics};
 
 use super::{Figures, Nic, port_info};
 
 /// Frames taken from the ring before anything else is looked at.
-const BATCH: usize = 64;
+const BATCH: usize = 32;
 /// Looks at the rings between two looks at the clock while spinning.
 const SPINS_PER_CLOCK: u32 = 32;
 /// How long a stopping worker waits for operations that the disk still owes it.
@@ -170,10 +171,15 @@ impl DataPath {
     fn round(&mut self) -> bool {
         let now_us = self.now_us();
         let mut worked = self.session.completions(&mut self.socket, &self.port, now_us);
-        for _ in 0..BATCH {
-            let Some(frame) = self.socket.receive() else { break };
+        let mut batch: ArrayVec<Frame, BATCH> = ArrayVec::new();
+        while !batch.is_full()
+            && let Some(frame) = self.socket.receive()
+        {
+            batch.push(frame);
+        }
+        if !batch.is_empty() {
             worked = true;
-            self.session.frame(&mut self.socket, &self.port, frame, now_us);
+            self.session.batch(&mut self.socket, &self.port, batch, now_us);
         }
         if worked {
             self.session.lane().submit();

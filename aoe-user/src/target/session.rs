@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aoe_common::Mac;
 use aoe_common::wire::{MIN_FRAME_BYTES, aoe, ata as ata_wire, mask, query as query_wire, reserve};
+use arrayvec::ArrayVec;
 
 use super::adverts::Adverts;
-use super::ata::{Action, Opcode, Refusal, opcode};
+use super::ata::{Action, Opcode, Refusal, Registers, opcode};
 use super::counters::{Counters, Silence};
 use super::engine::{Call, Engine};
 use super::link::Link;
@@ -15,7 +16,7 @@ use super::parked::{Parked, Parking, Role};
 use super::reply::error;
 use super::request::Request;
 use super::{Export, Exports, query};
-use crate::store::{Completion, Event, Lane};
+use crate::store::{Completion, Event, Extent, Lane};
 
 /// The port a frame came through. MAC and MTU may differ from call to call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,9 +86,63 @@ impl<L: Link> Session<L> {
     ///
     /// `now_us` is any clock that does not go back, in microseconds.
     pub fn frame(&mut self, link: &mut L, port: &PortInfo, frame: L::Frame, now_us: u64) {
+        let parsed = Request::parse(&link.pieces(&frame), port.mac);
+        self.serve(link, port, frame, parsed, now_us);
+    }
+
+    /// Serves frames in order. All are parsed before the first is served, so that the memory of the last is on its way to
+    /// the CPU meanwhile.
+    pub fn batch<const N: usize>(
+        &mut self,
+        link: &mut L,
+        port: &PortInfo,
+        frames: ArrayVec<L::Frame, N>,
+        now_us: u64,
+    ) {
+        let mut parsed: ArrayVec<Result<Request, Silence>, N> = ArrayVec::new();
+        for frame in &frames {
+            let request = Request::parse(&link.pieces(frame), port.mac);
+            if let Ok(request) = &request
+                && frames.len() > 1
+            {
+                self.prefetch(request);
+            }
+            parsed.push(request);
+        }
+        for (frame, parsed) in frames.into_iter().zip(parsed) {
+            self.serve(link, port, frame, parsed, now_us);
+        }
+    }
+
+    /// Has the store fetch what a read or write will touch. Only a hint: nothing has been judged yet.
+    fn prefetch(&self, request: &Request) {
+        if request.command != aoe::CMD_ATA {
+            return;
+        }
+        let registers = Registers::read(&request.argument);
+        let (Opcode::Read { extended, .. } | Opcode::Write { extended, .. }) = opcode(registers.command)
+        else {
+            return;
+        };
+        if let Some(export) = self.exports.find(request) {
+            let extent = Extent {
+                lba: registers.lba(extended),
+                count: registers.count.into(),
+            };
+            export.store.prefetch(extent);
+        }
+    }
+
+    fn serve(
+        &mut self,
+        link: &mut L,
+        port: &PortInfo,
+        frame: L::Frame,
+        parsed: Result<Request, Silence>,
+        now_us: u64,
+    ) {
         let engine = &mut self.engine;
         engine.counters.frames.bump();
-        let parsed = Request::parse(&link.pieces(&frame), port.mac);
         let request = match parsed {
             Ok(request) => request,
             Err(why) => return engine.silent(link, frame, why),

@@ -53,6 +53,8 @@ pub struct Parts<'a> {
     pub arguments: &'a str,
     /// MTU of the card.
     pub mtu: u32,
+    /// More properties of the card, each with a comma before it.
+    pub card: &'a str,
 }
 
 impl Host {
@@ -65,8 +67,10 @@ impl Host {
         namespace.ip(&format!("link set tap0 mtu {} up", parts.mtu))?;
 
         let mut archive = Initramfs::new()?;
-        let names = ["virtio_pci", "virtio_net", "virtio_blk", "crc32c_generic", "ext4"];
-        for (n, module) in parts.kernel.modules(&names)?.iter().enumerate() {
+        let names = ["virtio_pci", "virtio_net", "virtio_blk", "ext4"];
+        // Older kernels ask for it by name when they mount ext4; newer ones have no such module.
+        let checksums = parts.kernel.modules(&["crc32c_generic"]).unwrap_or_default();
+        for (n, module) in parts.kernel.modules(&names)?.iter().chain(&checksums).enumerate() {
             let name = module
                 .file_name()
                 .and_then(|name| name.to_str())
@@ -103,8 +107,8 @@ impl Host {
             "tap,id=net,ifname=tap0,script=no,downscript=no".to_owned(),
             "-device".to_owned(),
             format!(
-                "virtio-net-pci,netdev=net,mac={MAC},host_mtu={},romfile=",
-                parts.mtu
+                "virtio-net-pci,netdev=net,mac={MAC},host_mtu={},romfile={}",
+                parts.mtu, parts.card
             ),
         ];
         arguments.extend(more);

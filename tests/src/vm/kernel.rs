@@ -26,18 +26,26 @@ impl Kernel {
     /// # Errors
     /// When there is no network, or this is no Debian.
     pub fn get() -> Result<Kernel> {
-        Kernel::cached("kernel", "linux-image-cloud-amd64")
+        Kernel::cached("kernel", |root| {
+            let apt = Apt::of_this_system();
+            let package = apt.dependency("linux-image-cloud-amd64")?;
+            download(root, &apt, &package)
+        })
     }
 
-    /// Linux 6.12, whose `virtio_net` knows zero-copy AF_XDP.
+    /// Linux 6.18 from Debian's backports: its `virtio_net` has zero-copy AF_XDP, which came for both directions after 6.12.
     ///
     /// # Errors
-    /// As [`Kernel::get`], or when this Debian has no such kernel.
+    /// As [`Kernel::get`].
     pub fn newer() -> Result<Kernel> {
-        Kernel::cached("kernel-6.12", "linux-image-6.12-cloud-amd64")
+        Kernel::cached("kernel-6.18", |root| {
+            let apt = Apt::of_backports(root)?;
+            let package = apt.newest("linux-image-6.18.", "-cloud-amd64")?;
+            download(root, &apt, &package)
+        })
     }
 
-    fn cached(place: &str, package: &str) -> Result<Kernel> {
+    fn cached(place: &str, fetch: impl FnOnce(&Path) -> Result<()>) -> Result<Kernel> {
         let cache = cache();
         fs::create_dir_all(&cache)?;
         let lock = File::create(cache.join("lock"))?;
@@ -46,7 +54,7 @@ impl Kernel {
         if !root.join("complete").exists() {
             let _ = fs::remove_dir_all(&root);
             fs::create_dir_all(&root)?;
-            download(&root, package)?;
+            fetch(&root)?;
             File::create(root.join("complete"))?;
         }
         Kernel::in_directory(&root)
@@ -86,22 +94,88 @@ impl Kernel {
     }
 }
 
-fn download(root: &Path, meta: &str) -> Result<()> {
-    let depends = output(Command::new("apt-cache").args(["depends", meta]))
-        .context("asking apt for Debian's cloud kernel")?;
-    let package = depends
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Depends: "))
-        .with_context(|| format!("apt does not know {meta}"))?;
+/// Where packages come from.
+struct Apt {
+    options: Vec<String>,
+}
+
+impl Apt {
+    /// What this system is set up for.
+    fn of_this_system() -> Apt {
+        Apt {
+            options: vec!["-oAPT::Sandbox::User=root".to_owned()],
+        }
+    }
+
+    /// The backports of Debian 13, without touching what this system is set up for.
+    fn of_backports(root: &Path) -> Result<Apt> {
+        let apt = root.join("apt");
+        fs::create_dir_all(apt.join("lists/partial"))?;
+        let source = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \
+                      http://deb.debian.org/debian trixie-backports main\n";
+        fs::write(apt.join("sources.list"), source)?;
+        let at = fs::canonicalize(&apt)?.display().to_string();
+        let mut backports = Apt::of_this_system();
+        backports.options.extend([
+            format!("-oDir::Etc::SourceList={at}/sources.list"),
+            "-oDir::Etc::SourceParts=/dev/null".to_owned(),
+            format!("-oDir::State::Lists={at}/lists"),
+            format!("-oDir::Cache={at}"),
+        ]);
+        output(backports.command("apt-get").args(["-q", "update"]))
+            .context("asking for Debian's backports")?;
+        Ok(backports)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.args(&self.options);
+        command
+    }
+
+    /// The kernel that a package without contents stands for.
+    fn dependency(&self, package: &str) -> Result<String> {
+        let depends = output(self.command("apt-cache").args(["depends", package]))
+            .context("asking apt for Debian's cloud kernel")?;
+        let depends = depends
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "));
+        depends
+            .map(str::to_owned)
+            .find(|name| name.starts_with("linux-image-"))
+            .with_context(|| format!("apt does not know {package}"))
+    }
+
+    /// The highest version of the packages with such a name.
+    fn newest(&self, prefix: &str, suffix: &str) -> Result<String> {
+        let names = output(self.command("apt-cache").args(["pkgnames", prefix]))?;
+        let version = |name: &str| -> Vec<u32> {
+            name.split(|c: char| !c.is_ascii_digit())
+                .filter_map(|number| number.parse().ok())
+                .collect()
+        };
+        let names = names.lines().filter(|name| name.ends_with(suffix));
+        names
+            .max_by_key(|name| version(name))
+            .map(str::to_owned)
+            .with_context(|| format!("no package {prefix}*{suffix}"))
+    }
+}
+
+fn download(root: &Path, apt: &Apt, package: &str) -> Result<()> {
     output(
-        Command::new("apt-get")
-            .args(["-q", "-o", "APT::Sandbox::User=root", "download", package])
+        apt.command("apt-get")
+            .args(["-q", "download", package])
             .current_dir(root),
     )
     .with_context(|| format!("downloading {package}"))?;
     let archive = entry(root, "linux-image-")?;
     output(Command::new("dpkg-deb").arg("-x").args([&archive, root]))?;
     fs::remove_file(&archive)?;
+    // Newer packages no longer use the directories of old.
+    if !root.join("lib").exists() {
+        std::os::unix::fs::symlink("usr/lib", root.join("lib"))?;
+    }
     // Newer kernels come with compressed modules, which busybox does not load.
     output(
         Command::new("find")

@@ -38,8 +38,9 @@ pub fn scale(bench: &mut Bench) {
 }
 
 fn many(bench: &mut Bench) -> Result<()> {
-    let image = bench.images.in_ram(Contender::Xblade.name())?;
-    let start = |exports| {
+    let start = |exports, image: &str| {
+        // two processes never share an image
+        let image = bench.images.in_ram(image)?;
         let config = write_config(bench.images.ram_directory(), &image, exports)?;
         let serving = Serving {
             config: Some(config),
@@ -47,7 +48,7 @@ fn many(bench: &mut Bench) -> Result<()> {
         };
         Stand::start(&bench.xblade, Contender::Xblade, &serving)
     };
-    let (mut one, mut many) = (start(1)?, start(EXPORTS)?);
+    let (mut one, mut many) = (start(1, Contender::Xblade.name())?, start(EXPORTS, "many")?);
     let extra_kib = many.process.anonymous_kib()? as f64 - one.process.anonymous_kib()? as f64;
     let load = Load {
         seconds: bench.seconds,

@@ -3,33 +3,10 @@
 use aoe_common::Mac;
 use proptest::prelude::*;
 
-use super::bench::{ONE, OTHER, TARGET, Worker, export, frame_from, options};
-use super::link::FILL;
-use super::parser;
-use super::store::{MemStore, Mood};
-use crate::config::{Access, Vlan};
+use super::bench::{ONE, OTHER, TARGET, frame_from};
+use super::store::Mood;
+use super::trial::Trial;
 use crate::store::FaultKind;
-
-/// The addresses of [`worker`]'s exports.
-const EXPORTS: [(u16, u8); 4] = [(7, 3), (7, 4), (8, 3), (9, 9)];
-
-fn worker(store: &std::sync::Arc<MemStore>, piece_bytes: usize) -> Worker {
-    let exports = EXPORTS.map(|(shelf, slot)| {
-        let mut options = options(shelf, slot);
-        match (shelf, slot) {
-            (7, 4) => options.vlan = Vlan::Any,
-            (8, 3) => options.vlan = Vlan::Id(5),
-            (9, 9) => {
-                options.smart = true;
-                options.late_duplicates = true;
-                options.access = [(ONE, Access::ReadWrite), (OTHER, Access::ReadOnly)].into();
-            }
-            _ => {}
-        }
-        export(options, store)
-    });
-    Worker::cut(exports.into(), piece_bytes)
-}
 
 fn mac() -> impl Strategy<Value = Mac> {
     prop_oneof![
@@ -63,9 +40,16 @@ fn ata_argument() -> impl Strategy<Value = Vec<u8>> {
     let lba = prop_oneof![4 => 0..130u64, 1 => any::<u64>()];
     let aflags = prop_oneof![proptest::sample::select(vec![0, 1, 0x40, 0x41]), any::<u8>()];
     let feature = prop_oneof![proptest::sample::select(vec![0, 1, 0xd0, 0xda]), any::<u8>()];
-    (aflags, feature, 0..4u8, opcode, lba).prop_map(|(aflags, feature, count, opcode, lba)| {
-        [&[aflags, feature, count, opcode], &lba.to_le_bytes()[..]].concat()
-    })
+    (
+        aflags,
+        feature,
+        prop_oneof![9 => 0..4u8, 1 => 0..20u8],
+        opcode,
+        lba,
+    )
+        .prop_map(|(aflags, feature, count, opcode, lba)| {
+            [&[aflags, feature, count, opcode], &lba.to_le_bytes()[..]].concat()
+        })
 }
 
 fn argument(command: u8) -> BoxedStrategy<Vec<u8>> {
@@ -121,13 +105,7 @@ fn likely() -> impl Strategy<Value = Vec<u8>> {
 
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     let any_bytes = proptest::collection::vec(any::<u8>(), 0..200);
-    prop_oneof![9 => likely(), 1 => any_bytes].prop_map(|mut frame| {
-        // So that memory nobody wrote is known when it shows; a tag without its DEI bit must not look like it, either.
-        for byte in &mut frame {
-            *byte = if *byte & 0xef == FILL { 0 } else { *byte };
-        }
-        frame
-    })
+    prop_oneof![9 => likely(), 1 => any_bytes]
 }
 
 fn mood() -> impl Strategy<Value = Mood> {
@@ -149,51 +127,16 @@ proptest! {
     #[test]
     fn silence_or_a_well_formed_reply(
         frames in proptest::collection::vec((frame(), mood()), 1..20),
-        piece_bytes in prop_oneof![Just(4096usize), 140..600usize],
+        (mtu_bytes, piece_bytes) in prop_oneof![
+            (Just(9000u32), 2048..=4096usize),
+            (Just(1500u32), 140..600usize),
+        ],
         pool in prop_oneof![9 => Just(usize::MAX), 1 => 0..20usize],
     ) {
-        let store = MemStore::new(128);
-        let mut worker = worker(&store, piece_bytes);
-        worker.link.pool = pool;
-        let mut asked: std::collections::HashMap<[u8; 4], Vec<Vec<u8>>> = Default::default();
-        for (number, (frame, mood)) in frames.into_iter().enumerate() {
-            store.mood(mood);
-            worker.now_us += number as u64 * 1000;
-            let replies = worker.ask(&frame);
-            let mut from = std::collections::HashSet::new();
-            for reply in replies {
-                prop_assert!(!reply.contains(&FILL), "memory that was not written: {reply:x?}");
-                prop_assert!(from.insert(parser::check(&frame, &reply, &EXPORTS)), "twice from one export");
-            }
-            if let Some(at) = (12..=20).step_by(4).find(|at| frame.get(*at..at + 2) == Some(&[0x88, 0xa2]))
-                && let Some(tag) = frame.get(at + 8..at + 12)
-            {
-                asked.entry(tag.try_into().unwrap()).or_default().push(frame);
-            }
+        let mut trial = Trial::new(mtu_bytes, piece_bytes, pool);
+        for (frame, mood) in frames {
+            trial.ask(frame, mood);
         }
-        // What was put off ends one way or the other, and then nothing is left.
-        store.mood(Mood::Prompt);
-        let mut turn = 0;
-        while store.deferred() > 0 || worker.session.pending() > 0 {
-            if store.deferred() > 0 {
-                let fault = (turn % 3 == 0).then_some(FaultKind::Read);
-                store.finish(0, fault);
-            }
-            for reply in worker.poll() {
-                prop_assert!(!reply.contains(&FILL));
-                let at = (12..=20).step_by(4).find(|at| reply[*at..at + 2] == [0x88, 0xa2]).unwrap();
-                let requests = &asked[&reply[at + 8..at + 12]];
-                if let [request] = requests.as_slice() {
-                    parser::check(request, &reply, &EXPORTS);
-                }
-            }
-            turn += 1;
-            prop_assert!(turn < 1000, "something waits for ever");
-        }
-        prop_assert_eq!(worker.link.out, 0);
-        for export in worker.session.exports().iter() {
-            prop_assert_eq!(export.in_flight(), 0);
-            prop_assert!(export.persistent().check().is_ok());
-        }
+        trial.end();
     }
 }

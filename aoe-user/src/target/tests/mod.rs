@@ -15,4 +15,6 @@ mod ordering;
 mod parser;
 pub mod store;
 mod threads;
+mod trial;
+mod vector_file;
 mod vectors;

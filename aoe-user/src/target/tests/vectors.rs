@@ -4,72 +4,11 @@ use std::sync::Arc;
 
 use super::bench::{Witness, Worker, options};
 use super::store::MemStore;
+use super::vector_file::{Line, expand, vectors};
 use crate::config::Vlan;
 use crate::store::Traits;
 use crate::target::ata::identify::{Facts, block};
 use crate::target::{Export, Exports, Options, Persistent};
-
-const VECTORS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/vectors.txt"));
-
-enum Line {
-    Export(String),
-    Vector {
-        name: String,
-        request: String,
-        reply: String,
-    },
-}
-
-fn vectors() -> Vec<Line> {
-    let mut found = Vec::new();
-    let (mut name, mut request) = (String::new(), String::new());
-    for line in VECTORS.lines() {
-        match line.split_at_checked(2) {
-            Some(("@ ", rule)) => found.push(Line::Export(rule.into())),
-            Some(("> ", frame)) => request = frame.into(),
-            Some(("< ", reply)) => found.push(Line::Vector {
-                name: name.clone(),
-                request: request.clone(),
-                reply: reply.into(),
-            }),
-            _ if line.starts_with('#') => {}
-            _ => name = line.into(),
-        }
-    }
-    found
-}
-
-/// Hex, repetitions and names of data to bytes.
-fn expand(text: &str, identify: &[u8]) -> Vec<u8> {
-    let hex = |digits: &str| -> Vec<u8> {
-        assert!(digits.len().is_multiple_of(2), "{digits}");
-        (0..digits.len())
-            .step_by(2)
-            .map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap())
-            .collect()
-    };
-    let mut bytes = Vec::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(['(', '<']) {
-        bytes.extend(hex(&rest[..at]));
-        let (close, inner) = (rest[at..].find([')', '>']).unwrap() + at, &rest[at + 1..]);
-        let inner = &inner[..close - at - 1];
-        match inner.split_once('*') {
-            Some((byte, times)) => bytes.extend(hex(byte).repeat(times.parse().unwrap())),
-            None if inner == "identify" => bytes.extend(identify),
-            None => {
-                let number: u64 = inner.strip_prefix('S').unwrap().parse().unwrap();
-                for _ in 0..32 {
-                    bytes.extend(number.to_le_bytes());
-                    bytes.extend(b"AoEsectr");
-                }
-            }
-        }
-        rest = &rest[close + 1..];
-    }
-    bytes.extend(hex(rest));
-    bytes
-}
 
 fn run(piece_bytes: usize) -> usize {
     let store = MemStore::new(2048);

@@ -1,0 +1,308 @@
+//! Endurance: mixed load on several exports while strangers flood, the configuration is reloaded and the target is
+//! restarted and killed; then a second half without restarts in which nothing may grow. All data is verified at the end.
+//!
+//! `XBLADE_SOAK_MINUTES=N` (`cargo xtask test --soak N`) says how long; without it, a third of a minute.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use aoe_common::Mac;
+use lab::history::seed;
+use lab::image::Random;
+use lab::link::target_mac;
+use lab::needs::Need;
+use lab::writer::{Options, Writer};
+use lab::{Address, Image, Lab, Process, Request, Target, needs};
+use nix::sys::signal::Signal;
+
+const SECTORS: u64 = 2048;
+
+/// What one export is like: address, port, options of its config.
+const EXPORTS: [(u8, u32, &str); 3] = [
+    (3, 0, "store = \"mmap\""),
+    (4, 1, "store = \"direct\"\nsync = true"),
+    (
+        5,
+        0,
+        "store = \"mmap\"\nsync = true\nallow = [\"02:00:00:00:00:01\"]",
+    ),
+];
+
+fn length() -> Duration {
+    let minutes = std::env::var("XBLADE_SOAK_MINUTES").ok();
+    let minutes: Option<f64> = minutes.map(|text| text.parse().expect("XBLADE_SOAK_MINUTES is a number"));
+    Duration::from_secs_f64(minutes.map_or(20.0, |minutes| minutes * 60.0))
+}
+
+/// The files of a run.
+struct Site {
+    images: Vec<Image>,
+    extra: Image,
+    config: PathBuf,
+}
+
+impl Site {
+    fn new() -> Result<Site> {
+        let images = EXPORTS
+            .iter()
+            .map(|_| Image::sparse(SECTORS))
+            .collect::<Result<Vec<Image>>>()?;
+        let extra = Image::sparse(64)?;
+        let config = images[0].directory().join("xblade.toml");
+        Ok(Site {
+            images,
+            extra,
+            config,
+        })
+    }
+
+    /// Writes the config; with `extra`, one export more and other settings of the first.
+    fn configure(&self, extra: bool) -> Result<()> {
+        let mut text = String::new();
+        for ((slot, port, options), image) in EXPORTS.iter().zip(&self.images) {
+            let path = image.as_str();
+            let buffers = if extra { 32 } else { 64 };
+            write!(
+                text,
+                "[[export]]\nshelf = 7\nslot = {slot}\npath = \"{path}\"\ninterfaces = [\"eth{port}\"]\n\
+                 buffers = {buffers}\n{options}\n"
+            )?;
+        }
+        if extra {
+            let path = self.extra.as_str();
+            write!(
+                text,
+                "[[export]]\nshelf = 7\nslot = 9\npath = \"{path}\"\ninterfaces = [\"eth*\"]\n"
+            )?;
+        }
+        // As an editor does: a reload never sees half a file.
+        let new = self.config.with_extension("new");
+        std::fs::write(&new, text)?;
+        Ok(std::fs::rename(new, &self.config)?)
+    }
+
+    fn start(&self, lab: &Lab) -> Result<Target> {
+        let state = self.images[0].directory().join("state");
+        let text = |path: &PathBuf| path.to_str().map(str::to_owned).context("odd path");
+        let args = [
+            "daemon",
+            "--config",
+            &text(&self.config)?,
+            "--state-dir",
+            &text(&state)?,
+        ];
+        Target::ready(&lab.target, &args, 2)
+    }
+}
+
+/// What must not grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Footprint {
+    descriptors: usize,
+    threads: usize,
+    memory_kib: u64,
+}
+
+fn footprint(process: &Process) -> Result<Footprint> {
+    let entries = |name: &str| -> Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/{name}", process.pid()))?.count())
+    };
+    // Pages of the images are the page cache's.
+    Ok(Footprint {
+        descriptors: entries("fd")?,
+        threads: entries("task")?,
+        memory_kib: process.anonymous_kib()?,
+    })
+}
+
+fn peak(footprints: &[Footprint]) -> Footprint {
+    let most = |field: fn(&Footprint) -> u64| footprints.iter().map(field).max().unwrap_or_default();
+    Footprint {
+        descriptors: most(|one| one.descriptors as u64) as usize,
+        threads: most(|one| one.threads as u64) as usize,
+        memory_kib: most(|one| one.memory_kib),
+    }
+}
+
+/// Writes to one export till told to stop, through whatever happens.
+fn load(lab: &Lab, n: usize, seed: u64, stop: &AtomicBool) -> Result<Writer> {
+    let (slot, port, _) = EXPORTS[n];
+    let options = Options {
+        seed: seed + n as u64,
+        address: Address::new(7, slot),
+        target: target_mac(port),
+        sectors: SECTORS,
+        per_write: [2, 1, 2][n],
+        depth: [16, 8, 4][n],
+        patience: Duration::from_millis(100),
+    };
+    let mut writer = Writer::new(lab.open(port)?, options);
+    while !stop.load(Ordering::Relaxed) {
+        writer.run_for(Duration::from_millis(50))?;
+    }
+    writer.settle(Duration::from_secs(30))?;
+    Ok(writer)
+}
+
+/// Strangers: bursts of reads of exports that they may not see or that are not there, and of garbage.
+fn flood(lab: &Lab, seed: u64, stop: &AtomicBool) -> Result<u64> {
+    let sockets = [lab.open(0)?, lab.open(1)?];
+    let mut random = Random::new(seed);
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let port = random.below(2) as usize;
+        let frames: Vec<Vec<u8>> = (0..2000)
+            .map(|_| {
+                let address = Address::new(7, random.below(12) as u8);
+                let mut request = Request::ata(
+                    target_mac(port as u32),
+                    address,
+                    0x24,
+                    random.below(SECTORS),
+                    2,
+                    &[],
+                );
+                request.src = Mac([2, 0xbb, 0, 0, 0, random.below(250) as u8]);
+                request.tag = random.number() as u32;
+                if address.slot < 5 {
+                    request.ver_flags = [0x20, 0x18, 0x1c, 0x00][random.below(4) as usize];
+                }
+                let mut bytes = request.bytes();
+                bytes.truncate(bytes.len() - random.below(12) as usize);
+                bytes
+            })
+            .collect();
+        sockets[port].send_many(&frames)?;
+        sent += frames.len() as u64;
+        sockets.iter().try_for_each(lab::Initiator::drain)?;
+        std::thread::sleep(Duration::from_millis(random.below(100)));
+    }
+    Ok(sent)
+}
+
+/// First half: restarts, kills, reloads. Second half: reloads only, and a look at the footprint before and after each.
+fn trouble(lab: &Lab, site: &Site, seed: u64) -> Result<(Target, Vec<Footprint>)> {
+    let mut random = Random::new(seed);
+    let mut target = site.start(lab)?;
+    let half = length() / 2;
+    let start = Instant::now();
+    let mut restarts = 0;
+    while start.elapsed() < half {
+        std::thread::sleep(Duration::from_millis(500 + random.below(1500)));
+        match random.below(3) {
+            0 => target.process.kill()?,
+            1 => {
+                let status = target.process.stop()?;
+                ensure!(status == 0, "it ended with {status}:\n{}", target.process.log());
+            }
+            _ => {
+                reload(&mut target, site, random.below(2) == 0)?;
+                continue;
+            }
+        }
+        target = site.start(lab)?;
+        restarts += 1;
+    }
+    ensure!(restarts > 1, "only {restarts} restarts");
+    let mut footprints = Vec::new();
+    while start.elapsed() < half * 2 {
+        std::thread::sleep(Duration::from_millis(500 + random.below(500)));
+        reload(&mut target, site, true)?;
+        reload(&mut target, site, false)?;
+        footprints.push(footprint(&target.process)?);
+    }
+    println!(
+        "{restarts} restarts, {} pairs of reloads in the second half",
+        footprints.len()
+    );
+    Ok((target, footprints))
+}
+
+fn reload(target: &mut Target, site: &Site, extra: bool) -> Result<()> {
+    site.configure(extra)?;
+    let mark = target.process.mark();
+    target.process.signal(Signal::SIGHUP)?;
+    let reloaded = |line: &str| line.contains("reloaded");
+    target
+        .process
+        .wait_for_after(mark, reloaded, Duration::from_secs(10))
+        .context("waiting for the reload")?;
+    Ok(())
+}
+
+#[test]
+fn it_goes_on_and_on_and_nothing_grows_or_is_lost() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(lab::Options {
+        queues: 2,
+        links: 2,
+        ..Default::default()
+    })?;
+    let seed = seed();
+    let site = Site::new()?;
+    site.configure(false)?;
+    let stop = AtomicBool::new(false);
+    let (lab, site, stop) = (&lab, &site, &stop);
+    let (writers, flooded, troubled) = std::thread::scope(|scope| {
+        let loads: Vec<_> = (0..EXPORTS.len())
+            .map(|n| scope.spawn(move || load(lab, n, seed, stop)))
+            .collect();
+        let flooder = scope.spawn(move || flood(lab, seed, stop));
+        let troubled = trouble(lab, site, seed);
+        stop.store(true, Ordering::Relaxed);
+        let writers: Vec<_> = loads
+            .into_iter()
+            .map(|load| load.join().expect("a writer panicked"))
+            .collect();
+        (writers, flooder.join().expect("the flooder panicked"), troubled)
+    });
+    let (mut target, footprints) = troubled?;
+    let flooded = flooded?;
+
+    for (writer, image) in writers.into_iter().zip(&site.images) {
+        let mut writer = writer?;
+        println!(
+            "{} writes acknowledged, {} sent again",
+            writer.acknowledged, writer.retransmissions
+        );
+        ensure!(writer.acknowledged > 500, "too little was written");
+        writer.judge_by_reading()?.nothing_lost()?;
+        writer.judge(|lba| image.read(lba, 1))?.nothing_lost()?;
+    }
+    println!(
+        "{flooded} frames of strangers; footprints {:?} … {:?}",
+        footprints.first(),
+        footprints.last()
+    );
+
+    // The kernel's own helpers of io_uring come and go, and the first rounds may still fetch what is needed once: the
+    // peak of the second half of the rounds must not be above that of the first; a descriptor lost by each reload would be.
+    let (early, late) = footprints.split_at(footprints.len() / 2);
+    let (early, late) = (peak(early), peak(late));
+    ensure!(
+        late.descriptors <= early.descriptors + 3,
+        "descriptors: {early:?} … {late:?}"
+    );
+    ensure!(late.threads <= early.threads + 2, "threads: {early:?} … {late:?}");
+    ensure!(
+        late.memory_kib <= early.memory_kib + early.memory_kib / 20 + 512,
+        "memory: {early:?} … {late:?}"
+    );
+    let status = target.process.stop()?;
+    ensure!(status == 0, "it ended with {status}:\n{}", target.process.log());
+    println!(
+        "{}",
+        target
+            .process
+            .log()
+            .lines()
+            .rev()
+            .take(8)
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+    Ok(())
+}

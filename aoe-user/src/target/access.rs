@@ -24,6 +24,11 @@ impl AccessList {
         self.0.is_empty()
     }
 
+    /// Number of members.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Members, by address.
     pub fn macs(&self) -> impl Iterator<Item = Mac> {
         self.0.iter().map(|(mac, _)| *mac)

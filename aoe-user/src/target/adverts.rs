@@ -82,8 +82,12 @@ impl Adverts {
 /// Sends one, as a broadcast or to each listed source; false when memory is short.
 fn advertise<L: Link>(link: &mut L, port: &PortInfo, export: &Export, counters: &Counters) -> bool {
     let tags = Tags::of(export.options.vlan);
-    let receivers = export.visible_to().filter(|macs| macs.len() <= MAX_UNICAST);
-    let receivers = receivers.unwrap_or_else(|| vec![Mac::BROADCAST]);
+    let listed = if export.options.access.len() > MAX_UNICAST {
+        None
+    } else {
+        export.visible_to()
+    };
+    let receivers = listed.unwrap_or_else(|| vec![Mac::BROADCAST]);
     let string = export.persistent().string;
     let argument = query_argument(port, export, query::subcommand::READ, &string);
     for to in receivers {

@@ -1,6 +1,6 @@
 //! What is to be served: the outcome of a config file or of `xblade serve`'s command line.
 //!
-//! [`file`] reads the text, [`validate`] looks for contradictions and at the machine, [`values`] holds the ranges and
+//! [`mod@file`] reads the text, [`validate`] looks for contradictions and at the machine, [`values`] holds the ranges and
 //! text forms that the file and the command line share.
 
 pub mod backing;

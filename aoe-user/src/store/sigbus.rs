@@ -3,7 +3,7 @@
 //!
 //! The handler puts an anonymous page of zeros where the fault was, so that the copy ends, and before that makes
 //! the mapping's *epoch* odd. Whoever copies compares the epoch before and after: the same even number means that
-//! every byte came from or went to the file. An odd epoch stays until [`Slot::mend`] has mapped the file again.
+//! every byte came from or went to the file. An odd epoch stays until [`Guard::mend`] has mapped the file again.
 //!
 //! Why each step holds against the others:
 //! - The epoch turns odd *before* the anonymous page appears, so a copy that met the page sees a changed epoch.

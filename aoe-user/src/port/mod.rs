@@ -2,6 +2,7 @@
 
 mod figures;
 mod link;
+mod spin;
 mod worker;
 
 use std::fmt;

@@ -15,12 +15,11 @@ use crate::store::{Lane, Mailbox};
 use crate::target::{Counters, Export, Exports, PortInfo, Session};
 use crate::xsk::{Frame, Socket, Statistics};
 
+use super::spin::Spinner;
 use super::{Figures, Nic, port_info};
 
 /// Frames taken from the ring before anything else is looked at.
 const BATCH: usize = 32;
-/// Looks at the rings between two looks at the clock while spinning.
-const SPINS_PER_CLOCK: u32 = 32;
 /// How long a stopping worker waits for operations that the disk still owes it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// How often it looks meanwhile.
@@ -81,7 +80,7 @@ impl Worker {
             port: port_info(nic),
             commands: Arc::clone(&commands),
             shared: Arc::clone(&shared),
-            spin,
+            spinner: Spinner::new(spin),
             start: Instant::now(),
             next_advert_us: None,
         };
@@ -133,7 +132,7 @@ struct DataPath {
     port: PortInfo,
     commands: Arc<SegQueue<Command>>,
     shared: Arc<Shared>,
-    spin: Duration,
+    spinner: Spinner,
     /// Zero of the engine's clock.
     start: Instant,
     /// When the engine wants to advertise again, on that clock.
@@ -191,21 +190,14 @@ impl DataPath {
         worked
     }
 
-    /// Looks at the rings until there is something to do or the spin time is over. Whoever waits for a disk does not
-    /// spin: the thread that commits may need this very CPU.
+    /// Waits awake for work for a while. Whoever waits for a disk does not: the thread that commits may need this very CPU.
     fn spin_until_work(&mut self, last_work: Instant) -> bool {
         if self.session.pending() > 0 {
             return false;
         }
-        while last_work.elapsed() < self.spin {
-            for _ in 0..SPINS_PER_CLOCK {
-                if self.socket.is_readable() || !self.commands.is_empty() {
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-        }
-        false
+        let (socket, commands) = (&self.socket, &self.commands);
+        self.spinner
+            .spin(last_work, || socket.is_readable() || !commands.is_empty())
     }
 
     /// Sleeps until a frame, a completion or a command arrives, an advertisement is due, or `limit` is over.

@@ -1,0 +1,93 @@
+//! How an idle worker waits: it spins for a while, because being woken costs more than most requests, and leaves that
+//! where somebody else needs the CPU.
+
+use std::time::{Duration, Instant};
+
+/// Looks at the rings between two looks at the clock.
+const LOOKS_PER_CLOCK: u32 = 32;
+/// A gap this long between two looks at the clock means that another thread had the CPU meanwhile. Who spins there is taken for
+/// a hog by the scheduler and gets the CPU late when work comes; who sleeps gets it at once.
+const TAKEN_AWAY: Duration = Duration::from_micros(150);
+/// How long a worker then sleeps without spinning first.
+const MODESTY: Duration = Duration::from_millis(100);
+
+/// One worker's spinning.
+#[derive(Debug)]
+pub(super) struct Spinner {
+    limit: Duration,
+    modest_until: Option<Instant>,
+}
+
+impl Spinner {
+    /// Spins for `limit` at most, counted from the last work.
+    pub fn new(limit: Duration) -> Spinner {
+        Spinner {
+            limit,
+            modest_until: None,
+        }
+    }
+
+    /// Looks until there is work (true), or until it is better to sleep (false).
+    pub fn spin(&mut self, last_work: Instant, mut is_work: impl FnMut() -> bool) -> bool {
+        let mut now = Instant::now();
+        if self.is_modest(now) {
+            return is_work();
+        }
+        while now.duration_since(last_work) < self.limit {
+            for _ in 0..LOOKS_PER_CLOCK {
+                if is_work() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            let before = std::mem::replace(&mut now, Instant::now());
+            self.notice(before, now);
+            if self.modest_until.is_some() {
+                break;
+            }
+        }
+        is_work()
+    }
+
+    fn is_modest(&mut self, now: Instant) -> bool {
+        self.modest_until = self.modest_until.filter(|until| now < *until);
+        self.modest_until.is_some()
+    }
+
+    fn notice(&mut self, before: Instant, now: Instant) {
+        if now.duration_since(before) > TAKEN_AWAY {
+            self.modest_until = Some(now + MODESTY);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spinning_is_bounded_and_ends_with_work() {
+        let mut spinner = Spinner::new(Duration::from_millis(20));
+        let start = Instant::now();
+        assert!(!spinner.spin(start, || false));
+        let mut looks = 0;
+        assert!(spinner.spin(Instant::now(), || {
+            looks += 1;
+            looks == 5
+        }));
+        let mut never = Spinner::new(Duration::ZERO);
+        assert!(!never.spin(Instant::now(), || false));
+        assert!(never.spin(Instant::now(), || true));
+    }
+
+    #[test]
+    fn who_lost_the_cpu_does_not_spin_for_a_while() {
+        let mut spinner = Spinner::new(Duration::from_secs(1));
+        let now = Instant::now();
+        spinner.notice(now, now + Duration::from_micros(20));
+        assert!(!spinner.is_modest(now));
+        spinner.notice(now, now + Duration::from_millis(3));
+        assert!(spinner.is_modest(now + Duration::from_millis(4)));
+        assert!(!spinner.is_modest(now + Duration::from_millis(3) + MODESTY));
+    }
+}

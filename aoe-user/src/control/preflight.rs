@@ -178,14 +178,19 @@ mod tests {
 
     #[test]
     fn kernels_are_judged_by_their_number() {
-        for old in ["3.10.0-1160.el7.x86_64", "4.19.0-26-amd64", "5.10.0-28-amd64"] {
+        for old in [
+            "3.10.0-1160.el7.x86_64",
+            "4.19.0-26-amd64",
+            "5.10.0-28-amd64",
+            "5.17.9",
+        ] {
             let message = judge_kernel(old).unwrap_err().to_string();
             assert!(
                 message.contains(old) && message.contains("needs 5.18"),
                 "{message}"
             );
         }
-        for middle in ["5.11.0", "6.1.0-18-amd64", "6.5"] {
+        for middle in ["5.18.0", "6.1.0-18-amd64", "6.5"] {
             assert_eq!(judge_kernel(middle), Ok(Jumbo::No), "{middle}");
         }
         for new in ["6.6.0", "6.18.44", "10.0", "odd"] {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::BinaryBytes;
+use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
@@ -93,6 +94,7 @@ impl Estate {
         }
         let observer = Arc::new(Reporter {
             notify: notify.clone(),
+            last_fault: Mutex::new(None),
         });
         let export = Export::new(
             options(config, &lists, address),
@@ -371,10 +373,14 @@ fn default_serial(address: Address) -> String {
         .collect()
 }
 
+/// Least time between two log lines about faults of one export.
+const FAULT_PACE: Duration = Duration::from_secs(1);
+
 /// Carries the engine's news to the supervisor and faults to the log.
 #[derive(Debug)]
 struct Reporter {
     notify: UnboundedSender<Notice>,
+    last_fault: Mutex<Option<Instant>>,
 }
 
 impl Observer for Reporter {
@@ -390,7 +396,10 @@ impl Observer for Reporter {
     }
 
     fn fault(&self, address: Address, fault: &Fault) {
-        // The store names path and cause at a limited pace; the address is for whoever looks closer.
-        tracing::debug!("{address}: {fault}");
+        let mut last = self.last_fault.lock();
+        if last.is_none_or(|last| last.elapsed() >= FAULT_PACE) {
+            *last = Some(Instant::now());
+            warn!("{address}: {fault}");
+        }
     }
 }

@@ -77,6 +77,7 @@ impl Worker {
         let data_path = DataPath {
             socket,
             session,
+            batch: ArrayVec::new(),
             port: port_info(nic),
             commands: Arc::clone(&commands),
             shared: Arc::clone(&shared),
@@ -129,6 +130,8 @@ impl Worker {
 struct DataPath {
     socket: Socket,
     session: Session<Socket>,
+    /// Frames of this round; empty between rounds.
+    batch: ArrayVec<Frame, BATCH>,
     port: PortInfo,
     commands: Arc<SegQueue<Command>>,
     shared: Arc<Shared>,
@@ -170,15 +173,15 @@ impl DataPath {
     fn round(&mut self) -> bool {
         let now_us = self.now_us();
         let mut worked = self.session.completions(&mut self.socket, &self.port, now_us);
-        let mut batch: ArrayVec<Frame, BATCH> = ArrayVec::new();
-        while !batch.is_full()
+        while !self.batch.is_full()
             && let Some(frame) = self.socket.receive()
         {
-            batch.push(frame);
+            self.batch.push(frame);
         }
-        if !batch.is_empty() {
+        if !self.batch.is_empty() {
             worked = true;
-            self.session.batch(&mut self.socket, &self.port, batch, now_us);
+            self.session
+                .batch(&mut self.socket, &self.port, &mut self.batch, now_us);
         }
         if worked {
             self.session.lane().submit();

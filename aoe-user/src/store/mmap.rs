@@ -151,7 +151,7 @@ impl Mapping {
     pub(super) fn prefetch(&self, at: usize, bytes: usize) {
         const LINE_BYTES: usize = 64;
         // The rest the processor foresees by itself; what costs is the first line of each page.
-        const LINES: usize = 0;
+        const LINES: usize = 2;
         if at.checked_add(bytes).is_none_or(|end| end > self.len) {
             return;
         }

@@ -96,11 +96,11 @@ impl<L: Link> Session<L> {
         &mut self,
         link: &mut L,
         port: &PortInfo,
-        frames: ArrayVec<L::Frame, N>,
+        frames: &mut ArrayVec<L::Frame, N>,
         now_us: u64,
     ) {
         let mut parsed: ArrayVec<Result<Request, Silence>, N> = ArrayVec::new();
-        for frame in &frames {
+        for frame in frames.iter() {
             let request = Request::parse(&link.pieces(frame), port.mac);
             if let Ok(request) = &request
                 && frames.len() > 1
@@ -109,7 +109,8 @@ impl<L: Link> Session<L> {
             }
             parsed.push(request);
         }
-        for (frame, parsed) in frames.into_iter().zip(parsed) {
+        // Drained where they lie: moving the arrays would cost more than serving a frame.
+        for (frame, parsed) in frames.drain(..).zip(parsed.drain(..)) {
             self.serve(link, port, frame, parsed, now_us);
         }
     }

@@ -346,11 +346,11 @@ fn a_frame_of_too_many_pieces_is_dropped_whole_and_the_next_one_arrives() {
     let Some(mut pair) = Pair::with("too_many_pieces", 32_000, Attach::Native, small_chunks) else {
         return;
     };
-    // A piece has room for 1572 bytes: eight hold 12 576.
-    for (n, len) in [12_576, 12_577, 31_000, 60].into_iter().enumerate() {
+    // A piece has room for 1572 bytes: 16 hold 25 152.
+    for (n, len) in [25_152, 25_153, 31_000, 60].into_iter().enumerate() {
         pair.request(&request(n, len));
     }
-    for (n, len, pieces) in [(0, 12_576, 8), (3, 60, 1)] {
+    for (n, len, pieces) in [(0, 25_152, 16), (3, 60, 1)] {
         let frame = pair.next();
         assert!(
             pair.target.pieces(&frame).concat() == request(n, len),

@@ -4,7 +4,7 @@
 use arrayvec::ArrayVec;
 
 /// Pieces that one frame can lie in: a 9216-byte frame in chunks of 2 KiB, with room to spare.
-pub const MAX_PIECES: usize = 8;
+pub const MAX_PIECES: usize = 16;
 
 /// The bytes of a frame, in order, cut at any place; the first piece holds all headers.
 pub type Pieces<'a> = ArrayVec<&'a [u8], MAX_PIECES>;

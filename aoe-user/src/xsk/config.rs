@@ -64,7 +64,7 @@ impl SocketConfig {
             chunk_bytes: if one_chunk { 2048 } else { 4096 },
             chunks: 2048,
             ring: 2048,
-            fill: if one_chunk { 128 } else { 256 },
+            fill: if one_chunk { 512 } else { 768 },
             headroom: 220,
         }
     }

@@ -5,7 +5,7 @@ use arrayvec::{ArrayVec, CapacityError};
 use super::chunk::{Chunk, Chunks};
 
 /// Pieces that one frame can lie in. The kernel sends at most 17 (`MAX_SKB_FRAGS`).
-pub const MAX_PIECES: usize = 8;
+pub const MAX_PIECES: usize = 16;
 
 /// The bytes of a frame, in order.
 pub type Pieces<'a> = ArrayVec<&'a [u8], MAX_PIECES>;

@@ -178,14 +178,11 @@ fn requests_of_17_sectors_at_mtu_9000() -> Result<()> {
         format!("eth.dst == {target} && aoe.cmd == 0"),
         "aoe.sector_count == 17",
     );
-    ensure!(
-        count(&format!("{asked} && {full} && aoe.ata.cmd == 0x34"))? >= 120,
-        "no writes of 17 sectors"
-    );
-    ensure!(
-        count(&format!("{asked} && {full} && aoe.ata.cmd == 0x24"))? >= 120,
-        "no reads of 17 sectors"
-    );
+    // A MiB makes 120 of them; a capture on a busy machine may miss a few.
+    for (what, opcode) in [("writes", "0x34"), ("reads", "0x24")] {
+        let seen = count(&format!("{asked} && {full} && aoe.ata.cmd == {opcode}"))?;
+        ensure!(seen >= 100, "{seen} {what} of 17 sectors in a MiB");
+    }
     ensure!(
         count(&format!("{asked} && !aoe.response_in"))? == 0,
         "requests without a reply"

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,9 @@ pub(super) enum Command {
     /// Finish what was received and end.
     Stop,
 }
+
+/// Workers of this process, on all ports.
+static WORKERS: AtomicUsize = AtomicUsize::new(0);
 
 /// Control's handle of a worker thread.
 #[derive(Debug)]
@@ -82,6 +85,7 @@ impl Worker {
             commands: Arc::clone(&commands),
             shared: Arc::clone(&shared),
             spinner: Spinner::new(spin),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
             start: Instant::now(),
             next_advert_us: None,
         };
@@ -136,6 +140,8 @@ struct DataPath {
     commands: Arc<SegQueue<Command>>,
     shared: Arc<Shared>,
     spinner: Spinner,
+    /// CPUs that the process may use.
+    cpus: usize,
     /// Zero of the engine's clock.
     start: Instant,
     /// When the engine wants to advertise again, on that clock.
@@ -144,6 +150,7 @@ struct DataPath {
 
 impl DataPath {
     fn run(mut self) {
+        WORKERS.fetch_add(1, Ordering::Relaxed);
         let mut last_work = Instant::now();
         let mut stopping: Option<Instant> = None;
         loop {
@@ -165,6 +172,7 @@ impl DataPath {
                 None => self.sleep(None),
             }
         }
+        WORKERS.fetch_sub(1, Ordering::Relaxed);
         self.publish();
         self.session.close(&mut self.socket);
     }
@@ -194,8 +202,9 @@ impl DataPath {
     }
 
     /// Waits awake for work for a while. Whoever waits for a disk does not: the thread that commits may need this very CPU.
+    /// Nor does anybody where workers must share CPUs: they would keep them from each other.
     fn spin_until_work(&mut self, last_work: Instant) -> bool {
-        if self.session.pending() > 0 {
+        if self.session.pending() > 0 || WORKERS.load(Ordering::Relaxed) > self.cpus {
             return false;
         }
         let (socket, commands) = (&self.socket, &self.commands);

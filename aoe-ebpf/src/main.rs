@@ -4,7 +4,7 @@
 //! the NIC stays an ordinary NIC. `aoe_common::rules` says what each verdict is for and how the maps are keyed; user
 //! space validates every frame again: the filter is a shield, not a proof.
 //!
-//! Needs Linux 5.11; frames beyond one page (jumbo) 6.6.
+//! Needs Linux 5.18; frames beyond one page (jumbo) 6.6.
 #![no_std]
 #![no_main]
 #![expect(missing_docs, reason = "the function that #[xdp] makes has none")]

@@ -10,9 +10,9 @@ use rustix::thread::{CapabilitySet, capabilities};
 use crate::config::{Config, interfaces};
 
 /// The oldest kernel: the first that loads an XDP program for frames of several buffers.
-const KERNEL_MIN: (u32, u32) = (5, 18);
+pub const KERNEL_MIN: (u32, u32) = (5, 18);
 /// The oldest kernel whose AF_XDP takes frames of several descriptors.
-const KERNEL_JUMBO: (u32, u32) = (6, 6);
+pub const KERNEL_JUMBO: (u32, u32) = (6, 6);
 /// The largest MTU whose frames fit one descriptor.
 const MTU_PLAIN: u32 = 3506;
 /// What the four rings and the frames of a queue lock, at least.
@@ -144,7 +144,7 @@ fn jumbo_interfaces(config: &Config) -> impl Iterator<Item = String> {
 }
 
 /// `6.1.0-18-amd64` is (6, 1).
-fn version(release: &str) -> Option<(u32, u32)> {
+pub fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }

@@ -9,6 +9,7 @@ use anyhow::Result;
 use aoe_common::wire::sectors_per_frame;
 
 use super::args::DoctorArgs;
+use crate::control::preflight::{KERNEL_JUMBO, KERNEL_MIN, version};
 use probe::{Probe, XdpFeatures};
 
 /// Up to this MTU a frame fits one chunk, and no multi-buffer mode is needed.
@@ -117,17 +118,19 @@ fn zero_copy(xdp: XdpFeatures) -> String {
     }
 }
 
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-fn kernel_note(release: &str) -> &'static str {
+fn kernel_note(release: &str) -> String {
     match version(release) {
-        Some(version) if version < (5, 11) => ": too old, 5.11 is the least",
-        Some(version) if version < (6, 6) => ": no jumbo frames, they need 6.6",
-        Some(_) => "",
-        None => ": version unknown",
+        Some(version) if version < KERNEL_MIN => {
+            format!(": too old, {}.{} is the least", KERNEL_MIN.0, KERNEL_MIN.1)
+        }
+        Some(version) if version < KERNEL_JUMBO => {
+            format!(
+                ": no jumbo frames, they need {}.{}",
+                KERNEL_JUMBO.0, KERNEL_JUMBO.1
+            )
+        }
+        Some(_) => String::new(),
+        None => ": version unknown".to_owned(),
     }
 }
 

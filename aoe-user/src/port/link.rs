@@ -18,6 +18,10 @@ impl Link for Socket {
         Socket::resize(self, frame, len)
     }
 
+    fn renew(&mut self, frame: &mut Frame, len: usize) -> bool {
+        Socket::renew(self, frame, len)
+    }
+
     fn allocate(&mut self, len: usize) -> Option<Frame> {
         Socket::allocate(self, len)
     }

@@ -113,9 +113,8 @@ impl Mapping {
     /// Whether copies since `epoch` was taken met the file's pages and no others.
     #[inline]
     pub(super) fn intact(&self, epoch: u64) -> bool {
-        // The copy, loads and stores, comes before this look at the epoch, also in the eyes of the processor; and
-        // (for a write) before the caller's look at the dirty flag.
-        fence(Ordering::SeqCst);
+        // The copy's loads come before this look at the epoch, also in the eyes of the processor; for its stores see `write`.
+        fence(Ordering::Acquire);
         epoch.is_multiple_of(2) && self.epoch() == epoch
     }
 
@@ -146,23 +145,24 @@ impl Mapping {
         })
     }
 
-    /// Starts to bring the bytes at `at` into the processor's cache, if they lie in the mapping.
+    /// Starts to bring the first line of each page of the bytes at `at` into the processor's cache, if they lie in the
+    /// mapping: the page walk is what costs, the lines that follow the processor foresees by itself.
     #[inline]
     pub(super) fn prefetch(&self, at: usize, bytes: usize) {
-        const LINE_BYTES: usize = 64;
-        // The rest the processor foresees by itself; what costs is the first line of each page.
-        const LINES: usize = 2;
-        if at.checked_add(bytes).is_none_or(|end| end > self.len) {
+        let Some(end) = at.checked_add(bytes).filter(|end| *end <= self.len) else {
             return;
+        };
+        let page_bytes = 1 << self.page_shift;
+        let mut next = at;
+        while next < end {
+            #[cfg(target_arch = "x86_64")]
+            {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                // SAFETY: a prefetch never faults; the address is inside the mapping all the same.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().add(self.lead + next).cast()) };
+            }
+            next = (self.lead + next + 1).next_multiple_of(page_bytes) - self.lead;
         }
-        #[cfg(target_arch = "x86_64")]
-        for line in (0..bytes.min(LINES * LINE_BYTES)).step_by(LINE_BYTES) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch never faults; the address is inside the mapping all the same.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().add(self.lead + at + line).cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (LINES, LINE_BYTES);
     }
 
     /// Copies from byte `at` into the pieces.
@@ -192,6 +192,8 @@ impl Mapping {
                 to = to.add(piece.len());
             }
         }
+        // The stores come before the caller's looks at the epoch (`intact`) and at the dirty flag (`Committer::note_write`).
+        fence(Ordering::SeqCst);
     }
 
     /// Whole pages of `range` (bytes) read as zeros again and take no memory. Only for anonymous memory.

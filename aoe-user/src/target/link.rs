@@ -29,6 +29,9 @@ pub trait Link {
     /// New bytes hold anything. False when the pool is empty; the frame is then unchanged.
     fn resize(&mut self, frame: &mut Self::Frame, len: usize) -> bool;
 
+    /// As [`Link::resize`], for a reply that is all new: no byte is kept, so that the link may choose other memory.
+    fn renew(&mut self, frame: &mut Self::Frame, len: usize) -> bool;
+
     /// A new frame of `len` bytes that hold anything; `None` when the pool is empty.
     fn allocate(&mut self, len: usize) -> Option<Self::Frame>;
 

@@ -16,7 +16,7 @@ use super::parked::{Parked, Parking, Role};
 use super::reply::error;
 use super::request::Request;
 use super::{Export, Exports, query};
-use crate::store::{Completion, Event, Extent, Lane};
+use crate::store::{Completion, Event, Extent, Lane, Store};
 
 /// The port a frame came through. MAC and MTU may differ from call to call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,13 +101,10 @@ impl<L: Link> Session<L> {
     ) {
         let mut parsed: ArrayVec<Result<Request, Silence>, N> = ArrayVec::new();
         for frame in frames.iter() {
-            let request = Request::parse(&link.pieces(frame), port.mac);
-            if let Ok(request) = &request
-                && frames.len() > 1
-            {
-                self.prefetch(request);
-            }
-            parsed.push(request);
+            parsed.push(Request::parse(&link.pieces(frame), port.mac));
+        }
+        if parsed.len() > 1 {
+            self.prefetch(&parsed);
         }
         // Drained where they lie: moving the arrays would cost more than serving a frame.
         for (frame, parsed) in frames.drain(..).zip(parsed.drain(..)) {
@@ -115,22 +112,30 @@ impl<L: Link> Session<L> {
         }
     }
 
-    /// Has the store fetch what a read or write will touch. Only a hint: nothing has been judged yet.
-    fn prefetch(&self, request: &Request) {
-        if request.command != aoe::CMD_ATA {
-            return;
-        }
-        let registers = Registers::read(&request.argument);
-        let (Opcode::Read { extended, .. } | Opcode::Write { extended, .. }) = opcode(registers.command)
-        else {
-            return;
-        };
-        if let Some(export) = self.exports.find(request) {
-            let extent = Extent {
-                lba: registers.lba(extended),
-                count: registers.count.into(),
+    /// Has the stores fetch what reads and writes will touch. Only a hint: nothing has been judged yet.
+    ///
+    /// Where to is found out for all first: the hints go out so close to each other that their page walks overlap.
+    fn prefetch<const N: usize>(&self, parsed: &ArrayVec<Result<Request, Silence>, N>) {
+        let mut hints: ArrayVec<(&dyn Store, Extent), N> = ArrayVec::new();
+        for request in parsed.iter().flatten() {
+            if request.command != aoe::CMD_ATA {
+                continue;
+            }
+            let registers = Registers::read(&request.argument);
+            let (Opcode::Read { extended, .. } | Opcode::Write { extended, .. }) = opcode(registers.command)
+            else {
+                continue;
             };
-            export.store.prefetch(extent);
+            if let Some(export) = self.exports.find(request) {
+                let extent = Extent {
+                    lba: registers.lba(extended),
+                    count: registers.count.into(),
+                };
+                hints.push((&*export.store, extent));
+            }
+        }
+        for (store, extent) in hints {
+            store.prefetch(extent);
         }
     }
 

@@ -140,7 +140,7 @@ impl Work {
         Ok(match self {
             Work::Read { extent, .. } => {
                 let at = request.data_at();
-                if !link.resize(frame, at.saturating_add(ata::bytes_of(extent.count))) {
+                if !link.renew(frame, at.saturating_add(ata::bytes_of(extent.count))) {
                     return Err(Trouble::NoMemory);
                 }
                 let mut into = scatter::tail(link.pieces_mut(frame), at);

@@ -1,5 +1,7 @@
 //! Who holds which chunk.
 
+use std::collections::VecDeque;
+
 /// The right to one chunk's memory: whoever has it may read and write the chunk, nobody else does.
 ///
 /// Only [`Chunks`] makes them, one for each chunk at a time.
@@ -40,8 +42,9 @@ impl Census {
 /// The book of a socket's chunks: the pool, and who has the rest.
 #[derive(Debug)]
 pub(super) struct Chunks {
-    /// Last in, first out: the chunk touched last is the one most likely in the CPU's cache.
-    pool: Vec<u32>,
+    /// The warm end is the back: chunks that were sent come back there, whole in this CPU's cache, and replies take them
+    /// first. Of a received chunk only the header was looked at: it goes to the front, from where the kernel is served.
+    pool: VecDeque<u32>,
     fill: u32,
     held: u32,
     tx: u32,
@@ -60,7 +63,7 @@ enum Place {
 }
 
 impl Chunks {
-    /// All in the pool; the lowest comes out first.
+    /// All in the pool; the lowest is the warmest.
     pub fn new(total: u32) -> Chunks {
         Chunks {
             pool: (0..total).rev().collect(),
@@ -84,23 +87,23 @@ impl Chunks {
         self.tx
     }
 
-    /// Pool to caller.
+    /// Pool to caller: the warmest.
     pub fn take(&mut self) -> Option<Chunk> {
-        let index = self.pool.pop()?;
+        let index = self.pool.pop_back()?;
         self.moved(index, Place::Pool, Place::Held);
         Some(Chunk(index))
     }
 
-    /// Caller to pool.
+    /// Caller to pool: the coldest, what is sent comes back by another way.
     #[expect(clippy::needless_pass_by_value, reason = "the token ends here")]
     pub fn put(&mut self, chunk: Chunk) {
         self.moved(chunk.0, Place::Held, Place::Pool);
-        self.pool.push(chunk.0);
+        self.pool.push_front(chunk.0);
     }
 
-    /// Pool to the kernel's receive side.
+    /// Pool to the kernel's receive side: the coldest.
     pub fn take_for_fill(&mut self) -> Option<u32> {
-        let index = self.pool.pop()?;
+        let index = self.pool.pop_front()?;
         self.moved(index, Place::Pool, Place::Fill);
         Some(index)
     }
@@ -121,7 +124,7 @@ impl Chunks {
     /// The transmit side to the pool.
     pub fn completed(&mut self, index: u32) {
         self.moved(index, Place::Tx, Place::Pool);
-        self.pool.push(index);
+        self.pool.push_back(index);
     }
 
     /// The counts.
@@ -216,17 +219,28 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_is_last_in_first_out_and_ends() {
-        let mut chunks = Chunks::new(2);
-        let (a, b) = (chunks.take().unwrap(), chunks.take().unwrap());
-        assert!(chunks.take().is_none());
-        let last = a.index();
-        chunks.put(b);
-        chunks.put(a);
+    fn replies_take_what_was_sent_last_and_the_kernel_what_was_received() {
+        let mut chunks = Chunks::new(4);
+        let (received, sent) = (chunks.take().unwrap(), chunks.take().unwrap());
+        let (cold, warm) = (received.index(), sent.index());
+        let out = chunks.transmitted(sent);
+        chunks.completed(out);
+        chunks.put(received);
         let again = chunks.take().unwrap();
-        assert_eq!(again.index(), last);
+        assert_eq!(again.index(), warm);
+        assert_eq!(chunks.take_for_fill(), Some(cold));
         assert!(chunks.census().is_conserved());
         chunks.put(again);
+    }
+
+    #[test]
+    fn the_pool_ends() {
+        let mut chunks = Chunks::new(2);
+        let (a, b) = (chunks.take().unwrap(), chunks.take().unwrap());
+        assert!(chunks.take().is_none() && chunks.take_for_fill().is_none());
+        chunks.put(a);
+        chunks.put(b);
+        assert_eq!(chunks.free(), 2);
     }
 
     #[test]

@@ -183,6 +183,17 @@ impl Socket {
         self.layout.resize(frame, len, &mut self.chunks)
     }
 
+    /// As [`Socket::resize`], but all bytes hold anything afterwards, and where there is a choice they lie in chunks that
+    /// were sent lately: still in the CPU's cache, they take the copy of a read's data twice as fast as the chunk of its
+    /// request does.
+    pub fn renew(&mut self, frame: &mut Frame, len: usize) -> bool {
+        let Some(fresh) = self.allocate(len) else {
+            return self.resize(frame, len);
+        };
+        self.free(mem::replace(frame, fresh));
+        true
+    }
+
     /// Gives the frame's chunks back to the pool.
     pub fn free(&mut self, mut frame: Frame) {
         self.umem.check_owner(&frame);

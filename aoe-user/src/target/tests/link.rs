@@ -73,6 +73,14 @@ impl Link for MemLink {
         true
     }
 
+    fn renew(&mut self, frame: &mut Frame, len: usize) -> bool {
+        // Also where the old memory would do: what is in the frame afterwards is nobody's data.
+        self.resize(frame, len) && {
+            frame.pieces.iter_mut().for_each(|piece| piece.fill(FILL));
+            true
+        }
+    }
+
     fn allocate(&mut self, len: usize) -> Option<Frame> {
         self.pool = self.pool.checked_sub(1)?;
         self.out += 1;

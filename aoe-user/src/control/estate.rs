@@ -340,7 +340,7 @@ fn options(config: &ExportConfig, lists: &Lists, address: Address) -> Options {
         sync: config.sync,
         access: lists.access.clone(),
         buffers: config.buffers,
-        max_sectors: u8::MAX,
+        max_sectors: config.max_sectors,
         firmware_version: firmware_version(),
         identity: Identity {
             serial: config.serial.clone().unwrap_or_else(|| default_serial(address)),

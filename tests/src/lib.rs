@@ -13,6 +13,7 @@ pub mod initiator;
 pub mod link;
 pub mod needs;
 pub mod net;
+pub mod own;
 pub mod process;
 pub mod target;
 pub mod vm;

@@ -101,6 +101,41 @@ fn three_exports_on_two_interfaces_answer_once_each() -> Result<()> {
 }
 
 #[test]
+fn a_cap_of_sectors_holds_on_any_mtu() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options {
+        mtu: 9000,
+        ..Options::default()
+    })?;
+    let image = Image::stamped(64)?;
+    let config = config(
+        &image,
+        &[
+            (
+                1,
+                1,
+                &image,
+                "interfaces = [\"eth0\"]\nlength = 32\nmax_sectors = 8",
+            ),
+            (1, 2, &image, "interfaces = [\"eth0\"]\noffset = 32"),
+        ],
+    )?;
+    let state = image.directory().join("state");
+    let state = state.to_str().context("odd path")?;
+    let args = ["daemon", "--config", &config, "--state-dir", state];
+    let _target = Target::ready(&lab.target, &args, 2)?;
+    let initiator = lab.open(0)?;
+    for (slot, most) in [(1, 8), (2, 17)] {
+        let disk = initiator.find(Address::new(1, slot))?;
+        let told = disk.query(0, b"")?.context("no answer")?.config().1;
+        ensure!(told == most, "1.{slot} takes {told} sectors, not {most}");
+        ensure!(disk.read(0, most)?.len() == usize::from(most) * 512);
+        ensure!(disk.read(0, most + 1).is_err(), "1.{slot} gave more than it told");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_write_by_one_path_is_read_by_the_other() -> Result<()> {
     needs!(Need::Root);
     let lab = Lab::new(Options {

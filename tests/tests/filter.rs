@@ -6,9 +6,12 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use aoe_common::Mac;
 use aoe_common::rules::Counter;
-use nix::sched::{CloneFlags, unshare};
+use lab::needs;
+use lab::needs::Need;
+use lab::own::{self, index_of, ip, veth};
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 use xblade::config::Vlan;
 use xblade::filter::{Attach, ExportRule, Filter, FilterError, Rules};
@@ -20,14 +23,10 @@ const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 2]);
 /// Set for a copy of this program that only attaches a filter to the interface it names, and waits.
 const HOLDER: &str = "XBLADE_TEST_HOLDS_FILTER_ON";
 
-/// Runs the test in a namespace of its own; says so where that is not allowed.
+/// Runs the test in a thread and a namespace of its own.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        println!("skipped: namespaces and XDP programs need root");
-        return;
-    }
     let thread = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        own::enter();
         test();
     });
     if let Err(panic) = thread.join() {
@@ -35,38 +34,14 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn ip(args: &str) {
-    let status = Command::new("ip")
-        .args(args.split(' '))
-        .status()
-        .expect("ip runs");
-    assert!(status.success(), "ip {args}");
-}
-
-/// A veth pair, both ends up: `port`, with the port's address, and `peer`.
-fn veth(mtu: u32) {
-    ip(&format!(
-        "link add port mtu {mtu} address {PORT} type veth peer name peer mtu {mtu}"
-    ));
-    up();
-}
-
-fn up() {
-    ip("link set port up");
-    ip("link set peer up");
-}
-
-fn ifindex(interface: &str) -> u32 {
-    nix::net::if_::if_nametoindex(interface).expect("the interface exists")
+/// The link `port`, with the port's address — `peer`.
+fn link(mtu: u32) {
+    veth(&format!("port address {PORT}"), "peer", mtu);
 }
 
 /// What `ip` says about an interface.
 fn shown(interface: &str) -> String {
-    let output = Command::new("ip")
-        .args(["-details", "link", "show", interface])
-        .output()
-        .expect("ip runs");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    ip(&format!("-details link show {interface}"))
 }
 
 fn has_program(interface: &str) -> bool {
@@ -94,13 +69,14 @@ fn load() -> Filter {
 fn attached(interface: &str, attach: Attach) -> Filter {
     let mut filter = load();
     filter
-        .attach(interface, ifindex(interface), attach)
+        .attach(interface, index_of(interface), attach)
         .expect("the filter attaches");
     filter
 }
 
 #[test]
-fn a_filter_comes_and_goes_without_a_trace() {
+fn a_filter_comes_and_goes_without_a_trace() -> Result<()> {
+    needs!(Need::Root);
     in_namespace(|| {
         // 9000: only a program that says it can take fragments gets in there.
         for (mtu, attach) in [
@@ -108,27 +84,29 @@ fn a_filter_comes_and_goes_without_a_trace() {
             (9000, Attach::Native),
             (9000, Attach::Generic),
         ] {
-            veth(mtu);
+            link(mtu);
             let mut filter = attached("port", attach);
             assert_eq!(filter.attached(), Some(attach));
             assert!(has_program("port"), "{}", shown("port"));
             assert_eq!(shown("port").contains("xdpgeneric"), attach == Attach::Generic);
             filter.detach();
             assert!(!has_program("port"));
-            filter.attach("port", ifindex("port"), attach).unwrap();
+            filter.attach("port", index_of("port"), attach).unwrap();
             assert!(has_program("port"));
             drop(filter);
             assert!(!has_program("port"));
             ip("link del port");
         }
     });
+    Ok(())
 }
 
 #[test]
-fn frames_of_a_link_are_judged_and_strangers_reported() {
+fn frames_of_a_link_are_judged_and_strangers_reported() -> Result<()> {
+    needs!(Need::Root);
     in_namespace(|| {
         for attach in [Attach::Native, Attach::Generic] {
-            veth(1500);
+            link(1500);
             let mut filter = attached("port", attach);
             let request = |source: Mac, shelf: u16| {
                 let mut frame = [[0xff; 6], source.0].concat();
@@ -175,6 +153,7 @@ fn frames_of_a_link_are_judged_and_strangers_reported() {
             ip("link del port");
         }
     });
+    Ok(())
 }
 
 fn send(interface: &str, frame: &[u8]) {
@@ -193,12 +172,13 @@ fn link_address(interface: &str) -> LinkAddr {
 }
 
 #[test]
-fn one_program_fits_on_an_interface() {
+fn one_program_fits_on_an_interface() -> Result<()> {
+    needs!(Need::Root);
     in_namespace(|| {
-        veth(1500);
+        link(1500);
         let first = attached("port", Attach::Native);
         for attach in [Attach::Native, Attach::Generic] {
-            let error = load().attach("port", ifindex("port"), attach).unwrap_err();
+            let error = load().attach("port", index_of("port"), attach).unwrap_err();
             assert!(matches!(error, FilterError::Busy { .. }), "{error:?}");
             assert!(!error.generic_may_work());
             assert!(
@@ -209,38 +189,45 @@ fn one_program_fits_on_an_interface() {
         drop(first);
         attached("port", Attach::Native);
     });
+    Ok(())
 }
 
 #[test]
-fn what_a_driver_cannot_do_leads_to_generic_mode() {
+fn what_a_driver_cannot_do_leads_to_generic_mode() -> Result<()> {
+    needs!(Need::Root);
     in_namespace(|| {
         // Loopback has no native XDP.
         ip("link set lo up");
         let mut filter = load();
-        let error = filter.attach("lo", ifindex("lo"), Attach::Native).unwrap_err();
+        let error = filter.attach("lo", index_of("lo"), Attach::Native).unwrap_err();
         assert!(matches!(error, FilterError::NoNativeXdp { .. }), "{error:?}");
         assert!(error.generic_may_work());
-        filter.attach("lo", ifindex("lo"), Attach::Generic).unwrap();
+        filter.attach("lo", index_of("lo"), Attach::Generic).unwrap();
         drop(filter);
 
         // A veth with fewer receive queues than its peer has transmit queues.
-        ip("link add port numrxqueues 1 numtxqueues 1 type veth peer name peer numrxqueues 2 numtxqueues 2");
-        up();
+        veth(
+            "port numrxqueues 1 numtxqueues 1",
+            "peer numrxqueues 2 numtxqueues 2",
+            1500,
+        );
         let mut filter = load();
         let error = filter
-            .attach("port", ifindex("port"), Attach::Native)
+            .attach("port", index_of("port"), Attach::Native)
             .unwrap_err();
         assert!(matches!(error, FilterError::TooFewQueues { .. }), "{error:?}");
         assert!(error.generic_may_work());
-        filter.attach("port", ifindex("port"), Attach::Generic).unwrap();
+        filter.attach("port", index_of("port"), Attach::Generic).unwrap();
     });
+    Ok(())
 }
 
 #[test]
-fn an_interface_may_go_away() {
+fn an_interface_may_go_away() -> Result<()> {
+    needs!(Need::Root);
     in_namespace(|| {
-        veth(1500);
-        let gone = ifindex("port");
+        link(1500);
+        let gone = index_of("port");
         let mut filter = attached("port", Attach::Native);
         ip("link del port");
         filter.set_rules(&rules()).unwrap();
@@ -250,12 +237,14 @@ fn an_interface_may_go_away() {
         assert!(matches!(error, FilterError::NoInterface { .. }), "{error:?}");
         assert!(!error.generic_may_work());
     });
+    Ok(())
 }
 
 #[test]
-fn without_capabilities_the_error_says_which() {
+fn without_capabilities_the_error_says_which() -> Result<()> {
+    needs!(Need::Root);
     in_namespace(|| {
-        veth(1500);
+        link(1500);
         let output = Command::new("setpriv")
             .args(["--inh-caps=-all", "--bounding-set=-all"])
             .args(holder_command())
@@ -266,13 +255,15 @@ fn without_capabilities_the_error_says_which() {
         assert!(said.contains("no permission to load the filter"), "{said}");
         assert!(said.contains("CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW"), "{said}");
     });
+    Ok(())
 }
 
 #[test]
-fn a_killed_process_leaves_an_ordinary_interface() {
+fn a_killed_process_leaves_an_ordinary_interface() -> Result<()> {
+    needs!(Need::Root);
     in_namespace(|| {
         for attach in [Attach::Native, Attach::Generic] {
-            veth(1500);
+            link(1500);
             let mut command = holder_command();
             let mut holder = Command::new(command.remove(0))
                 .args(command)
@@ -287,6 +278,7 @@ fn a_killed_process_leaves_an_ordinary_interface() {
             ip("link del port");
         }
     });
+    Ok(())
 }
 
 fn wait_until(what: &str, holds: impl Fn() -> bool) {
@@ -322,7 +314,7 @@ fn holds_a_filter() {
         None => (wanted.as_str(), Attach::Native),
     };
     let attached = Filter::load(PORT, &rules()).and_then(|mut filter| {
-        filter.attach(interface, ifindex(interface), attach)?;
+        filter.attach(interface, index_of(interface), attach)?;
         Ok(filter)
     });
     match attached {

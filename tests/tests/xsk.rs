@@ -1,9 +1,11 @@
 //! AF_XDP sockets on a real veth pair. Each test has a network namespace of its own, which ends with its thread.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::Command;
 
-use nix::sched::{CloneFlags, unshare};
+use anyhow::Result;
+use lab::needs;
+use lab::needs::Need;
+use lab::own::{self, index_of, ip, veth};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
 };
@@ -11,24 +13,16 @@ use xblade::xsk::{Bind, Census, Socket, SocketConfig, XskError};
 
 const HEADER: [u8; 14] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xa2];
 
-/// A namespace with the link `near` — `far`; `None`, and a line that says so, without root.
+/// The link `near` — `far`.
 struct Link {
     /// Sees what arrives at `far`.
     packets: OwnedFd,
 }
 
 impl Link {
-    fn new(test: &str, mtu: u32) -> Option<Link> {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped {test}: needs root");
-            return None;
-        }
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-        ip(&format!(
-            "link add near mtu {mtu} type veth peer name far mtu {mtu}"
-        ));
-        ip("link set near up");
-        ip("link set far up");
+    fn new(mtu: u32) -> Link {
+        own::enter();
+        veth("near", "far", mtu);
         let packets = socket(
             AddressFamily::Packet,
             SockType::Raw,
@@ -37,7 +31,7 @@ impl Link {
         )
         .expect("an AF_PACKET socket");
         setsockopt(&packets, sockopt::RcvBufForce, &(64 << 20)).expect("a large receive buffer");
-        Some(Link { packets })
+        Link { packets }
     }
 
     /// The AoE frames that have arrived at `far`, in order.
@@ -51,22 +45,6 @@ impl Link {
         }
         frames
     }
-}
-
-fn ip(words: &str) {
-    let output = Command::new("ip")
-        .args(words.split_whitespace())
-        .output()
-        .expect("ip runs");
-    assert!(
-        output.status.success(),
-        "ip {words}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-fn index_of(interface: &str) -> u32 {
-    nix::net::if_::if_nametoindex(interface).expect("the interface exists")
 }
 
 fn config(interface: &str, mtu: u32) -> SocketConfig {
@@ -115,10 +93,9 @@ fn refusal(config: &SocketConfig) -> XskError {
 }
 
 #[test]
-fn a_fresh_socket_has_given_the_kernel_its_fill_level() {
-    let Some(_link) = Link::new("a_fresh_socket", 1500) else {
-        return;
-    };
+fn a_fresh_socket_has_given_the_kernel_its_fill_level() -> Result<()> {
+    needs!(Need::Root);
+    let _link = Link::new(1500);
     let config = config("near", 1500);
     let socket = Socket::open(&config).unwrap();
     assert!(!socket.is_zerocopy(), "veth copies");
@@ -134,13 +111,13 @@ fn a_fresh_socket_has_given_the_kernel_its_fill_level() {
             total: 2048
         }
     );
+    Ok(())
 }
 
 #[test]
-fn refusals_name_call_interface_queue_and_remedy() {
-    let Some(_link) = Link::new("refusals", 1500) else {
-        return;
-    };
+fn refusals_name_call_interface_queue_and_remedy() -> Result<()> {
+    needs!(Need::Root);
+    let _link = Link::new(1500);
     let good = config("near", 1500);
     let open = Socket::open(&good).unwrap();
 
@@ -190,13 +167,13 @@ fn refusals_name_call_interface_queue_and_remedy() {
     })
     .to_string();
     assert!(text.contains("near queue 0") && text.contains("1000"), "{text}");
+    Ok(())
 }
 
 #[test]
-fn small_frames_arrive_byte_for_byte_and_in_order() {
-    let Some(link) = Link::new("small_frames", 1500) else {
-        return;
-    };
+fn small_frames_arrive_byte_for_byte_and_in_order() -> Result<()> {
+    needs!(Need::Root);
+    let link = Link::new(1500);
     let mut socket = Socket::open(&config("near", 1500)).unwrap();
     let before = socket.census();
     let sent: Vec<Vec<u8>> = (0..3000).map(|n| pattern(n, 60 + n % 1455)).collect();
@@ -218,13 +195,13 @@ fn small_frames_arrive_byte_for_byte_and_in_order() {
         "{} system calls for 30 batches",
         counted.kicks
     );
+    Ok(())
 }
 
 #[test]
-fn jumbo_frames_of_every_kind_of_cut_arrive_byte_for_byte() {
-    let Some(link) = Link::new("jumbo_frames", 9000) else {
-        return;
-    };
+fn jumbo_frames_of_every_kind_of_cut_arrive_byte_for_byte() -> Result<()> {
+    needs!(Need::Root);
+    let link = Link::new(9000);
     let mut socket = Socket::open(&config("near", 9000)).unwrap();
     let before = socket.census();
     // Around each border between chunks, the largest ATA request (17 sectors), and the MTU.
@@ -236,13 +213,13 @@ fn jumbo_frames_of_every_kind_of_cut_arrive_byte_for_byte() {
     }
     assert_eq!(settle(&mut socket), before);
     assert_eq!(socket.statistics().tx_invalid, 0);
+    Ok(())
 }
 
 #[test]
-fn a_reply_grown_from_a_header_keeps_the_header() {
-    let Some(link) = Link::new("a_reply", 9000) else {
-        return;
-    };
+fn a_reply_grown_from_a_header_keeps_the_header() -> Result<()> {
+    needs!(Need::Root);
+    let link = Link::new(9000);
     let mut socket = Socket::open(&config("near", 9000)).unwrap();
     let whole = pattern(5, 36 + 8704);
     let mut frame = socket.allocate(36).unwrap();
@@ -258,13 +235,13 @@ fn a_reply_grown_from_a_header_keeps_the_header() {
     socket.transmit(frame);
     socket.kick();
     assert!(link.arrived() == [whole]);
+    Ok(())
 }
 
 #[test]
-fn more_frames_than_the_ring_holds_wait_and_keep_their_order() {
-    let Some(link) = Link::new("more_frames", 9000) else {
-        return;
-    };
+fn more_frames_than_the_ring_holds_wait_and_keep_their_order() -> Result<()> {
+    needs!(Need::Root);
+    let link = Link::new(9000);
     let small = SocketConfig {
         ring: 64,
         fill: 64,
@@ -288,13 +265,13 @@ fn more_frames_than_the_ring_holds_wait_and_keep_their_order() {
     assert_eq!(settle(&mut socket), before);
     assert!(link.arrived() == sent);
     assert!(socket.statistics().tx_waited > 0);
+    Ok(())
 }
 
 #[test]
-fn a_pool_that_is_empty_refuses_and_recovers() {
-    let Some(link) = Link::new("a_pool", 1500) else {
-        return;
-    };
+fn a_pool_that_is_empty_refuses_and_recovers() -> Result<()> {
+    needs!(Need::Root);
+    let link = Link::new(1500);
     let mut socket = Socket::open(&SocketConfig {
         chunks: 64,
         ..config("near", 1500)
@@ -320,13 +297,13 @@ fn a_pool_that_is_empty_refuses_and_recovers() {
         "longer than a chunk, and no multi-buffer mode at MTU 1500"
     );
     assert_eq!(socket.census(), before);
+    Ok(())
 }
 
 #[test]
-fn frames_wait_while_the_link_is_down() {
-    let Some(link) = Link::new("frames_wait", 1500) else {
-        return;
-    };
+fn frames_wait_while_the_link_is_down() -> Result<()> {
+    needs!(Need::Root);
+    let link = Link::new(1500);
     ip("link set near down");
     let mut socket = Socket::open(&config("near", 1500)).expect("a port may be opened before it is up");
     let bytes = pattern(1, 100);
@@ -345,14 +322,14 @@ fn frames_wait_while_the_link_is_down() {
         link.arrived() == [bytes],
         "the socket outlives its link's going down"
     );
+    Ok(())
 }
 
 #[test]
 #[cfg(debug_assertions)]
-fn a_frame_that_is_dropped_is_a_fault_only_while_its_socket_lives() {
-    let Some(_link) = Link::new("a_frame_that_is_dropped", 1500) else {
-        return;
-    };
+fn a_frame_that_is_dropped_is_a_fault_only_while_its_socket_lives() -> Result<()> {
+    needs!(Need::Root);
+    let _link = Link::new(1500);
     let mut socket = Socket::open(&config("near", 1500)).unwrap();
     let lost = socket.allocate(60).unwrap();
     let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(lost)));
@@ -361,17 +338,18 @@ fn a_frame_that_is_dropped_is_a_fault_only_while_its_socket_lives() {
     let late = socket.allocate(60).unwrap();
     drop(socket);
     drop(late);
+    Ok(())
 }
 
 #[test]
-fn a_frame_of_another_socket_is_refused() {
-    let Some(_link) = Link::new("a_frame_of_another_socket", 1500) else {
-        return;
-    };
+fn a_frame_of_another_socket_is_refused() -> Result<()> {
+    needs!(Need::Root);
+    let _link = Link::new(1500);
     let mut here = Socket::open(&config("near", 1500)).unwrap();
     let there = Socket::open(&config("far", 1500)).unwrap();
     let frame = here.allocate(60).unwrap();
     let confused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| there.pieces(&frame).len()));
     assert!(confused.is_err());
     here.free(frame);
+    Ok(())
 }

@@ -1,11 +1,13 @@
 //! AF_XDP sockets behind the real filter, on a real veth pair: what arrives, in how many pieces, and that every chunk
 //! comes back. Each test has a network namespace of its own, which ends with its thread.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use aoe_common::Mac;
-use nix::sched::{CloneFlags, unshare};
+use lab::needs;
+use lab::needs::Need;
+use lab::own::{self, index_of, veth};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xblade::config::Vlan;
 use xblade::filter::{Attach, ExportRule, Filter, Rules};
@@ -22,28 +24,17 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(test: &str, mtu: u32, attach: Attach) -> Option<Pair> {
-        Pair::with(test, mtu, attach, |config| config)
+    fn new(mtu: u32, attach: Attach) -> Pair {
+        Pair::with(mtu, attach, |config| config)
     }
 
-    fn with(
-        test: &str,
-        mtu: u32,
-        attach: Attach,
-        adapt: impl Fn(SocketConfig) -> SocketConfig,
-    ) -> Option<Pair> {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped {test}: needs root");
-            return None;
-        }
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-        ip(&format!(
-            "link add near address {} mtu {mtu} type veth peer name far address {} mtu {mtu}",
-            Mac(TARGET),
-            Mac(INITIATOR)
-        ));
-        ip("link set near up");
-        ip("link set far up");
+    fn with(mtu: u32, attach: Attach, adapt: impl Fn(SocketConfig) -> SocketConfig) -> Pair {
+        own::enter();
+        veth(
+            &format!("near address {}", Mac(TARGET)),
+            &format!("far address {}", Mac(INITIATOR)),
+            mtu,
+        );
         let export = ExportRule {
             shelf: 1,
             slot: 1,
@@ -64,11 +55,11 @@ impl Pair {
             .attach("near", index_of("near"), attach)
             .expect("the filter attaches");
         let initiator = Socket::open(&SocketConfig::for_mtu(index_of("far"), 0, mtu)).unwrap();
-        Some(Pair {
+        Pair {
             target,
             initiator,
             _filter: filter,
-        })
+        }
     }
 
     /// Sends a request from the initiator's end.
@@ -111,22 +102,6 @@ fn sleep_until_readable(socket: &Socket, at_most: Duration) -> bool {
     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)).expect("poll") == 1
 }
 
-fn ip(words: &str) {
-    let output = Command::new("ip")
-        .args(words.split_whitespace())
-        .output()
-        .expect("ip runs");
-    assert!(
-        output.status.success(),
-        "ip {words}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-fn index_of(interface: &str) -> u32 {
-    nix::net::if_::if_nametoindex(interface).expect("the interface exists")
-}
-
 /// An ATA request to 1.1 of this length, whose further bytes tell its number and their place.
 fn request(number: usize, len: usize) -> Vec<u8> {
     let mut bytes = [TARGET, INITIATOR].concat();
@@ -139,9 +114,7 @@ fn request(number: usize, len: usize) -> Vec<u8> {
 }
 
 fn requests_arrive_whole_with_their_payload_at_512(attach: Attach) {
-    let Some(mut pair) = Pair::new("requests_arrive_whole", 1500, attach) else {
-        return;
-    };
+    let mut pair = Pair::new(1500, attach);
     let before = pair.target.census();
     for n in 0..2000 {
         let sent = request(n, 60 + n % 1455);
@@ -172,19 +145,21 @@ fn requests_arrive_whole_with_their_payload_at_512(attach: Attach) {
 }
 
 #[test]
-fn requests_arrive_whole_with_their_payload_at_512_native() {
+fn requests_arrive_whole_with_their_payload_at_512_native() -> Result<()> {
+    needs!(Need::Root);
     requests_arrive_whole_with_their_payload_at_512(Attach::Native);
+    Ok(())
 }
 
 #[test]
-fn requests_arrive_whole_with_their_payload_at_512_generic() {
+fn requests_arrive_whole_with_their_payload_at_512_generic() -> Result<()> {
+    needs!(Need::Root);
     requests_arrive_whole_with_their_payload_at_512(Attach::Generic);
+    Ok(())
 }
 
 fn jumbo_frames_arrive_in_pieces(attach: Attach) {
-    let Some(mut pair) = Pair::new("jumbo_frames_arrive_in_pieces", 9000, attach) else {
-        return;
-    };
+    let mut pair = Pair::new(9000, attach);
     for (n, (len, pieces)) in [
         (60, 1),
         (3620, 1),
@@ -217,20 +192,23 @@ fn jumbo_frames_arrive_in_pieces(attach: Attach) {
 }
 
 #[test]
-fn jumbo_frames_arrive_in_pieces_native() {
+fn jumbo_frames_arrive_in_pieces_native() -> Result<()> {
+    needs!(Need::Root);
     jumbo_frames_arrive_in_pieces(Attach::Native);
+    Ok(())
 }
 
 #[test]
-fn jumbo_frames_arrive_in_pieces_generic() {
+fn jumbo_frames_arrive_in_pieces_generic() -> Result<()> {
+    needs!(Need::Root);
     jumbo_frames_arrive_in_pieces(Attach::Generic);
+    Ok(())
 }
 
 #[test]
-fn chunks_are_conserved_over_requests_that_grow_and_shrink_into_replies() {
-    let Some(mut pair) = Pair::new("chunks_are_conserved", 9000, Attach::Native) else {
-        return;
-    };
+fn chunks_are_conserved_over_requests_that_grow_and_shrink_into_replies() -> Result<()> {
+    needs!(Need::Root);
+    let mut pair = Pair::new(9000, Attach::Native);
     let lengths = [60, 9014, 1060, 36 + 8704, 4096, 60];
     let mut held = Vec::new();
     let mut seed = 1u32;
@@ -284,14 +262,14 @@ fn chunks_are_conserved_over_requests_that_grow_and_shrink_into_replies() {
         "{counted:?}"
     );
     assert_eq!(counted.rx_frames, 6000);
+    Ok(())
 }
 
 #[test]
-fn a_burst_beyond_the_fill_ring_is_counted_and_raises_its_level() {
+fn a_burst_beyond_the_fill_ring_is_counted_and_raises_its_level() -> Result<()> {
+    needs!(Need::Root);
     let small = |config| SocketConfig { fill: 64, ..config };
-    let Some(mut pair) = Pair::with("a_burst", 1500, Attach::Native, small) else {
-        return;
-    };
+    let mut pair = Pair::with(1500, Attach::Native, small);
     for n in 0..200 {
         pair.request(&request(n, 100));
     }
@@ -316,13 +294,13 @@ fn a_burst_beyond_the_fill_ring_is_counted_and_raises_its_level() {
         pair.target.kick();
     }
     assert_eq!(pair.target.census().fill, 1536);
+    Ok(())
 }
 
 #[test]
-fn a_sleeper_wakes_when_a_frame_arrives_and_not_before() {
-    let Some(mut pair) = Pair::new("a_sleeper", 1500, Attach::Native) else {
-        return;
-    };
+fn a_sleeper_wakes_when_a_frame_arrives_and_not_before() -> Result<()> {
+    needs!(Need::Root);
+    let mut pair = Pair::new(1500, Attach::Native);
     assert!(!sleep_until_readable(&pair.target, Duration::from_millis(50)));
     assert!(!pair.target.is_readable());
     pair.request(&request(1, 60));
@@ -335,17 +313,17 @@ fn a_sleeper_wakes_when_a_frame_arrives_and_not_before() {
         !sleep_until_readable(&pair.target, Duration::ZERO),
         "a kick says what has been taken"
     );
+    Ok(())
 }
 
 #[test]
-fn a_frame_of_too_many_pieces_is_dropped_whole_and_the_next_one_arrives() {
+fn a_frame_of_too_many_pieces_is_dropped_whole_and_the_next_one_arrives() -> Result<()> {
+    needs!(Need::Root);
     let small_chunks = |config| SocketConfig {
         chunk_bytes: 2048,
         ..config
     };
-    let Some(mut pair) = Pair::with("too_many_pieces", 32_000, Attach::Native, small_chunks) else {
-        return;
-    };
+    let mut pair = Pair::with(32_000, Attach::Native, small_chunks);
     // A piece has room for 1572 bytes: 16 hold 25 152.
     for (n, len) in [25_152, 25_153, 31_000, 60].into_iter().enumerate() {
         pair.request(&request(n, len));
@@ -363,18 +341,17 @@ fn a_frame_of_too_many_pieces_is_dropped_whole_and_the_next_one_arrives() {
     assert_eq!(pair.target.statistics().rx_overlong, 2);
     let census = pair.target.census();
     assert!(census.is_conserved() && census.held == 0, "{census:?}");
+    Ok(())
 }
 
 #[test]
-fn a_socket_and_its_frames_move_to_the_thread_of_a_worker() {
-    let Some(Pair {
+fn a_socket_and_its_frames_move_to_the_thread_of_a_worker() -> Result<()> {
+    needs!(Need::Root);
+    let Pair {
         mut target,
         mut initiator,
         _filter,
-    }) = Pair::new("a_socket_moves", 1500, Attach::Native)
-    else {
-        return;
-    };
+    } = Pair::new(1500, Attach::Native);
     let mut frame = initiator.allocate(60).unwrap();
     initiator.pieces_mut(&mut frame)[0].copy_from_slice(&request(7, 60));
     let worker = std::thread::spawn(move || {
@@ -388,4 +365,5 @@ fn a_socket_and_its_frames_move_to_the_thread_of_a_worker() {
     let (mut target, frame) = worker.join().unwrap();
     assert!(target.pieces(&frame)[0] == request(7, 60));
     target.free(frame);
+    Ok(())
 }

@@ -38,6 +38,13 @@ pub struct Args {
 /// Runs the demonstration, or `xblade` with the user's arguments.
 pub fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
+    // Before the build: whoever cannot become root should not wait for it.
+    let sudo = match args.xblade.is_empty() && !nix::unistd::geteuid().is_root() {
+        true => Some(sh::find("sudo").context(
+            "the lab is made of network namespaces, which needs root, and there is no sudo here: run this as root",
+        )?),
+        false => None,
+    };
     let binary = match &args.binary {
         Some(binary) => binary.clone(),
         None => {
@@ -49,8 +56,8 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Command::new(&binary).args(&args.xblade).exec())
             .with_context(|| format!("starting {}", binary.display()));
     }
-    if !nix::unistd::geteuid().is_root() {
-        return again_as_root(&binary);
+    if let Some(sudo) = sudo {
+        return again_as_root(&sudo, &binary);
     }
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).context("catching Ctrl-C")?;
     let result = demonstrate(&binary);
@@ -67,16 +74,13 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Namespaces need root: goes on through sudo, with the binary that is built already.
-fn again_as_root(binary: &Path) -> Result<()> {
-    let sudo = sh::find("sudo")
-        .context("the lab is made of network namespaces: run this as root (there is no sudo here)")?;
+/// Goes on through sudo, with the binary that is built already: root would leave files of its own in the build directory.
+fn again_as_root(sudo: &Path, binary: &Path) -> Result<()> {
     say("the lab is made of network namespaces, which needs root: going on through sudo");
     let mut command = Command::new(sudo);
     command
         .arg(std::env::current_exe()?)
-        .arg("run")
-        .arg("--binary")
+        .args(["run", "--binary"])
         .arg(binary);
     Err(command.exec()).context("starting sudo")
 }

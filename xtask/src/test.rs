@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every layer of tests, one line a suite, and at the end a count.
 //!
-//! Without root only what needs none is run, and the rest is counted as skipped with the reason.
+//! Without root only what needs none is run: a test of the lab says by itself what it lacks, and counts as skipped.
 
 mod harness;
 
@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
-use harness::{Outcome, execute, skip};
+use harness::{Outcome, execute};
 
 use crate::cargo::Executable;
 use crate::{cargo, fuzz, setup};
@@ -82,7 +82,8 @@ struct Suite {
     name: String,
     executables: Vec<PathBuf>,
     threads: u32,
-    needs_root: bool,
+    /// From the tests package, as opposed to unit tests.
+    is_lab: bool,
     alone: bool,
 }
 
@@ -101,7 +102,6 @@ pub fn run(args: &Args) -> Result<()> {
 
     let runner = Runner {
         xblade,
-        is_root,
         soak: args.soak,
         total: Mutex::default(),
     };
@@ -132,6 +132,9 @@ pub fn run(args: &Args) -> Result<()> {
         "{} passed, {} failed, {} skipped",
         total.passed, total.failed, total.skipped
     );
+    if !is_root && total.skipped > 0 {
+        println!("what needs root: sudo -E env PATH=\"$PATH\" cargo xtask test");
+    }
     if total.failed > 0 {
         std::process::exit(1);
     }
@@ -145,7 +148,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Runs suites and adds up what comes of them.
 struct Runner {
     xblade: PathBuf,
-    is_root: bool,
     soak: Option<u32>,
     total: Mutex<Outcome>,
 }
@@ -154,11 +156,7 @@ impl Runner {
     /// Runs a suite and prints its line.
     fn report(&self, suite: &Suite) -> Result<()> {
         let start = Instant::now();
-        let outcome = if suite.needs_root && !self.is_root {
-            skip(suite)?
-        } else {
-            execute(suite, &self.xblade, self.soak)?
-        };
+        let outcome = execute(suite, &self.xblade, self.soak)?;
         self.print(&suite.name, &outcome, start);
         Ok(())
     }
@@ -167,16 +165,7 @@ impl Runner {
     fn print(&self, name: &str, outcome: &Outcome, start: Instant) {
         // Held while printing: lanes must not mix their lines.
         let mut total = lock(&self.total);
-        println!(
-            "{name:12} {:>4} passed {:>3} failed {:>3} skipped {:>7.1} s",
-            outcome.passed,
-            outcome.failed,
-            outcome.skipped,
-            start.elapsed().as_secs_f64()
-        );
-        for (reason, count) in &outcome.reasons {
-            println!("{:12} skipped {count}: {reason}", "");
-        }
+        println!("{}", outcome.line(name, start.elapsed()));
         if outcome.failed > 0 {
             println!("{}", outcome.output);
         }
@@ -219,7 +208,7 @@ fn suites(executables: &[Executable], wanted: &[String]) -> Result<Vec<Suite>> {
         name: "unit".to_owned(),
         executables: unit,
         threads: 0,
-        needs_root: false,
+        is_lab: false,
         alone: false,
     }];
     let mut lab: Vec<Suite> = tests
@@ -256,7 +245,7 @@ fn lab_suite(executable: &Executable) -> Suite {
         name: executable.target.clone(),
         executables: vec![executable.path.clone()],
         threads,
-        needs_root: true,
+        is_lab: true,
         alone: ALONE.contains(&executable.target.as_str()),
     }
 }

@@ -18,13 +18,23 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
 }
 
 fn table(exports: &[ExportConfig], report: &Report) -> Table {
-    let mut table = Table::new(["ADDRESS", "INTERFACES", "VLAN", "SIZE", "RIGHTS", "STORE", "FILE"]);
+    let mut table = Table::new([
+        "ADDRESS",
+        "INTERFACES",
+        "VLAN",
+        "SIZE",
+        "SECTORS/FRAME",
+        "RIGHTS",
+        "STORE",
+        "FILE",
+    ]);
     for (export, seen) in exports.iter().zip(&report.exports) {
         table.row([
             export.address(),
             seen.interfaces.join(","),
             export.vlan.to_string(),
             served_size(export, seen),
+            sectors_per_frame(export),
             rights(export),
             if export.sync {
                 format!("{}, sync", export.store)
@@ -42,6 +52,14 @@ fn served_size(export: &ExportConfig, seen: &Seen) -> String {
     seen.backing.map_or_else(String::new, |backing| {
         size(backing::sectors_served(export, &backing))
     })
+}
+
+/// The cap, where there is one: `at most 8`.
+fn sectors_per_frame(export: &ExportConfig) -> String {
+    match export.max_sectors {
+        ExportConfig::MAX_SECTORS => "by MTU".into(),
+        cap => format!("at most {cap}"),
+    }
 }
 
 /// Who may do what: `rw for everyone`, `rw for 1, ro for 2`.

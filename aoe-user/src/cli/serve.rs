@@ -33,6 +33,7 @@ fn config(mut args: ServeArgs) -> Config {
         offset: args.offset,
         length: args.length,
         buffers: args.buffers,
+        max_sectors: ExportConfig::MAX_SECTORS,
         spin_us: args.spin_us,
         allow: args.allow.into_iter().map(entry).collect(),
         vlan: args.vlan.unwrap_or(Vlan::Untagged),

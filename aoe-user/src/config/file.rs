@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::interfaces;
 use super::problem::{Place, Problem, Problems};
 use super::reader::{Keys, Mistake, Spans, Value, boolean, number, one_of, show, text};
-use super::values::{self, BUFFERS, CPU, LENGTH, OFFSET, SHELF, SLOT, SPIN_US, VLAN};
+use super::values::{self, BUFFERS, CPU, LENGTH, MAX_SECTORS, OFFSET, SHELF, SLOT, SPIN_US, VLAN};
 use super::{Access, AccessEntry, Config, ExportConfig, Mode, StoreKind, Vlan};
 
 /// Keys of one export only.
@@ -220,6 +220,7 @@ fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig) {
     keys.set("sync", &mut export.sync, boolean);
     keys.set("read_only", &mut export.read_only, boolean);
     keys.set("buffers", &mut export.buffers, number(BUFFERS));
+    keys.set("max_sectors", &mut export.max_sectors, number(MAX_SECTORS));
     keys.set("spin_us", &mut export.spin_us, number(SPIN_US));
     keys.set("vlan", &mut export.vlan, read_vlan);
     keys.set("wire_admin", &mut export.wire_admin, boolean);

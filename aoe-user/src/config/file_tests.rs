@@ -55,6 +55,7 @@ fn the_example_of_the_readme_reads_as_meant() {
         length = 16
         spin_us = 0
         buffers = 128
+        max_sectors = 8
         vlan = "any"
         serial = "SN 1"
         wire_admin = false
@@ -100,6 +101,7 @@ fn the_example_of_the_readme_reads_as_meant() {
         offset: 8,
         length: 16,
         buffers: 128,
+        max_sectors: 8,
         spin_us: 0,
         allow: Arc::new([]),
         vlan: Vlan::Any,
@@ -182,6 +184,12 @@ fn wrong_values_are_shown_with_their_range_and_place() {
             11,
             "buffers = 1: a buffer count is a whole number from 2 to 65535",
         ),
+        (
+            "max_sectors = 0",
+            15,
+            "max_sectors = 0: a cap of sectors is a whole number from 1 to 255",
+        ),
+        ("max_sectors = 256", 15, "max_sectors = 256: a cap of sectors"),
         ("spin_us = 1000001", 11, "from 0 to 1000000 microseconds"),
         (
             "vlan = 4095",

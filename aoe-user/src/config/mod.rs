@@ -58,6 +58,8 @@ pub struct ExportConfig {
     pub length: u64,
     /// Buffer count to advertise, at least 2.
     pub buffers: u16,
+    /// Most sectors in one command, where the MTU allows more; 255: as the MTU allows.
+    pub max_sectors: u8,
     /// How long an idle worker spins before it sleeps.
     pub spin_us: u32,
     /// Who may use the export; empty: everyone. Shared, because thousands of exports may take one list of thousands
@@ -86,6 +88,8 @@ pub struct ExportConfig {
 impl ExportConfig {
     /// Buffer count where none is given.
     pub const BUFFERS: u16 = 64;
+    /// Cap of the sectors in one command where none is given: the MTU decides.
+    pub const MAX_SECTORS: u8 = u8::MAX;
     /// Spinning time where none is given, in microseconds.
     pub const SPIN_US: u32 = 50;
     /// Flush interval where none is given.
@@ -105,6 +109,7 @@ impl ExportConfig {
             offset: 0,
             length: 0,
             buffers: Self::BUFFERS,
+            max_sectors: Self::MAX_SECTORS,
             spin_us: Self::SPIN_US,
             allow: Arc::new([]),
             vlan: Vlan::Untagged,

@@ -29,6 +29,8 @@ pub const OFFSET: Number = Number::new("an offset", 0, (1 << 48) - 1, " sectors"
 pub const LENGTH: Number = Number::new("a length", 0, (1 << 48) - 1, " sectors (0: to the end)");
 /// Buffer count of Query Config: 16 bits on the wire, and initiators want two to keep one moving.
 pub const BUFFERS: Number = Number::new("a buffer count", 2, 65535, "");
+/// Cap of the sectors in one command: a byte on the wire, and none would serve nothing.
+pub const MAX_SECTORS: Number = Number::new("a cap of sectors", 1, 255, " (255: as the MTU allows)");
 /// Longest spin before sleeping.
 pub const SPIN_US: Number = Number::new("a spinning time", 0, 1_000_000, " microseconds");
 /// VLAN identifiers of IEEE 802.1Q; 0 is a priority tag and 4095 reserved.

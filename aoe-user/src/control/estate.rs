@@ -340,7 +340,7 @@ fn options(config: &ExportConfig, lists: &Lists, address: Address) -> Options {
         sync: config.sync,
         access: lists.access.clone(),
         buffers: config.buffers,
-        max_sectors: u8::MAX,
+        max_sectors: config.max_sectors,
         firmware_version: firmware_version(),
         identity: Identity {
             serial: config.serial.clone().unwrap_or_else(|| default_serial(address)),
@@ -385,11 +385,13 @@ struct Reporter {
 
 impl Observer for Reporter {
     fn changed(&self, address: Address, change: Change) {
-        if let Change::Size(sectors) = change {
-            info!(
+        match change {
+            Change::Size(sectors) => info!(
                 "{address}: now {sectors} sectors ({})",
                 BinaryBytes(sectors * SECTOR_BYTES)
-            );
+            ),
+            Change::Returned => info!("{address}: its backing store serves again"),
+            Change::String | Change::Mask | Change::Reserve => {}
         }
         // Fails only while the process ends.
         let _ = self.notify.send((address, change));

@@ -301,7 +301,13 @@ impl<L: Link> Engine<L> {
         outcome: Outcome,
     ) {
         let result = match outcome {
-            Ok(bytes) => work.fill(bytes.as_deref(), link, &mut frame, call.request),
+            Ok(bytes) => {
+                // A flush may find nothing to do.
+                if !matches!(work, Work::Flush) {
+                    call.export.reached();
+                }
+                work.fill(bytes.as_deref(), link, &mut frame, call.request)
+            }
             Err(fault) => Err(Trouble::Fault(fault)),
         };
         self.conclude(link, call, frame, entry, token, work, result);
@@ -370,7 +376,7 @@ impl<L: Link> Engine<L> {
             }
             (Err(Trouble::NoMemory), _) => self.silent(link, frame, Silence::NoMemory),
             (Err(Trouble::Fault(fault)), _) => {
-                call.export.observer.fault(call.export.address(), &fault);
+                call.export.failed(&fault);
                 let refusal = registers
                     .fault(&fault, work.extent())
                     .map_or_else(Refusal::Aoe, Refusal::Ata);

@@ -11,7 +11,7 @@ use super::ata::identify::{Identity, MAX_MULTIPLE};
 use super::order::Table;
 use super::{AccessList, Address, Keeper, Persistent, StateError};
 use crate::config::{Access, Vlan};
-use crate::store::{Fault, Store};
+use crate::store::{Fault, FaultKind, Store};
 
 /// What changed of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum Change {
     Reserve,
     /// The size; sectors now. Advertise.
     Size(u64),
+    /// The store was unavailable and serves again: advertise.
+    Returned,
 }
 
 /// Who is told about an export. Calls come from workers and must not block.
@@ -73,6 +75,8 @@ pub struct Export {
     pub(super) observer: Arc<dyn Observer>,
     /// Size last seen, to notice growth.
     sectors: AtomicU64,
+    /// An initiator was told that the store is unavailable, and no operation has reached it since.
+    gone: AtomicBool,
     /// Hot operations hold this while they touch the store: shared to read, exclusive to write.
     pub(super) state: Arc<RwLock<State>>,
 }
@@ -192,6 +196,7 @@ impl Export {
             keeper,
             observer,
             sectors,
+            gone: AtomicBool::new(false),
             state,
         }
     }
@@ -260,6 +265,21 @@ impl Export {
             self.observer.changed(self.address(), Change::Size(sectors));
         }
         Ok(sectors)
+    }
+
+    /// Tells the observer of a fault that an initiator is answered with.
+    pub(super) fn failed(&self, fault: &Fault) {
+        if fault.kind == FaultKind::Gone {
+            self.gone.store(true, Ordering::Relaxed);
+        }
+        self.observer.fault(self.address(), fault);
+    }
+
+    /// An operation went all the way to the medium. Off the path of what a cache answers at once: that proves nothing.
+    pub(super) fn reached(&self) {
+        if self.gone.load(Ordering::Relaxed) && self.gone.swap(false, Ordering::Relaxed) {
+            self.observer.changed(self.address(), Change::Returned);
+        }
     }
 
     /// Most requests parked at a time: what all initiators together may have outstanding, with room for paths.

@@ -28,24 +28,27 @@ pub struct Outcome {
     pub output: String,
 }
 
-/// Counts the tests of a suite that needs root as skipped.
-pub fn skip(suite: &Suite) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
-    for executable in &suite.executables {
-        let list = Command::new(executable)
-            .args(["--list", "--format", "terse"])
-            .output()?;
-        let tests = String::from_utf8_lossy(&list.stdout)
-            .lines()
-            .filter(|line| line.ends_with(": test"))
-            .count();
-        outcome.skipped += tests as u32;
+impl Outcome {
+    /// The suite's line of the report. A lone reason for skipping stands on it, several follow, one a line.
+    pub fn line(&self, name: &str, took: Duration) -> String {
+        let mut line = format!(
+            "{name:12} {:>4} passed {:>3} failed {:>3} skipped {:>7.1} s",
+            self.passed,
+            self.failed,
+            self.skipped,
+            took.as_secs_f64()
+        );
+        let reasons: Vec<_> = self.reasons.iter().collect();
+        match reasons[..] {
+            [(reason, _)] => line += &format!("  skipped: {reason}"),
+            _ => line.extend(
+                reasons
+                    .iter()
+                    .map(|(reason, count)| format!("\n{:12} skipped {count}: {reason}", "")),
+            ),
+        }
+        line
     }
-    outcome.reasons.insert(
-        "needs root: `sudo -E env PATH=\"$PATH\" cargo xtask test`".to_owned(),
-        outcome.skipped,
-    );
-    Ok(outcome)
 }
 
 /// Runs a suite's executables and reads what they report.
@@ -58,7 +61,7 @@ pub fn execute(suite: &Suite, xblade: &PathBuf, soak: Option<u32>) -> Result<Out
             .env("RUST_BACKTRACE", "0")
             .env("RUST_LIB_BACKTRACE", "0");
         // Tests with files of their own expect to run in their package, as under cargo.
-        command.current_dir(crate::sh::root().join(if suite.needs_root { "tests" } else { "aoe-user" }));
+        command.current_dir(crate::sh::root().join(if suite.is_lab { "tests" } else { "aoe-user" }));
         if let Some(minutes) = soak {
             command.env("XBLADE_SOAK_MINUTES", minutes.to_string());
         }
@@ -171,6 +174,29 @@ mod tests {
         count(output, true, &mut outcome).unwrap();
         assert_eq!((outcome.passed, outcome.failed, outcome.skipped), (2, 0, 2));
         assert_eq!(outcome.reasons["needs root"], 1);
+    }
+
+    #[test]
+    fn a_suite_has_one_line_and_more_only_for_several_reasons() {
+        let mut outcome = Outcome {
+            passed: 2,
+            skipped: 3,
+            ..Outcome::default()
+        };
+        outcome.reasons.insert("needs root".to_owned(), 2);
+        let line = outcome.line("links", Duration::from_secs(1));
+        assert!(
+            line.starts_with("links ") && line.ends_with("1.0 s  skipped: needs root"),
+            "{line}"
+        );
+        outcome.reasons.insert("needs fio".to_owned(), 1);
+        let lines = outcome.line("links", Duration::from_secs(1));
+        assert!(
+            lines.contains("\n")
+                && lines.contains("skipped 1: needs fio")
+                && lines.contains("skipped 2: needs root"),
+            "{lines}"
+        );
     }
 
     #[test]

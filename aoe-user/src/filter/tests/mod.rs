@@ -50,7 +50,7 @@ impl DerefMut for Loaded {
 /// Loads a filter with these rules; `None`, with a printed reason, where that is not allowed.
 fn load(rules: &Rules) -> Option<Loaded> {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: loading XDP programs needs root");
+        crate::skip("needs root");
         return None;
     }
     let mut filter = Filter::load(PORT, rules).expect("the filter loads");

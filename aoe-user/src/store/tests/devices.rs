@@ -1,4 +1,4 @@
-//! Block devices, by way of loop devices; where those cannot be had the tests say so and pass.
+//! Block devices, by way of loop devices; where those cannot be had the tests say so and are skipped.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -27,7 +27,7 @@ impl Loop {
             .output()
             .ok()?;
         if !output.status.success() {
-            eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr).trim());
+            crate::skip(super::why_not(&output));
             return None;
         }
         let device = String::from_utf8(output.stdout).unwrap().trim().into();

@@ -152,7 +152,7 @@ impl Mount {
         std::fs::create_dir(&point).unwrap();
         let output = mount(dir.path(), &point).output().ok()?;
         if !output.status.success() {
-            eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr).trim());
+            crate::skip(super::why_not(&output));
             return None;
         }
         Some(Mount { _dir: dir, point })

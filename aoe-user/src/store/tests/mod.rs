@@ -29,6 +29,15 @@ fn image(path: &Path, sectors: u64) -> File {
     file
 }
 
+/// Why a program that sets something up for a test could not.
+fn why_not(output: &std::process::Output) -> &str {
+    if !rustix::process::geteuid().is_root() {
+        return "needs root";
+    }
+    let said = std::str::from_utf8(&output.stderr).unwrap_or_default();
+    said.lines().next().unwrap_or("a program failed without a word")
+}
+
 /// A sector that says which one it is, and from which write.
 fn stamp(lba: u64, version: u64) -> [u8; 512] {
     let mut sector = [0u8; 512];

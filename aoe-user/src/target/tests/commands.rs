@@ -1,11 +1,15 @@
 //! ATA: the result table, opcode by opcode.
 
+use std::sync::Arc;
+
 use super::bench::{
-    ONE, OTHER, TARGET, Worker, aoe_error, ata, export, frame_from, options, read, request, status, write,
+    ONE, OTHER, TARGET, Witness, Worker, aoe_error, ata, export, frame_from, options, read, request, status,
+    write,
 };
 use super::store::{MemStore, Mood};
 use crate::config::Access;
 use crate::store::FaultKind;
+use crate::target::{Change, Export, Persistent};
 
 const GOOD: (u8, u8) = (0x40, 0);
 const ABORT: (u8, u8) = (0x41, 0x04);
@@ -282,6 +286,49 @@ fn faults_become_registers() {
     }
     store.mood(Mood::Prompt);
     assert_eq!(worker.ata(&read(10, 1)), GOOD, "and back");
+}
+
+#[test]
+fn a_device_that_comes_back_is_announced_once() {
+    let store = MemStore::new(64);
+    let witness = Arc::new(Witness::default());
+    let export = Export::new(
+        options(7, 3),
+        store.clone(),
+        None,
+        witness.clone(),
+        Persistent::default(),
+    )
+    .unwrap();
+    let mut worker = Worker::new(vec![Arc::new(export)]);
+    let mut deferred = |argument: &[u8], fault: Option<FaultKind>| {
+        store.mood(Mood::Defer);
+        assert!(worker.ask(&request(0, argument)).is_empty());
+        store.finish(0, fault);
+        let replies = worker.poll();
+        assert_eq!(replies.len(), 1);
+        (
+            aoe_error(&replies[0]),
+            std::mem::take(&mut *witness.changes.lock()),
+        )
+    };
+    let flush = ata(0, 0, 0, 0xea, 0, &[]);
+    assert_eq!(deferred(&read(1, 1), None), (0, vec![]), "it was never gone");
+    assert_eq!(deferred(&read(1, 1), Some(FaultKind::Gone)), (3, vec![]));
+    assert_eq!(deferred(&write(1, 1, 1), Some(FaultKind::Gone)), (3, vec![]));
+    assert_eq!(
+        deferred(&flush, None),
+        (0, vec![]),
+        "a flush may have nothing to do"
+    );
+    assert_eq!(deferred(&read(1, 1), None), (0, vec![Change::Returned]));
+    assert_eq!(deferred(&write(1, 1, 1), None), (0, vec![]), "once");
+    assert_eq!(deferred(&read(1, 1), Some(FaultKind::Read)), (0, vec![]));
+    assert_eq!(
+        deferred(&read(1, 1), None),
+        (0, vec![]),
+        "a bad sector is no absence"
+    );
 }
 
 #[test]

@@ -60,13 +60,25 @@ fn executable(message: &Value) -> Option<Executable> {
 /// # Errors
 /// When the build fails.
 pub fn xblade(release: bool) -> Result<PathBuf> {
-    let mut args = vec!["build", "--package", "aoe-user", "--bin", "xblade"];
-    if release {
-        args.push("--release");
-    }
+    one(&["--bin", "xblade"], "xblade", release)
+}
+
+/// Builds the AF_XDP echo, in release, and returns its path.
+///
+/// # Errors
+/// When the build fails.
+pub fn echo() -> Result<PathBuf> {
+    one(&["--example", "echo"], "echo", true)
+}
+
+/// Builds one executable of the user half.
+fn one(what: &[&str], name: &str, release: bool) -> Result<PathBuf> {
+    let mut args = vec!["build", "--package", "aoe-user"];
+    args.extend(what);
+    args.extend(release.then_some("--release"));
     let built = build(&args)?;
     let binary = built
         .into_iter()
-        .find(|built| built.target == "xblade" && !built.is_test);
-    Ok(binary.context("cargo built no xblade")?.path)
+        .find(|built| built.target == name && !built.is_test);
+    Ok(binary.with_context(|| format!("cargo built no {name}"))?.path)
 }

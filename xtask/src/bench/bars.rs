@@ -8,7 +8,7 @@ use super::load::{Load, Run};
 use super::results::{Results, Series};
 use super::scale::{IDLE, MANY_MEMORY, MANY_RATE, MANY_START, MEMORY, TWO_INTERFACES};
 use super::stages::{RAM_1500, RAM_9000, THREADED, UNPINNED_1500, UNPINNED_9000};
-use super::stand::Contender::{Ggaoed, Vblade, Xblade};
+use super::stand::Contender::{Echo, Ggaoed, Vblade, Xblade};
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -66,6 +66,17 @@ pub fn judge(results: &Results) -> Vec<Bar> {
     }
     for depth in [16, 64] {
         table.against_vblade(RAM_9000, &Load::reads(16, depth), "rate", rate, least(1.35));
+    }
+    for (stage, sectors) in [(RAM_1500, 2), (RAM_9000, 16)] {
+        for depth in [16, 64] {
+            let load = Load::reads(sectors, depth);
+            let ratio = table.ratio(stage, &load, Echo, rate);
+            table.add(
+                format!("{stage}, {}: rate (echo)", load.name()),
+                least(0.95),
+                ratio,
+            );
+        }
     }
     for (stage, sectors, limit) in [(RAM_1500, 2, 1.5), (RAM_9000, 16, 1.0), (THREADED, 16, 1.4)] {
         for depth in [16, 64] {

@@ -142,6 +142,7 @@ const fn colour(contender: Contender) -> &'static str {
         Contender::Xblade => "#0072b2",
         Contender::Vblade => "#999999",
         Contender::Ggaoed => "#e69f00",
+        Contender::Echo => "#56b4e9",
     }
 }
 

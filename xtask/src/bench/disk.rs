@@ -117,7 +117,7 @@ fn fresh(bench: &Bench, contender: Contender, adjust: impl Fn(&mut Serving)) -> 
     drop_caches()?;
     let mut serving = Serving::plain(&image, 1500);
     adjust(&mut serving);
-    Stand::start(&bench.xblade, contender, &serving)
+    Stand::start(bench, contender, &serving)
 }
 
 /// Bytes written so far to the device that the file is on.

@@ -53,7 +53,7 @@ fn all_kinds(bench: &mut Bench, contender: Contender) -> Result<()> {
         access_list: true,
         ..Serving::plain(&image, 1500)
     };
-    let mut stand = Stand::start(&bench.xblade, contender, &serving)?;
+    let mut stand = Stand::start(bench, contender, &serving)?;
     let rounds = if bench.quick { 1 } else { bench.rounds };
     for kind in KINDS.repeat(rounds) {
         let share = compare(&mut stand, kind, bench.seconds.max(1.0))?;
@@ -90,7 +90,7 @@ fn limited(bench: &mut Bench) -> Result<()> {
         config: Some(config),
         ..Serving::plain(&image, 1500)
     };
-    let mut stand = Stand::start(&bench.xblade, Contender::Xblade, &serving)?;
+    let mut stand = Stand::start(bench, Contender::Xblade, &serving)?;
     let share = compare(&mut stand, "neighbour", bench.seconds.max(1.0))?;
     bench.results.fact(RATE_LIMITED, Contender::Xblade, share);
     Ok(())

@@ -58,6 +58,11 @@ impl Load {
         }
     }
 
+    /// True for what the echo can answer.
+    pub const fn is_random_read(&self) -> bool {
+        !self.write && !self.sequential
+    }
+
     /// A name that is unique among the loads of a stage: `random 1 KiB reads, depth 16`.
     pub fn name(&self) -> String {
         let order = if self.sequential { "sequential" } else { "random" };

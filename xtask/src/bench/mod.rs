@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: the same loads on xblade and on every peer installed, by turns, in a lab of namespaces.
 //!
 //! Target and generator are pinned to a cpu each. What is compared are ratios of medians in one run: absolute
-//! figures are this machine's. The upper bound, an AF_XDP echo, is not among the contenders: it would need a second
-//! AF_XDP program in this project for measuring alone.
+//! figures are this machine's. Beside the contenders stands an upper bound, an AF_XDP echo of reads
+//! (`aoe-user/examples/echo.rs`).
 
 mod bars;
 mod chart;
@@ -58,6 +58,7 @@ pub struct Args {
 /// What every part needs to know.
 pub struct Bench {
     xblade: PathBuf,
+    echo: PathBuf,
     contenders: Vec<Contender>,
     rounds: usize,
     seconds: f64,
@@ -84,6 +85,7 @@ pub fn run(args: &Args) -> Result<()> {
     let disk = args.disk.clone().unwrap_or_else(|| sh::root().join("target"));
     let mut bench = Bench {
         xblade,
+        echo: cargo::echo()?,
         contenders: Contender::installed(),
         rounds: if args.quick { 3 } else { 5 },
         seconds: if args.quick { 0.5 } else { 2.0 },

@@ -46,7 +46,7 @@ fn many(bench: &mut Bench) -> Result<()> {
             config: Some(config),
             ..Serving::plain(&image, 1500)
         };
-        Stand::start(&bench.xblade, Contender::Xblade, &serving)
+        Stand::start(bench, Contender::Xblade, &serving)
     };
     let (mut one, mut many) = (start(1, Contender::Xblade.name())?, start(EXPORTS, "many")?);
     let extra_kib = many.process.anonymous_kib()? as f64 - one.process.anonymous_kib()? as f64;
@@ -105,7 +105,7 @@ fn two_interfaces(bench: &mut Bench) -> Result<()> {
         pinned: false,
         ..Serving::plain(&image, 1500)
     };
-    let stand = Stand::start(&bench.xblade, Contender::Xblade, &serving)?;
+    let stand = Stand::start(bench, Contender::Xblade, &serving)?;
     let load = Load {
         seconds: bench.seconds,
         ..Load::reads(2, 32)
@@ -142,7 +142,7 @@ pub fn idle(bench: &mut Bench) {
 
 fn idle_cost(bench: &Bench, contender: Contender) -> Result<(f64, f64)> {
     let image = bench.images.in_ram(contender.name())?;
-    let mut stand = Stand::start(&bench.xblade, contender, &Serving::plain(&image, 1500))?;
+    let mut stand = Stand::start(bench, contender, &Serving::plain(&image, 1500))?;
     stand.load(&Load {
         seconds: 0.5,
         ..Load::reads(2, 64)

@@ -59,7 +59,9 @@ pub fn unpinned(bench: &mut Bench) {
 /// Starts every target and runs the loads on them by turns. A target that fails is left out from there on.
 fn stage(bench: &mut Bench, name: &str, loads: &[Load], adjust: impl Fn(&mut Serving)) {
     let mut stands = Vec::new();
-    for contender in bench.contenders.clone() {
+    let mut contenders = bench.contenders.clone();
+    contenders.extend(loads.iter().any(Load::is_random_read).then_some(Contender::Echo));
+    for contender in contenders {
         match start(bench, contender, &adjust) {
             Ok(stand) => stands.push(stand),
             Err(error) => bench.failed(&format!("{name}, {}", contender.name()), &error),
@@ -71,8 +73,10 @@ fn stage(bench: &mut Bench, name: &str, loads: &[Load], adjust: impl Fn(&mut Ser
                 seconds: bench.seconds,
                 ..load.clone()
             };
-            stands.retain_mut(|stand| match stand.load(&load) {
-                Ok(run) => {
+            let fits = |stand: &Stand| stand.contender != Contender::Echo || load.is_random_read();
+            stands.retain_mut(|stand| match fits(stand).then(|| stand.load(&load)).transpose() {
+                Ok(None) => true,
+                Ok(Some(run)) => {
                     bench.results.add(name, &load.name(), stand.contender, run);
                     true
                 }
@@ -92,5 +96,5 @@ fn start(bench: &Bench, contender: Contender, adjust: impl Fn(&mut Serving)) -> 
     let image = bench.images.in_ram(contender.name())?;
     let mut serving = Serving::plain(&image, 1500);
     adjust(&mut serving);
-    Stand::start(&bench.xblade, contender, &serving)
+    Stand::start(bench, contender, &serving)
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::load::{Figures, Load, Run};
-use super::{GENERATOR_CPU, SHELF, SLOT, TARGET_CPU};
+use super::{Bench, GENERATOR_CPU, SHELF, SLOT, TARGET_CPU};
 use crate::sh;
 
 /// How long a target may take until it answers.
@@ -28,6 +28,8 @@ pub enum Contender {
     Vblade,
     /// Built by the user, where it is on the PATH.
     Ggaoed,
+    /// No contender but the upper bound for reads of an image in RAM.
+    Echo,
 }
 
 impl Contender {
@@ -37,6 +39,7 @@ impl Contender {
             Contender::Xblade => "xblade",
             Contender::Vblade => "vblade",
             Contender::Ggaoed => "ggaoed",
+            Contender::Echo => "echo",
         }
     }
 
@@ -112,15 +115,20 @@ pub struct Stand {
 
 impl Stand {
     /// Builds a lab and starts the target in it.
-    pub fn start(xblade: &Path, contender: Contender, serving: &Serving) -> Result<Stand> {
+    pub fn start(bench: &Bench, contender: Contender, serving: &Serving) -> Result<Stand> {
         let lab = Lab::new(Options {
             mtu: serving.mtu,
             queues: serving.queues,
             links: serving.links,
         })?;
-        let xblade = xblade.to_str().context("an odd path of xblade")?.to_owned();
+        let path = |path: &Path| Ok(path.to_str().context("an odd path")?.to_owned()) as Result<String>;
+        let xblade = path(&bench.xblade)?;
+        let ours = match contender {
+            Contender::Echo => path(&bench.echo)?,
+            _ => xblade.clone(),
+        };
         let directory = tempfile::tempdir()?;
-        let mut words = command(&xblade, contender, serving, directory.path())?;
+        let mut words = command(&ours, contender, serving, directory.path())?;
         if serving.pinned {
             words.splice(0..0, ["taskset", "-c", TARGET_CPU].map(String::from));
         }
@@ -230,8 +238,9 @@ pub fn figures(process: &mut Process) -> Result<Figures> {
     serde_json::from_str(line).context("the generator's JSON")
 }
 
-/// The command that serves as asked; `directory` is for what it needs beside the image.
-fn command(xblade: &str, contender: Contender, serving: &Serving, directory: &Path) -> Result<Vec<String>> {
+/// The command that serves as asked, with `ours` where the program is of this project; `directory` is for what it needs
+/// beside the image.
+fn command(ours: &str, contender: Contender, serving: &Serving, directory: &Path) -> Result<Vec<String>> {
     let image = serving.image.to_str().context("an odd path of an image")?;
     let directory = directory.to_str().context("an odd temporary directory")?;
     let (shelf, slot) = (SHELF.to_string(), SLOT.to_string());
@@ -242,7 +251,7 @@ fn command(xblade: &str, contender: Contender, serving: &Serving, directory: &Pa
     let config;
     match contender {
         Contender::Xblade => {
-            words = vec![xblade];
+            words = vec![ours];
             if let Some(path) = &serving.config {
                 config = path.display().to_string();
                 words.extend(["daemon", "--config", &config, "--state-dir", directory]);
@@ -263,6 +272,7 @@ fn command(xblade: &str, contender: Contender, serving: &Serving, directory: &Pa
             }
             words.extend([&shelf, &slot, &interfaces, image]);
         }
+        Contender::Echo => words = vec![ours, &interfaces, image],
         Contender::Ggaoed => {
             ensure!(!serving.sync && !serving.access_list, "not compared with ggaoed");
             config = format!("{directory}/ggaoed.conf");

@@ -1,0 +1,165 @@
+//! The most that a target on AF_XDP can reach: it answers reads with a copy from memory and looks at nothing else. No access
+//! rights, no order, no checks, no sleep: a bound to measure against (`cargo xtask bench`), never to store data on.
+//!
+//! `echo NETIF FILE` serves the first sectors of FILE, read into memory at the start, as e1.2 until it is killed. Everything that
+//! is not an untagged READ EXT goes to the ordinary engine over a store that keeps nothing.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use aoe_common::Mac;
+use aoe_common::wire::{SECTOR_BYTES, aoe, ata, eth};
+use xblade::config::Vlan;
+use xblade::filter::{Attach, ExportRule, Filter, Rules};
+use xblade::store::{Fault, Lane, StoreKind, StoreOptions};
+use xblade::target::{
+    AccessList, Address, Change, Export, Exports, Identity, Observer, Options, Persistent, PortInfo, Session,
+};
+use xblade::xsk::{Frame, Socket, SocketConfig};
+
+const ADDRESS: Address = Address { shelf: 1, slot: 2 };
+/// Frames served before one kick.
+const BATCH: usize = 64;
+/// Headers of an untagged ATA frame.
+const HEAD_BYTES: usize = eth::HEADER_LEN + aoe::HEADER_LEN + ata::HEADER_LEN;
+const READ_EXT: u8 = 0x24;
+/// ATA status: device ready.
+const READY: u8 = 0x40;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    ensure!(arguments.len() == 2, "usage: echo NETIF FILE");
+    let (netif, file) = (&arguments[0], &arguments[1]);
+    let image = std::fs::read(file).with_context(|| format!("reading {file}"))?;
+    let ifindex = nix::net::if_::if_nametoindex(netif.as_str()).with_context(|| netif.clone())?;
+    let about = |what: &str| -> Result<String> {
+        let path = format!("/sys/class/net/{netif}/{what}");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        Ok(text.trim().to_owned())
+    };
+    let port = PortInfo {
+        mac: about("address")?.parse()?,
+        mtu_bytes: about("mtu")?.parse()?,
+    };
+
+    let mut socket = Socket::open(&SocketConfig::for_mtu(ifindex, 0, port.mtu_bytes))?;
+    let mut filter = Filter::load(port.mac, &everyone())?;
+    filter.set_socket(0, socket.fd())?;
+    filter.attach(netif, ifindex, Attach::Native)?;
+    let mut session = Session::new(
+        Arc::new(Exports::new(vec![Arc::new(export(file)?)])),
+        Lane::new()?,
+    );
+    eprintln!("ready");
+    loop {
+        for _ in 0..BATCH {
+            let Some(frame) = socket.receive() else { break };
+            match Read::of(&socket, &frame) {
+                Some(read) => read.answer(&mut socket, frame, &image, port.mac),
+                None => session.frame(&mut socket, &port, frame, 0),
+            }
+        }
+        socket.kick();
+    }
+}
+
+/// A read as far as the echo looks at it.
+struct Read {
+    head: [u8; HEAD_BYTES],
+    lba: u64,
+    count: u8,
+}
+
+impl Read {
+    fn of(socket: &Socket, frame: &Frame) -> Option<Read> {
+        const AT: usize = eth::HEADER_LEN + aoe::HEADER_LEN;
+        let pieces = socket.pieces(frame);
+        let head: [u8; HEAD_BYTES] = *pieces.first()?.first_chunk()?;
+        let is_read =
+            head[eth::HEADER_LEN + aoe::COMMAND] == aoe::CMD_ATA && head[AT + ata::COMMAND] == READ_EXT;
+        let mut lba = [0; 8];
+        lba[..6].copy_from_slice(&head[AT + ata::LBA..][..6]);
+        is_read.then_some(Read {
+            head,
+            lba: u64::from_le_bytes(lba),
+            count: head[AT + ata::COUNT],
+        })
+    }
+
+    fn answer(mut self, socket: &mut Socket, mut frame: Frame, image: &[u8], own: Mac) {
+        const AT: usize = eth::HEADER_LEN + aoe::HEADER_LEN;
+        let bytes = usize::from(self.count) * SECTOR_BYTES;
+        let start = self.lba as usize * SECTOR_BYTES;
+        let Some(mut data) = image.get(start..start + bytes) else {
+            return socket.free(frame);
+        };
+        self.head.copy_within(eth::SRC..eth::SRC + 6, eth::DST);
+        self.head[eth::SRC..eth::SRC + 6].copy_from_slice(&own.0);
+        self.head[eth::HEADER_LEN + aoe::VER_FLAGS] |= aoe::FLAG_RESPONSE;
+        self.head[AT + ata::FEATURE] = 0;
+        self.head[AT + ata::COMMAND] = READY;
+        if !socket.renew(&mut frame, HEAD_BYTES + bytes) {
+            return socket.free(frame);
+        }
+        let mut skip = HEAD_BYTES;
+        for piece in socket.pieces_mut(&mut frame) {
+            piece[..skip].copy_from_slice(&self.head[HEAD_BYTES - skip..]);
+            let (now, later) = data.split_at(piece.len() - skip);
+            piece[skip..].copy_from_slice(now);
+            (skip, data) = (0, later);
+        }
+        socket.transmit(frame);
+    }
+}
+
+/// The export that discovery and IDENTIFY see.
+fn export(file: &str) -> Result<Export> {
+    let store = xblade::store::open(&StoreOptions::new(StoreKind::Null, file))?;
+    let options = Options {
+        address: ADDRESS,
+        vlan: Vlan::Untagged,
+        read_only: true,
+        sync: false,
+        access: AccessList::default(),
+        buffers: 64,
+        max_sectors: 255,
+        firmware_version: 1,
+        identity: Identity {
+            serial: String::new(),
+            model: "AF_XDP echo".into(),
+            firmware: "1".into(),
+            wwn: None,
+        },
+        wire_admin: false,
+        smart: false,
+        late_duplicates: false,
+    };
+    Ok(Export::new(
+        options,
+        store,
+        None,
+        Arc::new(Nobody),
+        Persistent::default(),
+    )?)
+}
+
+fn everyone() -> Rules {
+    let rule = ExportRule {
+        shelf: ADDRESS.shelf,
+        slot: ADDRESS.slot,
+        vlan: Vlan::Untagged,
+        allow: None,
+        rate_limit: None,
+    };
+    Rules { exports: vec![rule] }
+}
+
+/// Nothing changes here, and nothing can fail.
+#[derive(Debug)]
+struct Nobody;
+
+impl Observer for Nobody {
+    fn changed(&self, _: Address, _: Change) {}
+
+    fn fault(&self, _: Address, _: &Fault) {}
+}

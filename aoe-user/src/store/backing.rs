@@ -178,10 +178,13 @@ impl Backing {
 
     /// A fault at a sector, logged at most once in [`LOG_INTERVAL`].
     pub(super) fn fault(&self, kind: FaultKind, lba: u64, source: io::Error) -> Fault {
-        // A device that was pulled out answers ENXIO or ENODEV from then on.
-        let kind = match source.raw_os_error() {
-            Some(libc::ENXIO | libc::ENODEV) => FaultKind::Gone,
-            _ => kind,
+        let (kind, source) = match source.raw_os_error() {
+            Some(libc::ENXIO | libc::ENODEV) => (FaultKind::Gone, source),
+            // More often a device that was pulled out has no size from then on, so that reads end and writes find no space.
+            _ if self.device && matches!(self.object_bytes(), Ok(0)) => {
+                (FaultKind::Gone, io::Error::from_raw_os_error(libc::ENODEV))
+            }
+            _ => (kind, source),
         };
         let total = self.faults.fetch_add(1, Ordering::Relaxed) + 1;
         let mut last = self.last_log.lock();

@@ -340,11 +340,11 @@ fn in_namespace(args: &[&str]) -> Option<Output> {
     {
         // Past the harness, which keeps what a test that passes prints; `cargo xtask test` counts these lines.
         let test = std::thread::current();
-        let _ = writeln!(
-            std::io::stderr(),
-            "skipped cli_errors::{}: needs a network namespace (unshare, ip)",
+        let line = format!(
+            "skipped cli_errors::{}: needs a network namespace (unshare, ip)\n",
             test.name().unwrap_or("?")
         );
+        let _ = std::io::stderr().write_all(line.as_bytes());
         return None;
     }
     let script = format!("{links} && exec \"$@\"");

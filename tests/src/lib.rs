@@ -15,6 +15,7 @@ pub mod needs;
 pub mod net;
 pub mod own;
 pub mod process;
+pub mod stand;
 pub mod target;
 pub mod vm;
 pub mod writer;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,8 +13,9 @@ use lab::link::target_mac;
 use lab::needs::Need;
 use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, needs};
 
-/// A config file in the image's directory: `(shelf, slot, image, further lines)` for each export.
-fn config(place: &Image, exports: &[(u16, u8, &Image, &str)]) -> Result<String> {
+/// Serves a config file of `(shelf, slot, image, further lines)` for each export; what it and the target keep lies beside
+/// the first image. Waits for `ready` this many times.
+fn daemon(lab: &Lab, exports: &[(u16, u8, &Image, &str)], times: usize) -> Result<Target> {
     let mut text = String::new();
     for (shelf, slot, image, lines) in exports {
         writeln!(
@@ -22,9 +24,13 @@ fn config(place: &Image, exports: &[(u16, u8, &Image, &str)]) -> Result<String> 
             image.as_str()
         )?;
     }
-    let path = place.directory().join("xblade.toml");
-    std::fs::write(&path, text)?;
-    Ok(path.to_str().context("odd path")?.to_owned())
+    let place = exports[0].2.directory();
+    let (config, state) = (place.join("xblade.toml"), place.join("state"));
+    std::fs::write(&config, text)?;
+    let name = |path: &'_ Path| path.to_str().map(str::to_owned).context("odd path");
+    let (config, state) = (name(&config)?, name(&state)?);
+    let args = ["daemon", "--config", &config, "--state-dir", &state];
+    Target::ready(&lab.target, &args, times)
 }
 
 fn count(replies: &[Reply]) -> BTreeMap<(u16, u8), usize> {
@@ -45,23 +51,15 @@ fn three_exports_on_two_interfaces_answer_once_each() -> Result<()> {
         ..Options::default()
     })?;
     let images = [Image::stamped(64)?, Image::stamped(128)?, Image::stamped(256)?];
-    let config = config(
-        &images[0],
+    let mut target = daemon(
+        &lab,
         &[
             (1, 1, &images[0], "interfaces = [\"eth0\"]"),
             (1, 2, &images[1], "interfaces = [\"eth0\", \"eth1\"]"),
             (65534, 254, &images[2], "interfaces = [\"eth1\"]"),
         ],
+        4,
     )?;
-    let state = images[0].directory().join("state");
-    let args = [
-        "daemon",
-        "--config",
-        &config,
-        "--state-dir",
-        state.to_str().context("odd path")?,
-    ];
-    let mut target = Target::ready(&lab.target, &args, 4)?;
 
     for (n, expected) in [(0, [(1, 1), (1, 2)]), (1, [(1, 2), (65534, 254)])] {
         let initiator = lab.open(n)?;
@@ -108,8 +106,8 @@ fn a_cap_of_sectors_holds_on_any_mtu() -> Result<()> {
         ..Options::default()
     })?;
     let image = Image::stamped(64)?;
-    let config = config(
-        &image,
+    let _target = daemon(
+        &lab,
         &[
             (
                 1,
@@ -119,11 +117,8 @@ fn a_cap_of_sectors_holds_on_any_mtu() -> Result<()> {
             ),
             (1, 2, &image, "interfaces = [\"eth0\"]\noffset = 32"),
         ],
+        2,
     )?;
-    let state = image.directory().join("state");
-    let state = state.to_str().context("odd path")?;
-    let args = ["daemon", "--config", &config, "--state-dir", state];
-    let _target = Target::ready(&lab.target, &args, 2)?;
     let initiator = lab.open(0)?;
     for (slot, most) in [(1, 8), (2, 17)] {
         let disk = initiator.find(Address::new(1, slot))?;
@@ -207,22 +202,14 @@ fn vlans_are_kept_apart() -> Result<()> {
     needs!(Need::Root, Need::Tool("dumpcap"));
     let lab = Lab::new(Options::default())?;
     let images = [Image::stamped(64)?, Image::stamped(128)?];
-    let config = config(
-        &images[0],
+    let _target = daemon(
+        &lab,
         &[
             (1, 1, &images[0], "interfaces = [\"eth0\"]"),
             (1, 2, &images[1], "interfaces = [\"eth0\"]\nvlan = 5"),
         ],
+        2,
     )?;
-    let state = images[0].directory().join("state");
-    let args = [
-        "daemon",
-        "--config",
-        &config,
-        "--state-dir",
-        state.to_str().context("odd path")?,
-    ];
-    let _target = Target::ready(&lab.target, &args, 2)?;
     let initiator = lab.open(0)?;
     let discover = || Request::query(Mac::BROADCAST, Address::ALL, 0, b"");
 

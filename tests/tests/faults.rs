@@ -1,104 +1,67 @@
-//! What goes wrong under a target: a kill, a backing file that shrinks, a full disk.
+//! Operators and file systems that do bad things under a running target, for each store: a file that is cut, deleted
+//! or replaced, a file system that is full. What fails is an ATA error for the requests concerned and a line in the log;
+//! the process lives on, and when the cause is gone so are the errors.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lab::disk::Disk;
 use lab::frame::ata;
-use lab::image::{Random, pattern, stamp};
+use lab::image::{Random, SECTOR, pattern, stamp};
 use lab::needs::Need;
-use lab::{Address, Image, Lab, Options, Request, Target, needs};
+use lab::stand::{
+    ADDRESS, GOOD, Mounted, READ_FAULT, STORES, Stand, WRITE_FAULT, at, fill, lba, logged, recovers,
+    registers, sparse,
+};
+use lab::vm::host::ext4;
+use lab::{Image, Target, needs};
 
-const E11: Address = Address::new(1, 1);
+#[test]
+fn a_truncated_file_fails_where_it_is_cut_and_works_again_when_it_is_whole() -> Result<()> {
+    needs!(Need::Root);
+    for store in STORES {
+        let stand = Stand::new()?;
+        let image = Image::stamped(64)?;
+        let mut target = stand.serve(image.path(), &["--store", store])?;
+        assert_eq!(registers(&stand.read(40)?), GOOD);
+        image.file().set_len(32 * SECTOR as u64)?;
 
-/// Kills the target 50 times amid writes; whatever was acknowledged must be in the image each time.
-fn killed_amid_writes(options: &[&str]) -> Result<()> {
-    const SECTORS: u64 = 4096;
-    let lab = Lab::new(Options {
-        mtu: 9000,
-        ..Options::default()
-    })?;
-    let image = Image::stamped(SECTORS)?;
-    let args = [&["serve", "1", "1", "eth0", image.as_str()], options].concat();
-    let mut random = Random::new(1946);
-    for round in 0..50_u64 {
-        let mut target = Target::ready(&lab.target, &args, 1)?;
-        let initiator = lab.open(0)?;
-        let mac = initiator.find(E11)?.mac;
-        // A window of writes without waiting, each to sectors of its own, killed somewhere in the middle.
-        let first = round * 37;
-        let writes: Vec<(u32, u64, u8)> = (0..64_u32)
-            .map(|n| {
-                (
-                    0x100 + n,
-                    (first + u64::from(n) * 17) % (SECTORS - 17),
-                    1 + (n % 17) as u8,
-                )
-            })
-            .collect();
-        let word = (*b"round   ").map(|byte| {
-            if byte == b' ' {
-                b'0' + (round % 10) as u8
-            } else {
-                byte
-            }
-        });
-        let data = |lba: u64, count: u8| -> Vec<u8> {
-            (lba..lba + u64::from(count))
-                .flat_map(|sector| pattern(sector, word))
-                .collect()
-        };
-        let frames: Vec<Vec<u8>> = writes
-            .iter()
-            .map(|&(tag, lba, count)| {
-                let mut request = Request::ata(mac, E11, ata::WRITE_EXT, lba, count, &data(lba, count));
-                (request.src, request.tag) = (initiator.mac(), tag);
-                request.bytes()
-            })
-            .collect();
-        initiator.send_many(&frames)?;
-        std::thread::sleep(Duration::from_micros(random.below(2000)));
-        target.process.kill()?;
-        let mut acknowledged = 0;
-        for frame in initiator.collect(Duration::from_millis(20))? {
-            let reply = lab::Reply::parse(&frame)?;
-            let Some(&(_, lba, count)) = writes.iter().find(|(tag, ..)| *tag == reply.tag) else {
-                continue;
-            };
-            ensure!(reply.status() == 0x40, "{reply:?}");
-            acknowledged += 1;
-            ensure!(
-                image.read(lba, usize::from(count))? == data(lba, count),
-                "round {round}: {count} sectors at {lba} were acknowledged and are not in the image"
-            );
-        }
-        println!(
-            "round {round}: {acknowledged} of {} acknowledged before the kill",
-            writes.len()
+        assert_eq!(
+            stand.read(5)?.data()[..SECTOR],
+            stamp(5),
+            "{store}: what is there is served"
         );
+        let cut = stand.read(40)?;
+        assert_eq!((registers(&cut), lba(&cut)), (READ_FAULT, 40), "{store}");
+        let cut = stand.write(41, *b"too late")?;
+        assert_eq!((registers(&cut), lba(&cut)), (WRITE_FAULT, 41), "{store}");
+        assert_eq!(
+            image.file().metadata()?.len(),
+            32 * SECTOR as u64,
+            "{store}: the target does not mend the file"
+        );
+        logged(&mut target, image.path(), "short")?;
+
+        image.file().set_len(64 * SECTOR as u64)?;
+        recovers("a write", || stand.write(41, *b"in time!"))?;
+        recovers("a read", || stand.read(41))?;
+        assert_eq!(
+            stand.read(41)?.data()[..SECTOR],
+            pattern(41, *b"in time!"),
+            "{store}"
+        );
+        assert_eq!(image.read(41, 1)?, pattern(41, *b"in time!"), "{store}");
     }
     Ok(())
 }
 
 #[test]
-fn fifty_kills_lose_no_acknowledged_write() -> Result<()> {
-    needs!(Need::Root);
-    killed_amid_writes(&[])
-}
-
-#[test]
-fn fifty_kills_lose_no_acknowledged_write_with_sync() -> Result<()> {
-    needs!(Need::Root);
-    killed_amid_writes(&["--sync"])
-}
-
-#[test]
 fn a_file_that_shrinks_gives_errors_and_no_crash() -> Result<()> {
     needs!(Need::Root);
-    let lab = Lab::new(Options::default())?;
+    let stand = Stand::new()?;
     let image = Image::stamped(4096)?;
-    let mut target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", image.as_str()], 1)?;
-    let initiator = lab.open(0)?;
-    let disk = initiator.find(E11)?;
+    let mut target = stand.serve(image.path(), &[])?;
+    let disk = stand.initiator.find(ADDRESS)?;
     ensure!(disk.read(4000, 2)?[..512] == stamp(4000));
 
     // Requests come all the while, some of them beyond the new end.
@@ -144,42 +107,167 @@ fn a_file_that_shrinks_gives_errors_and_no_crash() -> Result<()> {
     Ok(())
 }
 
+/// A file that is deleted or replaced by another is served on, whole, till the target ends: initiators have it
+/// mounted, and half of one and half of another image would be the worst of all.
 #[test]
-fn a_full_disk_gives_device_faults_and_no_crash() -> Result<()> {
+fn a_deleted_or_replaced_file_is_served_on() -> Result<()> {
     needs!(Need::Root);
-    let lab = Lab::new(Options::default())?;
-    // A file system of 4 MiB in the target's own mount namespace, with a sparse image of 16 MiB on it.
-    lab.target.run(|| -> Result<()> {
-        let flags = nix::mount::MsFlags::empty();
-        nix::mount::mount(Some("small"), "/mnt", Some("tmpfs"), flags, Some("size=4m"))
-            .context("mounting a small file system")?;
-        std::fs::File::create("/mnt/image.raw")?.set_len(16 << 20)?;
-        Ok(())
-    })?;
-    let mut target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", "/mnt/image.raw"], 1)?;
-    let initiator = lab.open(0)?;
-    let disk = initiator.find(E11)?;
-    let (mut stored, mut refused) = (Vec::new(), 0);
-    for lba in (0..32768).step_by(16) {
-        let reply = disk.ata(ata::WRITE_EXT, lba, 1, &stamp(lba))?;
-        match (reply.aoe_error(), reply.status() & 1) {
-            (None, 0) => stored.push(lba),
-            (None, _) => refused += 1,
-            _ => ensure!(false, "{reply:?}"),
-        }
+    for store in STORES {
+        let stand = Stand::new()?;
+        let image = Image::stamped(64)?;
+        let mut target = stand.serve(image.path(), &["--store", store])?;
+        let other = Image::sparse(64)?;
+        std::fs::rename(other.path(), image.path())?;
+        assert_eq!(registers(&stand.write(7, *b"still me")?), GOOD, "{store}");
+        assert_eq!(
+            stand.read(7)?.data()[..SECTOR],
+            pattern(7, *b"still me"),
+            "{store}"
+        );
+        assert_eq!(stand.read(8)?.data()[..SECTOR], stamp(8), "{store}");
+        assert_eq!(
+            image.read(7, 1)?,
+            pattern(7, *b"still me"),
+            "{store}: in the file that it opened"
+        );
+        assert_eq!(
+            std::fs::read(image.path())?,
+            vec![0; 64 * SECTOR],
+            "{store}: and not in the new one"
+        );
+        std::fs::remove_file(image.path())?;
+        assert_eq!(registers(&stand.write(9, *b"and now?")?), GOOD, "{store}");
+        assert_eq!(registers(&stand.flush()?), GOOD, "{store}");
+        ensure!(target.process.is_running());
     }
-    ensure!(
-        !stored.is_empty() && refused > 0,
-        "{} writes were stored, {refused} refused",
-        stored.len()
-    );
+    Ok(())
+}
+
+/// What [`full`] has written to a sector when the file system is full.
+fn luck(lba: u64) -> [u8; 8] {
+    if lba == 0 { *b"the same" } else { *b"has luck" }
+}
+
+fn holds_all(disk: &lab::initiator::Disk<'_>, stored: &[u64]) -> Result<()> {
     for lba in stored {
         ensure!(
-            disk.read(lba, 1)? == stamp(lba),
+            disk.read(*lba, 1)? == pattern(*lba, luck(*lba)),
             "sector {lba} was acknowledged and is wrong"
         );
     }
-    ensure!(target.process.is_running());
-    ensure!(target.process.stop().is_ok());
+    Ok(())
+}
+
+fn full(store: &str, stand: &Stand, place: &Mounted) -> Result<()> {
+    let (image, ballast) = (place.path("image"), place.path("ballast"));
+    let namespace = &stand.lab.target;
+    sparse(namespace, &image, 4 << 20)?;
+    let mut target = stand.serve(&image, &["--store", store])?;
+    assert_eq!(registers(&stand.write(0, *b"has room")?), GOOD, "{store}");
+    assert_eq!(registers(&stand.flush()?), GOOD, "{store}");
+    fill(namespace, &ballast)?;
+
+    let refused = stand.write(4096, *b"no room!")?;
+    assert_eq!(
+        (registers(&refused), lba(&refused)),
+        (WRITE_FAULT, 4096),
+        "{store}"
+    );
+    assert_eq!(
+        stand.read(0)?.data()[..SECTOR],
+        pattern(0, *b"has room"),
+        "{store}: what was there is served"
+    );
+    assert_eq!(
+        registers(&stand.write(0, *b"the same")?),
+        GOOD,
+        "{store}: and can be written, its space is its own"
+    );
+    let hole = stand.read(4096)?;
+    assert_eq!(
+        (registers(&hole), hole.data()[..SECTOR] == [0; SECTOR]),
+        (GOOD, true),
+        "{store}: a hole stays one"
+    );
+    logged(&mut target, &image, "space")?;
+
+    // Many more: each is stored or refused, and what was stored is there. A new process finds the same.
+    let mut stored = vec![0];
+    let disk = stand.initiator.find(ADDRESS)?;
+    for lba in (16..8192).step_by(16) {
+        match registers(&disk.ata(ata::WRITE_EXT, lba, 1, &pattern(lba, luck(lba)))?) {
+            GOOD => stored.push(lba),
+            WRITE_FAULT => {}
+            other => anyhow::bail!("sector {lba} of a full file system: {other:02x?}"),
+        }
+    }
+    ensure!(stored.len() < 8192 / 16, "{store}: it was not full");
+    holds_all(&disk, &stored)?;
+    target.process.stop()?;
+    let mut target = stand.serve(&image, &["--store", store])?;
+    holds_all(&stand.initiator.find(ADDRESS)?, &stored)?;
+
+    at(namespace, &ballast, |path| std::fs::remove_file(path))?;
+    recovers("a write", || stand.write(4096, *b"has room"))?;
+    recovers("a flush", || stand.flush())?;
+    assert_eq!(
+        stand.read(4096)?.data()[..SECTOR],
+        pattern(4096, *b"has room"),
+        "{store}"
+    );
+    assert_eq!(target.process.stop()?, 0, "{store}");
+    Ok(())
+}
+
+#[test]
+fn a_full_tmpfs_refuses_writes_and_takes_them_when_there_is_room() -> Result<()> {
+    needs!(Need::Root);
+    for store in STORES {
+        let stand = Stand::new()?;
+        let place = Mounted::new(&stand.lab.target, "tmpfs", "tmpfs", "size=2m")?;
+        full(store, &stand, &place).with_context(|| store.to_owned())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_full_ext4_refuses_writes_and_takes_them_when_there_is_room() -> Result<()> {
+    needs!(
+        Need::Root,
+        Need::Tool("mkfs.ext4"),
+        Need::File("/dev/fuse"),
+        Need::File("/dev/loop-control")
+    );
+    for store in STORES {
+        let stand = Stand::new()?;
+        let mut disk = Disk::new(&stand.lab.target, 16)?;
+        disk.preset(&ext4(16)?);
+        let device = disk.block_device(&stand.lab.target)?;
+        let place = Mounted::new(&stand.lab.target, &device, "ext4", "errors=continue")?;
+        full(store, &stand, &place).with_context(|| store.to_owned())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn preallocation_refuses_to_start_without_the_space() -> Result<()> {
+    needs!(Need::Root);
+    let stand = Stand::new()?;
+    let place = Mounted::new(&stand.lab.target, "tmpfs", "tmpfs", "size=2m")?;
+    let image = place.path("image");
+    sparse(&stand.lab.target, &image, 16 << 20)?;
+    let args = [
+        "serve",
+        "7",
+        "3",
+        "eth0",
+        image.to_str().context("odd path")?,
+        "--prealloc",
+    ];
+    let mut target = Target::start(&stand.lab.target, &args)?;
+    let status = target.process.wait(Duration::from_secs(5))?;
+    assert!(!status.success());
+    let log = target.process.log();
+    assert!(log.contains(args[4]) && log.contains("space"), "{log}");
     Ok(())
 }

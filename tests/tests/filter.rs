@@ -258,6 +258,28 @@ fn without_capabilities_the_error_says_which() -> Result<()> {
     Ok(())
 }
 
+/// Without CAP_PERFMON the verifier takes no arithmetic on packet pointers.
+#[test]
+fn what_the_verifier_says_is_said_once() -> Result<()> {
+    needs!(Need::Root);
+    in_namespace(|| {
+        link(1500);
+        let output = Command::new("setpriv")
+            .args(["--inh-caps=-all", "--bounding-set=-perfmon,-sys_admin"])
+            .args(holder_command())
+            .env(HOLDER, "port")
+            .output()
+            .expect("setpriv (util-linux) runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("the kernel refuses the filter: "), "{said}");
+        for once in ["verifier's last words", "processed "] {
+            assert_eq!(said.matches(once).count(), 1, "{once:?} in {said}");
+        }
+        assert!(said.lines().count() < 40, "{said}");
+    });
+    Ok(())
+}
+
 #[test]
 fn a_killed_process_leaves_an_ordinary_interface() -> Result<()> {
     needs!(Need::Root);
@@ -320,6 +342,7 @@ fn holds_a_filter() {
     match attached {
         // Whoever started this kills it; if not, it ends by itself.
         Ok(_filter) => std::thread::sleep(Duration::from_secs(30)),
-        Err(error) => println!("{error}"),
+        // As main prints it.
+        Err(error) => println!("{:#}", anyhow::Error::new(error)),
     }
 }

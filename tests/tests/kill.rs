@@ -68,6 +68,12 @@ fn nothing_acknowledged_is_lost_in_write_back() -> Result<()> {
 }
 
 #[test]
+fn nothing_acknowledged_is_lost_in_write_back_with_jumbo_frames() -> Result<()> {
+    needs!(Need::Root);
+    killed_again_and_again(9000, &[])
+}
+
+#[test]
 fn nothing_acknowledged_is_lost_in_sync_mode_with_jumbo_frames() -> Result<()> {
     needs!(Need::Root);
     killed_again_and_again(9000, &["--sync"])

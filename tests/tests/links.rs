@@ -1,14 +1,20 @@
 //! What happens to interfaces while they are served: carrier, MTU, address, removal.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aoe_common::Mac;
 use lab::frame::ata;
 use lab::image::stamp;
 use lab::link::target_mac;
 use lab::needs::Need;
-use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, needs};
+use lab::target::binary;
+use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, needs, own};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use xblade::initiator::Client;
 
 const E11: Address = Address::new(1, 1);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -155,6 +161,37 @@ fn an_interface_that_vanishes_and_returns_is_served_again() -> Result<()> {
         ensure!(lab.open(0)?.find(E11)?.read(6, 1)? == stamp(6), "round {round}");
     }
     ensure!(target.process.stop()? == 0);
+    Ok(())
+}
+
+/// As `ip netns exec` is not, but `nsenter --net` and containers are: the interfaces of /sys are another namespace's.
+#[test]
+fn a_namespace_without_a_sysfs_of_its_own_is_served() -> Result<()> {
+    needs!(Need::Root);
+    own::enter();
+    own::veth("near", "far", 9000);
+    let image = Image::stamped(64)?;
+    let mut target = Command::new(binary()?)
+        .args(["serve", "1", "1", "near", image.as_str()])
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut log = BufReader::new(target.stderr.take().context("no pipe")?).lines();
+    let mut said = Vec::new();
+    for line in log.by_ref() {
+        said.push(line?);
+        if said.last().is_some_and(|line| line.contains(" ready ")) {
+            break;
+        }
+    }
+    let found = Client::open("far").and_then(|mut client| client.discover(None, Duration::from_millis(300)));
+    // It has ended already where it did not get ready.
+    let _ = kill(Pid::from_raw(target.id().cast_signed()), Signal::SIGTERM);
+    said.extend(log.map_while(Result::ok));
+    ensure!(target.wait()?.success(), "{said:#?}");
+    let ready = |line: &String| line.contains(" ready ") && line.contains("1 queue, MTU 9000");
+    ensure!(said.iter().any(ready), "{said:#?}");
+    let found = found?;
+    ensure!(found.len() == 1 && found[0].sectors == 17, "{found:?}");
     Ok(())
 }
 

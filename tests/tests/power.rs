@@ -12,7 +12,7 @@ use lab::disk::Disk;
 use lab::history::seed;
 use lab::image::Random;
 use lab::needs::Need;
-use lab::vm::host::{Host, MAC, Parts, ext4};
+use lab::vm::host::{Host, MAC, MOUNTED, Parts, ext4};
 use lab::vm::kernel::Kernel;
 use lab::writer::{Options, Writer};
 use lab::{Address, Namespace, needs};
@@ -54,6 +54,7 @@ fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
         kernel: Kernel::get()?,
         disk: disk.path(),
         xblade: Path::new(&binary),
+        prepare: MOUNTED,
         arguments,
         mtu: 1500,
         card: "",

@@ -195,8 +195,7 @@ fn trouble(lab: &Lab, site: &Site, seed: u64) -> Result<(Target, Vec<Footprint>)
         match random.below(3) {
             0 => target.process.kill()?,
             1 => {
-                let status = target.process.stop()?;
-                ensure!(status == 0, "it ended with {status}:\n{}", target.process.log());
+                stop_well(&mut target)?;
             }
             _ => {
                 reload(&mut target, site, random.below(2) == 0)?;
@@ -219,6 +218,29 @@ fn trouble(lab: &Lab, site: &Site, seed: u64) -> Result<(Target, Vec<Footprint>)
         footprints.len()
     );
     Ok((target, footprints))
+}
+
+/// Stops it; what it says of its chunks then must add up, with none in a frame that nobody answers.
+fn stop_well(target: &mut Target) -> Result<()> {
+    let status = target.process.stop()?;
+    let log = target.process.log();
+    ensure!(status == 0, "it ended with {status}:\n{log}");
+    let mut ports = 0;
+    for line in log.lines().filter(|line| line.contains(": served: ")) {
+        let count = |name: &str| {
+            let word = line
+                .split(' ')
+                .find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+            word.map_or(Ok(0), str::parse::<u64>)
+        };
+        let (all, held) = (count("chunks")?, count("chunks_held")?);
+        let rest = count("chunks_pool")? + count("chunks_fill")? + count("chunks_tx")?;
+        // Two queues of 2048 chunks.
+        ensure!(all == 4096 && held == 0 && rest == all, "chunks are lost: {line}");
+        ports += 1;
+    }
+    ensure!(ports == 2, "{ports} ports tell their figures:\n{log}");
+    Ok(())
 }
 
 fn reload(target: &mut Target, site: &Site, extra: bool) -> Result<()> {
@@ -291,8 +313,7 @@ fn it_goes_on_and_on_and_nothing_grows_or_is_lost() -> Result<()> {
         late.memory_kib <= early.memory_kib + early.memory_kib / 20 + 512,
         "memory: {early:?} … {late:?}"
     );
-    let status = target.process.stop()?;
-    ensure!(status == 0, "it ended with {status}:\n{}", target.process.log());
+    stop_well(&mut target)?;
     println!(
         "{}",
         target

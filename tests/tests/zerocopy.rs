@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use lab::disk::Disk;
 use lab::history::seed;
 use lab::needs::Need;
-use lab::vm::host::{Host, MAC, Parts, ext4};
+use lab::vm::host::{Host, MAC, MOUNTED, Parts, ext4};
 use lab::vm::kernel::Kernel;
 use lab::writer::{Options, Writer};
 use lab::{Address, Namespace, needs};
@@ -34,6 +34,7 @@ fn zero_copy_serves_verified_io() -> Result<()> {
         kernel: Kernel::newer().context("a kernel with zero-copy virtio_net")?,
         disk: disk.path(),
         xblade: Path::new(&binary),
+        prepare: MOUNTED,
         arguments: "serve 7 3 eth0 /mnt/image --mode zerocopy",
         mtu: 1500,
         card: CARD,

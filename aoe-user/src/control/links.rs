@@ -9,6 +9,7 @@ use aoe_common::Mac;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp};
 
+use super::genetlink::{Genetlink, ethtool_header, find};
 use crate::config::interfaces::Interface;
 use rtnetlink::{Handle, MulticastGroup};
 
@@ -134,13 +135,15 @@ impl From<LinkMessage> for LinkState {
                 _ => {}
             }
         }
-        link.rx_queues = active_rx_queues(&link.name, link.index).unwrap_or(link.rx_queues);
+        // Netlink's own number is what the driver allocated, in use or not.
+        link.rx_queues = active_rx_queues(&link.name, link.index)
+            .or_else(|| rx_channels(link.index))
+            .unwrap_or(link.rx_queues);
         link
     }
 }
 
-/// Receive queues in use. Netlink only tells how many the driver allocated; sysfs has a folder for each active one,
-/// provided it shows this network namespace.
+/// Receive queues in use: sysfs has a folder for each, provided it shows this network namespace.
 fn active_rx_queues(name: &str, index: u32) -> Option<u32> {
     let device = Path::new("/sys/class/net").join(name);
     let shown: u32 = std::fs::read_to_string(device.join("ifindex"))
@@ -157,4 +160,20 @@ fn active_rx_queues(name: &str, index: u32) -> Option<u32> {
         .filter(|entry| entry.file_name().as_bytes().starts_with(b"rx-"))
         .count();
     u32::try_from(count).ok().filter(|count| *count > 0)
+}
+
+/// The same, as the driver tells it `ethtool -l`, which not every driver does.
+fn rx_channels(index: u32) -> Option<u32> {
+    const CHANNELS_GET: u8 = 17;
+    const RX_COUNT: u16 = 6;
+    const COMBINED_COUNT: u16 = 9;
+    let mut netlink = Genetlink::open().ok()?;
+    let family = netlink.family("ethtool").ok()?;
+    let answer = netlink.ask(family, CHANNELS_GET, &ethtool_header(index)).ok()?;
+    let count = |kind| {
+        let value = find(&answer, kind)?.try_into().ok()?;
+        Some(u32::from_ne_bytes(value))
+    };
+    let (receive, combined) = (count(RX_COUNT).unwrap_or(0), count(COMBINED_COUNT).unwrap_or(0));
+    receive.checked_add(combined).filter(|count| *count > 0)
 }

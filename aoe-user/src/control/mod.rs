@@ -3,6 +3,7 @@
 //! One thread runs all of it on a small async runtime. The workers never wait for it.
 
 mod estate;
+pub(crate) mod genetlink;
 mod links;
 mod lists;
 mod neighbours;

@@ -131,16 +131,9 @@ fn jumbo_interfaces(config: &Config) -> impl Iterator<Item = String> {
             .iter()
             .any(|export| interfaces::chosen(&export.interfaces, interface))
     });
-    let mtu = |name: &str| -> Option<u32> {
-        std::fs::read_to_string(format!("/sys/class/net/{name}/mtu"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
-    };
     wanted
         .map(|interface| interface.name)
-        .filter(move |name| mtu(name).is_some_and(|mtu| mtu > MTU_PLAIN))
+        .filter(|name| interfaces::mtu_bytes(name).is_ok_and(|mtu| mtu > MTU_PLAIN))
 }
 
 /// `6.1.0-18-amd64` is (6, 1).

@@ -10,6 +10,9 @@ use rustix::io::Errno;
 
 use super::Attach;
 
+/// Lines of the verifier's log that an error shows.
+const VERIFIER_LINES: usize = 20;
+
 /// A failure of the filter.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
@@ -29,8 +32,8 @@ pub enum FilterError {
         have: String,
     },
     /// The kernel refused the program for another reason.
-    #[error("the kernel refuses the filter")]
-    Load(#[source] Box<dyn Error + Send + Sync>),
+    #[error("the kernel refuses the filter: {0}")]
+    Load(String),
     /// There is one place for an XDP program on an interface, and it is taken.
     #[error(
         "{interface} already has an XDP program: one process serves all exports of an interface; if no other xblade \
@@ -122,9 +125,9 @@ impl FilterError {
         )
     }
 
-    pub(super) fn load(error: EbpfError) -> FilterError {
-        let errno = errno(&error);
-        if matches!(errno, Some(Errno::PERM | Errno::ACCESS)) && !is_verifier(&error) {
+    pub(super) fn load(error: &EbpfError) -> FilterError {
+        let errno = errno(error);
+        if matches!(errno, Some(Errno::PERM | Errno::ACCESS)) && !is_verifier(error) {
             return FilterError::Permission {
                 what: "load the filter".into(),
             };
@@ -134,7 +137,7 @@ impl FilterError {
             Ok(version) if version < KernelVersion::new(5, 18, 0) => FilterError::KernelTooOld {
                 have: running_kernel(),
             },
-            _ => FilterError::Load(Box::new(error)),
+            _ => FilterError::Load(refusal(error)),
         }
     }
 
@@ -191,6 +194,33 @@ fn is_verifier(error: &EbpfError) -> bool {
         if !verifier_log.to_string().is_empty())
 }
 
+/// Why the kernel refused, each word of it once: aya's errors repeat what their sources say, a log of thousands of lines too.
+fn refusal(error: &EbpfError) -> String {
+    if let EbpfError::ProgramError(ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    }) = error
+    {
+        let log = verifier_log.to_string();
+        let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).collect();
+        // Before the reason the verifier may tell all that it followed.
+        let end = &lines[lines.len().saturating_sub(VERIFIER_LINES)..];
+        if !end.is_empty() {
+            return format!("{io_error}. The verifier's last words:\n{}", end.join("\n"));
+        }
+    }
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = error.source();
+    }
+    text
+}
+
 fn running_kernel() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
@@ -217,6 +247,17 @@ mod tests {
         assert!(said(Errno::RANGE, Attach::Native).contains("MTU"));
         assert!(said(Errno::NODEV, Attach::Generic).contains("eth7"));
         assert!(said(Errno::IO, Attach::Generic).contains("generic mode"));
+    }
+
+    #[test]
+    fn a_refusal_says_each_thing_once() {
+        let error = SyscallError {
+            call: "bpf_map_create",
+            io_error: Errno::NOMEM.into(),
+        };
+        let said = refusal(&EbpfError::MapError(MapError::from(error)));
+        assert!(said.contains("bpf_map_create"), "{said}");
+        assert_eq!(said.matches("Cannot allocate memory").count(), 1, "{said}");
     }
 
     #[test]

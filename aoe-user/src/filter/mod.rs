@@ -117,10 +117,10 @@ impl Filter {
         if log_level == 0 {
             loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
         }
-        let mut ebpf = loader.load(OBJECT).map_err(FilterError::load)?;
+        let mut ebpf = loader.load(OBJECT).map_err(|error| FilterError::load(&error))?;
         program(&mut ebpf)
             .load()
-            .map_err(|error| FilterError::load(error.into()))?;
+            .map_err(|error| FilterError::load(&error.into()))?;
 
         let mut installed = Installed::new(
             map(&mut ebpf, "STATE", "state")?,

@@ -17,6 +17,7 @@ use nix::sys::socket::{LinkAddr, MsgFlags, MultiHeaders, bind, recvmmsg, sendmms
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 
 use super::InitiatorError;
+use crate::config::interfaces::mtu_bytes;
 
 /// Most frames that one system call moves.
 pub const BATCH: usize = 64;
@@ -176,9 +177,4 @@ impl PacketSocket {
 fn link_address(interface: &str) -> nix::Result<Option<(LinkAddr, InterfaceFlags)>> {
     let mut found = getifaddrs()?.filter(|entry| entry.interface_name == interface);
     Ok(found.find_map(|entry| Some((*entry.address?.as_link_addr()?, entry.flags))))
-}
-
-fn mtu_bytes(interface: &str) -> io::Result<u32> {
-    let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/mtu"))?;
-    text.trim().parse().map_err(io::Error::other)
 }

@@ -59,7 +59,12 @@ pub(super) struct Worker {
 struct Shared {
     sleeps: AtomicU64,
     dropped: AtomicU64,
+    /// Where the socket's chunks are: all, pool, fill, held, tx.
+    chunks: [AtomicU64; 5],
 }
+
+/// Names of [`Shared::chunks`] as figures.
+const CHUNKS: [&str; 5] = ["chunks", "chunks_pool", "chunks_fill", "chunks_held", "chunks_tx"];
 
 impl Worker {
     /// Starts the thread that serves `socket`.
@@ -117,6 +122,8 @@ impl Worker {
         let mut figures: Vec<(&'static str, u64)> = self.counters.snapshot();
         figures.push(("sleeps", self.shared.sleeps.load(Ordering::Relaxed)));
         figures.push(("dropped", self.shared.dropped.load(Ordering::Relaxed)));
+        let chunks = CHUNKS.into_iter().zip(&self.shared.chunks);
+        figures.extend(chunks.map(|(name, count)| (name, count.load(Ordering::Relaxed))));
         Figures(figures)
     }
 
@@ -258,6 +265,11 @@ impl DataPath {
             .saturating_add(rx_ring_full)
             .saturating_add(fill_ring_empty);
         self.shared.dropped.store(dropped, Ordering::Relaxed);
+        let census = self.socket.census();
+        let counts = [census.total, census.pool, census.fill, census.held, census.tx];
+        for (place, count) in self.shared.chunks.iter().zip(counts) {
+            place.store(count.into(), Ordering::Relaxed);
+        }
     }
 
     /// Carries out a command; true when it was the last.

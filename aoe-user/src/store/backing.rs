@@ -1,27 +1,25 @@
-//! The file or block device under a store: opened, locked, measured, and plain blocking I/O on it for the paths
-//! where nothing is gained by being quick.
+//! The file or block device under a store, as operations see it: where its sectors lie, how many there are now, and
+//! what goes wrong with it.
+
+mod blocking;
+mod opening;
 
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arrayvec::ArrayVec;
 use parking_lot::Mutex;
-use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
+use rustix::fs::SeekFrom;
 
-use super::open::served_sectors;
-use super::{Extent, Fault, FaultKind, SECTOR_BYTES, StoreError, StoreOptions, Traits, lock};
+use super::{Extent, Fault, FaultKind, SECTOR_BYTES, Traits};
 
 /// At most one line about trouble with a backing object in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Pieces that one system call writes.
-const PIECES: usize = 16;
 
 /// An opened backing object and the run of it that is served.
 #[derive(Debug)]
@@ -46,79 +44,6 @@ pub(super) struct Backing {
 }
 
 impl Backing {
-    /// Opens, checks and locks.
-    ///
-    /// # Errors
-    /// As [`super::open()`].
-    pub(super) fn open(options: &StoreOptions) -> Result<Backing, StoreError> {
-        Self::open_with(options, OFlags::empty())
-    }
-
-    /// The same with more flags for open(2).
-    ///
-    /// # Errors
-    /// As [`super::open()`].
-    pub(super) fn open_with(options: &StoreOptions, flags: OFlags) -> Result<Backing, StoreError> {
-        let path = &options.path;
-        let device = is_device(path)?;
-        let (access, needed) = match options.read_only {
-            true => (OFlags::RDONLY, "read"),
-            false => (OFlags::RDWR, "read and write"),
-        };
-        let claim = match std::fs::metadata(path) {
-            Ok(meta) if device && !options.read_only && !options.shared => {
-                Some(lock::claim_device(path, meta.rdev())?)
-            }
-            _ => None,
-        };
-        let file = rustix::fs::open(path, access | flags | OFlags::CLOEXEC, Mode::empty())
-            .map(File::from)
-            .map_err(|error| open_error(path, needed, error.into()))?;
-        let bytes = object_bytes(&file, device)
-            .map_err(|error| StoreError::system(path, "finding its size", error))?;
-        let sectors = served_sectors(path, bytes, options.offset, options.length)?;
-        let start = options.offset * SECTOR_BYTES;
-        if !options.shared {
-            lock::lock_range(
-                &file,
-                path,
-                start,
-                options.length * SECTOR_BYTES,
-                !options.read_only,
-            )?;
-        }
-        if bytes % SECTOR_BYTES != 0 && options.length == 0 {
-            tracing::warn!(
-                "{}: the last {} bytes are less than a sector and are not exported",
-                path.display(),
-                bytes % SECTOR_BYTES
-            );
-        }
-        if options.prealloc && !options.read_only && !device {
-            let bytes = sectors * SECTOR_BYTES;
-            preallocate(&file, start, bytes).map_err(|source| StoreError::Prealloc {
-                path: path.clone(),
-                bytes,
-                source,
-            })?;
-        }
-        let traits = find_traits(&file, device, options.read_only, bytes);
-        Ok(Backing {
-            file: Arc::new(file),
-            path: path.clone(),
-            start,
-            length: options.length,
-            sectors: AtomicU64::new(sectors),
-            device,
-            read_only: options.read_only,
-            traits,
-            faults: AtomicU64::new(0),
-            replaced: AtomicBool::new(false),
-            last_log: Mutex::new(None),
-            _claim: claim,
-        })
-    }
-
     /// The open file.
     pub(super) fn file(&self) -> &Arc<File> {
         &self.file
@@ -246,88 +171,6 @@ impl Backing {
         name.to_string_lossy().into_owned()
     }
 
-    /// Puts the file's dirty pages on the medium.
-    ///
-    /// # Errors
-    /// Of fdatasync.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(&self.file)?)
-    }
-
-    /// Gives an extent's space back; it reads as zeros afterwards.
-    ///
-    /// # Errors
-    /// Of fallocate.
-    pub(super) fn punch(&self, extent: Extent) -> io::Result<()> {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let bytes = extent.count * SECTOR_BYTES;
-        Ok(rustix::fs::fallocate(
-            &self.file,
-            flags,
-            self.position(extent.lba),
-            bytes,
-        )?)
-    }
-
-    /// Reads by system call, blocking.
-    ///
-    /// # Errors
-    /// [`FaultKind::Read`] with the first sector that did not come.
-    pub(super) fn read_slices(&self, extent: Extent, into: &mut [&mut [u8]]) -> Result<(), Fault> {
-        let mut at = self.position(extent.lba);
-        for piece in into {
-            let mut rest = &mut **piece;
-            while !rest.is_empty() {
-                match self.file.read_at(rest, at) {
-                    Ok(0) => return Err(self.fault_at(FaultKind::Read, at, short_file())),
-                    Ok(n) => {
-                        at += n as u64;
-                        rest = &mut rest[n..];
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(self.fault_at(FaultKind::Read, at, error)),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes by system call into the page cache; may block. Never makes a file longer that someone cut short.
-    ///
-    /// # Errors
-    /// [`FaultKind::Write`] with the first sector that was not taken.
-    pub(super) fn write_slices(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
-        let mut at = self.position(extent.lba);
-        let end = at + extent.count * SECTOR_BYTES;
-        let object_end = self
-            .object_bytes()
-            .map_err(|error| self.fault_at(FaultKind::Write, at, error))?;
-        if end > object_end {
-            return Err(self.fault_at(FaultKind::Write, at.max(object_end), short_file()));
-        }
-        // One system call, nearly always: a frame's payload is in few pieces.
-        for pieces in from.chunks(PIECES) {
-            let mut slices: ArrayVec<IoSlice<'_>, PIECES> =
-                pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-            let mut slices = &mut slices[..];
-            IoSlice::advance_slices(&mut slices, 0);
-            while !slices.is_empty() {
-                match rustix::io::pwritev(&self.file, slices, at) {
-                    Ok(0) => {
-                        return Err(self.fault_at(FaultKind::Write, at, io::ErrorKind::WriteZero.into()));
-                    }
-                    Ok(n) => {
-                        at += n as u64;
-                        IoSlice::advance_slices(&mut slices, n);
-                    }
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(self.fault_at(FaultKind::Write, at, error.into())),
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// A fault at a byte of the object, logged.
     pub(super) fn fault_at(&self, kind: FaultKind, at: u64, source: io::Error) -> Fault {
         self.fault(kind, at.saturating_sub(self.start) / SECTOR_BYTES, source)
@@ -335,10 +178,13 @@ impl Backing {
 
     /// A fault at a sector, logged at most once in [`LOG_INTERVAL`].
     pub(super) fn fault(&self, kind: FaultKind, lba: u64, source: io::Error) -> Fault {
-        // A device that was pulled out answers ENXIO or ENODEV from then on.
-        let kind = match source.raw_os_error() {
-            Some(libc::ENXIO | libc::ENODEV) => FaultKind::Gone,
-            _ => kind,
+        let (kind, source) = match source.raw_os_error() {
+            Some(libc::ENXIO | libc::ENODEV) => (FaultKind::Gone, source),
+            // More often a device that was pulled out has no size from then on, so that reads end and writes find no space.
+            _ if self.device && matches!(self.object_bytes(), Ok(0)) => {
+                (FaultKind::Gone, io::Error::from_raw_os_error(libc::ENODEV))
+            }
+            _ => (kind, source),
         };
         let total = self.faults.fetch_add(1, Ordering::Relaxed) + 1;
         let mut last = self.last_log.lock();
@@ -367,95 +213,10 @@ pub(super) fn short_file() -> io::Error {
     )
 }
 
-/// Whether `path` is a block device, or why it can be none of ours.
-fn is_device(path: &Path) -> Result<bool, StoreError> {
-    let meta = std::fs::metadata(path).map_err(|error| open_error(path, "read", error))?;
-    let kind = meta.file_type();
-    if kind.is_dir() {
-        return Err(StoreError::Directory(path.to_owned()));
-    }
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(StoreError::NotAnImage(path.to_owned()));
-    }
-    Ok(kind.is_block_device())
-}
-
-fn open_error(path: &Path, access: &'static str, error: io::Error) -> StoreError {
-    let path = path.to_owned();
-    match error.kind() {
-        io::ErrorKind::NotFound => StoreError::Missing(path),
-        io::ErrorKind::IsADirectory => StoreError::Directory(path),
-        _ if lock::is_permission(&error) => StoreError::Permission { path, access },
-        _ => StoreError::System {
-            path,
-            doing: "opening",
-            source: error,
-        },
-    }
-}
-
 fn object_bytes(file: &File, device: bool) -> io::Result<u64> {
     match device {
         // fstat says 0 for devices. The file's position is used by nobody.
         true => Ok(rustix::fs::seek(file, SeekFrom::End(0))?),
         false => Ok(file.metadata()?.len()),
     }
-}
-
-fn find_traits(file: &File, device: bool, read_only: bool, bytes: u64) -> Traits {
-    let trim = !read_only
-        && if device {
-            device_trims(file)
-        } else {
-            file_trims(file, bytes)
-        };
-    let physical_bytes = match device {
-        true => rustix::fs::ioctl_blkpbszget(file).unwrap_or(SECTOR_BYTES as u32),
-        false => 4096,
-    };
-    Traits {
-        trim,
-        // Both fallocate on a file and on a device zero what they do not free.
-        zeroes_after_trim: trim,
-        physical_exponent: (physical_bytes / SECTOR_BYTES as u32).max(1).ilog2() as u8,
-    }
-}
-
-/// Allocates the range, if it can fit: a fallocate that runs out of space keeps what it got, and would leave the
-/// whole file system full.
-fn preallocate(file: &File, start: u64, bytes: u64) -> io::Result<()> {
-    let system = rustix::fs::fstatvfs(file)?;
-    let present = file.metadata()?.blocks() * 512;
-    if bytes.saturating_sub(present) > system.f_bavail.saturating_mul(system.f_frsize) {
-        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
-    }
-    Ok(rustix::fs::fallocate(
-        file,
-        FallocateFlags::KEEP_SIZE,
-        start,
-        bytes,
-    )?)
-}
-
-/// Tries a hole beyond the end of the file, where it changes nothing.
-fn file_trims(file: &File, bytes: u64) -> bool {
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    let beyond = bytes.next_multiple_of(1 << 21);
-    rustix::fs::fallocate(file, flags, beyond, 4096).is_ok()
-}
-
-/// A device takes a hole punch as "write zeroes, unmapping": possible when its queue says so.
-fn device_trims(file: &File) -> bool {
-    let Ok(meta) = file.metadata() else { return false };
-    let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
-    let sys = format!("/sys/dev/block/{major}:{minor}");
-    let limit = |name: &str| {
-        // A partition's queue is its disk's.
-        [format!("{sys}/queue/{name}"), format!("{sys}/../queue/{name}")]
-            .iter()
-            .find_map(|path| std::fs::read_to_string(path).ok())
-            .and_then(|text| text.trim().parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    limit("discard_max_bytes") > 0 && limit("write_zeroes_max_bytes") > 0
 }

@@ -33,10 +33,7 @@ pub(super) trait Pages: Send + Sync + std::fmt::Debug {
 impl<O: Pages + 'static> ColdRead<O> {
     /// Starts it.
     pub(super) fn start(lane: &mut Lane, owner: &Arc<O>, token: Token, extent: Extent) {
-        let buffer = Buffer::new((extent.count * SECTOR_BYTES) as usize, 1);
-        let backing = owner.backing();
-        let position = backing.position(extent.lba);
-        let transfer = Transfer::new(backing.file(), position, Direction::Read, buffer);
+        let transfer = reading(owner.backing(), extent);
         let owner = Arc::clone(owner);
         lane.start(transfer, Box::new(ColdRead { owner, token, extent }));
     }
@@ -69,10 +66,7 @@ pub(super) struct Warm<O> {
 impl<O: Pages + 'static> Warm<O> {
     /// Starts it: the pages of `extent`, which [`Pages::arrived`] hears of.
     pub(super) fn start(lane: &mut Lane, owner: &Arc<O>, token: Token, extent: Extent) {
-        let buffer = Buffer::new((extent.count * SECTOR_BYTES) as usize, 1);
-        let backing = owner.backing();
-        let position = backing.position(extent.lba);
-        let transfer = Transfer::new(backing.file(), position, Direction::Read, buffer);
+        let transfer = reading(owner.backing(), extent);
         let owner = Arc::clone(owner);
         lane.start(transfer, Box::new(Warm { owner, token, extent }));
     }
@@ -92,6 +86,13 @@ impl<O: Pages> Job for Warm<O> {
             event,
         })
     }
+}
+
+/// A read of these sectors through the page cache.
+fn reading(backing: &Backing, extent: Extent) -> Transfer {
+    let buffer = Buffer::new((extent.count * SECTOR_BYTES) as usize, 1);
+    let position = backing.position(extent.lba);
+    Transfer::new(backing.file(), position, Direction::Read, buffer)
 }
 
 /// What kept a read from giving all its bytes.

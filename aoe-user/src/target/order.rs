@@ -182,8 +182,9 @@ impl Table {
     ) -> Placement {
         let mut conflict = false;
         let mut alike = None;
-        // From the back: the latest one that is alike. A conflicting one in between changes nothing: neither has been
-        // answered, so no order was promised.
+        // From the back: the latest one that is alike. This request is then as if it had arrived right after that one,
+        // and one in between that conflicts takes effect after both. Nobody can tell: none of them has been answered, so
+        // no order was promised.
         for entry in self.entries.iter().rev() {
             if likeness.is_some() && entry.likeness == likeness {
                 alike = Some(entry.id);

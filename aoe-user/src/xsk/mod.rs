@@ -14,7 +14,7 @@
 //! | `setup` | the system calls that make a socket, in order |
 //! | `socket` | the data path |
 //!
-//! Minimum kernel: 5.11; frames of several chunks (jumbo frames) need 6.6.
+//! Minimum kernel: 5.18, as the filter in front of it needs; frames of several chunks (jumbo frames) need 6.6.
 //! Source: Documentation/networking/af_xdp.rst of the Linux kernel.
 #![deny(clippy::arithmetic_side_effects)]
 

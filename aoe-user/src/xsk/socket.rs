@@ -31,7 +31,7 @@ const SEND_BUFFER_BYTES: usize = 16 << 20;
 /// The rhythm: [`Socket::receive`] all there is, [`Socket::transmit`] the replies, [`Socket::kick`] once. To sleep, poll
 /// [`Socket::fd`] for reading, but for a moment only while [`Socket::needs_kick`].
 ///
-/// Minimum kernel: 5.11; frames longer than a chunk need 6.6.
+/// Minimum kernel: 5.18, as the filter in front of it needs; frames longer than a chunk need 6.6.
 pub struct Socket {
     // Dropped in this order: rings, socket, memory. Frames left over below may be dropped once the memory is gone.
     rx: Consumer<XdpDesc>,

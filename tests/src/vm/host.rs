@@ -20,15 +20,21 @@ use crate::process::Process;
 /// Address of the guest's card.
 pub const MAC: Mac = Mac([2, 0, 0, 0, 0, 0x22]);
 
-/// Shell words for the script: mounts the disk, an ext4 file system, and starts `/opt/xblade` with these arguments.
-fn script(arguments: &str) -> String {
-    format!(
-        "mount -t ext4 /dev/vda /mnt || fail mount\n\
-         [ -f /mnt/image ] || {{ truncate -s 1M /mnt/image; sync; }}\n\
-         /opt/xblade {arguments} 2>&1\n\
-         fail xblade ended\n"
-    )
+/// Shell words that mount the disk, an ext4 file system with the file `/mnt/image` of 1 MiB.
+pub const MOUNTED: &str = "mount -t ext4 /dev/vda /mnt || fail mount
+[ -f /mnt/image ] || { truncate -s 1M /mnt/image; sync; }
+";
+
+/// Shell words that pull the disk out, as far as the kernel can see, when the test says go.
+pub const PULLED_OUT: &str = "exec 3<&0
+pull() {
+    read -r _ <&3
+    device=$(readlink /sys/block/vda/device)
+    echo \"${device##*/}\" > /sys/bus/virtio/drivers/virtio_blk/unbind
+    ok gone
 }
+pull &
+";
 
 /// A machine that can be switched on again and again: the same disk, card and programs.
 #[derive(Debug)]
@@ -49,7 +55,9 @@ pub struct Parts<'a> {
     pub disk: PathBuf,
     /// The binary.
     pub xblade: &'a Path,
-    /// Its arguments; `/mnt/image`, 1 MiB, is what it can serve, on `eth0`.
+    /// What the guest does before it starts xblade: [`MOUNTED`], for one.
+    pub prepare: &'a str,
+    /// The arguments of xblade. What it can serve is `/dev/vda` or what is on it, on `eth0`.
     pub arguments: &'a str,
     /// MTU of the card.
     pub mtu: u32,
@@ -79,7 +87,10 @@ impl Host {
         }
         let (stripped, xblade) = strip(parts.xblade)?;
         archive.program_file(&xblade, "xblade")?;
-        let init = format!("{PRELUDE}\n{}", script(parts.arguments));
+        let init = format!(
+            "{PRELUDE}\n{}/opt/xblade {} 2>&1\nfail xblade ended\n",
+            parts.prepare, parts.arguments
+        );
         archive.file("init", 0o755, init.as_bytes());
         let mut initrd = NamedTempFile::with_prefix("xblade-")?;
         initrd.write_all(&archive.finish())?;

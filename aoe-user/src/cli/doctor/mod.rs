@@ -1,6 +1,5 @@
 //! `xblade doctor`: what this host and an interface can do, what xblade will make of it, and what would help.
 
-mod genetlink;
 mod probe;
 
 use std::fmt::Write as _;

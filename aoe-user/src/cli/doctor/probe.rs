@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp};
 
-use super::genetlink::{Genetlink, attribute, each, find};
+use crate::control::genetlink::{Genetlink, attribute, each, ethtool_header, find};
 
 /// Facts about an interface and its host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -171,14 +171,11 @@ fn xdp_features(index: u32) -> Option<XdpFeatures> {
 /// Family `ethtool`, command FEATURES_GET: the offloads that are on, and those that can be switched.
 fn offloads(index: u32) -> Option<(Vec<String>, Vec<String>)> {
     const FEATURES_GET: u8 = 11;
-    const HEADER: u16 = 1;
-    const HEADER_INDEX: u16 = 1;
     const SWITCHABLE: u16 = 2;
     const ACTIVE: u16 = 4;
     let mut netlink = Genetlink::open().ok()?;
     let family = netlink.family("ethtool").ok()?;
-    let header = attribute(HEADER | 0x8000, &attribute(HEADER_INDEX, &index.to_ne_bytes()));
-    let answer = netlink.ask(family, FEATURES_GET, &header).ok()?;
+    let answer = netlink.ask(family, FEATURES_GET, &ethtool_header(index)).ok()?;
     Some((names(find(&answer, ACTIVE)?), names(find(&answer, SWITCHABLE)?)))
 }
 

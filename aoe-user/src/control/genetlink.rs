@@ -92,6 +92,14 @@ pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The attribute that tells a request to the family `ethtool` its interface.
+pub fn ethtool_header(index: u32) -> Vec<u8> {
+    const HEADER: u16 = 1;
+    const NESTED: u16 = 0x8000;
+    const HEADER_INDEX: u16 = 1;
+    attribute(HEADER | NESTED, &attribute(HEADER_INDEX, &index.to_ne_bytes()))
+}
+
 /// The attributes in order, by kind.
 pub fn each(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(attributes).map_while(Result::ok).map(|nla| {

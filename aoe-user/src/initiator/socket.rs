@@ -43,6 +43,15 @@ pub struct PacketSocket {
 impl PacketSocket {
     /// Opens a socket on an Ethernet interface that is up. Needs `CAP_NET_RAW`.
     pub fn open(interface: &str) -> Result<PacketSocket, InitiatorError> {
+        PacketSocket::open_for(interface, eth::TYPE_AOE)
+    }
+
+    /// Opens a socket that only sends. One that could hear would cost whoever sends to this interface a copy of each frame.
+    pub fn open_deaf(interface: &str) -> Result<PacketSocket, InitiatorError> {
+        PacketSocket::open_for(interface, 0)
+    }
+
+    fn open_for(interface: &str, ether_type: u16) -> Result<PacketSocket, InitiatorError> {
         let failed = |action| {
             move |source: io::Error| InitiatorError::Socket {
                 interface: interface.into(),
@@ -58,7 +67,7 @@ impl PacketSocket {
         if !flags.contains(InterfaceFlags::IFF_UP) {
             return Err(InitiatorError::Down(interface.into()));
         }
-        let protocol = NonZeroU32::new(u32::from(eth::TYPE_AOE.to_be())).map(Protocol::from_raw);
+        let protocol = NonZeroU32::new(u32::from(ether_type.to_be())).map(Protocol::from_raw);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, protocol);
         let fd = fd.map_err(|e| match e {

@@ -5,6 +5,7 @@ mod link;
 mod spin;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,13 +147,15 @@ impl Port {
             native: attach == Attach::Native,
             zero_copy,
         };
+        let shared_cpus = cpus_for_workers(&options.cpus);
         let mut workers = Vec::new();
         for (queue, socket) in sockets.into_iter().enumerate() {
             let cpu = options
                 .cpus
                 .get(queue.checked_rem(options.cpus.len()).unwrap_or(0))
                 .copied();
-            let worker = Worker::start(nic, queue, socket, Arc::clone(exports), options.spin, cpu).map_err(
+            let exports = Arc::clone(exports);
+            let worker = Worker::start(nic, queue, socket, exports, options.spin, shared_cpus, cpu).map_err(
                 |source| PortError::Worker {
                     nic: nic.name.clone(),
                     queue,
@@ -271,6 +274,15 @@ impl PortError {
     }
 }
 
+/// CPUs that all workers have among them: those they are pinned to, else those the process may use.
+fn cpus_for_workers(pinned_to: &[usize]) -> usize {
+    if pinned_to.is_empty() {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    } else {
+        pinned_to.iter().collect::<BTreeSet<_>>().len()
+    }
+}
+
 /// What to try for a mode, best first.
 fn attempts(mode: Mode) -> &'static [(Attach, Bind)] {
     match mode {
@@ -285,5 +297,17 @@ fn port_info(nic: &Nic) -> PortInfo {
     PortInfo {
         mac: nic.mac,
         mtu_bytes: nic.mtu_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_counts_once_however_many_workers_are_pinned_to_it() {
+        assert_eq!(cpus_for_workers(&[3]), 1);
+        assert_eq!(cpus_for_workers(&[2, 3, 2]), 2);
+        assert!(cpus_for_workers(&[]) >= 1);
     }
 }

@@ -1,5 +1,5 @@
-//! How an idle worker waits: it spins for a while, because being woken costs more than most requests, and leaves that
-//! where somebody else needs the CPU.
+//! How an idle worker waits: it spins for a while, because being woken costs more than most requests, offers the CPU to the
+//! other workers meanwhile where they share it, and leaves it altogether where somebody else needs the CPU.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,15 @@ const LOOKS_PER_CLOCK: u32 = 32;
 const TAKEN_AWAY: Duration = Duration::from_micros(150);
 /// How long a worker then sleeps without spinning first.
 const MODESTY: Duration = Duration::from_millis(100);
+
+/// Whom the CPU of a worker belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cpu {
+    /// To this worker, as far as workers go.
+    Own,
+    /// To several workers.
+    Shared,
+}
 
 /// One worker's spinning.
 #[derive(Debug)]
@@ -28,7 +37,7 @@ impl Spinner {
     }
 
     /// Looks until there is work (true), or until it is better to sleep (false).
-    pub fn spin(&mut self, last_work: Instant, mut is_work: impl FnMut() -> bool) -> bool {
+    pub fn spin(&mut self, cpu: Cpu, last_work: Instant, mut is_work: impl FnMut() -> bool) -> bool {
         let mut now = Instant::now();
         if self.is_modest(now) {
             return is_work();
@@ -39,6 +48,11 @@ impl Spinner {
                     return true;
                 }
                 std::hint::spin_loop();
+            }
+            if cpu == Cpu::Shared {
+                // A switch to a worker that is awake takes a microsecond or two, waking one fifteen. Not where the CPU is
+                // this worker's own: the scheduler takes a slice off who yields, and any passing kernel thread gets it.
+                std::thread::yield_now();
             }
             let before = std::mem::replace(&mut now, Instant::now());
             self.notice(before, now);
@@ -63,21 +77,26 @@ impl Spinner {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
     use super::*;
 
     #[test]
     fn spinning_is_bounded_and_ends_with_work() {
-        assert!(!Spinner::new(Duration::from_millis(20)).spin(Instant::now(), || false));
+        assert!(!Spinner::new(Duration::from_millis(20)).spin(Cpu::Own, Instant::now(), || false));
         // Fewer looks than there are between two looks at the clock, so that a busy machine changes nothing.
         let mut looks = 0;
         let third = || {
             looks += 1;
             looks == 3
         };
-        assert!(Spinner::new(Duration::from_secs(1)).spin(Instant::now(), third));
+        assert!(Spinner::new(Duration::from_secs(1)).spin(Cpu::Own, Instant::now(), third));
         let mut never = Spinner::new(Duration::ZERO);
-        assert!(!never.spin(Instant::now(), || false));
-        assert!(never.spin(Instant::now(), || true));
+        assert!(!never.spin(Cpu::Own, Instant::now(), || false));
+        assert!(never.spin(Cpu::Own, Instant::now(), || true));
     }
 
     #[test]
@@ -89,5 +108,36 @@ mod tests {
         spinner.notice(now, now + Duration::from_millis(3));
         assert!(spinner.is_modest(now + Duration::from_millis(4)));
         assert!(!spinner.is_modest(now + Duration::from_millis(3) + MODESTY));
+    }
+    #[test]
+    fn workers_on_one_cpu_take_turns() {
+        const TURNS: u32 = 200;
+        let turn = AtomicU32::new(0);
+        let looks = AtomicU32::new(0);
+        let allowed = sched_getaffinity(None).unwrap();
+        let first = (0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)).unwrap();
+        let worker = |parity| {
+            let mut one = CpuSet::new();
+            one.set(first);
+            sched_setaffinity(None, &one).unwrap();
+            while turn.load(Relaxed) < TURNS {
+                let mine = || {
+                    looks.fetch_add(1, Relaxed);
+                    let turn = turn.load(Relaxed);
+                    turn % 2 == parity || turn >= TURNS
+                };
+                // A new one each time: what others on this machine do to the thread must not make it modest.
+                if Spinner::new(Duration::from_secs(60)).spin(Cpu::Shared, Instant::now(), mine) {
+                    turn.fetch_add(1, Relaxed);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| worker(0));
+            scope.spawn(|| worker(1));
+        });
+        // Some tens for each turn. One that keeps the CPU looks some hundred thousand times before it is taken away.
+        let looks = looks.load(Relaxed);
+        assert!(looks < TURNS * LOOKS_PER_CLOCK * 100, "{looks} looks");
     }
 }

@@ -15,7 +15,7 @@ use crate::store::{Lane, Mailbox};
 use crate::target::{Counters, Export, Exports, PortInfo, Session};
 use crate::xsk::{Frame, Socket, Statistics};
 
-use super::spin::Spinner;
+use super::spin::{Cpu, Spinner};
 use super::{Figures, Nic, port_info};
 
 /// Frames taken from the ring before anything else is looked at.
@@ -67,13 +67,14 @@ struct Shared {
 const CHUNKS: [&str; 5] = ["chunks", "chunks_pool", "chunks_fill", "chunks_held", "chunks_tx"];
 
 impl Worker {
-    /// Starts the thread that serves `socket`.
+    /// Starts the thread that serves `socket`; `cpus` are those that the workers have among them.
     pub(super) fn start(
         nic: &Nic,
         queue: usize,
         socket: Socket,
         exports: Arc<Exports>,
         spin: Duration,
+        cpus: usize,
         cpu: Option<usize>,
     ) -> io::Result<Worker> {
         let lane = Lane::new()?;
@@ -90,7 +91,7 @@ impl Worker {
             commands: Arc::clone(&commands),
             shared: Arc::clone(&shared),
             spinner: Spinner::new(spin),
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpus,
             start: Instant::now(),
             next_advert_us: None,
         };
@@ -147,7 +148,7 @@ struct DataPath {
     commands: Arc<SegQueue<Command>>,
     shared: Arc<Shared>,
     spinner: Spinner,
-    /// CPUs that the process may use.
+    /// CPUs that workers may use.
     cpus: usize,
     /// Zero of the engine's clock.
     start: Instant,
@@ -209,14 +210,18 @@ impl DataPath {
     }
 
     /// Waits awake for work for a while. Whoever waits for a disk does not: the thread that commits may need this very CPU.
-    /// Nor does anybody where workers must share CPUs: they would keep them from each other.
     fn spin_until_work(&mut self, last_work: Instant) -> bool {
-        if self.session.pending() > 0 || WORKERS.load(Ordering::Relaxed) > self.cpus {
+        if self.session.pending() > 0 {
             return false;
         }
+        let cpu = if WORKERS.load(Ordering::Relaxed) > self.cpus {
+            Cpu::Shared
+        } else {
+            Cpu::Own
+        };
         let (socket, commands) = (&self.socket, &self.commands);
         self.spinner
-            .spin(last_work, || socket.is_readable() || !commands.is_empty())
+            .spin(cpu, last_work, || socket.is_readable() || !commands.is_empty())
     }
 
     /// Sleeps until a frame, a completion or a command arrives, an advertisement is due, or `limit` is over.

@@ -23,8 +23,8 @@ const THREADS: usize = 8;
 pub(super) enum Direction {
     /// Fill the buffer.
     Read,
-    /// Write the buffer; durable: it is on the medium when that is done (RWF_DSYNC).
-    Write { durable: bool },
+    /// Write the buffer.
+    Write,
     /// Bring this many bytes into the page cache, without the buffer and without waiting for them.
     Prefetch(u32),
     /// Write back these many bytes' dirty pages and wait for that; no promise about the medium's cache.
@@ -82,7 +82,7 @@ impl Transfer {
             let rest = &mut self.buffer.bytes_mut()[self.done..];
             let result = match self.direction {
                 Direction::Read => self.file.read_at(rest, at),
-                Direction::Write { .. } => self.file.write_at(rest, at),
+                Direction::Write => self.file.write_at(rest, at),
                 Direction::Prefetch(bytes) => advise(&self.file, at, bytes, Advice::WillNeed),
                 Direction::Clean(_) => rustix::fs::fdatasync(&self.file)
                     .map(|()| 0)
@@ -91,9 +91,6 @@ impl Transfer {
             };
             self.advance(result)
         } {}
-        if self.direction == (Direction::Write { durable: true }) && self.error.is_none() {
-            self.error = rustix::fs::fdatasync(&self.file).err().map(io::Error::from);
-        }
     }
 }
 

@@ -158,10 +158,7 @@ fn entry(transfer: &mut Transfer) -> squeue::Entry {
     let (pointer, len) = (rest.as_mut_ptr(), rest.len() as u32);
     match transfer.direction {
         Direction::Read => opcode::Read::new(fd, pointer, len).offset(position).build(),
-        Direction::Write { durable } => opcode::Write::new(fd, pointer, len)
-            .offset(position)
-            .rw_flags(if durable { libc::RWF_DSYNC } else { 0 })
-            .build(),
+        Direction::Write => opcode::Write::new(fd, pointer, len).offset(position).build(),
         Direction::Prefetch(bytes) => advise(fd, position, bytes, libc::POSIX_FADV_WILLNEED),
         Direction::Clean(bytes) => opcode::SyncFileRange::new(fd, bytes)
             .offset(position)

@@ -17,7 +17,7 @@ use super::backing::{Backing, short_file};
 use super::blocks::Blocks;
 use super::bounce::Buffer;
 use super::committer::{Committer, Medium, Task};
-use super::fetch::{Pages, Verify, copy, read_fault};
+use super::fetch::{Pages, Verify, read_fault};
 use super::partial::PartialWrite;
 use super::transfer::{Direction, Job, Transfer};
 use super::{
@@ -163,13 +163,7 @@ impl Disk {
 
     /// What kept a write from taking all its bytes.
     pub(super) fn write_fault(&self, transfer: &Transfer, extent: Extent) -> Option<Fault> {
-        if transfer.error.is_none() && transfer.done == transfer.buffer.len() {
-            return None;
-        }
-        let source = transfer
-            .error
-            .as_ref()
-            .map_or_else(|| io::ErrorKind::WriteZero.into(), copy);
+        let source = transfer.shortfall()?;
         let at = (transfer.position + transfer.done as u64).max(self.backing.position(extent.lba));
         Some(self.backing.fault_at(FaultKind::Write, at, source))
     }
@@ -296,6 +290,12 @@ impl Store for DirectStore {
                 &disk.buffered
             };
             let transfer = Transfer::new(file, bytes.start, Direction::Write, buffer);
+            if durability == Durability::Durable && lane.is_idle() && self.core.committer.is_quiet() {
+                // One thread to wake instead of two, and none of the kernel's: the quickest way for a single write.
+                let task = Task::LoneWrite(Box::new(transfer), extent.lba);
+                lane.commit(&self.core.committer, token, task);
+                return Ok(Step::Later);
+            }
             let core = Arc::clone(&self.core);
             let job = WholeWrite {
                 core,

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rustix::fs::Advice;
 
 use super::bounce::Buffer;
+use super::fetch::copy;
 use super::lane::Lane;
 use super::{Completion, Mailbox};
 
@@ -75,8 +76,17 @@ impl Transfer {
         }
     }
 
+    /// What kept a write from taking all its bytes.
+    pub(super) fn shortfall(&self) -> Option<io::Error> {
+        match &self.error {
+            Some(error) => Some(copy(error)),
+            None if self.done < self.buffer.len() => Some(io::ErrorKind::WriteZero.into()),
+            None => None,
+        }
+    }
+
     /// All of it, blocking.
-    fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         while {
             let at = self.position + self.done as u64;
             let rest = &mut self.buffer.bytes_mut()[self.done..];

@@ -66,6 +66,11 @@ impl Ring {
         }
     }
 
+    /// Whether no transfer is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+
     /// Hands what is queued to the kernel: one system call, or none.
     pub(super) fn submit(&mut self) {
         if !self.staged {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::fs::SeekFrom;
+use rustix::fs::{AtFlags, SeekFrom, StatxFlags, statx};
 
 use super::{Extent, Fault, FaultKind, SECTOR_BYTES, Traits};
 
@@ -92,7 +92,7 @@ impl Backing {
     /// Bytes that the object has now, all of it.
     ///
     /// # Errors
-    /// Of fstat or lseek.
+    /// Of statx or lseek.
     pub(super) fn object_bytes(&self) -> io::Result<u64> {
         object_bytes(&self.file, self.device)
     }
@@ -101,7 +101,7 @@ impl Backing {
     /// what is missing reads as an error (docs/conformance.md).
     ///
     /// # Errors
-    /// Of fstat or lseek.
+    /// Of statx or lseek.
     pub(super) fn measure(&self) -> io::Result<u64> {
         let end = self.object_bytes()?;
         self.warn_if_replaced();
@@ -213,10 +213,13 @@ pub(super) fn short_file() -> io::Error {
     )
 }
 
+/// Asks for the size and no more. Who reads a file's times (fstat does) makes Linux 6.13 and later change them with
+/// the next write, and not only with the first one in a tick: each write would then be one of the inode, too, and
+/// none could be started without waiting.
 fn object_bytes(file: &File, device: bool) -> io::Result<u64> {
     match device {
-        // fstat says 0 for devices. The file's position is used by nobody.
+        // statx says 0 for devices. The file's position is used by nobody.
         true => Ok(rustix::fs::seek(file, SeekFrom::End(0))?),
-        false => Ok(file.metadata()?.len()),
+        false => Ok(statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::SIZE)?.stx_size),
     }
 }

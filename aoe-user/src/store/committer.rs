@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Completion, Event, Extent, Fault, FaultKind, Mailbox, Token};
+use super::transfer::Transfer;
+use super::{Completion, Event, Extent, Fault, FaultKind, Mailbox, SECTOR_BYTES, Token};
 
 /// An idle thread ends after this time; the next work starts another.
 const IDLE: Duration = Duration::from_secs(10);
@@ -48,12 +49,26 @@ pub(super) struct Waiter {
 /// What is waited for.
 #[derive(Debug)]
 pub(super) enum Task {
-    /// A durable write, already in the page cache; its first sector.
+    /// A durable write, already in the page cache or the medium's; its first sector.
     Write(u64),
+    /// A durable write yet to be made, before the commit; its first sector.
+    LoneWrite(Box<Transfer>, u64),
     /// A flush: also told about earlier failures.
     Flush,
     /// Holes to punch, then the commit.
     Trim(Vec<Extent>),
+}
+
+impl Task {
+    /// The sector that a failure is about.
+    fn lba(&self) -> u64 {
+        match self {
+            Task::Write(lba) => *lba,
+            Task::LoneWrite(transfer, lba) => lba + transfer.done as u64 / SECTOR_BYTES,
+            Task::Flush => 0,
+            Task::Trim(extents) => extents.first().map_or(0, |extent| extent.lba),
+        }
+    }
 }
 
 /// Commits for one backing object.
@@ -76,6 +91,10 @@ struct State {
     /// A failure that no flush has been told about yet (raw OS error).
     owed: Option<i32>,
     running: bool,
+    /// A commit is under way.
+    busy: bool,
+    /// Waiters in the last group.
+    last_group: usize,
     closed: bool,
     /// The thread, also after its end, until it is waited for or followed by another.
     thread: Option<JoinHandle<()>>,
@@ -131,6 +150,13 @@ impl Committer {
         self.start(&mut state);
     }
 
+    /// Whether whoever comes now is likely to be alone in its group: nobody waits, and nobody came meanwhile the
+    /// last time.
+    pub(super) fn is_quiet(&self) -> bool {
+        let state = self.state.lock();
+        !state.busy && state.waiting.is_empty() && state.last_group <= 1
+    }
+
     fn start(self: &Arc<Self>, state: &mut State) {
         if state.running {
             self.work.notify_one();
@@ -160,14 +186,17 @@ impl Committer {
             let now = Instant::now();
             let due = state.due.is_some_and(|due| due <= now || state.closed);
             if !state.waiting.is_empty() || due {
-                let group = std::mem::take(&mut state.waiting);
+                let mut group = std::mem::take(&mut state.waiting);
                 state.due = None;
+                state.busy = true;
                 // A write that still sees the flag up has its data where this commit finds it.
                 self.dirty.store(false, Ordering::SeqCst);
                 let owed = state.owed;
                 drop(state);
-                let result = self.commit(&group);
+                let result = self.commit(&mut group);
                 state = self.state.lock();
+                state.busy = false;
+                state.last_group = group.len();
                 self.finish(&mut state, group, owed, result);
             } else if state.closed {
                 break;
@@ -182,14 +211,21 @@ impl Committer {
         state.running = false;
     }
 
-    /// Punches the holes, then one commit for all. The result is the raw OS error.
-    fn commit(&self, group: &[Waiter]) -> (Vec<(usize, io::Error)>, Option<i32>) {
-        let mut trims_failed = Vec::new();
-        for (index, waiter) in group.iter().enumerate() {
-            if let Task::Trim(extents) = &waiter.task
-                && let Err(error) = extents.iter().try_for_each(|extent| self.medium.trim(*extent))
-            {
-                trims_failed.push((index, error));
+    /// Does what is to be done before, then one commit for all. The result is who failed before, by place in the
+    /// group, and the commit's raw OS error.
+    fn commit(&self, group: &mut [Waiter]) -> (Vec<(usize, io::Error)>, Option<i32>) {
+        let mut failed_before = Vec::new();
+        for (index, waiter) in group.iter_mut().enumerate() {
+            let done = match &mut waiter.task {
+                Task::Trim(extents) => extents.iter().try_for_each(|extent| self.medium.trim(*extent)),
+                Task::LoneWrite(transfer, _) => {
+                    transfer.run();
+                    transfer.shortfall().map_or(Ok(()), Err)
+                }
+                Task::Write(_) | Task::Flush => Ok(()),
+            };
+            if let Err(error) = done {
+                failed_before.push((index, error));
             }
         }
         let began = Instant::now();
@@ -213,7 +249,7 @@ impl Committer {
             );
             raw
         });
-        (trims_failed, failed)
+        (failed_before, failed)
     }
 
     fn finish(
@@ -221,7 +257,7 @@ impl Committer {
         state: &mut State,
         group: Vec<Waiter>,
         owed_before: Option<i32>,
-        (mut trims_failed, failed): (Vec<(usize, io::Error)>, Option<i32>),
+        (mut failed_before, failed): (Vec<(usize, io::Error)>, Option<i32>),
     ) {
         let told = group.iter().any(|waiter| matches!(waiter.task, Task::Flush));
         state.owed = match failed {
@@ -230,31 +266,25 @@ impl Committer {
             None => owed_before,
         };
         for (index, waiter) in group.into_iter().enumerate() {
-            let trim_failed = trims_failed.iter().position(|(failed, _)| *failed == index);
-            match (&waiter.task, trim_failed) {
-                (Task::Trim(extents), Some(at)) => {
-                    let (_, error) = trims_failed.swap_remove(at);
-                    let lba = extents.first().map_or(0, |extent| extent.lba);
-                    let fault = self.medium.fault(lba, error);
+            let before = failed_before.iter().position(|(failed, _)| *failed == index);
+            match (&waiter.task, before) {
+                (task, Some(at)) => {
+                    let (_, error) = failed_before.swap_remove(at);
+                    let fault = self.medium.fault(task.lba(), error);
                     post(&waiter, Err(fault));
                 }
-                (Task::Flush, _) => self.answer(&waiter, failed.or(owed_before)),
-                _ => self.answer(&waiter, failed),
+                (Task::Flush, None) => self.answer(&waiter, failed.or(owed_before)),
+                (_, None) => self.answer(&waiter, failed),
             }
         }
     }
 
     fn answer(&self, waiter: &Waiter, failed: Option<i32>) {
-        let lba = match &waiter.task {
-            Task::Write(lba) => *lba,
-            Task::Flush => 0,
-            Task::Trim(extents) => extents.first().map_or(0, |extent| extent.lba),
-        };
         let result = match failed {
             None => Ok(None),
             Some(raw) => Err(Fault {
                 kind: FaultKind::Write,
-                lba,
+                lba: waiter.task.lba(),
                 source: io::Error::from_raw_os_error(raw),
             }),
         };

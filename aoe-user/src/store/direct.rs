@@ -17,7 +17,7 @@ use super::backing::{Backing, short_file};
 use super::blocks::Blocks;
 use super::bounce::Buffer;
 use super::committer::{Committer, Medium, Task};
-use super::fetch::{Pages, Verify, copy, read_fault};
+use super::fetch::{Pages, Verify, read_fault};
 use super::partial::PartialWrite;
 use super::transfer::{Direction, Job, Transfer};
 use super::{
@@ -126,11 +126,31 @@ impl Drop for DirectStore {
 }
 
 impl Core {
-    /// After a write that reached the medium's cache; the flusher sees to the rest.
-    pub(super) fn written(&self, durability: Durability) {
-        if durability == Durability::WriteBack {
-            fence(Ordering::SeqCst);
-            self.committer.note_write();
+    /// The end of a write that has reached the medium's cache. A durable one goes on to the next group commit, the
+    /// flusher sees to the rest.
+    ///
+    /// Not RWF_DSYNC: on a medium without forced writes (FUA) the kernel then flushes for each write by itself, from
+    /// a kernel thread on the CPU that takes the medium's interrupts, and whoever spins there delays that by a tick.
+    pub(super) fn written(
+        &self,
+        lane: &mut Lane,
+        token: Token,
+        extent: Extent,
+        durability: Durability,
+    ) -> Option<Completion> {
+        match durability {
+            Durability::Durable => {
+                lane.commit(&self.committer, token, Task::Write(extent.lba));
+                None
+            }
+            Durability::WriteBack => {
+                fence(Ordering::SeqCst);
+                self.committer.note_write();
+                Some(Completion {
+                    token,
+                    event: Event::Finished(Ok(None)),
+                })
+            }
         }
     }
 }
@@ -143,13 +163,7 @@ impl Disk {
 
     /// What kept a write from taking all its bytes.
     pub(super) fn write_fault(&self, transfer: &Transfer, extent: Extent) -> Option<Fault> {
-        if transfer.error.is_none() && transfer.done == transfer.buffer.len() {
-            return None;
-        }
-        let source = transfer
-            .error
-            .as_ref()
-            .map_or_else(|| io::ErrorKind::WriteZero.into(), copy);
+        let source = transfer.shortfall()?;
         let at = (transfer.position + transfer.done as u64).max(self.backing.position(extent.lba));
         Some(self.backing.fault_at(FaultKind::Write, at, source))
     }
@@ -196,18 +210,14 @@ struct WholeWrite {
 }
 
 impl Job for WholeWrite {
-    fn ended(self: Box<Self>, _: &mut Lane, transfer: Transfer) -> Option<Completion> {
-        let result = match self.core.disk.write_fault(&transfer, self.extent) {
-            Some(fault) => Err(fault),
-            None => {
-                self.core.written(self.durability);
-                Ok(None)
-            }
-        };
-        Some(Completion {
-            token: self.token,
-            event: Event::Finished(result),
-        })
+    fn ended(self: Box<Self>, lane: &mut Lane, transfer: Transfer) -> Option<Completion> {
+        match self.core.disk.write_fault(&transfer, self.extent) {
+            Some(fault) => Some(Completion {
+                token: self.token,
+                event: Event::Finished(Err(fault)),
+            }),
+            None => self.core.written(lane, self.token, self.extent, self.durability),
+        }
     }
 }
 
@@ -269,9 +279,6 @@ impl Store for DirectStore {
             let at = bytes.start.max(object_end);
             return Err(disk.backing.fault_at(FaultKind::Write, at, short_file()));
         }
-        let direction = Direction::Write {
-            durable: durability == Durability::Durable,
-        };
         let whole = around == bytes;
         let memory = if whole { disk.alignment.memory } else { 1 };
         let mut buffer = Buffer::new((bytes.end - bytes.start) as usize, memory);
@@ -282,7 +289,13 @@ impl Store for DirectStore {
             } else {
                 &disk.buffered
             };
-            let transfer = Transfer::new(file, bytes.start, direction, buffer);
+            let transfer = Transfer::new(file, bytes.start, Direction::Write, buffer);
+            if durability == Durability::Durable && lane.is_idle() && self.core.committer.is_quiet() {
+                // One thread to wake instead of two, and none of the kernel's: the quickest way for a single write.
+                let task = Task::LoneWrite(Box::new(transfer), extent.lba);
+                lane.commit(&self.core.committer, token, task);
+                return Ok(Step::Later);
+            }
             let core = Arc::clone(&self.core);
             let job = WholeWrite {
                 core,

@@ -182,6 +182,15 @@ impl Lane {
         }
     }
 
+    /// Whether no transfer is under way and nobody was sent to a commit in this round.
+    pub(super) fn is_idle(&self) -> bool {
+        self.commits.is_empty()
+            && match &self.engine {
+                Some(Engine::Ring(ring)) => ring.is_empty(),
+                Some(Engine::Threads) | None => true,
+            }
+    }
+
     /// Time as of the last round.
     #[inline]
     pub(super) fn tick(&self) -> Tick {

@@ -88,32 +88,23 @@ impl PartialWrite {
         let lead = (disk.backing.position(self.extent.lba) - read.position) as usize;
         let mut buffer = read.buffer;
         buffer.gather(lead, &[self.data.bytes()]);
-        let durable = self.durability == Durability::Durable;
-        let transfer = Transfer::new(
-            disk.backing.file(),
-            read.position,
-            Direction::Write { durable },
-            buffer,
-        );
+        let transfer = Transfer::new(disk.backing.file(), read.position, Direction::Write, buffer);
         self.stage = Stage::Writing;
         lane.start(transfer, self);
     }
 
-    fn finish(&self, fault: Option<Fault>) -> Option<Completion> {
+    /// Others may have the blocks now, also while this write waits for its commit.
+    fn finish(&self, lane: &mut Lane, fault: Option<Fault>) -> Option<Completion> {
         for block in self.blocks() {
             self.core.blocks.release(block);
         }
-        let result = match fault {
-            Some(fault) => Err(fault),
-            None => {
-                self.core.written(self.durability);
-                Ok(None)
-            }
-        };
-        Some(Completion {
-            token: self.token,
-            event: Event::Finished(result),
-        })
+        match fault {
+            Some(fault) => Some(Completion {
+                token: self.token,
+                event: Event::Finished(Err(fault)),
+            }),
+            None => self.core.written(lane, self.token, self.extent, self.durability),
+        }
     }
 }
 
@@ -127,7 +118,7 @@ impl Job for PartialWrite {
             Stage::Reading => match read_fault(&self.core.disk.backing, &transfer, FaultKind::Write) {
                 Some(mut fault) => {
                     fault.lba = fault.lba.max(self.extent.lba);
-                    self.finish(Some(fault))
+                    self.finish(lane, Some(fault))
                 }
                 None => {
                     self.write(lane, transfer);
@@ -136,7 +127,7 @@ impl Job for PartialWrite {
             },
             Stage::Writing => {
                 let fault = self.core.disk.write_fault(&transfer, self.extent);
-                self.finish(fault)
+                self.finish(lane, fault)
             }
         }
     }

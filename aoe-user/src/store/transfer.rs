@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rustix::fs::Advice;
 
 use super::bounce::Buffer;
+use super::fetch::copy;
 use super::lane::Lane;
 use super::{Completion, Mailbox};
 
@@ -23,8 +24,8 @@ const THREADS: usize = 8;
 pub(super) enum Direction {
     /// Fill the buffer.
     Read,
-    /// Write the buffer; durable: it is on the medium when that is done (RWF_DSYNC).
-    Write { durable: bool },
+    /// Write the buffer.
+    Write,
     /// Bring this many bytes into the page cache, without the buffer and without waiting for them.
     Prefetch(u32),
     /// Write back these many bytes' dirty pages and wait for that; no promise about the medium's cache.
@@ -75,14 +76,23 @@ impl Transfer {
         }
     }
 
+    /// What kept a write from taking all its bytes.
+    pub(super) fn shortfall(&self) -> Option<io::Error> {
+        match &self.error {
+            Some(error) => Some(copy(error)),
+            None if self.done < self.buffer.len() => Some(io::ErrorKind::WriteZero.into()),
+            None => None,
+        }
+    }
+
     /// All of it, blocking.
-    fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         while {
             let at = self.position + self.done as u64;
             let rest = &mut self.buffer.bytes_mut()[self.done..];
             let result = match self.direction {
                 Direction::Read => self.file.read_at(rest, at),
-                Direction::Write { .. } => self.file.write_at(rest, at),
+                Direction::Write => self.file.write_at(rest, at),
                 Direction::Prefetch(bytes) => advise(&self.file, at, bytes, Advice::WillNeed),
                 Direction::Clean(_) => rustix::fs::fdatasync(&self.file)
                     .map(|()| 0)
@@ -91,9 +101,6 @@ impl Transfer {
             };
             self.advance(result)
         } {}
-        if self.direction == (Direction::Write { durable: true }) && self.error.is_none() {
-            self.error = rustix::fs::fdatasync(&self.file).err().map(io::Error::from);
-        }
     }
 }
 

@@ -66,6 +66,11 @@ impl Ring {
         }
     }
 
+    /// Whether no transfer is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+
     /// Hands what is queued to the kernel: one system call, or none.
     pub(super) fn submit(&mut self) {
         if !self.staged {
@@ -158,10 +163,7 @@ fn entry(transfer: &mut Transfer) -> squeue::Entry {
     let (pointer, len) = (rest.as_mut_ptr(), rest.len() as u32);
     match transfer.direction {
         Direction::Read => opcode::Read::new(fd, pointer, len).offset(position).build(),
-        Direction::Write { durable } => opcode::Write::new(fd, pointer, len)
-            .offset(position)
-            .rw_flags(if durable { libc::RWF_DSYNC } else { 0 })
-            .build(),
+        Direction::Write => opcode::Write::new(fd, pointer, len).offset(position).build(),
         Direction::Prefetch(bytes) => advise(fd, position, bytes, libc::POSIX_FADV_WILLNEED),
         Direction::Clean(bytes) => opcode::SyncFileRange::new(fd, bytes)
             .offset(position)

@@ -1,13 +1,17 @@
 //! Group commit and write-back on a medium that does what the test says.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use super::driver::counter;
+use super::faults::patiently;
 use super::{Driver, image, stamp};
+use crate::store::bounce::Buffer;
 use crate::store::committer::{Committer, Medium, Task, Waiter};
+use crate::store::transfer::{Direction, Transfer};
 use crate::store::{Durability, Event, Extent, Fault, FaultKind, Lane, Step, StoreKind, StoreOptions, open};
 
 #[derive(Debug, Default)]
@@ -121,6 +125,58 @@ fn a_failed_commit_is_told_to_all_it_covered_and_to_the_next_flush() {
     assert_eq!(ends(&mut lane, 1), [(5, true)]);
 }
 
+/// A sector that waits to be written.
+fn lone_write(file: File, lba: u64) -> Task {
+    let mut buffer = Buffer::new(512, 1);
+    buffer.gather(0, &[&stamp(lba, 1)]);
+    let transfer = Transfer::new(&Arc::new(file), lba * 512, Direction::Write, buffer);
+    Task::LoneWrite(Box::new(transfer), lba)
+}
+
+#[test]
+fn a_write_that_comes_undone_is_made_before_the_commit_and_fails_alone() {
+    let (fake, committer) = committer(0, Duration::from_secs(60));
+    let mut lane = Lane::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    let file = image(&path, 16);
+    let unwritable = File::open(&path).unwrap();
+    let tasks = [lone_write(file, 3), lone_write(unwritable, 4), Task::Write(5)];
+    committer.submit((0..).zip(tasks).map(|(token, task)| Waiter {
+        mailbox: lane.mailbox(),
+        token,
+        task,
+    }));
+    assert_eq!(ends(&mut lane, 3), [(0, true), (1, false), (2, true)]);
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(bytes[3 * 512..4 * 512], stamp(3, 1));
+    assert_eq!(bytes[4 * 512..5 * 512], [0; 512]);
+    // Written, but not on the medium.
+    fake.errno.store(libc::EIO, SeqCst);
+    let file = File::options().write(true).open(&path).unwrap();
+    submit(&committer, &lane, 6, lone_write(file, 6));
+    assert_eq!(ends(&mut lane, 1), [(6, false)]);
+}
+
+#[test]
+fn who_was_alone_is_expected_to_be_alone_again() {
+    let (_, committer) = committer(30, Duration::from_secs(60));
+    let mut lane = Lane::new().unwrap();
+    assert!(committer.is_quiet());
+    submit(&committer, &lane, 0, Task::Write(0));
+    assert!(!committer.is_quiet(), "a commit is under way, or about to be");
+    ends(&mut lane, 1);
+    patiently("quiet after one", || committer.is_quiet());
+    for token in 0..9 {
+        submit(&committer, &lane, token, Task::Write(0));
+    }
+    ends(&mut lane, 9);
+    assert!(!committer.is_quiet(), "many came together");
+    submit(&committer, &lane, 0, Task::Write(0));
+    ends(&mut lane, 1);
+    patiently("quiet after one", || committer.is_quiet());
+}
+
 #[test]
 fn flushes_fail_as_long_as_the_disk_does() {
     let (fake, committer) = committer(0, Duration::from_millis(10));
@@ -207,4 +263,35 @@ fn durable_writes_of_a_round_cost_one_fdatasync() {
     }
     assert!(counter(&store, "commits") <= 4, "{:?}", store.counters());
     assert_eq!(counter(&store, "commit_waiters"), 64);
+}
+
+#[test]
+fn durable_direct_writes_share_commits() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    image(&path, 4096);
+    let store = open(&StoreOptions::new(StoreKind::Direct, &path)).unwrap();
+    let mut driver = Driver::new(&store);
+    let tokens: Vec<_> = (0..64).map(|lba| (lba * 8, driver.token())).collect();
+    for (lba, token) in &tokens {
+        let extent = Extent { lba: *lba, count: 1 };
+        let sector = stamp(*lba, 1);
+        let step = store.write(&mut driver.lane, *token, extent, &[&sector], Durability::Durable);
+        assert_eq!(step.unwrap(), Step::Later);
+    }
+    for (_, token) in &tokens {
+        assert!(matches!(driver.wait(*token), Event::Finished(Ok(None))));
+    }
+    assert_eq!(counter(&store, "commit_waiters"), 64, "each waits for a commit");
+    assert!(counter(&store, "commits") < 64, "{:?}", store.counters());
+    for (lba, _) in &tokens {
+        assert_eq!(driver.read(*lba, 1).unwrap(), stamp(*lba, 1));
+    }
+    // One after the other, each has a commit of its own.
+    let before = counter(&store, "commits");
+    for lba in 0..5 {
+        driver.write(lba, &stamp(lba, 2), Durability::Durable).unwrap();
+        assert_eq!(driver.read(lba, 1).unwrap(), stamp(lba, 2));
+    }
+    assert_eq!(counter(&store, "commits") - before, 5);
 }

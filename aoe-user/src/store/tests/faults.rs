@@ -9,7 +9,7 @@ use super::driver::counter;
 use super::{Driver, image, stamp};
 use crate::store::{Durability, FaultKind, StoreKind, StoreOptions, open};
 
-fn patiently(what: &str, mut attempt: impl FnMut() -> bool) {
+pub fn patiently(what: &str, mut attempt: impl FnMut() -> bool) {
     let limit = Instant::now() + Duration::from_secs(5);
     while !attempt() {
         assert!(Instant::now() < limit, "{what}");
@@ -198,7 +198,7 @@ impl Drop for Mount {
 }
 
 /// A sparse image of 32 MiB on a file system with less: writes fail when it is full, and only writes.
-fn full_file_system(kind: StoreKind, mount: &Mount) {
+fn full_file_system(kind: StoreKind, durability: Durability, mount: &Mount) {
     const SECTORS: u64 = 32 << 11;
     let path = mount.point.join("image");
     image(&path, SECTORS);
@@ -211,7 +211,7 @@ fn full_file_system(kind: StoreKind, mount: &Mount) {
     let mut fault = None;
     for lba in (0..SECTORS).step_by(8) {
         let data: Vec<u8> = (lba..lba + 8).flat_map(|lba| stamp(lba, 5)).collect();
-        match driver.write(lba, &data, Durability::WriteBack) {
+        match driver.write(lba, &data, durability) {
             Ok(()) => written.push(lba),
             Err(error) => {
                 fault = Some((lba, error));
@@ -230,9 +230,7 @@ fn full_file_system(kind: StoreKind, mount: &Mount) {
     // Space comes back, and with it the service.
     std::fs::remove_file(&ballast).unwrap();
     patiently("no recovery", || {
-        driver
-            .write(failed, &stamp(failed, 6), Durability::WriteBack)
-            .is_ok()
+        driver.write(failed, &stamp(failed, 6), durability).is_ok()
     });
     assert_eq!(driver.read(failed, 1).unwrap(), stamp(failed, 6));
     patiently("flushes keep failing", || driver.flush().is_ok());
@@ -246,20 +244,27 @@ fn full_file_system(kind: StoreKind, mount: &Mount) {
 #[test]
 fn a_full_tmpfs_fails_writes_until_there_is_space() {
     if let Some(mount) = Mount::tmpfs() {
-        full_file_system(StoreKind::Mmap, &mount);
+        full_file_system(StoreKind::Mmap, Durability::WriteBack, &mount);
     }
 }
 
 #[test]
 fn a_full_ext4_fails_writes_until_there_is_space() {
     if let Some(mount) = Mount::ext4() {
-        full_file_system(StoreKind::Mmap, &mount);
+        full_file_system(StoreKind::Mmap, Durability::WriteBack, &mount);
     }
 }
 
 #[test]
 fn a_full_ext4_fails_direct_writes_until_there_is_space() {
     if let Some(mount) = Mount::ext4() {
-        full_file_system(StoreKind::Direct, &mount);
+        full_file_system(StoreKind::Direct, Durability::WriteBack, &mount);
+    }
+}
+
+#[test]
+fn a_full_ext4_fails_durable_direct_writes_until_there_is_space() {
+    if let Some(mount) = Mount::ext4() {
+        full_file_system(StoreKind::Direct, Durability::Durable, &mount);
     }
 }

@@ -36,9 +36,14 @@ impl Spinner {
         }
     }
 
-    /// Looks until there is work (true), or until it is better to sleep (false).
-    pub fn spin(&mut self, cpu: Cpu, last_work: Instant, mut is_work: impl FnMut() -> bool) -> bool {
-        let mut now = Instant::now();
+    /// Looks until there is work (true), or until it is better to sleep (false). `now` need not be exact to the microsecond.
+    pub fn spin(
+        &mut self,
+        cpu: Cpu,
+        last_work: Instant,
+        mut now: Instant,
+        mut is_work: impl FnMut() -> bool,
+    ) -> bool {
         if self.is_modest(now) {
             return is_work();
         }
@@ -86,17 +91,22 @@ mod tests {
 
     #[test]
     fn spinning_is_bounded_and_ends_with_work() {
-        assert!(!Spinner::new(Duration::from_millis(20)).spin(Cpu::Own, Instant::now(), || false));
+        assert!(!Spinner::new(Duration::from_millis(20)).spin(
+            Cpu::Own,
+            Instant::now(),
+            Instant::now(),
+            || false
+        ));
         // Fewer looks than there are between two looks at the clock, so that a busy machine changes nothing.
         let mut looks = 0;
         let third = || {
             looks += 1;
             looks == 3
         };
-        assert!(Spinner::new(Duration::from_secs(1)).spin(Cpu::Own, Instant::now(), third));
+        assert!(Spinner::new(Duration::from_secs(1)).spin(Cpu::Own, Instant::now(), Instant::now(), third));
         let mut never = Spinner::new(Duration::ZERO);
-        assert!(!never.spin(Cpu::Own, Instant::now(), || false));
-        assert!(never.spin(Cpu::Own, Instant::now(), || true));
+        assert!(!never.spin(Cpu::Own, Instant::now(), Instant::now(), || false));
+        assert!(never.spin(Cpu::Own, Instant::now(), Instant::now(), || true));
     }
 
     #[test]
@@ -127,7 +137,12 @@ mod tests {
                     turn % 2 == parity || turn >= TURNS
                 };
                 // A new one each time: what others on this machine do to the thread must not make it modest.
-                if Spinner::new(Duration::from_secs(60)).spin(Cpu::Shared, Instant::now(), mine) {
+                if Spinner::new(Duration::from_secs(60)).spin(
+                    Cpu::Shared,
+                    Instant::now(),
+                    Instant::now(),
+                    mine,
+                ) {
                     turn.fetch_add(1, Relaxed);
                 }
             }

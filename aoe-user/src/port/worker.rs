@@ -162,21 +162,23 @@ impl DataPath {
         let mut last_work = Instant::now();
         let mut stopping: Option<Instant> = None;
         loop {
-            let mut worked = self.round();
+            // The only look at the clock in a round: several would cost a lone request more than its engine does.
+            let now = Instant::now();
+            let mut worked = self.round(now);
             while let Some(command) = self.commands.pop() {
                 worked = true;
                 if self.obey(command) {
-                    stopping.get_or_insert_with(Instant::now);
+                    stopping.get_or_insert(now);
                 }
             }
             if worked {
-                last_work = Instant::now();
+                last_work = now;
                 continue;
             }
             match stopping {
                 Some(since) if self.session.pending() == 0 || since.elapsed() > DRAIN_LIMIT => break,
                 Some(_) => self.sleep(Some(DRAIN_PAUSE)),
-                None if self.spin_until_work(last_work) => {}
+                None if self.spin_until_work(last_work, now) => {}
                 None => self.sleep(None),
             }
         }
@@ -186,8 +188,8 @@ impl DataPath {
     }
 
     /// Serves what is there now; false when there was nothing.
-    fn round(&mut self) -> bool {
-        let now_us = self.now_us();
+    fn round(&mut self, now: Instant) -> bool {
+        let now_us = self.us(now);
         let mut worked = self.session.completions(&mut self.socket, &self.port, now_us);
         while !self.batch.is_full()
             && let Some(frame) = self.socket.receive()
@@ -200,7 +202,7 @@ impl DataPath {
                 .batch(&mut self.socket, &self.port, &mut self.batch, now_us);
         }
         if worked {
-            self.session.lane().submit();
+            self.session.lane().submit(now);
         }
         if self.next_advert_us.is_some_and(|due| due <= now_us) {
             self.next_advert_us = self.session.tick(&mut self.socket, &self.port, now_us);
@@ -210,7 +212,7 @@ impl DataPath {
     }
 
     /// Waits awake for work for a while. Whoever waits for a disk does not: the thread that commits may need this very CPU.
-    fn spin_until_work(&mut self, last_work: Instant) -> bool {
+    fn spin_until_work(&mut self, last_work: Instant, now: Instant) -> bool {
         if self.session.pending() > 0 {
             return false;
         }
@@ -220,8 +222,9 @@ impl DataPath {
             Cpu::Own
         };
         let (socket, commands) = (&self.socket, &self.commands);
-        self.spinner
-            .spin(cpu, last_work, || socket.is_readable() || !commands.is_empty())
+        self.spinner.spin(cpu, last_work, now, || {
+            socket.is_readable() || !commands.is_empty()
+        })
     }
 
     /// Sleeps until a frame, a completion or a command arrives, an advertisement is due, or `limit` is over.
@@ -297,7 +300,12 @@ impl DataPath {
     }
 
     fn now_us(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+        self.us(Instant::now())
+    }
+
+    /// A time on the engine's clock.
+    fn us(&self, time: Instant) -> u64 {
+        u64::try_from(time.duration_since(self.start).as_micros()).unwrap_or(u64::MAX)
     }
 }
 

@@ -92,9 +92,9 @@ pub(super) struct Tick(pub(super) u32);
 
 impl Tick {
     /// The same for all lanes: what one learned, another believes.
-    fn now() -> Tick {
+    fn of(time: Instant) -> Tick {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-        Tick((START.elapsed().as_millis() / 125) as u32)
+        Tick((time.duration_since(*START).as_millis() / 125) as u32)
     }
 }
 
@@ -149,14 +149,15 @@ impl Lane {
             },
             engine: None,
             commits: Vec::new(),
-            tick: Tick::now(),
+            tick: Tick::of(Instant::now()),
         })
     }
 
     /// To be called once per round of the worker's loop, after the round's requests: starts what stores gathered
     /// (one hand-over per group commit, one system call for all I/O). Nothing deferred: no system call.
-    pub fn submit(&mut self) {
-        self.tick = Tick::now();
+    /// `now` is about now: stores tell the time by it.
+    pub fn submit(&mut self, now: Instant) {
+        self.tick = Tick::of(now);
         while let Some((committer, _)) = self.commits.first() {
             let committer = Arc::clone(committer);
             let same = self
@@ -248,7 +249,7 @@ impl Lane {
 
     /// To be called before polling [`Lane::fd`]; false means that something arrived meanwhile: do not sleep.
     pub fn prepare_sleep(&mut self) -> bool {
-        self.submit();
+        self.submit(Instant::now());
         self.mailbox.shared.sleeping.store(true, Ordering::SeqCst);
         std::sync::atomic::fence(Ordering::SeqCst);
         let ring_news = match &mut self.engine {

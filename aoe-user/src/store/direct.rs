@@ -371,24 +371,6 @@ impl Pages for Disk {
     fn arrived(&self, _: Extent) {}
 }
 
-impl Medium for Disk {
-    fn commit(&self) -> io::Result<()> {
-        self.backing.sync()
-    }
-
-    fn trim(&self, extent: Extent) -> io::Result<()> {
-        self.backing.punch(extent)
-    }
-
-    fn fault(&self, lba: u64, source: io::Error) -> Fault {
-        self.backing.fault(FaultKind::Write, lba, source)
-    }
-
-    fn name(&self) -> String {
-        self.backing.name()
-    }
-}
-
 /// Asks the file (Linux 6.1), else the device; a page where neither says anything.
 fn find_alignment(file: &File) -> io::Result<Alignment> {
     const PAGE: u64 = 4096;

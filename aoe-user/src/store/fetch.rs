@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::backing::{Backing, short_file};
 use super::bounce::Buffer;
+use super::committer::Medium;
 use super::lane::{Completion, Event, Lane, Token};
 use super::transfer::{Direction, Job, Transfer};
 use super::{Extent, Fault, FaultKind, SECTOR_BYTES};
@@ -28,6 +29,25 @@ pub(super) trait Pages: Send + Sync + std::fmt::Debug {
 
     /// These sectors' pages were just read.
     fn arrived(&self, extent: Extent);
+}
+
+/// What lies in a file is committed there, whichever way it got in.
+impl<O: Pages> Medium for O {
+    fn commit(&self) -> io::Result<()> {
+        self.backing().sync()
+    }
+
+    fn trim(&self, extent: Extent) -> io::Result<()> {
+        self.backing().punch(extent)
+    }
+
+    fn fault(&self, lba: u64, source: io::Error) -> Fault {
+        self.backing().fault(FaultKind::Write, lba, source)
+    }
+
+    fn name(&self) -> String {
+        self.backing().name()
+    }
 }
 
 impl<O: Pages + 'static> ColdRead<O> {

@@ -56,8 +56,8 @@ fn all_kinds(bench: &mut Bench, contender: Contender) -> Result<()> {
     let mut stand = Stand::start(bench, contender, &serving)?;
     // Many short rounds: a single one is off by ten percent either way. Peers are there to be compared with, not to be judged.
     let (rounds, seconds) = match (bench.quick, contender) {
-        (true, Contender::Xblade) => (5, 0.3),
-        (true, _) => (1, 1.0),
+        (true, Contender::Xblade) => (3, 0.3),
+        (true, _) => (1, 0.5),
         (false, _) => (bench.rounds, bench.seconds),
     };
     for kind in KINDS.repeat(rounds) {

@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> Result<()> {
         echo: cargo::echo()?,
         contenders: Contender::installed(),
         rounds: if args.quick { 3 } else { 5 },
-        seconds: if args.quick { 0.5 } else { 2.0 },
+        seconds: if args.quick { 0.4 } else { 2.0 },
         quick: args.quick,
         images: Images::new(&disk)?,
         results: Results::default(),

@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::super::backing::Backing;
-use super::super::committer::Medium;
 use super::super::fetch::{Pages, Streams};
 use super::super::folios::Folios;
 use super::super::lane::Tick;
 use super::super::mmap::Mapping;
 use super::super::residency::Residency;
-use super::super::{Extent, Fault, FaultKind, SECTOR_BYTES, StoreError};
+use super::super::{Extent, Fault, SECTOR_BYTES, StoreError};
 
 /// Each further mapping is at least twice as long as the last, so this suffices for ever.
 const MAX_VIEWS: usize = 48;
@@ -230,23 +229,5 @@ impl Pages for Core {
             let pages = mapping.pages_of(extent_bytes(extent));
             residency.note(*pages.start(), *pages.end());
         }
-    }
-}
-
-impl Medium for Core {
-    fn commit(&self) -> io::Result<()> {
-        self.backing.sync()
-    }
-
-    fn trim(&self, extent: Extent) -> io::Result<()> {
-        self.backing.punch(extent)
-    }
-
-    fn fault(&self, lba: u64, source: io::Error) -> Fault {
-        self.backing.fault(FaultKind::Write, lba, source)
-    }
-
-    fn name(&self) -> String {
-        self.backing.name()
     }
 }

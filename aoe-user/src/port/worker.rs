@@ -165,7 +165,9 @@ impl DataPath {
             // The only look at the clock in a round: several would cost a lone request more than its engine does.
             let now = Instant::now();
             let mut worked = self.round(now);
-            while let Some(command) = self.commands.pop() {
+            while !self.commands.is_empty()
+                && let Some(command) = self.commands.pop()
+            {
                 worked = true;
                 if self.obey(command) {
                     stopping.get_or_insert(now);

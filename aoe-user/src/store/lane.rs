@@ -233,7 +233,10 @@ impl Lane {
     )]
     pub fn next(&mut self) -> Option<Completion> {
         loop {
-            let (transfer, job) = match self.mailbox.shared.queue.pop() {
+            let queue = &self.mailbox.shared.queue;
+            // Asked first: taking from an empty queue costs a fence.
+            let letter = if queue.is_empty() { None } else { queue.pop() };
+            let (transfer, job) = match letter {
                 Some(Letter::Completion(completion)) => return Some(completion),
                 Some(Letter::Flight(flight)) => flight,
                 None => match &mut self.engine {

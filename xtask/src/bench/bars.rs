@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::disk::{AMPLIFICATION, COLD_1500, COLD_9000, SYNC, WRITES};
+use super::disk::{AMPLIFICATION, COLD_1500, COLD_9000, HOT_BESIDE_COLD, SYNC, WRITES};
 use super::flood::{KINDS, RATE_LIMITED, WOKEN, kept};
 use super::load::{Load, Run};
 use super::results::{Results, Series};
@@ -126,6 +126,7 @@ pub fn judge(results: &Results) -> Vec<Bar> {
         rate,
         least(1.0),
     );
+    table.fact(HOT_BESIDE_COLD, least(0.9));
     for kind in KINDS {
         table.fact(&kept(kind), least(0.95));
     }

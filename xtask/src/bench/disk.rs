@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::os::linux::fs::MetadataExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::Bench;
 use super::images::drop_caches;
 use super::load::{Load, Run};
-use super::stand::{Contender, Serving, Stand};
+use super::stand::{Contender, Serving, Stand, figures};
+use super::{Bench, GENERATOR_CPU, SHELF, SLOT};
 
 /// Name of a stage, as [`super::bars`] looks it up.
 pub const WRITES: &str = "image on disk, MTU 1500, final flush counted";
@@ -20,6 +20,9 @@ pub const SYNC: &str = "image on disk, MTU 1500, synchronous";
 pub const COLD_1500: &str = "image on disk, MTU 1500, cold";
 /// Name of a stage.
 pub const COLD_9000: &str = "image on disk, MTU 9000, cold";
+/// Name of a fact.
+pub const HOT_BESIDE_COLD: &str =
+    "rate of a hot export beside cold reads, compared with both in processes of their own";
 /// Name of a fact: bytes that reached the device for a byte acknowledged.
 pub const AMPLIFICATION: &str = "bytes written to the device for a byte acknowledged";
 
@@ -99,6 +102,64 @@ pub fn cold(bench: &mut Bench) {
             }
         }
     }
+}
+
+/// A hot export beside one whose every read waits for the disk.
+pub fn hot_beside_cold(bench: &mut Bench) {
+    let rounds = if bench.quick { 1 } else { bench.rounds };
+    for _ in 0..rounds {
+        let share = beside_cold(bench, false).and_then(|apart| Ok(beside_cold(bench, true)? / apart));
+        match share {
+            Ok(share) => bench.results.fact(HOT_BESIDE_COLD, Contender::Xblade, share),
+            Err(error) => bench.failed("a hot export beside cold reads", &error),
+        }
+    }
+}
+
+/// The hot export's rate. The cold one is served by the same worker, or by another process on a link of its own: the CPU that
+/// generators and cold reads take is the same then, and what is left is whether a worker that waits for a disk keeps others waiting.
+fn beside_cold(bench: &Bench, together: bool) -> Result<f64> {
+    let name = Contender::Xblade.name();
+    let (hot, cold) = (bench.images.in_ram(name)?, bench.images.on_disk(name)?);
+    let config = bench.images.ram_directory().join("beside.toml");
+    let next_slot = SLOT + 1;
+    let text = format!(
+        "[defaults]\ninterfaces = [\"eth0\"]\n\
+         [[export]]\nshelf = {SHELF}\nslot = {SLOT}\npath = {hot:?}\n\
+         [[export]]\nshelf = {SHELF}\nslot = {next_slot}\npath = {cold:?}\n"
+    );
+    std::fs::write(&config, text)?;
+    drop_caches()?;
+    let serving = Serving {
+        links: 2,
+        config: together.then_some(config),
+        ..Serving::plain(&hot, 1500)
+    };
+    let mut stand = Stand::start(bench, Contender::Xblade, &serving)?;
+    let _other = if together {
+        None
+    } else {
+        Some(stand.spawn_xblade(1, &cold)?)
+    };
+
+    let hot_load = Load {
+        seconds: bench.seconds.max(1.0),
+        ..Load::reads(2, 16)
+    };
+    let mut cold_arguments = Load {
+        seconds: hot_load.seconds + 1.0,
+        warm_up: 0.0,
+        ..Load::reads(2, 64)
+    }
+    .arguments();
+    if together {
+        cold_arguments[0] = format!("{SHELF}.{next_slot}");
+    }
+    let mut generator = stand.spawn_bench(u32::from(!together), GENERATOR_CPU, &cold_arguments, &[])?;
+    std::thread::sleep(Duration::from_millis(200));
+    let run = stand.load(&hot_load)?;
+    figures(&mut generator)?;
+    Ok(run.figures.rps)
 }
 
 /// The contenders that the bars on disks are about.

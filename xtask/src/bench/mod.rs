@@ -123,13 +123,14 @@ pub fn run(args: &Args) -> Result<()> {
 /// A part of the benchmark; what fails in it is noted in the results.
 type Part = fn(&mut Bench);
 
-const PARTS: [(&str, Part); 10] = [
+const PARTS: [(&str, Part); 11] = [
     ("ram: reads and writes at MTU 1500 and 9000", stages::ram),
     ("ram: threaded NAPI", stages::threaded),
     ("ram: unpinned", stages::unpinned),
     ("sync: acknowledged when on the medium", disk::sync),
     ("disk: random writes and their way to the medium", disk::writes),
     ("cold: nothing in the page cache", disk::cold),
+    ("cold: a hot export beside it", disk::hot_beside_cold),
     (
         "flood: a load beside frames that are nobody's business",
         flood::floods,

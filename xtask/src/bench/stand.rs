@@ -213,6 +213,25 @@ impl Stand {
         Process::spawn(&self.lab.initiator, words[0], &words[1..])
     }
 
+    /// Starts a second xblade on another link, pinned like the target, and waits until it serves.
+    pub fn spawn_xblade(&self, link: u32, image: &Path) -> Result<Process> {
+        let (shelf, slot, interface) = (SHELF.to_string(), SLOT.to_string(), format!("eth{link}"));
+        let image = image.to_str().context("an odd path of an image")?;
+        let words = [
+            "-c",
+            TARGET_CPU,
+            &self.xblade,
+            "serve",
+            &shelf,
+            &slot,
+            &interface,
+            image,
+        ];
+        let mut process = Process::spawn(&self.lab.target, "taskset", &words)?;
+        process.wait_for("ready", START)?;
+        Ok(process)
+    }
+
     fn napi_time(&self) -> Duration {
         let ns = |pid: &i32| -> Option<u64> {
             let account = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;

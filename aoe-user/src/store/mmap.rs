@@ -16,6 +16,15 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mun
 
 use super::sigbus::Guard;
 
+/// A line of the processor's cache.
+const LINE_BYTES: usize = 64;
+
+/// Bytes that are brought in line by line before they are asked for: a request of an ordinary frame.
+const HINT_BYTES: usize = 1024;
+
+/// Bytes that memcpy loads all at once, before it stores the first: longer copies wait for one cold line after the other.
+const COPY_BYTES: usize = 512;
+
 /// A mapping of `len` usable bytes.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -145,23 +154,35 @@ impl Mapping {
         })
     }
 
-    /// Starts to bring the first line of each page of the bytes at `at` into the processor's cache, if they lie in the
-    /// mapping: the page walk is what costs, the lines that follow the processor foresees by itself.
+    /// Starts to bring the bytes at `at` into the processor's cache, if they lie in the mapping: of many the first ones, and
+    /// the first line of each page. There the page walk is what costs; the lines that follow the processor foresees by itself.
     #[inline]
     pub(super) fn prefetch(&self, at: usize, bytes: usize) {
         let Some(end) = at.checked_add(bytes).filter(|end| *end <= self.len) else {
             return;
         };
-        let page_bytes = 1 << self.page_shift;
-        let mut next = at;
-        while next < end {
-            #[cfg(target_arch = "x86_64")]
-            {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                // SAFETY: a prefetch never faults; the address is inside the mapping all the same.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().add(self.lead + next).cast()) };
+        let near = end.min(at + HINT_BYTES);
+        for line in (at..near).step_by(LINE_BYTES) {
+            self.hint(line);
+        }
+        if near < end {
+            let page_bytes = 1 << self.page_shift;
+            let next_page = (self.lead + near).next_multiple_of(page_bytes) - self.lead;
+            for page in (next_page..end).step_by(page_bytes) {
+                self.hint(page);
             }
-            next = (self.lead + next + 1).next_multiple_of(page_bytes) - self.lead;
+        }
+    }
+
+    /// Starts to bring in the line of byte `at`, which lies in the mapping.
+    #[inline]
+    fn hint(&self, at: usize) {
+        debug_assert!(at < self.len);
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch never faults; the address is inside the mapping all the same.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().add(self.lead + at).cast()) };
         }
     }
 
@@ -173,7 +194,7 @@ impl Mapping {
             // SAFETY: `pointer` checked that all pieces together lie in the mapping; a piece is ours alone and
             // cannot overlap the mapping, which nobody has a reference to.
             unsafe {
-                ptr::copy_nonoverlapping(from, piece.as_mut_ptr(), piece.len());
+                copy(from, piece.as_mut_ptr(), piece.len());
                 from = from.add(piece.len());
             }
         }
@@ -188,7 +209,7 @@ impl Mapping {
             // SAFETY: `pointer` checked that all pieces together lie in the mapping, which is writable; nobody has
             // a reference into it.
             unsafe {
-                ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len());
+                copy(piece.as_ptr(), to, piece.len());
                 to = to.add(piece.len());
             }
         }
@@ -325,5 +346,23 @@ fn page_bytes(file: BorrowedFd<'_>) -> usize {
     match rustix::fs::fstatfs(file) {
         Ok(stat) if stat.f_type == HUGETLBFS_MAGIC => stat.f_bsize as usize,
         _ => rustix::param::page_size(),
+    }
+}
+
+/// Copies as [`ptr::copy_nonoverlapping`] does, in steps whose cache misses overlap.
+///
+/// # Safety
+/// As for [`ptr::copy_nonoverlapping`].
+#[inline]
+unsafe fn copy(mut from: *const u8, mut to: *mut u8, len: usize) {
+    let mut left = len;
+    while left > 0 {
+        let step = left.min(COPY_BYTES);
+        // SAFETY: the caller's promise, for a part of the bytes; the pointers end behind the last one at most.
+        unsafe {
+            ptr::copy_nonoverlapping(from, to, step);
+            (from, to) = (from.add(step), to.add(step));
+        }
+        left -= step;
     }
 }

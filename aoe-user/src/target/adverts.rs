@@ -103,7 +103,7 @@ fn advertise<L: Link>(link: &mut L, port: &PortInfo, export: &Export, counters: 
         let Some(mut frame) = link.allocate(aoe_common::wire::MIN_FRAME_BYTES) else {
             return false;
         };
-        if !build(link, &mut frame, &tags, &[&envelope.head(0), &argument, &string]) {
+        if !build(link, &mut frame, &tags, &[&envelope.head(0, &argument), &string]) {
             link.free(frame);
             return false;
         }

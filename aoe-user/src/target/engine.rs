@@ -98,10 +98,10 @@ impl<L: Link> Engine<L> {
             Refusal::Ata(results) => self.results(link, call, frame, results, &[]),
             Refusal::Aoe(code) => {
                 self.counters.aoe_errors.bump();
-                let mut head = Self::envelope(&call).head(code);
-                if call.request.command == aoe::CMD_ATA && code != error::VERSION {
-                    head.extend(Registers::read(&call.request.argument).echo());
-                }
+                let echo = Registers::read(&call.request.argument).echo();
+                let is_ata = call.request.command == aoe::CMD_ATA && code != error::VERSION;
+                let argument: &[u8] = if is_ata { &echo } else { &[] };
+                let head = Self::envelope(&call).head(code, argument);
                 self.send(link, call, frame, &[&head]);
             }
         }
@@ -112,16 +112,16 @@ impl<L: Link> Engine<L> {
         if results.is_error() {
             self.counters.ata_errors.bump();
         }
-        let mut head = Self::envelope(&call).head(0);
-        head.extend(results.write(Registers::read(&call.request.argument).aflags));
+        let aflags = Registers::read(&call.request.argument).aflags;
+        let head = Self::envelope(&call).head(0, &results.write(aflags));
         self.send(link, call, frame, &[&head, data]);
     }
 
     /// Answers an ATA read whose data is in the frame already, which has its final length.
     pub fn data_in(&self, link: &mut L, call: Call<'_>, mut frame: L::Frame) {
         let registers = Registers::read(&call.request.argument);
-        let mut head = Self::envelope(&call).head(0);
-        head.extend(registers.success().write(registers.aflags));
+        let argument = registers.success().write(registers.aflags);
+        let head = Self::envelope(&call).head(0, &argument);
         put_head(link, &mut frame, &head);
         self.counters.replies.bump();
         link.send(frame);
@@ -159,7 +159,7 @@ impl<L: Link> Engine<L> {
         if verdict.error != 0 {
             self.counters.aoe_errors.bump();
         }
-        let head = Self::envelope(&call).head(verdict.error);
+        let head = Self::envelope(&call).head(verdict.error, &[]);
         let argument = &call.request.argument;
         match call.request.command {
             aoe::CMD_QUERY => {

@@ -51,8 +51,8 @@ impl<'a> Envelope<'a> {
         }
     }
 
-    /// Ethernet and AoE header; `error` 0 is success.
-    pub fn head(&self, error: u8) -> Head {
+    /// Ethernet and AoE header, and the command's argument as far as it is an ATA one or empty; `error` 0 is success.
+    pub fn head(&self, error: u8, argument: &[u8]) -> Head {
         let flags = if error == 0 {
             aoe::FLAG_RESPONSE
         } else {
@@ -62,11 +62,18 @@ impl<'a> Envelope<'a> {
         let [s0, s1] = self.address.shelf.to_be_bytes();
         let [g0, g1, g2, g3] = self.tag;
         let mut head = Head::new();
-        head.extend(self.to.0);
-        head.extend(self.from.0);
-        head.extend(self.tags.as_slice().iter().copied());
-        head.extend([t0, t1, aoe::VERSION << 4 | flags, error]);
-        head.extend([s0, s1, self.address.slot, self.command, g0, g1, g2, g3]);
+        let parts: [&[u8]; 6] = [
+            &self.to.0,
+            &self.from.0,
+            self.tags.as_slice(),
+            &[t0, t1, aoe::VERSION << 4 | flags, error],
+            &[s0, s1, self.address.slot, self.command, g0, g1, g2, g3],
+            argument,
+        ];
+        for part in parts {
+            let fits = head.try_extend_from_slice(part);
+            debug_assert!(fits.is_ok(), "a head has room for the longest headers");
+        }
         head
     }
 }

@@ -89,6 +89,12 @@ impl Backing {
                 .is_ok_and(|stat| [TMPFS_MAGIC, RAMFS_MAGIC, HUGETLBFS_MAGIC].contains(&stat.f_type))
     }
 
+    /// Whether mincore(2) tells the truth: it says "resident" of everything to who neither owns the file nor may write to it.
+    pub(super) fn may_ask_residency(&self) -> bool {
+        let owner = |meta: std::fs::Metadata| meta.uid() == rustix::process::geteuid().as_raw();
+        !self.read_only || self.file.metadata().is_ok_and(owner)
+    }
+
     /// Bytes that the object has now, all of it.
     ///
     /// # Errors

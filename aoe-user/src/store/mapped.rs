@@ -5,6 +5,7 @@
 
 mod cold;
 mod views;
+mod warmup;
 
 use std::io;
 use std::sync::Arc;
@@ -32,6 +33,9 @@ impl MappedStore {
     /// [`StoreError::System`] when it cannot be mapped.
     pub(super) fn new(backing: Backing, flush_interval: Duration) -> Result<MappedStore, StoreError> {
         let core = Arc::new(Core::new(backing)?);
+        if core.backing.in_memory() && core.backing.may_ask_residency() {
+            warmup::start(&core);
+        }
         let committer = Committer::new(Arc::clone(&core) as Arc<dyn Medium>, flush_interval);
         Ok(MappedStore { core, committer })
     }

@@ -255,6 +255,25 @@ impl Mapping {
         Ok(())
     }
 
+    /// Enters pages of a file into the page table, without changing them; a hole of a file in memory would be filled.
+    /// Minimum kernel: 5.14.
+    ///
+    /// # Errors
+    /// Of madvise: EFAULT beyond the file's end.
+    pub(super) fn populate(&self, pages: Range<usize>) -> io::Result<()> {
+        assert!(pages.end << self.page_shift <= self.total, "beyond the mapping");
+        // SAFETY: the range lies in our own mapping; reading pages changes no byte of it.
+        unsafe {
+            let start = self.base.as_ptr().add(pages.start << self.page_shift);
+            madvise(
+                start.cast(),
+                pages.len() << self.page_shift,
+                Advice::LinuxPopulateRead,
+            )?;
+        }
+        Ok(())
+    }
+
     /// Which pages of the mapping's pages `[first, first + pages.len())` are in memory, one byte a page, bit 0.
     ///
     /// # Errors

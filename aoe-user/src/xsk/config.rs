@@ -40,8 +40,6 @@ pub struct SocketConfig {
     /// ring and pool allow; a low level keeps the chunks in use few, hence in the CPU's cache. Zero-copy starts at the top,
     /// since the driver takes a whole NIC ring of chunks at once.
     pub fill: u32,
-    /// Bytes kept free before a received frame, beside the kernel's own 256.
-    pub headroom: u32,
 }
 
 impl SocketConfig {
@@ -52,8 +50,8 @@ impl SocketConfig {
     /// | ≤ 1500 | 2048 × 2 KiB | 4 MiB | 1536: 24 initiators with 64 requests in flight | 512 |
     /// | 9000 | 2048 × 4 KiB | 8 MiB | 512 full-size writes: 8 initiators with 64 requests in flight | 256 |
     ///
-    /// A headroom of 220 puts the payload of an untagged ATA request (offset 36) at byte 512 of its chunk, where direct
-    /// I/O can reach it.
+    /// No headroom beyond the kernel's own: behind it a request for data lies in one cache line, and it is another CPU that
+    /// wrote it.
     pub fn for_mtu(ifindex: u32, queue: u32, mtu: u32) -> SocketConfig {
         let one_chunk = mtu <= 1500;
         SocketConfig {
@@ -65,18 +63,12 @@ impl SocketConfig {
             chunks: 2048,
             ring: 2048,
             fill: if one_chunk { 512 } else { 768 },
-            headroom: 220,
         }
-    }
-
-    /// Where in its chunk the first byte of a frame lies.
-    pub(super) fn data_offset(&self) -> u32 {
-        XDP_HEADROOM.saturating_add(self.headroom)
     }
 
     /// Whether frames can be longer than a chunk has room for.
     pub(super) fn multi_buffer(&self) -> bool {
-        self.frame_bytes > self.chunk_bytes.saturating_sub(self.data_offset())
+        self.frame_bytes > self.chunk_bytes.saturating_sub(XDP_HEADROOM)
     }
 
     /// The first thing wrong with it, in words for a person.
@@ -99,12 +91,6 @@ impl SocketConfig {
         if self.fill == 0 {
             return Some("fill level 0: nothing could be received".into());
         }
-        if self.data_offset() > self.chunk_bytes.wrapping_div(2) {
-            return Some(format!(
-                "headroom {}: leaves less than half of a chunk to frames",
-                self.headroom
-            ));
-        }
         None
     }
 }
@@ -117,7 +103,6 @@ mod tests {
     fn standard_frames_fit_one_chunk_and_jumbo_frames_do_not() {
         assert!(!SocketConfig::for_mtu(1, 0, 1500).multi_buffer());
         assert!(SocketConfig::for_mtu(1, 0, 9000).multi_buffer());
-        assert_eq!(SocketConfig::for_mtu(1, 0, 1500).data_offset() + 36, 512);
     }
 
     #[test]
@@ -159,13 +144,6 @@ mod tests {
                     ..good.clone()
                 },
                 "fill level 0",
-            ),
-            (
-                SocketConfig {
-                    headroom: 1000,
-                    ..good.clone()
-                },
-                "1000",
             ),
         ] {
             let problem = bad.problem().expect("a bad configuration is refused");

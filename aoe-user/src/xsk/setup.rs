@@ -69,7 +69,7 @@ impl Setup<'_> {
             addr: umem.address(),
             len: umem.bytes(),
             chunk_size: config.chunk_bytes,
-            headroom: config.headroom,
+            headroom: 0,
             flags: XdpUmemRegFlags::empty(),
             tx_metadata_len: 0,
         };

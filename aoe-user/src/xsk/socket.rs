@@ -11,7 +11,7 @@ use rustix::net::xdp::{XdpDesc, XdpDescOptions};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::chunk::{Census, Chunks};
-use super::config::SocketConfig;
+use super::config::{SocketConfig, XDP_HEADROOM};
 use super::error::XskError;
 use super::frame::{Frame, Layout, MAX_PIECES, Piece, Pieces, PiecesMut};
 use super::ring::{Consumer, Producer};
@@ -88,7 +88,7 @@ impl Socket {
             layout: Layout {
                 // Both at most 4096, as the configuration's check made sure.
                 chunk_bytes: config.chunk_bytes as u16,
-                data_offset: config.data_offset() as u16,
+                data_offset: XDP_HEADROOM as u16,
                 max_pieces: if config.multi_buffer() { MAX_PIECES } else { 1 },
             },
             zerocopy: false,

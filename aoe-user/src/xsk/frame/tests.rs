@@ -136,7 +136,7 @@ fn a_frame_has_no_more_pieces_than_the_kernel_sends() {
 
 #[test]
 fn a_received_jumbo_frame_shrinks_to_its_reply_and_grows_again() {
-    // As the kernel delivers 9014 bytes: each fragment begins after 476 bytes of headroom.
+    // As the kernel delivers 9014 bytes where frames begin at byte 476: so does each fragment.
     let mut chunks = Chunks::new(8);
     let mut frame = Frame::empty(u32::MAX);
     for len in [3620, 3620, 1774] {

@@ -70,6 +70,10 @@ pub mod aoe {
     /// The response reports an error.
     pub const FLAG_ERROR: u8 = 0x04;
 
+    /// Linux's own initiator uses tags without this bit and ignores responses with it (`aoenet_rcv`): who speaks AoE from user
+    /// space sets it.
+    pub const TAG_OF_USER_SPACE: u32 = 1 << 31;
+
     /// Every shelf.
     pub const SHELF_ANY: u16 = 0xffff;
     /// Every slot.

@@ -14,6 +14,7 @@ pub struct Frame {
     pub ver_flags: u8,
     pub shelf: u16,
     pub slot: u8,
+    pub tag: u32,
 }
 
 /// An Ethernet header up to its (first) EtherType, in 16-bit words: frames start at even addresses.
@@ -77,6 +78,7 @@ impl Frame {
             ver_flags: aoe.ver_flags,
             shelf: u16::from_be(aoe.shelf),
             slot: aoe.slot,
+            tag: (u16::from_be(aoe.tag[0]) as u32) << 16 | u16::from_be(aoe.tag[1]) as u32,
         })
     }
 }

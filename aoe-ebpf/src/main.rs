@@ -1,4 +1,5 @@
-//! The kernel half of xblade: an XDP program that looks at every frame in the driver.
+//! The kernel half of xblade: an XDP program that looks at every frame in the driver. (And a small second one, for the
+//! load generator: `responses`.)
 //!
 //! It hands to AF_XDP what user space has to answer, drops what nobody may ask, and passes everything else, so that
 //! the NIC stays an ordinary NIC. `aoe_common::rules` says what each verdict is for and how the maps are keyed; user
@@ -11,6 +12,7 @@
 
 mod frame;
 mod maps;
+mod responses;
 mod sources;
 
 use aoe_common::Mac;

@@ -1,4 +1,4 @@
-//! The kernel half seen from here: load, attach, rules, counters.
+//! The kernel half seen from here: load, attach, rules, counters; and the load generator's part of it, [`Responses`].
 //!
 //! The only module that knows aya. What the program decides, and how the maps are keyed, is in
 //! [`aoe_common::rules`]; its source is the crate `aoe-ebpf`, built by `cargo xtask ebpf`.
@@ -20,18 +20,20 @@ mod compile;
 mod error;
 mod kernel_log;
 mod report;
+mod responses;
 mod tables;
 #[cfg(test)]
 mod tests;
 
 pub use error::FilterError;
 pub use report::{Counters, Denied};
+pub use responses::Responses;
 
 use compile::compile;
 use kernel_log::KernelLog;
 use tables::{Installed, Room};
 
-/// The program, as `cargo xtask ebpf` builds it; `toolchain.txt` beside it says with what.
+/// The programs, as `cargo xtask ebpf` builds them; `toolchain.txt` beside it says with what.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("object/aoe.o");
 
 const PROGRAM: &str = "aoe_filter";
@@ -118,7 +120,7 @@ impl Filter {
             loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| FilterError::load(&error))?;
-        program(&mut ebpf)
+        program(&mut ebpf, PROGRAM)
             .load()
             .map_err(|error| FilterError::load(&error.into()))?;
 
@@ -150,21 +152,7 @@ impl Filter {
     /// `interface` is for messages, `ifindex` decides: names can move to other interfaces. Where
     /// [`FilterError::generic_may_work`] says so, the caller can try again with [`Attach::Generic`].
     pub fn attach(&mut self, interface: &str, ifindex: u32, attach: Attach) -> Result<(), FilterError> {
-        let mode = match attach {
-            Attach::Native => XdpMode::Driver,
-            Attach::Generic => XdpMode::Skb,
-        };
-        let failed = |error| FilterError::attach(&error, interface, attach);
-        let program = program(&mut self.ebpf);
-        let id = program.attach_to_if_index(ifindex, mode).map_err(failed)?;
-        let link = program.take_link(id).map_err(failed)?;
-        // aya's other way, netlink, would leave the program behind when this process is killed. Dropping that link
-        // detaches it.
-        let link = FdLink::try_from(link).map_err(|_| FilterError::Attach {
-            interface: interface.to_owned(),
-            attach,
-            source: rustix::io::Errno::INVAL.into(),
-        })?;
+        let link = link(&mut self.ebpf, PROGRAM, interface, ifindex, attach)?;
         self.link = Some((link, attach));
         Ok(())
     }
@@ -244,10 +232,35 @@ impl fmt::Debug for Filter {
     }
 }
 
-fn program(ebpf: &mut Ebpf) -> &mut Xdp {
-    ebpf.program_mut(PROGRAM)
+/// Attaches a loaded program for as long as the link lives.
+fn link(
+    ebpf: &mut Ebpf,
+    name: &str,
+    interface: &str,
+    ifindex: u32,
+    attach: Attach,
+) -> Result<FdLink, FilterError> {
+    let mode = match attach {
+        Attach::Native => XdpMode::Driver,
+        Attach::Generic => XdpMode::Skb,
+    };
+    let failed = |error| FilterError::attach(&error, interface, attach);
+    let program = program(ebpf, name);
+    let id = program.attach_to_if_index(ifindex, mode).map_err(failed)?;
+    let link = program.take_link(id).map_err(failed)?;
+    // aya's other way, netlink, would leave the program behind when this process is killed. Dropping that link
+    // detaches it.
+    FdLink::try_from(link).map_err(|_| FilterError::Attach {
+        interface: interface.to_owned(),
+        attach,
+        source: rustix::io::Errno::INVAL.into(),
+    })
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut Xdp {
+    ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
-        .expect("the object holds the XDP program: `cargo xtask ebpf --check` proves it")
+        .expect("the object holds the XDP programs: `cargo xtask ebpf --check` proves it")
 }
 
 fn map<M: TryFrom<Map, Error = MapError>>(

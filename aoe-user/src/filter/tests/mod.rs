@@ -16,6 +16,7 @@ mod kernel_log;
 mod limits;
 mod model;
 mod replace;
+mod responses;
 mod verdicts;
 mod wildcards;
 
@@ -87,9 +88,13 @@ fn rules(exports: impl Into<Vec<ExportRule>>) -> Rules {
     }
 }
 
-/// The program's verdict on a frame that comes in by queue 0, and the time it takes.
+/// The filter's verdict on a frame that comes in by queue 0, and the time it takes.
 fn run(ebpf: &Ebpf, bytes: &[u8], repeat: u32) -> (Verdict, Duration) {
-    let Some(Program::Xdp(program)) = ebpf.program(PROGRAM) else {
+    run_program(ebpf, PROGRAM, bytes, repeat)
+}
+
+fn run_program(ebpf: &Ebpf, name: &str, bytes: &[u8], repeat: u32) -> (Verdict, Duration) {
+    let Some(Program::Xdp(program)) = ebpf.program(name) else {
         panic!("no program")
     };
     let mut data_out = vec![0; bytes.len() + 512];

@@ -1,0 +1,67 @@
+//! The load generator's program: answers go to its sockets, everything else to the network stack.
+
+use std::os::fd::BorrowedFd;
+
+use aoe_common::Mac;
+use aoe_common::rules::{Generation, State};
+use aya::maps::{Array, MapData, XskMap};
+use aya::programs::links::FdLink;
+use aya::{Ebpf, EbpfLoader};
+
+use super::{Attach, FilterError, OBJECT, link, map, program};
+
+pub(super) const PROGRAM: &str = "aoe_responses";
+
+/// Takes the answers on one interface out of the network stack, for as long as it is attached: untagged AoE responses to the
+/// interface's address whose tag has [`TAG_OF_USER_SPACE`](aoe_common::wire::aoe::TAG_OF_USER_SPACE).
+///
+/// The interface is an ordinary one again as soon as this is dropped, or its process ended in whatever way.
+pub struct Responses {
+    // First, so that it is dropped first.
+    link: Option<FdLink>,
+    pub(super) ebpf: Ebpf,
+    sockets: XskMap<MapData>,
+}
+
+impl Responses {
+    /// Loads the program for an interface with address `mac`. Nothing is attached yet.
+    ///
+    /// Needs what [`Filter::load`](super::Filter::load) needs.
+    pub fn load(mac: Mac) -> Result<Responses, FilterError> {
+        let mut loader = EbpfLoader::new();
+        // It shares an object with the filter, whose maps it does not use.
+        for unused in ["EXPORTS", "SOURCES", "BUCKETS", "DENIED"] {
+            loader.map_max_entries(unused, 1);
+        }
+        loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
+        let mut ebpf = loader
+            .btf(None)
+            .load(OBJECT)
+            .map_err(|error| FilterError::load(&error))?;
+        program(&mut ebpf, PROGRAM)
+            .load()
+            .map_err(|error| FilterError::load(&error.into()))?;
+        let mut state: Array<MapData, u64> = map(&mut ebpf, "STATE", "state")?;
+        let own = State::new(Generation::default(), false, mac);
+        state.set(0, own.0, 0).map_err(FilterError::map("state"))?;
+        Ok(Responses {
+            link: None,
+            sockets: map(&mut ebpf, "SOCKETS", "sockets")?,
+            ebpf,
+        })
+    }
+
+    /// Answers on receive queue `queue` go to this AF_XDP socket, which must be bound to that queue. Those on a queue without
+    /// a socket go to the network stack.
+    pub fn set_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), FilterError> {
+        self.sockets
+            .set(queue, socket, 0)
+            .map_err(FilterError::map("sockets"))
+    }
+
+    /// Attaches the program, as [`Filter::attach`](super::Filter::attach) does.
+    pub fn attach(&mut self, interface: &str, ifindex: u32, attach: Attach) -> Result<(), FilterError> {
+        self.link = Some(link(&mut self.ebpf, PROGRAM, interface, ifindex, attach)?);
+        Ok(())
+    }
+}

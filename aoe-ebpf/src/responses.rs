@@ -25,8 +25,12 @@ pub fn aoe_responses(ctx: XdpContext) -> u32 {
 /// others: a disk that this host uses over the same interface goes on working.
 #[inline(always)]
 fn is_for_generator(ctx: &XdpContext) -> bool {
-    let Ok(frame) = Frame::parse(ctx) else { return false };
-    let Some(state) = STATE.get_ptr(0) else { return false };
+    let Ok(frame) = Frame::parse(ctx) else {
+        return false;
+    };
+    let Some(state) = STATE.get_ptr(0) else {
+        return false;
+    };
     frame.ver_flags & aoe::FLAG_RESPONSE != 0
         && frame.tag & aoe::TAG_OF_USER_SPACE != 0
         && frame.vlan == VlanClass::UNTAGGED

@@ -349,6 +349,13 @@ pub struct BenchArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = bench::parse_time)]
     pub timeout: Duration,
 
+    /// Send and receive by AF_XDP, for targets faster than a packet socket
+    ///
+    /// An XDP program on the interface brings the answers. While it is there, other user-space initiators on this interface
+    /// hear none; Linux's own does. It needs root, and an interface without an XDP program.
+    #[arg(long, conflicts_with = "flood")]
+    pub af_xdp: bool,
+
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,

@@ -6,11 +6,15 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use aoe_common::wire::SECTOR_BYTES;
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::net::if_::if_nametoindex;
 use serde_json::{Value, json};
 
 use super::args::BenchArgs;
+use crate::control::links;
 use crate::initiator::load::{self, Order, Outcome, Plan};
-use crate::initiator::{Client, Found, Identity, Route, flood};
+use crate::initiator::{
+    Client, Found, Identity, InitiatorError, Nic, PacketSocket, Route, Transport, XdpSocket, flood,
+};
 
 /// How long all targets may take to answer.
 const DISCOVERY: Duration = Duration::from_secs(1);
@@ -62,19 +66,24 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let mtu_bytes = client.socket().mtu_bytes();
     if !args.json {
         println!("{}", headline(args, &target, &identity, mtu_bytes));
-        println!("{}", describe(&plan));
     }
-    let bar = progress_bar(&plan);
-    let outcome = load::run(&mut client.into_socket(), &plan, |so_far, elapsed| {
-        show(&bar, &plan, so_far, elapsed);
-    });
-    bar.finish_and_clear();
+    let (way, outcome) = if args.af_xdp {
+        let nic = nic(client.socket())?;
+        drop(client);
+        let mut socket = XdpSocket::open(&nic, plan.depth)?;
+        let way = format!("AF_XDP, {}", socket.mode());
+        let outcome = measure(&mut socket, &plan, args, &way);
+        (way, outcome)
+    } else {
+        let way = "AF_PACKET".to_owned();
+        let outcome = measure(&mut client.into_socket(), &plan, args, &way);
+        (way, outcome)
+    };
     let outcome = outcome?;
     if args.json {
-        println!(
-            "{}",
-            to_json(args, &plan, &target, &identity, mtu_bytes, &outcome)
-        );
+        let mut json = to_json(args, &plan, &target, &identity, mtu_bytes, &outcome);
+        json["transport"] = way.into();
+        println!("{json}");
     } else {
         print!("{}", table(&plan, &outcome));
     }
@@ -88,6 +97,37 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         outcome.timeouts
     );
     Ok(())
+}
+
+/// Runs the plan and shows how far it is.
+fn measure(
+    transport: &mut impl Transport,
+    plan: &Plan,
+    args: &BenchArgs,
+    way: &str,
+) -> Result<Outcome, InitiatorError> {
+    if !args.json {
+        println!("{}, through {way}", describe(plan));
+    }
+    let bar = progress_bar(plan);
+    let outcome = load::run(transport, plan, |so_far, elapsed| {
+        show(&bar, plan, so_far, elapsed);
+    });
+    bar.finish_and_clear();
+    outcome
+}
+
+/// The interface as AF_XDP needs to know it.
+fn nic(socket: &PacketSocket) -> anyhow::Result<Nic> {
+    let name = socket.interface();
+    let index = if_nametoindex(name).with_context(|| name.to_owned())?;
+    Ok(Nic {
+        name: name.to_owned(),
+        index,
+        mac: socket.mac(),
+        mtu_bytes: socket.mtu_bytes(),
+        rx_queues: links::rx_queues(name, index).unwrap_or(1),
+    })
 }
 
 /// The target that the arguments mean.

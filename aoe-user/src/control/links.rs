@@ -136,11 +136,14 @@ impl From<LinkMessage> for LinkState {
             }
         }
         // Netlink's own number is what the driver allocated, in use or not.
-        link.rx_queues = active_rx_queues(&link.name, link.index)
-            .or_else(|| rx_channels(link.index))
-            .unwrap_or(link.rx_queues);
+        link.rx_queues = rx_queues(&link.name, link.index).unwrap_or(link.rx_queues);
         link
     }
+}
+
+/// Receive queues in use, where the kernel tells.
+pub fn rx_queues(name: &str, index: u32) -> Option<u32> {
+    active_rx_queues(name, index).or_else(|| rx_channels(index))
 }
 
 /// Receive queues in use: sysfs has a folder for each, provided it shows this network namespace.

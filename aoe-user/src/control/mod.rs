@@ -4,7 +4,7 @@
 
 mod estate;
 pub(crate) mod genetlink;
-mod links;
+pub(crate) mod links;
 mod lists;
 mod neighbours;
 pub mod preflight;

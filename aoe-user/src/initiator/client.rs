@@ -7,7 +7,8 @@ use aoe_common::Mac;
 use aoe_common::wire::{SECTOR_BYTES, aoe, sectors_per_frame};
 
 use super::frame::{self, AtaRequest, Reply, Route};
-use super::socket::{BATCH, PacketSocket};
+use super::socket::PacketSocket;
+use super::transport::{BATCH, Transport};
 use super::{Identity, InitiatorError};
 
 /// How long the first copy of a request may stay unanswered; every further copy waits twice as long.
@@ -44,9 +45,8 @@ pub struct Client {
 impl Client {
     /// Opens a socket on the interface. Needs `CAP_NET_RAW`.
     pub fn open(interface: &str) -> Result<Client, InitiatorError> {
-        // tags of two runs differ, so that a late answer to the first is not taken for one to the second;
-        // bit 31 keeps Linux's own initiator on this host from looking at the answers (aoecmd.c)
-        let tag = 0x8000_0000 | std::process::id() << 12;
+        // tags of two runs differ, so that a late answer to the first is not taken for one to the second
+        let tag = aoe::TAG_OF_USER_SPACE | std::process::id() << 12;
         Ok(Client {
             socket: PacketSocket::open(interface)?,
             tag,
@@ -257,7 +257,7 @@ impl Client {
     }
 
     fn next_tag(&mut self) -> u32 {
-        self.tag = self.tag.wrapping_add(1) | 0x8000_0000;
+        self.tag = self.tag.wrapping_add(1) | aoe::TAG_OF_USER_SPACE;
         self.tag
     }
 }

@@ -7,7 +7,8 @@ use aoe_common::Mac;
 use aoe_common::wire::{MIN_FRAME_BYTES, aoe, eth};
 
 use super::frame::{self, AtaRequest, Route};
-use super::socket::{BATCH, PacketSocket};
+use super::socket::PacketSocket;
+use super::transport::{BATCH, Transport};
 use super::{InitiatorError, stamp};
 
 /// Different frames of a flood; each stranger has another address.
@@ -67,7 +68,7 @@ fn variant(kind: Kind, mut route: Route, n: u64) -> Vec<u8> {
         sectors: 1,
         lba: n % 8,
     };
-    frame::put_ata(&mut bytes, &route, 0x8000_0000 | n as u32, request);
+    frame::put_ata(&mut bytes, &route, aoe::TAG_OF_USER_SPACE | n as u32, request);
     match kind {
         Kind::Strangers | Kind::Neighbour | Kind::WrongShelf => {}
         Kind::Responses => bytes[eth::HEADER_LEN + aoe::VER_FLAGS] |= aoe::FLAG_RESPONSE,

@@ -2,7 +2,7 @@
 //!
 //! `xblade bench` measures targets with it, and a starting target asks with it whether its address is taken. It
 //! speaks through an AF_PACKET socket, so it needs `CAP_NET_RAW` and no XDP, works on every Ethernet interface and
-//! against every target.
+//! against every target. For loads that this is too slow for there is AF_XDP, [`XdpSocket`].
 
 mod client;
 pub mod flood;
@@ -11,13 +11,20 @@ mod identify;
 pub mod load;
 mod socket;
 pub mod stamp;
+mod transport;
+mod xdp;
 
 pub use client::{Client, Found, who_answers};
 pub use frame::Route;
 pub use identify::Identity;
 pub use socket::PacketSocket;
+pub use transport::Transport;
+pub use xdp::{Nic, XdpSocket};
 
 use std::io;
+
+use crate::filter::FilterError;
+use crate::xsk::XskError;
 
 /// What can go wrong for an initiator.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +48,12 @@ pub enum InitiatorError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The XDP program could not be attached.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// An AF_XDP socket could not be opened.
+    #[error(transparent)]
+    Xdp(#[from] XskError),
     /// Nobody answered in time.
     #[error("{what}: no answer within {seconds:.1} s")]
     Timeout {

@@ -17,10 +17,8 @@ use nix::sys::socket::{LinkAddr, MsgFlags, MultiHeaders, bind, recvmmsg, sendmms
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 
 use super::InitiatorError;
+use super::transport::{BATCH, Transport};
 use crate::config::interfaces::mtu_bytes;
-
-/// Most frames that one system call moves.
-pub const BATCH: usize = 64;
 
 /// Kernel memory for frames that wait: enough for 64 jumbo frames many times over.
 const BUFFER_BYTES: usize = 32 << 20;
@@ -111,13 +109,21 @@ impl PacketSocket {
         self.mtu_bytes
     }
 
-    /// From now on only the first bytes of each frame are received: what is not looked at need not be copied.
-    pub fn receive_heads(&mut self, bytes: usize) {
+    fn failed(&self, action: &'static str, errno: Errno) -> InitiatorError {
+        InitiatorError::Socket {
+            interface: self.interface.clone(),
+            action,
+            source: errno.into(),
+        }
+    }
+}
+
+impl Transport for PacketSocket {
+    fn receive_heads(&mut self, bytes: usize) {
         self.snap_bytes = self.snap_bytes.min(bytes);
     }
 
-    /// Sends up to [`BATCH`] frames and says how many went; 0 when the device's queue is full.
-    pub fn send(&mut self, frames: &[&[u8]]) -> Result<usize, InitiatorError> {
+    fn send(&mut self, frames: &[&[u8]]) -> Result<usize, InitiatorError> {
         let slices: ArrayVec<[IoSlice<'_>; 1], BATCH> = frames
             .iter()
             .take(BATCH)
@@ -139,14 +145,7 @@ impl PacketSocket {
         }
     }
 
-    /// Hands up to `most` frames (at most [`BATCH`]) that have arrived to `each`, without waiting; says how many.
-    ///
-    /// `each` gets the frame, or its head after [`PacketSocket::receive_heads`], and its length.
-    pub fn receive(
-        &mut self,
-        most: usize,
-        mut each: impl FnMut(&[u8], usize),
-    ) -> Result<usize, InitiatorError> {
+    fn receive(&mut self, most: usize, mut each: impl FnMut(&[u8], usize)) -> Result<usize, InitiatorError> {
         let most = most.min(BATCH);
         let mut frames = self.received.chunks_exact_mut(self.snap_bytes).take(most);
         let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
@@ -164,21 +163,12 @@ impl PacketSocket {
         }
     }
 
-    /// Sleeps until a frame arrives, at most `limit`.
-    pub fn wait(&self, limit: Duration) -> Result<(), InitiatorError> {
+    fn wait(&self, limit: Duration) -> Result<(), InitiatorError> {
         // poll(2) counts whole milliseconds: round up, or a short wait would spin
         let limit = PollTimeout::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], limit) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(self.failed("wait for an answer", errno)),
-        }
-    }
-
-    fn failed(&self, action: &'static str, errno: Errno) -> InitiatorError {
-        InitiatorError::Socket {
-            interface: self.interface.clone(),
-            action,
-            source: errno.into(),
         }
     }
 }

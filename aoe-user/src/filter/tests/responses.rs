@@ -38,7 +38,9 @@ fn verdict(responses: &Responses, bytes: &[u8]) -> Verdict {
 
 #[test]
 fn answers_go_to_the_generator() {
-    let Some((responses, _socket)) = load() else { return };
+    let Some((responses, _socket)) = load() else {
+        return;
+    };
     assert_eq!(verdict(&responses, &answer()), Verdict::Redirect);
     let mut error = answer();
     error[14] |= 0x04;
@@ -57,7 +59,10 @@ fn everything_else_is_passed() {
     tagged[24..28].copy_from_slice(&0x8000_0001u32.to_be_bytes());
     for (what, bytes) in [
         ("a request", with(Frame::to(1, 2, ALICE))),
-        ("an answer to the kernel's initiator", with_tag(answer(), 0x7fff_ffff)),
+        (
+            "an answer to the kernel's initiator",
+            with_tag(answer(), 0x7fff_ffff),
+        ),
         ("an answer on a VLAN", tagged),
         (
             "an answer to another address",

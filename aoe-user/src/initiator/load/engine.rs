@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use aoe_common::wire::{MIN_FRAME_BYTES, SECTOR_BYTES};
+use aoe_common::wire::{MIN_FRAME_BYTES, SECTOR_BYTES, aoe};
 use arrayvec::ArrayVec;
 
 use super::ledger::{Checked, Ledger};
@@ -11,7 +11,7 @@ use super::pattern::Pattern;
 use super::rto::Rto;
 use super::{MAX_DEPTH, Plan};
 use crate::initiator::frame::{self, AtaRequest, Reply};
-use crate::initiator::socket::{BATCH, PacketSocket};
+use crate::initiator::transport::{BATCH, Transport};
 use crate::initiator::{InitiatorError, stamp};
 
 /// How long to spin for answers before sleeping: longer than any request that latency is measured for.
@@ -65,7 +65,7 @@ struct Engine<'a> {
 ///
 /// Errors of the target are counted in the outcome; only what keeps the load from running is an error here.
 pub fn run(
-    socket: &mut PacketSocket,
+    socket: &mut impl Transport,
     plan: &Plan,
     mut progress: impl FnMut(&Outcome, Duration),
 ) -> Result<Outcome, InitiatorError> {
@@ -147,8 +147,8 @@ impl<'a> Engine<'a> {
         let slot = |index: u16| Slot {
             busy: false,
             write: false,
-            // tags of two runs differ; bit 31 keeps Linux's own initiator on this host from looking (aoecmd.c)
-            tag: 0x8000_0000
+            // tags of two runs differ
+            tag: aoe::TAG_OF_USER_SPACE
                 | stamp::mix(u64::from(plan.seed)) as u32 & !(u32::from(MAX_DEPTH) - 1)
                 | u32::from(index),
             block: 0,
@@ -213,7 +213,7 @@ impl<'a> Engine<'a> {
         let Some(index) = self.free.pop() else { return };
         let plan = self.plan;
         let slot = &mut self.slots[usize::from(index)];
-        let tag = slot.tag.wrapping_add(1 << SLOT_BITS) | 0x8000_0000;
+        let tag = slot.tag.wrapping_add(1 << SLOT_BITS) | aoe::TAG_OF_USER_SPACE;
         let retransmit_at = now + self.rto.after(1);
         *slot = Slot {
             busy: true,
@@ -248,7 +248,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Sends what is due; says how many went. What a full device queue refuses stays due.
-    fn send(&mut self, socket: &mut PacketSocket) -> Result<usize, InitiatorError> {
+    fn send(&mut self, socket: &mut impl Transport) -> Result<usize, InitiatorError> {
         let mut done = 0;
         while done < self.unsent.len() {
             let batch: ArrayVec<&[u8], BATCH> = self.unsent[done..]
@@ -270,7 +270,7 @@ impl<'a> Engine<'a> {
         Ok(done)
     }
 
-    fn receive(&mut self, socket: &mut PacketSocket) -> Result<usize, InitiatorError> {
+    fn receive(&mut self, socket: &mut impl Transport) -> Result<usize, InitiatorError> {
         let outstanding = self.slots.len() - self.free.len();
         let mut now = None;
         socket.receive(outstanding.max(1), |bytes, length| {

@@ -17,7 +17,7 @@ pub struct Rto {
 impl Rto {
     /// Learns from an answer to a request that was sent once.
     pub fn sample(&mut self, round_trip: Duration) {
-        let ns = round_trip.as_nanos() as f64;
+        let ns = round_trip.as_secs_f64() * 1e9;
         if self.smoothed_ns == 0.0 {
             (self.smoothed_ns, self.variation_ns) = (ns, ns / 2.0);
         } else {

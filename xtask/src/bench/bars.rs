@@ -206,6 +206,7 @@ mod tests {
             lat_us,
             generator_idle_pct: 20.0,
             generator_starved_pct: 0.0,
+            transport: "AF_PACKET".into(),
         };
         Run::new(
             &Load::reads(2, 1),

@@ -25,6 +25,8 @@ pub struct Load {
     pub count: Option<u64>,
     /// Which link.
     pub link: u32,
+    /// By AF_XDP instead of a packet socket: where that is the limit. It shifts work from the generator's cpu to the target's.
+    pub af_xdp: bool,
 }
 
 impl Load {
@@ -39,6 +41,7 @@ impl Load {
             warm_up: 0.2,
             count: None,
             link: 0,
+            af_xdp: false,
         }
     }
 
@@ -56,6 +59,11 @@ impl Load {
             sequential: true,
             ..self
         }
+    }
+
+    /// The same from the faster generator.
+    pub const fn by_af_xdp(self) -> Load {
+        Load { af_xdp: true, ..self }
     }
 
     /// True for what the echo can answer.
@@ -87,9 +95,8 @@ impl Load {
         if self.write {
             words.extend(["--write".into(), "--destroy-data".into()]);
         }
-        if self.sequential {
-            words.push("--sequential".into());
-        }
+        words.extend(self.sequential.then(|| "--sequential".into()));
+        words.extend(self.af_xdp.then(|| "--af-xdp".into()));
         words
     }
 }
@@ -117,6 +124,15 @@ pub struct Figures {
     pub generator_idle_pct: f64,
     /// More than a few percent, others disturbed the run.
     pub generator_starved_pct: f64,
+    /// What the generator sent and received by.
+    pub transport: String,
+}
+
+impl Figures {
+    /// Whether the generator used AF_XDP.
+    pub fn by_af_xdp(&self) -> bool {
+        self.transport.starts_with("AF_XDP")
+    }
 }
 
 /// Latencies in µs.
@@ -172,12 +188,12 @@ mod tests {
     fn a_load_says_what_the_generator_is_asked_for() {
         let load = Load {
             seconds: 0.5,
-            ..Load::writes(16, 64).in_order()
+            ..Load::writes(16, 64).in_order().by_af_xdp()
         };
         assert_eq!(load.name(), "sequential 8 KiB writes, depth 64");
         assert_eq!(
             load.arguments().join(" "),
-            "1.2 --json --sectors 16 --depth 64 --duration 0.5 --warmup 0.2 --write --destroy-data --sequential"
+            "1.2 --json --sectors 16 --depth 64 --duration 0.5 --warmup 0.2 --write --destroy-data --sequential --af-xdp"
         );
     }
 

@@ -46,7 +46,8 @@ pub fn text(results: &Results, bars: &[Bar]) -> String {
         let _ = writeln!(text, "failed: {failure}");
     }
     text += "\nratio: to vblade; T and S: CPU for a request, of the target and of the whole machine, generator included;\n\
-             *: the generator was the limit; !: requests failed; ~: others took the generator's cpu\n";
+             *: the generator was the limit; !: requests failed; ~: others took the generator's cpu; \
+             x: it used AF_XDP\n";
     text
 }
 
@@ -66,7 +67,8 @@ fn line(results: &Results, series: &Series) -> String {
                 .any(|run| run.figures.errors + run.figures.timeouts > 0),
             "!",
         )
-        + &mark(series.median(|run| run.figures.generator_starved_pct) > 5.0, "~");
+        + &mark(series.median(|run| run.figures.generator_starved_pct) > 5.0, "~")
+        + &mark(series.runs.iter().any(|run| run.figures.by_af_xdp()), "x");
     format!(
         "{:34} {:7} {rps:>10.0} {:>23} {ratio:>6} {:>8.1} {:>8.1} {:>7.2} {:>7.2} {marks}\n",
         series.load,

@@ -118,6 +118,22 @@ fn the_interface_is_an_ordinary_one_however_the_generator_ends() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_interface_that_goes_down_ends_the_load() -> Result<()> {
+    needs!(Need::Root);
+    let bench = Bench::new(Options::default())?;
+    let mut process = bench.start("--af-xdp --duration 1m")?;
+    wait_until(|| bench.has_program())?;
+    bench.lab.set_carrier(0, false)?;
+    let status = process.wait(Duration::from_secs(10))?;
+    ensure!(
+        !status.success() && process.log().contains("eth0 is down"),
+        "{status}: {}",
+        process.log()
+    );
+    Ok(())
+}
+
 fn wait_until(mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     for _ in 0..500 {
         if holds()? {

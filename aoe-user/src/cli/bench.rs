@@ -6,15 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use aoe_common::wire::SECTOR_BYTES;
 use indicatif::{ProgressBar, ProgressStyle};
-use nix::net::if_::if_nametoindex;
 use serde_json::{Value, json};
 
 use super::args::BenchArgs;
 use crate::control::links;
 use crate::initiator::load::{self, Order, Outcome, Plan};
-use crate::initiator::{
-    Client, Found, Identity, InitiatorError, Nic, PacketSocket, Route, Transport, XdpSocket, flood,
-};
+use crate::initiator::{Client, Found, Identity, InitiatorError, Route, Transport, XdpSocket, flood};
 
 /// How long all targets may take to answer.
 const DISCOVERY: Duration = Duration::from_secs(1);
@@ -68,9 +65,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         println!("{}", headline(args, &target, &identity, mtu_bytes));
     }
     let (way, outcome) = if args.af_xdp {
-        let nic = nic(client.socket())?;
-        drop(client);
-        let mut socket = XdpSocket::open(&nic, plan.depth)?;
+        let rx_queues = links::rx_queues(&args.interface).unwrap_or(1);
+        let mut socket = XdpSocket::open(client.into_socket(), rx_queues, plan.depth)?;
         let way = format!("AF_XDP, {}", socket.mode());
         let outcome = measure(&mut socket, &plan, args, &way);
         (way, outcome)
@@ -115,19 +111,6 @@ fn measure(
     });
     bar.finish_and_clear();
     outcome
-}
-
-/// The interface as AF_XDP needs to know it.
-fn nic(socket: &PacketSocket) -> anyhow::Result<Nic> {
-    let name = socket.interface();
-    let index = if_nametoindex(name).with_context(|| name.to_owned())?;
-    Ok(Nic {
-        name: name.to_owned(),
-        index,
-        mac: socket.mac(),
-        mtu_bytes: socket.mtu_bytes(),
-        rx_queues: links::rx_queues(name, index).unwrap_or(1),
-    })
 }
 
 /// The target that the arguments mean.

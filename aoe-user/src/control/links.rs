@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use aoe_common::Mac;
 use futures_util::stream::{StreamExt, TryStreamExt};
+use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp};
 
 use super::genetlink::{Genetlink, ethtool_header, find};
@@ -136,13 +137,17 @@ impl From<LinkMessage> for LinkState {
             }
         }
         // Netlink's own number is what the driver allocated, in use or not.
-        link.rx_queues = rx_queues(&link.name, link.index).unwrap_or(link.rx_queues);
+        link.rx_queues = used_rx_queues(&link.name, link.index).unwrap_or(link.rx_queues);
         link
     }
 }
 
-/// Receive queues in use, where the kernel tells.
-pub fn rx_queues(name: &str, index: u32) -> Option<u32> {
+/// Receive queues in use of an interface, where the kernel tells.
+pub fn rx_queues(name: &str) -> Option<u32> {
+    used_rx_queues(name, if_nametoindex(name).ok()?)
+}
+
+fn used_rx_queues(name: &str, index: u32) -> Option<u32> {
     active_rx_queues(name, index).or_else(|| rx_channels(index))
 }
 

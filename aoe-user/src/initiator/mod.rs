@@ -19,7 +19,7 @@ pub use frame::Route;
 pub use identify::Identity;
 pub use socket::PacketSocket;
 pub use transport::Transport;
-pub use xdp::{Nic, XdpSocket};
+pub use xdp::XdpSocket;
 
 use std::io;
 

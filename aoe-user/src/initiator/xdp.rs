@@ -1,16 +1,17 @@
 //! AF_XDP sockets on one interface that hear answers only: for loads that a packet socket is too slow for.
 
 use std::hint::black_box;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use aoe_common::Mac;
 use arrayvec::ArrayVec;
+use nix::net::if_::if_nametoindex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing::warn;
 
-use super::InitiatorError;
 use super::transport::{BATCH, Transport};
+use super::{InitiatorError, PacketSocket};
 use crate::filter::{Attach, Responses};
 use crate::xsk::{Bind, Frame, Pieces, Socket, SocketConfig};
 
@@ -18,21 +19,6 @@ use crate::xsk::{Bind, Frame, Pieces, Socket, SocketConfig};
 const ATTEMPTS: [(Attach, Bind); 2] = [(Attach::Native, Bind::Auto), (Attach::Generic, Bind::Copy)];
 /// The most that [`SocketConfig::ring`] may be.
 const LARGEST_RING: u32 = 32_768;
-
-/// The interface to open.
-#[derive(Debug, Clone)]
-pub struct Nic {
-    /// Its name.
-    pub name: String,
-    /// The kernel's number.
-    pub index: u32,
-    /// Its address.
-    pub mac: Mac,
-    /// Its MTU.
-    pub mtu_bytes: u32,
-    /// Active receive queues.
-    pub rx_queues: u32,
-}
 
 /// AF_XDP sockets on all receive queues of an interface, and the XDP program that brings answers to them.
 ///
@@ -43,7 +29,8 @@ pub struct XdpSocket {
     _program: Responses,
     /// By receive queue. Requests leave by the first.
     sockets: Vec<Socket>,
-    interface: String,
+    /// Hears nothing while the program is attached, but does hear that the interface goes down, as AF_XDP sockets do not.
+    packet: PacketSocket,
     attached: Attach,
     /// Bytes of a frame that are looked at.
     wanted_bytes: usize,
@@ -54,40 +41,29 @@ pub struct XdpSocket {
 }
 
 impl XdpSocket {
-    /// Opens the sockets, with room for the answers to `depth` requests, and attaches the program.
+    /// Opens a socket on each of the `rx_queues` of the packet socket's interface, with room for the answers to `depth` requests,
+    /// and attaches the program.
     ///
     /// Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_NET_RAW`, Linux 5.18, and for jumbo frames 6.6.
-    pub fn open(nic: &Nic, depth: u16) -> Result<XdpSocket, InitiatorError> {
+    pub fn open(packet: PacketSocket, rx_queues: u32, depth: u16) -> Result<XdpSocket, InitiatorError> {
+        let name = packet.interface();
+        let ifindex = if_nametoindex(name).map_err(|_| InitiatorError::NoInterface(name.into()))?;
+        let usual = SocketConfig::for_mtu(ifindex, 0, packet.mtu_bytes());
+        let config = with_room_for(&usual, depth);
         let [best, other] = ATTEMPTS;
-        match XdpSocket::open_as(nic, depth, best) {
+        let attempt = match open_as(&packet, rx_queues, &config, best) {
             Err(error) if is_about_mode(&error) => {
-                warn!(
-                    "{}: native XDP is not to be had ({error}); using generic XDP",
-                    nic.name
-                );
-                XdpSocket::open_as(nic, depth, other)
+                warn!("{name}: native XDP is not to be had ({error}); using generic XDP");
+                open_as(&packet, rx_queues, &config, other).map(|opened| (other.0, opened))
             }
-            result => result,
-        }
-    }
-
-    fn open_as(nic: &Nic, depth: u16, (attach, bind): (Attach, Bind)) -> Result<XdpSocket, InitiatorError> {
-        let mut program = Responses::load(nic.mac)?;
-        let mut sockets = Vec::new();
-        for queue in 0..nic.rx_queues {
-            let socket = Socket::open(&SocketConfig {
-                bind,
-                ..config(nic, queue, depth)
-            })?;
-            program.set_socket(queue, socket.fd())?;
-            sockets.push(socket);
-        }
-        program.attach(&nic.name, nic.index, attach)?;
+            result => result.map(|opened| (best.0, opened)),
+        };
+        let (attached, (program, sockets)) = attempt?;
         Ok(XdpSocket {
             _program: program,
             sockets,
-            interface: nic.name.clone(),
-            attached: attach,
+            packet,
+            attached,
             wanted_bytes: usize::MAX,
             batch: ArrayVec::new(),
             whole: Vec::new(),
@@ -144,19 +120,42 @@ impl Transport for XdpSocket {
         let mut fds: Vec<_> = fds
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
+        fds.push(PollFd::from_borrowed_fd(self.packet.as_fd(), PollFlags::empty()));
         let limit = Timespec::try_from(limit).ok();
         match poll(&mut fds, limit.as_ref()) {
             Ok(_) if fds.iter().any(|fd| fd.revents().intersects(PollFlags::ERR)) => {
-                Err(InitiatorError::Down(self.interface.clone()))
+                Err(InitiatorError::Down(self.packet.interface().into()))
             }
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(InitiatorError::Socket {
-                interface: self.interface.clone(),
+                interface: self.packet.interface().into(),
                 action: "wait for an answer",
                 source: errno.into(),
             }),
         }
     }
+}
+
+/// Attaches the program and opens the sockets in one way.
+fn open_as(
+    packet: &PacketSocket,
+    rx_queues: u32,
+    config: &SocketConfig,
+    (attach, bind): (Attach, Bind),
+) -> Result<(Responses, Vec<Socket>), InitiatorError> {
+    let mut program = Responses::load(packet.mac())?;
+    let mut sockets = Vec::new();
+    for queue in 0..rx_queues {
+        let socket = Socket::open(&SocketConfig {
+            bind,
+            queue,
+            ..config.clone()
+        })?;
+        program.set_socket(queue, socket.fd())?;
+        sockets.push(socket);
+    }
+    program.attach(packet.interface(), config.ifindex, attach)?;
+    Ok((program, sockets))
 }
 
 /// Puts a frame on the way to the TX ring; false when the socket has no memory to spare.
@@ -193,20 +192,17 @@ fn contiguous<'a>(pieces: &Pieces<'a>, wanted: usize, whole: &'a mut Vec<u8>) ->
     }
 }
 
-/// As the target's sockets, but with chunks for the answers to all that can be outstanding, and not for many more: few of
-/// them stay in the CPU's cache.
-fn config(nic: &Nic, queue: u32, depth: u16) -> SocketConfig {
-    let usual = SocketConfig::for_mtu(nic.index, queue, nic.mtu_bytes);
+/// Chunks for the answers to all that can be outstanding, and not for many more: few of them stay in the CPU's cache.
+fn with_room_for(usual: &SocketConfig, depth: u16) -> SocketConfig {
     let pieces = usual.frame_bytes / usual.chunk_bytes + 1;
     // twice: answers to copies of requests come on top
     let fill = (2 * u32::from(depth) * pieces).clamp(64, LARGEST_RING);
-    let ring = fill.next_power_of_two().max(usual.ring);
     SocketConfig {
-        ring,
+        ring: fill.next_power_of_two().max(usual.ring),
         // a part of them is kept from the receive side
         chunks: usual.chunks.max(2 * fill),
         fill,
-        ..usual
+        ..usual.clone()
     }
 }
 
@@ -223,21 +219,11 @@ fn is_about_mode(error: &InitiatorError) -> bool {
 mod tests {
     use super::*;
 
-    fn nic(mtu_bytes: u32) -> Nic {
-        Nic {
-            name: "eth7".into(),
-            index: 7,
-            mac: Mac([2, 0, 0, 0, 0, 1]),
-            mtu_bytes,
-            rx_queues: 1,
-        }
-    }
-
     #[test]
     fn answers_to_all_that_is_outstanding_find_room() {
         for (mtu, pieces) in [(1500, 1), (9000, 3)] {
             for depth in [1, 64, 1000, 4096] {
-                let config = config(&nic(mtu), 0, depth);
+                let config = with_room_for(&SocketConfig::for_mtu(1, 0, mtu), depth);
                 assert!(
                     config.fill >= u32::from(depth) * pieces && config.fill <= config.ring,
                     "{config:?}"

@@ -40,10 +40,10 @@ pub fn ram(bench: &mut Bench) {
     }
 }
 
-/// Whether targets may be faster than a generator on a packet socket. Not at 8 KiB reads: that one leaves the data of answers
-/// in the kernel, while AF_XDP has them copied, on a veth pair by the target's cpu.
+/// Whether targets may be faster than a generator on a packet socket. Not at 8 KiB: the packet socket leaves the data of answers in
+/// the kernel, while AF_XDP has them copied, on a veth pair by the target's cpu.
 const fn outruns(load: &Load) -> bool {
-    load.depth > 1 && (load.write || load.sectors <= 2)
+    load.depth > 1 && load.sectors <= 2
 }
 
 /// Threaded NAPI moves the XDP program off the sender's cpu.

@@ -1,6 +1,5 @@
 //! AF_XDP sockets on one interface that hear answers only: for loads that a packet socket is too slow for.
 
-use std::hint::black_box;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -17,6 +16,8 @@ use crate::xsk::{Bind, Frame, Pieces, Socket, SocketConfig};
 
 /// What to try, best first.
 const ATTEMPTS: [(Attach, Bind); 2] = [(Attach::Native, Bind::Auto), (Attach::Generic, Bind::Copy)];
+/// Bytes of an answer to have brought in before they are asked for: all of an ordinary one.
+const HINT_BYTES: usize = 1536;
 /// The most that [`SocketConfig::ring`] may be.
 const LARGEST_RING: u32 = 32_768;
 
@@ -102,7 +103,8 @@ impl Transport for XdpSocket {
             while received + self.batch.len() < most.min(BATCH)
                 && let Some(frame) = socket.receive()
             {
-                fetch(socket, &frame);
+                // The heads of a batch are on their way together, which makes the load 3 to 5 % faster.
+                socket.prefetch(&frame, self.wanted_bytes.min(HINT_BYTES));
                 self.batch.push(frame);
             }
             received += self.batch.len();
@@ -171,13 +173,6 @@ fn queue(socket: &mut Socket, bytes: &[u8]) -> bool {
     }
     socket.transmit(frame);
     true
-}
-
-/// Asks for the head of a frame, which the sender's CPU has just written, and does not wait for it: the heads of a batch are on
-/// their way together, which makes the load 3 to 5 % faster.
-fn fetch(socket: &Socket, frame: &Frame) {
-    let pieces = socket.pieces(frame);
-    black_box(pieces.first().and_then(|head| head.first().copied()));
 }
 
 /// At least the `wanted` first bytes of a frame, or all of it, in one piece.

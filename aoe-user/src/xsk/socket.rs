@@ -130,8 +130,7 @@ impl Socket {
         !self.rx.is_empty()
     }
 
-    /// The next frame that has arrived, without a system call. Its headers are on their way to this CPU: take all there are
-    /// before looking into the first.
+    /// The next frame that has arrived, without a system call.
     pub fn receive(&mut self) -> Option<Frame> {
         while let Some(descriptor) = self.rx.pop() {
             let piece = self.piece(&descriptor);
@@ -145,13 +144,18 @@ impl Socket {
             let frame = mem::replace(&mut self.partial, Frame::empty(self.umem.id()));
             if !mem::take(&mut self.discarding) {
                 self.own.rx_frames = self.own.rx_frames.wrapping_add(1);
-                self.umem.prefetch(&frame);
                 return Some(frame);
             }
             self.own.rx_overlong = self.own.rx_overlong.wrapping_add(1);
             self.free(frame);
         }
         None
+    }
+
+    /// Starts to bring the frame's first bytes, at most those of its first piece, to this CPU: another one has just written them.
+    /// To be called for a whole batch before the first frame is looked into, so that nobody waits for one after the other.
+    pub fn prefetch(&self, frame: &Frame, bytes: usize) {
+        self.umem.prefetch(frame, bytes);
     }
 
     /// The frame's bytes.

@@ -12,9 +12,6 @@ use super::frame::{Frame, Piece, Pieces, PiecesMut};
 /// A line of the CPU's cache.
 const LINE_BYTES: usize = 64;
 
-/// Bytes of a received frame that are brought in before they are asked for: all of an ordinary one.
-const HINT_BYTES: usize = 1536;
-
 /// A mapping that this value owns; unmapped when dropped.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -154,19 +151,22 @@ impl Umem {
             .collect()
     }
 
-    /// Starts to bring a frame's first bytes into this CPU's cache: another CPU has written them.
-    pub fn prefetch(&self, frame: &Frame) {
+    /// Starts to bring a frame's first `bytes` into this CPU's cache.
+    pub fn prefetch(&self, frame: &Frame, bytes: usize) {
+        self.check_owner(frame);
         let Some(piece) = frame.pieces().first() else {
             return;
         };
         let (start, len) = self.locate(piece);
-        for line in (0..len.min(HINT_BYTES)).step_by(LINE_BYTES) {
+        for line in (0..len.min(bytes)).step_by(LINE_BYTES) {
             #[cfg(target_arch = "x86_64")]
             {
                 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
                 // SAFETY: a prefetch never faults; the address is inside the mapping all the same.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(start.as_ptr().add(line).cast()) };
             }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = (start, line);
         }
     }
 

@@ -29,7 +29,9 @@ fn lines_appear_where_someone_listens() {
         .with_writer(move || writer.clone())
         .finish();
     tracing::subscriber::with_default(subscriber, || {
-        // Another test may have met the question whether someone listens just while this subscriber came, and kept its no.
+        // Tracing keeps the answer that the first thread to come by a question got, and other tests listen to nothing. So
+        // the question is asked here, if not before elsewhere, and then all answers are found anew, by this thread.
+        KernelLog::wanted_level();
         tracing::callsite::rebuild_interest_cache();
         let rate_limit = Some(1);
         let Some(mut filter) = load(&rules([

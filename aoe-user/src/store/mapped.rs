@@ -58,6 +58,7 @@ impl MappedStore {
 
 impl Drop for MappedStore {
     fn drop(&mut self) {
+        warmup::stop(&self.core);
         self.committer.abandon();
     }
 }

@@ -241,18 +241,7 @@ impl Mapping {
     /// # Errors
     /// Of madvise.
     pub(super) fn unmap(&self, pages: Range<usize>) -> io::Result<()> {
-        assert!(self.file.is_some(), "anonymous memory would be lost");
-        assert!(pages.end << self.page_shift <= self.total, "beyond the mapping");
-        // SAFETY: the range lies in our own shared mapping of a file, whose content lives in the page cache.
-        unsafe {
-            let start = self.base.as_ptr().add(pages.start << self.page_shift);
-            madvise(
-                start.cast(),
-                pages.len() << self.page_shift,
-                Advice::LinuxDontNeed,
-            )?;
-        }
-        Ok(())
+        self.advise_pages(pages, Advice::LinuxDontNeed)
     }
 
     /// Enters pages of a file into the page table, without changing them; a hole of a file in memory would be filled.
@@ -261,15 +250,17 @@ impl Mapping {
     /// # Errors
     /// Of madvise: EFAULT beyond the file's end.
     pub(super) fn populate(&self, pages: Range<usize>) -> io::Result<()> {
+        self.advise_pages(pages, Advice::LinuxPopulateRead)
+    }
+
+    /// Advice that moves pages in or out of the page table. Not for anonymous memory, where that can lose them.
+    fn advise_pages(&self, pages: Range<usize>, advice: Advice) -> io::Result<()> {
+        assert!(self.file.is_some(), "anonymous memory would be lost");
         assert!(pages.end << self.page_shift <= self.total, "beyond the mapping");
-        // SAFETY: the range lies in our own mapping; reading pages changes no byte of it.
+        // SAFETY: the range lies in our own shared mapping of a file, whose content lives in the page cache.
         unsafe {
             let start = self.base.as_ptr().add(pages.start << self.page_shift);
-            madvise(
-                start.cast(),
-                pages.len() << self.page_shift,
-                Advice::LinuxPopulateRead,
-            )?;
+            madvise(start.cast(), pages.len() << self.page_shift, advice)?;
         }
         Ok(())
     }

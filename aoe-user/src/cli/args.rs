@@ -65,6 +65,13 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether it takes signals up itself, those from its first moments included.
+    pub fn handles_signals(&self) -> bool {
+        matches!(self, Command::Serve(_) | Command::Daemon(_))
+    }
+}
+
 /// `xblade serve`: vblade's order and letters.
 #[derive(Debug, Args)]
 #[command(override_usage = "xblade serve [OPTIONS] <SHELF> <SLOT> <NETIF[,NETIF…]> <FILE>")]
@@ -175,6 +182,9 @@ pub struct ServeArgs {
     /// Keep config string, MAC mask and reservation here [default: in memory only]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Wait for what is missing or in use (interface, file, address) instead of failing at once
+    #[arg(long)]
+    pub wait: bool,
     /// Serve although shelf 4095 is refused by Linux, or another target has this address
     #[arg(long)]
     pub force: bool,

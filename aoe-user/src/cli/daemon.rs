@@ -1,13 +1,18 @@
 //! `xblade daemon`: every export of a config file.
 
+use std::sync::Arc;
+
 use crate::config::{Config, file};
-use crate::control;
+use crate::control::{self, Service};
 
 use super::args::DaemonArgs;
 
 pub(super) fn run(args: DaemonArgs) -> anyhow::Result<()> {
-    let config = config(&args)?;
-    control::run(config, Some(Box::new(move || self::config(&args))))
+    control::run(Service {
+        load: Arc::new(move || config(&args)),
+        reloads: true,
+        must_start: false,
+    })
 }
 
 /// Reads the file: at start, and at each SIGHUP.
@@ -15,5 +20,5 @@ fn config(args: &DaemonArgs) -> anyhow::Result<Config> {
     let mut file = file::load(&args.config)?;
     file.config.state_dir = Some(args.state_dir.clone());
     file.config.force = args.force;
-    super::fit_to_serve(file.config, Some(&file.origin))
+    super::fit_to_wait(file.config, Some(&file.origin))
 }

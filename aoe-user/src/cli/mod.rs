@@ -19,8 +19,8 @@ use args::{Cli, Command};
 use crate::config::Config;
 use crate::config::file::Origin;
 use crate::config::interfaces;
-use crate::config::problem::Problem;
-use crate::config::validate::{Report, validate};
+use crate::config::problem::{Problem, Problems};
+use crate::config::validate::{Report, contradictions, validate};
 use crate::control::preflight::preflight;
 
 /// Does what the command line says.
@@ -60,23 +60,37 @@ fn validate_here(config: &Config) -> anyhow::Result<Report> {
 }
 
 /// Holds the config against this machine; all that speaks against it is told at once.
-fn fit_to_serve(config: Config, origin: Option<&Origin>) -> anyhow::Result<Config> {
-    let host = preflight(&config);
+fn fit_to_serve(config: Config) -> anyhow::Result<Config> {
     let report = validate_here(&config)?;
     report.log_warnings();
-    let mut problems = report.problems(origin);
-    match host {
-        Ok(warnings) => warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
-        Err(error) => problems.0.insert(
-            0,
-            Problem {
-                message: error.to_string(),
-                place: None,
-            },
-        ),
+    refuse(host_problems(&config), &report, None)?;
+    Ok(config)
+}
+
+/// Refuses what no machine could serve, and a host that never can. What this machine lacks now (a file, an interface) may come.
+fn fit_to_wait(config: Config, origin: Option<&Origin>) -> anyhow::Result<Config> {
+    refuse(host_problems(&config), &contradictions(&config), origin)?;
+    Ok(config)
+}
+
+/// What the host lacks for good: a kernel that is new enough, rights.
+fn host_problems(config: &Config) -> Problems {
+    match preflight(config) {
+        Ok(warnings) => {
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            Problems(Vec::new())
+        }
+        Err(error) => Problems(vec![Problem {
+            message: error.to_string(),
+            place: None,
+        }]),
     }
+}
+
+fn refuse(mut problems: Problems, report: &Report, origin: Option<&Origin>) -> anyhow::Result<()> {
+    problems.0.extend(report.problems(origin).0);
     if problems.0.is_empty() {
-        Ok(config)
+        Ok(())
     } else {
         Err(problems.into())
     }

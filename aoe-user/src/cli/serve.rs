@@ -1,12 +1,26 @@
 //! `xblade serve`: one export from the command line.
 
+use std::sync::Arc;
+
 use crate::config::{Access, AccessEntry, Config, ExportConfig, StoreKind, Vlan};
-use crate::control;
+use crate::control::{self, Service};
 
 use super::args::ServeArgs;
 
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
-    control::run(super::fit_to_serve(config(args), None)?, None)
+    let waits = args.wait;
+    let config = config(args);
+    control::run(Service {
+        load: Arc::new(move || {
+            if waits {
+                super::fit_to_wait(config.clone(), None)
+            } else {
+                super::fit_to_serve(config.clone())
+            }
+        }),
+        reloads: false,
+        must_start: !waits,
+    })
 }
 
 fn config(mut args: ServeArgs) -> Config {

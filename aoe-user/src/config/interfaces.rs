@@ -112,13 +112,38 @@ pub fn is_glob(text: &str) -> bool {
 
 /// True when one of the names and globs chooses `interface`. Globs leave out what cannot carry AoE.
 pub fn chosen(patterns: &[String], interface: &Interface) -> bool {
-    patterns.iter().any(|pattern| {
-        if !is_glob(pattern) {
-            return *pattern == interface.name;
+    Patterns::new(patterns).choose(interface)
+}
+
+/// Names and globs, made ready to be asked often.
+#[derive(Debug)]
+pub struct Patterns {
+    names: Vec<String>,
+    globs: Vec<globset::GlobMatcher>,
+}
+
+impl Patterns {
+    /// A text that is no glob after all, which [`pattern`] refuses, chooses nothing.
+    pub fn new(patterns: &[String]) -> Patterns {
+        let (globs, names): (Vec<_>, Vec<_>) = patterns.iter().partition(|text| is_glob(text));
+        Patterns {
+            names: names.into_iter().cloned().collect(),
+            globs: globs.into_iter().filter_map(|text| glob(text).ok()).collect(),
         }
-        let able = interface.mac.is_some() && !interface.loopback;
-        able && glob(pattern).is_ok_and(|glob| glob.is_match(&interface.name))
-    })
+    }
+
+    /// As [`chosen`].
+    pub fn choose(&self, interface: &Interface) -> bool {
+        self.names.contains(&interface.name)
+            || interface.mac.is_some()
+                && !interface.loopback
+                && self.globs.iter().any(|glob| glob.is_match(&interface.name))
+    }
+
+    /// The interfaces that are named in full.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
 }
 
 fn glob(text: &str) -> Result<globset::GlobMatcher, String> {

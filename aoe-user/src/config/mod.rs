@@ -184,9 +184,10 @@ impl fmt::Display for Vlan {
 }
 
 /// How to attach the XDP program and bind AF_XDP sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
     /// The best that works: zero-copy, copy, generic.
+    #[default]
     Auto,
     /// Native XDP, zero-copy or nothing.
     ZeroCopy,

@@ -74,7 +74,34 @@ pub fn validate(config: &Config, interfaces: &[Interface]) -> Report {
         check.report.exports.push(seen);
     }
     check.shared_interfaces();
-    check.shared_files();
+    let identities: Vec<Option<Identity>> = check
+        .report
+        .exports
+        .iter()
+        .map(|seen| Some(seen.backing?.identity))
+        .collect();
+    check.shared_files(|index| identities[index]);
+    check.report.problems.sort_by_key(|finding| finding.export);
+    check.report
+}
+
+/// Looks for what contradicts itself within `config`, whatever machine it is for: a daemon refuses that, and serves what it can of
+/// the rest.
+pub fn contradictions(config: &Config) -> Report {
+    let mut check = Check {
+        config,
+        report: Report::default(),
+    };
+    for (index, export) in config.exports.iter().enumerate() {
+        check.settings(index, export);
+        check.report.exports.push(Seen {
+            // Two exports of one glob meet wherever it matches.
+            interfaces: export.interfaces.clone(),
+            backing: None,
+        });
+    }
+    check.shared_interfaces();
+    check.shared_files(|index| Some(&config.exports[index].path));
     check.report.problems.sort_by_key(|finding| finding.export);
     check.report
 }
@@ -236,10 +263,10 @@ impl Check<'_> {
     }
 
     /// Two writers of the same sectors: each would be sure that nobody else writes.
-    fn shared_files(&mut self) {
-        let mut writers: BTreeMap<Identity, Vec<(u64, u64, usize)>> = BTreeMap::new();
+    fn shared_files<I: Ord>(&mut self, identity: impl Fn(usize) -> Option<I>) {
+        let mut writers: BTreeMap<I, Vec<(u64, u64, usize)>> = BTreeMap::new();
         for (index, export) in self.config.exports.iter().enumerate() {
-            let Some(backing) = self.report.exports[index].backing else {
+            let Some(identity) = identity(index) else {
                 continue;
             };
             if export.read_only || !export.store.uses_file() {
@@ -252,7 +279,7 @@ impl Check<'_> {
                 export.offset.saturating_add(export.length)
             };
             writers
-                .entry(backing.identity)
+                .entry(identity)
                 .or_default()
                 .push((export.offset, end, index));
         }

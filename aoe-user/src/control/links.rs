@@ -77,24 +77,27 @@ impl Links {
         })
     }
 
-    /// All interfaces of this network namespace by name.
+    /// All interfaces of this network namespace by name, in a future of its own.
     ///
     /// # Errors
     /// When the kernel refuses the listing.
-    pub async fn list(&self) -> Result<HashMap<String, LinkState>> {
-        let messages: Vec<LinkMessage> = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .context("cannot list the interfaces")?;
-        Ok(messages
-            .into_iter()
-            .map(LinkState::from)
-            .map(|link| (link.name.clone(), link))
-            .collect())
+    pub fn list(&self) -> impl Future<Output = Result<HashMap<String, LinkState>>> + Send + 'static {
+        let handle = self.handle.clone();
+        async move {
+            let messages: Vec<LinkMessage> = handle
+                .link()
+                .get()
+                .execute()
+                .try_collect()
+                .await
+                .context("cannot list the interfaces")?;
+            // It asks sysfs and drivers about each.
+            let links = tokio::task::spawn_blocking(|| {
+                let links = messages.into_iter().map(LinkState::from);
+                links.map(|link| (link.name.clone(), link)).collect()
+            });
+            links.await.context("cannot ask about the interfaces")
+        }
     }
 
     /// Waits until some interface has changed. Which one is not told: list again and compare, so that nothing

@@ -1,111 +1,292 @@
 //! What is not data path: start and stop, signals, interfaces that come and go, advertisements, kept state.
 //!
-//! One thread runs all of it on a small async runtime. The workers never wait for it.
+//! One thread decides ([`plan`]) and never waits for anything but the next event; what may block is a job or the thread of a
+//! port. The workers never wait for it.
 
-mod estate;
+mod denied;
 pub(crate) mod genetlink;
+mod jobs;
 pub(crate) mod links;
 mod lists;
 mod neighbours;
+mod notices;
+mod open;
+mod plan;
+mod port_thread;
 pub mod preflight;
+pub mod signals;
 pub mod state;
+mod stop;
 mod supervisor;
+mod trouble;
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
+use jobs::Ended;
 use links::Links;
-use supervisor::Supervisor;
+use notices::Notices;
+use plan::PortId;
+use port_thread::PortEvent;
+use signals::Signals;
+use supervisor::{Event, Supervisor, guard};
 
 /// Interfaces change in bursts (a flap, a bond): look once the burst is over.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Denied sources are reported and failed interfaces tried again this often.
-const TICK: Duration = Duration::from_secs(2);
+/// When to list the interfaces again after that failed.
+const LIST_AGAIN: Duration = Duration::from_secs(1);
+/// Events taken up before the next look at signals and interfaces.
+const BATCH: usize = 128;
 
-/// Reads the configuration again, for SIGHUP.
-pub type Reload = Box<dyn Fn() -> Result<Config>>;
+/// Reads the configuration: at the start and for each SIGHUP. May block.
+pub type Load = Arc<dyn Fn() -> Result<Config> + Send + Sync>;
 
-/// Serves `config` until SIGTERM or SIGINT, then commits everything and returns. SIGHUP applies what `reload` gives, where there
-/// is one.
+/// What to serve, and what to do about what cannot be served.
+pub struct Service {
+    /// Gives the configuration.
+    pub load: Load,
+    /// SIGHUP reads it again.
+    pub reloads: bool,
+    /// End with the first thing that fails, until all that is wanted is served; else it is tried again for ever.
+    pub must_start: bool,
+}
+
+/// Serves until SIGTERM or SIGINT, then commits everything and returns.
 ///
 /// # Errors
-/// When nothing can be served, or when the last commit failed.
-pub fn run(config: Config, reload: Option<Reload>) -> Result<()> {
+/// When the first configuration cannot be read, when something must start and does not, when the last commit of an export
+/// failed, or when one was left behind because its disk does not answer.
+pub fn run(service: Service) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(jobs::THREADS_MAX)
         .build()
         .context("cannot start the control thread")?;
-    runtime.block_on(supervise(config, reload))
+    let result = runtime.block_on(supervise(service));
+    // Jobs that hang in the kernel end with the process.
+    runtime.shutdown_background();
+    result
 }
 
-async fn supervise(config: Config, reload: Option<Reload>) -> Result<()> {
-    let mut signals = Signals::new()?;
-    let mut links = Links::open()?;
-    let (notify, mut changes) = mpsc::unbounded_channel();
-    let mut supervisor = Supervisor::new(config, notify)?;
-    supervisor.start(&links.list().await?)?;
-    let mut tick = tokio::time::interval(TICK);
-    loop {
-        tokio::select! {
-            event = signals.next() => match event {
-                Event::Stop(name) => {
-                    info!("{name}: finishing what is in flight");
-                    return supervisor.stop();
-                }
-                Event::Reload => match &reload {
-                    Some(reload) => match reload() {
-                        Ok(config) => supervisor.reload(config, &links.list().await?),
-                        Err(error) => error!("the configuration stays as it was: {error:#}"),
-                    },
-                    None => warn!("SIGHUP: nothing to reload without a configuration file"),
+/// The control thread's inputs and what it knows of them.
+struct Control {
+    service: Service,
+    supervisor: Supervisor,
+    notices: Arc<Notices>,
+    signals: Signals,
+    links: Links,
+    ends: (UnboundedSender<Ended<Event>>, UnboundedReceiver<Ended<Event>>),
+    port_events: UnboundedReceiver<(PortId, PortEvent)>,
+    /// When to list the interfaces.
+    list_at: Option<Instant>,
+    is_listing: bool,
+    has_listed: bool,
+    /// Read and not yet taken over: the interfaces are not known yet.
+    first: Option<Config>,
+    has_config: bool,
+    is_loading: bool,
+    load_again: bool,
+}
+
+async fn supervise(service: Service) -> Result<()> {
+    let signals = Signals::new()?;
+    let links = Links::open()?;
+    let (ends, port_events) = (unbounded_channel(), unbounded_channel());
+    let notices = Arc::new(Notices::default());
+    let supervisor = Supervisor::new(ends.0.clone(), port_events.0, Arc::clone(&notices));
+    let mut control = Control {
+        service,
+        supervisor,
+        notices,
+        signals,
+        links,
+        ends,
+        port_events: port_events.1,
+        list_at: Some(Instant::now()),
+        is_listing: false,
+        has_listed: false,
+        first: None,
+        has_config: false,
+        is_loading: false,
+        load_again: false,
+    };
+    control.load();
+    let end = control.serve().await;
+    let (patience, failure) = match end {
+        Ok(patience) => (patience, None),
+        Err(failure) => (stop::PATIENCE, Some(failure)),
+    };
+    let stopped = stop::stop(
+        control.supervisor,
+        control.signals,
+        control.ends.1,
+        control.port_events,
+        patience,
+    )
+    .await;
+    failure.map_or(stopped, Err)
+}
+
+impl Control {
+    /// Serves until a signal ends it; returns how long the end may take.
+    async fn serve(&mut self) -> Result<Duration> {
+        let mut batch = Vec::new();
+        let mut port_batch = Vec::new();
+        loop {
+            let now = Instant::now();
+            self.list_links(now);
+            let mut next = self.supervisor.turn(now);
+            self.check_start()?;
+            if self.supervisor.list_links {
+                self.list_at.get_or_insert(now);
+            }
+            next = [next, self.list_at.filter(|_| !self.is_listing)]
+                .into_iter()
+                .flatten()
+                .min();
+            tokio::select! {
+                signal = self.signals.next() => match signal {
+                    signals::Event::Stop(name) => {
+                        info!("{name}: finishing what is in flight");
+                        return Ok(stop::PATIENCE);
+                    }
+                    signals::Event::Quit => {
+                        warn!("SIGQUIT: ending at once");
+                        return Ok(Duration::ZERO);
+                    }
+                    signals::Event::Reload => self.reload(),
+                    signals::Event::Report => self.supervisor.report(),
                 },
-            },
-            () = links.changed() => {
-                tokio::time::sleep(SETTLE).await;
-                supervisor.reconcile(&links.list().await?);
-            }
-            Some((address, change)) = changes.recv() => supervisor.changed(address, change),
-            _ = tick.tick() => {
-                supervisor.report();
-                if supervisor.has_failed_ports() {
-                    supervisor.reconcile(&links.list().await?);
+                () = self.links.changed() => {
+                    self.list_at.get_or_insert(Instant::now() + SETTLE);
                 }
+                _ = self.port_events.recv_many(&mut port_batch, BATCH) => {}
+                _ = self.ends.1.recv_many(&mut batch, BATCH) => {}
+                () = self.notices.arrived() => self.supervisor.changed(),
+                () = until(next) => {}
+            }
+            let now = Instant::now();
+            for (port, event) in port_batch.drain(..) {
+                guard("following a port", || {
+                    self.supervisor.handle(Event::Port(port, event), now)
+                });
+            }
+            for ended in batch.drain(..) {
+                self.supervisor.jobs.ended(&ended);
+                self.take_up(ended.event, now)?;
             }
         }
     }
-}
 
-enum Event {
-    Stop(&'static str),
-    Reload,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Signals> {
-        let listen = |kind| signal(kind).context("cannot install a signal handler");
-        Ok(Signals {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
+    fn take_up(&mut self, event: Event, now: Instant) -> Result<()> {
+        match event {
+            Event::Config(config) => self.loaded(config, now),
+            Event::Links(links) => {
+                self.is_listing = false;
+                if links.is_err() {
+                    self.list_at = Some(now + LIST_AGAIN);
+                }
+                self.has_listed |= links.is_ok();
+                guard("following the interfaces", || {
+                    self.supervisor.handle(Event::Links(links), now)
+                });
+                self.take_over_first(now);
+                Ok(())
+            }
+            event => {
+                guard("taking up a result", || self.supervisor.handle(event, now));
+                Ok(())
+            }
+        }
     }
 
-    async fn next(&mut self) -> Event {
-        tokio::select! {
-            _ = self.terminate.recv() => Event::Stop("SIGTERM"),
-            _ = self.interrupt.recv() => Event::Stop("SIGINT"),
-            _ = self.hangup.recv() => Event::Reload,
+    /// Has the configuration read, once at a time.
+    fn load(&mut self) {
+        if std::mem::replace(&mut self.is_loading, true) {
+            self.load_again = true;
+            return;
         }
+        let load = Arc::clone(&self.service.load);
+        let text = |error: anyhow::Error| format!("{error:#}");
+        self.supervisor.jobs.start(
+            move || Event::Config(load().map(Box::new).map_err(text)),
+            |panic| Event::Config(Err(panic)),
+        );
+    }
+
+    fn reload(&mut self) {
+        if self.service.reloads {
+            self.load();
+        } else {
+            warn!("SIGHUP: nothing to reload without a configuration file");
+        }
+    }
+
+    fn loaded(&mut self, config: Result<Box<Config>, String>, now: Instant) -> Result<()> {
+        self.is_loading = false;
+        match config {
+            Ok(config) => {
+                self.first = Some(*config);
+                self.take_over_first(now);
+            }
+            Err(reason) if !self.has_config => return Err(anyhow!(reason)),
+            Err(reason) => error!("the configuration stays as it was: {reason}"),
+        }
+        if std::mem::take(&mut self.load_again) {
+            self.load();
+        }
+        Ok(())
+    }
+
+    fn take_over_first(&mut self, now: Instant) {
+        if self.has_listed
+            && let Some(config) = self.first.take()
+        {
+            guard("taking over a configuration", || {
+                self.supervisor.want(config, now)
+            });
+            self.has_config = true;
+        }
+    }
+
+    fn list_links(&mut self, now: Instant) {
+        if self.is_listing || self.list_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.list_at = None;
+        self.supervisor.list_links = false;
+        self.is_listing = true;
+        let list = self.links.list();
+        let ends = self.ends.0.clone();
+        tokio::spawn(async move {
+            let links = list.await.map_err(|error| format!("{error:#}"));
+            let _ = ends.send(Ended::of_no_job(Event::Links(links)));
+        });
+    }
+
+    /// Whoever starts an export by hand is watching: what fails before it is served ends the process.
+    fn check_start(&mut self) -> Result<()> {
+        if !self.service.must_start || !self.has_config {
+            return Ok(());
+        }
+        if let Some(reason) = self.supervisor.plan.first_trouble() {
+            bail!("{reason}");
+        }
+        if self.supervisor.plan.is_settled() {
+            self.service.must_start = false;
+        }
+        Ok(())
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }

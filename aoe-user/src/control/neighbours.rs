@@ -21,44 +21,33 @@ pub(super) struct Neighbour {
     pub address: Address,
     /// The port that answered.
     pub mac: Mac,
-    /// Where it was heard.
-    pub interface: Interface,
 }
 
-/// Asks on all interfaces at the same time who is there; answers from `own` addresses do not count.
+/// An export about to be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sought {
+    /// Its address.
+    pub address: Address,
+}
+
+/// Asks on an interface which of these addresses another target has; answers from `own` addresses do not count. Blocks.
 ///
 /// Only untagged frames are sent: targets on other VLANs are not found.
-pub(super) fn look_around(interfaces: &[Interface], own: &HashSet<Mac>) -> Result<Vec<Neighbour>> {
-    let mut found = Vec::new();
-    std::thread::scope(|scope| {
-        let asking: Vec<_> = interfaces
-            .iter()
-            .filter(|i| i.up)
-            .map(|interface| (interface, scope.spawn(|| ask(interface))))
-            .collect();
-        for (interface, thread) in asking {
-            let answers = thread.join().expect("asking does not panic");
-            let answers =
-                answers.with_context(|| format!("cannot ask on {} who else is there", interface.name))?;
-            found.extend(
-                answers
-                    .into_iter()
-                    .filter(|neighbour| !own.contains(&neighbour.mac)),
-            );
-        }
-        Ok(found)
-    })
-}
-
-fn ask(interface: &Interface) -> Result<Vec<Neighbour>> {
-    let answers = Client::open(&interface.name)?.discover(None, PATIENCE)?;
-    let neighbour = |found: crate::initiator::Found| Neighbour {
+///
+/// # Errors
+/// When the interface cannot be asked on.
+pub(super) fn search(interface: &Interface, sought: &[Sought], own: &HashSet<Mac>) -> Result<Vec<Neighbour>> {
+    let asked = || -> Result<_> { Ok(Client::open(&interface.name)?.discover(None, PATIENCE)?) };
+    let answers = asked().with_context(|| format!("cannot ask on {} who else is there", interface.name))?;
+    let sought: HashSet<Address> = sought.iter().map(|sought| sought.address).collect();
+    let neighbours = answers.into_iter().map(|found| Neighbour {
         address: Address {
             shelf: found.shelf,
             slot: found.slot,
         },
         mac: found.mac,
-        interface: interface.clone(),
-    };
-    Ok(answers.into_iter().map(neighbour).collect())
+    });
+    Ok(neighbours
+        .filter(|neighbour| sought.contains(&neighbour.address) && !own.contains(&neighbour.mac))
+        .collect())
 }

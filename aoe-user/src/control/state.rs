@@ -105,7 +105,7 @@ pub fn names(config: &Config) -> Vec<String> {
 pub struct StateDir {
     path: PathBuf,
     /// Unlocked by closing.
-    _lock: File,
+    lock: File,
     jobs: Option<Sender<Job>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -135,7 +135,7 @@ impl StateDir {
             .map_err(StateError::io("start a thread for", path))?;
         Ok(Arc::new(StateDir {
             path: path.to_owned(),
-            _lock: lock,
+            lock,
             jobs: Some(jobs),
             writer: Some(writer),
         }))
@@ -173,6 +173,12 @@ impl StateDir {
             path: file_path(&self.path, name),
             dir: self.clone(),
         })
+    }
+
+    /// For the end of the process: lets others have the directory although somebody still holds this value.
+    pub fn unlock(&self) {
+        // It fails only for what is no file.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 
     /// Replaces a state and waits until it is on the medium: for tools, not for workers.

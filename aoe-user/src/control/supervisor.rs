@@ -1,142 +1,302 @@
-//! Keeps ports and exports as they should be: compares what is wanted with what is there, and acts on the difference.
+//! Carries out what the [`Plan`] decides, and tells it what comes of it. Nothing here waits: what may block is a job or the
+//! thread of a port.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
-use super::estate::{Estate, Notice, View, close_all};
+use super::jobs::{Ended, Jobs, panic_text};
 use super::links::LinkState;
-use super::neighbours;
+use super::lists::Made;
+use super::neighbours::{self, Sought};
+use super::notices::Notices;
+use super::open::{self, Served};
+use super::plan::{Action, ExportId, Level, Plan, PortId, View};
+use super::port_thread::{PortEvent, PortHandle, PortView};
+use super::state::{self, StateDir};
 use crate::config::Config;
-use crate::config::interfaces::Interface;
-use crate::filter::Denied;
-use crate::port::{Nic, Port, PortOptions};
-use crate::target::{Address, Change};
+use crate::port::{Nic, Tuning};
+use crate::target::Address;
 
-/// Denied sources named in one report; the rest is only counted.
-const DENIED_NAMED: usize = 8;
+/// How long requests of an export that goes may still be under way.
+const IN_FLIGHT_LIMIT: Duration = Duration::from_secs(5);
+
+/// What comes of jobs and ports.
+#[derive(Debug)]
+pub(super) enum Event {
+    Config(Result<Box<Config>, String>),
+    Links(Result<HashMap<String, LinkState>, String>),
+    State(Result<Arc<StateDir>, String>),
+    Opened(ExportId, Result<Box<Served>, String>),
+    Closed(ExportId, Address, Result<(), String>),
+    Examined(ExportId, bool),
+    Searched(String, Vec<ExportId>, Result<HashMap<ExportId, String>, String>),
+    Port(PortId, PortEvent),
+}
 
 /// Everything that is served and by what.
+#[derive(Debug)]
 pub(super) struct Supervisor {
-    config: Config,
-    estate: Estate,
-    ports: BTreeMap<String, Served>,
-    /// Interfaces that wait for something, with the reason that was logged.
-    waiting: HashMap<String, Waiting>,
-    notify: UnboundedSender<Notice>,
-}
-
-/// An open port and the state of the link that it was last adjusted to.
-struct Served {
-    port: Port,
-    link: LinkState,
-    options: PortOptions,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Waiting {
-    Absent,
-    Down,
-    Failed(String),
+    pub(super) plan: Plan,
+    pub(super) exports: HashMap<ExportId, Arc<Served>>,
+    pub(super) ports: BTreeMap<PortId, PortHandle>,
+    pub(super) state: Option<Arc<StateDir>>,
+    pub(super) jobs: Jobs<Event>,
+    /// Exports whose last commit is under way, with their files.
+    pub(super) closing: HashMap<ExportId, (Address, PathBuf)>,
+    /// Some last commit failed.
+    pub(super) commit_failed: Option<String>,
+    port_events: UnboundedSender<(PortId, PortEvent)>,
+    notices: Arc<Notices>,
+    made: Made,
+    /// The names of state files, by the order of the configuration and by export.
+    state_names: Vec<String>,
+    names: HashMap<ExportId, String>,
+    links: HashMap<String, LinkState>,
+    /// The interfaces are to be listed.
+    pub(super) list_links: bool,
 }
 
 impl Supervisor {
-    /// Opens every export; nothing is on the wire yet.
-    pub fn new(config: Config, notify: UnboundedSender<Notice>) -> Result<Supervisor> {
-        let estate = Estate::open(&config, &notify)?;
-        Ok(Supervisor {
-            config,
-            estate,
+    pub fn new(
+        ends: UnboundedSender<Ended<Event>>,
+        port_events: UnboundedSender<(PortId, PortEvent)>,
+        notices: Arc<Notices>,
+    ) -> Supervisor {
+        Supervisor {
+            plan: Plan::new(),
+            exports: HashMap::new(),
             ports: BTreeMap::new(),
-            waiting: HashMap::new(),
-            notify,
-        })
+            state: None,
+            jobs: Jobs::new(ends),
+            closing: HashMap::new(),
+            commit_failed: None,
+            port_events,
+            notices,
+            made: Made::default(),
+            state_names: Vec::new(),
+            names: HashMap::new(),
+            links: HashMap::new(),
+            list_links: false,
+        }
     }
 
-    /// The first look at the interfaces. Here, and only here, trouble with one ends the process: whoever starts it is
-    /// watching.
-    pub fn start(&mut self, links: &HashMap<String, LinkState>) -> Result<()> {
-        for name in self.estate.literal_interfaces() {
-            if !links.contains_key(name) {
-                bail!("interface {name} does not exist; `ip link` lists those that do");
+    /// Takes over a configuration.
+    pub fn want(&mut self, config: Config, now: Instant) {
+        self.state_names = state::names(&config);
+        self.made = Made::default();
+        self.plan.want(config, now);
+        self.name_exports();
+    }
+
+    fn name_exports(&mut self) {
+        let names = self.state_names.iter().cloned();
+        self.names = self.plan.order().iter().copied().zip(names).collect();
+    }
+
+    /// Takes up what came of something.
+    pub fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            // Control's own, before it is handed on.
+            Event::Config(_) => {}
+            Event::Links(Ok(links)) => {
+                self.links = links.clone();
+                self.plan.see(links, now);
+            }
+            Event::Links(Err(reason)) => {
+                error!("{reason}");
+                self.list_links = true;
+            }
+            Event::State(Ok(state)) => {
+                self.state = Some(state);
+                self.plan.state_opened();
+            }
+            Event::State(Err(reason)) => self.plan.state_failed(reason, now),
+            Event::Opened(id, Ok(served)) => {
+                let served = Arc::new(*served);
+                let revision = served.revision;
+                self.exports.insert(id, served);
+                self.plan.export_opened(id, revision);
+            }
+            Event::Opened(id, Err(reason)) => self.plan.export_failed(id, reason, now),
+            Event::Closed(id, address, result) => {
+                self.closing.remove(&id);
+                self.plan.export_closed(id, now);
+                if let Err(reason) = result {
+                    error!("{address}: the last commit failed: {reason}");
+                    self.commit_failed = Some(format!("{address}: the last commit failed: {reason}"));
+                }
+            }
+            Event::Examined(id, replaced) => {
+                self.plan.examined(id, replaced, now);
+                if replaced {
+                    self.name_exports();
+                }
+            }
+            Event::Searched(port, asked, found) => {
+                let found = found.as_ref().map_err(Clone::clone);
+                self.plan.searched(&port, &asked, found, now);
+            }
+            Event::Port(id, event) => self.port_event(id, event, now),
+        }
+    }
+
+    fn port_event(&mut self, id: PortId, event: PortEvent, now: Instant) {
+        match event {
+            PortEvent::Opened(version) => {
+                self.plan.port_opened(id, version, now);
+            }
+            PortEvent::Applied(version) => self.plan.port_applied(id, version),
+            PortEvent::Failed(reason) => {
+                self.ports.remove(&id);
+                self.plan.port_failed(id, reason, now);
+            }
+            PortEvent::Closed => {
+                self.ports.remove(&id);
+                self.plan.port_closed(id);
             }
         }
-        let wanted: Vec<Interface> = self
-            .wanted(links)
-            .iter()
-            .map(|name| links[name].interface())
-            .collect();
-        if let Some(taken) = wanted.iter().find(|interface| links[&interface.name].has_xdp) {
-            let name = &taken.name;
-            bail!(
-                "{name} already has an XDP program, and only one fits: one xblade serves all exports of an \
-                 interface; `ip link set {name} xdp off` removes a program that was left behind"
-            );
-        }
-        let own = links.values().filter_map(|link| link.mac).collect();
-        self.estate
-            .refuse_taken(&neighbours::look_around(&wanted, &own)?, self.config.force)?;
-        self.reconcile(links);
-        match self.waiting.iter().find_map(|(name, state)| match state {
-            Waiting::Failed(reason) => Some((name, reason)),
-            _ => None,
-        }) {
-            Some((name, reason)) => bail!("cannot serve {name}: {reason}"),
-            None => Ok(()),
-        }
     }
 
-    /// Makes the ports what the interfaces and the configuration ask for.
-    pub fn reconcile(&mut self, links: &HashMap<String, LinkState>) {
-        let wanted = self.wanted(links);
-        self.close_lost(&wanted, links);
-        let absent: Vec<String> = self
-            .estate
-            .literal_interfaces()
-            .filter(|name| !links.contains_key(*name))
-            .map(str::to_owned)
-            .collect();
-        for name in absent {
-            self.wait(name, Waiting::Absent);
+    /// Decides and acts; returns when to look again although nothing happens.
+    pub fn turn(&mut self, now: Instant) -> Option<Instant> {
+        let mut actions = Vec::new();
+        guard("deciding what to do", || self.plan.step(now, &mut actions));
+        for action in actions {
+            guard("carrying out a decision", || self.act(action));
         }
-        for name in wanted {
-            let link = &links[&name];
-            if self.ports.contains_key(&name) {
-                self.adjust(&name, link);
-            } else if link.up {
-                self.open(link);
-            } else {
-                self.wait(name, Waiting::Down);
+        self.jobs.pump(now);
+        [self.plan.next_time(now), self.jobs.next_time(now)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Exports that initiators or their stores changed.
+    pub fn changed(&mut self) {
+        for (id, mask) in self.notices.take() {
+            if self.exports.contains_key(&id) {
+                self.ports.values().for_each(|port| port.changed(id, mask));
             }
         }
     }
 
-    /// Existing interfaces that some export names.
-    fn wanted(&self, links: &HashMap<String, LinkState>) -> BTreeSet<String> {
-        links
-            .values()
-            .filter(|link| link.mac.is_some() && self.estate.wants(&link.interface()))
-            .map(|link| link.name.clone())
-            .collect()
-    }
-
-    fn close_lost(&mut self, wanted: &BTreeSet<String>, links: &HashMap<String, LinkState>) {
-        let lost: Vec<String> = self
-            .ports
-            .iter()
-            .filter(|(name, served)| !wanted.contains(*name) || links[*name].index != served.link.index)
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in lost {
-            info!("{name}: no longer served (the interface or its exports are gone)");
-            self.ports.remove(&name);
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Say(Level::Info, line) => info!("{line}"),
+            Action::Say(Level::Warn, line) => warn!("{line}"),
+            Action::Say(Level::Error, line) => error!("{line}"),
+            Action::OpenState(path) => self.jobs.start(
+                move || Event::State(StateDir::open(&path).map_err(|error| error.to_string())),
+                |panic| Event::State(Err(panic)),
+            ),
+            Action::OpenExport(id) => self.open_export(id),
+            Action::Reconfigure(id) => self.reconfigure(id),
+            Action::CloseExport(id) => self.close_export(id, IN_FLIGHT_LIMIT),
+            Action::Examine(id) => self.examine(id),
+            Action::Search(port, asked) => self.search(port, asked),
+            Action::ListLinks => self.list_links = true,
+            Action::OpenPort(id, link, view) => self.open_port(id, &link, &view),
+            Action::Apply(id, view) => {
+                let view = self.port_view(&view);
+                if let Some(port) = self.ports.get(&id) {
+                    port.apply(view);
+                }
+            }
+            Action::SetMac(id, mac) => self.with_port(id, |port| port.set_mac(mac)),
+            Action::Announce(id) => self.with_port(id, PortHandle::announce_all),
+            Action::ClosePort(id) => self.with_port(id, PortHandle::close),
         }
     }
 
-    fn open(&mut self, link: &LinkState) {
+    fn with_port(&self, id: PortId, work: impl FnOnce(&PortHandle)) {
+        if let Some(port) = self.ports.get(&id) {
+            work(port);
+        }
+    }
+
+    fn open_export(&mut self, id: ExportId) {
+        let Some((config, revision)) = self.plan.config(id) else {
+            return;
+        };
+        let lists = self.made.of(&config.allow);
+        let state = self.state.clone().zip(self.names.get(&id).cloned());
+        let notices = Arc::clone(&self.notices);
+        let work = move || {
+            let opened = open::open(id, revision, config, lists, state, &notices);
+            Event::Opened(id, opened.map(Box::new).map_err(|error| format!("{error:#}")))
+        };
+        self.jobs.start(work, move |panic| Event::Opened(id, Err(panic)));
+    }
+
+    fn reconfigure(&mut self, id: ExportId) {
+        let (Some((config, revision)), Some(served)) = (self.plan.config(id), self.exports.get(&id)) else {
+            return;
+        };
+        let lists = self.made.of(&config.allow);
+        let served = Arc::new(served.reconfigured(revision, config, lists));
+        self.exports.insert(id, served);
+    }
+
+    /// Has an export closed; for `patience` its requests may still be under way.
+    pub(super) fn close_export(&mut self, id: ExportId, patience: Duration) {
+        let Some(served) = self.exports.remove(&id) else {
+            return;
+        };
+        let (address, store) = (served.export.address(), Arc::clone(served.export.store()));
+        self.closing.insert(id, (address, served.config.path.clone()));
+        // The job alone holds the store from here on, apart from ports that have not let go of it.
+        drop(served);
+        let closed = move |result| Event::Closed(id, address, result);
+        self.jobs.start(
+            move || closed(open::close(store, patience).map_err(|error| error.to_string())),
+            move |panic| closed(Err(panic)),
+        );
+    }
+
+    fn examine(&mut self, id: ExportId) {
+        let Some(served) = self.exports.get(&id) else {
+            return;
+        };
+        let (path, file) = (served.config.path.clone(), served.file);
+        self.jobs.start(
+            move || Event::Examined(id, open::is_replaced(&path, file)),
+            move |_| Event::Examined(id, false),
+        );
+    }
+
+    fn search(&mut self, port: String, asked: Vec<ExportId>) {
+        let Some(interface) = self.links.get(&port).map(LinkState::interface) else {
+            return;
+        };
+        let own: HashSet<aoe_common::Mac> = self.links.values().filter_map(|link| link.mac).collect();
+        let address = |id: &ExportId| {
+            let (config, _) = self.plan.config(*id)?;
+            let (shelf, slot) = (config.shelf, config.slot);
+            Some((*id, Address { shelf, slot }))
+        };
+        let addresses: HashMap<ExportId, Address> = asked.iter().filter_map(address).collect();
+        let (again, name) = (asked.clone(), port.clone());
+        let work = move || {
+            let sought: Vec<Sought> = addresses
+                .values()
+                .map(|address| Sought { address: *address })
+                .collect();
+            let found = neighbours::search(&interface, &sought, &own);
+            let taken = found.map(|found| taken_by(&found, &addresses, &port));
+            Event::Searched(port, asked, taken.map_err(|error| format!("{error:#}")))
+        };
+        self.jobs
+            .start(work, move |panic| Event::Searched(name, again, Err(panic)));
+    }
+
+    fn open_port(&mut self, id: PortId, link: &LinkState, view: &View) {
         let Some(mac) = link.mac else { return };
         let nic = Nic {
             name: link.name.clone(),
@@ -145,204 +305,90 @@ impl Supervisor {
             mtu_bytes: link.mtu_bytes,
             rx_queues: link.rx_queues,
         };
-        let view = self.estate.view(&link.interface());
-        let options = self.port_options(&view);
-        match Port::open(&nic, &options, &view.exports, &view.rules) {
-            Ok(port) => {
-                self.waiting.remove(&link.name);
-                let queues = if link.rx_queues == 1 { "queue" } else { "queues" };
-                for (address, what) in self.estate.describe(&link.interface()) {
-                    info!(
-                        "{address} ready on {} ({mac}): {}, {} {queues}, MTU {}, {what}",
-                        link.name,
-                        port.obtained(),
-                        link.rx_queues,
-                        link.mtu_bytes,
-                    );
-                }
-                self.ports.insert(
-                    link.name.clone(),
-                    Served {
-                        port,
-                        link: link.clone(),
-                        options,
-                    },
-                );
-                self.announce_port(&link.name);
-            }
+        let events = self.port_events.clone();
+        // Fails only while the process ends.
+        let report = move |event| drop(events.send((id, event)));
+        match PortHandle::open(nic, self.port_view(view), report) {
+            Ok(port) => drop(self.ports.insert(id, port)),
             Err(error) => {
-                let reason = format!("{:#}", anyhow::Error::new(error));
-                self.wait(link.name.clone(), Waiting::Failed(reason));
+                let reason = format!("cannot start a thread for {}: {error}", link.name);
+                let _ = self.port_events.send((id, PortEvent::Failed(reason)));
             }
         }
     }
 
-    fn port_options(&self, view: &View) -> PortOptions {
-        PortOptions {
+    fn port_view(&self, view: &View) -> PortView {
+        let exports = view.exports.iter().filter_map(|(id, _)| self.exports.get(id));
+        PortView {
+            exports: exports.cloned().collect(),
             mode: view.mode,
-            spin: Duration::from_micros(u64::from(view.spin_us)),
-            cpus: self.config.cpus.clone(),
+            tuning: Tuning {
+                spin: Duration::from_micros(u64::from(view.spin_us)),
+                cpus: view.cpus.clone(),
+            },
+            version: view.version,
         }
     }
 
-    /// Says once why an interface is not served yet.
-    fn wait(&mut self, name: String, state: Waiting) {
-        if self.waiting.get(&name) == Some(&state) {
-            return;
-        }
-        match &state {
-            Waiting::Absent => warn!("{name} does not exist; its exports will be served when it does"),
-            Waiting::Down => {
-                warn!("{name} is down; its exports will be served when it is up (`ip link set {name} up`)");
-            }
-            Waiting::Failed(reason) => error!("cannot serve {name}, trying again: {reason}"),
-        }
-        self.waiting.insert(name, state);
-    }
-
-    /// Follows a changed MAC, MTU or carrier.
-    fn adjust(&mut self, name: &str, link: &LinkState) {
-        let Some(served) = self.ports.get_mut(name) else {
-            return;
-        };
-        if served.link == *link {
-            return;
-        }
-        let before = std::mem::replace(&mut served.link, link.clone());
-        if (link.mtu_bytes, link.rx_queues) != (before.mtu_bytes, before.rx_queues) {
-            info!(
-                "{name}: now MTU {}, {} receive queues; opening it again",
-                link.mtu_bytes, link.rx_queues
-            );
-            self.ports.remove(name);
-            return self.open(link);
-        }
-        if let Some(mac) = link.mac
-            && link.mac != before.mac
-        {
-            info!("{name}: its address is {mac} now");
-            if let Err(error) = served.port.set_mac(mac) {
-                error!("{name}: the filter could not be told: {error}");
-            }
-        }
-        match (before.is_usable(), link.is_usable()) {
-            (true, false) => warn!("{name}: link down"),
-            (false, true) => info!("{name}: link up"),
-            _ => {}
-        }
-        if link.is_usable() {
-            self.announce_port(name);
-        }
-    }
-
-    fn announce_port(&mut self, name: &str) {
-        if let Some(served) = self.ports.get(name) {
-            served
-                .port
-                .advertise(self.estate.exports_on(&served.link.interface()));
-        }
-    }
-
-    /// An initiator or the backing object changed something of an export.
-    pub fn changed(&mut self, address: Address, change: Change) {
-        if matches!(change, Change::Mask) {
-            self.renew_rules(address);
-        }
-        for served in self.ports.values() {
-            let mut exports = self.estate.exports_on(&served.link.interface());
-            exports.retain(|export| export.address() == address);
-            served.port.advertise(exports);
-        }
-    }
-
-    fn renew_rules(&mut self, address: Address) {
-        for (name, served) in &mut self.ports {
-            let interface = served.link.interface();
-            if self.estate.serves(address, &interface)
-                && let Err(error) = served.port.set_rules(&self.estate.view(&interface).rules)
-            {
-                error!("{name}: the filter keeps its old rules, the process enforces the new ones: {error}");
-            }
-        }
-    }
-
-    /// True when an interface should be served and is not for a reason that may pass by itself.
-    pub fn has_failed_ports(&self) -> bool {
-        self.waiting
-            .values()
-            .any(|state| matches!(state, Waiting::Failed(_)))
-    }
-
-    /// Takes over another configuration: unchanged exports go on undisturbed.
-    pub fn reload(&mut self, config: Config, links: &HashMap<String, LinkState>) {
-        let gone = self.estate.retain(&config);
-        self.renew_ports();
-        // A failure is logged; the file may be served again under its new settings all the same.
-        let _ = close_all(gone.iter());
-        drop(gone);
-        self.config = config;
-        self.estate.add(&self.config, &self.notify);
-        self.renew_ports();
-        self.waiting.clear();
-        self.reconcile(links);
-        let names: Vec<String> = self.ports.keys().cloned().collect();
-        for name in names {
-            self.announce_port(&name);
-        }
-        info!("the configuration was reloaded: {} exports", self.estate.len());
-    }
-
-    /// Gives every port its view of the exports of now; one that wants other options is closed, to be opened again.
-    fn renew_ports(&mut self) {
-        let options: HashMap<String, PortOptions> = self
-            .ports
+    /// Logs what is served, what is not and why, and what was counted.
+    pub fn report(&self) {
+        let status = self.plan.status();
+        let is_open = |state: &super::plan::State| *state == super::plan::State::Open;
+        let open = status
+            .exports
             .iter()
-            .map(|(name, served)| {
-                (
-                    name.clone(),
-                    self.port_options(&self.estate.view(&served.link.interface())),
-                )
-            })
-            .collect();
-        self.ports.retain(|name, served| served.options == options[name]);
-        for (name, served) in &mut self.ports {
-            let view = self.estate.view(&served.link.interface());
-            if let Err(error) = served.port.set_exports(&view.exports, &view.rules) {
-                error!("{name}: the filter keeps its old rules: {error}");
+            .filter(|export| is_open(&export.state))
+            .count();
+        info!("{open} of {} exports are open", status.exports.len());
+        for export in &status.exports {
+            if !is_open(&export.state) {
+                info!(
+                    "{} of {}: {}",
+                    export.address,
+                    export.path.display(),
+                    export.state
+                );
+            }
+            for (port, reason) in &export.kept_off {
+                info!("{} not on {port}: {reason}", export.address);
             }
         }
-    }
-
-    /// Names sources that were turned away since the last report.
-    pub fn report(&mut self) {
-        for (name, served) in &mut self.ports {
-            match served.port.denied() {
-                Ok(denied) => report_denied(name, &denied),
-                Err(error) => error!("{name}: {error}"),
-            }
+        for address in &status.closing {
+            info!("{address}: no longer wanted, its last commit is not over");
         }
-    }
-
-    /// Ends all ports, commits all exports and says what was done.
-    pub fn stop(mut self) -> Result<()> {
-        self.report();
-        for (name, mut served) in std::mem::take(&mut self.ports) {
-            served.port.close();
-            match served.port.filter_counters() {
-                Ok(counters) => info!("{name}: filter: {counters}"),
-                Err(error) => error!("{name}: {error}"),
-            }
-            info!("{name}: served: {}", served.port.figures());
+        for port in &status.ports {
+            info!("{}: {}, {} exports", port.name, port.state, port.exports);
         }
-        self.estate.close()
+        self.ports.values().for_each(PortHandle::log_counters);
     }
 }
 
-fn report_denied(name: &str, denied: &[Denied]) {
-    for source in denied.iter().take(DENIED_NAMED) {
-        warn!("{name}: dropped {source}");
-    }
-    if let Some(more) = denied.len().checked_sub(DENIED_NAMED).filter(|more| *more > 0) {
-        warn!("{name}: dropped frames of {more} more sources");
+/// Whose address whom else answers for, in words.
+fn taken_by(
+    found: &[neighbours::Neighbour],
+    addresses: &HashMap<ExportId, Address>,
+    port: &str,
+) -> HashMap<ExportId, String> {
+    let reason = |address: &Address| {
+        let other = found.iter().find(|other| other.address == *address)?;
+        Some(format!(
+            "{address} is already served by {} on {port}: two targets with one address corrupt data; choose another \
+             address, stop the other target, or use --force",
+            other.mac
+        ))
+    };
+    addresses
+        .iter()
+        .filter_map(|(id, address)| Some((*id, reason(address)?)))
+        .collect()
+}
+
+/// Keeps a panic in control code from ending anything but what it happened in.
+pub(super) fn guard(doing: &str, work: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+        error!(
+            "internal error while {doing}, please report it: {}",
+            panic_text(&*panic)
+        );
     }
 }

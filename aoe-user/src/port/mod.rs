@@ -17,16 +17,23 @@ use tracing::warn;
 use crate::config::Mode;
 use crate::filter::{Attach, Counters, Denied, Filter, FilterError, Rules};
 use crate::target::{Export, Exports, PortInfo};
-use crate::xsk::{Bind, Socket, SocketConfig, XskError};
+use crate::xsk::{Bind, QueueRelease, Socket, SocketConfig, XskError};
 
 pub use figures::Figures;
-use worker::{Command, Worker};
+use worker::{Command, Pace, Worker};
 
 /// How to serve an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortOptions {
     /// Attach and bind modes to try.
     pub mode: Mode,
+    /// What can be changed while it is served.
+    pub tuning: Tuning,
+}
+
+/// How the workers of a port use the CPU.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tuning {
     /// How long an idle worker spins before it sleeps.
     pub spin: Duration,
     /// CPUs for the workers, by turns; empty: the scheduler decides.
@@ -147,21 +154,16 @@ impl Port {
             native: attach == Attach::Native,
             zero_copy,
         };
-        let shared_cpus = cpus_for_workers(&options.cpus);
         let mut workers = Vec::new();
         for (queue, socket) in sockets.into_iter().enumerate() {
-            let cpu = options
-                .cpus
-                .get(queue.checked_rem(options.cpus.len()).unwrap_or(0))
-                .copied();
-            let exports = Arc::clone(exports);
-            let worker = Worker::start(nic, queue, socket, exports, options.spin, shared_cpus, cpu).map_err(
-                |source| PortError::Worker {
+            let pace = pace(&options.tuning, queue);
+            let worker = Worker::start(nic, queue, socket, Arc::clone(exports), pace).map_err(|source| {
+                PortError::Worker {
                     nic: nic.name.clone(),
                     queue,
                     source,
-                },
-            )?;
+                }
+            })?;
             workers.push(worker);
         }
         Ok(Port {
@@ -193,6 +195,23 @@ impl Port {
     /// When the maps could not be written; the old rules stay in force.
     pub fn set_rules(&mut self, rules: &Rules) -> Result<(), PortError> {
         Ok(self.filter.set_rules(rules)?)
+    }
+
+    /// Changes how the workers use the CPU; requests notice nothing.
+    pub fn set_tuning(&mut self, tuning: &Tuning) {
+        for (queue, worker) in self.workers.iter().enumerate() {
+            worker.tell(Command::Pace(pace(tuning, queue)));
+        }
+    }
+
+    /// Whether a worker has ended by itself, which only a panic makes it do: its queue is served by nobody.
+    pub fn has_lost_worker(&self) -> bool {
+        self.workers.iter().any(Worker::has_ended)
+    }
+
+    /// For the end of the process: what frees the queues of workers that hang.
+    pub fn queue_releases(&self) -> Vec<QueueRelease> {
+        self.workers.iter().map(Worker::queue_release).collect()
     }
 
     /// Takes over a changed MAC.
@@ -238,7 +257,7 @@ impl Port {
     }
 
     /// Ends the port: the interface becomes an ordinary one at once, then the workers answer what they have
-    /// received and end.
+    /// received and end. Waits for them, however long a disk makes them.
     pub fn close(&mut self) {
         // The program goes first, so that the workers' rings run dry.
         self.filter.detach();
@@ -271,6 +290,18 @@ impl PortError {
             PortError::Socket(error) => error.errno() == Some(Errno::OPNOTSUPP),
             PortError::Worker { .. } => false,
         }
+    }
+}
+
+/// How the worker of a queue uses the CPU.
+fn pace(tuning: &Tuning, queue: usize) -> Pace {
+    let own = queue
+        .checked_rem(tuning.cpus.len())
+        .and_then(|at| tuning.cpus.get(at));
+    Pace {
+        spin: tuning.spin,
+        cpus: cpus_for_workers(&tuning.cpus),
+        cpu: own.copied(),
     }
 }
 

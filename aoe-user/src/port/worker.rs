@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::store::{Lane, Mailbox};
 use crate::target::{Counters, Export, Exports, PortInfo, Session};
-use crate::xsk::{Frame, Socket, Statistics};
+use crate::xsk::{Frame, QueueRelease, Socket, Statistics};
 
 use super::spin::{Cpu, Spinner};
 use super::{Figures, Nic, port_info};
@@ -23,7 +23,7 @@ const BATCH: usize = 32;
 /// Bytes of a received frame to have brought in before they are asked for: all of an ordinary one.
 const HINT_BYTES: usize = 1536;
 /// How long a stopping worker waits for operations that the disk still owes it.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 /// How often it looks meanwhile.
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 /// When to ask the kernel again to send what it would not send yet.
@@ -40,12 +40,41 @@ pub(super) enum Command {
     Port(PortInfo),
     /// Advertise these exports.
     Advertise(Vec<Arc<Export>>),
+    /// Use the CPU like this from now on.
+    Pace(Pace),
     /// Finish what was received and end.
     Stop,
 }
 
+/// How a worker uses the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pace {
+    /// How long it spins before it sleeps.
+    pub spin: Duration,
+    /// CPUs that the workers have among them.
+    pub cpus: usize,
+    /// The CPU to be pinned to; `None`: the scheduler decides.
+    pub cpu: Option<usize>,
+}
+
 /// Workers of this process, on all ports.
 static WORKERS: AtomicUsize = AtomicUsize::new(0);
+
+/// One of [`WORKERS`], until it ends in whatever way.
+struct Counted;
+
+impl Counted {
+    fn new() -> Counted {
+        WORKERS.fetch_add(1, Ordering::Relaxed);
+        Counted
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        WORKERS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Control's handle of a worker thread.
 #[derive(Debug)]
@@ -54,6 +83,7 @@ pub(super) struct Worker {
     mailbox: Mailbox,
     shared: Arc<Shared>,
     counters: Arc<Counters>,
+    queue: QueueRelease,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -69,15 +99,13 @@ struct Shared {
 const CHUNKS: [&str; 5] = ["chunks", "chunks_pool", "chunks_fill", "chunks_held", "chunks_tx"];
 
 impl Worker {
-    /// Starts the thread that serves `socket`; `cpus` are those that the workers have among them.
+    /// Starts the thread that serves `socket`.
     pub(super) fn start(
         nic: &Nic,
         queue: usize,
         socket: Socket,
         exports: Arc<Exports>,
-        spin: Duration,
-        cpus: usize,
-        cpu: Option<usize>,
+        pace: Pace,
     ) -> io::Result<Worker> {
         let lane = Lane::new()?;
         let mailbox = lane.mailbox();
@@ -85,6 +113,7 @@ impl Worker {
         let shared = Arc::new(Shared::default());
         let session = Session::new(exports, lane);
         let counters = session.counters();
+        let release = socket.queue_release();
         let data_path = DataPath {
             socket,
             session,
@@ -92,24 +121,20 @@ impl Worker {
             port: port_info(nic),
             commands: Arc::clone(&commands),
             shared: Arc::clone(&shared),
-            spinner: Spinner::new(spin),
-            cpus,
+            spinner: Spinner::new(pace.spin),
+            pace: Pace { cpu: None, ..pace },
             start: Instant::now(),
             next_advert_us: None,
         };
         let thread = std::thread::Builder::new()
             .name(format!("{}/{queue}", nic.name))
-            .spawn(move || {
-                if let Some(cpu) = cpu {
-                    pin_to(cpu);
-                }
-                data_path.run();
-            })?;
+            .spawn(move || data_path.run(pace))?;
         Ok(Worker {
             commands,
             mailbox,
             shared,
             counters,
+            queue: release,
             thread: Some(thread),
         })
     }
@@ -128,6 +153,16 @@ impl Worker {
         let chunks = CHUNKS.into_iter().zip(&self.shared.chunks);
         figures.extend(chunks.map(|(name, count)| (name, count.load(Ordering::Relaxed))));
         Figures(figures)
+    }
+
+    /// Frees its receive queue when it hangs.
+    pub(super) fn queue_release(&self) -> QueueRelease {
+        self.queue.clone()
+    }
+
+    /// Whether the thread has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Waits for the thread to end.
@@ -150,8 +185,7 @@ struct DataPath {
     commands: Arc<SegQueue<Command>>,
     shared: Arc<Shared>,
     spinner: Spinner,
-    /// CPUs that workers may use.
-    cpus: usize,
+    pace: Pace,
     /// Zero of the engine's clock.
     start: Instant,
     /// When the engine wants to advertise again, on that clock.
@@ -159,8 +193,9 @@ struct DataPath {
 }
 
 impl DataPath {
-    fn run(mut self) {
-        WORKERS.fetch_add(1, Ordering::Relaxed);
+    fn run(mut self, pace: Pace) {
+        let counted = Counted::new();
+        self.set_pace(pace);
         let mut last_work = Instant::now();
         let mut stopping: Option<Instant> = None;
         loop {
@@ -186,7 +221,7 @@ impl DataPath {
                 None => self.sleep(None),
             }
         }
-        WORKERS.fetch_sub(1, Ordering::Relaxed);
+        drop(counted);
         self.publish();
         self.session.close(&mut self.socket);
     }
@@ -221,7 +256,7 @@ impl DataPath {
         if self.session.pending() > 0 {
             return false;
         }
-        let cpu = if WORKERS.load(Ordering::Relaxed) > self.cpus {
+        let cpu = if WORKERS.load(Ordering::Relaxed) > self.pace.cpus {
             Cpu::Shared
         } else {
             Cpu::Own
@@ -292,16 +327,23 @@ impl DataPath {
             Command::Port(port) => self.port = port,
             Command::Advertise(exports) => {
                 let now_us = self.now_us();
-                for export in exports {
-                    self.session
-                        .advertise(&mut self.socket, &self.port, &export, now_us);
-                }
-                self.next_advert_us = self.session.tick(&mut self.socket, &self.port, now_us);
+                self.next_advert_us = self
+                    .session
+                    .advertise(&mut self.socket, &self.port, &exports, now_us);
                 self.socket.kick();
             }
+            Command::Pace(pace) => self.set_pace(pace),
             Command::Stop => return true,
         }
         false
+    }
+
+    fn set_pace(&mut self, pace: Pace) {
+        if self.pace.cpu != pace.cpu {
+            pin_to(pace.cpu);
+        }
+        self.spinner = Spinner::new(pace.spin);
+        self.pace = pace;
     }
 
     fn now_us(&self) -> u64 {
@@ -314,11 +356,22 @@ impl DataPath {
     }
 }
 
-/// Binds this thread to one CPU; a CPU that does not exist costs a warning, not the service.
-fn pin_to(cpu: usize) {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
-    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
-        warn!("cannot pin a worker to CPU {cpu}: {error}");
+/// Binds this thread to one CPU, or to all that the process may use; one that does not exist costs a warning, not the service.
+fn pin_to(cpu: Option<usize>) {
+    // The process's first thread is never pinned.
+    let all = || rustix::thread::sched_getaffinity(Some(rustix::process::getpid()));
+    let set = match cpu {
+        Some(cpu) => {
+            let mut one = rustix::thread::CpuSet::new();
+            one.set(cpu);
+            Ok(one)
+        }
+        None => all(),
+    };
+    if let Err(error) = set.and_then(|set| rustix::thread::sched_setaffinity(None, &set)) {
+        match cpu {
+            Some(cpu) => warn!("cannot pin a worker to CPU {cpu}: {error}"),
+            None => warn!("cannot unpin a worker: {error}"),
+        }
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, SeekFrom, StatxFlags, statx};
 
-use super::{Extent, Fault, FaultKind, SECTOR_BYTES, Traits};
+use super::{Extent, Fault, FaultKind, SECTOR_BYTES, Traits, lock};
 
 /// At most one line about trouble with a backing object in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ pub(super) struct Backing {
     replaced: AtomicBool,
     last_log: Mutex<Option<(Instant, u64)>>,
     /// Keeps others off a block device.
-    _claim: Option<Arc<File>>,
+    claim: Mutex<Option<Arc<File>>>,
 }
 
 impl Backing {
@@ -138,6 +138,13 @@ impl Backing {
     /// Whether [`Backing::measure`] found another file, or none, at the path.
     pub(super) fn is_replaced(&self) -> bool {
         self.replaced.load(Ordering::Relaxed)
+    }
+
+    /// Lets others have the object; nothing is served any more.
+    pub(super) fn unlock(&self) {
+        self.sectors.store(0, Ordering::Release);
+        lock::unlock(&self.file);
+        self.claim.lock().take();
     }
 
     /// Serves `sectors` from here on.

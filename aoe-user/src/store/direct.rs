@@ -361,6 +361,10 @@ impl Store for DirectStore {
             false => self.core.committer.close(),
         }
     }
+
+    fn unlock(&self) {
+        self.core.disk.backing.unlock();
+    }
 }
 
 impl Pages for Disk {

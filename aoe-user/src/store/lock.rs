@@ -4,7 +4,7 @@
 //! The lock covers the served byte range, so disjoint ranges of one file can be exported side by side, from one
 //! process or several. Readers share. The kernel drops the lock with the file descriptor, however the process ends.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -46,6 +46,19 @@ pub(super) fn lock_range(
     }
 }
 
+/// Gives up what [`lock_range`] got of this file.
+pub(super) fn unlock(file: &File) {
+    let request = libc::flock {
+        l_type: libc::F_UNLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // It fails only for what is no file.
+    let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&request));
+}
+
 /// The exclusive open that keeps mounts and other exclusive users away from a block device.
 ///
 /// The kernel grants one per device, so all exports of this process that write to it hold the same one.
@@ -53,17 +66,17 @@ pub(super) fn lock_range(
 /// # Errors
 /// [`StoreError::InUse`] when the device is mounted or opened exclusively elsewhere.
 pub(super) fn claim_device(path: &Path, device: u64) -> Result<Arc<File>, StoreError> {
-    static CLAIMS: Mutex<Option<HashMap<u64, Weak<File>>>> = Mutex::new(None);
-    let mut claims = CLAIMS.lock();
-    let claims = claims.get_or_insert_default();
-    claims.retain(|_, claim| claim.strong_count() > 0);
-    if let Some(claim) = claims.get(&device).and_then(Weak::upgrade) {
+    /// For each device a lock of its own: opening one may hang.
+    static CLAIMS: Mutex<BTreeMap<u64, Arc<Mutex<Weak<File>>>>> = Mutex::new(BTreeMap::new());
+    let claim = Arc::clone(CLAIMS.lock().entry(device).or_default());
+    let mut known = claim.lock();
+    if let Some(claim) = known.upgrade() {
         return Ok(claim);
     }
     match rustix::fs::open(path, OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty()) {
         Ok(fd) => {
             let claim = Arc::new(File::from(fd));
-            claims.insert(device, Arc::downgrade(&claim));
+            *known = Arc::downgrade(&claim);
             Ok(claim)
         }
         Err(rustix::io::Errno::BUSY) => Err(StoreError::InUse {

@@ -209,4 +209,8 @@ impl Store for MappedStore {
             false => self.committer.close(),
         }
     }
+
+    fn unlock(&self) {
+        self.core.backing.unlock();
+    }
 }

@@ -210,4 +210,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The failure of the last commit.
     fn close(&self) -> io::Result<()>;
+
+    /// After [`Store::close`]: lets others have the backing object although somebody still holds this store. It serves nothing any
+    /// more.
+    fn unlock(&self) {}
 }

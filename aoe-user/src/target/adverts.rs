@@ -1,6 +1,6 @@
 //! Advertisements: Query Config replies that nobody asked for, at most one a second for each export.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use aoe_common::Mac;
@@ -20,14 +20,27 @@ const INTERVAL_US: u64 = 1_000_000;
 /// Longest list whose members get an advertisement each. For a longer one a broadcast costs less than it tells.
 const MAX_UNICAST: usize = 64;
 
-/// What is due on one port.
+/// Most exports advertised in one go; requests that have arrived come before the next.
+const AT_A_TIME: usize = 32;
+
+/// When to go on with what was not done in one go, and when to try again without memory: frames come back within the next rounds.
+const SOON_US: u64 = 1000;
+
+/// What is due on one port. Each call costs what it sends, however many exports there are.
 #[derive(Debug, Default)]
 pub(super) struct Adverts {
-    sent_us: HashMap<(Address, u16), u64>,
-    due: Vec<Arc<Export>>,
+    /// Advertised within the last [`INTERVAL_US`], and in that order.
+    sent_us: HashMap<Key, u64>,
+    sent: VecDeque<(u64, Key)>,
+    /// To be advertised as soon as the pace allows; the newest of each.
+    due: VecDeque<Arc<Export>>,
+    is_due: HashMap<Key, Arc<Export>>,
 }
 
-fn key(export: &Export) -> (Address, u16) {
+/// An export, whatever its options are.
+type Key = (Address, u16);
+
+fn key(export: &Export) -> Key {
     let vlan = match export.options.vlan {
         Vlan::Untagged => 0,
         Vlan::Id(id) => id,
@@ -39,15 +52,20 @@ fn key(export: &Export) -> (Address, u16) {
 impl Adverts {
     /// Asks for an advertisement of `export` as soon as the pace allows.
     pub fn ask(&mut self, export: &Arc<Export>) {
-        if !self.due.iter().any(|due| Arc::ptr_eq(due, export)) {
-            self.due.push(export.clone());
+        if self.is_due.insert(key(export), export.clone()).is_none() {
+            self.due.push_back(export.clone());
         }
     }
 
     /// Forgets exports that are not served any more.
     pub fn retain(&mut self, exports: &Exports) {
-        self.due
-            .retain(|due| exports.iter().any(|export| Arc::ptr_eq(export, due)));
+        if self.is_due.is_empty() {
+            return;
+        }
+        let served: HashSet<*const Export> = exports.iter().map(Arc::as_ptr).collect();
+        self.is_due
+            .retain(|_, export| served.contains(&Arc::as_ptr(export)));
+        self.due.retain(|export| self.is_due.contains_key(&key(export)));
     }
 
     /// Sends what is due; returns when the next one is.
@@ -58,24 +76,42 @@ impl Adverts {
         counters: &Counters,
         now_us: u64,
     ) -> Option<u64> {
+        self.forget(now_us);
+        let mut sent: usize = 0;
+        let mut paced = Vec::new();
         let mut next = None;
-        self.sent_us
-            .retain(|_, sent| now_us.saturating_sub(*sent) < INTERVAL_US);
-        let sent_us = &mut self.sent_us;
-        self.due.retain(|export| {
-            let at = match sent_us.get(&key(export)) {
-                Some(sent) => sent.saturating_add(INTERVAL_US),
-                None if advertise(link, port, export, counters) => {
-                    sent_us.insert(key(export), now_us);
-                    return false;
-                }
-                // No memory for it: frames come back within the next rounds.
-                None => now_us.saturating_add(1000),
-            };
-            next = Some(next.map_or(at, |next: u64| next.min(at)));
-            true
-        });
+        while let Some(due) = self.due.pop_front() {
+            let key = key(&due);
+            if let Some(last) = self.sent_us.get(&key) {
+                let at = last.saturating_add(INTERVAL_US);
+                next = Some(next.map_or(at, |next: u64| next.min(at)));
+                paced.push(due);
+                continue;
+            }
+            let newest = self.is_due.get(&key).unwrap_or(&due).clone();
+            if sent == AT_A_TIME || !advertise(link, port, &newest, counters) {
+                self.due.push_front(due);
+                next = Some(now_us.saturating_add(SOON_US));
+                break;
+            }
+            sent = sent.saturating_add(1);
+            self.is_due.remove(&key);
+            self.sent_us.insert(key, now_us);
+            self.sent.push_back((now_us, key));
+        }
+        // Behind the rest: their time comes later.
+        self.due.extend(paced);
         next
+    }
+
+    /// Forgets what was sent long enough ago.
+    fn forget(&mut self, now_us: u64) {
+        while let Some((sent_us, key)) = self.sent.front().copied()
+            && now_us.saturating_sub(sent_us) >= INTERVAL_US
+        {
+            self.sent.pop_front();
+            self.sent_us.remove(&key);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use aoe_common::Mac;
 use parking_lot::{Mutex, RwLock};
@@ -242,6 +243,16 @@ impl Export {
         }
         let mask = &self.state.read().persistent.mask;
         (!mask.is_empty()).then(|| mask.clone())
+    }
+
+    /// As [`Export::visible_to`]; `None` where a worker that waits for a disk keeps the answer for longer than `patience`.
+    pub fn try_visible_to(&self, patience: Duration) -> Option<Option<Vec<Mac>>> {
+        if !self.options.access.is_empty() {
+            return Some(Some(self.options.access.macs().collect()));
+        }
+        let state = self.state.try_read_for(patience)?;
+        let mask = &state.persistent.mask;
+        Some((!mask.is_empty()).then(|| mask.clone()))
     }
 
     /// Requests that the store has not finished or that wait for one it has not.

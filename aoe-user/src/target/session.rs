@@ -185,11 +185,18 @@ impl<L: Link> Session<L> {
         any
     }
 
-    /// Advertises an export on this port, now or, to keep the pace of one a second, in a later
-    /// [`Session::tick`]. The pace is the session's: a port with several queues advertises through one of them.
-    pub fn advertise(&mut self, link: &mut L, port: &PortInfo, export: &Arc<Export>, now_us: u64) {
-        self.adverts.ask(export);
-        self.tick(link, port, now_us);
+    /// Advertises exports on this port, now or, some at a time and each once a second at most, in later calls of
+    /// [`Session::tick`]; returns when that is due. The pace is the session's: a port with several queues advertises through
+    /// one of them.
+    pub fn advertise(
+        &mut self,
+        link: &mut L,
+        port: &PortInfo,
+        exports: &[Arc<Export>],
+        now_us: u64,
+    ) -> Option<u64> {
+        exports.iter().for_each(|export| self.adverts.ask(export));
+        self.tick(link, port, now_us)
     }
 
     /// Sends advertisements that are due; returns the time at which the next one is, if any waits.

@@ -32,5 +32,5 @@ pub use chunk::Census;
 pub use config::{Bind, SocketConfig};
 pub use error::XskError;
 pub use frame::{Frame, MAX_PIECES, Pieces, PiecesMut};
-pub use socket::Socket;
+pub use socket::{QueueRelease, Socket};
 pub use stats::Statistics;

@@ -1,11 +1,17 @@
 //! The data path of one receive queue.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
 use std::{fmt, mem};
 
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
-use rustix::io::Errno;
+use parking_lot::Mutex;
+use rustix::io::{Errno, dup2};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use rustix::net::sockopt::xdp_statistics;
 use rustix::net::xdp::{XdpDesc, XdpDescOptions};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -57,6 +63,60 @@ pub struct Socket {
     /// Chunks that the receive side may not take, so that replies can grow while requests pour in.
     reserve: u32,
     own: Statistics,
+    release: QueueRelease,
+}
+
+/// What keeps a receive queue: the socket, and the mappings of its rings.
+#[derive(Debug)]
+struct Holds {
+    fd: RawFd,
+    rings: [(NonNull<u8>, usize); 4],
+}
+
+// SAFETY: addresses of mappings and a number; what is done with them is done under the lock around this value.
+unsafe impl Send for Holds {}
+
+/// Frees the receive queue of a socket whose owner hangs in the kernel and will never run again: for the end of a process,
+/// which the kernel cannot finish before that thread's system call returns.
+#[derive(Debug, Clone)]
+pub struct QueueRelease(Arc<Mutex<Option<Holds>>>);
+
+impl QueueRelease {
+    /// Closes the socket in the kernel. Its owner, should it go on all the same, finds empty rings of zeros and a descriptor that
+    /// leads nowhere. Nothing happens where the socket was dropped.
+    pub fn release(&self) {
+        // Until the end: the socket's drop waits for it before it unmaps anything.
+        let mut holds = self.0.lock();
+        let Some(Holds { fd, rings }) = holds.take() else {
+            return;
+        };
+        for (base, bytes) in rings {
+            let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+            // SAFETY: the range is a mapping of the socket, which is alive: its drop takes `holds` away first. It is replaced in
+            // one step by memory that is as readable and writable; what lies there is only ever plain integers that the kernel
+            // may change at any time, and they are checked before use.
+            let replaced = unsafe {
+                mmap_anonymous(
+                    base.as_ptr().cast(),
+                    bytes,
+                    ProtFlags::READ | ProtFlags::WRITE,
+                    flags,
+                )
+            };
+            debug_assert!(replaced.is_ok(), "mapping over an own mapping");
+        }
+        if let Ok(nowhere) = File::open("/dev/null") {
+            // SAFETY: the socket owns the descriptor and is alive, as above; it is not closed here.
+            let mut fd = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(fd) });
+            let _ = dup2(&nowhere, &mut fd);
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.release.0.lock().take();
+    }
 }
 
 impl Socket {
@@ -74,6 +134,16 @@ impl Socket {
         let ring = config.ring;
         let reserve = config.chunks.wrapping_div(4);
         let fill_limit = ring.min(config.chunks.saturating_sub(reserve));
+        let rings = [
+            &unbound.rx.0,
+            &unbound.tx.0,
+            &unbound.fill.0,
+            &unbound.completion.0,
+        ];
+        let holds = Holds {
+            fd: unbound.fd.as_raw_fd(),
+            rings: rings.map(|ring| (ring.base(), ring.bytes())),
+        };
         let mut socket = Socket {
             // SAFETY: all four were mapped just now as rings of `ring` entries of this type; this is the only user end.
             rx: unsafe { Consumer::new(unbound.rx.0, unbound.rx.1, ring) },
@@ -100,6 +170,7 @@ impl Socket {
             fill_limit,
             reserve,
             own: Statistics::default(),
+            release: QueueRelease(Arc::new(Mutex::new(Some(holds)))),
             umem,
         };
         // Neither is needed to work: without them a burst takes more kicks.
@@ -118,6 +189,11 @@ impl Socket {
     /// For poll(2), and for the map that the XDP program redirects by.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// For whoever must free the queue when the owner of this socket cannot.
+    pub fn queue_release(&self) -> QueueRelease {
+        self.release.clone()
     }
 
     /// Whether the NIC reads and writes the frame memory itself.

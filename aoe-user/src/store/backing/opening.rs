@@ -84,7 +84,7 @@ impl Backing {
             faults: AtomicU64::new(0),
             replaced: AtomicBool::new(false),
             last_log: Mutex::new(None),
-            _claim: claim,
+            claim: Mutex::new(claim),
         })
     }
 }

@@ -311,9 +311,12 @@ fn adverts_keep_their_pace_and_go_to_those_listed() {
     let export_2 = export(tagged_options, &store);
     let mut worker = Worker::new(vec![export_1.clone(), export_2.clone()]);
     let advertise = |worker: &mut Worker, export: &Arc<Export>| {
-        worker
-            .session
-            .advertise(&mut worker.link, &worker.port, export, worker.now_us);
+        worker.session.advertise(
+            &mut worker.link,
+            &worker.port,
+            std::slice::from_ref(export),
+            worker.now_us,
+        );
         worker.sent()
     };
     let first = advertise(&mut worker, &export_1);
@@ -355,6 +358,47 @@ fn adverts_keep_their_pace_and_go_to_those_listed() {
         (None, 1),
         "an empty pool only delays it"
     );
+}
+
+#[test]
+fn thousands_of_adverts_go_out_some_at_a_time_and_each_once() {
+    const EXPORTS: u16 = 4097;
+    let store = MemStore::new(64);
+    let exports: Vec<Arc<Export>> = (0..EXPORTS).map(|n| export(options(n, 1), &store)).collect();
+    let mut worker = Worker::new(exports.clone());
+    let mut next = worker
+        .session
+        .advertise(&mut worker.link, &worker.port, &exports, worker.now_us);
+    let mut seen = std::collections::HashSet::new();
+    let mut rounds = 0;
+    loop {
+        let sent = worker.sent();
+        assert!(sent.len() <= 64, "{} in one go", sent.len());
+        for frame in sent {
+            assert!(seen.insert(frame[16..19].to_vec()), "one was sent twice");
+        }
+        rounds += 1;
+        let Some(due) = next else { break };
+        assert!(
+            due > worker.now_us && due <= worker.now_us + 2000,
+            "it goes on at once"
+        );
+        worker.now_us = due;
+        next = worker.session.tick(&mut worker.link, &worker.port, worker.now_us);
+    }
+    assert_eq!(seen.len(), usize::from(EXPORTS));
+    assert!(rounds > 10);
+    // Asked for again at once: after a second, and what is not served any more never.
+    next = worker
+        .session
+        .advertise(&mut worker.link, &worker.port, &exports, worker.now_us);
+    assert!(worker.sent().len() <= 64 && next.is_some());
+    worker
+        .session
+        .set_exports(Arc::new(Exports::new(exports[..1].to_vec())));
+    worker.now_us += 2_000_000;
+    worker.session.tick(&mut worker.link, &worker.port, worker.now_us);
+    assert!(worker.sent().len() <= 1);
 }
 
 #[test]

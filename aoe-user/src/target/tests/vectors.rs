@@ -46,9 +46,12 @@ fn run(piece_bytes: usize) -> usize {
             smart: None,
         });
         let sent = if request == "advertise" {
-            worker
-                .session
-                .advertise(&mut worker.link, &worker.port, &export, worker.now_us);
+            worker.session.advertise(
+                &mut worker.link,
+                &worker.port,
+                std::slice::from_ref(&export),
+                worker.now_us,
+            );
             worker.sent()
         } else {
             worker.ask(&expand(&request, &identify))

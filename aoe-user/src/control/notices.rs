@@ -1,0 +1,101 @@
+//! What exports tell control. However often one changes, it takes one place here until control has looked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::BinaryBytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::plan::ExportId;
+use crate::store::{Fault, SECTOR_BYTES};
+use crate::target::{Address, Change, Observer};
+
+/// Least time between two log lines about faults of one export.
+const FAULT_PACE: Duration = Duration::from_secs(1);
+
+/// Exports that changed since control last looked.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    /// Whether the mask changed, too.
+    changed: Mutex<HashMap<ExportId, bool>>,
+    wake: Notify,
+}
+
+impl Notices {
+    fn note(&self, id: ExportId, mask: bool) {
+        *self.changed.lock().entry(id).or_insert(false) |= mask;
+        self.wake.notify_one();
+    }
+
+    /// Returns when there is something.
+    pub async fn arrived(&self) {
+        self.wake.notified().await;
+    }
+
+    /// What changed; whether its mask did, too.
+    pub fn take(&self) -> HashMap<ExportId, bool> {
+        std::mem::take(&mut self.changed.lock())
+    }
+}
+
+/// Carries the engine's news of one export to control, and its faults to the log.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    id: ExportId,
+    notices: Arc<Notices>,
+    last_fault: Mutex<Option<Instant>>,
+}
+
+impl Reporter {
+    pub fn new(id: ExportId, notices: Arc<Notices>) -> Reporter {
+        Reporter {
+            id,
+            notices,
+            last_fault: Mutex::new(None),
+        }
+    }
+}
+
+impl Observer for Reporter {
+    fn changed(&self, address: Address, change: Change) {
+        match change {
+            Change::Size(sectors) => info!(
+                "{address}: now {sectors} sectors ({})",
+                BinaryBytes(sectors * SECTOR_BYTES)
+            ),
+            Change::Returned => info!("{address}: its backing store serves again"),
+            Change::String | Change::Mask | Change::Reserve => {}
+        }
+        self.notices.note(self.id, matches!(change, Change::Mask));
+    }
+
+    fn fault(&self, address: Address, fault: &Fault) {
+        let mut last = self.last_fault.lock();
+        if last.is_none_or(|last| last.elapsed() >= FAULT_PACE) {
+            *last = Some(Instant::now());
+            warn!("{address}: {fault}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_changes_is_one_notice() {
+        let notices = Arc::new(Notices::default());
+        let address = Address { shelf: 1, slot: 1 };
+        let reporter = Reporter::new(ExportId(7), notices.clone());
+        for _ in 0..10_000 {
+            reporter.changed(address, Change::Reserve);
+        }
+        reporter.changed(address, Change::Mask);
+        reporter.changed(address, Change::String);
+        assert_eq!(notices.take(), HashMap::from([(ExportId(7), true)]));
+        assert!(notices.take().is_empty());
+    }
+}

@@ -1,0 +1,212 @@
+//! Opens and closes exports: kept state, store, and what the engine is to know of them. All of it may block.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use indicatif::BinaryBytes;
+use parking_lot::Mutex;
+
+use super::lists::Lists;
+use super::notices::{Notices, Reporter};
+use super::plan::ExportId;
+use super::state::StateDir;
+use crate::config::ExportConfig;
+use crate::filter::ExportRule;
+use crate::store::{self, SECTOR_BYTES, Store, StoreOptions};
+use crate::target::{Address, Export, Identity, Options, Persistent};
+
+/// What IDENTIFY gives as the model.
+const MODEL: &str = "xblade";
+
+/// How often a store that goes is looked at meanwhile.
+const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(2);
+/// How long a filter's rules wait for a mask that a stuck worker keeps.
+const MASK_PATIENCE: Duration = Duration::from_millis(2);
+
+/// An open export, under one configuration.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub id: ExportId,
+    pub revision: u64,
+    pub config: Arc<ExportConfig>,
+    pub lists: Lists,
+    pub export: Arc<Export>,
+    /// The file that was opened: device and inode.
+    pub file: Option<(u64, u64)>,
+    /// The wire's mask as it was last seen.
+    mask: Arc<Mutex<Option<Vec<aoe_common::Mac>>>>,
+}
+
+/// Opens an export: what was kept of it first, so that it is never served without.
+///
+/// # Errors
+/// Why it cannot be served.
+pub(super) fn open(
+    id: ExportId,
+    revision: u64,
+    config: Arc<ExportConfig>,
+    lists: Lists,
+    state: Option<(Arc<StateDir>, String)>,
+    notices: &Arc<Notices>,
+) -> Result<Served> {
+    let mut persistent = Persistent::default();
+    let mut keeper = None;
+    if let Some((state, name)) = state {
+        let loaded = state.load(&name)?;
+        if let Some(message) = loaded.damaged {
+            tracing::error!("{message}");
+        }
+        persistent = loaded.state;
+        keeper = Some(state.keeper(&name));
+    }
+    let store = store::open(&store_options(&config))?;
+    let file = identity(&config);
+    let mask = (!persistent.mask.is_empty()).then(|| persistent.mask.clone());
+    let observer = Arc::new(Reporter::new(id, Arc::clone(notices)));
+    let export = Export::new(options(&config, &lists), store, keeper, observer, persistent)
+        .context("what was kept of it cannot be used")?;
+    Ok(Served {
+        id,
+        revision,
+        config,
+        lists,
+        export: Arc::new(export),
+        file,
+        mask: Arc::new(Mutex::new(mask)),
+    })
+}
+
+impl Served {
+    /// The same export under another configuration that has the same store.
+    pub fn reconfigured(&self, revision: u64, config: Arc<ExportConfig>, lists: Lists) -> Served {
+        let export = self.export.reconfigured(options(&config, &lists));
+        Served {
+            id: self.id,
+            revision,
+            config,
+            lists,
+            export: Arc::new(export),
+            file: self.file,
+            mask: Arc::clone(&self.mask),
+        }
+    }
+
+    /// Its size and file, for the log.
+    pub fn describe(&self) -> String {
+        let sectors = self.export.store().sectors();
+        let size = BinaryBytes(sectors * SECTOR_BYTES);
+        format!("{sectors} sectors ({size}) of {}", self.config.path.display())
+    }
+
+    /// The filter's rule: the access list, or else the wire's mask.
+    pub fn rule(&self) -> ExportRule {
+        // Without a list of the operator's, the wire's mask decides.
+        let allow = self.lists.allow.clone().or_else(|| {
+            let mut mask = self.mask.lock();
+            if let Some(now) = self.export.try_visible_to(MASK_PATIENCE) {
+                *mask = now;
+            }
+            Some(mask.as_ref()?.iter().map(|mac| (*mac, None)).collect())
+        });
+        ExportRule {
+            shelf: self.config.shelf,
+            slot: self.config.slot,
+            vlan: self.config.vlan,
+            allow,
+            rate_limit: self.config.rate_limit,
+        }
+    }
+}
+
+/// Waits until nobody uses the store any more, at most for `patience`, then commits and closes it. The caller has seen to it that no port serves it.
+///
+/// # Errors
+/// Of the last commit.
+pub(super) fn close(store: Arc<dyn Store>, patience: Duration) -> std::io::Result<()> {
+    let end = Instant::now() + patience;
+    while Arc::strong_count(&store) > 1 && Instant::now() < end {
+        std::thread::sleep(IN_FLIGHT_PAUSE);
+    }
+    let result = store.close();
+    // Some worker may hold it for ever. Nothing is written any more.
+    store.unlock();
+    result
+}
+
+/// Device and inode of what the export's path leads to.
+fn identity(config: &ExportConfig) -> Option<(u64, u64)> {
+    config.store.uses_file().then(|| file_identity(&config.path))?
+}
+
+/// Device and inode of a file; `None` where there is none.
+fn file_identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Whether another file lies at the path now. One that is gone is served on: its data lives as long as it is open.
+pub(super) fn is_replaced(path: &Path, file: Option<(u64, u64)>) -> bool {
+    let now = file_identity(path);
+    now.is_some() && file.is_some() && now != file
+}
+
+/// What a store is made from; another value needs another store.
+pub(super) fn store_options(config: &ExportConfig) -> StoreOptions {
+    StoreOptions {
+        kind: config.store,
+        path: config.path.clone(),
+        offset: config.offset,
+        length: config.length,
+        read_only: config.read_only,
+        shared: config.shared,
+        prealloc: config.prealloc,
+        flush_interval: config.flush_interval,
+    }
+}
+
+fn options(config: &ExportConfig, lists: &Lists) -> Options {
+    let address = Address {
+        shelf: config.shelf,
+        slot: config.slot,
+    };
+    Options {
+        address,
+        vlan: config.vlan,
+        read_only: config.read_only,
+        sync: config.sync,
+        access: lists.access.clone(),
+        buffers: config.buffers,
+        max_sectors: config.max_sectors,
+        firmware_version: firmware_version(),
+        identity: Identity {
+            serial: config.serial.clone().unwrap_or_else(|| default_serial(address)),
+            model: MODEL.to_owned(),
+            firmware: env!("CARGO_PKG_VERSION").to_owned(),
+            wwn: None,
+        },
+        wire_admin: config.wire_admin,
+        smart: config.smart,
+        late_duplicates: config.late_duplicates,
+    }
+}
+
+/// The release as Query Config tells it: major in the high byte, minor in the low one.
+fn firmware_version() -> u16 {
+    let number = |text: &str| text.parse::<u8>().unwrap_or(0);
+    u16::from_be_bytes([
+        number(env!("CARGO_PKG_VERSION_MAJOR")),
+        number(env!("CARGO_PKG_VERSION_MINOR")),
+    ])
+}
+
+/// Address and host name: the same after every restart and on every path.
+fn default_serial(address: Address) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{}.{}:{host}", address.shelf, address.slot)
+        .chars()
+        .filter(char::is_ascii_graphic)
+        .take(20)
+        .collect()
+}

@@ -1,0 +1,427 @@
+//! The exports' part of the plan: stores that open, fail, are renewed and close.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::open::store_options;
+use super::super::trouble::Trouble;
+use super::reload::Reload;
+use super::{Action, ExportId, HANDOVER, Level, Plan, Wanted, address_of};
+use crate::config::interfaces::Patterns;
+use crate::config::{Config, ExportConfig, Vlan};
+use crate::target::Address;
+
+/// An export that is wanted.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub config: Arc<ExportConfig>,
+    /// Changes with the configuration.
+    pub revision: u64,
+    /// Shared by exports with the same list.
+    pub patterns: Arc<Patterns>,
+    /// What has to close first: it has the same address or file.
+    after: Vec<ExportId>,
+    pub life: Life,
+}
+
+/// How far an export's store is.
+#[derive(Debug)]
+pub(super) enum Life {
+    /// For the state directory or for a predecessor, since then.
+    Waiting(Instant),
+    Opening(Instant, Option<Trouble>),
+    Open,
+    Failed(Trouble),
+}
+
+/// An export that is not wanted any more and not closed yet.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub address: Address,
+    path: PathBuf,
+    since: Instant,
+    /// The end of its opening has not been reported: it is closed then.
+    opening: bool,
+}
+
+impl Entry {
+    pub fn trouble(&self) -> Option<&Trouble> {
+        match &self.life {
+            Life::Failed(trouble) => Some(trouble),
+            _ => None,
+        }
+    }
+
+    pub fn trouble_mut(&mut self) -> Option<&mut Trouble> {
+        match &mut self.life {
+            Life::Failed(trouble) => Some(trouble),
+            _ => None,
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        matches!(self.life, Life::Open)
+    }
+
+    pub fn is_settled(&self) -> bool {
+        matches!(self.life, Life::Open | Life::Failed(_))
+    }
+
+    /// Since when it is on its way to be open.
+    pub fn coming_since(&self) -> Option<Instant> {
+        match &self.life {
+            Life::Waiting(since) | Life::Opening(since, _) => Some(*since),
+            _ => None,
+        }
+    }
+
+    pub fn next_time(&self, plan: &Plan) -> Option<Instant> {
+        match &self.life {
+            Life::Failed(trouble) => Some(trouble.next_try),
+            Life::Waiting(_) => {
+                let leaving = self.after.iter().filter_map(|id| plan.leaving.get(id));
+                leaving.map(|leaving| leaving.since + HANDOVER).min()
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Same address on the same VLAN.
+fn key(config: &ExportConfig) -> (u16, u8, Option<u16>, bool) {
+    let id = match config.vlan {
+        Vlan::Id(id) => Some(id),
+        _ => None,
+    };
+    (config.shelf, config.slot, id, config.vlan == Vlan::Any)
+}
+
+/// How an export of the configuration in force goes on under another one.
+enum Kept {
+    Unchanged(ExportId),
+    Changed(ExportId),
+    /// It needs another store.
+    Renewed(ExportId),
+}
+
+impl Plan {
+    /// Takes over a configuration. What is the same in both goes on undisturbed; what failed is tried again at once.
+    pub fn want(&mut self, config: Config, now: Instant) {
+        let is_first = self.order.is_empty() && self.reload.is_none();
+        let mut report = Reload::new(now, is_first);
+        let mut patterns: HashMap<Vec<String>, Arc<Patterns>> = HashMap::new();
+        let before = self.take_order();
+        self.wanted = Wanted {
+            state_dir: config.state_dir,
+            cpus: config.cpus,
+            force: config.force,
+        };
+        let mut old = Old::new(self, before);
+        for export in config.exports {
+            let patterns = patterns
+                .entry(export.interfaces.clone())
+                .or_insert_with(|| Arc::new(Patterns::new(&export.interfaces)));
+            let patterns = Arc::clone(patterns);
+            match old.find(self, &export) {
+                Some(Kept::Unchanged(id)) => self.keep(id),
+                Some(Kept::Changed(id)) => {
+                    report.changed.push(address_of(&export));
+                    self.change(id, export, patterns);
+                }
+                Some(Kept::Renewed(id)) => {
+                    report.changed.push(address_of(&export));
+                    self.leave(id, now);
+                    self.add(export, patterns, &mut report, now);
+                }
+                None => {
+                    report.added.push(address_of(&export));
+                    self.add(export, patterns, &mut report, now);
+                }
+            }
+        }
+        for id in old.rest() {
+            report
+                .removed
+                .extend(self.exports.get(&id).map(|entry| address_of(&entry.config)));
+            self.leave(id, now);
+        }
+        report.examining = self.examine_unchanged();
+        self.try_all_again(now);
+        self.match_interfaces(now);
+        self.reload = Some(report);
+    }
+
+    fn take_order(&mut self) -> Vec<ExportId> {
+        std::mem::take(&mut self.order)
+    }
+
+    fn keep(&mut self, id: ExportId) {
+        self.order.push(id);
+    }
+
+    fn change(&mut self, id: ExportId, config: ExportConfig, patterns: Arc<Patterns>) {
+        let revision = self.next_id();
+        if let Some(entry) = self.exports.get_mut(&id) {
+            entry.config = Arc::new(config);
+            entry.patterns = patterns;
+            entry.revision = revision;
+            if entry.is_open() {
+                self.actions.push(Action::Reconfigure(id));
+            }
+        }
+        self.order.push(id);
+    }
+
+    fn add(
+        &mut self,
+        config: ExportConfig,
+        patterns: Arc<Patterns>,
+        report: &mut Reload,
+        now: Instant,
+    ) -> ExportId {
+        let id = ExportId(self.next_id());
+        report.coming.insert(id);
+        self.exports.insert(
+            id,
+            Entry {
+                config: Arc::new(config),
+                revision: id.0,
+                patterns,
+                after: Vec::new(),
+                life: Life::Waiting(now),
+            },
+        );
+        self.order.push(id);
+        id
+    }
+
+    /// Has an export closed that is not wanted as it is.
+    fn leave(&mut self, id: ExportId, now: Instant) {
+        let Some(entry) = self.exports.remove(&id) else {
+            return;
+        };
+        self.ports_dirty = true;
+        let opening = matches!(entry.life, Life::Opening(..));
+        if !opening && !entry.is_open() {
+            return;
+        }
+        let leaving = Leaving {
+            address: address_of(&entry.config),
+            path: entry.config.path.clone(),
+            since: now,
+            opening,
+        };
+        self.leaving.insert(id, leaving);
+        if !opening {
+            self.actions.push(Action::CloseExport(id));
+        }
+    }
+
+    /// A file that was replaced by another of its name is noticed at a reload.
+    fn examine_unchanged(&mut self) -> usize {
+        let open = |id: &&ExportId| {
+            self.exports
+                .get(id)
+                .is_some_and(|entry| entry.is_open() && entry.config.store.uses_file())
+        };
+        let open: Vec<ExportId> = self.order.iter().filter(open).copied().collect();
+        self.actions.extend(open.iter().map(|id| Action::Examine(*id)));
+        open.len()
+    }
+
+    /// What was found of an open export's path: the export is renewed when it leads elsewhere.
+    pub fn examined(&mut self, id: ExportId, replaced: bool, now: Instant) {
+        let mut report = self.reload.take();
+        if let Some(report) = &mut report {
+            report.examining = report.examining.saturating_sub(1);
+        }
+        if replaced
+            && let Some(at) = self.order.iter().position(|other| *other == id)
+            && let Some(entry) = self.exports.get(&id)
+        {
+            let (config, patterns) = ((*entry.config).clone(), Arc::clone(&entry.patterns));
+            let address = address_of(&config);
+            self.say(
+                Level::Info,
+                format!(
+                    "{address}: {} was replaced; opening the new one",
+                    config.path.display()
+                ),
+            );
+            self.leave(id, now);
+            let mut own = Reload::new(now, false);
+            let new = self.add(config, patterns, report.as_mut().unwrap_or(&mut own), now);
+            // Its place in the order stays.
+            self.order.pop();
+            self.order[at] = new;
+            if let Some(report) = &mut report {
+                report.renewed.push(address);
+            }
+            self.pass_on_claims(id, new);
+        }
+        self.reload = report;
+    }
+
+    pub(super) fn step_exports(&mut self, now: Instant) {
+        if !self.has_state() {
+            return;
+        }
+        let leaving = &self.leaving;
+        for id in &self.order {
+            let Some(entry) = self.exports.get_mut(id) else {
+                continue;
+            };
+            let before = match &entry.life {
+                Life::Waiting(_) => {
+                    if entry.after.is_empty() {
+                        // Only what was leaving already can be a predecessor, and all of it is known by now.
+                        entry.after = predecessors(leaving, &entry.config);
+                    }
+                    entry.after.retain(|id| {
+                        leaving
+                            .get(id)
+                            .is_some_and(|leaving| now < leaving.since + HANDOVER)
+                    });
+                    if !entry.after.is_empty() {
+                        continue;
+                    }
+                    None
+                }
+                Life::Failed(trouble) if trouble.is_due(now) => Some(trouble.clone()),
+                _ => continue,
+            };
+            entry.life = Life::Opening(now, before);
+            self.actions.push(Action::OpenExport(*id));
+            self.ports_dirty = true;
+        }
+    }
+
+    /// A store is open. False when nobody wants it any more: it is being closed again.
+    pub fn export_opened(&mut self, id: ExportId, revision: u64) -> bool {
+        self.ports_dirty = true;
+        if let Some(leaving) = self.leaving.get_mut(&id) {
+            leaving.opening = false;
+            self.actions.push(Action::CloseExport(id));
+            return false;
+        }
+        let Some(entry) = self.exports.get_mut(&id) else {
+            return false;
+        };
+        if let Life::Opening(_, Some(before)) = &entry.life {
+            let line = format!(
+                "{}: open now, after {} failed tries",
+                address_of(&entry.config),
+                before.tries
+            );
+            self.actions.push(Action::Say(Level::Info, line));
+        }
+        entry.life = Life::Open;
+        if entry.revision != revision {
+            self.actions.push(Action::Reconfigure(id));
+        }
+        true
+    }
+
+    /// A store could not be opened.
+    pub fn export_failed(&mut self, id: ExportId, reason: String, now: Instant) {
+        self.ports_dirty = true;
+        self.leaving.remove(&id);
+        let Some(entry) = self.exports.get_mut(&id) else {
+            return;
+        };
+        let before = match std::mem::replace(&mut entry.life, Life::Waiting(now)) {
+            Life::Opening(_, before) => before,
+            _ => None,
+        };
+        let (trouble, log) = Trouble::after(before, reason, now);
+        let line = format!(
+            "{} FAILED, trying again: {}",
+            address_of(&entry.config),
+            trouble.reason
+        );
+        entry.life = Life::Failed(trouble);
+        if log {
+            self.say(Level::Error, line);
+        }
+        self.forget_claims(id);
+    }
+
+    /// The store of an export that was not wanted any more is closed.
+    pub fn export_closed(&mut self, id: ExportId, now: Instant) {
+        let Some(closed) = self.leaving.remove(&id) else {
+            return;
+        };
+        if now < closed.since + HANDOVER {
+            return;
+        }
+        // It took long: whoever did not wait for it failed on it.
+        for entry in self.exports.values_mut() {
+            let stood_before = closed.stands_before(&entry.config);
+            if let Some(trouble) = entry.trouble_mut().filter(|_| stood_before) {
+                trouble.next_try = now;
+            }
+        }
+    }
+}
+
+impl Leaving {
+    /// It has what the other export needs.
+    fn stands_before(&self, config: &ExportConfig) -> bool {
+        self.address == address_of(config) || self.path == config.path
+    }
+}
+
+fn predecessors(leaving: &BTreeMap<ExportId, Leaving>, config: &ExportConfig) -> Vec<ExportId> {
+    let stand_before = leaving
+        .iter()
+        .filter(|(_, leaving)| leaving.stands_before(config));
+    stand_before.map(|(id, _)| *id).collect()
+}
+
+/// The exports of the configuration that goes, by address.
+struct Old {
+    by_key: HashMap<(u16, u8, Option<u16>, bool), Vec<ExportId>>,
+    order: Vec<ExportId>,
+    kept: HashSet<ExportId>,
+}
+
+impl Old {
+    fn new(plan: &Plan, order: Vec<ExportId>) -> Old {
+        let mut by_key: HashMap<_, Vec<ExportId>> = HashMap::new();
+        for id in &order {
+            if let Some(entry) = plan.exports.get(id) {
+                by_key.entry(key(&entry.config)).or_default().push(*id);
+            }
+        }
+        Old {
+            by_key,
+            order,
+            kept: HashSet::new(),
+        }
+    }
+
+    /// Finds the export that `wanted` goes on with: same address and VLAN, some interface in common.
+    fn find(&mut self, plan: &Plan, wanted: &ExportConfig) -> Option<Kept> {
+        let kept = &mut self.kept;
+        let id = self.by_key.get(&key(wanted))?.iter().find(|id| {
+            let names = &plan.exports[id].config.interfaces;
+            !kept.contains(id) && names.iter().any(|name| wanted.interfaces.contains(name))
+        })?;
+        let now = &plan.exports[id].config;
+        kept.insert(*id);
+        Some(if **now == *wanted {
+            Kept::Unchanged(*id)
+        } else if store_options(now) == store_options(wanted) {
+            Kept::Changed(*id)
+        } else {
+            Kept::Renewed(*id)
+        })
+    }
+
+    /// The exports that nothing goes on with.
+    fn rest(self) -> impl Iterator<Item = ExportId> {
+        self.order.into_iter().filter(move |id| !self.kept.contains(id))
+    }
+}

@@ -1,0 +1,302 @@
+//! Compares what is wanted with what is there and says what to do next. Decides only: it has no thread, no clock and no
+//! descriptor; the time is an argument, and whatever blocks is an [`Action`] whose end comes back as an event.
+//!
+//! Three kinds of things have a life here: the state directory, the exports (their stores), and the ports (interfaces being
+//! served). Each fails and is tried again by itself. An export is served on a port when its store is open and the search
+//! for another target with its address found none there ([`Claim`]).
+
+mod exports;
+mod ports;
+mod reload;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::links::LinkState;
+use super::trouble::Trouble;
+use crate::config::{ExportConfig, Mode};
+use crate::target::Address;
+use exports::{Entry, Leaving};
+use ports::Port;
+use reload::Reload;
+pub(super) use status::State;
+
+/// Names one opening of one store; another store of the same address has another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ExportId(pub u64);
+
+/// Names one opening of one port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct PortId(pub u64);
+
+/// How long what is to follow waits for the end of what went before; then it is tried all the same, and what stands in the way
+/// is its reason to fail.
+pub(super) const HANDOVER: Duration = Duration::from_secs(10);
+
+/// How long a port waits for exports that are being opened or searched for, so that it gets most of them at once.
+pub(super) const GATHER: Duration = Duration::from_millis(500);
+
+/// Something to do. What is not instant is done elsewhere and ends in an event of the name given.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Action {
+    /// Log a line.
+    Say(Level, String),
+    /// Ends in [`Plan::state_opened`] or [`Plan::state_failed`].
+    OpenState(PathBuf),
+    /// Ends in [`Plan::export_opened`] or [`Plan::export_failed`].
+    OpenExport(ExportId),
+    /// Give the open export its options of now. At once.
+    Reconfigure(ExportId),
+    /// Commit and close the store. Ends in [`Plan::export_closed`].
+    CloseExport(ExportId),
+    /// See whether the path still leads to what is open. Ends in [`Plan::examined`].
+    Examine(ExportId),
+    /// Look for other targets with the addresses of these exports. Ends in [`Plan::searched`].
+    Search(String, Vec<ExportId>),
+    /// List the interfaces anew. Ends in [`Plan::see`].
+    ListLinks,
+    /// Ends in [`Plan::port_opened`] or [`Plan::port_failed`].
+    OpenPort(PortId, Box<LinkState>, View),
+    /// Serve this from now on. Ends in [`Plan::port_applied`].
+    Apply(PortId, View),
+    /// The interface has another address.
+    SetMac(PortId, aoe_common::Mac),
+    /// Advertise all exports of the port.
+    Announce(PortId),
+    /// Ends in [`Plan::port_closed`].
+    ClosePort(PortId),
+}
+
+/// How important a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    Info,
+    Warn,
+    Error,
+}
+
+/// What a port is to serve, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct View {
+    /// The exports, by their order in the configuration, each with the number of its configuration.
+    pub exports: Vec<(ExportId, u64)>,
+    pub mode: Mode,
+    pub spin_us: u32,
+    pub cpus: Vec<usize>,
+    /// Counts the views of a port.
+    pub version: u64,
+}
+
+/// What is wanted, apart from the exports themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Wanted {
+    state_dir: Option<PathBuf>,
+    cpus: Vec<usize>,
+    force: bool,
+}
+
+#[derive(Debug)]
+enum StateLife {
+    Closed,
+    Opening(Option<Trouble>),
+    Open,
+    Failed(Trouble),
+}
+
+/// Whether an export may be served on a port, as far as other targets go.
+#[derive(Debug, PartialEq, Eq)]
+enum Claim {
+    /// Being searched for, since then.
+    Asking(Instant, Option<Trouble>),
+    /// Nobody else has the address.
+    Free,
+    /// Somebody has, or the search failed.
+    Taken(Trouble),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Plan {
+    wanted: Wanted,
+    state: StateLife,
+    /// The exports by the order of the configuration.
+    order: Vec<ExportId>,
+    exports: HashMap<ExportId, Entry>,
+    leaving: BTreeMap<ExportId, Leaving>,
+    ports: BTreeMap<String, Port>,
+    leaving_ports: BTreeMap<PortId, Instant>,
+    links: HashMap<String, LinkState>,
+    reload: Option<Reload>,
+    last_id: u64,
+    /// Something changed that ports may depend on.
+    ports_dirty: bool,
+    /// The interfaces have been listed since the last step.
+    fresh_links: bool,
+    /// They are being listed.
+    listing: bool,
+    /// Globs that matched nothing, as was logged.
+    unmatched: Vec<String>,
+    actions: Vec<Action>,
+}
+
+impl Plan {
+    /// Nothing is wanted yet and nothing there.
+    pub fn new() -> Plan {
+        Plan {
+            wanted: Wanted::default(),
+            state: StateLife::Closed,
+            order: Vec::new(),
+            exports: HashMap::new(),
+            leaving: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            leaving_ports: BTreeMap::new(),
+            links: HashMap::new(),
+            reload: None,
+            last_id: 0,
+            ports_dirty: true,
+            fresh_links: false,
+            listing: false,
+            unmatched: Vec::new(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// Decides what to do now. To be called after events, and at the time that [`Plan::next_time`] gives.
+    ///
+    /// Actions are put into `actions` as they are decided: what was decided before a panic is still carried out.
+    pub fn step(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.step_state(now);
+        self.step_exports(now);
+        self.step_ports(now);
+        self.step_reload(now);
+        actions.append(&mut self.actions);
+    }
+
+    /// When [`Plan::step`] has something to do although nothing has happened.
+    pub fn next_time(&self, now: Instant) -> Option<Instant> {
+        let state = match &self.state {
+            StateLife::Failed(trouble) => Some(trouble.next_try),
+            _ => None,
+        };
+        let exports = self.exports.values().filter_map(|entry| entry.next_time(self));
+        let ports = self.ports.values().filter_map(Port::next_time);
+        let reload = self.reload.as_ref().map(Reload::next_time);
+        let times = state.into_iter().chain(exports).chain(ports).chain(reload);
+        // What is over has been decided, and goes on by an event only.
+        times.filter(|time| *time > now).min()
+    }
+
+    /// The configuration of an export, and its number.
+    pub fn config(&self, id: ExportId) -> Option<(Arc<ExportConfig>, u64)> {
+        let entry = self.exports.get(&id)?;
+        Some((Arc::clone(&entry.config), entry.revision))
+    }
+
+    /// The exports by the order of the configuration.
+    pub fn order(&self) -> &[ExportId] {
+        &self.order
+    }
+
+    /// The first thing that fails, for `serve`, which ends with it.
+    pub fn first_trouble(&self) -> Option<String> {
+        if let StateLife::Failed(trouble) = &self.state {
+            return Some(trouble.reason.clone());
+        }
+        let exports = self.order.iter().filter_map(|id| self.exports[id].trouble());
+        let exports = exports.map(|trouble| trouble.reason.clone());
+        let ports = self
+            .ports
+            .iter()
+            .filter_map(|(name, port)| port.first_trouble(name));
+        let unmatched = self
+            .unmatched
+            .first()
+            .map(|patterns| format!("no interface matches {patterns}"));
+        exports.chain(ports).chain(unmatched).next()
+    }
+
+    /// True when nothing is under way any more: all that can be served is.
+    pub fn is_settled(&self) -> bool {
+        self.exports.values().all(Entry::is_settled)
+            && self.leaving.is_empty()
+            && self.leaving_ports.is_empty()
+            && self.ports.values().all(Port::is_settled)
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn say(&mut self, level: Level, line: String) {
+        self.actions.push(Action::Say(level, line));
+    }
+
+    fn step_state(&mut self, now: Instant) {
+        let Some(path) = self.wanted.state_dir.clone() else {
+            return;
+        };
+        let before = match std::mem::replace(&mut self.state, StateLife::Closed) {
+            StateLife::Closed => None,
+            StateLife::Failed(trouble) if trouble.is_due(now) => Some(trouble),
+            other => {
+                self.state = other;
+                return;
+            }
+        };
+        self.state = StateLife::Opening(before);
+        self.actions.push(Action::OpenState(path));
+    }
+
+    /// Kept state can be read and written.
+    pub fn state_opened(&mut self) {
+        self.state = StateLife::Open;
+    }
+
+    /// The state directory cannot be used; exports wait for it.
+    pub fn state_failed(&mut self, reason: String, now: Instant) {
+        let StateLife::Opening(before) = std::mem::replace(&mut self.state, StateLife::Closed) else {
+            return;
+        };
+        let (trouble, log) = Trouble::after(before, reason, now);
+        if log {
+            let line = format!(
+                "no export can be served yet: FAILED, trying again: {}",
+                trouble.reason
+            );
+            self.say(Level::Error, line);
+        }
+        self.state = StateLife::Failed(trouble);
+    }
+
+    fn has_state(&self) -> bool {
+        self.wanted.state_dir.is_none() || matches!(self.state, StateLife::Open)
+    }
+
+    /// What failed is tried again with the next step.
+    fn try_all_again(&mut self, now: Instant) {
+        let exports = self.exports.values_mut().filter_map(Entry::trouble_mut);
+        let ports = self.ports.values_mut().flat_map(Port::troubles_mut);
+        let state = match &mut self.state {
+            StateLife::Failed(trouble) => Some(trouble),
+            _ => None,
+        };
+        exports
+            .chain(ports)
+            .chain(state)
+            .for_each(|trouble| trouble.next_try = now);
+    }
+}
+
+/// An address in front of a message.
+fn address_of(config: &ExportConfig) -> Address {
+    Address {
+        shelf: config.shelf,
+        slot: config.slot,
+    }
+}

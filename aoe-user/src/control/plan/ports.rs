@@ -1,0 +1,663 @@
+//! The ports' part of the plan: interfaces that come, go, change and fail, and which exports are served on them.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use super::super::links::LinkState;
+use super::super::trouble::Trouble;
+use super::{Action, Claim, ExportId, GATHER, HANDOVER, Level, Plan, PortId, View, address_of};
+use crate::config::{Mode, Vlan};
+
+/// An interface that some export names, or that a glob chooses.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub life: Life,
+    /// Named in full by some export.
+    pub literal: bool,
+    claims: HashMap<ExportId, Claim>,
+    /// What it is to serve.
+    pub view: View,
+    /// The version of the last view that it serves for certain.
+    pub applied: u64,
+    /// Since when `view` has not been handed over, while exports are still coming.
+    stale: Option<Instant>,
+    /// The mode of the view that it was opened with.
+    opened_mode: Mode,
+    /// Exports that are not served here because an earlier one answers the same frames.
+    pub hidden: HashSet<ExportId>,
+}
+
+/// How far an interface is.
+#[derive(Debug)]
+pub(super) enum Life {
+    /// There is no such interface.
+    Absent,
+    /// It is down.
+    Down,
+    /// Nothing can be served on it yet.
+    Empty,
+    /// The one before is being closed.
+    After(PortId, Instant),
+    Opening(PortId, Box<LinkState>, Option<Trouble>),
+    Open(PortId, Box<LinkState>),
+    Failed(Trouble),
+}
+
+impl Port {
+    fn new(literal: bool) -> Port {
+        Port {
+            life: Life::Empty,
+            literal,
+            claims: HashMap::new(),
+            view: View::default(),
+            applied: 0,
+            stale: None,
+            opened_mode: Mode::default(),
+            hidden: HashSet::new(),
+        }
+    }
+
+    fn open_id(&self) -> Option<PortId> {
+        match &self.life {
+            Life::Opening(id, ..) | Life::Open(id, _) => Some(*id),
+            _ => None,
+        }
+    }
+
+    pub fn troubles_mut(&mut self) -> impl Iterator<Item = &mut Trouble> {
+        let own = match &mut self.life {
+            Life::Failed(trouble) => Some(trouble),
+            _ => None,
+        };
+        let claims = self.claims.values_mut().filter_map(|claim| match claim {
+            Claim::Taken(trouble) => Some(trouble),
+            _ => None,
+        });
+        own.into_iter().chain(claims)
+    }
+
+    /// Exports that are not served here because of another target.
+    pub fn taken(&self) -> impl Iterator<Item = (ExportId, &Trouble)> {
+        self.claims.iter().filter_map(|(id, claim)| match claim {
+            Claim::Taken(trouble) => Some((*id, trouble)),
+            _ => None,
+        })
+    }
+
+    pub fn first_trouble(&self, name: &str) -> Option<String> {
+        let own = match &self.life {
+            Life::Failed(trouble) => Some(format!("cannot serve {name}: {}", trouble.reason)),
+            Life::Absent => Some(format!(
+                "interface {name} does not exist; `ip link` lists those that do"
+            )),
+            _ => None,
+        };
+        own.or_else(|| self.taken().next().map(|(_, trouble)| trouble.reason.clone()))
+    }
+
+    pub fn is_settled(&self) -> bool {
+        let asking = self
+            .claims
+            .values()
+            .any(|claim| matches!(claim, Claim::Asking(..)));
+        match &self.life {
+            Life::Absent | Life::Down | Life::Failed(_) => true,
+            Life::Empty => !asking,
+            Life::Open(..) => !asking && self.stale.is_none() && self.applied == self.view.version,
+            Life::After(..) | Life::Opening(..) => false,
+        }
+    }
+
+    pub fn next_time(&self) -> Option<Instant> {
+        let own = match &self.life {
+            Life::Failed(trouble) => Some(trouble.next_try),
+            Life::After(_, since) => Some(*since + HANDOVER),
+            _ => None,
+        };
+        let claims = self.claims.values().filter_map(|claim| match claim {
+            Claim::Taken(trouble) => Some(trouble.next_try),
+            _ => None,
+        });
+        let stale = self.stale.map(|since| since + GATHER);
+        own.into_iter().chain(stale).chain(claims).min()
+    }
+
+    fn is_free(&self, id: ExportId) -> bool {
+        matches!(self.claims.get(&id), Some(Claim::Free))
+    }
+}
+
+impl Plan {
+    /// The interfaces of now.
+    pub fn see(&mut self, links: HashMap<String, LinkState>, now: Instant) {
+        let before = std::mem::replace(&mut self.links, links);
+        self.listing = false;
+        let changed = |name: &String| before.get(name) != self.links.get(name);
+        let retried = self.ports.iter_mut().filter(|(name, _)| changed(name));
+        for (_, port) in retried {
+            if let Life::Failed(trouble) = &mut port.life {
+                trouble.next_try = now;
+            }
+        }
+        self.fresh_links = true;
+        self.match_interfaces(now);
+    }
+
+    /// Finds out which ports are wanted: by name, or because a glob matches.
+    pub(super) fn match_interfaces(&mut self, now: Instant) {
+        self.ports_dirty = true;
+        let mut wanted: HashMap<String, bool> = HashMap::new();
+        let mut asked = HashSet::new();
+        let mut unmatched = Vec::new();
+        for id in &self.order {
+            let Some(entry) = self.exports.get(id) else {
+                continue;
+            };
+            if !asked.insert(std::sync::Arc::as_ptr(&entry.patterns)) {
+                continue;
+            }
+            let chosen = self
+                .links
+                .values()
+                .filter(|link| entry.patterns.choose(&link.interface()));
+            let chosen: Vec<&String> = chosen.map(|link| &link.name).collect();
+            if chosen.is_empty() && entry.patterns.names().is_empty() && !self.links.is_empty() {
+                unmatched.push(entry.config.interfaces.join(", "));
+            }
+            chosen.into_iter().for_each(|name| {
+                wanted.entry(name.clone()).or_insert(false);
+            });
+            wanted.extend(entry.patterns.names().iter().map(|name| (name.clone(), true)));
+        }
+        let lost: Vec<String> = self
+            .ports
+            .keys()
+            .filter(|name| !wanted.contains_key(*name))
+            .cloned()
+            .collect();
+        for name in lost {
+            if let Some(port) = self.ports.remove(&name)
+                && let Some(id) = port.open_id()
+            {
+                self.say(
+                    Level::Info,
+                    format!("{name}: no longer served (the interface or its exports are gone)"),
+                );
+                self.close_port(id, now);
+            }
+        }
+        for (name, literal) in wanted {
+            self.ports
+                .entry(name)
+                .or_insert_with(|| Port::new(literal))
+                .literal = literal;
+        }
+        self.tell_unmatched(unmatched);
+        let names: Vec<String> = self.ports.keys().cloned().collect();
+        for name in names {
+            self.follow(&name, now);
+        }
+    }
+
+    fn tell_unmatched(&mut self, unmatched: Vec<String>) {
+        for patterns in &unmatched {
+            if !self.unmatched.contains(patterns) {
+                let line =
+                    format!("no interface matches {patterns} yet; its exports will be served when one does");
+                self.actions.push(Action::Say(Level::Warn, line));
+            }
+        }
+        self.unmatched = unmatched;
+    }
+
+    fn close_port(&mut self, id: PortId, now: Instant) {
+        self.leaving_ports.insert(id, now);
+        self.actions.push(Action::ClosePort(id));
+    }
+
+    /// Closes what a port has open and says what it is instead.
+    fn end(&mut self, name: &str, life: Life, now: Instant) {
+        let Some(port) = self.ports.get_mut(name) else {
+            return;
+        };
+        let open = port.open_id();
+        port.life = match (life, open) {
+            (Life::Empty, Some(id)) => Life::After(id, now),
+            (life, _) => life,
+        };
+        port.applied = 0;
+        port.stale = None;
+        if let Some(id) = open {
+            self.close_port(id, now);
+        }
+    }
+
+    /// Follows what became of an interface.
+    fn follow(&mut self, name: &str, now: Instant) {
+        let Some(port) = self.ports.get_mut(name) else {
+            return;
+        };
+        let Some(link) = self.links.get(name).filter(|link| link.mac.is_some()) else {
+            if !matches!(port.life, Life::Absent) {
+                port.claims.clear();
+                let line = format!("{name} does not exist; its exports will be served when it does");
+                self.say(Level::Warn, line);
+                self.end(name, Life::Absent, now);
+            }
+            return;
+        };
+        let link = link.clone();
+        match &mut port.life {
+            Life::Absent => port.life = Life::Empty,
+            Life::Down if link.up => port.life = Life::Empty,
+            Life::Empty | Life::Failed(_) if !link.up => {
+                port.life = Life::Down;
+                let line = format!(
+                    "{name} is down; its exports will be served when it is up (`ip link set {name} up`)"
+                );
+                self.say(Level::Warn, line);
+            }
+            Life::Open(id, now_served) => {
+                let (id, before) = (*id, std::mem::replace(now_served, Box::new(link.clone())));
+                self.adjust(name, id, &before, &link, now);
+            }
+            _ => {}
+        }
+        // A second look: what exists again may be down.
+        if let Some(port) = self.ports.get_mut(name)
+            && matches!(port.life, Life::Empty)
+            && !link.up
+        {
+            port.life = Life::Down;
+            let line =
+                format!("{name} is down; its exports will be served when it is up (`ip link set {name} up`)");
+            self.say(Level::Warn, line);
+        }
+    }
+
+    /// An open port's interface changed.
+    fn adjust(&mut self, name: &str, id: PortId, before: &LinkState, link: &LinkState, now: Instant) {
+        if before.index != link.index {
+            self.say(
+                Level::Info,
+                format!("{name}: is another interface now; opening it"),
+            );
+            if let Some(port) = self.ports.get_mut(name) {
+                port.claims.clear();
+            }
+            return self.end(name, Life::Empty, now);
+        }
+        if (link.mtu_bytes, link.rx_queues) != (before.mtu_bytes, before.rx_queues) {
+            let line = format!(
+                "{name}: now MTU {}, {} receive queues; opening it again",
+                link.mtu_bytes, link.rx_queues
+            );
+            self.say(Level::Info, line);
+            return self.end(name, Life::Empty, now);
+        }
+        if let Some(mac) = link.mac
+            && link.mac != before.mac
+        {
+            self.say(Level::Info, format!("{name}: its address is {mac} now"));
+            self.actions.push(Action::SetMac(id, mac));
+        }
+        match (before.is_usable(), link.is_usable()) {
+            (true, false) => self.say(Level::Warn, format!("{name}: link down")),
+            (false, true) => self.say(Level::Info, format!("{name}: link up")),
+            _ => {}
+        }
+        let own_part = |link: &LinkState| LinkState {
+            has_xdp: false,
+            ..link.clone()
+        };
+        if link.is_usable() && own_part(before) != own_part(link) {
+            self.actions.push(Action::Announce(id));
+        }
+    }
+
+    pub(super) fn step_ports(&mut self, now: Instant) {
+        let names: Vec<String> = self.ports.keys().cloned().collect();
+        for name in names {
+            self.renew_claims(&name, now);
+            if self.ports_dirty || self.ports[&name].stale.is_some_and(|since| now >= since + GATHER) {
+                self.search(&name, now);
+                self.renew_view(&name, now);
+            }
+            self.open_if_due(&name, now);
+        }
+        self.ports_dirty = false;
+        self.fresh_links = false;
+    }
+
+    /// The exports that an interface is to serve, by the order of the configuration. Of two that answer the same frames the
+    /// first is taken.
+    fn exports_on(&self, name: &str) -> (Vec<ExportId>, HashSet<ExportId>) {
+        let mut hidden = HashSet::new();
+        let Some(link) = self.links.get(name) else {
+            return (Vec::new(), hidden);
+        };
+        let interface = link.interface();
+        let mut asked: HashMap<*const _, bool> = HashMap::new();
+        let mut vlans: HashMap<(u16, u8), Vec<Vlan>> = HashMap::new();
+        let wanted = self.order.iter().filter(|id| {
+            let Some(entry) = self.exports.get(id) else {
+                return false;
+            };
+            let place = std::sync::Arc::as_ptr(&entry.patterns);
+            if !*asked
+                .entry(place)
+                .or_insert_with(|| entry.patterns.choose(&interface))
+            {
+                return false;
+            }
+            let same = vlans.entry((entry.config.shelf, entry.config.slot)).or_default();
+            if same.iter().any(|vlan| vlan.overlaps(entry.config.vlan)) {
+                hidden.insert(**id);
+                return false;
+            }
+            same.push(entry.config.vlan);
+            true
+        });
+        (wanted.copied().collect(), hidden)
+    }
+
+    /// Says which exports are not served on a port because of others of the same configuration.
+    fn tell_hidden(&mut self, name: &str, hidden: HashSet<ExportId>) {
+        let Some(port) = self.ports.get_mut(name) else {
+            return;
+        };
+        for id in hidden.difference(&port.hidden) {
+            let Some(entry) = self.exports.get(id) else {
+                continue;
+            };
+            let address = address_of(&entry.config);
+            let line = format!(
+                "{address} of {} FAILED on {name}: the address is exported there already; give it another shelf or slot, or \
+                 VLANs that differ",
+                entry.config.path.display()
+            );
+            self.actions.push(Action::Say(Level::Error, line));
+        }
+        port.hidden = hidden;
+    }
+
+    /// Claims whose time has come are searched for again; those of exports that are gone are forgotten.
+    fn renew_claims(&mut self, name: &str, now: Instant) {
+        let (exports, Some(port)) = (&self.exports, self.ports.get_mut(name)) else {
+            return;
+        };
+        let mut due = Vec::new();
+        port.claims.retain(|id, claim| {
+            if let Claim::Taken(trouble) = claim
+                && trouble.is_due(now)
+            {
+                due.push(*id);
+                *claim = Claim::Asking(now, Some(trouble.clone()));
+            }
+            exports.contains_key(id)
+        });
+        if !due.is_empty() {
+            self.actions.push(Action::Search(name.to_owned(), due));
+        }
+    }
+
+    /// Has other targets searched for whose addresses exports are about to be served with.
+    fn search(&mut self, name: &str, now: Instant) {
+        let up = self
+            .links
+            .get(name)
+            .is_some_and(|link| link.up && link.mac.is_some());
+        if !up {
+            return;
+        }
+        let mut asked = self.exports_on(name).0;
+        let (exports, Some(port)) = (&self.exports, self.ports.get_mut(name)) else {
+            return;
+        };
+        let coming = |id: &ExportId| exports.get(id).is_some_and(|entry| entry.trouble().is_none());
+        asked.retain(|id| coming(id) && !port.claims.contains_key(id));
+        if asked.is_empty() {
+            return;
+        }
+        for id in &asked {
+            port.claims.insert(*id, Claim::Asking(now, None));
+        }
+        self.actions.push(Action::Search(name.to_owned(), asked));
+    }
+
+    /// What a search found: `taken` has those whose address another target answers for, and by whom; `Err` why it could not be
+    /// made. With `--force` such an export is served all the same.
+    pub fn searched(
+        &mut self,
+        name: &str,
+        asked: &[ExportId],
+        found: Result<&HashMap<ExportId, String>, String>,
+        now: Instant,
+    ) {
+        self.ports_dirty = true;
+        for id in asked {
+            let reason = match &found {
+                Ok(taken) => taken.get(id).cloned(),
+                Err(error) => Some(error.clone()),
+            };
+            self.settle_claim(name, *id, reason, now);
+        }
+    }
+
+    fn settle_claim(&mut self, name: &str, id: ExportId, reason: Option<String>, now: Instant) {
+        let force = self.wanted.force;
+        let (Some(entry), Some(port)) = (self.exports.get(&id), self.ports.get_mut(name)) else {
+            return;
+        };
+        let address = address_of(&entry.config);
+        let Some(Claim::Asking(_, before)) = port.claims.remove(&id) else {
+            return;
+        };
+        let Some(reason) = reason else {
+            port.claims.insert(id, Claim::Free);
+            return;
+        };
+        if force {
+            port.claims.insert(id, Claim::Free);
+            return self.say(
+                Level::Warn,
+                format!("{reason}; serving it all the same (--force)"),
+            );
+        }
+        let (trouble, log) = Trouble::after(before, reason, now);
+        let line = format!("{address} FAILED on {name}, trying again: {}", trouble.reason);
+        port.claims.insert(id, Claim::Taken(trouble));
+        if log {
+            self.say(Level::Error, line);
+        }
+    }
+
+    /// An export that was not opened is searched for anew when it is.
+    pub(super) fn forget_claims(&mut self, id: ExportId) {
+        for port in self.ports.values_mut() {
+            port.claims.remove(&id);
+        }
+    }
+
+    /// A renewed export has its predecessor's address, which was in use here all the time.
+    pub(super) fn pass_on_claims(&mut self, from: ExportId, to: ExportId) {
+        for port in self.ports.values_mut() {
+            if let Some(Claim::Free) = port.claims.remove(&from) {
+                port.claims.insert(to, Claim::Free);
+            }
+        }
+    }
+
+    /// Makes the port's view that of now; an open port gets it, at the latest after [`GATHER`] when more is coming.
+    fn renew_view(&mut self, name: &str, now: Instant) {
+        let (on_it, hidden) = self.exports_on(name);
+        self.tell_hidden(name, hidden);
+        let Some(port) = self.ports.get(name) else { return };
+        let entries = || on_it.iter().filter_map(|id| Some((*id, self.exports.get(id)?)));
+        let served = entries().filter(|(id, entry)| entry.is_open() && port.is_free(*id));
+        let exports: Vec<(ExportId, u64)> = served.map(|(id, entry)| (id, entry.revision)).collect();
+        let is_coming = |id: &ExportId, since: Option<Instant>| {
+            let asking = match port.claims.get(id) {
+                Some(Claim::Asking(since, _)) => Some(*since),
+                _ => None,
+            };
+            since.or(asking).is_some_and(|since| now < since + GATHER)
+        };
+        let more_coming = entries().any(|(id, entry)| is_coming(&id, entry.coming_since()));
+        let first = entries().next().map(|(_, entry)| entry);
+        let view = View {
+            mode: first.map(|entry| entry.config.mode).unwrap_or_default(),
+            spin_us: entries()
+                .map(|(_, entry)| entry.config.spin_us)
+                .max()
+                .unwrap_or(0),
+            cpus: self.wanted.cpus.clone(),
+            version: port.view.version,
+            exports,
+        };
+        let new: HashSet<&(ExportId, u64)> = view.exports.iter().collect();
+        let narrows = port.view.exports.iter().any(|old| !new.contains(old));
+        let mode_differs = view.mode != port.opened_mode;
+        let changed = view != port.view;
+        let Some(port) = self.ports.get_mut(name) else {
+            return;
+        };
+        if changed {
+            port.view = view;
+            port.view.version += 1;
+            port.stale.get_or_insert(now);
+        }
+        let Some(stale) = port.stale else { return };
+        match &port.life {
+            Life::Open(..) if mode_differs => {
+                self.say(Level::Info, format!("{name}: another mode; opening it again"));
+                self.end(name, Life::Empty, now);
+            }
+            Life::Open(id, _) if narrows || !more_coming || now >= stale + GATHER => {
+                port.stale = None;
+                self.actions.push(Action::Apply(*id, port.view.clone()));
+            }
+            Life::Open(..) | Life::Opening(..) => {}
+            _ if more_coming => {}
+            _ => port.stale = None,
+        }
+    }
+
+    /// Opens the port of an interface that is up, once there is something to serve on it.
+    fn open_if_due(&mut self, name: &str, now: Instant) {
+        let (leaving, Some(port)) = (&self.leaving_ports, self.ports.get_mut(name)) else {
+            return;
+        };
+        let before = match &port.life {
+            Life::Empty => None,
+            Life::After(id, since) if !leaving.contains_key(id) || now >= *since + HANDOVER => None,
+            Life::Failed(trouble) if trouble.is_due(now) => Some(trouble.clone()),
+            _ => return,
+        };
+        let Some(link) = self.links.get(name).filter(|link| link.mac.is_some()).cloned() else {
+            return;
+        };
+        if !link.up {
+            port.life = Life::Down;
+            return;
+        }
+        let gathering = port.stale.is_some_and(|since| now < since + GATHER);
+        if port.view.exports.is_empty() || gathering {
+            if matches!(port.life, Life::After(..)) {
+                port.life = Life::Empty;
+            }
+            return;
+        }
+        if before.is_some() && !self.fresh_links {
+            // The reason may have gone without a message: an XDP program that was detached, for one.
+            if !std::mem::replace(&mut self.listing, true) {
+                self.actions.push(Action::ListLinks);
+            }
+            return;
+        }
+        if link.has_xdp {
+            let reason = format!(
+                "{name} already has an XDP program, and only one fits: one xblade serves all exports of an interface; \
+                 `ip link set {name} xdp off` removes a program that was left behind"
+            );
+            return self.fail_port(name, before, reason, now);
+        }
+        let id = PortId(self.next_id());
+        let Some(port) = self.ports.get_mut(name) else {
+            return;
+        };
+        port.stale = None;
+        port.applied = 0;
+        port.opened_mode = port.view.mode;
+        port.life = Life::Opening(id, Box::new(link.clone()), before);
+        let view = port.view.clone();
+        self.actions.push(Action::OpenPort(id, Box::new(link), view));
+    }
+
+    fn port_of(&self, id: PortId) -> Option<String> {
+        let found = self.ports.iter().find(|(_, port)| port.open_id() == Some(id));
+        found.map(|(name, _)| name.clone())
+    }
+
+    /// Requests are being answered. False when nobody wants it any more.
+    pub fn port_opened(&mut self, id: PortId, version: u64, now: Instant) -> bool {
+        let Some(name) = self.port_of(id) else {
+            return false;
+        };
+        self.ports_dirty = true;
+        let Some(port) = self.ports.get_mut(&name) else {
+            return false;
+        };
+        let Life::Opening(_, link, _) = &port.life else {
+            return false;
+        };
+        let link = link.clone();
+        port.life = Life::Open(id, link);
+        port.applied = version;
+        if port.view.version != version {
+            port.stale = Some(now);
+        }
+        self.follow(&name, now);
+        true
+    }
+
+    /// It could not be opened, or does not work any more and was closed.
+    pub fn port_failed(&mut self, id: PortId, reason: String, now: Instant) {
+        self.leaving_ports.remove(&id);
+        let Some(name) = self.port_of(id) else { return };
+        let Some(port) = self.ports.get_mut(&name) else {
+            return;
+        };
+        let before = match std::mem::replace(&mut port.life, Life::Empty) {
+            Life::Opening(_, _, before) => before,
+            _ => None,
+        };
+        self.fail_port(&name, before, reason, now);
+    }
+
+    fn fail_port(&mut self, name: &str, before: Option<Trouble>, reason: String, now: Instant) {
+        let (trouble, log) = Trouble::after(before, reason, now);
+        let line = format!("{name} FAILED, trying again: {}", trouble.reason);
+        if let Some(port) = self.ports.get_mut(name) {
+            port.life = Life::Failed(trouble);
+        }
+        if log {
+            self.say(Level::Error, line);
+        }
+    }
+
+    /// An open port serves a view from now on.
+    pub fn port_applied(&mut self, id: PortId, version: u64) {
+        if let Some(name) = self.port_of(id)
+            && let Some(port) = self.ports.get_mut(&name)
+        {
+            port.applied = version;
+        }
+    }
+
+    /// The port of an interface that was not wanted any more has ended.
+    pub fn port_closed(&mut self, id: PortId) {
+        self.leaving_ports.remove(&id);
+        self.ports_dirty = true;
+    }
+}

@@ -1,0 +1,119 @@
+//! What a reload changed, said in one line once it has all happened.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use super::exports::Entry;
+use super::ports::Port;
+use super::{Action, ExportId, Level, Plan, address_of};
+use crate::target::Address;
+
+/// After this time it is said what has happened so far.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Exports named in each part of the line.
+const NAMED: usize = 20;
+
+/// A reload whose consequences are under way.
+#[derive(Debug)]
+pub(super) struct Reload {
+    since: Instant,
+    /// The first configuration of this process: nothing was reloaded.
+    is_first: bool,
+    pub added: Vec<Address>,
+    pub changed: Vec<Address>,
+    pub removed: Vec<Address>,
+    /// Their files were replaced.
+    pub renewed: Vec<Address>,
+    /// Exports that are being opened because of it.
+    pub coming: HashSet<ExportId>,
+    /// Exports whose paths are being looked at.
+    pub examining: usize,
+}
+
+impl Reload {
+    pub fn new(now: Instant, is_first: bool) -> Reload {
+        Reload {
+            since: now,
+            is_first,
+            added: Vec::new(),
+            changed: Vec::new(),
+            removed: Vec::new(),
+            renewed: Vec::new(),
+            coming: HashSet::new(),
+            examining: 0,
+        }
+    }
+
+    pub fn next_time(&self) -> Instant {
+        self.since + PATIENCE
+    }
+
+    fn line(&self, exports: usize, failed: &[Address], coming: &[Address]) -> String {
+        let mut line = format!("the configuration was reloaded: {exports} exports; ");
+        let parts = [
+            ("added", &self.added[..]),
+            ("changed", &self.changed),
+            ("removed", &self.removed),
+            ("renewed", &self.renewed),
+            ("failed", failed),
+            ("still opening", coming),
+        ];
+        let mut separator = "";
+        for (what, addresses) in parts.into_iter().filter(|(_, addresses)| !addresses.is_empty()) {
+            let _ = write!(line, "{separator}{what} {}", named(addresses));
+            separator = ", ";
+        }
+        if separator.is_empty() {
+            line.push_str("nothing changed");
+        }
+        line
+    }
+}
+
+/// `3 (1.1, 1.2, 1.3)`, shortened where there are many.
+fn named(addresses: &[Address]) -> String {
+    let names: Vec<String> = addresses.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = if addresses.len() > NAMED { ", …" } else { "" };
+    format!("{} ({}{more})", addresses.len(), names.join(", "))
+}
+
+impl Plan {
+    /// Says what the reload did once it is done.
+    pub(super) fn step_reload(&mut self, now: Instant) {
+        let Some(reload) = &self.reload else { return };
+        let coming = |id: &&ExportId| self.exports.get(id).is_some_and(|entry| !entry.is_settled());
+        let is_done = reload.examining == 0
+            && !reload.coming.iter().any(|id| coming(&id))
+            && self.ports.values().all(Port::is_settled)
+            && self.leaving.is_empty();
+        if !is_done && now < reload.next_time() {
+            return;
+        }
+        let addresses = |ids: &mut dyn Iterator<Item = &ExportId>| -> Vec<Address> {
+            ids.filter_map(|id| self.exports.get(id))
+                .map(|entry| address_of(&entry.config))
+                .collect()
+        };
+        let failed = |id: &&ExportId| self.exports.get(id).and_then(Entry::trouble).is_some();
+        let failed = addresses(&mut self.order.iter().filter(failed));
+        let coming = addresses(&mut self.order.iter().filter(coming));
+        let line = if !reload.is_first {
+            Some((Level::Info, reload.line(self.order.len(), &failed, &coming)))
+        } else if failed.is_empty() && coming.is_empty() {
+            None
+        } else {
+            let bad = [failed, coming].concat();
+            let line = format!(
+                "{} of {} exports cannot be served yet: {}",
+                bad.len(),
+                self.order.len(),
+                named(&bad)
+            );
+            Some((Level::Warn, line))
+        };
+        self.actions
+            .extend(line.map(|(level, line)| Action::Say(level, line)));
+        self.reload = None;
+    }
+}

@@ -1,0 +1,146 @@
+//! What is served and what is not, and why: for whoever asks.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::super::trouble::Trouble;
+use super::exports::Life as ExportLife;
+use super::ports::Life as PortLife;
+use super::{Plan, StateLife, address_of};
+use crate::target::Address;
+
+/// Everything that is wanted, at one moment.
+#[derive(Debug, Clone, Default)]
+pub(in crate::control) struct Status {
+    /// By the order of the configuration.
+    pub exports: Vec<ExportStatus>,
+    /// By name.
+    pub ports: Vec<PortStatus>,
+    /// Exports that are not wanted any more and whose last commit is not over.
+    pub closing: Vec<Address>,
+}
+
+/// One export.
+#[derive(Debug, Clone)]
+pub(in crate::control) struct ExportStatus {
+    pub address: Address,
+    pub path: PathBuf,
+    pub state: State,
+    /// Interfaces where another target has its address, or another export.
+    pub kept_off: Vec<(String, String)>,
+}
+
+/// One interface.
+#[derive(Debug, Clone)]
+pub(in crate::control) struct PortStatus {
+    pub name: String,
+    pub state: State,
+    /// Exports served there.
+    pub exports: usize,
+}
+
+/// How far something is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::control) enum State {
+    /// It works.
+    Open,
+    /// It is on its way, or waits for something that is no failure.
+    Waiting(String),
+    /// It does not work and is tried again.
+    Failed {
+        reason: String,
+        tries: u32,
+        since: Instant,
+        next_try: Instant,
+    },
+}
+
+impl State {
+    fn failed(trouble: &Trouble) -> State {
+        State::Failed {
+            reason: trouble.reason.clone(),
+            tries: trouble.tries,
+            since: trouble.since,
+            next_try: trouble.next_try,
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            State::Open => f.write_str("serving"),
+            State::Waiting(what) => write!(f, "waiting: {what}"),
+            State::Failed { reason, tries, .. } => write!(f, "FAILED ({tries} tries): {reason}"),
+        }
+    }
+}
+
+impl Plan {
+    /// The state of everything.
+    pub fn status(&self) -> Status {
+        Status {
+            exports: self
+                .order
+                .iter()
+                .filter_map(|id| self.export_status(*id))
+                .collect(),
+            ports: self
+                .ports
+                .keys()
+                .filter_map(|name| self.port_status(name))
+                .collect(),
+            closing: self.leaving.values().map(|leaving| leaving.address).collect(),
+        }
+    }
+
+    fn export_status(&self, id: super::ExportId) -> Option<ExportStatus> {
+        let entry = self.exports.get(&id)?;
+        let state = match (&entry.life, &self.state) {
+            (ExportLife::Open, _) => State::Open,
+            (ExportLife::Failed(trouble), _) | (ExportLife::Waiting(_), StateLife::Failed(trouble)) => {
+                State::failed(trouble)
+            }
+            (ExportLife::Waiting(_), StateLife::Opening(_)) => {
+                State::Waiting("the state directory is being opened".into())
+            }
+            (ExportLife::Waiting(_), _) => State::Waiting("the export before it is being closed".into()),
+            (ExportLife::Opening(..), _) => State::Waiting("being opened".into()),
+        };
+        let taken = self.ports.iter().flat_map(|(name, port)| {
+            let by_others = port.taken().filter(move |(other, _)| *other == id);
+            let by_others = by_others.map(|(_, trouble)| (name.clone(), trouble.reason.clone()));
+            let by_own = port
+                .hidden
+                .contains(&id)
+                .then(|| (name.clone(), "the address is exported there already".into()));
+            by_others.chain(by_own)
+        });
+        Some(ExportStatus {
+            address: address_of(&entry.config),
+            path: entry.config.path.clone(),
+            state,
+            kept_off: taken.collect(),
+        })
+    }
+
+    fn port_status(&self, name: &str) -> Option<PortStatus> {
+        let port = self.ports.get(name)?;
+        let waiting = |what: &str| State::Waiting(what.to_owned());
+        let state = match &port.life {
+            PortLife::Open(..) => State::Open,
+            PortLife::Failed(trouble) => State::failed(trouble),
+            PortLife::Absent => waiting("it does not exist"),
+            PortLife::Down => waiting("it is down"),
+            PortLife::Empty => waiting("no export can be served there yet"),
+            PortLife::After(..) => waiting("its workers are ending"),
+            PortLife::Opening(..) => waiting("being opened"),
+        };
+        Some(PortStatus {
+            name: name.to_owned(),
+            state,
+            exports: port.view.exports.len(),
+        })
+    }
+}

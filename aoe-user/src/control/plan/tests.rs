@@ -1,0 +1,541 @@
+//! The plan against a small world in which everything succeeds unless it is told to fail, and time passes when told to.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use aoe_common::Mac;
+
+use super::*;
+use crate::config::Config;
+
+/// What the plan's actions are carried out on.
+struct World {
+    plan: Plan,
+    now: Instant,
+    links: HashMap<String, LinkState>,
+    /// Paths whose opening fails, with the reason.
+    bad_paths: HashMap<String, String>,
+    /// Paths whose opening and closing never ends.
+    stuck_paths: HashSet<String>,
+    /// Paths that lead to another file since they were opened.
+    replaced: HashSet<String>,
+    /// Interfaces that cannot be served, with the reason.
+    bad_ports: HashMap<String, String>,
+    /// Addresses of other targets.
+    others: HashSet<Address>,
+    /// Why the state directory cannot be used.
+    bad_state: Option<String>,
+    /// What is open: the path of each store, and the view of each port.
+    stores: HashMap<ExportId, String>,
+    ports: HashMap<PortId, (String, View)>,
+    said: Vec<String>,
+    log: Vec<String>,
+    stuck: Vec<ExportId>,
+}
+
+fn export(shelf: u16, slot: u8, path: &str, interfaces: &[&str]) -> ExportConfig {
+    ExportConfig {
+        interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
+        ..ExportConfig::new(shelf, slot, path.into())
+    }
+}
+
+fn config(exports: &[ExportConfig]) -> Config {
+    Config {
+        exports: exports.to_vec(),
+        state_dir: Some("/state".into()),
+        cpus: Vec::new(),
+        force: false,
+    }
+}
+
+fn link(name: &str, index: u32) -> LinkState {
+    LinkState {
+        name: name.to_owned(),
+        index,
+        mac: Some(Mac([2, 0, 0, 0, 0, index as u8])),
+        mtu_bytes: 1500,
+        up: true,
+        carrier: true,
+        carrier_changes: 1,
+        has_xdp: false,
+        rx_queues: 1,
+        loopback: false,
+    }
+}
+
+impl World {
+    fn new(interfaces: &[&str]) -> World {
+        let mut world = World {
+            plan: Plan::new(),
+            now: Instant::now(),
+            links: HashMap::new(),
+            bad_paths: HashMap::new(),
+            stuck_paths: HashSet::new(),
+            replaced: HashSet::new(),
+            bad_ports: HashMap::new(),
+            others: HashSet::new(),
+            bad_state: None,
+            stores: HashMap::new(),
+            ports: HashMap::new(),
+            said: Vec::new(),
+            log: Vec::new(),
+            stuck: Vec::new(),
+        };
+        for (index, name) in (1..).zip(interfaces) {
+            world.links.insert((*name).to_owned(), link(name, index));
+        }
+        world.plan.see(world.links.clone(), world.now);
+        world
+    }
+
+    fn want(&mut self, exports: &[ExportConfig]) {
+        self.plan.want(config(exports), self.now);
+        self.run();
+    }
+
+    fn see(&mut self) {
+        self.plan.see(self.links.clone(), self.now);
+        self.run();
+    }
+
+    /// Carries out what is decided until nothing is.
+    fn run(&mut self) {
+        for _ in 0..1000 {
+            let mut actions = Vec::new();
+            self.plan.step(self.now, &mut actions);
+            if actions.is_empty() {
+                return;
+            }
+            actions.into_iter().for_each(|action| self.act(action));
+        }
+        panic!("it never comes to rest");
+    }
+
+    /// Lets time pass, stopping wherever the plan asks for it.
+    fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(next) = self.plan.next_time(self.now).filter(|next| *next <= end) {
+            assert!(next > self.now, "time stands still");
+            self.now = next;
+            self.run();
+        }
+        self.now = end;
+        self.run();
+    }
+
+    fn act(&mut self, action: Action) {
+        match &action {
+            Action::Say(_, line) => self.said.push(line.clone()),
+            other => self
+                .log
+                .push(format!("{other:?}").split(['(', '{']).next().unwrap().to_owned()),
+        }
+        let now = self.now;
+        match action {
+            Action::Say(..) | Action::Reconfigure(_) | Action::SetMac(..) | Action::Announce(_) => {}
+            Action::OpenState(_) => match self.bad_state.clone() {
+                Some(reason) => self.plan.state_failed(reason, now),
+                None => self.plan.state_opened(),
+            },
+            Action::OpenExport(id) => self.open_export(id),
+            Action::CloseExport(id) => {
+                let path = self.stores.get(&id).expect("only what is open is closed").clone();
+                if self.stuck_paths.contains(&path) {
+                    self.stuck.push(id);
+                } else {
+                    self.stores.remove(&id);
+                    self.plan.export_closed(id, now);
+                }
+            }
+            Action::Examine(id) => {
+                let replaced = self
+                    .stores
+                    .get(&id)
+                    .is_some_and(|path| self.replaced.contains(path));
+                self.plan.examined(id, replaced, now);
+            }
+            Action::Search(port, asked) => {
+                let taken = |id: &ExportId| {
+                    let address = address_of(&self.plan.config(*id)?.0);
+                    self.others
+                        .contains(&address)
+                        .then(|| (*id, format!("{address} is taken")))
+                };
+                let taken = asked.iter().filter_map(taken).collect();
+                self.plan.searched(&port, &asked, Ok(&taken), now);
+            }
+            Action::ListLinks => self.plan.see(self.links.clone(), now),
+            Action::OpenPort(id, link, view) => {
+                if let Some(reason) = self.bad_ports.get(&link.name) {
+                    return self.plan.port_failed(id, reason.clone(), now);
+                }
+                let twice = self.ports.values().any(|(name, _)| *name == link.name);
+                assert!(!twice, "{} is opened twice", link.name);
+                let version = view.version;
+                self.ports.insert(id, (link.name.clone(), view));
+                self.plan.port_opened(id, version, now);
+            }
+            Action::Apply(id, view) => {
+                let version = view.version;
+                self.ports.get_mut(&id).expect("an open port").1 = view;
+                self.plan.port_applied(id, version);
+            }
+            Action::ClosePort(id) => {
+                self.ports.remove(&id);
+                self.plan.port_closed(id);
+            }
+        }
+    }
+
+    fn open_export(&mut self, id: ExportId) {
+        let (config, revision) = self.plan.config(id).unwrap();
+        let path = config.path.to_str().unwrap().to_owned();
+        if self.stuck_paths.contains(&path) {
+            return;
+        }
+        if let Some(reason) = self.bad_paths.get(&path) {
+            return self.plan.export_failed(id, reason.clone(), self.now);
+        }
+        if !config.read_only && self.stores.values().any(|other| *other == path) {
+            return self.plan.export_failed(id, "in use".into(), self.now);
+        }
+        self.stores.insert(id, path);
+        self.plan.export_opened(id, revision);
+    }
+
+    /// The addresses served on an interface; `None` where it is not served.
+    fn served(&self, name: &str) -> Option<Vec<String>> {
+        let (_, view) = self.ports.values().find(|(other, _)| other == name)?;
+        let address = |(id, _): &(ExportId, u64)| {
+            assert!(self.stores.contains_key(id), "what is served is open");
+            address_of(&self.plan.config(*id).unwrap().0).to_string()
+        };
+        Some(view.exports.iter().map(address).collect())
+    }
+
+    fn said(&self, what: &str) -> usize {
+        self.said.iter().filter(|line| line.contains(what)).count()
+    }
+
+    fn done(&self, action: &str) -> usize {
+        self.log.iter().filter(|done| *done == action).count()
+    }
+}
+
+#[test]
+fn what_can_be_served_is_and_the_rest_follows() {
+    let mut world = World::new(&["eth0"]);
+    world.bad_paths.insert("/b".into(), "no such file".into());
+    world.want(&[
+        export(1, 1, "/a", &["eth0", "eth1"]),
+        export(1, 2, "/b", &["eth0"]),
+    ]);
+    assert_eq!(world.served("eth0"), Some(vec!["e1.1".into()]));
+    assert_eq!(
+        (world.said("e1.2 FAILED"), world.said("eth1 does not exist")),
+        (1, 1)
+    );
+    assert_eq!(world.said("1 of 2 exports cannot be served yet: 1 (e1.2)"), 1);
+    // It is tried again for hours, and said rarely.
+    world.pass(Duration::from_secs(3500));
+    assert!(
+        (110..130).contains(&(world.done("OpenExport") - 1)),
+        "{}",
+        world.done("OpenExport")
+    );
+    assert!(world.said("e1.2 FAILED") < 8);
+    world.bad_paths.clear();
+    world.pass(Duration::from_secs(31));
+    assert_eq!(world.served("eth0"), Some(vec!["e1.1".into(), "e1.2".into()]));
+    // The interface comes, and is served at once.
+    world.links.insert("eth1".into(), link("eth1", 9));
+    world.see();
+    assert_eq!(world.served("eth1"), Some(vec!["e1.1".into()]));
+    assert_eq!(world.done("OpenPort"), 2);
+}
+
+#[test]
+fn a_port_that_fails_is_tried_again_and_at_once_when_its_interface_changes() {
+    let mut world = World::new(&["eth0", "eth1"]);
+    world.bad_ports.insert("eth0".into(), "no native XDP".into());
+    world.want(&[export(1, 1, "/a", &["eth*"])]);
+    assert_eq!(
+        (world.served("eth0"), world.served("eth1")),
+        (None, Some(vec!["e1.1".into()]))
+    );
+    assert_eq!(world.said("eth0 FAILED"), 1);
+    world.pass(Duration::from_secs(600));
+    let tries = world.done("OpenPort");
+    assert!((20..30).contains(&tries), "{tries} tries in ten minutes");
+    world.bad_ports.clear();
+    world.links.get_mut("eth0").unwrap().mtu_bytes = 9000;
+    world.see();
+    assert!(world.served("eth0").is_some());
+}
+
+#[test]
+fn an_xdp_program_of_somebody_else_is_waited_for() {
+    let mut world = World::new(&["eth0"]);
+    world.links.get_mut("eth0").unwrap().has_xdp = true;
+    world.see();
+    world.want(&[export(1, 1, "/a", &["eth0"])]);
+    assert_eq!(
+        (world.served("eth0"), world.said("already has an XDP program")),
+        (None, 1)
+    );
+    assert!(world.plan.first_trouble().unwrap().contains("XDP"));
+    // No message tells that it has gone: the interfaces are listed before each try.
+    world.links.get_mut("eth0").unwrap().has_xdp = false;
+    world.pass(Duration::from_secs(31));
+    assert!(world.served("eth0").is_some());
+}
+
+#[test]
+fn a_reload_touches_only_what_changed() {
+    let mut world = World::new(&["eth0", "eth1"]);
+    let mut exports: Vec<ExportConfig> = (0..4097)
+        .map(|n| export(n / 250, (n % 250) as u8, &format!("/{n}"), &["eth0"]))
+        .collect();
+    world.want(&exports);
+    let before = world.log.clone();
+    world.want(&exports);
+    let examined: Vec<String> = vec!["Examine".into(); exports.len()];
+    assert_eq!(
+        world.log[before.len()..],
+        examined,
+        "an unchanged file changes nothing"
+    );
+    assert_eq!(world.said("4097 exports; nothing changed"), 1);
+
+    exports[7].spin_us = 500;
+    exports[8].read_only = true;
+    exports.remove(9);
+    exports.push(export(60, 1, "/new", &["eth0"]));
+    let mark = world.log.len();
+    world.want(&exports);
+    let count = |what: &str| world.log[mark..].iter().filter(|done| *done == what).count();
+    assert_eq!(
+        (count("OpenExport"), count("CloseExport"), count("Reconfigure")),
+        (2, 2, 1)
+    );
+    assert_eq!((count("OpenPort"), count("ClosePort")), (0, 0));
+    assert!(count("Apply") <= 3, "{} views", count("Apply"));
+    let line = "4097 exports; added 1 (e60.1), changed 2 (e0.7, e0.8), removed 1 (e0.9)";
+    assert_eq!(world.said(line), 1, "{:#?}", world.said.last());
+    assert_eq!(world.served("eth0").unwrap().len(), 4097);
+}
+
+#[test]
+fn a_port_is_reopened_for_its_own_mode_and_queues_only() {
+    let mut world = World::new(&["eth0", "eth1"]);
+    let mut exports = [export(1, 1, "/a", &["eth0"]), export(1, 2, "/b", &["eth1"])];
+    world.want(&exports);
+    assert_eq!(world.done("OpenPort"), 2);
+    exports[0].mode = Mode::Skb;
+    world.want(&exports);
+    assert_eq!((world.done("OpenPort"), world.done("ClosePort")), (3, 1));
+    world.links.get_mut("eth1").unwrap().rx_queues = 4;
+    world.see();
+    assert_eq!((world.done("OpenPort"), world.done("ClosePort")), (4, 2));
+    world.links.get_mut("eth1").unwrap().mac = Some(Mac([2, 9, 9, 9, 9, 9]));
+    world.see();
+    assert_eq!((world.done("OpenPort"), world.done("SetMac")), (4, 1));
+    assert!(world.served("eth0").is_some() && world.served("eth1").is_some());
+}
+
+#[test]
+fn a_renewed_export_waits_for_its_predecessor_to_close() {
+    let mut world = World::new(&["eth0"]);
+    world.want(&[export(1, 1, "/a", &["eth0"]), export(1, 2, "/b", &["eth0"])]);
+    let mut other = export(1, 1, "/a", &["eth0"]);
+    other.read_only = true;
+    world.want(&[other.clone(), export(1, 2, "/b", &["eth0"])]);
+    assert_eq!(world.served("eth0"), Some(vec!["e1.1".into(), "e1.2".into()]));
+    other.read_only = false;
+    world.want(&[other, export(1, 2, "/b", &["eth0"])]);
+    assert_eq!(world.served("eth0"), Some(vec!["e1.1".into(), "e1.2".into()]));
+    // Files that change places.
+    world.want(&[export(1, 1, "/b", &["eth0"]), export(1, 2, "/a", &["eth0"])]);
+    assert_eq!(world.served("eth0"), Some(vec!["e1.1".into(), "e1.2".into()]));
+    assert_eq!(world.said("FAILED"), 0, "{:#?}", world.said);
+}
+
+#[test]
+fn a_disk_that_hangs_costs_its_own_export_only() {
+    let mut world = World::new(&["eth0"]);
+    world.stuck_paths.insert("/stuck".into());
+    world.want(&[export(1, 1, "/stuck", &["eth0"]), export(1, 2, "/b", &["eth0"])]);
+    world.pass(GATHER);
+    assert_eq!(world.served("eth0"), Some(vec!["e1.2".into()]));
+    // It is not wanted any more while it is still being opened; its address gets another file.
+    world.want(&[export(1, 1, "/good", &["eth0"]), export(1, 2, "/b", &["eth0"])]);
+    world.pass(HANDOVER + GATHER);
+    assert_eq!(world.served("eth0"), Some(vec!["e1.1".into(), "e1.2".into()]));
+
+    // The same when an open one hangs while it closes.
+    world.stuck_paths.insert("/good".into());
+    world.want(&[export(1, 1, "/other", &["eth0"]), export(1, 2, "/b", &["eth0"])]);
+    assert_eq!(world.served("eth0"), Some(vec!["e1.2".into()]));
+    world.pass(HANDOVER + GATHER);
+    assert_eq!(world.served("eth0"), Some(vec!["e1.1".into(), "e1.2".into()]));
+    assert_eq!(world.said("nothing changed"), 0);
+}
+
+#[test]
+fn what_opens_after_it_was_taken_out_is_closed_again() {
+    let mut world = World::new(&["eth0"]);
+    world.stuck_paths.insert("/a".into());
+    world.want(&[export(1, 1, "/a", &["eth0"]), export(1, 2, "/b", &["eth0"])]);
+    let id = world.plan.order()[0];
+    world.want(&[export(1, 2, "/b", &["eth0"])]);
+    world.stuck_paths.clear();
+    world.stores.insert(id, "/a".into());
+    assert!(!world.plan.export_opened(id, 0));
+    world.run();
+    assert!(!world.stores.contains_key(&id));
+    assert!(world.plan.is_settled());
+}
+
+#[test]
+fn a_replaced_file_renews_its_export_and_no_other() {
+    let mut world = World::new(&["eth0"]);
+    let exports = [
+        export(1, 1, "/a", &["eth0"]),
+        export(1, 2, "/golden", &["eth0"]),
+        export(1, 3, "/c", &["eth0"]),
+    ];
+    world.want(&exports);
+    world.replaced.insert("/golden".into());
+    world.want(&exports);
+    assert_eq!((world.done("OpenExport"), world.done("CloseExport")), (4, 1));
+    assert_eq!(world.said("renewed 1 (e1.2)"), 1, "{:#?}", world.said);
+    assert_eq!(world.served("eth0").unwrap(), ["e1.1", "e1.2", "e1.3"]);
+    assert_eq!(world.done("Search"), 1, "its address was ours all the time");
+}
+
+#[test]
+fn an_address_that_is_taken_is_searched_for_again() {
+    let mut world = World::new(&["eth0", "eth1"]);
+    let taken = Address { shelf: 1, slot: 1 };
+    world.others.insert(taken);
+    world.want(&[
+        export(1, 1, "/a", &["eth0", "eth1"]),
+        export(1, 2, "/b", &["eth0"]),
+    ]);
+    assert_eq!(world.served("eth0"), Some(vec!["e1.2".into()]));
+    assert_eq!(
+        (
+            world.said("e1.1 FAILED on eth0"),
+            world.said("e1.1 FAILED on eth1")
+        ),
+        (1, 1)
+    );
+    world.pass(Duration::from_secs(100));
+    assert_eq!(world.said("e1.1 FAILED on eth0"), 1);
+    world.others.clear();
+    world.pass(Duration::from_secs(31));
+    assert_eq!(world.served("eth0"), Some(vec!["e1.1".into(), "e1.2".into()]));
+    // A target that comes later does not stop what is in use.
+    world.others.insert(taken);
+    world.pass(Duration::from_secs(100));
+    assert_eq!(world.served("eth0").unwrap().len(), 2);
+}
+
+#[test]
+fn with_force_a_taken_address_is_served_with_a_warning() {
+    let mut world = World::new(&["eth0"]);
+    world.others.insert(Address { shelf: 1, slot: 1 });
+    let wanted = Config {
+        force: true,
+        ..config(&[export(1, 1, "/a", &["eth0"])])
+    };
+    world.plan.want(wanted, world.now);
+    world.run();
+    assert_eq!(
+        (world.served("eth0").unwrap().len(), world.said("(--force)")),
+        (1, 1)
+    );
+}
+
+#[test]
+fn without_its_state_directory_nothing_is_served_and_with_it_all() {
+    let mut world = World::new(&["eth0"]);
+    world.bad_state = Some("in use by process 7".into());
+    world.want(&[export(1, 1, "/a", &["eth0"])]);
+    world.pass(Duration::from_secs(60));
+    assert_eq!(
+        (world.served("eth0"), world.said("in use by process 7")),
+        (None, 1)
+    );
+    let status = world.plan.status();
+    assert!(matches!(&status.exports[0].state, State::Failed { reason, .. } if reason.contains("process 7")));
+    world.bad_state = None;
+    world.pass(Duration::from_secs(31));
+    assert_eq!(world.served("eth0"), Some(vec!["e1.1".into()]));
+}
+
+#[test]
+fn a_glob_that_matches_nothing_yet_waits() {
+    let mut world = World::new(&["eth0"]);
+    world.want(&[export(1, 1, "/a", &["em*"]), export(1, 2, "/b", &["eth0"])]);
+    assert_eq!(world.said("no interface matches em* yet"), 1);
+    world.see();
+    assert_eq!(world.said("no interface matches em* yet"), 1);
+    world.links.insert("em1".into(), link("em1", 5));
+    world.see();
+    assert_eq!(world.served("em1"), Some(vec!["e1.1".into()]));
+}
+
+#[test]
+fn of_two_exports_that_answer_the_same_frames_the_first_is_served() {
+    let mut world = World::new(&["eth0", "eth1"]);
+    world.want(&[export(1, 1, "/a", &["eth0"]), export(1, 1, "/b", &["eth[01]"])]);
+    assert_eq!(world.served("eth0"), Some(vec!["e1.1".into()]));
+    assert_eq!(world.served("eth1"), Some(vec!["e1.1".into()]));
+    assert_eq!(
+        world.said("FAILED on eth0: the address is exported there already"),
+        1
+    );
+}
+
+#[test]
+fn interfaces_that_go_down_vanish_and_come_back_are_followed() {
+    let mut world = World::new(&["eth0"]);
+    world.links.get_mut("eth0").unwrap().up = false;
+    world.see();
+    world.want(&[export(1, 1, "/a", &["eth0"])]);
+    assert_eq!((world.served("eth0"), world.said("eth0 is down")), (None, 1));
+    assert!(world.plan.first_trouble().is_none() && world.plan.is_settled());
+    world.links.get_mut("eth0").unwrap().up = true;
+    world.see();
+    assert!(world.served("eth0").is_some());
+    let gone = world.links.remove("eth0");
+    world.see();
+    assert_eq!(
+        (world.served("eth0"), world.said("eth0 does not exist")),
+        (None, 1)
+    );
+    world
+        .links
+        .extend(gone.map(|link| (link.name.clone(), LinkState { index: 77, ..link })));
+    world.see();
+    assert!(world.served("eth0").is_some());
+    // Deleted and made again before anybody looked.
+    world.links.get_mut("eth0").unwrap().index = 78;
+    world.see();
+    assert_eq!((world.done("OpenPort"), world.done("ClosePort")), (3, 2));
+}
+
+#[test]
+fn what_is_taken_away_from_a_port_goes_at_once() {
+    let mut world = World::new(&["eth0"]);
+    world.stuck_paths.insert("/coming".into());
+    world.want(&[export(1, 1, "/a", &["eth0"])]);
+    // Another one is coming for a while: what narrows does not wait for it.
+    let mut closed = export(1, 1, "/a", &["eth0"]);
+    closed.smart = true;
+    let applied = world.done("Apply");
+    world.want(&[closed, export(1, 2, "/coming", &["eth0"])]);
+    assert_eq!(world.done("Apply"), applied + 1);
+}

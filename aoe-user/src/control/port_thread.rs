@@ -1,0 +1,355 @@
+//! A served interface and the thread that opens it, changes it and ends it: all of that may wait, for the kernel, for a worker
+//! or for a disk. What is wished of it lies in slots, the newest only, so that nothing piles up however slow it is.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aoe_common::Mac;
+use parking_lot::{Condvar, Mutex};
+use tracing::{error, info, warn};
+
+use super::denied::DeniedReport;
+use super::jobs::panic_text;
+use super::open::Served;
+use super::plan::ExportId;
+use crate::config::Mode;
+use crate::filter::Rules;
+use crate::port::{Nic, Port, PortOptions, Tuning};
+use crate::target::{Export, Exports};
+use crate::xsk::QueueRelease;
+
+/// Denied sources are asked for and workers looked after this often.
+const TICK: Duration = Duration::from_secs(2);
+/// Least time between two changes of the filter's rules because of masks: a host may send any number of them.
+const MASK_PACE: Duration = Duration::from_millis(20);
+
+/// What a port is to serve.
+#[derive(Debug, Clone)]
+pub(super) struct PortView {
+    pub exports: Vec<Arc<Served>>,
+    pub mode: Mode,
+    pub tuning: Tuning,
+    pub version: u64,
+}
+
+/// What became of a port.
+#[derive(Debug)]
+pub(super) enum PortEvent {
+    /// It serves the view of this version.
+    Opened(u64),
+    /// It serves the view of this version from now on.
+    Applied(u64),
+    /// It could not be opened or does not work any more; it is closed.
+    Failed(String),
+    /// It was closed, as was wished.
+    Closed,
+}
+
+/// Control's handle of a port.
+#[derive(Debug)]
+pub(super) struct PortHandle {
+    pub name: String,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    wishes: Mutex<Wishes>,
+    wake: Condvar,
+    /// Frees the queues of workers that hang.
+    queues: Mutex<Vec<QueueRelease>>,
+}
+
+/// What control wants and the thread has not done yet.
+#[derive(Debug, Default)]
+struct Wishes {
+    view: Option<PortView>,
+    mac: Option<Mac>,
+    /// Masks changed: the rules are made anew.
+    masks: bool,
+    announce_all: bool,
+    announce: HashSet<ExportId>,
+    counters: bool,
+    close: bool,
+}
+
+impl Wishes {
+    fn is_empty(&self) -> bool {
+        self.view.is_none()
+            && self.mac.is_none()
+            && self.announce.is_empty()
+            && !(self.masks || self.announce_all || self.counters || self.close)
+    }
+}
+
+impl PortHandle {
+    /// Starts a thread that opens the port and tells `report` what becomes of it.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn open(
+        nic: Nic,
+        view: PortView,
+        report: impl Fn(PortEvent) + Send + 'static,
+    ) -> std::io::Result<PortHandle> {
+        let shared = Arc::new(Shared::default());
+        let (name, theirs) = (nic.name.clone(), Arc::clone(&shared));
+        std::thread::Builder::new()
+            .name(format!("port {name}"))
+            .spawn(move || {
+                let end = catch_unwind(AssertUnwindSafe(|| run(nic, view, &theirs, &report)));
+                report(end.unwrap_or_else(|panic| {
+                    PortEvent::Failed(format!("internal error: {}", panic_text(&*panic)))
+                }));
+            })?;
+        Ok(PortHandle { name, shared })
+    }
+
+    /// Wishes another view.
+    pub fn apply(&self, view: PortView) {
+        self.wish(|wishes| wishes.view = Some(view));
+    }
+
+    /// The interface has another address.
+    pub fn set_mac(&self, mac: Mac) {
+        self.wish(|wishes| wishes.mac = Some(mac));
+    }
+
+    /// Wishes all exports advertised.
+    pub fn announce_all(&self) {
+        self.wish(|wishes| wishes.announce_all = true);
+    }
+
+    /// An export changed: it is advertised, and with its mask the filter's rules change.
+    pub fn changed(&self, id: ExportId, mask: bool) {
+        self.wish(|wishes| {
+            wishes.masks |= mask;
+            wishes.announce.insert(id);
+        });
+    }
+
+    /// Wishes the counters logged.
+    pub fn log_counters(&self) {
+        self.wish(|wishes| wishes.counters = true);
+    }
+
+    /// Wishes the port closed.
+    pub fn close(&self) {
+        self.wish(|wishes| wishes.close = true);
+    }
+
+    /// For the end of the process: frees the queues although workers hang.
+    pub fn release_queues(&self) {
+        for queue in self.shared.queues.lock().iter() {
+            queue.release();
+        }
+    }
+
+    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+        change(&mut self.shared.wishes.lock());
+        self.shared.wake.notify_one();
+    }
+}
+
+/// A port that is open.
+struct Running<'a> {
+    name: String,
+    port: Port,
+    view: PortView,
+    by_id: HashMap<ExportId, Arc<Export>>,
+    denied: DeniedReport,
+    /// When rules were changed because of masks.
+    rules_made: Option<Instant>,
+    shared: &'a Shared,
+}
+
+/// The thread, from the opening to the end; returns what the end is.
+fn run(nic: Nic, view: PortView, shared: &Shared, report: &dyn Fn(PortEvent)) -> PortEvent {
+    let options = PortOptions {
+        mode: view.mode,
+        tuning: view.tuning.clone(),
+    };
+    let (exports, rules) = halves(&view);
+    let port = match Port::open(&nic, &options, &exports, &rules) {
+        Ok(port) => port,
+        Err(error) => return PortEvent::Failed(format!("{:#}", anyhow::Error::new(error))),
+    };
+    *shared.queues.lock() = port.queue_releases();
+    let mut running = Running {
+        name: nic.name.clone(),
+        port,
+        by_id: by_id(&view),
+        view: PortView {
+            exports: Vec::new(),
+            ..view.clone()
+        },
+        denied: DeniedReport::new(Instant::now()),
+        rules_made: None,
+        shared,
+    };
+    running.greet(&view, &nic);
+    running.view = view;
+    report(PortEvent::Opened(running.view.version));
+    running.serve(&nic, report)
+}
+
+impl Running<'_> {
+    fn serve(&mut self, nic: &Nic, report: &dyn Fn(PortEvent)) -> PortEvent {
+        let mut tick = Instant::now() + TICK;
+        loop {
+            let wishes = self.wait(tick);
+            if wishes.close {
+                self.close();
+                return PortEvent::Closed;
+            }
+            self.fulfil(wishes, nic, report);
+            if Instant::now() >= tick {
+                tick = Instant::now() + TICK;
+                self.report_denied();
+                if self.port.has_lost_worker() {
+                    self.close();
+                    return PortEvent::Failed(
+                        "a worker ended by a panic; please report it with the log above".into(),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Waits for wishes until the tick.
+    fn wait(&self, tick: Instant) -> Wishes {
+        let mut wishes = self.shared.wishes.lock();
+        while wishes.is_empty() {
+            if self.shared.wake.wait_until(&mut wishes, tick).timed_out() {
+                break;
+            }
+        }
+        std::mem::take(&mut wishes)
+    }
+
+    fn fulfil(&mut self, wishes: Wishes, nic: &Nic, report: &dyn Fn(PortEvent)) {
+        if let Some(mac) = wishes.mac
+            && let Err(error) = self.port.set_mac(mac)
+        {
+            error!(
+                "{}: the filter could not be told of the new address: {error}",
+                self.name
+            );
+        }
+        if let Some(view) = wishes.view {
+            self.apply(view, nic);
+            report(PortEvent::Applied(self.view.version));
+        } else if wishes.masks {
+            self.renew_rules();
+        }
+        if wishes.announce_all {
+            self.port.advertise(self.by_id.values().cloned().collect());
+        } else if !wishes.announce.is_empty() {
+            let known = wishes.announce.iter().filter_map(|id| self.by_id.get(id));
+            self.port.advertise(known.cloned().collect());
+        }
+        if wishes.counters {
+            self.log_counters();
+        }
+    }
+
+    fn apply(&mut self, view: PortView, nic: &Nic) {
+        if view.tuning != self.view.tuning {
+            self.port.set_tuning(&view.tuning);
+        }
+        let (exports, rules) = halves(&view);
+        if let Err(error) = self.port.set_exports(&exports, &rules) {
+            error!("{}: the filter keeps its old rules: {error}", self.name);
+        }
+        self.by_id = by_id(&view);
+        self.greet(&view, nic);
+        self.view = view;
+    }
+
+    /// Says which exports of a view are served from now on, and advertises them and those that changed.
+    fn greet(&self, view: &PortView, nic: &Nic) {
+        let before: HashMap<ExportId, u64> = self
+            .view
+            .exports
+            .iter()
+            .map(|served| (served.id, served.revision))
+            .collect();
+        let queues = if nic.rx_queues == 1 { "queue" } else { "queues" };
+        let mut news = Vec::new();
+        for served in &view.exports {
+            match before.get(&served.id) {
+                Some(revision) if *revision == served.revision => continue,
+                Some(_) => {}
+                None => info!(
+                    "{} ready on {} ({}): {}, {} {queues}, MTU {}, {}",
+                    served.export.address(),
+                    self.name,
+                    nic.mac,
+                    self.port.obtained(),
+                    nic.rx_queues,
+                    nic.mtu_bytes,
+                    served.describe()
+                ),
+            }
+            news.push(Arc::clone(&served.export));
+        }
+        if !news.is_empty() {
+            self.port.advertise(news);
+        }
+    }
+
+    fn renew_rules(&mut self) {
+        if let Some(made) = self.rules_made {
+            std::thread::sleep((made + MASK_PACE).saturating_duration_since(Instant::now()));
+        }
+        if let Err(error) = self.port.set_rules(&rules(&self.view)) {
+            let name = &self.name;
+            error!("{name}: the filter keeps its old rules, the process enforces the new ones: {error}");
+        }
+        self.rules_made = Some(Instant::now());
+    }
+
+    fn report_denied(&mut self) {
+        match self.port.denied() {
+            Ok(denied) => {
+                for line in self.denied.report(&denied, Instant::now()) {
+                    warn!("{}: dropped {line}", self.name);
+                }
+            }
+            Err(error) => error!("{}: {error}", self.name),
+        }
+    }
+
+    fn log_counters(&self) {
+        match self.port.filter_counters() {
+            Ok(counters) => info!("{}: filter: {counters}", self.name),
+            Err(error) => error!("{}: {error}", self.name),
+        }
+        info!("{}: served: {}", self.name, self.port.figures());
+    }
+
+    fn close(&mut self) {
+        self.port.close();
+        self.shared.queues.lock().clear();
+        self.log_counters();
+    }
+}
+
+/// What workers and filter get of a view.
+fn halves(view: &PortView) -> (Arc<Exports>, Rules) {
+    let exports = view.exports.iter().map(|served| Arc::clone(&served.export));
+    (Arc::new(Exports::new(exports.collect())), rules(view))
+}
+
+fn rules(view: &PortView) -> Rules {
+    Rules {
+        exports: view.exports.iter().map(|served| served.rule()).collect(),
+    }
+}
+
+fn by_id(view: &PortView) -> HashMap<ExportId, Arc<Export>> {
+    let entry = |served: &Arc<Served>| (served.id, Arc::clone(&served.export));
+    view.exports.iter().map(entry).collect()
+}

@@ -1,0 +1,166 @@
+//! The end: everything is committed and given back, or left behind when a disk does not answer.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::{error, info, warn};
+
+use super::jobs::Ended;
+use super::plan::{ExportId, PortId};
+use super::port_thread::PortEvent;
+use super::signals::{self, Signals};
+use super::supervisor::{Event, Supervisor};
+
+/// How long the end may take, for all exports together.
+pub(super) const PATIENCE: Duration = Duration::from_secs(6);
+/// The part of it in which workers answer what they have received; they give up a little earlier.
+const DRAIN: Duration = Duration::from_millis(3500);
+/// How long a port may still use an export that is being closed.
+const LET_GO: Duration = Duration::from_millis(200);
+/// How long freeing the queues of a hanging worker may take.
+const RELEASE: Duration = Duration::from_secs(1);
+
+/// What the end needs.
+struct Stop {
+    supervisor: Supervisor,
+    signals: Signals,
+    ends: UnboundedReceiver<Ended<Event>>,
+    port_events: UnboundedReceiver<(PortId, PortEvent)>,
+    end: Instant,
+}
+
+/// Ends ports and exports, at most for `patience`; says what is left behind, and frees what the next process needs.
+///
+/// # Errors
+/// When a last commit failed or something was left behind.
+pub(super) async fn stop(
+    supervisor: Supervisor,
+    signals: Signals,
+    ends: UnboundedReceiver<Ended<Event>>,
+    port_events: UnboundedReceiver<(PortId, PortEvent)>,
+    patience: Duration,
+) -> Result<()> {
+    let now = Instant::now();
+    let mut stop = Stop {
+        supervisor,
+        signals,
+        ends,
+        port_events,
+        end: now + patience,
+    };
+    stop.supervisor
+        .ports
+        .values()
+        .for_each(super::port_thread::PortHandle::close);
+    stop.wait(now + DRAIN.min(patience), |supervisor| {
+        supervisor.ports.is_empty()
+    })
+    .await;
+    let exports: Vec<ExportId> = stop.supervisor.exports.keys().copied().collect();
+    for id in exports {
+        stop.supervisor.close_export(id, LET_GO);
+    }
+    stop.wait(now + patience, |supervisor| supervisor.closing.is_empty())
+        .await;
+    let result = stop.leave().await;
+    // Whatever hangs in the kernel must not be waited for.
+    std::mem::forget(stop);
+    result
+}
+
+impl Stop {
+    /// Takes up what ends until `is_done`, the time is over, or somebody is out of patience.
+    async fn wait(&mut self, until: Instant, is_done: impl Fn(&Supervisor) -> bool) {
+        loop {
+            let now = Instant::now();
+            self.supervisor.jobs.pump(now);
+            if is_done(&self.supervisor) || now >= until.min(self.end) {
+                return;
+            }
+            let next = self
+                .supervisor
+                .jobs
+                .next_time(now)
+                .map_or(until, |next| next.min(until))
+                .min(self.end);
+            tokio::select! {
+                signal = self.signals.next() => match signal {
+                    signals::Event::Stop(name) => {
+                        warn!("{name} again: ending at once");
+                        self.end = now;
+                    }
+                    signals::Event::Quit => self.end = now,
+                    signals::Event::Reload | signals::Event::Report => {}
+                },
+                Some((id, event)) = self.port_events.recv() => {
+                    if matches!(event, PortEvent::Closed | PortEvent::Failed(_)) {
+                        self.supervisor.ports.remove(&id);
+                    }
+                }
+                Some(ended) = self.ends.recv() => {
+                    self.supervisor.jobs.ended(&ended);
+                    self.take_up(ended.event);
+                }
+                () = tokio::time::sleep_until(next.into()) => {}
+            }
+        }
+    }
+
+    fn take_up(&mut self, event: Event) {
+        match event {
+            Event::Closed(..) => self.supervisor.handle(event, Instant::now()),
+            // Nobody serves it any more: dropped, it closes by itself.
+            Event::Opened(_, Ok(served)) => drop(tokio::task::spawn_blocking(move || drop(served))),
+            _ => {}
+        }
+    }
+
+    /// Names what is left and frees what the next process needs although threads hang.
+    async fn leave(&mut self) -> Result<()> {
+        let supervisor = &mut self.supervisor;
+        let (ports, exports) = (supervisor.ports.len(), supervisor.closing.len());
+        for (address, path) in supervisor.closing.values() {
+            error!(
+                "left behind: {address}: {} does not answer. What was acknowledged and not committed is in the kernel's memory; the \
+                 file stays locked until its disk answers",
+                path.display()
+            );
+        }
+        let ports_left: Vec<_> = std::mem::take(&mut supervisor.ports).into_values().collect();
+        for port in &ports_left {
+            error!(
+                "left behind: {}: a worker waits for a disk; its receive queue is freed",
+                port.name
+            );
+        }
+        if !ports_left.is_empty() {
+            let release = tokio::task::spawn_blocking(move || {
+                ports_left
+                    .iter()
+                    .for_each(super::port_thread::PortHandle::release_queues);
+            });
+            let _ = tokio::time::timeout(RELEASE, release).await;
+        }
+        if let Some(state) = supervisor.state.take() {
+            let unlock = tokio::task::spawn_blocking(move || match std::sync::Arc::try_unwrap(state) {
+                // Waits for what is being written.
+                Ok(state) => drop(state),
+                Err(held) => held.unlock(),
+            });
+            if tokio::time::timeout(RELEASE, unlock).await.is_err() {
+                error!("left behind: the state directory does not answer");
+            }
+        }
+        if ports + exports > 0 {
+            bail!(
+                "{exports} exports and {ports} interfaces were left behind, because their disks do not answer"
+            );
+        }
+        if let Some(reason) = supervisor.commit_failed.take() {
+            bail!("{reason}");
+        }
+        info!("ended");
+        Ok(())
+    }
+}

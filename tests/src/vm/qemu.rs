@@ -28,7 +28,7 @@ pub fn ensure() -> Result<()> {
     eprintln!("downloading QEMU (60 MB) into {}", packages::cache().display());
     let backports = format!("{}-backports", codename()?);
     let apt = |lists: &Path| {
-        Apt::of_suites(lists, &[backports.clone()])
+        Apt::of_suites(lists, std::slice::from_ref(&backports))
             .map(|apt| apt.preferring(&backports))
             .or_else(|_| Apt::of_suites(lists, &[]))
     };

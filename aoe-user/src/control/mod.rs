@@ -173,7 +173,7 @@ impl Control {
             let now = Instant::now();
             for (port, event) in port_batch.drain(..) {
                 guard("following a port", || {
-                    self.supervisor.handle(Event::Port(port, event), now)
+                    self.supervisor.handle(Event::Port(port, event), now);
                 });
             }
             for ended in batch.drain(..) {
@@ -193,7 +193,7 @@ impl Control {
                 }
                 self.has_listed |= links.is_ok();
                 guard("following the interfaces", || {
-                    self.supervisor.handle(Event::Links(links), now)
+                    self.supervisor.handle(Event::Links(links), now);
                 });
                 self.take_over_first(now);
                 Ok(())
@@ -248,7 +248,7 @@ impl Control {
             && let Some(config) = self.first.take()
         {
             guard("taking over a configuration", || {
-                self.supervisor.want(config, now)
+                self.supervisor.want(config, now);
             });
             self.has_config = true;
         }

@@ -125,9 +125,9 @@ impl Served {
 ///
 /// # Errors
 /// Of the last commit.
-pub(super) fn close(store: Arc<dyn Store>, patience: Duration) -> std::io::Result<()> {
+pub(super) fn close(store: &Arc<dyn Store>, patience: Duration) -> std::io::Result<()> {
     let end = Instant::now() + patience;
-    while Arc::strong_count(&store) > 1 && Instant::now() < end {
+    while Arc::strong_count(store) > 1 && Instant::now() < end {
         std::thread::sleep(IN_FLIGHT_PAUSE);
     }
     let result = store.close();

@@ -99,7 +99,7 @@ impl PortHandle {
         std::thread::Builder::new()
             .name(format!("port {name}"))
             .spawn(move || {
-                let end = catch_unwind(AssertUnwindSafe(|| run(nic, view, &theirs, &report)));
+                let end = catch_unwind(AssertUnwindSafe(|| run(&nic, view, &theirs, &report)));
                 report(end.unwrap_or_else(|panic| {
                     PortEvent::Failed(format!("internal error: {}", panic_text(&*panic)))
                 }));
@@ -156,6 +156,7 @@ impl PortHandle {
 /// A port that is open.
 struct Running<'a> {
     name: String,
+    nic: Nic,
     port: Port,
     view: PortView,
     by_id: HashMap<ExportId, Arc<Export>>,
@@ -166,19 +167,20 @@ struct Running<'a> {
 }
 
 /// The thread, from the opening to the end; returns what the end is.
-fn run(nic: Nic, view: PortView, shared: &Shared, report: &dyn Fn(PortEvent)) -> PortEvent {
+fn run(nic: &Nic, view: PortView, shared: &Shared, report: &dyn Fn(PortEvent)) -> PortEvent {
     let options = PortOptions {
         mode: view.mode,
         tuning: view.tuning.clone(),
     };
     let (exports, rules) = halves(&view);
-    let port = match Port::open(&nic, &options, &exports, &rules) {
+    let port = match Port::open(nic, &options, &exports, &rules) {
         Ok(port) => port,
         Err(error) => return PortEvent::Failed(format!("{:#}", anyhow::Error::new(error))),
     };
     *shared.queues.lock() = port.queue_releases();
     let mut running = Running {
         name: nic.name.clone(),
+        nic: nic.clone(),
         port,
         by_id: by_id(&view),
         view: PortView {
@@ -189,14 +191,14 @@ fn run(nic: Nic, view: PortView, shared: &Shared, report: &dyn Fn(PortEvent)) ->
         rules_made: None,
         shared,
     };
-    running.greet(&view, &nic);
+    running.greet(&view);
     running.view = view;
     report(PortEvent::Opened(running.view.version));
-    running.serve(&nic, report)
+    running.serve(report)
 }
 
 impl Running<'_> {
-    fn serve(&mut self, nic: &Nic, report: &dyn Fn(PortEvent)) -> PortEvent {
+    fn serve(&mut self, report: &dyn Fn(PortEvent)) -> PortEvent {
         let mut tick = Instant::now() + TICK;
         loop {
             let wishes = self.wait(tick);
@@ -204,7 +206,7 @@ impl Running<'_> {
                 self.close();
                 return PortEvent::Closed;
             }
-            self.fulfil(wishes, nic, report);
+            self.fulfil(wishes, report);
             if Instant::now() >= tick {
                 tick = Instant::now() + TICK;
                 self.report_denied();
@@ -229,17 +231,18 @@ impl Running<'_> {
         std::mem::take(&mut wishes)
     }
 
-    fn fulfil(&mut self, wishes: Wishes, nic: &Nic, report: &dyn Fn(PortEvent)) {
-        if let Some(mac) = wishes.mac
-            && let Err(error) = self.port.set_mac(mac)
-        {
-            error!(
-                "{}: the filter could not be told of the new address: {error}",
-                self.name
-            );
+    fn fulfil(&mut self, wishes: Wishes, report: &dyn Fn(PortEvent)) {
+        if let Some(mac) = wishes.mac {
+            self.nic.mac = mac;
+            if let Err(error) = self.port.set_mac(mac) {
+                error!(
+                    "{}: the filter could not be told of the new address: {error}",
+                    self.name
+                );
+            }
         }
         if let Some(view) = wishes.view {
-            self.apply(view, nic);
+            self.apply(view);
             report(PortEvent::Applied(self.view.version));
         } else if wishes.masks {
             self.renew_rules();
@@ -255,7 +258,7 @@ impl Running<'_> {
         }
     }
 
-    fn apply(&mut self, view: PortView, nic: &Nic) {
+    fn apply(&mut self, view: PortView) {
         if view.tuning != self.view.tuning {
             self.port.set_tuning(&view.tuning);
         }
@@ -264,12 +267,13 @@ impl Running<'_> {
             error!("{}: the filter keeps its old rules: {error}", self.name);
         }
         self.by_id = by_id(&view);
-        self.greet(&view, nic);
+        self.greet(&view);
         self.view = view;
     }
 
     /// Says which exports of a view are served from now on, and advertises them and those that changed.
-    fn greet(&self, view: &PortView, nic: &Nic) {
+    fn greet(&self, view: &PortView) {
+        let nic = &self.nic;
         let before: HashMap<ExportId, u64> = self
             .view
             .exports

@@ -140,8 +140,7 @@ impl Supervisor {
                 }
             }
             Event::Searched(port, asked, found) => {
-                let found = found.as_ref().map_err(Clone::clone);
-                self.plan.searched(&port, &asked, found, now);
+                self.plan.searched(&port, &asked, &found, now);
             }
             Event::Port(id, event) => self.port_event(id, event, now),
         }
@@ -255,7 +254,7 @@ impl Supervisor {
         drop(served);
         let closed = move |result| Event::Closed(id, address, result);
         self.jobs.start(
-            move || closed(open::close(store, patience).map_err(|error| error.to_string())),
+            move || closed(open::close(&store, patience).map_err(|error| error.to_string())),
             move |panic| closed(Err(panic)),
         );
     }

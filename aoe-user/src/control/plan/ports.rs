@@ -431,12 +431,12 @@ impl Plan {
         &mut self,
         name: &str,
         asked: &[ExportId],
-        found: Result<&HashMap<ExportId, String>, String>,
+        found: &Result<HashMap<ExportId, String>, String>,
         now: Instant,
     ) {
         self.ports_dirty = true;
         for id in asked {
-            let reason = match &found {
+            let reason = match found {
                 Ok(taken) => taken.get(id).cloned(),
                 Err(error) => Some(error.clone()),
             };

@@ -163,7 +163,7 @@ impl World {
                         .then(|| (*id, format!("{address} is taken")))
                 };
                 let taken = asked.iter().filter_map(taken).collect();
-                self.plan.searched(&port, &asked, Ok(&taken), now);
+                self.plan.searched(&port, &asked, &Ok(taken), now);
             }
             Action::ListLinks => self.plan.see(self.links.clone(), now),
             Action::OpenPort(id, link, view) => {

@@ -26,7 +26,7 @@ fn another_process_is_named() {
     let path = dir.path().join("image");
     image(&path, 64);
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["store::tests::locks::holder", "--exact", "--nocapture"])
+        .args(["tests::locks::holder", "--exact", "--nocapture"])
         .env(HOLD, &path)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

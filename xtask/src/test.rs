@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use harness::{Outcome, execute};
+use lab::vm::qemu;
 
 use crate::cargo::Executable;
 use crate::{cargo, fuzz, setup};
@@ -24,8 +25,7 @@ const PACKAGES: &[&str] = &[
     "e2fsprogs",
     "busybox-static",
     "kmod",
-    "qemu-system-x86",
-    "qemu-utils",
+    "vblade",
     "ipxe-qemu",
     "ipxe",
 ];
@@ -90,12 +90,22 @@ struct Suite {
 /// Builds, runs every suite, prints the report.
 pub fn run(args: &Args) -> Result<()> {
     let is_root = nix::unistd::geteuid().is_root();
-    if is_root && let Err(error) = setup::ensure(PACKAGES) {
+    if is_root && let Err(error) = setup::ensure(PACKAGES).and_then(|()| qemu::ensure()) {
         // Tests that lack something say so by themselves.
         eprintln!("warning: {error:#}");
     }
     let xblade = cargo::xblade(false)?;
-    let packages = ["aoe-common", "aoe-user", "xtask", "xblade-fuzz", "xblade-tests"];
+    let packages = [
+        "aoe-common",
+        "engine",
+        "initiator",
+        "store",
+        "xblade",
+        "xblade-fuzz",
+        "xblade-tests",
+        "xsk",
+        "xtask",
+    ];
     let mut build = vec!["test", "--no-run"];
     build.extend(packages.iter().flat_map(|package| ["--package", package]));
     let suites = suites(&cargo::build(&build)?, &args.suites)?;

@@ -1,6 +1,7 @@
 //! `xblade bench`: how fast and how right is a target?
 
 mod report;
+mod xdp;
 
 use std::io::{IsTerminal, stderr};
 use std::ops::ControlFlow;
@@ -15,8 +16,9 @@ use super::interrupt::Interrupt;
 use super::output;
 use crate::control::links;
 use crate::initiator::load::{self, Order, Outcome, Plan};
-use crate::initiator::{Client, Found, Identity, Route, Transport, XdpSocket, flood};
+use crate::initiator::{Client, Found, Identity, Route, Transport, flood};
 use report::{Run, SCHEMA};
+use xdp::XdpSocket;
 
 /// How long all targets may take to answer.
 const DISCOVERY: Duration = Duration::from_secs(1);

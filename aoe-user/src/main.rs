@@ -1,4 +1,4 @@
-//! `xblade`: parse, dispatch, print the error.
+//! `xblade`: parse and dispatch.
 
 use std::process::ExitCode;
 
@@ -13,11 +13,5 @@ fn main() -> ExitCode {
     if !cli.command.handles_signals() {
         before.restore();
     }
-    match cli::run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xblade: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    cli::run(cli)
 }

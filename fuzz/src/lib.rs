@@ -3,25 +3,14 @@
 //!
 //! What watches the engine is not written twice: it is the code of the engine's own tests.
 
-pub(crate) use xblade::{config, store, target};
+pub(crate) use xblade::config;
 
 pub mod seeds;
 mod sequence;
-/// Part of the engine's tests. What they use they name by `crate::`, and find it here too.
-#[path = "../../aoe-user/src/target/tests"]
-#[expect(dead_code, reason = "the engine's tests use more of it")]
-mod engine {
-    mod bench;
-    mod link;
-    mod parser;
-    pub mod store;
-    pub mod trial;
-    pub mod vector_file;
-}
 
 use std::path::Path;
 
-use engine::trial::Trial;
+use engine::testing::trial::Trial;
 use sequence::Sequence;
 use xblade::control::state::format;
 use xxhash_rust::xxh3::xxh3_64;
@@ -62,11 +51,11 @@ pub fn config(data: &[u8]) {
             for problem in &problems.0 {
                 let place = problem.place.as_ref().expect("every mistake has a place");
                 assert!(
-                    (1..=lines).contains(&place.line),
+                    (1..=lines).contains(&place.line()),
                     "line {} of {lines}",
-                    place.line
+                    place.line()
                 );
-                assert!(place.column >= 1);
+                assert!(place.column() >= 1);
                 assert!(!problem.message.is_empty());
             }
             assert!(!problems.to_string().is_empty());

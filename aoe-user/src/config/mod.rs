@@ -8,6 +8,7 @@ pub mod file;
 pub mod interfaces;
 pub mod problem;
 mod reader;
+pub mod source;
 pub mod validate;
 pub mod values;
 
@@ -17,6 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aoe_common::Mac;
+
+pub use aoe_common::{Access, Vlan};
 
 pub use crate::store::StoreKind;
 
@@ -141,48 +144,6 @@ pub struct AccessEntry {
     pub rate_limit: Option<u32>,
 }
 
-/// What an initiator may do with an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Read and write.
-    ReadWrite,
-    /// Read; writes are aborted.
-    ReadOnly,
-}
-
-impl Access {
-    /// Every value by its name.
-    pub const NAMES: [(&'static str, Access); 2] = [("rw", Access::ReadWrite), ("ro", Access::ReadOnly)];
-}
-
-/// VLAN rule of an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Vlan {
-    /// Untagged and priority-tagged (VID 0) frames.
-    Untagged,
-    /// Frames tagged with this VID, 1 to 4094.
-    Id(u16),
-    /// Any frame, tagged or not.
-    Any,
-}
-
-impl Vlan {
-    /// True when there is a frame that both rules answer to.
-    pub fn overlaps(self, other: Vlan) -> bool {
-        self == other || self == Vlan::Any || other == Vlan::Any
-    }
-}
-
-impl fmt::Display for Vlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Vlan::Untagged => f.write_str("untagged"),
-            Vlan::Id(id) => write!(f, "{id}"),
-            Vlan::Any => f.write_str("any"),
-        }
-    }
-}
-
 /// How to attach the XDP program and bind AF_XDP sockets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -191,6 +152,8 @@ pub enum Mode {
     Auto,
     /// Native XDP, zero-copy or nothing.
     ZeroCopy,
+    /// Native XDP, zero-copy or copy.
+    Native,
     /// Native XDP, copy.
     Copy,
     /// Generic XDP (works everywhere), copy.
@@ -199,18 +162,21 @@ pub enum Mode {
 
 impl Mode {
     /// Every value by its name.
-    pub const NAMES: [(&'static str, Mode); 4] = [
+    pub const NAMES: [(&'static str, Mode); 5] = [
         ("auto", Mode::Auto),
+        ("native", Mode::Native),
         ("zerocopy", Mode::ZeroCopy),
         ("copy", Mode::Copy),
         ("skb", Mode::Skb),
     ];
-}
-
-impl fmt::Display for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(name_of(&Access::NAMES, *self))
-    }
+    /// Names that are taken as well: those of messages, of `ip link` and of other tools.
+    pub const OTHER_NAMES: [(&'static str, Mode); 5] = [
+        ("zero-copy", Mode::ZeroCopy),
+        ("drv", Mode::Native),
+        ("xdpdrv", Mode::Native),
+        ("generic", Mode::Skb),
+        ("xdpgeneric", Mode::Skb),
+    ];
 }
 
 impl fmt::Display for Mode {

@@ -15,7 +15,7 @@ use super::plan::ExportId;
 use super::state::StateDir;
 use crate::config::ExportConfig;
 use crate::filter::ExportRule;
-use crate::store::{self, SECTOR_BYTES, Store, StoreOptions};
+use crate::store::{self, Lane, SECTOR_BYTES, Store, StoreOptions};
 use crate::target::{Address, Export, Identity, Options, Persistent};
 
 /// What IDENTIFY gives as the model.
@@ -125,7 +125,7 @@ impl Served {
 ///
 /// # Errors
 /// Of the last commit.
-pub(super) fn close(store: &Arc<dyn Store>, patience: Duration) -> std::io::Result<()> {
+pub(super) fn close(store: &Arc<dyn Store<Lane>>, patience: Duration) -> std::io::Result<()> {
     let end = Instant::now() + patience;
     while Arc::strong_count(store) > 1 && Instant::now() < end {
         std::thread::sleep(IN_FLIGHT_PAUSE);

@@ -3,6 +3,7 @@
 mod figures;
 mod link;
 mod spin;
+mod trace;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -20,6 +21,7 @@ use crate::target::{Export, Exports, PortInfo};
 use crate::xsk::{Bind, QueueRelease, Socket, SocketConfig, XskError};
 
 pub use figures::Figures;
+pub use link::SocketLink;
 use worker::{Command, Pace, Worker};
 
 /// How to serve an interface.
@@ -318,6 +320,7 @@ fn cpus_for_workers(pinned_to: &[usize]) -> usize {
 fn attempts(mode: Mode) -> &'static [(Attach, Bind)] {
     match mode {
         Mode::Auto => &[(Attach::Native, Bind::Auto), (Attach::Generic, Bind::Copy)],
+        Mode::Native => &[(Attach::Native, Bind::Auto)],
         Mode::ZeroCopy => &[(Attach::Native, Bind::ZeroCopy)],
         Mode::Copy => &[(Attach::Native, Bind::Copy)],
         Mode::Skb => &[(Attach::Generic, Bind::Copy)],

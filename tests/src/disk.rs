@@ -44,6 +44,8 @@ pub struct Switches {
     pub writes_fail: AtomicBool,
     /// Flushes fail with EIO.
     pub flushes_fail: AtomicBool,
+    /// Reads, writes and flushes are not answered until this is over.
+    pub hangs: AtomicBool,
     /// Flushes seen.
     pub flushes: AtomicU64,
     /// Bytes written.
@@ -154,6 +156,7 @@ impl Drop for Disk {
             &switches.reads_fail,
             &switches.writes_fail,
             &switches.flushes_fail,
+            &switches.hangs,
         ] {
             fails.store(false, Ordering::Relaxed);
         }
@@ -203,6 +206,20 @@ impl Media {
             cells.durable[at..at + SECTOR].copy_from_slice(&bytes);
         }
         self.switches.flushes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Carries out what answers a request: at once, or elsewhere when the disk answers again.
+    fn answer(self: &Arc<Self>, work: impl FnOnce(&Media) + Send + 'static) {
+        if !self.switches.hangs.load(Ordering::Relaxed) {
+            return work(self);
+        }
+        let media = Arc::clone(self);
+        std::thread::spawn(move || {
+            while media.switches.hangs.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            work(&media);
+        });
     }
 
     fn attributes(&self, inode: INodeNo) -> FileAttr {
@@ -264,11 +281,13 @@ impl Filesystem for Served {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        if self.0.switches.reads_fail.load(Ordering::Relaxed) {
-            reply.error(Errno::EIO);
-        } else {
-            reply.data(&self.0.read(offset, u64::from(size)));
-        }
+        self.0.answer(move |media| {
+            if media.switches.reads_fail.load(Ordering::Relaxed) {
+                reply.error(Errno::EIO);
+            } else {
+                reply.data(&media.read(offset, u64::from(size)));
+            }
+        });
     }
 
     fn write(
@@ -285,23 +304,28 @@ impl Filesystem for Served {
     ) {
         // A disk knows whole sectors only.
         let whole = offset.is_multiple_of(SECTOR as u64) && data.len().is_multiple_of(SECTOR);
-        if self.0.switches.writes_fail.load(Ordering::Relaxed) {
-            reply.error(Errno::EIO);
-        } else if !whole || offset + data.len() as u64 > self.0.bytes {
-            reply.error(Errno::EINVAL);
-        } else {
-            self.0.write(offset, data);
-            reply.written(data.len() as u32);
-        }
+        let data = data.to_vec();
+        self.0.answer(move |media| {
+            if media.switches.writes_fail.load(Ordering::Relaxed) {
+                reply.error(Errno::EIO);
+            } else if !whole || offset + data.len() as u64 > media.bytes {
+                reply.error(Errno::EINVAL);
+            } else {
+                media.write(offset, &data);
+                reply.written(data.len() as u32);
+            }
+        });
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        if self.0.switches.flushes_fail.load(Ordering::Relaxed) {
-            reply.error(Errno::EIO);
-        } else {
-            self.0.flush();
-            reply.ok();
-        }
+        self.0.answer(move |media| {
+            if media.switches.flushes_fail.load(Ordering::Relaxed) {
+                reply.error(Errno::EIO);
+            } else {
+                media.flush();
+                reply.ok();
+            }
+        });
     }
 
     // Closing is no flush.

@@ -212,6 +212,9 @@ pub struct CheckArgs {
     /// Accept shelf 4095, which Linux refuses
     #[arg(long)]
     pub force: bool,
+    /// Look at the file alone and not at this machine: fail where the daemon would refuse it, print nothing
+    #[arg(long)]
+    pub file_only: bool,
 }
 
 /// `xblade create`

@@ -1,7 +1,7 @@
 //! `xblade check`: what a config file would serve here.
 
 use crate::config::backing;
-use crate::config::validate::{Report, Seen, Words};
+use crate::config::validate::{Report, Seen, Words, contradictions};
 use crate::config::{Access, ExportConfig, file};
 
 use super::args::CheckArgs;
@@ -10,6 +10,12 @@ use super::table::{Table, size};
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let mut file = file::load(&args.config)?;
     file.config.force = args.force;
+    if args.file_only {
+        let report = contradictions(&file.config, Words::File);
+        let problems = report.problems(Some(&file.origin));
+        anyhow::ensure!(problems.0.is_empty(), problems);
+        return Ok(());
+    }
     let report = super::validate_here(&file.config, Words::File)?;
     report.log_warnings();
     let problems = report.problems(Some(&file.origin));

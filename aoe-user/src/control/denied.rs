@@ -172,7 +172,7 @@ mod tests {
         const HOUR: Duration = Duration::from_secs(3600);
         let (lines, _) = lines_in(HOUR, |tick| {
             (0..64)
-                .map(|n| denied(n + tick as u16 * 64 % 0xff00, 1))
+                .map(|n| denied(n + (tick * 64 % 60_000) as u16, 1))
                 .collect()
         });
         assert!(lines <= 60 + BURST as usize, "{lines} lines an hour");

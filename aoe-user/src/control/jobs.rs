@@ -1,10 +1,12 @@
 //! Work that may block, on threads. A job that hangs in the kernel keeps no other from starting.
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Jobs at a time, as long as they get on.
@@ -18,28 +20,13 @@ pub(super) const THREADS_MAX: usize = 16384;
 /// What a job does; its result is an event.
 pub(super) type Work<E> = Box<dyn FnOnce() -> E + Send>;
 
-/// Starts jobs and remembers which are under way.
+/// Jobs that wait, and threads that take one after the other.
 #[derive(Debug)]
 pub(super) struct Jobs<E> {
-    ends: UnboundedSender<Ended<E>>,
-    queue: VecDeque<Job<E>>,
-    running: HashMap<u64, Instant>,
-    last: u64,
-}
-
-/// A job has ended.
-#[derive(Debug)]
-pub(super) struct Ended<E> {
-    job: u64,
-    /// What came out.
-    pub event: E,
-}
-
-impl<E> Ended<E> {
-    /// For events that come by the same way and from no job.
-    pub fn of_no_job(event: E) -> Ended<E> {
-        Ended { job: 0, event }
-    }
+    ends: UnboundedSender<E>,
+    queue: Arc<Mutex<VecDeque<Job<E>>>>,
+    /// When each thread took the job that it has now; `None`: it has ended.
+    runners: Vec<Arc<Mutex<Option<Instant>>>>,
 }
 
 struct Job<E> {
@@ -55,13 +42,12 @@ impl<E> std::fmt::Debug for Job<E> {
 }
 
 impl<E: Send + 'static> Jobs<E> {
-    /// Results are sent to `ends`, and each must be told to [`Jobs::ended`].
-    pub fn new(ends: UnboundedSender<Ended<E>>) -> Jobs<E> {
+    /// Results are sent to `ends`.
+    pub fn new(ends: UnboundedSender<E>) -> Jobs<E> {
         Jobs {
             ends,
-            queue: VecDeque::new(),
-            running: HashMap::new(),
-            last: 0,
+            queue: Arc::default(),
+            runners: Vec::new(),
         }
     }
 
@@ -71,47 +57,48 @@ impl<E: Send + 'static> Jobs<E> {
         work: impl FnOnce() -> E + Send + 'static,
         failed: impl FnOnce(String) -> E + Send + 'static,
     ) {
-        self.queue.push_back(Job {
+        self.queue.lock().push_back(Job {
             work: Box::new(work),
             failed: Box::new(failed),
         });
     }
 
-    /// Starts what may start. Must be called inside the runtime.
+    /// Sees to it that jobs which wait are taken. Must be called inside the runtime.
     pub fn pump(&mut self, now: Instant) {
-        let mut quick = self
-            .running
-            .values()
-            .filter(|start| now < **start + QUICK)
-            .count();
-        while quick < AT_A_TIME
-            && let Some(job) = self.queue.pop_front()
-        {
-            self.last += 1;
-            let (id, ends) = (self.last, self.ends.clone());
-            self.running.insert(id, now);
-            quick += 1;
-            tokio::task::spawn_blocking(move || {
-                let event = catch_unwind(AssertUnwindSafe(job.work))
-                    .unwrap_or_else(|panic| (job.failed)(format!("internal error: {}", panic_text(&*panic))));
-                // Fails only while the process ends.
-                let _ = ends.send(Ended { job: id, event });
-            });
+        self.runners.retain(|runner| runner.lock().is_some());
+        let is_quick =
+            |runner: &&Arc<Mutex<Option<Instant>>>| runner.lock().is_some_and(|since| now < since + QUICK);
+        let quick = self.runners.iter().filter(is_quick).count();
+        let waiting = self.queue.lock().len();
+        for _ in 0..AT_A_TIME.saturating_sub(quick).min(waiting) {
+            let runner = Arc::new(Mutex::new(Some(now)));
+            self.runners.push(Arc::clone(&runner));
+            let (queue, ends) = (Arc::clone(&self.queue), self.ends.clone());
+            tokio::task::spawn_blocking(move || run_all(&queue, &runner, &ends));
         }
     }
 
-    /// Forgets a job that has ended.
-    pub fn ended(&mut self, ended: &Ended<E>) {
-        self.running.remove(&ended.job);
-    }
-
-    /// When [`Jobs::pump`] may start another job though none has ended.
+    /// When [`Jobs::pump`] may have something to do though nothing has ended.
     pub fn next_time(&self, now: Instant) -> Option<Instant> {
-        if self.queue.is_empty() {
-            return None;
-        }
-        let ends = self.running.values().map(|start| *start + QUICK);
-        ends.filter(|end| *end > now).min()
+        (!self.queue.lock().is_empty()).then_some(now + QUICK)
+    }
+}
+
+/// Takes jobs until none is left.
+fn run_all<E>(queue: &Mutex<VecDeque<Job<E>>>, runner: &Mutex<Option<Instant>>, ends: &UnboundedSender<E>) {
+    loop {
+        let next = {
+            let mut queue = queue.lock();
+            let next = queue.pop_front();
+            // Under the queue's lock: whoever queues a job later finds out that this thread has ended.
+            *runner.lock() = next.is_some().then(Instant::now);
+            next
+        };
+        let Some(job) = next else { return };
+        let event = catch_unwind(AssertUnwindSafe(job.work))
+            .unwrap_or_else(|panic| (job.failed)(format!("internal error: {}", panic_text(&*panic))));
+        // Fails only while the process ends.
+        let _ = ends.send(event);
     }
 }
 
@@ -159,8 +146,8 @@ mod tests {
             let first = loop {
                 jobs.pump(Instant::now());
                 let wait = tokio::time::timeout(Duration::from_millis(5), results.recv());
-                if let Ok(Some(ended)) = wait.await {
-                    break ended.event;
+                if let Ok(Some(event)) = wait.await {
+                    break event;
                 }
             };
             assert_eq!(first, 7);
@@ -175,10 +162,12 @@ mod tests {
             let mut jobs = Jobs::new(ends);
             jobs.start(|| panic!("on purpose, for a test"), |text| text);
             jobs.pump(Instant::now());
-            let ended = results.recv().await.unwrap();
-            assert_eq!(ended.event, "internal error: on purpose, for a test");
-            jobs.ended(&ended);
-            assert!(jobs.running.is_empty());
+            let event = results.recv().await.unwrap();
+            assert_eq!(event, "internal error: on purpose, for a test");
+            // The thread goes on with the next one.
+            jobs.start(|| String::from("fine"), |text| text);
+            jobs.pump(Instant::now());
+            assert_eq!(results.recv().await.unwrap(), "fine");
         });
     }
 }

@@ -28,7 +28,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use jobs::Ended;
 use links::Links;
 use notices::Notices;
 use plan::PortId;
@@ -42,6 +41,8 @@ const SETTLE: Duration = Duration::from_millis(20);
 const LIST_AGAIN: Duration = Duration::from_secs(1);
 /// Events taken up before the next look at signals and interfaces.
 const BATCH: usize = 128;
+/// How long a thread for jobs waits for the next.
+const IDLE_THREAD: Duration = Duration::from_millis(200);
 
 /// Reads the configuration: at the start and for each SIGHUP. May block.
 pub type Load = Arc<dyn Fn() -> Result<Config> + Send + Sync>;
@@ -65,6 +66,8 @@ pub fn run(service: Service) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(jobs::THREADS_MAX)
+        // Idle ones go soon: a daemon that waits has no more threads than it needs.
+        .thread_keep_alive(IDLE_THREAD)
         .build()
         .context("cannot start the control thread")?;
     let result = runtime.block_on(supervise(service));
@@ -80,7 +83,7 @@ struct Control {
     notices: Arc<Notices>,
     signals: Signals,
     links: Links,
-    ends: (UnboundedSender<Ended<Event>>, UnboundedReceiver<Ended<Event>>),
+    ends: (UnboundedSender<Event>, UnboundedReceiver<Event>),
     port_events: UnboundedReceiver<(PortId, PortEvent)>,
     /// When to list the interfaces.
     list_at: Option<Instant>,
@@ -176,9 +179,8 @@ impl Control {
                     self.supervisor.handle(Event::Port(port, event), now);
                 });
             }
-            for ended in batch.drain(..) {
-                self.supervisor.jobs.ended(&ended);
-                self.take_up(ended.event, now)?;
+            for event in batch.drain(..) {
+                self.take_up(event, now)?;
             }
         }
     }
@@ -265,7 +267,7 @@ impl Control {
         let ends = self.ends.0.clone();
         tokio::spawn(async move {
             let links = list.await.map_err(|error| format!("{error:#}"));
-            let _ = ends.send(Ended::of_no_job(Event::Links(links)));
+            let _ = ends.send(Event::Links(links));
         });
     }
 

@@ -6,7 +6,6 @@ use anyhow::{Result, bail};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::{error, info, warn};
 
-use super::jobs::Ended;
 use super::plan::{ExportId, PortId};
 use super::port_thread::PortEvent;
 use super::signals::{self, Signals};
@@ -25,7 +24,7 @@ const RELEASE: Duration = Duration::from_secs(1);
 struct Stop {
     supervisor: Supervisor,
     signals: Signals,
-    ends: UnboundedReceiver<Ended<Event>>,
+    ends: UnboundedReceiver<Event>,
     port_events: UnboundedReceiver<(PortId, PortEvent)>,
     end: Instant,
 }
@@ -37,7 +36,7 @@ struct Stop {
 pub(super) async fn stop(
     supervisor: Supervisor,
     signals: Signals,
-    ends: UnboundedReceiver<Ended<Event>>,
+    ends: UnboundedReceiver<Event>,
     port_events: UnboundedReceiver<(PortId, PortEvent)>,
     patience: Duration,
 ) -> Result<()> {
@@ -98,10 +97,7 @@ impl Stop {
                         self.supervisor.ports.remove(&id);
                     }
                 }
-                Some(ended) = self.ends.recv() => {
-                    self.supervisor.jobs.ended(&ended);
-                    self.take_up(ended.event);
-                }
+                Some(event) = self.ends.recv() => self.take_up(event),
                 () = tokio::time::sleep_until(next.into()) => {}
             }
         }

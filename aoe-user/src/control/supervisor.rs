@@ -11,7 +11,7 @@ use anyhow::Result;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
-use super::jobs::{Ended, Jobs, panic_text};
+use super::jobs::{Jobs, panic_text};
 use super::links::LinkState;
 use super::lists::Made;
 use super::neighbours::{self, Sought};
@@ -65,7 +65,7 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     pub fn new(
-        ends: UnboundedSender<Ended<Event>>,
+        ends: UnboundedSender<Event>,
         port_events: UnboundedSender<(PortId, PortEvent)>,
         notices: Arc<Notices>,
     ) -> Supervisor {

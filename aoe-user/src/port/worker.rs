@@ -340,8 +340,9 @@ impl DataPath {
             Command::Port(port) => self.port = port,
             Command::Advertise(exports) => {
                 let now_us = self.now_us();
-                self.next_advert_us =
-                    self.session.advertise(&mut self.link, &self.port, &exports, now_us);
+                self.next_advert_us = self
+                    .session
+                    .advertise(&mut self.link, &self.port, &exports, now_us);
                 self.link.0.kick();
             }
             Command::Pace(pace) => self.set_pace(pace),

@@ -294,13 +294,13 @@ impl Plan {
             };
             entry.life = Life::Opening(now, before);
             self.actions.push(Action::OpenExport(*id));
-            self.ports_dirty = true;
+            self.ports_stale = true;
         }
     }
 
     /// A store is open. False when nobody wants it any more: it is being closed again.
     pub fn export_opened(&mut self, id: ExportId, revision: u64) -> bool {
-        self.ports_dirty = true;
+        self.ports_stale = true;
         if let Some(leaving) = self.leaving.get_mut(&id) {
             leaving.opening = false;
             self.actions.push(Action::CloseExport(id));
@@ -326,7 +326,7 @@ impl Plan {
 
     /// A store could not be opened.
     pub fn export_failed(&mut self, id: ExportId, reason: String, now: Instant) {
-        self.ports_dirty = true;
+        self.ports_stale = true;
         self.leaving.remove(&id);
         let Some(entry) = self.exports.get_mut(&id) else {
             return;

@@ -41,6 +41,9 @@ pub(super) const HANDOVER: Duration = Duration::from_secs(10);
 /// How long a port waits for exports that are being opened or searched for, so that it gets most of them at once.
 pub(super) const GATHER: Duration = Duration::from_millis(500);
 
+/// Least time between two looks at which exports a port can serve while they are being opened.
+const PORTS_PACE: Duration = Duration::from_millis(100);
+
 /// Something to do. What is not instant is done elsewhere and ends in an event of the name given.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Action {
@@ -133,8 +136,12 @@ pub(super) struct Plan {
     links: HashMap<String, LinkState>,
     reload: Option<Reload>,
     last_id: u64,
-    /// Something changed that ports may depend on.
+    /// Something changed that ports depend on.
     ports_dirty: bool,
+    /// Exports have opened or failed that ports depend on. They come by thousands: ports look at most every [`PORTS_PACE`].
+    ports_stale: bool,
+    /// When ports looked last.
+    ports_seen: Option<Instant>,
     /// The interfaces have been listed since the last step.
     fresh_links: bool,
     /// They are being listed.
@@ -159,6 +166,8 @@ impl Plan {
             reload: None,
             last_id: 0,
             ports_dirty: true,
+            ports_stale: false,
+            ports_seen: None,
             fresh_links: false,
             listing: false,
             unmatched: Vec::new(),
@@ -186,7 +195,16 @@ impl Plan {
         let exports = self.exports.values().filter_map(|entry| entry.next_time(self));
         let ports = self.ports.values().filter_map(Port::next_time);
         let reload = self.reload.as_ref().map(Reload::next_time);
-        let times = state.into_iter().chain(exports).chain(ports).chain(reload);
+        let look = self
+            .ports_stale
+            .then_some(self.ports_seen.map(|seen| seen + PORTS_PACE))
+            .flatten();
+        let times = state
+            .into_iter()
+            .chain(look)
+            .chain(exports)
+            .chain(ports)
+            .chain(reload);
         // What is over has been decided, and goes on by an event only.
         times.filter(|time| *time > now).min()
     }
@@ -222,7 +240,8 @@ impl Plan {
 
     /// True when nothing is under way any more: all that can be served is.
     pub fn is_settled(&self) -> bool {
-        self.exports.values().all(Entry::is_settled)
+        !(self.ports_dirty || self.ports_stale)
+            && self.exports.values().all(Entry::is_settled)
             && self.leaving.is_empty()
             && self.leaving_ports.is_empty()
             && self.ports.values().all(Port::is_settled)

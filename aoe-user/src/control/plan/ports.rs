@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::super::links::LinkState;
 use super::super::trouble::Trouble;
-use super::{Action, Claim, ExportId, GATHER, HANDOVER, Level, Plan, PortId, View, address_of};
+use super::{Action, Claim, ExportId, GATHER, HANDOVER, Level, PORTS_PACE, Plan, PortId, View, address_of};
 use crate::config::{Mode, Vlan};
 
 /// An interface that some export names, or that a glob chooses.
@@ -316,16 +316,20 @@ impl Plan {
     }
 
     pub(super) fn step_ports(&mut self, now: Instant) {
+        let is_time = self.ports_seen.is_none_or(|seen| now >= seen + PORTS_PACE);
+        let look = self.ports_dirty || self.ports_stale && is_time;
+        if look {
+            (self.ports_dirty, self.ports_stale, self.ports_seen) = (false, false, Some(now));
+        }
         let names: Vec<String> = self.ports.keys().cloned().collect();
         for name in names {
             self.renew_claims(&name, now);
-            if self.ports_dirty || self.ports[&name].stale.is_some_and(|since| now >= since + GATHER) {
+            if look || self.ports[&name].stale.is_some_and(|since| now >= since + GATHER) {
                 self.search(&name, now);
                 self.renew_view(&name, now);
             }
             self.open_if_due(&name, now);
         }
-        self.ports_dirty = false;
         self.fresh_links = false;
     }
 

@@ -84,6 +84,7 @@ impl Plan {
         let Some(reload) = &self.reload else { return };
         let coming = |id: &&ExportId| self.exports.get(id).is_some_and(|entry| !entry.is_settled());
         let is_done = reload.examining == 0
+            && !(self.ports_dirty || self.ports_stale)
             && !reload.coming.iter().any(|id| coming(&id))
             && self.ports.values().all(Port::is_settled)
             && self.leaving.is_empty();

@@ -92,11 +92,13 @@ impl World {
     fn want(&mut self, exports: &[ExportConfig]) {
         self.plan.want(config(exports), self.now);
         self.run();
+        self.pass(PORTS_PACE);
     }
 
     fn see(&mut self) {
         self.plan.see(self.links.clone(), self.now);
         self.run();
+        self.pass(PORTS_PACE);
     }
 
     /// Carries out what is decided until nothing is.
@@ -452,6 +454,7 @@ fn with_force_a_taken_address_is_served_with_a_warning() {
     };
     world.plan.want(wanted, world.now);
     world.run();
+    world.pass(PORTS_PACE);
     assert_eq!(
         (world.served("eth0").unwrap().len(), world.said("(--force)")),
         (1, 1)

@@ -365,7 +365,8 @@ fn adverts_keep_their_pace_and_go_to_those_listed() {
 fn thousands_of_adverts_go_out_some_at_a_time_and_each_once() {
     const EXPORTS: u16 = 4097;
     let store = MemStore::new(64);
-    let exports: Vec<Arc<Export<MemCompletions>>> = (0..EXPORTS).map(|n| export(options(n, 1), &store)).collect();
+    let exports: Vec<Arc<Export<MemCompletions>>> =
+        (0..EXPORTS).map(|n| export(options(n, 1), &store)).collect();
     let mut worker = Worker::new(exports.clone());
     let mut next = worker
         .session

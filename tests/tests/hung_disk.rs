@@ -1,0 +1,233 @@
+//! A disk that does not answer any more costs its own export, and keeps neither control nor the end nor the next process waiting.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::disk::Disk;
+use lab::frame::ata;
+use lab::image::{SECTOR, stamp};
+use lab::needs::Need;
+use lab::{Address, Image, Lab, Options, Request, Target, needs};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+const NEEDS: [Need; 3] = [
+    Need::Root,
+    Need::File("/dev/fuse"),
+    Need::File("/dev/loop-control"),
+];
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What the documentation promises for the end, and what a busy machine may add.
+const END: Duration = Duration::from_secs(6 + 6);
+
+const HUNG: Address = Address::new(1, 1);
+const HEALTHY: Address = Address::new(1, 2);
+
+/// A daemon with an export on a disk that hangs on command and one on an image, over one interface.
+struct Served {
+    // Dropped in this order.
+    target: Target,
+    disk: Disk,
+    image: Image,
+    lab: Lab,
+    directory: TempDir,
+    device: PathBuf,
+}
+
+impl Served {
+    fn new(store: &str) -> Result<Served> {
+        let lab = Lab::new(Options::default())?;
+        let mut disk = Disk::new(&lab.target, 8)?;
+        disk.preset(&(0..1024).flat_map(stamp).collect::<Vec<u8>>());
+        let device = PathBuf::from(disk.block_device(&lab.target)?);
+        let image = Image::stamped(64)?;
+        let directory = tempfile::Builder::new().prefix("xblade-").tempdir()?;
+        let mut text = format!("[defaults]\ninterfaces = [\"eth0\"]\nstore = \"{store}\"\n");
+        for (slot, path) in [(1, device.as_path()), (2, image.path())] {
+            writeln!(text, "[[export]]\nshelf = 1\nslot = {slot}\npath = {path:?}")?;
+        }
+        std::fs::write(directory.path().join("xblade.toml"), text)?;
+        let mut target = start(&lab, directory.path())?;
+        target.wait_ready(0, 2)?;
+        Ok(Served {
+            target,
+            disk,
+            image,
+            lab,
+            directory,
+            device,
+        })
+    }
+
+    /// The disk stops answering while it has reads and writes to do.
+    fn hang(&self) -> Result<()> {
+        self.disk
+            .switches()
+            .hangs
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        let initiator = self.lab.open(0)?;
+        let mac = lab::link::target_mac(0);
+        for n in 0..64 {
+            let mut read = Request::ata(mac, HUNG, ata::READ_EXT, 2048 + 8 * n, 1, &[]);
+            (read.src, read.tag) = (initiator.mac(), 0x8100_0000 + n as u32);
+            initiator.send(&read.bytes())?;
+            let mut write = Request::ata(mac, HUNG, ata::WRITE_EXT, 4096 + 8 * n, 1, &[7; SECTOR]);
+            (write.src, write.tag) = (initiator.mac(), 0x8200_0000 + n as u32);
+            initiator.send(&write.bytes())?;
+        }
+        Ok(())
+    }
+
+    fn config(&self) -> PathBuf {
+        self.directory.path().join("xblade.toml")
+    }
+
+    fn healthy_reads(&self) -> Result<()> {
+        ensure!(self.lab.open(0)?.find(HEALTHY)?.read(5, 1)? == stamp(5));
+        Ok(())
+    }
+}
+
+fn start(lab: &Lab, directory: &Path) -> Result<Target> {
+    let text = |name: &str| {
+        directory
+            .join(name)
+            .to_str()
+            .map(str::to_owned)
+            .context("odd path")
+    };
+    let (config, state) = (text("xblade.toml")?, text("state")?);
+    Target::start(
+        &lab.target,
+        &["daemon", "--config", &config, "--state-dir", &state],
+    )
+}
+
+#[test]
+fn a_stop_says_what_it_leaves_behind_and_the_next_process_serves_the_rest() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    for store in ["mmap", "direct"] {
+        let mut served = Served::new(store)?;
+        served.hang()?;
+        std::thread::sleep(Duration::from_millis(1500)); // so that the flusher is stuck, too
+        let begin = Instant::now();
+        served.target.process.signal(Signal::SIGTERM)?;
+        let line = served.target.process.wait_for("left behind: e1.1", END)?;
+        ensure!(begin.elapsed() < END, "{store}: {:?}", begin.elapsed());
+        ensure!(
+            line.contains(served.device.to_str().context("odd path")?),
+            "{line}"
+        );
+        ensure!(!served.target.process.log().contains("left behind: e1.2"));
+        // Its threads hang on in the kernel; the new one serves what it can at once, the rest when the disk answers.
+        let mut next = start(&served.lab, served.directory.path())?;
+        let (_, line) = next
+            .process
+            .wait_for_after(0, |line| line.contains("e1.2 ready"), PATIENCE)?;
+        served
+            .healthy_reads()
+            .with_context(|| format!("{store}: {line}"))?;
+        let mark = next.process.mark();
+        served
+            .disk
+            .switches()
+            .hangs
+            .store(false, std::sync::atomic::Ordering::Relaxed);
+        let log = next.process.log();
+        if !log.contains("e1.1 ready") {
+            next.wait_ready(mark, 1)
+                .with_context(|| format!("{store}: {log}"))?;
+        }
+        ensure!(served.lab.open(0)?.find(HUNG)?.read(5, 1)? == stamp(5));
+        next.process.stop()?;
+        let old = served.target.process.wait(PATIENCE)?;
+        ensure!(old.code() == Some(1), "{store}: {old}");
+    }
+    Ok(())
+}
+
+#[test]
+fn after_a_kill_the_next_process_starts_and_takes_over_when_it_can() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    let mut served = Served::new("mmap")?;
+    served.hang()?;
+    std::thread::sleep(Duration::from_millis(1500));
+    served.target.process.signal(Signal::SIGKILL)?;
+    let mut next = start(&served.lab, served.directory.path())?;
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(next.process.is_running(), "{}", next.process.log());
+    served
+        .disk
+        .switches()
+        .hangs
+        .store(false, std::sync::atomic::Ordering::Relaxed);
+    next.wait_ready(0, 2)?;
+    served.healthy_reads()?;
+    ensure!(served.lab.open(0)?.find(HUNG)?.read(5, 1)? == stamp(5));
+    Ok(())
+}
+
+#[test]
+fn reloads_go_on_beside_a_disk_that_hangs() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    let mut served = Served::new("direct")?;
+    served.hang()?;
+    let other = Image::stamped(64)?;
+    let with = |more: &str| -> Result<()> {
+        let text = format!("[defaults]\ninterfaces = [\"eth0\"]\n{more}");
+        Ok(std::fs::write(served.config(), text)?)
+    };
+    let export = |slot: u8, path: &Path| format!("[[export]]\nshelf = 1\nslot = {slot}\npath = {path:?}\n");
+    // The hung one goes, another comes. Its last commit does not end; the rest is done.
+    with(&format!(
+        "store = \"direct\"\n{}{}",
+        export(2, served.image.path()),
+        export(3, other.path())
+    ))?;
+    let mark = served.target.process.mark();
+    served.target.process.signal(Signal::SIGHUP)?;
+    served.target.wait_ready(mark, 1)?;
+    ensure!(served.lab.open(0)?.find(Address::new(1, 3))?.read(5, 1)? == stamp(5));
+    served.healthy_reads()?;
+    // Control answers at once.
+    let mark = served.target.process.mark();
+    served.target.process.signal(Signal::SIGUSR1)?;
+    let told = |line: &str| line.contains("e1.1: no longer wanted");
+    served.target.process.wait_for_after(mark, told, PATIENCE)?;
+    served
+        .disk
+        .switches()
+        .hangs
+        .store(false, std::sync::atomic::Ordering::Relaxed);
+    ensure!(served.target.process.stop()? == 0);
+    Ok(())
+}
+
+#[test]
+fn a_second_signal_and_sigquit_end_it_at_once() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    for signals in [&[Signal::SIGQUIT][..], &[Signal::SIGTERM, Signal::SIGTERM]] {
+        let mut served = Served::new("direct")?;
+        served.hang()?;
+        let begin = Instant::now();
+        for signal in signals {
+            served.target.process.signal(*signal)?;
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        served.target.process.wait_for("left behind", PATIENCE)?;
+        ensure!(
+            begin.elapsed() < Duration::from_secs(5),
+            "{signals:?}: {:?}",
+            begin.elapsed()
+        );
+        served
+            .disk
+            .switches()
+            .hangs
+            .store(false, std::sync::atomic::Ordering::Relaxed);
+        served.target.process.wait(PATIENCE)?;
+    }
+    Ok(())
+}

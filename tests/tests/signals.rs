@@ -1,0 +1,144 @@
+//! No signal ends a daemon by surprise, at no moment, and those that ask for something get it at once.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use lab::frame::ata;
+use lab::image::stamp;
+use lab::needs::Need;
+use lab::{Address, Image, Lab, Options, Request, Target, needs};
+use nix::sys::signal::Signal;
+
+const E11: Address = Address::new(1, 1);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_daemon_survives_what_ends_other_programs() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let mut target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", image.as_str()], 1)?;
+    lab.open(0)?.find(E11)?.read(5, 1)?;
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGUSR2,
+        Signal::SIGALRM,
+        Signal::SIGVTALRM,
+        Signal::SIGPROF,
+        Signal::SIGPIPE,
+        Signal::SIGIO,
+        Signal::SIGPWR,
+        Signal::SIGSTKFLT,
+    ] {
+        target.process.signal(signal)?;
+    }
+    let mark = target.process.mark();
+    target.process.signal(Signal::SIGUSR1)?;
+    let counters = |line: &str| line.contains("eth0: served:") && line.contains("reads=1");
+    target.process.wait_for_after(mark, counters, PATIENCE)?;
+    ensure!(lab.open(0)?.find(E11)?.read(5, 1)? == stamp(5));
+    ensure!(target.process.stop()? == 0);
+    Ok(())
+}
+
+/// `kill -HUP` right after the start, at moments that differ.
+#[test]
+fn a_reload_in_the_first_moments_is_remembered() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let config = image.directory().join("xblade.toml");
+    let text = format!(
+        "[[export]]\nshelf = 1\nslot = 1\npath = {:?}\ninterfaces = [\"eth0\"]\n",
+        image.as_str()
+    );
+    std::fs::write(&config, text)?;
+    let state = image.directory().join("state");
+    let (config, state) = (
+        config.to_string_lossy().into_owned(),
+        state.to_string_lossy().into_owned(),
+    );
+    for round in 0..8 {
+        let args = ["daemon", "--config", &config, "--state-dir", &state];
+        let mut target = Target::start(&lab.target, &args)?;
+        // setpriv, which starts it, knows no signals yet: wait until it has become xblade.
+        let name = format!("/proc/{}/comm", target.process.pid());
+        let begin = Instant::now();
+        while std::fs::read_to_string(&name)?.trim() != "xblade" {
+            ensure!(begin.elapsed() < PATIENCE);
+        }
+        // The loader is not ours; what follows is.
+        std::thread::sleep(Duration::from_millis(10 + 5 * round));
+        target.process.signal(Signal::SIGHUP)?;
+        target.wait_ready(0, 1)?;
+        target.process.wait_for("was reloaded", PATIENCE)?;
+        ensure!(target.process.stop()? == 0, "round {round}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_flood_of_mask_changes_keeps_no_signal_waiting() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let mut target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", image.as_str()], 1)?;
+    let initiator = lab.open(0)?;
+    let mac = lab::link::target_mac(0);
+    let begin = Instant::now();
+    let mut tag = 0;
+    let flood = |tag: &mut u32| -> Result<()> {
+        let frames: Vec<Vec<u8>> = (0..64)
+            .map(|_| {
+                *tag += 1;
+                mask_edit(mac, initiator.mac(), *tag)
+            })
+            .collect();
+        initiator.send_many(&frames)?;
+        initiator.drain()
+    };
+    while begin.elapsed() < Duration::from_secs(2) {
+        flood(&mut tag)?;
+    }
+    let mark = target.process.mark();
+    target.process.signal(Signal::SIGUSR1)?;
+    let asked = Instant::now();
+    while !target
+        .process
+        .log()
+        .lines()
+        .skip(mark)
+        .any(|line| line.contains("exports are open"))
+    {
+        flood(&mut tag)?;
+        ensure!(
+            asked.elapsed() < Duration::from_secs(2),
+            "no answer in {:?}",
+            asked.elapsed()
+        );
+    }
+    target.process.signal(Signal::SIGTERM)?;
+    let asked = Instant::now();
+    ensure!(target.process.wait(PATIENCE)?.code() == Some(0));
+    ensure!(
+        asked.elapsed() < Duration::from_secs(4),
+        "it ended after {:?}",
+        asked.elapsed()
+    );
+    Ok(())
+}
+
+/// Adds or removes the sender's own address: it stays visible whatever is done first.
+fn mask_edit(to: aoe_common::Mac, from: aoe_common::Mac, tag: u32) -> Vec<u8> {
+    let mut request = Request::ata(to, E11, ata::READ_EXT, 0, 1, &[]);
+    (request.src, request.tag) = (from, tag);
+    let mut frame = request.bytes();
+    frame[19] = 2; // MAC mask list
+    // A directive: add (1) or delete (2), one address.
+    let mut argument = vec![0, 1, 0, 1, 0, 1 + (tag % 2) as u8];
+    argument.extend(from.0);
+    frame.truncate(24);
+    frame.extend(argument);
+    frame.resize(60, 0);
+    frame
+}

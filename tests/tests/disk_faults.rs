@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::disk::Disk;
+use disks::Disk;
 use lab::frame::ata;
 use lab::image::{SECTOR, pattern, stamp};
 use lab::needs::Need;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::disk::Disk;
+use disks::Disk;
 use lab::frame::ata;
 use lab::image::{Random, SECTOR, pattern, stamp};
 use lab::needs::Need;

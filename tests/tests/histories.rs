@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use checker::check::check;
+use checker::client::Client;
+use checker::fake::{ADDRESS, Fake, Mutant, mac};
+use checker::network::{Network, Parcel, Wire};
+use checker::record::{Action, History, Op};
+use checker::veth::Veth;
+use checker::workload::{Discipline, Outcome, Plan, disturb, paths, run};
 use lab::frame::{Request, ata};
-use lab::history::check::check;
-use lab::history::fake::{ADDRESS, Fake, Mutant, mac};
-use lab::history::network::{Network, Parcel, Wire};
-use lab::history::record::{Action, History, Op, sector, value};
-use lab::history::veth::Veth;
-use lab::history::workload::{Discipline, Outcome, Plan, disturb, paths, run};
-use lab::history::{client::Client, seed};
 use lab::image::Random;
 use lab::link::target_mac;
 use lab::needs::Need;
+use lab::seed;
+use lab::values::{sector, value};
 use lab::{Image, Lab, Target, needs};
 
 /// Runs clients against the fake target, restarting it now and then where the discipline bears that.

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use lab::history::seed;
 use lab::image::{Random, SECTOR};
 use lab::link::target_mac;
 use lab::needs::Need;
+use lab::seed;
 use lab::writer::{Options, Writer};
 use lab::{Address, Image, Lab, Target, needs};
 

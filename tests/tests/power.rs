@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use lab::disk::Disk;
-use lab::history::seed;
+use disks::Disk;
 use lab::image::Random;
 use lab::needs::Need;
+use lab::seed;
 use lab::vm::host::{Host, MAC, MOUNTED, Parts, ext4};
 use lab::vm::kernel::Kernel;
 use lab::writer::{Options, Writer};

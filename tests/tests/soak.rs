@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
-use lab::history::seed;
 use lab::image::Random;
 use lab::link::target_mac;
 use lab::needs::Need;
+use lab::seed;
 use lab::writer::{Options, Writer};
 use lab::{Address, Image, Lab, Process, Request, Target, needs};
 use nix::sys::signal::Signal;

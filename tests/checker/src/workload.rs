@@ -8,8 +8,8 @@ use aoe_common::Mac;
 use super::client::{Client, Path};
 use super::network::{Fate, Network, Weather};
 use super::record::{Action, Clock, History, Op, sector, value};
-use crate::frame::Address;
-use crate::image::{Random, SECTOR};
+use lab::frame::Address;
+use lab::image::{Random, SECTOR};
 
 /// What keeps writers apart: without any rule AoE itself cannot give one order (see [`super`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use aoe_common::Mac;
 
-use crate::frame::mac;
-use crate::image::Random;
+use lab::frame::mac;
+use lab::image::Random;
 
 /// The target's end: where frames go that got through.
 pub trait Wire: Send {

@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use aoe_common::Mac;
 
 use crate::frame::{Address, Reply, Request, ata};
-use crate::history::record::{sector, value};
 use crate::image::{Random, SECTOR};
 use crate::initiator::Initiator;
+use crate::values::{sector, value};
 
 /// What to write where.
 #[derive(Debug, Clone, Copy)]

@@ -50,7 +50,10 @@ fn a_stranger_is_counted_and_never_wakes_the_process() -> Result<()> {
     ] {
         request.src = STRANGER;
         request.tag = 0x0666_0666;
-        ensure!(initiator.answers(request, &disk)?.is_empty(), "a stranger was answered");
+        ensure!(
+            initiator.answers(request, &disk)?.is_empty(),
+            "a stranger was answered"
+        );
     }
 
     // Very many of them cost the process nothing.

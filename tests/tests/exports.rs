@@ -280,7 +280,10 @@ fn an_advertisement_announces_each_export_once() -> Result<()> {
     // An export is advertised once a second at most: a second time would be now.
     std::thread::sleep(Duration::from_millis(1200));
     let more = initiator.find(Address::new(7, 3))?.barrier()?;
-    let more: Vec<_> = more.iter().filter(|frame| frame[..6] == [0xff; 6] && frame[14] & 8 != 0).collect();
+    let more: Vec<_> = more
+        .iter()
+        .filter(|frame| frame[..6] == [0xff; 6] && frame[14] & 8 != 0)
+        .collect();
     ensure!(more.is_empty(), "advertised again: {more:02x?}");
     ensure!(reply.dst == Mac::BROADCAST && reply.tag == 0 && reply.address == Address::new(7, 3));
     ensure!(reply.config() == (64, 2, vec![]), "{reply:?}");

@@ -37,7 +37,11 @@ fn service_goes_on_after_the_link_was_down() -> Result<()> {
     ensure!(initiator.find(E11)?.read(5, 1)? == stamp(5));
     let mark = target.process.mark();
     lab.set_carrier(0, false)?;
-    target.process.wait_for_after(mark, |line| line.contains("eth0") && line.contains("down"), PATIENCE)?;
+    target.process.wait_for_after(
+        mark,
+        |line| line.contains("eth0") && line.contains("down"),
+        PATIENCE,
+    )?;
     initiator.drain()?;
     lab.set_carrier(0, true)?;
     initiator.advertisement(|reply| reply.address == E11)?;
@@ -52,7 +56,11 @@ fn service_goes_on_after_the_target_s_interface_was_down() -> Result<()> {
     let initiator = lab.open(0)?;
     let mark = target.process.mark();
     lab.target.ip("link set eth0 down")?;
-    target.process.wait_for_after(mark, |line| line.contains("eth0") && line.contains("down"), PATIENCE)?;
+    target.process.wait_for_after(
+        mark,
+        |line| line.contains("eth0") && line.contains("down"),
+        PATIENCE,
+    )?;
     initiator.drain()?;
     lab.target.ip("link set eth0 up")?;
     initiator.advertisement(|reply| reply.address == E11)?;

@@ -61,7 +61,7 @@ fn serve(mtu: u32, queues: u32, mode: &str) -> Result<()> {
     }
 
     let initiator = lab.open(0)?;
-    let found = initiator.discover()?;
+    let found = initiator.discover(Address::ALL, 1)?;
     ensure!(
         found.len() == 1 && found[0].address == E11,
         "discovery found {found:?}"

@@ -13,7 +13,8 @@ use std::fmt::Write as _;
 use stateright::semantics::register::{Register, RegisterOp, RegisterRet};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
 
-use super::record::{Action, History, Op, Value};
+use super::record::{Action, History, Op};
+use lab::values::Value;
 
 /// First number of the clients made up for operations that never returned.
 const ABANDONED: usize = usize::MAX / 2;

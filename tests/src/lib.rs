@@ -44,8 +44,10 @@ pub struct Switches {
     pub writes_fail: AtomicBool,
     /// Flushes fail with EIO.
     pub flushes_fail: AtomicBool,
-    /// Flushes seen.
+    /// Flushes that succeeded.
     pub flushes: AtomicU64,
+    /// Requests that failed.
+    pub refused: AtomicU64,
     /// Bytes written.
     pub written_bytes: AtomicU64,
 }
@@ -265,6 +267,7 @@ impl Filesystem for Served {
         reply: ReplyData,
     ) {
         if self.0.switches.reads_fail.load(Ordering::Relaxed) {
+            self.0.switches.refused.fetch_add(1, Ordering::Relaxed);
             reply.error(Errno::EIO);
         } else {
             reply.data(&self.0.read(offset, u64::from(size)));
@@ -286,6 +289,7 @@ impl Filesystem for Served {
         // A disk knows whole sectors only.
         let whole = offset.is_multiple_of(SECTOR as u64) && data.len().is_multiple_of(SECTOR);
         if self.0.switches.writes_fail.load(Ordering::Relaxed) {
+            self.0.switches.refused.fetch_add(1, Ordering::Relaxed);
             reply.error(Errno::EIO);
         } else if !whole || offset + data.len() as u64 > self.0.bytes {
             reply.error(Errno::EINVAL);
@@ -297,6 +301,7 @@ impl Filesystem for Served {
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         if self.0.switches.flushes_fail.load(Ordering::Relaxed) {
+            self.0.switches.refused.fetch_add(1, Ordering::Relaxed);
             reply.error(Errno::EIO);
         } else {
             self.0.flush();

@@ -242,6 +242,6 @@ fn dhcp_server(lab: &Lab, directory: &Path) -> Result<Process> {
         "/bin/busybox",
         &["udhcpd", "-f", config.to_str().context("odd path")?],
     )?;
-    server.wait_for("started", Duration::from_secs(10))?;
+    server.wait_for("started", lab::initiator::PATIENCE)?;
     Ok(server)
 }

@@ -265,7 +265,7 @@ fn preallocation_refuses_to_start_without_the_space() -> Result<()> {
         "--prealloc",
     ];
     let mut target = Target::start(&stand.lab.target, &args)?;
-    let status = target.process.wait(Duration::from_secs(5))?;
+    let status = target.process.wait(lab::initiator::PATIENCE)?;
     assert!(!status.success());
     let log = target.process.log();
     assert!(log.contains(args[4]) && log.contains("space"), "{log}");

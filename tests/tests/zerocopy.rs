@@ -58,7 +58,7 @@ fn zero_copy_serves_verified_io() -> Result<()> {
         patience: Duration::from_millis(500),
     };
     let mut writer = Writer::new(host.initiator()?, options);
-    writer.run_till(2000, Duration::from_secs(60))?;
-    writer.settle(Duration::from_secs(20))?;
+    writer.run_till(2000, lab::vm::STEP)?;
+    writer.settle(lab::vm::STEP)?;
     writer.judge_by_reading()?.nothing_lost()
 }

@@ -40,7 +40,7 @@ impl Capture {
         let filter = "ether proto 0x88a2 or (vlan and ether proto 0x88a2)";
         let args = ["-q", "-P", "-B", "64", "-i", interface, "-w", file, "-f", filter];
         let mut process = Process::spawn(namespace, "dumpcap", &args)?;
-        process.wait_for("File:", Duration::from_secs(20))?;
+        process.wait_for("File:", PATIENCE)?;
         Ok(Capture {
             process,
             directory,
@@ -63,7 +63,7 @@ impl Capture {
             std::thread::sleep(Duration::from_millis(20));
         }
         self.process.signal(Signal::SIGINT)?;
-        self.process.wait(Duration::from_secs(20))?;
+        self.process.wait(PATIENCE)?;
         let log = self.process.log();
         // "Packets received/dropped on interface 'eth0': 12/0 (pcap:0/…"
         let counts = log

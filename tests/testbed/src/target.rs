@@ -9,7 +9,7 @@ use crate::net::Namespace;
 use crate::process::Process;
 
 /// Longest wait for the word `ready`.
-pub const START: Duration = Duration::from_secs(20);
+pub const START: Duration = Duration::from_secs(60);
 
 /// Where the binary is: `XBLADE`, or beside the running test's directory.
 ///

@@ -272,7 +272,7 @@ impl Writer {
 
     /// One sector, asked for again till it comes.
     fn read(&mut self, lba: u64) -> Result<Vec<u8>> {
-        for _ in 0..100 {
+        for _ in 0..300 {
             let mut request = Request::ata(
                 self.options.target,
                 self.options.address,

@@ -2,8 +2,6 @@
 //! or replaced, a file system that is full. What fails is an ATA error for the requests concerned and a line in the log;
 //! the process lives on, and when the cause is gone so are the errors.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use disks::Disk;
 use lab::frame::ata;

@@ -344,6 +344,11 @@ impl Disk<'_> {
     /// When the reply is malformed, or there are several.
     pub fn query(&self, subcommand: u8, string: &[u8]) -> Result<Option<Reply>> {
         let mut query = Request::query(self.mac, self.address, subcommand, string);
+        // Only a question whether the string is this one may stay without an answer. What changes the string is answered
+        // when that is kept, and later questions overtake it.
+        if !matches!(subcommand, 1 | 2) {
+            return self.initiator.ask(query).map(Some);
+        }
         self.initiator.fill(&mut query);
         self.initiator.send(&query.bytes())?;
         let replies = with_tag(query.tag, &self.behind(vec![self.question()])?)?;

@@ -77,7 +77,7 @@ pub fn echo() -> Result<PathBuf> {
 
 /// Builds one executable of the user half.
 fn one(what: &[&str], name: &str) -> Result<PathBuf> {
-    let mut args = vec!["build", "--release", "--locked", "--package", "aoe-user"];
+    let mut args = vec!["build", "--release", "--locked", "--package", "xblade"];
     args.extend(what);
     let built = build(&args)?;
     let binary = built

@@ -172,7 +172,7 @@ fn a_mask_hides_the_export_and_survives_a_restart() -> Result<()> {
     let reply = initiator.ask(Request::reserve(disk.mac, E11, 1, &[initiator.mac()]))?;
     ensure!(reply.aoe_error().is_none(), "{reply:?}");
     target.process.kill()?;
-    let _target = Target::ready(&lab.target, &args, 1)?;
+    let _target = Target::ready_again(&lab.target, &args, 1)?;
     initiator.drain()?;
 
     let mut strange = Request::query(Mac::BROADCAST, E11, 0, b"");

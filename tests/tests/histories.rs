@@ -227,7 +227,7 @@ fn against_xblade(plan: &Plan, trouble: Trouble, extra: &[&str]) -> Result<Outco
             let step = |random: &mut Random| {
                 if trouble.kills && (!trouble.flaps || random.below(2) == 0) {
                     target.process.kill().expect("it runs");
-                    target = Target::ready(&lab.target, &args, 1).expect("it starts again");
+                    target = Target::ready_again(&lab.target, &args, 1).expect("it starts again");
                 } else {
                     let link = random.below(2) as u32;
                     lab.set_carrier(link, false).expect("the link is there");

@@ -36,7 +36,7 @@ fn killed_again_and_again(mtu: u32, extra: &[&str]) -> Result<()> {
     let mut random = Random::new(options.seed);
     let start = Instant::now();
     for round in 0..ROUNDS {
-        let mut target = Target::ready(&lab.target, &args, 1)?;
+        let mut target = Target::ready_again(&lab.target, &args, 1)?;
         writer.run_till(20 + random.below(300), PATIENCE)?;
         target.process.kill()?;
         // Replies that it sent before it died are still to be heard.
@@ -50,7 +50,7 @@ fn killed_again_and_again(mtu: u32, extra: &[&str]) -> Result<()> {
     let (acknowledged, took) = (writer.acknowledged, start.elapsed());
     println!("{ROUNDS} kills, {acknowledged} writes acknowledged, {took:?}");
     // The same through a new process, with what was under way written at last.
-    let _target = Target::ready(&lab.target, &args, 1)?;
+    let _target = Target::ready_again(&lab.target, &args, 1)?;
     writer.settle(PATIENCE)?;
     writer.judge_by_reading()?.nothing_lost()?;
     assert_eq!(image.file().metadata()?.len(), sectors * SECTOR as u64);

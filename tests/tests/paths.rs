@@ -137,7 +137,7 @@ fn a_target_that_is_gone_for_a_while() -> Result<()> {
         );
         target.process.kill()?;
         std::thread::sleep(Duration::from_secs(2));
-        target = Target::ready(&lab.target, &args, 1)?;
+        target = Target::ready_again(&lab.target, &args, 1)?;
     }
     ensure!(both_used(&lab, &[0], 200, PATIENCE)?, "I/O does not go on");
     vm.go()?;
@@ -146,7 +146,7 @@ fn a_target_that_is_gone_for_a_while() -> Result<()> {
     target.process.kill()?;
     vm.go()?;
     vm.point("back")?;
-    let _target = Target::ready(&lab.target, &args, 1)?;
+    let _target = Target::ready_again(&lab.target, &args, 1)?;
     vm.go()?;
     vm.expect("usable")?;
     vm.finish()

@@ -95,7 +95,7 @@ impl Site {
             "--state-dir",
             &text(&state)?,
         ];
-        Target::ready(&lab.target, &args, 2)
+        Target::ready_again(&lab.target, &args, 2)
     }
 }
 

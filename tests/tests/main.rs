@@ -17,6 +17,7 @@ mod kill;
 mod life;
 mod links;
 mod linux;
+mod logging;
 mod paths;
 mod power;
 mod serving;

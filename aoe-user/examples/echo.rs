@@ -16,6 +16,7 @@ use xblade::filter::{Attach, ExportRule, Filter, Rules};
 use xblade::store::{Fault, Lane, StoreKind, StoreOptions};
 use xblade::target::{
     AccessList, Address, Change, Export, Exports, Identity, Observer, Options, Persistent, PortInfo, Session,
+    WireAdmin,
 };
 use xblade::xsk::{Frame, Socket, SocketConfig};
 
@@ -144,7 +145,7 @@ fn export(file: &str) -> Result<Export> {
             firmware: "1".into(),
             wwn: None,
         },
-        wire_admin: false,
+        wire_admin: WireAdmin::Nothing,
         smart: false,
         late_duplicates: false,
     };

@@ -15,7 +15,7 @@ use super::export::State;
 use super::link::Link;
 use super::order::{Class, EntryId, Placement, Scope, Span, Turn};
 use super::parked::{Parked, Role};
-use super::{Change, Persistent, mask, query, reserve, scatter};
+use super::{Change, Persistent, WireAdmin, mask, query, reserve, scatter};
 use crate::store::{Fault, Token};
 
 /// What a reply says besides the state in force.
@@ -52,7 +52,9 @@ const MAX_LIST_BYTES: usize = 255 * mask_wire::DIRECTIVE_LEN;
 
 /// Decides on the request in `frame`.
 fn decide<L: Link>(link: &L, call: Call<'_>, frame: &L::Frame, now: &Persistent) -> Decision {
-    let (request, wire_admin) = (call.request, call.export.options.wire_admin);
+    let request = call.request;
+    let wire_admin = call.export.options.wire_admin;
+    let may_shut_out = wire_admin == WireAdmin::All;
     let argument = &request.argument;
     let (header, len) = match request.command {
         aoe::CMD_QUERY => (query_wire::HEADER_LEN, query::string_len(argument)),
@@ -69,12 +71,17 @@ fn decide<L: Link>(link: &L, call: Call<'_>, frame: &L::Frame, now: &Persistent)
     match request.command {
         aoe::CMD_QUERY => {
             let string = list.filter(|string| string.len() <= MAX_CONFIG_STRING_BYTES);
-            query::decide(query::subcommand(argument), string, now, wire_admin)
+            query::decide(
+                query::subcommand(argument),
+                string,
+                now,
+                wire_admin != WireAdmin::Nothing,
+            )
         }
-        aoe::CMD_MASK => mask::decide(argument[mask_wire::SUBCOMMAND], list, now, wire_admin),
+        aoe::CMD_MASK => mask::decide(argument[mask_wire::SUBCOMMAND], list, now, may_shut_out),
         _ => {
             let rcmd = argument[reserve_wire::SUBCOMMAND];
-            reserve::decide(rcmd, list, request.source, now, wire_admin)
+            reserve::decide(rcmd, list, request.source, now, may_shut_out)
         }
     }
 }

@@ -39,7 +39,7 @@ pub use access::AccessList;
 pub use address::Address;
 pub use ata::identify::Identity;
 pub use counters::{Counter, Counters};
-pub use export::{Change, Export, Observer, Options, ReplaceError};
+pub use export::{Change, Export, Observer, Options, ReplaceError, WireAdmin};
 pub use exports::Exports;
 pub use session::{PortInfo, Session};
 pub use state::{Keeper, MAX_MASK, MAX_RESERVE, Persistent, StateError};

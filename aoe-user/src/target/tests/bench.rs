@@ -13,7 +13,7 @@ use crate::config::Vlan;
 use crate::store::{Completion, Event, Fault, FaultKind, Lane, Mailbox, Token};
 use crate::target::{
     AccessList, Address, Change, Export, Exports, Identity, Keeper, Observer, Options, Persistent, PortInfo,
-    Session,
+    Session, WireAdmin,
 };
 
 /// The port's address.
@@ -144,7 +144,7 @@ pub fn options(shelf: u16, slot: u8) -> Options {
             firmware: "0.1".into(),
             wwn: Some(0x5123_4567_89ab_cdef),
         },
-        wire_admin: true,
+        wire_admin: WireAdmin::All,
         smart: false,
         late_duplicates: false,
     }

@@ -4,13 +4,10 @@ use std::io;
 
 use aoe_common::Mac;
 use globset::GlobBuilder;
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+
+pub use initiator::mtu_bytes;
 
 /// Longest interface name (IFNAMSIZ without its end).
 const NAME_MAX: usize = 15;
@@ -51,40 +48,6 @@ pub fn list() -> io::Result<Vec<Interface>> {
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
-}
-
-/// The MTU of an interface of the network namespace that the thread is in. Over rtnetlink, without waiting for anything
-/// but the kernel: sysfs shows the interfaces of the namespace that mounted it.
-///
-/// # Errors
-/// When there is no such interface.
-pub fn mtu_bytes(interface: &str) -> io::Result<u32> {
-    let mut wanted = LinkMessage::default();
-    wanted
-        .attributes
-        .push(LinkAttribute::IfName(interface.to_owned()));
-    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(wanted));
-    request.header.flags = NLM_F_REQUEST;
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&bytes, 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    let answer = NetlinkMessage::deserialize(&answer).map_err(io::Error::other)?;
-    let link = match answer.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => link,
-        NetlinkPayload::Error(error) => return Err(error.to_io()),
-        _ => return Err(io::ErrorKind::InvalidData.into()),
-    };
-    let mtu = link.attributes.into_iter().find_map(|attribute| match attribute {
-        LinkAttribute::Mtu(mtu) => Some(mtu),
-        _ => None,
-    });
-    mtu.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Checks a name or glob as written in a config.
@@ -183,13 +146,6 @@ mod tests {
         for bad in ["", "a b", "a/b"] {
             assert!(pattern(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn an_interface_tells_its_mtu() {
-        assert!(mtu_bytes("lo").unwrap() >= 1500);
-        let error = mtu_bytes("nosuchinterface").unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{error}");
     }
 
     #[test]

@@ -23,8 +23,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::store::{Completion, Event, Fault, FaultKind, Mailbox, Token};
-use crate::target::{Address, Keeper, Persistent};
+use crate::store::{Completion, CompletionHandle as _, Event, Fault, FaultKind, Lane, Mailbox, Token};
+use crate::target::{Address, DynStateStore, Persistent};
+use engine::StateStore;
 use files::Found;
 use format::{Contents, FormatError};
 use index::{Index, Kept};
@@ -124,7 +125,7 @@ impl StateDir {
     }
 
     /// A keeper for one export.
-    pub fn keeper(self: &Arc<Self>, key: &StateKey) -> Arc<dyn Keeper> {
+    pub fn keeper(self: &Arc<Self>, key: &StateKey) -> Arc<DynStateStore> {
         Arc::new(FileKeeper {
             key: key.clone(),
             dir: self.clone(),
@@ -429,7 +430,7 @@ struct FileKeeper {
     dir: Arc<StateDir>,
 }
 
-impl Keeper for FileKeeper {
+impl StateStore<Lane> for FileKeeper {
     fn save(&self, _address: Address, state: &Persistent, mailbox: Mailbox, token: Token) {
         let done = move |result: io::Result<()>| {
             let fault = |source| Fault {

@@ -20,6 +20,7 @@ use crate::target::{Export, Exports, PortInfo};
 use crate::xsk::{Bind, Socket, SocketConfig, XskError};
 
 pub use figures::Figures;
+pub use link::SocketLink;
 use worker::{Command, Worker};
 
 /// How to serve an interface.

@@ -5,7 +5,7 @@ use aoe_common::Mac;
 
 use super::operator::{Action, Parts, decide};
 use super::*;
-use crate::store::Lane;
+use crate::store::{Completions as _, Lane};
 
 mod model;
 mod shut;
@@ -70,7 +70,7 @@ fn what_was_saved_is_found_by_the_next_process() {
     let dir = open(&path, &["1.1"]);
     assert_eq!(dir.load(&key("1.1")).unwrap(), Persistent::default());
     dir.keeper(&key("1.1"))
-        .save(ADDRESS, &state("one"), lane.mailbox(), 7);
+        .save(ADDRESS, &state("one"), lane.handle(), 7);
     assert_eq!(done(&mut lane), 7);
     drop(dir);
 
@@ -91,7 +91,7 @@ fn all_saves_are_told_and_the_last_is_kept_when_the_directory_closes() {
     let dir = open(temp.path(), &["1.1"]);
     let keeper = dir.keeper(&key("1.1"));
     for token in 0..50 {
-        keeper.save(ADDRESS, &state(&token.to_string()), lane.mailbox(), token);
+        keeper.save(ADDRESS, &state(&token.to_string()), lane.handle(), token);
     }
     drop((dir, keeper));
     let tokens: Vec<Token> = (0..50).map(|_| done(&mut lane)).collect();
@@ -107,11 +107,11 @@ fn a_save_that_fails_says_so_and_leaves_the_old_state() {
     let mut lane = Lane::new().unwrap();
     let dir = open(&path, &["1.1"]);
     let keeper = dir.keeper(&key("1.1"));
-    keeper.save(ADDRESS, &state("old"), lane.mailbox(), 1);
+    keeper.save(ADDRESS, &state("old"), lane.handle(), 1);
     done(&mut lane);
     // A directory in the way of the new file: writing fails, for root too.
     fs::create_dir(path.join("1.1.state.new")).unwrap();
-    keeper.save(ADDRESS, &state("new"), lane.mailbox(), 2);
+    keeper.save(ADDRESS, &state("new"), lane.handle(), 2);
     let completion = next(&mut lane);
     assert_eq!(completion.token, 2);
     match completion.event {
@@ -121,7 +121,7 @@ fn a_save_that_fails_says_so_and_leaves_the_old_state() {
     assert_eq!(dir.load(&key("1.1")).unwrap(), state("old"));
 
     fs::remove_dir(path.join("1.1.state.new")).unwrap();
-    keeper.save(ADDRESS, &state("new"), lane.mailbox(), 3);
+    keeper.save(ADDRESS, &state("new"), lane.handle(), 3);
     assert_eq!(done(&mut lane), 3);
     assert_eq!(dir.load(&key("1.1")).unwrap(), state("new"));
 }

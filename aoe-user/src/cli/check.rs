@@ -1,7 +1,7 @@
 //! `xblade check`: what a config file would serve here.
 
 use crate::config::backing;
-use crate::config::validate::{Report, Seen};
+use crate::config::validate::{Report, Seen, Words};
 use crate::config::{Access, ExportConfig, file};
 
 use super::args::CheckArgs;
@@ -10,7 +10,7 @@ use super::table::{Table, size};
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let mut file = file::load(&args.config)?;
     file.config.force = args.force;
-    let report = super::validate_here(&file.config)?;
+    let report = super::validate_here(&file.config, Words::File)?;
     report.log_warnings();
     let problems = report.problems(Some(&file.origin));
     anyhow::ensure!(problems.0.is_empty(), problems);

@@ -3,6 +3,7 @@
 mod figures;
 mod link;
 mod spin;
+mod trace;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -288,6 +289,7 @@ fn cpus_for_workers(pinned_to: &[usize]) -> usize {
 fn attempts(mode: Mode) -> &'static [(Attach, Bind)] {
     match mode {
         Mode::Auto => &[(Attach::Native, Bind::Auto), (Attach::Generic, Bind::Copy)],
+        Mode::Native => &[(Attach::Native, Bind::Auto)],
         Mode::ZeroCopy => &[(Attach::Native, Bind::ZeroCopy)],
         Mode::Copy => &[(Attach::Native, Bind::Copy)],
         Mode::Skb => &[(Attach::Generic, Bind::Copy)],

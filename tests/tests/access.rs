@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
 use lab::frame::ata;
 use lab::image::stamp;
+use lab::initiator::PATIENCE;
 use lab::link::initiator_mac;
 use lab::needs::Need;
 use lab::{Address, Image, Lab, Options, Request, Target, needs};
@@ -49,7 +50,10 @@ fn a_stranger_is_counted_and_never_wakes_the_process() -> Result<()> {
     ] {
         request.src = STRANGER;
         request.tag = 0x0666_0666;
-        ensure!(initiator.ask_all(request)?.is_empty(), "a stranger was answered");
+        ensure!(
+            initiator.answers(request, &disk)?.is_empty(),
+            "a stranger was answered"
+        );
     }
 
     // Very many of them cost the process nothing.
@@ -169,16 +173,16 @@ fn a_mask_hides_the_export_and_survives_a_restart() -> Result<()> {
     let reply = initiator.ask(Request::reserve(disk.mac, E11, 1, &[initiator.mac()]))?;
     ensure!(reply.aoe_error().is_none(), "{reply:?}");
     target.process.kill()?;
-    let _target = Target::ready(&lab.target, &args, 1)?;
+    let _target = Target::ready_again(&lab.target, &args, 1)?;
     initiator.drain()?;
 
     let mut strange = Request::query(Mac::BROADCAST, E11, 0, b"");
     strange.src = STRANGER;
+    let disk = initiator.find(E11)?;
     ensure!(
-        initiator.ask_all(strange)?.is_empty(),
+        initiator.answers(strange, &disk)?.is_empty(),
         "a masked-out source was answered"
     );
-    let disk = initiator.find(E11)?;
     let string = disk.query(0, b"")?.context("no answer")?.config().2;
     ensure!(string == b"a string", "the config string is {string:02x?}");
     // Away with the mask: the stranger sees the export, but it is reserved.
@@ -191,8 +195,8 @@ fn a_mask_hides_the_export_and_survives_a_restart() -> Result<()> {
     (strange.src, strange.tag) = (STRANGER, 0x0666);
     // The kernel half learns of it a moment later.
     let (start, mut heard) = (Instant::now(), Vec::new());
-    while heard.is_empty() && start.elapsed() < Duration::from_secs(5) {
-        heard = initiator.ask_all(strange.clone())?;
+    while heard.is_empty() && start.elapsed() < PATIENCE {
+        heard = initiator.answers(strange.clone(), &disk)?;
     }
     println!("the kernel half followed within {:?}", start.elapsed());
     let reply = heard.first().context("the stranger is still masked out")?;

@@ -7,9 +7,10 @@ use aoe_common::Mac;
 
 use super::client::{Client, Path};
 use super::network::{Fate, Network, Weather};
-use super::record::{Action, Clock, History, Op, sector, value};
-use crate::frame::Address;
-use crate::image::{Random, SECTOR};
+use super::record::{Action, Clock, History, Op};
+use lab::frame::Address;
+use lab::image::{Random, SECTOR};
+use lab::values::{sector, value};
 
 /// What keeps writers apart: without any rule AoE itself cannot give one order (see [`super`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::network::{Parcel, Wire};
-use crate::initiator::Initiator;
-use crate::link::Lab;
+use lab::initiator::Initiator;
+use lab::link::Lab;
 
 /// Sends on every link from every cpu, because a frame sent from cpu N arrives on the veth's receive queue N; hears
 /// every link.

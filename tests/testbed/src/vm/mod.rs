@@ -21,7 +21,7 @@ use initramfs::Initramfs;
 use kernel::Kernel;
 
 /// How long one step of a guest may take; emulation on a busy machine is slow.
-pub const STEP: Duration = Duration::from_secs(180);
+pub const STEP: Duration = Duration::from_secs(600);
 
 /// What runs in the guest before the test's own script.
 const PRELUDE: &str = include_str!("prelude.sh");

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +12,9 @@ use nix::unistd::Pid;
 
 use crate::net::Namespace;
 use crate::packages;
+
+/// How long a process that was told to end may take on a busy machine.
+const END: Duration = Duration::from_secs(60);
 
 /// A running process with its output collected line by line; killed when dropped.
 ///
@@ -26,8 +29,31 @@ pub struct Process {
 
 #[derive(Debug, Default)]
 struct Log {
-    lines: Mutex<Vec<String>>,
+    lines: Mutex<Lines>,
     grew: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    read: Vec<String>,
+    /// Pipes that are not at their end.
+    open: usize,
+}
+
+impl Log {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().expect("no reader panics")
+    }
+
+    /// Waits till all is read that an ended process has printed. A child of its own may hold the pipes: no longer than a
+    /// few seconds for that.
+    fn complete(&self) {
+        let deadline = Duration::from_secs(5);
+        let lines = self.lock();
+        let _ = self
+            .grew
+            .wait_timeout_while(lines, deadline, |lines| lines.open > 0);
+    }
 }
 
 impl Process {
@@ -79,12 +105,12 @@ impl Process {
 
     /// Everything it printed so far, standard output and error together.
     pub fn log(&self) -> String {
-        self.log.lines.lock().expect("no reader panics").join("\n")
+        self.log.lock().read.join("\n")
     }
 
     /// How many lines it has printed so far: a mark for [`Process::wait_for_after`].
     pub fn mark(&self) -> usize {
-        self.log.lines.lock().expect("no reader panics").len()
+        self.log.lock().read.len()
     }
 
     /// Waits for a line that contains `word` and returns it.
@@ -112,21 +138,21 @@ impl Process {
         loop {
             let ended = self.child.try_wait()?;
             {
-                let lines = self.log.lines.lock().expect("no reader panics");
                 let (lines, _) = self
                     .log
                     .grew
-                    .wait_timeout_while(lines, Duration::from_millis(20), |lines| lines.len() <= seen)
+                    .wait_timeout_while(self.log.lock(), Duration::from_millis(20), |lines| {
+                        lines.read.len() <= seen
+                    })
                     .expect("no reader panics");
-                if let Some(at) = lines.iter().skip(seen).position(|line| wanted(line)) {
-                    return Ok((seen + at, lines[seen + at].clone()));
+                if let Some(at) = lines.read.iter().skip(seen).position(|line| wanted(line)) {
+                    return Ok((seen + at, lines.read[seen + at].clone()));
                 }
-                seen = seen.max(lines.len());
+                seen = seen.max(lines.read.len());
             }
             if let Some(status) = ended {
-                // The readers may be a moment behind the end of the process.
-                std::thread::sleep(Duration::from_millis(50));
-                let lines = self.log.lines.lock().expect("no reader panics");
+                self.log.complete();
+                let lines = &self.log.lock().read;
                 if let Some(at) = lines.iter().skip(mark).position(|line| wanted(line)) {
                     return Ok((mark + at, lines[mark + at].clone()));
                 }
@@ -167,7 +193,7 @@ impl Process {
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.child.try_wait()? {
-                std::thread::sleep(Duration::from_millis(50));
+                self.log.complete();
                 return Ok(status);
             }
             if Instant::now() > deadline {
@@ -184,10 +210,10 @@ impl Process {
     /// Asks it to end (SIGTERM) and waits for that; returns its exit code.
     ///
     /// # Errors
-    /// When it does not end within 10 s, or a signal ended it.
+    /// When it does not end within a minute, or a signal ended it.
     pub fn stop(&mut self) -> Result<i32> {
         self.signal(Signal::SIGTERM)?;
-        let status = self.wait(Duration::from_secs(10))?;
+        let status = self.wait(END)?;
         status
             .code()
             .with_context(|| format!("{} was ended by signal {:?}", self.label, status.signal()))
@@ -199,7 +225,7 @@ impl Process {
     /// When it is gone already.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
-        self.wait(Duration::from_secs(10)).map(drop)
+        self.wait(END).map(drop)
     }
 
     /// Processor time used so far by the threads it has now.
@@ -269,14 +295,17 @@ impl Drop for Process {
 fn collect(pipe: Option<impl Read + Send + 'static>, log: &Arc<Log>) {
     let Some(pipe) = pipe else { return };
     let log = Arc::clone(log);
+    log.lock().open += 1;
     std::thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
         let mut line = Vec::new();
         while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            log.lines.lock().expect("no reader panics").push(text);
+            log.lock().read.push(text);
             log.grew.notify_all();
             line.clear();
         }
+        log.lock().open -= 1;
+        log.grew.notify_all();
     });
 }

@@ -109,7 +109,7 @@ impl Lab {
     }
 
     fn wait_for_carrier(&self, n: u32) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while self
             .target
             .read(&format!("/sys/class/net/eth{n}/operstate"))?

@@ -13,7 +13,8 @@ use std::fmt::Write as _;
 use stateright::semantics::register::{Register, RegisterOp, RegisterRet};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
 
-use super::record::{Action, History, Op, Value};
+use super::record::{Action, History, Op};
+use lab::values::Value;
 
 /// First number of the clients made up for operations that never returned.
 const ABANDONED: usize = usize::MAX / 2;
@@ -303,10 +304,10 @@ mod tests {
     /// Thousands of small histories, possible and impossible ones, on which both judges are heard (and must agree).
     #[test]
     fn the_judges_agree() {
-        let mut random = crate::image::Random::new(1);
+        let mut random = lab::image::Random::new(1);
         let mut possible = 0;
         for _ in 0..4_000 {
-            let clock = |random: &mut crate::image::Random| random.below(14);
+            let clock = |random: &mut lab::image::Random| random.below(14);
             let ops: Vec<Op> = (0..2 + random.below(6) as usize)
                 .map(|client| {
                     let (a, b) = (clock(&mut random), clock(&mut random));

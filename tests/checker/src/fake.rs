@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use aoe_common::Mac;
 
 use super::network::{Parcel, Wire};
-use crate::frame::{Address, ata};
-use crate::image::SECTOR;
+use lab::frame::{Address, ata};
+use lab::image::SECTOR;
 
 /// Where the fake target answers.
 pub const ADDRESS: Address = Address::new(7, 3);
@@ -170,7 +170,7 @@ impl Queue {
         let mut data = now[range.clone()].as_flattened().to_vec();
         match self.mutant {
             Mutant::AnswersStaleDuplicates => {
-                let key = (crate::frame::mac(&frame[6..12]), lba, count);
+                let key = (lab::frame::mac(&frame[6..12]), lba, count);
                 match self.memory.answers.get(&key) {
                     Some((at, answer)) if at.elapsed() < Duration::from_millis(200) => {
                         data.clone_from(answer);

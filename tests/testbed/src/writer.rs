@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use aoe_common::Mac;
 
 use crate::frame::{Address, Reply, Request, ata};
-use crate::history::record::{sector, value};
 use crate::image::{Random, SECTOR};
 use crate::initiator::Initiator;
+use crate::values::{sector, value};
 
 /// What to write where.
 #[derive(Debug, Clone, Copy)]
@@ -272,7 +272,7 @@ impl Writer {
 
     /// One sector, asked for again till it comes.
     fn read(&mut self, lba: u64) -> Result<Vec<u8>> {
-        for _ in 0..100 {
+        for _ in 0..300 {
             let mut request = Request::ata(
                 self.options.target,
                 self.options.address,

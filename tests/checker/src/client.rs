@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use aoe_common::Mac;
 
 use super::network::{Network, Parcel};
-use crate::frame::{Address, Reply, Request, ata};
-use crate::image::SECTOR;
+use lab::frame::{Address, Reply, Request, ata};
+use lab::image::SECTOR;
 
 /// A way to the target: from an address of the client's to a port.
 #[derive(Debug, Clone, Copy)]

@@ -1,12 +1,15 @@
 //! Captures of what went over a link, and Wireshark's opinion of it.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use aoe_common::Mac;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use crate::frame::{Address, Request};
+use crate::initiator::{Initiator, PATIENCE};
 use crate::net::Namespace;
 use crate::packages;
 use crate::process::Process;
@@ -16,6 +19,7 @@ use crate::process::Process;
 pub struct Capture {
     process: Process,
     directory: TempDir,
+    sender: Initiator,
 }
 
 /// A finished capture.
@@ -36,18 +40,30 @@ impl Capture {
         let filter = "ether proto 0x88a2 or (vlan and ether proto 0x88a2)";
         let args = ["-q", "-P", "-B", "64", "-i", interface, "-w", file, "-f", filter];
         let mut process = Process::spawn(namespace, "dumpcap", &args)?;
-        process.wait_for("File:", Duration::from_secs(20))?;
-        Ok(Capture { process, directory })
+        process.wait_for("File:", PATIENCE)?;
+        Ok(Capture {
+            process,
+            directory,
+            sender: Initiator::open(namespace, interface)?,
+        })
     }
 
-    /// Lets the capture settle and ends it.
+    /// Ends the capture once all that has passed so far is written: a last frame, which nobody takes, tells that.
     ///
     /// # Errors
     /// When dumpcap lost frames.
     pub fn stop(mut self) -> Result<Captured> {
-        std::thread::sleep(Duration::from_millis(600));
+        let last = last_frame(self.sender.mac());
+        self.sender.send(&last)?;
+        let file = self.directory.path().join("capture.pcap");
+        let deadline = Instant::now() + PATIENCE;
+        // The file may end in the middle of a frame while it is written.
+        while !frames(&file).is_ok_and(|frames| frames.contains(&last)) {
+            ensure!(Instant::now() < deadline, "the last frame was not captured");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         self.process.signal(Signal::SIGINT)?;
-        self.process.wait(Duration::from_secs(20))?;
+        self.process.wait(PATIENCE)?;
         let log = self.process.log();
         // "Packets received/dropped on interface 'eth0': 12/0 (pcap:0/…"
         let counts = log
@@ -107,6 +123,13 @@ impl Captured {
     }
 }
 
+/// A response to nobody's request, for an address that nobody has.
+fn last_frame(src: Mac) -> Vec<u8> {
+    let mut frame = Request::new(Mac([2, 0, 0, 0, 0xff, 0xff]), Address::new(0, 0), 1, vec![0; 36]);
+    (frame.src, frame.tag, frame.ver_flags) = (src, 0x00ff_ffff, 0x18);
+    frame.bytes()
+}
+
 /// Reads a little-endian pcap file with microseconds, as dumpcap writes it on every machine we run on.
 fn frames(path: &Path) -> Result<Vec<Vec<u8>>> {
     let bytes = std::fs::read(path)?;
@@ -116,7 +139,7 @@ fn frames(path: &Path) -> Result<Vec<Vec<u8>>> {
         path.display()
     );
     let mut frames = Vec::new();
-    let mut rest = &bytes[24..];
+    let mut rest = bytes.get(24..).context("no frame yet")?;
     while rest.len() >= 16 {
         let length = u32::from_le_bytes(rest[8..12].try_into()?) as usize;
         ensure!(rest.len() >= 16 + length, "the capture ends in a frame");

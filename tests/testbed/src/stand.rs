@@ -1,7 +1,7 @@
 //! A target whose backing object is about to go bad, and how its answers tell.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::frame::ata;
 use crate::image::pattern;
+use crate::initiator::PATIENCE;
 use crate::{Address, Initiator, Lab, Namespace, Options, Reply, Target};
 
 /// What is served.
@@ -104,15 +105,18 @@ pub fn lba(reply: &Reply) -> u64 {
 /// Asks until the answer is good: a fault may outlast its cause by one report, not for ever.
 ///
 /// # Errors
-/// When it stays bad for four seconds.
+/// When it stays bad for [`PATIENCE`].
 pub fn recovers(what: &str, ask: impl Fn() -> Result<Reply>) -> Result<()> {
     let mut seen = Vec::new();
-    for _ in 0..40 {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
         let reply = ask()?;
         if registers(&reply) == GOOD {
             return Ok(());
         }
-        seen.push(registers(&reply));
+        if seen.last() != Some(&registers(&reply)) {
+            seen.push(registers(&reply));
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
     anyhow::bail!("{what} does not recover: {seen:02x?}")
@@ -125,7 +129,7 @@ pub fn recovers(what: &str, ask: impl Fn() -> Result<Reply>) -> Result<()> {
 pub fn logged(target: &mut Target, file: &Path, cause: &str) -> Result<()> {
     let name = file.to_str().context("odd path")?.to_owned();
     let is_it = |line: &str| line.contains(&name) && line.contains(cause) && line.contains("sector");
-    let found = target.process.wait_for_after(0, is_it, Duration::from_secs(3));
+    let found = target.process.wait_for_after(0, is_it, PATIENCE);
     found.with_context(|| format!("no line has {name}, {cause:?} and the sector"))?;
     ensure!(
         target.process.log().lines().count() < 100,

@@ -16,9 +16,9 @@ use crate::frame::{Address, Identity, Reply, Request, ata};
 use crate::net::Namespace;
 
 /// Longest wait for an answer that must come; generous, the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(5);
-/// How long silence must last to count as silence.
-pub const SILENCE: Duration = Duration::from_millis(150);
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait before a query that may have come too early is sent again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 const PACKET_OUTGOING: u8 = 4;
 
@@ -134,16 +134,19 @@ impl Initiator {
         }
     }
 
-    /// Every frame that arrives till nothing has for `quiet`.
+    /// Waits for the advertisement of an export, which nobody asked for.
     ///
     /// # Errors
-    /// When the socket fails.
-    pub fn collect(&self, quiet: Duration) -> Result<Vec<Vec<u8>>> {
-        let mut frames = Vec::new();
-        while let Some(frame) = self.receive(quiet)? {
-            frames.push(frame);
+    /// When none that `wanted` accepts comes within [`PATIENCE`].
+    pub fn advertisement(&self, wanted: impl Fn(&Reply) -> bool) -> Result<Reply> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let reply = self.reply_to(0, left)?.context("no advertisement")?;
+            if reply.command == 1 && wanted(&reply) {
+                return Ok(reply);
+            }
         }
-        Ok(frames)
     }
 
     /// Throws away what has arrived so far.
@@ -162,37 +165,27 @@ impl Initiator {
     pub fn ask(&self, mut request: Request) -> Result<Reply> {
         self.fill(&mut request);
         self.send(&request.bytes())?;
-        let deadline = Instant::now() + PATIENCE;
-        while let Some(frame) = self.receive(deadline.saturating_duration_since(Instant::now()))? {
-            let reply = Reply::parse(&frame)?;
-            if reply.tag == request.tag {
-                ensure!(reply.dst == request.src, "the reply went to {}", reply.dst);
-                ensure!(
-                    reply.command == request.command,
-                    "the reply has command {}",
-                    reply.command
-                );
-                return Ok(reply);
-            }
+        if let Some(reply) = self.reply_to(request.tag, PATIENCE)? {
+            ensure!(reply.dst == request.src, "the reply went to {}", reply.dst);
+            ensure!(
+                reply.command == request.command,
+                "the reply has command {}",
+                reply.command
+            );
+            return Ok(reply);
         }
         bail!("no answer within {PATIENCE:?} to {request:?}")
     }
 
-    /// Sends a request and returns every answer to its tag that comes till silence.
+    /// Sends a request and returns every answer to its tag. None is silence, told by order and not by time: `witness`
+    /// is asked afterwards, and when it has answered the request has been dealt with, however slow the machine is.
     ///
     /// # Errors
-    /// When an answer is malformed.
-    pub fn ask_all(&self, mut request: Request) -> Result<Vec<Reply>> {
+    /// When an answer is malformed, or the witness does not answer.
+    pub fn answers(&self, mut request: Request, witness: &Disk<'_>) -> Result<Vec<Reply>> {
         self.fill(&mut request);
         self.send(&request.bytes())?;
-        let mut replies = Vec::new();
-        for frame in self.collect(SILENCE)? {
-            let reply = Reply::parse(&frame)?;
-            if reply.tag == request.tag {
-                replies.push(reply);
-            }
-        }
-        Ok(replies)
+        with_tag(request.tag, &witness.barrier()?)
     }
 
     fn fill(&self, request: &mut Request) {
@@ -205,23 +198,42 @@ impl Initiator {
         }
     }
 
-    /// Broadcasts a config query to all exports and returns the answers.
+    /// Broadcasts a config query and returns all answers, once there are this many; more are among them.
     ///
     /// # Errors
-    /// As [`Initiator::ask_all`].
-    pub fn discover(&self) -> Result<Vec<Reply>> {
-        self.ask_all(Request::query(Mac::BROADCAST, Address::ALL, 0, b""))
+    /// When there are not so many within [`PATIENCE`], or one is malformed.
+    pub fn discover(&self, address: Address, expected: usize) -> Result<Vec<Reply>> {
+        let mut query = Request::query(Mac::BROADCAST, address, 0, b"");
+        self.fill(&mut query);
+        self.send(&query.bytes())?;
+        let mut replies = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        while replies.len() < expected {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let reply = self.reply_to(query.tag, left)?;
+            replies.push(reply.with_context(|| format!("{} of {expected} answers", replies.len()))?);
+        }
+        let first = replies.first().context("discover() is for exports that answer")?;
+        let witness = Disk {
+            initiator: self,
+            mac: first.src,
+            address: first.address,
+        };
+        replies.extend(with_tag(query.tag, &witness.barrier()?)?);
+        Ok(replies)
     }
 
-    /// Discovers till an export at this address answers, and gives a handle to it.
+    /// Asks till an export at this address answers, and gives a handle to it.
     ///
     /// # Errors
     /// When it does not within [`PATIENCE`].
     pub fn find(&self, address: Address) -> Result<Disk<'_>> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            let query = Request::query(Mac::BROADCAST, address, 0, b"");
-            if let Some(reply) = self.ask_all(query)?.first() {
+            let mut query = Request::query(Mac::BROADCAST, address, 0, b"");
+            self.fill(&mut query);
+            self.send(&query.bytes())?;
+            if let Some(reply) = self.reply_to(query.tag, AGAIN)? {
                 return Ok(Disk {
                     initiator: self,
                     mac: reply.src,
@@ -231,6 +243,28 @@ impl Initiator {
         }
         bail!("nobody answers for e{}.{}", address.shelf, address.slot)
     }
+
+    /// The next reply with this tag that arrives in time.
+    fn reply_to(&self, tag: u32, timeout: Duration) -> Result<Option<Reply>> {
+        let deadline = Instant::now() + timeout;
+        while let Some(frame) = self.receive(deadline.saturating_duration_since(Instant::now()))? {
+            if let Some(reply) = with_tag(tag, &[frame])?.pop() {
+                return Ok(Some(reply));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The replies with this tag; the target's own requests are passed over.
+fn with_tag(tag: u32, frames: &[Vec<u8>]) -> Result<Vec<Reply>> {
+    let is_reply = |frame: &&Vec<u8>| frame.get(14).is_some_and(|flags| flags & 0x08 != 0);
+    let replies: Vec<Reply> = frames
+        .iter()
+        .filter(is_reply)
+        .map(|frame| Reply::parse(frame))
+        .collect::<Result<_>>()?;
+    Ok(replies.into_iter().filter(|reply| reply.tag == tag).collect())
 }
 
 /// An export as an initiator sees it.
@@ -307,13 +341,57 @@ impl Disk<'_> {
     /// Query Config with a subcommand: the reply, or `None` for silence.
     ///
     /// # Errors
-    /// When the reply is malformed.
+    /// When the reply is malformed, or there are several.
     pub fn query(&self, subcommand: u8, string: &[u8]) -> Result<Option<Reply>> {
-        let replies = self
-            .initiator
-            .ask_all(Request::query(self.mac, self.address, subcommand, string))?;
+        let mut query = Request::query(self.mac, self.address, subcommand, string);
+        // Only a question whether the string is this one may stay without an answer. What changes the string is answered
+        // when that is kept, and later questions overtake it.
+        if !matches!(subcommand, 1 | 2) {
+            return self.initiator.ask(query).map(Some);
+        }
+        self.initiator.fill(&mut query);
+        self.initiator.send(&query.bytes())?;
+        let replies = with_tag(query.tag, &self.behind(vec![self.question()])?)?;
         ensure!(replies.len() <= 1, "{} replies to one request", replies.len());
         Ok(replies.into_iter().next())
+    }
+
+    /// Waits till the target has dealt with all that was sent before, and returns what else arrived meanwhile.
+    ///
+    /// A flush is answered after every write before it, a config query after every frame of this link before it (on a
+    /// link with several queues: of its queue). An error is an answer.
+    ///
+    /// # Errors
+    /// When the export does not answer within [`PATIENCE`].
+    pub fn barrier(&self) -> Result<Vec<Vec<u8>>> {
+        let flush = Request::ata(self.mac, self.address, ata::FLUSH_EXT, 0, 0, &[]);
+        self.behind(vec![flush, self.question()])
+    }
+
+    fn question(&self) -> Request {
+        Request::query(self.mac, self.address, 0, b"")
+    }
+
+    /// Sends requests, each when the one before is answered, and returns what else arrived.
+    fn behind(&self, requests: Vec<Request>) -> Result<Vec<Vec<u8>>> {
+        let mut others = Vec::new();
+        for mut request in requests {
+            self.initiator.fill(&mut request);
+            self.initiator.send(&request.bytes())?;
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let frame = self.initiator.receive(left)?.with_context(|| {
+                    format!("e{}.{} does not answer", self.address.shelf, self.address.slot)
+                })?;
+                let is_it = Reply::parse(&frame).is_ok_and(|reply| reply.tag == request.tag);
+                if is_it {
+                    break;
+                }
+                others.push(frame);
+            }
+        }
+        Ok(others)
     }
 }
 

@@ -16,7 +16,7 @@ pub use apt::{Apt, Plan, codename};
 
 /// Where downloads are kept: `target/lab` of the workspace.
 pub fn cache() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab")
 }
 
 /// A directory of the cache, filled by `fetch` if it is not there already.

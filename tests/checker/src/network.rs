@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use aoe_common::Mac;
 
-use crate::frame::mac;
-use crate::image::Random;
+use lab::frame::mac;
+use lab::image::Random;
 
 /// The target's end: where frames go that got through.
 pub trait Wire: Send {
@@ -220,8 +220,16 @@ impl<W: Wire> Carrier<W> {
                     self.post(self.chance(1, &frame), fate, to, &frame);
                 }
                 Ok(Parcel::ToClient(_)) | Err(RecvTimeoutError::Timeout) => {}
-                Ok(Parcel::Close) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Parcel::Close) | Err(RecvTimeoutError::Disconnected) => return self.finish(),
             }
+        }
+    }
+
+    /// Delivers what is under way, each when it is due.
+    fn finish(mut self) {
+        while let Some(Reverse(copy)) = self.under_way.peek() {
+            std::thread::sleep(copy.due.saturating_duration_since(Instant::now()));
+            self.deliver();
         }
     }
 

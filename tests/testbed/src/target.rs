@@ -1,7 +1,7 @@
 //! The real `xblade`, started in a namespace.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,7 +9,7 @@ use crate::net::Namespace;
 use crate::process::Process;
 
 /// Longest wait for the word `ready`.
-pub const START: Duration = Duration::from_secs(20);
+pub const START: Duration = Duration::from_secs(60);
 
 /// Where the binary is: `XBLADE`, or beside the running test's directory.
 ///
@@ -59,6 +59,25 @@ impl Target {
         let mut target = Target::start(namespace, args)?;
         target.wait_ready(0, times)?;
         Ok(target)
+    }
+
+    /// As [`Target::ready`], after a kill: the kernel frees the locks of a dead process when the disk has answered its last
+    /// requests, and till then the image is in use.
+    ///
+    /// # Errors
+    /// As [`Target::ready`].
+    pub fn ready_again(namespace: &Namespace, args: &[&str], times: usize) -> Result<Target> {
+        let killed = Instant::now();
+        loop {
+            match Target::ready(namespace, args, times) {
+                Err(error)
+                    if killed.elapsed() < START && format!("{error:#}").contains("in use by another") =>
+                {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Waits for lines with the word `ready` after a mark ([`Process::mark`]) and returns the last.

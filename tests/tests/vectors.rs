@@ -75,6 +75,7 @@ impl Bench {
             self.image.as_str(),
             "-b",
             "16",
+            "--wire-admin",
             "--state-dir",
             state,
         ];

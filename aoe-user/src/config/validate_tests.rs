@@ -201,7 +201,21 @@ fn addresses_are_unique_on_an_interface_and_vlan() {
     }
     machine.fine(&[first.clone(), other(Vlan::Id(6), "eth0")]);
     machine.fine(&[first.clone(), other(Vlan::Untagged, "eth0")]);
-    machine.fine(&[first, other(Vlan::Id(5), "eth1")]);
+}
+
+#[test]
+fn kept_state_belongs_to_one_export() {
+    let machine = Machine::new();
+    let on = |interface: &str, state_name: Option<&str>| ExportConfig {
+        slot: 1,
+        interfaces: vec![interface.into()],
+        state_name: state_name.map(str::to_owned),
+        ..machine.export(2)
+    };
+    let (export, key, message) = machine.problem(&[machine.export(1), on("eth1", None)]);
+    assert_eq!((export, key), (1, "slot"));
+    assert!(message.contains("state_name"), "{message}");
+    machine.fine(&[machine.export(1), on("eth1", Some("b"))]);
 }
 
 #[test]

@@ -87,7 +87,10 @@ fn build() -> Result<PathBuf> {
     for name in TOOLS {
         let words = packages::words_of_file(&format!("/usr/bin/{name}"));
         let words: Vec<String> = words.iter().map(|word| format!("'{}'", word.display())).collect();
-        script(&tool(name), &format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")))?;
+        script(
+            &tool(name),
+            &format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")),
+        )?;
     }
 
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -120,7 +123,10 @@ fn tool(name: &str) -> PathBuf {
 fn script(path: &Path, text: &str) -> Result<()> {
     std::fs::create_dir_all(path.parent().context("a path without a directory")?)?;
     std::fs::write(path, text)?;
-    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
+    Ok(std::fs::set_permissions(
+        path,
+        std::fs::Permissions::from_mode(0o755),
+    )?)
 }
 
 /// The lines that name what builds the object.

@@ -20,7 +20,9 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use crate::config::{Config, Vlan};
 use engine::StateStore;
 
-use crate::store::{Completion, CompletionHandle as _, Event, Fault, FaultKind, Lane, Mailbox, Token};
+use crate::store::{
+    Completion, CompletionHandle as _, CompletionQueue, Event, Fault, FaultKind, QueueHandle, Token,
+};
 use crate::target::{Address, DynStateStore, Persistent};
 use format::FormatError;
 
@@ -117,7 +119,7 @@ pub struct StateDir {
 struct Job {
     path: PathBuf,
     bytes: Vec<u8>,
-    mailbox: Mailbox,
+    handle: QueueHandle,
     token: Token,
 }
 
@@ -245,12 +247,12 @@ struct FileKeeper {
     dir: Arc<StateDir>,
 }
 
-impl StateStore<Lane> for FileKeeper {
-    fn save(&self, _address: Address, state: &Persistent, mailbox: Mailbox, token: Token) {
+impl StateStore<CompletionQueue> for FileKeeper {
+    fn save(&self, _address: Address, state: &Persistent, handle: QueueHandle, token: Token) {
         let job = Job {
             path: self.path.clone(),
             bytes: format::encode(state),
-            mailbox,
+            handle,
             token,
         };
         let jobs = self
@@ -285,7 +287,7 @@ fn finish(job: &Job, result: io::Result<()>) {
         source,
     };
     let event = Event::Finished(result.map(|()| None).map_err(fault));
-    job.mailbox.post(Completion {
+    job.handle.post(Completion {
         token: job.token,
         event,
     });

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use aoe_common::Mac;
 use xblade::config::{Config, file};
-use xblade::control::state::StateDir;
+use xblade::control::state::{StateDir, StateKey};
 use xblade::target::Persistent;
 
 fn xblade(dir: &Path, line: &str) -> Output {
@@ -98,14 +98,18 @@ fn state() -> Persistent {
     }
 }
 
+fn key(name: &str) -> StateKey {
+    name.parse().unwrap()
+}
+
 #[test]
 fn kept_states_are_shown_and_cleared() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
     let kept = StateDir::open(&dir.join("s")).unwrap();
-    kept.store("1.1", &state()).unwrap();
-    kept.store("1.11", &state()).unwrap();
-    kept.store("1.2", &Persistent::default()).unwrap();
+    kept.store(&key("1.1"), &state()).unwrap();
+    kept.store(&key("1.11"), &state()).unwrap();
+    kept.store(&key("1.2"), &Persistent::default()).unwrap();
     drop(kept);
 
     let list = done(dir, "state list --state-dir s");
@@ -136,46 +140,52 @@ fn kept_states_are_shown_and_cleared() {
 
     done(dir, "state clear 1 1 --state-dir s");
     let kept = StateDir::open(&dir.join("s")).unwrap();
-    assert_eq!(kept.load("1.1").unwrap().state, Persistent::default());
+    assert_eq!(kept.load(&key("1.1")).unwrap(), Persistent::default());
     assert_eq!(
-        kept.load("1.11").unwrap().state,
+        kept.load(&key("1.11")).unwrap(),
         state(),
         "another export's is untouched"
     );
 }
 
 #[test]
-fn states_in_use_and_states_that_are_not_there_are_refused() {
+fn states_that_are_not_there_are_told_and_looking_moves_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
+    // A host on which no daemon has run yet.
+    assert_eq!(done(dir, "state list --state-dir none").lines().count(), 1);
+    assert!(!dir.join("none").exists());
+
     let kept = StateDir::open(&dir.join("s")).unwrap();
-    kept.store("1.1", &state()).unwrap();
-    failed(
-        dir,
-        "state clear 1 1 --state-dir s",
-        &format!("in use by process {}", std::process::id()),
-    );
+    kept.store(&key("1.1"), &state()).unwrap();
     done(dir, "state show 1 1 --state-dir s");
-    assert_eq!(kept.load("1.1").unwrap().state, state());
     failed(
         dir,
         "state show 2 2 --state-dir s",
         "nothing is kept for 2.2 in s",
     );
-    failed(
-        dir,
-        "state list --state-dir none",
-        "cannot read the state directory none",
-    );
-
     fs::write(dir.join("s/3.3.state"), "junk").unwrap();
     assert!(done(dir, "state list --state-dir s").contains("damaged"));
     failed(dir, "state show 3 3 --state-dir s", "3.3: damaged");
-    assert_eq!(
-        fs::read(dir.join("s/3.3.state")).unwrap(),
-        b"junk",
-        "looking moves nothing"
-    );
+    assert_eq!(fs::read(dir.join("s/3.3.state")).unwrap(), b"junk");
+}
+
+#[test]
+fn a_daemon_carries_out_what_is_decided_about_its_states() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let kept = StateDir::open(&dir.join("s")).unwrap();
+    kept.store(&key("1.1"), &state()).unwrap();
+    fs::remove_file(dir.join("s/1.1.state")).unwrap();
+    assert!(done(dir, "state list --state-dir s").contains("its file is gone"));
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| done(dir, "state clear 1 1 --state-dir s"));
+        while kept.load(&key("1.1")).is_err() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        asked.join().unwrap();
+    });
+    assert_eq!(kept.load(&key("1.1")).unwrap(), Persistent::default());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use harness::{Outcome, execute};
 use lab::vm::qemu;
 
 use crate::cargo::Executable;
-use crate::{cargo, fuzz, setup};
+use crate::{cargo, fuzz, setup, sim};
 
 /// What the tests need of the distribution.
 const PACKAGES: &[&str] = &[
@@ -63,6 +63,10 @@ const ORDER: &[(&str, u32)] = &[
 const ALONE: &[&str] = &["bench", "fuzz", "soak"];
 /// The suite that is no test executable: cargo-fuzz.
 const FUZZER: &str = "libfuzzer";
+/// The suite that is a program of its own: the simulator.
+const SIMULATOR: &str = "sim";
+/// How long it runs new seeds.
+const SIM_SECONDS: u32 = 60;
 /// How long it works on each target.
 const FUZZ_SECONDS: u32 = 15;
 
@@ -137,6 +141,10 @@ pub fn run(args: &Args) -> Result<()> {
         let start = Instant::now();
         runner.print(FUZZER, &fuzzing(), start);
     }
+    if args.suites.is_empty() || args.suites.iter().any(|name| name == SIMULATOR) {
+        let start = Instant::now();
+        runner.print(SIMULATOR, &simulating(), start);
+    }
     let total = runner.total.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(
         "{} passed, {} failed, {} skipped",
@@ -182,6 +190,21 @@ impl Runner {
         total.passed += outcome.passed;
         total.failed += outcome.failed;
         total.skipped += outcome.skipped;
+    }
+}
+
+/// A short run of the simulator.
+fn simulating() -> Outcome {
+    match sim::run_bounded(SIM_SECONDS) {
+        Ok(passed) => Outcome {
+            passed,
+            ..Outcome::default()
+        },
+        Err(output) => Outcome {
+            failed: 1,
+            output,
+            ..Outcome::default()
+        },
     }
 }
 
@@ -237,8 +260,8 @@ fn suites(executables: &[Executable], wanted: &[String]) -> Result<Vec<Suite>> {
     for name in wanted {
         let names: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
         ensure!(
-            name == FUZZER || names.contains(&name.as_str()),
-            "there is no suite {name}; there are {}, {FUZZER}",
+            name == FUZZER || name == SIMULATOR || names.contains(&name.as_str()),
+            "there is no suite {name}; there are {}, {SIMULATOR}, {FUZZER}",
             names.join(", ")
         );
     }

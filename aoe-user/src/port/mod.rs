@@ -116,7 +116,7 @@ impl Port {
                 Ok(port) => return Ok(port),
                 Err(error) if attempts.peek().is_some() && error.is_about_mode() => {
                     warn!(
-                        "{}: native XDP is not to be had ({error}); using generic XDP",
+                        "{}: native XDP does not work ({error}); using generic XDP",
                         nic.name
                     );
                 }

@@ -1,8 +1,11 @@
-//! The `direct` store: O_DIRECT through the lane's io_uring, past the page cache.
+//! The `direct` store: O_DIRECT through the queue's io_uring, past the page cache.
 //!
 //! For images larger than memory, and for backends with other writers (`shared`), whose changes a page cache here
 //! would not see. Every operation is deferred and goes through memory of the store's own, aligned as the medium
 //! wants it.
+
+mod blocks;
+mod partial;
 
 use std::fs::File;
 use std::io;
@@ -13,14 +16,14 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 
-use super::backing::{Backing, short_file};
-use super::blocks::Blocks;
-use super::bounce::Buffer;
-use super::committer::{Committer, Medium, Task};
-use super::fetch::{Pages, Verify, read_fault};
-use super::partial::PartialWrite;
-use super::transfer::{Direction, Job, Transfer};
-use crate::lane::Lane;
+use crate::backing::{Backing, short_file};
+use crate::commit::{Committer, Medium, Task};
+use crate::completion_queue::CompletionQueue;
+use crate::direct::blocks::Blocks;
+use crate::direct::partial::PartialWrite;
+use crate::fetch::{Pages, Verify, read_fault};
+use crate::io::buffer::Buffer;
+use crate::io::transfer::{Continuation, Direction, Transfer};
 use crate::open::{StoreError, StoreOptions};
 use engine::{
     Completion, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Step, Store, Token, Traits,
@@ -28,16 +31,16 @@ use engine::{
 
 /// What the medium wants of direct I/O, in bytes; powers of two.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Alignment {
+pub(crate) struct Alignment {
     /// Of the memory.
-    pub(super) memory: usize,
+    pub(crate) memory: usize,
     /// Of position and length: the medium's block.
-    pub(super) block: u64,
+    pub(crate) block: u64,
 }
 
 impl Alignment {
     /// The whole blocks that the bytes lie in.
-    pub(super) fn around(self, bytes: &Range<u64>) -> Range<u64> {
+    pub(crate) fn around(self, bytes: &Range<u64>) -> Range<u64> {
         bytes.start - bytes.start % self.block..bytes.end.next_multiple_of(self.block)
     }
 
@@ -49,24 +52,24 @@ impl Alignment {
 
 /// Serves a file or block device without a cache.
 #[derive(Debug)]
-pub(super) struct DirectStore {
+pub(crate) struct DirectStore {
     core: Arc<Core>,
 }
 
 /// What operations under way hold on to.
 #[derive(Debug)]
-pub(super) struct Core {
-    pub(super) disk: Arc<Disk>,
-    pub(super) blocks: Blocks,
+pub(crate) struct Core {
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) blocks: Blocks,
     committer: Arc<Committer>,
     partial: AtomicU64,
 }
 
 /// The file and how to get at it.
 #[derive(Debug)]
-pub(super) struct Disk {
-    pub(super) backing: Backing,
-    pub(super) alignment: Alignment,
+pub(crate) struct Disk {
+    pub(crate) backing: Backing,
+    pub(crate) alignment: Alignment,
     /// The same file without O_DIRECT, for a last block that the file has in part only.
     buffered: Arc<File>,
 }
@@ -75,13 +78,13 @@ impl DirectStore {
     /// Opens the file with O_DIRECT.
     ///
     /// # Errors
-    /// As [`super::open()`]; also where the file system has no direct I/O.
-    pub(super) fn open(options: &StoreOptions) -> Result<DirectStore, StoreError> {
+    /// As [`crate::open()`]; also where the file system has no direct I/O.
+    pub(crate) fn open(options: &StoreOptions) -> Result<DirectStore, StoreError> {
         Self::open_with_block(options, SECTOR_BYTES)
     }
 
     /// The same with blocks of at least `block` bytes, whatever the medium says.
-    pub(super) fn open_with_block(options: &StoreOptions, block: u64) -> Result<DirectStore, StoreError> {
+    pub(crate) fn open_with_block(options: &StoreOptions, block: u64) -> Result<DirectStore, StoreError> {
         let failed = |doing| move |error: io::Error| StoreError::system(&options.path, doing, error);
         let backing = Backing::open_with(options, OFlags::DIRECT)?;
         let found = find_alignment(backing.file()).map_err(failed("direct I/O (O_DIRECT)"))?;
@@ -132,16 +135,16 @@ impl Core {
     ///
     /// Not RWF_DSYNC: on a medium without forced writes (FUA) the kernel then flushes for each write by itself, from
     /// a kernel thread on the CPU that takes the medium's interrupts, and whoever spins there delays that by a tick.
-    pub(super) fn written(
+    pub(crate) fn written(
         &self,
-        lane: &mut Lane,
+        queue: &mut CompletionQueue,
         token: Token,
         extent: Extent,
         durability: Durability,
     ) -> Option<Completion> {
         match durability {
             Durability::Durable => {
-                lane.commit(&self.committer, token, Task::Write(extent.lba));
+                queue.commit(&self.committer, token, Task::Write(extent.lba));
                 None
             }
             Durability::WriteBack => {
@@ -158,12 +161,12 @@ impl Core {
 
 impl Disk {
     /// Where an extent lies in the object, in bytes.
-    pub(super) fn bytes(&self, extent: Extent) -> Range<u64> {
+    pub(crate) fn bytes(&self, extent: Extent) -> Range<u64> {
         self.backing.position(extent.lba)..self.backing.position(extent.end())
     }
 
     /// What kept a write from taking all its bytes.
-    pub(super) fn write_fault(&self, transfer: &Transfer, extent: Extent) -> Option<Fault> {
+    pub(crate) fn write_fault(&self, transfer: &Transfer, extent: Extent) -> Option<Fault> {
         let source = transfer.shortfall()?;
         let at = (transfer.position + transfer.done as u64).max(self.backing.position(extent.lba));
         Some(self.backing.fault_at(FaultKind::Write, at, source))
@@ -178,8 +181,8 @@ struct DirectRead {
     extent: Extent,
 }
 
-impl Job for DirectRead {
-    fn ended(self: Box<Self>, _: &mut Lane, transfer: Transfer) -> Option<Completion> {
+impl Continuation for DirectRead {
+    fn ended(self: Box<Self>, _: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
         let wanted = self.disk.bytes(self.extent);
         let lead = (wanted.start - transfer.position) as usize;
         let end = (wanted.end - transfer.position) as usize;
@@ -210,19 +213,19 @@ struct WholeWrite {
     durability: Durability,
 }
 
-impl Job for WholeWrite {
-    fn ended(self: Box<Self>, lane: &mut Lane, transfer: Transfer) -> Option<Completion> {
+impl Continuation for WholeWrite {
+    fn ended(self: Box<Self>, queue: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
         match self.core.disk.write_fault(&transfer, self.extent) {
             Some(fault) => Some(Completion {
                 token: self.token,
                 event: Event::Finished(Err(fault)),
             }),
-            None => self.core.written(lane, self.token, self.extent, self.durability),
+            None => self.core.written(queue, self.token, self.extent, self.durability),
         }
     }
 }
 
-impl Store<Lane> for DirectStore {
+impl Store<CompletionQueue> for DirectStore {
     fn sectors(&self) -> u64 {
         self.core.disk.backing.sectors()
     }
@@ -244,7 +247,7 @@ impl Store<Lane> for DirectStore {
 
     fn read(
         &self,
-        lane: &mut Lane,
+        queue: &mut CompletionQueue,
         token: Token,
         extent: Extent,
         _: &mut [&mut [u8]],
@@ -254,13 +257,13 @@ impl Store<Lane> for DirectStore {
         let around = disk.alignment.around(&disk.bytes(extent));
         let buffer = Buffer::new((around.end - around.start) as usize, disk.alignment.memory);
         let transfer = Transfer::new(disk.backing.file(), around.start, Direction::Read, buffer);
-        lane.start(transfer, Box::new(DirectRead { disk, token, extent }));
+        queue.start(transfer, Box::new(DirectRead { disk, token, extent }));
         Ok(Step::Later)
     }
 
     fn write(
         &self,
-        lane: &mut Lane,
+        queue: &mut CompletionQueue,
         token: Token,
         extent: Extent,
         from: &[&[u8]],
@@ -291,37 +294,37 @@ impl Store<Lane> for DirectStore {
                 &disk.buffered
             };
             let transfer = Transfer::new(file, bytes.start, Direction::Write, buffer);
-            if durability == Durability::Durable && lane.is_idle() && self.core.committer.is_quiet() {
+            if durability == Durability::Durable && queue.is_idle() && self.core.committer.is_quiet() {
                 // One thread to wake instead of two, and none of the kernel's: the quickest way for a single write.
                 let task = Task::LoneWrite(Box::new(transfer), extent.lba);
-                lane.commit(&self.core.committer, token, task);
+                queue.commit(&self.core.committer, token, task);
                 return Ok(Step::Later);
             }
             let core = Arc::clone(&self.core);
-            let job = WholeWrite {
+            let continuation = WholeWrite {
                 core,
                 token,
                 extent,
                 durability,
             };
-            lane.start(transfer, Box::new(job));
+            queue.start(transfer, Box::new(continuation));
         } else {
             self.core.partial.fetch_add(1, Ordering::Relaxed);
-            PartialWrite::start(lane, &self.core, token, extent, buffer, durability);
+            PartialWrite::start(queue, &self.core, token, extent, buffer, durability);
         }
         Ok(Step::Later)
     }
 
-    fn flush(&self, lane: &mut Lane, token: Token) -> Result<Step, Fault> {
+    fn flush(&self, queue: &mut CompletionQueue, token: Token) -> Result<Step, Fault> {
         if self.core.disk.backing.read_only() {
             return Ok(Step::Done);
         }
-        lane.commit(&self.core.committer, token, Task::Flush);
+        queue.commit(&self.core.committer, token, Task::Flush);
         Ok(Step::Later)
     }
 
     /// Whole blocks only: the rest of a block may be on its way through a partial write.
-    fn trim(&self, lane: &mut Lane, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
+    fn trim(&self, queue: &mut CompletionQueue, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
         let disk = &self.core.disk;
         let mut whole = Vec::with_capacity(extents.len());
         for extent in extents {
@@ -334,15 +337,15 @@ impl Store<Lane> for DirectStore {
                 });
             }
         }
-        lane.commit(&self.core.committer, token, Task::Trim(whole));
+        queue.commit(&self.core.committer, token, Task::Trim(whole));
         Ok(Step::Later)
     }
 
-    fn verify(&self, lane: &mut Lane, token: Token, extent: Extent) -> Result<Step, Fault> {
+    fn verify(&self, queue: &mut CompletionQueue, token: Token, extent: Extent) -> Result<Step, Fault> {
         self.check(extent, FaultKind::Read)?;
         let alignment = self.core.disk.alignment;
         let align = alignment.memory.max(alignment.block as usize);
-        Verify::start(lane, &self.core.disk, token, extent, align);
+        Verify::start(queue, &self.core.disk, token, extent, align);
         Ok(Step::Later)
     }
 

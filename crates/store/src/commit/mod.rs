@@ -17,15 +17,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::transfer::Transfer;
-use crate::lane::Mailbox;
+use crate::completion_queue::QueueHandle;
+use crate::io::transfer::Transfer;
 use engine::{Completion, CompletionHandle as _, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Token};
 
 /// An idle thread ends after this time; the next work starts another.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// What the thread does to the medium; a file, or a fake in tests.
-pub(super) trait Medium: Send + Sync + std::fmt::Debug {
+pub(crate) trait Medium: Send + Sync + std::fmt::Debug {
     /// Puts everything written so far on the medium.
     fn commit(&self) -> io::Result<()>;
 
@@ -41,15 +41,15 @@ pub(super) trait Medium: Send + Sync + std::fmt::Debug {
 
 /// Who waits for a commit.
 #[derive(Debug)]
-pub(super) struct Waiter {
-    pub(super) mailbox: Mailbox,
-    pub(super) token: Token,
-    pub(super) task: Task,
+pub(crate) struct Waiter {
+    pub(crate) handle: QueueHandle,
+    pub(crate) token: Token,
+    pub(crate) task: Task,
 }
 
 /// What is waited for.
 #[derive(Debug)]
-pub(super) enum Task {
+pub(crate) enum Task {
     /// A durable write, already in the page cache or the medium's; its first sector.
     Write(u64),
     /// A durable write yet to be made, before the commit; its first sector.
@@ -74,14 +74,14 @@ impl Task {
 
 /// Commits for one backing object.
 #[derive(Debug)]
-pub(super) struct Committer {
+pub(crate) struct Committer {
     medium: Arc<dyn Medium>,
     flush_interval: Duration,
     /// Write-back data has been written since the last commit began.
     dirty: AtomicBool,
     state: Mutex<State>,
     work: Condvar,
-    figures: Figures,
+    counters: Counters,
 }
 
 #[derive(Debug, Default)]
@@ -102,7 +102,7 @@ struct State {
 }
 
 #[derive(Debug, Default)]
-struct Figures {
+struct Counters {
     commits: AtomicU64,
     failed: AtomicU64,
     waiters: AtomicU64,
@@ -112,21 +112,21 @@ struct Figures {
 }
 
 impl Committer {
-    pub(super) fn new(medium: Arc<dyn Medium>, flush_interval: Duration) -> Arc<Committer> {
+    pub(crate) fn new(medium: Arc<dyn Medium>, flush_interval: Duration) -> Arc<Committer> {
         Arc::new(Committer {
             medium,
             flush_interval,
             dirty: AtomicBool::new(false),
             state: Mutex::default(),
             work: Condvar::new(),
-            figures: Figures::default(),
+            counters: Counters::default(),
         })
     }
 
     /// Notes a write-back write, after its data is in the page cache (and after a `SeqCst` fence, as
-    /// [`super::mmap::Mapping::intact`] has one: either we see the flag down, or the commit sees our data).
+    /// [`crate::mapped::mmap::Mapping::intact`] has one: either we see the flag down, or the commit sees our data).
     #[inline]
-    pub(super) fn note_write(self: &Arc<Self>) {
+    pub(crate) fn note_write(self: &Arc<Self>) {
         if !self.dirty.load(Ordering::Relaxed) {
             self.first_write();
         }
@@ -145,7 +145,7 @@ impl Committer {
     }
 
     /// Commits for all of `waiters`, as one group if nothing is under way.
-    pub(super) fn submit(self: &Arc<Self>, waiters: impl IntoIterator<Item = Waiter>) {
+    pub(crate) fn submit(self: &Arc<Self>, waiters: impl IntoIterator<Item = Waiter>) {
         let mut state = self.state.lock();
         state.waiting.extend(waiters);
         self.start(&mut state);
@@ -153,7 +153,7 @@ impl Committer {
 
     /// Whether whoever comes now is likely to be alone in its group: nobody waits, and nobody came meanwhile the
     /// last time.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         let state = self.state.lock();
         !state.busy && state.waiting.is_empty() && state.last_group <= 1
     }
@@ -232,16 +232,16 @@ impl Committer {
         let began = Instant::now();
         let result = self.medium.commit();
         let took_us = began.elapsed().as_micros() as u64;
-        let figures = &self.figures;
-        figures.commits.fetch_add(1, Ordering::Relaxed);
-        figures.waiters.fetch_add(group.len() as u64, Ordering::Relaxed);
-        figures
+        let counters = &self.counters;
+        counters.commits.fetch_add(1, Ordering::Relaxed);
+        counters.waiters.fetch_add(group.len() as u64, Ordering::Relaxed);
+        counters
             .largest_group
             .fetch_max(group.len() as u64, Ordering::Relaxed);
-        figures.commit_us.fetch_add(took_us, Ordering::Relaxed);
-        figures.longest_us.fetch_max(took_us, Ordering::Relaxed);
+        counters.commit_us.fetch_add(took_us, Ordering::Relaxed);
+        counters.longest_us.fetch_max(took_us, Ordering::Relaxed);
         let failed = result.err().map(|error| {
-            figures.failed.fetch_add(1, Ordering::Relaxed);
+            counters.failed.fetch_add(1, Ordering::Relaxed);
             let raw = error.raw_os_error().unwrap_or(libc::EIO);
             // Logs; the answers are made one by one.
             self.medium.fault(
@@ -296,7 +296,7 @@ impl Committer {
     ///
     /// # Errors
     /// Of the last commit, or an earlier failure that no flush was told about.
-    pub(super) fn close(&self) -> io::Result<()> {
+    pub(crate) fn close(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         state.closed = true;
         self.work.notify_one();
@@ -317,21 +317,21 @@ impl Committer {
     }
 
     /// Nobody will write any more: commits what is unsynced and ends, without anyone waiting for it.
-    pub(super) fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         self.state.lock().closed = true;
         self.work.notify_one();
     }
 
-    /// Figures by name.
-    pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
-        let figures = &self.figures;
+    /// Counters by name.
+    pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
+        let counters = &self.counters;
         [
-            ("commits", &figures.commits),
-            ("commits_failed", &figures.failed),
-            ("commit_waiters", &figures.waiters),
-            ("commit_group_max", &figures.largest_group),
-            ("commit_us_total", &figures.commit_us),
-            ("commit_us_max", &figures.longest_us),
+            ("commits", &counters.commits),
+            ("commits_failed", &counters.failed),
+            ("commit_waiters", &counters.waiters),
+            ("commit_group_max", &counters.largest_group),
+            ("commit_us_total", &counters.commit_us),
+            ("commit_us_max", &counters.longest_us),
         ]
         .map(|(name, figure)| (name, figure.load(Ordering::Relaxed)))
         .to_vec()
@@ -339,7 +339,7 @@ impl Committer {
 }
 
 fn post(waiter: &Waiter, result: Result<Option<Box<[u8]>>, Fault>) {
-    waiter.mailbox.post(Completion {
+    waiter.handle.post(Completion {
         token: waiter.token,
         event: Event::Finished(result),
     });

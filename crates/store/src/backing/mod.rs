@@ -23,7 +23,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// An opened backing object and the run of it that is served.
 #[derive(Debug)]
-pub(super) struct Backing {
+pub(crate) struct Backing {
     file: Arc<File>,
     path: PathBuf,
     /// First byte served.
@@ -45,42 +45,42 @@ pub(super) struct Backing {
 
 impl Backing {
     /// The open file.
-    pub(super) fn file(&self) -> &Arc<File> {
+    pub(crate) fn file(&self) -> &Arc<File> {
         &self.file
     }
 
     /// For messages.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether writes are impossible.
-    pub(super) fn read_only(&self) -> bool {
+    pub(crate) fn read_only(&self) -> bool {
         self.read_only
     }
 
     /// What IDENTIFY may claim.
-    pub(super) fn traits(&self) -> Traits {
+    pub(crate) fn traits(&self) -> Traits {
         self.traits
     }
 
     /// Sectors served now.
-    pub(super) fn sectors(&self) -> u64 {
+    pub(crate) fn sectors(&self) -> u64 {
         self.sectors.load(Ordering::Acquire)
     }
 
     /// Faults reported since the start.
-    pub(super) fn faults(&self) -> u64 {
+    pub(crate) fn faults(&self) -> u64 {
         self.faults.load(Ordering::Relaxed)
     }
 
     /// Where a sector lies in the object, in bytes.
-    pub(super) fn position(&self, lba: u64) -> u64 {
+    pub(crate) fn position(&self, lba: u64) -> u64 {
         self.start + lba * SECTOR_BYTES
     }
 
     /// Whether the file system keeps its pages in memory anyway.
-    pub(super) fn in_memory(&self) -> bool {
+    pub(crate) fn in_memory(&self) -> bool {
         const TMPFS_MAGIC: i64 = 0x0102_1994;
         const RAMFS_MAGIC: i64 = 0x8584_58f6;
         const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
@@ -90,7 +90,7 @@ impl Backing {
     }
 
     /// Whether mincore(2) tells the truth: it says "resident" of everything to who neither owns the file nor may write to it.
-    pub(super) fn may_ask_residency(&self) -> bool {
+    pub(crate) fn may_ask_residency(&self) -> bool {
         let owner = |meta: std::fs::Metadata| meta.uid() == rustix::process::geteuid().as_raw();
         !self.read_only || self.file.metadata().is_ok_and(owner)
     }
@@ -99,7 +99,7 @@ impl Backing {
     ///
     /// # Errors
     /// Of statx or lseek.
-    pub(super) fn object_bytes(&self) -> io::Result<u64> {
+    pub(crate) fn object_bytes(&self) -> io::Result<u64> {
         object_bytes(&self.file, self.device)
     }
 
@@ -108,7 +108,7 @@ impl Backing {
     ///
     /// # Errors
     /// Of statx or lseek.
-    pub(super) fn measure(&self) -> io::Result<u64> {
+    pub(crate) fn measure(&self) -> io::Result<u64> {
         let end = self.object_bytes()?;
         self.warn_if_replaced();
         if self.length != 0 {
@@ -136,12 +136,12 @@ impl Backing {
     }
 
     /// Whether [`Backing::measure`] found another file, or none, at the path.
-    pub(super) fn is_replaced(&self) -> bool {
+    pub(crate) fn is_replaced(&self) -> bool {
         self.replaced.load(Ordering::Relaxed)
     }
 
     /// Serves `sectors` from here on.
-    pub(super) fn set_sectors(&self, sectors: u64) {
+    pub(crate) fn set_sectors(&self, sectors: u64) {
         self.sectors.fetch_max(sectors, Ordering::Release);
     }
 
@@ -149,7 +149,7 @@ impl Backing {
     ///
     /// # Errors
     /// A fault of `kind`.
-    pub(super) fn check(&self, extent: Extent, kind: FaultKind) -> Result<(), Fault> {
+    pub(crate) fn check(&self, extent: Extent, kind: FaultKind) -> Result<(), Fault> {
         if extent.end() <= self.sectors() {
             return Ok(());
         }
@@ -160,7 +160,7 @@ impl Backing {
     ///
     /// # Errors
     /// A fault.
-    pub(super) fn check_writable(&self, extent: Extent) -> Result<(), Fault> {
+    pub(crate) fn check_writable(&self, extent: Extent) -> Result<(), Fault> {
         if !self.read_only {
             return Ok(());
         }
@@ -172,18 +172,18 @@ impl Backing {
     }
 
     /// The file's name, for a thread's.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let name = self.path.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
     }
 
     /// A fault at a byte of the object, logged.
-    pub(super) fn fault_at(&self, kind: FaultKind, at: u64, source: io::Error) -> Fault {
+    pub(crate) fn fault_at(&self, kind: FaultKind, at: u64, source: io::Error) -> Fault {
         self.fault(kind, at.saturating_sub(self.start) / SECTOR_BYTES, source)
     }
 
     /// A fault at a sector, logged at most once in [`LOG_INTERVAL`].
-    pub(super) fn fault(&self, kind: FaultKind, lba: u64, source: io::Error) -> Fault {
+    pub(crate) fn fault(&self, kind: FaultKind, lba: u64, source: io::Error) -> Fault {
         let (kind, source) = match source.raw_os_error() {
             Some(libc::ENXIO | libc::ENODEV) => (FaultKind::Gone, source),
             // More often a device that was pulled out has no size from then on, so that reads end and writes find no space.
@@ -212,7 +212,7 @@ impl Backing {
 }
 
 /// What a read beyond the end of a cut file means.
-pub(super) fn short_file() -> io::Error {
+pub(crate) fn short_file() -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
         "the backing file is shorter than the export",

@@ -1,4 +1,4 @@
-//! One piece of I/O that a lane carries out for a store, and the threads that do it where io_uring may not be used.
+//! One piece of I/O that a queue carries out for a store, and the threads that do it where io_uring may not be used.
 
 use std::fs::File;
 use std::io;
@@ -11,18 +11,18 @@ use std::sync::mpsc::{Sender, channel};
 use parking_lot::Mutex;
 use rustix::fs::Advice;
 
-use super::bounce::Buffer;
-use super::fetch::copy;
-use super::lane::Lane;
-use crate::lane::Mailbox;
+use crate::completion_queue::CompletionQueue;
+use crate::completion_queue::QueueHandle;
+use crate::fetch::copy;
+use crate::io::buffer::Buffer;
 use engine::Completion;
 
-/// Threads for all lanes together, where io_uring is not available.
+/// Threads for all queues together, where io_uring is not available.
 const THREADS: usize = 8;
 
 /// What to do with the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(crate) enum Direction {
     /// Fill the buffer.
     Read,
     /// Write the buffer.
@@ -37,19 +37,19 @@ pub(super) enum Direction {
 
 /// A transfer and how far it got.
 #[derive(Debug)]
-pub(super) struct Transfer {
-    pub(super) file: Arc<File>,
-    pub(super) position: u64,
-    pub(super) direction: Direction,
-    pub(super) buffer: Buffer,
+pub(crate) struct Transfer {
+    pub(crate) file: Arc<File>,
+    pub(crate) position: u64,
+    pub(crate) direction: Direction,
+    pub(crate) buffer: Buffer,
     /// Bytes done. Less than the buffer without an error means that the file ends there.
-    pub(super) done: usize,
+    pub(crate) done: usize,
     /// Why it went no further.
-    pub(super) error: Option<io::Error>,
+    pub(crate) error: Option<io::Error>,
 }
 
 impl Transfer {
-    pub(super) fn new(file: &Arc<File>, position: u64, direction: Direction, buffer: Buffer) -> Transfer {
+    pub(crate) fn new(file: &Arc<File>, position: u64, direction: Direction, buffer: Buffer) -> Transfer {
         Transfer {
             file: Arc::clone(file),
             position,
@@ -61,7 +61,7 @@ impl Transfer {
     }
 
     /// Takes in the kernel's answer to one attempt; true if there is more to do.
-    pub(super) fn advance(&mut self, result: Result<usize, io::Error>) -> bool {
+    pub(crate) fn advance(&mut self, result: Result<usize, io::Error>) -> bool {
         match result {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => true,
@@ -78,7 +78,7 @@ impl Transfer {
     }
 
     /// What kept a write from taking all its bytes.
-    pub(super) fn shortfall(&self) -> Option<io::Error> {
+    pub(crate) fn shortfall(&self) -> Option<io::Error> {
         match &self.error {
             Some(error) => Some(copy(error)),
             None if self.done < self.buffer.len() => Some(io::ErrorKind::WriteZero.into()),
@@ -87,7 +87,7 @@ impl Transfer {
     }
 
     /// All of it, blocking.
-    pub(super) fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         while {
             let at = self.position + self.done as u64;
             let rest = &mut self.buffer.bytes_mut()[self.done..];
@@ -110,18 +110,18 @@ fn advise(file: impl AsFd, at: u64, bytes: u32, advice: Advice) -> io::Result<us
     Ok(0)
 }
 
-/// What a store does when a transfer has ended: on the lane that started it.
-pub(super) trait Job: Send + std::fmt::Debug {
+/// What a store does when a transfer has ended: on the queue that started it.
+pub(crate) trait Continuation: Send + std::fmt::Debug {
     /// The end of the operation, or `None` if it goes on (another transfer was started) or nobody waits.
-    fn ended(self: Box<Self>, lane: &mut Lane, transfer: Transfer) -> Option<Completion>;
+    fn ended(self: Box<Self>, queue: &mut CompletionQueue, transfer: Transfer) -> Option<Completion>;
 }
 
-/// A transfer with its job.
-pub(super) type Flight = (Transfer, Box<dyn Job>);
+/// A transfer with its continuation.
+pub(crate) type PendingTransfer = (Transfer, Box<dyn Continuation>);
 
-/// Lets a thread carry it out; it comes back through the mailbox.
-pub(super) fn run_on_a_thread(flight: Flight, mailbox: Mailbox) {
-    type Order = (Flight, Mailbox);
+/// Lets a thread carry it out; it comes back through the handle.
+pub(crate) fn run_on_a_thread(pending: PendingTransfer, handle: QueueHandle) {
+    type Order = (PendingTransfer, QueueHandle);
     static QUEUE: Mutex<Option<Sender<Order>>> = Mutex::new(None);
     let mut queue = QUEUE.lock();
     let sender = queue.get_or_insert_with(|| {
@@ -134,11 +134,11 @@ pub(super) fn run_on_a_thread(flight: Flight, mailbox: Mailbox) {
                 .spawn(move || {
                     loop {
                         let order = receiver.lock().recv();
-                        let Ok(((mut transfer, job), mailbox)) = order else {
+                        let Ok(((mut transfer, continuation), handle)) = order else {
                             return;
                         };
                         transfer.run();
-                        mailbox.give_back((transfer, job));
+                        handle.give_back((transfer, continuation));
                     }
                 });
             if let Err(error) = thread {
@@ -147,10 +147,10 @@ pub(super) fn run_on_a_thread(flight: Flight, mailbox: Mailbox) {
         }
         sender
     });
-    if let Err(unsent) = sender.send((flight, mailbox)) {
+    if let Err(unsent) = sender.send((pending, handle)) {
         // No thread could be started at all: then this one has to wait for the disk.
-        let ((mut transfer, job), mailbox) = unsent.0;
+        let ((mut transfer, continuation), handle) = unsent.0;
         transfer.run();
-        mailbox.give_back((transfer, job));
+        handle.give_back((transfer, continuation));
     }
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
-use super::sigbus::Guard;
+use crate::mapped::sigbus::Guard;
 
 /// A line of the processor's cache.
 const LINE_BYTES: usize = 64;
@@ -27,7 +27,7 @@ const COPY_BYTES: usize = 512;
 
 /// A mapping of `len` usable bytes.
 #[derive(Debug)]
-pub(super) struct Mapping {
+pub(crate) struct Mapping {
     base: NonNull<u8>,
     /// Where the usable bytes begin: a file's range need not begin on a page.
     lead: usize,
@@ -59,7 +59,7 @@ impl Mapping {
     ///
     /// # Errors
     /// Of mmap, for example no address space left.
-    pub(super) fn of_file(file: Arc<File>, position: u64, len: usize, writable: bool) -> io::Result<Mapping> {
+    pub(crate) fn of_file(file: Arc<File>, position: u64, len: usize, writable: bool) -> io::Result<Mapping> {
         let page_bytes = page_bytes(file.as_fd());
         let lead = (position % page_bytes as u64) as usize;
         let position = position - lead as u64;
@@ -92,7 +92,7 @@ impl Mapping {
     ///
     /// # Errors
     /// Of mmap.
-    pub(super) fn anonymous(len: usize) -> io::Result<Mapping> {
+    pub(crate) fn anonymous(len: usize) -> io::Result<Mapping> {
         let total = len.next_multiple_of(rustix::param::page_size());
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
@@ -109,19 +109,19 @@ impl Mapping {
     }
 
     /// Usable bytes.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Odd while a page of the mapping is not the file's; take it before a copy, give it to [`Mapping::intact`].
     #[inline]
-    pub(super) fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.file.as_ref().map_or(0, |watched| watched.guard.epoch())
     }
 
     /// Whether copies since `epoch` was taken met the file's pages and no others.
     #[inline]
-    pub(super) fn intact(&self, epoch: u64) -> bool {
+    pub(crate) fn intact(&self, epoch: u64) -> bool {
         // The copy's loads come before this look at the epoch, also in the eyes of the processor; for its stores see `write`.
         fence(Ordering::Acquire);
         epoch.is_multiple_of(2) && self.epoch() == epoch
@@ -131,7 +131,7 @@ impl Mapping {
     ///
     /// # Errors
     /// Of mmap.
-    pub(super) fn mend(&self) -> io::Result<()> {
+    pub(crate) fn mend(&self) -> io::Result<()> {
         let Some(watched) = &self.file else { return Ok(()) };
         let total = self.total;
         watched.guard.mend(|| {
@@ -157,7 +157,7 @@ impl Mapping {
     /// Starts to bring the bytes at `at` into the processor's cache, if they lie in the mapping: of many the first ones, and
     /// the first line of each page. There the page walk is what costs; the lines that follow the processor foresees by itself.
     #[inline]
-    pub(super) fn prefetch(&self, at: usize, bytes: usize) {
+    pub(crate) fn prefetch(&self, at: usize, bytes: usize) {
         let Some(end) = at.checked_add(bytes).filter(|end| *end <= self.len) else {
             return;
         };
@@ -188,7 +188,7 @@ impl Mapping {
 
     /// Copies from byte `at` into the pieces.
     #[inline]
-    pub(super) fn read(&self, at: usize, into: &mut [&mut [u8]]) {
+    pub(crate) fn read(&self, at: usize, into: &mut [&mut [u8]]) {
         let mut from = self.pointer(at, into.iter().map(|piece| piece.len()).sum());
         for piece in into {
             // SAFETY: `pointer` checked that all pieces together lie in the mapping; a piece is ours alone and
@@ -202,7 +202,7 @@ impl Mapping {
 
     /// Copies the pieces to byte `at`. Not for read-only mappings.
     #[inline]
-    pub(super) fn write(&self, at: usize, from: &[&[u8]]) {
+    pub(crate) fn write(&self, at: usize, from: &[&[u8]]) {
         assert!(self.writable(), "write to a read-only mapping");
         let mut to = self.pointer(at, from.iter().map(|piece| piece.len()).sum());
         for piece in from {
@@ -221,7 +221,7 @@ impl Mapping {
     ///
     /// # Errors
     /// Of madvise.
-    pub(super) fn discard(&self, range: Range<usize>) -> io::Result<()> {
+    pub(crate) fn discard(&self, range: Range<usize>) -> io::Result<()> {
         assert!(self.file.is_none(), "only anonymous memory forgets its content");
         let page_bytes = rustix::param::page_size();
         let (start, end) = (
@@ -240,7 +240,7 @@ impl Mapping {
     ///
     /// # Errors
     /// Of madvise.
-    pub(super) fn unmap(&self, pages: Range<usize>) -> io::Result<()> {
+    pub(crate) fn unmap(&self, pages: Range<usize>) -> io::Result<()> {
         self.advise_pages(pages, Advice::LinuxDontNeed)
     }
 
@@ -249,7 +249,7 @@ impl Mapping {
     ///
     /// # Errors
     /// Of madvise: EFAULT beyond the file's end.
-    pub(super) fn populate(&self, pages: Range<usize>) -> io::Result<()> {
+    pub(crate) fn populate(&self, pages: Range<usize>) -> io::Result<()> {
         self.advise_pages(pages, Advice::LinuxPopulateRead)
     }
 
@@ -269,7 +269,7 @@ impl Mapping {
     ///
     /// # Errors
     /// Of mincore.
-    pub(super) fn residency(&self, first: usize, pages: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn residency(&self, first: usize, pages: &mut [u8]) -> io::Result<()> {
         let page_bytes = rustix::param::page_size();
         assert!(
             (first + pages.len()) * page_bytes <= self.total,
@@ -291,13 +291,13 @@ impl Mapping {
 
     /// The mapping's pages that these bytes, at least one, lie in.
     #[inline]
-    pub(super) fn pages_of(&self, bytes: Range<usize>) -> RangeInclusive<usize> {
+    pub(crate) fn pages_of(&self, bytes: Range<usize>) -> RangeInclusive<usize> {
         // A shift: a division by a number that the compiler does not know would cost more than the rest.
         (self.lead + bytes.start) >> self.page_shift..=(self.lead + bytes.end - 1) >> self.page_shift
     }
 
     /// The usable bytes that lie in a page of the mapping.
-    pub(super) fn bytes_of(&self, page: usize) -> Range<usize> {
+    pub(crate) fn bytes_of(&self, page: usize) -> Range<usize> {
         let page_bytes = rustix::param::page_size();
         let start = (page * page_bytes).saturating_sub(self.lead);
         let end = ((page + 1) * page_bytes).saturating_sub(self.lead);
@@ -305,12 +305,12 @@ impl Mapping {
     }
 
     /// A page's index in /proc/self/pagemap.
-    pub(super) fn table_index(&self, page: usize) -> u64 {
+    pub(crate) fn table_index(&self, page: usize) -> u64 {
         (self.base.as_ptr() as usize / rustix::param::page_size() + page) as u64
     }
 
     /// Pages of the mapping.
-    pub(super) fn pages(&self) -> usize {
+    pub(crate) fn pages(&self) -> usize {
         self.total / rustix::param::page_size()
     }
 

@@ -14,13 +14,13 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::bounce::Buffer;
-use super::fetch::ReadAhead;
-use super::mapped::Core;
-use super::mmap::Mapping;
-use super::residency::{BLOCK_PAGES, Residency};
-use super::transfer::{Direction, Job, Transfer};
-use crate::lane::{Lane, Mailbox};
+use crate::completion_queue::{CompletionQueue, QueueHandle};
+use crate::fetch::ReadAhead;
+use crate::io::buffer::Buffer;
+use crate::io::transfer::{Continuation, Direction, Transfer};
+use crate::mapped::Core;
+use crate::mapped::mmap::Mapping;
+use crate::mapped::residency::{BLOCK_PAGES, Residency};
 use engine::{Completion, CompletionHandle as _, Completions as _, Event, Token};
 
 /// Pages of a block whose folios are looked at.
@@ -30,23 +30,23 @@ const ATTEMPTS: u32 = 3;
 
 /// Blocks being changed over, with the writes that wait for each.
 #[derive(Debug, Default)]
-pub(super) struct Folios {
-    waiting: Mutex<HashMap<usize, Vec<(Mailbox, Token)>>>,
+pub(crate) struct Folios {
+    waiting: Mutex<HashMap<usize, Vec<(QueueHandle, Token)>>>,
     changed: AtomicU64,
 }
 
 impl Folios {
     /// Blocks changed over since the start.
-    pub(super) fn changed(&self) -> u64 {
+    pub(crate) fn changed(&self) -> u64 {
         self.changed.load(Ordering::Relaxed)
     }
 }
 
 /// Sees to it that `block` may be written to. True if the write must wait: it will be asked to come again.
 #[cold]
-pub(super) fn settle(
+pub(crate) fn settle(
     core: &Arc<Core>,
-    lane: &mut Lane,
+    queue: &mut CompletionQueue,
     token: Token,
     mapping: &Mapping,
     residency: &Residency,
@@ -54,7 +54,7 @@ pub(super) fn settle(
 ) -> bool {
     let mut waiting = core.folios.waiting.lock();
     if let Some(waiters) = waiting.get_mut(&block) {
-        waiters.push((lane.handle(), token));
+        waiters.push((queue.handle(), token));
         return true;
     }
     if residency.is_settled(block) {
@@ -69,13 +69,13 @@ pub(super) fn settle(
         residency.set_settled(block);
         return false;
     }
-    waiting.insert(block, vec![(lane.handle(), token)]);
+    waiting.insert(block, vec![(queue.handle(), token)]);
     let change = ChangeOver {
         core: Arc::clone(core),
         block,
         attempts: 0,
     };
-    Box::new(change).clean(lane);
+    Box::new(change).clean(queue);
     true
 }
 
@@ -89,13 +89,13 @@ struct ChangeOver {
 
 impl ChangeOver {
     /// What is dirty cannot be dropped.
-    fn clean(self: Box<Self>, lane: &mut Lane) {
+    fn clean(self: Box<Self>, queue: &mut CompletionQueue) {
         let bytes = self.bytes();
         let len = (bytes.end - bytes.start) as u32;
-        self.start(lane, Direction::Clean(len));
+        self.start(queue, Direction::Clean(len));
     }
 
-    fn evict(mut self: Box<Self>, lane: &mut Lane) {
+    fn evict(mut self: Box<Self>, queue: &mut CompletionQueue) {
         let bytes = self.bytes();
         let (mapping, residency) = self.core.mapped();
         if let Some(residency) = residency {
@@ -109,13 +109,13 @@ impl ChangeOver {
             );
         }
         self.attempts += 1;
-        self.start(lane, Direction::Evict((bytes.end - bytes.start) as u32));
+        self.start(queue, Direction::Evict((bytes.end - bytes.start) as u32));
     }
 
-    fn start(self: Box<Self>, lane: &mut Lane, direction: Direction) {
+    fn start(self: Box<Self>, queue: &mut CompletionQueue, direction: Direction) {
         let position = self.bytes().start;
         let transfer = Transfer::new(self.core.backing.file(), position, direction, Buffer::new(0, 1));
-        lane.start(transfer, self);
+        queue.start(transfer, self);
     }
 
     /// The block's bytes in the object.
@@ -135,17 +135,17 @@ impl ChangeOver {
         mapping.residency(pages.start, resident).is_ok() && resident.iter().any(|page| page & 1 == 1)
     }
 
-    fn finish(&self, lane: &mut Lane) {
+    fn finish(&self, queue: &mut CompletionQueue) {
         let core = &self.core;
         if let (_, Some(residency)) = core.mapped() {
             residency.forget(self.block);
             residency.set_settled(self.block);
         }
         core.folios.changed.fetch_add(1, Ordering::Relaxed);
-        ReadAhead::start(lane, &core.backing, self.bytes());
+        ReadAhead::start(queue, &core.backing, self.bytes());
         let waiters = core.folios.waiting.lock().remove(&self.block);
-        for (mailbox, token) in waiters.unwrap_or_default() {
-            mailbox.post(Completion {
+        for (handle, token) in waiters.unwrap_or_default() {
+            handle.post(Completion {
                 token,
                 event: Event::Again,
             });
@@ -153,13 +153,13 @@ impl ChangeOver {
     }
 }
 
-impl Job for ChangeOver {
-    fn ended(self: Box<Self>, lane: &mut Lane, transfer: Transfer) -> Option<Completion> {
+impl Continuation for ChangeOver {
+    fn ended(self: Box<Self>, queue: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
         let cleaned = matches!(transfer.direction, Direction::Clean(_));
         if cleaned || (self.attempts < ATTEMPTS && self.is_still_there()) {
-            self.evict(lane);
+            self.evict(queue);
         } else {
-            self.finish(lane);
+            self.finish(queue);
         }
         None
     }

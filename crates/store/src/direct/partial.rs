@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use super::bounce::Buffer;
-use super::direct::Core;
-use super::fetch::read_fault;
-use super::transfer::{Direction, Job, Transfer};
-use crate::lane::Lane;
+use crate::completion_queue::CompletionQueue;
+use crate::direct::Core;
+use crate::fetch::read_fault;
+use crate::io::buffer::Buffer;
+use crate::io::transfer::{Continuation, Direction, Transfer};
 use engine::{Completion, Completions as _, Durability, Event, Extent, Fault, FaultKind, Token};
 
 /// The write, between its steps.
 #[derive(Debug)]
-pub(super) struct PartialWrite {
+pub(crate) struct PartialWrite {
     core: Arc<Core>,
     token: Token,
     extent: Extent,
@@ -31,8 +31,8 @@ enum Stage {
 
 impl PartialWrite {
     /// Starts it. The file has all of the blocks.
-    pub(super) fn start(
-        lane: &mut Lane,
+    pub(crate) fn start(
+        queue: &mut CompletionQueue,
         core: &Arc<Core>,
         token: Token,
         extent: Extent,
@@ -54,7 +54,7 @@ impl PartialWrite {
         );
         let file = write.core.disk.backing.file();
         let transfer = Transfer::new(file, around.start, Direction::Read, buffer);
-        Box::new(write).take(lane, transfer, 0);
+        Box::new(write).take(queue, transfer, 0);
     }
 
     /// The blocks that it covers in part: the first, the last, or both, in ascending order.
@@ -67,35 +67,37 @@ impl PartialWrite {
     }
 
     /// Takes its blocks from the `held`th on, then reads. Waits parked, if it must.
-    fn take(mut self: Box<Self>, lane: &mut Lane, transfer: Transfer, held: usize) {
+    fn take(mut self: Box<Self>, queue: &mut CompletionQueue, transfer: Transfer, held: usize) {
         match self.blocks().nth(held) {
             Some(block) => {
                 self.stage = Stage::Taking(held + 1);
                 let core = Arc::clone(&self.core);
-                if let Some((transfer, job)) = core.blocks.take(block, (transfer, self), lane.handle()) {
+                if let Some((transfer, continuation)) =
+                    core.blocks.take(block, (transfer, self), queue.handle())
+                {
                     // It is ours at once: go on as if it had been handed over.
-                    job.ended(lane, transfer);
+                    continuation.ended(queue, transfer);
                 }
             }
             None => {
                 self.stage = Stage::Reading;
-                lane.start(transfer, self);
+                queue.start(transfer, self);
             }
         }
     }
 
-    fn write(mut self: Box<Self>, lane: &mut Lane, read: Transfer) {
+    fn write(mut self: Box<Self>, queue: &mut CompletionQueue, read: Transfer) {
         let disk = &self.core.disk;
         let lead = (disk.backing.position(self.extent.lba) - read.position) as usize;
         let mut buffer = read.buffer;
         buffer.gather(lead, &[self.data.bytes()]);
         let transfer = Transfer::new(disk.backing.file(), read.position, Direction::Write, buffer);
         self.stage = Stage::Writing;
-        lane.start(transfer, self);
+        queue.start(transfer, self);
     }
 
     /// Others may have the blocks now, also while this write waits for its commit.
-    fn finish(&self, lane: &mut Lane, fault: Option<Fault>) -> Option<Completion> {
+    fn finish(&self, queue: &mut CompletionQueue, fault: Option<Fault>) -> Option<Completion> {
         for block in self.blocks() {
             self.core.blocks.release(block);
         }
@@ -104,31 +106,31 @@ impl PartialWrite {
                 token: self.token,
                 event: Event::Finished(Err(fault)),
             }),
-            None => self.core.written(lane, self.token, self.extent, self.durability),
+            None => self.core.written(queue, self.token, self.extent, self.durability),
         }
     }
 }
 
-impl Job for PartialWrite {
-    fn ended(self: Box<Self>, lane: &mut Lane, transfer: Transfer) -> Option<Completion> {
+impl Continuation for PartialWrite {
+    fn ended(self: Box<Self>, queue: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
         match self.stage {
             Stage::Taking(held) => {
-                self.take(lane, transfer, held);
+                self.take(queue, transfer, held);
                 None
             }
             Stage::Reading => match read_fault(&self.core.disk.backing, &transfer, FaultKind::Write) {
                 Some(mut fault) => {
                     fault.lba = fault.lba.max(self.extent.lba);
-                    self.finish(lane, Some(fault))
+                    self.finish(queue, Some(fault))
                 }
                 None => {
-                    self.write(lane, transfer);
+                    self.write(queue, transfer);
                     None
                 }
             },
             Stage::Writing => {
                 let fault = self.core.disk.write_fault(&transfer, self.extent);
-                self.finish(lane, fault)
+                self.finish(queue, fault)
             }
         }
     }

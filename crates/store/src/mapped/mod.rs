@@ -4,6 +4,10 @@
 //! path: cold pages, faults and durable writes.
 
 mod cold;
+pub(crate) mod folios;
+pub(crate) mod mmap;
+pub(crate) mod residency;
+pub(crate) mod sigbus;
 mod views;
 mod warmup;
 
@@ -12,18 +16,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-pub(super) use self::views::Core;
+pub(crate) use self::views::Core;
 use self::views::{Found, View, extent_bytes};
-use super::backing::Backing;
-use super::committer::{Committer, Medium, Task};
-use super::fetch::{ColdRead, Verify, Warm};
-use crate::lane::Lane;
+use crate::backing::Backing;
+use crate::commit::{Committer, Medium, Task};
+use crate::completion_queue::CompletionQueue;
+use crate::fetch::{ColdRead, Verify, Warm};
 use crate::open::StoreError;
 use engine::{Durability, Extent, Fault, FaultKind, Step, Store, Token, Traits};
 
 /// Serves a file or block device through its page cache.
 #[derive(Debug)]
-pub(super) struct MappedStore {
+pub(crate) struct MappedStore {
     core: Arc<Core>,
     committer: Arc<Committer>,
 }
@@ -33,7 +37,7 @@ impl MappedStore {
     ///
     /// # Errors
     /// [`StoreError::System`] when it cannot be mapped.
-    pub(super) fn new(backing: Backing, flush_interval: Duration) -> Result<MappedStore, StoreError> {
+    pub(crate) fn new(backing: Backing, flush_interval: Duration) -> Result<MappedStore, StoreError> {
         let core = Arc::new(Core::new(backing)?);
         if core.backing.in_memory() && core.backing.may_ask_residency() {
             warmup::start(&core);
@@ -44,14 +48,20 @@ impl MappedStore {
 
     /// The end of a write whose data is in the page cache.
     #[inline]
-    fn written(&self, lane: &mut Lane, token: Token, extent: Extent, durability: Durability) -> Step {
+    fn written(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        durability: Durability,
+    ) -> Step {
         match durability {
             Durability::WriteBack => {
                 self.committer.note_write();
                 Step::Done
             }
             Durability::Durable => {
-                lane.commit(&self.committer, token, Task::Write(extent.lba));
+                queue.commit(&self.committer, token, Task::Write(extent.lba));
                 Step::Later
             }
         }
@@ -65,7 +75,7 @@ impl Drop for MappedStore {
     }
 }
 
-impl Store<Lane> for MappedStore {
+impl Store<CompletionQueue> for MappedStore {
     fn sectors(&self) -> u64 {
         self.core.backing.sectors()
     }
@@ -80,22 +90,22 @@ impl Store<Lane> for MappedStore {
 
     fn read(
         &self,
-        lane: &mut Lane,
+        queue: &mut CompletionQueue,
         token: Token,
         extent: Extent,
         into: &mut [&mut [u8]],
     ) -> Result<Step, Fault> {
         let core = &self.core;
         core.backing.check(extent, FaultKind::Read)?;
-        let mut found = core.find(lane.tick(), extent);
+        let mut found = core.find(queue.tick(), extent);
         if let Found::Unsure(view, residency, pages) = found {
-            core.read_ahead(lane, view, residency, &pages);
-            if !residency.look(&view.mapping, &pages, lane.tick()) {
+            core.read_ahead(queue, view, residency, &pages);
+            if !residency.look(&view.mapping, &pages, queue.tick()) {
                 core.cold.fetch_add(1, Ordering::Relaxed);
-                ColdRead::start(lane, core, token, extent);
+                ColdRead::start(queue, core, token, extent);
                 return Ok(Step::Later);
             }
-            found = core.find(lane.tick(), extent);
+            found = core.find(queue.tick(), extent);
         }
         if let Found::Hot(view, at, epoch) = found {
             view.mapping.read(at, into);
@@ -109,7 +119,7 @@ impl Store<Lane> for MappedStore {
 
     fn write(
         &self,
-        lane: &mut Lane,
+        queue: &mut CompletionQueue,
         token: Token,
         extent: Extent,
         from: &[&[u8]],
@@ -118,7 +128,7 @@ impl Store<Lane> for MappedStore {
         self.core.backing.check(extent, FaultKind::Write)?;
         self.core.backing.check_writable(extent)?;
         let core = &self.core;
-        match core.find(lane.tick(), extent) {
+        match core.find(queue.tick(), extent) {
             Found::Hot(
                 View {
                     mapping,
@@ -140,20 +150,20 @@ impl Store<Lane> for MappedStore {
                 ..,
             ) => {
                 let pages = mapping.pages_of(extent_bytes(extent));
-                if core.settle(lane, token, mapping, residency, &pages) {
+                if core.settle(queue, token, mapping, residency, &pages) {
                     return Ok(Step::Later);
                 }
                 core.write_to_cache(extent, from)?;
             }
             Found::Unsure(view, residency, pages) => {
-                let hot = residency.look(&view.mapping, &pages, lane.tick());
-                if core.settle(lane, token, &view.mapping, residency, &pages) {
+                let hot = residency.look(&view.mapping, &pages, queue.tick());
+                if core.settle(queue, token, &view.mapping, residency, &pages) {
                     return Ok(Step::Later);
                 }
                 if !hot {
                     core.cold.fetch_add(1, Ordering::Relaxed);
                     if let Some(warm) = core.to_warm(view, residency, &pages, extent) {
-                        Warm::start(lane, core, token, warm);
+                        Warm::start(queue, core, token, warm);
                         return Ok(Step::Later);
                     }
                 }
@@ -161,28 +171,28 @@ impl Store<Lane> for MappedStore {
             }
             Found::Broken => core.write_slowly(extent, from)?,
         }
-        Ok(self.written(lane, token, extent, durability))
+        Ok(self.written(queue, token, extent, durability))
     }
 
-    fn flush(&self, lane: &mut Lane, token: Token) -> Result<Step, Fault> {
+    fn flush(&self, queue: &mut CompletionQueue, token: Token) -> Result<Step, Fault> {
         if self.core.backing.read_only() {
             return Ok(Step::Done);
         }
-        lane.commit(&self.committer, token, Task::Flush);
+        queue.commit(&self.committer, token, Task::Flush);
         Ok(Step::Later)
     }
 
-    fn trim(&self, lane: &mut Lane, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
+    fn trim(&self, queue: &mut CompletionQueue, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
         for extent in extents {
             self.core.backing.check(*extent, FaultKind::Write)?;
         }
-        lane.commit(&self.committer, token, Task::Trim(extents.to_vec()));
+        queue.commit(&self.committer, token, Task::Trim(extents.to_vec()));
         Ok(Step::Later)
     }
 
-    fn verify(&self, lane: &mut Lane, token: Token, extent: Extent) -> Result<Step, Fault> {
+    fn verify(&self, queue: &mut CompletionQueue, token: Token, extent: Extent) -> Result<Step, Fault> {
         self.core.backing.check(extent, FaultKind::Read)?;
-        Verify::start(lane, &self.core, token, extent, 1);
+        Verify::start(queue, &self.core, token, extent, 1);
         Ok(Step::Later)
     }
 

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use bytemuck::allocation::zeroed_slice_box;
 
-use super::lane::Tick;
-use super::mmap::Mapping;
+use crate::completion_queue::Tick;
+use crate::mapped::mmap::Mapping;
 
 /// Pages that are asked about at once: 2 MiB of 4 KiB pages.
-pub(super) const BLOCK_PAGES: usize = 512;
+pub(crate) const BLOCK_PAGES: usize = 512;
 const WORD_PAGES: usize = u64::BITS as usize;
 const BLOCK_WORDS: usize = BLOCK_PAGES / WORD_PAGES;
 
@@ -22,7 +22,7 @@ const FRESH_TICKS: i32 = 16;
 
 /// The map of one mapping. Indices are the mapping's pages.
 #[derive(Debug)]
-pub(super) struct Residency {
+pub(crate) struct Residency {
     words: Box<[AtomicU64]>,
     /// When each block was asked about last, plus one; 0: never.
     asked: Box<[AtomicU32]>,
@@ -32,7 +32,7 @@ pub(super) struct Residency {
 
 impl Residency {
     /// Knows nothing yet.
-    pub(super) fn new(pages: usize) -> Residency {
+    pub(crate) fn new(pages: usize) -> Residency {
         Residency {
             words: zeroed_slice_box(pages.div_ceil(WORD_PAGES)),
             asked: zeroed_slice_box(pages.div_ceil(BLOCK_PAGES)),
@@ -42,21 +42,21 @@ impl Residency {
 
     /// Whether all pages `first..=last` are in memory, as far as known.
     #[inline]
-    pub(super) fn is_hot(&self, first: usize, last: usize, now: Tick) -> bool {
+    pub(crate) fn is_hot(&self, first: usize, last: usize, now: Tick) -> bool {
         words(first, last).all(|(word, mask)| {
             self.words[word].load(Relaxed) & mask == mask && self.is_fresh(word / BLOCK_WORDS, now)
         })
     }
 
     /// As [`Residency::is_hot`], however old the knowledge.
-    pub(super) fn was_hot(&self, first: usize, last: usize) -> bool {
+    pub(crate) fn was_hot(&self, first: usize, last: usize) -> bool {
         last / WORD_PAGES < self.words.len()
             && words(first, last).all(|(word, mask)| self.words[word].load(Relaxed) & mask == mask)
     }
 
     /// Asks the kernel where the map is old or says no; then as [`Residency::is_hot`].
     #[cold]
-    pub(super) fn look(&self, mapping: &Mapping, pages: &RangeInclusive<usize>, now: Tick) -> bool {
+    pub(crate) fn look(&self, mapping: &Mapping, pages: &RangeInclusive<usize>, now: Tick) -> bool {
         let (first, last) = (*pages.start(), *pages.end());
         for block in first / BLOCK_PAGES..=last / BLOCK_PAGES {
             let start = block * BLOCK_PAGES;
@@ -73,14 +73,14 @@ impl Residency {
     }
 
     /// Notes that pages were just read in.
-    pub(super) fn note(&self, first: usize, last: usize) {
+    pub(crate) fn note(&self, first: usize, last: usize) {
         for (word, mask) in words(first, last) {
             self.words[word].fetch_or(mask, Relaxed);
         }
     }
 
     /// Nothing is known about a block any more.
-    pub(super) fn forget(&self, block: usize) {
+    pub(crate) fn forget(&self, block: usize) {
         let start = block * BLOCK_WORDS;
         let end = (start + BLOCK_WORDS).min(self.words.len());
         self.words[start..end]
@@ -91,18 +91,18 @@ impl Residency {
 
     /// Whether a block's folios were seen to.
     #[inline]
-    pub(super) fn is_settled(&self, block: usize) -> bool {
+    pub(crate) fn is_settled(&self, block: usize) -> bool {
         self.settled[block / WORD_PAGES].load(Relaxed) >> (block % WORD_PAGES) & 1 == 1
     }
 
     /// Notes that they were.
-    pub(super) fn set_settled(&self, block: usize) {
+    pub(crate) fn set_settled(&self, block: usize) {
         self.settled[block / WORD_PAGES].fetch_or(1 << (block % WORD_PAGES), Relaxed);
     }
 
     fn is_fresh(&self, block: usize, now: Tick) -> bool {
         let asked = self.asked[block].load(Relaxed);
-        // Another lane may be a round ahead of this one: what is from the future is fresh.
+        // Another queue may be a round ahead of this one: what is from the future is fresh.
         let age = now.0.wrapping_add(1).wrapping_sub(asked) as i32;
         asked != 0 && age <= FRESH_TICKS
     }
@@ -171,7 +171,7 @@ mod tests {
         map.note(3, 5);
         assert!(map.is_hot(3, 5, Tick(100)));
         assert!(!map.is_hot(3, 6, Tick(100)));
-        assert!(map.is_hot(3, 5, Tick(99)), "a lane that is a round behind");
+        assert!(map.is_hot(3, 5, Tick(99)), "a queue that is a round behind");
         assert!(map.is_hot(3, 5, Tick(100 + FRESH_TICKS as u32)));
         assert!(!map.is_hot(3, 5, Tick(101 + FRESH_TICKS as u32)));
     }

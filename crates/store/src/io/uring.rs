@@ -1,4 +1,4 @@
-//! A lane's io_uring: transfers go in by the batch, and their ends are seen in memory, without a system call.
+//! A queue's io_uring: transfers go in by the batch, and their ends are seen in memory, without a system call.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,7 +8,7 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, opcode, squeue};
 use slab::Slab;
 
-use super::transfer::{Direction, Flight, Transfer};
+use crate::io::transfer::{Direction, PendingTransfer, Transfer};
 
 /// Transfers that the kernel has at a time; more wait here.
 const DEPTH: u32 = 256;
@@ -16,12 +16,12 @@ const CLEAN_FLAGS: u32 =
     libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
 
 /// The ring and what is in it.
-pub(super) struct Ring {
+pub(crate) struct Ring {
     ring: IoUring,
     /// In the kernel's hands, by user data. A transfer's buffer is not touched while it is here.
-    flights: Slab<Flight>,
+    pending: Slab<PendingTransfer>,
     /// Beyond [`DEPTH`].
-    waiting: VecDeque<Flight>,
+    waiting: VecDeque<PendingTransfer>,
     /// Queued since the last system call.
     staged: bool,
 }
@@ -29,7 +29,7 @@ pub(super) struct Ring {
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ring")
-            .field("flights", &self.flights.len())
+            .field("pending", &self.pending.len())
             .finish_non_exhaustive()
     }
 }
@@ -39,7 +39,7 @@ impl Ring {
     ///
     /// # Errors
     /// ENOSYS or EPERM where io_uring is missing or forbidden.
-    pub(super) fn new(wake: BorrowedFd<'_>) -> io::Result<Ring> {
+    pub(crate) fn new(wake: BorrowedFd<'_>) -> io::Result<Ring> {
         // Ends are then delivered when this thread enters the kernel anyway instead of by interrupting it, and a
         // flag in memory says that some are waiting (Linux 5.19).
         let ring = IoUring::builder()
@@ -50,29 +50,29 @@ impl Ring {
         ring.submitter().register_eventfd(wake.as_raw_fd())?;
         Ok(Ring {
             ring,
-            flights: Slab::with_capacity(DEPTH as usize),
+            pending: Slab::with_capacity(DEPTH as usize),
             waiting: VecDeque::new(),
             staged: false,
         })
     }
 
     /// Queues a transfer; [`Ring::submit`] sends it.
-    pub(super) fn start(&mut self, flight: Flight) {
-        if self.flights.len() < DEPTH as usize {
-            let key = self.flights.insert(flight);
+    pub(crate) fn start(&mut self, pending: PendingTransfer) {
+        if self.pending.len() < DEPTH as usize {
+            let key = self.pending.insert(pending);
             self.push(key);
         } else {
-            self.waiting.push_back(flight);
+            self.waiting.push_back(pending);
         }
     }
 
     /// Whether no transfer is under way.
-    pub(super) fn is_empty(&self) -> bool {
-        self.flights.is_empty()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
     }
 
     /// Hands what is queued to the kernel: one system call, or none.
-    pub(super) fn submit(&mut self) {
+    pub(crate) fn submit(&mut self) {
         if !self.staged {
             return;
         }
@@ -84,13 +84,13 @@ impl Ring {
     }
 
     /// Whether [`Ring::next`] would find something. Looks at memory only.
-    pub(super) fn has_news(&mut self) -> bool {
-        !self.flights.is_empty() && (!self.ring.completion().is_empty() || self.ring.submission().taskrun())
+    pub(crate) fn has_news(&mut self) -> bool {
+        !self.pending.is_empty() && (!self.ring.completion().is_empty() || self.ring.submission().taskrun())
     }
 
     /// The next transfer that has ended.
-    pub(super) fn next(&mut self) -> Option<Flight> {
-        if self.flights.is_empty() {
+    pub(crate) fn next(&mut self) -> Option<PendingTransfer> {
+        if self.pending.is_empty() {
             return None;
         }
         if self.ring.completion().is_empty() {
@@ -108,21 +108,21 @@ impl Ring {
                 n if n < 0 => Err(io::Error::from_raw_os_error(-n)),
                 n => Ok(n as usize),
             };
-            if self.flights[key].0.advance(result) {
+            if self.pending[key].0.advance(result) {
                 self.push(key);
                 continue;
             }
-            let flight = self.flights.remove(key);
+            let pending = self.pending.remove(key);
             if let Some(next) = self.waiting.pop_front() {
                 self.start(next);
             }
-            return Some(flight);
+            return Some(pending);
         }
     }
 
     fn push(&mut self, key: usize) {
-        let entry = entry(&mut self.flights[key].0).user_data(key as u64);
-        // SAFETY: the entry's memory belongs to a transfer that stays in `flights`, its buffer's bytes unmoved and
+        let entry = entry(&mut self.pending[key].0).user_data(key as u64);
+        // SAFETY: the entry's memory belongs to a transfer that stays in `pending`, its buffer's bytes unmoved and
         // untouched, until its completion was seen; the file is held open by the transfer.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             // Full of what was queued since the last round.
@@ -137,7 +137,7 @@ impl Ring {
 impl Drop for Ring {
     /// The kernel may still write to the buffers: they wait for it.
     fn drop(&mut self) {
-        while !self.flights.is_empty() {
+        while !self.pending.is_empty() {
             if let Err(error) = self.ring.submit_and_wait(1)
                 && !matches!(
                     error.raw_os_error(),
@@ -145,11 +145,11 @@ impl Drop for Ring {
                 )
             {
                 tracing::warn!("io_uring cannot be waited for, buffers are left to it: {error}");
-                std::mem::forget(std::mem::take(&mut self.flights));
+                std::mem::forget(std::mem::take(&mut self.pending));
                 return;
             }
             while let Some(entry) = self.ring.completion().next() {
-                self.flights.try_remove(entry.user_data() as usize);
+                self.pending.try_remove(entry.user_data() as usize);
             }
         }
     }

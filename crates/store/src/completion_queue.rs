@@ -1,8 +1,8 @@
-//! A worker's side of deferred operations: what it waits on and where the ends arrive.
+//! A worker's side of deferred operations: what it waits on and where they end.
 //!
-//! Each worker has one [`Lane`]. Other threads (committers, flushers, control) reach it through its [`Mailbox`];
-//! I/O that the worker started itself (io_uring) ends on the lane's own ring. One file descriptor, [`Lane::fd`],
-//! becomes readable for both, so that a sleeping worker polls two things: its AF_XDP socket and its lane.
+//! Each worker has one [`CompletionQueue`]. Other threads (committers, flushers, control) reach it through its [`QueueHandle`];
+//! I/O that the worker started itself (io_uring) ends on the queue's own ring. One file descriptor, [`CompletionQueue::fd`],
+//! becomes readable for both, so that a sleeping worker polls two things: its AF_XDP socket and its queue.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,39 +15,39 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use engine::{Completion, CompletionHandle, Completions};
 
-use super::committer::{Committer, Task, Waiter};
-use super::transfer::{Flight, Job, Transfer, run_on_a_thread};
-use super::uring::Ring;
+use crate::commit::{Committer, Task, Waiter};
+use crate::io::transfer::{Continuation, PendingTransfer, Transfer, run_on_a_thread};
+use crate::io::uring::Ring;
 use engine::Token;
 
-/// The part of a lane that other threads hold: post here, the worker wakes up.
+/// The part of a queue that other threads hold: post here, the worker wakes up.
 ///
 /// Cloning gives another handle to the same box.
 #[derive(Clone, Debug)]
-pub struct Mailbox {
+pub struct QueueHandle {
     shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    queue: SegQueue<Letter>,
+    queue: SegQueue<Posted>,
     wake: OwnedFd,
     /// Set by the worker before it sleeps, so that a busy worker costs its correspondents no system call.
     sleeping: AtomicBool,
 }
 
-/// What lies in a mailbox.
+/// What lies in a handle.
 #[derive(Debug)]
-enum Letter {
+enum Posted {
     Completion(Completion),
     /// A transfer that a thread carried out for want of io_uring.
-    Flight(Flight),
+    PendingTransfer(PendingTransfer),
 }
 
-impl Mailbox {
-    /// Returns a transfer that this lane had given to a thread.
-    pub(super) fn give_back(&self, flight: Flight) {
-        self.shared.queue.push(Letter::Flight(flight));
+impl QueueHandle {
+    /// Returns a transfer that this queue had given to a thread.
+    pub(crate) fn give_back(&self, pending: PendingTransfer) {
+        self.shared.queue.push(Posted::PendingTransfer(pending));
         self.wake();
     }
 
@@ -61,27 +61,27 @@ impl Mailbox {
     }
 }
 
-impl CompletionHandle for Mailbox {
+impl CompletionHandle for QueueHandle {
     fn post(&self, completion: Completion) {
-        self.shared.queue.push(Letter::Completion(completion));
+        self.shared.queue.push(Posted::Completion(completion));
         self.wake();
     }
 }
 
-impl PartialEq for Mailbox {
-    fn eq(&self, other: &Mailbox) -> bool {
+impl PartialEq for QueueHandle {
+    fn eq(&self, other: &QueueHandle) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 }
 
-impl Eq for Mailbox {}
+impl Eq for QueueHandle {}
 
 /// Time in eighths of a second, wrapping: good enough to tell old from new without asking the clock for each frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tick(pub(super) u32);
+pub(crate) struct Tick(pub(crate) u32);
 
 impl Tick {
-    /// The same for all lanes: what one learned, another believes.
+    /// The same for all queues: what one learned, another believes.
     fn of(time: Instant) -> Tick {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         Tick((time.duration_since(*START).as_millis() / 125) as u32)
@@ -90,10 +90,10 @@ impl Tick {
 
 /// One worker's deferred operations. Not shared: stores get it by `&mut` in each call.
 #[derive(Debug)]
-pub struct Lane {
-    mailbox: Mailbox,
+pub struct CompletionQueue {
+    handle: QueueHandle,
     /// Made when the first transfer starts.
-    engine: Option<Engine>,
+    transfers: Option<TransferEngine>,
     /// Waiters for group commits, handed over once per round.
     commits: Vec<(Arc<Committer>, Waiter)>,
     tick: Tick,
@@ -101,43 +101,43 @@ pub struct Lane {
 
 /// Who carries transfers out.
 #[derive(Debug)]
-enum Engine {
+enum TransferEngine {
     Ring(Box<Ring>),
     Threads,
 }
 
-impl Engine {
-    fn new(wake: BorrowedFd<'_>) -> Engine {
+impl TransferEngine {
+    fn new(wake: BorrowedFd<'_>) -> TransferEngine {
         match Ring::new(wake) {
-            Ok(ring) => Engine::Ring(Box::new(ring)),
+            Ok(ring) => TransferEngine::Ring(Box::new(ring)),
             Err(error) => {
                 static ONCE: std::sync::Once = std::sync::Once::new();
                 ONCE.call_once(|| {
                     tracing::warn!("no io_uring ({error}): disk I/O goes through threads, slower");
                 });
-                Engine::Threads
+                TransferEngine::Threads
             }
         }
     }
 }
 
-impl Lane {
-    /// An empty lane.
+impl CompletionQueue {
+    /// An empty queue.
     ///
     /// # Errors
     /// When the kernel gives no eventfd.
-    pub fn new() -> io::Result<Lane> {
+    pub fn new() -> io::Result<CompletionQueue> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let shared = Shared {
             queue: SegQueue::new(),
             wake,
             sleeping: AtomicBool::new(false),
         };
-        Ok(Lane {
-            mailbox: Mailbox {
+        Ok(CompletionQueue {
+            handle: QueueHandle {
                 shared: Arc::new(shared),
             },
-            engine: None,
+            transfers: None,
             commits: Vec::new(),
             tick: Tick::of(Instant::now()),
         })
@@ -155,72 +155,72 @@ impl Lane {
                 .extract_if(.., |(other, _)| Arc::ptr_eq(other, &committer));
             committer.submit(same.map(|(_, waiter)| waiter));
         }
-        if let Some(Engine::Ring(ring)) = &mut self.engine {
+        if let Some(TransferEngine::Ring(ring)) = &mut self.transfers {
             ring.submit();
         }
     }
 
-    /// Starts a transfer with the round's [`Lane::submit`]; `job` says what happens at its end.
-    pub(super) fn start(&mut self, transfer: Transfer, job: Box<dyn Job>) {
-        let flight = (transfer, job);
-        let mailbox = &self.mailbox;
+    /// Starts a transfer with the round's [`CompletionQueue::submit`]; `continuation` says what happens at its end.
+    pub(crate) fn start(&mut self, transfer: Transfer, continuation: Box<dyn Continuation>) {
+        let pending = (transfer, continuation);
+        let handle = &self.handle;
         match self
-            .engine
-            .get_or_insert_with(|| Engine::new(mailbox.shared.wake.as_fd()))
+            .transfers
+            .get_or_insert_with(|| TransferEngine::new(handle.shared.wake.as_fd()))
         {
-            Engine::Ring(ring) => ring.start(flight),
-            Engine::Threads => run_on_a_thread(flight, mailbox.clone()),
+            TransferEngine::Ring(ring) => ring.start(pending),
+            TransferEngine::Threads => run_on_a_thread(pending, handle.clone()),
         }
     }
 
     /// Whether no transfer is under way and nobody was sent to a commit in this round.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.commits.is_empty()
-            && match &self.engine {
-                Some(Engine::Ring(ring)) => ring.is_empty(),
-                Some(Engine::Threads) | None => true,
+            && match &self.transfers {
+                Some(TransferEngine::Ring(ring)) => ring.is_empty(),
+                Some(TransferEngine::Threads) | None => true,
             }
     }
 
     /// Time as of the last round.
     #[inline]
-    pub(super) fn tick(&self) -> Tick {
+    pub(crate) fn tick(&self) -> Tick {
         self.tick
     }
 
     /// Takes part in `committer`'s next commit.
-    pub(super) fn commit(&mut self, committer: &Arc<Committer>, token: Token, task: Task) {
+    pub(crate) fn commit(&mut self, committer: &Arc<Committer>, token: Token, task: Task) {
         let waiter = Waiter {
-            mailbox: self.handle(),
+            handle: self.handle(),
             token,
             task,
         };
         self.commits.push((Arc::clone(committer), waiter));
     }
 
-    /// A lane as on a host where io_uring is forbidden.
+    /// A queue as on a host where io_uring is forbidden.
     #[cfg(test)]
-    pub(super) fn without_uring() -> io::Result<Lane> {
-        let mut lane = Lane::new()?;
-        lane.engine = Some(Engine::Threads);
-        Ok(lane)
+    pub(crate) fn without_uring() -> io::Result<CompletionQueue> {
+        let mut queue = CompletionQueue::new()?;
+        queue.transfers = Some(TransferEngine::Threads);
+        Ok(queue)
     }
 
-    /// Readable when [`Lane::next`] may have something, provided [`Lane::prepare_sleep`] was called.
+    /// Readable when [`CompletionQueue::next`] may have something, provided [`CompletionQueue::prepare_sleep`] was called.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.mailbox.shared.wake.as_fd()
+        self.handle.shared.wake.as_fd()
     }
 
-    /// To be called before polling [`Lane::fd`]; false means that something arrived meanwhile: do not sleep.
+    /// To be called before polling [`CompletionQueue::fd`]; false means that something arrived meanwhile: do not sleep.
     pub fn prepare_sleep(&mut self) -> bool {
         self.submit(Instant::now());
-        self.mailbox.shared.sleeping.store(true, Ordering::SeqCst);
+        self.handle.shared.sleeping.store(true, Ordering::SeqCst);
         std::sync::atomic::fence(Ordering::SeqCst);
-        let ring_news = match &mut self.engine {
-            Some(Engine::Ring(ring)) => ring.has_news(),
+        let ring_news = match &mut self.transfers {
+            Some(TransferEngine::Ring(ring)) => ring.has_news(),
             _ => false,
         };
-        if !ring_news && self.mailbox.shared.queue.is_empty() {
+        if !ring_news && self.handle.shared.queue.is_empty() {
             return true;
         }
         self.awake();
@@ -229,34 +229,34 @@ impl Lane {
 
     /// To be called after polling.
     pub fn awake(&mut self) {
-        self.mailbox.shared.sleeping.store(false, Ordering::SeqCst);
-        let _ = rustix::io::read(&self.mailbox.shared.wake, &mut [0u8; 8]);
+        self.handle.shared.sleeping.store(false, Ordering::SeqCst);
+        let _ = rustix::io::read(&self.handle.shared.wake, &mut [0u8; 8]);
     }
 }
 
-impl Completions for Lane {
-    type Handle = Mailbox;
+impl Completions for CompletionQueue {
+    type Handle = QueueHandle;
 
-    fn handle(&self) -> Mailbox {
-        self.mailbox.clone()
+    fn handle(&self) -> QueueHandle {
+        self.handle.clone()
     }
 
     /// Without a system call when there is none.
     #[inline]
     fn next(&mut self) -> Option<Completion> {
         loop {
-            let queue = &self.mailbox.shared.queue;
+            let queue = &self.handle.shared.queue;
             // Asked first: taking from an empty queue costs a fence.
-            let letter = if queue.is_empty() { None } else { queue.pop() };
-            let (transfer, job) = match letter {
-                Some(Letter::Completion(completion)) => return Some(completion),
-                Some(Letter::Flight(flight)) => flight,
-                None => match &mut self.engine {
-                    Some(Engine::Ring(ring)) => ring.next()?,
+            let posted = if queue.is_empty() { None } else { queue.pop() };
+            let (transfer, continuation) = match posted {
+                Some(Posted::Completion(completion)) => return Some(completion),
+                Some(Posted::PendingTransfer(pending)) => pending,
+                None => match &mut self.transfers {
+                    Some(TransferEngine::Ring(ring)) => ring.next()?,
                     _ => return None,
                 },
             };
-            if let Some(completion) = job.ended(self, transfer) {
+            if let Some(completion) = continuation.ended(self, transfer) {
                 return Some(completion);
             }
         }

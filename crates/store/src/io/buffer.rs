@@ -3,7 +3,7 @@
 
 /// Bytes at an address that is a multiple of what was asked for.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     memory: Vec<u8>,
     start: usize,
     len: usize,
@@ -11,7 +11,7 @@ pub(super) struct Buffer {
 
 impl Buffer {
     /// `len` zeros, aligned to `align` (a power of two) bytes.
-    pub(super) fn new(len: usize, align: usize) -> Buffer {
+    pub(crate) fn new(len: usize, align: usize) -> Buffer {
         // The allocator aligns to 16 or so; more is made by leaving out the first bytes.
         let memory = vec![0u8; len + align - 1];
         let start = memory.as_ptr().align_offset(align);
@@ -19,22 +19,22 @@ impl Buffer {
     }
 
     /// Length as asked for.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// The bytes.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.memory[self.start..self.start + self.len]
     }
 
     /// The bytes, to be changed. Moving the buffer does not move them.
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.memory[self.start..self.start + self.len]
     }
 
     /// The bytes as an answer, without a copy where alignment took no room.
-    pub(super) fn into_boxed(mut self) -> Box<[u8]> {
+    pub(crate) fn into_boxed(mut self) -> Box<[u8]> {
         match self.start {
             0 => {
                 self.memory.truncate(self.len);
@@ -45,7 +45,7 @@ impl Buffer {
     }
 
     /// Copies the pieces in from byte `at`.
-    pub(super) fn gather(&mut self, at: usize, pieces: &[&[u8]]) {
+    pub(crate) fn gather(&mut self, at: usize, pieces: &[&[u8]]) {
         let mut rest = &mut self.bytes_mut()[at..];
         for piece in pieces {
             let (here, after) = rest.split_at_mut(piece.len());

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering:
 /// One mapping, as the handler sees it. Slots are never freed, only used again, so the handler may walk the list
 /// at any time.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     start: AtomicUsize,
     end: AtomicUsize,
     page_bytes: AtomicUsize,
@@ -38,7 +38,7 @@ static mut PREVIOUS: MaybeUninit<libc::sigaction> = MaybeUninit::uninit();
 
 /// Makes faults in a mapping survivable; dropped before the mapping is unmapped.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
     slot: &'static Slot,
 }
 
@@ -47,7 +47,7 @@ impl Guard {
     ///
     /// # Errors
     /// When the handler cannot be installed.
-    pub(super) fn new(start: usize, bytes: usize, page_bytes: usize) -> io::Result<Guard> {
+    pub(crate) fn new(start: usize, bytes: usize, page_bytes: usize) -> io::Result<Guard> {
         install()?;
         let slot = vacant().unwrap_or_else(append);
         slot.page_bytes.store(page_bytes, SeqCst);
@@ -59,7 +59,7 @@ impl Guard {
 
     /// Odd: somewhere in the mapping lies a page that is not the file's.
     #[inline]
-    pub(super) fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.slot.epoch.load(SeqCst)
     }
 
@@ -68,7 +68,7 @@ impl Guard {
     ///
     /// # Errors
     /// Of `remap`.
-    pub(super) fn mend(&self, remap: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    pub(crate) fn mend(&self, remap: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let before = self.epoch();
         if before.is_multiple_of(2) || self.slot.active.load(SeqCst) != 0 {
             return Ok(());

@@ -7,6 +7,7 @@ use aoe_common::{Address, Mac, Vlan};
 use arrayvec::ArrayVec;
 use engine::{
     AccessList, Change, Export, Exports, Fault, Identity, Observer, Options, PortInfo, Session, Store,
+    WireAdmin,
 };
 
 use crate::bus::{Bus, Mailbox, WorkerId};
@@ -167,7 +168,7 @@ pub fn options(slot: usize, plan: &ExportPlan, access: &BTreeMap<Mac, bool>) -> 
             firmware: "1".into(),
             wwn: None,
         },
-        wire_admin: true,
+        wire_admin: WireAdmin::All,
         smart: false,
         late_duplicates: plan.late_duplicates,
     }

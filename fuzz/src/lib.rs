@@ -58,7 +58,12 @@ pub fn config(data: &[u8]) {
                 assert!(place.column() >= 1);
                 assert!(!problem.message.is_empty());
             }
-            assert!(!problems.to_string().is_empty());
+            let shown = problems.to_string();
+            assert!(
+                !shown.is_empty() && shown.len() <= 1 << 17,
+                "{} bytes",
+                shown.len()
+            );
         }
     }
 }

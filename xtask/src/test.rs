@@ -15,7 +15,7 @@ use harness::{Outcome, execute};
 use lab::vm::qemu;
 use suites::Suite;
 
-use crate::{cargo, clock, fuzz, setup};
+use crate::{cargo, clock, fuzz, setup, sim};
 
 /// What the tests need of the distribution.
 const PACKAGES: &[&str] = &[
@@ -36,6 +36,10 @@ const PACKAGES: &[&str] = &[
 
 /// The suite that is no test executable: libFuzzer on the fuzz targets.
 const FUZZER: &str = "libfuzzer";
+/// The suite that is a program of its own: the simulator.
+const SIMULATOR: &str = "sim";
+/// How long it runs new seeds.
+const SIM_SECONDS: u32 = 60;
 /// How long it works on each target.
 const FUZZ_SECONDS: u32 = 15;
 
@@ -76,6 +80,10 @@ pub fn run(args: &Args) -> Result<()> {
     if args.suites.is_empty() || args.suites.iter().any(|name| name == FUZZER) {
         let start = Instant::now();
         runner.print(FUZZER, &fuzzing(), start);
+    }
+    if args.suites.is_empty() || args.suites.iter().any(|name| name == SIMULATOR) {
+        let start = Instant::now();
+        runner.print(SIMULATOR, &simulating(), start);
     }
     let total = runner.total.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(
@@ -128,6 +136,21 @@ impl Runner {
         total.passed += outcome.passed;
         total.failed += outcome.failed;
         total.skipped += outcome.skipped;
+    }
+}
+
+/// A short run of the simulator.
+fn simulating() -> Outcome {
+    match sim::run_bounded(SIM_SECONDS) {
+        Ok(passed) => Outcome {
+            passed,
+            ..Outcome::default()
+        },
+        Err(output) => Outcome {
+            failed: 1,
+            output,
+            ..Outcome::default()
+        },
     }
 }
 

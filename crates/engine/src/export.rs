@@ -7,6 +7,7 @@ use aoe_common::{Access, Mac, Vlan};
 use parking_lot::{Mutex, RwLock};
 
 use super::ata::identify::{Identity, MAX_MULTIPLE};
+use super::mutants::{self, Mutant};
 use super::observer::{Change, Observer};
 use super::order::Table;
 use super::{AccessList, Address, Persistent, StateError, StateStore};
@@ -191,6 +192,7 @@ impl<C: Completions> Export<C> {
             // 9front never sets the size of a device without one.
             options.identity.serial = options.address.to_string();
         }
+        options.late_duplicates |= mutants::is(Mutant::StaleDuplicateAnswered);
         let sectors = AtomicU64::new(store.sectors());
         Export {
             options,

@@ -1,4 +1,4 @@
-//! What no input may do to xblade. Each function here takes any bytes and panics when a rule is broken; cargo-fuzz
+//! What no input may do to xblade. Each function here takes any bytes and panics when a rule is broken; libFuzzer
 //! calls them with bytes that it invents (`fuzz_targets/`), the tests of this package with the seeds and changes of them.
 //!
 //! What watches the engine is not written twice: it is the code of the engine's own tests.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::disk::Disk;
+use disks::Disk;
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::Need;

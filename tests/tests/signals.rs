@@ -82,7 +82,11 @@ fn a_flood_of_mask_changes_keeps_no_signal_waiting() -> Result<()> {
     needs!(Need::Root);
     let lab = Lab::new(Options::default())?;
     let image = Image::stamped(64)?;
-    let mut target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", image.as_str()], 1)?;
+    let mut target = Target::ready(
+        &lab.target,
+        &["serve", "1", "1", "eth0", image.as_str(), "--wire-admin"],
+        1,
+    )?;
     let initiator = lab.open(0)?;
     let mac = lab::link::target_mac(0);
     let begin = Instant::now();

@@ -18,6 +18,7 @@ pub mod signals;
 pub mod state;
 mod stop;
 mod supervisor;
+pub(crate) mod tags;
 mod trouble;
 
 use std::sync::Arc;

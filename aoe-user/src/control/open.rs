@@ -10,13 +10,14 @@ use indicatif::BinaryBytes;
 use parking_lot::Mutex;
 
 use super::lists::Lists;
+use super::neighbours::Sought;
 use super::notices::{Notices, Reporter};
 use super::plan::ExportId;
-use super::state::StateDir;
+use super::state::{StateDir, StateError, StateKey};
 use crate::config::ExportConfig;
 use crate::filter::ExportRule;
-use crate::store::{self, Lane, SECTOR_BYTES, Store, StoreOptions};
-use crate::target::{Address, Export, Identity, Options, Persistent};
+use crate::store::{self, CompletionQueue, SECTOR_BYTES, Store, StoreOptions};
+use crate::target::{Address, Export, Identity, Options, Persistent, WireAdmin};
 
 /// What IDENTIFY gives as the model.
 const MODEL: &str = "xblade";
@@ -40,6 +41,32 @@ pub(super) struct Served {
     mask: Arc<Mutex<Option<Vec<aoe_common::Mac>>>>,
 }
 
+/// The exports of one configuration, as the state directory must know them before any of them is loaded.
+#[derive(Debug, Default)]
+pub(super) struct StateKeys {
+    keys: Vec<StateKey>,
+    told: Mutex<bool>,
+}
+
+impl StateKeys {
+    pub fn new(keys: Vec<StateKey>) -> StateKeys {
+        StateKeys {
+            keys,
+            told: Mutex::new(false),
+        }
+    }
+
+    /// Tells the directory, once.
+    fn tell(&self, state: &StateDir) -> Result<(), StateError> {
+        let mut told = self.told.lock();
+        if !*told {
+            state.set_exports(self.keys.clone())?;
+            *told = true;
+        }
+        Ok(())
+    }
+}
+
 /// Opens an export: what was kept of it first, so that it is never served without.
 ///
 /// # Errors
@@ -49,18 +76,16 @@ pub(super) fn open(
     revision: u64,
     config: Arc<ExportConfig>,
     lists: Lists,
-    state: Option<(Arc<StateDir>, String)>,
+    state: Option<(Arc<StateDir>, Arc<StateKeys>)>,
     notices: &Arc<Notices>,
 ) -> Result<Served> {
     let mut persistent = Persistent::default();
     let mut keeper = None;
-    if let Some((state, name)) = state {
-        let loaded = state.load(&name)?;
-        if let Some(message) = loaded.damaged {
-            tracing::error!("{message}");
-        }
-        persistent = loaded.state;
-        keeper = Some(state.keeper(&name));
+    if let Some((state, keys)) = state {
+        keys.tell(&state)?;
+        let key = StateKey::from(&*config);
+        persistent = state.load(&key).context("it stays shut")?;
+        keeper = Some(state.keeper(&key));
     }
     let store = store::open(&store_options(&config))?;
     let file = identity(&config);
@@ -94,6 +119,11 @@ impl Served {
         }
     }
 
+    /// What nobody else may serve where this is served.
+    pub fn sought(&self) -> Sought {
+        sought(&self.config)
+    }
+
     /// Its size and file, for the log.
     pub fn describe(&self) -> String {
         let sectors = self.export.store().sectors();
@@ -125,7 +155,7 @@ impl Served {
 ///
 /// # Errors
 /// Of the last commit.
-pub(super) fn close(store: &Arc<dyn Store<Lane>>, patience: Duration) -> std::io::Result<()> {
+pub(super) fn close(store: &Arc<dyn Store<CompletionQueue>>, patience: Duration) -> std::io::Result<()> {
     let end = Instant::now() + patience;
     while Arc::strong_count(store) > 1 && Instant::now() < end {
         std::thread::sleep(IN_FLIGHT_PAUSE);
@@ -150,6 +180,17 @@ fn file_identity(path: &Path) -> Option<(u64, u64)> {
 pub(super) fn is_replaced(path: &Path, file: Option<(u64, u64)>) -> bool {
     let now = file_identity(path);
     now.is_some() && file.is_some() && now != file
+}
+
+/// What nobody else may serve where this export is served.
+pub(super) fn sought(config: &ExportConfig) -> Sought {
+    Sought {
+        address: Address {
+            shelf: config.shelf,
+            slot: config.slot,
+        },
+        vlan: config.vlan,
+    }
 }
 
 /// What a store is made from; another value needs another store.
@@ -186,9 +227,19 @@ fn options(config: &ExportConfig, lists: &Lists) -> Options {
             firmware: env!("CARGO_PKG_VERSION").to_owned(),
             wwn: None,
         },
-        wire_admin: config.wire_admin,
+        wire_admin: wire_admin(config),
         smart: config.smart,
         late_duplicates: config.late_duplicates,
+    }
+}
+
+/// Where everybody sees the export, nobody shuts others out unless the operator said so.
+fn wire_admin(config: &ExportConfig) -> WireAdmin {
+    match config.wire_admin {
+        Some(true) => WireAdmin::All,
+        Some(false) => WireAdmin::Nothing,
+        None if config.allow.is_empty() => WireAdmin::Strings,
+        None => WireAdmin::All,
     }
 }
 

@@ -12,6 +12,8 @@ use tracing::{error, info, warn};
 
 use super::denied::DeniedReport;
 use super::jobs::panic_text;
+use super::neighbours::Sought;
+use super::neighbours::watch::Watch;
 use super::open::Served;
 use super::plan::ExportId;
 use crate::config::Mode;
@@ -160,6 +162,8 @@ struct Running<'a> {
     port: Port,
     view: PortView,
     by_id: HashMap<ExportId, Arc<Export>>,
+    /// Listens for other targets; `None` where the system gave no thread.
+    watch: Option<Watch>,
     denied: DeniedReport,
     /// When rules were changed because of masks.
     rules_made: Option<Instant>,
@@ -183,6 +187,9 @@ fn run(nic: &Nic, view: PortView, shared: &Shared, report: &dyn Fn(PortEvent)) -
         nic: nic.clone(),
         port,
         by_id: by_id(&view),
+        watch: Watch::start(&nic.name, sought(&view))
+            .inspect_err(|error| warn!("{}: cannot listen for other targets: {error}", nic.name))
+            .ok(),
         view: PortView {
             exports: Vec::new(),
             ..view.clone()
@@ -267,6 +274,9 @@ impl Running<'_> {
             error!("{}: the filter keeps its old rules: {error}", self.name);
         }
         self.by_id = by_id(&view);
+        if let Some(watch) = &self.watch {
+            watch.want(sought(&view));
+        }
         self.greet(&view);
         self.view = view;
     }
@@ -351,6 +361,10 @@ fn rules(view: &PortView) -> Rules {
     Rules {
         exports: view.exports.iter().map(|served| served.rule()).collect(),
     }
+}
+
+fn sought(view: &PortView) -> Vec<Sought> {
+    view.exports.iter().map(|served| served.sought()).collect()
 }
 
 fn by_id(view: &PortView) -> HashMap<ExportId, Arc<Export>> {

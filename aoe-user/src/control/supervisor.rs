@@ -14,18 +14,23 @@ use tracing::{error, info, warn};
 use super::jobs::{Jobs, panic_text};
 use super::links::LinkState;
 use super::lists::Made;
-use super::neighbours::{self, Sought};
+use super::neighbours::{self, Neighbour, Sought};
 use super::notices::Notices;
-use super::open::{self, Served};
+use super::open::{self, Served, StateKeys};
 use super::plan::{Action, ExportId, Level, Plan, PortId, View};
 use super::port_thread::{PortEvent, PortHandle, PortView};
-use super::state::{self, StateDir};
+use super::state::operator::Action as Order;
+use super::state::{StateDir, StateKey};
+use super::tags::Tags;
 use crate::config::Config;
 use crate::port::{Nic, Tuning};
 use crate::target::Address;
 
 /// How long requests of an export that goes may still be under way.
 const IN_FLIGHT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often `xblade state` is listened to.
+const OPERATOR_PACE: Duration = Duration::from_secs(2);
 
 /// What comes of jobs and ports.
 #[derive(Debug)]
@@ -36,7 +41,15 @@ pub(super) enum Event {
     Opened(ExportId, Result<Box<Served>, String>),
     Closed(ExportId, Address, Result<(), String>),
     Examined(ExportId, bool),
-    Searched(String, Vec<ExportId>, Result<HashMap<ExportId, String>, String>),
+    /// With what to warn of.
+    Searched(
+        String,
+        Vec<ExportId>,
+        Result<HashMap<ExportId, String>, String>,
+        Vec<String>,
+    ),
+    /// What `xblade state` asks for.
+    Orders(Vec<(StateKey, Order)>),
     Port(PortId, PortEvent),
 }
 
@@ -55,9 +68,12 @@ pub(super) struct Supervisor {
     port_events: UnboundedSender<(PortId, PortEvent)>,
     notices: Arc<Notices>,
     made: Made,
-    /// The names of state files, by the order of the configuration and by export.
-    state_names: Vec<String>,
-    names: HashMap<ExportId, String>,
+    /// As the state directory must know them.
+    state_keys: Arc<StateKeys>,
+    /// When `xblade state` was last listened to; `None`: that is under way.
+    heard_operator: Option<Instant>,
+    /// Warnings about interfaces, said once.
+    warned: HashSet<String>,
     links: HashMap<String, LinkState>,
     /// The interfaces are to be listed.
     pub(super) list_links: bool,
@@ -80,8 +96,9 @@ impl Supervisor {
             port_events,
             notices,
             made: Made::default(),
-            state_names: Vec::new(),
-            names: HashMap::new(),
+            state_keys: Arc::default(),
+            heard_operator: Some(Instant::now()),
+            warned: HashSet::new(),
             links: HashMap::new(),
             list_links: false,
         }
@@ -89,15 +106,10 @@ impl Supervisor {
 
     /// Takes over a configuration.
     pub fn want(&mut self, config: Config, now: Instant) {
-        self.state_names = state::names(&config);
+        let keys = config.exports.iter().map(StateKey::from);
+        self.state_keys = Arc::new(StateKeys::new(keys.collect()));
         self.made = Made::default();
         self.plan.want(config, now);
-        self.name_exports();
-    }
-
-    fn name_exports(&mut self) {
-        let names = self.state_names.iter().cloned();
-        self.names = self.plan.order().iter().copied().zip(names).collect();
     }
 
     /// Takes up what came of something.
@@ -133,13 +145,14 @@ impl Supervisor {
                     self.commit_failed = Some(format!("{address}: the last commit failed: {reason}"));
                 }
             }
-            Event::Examined(id, replaced) => {
-                self.plan.examined(id, replaced, now);
-                if replaced {
-                    self.name_exports();
+            Event::Examined(id, replaced) => self.plan.examined(id, replaced, now),
+            Event::Orders(orders) => self.obey(orders, now),
+            Event::Searched(port, asked, found, warnings) => {
+                for warning in warnings {
+                    if self.warned.insert(warning.clone()) {
+                        warn!("{warning}");
+                    }
                 }
-            }
-            Event::Searched(port, asked, found) => {
                 self.plan.searched(&port, &asked, &found, now);
             }
             Event::Port(id, event) => self.port_event(id, event, now),
@@ -170,8 +183,9 @@ impl Supervisor {
         for action in actions {
             guard("carrying out a decision", || self.act(action));
         }
+        let operator = self.hear_operator(now);
         self.jobs.pump(now);
-        [self.plan.next_time(now), self.jobs.next_time(now)]
+        [self.plan.next_time(now), self.jobs.next_time(now), operator]
             .into_iter()
             .flatten()
             .min()
@@ -225,7 +239,10 @@ impl Supervisor {
             return;
         };
         let lists = self.made.of(&config.allow);
-        let state = self.state.clone().zip(self.names.get(&id).cloned());
+        let state = self
+            .state
+            .clone()
+            .map(|state| (state, Arc::clone(&self.state_keys)));
         let notices = Arc::clone(&self.notices);
         let work = move || {
             let opened = open::open(id, revision, config, lists, state, &notices);
@@ -271,28 +288,61 @@ impl Supervisor {
     }
 
     fn search(&mut self, port: String, asked: Vec<ExportId>) {
-        let Some(interface) = self.links.get(&port).map(LinkState::interface) else {
+        let Some(index) = self.links.get(&port).map(|link| link.index) else {
             return;
         };
-        let own: HashSet<aoe_common::Mac> = self.links.values().filter_map(|link| link.mac).collect();
-        let address = |id: &ExportId| {
-            let (config, _) = self.plan.config(*id)?;
-            let (shelf, slot) = (config.shelf, config.slot);
-            Some((*id, Address { shelf, slot }))
-        };
-        let addresses: HashMap<ExportId, Address> = asked.iter().filter_map(address).collect();
+        let wanted = asked
+            .iter()
+            .filter_map(|id| Some((*id, open::sought(&*self.plan.config(*id)?.0))));
+        let wanted: Vec<(ExportId, Sought)> = wanted.collect();
         let (again, name) = (asked.clone(), port.clone());
         let work = move || {
-            let sought: Vec<Sought> = addresses
-                .values()
-                .map(|address| Sought { address: *address })
-                .collect();
-            let found = neighbours::search(&interface, &sought, &own);
-            let taken = found.map(|found| taken_by(&found, &addresses, &port));
-            Event::Searched(port, asked, taken.map_err(|error| format!("{error:#}")))
+            let (found, warnings) = look_around(&port, index, &wanted);
+            Event::Searched(port, asked, found, warnings)
         };
-        self.jobs
-            .start(work, move |panic| Event::Searched(name, again, Err(panic)));
+        self.jobs.start(work, move |panic| {
+            Event::Searched(name, again, Err(panic), Vec::new())
+        });
+    }
+
+    /// Looks for what `xblade state` asks for, from time to time.
+    fn hear_operator(&mut self, now: Instant) -> Option<Instant> {
+        let state = self.state.as_ref()?;
+        let next = self.heard_operator? + OPERATOR_PACE;
+        if now < next {
+            return Some(next);
+        }
+        let state = Arc::clone(state);
+        self.heard_operator = None;
+        self.jobs.start(
+            move || Event::Orders(state.requests()),
+            |_| Event::Orders(Vec::new()),
+        );
+        None
+    }
+
+    /// Has the operator's orders carried out: for what is served here, for all else when it is loaded the next time.
+    fn obey(&mut self, orders: Vec<(StateKey, Order)>, now: Instant) {
+        self.heard_operator = Some(now);
+        let Some(state) = self.state.clone().filter(|_| !orders.is_empty()) else {
+            return;
+        };
+        self.plan.try_all_again(now);
+        let export = |(key, order): (StateKey, Order)| {
+            let served = self
+                .exports
+                .values()
+                .find(|served| StateKey::from(&*served.config) == key)?;
+            Some((key, order, Arc::clone(&served.export)))
+        };
+        let served: Vec<_> = orders.into_iter().filter_map(export).collect();
+        let work = move || {
+            for (key, order, export) in &served {
+                state.obey_in_service(key, order, export);
+            }
+            Event::Orders(Vec::new())
+        };
+        self.jobs.start(work, |_| Event::Orders(Vec::new()));
     }
 
     fn open_port(&mut self, id: PortId, link: &LinkState, view: &View) {
@@ -362,24 +412,39 @@ impl Supervisor {
     }
 }
 
-/// Whose address whom else answers for, in words.
-fn taken_by(
-    found: &[neighbours::Neighbour],
-    addresses: &HashMap<ExportId, Address>,
+/// Which exports cannot be served on an interface, in words: because the tags of their VLAN do not reach XDP, or because another
+/// target has their address. And what to warn of.
+fn look_around(
     port: &str,
-) -> HashMap<ExportId, String> {
-    let reason = |address: &Address| {
-        let other = found.iter().find(|other| other.address == *address)?;
+    index: u32,
+    wanted: &[(ExportId, Sought)],
+) -> (Result<HashMap<ExportId, String>, String>, Vec<String>) {
+    let tags = Tags::on(port, index);
+    let warning = |sought: &Sought| {
         Some(format!(
-            "{address} is already served by {} on {port}: two targets with one address corrupt data; choose another \
-             address, stop the other target, or use --force",
-            other.mac
+            "{}: {}",
+            sought.address,
+            tags?.warning(port, sought.vlan)?
         ))
     };
-    addresses
-        .iter()
-        .filter_map(|(id, address)| Some((*id, reason(address)?)))
-        .collect()
+    let warnings = wanted.iter().filter_map(|(_, sought)| warning(sought)).collect();
+    let all: Vec<Sought> = wanted.iter().map(|(_, sought)| *sought).collect();
+    let found = neighbours::search(port, &all).map_err(|error| format!("{error:#}"));
+    let refusal = |sought: &Sought, found: &[Neighbour]| {
+        tags.and_then(|tags| tags.refusal(port, sought.vlan)).or_else(|| {
+            let other = found.iter().find(|other| sought.is(other))?;
+            Some(format!(
+                "{} is already served by {} on {port}: two targets with one address corrupt data; choose another \
+                 address, stop the other target, or use --force",
+                sought.address, other.mac
+            ))
+        })
+    };
+    let refused = found.map(|found| {
+        let of = |(id, sought): &(ExportId, Sought)| Some((*id, refusal(sought, &found)?));
+        wanted.iter().filter_map(of).collect()
+    });
+    (refused, warnings)
 }
 
 /// Keeps a panic in control code from ending anything but what it happened in.

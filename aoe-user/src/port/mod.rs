@@ -2,6 +2,7 @@
 
 mod figures;
 mod link;
+mod others;
 mod spin;
 mod trace;
 mod worker;
@@ -22,6 +23,7 @@ use crate::xsk::{Bind, QueueRelease, Socket, SocketConfig, XskError};
 
 pub use figures::Figures;
 pub use link::SocketLink;
+use others::Others;
 use worker::{Command, Pace, Worker};
 
 /// How to serve an interface.
@@ -123,7 +125,7 @@ impl Port {
                 Ok(port) => return Ok(port),
                 Err(error) if attempts.peek().is_some() && error.is_about_mode() => {
                     warn!(
-                        "{}: native XDP is not to be had ({error}); using generic XDP",
+                        "{}: native XDP does not work ({error}); using generic XDP",
                         nic.name
                     );
                 }
@@ -156,10 +158,14 @@ impl Port {
             native: attach == Attach::Native,
             zero_copy,
         };
+        let others = Others::start(nic, filter.mark())
+            .inspect_err(|error| warn!("{}: no thread for other targets on this host: {error}", nic.name))
+            .ok();
         let mut workers = Vec::new();
         for (queue, socket) in sockets.into_iter().enumerate() {
             let pace = pace(&options.tuning, queue);
-            let worker = Worker::start(nic, queue, socket, Arc::clone(exports), pace).map_err(|source| {
+            let link = SocketLink::shared(socket, others.clone());
+            let worker = Worker::start(nic, queue, link, Arc::clone(exports), pace).map_err(|source| {
                 PortError::Worker {
                     nic: nic.name.clone(),
                     queue,

@@ -11,9 +11,9 @@ use crossbeam_queue::SegQueue;
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing::warn;
 
-use crate::store::{Completions as _, Lane, Mailbox};
+use crate::store::{CompletionQueue, Completions as _, QueueHandle};
 use crate::target::{Counters, Export, Exports, PortInfo, Session};
-use crate::xsk::{Frame, QueueRelease, Socket, Statistics};
+use crate::xsk::{Frame, QueueRelease, Statistics};
 
 use super::spin::{Cpu, Spinner};
 use super::trace::{self, Trace};
@@ -81,7 +81,7 @@ impl Drop for Counted {
 #[derive(Debug)]
 pub(super) struct Worker {
     commands: Arc<SegQueue<Command>>,
-    mailbox: Mailbox,
+    handle: QueueHandle,
     shared: Arc<Shared>,
     counters: Arc<Counters>,
     queue: QueueRelease,
@@ -100,23 +100,23 @@ struct Shared {
 const CHUNKS: [&str; 5] = ["chunks", "chunks_pool", "chunks_fill", "chunks_held", "chunks_tx"];
 
 impl Worker {
-    /// Starts the thread that serves `socket`.
+    /// Starts the thread that serves `link`.
     pub(super) fn start(
         nic: &Nic,
         queue: usize,
-        socket: Socket,
+        link: SocketLink,
         exports: Arc<Exports>,
         pace: Pace,
     ) -> io::Result<Worker> {
-        let lane = Lane::new()?;
-        let mailbox = lane.handle();
+        let completions = CompletionQueue::new()?;
+        let handle = completions.handle();
         let commands = Arc::new(SegQueue::new());
         let shared = Arc::new(Shared::default());
-        let session = Session::new(exports, lane);
+        let session = Session::new(exports, completions);
         let counters = session.counters();
-        let release = socket.queue_release();
+        let release = link.0.queue_release();
         let data_path = DataPath {
-            link: SocketLink(socket),
+            link,
             session,
             batch: ArrayVec::new(),
             port: port_info(nic),
@@ -133,7 +133,7 @@ impl Worker {
             .spawn(move || data_path.run(pace))?;
         Ok(Worker {
             commands,
-            mailbox,
+            handle,
             shared,
             counters,
             queue: release,
@@ -144,7 +144,7 @@ impl Worker {
     /// Hands the worker a command and wakes it.
     pub(super) fn tell(&self, command: Command) {
         self.commands.push(command);
-        self.mailbox.wake();
+        self.handle.wake();
     }
 
     /// What it has done so far.
@@ -232,7 +232,7 @@ impl DataPath {
     /// Serves what is there now; false when there was nothing.
     fn round(&mut self, now: Instant) -> bool {
         let now_us = self.us(now);
-        let mut worked = self.session.completions(&mut self.link, &self.port, now_us);
+        let mut worked = self.session.completions(&mut self.link, now_us);
         while !self.batch.is_full()
             && let Some(frame) = self.link.0.receive()
         {
@@ -301,8 +301,9 @@ impl DataPath {
         let until_kick = self.link.0.needs_kick().then_some(KICK_AGAIN);
         let timeout = [limit, until_advert, until_kick].into_iter().flatten().min();
         let timeout = timeout.and_then(|limit| limit.try_into().ok());
-        let lane = self.session.completion_queue();
-        let mut fds = [self.link.0.fd(), lane.fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let completions = self.session.completion_queue();
+        let mut fds =
+            [self.link.0.fd(), completions.fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         // EINTR only makes the loop go round once more.
         let _ = poll(&mut fds, timeout.as_ref());
         if fds[0]
@@ -326,8 +327,8 @@ impl DataPath {
             .saturating_add(rx_ring_full)
             .saturating_add(fill_ring_empty);
         self.shared.dropped.store(dropped, Ordering::Relaxed);
-        let census = self.link.0.census();
-        let counts = [census.total, census.pool, census.fill, census.held, census.tx];
+        let chunks = self.link.0.chunk_counts();
+        let counts = [chunks.total, chunks.pool, chunks.fill, chunks.held, chunks.tx];
         for (place, count) in self.shared.chunks.iter().zip(counts) {
             place.store(count.into(), Ordering::Relaxed);
         }

@@ -1,6 +1,5 @@
 //! One export: what it is, what it stores to, and the state that initiators change.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,33 +8,22 @@ use aoe_common::{Access, Mac, Vlan};
 use parking_lot::{Mutex, RwLock};
 
 use super::ata::identify::{Identity, MAX_MULTIPLE};
+use super::mutants::{self, Mutant};
+use super::observer::{Change, Observer};
 use super::order::Table;
 use super::{AccessList, Address, Persistent, StateError, StateStore};
 use crate::completion::{CompletionHandle, Completions};
 use crate::store::{Fault, FaultKind, Store};
 
-/// What changed of an export.
+/// What initiators may change of the protocol state; to read it is always allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// The config string: advertise.
-    String,
-    /// The MAC mask: tell the filter.
-    Mask,
-    /// The reservation.
-    Reserve,
-    /// The size; sectors now. Advertise.
-    Size(u64),
-    /// The store was unavailable and serves again: advertise.
-    Returned,
-}
-
-/// Who is told about an export. Calls come from workers and must not block.
-pub trait Observer: Send + Sync + fmt::Debug {
-    /// Something that others see changed and is in force.
-    fn changed(&self, address: Address, change: Change);
-
-    /// An operation failed; its initiator was answered with an error.
-    fn fault(&self, address: Address, fault: &Fault);
+pub enum WireAdmin {
+    /// Nothing.
+    Nothing,
+    /// The config string. Mask and reservation shut others out.
+    Strings,
+    /// Config string, mask and reservation.
+    All,
 }
 
 /// What an export is and does, fixed for its life.
@@ -59,8 +47,8 @@ pub struct Options {
     pub firmware_version: u16,
     /// Names in IDENTIFY.
     pub identity: Identity,
-    /// Lets initiators change config string, mask and reservation.
-    pub wire_admin: bool,
+    /// What initiators may change from the wire.
+    pub wire_admin: WireAdmin,
     /// Offers SMART.
     pub smart: bool,
     /// Drops late duplicates of writes (a heuristic, `docs/conformance.md`).
@@ -117,7 +105,7 @@ impl<H: CompletionHandle> Order<H> {
         result
     }
 
-    /// Entries now; with the export's lock held, none that conflicts can be missed.
+    /// Entries now; under the export's lock none that conflicts can be missed.
     pub fn len(&self) -> usize {
         self.len.load(Ordering::Acquire)
     }
@@ -205,6 +193,7 @@ impl<C: Completions> Export<C> {
             // 9front never sets the size of a device without one.
             options.identity.serial = options.address.to_string();
         }
+        options.late_duplicates |= mutants::is(Mutant::StaleDuplicateAnswered);
         let sectors = AtomicU64::new(store.sectors());
         Export {
             options,
@@ -237,17 +226,37 @@ impl<C: Completions> Export<C> {
         self.state.read().persistent.clone()
     }
 
-    /// Puts another protocol state in force, on behalf of the local operator. The caller has saved it.
+    /// Changes the protocol state on behalf of the local operator. `save` starts to save it: before any later change of an
+    /// initiator does, and without waiting.
     ///
     /// # Errors
     /// While an initiator's change is being saved, and for a state that breaks a limit.
-    pub fn replace_persistent(&self, persistent: Persistent) -> Result<(), ReplaceError> {
-        persistent.check()?;
-        let mut state = self.state.write();
-        if state.order.with(|table| table.has_admin()) {
-            return Err(ReplaceError::Busy(self.address()));
+    pub fn change_persistent(
+        &self,
+        change: impl FnOnce(&mut Persistent),
+        save: impl FnOnce(&Persistent),
+    ) -> Result<(), ReplaceError> {
+        let before = {
+            let mut state = self.state.write();
+            if state.order.with(|table| table.has_admin()) {
+                return Err(ReplaceError::Busy(self.address()));
+            }
+            let mut persistent = state.persistent.clone();
+            change(&mut persistent);
+            persistent.check()?;
+            save(&persistent);
+            std::mem::replace(&mut state.persistent, persistent)
+        };
+        let now = self.persistent();
+        for (changed, what) in [
+            (before.string != now.string, Change::String),
+            (before.mask != now.mask, Change::Mask),
+            (before.reserve != now.reserve, Change::Reserve),
+        ] {
+            if changed {
+                self.observer.changed(self.address(), what);
+            }
         }
-        state.persistent = persistent;
         Ok(())
     }
 
@@ -308,7 +317,7 @@ impl<C: Completions> Export<C> {
         }
     }
 
-    /// Most requests parked at a time: what all initiators together may have outstanding, with room for paths.
+    /// Most requests in flight at a time: what all initiators together may have outstanding, with room for paths.
     pub(super) fn max_in_flight(&self) -> usize {
         usize::from(self.options.buffers.max(2)).saturating_mul(8)
     }

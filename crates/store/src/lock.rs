@@ -21,7 +21,7 @@ use crate::open::StoreError;
 ///
 /// # Errors
 /// [`StoreError::InUse`] with the holder's name and pid where /proc tells them.
-pub(super) fn lock_range(
+pub(crate) fn lock_range(
     file: &File,
     path: &Path,
     start: u64,
@@ -65,7 +65,7 @@ pub(super) fn unlock(file: &File) {
 ///
 /// # Errors
 /// [`StoreError::InUse`] when the device is mounted or opened exclusively elsewhere.
-pub(super) fn claim_device(path: &Path, device: u64) -> Result<Arc<File>, StoreError> {
+pub(crate) fn claim_device(path: &Path, device: u64) -> Result<Arc<File>, StoreError> {
     /// For each device a lock of its own: opening one may hang.
     static CLAIMS: Mutex<BTreeMap<u64, Arc<Mutex<Weak<File>>>>> = Mutex::new(BTreeMap::new());
     let claim = Arc::clone(CLAIMS.lock().entry(device).or_default());
@@ -155,7 +155,7 @@ fn describe(pid: u32) -> String {
 }
 
 /// Whether `error` means that nobody may open the object this way.
-pub(super) fn is_permission(error: &io::Error) -> bool {
+pub(crate) fn is_permission(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EACCES | libc::EPERM | libc::EROFS)

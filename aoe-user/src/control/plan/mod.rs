@@ -215,11 +215,6 @@ impl Plan {
         Some((Arc::clone(&entry.config), entry.revision))
     }
 
-    /// The exports by the order of the configuration.
-    pub fn order(&self) -> &[ExportId] {
-        &self.order
-    }
-
     /// The first thing that fails, for `serve`, which ends with it.
     pub fn first_trouble(&self) -> Option<String> {
         if let StateLife::Failed(trouble) = &self.state {
@@ -298,7 +293,7 @@ impl Plan {
     }
 
     /// What failed is tried again with the next step.
-    fn try_all_again(&mut self, now: Instant) {
+    pub fn try_all_again(&mut self, now: Instant) {
         let exports = self.exports.values_mut().filter_map(Entry::trouble_mut);
         let ports = self.ports.values_mut().flat_map(Port::troubles_mut);
         let state = match &mut self.state {

@@ -389,7 +389,7 @@ fn what_opens_after_it_was_taken_out_is_closed_again() {
     let mut world = World::new(&["eth0"]);
     world.stuck_paths.insert("/a".into());
     world.want(&[export(1, 1, "/a", &["eth0"]), export(1, 2, "/b", &["eth0"])]);
-    let id = world.plan.order()[0];
+    let id = world.plan.order[0];
     world.want(&[export(1, 2, "/b", &["eth0"])]);
     world.stuck_paths.clear();
     world.stores.insert(id, "/a".into());

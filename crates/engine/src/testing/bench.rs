@@ -12,7 +12,7 @@ use super::link::MemLink;
 use super::store::MemStore;
 use crate::{
     AccessList, Address, Change, Export, Exports, Identity, Observer, Options, Persistent, PortInfo, Session,
-    StateStore,
+    StateStore, WireAdmin,
 };
 use crate::{Completion, CompletionHandle as _, Event, Fault, FaultKind, Token};
 
@@ -144,7 +144,7 @@ pub fn options(shelf: u16, slot: u8) -> Options {
             firmware: "0.1".into(),
             wwn: Some(0x5123_4567_89ab_cdef),
         },
-        wire_admin: true,
+        wire_admin: WireAdmin::All,
         smart: false,
         late_duplicates: false,
     }
@@ -192,7 +192,7 @@ impl Worker {
 
     /// Lets the session handle completions and returns what was sent.
     pub fn poll(&mut self) -> Vec<Vec<u8>> {
-        self.session.completions(&mut self.link, &self.port, self.now_us);
+        self.session.completions(&mut self.link, self.now_us);
         self.sent()
     }
 

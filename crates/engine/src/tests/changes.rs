@@ -10,7 +10,7 @@ use crate::testing::bench::{
 };
 use crate::testing::completions::MemCompletions;
 use crate::testing::store::{MemStore, Mood};
-use crate::{Change, Export, Options, Persistent};
+use crate::{Change, Export, Options, Persistent, WireAdmin};
 
 fn query(ccmd: u8, string: &[u8]) -> Vec<u8> {
     let len = u16::try_from(string.len()).unwrap().to_be_bytes();
@@ -267,7 +267,9 @@ fn a_mask_hides_the_export_from_all_others() {
             .is_empty()
     );
     assert_eq!(export.visible_to(), Some(vec![OTHER]));
-    export.replace_persistent(Persistent::default()).unwrap();
+    export
+        .change_persistent(|state| *state = Persistent::default(), |_| {})
+        .unwrap();
     assert_eq!(
         worker.ask(&request(1, &query(0, b""))).len(),
         1,
@@ -303,8 +305,8 @@ fn lists_have_limits() {
 
     let many: Vec<Mac> = (0..65).map(numbered).collect();
     assert_eq!(aoe_error(&worker.answer(&request(3, &reserve(1, &many)))), 2);
-    let held = worker.answer(&request(3, &reserve(1, &many[..64])));
-    assert_eq!((aoe_error(&held), held.len(), held[25]), (0, 26 + 64 * 6, 64));
+    let reply = worker.answer(&request(3, &reserve(1, &many[..64])));
+    assert_eq!((aoe_error(&reply), reply.len(), reply[25]), (0, 26 + 64 * 6, 64));
 
     for (command, argument) in [
         (2, vec![0, 2, 0, 0]),
@@ -338,7 +340,7 @@ fn lists_have_limits() {
 #[test]
 fn the_operator_can_forbid_changes() {
     let mut fixed = options(7, 3);
-    fixed.wire_admin = false;
+    fixed.wire_admin = WireAdmin::Nothing;
     let store = MemStore::new(64);
     let export = export(fixed, &store);
     let state = Persistent {
@@ -346,7 +348,9 @@ fn the_operator_can_forbid_changes() {
         mask: vec![ONE],
         reserve: vec![ONE],
     };
-    export.replace_persistent(state.clone()).unwrap();
+    export
+        .change_persistent(|now| now.clone_from(&state), |_| {})
+        .unwrap();
     let mut worker = Worker::new(vec![export.clone()]);
     for (command, argument) in [
         (1, query(3, b"x")),
@@ -377,12 +381,38 @@ fn the_operator_can_forbid_changes() {
 }
 
 #[test]
+fn strings_alone_may_be_left_open() {
+    let mut half_open = options(7, 3);
+    half_open.wire_admin = WireAdmin::Strings;
+    let store = MemStore::new(64);
+    let export = export(half_open, &store);
+    let mut worker = Worker::new(vec![export.clone()]);
+    for (command, argument) in [
+        (2, edit(&[(1, OTHER)])),
+        (3, reserve(1, &[ONE])),
+        (3, reserve(2, &[OTHER])),
+    ] {
+        assert_eq!(aoe_error(&worker.answer(&request(command, &argument))), 2);
+    }
+    for argument in [query(3, b"ours"), query(4, b"forced")] {
+        assert_eq!(aoe_error(&worker.answer(&request(1, &argument))), 0);
+    }
+    let expected = Persistent {
+        string: b"forced".into(),
+        ..Persistent::default()
+    };
+    assert_eq!(export.persistent(), expected);
+}
+
+#[test]
 fn the_operator_waits_for_a_change_in_progress() {
     let mut k = kept(options(7, 3));
     k.worker.ask(&request(1, &query(4, b"wire")));
-    assert!(k.export.replace_persistent(Persistent::default()).is_err());
+    assert!(k.export.change_persistent(|_| {}, |_| panic!("saved")).is_err());
     k.keeper.finish(true);
     k.worker.poll();
-    k.export.replace_persistent(Persistent::default()).unwrap();
+    k.export
+        .change_persistent(|state| *state = Persistent::default(), |_| {})
+        .unwrap();
     assert_eq!(k.export.persistent(), Persistent::default());
 }

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 
-use super::super::lock;
-use super::super::open::served_sectors;
 use super::{Backing, object_bytes};
+use crate::lock;
+use crate::open::served_sectors;
 use crate::open::{StoreError, StoreOptions};
 use engine::{SECTOR_BYTES, Traits};
 

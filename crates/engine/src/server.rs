@@ -1,0 +1,253 @@
+//! What all requests of a session share: completions, requests in flight, counters, and how answers are sent.
+
+use std::sync::Arc;
+
+use aoe_common::Access;
+use aoe_common::wire::{SECTOR_BYTES, aoe, sectors_per_frame};
+
+use super::action::{Action, Refusal, ReplyCodes};
+use super::ata::identify::{self, Facts};
+use super::ata::{Registers, Results};
+use super::counters::{Counters, Silence};
+use super::export::{Export, State};
+use super::in_flight::{InFlight, InFlightTable, Stage};
+use super::link::Link;
+use super::mutants::{self, Mutant};
+use super::order::{EntryId, Requester};
+use super::port::PortInfo;
+use super::reply::{Envelope, build, error, put_head};
+use super::request::{Command, Request};
+use super::state::Persistent;
+use super::{mask, query, reserve};
+use crate::completion::{Completions, Token};
+
+/// One request that is being worked on: who asked what of which export, and when.
+pub(super) struct Call<'a, C: Completions> {
+    pub export: &'a Arc<Export<C>>,
+    pub request: &'a Request,
+    pub now_us: u64,
+}
+
+impl<C: Completions> Clone for Call<'_, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<C: Completions> Copy for Call<'_, C> {}
+
+impl<'a, C: Completions> Call<'a, C> {
+    pub fn new(export: &'a Arc<Export<C>>, request: &'a Request, now_us: u64) -> Call<'a, C> {
+        Call {
+            export,
+            request,
+            now_us,
+        }
+    }
+
+    /// Sectors in one command through this port, at least 1.
+    pub fn per_frame(&self) -> u8 {
+        per_frame(&self.request.port, self.export)
+    }
+
+    /// The request as a value of its own, to go on with later.
+    pub fn in_flight<F>(
+        self,
+        frame: F,
+        action: Action,
+        (entry, token): (EntryId, Token),
+        stage: Stage,
+    ) -> InFlight<F, C> {
+        InFlight {
+            frame,
+            export: Arc::clone(self.export),
+            request: *self.request,
+            action,
+            entry,
+            token,
+            stage,
+        }
+    }
+}
+
+/// Sectors in one command of an export through a port, at least 1.
+pub(super) fn per_frame<C: Completions>(port: &PortInfo, export: &Export<C>) -> u8 {
+    sectors_per_frame(port.mtu_bytes)
+        .min(export.options.max_sectors)
+        .max(1)
+}
+
+/// A session without its exports, so that both can be borrowed apart.
+pub(super) struct Server<L: Link, C: Completions> {
+    /// Identifies the session in the exports' order tables.
+    pub handle: C::Handle,
+    // Before `in_flight`: dropped first, so that what stores still do for it has ended before order is given up.
+    pub completions: C,
+    pub in_flight: InFlightTable<L::Frame, C>,
+    pub counters: Arc<Counters>,
+}
+
+impl<L: Link, C: Completions> Server<L, C> {
+    /// A request of this session, as the order table knows it.
+    pub fn requester(&self, token: Token) -> Requester<C::Handle> {
+        Requester {
+            session: self.handle.clone(),
+            token,
+        }
+    }
+
+    /// What every command needs first: the source may see the export, and speaks its version.
+    pub fn admit(call: Call<'_, C>, state: &State<C::Handle>) -> Result<Access, Refusal> {
+        let access = call.export.access_of(state, call.request.source);
+        let shown = matches!(call.request.command, Command::Query { .. })
+            && mutants::is(Mutant::MaskIgnoredByQueries);
+        let Some(access) = access.or(shown.then_some(Access::ReadOnly)) else {
+            return Err(Refusal::Silent(Silence::Denied));
+        };
+        if call.request.version != aoe::VERSION {
+            return Err(Refusal::Aoe(error::VERSION));
+        }
+        Ok(access)
+    }
+
+    /// Gives no answer.
+    pub fn silent(&self, link: &mut L, frame: L::Frame, why: Silence) {
+        self.counters.silent(why);
+        link.free(frame);
+    }
+
+    /// Answers with `parts`, the first of them the headers.
+    pub fn send(&self, link: &mut L, call: Call<'_, C>, mut frame: L::Frame, parts: &[&[u8]]) {
+        if build(link, &mut frame, &call.request.tags, parts) {
+            self.counters.replies.bump();
+            link.send(frame);
+        } else {
+            self.silent(link, frame, Silence::NoMemory);
+        }
+    }
+
+    fn envelope<'a>(call: &Call<'a, C>) -> Envelope<'a> {
+        Envelope::answer(call.request, call.request.port.mac, call.export.address())
+    }
+
+    /// Turns a request down.
+    pub fn refuse(&self, link: &mut L, call: Call<'_, C>, frame: L::Frame, refusal: Refusal) {
+        match (refusal, &call.request.command) {
+            (Refusal::Silent(why), _) => self.silent(link, frame, why),
+            (Refusal::Ata(results), Command::Ata(registers)) => {
+                self.results(link, call, registers, frame, results, &[]);
+            }
+            (Refusal::Ata(_), _) => self.silent(link, frame, Silence::Runt),
+            (Refusal::Aoe(code), command) => {
+                self.counters.aoe_errors.bump();
+                let echo = match command {
+                    Command::Ata(registers) if code != error::VERSION => Some(registers.echo()),
+                    _ => None,
+                };
+                let argument = echo.as_ref().map_or(&[][..], |echo| &echo[..]);
+                let head = Self::envelope(&call).head(code, argument);
+                self.send(link, call, frame, &[&head]);
+            }
+        }
+    }
+
+    /// Answers an ATA command, with data that is not in the frame yet.
+    pub fn results(
+        &self,
+        link: &mut L,
+        call: Call<'_, C>,
+        registers: &Registers,
+        frame: L::Frame,
+        results: Results,
+        data: &[u8],
+    ) {
+        if results.is_error() {
+            self.counters.ata_errors.bump();
+        }
+        let head = Self::envelope(&call).head(0, &results.write(registers.aflags));
+        self.send(link, call, frame, &[&head, data]);
+    }
+
+    /// Answers an ATA read whose data is in the frame already, which has its final length.
+    pub fn data_in(&self, link: &mut L, call: Call<'_, C>, registers: &Registers, mut frame: L::Frame) {
+        let argument = registers.success().write(registers.aflags);
+        let head = Self::envelope(&call).head(0, &argument);
+        put_head(link, &mut frame, &head);
+        self.counters.replies.bump();
+        link.send(frame);
+    }
+
+    /// Answers IDENTIFY DEVICE. The size is read again each time: growth is served without a restart.
+    pub fn identify(&self, link: &mut L, call: Call<'_, C>, registers: &Registers, frame: L::Frame) {
+        let export = call.export;
+        let Ok(sectors) = export.refresh() else {
+            let refusal = if call.request.is_discovery() {
+                Refusal::Silent(Silence::Wildcard)
+            } else {
+                Refusal::Aoe(error::UNAVAILABLE)
+            };
+            return self.refuse(link, call, frame, refusal);
+        };
+        let block: [u8; SECTOR_BYTES] = {
+            let state = export.state.read();
+            identify::block(&Facts {
+                identity: &export.options.identity,
+                sectors,
+                per_frame: call.per_frame(),
+                sync: export.options.sync,
+                traits: export.store.traits(),
+                multiple: state.multiple(),
+                smart: state.smart(export.options.smart),
+            })
+        };
+        self.results(link, call, registers, frame, registers.success(), &block);
+    }
+
+    /// Answers Query Config, MAC Mask and Reserve: the command's own header and the state in force.
+    pub fn state(
+        &self,
+        link: &mut L,
+        call: Call<'_, C>,
+        frame: L::Frame,
+        state: &Persistent,
+        codes: ReplyCodes,
+    ) {
+        if codes.error != 0 {
+            self.counters.aoe_errors.bump();
+        }
+        let head = Self::envelope(&call).head(codes.error, &[]);
+        match call.request.command {
+            Command::Query { subcommand, .. } => {
+                let fixed = query_argument(&call.request.port, call.export, subcommand, &state.string);
+                self.send(link, call, frame, &[&head, &fixed, &state.string]);
+            }
+            Command::Mask { subcommand, .. } => {
+                let argument = mask::argument(subcommand, &state.mask, codes);
+                self.send(link, call, frame, &[&head, &argument]);
+            }
+            Command::Reserve { subcommand, .. } => {
+                let argument = reserve::argument(subcommand, &state.reserve);
+                self.send(link, call, frame, &[&head, &argument]);
+            }
+            Command::Ata(_) | Command::Unknown(_) => self.send(link, call, frame, &[&head]),
+        }
+    }
+}
+
+/// The fixed part of a Query Config reply or advertisement.
+pub(super) fn query_argument<C: Completions>(
+    port: &PortInfo,
+    export: &Export<C>,
+    ccmd: u8,
+    string: &[u8],
+) -> [u8; aoe_common::wire::query::HEADER_LEN] {
+    // Linux cannot use fewer than two buffers.
+    let buffers = export.options.buffers.max(2);
+    query::argument(
+        buffers,
+        export.options.firmware_version,
+        per_frame(port, export),
+        ccmd,
+        string,
+    )
+}

@@ -13,6 +13,7 @@ mod faults;
 mod filter;
 mod fuzz;
 mod histories;
+mod house;
 mod kill;
 mod life;
 mod links;

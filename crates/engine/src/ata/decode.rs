@@ -1,11 +1,11 @@
 //! From registers to what is to be done, or why it is not.
 
-use super::identify::MAX_LBA28;
+use super::registers::MAX_LBA28;
 use super::{Opcode, Registers, Results, opcode, smart, trim};
 use crate::action::{Action, Refusal};
 use crate::mutants::{self, Mutant};
-use crate::reply::error;
 use crate::store::{Durability, Extent, Traits};
+use aoe_common::wire::error;
 
 /// What a command is judged by.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub struct Device<'a> {
 }
 
 /// Judges a command.
+#[inline]
 pub fn decode(registers: &Registers, device: &Device<'_>) -> Result<Action, Refusal> {
     let r = registers;
     let abort = Err(Refusal::Ata(r.abort()));
@@ -102,6 +103,7 @@ pub fn decode(registers: &Registers, device: &Device<'_>) -> Result<Action, Refu
 }
 
 /// The extent of a READ or WRITE.
+#[inline]
 fn transfer(r: &Registers, device: &Device<'_>, extended: bool, out: bool) -> Result<Extent, Refusal> {
     if r.writes() != out || r.count == 0 || r.count > device.per_frame {
         return Err(Refusal::Ata(r.abort()));
@@ -113,17 +115,20 @@ fn transfer(r: &Registers, device: &Device<'_>, extended: bool, out: bool) -> Re
 }
 
 /// True when the payload has `count` sectors.
+#[inline]
 pub fn has_sectors(payload: &[&[u8]], count: u8) -> bool {
     crate::scatter::total(payload) >= bytes_of(count.into())
 }
 
 /// Bytes of `sectors` sectors; what does not fit memory cannot be there.
+#[inline]
 pub fn bytes_of(sectors: u64) -> usize {
     usize::try_from(sectors)
         .unwrap_or(usize::MAX)
         .saturating_mul(aoe_common::wire::SECTOR_BYTES)
 }
 
+#[inline]
 fn within(r: &Registers, device: &Device<'_>, extended: bool, count: u64) -> Result<Extent, Refusal> {
     let extent = Extent {
         lba: r.lba(extended),
@@ -143,6 +148,7 @@ fn within(r: &Registers, device: &Device<'_>, extended: bool, count: u64) -> Res
 }
 
 /// True when the whole extent exists.
+#[inline]
 pub fn inside(extent: Extent, sectors: u64) -> bool {
     extent
         .lba

@@ -2,7 +2,7 @@
 
 use aoe_common::wire::SECTOR_BYTES;
 
-use super::decode::{Device, bytes_of, has_sectors, inside};
+use super::device::{Device, bytes_of, has_sectors, inside};
 use super::registers::Registers;
 use crate::action::{Action, Refusal};
 use crate::scatter;

@@ -48,7 +48,7 @@ fn main() -> Result<()> {
         mtu_bytes: about("mtu")?.parse()?,
     };
 
-    let mut link = SocketLink(Socket::open(&SocketConfig::for_mtu(ifindex, 0, port.mtu_bytes))?);
+    let mut link = SocketLink::new(Socket::open(&SocketConfig::for_mtu(ifindex, 0, port.mtu_bytes))?);
     let mut filter = Filter::load(port.mac, &everyone())?;
     filter.set_socket(0, link.0.fd())?;
     filter.attach(netif, ifindex, Attach::Native)?;

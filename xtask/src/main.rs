@@ -29,7 +29,7 @@ enum Task {
     Setup(setup::Args),
     /// Build the kernel half and put it where the user half embeds it from.
     Ebpf(ebpf::Args),
-    /// Fuzz the engine and the readers of config and state files, where a nightly toolchain is installed.
+    /// Fuzz the engine and the readers of config and state files.
     Fuzz(fuzz::Args),
     /// Serve an image to an initiator in a lab of namespaces and check every byte; or run xblade with your arguments.
     Run(run::Args),

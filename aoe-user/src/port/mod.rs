@@ -2,6 +2,7 @@
 
 mod figures;
 mod link;
+mod others;
 mod spin;
 mod trace;
 mod worker;
@@ -22,6 +23,7 @@ use crate::xsk::{Bind, Socket, SocketConfig, XskError};
 
 pub use figures::Figures;
 pub use link::SocketLink;
+use others::Others;
 use worker::{Command, Worker};
 
 /// How to serve an interface.
@@ -150,6 +152,9 @@ impl Port {
             zero_copy,
         };
         let shared_cpus = cpus_for_workers(&options.cpus);
+        let others = Others::start(nic, filter.mark())
+            .inspect_err(|error| warn!("{}: no thread for other targets on this host: {error}", nic.name))
+            .ok();
         let mut workers = Vec::new();
         for (queue, socket) in sockets.into_iter().enumerate() {
             let cpu = options
@@ -157,13 +162,20 @@ impl Port {
                 .get(queue.checked_rem(options.cpus.len()).unwrap_or(0))
                 .copied();
             let exports = Arc::clone(exports);
-            let worker = Worker::start(nic, queue, socket, exports, options.spin, shared_cpus, cpu).map_err(
-                |source| PortError::Worker {
-                    nic: nic.name.clone(),
-                    queue,
-                    source,
-                },
-            )?;
+            let worker = Worker::start(
+                nic,
+                queue,
+                SocketLink::shared(socket, others.clone()),
+                exports,
+                options.spin,
+                shared_cpus,
+                cpu,
+            )
+            .map_err(|source| PortError::Worker {
+                nic: nic.name.clone(),
+                queue,
+                source,
+            })?;
             workers.push(worker);
         }
         Ok(Port {

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::store::{CompletionQueue, Completions as _, QueueHandle};
 use crate::target::{Counters, Export, Exports, PortInfo, Session};
-use crate::xsk::{Frame, Socket, Statistics};
+use crate::xsk::{Frame, Statistics};
 
 use super::spin::{Cpu, Spinner};
 use super::trace::{self, Trace};
@@ -70,11 +70,11 @@ struct Shared {
 const CHUNKS: [&str; 5] = ["chunks", "chunks_pool", "chunks_fill", "chunks_held", "chunks_tx"];
 
 impl Worker {
-    /// Starts the thread that serves `socket`; `cpus` are those that the workers have among them.
+    /// Starts the thread that serves `link`; `cpus` are those that the workers have among them.
     pub(super) fn start(
         nic: &Nic,
         queue: usize,
-        socket: Socket,
+        link: SocketLink,
         exports: Arc<Exports>,
         spin: Duration,
         cpus: usize,
@@ -87,7 +87,7 @@ impl Worker {
         let session = Session::new(exports, completions);
         let counters = session.counters();
         let data_path = DataPath {
-            link: SocketLink(socket),
+            link,
             session,
             batch: ArrayVec::new(),
             port: port_info(nic),

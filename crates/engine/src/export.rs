@@ -225,17 +225,37 @@ impl<C: Completions> Export<C> {
         self.state.read().persistent.clone()
     }
 
-    /// Puts another protocol state in force, on behalf of the local operator. The caller has saved it.
+    /// Changes the protocol state on behalf of the local operator. `save` starts to save it: before any later change of an
+    /// initiator does, and without waiting.
     ///
     /// # Errors
     /// While an initiator's change is being saved, and for a state that breaks a limit.
-    pub fn replace_persistent(&self, persistent: Persistent) -> Result<(), ReplaceError> {
-        persistent.check()?;
-        let mut state = self.state.write();
-        if state.order.with(|table| table.has_admin()) {
-            return Err(ReplaceError::Busy(self.address()));
+    pub fn change_persistent(
+        &self,
+        change: impl FnOnce(&mut Persistent),
+        save: impl FnOnce(&Persistent),
+    ) -> Result<(), ReplaceError> {
+        let before = {
+            let mut state = self.state.write();
+            if state.order.with(|table| table.has_admin()) {
+                return Err(ReplaceError::Busy(self.address()));
+            }
+            let mut persistent = state.persistent.clone();
+            change(&mut persistent);
+            persistent.check()?;
+            save(&persistent);
+            std::mem::replace(&mut state.persistent, persistent)
+        };
+        let now = self.persistent();
+        for (changed, what) in [
+            (before.string != now.string, Change::String),
+            (before.mask != now.mask, Change::Mask),
+            (before.reserve != now.reserve, Change::Reserve),
+        ] {
+            if changed {
+                self.observer.changed(self.address(), what);
+            }
         }
-        state.persistent = persistent;
         Ok(())
     }
 

@@ -389,7 +389,10 @@ impl World {
         let Some(process) = &self.process else { return };
         for (number, export) in process.exports.iter().enumerate() {
             let empty = Persistent::default();
-            if self.oracle.exports[number].state != empty && export.replace_persistent(empty.clone()).is_ok()
+            if self.oracle.exports[number].state != empty
+                && export
+                    .change_persistent(|state| state.clone_from(&empty), |_| {})
+                    .is_ok()
             {
                 self.state.put(export.address(), &empty);
                 self.oracle.exports[number].state = empty;

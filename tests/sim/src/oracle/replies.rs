@@ -56,7 +56,8 @@ impl Oracle {
         };
         // An answer just now may have changed what is right.
         let certain = certain && !self.unsure.contains(&number);
-        if !discovery && !(certain && reply.error == 0 && reply.status() == Some((0x40, 0))) {
+        let done = certain && reply.error == 0 && reply.status() == Some((0x40, 0));
+        if !discovery && !done {
             self.ended_badly(number, &arrival);
         }
         if !certain && matches!(arrival.what, What::Admin(_)) {

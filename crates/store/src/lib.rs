@@ -15,6 +15,7 @@ mod lock;
 mod mapped;
 mod null;
 mod open;
+mod options;
 mod ram;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,8 @@ pub use engine::{
     Completion, CompletionHandle, Completions, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES,
     Step, Store, Token, Traits,
 };
-pub use open::{StoreError, StoreKind, StoreOptions, open};
+pub use open::open;
+pub use options::{StoreError, StoreKind, StoreOptions};
 
 /// Says that the running test is skipped and why, on the real standard error: `cargo xtask test` counts these lines.
 #[cfg(test)]

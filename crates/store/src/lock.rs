@@ -15,7 +15,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 
-use crate::open::StoreError;
+use crate::options::StoreError;
 
 /// Locks `[start, start + length)` bytes of `file` (`length` 0: to the end, wherever that will be).
 ///

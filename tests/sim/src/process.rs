@@ -108,9 +108,8 @@ impl Worker {
 
     /// Advertises every export.
     pub fn advertise(&mut self, port: &PortInfo, exports: &Exports<Mailbox>, now_us: u64) {
-        for export in exports.iter() {
-            self.session.advertise(&mut self.link, port, export, now_us);
-        }
+        let all: Vec<_> = exports.iter().cloned().collect();
+        self.session.advertise(&mut self.link, port, &all, now_us);
         self.due_us = self.session.tick(&mut self.link, port, now_us);
     }
 

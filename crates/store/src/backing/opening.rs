@@ -12,8 +12,8 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 
 use super::{Backing, object_bytes};
 use crate::lock;
-use crate::open::served_sectors;
-use crate::open::{StoreError, StoreOptions};
+use crate::options::served_sectors;
+use crate::options::{StoreError, StoreOptions};
 use engine::{SECTOR_BYTES, Traits};
 
 impl Backing {

@@ -62,7 +62,10 @@ impl Oracle {
 
     /// A new process serves an export with this state; `asked` is what was being saved when the old one ended.
     pub fn booted(&mut self, number: usize, state: &Persistent, asked: &[Persistent]) {
+        let now_us = self.now_us;
         let export = &mut self.exports[number];
+        // While there was no process, nobody could commit.
+        export.trouble_us = now_us;
         if *state != export.state && !asked.contains(state) {
             let text = format!(
                 "e7.{number} is back with {state:?}; acknowledged was {:?}",

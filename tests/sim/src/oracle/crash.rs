@@ -24,6 +24,7 @@ impl Oracle {
             // Write-back data may be as old as the interval and the commits under way make it.
             let limit = export.plan.flush_interval_ms * 1000 + 3 * device.longest_commit_us + 200_000;
             let calm = now_us.saturating_sub(export.trouble_us) > limit
+                && !device.trouble.slow
                 && !device.trouble.any()
                 && !device.trouble.hung;
             let must = |cluster: &sector::Cluster| {

@@ -293,7 +293,7 @@ impl Supervisor {
         };
         let wanted = asked
             .iter()
-            .filter_map(|id| Some((*id, open::sought(&*self.plan.config(*id)?.0))));
+            .filter_map(|id| Some((*id, open::sought(&self.plan.config(*id)?.0))));
         let wanted: Vec<(ExportId, Sought)> = wanted.collect();
         let (again, name) = (asked.clone(), port.clone());
         let work = move || {

@@ -151,7 +151,7 @@ fn a_stop_says_what_it_leaves_behind_and_the_next_process_serves_the_rest() -> R
 #[test]
 fn after_a_kill_the_next_process_starts_and_takes_over_when_it_can() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    let mut served = Served::new("mmap")?;
+    let served = Served::new("mmap")?;
     served.hang()?;
     std::thread::sleep(Duration::from_millis(1500));
     served.target.process.signal(Signal::SIGKILL)?;

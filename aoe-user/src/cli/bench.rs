@@ -162,6 +162,12 @@ fn plan(args: &BenchArgs, route: Route, target: &Found, identity: &Identity) -> 
     );
     let sectors = args.sectors.unwrap_or(target.sectors);
     ensure!(
+        target.sectors > 0,
+        "{}: no request of a sector fits its MTU: 548 bytes are needed (`ip link set {} mtu 1500`)",
+        args.interface,
+        args.interface
+    );
+    ensure!(
         sectors <= target.sectors,
         "--sectors {sectors}: target and MTU allow {} sectors a request",
         target.sectors

@@ -21,7 +21,7 @@ use crate::config::file::Origin;
 use crate::config::interfaces;
 use crate::config::problem::Problem;
 use crate::config::validate::{Report, validate};
-use crate::control::preflight::preflight;
+use crate::control::preflight::{preflight, raise_descriptors};
 
 /// Does what the command line says.
 ///
@@ -29,14 +29,21 @@ use crate::control::preflight::preflight;
 /// Whatever kept it from being done, for the person who typed it.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     log_to_stderr(&cli.log)?;
+    raise_descriptors();
     match cli.command {
         Command::Serve(args) => serve::run(*args),
         Command::Daemon(args) => daemon::run(args),
         Command::Check(args) => check::run(&args),
         Command::Create(args) => create::run(&args),
         Command::State(args) => state::run(args.action),
-        Command::Bench(args) => bench::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
+        Command::Bench(mut args) => {
+            args.interface = interfaces::real_name(&args.interface);
+            bench::run(&args)
+        }
+        Command::Doctor(mut args) => {
+            args.interface = interfaces::real_name(&args.interface);
+            doctor::run(&args)
+        }
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::man(dir.as_deref()),
     }

@@ -329,6 +329,7 @@ fn store_options(config: &ExportConfig) -> StoreOptions {
         shared: config.shared,
         prealloc: config.prealloc,
         flush_interval: config.flush_interval,
+        format: config.format,
     }
 }
 

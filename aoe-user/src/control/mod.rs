@@ -72,6 +72,7 @@ async fn supervise(config: Config, reload: Option<Reload>) -> Result<()> {
             Some((address, change)) = changes.recv() => supervisor.changed(address, change),
             _ = tick.tick() => {
                 supervisor.report();
+                supervisor.watch();
                 if supervisor.has_failed_ports() {
                     supervisor.reconcile(&links.list().await?);
                 }

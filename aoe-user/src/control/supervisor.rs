@@ -8,12 +8,12 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
 use super::estate::{Estate, Notice, View, close_all};
-use super::links::LinkState;
+use super::links::{self, LinkState};
 use super::neighbours;
 use crate::config::Config;
 use crate::config::interfaces::Interface;
 use crate::filter::Denied;
-use crate::port::{Nic, Port, PortOptions};
+use crate::port::{Port, PortOptions};
 use crate::target::{Address, Change};
 
 /// Denied sources named in one report; the rest is only counted.
@@ -60,7 +60,7 @@ impl Supervisor {
     /// watching.
     pub fn start(&mut self, links: &HashMap<String, LinkState>) -> Result<()> {
         for name in self.estate.literal_interfaces() {
-            if !links.contains_key(name) {
+            if links::named(links, name).is_none() {
                 bail!("interface {name} does not exist; `ip link` lists those that do");
             }
         }
@@ -96,7 +96,7 @@ impl Supervisor {
         let absent: Vec<String> = self
             .estate
             .literal_interfaces()
-            .filter(|name| !links.contains_key(*name))
+            .filter(|name| links::named(links, name).is_none())
             .map(str::to_owned)
             .collect();
         for name in absent {
@@ -137,14 +137,8 @@ impl Supervisor {
     }
 
     fn open(&mut self, link: &LinkState) {
-        let Some(mac) = link.mac else { return };
-        let nic = Nic {
-            name: link.name.clone(),
-            index: link.index,
-            mac,
-            mtu_bytes: link.mtu_bytes,
-            rx_queues: link.rx_queues,
-        };
+        let Some(nic) = link.nic() else { return };
+        let mac = nic.mac;
         let view = self.estate.view(&link.interface());
         let options = self.port_options(&view);
         match Port::open(&nic, &options, &view.exports, &view.rules) {
@@ -209,11 +203,14 @@ impl Supervisor {
             return;
         }
         let before = std::mem::replace(&mut served.link, link.clone());
-        if (link.mtu_bytes, link.rx_queues) != (before.mtu_bytes, before.rx_queues) {
+        let renewed = (link.mtu_bytes, link.rx_queues) != (before.mtu_bytes, before.rx_queues);
+        if renewed {
             info!(
                 "{name}: now MTU {}, {} receive queues; opening it again",
                 link.mtu_bytes, link.rx_queues
             );
+        }
+        if renewed || (link.is_usable() && !served.port.is_proved()) {
             self.ports.remove(name);
             return self.open(link);
         }
@@ -310,6 +307,24 @@ impl Supervisor {
             if let Err(error) = served.port.set_exports(&view.exports, &view.rules) {
                 error!("{name}: the filter keeps its old rules: {error}");
             }
+        }
+    }
+
+    /// Has every port look whether requests arrive; one that had to take another mode is announced again.
+    pub fn watch(&mut self) {
+        let mut changed = Vec::new();
+        for (name, served) in &mut self.ports {
+            match served.port.watch() {
+                Ok(None) => {}
+                Ok(Some(obtained)) => {
+                    info!("{name}: served in {obtained} now");
+                    changed.push(name.clone());
+                }
+                Err(error) => error!("{name}: {error}"),
+            }
+        }
+        for name in changed {
+            self.announce_port(&name);
         }
     }
 

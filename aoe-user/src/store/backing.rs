@@ -39,8 +39,12 @@ pub(super) struct Backing {
     /// The path leads elsewhere now.
     replaced: AtomicBool,
     last_log: Mutex<Option<(Instant, u64)>>,
+    /// The medium's logical block: what it discards, it discards by.
+    block: u64,
     /// Keeps others off a block device.
     _claim: Option<Arc<File>>,
+    /// Keep others off the files below a loop device.
+    _locks_below: Vec<File>,
 }
 
 impl Backing {

@@ -19,6 +19,7 @@ mod direct;
 pub mod faulty;
 mod fetch;
 mod folios;
+mod format;
 pub mod lane;
 mod lock;
 mod mapped;
@@ -33,9 +34,11 @@ mod sigbus;
 mod tests;
 mod transfer;
 mod uring;
+mod users;
 
 use std::io;
 
+pub use format::ImageFormat;
 pub use lane::{Completion, Event, Lane, Mailbox, Token};
 pub use open::{StoreError, StoreKind, StoreOptions, open};
 

@@ -31,6 +31,6 @@ mod umem;
 pub use chunk::Census;
 pub use config::{Bind, SocketConfig};
 pub use error::XskError;
-pub use frame::{Frame, MAX_PIECES, Pieces, PiecesMut};
+pub use frame::{Frame, MAX_FRAME_BYTES, MAX_PIECES, Pieces, PiecesMut};
 pub use socket::Socket;
 pub use stats::Statistics;

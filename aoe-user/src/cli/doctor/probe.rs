@@ -20,6 +20,8 @@ pub struct Probe {
     pub driver: Option<String>,
     /// Made by software, without a device.
     pub is_virtual: bool,
+    /// It receives by slaves, as a bond does: native XDP runs on them.
+    pub has_slaves: bool,
     /// Administratively up.
     pub up: bool,
     /// MTU.
@@ -93,6 +95,7 @@ pub fn probe(interface: &str) -> Result<Probe> {
             .to_owned(),
         is_virtual: driver.is_none() && !sys.join("device").exists(),
         driver,
+        has_slaves: is_controller(interface, &sys),
         up: link.header.flags.contains(LinkFlags::Up),
         rx_queues: count_queues(&sys, "rx-"),
         tx_queues: count_queues(&sys, "tx-"),
@@ -109,6 +112,7 @@ pub fn probe(interface: &str) -> Result<Probe> {
                     LinkInfo::Kind(kind) => Some(kind_name(kind)),
                     _ => None,
                 });
+                probe.has_slaves |= matches!(kind.as_deref(), Some("bond" | "team"));
                 probe.driver = probe.driver.or(kind);
             }
             LinkAttribute::Xdp(parts) => {
@@ -137,6 +141,19 @@ async fn link(interface: &str) -> Result<LinkMessage> {
 
 fn kind_name(kind: &InfoKind) -> String {
     kind.to_string()
+}
+
+/// Whether other interfaces are slaves or ports of this one.
+fn is_controller(interface: &str, sys: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(sys) else {
+        return false;
+    };
+    let lower = |name: &str| name.starts_with("lower_");
+    entries
+        .flatten()
+        .filter(|entry| lower(&entry.file_name().to_string_lossy()))
+        .filter_map(|entry| fs::read_link(entry.path().join("master")).ok())
+        .any(|master| master.ends_with(interface))
 }
 
 fn count_queues(sys: &Path, prefix: &str) -> usize {

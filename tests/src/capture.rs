@@ -1,7 +1,6 @@
 //! Captures of what went over a link, and Wireshark's opinion of it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +8,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::net::Namespace;
+use crate::packages;
 use crate::process::Process;
 
 /// A running capture of the AoE frames on one interface.
@@ -81,7 +81,7 @@ impl Captured {
     /// # Errors
     /// When tshark fails.
     pub fn fields(&self, filter: &str, fields: &[&str]) -> Result<Vec<Vec<String>>> {
-        let mut command = Command::new("tshark");
+        let mut command = packages::command("tshark");
         command.args(["-n", "-2", "-r"]).arg(self.path()).args([
             "-T",
             "fields",

@@ -14,6 +14,7 @@ pub mod link;
 pub mod needs;
 pub mod net;
 pub mod own;
+pub mod packages;
 pub mod process;
 pub mod stand;
 pub mod target;

@@ -1,7 +1,8 @@
 //! What a test needs of the machine; without it the test says so and is skipped, it does not fail.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+
+use crate::packages::find_file;
 
 /// Something a machine may lack.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +23,7 @@ impl Need {
             Need::Tool(name) if find(name).is_none() => Some(format!(
                 "needs the program {name} (`cargo xtask setup` installs it)"
             )),
-            Need::File(path) if !Path::new(path).exists() => {
+            Need::File(path) if find_file(path).is_none() => {
                 Some(format!("needs {path} (`cargo xtask setup` installs it)"))
             }
             _ => None,
@@ -30,14 +31,7 @@ impl Need {
     }
 }
 
-/// Where a program is.
-pub fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
-        .map(|directory| directory.join(name))
-        .find(|file| file.is_file())
-}
+pub use crate::packages::find_program as find;
 
 /// Says that a test is skipped and why, on the real standard error: `cargo xtask test` counts these lines.
 pub fn skip(test: &str, why: &str) {

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::net::Namespace;
+use crate::packages;
 
 /// A running process with its output collected line by line; killed when dropped.
 ///
@@ -37,7 +38,8 @@ impl Process {
     pub fn spawn(namespace: &Namespace, program: &str, args: &[&str]) -> Result<Process> {
         // The kernel kills the process when the namespace's thread ends, so that even a killed test leaves nothing.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", program]).args(args);
+        command.args(["--pdeathsig", "KILL", "--"]);
+        command.args(packages::words(program)).args(args);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

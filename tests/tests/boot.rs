@@ -199,15 +199,10 @@ fn ipxe_boots_by_sanboot() -> Result<()> {
         "#!ipxe\nifopen net0\nsanboot aoe:e12.9 || sanboot aoe:e12.9\n",
     )?;
     let mut args = vm::machine(256);
-    args.extend(
-        [
-            "-kernel",
-            IPXE_KERNEL,
-            "-initrd",
-            script.to_str().context("odd path")?,
-        ]
-        .map(str::to_owned),
-    );
+    let kernel = lab::packages::find_file(IPXE_KERNEL).context("no iPXE")?;
+    for (option, file) in [("-kernel", &kernel), ("-initrd", &script)] {
+        args.extend([option, file.to_str().context("odd path")?].map(str::to_owned));
+    }
     args.extend(vm::cards(&lab, 1, 1500, false)?);
     booted(&mut vm::spawn(&lab, &args)?, &image)
 }

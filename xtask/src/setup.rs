@@ -1,10 +1,13 @@
 //! `cargo xtask setup`: what the tests and the eBPF build need from the distribution.
 //!
-//! Only ever installs: `apt-get` runs with `--no-remove`. The user half itself needs nothing but stable Rust.
+//! Nothing that is installed is removed, upgraded or downgraded: what apt could not install without that is unpacked in a
+//! folder of ours (`lab::packages`) and used from there. xblade itself needs nothing but stable Rust.
 
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use lab::packages::{self, Apt};
+use lab::vm::qemu;
 
 use crate::sh;
 
@@ -44,8 +47,6 @@ const PACKAGES: &[Package] = &[
     package("e2fsprogs", "tests: ext4 made and checked on an export"),
     package("busybox-static", "tests: the user land of the VMs"),
     package("kmod", "tests: the aoe driver's dependencies for the VMs"),
-    package("qemu-system-x86", "tests: VMs with Linux's own AoE driver"),
-    package("qemu-utils", "tests: QEMU's block layer on an export inside a VM"),
     package("ipxe-qemu", "tests: iPXE as the boot ROM of a VM"),
     package("ipxe", "tests: iPXE as a kernel, to boot from an export"),
 ];
@@ -72,15 +73,16 @@ pub fn run(args: &Args) -> Result<()> {
         }
     } else {
         ensure(&all)?;
+        qemu::ensure()?;
     }
     println!("everything is installed");
     Ok(())
 }
 
-/// Installs those of the named packages that are missing, and says each command before it runs.
+/// Gets those of the named packages that are missing: installs what changes nothing that is there, and unpacks the rest in
+/// a folder of ours. Says each command before it runs.
 ///
-/// Does nothing, and needs no root, where all are there. Where it cannot install it fails with what a person
-/// has to do.
+/// Does nothing, and needs no root, where all are there. Where it cannot get them it fails with what a person has to do.
 ///
 /// # Panics
 /// When a name is not in [`PACKAGES`]: that table is what users are told.
@@ -96,6 +98,10 @@ pub fn ensure(names: &[&str]) -> Result<()> {
             crate::ebpf::WITHOUT_DEBIAN
         );
     }
+    let may_install = nix::unistd::geteuid().is_root() || sh::find("sudo").is_some();
+    if !may_install {
+        return unpack(&missing);
+    }
     // A fresh machine knows no packages yet; an old list names versions that are gone.
     if missing.iter().any(|name| !is_known(name)) {
         apt(&["update"])?;
@@ -108,16 +114,58 @@ pub fn ensure(names: &[&str]) -> Result<()> {
             );
         }
     }
-    let mut install = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
-    install.extend(&missing);
-    let older_utils = older_qemu_utils(&missing);
-    if let Some(package) = &older_utils {
-        install.extend(["--allow-downgrades", package]);
-    }
-    if apt(&install).is_err() {
+    let (harmless, mut rest) = sort(&missing);
+    if install(&harmless).is_err() {
         apt(&["update"])?;
-        apt(&install)?;
+        let (harmless, more) = sort(&harmless);
+        install(&harmless)?;
+        rest.extend(more);
     }
+    unpack(&rest)
+}
+
+fn install(names: &[&str]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut install = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
+    install.extend(names);
+    apt(&install)
+}
+
+/// Those that can be installed without any change to what is installed, and those that cannot.
+fn sort<'a>(names: &[&'a str]) -> (Vec<&'a str>, Vec<&'a str>) {
+    let machine = Apt::of_this_machine();
+    let is_harmless = |names: &[&str]| match machine.plan(names) {
+        Ok(plan) => plan.changes,
+        Err(error) => vec![format!("{error:#}")],
+    };
+    if is_harmless(names).is_empty() {
+        return (names.to_vec(), Vec::new());
+    }
+    names.iter().partition(|name| {
+        let changes = is_harmless(&[name]);
+        if !changes.is_empty() {
+            eprintln!("{name} is not installed, since apt would have to");
+            changes.iter().for_each(|change| eprintln!("  {change}"));
+        }
+        changes.is_empty()
+    })
+}
+
+/// Unpacks packages in a folder of ours, together: they may need one another.
+fn unpack(names: &[&str]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let set = names.join("+");
+    eprintln!(
+        "unpacking {} into {}",
+        names.join(", "),
+        packages::cache().display()
+    );
+    packages::unpack(&set, names, |lists| Apt::of_suites(lists, &[]))
+        .with_context(|| format!("getting {}", names.join(", ")))?;
     Ok(())
 }
 
@@ -128,7 +176,11 @@ fn missing<'a>(names: &[&'a str]) -> Vec<&'a str> {
             "{name} is not in the table of packages"
         );
     }
-    names.iter().copied().filter(|name| !is_installed(name)).collect()
+    names
+        .iter()
+        .copied()
+        .filter(|name| !is_installed(name) && !packages::is_unpacked(name))
+        .collect()
 }
 
 fn describe(missing: &[&str]) {
@@ -142,18 +194,6 @@ fn is_installed(name: &str) -> bool {
     let mut query = Command::new("dpkg-query");
     query.args(["--show", "--showformat=${db:Status-Status}", name]);
     sh::output(&mut query).is_ok_and(|status| status == b"installed")
-}
-
-/// A `qemu-utils` left over from backports breaks this release's `qemu-system-x86`: both must be of one version.
-fn older_qemu_utils(missing: &[&str]) -> Option<String> {
-    if !missing.contains(&"qemu-system-x86") || !is_installed("qemu-utils") {
-        return None;
-    }
-    let mut show = Command::new("apt-cache");
-    show.args(["show", "--no-all-versions", "qemu-system-x86"]);
-    let text = String::from_utf8(sh::output(&mut show).ok()?).ok()?;
-    let version = text.lines().find_map(|line| line.strip_prefix("Version: "))?;
-    Some(format!("qemu-utils={version}"))
 }
 
 fn is_known(name: &str) -> bool {

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use harness::{Outcome, execute};
+use lab::vm::qemu;
 
 use crate::cargo::Executable;
 use crate::{cargo, fuzz, setup};
@@ -24,8 +25,7 @@ const PACKAGES: &[&str] = &[
     "e2fsprogs",
     "busybox-static",
     "kmod",
-    "qemu-system-x86",
-    "qemu-utils",
+    "vblade",
     "ipxe-qemu",
     "ipxe",
 ];
@@ -90,7 +90,7 @@ struct Suite {
 /// Builds, runs every suite, prints the report.
 pub fn run(args: &Args) -> Result<()> {
     let is_root = nix::unistd::geteuid().is_root();
-    if is_root && let Err(error) = setup::ensure(PACKAGES) {
+    if is_root && let Err(error) = setup::ensure(PACKAGES).and_then(|()| qemu::ensure()) {
         // Tests that lack something say so by themselves.
         eprintln!("warning: {error:#}");
     }

@@ -1,10 +1,26 @@
 //! What to open, and sizes that suit an MTU.
 
+use arrayvec::ArrayVec;
+
 /// Bytes that the kernel keeps free before every received frame (`XDP_PACKET_HEADROOM`).
 pub(super) const XDP_HEADROOM: u32 = 256;
 
 /// Ethernet header, two VLAN tags: what a frame has beside its MTU.
 const FRAMING: u32 = 14 + 8;
+
+/// Smallest chunk in zero-copy mode.
+///
+/// There the driver tells the NIC how much of a chunk it may fill, and several NICs count in whole KiB: igb and igc
+/// (`SRRCTL.BSIZEPKT`, Linux `drivers/net/ethernet/intel/igb/igb_main.c`, `igb_setup_srrctl`; `igc/igc_main.c`) and ixgbe
+/// (`ixgbe_main.c`, `ixgbe_configure_srrctl`). A 2 KiB chunk has 1792 bytes for a frame, hence 1 KiB for them, and they cut
+/// what is longer. 4 KiB chunks have 3 KiB.
+const ZEROCOPY_CHUNK_BYTES: u32 = 4096;
+
+/// Unit in which such a NIC counts the room in a chunk.
+const NIC_BUFFER_UNIT: u32 = 1024;
+
+/// Frame check sequence, which some NICs write into the chunk before they take it off.
+const FCS_BYTES: u32 = 4;
 
 /// How frames travel between the NIC and the UMEM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,7 +46,7 @@ pub struct SocketConfig {
     /// The longest frame that the port carries, in bytes with its Ethernet header and tags. Where one chunk holds it,
     /// multi-buffer mode is not asked for: several drivers have zero-copy only without it.
     pub frame_bytes: u32,
-    /// Size of a chunk: 2048 or 4096.
+    /// Size of a chunk: 2048 or 4096. Zero-copy mode takes 4096 whatever is asked for, since NICs cut frames in smaller ones.
     pub chunk_bytes: u32,
     /// Number of chunks; all of their memory is resident as long as the socket is open.
     pub chunks: u32,
@@ -48,6 +64,7 @@ impl SocketConfig {
     /// | MTU | chunks | resident | frames that fit while nobody looks | at first |
     /// | --- | --- | --- | --- | --- |
     /// | ≤ 1500 | 2048 × 2 KiB | 4 MiB | 1536: 24 initiators with 64 requests in flight | 512 |
+    /// | ≤ 1500, zero-copy | 2048 × 4 KiB | 8 MiB | the same | 1536 |
     /// | 9000 | 2048 × 4 KiB | 8 MiB | 512 full-size writes: 8 initiators with 64 requests in flight | 256 |
     ///
     /// No headroom beyond the kernel's own: behind it a request for data lies in one cache line, and it is another CPU that
@@ -66,9 +83,37 @@ impl SocketConfig {
         }
     }
 
+    /// What to try for [`SocketConfig::bind`], best first: each names one mode.
+    pub(super) fn attempts(&self) -> ArrayVec<SocketConfig, 2> {
+        let zerocopy = || SocketConfig {
+            bind: Bind::ZeroCopy,
+            chunk_bytes: self.chunk_bytes.max(ZEROCOPY_CHUNK_BYTES),
+            ..self.clone()
+        };
+        let copy = || SocketConfig {
+            bind: Bind::Copy,
+            ..self.clone()
+        };
+        match self.bind {
+            Bind::Auto => ArrayVec::from([zerocopy(), copy()]),
+            Bind::ZeroCopy => ArrayVec::from_iter([zerocopy()]),
+            Bind::Copy => ArrayVec::from_iter([copy()]),
+        }
+    }
+
     /// Whether frames can be longer than a chunk has room for.
+    ///
+    /// By copy the kernel uses all of a chunk behind its headroom (Linux `net/xdp/xsk.c`, `xsk_rcv_check`). Without it
+    /// the NIC decides, and only whole KiB are certain.
     pub(super) fn multi_buffer(&self) -> bool {
-        self.frame_bytes > self.chunk_bytes.saturating_sub(XDP_HEADROOM)
+        let room = self.chunk_bytes.saturating_sub(XDP_HEADROOM);
+        match self.bind {
+            Bind::Copy => self.frame_bytes > room,
+            Bind::Auto | Bind::ZeroCopy => {
+                let certain = room.saturating_sub(room % NIC_BUFFER_UNIT);
+                self.frame_bytes.saturating_add(FCS_BYTES) > certain
+            }
+        }
     }
 
     /// The first thing wrong with it, in words for a person.
@@ -101,8 +146,44 @@ mod tests {
 
     #[test]
     fn standard_frames_fit_one_chunk_and_jumbo_frames_do_not() {
-        assert!(!SocketConfig::for_mtu(1, 0, 1500).multi_buffer());
-        assert!(SocketConfig::for_mtu(1, 0, 9000).multi_buffer());
+        for attempt in SocketConfig::for_mtu(1, 0, 1500).attempts() {
+            assert!(!attempt.multi_buffer(), "{attempt:?}");
+        }
+        for attempt in SocketConfig::for_mtu(1, 0, 9000).attempts() {
+            assert!(attempt.multi_buffer(), "{attempt:?}");
+        }
+    }
+
+    /// igb, igc and ixgbe program the room in a chunk in whole KiB and cut what is longer.
+    #[test]
+    fn no_nic_that_counts_in_kib_cuts_a_frame_that_is_to_lie_in_one_chunk() {
+        for mtu in 68..=9216 {
+            for bind in [Bind::Auto, Bind::ZeroCopy] {
+                let config = SocketConfig {
+                    bind,
+                    ..SocketConfig::for_mtu(1, 0, mtu)
+                };
+                let zerocopy = &config.attempts()[0];
+                assert_eq!(zerocopy.bind, Bind::ZeroCopy);
+                let kib = (zerocopy.chunk_bytes - XDP_HEADROOM) / 1024;
+                let longest = mtu + 14 + 4 + 4 + 4;
+                assert!(
+                    zerocopy.multi_buffer() || longest <= kib * 1024,
+                    "MTU {mtu}: frames of {longest} bytes in {kib} KiB"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn copy_mode_uses_all_of_a_chunk() {
+        let copy = |mtu| SocketConfig {
+            bind: Bind::Copy,
+            ..SocketConfig::for_mtu(1, 0, mtu)
+        };
+        assert_eq!(copy(1500).attempts()[0].chunk_bytes, 2048);
+        assert!(!copy(3818).attempts()[0].multi_buffer());
+        assert!(copy(3819).attempts()[0].multi_buffer());
     }
 
     #[test]

@@ -93,8 +93,6 @@ impl Setup<'_> {
     }
 
     /// Binds to interface and queue; says whether zero-copy was obtained.
-    ///
-    /// Without a flag for either mode the kernel tries zero-copy and falls back to copy by itself.
     pub fn bind(&self, fd: &OwnedFd) -> Result<bool, XskError> {
         let (mode, name) = match self.config.bind {
             Bind::Auto => (SocketAddrXdpFlags::empty(), call::BIND),

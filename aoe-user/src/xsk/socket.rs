@@ -65,9 +65,29 @@ impl Socket {
     /// Frames arrive once an XDP program redirects them to it. Without `CAP_IPC_LOCK` the frame memory counts against
     /// `RLIMIT_MEMLOCK`. May wait up to half a second for the queue's last socket to go away.
     ///
+    /// With [`Bind::Auto`](super::Bind::Auto) zero-copy is tried first, as the kernel itself would, but with a memory of its own: the two modes
+    /// want other chunks.
+    ///
     /// # Errors
     /// Names the call, the interface, the queue and what to do; [`XskError::errno`] tells them apart.
     pub fn open(config: &SocketConfig) -> Result<Socket, XskError> {
+        let mut outcome = None;
+        for attempt in config.attempts() {
+            let opened = Socket::open_as(&attempt);
+            let is_last_word = match &opened {
+                Ok(_) => true,
+                Err(error) => error.errno() == Some(Errno::BUSY),
+            };
+            outcome = Some(opened);
+            if is_last_word {
+                break;
+            }
+        }
+        outcome.expect("there is always an attempt")
+    }
+
+    /// Opens it in the one mode that `config` names.
+    fn open_as(config: &SocketConfig) -> Result<Socket, XskError> {
         let setup = Setup::new(config)?;
         let unbound = setup.prepare::<XdpDesc>()?;
         let umem = unbound.umem;

@@ -12,7 +12,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::initramfs::Initramfs;
 use super::kernel::Kernel;
-use super::{PRELUDE, QEMU, STEP, Vm, machine};
+use super::{PRELUDE, STEP, Vm, machine, qemu};
 use crate::initiator::Initiator;
 use crate::net::Namespace;
 use crate::process::Process;
@@ -137,7 +137,7 @@ impl Host {
     /// When it does not get there.
     pub fn switch_on(&self) -> Result<Vm> {
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
-        let process = Process::spawn(&self.namespace, QEMU, &arguments)?;
+        let process = Process::spawn(&self.namespace, qemu::PROGRAM, &arguments)?;
         let mut vm = Vm {
             process,
             mark: 0,

@@ -8,6 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::packages;
+
 /// An archive under construction.
 #[derive(Debug, Default)]
 pub struct Initramfs {
@@ -72,13 +74,21 @@ impl Initramfs {
     /// When it is missing.
     pub fn program_file(&mut self, path: &Path, name: &str) -> Result<()> {
         self.host_file(path, &format!("opt/{name}"))?;
-        let ldd = Command::new("ldd").arg(path).output().context("starting ldd")?;
+        let mut ldd = Command::new("ldd");
+        ldd.arg(path);
+        let set = packages::set_of(path);
+        if let Some(set) = &set {
+            ldd.env("LD_LIBRARY_PATH", packages::library_path(set));
+        }
+        let ldd = ldd.output().context("starting ldd")?;
         for line in String::from_utf8_lossy(&ldd.stdout).lines() {
             // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)` or `/lib64/ld-linux-x86-64.so.2 (0x…)`.
             let library = line.split_whitespace().find(|word| word.starts_with('/'));
             if let Some(library) = library {
                 ensure!(Path::new(library).exists(), "{name} needs {library}");
-                self.host_file(library, library.trim_start_matches('/'))?;
+                // What is unpacked in a folder of ours lies in the usual places of the guest.
+                let place = set.as_ref().and_then(|set| library.strip_prefix(set.to_str()?));
+                self.host_file(library, place.unwrap_or(library).trim_start_matches('/'))?;
             }
         }
         Ok(())

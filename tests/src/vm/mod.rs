@@ -6,6 +6,7 @@
 pub mod host;
 pub mod initramfs;
 pub mod kernel;
+pub mod qemu;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -21,8 +22,6 @@ use kernel::Kernel;
 
 /// How long one step of a guest may take; emulation on a busy machine is slow.
 pub const STEP: Duration = Duration::from_secs(180);
-
-const QEMU: &str = "qemu-system-x86_64";
 
 /// What runs in the guest before the test's own script.
 const PRELUDE: &str = include_str!("prelude.sh");
@@ -170,6 +169,7 @@ pub fn machine(memory_mib: u32) -> Vec<String> {
     )
     .split(' ')
     .map(str::to_owned)
+    .chain(qemu::firmware())
     .collect()
 }
 
@@ -179,7 +179,7 @@ pub fn machine(memory_mib: u32) -> Vec<String> {
 /// When it does not start.
 pub fn spawn(lab: &Lab, args: &[String]) -> Result<Process> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    Process::spawn(&lab.initiator, QEMU, &args)
+    Process::spawn(&lab.initiator, qemu::PROGRAM, &args)
 }
 
 /// Joins link `n` and a tap by a bridge; does nothing when that is so already.

@@ -13,6 +13,7 @@ use aoe_common::wire::{SECTOR_BYTES, aoe, ata, eth};
 use rustix::event::{PollFd, PollFlags, poll};
 use xblade::config::Vlan;
 use xblade::filter::{Attach, ExportRule, Filter, Rules};
+use xblade::port::SocketLink;
 use xblade::store::{Fault, Lane, StoreKind, StoreOptions};
 use xblade::target::{
     AccessList, Address, Change, Export, Exports, Identity, Observer, Options, Persistent, PortInfo, Session,
@@ -46,9 +47,9 @@ fn main() -> Result<()> {
         mtu_bytes: about("mtu")?.parse()?,
     };
 
-    let mut socket = Socket::open(&SocketConfig::for_mtu(ifindex, 0, port.mtu_bytes))?;
+    let mut link = SocketLink(Socket::open(&SocketConfig::for_mtu(ifindex, 0, port.mtu_bytes))?);
     let mut filter = Filter::load(port.mac, &everyone())?;
-    filter.set_socket(0, socket.fd())?;
+    filter.set_socket(0, link.0.fd())?;
     filter.attach(netif, ifindex, Attach::Native)?;
     let mut session = Session::new(
         Arc::new(Exports::new(vec![Arc::new(export(file)?)])),
@@ -59,19 +60,19 @@ fn main() -> Result<()> {
     loop {
         let mut served = 0;
         while served < BATCH
-            && let Some(frame) = socket.receive()
+            && let Some(frame) = link.0.receive()
         {
             served += 1;
-            match Read::of(&socket, &frame) {
-                Some(read) => read.answer(&mut socket, frame, &image, port.mac),
-                None => session.frame(&mut socket, &port, frame, 0),
+            match Read::of(&link.0, &frame) {
+                Some(read) => read.answer(&mut link.0, frame, &image, port.mac),
+                None => session.frame(&mut link, &port, frame, 0),
             }
         }
-        socket.kick();
+        link.0.kick();
         if served != 0 {
             last = Instant::now();
         } else if last.elapsed() > PATIENCE {
-            poll(&mut [PollFd::new(&socket.fd(), PollFlags::IN)], None)?;
+            poll(&mut [PollFd::new(&link.0.fd(), PollFlags::IN)], None)?;
             last = Instant::now();
         }
     }

@@ -1,16 +1,16 @@
 //! The user half of xblade: an ATA-over-Ethernet target on AF_XDP.
 //!
-//! Arrows run one way: `main → cli → {config, control, port} → {filter, xsk, target} → store → aoe-common`.
+//! Arrows run one way: `main → cli → {config, control, port} → filter`, and all of these to the crates
+//! `{store → engine, xsk, initiator} → aoe-common`.
 
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod filter;
-pub mod initiator;
 pub mod port;
-pub mod store;
 pub mod target;
-pub mod xsk;
+
+pub use {initiator, store, xsk};
 
 /// Says that the running test is skipped and why, on the real standard error: `cargo xtask test` counts these lines.
 #[cfg(test)]

@@ -3,25 +3,14 @@
 //!
 //! What watches the engine is not written twice: it is the code of the engine's own tests.
 
-pub(crate) use xblade::{config, store, target};
+pub(crate) use xblade::config;
 
 pub mod seeds;
 mod sequence;
-/// Part of the engine's tests. What they use they name by `crate::`, and find it here too.
-#[path = "../../aoe-user/src/target/tests"]
-#[expect(dead_code, reason = "the engine's tests use more of it")]
-mod engine {
-    mod bench;
-    mod link;
-    mod parser;
-    pub mod store;
-    pub mod trial;
-    pub mod vector_file;
-}
 
 use std::path::Path;
 
-use engine::trial::Trial;
+use engine::testing::trial::Trial;
 use sequence::Sequence;
 use xblade::control::state::format;
 use xxhash_rust::xxh3::xxh3_64;

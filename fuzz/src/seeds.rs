@@ -5,9 +5,9 @@ use std::path::Path;
 use aoe_common::Mac;
 use xblade::control::state::format;
 
-use crate::engine::vector_file::{Line, expand, vectors};
 use crate::sequence::{Sequence, Step};
-use crate::target::Persistent;
+use engine::Persistent;
+use engine::testing::vector_file::{Line, expand, vectors};
 
 /// The fuzz targets.
 pub const TARGETS: [&str; 3] = ["frame", "config", "state"];

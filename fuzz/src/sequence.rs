@@ -9,8 +9,8 @@
 //! | 2 | the frame's length, little-endian; what is there counts |
 //! | length | the frame |
 
-use crate::engine::store::Mood;
-use crate::store::FaultKind;
+use engine::FaultKind;
+use engine::testing::store::Mood;
 
 /// An input.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -27,7 +27,7 @@ pub fn binary() -> Result<String> {
     };
     ensure!(
         path.exists(),
-        "{} does not exist: `cargo build -p aoe-user` first",
+        "{} does not exist: `cargo build -p xblade` first",
         path.display()
     );
     Ok(path.to_str().context("odd path")?.to_owned())

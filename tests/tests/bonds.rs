@@ -140,7 +140,11 @@ fn verify(initiator: &Initiator, first: u64, word: [u8; 8]) -> Result<()> {
 
 #[test]
 fn interfaces_made_of_others_are_served_in_a_mode_that_works() -> Result<()> {
-    needs!(Need::Root, Need::Tool("qemu-system-x86_64"), Need::File("/bin/busybox"));
+    needs!(
+        Need::Root,
+        Need::Tool("qemu-system-x86_64"),
+        Need::File("/bin/busybox")
+    );
     let lab = Lab::new(Options::default())?;
     let guest = Guest::new(SCRIPT)
         .modules(&["veth", "bridge", "bonding", "8021q", "macvlan"])
@@ -159,7 +163,10 @@ fn interfaces_made_of_others_are_served_in_a_mode_that_works() -> Result<()> {
     let log = vm.log();
     let reasons = log.lines().find(|line| line.starts_with("@@reasons"));
     let reasons = reasons.context("no reasons")?;
-    ensure!(reasons.contains("@@reasons 1") && reasons.contains("bond0"), "{reasons}");
+    ensure!(
+        reasons.contains("@@reasons 1") && reasons.contains("bond0"),
+        "{reasons}"
+    );
     vm.go()?;
     verify(&initiator, 200, *b"failover")?;
     vm.expect("failed-over")?;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-const WHERE: [&str; 3] = ["aoe-user/src", "tests/tests", "fuzz/tests"];
+const WHERE: [&str; 4] = ["aoe-user/src", "crates", "tests/tests", "fuzz/tests"];
 
 /// All Rust files below a directory.
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

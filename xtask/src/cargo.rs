@@ -73,7 +73,7 @@ pub fn echo() -> Result<PathBuf> {
 
 /// Builds one executable of the user half.
 fn one(what: &[&str], name: &str, release: bool) -> Result<PathBuf> {
-    let mut args = vec!["build", "--package", "aoe-user"];
+    let mut args = vec!["build", "--package", "xblade"];
     args.extend(what);
     args.extend(release.then_some("--release"));
     let built = build(&args)?;

@@ -95,7 +95,17 @@ pub fn run(args: &Args) -> Result<()> {
         eprintln!("warning: {error:#}");
     }
     let xblade = cargo::xblade(false)?;
-    let packages = ["aoe-common", "aoe-user", "xtask", "xblade-fuzz", "xblade-tests"];
+    let packages = [
+        "aoe-common",
+        "engine",
+        "initiator",
+        "store",
+        "xblade",
+        "xblade-fuzz",
+        "xblade-tests",
+        "xsk",
+        "xtask",
+    ];
     let mut build = vec!["test", "--no-run"];
     build.extend(packages.iter().flat_map(|package| ["--package", package]));
     let suites = suites(&cargo::build(&build)?, &args.suites)?;

@@ -1,5 +1,7 @@
 //! `xblade bench`: how fast and how right is a target?
 
+mod xdp;
+
 use std::io::{IsTerminal, stderr};
 use std::time::Duration;
 
@@ -11,7 +13,8 @@ use serde_json::{Value, json};
 use super::args::BenchArgs;
 use crate::control::links;
 use crate::initiator::load::{self, Order, Outcome, Plan};
-use crate::initiator::{Client, Found, Identity, InitiatorError, Route, Transport, XdpSocket, flood};
+use crate::initiator::{Client, Found, Identity, InitiatorError, Route, Transport, flood};
+use xdp::XdpSocket;
 
 /// How long all targets may take to answer.
 const DISCOVERY: Duration = Duration::from_secs(1);

@@ -10,6 +10,8 @@ use netlink_sys::{Socket, SocketAddr};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, Prop};
 
+pub use initiator::mtu_bytes;
+
 /// Longest name of an interface: that of an alternative name (ALTIFNAMSIZ without its end).
 const NAME_MAX: usize = 127;
 
@@ -81,8 +83,7 @@ fn altname(property: &Prop) -> Option<String> {
 /// # Errors
 /// When the kernel does not tell.
 pub fn list() -> io::Result<Vec<Interface>> {
-    let links = ask(LinkMessage::default(), NLM_F_DUMP)?;
-    let mut found: Vec<Interface> = links.iter().map(Interface::from).collect();
+    let mut found: Vec<Interface> = links()?.iter().map(Interface::from).collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
 }
@@ -94,28 +95,11 @@ pub fn real_name(name: &str) -> String {
     found.map_or_else(|| name.to_owned(), |interface| interface.name)
 }
 
-/// The MTU of an interface of the network namespace that the thread is in.
-///
-/// # Errors
-/// When there is no such interface.
-pub fn mtu_bytes(interface: &str) -> io::Result<u32> {
-    let mut wanted = LinkMessage::default();
-    wanted
-        .attributes
-        .push(LinkAttribute::IfName(interface.to_owned()));
-    let attributes = ask(wanted, 0)?.into_iter().flat_map(|link| link.attributes);
-    let mtu = attributes.into_iter().find_map(|attribute| match attribute {
-        LinkAttribute::Mtu(mtu) => Some(mtu),
-        _ => None,
-    });
-    mtu.ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-/// Asks for links over rtnetlink, without waiting for anything but the kernel: sysfs shows the interfaces of the
+/// Asks for all links over rtnetlink, without waiting for anything but the kernel: sysfs shows the interfaces of the
 /// namespace that mounted it.
-fn ask(wanted: LinkMessage, flags: u16) -> io::Result<Vec<LinkMessage>> {
-    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(wanted));
-    request.header.flags = NLM_F_REQUEST | flags;
+fn links() -> io::Result<Vec<LinkMessage>> {
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
+    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     request.finalize();
     let mut bytes = vec![0; request.buffer_len()];
     request.serialize(&mut bytes);
@@ -139,9 +123,6 @@ fn ask(wanted: LinkMessage, flags: u16) -> io::Result<Vec<LinkMessage>> {
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
                 _ => return Err(io::ErrorKind::InvalidData.into()),
             }
-        }
-        if flags & NLM_F_DUMP == 0 {
-            return Ok(found);
         }
     }
 }
@@ -274,13 +255,6 @@ mod tests {
         for bad in ["", "a b", "a/b"] {
             assert!(pattern(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn an_interface_tells_its_mtu() {
-        assert!(mtu_bytes("lo").unwrap() >= 1500);
-        let error = mtu_bytes("nosuchinterface").unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{error}");
     }
 
     #[test]

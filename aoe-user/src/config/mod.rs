@@ -18,6 +18,8 @@ use std::time::Duration;
 
 use aoe_common::Mac;
 
+pub use aoe_common::{Access, Vlan};
+
 pub use crate::store::{ImageFormat, StoreKind};
 
 /// Everything one process serves.
@@ -144,48 +146,6 @@ pub struct AccessEntry {
     pub rate_limit: Option<u32>,
 }
 
-/// What an initiator may do with an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Read and write.
-    ReadWrite,
-    /// Read; writes are aborted.
-    ReadOnly,
-}
-
-impl Access {
-    /// Every value by its name.
-    pub const NAMES: [(&'static str, Access); 2] = [("rw", Access::ReadWrite), ("ro", Access::ReadOnly)];
-}
-
-/// VLAN rule of an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Vlan {
-    /// Untagged and priority-tagged (VID 0) frames.
-    Untagged,
-    /// Frames tagged with this VID, 1 to 4094.
-    Id(u16),
-    /// Any frame, tagged or not.
-    Any,
-}
-
-impl Vlan {
-    /// True when there is a frame that both rules answer to.
-    pub fn overlaps(self, other: Vlan) -> bool {
-        self == other || self == Vlan::Any || other == Vlan::Any
-    }
-}
-
-impl fmt::Display for Vlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Vlan::Untagged => f.write_str("untagged"),
-            Vlan::Id(id) => write!(f, "{id}"),
-            Vlan::Any => f.write_str("any"),
-        }
-    }
-}
-
 /// How to attach the XDP program and bind AF_XDP sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -207,12 +167,6 @@ impl Mode {
         ("copy", Mode::Copy),
         ("skb", Mode::Skb),
     ];
-}
-
-impl fmt::Display for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(name_of(&Access::NAMES, *self))
-    }
 }
 
 impl fmt::Display for Mode {

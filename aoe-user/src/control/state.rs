@@ -18,8 +18,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
 use crate::config::{Config, Vlan};
-use crate::store::{Completion, Event, Fault, FaultKind, Mailbox, Token};
-use crate::target::{Address, Keeper, Persistent};
+use engine::StateStore;
+
+use crate::store::{Completion, CompletionHandle as _, Event, Fault, FaultKind, Lane, Mailbox, Token};
+use crate::target::{Address, DynStateStore, Persistent};
 use format::FormatError;
 
 const LOCK_FILE: &str = "lock";
@@ -168,7 +170,7 @@ impl StateDir {
     }
 
     /// A keeper for one export, by its name in [`names`].
-    pub fn keeper(self: &Arc<Self>, name: &str) -> Arc<dyn Keeper> {
+    pub fn keeper(self: &Arc<Self>, name: &str) -> Arc<DynStateStore> {
         Arc::new(FileKeeper {
             path: file_path(&self.path, name),
             dir: self.clone(),
@@ -243,7 +245,7 @@ struct FileKeeper {
     dir: Arc<StateDir>,
 }
 
-impl Keeper for FileKeeper {
+impl StateStore<Lane> for FileKeeper {
     fn save(&self, _address: Address, state: &Persistent, mailbox: Mailbox, token: Token) {
         let job = Job {
             path: self.path.clone(),

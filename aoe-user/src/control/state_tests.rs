@@ -5,7 +5,7 @@ use aoe_common::Mac;
 
 use super::*;
 use crate::config::ExportConfig;
-use crate::store::Lane;
+use crate::store::{Completions as _, Lane};
 
 const ADDRESS: Address = Address { shelf: 1, slot: 1 };
 
@@ -44,7 +44,7 @@ fn what_was_saved_is_found_by_the_next_process() {
     let mut lane = Lane::new().unwrap();
     let dir = StateDir::open(&path).unwrap();
     assert_eq!(dir.load("1.1").unwrap(), Loaded::default());
-    dir.keeper("1.1").save(ADDRESS, &state("one"), lane.mailbox(), 7);
+    dir.keeper("1.1").save(ADDRESS, &state("one"), lane.handle(), 7);
     assert_eq!(done(&mut lane), 7);
     drop(dir);
 
@@ -68,7 +68,7 @@ fn saves_are_done_in_order_and_before_the_directory_closes() {
     let dir = StateDir::open(temp.path()).unwrap();
     let keeper = dir.keeper("1.1");
     for token in 0..50 {
-        keeper.save(ADDRESS, &state(&token.to_string()), lane.mailbox(), token);
+        keeper.save(ADDRESS, &state(&token.to_string()), lane.handle(), token);
     }
     drop((dir, keeper));
     let tokens: Vec<Token> = (0..50).map(|_| done(&mut lane)).collect();
@@ -84,11 +84,11 @@ fn a_save_that_fails_says_so_and_leaves_the_old_state() {
     let mut lane = Lane::new().unwrap();
     let dir = StateDir::open(&path).unwrap();
     let keeper = dir.keeper("1.1");
-    keeper.save(ADDRESS, &state("old"), lane.mailbox(), 1);
+    keeper.save(ADDRESS, &state("old"), lane.handle(), 1);
     done(&mut lane);
     // A directory in the way of the new file: writing fails, for root too.
     fs::create_dir(path.join("1.1.new")).unwrap();
-    keeper.save(ADDRESS, &state("new"), lane.mailbox(), 2);
+    keeper.save(ADDRESS, &state("new"), lane.handle(), 2);
     let completion = next(&mut lane);
     assert_eq!(completion.token, 2);
     match completion.event {
@@ -98,7 +98,7 @@ fn a_save_that_fails_says_so_and_leaves_the_old_state() {
     assert_eq!(dir.load("1.1").unwrap().state, state("old"));
 
     fs::remove_dir(path.join("1.1.new")).unwrap();
-    keeper.save(ADDRESS, &state("new"), lane.mailbox(), 3);
+    keeper.save(ADDRESS, &state("new"), lane.handle(), 3);
     assert_eq!(done(&mut lane), 3);
     assert_eq!(dir.load("1.1").unwrap().state, state("new"));
 }

@@ -1,36 +1,41 @@
 //! The engine's [`Link`] on an AF_XDP socket.
 
-use crate::target::link::{Link, Pieces, PiecesMut};
+use engine::link::{Link, Pieces, PiecesMut};
+
 use crate::xsk::{Frame, Socket};
 
-impl Link for Socket {
+/// An AF_XDP socket as the engine sees it.
+#[derive(Debug)]
+pub struct SocketLink(pub Socket);
+
+impl Link for SocketLink {
     type Frame = Frame;
 
     fn pieces<'a>(&'a self, frame: &'a Frame) -> Pieces<'a> {
-        Socket::pieces(self, frame)
+        self.0.pieces(frame)
     }
 
     fn pieces_mut<'a>(&'a self, frame: &'a mut Frame) -> PiecesMut<'a> {
-        Socket::pieces_mut(self, frame)
+        self.0.pieces_mut(frame)
     }
 
     fn resize(&mut self, frame: &mut Frame, len: usize) -> bool {
-        Socket::resize(self, frame, len)
+        self.0.resize(frame, len)
     }
 
     fn renew(&mut self, frame: &mut Frame, len: usize) -> bool {
-        Socket::renew(self, frame, len)
+        self.0.renew(frame, len)
     }
 
     fn allocate(&mut self, len: usize) -> Option<Frame> {
-        Socket::allocate(self, len)
+        self.0.allocate(len)
     }
 
     fn send(&mut self, frame: Frame) {
-        Socket::transmit(self, frame);
+        self.0.transmit(frame);
     }
 
     fn free(&mut self, frame: Frame) {
-        Socket::free(self, frame);
+        self.0.free(frame);
     }
 }

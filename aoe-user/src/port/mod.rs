@@ -22,6 +22,7 @@ use crate::target::{Export, Exports, PortInfo};
 use crate::xsk::{MAX_FRAME_BYTES, XskError};
 
 pub use figures::Figures;
+pub use link::SocketLink;
 pub use mode::Obtained;
 use mode::Way;
 pub use prove::Direction;

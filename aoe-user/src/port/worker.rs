@@ -11,12 +11,12 @@ use crossbeam_queue::SegQueue;
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing::warn;
 
-use crate::store::{Lane, Mailbox};
+use crate::store::{Completions as _, Lane, Mailbox};
 use crate::target::{Counters, Export, Exports, PortInfo, Session};
 use crate::xsk::{Frame, Socket, Statistics};
 
 use super::spin::{Cpu, Spinner};
-use super::{Figures, Nic, port_info};
+use super::{Figures, Nic, SocketLink, port_info};
 
 /// Frames taken from the ring before anything else is looked at.
 const BATCH: usize = 32;
@@ -80,13 +80,13 @@ impl Worker {
         cpu: Option<usize>,
     ) -> io::Result<Worker> {
         let lane = Lane::new()?;
-        let mailbox = lane.mailbox();
+        let mailbox = lane.handle();
         let commands = Arc::new(SegQueue::new());
         let shared = Arc::new(Shared::default());
         let session = Session::new(exports, lane);
         let counters = session.counters();
         let data_path = DataPath {
-            socket,
+            link: SocketLink(socket),
             session,
             batch: ArrayVec::new(),
             port: port_info(nic),
@@ -142,8 +142,8 @@ impl Worker {
 
 /// What the thread owns.
 struct DataPath {
-    socket: Socket,
-    session: Session<Socket>,
+    link: SocketLink,
+    session: Session<SocketLink>,
     /// Frames of this round; empty between rounds.
     batch: ArrayVec<Frame, BATCH>,
     port: PortInfo,
@@ -188,31 +188,31 @@ impl DataPath {
         }
         WORKERS.fetch_sub(1, Ordering::Relaxed);
         self.publish();
-        self.session.close(&mut self.socket);
+        self.session.close(&mut self.link);
     }
 
     /// Serves what is there now; false when there was nothing.
     fn round(&mut self, now: Instant) -> bool {
         let now_us = self.us(now);
-        let mut worked = self.session.completions(&mut self.socket, &self.port, now_us);
+        let mut worked = self.session.completions(&mut self.link, &self.port, now_us);
         while !self.batch.is_full()
-            && let Some(frame) = self.socket.receive()
+            && let Some(frame) = self.link.0.receive()
         {
-            self.socket.prefetch(&frame, HINT_BYTES);
+            self.link.0.prefetch(&frame, HINT_BYTES);
             self.batch.push(frame);
         }
         if !self.batch.is_empty() {
             worked = true;
             self.session
-                .batch(&mut self.socket, &self.port, &mut self.batch, now_us);
+                .batch(&mut self.link, &self.port, &mut self.batch, now_us);
         }
         if worked {
-            self.session.lane().submit(now);
+            self.session.completion_queue().submit(now);
         }
         if self.next_advert_us.is_some_and(|due| due <= now_us) {
-            self.next_advert_us = self.session.tick(&mut self.socket, &self.port, now_us);
+            self.next_advert_us = self.session.tick(&mut self.link, &self.port, now_us);
         }
-        self.socket.kick();
+        self.link.0.kick();
         worked
     }
 
@@ -226,7 +226,7 @@ impl DataPath {
         } else {
             Cpu::Own
         };
-        let (socket, commands) = (&self.socket, &self.commands);
+        let (socket, commands) = (&self.link.0, &self.commands);
         self.spinner.spin(cpu, last_work, now, || {
             socket.is_readable() || !commands.is_empty()
         })
@@ -235,14 +235,14 @@ impl DataPath {
     /// Sleeps until a frame, a completion or a command arrives, an advertisement is due, or `limit` is over.
     fn sleep(&mut self, limit: Option<Duration>) {
         self.publish();
-        if !self.session.lane().prepare_sleep() {
+        if !self.session.completion_queue().prepare_sleep() {
             return;
         }
         if self.commands.is_empty() {
             self.shared.sleeps.fetch_add(1, Ordering::Relaxed);
             self.poll(limit);
         }
-        self.session.lane().awake();
+        self.session.completion_queue().awake();
     }
 
     fn poll(&mut self, limit: Option<Duration>) {
@@ -250,11 +250,11 @@ impl DataPath {
         let until_advert = self
             .next_advert_us
             .map(|due| Duration::from_micros(due.saturating_sub(now_us) + 1));
-        let until_kick = self.socket.needs_kick().then_some(KICK_AGAIN);
+        let until_kick = self.link.0.needs_kick().then_some(KICK_AGAIN);
         let timeout = [limit, until_advert, until_kick].into_iter().flatten().min();
         let timeout = timeout.and_then(|limit| limit.try_into().ok());
-        let lane = self.session.lane();
-        let mut fds = [self.socket.fd(), lane.fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let lane = self.session.completion_queue();
+        let mut fds = [self.link.0.fd(), lane.fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         // EINTR only makes the loop go round once more.
         let _ = poll(&mut fds, timeout.as_ref());
         if fds[0]
@@ -273,12 +273,12 @@ impl DataPath {
             rx_ring_full,
             fill_ring_empty,
             ..
-        } = self.socket.statistics();
+        } = self.link.0.statistics();
         let dropped = rx_dropped
             .saturating_add(rx_ring_full)
             .saturating_add(fill_ring_empty);
         self.shared.dropped.store(dropped, Ordering::Relaxed);
-        let census = self.socket.census();
+        let census = self.link.0.census();
         let counts = [census.total, census.pool, census.fill, census.held, census.tx];
         for (place, count) in self.shared.chunks.iter().zip(counts) {
             place.store(count.into(), Ordering::Relaxed);
@@ -294,10 +294,10 @@ impl DataPath {
                 let now_us = self.now_us();
                 for export in exports {
                     self.session
-                        .advertise(&mut self.socket, &self.port, &export, now_us);
+                        .advertise(&mut self.link, &self.port, &export, now_us);
                 }
-                self.next_advert_us = self.session.tick(&mut self.socket, &self.port, now_us);
-                self.socket.kick();
+                self.next_advert_us = self.session.tick(&mut self.link, &self.port, now_us);
+                self.link.0.kick();
             }
             Command::Stop => return true,
         }

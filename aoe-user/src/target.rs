@@ -1,0 +1,17 @@
+//! The engine with this machine's stores behind it.
+
+pub use engine::{
+    AccessList, Address, Change, Counter, Counters, Identity, MAX_MASK, MAX_RESERVE, Observer, Options,
+    Persistent, PortInfo, ReplaceError, StateError,
+};
+
+use crate::store::Lane;
+
+/// An export on one of this machine's stores.
+pub type Export = engine::Export<Lane>;
+/// The exports of one port.
+pub type Exports = engine::Exports<Lane>;
+/// The engine of one worker, on a link of kind `L`.
+pub type Session<L> = engine::Session<L, Lane>;
+/// Keeps what initiators change.
+pub type DynStateStore = dyn engine::StateStore<Lane>;

@@ -1,0 +1,235 @@
+//! From registers to what is to be done, or why it is not.
+
+use super::identify::MAX_LBA28;
+use super::{Opcode, Registers, Results, opcode, smart, trim};
+use crate::counters::Silence;
+use crate::reply::error;
+use crate::store::{Durability, Extent, Traits};
+
+/// What an accepted command asks for.
+#[derive(Debug)]
+pub enum Action {
+    /// Send the identify block.
+    Identify,
+    /// Read sectors into the reply.
+    Read { extent: Extent, extended: bool },
+    /// Write the payload.
+    Write {
+        extent: Extent,
+        extended: bool,
+        durability: Durability,
+    },
+    /// Read and discard.
+    Verify { extent: Extent, extended: bool },
+    /// Put every finished write on the medium.
+    Flush,
+    /// Trim what the payload lists; never empty.
+    Trim(Vec<Extent>),
+    /// Answer with these registers; nothing else happens.
+    Answer(Results),
+    /// Remember the multiple mode and answer success.
+    SetMultiple(u8),
+    /// Switch SMART on or off and answer success.
+    SetSmart(bool),
+    /// Send SMART data.
+    SmartData,
+}
+
+/// Why a request is not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No answer at all.
+    Silent(Silence),
+    /// An answer with the AoE error flag and this code.
+    Aoe(u8),
+    /// An answer with ATA error registers.
+    Ata(Results),
+}
+
+/// What a command is judged by.
+#[derive(Debug)]
+pub struct Device<'a> {
+    /// Sectors the export has.
+    pub sectors: u64,
+    /// Sectors that fit a frame of this port.
+    pub per_frame: u8,
+    /// Writes are refused, to everyone or to this source.
+    pub read_only: bool,
+    /// All writes are durable.
+    pub sync: bool,
+    /// What the store can do.
+    pub traits: Traits,
+    /// Current multiple mode; 0: off.
+    pub multiple: u8,
+    /// SMART is offered; `Some(true)`: and enabled.
+    pub smart: Option<bool>,
+    /// The frame's data after the ATA header.
+    pub payload: &'a [&'a [u8]],
+}
+
+/// Judges a command.
+pub fn decode(registers: &Registers, device: &Device<'_>) -> Result<Action, Refusal> {
+    let r = registers;
+    let abort = Err(Refusal::Ata(r.abort()));
+    match opcode(r.command) {
+        Opcode::Identify if r.writes() => abort,
+        Opcode::Identify if r.count != 1 => Err(Refusal::Aoe(error::ARGUMENT)),
+        Opcode::Identify => Ok(Action::Identify),
+        Opcode::Read { multiple: true, .. } | Opcode::Write { multiple: true, .. }
+            if device.multiple == 0 =>
+        {
+            abort
+        }
+        Opcode::Read { extended, .. } => {
+            let extent = transfer(r, device, extended, false)?;
+            Ok(Action::Read { extent, extended })
+        }
+        Opcode::Write { .. } if device.read_only => abort,
+        Opcode::Write { extended, fua, .. } => {
+            let extent = transfer(r, device, extended, true)?;
+            let durability = if fua || device.sync {
+                Durability::Durable
+            } else {
+                Durability::WriteBack
+            };
+            Ok(Action::Write {
+                extent,
+                extended,
+                durability,
+            })
+        }
+        Opcode::Verify { extended } => {
+            let count = match (r.count, extended) {
+                (0, false) => 256,
+                (0, true) => 65536,
+                (n, _) => u64::from(n),
+            };
+            let extent = within(r, device, extended, count)?;
+            Ok(Action::Verify { extent, extended })
+        }
+        Opcode::Flush | Opcode::PowerDown => Ok(Action::Flush),
+        Opcode::Idle => Ok(Action::Answer(r.success())),
+        Opcode::CheckPower => Ok(Action::Answer(Results {
+            count: 0xff,
+            ..r.success()
+        })),
+        Opcode::DataSetManagement => trim::decode(r, device),
+        Opcode::SetMultiple => match r.count {
+            0 | 1 | 2 | 4 | 8 | 16 => Ok(Action::SetMultiple(r.count)),
+            _ => abort,
+        },
+        Opcode::SetFeatures => match r.feature {
+            // Transfer mode, look-ahead off and on, keep or revert settings at reset: nothing to do.
+            0x03 | 0x55 | 0xaa | 0x66 | 0xcc => Ok(Action::Answer(r.success())),
+            // The write cache follows `sync`: asking for what holds already is success, a switch is not offered.
+            0x02 if !device.sync => Ok(Action::Answer(r.success())),
+            0x82 if device.sync => Ok(Action::Answer(r.success())),
+            _ => abort,
+        },
+        Opcode::Diagnostic => {
+            // Diagnostic code 1, "passed", in the error register, and the signature of an ATA device.
+            Ok(Action::Answer(Results {
+                error: 1,
+                count: 1,
+                lba: [1, 0, 0, 0, 0, 0],
+                ..r.success()
+            }))
+        }
+        Opcode::Smart => smart::decode(r, device.smart),
+        Opcode::Unsupported => abort,
+    }
+}
+
+/// The extent of a READ or WRITE.
+fn transfer(r: &Registers, device: &Device<'_>, extended: bool, out: bool) -> Result<Extent, Refusal> {
+    if r.writes() != out || r.count == 0 || r.count > device.per_frame {
+        return Err(Refusal::Ata(r.abort()));
+    }
+    if out && !has_sectors(device.payload, r.count) {
+        return Err(Refusal::Aoe(error::ARGUMENT));
+    }
+    within(r, device, extended, r.count.into())
+}
+
+/// True when the payload has `count` sectors.
+pub fn has_sectors(payload: &[&[u8]], count: u8) -> bool {
+    crate::scatter::total(payload) >= bytes_of(count.into())
+}
+
+/// Bytes of `sectors` sectors; what does not fit memory cannot be there.
+pub fn bytes_of(sectors: u64) -> usize {
+    usize::try_from(sectors)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(aoe_common::wire::SECTOR_BYTES)
+}
+
+fn within(r: &Registers, device: &Device<'_>, extended: bool, count: u64) -> Result<Extent, Refusal> {
+    let extent = Extent {
+        lba: r.lba(extended),
+        count,
+    };
+    // 28-bit commands reach what words 60 and 61 of IDENTIFY say, and no command crosses that border in part.
+    let sectors = if extended {
+        device.sectors
+    } else {
+        device.sectors.min(MAX_LBA28)
+    };
+    if inside(extent, sectors) {
+        Ok(extent)
+    } else {
+        Err(Refusal::Ata(r.not_found()))
+    }
+}
+
+/// True when the whole extent exists.
+pub fn inside(extent: Extent, sectors: u64) -> bool {
+    extent
+        .lba
+        .checked_add(extent.count)
+        .is_some_and(|end| end <= sectors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_addresses_end_where_identify_says() {
+        let device = Device {
+            sectors: 1 << 33,
+            per_frame: 17,
+            read_only: false,
+            sync: false,
+            traits: Traits {
+                trim: false,
+                zeroes_after_trim: false,
+                physical_exponent: 0,
+            },
+            multiple: 16,
+            smart: None,
+            payload: &[],
+        };
+        let read = |command, lba: u64, count| {
+            let [a, b, c, d, e, f, ..] = lba.to_le_bytes();
+            let registers = Registers {
+                aflags: 0x40,
+                feature: 0,
+                count,
+                command,
+                lba: [a, b, c, d, e, f],
+            };
+            match decode(&registers, &device) {
+                Ok(Action::Read { extent, .. }) => Some(extent.lba),
+                Err(Refusal::Ata(results)) if results.error == 0x10 => None,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(read(0x20, 0x0fff_fffe, 1), Some(0x0fff_fffe));
+        assert_eq!(read(0x20, 0x0fff_fffe, 2), None);
+        assert_eq!(read(0x20, 0x0fff_ffff, 1), None);
+        assert_eq!(read(0x24, 0x0fff_fffe, 17), Some(0x0fff_fffe), "EXT crosses it");
+        assert_eq!(read(0x24, 0xffff_fff8, 16), Some(0xffff_fff8), "and 2^32");
+        assert_eq!(read(0x24, (1 << 33) - 17, 17), Some((1 << 33) - 17));
+        assert_eq!(read(0x24, (1 << 33) - 16, 17), None);
+    }
+}

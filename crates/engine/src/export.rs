@@ -1,0 +1,304 @@
+//! One export: what it is, what it stores to, and the state that initiators change.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+
+use aoe_common::{Access, Mac, Vlan};
+use parking_lot::{Mutex, RwLock};
+
+use super::ata::identify::{Identity, MAX_MULTIPLE};
+use super::order::Table;
+use super::{AccessList, Address, Persistent, StateError, StateStore};
+use crate::completion::{CompletionHandle, Completions};
+use crate::store::{Fault, FaultKind, Store};
+
+/// What changed of an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The config string: advertise.
+    String,
+    /// The MAC mask: tell the filter.
+    Mask,
+    /// The reservation.
+    Reserve,
+    /// The size; sectors now. Advertise.
+    Size(u64),
+    /// The store was unavailable and serves again: advertise.
+    Returned,
+}
+
+/// Who is told about an export. Calls come from workers and must not block.
+pub trait Observer: Send + Sync + fmt::Debug {
+    /// Something that others see changed and is in force.
+    fn changed(&self, address: Address, change: Change);
+
+    /// An operation failed; its initiator was answered with an error.
+    fn fault(&self, address: Address, fault: &Fault);
+}
+
+/// What an export is and does, fixed for its life.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Shelf and slot.
+    pub address: Address,
+    /// Frames it answers to.
+    pub vlan: Vlan,
+    /// Refuses all writes.
+    pub read_only: bool,
+    /// Acknowledges writes only when they are on the medium.
+    pub sync: bool,
+    /// Who may use it; empty: everyone that the MAC mask admits. Where it is not empty it decides alone.
+    pub access: AccessList,
+    /// Buffer count to advertise, at least 2.
+    pub buffers: u16,
+    /// Most sectors in one command, where the port's MTU allows more; 255: no limit of its own.
+    pub max_sectors: u8,
+    /// Firmware version in Query Config replies.
+    pub firmware_version: u16,
+    /// Names in IDENTIFY.
+    pub identity: Identity,
+    /// Lets initiators change config string, mask and reservation.
+    pub wire_admin: bool,
+    /// Offers SMART.
+    pub smart: bool,
+    /// Drops late duplicates of writes (a heuristic, `docs/conformance.md`).
+    pub late_duplicates: bool,
+}
+
+/// An export, shared by all workers that serve it.
+#[derive(Debug)]
+pub struct Export<C: Completions> {
+    pub(super) options: Options,
+    pub(super) store: Arc<dyn Store<C>>,
+    pub(super) state_store: Option<Arc<dyn StateStore<C>>>,
+    pub(super) observer: Arc<dyn Observer>,
+    /// Size last seen, to notice growth.
+    sectors: AtomicU64,
+    /// An initiator was told that the store is unavailable, and no operation has reached it since.
+    gone: AtomicBool,
+    /// Hot operations hold this while they touch the store: shared to read, exclusive to write.
+    pub(super) state: Arc<RwLock<State<C::Handle>>>,
+}
+
+/// What changes during an export's life.
+#[derive(Debug)]
+pub(super) struct State<H> {
+    pub persistent: Persistent,
+    /// Sectors per READ/WRITE MULTIPLE; 0: off.
+    pub multiple: AtomicU8,
+    pub smart_enabled: AtomicBool,
+    pub order: Order<H>,
+}
+
+/// The order table behind a lock of its own, so that readers side by side can enter what the store defers.
+#[derive(Debug)]
+pub(super) struct Order<H> {
+    table: Mutex<Table<H>>,
+    len: AtomicUsize,
+}
+
+impl<H> Default for Order<H> {
+    fn default() -> Order<H> {
+        Order {
+            table: Mutex::default(),
+            len: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl<H: CompletionHandle> Order<H> {
+    /// Works on the table.
+    pub fn with<T>(&self, work: impl FnOnce(&mut Table<H>) -> T) -> T {
+        let mut table = self.table.lock();
+        let result = work(&mut table);
+        self.len.store(table.len(), Ordering::Release);
+        result
+    }
+
+    /// Entries now; with the export's lock held, none that conflicts can be missed.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+}
+
+impl<H> State<H> {
+    pub fn multiple(&self) -> u8 {
+        self.multiple.load(Ordering::Relaxed)
+    }
+
+    pub fn set_multiple(&self, multiple: u8) {
+        self.multiple.store(multiple, Ordering::Relaxed);
+    }
+
+    /// Whether SMART is enabled; `None` where it is not offered.
+    pub fn smart(&self, offered: bool) -> Option<bool> {
+        offered.then(|| self.smart_enabled.load(Ordering::Relaxed))
+    }
+
+    pub fn set_smart(&self, enabled: bool) {
+        self.smart_enabled.store(enabled, Ordering::Relaxed);
+    }
+}
+
+/// Why another protocol state cannot be put in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplaceError {
+    /// The two would overwrite each other.
+    #[error("an initiator is changing the protocol state of {0} right now; try again")]
+    Busy(Address),
+    /// It breaks a limit.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl<C: Completions> Export<C> {
+    /// An export with the protocol state it had before (or an empty one). Without a state store, changes live in memory.
+    ///
+    /// # Errors
+    /// When `persistent` breaks a limit.
+    pub fn new(
+        options: Options,
+        store: Arc<dyn Store<C>>,
+        state_store: Option<Arc<dyn StateStore<C>>>,
+        observer: Arc<dyn Observer>,
+        persistent: Persistent,
+    ) -> Result<Export<C>, StateError> {
+        persistent.check()?;
+        let state = State {
+            persistent,
+            multiple: AtomicU8::new(MAX_MULTIPLE),
+            smart_enabled: AtomicBool::new(options.smart),
+            order: Order::default(),
+        };
+        Ok(Export::assemble(
+            options,
+            store,
+            state_store,
+            observer,
+            Arc::new(RwLock::new(state)),
+        ))
+    }
+
+    /// The same export with other options, as after a reload: same store, same protocol state, and one order with
+    /// the requests that are still in flight for the old one.
+    pub fn reconfigured(&self, options: Options) -> Export<C> {
+        let (store, state_store) = (self.store.clone(), self.state_store.clone());
+        Export::assemble(
+            options,
+            store,
+            state_store,
+            self.observer.clone(),
+            self.state.clone(),
+        )
+    }
+
+    fn assemble(
+        mut options: Options,
+        store: Arc<dyn Store<C>>,
+        state_store: Option<Arc<dyn StateStore<C>>>,
+        observer: Arc<dyn Observer>,
+        state: Arc<RwLock<State<C::Handle>>>,
+    ) -> Export<C> {
+        if options.identity.serial.trim().is_empty() {
+            // 9front never sets the size of a device without one.
+            options.identity.serial = options.address.to_string();
+        }
+        let sectors = AtomicU64::new(store.sectors());
+        Export {
+            options,
+            store,
+            state_store,
+            observer,
+            sectors,
+            gone: AtomicBool::new(false),
+            state,
+        }
+    }
+
+    /// Shelf and slot.
+    pub fn address(&self) -> Address {
+        self.options.address
+    }
+
+    /// What it was made with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Where its sectors live.
+    pub fn store(&self) -> &Arc<dyn Store<C>> {
+        &self.store
+    }
+
+    /// Config string, mask and reservation in force.
+    pub fn persistent(&self) -> Persistent {
+        self.state.read().persistent.clone()
+    }
+
+    /// Puts another protocol state in force, on behalf of the local operator. The caller has saved it.
+    ///
+    /// # Errors
+    /// While an initiator's change is being saved, and for a state that breaks a limit.
+    pub fn replace_persistent(&self, persistent: Persistent) -> Result<(), ReplaceError> {
+        persistent.check()?;
+        let mut state = self.state.write();
+        if state.order.with(|table| table.has_admin()) {
+            return Err(ReplaceError::Busy(self.address()));
+        }
+        state.persistent = persistent;
+        Ok(())
+    }
+
+    /// Sources that may see it, for the filter and for advertisements; `None`: everyone.
+    pub fn visible_to(&self) -> Option<Vec<Mac>> {
+        if !self.options.access.is_empty() {
+            return Some(self.options.access.macs().collect());
+        }
+        let mask = &self.state.read().persistent.mask;
+        (!mask.is_empty()).then(|| mask.clone())
+    }
+
+    /// Requests that the store has not finished or that wait for one it has not.
+    pub fn in_flight(&self) -> usize {
+        self.state.read().order.len()
+    }
+
+    /// What `source` may do; `None`: it does not see the export.
+    pub(super) fn access_of(&self, state: &State<C::Handle>, source: Mac) -> Option<Access> {
+        if !self.options.access.is_empty() {
+            return self.options.access.of(source);
+        }
+        let mask = &state.persistent.mask;
+        (mask.is_empty() || mask.contains(&source)).then_some(Access::ReadWrite)
+    }
+
+    /// Asks the store for its size and tells the observer of a new one.
+    pub(super) fn refresh(&self) -> std::io::Result<u64> {
+        let sectors = self.store.refresh()?;
+        if self.sectors.swap(sectors, Ordering::Relaxed) != sectors {
+            self.observer.changed(self.address(), Change::Size(sectors));
+        }
+        Ok(sectors)
+    }
+
+    /// Tells the observer of a fault that an initiator is answered with.
+    pub(super) fn failed(&self, fault: &Fault) {
+        if fault.kind == FaultKind::Gone {
+            self.gone.store(true, Ordering::Relaxed);
+        }
+        self.observer.fault(self.address(), fault);
+    }
+
+    /// An operation went all the way to the medium. Off the path of what a cache answers at once: that proves nothing.
+    pub(super) fn reached(&self) {
+        if self.gone.load(Ordering::Relaxed) && self.gone.swap(false, Ordering::Relaxed) {
+            self.observer.changed(self.address(), Change::Returned);
+        }
+    }
+
+    /// Most requests parked at a time: what all initiators together may have outstanding, with room for paths.
+    pub(super) fn max_in_flight(&self) -> usize {
+        usize::from(self.options.buffers.max(2)).saturating_mul(8)
+    }
+}

@@ -1,0 +1,51 @@
+//! What AoE and ATA say: request in, reply out.
+//!
+//! No sockets, no files, no threads, no clock and no randomness: a [`link::Link`] brings frames, a [`Store`] has the
+//! sectors, a [`StateStore`] keeps what initiators change, [`Completions`] bring the ends of what those put off, and the
+//! time is an argument. The traits are the engine's own; the outside implements them. `docs/conformance.md` has the rules one by one.
+//!
+//! A [`Session`] is one worker's engine; [`Exports`] are what its port serves; an [`Export`] is shared by all
+//! sessions and keeps order among them.
+#![forbid(unsafe_code)]
+#![deny(clippy::arithmetic_side_effects)]
+
+mod access;
+mod admin;
+mod adverts;
+mod ata;
+mod completion;
+mod counters;
+mod data;
+mod engine;
+mod export;
+mod exports;
+mod late;
+mod limiter;
+pub mod link;
+mod mask;
+mod order;
+mod parked;
+mod query;
+mod reply;
+mod request;
+mod reserve;
+mod scatter;
+mod session;
+mod state;
+mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+mod work;
+
+pub use access::AccessList;
+pub use aoe_common::Address;
+pub use ata::identify::Identity;
+pub use completion::{Completion, CompletionHandle, Completions, Event, Token};
+pub use counters::{Counter, Counters};
+pub use export::{Change, Export, Observer, Options, ReplaceError};
+pub use exports::Exports;
+pub use session::{PortInfo, Session};
+pub use state::{MAX_MASK, MAX_RESERVE, Persistent, StateError, StateStore};
+pub use store::{Durability, Extent, Fault, FaultKind, SECTOR_BYTES, Step, Store, Traits};

@@ -1,0 +1,157 @@
+//! The facts of a request's headers, checked and copied out of the frame.
+
+use aoe_common::wire::{aoe, ata, eth};
+use aoe_common::{Mac, Vlan};
+
+use super::counters::Silence;
+use super::scatter;
+
+/// Two VLAN tags, the Ethernet and AoE headers and the longest argument.
+const MAX_HEADERS: usize = 8 + eth::HEADER_LEN + aoe::HEADER_LEN + ata::HEADER_LEN;
+
+/// The VLAN tags of a frame, outermost first, as a reply carries them: drop-eligible bits cleared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tags {
+    bytes: [u8; 8],
+    len: usize,
+}
+
+impl Tags {
+    /// The one tag that unasked frames of an export on VLAN `vlan` carry.
+    pub fn of(vlan: Vlan) -> Tags {
+        let mut tags = Tags::default();
+        if let Vlan::Id(id) = vlan {
+            tags.push(eth::TYPE_VLAN, id);
+        }
+        tags
+    }
+
+    fn push(&mut self, kind: u16, tci: u16) {
+        let [a, b] = kind.to_be_bytes();
+        let [c, d] = (tci & eth::TCI_WITHOUT_DEI).to_be_bytes();
+        let at = self.len;
+        self.len = at.saturating_add(eth::TAG_LEN);
+        self.bytes[at..self.len].copy_from_slice(&[a, b, c, d]);
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// True when an export with this rule answers frames tagged so. Priority tags (VID 0) count as untagged.
+    pub fn served_by(&self, vlan: Vlan) -> bool {
+        let single = match *self.as_slice() {
+            [] => Some(0),
+            [0x81, 0x00, c, d] => Some(u16::from_be_bytes([c, d]) & eth::TCI_VID),
+            _ => None,
+        };
+        match vlan {
+            Vlan::Any => true,
+            Vlan::Untagged => single == Some(0),
+            Vlan::Id(id) => single == Some(id),
+        }
+    }
+}
+
+/// One request, by value: replies are built from this and never from the frame's old bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    pub source: Mac,
+    /// Sent to ff:ff:ff:ff:ff:ff.
+    pub broadcast: bool,
+    pub tags: Tags,
+    pub version: u8,
+    pub shelf: u16,
+    pub slot: u8,
+    pub command: u8,
+    pub tag: [u8; 4],
+    /// The first bytes of the command's argument; zeros where the frame has ended.
+    pub argument: [u8; ata::HEADER_LEN],
+    /// Where the argument begins in the frame.
+    pub argument_at: usize,
+    /// Bytes from there to the frame's end.
+    pub argument_len: usize,
+}
+
+impl Request {
+    /// Reads the headers of a frame that a port with address `own` received.
+    pub fn parse(pieces: &[&[u8]], own: Mac) -> Result<Request, Silence> {
+        let mut head = [0u8; MAX_HEADERS];
+        let len = scatter::total(pieces);
+        scatter::gather(pieces, 0, &mut head);
+        let u16_at = |at: usize| match head[at..] {
+            [a, b, ..] => u16::from_be_bytes([a, b]),
+            _ => 0,
+        };
+        let mac_at = |at: usize| {
+            let mut mac = Mac::ZERO;
+            mac.0.copy_from_slice(&head[at..][..6]);
+            mac
+        };
+
+        let mut tags = Tags::default();
+        let mut at = eth::TYPE;
+        for _ in 0..2 {
+            let kind = u16_at(at);
+            if kind != eth::TYPE_VLAN && kind != eth::TYPE_QINQ {
+                break;
+            }
+            tags.push(kind, u16_at(at.saturating_add(2)));
+            at = at.saturating_add(eth::TAG_LEN);
+        }
+        if u16_at(at) != eth::TYPE_AOE {
+            return Err(Silence::NotAoe);
+        }
+        at = at.saturating_add(2);
+        let argument_at = at.saturating_add(aoe::HEADER_LEN);
+        let Some(argument_len) = len.checked_sub(argument_at) else {
+            return Err(Silence::Runt);
+        };
+        let header = &head[at..argument_at];
+        let ver_flags = header[aoe::VER_FLAGS];
+        if ver_flags & aoe::FLAG_RESPONSE != 0 {
+            return Err(Silence::Response);
+        }
+        let broadcast = match mac_at(eth::DST) {
+            mac if mac == own => false,
+            Mac::BROADCAST => true,
+            _ => return Err(Silence::Destination),
+        };
+        let source = mac_at(eth::SRC);
+        if !source.is_station() || source == own {
+            return Err(Silence::Source);
+        }
+        let mut tag = [0; 4];
+        tag.copy_from_slice(&header[aoe::TAG..]);
+        let mut argument = [0; ata::HEADER_LEN];
+        argument.copy_from_slice(&head[argument_at..][..ata::HEADER_LEN]);
+        Ok(Request {
+            source,
+            broadcast,
+            tags,
+            version: ver_flags >> 4,
+            shelf: u16::from_be_bytes([header[aoe::SHELF], header[aoe::SHELF + 1]]),
+            slot: header[aoe::SLOT],
+            command: header[aoe::COMMAND],
+            tag,
+            argument,
+            argument_at,
+            argument_len,
+        })
+    }
+
+    /// True when more than one export may be meant, or the sender does not know whom it asks.
+    pub fn is_discovery(&self) -> bool {
+        self.broadcast || self.is_wildcard()
+    }
+
+    /// True for a wildcard in shelf or slot.
+    pub fn is_wildcard(&self) -> bool {
+        self.shelf == aoe::SHELF_ANY || self.slot == aoe::SLOT_ANY
+    }
+
+    /// Bytes of headers before a command's data.
+    pub fn data_at(&self) -> usize {
+        self.argument_at.saturating_add(ata::HEADER_LEN)
+    }
+}

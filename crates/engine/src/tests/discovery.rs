@@ -1,0 +1,370 @@
+//! Addresses, wildcards, VLANs, access lists and advertisements.
+
+use std::sync::Arc;
+
+use aoe_common::Mac;
+
+use crate::testing::bench::{
+    ONE, OTHER, TARGET, Worker, aoe_error, ata, export, frame_from, options, read, request, write,
+};
+use crate::testing::completions::MemCompletions;
+use crate::testing::store::MemStore;
+use crate::{Export, Exports};
+use aoe_common::{Access, Vlan};
+
+const QUERY: [u8; 8] = [0; 8];
+
+fn identify() -> Vec<u8> {
+    ata(0, 0, 1, 0xec, 0, &[])
+}
+
+fn several(store: &Arc<MemStore>) -> Vec<Arc<Export<MemCompletions>>> {
+    [(1, 1), (1, 2), (2, 1), (65534, 254)]
+        .map(|(shelf, slot)| export(options(shelf, slot), store))
+        .into()
+}
+
+/// Shelf and slot of each reply.
+fn who(replies: &[Vec<u8>]) -> Vec<(u16, u8)> {
+    replies
+        .iter()
+        .map(|reply| (u16::from_be_bytes([reply[16], reply[17]]), reply[18]))
+        .collect()
+}
+
+#[test]
+fn wildcards_match_each_field() {
+    let mut worker = Worker::new(several(&MemStore::new(64)));
+    for (shelf, slot, wanted) in [
+        (0xffff, 0xff, vec![(1, 1), (1, 2), (2, 1), (65534, 254)]),
+        (1, 0xff, vec![(1, 1), (1, 2)]),
+        (0xffff, 1, vec![(1, 1), (2, 1)]),
+        (2, 1, vec![(2, 1)]),
+        (3, 0xff, vec![]),
+        (65534, 254, vec![(65534, 254)]),
+    ] {
+        for to in [Mac::BROADCAST, TARGET] {
+            let replies = worker.ask(&frame_from(ONE, to, shelf, slot, 1, 9, &QUERY));
+            assert_eq!(who(&replies), wanted);
+            for reply in replies {
+                assert_eq!(
+                    (&reply[..6], &reply[6..12]),
+                    (&ONE.0[..], &TARGET.0[..]),
+                    "unicast, from the port"
+                );
+                assert_eq!((reply.len(), &reply[20..24]), (60, &[0, 0, 0, 9][..]));
+            }
+            let identified = worker.ask(&frame_from(ONE, to, shelf, slot, 0, 9, &identify()));
+            assert_eq!(who(&identified), wanted, "WinAoE discovers by IDENTIFY");
+            assert!(identified.iter().all(|reply| reply.len() == 548));
+        }
+    }
+}
+
+#[test]
+fn everything_else_to_everyone_changes_nothing() {
+    let store = MemStore::new(64);
+    let mut worker = Worker::new(several(&store));
+    let before = store.inner.lock().image.clone();
+    let arguments: &[(u8, Vec<u8>)] = &[
+        (0, write(0, 1, 9)),
+        (0, read(0, 1)),
+        (0, ata(0, 0, 0, 0xe7, 0, &[])),
+        (0, ata(0, 0, 2, 0xec, 0, &[])),
+        (0, ata(1, 0, 1, 0xec, 0, &[])),
+        (0, vec![]),
+        (1, vec![0, 0, 0, 0, 0, 3, 0, 1, b'x']),
+        (1, vec![0, 0, 0, 0, 0, 4, 0, 1, b'x']),
+        (1, vec![0, 0, 0, 0, 0, 9, 0, 0]),
+        (1, vec![0, 0, 0, 0, 0, 1, 4, 1]),
+        (1, vec![0; 7]),
+        (2, vec![0, 1, 0, 1, 0, 1, 2, 0, 0, 0, 0, 9]),
+        (3, vec![2, 1, 2, 0, 0, 0, 0, 9]),
+        (5, vec![]),
+        (0xf1, vec![0; 36]),
+    ];
+    for (command, argument) in arguments {
+        for (to, shelf, slot) in [
+            (Mac::BROADCAST, 1, 1),
+            (Mac::BROADCAST, 0xffff, 0xff),
+            (TARGET, 0xffff, 1),
+        ] {
+            // aoecfg sets strings this way: see the next test.
+            let changes_string = *command == 1 && matches!(argument.get(5), Some(3 | 4));
+            if changes_string && shelf == 1 && slot == 1 {
+                continue;
+            }
+            let replies = worker.ask(&frame_from(ONE, to, shelf, slot, *command, 1, argument));
+            assert!(replies.is_empty(), "command {command} {argument:x?}");
+        }
+    }
+    let mut version_2 = frame_from(ONE, TARGET, 0xffff, 0xff, 1, 1, &QUERY);
+    version_2[14] = 0x20;
+    assert!(worker.ask(&version_2).is_empty());
+    assert_eq!(store.inner.lock().image, before);
+    for export in worker.session.exports().iter() {
+        assert_eq!(export.persistent(), Default::default());
+    }
+}
+
+#[test]
+fn a_string_is_set_by_the_broadcast_mac_and_an_exact_address() {
+    let mut worker = Worker::new(several(&MemStore::new(64)));
+    let set = |subcommand, byte| vec![0, 0, 0, 0, 0, subcommand, 0, 1, byte];
+    for (subcommand, byte, flags) in [(3, b'x', 0x18), (3, b'y', 0x1c), (4, b'y', 0x18)] {
+        let frame = frame_from(ONE, Mac::BROADCAST, 1, 1, 1, 1, &set(subcommand, byte));
+        let replies = worker.ask(&frame);
+        assert_eq!(replies.len(), 1, "subcommand {subcommand}");
+        assert_eq!(replies[0][14], flags, "subcommand {subcommand}");
+    }
+    let changed = worker
+        .session
+        .exports()
+        .iter()
+        .filter(|export| !export.persistent().string.is_empty())
+        .count();
+    assert_eq!(changed, 1, "the string of one export, and of no other");
+}
+
+#[test]
+fn addresses_that_are_not_ours_are_silent() {
+    let mut worker = Worker::new(vec![export(options(7, 3), &MemStore::new(64))]);
+    let mut silent = |source, to, slot| {
+        worker
+            .ask(&frame_from(source, to, 7, slot, 1, 1, &QUERY))
+            .is_empty()
+    };
+    assert!(!silent(ONE, TARGET, 3));
+    assert!(
+        silent(ONE, OTHER, 3),
+        "to someone else, as a promiscuous port hears"
+    );
+    assert!(silent(ONE, Mac([1, 0, 0, 0, 0, 0]), 3), "to a group");
+    assert!(silent(Mac::ZERO, TARGET, 3));
+    assert!(silent(Mac([3, 0, 0, 0, 0, 1]), TARGET, 3), "from a group");
+    assert!(silent(TARGET, TARGET, 3), "from ourselves");
+    assert!(silent(ONE, TARGET, 4));
+    let counters: std::collections::HashMap<_, _> =
+        worker.session.counters().snapshot().into_iter().collect();
+    assert_eq!(counters["silent_destination"], 2);
+    assert_eq!(counters["silent_source"], 3);
+    assert_eq!(counters["silent_no_export"], 1);
+    assert_eq!(counters["replies"], 1);
+}
+
+fn tagged(tags: &[u8], frame: &[u8]) -> Vec<u8> {
+    [&frame[..12], tags, &frame[12..]].concat()
+}
+
+#[test]
+fn vlans_are_kept_apart() {
+    let store = MemStore::new(64);
+    let with = |slot, vlan| {
+        let mut options = options(7, slot);
+        options.vlan = vlan;
+        export(options, &store)
+    };
+    let mut worker = Worker::new(vec![
+        with(1, Vlan::Untagged),
+        with(1, Vlan::Id(5)), // the same address, another network
+        with(2, Vlan::Id(5)),
+        with(3, Vlan::Any),
+    ]);
+    let five = [0x81, 0x00, 0x70, 0x05]; // PCP 3, DEI set
+    let priority = [0x81, 0x00, 0xe0, 0x00];
+    let service = [0x88, 0xa8, 0x00, 0x05];
+    let double = [0x88, 0xa8, 0x00, 0x09, 0x81, 0x00, 0x00, 0x05];
+    for (tags, wanted) in [
+        (&[][..], vec![1, 3]),
+        (&five[..], vec![1, 2, 3]),
+        (&priority[..], vec![1, 3]),
+        (&[0x81, 0x00, 0x00, 0x06][..], vec![3]),
+        (&service[..], vec![3]),
+        (&double[..], vec![3]),
+    ] {
+        let query = tagged(tags, &frame_from(ONE, Mac::BROADCAST, 0xffff, 0xff, 1, 1, &QUERY));
+        let replies = worker.ask(&query);
+        let mut expected = tags.to_vec();
+        if tags == five {
+            expected[2] = 0x60; // VID and PCP as they came, DEI cleared
+        }
+        let slots: Vec<u8> = replies.iter().map(|reply| reply[18 + tags.len()]).collect();
+        assert_eq!(slots, wanted, "{tags:x?}");
+        for reply in &replies {
+            assert_eq!(
+                (reply.len(), &reply[12..12 + tags.len()]),
+                (60 + tags.len(), &expected[..])
+            );
+        }
+        let read = tagged(tags, &frame_from(ONE, TARGET, 7, 3, 0, 1, &read(5, 1)));
+        assert_eq!(worker.ask(&read)[0].len(), 548 + tags.len());
+    }
+    let three = [five, five, five].concat();
+    assert!(
+        worker
+            .ask(&tagged(&three, &frame_from(ONE, TARGET, 7, 3, 1, 1, &QUERY)))
+            .is_empty()
+    );
+}
+
+#[test]
+fn strangers_hear_nothing() {
+    let store = MemStore::new(64);
+    let mut listed = options(7, 3);
+    listed.access = [(OTHER, Access::ReadWrite)].into();
+    let mut worker = Worker::new(vec![export(listed, &store)]);
+    let mut version_2 = request(1, &QUERY);
+    version_2[14] = 0x20;
+    for frame in [
+        request(1, &QUERY),
+        request(0, &identify()),
+        request(9, &[]),
+        version_2,
+    ] {
+        assert!(worker.ask(&frame).is_empty());
+    }
+    assert!(
+        worker
+            .ask(&frame_from(ONE, Mac::BROADCAST, 0xffff, 0xff, 1, 1, &QUERY))
+            .is_empty()
+    );
+    assert_eq!(
+        worker
+            .ask(&frame_from(OTHER, Mac::BROADCAST, 0xffff, 0xff, 1, 1, &QUERY))
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn the_static_list_wins_over_the_mask() {
+    let store = MemStore::new(64);
+    let mut listed = options(7, 3);
+    listed.access = [(OTHER, Access::ReadWrite), (ONE, Access::ReadWrite)].into();
+    let export = export(listed, &store);
+    let mut worker = Worker::new(vec![export.clone()]);
+    let stranger = Mac([2, 0, 0, 0, 0, 0x77]);
+    let add = [&[0, 1, 0, 1, 0, 1][..], &stranger.0].concat();
+    assert_eq!(aoe_error(&worker.answer(&request(2, &add))), 0);
+    assert_eq!(export.persistent().mask, [stranger]);
+    assert_eq!(
+        worker.ask(&request(1, &QUERY)).len(),
+        1,
+        "members cannot be locked out"
+    );
+    assert!(
+        worker
+            .ask(&frame_from(stranger, TARGET, 7, 3, 1, 1, &QUERY))
+            .is_empty(),
+        "nor strangers let in"
+    );
+    assert_eq!(export.visible_to(), Some(vec![ONE, OTHER]));
+}
+
+#[test]
+fn a_wildcard_flood_is_answered_sparingly() {
+    let mut worker = Worker::new(several(&MemStore::new(64)));
+    let query = frame_from(ONE, Mac::BROADCAST, 0xffff, 0xff, 1, 1, &QUERY);
+    let answers: usize = (0..1000).map(|_| worker.ask(&query).len()).sum();
+    assert_eq!(answers, 64);
+    worker.now_us += 1_000_000;
+    let answers: usize = (0..1000).map(|_| worker.ask(&query).len()).sum();
+    assert_eq!(answers, 32);
+    assert_eq!(
+        worker
+            .ask(&frame_from(OTHER, Mac::BROADCAST, 0xffff, 0xff, 1, 1, &QUERY))
+            .len(),
+        4
+    );
+    assert_eq!(
+        worker.ask(&frame_from(ONE, TARGET, 1, 1, 1, 1, &QUERY)).len(),
+        1,
+        "exact addresses are not limited"
+    );
+}
+
+#[test]
+fn four_thousand_exports_are_all_found() {
+    let store = MemStore::new(8);
+    let exports = (0..4096u16)
+        .map(|n| export(options(n / 16, (n % 16) as u8), &store))
+        .collect();
+    let mut worker = Worker::new(exports);
+    for n in [0u16, 1, 17, 4095] {
+        let replies = worker.ask(&frame_from(ONE, TARGET, n / 16, (n % 16) as u8, 1, 1, &QUERY));
+        assert_eq!(who(&replies), [(n / 16, (n % 16) as u8)]);
+    }
+    assert_eq!(
+        worker
+            .ask(&frame_from(ONE, Mac::BROADCAST, 0xffff, 0xff, 1, 1, &QUERY))
+            .len(),
+        4096
+    );
+}
+
+#[test]
+fn adverts_keep_their_pace_and_go_to_those_listed() {
+    let store = MemStore::new(64);
+    let export_1 = export(options(7, 3), &store);
+    let mut tagged_options = options(7, 4);
+    tagged_options.vlan = Vlan::Id(9);
+    tagged_options.access = [(ONE, Access::ReadOnly), (OTHER, Access::ReadWrite)].into();
+    let export_2 = export(tagged_options, &store);
+    let mut worker = Worker::new(vec![export_1.clone(), export_2.clone()]);
+    let advertise = |worker: &mut Worker, export: &Arc<Export<MemCompletions>>| {
+        worker
+            .session
+            .advertise(&mut worker.link, &worker.port, export, worker.now_us);
+        worker.sent()
+    };
+    let first = advertise(&mut worker, &export_1);
+    assert_eq!(first.len(), 1);
+    assert_eq!(
+        (&first[0][..6], first[0][14], &first[0][20..24]),
+        (&[0xff; 6][..], 0x18, &[0; 4][..])
+    );
+    worker.now_us += 300_000;
+    assert!(
+        advertise(&mut worker, &export_1).is_empty(),
+        "not twice in a second"
+    );
+    assert!(advertise(&mut worker, &export_1).is_empty());
+    let two = advertise(&mut worker, &export_2);
+    assert_eq!(
+        two.iter().map(|frame| &frame[..6]).collect::<Vec<_>>(),
+        [ONE.0, OTHER.0]
+    );
+    assert!(
+        two.iter()
+            .all(|frame| frame[12..16] == [0x81, 0, 0, 9] && frame.len() == 64)
+    );
+    let tick = |worker: &mut Worker| {
+        let next = worker.session.tick(&mut worker.link, &worker.port, worker.now_us);
+        (next, worker.sent().len())
+    };
+    assert_eq!(tick(&mut worker), (Some(2_000_000), 0));
+    worker.now_us = 2_000_000;
+    assert_eq!(tick(&mut worker), (None, 1), "what was put off is sent once");
+    worker.link.pool = 0;
+    worker.now_us = 9_000_000;
+    assert!(advertise(&mut worker, &export_1).is_empty());
+    worker.link.pool = 9;
+    worker.now_us += 1000;
+    let next = worker.session.tick(&mut worker.link, &worker.port, worker.now_us);
+    assert_eq!(
+        (next, worker.sent().len()),
+        (None, 1),
+        "an empty pool only delays it"
+    );
+}
+
+#[test]
+fn reload_serves_other_exports() {
+    let store = MemStore::new(64);
+    let mut worker = Worker::new(vec![export(options(7, 3), &store)]);
+    worker
+        .session
+        .set_exports(Arc::new(Exports::new(vec![export(options(7, 4), &store)])));
+    assert!(worker.ask(&request(1, &QUERY)).is_empty());
+    assert_eq!(worker.ask(&frame_from(ONE, TARGET, 7, 4, 1, 1, &QUERY)).len(), 1);
+}

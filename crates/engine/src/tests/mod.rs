@@ -1,0 +1,14 @@
+//! The engine from outside: through [`Session`](super::Session), over links and stores of plain memory.
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic, and should rather than go on"
+)]
+
+mod arbitrary;
+mod changes;
+mod commands;
+mod discovery;
+mod model;
+mod ordering;
+mod threads;
+mod vectors;

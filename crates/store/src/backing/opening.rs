@@ -1,0 +1,216 @@
+//! Opening a backing object: checked, locked, measured, and asked what it can do.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use parking_lot::Mutex;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::super::format::{self, ImageFormat};
+use super::super::lock;
+use super::super::open::served_sectors;
+use super::{Backing, object_bytes};
+use crate::open::{StoreError, StoreOptions};
+use engine::{SECTOR_BYTES, Traits};
+
+impl Backing {
+    /// Opens, checks and locks.
+    ///
+    /// # Errors
+    /// As [`crate::open()`].
+    pub(crate) fn open(options: &StoreOptions) -> Result<Backing, StoreError> {
+        Self::open_with(options, OFlags::empty())
+    }
+
+    /// The same with more flags for open(2).
+    ///
+    /// # Errors
+    /// As [`crate::open()`].
+    pub(crate) fn open_with(options: &StoreOptions, flags: OFlags) -> Result<Backing, StoreError> {
+        let path = &options.path;
+        let device = is_device(path)?;
+        let (access, needed) = match options.read_only {
+            true => (OFlags::RDONLY, "read"),
+            false => (OFlags::RDWR, "read and write"),
+        };
+        let claim = match std::fs::metadata(path) {
+            Ok(meta) if device && !options.read_only && !options.shared => {
+                Some(lock::claim_device(path, meta.rdev())?)
+            }
+            _ => None,
+        };
+        let file = rustix::fs::open(path, access | flags | OFlags::CLOEXEC, Mode::empty())
+            .map(File::from)
+            .map_err(|error| match error {
+                Errno::INVAL if flags.contains(OFlags::DIRECT) => StoreError::NoDirect(path.clone()),
+                _ => open_error(path, needed, error.into()),
+            })?;
+        let bytes = object_bytes(&file, device)
+            .map_err(|error| StoreError::system(path, "finding its size", error))?;
+        let sectors = served_sectors(path, bytes, options.offset, options.length)?;
+        let start = options.offset * SECTOR_BYTES;
+        refuse_foreign(&file, options, bytes)?;
+        let mut locks_below = Vec::new();
+        if !options.shared {
+            lock::lock_range(
+                &file,
+                path,
+                start,
+                options.length * SECTOR_BYTES,
+                !options.read_only,
+            )?;
+            let meta = file
+                .metadata()
+                .map_err(|error| StoreError::system(path, "finding what it is", error))?;
+            let end = match options.length {
+                0 => u64::MAX,
+                length => start + length * SECTOR_BYTES,
+            };
+            locks_below = lock::lock_other_ways(path, &meta, start..end, !options.read_only)?;
+        }
+        if bytes % SECTOR_BYTES != 0 && options.length == 0 {
+            tracing::warn!(
+                "{}: the last {} bytes are less than a sector and are not exported",
+                path.display(),
+                bytes % SECTOR_BYTES
+            );
+        }
+        if options.prealloc && !options.read_only && !device {
+            let bytes = sectors * SECTOR_BYTES;
+            preallocate(&file, start, bytes).map_err(|source| StoreError::Prealloc {
+                path: path.clone(),
+                bytes,
+                source,
+            })?;
+        }
+        let traits = find_traits(&file, device, options.read_only, bytes);
+        Ok(Backing {
+            path: path.clone(),
+            start,
+            length: options.length,
+            sectors: AtomicU64::new(sectors),
+            device,
+            read_only: options.read_only,
+            traits,
+            faults: AtomicU64::new(0),
+            replaced: AtomicBool::new(false),
+            last_log: Mutex::new(None),
+            block: match device {
+                true => rustix::fs::ioctl_blksszget(&file).map_or(SECTOR_BYTES, u64::from),
+                false => SECTOR_BYTES,
+            },
+            file: Arc::new(file),
+            _claim: claim,
+            _locks_below: locks_below,
+        })
+    }
+}
+
+/// Refuses an image whose first or last bytes say that it is no plain run of sectors. A range inside it is somebody's who knows.
+fn refuse_foreign(file: &File, options: &StoreOptions, bytes: u64) -> Result<(), StoreError> {
+    if options.format == ImageFormat::Raw || options.offset != 0 {
+        return Ok(());
+    }
+    // Not by its path: there may be another file by now. And without O_DIRECT, for reads of any length.
+    let plain = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let found = plain.and_then(|plain| format::recognise(&plain, bytes));
+    match found.map_err(|error| StoreError::system(&options.path, "reading", error))? {
+        None => Ok(()),
+        Some(foreign) => Err(StoreError::Foreign {
+            path: options.path.clone(),
+            format: foreign.name,
+            convert: foreign.convert(&options.path),
+        }),
+    }
+}
+
+/// Whether `path` is a block device, or why it can be none of ours.
+fn is_device(path: &Path) -> Result<bool, StoreError> {
+    let meta = std::fs::metadata(path).map_err(|error| open_error(path, "read", error))?;
+    let kind = meta.file_type();
+    if kind.is_dir() {
+        return Err(StoreError::Directory(path.to_owned()));
+    }
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(StoreError::NotAnImage(path.to_owned()));
+    }
+    Ok(kind.is_block_device())
+}
+
+fn open_error(path: &Path, access: &'static str, error: io::Error) -> StoreError {
+    let path = path.to_owned();
+    match error.kind() {
+        io::ErrorKind::NotFound => StoreError::Missing(path),
+        io::ErrorKind::IsADirectory => StoreError::Directory(path),
+        _ if lock::is_permission(&error) => StoreError::Permission { path, access },
+        _ => StoreError::System {
+            path,
+            doing: "opening",
+            source: error,
+        },
+    }
+}
+
+fn find_traits(file: &File, device: bool, read_only: bool, bytes: u64) -> Traits {
+    let trim = !read_only
+        && if device {
+            device_trims(file)
+        } else {
+            file_trims(file, bytes)
+        };
+    let physical_bytes = match device {
+        true => rustix::fs::ioctl_blkpbszget(file).unwrap_or(SECTOR_BYTES as u32),
+        false => 4096,
+    };
+    Traits {
+        trim,
+        // Both fallocate on a file and on a device zero what they do not free.
+        zeroes_after_trim: trim,
+        physical_exponent: (physical_bytes / SECTOR_BYTES as u32).max(1).ilog2() as u8,
+    }
+}
+
+/// Allocates the range, if it can fit: a fallocate that runs out of space keeps what it got, and would leave the
+/// whole file system full.
+fn preallocate(file: &File, start: u64, bytes: u64) -> io::Result<()> {
+    let system = rustix::fs::fstatvfs(file)?;
+    let present = file.metadata()?.blocks() * 512;
+    if bytes.saturating_sub(present) > system.f_bavail.saturating_mul(system.f_frsize) {
+        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+    }
+    Ok(rustix::fs::fallocate(
+        file,
+        FallocateFlags::KEEP_SIZE,
+        start,
+        bytes,
+    )?)
+}
+
+/// Tries a hole beyond the end of the file, where it changes nothing.
+fn file_trims(file: &File, bytes: u64) -> bool {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let beyond = bytes.next_multiple_of(1 << 21);
+    rustix::fs::fallocate(file, flags, beyond, 4096).is_ok()
+}
+
+/// A device takes a hole punch as "write zeroes, unmapping": possible when its queue says so.
+fn device_trims(file: &File) -> bool {
+    let Ok(meta) = file.metadata() else { return false };
+    let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+    let sys = format!("/sys/dev/block/{major}:{minor}");
+    let limit = |name: &str| {
+        // A partition's queue is its disk's.
+        [format!("{sys}/queue/{name}"), format!("{sys}/../queue/{name}")]
+            .iter()
+            .find_map(|path| std::fs::read_to_string(path).ok())
+            .and_then(|text| text.trim().parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    limit("discard_max_bytes") > 0 && limit("write_zeroes_max_bytes") > 0
+}

@@ -1,0 +1,237 @@
+//! The mappings of the file, kept in step with it: grown with it, mended after a fault, passed by while broken.
+
+use std::io;
+use std::ops::{Range, RangeInclusive};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::super::backing::Backing;
+use super::super::fetch::{Pages, Streams};
+use super::super::folios::Folios;
+use super::super::lane::Tick;
+use super::super::mmap::Mapping;
+use super::super::residency::Residency;
+use crate::open::StoreError;
+use engine::{Extent, Fault, SECTOR_BYTES};
+
+/// Each further mapping is at least twice as long as the last, so this suffices for ever.
+const MAX_VIEWS: usize = 48;
+/// A mapping that had a fault is made whole again at most this often; meanwhile system calls serve it.
+const MEND_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What requests, and operations under way, hold on to.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) backing: Backing,
+    /// Mappings of the range, each longer than the one before; old ones stay, since readers may be inside.
+    views: [OnceLock<View>; MAX_VIEWS],
+    newest: AtomicUsize,
+    /// End of what is known to exist, in bytes from the first served one; beyond it no page is touched.
+    present: AtomicU64,
+    growing: Mutex<()>,
+    pub(super) streams: Streams,
+    pub(crate) folios: Folios,
+    mended: Mutex<Option<Instant>>,
+    pub(super) slow: AtomicU64,
+    pub(super) cold: AtomicU64,
+}
+
+/// One mapping of the range.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) mapping: Mapping,
+    /// `None` where pages cannot leave memory (tmpfs, ramfs, hugetlbfs).
+    pub(super) residency: Option<Residency>,
+}
+
+impl View {
+    fn new(backing: &Backing, bytes: u64) -> io::Result<View> {
+        let len = usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let mapping = Mapping::of_file(
+            Arc::clone(backing.file()),
+            backing.position(0),
+            len,
+            !backing.read_only(),
+        )?;
+        let residency = (!backing.in_memory()).then(|| Residency::new(mapping.pages()));
+        Ok(View { mapping, residency })
+    }
+}
+
+impl Core {
+    /// Maps what `backing` serves.
+    ///
+    /// # Errors
+    /// [`StoreError::System`] when it cannot be mapped.
+    pub(super) fn new(backing: Backing) -> Result<Core, StoreError> {
+        let path = backing.path().to_owned();
+        // Before the first page comes in, so that it comes alone (see mmap.rs).
+        if let Err(error) = rustix::fs::fadvise(backing.file(), 0, None, rustix::fs::Advice::Random) {
+            tracing::debug!("{}: POSIX_FADV_RANDOM: {error}", path.display());
+        }
+        let bytes = backing.sectors() * SECTOR_BYTES;
+        let view = View::new(&backing, bytes).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOMEM) => StoreError::TooLargeToMap { path, bytes },
+            _ => StoreError::system(&path, "mapping", error),
+        })?;
+        let core = Core {
+            backing,
+            views: [const { OnceLock::new() }; MAX_VIEWS],
+            newest: AtomicUsize::new(0),
+            present: AtomicU64::new(bytes),
+            growing: Mutex::new(()),
+            streams: Streams::default(),
+            folios: Folios::default(),
+            mended: Mutex::new(None),
+            slow: AtomicU64::new(0),
+            cold: AtomicU64::new(0),
+        };
+        let _ = core.views[0].set(view);
+        Ok(core)
+    }
+
+    /// The mapping, and what is known about its pages in memory (`None` where they never leave it).
+    pub(crate) fn mapped(&self) -> (&Mapping, Option<&Residency>) {
+        let view = self.view();
+        (&view.mapping, view.residency.as_ref())
+    }
+
+    #[inline]
+    pub(super) fn view(&self) -> &View {
+        let newest = self.newest.load(Ordering::Acquire);
+        self.views[newest]
+            .get()
+            .expect("a view is set before its number is published")
+    }
+
+    /// The newest view, if its pages for the extent are in memory and the file's own; with the epoch for
+    /// [`Mapping::intact`] and the place in the mapping.
+    #[inline]
+    pub(super) fn find(&self, now: Tick, extent: Extent) -> Found<'_> {
+        let view = self.view();
+        let mapping = &view.mapping;
+        let epoch = mapping.epoch();
+        let end = extent.end() * SECTOR_BYTES;
+        if epoch % 2 == 1 || end > self.present.load(Ordering::Relaxed) || end > mapping.len() as u64 {
+            return Found::Broken;
+        }
+        if let Some(residency) = &view.residency {
+            let pages = mapping.pages_of(extent_bytes(extent));
+            if !residency.is_hot(*pages.start(), *pages.end(), now) {
+                return Found::Unsure(view, residency, pages);
+            }
+        }
+        Found::Hot(view, extent_bytes(extent).start, epoch)
+    }
+
+    /// After a fault, or beyond what exists: by system calls, which say what is wrong.
+    #[cold]
+    pub(super) fn read_slowly(&self, extent: Extent, into: &mut [&mut [u8]]) -> Result<(), Fault> {
+        self.slow.fetch_add(1, Ordering::Relaxed);
+        let result = self.backing.read_slices(extent, into);
+        self.recover();
+        result
+    }
+
+    /// By pwrite, where the file system has to track dirty pages: a write through the mapping costs it a page fault
+    /// after every commit, two to three times as much. The pages are in memory or covered whole.
+    pub(super) fn write_to_cache(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
+        let result = self.backing.write_slices(extent, from);
+        // Before the caller's look at the dirty flag, see `Committer::note_write`.
+        fence(Ordering::SeqCst);
+        match result {
+            Ok(()) => self.arrived(extent),
+            Err(_) => self.recover(),
+        }
+        result
+    }
+
+    /// As [`Core::read_slowly`]; writes again what may have gone into a page that was not the file's.
+    #[cold]
+    pub(super) fn write_slowly(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
+        self.slow.fetch_add(1, Ordering::Relaxed);
+        let result = self.write_to_cache(extent, from);
+        self.recover();
+        result
+    }
+
+    /// Now and then: finds out how much of the file there is, and maps it again if a fault left a foreign page.
+    fn recover(&self) {
+        let Some(mut mended) = self.mended.try_lock() else {
+            return;
+        };
+        if mended.is_some_and(|when| when.elapsed() < MEND_INTERVAL) {
+            return;
+        }
+        *mended = Some(Instant::now());
+        if let Ok(bytes) = self.backing.object_bytes() {
+            let served = self.backing.sectors() * SECTOR_BYTES;
+            let present = bytes.saturating_sub(self.backing.position(0)).min(served);
+            self.present.store(present, Ordering::Relaxed);
+        }
+        for view in self.views.iter().map_while(OnceLock::get) {
+            if let Err(error) = view.mapping.mend() {
+                tracing::warn!(
+                    "{}: mapping again after a fault: {error}",
+                    self.backing.path().display()
+                );
+            }
+        }
+    }
+
+    /// Serves what the file has grown by.
+    pub(super) fn grow(&self) -> io::Result<u64> {
+        let _one_at_a_time = self.growing.lock();
+        let sectors = self.backing.measure()?;
+        let bytes = sectors * SECTOR_BYTES;
+        if sectors == self.backing.sectors() {
+            return Ok(sectors);
+        }
+        let newest = self.newest.load(Ordering::Acquire);
+        let mapped = self.view().mapping.len() as u64;
+        if bytes > mapped {
+            let slot = self.views.get(newest + 1).ok_or(io::ErrorKind::OutOfMemory)?;
+            // Beyond the end of the file a mapping costs address space only.
+            let view = View::new(&self.backing, bytes.max(mapped * 2))
+                .or_else(|_| View::new(&self.backing, bytes))?;
+            let _ = slot.set(view);
+            self.newest.store(newest + 1, Ordering::Release);
+        }
+        self.present.store(bytes, Ordering::Relaxed);
+        self.backing.set_sectors(sectors);
+        Ok(sectors)
+    }
+}
+
+/// An extent that was checked to lie inside, in bytes of the mapping.
+#[inline]
+pub(super) fn extent_bytes(extent: Extent) -> Range<usize> {
+    (extent.lba * SECTOR_BYTES) as usize..(extent.end() * SECTOR_BYTES) as usize
+}
+
+/// What [`Core::find`] finds.
+pub(super) enum Found<'a> {
+    /// Copy, from this byte of the mapping, and compare the epoch afterwards.
+    Hot(&'a View, usize, u64),
+    /// Pages that may not be in memory.
+    Unsure(&'a View, &'a Residency, RangeInclusive<usize>),
+    /// The mapping cannot be trusted now.
+    Broken,
+}
+
+impl Pages for Core {
+    fn backing(&self) -> &Backing {
+        &self.backing
+    }
+
+    fn arrived(&self, extent: Extent) {
+        let View { mapping, residency } = self.view();
+        if let Some(residency) = residency {
+            let pages = mapping.pages_of(extent_bytes(extent));
+            residency.note(*pages.start(), *pages.end());
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Block devices, by way of loop devices; where those cannot be had the tests say so and are skipped.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::{Driver, image, stamp};
+use crate::open::{StoreError, StoreKind, StoreOptions, open};
+use engine::{Durability, Extent};
+
+/// A loop device over a file, detached when dropped.
+struct Loop {
+    _dir: tempfile::TempDir,
+    file: PathBuf,
+    device: PathBuf,
+}
+
+impl Loop {
+    fn new(sectors: u64) -> Option<Loop> {
+        Loop::with(sectors, &[])
+    }
+
+    /// With more arguments for `losetup`.
+    fn with(sectors: u64, arguments: &[&str]) -> Option<Loop> {
+        let dir = tempfile::Builder::new()
+            .prefix("xblade-store-")
+            .tempdir()
+            .unwrap();
+        let file = dir.path().join("disk");
+        image(&file, sectors);
+        let output = Command::new("losetup")
+            .args(["--find", "--show"])
+            .args(arguments)
+            .arg(&file)
+            .output()
+            .ok()?;
+        if !output.status.success() {
+            crate::skip(super::why_not(&output));
+            return None;
+        }
+        let device = String::from_utf8(output.stdout).unwrap().trim().into();
+        Some(Loop {
+            _dir: dir,
+            file,
+            device,
+        })
+    }
+
+    fn run(&self, program: &str, args: &[&str]) -> bool {
+        let status = Command::new(program).args(args).arg(&self.device).status();
+        status.is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        assert!(
+            self.run("losetup", &["--detach"]),
+            "{} stays",
+            self.device.display()
+        );
+    }
+}
+
+#[test]
+fn a_block_device_is_a_disk() {
+    let Some(disk) = Loop::new(8192) else { return };
+    for kind in [StoreKind::Mmap, StoreKind::Direct] {
+        let store = open(&StoreOptions::new(kind, &disk.device)).unwrap();
+        assert_eq!(store.sectors(), 8192);
+        let mut driver = Driver::new(&store);
+        for (lba, durability) in [
+            (0, Durability::WriteBack),
+            (8191, Durability::Durable),
+            (77, Durability::Durable),
+        ] {
+            driver.write(lba, &stamp(lba, 1), durability).unwrap();
+            assert_eq!(driver.read(lba, 1).unwrap(), stamp(lba, 1));
+        }
+        assert!(driver.read(8191, 2).is_err());
+        driver.verify(0, 8192).unwrap();
+        driver.flush().unwrap();
+        if store.traits().trim {
+            driver.trim(&[Extent { lba: 64, count: 64 }]).unwrap();
+            assert_eq!(driver.read(77, 1).unwrap(), [0; 512]);
+            driver.write(77, &stamp(77, 1), Durability::WriteBack).unwrap();
+        }
+        store.close().unwrap();
+    }
+    let bytes = std::fs::read(&disk.file).unwrap();
+    assert!(
+        [0, 77, 8191]
+            .iter()
+            .all(|lba| bytes[lba * 512..][..512] == stamp(*lba as u64, 1))
+    );
+}
+
+#[test]
+fn a_device_that_grows_is_served_whole() {
+    let Some(disk) = Loop::new(2048) else { return };
+    for (kind, sectors) in [(StoreKind::Mmap, 4096), (StoreKind::Direct, 8192)] {
+        let store = open(&StoreOptions::new(kind, &disk.device)).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&disk.file)
+            .unwrap()
+            .set_len(sectors * 512)
+            .unwrap();
+        assert!(disk.run("losetup", &["--set-capacity"]));
+        assert_eq!(store.refresh().unwrap(), sectors);
+        let mut driver = Driver::new(&store);
+        driver
+            .write(sectors - 1, &stamp(1, 1), Durability::Durable)
+            .unwrap();
+        assert_eq!(driver.read(sectors - 1, 1).unwrap(), stamp(1, 1));
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn one_process_may_split_a_device_but_not_share_a_mounted_one() {
+    let Some(disk) = Loop::new(16 << 11) else { return };
+    let range = |offset, length| StoreOptions {
+        offset,
+        length,
+        ..StoreOptions::new(StoreKind::Mmap, &disk.device)
+    };
+    let halves = (open(&range(0, 1000)).unwrap(), open(&range(1000, 1000)).unwrap());
+    assert!(open(&range(999, 2)).is_err());
+    halves.0.close().unwrap();
+    halves.1.close().unwrap();
+    drop(halves);
+    assert!(disk.run("mkfs.ext4", &["-q"]));
+    let point = disk.file.with_file_name("mnt");
+    std::fs::create_dir(&point).unwrap();
+    let mount = |args: &[&str]| Command::new(args[0]).args(&args[1..]).status().unwrap().success();
+    let (device, target) = (disk.device.to_str().unwrap(), point.to_str().unwrap());
+    assert!(mount(&["mount", device, target]));
+    let refused = open(&range(0, 0)).map(drop).map_err(|error| error.to_string());
+    assert!(mount(&["umount", target]));
+    assert_eq!(refused, Err(format!("{device}: in use by the mount at {target}")));
+    open(&range(0, 0)).expect("free again");
+}
+
+/// Who is in the way, in the words of the refusal.
+fn in_use(options: &StoreOptions) -> String {
+    match open(options) {
+        Err(StoreError::InUse { holder, .. }) => holder,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_file_and_a_loop_device_over_it_are_not_written_side_by_side() {
+    let Some(disk) = Loop::new(8192) else { return };
+    let name = disk.device.display().to_string();
+    let file = StoreOptions::new(StoreKind::Mmap, &disk.file);
+    let device = StoreOptions::new(StoreKind::Mmap, &disk.device);
+    // The device is there: its file is not to be had, by no link either.
+    let link = disk.file.with_file_name("link");
+    std::fs::hard_link(&disk.file, &link).unwrap();
+    for path in [&disk.file, &link] {
+        let holder = in_use(&StoreOptions::new(StoreKind::Mmap, path));
+        assert!(holder.contains(&name), "{holder}");
+    }
+    // The file was exported first: the device is not to be had.
+    assert!(disk.run("losetup", &["--detach"]));
+    let store = open(&file).unwrap();
+    let attach = |program: &mut Command| program.arg(&disk.device).arg(&disk.file).status().unwrap();
+    assert!(attach(&mut Command::new("losetup")).success());
+    let holder = in_use(&device);
+    assert!(holder.contains("another export of this process"), "{holder}");
+    drop(store);
+    let store = open(&device).unwrap();
+    let holder = in_use(&file);
+    assert!(holder.contains(&name), "{holder}");
+    drop(store);
+    // Two readers of what nobody writes.
+    assert!(disk.run("losetup", &["--detach"]));
+    assert!(attach(Command::new("losetup").arg("--read-only")).success());
+    let reading = |options: &StoreOptions| {
+        open(&StoreOptions {
+            read_only: true,
+            ..options.clone()
+        })
+    };
+    let _both = (reading(&file).unwrap(), reading(&device).unwrap());
+}
+
+#[test]
+fn a_file_under_a_mounted_loop_device_is_in_use() {
+    let Some(disk) = Loop::new(65536) else { return };
+    let at = disk.file.with_file_name("mnt");
+    std::fs::create_dir(&at).unwrap();
+    let run = |program: &str, args: &[&std::path::Path]| {
+        let output = Command::new(program).args(args).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if !run("mkfs.ext4", &["-q".as_ref(), &disk.device]) || !run("mount", &[&disk.device, &at]) {
+        return crate::skip("needs mkfs.ext4 and mount");
+    }
+    let mounted = format!("mounted at {}", at.display());
+    let by_file = open(&StoreOptions::new(StoreKind::Mmap, &disk.file));
+    let by_device = open(&StoreOptions::new(StoreKind::Mmap, &disk.device));
+    assert!(run("umount", &[&at]));
+    let message = by_file.unwrap_err().to_string();
+    assert!(message.contains(&mounted), "{message}");
+    let message = by_device.unwrap_err().to_string();
+    assert!(
+        message.contains(&format!("the mount at {}", at.display())),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_partition_and_its_disk_are_not_written_side_by_side() {
+    let Some(disk) = Loop::with(65536, &["--partscan"]) else {
+        return;
+    };
+    let table = "label: dos\nstart=2048, size=8192\n";
+    let mut sfdisk = Command::new("sfdisk");
+    sfdisk
+        .arg("-q")
+        .arg(&disk.device)
+        .stdin(std::process::Stdio::piped());
+    let Ok(mut sfdisk) = sfdisk.spawn() else {
+        return crate::skip("needs sfdisk");
+    };
+    std::io::Write::write_all(&mut sfdisk.stdin.take().unwrap(), table.as_bytes()).unwrap();
+    assert!(sfdisk.wait().unwrap().success());
+    let partition = PathBuf::from(format!("{}p1", disk.device.display()));
+    if !partition.exists() {
+        return crate::skip("the kernel shows no partition here");
+    }
+    let options = |path: &PathBuf| StoreOptions::new(StoreKind::Mmap, path);
+    let whole = open(&options(&disk.device)).unwrap();
+    in_use(&options(&partition));
+    drop(whole);
+    let part = open(&options(&partition)).unwrap();
+    in_use(&options(&disk.device));
+    drop(part);
+}
+
+#[test]
+fn part_of_a_block_can_be_trimmed() {
+    let Some(disk) = Loop::with(8192, &["--sector-size", "4096"]) else {
+        return;
+    };
+    for kind in [StoreKind::Mmap, StoreKind::Direct] {
+        let store = open(&StoreOptions::new(kind, &disk.device)).unwrap();
+        if !store.traits().trim {
+            return crate::skip("the loop device does not trim");
+        }
+        let mut driver = Driver::new(&store);
+        // Inside one block, over a border, whole blocks with parts at both ends.
+        for (lba, count) in [(3, 2), (14, 4), (21, 30), (64, 8)] {
+            driver.write(0, &stamp(0, 128), Durability::WriteBack).unwrap();
+            driver.trim(&[Extent { lba, count }]).unwrap();
+            let data = driver.read(0, 128).unwrap();
+            let (before, rest) = data.split_at(lba as usize * 512);
+            let (trimmed, after) = rest.split_at(count as usize * 512);
+            let expected = stamp(0, 128);
+            assert!(
+                before == &expected[..before.len()],
+                "{kind} {lba}+{count}: written before"
+            );
+            assert!(
+                after == &expected[expected.len() - after.len()..],
+                "{kind} {lba}+{count}: written after"
+            );
+            if store.traits().zeroes_after_trim {
+                assert!(
+                    trimmed.iter().all(|byte| *byte == 0),
+                    "{kind} {lba}+{count}: not zeroed"
+                );
+            }
+        }
+        store.close().unwrap();
+    }
+}

@@ -1,0 +1,49 @@
+//! Every store against the same model, and each against its own faults.
+
+mod cold;
+mod commit;
+mod devices;
+mod driver;
+mod faults;
+mod locks;
+mod model;
+mod opening;
+
+use std::fs::File;
+use std::path::Path;
+
+pub(super) use driver::Driver;
+
+use engine::SECTOR_BYTES;
+
+/// A sparse file of `sectors`.
+fn image(path: &Path, sectors: u64) -> File {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .unwrap();
+    file.set_len(sectors * SECTOR_BYTES).unwrap();
+    file
+}
+
+/// Why a program that sets something up for a test could not.
+fn why_not(output: &std::process::Output) -> &str {
+    if !rustix::process::geteuid().is_root() {
+        return "needs root";
+    }
+    let said = std::str::from_utf8(&output.stderr).unwrap_or_default();
+    said.lines().next().unwrap_or("a program failed without a word")
+}
+
+/// A sector that says which one it is, and from which write.
+fn stamp(lba: u64, version: u64) -> [u8; 512] {
+    let mut sector = [0u8; 512];
+    for (index, word) in sector.chunks_exact_mut(8).enumerate() {
+        let value = lba.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ version.wrapping_add(index as u64);
+        word.copy_from_slice(&value.to_le_bytes());
+    }
+    sector
+}

@@ -1,4 +1,4 @@
-//! `xblade`: parse, dispatch, print the error.
+//! `xblade`: parse and dispatch.
 
 use std::process::ExitCode;
 
@@ -6,11 +6,5 @@ use clap::Parser as _;
 use xblade::cli::{self, args::Cli};
 
 fn main() -> ExitCode {
-    match cli::run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xblade: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    cli::run(Cli::parse())
 }

@@ -121,19 +121,23 @@ fn wrong_arguments_name_the_value_and_the_range() {
             "a VLAN is a whole number from 1 to 4094, or \"any\"",
         ),
         (with(["--vlan", "0"]), "'0'", "from 1 to 4094"),
-        (with(["--mode", "fast"]), "'fast'", "auto, zerocopy, copy, skb"),
+        (
+            with(["--mode", "fast"]),
+            "'fast'",
+            "auto, native, zerocopy, copy, skb",
+        ),
         (with(["--store", "tape"]), "'tape'", "mmap, direct, ram, null"),
         (
             with(["--serial", "123456789012345678901"]),
             "'123456789012345678901'",
             "1 to 20 printable ASCII",
         ),
-        (with(["--rate-limit", "50k"]), "'50k'", "such as 50k/s"),
-        (with(["--flush-interval", "1"]), "'1'", "from 10ms to 3600s"),
+        (with(["--rate-limit", "50kB"]), "'50kB'", "such as 50k/s"),
+        (with(["--flush-interval", "1ms"]), "'1ms'", "from 10ms to 1h"),
         (
             with(["--cpus", "0,x"]),
-            "'x'",
-            "a CPU is a whole number from 0 to 1023",
+            "'0,x'",
+            "numbers and ranges such as 0-3,5; a CPU is a whole number from 0 to 1023",
         ),
         (
             vec!["serve", "1", "1", "an-interface-of-16", image],
@@ -141,10 +145,38 @@ fn wrong_arguments_name_the_value_and_the_range() {
             "1 to 15 characters",
         ),
         (
-            vec!["create", "x", "1024"],
-            "'1024'",
-            "a size is a whole number with its unit",
+            vec!["create", "x", "1GB"],
+            "'1GB'",
+            "a size is a number with its unit",
         ),
+        (
+            vec!["create", "x", "-1G"],
+            "'-1G'",
+            "a size is a number with its unit",
+        ),
+        (
+            vec!["bench", "eth0", "--duration", "0"],
+            "'0'",
+            "longer than nothing",
+        ),
+        (
+            vec!["bench", "eth0", "--duration", "1x"],
+            "'1x'",
+            "a time is a number with its unit",
+        ),
+        (
+            vec!["bench", "eth0", "--timeout", "0s"],
+            "'0s'",
+            "longer than nothing",
+        ),
+        (vec!["bench", "eth0", "--count", "0"], "'0'", "1.."),
+        (
+            vec!["bench", "eth0", "--span", "0"],
+            "'0'",
+            "a span is a whole number from 1",
+        ),
+        (vec!["bench", "eth0", "--depth", "0"], "'0'", "1.."),
+        (vec!["bench", "eth0", "--first", "-1"], "-1", "--first"),
         (vec!["--log", "x=y=z", "check"], "'x=y=z'", "--log"),
     ] {
         let output = xblade(&args);
@@ -155,14 +187,25 @@ fn wrong_arguments_name_the_value_and_the_range() {
 
 #[test]
 fn wrong_usage_ends_with_2() {
-    for args in [
-        &[][..],
-        &["serve"],
-        &["serve", "1", "1", "eth0"],
-        &["frobnicate"],
-        &["serve", "-Z"],
-    ] {
+    for args in [&[][..], &["serve"], &["frobnicate"], &["serve", "-Z"]] {
         refused(&xblade(args), 2, "Usage");
+    }
+    for (args, missing) in [
+        (&["serve", "1", "1", "eth0"][..], "<FILE>"),
+        (&["serve", "1", "1"], "<NETIF[,NETIF…]>"),
+        (&["serve", "-r", "1", "1", "eth0"], "<FILE>"),
+    ] {
+        let output = xblade(args);
+        refused(&output, 2, missing);
+        let first = String::from_utf8_lossy(&output.stderr)
+            .lines()
+            .nth(1)
+            .unwrap_or_default()
+            .to_owned();
+        assert!(
+            first.contains(missing),
+            "the first that is missing is {missing}, not {first}"
+        );
     }
     let both = xblade(&["serve", "1", "1", "eth0", "/f", "-d", "--store", "ram"]);
     refused(&both, 2, "cannot be used with");
@@ -216,7 +259,15 @@ fn exports_that_cannot_be_are_refused() {
         ),
         (vec!["1", "1", "nosuch*", image], "no interface matches nosuch*"),
         (vec!["1", "1", "lo", image], "lo carries no Ethernet frames"),
-        (vec!["1", "1", "lo", image, "--shared"], "use store = \"direct\""),
+        (
+            vec!["1", "1", "lo", image, "--shared"],
+            "--shared: a backing object with other writers must not be cached",
+        ),
+        (vec!["1", "1", "lo", image, "--shared"], "add --direct"),
+        (
+            vec!["1", "1", "lo", image, "--prealloc", "--store", "null"],
+            "--prealloc reserves space in a file",
+        ),
         (
             vec!["1", "1", "lo", image, "-r", "--prealloc"],
             "the export is read-only",
@@ -281,7 +332,7 @@ fn a_config_file_is_refused_with_line_and_column() {
             1,
             "x.toml:6:8: slot = 255: a slot is a whole number from 0 to 254",
         );
-        refused(&output, 1, "6 | slot = 255\n    |        ^^^");
+        refused(&output, 1, "6 | slot = 255\n  |        ^^^");
         refused(
             &output,
             1,
@@ -316,6 +367,156 @@ fn a_missing_config_file_is_named() {
         1,
         "/nonexistent/x.toml: No such file",
     );
+    refused(
+        &xblade(&["daemon", "-c", "/nonexistent/x.toml"]),
+        1,
+        "--config names another",
+    );
+}
+
+/// What nobody means to give as a config file, but does.
+#[test]
+fn what_is_no_config_file_is_refused_in_a_moment() {
+    let place = Place::new();
+    let fifo = place.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let huge = place.path("huge.toml");
+    fs::write(&huge, "[[export]]\n".repeat(1_000_000)).unwrap();
+    let nested = place.file(
+        "nested.toml",
+        &format!("a = {}1{}", "[\n".repeat(500_000), "]".repeat(500_000)),
+    );
+    let deep = place.file("deep.toml", &"[a.a.a.a.a.a.a.a.a.a.a]\n".repeat(100_000));
+    let text = place.file("text", &"x".repeat(200_000));
+    let keys = place.file("keys", &"x y\n".repeat(200_000));
+    let mut members: String = (0..70_000).map(|n| format!("\"0200000{n:05x}\", ")).collect();
+    members.push_str("\"0200\"");
+    let export = "[[export]]\nshelf = 1\nslot = 1\npath = \"a.raw\"\ninterfaces = [\"lo\"]\n";
+    let list = place.file("list.toml", &format!("{export}allow = [{members}]\n"));
+    let serial = place.file(
+        "serial.toml",
+        &format!("{export}serial = \"{}\"\n", "7".repeat(100_000)),
+    );
+    let binary = XBLADE.to_owned();
+    for (file, expected) in [
+        (place.image.as_str(), "is it a disk image?"),
+        (&binary, "more than 4 MiB"),
+        (fifo.to_str().unwrap(), "nothing to serve"),
+        (huge.to_str().unwrap(), "more than 4 MiB"),
+        ("/dev/urandom", "no file with text"),
+        ("/", "a folder"),
+        (&nested, "not TOML"),
+        (&deep, "problems"),
+        (&text, "not TOML"),
+        (&keys, "and "),
+        (&list, "six two-digit hexadecimal numbers"),
+        (&serial, "1 to 20 printable ASCII"),
+    ] {
+        let start = std::time::Instant::now();
+        let output = xblade(&["check", "--config", file]);
+        refused(&output, 1, expected);
+        assert!(
+            output.stderr.len() < 20_000,
+            "{file}: {} bytes",
+            output.stderr.len()
+        );
+        println!("{file}: {:?}", start.elapsed());
+        assert!(start.elapsed().as_secs() < 30, "{file}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn one_mistake_of_the_defaults_is_one_problem() {
+    let place = Place::new();
+    let mut text = "[defaults]\ninterfaces = [\"nosuchif0\"]\n".to_owned();
+    for slot in 0..40 {
+        text += &format!("[[export]]\nshelf = 1\nslot = {slot}\npath = \"a.raw\"\nread_only = true\n");
+    }
+    let output = xblade(&["check", "--config", &place.file("x.toml", &text)]);
+    refused(&output, 1, "x.toml:2:14: no interface nosuchif0 here");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(stderr.matches("nosuchif0 here").count(), 1, "{stderr}");
+}
+
+/// Runs a shell line in which `$x` is the binary; its exit code and what it said on standard error.
+fn shell(line: &str) -> (Option<i32>, String) {
+    let output = Command::new("bash")
+        .args(["-o", "pipefail", "-c", line])
+        .env("x", XBLADE)
+        .output()
+        .unwrap();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+#[test]
+fn closed_pipes_end_tools_quietly() {
+    for line in [
+        "$x completions bash | true",
+        "$x man | true",
+        "$x doctor lo | true",
+        "$x --help | true",
+        "$x bench lo --json 2>/dev/null | true",
+        "$x check -c /nonexistent 2>&1 >/dev/null | true",
+        "$x create /dev/null/x 1G 2>&1 | true",
+    ] {
+        for _ in 0..3 {
+            let (code, stderr) = shell(line);
+            assert!(matches!(code, Some(0 | 1)), "{line}: {code:?} {stderr}");
+            assert!(
+                !stderr.contains("panicked") && !stderr.contains("Broken pipe"),
+                "{line}: {stderr}"
+            );
+        }
+    }
+    // A disk that is full is another matter.
+    let (code, stderr) = shell("$x completions bash > /dev/full");
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("cannot write to standard output"), "{stderr}");
+    let (code, stderr) = shell("$x completions bash >&- 2>&-");
+    assert!(code == Some(0) || code == Some(1), "{code:?} {stderr}");
+}
+
+#[test]
+fn a_closed_or_full_standard_error_changes_no_exit_code() {
+    assert_eq!(shell("$x check -c /nonexistent 2>/dev/full").0, Some(1));
+    assert_eq!(shell("$x check -c /nonexistent 2>&-").0, Some(1));
+    // A pipe that is full and that nobody reads.
+    let (reader, writer) = std::io::pipe().unwrap();
+    let full = nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    (&writer).write_all(&vec![b'x'; full as usize]).unwrap();
+    let status = Command::new(XBLADE)
+        .args(["check", "-c", "/nonexistent"])
+        .stderr(writer)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+    drop(reader);
+}
+
+#[test]
+fn variables_say_what_to_log_where_no_option_does() {
+    let said = |variables: &[(&str, &str)], args: &[&str]| {
+        let output = Command::new(XBLADE)
+            .env_remove("RUST_LOG")
+            .env_remove("XBLADE_LOG")
+            .envs(variables.iter().copied())
+            .args(args)
+            .args(["completions", "bash"])
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert_eq!(said(&[("RUST_LOG", "debug"), ("XBLADE_LOG", "off")], &[]), "");
+    let wrong = said(&[("RUST_LOG", "x=y=z")], &[]);
+    assert!(wrong.contains("WARN RUST_LOG is no log filter"), "{wrong}");
+    assert_eq!(said(&[("RUST_LOG", "x=y=z")], &["--log", "info"]), "");
+    let level = said(&[("RUST_LOG", "debug")], &[]);
+    assert!(level.contains("DEBUG"), "{level}");
+    assert_eq!(said(&[("RUST_LOG", "debug")], &["--log", "info"]), "");
 }
 
 /// Runs the binary in a network namespace of its own that has the veth pair `down0` (down) and `up0` (up).
@@ -332,7 +533,7 @@ fn in_namespace(args: &[&str]) -> Option<Output> {
         command.args(user).arg("--net");
         command
     };
-    let links = "ip link add down0 type veth peer name up0 && ip link set up0 up";
+    let links = "ip link add down0 numrxqueues 3 numtxqueues 2 type veth peer name up0 numrxqueues 1 numtxqueues 1 && ip link set up0 up";
     if !unshare()
         .args(["sh", "-c", links])
         .status()
@@ -428,6 +629,47 @@ fn a_good_config_is_shown_as_it_would_be_served() {
         ]
     );
     assert!(stderr.contains("down0 is down"), "{stderr}");
+}
+
+/// The namespace's interfaces, although `/sys` still shows those of another one.
+#[test]
+fn the_doctor_sees_the_interfaces_of_its_namespace() {
+    let Some(output) = in_namespace(&["doctor", "up0", "down0", "none0", "--json"]) else {
+        return;
+    };
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("down0: something must change"), "{stderr}");
+    assert!(stderr.contains("none0: no such interface"), "{stderr}");
+    let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert!(json["schema"] == 1 && json["ok"] == false, "{stdout}");
+    let down = &json["interfaces"][1];
+    assert_eq!(
+        (&down["rx_queues"], &down["tx_queues"]),
+        (&3.into(), &2.into()),
+        "{stdout}"
+    );
+    assert!(down["driver"] == "veth" && down["up"] == false, "{stdout}");
+    let bad = &down["advice"][0];
+    assert!(
+        bad["bad"] == true && bad["commands"][0] == "ip link set down0 up",
+        "{stdout}"
+    );
+    assert!(
+        !stdout.contains("/threaded"),
+        "sysfs is of another namespace: {stdout}"
+    );
+    assert!(json["interfaces"][2]["error"].is_string(), "{stdout}");
+
+    let good = in_namespace(&["doctor", "up0"]).unwrap();
+    let stdout = String::from_utf8_lossy(&good.stdout);
+    assert!(
+        good.status.success() && stdout.contains("1 receive, 1 transmit"),
+        "{stdout}"
+    );
 }
 
 #[test]

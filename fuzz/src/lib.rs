@@ -51,11 +51,11 @@ pub fn config(data: &[u8]) {
             for problem in &problems.0 {
                 let place = problem.place.as_ref().expect("every mistake has a place");
                 assert!(
-                    (1..=lines).contains(&place.line),
+                    (1..=lines).contains(&place.line()),
                     "line {} of {lines}",
-                    place.line
+                    place.line()
                 );
-                assert!(place.column >= 1);
+                assert!(place.column() >= 1);
                 assert!(!problem.message.is_empty());
             }
             assert!(!problems.to_string().is_empty());

@@ -89,7 +89,10 @@ fn what_is_written_is_read_back_and_found_again_by_its_seed() -> Result<()> {
             "{json}"
         );
         ensure!(
-            json["size"] == SECTORS && json["address"] == "1.2" && json["interface"] == "eth0",
+            json["size_bytes"] == SECTORS * 512
+                && json["schema"] == 1
+                && json["address"] == "1.2"
+                && json["interface"] == "eth0",
             "{json}"
         );
         // the image itself holds what was counted: a sector written bears its number
@@ -181,6 +184,12 @@ fn mistakes_are_refused_before_anything_is_written() -> Result<()> {
     ] {
         let (code, log) = bench.run(arguments)?;
         ensure!(code == 1 && log.contains(said), "{arguments}: exit {code}: {log}");
+        let (code, json) = bench.json(arguments)?;
+        let error = json["error"].as_str().unwrap_or_default();
+        ensure!(
+            code == 1 && json["schema"] == 1 && error.contains(said),
+            "{arguments}: {json}"
+        );
     }
     let mut second = Process::spawn(
         &bench.lab.target,

@@ -119,6 +119,24 @@ fn the_interface_is_an_ordinary_one_however_the_generator_ends() -> Result<()> {
 }
 
 #[test]
+fn a_run_that_is_interrupted_shows_what_it_measured() -> Result<()> {
+    needs!(Need::Root);
+    let bench = Bench::new(Options::default())?;
+    for (signal, way) in [(Signal::SIGINT, ""), (Signal::SIGTERM, " --af-xdp")] {
+        let arguments = format!("bench eth0 1.2 --duration 1h --verify{way}");
+        let words: Vec<&str> = arguments.split_whitespace().collect();
+        let mut process = Process::spawn(&bench.lab.initiator, &target::binary()?, &words)?;
+        process.wait_for("through AF_", Duration::from_secs(30))?;
+        process.signal(signal)?;
+        let status = process.wait(Duration::from_secs(30))?;
+        let log = process.log();
+        ensure!(status.success(), "{status}: {log}");
+        ensure!(log.contains("interrupted") && log.contains("requests  "), "{log}");
+    }
+    Ok(())
+}
+
+#[test]
 fn an_interface_that_goes_down_ends_the_load() -> Result<()> {
     needs!(Need::Root);
     let bench = Bench::new(Options::default())?;

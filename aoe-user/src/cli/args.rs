@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aoe_common::Mac;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::bench;
-use crate::config::values::{self, BUFFERS, CPU, LENGTH, OFFSET, SHELF, SLOT, SPIN_US};
+use super::{bench, log};
+use crate::config::values::{self, BUFFERS, LENGTH, OFFSET, SHELF, SLOT, SPAN, SPIN_US};
 use crate::config::{ExportConfig, ImageFormat, Mode, StoreKind, Vlan, interfaces};
 use crate::initiator::flood;
 use crate::initiator::load::MAX_DEPTH;
@@ -24,9 +24,10 @@ pub const STATE_DIR: &str = "/var/lib/xblade";
 #[command(name = "xblade", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
 pub struct Cli {
-    /// What to log: error, warn, info, debug or trace, also by module as in info,xblade::port=debug
-    #[arg(long, global = true, value_name = "FILTER", default_value = "info", value_parser = log_filter)]
-    pub log: String,
+    /// What to log: error, warn, info, debug or trace, also by module as in info,xblade::port=debug [default: $XBLADE_LOG, else
+    /// $RUST_LOG, else info]
+    #[arg(long, global = true, value_name = "FILTER", value_parser = log::parse)]
+    pub log: Option<String>,
 
     /// What to do
     #[command(subcommand)]
@@ -48,7 +49,7 @@ pub enum Command {
     State(StateArgs),
     /// Measure and verify any AoE target, from an initiator's side
     Bench(Box<BenchArgs>),
-    /// Say what this host and an interface can do, and what would help
+    /// Say what this host and its interfaces can do, and what would help; exit code 1 where something is bad
     Doctor(DoctorArgs),
     /// Print the completions for a shell
     #[command(hide = true)]
@@ -65,6 +66,11 @@ pub enum Command {
     },
 }
 
+/// Values of one word, in which commas part them.
+type Patterns = Vec<String>;
+/// The CPUs of one word.
+type Cpus = Vec<usize>;
+
 /// `xblade serve`: vblade's order and letters.
 #[derive(Debug, Args)]
 #[command(override_usage = "xblade serve [OPTIONS] <SHELF> <SLOT> <NETIF[,NETIF…]> <FILE>")]
@@ -76,14 +82,8 @@ pub struct ServeArgs {
     #[arg(value_parser = |text: &str| SLOT.parse::<u8>(text), allow_negative_numbers = true)]
     pub slot: u8,
     /// Network interfaces to serve on, names or globs
-    #[arg(
-        value_name = "NETIF[,NETIF…]",
-        value_delimiter = ',',
-        required = true,
-        num_args = 1
-    )]
-    #[arg(value_parser = interfaces::pattern)]
-    pub interfaces: Vec<String>,
+    #[arg(value_name = "NETIF[,NETIF…]", value_parser = patterns)]
+    pub interfaces: Patterns,
     /// Image file or block device
     pub file: PathBuf,
 
@@ -100,7 +100,7 @@ pub struct ServeArgs {
     )]
     #[arg(value_parser = values::initiator)]
     pub allow: Vec<Mac>,
-    /// First sector of the file to export
+    /// First sector of the file to export, or where it starts as in 1GiB
     #[arg(
         short,
         long,
@@ -108,9 +108,9 @@ pub struct ServeArgs {
         default_value = "0",
         allow_negative_numbers = true
     )]
-    #[arg(value_parser = |text: &str| OFFSET.parse::<u64>(text))]
+    #[arg(value_parser = values::sectors(OFFSET))]
     pub offset: u64,
-    /// Number of sectors to export; 0: to the end of the file
+    /// Number of sectors to export, or their size as in 1GiB; 0: to the end of the file
     #[arg(
         short,
         long,
@@ -118,7 +118,7 @@ pub struct ServeArgs {
         default_value = "0",
         allow_negative_numbers = true
     )]
-    #[arg(value_parser = |text: &str| LENGTH.parse::<u64>(text))]
+    #[arg(value_parser = values::sectors(LENGTH))]
     pub length: u64,
     /// Requests that an initiator may have under way
     #[arg(short, long, value_name = "N", default_value_t = ExportConfig::BUFFERS, allow_negative_numbers = true)]
@@ -132,22 +132,21 @@ pub struct ServeArgs {
     pub direct: bool,
 
     /// How to attach to the interface: the best that works, or only this
-    #[arg(long, default_value = "auto", value_parser = one_of(&Mode::NAMES))]
+    #[arg(long, default_value = "auto", value_parser = one_of(&Mode::NAMES, &Mode::OTHER_NAMES))]
     pub mode: Mode,
     /// Where sectors live: mapped file, O_DIRECT, or for measuring memory or nowhere
-    #[arg(long, default_value = "mmap", value_parser = one_of(&StoreKind::NAMES))]
+    #[arg(long, default_value = "mmap", value_parser = one_of(&StoreKind::NAMES, &[]))]
     pub store: StoreKind,
     /// Export the file's bytes as they are (raw), or refuse what looks like qcow2, VMDK, gzip and so on
-    #[arg(long, default_value = "detect", value_parser = one_of(&ImageFormat::NAMES))]
+    #[arg(long, default_value = "detect", value_parser = one_of(&ImageFormat::NAMES, &[]))]
     pub format: ImageFormat,
     /// How long an idle worker spins before it sleeps, in microseconds
     #[arg(long, value_name = "N", default_value_t = ExportConfig::SPIN_US, allow_negative_numbers = true)]
     #[arg(value_parser = |text: &str| SPIN_US.parse::<u32>(text))]
     pub spin_us: u32,
-    /// CPUs to pin workers to, by turns [default: the scheduler decides]
-    #[arg(long, value_name = "CPU[,CPU…]", value_delimiter = ',', num_args = 1)]
-    #[arg(value_parser = |text: &str| CPU.parse::<usize>(text))]
-    pub cpus: Vec<usize>,
+    /// CPUs to pin workers to, by turns, as in 0-3,5 [default: the scheduler decides]
+    #[arg(long, value_name = "LIST", value_parser = values::cpus)]
+    pub cpus: Option<Cpus>,
     /// Serial number to show, at most 20 characters [default: made from address and host]
     #[arg(long, value_name = "TEXT", value_parser = values::serial)]
     pub serial: Option<String>,
@@ -213,8 +212,8 @@ pub struct CheckArgs {
 pub struct CreateArgs {
     /// The file to make; must not be there yet
     pub file: PathBuf,
-    /// Its size with its unit: 512M, 1G, 2T (powers of 1024) or sectors as in 2097152s
-    #[arg(value_parser = values::size_bytes, allow_negative_numbers = true)]
+    /// Its size: 512M, 1.5G, 2TiB (powers of 1024), sectors as in 2097152s, or bytes without a unit
+    #[arg(value_parser = values::size_bytes, allow_hyphen_values = true)]
     pub size: u64,
     /// Reserve the space now, so that writes never find the disk full [default: sparse]
     #[arg(long)]
@@ -274,9 +273,12 @@ pub struct StateTarget {
 /// `xblade doctor`
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// The interface
-    #[arg(value_name = "NETIF")]
-    pub interface: String,
+    /// The interfaces
+    #[arg(value_name = "NETIF", required = true)]
+    pub interfaces: Vec<String>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `xblade bench`
@@ -318,24 +320,24 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_DEPTH)))]
     pub depth: u16,
 
-    /// How long to measure, as in 10, 1.5s, 500ms or 2m [default: 10s, with --count no limit]
-    #[arg(long, value_name = "TIME", value_parser = bench::parse_time)]
+    /// How long to measure, as in 10, 1.5s, 500ms, 2m or 1h [default: 10s, with --count no limit]
+    #[arg(long, value_name = "TIME", value_parser = values::some_time, allow_negative_numbers = true)]
     pub duration: Option<Duration>,
 
     /// Stop after this many requests
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), allow_negative_numbers = true)]
     pub count: Option<u64>,
 
     /// Time before measuring begins [default: 200ms, with --count none]
-    #[arg(long, value_name = "TIME", value_parser = bench::parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = values::time, allow_negative_numbers = true)]
     pub warmup: Option<Duration>,
 
-    /// First sector used
-    #[arg(long, value_name = "LBA", default_value_t = 0)]
+    /// First sector used, or where it starts as in 1GiB
+    #[arg(long, value_name = "SECTORS", default_value = "0", value_parser = values::sectors(OFFSET), allow_negative_numbers = true)]
     pub first: u64,
 
-    /// Sectors used [default: up to the end]
-    #[arg(long, value_name = "SECTORS")]
+    /// Sectors used, or their size as in 1GiB [default: up to the end]
+    #[arg(long, value_name = "SECTORS", value_parser = values::sectors(SPAN), allow_negative_numbers = true)]
     pub span: Option<u64>,
 
     /// Stamp every sector written, check every sector read, read back all that was written
@@ -349,7 +351,7 @@ pub struct BenchArgs {
     pub seed: Option<u32>,
 
     /// A request without an answer for this long has failed
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = bench::parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::some_time, allow_negative_numbers = true)]
     pub timeout: Duration,
 
     /// Send and receive by AF_XDP, for targets faster than a packet socket
@@ -368,21 +370,28 @@ pub struct BenchArgs {
     pub flood: Option<flood::Kind>,
 
     /// Frames of the flood a second
-    #[arg(long, hide = true, requires = "flood")]
+    #[arg(long, hide = true, requires = "flood", value_parser = values::rate)]
     pub rate: Option<u32>,
 }
 
-fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
-    tracing_subscriber::EnvFilter::builder()
-        .parse(text)
-        .map(|_| text.to_owned())
-}
-
-fn one_of<T: Copy + Send + Sync>(names: &'static [(&'static str, T)]) -> impl TypedValueParser<Value = T> {
-    PossibleValuesParser::new(names.iter().map(|(name, _)| *name)).try_map(move |given| {
-        let known = names.iter().find(|(name, _)| *name == given);
+/// One of `names`; `others` are taken too, but not told.
+fn one_of<T: Copy + Send + Sync>(
+    names: &'static [(&'static str, T)],
+    others: &'static [(&'static str, T)],
+) -> impl TypedValueParser<Value = T> {
+    let shown = names.iter().map(|(name, _)| PossibleValue::new(*name));
+    let hidden = others
+        .iter()
+        .map(|(name, _)| PossibleValue::new(*name).hide(true));
+    PossibleValuesParser::new(shown.chain(hidden)).try_map(move |given| {
+        let known = names.iter().chain(others).find(|(name, _)| *name == given);
         known.map(|(_, value)| *value).ok_or("unknown name")
     })
+}
+
+/// The interfaces of one word: `eth0,eth1`.
+fn patterns(text: &str) -> Result<Patterns, String> {
+    text.split(',').map(interfaces::pattern).collect()
 }
 
 #[cfg(test)]
@@ -421,6 +430,27 @@ mod tests {
     fn a_list_takes_one_word_and_leaves_the_next() {
         let args = serve("xblade serve 1 1 eth0,eth1 file -m 020000000001 --cpus 0,1");
         assert_eq!(args.interfaces, ["eth0", "eth1"]);
-        assert_eq!((args.allow.len(), args.cpus), (1, vec![0, 1]));
+        assert_eq!((args.allow.len(), args.cpus), (1, Some(vec![0, 1])));
+    }
+
+    #[test]
+    fn options_may_stand_anywhere() {
+        for line in [
+            "-r 1 2 t0 a.raw",
+            "1 -r 2 t0 a.raw",
+            "1 2 -r t0 a.raw",
+            "1 2 t0 -r a.raw",
+            "1 2 t0 a.raw -r",
+        ] {
+            let args = serve(&format!("xblade serve {line}"));
+            assert!(args.read_only && (args.shelf, args.slot) == (1, 2), "{line}");
+            assert_eq!(
+                (args.interfaces, args.file),
+                (vec!["t0".to_owned()], "a.raw".into()),
+                "{line}"
+            );
+        }
+        let args = serve("xblade serve 1 2 t0 -b 16 -m 020000000001 a.raw -o 1");
+        assert_eq!((args.buffers, args.offset, args.file), (16, 1, "a.raw".into()));
     }
 }

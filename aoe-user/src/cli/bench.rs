@@ -1,19 +1,23 @@
 //! `xblade bench`: how fast and how right is a target?
 
+mod report;
 mod xdp;
 
 use std::io::{IsTerminal, stderr};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use aoe_common::wire::SECTOR_BYTES;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::args::BenchArgs;
+use super::interrupt::Interrupt;
+use super::output;
 use crate::control::links;
 use crate::initiator::load::{self, Order, Outcome, Plan};
-use crate::initiator::{Client, Found, Identity, InitiatorError, Route, Transport, flood};
+use crate::initiator::{Client, Found, Identity, Route, Transport, flood};
+use report::{Run, SCHEMA};
 use xdp::XdpSocket;
 
 /// How long all targets may take to answer.
@@ -39,81 +43,102 @@ pub(super) fn parse_address(text: &str) -> Result<(u16, u8), String> {
     }
 }
 
-/// Takes 10, 1.5s, 500ms and 2m.
-pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[number.len()..] {
-        "" | "s" => 1.0,
-        "ms" => 1e-3,
-        "m" => 60.0,
-        _ => return Err("a time is a number and s, ms or m".into()),
-    };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| "a time is a number and s, ms or m".to_owned())?;
-    Duration::try_from_secs_f64(number * unit).map_err(|e| e.to_string())
-}
-
 /// Measures; an error when anything did not hold.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    if let (Some(kind), Some(rate)) = (args.flood, args.rate) {
-        return run_flood(args, kind, rate);
+    let ran = match (args.flood, args.rate) {
+        (Some(kind), Some(rate)) => run_flood(args, kind, rate),
+        _ => run_load(args).and_then(|run| show(args, &run)),
+    };
+    if let Err(error) = &ran
+        && args.json
+        && !error.is::<DidNotHold>()
+    {
+        output::line(json!({ "schema": SCHEMA, "error": format!("{error:#}") }))?;
     }
+    ran
+}
+
+/// The target did not do as it should; the figures have been shown.
+#[derive(Debug, thiserror::Error)]
+#[error("{address} did not hold: {errors} errors, {mismatches} mismatches, {timeouts} requests unanswered")]
+struct DidNotHold {
+    address: String,
+    errors: u64,
+    mismatches: u64,
+    timeouts: u64,
+}
+
+fn run_load(args: &BenchArgs) -> anyhow::Result<Run> {
     let mut client = Client::open(&args.interface)?;
     let target = choose(&mut client, args)?;
     let identity = client.identify(&target, IDENTIFY)?;
     let plan = plan(args, client.route(&target), &target, &identity)?;
     let mtu_bytes = client.socket().mtu_bytes();
     if !args.json {
-        println!("{}", headline(args, &target, &identity, mtu_bytes));
+        output::line(report::headline(args, &target, &identity, mtu_bytes))?;
     }
-    let (way, outcome) = if args.af_xdp {
+    let (transport, outcome) = if args.af_xdp {
         let rx_queues = links::rx_queues(&args.interface).unwrap_or(1);
         let mut socket = XdpSocket::open(client.into_socket(), rx_queues, plan.depth)?;
-        let way = format!("AF_XDP, {}", socket.mode());
-        let outcome = measure(&mut socket, &plan, args, &way);
-        (way, outcome)
+        let transport = format!("AF_XDP, {}", socket.mode());
+        let outcome = measure(&mut socket, &plan, args, &transport)?;
+        (transport, outcome)
     } else {
-        let way = "AF_PACKET".to_owned();
-        let outcome = measure(&mut client.into_socket(), &plan, args, &way);
-        (way, outcome)
+        let transport = "AF_PACKET".to_owned();
+        let outcome = measure(&mut client.into_socket(), &plan, args, &transport)?;
+        (transport, outcome)
     };
-    let outcome = outcome?;
-    if args.json {
-        let mut json = to_json(args, &plan, &target, &identity, mtu_bytes, &outcome);
-        json["transport"] = way.into();
-        println!("{json}");
-    } else {
-        print!("{}", table(&plan, &outcome));
-    }
-    ensure!(
-        outcome.holds(),
-        "{}.{} did not hold: {} errors, {} mismatches, {} requests unanswered",
-        target.shelf,
-        target.slot,
-        outcome.errors,
-        outcome.mismatches,
-        outcome.timeouts
-    );
-    Ok(())
+    Ok(Run {
+        target,
+        identity,
+        plan,
+        mtu_bytes,
+        transport,
+        outcome,
+    })
 }
 
-/// Runs the plan and shows how far it is.
+fn show(args: &BenchArgs, run: &Run) -> anyhow::Result<()> {
+    let shown = if args.json {
+        output::line(report::to_json(args, run))
+    } else {
+        output::print(report::table(&run.plan, &run.outcome))
+    };
+    let outcome = &run.outcome;
+    if !outcome.holds() {
+        return Err(DidNotHold {
+            address: format!("{}.{}", run.target.shelf, run.target.slot),
+            errors: outcome.errors,
+            mismatches: outcome.mismatches,
+            timeouts: outcome.timeouts,
+        }
+        .into());
+    }
+    shown
+}
+
+/// Runs the plan and shows how far it is. Ctrl-C ends it, and leaves what was measured so far.
 fn measure(
     transport: &mut impl Transport,
     plan: &Plan,
     args: &BenchArgs,
     way: &str,
-) -> Result<Outcome, InitiatorError> {
+) -> anyhow::Result<Outcome> {
+    let interrupt = Interrupt::catch()?;
     if !args.json {
-        println!("{}, through {way}", describe(plan));
+        output::line(format_args!("{}, through {way}", report::describe(plan)))?;
     }
     let bar = progress_bar(plan);
     let outcome = load::run(transport, plan, |so_far, elapsed| {
-        show(&bar, plan, so_far, elapsed);
+        advance(&bar, plan, so_far, elapsed);
+        if interrupt.came() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     bar.finish_and_clear();
-    outcome
+    Ok(outcome?)
 }
 
 /// The target that the arguments mean.
@@ -233,40 +258,6 @@ fn seed_by_chance() -> u32 {
     RandomState::new().hash_one(std::process::id()) as u32
 }
 
-fn headline(args: &BenchArgs, target: &Found, identity: &Identity, mtu_bytes: u32) -> String {
-    let size_mib = identity.sectors as f64 * SECTOR_BYTES as f64 / f64::from(1 << 20);
-    format!(
-        "{}.{} at {} through {} (MTU {mtu_bytes}): {} {}, {size_mib:.1} MiB, {} buffers, up to {} sectors a request",
-        target.shelf,
-        target.slot,
-        target.mac,
-        args.interface,
-        identity.model,
-        identity.firmware,
-        target.buffers,
-        target.sectors,
-    )
-}
-
-fn describe(plan: &Plan) -> String {
-    let order = match plan.order {
-        Order::Random => "random",
-        Order::Sequential => "sequential",
-    };
-    let what = match plan.read_percent {
-        100 => "reads".into(),
-        0 => "writes".into(),
-        percent => format!("reads ({percent} %) and writes"),
-    };
-    let verified = if plan.verify {
-        format!(", verified (seed {})", plan.seed)
-    } else {
-        String::new()
-    };
-    let kib = plan.sectors as usize as f64 * SECTOR_BYTES as f64 / 1024.0;
-    format!("{order} {what} of {kib} KiB, depth {}{verified}", plan.depth)
-}
-
 /// A bar on a terminal, nothing elsewhere.
 fn progress_bar(plan: &Plan) -> ProgressBar {
     if !stderr().is_terminal() {
@@ -280,7 +271,7 @@ fn progress_bar(plan: &Plan) -> ProgressBar {
     ProgressBar::new(length).with_style(style)
 }
 
-fn show(bar: &ProgressBar, plan: &Plan, so_far: &Outcome, elapsed: Duration) {
+fn advance(bar: &ProgressBar, plan: &Plan, so_far: &Outcome, elapsed: Duration) {
     bar.set_position(if plan.count.is_some() {
         so_far.requests
     } else {
@@ -288,79 +279,6 @@ fn show(bar: &ProgressBar, plan: &Plan, so_far: &Outcome, elapsed: Duration) {
     });
     let rate = so_far.requests as f64 / elapsed.saturating_sub(plan.warmup).as_secs_f64().max(1e-3);
     bar.set_message(format!("{rate:.0} requests/s"));
-}
-
-fn table(plan: &Plan, outcome: &Outcome) -> String {
-    let mut text = format!(
-        "\nrequests   {:>12}  {:>10.0}/s  {:>9.1} MiB/s  in {:.2} s\n",
-        outcome.requests,
-        outcome.rps(),
-        outcome.mibs(),
-        outcome.elapsed.as_secs_f64()
-    );
-    text += "latency         p50       p90       p99     p99.9       max      mean\n     µs  ";
-    for us in [0.5, 0.9, 0.99, 0.999]
-        .map(|q| outcome.latency_us(q))
-        .into_iter()
-        .chain([outcome.max_us(), outcome.mean_us()])
-    {
-        text += &format!("{us:>10.1}");
-    }
-    text += &format!(
-        "\nretransmits {}, errors {}, unanswered {}\n",
-        outcome.retransmits, outcome.errors, outcome.timeouts
-    );
-    if plan.verify {
-        text += &format!(
-            "verified {}, mismatches {}, without a stamp {}, read back {}\n",
-            outcome.verified, outcome.mismatches, outcome.unstamped, outcome.read_back
-        );
-    }
-    if outcome.percent(outcome.idle) < 5.0 {
-        text += "the generator was busy all the time: the target may be faster than this\n";
-    }
-    if outcome.percent(outcome.starved) > 5.0 {
-        text += &format!(
-            "the generator waited for a cpu {:.0} % of the time: others disturbed the run\n",
-            outcome.percent(outcome.starved)
-        );
-    }
-    for note in &outcome.notes {
-        text += &format!("! {note}\n");
-    }
-    text
-}
-
-fn to_json(
-    args: &BenchArgs,
-    plan: &Plan,
-    target: &Found,
-    identity: &Identity,
-    mtu_bytes: u32,
-    outcome: &Outcome,
-) -> Value {
-    let mut json = outcome.to_json();
-    let about = json!({
-        "interface": args.interface,
-        "mtu": mtu_bytes,
-        "address": format!("{}.{}", target.shelf, target.slot),
-        "mac": target.mac.to_string(),
-        "model": identity.model,
-        "serial": identity.serial,
-        "size": identity.sectors,
-        "buffers": target.buffers,
-        "sectors": plan.sectors,
-        "depth": plan.depth,
-        "read_percent": plan.read_percent,
-        "sequential": plan.order == Order::Sequential,
-        "verify": plan.verify,
-        "seed": plan.seed,
-        "holds": outcome.holds(),
-    });
-    if let (Value::Object(figures), Value::Object(about)) = (&mut json, about) {
-        figures.extend(about);
-    }
-    json
 }
 
 fn run_flood(args: &BenchArgs, kind: flood::Kind, rate: u32) -> anyhow::Result<()> {
@@ -381,11 +299,7 @@ fn run_flood(args: &BenchArgs, kind: flood::Kind, rate: u32) -> anyhow::Result<(
     drop(client);
     let flooded = flood::run(&args.interface, kind, &route, rate, duration)?;
     let seconds = flooded.elapsed.as_secs_f64();
-    println!(
-        "{}",
-        json!({ "sent": flooded.sent, "seconds": seconds, "rate": flooded.sent as f64 / seconds })
-    );
-    Ok(())
+    output::line(json!({ "sent": flooded.sent, "seconds": seconds, "rate": flooded.sent as f64 / seconds }))
 }
 
 #[cfg(test)]
@@ -398,17 +312,6 @@ mod tests {
         assert_eq!(parse_address("e65534.254"), Ok((65534, 254)));
         for bad in ["", "7", "7.", ".3", "65535.0", "0.255", "7.3.1", "x.y", "-1.2"] {
             assert!(parse_address(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn times_have_units() {
-        assert_eq!(parse_time("10"), Ok(Duration::from_secs(10)));
-        assert_eq!(parse_time("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(parse_time("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse_time("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "s", "-1", "5h", "1s5"] {
-            assert!(parse_time(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `xblade check`: what a config file would serve here.
 
 use crate::config::backing;
-use crate::config::validate::{Report, Seen};
+use crate::config::validate::{Report, Seen, Words};
 use crate::config::{Access, ExportConfig, file};
 use crate::control::preflight;
 
@@ -11,7 +11,7 @@ use super::table::{Table, size};
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let mut file = file::load(&args.config)?;
     file.config.force = args.force;
-    let report = super::validate_here(&file.config)?;
+    let report = super::validate_here(&file.config, Words::File)?;
     report.log_warnings();
     if let Some(warning) = preflight::descriptors(&file.config) {
         tracing::warn!("{warning}");

@@ -6,12 +6,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::fs::{FallocateFlags, IFlags, fallocate, fstatfs, fstatvfs, ioctl_getflags, ioctl_setflags};
 use rustix::io::Errno;
 
 use super::args::CreateArgs;
+use super::interrupt::Interrupt;
+use super::output;
 use super::table::size;
 
 /// Space reserved between two looks at signals and the progress bar.
@@ -20,33 +20,18 @@ const STEP_BYTES: u64 = 64 << 20;
 const BTRFS: i64 = 0x9123_683e;
 
 pub(super) fn run(args: &CreateArgs) -> anyhow::Result<()> {
-    let signals = blocked_signals()?;
-    let interrupted = || matches!(signals.read_signal(), Ok(Some(_)));
-    create(&args.file, args.size, args.prealloc, interrupted)?;
+    let interrupt = Interrupt::catch()?;
+    create(&args.file, args.size, args.prealloc, || interrupt.came())?;
     let kind = if args.prealloc {
         "all space reserved"
     } else {
         "sparse"
     };
-    writeln!(
-        io::stdout(),
+    output::line(format_args!(
         "{}: {}, {kind}",
         args.file.display(),
         size(args.size / 512)
-    )?;
-    Ok(())
-}
-
-/// Ctrl-C and SIGTERM as something to ask for, so that the half-made file can be removed.
-fn blocked_signals() -> anyhow::Result<SignalFd> {
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGINT);
-    set.add(Signal::SIGTERM);
-    set.thread_block()?;
-    Ok(SignalFd::with_flags(
-        &set,
-        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
-    )?)
+    ))
 }
 
 fn create(path: &Path, bytes: u64, prealloc: bool, interrupted: impl Fn() -> bool) -> anyhow::Result<()> {

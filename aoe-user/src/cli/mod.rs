@@ -6,31 +6,50 @@ mod check;
 mod create;
 mod daemon;
 mod doctor;
+mod interrupt;
+mod log;
 mod manual;
+mod output;
 mod serve;
 mod state;
 mod table;
 
+use std::process::ExitCode;
+
 use anyhow::Context as _;
-use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
+use log::Log;
+use output::Closed;
 
 use crate::config::Config;
 use crate::config::file::Origin;
 use crate::config::interfaces;
 use crate::config::problem::Problem;
-use crate::config::validate::{Report, validate};
+use crate::config::validate::{Report, Words, validate};
 use crate::control::preflight::{preflight, raise_descriptors};
 
-/// Does what the command line says.
-///
-/// # Errors
-/// Whatever kept it from being done, for the person who typed it.
-pub fn run(cli: Cli) -> anyhow::Result<()> {
-    log_to_stderr(&cli.log)?;
+/// Does what the command line says, and says itself what kept it from being done.
+pub fn run(cli: Cli) -> ExitCode {
+    let log = match Log::start(cli.log.as_deref()) {
+        Ok(log) => log,
+        // Without a thread to write it, there is nobody left to tell but whoever looks at the exit code.
+        Err(_) => return ExitCode::FAILURE,
+    };
+    match command(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // As with other tools: `xblade check | head -1` is no failure.
+        Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
+        Err(error) => {
+            log.failure(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command(command: Command) -> anyhow::Result<()> {
     raise_descriptors();
-    match cli.command {
+    match command {
         Command::Serve(args) => serve::run(*args),
         Command::Daemon(args) => daemon::run(args),
         Command::Check(args) => check::run(&args),
@@ -41,7 +60,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             bench::run(&args)
         }
         Command::Doctor(mut args) => {
-            args.interface = interfaces::real_name(&args.interface);
+            args.interfaces
+                .iter_mut()
+                .for_each(|name| *name = interfaces::real_name(name));
             doctor::run(&args)
         }
         Command::Completions { shell } => manual::completions(shell),
@@ -49,27 +70,17 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder().parse(filter)?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
-    Ok(())
-}
-
 /// Holds the config against this machine.
-fn validate_here(config: &Config) -> anyhow::Result<Report> {
+fn validate_here(config: &Config, words: Words) -> anyhow::Result<Report> {
     let interfaces = interfaces::list().context("cannot list the network interfaces")?;
-    Ok(validate(config, &interfaces))
+    Ok(validate(config, &interfaces, words))
 }
 
 /// Holds the config against this machine; all that speaks against it is told at once.
 fn fit_to_serve(config: Config, origin: Option<&Origin>) -> anyhow::Result<Config> {
     let host = preflight(&config);
-    let report = validate_here(&config)?;
+    let words = origin.map_or(Words::Options, |_| Words::File);
+    let report = validate_here(&config, words)?;
     report.log_warnings();
     let mut problems = report.problems(origin);
     match host {

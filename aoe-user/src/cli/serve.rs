@@ -50,7 +50,7 @@ fn config(mut args: ServeArgs) -> Config {
     Config {
         exports: vec![export],
         state_dir: args.state_dir,
-        cpus: args.cpus,
+        cpus: args.cpus.unwrap_or_default(),
         force: args.force,
     }
 }

@@ -1,6 +1,6 @@
 //! Columns for people.
 
-use std::io::Write as _;
+use super::output;
 
 /// Rows of text, each column as wide as its widest cell.
 #[derive(Debug)]
@@ -21,9 +21,7 @@ impl Table {
 
     /// Prints the table to standard output.
     pub(super) fn print(&self) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
-        out.write_all(self.text().as_bytes())?;
-        Ok(out.flush()?)
+        output::print(self.text())
     }
 
     fn text(&self) -> String {

@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
 use super::interfaces;
 use super::problem::{Place, Problem, Problems};
-use super::reader::{Keys, Mistake, Spans, Value, boolean, number, one_of, show, text};
+use super::reader::{Keys, Mistake, Spans, Value, boolean, number, one_of, show, text, text_or_number};
+use super::source::{self, Source};
 use super::values::{self, BUFFERS, CPU, LENGTH, MAX_SECTORS, OFFSET, SHELF, SLOT, SPIN_US, VLAN};
 use super::{Access, AccessEntry, Config, ExportConfig, ImageFormat, Mode, StoreKind, Vlan};
 
@@ -27,8 +29,7 @@ pub struct ConfigFile {
 /// Where the values of a config came from.
 #[derive(Debug)]
 pub struct Origin {
-    file: PathBuf,
-    text: String,
+    source: Arc<Source>,
     defaults: Spans,
     exports: Vec<(Range<usize>, Spans)>,
 }
@@ -41,7 +42,7 @@ impl Origin {
             .get(key)
             .or_else(|| self.defaults.get(key))
             .unwrap_or_else(|| heading.clone());
-        Some(Place::new(&self.file, &self.text, span))
+        Some(Place::new(&self.source, span))
     }
 }
 
@@ -50,16 +51,20 @@ impl Origin {
 /// # Errors
 /// All mistakes that the file has, each with line and column.
 pub fn load(file: &Path) -> Result<ConfigFile, Problems> {
-    let unreadable = |reason: String| {
+    let refused = |reason: &str| {
         let message = format!("cannot read the config file {}: {reason}", file.display());
         Problems(vec![Problem { message, place: None }])
     };
-    let bytes = std::fs::read(file).map_err(|e| unreadable(e.to_string()))?;
+    let bytes = source::read(file).map_err(|reason| refused(&reason))?;
+    if bytes.contains(&0) {
+        return Err(refused("it holds no text; is it a disk image?"));
+    }
     let text = String::from_utf8(bytes).map_err(|e| {
         let good = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
-        let place = Place::new(file, &good, good.len()..good.len());
+        let end = good.len();
+        let place = Place::new(&Arc::new(Source::new(file, good)), end..end);
         Problems(vec![Problem {
-            message: "not UTF-8 text".into(),
+            message: "not UTF-8 text from here on".into(),
             place: Some(place),
         }])
     })?;
@@ -71,13 +76,12 @@ pub fn load(file: &Path) -> Result<ConfigFile, Problems> {
 /// # Errors
 /// All mistakes that the text has, each with line and column.
 pub fn parse(file: &Path, text: String) -> Result<ConfigFile, Problems> {
+    let source = Arc::new(Source::new(file, text));
     let mut mistakes = Vec::new();
-    let parsed = read_document(file, &text, &mut mistakes);
+    let (config, defaults, exports) = read_document(file, source.text(), &mut mistakes);
     if mistakes.is_empty() {
-        let (config, defaults, exports) = parsed;
         let origin = Origin {
-            file: file.to_owned(),
-            text,
+            source,
             defaults,
             exports,
         };
@@ -86,7 +90,7 @@ pub fn parse(file: &Path, text: String) -> Result<ConfigFile, Problems> {
     mistakes.sort_by_key(|mistake| mistake.span.start);
     let problem = |Mistake { span, message }| Problem {
         message,
-        place: Some(Place::new(file, &text, span)),
+        place: Some(Place::new(&source, span)),
     };
     Err(Problems(mistakes.into_iter().map(problem).collect()))
 }
@@ -152,11 +156,20 @@ fn read_defaults(
 ) -> Spans {
     let mut keys = Keys::new(table, mistakes);
     read_settings(&mut keys, template);
+    *cpus = read_cpus(&mut keys);
+    keys.finish(&OWN_KEYS.map(|key| (key, "it is each export's own; put it under [[export]]")))
+}
+
+/// A list of numbers, or the kernel's way to write one: `"0-3,5"`.
+fn read_cpus(keys: &mut Keys<'_, '_, '_>) -> Vec<usize> {
+    let is_text = keys.raw("cpus").is_some_and(|value| value.get_ref().is_str());
+    if is_text {
+        return keys.get("cpus", text(values::cpus)).unwrap_or_default();
+    }
     let list = keys.list("cpus", |value, mistakes| {
         read_element("cpus", value, number(CPU), mistakes)
     });
-    *cpus = list.unwrap_or_default();
-    keys.finish(&OWN_KEYS.map(|key| (key, "it is each export's own; put it under [[export]]")))
+    list.unwrap_or_default()
 }
 
 /// Reads one `[[export]]`. With a mistake in its identity there is no export.
@@ -187,8 +200,16 @@ fn read_export(
     keys.set("shelf", &mut export.shelf, number(SHELF));
     keys.set("slot", &mut export.slot, number(SLOT));
     keys.set("path", &mut export.path, text(|text| read_path(file, text)));
-    keys.set("offset", &mut export.offset, number(OFFSET));
-    keys.set("length", &mut export.length, number(LENGTH));
+    keys.set(
+        "offset",
+        &mut export.offset,
+        text_or_number(values::sectors(OFFSET)),
+    );
+    keys.set(
+        "length",
+        &mut export.length,
+        text_or_number(values::sectors(LENGTH)),
+    );
     export.serial = keys.get("serial", text(values::serial));
     read_settings(&mut keys, &mut export);
     if export.interfaces.is_empty() && !table.contains_key("interfaces") {
@@ -215,9 +236,9 @@ fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig) {
             keys.mistake(value.span(), "interfaces = []: at least one is needed");
         }
     }
-    keys.set("mode", &mut export.mode, one_of(&Mode::NAMES));
-    keys.set("store", &mut export.store, one_of(&StoreKind::NAMES));
-    keys.set("format", &mut export.format, one_of(&ImageFormat::NAMES));
+    keys.set("mode", &mut export.mode, one_of(&Mode::NAMES, &Mode::OTHER_NAMES));
+    keys.set("store", &mut export.store, one_of(&StoreKind::NAMES, &[]));
+    keys.set("format", &mut export.format, one_of(&ImageFormat::NAMES, &[]));
     keys.set("sync", &mut export.sync, boolean);
     keys.set("read_only", &mut export.read_only, boolean);
     keys.set("buffers", &mut export.buffers, number(BUFFERS));
@@ -232,9 +253,9 @@ fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig) {
     keys.set(
         "flush_interval",
         &mut export.flush_interval,
-        text(values::flush_interval),
+        text_or_number(values::flush_interval),
     );
-    if let Some(rate) = keys.get("rate_limit", text(values::rate)) {
+    if let Some(rate) = keys.get("rate_limit", text_or_number(values::rate)) {
         export.rate_limit = Some(rate);
     }
     let mut seen = HashSet::new();
@@ -283,9 +304,9 @@ fn read_access(value: &Value<'_>, mistakes: &mut Vec<Mistake>) -> Option<AccessE
     }
     let mac = keys.get("mac", text(values::initiator));
     let access = keys
-        .get("access", one_of(&Access::NAMES))
+        .get("access", one_of(&Access::NAMES, &[]))
         .unwrap_or(Access::ReadWrite);
-    let rate_limit = keys.get("rate_limit", text(values::rate));
+    let rate_limit = keys.get("rate_limit", text_or_number(values::rate));
     keys.finish(&[]);
     Some(AccessEntry {
         mac: mac?,

@@ -8,6 +8,7 @@ pub mod file;
 pub mod interfaces;
 pub mod problem;
 mod reader;
+pub mod source;
 pub mod validate;
 pub mod values;
 
@@ -153,6 +154,8 @@ pub enum Mode {
     Auto,
     /// Native XDP, zero-copy or nothing.
     ZeroCopy,
+    /// Native XDP, zero-copy or copy.
+    Native,
     /// Native XDP, copy.
     Copy,
     /// Generic XDP (works everywhere), copy.
@@ -161,11 +164,20 @@ pub enum Mode {
 
 impl Mode {
     /// Every value by its name.
-    pub const NAMES: [(&'static str, Mode); 4] = [
+    pub const NAMES: [(&'static str, Mode); 5] = [
         ("auto", Mode::Auto),
+        ("native", Mode::Native),
         ("zerocopy", Mode::ZeroCopy),
         ("copy", Mode::Copy),
         ("skb", Mode::Skb),
+    ];
+    /// Names that are taken as well: those of messages, of `ip link` and of other tools.
+    pub const OTHER_NAMES: [(&'static str, Mode); 5] = [
+        ("zero-copy", Mode::ZeroCopy),
+        ("drv", Mode::Native),
+        ("xdpdrv", Mode::Native),
+        ("generic", Mode::Skb),
+        ("xdpgeneric", Mode::Skb),
     ];
 }
 

@@ -10,6 +10,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::values::Number;
 
+/// Characters of a value that are shown in messages.
+const SHOWN_CHARS: usize = 60;
+
 /// A value with its place.
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
@@ -178,15 +181,24 @@ fn alike(known: &str, given: &str) -> bool {
 /// A value as it is shown in messages.
 pub(super) fn show(value: &DeValue<'_>) -> String {
     match value {
-        DeValue::String(text) => format!("{text:?}"),
-        DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
-        DeValue::Integer(number) => number.to_string(),
-        DeValue::Float(number) => number.as_str().to_owned(),
+        DeValue::String(text) => shorten(format!("{text:?}")),
+        DeValue::Integer(number) if number.radix() == 10 => shorten(number.as_str().to_owned()),
+        DeValue::Integer(number) => shorten(number.to_string()),
+        DeValue::Float(number) => shorten(number.as_str().to_owned()),
         DeValue::Boolean(value) => value.to_string(),
         DeValue::Datetime(value) => value.to_string(),
         DeValue::Array(_) => "[…]".to_owned(),
         DeValue::Table(_) => "{…}".to_owned(),
     }
+}
+
+/// Leaves of a long value enough to find it by.
+fn shorten(mut text: String) -> String {
+    if let Some((at, _)) = text.char_indices().nth(SHOWN_CHARS) {
+        text.truncate(at);
+        text.push('…');
+    }
+    text
 }
 
 /// Reads a whole number in range.
@@ -216,13 +228,31 @@ pub(super) fn text<T>(read: impl Fn(&str) -> Result<T, String>) -> impl Fn(&Valu
     }
 }
 
-/// Reads one of several names.
+/// Reads a string, or a whole number as the string of its digits.
+pub(super) fn text_or_number<T>(
+    read: impl Fn(&str) -> Result<T, String>,
+) -> impl Fn(&Value<'_>) -> Result<T, String> {
+    let parse = text(read);
+    move |value| match value.get_ref().as_integer() {
+        Some(integer) => match i128::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(number) => parse(&Spanned::new(
+                value.span(),
+                DeValue::String(number.to_string().into()),
+            )),
+            Err(_) => parse(value),
+        },
+        None => parse(value),
+    }
+}
+
+/// Reads one of several names. `others` are taken too, but not told.
 pub(super) fn one_of<T: Copy>(
     names: &'static [(&'static str, T)],
+    others: &'static [(&'static str, T)],
 ) -> impl Fn(&Value<'_>) -> Result<T, String> {
     move |value| {
         let given = value.get_ref().as_str();
-        let known = names.iter().find(|(name, _)| Some(*name) == given);
+        let known = names.iter().chain(others).find(|(name, _)| Some(*name) == given);
         known.map(|(_, value)| *value).ok_or_else(|| {
             let names: Vec<String> = names.iter().map(|(name, _)| format!("\"{name}\"")).collect();
             format!("it is one of {}", names.join(", "))

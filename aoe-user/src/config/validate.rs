@@ -1,10 +1,10 @@
 //! Holds a config against the machine and against itself. Opens and changes nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::backing::{self, Backing, Identity};
 use super::interfaces::{self, Interface};
-use super::problem::{Problem, Problems};
+use super::problem::{Place, Problem, Problems};
 use super::{Config, ExportConfig, StoreKind};
 use crate::config::file::Origin;
 
@@ -31,6 +31,15 @@ pub struct Seen {
     pub backing: Option<Backing>,
 }
 
+/// Whose words messages use for settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Words {
+    /// The config file's.
+    File,
+    /// The command line's.
+    Options,
+}
+
 /// Something about one setting of one export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -49,21 +58,33 @@ impl Report {
             place: origin.and_then(|origin| origin.place(finding.export, finding.key)),
             message: finding.message.clone(),
         };
-        Problems(self.problems.iter().map(problem).collect())
+        // What one line of the defaults does to every export is one mistake.
+        let mut seen = HashSet::new();
+        let first = |problem: &Problem| {
+            let span = problem.place.as_ref().map(Place::span);
+            seen.insert((problem.message.clone(), span))
+        };
+        Problems(self.problems.iter().map(problem).filter(first).collect())
     }
 
     /// Logs every warning.
     pub fn log_warnings(&self) {
-        for warning in &self.warnings {
+        let mut seen = HashSet::new();
+        for warning in self
+            .warnings
+            .iter()
+            .filter(|warning| seen.insert(&warning.message))
+        {
             tracing::warn!("{}", warning.message);
         }
     }
 }
 
 /// Looks for everything that speaks against serving `config` on a machine with these interfaces.
-pub fn validate(config: &Config, interfaces: &[Interface]) -> Report {
+pub fn validate(config: &Config, interfaces: &[Interface], words: Words) -> Report {
     let mut check = Check {
         config,
+        words,
         report: Report::default(),
     };
     for (index, export) in config.exports.iter().enumerate() {
@@ -81,6 +102,7 @@ pub fn validate(config: &Config, interfaces: &[Interface]) -> Report {
 
 struct Check<'c> {
     config: &'c Config,
+    words: Words,
     report: Report,
 }
 
@@ -111,22 +133,26 @@ impl Check<'_> {
             );
         }
         if export.shared && export.store != StoreKind::Direct {
+            let (shared, remedy) = match self.words {
+                Words::File => ("shared", "use store = \"direct\""),
+                Words::Options => ("--shared", "add --direct"),
+            };
             let message = format!(
-                "shared: a backing object with other writers must not be cached, and store \"{}\" caches; \
-                 use store = \"direct\"",
+                "{shared}: a backing object with other writers must not be cached, and the {} store caches; {remedy}",
                 export.store
             );
             self.problem(index, "shared", message);
         }
+        let prealloc = match self.words {
+            Words::File => "prealloc",
+            Words::Options => "--prealloc",
+        };
         if export.prealloc && export.read_only {
-            self.problem(
-                index,
-                "prealloc",
-                "prealloc reserves space for writing, but the export is read-only",
-            );
+            let message = format!("{prealloc} reserves space for writing, but the export is read-only");
+            self.problem(index, "prealloc", message);
         } else if export.prealloc && !export.store.uses_file() {
             let message = format!(
-                "prealloc reserves space in a file, but store \"{}\" writes to none",
+                "{prealloc} reserves space in a file, but the {} store writes to none",
                 export.store
             );
             self.problem(index, "prealloc", message);
@@ -152,10 +178,7 @@ impl Check<'_> {
                     self.problem(index, "interfaces", message);
                 }
                 Some(interface) if !interface.up => {
-                    let message = format!(
-                        "{pattern} is down; {} is served there when it is up",
-                        export.address()
-                    );
+                    let message = format!("{pattern} is down; its exports are served there when it is up");
                     self.warning(index, "interfaces", message);
                 }
                 Some(_) => {}

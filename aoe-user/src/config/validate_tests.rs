@@ -59,7 +59,7 @@ impl Machine {
             cpus: vec![],
             force: false,
         };
-        validate(&config, &self.interfaces)
+        validate(&config, &self.interfaces, Words::File)
     }
 
     /// The one problem: its export, key and message.
@@ -349,7 +349,11 @@ fn shelf_4095_needs_force() {
         cpus: vec![],
         force: true,
     };
-    assert!(validate(&forced, &machine.interfaces).problems.is_empty());
+    assert!(
+        validate(&forced, &machine.interfaces, Words::File)
+            .problems
+            .is_empty()
+    );
 }
 
 #[test]
@@ -373,15 +377,15 @@ fn problems_point_at_the_line_of_a_config_file() {
     let machine = Machine::new();
     let text = "[[export]]\nshelf = 1\nslot = 1\npath = \"a.raw\"\noffset = 9\ninterfaces = [\"eth7\"]\n";
     let file = crate::config::file::parse(&machine.path("x.toml"), text.to_owned()).unwrap();
-    let report = validate(&file.config, &machine.interfaces);
+    let report = validate(&file.config, &machine.interfaces, Words::File);
     let problems = report.problems(Some(&file.origin)).0;
     let lines: Vec<usize> = problems
         .iter()
-        .map(|problem| problem.place.as_ref().unwrap().line)
+        .map(|problem| problem.place.as_ref().unwrap().line())
         .collect();
     assert_eq!(lines, [6, 5]);
     assert_eq!(
-        problems[0].place.as_ref().unwrap().file,
+        problems[0].place.as_ref().unwrap().file(),
         Path::new(&machine.path("x.toml"))
     );
 }

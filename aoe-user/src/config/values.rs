@@ -2,9 +2,12 @@
 //!
 //! A refusal says what the value should be; whoever asked puts the offending value in front.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use aoe_common::Mac;
+use aoe_common::wire::SECTOR_BYTES;
+use parse_size::{ByteSuffix, Config as Sizes};
 
 use super::Vlan;
 
@@ -27,6 +30,8 @@ pub const SLOT: Number = Number::new("a slot", 0, 254, " (255 is the wildcard)")
 pub const OFFSET: Number = Number::new("an offset", 0, (1 << 48) - 1, " sectors");
 /// Sectors of an export; 0 is "to the end".
 pub const LENGTH: Number = Number::new("a length", 0, (1 << 48) - 1, " sectors (0: to the end)");
+/// Sectors that a load goes to.
+pub const SPAN: Number = Number::new("a span", 1, (1 << 48) - 1, " sectors");
 /// Buffer count of Query Config: 16 bits on the wire, and initiators want two to keep one moving.
 pub const BUFFERS: Number = Number::new("a buffer count", 2, 65535, "");
 /// Cap of the sectors in one command: a byte on the wire, and none would serve nothing.
@@ -38,6 +43,10 @@ pub const VLAN: Number = Number::new("a VLAN", 1, 4094, ", or \"any\"");
 /// Number of a CPU, as far as the kernel's affinity masks go.
 pub const CPU: Number = Number::new("a CPU", 0, 1023, "");
 
+/// A sector in bytes.
+const SECTOR: u64 = SECTOR_BYTES as u64;
+/// Characters of a number with its unit; no value that is of use has more.
+const LONGEST_NUMBER: usize = 20;
 /// Characters of an ATA serial number (ACS-3, IDENTIFY words 10 to 19).
 const SERIAL_MAX: usize = 20;
 
@@ -102,78 +111,152 @@ pub fn vlan(text: &str) -> Result<Vlan, String> {
     VLAN.parse(text).map(Vlan::Id)
 }
 
-/// Frames a second: `800/s`, `50k/s`, `2M/s`.
+/// Frames a second: `800/s`, `50k/s`, `1.5M/s` (powers of 1000); the `/s` may be left out.
 ///
 /// # Errors
 /// What a rate looks like.
 pub fn rate(text: &str) -> Result<u32, String> {
-    let expected = || {
-        format!(
-            "a rate is a number of frames a second from 1/s to {}/s, such as 50k/s",
-            u32::MAX
-        )
-    };
-    let (digits, factor) = match text.strip_suffix("/s") {
-        None => return Err(expected()),
-        Some(number) => match number.as_bytes().last() {
-            Some(b'k') => (&number[..number.len() - 1], 1_000),
-            Some(b'M') => (&number[..number.len() - 1], 1_000_000),
-            _ => (number, 1),
-        },
-    };
-    let frames: u32 = digits.parse().map_err(|_| expected())?;
-    frames
-        .checked_mul(factor)
-        .filter(|&rate| rate > 0)
-        .ok_or_else(expected)
+    let count = text.strip_suffix("/s").unwrap_or(text);
+    let decimal = Sizes::new().with_decimal().with_byte_suffix(ByteSuffix::Deny);
+    let powers_of_1024 = count.contains(['i', 'I']);
+    scaled(&decimal, count)
+        .filter(|_| !powers_of_1024)
+        .and_then(|frames| u32::try_from(frames).ok())
+        .filter(|&frames| frames > 0)
+        .ok_or_else(|| {
+            let most = u32::MAX;
+            format!("a rate is a number of frames a second from 1/s to {most}/s, such as 50k/s")
+        })
 }
 
-/// Time between a write and its way to the medium: `1s`, `500ms`.
+/// A time: `500ms`, `1s`, `1.5s`, `1h30m`; a plain number is seconds.
+///
+/// # Errors
+/// What a time looks like.
+pub fn time(text: &str) -> Result<Duration, String> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let with_unit = if plain {
+        Cow::from(format!("{text}s"))
+    } else {
+        Cow::from(text)
+    };
+    // Such a number of seconds is beyond any use, and beyond what the sums of the library hold.
+    Some(with_unit)
+        .filter(|text| text.len() <= LONGEST_NUMBER)
+        .and_then(|text| humantime::parse_duration(&text).ok())
+        .ok_or_else(|| "a time is a number with its unit, such as 500ms, 10s, 1.5s, 2m or 1h30m".into())
+}
+
+/// A time that is not zero.
+///
+/// # Errors
+/// What a time looks like.
+pub fn some_time(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        Duration::ZERO => Err("it must be longer than nothing".into()),
+        time => Ok(time),
+    }
+}
+
+/// Time between a write and its way to the medium.
 ///
 /// # Errors
 /// What an interval looks like.
 pub fn flush_interval(text: &str) -> Result<Duration, String> {
-    let (digits, factor) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
-        (Some(digits), _) => (digits, 1),
-        (None, Some(digits)) => (digits, 1000),
-        (None, None) => ("", 1),
-    };
-    let milliseconds = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
-    milliseconds
-        .filter(|n| (10..=3_600_000).contains(n))
-        .map(Duration::from_millis)
-        .ok_or_else(|| {
-            "an interval is a whole number with its unit, from 10ms to 3600s, such as 500ms".into()
-        })
+    let range = Duration::from_millis(10)..=Duration::from_secs(3600);
+    time(text)
+        .ok()
+        .filter(|time| range.contains(time))
+        .ok_or_else(|| "an interval is a time from 10ms to 1h, such as 500ms".into())
 }
 
-/// A size in bytes: `1G`, `512M`, `64K`, `2T`, or sectors as in `2097152s`.
+/// A size in bytes: `1G`, `1.5g`, `512MiB`, `64K` (powers of 1024), sectors as in `2097152s`, or bytes without a unit. A part
+/// of a sector counts as a whole one.
 ///
-/// A bare number is refused: half of its readers would take it for bytes and half for sectors.
+/// `GB` and the like are refused: half of their readers would take them for powers of 1000.
 ///
 /// # Errors
 /// What a size looks like.
 pub fn size_bytes(text: &str) -> Result<u64, String> {
-    let expected = || {
-        "a size is a whole number with its unit: 512M, 1G, 2T (powers of 1024) or sectors as in 2097152s, \
-         from 1s to 256T - 512 bytes"
-            .to_string()
+    let bytes = match text.strip_suffix(['s', 'S']) {
+        Some(sectors) => sectors
+            .parse::<u64>()
+            .ok()
+            .and_then(|count| count.checked_mul(SECTOR)),
+        None => binary_bytes(text),
     };
-    let unit_at = text.len() - text.chars().next_back().map_or(0, char::len_utf8);
-    let factor = match &text[unit_at..] {
-        "s" => 512,
-        "K" => 1 << 10,
-        "M" => 1 << 20,
-        "G" => 1 << 30,
-        "T" => 1 << 40,
-        _ => return Err(expected()),
-    };
-    // Files end at 2^63 - 1 bytes; LBA48 at 2^48 sectors is far beyond what file systems hold.
-    let count: u64 = text[..unit_at].parse().map_err(|_| expected())?;
-    count
-        .checked_mul(factor)
+    // LBA48 at 2^48 sectors is far beyond what file systems hold.
+    bytes
+        .and_then(|bytes| bytes.checked_next_multiple_of(SECTOR))
         .filter(|&bytes| bytes > 0 && bytes < 1 << 48)
-        .ok_or_else(expected)
+        .ok_or_else(|| {
+            "a size is a number with its unit, such as 512M, 1.5G or 2TiB (powers of 1024), sectors as in 2097152s, or a \
+             number of bytes; from 1s to 256T - 512 bytes"
+                .into()
+        })
+}
+
+/// Reads sectors: a plain number of them, or a size with its unit that is whole sectors.
+pub fn sectors(range: Number) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync {
+    move |text| {
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return range.parse(text);
+        }
+        let expected = || format!("{}, or a size of whole sectors such as 1GiB", range.expected());
+        let sectors = match text.strip_suffix(['s', 'S']) {
+            Some(sectors) => sectors.parse().ok(),
+            None => binary_bytes(text)
+                .filter(|bytes| bytes % SECTOR == 0)
+                .map(|bytes| bytes / SECTOR),
+        };
+        sectors
+            .and_then(|sectors| range.check(sectors).ok())
+            .ok_or_else(expected)
+    }
+}
+
+fn binary_bytes(text: &str) -> Option<u64> {
+    let ambiguous = matches!(text.as_bytes(), [.., before, b'b' | b'B'] if before.is_ascii_alphabetic() && !b"iI".contains(before));
+    if ambiguous {
+        return None;
+    }
+    scaled(&Sizes::new().with_binary(), text)
+}
+
+/// A number with a power of 1000 or 1024 behind it.
+fn scaled(sizes: &Sizes, text: &str) -> Option<u64> {
+    let number_first = text.starts_with(|c: char| c.is_ascii_digit());
+    // The library's sums overflow in the twentieth digit.
+    let fits = number_first && text.len() < LONGEST_NUMBER && !text.contains(['_', ' ']);
+    Some(text)
+        .filter(|_| fits)
+        .and_then(|text| sizes.parse_size(text).ok())
+}
+
+/// CPUs as the kernel lists them: `0-3,5`.
+///
+/// # Errors
+/// What such a list looks like.
+pub fn cpus(text: &str) -> Result<Vec<usize>, String> {
+    let expected = || {
+        format!(
+            "a list of CPUs is numbers and ranges such as 0-3,5; {}",
+            CPU.expected()
+        )
+    };
+    let mut list = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (
+            CPU.parse(first).map_err(|_| expected())?,
+            CPU.parse(last).map_err(|_| expected())?,
+        );
+        if first > last {
+            return Err(expected());
+        }
+        list.extend(first..=last);
+    }
+    Ok(list)
 }
 
 /// A serial number.
@@ -236,57 +319,144 @@ mod tests {
 
     #[test]
     fn rates() {
-        assert_eq!(rate("50k/s"), Ok(50_000));
-        assert_eq!(rate("800/s"), Ok(800));
-        assert_eq!(rate("2M/s"), Ok(2_000_000));
+        for (text, frames) in [
+            ("50k/s", 50_000),
+            ("50K/s", 50_000),
+            ("800/s", 800),
+            ("800", 800),
+            ("50k", 50_000),
+            ("1.5k/s", 1500),
+            ("2M/s", 2_000_000),
+            ("4G/s", 4_000_000_000),
+        ] {
+            assert_eq!(rate(text), Ok(frames), "{text}");
+        }
         for bad in [
-            "0/s", "50k", "k/s", "/s", "", "5G/s", "-1/s", "5000M/s", "1.5k/s", "50 k/s", "é/s",
+            "0/s", "k/s", "/s", "", "5G/s", "-1/s", "5000M/s", "50 k/s", "é/s", "50kB/s", "50ki/s", "50k/m",
+            "1e",
         ] {
             assert!(rate(bad).unwrap_err().contains("50k/s"), "{bad}");
         }
     }
 
     #[test]
-    fn intervals() {
-        assert_eq!(flush_interval("1s"), Ok(Duration::from_secs(1)));
-        assert_eq!(flush_interval("500ms"), Ok(Duration::from_millis(500)));
+    fn times() {
+        for (text, milliseconds) in [
+            ("500ms", 500),
+            ("1s", 1000),
+            ("1.5s", 1500),
+            ("10", 10_000),
+            ("0.5", 500),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+            ("1h30m", 5_400_000),
+            ("1h 30min", 5_400_000),
+            ("0", 0),
+        ] {
+            assert_eq!(time(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
         for bad in [
-            "1",
-            "0s",
-            "9ms",
-            "3601s",
-            "1m",
+            "",
             "s",
             "ms",
-            "",
-            "99999999999999999999s",
             "-1s",
+            "1x",
+            ".",
+            "1..5",
+            "99999999999999999999s",
+            "18446744073709551615s1000000000ns",
         ] {
+            assert!(time(bad).unwrap_err().contains("500ms"), "{bad}");
+        }
+        assert!(some_time("0ms").unwrap_err().contains("longer"));
+    }
+
+    #[test]
+    fn intervals() {
+        assert_eq!(flush_interval("1s"), Ok(Duration::from_secs(1)));
+        assert_eq!(flush_interval("1"), Ok(Duration::from_secs(1)));
+        assert_eq!(flush_interval("1m"), Ok(Duration::from_secs(60)));
+        assert_eq!(flush_interval("500ms"), Ok(Duration::from_millis(500)));
+        for bad in ["0s", "9ms", "3601s", "s", "ms", "", "2h", "-1s"] {
+            assert!(flush_interval(bad).unwrap_err().contains("10ms to 1h"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("1G", 1 << 30),
+            ("1g", 1 << 30),
+            ("1GiB", 1 << 30),
+            ("1Gi", 1 << 30),
+            ("1.5G", 3 << 29),
+            ("512M", 512 << 20),
+            ("64k", 64 << 10),
+            ("2TiB", 2 << 40),
+            ("3s", 1536),
+            ("1024", 1024),
+            ("1024B", 1024),
+            ("1000", 1024),
+            ("1.3K", 1536),
+        ] {
+            assert_eq!(size_bytes(text), Ok(bytes), "{text}");
+        }
+        for bad in [
+            "0",
+            "0G",
+            "G",
+            "",
+            "-1G",
+            "99999999T",
+            "1é",
+            "256T",
+            "1GB",
+            "1kb",
+            "1 G",
+            "1_000",
+            "1.5s",
+            "s",
+            "1X",
+            "184467440737095516155",
+        ] {
+            assert!(size_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sectors_are_counted_or_measured() {
+        let read = sectors(OFFSET);
+        for (text, count) in [
+            ("0", 0),
+            ("8", 8),
+            ("8s", 8),
+            ("1GiB", 1 << 21),
+            ("4k", 8),
+            ("512B", 1),
+        ] {
+            assert_eq!(read(text), Ok(count), "{text}");
+        }
+        for bad in ["", "-8", "1.5", "1.5s", "513B", "0.3k", "281474976710656", "1GB"] {
             assert!(
-                flush_interval(bad).unwrap_err().contains("10ms to 3600s"),
+                read(bad).unwrap_err().contains("an offset is a whole number"),
                 "{bad}"
             );
         }
     }
 
     #[test]
-    fn sizes_need_a_unit() {
-        assert_eq!(size_bytes("1G"), Ok(1 << 30));
-        assert_eq!(size_bytes("512M"), Ok(512 << 20));
-        assert_eq!(size_bytes("3s"), Ok(1536));
-        for bad in [
-            "1024",
-            "0G",
-            "G",
-            "",
-            "1g",
-            "1.5G",
-            "-1G",
-            "99999999T",
-            "1é",
-            "256T",
-        ] {
-            assert!(size_bytes(bad).is_err(), "{bad}");
+    fn cpu_lists() {
+        assert_eq!(cpus("0-3,5"), Ok(vec![0, 1, 2, 3, 5]));
+        assert_eq!(cpus("7"), Ok(vec![7]));
+        for bad in ["", "3-0", "0-", "-1", "x", "0,,1", "1024", "0-1024", "0 1"] {
+            assert!(cpus(bad).unwrap_err().contains("such as 0-3,5"), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "([0-9]{0,22}[._eE -]?[0-9]{0,22}(s|ms|ns|h|m|[kKmMgGtTeE]i?[bB]?|/s|µ|,|-)?){0,3}|.{0,30}") {
+            let _ = (rate(&text), time(&text), size_bytes(&text), sectors(LENGTH)(&text), cpus(&text), flush_interval(&text));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use aoe_common::Mac;
@@ -204,33 +204,38 @@ pub fn rx_queues(name: &str) -> Option<u32> {
     used_rx_queues(name, if_nametoindex(name).ok()?)
 }
 
-fn used_rx_queues(name: &str, index: u32) -> Option<u32> {
-    active_rx_queues(name, index).or_else(|| rx_channels(index))
+/// Transmit queues in use of an interface, where the kernel tells.
+pub fn tx_queues(name: &str) -> Option<u32> {
+    const TX_COUNT: u16 = 7;
+    let index = if_nametoindex(name).ok()?;
+    shown_queues(name, index, "tx-").or_else(|| channels(index, TX_COUNT))
 }
 
-/// Receive queues in use: sysfs has a folder for each, provided it shows this network namespace.
-fn active_rx_queues(name: &str, index: u32) -> Option<u32> {
+fn used_rx_queues(name: &str, index: u32) -> Option<u32> {
+    const RX_COUNT: u16 = 6;
+    shown_queues(name, index, "rx-").or_else(|| channels(index, RX_COUNT))
+}
+
+/// The folder of an interface in sysfs, provided it shows this network namespace.
+pub fn sysfs(name: &str, index: u32) -> Option<PathBuf> {
     let device = Path::new("/sys/class/net").join(name);
-    let shown: u32 = std::fs::read_to_string(device.join("ifindex"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    if shown != index {
-        return None;
-    }
-    let queues = std::fs::read_dir(device.join("queues")).ok()?;
+    let shown = std::fs::read_to_string(device.join("ifindex")).ok()?;
+    (shown.trim().parse() == Ok(index)).then_some(device)
+}
+
+/// Queues in use: sysfs has a folder for each.
+fn shown_queues(name: &str, index: u32, prefix: &str) -> Option<u32> {
+    let queues = std::fs::read_dir(sysfs(name, index)?.join("queues")).ok()?;
     let count = queues
         .flatten()
-        .filter(|entry| entry.file_name().as_bytes().starts_with(b"rx-"))
+        .filter(|entry| entry.file_name().as_bytes().starts_with(prefix.as_bytes()))
         .count();
     u32::try_from(count).ok().filter(|count| *count > 0)
 }
 
-/// The same, as the driver tells it `ethtool -l`, which not every driver does.
-fn rx_channels(index: u32) -> Option<u32> {
+/// The same, as the driver tells it `ethtool -l`, which not every driver does: those of one direction and those of both.
+fn channels(index: u32, one_way: u16) -> Option<u32> {
     const CHANNELS_GET: u8 = 17;
-    const RX_COUNT: u16 = 6;
     const COMBINED_COUNT: u16 = 9;
     let mut netlink = Genetlink::open().ok()?;
     let family = netlink.family("ethtool").ok()?;
@@ -239,8 +244,8 @@ fn rx_channels(index: u32) -> Option<u32> {
         let value = find(&answer, kind)?.try_into().ok()?;
         Some(u32::from_ne_bytes(value))
     };
-    let (receive, combined) = (count(RX_COUNT).unwrap_or(0), count(COMBINED_COUNT).unwrap_or(0));
-    receive.checked_add(combined).filter(|count| *count > 0)
+    let (one_way, combined) = (count(one_way).unwrap_or(0), count(COMBINED_COUNT).unwrap_or(0));
+    one_way.checked_add(combined).filter(|count| *count > 0)
 }
 
 #[cfg(test)]

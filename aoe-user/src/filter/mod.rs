@@ -96,7 +96,7 @@ pub struct Filter {
     sockets: XskMap<MapData>,
     counters: PerCpuArray<MapData, [u64; Counter::COUNT]>,
     denied: HashMap<MapData, u64, DeniedValue>,
-    log: Option<KernelLog>,
+    _log: Option<KernelLog>,
 }
 
 impl Filter {
@@ -139,7 +139,7 @@ impl Filter {
             sockets: map(&mut ebpf, "SOCKETS", "sockets")?,
             counters: map(&mut ebpf, "COUNTERS", "counters")?,
             denied: map(&mut ebpf, "DENIED", "denied sources")?,
-            log: if log_level == 0 {
+            _log: if log_level == 0 {
                 None
             } else {
                 KernelLog::open(&mut ebpf)
@@ -214,14 +214,6 @@ impl Filter {
             all.push(Denied::new(source, value));
         }
         Ok(all)
-    }
-
-    /// Passes on what the program logged: there is something only where `xblade::kernel` was logged at debug level
-    /// when the filter was loaded.
-    pub fn flush_log(&mut self) {
-        if let Some(log) = &mut self.log {
-            log.flush();
-        }
     }
 }
 

@@ -6,6 +6,7 @@ mod mode;
 mod open;
 mod prove;
 mod spin;
+mod trace;
 mod watch;
 mod worker;
 

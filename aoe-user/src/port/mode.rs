@@ -64,6 +64,7 @@ impl fmt::Display for Way {
 pub(super) fn ways(mode: Mode) -> &'static [Way] {
     match mode {
         Mode::Auto => &[AUTO, NATIVE_COPY, GENERIC],
+        Mode::Native => &[AUTO, NATIVE_COPY],
         Mode::ZeroCopy => &[ZERO_COPY],
         Mode::Copy => &[NATIVE_COPY, GENERIC],
         Mode::Skb => &[GENERIC],

@@ -16,6 +16,7 @@ use crate::target::{Counters, Export, Exports, PortInfo, Session};
 use crate::xsk::{Frame, Socket, Statistics};
 
 use super::spin::{Cpu, Spinner};
+use super::trace::{self, Trace};
 use super::{Figures, Nic, SocketLink, port_info};
 
 /// Frames taken from the ring before anything else is looked at.
@@ -95,6 +96,7 @@ impl Worker {
             spinner: Spinner::new(spin),
             cpus,
             start: Instant::now(),
+            trace: Trace::default(),
             next_advert_us: None,
         };
         let thread = std::thread::Builder::new()
@@ -154,6 +156,7 @@ struct DataPath {
     cpus: usize,
     /// Zero of the engine's clock.
     start: Instant,
+    trace: Trace,
     /// When the engine wants to advertise again, on that clock.
     next_advert_us: Option<u64>,
 }
@@ -203,6 +206,9 @@ impl DataPath {
         }
         if !self.batch.is_empty() {
             worked = true;
+            if trace::is_on() {
+                self.show_batch(now_us);
+            }
             self.session
                 .batch(&mut self.link, &self.port, &mut self.batch, now_us);
         }
@@ -214,6 +220,13 @@ impl DataPath {
         }
         self.link.0.kick();
         worked
+    }
+
+    fn show_batch(&mut self, now_us: u64) {
+        for frame in &self.batch {
+            let pieces = self.link.0.pieces(frame);
+            self.trace.received(now_us, frame.bytes(), &pieces);
+        }
     }
 
     /// Waits awake for work for a while. Whoever waits for a disk does not: the thread that commits may need this very CPU.

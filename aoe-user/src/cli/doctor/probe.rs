@@ -5,12 +5,16 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+};
+use serde::Serialize;
 
 use crate::control::genetlink::{Genetlink, attribute, each, ethtool_header, find};
+use crate::control::links;
 
 /// Facts about an interface and its host.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Probe {
     /// Interface.
     pub interface: String,
@@ -34,6 +38,8 @@ pub struct Probe {
     pub threaded: Option<bool>,
     /// Some XDP program is attached already.
     pub has_program: bool,
+    /// It runs in the driver.
+    pub has_native_program: bool,
     /// What the driver can do for XDP (kernel 6.3).
     pub xdp: Option<XdpFeatures>,
     /// Offloads that are on; `None`: the kernel does not tell.
@@ -44,9 +50,10 @@ pub struct Probe {
 
 /// The bits of `NETDEV_A_DEV_XDP_FEATURES` (Documentation/netlink/specs/netdev.yaml), and how many pieces of a frame
 /// zero-copy allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct XdpFeatures {
     /// The bits.
+    #[serde(rename = "feature_bits")]
     pub bits: u64,
     /// Pieces of a frame in zero-copy mode; 1: no multi-buffer there.
     pub zero_copy_pieces: u32,
@@ -84,8 +91,10 @@ pub fn probe(interface: &str) -> Result<Probe> {
         !link.header.flags.contains(LinkFlags::Loopback),
         "{interface} is no Ethernet interface"
     );
-    let sys = Path::new("/sys/class/net").join(interface);
-    let driver = fs::read_link(sys.join("device/driver")).ok();
+    let index = link.header.index;
+    let sys = links::sysfs(interface, index);
+    let sys = sys.as_deref();
+    let driver = sys.and_then(|sys| fs::read_link(sys.join("device/driver")).ok());
     let driver = driver.and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
     let mut probe = Probe {
         interface: interface.to_owned(),
@@ -93,14 +102,14 @@ pub fn probe(interface: &str) -> Result<Probe> {
             .unwrap_or_default()
             .trim()
             .to_owned(),
-        is_virtual: driver.is_none() && !sys.join("device").exists(),
+        is_virtual: driver.is_none() && sys.is_some_and(|sys| !sys.join("device").exists()),
         driver,
-        has_slaves: is_controller(interface, &sys),
+        has_slaves: sys.is_some_and(|sys| is_controller(interface, sys)),
         up: link.header.flags.contains(LinkFlags::Up),
-        rx_queues: count_queues(&sys, "rx-"),
-        tx_queues: count_queues(&sys, "tx-"),
-        threaded: fs::read_to_string(sys.join("threaded"))
-            .ok()
+        rx_queues: links::rx_queues(interface).map_or(0, |count| count as usize),
+        tx_queues: links::tx_queues(interface).map_or(0, |count| count as usize),
+        threaded: sys
+            .and_then(|sys| fs::read_to_string(sys.join("threaded")).ok())
             .map(|text| text.trim() != "0"),
         ..Probe::default()
     };
@@ -113,19 +122,24 @@ pub fn probe(interface: &str) -> Result<Probe> {
                     _ => None,
                 });
                 probe.has_slaves |= matches!(kind.as_deref(), Some("bond" | "team"));
+                // What is made by software says of what kind it is; a device does not.
+                probe.is_virtual |= kind.is_some();
                 probe.driver = probe.driver.or(kind);
             }
             LinkAttribute::Xdp(parts) => {
                 probe.has_program = parts
                     .iter()
                     .any(|part| matches!(part, LinkXdp::ProgId(id) if *id != 0));
+                probe.has_native_program = parts
+                    .iter()
+                    .any(|part| matches!(part, LinkXdp::Attached(XdpAttached::Driver)));
             }
             _ => {}
         }
     }
     // both families are younger than the oldest kernel that xblade runs on
-    probe.xdp = xdp_features(link.header.index);
-    if let Some((on, switchable)) = offloads(link.header.index) {
+    probe.xdp = xdp_features(index);
+    if let Some((on, switchable)) = offloads(index) {
         (probe.offloads, probe.switchable) = (Some(on), switchable);
     }
     Ok(probe)
@@ -154,16 +168,6 @@ fn is_controller(interface: &str, sys: &Path) -> bool {
         .filter(|entry| lower(&entry.file_name().to_string_lossy()))
         .filter_map(|entry| fs::read_link(entry.path().join("master")).ok())
         .any(|master| master.ends_with(interface))
-}
-
-fn count_queues(sys: &Path, prefix: &str) -> usize {
-    let Ok(entries) = fs::read_dir(sys.join("queues")) else {
-        return 0;
-    };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-        .count()
 }
 
 /// Family `netdev`, command DEV_GET.

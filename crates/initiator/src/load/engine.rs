@@ -1,5 +1,6 @@
 //! The loop that keeps requests outstanding.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use aoe_common::wire::{MIN_FRAME_BYTES, SECTOR_BYTES, aoe};
@@ -61,13 +62,14 @@ struct Engine<'a> {
     outcome: Outcome,
 }
 
-/// Runs the plan, telling `progress` a few times a second what was reached and how long it has run.
+/// Runs the plan, telling `progress` a few times a second what was reached and how long it has run. It can end the run there;
+/// what is outstanding then is not counted.
 ///
 /// Errors of the target are counted in the outcome; only what keeps the load from running is an error here.
 pub fn run(
     socket: &mut impl Transport,
     plan: &Plan,
-    mut progress: impl FnMut(&Outcome, Duration),
+    mut progress: impl FnMut(&Outcome, Duration) -> ControlFlow<()>,
 ) -> Result<Outcome, InitiatorError> {
     if !plan.verify {
         socket.receive_heads(MIN_FRAME_BYTES);
@@ -123,7 +125,14 @@ pub fn run(
             timer_at = now + TIMER;
         }
         if now >= progress_at {
-            progress(&engine.outcome, now - start);
+            if progress(&engine.outcome, now - start).is_break() {
+                engine.outcome.interrupted = true;
+                if engine.measuring {
+                    engine.outcome.elapsed = now - begin;
+                    engine.outcome.starved = waited_for_cpu().saturating_sub(starved);
+                }
+                break;
+            }
             progress_at = now + PROGRESS;
         }
     }

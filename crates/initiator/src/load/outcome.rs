@@ -39,6 +39,8 @@ pub struct Outcome {
     pub idle: Duration,
     /// Part of it that the generator waited for a cpu: more than a few percent, others disturbed the run.
     pub starved: Duration,
+    /// The caller ended it before its time.
+    pub interrupted: bool,
     /// The first errors, in words.
     pub notes: Vec<String>,
     latency_ns: Histogram<u64>,
@@ -61,6 +63,7 @@ impl Default for Outcome {
             elapsed: Duration::ZERO,
             idle: Duration::ZERO,
             starved: Duration::ZERO,
+            interrupted: false,
             notes: Vec::new(),
             latency_ns: Histogram::new_with_max(120_000_000_000, 3)
                 .expect("two minutes at three digits is a valid histogram"),
@@ -145,6 +148,7 @@ impl Outcome {
             },
             "generator_idle_pct": round(self.percent(self.idle)),
             "generator_starved_pct": round(self.percent(self.starved)),
+            "interrupted": self.interrupted,
             "notes": self.notes,
         })
     }

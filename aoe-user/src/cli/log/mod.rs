@@ -1,0 +1,138 @@
+//! Where log lines go: to standard error, or to the journal where that is standard error.
+//!
+//! No thread that logs ever waits for who reads (see [`writer`]).
+
+mod journal;
+mod writer;
+
+use std::io;
+use std::time::Duration;
+
+use tracing::{Level, Metadata};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::MakeWriter;
+
+use journal::Journal;
+use writer::Writer;
+
+/// What is logged where nothing else is said.
+const DEFAULT: &str = "info";
+/// Variables that say what to log where `--log` does not, first one first.
+const VARIABLES: [&str; 2] = ["XBLADE_LOG", "RUST_LOG"];
+/// How long the end of the process may be held up by lines that nobody reads.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Checks what `--log` says.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn parse(filter: &str) -> Result<String, ParseError> {
+    EnvFilter::builder().parse(filter).map(|_| filter.to_owned())
+}
+
+/// The log of this process. Dropping it writes what is still to be written, as long as that goes on.
+pub(super) struct Log(Writer);
+
+impl Log {
+    /// Everything that is logged from now on goes out. To be called once.
+    ///
+    /// # Errors
+    /// When no thread or descriptor is to be had for it.
+    pub fn start(filter: Option<&str>) -> io::Result<Log> {
+        let (filter, ignored) = chosen(filter);
+        let journal = Journal::of_standard_error();
+        let in_journal = journal.is_some();
+        let writer = match journal {
+            Some(journal) => Writer::start(journal)?,
+            None => Writer::start(writer::StandardError::open()?)?,
+        };
+        let lines = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(Entries(writer.clone()))
+            .with_ansi(false)
+            .with_target(false)
+            .log_internal_errors(false);
+        if in_journal {
+            // The journal notes both by itself.
+            lines.without_time().with_level(false).init();
+        } else {
+            lines.init();
+        }
+        std::panic::set_hook(Box::new(|panic| {
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or("unnamed").to_owned();
+            let trace = std::backtrace::Backtrace::capture();
+            tracing::error!("a defect of xblade, please report it: thread {name} {panic}\n{trace}");
+        }));
+        tracing::debug!("xblade {}", env!("CARGO_PKG_VERSION"));
+        if let Some(variable) = ignored {
+            tracing::warn!(
+                "{variable} is no log filter, such as info or info,xblade::port=debug: it is ignored"
+            );
+        }
+        Ok(Log(writer))
+    }
+
+    /// The last word: why the command failed.
+    pub fn failure(&self, message: &str) {
+        self.0
+            .send(Level::ERROR, format!("xblade: {message}\n").into_bytes());
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.flush(LAST_WORDS);
+    }
+}
+
+/// What to log, and the variable that says it wrongly.
+fn chosen(argument: Option<&str>) -> (EnvFilter, Option<&'static str>) {
+    let parse = |text: &str| EnvFilter::builder().parse(text);
+    if let Some(filter) = argument.and_then(|text| parse(text).ok()) {
+        return (filter, None);
+    }
+    let set = VARIABLES
+        .into_iter()
+        .find_map(|name| Some((name, std::env::var(name).ok().filter(|text| !text.is_empty())?)));
+    match set.map(|(name, text)| (name, parse(&text))) {
+        Some((_, Ok(filter))) => (filter, None),
+        Some((name, Err(_))) => (EnvFilter::new(DEFAULT), Some(name)),
+        None => (EnvFilter::new(DEFAULT), None),
+    }
+}
+
+/// Takes whole events from the formatter.
+struct Entries(Writer);
+
+impl<'a> MakeWriter<'a> for Entries {
+    type Writer = Entry<'a>;
+
+    fn make_writer(&'a self) -> Entry<'a> {
+        let (writer, level) = (&self.0, Level::INFO);
+        Entry { writer, level }
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Entry<'a> {
+        let (writer, level) = (&self.0, *event.level());
+        Entry { writer, level }
+    }
+}
+
+/// One event.
+struct Entry<'a> {
+    writer: &'a Writer,
+    level: Level,
+}
+
+impl io::Write for Entry<'_> {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.writer.send(self.level, text.to_vec());
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -197,7 +197,7 @@ impl DataPath {
     /// Serves what is there now; false when there was nothing.
     fn round(&mut self, now: Instant) -> bool {
         let now_us = self.us(now);
-        let mut worked = self.session.completions(&mut self.link, &self.port, now_us);
+        let mut worked = self.session.completions(&mut self.link, now_us);
         while !self.batch.is_full()
             && let Some(frame) = self.link.0.receive()
         {

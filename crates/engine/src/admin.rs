@@ -4,46 +4,38 @@
 //! run one at a time; those of mask and reservation also wait for every request in flight and keep later ones
 //! waiting, so that their answer is a fence: nothing accepted under the old rules happens after it.
 
-use aoe_common::wire::{
-    MAX_CONFIG_STRING_BYTES, aoe, mask as mask_wire, query as query_wire, reserve as reserve_wire,
-};
+use std::sync::Arc;
+
+use aoe_common::wire::{MAX_CONFIG_STRING_BYTES, mask as mask_wire};
 use parking_lot::RwLockWriteGuard;
 
+use super::action::{Action, ReplyCodes, StateChange};
 use super::counters::Silence;
-use super::engine::{Call, Engine};
 use super::export::State;
+use super::in_flight::{InFlight, Stage};
 use super::link::Link;
-use super::order::{Class, EntryId, Placement, Scope, Span, Turn};
-use super::parked::{Parked, Role};
-use super::{Change, Persistent, mask, query, reserve, scatter};
-use crate::completion::{Completions, Token};
+use super::order::{Placement, Turn};
+use super::request::Command;
+use super::server::{Call, Server};
+use super::state::Persistent;
+use super::{mask, query, reserve, scatter};
+use crate::completion::Completions;
 use crate::store::Fault;
-
-/// What a reply says besides the state in force.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Verdict {
-    /// AoE error code; 0: none.
-    pub error: u8,
-    /// MAC Mask: the list's own error; 0: none.
-    pub list_error: u8,
-    /// MAC Mask: directives applied before that error.
-    pub applied: u8,
-}
 
 /// What to do with a request.
 #[derive(Debug)]
 pub(super) enum Decision {
     Silent(Silence),
-    Answer(Verdict),
-    Change(Box<Persistent>, Change, Verdict),
+    Answer(ReplyCodes),
+    Change(Box<StateChange>),
 }
 
 impl Decision {
     /// An answer with this AoE error code; 0: success.
     pub fn answer(error: u8) -> Decision {
-        Decision::Answer(Verdict {
+        Decision::Answer(ReplyCodes {
             error,
-            ..Verdict::default()
+            ..ReplyCodes::default()
         })
     }
 }
@@ -59,82 +51,67 @@ fn decide<L: Link, C: Completions>(
     now: &Persistent,
 ) -> Decision {
     let (request, wire_admin) = (call.request, call.export.options.wire_admin);
-    let argument = &request.argument;
-    let (header, len) = match request.command {
-        aoe::CMD_QUERY => (query_wire::HEADER_LEN, query::string_len(argument)),
-        aoe::CMD_MASK => (mask_wire::HEADER_LEN, mask::list_len(argument)),
-        _ => (reserve_wire::HEADER_LEN, reserve::list_len(argument)),
+    let len: usize = match request.command {
+        Command::Query { string_bytes, .. } => string_bytes.into(),
+        Command::Mask { directives, .. } => usize::from(directives).saturating_mul(mask_wire::DIRECTIVE_LEN),
+        Command::Reserve { addresses, .. } => usize::from(addresses).saturating_mul(6),
+        Command::Ata(_) | Command::Unknown(_) => 0,
     };
     // What a request claims counts only as far as its frame goes.
     let mut bytes = [0u8; MAX_LIST_BYTES];
-    let at = request.argument_at.saturating_add(header);
-    let present = bytes
-        .get_mut(..len)
-        .map_or(0, |into| scatter::gather(&link.pieces(frame), at, into));
+    let present = bytes.get_mut(..len).map_or(0, |into| {
+        scatter::gather(&link.pieces(frame), request.payload_at, into)
+    });
     let list = bytes.get(..len).filter(|_| present == len);
     match request.command {
-        aoe::CMD_QUERY => {
+        Command::Query { subcommand, .. } => {
             let string = list.filter(|string| string.len() <= MAX_CONFIG_STRING_BYTES);
-            query::decide(query::subcommand(argument), string, now, wire_admin)
+            query::decide(subcommand, string, now, wire_admin)
         }
-        aoe::CMD_MASK => mask::decide(argument[mask_wire::SUBCOMMAND], list, now, wire_admin),
-        _ => {
-            let rcmd = argument[reserve_wire::SUBCOMMAND];
-            reserve::decide(rcmd, list, request.source, now, wire_admin)
+        Command::Mask { subcommand, .. } => mask::decide(subcommand, list, now, wire_admin),
+        Command::Reserve { subcommand, .. } => {
+            reserve::decide(subcommand, list, request.source, now, wire_admin)
         }
+        Command::Ata(_) | Command::Unknown(_) => Decision::Silent(Silence::NoMatch),
     }
 }
 
-fn scope<C: Completions>(call: Call<'_, C>) -> Scope {
-    let class = if call.request.command == aoe::CMD_QUERY {
-        Class::Admin
-    } else {
-        Class::Fence
-    };
-    Scope {
-        class,
-        span: Span::NONE,
-    }
-}
-
-impl<L: Link, C: Completions> Engine<L, C> {
+impl<L: Link, C: Completions> Server<L, C> {
     /// Serves one of the three commands to an exact address.
     pub fn administer(&mut self, link: &mut L, call: Call<'_, C>, frame: L::Frame) {
-        {
+        let action = {
             let state = call.export.state.read();
             if let Err(refusal) = Self::admit(call, &state) {
                 return self.refuse(link, call, frame, refusal);
             }
             match decide(link, call, &frame, &state.persistent) {
                 Decision::Silent(why) => return self.silent(link, frame, why),
-                Decision::Answer(verdict) => {
-                    return self.state(link, call, frame, &state.persistent, verdict);
-                }
-                Decision::Change(..) => {}
+                Decision::Answer(codes) => return self.state(link, call, frame, &state.persistent, codes),
+                Decision::Change(change) => Action::Change(change),
             }
-        }
+        };
         // Others may have been quicker between the two locks: `change` decides again.
         let state = call.export.state.write();
-        let token = self.parking.next_token();
+        let token = self.in_flight.next_token();
         let max = call.export.max_in_flight();
-        let placement = state
-            .order
-            .with(|table| table.place(scope(call), None, max, || self.asker(token)));
-        match placement {
-            Placement::Clear => self.change(link, call, frame, state, None),
+        let Some(scope) = action.scope() else {
+            drop(state);
+            return self.silent(link, frame, Silence::Full);
+        };
+        let requester = || self.requester(token);
+        match state.order.with(|table| table.place(scope, None, max, requester)) {
+            Placement::Clear => {
+                let entry = state.order.with(|table| table.run(scope, None, requester()));
+                let in_flight = call.in_flight(frame, action, (entry, token), Stage::Running);
+                self.change(link, in_flight, state, call.now_us);
+            }
             Placement::Waits(entry) => {
                 drop(state);
                 self.counters.waited.bump();
-                let (export, request) = (call.export.clone(), *call.request);
-                self.parking.park(Parked {
-                    frame,
-                    export,
-                    request,
-                    entry,
-                    role: Role::Waiting,
-                });
+                self.in_flight
+                    .put(call.in_flight(frame, action, (entry, token), Stage::Waiting));
             }
-            Placement::Watches(_) | Placement::Full => {
+            Placement::Duplicate(_) | Placement::Full => {
                 drop(state);
                 self.silent(link, frame, Silence::Full);
             }
@@ -142,129 +119,107 @@ impl<L: Link, C: Completions> Engine<L, C> {
     }
 
     /// A change that waited may go on.
-    pub fn resume_change(
-        &mut self,
-        link: &mut L,
-        call: Call<'_, C>,
-        frame: L::Frame,
-        entry: EntryId,
-        token: Token,
-    ) {
-        let state = call.export.state.write();
+    pub fn resume_change(&mut self, link: &mut L, in_flight: InFlight<L::Frame, C>, now_us: u64) {
+        let export = Arc::clone(&in_flight.export);
+        let state = export.state.write();
+        let (entry, token) = (in_flight.entry, in_flight.token);
         match state.order.with(|table| table.turn(entry, &self.handle, token)) {
-            Turn::NotYet => {
-                drop(state);
-                self.put_back(call, frame, entry, token, Role::Waiting);
-            }
-            Turn::Superseded => {
-                drop(state);
-                self.parking.release(token);
-                self.silent(link, frame, Silence::Superseded);
-            }
-            Turn::Go => self.change(link, call, frame, state, Some((entry, token))),
+            Turn::NotYet => self.in_flight.put(in_flight),
+            Turn::Superseded => self.superseded(link, in_flight),
+            Turn::Go => self.change(link, in_flight, state, now_us),
         }
     }
 
-    /// Decides with nothing in the way, and saves and answers or only answers. `place` is what a request that
-    /// waited has already.
+    /// Decides with nothing in the way, and saves and answers or only answers.
     fn change(
         &mut self,
         link: &mut L,
-        call: Call<'_, C>,
-        frame: L::Frame,
+        mut in_flight: InFlight<L::Frame, C>,
         mut state: RwLockWriteGuard<'_, State<C::Handle>>,
-        place: Option<(EntryId, Token)>,
+        now_us: u64,
     ) {
+        let export = Arc::clone(&in_flight.export);
+        let call = Call::new(&in_flight.export, &in_flight.request, now_us);
         let decision = match Self::admit(call, &state) {
-            Ok(_) => decide(link, call, &frame, &state.persistent),
+            Ok(_) => decide(link, call, &in_flight.frame, &state.persistent),
             Err(refusal) => {
-                self.vacate(&state, place);
+                self.end_change(&state, &in_flight);
                 drop(state);
-                return self.refuse(link, call, frame, refusal);
+                return self.refuse(link, call, in_flight.frame, refusal);
             }
         };
-        match (decision, &call.export.state_store) {
+        match (decision, &export.state_store) {
             (Decision::Silent(why), _) => {
-                self.vacate(&state, place);
+                self.end_change(&state, &in_flight);
                 drop(state);
-                self.silent(link, frame, why);
+                self.silent(link, in_flight.frame, why);
             }
-            (Decision::Answer(verdict), _) => {
-                self.vacate(&state, place);
-                self.state(link, call, frame, &state.persistent, verdict);
+            (Decision::Answer(codes), _) => {
+                self.end_change(&state, &in_flight);
+                self.state(link, call, in_flight.frame, &state.persistent, codes);
             }
-            (Decision::Change(new, change, verdict), None) => {
-                state.persistent = *new;
-                self.vacate(&state, place);
-                self.state(link, call, frame, &state.persistent, verdict);
+            (Decision::Change(decided), None) => {
+                state.persistent = decided.new;
+                self.end_change(&state, &in_flight);
+                self.state(link, call, in_flight.frame, &state.persistent, decided.codes);
                 drop(state);
-                call.export.observer.changed(call.export.address(), change);
+                export.observer.changed(export.address(), decided.change);
             }
-            (Decision::Change(new, change, verdict), Some(state_store)) => {
-                let token = place.map_or_else(|| self.parking.next_token(), |(_, token)| token);
-                let entry = place.map_or_else(
-                    || {
-                        let asker = self.asker(token);
-                        state.order.with(|table| table.run(scope(call), None, asker))
-                    },
-                    |(entry, _)| entry,
+            (Decision::Change(decided), Some(state_store)) => {
+                drop(state);
+                state_store.save(
+                    export.address(),
+                    &decided.new,
+                    self.handle.clone(),
+                    in_flight.token,
                 );
-                drop(state);
-                state_store.save(call.export.address(), &new, self.handle.clone(), token);
-                let role = Role::Saving(new, change, verdict);
-                if place.is_some() {
-                    self.put_back(call, frame, entry, token, role);
-                } else {
-                    let (export, request) = (call.export.clone(), *call.request);
-                    self.parking.park(Parked {
-                        frame,
-                        export,
-                        request,
-                        entry,
-                        role,
-                    });
-                }
+                in_flight.action = Action::Change(decided);
+                in_flight.stage = Stage::Running;
+                self.in_flight.put(in_flight);
             }
         }
     }
 
     /// The state store has saved a change, or could not.
-    #[expect(clippy::too_many_arguments, reason = "a parked request taken apart")]
     pub fn saved(
         &mut self,
         link: &mut L,
-        call: Call<'_, C>,
-        frame: L::Frame,
-        place: (EntryId, Token),
-        new: Persistent,
-        change: Change,
-        verdict: Verdict,
-        outcome: Result<(), Fault>,
+        in_flight: InFlight<L::Frame, C>,
+        result: Result<(), Fault>,
+        now_us: u64,
     ) {
-        let mut state = call.export.state.write();
-        match outcome {
-            Ok(()) => {
+        let export = Arc::clone(&in_flight.export);
+        let mut state = export.state.write();
+        self.end_change(&state, &in_flight);
+        let InFlight {
+            frame,
+            request,
+            action,
+            ..
+        } = in_flight;
+        match (result, action) {
+            (Ok(()), Action::Change(decided)) => {
+                let StateChange { new, change, codes } = *decided;
                 state.persistent = new;
-                self.vacate(&state, Some(place));
-                self.state(link, call, frame, &state.persistent, verdict);
+                let call = Call::new(&export, &request, now_us);
+                self.state(link, call, frame, &state.persistent, codes);
                 drop(state);
-                call.export.observer.changed(call.export.address(), change);
+                export.observer.changed(export.address(), change);
             }
-            Err(fault) => {
-                self.vacate(&state, Some(place));
+            (result, _) => {
                 drop(state);
-                call.export.observer.fault(call.export.address(), &fault);
+                if let Err(fault) = result {
+                    export.observer.fault(export.address(), &fault);
+                }
                 self.silent(link, frame, Silence::Unsaved);
             }
         }
     }
 
     /// Gives up the entry and token of a change that has ended.
-    fn vacate(&mut self, state: &State<C::Handle>, place: Option<(EntryId, Token)>) {
-        if let Some((entry, token)) = place {
-            self.parking.release(token);
-            state.order.with(|table| table.finish(entry));
-        }
+    fn end_change(&mut self, state: &State<C::Handle>, in_flight: &InFlight<L::Frame, C>) {
+        self.in_flight.release(in_flight.token);
+        state.order.with(|table| table.finish(in_flight.entry));
     }
 }
 

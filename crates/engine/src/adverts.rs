@@ -7,10 +7,10 @@ use aoe_common::wire::aoe;
 use aoe_common::{Mac, Vlan};
 
 use super::counters::Counters;
-use super::engine::query_argument;
 use super::link::Link;
 use super::reply::{Envelope, build};
 use super::request::Tags;
+use super::server::query_argument;
 use super::{Address, Export, Exports, PortInfo, query};
 use crate::completion::Completions;
 

@@ -5,13 +5,16 @@ use crate::store::Fault;
 /// Names an operation in flight on one worker; the caller chooses it.
 pub type Token = u64;
 
+/// How an operation ended. A read that ends later carries its bytes, exactly the extent's.
+pub type StoreResult = Result<Option<Box<[u8]>>, Fault>;
+
 /// How a deferred operation went on.
 #[derive(Debug)]
 pub enum Event {
     /// What it waited for is there: repeat the call.
     Again,
-    /// It is done. A read carries its bytes, exactly the extent's.
-    Finished(Result<Option<Box<[u8]>>, Fault>),
+    /// It is done.
+    Finished(StoreResult),
 }
 
 /// The end, or the next stage, of a deferred operation.

@@ -78,7 +78,7 @@ counters! {
     deferred,
     /// Requests that waited for one that overlaps them.
     waited,
-    /// Requests that were in flight already: run once, the newest asker is answered.
+    /// Requests that were in flight already: run once, the newest requester is answered.
     duplicates,
     /// Late duplicates of writes that were answered, not run again.
     late_answered,

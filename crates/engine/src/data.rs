@@ -1,34 +1,37 @@
 //! ATA commands: judged and run under the export's lock, or entered into its order and finished later.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
 use aoe_common::Access;
 use aoe_common::wire::SECTOR_BYTES;
 
-use super::ata::{self, Action, Device, Opcode, Refusal, Registers};
+use super::action::{Action, Refusal};
+use super::ata::{self, Device, Opcode, Registers};
 use super::counters::Silence;
-use super::engine::{Call, Engine};
 use super::export::State;
-use super::late::{self, Written};
+use super::in_flight::{InFlight, Stage};
+use super::late::{Treatment, Written};
 use super::link::{Link, Pieces};
-use super::order::{EntryId, Likeness, Outcome, Placement, Turn};
-use super::parked::{Parked, Role};
+use super::operation::Failure;
+use super::order::{Fingerprint, Placement, Span, Turn};
 use super::reply::error;
+use super::request::Command;
 use super::scatter;
-use super::work::{Trouble, Work};
-use crate::completion::{Completions, Event, Token};
+use super::server::{Call, Server};
+use crate::completion::{Completions, Event, StoreResult};
 use crate::store::Step;
 
-impl<L: Link, C: Completions> Engine<L, C> {
+impl<L: Link, C: Completions> Server<L, C> {
     /// Serves an ATA command to an exact address.
-    pub fn ata(&mut self, link: &mut L, call: Call<'_, C>, frame: L::Frame) {
-        let opcode = ata::opcode(call.request.argument[aoe_common::wire::ata::COMMAND]);
+    pub fn ata(&mut self, link: &mut L, call: Call<'_, C>, registers: &Registers, frame: L::Frame) {
+        let opcode = ata::opcode(registers.command);
         self.count(opcode);
         // Writes and trims alone, everything else side by side: what a store does at once never overlaps a write.
         if opcode.has_payload() {
-            self.begin(link, call, frame, call.export.state.write());
+            self.begin(link, call, registers, frame, call.export.state.write());
         } else {
-            self.begin(link, call, frame, call.export.state.read());
+            self.begin(link, call, registers, frame, call.export.state.read());
         }
     }
 
@@ -49,12 +52,12 @@ impl<L: Link, C: Completions> Engine<L, C> {
     pub fn judge(
         link: &L,
         call: Call<'_, C>,
+        registers: &Registers,
         state: &State<C::Handle>,
         frame: &L::Frame,
     ) -> Result<Action, Refusal> {
         let access = Self::admit(call, state)?;
         let export = call.export;
-        let registers = Registers::read(&call.request.argument);
         let opcode = ata::opcode(registers.command);
         let holders = &state.persistent.reserve;
         if !holders.is_empty() && !holders.contains(&call.request.source) && !opcode.passes_reservation() {
@@ -67,7 +70,7 @@ impl<L: Link, C: Completions> Engine<L, C> {
             Pieces::new()
         };
         ata::decode(
-            &registers,
+            registers,
             &Device {
                 sectors: export.store.sectors(),
                 per_frame: call.per_frame(),
@@ -85,28 +88,32 @@ impl<L: Link, C: Completions> Engine<L, C> {
         &mut self,
         link: &mut L,
         call: Call<'_, C>,
+        registers: &Registers,
         mut frame: L::Frame,
         state: impl Deref<Target = State<C::Handle>>,
     ) {
-        let work = match Self::judge(link, call, &state, &frame) {
+        let action = match Self::judge(link, call, registers, &state, &frame) {
+            Ok(action) => action,
             Err(refusal) => {
                 drop(state);
                 return self.refuse(link, call, frame, refusal);
             }
-            Ok(action) => match Work::of(action) {
-                Ok(work) => work,
-                Err(action) => return self.at_once(link, call, frame, state, &action),
-            },
+        };
+        let Some(scope) = action.scope() else {
+            drop(state);
+            return self.reply(link, call, frame, &action, Ok(()));
         };
 
-        let mut likeness = None;
-        let remember = call.export.options.late_duplicates && matches!(work, Work::Write { .. });
+        let token = self.in_flight.next_token();
+        let mut fingerprint = None;
+        let remember = call.export.options.late_duplicates && matches!(action, Action::Write { .. });
         if remember || state.order.len() != 0 {
-            likeness = work.likeness(link, &frame, call.request);
-            let token = self.parking.next_token();
-            let max = call.export.max_in_flight();
-            let (scope, asker) = (work.scope(), || self.asker(token));
-            match state.order.with(|table| table.place(scope, likeness, max, asker)) {
+            fingerprint = action.fingerprint(link, &frame, call.request, registers);
+            let (max, requester) = (call.export.max_in_flight(), || self.requester(token));
+            let placement = state
+                .order
+                .with(|table| table.place(scope, fingerprint, max, requester));
+            match placement {
                 Placement::Clear => {}
                 Placement::Full => {
                     drop(state);
@@ -114,340 +121,324 @@ impl<L: Link, C: Completions> Engine<L, C> {
                 }
                 Placement::Waits(entry) => {
                     self.counters.waited.bump();
-                    return self.park(call, frame, entry, Role::Waiting);
+                    let in_flight = call.in_flight(frame, action, (entry, token), Stage::Waiting);
+                    return self.in_flight.put(in_flight);
                 }
-                Placement::Watches(entry) => {
+                Placement::Duplicate(entry) => {
                     self.counters.duplicates.bump();
-                    return self.park(call, frame, entry, Role::Watching(work));
+                    let in_flight = call.in_flight(frame, action, (entry, token), Stage::Duplicate);
+                    return self.in_flight.put(in_flight);
                 }
             }
-            if remember {
-                match late_verdict(call, &state, &work, likeness) {
-                    late::Verdict::Execute => {}
-                    verdict => {
-                        drop(state);
-                        return self.late(link, call, frame, &work, verdict);
-                    }
-                }
+            let treatment = treatment(call, &state, &action, fingerprint);
+            if treatment != Treatment::Execute {
+                drop(state);
+                return self.late(link, call, frame, &action, treatment);
             }
         }
 
-        let token = self.parking.next_token();
-        let outcome = work.run(
+        match action.run(
             call.export,
-            &mut self.completions,
-            token,
+            (&mut self.completions, token),
             link,
             &mut frame,
             call.request,
-        );
-        match outcome {
+        ) {
             Ok(Step::Later) => {
-                let likeness = likeness.or_else(|| work.likeness(link, &frame, call.request));
-                let asker = self.asker(token);
-                let entry = state.order.with(|table| table.run(work.scope(), likeness, asker));
+                let fingerprint =
+                    fingerprint.or_else(|| action.fingerprint(link, &frame, call.request, registers));
+                let requester = self.requester(token);
+                let entry = state.order.with(|table| table.run(scope, fingerprint, requester));
                 drop(state);
                 self.counters.deferred.bump();
-                self.park(call, frame, entry, Role::Running(work));
+                self.in_flight
+                    .put(call.in_flight(frame, action, (entry, token), Stage::Running));
             }
-            Ok(Step::Done) => {
-                if remember && let Some(written) = written(call, &work, likeness) {
-                    state.order.with(|table| table.late.record(written));
+            done => {
+                if done.is_ok() {
+                    remember_write(call, &state, &action, fingerprint);
                 }
                 drop(state);
-                self.reply(link, call, frame, &work, Ok(()));
-            }
-            Err(trouble) => {
-                drop(state);
-                self.reply(link, call, frame, &work, Err(trouble));
+                self.reply(link, call, frame, &action, done.map(|_| ()));
             }
         }
     }
 
-    fn park(&mut self, call: Call<'_, C>, frame: L::Frame, entry: EntryId, role: Role) {
-        let (export, request) = (call.export.clone(), *call.request);
-        self.parking.park(Parked {
-            frame,
-            export,
-            request,
-            entry,
-            role,
-        });
-    }
-
-    /// Actions that need no store operation.
-    fn at_once(
-        &mut self,
-        link: &mut L,
-        call: Call<'_, C>,
-        frame: L::Frame,
-        state: impl Deref<Target = State<C::Handle>>,
-        action: &Action,
-    ) {
-        let success = Registers::read(&call.request.argument).success();
-        let smart: [u8; SECTOR_BYTES];
-        let (results, data): (_, &[u8]) = match action {
-            Action::Identify => {
-                drop(state);
-                return self.identify(link, call, frame);
-            }
-            Action::Answer(results) => (*results, &[]),
-            Action::SetMultiple(multiple) => {
-                state.set_multiple(*multiple);
-                (success, &[])
-            }
-            Action::SetSmart(enabled) => {
-                state.set_smart(*enabled);
-                (success, &[])
-            }
-            _ => {
-                smart = ata::smart_data();
-                (success, &smart)
-            }
-        };
-        drop(state);
-        self.results(link, call, frame, results, data);
-    }
-
     /// A late duplicate: answered or dropped, not run.
-    fn late(&self, link: &mut L, call: Call<'_, C>, frame: L::Frame, work: &Work, verdict: late::Verdict) {
-        if verdict == late::Verdict::Answer {
+    fn late(&self, link: &mut L, call: Call<'_, C>, frame: L::Frame, action: &Action, treatment: Treatment) {
+        if treatment == Treatment::Answer {
             self.counters.late_answered.bump();
-            self.reply(link, call, frame, work, Ok(()));
+            self.reply(link, call, frame, action, Ok(()));
         } else {
             self.silent(link, frame, Silence::Stale);
         }
     }
 
     /// A request that waited may start: everything is judged again, for what it waited for may have changed it.
-    pub fn resume(&mut self, link: &mut L, call: Call<'_, C>, frame: L::Frame, entry: EntryId, token: Token) {
-        let state = call.export.state.read();
+    pub fn resume(&mut self, link: &mut L, mut in_flight: InFlight<L::Frame, C>, now_us: u64) {
+        let export = Arc::clone(&in_flight.export);
+        let state = export.state.read();
+        let (entry, token) = (in_flight.entry, in_flight.token);
         match state.order.with(|table| table.turn(entry, &self.handle, token)) {
-            Turn::Superseded => {
+            Turn::Superseded => return self.superseded(link, in_flight),
+            Turn::NotYet => return self.in_flight.put(in_flight),
+            Turn::Go => {}
+        }
+        let Command::Ata(registers) = in_flight.request.command else {
+            return self.superseded(link, in_flight);
+        };
+        let call = Call::new(&in_flight.export, &in_flight.request, now_us);
+        let action = match Self::judge(link, call, &registers, &state, &in_flight.frame) {
+            Ok(action) => action,
+            Err(refusal) => {
                 drop(state);
-                self.parking.release(token);
-                self.silent(link, frame, Silence::Superseded);
+                self.leave(&in_flight);
+                return self.refuse(link, call, in_flight.frame, refusal);
             }
-            Turn::NotYet => {
-                drop(state);
-                self.put_back(call, frame, entry, token, Role::Waiting);
-            }
-            Turn::Go => {
-                let judged = Self::judge(link, call, &state, &frame).map(Work::of);
-                if let Ok(Ok(work)) = judged {
-                    let late = call.export.options.late_duplicates && matches!(work, Work::Write { .. });
-                    let likeness = if late {
-                        work.likeness(link, &frame, call.request)
-                    } else {
-                        None
-                    };
-                    let verdict = late_verdict(call, &state, &work, likeness);
-                    drop(state);
-                    if verdict == late::Verdict::Execute {
-                        return self.run(link, call, frame, entry, token, work);
-                    }
-                    self.leave(call, entry, token);
-                    return self.late(link, call, frame, &work, verdict);
-                }
-                drop(state);
-                self.leave(call, entry, token);
-                match judged {
-                    Err(refusal) => self.refuse(link, call, frame, refusal),
-                    // The opcode has not changed meanwhile, so this cannot be; the initiator asks again.
-                    Ok(_) => self.silent(link, frame, Silence::Superseded),
-                }
-            }
+        };
+        let fingerprint = if export.options.late_duplicates && matches!(action, Action::Write { .. }) {
+            action.fingerprint(link, &in_flight.frame, call.request, &registers)
+        } else {
+            None
+        };
+        let treatment = treatment(call, &state, &action, fingerprint);
+        drop(state);
+        if treatment == Treatment::Execute {
+            in_flight.action = action;
+            self.run(link, in_flight, now_us);
+        } else {
+            self.leave(&in_flight);
+            self.late(link, call, in_flight.frame, &action, treatment);
         }
     }
 
     /// Ends an entry that came to nothing; a duplicate of it goes without an answer, too.
-    fn leave(&mut self, call: Call<'_, C>, entry: EntryId, token: Token) {
-        self.parking.release(token);
-        let (newest, _) = call.export.state.read().order.with(|table| table.finish(entry));
-        if let Some(asker) = newest {
-            asker.call();
+    fn leave(&mut self, in_flight: &InFlight<L::Frame, C>) {
+        self.in_flight.release(in_flight.token);
+        let state = in_flight.export.state.read();
+        let (newest, _) = state.order.with(|table| table.finish(in_flight.entry));
+        if let Some(requester) = newest {
+            requester.call();
         }
-    }
-
-    pub fn put_back(&mut self, call: Call<'_, C>, frame: L::Frame, entry: EntryId, token: Token, role: Role) {
-        let (export, request) = (call.export.clone(), *call.request);
-        self.parking.put_back(
-            token,
-            Parked {
-                frame,
-                export,
-                request,
-                entry,
-                role,
-            },
-        );
     }
 
     /// Starts or repeats an operation that has an entry: what conflicts with it waits, no lock is needed.
-    pub fn run(
-        &mut self,
-        link: &mut L,
-        call: Call<'_, C>,
-        mut frame: L::Frame,
-        entry: EntryId,
-        token: Token,
-        work: Work,
-    ) {
-        let result = match work.run(
-            call.export,
-            &mut self.completions,
-            token,
+    pub fn run(&mut self, link: &mut L, mut in_flight: InFlight<L::Frame, C>, now_us: u64) {
+        let step = in_flight.action.run(
+            &in_flight.export,
+            (&mut self.completions, in_flight.token),
             link,
-            &mut frame,
-            call.request,
-        ) {
-            Ok(Step::Later) => return self.put_back(call, frame, entry, token, Role::Running(work)),
-            Ok(Step::Done) => Ok(()),
-            Err(trouble) => Err(trouble),
-        };
-        self.conclude(link, call, frame, entry, token, &work, result);
+            &mut in_flight.frame,
+            &in_flight.request,
+        );
+        match step {
+            Ok(Step::Later) => {
+                in_flight.stage = Stage::Running;
+                self.in_flight.put(in_flight);
+            }
+            done => self.conclude(link, in_flight, done.map(|_| ()), now_us),
+        }
     }
 
     /// The store has finished an operation of this session.
-    #[expect(clippy::too_many_arguments, reason = "a parked request taken apart")]
     pub fn finished(
         &mut self,
         link: &mut L,
-        call: Call<'_, C>,
-        mut frame: L::Frame,
-        entry: EntryId,
-        token: Token,
-        work: &Work,
-        outcome: Outcome,
+        mut in_flight: InFlight<L::Frame, C>,
+        result: StoreResult,
+        now_us: u64,
     ) {
-        let result = match outcome {
-            Ok(bytes) => {
-                // A flush may find nothing to do.
-                if !matches!(work, Work::Flush) {
-                    call.export.reached();
-                }
-                work.fill(bytes.as_deref(), link, &mut frame, call.request)
-            }
-            Err(fault) => Err(Trouble::Fault(fault)),
-        };
-        self.conclude(link, call, frame, entry, token, work, result);
+        // A flush may find nothing to do.
+        if result.is_ok() && !matches!(in_flight.action, Action::Flush) {
+            in_flight.export.reached();
+        }
+        let result = in_flight.fill(link, result);
+        self.conclude(link, in_flight, result, now_us);
     }
 
     /// Takes an operation out of the order and answers whoever asked last.
-    #[expect(clippy::too_many_arguments, reason = "a parked request taken apart")]
     fn conclude(
         &mut self,
         link: &mut L,
-        call: Call<'_, C>,
-        frame: L::Frame,
-        entry: EntryId,
-        token: Token,
-        work: &Work,
-        result: Result<(), Trouble>,
+        in_flight: InFlight<L::Frame, C>,
+        result: Result<(), Failure>,
+        now_us: u64,
     ) {
-        self.parking.release(token);
-        let newest = call.export.state.read().order.with(|table| {
-            let (newest, likeness) = table.finish(entry);
-            if call.export.options.late_duplicates
-                && result.is_ok()
-                && let Some(written) = written(call, work, likeness)
-            {
-                table.late.record(written);
+        self.in_flight.release(in_flight.token);
+        let call = Call::new(&in_flight.export, &in_flight.request, now_us);
+        let newest = {
+            let state = call.export.state.read();
+            let (newest, fingerprint) = state.order.with(|table| table.finish(in_flight.entry));
+            if result.is_ok() {
+                remember_write(call, &state, &in_flight.action, fingerprint);
             }
             newest
-        });
-        let Some(asker) = newest else {
-            return self.reply(link, call, frame, work, result);
+        };
+        let Some(requester) = newest else {
+            return self.reply(link, call, in_flight.frame, &in_flight.action, result);
         };
         match result {
-            Ok(()) => asker.post(Event::Finished(Ok(work.copy(link, &frame, call.request)))),
-            Err(Trouble::Fault(fault)) => asker.post(Event::Finished(Err(fault))),
-            Err(Trouble::NoMemory) => asker.call(),
+            Ok(()) => {
+                let copy = in_flight.action.copy(link, &in_flight.frame, call.request);
+                requester.post(Event::Finished(Ok(copy)));
+            }
+            Err(Failure::Store(fault)) => requester.post(Event::Finished(Err(fault))),
+            Err(Failure::NoMemory) => requester.call(),
         }
-        self.silent(link, frame, Silence::Superseded);
+        self.silent(link, in_flight.frame, Silence::Superseded);
     }
 
-    /// The outcome of a duplicate that another request, perhaps on another worker, has run.
-    pub fn watched(
-        &self,
+    /// The end of a request that another one like it, perhaps on another worker, has run.
+    pub fn duplicate_finished(
+        &mut self,
         link: &mut L,
-        call: Call<'_, C>,
-        mut frame: L::Frame,
-        work: &Work,
-        outcome: Outcome,
+        mut in_flight: InFlight<L::Frame, C>,
+        result: StoreResult,
+        now_us: u64,
     ) {
-        let result = match outcome {
-            Ok(bytes) => work.fill(bytes.as_deref(), link, &mut frame, call.request),
-            Err(fault) => Err(Trouble::Fault(fault)),
-        };
-        self.reply(link, call, frame, work, result);
+        self.in_flight.release(in_flight.token);
+        let result = in_flight.fill(link, result);
+        let call = Call::new(&in_flight.export, &in_flight.request, now_us);
+        self.reply(link, call, in_flight.frame, &in_flight.action, result);
     }
 
-    /// Answers with the end of an operation; a read's data is in the frame.
+    /// A duplicate is told to look whether it is still the one to be answered.
+    pub fn check_duplicate(&mut self, link: &mut L, in_flight: InFlight<L::Frame, C>) {
+        let (entry, token) = (in_flight.entry, in_flight.token);
+        let is_newest = {
+            let state = in_flight.export.state.read();
+            state
+                .order
+                .with(|table| table.is_newest(entry, &self.handle, token))
+        };
+        if is_newest {
+            self.in_flight.put(in_flight);
+        } else {
+            self.superseded(link, in_flight);
+        }
+    }
+
+    /// Answers with the end of an action; a read's data is in the frame.
     fn reply(
         &self,
         link: &mut L,
         call: Call<'_, C>,
         frame: L::Frame,
-        work: &Work,
-        result: Result<(), Trouble>,
+        action: &Action,
+        result: Result<(), Failure>,
     ) {
-        let registers = Registers::read(&call.request.argument);
-        match (result, work) {
-            (Ok(()), Work::Read { extent, .. }) => {
-                self.counters.sectors_read.add(extent.count);
-                self.data_in(link, call, frame);
-            }
-            (Ok(()), _) => {
-                if let Work::Write { extent, .. } = work {
-                    self.counters.sectors_written.add(extent.count);
-                }
-                self.results(link, call, frame, registers.success(), &[]);
-            }
-            (Err(Trouble::NoMemory), _) => self.silent(link, frame, Silence::NoMemory),
-            (Err(Trouble::Fault(fault)), _) => {
+        let Command::Ata(registers) = &call.request.command else {
+            return self.silent(link, frame, Silence::Runt);
+        };
+        match result {
+            Ok(()) => self.succeed(link, call, registers, frame, action),
+            Err(Failure::NoMemory) => self.silent(link, frame, Silence::NoMemory),
+            Err(Failure::Store(fault)) => {
                 call.export.failed(&fault);
                 let refusal = registers
-                    .fault(&fault, work.extent())
+                    .fault(&fault, action.extent())
                     .map_or_else(Refusal::Aoe, Refusal::Ata);
                 self.refuse(link, call, frame, refusal);
             }
         }
+    }
+
+    fn succeed(
+        &self,
+        link: &mut L,
+        call: Call<'_, C>,
+        registers: &Registers,
+        frame: L::Frame,
+        action: &Action,
+    ) {
+        let success = registers.success();
+        let smart: [u8; SECTOR_BYTES];
+        let (results, data): (_, &[u8]) = match action {
+            Action::Read { extent, .. } => {
+                self.counters.sectors_read.add(extent.count);
+                return self.data_in(link, call, registers, frame);
+            }
+            Action::Identify => return self.identify(link, call, registers, frame),
+            Action::Write { extent, .. } => {
+                self.counters.sectors_written.add(extent.count);
+                (success, &[])
+            }
+            Action::Answer(results) => (*results, &[]),
+            Action::SetMultiple(multiple) => {
+                call.export.state.read().set_multiple(*multiple);
+                (success, &[])
+            }
+            Action::SetSmart(enabled) => {
+                call.export.state.read().set_smart(*enabled);
+                (success, &[])
+            }
+            Action::SmartData => {
+                smart = ata::smart_data();
+                (success, &smart)
+            }
+            Action::Verify { .. } | Action::Flush | Action::Trim(_) | Action::Change(_) => (success, &[]),
+        };
+        self.results(link, call, registers, frame, results, data);
+    }
+}
+
+impl<F, C: Completions> InFlight<F, C> {
+    /// Puts what the store brought into the frame.
+    fn fill<L: Link<Frame = F>>(&mut self, link: &mut L, result: StoreResult) -> Result<(), Failure> {
+        let bytes = result?;
+        self.action
+            .fill(bytes.as_deref(), link, &mut self.frame, &self.request)
     }
 }
 
 /// The bytes after the ATA header.
 fn payload<'a, L: Link, C: Completions>(link: &'a L, call: Call<'_, C>, frame: &'a L::Frame) -> Pieces<'a> {
     let pieces = link.pieces(frame);
-    let at = call.request.data_at();
+    let at = call.request.payload_at;
     let len = scatter::total(&pieces).saturating_sub(at);
     scatter::part(&pieces, at, len).unwrap_or_default()
 }
 
-fn written<C: Completions>(call: Call<'_, C>, work: &Work, likeness: Option<Likeness>) -> Option<Written> {
-    let span = work.scope().span;
-    matches!(work, Work::Write { .. }).then_some(())?;
-    likeness.map(|likeness| {
-        Written::new(
-            call.now_us,
-            call.request.source,
-            call.request.tag,
-            span,
-            &likeness,
-        )
-    })
+/// A write as the memory of writes done knows it; `None` for what is no write, or where nothing is remembered.
+fn written<C: Completions>(
+    call: Call<'_, C>,
+    action: &Action,
+    fingerprint: Option<Fingerprint>,
+) -> Option<Written> {
+    let Action::Write { extent, .. } = action else {
+        return None;
+    };
+    let fingerprint = fingerprint.filter(|_| call.export.options.late_duplicates)?;
+    let (source, tag) = (call.request.source, call.request.tag);
+    Some(Written::new(
+        call.now_us,
+        source,
+        tag,
+        Span::of(*extent),
+        &fingerprint,
+    ))
 }
 
-fn late_verdict<C: Completions>(
+fn remember_write<C: Completions>(
     call: Call<'_, C>,
     state: &State<C::Handle>,
-    work: &Work,
-    likeness: Option<Likeness>,
-) -> late::Verdict {
-    match written(call, work, likeness) {
-        Some(write) if call.export.options.late_duplicates => {
-            state.order.with(|table| table.late.judge(&write))
-        }
-        _ => late::Verdict::Execute,
+    action: &Action,
+    fingerprint: Option<Fingerprint>,
+) {
+    if let Some(written) = written(call, action, fingerprint) {
+        state.order.with(|table| table.late.record(written));
+    }
+}
+
+/// What is to become of a write, in the light of those that were done lately.
+fn treatment<C: Completions>(
+    call: Call<'_, C>,
+    state: &State<C::Handle>,
+    action: &Action,
+    fingerprint: Option<Fingerprint>,
+) -> Treatment {
+    match written(call, action, fingerprint) {
+        Some(write) => state.order.with(|table| table.late.judge(&write)),
+        None => Treatment::Execute,
     }
 }

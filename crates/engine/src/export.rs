@@ -1,6 +1,5 @@
 //! One export: what it is, what it stores to, and the state that initiators change.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
@@ -8,34 +7,11 @@ use aoe_common::{Access, Mac, Vlan};
 use parking_lot::{Mutex, RwLock};
 
 use super::ata::identify::{Identity, MAX_MULTIPLE};
+use super::observer::{Change, Observer};
 use super::order::Table;
 use super::{AccessList, Address, Persistent, StateError, StateStore};
 use crate::completion::{CompletionHandle, Completions};
 use crate::store::{Fault, FaultKind, Store};
-
-/// What changed of an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// The config string: advertise.
-    String,
-    /// The MAC mask: tell the filter.
-    Mask,
-    /// The reservation.
-    Reserve,
-    /// The size; sectors now. Advertise.
-    Size(u64),
-    /// The store was unavailable and serves again: advertise.
-    Returned,
-}
-
-/// Who is told about an export. Calls come from workers and must not block.
-pub trait Observer: Send + Sync + fmt::Debug {
-    /// Something that others see changed and is in force.
-    fn changed(&self, address: Address, change: Change);
-
-    /// An operation failed; its initiator was answered with an error.
-    fn fault(&self, address: Address, fault: &Fault);
-}
 
 /// What an export is and does, fixed for its life.
 #[derive(Clone, Debug)]
@@ -116,7 +92,7 @@ impl<H: CompletionHandle> Order<H> {
         result
     }
 
-    /// Entries now; with the export's lock held, none that conflicts can be missed.
+    /// Entries now; under the export's lock none that conflicts can be missed.
     pub fn len(&self) -> usize {
         self.len.load(Ordering::Acquire)
     }
@@ -297,7 +273,7 @@ impl<C: Completions> Export<C> {
         }
     }
 
-    /// Most requests parked at a time: what all initiators together may have outstanding, with room for paths.
+    /// Most requests in flight at a time: what all initiators together may have outstanding, with room for paths.
     pub(super) fn max_in_flight(&self) -> usize {
         usize::from(self.options.buffers.max(2)).saturating_mul(8)
     }

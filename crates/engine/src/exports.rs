@@ -44,10 +44,7 @@ impl<C: Completions> Exports<C> {
 
     /// The export that a request with an exact address is for.
     pub(super) fn find(&self, request: &Request) -> Option<&Arc<Export<C>>> {
-        let range = self.index.get(&key(Address {
-            shelf: request.shelf,
-            slot: request.slot,
-        }))?;
+        let range = self.index.get(&key(request.address))?;
         self.list
             .get(range.clone())?
             .iter()
@@ -58,8 +55,8 @@ impl<C: Completions> Exports<C> {
     pub(super) fn matching<'a>(&'a self, request: &'a Request) -> impl Iterator<Item = &'a Arc<Export<C>>> {
         self.list.iter().filter(|export| {
             let address = export.address();
-            (request.shelf == aoe::SHELF_ANY || request.shelf == address.shelf)
-                && (request.slot == aoe::SLOT_ANY || request.slot == address.slot)
+            (request.address.shelf == aoe::SHELF_ANY || request.address.shelf == address.shelf)
+                && (request.address.slot == aoe::SLOT_ANY || request.address.slot == address.slot)
                 && request.tags.served_by(export.options.vlan)
         })
     }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use aoe_common::Mac;
 
-use super::order::{Likeness, Span};
+use super::order::{Fingerprint, Span};
 
 /// Writes remembered.
 const MAX_WRITES: usize = 1024;
@@ -34,7 +34,7 @@ pub(super) struct Written {
 
 /// What to do with a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Treatment {
     Execute,
     /// It is done already: answer.
     Answer,
@@ -48,7 +48,7 @@ pub(super) struct LateLog(VecDeque<Written>);
 
 impl LateLog {
     /// Judges a write that is not in flight.
-    pub fn judge(&self, write: &Written) -> Verdict {
+    pub fn judge(&self, write: &Written) -> Treatment {
         let mut overwritten = false;
         for done in self.0.iter().rev() {
             if write.at_us.saturating_sub(done.at_us) > MEMORY_US {
@@ -56,16 +56,16 @@ impl LateLog {
             }
             if done.span == write.span && done.digest == write.digest {
                 if done.tag == write.tag && done.source == write.source {
-                    return Verdict::Answer;
+                    return Treatment::Answer;
                 }
                 if overwritten && is_behind(write.tag, done.tag) {
-                    return Verdict::Drop;
+                    return Treatment::Drop;
                 }
             } else if done.span.overlaps(write.span) {
                 overwritten = true;
             }
         }
-        Verdict::Execute
+        Treatment::Execute
     }
 
     /// Remembers a write that succeeded.
@@ -79,13 +79,13 @@ impl LateLog {
 
 impl Written {
     /// A write request's entry.
-    pub fn new(at_us: u64, source: Mac, tag: [u8; 4], span: Span, likeness: &Likeness) -> Written {
+    pub fn new(at_us: u64, source: Mac, tag: [u8; 4], span: Span, fingerprint: &Fingerprint) -> Written {
         Written {
             at_us,
             source,
             tag: u32::from_be_bytes(tag),
             span,
-            digest: likeness.digest,
+            digest: fingerprint.digest,
         }
     }
 }
@@ -125,24 +125,24 @@ mod tests {
         let late = write(100, 0x0004_0000, 10, 1); // the first W1, counter 4
         assert_eq!(
             log.judge(&late),
-            Verdict::Execute,
+            Treatment::Execute,
             "harmless: nothing newer was written"
         );
         log.record(write(50, 0x0006_0000, 11, 2));
-        assert_eq!(log.judge(&late), Verdict::Drop);
+        assert_eq!(log.judge(&late), Treatment::Drop);
         assert_eq!(
             log.judge(&write(100, 0x0007_0000, 10, 1)),
-            Verdict::Execute,
+            Treatment::Execute,
             "A, B, A is legal"
         );
         assert_eq!(
             log.judge(&write(100, 0x8004_0000, 10, 1)),
-            Verdict::Execute,
+            Treatment::Execute,
             "no Linux tag"
         );
         assert_eq!(
             log.judge(&write(3_000_000, 0x0004_0000, 10, 1)),
-            Verdict::Execute,
+            Treatment::Execute,
             "too long ago"
         );
     }
@@ -152,9 +152,17 @@ mod tests {
         let mut log = LateLog::default();
         log.record(write(0, 7, 10, 1));
         log.record(write(1, 8, 10, 2));
-        assert_eq!(log.judge(&write(2, 7, 10, 1)), Verdict::Answer);
-        assert_eq!(log.judge(&write(2, 7, 10, 3)), Verdict::Execute, "other content");
-        assert_eq!(log.judge(&write(2, 7, 12, 1)), Verdict::Execute, "other sectors");
+        assert_eq!(log.judge(&write(2, 7, 10, 1)), Treatment::Answer);
+        assert_eq!(
+            log.judge(&write(2, 7, 10, 3)),
+            Treatment::Execute,
+            "other content"
+        );
+        assert_eq!(
+            log.judge(&write(2, 7, 12, 1)),
+            Treatment::Execute,
+            "other sectors"
+        );
     }
 
     #[test]

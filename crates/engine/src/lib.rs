@@ -10,26 +10,32 @@
 #![deny(clippy::arithmetic_side_effects)]
 
 mod access;
+mod action;
 mod admin;
 mod adverts;
 mod ata;
 mod completion;
 mod counters;
 mod data;
-mod engine;
+mod discovery;
+mod dispatch;
 mod export;
 mod exports;
+mod in_flight;
 mod late;
 mod limiter;
 pub mod link;
 mod mask;
+mod observer;
+mod operation;
 mod order;
-mod parked;
+mod port;
 mod query;
 mod reply;
 mod request;
 mod reserve;
 mod scatter;
+mod server;
 mod session;
 mod state;
 mod store;
@@ -37,15 +43,16 @@ mod store;
 pub mod testing;
 #[cfg(test)]
 mod tests;
-mod work;
 
 pub use access::AccessList;
 pub use aoe_common::Address;
 pub use ata::identify::Identity;
-pub use completion::{Completion, CompletionHandle, Completions, Event, Token};
+pub use completion::{Completion, CompletionHandle, Completions, Event, StoreResult, Token};
 pub use counters::{Counter, Counters};
-pub use export::{Change, Export, Observer, Options, ReplaceError};
+pub use export::{Export, Options, ReplaceError};
 pub use exports::Exports;
-pub use session::{PortInfo, Session};
+pub use observer::{Change, Observer};
+pub use port::PortInfo;
+pub use session::Session;
 pub use state::{MAX_MASK, MAX_RESERVE, Persistent, StateError, StateStore};
 pub use store::{Durability, Extent, Fault, FaultKind, SECTOR_BYTES, Step, Store, Traits};

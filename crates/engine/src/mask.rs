@@ -3,7 +3,8 @@
 use aoe_common::Mac;
 use aoe_common::wire::mask;
 
-use super::admin::{Decision, Verdict};
+use super::action::{ReplyCodes, StateChange};
+use super::admin::Decision;
 use super::reply::error;
 use super::{Change, MAX_MASK, Persistent};
 
@@ -16,11 +17,6 @@ mod list_error {
     pub const FULL: u8 = 3;
 }
 
-/// The length in bytes that a request's argument claims for its list.
-pub(super) fn list_len(argument: &[u8]) -> usize {
-    usize::from(argument[mask::COUNT]).saturating_mul(mask::DIRECTIVE_LEN)
-}
-
 /// Decides on a request; `directives` is `None` when the frame has fewer bytes than it claims.
 pub(super) fn decide(mcmd: u8, directives: Option<&[u8]>, now: &Persistent, wire_admin: bool) -> Decision {
     let Some(directives) = directives else {
@@ -30,15 +26,19 @@ pub(super) fn decide(mcmd: u8, directives: Option<&[u8]>, now: &Persistent, wire
         0 => Decision::answer(0),
         EDIT if wire_admin => {
             let mut list = now.mask.clone();
-            let verdict = edit(&mut list, directives);
+            let codes = edit(&mut list, directives);
             if list == now.mask {
-                Decision::Answer(verdict)
+                Decision::Answer(codes)
             } else {
                 let new = Persistent {
                     mask: list,
                     ..now.clone()
                 };
-                Decision::Change(Box::new(new), Change::Mask, verdict)
+                Decision::Change(Box::new(StateChange {
+                    new,
+                    change: Change::Mask,
+                    codes,
+                }))
             }
         }
         _ => Decision::answer(error::ARGUMENT),
@@ -46,7 +46,7 @@ pub(super) fn decide(mcmd: u8, directives: Option<&[u8]>, now: &Persistent, wire
 }
 
 /// Applies directives in order up to the first bad one.
-fn edit(list: &mut Vec<Mac>, directives: &[u8]) -> Verdict {
+fn edit(list: &mut Vec<Mac>, directives: &[u8]) -> ReplyCodes {
     let mut applied = 0u8;
     for directive in directives.as_chunks::<{ mask::DIRECTIVE_LEN }>().0 {
         let [_, command, a, b, c, d, e, f] = *directive;
@@ -66,29 +66,29 @@ fn edit(list: &mut Vec<Mac>, directives: &[u8]) -> Verdict {
             _ => list_error::BAD_DIRECTIVE,
         };
         if list_error != 0 {
-            return Verdict {
+            return ReplyCodes {
                 list_error,
                 applied,
-                ..Verdict::default()
+                ..ReplyCodes::default()
             };
         }
         applied = applied.saturating_add(1);
     }
-    Verdict::default()
+    ReplyCodes::default()
 }
 
 /// A reply's argument: the list, unless an error says otherwise.
-pub(super) fn argument(mcmd: u8, list: &[Mac], verdict: Verdict) -> Vec<u8> {
-    let shown = if verdict.error == 0 && verdict.list_error == 0 {
+pub(super) fn argument(mcmd: u8, list: &[Mac], codes: ReplyCodes) -> Vec<u8> {
+    let shown = if codes.error == 0 && codes.list_error == 0 {
         list
     } else {
         &[]
     };
-    let count = match verdict.list_error {
+    let count = match codes.list_error {
         0 => u8::try_from(shown.len()).unwrap_or(0),
-        _ => verdict.applied,
+        _ => codes.applied,
     };
-    let mut bytes = vec![0, mcmd, verdict.list_error, count];
+    let mut bytes = vec![0, mcmd, codes.list_error, count];
     for mac in shown {
         bytes.extend([0, 0]);
         bytes.extend(mac.0);

@@ -9,7 +9,7 @@ use aoe_common::Mac;
 
 use super::late::LateLog;
 use crate::completion::{Completion, CompletionHandle, Event, Token};
-use crate::store::{Extent, Fault};
+use crate::store::Extent;
 
 /// What an entry does, as far as order is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Scope {
 
 /// What makes two requests the same one. Never the tag: initiators send a lost request again under a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Likeness {
+pub(super) struct Fingerprint {
     pub opcode: u8,
     pub lba: u64,
     pub count: u64,
@@ -87,15 +87,15 @@ pub(super) struct Likeness {
     pub digest: u128,
 }
 
-/// A request parked on some worker.
+/// A request in flight on some worker.
 #[derive(Clone, Debug)]
-pub(super) struct Asker<H> {
-    /// Where it is parked.
+pub(super) struct Requester<H> {
+    /// The session that it is in flight on.
     pub session: H,
     pub token: Token,
 }
 
-impl<H: CompletionHandle> Asker<H> {
+impl<H: CompletionHandle> Requester<H> {
     fn is(&self, session: &H, token: Token) -> bool {
         self.token == token && self.session == *session
     }
@@ -128,12 +128,12 @@ pub(super) type EntryId = u64;
 struct Entry<H> {
     id: EntryId,
     scope: Scope,
-    likeness: Option<Likeness>,
+    fingerprint: Option<Fingerprint>,
     phase: Phase,
     /// Runs it, or will.
-    owner: Asker<H>,
+    owner: Requester<H>,
     /// Gets the answer in the owner's place.
-    newest: Option<Asker<H>>,
+    newest: Option<Requester<H>>,
 }
 
 /// Where a request finds itself.
@@ -143,20 +143,20 @@ pub(super) enum Placement {
     Clear,
     /// It waits for its turn in this entry.
     Waits(EntryId),
-    /// It is in flight already and waits for the outcome of this entry.
-    Watches(EntryId),
+    /// It is in flight already and waits for the result of this entry.
+    Duplicate(EntryId),
     /// Too much is in flight.
     Full,
 }
 
-/// What became of a parked request.
+/// What became of a request that waited.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     /// Its turn has come; it counts as running from here on.
     Go,
     /// Something still stands against it.
     NotYet,
-    /// A newer asker has taken its place.
+    /// A newer requester has taken its place.
     Superseded,
 }
 
@@ -187,32 +187,32 @@ impl<H: CompletionHandle> Table<H> {
     pub fn place(
         &mut self,
         scope: Scope,
-        likeness: Option<Likeness>,
+        fingerprint: Option<Fingerprint>,
         max: usize,
-        asker: impl FnOnce() -> Asker<H>,
+        requester: impl FnOnce() -> Requester<H>,
     ) -> Placement {
         let mut conflict = false;
-        let mut alike = None;
-        // From the back: the latest one that is alike. This request is then as if it had arrived right after that one,
+        let mut same = None;
+        // From the back: the latest one that is same. This request is then as if it had arrived right after that one,
         // and one in between that conflicts takes effect after both. Nobody can tell: none of them has been answered, so
         // no order was promised.
         for entry in self.entries.iter().rev() {
-            if likeness.is_some() && entry.likeness == likeness {
-                alike = Some(entry.id);
+            if fingerprint.is_some() && entry.fingerprint == fingerprint {
+                same = Some(entry.id);
                 break;
             }
             conflict |= entry.scope.conflicts(scope);
         }
-        if let Some(id) = alike {
-            if self.join(id, asker()) {
+        if let Some(id) = same {
+            if self.join(id, requester()) {
                 Placement::Waits(id)
             } else {
-                Placement::Watches(id)
+                Placement::Duplicate(id)
             }
         } else if self.entries.len() >= max {
             Placement::Full
         } else if conflict {
-            Placement::Waits(self.insert(scope, likeness, asker(), Phase::Waiting))
+            Placement::Waits(self.insert(scope, fingerprint, requester(), Phase::Waiting))
         } else {
             Placement::Clear
         }
@@ -223,13 +223,19 @@ impl<H: CompletionHandle> Table<H> {
         self.entries.binary_search_by_key(&id, |entry| entry.id).ok()
     }
 
-    fn insert(&mut self, scope: Scope, likeness: Option<Likeness>, owner: Asker<H>, phase: Phase) -> EntryId {
+    fn insert(
+        &mut self,
+        scope: Scope,
+        fingerprint: Option<Fingerprint>,
+        owner: Requester<H>,
+        phase: Phase,
+    ) -> EntryId {
         let id = self.next_id;
         self.next_id = id.wrapping_add(1);
         self.entries.push(Entry {
             id,
             scope,
-            likeness,
+            fingerprint,
             phase,
             owner,
             newest: None,
@@ -238,24 +244,24 @@ impl<H: CompletionHandle> Table<H> {
     }
 
     /// Adds an operation that the store has begun.
-    pub fn run(&mut self, scope: Scope, likeness: Option<Likeness>, owner: Asker<H>) -> EntryId {
-        self.insert(scope, likeness, owner, Phase::Running)
+    pub fn run(&mut self, scope: Scope, fingerprint: Option<Fingerprint>, owner: Requester<H>) -> EntryId {
+        self.insert(scope, fingerprint, owner, Phase::Running)
     }
 
     /// Gives a duplicate the place of the one that asked before. True: it owns the entry now and waits for its
     /// turn; false: it only waits for the outcome.
-    fn join(&mut self, id: EntryId, asker: Asker<H>) -> bool {
+    fn join(&mut self, id: EntryId, requester: Requester<H>) -> bool {
         let Some(entry) = self.position(id).and_then(|at| self.entries.get_mut(at)) else {
             return false;
         };
         if entry.phase == Phase::Running {
-            if let Some(before) = entry.newest.replace(asker) {
+            if let Some(before) = entry.newest.replace(requester) {
                 before.call();
             }
             return false;
         }
         let called = entry.phase == Phase::Called;
-        std::mem::replace(&mut entry.owner, asker).call();
+        std::mem::replace(&mut entry.owner, requester).call();
         if called {
             entry.owner.call();
         }
@@ -278,16 +284,16 @@ impl<H: CompletionHandle> Table<H> {
         Turn::Go
     }
 
-    /// True while this asker is the one to be answered in the owner's place.
+    /// True while this requester is the one to be answered in the owner's place.
     pub fn is_newest(&self, id: EntryId, session: &H, token: Token) -> bool {
         let entry = self.position(id).and_then(|at| self.entries.get(at));
         let newest = entry.and_then(|entry| entry.newest.as_ref());
-        newest.is_some_and(|asker| asker.is(session, token))
+        newest.is_some_and(|requester| requester.is(session, token))
     }
 
     /// Ends an entry and calls those that waited for it; returns who is to be answered in the owner's place, and
     /// what the request was like.
-    pub fn finish(&mut self, id: EntryId) -> (Option<Asker<H>>, Option<Likeness>) {
+    pub fn finish(&mut self, id: EntryId) -> (Option<Requester<H>>, Option<Fingerprint>) {
         let Some(at) = self.position(id) else {
             return (None, None);
         };
@@ -303,7 +309,7 @@ impl<H: CompletionHandle> Table<H> {
                 entry.owner.call();
             }
         }
-        (ended.newest, ended.likeness)
+        (ended.newest, ended.fingerprint)
     }
 
     /// Forgets a request of a worker that ends. What it ran is over as far as order goes; a duplicate that waited
@@ -319,7 +325,7 @@ impl<H: CompletionHandle> Table<H> {
         } else if entry
             .newest
             .as_ref()
-            .is_some_and(|asker| asker.is(session, token))
+            .is_some_and(|requester| requester.is(session, token))
         {
             entry.newest = None;
         }
@@ -332,6 +338,3 @@ impl<H: CompletionHandle> Table<H> {
             .any(|entry| matches!(entry.scope.class, Class::Admin | Class::Fence))
     }
 }
-
-/// The outcome of an operation, as it travels from the worker that ran it to the one that answers.
-pub(super) type Outcome = Result<Option<Box<[u8]>>, Fault>;

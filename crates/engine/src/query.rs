@@ -2,7 +2,8 @@
 
 use aoe_common::wire::{MAX_CONFIG_STRING_BYTES, aoe, query};
 
-use super::admin::{Decision, Verdict};
+use super::action::{ReplyCodes, StateChange};
+use super::admin::Decision;
 use super::counters::Silence;
 use super::reply::error;
 use super::{Change, Persistent};
@@ -14,16 +15,6 @@ pub(super) mod subcommand {
     pub const PREFIX: u8 = 2;
     pub const SET: u8 = 3;
     pub const FORCE_SET: u8 = 4;
-}
-
-/// The subcommand nibble of a request's argument.
-pub(super) fn subcommand(argument: &[u8]) -> u8 {
-    argument[query::SUBCOMMAND] & 0x0f
-}
-
-/// The length that a request's argument claims for its string.
-pub(super) fn string_len(argument: &[u8]) -> usize {
-    u16::from_be_bytes([argument[query::STRING_LEN], argument[query::STRING_LEN + 1]]).into()
 }
 
 /// Decides on a request; `string` is `None` when it is longer than allowed or than the frame.
@@ -44,7 +35,11 @@ pub(super) fn decide(ccmd: u8, string: Option<&[u8]>, now: &Persistent, wire_adm
                     string: string.to_vec(),
                     ..now.clone()
                 };
-                Decision::Change(Box::new(new), Change::String, Verdict::default())
+                Decision::Change(Box::new(StateChange {
+                    new,
+                    change: Change::String,
+                    codes: ReplyCodes::default(),
+                }))
             }
         }
         _ => Decision::answer(error::ARGUMENT),

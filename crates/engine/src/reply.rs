@@ -46,7 +46,7 @@ impl<'a> Envelope<'a> {
             to: request.source,
             tags: &request.tags,
             address,
-            command: request.command,
+            command: request.command.number(),
             tag: request.tag,
         }
     }

@@ -1,9 +1,11 @@
-//! The facts of a request's headers, checked and copied out of the frame.
+//! One frame, parsed: the only place that reads a request's headers.
 
-use aoe_common::wire::{aoe, ata, eth};
-use aoe_common::{Mac, Vlan};
+use aoe_common::wire::{aoe, ata, eth, mask, query, reserve};
+use aoe_common::{Address, Mac, Vlan};
 
+use super::ata::Registers;
 use super::counters::Silence;
+use super::port::PortInfo;
 use super::scatter;
 
 /// Two VLAN tags, the Ethernet and AoE headers and the longest argument.
@@ -53,29 +55,104 @@ impl Tags {
     }
 }
 
+/// What a request asks for, with the fixed part of its argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Issue ATA command.
+    Ata(Registers),
+    /// Query Config; the string follows.
+    Query { subcommand: u8, string_bytes: u16 },
+    /// MAC Mask List; directives follow.
+    Mask { subcommand: u8, directives: u8 },
+    /// Reserve/Release; addresses follow.
+    Reserve { subcommand: u8, addresses: u8 },
+    /// Any other; its number.
+    Unknown(u8),
+}
+
+impl Command {
+    /// From the command field and the first bytes of the argument, of which `present` are in the frame. Also the length of
+    /// the fixed part.
+    fn parse(
+        number: u8,
+        argument: &[u8; ata::HEADER_LEN],
+        present: usize,
+    ) -> Result<(Command, usize), Silence> {
+        let (command, fixed) = match number {
+            aoe::CMD_ATA => (Command::Ata(Registers::read(argument)), ata::HEADER_LEN),
+            aoe::CMD_QUERY => {
+                let string_bytes =
+                    u16::from_be_bytes([argument[query::STRING_LEN], argument[query::STRING_LEN + 1]]);
+                let subcommand = argument[query::SUBCOMMAND] & 0x0f;
+                (
+                    Command::Query {
+                        subcommand,
+                        string_bytes,
+                    },
+                    query::HEADER_LEN,
+                )
+            }
+            aoe::CMD_MASK => {
+                let (subcommand, directives) = (argument[mask::SUBCOMMAND], argument[mask::COUNT]);
+                (
+                    Command::Mask {
+                        subcommand,
+                        directives,
+                    },
+                    mask::HEADER_LEN,
+                )
+            }
+            aoe::CMD_RESERVE => {
+                let (subcommand, addresses) = (argument[reserve::SUBCOMMAND], argument[reserve::COUNT]);
+                (
+                    Command::Reserve {
+                        subcommand,
+                        addresses,
+                    },
+                    reserve::HEADER_LEN,
+                )
+            }
+            other => (Command::Unknown(other), 0),
+        };
+        if present < fixed {
+            return Err(Silence::Runt);
+        }
+        Ok((command, fixed))
+    }
+
+    /// The number in the AoE header.
+    pub fn number(self) -> u8 {
+        match self {
+            Command::Ata(_) => aoe::CMD_ATA,
+            Command::Query { .. } => aoe::CMD_QUERY,
+            Command::Mask { .. } => aoe::CMD_MASK,
+            Command::Reserve { .. } => aoe::CMD_RESERVE,
+            Command::Unknown(number) => number,
+        }
+    }
+}
+
 /// One request, by value: replies are built from this and never from the frame's old bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
+    /// The port it came through.
+    pub port: PortInfo,
     pub source: Mac,
     /// Sent to ff:ff:ff:ff:ff:ff.
     pub broadcast: bool,
     pub tags: Tags,
     pub version: u8,
-    pub shelf: u16,
-    pub slot: u8,
-    pub command: u8,
+    /// As asked: shelf 0xffff and slot 0xff are wildcards.
+    pub address: Address,
     pub tag: [u8; 4],
-    /// The first bytes of the command's argument; zeros where the frame has ended.
-    pub argument: [u8; ata::HEADER_LEN],
-    /// Where the argument begins in the frame.
-    pub argument_at: usize,
-    /// Bytes from there to the frame's end.
-    pub argument_len: usize,
+    pub command: Command,
+    /// Where what follows the argument's fixed part (data, string, list) begins in the frame.
+    pub payload_at: usize,
 }
 
 impl Request {
-    /// Reads the headers of a frame that a port with address `own` received.
-    pub fn parse(pieces: &[&[u8]], own: Mac) -> Result<Request, Silence> {
+    /// Parses a frame that `port` received.
+    pub fn parse(pieces: &[&[u8]], port: &PortInfo) -> Result<Request, Silence> {
         let mut head = [0u8; MAX_HEADERS];
         let len = scatter::total(pieces);
         scatter::gather(pieces, 0, &mut head);
@@ -113,30 +190,32 @@ impl Request {
             return Err(Silence::Response);
         }
         let broadcast = match mac_at(eth::DST) {
-            mac if mac == own => false,
+            mac if mac == port.mac => false,
             Mac::BROADCAST => true,
             _ => return Err(Silence::Destination),
         };
         let source = mac_at(eth::SRC);
-        if !source.is_station() || source == own {
+        if !source.is_station() || source == port.mac {
             return Err(Silence::Source);
         }
         let mut tag = [0; 4];
         tag.copy_from_slice(&header[aoe::TAG..]);
         let mut argument = [0; ata::HEADER_LEN];
         argument.copy_from_slice(&head[argument_at..][..ata::HEADER_LEN]);
+        let (command, fixed) = Command::parse(header[aoe::COMMAND], &argument, argument_len)?;
         Ok(Request {
+            port: *port,
             source,
             broadcast,
             tags,
             version: ver_flags >> 4,
-            shelf: u16::from_be_bytes([header[aoe::SHELF], header[aoe::SHELF + 1]]),
-            slot: header[aoe::SLOT],
-            command: header[aoe::COMMAND],
+            address: Address {
+                shelf: u16::from_be_bytes([header[aoe::SHELF], header[aoe::SHELF + 1]]),
+                slot: header[aoe::SLOT],
+            },
             tag,
-            argument,
-            argument_at,
-            argument_len,
+            command,
+            payload_at: argument_at.saturating_add(fixed),
         })
     }
 
@@ -147,11 +226,6 @@ impl Request {
 
     /// True for a wildcard in shelf or slot.
     pub fn is_wildcard(&self) -> bool {
-        self.shelf == aoe::SHELF_ANY || self.slot == aoe::SLOT_ANY
-    }
-
-    /// Bytes of headers before a command's data.
-    pub fn data_at(&self) -> usize {
-        self.argument_at.saturating_add(ata::HEADER_LEN)
+        self.address.shelf == aoe::SHELF_ANY || self.address.slot == aoe::SLOT_ANY
     }
 }

@@ -1,9 +1,9 @@
 //! Reserve/Release (AoE command 3).
 
 use aoe_common::Mac;
-use aoe_common::wire::reserve;
 
-use super::admin::{Decision, Verdict};
+use super::action::{ReplyCodes, StateChange};
+use super::admin::Decision;
 use super::reply::error;
 use super::{Change, MAX_RESERVE, Persistent};
 
@@ -11,11 +11,6 @@ use super::{Change, MAX_RESERVE, Persistent};
 pub(super) const SET: u8 = 1;
 /// Replace it whoever asks.
 pub(super) const FORCE_SET: u8 = 2;
-
-/// The length in bytes that a request's argument claims for its list.
-pub(super) fn list_len(argument: &[u8]) -> usize {
-    usize::from(argument[reserve::COUNT]).saturating_mul(6)
-}
 
 /// Decides on a request; `addresses` is `None` when the frame has fewer bytes than it claims.
 pub(super) fn decide(
@@ -25,23 +20,27 @@ pub(super) fn decide(
     now: &Persistent,
     wire_admin: bool,
 ) -> Decision {
-    let held = &now.reserve;
+    let holders = &now.reserve;
     match (rcmd, addresses) {
         (0, Some(_)) => Decision::answer(0),
         (SET | FORCE_SET, Some(addresses)) if wire_admin => {
             let list: Vec<Mac> = addresses.as_chunks::<6>().0.iter().map(|mac| Mac(*mac)).collect();
             if list.len() > MAX_RESERVE {
                 Decision::answer(error::ARGUMENT)
-            } else if rcmd == SET && !held.is_empty() && !held.contains(&source) {
+            } else if rcmd == SET && !holders.is_empty() && !holders.contains(&source) {
                 Decision::answer(error::RESERVED)
-            } else if list == *held {
+            } else if list == *holders {
                 Decision::answer(0)
             } else {
                 let new = Persistent {
                     reserve: list,
                     ..now.clone()
                 };
-                Decision::Change(Box::new(new), Change::Reserve, Verdict::default())
+                Decision::Change(Box::new(StateChange {
+                    new,
+                    change: Change::Reserve,
+                    codes: ReplyCodes::default(),
+                }))
             }
         }
         _ => Decision::answer(error::ARGUMENT),

@@ -2,49 +2,9 @@
 
 use super::identify::MAX_LBA28;
 use super::{Opcode, Registers, Results, opcode, smart, trim};
-use crate::counters::Silence;
+use crate::action::{Action, Refusal};
 use crate::reply::error;
 use crate::store::{Durability, Extent, Traits};
-
-/// What an accepted command asks for.
-#[derive(Debug)]
-pub enum Action {
-    /// Send the identify block.
-    Identify,
-    /// Read sectors into the reply.
-    Read { extent: Extent, extended: bool },
-    /// Write the payload.
-    Write {
-        extent: Extent,
-        extended: bool,
-        durability: Durability,
-    },
-    /// Read and discard.
-    Verify { extent: Extent, extended: bool },
-    /// Put every finished write on the medium.
-    Flush,
-    /// Trim what the payload lists; never empty.
-    Trim(Vec<Extent>),
-    /// Answer with these registers; nothing else happens.
-    Answer(Results),
-    /// Remember the multiple mode and answer success.
-    SetMultiple(u8),
-    /// Switch SMART on or off and answer success.
-    SetSmart(bool),
-    /// Send SMART data.
-    SmartData,
-}
-
-/// Why a request is not carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// No answer at all.
-    Silent(Silence),
-    /// An answer with the AoE error flag and this code.
-    Aoe(u8),
-    /// An answer with ATA error registers.
-    Ata(Results),
-}
 
 /// What a command is judged by.
 #[derive(Debug)]

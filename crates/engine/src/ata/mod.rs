@@ -7,7 +7,7 @@ mod registers;
 mod smart;
 mod trim;
 
-pub(super) use decode::{Action, Device, Refusal, bytes_of, decode};
+pub(super) use decode::{Device, bytes_of, decode};
 pub(super) use opcode::{Opcode, opcode};
 pub(super) use registers::{Registers, Results};
 pub(super) use smart::read_data as smart_data;

@@ -82,7 +82,7 @@ impl Opcode {
         matches!(self, Opcode::Write { .. } | Opcode::DataSetManagement)
     }
 
-    /// True for what a reservation held by others does not block.
+    /// True for what a reservation of others does not block.
     pub const fn passes_reservation(self) -> bool {
         matches!(self, Opcode::Identify | Opcode::CheckPower | Opcode::Flush)
     }

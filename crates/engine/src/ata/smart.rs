@@ -2,8 +2,8 @@
 
 use aoe_common::wire::SECTOR_BYTES;
 
-use super::decode::{Action, Refusal};
 use super::registers::Registers;
+use crate::action::{Action, Refusal};
 
 /// LBA mid and high must hold this key.
 const KEY: [u8; 2] = [0x4f, 0xc2];

@@ -2,8 +2,9 @@
 
 use aoe_common::wire::SECTOR_BYTES;
 
-use super::decode::{Action, Device, Refusal, bytes_of, has_sectors, inside};
+use super::decode::{Device, bytes_of, has_sectors, inside};
 use super::registers::Registers;
+use crate::action::{Action, Refusal};
 use crate::reply::error;
 use crate::scatter;
 use crate::store::Extent;

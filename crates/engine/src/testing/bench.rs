@@ -192,7 +192,7 @@ impl Worker {
 
     /// Lets the session handle completions and returns what was sent.
     pub fn poll(&mut self) -> Vec<Vec<u8>> {
-        self.session.completions(&mut self.link, &self.port, self.now_us);
+        self.session.completions(&mut self.link, self.now_us);
         self.sent()
     }
 

@@ -303,8 +303,8 @@ fn lists_have_limits() {
 
     let many: Vec<Mac> = (0..65).map(numbered).collect();
     assert_eq!(aoe_error(&worker.answer(&request(3, &reserve(1, &many)))), 2);
-    let held = worker.answer(&request(3, &reserve(1, &many[..64])));
-    assert_eq!((aoe_error(&held), held.len(), held[25]), (0, 26 + 64 * 6, 64));
+    let reply = worker.answer(&request(3, &reserve(1, &many[..64])));
+    assert_eq!((aoe_error(&reply), reply.len(), reply[25]), (0, 26 + 64 * 6, 64));
 
     for (command, argument) in [
         (2, vec![0, 2, 0, 0]),

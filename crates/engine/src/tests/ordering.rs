@@ -44,7 +44,7 @@ fn a_duplicate_in_flight_runs_once_and_the_newest_is_answered() {
             assert!(two.ask(&tagged(3, &argument)).is_empty());
             assert_eq!(store.deferred(), 1, "runs once");
             store.finish(0, None);
-            assert!(one.poll().is_empty(), "older askers are not answered");
+            assert!(one.poll().is_empty(), "older requesters are not answered");
             let replies = two.poll();
             assert_eq!(tags(&replies), [3]);
             assert_eq!(status(&replies[0]), GOOD);
@@ -155,7 +155,7 @@ fn a_duplicate_may_come_between_the_call_and_the_start() {
 }
 
 #[test]
-fn a_fault_reaches_the_newest_asker() {
+fn a_fault_reaches_the_newest_requester() {
     let (mut one, mut two, store) = pair();
     one.ask(&tagged(1, &read(5, 2)));
     two.ask(&tagged(2, &read(5, 2)));

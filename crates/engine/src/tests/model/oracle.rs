@@ -120,7 +120,7 @@ impl Model {
             stored && *op != Op::Flush && other.op == *op && same_host
         };
         if let Some(other) = self.unfinished.iter_mut().rev().find(like) {
-            // The newest asker gets the answer; a request that has not started is judged as its own.
+            // The newest requester gets the answer; a request that has not started is judged as its own.
             if other.started.is_none() {
                 other.host = host;
             }

@@ -1,26 +1,27 @@
-//! What all requests of a session share: the lane, parked requests, counters, and how answers are sent.
+//! What all requests of a session share: completions, requests in flight, counters, and how answers are sent.
 
 use std::sync::Arc;
 
 use aoe_common::Access;
 use aoe_common::wire::{SECTOR_BYTES, aoe, sectors_per_frame};
 
-use super::admin::Verdict;
+use super::action::{Action, Refusal, ReplyCodes};
 use super::ata::identify::{self, Facts};
-use super::ata::{Refusal, Registers, Results};
+use super::ata::{Registers, Results};
 use super::counters::{Counters, Silence};
-use super::export::State;
+use super::export::{Export, State};
+use super::in_flight::{InFlight, InFlightTable, Stage};
 use super::link::Link;
-use super::order::Asker;
-use super::parked::Parking;
+use super::order::{EntryId, Requester};
+use super::port::PortInfo;
 use super::reply::{Envelope, build, error, put_head};
-use super::request::Request;
-use super::{Export, Persistent, PortInfo, mask, query, reserve};
+use super::request::{Command, Request};
+use super::state::Persistent;
+use super::{mask, query, reserve};
 use crate::completion::{Completions, Token};
 
-/// One request on its way: who asked what of which export through which port, and when.
+/// One request that is being worked on: who asked what of which export, and when.
 pub(super) struct Call<'a, C: Completions> {
-    pub port: &'a PortInfo,
     pub export: &'a Arc<Export<C>>,
     pub request: &'a Request,
     pub now_us: u64,
@@ -34,10 +35,37 @@ impl<C: Completions> Clone for Call<'_, C> {
 
 impl<C: Completions> Copy for Call<'_, C> {}
 
-impl<C: Completions> Call<'_, C> {
+impl<'a, C: Completions> Call<'a, C> {
+    pub fn new(export: &'a Arc<Export<C>>, request: &'a Request, now_us: u64) -> Call<'a, C> {
+        Call {
+            export,
+            request,
+            now_us,
+        }
+    }
+
     /// Sectors in one command through this port, at least 1.
     pub fn per_frame(&self) -> u8 {
-        per_frame(self.port, self.export)
+        per_frame(&self.request.port, self.export)
+    }
+
+    /// The request as a value of its own, to go on with later.
+    pub fn in_flight<F>(
+        self,
+        frame: F,
+        action: Action,
+        (entry, token): (EntryId, Token),
+        stage: Stage,
+    ) -> InFlight<F, C> {
+        InFlight {
+            frame,
+            export: Arc::clone(self.export),
+            request: *self.request,
+            action,
+            entry,
+            token,
+            stage,
+        }
     }
 }
 
@@ -49,19 +77,19 @@ pub(super) fn per_frame<C: Completions>(port: &PortInfo, export: &Export<C>) -> 
 }
 
 /// A session without its exports, so that both can be borrowed apart.
-pub(super) struct Engine<L: Link, C: Completions> {
+pub(super) struct Server<L: Link, C: Completions> {
     /// Identifies the session in the exports' order tables.
     pub handle: C::Handle,
-    // Before `parking`: dropped first, so that what stores still do for it has ended before order is given up.
+    // Before `in_flight`: dropped first, so that what stores still do for it has ended before order is given up.
     pub completions: C,
-    pub parking: Parking<L::Frame, C>,
+    pub in_flight: InFlightTable<L::Frame, C>,
     pub counters: Arc<Counters>,
 }
 
-impl<L: Link, C: Completions> Engine<L, C> {
-    /// The next request to be parked, as the order table knows it.
-    pub fn asker(&self, token: Token) -> Asker<C::Handle> {
-        Asker {
+impl<L: Link, C: Completions> Server<L, C> {
+    /// A request of this session, as the order table knows it.
+    pub fn requester(&self, token: Token) -> Requester<C::Handle> {
+        Requester {
             session: self.handle.clone(),
             token,
         }
@@ -95,19 +123,24 @@ impl<L: Link, C: Completions> Engine<L, C> {
     }
 
     fn envelope<'a>(call: &Call<'a, C>) -> Envelope<'a> {
-        Envelope::answer(call.request, call.port.mac, call.export.address())
+        Envelope::answer(call.request, call.request.port.mac, call.export.address())
     }
 
     /// Turns a request down.
     pub fn refuse(&self, link: &mut L, call: Call<'_, C>, frame: L::Frame, refusal: Refusal) {
-        match refusal {
-            Refusal::Silent(why) => self.silent(link, frame, why),
-            Refusal::Ata(results) => self.results(link, call, frame, results, &[]),
-            Refusal::Aoe(code) => {
+        match (refusal, &call.request.command) {
+            (Refusal::Silent(why), _) => self.silent(link, frame, why),
+            (Refusal::Ata(results), Command::Ata(registers)) => {
+                self.results(link, call, registers, frame, results, &[]);
+            }
+            (Refusal::Ata(_), _) => self.silent(link, frame, Silence::Runt),
+            (Refusal::Aoe(code), command) => {
                 self.counters.aoe_errors.bump();
-                let echo = Registers::read(&call.request.argument).echo();
-                let is_ata = call.request.command == aoe::CMD_ATA && code != error::VERSION;
-                let argument: &[u8] = if is_ata { &echo } else { &[] };
+                let echo = match command {
+                    Command::Ata(registers) if code != error::VERSION => Some(registers.echo()),
+                    _ => None,
+                };
+                let argument = echo.as_ref().map_or(&[][..], |echo| &echo[..]);
                 let head = Self::envelope(&call).head(code, argument);
                 self.send(link, call, frame, &[&head]);
             }
@@ -115,18 +148,24 @@ impl<L: Link, C: Completions> Engine<L, C> {
     }
 
     /// Answers an ATA command, with data that is not in the frame yet.
-    pub fn results(&self, link: &mut L, call: Call<'_, C>, frame: L::Frame, results: Results, data: &[u8]) {
+    pub fn results(
+        &self,
+        link: &mut L,
+        call: Call<'_, C>,
+        registers: &Registers,
+        frame: L::Frame,
+        results: Results,
+        data: &[u8],
+    ) {
         if results.is_error() {
             self.counters.ata_errors.bump();
         }
-        let aflags = Registers::read(&call.request.argument).aflags;
-        let head = Self::envelope(&call).head(0, &results.write(aflags));
+        let head = Self::envelope(&call).head(0, &results.write(registers.aflags));
         self.send(link, call, frame, &[&head, data]);
     }
 
     /// Answers an ATA read whose data is in the frame already, which has its final length.
-    pub fn data_in(&self, link: &mut L, call: Call<'_, C>, mut frame: L::Frame) {
-        let registers = Registers::read(&call.request.argument);
+    pub fn data_in(&self, link: &mut L, call: Call<'_, C>, registers: &Registers, mut frame: L::Frame) {
         let argument = registers.success().write(registers.aflags);
         let head = Self::envelope(&call).head(0, &argument);
         put_head(link, &mut frame, &head);
@@ -135,7 +174,7 @@ impl<L: Link, C: Completions> Engine<L, C> {
     }
 
     /// Answers IDENTIFY DEVICE. The size is read again each time: growth is served without a restart.
-    pub fn identify(&self, link: &mut L, call: Call<'_, C>, frame: L::Frame) {
+    pub fn identify(&self, link: &mut L, call: Call<'_, C>, registers: &Registers, frame: L::Frame) {
         let export = call.export;
         let Ok(sectors) = export.refresh() else {
             let refusal = if call.request.is_discovery() {
@@ -157,8 +196,7 @@ impl<L: Link, C: Completions> Engine<L, C> {
                 smart: state.smart(export.options.smart),
             })
         };
-        let success = Registers::read(&call.request.argument).success();
-        self.results(link, call, frame, success, &block);
+        self.results(link, call, registers, frame, registers.success(), &block);
     }
 
     /// Answers Query Config, MAC Mask and Reserve: the command's own header and the state in force.
@@ -168,37 +206,26 @@ impl<L: Link, C: Completions> Engine<L, C> {
         call: Call<'_, C>,
         frame: L::Frame,
         state: &Persistent,
-        verdict: Verdict,
+        codes: ReplyCodes,
     ) {
-        if verdict.error != 0 {
+        if codes.error != 0 {
             self.counters.aoe_errors.bump();
         }
-        let head = Self::envelope(&call).head(verdict.error, &[]);
-        let argument = &call.request.argument;
+        let head = Self::envelope(&call).head(codes.error, &[]);
         match call.request.command {
-            aoe::CMD_QUERY => {
-                let ccmd = query::subcommand(argument);
-                let fixed = query_argument(call.port, call.export, ccmd, &state.string);
+            Command::Query { subcommand, .. } => {
+                let fixed = query_argument(&call.request.port, call.export, subcommand, &state.string);
                 self.send(link, call, frame, &[&head, &fixed, &state.string]);
             }
-            aoe::CMD_MASK => {
-                let mcmd = argument[aoe_common::wire::mask::SUBCOMMAND];
-                self.send(
-                    link,
-                    call,
-                    frame,
-                    &[&head, &mask::argument(mcmd, &state.mask, verdict)],
-                );
+            Command::Mask { subcommand, .. } => {
+                let argument = mask::argument(subcommand, &state.mask, codes);
+                self.send(link, call, frame, &[&head, &argument]);
             }
-            _ => {
-                let rcmd = argument[aoe_common::wire::reserve::SUBCOMMAND];
-                self.send(
-                    link,
-                    call,
-                    frame,
-                    &[&head, &reserve::argument(rcmd, &state.reserve)],
-                );
+            Command::Reserve { subcommand, .. } => {
+                let argument = reserve::argument(subcommand, &state.reserve);
+                self.send(link, call, frame, &[&head, &argument]);
             }
+            Command::Ata(_) | Command::Unknown(_) => self.send(link, call, frame, &[&head]),
         }
     }
 }

@@ -1,0 +1,62 @@
+//! Which part of the engine goes on with a request or a completion.
+
+use super::action::{Action, Refusal};
+use super::counters::Silence;
+use super::in_flight::{InFlight, Stage};
+use super::link::Link;
+use super::reply::error;
+use super::request::Command;
+use super::server::{Call, Server};
+use crate::completion::{Completion, Completions, Event};
+
+impl<L: Link, C: Completions> Server<L, C> {
+    /// Serves a request with an exact address, sent to the port's own MAC.
+    pub fn serve(&mut self, link: &mut L, call: Call<'_, C>, frame: L::Frame) {
+        let counters = &self.counters;
+        match &call.request.command {
+            Command::Ata(registers) => return self.ata(link, call, registers, frame),
+            Command::Query { .. } => counters.queries.bump(),
+            Command::Mask { .. } => counters.masks.bump(),
+            Command::Reserve { .. } => counters.reserves.bump(),
+            Command::Unknown(_) => {
+                counters.unknown_commands.bump();
+                let admitted = Self::admit(call, &call.export.state.read());
+                let refusal = admitted.err().unwrap_or(Refusal::Aoe(error::COMMAND));
+                return self.refuse(link, call, frame, refusal);
+            }
+        }
+        self.administer(link, call, frame);
+    }
+
+    /// Goes on with the request that a completion is for.
+    pub fn complete(&mut self, link: &mut L, completion: Completion, now_us: u64) {
+        let Completion { token, event } = completion;
+        let Some(in_flight) = self.in_flight.take(token) else {
+            // Of a request that has ended, as when two calls to look again cross.
+            return;
+        };
+        let is_change = matches!(in_flight.action, Action::Change(_));
+        match (in_flight.stage, event) {
+            (Stage::Waiting, Event::Again) if is_change => self.resume_change(link, in_flight, now_us),
+            (Stage::Waiting, Event::Again) => self.resume(link, in_flight, now_us),
+            (Stage::Running, Event::Finished(result)) if is_change => {
+                self.saved(link, in_flight, result.map(drop), now_us);
+            }
+            (Stage::Running, Event::Finished(result)) => self.finished(link, in_flight, result, now_us),
+            (Stage::Running, Event::Again) if !is_change => self.run(link, in_flight, now_us),
+            (Stage::Duplicate, Event::Finished(result)) => {
+                self.duplicate_finished(link, in_flight, result, now_us);
+            }
+            (Stage::Duplicate, Event::Again) => self.check_duplicate(link, in_flight),
+            (Stage::Waiting, Event::Finished(_)) | (Stage::Running, Event::Again) => {
+                self.in_flight.put(in_flight);
+            }
+        }
+    }
+
+    /// Ends a request that a newer copy has taken the place of.
+    pub fn superseded(&mut self, link: &mut L, in_flight: InFlight<L::Frame, C>) {
+        self.in_flight.release(in_flight.token);
+        self.silent(link, in_flight.frame, Silence::Superseded);
+    }
+}

@@ -39,7 +39,7 @@ impl fmt::Display for Access {
 }
 
 /// VLAN rule of an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Vlan {
     /// Untagged and priority-tagged (VID 0) frames.
     Untagged,

@@ -17,6 +17,7 @@ use xblade::port::SocketLink;
 use xblade::store::{Fault, Lane, StoreKind, StoreOptions};
 use xblade::target::{
     AccessList, Address, Change, Export, Exports, Identity, Observer, Options, Persistent, PortInfo, Session,
+    WireAdmin,
 };
 use xblade::xsk::{Frame, Socket, SocketConfig};
 
@@ -145,7 +146,7 @@ fn export(file: &str) -> Result<Export> {
             firmware: "1".into(),
             wwn: None,
         },
-        wire_admin: false,
+        wire_admin: WireAdmin::Nothing,
         smart: false,
         late_duplicates: false,
     };

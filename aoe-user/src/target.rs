@@ -2,7 +2,7 @@
 
 pub use engine::{
     AccessList, Address, Change, Counter, Counters, Identity, MAX_MASK, MAX_RESERVE, Observer, Options,
-    Persistent, PortInfo, ReplaceError, StateError,
+    Persistent, PortInfo, ReplaceError, StateError, WireAdmin,
 };
 
 use crate::store::Lane;

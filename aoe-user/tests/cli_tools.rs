@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use aoe_common::Mac;
 use xblade::config::{Config, file};
-use xblade::control::state::StateDir;
+use xblade::control::state::{StateDir, StateKey};
 use xblade::target::Persistent;
 
 fn xblade(dir: &Path, line: &str) -> Output {
@@ -98,14 +98,18 @@ fn state() -> Persistent {
     }
 }
 
+fn key(name: &str) -> StateKey {
+    name.parse().unwrap()
+}
+
 #[test]
 fn kept_states_are_shown_and_cleared() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
     let kept = StateDir::open(&dir.join("s")).unwrap();
-    kept.store("1.1", &state()).unwrap();
-    kept.store("1.11", &state()).unwrap();
-    kept.store("1.2", &Persistent::default()).unwrap();
+    kept.store(&key("1.1"), &state()).unwrap();
+    kept.store(&key("1.11"), &state()).unwrap();
+    kept.store(&key("1.2"), &Persistent::default()).unwrap();
     drop(kept);
 
     let list = done(dir, "state list --state-dir s");
@@ -136,55 +140,66 @@ fn kept_states_are_shown_and_cleared() {
 
     done(dir, "state clear 1 1 --state-dir s");
     let kept = StateDir::open(&dir.join("s")).unwrap();
-    assert_eq!(kept.load("1.1").unwrap().state, Persistent::default());
+    assert_eq!(kept.load(&key("1.1")).unwrap(), Persistent::default());
     assert_eq!(
-        kept.load("1.11").unwrap().state,
+        kept.load(&key("1.11")).unwrap(),
         state(),
         "another export's is untouched"
     );
 }
 
 #[test]
-fn states_in_use_and_states_that_are_not_there_are_refused() {
+fn states_that_are_not_there_are_told_and_looking_moves_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
+    // A host on which no daemon has run yet.
+    assert_eq!(done(dir, "state list --state-dir none").lines().count(), 1);
+    assert!(!dir.join("none").exists());
+
     let kept = StateDir::open(&dir.join("s")).unwrap();
-    kept.store("1.1", &state()).unwrap();
-    failed(
-        dir,
-        "state clear 1 1 --state-dir s",
-        &format!("in use by process {}", std::process::id()),
-    );
+    kept.store(&key("1.1"), &state()).unwrap();
     done(dir, "state show 1 1 --state-dir s");
-    assert_eq!(kept.load("1.1").unwrap().state, state());
     failed(
         dir,
         "state show 2 2 --state-dir s",
         "nothing is kept for 2.2 in s",
     );
-    failed(
-        dir,
-        "state list --state-dir none",
-        "cannot read the state directory none",
-    );
-
     fs::write(dir.join("s/3.3.state"), "junk").unwrap();
     assert!(done(dir, "state list --state-dir s").contains("damaged"));
     failed(dir, "state show 3 3 --state-dir s", "3.3: damaged");
-    assert_eq!(
-        fs::read(dir.join("s/3.3.state")).unwrap(),
-        b"junk",
-        "looking moves nothing"
-    );
+    assert_eq!(fs::read(dir.join("s/3.3.state")).unwrap(), b"junk");
+}
+
+#[test]
+fn a_daemon_carries_out_what_is_decided_about_its_states() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let kept = StateDir::open(&dir.join("s")).unwrap();
+    kept.store(&key("1.1"), &state()).unwrap();
+    fs::remove_file(dir.join("s/1.1.state")).unwrap();
+    assert!(done(dir, "state list --state-dir s").contains("its file is gone"));
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| done(dir, "state clear 1 1 --state-dir s"));
+        while kept.load(&key("1.1")).is_err() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        asked.join().unwrap();
+    });
+    assert_eq!(kept.load(&key("1.1")).unwrap(), Persistent::default());
 }
 
 #[test]
 fn packagers_get_manuals_and_completions() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
-    assert!(done(dir, "man").contains(".TH xblade 1"));
+    assert!(done(dir, "man").contains(".TH xblade 8"));
     done(dir, "man pages");
-    for page in ["xblade.1", "xblade-serve.1", "xblade-state-clear.1"] {
+    for page in [
+        "xblade.8",
+        "xblade-serve.8",
+        "xblade-state-clear.8",
+        "xblade.toml.5",
+    ] {
         let text = fs::read_to_string(dir.join("pages").join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
         assert!(text.contains(".SH NAME"), "{page}");
     }
@@ -193,6 +208,110 @@ fn packagers_get_manuals_and_completions() {
             done(dir, &format!("completions {shell}")).contains("xblade"),
             "{shell}"
         );
+    }
+}
+
+/// What dpkg does with the package's scripts, in a folder that stands for the root.
+#[test]
+fn removing_the_package_keeps_what_purging_takes() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let wants = root.join("etc/systemd/system/multi-user.target.wants");
+    for dir in [
+        &wants,
+        &root.join("var/lib/xblade"),
+        &root.join("etc/xblade"),
+        &root.join("srv"),
+    ] {
+        fs::create_dir_all(dir).unwrap();
+    }
+    let link = wants.join("xblade.service");
+    std::os::unix::fs::symlink("/usr/lib/systemd/system/xblade.service", &link).unwrap();
+    fs::write(root.join("var/lib/xblade/1.1.state"), "kept").unwrap();
+    fs::write(root.join("srv/a.raw"), "precious").unwrap();
+    let run = |script: &str, args: &[&str]| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../packaging/debian")
+            .join(script);
+        let status = Command::new("sh")
+            .arg(path)
+            .args(args)
+            .env("DPKG_ROOT", root)
+            .status();
+        assert!(status.unwrap().success(), "{script} {args:?}");
+    };
+    run("postinst", &["configure", ""]);
+    run("postinst", &["configure", "0.0.9"]);
+    run("prerm", &["upgrade", "0.2"]);
+    run("prerm", &["remove"]);
+    run("postrm", &["remove"]);
+    assert!(link.is_symlink() && root.join("var/lib/xblade/1.1.state").exists());
+    run("postrm", &["purge"]);
+    assert!(!link.is_symlink(), "a link to nothing is left");
+    assert!(!root.join("var/lib/xblade").exists() && !root.join("etc/xblade").exists());
+    assert!(root.join("srv/a.raw").exists(), "an image is nobody's to remove");
+}
+
+/// Chapters that the table of contents lacks are not found, and links that lead nowhere are worse.
+#[test]
+fn the_book_has_all_its_chapters_and_its_links_lead_somewhere() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let contents = project("docs/SUMMARY.md");
+    let overview = project("docs/README.md");
+    let anchors = |text: &str| -> Vec<String> {
+        let headings = text.lines().filter(|line| line.starts_with('#'));
+        let anchor = |line: &str| {
+            let text = line
+                .trim_start_matches('#')
+                .trim()
+                .to_lowercase()
+                .replace(' ', "-");
+            text.chars()
+                .filter(|c| c.is_alphanumeric() || *c == '-' || *c == '_')
+                .collect()
+        };
+        headings.map(anchor).collect()
+    };
+    for entry in fs::read_dir(&docs).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let Some(stem) = name.strip_suffix(".md") else {
+            continue;
+        };
+        if !["SUMMARY", "README"].contains(&stem) {
+            assert!(
+                contents.contains(&format!("({name})")),
+                "{name} is not in SUMMARY.md"
+            );
+            assert!(
+                overview.contains(&format!("({name})")),
+                "{name} is not in README.md"
+            );
+        }
+        let text = project(&format!("docs/{name}"));
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split_once(')'))
+            .map(|(link, _)| link)
+        {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() {
+                docs.join(&name)
+            } else {
+                docs.join(file)
+            };
+            assert!(target.exists(), "{name}: {link}");
+            if !anchor.is_empty() {
+                let there = anchors(&fs::read_to_string(&target).unwrap());
+                assert!(
+                    there.iter().any(|found| found == anchor),
+                    "{name}: {link}: {there:?}"
+                );
+            }
+        }
     }
 }
 

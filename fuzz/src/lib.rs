@@ -67,14 +67,17 @@ pub fn config(data: &[u8]) {
 /// the bytes that xblade writes for it.
 pub fn state(data: &[u8]) {
     let exact = |bytes: &[u8]| {
-        if let Ok(state) = format::decode(bytes) {
-            assert_eq!(state.check(), Ok(()));
-            assert_eq!(format::encode(&state), bytes);
+        if let Ok(contents) = format::decode(bytes) {
+            assert_eq!(contents.state.check(), Ok(()));
+            assert_eq!(format::encode(&contents), bytes);
             assert!(bytes.len() as u64 <= format::FILE_BYTES_MAX);
         }
     };
     exact(data);
     let body = data.strip_suffix(b"\n").unwrap_or(data);
-    let sum = xxh3_64(&[b"1\n", body].concat());
-    exact(&[format!("xblade state 1 {sum:016x}\n").as_bytes(), body, b"\n"].concat());
+    for version in [1, 2] {
+        let sum = xxh3_64(&[format!("{version}\n").as_bytes(), body].concat());
+        let header = format!("xblade state {version} {sum:016x}\n");
+        exact(&[header.as_bytes(), body, b"\n"].concat());
+    }
 }

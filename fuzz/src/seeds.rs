@@ -73,15 +73,19 @@ fn frames() -> Vec<Vec<u8>> {
 /// An empty state, an ordinary one and the largest.
 fn states() -> Vec<Vec<u8>> {
     let macs = |count: u8| (0..count).map(|last| Mac([2, 0, 0, 0, 0, last])).collect();
-    let state = |string: &[u8], mask, reserve| Persistent {
-        string: string.to_vec(),
-        mask: macs(mask),
-        reserve: macs(reserve),
+    let state = |export: Option<&str>, string: &[u8], mask, reserve| format::Contents {
+        export: export.map(|name| name.parse().expect("a name of a state")),
+        state: Persistent {
+            string: string.to_vec(),
+            mask: macs(mask),
+            reserve: macs(reserve),
+        },
     };
     [
-        state(b"", 0, 0),
-        state(b"vm01", 2, 1),
-        state(&[0xff; 1024], 64, 64),
+        state(None, b"", 0, 0),
+        state(Some("1.1"), b"", 0, 0),
+        state(Some("7.3-vlan-5"), b"vm01", 2, 1),
+        state(Some("65534.254-vlan-any+san-b"), &[0xff; 1024], 64, 64),
     ]
     .iter()
     .map(format::encode)

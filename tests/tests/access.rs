@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
 use lab::frame::ata;
 use lab::image::stamp;
+use lab::initiator::PATIENCE;
 use lab::link::initiator_mac;
 use lab::needs::Need;
 use lab::{Address, Image, Lab, Options, Request, Target, needs};
@@ -49,7 +50,10 @@ fn a_stranger_is_counted_and_never_wakes_the_process() -> Result<()> {
     ] {
         request.src = STRANGER;
         request.tag = 0x0666_0666;
-        ensure!(initiator.ask_all(request)?.is_empty(), "a stranger was answered");
+        ensure!(
+            initiator.answers(request, &disk)?.is_empty(),
+            "a stranger was answered"
+        );
     }
 
     // Very many of them cost the process nothing.
@@ -153,6 +157,7 @@ fn a_mask_hides_the_export_and_survives_a_restart() -> Result<()> {
         "1",
         "eth0",
         image.as_str(),
+        "--wire-admin",
         "--state-dir",
         state.to_str().context("odd path")?,
     ];
@@ -168,16 +173,16 @@ fn a_mask_hides_the_export_and_survives_a_restart() -> Result<()> {
     let reply = initiator.ask(Request::reserve(disk.mac, E11, 1, &[initiator.mac()]))?;
     ensure!(reply.aoe_error().is_none(), "{reply:?}");
     target.process.kill()?;
-    let _target = Target::ready(&lab.target, &args, 1)?;
+    let _target = Target::ready_again(&lab.target, &args, 1)?;
     initiator.drain()?;
 
     let mut strange = Request::query(Mac::BROADCAST, E11, 0, b"");
     strange.src = STRANGER;
+    let disk = initiator.find(E11)?;
     ensure!(
-        initiator.ask_all(strange)?.is_empty(),
+        initiator.answers(strange, &disk)?.is_empty(),
         "a masked-out source was answered"
     );
-    let disk = initiator.find(E11)?;
     let string = disk.query(0, b"")?.context("no answer")?.config().2;
     ensure!(string == b"a string", "the config string is {string:02x?}");
     // Away with the mask: the stranger sees the export, but it is reserved.
@@ -190,8 +195,8 @@ fn a_mask_hides_the_export_and_survives_a_restart() -> Result<()> {
     (strange.src, strange.tag) = (STRANGER, 0x0666);
     // The kernel half learns of it a moment later.
     let (start, mut heard) = (Instant::now(), Vec::new());
-    while heard.is_empty() && start.elapsed() < Duration::from_secs(5) {
-        heard = initiator.ask_all(strange.clone())?;
+    while heard.is_empty() && start.elapsed() < PATIENCE {
+        heard = initiator.answers(strange.clone(), &disk)?;
     }
     println!("the kernel half followed within {:?}", start.elapsed());
     let reply = heard.first().context("the stranger is still masked out")?;
@@ -201,5 +206,78 @@ fn a_mask_hides_the_export_and_survives_a_restart() -> Result<()> {
     );
     initiator.ask(Request::reserve(disk.mac, E11, 1, &[]))?;
     ensure!(initiator.ask(strange)?.data()[..512] == stamp(5));
+    Ok(())
+}
+
+#[test]
+fn nobody_shuts_others_out_of_an_open_export() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let _target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", image.as_str()], 1)?;
+    let initiator = lab.open(0)?;
+    let disk = initiator.find(E11)?;
+    let own = initiator.mac();
+    for request in [
+        Request::mask(disk.mac, E11, 1, &[(1, own)]),
+        Request::reserve(disk.mac, E11, 1, &[own]),
+        Request::reserve(disk.mac, E11, 2, &[own]),
+    ] {
+        let reply = initiator.ask(request)?;
+        ensure!(reply.aoe_error() == Some(2), "{reply:?}");
+    }
+    ensure!(disk.query(3, b"a string")?.is_some(), "the config string is open");
+    let mut strange = Request::ata(disk.mac, E11, ata::READ_EXT, 5, 1, &[]);
+    (strange.src, strange.tag) = (STRANGER, 0x0666);
+    ensure!(initiator.ask(strange)?.data()[..512] == stamp(5));
+    Ok(())
+}
+
+#[test]
+fn a_second_export_of_the_address_leaves_the_first_ones_mask_in_force() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options {
+        links: 2,
+        ..Options::default()
+    })?;
+    let images = [Image::stamped(64)?, Image::stamped(64)?];
+    let config = images[0].directory().join("xblade.toml");
+    let state = images[0].directory().join("state");
+    let export = |n: usize, lines: &str| {
+        format!(
+            "[[export]]\nshelf = 1\nslot = 1\npath = {:?}\ninterfaces = [\"eth{n}\"]\nwire_admin = true\n{lines}\n",
+            images[n].as_str()
+        )
+    };
+    let odd = "odd path";
+    let args = [
+        "daemon",
+        "--config",
+        config.to_str().context(odd)?,
+        "--state-dir",
+        state.to_str().context(odd)?,
+    ];
+    std::fs::write(&config, export(0, ""))?;
+    let mut target = Target::ready(&lab.target, &args, 1)?;
+    let initiator = lab.open(0)?;
+    let disk = initiator.find(E11)?;
+    let reply = initiator.ask(Request::mask(disk.mac, E11, 1, &[(1, initiator.mac())]))?;
+    ensure!(reply.aoe_error().is_none(), "{reply:?}");
+    target.process.kill()?;
+
+    std::fs::write(&config, export(1, "state_name = \"b\"") + &export(0, ""))?;
+    let _target = Target::ready(&lab.target, &args, 2)?;
+    initiator.drain()?;
+    let mut strange = Request::query(Mac::BROADCAST, E11, 0, b"");
+    strange.src = STRANGER;
+    ensure!(
+        initiator.ask_all(strange.clone())?.is_empty(),
+        "a masked-out source was answered"
+    );
+    ensure!(initiator.find(E11)?.read(5, 1)? == stamp(5));
+    ensure!(
+        lab.open(1)?.ask(strange)?.aoe_error().is_none(),
+        "the other export has no mask"
+    );
     Ok(())
 }

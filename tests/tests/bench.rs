@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use lab::initiator::PATIENCE;
 use lab::needs::Need;
 use lab::{Image, Lab, Options, Process, needs, target};
 use serde_json::Value;
@@ -58,13 +59,7 @@ impl Bench {
 
 /// Waits for the end of a generator; its exit code and everything it printed, which is something in any case.
 fn end(process: &mut Process) -> Result<(i32, String)> {
-    let status = process.wait(Duration::from_secs(60))?;
-    let said = Instant::now();
-    // its last words may still be in the pipe
-    while process.log().is_empty() && said.elapsed() < Duration::from_secs(5) {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    std::thread::sleep(Duration::from_millis(50));
+    let status = process.wait(Duration::from_secs(120))?;
     Ok((status.code().context("ended by a signal")?, process.log()))
 }
 
@@ -145,7 +140,7 @@ fn a_target_that_dies_is_reported_and_does_not_hang_the_generator() -> Result<()
         "eth0",
         "1.2",
         "--duration",
-        "2s",
+        "5s",
         "--timeout",
         "500ms",
         "--depth",
@@ -153,7 +148,16 @@ fn a_target_that_dies_is_reported_and_does_not_hang_the_generator() -> Result<()
         "--json",
     ];
     let mut generator = Process::spawn(&bench.lab.initiator, &target::binary()?, &words)?;
-    std::thread::sleep(Duration::from_millis(700));
+    // Kill it in the middle: answers have come, and the generator goes on for seconds.
+    let received = || -> Result<u64> {
+        let counter = "/sys/class/net/eth0/statistics/rx_packets";
+        Ok(bench.lab.initiator.read(counter)?.trim().parse()?)
+    };
+    let (before, start) = (received()?, Instant::now());
+    while received()? < before + 100 {
+        ensure!(start.elapsed() < PATIENCE, "the generator is not answered");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     bench.vblade.kill()?;
     let (code, log) = end(&mut generator)?;
     ensure!(code == 1, "exit {code}: {log}");

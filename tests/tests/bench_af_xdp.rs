@@ -1,8 +1,9 @@
 //! `xblade bench --af-xdp` against xblade itself, and what it leaves behind on the interface.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use lab::initiator::PATIENCE;
 use lab::needs::Need;
 use lab::{Image, Lab, Options, Process, Target, needs, target};
 use nix::sys::signal::Signal;
@@ -40,7 +41,7 @@ impl Bench {
     fn measure(&self, arguments: &str) -> Result<Value> {
         let mut process = self.start(arguments)?;
         let (_, line) = process.wait_for_after(0, |line| line.starts_with('{'), Duration::from_secs(60))?;
-        let status = process.wait(Duration::from_secs(10))?;
+        let status = process.wait(PATIENCE)?;
         ensure!(status.success(), "{arguments}: {status}: {}", process.log());
         Ok(serde_json::from_str(&line)?)
     }
@@ -105,7 +106,7 @@ fn the_interface_is_an_ordinary_one_however_the_generator_ends() -> Result<()> {
         let mut process = bench.start("--af-xdp --duration 1m")?;
         wait_until(|| bench.has_program()).context("no program appears")?;
         process.signal(signal)?;
-        process.wait(Duration::from_secs(10))?;
+        process.wait(PATIENCE)?;
         wait_until(|| Ok(!bench.has_program()?))
             .with_context(|| format!("a program is left after {signal}"))?;
     }
@@ -143,7 +144,7 @@ fn an_interface_that_goes_down_ends_the_load() -> Result<()> {
     let mut process = bench.start("--af-xdp --duration 1m")?;
     wait_until(|| bench.has_program())?;
     bench.lab.set_carrier(0, false)?;
-    let status = process.wait(Duration::from_secs(10))?;
+    let status = process.wait(PATIENCE)?;
     ensure!(
         !status.success() && process.log().contains("eth0 is down"),
         "{status}: {}",
@@ -153,11 +154,12 @@ fn an_interface_that_goes_down_ends_the_load() -> Result<()> {
 }
 
 fn wait_until(mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    for _ in 0..500 {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
         if holds()? {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    anyhow::bail!("not within five seconds")
+    anyhow::bail!("not within {PATIENCE:?}")
 }

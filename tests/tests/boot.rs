@@ -4,7 +4,6 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::image::stamp;
@@ -242,6 +241,6 @@ fn dhcp_server(lab: &Lab, directory: &Path) -> Result<Process> {
         "/bin/busybox",
         &["udhcpd", "-f", config.to_str().context("odd path")?],
     )?;
-    server.wait_for("started", Duration::from_secs(10))?;
+    server.wait_for("started", lab::initiator::PATIENCE)?;
     Ok(server)
 }

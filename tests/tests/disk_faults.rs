@@ -4,12 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::disk::Disk;
+use disks::Disk;
 use lab::frame::ata;
 use lab::image::{SECTOR, pattern, stamp};
+use lab::initiator::PATIENCE;
 use lab::needs::Need;
 use lab::stand::{ADDRESS, GOOD, READ_FAULT, STORES, Stand, WRITE_FAULT, lba, logged, recovers, registers};
 use lab::vm::host::{Host, PULLED_OUT, Parts};
@@ -143,8 +144,13 @@ fn fails_later(store: &str, pick: Pick) -> Result<()> {
     let mut served = Served::new(&[], &["--store", store, "--flush-interval", "300ms"])?;
     pick(&served.disk).store(true, Ordering::Relaxed);
     served.writes(100, *b"not yet!")?;
-    // Long enough for the flusher to have met the error, and the disk is well again before anybody asks.
-    std::thread::sleep(Duration::from_millis(1500));
+    // The flusher has met the error, and the disk is well again before anybody asks.
+    let refused = &served.disk.switches().refused;
+    let start = Instant::now();
+    while refused.load(Ordering::Relaxed) == 0 {
+        assert!(start.elapsed() < PATIENCE, "nothing is written back");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     pick(&served.disk).store(false, Ordering::Relaxed);
     let flush = registers(&served.stand.flush()?);
     assert_eq!(flush, WRITE_FAULT, "the error was swallowed");

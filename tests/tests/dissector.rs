@@ -42,7 +42,7 @@ fn every_reply_dissects_and_every_request_has_one() -> Result<()> {
         initiator.ask(Request::mask(disk.mac, E11, 0, &[]))?;
         initiator.ask(Request::reserve(disk.mac, E11, 0, &[]))?;
         initiator.ask(Request::new(disk.mac, E11, 0xf0, vec![0; 36]))?;
-        ensure!(!initiator.discover()?.is_empty());
+        initiator.discover(Address::ALL, 1)?;
         drop(target);
         let captured = capture.stop()?;
 

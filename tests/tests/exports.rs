@@ -63,7 +63,7 @@ fn three_exports_on_two_interfaces_answer_once_each() -> Result<()> {
 
     for (n, expected) in [(0, [(1, 1), (1, 2)]), (1, [(1, 2), (65534, 254)])] {
         let initiator = lab.open(n)?;
-        let replies = initiator.discover()?;
+        let replies = initiator.discover(Address::ALL, 2)?;
         ensure!(
             count(&replies) == expected.map(|address| (address, 1)).into(),
             "eth{n}: {replies:?}"
@@ -84,7 +84,7 @@ fn three_exports_on_two_interfaces_answer_once_each() -> Result<()> {
             disk.write(u64::from(slot) % 64, &pattern(u64::from(shelf), *b"address!"))?;
         }
         // Wildcards by field.
-        let half = initiator.ask_all(Request::query(Mac::BROADCAST, Address::new(1, 0xff), 0, b""))?;
+        let half = initiator.discover(Address::new(1, 0xff), 2 - n as usize)?;
         ensure!(
             half.iter().all(|reply| reply.address.shelf == 1) && half.len() == 2 - n as usize,
             "{half:?}"
@@ -168,11 +168,11 @@ fn addresses_without_an_export_stay_silent() -> Result<()> {
     let image = Image::stamped(64)?;
     let _target = Target::ready(&lab.target, &["serve", "7", "3", "eth0", image.as_str()], 1)?;
     let initiator = lab.open(0)?;
-    let mac = initiator.find(Address::new(7, 3))?.mac;
+    let disk = initiator.find(Address::new(7, 3))?;
     for (shelf, slot) in [(7, 4), (8, 3), (0, 0), (0xffff, 4), (8, 0xff)] {
-        let query = Request::query(mac, Address::new(shelf, slot), 0, b"");
+        let query = Request::query(disk.mac, Address::new(shelf, slot), 0, b"");
         ensure!(
-            initiator.ask_all(query)?.is_empty(),
+            initiator.answers(query, &disk)?.is_empty(),
             "somebody answers for {shelf}.{slot}"
         );
     }
@@ -189,12 +189,19 @@ fn on_the_wire(
     (request.src, request.tci, request.tag) = (initiator.mac(), tci, 0x8000_1234);
     let capture = Capture::start(&lab.initiator, "eth0")?;
     initiator.send(&request.bytes())?;
-    std::thread::sleep(lab::initiator::SILENCE);
+    // The untagged export tells when the target has dealt with it.
+    initiator.find(Address::new(1, 1))?.barrier()?;
     let frames = capture.stop()?.frames()?;
     Ok(frames
         .into_iter()
-        .filter(|frame| frame[..6] == initiator.mac().0)
+        .filter(|frame| frame[..6] == initiator.mac().0 && has_tag(frame, request.tag))
         .collect())
+}
+
+/// Whether a frame, with a VLAN tag or without, carries this AoE tag.
+fn has_tag(frame: &[u8], tag: u32) -> bool {
+    let at = if frame[12..14] == [0x81, 0] { 24 } else { 20 };
+    frame.get(at..at + 4) == Some(&tag.to_be_bytes())
 }
 
 #[test]
@@ -269,11 +276,15 @@ fn an_advertisement_announces_each_export_once() -> Result<()> {
     let image = Image::stamped(64)?;
     let initiator = lab.open(0)?;
     let _target = Target::ready(&lab.target, &["serve", "7", "3", "eth0", image.as_str()], 1)?;
-    let heard = initiator.collect(Duration::from_millis(1500))?;
-    // Its own question whether another has the address comes first: requests are none of our business here.
-    let replies: Vec<_> = heard.iter().filter(|frame| frame[14] & 8 != 0).collect();
-    ensure!(replies.len() == 1, "{} advertisements", replies.len());
-    let reply = Reply::parse(replies[0])?;
+    let reply = initiator.advertisement(|_| true)?;
+    // An export is advertised once a second at most: a second time would be now.
+    std::thread::sleep(Duration::from_millis(1200));
+    let more = initiator.find(Address::new(7, 3))?.barrier()?;
+    let more: Vec<_> = more
+        .iter()
+        .filter(|frame| frame[..6] == [0xff; 6] && frame[14] & 8 != 0)
+        .collect();
+    ensure!(more.is_empty(), "advertised again: {more:02x?}");
     ensure!(reply.dst == Mac::BROADCAST && reply.tag == 0 && reply.address == Address::new(7, 3));
     ensure!(reply.config() == (64, 2, vec![]), "{reply:?}");
     Ok(())

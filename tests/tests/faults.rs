@@ -2,10 +2,8 @@
 //! or replaced, a file system that is full. What fails is an ATA error for the requests concerned and a line in the log;
 //! the process lives on, and when the cause is gone so are the errors.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use lab::disk::Disk;
+use disks::Disk;
 use lab::frame::ata;
 use lab::image::{Random, SECTOR, pattern, stamp};
 use lab::needs::Need;
@@ -265,7 +263,7 @@ fn preallocation_refuses_to_start_without_the_space() -> Result<()> {
         "--prealloc",
     ];
     let mut target = Target::start(&stand.lab.target, &args)?;
-    let status = target.process.wait(Duration::from_secs(5))?;
+    let status = target.process.wait(lab::initiator::PATIENCE)?;
     assert!(!status.success());
     let log = target.process.log();
     assert!(log.contains(args[4]) && log.contains("space"), "{log}");

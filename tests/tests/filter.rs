@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use aoe_common::Mac;
 use aoe_common::rules::Counter;
+use lab::initiator::PATIENCE;
 use lab::needs;
 use lab::needs::Need;
 use lab::own::{self, index_of, ip, veth};
@@ -131,7 +132,7 @@ fn frames_of_a_link_are_judged_and_strangers_reported() -> Result<()> {
                 let done = expected
                     .iter()
                     .all(|(counter, count)| counters[*counter] == *count);
-                if done || start.elapsed() > Duration::from_secs(5) {
+                if done || start.elapsed() > PATIENCE {
                     break counters;
                 }
                 std::thread::sleep(Duration::from_millis(5));
@@ -306,10 +307,7 @@ fn a_killed_process_leaves_an_ordinary_interface() -> Result<()> {
 fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "10 s passed before {what}"
-        );
+        assert!(start.elapsed() < PATIENCE, "{PATIENCE:?} passed before {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -321,7 +319,11 @@ fn holder_command() -> Vec<String> {
     vec![
         this,
         "--exact".into(),
-        "holds_a_filter".into(),
+        // Without the name of this program, which the harness does not know.
+        module_path!()
+            .split_once("::")
+            .map_or_else(String::new, |(_, module)| format!("{module}::"))
+            + "holds_a_filter",
         "--nocapture".into(),
     ]
 }
@@ -341,7 +343,7 @@ fn holds_a_filter() {
     });
     match attached {
         // Whoever started this kills it; if not, it ends by itself.
-        Ok(_filter) => std::thread::sleep(Duration::from_secs(30)),
+        Ok(_filter) => std::thread::sleep(Duration::from_secs(600)),
         // As main prints it.
         Err(error) => println!("{:#}", anyhow::Error::new(error)),
     }

@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use checker::check::check;
+use checker::client::Client;
+use checker::fake::{ADDRESS, Fake, Mutant, mac};
+use checker::network::{Network, Parcel, Wire};
+use checker::record::{Action, History, Op};
+use checker::veth::Veth;
+use checker::workload::{Discipline, Outcome, Plan, disturb, paths, run};
 use lab::frame::{Request, ata};
-use lab::history::check::check;
-use lab::history::fake::{ADDRESS, Fake, Mutant, mac};
-use lab::history::network::{Network, Parcel, Wire};
-use lab::history::record::{Action, History, Op, sector, value};
-use lab::history::veth::Veth;
-use lab::history::workload::{Discipline, Outcome, Plan, disturb, paths, run};
-use lab::history::{client::Client, seed};
 use lab::image::Random;
 use lab::link::target_mac;
 use lab::needs::Need;
+use lab::seed;
+use lab::values::{sector, value};
 use lab::{Image, Lab, Target, needs};
 
 /// Runs clients against the fake target, restarting it now and then where the discipline bears that.
@@ -185,7 +187,7 @@ fn the_weather_repeats_with_its_seed() {
             let mut client = Client::new(&network, ADDRESS, paths(1, &[mac(0)]).remove(0));
             (client.patience, client.deadline) = (Duration::from_millis(1), Duration::from_millis(1));
             (0..200).for_each(|lba| drop(client.read(lba, 1)));
-            std::thread::sleep(weather.longest * 2);
+            // It delivers what is under way before it ends.
             drop(network);
             let mut arrived: Vec<_> = arrivals.iter().collect();
             arrived.sort();
@@ -225,7 +227,7 @@ fn against_xblade(plan: &Plan, trouble: Trouble, extra: &[&str]) -> Result<Outco
             let step = |random: &mut Random| {
                 if trouble.kills && (!trouble.flaps || random.below(2) == 0) {
                     target.process.kill().expect("it runs");
-                    target = Target::ready(&lab.target, &args, 1).expect("it starts again");
+                    target = Target::ready_again(&lab.target, &args, 1).expect("it starts again");
                 } else {
                     let link = random.below(2) as u32;
                     lab.set_carrier(link, false).expect("the link is there");

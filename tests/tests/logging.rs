@@ -131,7 +131,10 @@ fn each_level_tells_more() -> Result<()> {
         let disk = initiator.find(E11)?;
         let mut request = Request::query(disk.mac, E11, 0, b"");
         request.src = STRANGER;
-        ensure!(initiator.ask_all(request)?.is_empty(), "a stranger was answered");
+        ensure!(
+            initiator.answers(request, &disk)?.is_empty(),
+            "a stranger was answered"
+        );
         ensure!(disk.read(5, 1)? == stamp(5));
         if of_the_program {
             target

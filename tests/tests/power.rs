@@ -8,10 +8,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use lab::disk::Disk;
-use lab::history::seed;
+use disks::Disk;
 use lab::image::Random;
 use lab::needs::Need;
+use lab::seed;
+use lab::vm::STEP;
 use lab::vm::host::{Host, MAC, MOUNTED, Parts, ext4};
 use lab::vm::kernel::Kernel;
 use lab::writer::{Options, Writer};
@@ -75,11 +76,10 @@ fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
     let mut vm = host.switch_on()?;
     for round in 1..=cuts() {
         let before = writer.acknowledged;
-        writer.run_till(1, Duration::from_secs(20))?;
-        writer.run_for(Duration::from_millis(300 + random.below(2000)))?;
+        writer.run_till(60 + random.below(400), STEP)?;
         let flushed = writer.flush()?;
         let commit = flushed.elapsed();
-        writer.run_for(Duration::from_millis(random.below(1500)))?;
+        writer.run_for(Duration::from_millis(random.below(6000)))?;
         vm.cut()?;
         let at = Instant::now();
         writer.drain()?;
@@ -107,10 +107,6 @@ fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
         );
         history.push(cut);
     }
-    assert!(
-        writer.acknowledged > 50 * cuts() as u64,
-        "too little was written to show anything"
-    );
     Ok(history)
 }
 
@@ -145,7 +141,7 @@ fn no_write_acknowledged_by_the_direct_store_in_sync_mode_is_lost() -> Result<()
 
 /// The promise, and what an emulated machine on a busy one adds to it: timers that fire late.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
-const MARGIN: Duration = Duration::from_millis(1500);
+const MARGIN: Duration = Duration::from_secs(3);
 
 #[test]
 fn write_back_loses_no_more_than_its_flush_interval_and_nothing_before_a_flush() -> Result<()> {

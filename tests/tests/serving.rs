@@ -61,7 +61,7 @@ fn serve(mtu: u32, queues: u32, mode: &str) -> Result<()> {
     }
 
     let initiator = lab.open(0)?;
-    let found = initiator.discover()?;
+    let found = initiator.discover(Address::ALL, 1)?;
     ensure!(
         found.len() == 1 && found[0].address == E11,
         "discovery found {found:?}"
@@ -290,13 +290,14 @@ fn a_write_to_everybody_changes_nothing() -> Result<()> {
     let image = Image::stamped(64)?;
     let _target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", image.as_str()], 1)?;
     let initiator = lab.open(0)?;
-    let mac = initiator.find(E11)?.mac;
+    let disk = initiator.find(E11)?;
     for (dst, address) in [
-        (mac, Address::ALL),
+        (disk.mac, Address::ALL),
         (Mac::BROADCAST, E11),
         (Mac::BROADCAST, Address::ALL),
     ] {
-        let replies = initiator.ask_all(Request::ata(dst, address, ata::WRITE_EXT, 9, 1, &[0x57; 512]))?;
+        let write = Request::ata(dst, address, ata::WRITE_EXT, 9, 1, &[0x57; 512]);
+        let replies = initiator.answers(write, &disk)?;
         ensure!(replies.is_empty(), "{replies:?}");
     }
     ensure!(image.read(0, 64)? == (0..64).flat_map(stamp).collect::<Vec<u8>>());

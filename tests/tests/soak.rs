@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
-use lab::history::seed;
 use lab::image::Random;
+use lab::initiator::PATIENCE;
 use lab::link::target_mac;
 use lab::needs::Need;
+use lab::seed;
 use lab::writer::{Options, Writer};
 use lab::{Address, Image, Lab, Process, Request, Target, needs};
 use nix::sys::signal::Signal;
@@ -94,7 +95,7 @@ impl Site {
             "--state-dir",
             &text(&state)?,
         ];
-        Target::ready(&lab.target, &args, 2)
+        Target::ready_again(&lab.target, &args, 2)
     }
 }
 
@@ -143,7 +144,8 @@ fn load(lab: &Lab, n: usize, seed: u64, stop: &AtomicBool) -> Result<Writer> {
     while !stop.load(Ordering::Relaxed) {
         writer.run_for(Duration::from_millis(50))?;
     }
-    writer.settle(Duration::from_secs(30))?;
+    writer.run_till(500, PATIENCE)?;
+    writer.settle(PATIENCE)?;
     Ok(writer)
 }
 
@@ -190,7 +192,7 @@ fn trouble(lab: &Lab, site: &Site, seed: u64) -> Result<(Target, Vec<Footprint>)
     let half = length() / 2;
     let start = Instant::now();
     let mut restarts = 0;
-    while start.elapsed() < half {
+    while start.elapsed() < half || restarts < 2 {
         std::thread::sleep(Duration::from_millis(500 + random.below(1500)));
         match random.below(3) {
             0 => target.process.kill()?,
@@ -205,9 +207,8 @@ fn trouble(lab: &Lab, site: &Site, seed: u64) -> Result<(Target, Vec<Footprint>)
         target = site.start(lab)?;
         restarts += 1;
     }
-    ensure!(restarts > 1, "only {restarts} restarts");
     let mut footprints = Vec::new();
-    while start.elapsed() < half * 2 {
+    while start.elapsed() < half * 2 || footprints.len() < 4 {
         std::thread::sleep(Duration::from_millis(500 + random.below(500)));
         reload(&mut target, site, true)?;
         reload(&mut target, site, false)?;
@@ -250,7 +251,7 @@ fn reload(target: &mut Target, site: &Site, extra: bool) -> Result<()> {
     let reloaded = |line: &str| line.contains("reloaded");
     target
         .process
-        .wait_for_after(mark, reloaded, Duration::from_secs(10))
+        .wait_for_after(mark, reloaded, PATIENCE)
         .context("waiting for the reload")?;
     Ok(())
 }
@@ -290,7 +291,6 @@ fn it_goes_on_and_on_and_nothing_grows_or_is_lost() -> Result<()> {
             "{} writes acknowledged, {} sent again",
             writer.acknowledged, writer.retransmissions
         );
-        ensure!(writer.acknowledged > 500, "too little was written");
         writer.judge_by_reading()?.nothing_lost()?;
         writer.judge(|lba| image.read(lba, 1))?.nothing_lost()?;
     }

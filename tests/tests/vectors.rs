@@ -3,17 +3,19 @@
 //! The engine's own tests run the same file without sockets. Two things differ by design and are filled in: the
 //! firmware version of config replies, which is xblade's own, and the IDENTIFY block, which names the host.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::capture::Capture;
 use lab::image::stamp;
-use lab::initiator::SILENCE;
+use lab::initiator::PATIENCE;
 use lab::needs::Need;
-use lab::{Image, Initiator, Lab, Options, Target, needs};
+use lab::{Address, Image, Initiator, Lab, Options, Target, needs};
 
 const VECTORS: &str = include_str!("../data/vectors.txt");
-/// The vectors' export has a firmware version of its own.
+/// The vectors' export.
+const ADDRESS: Address = Address::new(7, 3);
+/// It has a firmware version of its own.
 const VECTOR_FIRMWARE: [u8; 2] = [0x40, 0x19];
 
 /// A frame in the vectors' notation: hex digits, `(xx*N)`, `<S5>`, `<identify>`.
@@ -45,15 +47,6 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What arrives till silence, advertisements aside (the vectors' requests all have a tag).
-fn replies(initiator: &Initiator) -> Result<Vec<Vec<u8>>> {
-    let frames = initiator.collect(SILENCE)?;
-    Ok(frames
-        .into_iter()
-        .filter(|frame| !is_advertisement(frame) && frame[14] & 8 != 0)
-        .collect())
-}
-
 fn is_advertisement(frame: &[u8]) -> bool {
     frame.len() >= 24 && frame[14] == 0x18 && frame[19] == 1 && frame[20..24] == [0; 4]
 }
@@ -82,6 +75,7 @@ impl Bench {
             self.image.as_str(),
             "-b",
             "16",
+            "--wire-admin",
             "--state-dir",
             state,
         ];
@@ -93,11 +87,7 @@ impl Bench {
         }
         self.initiator.drain()?;
         self.target = Some(Target::ready(&self.lab.target, &args, 1)?);
-        let heard = self.initiator.collect(Duration::from_millis(500))?;
-        heard
-            .into_iter()
-            .find(|frame| is_advertisement(frame))
-            .context("no advertisement at the start")
+        next(&self.initiator, is_advertisement).context("no advertisement at the start")
     }
 
     /// The expected reply, with what differs by design filled in from what came.
@@ -140,12 +130,12 @@ fn every_vector_holds_over_a_real_link() -> Result<()> {
             request = frame;
         } else if let Some(expected) = line.strip_prefix("< ") {
             count += 1;
+            let silence = expected == "silence";
             let got = if request == "advertise" {
                 vec![std::mem::take(&mut advertisement)]
             } else {
-                exchange(&bench, &bytes(request, &[])?)?
+                exchange(&bench, &bytes(request, &[])?, !silence)?
             };
-            let silence = expected == "silence";
             let first = got.first().map_or(&[][..], Vec::as_slice);
             let expected = if silence {
                 Vec::new()
@@ -173,20 +163,40 @@ fn every_vector_holds_over_a_real_link() -> Result<()> {
     Ok(())
 }
 
-/// Sends a frame and returns the replies. The kernel takes VLAN tags out of what sockets see, a capture does not.
-fn exchange(bench: &Bench, request: &[u8]) -> Result<Vec<Vec<u8>>> {
-    if request.get(12..14) != Some(&[0x81, 0]) {
-        bench.initiator.send(request)?;
-        return replies(&bench.initiator);
+/// The next frame that `wanted` accepts.
+fn next(initiator: &Initiator, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let frame = initiator.receive(left)?.context("nothing came")?;
+        if wanted(&frame) {
+            return Ok(frame);
+        }
     }
-    let capture = Capture::start(&bench.lab.initiator, "eth0")?;
+}
+
+/// Sends a frame and returns the replies, one at least when one is `due`; that there are no more is told by later
+/// requests that are answered. The kernel takes VLAN tags out of what sockets see, a capture does not.
+fn exchange(bench: &Bench, request: &[u8], due: bool) -> Result<Vec<Vec<u8>>> {
+    let tagged = request.get(12..14) == Some(&[0x81, 0]);
+    let capture = tagged
+        .then(|| Capture::start(&bench.lab.initiator, "eth0"))
+        .transpose()?;
+    let witness = bench.initiator.find(ADDRESS)?;
     bench.initiator.send(request)?;
-    std::thread::sleep(SILENCE);
-    let frames = capture.stop()?.frames()?;
-    bench.initiator.drain()?;
-    let theirs = |frame: &Vec<u8>| frame[6..12] != bench.initiator.mac().0;
+    // The tags of the witness's answers have the highest bit, the vectors' do not.
+    let is_reply = |frame: &[u8]| frame[14] & 8 != 0 && !is_advertisement(frame) && frame[20] & 0x80 == 0;
+    let mut replies = Vec::new();
+    if due {
+        replies.push(next(&bench.initiator, is_reply)?);
+    }
+    replies.extend(witness.barrier()?.into_iter().filter(|frame| is_reply(frame)));
+    let Some(capture) = capture else {
+        return Ok(replies);
+    };
+    let frames = capture.stop()?.frames()?.into_iter();
+    let is_tagged = |frame: &Vec<u8>| frame[12..14] == [0x81, 0];
     Ok(frames
-        .into_iter()
-        .filter(|frame| theirs(frame) && !is_advertisement(frame))
+        .filter(|frame| frame[6..12] != bench.initiator.mac().0 && is_tagged(frame))
         .collect())
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use aoe_common::Mac;
+use lab::initiator::PATIENCE;
 use lab::needs;
 use lab::needs::Need;
 use lab::own::{self, index_of, veth};
@@ -77,7 +78,7 @@ impl Pair {
 
     /// The next frame, asleep until it comes.
     fn next(&mut self) -> Frame {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(frame) = self.target.receive() {
                 return frame;
@@ -304,7 +305,7 @@ fn a_sleeper_wakes_when_a_frame_arrives_and_not_before() -> Result<()> {
     assert!(!sleep_until_readable(&pair.target, Duration::from_millis(50)));
     assert!(!pair.target.is_readable());
     pair.request(&request(1, 60));
-    assert!(sleep_until_readable(&pair.target, Duration::from_secs(5)));
+    assert!(sleep_until_readable(&pair.target, PATIENCE));
     assert!(pair.target.is_readable());
     let frame = pair.target.receive().expect("it is there");
     pair.target.free(frame);
@@ -355,7 +356,7 @@ fn a_socket_and_its_frames_move_to_the_thread_of_a_worker() -> Result<()> {
     let mut frame = initiator.allocate(60).unwrap();
     initiator.pieces_mut(&mut frame)[0].copy_from_slice(&request(7, 60));
     let worker = std::thread::spawn(move || {
-        assert!(sleep_until_readable(&target, Duration::from_secs(5)));
+        assert!(sleep_until_readable(&target, PATIENCE));
         let frame = target.receive().expect("it is there");
         (target, frame)
     });

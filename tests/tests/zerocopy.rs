@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab::disk::Disk;
-use lab::history::seed;
+use disks::Disk;
 use lab::needs::Need;
+use lab::seed;
 use lab::vm::host::{Host, MAC, MOUNTED, Parts, ext4};
 use lab::vm::kernel::Kernel;
 use lab::writer::{Options, Writer};
@@ -58,7 +58,7 @@ fn zero_copy_serves_verified_io() -> Result<()> {
         patience: Duration::from_millis(500),
     };
     let mut writer = Writer::new(host.initiator()?, options);
-    writer.run_till(2000, Duration::from_secs(60))?;
-    writer.settle(Duration::from_secs(20))?;
+    writer.run_till(2000, lab::vm::STEP)?;
+    writer.settle(lab::vm::STEP)?;
     writer.judge_by_reading()?.nothing_lost()
 }

@@ -1,7 +1,7 @@
 //! Building with cargo, and finding what was built.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -14,8 +14,10 @@ use crate::sh;
 pub struct Executable {
     /// Name of the binary, library or test file it was built from.
     pub target: String,
-    /// Its package, by name.
+    /// Its package, by the name of its directory.
     pub package: String,
+    /// Its package's directory.
+    pub directory: PathBuf,
     /// True for a test harness.
     pub is_test: bool,
     /// Where it is.
@@ -46,21 +48,23 @@ pub fn build(args: &[&str]) -> Result<Vec<Executable>> {
 
 fn executable(message: &Value) -> Option<Executable> {
     let path = message.get("executable")?.as_str()?;
-    let manifest = PathBuf::from(message.get("manifest_path")?.as_str()?);
+    let manifest = Path::new(message.get("manifest_path")?.as_str()?);
+    let directory = manifest.parent()?;
     Some(Executable {
         target: message.pointer("/target/name")?.as_str()?.to_owned(),
-        package: manifest.parent()?.file_name()?.to_str()?.to_owned(),
+        package: directory.file_name()?.to_str()?.to_owned(),
+        directory: directory.to_owned(),
         is_test: message.pointer("/profile/test")?.as_bool()?,
         path: path.into(),
     })
 }
 
-/// Builds `xblade` with the given profile and returns its path.
+/// Builds `xblade` as it is released and returns its path.
 ///
 /// # Errors
 /// When the build fails.
-pub fn xblade(release: bool) -> Result<PathBuf> {
-    one(&["--bin", "xblade"], "xblade", release)
+pub fn xblade() -> Result<PathBuf> {
+    one(&["--bin", "xblade"], "xblade")
 }
 
 /// Builds the AF_XDP echo, in release, and returns its path.
@@ -68,14 +72,13 @@ pub fn xblade(release: bool) -> Result<PathBuf> {
 /// # Errors
 /// When the build fails.
 pub fn echo() -> Result<PathBuf> {
-    one(&["--example", "echo"], "echo", true)
+    one(&["--example", "echo"], "echo")
 }
 
 /// Builds one executable of the user half.
-fn one(what: &[&str], name: &str, release: bool) -> Result<PathBuf> {
-    let mut args = vec!["build", "--package", "xblade"];
+fn one(what: &[&str], name: &str) -> Result<PathBuf> {
+    let mut args = vec!["build", "--release", "--locked", "--package", "xblade"];
     args.extend(what);
-    args.extend(release.then_some("--release"));
     let built = build(&args)?;
     let binary = built
         .into_iter()

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo;
+mod clock;
 mod ebpf;
 mod fuzz;
 mod run;

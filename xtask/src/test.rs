@@ -3,17 +3,19 @@
 //! Without root only what needs none is run: a test of the lab says by itself what it lacks, and counts as skipped.
 
 mod harness;
+mod schedule;
+mod suites;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result};
 use harness::{Outcome, execute};
 use lab::vm::qemu;
+use suites::Suite;
 
-use crate::cargo::Executable;
-use crate::{cargo, fuzz, setup};
+use crate::{cargo, clock, fuzz, setup};
 
 /// What the tests need of the distribution.
 const PACKAGES: &[&str] = &[
@@ -30,37 +32,6 @@ const PACKAGES: &[&str] = &[
     "ipxe",
 ];
 
-/// Suites that run at the same time: most of their time they wait for silence, for timers, for guests.
-const LANES: usize = 2;
-
-/// Suites of the tests package, in the order to start them, the long ones first: name, tests at the same time.
-///
-/// One that is not listed starts after these, one test at a time.
-const ORDER: &[(&str, u32)] = &[
-    ("filter", 1),
-    ("xsk", 1),
-    ("xsk_receive", 1),
-    ("vectors", 1),
-    ("histories", 2),
-    ("linux", 1),
-    ("paths", 2),
-    ("power", 1),
-    ("boot", 1),
-    ("zerocopy", 1),
-    ("serving", 2),
-    ("exports", 2),
-    ("links", 2),
-    ("access", 1),
-    ("life", 2),
-    ("faults", 2),
-    ("disk_faults", 2),
-    ("kill", 2),
-    ("aoetools", 2),
-    ("dissector", 1),
-];
-
-/// Suites that want the machine for themselves; they run at the end.
-const ALONE: &[&str] = &["bench", "fuzz", "soak"];
 /// The suite that is no test executable: cargo-fuzz.
 const FUZZER: &str = "libfuzzer";
 /// How long it works on each target.
@@ -77,16 +48,6 @@ pub struct Args {
     suites: Vec<String>,
 }
 
-/// A suite to run: one line of the report.
-struct Suite {
-    name: String,
-    executables: Vec<PathBuf>,
-    threads: u32,
-    /// From the tests package, as opposed to unit tests.
-    is_lab: bool,
-    alone: bool,
-}
-
 /// Builds, runs every suite, prints the report.
 pub fn run(args: &Args) -> Result<()> {
     let is_root = nix::unistd::geteuid().is_root();
@@ -94,53 +55,33 @@ pub fn run(args: &Args) -> Result<()> {
         // Tests that lack something say so by themselves.
         eprintln!("warning: {error:#}");
     }
-    let xblade = cargo::xblade(false)?;
-    let packages = [
-        "aoe-common",
-        "engine",
-        "initiator",
-        "store",
-        "xblade",
-        "xblade-fuzz",
-        "xblade-tests",
-        "xsk",
-        "xtask",
-    ];
-    let mut build = vec!["test", "--no-run"];
-    build.extend(packages.iter().flat_map(|package| ["--package", package]));
-    let suites = suites(&cargo::build(&build)?, &args.suites)?;
+    let build = Instant::now();
+    // All packages at once: a part of them would be built with other features, and so again.
+    let built = cargo::build(&["test", "--no-run", "--locked"])?;
+    let xblade = built
+        .iter()
+        .find(|built| built.target == "xblade" && !built.is_test)
+        .context("cargo built no xblade")?;
+    let suites = suites::sort(&built, &args.suites, &[FUZZER])?;
+    println!("built in {:.0} s", build.elapsed().as_secs_f64());
 
     let runner = Runner {
-        xblade,
+        xblade: xblade.path.clone(),
         soak: args.soak,
         total: Mutex::default(),
     };
-    let (shared, alone): (Vec<Suite>, Vec<Suite>) = suites.into_iter().partition(|suite| !suite.alone);
-    let queue = Mutex::new(shared.into_iter());
-    std::thread::scope(|scope| {
-        let lane = || {
-            loop {
-                let next = lock(&queue).next();
-                let Some(suite) = next else { return Ok(()) };
-                runner.report(&suite)?;
-            }
-        };
-        let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(lane)).collect();
-        lanes
-            .into_iter()
-            .try_for_each(|lane| lane.join().unwrap_or_else(|_| bail!("a lane panicked")))
-    })?;
-    for suite in &alone {
-        runner.report(suite)?;
-    }
+    schedule::run(&suites, |suite| runner.report(suite));
     if args.suites.is_empty() || args.suites.iter().any(|name| name == FUZZER) {
         let start = Instant::now();
         runner.print(FUZZER, &fuzzing(), start);
     }
     let total = runner.total.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(
-        "{} passed, {} failed, {} skipped",
-        total.passed, total.failed, total.skipped
+        "{} passed, {} failed, {} skipped, in {:.0} s",
+        total.passed,
+        total.failed,
+        total.skipped,
+        clock::since_the_command_began().as_secs_f64()
     );
     if !is_root && total.skipped > 0 {
         println!("what needs root: sudo -E env PATH=\"$PATH\" cargo xtask test");
@@ -164,16 +105,19 @@ struct Runner {
 
 impl Runner {
     /// Runs a suite and prints its line.
-    fn report(&self, suite: &Suite) -> Result<()> {
+    fn report(&self, suite: &Suite) {
         let start = Instant::now();
-        let outcome = execute(suite, &self.xblade, self.soak)?;
+        let outcome = execute(suite, &self.xblade, self.soak).unwrap_or_else(|error| Outcome {
+            failed: 1,
+            output: format!("{error:#}"),
+            ..Outcome::default()
+        });
         self.print(&suite.name, &outcome, start);
-        Ok(())
     }
 
     /// Prints a suite's line and adds it to the total.
     fn print(&self, name: &str, outcome: &Outcome, start: Instant) {
-        // Held while printing: lanes must not mix their lines.
+        // Held while printing: suites must not mix their lines.
         let mut total = lock(&self.total);
         println!("{}", outcome.line(name, start.elapsed()));
         if outcome.failed > 0 {
@@ -200,62 +144,4 @@ fn fuzzing() -> Outcome {
         }
     }
     outcome
-}
-
-/// Sorts what was built into suites, and keeps those asked for.
-fn suites(executables: &[Executable], wanted: &[String]) -> Result<Vec<Suite>> {
-    let tests: Vec<&Executable> = executables
-        .iter()
-        .filter(|executable| executable.is_test)
-        .collect();
-    let is_lab = |executable: &&&Executable| executable.package == "tests" && executable.target != "lab";
-    let unit = tests
-        .iter()
-        .filter(|executable| !is_lab(executable))
-        .map(|unit| unit.path.clone())
-        .collect();
-    let mut suites = vec![Suite {
-        name: "unit".to_owned(),
-        executables: unit,
-        threads: 0,
-        is_lab: false,
-        alone: false,
-    }];
-    let mut lab: Vec<Suite> = tests
-        .iter()
-        .filter(is_lab)
-        .map(|executable| lab_suite(executable))
-        .collect();
-    let place = |suite: &Suite| {
-        ORDER
-            .iter()
-            .position(|(name, _)| *name == suite.name)
-            .unwrap_or(ORDER.len())
-    };
-    lab.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.name.cmp(&b.name)));
-    suites.extend(lab);
-    for name in wanted {
-        let names: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
-        ensure!(
-            name == FUZZER || names.contains(&name.as_str()),
-            "there is no suite {name}; there are {}, {FUZZER}",
-            names.join(", ")
-        );
-    }
-    suites.retain(|suite| wanted.is_empty() || wanted.contains(&suite.name));
-    Ok(suites)
-}
-
-fn lab_suite(executable: &Executable) -> Suite {
-    let threads = ORDER
-        .iter()
-        .find(|(name, _)| *name == executable.target)
-        .map_or(1, |(_, threads)| *threads);
-    Suite {
-        name: executable.target.clone(),
-        executables: vec![executable.path.clone()],
-        threads,
-        is_lab: true,
-        alone: ALONE.contains(&executable.target.as_str()),
-    }
 }

@@ -165,8 +165,11 @@ pub struct ServeArgs {
     /// The file or device has other writers: take no lock; needs --direct
     #[arg(long)]
     pub shared: bool,
-    /// Refuse changes of config string, MAC mask and reservation by initiators
+    /// Let initiators change MAC mask and reservation without an access list, too [default: only the config string]
     #[arg(long)]
+    pub wire_admin: bool,
+    /// Refuse changes of config string, MAC mask and reservation by initiators
+    #[arg(long, conflicts_with = "wire_admin")]
     pub no_wire_admin: bool,
     /// Answer the minimal SMART commands
     #[arg(long)]
@@ -239,7 +242,7 @@ pub enum StateAction {
     },
     /// All that is kept for one export
     Show(StateTarget),
-    /// Forget what is named, or all of it; not while a daemon runs
+    /// Forget what is named, or all of it; opens an export that is kept shut because its state is damaged or gone
     Clear {
         /// The export
         #[command(flatten)]
@@ -254,6 +257,15 @@ pub enum StateAction {
         #[arg(long)]
         string: bool,
     },
+    /// Say which export a state file of an earlier release belongs to
+    Adopt {
+        /// The export
+        #[command(flatten)]
+        target: StateTarget,
+        /// The file's name, as `state list` shows it
+        #[arg(long, value_name = "NAME")]
+        from: String,
+    },
 }
 
 /// The export whose state is meant.
@@ -265,6 +277,12 @@ pub struct StateTarget {
     /// Minor address
     #[arg(value_parser = |text: &str| SLOT.parse::<u8>(text), allow_negative_numbers = true)]
     pub slot: u8,
+    /// Its `vlan` in the config file, where it has one
+    #[arg(long, value_name = "N|any", value_parser = values::vlan, allow_negative_numbers = true)]
+    pub vlan: Option<Vlan>,
+    /// Its `state_name` in the config file, where it has one
+    #[arg(long, value_name = "NAME", value_parser = values::state_name)]
+    pub state_name: Option<String>,
     /// Where the states are
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,

@@ -40,7 +40,8 @@ fn config(mut args: ServeArgs) -> Config {
         vlan: args.vlan.unwrap_or(Vlan::Untagged),
         serial: args.serial,
         rate_limit: args.rate_limit,
-        wire_admin: !args.no_wire_admin,
+        wire_admin: wire_admin(args.wire_admin, args.no_wire_admin),
+        state_name: None,
         smart: args.smart,
         late_duplicates: args.late_duplicates,
         shared: args.shared,
@@ -53,6 +54,11 @@ fn config(mut args: ServeArgs) -> Config {
         cpus: args.cpus.unwrap_or_default(),
         force: args.force,
     }
+}
+
+/// Neither word: as the access list says.
+fn wire_admin(yes: bool, no: bool) -> Option<bool> {
+    (yes || no).then_some(yes)
 }
 
 #[cfg(test)]
@@ -113,7 +119,7 @@ mod tests {
             vlan: Vlan::Any,
             serial: Some("S".into()),
             rate_limit: Some(6),
-            wire_admin: false,
+            wire_admin: Some(false),
             smart: true,
             late_duplicates: true,
             shared: true,

@@ -1,12 +1,14 @@
 //! `xblade state`: what initiators left behind, and the way out for whoever they locked out.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 use aoe_common::Mac;
 
-use crate::control::state::{self, Entry, StateDir};
-use crate::target::Persistent;
+use crate::config::Vlan;
+use crate::control::state::operator::{Action, Parts, decide};
+use crate::control::state::{self, Entry, StateError, StateKey};
+use crate::target::{Address, Persistent};
 
 use super::args::{StateAction, StateTarget};
 use super::table::Table;
@@ -21,28 +23,44 @@ pub(super) fn run(action: StateAction) -> anyhow::Result<()> {
             reserve,
             string,
         } => {
-            let all = !(mask || reserve || string);
-            let parts = Parts {
-                mask: mask || all,
-                reserve: reserve || all,
-                string: string || all,
+            let named = Parts {
+                mask,
+                reserve,
+                string,
             };
-            clear(&target, parts)
+            let parts = if mask || reserve || string {
+                named
+            } else {
+                Parts::ALL
+            };
+            Ok(decide(&target.state_dir, &key(&target), &Action::Clear(parts))?)
+        }
+        StateAction::Adopt { target, from } => {
+            let name = from.strip_suffix(".state").unwrap_or(&from).to_owned();
+            Ok(decide(&target.state_dir, &key(&target), &Action::Adopt(name))?)
         }
     }
 }
 
-/// What is to be forgotten.
-#[derive(Debug, Clone, Copy)]
-struct Parts {
-    mask: bool,
-    reserve: bool,
-    string: bool,
+fn key(target: &StateTarget) -> StateKey {
+    let address = Address {
+        shelf: target.shelf,
+        slot: target.slot,
+    };
+    StateKey::new(address, target.vlan.unwrap_or(Vlan::Untagged)).labelled(target.state_name.as_deref())
+}
+
+/// What is kept; nothing in a directory that no daemon has made yet.
+fn entries(dir: &Path) -> anyhow::Result<Vec<Entry>> {
+    match state::list(dir) {
+        Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        entries => Ok(entries?),
+    }
 }
 
 fn list(dir: &Path) -> anyhow::Result<()> {
     let mut table = Table::new(["EXPORT", "CONFIG STRING", "MASK", "RESERVED FOR"]);
-    for Entry { name, state } in state::list(dir)? {
+    for Entry { name, state } in entries(dir)? {
         match state {
             Ok(state) if state == Persistent::default() => {}
             Ok(state) => table.row([
@@ -58,8 +76,21 @@ fn list(dir: &Path) -> anyhow::Result<()> {
 }
 
 fn show(target: &StateTarget) -> anyhow::Result<()> {
+    let (address, wanted) = (
+        format!("{}.{}", target.shelf, target.slot),
+        key(target).to_string(),
+    );
+    let all = target.vlan.is_none() && target.state_name.is_none();
+    let mut found = entries(&target.state_dir)?;
+    found.retain(|entry| entry.name == wanted || all && of_address(&entry.name, &address));
+    anyhow::ensure!(
+        !found.is_empty(),
+        "nothing is kept for {wanted} in {}",
+        target.state_dir.display()
+    );
     let mut out = std::io::stdout().lock();
-    for (name, state) in of_target(target)? {
+    for Entry { name, state } in found {
+        let state = state.map_err(|reason| anyhow::anyhow!("{name}: {reason}"))?;
         writeln!(out, "{name}")?;
         writeln!(
             out,
@@ -73,44 +104,10 @@ fn show(target: &StateTarget) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn clear(target: &StateTarget, parts: Parts) -> anyhow::Result<()> {
-    let found = of_target(target)?;
-    // The daemon would go on with what it has in memory, and write that over ours.
-    let dir = StateDir::open(&target.state_dir)?;
-    for (name, mut state) in found {
-        if parts.string {
-            state.string.clear();
-        }
-        if parts.mask {
-            state.mask.clear();
-        }
-        if parts.reserve {
-            state.reserve.clear();
-        }
-        dir.store(&name, &state)?;
-    }
-    Ok(())
-}
-
-/// The states of an address: one, unless several exports share it.
-fn of_target(target: &StateTarget) -> anyhow::Result<Vec<(String, Persistent)>> {
-    let address = format!("{}.{}", target.shelf, target.slot);
-    let dir = &target.state_dir;
-    let mut found = Vec::new();
-    for Entry { name, state } in state::list(dir)? {
-        if name.split('@').next() == Some(address.as_str()) {
-            found.push((
-                name.clone(),
-                state.map_err(|reason| anyhow::anyhow!("{name}: {reason}"))?,
-            ));
-        }
-    }
-    anyhow::ensure!(
-        !found.is_empty(),
-        "nothing is kept for {address} in {}",
-        dir.display()
-    );
-    Ok(found)
+/// True for `1.1`, `1.1-vlan-5`, `1.1+name` and an earlier release's `1.1@eth0`.
+fn of_address(name: &str, address: &str) -> bool {
+    name.strip_prefix(address)
+        .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// At most 32 characters of a config string.

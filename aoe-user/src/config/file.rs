@@ -15,7 +15,15 @@ use super::values::{self, BUFFERS, CPU, LENGTH, MAX_SECTORS, OFFSET, SHELF, SLOT
 use super::{Access, AccessEntry, Config, ExportConfig, ImageFormat, Mode, StoreKind, Vlan};
 
 /// Keys of one export only.
-const OWN_KEYS: [&str; 6] = ["shelf", "slot", "path", "offset", "length", "serial"];
+const OWN_KEYS: [&str; 7] = [
+    "shelf",
+    "slot",
+    "path",
+    "offset",
+    "length",
+    "serial",
+    "state_name",
+];
 
 /// A config file as read, with what is needed to point at its lines later.
 #[derive(Debug)]
@@ -211,6 +219,7 @@ fn read_export(
         text_or_number(values::sectors(LENGTH)),
     );
     export.serial = keys.get("serial", text(values::serial));
+    export.state_name = keys.get("state_name", text(values::state_name));
     read_settings(&mut keys, &mut export);
     if export.interfaces.is_empty() && !table.contains_key("interfaces") {
         keys.mistake(
@@ -245,7 +254,9 @@ fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig) {
     keys.set("max_sectors", &mut export.max_sectors, number(MAX_SECTORS));
     keys.set("spin_us", &mut export.spin_us, number(SPIN_US));
     keys.set("vlan", &mut export.vlan, read_vlan);
-    keys.set("wire_admin", &mut export.wire_admin, boolean);
+    if let Some(wire_admin) = keys.get("wire_admin", boolean) {
+        export.wire_admin = Some(wire_admin);
+    }
     keys.set("smart", &mut export.smart, boolean);
     keys.set("late_duplicates", &mut export.late_duplicates, boolean);
     keys.set("shared", &mut export.shared, boolean);

@@ -59,6 +59,7 @@ fn the_example_of_the_readme_reads_as_meant() {
         vlan = "any"
         serial = "SN 1"
         wire_admin = false
+        state_name = "san-b"
         smart = true
         late_duplicates = true
         shared = true
@@ -109,7 +110,8 @@ fn the_example_of_the_readme_reads_as_meant() {
         vlan: Vlan::Any,
         serial: Some("SN 1".into()),
         rate_limit: Some(50_000),
-        wire_admin: false,
+        wire_admin: Some(false),
+        state_name: Some("san-b".into()),
         smart: true,
         late_duplicates: true,
         shared: true,
@@ -437,6 +439,7 @@ fn nearly_config() -> impl Strategy<Value = String> {
         "mode",
         "cpus",
         "serial",
+        "state_name",
         "=",
         "=",
         "=",

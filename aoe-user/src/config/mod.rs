@@ -76,8 +76,11 @@ pub struct ExportConfig {
     pub serial: Option<String>,
     /// Frames a second that one source may send to this port where its entry names no rate; `None`: no limit.
     pub rate_limit: Option<u32>,
-    /// Let initiators change config string, mask and reservations.
-    pub wire_admin: bool,
+    /// Let initiators change config string, mask and reservation, or nothing. `None`: the config string always, mask and
+    /// reservation only where an access list says who may see the export.
+    pub wire_admin: Option<bool>,
+    /// Tells its kept state from that of another export with the same address and VLAN, on other interfaces.
+    pub state_name: Option<String>,
     /// Answer the minimal SMART commands.
     pub smart: bool,
     /// Drop late duplicates of writes by Linux-style tags (a heuristic).
@@ -121,7 +124,8 @@ impl ExportConfig {
             vlan: Vlan::Untagged,
             serial: None,
             rate_limit: None,
-            wire_admin: true,
+            wire_admin: None,
+            state_name: None,
             smart: false,
             late_duplicates: false,
             shared: false,

@@ -95,6 +95,7 @@ pub fn validate(config: &Config, interfaces: &[Interface], words: Words) -> Repo
         check.report.exports.push(seen);
     }
     check.shared_interfaces();
+    check.shared_states();
     check.shared_files();
     check.report.problems.sort_by_key(|finding| finding.export);
     check.report
@@ -252,6 +253,31 @@ impl Check<'_> {
                 }
                 same.push(index);
             }
+        }
+        for (index, key, message) in found {
+            self.problem(index, key, message);
+        }
+    }
+
+    /// Kept state belongs to address and VLAN: exports that share both on different interfaces need names for theirs.
+    fn shared_states(&mut self) {
+        let mut first_with: HashMap<_, usize> = HashMap::new();
+        let mut found = Vec::new();
+        for (index, export) in self.config.exports.iter().enumerate() {
+            let key = (export.shelf, export.slot, export.vlan, &export.state_name);
+            let first = *first_with.entry(key).or_insert(index);
+            let on = |index: usize| &self.report.exports[index].interfaces;
+            // On one interface it is refused already.
+            if first == index || on(index).iter().any(|name| on(first).contains(name)) {
+                continue;
+            }
+            let message = format!(
+                "{} is exported on {} already, and mask and reservation are kept by address and VLAN: put all interfaces \
+                 into one export, take another slot, or give this one a state_name",
+                export.address(),
+                self.config.exports[first].interfaces.join(", "),
+            );
+            found.push((index, "slot", message));
         }
         for (index, key, message) in found {
             self.problem(index, key, message);

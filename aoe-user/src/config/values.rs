@@ -111,6 +111,24 @@ pub fn vlan(text: &str) -> Result<Vlan, String> {
     VLAN.parse(text).map(Vlan::Id)
 }
 
+/// Longest `state_name`: it becomes part of a file's name.
+const STATE_NAME_MAX: usize = 32;
+
+/// The name that tells the kept state of exports with the same address and VLAN apart.
+///
+/// # Errors
+/// What such a name looks like.
+pub fn state_name(text: &str) -> Result<String, String> {
+    let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if (1..=STATE_NAME_MAX).contains(&text.len()) && text.bytes().all(is_fit) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "a state name has 1 to {STATE_NAME_MAX} letters, digits, '-' and '_'"
+        ))
+    }
+}
+
 /// Frames a second: `800/s`, `50k/s`, `1.5M/s` (powers of 1000); the `/s` may be left out.
 ///
 /// # Errors

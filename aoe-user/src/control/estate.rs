@@ -11,12 +11,12 @@ use tracing::{error, info, warn};
 
 use super::lists::{Lists, Made};
 use super::neighbours::Neighbour;
-use super::state::{self, StateDir};
+use super::state::{StateDir, StateKey};
 use crate::config::interfaces::{Interface, chosen, is_glob};
 use crate::config::{Config, ExportConfig, Mode};
 use crate::filter::{ExportRule, Rules};
 use crate::store::{self, Fault, SECTOR_BYTES, StoreOptions};
-use crate::target::{Address, Change, Export, Exports, Identity, Observer, Options, Persistent};
+use crate::target::{Address, Change, Export, Exports, Identity, Observer, Options, Persistent, WireAdmin};
 
 /// What IDENTIFY gives as the model.
 const MODEL: &str = "xblade";
@@ -61,18 +61,24 @@ impl Estate {
             held: Vec::new(),
             state,
         };
+        estate.tell_state_dir(config)?;
         let mut made = Made::default();
-        for (export, name) in config.exports.iter().zip(state::names(config)) {
-            estate.open_one(export, &name, made.of(&export.allow), notify)?;
+        for export in &config.exports {
+            estate.open_one(export, made.of(&export.allow), notify)?;
         }
         Ok(estate)
     }
 
-    /// `name` is that of its state file.
+    fn tell_state_dir(&self, config: &Config) -> Result<()> {
+        if let Some(state) = &self.state {
+            state.set_exports(config.exports.iter().map(StateKey::from).collect())?;
+        }
+        Ok(())
+    }
+
     fn open_one(
         &mut self,
         config: &ExportConfig,
-        name: &str,
         lists: Lists,
         notify: &UnboundedSender<Notice>,
     ) -> Result<()> {
@@ -85,12 +91,11 @@ impl Estate {
         let mut persistent = Persistent::default();
         let mut keeper = None;
         if let Some(state) = &self.state {
-            let loaded = state.load(name)?;
-            if let Some(message) = loaded.damaged {
-                error!("{message}");
-            }
-            persistent = loaded.state;
-            keeper = Some(state.keeper(name));
+            let key = StateKey::from(config);
+            persistent = state
+                .load(&key)
+                .with_context(|| format!("{address} stays shut"))?;
+            keeper = Some(state.keeper(&key));
         }
         let observer = Arc::new(Reporter {
             notify: notify.clone(),
@@ -229,12 +234,15 @@ impl Estate {
 
     /// Opens what `config` has and this estate has not. One that cannot be opened is reported and left out.
     pub fn add(&mut self, config: &Config, notify: &UnboundedSender<Notice>) {
+        if let Err(error) = self.tell_state_dir(config) {
+            error!("{error:#}");
+        }
         let mut made = Made::default();
-        for (wanted, name) in config.exports.iter().zip(state::names(config)) {
+        for wanted in &config.exports {
             if self.held.iter().any(|held| held.config == *wanted) {
                 continue;
             }
-            if let Err(error) = self.open_one(wanted, &name, made.of(&wanted.allow), notify) {
+            if let Err(error) = self.open_one(wanted, made.of(&wanted.allow), notify) {
                 error!("{error:#}");
             }
         }
@@ -349,9 +357,19 @@ fn options(config: &ExportConfig, lists: &Lists, address: Address) -> Options {
             firmware: env!("CARGO_PKG_VERSION").to_owned(),
             wwn: None,
         },
-        wire_admin: config.wire_admin,
+        wire_admin: wire_admin(config),
         smart: config.smart,
         late_duplicates: config.late_duplicates,
+    }
+}
+
+/// Where everybody sees the export, nobody shuts others out unless the operator said so.
+fn wire_admin(config: &ExportConfig) -> WireAdmin {
+    match config.wire_admin {
+        Some(true) => WireAdmin::All,
+        Some(false) => WireAdmin::Nothing,
+        None if config.allow.is_empty() => WireAdmin::Strings,
+        None => WireAdmin::All,
     }
 }
 

@@ -1,37 +1,46 @@
 //! What initiators changed (config string, mask, reservation), kept across restarts and power cuts.
 //!
 //! One file for each export in the state directory, replaced as a whole: written beside the old one, synced, renamed
-//! over it, the directory synced. One thread writes for all exports, in the order of the requests, so that no worker
-//! waits for a disk.
+//! over it, the directory synced. Its name comes from the export alone ([`StateKey`]); [`index`] lists the exports that ever
+//! had one.
+//!
+//! Mask and reservation shut others out. So an export whose state is damaged, gone, ambiguous or unreadable is not served
+//! ([`Shut`]) until the operator decides ([`operator`]).
 
+mod files;
 pub mod format;
+mod index;
+pub mod key;
+mod load;
+pub mod operator;
+mod sealed;
+mod writer;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
-
-use crate::config::{Config, Vlan};
-use engine::StateStore;
+use parking_lot::Mutex;
 
 use crate::store::{Completion, CompletionHandle as _, Event, Fault, FaultKind, Lane, Mailbox, Token};
 use crate::target::{Address, DynStateStore, Persistent};
-use format::FormatError;
+use engine::StateStore;
+use files::Found;
+use format::{Contents, FormatError};
+use index::{Index, Kept};
+use key::OldName;
+pub use key::StateKey;
+pub use load::Shut;
+use writer::Writer;
 
-const LOCK_FILE: &str = "lock";
 const EXTENSION: &str = "state";
 
 /// A state directory or a file in it that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A system call failed.
-    #[error("cannot {what} {}: {source}", path.display())]
+    #[error("cannot {what} {}", path.display())]
     Io {
         /// What was tried.
         what: &'static str,
@@ -68,57 +77,17 @@ impl StateError {
     }
 }
 
-/// A state as found at start.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Loaded {
-    /// The state; empty when there was none, or a damaged one.
-    pub state: Persistent,
-    /// What the operator must know when the file was damaged: mask and reservation are no longer in force.
-    pub damaged: Option<String>,
-}
-
-/// The names of the exports' state files, in the order of the config.
-///
-/// A name is the address alone, so that it survives changes of the config. Exports that share an address, on different
-/// interfaces or VLANs, are told apart by these.
-pub fn names(config: &Config) -> Vec<String> {
-    let exports = &config.exports;
-    let name = |export: &crate::config::ExportConfig| {
-        let address = export.address();
-        if exports
-            .iter()
-            .filter(|other| (other.shelf, other.slot) == (export.shelf, export.slot))
-            .count()
-            == 1
-        {
-            return address;
-        }
-        let interface = export.interfaces.first().map_or("", String::as_str);
-        match export.vlan {
-            Vlan::Untagged => format!("{address}@{interface}"),
-            vlan => format!("{address}@{interface}-vlan-{vlan}"),
-        }
-    };
-    exports.iter().map(name).collect()
-}
-
 /// The state directory, locked, with its writer.
 #[derive(Debug)]
 pub struct StateDir {
-    path: PathBuf,
+    files: Arc<Files>,
+    writer: Writer,
+    /// Every export of the configuration, to see who else may own a file of an earlier release.
+    configured: Mutex<Vec<StateKey>>,
+    /// Files whose names only earlier releases gave.
+    old: Mutex<Vec<(String, OldName)>>,
     /// Unlocked by closing.
     _lock: File,
-    jobs: Option<Sender<Job>>,
-    writer: Option<JoinHandle<()>>,
-}
-
-/// One file to replace.
-#[derive(Debug)]
-struct Job {
-    path: PathBuf,
-    bytes: Vec<u8>,
-    mailbox: Mailbox,
-    token: Token,
 }
 
 impl StateDir {
@@ -127,52 +96,38 @@ impl StateDir {
     /// # Errors
     /// When it cannot be made or written, or another process uses it.
     pub fn open(path: &Path) -> Result<Arc<StateDir>, StateError> {
-        make_durably(path).map_err(StateError::io("make the state directory", path))?;
-        let lock = lock(path)?;
-        let dir = File::open(path).map_err(StateError::io("open the state directory", path))?;
-        let (jobs, queue) = channel();
-        let writer = std::thread::Builder::new()
-            .name("xblade-state".into())
-            .spawn(move || write_all(&dir, &queue))
-            .map_err(StateError::io("start a thread for", path))?;
-        Ok(Arc::new(StateDir {
-            path: path.to_owned(),
+        files::make_durably(path).map_err(StateError::io("make the state directory", path))?;
+        let lock = files::lock(path)?;
+        let files = Arc::new(Files::open(path)?);
+        let writer = Writer::start(Arc::clone(&files)).map_err(StateError::io("start a thread for", path))?;
+        let dir = StateDir {
+            old: Mutex::new(old_names(path)?),
+            files,
+            writer,
+            configured: Mutex::default(),
             _lock: lock,
-            jobs: Some(jobs),
-            writer: Some(writer),
-        }))
+        };
+        Ok(Arc::new(dir))
     }
 
-    /// Reads the state of an export, by its name in [`names`]. A damaged file is moved aside.
+    /// The exports of the configuration. To be told at start and at each reload, before any is loaded.
     ///
     /// # Errors
-    /// When a file that is there cannot be read or moved, or comes from a newer xblade: serving without its mask and
-    /// reservation would open what is closed.
-    pub fn load(&self, name: &str) -> Result<Loaded, StateError> {
-        let path = file_path(&self.path, name);
-        match read(&path)? {
-            Read::Absent => Ok(Loaded::default()),
-            Read::State(state) => Ok(Loaded { state, damaged: None }),
-            Read::Damaged(reason) => {
-                let aside = move_aside(&path)?;
-                let message = format!(
-                    "the state file {} is damaged ({reason}) and was moved to {}: config string, MAC mask and \
-                     reservation of {name} are empty now",
-                    path.display(),
-                    aside.display()
-                );
-                Ok(Loaded {
-                    state: Persistent::default(),
-                    damaged: Some(message),
-                })
-            }
-        }
+    /// When the directory cannot be read.
+    pub fn set_exports(&self, keys: Vec<StateKey>) -> Result<(), StateError> {
+        *self.configured.lock() = keys;
+        self.look_for_old_names()
     }
 
-    /// A keeper for one export, by its name in [`names`].
-    pub fn keeper(self: &Arc<Self>, name: &str) -> Arc<DynStateStore> {
+    fn look_for_old_names(&self) -> Result<(), StateError> {
+        *self.old.lock() = old_names(&self.files.dir)?;
+        Ok(())
+    }
+
+    /// A keeper for one export.
+    pub fn keeper(self: &Arc<Self>, key: &StateKey) -> Arc<DynStateStore> {
         Arc::new(FileKeeper {
-            path: file_path(&self.path, name),
+            key: key.clone(),
             dir: self.clone(),
         })
     }
@@ -181,241 +136,316 @@ impl StateDir {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn store(&self, name: &str, state: &Persistent) -> Result<(), StateError> {
-        let path = file_path(&self.path, name);
-        let dir = File::open(&self.path).map_err(StateError::io("open the state directory", &self.path))?;
-        replace(&dir, &path, &format::encode(state)).map_err(StateError::io("write", &path))
+    pub fn store(&self, key: &StateKey, state: &Persistent) -> Result<(), StateError> {
+        self.files.store(key, state)
     }
 }
 
 impl Drop for StateDir {
     fn drop(&mut self) {
-        // Without a sender the writer finishes what it has and ends.
-        self.jobs = None;
-        if let Some(writer) = self.writer.take() {
-            let _ = writer.join();
+        self.writer.close();
+    }
+}
+
+/// The files of a directory that this process has locked.
+#[derive(Debug)]
+struct Files {
+    dir: PathBuf,
+    index: Mutex<IndexFile>,
+}
+
+/// The index, and whether it is on the medium as it is here.
+#[derive(Debug)]
+struct IndexFile {
+    index: Index,
+    is_stored: bool,
+}
+
+impl Files {
+    fn open(dir: &Path) -> Result<Files, StateError> {
+        let (index, is_stored) = match index::read(dir)? {
+            Kept::Index(index) => (index, true),
+            Kept::Absent => (rebuilt(dir, None)?, false),
+            Kept::Unusable(reason) => {
+                files::move_aside(&dir.join(index::FILE), "damaged")?;
+                (rebuilt(dir, Some(&reason))?, false)
+            }
+        };
+        let files = Files {
+            dir: dir.to_owned(),
+            index: Mutex::new(IndexFile { index, is_stored }),
+        };
+        // A full disk keeps nobody from being served: before the first change it is tried again.
+        if let Err(error) = files.store_index() {
+            tracing::warn!("cannot write {}: {error}", dir.join(index::FILE).display());
         }
+        Ok(files)
+    }
+
+    fn path(&self, key: &StateKey) -> PathBuf {
+        file_path(&self.dir, &key.to_string())
+    }
+
+    /// True when the export has had a state.
+    fn is_listed(&self, key: &StateKey) -> bool {
+        self.index.lock().index.exports.contains(key)
+    }
+
+    fn index_is_complete(&self) -> bool {
+        self.index.lock().index.complete
+    }
+
+    fn store_index(&self) -> io::Result<()> {
+        let mut file = self.index.lock();
+        if !file.is_stored {
+            index::write(&self.dir, &file.index)?;
+            file.is_stored = true;
+        }
+        Ok(())
+    }
+
+    /// Enters exports in the index, durably. Their files must be.
+    fn enlist<'a>(&self, keys: impl Iterator<Item = &'a StateKey>) -> io::Result<()> {
+        {
+            let mut file = self.index.lock();
+            for key in keys {
+                if file.index.exports.insert(key.clone()) {
+                    file.is_stored = false;
+                }
+            }
+        }
+        self.store_index()
+    }
+
+    /// Notes, durably, that one export is about to take over this file of an earlier release.
+    fn note_taking_over(&self, file: &str) -> io::Result<()> {
+        {
+            let mut index = self.index.lock();
+            if index.index.taken_over.insert(file.to_owned()) {
+                index.is_stored = false;
+            }
+        }
+        self.store_index()
+    }
+
+    /// The file of an earlier release by which another export may have got this one's state.
+    fn taken_over_by_another(&self, key: &StateKey) -> Option<String> {
+        let index = self.index.lock();
+        let is_own = |name: &&String| OldName::parse(name).is_some_and(|old| key.may_have_been(&old));
+        index.index.taken_over.iter().find(is_own).cloned()
+    }
+
+    fn store(&self, key: &StateKey, state: &Persistent) -> Result<(), StateError> {
+        let result = self
+            .store_all(&[(key, state)])
+            .pop()
+            .expect("one result for each");
+        result.map_err(StateError::io("write", &self.path(key)))
+    }
+
+    /// Puts states on the medium; one result for each.
+    fn store_all(&self, states: &[(&StateKey, &Persistent)]) -> Vec<io::Result<()>> {
+        // The index comes first once, or a directory with states would look as if its index were lost.
+        if let Err(error) = self.store_index() {
+            let all_failed = |_: &_| Err(io::Error::new(error.kind(), error.to_string()));
+            return states.iter().map(all_failed).collect();
+        }
+        let put = |&(key, state): &(&StateKey, &Persistent)| {
+            let contents = Contents {
+                export: Some(key.clone()),
+                state: state.clone(),
+            };
+            files::put(&self.path(key), &format::encode(&contents))
+        };
+        let mut results: Vec<io::Result<()>> = states.iter().map(put).collect();
+        let stored = states
+            .iter()
+            .zip(&results)
+            .filter(|(_, result)| result.is_ok())
+            .map(|((key, _), _)| *key);
+        let durable = files::sync_parent(&self.dir.join(index::FILE)).and_then(|()| self.enlist(stored));
+        if let Err(error) = durable {
+            for result in results.iter_mut().filter(|result| result.is_ok()) {
+                *result = Err(io::Error::new(error.kind(), error.to_string()));
+            }
+        }
+        results
+    }
+}
+
+/// An index for a directory that has none which can be used: from its files.
+///
+/// A directory without any file of this release is new or comes from an earlier one, which kept no index: nothing was lost.
+fn rebuilt(dir: &Path, damage: Option<&str>) -> Result<Index, StateError> {
+    let mut index = Index {
+        complete: damage.is_none(),
+        exports: Default::default(),
+        taken_over: Default::default(),
+    };
+    for (path, name) in names_in(dir)? {
+        if name.starts_with("index.damaged-") {
+            index.complete = false;
+        }
+        let Some(name) = name.strip_suffix(".state") else {
+            continue;
+        };
+        match read(&path) {
+            Ok(Contents { export: None, .. }) => {}
+            Ok(Contents {
+                export: Some(export), ..
+            }) if export.to_string() == name => {
+                index.exports.insert(export);
+                index.complete = false;
+            }
+            Ok(_) | Err(_) => index.complete = false,
+        }
+    }
+    if !index.complete {
+        tracing::error!(
+            "{} {}, so that nobody knows which exports had a mask or reservation: those without a state file stay \
+             shut until `xblade state clear`",
+            dir.join(index::FILE).display(),
+            damage.map_or_else(
+                || "is missing".to_owned(),
+                |reason| format!("is damaged ({reason}) and was moved aside")
+            ),
+        );
+    }
+    Ok(index)
+}
+
+/// Files of the directory by name.
+fn names_in(dir: &Path) -> Result<Vec<(PathBuf, String)>, StateError> {
+    let failed = || StateError::io("read the state directory", dir);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        if let Ok(name) = entry.file_name().into_string() {
+            names.push((entry.path(), name));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// State files whose names say that an earlier release made them.
+fn old_names(dir: &Path) -> Result<Vec<(String, OldName)>, StateError> {
+    let old = |(_, name): (PathBuf, String)| {
+        let name = name.strip_suffix(".state")?;
+        let old = name.contains('@').then(|| OldName::parse(name))??;
+        Some((name.to_owned(), old))
+    };
+    Ok(names_in(dir)?.into_iter().filter_map(old).collect())
+}
+
+/// Why a file gives no state.
+#[derive(Debug)]
+enum ReadError {
+    Absent,
+    Damaged(String),
+    Newer(String),
+    Io(io::Error),
+}
+
+impl std::fmt::Display for ReadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ReadError::Absent => f.write_str("it is gone"),
+            ReadError::Damaged(reason) => write!(f, "damaged: {reason}"),
+            ReadError::Newer(reason) => write!(f, "from a newer xblade: {reason}"),
+            ReadError::Io(error) => write!(f, "cannot read it: {error}"),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Contents, ReadError> {
+    match files::read(path, format::FILE_BYTES_MAX) {
+        Found::Absent => Err(ReadError::Absent),
+        Found::NoFile(reason) => Err(ReadError::Damaged(reason)),
+        Found::Failed(error) => Err(ReadError::Io(error)),
+        Found::Bytes(bytes) => format::decode(&bytes).map_err(|error| match error {
+            FormatError::Damaged(reason) => ReadError::Damaged(reason),
+            newer @ FormatError::Newer { .. } => ReadError::Newer(newer.to_string()),
+        }),
     }
 }
 
 /// A state file as [`list`] finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The export, as in [`names`].
+    /// Its name without the extension: a [`StateKey`], or what an earlier release made.
     pub name: String,
-    /// Its state, or why it cannot be read.
+    /// The state, or why there is none.
     pub state: Result<Persistent, String>,
 }
 
-/// The states in a directory by name, without a lock: files are replaced as a whole, so that reading is always safe.
+/// What a directory keeps, by name, without a lock: files are replaced as a whole, so that reading is always safe. An export
+/// whose file is gone although it had one is an entry, too.
 ///
 /// # Errors
 /// When the directory cannot be read. A file that cannot be read is an entry with its reason.
 pub fn list(dir: &Path) -> Result<Vec<Entry>, StateError> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).map_err(StateError::io("read the state directory", dir))? {
-        let path = entry
-            .map_err(StateError::io("read the state directory", dir))?
-            .path();
-        let Some(name) = path.file_stem().and_then(|name| name.to_str()) else {
+    let listed = match index::read(dir)? {
+        Kept::Index(index) => index.exports,
+        Kept::Absent | Kept::Unusable(_) => Default::default(),
+    };
+    let mut found: Vec<Entry> = Vec::new();
+    for (path, name) in names_in(dir)? {
+        let Some(name) = name.strip_suffix(".state") else {
             continue;
         };
-        if path.extension().is_none_or(|extension| extension != EXTENSION) {
-            continue;
-        }
         let state = match read(&path) {
-            Ok(Read::State(state)) => Ok(state),
-            Ok(Read::Absent) => continue,
-            Ok(Read::Damaged(reason)) => Err(format!("damaged: {reason}")),
-            Err(error) => Err(error.to_string()),
+            Err(ReadError::Absent) => continue,
+            Ok(Contents {
+                export: Some(owner), ..
+            }) if owner.to_string() != name => Err(format!("it holds the state of {owner}")),
+            other => other
+                .map(|contents| contents.state)
+                .map_err(|error| error.to_string()),
         };
         found.push(Entry {
             name: name.to_owned(),
             state,
         });
     }
+    for key in listed {
+        let name = key.to_string();
+        if !found.iter().any(|entry| entry.name == name) {
+            let state = Err("its file is gone".to_owned());
+            found.push(Entry { name, state });
+        }
+    }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
-}
-
-/// Saves one export's state in its file.
-#[derive(Debug)]
-struct FileKeeper {
-    path: PathBuf,
-    dir: Arc<StateDir>,
-}
-
-impl StateStore<Lane> for FileKeeper {
-    fn save(&self, _address: Address, state: &Persistent, mailbox: Mailbox, token: Token) {
-        let job = Job {
-            path: self.path.clone(),
-            bytes: format::encode(state),
-            mailbox,
-            token,
-        };
-        let jobs = self
-            .dir
-            .jobs
-            .as_ref()
-            .expect("the sender lives as long as the directory");
-        if let Err(unsent) = jobs.send(job) {
-            // Only a panic ends the writer early; its initiators get no answer, as after any failed save.
-            finish(&unsent.0, Err(io::Error::other("the state writer has ended")));
-        }
-    }
-}
-
-fn write_all(dir: &File, queue: &Receiver<Job>) {
-    for job in queue {
-        let result = replace(dir, &job.path, &job.bytes);
-        if let Err(error) = &result {
-            tracing::error!(
-                "cannot write {}: {error}; the initiator's change is not in force",
-                job.path.display()
-            );
-        }
-        finish(&job, result);
-    }
-}
-
-fn finish(job: &Job, result: io::Result<()>) {
-    let fault = |source| Fault {
-        kind: FaultKind::Write,
-        lba: 0,
-        source,
-    };
-    let event = Event::Finished(result.map(|()| None).map_err(fault));
-    job.mailbox.post(Completion {
-        token: job.token,
-        event,
-    });
-}
-
-/// Makes `bytes` the contents of the file, wholly or not at all, whenever the power goes.
-fn replace(dir: &File, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let written = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&new);
-        return written;
-    }
-    dir.sync_all()
-}
-
-enum Read {
-    Absent,
-    State(Persistent),
-    Damaged(String),
-}
-
-fn read(path: &Path) -> Result<Read, StateError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Read::Absent),
-        Err(error) => return Err(StateError::io("open the state file", path)(error)),
-    };
-    let mut bytes = Vec::new();
-    let limit = format::FILE_BYTES_MAX + 1;
-    file.take(limit)
-        .read_to_end(&mut bytes)
-        .map_err(StateError::io("read the state file", path))?;
-    if bytes.len() as u64 == limit {
-        return Ok(Read::Damaged(format!(
-            "it has more than {} bytes",
-            format::FILE_BYTES_MAX
-        )));
-    }
-    match format::decode(&bytes) {
-        Ok(state) => Ok(Read::State(state)),
-        Err(FormatError::Damaged(reason)) => Ok(Read::Damaged(reason)),
-        Err(newer @ FormatError::Newer(_)) => Err(StateError::Newer {
-            path: path.to_owned(),
-            reason: newer.to_string(),
-        }),
-    }
-}
-
-/// Gives a damaged file a name of its own, never over an earlier one.
-fn move_aside(path: &Path) -> Result<PathBuf, StateError> {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_secs());
-    let mut number = 0;
-    loop {
-        let aside = path.with_extension(format!("damaged-{seconds}-{number}"));
-        match renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE) {
-            Ok(()) => return Ok(aside),
-            Err(rustix::io::Errno::EXIST) => number += 1,
-            Err(error) => {
-                return Err(StateError::io("move aside the damaged state file", path)(
-                    error.into(),
-                ));
-            }
-        }
-    }
-}
-
-/// Makes a directory and all above it, each synced in its parent: what is saved in it must not vanish with it.
-fn make_durably(path: &Path) -> io::Result<()> {
-    let missing = path
-        .ancestors()
-        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
-        .count();
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let path = fs::canonicalize(path)?;
-    path.ancestors()
-        .skip(1)
-        .take(missing)
-        .try_for_each(|parent| File::open(parent)?.sync_all())
 }
 
 fn file_path(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.{EXTENSION}"))
 }
 
-fn lock(dir: &Path) -> Result<File, StateError> {
-    let path = dir.join(LOCK_FILE);
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600);
-    let mut file = options.open(&path).map_err(StateError::io("open", &path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut pid = String::new();
-            let _ = file.read_to_string(&mut pid);
-            let holder = match pid.trim().parse::<u32>() {
-                Ok(pid) => format!("process {pid}"),
-                Err(_) => "another process".into(),
+/// Saves one export's state in its file.
+#[derive(Debug)]
+struct FileKeeper {
+    key: StateKey,
+    dir: Arc<StateDir>,
+}
+
+impl StateStore<Lane> for FileKeeper {
+    fn save(&self, _address: Address, state: &Persistent, mailbox: Mailbox, token: Token) {
+        let done = move |result: io::Result<()>| {
+            let fault = |source| Fault {
+                kind: FaultKind::Write,
+                lba: 0,
+                source,
             };
-            return Err(StateError::InUse {
-                path: dir.to_owned(),
-                holder,
+            mailbox.post(Completion {
+                token,
+                event: Event::Finished(result.map(|()| None).map_err(fault)),
             });
-        }
-        Err(error) => return Err(StateError::io("lock", &path)(error.into())),
+        };
+        self.dir.writer.save(&self.key, state, Box::new(done));
     }
-    let write = file
-        .set_len(0)
-        .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
-    write.map_err(StateError::io("write", &path))?;
-    Ok(file)
 }
 
 #[cfg(test)]
-#[path = "state_tests.rs"]
 mod tests;

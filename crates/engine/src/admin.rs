@@ -18,7 +18,7 @@ use super::order::{Placement, Turn};
 use super::request::Command;
 use super::server::{Call, Server};
 use super::state::Persistent;
-use super::{mask, query, reserve, scatter};
+use super::{WireAdmin, mask, query, reserve, scatter};
 use crate::completion::Completions;
 use crate::store::Fault;
 
@@ -50,7 +50,9 @@ fn decide<L: Link, C: Completions>(
     frame: &L::Frame,
     now: &Persistent,
 ) -> Decision {
-    let (request, wire_admin) = (call.request, call.export.options.wire_admin);
+    let request = call.request;
+    let wire_admin = call.export.options.wire_admin;
+    let may_shut_out = wire_admin == WireAdmin::All;
     let len: usize = match request.command {
         Command::Query { string_bytes, .. } => string_bytes.into(),
         Command::Mask { directives, .. } => usize::from(directives).saturating_mul(mask_wire::DIRECTIVE_LEN),
@@ -66,11 +68,11 @@ fn decide<L: Link, C: Completions>(
     match request.command {
         Command::Query { subcommand, .. } => {
             let string = list.filter(|string| string.len() <= MAX_CONFIG_STRING_BYTES);
-            query::decide(subcommand, string, now, wire_admin)
+            query::decide(subcommand, string, now, wire_admin != WireAdmin::Nothing)
         }
-        Command::Mask { subcommand, .. } => mask::decide(subcommand, list, now, wire_admin),
+        Command::Mask { subcommand, .. } => mask::decide(subcommand, list, now, may_shut_out),
         Command::Reserve { subcommand, .. } => {
-            reserve::decide(subcommand, list, request.source, now, wire_admin)
+            reserve::decide(subcommand, list, request.source, now, may_shut_out)
         }
         Command::Ata(_) | Command::Unknown(_) => Decision::Silent(Silence::NoMatch),
     }

@@ -13,6 +13,17 @@ use super::{AccessList, Address, Persistent, StateError, StateStore};
 use crate::completion::{CompletionHandle, Completions};
 use crate::store::{Fault, FaultKind, Store};
 
+/// What initiators may change of the protocol state; to read it is always allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireAdmin {
+    /// Nothing.
+    Nothing,
+    /// The config string. Mask and reservation shut others out.
+    Strings,
+    /// Config string, mask and reservation.
+    All,
+}
+
 /// What an export is and does, fixed for its life.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -34,8 +45,8 @@ pub struct Options {
     pub firmware_version: u16,
     /// Names in IDENTIFY.
     pub identity: Identity,
-    /// Lets initiators change config string, mask and reservation.
-    pub wire_admin: bool,
+    /// What initiators may change from the wire.
+    pub wire_admin: WireAdmin,
     /// Offers SMART.
     pub smart: bool,
     /// Drops late duplicates of writes (a heuristic, `docs/conformance.md`).

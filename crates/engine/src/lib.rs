@@ -49,7 +49,7 @@ pub use aoe_common::Address;
 pub use ata::identify::Identity;
 pub use completion::{Completion, CompletionHandle, Completions, Event, StoreResult, Token};
 pub use counters::{Counter, Counters};
-pub use export::{Export, Options, ReplaceError};
+pub use export::{Export, Options, ReplaceError, WireAdmin};
 pub use exports::Exports;
 pub use observer::{Change, Observer};
 pub use port::PortInfo;

@@ -18,13 +18,13 @@ mod list_error {
 }
 
 /// Decides on a request; `directives` is `None` when the frame has fewer bytes than it claims.
-pub(super) fn decide(mcmd: u8, directives: Option<&[u8]>, now: &Persistent, wire_admin: bool) -> Decision {
+pub(super) fn decide(mcmd: u8, directives: Option<&[u8]>, now: &Persistent, may_change: bool) -> Decision {
     let Some(directives) = directives else {
         return Decision::answer(error::ARGUMENT);
     };
     match mcmd {
         0 => Decision::answer(0),
-        EDIT if wire_admin => {
+        EDIT if may_change => {
             let mut list = now.mask.clone();
             let codes = edit(&mut list, directives);
             if list == now.mask {

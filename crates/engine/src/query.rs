@@ -18,14 +18,14 @@ pub(super) mod subcommand {
 }
 
 /// Decides on a request; `string` is `None` when it is longer than allowed or than the frame.
-pub(super) fn decide(ccmd: u8, string: Option<&[u8]>, now: &Persistent, wire_admin: bool) -> Decision {
+pub(super) fn decide(ccmd: u8, string: Option<&[u8]>, now: &Persistent, may_change: bool) -> Decision {
     let current = now.string.as_slice();
     match (ccmd, string) {
         (subcommand::READ, _) => Decision::answer(0),
         (subcommand::TEST, Some(string)) if string == current => Decision::answer(0),
         (subcommand::PREFIX, Some(string)) if current.starts_with(string) => Decision::answer(0),
         (subcommand::TEST | subcommand::PREFIX, _) => Decision::Silent(Silence::NoMatch),
-        (subcommand::SET | subcommand::FORCE_SET, Some(string)) if wire_admin => {
+        (subcommand::SET | subcommand::FORCE_SET, Some(string)) if may_change => {
             if string == current {
                 Decision::answer(0)
             } else if ccmd == subcommand::SET && !current.is_empty() {

@@ -18,12 +18,12 @@ pub(super) fn decide(
     addresses: Option<&[u8]>,
     source: Mac,
     now: &Persistent,
-    wire_admin: bool,
+    may_change: bool,
 ) -> Decision {
     let holders = &now.reserve;
     match (rcmd, addresses) {
         (0, Some(_)) => Decision::answer(0),
-        (SET | FORCE_SET, Some(addresses)) if wire_admin => {
+        (SET | FORCE_SET, Some(addresses)) if may_change => {
             let list: Vec<Mac> = addresses.as_chunks::<6>().0.iter().map(|mac| Mac(*mac)).collect();
             if list.len() > MAX_RESERVE {
                 Decision::answer(error::ARGUMENT)

@@ -42,7 +42,7 @@ pub(super) struct Backing {
     /// The medium's logical block: what it discards, it discards by.
     block: u64,
     /// Keeps others off a block device.
-    _claim: Option<Arc<File>>,
+    claim: Option<Arc<File>>,
     /// Keep others off the files below a loop device.
     _locks_below: Vec<File>,
 }

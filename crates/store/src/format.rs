@@ -4,8 +4,11 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use rustix::fs::{Advice, fadvise};
 
 /// Whether images in other formats are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -125,26 +128,39 @@ const MARKS: &[Mark] = &[
     ),
 ];
 
-/// The format of `file`, which has `bytes` bytes, where it is none of plain sectors.
+/// The page cache's unit, which the looks are made in.
+const PAGE: usize = 4096;
+
+/// The format of `file`, which has `bytes` bytes, where it is none of plain sectors. Leaves no page of it in memory that was not
+/// there before: the store decides how pages come in.
 ///
 /// # Errors
 /// When the file cannot be read.
 pub(super) fn recognise(file: &File, bytes: u64) -> io::Result<Option<Foreign>> {
-    for mark in MARKS {
-        let at = match mark.at {
-            At::Start(at) => Some(at),
-            At::End(before) => bytes.checked_sub(before),
+    // A hint: without it more is read than is looked at.
+    let _ = fadvise(file, 0, None, Advice::Random);
+    let head = page_at(file, 0, bytes)?;
+    let before_end = bytes.saturating_sub(512);
+    let tail = page_at(file, before_end - before_end % PAGE as u64, bytes)?;
+    let has = |mark: &Mark| {
+        let (page, at) = match mark.at {
+            At::Start(at) => (&head, Some(at as usize)),
+            At::End(before) => (&tail, tail.len().checked_sub(before as usize)),
         };
-        let mut found = [0; 32];
-        let found = &mut found[..mark.bytes.len()];
-        if let Some(at) = at.filter(|at| at + found.len() as u64 <= bytes) {
-            file.read_exact_at(found, at)?;
-            if found == mark.bytes {
-                return Ok(Some(mark.foreign));
-            }
-        }
-    }
-    Ok(None)
+        at.and_then(|at| page.get(at..))
+            .is_some_and(|rest| rest.starts_with(mark.bytes))
+    };
+    Ok(MARKS.iter().find(|mark| has(mark)).map(|mark| mark.foreign))
+}
+
+/// What the file has from `start` on, at most a page and the 511 bytes after it.
+fn page_at(file: &File, start: u64, bytes: u64) -> io::Result<Vec<u8>> {
+    let len = bytes.saturating_sub(start).min(PAGE as u64 + 511);
+    let mut page = vec![0; len as usize];
+    file.read_exact_at(&mut page, start)?;
+    let pages = NonZeroU64::new(len.next_multiple_of(PAGE as u64));
+    let _ = fadvise(file, start, pages, Advice::DontNeed);
+    Ok(page)
 }
 
 #[cfg(test)]

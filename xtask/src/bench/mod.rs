@@ -79,7 +79,7 @@ pub fn run(args: &Args) -> Result<()> {
     );
     let xblade = match &args.binary {
         Some(binary) => binary.canonicalize()?,
-        None => cargo::xblade(true)?,
+        None => cargo::xblade()?,
     };
     let started = Instant::now();
     let disk = args.disk.clone().unwrap_or_else(|| sh::root().join("target"));

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::Suite;
+use super::suites::Suite;
 
-/// No suite takes longer than this unless it hangs (soaking excepted).
-const LONGEST: Duration = Duration::from_secs(900);
+/// No suite takes longer than this, on the slowest machine, unless it hangs (soaking excepted).
+const LONGEST: Duration = Duration::from_secs(1800);
 
 /// What came of a suite.
 #[derive(Default)]
@@ -52,16 +52,18 @@ impl Outcome {
 }
 
 /// Runs a suite's executables and reads what they report.
-pub fn execute(suite: &Suite, xblade: &PathBuf, soak: Option<u32>) -> Result<Outcome> {
+pub fn execute(suite: &Suite, xblade: &Path, soak: Option<u32>) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    for executable in &suite.executables {
-        let mut command = Command::new(executable);
+    for (program, tests) in &suite.programs {
+        let mut command = Command::new(program);
         command
             .env("XBLADE", xblade)
             .env("RUST_BACKTRACE", "0")
-            .env("RUST_LIB_BACKTRACE", "0");
-        // Tests with files of their own expect to run in their package, as under cargo.
-        command.current_dir(crate::sh::root().join(if suite.is_lab { "tests" } else { "aoe-user" }));
+            .env("RUST_LIB_BACKTRACE", "0")
+            .current_dir(&suite.directory);
+        if !tests.is_empty() {
+            command.arg("--exact").args(tests);
+        }
         if let Some(minutes) = soak {
             command.env("XBLADE_SOAK_MINUTES", minutes.to_string());
         }
@@ -70,8 +72,7 @@ pub fn execute(suite: &Suite, xblade: &PathBuf, soak: Option<u32>) -> Result<Out
         }
         let longest = LONGEST + Duration::from_secs(60 * u64::from(soak.unwrap_or(0)));
         let (output, success) = finish(&mut command, longest)?;
-        count(&output, success, &mut outcome)
-            .with_context(|| format!("{}:\n{output}", executable.display()))?;
+        count(&output, success, &mut outcome).with_context(|| format!("{}:\n{output}", program.display()))?;
         if !success {
             outcome.output += &output;
         }

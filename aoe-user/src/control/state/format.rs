@@ -1,38 +1,37 @@
-//! The bytes of a state file: a header line with version and checksum, then one JSON object.
-//!
-//! ```text
-//! xblade state 1 8c5b0f0a3f2d6c11
-//! {"string":"766d3031","mask":["02:00:00:00:00:01"],"reserve":[]}
-//! ```
+//! The contents of a state file, in the form of [`super::sealed`].
 //!
 //! A reader takes a file only if writing its contents again would give the same bytes: there is no half-read state.
 
 use aoe_common::Mac;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
 
+use super::key::StateKey;
+use super::sealed::{seal, unseal};
 use crate::target::Persistent;
 
-const MAGIC: &str = "xblade state ";
-const VERSION: u32 = 1;
+pub use super::sealed::FormatError;
+
+const KIND: &str = "state";
+/// Since 2 a file says whose state it is.
+const VERSION: u32 = 2;
 
 /// More than any state takes, so that a file that became huge is not read into memory.
 pub const FILE_BYTES_MAX: u64 = 64 << 10;
 
-/// Why bytes are no state.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FormatError {
-    /// Whole, but from a later xblade.
-    #[error("it has version {0}; this xblade reads up to {VERSION}")]
-    Newer(u32),
-    /// Anything else, with what was noticed first.
-    #[error("{0}")]
-    Damaged(String),
+/// What a state file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// Whose state it is; `None` in files of earlier releases, which did not say.
+    pub export: Option<StateKey>,
+    /// The state.
+    pub state: Persistent,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    export: Option<String>,
     /// Any bytes, in hexadecimal.
     string: String,
     mask: Vec<String>,
@@ -40,51 +39,37 @@ struct Body {
 }
 
 /// The bytes of a state file.
-pub fn encode(state: &Persistent) -> Vec<u8> {
+pub fn encode(contents: &Contents) -> Vec<u8> {
+    let Contents { export, state } = contents;
     let macs = |list: &[Mac]| list.iter().map(Mac::to_string).collect();
     let body = Body {
+        export: export.as_ref().map(StateKey::to_string),
         string: state.string.iter().map(|byte| format!("{byte:02x}")).collect(),
         mask: macs(&state.mask),
         reserve: macs(&state.reserve),
     };
     let body = serde_json::to_string(&body).expect("strings and lists have a JSON form");
-    let sum = checksum(VERSION, &body);
-    format!("{MAGIC}{VERSION} {sum:016x}\n{body}\n").into_bytes()
+    seal(KIND, if export.is_some() { VERSION } else { 1 }, &body)
 }
 
-/// The state that a file's bytes hold.
+/// What a file's bytes hold.
 ///
 /// # Errors
 /// For every file but one that [`encode`] could have made.
-pub fn decode(bytes: &[u8]) -> Result<Persistent, FormatError> {
-    let damaged = |what: &str| FormatError::Damaged(what.to_owned());
-    let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
-    let (header, rest) = text
-        .split_once('\n')
-        .ok_or_else(|| damaged("it has no header line"))?;
-    let (version, sum) = header
-        .strip_prefix(MAGIC)
-        .and_then(|header| header.split_once(' '))
-        .and_then(|(version, sum)| Some((version.parse().ok()?, u64::from_str_radix(sum, 16).ok()?)))
-        .ok_or_else(|| damaged("its header line is not xblade's"))?;
-    let body = rest
-        .strip_suffix('\n')
-        .ok_or_else(|| damaged("its end is missing"))?;
-    if checksum(version, body) != sum {
-        return Err(damaged("its checksum is wrong"));
+pub fn decode(bytes: &[u8]) -> Result<Contents, FormatError> {
+    let (_, body) = unseal(KIND, VERSION, bytes)?;
+    let contents = understand(body).ok_or_else(|| FormatError::damaged("its contents are not a state"))?;
+    contents
+        .state
+        .check()
+        .map_err(|error| FormatError::damaged(error.to_string()))?;
+    if encode(&contents) != bytes {
+        return Err(FormatError::damaged("it is not written as xblade writes"));
     }
-    if version > VERSION {
-        return Err(FormatError::Newer(version));
-    }
-    let state = understand(body).ok_or_else(|| damaged("its contents are not a state"))?;
-    state.check().map_err(|e| damaged(&e.to_string()))?;
-    if encode(&state) != bytes {
-        return Err(damaged("it is not written as xblade writes"));
-    }
-    Ok(state)
+    Ok(contents)
 }
 
-fn understand(body: &str) -> Option<Persistent> {
+fn understand(body: &str) -> Option<Contents> {
     let body: Body = serde_json::from_str(body).ok()?;
     let digits = body.string.as_bytes();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
@@ -93,15 +78,16 @@ fn understand(body: &str) -> Option<Persistent> {
             .map(|mac| mac.parse().ok())
             .collect::<Option<Vec<Mac>>>()
     };
-    Some(Persistent {
+    let state = Persistent {
         string: digits.chunks(2).map(byte).collect::<Option<Vec<u8>>>()?,
         mask: macs(&body.mask)?,
         reserve: macs(&body.reserve)?,
-    })
-}
-
-fn checksum(version: u32, body: &str) -> u64 {
-    xxh3_64(format!("{version}\n{body}").as_bytes())
+    };
+    let export = match body.export {
+        None => None,
+        Some(name) => Some(name.parse().ok()?),
+    };
+    Some(Contents { export, state })
 }
 
 #[cfg(test)]
@@ -120,6 +106,23 @@ mod tests {
             mask: mask.into_iter().collect(),
             reserve,
         })
+    }
+
+    fn contents() -> impl Strategy<Value = Contents> {
+        let export =
+            prop::option::of("[0-9]{1,3}[.][0-9]{1,2}(-vlan-[1-9][0-9]{0,2}|-vlan-any)?([+][a-z_-]{1,32})?");
+        let export = export.prop_map(|name| name.and_then(|name| name.parse().ok()));
+        (export, state()).prop_map(|(export, state)| Contents { export, state })
+    }
+
+    fn example(export: Option<&str>) -> Contents {
+        let state = Persistent {
+            string: b"vm01".to_vec(),
+            mask: vec![Mac([2, 0, 0, 0, 0, 1])],
+            reserve: vec![],
+        };
+        let export = export.map(|name| name.parse().unwrap());
+        Contents { export, state }
     }
 
     /// What disks and hands do to a file.
@@ -168,21 +171,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(state in state()) {
-            let bytes = encode(&state);
+        fn what_was_written_is_read(contents in contents()) {
+            let bytes = encode(&contents);
             prop_assert!(bytes.len() as u64 <= FILE_BYTES_MAX);
-            prop_assert_eq!(decode(&bytes), Ok(state));
+            prop_assert_eq!(decode(&bytes), Ok(contents));
         }
 
         #[test]
         fn damage_never_gives_another_state(
-            state in state(),
+            contents in contents(),
             damages in prop::collection::vec(Damage::any(), 1..4),
         ) {
-            let mut bytes = encode(&state);
+            let mut bytes = encode(&contents);
             damages.iter().for_each(|damage| damage.to(&mut bytes));
             match decode(&bytes) {
-                Ok(read) => prop_assert_eq!(read, state),
+                Ok(read) => prop_assert_eq!(read, contents),
                 Err(error) => prop_assert!(matches!(error, FormatError::Damaged(_)), "{}", error),
             }
         }
@@ -195,12 +198,7 @@ mod tests {
 
     #[test]
     fn every_single_bit_counts() {
-        let state = Persistent {
-            string: b"vm01".to_vec(),
-            mask: vec![Mac([2, 0, 0, 0, 0, 1])],
-            reserve: vec![],
-        };
-        let good = encode(&state);
+        let good = encode(&example(Some("1.1-vlan-5")));
         for at in 0..good.len() * 8 {
             let mut bytes = good.clone();
             bytes[at / 8] ^= 1 << (at % 8);
@@ -210,27 +208,35 @@ mod tests {
 
     #[test]
     fn the_form_does_not_change_unnoticed() {
-        let state = Persistent {
-            string: b"vm01".to_vec(),
-            mask: vec![Mac([2, 0, 0, 0, 0, 1])],
-            reserve: vec![],
-        };
-        let text = String::from_utf8(encode(&state)).unwrap();
-        let (header, body) = text.split_once('\n').unwrap();
-        assert!(header.starts_with("xblade state 1 "), "{header}");
-        assert_eq!(
-            body,
-            "{\"string\":\"766d3031\",\"mask\":[\"02:00:00:00:00:01\"],\"reserve\":[]}\n"
-        );
+        let forms = [
+            (None, "1", ""),
+            (Some("1.1-vlan-5"), "2", "\"export\":\"1.1-vlan-5\","),
+        ];
+        for (export, version, owner) in forms {
+            let text = String::from_utf8(encode(&example(export))).unwrap();
+            let (header, body) = text.split_once('\n').unwrap();
+            assert!(
+                header.starts_with(&format!("xblade state {version} ")),
+                "{header}"
+            );
+            assert_eq!(
+                body,
+                format!(
+                    "{{{owner}\"string\":\"766d3031\",\"mask\":[\"02:00:00:00:00:01\"],\"reserve\":[]}}\n"
+                )
+            );
+        }
     }
 
     #[test]
     fn a_later_version_is_told_from_damage() {
-        let body = "{\"new\":true}";
-        let sum = checksum(2, body);
-        let newer = format!("xblade state 2 {sum:016x}\n{body}\n");
-        assert_eq!(decode(newer.as_bytes()), Err(FormatError::Newer(2)));
-        let damaged = newer.replace("state 2", "state 3");
+        let newer = String::from_utf8(seal(KIND, 3, "{\"new\":true}")).unwrap();
+        let expected = FormatError::Newer {
+            version: 3,
+            newest: 2,
+        };
+        assert_eq!(decode(newer.as_bytes()), Err(expected));
+        let damaged = newer.replace("state 3", "state 4");
         assert!(matches!(decode(damaged.as_bytes()), Err(FormatError::Damaged(_))));
     }
 
@@ -240,8 +246,7 @@ mod tests {
             "{{\"string\":\"{}\",\"mask\":[],\"reserve\":[]}}",
             "00".repeat(1025)
         );
-        let text = format!("xblade state 1 {:016x}\n{body}\n", checksum(1, &body));
-        let error = decode(text.as_bytes()).unwrap_err().to_string();
+        let error = decode(&seal(KIND, 1, &body)).unwrap_err().to_string();
         assert!(error.contains("1025"), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use super::link::MemLink;
 use super::store::MemStore;
 use crate::{
     AccessList, Address, Change, Export, Exports, Identity, Observer, Options, Persistent, PortInfo, Session,
-    StateStore,
+    StateStore, WireAdmin,
 };
 use crate::{Completion, CompletionHandle as _, Event, Fault, FaultKind, Token};
 
@@ -144,7 +144,7 @@ pub fn options(shelf: u16, slot: u8) -> Options {
             firmware: "0.1".into(),
             wwn: Some(0x5123_4567_89ab_cdef),
         },
-        wire_admin: true,
+        wire_admin: WireAdmin::All,
         smart: false,
         late_duplicates: false,
     }

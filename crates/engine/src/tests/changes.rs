@@ -10,7 +10,7 @@ use crate::testing::bench::{
 };
 use crate::testing::completions::MemCompletions;
 use crate::testing::store::{MemStore, Mood};
-use crate::{Change, Export, Options, Persistent};
+use crate::{Change, Export, Options, Persistent, WireAdmin};
 
 fn query(ccmd: u8, string: &[u8]) -> Vec<u8> {
     let len = u16::try_from(string.len()).unwrap().to_be_bytes();
@@ -338,7 +338,7 @@ fn lists_have_limits() {
 #[test]
 fn the_operator_can_forbid_changes() {
     let mut fixed = options(7, 3);
-    fixed.wire_admin = false;
+    fixed.wire_admin = WireAdmin::Nothing;
     let store = MemStore::new(64);
     let export = export(fixed, &store);
     let state = Persistent {
@@ -374,6 +374,30 @@ fn the_operator_can_forbid_changes() {
         );
     }
     assert_eq!(export.persistent(), state);
+}
+
+#[test]
+fn strings_alone_may_be_left_open() {
+    let mut half_open = options(7, 3);
+    half_open.wire_admin = WireAdmin::Strings;
+    let store = MemStore::new(64);
+    let export = export(half_open, &store);
+    let mut worker = Worker::new(vec![export.clone()]);
+    for (command, argument) in [
+        (2, edit(&[(1, OTHER)])),
+        (3, reserve(1, &[ONE])),
+        (3, reserve(2, &[OTHER])),
+    ] {
+        assert_eq!(aoe_error(&worker.answer(&request(command, &argument))), 2);
+    }
+    for argument in [query(3, b"ours"), query(4, b"forced")] {
+        assert_eq!(aoe_error(&worker.answer(&request(1, &argument))), 0);
+    }
+    let expected = Persistent {
+        string: b"forced".into(),
+        ..Persistent::default()
+    };
+    assert_eq!(export.persistent(), expected);
 }
 
 #[test]

@@ -33,7 +33,9 @@ impl Backing {
         self.write_zeros(start, first)?;
         if first < last {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            rustix::fs::fallocate(&self.file, flags, first, last - first)?;
+            // Not every descriptor of a device may drop its dirty pages: only the one that has it for itself.
+            let file = self.claim.as_ref().unwrap_or(&self.file);
+            rustix::fs::fallocate(file, flags, first, last - first)?;
         }
         self.write_zeros(last, end)
     }

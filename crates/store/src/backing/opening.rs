@@ -106,7 +106,7 @@ impl Backing {
                 false => SECTOR_BYTES,
             },
             file: Arc::new(file),
-            _claim: claim,
+            claim,
             _locks_below: locks_below,
         })
     }

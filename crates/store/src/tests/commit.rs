@@ -62,7 +62,7 @@ fn committer(slow_ms: u64, interval: Duration) -> (Arc<Fake>, Arc<Committer>) {
 
 /// Waits for `count` ends; true for those that succeeded, by token.
 fn ends(lane: &mut Lane, count: usize) -> Vec<(u64, bool)> {
-    let limit = Instant::now() + Duration::from_secs(10);
+    let limit = Instant::now() + Duration::from_secs(60);
     let mut ends = Vec::new();
     while ends.len() < count {
         assert!(Instant::now() < limit, "{} of {count} ends", ends.len());
@@ -162,7 +162,7 @@ fn a_write_that_comes_undone_is_made_before_the_commit_and_fails_alone() {
 
 #[test]
 fn who_was_alone_is_expected_to_be_alone_again() {
-    let (_, committer) = committer(30, Duration::from_secs(60));
+    let (_, committer) = committer(100, Duration::from_secs(60));
     let mut lane = Lane::new().unwrap();
     assert!(committer.is_quiet());
     submit(&committer, &lane, 0, Task::Write(0));
@@ -206,22 +206,19 @@ fn flushes_fail_as_long_as_the_disk_does() {
 
 #[test]
 fn write_back_is_bounded_and_then_quiet() {
-    let (fake, committer) = committer(0, Duration::from_millis(50));
+    // Long enough for a thousand notes on the slowest machine.
+    let interval = Duration::from_millis(500);
+    let (fake, committer) = committer(0, interval);
     let began = Instant::now();
     for _ in 0..1000 {
         committer.note_write();
     }
-    assert_eq!(fake.commits.load(SeqCst), 0, "not at once");
-    while fake.commits.load(SeqCst) == 0 {
-        assert!(began.elapsed() < Duration::from_secs(5));
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert!(began.elapsed() >= Duration::from_millis(50));
-    std::thread::sleep(Duration::from_millis(150));
+    patiently("written back", || fake.commits.load(SeqCst) > 0);
+    assert!(began.elapsed() >= interval, "not at once");
+    std::thread::sleep(interval * 2);
     assert_eq!(fake.commits.load(SeqCst), 1, "once, and no more without writes");
     committer.note_write();
-    std::thread::sleep(Duration::from_millis(150));
-    assert_eq!(fake.commits.load(SeqCst), 2);
+    patiently("written back again", || fake.commits.load(SeqCst) == 2);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::open::{StoreKind, StoreOptions, open};
 use engine::{Durability, FaultKind};
 
 pub fn patiently(what: &str, mut attempt: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(5);
+    let limit = Instant::now() + Duration::from_secs(60);
     while !attempt() {
         assert!(Instant::now() < limit, "{what}");
         std::thread::sleep(Duration::from_millis(20));

@@ -1,0 +1,166 @@
+//! Files of a state directory: read without trust, replaced as a whole.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
+
+use super::StateError;
+
+const LOCK_FILE: &str = "lock";
+
+/// What is at a path.
+pub(super) enum Found {
+    Absent,
+    Bytes(Vec<u8>),
+    /// Something that was never written by xblade: no regular file, or too large.
+    NoFile(String),
+    /// The system could not read it.
+    Failed(io::Error),
+}
+
+/// Reads a regular file of at most `limit` bytes. Nothing else is waited for: opening a FIFO or a device is.
+pub(super) fn read(path: &Path, limit: u64) -> Found {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    // A socket cannot be opened, and a device should not be.
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => {}
+        Ok(metadata) => return Found::NoFile(format!("it is {}, not a file", kind(metadata.file_type()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Absent,
+        Err(error) => return Found::Failed(error),
+    }
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Absent,
+        Err(error) => return Found::Failed(error),
+    };
+    match file.metadata() {
+        Ok(metadata) if !metadata.is_file() => return Found::NoFile("it is not a file".into()),
+        Err(error) => return Found::Failed(error),
+        Ok(_) => {}
+    }
+    let mut bytes = Vec::new();
+    match file.take(limit + 1).read_to_end(&mut bytes) {
+        Ok(_) if bytes.len() as u64 > limit => Found::NoFile(format!("it has more than {limit} bytes")),
+        Ok(_) => Found::Bytes(bytes),
+        Err(error) => Found::Failed(error),
+    }
+}
+
+fn kind(file: fs::FileType) -> &'static str {
+    match file {
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_symlink() => "a symbolic link",
+        kind if kind.is_fifo() => "a FIFO",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
+    }
+}
+
+/// Makes `bytes` the contents of the file, wholly or not at all, whenever the power goes.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put(path, bytes)?;
+    sync_parent(path)
+}
+
+/// The same, but for the last step: it is durable after [`sync_parent`].
+pub(super) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_added_extension("new");
+    let written = (|| {
+        // What an earlier attempt left, or whatever else has the name.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+/// Makes names in the directory of `path` durable.
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Gives a file a name of its own that says why, never over an earlier one.
+pub(super) fn move_aside(path: &Path, why: &str) -> Result<PathBuf, StateError> {
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs());
+    let mut number = 0;
+    loop {
+        let aside = path.with_extension(format!("{why}-{seconds}-{number}"));
+        match renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(aside),
+            Err(rustix::io::Errno::EXIST) => number += 1,
+            Err(error) => return Err(StateError::io("move aside", path)(error.into())),
+        }
+    }
+}
+
+/// Makes a directory and all above it, each synced in its parent: what is saved in it must not vanish with it.
+pub(super) fn make_durably(path: &Path) -> io::Result<()> {
+    let missing = path
+        .ancestors()
+        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+        .count();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let path = fs::canonicalize(path)?;
+    path.ancestors()
+        .skip(1)
+        .take(missing)
+        .try_for_each(|parent| File::open(parent)?.sync_all())
+}
+
+/// Keeps other processes out of a directory for as long as the file lives.
+pub(super) fn lock(dir: &Path) -> Result<File, StateError> {
+    let path = dir.join(LOCK_FILE);
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or(0));
+    let mut file = options.open(&path).map_err(StateError::io("open", &path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            let _ = (&file).take(32).read_to_string(&mut pid);
+            let holder = match pid.trim().parse::<u32>() {
+                Ok(pid) => format!("process {pid}"),
+                Err(_) => "another process".into(),
+            };
+            return Err(StateError::InUse {
+                path: dir.to_owned(),
+                holder,
+            });
+        }
+        Err(error) => return Err(StateError::io("lock", &path)(error.into())),
+    }
+    // Who holds it is for a message only; a full disk does not keep anybody from being served.
+    let _ = file
+        .set_len(0)
+        .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
+    Ok(file)
+}

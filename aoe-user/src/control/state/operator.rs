@@ -1,0 +1,296 @@
+//! What the operator decides about kept states with `xblade state`: a decision is carried out by whoever holds the directory,
+//! the tool itself or the daemon that runs, which finds it as `NAME.request` and leaves its answer as `NAME.answer`.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::files::{self, Found};
+use super::key::StateKey;
+use super::load::Place;
+use super::sealed::{seal, unseal};
+use super::{Contents, ReadError, Shut, StateDir, StateError, file_path, names_in, read};
+use crate::target::Persistent;
+
+const VERSION: u32 = 1;
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// How long a daemon has to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often to look for its answer.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A decision about one export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+pub enum Action {
+    /// Forget these parts.
+    Clear(Parts),
+    /// Take the state in this file of an earlier release, by its name without the extension.
+    Adopt(String),
+}
+
+/// Parts of a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parts {
+    /// The config string.
+    pub string: bool,
+    /// The MAC mask.
+    pub mask: bool,
+    /// The reservation.
+    pub reserve: bool,
+}
+
+impl Parts {
+    /// All of it.
+    pub const ALL: Parts = Parts {
+        string: true,
+        mask: true,
+        reserve: true,
+    };
+
+    /// Empties these parts of a state.
+    pub fn clear(self, state: &mut Persistent) {
+        if self.string {
+            state.string.clear();
+        }
+        if self.mask {
+            state.mask.clear();
+        }
+        if self.reserve {
+            state.reserve.clear();
+        }
+    }
+}
+
+/// Why a decision could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// Nothing to decide about.
+    #[error("nothing is kept for {key} in {}{hint}", dir.display())]
+    Nothing {
+        /// The export.
+        key: StateKey,
+        /// Where.
+        dir: std::path::PathBuf,
+        /// What there is of the same address.
+        hint: String,
+    },
+    /// Only all of it can be cleared.
+    #[error("{key}: {shut}; only all of it can be cleared, without --mask, --reserve or --string")]
+    Unreadable {
+        /// The export.
+        key: StateKey,
+        /// Why it is not known.
+        shut: Shut,
+    },
+    /// The daemon that uses the directory said no.
+    #[error("the daemon that uses the state directory refused: {0}")]
+    Refused(String),
+    /// It said nothing.
+    #[error("the daemon that uses the state directory ({0}) did not answer; it will do it when it can")]
+    NoAnswer(String),
+    /// What keeps the export shut still does.
+    #[error(transparent)]
+    Shut(#[from] Shut),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Carries out a decision in a directory, by way of the daemon where one uses it.
+///
+/// # Errors
+/// When it was not carried out.
+pub fn decide(dir: &Path, key: &StateKey, action: &Action) -> Result<(), OperatorError> {
+    match StateDir::open(dir) {
+        Ok(state) => state.perform(key, action).map(|_| ()),
+        Err(StateError::InUse { holder, .. }) => ask_daemon(dir, key, action, holder),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn ask_daemon(dir: &Path, key: &StateKey, action: &Action, holder: String) -> Result<(), OperatorError> {
+    let (request, answer) = (request_path(dir, key), answer_path(dir, key));
+    let _ = std::fs::remove_file(&answer);
+    let body = serde_json::to_string(action).expect("an action has a JSON form");
+    files::replace(&request, &seal("request", VERSION, &body)).map_err(StateError::io("write", &request))?;
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Found::Bytes(bytes) = files::read(&answer, FILE_BYTES_MAX) {
+            let _ = std::fs::remove_file(&answer);
+            let said = unseal("answer", VERSION, &bytes).map_or_else(
+                |error| Some(error.to_string()),
+                |(_, body)| serde_json::from_str::<Option<String>>(body).unwrap_or(None),
+            );
+            return said.map_or(Ok(()), |why| Err(OperatorError::Refused(why)));
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Err(OperatorError::NoAnswer(holder))
+}
+
+fn request_path(dir: &Path, key: &StateKey) -> std::path::PathBuf {
+    dir.join(format!("{key}.request"))
+}
+
+fn answer_path(dir: &Path, key: &StateKey) -> std::path::PathBuf {
+    dir.join(format!("{key}.answer"))
+}
+
+impl StateDir {
+    /// Decisions that wait for the process which holds the directory. Those about exports that are not in service
+    /// [`StateDir::load`] carries out.
+    pub fn requests(&self) -> Vec<(StateKey, Action)> {
+        let names = names_in(&self.files.dir).unwrap_or_default();
+        let request = |(_, name): (std::path::PathBuf, String)| {
+            let key: StateKey = name.strip_suffix(".request")?.parse().ok()?;
+            let action = self.request(&key)?;
+            Some((key, action))
+        };
+        names.into_iter().filter_map(request).collect()
+    }
+
+    fn request(&self, key: &StateKey) -> Option<Action> {
+        let Found::Bytes(bytes) = files::read(&request_path(&self.files.dir, key), FILE_BYTES_MAX) else {
+            return None;
+        };
+        let (_, body) = unseal("request", VERSION, &bytes).ok()?;
+        serde_json::from_str(body).ok()
+    }
+
+    /// Tells whoever asked what became of it.
+    pub fn answer(&self, key: &StateKey, outcome: Result<(), String>) {
+        let dir = &self.files.dir;
+        let body = serde_json::to_string(&outcome.err()).expect("a text has a JSON form");
+        if let Err(error) = files::replace(&answer_path(dir, key), &seal("answer", VERSION, &body)) {
+            tracing::warn!("cannot answer `xblade state` about {key}: {error}");
+        }
+        let _ = std::fs::remove_file(request_path(dir, key));
+    }
+
+    /// Carries out what the operator asked for an export that is not in service.
+    pub(super) fn obey_request(&self, key: &StateKey) -> Result<(), Shut> {
+        let Some(action) = self.request(key) else {
+            return Ok(());
+        };
+        let outcome = self.perform(key, &action);
+        self.answer(key, outcome.map(|_| ()).map_err(|error| error.to_string()));
+        Ok(())
+    }
+
+    /// Carries out a decision about an export that is not in service, and logs it.
+    ///
+    /// # Errors
+    /// When nothing was decided about, or a file could not be read or written.
+    pub fn perform(&self, key: &StateKey, action: &Action) -> Result<Persistent, OperatorError> {
+        let state = match action {
+            Action::Adopt(file) => self.adopt(key, file)?,
+            Action::Clear(parts) => self.clear(key, *parts)?,
+        };
+        tracing::warn!("{key}: by the operator's order, {action}");
+        Ok(state)
+    }
+
+    fn clear(&self, key: &StateKey, parts: Parts) -> Result<Persistent, OperatorError> {
+        let mut state = match self.find(key) {
+            Ok(Place::Own(state)) => state,
+            Ok(Place::None) => {
+                return Err(OperatorError::Nothing {
+                    key: key.clone(),
+                    dir: self.files.dir.clone(),
+                    hint: hint(&self.files.dir, key),
+                });
+            }
+            Ok(Place::Old(_)) if parts == Parts::ALL => Persistent::default(),
+            Ok(Place::Old(files)) => {
+                let shut = Shut::Ambiguous {
+                    key: key.clone(),
+                    files,
+                };
+                return Err(unreadable(key, shut));
+            }
+            Err(Shut::State(error @ StateError::Io { .. })) if parts != Parts::ALL => {
+                return Err(error.into());
+            }
+            Err(shut) if parts != Parts::ALL => return Err(unreadable(key, shut)),
+            Err(_) => Persistent::default(),
+        };
+        parts.clear(&mut state);
+        self.set_aside(key)?;
+        self.files.store(key, &state)?;
+        Ok(state)
+    }
+
+    /// Keeps what is in the way of a new file: a damaged one for the operator's eyes, one of an earlier release for the
+    /// exports that may still own it.
+    fn set_aside(&self, key: &StateKey) -> Result<(), StateError> {
+        let path = self.files.path(key);
+        match read(&path) {
+            Err(ReadError::Absent) => Ok(()),
+            Ok(Contents {
+                export: Some(owner), ..
+            }) if owner == *key => Ok(()),
+            Ok(Contents { export: None, .. }) => {
+                let name = format!("{}.{}@", key.address().shelf, key.address().slot);
+                let other = file_path(&self.files.dir, &name);
+                match renameat_with(CWD, &path, CWD, &other, RenameFlags::NOREPLACE) {
+                    Ok(()) => {}
+                    Err(Errno::EXIST) => files::move_aside(&path, "unused").map(|_| ())?,
+                    Err(error) => return Err(StateError::io("rename", &path)(error.into())),
+                }
+                self.look_for_old_names()
+            }
+            Ok(_) | Err(_) => files::move_aside(&path, "damaged").map(|_| ()),
+        }
+    }
+}
+
+fn unreadable(key: &StateKey, shut: Shut) -> OperatorError {
+    OperatorError::Unreadable {
+        key: key.clone(),
+        shut,
+    }
+}
+
+/// What else is kept for the address.
+fn hint(dir: &Path, key: &StateKey) -> String {
+    let address = key.address();
+    let same: Vec<String> = super::list(dir)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|entry| entry.name.parse::<StateKey>().ok())
+        .filter(|other| other.address() == address && other != key)
+        .map(|other| format!("{other} (`{}`)", other.arguments()))
+        .collect();
+    if same.is_empty() {
+        String::new()
+    } else {
+        format!("; there is {}", same.join(", "))
+    }
+}
+
+impl std::fmt::Display for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Action::Adopt(file) => write!(f, "the state in {file}.state is its own now"),
+            Action::Clear(parts) => {
+                let names = [
+                    (parts.mask, "MAC mask"),
+                    (parts.reserve, "reservation"),
+                    (parts.string, "config string"),
+                ];
+                let cleared: Vec<&str> = names
+                    .iter()
+                    .filter(|(cleared, _)| *cleared)
+                    .map(|(_, name)| *name)
+                    .collect();
+                write!(f, "{} cleared", cleared.join(", "))
+            }
+        }
+    }
+}

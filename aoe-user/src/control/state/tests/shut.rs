@@ -1,0 +1,185 @@
+//! What keeps an export shut, and what opens it again.
+
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+
+use rustix::fs::{FileType, Mode, mknodat};
+
+use super::*;
+
+/// A directory that keeps a state for 1.1, and none for 1.2.
+fn kept() -> (tempfile::TempDir, PathBuf) {
+    let temp = tempfile::tempdir().unwrap();
+    open(temp.path(), &["1.1", "1.2"])
+        .store(&key("1.1"), &state("kept"))
+        .unwrap();
+    let file = temp.path().join("1.1.state");
+    (temp, file)
+}
+
+fn fifo(path: &Path) {
+    mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+}
+
+#[test]
+fn whatever_happens_to_the_file_the_export_stays_shut_until_the_operator_clears_it() {
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 10] = [
+        ("gone", |_| {}),
+        ("damaged", |file| fs::write(file, "").unwrap()),
+        ("damaged", |file| fs::write(file, "xblade").unwrap()),
+        ("damaged", |file| fs::write(file, [0xff; 100]).unwrap()),
+        ("more than", |file| fs::write(file, vec![b'x'; 200_000]).unwrap()),
+        ("a directory", |file| fs::create_dir(file).unwrap()),
+        ("a FIFO", fifo),
+        ("a symbolic link", |file| symlink(file, file).unwrap()),
+        ("a socket", |file| drop(UnixListener::bind(file).unwrap())),
+        ("newer", |file| {
+            fs::write(file, sealed::seal("state", 3, "{}")).unwrap();
+        }),
+    ];
+    for (expected, damage) in damages {
+        let (temp, file) = kept();
+        fs::remove_file(&file).unwrap();
+        damage(&file);
+        for _ in 0..2 {
+            let dir = open(temp.path(), &["1.1", "1.2"]);
+            let reason = reason(&dir, "1.1");
+            assert!(
+                reason.contains(expected) && reason.contains("xblade state clear 1 1`"),
+                "{expected}: {reason}"
+            );
+            assert_eq!(
+                dir.load(&key("1.2")).unwrap(),
+                Persistent::default(),
+                "{expected}"
+            );
+        }
+        let part = Action::Clear(Parts {
+            string: true,
+            mask: false,
+            reserve: false,
+        });
+        decide(temp.path(), &key("1.1"), &part).unwrap_err();
+        decide(temp.path(), &key("1.1"), &Action::Clear(Parts::ALL)).unwrap();
+        let dir = open(temp.path(), &["1.1"]);
+        assert_eq!(
+            dir.load(&key("1.1")).unwrap(),
+            Persistent::default(),
+            "{expected}"
+        );
+        let aside = fs::read_dir(temp.path())
+            .unwrap()
+            .filter(|entry| {
+                let name = entry.as_ref().unwrap().file_name();
+                name.to_string_lossy().starts_with("1.1.damaged-")
+            })
+            .count();
+        assert_eq!(aside, usize::from(expected != "gone"), "{expected}: it is kept");
+    }
+}
+
+#[test]
+fn another_exports_file_under_this_name_is_no_state() {
+    let (temp, file) = kept();
+    fs::rename(&file, temp.path().join("1.2.state")).unwrap();
+    let dir = open(temp.path(), &["1.1", "1.2"]);
+    assert!(reason(&dir, "1.2").contains("holds the state of 1.1"));
+    assert!(reason(&dir, "1.1").contains("gone"));
+}
+
+#[test]
+fn with_the_index_lost_only_exports_with_a_file_open() {
+    type Damage = fn(&Path);
+    let damages: [Damage; 4] = [
+        |_| {},
+        |index| fs::write(index, "junk").unwrap(),
+        |index| fs::create_dir(index).unwrap(),
+        fifo,
+    ];
+    for damage in damages {
+        let (temp, _) = kept();
+        let index = temp.path().join("index");
+        fs::remove_file(&index).unwrap();
+        damage(&index);
+        for _ in 0..2 {
+            let dir = open(temp.path(), &["1.1", "1.2"]);
+            assert_eq!(dir.load(&key("1.1")).unwrap(), state("kept"));
+            let reason = reason(&dir, "1.2");
+            assert!(
+                reason.contains("index") && reason.contains("clear 1 2"),
+                "{reason}"
+            );
+        }
+        decide(temp.path(), &key("1.2"), &Action::Clear(Parts::ALL)).unwrap();
+        let dir = open(temp.path(), &["1.1", "1.2", "1.3"]);
+        assert_eq!(dir.load(&key("1.2")).unwrap(), Persistent::default());
+        reason(&dir, "1.3");
+    }
+}
+
+#[test]
+fn a_newer_index_and_odd_lock_files_are_refused_and_never_waited_for() {
+    let (temp, _) = kept();
+    fs::write(temp.path().join("index"), sealed::seal("index", 2, "{}")).unwrap();
+    let error = StateDir::open(temp.path()).unwrap_err().to_string();
+    assert!(error.contains("newer"), "{error}");
+
+    let temp = tempfile::tempdir().unwrap();
+    fs::create_dir(temp.path().join("lock")).unwrap();
+    StateDir::open(temp.path()).unwrap_err();
+}
+
+#[test]
+fn a_crash_between_file_and_index_opens_nothing_and_loses_nothing() {
+    let (temp, file) = kept();
+    // As if the process had ended before the index was written.
+    let index = Index {
+        complete: true,
+        exports: Default::default(),
+        taken_over: Default::default(),
+    };
+    index::write(temp.path(), &index).unwrap();
+    let dir = open(temp.path(), &["1.1"]);
+    assert_eq!(dir.load(&key("1.1")).unwrap(), state("kept"));
+    drop(dir);
+    fs::remove_file(file).unwrap();
+    assert!(
+        reason(&open(temp.path(), &["1.1"]), "1.1").contains("gone"),
+        "it is listed now"
+    );
+}
+
+#[test]
+fn the_operator_decides_while_a_daemon_holds_the_directory() {
+    let (temp, file) = kept();
+    fs::write(&file, "junk").unwrap();
+    let dir = open(temp.path(), &["1.1"]);
+    reason(&dir, "1.1");
+    let path = temp.path().to_owned();
+    let asking = std::thread::spawn(move || decide(&path, &key("1.1"), &Action::Clear(Parts::ALL)));
+    // The daemon tries again from time to time.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let opened = loop {
+        match dir.load(&key("1.1")) {
+            Ok(state) => break state,
+            Err(shut) => assert!(Instant::now() < deadline, "{shut}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    assert_eq!(opened, Persistent::default());
+    asking.join().unwrap().unwrap();
+    assert!(dir.requests().is_empty());
+}
+
+#[test]
+fn nothing_is_cleared_where_nothing_is_kept() {
+    let (temp, _) = kept();
+    let all = Action::Clear(Parts::ALL);
+    let error = decide(temp.path(), &key("2.2"), &all).unwrap_err().to_string();
+    assert!(error.starts_with("nothing is kept for 2.2 in "), "{error}");
+    let error = decide(temp.path(), &key("1.1-vlan-5"), &all)
+        .unwrap_err()
+        .to_string();
+    assert!(error.ends_with("there is 1.1 (`1 1`)"), "{error}");
+}

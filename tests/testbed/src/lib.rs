@@ -1,0 +1,31 @@
+//! The lab: what the integration tests and `cargo xtask run` stand on.
+//!
+//! Network namespaces joined by veth pairs ([`Lab`]), the real `xblade` in one of them ([`Target`]), a raw initiator
+//! ([`Initiator`]) or a virtual machine with a real one ([`vm`]) in the other, images with known contents ([`Image`]),
+//! and captures of what went over the wire ([`capture`]). Everything cleans up after itself, however a test ends.
+
+pub mod capture;
+pub mod frame;
+pub mod image;
+pub mod initiator;
+pub mod link;
+pub mod needs;
+pub mod net;
+pub mod own;
+pub mod packages;
+pub mod process;
+mod seed;
+pub mod stand;
+pub mod target;
+pub mod values;
+pub mod vm;
+pub mod writer;
+
+pub use frame::{Address, Reply, Request};
+pub use image::Image;
+pub use initiator::Initiator;
+pub use link::{Lab, Options};
+pub use net::Namespace;
+pub use process::Process;
+pub use seed::seed;
+pub use target::Target;

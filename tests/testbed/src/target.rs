@@ -1,0 +1,102 @@
+//! The real `xblade`, started in a namespace.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::net::Namespace;
+use crate::process::Process;
+
+/// Longest wait for the word `ready`.
+pub const START: Duration = Duration::from_secs(60);
+
+/// Where the binary is: `XBLADE`, or beside the running test's directory.
+///
+/// # Errors
+/// When it has not been built.
+pub fn binary() -> Result<String> {
+    let path = match std::env::var_os("XBLADE") {
+        Some(path) => PathBuf::from(path),
+        // target/debug/deps/some_test → target/debug/xblade
+        None => std::env::current_exe()?
+            .ancestors()
+            .nth(2)
+            .context("odd place")?
+            .join("xblade"),
+    };
+    ensure!(
+        path.exists(),
+        "{} does not exist: `cargo build -p xblade` first",
+        path.display()
+    );
+    Ok(path.to_str().context("odd path")?.to_owned())
+}
+
+/// A running `xblade`; killed when dropped, its log printed when the test panics.
+#[derive(Debug)]
+pub struct Target {
+    /// The process.
+    pub process: Process,
+}
+
+impl Target {
+    /// Starts `xblade` with these arguments and does not wait.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(namespace: &Namespace, args: &[&str]) -> Result<Target> {
+        Ok(Target {
+            process: Process::spawn(namespace, &binary()?, args)?,
+        })
+    }
+
+    /// Starts `xblade` and waits till it says `ready` this many times.
+    ///
+    /// # Errors
+    /// When it ends or does not get ready.
+    pub fn ready(namespace: &Namespace, args: &[&str], times: usize) -> Result<Target> {
+        let mut target = Target::start(namespace, args)?;
+        target.wait_ready(0, times)?;
+        Ok(target)
+    }
+
+    /// As [`Target::ready`], after a kill: the kernel frees the locks of a dead process when the disk has answered its last
+    /// requests, and till then the image is in use.
+    ///
+    /// # Errors
+    /// As [`Target::ready`].
+    pub fn ready_again(namespace: &Namespace, args: &[&str], times: usize) -> Result<Target> {
+        let killed = Instant::now();
+        loop {
+            match Target::ready(namespace, args, times) {
+                Err(error)
+                    if killed.elapsed() < START && format!("{error:#}").contains("in use by another") =>
+                {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Waits for lines with the word `ready` after a mark ([`Process::mark`]) and returns the last.
+    ///
+    /// # Errors
+    /// When it ends or does not get ready.
+    pub fn wait_ready(&mut self, mark: usize, times: usize) -> Result<String> {
+        let (mut from, mut last) = (mark, String::new());
+        for _ in 0..times {
+            let is_ready = |line: &str| {
+                line.split(|c: char| !c.is_alphanumeric())
+                    .any(|word| word == "ready")
+            };
+            let (at, line) = self
+                .process
+                .wait_for_after(from, is_ready, START)
+                .context("waiting for ready")?;
+            (from, last) = (at + 1, line);
+        }
+        Ok(last)
+    }
+}

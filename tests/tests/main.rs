@@ -1,0 +1,48 @@
+//! The tests of the lab, one program so that it is built and linked once. Each module is a suite of `cargo xtask test`.
+
+mod access;
+mod aoetools;
+mod bench;
+mod bench_af_xdp;
+mod boot;
+mod conformance;
+mod disk_faults;
+mod dissector;
+mod exports;
+mod faults;
+mod filter;
+mod fuzz;
+mod histories;
+mod kill;
+mod life;
+mod links;
+mod linux;
+mod logging;
+mod paths;
+mod power;
+mod serving;
+mod soak;
+mod vectors;
+mod xsk;
+mod xsk_receive;
+mod zerocopy;
+
+/// A file that is not named above would never run.
+#[test]
+fn every_file_is_a_suite() {
+    let this = include_str!("main.rs");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    for entry in std::fs::read_dir(folder).expect("the folder of the tests") {
+        let name = entry
+            .expect("an entry")
+            .file_name()
+            .into_string()
+            .expect("a plain name");
+        if let Some(module) = name.strip_suffix(".rs").filter(|module| *module != "main") {
+            assert!(
+                this.contains(&format!("\nmod {module};\n")),
+                "tests/main.rs has no `mod {module};`"
+            );
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What was built, sorted into suites, and what each takes of the machine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cargo::Executable;
+use crate::sh;
+
+/// A suite to run: one line of the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suite {
+    /// What it is called on the command line.
+    pub name: String,
+    /// Test programs, each with the names of its tests to run; none: all.
+    pub programs: Vec<(PathBuf, Vec<String>)>,
+    /// Where they run: in their package, as under cargo.
+    pub directory: PathBuf,
+    /// Tests at the same time; 0: as many as there are cpus.
+    pub threads: u32,
+    /// How many cpus it keeps busy; suites that mostly wait for timers and guests count as one.
+    pub cpus: usize,
+}
+
+/// The machine for itself.
+const ALONE: usize = usize::MAX;
+
+/// Suites of the lab in the order to start them, the long ones first: name, tests at the same time, cpus.
+///
+/// One that is not listed comes after those that are not alone, one test at a time, on one cpu.
+const LAB: &[(&str, u32, usize)] = &[
+    ("filter", 1, 1),
+    ("xsk", 1, 1),
+    ("xsk_receive", 1, 1),
+    ("vectors", 1, 1),
+    ("histories", 2, 1),
+    ("linux", 1, 1),
+    ("paths", 2, 1),
+    ("power", 1, 1),
+    ("boot", 1, 1),
+    ("zerocopy", 1, 1),
+    ("serving", 2, 1),
+    ("exports", 2, 1),
+    ("links", 2, 1),
+    ("access", 1, 1),
+    ("life", 2, 1),
+    ("faults", 2, 1),
+    ("disk_faults", 2, 1),
+    ("kill", 2, 1),
+    ("aoetools", 2, 1),
+    ("dissector", 1, 1),
+    ("bench", 1, ALONE),
+    ("fuzz", 1, ALONE),
+    ("soak", 1, ALONE),
+];
+
+/// Sorts what was built into suites: one for each package's own tests, by the name of its directory, and one for each
+/// module of the lab.
+///
+/// # Errors
+/// When a test program does not list its tests, or a wanted suite does not exist; `others` exist besides.
+pub fn sort(executables: &[Executable], wanted: &[String], others: &[&str]) -> Result<Vec<Suite>> {
+    let mut unit: BTreeMap<String, Suite> = BTreeMap::new();
+    let mut lab = Vec::new();
+    for executable in executables.iter().filter(|executable| executable.is_test) {
+        if executable.target == "lab" && executable.package == "tests" {
+            lab = of_lab(executable, &list(&executable.path)?);
+        } else {
+            let suite = unit
+                .entry(executable.package.clone())
+                .or_insert_with(|| of_package(executable));
+            suite.programs.push((executable.path.clone(), Vec::new()));
+        }
+    }
+    let place = |suite: &Suite| {
+        let listed = LAB.iter().position(|(name, ..)| *name == suite.name);
+        listed.unwrap_or_else(|| LAB.iter().take_while(|(.., cpus)| *cpus != ALONE).count())
+    };
+    lab.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.name.cmp(&b.name)));
+    let mut suites: Vec<Suite> = unit.into_values().chain(lab).collect();
+    let names: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
+    for name in wanted {
+        ensure!(
+            names.contains(&name.as_str()) || others.contains(&name.as_str()),
+            "there is no suite {name}; there are {}, {}",
+            names.join(", "),
+            others.join(", ")
+        );
+    }
+    suites.retain(|suite| wanted.is_empty() || wanted.contains(&suite.name));
+    Ok(suites)
+}
+
+/// A package's own tests.
+fn of_package(executable: &Executable) -> Suite {
+    Suite {
+        name: executable.package.clone(),
+        programs: Vec::new(),
+        directory: executable.directory.clone(),
+        threads: 0,
+        cpus: 2,
+    }
+}
+
+/// The modules of the lab's test program.
+fn of_lab(executable: &Executable, tests: &[String]) -> Vec<Suite> {
+    let mut modules: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for test in tests {
+        let module = test.split_once("::").map_or("lab", |(module, _)| module);
+        modules.entry(module).or_default().push(test.clone());
+    }
+    let suites = modules.into_iter().map(|(module, tests)| {
+        let listed = LAB.iter().find(|(name, ..)| *name == module);
+        let (_, threads, cpus) = listed.copied().unwrap_or((module, 1, 1));
+        Suite {
+            name: module.to_owned(),
+            programs: vec![(executable.path.clone(), tests)],
+            directory: executable.directory.clone(),
+            threads,
+            cpus,
+        }
+    });
+    suites.collect()
+}
+
+/// The names of the tests in a test program.
+fn list(program: &PathBuf) -> Result<Vec<String>> {
+    let listed = sh::output(Command::new(program).args(["--list", "--format", "terse"]))
+        .with_context(|| format!("listing the tests of {}", program.display()))?;
+    Ok(String::from_utf8_lossy(&listed)
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .map(str::to_owned)
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lab(tests: &[&str]) -> Vec<Suite> {
+        let executable = Executable {
+            target: "lab".to_owned(),
+            package: "tests".to_owned(),
+            directory: "/work/tests".into(),
+            is_test: true,
+            path: "/lab".into(),
+        };
+        let tests: Vec<String> = tests.iter().map(|test| (*test).to_owned()).collect();
+        of_lab(&executable, &tests)
+    }
+
+    #[test]
+    fn a_module_is_a_suite_with_exactly_its_tests() {
+        let suites = lab(&["faults::a", "disk_faults::faults::a", "soak::b", "every_file"]);
+        let by_name = |name: &str| {
+            let suite = suites.iter().find(|suite| suite.name == name);
+            suite.map(|suite| (suite.programs[0].1.join(" "), suite.cpus))
+        };
+        assert_eq!(by_name("faults"), Some(("faults::a".to_owned(), 1)));
+        assert_eq!(
+            by_name("disk_faults"),
+            Some(("disk_faults::faults::a".to_owned(), 1))
+        );
+        assert_eq!(by_name("soak"), Some(("soak::b".to_owned(), ALONE)));
+        assert_eq!(by_name("lab"), Some(("every_file".to_owned(), 1)));
+    }
+}

@@ -11,6 +11,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use lab::packages;
+
 use crate::{setup, sh};
 
 /// How to get a BPF toolchain where Debian's packages are not to be had.
@@ -23,14 +25,15 @@ build. Without them the kernel half builds with
     cargo +nightly build --package aoe-ebpf --release --target bpfel-unknown-none -Zbuild-std=core
 but the object differs from the checked-in one then: let a Debian machine build what is committed.";
 
-const RUSTC: &str = "/usr/bin/rustc";
-const LLC: &str = "llc-22";
-const OBJDUMP: &str = "llvm-objdump-22";
 const TARGET: &str = "bpfel-unknown-none";
+
+/// The programs that build and compare the object. They are Debian's in any case: rustup's compiler has no core for BPF.
+const TOOLS: [&str; 4] = ["rustc", "llc-22", "llvm-objcopy-22", "llvm-objdump-22"];
 
 /// What rustc runs as linker: `... -o OUT ... ONE_BITCODE_OBJECT ...`.
 const LINKER: &str = r#"#!/bin/sh
 set -eu
+tools=$(dirname "$0")
 while [ $# -gt 0 ]; do
     case $1 in
     -o) out=$2; shift ;;
@@ -39,9 +42,9 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ "$count" = 1 ] || { echo "expected one bitcode object, got: $objects" >&2; exit 1; }
-llc-22 -march=bpf -mcpu=generic -filetype=obj -o "$out" "${objects% }"
+"$tools/llc-22" -march=bpf -mcpu=generic -filetype=obj -o "$out" "${objects% }"
 # Debian's core brings its debug information along.
-exec llvm-objcopy-22 --strip-debug "$out"
+exec "$tools/llvm-objcopy-22" --strip-debug "$out"
 "#;
 
 /// Options of `cargo xtask ebpf`.
@@ -79,10 +82,16 @@ fn object_dir() -> PathBuf {
 
 fn build() -> Result<PathBuf> {
     let target_dir = sh::root().join("target/bpf");
-    let linker = target_dir.join("llc-linker");
-    std::fs::create_dir_all(&target_dir)?;
-    std::fs::write(&linker, LINKER)?;
-    std::fs::set_permissions(&linker, std::fs::Permissions::from_mode(0o755))?;
+    let linker = tool("llc-linker");
+    script(&linker, LINKER)?;
+    for name in TOOLS {
+        let words = packages::words_of_file(&format!("/usr/bin/{name}"));
+        let words: Vec<String> = words.iter().map(|word| format!("'{}'", word.display())).collect();
+        script(
+            &tool(name),
+            &format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")),
+        )?;
+    }
 
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
@@ -91,13 +100,14 @@ fn build() -> Result<PathBuf> {
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("RUSTC_WRAPPER")
         .env("RUSTFLAGS", "")
-        .env("RUSTC", RUSTC)
+        .env("RUSTC", tool("rustc"))
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker)
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+        .env("CARGO_INCREMENTAL", "0")
         .args(["build", "--package", "aoe-ebpf", "--release", "--locked"])
         .args(["--target", TARGET, "--target-dir"])
         .arg(&target_dir);
@@ -105,10 +115,24 @@ fn build() -> Result<PathBuf> {
     Ok(target_dir.join(TARGET).join("release/aoe-ebpf"))
 }
 
+/// Where a tool is started from, installed or unpacked.
+fn tool(name: &str) -> PathBuf {
+    sh::root().join("target/bpf/tools").join(name)
+}
+
+fn script(path: &Path, text: &str) -> Result<()> {
+    std::fs::create_dir_all(path.parent().context("a path without a directory")?)?;
+    std::fs::write(path, text)?;
+    Ok(std::fs::set_permissions(
+        path,
+        std::fs::Permissions::from_mode(0o755),
+    )?)
+}
+
 /// The lines that name what builds the object.
 fn toolchain() -> Result<String> {
-    let rustc = sh::output(Command::new(RUSTC).arg("--version"))?;
-    let llc = sh::output(Command::new(LLC).arg("--version"))?;
+    let rustc = sh::output(Command::new(tool("rustc")).arg("--version"))?;
+    let llc = sh::output(Command::new(tool("llc-22")).arg("--version"))?;
     let llc = String::from_utf8_lossy(&llc);
     let llc = llc
         .lines()
@@ -149,7 +173,7 @@ fn check(built: &Path, object: &Path, toolchain: &str, record: &Path) -> Result<
 
 /// Instructions, relocations and symbols; all but the file's own name.
 fn disassemble(object: &Path) -> Result<String> {
-    let mut objdump = Command::new(OBJDUMP);
+    let mut objdump = Command::new(tool("llvm-objdump-22"));
     objdump
         .args(["--disassemble", "--reloc", "--syms", "--no-show-raw-insn"])
         .arg(object);

@@ -129,13 +129,22 @@ pub fn command(program: &str) -> Command {
 
 /// The words that start a program, to which its arguments are added.
 pub fn words(program: &str) -> Vec<OsString> {
-    let unpacked = find_program(program).and_then(|path| Some((set_of(&path)?, path)));
-    match unpacked {
-        Some((set, path)) => {
+    let unpacked = find_program(program).filter(|path| set_of(path).is_some());
+    unpacked.map_or_else(|| vec![program.into()], |path| start(&path))
+}
+
+/// The words that start the program that a package brings under this path, `/usr/bin/rustc` for one.
+pub fn words_of_file(path: &str) -> Vec<OsString> {
+    start(&find_file(path).unwrap_or_else(|| path.into()))
+}
+
+fn start(path: &Path) -> Vec<OsString> {
+    match set_of(path) {
+        Some(set) => {
             let mut libraries = OsString::from("LD_LIBRARY_PATH=");
             libraries.push(library_path(&set));
             vec!["env".into(), libraries, path.into()]
         }
-        None => vec![program.into()],
+        None => vec![path.into()],
     }
 }

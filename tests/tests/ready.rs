@@ -14,14 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The sectors that a full request has at an MTU.
 fn advertised(lab: &Lab) -> Result<u8> {
-    let initiator = lab.open(0)?;
-    initiator.find(E11)?;
-    Ok(initiator
-        .discover()?
-        .first()
-        .context("no target answers")?
-        .config()
-        .1)
+    let answers = lab.open(0)?.discover(E11, 1)?;
+    Ok(answers.first().context("no target answers")?.config().1)
 }
 
 #[test]

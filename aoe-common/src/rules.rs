@@ -195,6 +195,12 @@ impl State {
     }
 }
 
+/// Where the map of the [`State`] holds the mark of frames that user space has put back on the receive path; 0: there are none.
+pub const RETURNED: u32 = 1;
+
+/// Bytes of that mark, big-endian, at the end of such a frame.
+pub const RETURNED_BYTES: usize = 8;
+
 /// The low 48 bits of a key that holds an Ethernet address.
 pub const MAC_BITS: u64 = (1 << 48) - 1;
 

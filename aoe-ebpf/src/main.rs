@@ -13,6 +13,7 @@
 mod frame;
 mod maps;
 mod responses;
+mod returned;
 mod sources;
 
 use aoe_common::Mac;
@@ -64,6 +65,9 @@ fn decide(ctx: &XdpContext) -> Result<(), Counter> {
         ABSENT
     };
     if export == ABSENT && any_vlan == ABSENT {
+        return Err(Counter::NotOurs);
+    }
+    if (frame.shelf == aoe::SHELF_ANY || frame.slot == aoe::SLOT_ANY) && returned::is_marked(ctx) {
         return Err(Counter::NotOurs);
     }
     check_addresses(&frame, state)?;

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use xblade::config::Vlan;
 use xblade::filter::{Attach, ExportRule, Filter, Rules};
 use xblade::port::SocketLink;
-use xblade::store::{Fault, Lane, StoreKind, StoreOptions};
+use xblade::store::{CompletionQueue, Fault, StoreKind, StoreOptions};
 use xblade::target::{
     AccessList, Address, Change, Export, Exports, Identity, Observer, Options, Persistent, PortInfo, Session,
     WireAdmin,
@@ -48,13 +48,13 @@ fn main() -> Result<()> {
         mtu_bytes: about("mtu")?.parse()?,
     };
 
-    let mut link = SocketLink(Socket::open(&SocketConfig::for_mtu(ifindex, 0, port.mtu_bytes))?);
+    let mut link = SocketLink::new(Socket::open(&SocketConfig::for_mtu(ifindex, 0, port.mtu_bytes))?);
     let mut filter = Filter::load(port.mac, &everyone())?;
     filter.set_socket(0, link.0.fd())?;
     filter.attach(netif, ifindex, Attach::Native)?;
     let mut session = Session::new(
         Arc::new(Exports::new(vec![Arc::new(export(file)?)])),
-        Lane::new()?,
+        CompletionQueue::new()?,
     );
     eprintln!("ready");
     let mut last = Instant::now();

@@ -5,13 +5,13 @@ pub use engine::{
     Persistent, PortInfo, ReplaceError, StateError, WireAdmin,
 };
 
-use crate::store::Lane;
+use crate::store::CompletionQueue;
 
 /// An export on one of this machine's stores.
-pub type Export = engine::Export<Lane>;
+pub type Export = engine::Export<CompletionQueue>;
 /// The exports of one port.
-pub type Exports = engine::Exports<Lane>;
+pub type Exports = engine::Exports<CompletionQueue>;
 /// The engine of one worker, on a link of kind `L`.
-pub type Session<L> = engine::Session<L, Lane>;
+pub type Session<L> = engine::Session<L, CompletionQueue>;
 /// Keeps what initiators change.
-pub type DynStateStore = dyn engine::StateStore<Lane>;
+pub type DynStateStore = dyn engine::StateStore<CompletionQueue>;

@@ -351,7 +351,7 @@ fn the_packaged_example_reads_with_and_without_its_comments() {
     };
     let all = with(&|_| true);
     assert_ne!(all, plain);
-    let without_a_default = ["allow", "rate_limit", "cpus", "vlan", "serial"];
+    let without_a_default = ["allow", "rate_limit", "cpus", "vlan", "serial", "wire_admin"];
     assert_eq!(
         with(&|key| !without_a_default.contains(&key)),
         plain,

@@ -1,4 +1,4 @@
-//! What no input may do to xblade. Each function here takes any bytes and panics when a rule is broken; cargo-fuzz
+//! What no input may do to xblade. Each function here takes any bytes and panics when a rule is broken; libFuzzer
 //! calls them with bytes that it invents (`fuzz_targets/`), the tests of this package with the seeds and changes of them.
 //!
 //! What watches the engine is not written twice: it is the code of the engine's own tests.
@@ -58,7 +58,12 @@ pub fn config(data: &[u8]) {
                 assert!(place.column() >= 1);
                 assert!(!problem.message.is_empty());
             }
-            assert!(!problems.to_string().is_empty());
+            let shown = problems.to_string();
+            assert!(
+                !shown.is_empty() && shown.len() <= 1 << 17,
+                "{} bytes",
+                shown.len()
+            );
         }
     }
 }

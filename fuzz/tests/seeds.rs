@@ -84,7 +84,7 @@ fn seeds_are_what_they_should_be() {
         .iter()
         .filter(|seed| xblade::control::state::format::decode(seed).is_ok())
         .count();
-    assert_eq!(read, 3);
+    assert_eq!(read, 4);
     // Alone each vector that has a request, and all of them five times.
     assert_eq!(seeds::of("frame").len(), 40 + 5);
 }

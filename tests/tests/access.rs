@@ -282,3 +282,35 @@ fn a_second_export_of_the_address_leaves_the_first_ones_mask_in_force() -> Resul
     );
     Ok(())
 }
+
+#[test]
+fn the_operator_clears_a_mask_while_the_export_is_served() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let state = image.directory().join("state");
+    let state = state.to_str().context("odd path")?;
+    let args = [
+        "serve",
+        "1",
+        "1",
+        "eth0",
+        image.as_str(),
+        "--wire-admin",
+        "--state-dir",
+        state,
+    ];
+    let _target = Target::ready(&lab.target, &args, 1)?;
+    let initiator = lab.open(0)?;
+    let disk = initiator.find(E11)?;
+    initiator.ask(Request::mask(disk.mac, E11, 1, &[(1, STRANGER)]))?;
+    let clear = ["state", "clear", "1", "1", "--mask", "--state-dir", state];
+    let mut tool = Target::start(&lab.target, &clear)?;
+    let status = tool.process.wait(lab::target::START * 4)?;
+    ensure!(status.success(), "{}", tool.process.log());
+    ensure!(
+        initiator.find(E11)?.read(5, 1)? == stamp(5),
+        "the mask is still in force"
+    );
+    Ok(())
+}

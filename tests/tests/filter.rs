@@ -273,7 +273,7 @@ fn what_the_verifier_says_is_said_once() -> Result<()> {
             .expect("setpriv (util-linux) runs");
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(said.contains("the kernel refuses the filter: "), "{said}");
-        for once in ["verifier's last words", "processed "] {
+        for once in ["verifier's log ends with", "processed "] {
             assert_eq!(said.matches(once).count(), 1, "{once:?} in {said}");
         }
         assert!(said.lines().count() < 40, "{said}");

@@ -19,6 +19,7 @@ mod life;
 mod links;
 mod linux;
 mod logging;
+mod neighbours;
 mod paths;
 mod power;
 mod ready;

@@ -9,7 +9,7 @@ use lab::own::{self, index_of, ip, veth};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
 };
-use xblade::xsk::{Bind, Census, Socket, SocketConfig, XskError};
+use xblade::xsk::{Bind, ChunkCounts, Socket, SocketConfig, XskError};
 
 const HEADER: [u8; 14] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xa2];
 
@@ -74,18 +74,18 @@ fn send(socket: &mut Socket, bytes: &[u8]) -> bool {
 }
 
 /// Kicks until all is out and every chunk is back.
-fn settle(socket: &mut Socket) -> Census {
+fn settle(socket: &mut Socket) -> ChunkCounts {
     for _ in 0..1000 {
         socket.kick();
-        if socket.census().tx == 0 {
+        if socket.chunk_counts().tx == 0 {
             break;
         }
         std::thread::yield_now();
     }
-    let census = socket.census();
-    assert!(census.is_conserved(), "{census:?}");
-    assert!(!socket.needs_kick(), "nothing is left to do: {census:?}");
-    census
+    let counts = socket.chunk_counts();
+    assert!(counts.is_conserved(), "{counts:?}");
+    assert!(!socket.needs_kick(), "nothing is left to do: {counts:?}");
+    counts
 }
 
 fn refusal(config: &SocketConfig) -> XskError {
@@ -100,10 +100,10 @@ fn a_fresh_socket_has_given_the_kernel_its_fill_level() -> Result<()> {
     let socket = Socket::open(&config).unwrap();
     assert!(!socket.is_zerocopy(), "veth copies");
     assert!(!socket.is_readable());
-    let census = socket.census();
+    let counts = socket.chunk_counts();
     assert_eq!(
-        census,
-        Census {
+        counts,
+        ChunkCounts {
             pool: 2048 - 512,
             fill: 512,
             held: 0,
@@ -175,11 +175,11 @@ fn small_frames_arrive_byte_for_byte_and_in_order() -> Result<()> {
     needs!(Need::Root);
     let link = Link::new(1500);
     let mut socket = Socket::open(&config("near", 1500)).unwrap();
-    let before = socket.census();
+    let before = socket.chunk_counts();
     let sent: Vec<Vec<u8>> = (0..3000).map(|n| pattern(n, 60 + n % 1455)).collect();
     for batch in sent.chunks(100) {
         for bytes in batch {
-            assert!(send(&mut socket, bytes), "{:?}", socket.census());
+            assert!(send(&mut socket, bytes), "{:?}", socket.chunk_counts());
         }
         socket.kick();
         assert!(link.arrived() == batch);
@@ -203,7 +203,7 @@ fn jumbo_frames_of_every_kind_of_cut_arrive_byte_for_byte() -> Result<()> {
     needs!(Need::Root);
     let link = Link::new(9000);
     let mut socket = Socket::open(&config("near", 9000)).unwrap();
-    let before = socket.census();
+    let before = socket.chunk_counts();
     // Around each border between chunks, the largest ATA request (17 sectors), and the MTU.
     for len in [60, 3839, 3840, 3841, 7935, 7936, 7937, 36 + 8704, 9013, 9014] {
         let bytes = pattern(len, len);
@@ -248,14 +248,14 @@ fn more_frames_than_the_ring_holds_wait_and_keep_their_order() -> Result<()> {
         ..config("near", 9000)
     };
     let mut socket = Socket::open(&small).unwrap();
-    let before = socket.census();
+    let before = socket.chunk_counts();
     let sent: Vec<Vec<u8>> = (0..500)
         .map(|n| pattern(n, if n % 3 == 0 { 9014 } else { 60 }))
         .collect();
     for bytes in &sent {
         assert!(send(&mut socket, bytes));
     }
-    let full = socket.census();
+    let full = socket.chunk_counts();
     assert_eq!(
         (full.held, full.tx),
         (0, 500 + 167 * 2),
@@ -277,7 +277,7 @@ fn a_pool_that_is_empty_refuses_and_recovers() -> Result<()> {
         ..config("near", 1500)
     })
     .unwrap();
-    let before = socket.census();
+    let before = socket.chunk_counts();
     assert_eq!(
         (before.pool, before.fill),
         (16, 48),
@@ -296,7 +296,7 @@ fn a_pool_that_is_empty_refuses_and_recovers() -> Result<()> {
         socket.allocate(1793).is_none(),
         "longer than a chunk, and no multi-buffer mode at MTU 1500"
     );
-    assert_eq!(socket.census(), before);
+    assert_eq!(socket.chunk_counts(), before);
     Ok(())
 }
 
@@ -309,7 +309,7 @@ fn frames_wait_while_the_link_is_down() -> Result<()> {
     let bytes = pattern(1, 100);
     assert!(send(&mut socket, &bytes));
     socket.kick();
-    assert_eq!(socket.census().tx, 1);
+    assert_eq!(socket.chunk_counts().tx, 1);
     assert!(!socket.needs_kick(), "kicking again would not help");
     ip("link set near up");
     settle(&mut socket);
@@ -334,7 +334,7 @@ fn a_frame_that_is_dropped_is_a_fault_only_while_its_socket_lives() -> Result<()
     let lost = socket.allocate(60).unwrap();
     let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(lost)));
     assert!(dropped.is_err(), "a debug build says so");
-    assert_eq!(socket.census().held, 1, "and the census shows it");
+    assert_eq!(socket.chunk_counts().held, 1, "and the counts show it");
     let late = socket.allocate(60).unwrap();
     drop(socket);
     drop(late);

@@ -116,7 +116,7 @@ fn request(number: usize, len: usize) -> Vec<u8> {
 
 fn requests_arrive_whole_and_in_one_cache_line(attach: Attach) {
     let mut pair = Pair::new(1500, attach);
-    let before = pair.target.census();
+    let before = pair.target.chunk_counts();
     for n in 0..2000 {
         let sent = request(n, 60 + n % 1455);
         pair.request(&sent);
@@ -133,7 +133,7 @@ fn requests_arrive_whole_and_in_one_cache_line(attach: Attach) {
         pair.target.free(frame);
         pair.target.kick();
     }
-    let after = pair.target.census();
+    let after = pair.target.chunk_counts();
     assert!(
         after.is_conserved() && after.held == 0 && after.tx == 0,
         "{after:?}"
@@ -188,8 +188,8 @@ fn jumbo_frames_arrive_in_pieces(attach: Attach) {
         );
         pair.target.free(frame);
     }
-    let census = pair.target.census();
-    assert!(census.is_conserved() && census.held == 0, "{census:?}");
+    let counts = pair.target.chunk_counts();
+    assert!(counts.is_conserved() && counts.held == 0, "{counts:?}");
 }
 
 #[test]
@@ -235,10 +235,10 @@ fn chunks_are_conserved_over_requests_that_grow_and_shrink_into_replies() -> Res
             held.drain(..).for_each(|frame| pair.target.transmit(frame));
         }
         pair.target.kick();
-        let census = pair.target.census();
-        assert!(census.is_conserved(), "{census:?}");
+        let counts = pair.target.chunk_counts();
+        assert!(counts.is_conserved(), "{counts:?}");
         assert_eq!(
-            census.held as usize,
+            counts.held as usize,
             held.iter()
                 .map(|frame| pair.target.pieces(frame).len())
                 .sum::<usize>()
@@ -247,14 +247,14 @@ fn chunks_are_conserved_over_requests_that_grow_and_shrink_into_replies() -> Res
     held.drain(..).for_each(|frame| pair.target.free(frame));
     for _ in 0..1000 {
         pair.target.kick();
-        if pair.target.census().tx == 0 {
+        if pair.target.chunk_counts().tx == 0 {
             break;
         }
     }
-    let census = pair.target.census();
+    let counts = pair.target.chunk_counts();
     assert_eq!(
-        (census.held, census.tx, census.pool + census.fill),
-        (0, 0, census.total)
+        (counts.held, counts.tx, counts.pool + counts.fill),
+        (0, 0, counts.total)
     );
     let counted = pair.target.statistics();
     assert_eq!(
@@ -283,7 +283,7 @@ fn a_burst_beyond_the_fill_ring_is_counted_and_raises_its_level() -> Result<()> 
     let counted = pair.target.statistics();
     assert!(counted.rx_dropped + counted.fill_ring_empty >= 136, "{counted:?}");
     pair.target.kick();
-    assert_eq!(pair.target.census().fill, 128);
+    assert_eq!(pair.target.chunk_counts().fill, 128);
     // The most it may be is three quarters of the chunks, however often this happens.
     for round in 0..10 {
         for n in 0..1600 {
@@ -294,7 +294,7 @@ fn a_burst_beyond_the_fill_ring_is_counted_and_raises_its_level() -> Result<()> 
         }
         pair.target.kick();
     }
-    assert_eq!(pair.target.census().fill, 1536);
+    assert_eq!(pair.target.chunk_counts().fill, 1536);
     Ok(())
 }
 
@@ -340,8 +340,8 @@ fn a_frame_of_too_many_pieces_is_dropped_whole_and_the_next_one_arrives() -> Res
     }
     assert!(pair.target.receive().is_none());
     assert_eq!(pair.target.statistics().rx_overlong, 2);
-    let census = pair.target.census();
-    assert!(census.is_conserved() && census.held == 0, "{census:?}");
+    let counts = pair.target.chunk_counts();
+    assert!(counts.is_conserved() && counts.held == 0, "{counts:?}");
     Ok(())
 }
 

@@ -1,16 +1,22 @@
-//! `cargo xtask fuzz`: cargo-fuzz for a bounded time, beginning with the seeds.
+//! `cargo xtask fuzz`: libFuzzer for a bounded time, beginning with the seeds.
 //!
-//! Fuzzing needs the nightly compiler's instrumentation. Where there is none, the same trials run on the seeds and changes
-//! of them as ordinary tests of the package `xblade-fuzz`.
+//! What is fuzzed is safe Rust: its own checks find what a sanitizer would. So there is need of the coverage's instrumentation
+//! alone, which every LLVM has, and with it of no nightly compiler; and of a C++ compiler, for libFuzzer itself.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::sh;
+use crate::{cargo, setup, sh};
 
 /// The fuzz targets: `fuzz/fuzz_targets/`.
 const TARGETS: [&str; 3] = ["frame", "config", "state"];
+
+/// What libFuzzer needs to see which way an input took.
+const INSTRUMENTED: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares";
 
 /// Options of `cargo xtask fuzz`.
 #[derive(clap::Args)]
@@ -28,24 +34,19 @@ pub struct Args {
 pub enum Outcome {
     /// Nothing was found; one line for each target with the number of inputs tried.
     Passed(Vec<String>),
-    /// It cannot run here, and why.
-    Skipped(String),
     /// An input that breaks a rule, or a build that failed: what the fuzzer printed.
     Failed(String),
 }
 
 /// Fuzzes for the user, who sees all of it.
 pub fn run(args: &Args) -> Result<()> {
-    if let Some(reason) = missing() {
-        println!("skipped: {reason}");
-        return Ok(());
-    }
+    let built = build()?;
     seeds()?;
     for target in TARGETS
         .iter()
         .filter(|name| args.target.as_deref().is_none_or(|only| only == **name))
     {
-        sh::run(&mut command(target, args.seconds)).with_context(|| {
+        sh::run(&mut command(&built, target, args.seconds)?).with_context(|| {
             format!("the fuzzer has found something; put the input that it names into fuzz/seeds/{target}/ once fixed")
         })?;
     }
@@ -54,87 +55,86 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Fuzzes each target for so long and keeps what the fuzzer prints to itself.
 pub fn run_bounded(seconds: u32) -> Outcome {
-    if let Some(reason) = missing() {
-        return Outcome::Skipped(reason);
-    }
-    if let Err(error) = seeds() {
-        return Outcome::Failed(format!("{error:#}"));
-    }
-    let mut lines = Vec::new();
-    for target in TARGETS {
-        match quietly(&mut command(target, seconds)) {
-            Ok(said) => lines.push(format!("{target}: {}", inputs(&said))),
-            Err(error) => return Outcome::Failed(format!("{target}: {error:#}")),
+    let tried = || -> Result<Vec<String>> {
+        let built = build()?;
+        seeds()?;
+        let mut lines = Vec::new();
+        for target in TARGETS {
+            let said = quietly(&mut command(&built, target, seconds)?).context(target)?;
+            lines.push(format!("{target}: {}", inputs(&said)));
         }
+        Ok(lines)
+    };
+    match tried() {
+        Ok(lines) => Outcome::Passed(lines),
+        Err(error) => Outcome::Failed(format!("{error:#}")),
     }
-    Outcome::Passed(lines)
 }
 
-/// Why fuzzing cannot run here. Installs cargo-fuzz where only that is missing.
-fn missing() -> Option<String> {
-    let toolchains = sh::output(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
-    let nightly = |line: &str| line.starts_with("nightly");
-    if !String::from_utf8_lossy(&toolchains).lines().any(nightly) {
-        return Some("no nightly toolchain (rustup toolchain install nightly)".into());
-    }
-    if sh::find("c++").is_none() {
-        return Some("no C++ compiler, which libFuzzer is built with (apt-get install g++)".into());
-    }
-    let installed = sh::output(Command::new("cargo").args(["fuzz", "--version"])).is_ok();
-    if !installed
-        && let Err(error) = sh::run(Command::new("cargo").args(["install", "cargo-fuzz", "--locked"]))
-    {
-        return Some(format!("cargo-fuzz cannot be installed: {error:#}"));
-    }
-    None
+/// Builds the fuzz targets and returns the directory that they are in.
+fn build() -> Result<PathBuf> {
+    setup::ensure(&["g++"])?;
+    let version = String::from_utf8(sh::output(Command::new("rustc").arg("-vV"))?)?;
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("rustc names no host")?;
+    let directory = sh::root().join("target/fuzz");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(sh::root())
+        .env("RUSTFLAGS", INSTRUMENTED)
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+        .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
+        .env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true")
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "xblade-fuzz",
+            "--bins",
+        ])
+        // A target of its own, so that build scripts and macros are not instrumented.
+        .args(["--features", "libfuzzer", "--target", host, "--target-dir"])
+        .arg(&directory);
+    sh::run(&mut cargo)?;
+    Ok(directory.join(host).join("release"))
 }
 
 /// Puts the seeds where the fuzzer keeps what it finds worth remembering.
 fn seeds() -> Result<()> {
+    // All packages' examples: with the features that the tests are built with.
+    let built = cargo::build(&["build", "--examples", "--locked"])?;
+    let seeds = built
+        .iter()
+        .find(|built| built.target == "seeds" && built.package == "fuzz")
+        .context("cargo built no seeds")?;
     sh::run(
-        Command::new("cargo")
-            .args([
-                "run",
-                "--quiet",
-                "--package",
-                "xblade-fuzz",
-                "--example",
-                "seeds",
-                "--",
-                "fuzz/corpus",
-            ])
+        Command::new(&seeds.path)
+            .arg("fuzz/corpus")
             .current_dir(sh::root()),
     )
 }
 
-fn command(target: &str, seconds: u32) -> Command {
-    let mut command = Command::new("rustup");
+fn command(built: &Path, target: &str, seconds: u32) -> Result<Command> {
+    let fuzz = sh::root().join("fuzz");
+    for directory in ["corpus", "artifacts"] {
+        std::fs::create_dir_all(fuzz.join(directory).join(target))?;
+    }
+    let mut command = Command::new(built.join(target));
     command
-        // What is fuzzed is safe Rust: its own checks find more than a sanitizer would, at twice the pace.
-        .args([
-            "run",
-            "nightly",
-            "cargo",
-            "fuzz",
-            "run",
-            "--sanitizer",
-            "none",
-            "--features",
-            "libfuzzer",
-            target,
-            "--",
-        ])
         .args([
             "-max_len=16384",
-            "-timeout=20",
+            "-timeout=60",
             "-rss_limit_mb=2048",
             "-print_final_stats=1",
         ])
         .arg(format!("-max_total_time={seconds}"))
-        .env("CARGO_PROFILE_RELEASE_LTO", "false")
-        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-        .current_dir(sh::root().join("fuzz"));
-    command
+        .arg(format!("-artifact_prefix=artifacts/{target}/"))
+        .arg(format!("corpus/{target}"))
+        .current_dir(fuzz);
+    Ok(command)
 }
 
 /// Runs a command and returns all it prints; when it fails, the end of that is the error.

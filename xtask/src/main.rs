@@ -8,6 +8,7 @@ mod fuzz;
 mod run;
 mod setup;
 mod sh;
+mod sim;
 mod test;
 
 use std::process::ExitCode;
@@ -28,12 +29,15 @@ enum Task {
     Setup(setup::Args),
     /// Build the kernel half and put it where the user half embeds it from.
     Ebpf(ebpf::Args),
-    /// Fuzz the engine and the readers of config and state files, where a nightly toolchain is installed.
+    /// Fuzz the engine and the readers of config and state files.
     Fuzz(fuzz::Args),
     /// Serve an image to an initiator in a lab of namespaces and check every byte; or run xblade with your arguments.
     Run(run::Args),
     /// Measure xblade and the peers installed against each other.
     Bench(bench::Args),
+    /// Simulate the target and its initiators, with faults, from seeds.
+    #[command(disable_help_flag = true)]
+    Sim(sim::Args),
     /// Run the tests, one line a suite.
     Test(test::Args),
 }
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Run(args) => run::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Sim(args) => sim::run(&args),
         Task::Test(args) => test::run(&args),
     };
     match result {

@@ -14,7 +14,7 @@ use lab::{Address, Image, Lab, Options, Process};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{cargo, clock, sh};
+use crate::{cargo, clock, setup, sh};
 
 /// Set by Ctrl-C and SIGTERM: everything is then taken down in order.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -64,6 +64,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(sudo) = sudo {
         return again_as_root(&sudo, &binary);
     }
+    setup::ensure(&["iproute2"])?;
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).context("catching Ctrl-C")?;
     let waited = || clock::since_the_command_began() + Duration::from_millis(args.waited_ms);
     let built = waited();

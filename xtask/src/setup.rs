@@ -47,6 +47,8 @@ const PACKAGES: &[Package] = &[
     package("e2fsprogs", "tests: ext4 made and checked on an export"),
     package("busybox-static", "tests: the user land of the VMs"),
     package("kmod", "tests: the aoe driver's dependencies for the VMs"),
+    package("xz-utils", "tests: the modules of the VMs' newer kernel"),
+    package("g++", "fuzzing: libFuzzer is C++"),
     package("ipxe-qemu", "tests: iPXE as the boot ROM of a VM"),
     package("ipxe", "tests: iPXE as a kernel, to boot from an export"),
 ];

@@ -15,7 +15,7 @@ use harness::{Outcome, execute};
 use lab::vm::qemu;
 use suites::Suite;
 
-use crate::{cargo, clock, fuzz, setup};
+use crate::{cargo, clock, fuzz, setup, sim};
 
 /// What the tests need of the distribution.
 const PACKAGES: &[&str] = &[
@@ -28,12 +28,18 @@ const PACKAGES: &[&str] = &[
     "busybox-static",
     "kmod",
     "vblade",
+    "xz-utils",
+    "g++",
     "ipxe-qemu",
     "ipxe",
 ];
 
-/// The suite that is no test executable: cargo-fuzz.
+/// The suite that is no test executable: libFuzzer on the fuzz targets.
 const FUZZER: &str = "libfuzzer";
+/// The suite that is a program of its own: the simulator.
+const SIMULATOR: &str = "sim";
+/// How long it runs new seeds.
+const SIM_SECONDS: u32 = 60;
 /// How long it works on each target.
 const FUZZ_SECONDS: u32 = 15;
 
@@ -74,6 +80,10 @@ pub fn run(args: &Args) -> Result<()> {
     if args.suites.is_empty() || args.suites.iter().any(|name| name == FUZZER) {
         let start = Instant::now();
         runner.print(FUZZER, &fuzzing(), start);
+    }
+    if args.suites.is_empty() || args.suites.iter().any(|name| name == SIMULATOR) {
+        let start = Instant::now();
+        runner.print(SIMULATOR, &simulating(), start);
     }
     let total = runner.total.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(
@@ -129,15 +139,26 @@ impl Runner {
     }
 }
 
+/// A short run of the simulator.
+fn simulating() -> Outcome {
+    match sim::run_bounded(SIM_SECONDS) {
+        Ok(passed) => Outcome {
+            passed,
+            ..Outcome::default()
+        },
+        Err(output) => Outcome {
+            failed: 1,
+            output,
+            ..Outcome::default()
+        },
+    }
+}
+
 /// A short run of the coverage-guided fuzzer on each target.
 fn fuzzing() -> Outcome {
     let mut outcome = Outcome::default();
     match fuzz::run_bounded(FUZZ_SECONDS) {
         fuzz::Outcome::Passed(targets) => outcome.passed = targets.len() as u32,
-        fuzz::Outcome::Skipped(reason) => {
-            outcome.skipped = 1;
-            outcome.reasons.insert(reason, 1);
-        }
         fuzz::Outcome::Failed(output) => {
             outcome.failed = 1;
             outcome.output = output;

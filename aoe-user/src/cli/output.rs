@@ -21,7 +21,7 @@ pub(super) fn print(text: impl Display) -> Result<()> {
 /// The same for a line, whose end is added.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(super) fn line(text: impl Display) -> Result<()> {
     print(format_args!("{text}\n"))
 }
@@ -29,7 +29,7 @@ pub(super) fn line(text: impl Display) -> Result<()> {
 /// The same for any bytes.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(super) fn bytes(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 
-/// Largest config file that is read: some 30 000 exports, and less than a second to understand.
+/// Largest config file that is read: some 30 000 exports. The oddest text of this length takes a second or two to refuse.
 const MAX_BYTES: u64 = 4 << 20;
 /// How long a pipe may take to give all of a config.
 const PIPE_PATIENCE: Duration = Duration::from_secs(2);

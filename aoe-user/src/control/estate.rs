@@ -10,8 +10,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
 use super::lists::{Lists, Made};
-use super::neighbours::Neighbour;
+use super::neighbours::{self, Neighbour, Sought};
 use super::state::{StateDir, StateKey};
+use super::tags::Tags;
 use crate::config::interfaces::{Interface, chosen, is_glob};
 use crate::config::{Config, ExportConfig, Mode};
 use crate::filter::{ExportRule, Rules};
@@ -176,21 +177,78 @@ impl Estate {
         }
     }
 
+    /// Carries out what `xblade state` asks for exports that are served.
+    pub fn obey_operator(&self) {
+        let Some(state) = &self.state else { return };
+        for (key, action) in state.requests() {
+            if let Some(held) = self.held.iter().find(|held| StateKey::from(&held.config) == key) {
+                state.obey_in_service(&key, &action, &held.export);
+            }
+        }
+    }
+
+    /// What nobody else may serve on an interface.
+    pub fn sought(&self, interface: &Interface) -> Vec<Sought> {
+        self.on(interface).map(Held::sought).collect()
+    }
+
+    /// Other targets on these interfaces.
+    pub fn neighbours(&self, interfaces: &[Interface]) -> Result<Vec<(Interface, Neighbour)>> {
+        let mut all = Vec::new();
+        for interface in interfaces.iter().filter(|interface| interface.up) {
+            let found = neighbours::search(&interface.name, &self.sought(interface))?;
+            all.extend(found.into_iter().map(|other| (interface.clone(), other)));
+        }
+        Ok(all)
+    }
+
+    /// Drops exports in VLANs whose tags do not reach the filter.
+    ///
+    /// # Errors
+    /// When none is left.
+    pub fn refuse_hidden_tags(&mut self, interface: &Interface, tags: Tags) -> Result<()> {
+        let mut refused = Vec::new();
+        self.held.retain(|held| {
+            if !chosen(&held.config.interfaces, interface) {
+                return true;
+            }
+            if let Some(warning) = tags.warning(&interface.name, held.config.vlan) {
+                warn!("{}: {warning}", held.export.address());
+            }
+            let refusal = tags.refusal(&interface.name, held.config.vlan);
+            refused.extend(
+                refusal
+                    .iter()
+                    .map(|why| format!("{}: {why}", held.export.address())),
+            );
+            refusal.is_none()
+        });
+        if self.held.is_empty()
+            && let Some(message) = refused.first()
+        {
+            bail!("{message}");
+        }
+        for message in refused {
+            error!("{message}; not serving it");
+        }
+        Ok(())
+    }
+
     /// Drops exports whose address another target on the network answers for; with `force`, only warns.
     ///
     /// # Errors
     /// When none is left.
-    pub fn refuse_taken(&mut self, neighbours: &[Neighbour], force: bool) -> Result<()> {
+    pub fn refuse_taken(&mut self, neighbours: &[(Interface, Neighbour)], force: bool) -> Result<()> {
         let mut refused = Vec::new();
         self.held.retain(|held| {
-            let Some(other) = neighbours.iter().find(|other| {
-                other.address == held.export.address() && chosen(&held.config.interfaces, &other.interface)
+            let Some((interface, other)) = neighbours.iter().find(|(interface, other)| {
+                held.sought().is(other) && chosen(&held.config.interfaces, interface)
             }) else {
                 return true;
             };
             let message = format!(
                 "{} is already served by {} on {}: two targets with one address corrupt data",
-                other.address, other.mac, other.interface.name
+                other.address, other.mac, interface.name
             );
             if force {
                 warn!("{message}; serving it all the same (--force)");
@@ -292,6 +350,13 @@ pub(super) fn close_all<'a>(exports: impl Iterator<Item = &'a Arc<Export>>) -> R
 }
 
 impl Held {
+    fn sought(&self) -> Sought {
+        Sought {
+            address: self.export.address(),
+            vlan: self.config.vlan,
+        }
+    }
+
     /// The same export of the same store, whatever else is different.
     fn is_kept_by(&self, wanted: &ExportConfig) -> bool {
         let identity = |config: &ExportConfig| (config.shelf, config.slot, config.vlan);

@@ -122,6 +122,32 @@ fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is malformed")
 }
 
+/// Family `ethtool`, command FEATURES_GET: the offloads that are on, and those that can be switched.
+pub fn offloads(index: u32) -> Option<(Vec<String>, Vec<String>)> {
+    const FEATURES_GET: u8 = 11;
+    const SWITCHABLE: u16 = 2;
+    const ACTIVE: u16 = 4;
+    let mut netlink = Genetlink::open().ok()?;
+    let family = netlink.family("ethtool").ok()?;
+    let answer = netlink.ask(family, FEATURES_GET, &ethtool_header(index)).ok()?;
+    Some((names(find(&answer, ACTIVE)?), names(find(&answer, SWITCHABLE)?)))
+}
+
+/// The names of the bits that are set in an ethtool bit set.
+fn names(bitset: &[u8]) -> Vec<String> {
+    const BITS: u16 = 3;
+    const BIT_NAME: u16 = 2;
+    let bits = find(bitset, BITS).unwrap_or_default();
+    let name = |bit| {
+        Some(
+            String::from_utf8_lossy(find(bit, BIT_NAME)?)
+                .trim_end_matches('\0')
+                .to_owned(),
+        )
+    };
+    each(bits).filter_map(|(_, bit)| name(bit)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ mod neighbours;
 pub mod preflight;
 pub mod state;
 mod supervisor;
+pub(crate) mod tags;
 
 use std::time::Duration;
 

@@ -23,7 +23,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::store::{Completion, CompletionHandle as _, Event, Fault, FaultKind, Lane, Mailbox, Token};
+use crate::store::{
+    Completion, CompletionHandle as _, CompletionQueue, Event, Fault, FaultKind, QueueHandle, Token,
+};
 use crate::target::{Address, DynStateStore, Persistent};
 use engine::StateStore;
 use files::Found;
@@ -430,15 +432,15 @@ struct FileKeeper {
     dir: Arc<StateDir>,
 }
 
-impl StateStore<Lane> for FileKeeper {
-    fn save(&self, _address: Address, state: &Persistent, mailbox: Mailbox, token: Token) {
+impl StateStore<CompletionQueue> for FileKeeper {
+    fn save(&self, _address: Address, state: &Persistent, handle: QueueHandle, token: Token) {
         let done = move |result: io::Result<()>| {
             let fault = |source| Fault {
                 kind: FaultKind::Write,
                 lba: 0,
                 source,
             };
-            mailbox.post(Completion {
+            handle.post(Completion {
                 token,
                 event: Event::Finished(result.map(|()| None).map_err(fault)),
             });

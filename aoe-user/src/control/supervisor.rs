@@ -9,7 +9,8 @@ use tracing::{error, info, warn};
 
 use super::estate::{Estate, Notice, View, close_all};
 use super::links::{self, LinkState};
-use super::neighbours;
+use super::neighbours::watch::Watch;
+use super::tags::Tags;
 use crate::config::Config;
 use crate::config::interfaces::Interface;
 use crate::filter::Denied;
@@ -32,6 +33,8 @@ pub(super) struct Supervisor {
 /// An open port and the state of the link that it was last adjusted to.
 struct Served {
     port: Port,
+    /// Listens for other targets; `None` where the system gave no thread.
+    watch: Option<Watch>,
     link: LinkState,
     options: PortOptions,
 }
@@ -76,9 +79,13 @@ impl Supervisor {
                  interface; `ip link set {name} xdp off` removes a program that was left behind"
             );
         }
-        let own = links.values().filter_map(|link| link.mac).collect();
+        for interface in &wanted {
+            if let Some(tags) = Tags::on(&interface.name, links[&interface.name].index) {
+                self.estate.refuse_hidden_tags(interface, tags)?;
+            }
+        }
         self.estate
-            .refuse_taken(&neighbours::look_around(&wanted, &own)?, self.config.force)?;
+            .refuse_taken(&self.estate.neighbours(&wanted)?, self.config.force)?;
         self.reconcile(links);
         match self.waiting.iter().find_map(|(name, state)| match state {
             Waiting::Failed(reason) => Some((name, reason)),
@@ -154,10 +161,15 @@ impl Supervisor {
                         link.mtu_bytes,
                     );
                 }
+                let sought = self.estate.sought(&link.interface());
+                let watch = Watch::start(&link.name, sought)
+                    .inspect_err(|error| warn!("{}: cannot listen for other targets: {error}", link.name))
+                    .ok();
                 self.ports.insert(
                     link.name.clone(),
                     Served {
                         port,
+                        watch,
                         link: link.clone(),
                         options,
                     },
@@ -303,7 +315,11 @@ impl Supervisor {
             .collect();
         self.ports.retain(|name, served| served.options == options[name]);
         for (name, served) in &mut self.ports {
-            let view = self.estate.view(&served.link.interface());
+            let interface = served.link.interface();
+            if let Some(watch) = &served.watch {
+                watch.want(self.estate.sought(&interface));
+            }
+            let view = self.estate.view(&interface);
             if let Err(error) = served.port.set_exports(&view.exports, &view.rules) {
                 error!("{name}: the filter keeps its old rules: {error}");
             }
@@ -328,8 +344,9 @@ impl Supervisor {
         }
     }
 
-    /// Names sources that were turned away since the last report.
+    /// Names sources that were turned away since the last report, and does what `xblade state` asks for.
     pub fn report(&mut self) {
+        self.estate.obey_operator();
         for (name, served) in &mut self.ports {
             match served.port.denied() {
                 Ok(denied) => report_denied(name, &denied),

@@ -213,7 +213,7 @@ fn refusal(error: &EbpfError) -> String {
         // Before the reason the verifier may tell all that it followed.
         let end = &lines[lines.len().saturating_sub(VERIFIER_LINES)..];
         if !end.is_empty() {
-            return format!("{io_error}. The verifier's last words:\n{}", end.join("\n"));
+            return format!("{io_error}. The verifier's log ends with:\n{}", end.join("\n"));
         }
     }
     let mut text = error.to_string();

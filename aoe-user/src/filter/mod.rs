@@ -22,6 +22,7 @@ mod inject;
 mod kernel_log;
 mod report;
 mod responses;
+mod returns;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ mod tests;
 pub use error::FilterError;
 pub use report::{Counters, Denied};
 pub use responses::Responses;
+pub use returns::Returns;
 
 use compile::compile;
 use kernel_log::KernelLog;
@@ -93,6 +95,7 @@ pub struct Filter {
     link: Option<(FdLink, Attach)>,
     ebpf: Ebpf,
     rules: Installed,
+    mark: u64,
     sockets: XskMap<MapData>,
     counters: PerCpuArray<MapData, [u64; Counter::COUNT]>,
     denied: HashMap<MapData, u64, DeniedValue>,
@@ -133,9 +136,12 @@ impl Filter {
             mac,
         );
         installed.replace(&tables)?;
+        let mark = returns::new_mark();
+        installed.set_mark(mark)?;
         Ok(Filter {
             link: None,
             rules: installed,
+            mark,
             sockets: map(&mut ebpf, "SOCKETS", "sockets")?,
             counters: map(&mut ebpf, "COUNTERS", "counters")?,
             denied: map(&mut ebpf, "DENIED", "denied sources")?,
@@ -194,6 +200,11 @@ impl Filter {
     /// The port's address has changed.
     pub fn set_mac(&mut self, mac: Mac) -> Result<(), FilterError> {
         self.rules.set_own(mac)
+    }
+
+    /// What this filter knows frames by that [`Returns`] has put back on the receive path.
+    pub const fn mark(&self) -> u64 {
+        self.mark
     }
 
     /// Frames by row of the verdict table.

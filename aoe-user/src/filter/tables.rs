@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aoe_common::Mac;
-use aoe_common::rules::{Generation, State, export_key, source_key};
+use aoe_common::rules::{Generation, RETURNED, State, export_key, source_key};
 use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, MapError};
 use rustix::io::Errno;
@@ -75,6 +75,13 @@ impl Installed {
 
     pub fn set_own(&mut self, own: Mac) -> Result<(), FilterError> {
         self.set_state(self.generation, self.any_vlan, own)
+    }
+
+    /// Tells the program by what it knows frames that were put back.
+    pub fn set_mark(&mut self, mark: u64) -> Result<(), FilterError> {
+        self.state
+            .set(RETURNED, mark, 0)
+            .map_err(FilterError::map("state"))
     }
 
     /// Entries that wait for removal.

@@ -2,11 +2,24 @@
 
 use engine::link::{Link, Pieces, PiecesMut};
 
+use super::others::Others;
 use crate::xsk::{Frame, Socket};
 
-/// An AF_XDP socket as the engine sees it.
+/// An AF_XDP socket as the engine sees it, and who else on this host hears what is for everybody.
 #[derive(Debug)]
-pub struct SocketLink(pub Socket);
+pub struct SocketLink(pub Socket, Option<Others>);
+
+impl SocketLink {
+    /// A link that shares nothing.
+    pub const fn new(socket: Socket) -> SocketLink {
+        SocketLink(socket, None)
+    }
+
+    /// A link that shares requests for every shelf or slot.
+    pub(super) const fn shared(socket: Socket, others: Option<Others>) -> SocketLink {
+        SocketLink(socket, others)
+    }
+}
 
 impl Link for SocketLink {
     type Frame = Frame;
@@ -37,5 +50,11 @@ impl Link for SocketLink {
 
     fn free(&mut self, frame: Frame) {
         self.0.free(frame);
+    }
+
+    fn share(&self, frame: &Frame) {
+        if let Some(others) = &self.1 {
+            others.leave(&self.pieces(frame));
+        }
     }
 }

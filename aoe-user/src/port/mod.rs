@@ -4,6 +4,7 @@ mod figures;
 mod link;
 mod mode;
 mod open;
+mod others;
 mod prove;
 mod spin;
 mod trace;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use aoe_common::wire::sectors_per_frame;
 use tracing::warn;
 
+use super::SocketLink;
 use super::mode::{Obtained, Way, left_after, ways};
+use super::others::Others;
 use super::watch::Watch;
 use super::worker::Worker;
 use super::{Nic, Port, PortError, PortOptions, prove};
@@ -104,7 +106,7 @@ fn open_as(
         prove::sends(nic, obtained, &mut sockets)?;
     }
     Ok(Port {
-        workers: start_workers(nic, sockets, options, exports)?,
+        workers: start_workers(nic, sockets, &filter, options, exports)?,
         nic: nic.clone(),
         options: options.clone(),
         way,
@@ -119,10 +121,14 @@ fn open_as(
 fn start_workers(
     nic: &Nic,
     sockets: Vec<Socket>,
+    filter: &Filter,
     options: &PortOptions,
     exports: &Arc<Exports>,
 ) -> Result<Vec<Worker>, PortError> {
     let shared_cpus = cpus_for_workers(&options.cpus);
+    let others = Others::start(nic, filter.mark())
+        .inspect_err(|error| warn!("{}: no thread for other targets on this host: {error}", nic.name))
+        .ok();
     let mut workers = Vec::new();
     for (queue, socket) in sockets.into_iter().enumerate() {
         let cpu = options
@@ -130,8 +136,9 @@ fn start_workers(
             .get(queue.checked_rem(options.cpus.len()).unwrap_or(0))
             .copied();
         let exports = Arc::clone(exports);
+        let link = SocketLink::shared(socket, others.clone());
         let worker =
-            Worker::start(nic, queue, socket, exports, options.spin, shared_cpus, cpu).map_err(|source| {
+            Worker::start(nic, queue, link, exports, options.spin, shared_cpus, cpu).map_err(|source| {
                 PortError::Worker {
                     nic: nic.name.clone(),
                     queue,

@@ -144,7 +144,7 @@ pub(super) fn sends(nic: &Nic, obtained: Obtained, sockets: &mut [Socket]) -> Re
     let deadline = Instant::now() + PATIENCE;
     loop {
         sockets.iter_mut().for_each(Socket::kick);
-        if sockets.iter().all(|socket| socket.census().tx == 0) {
+        if sockets.iter().all(|socket| socket.chunk_counts().tx == 0) {
             return Ok(());
         }
         if Instant::now() >= deadline {

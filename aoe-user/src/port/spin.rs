@@ -9,7 +9,7 @@ const LOOKS_PER_CLOCK: u32 = 32;
 /// a hog by the scheduler and gets the CPU late when work comes; who sleeps gets it at once.
 const TAKEN_AWAY: Duration = Duration::from_micros(150);
 /// How long a worker then sleeps without spinning first.
-const MODESTY: Duration = Duration::from_millis(100);
+const SLEEP_ONLY: Duration = Duration::from_millis(100);
 
 /// Whom the CPU of a worker belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(super) enum Cpu {
 #[derive(Debug)]
 pub(super) struct Spinner {
     limit: Duration,
-    modest_until: Option<Instant>,
+    no_spin_until: Option<Instant>,
 }
 
 impl Spinner {
@@ -32,7 +32,7 @@ impl Spinner {
     pub fn new(limit: Duration) -> Spinner {
         Spinner {
             limit,
-            modest_until: None,
+            no_spin_until: None,
         }
     }
 
@@ -44,7 +44,7 @@ impl Spinner {
         mut now: Instant,
         mut is_work: impl FnMut() -> bool,
     ) -> bool {
-        if self.is_modest(now) {
+        if self.must_not_spin(now) {
             return is_work();
         }
         while now.duration_since(last_work) < self.limit {
@@ -61,21 +61,21 @@ impl Spinner {
             }
             let before = std::mem::replace(&mut now, Instant::now());
             self.notice(before, now);
-            if self.modest_until.is_some() {
+            if self.no_spin_until.is_some() {
                 break;
             }
         }
         is_work()
     }
 
-    fn is_modest(&mut self, now: Instant) -> bool {
-        self.modest_until = self.modest_until.filter(|until| now < *until);
-        self.modest_until.is_some()
+    fn must_not_spin(&mut self, now: Instant) -> bool {
+        self.no_spin_until = self.no_spin_until.filter(|until| now < *until);
+        self.no_spin_until.is_some()
     }
 
     fn notice(&mut self, before: Instant, now: Instant) {
         if now.duration_since(before) > TAKEN_AWAY {
-            self.modest_until = Some(now + MODESTY);
+            self.no_spin_until = Some(now + SLEEP_ONLY);
         }
     }
 }
@@ -114,10 +114,10 @@ mod tests {
         let mut spinner = Spinner::new(Duration::from_secs(1));
         let now = Instant::now();
         spinner.notice(now, now + Duration::from_micros(20));
-        assert!(!spinner.is_modest(now));
+        assert!(!spinner.must_not_spin(now));
         spinner.notice(now, now + Duration::from_millis(3));
-        assert!(spinner.is_modest(now + Duration::from_millis(4)));
-        assert!(!spinner.is_modest(now + Duration::from_millis(3) + MODESTY));
+        assert!(spinner.must_not_spin(now + Duration::from_millis(4)));
+        assert!(!spinner.must_not_spin(now + Duration::from_millis(3) + SLEEP_ONLY));
     }
     #[test]
     fn workers_on_one_cpu_take_turns() {
@@ -136,7 +136,7 @@ mod tests {
                     let turn = turn.load(Relaxed);
                     turn % 2 == parity || turn >= TURNS
                 };
-                // A new one each time: what others on this machine do to the thread must not make it modest.
+                // A new one each time: what others on this machine do to the thread must not keep it from spinning.
                 if Spinner::new(Duration::from_secs(60)).spin(
                     Cpu::Shared,
                     Instant::now(),

@@ -11,9 +11,9 @@ use crossbeam_queue::SegQueue;
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing::warn;
 
-use crate::store::{Completions as _, Lane, Mailbox};
+use crate::store::{CompletionQueue, Completions as _, QueueHandle};
 use crate::target::{Counters, Export, Exports, PortInfo, Session};
-use crate::xsk::{Frame, Socket, Statistics};
+use crate::xsk::{Frame, Statistics};
 
 use super::spin::{Cpu, Spinner};
 use super::trace::{self, Trace};
@@ -52,7 +52,7 @@ static WORKERS: AtomicUsize = AtomicUsize::new(0);
 #[derive(Debug)]
 pub(super) struct Worker {
     commands: Arc<SegQueue<Command>>,
-    mailbox: Mailbox,
+    handle: QueueHandle,
     shared: Arc<Shared>,
     counters: Arc<Counters>,
     thread: Option<JoinHandle<()>>,
@@ -70,24 +70,24 @@ struct Shared {
 const CHUNKS: [&str; 5] = ["chunks", "chunks_pool", "chunks_fill", "chunks_held", "chunks_tx"];
 
 impl Worker {
-    /// Starts the thread that serves `socket`; `cpus` are those that the workers have among them.
+    /// Starts the thread that serves `link`; `cpus` are those that the workers have among them.
     pub(super) fn start(
         nic: &Nic,
         queue: usize,
-        socket: Socket,
+        link: SocketLink,
         exports: Arc<Exports>,
         spin: Duration,
         cpus: usize,
         cpu: Option<usize>,
     ) -> io::Result<Worker> {
-        let lane = Lane::new()?;
-        let mailbox = lane.handle();
+        let completions = CompletionQueue::new()?;
+        let handle = completions.handle();
         let commands = Arc::new(SegQueue::new());
         let shared = Arc::new(Shared::default());
-        let session = Session::new(exports, lane);
+        let session = Session::new(exports, completions);
         let counters = session.counters();
         let data_path = DataPath {
-            link: SocketLink(socket),
+            link,
             session,
             batch: ArrayVec::new(),
             port: port_info(nic),
@@ -109,7 +109,7 @@ impl Worker {
             })?;
         Ok(Worker {
             commands,
-            mailbox,
+            handle,
             shared,
             counters,
             thread: Some(thread),
@@ -119,7 +119,7 @@ impl Worker {
     /// Hands the worker a command and wakes it.
     pub(super) fn tell(&self, command: Command) {
         self.commands.push(command);
-        self.mailbox.wake();
+        self.handle.wake();
     }
 
     /// What it has done so far.
@@ -266,8 +266,9 @@ impl DataPath {
         let until_kick = self.link.0.needs_kick().then_some(KICK_AGAIN);
         let timeout = [limit, until_advert, until_kick].into_iter().flatten().min();
         let timeout = timeout.and_then(|limit| limit.try_into().ok());
-        let lane = self.session.completion_queue();
-        let mut fds = [self.link.0.fd(), lane.fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let completions = self.session.completion_queue();
+        let mut fds =
+            [self.link.0.fd(), completions.fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         // EINTR only makes the loop go round once more.
         let _ = poll(&mut fds, timeout.as_ref());
         if fds[0]
@@ -291,8 +292,8 @@ impl DataPath {
             .saturating_add(rx_ring_full)
             .saturating_add(fill_ring_empty);
         self.shared.dropped.store(dropped, Ordering::Relaxed);
-        let census = self.link.0.census();
-        let counts = [census.total, census.pool, census.fill, census.held, census.tx];
+        let chunks = self.link.0.chunk_counts();
+        let counts = [chunks.total, chunks.pool, chunks.fill, chunks.held, chunks.tx];
         for (place, count) in self.shared.chunks.iter().zip(counts) {
             place.store(count.into(), Ordering::Relaxed);
         }

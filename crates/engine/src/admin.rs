@@ -14,6 +14,7 @@ use super::counters::Silence;
 use super::export::State;
 use super::in_flight::{InFlight, Stage};
 use super::link::Link;
+use super::mutants::{self, Mutant};
 use super::order::{Placement, Turn};
 use super::request::Command;
 use super::server::{Call, Server};
@@ -150,7 +151,9 @@ impl<L: Link, C: Completions> Server<L, C> {
                 return self.refuse(link, call, in_flight.frame, refusal);
             }
         };
-        match (decision, &export.state_store) {
+        let state_store = export.state_store.as_ref();
+        let before_saved = mutants::is(Mutant::AnsweredBeforeSaved);
+        match (decision, state_store.filter(|_| !before_saved)) {
             (Decision::Silent(why), _) => {
                 self.end_change(&state, &in_flight);
                 drop(state);
@@ -161,6 +164,14 @@ impl<L: Link, C: Completions> Server<L, C> {
                 self.state(link, call, in_flight.frame, &state.persistent, codes);
             }
             (Decision::Change(decided), None) => {
+                if let Some(store) = state_store {
+                    store.save(
+                        export.address(),
+                        &decided.new,
+                        self.handle.clone(),
+                        crate::Token::MAX,
+                    );
+                }
                 state.persistent = decided.new;
                 self.end_change(&state, &in_flight);
                 self.state(link, call, in_flight.frame, &state.persistent, decided.codes);

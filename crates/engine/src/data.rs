@@ -13,6 +13,7 @@ use super::export::State;
 use super::in_flight::{InFlight, Stage};
 use super::late::{Treatment, Written};
 use super::link::{Link, Pieces};
+use super::mutants::{self, Mutant};
 use super::operation::Failure;
 use super::order::{Fingerprint, Placement, Span, Turn};
 use super::reply::error;
@@ -60,7 +61,9 @@ impl<L: Link, C: Completions> Server<L, C> {
         let export = call.export;
         let opcode = ata::opcode(registers.command);
         let holders = &state.persistent.reserve;
-        if !holders.is_empty() && !holders.contains(&call.request.source) && !opcode.passes_reservation() {
+        let passes =
+            opcode.passes_reservation() || (opcode.has_payload() && mutants::is(Mutant::ReservationIgnored));
+        if !holders.is_empty() && !holders.contains(&call.request.source) && !passes {
             return Err(Refusal::Aoe(error::RESERVED));
         }
         // A read's payload (Linux probes paths with such) is nobody's business.
@@ -74,7 +77,8 @@ impl<L: Link, C: Completions> Server<L, C> {
             &Device {
                 sectors: export.store.sectors(),
                 per_frame: call.per_frame(),
-                read_only: export.options.read_only || access == Access::ReadOnly,
+                read_only: export.options.read_only
+                    || (access == Access::ReadOnly && !mutants::is(Mutant::ReadOnlyMemberWrites)),
                 sync: export.options.sync,
                 traits: export.store.traits(),
                 multiple: state.multiple(),
@@ -117,12 +121,22 @@ impl<L: Link, C: Completions> Server<L, C> {
                 Placement::Clear => {}
                 Placement::Full => {
                     drop(state);
+                    if mutants::is(Mutant::FrameForgotten) {
+                        return;
+                    }
                     return self.silent(link, frame, Silence::Full);
                 }
                 Placement::Waits(entry) => {
                     self.counters.waited.bump();
                     let in_flight = call.in_flight(frame, action, (entry, token), Stage::Waiting);
                     return self.in_flight.put(in_flight);
+                }
+                Placement::Duplicate(_)
+                    if mutants::is(Mutant::DuplicateAnsweredAtOnce)
+                        && matches!(action, Action::Write { .. }) =>
+                {
+                    drop(state);
+                    return self.reply(link, call, frame, &action, Ok(()));
                 }
                 Placement::Duplicate(entry) => {
                     self.counters.duplicates.bump();
@@ -190,6 +204,9 @@ impl<L: Link, C: Completions> Server<L, C> {
         let call = Call::new(&in_flight.export, &in_flight.request, now_us);
         let action = match Self::judge(link, call, &registers, &state, &in_flight.frame) {
             Ok(action) => action,
+            Err(_) if mutants::is(Mutant::NotJudgedAgain) => {
+                std::mem::replace(&mut in_flight.action, Action::Flush)
+            }
             Err(refusal) => {
                 drop(state);
                 self.leave(&in_flight);
@@ -298,6 +315,11 @@ impl<L: Link, C: Completions> Server<L, C> {
     ) {
         self.in_flight.release(in_flight.token);
         let result = in_flight.fill(link, result);
+        let result = if mutants::is(Mutant::DuplicateToldSuccess) {
+            Ok(())
+        } else {
+            result
+        };
         let call = Call::new(&in_flight.export, &in_flight.request, now_us);
         self.reply(link, call, in_flight.frame, &in_flight.action, result);
     }
@@ -333,6 +355,9 @@ impl<L: Link, C: Completions> Server<L, C> {
         match result {
             Ok(()) => self.succeed(link, call, registers, frame, action),
             Err(Failure::NoMemory) => self.silent(link, frame, Silence::NoMemory),
+            Err(Failure::Store(_)) if mutants::is(Mutant::FaultToldAsSuccess) => {
+                self.results(link, call, registers, frame, registers.success(), &[]);
+            }
             Err(Failure::Store(fault)) => {
                 call.export.failed(&fault);
                 let refusal = registers

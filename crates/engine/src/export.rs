@@ -7,6 +7,7 @@ use aoe_common::{Access, Mac, Vlan};
 use parking_lot::{Mutex, RwLock};
 
 use super::ata::identify::{Identity, MAX_MULTIPLE};
+use super::mutants::{self, Mutant};
 use super::observer::{Change, Observer};
 use super::order::Table;
 use super::{AccessList, Address, Persistent, StateError, StateStore};
@@ -191,6 +192,7 @@ impl<C: Completions> Export<C> {
             // 9front never sets the size of a device without one.
             options.identity.serial = options.address.to_string();
         }
+        options.late_duplicates |= mutants::is(Mutant::StaleDuplicateAnswered);
         let sectors = AtomicU64::new(store.sectors());
         Export {
             options,
@@ -223,17 +225,37 @@ impl<C: Completions> Export<C> {
         self.state.read().persistent.clone()
     }
 
-    /// Puts another protocol state in force, on behalf of the local operator. The caller has saved it.
+    /// Changes the protocol state on behalf of the local operator. `save` starts to save it: before any later change of an
+    /// initiator does, and without waiting.
     ///
     /// # Errors
     /// While an initiator's change is being saved, and for a state that breaks a limit.
-    pub fn replace_persistent(&self, persistent: Persistent) -> Result<(), ReplaceError> {
-        persistent.check()?;
-        let mut state = self.state.write();
-        if state.order.with(|table| table.has_admin()) {
-            return Err(ReplaceError::Busy(self.address()));
+    pub fn change_persistent(
+        &self,
+        change: impl FnOnce(&mut Persistent),
+        save: impl FnOnce(&Persistent),
+    ) -> Result<(), ReplaceError> {
+        let before = {
+            let mut state = self.state.write();
+            if state.order.with(|table| table.has_admin()) {
+                return Err(ReplaceError::Busy(self.address()));
+            }
+            let mut persistent = state.persistent.clone();
+            change(&mut persistent);
+            persistent.check()?;
+            save(&persistent);
+            std::mem::replace(&mut state.persistent, persistent)
+        };
+        let now = self.persistent();
+        for (changed, what) in [
+            (before.string != now.string, Change::String),
+            (before.mask != now.mask, Change::Mask),
+            (before.reserve != now.reserve, Change::Reserve),
+        ] {
+            if changed {
+                self.observer.changed(self.address(), what);
+            }
         }
-        state.persistent = persistent;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use aoe_common::Mac;
 
+use super::mutants::{self, Mutant};
 use super::order::{Fingerprint, Span};
 
 /// Writes remembered.
@@ -55,6 +56,9 @@ impl LateLog {
                 break;
             }
             if done.span == write.span && done.digest == write.digest {
+                if mutants::is(Mutant::StaleDuplicateAnswered) {
+                    return Treatment::Answer;
+                }
                 if done.tag == write.tag && done.source == write.source {
                     return Treatment::Answer;
                 }

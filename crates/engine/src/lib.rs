@@ -26,6 +26,10 @@ mod late;
 mod limiter;
 pub mod link;
 mod mask;
+#[cfg(feature = "mutants")]
+pub mod mutants;
+#[cfg(not(feature = "mutants"))]
+mod mutants;
 mod observer;
 mod operation;
 mod order;

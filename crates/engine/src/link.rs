@@ -40,4 +40,7 @@ pub trait Link {
 
     /// Gives the frame's memory back to the pool.
     fn free(&mut self, frame: Self::Frame);
+
+    /// A request for every shelf or slot, before it is answered: other targets on this host may want to hear it, too.
+    fn share(&self, _frame: &Self::Frame) {}
 }

@@ -8,6 +8,7 @@
 use aoe_common::Mac;
 
 use super::late::LateLog;
+use super::mutants::{self, Mutant};
 use crate::completion::{Completion, CompletionHandle, Event, Token};
 use crate::store::Extent;
 
@@ -52,6 +53,9 @@ impl Span {
     }
 
     pub fn overlaps(self, other: Span) -> bool {
+        if mutants::is(Mutant::OverlapByFirstSector) {
+            return self.first == other.first;
+        }
         self.first < other.end && other.first < self.end
     }
 }
@@ -67,6 +71,8 @@ impl Scope {
     pub fn conflicts(self, other: Scope) -> bool {
         use Class::{Admin, Fence, Flush, Read, Write};
         match (self.class, other.class) {
+            (Read | Write, Read | Write) if mutants::is(Mutant::ConflictsIgnored) => false,
+            (Fence, Read | Write) | (Read | Write, Fence) if mutants::is(Mutant::NoFence) => false,
             (Fence, _) | (_, Fence) | (Admin, Admin) => true,
             (Admin | Flush, _) | (_, Admin | Flush) | (Read, Read) => false,
             (Read, Write) | (Write, Read | Write) => self.span.overlaps(other.span),
@@ -306,6 +312,9 @@ impl<H: CompletionHandle> Table<H> {
                 && !before.iter().any(|earlier| earlier.scope.conflicts(entry.scope))
             {
                 entry.phase = Phase::Called;
+                if mutants::is(Mutant::WaiterNotCalled) {
+                    continue;
+                }
                 entry.owner.call();
             }
         }

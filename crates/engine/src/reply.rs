@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 
 use super::Address;
 use super::link::Link;
+use super::mutants::{self, Mutant};
 use super::request::{Request, Tags};
 use super::scatter;
 
@@ -90,7 +91,11 @@ pub(super) fn build<L: Link>(link: &mut L, frame: &mut L::Frame, tags: &Tags, pa
     if !link.resize(frame, len) {
         return false;
     }
-    scatter::scatter(&mut link.pieces_mut(frame), parts, |rest| rest.fill(0));
+    scatter::scatter(&mut link.pieces_mut(frame), parts, |rest| {
+        if !mutants::is(Mutant::PaddingNotZeroed) {
+            rest.fill(0);
+        }
+    });
     true
 }
 

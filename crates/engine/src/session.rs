@@ -132,6 +132,7 @@ impl<L: Link, C: Completions> Session<L, C> {
             Err(why) => return server.silent(link, frame, why),
         };
         if request.is_wildcard() {
+            link.share(&frame);
             return server.discover(link, &self.exports, &request, frame, now_us);
         }
         let Some(export) = self.exports.find(&request) else {

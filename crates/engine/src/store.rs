@@ -35,7 +35,7 @@ impl Extent {
 pub enum Step {
     /// It is done; for a read the data is in the slices.
     Done,
-    /// It goes on; a [`Completion`] with the caller's token will arrive on its [`Completions`].
+    /// It goes on; a [`Completion`](crate::Completion) with the caller's token will arrive on its [`Completions`].
     Later,
 }
 

@@ -4,11 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use super::backing::{Backing, short_file};
-use super::bounce::Buffer;
-use super::committer::Medium;
-use super::transfer::{Direction, Job, Transfer};
-use crate::lane::Lane;
+use crate::backing::{Backing, short_file};
+use crate::commit::Medium;
+use crate::completion_queue::CompletionQueue;
+use crate::io::buffer::Buffer;
+use crate::io::transfer::{Continuation, Direction, Transfer};
 use engine::{Completion, Event, Token};
 use engine::{Extent, Fault, FaultKind, SECTOR_BYTES};
 
@@ -17,14 +17,14 @@ const VERIFY_BYTES: u64 = 256 << 10;
 
 /// A cold read: reads exactly its sectors, through the page cache, into its answer.
 #[derive(Debug)]
-pub(super) struct ColdRead<O> {
-    pub(super) owner: Arc<O>,
-    pub(super) token: Token,
-    pub(super) extent: Extent,
+pub(crate) struct ColdRead<O> {
+    pub(crate) owner: Arc<O>,
+    pub(crate) token: Token,
+    pub(crate) extent: Extent,
 }
 
 /// Who wants to know that pages are in memory now.
-pub(super) trait Pages: Send + Sync + std::fmt::Debug {
+pub(crate) trait Pages: Send + Sync + std::fmt::Debug {
     /// The file.
     fn backing(&self) -> &Backing;
 
@@ -53,15 +53,15 @@ impl<O: Pages> Medium for O {
 
 impl<O: Pages + 'static> ColdRead<O> {
     /// Starts it.
-    pub(super) fn start(lane: &mut Lane, owner: &Arc<O>, token: Token, extent: Extent) {
+    pub(crate) fn start(queue: &mut CompletionQueue, owner: &Arc<O>, token: Token, extent: Extent) {
         let transfer = reading(owner.backing(), extent);
         let owner = Arc::clone(owner);
-        lane.start(transfer, Box::new(ColdRead { owner, token, extent }));
+        queue.start(transfer, Box::new(ColdRead { owner, token, extent }));
     }
 }
 
-impl<O: Pages> Job for ColdRead<O> {
-    fn ended(self: Box<Self>, _: &mut Lane, transfer: Transfer) -> Option<Completion> {
+impl<O: Pages> Continuation for ColdRead<O> {
+    fn ended(self: Box<Self>, _: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
         let result = match read_fault(self.owner.backing(), &transfer, FaultKind::Read) {
             Some(fault) => Err(fault),
             None => {
@@ -78,7 +78,7 @@ impl<O: Pages> Job for ColdRead<O> {
 
 /// Pages that a write covers in part only, brought in so that the write can be repeated without waiting.
 #[derive(Debug)]
-pub(super) struct Warm<O> {
+pub(crate) struct Warm<O> {
     owner: Arc<O>,
     token: Token,
     extent: Extent,
@@ -86,15 +86,15 @@ pub(super) struct Warm<O> {
 
 impl<O: Pages + 'static> Warm<O> {
     /// Starts it: the pages of `extent`, which [`Pages::arrived`] hears of.
-    pub(super) fn start(lane: &mut Lane, owner: &Arc<O>, token: Token, extent: Extent) {
+    pub(crate) fn start(queue: &mut CompletionQueue, owner: &Arc<O>, token: Token, extent: Extent) {
         let transfer = reading(owner.backing(), extent);
         let owner = Arc::clone(owner);
-        lane.start(transfer, Box::new(Warm { owner, token, extent }));
+        queue.start(transfer, Box::new(Warm { owner, token, extent }));
     }
 }
 
-impl<O: Pages> Job for Warm<O> {
-    fn ended(self: Box<Self>, _: &mut Lane, transfer: Transfer) -> Option<Completion> {
+impl<O: Pages> Continuation for Warm<O> {
+    fn ended(self: Box<Self>, _: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
         let event = match read_fault(self.owner.backing(), &transfer, FaultKind::Write) {
             Some(fault) => Event::Finished(Err(fault)),
             None => {
@@ -117,7 +117,7 @@ fn reading(backing: &Backing, extent: Extent) -> Transfer {
 }
 
 /// What kept a read from giving all its bytes.
-pub(super) fn read_fault(backing: &Backing, transfer: &Transfer, kind: FaultKind) -> Option<Fault> {
+pub(crate) fn read_fault(backing: &Backing, transfer: &Transfer, kind: FaultKind) -> Option<Fault> {
     if transfer.error.is_none() && transfer.done == transfer.buffer.len() {
         return None;
     }
@@ -129,7 +129,7 @@ pub(super) fn read_fault(backing: &Backing, transfer: &Transfer, kind: FaultKind
 }
 
 /// An [`io::Error`] cannot be cloned, but those of the system are numbers.
-pub(super) fn copy(error: &io::Error) -> io::Error {
+pub(crate) fn copy(error: &io::Error) -> io::Error {
     error
         .raw_os_error()
         .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
@@ -137,7 +137,7 @@ pub(super) fn copy(error: &io::Error) -> io::Error {
 
 /// READ VERIFY: one piece after the other, thrown away.
 #[derive(Debug)]
-pub(super) struct Verify<O> {
+pub(crate) struct Verify<O> {
     owner: Arc<O>,
     token: Token,
     /// What is left after the piece under way.
@@ -147,7 +147,13 @@ pub(super) struct Verify<O> {
 
 impl<O: Pages + 'static> Verify<O> {
     /// Starts it. `align` is what the file's reads need in memory and on the medium, in bytes.
-    pub(super) fn start(lane: &mut Lane, owner: &Arc<O>, token: Token, extent: Extent, align: usize) {
+    pub(crate) fn start(
+        queue: &mut CompletionQueue,
+        owner: &Arc<O>,
+        token: Token,
+        extent: Extent,
+        align: usize,
+    ) {
         let buffer = Buffer::new(0, align);
         Box::new(Verify {
             owner: Arc::clone(owner),
@@ -155,10 +161,10 @@ impl<O: Pages + 'static> Verify<O> {
             rest: extent,
             align,
         })
-        .go_on(lane, buffer);
+        .go_on(queue, buffer);
     }
 
-    fn go_on(mut self: Box<Self>, lane: &mut Lane, mut buffer: Buffer) -> Option<Completion> {
+    fn go_on(mut self: Box<Self>, queue: &mut CompletionQueue, mut buffer: Buffer) -> Option<Completion> {
         if self.rest.count == 0 {
             return Some(Completion {
                 token: self.token,
@@ -179,18 +185,18 @@ impl<O: Pages + 'static> Verify<O> {
             lba: self.rest.lba + count,
             count: self.rest.count - count,
         };
-        lane.start(transfer, self);
+        queue.start(transfer, self);
         None
     }
 }
 
-impl<O: Pages + 'static> Job for Verify<O> {
-    fn ended(self: Box<Self>, lane: &mut Lane, transfer: Transfer) -> Option<Completion> {
+impl<O: Pages + 'static> Continuation for Verify<O> {
+    fn ended(self: Box<Self>, queue: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
         let backing = self.owner.backing();
         // A last block that the file has in part only is enough.
         let needed = backing.position(self.rest.lba) - transfer.position;
         if transfer.error.is_none() && transfer.done as u64 >= needed {
-            return self.go_on(lane, transfer.buffer);
+            return self.go_on(queue, transfer.buffer);
         }
         let fault = read_fault(backing, &transfer, FaultKind::Read)?;
         Some(Completion {
@@ -212,7 +218,7 @@ const PREFETCH_BYTES: u64 = 128 << 10;
 
 /// Read-ahead of our own: the kernel's is off, so that pages come in small folios (mmap.rs).
 #[derive(Debug, Default)]
-pub(super) struct Streams {
+pub(crate) struct Streams {
     /// For each stream the page that it was read ahead up to; 0: none.
     ends: [AtomicU64; STREAMS],
     oldest: AtomicUsize,
@@ -221,7 +227,7 @@ pub(super) struct Streams {
 impl Streams {
     /// The pages to fetch for a reader at `first..=last`, if it is sequential and near the end of what was fetched
     /// for it. `in_memory` tells about the pages before.
-    pub(super) fn advance(
+    pub(crate) fn advance(
         &self,
         first: usize,
         last: usize,
@@ -250,24 +256,24 @@ impl Streams {
 
 /// The end of a read-ahead: nobody waits for it.
 #[derive(Debug)]
-pub(super) struct ReadAhead;
+pub(crate) struct ReadAhead;
 
 impl ReadAhead {
     /// Starts it, for bytes of the object.
-    pub(super) fn start(lane: &mut Lane, backing: &Backing, bytes: std::ops::Range<u64>) {
+    pub(crate) fn start(queue: &mut CompletionQueue, backing: &Backing, bytes: std::ops::Range<u64>) {
         let mut position = bytes.start;
         while position < bytes.end {
             let len = (bytes.end - position).min(PREFETCH_BYTES);
             let direction = Direction::Prefetch(len as u32);
             let transfer = Transfer::new(backing.file(), position, direction, Buffer::new(0, 1));
-            lane.start(transfer, Box::new(ReadAhead));
+            queue.start(transfer, Box::new(ReadAhead));
             position += len;
         }
     }
 }
 
-impl Job for ReadAhead {
-    fn ended(self: Box<Self>, _: &mut Lane, _: Transfer) -> Option<Completion> {
+impl Continuation for ReadAhead {
+    fn ended(self: Box<Self>, _: &mut CompletionQueue, _: Transfer) -> Option<Completion> {
         None
     }
 }

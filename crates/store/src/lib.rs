@@ -1,40 +1,32 @@
 //! Where sectors live: the engine's [`Store`] over files, block devices and memory.
 //!
 //! What would block (a cold page, an fdatasync, direct I/O, a hole punch) a store starts and puts off; the end arrives on
-//! the worker's [`Lane`]. The worker's loop: serve what came in, [`Lane::submit`], take what [`Lane::next`] has, and before
-//! sleeping [`Lane::prepare_sleep`], poll [`Lane::fd`], [`Lane::awake`]. None of them enters the kernel unless something is
+//! the worker's [`CompletionQueue`]. The worker's loop: serve what came in, [`CompletionQueue::submit`], take what [`CompletionQueue::next`] has, and before
+//! sleeping [`CompletionQueue::prepare_sleep`], poll [`CompletionQueue::fd`], [`CompletionQueue::awake`]. None of them enters the kernel unless something is
 //! deferred.
 
 mod backing;
-mod blocks;
-mod bounce;
-mod committer;
+mod commit;
+mod completion_queue;
 mod direct;
 mod fetch;
-mod folios;
 mod format;
-pub mod lane;
+mod io;
 mod lock;
 mod mapped;
-mod mmap;
 mod null;
 mod open;
-mod partial;
 mod ram;
-mod residency;
-mod sigbus;
 #[cfg(test)]
 mod tests;
-mod transfer;
-mod uring;
 mod users;
 
+pub use completion_queue::{CompletionQueue, QueueHandle};
 pub use engine::{
     Completion, CompletionHandle, Completions, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES,
     Step, Store, Token, Traits,
 };
 pub use format::ImageFormat;
-pub use lane::{Lane, Mailbox};
 pub use open::{StoreError, StoreKind, StoreOptions, open};
 
 /// Says that the running test is skipped and why, on the real standard error: `cargo xtask test` counts these lines.

@@ -23,7 +23,7 @@ use crate::open::StoreError;
 ///
 /// # Errors
 /// [`StoreError::InUse`] with the holder's name and pid where /proc tells them.
-pub(super) fn lock_range(
+pub(crate) fn lock_range(
     file: &File,
     path: &Path,
     start: u64,
@@ -100,7 +100,7 @@ pub(super) fn lock_other_ways(
 ///
 /// # Errors
 /// [`StoreError::InUse`] when the device is mounted or opened exclusively elsewhere.
-pub(super) fn claim_device(path: &Path, device: u64) -> Result<Arc<File>, StoreError> {
+pub(crate) fn claim_device(path: &Path, device: u64) -> Result<Arc<File>, StoreError> {
     static CLAIMS: Mutex<Option<HashMap<u64, Weak<File>>>> = Mutex::new(None);
     let mut claims = CLAIMS.lock();
     let claims = claims.get_or_insert_default();
@@ -185,7 +185,7 @@ fn describe(pid: u32) -> String {
 }
 
 /// Whether `error` means that nobody may open the object this way.
-pub(super) fn is_permission(error: &io::Error) -> bool {
+pub(crate) fn is_permission(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EACCES | libc::EPERM | libc::EROFS)

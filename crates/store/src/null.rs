@@ -6,12 +6,12 @@ use engine::{Completions, Durability, Extent, Fault, FaultKind, Step, Store, Tok
 
 /// Of any size, holding nothing.
 #[derive(Debug)]
-pub(super) struct NullStore {
+pub(crate) struct NullStore {
     sectors: u64,
 }
 
 impl NullStore {
-    pub(super) fn new(sectors: u64) -> NullStore {
+    pub(crate) fn new(sectors: u64) -> NullStore {
         NullStore { sectors }
     }
 

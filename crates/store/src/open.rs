@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backing::Backing;
-use super::direct::DirectStore;
-use super::format::ImageFormat;
-use super::mapped::MappedStore;
-use super::null::NullStore;
-use super::ram::RamStore;
-use crate::lane::Lane;
+use crate::backing::Backing;
+use crate::completion_queue::CompletionQueue;
+use crate::direct::DirectStore;
+use crate::format::ImageFormat;
+use crate::mapped::MappedStore;
+use crate::null::NullStore;
+use crate::ram::RamStore;
 use engine::{SECTOR_BYTES, Store};
 
 /// Kind of store.
@@ -211,7 +211,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// A [`StoreError::System`] with its context.
-    pub(super) fn system(path: &Path, doing: &'static str, source: impl Into<io::Error>) -> StoreError {
+    pub(crate) fn system(path: &Path, doing: &'static str, source: impl Into<io::Error>) -> StoreError {
         StoreError::System {
             path: path.to_owned(),
             doing,
@@ -227,7 +227,7 @@ impl StoreError {
 ///
 /// # Errors
 /// [`StoreError`]; its message names the path, the bad value and what is possible.
-pub fn open(options: &StoreOptions) -> Result<Arc<dyn Store<Lane>>, StoreError> {
+pub fn open(options: &StoreOptions) -> Result<Arc<dyn Store<CompletionQueue>>, StoreError> {
     if options.shared && options.kind != StoreKind::Direct {
         return Err(StoreError::SharedNeedsDirect {
             path: options.path.clone(),
@@ -246,7 +246,7 @@ pub fn open(options: &StoreOptions) -> Result<Arc<dyn Store<Lane>>, StoreError> 
 }
 
 /// Size of a store that does not keep its data: the file's range if there is a file, else what was asked for.
-pub(super) fn volatile_sectors(options: &StoreOptions) -> Result<u64, StoreError> {
+pub(crate) fn volatile_sectors(options: &StoreOptions) -> Result<u64, StoreError> {
     if options.path.exists() {
         return Ok(Backing::open(&reading(options))?.sectors());
     }
@@ -260,7 +260,7 @@ pub(super) fn volatile_sectors(options: &StoreOptions) -> Result<u64, StoreError
 }
 
 /// The same options, for looking at the file without touching or locking it.
-pub(super) fn reading(options: &StoreOptions) -> StoreOptions {
+pub(crate) fn reading(options: &StoreOptions) -> StoreOptions {
     StoreOptions {
         read_only: true,
         shared: true,
@@ -270,7 +270,7 @@ pub(super) fn reading(options: &StoreOptions) -> StoreOptions {
 }
 
 /// Checks offset and length (sectors) against an object of `bytes`, and gives the sectors to serve.
-pub(super) fn served_sectors(path: &Path, bytes: u64, offset: u64, length: u64) -> Result<u64, StoreError> {
+pub(crate) fn served_sectors(path: &Path, bytes: u64, offset: u64, length: u64) -> Result<u64, StoreError> {
     let path = || path.to_owned();
     let sectors = bytes / SECTOR_BYTES;
     if bytes == 0 {

@@ -6,10 +6,10 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::SeekFrom;
 
-use super::backing::Backing;
-use super::mmap::Mapping;
-use super::open::{reading, volatile_sectors};
+use crate::backing::Backing;
+use crate::mapped::mmap::Mapping;
 use crate::open::{StoreError, StoreOptions};
+use crate::open::{reading, volatile_sectors};
 use engine::{Completions, Durability, Extent, Fault, FaultKind, SECTOR_BYTES, Step, Store, Token, Traits};
 
 /// How much of the file is copied at a time when it is loaded.
@@ -17,7 +17,7 @@ const LOAD_BYTES: usize = 1 << 20;
 
 /// A disk in memory. Takes memory only for what was not zero.
 #[derive(Debug)]
-pub(super) struct RamStore {
+pub(crate) struct RamStore {
     memory: Mapping,
     sectors: u64,
     read_only: bool,
@@ -29,7 +29,7 @@ impl RamStore {
     ///
     /// # Errors
     /// [`StoreError`] when there is a file but it cannot be read, or neither file nor length.
-    pub(super) fn open(options: &StoreOptions) -> Result<RamStore, StoreError> {
+    pub(crate) fn open(options: &StoreOptions) -> Result<RamStore, StoreError> {
         let sectors = volatile_sectors(options)?;
         let failed = |doing| move |error: io::Error| StoreError::system(&options.path, doing, error);
         let bytes = usize::try_from(sectors.saturating_mul(SECTOR_BYTES)).unwrap_or(usize::MAX);

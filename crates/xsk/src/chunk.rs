@@ -18,7 +18,7 @@ impl Chunk {
 
 /// Where the chunks of a socket are. The five counts other than `total` always add up to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Census {
+pub struct ChunkCounts {
     /// Free.
     pub pool: u32,
     /// With the kernel, to receive into: fill ring, driver, RX ring.
@@ -31,7 +31,7 @@ pub struct Census {
     pub total: u32,
 }
 
-impl Census {
+impl ChunkCounts {
     /// Whether every chunk is in one place.
     pub fn is_conserved(&self) -> bool {
         let places = [self.pool, self.fill, self.held, self.tx];
@@ -128,8 +128,8 @@ impl Chunks {
     }
 
     /// The counts.
-    pub fn census(&self) -> Census {
-        Census {
+    pub fn chunk_counts(&self) -> ChunkCounts {
+        ChunkCounts {
             pool: self.free(),
             fill: self.fill,
             held: self.held,
@@ -174,8 +174,8 @@ mod tests {
         let mut chunks = Chunks::new(3);
         let index = chunks.take_for_fill().unwrap();
         assert_eq!(
-            chunks.census(),
-            Census {
+            chunks.chunk_counts(),
+            ChunkCounts {
                 pool: 2,
                 fill: 1,
                 held: 0,
@@ -185,8 +185,8 @@ mod tests {
         );
         let chunk = chunks.received(index);
         assert_eq!(
-            chunks.census(),
-            Census {
+            chunks.chunk_counts(),
+            ChunkCounts {
                 pool: 2,
                 fill: 0,
                 held: 1,
@@ -196,8 +196,8 @@ mod tests {
         );
         let index = chunks.transmitted(chunk);
         assert_eq!(
-            chunks.census(),
-            Census {
+            chunks.chunk_counts(),
+            ChunkCounts {
                 pool: 2,
                 fill: 0,
                 held: 0,
@@ -207,8 +207,8 @@ mod tests {
         );
         chunks.completed(index);
         assert_eq!(
-            chunks.census(),
-            Census {
+            chunks.chunk_counts(),
+            ChunkCounts {
                 pool: 3,
                 fill: 0,
                 held: 0,
@@ -229,7 +229,7 @@ mod tests {
         let again = chunks.take().unwrap();
         assert_eq!(again.index(), warm);
         assert_eq!(chunks.take_for_fill(), Some(cold));
-        assert!(chunks.census().is_conserved());
+        assert!(chunks.chunk_counts().is_conserved());
         chunks.put(again);
     }
 
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_lost_chunk_shows() {
-        let lost = Census {
+        let lost = ChunkCounts {
             pool: 1,
             fill: 1,
             held: 1,

@@ -2,7 +2,7 @@
 //!
 //! A [`Socket`] owns its memory (UMEM), cut into chunks of one size. A chunk is always in exactly one place: the pool,
 //! the kernel's receive side (fill ring, driver, RX ring), the caller's hands as part of a [`Frame`], or the transmit
-//! side (overflow queue, TX ring, driver, completion ring). [`Socket::census`] counts the places; their sum never changes.
+//! side (overflow queue, TX ring, driver, completion ring). [`Socket::chunk_counts`] counts the places; their sum never changes.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -28,7 +28,7 @@ mod socket;
 mod stats;
 mod umem;
 
-pub use chunk::Census;
+pub use chunk::ChunkCounts;
 pub use config::{Bind, SocketConfig};
 pub use error::XskError;
 pub use frame::{Frame, MAX_FRAME_BYTES, MAX_PIECES, Pieces, PiecesMut};

@@ -10,7 +10,7 @@ use rustix::net::sockopt::xdp_statistics;
 use rustix::net::xdp::{XdpDesc, XdpDescOptions};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::chunk::{Census, Chunks};
+use super::chunk::{ChunkCounts, Chunks};
 use super::config::{SocketConfig, XDP_HEADROOM};
 use super::error::XskError;
 use super::frame::{Frame, Layout, MAX_PIECES, Piece, Pieces, PiecesMut};
@@ -281,17 +281,17 @@ impl Socket {
     }
 
     /// Where the chunks are.
-    pub fn census(&self) -> Census {
-        let mut census = self.chunks.census();
+    pub fn chunk_counts(&self) -> ChunkCounts {
+        let mut counts = self.chunks.chunk_counts();
         // Frames that wait keep their tokens, but the caller no longer has them.
         let waiting = self
             .waiting
             .iter()
             .fold(0u32, |sum, frame| sum.saturating_add(frame.pieces().len() as u32));
-        census.held = census.held.wrapping_sub(waiting);
-        census.tx = census.tx.wrapping_add(waiting);
-        debug_assert!(census.is_conserved(), "{census:?}");
-        census
+        counts.held = counts.held.wrapping_sub(waiting);
+        counts.tx = counts.tx.wrapping_add(waiting);
+        debug_assert!(counts.is_conserved(), "{counts:?}");
+        counts
     }
 
     /// What a descriptor of the RX ring names. Nonsense, which the kernel does not write, is refused by `Chunks` and `Umem`.
@@ -389,7 +389,7 @@ impl Socket {
     /// Brings the kernel's chunks to the level, which rises when most of them were used up between two calls. Not for
     /// a few: each time costs the receiving CPU a cache line. Says whether the kernel got any.
     fn top_up(&mut self) -> bool {
-        let has = self.chunks.census().fill;
+        let has = self.chunks.chunk_counts().fill;
         if has < self.fill_level.wrapping_div(4) && self.own.rx_frames != 0 {
             self.fill_level = self.fill_level.saturating_mul(2).min(self.fill_limit);
         }
@@ -411,7 +411,7 @@ impl Socket {
 
     /// Whether the kernel has so few chunks to receive into that frames may soon be lost.
     fn is_starved(&self) -> bool {
-        self.chunks.census().fill < self.fill_level.wrapping_div(4)
+        self.chunks.chunk_counts().fill < self.fill_level.wrapping_div(4)
     }
 }
 
@@ -420,7 +420,7 @@ impl fmt::Debug for Socket {
         f.debug_struct("Socket")
             .field("fd", &self.fd.as_raw_fd())
             .field("zerocopy", &self.zerocopy)
-            .field("census", &self.census())
+            .field("chunks", &self.chunk_counts())
             .finish_non_exhaustive()
     }
 }

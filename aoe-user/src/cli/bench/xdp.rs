@@ -67,7 +67,7 @@ impl XdpSocket {
         let [best, other] = ATTEMPTS;
         let attempt = match open_as(&packet, rx_queues, &config, best) {
             Err(error) if is_about_mode(&error) => {
-                warn!("{name}: native XDP is not to be had ({error}); using generic XDP");
+                warn!("{name}: native XDP does not work ({error}); using generic XDP");
                 open_as(&packet, rx_queues, &config, other).map(|opened| (other.0, opened))
             }
             result => result.map(|opened| (best.0, opened)),

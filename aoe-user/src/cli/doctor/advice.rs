@@ -1,5 +1,6 @@
 //! What xblade will make of an interface, and what would help.
 
+use crate::control::tags::{STRIPS_TAGS, Tags};
 use serde::Serialize;
 
 use super::probe::{Probe, XdpFeatures};
@@ -156,7 +157,8 @@ fn better(probe: &Probe) -> Vec<Advice> {
             commands,
         );
     }
-    if probe.can_turn_off("rx-vlan-hw-parse") {
+    let tags = Tags::of(probe.driver.as_deref(), probe.offloads.as_deref());
+    if tags == Some(Tags::StrippedByNic) && probe.can_turn_off(STRIPS_TAGS) {
         add(
             "for exports in VLANs: with tags stripped, frames of all VLANs look untagged",
             vec![format!("ethtool -K {interface} rxvlan off")],

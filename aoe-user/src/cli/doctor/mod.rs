@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::args::DoctorArgs;
 use super::output;
 use crate::control::preflight::{KERNEL_JUMBO, KERNEL_MIN, version};
+use crate::control::tags::Tags;
 use advice::{Advice, advice, mode, spread};
 use probe::{Probe, XdpFeatures};
 
@@ -140,14 +141,17 @@ fn report(finding: &Finding) -> String {
         }
     });
     let _ = writeln!(text, "  receive work {threaded}");
-    let stripped = probe.offload("rx-vlan-hw-parse");
-    let vlan = stripped.map_or("unknown whether the NIC strips tags", |on| {
-        if on {
-            "the NIC strips tags before XDP sees them"
-        } else {
-            "tags reach XDP"
+    let vlan = match Tags::of(probe.driver.as_deref(), probe.offloads.as_deref()) {
+        None => "unknown whether the NIC strips tags",
+        Some(Tags::InFrame) => "tags reach XDP",
+        Some(Tags::StrippedByNic) => "the NIC strips tags before XDP sees them: no exports with `vlan`",
+        Some(Tags::StrippedBelow) => {
+            "the interfaces below strip tags: no exports with `vlan`; use VLAN devices on it"
         }
-    });
+        Some(Tags::SenderDecides) => {
+            "tags reach XDP where the other end puts them into the frame: `txvlan off` there"
+        }
+    };
     let _ = writeln!(text, "  VLAN         {vlan}\n  xblade       {mode}");
     if advice.is_empty() {
         text += "\nNothing to improve.\n";

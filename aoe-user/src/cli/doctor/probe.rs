@@ -10,7 +10,7 @@ use rtnetlink::packet_route::link::{
 };
 use serde::Serialize;
 
-use crate::control::genetlink::{Genetlink, attribute, each, ethtool_header, find};
+use crate::control::genetlink::{Genetlink, attribute, find, offloads};
 use crate::control::links;
 
 /// Facts about an interface and its host.
@@ -187,30 +187,4 @@ fn xdp_features(index: u32) -> Option<XdpFeatures> {
         bits,
         zero_copy_pieces: pieces.map_or(1, u32::from_ne_bytes),
     })
-}
-
-/// Family `ethtool`, command FEATURES_GET: the offloads that are on, and those that can be switched.
-fn offloads(index: u32) -> Option<(Vec<String>, Vec<String>)> {
-    const FEATURES_GET: u8 = 11;
-    const SWITCHABLE: u16 = 2;
-    const ACTIVE: u16 = 4;
-    let mut netlink = Genetlink::open().ok()?;
-    let family = netlink.family("ethtool").ok()?;
-    let answer = netlink.ask(family, FEATURES_GET, &ethtool_header(index)).ok()?;
-    Some((names(find(&answer, ACTIVE)?), names(find(&answer, SWITCHABLE)?)))
-}
-
-/// The names of the bits that are set in an ethtool bit set.
-fn names(bitset: &[u8]) -> Vec<String> {
-    const BITS: u16 = 3;
-    const BIT_NAME: u16 = 2;
-    let bits = find(bitset, BITS).unwrap_or_default();
-    let name = |bit| {
-        Some(
-            String::from_utf8_lossy(find(bit, BIT_NAME)?)
-                .trim_end_matches('\0')
-                .to_owned(),
-        )
-    };
-    each(bits).filter_map(|(_, bit)| name(bit)).collect()
 }

@@ -26,6 +26,8 @@ pub(super) fn page() -> String {
             page += &prose(line);
         }
     }
+    // One of an empty line, one of the block of code after it.
+    page = page.replace(".PP\n.PP\n", ".PP\n");
     page += ".SH SEE ALSO\nxblade(8), xblade\\-daemon(8), xblade\\-check(8)\n";
     page
 }

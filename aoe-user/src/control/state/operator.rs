@@ -2,6 +2,7 @@
 //! the tool itself or the daemon that runs, which finds it as `NAME.request` and leaves its answer as `NAME.answer`.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -13,7 +14,7 @@ use super::key::StateKey;
 use super::load::Place;
 use super::sealed::{seal, unseal};
 use super::{Contents, ReadError, Shut, StateDir, StateError, file_path, names_in, read};
-use crate::target::Persistent;
+use crate::target::{Export, Persistent};
 
 const VERSION: u32 = 1;
 const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -171,6 +172,26 @@ impl StateDir {
             tracing::warn!("cannot answer `xblade state` about {key}: {error}");
         }
         let _ = std::fs::remove_file(request_path(dir, key));
+    }
+
+    /// Carries out what the operator asked for an export that is in service. An initiator's change that is under way comes first:
+    /// to be called again from time to time.
+    pub fn obey_in_service(self: &Arc<Self>, key: &StateKey, action: &Action, export: &Export) {
+        let Action::Clear(parts) = action else {
+            return self.answer(key, Err(format!("{key} is in service with a state of its own")));
+        };
+        let (dir, of_answer) = (Arc::clone(self), key.clone());
+        let told = Box::new(move |result: std::io::Result<()>| {
+            dir.answer(
+                &of_answer,
+                result.map_err(|error| format!("cannot save it: {error}")),
+            );
+        });
+        let save = |state: &Persistent| self.writer.save(key, state, told);
+        match export.change_persistent(|state| parts.clear(state), save) {
+            Ok(()) => tracing::warn!("{key}: by the operator's order, {action}"),
+            Err(busy) => tracing::debug!("{busy}"),
+        }
     }
 
     /// Carries out what the operator asked for an export that is not in service.

@@ -252,3 +252,27 @@ fn a_wildcard_has_the_best_rate_of_what_it_stands_for() {
         Some(None)
     );
 }
+
+#[test]
+fn what_was_put_back_for_other_targets_is_passed() {
+    let Some(filter) = load(&rules([open(1, 1)])) else {
+        return;
+    };
+    for (shelf, slot) in [(0xffff, 0xff), (1, 0xff), (0xffff, 1)] {
+        let frame = Frame::to(shelf, slot, ALICE);
+        expect(&filter, Counter::Redirected, &frame);
+        let marked = |mark: u64| [frame.bytes(), mark.to_be_bytes().to_vec()].concat();
+        let verdict = |mark| run(&filter.ebpf, &marked(mark), 1).0;
+        assert_eq!(verdict(filter.mark()), Verdict::Pass);
+        for other in [0, filter.mark() ^ 1] {
+            assert_eq!(verdict(other), Verdict::Redirect, "a mark that nobody gave");
+        }
+    }
+    // What is for one export is never passed on.
+    let marked = [
+        Frame::to(1, 1, ALICE).bytes(),
+        filter.mark().to_be_bytes().to_vec(),
+    ]
+    .concat();
+    assert_eq!(run(&filter.ebpf, &marked, 1).0, Verdict::Redirect);
+}

@@ -3,6 +3,7 @@
 use super::identify::MAX_LBA28;
 use super::{Opcode, Registers, Results, opcode, smart, trim};
 use crate::action::{Action, Refusal};
+use crate::mutants::{self, Mutant};
 use crate::reply::error;
 use crate::store::{Durability, Extent, Traits};
 
@@ -47,7 +48,7 @@ pub fn decode(registers: &Registers, device: &Device<'_>) -> Result<Action, Refu
         Opcode::Write { .. } if device.read_only => abort,
         Opcode::Write { extended, fua, .. } => {
             let extent = transfer(r, device, extended, true)?;
-            let durability = if fua || device.sync {
+            let durability = if (fua && !mutants::is(Mutant::ForcedWriteIsOrdinary)) || device.sync {
                 Durability::Durable
             } else {
                 Durability::WriteBack

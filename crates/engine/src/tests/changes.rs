@@ -267,7 +267,9 @@ fn a_mask_hides_the_export_from_all_others() {
             .is_empty()
     );
     assert_eq!(export.visible_to(), Some(vec![OTHER]));
-    export.replace_persistent(Persistent::default()).unwrap();
+    export
+        .change_persistent(|state| *state = Persistent::default(), |_| {})
+        .unwrap();
     assert_eq!(
         worker.ask(&request(1, &query(0, b""))).len(),
         1,
@@ -346,7 +348,9 @@ fn the_operator_can_forbid_changes() {
         mask: vec![ONE],
         reserve: vec![ONE],
     };
-    export.replace_persistent(state.clone()).unwrap();
+    export
+        .change_persistent(|now| now.clone_from(&state), |_| {})
+        .unwrap();
     let mut worker = Worker::new(vec![export.clone()]);
     for (command, argument) in [
         (1, query(3, b"x")),
@@ -404,9 +408,11 @@ fn strings_alone_may_be_left_open() {
 fn the_operator_waits_for_a_change_in_progress() {
     let mut k = kept(options(7, 3));
     k.worker.ask(&request(1, &query(4, b"wire")));
-    assert!(k.export.replace_persistent(Persistent::default()).is_err());
+    assert!(k.export.change_persistent(|_| {}, |_| panic!("saved")).is_err());
     k.keeper.finish(true);
     k.worker.poll();
-    k.export.replace_persistent(Persistent::default()).unwrap();
+    k.export
+        .change_persistent(|state| *state = Persistent::default(), |_| {})
+        .unwrap();
     assert_eq!(k.export.persistent(), Persistent::default());
 }

@@ -375,7 +375,7 @@ impl<'a> Engine<'a> {
                 let (lba, seconds) = (self.plan.lba(block), self.plan.give_up.as_secs_f64());
                 self.outcome.timeouts += 1;
                 self.outcome
-                    .note(|| format!("LBA {lba}: no answer within {seconds:.0} s"));
+                    .note(|| format!("LBA {lba}: no answer within {seconds:.1} s"));
                 if write {
                     self.ledger.unknown(block);
                 }

@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::super::format::{self, ImageFormat};
-use super::super::lock;
-use super::super::open::served_sectors;
 use super::{Backing, object_bytes};
+use crate::format::{self, ImageFormat};
+use crate::lock;
+use crate::open::served_sectors;
 use crate::open::{StoreError, StoreOptions};
 use engine::{SECTOR_BYTES, Traits};
 

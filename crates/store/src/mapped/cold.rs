@@ -3,19 +3,19 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::super::fetch::ReadAhead;
-use super::super::folios;
-use super::super::mmap::Mapping;
-use super::super::residency::{BLOCK_PAGES, Residency};
 use super::views::{Core, View};
-use crate::lane::Lane;
+use crate::completion_queue::CompletionQueue;
+use crate::fetch::ReadAhead;
+use crate::mapped::folios;
+use crate::mapped::mmap::Mapping;
+use crate::mapped::residency::{BLOCK_PAGES, Residency};
 use engine::{Extent, SECTOR_BYTES, Token};
 
 impl Core {
     /// Reads ahead of a sequential reader that is at these pages.
-    pub(super) fn read_ahead(
+    pub(crate) fn read_ahead(
         &self,
-        lane: &mut Lane,
+        queue: &mut CompletionQueue,
         view: &View,
         residency: &Residency,
         pages: &RangeInclusive<usize>,
@@ -31,7 +31,7 @@ impl Core {
         }
         let start = self.backing.position(0);
         ReadAhead::start(
-            lane,
+            queue,
             &self.backing,
             start + bytes.start as u64..start + bytes.end as u64,
         );
@@ -39,7 +39,7 @@ impl Core {
 
     /// The sectors of those pages that a write covers in part only and that are not in memory: they must come in
     /// first, the others are simply written over.
-    pub(super) fn to_warm(
+    pub(crate) fn to_warm(
         &self,
         view: &View,
         residency: &Residency,
@@ -65,16 +65,16 @@ impl Core {
 
     /// Whether a write to these pages has to wait until their folios are small.
     #[inline]
-    pub(super) fn settle(
+    pub(crate) fn settle(
         self: &Arc<Self>,
-        lane: &mut Lane,
+        queue: &mut CompletionQueue,
         token: Token,
         mapping: &Mapping,
         residency: &Residency,
         pages: &RangeInclusive<usize>,
     ) -> bool {
         (pages.start() / BLOCK_PAGES..=pages.end() / BLOCK_PAGES).any(|block| {
-            !residency.is_settled(block) && folios::settle(self, lane, token, mapping, residency, block)
+            !residency.is_settled(block) && folios::settle(self, queue, token, mapping, residency, block)
         })
     }
 }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::super::backing::Backing;
-use super::super::fetch::{Pages, Streams};
-use super::super::folios::Folios;
-use super::super::lane::Tick;
-use super::super::mmap::Mapping;
-use super::super::residency::Residency;
+use crate::backing::Backing;
+use crate::completion_queue::Tick;
+use crate::fetch::{Pages, Streams};
+use crate::mapped::folios::Folios;
+use crate::mapped::mmap::Mapping;
+use crate::mapped::residency::Residency;
 use crate::open::StoreError;
 use engine::{Extent, Fault, SECTOR_BYTES};
 
@@ -32,19 +32,19 @@ pub(crate) struct Core {
     /// End of what is known to exist, in bytes from the first served one; beyond it no page is touched.
     present: AtomicU64,
     growing: Mutex<()>,
-    pub(super) streams: Streams,
+    pub(crate) streams: Streams,
     pub(crate) folios: Folios,
     mended: Mutex<Option<Instant>>,
-    pub(super) slow: AtomicU64,
-    pub(super) cold: AtomicU64,
+    pub(crate) slow: AtomicU64,
+    pub(crate) cold: AtomicU64,
 }
 
 /// One mapping of the range.
 #[derive(Debug)]
-pub(super) struct View {
-    pub(super) mapping: Mapping,
+pub(crate) struct View {
+    pub(crate) mapping: Mapping,
     /// `None` where pages cannot leave memory (tmpfs, ramfs, hugetlbfs).
-    pub(super) residency: Option<Residency>,
+    pub(crate) residency: Option<Residency>,
 }
 
 impl View {
@@ -66,7 +66,7 @@ impl Core {
     ///
     /// # Errors
     /// [`StoreError::System`] when it cannot be mapped.
-    pub(super) fn new(backing: Backing) -> Result<Core, StoreError> {
+    pub(crate) fn new(backing: Backing) -> Result<Core, StoreError> {
         let path = backing.path().to_owned();
         // Before the first page comes in, so that it comes alone (see mmap.rs).
         if let Err(error) = rustix::fs::fadvise(backing.file(), 0, None, rustix::fs::Advice::Random) {
@@ -100,7 +100,7 @@ impl Core {
     }
 
     #[inline]
-    pub(super) fn view(&self) -> &View {
+    pub(crate) fn view(&self) -> &View {
         let newest = self.newest.load(Ordering::Acquire);
         self.views[newest]
             .get()
@@ -110,7 +110,7 @@ impl Core {
     /// The newest view, if its pages for the extent are in memory and the file's own; with the epoch for
     /// [`Mapping::intact`] and the place in the mapping.
     #[inline]
-    pub(super) fn find(&self, now: Tick, extent: Extent) -> Found<'_> {
+    pub(crate) fn find(&self, now: Tick, extent: Extent) -> Found<'_> {
         let view = self.view();
         let mapping = &view.mapping;
         let epoch = mapping.epoch();
@@ -129,7 +129,7 @@ impl Core {
 
     /// After a fault, or beyond what exists: by system calls, which say what is wrong.
     #[cold]
-    pub(super) fn read_slowly(&self, extent: Extent, into: &mut [&mut [u8]]) -> Result<(), Fault> {
+    pub(crate) fn read_slowly(&self, extent: Extent, into: &mut [&mut [u8]]) -> Result<(), Fault> {
         self.slow.fetch_add(1, Ordering::Relaxed);
         let result = self.backing.read_slices(extent, into);
         self.recover();
@@ -138,7 +138,7 @@ impl Core {
 
     /// By pwrite, where the file system has to track dirty pages: a write through the mapping costs it a page fault
     /// after every commit, two to three times as much. The pages are in memory or covered whole.
-    pub(super) fn write_to_cache(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
+    pub(crate) fn write_to_cache(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
         let result = self.backing.write_slices(extent, from);
         // Before the caller's look at the dirty flag, see `Committer::note_write`.
         fence(Ordering::SeqCst);
@@ -151,7 +151,7 @@ impl Core {
 
     /// As [`Core::read_slowly`]; writes again what may have gone into a page that was not the file's.
     #[cold]
-    pub(super) fn write_slowly(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
+    pub(crate) fn write_slowly(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
         self.slow.fetch_add(1, Ordering::Relaxed);
         let result = self.write_to_cache(extent, from);
         self.recover();
@@ -183,7 +183,7 @@ impl Core {
     }
 
     /// Serves what the file has grown by.
-    pub(super) fn grow(&self) -> io::Result<u64> {
+    pub(crate) fn grow(&self) -> io::Result<u64> {
         let _one_at_a_time = self.growing.lock();
         let sectors = self.backing.measure()?;
         let bytes = sectors * SECTOR_BYTES;
@@ -208,12 +208,12 @@ impl Core {
 
 /// An extent that was checked to lie inside, in bytes of the mapping.
 #[inline]
-pub(super) fn extent_bytes(extent: Extent) -> Range<usize> {
+pub(crate) fn extent_bytes(extent: Extent) -> Range<usize> {
     (extent.lba * SECTOR_BYTES) as usize..(extent.end() * SECTOR_BYTES) as usize
 }
 
 /// What [`Core::find`] finds.
-pub(super) enum Found<'a> {
+pub(crate) enum Found<'a> {
     /// Copy, from this byte of the mapping, and compare the epoch afterwards.
     Hot(&'a View, usize, u64),
     /// Pages that may not be in memory.

@@ -10,49 +10,49 @@ use std::thread;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::super::mmap::Mapping;
-use super::super::residency::BLOCK_PAGES;
 use super::views::Core;
+use crate::mapped::mmap::Mapping;
+use crate::mapped::residency::BLOCK_PAGES;
 
 /// The thread's niceness: requests come first.
 const NICE: i32 = 19;
 
 /// A store, and the first of its pages that was not looked at.
 #[derive(Debug)]
-struct Job {
+struct Continuation {
     store: Weak<Core>,
     next_page: usize,
 }
 
 /// What is to be done, the last one first; `None` while there is no thread.
-static JOBS: Mutex<Option<Vec<Job>>> = Mutex::new(None);
+static JOBS: Mutex<Option<Vec<Continuation>>> = Mutex::new(None);
 
 /// Held as long as the thread holds on to a store. Locked after [`JOBS`].
 static WORKING: Mutex<()> = Mutex::new(());
 
 /// Starts it, in one thread for all stores, which ends when none is left.
-pub(super) fn start(core: &Arc<Core>) {
-    let job = Job {
+pub(crate) fn start(core: &Arc<Core>) {
+    let continuation = Continuation {
         store: Arc::downgrade(core),
         next_page: 0,
     };
     let mut jobs = JOBS.lock();
     if let Some(jobs) = &mut *jobs {
-        return jobs.push(job);
+        return jobs.push(continuation);
     }
     match thread::Builder::new().name("warm up".to_owned()).spawn(run) {
-        Ok(_) => *jobs = Some(vec![job]),
+        Ok(_) => *jobs = Some(vec![continuation]),
         // Requests will do it.
         Err(error) => tracing::debug!("no thread to warm up with: {error}"),
     }
 }
 
 /// Ends it for a store that is to be closed: afterwards the thread does not keep the file open, or its lock.
-pub(super) fn stop(core: &Arc<Core>) {
+pub(crate) fn stop(core: &Arc<Core>) {
     let mut jobs = JOBS.lock();
     let Some(waiting) = &mut *jobs else { return };
     let before = waiting.len();
-    waiting.retain(|job| !std::ptr::eq(job.store.as_ptr(), Arc::as_ptr(core)));
+    waiting.retain(|continuation| !std::ptr::eq(continuation.store.as_ptr(), Arc::as_ptr(core)));
     let was_there = waiting.len() != before;
     drop(jobs);
     if was_there {
@@ -77,12 +77,12 @@ fn run() {
 fn next_block() -> Option<(Arc<Core>, Range<usize>, MutexGuard<'static, ()>)> {
     let mut jobs = JOBS.lock();
     let waiting = jobs.as_mut()?;
-    while let Some(job) = waiting.last_mut() {
-        if let Some(core) = job.store.upgrade() {
-            let end = (job.next_page + BLOCK_PAGES).min(core.mapped().0.pages());
-            let block = job.next_page..end;
+    while let Some(continuation) = waiting.last_mut() {
+        if let Some(core) = continuation.store.upgrade() {
+            let end = (continuation.next_page + BLOCK_PAGES).min(core.mapped().0.pages());
+            let block = continuation.next_page..end;
             if !block.is_empty() {
-                job.next_page = end;
+                continuation.next_page = end;
                 return Some((core, block, WORKING.lock()));
             }
         }

@@ -7,7 +7,7 @@ use rustix::fs::{Advice, fadvise};
 
 use super::driver::counter;
 use super::{Driver, stamp};
-use crate::lane::Lane;
+use crate::completion_queue::CompletionQueue;
 use crate::open::{StoreKind, StoreOptions, open};
 use engine::{Durability, Event, Extent, FaultKind, Step};
 
@@ -26,8 +26,11 @@ fn chill(file: &File) {
     fadvise(file, 0, None, Advice::DontNeed).unwrap();
 }
 
-fn lanes() -> [Lane; 2] {
-    [Lane::new().unwrap(), Lane::without_uring().unwrap()]
+fn queues() -> [CompletionQueue; 2] {
+    [
+        CompletionQueue::new().unwrap(),
+        CompletionQueue::without_uring().unwrap(),
+    ]
 }
 
 #[test]
@@ -35,18 +38,18 @@ fn cold_reads_are_deferred_many_at_a_time_and_right() {
     const SECTORS: u64 = 8192;
     let dir = tempfile::tempdir_in(".").unwrap();
     let (path, file) = cold_image(dir.path(), SECTORS);
-    for lane in lanes() {
+    for queue in queues() {
         chill(&file);
         let store = open(&StoreOptions::new(StoreKind::Mmap, &path)).unwrap();
         let mut driver = Driver::new(&store);
-        driver.lane = lane;
+        driver.queue = queue;
         let mut waiting = Vec::new();
         let mut buffer = [0u8; 1024];
         for lba in (0..SECTORS).step_by(16).filter(|lba| lba % 3 == 0) {
             let token = driver.token();
             let extent = Extent { lba, count: 2 };
             match store
-                .read(&mut driver.lane, token, extent, &mut [&mut buffer])
+                .read(&mut driver.queue, token, extent, &mut [&mut buffer])
                 .unwrap()
             {
                 Step::Done => assert_eq!(buffer[..512], stamp(lba, 1)),
@@ -73,11 +76,11 @@ fn cold_writes_keep_the_rest_of_their_pages() {
     const SECTORS: u64 = 4096;
     let dir = tempfile::tempdir_in(".").unwrap();
     let (path, file) = cold_image(dir.path(), SECTORS);
-    for (round, lane) in lanes().into_iter().enumerate() {
+    for (round, queue) in queues().into_iter().enumerate() {
         chill(&file);
         let store = open(&StoreOptions::new(StoreKind::Mmap, &path)).unwrap();
         let mut driver = Driver::new(&store);
-        driver.lane = lane;
+        driver.queue = queue;
         let version = 2 + round as u64;
         for (lba, count) in [(3, 1), (20, 8), (24, 8), (100, 17), (4095, 1), (1000, 40)] {
             let data: Vec<u8> = (lba..lba + count).flat_map(|lba| stamp(lba, version)).collect();
@@ -107,9 +110,9 @@ fn verify(kind: StoreKind) {
     let dir = tempfile::tempdir_in(".").unwrap();
     let (path, file) = cold_image(dir.path(), 20_000);
     let store = open(&StoreOptions::new(kind, &path)).unwrap();
-    for lane in lanes() {
+    for queue in queues() {
         let mut driver = Driver::new(&store);
-        driver.lane = lane;
+        driver.queue = queue;
         file.set_len(20_000 * 512).unwrap();
         driver.verify(0, 20_000).unwrap();
         driver.verify(19_999, 1).unwrap();
@@ -147,7 +150,7 @@ fn blocks_in_large_folios_are_changed_over_before_the_first_write() {
     const BASE: u64 = 12 << 11;
     let dir = tempfile::tempdir_in(".").unwrap();
     let (path, file) = cold_image(dir.path(), SECTORS);
-    for lane in lanes() {
+    for queue in queues() {
         chill(&file);
         // As a copy or a backup reads: read-ahead grows, and the folios with it.
         let reader = File::open(&path).unwrap();
@@ -156,13 +159,13 @@ fn blocks_in_large_folios_are_changed_over_before_the_first_write() {
         }
         let store = open(&StoreOptions::new(StoreKind::Mmap, &path)).unwrap();
         let mut driver = Driver::new(&store);
-        driver.lane = lane;
+        driver.queue = queue;
         // The same block from several requests at once: all are told to come again, once.
         let tokens = [1, 17, 33, 65].map(|lba| (BASE + lba, driver.token()));
         for (lba, token) in tokens {
             let extent = Extent { lba, count: 1 };
             let step = store.write(
-                &mut driver.lane,
+                &mut driver.queue,
                 token,
                 extent,
                 &[&stamp(lba, 2)],

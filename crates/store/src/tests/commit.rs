@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use super::driver::counter;
 use super::faults::patiently;
 use super::{Driver, image, stamp};
-use crate::bounce::Buffer;
-use crate::committer::{Committer, Medium, Task, Waiter};
-use crate::lane::Lane;
+use crate::commit::{Committer, Medium, Task, Waiter};
+use crate::completion_queue::CompletionQueue;
+use crate::io::buffer::Buffer;
+use crate::io::transfer::{Direction, Transfer};
 use crate::open::{StoreKind, StoreOptions, open};
-use crate::transfer::{Direction, Transfer};
 use engine::{Completions as _, Durability, Event, Extent, Fault, FaultKind, Step};
 
 #[derive(Debug, Default)]
@@ -61,12 +61,12 @@ fn committer(slow_ms: u64, interval: Duration) -> (Arc<Fake>, Arc<Committer>) {
 }
 
 /// Waits for `count` ends; true for those that succeeded, by token.
-fn ends(lane: &mut Lane, count: usize) -> Vec<(u64, bool)> {
+fn ends(queue: &mut CompletionQueue, count: usize) -> Vec<(u64, bool)> {
     let limit = Instant::now() + Duration::from_secs(60);
     let mut ends = Vec::new();
     while ends.len() < count {
         assert!(Instant::now() < limit, "{} of {count} ends", ends.len());
-        match lane.next() {
+        match queue.next() {
             Some(completion) => match completion.event {
                 Event::Finished(result) => ends.push((completion.token, result.is_ok())),
                 Event::Again => panic!("a commit never asks to come again"),
@@ -78,9 +78,9 @@ fn ends(lane: &mut Lane, count: usize) -> Vec<(u64, bool)> {
     ends
 }
 
-fn submit(committer: &Arc<Committer>, lane: &Lane, token: u64, task: Task) {
+fn submit(committer: &Arc<Committer>, queue: &CompletionQueue, token: u64, task: Task) {
     committer.submit([Waiter {
-        mailbox: lane.handle(),
+        handle: queue.handle(),
         token,
         task,
     }]);
@@ -89,11 +89,11 @@ fn submit(committer: &Arc<Committer>, lane: &Lane, token: u64, task: Task) {
 #[test]
 fn all_that_wait_share_a_commit() {
     let (fake, committer) = committer(30, Duration::from_secs(60));
-    let mut lane = Lane::new().unwrap();
+    let mut queue = CompletionQueue::new().unwrap();
     for token in 0..100 {
-        submit(&committer, &lane, token, Task::Write(token));
+        submit(&committer, &queue, token, Task::Write(token));
     }
-    assert!(ends(&mut lane, 100).iter().all(|(_, ok)| *ok));
+    assert!(ends(&mut queue, 100).iter().all(|(_, ok)| *ok));
     // The first goes alone or with some; the rest while it runs.
     assert!(
         fake.commits.load(SeqCst) <= 3,
@@ -105,10 +105,10 @@ fn all_that_wait_share_a_commit() {
 #[test]
 fn a_failed_commit_is_told_to_all_it_covered_and_to_the_next_flush() {
     let (fake, committer) = committer(0, Duration::from_secs(60));
-    let mut lane = Lane::new().unwrap();
+    let mut queue = CompletionQueue::new().unwrap();
     fake.errno.store(libc::EIO, SeqCst);
     committer.submit((0..3).map(|token| Waiter {
-        mailbox: lane.handle(),
+        handle: queue.handle(),
         token,
         task: if token == 2 {
             Task::Flush
@@ -116,15 +116,15 @@ fn a_failed_commit_is_told_to_all_it_covered_and_to_the_next_flush() {
             Task::Write(token)
         },
     }));
-    assert_eq!(ends(&mut lane, 3), [(0, false), (1, false), (2, false)]);
+    assert_eq!(ends(&mut queue, 3), [(0, false), (1, false), (2, false)]);
     // The disk is well again. A write answers for itself, the flush for what was lost.
     fake.errno.store(0, SeqCst);
-    submit(&committer, &lane, 3, Task::Write(9));
-    assert_eq!(ends(&mut lane, 1), [(3, true)]);
-    submit(&committer, &lane, 4, Task::Flush);
-    assert_eq!(ends(&mut lane, 1), [(4, false)]);
-    submit(&committer, &lane, 5, Task::Flush);
-    assert_eq!(ends(&mut lane, 1), [(5, true)]);
+    submit(&committer, &queue, 3, Task::Write(9));
+    assert_eq!(ends(&mut queue, 1), [(3, true)]);
+    submit(&committer, &queue, 4, Task::Flush);
+    assert_eq!(ends(&mut queue, 1), [(4, false)]);
+    submit(&committer, &queue, 5, Task::Flush);
+    assert_eq!(ends(&mut queue, 1), [(5, true)]);
 }
 
 /// A sector that waits to be written.
@@ -138,51 +138,51 @@ fn lone_write(file: File, lba: u64) -> Task {
 #[test]
 fn a_write_that_comes_undone_is_made_before_the_commit_and_fails_alone() {
     let (fake, committer) = committer(0, Duration::from_secs(60));
-    let mut lane = Lane::new().unwrap();
+    let mut queue = CompletionQueue::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let file = image(&path, 16);
     let unwritable = File::open(&path).unwrap();
     let tasks = [lone_write(file, 3), lone_write(unwritable, 4), Task::Write(5)];
     committer.submit((0..).zip(tasks).map(|(token, task)| Waiter {
-        mailbox: lane.handle(),
+        handle: queue.handle(),
         token,
         task,
     }));
-    assert_eq!(ends(&mut lane, 3), [(0, true), (1, false), (2, true)]);
+    assert_eq!(ends(&mut queue, 3), [(0, true), (1, false), (2, true)]);
     let bytes = std::fs::read(&path).unwrap();
     assert_eq!(bytes[3 * 512..4 * 512], stamp(3, 1));
     assert_eq!(bytes[4 * 512..5 * 512], [0; 512]);
     // Written, but not on the medium.
     fake.errno.store(libc::EIO, SeqCst);
     let file = File::options().write(true).open(&path).unwrap();
-    submit(&committer, &lane, 6, lone_write(file, 6));
-    assert_eq!(ends(&mut lane, 1), [(6, false)]);
+    submit(&committer, &queue, 6, lone_write(file, 6));
+    assert_eq!(ends(&mut queue, 1), [(6, false)]);
 }
 
 #[test]
 fn who_was_alone_is_expected_to_be_alone_again() {
     let (_, committer) = committer(100, Duration::from_secs(60));
-    let mut lane = Lane::new().unwrap();
+    let mut queue = CompletionQueue::new().unwrap();
     assert!(committer.is_quiet());
-    submit(&committer, &lane, 0, Task::Write(0));
+    submit(&committer, &queue, 0, Task::Write(0));
     assert!(!committer.is_quiet(), "a commit is under way, or about to be");
-    ends(&mut lane, 1);
+    ends(&mut queue, 1);
     patiently("quiet after one", || committer.is_quiet());
     for token in 0..9 {
-        submit(&committer, &lane, token, Task::Write(0));
+        submit(&committer, &queue, token, Task::Write(0));
     }
-    ends(&mut lane, 9);
+    ends(&mut queue, 9);
     assert!(!committer.is_quiet(), "many came together");
-    submit(&committer, &lane, 0, Task::Write(0));
-    ends(&mut lane, 1);
+    submit(&committer, &queue, 0, Task::Write(0));
+    ends(&mut queue, 1);
     patiently("quiet after one", || committer.is_quiet());
 }
 
 #[test]
 fn flushes_fail_as_long_as_the_disk_does() {
     let (fake, committer) = committer(0, Duration::from_millis(10));
-    let mut lane = Lane::new().unwrap();
+    let mut queue = CompletionQueue::new().unwrap();
     // Nobody waits for this commit: its failure is found by the flusher, and owed.
     fake.errno.store(libc::ENOSPC, SeqCst);
     committer.note_write();
@@ -190,18 +190,18 @@ fn flushes_fail_as_long_as_the_disk_does() {
         std::thread::sleep(Duration::from_millis(1));
     }
     for token in 0..3 {
-        submit(&committer, &lane, token, Task::Flush);
-        assert_eq!(ends(&mut lane, 1), [(token, false)]);
+        submit(&committer, &queue, token, Task::Flush);
+        assert_eq!(ends(&mut queue, 1), [(token, false)]);
     }
     assert_eq!(
         committer.close().expect_err("owed").raw_os_error(),
         Some(libc::ENOSPC)
     );
     fake.errno.store(0, SeqCst);
-    submit(&committer, &lane, 3, Task::Flush);
-    assert_eq!(ends(&mut lane, 1), [(3, false)], "still owed once");
-    submit(&committer, &lane, 4, Task::Flush);
-    assert_eq!(ends(&mut lane, 1), [(4, true)]);
+    submit(&committer, &queue, 3, Task::Flush);
+    assert_eq!(ends(&mut queue, 1), [(3, false)], "still owed once");
+    submit(&committer, &queue, 4, Task::Flush);
+    assert_eq!(ends(&mut queue, 1), [(4, true)]);
 }
 
 #[test]
@@ -224,15 +224,15 @@ fn write_back_is_bounded_and_then_quiet() {
 #[test]
 fn closing_commits_what_is_left_and_answers_who_waits() {
     let (fake, committer) = committer(20, Duration::from_secs(60));
-    let mut lane = Lane::new().unwrap();
+    let mut queue = CompletionQueue::new().unwrap();
     committer.note_write();
-    submit(&committer, &lane, 1, Task::Write(0));
+    submit(&committer, &queue, 1, Task::Write(0));
     committer.close().unwrap();
-    assert_eq!(ends(&mut lane, 1), [(1, true)]);
+    assert_eq!(ends(&mut queue, 1), [(1, true)]);
     assert!(fake.commits.load(SeqCst) >= 2, "the waiter's and the last one");
     // And the store can still be used.
-    submit(&committer, &lane, 2, Task::Flush);
-    assert_eq!(ends(&mut lane, 1), [(2, true)]);
+    submit(&committer, &queue, 2, Task::Flush);
+    assert_eq!(ends(&mut queue, 1), [(2, true)]);
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn durable_writes_of_a_round_cost_one_fdatasync() {
     let write = |driver: &mut Driver, lba: u64, token| {
         let extent = Extent { lba, count: 1 };
         let sector = stamp(lba, 1);
-        let step = store.write(&mut driver.lane, token, extent, &[&sector], Durability::Durable);
+        let step = store.write(&mut driver.queue, token, extent, &[&sector], Durability::Durable);
         assert_eq!(step.unwrap(), Step::Later);
     };
     for (lba, token) in &tokens {
@@ -275,7 +275,7 @@ fn durable_direct_writes_share_commits() {
     for (lba, token) in &tokens {
         let extent = Extent { lba: *lba, count: 1 };
         let sector = stamp(*lba, 1);
-        let step = store.write(&mut driver.lane, *token, extent, &[&sector], Durability::Durable);
+        let step = store.write(&mut driver.queue, *token, extent, &[&sector], Durability::Durable);
         assert_eq!(step.unwrap(), Step::Later);
     }
     for (_, token) in &tokens {

@@ -5,22 +5,22 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::lane::Lane;
+use crate::completion_queue::CompletionQueue;
 use engine::{Completions as _, Durability, Event, Extent, Fault, Step, Store, Token};
 
-/// One lane and the store it uses.
+/// One queue and the store it uses.
 pub struct Driver {
-    pub store: Arc<dyn Store<Lane>>,
-    pub lane: Lane,
+    pub store: Arc<dyn Store<CompletionQueue>>,
+    pub queue: CompletionQueue,
     next_token: Token,
     arrived: HashMap<Token, Event>,
 }
 
 impl Driver {
-    pub fn new(store: &Arc<dyn Store<Lane>>) -> Driver {
+    pub fn new(store: &Arc<dyn Store<CompletionQueue>>) -> Driver {
         Driver {
             store: Arc::clone(store),
-            lane: Lane::new().unwrap(),
+            queue: CompletionQueue::new().unwrap(),
             next_token: 1,
             arrived: HashMap::new(),
         }
@@ -34,23 +34,23 @@ impl Driver {
     /// Sleeps until `token`'s event is there.
     pub fn wait(&mut self, token: Token) -> Event {
         loop {
-            self.lane.submit(std::time::Instant::now());
-            while let Some(completion) = self.lane.next() {
+            self.queue.submit(std::time::Instant::now());
+            while let Some(completion) = self.queue.next() {
                 let twice = self.arrived.insert(completion.token, completion.event);
                 assert!(twice.is_none(), "two events for token {}", completion.token);
             }
             if let Some(event) = self.arrived.remove(&token) {
                 return event;
             }
-            if self.lane.prepare_sleep() {
-                let fd = self.lane.fd().try_clone_to_owned().unwrap();
+            if self.queue.prepare_sleep() {
+                let fd = self.queue.fd().try_clone_to_owned().unwrap();
                 let limit = rustix::event::Timespec {
                     tv_sec: 60,
                     tv_nsec: 0,
                 };
                 let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)).unwrap();
                 assert!(ready > 0, "nothing arrived in a minute");
-                self.lane.awake();
+                self.queue.awake();
             }
         }
     }
@@ -58,12 +58,12 @@ impl Driver {
     /// Runs one operation to its end; the bytes are a deferred read's.
     fn run(
         &mut self,
-        mut start: impl FnMut(&dyn Store<Lane>, &mut Lane, Token) -> Result<Step, Fault>,
+        mut start: impl FnMut(&dyn Store<CompletionQueue>, &mut CompletionQueue, Token) -> Result<Step, Fault>,
     ) -> Result<Option<Box<[u8]>>, Fault> {
         let token = self.token();
         let store = Arc::clone(&self.store);
         for _ in 0..8 {
-            match start(&*store, &mut self.lane, token)? {
+            match start(&*store, &mut self.queue, token)? {
                 Step::Done => return Ok(None),
                 Step::Later => match self.wait(token) {
                     Event::Again => {}
@@ -77,10 +77,10 @@ impl Driver {
     pub fn read(&mut self, lba: u64, count: u64) -> Result<Vec<u8>, Fault> {
         // What is not filled in shows.
         let mut data = vec![0xa5; count as usize * 512];
-        let result = self.run(|store, lane, token| {
+        let result = self.run(|store, queue, token| {
             // Cut like a jumbo frame: the pieces need not end with sectors.
             let (head, tail) = data.split_at_mut(476.min(count as usize * 256));
-            store.read(lane, token, Extent { lba, count }, &mut [head, tail])
+            store.read(queue, token, Extent { lba, count }, &mut [head, tail])
         })?;
         if let Some(bytes) = result {
             assert_eq!(bytes.len(), data.len());
@@ -95,27 +95,28 @@ impl Driver {
             count: data.len() as u64 / 512,
         };
         let (head, tail) = data.split_at(300.min(data.len()));
-        self.run(|store, lane, token| store.write(lane, token, extent, &[head, tail], durability))
+        self.run(|store, queue, token| store.write(queue, token, extent, &[head, tail], durability))
             .map(drop)
     }
 
     pub fn flush(&mut self) -> Result<(), Fault> {
-        self.run(|store, lane, token| store.flush(lane, token)).map(drop)
+        self.run(|store, queue, token| store.flush(queue, token))
+            .map(drop)
     }
 
     pub fn trim(&mut self, extents: &[Extent]) -> Result<(), Fault> {
-        self.run(|store, lane, token| store.trim(lane, token, extents))
+        self.run(|store, queue, token| store.trim(queue, token, extents))
             .map(drop)
     }
 
     pub fn verify(&mut self, lba: u64, count: u64) -> Result<(), Fault> {
-        self.run(|store, lane, token| store.verify(lane, token, Extent { lba, count }))
+        self.run(|store, queue, token| store.verify(queue, token, Extent { lba, count }))
             .map(drop)
     }
 }
 
 /// A figure of the store by its name.
-pub fn counter(store: &Arc<dyn Store<Lane>>, name: &str) -> u64 {
+pub fn counter(store: &Arc<dyn Store<CompletionQueue>>, name: &str) -> u64 {
     let counters = store.counters();
     let found = counters.iter().find(|(known, _)| *known == name);
     found

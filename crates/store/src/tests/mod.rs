@@ -12,7 +12,7 @@ mod opening;
 use std::fs::File;
 use std::path::Path;
 
-pub(super) use driver::Driver;
+pub(crate) use driver::Driver;
 
 use engine::SECTOR_BYTES;
 

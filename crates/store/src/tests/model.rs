@@ -10,8 +10,8 @@ use proptest::test_runner::TestCaseError;
 use rustix::fs::{Advice, fadvise};
 
 use super::{Driver, image, stamp};
+use crate::completion_queue::CompletionQueue;
 use crate::direct::DirectStore;
-use crate::lane::Lane;
 use crate::open::{StoreKind, StoreOptions, open};
 use engine::{Durability, Extent, Store};
 
@@ -28,7 +28,7 @@ enum Subject {
 }
 
 impl Subject {
-    fn open(self, path: &Path, offset: u64) -> Arc<dyn Store<Lane>> {
+    fn open(self, path: &Path, offset: u64) -> Arc<dyn Store<CompletionQueue>> {
         let kind = match self {
             Subject::Mmap => StoreKind::Mmap,
             Subject::Ram => StoreKind::Ram,
@@ -158,7 +158,7 @@ proptest! {
     }
 }
 
-/// Several workers with a lane each, every one on its own sectors, which share pages with the others'.
+/// Several workers with a queue each, every one on its own sectors, which share pages with the others'.
 fn many_lanes(subject: Subject) {
     const WORKERS: u64 = 4;
     const ROUNDS: u64 = 400;
@@ -185,7 +185,7 @@ fn many_lanes(subject: Subject) {
     store.close().unwrap();
 }
 
-fn work(store: &Arc<dyn Store<Lane>>, worker: u64, workers: u64, rounds: u64) {
+fn work(store: &Arc<dyn Store<CompletionQueue>>, worker: u64, workers: u64, rounds: u64) {
     let mut driver = Driver::new(store);
     let mut versions = vec![None; (SECTORS / workers) as usize];
     let mut random = worker + 1;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Driver, image, stamp};
-use crate::lane::Lane;
+use crate::completion_queue::CompletionQueue;
 use crate::open::{StoreKind, StoreOptions, open};
 use engine::{Durability, Store};
 
@@ -227,7 +227,7 @@ fn stores_outlive_their_lanes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     image(&path, 64);
-    let store: Arc<dyn Store<Lane>> = open(&options(&path)).unwrap();
+    let store: Arc<dyn Store<CompletionQueue>> = open(&options(&path)).unwrap();
     for round in 0..3 {
         let mut driver = Driver::new(&store);
         driver

@@ -27,7 +27,7 @@ fn new_frame(layout: Layout, len: usize, chunks: &mut Chunks) -> Frame {
     assert!(
         layout.resize(&mut frame, len, chunks),
         "{len} bytes from {:?}",
-        chunks.census()
+        chunks.chunk_counts()
     );
     frame
 }
@@ -184,8 +184,8 @@ fn any_sequence_of_lengths_conserves_chunks() {
             put_back(frame, &mut chunks);
         }
         let held: usize = frames.iter().map(|frame| frame.pieces().len()).sum();
-        assert_eq!(chunks.census().held as usize, held);
-        assert!(chunks.census().is_conserved());
+        assert_eq!(chunks.chunk_counts().held as usize, held);
+        assert!(chunks.chunk_counts().is_conserved());
     }
     for frame in frames {
         put_back(frame, &mut chunks);

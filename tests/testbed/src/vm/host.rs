@@ -107,7 +107,7 @@ impl Host {
             append.to_owned(),
             "-drive".to_owned(),
             // Every write goes to the disk at once, every flush of the guest too: the disk's cache is the only one
-            // below the guest's, and a power cut empties it (crate::disk).
+            // below the guest's, and a power cut empties it.
             format!(
                 "file={},format=raw,if=none,id=disk,cache=writeback",
                 text(&parts.disk)?
@@ -175,7 +175,7 @@ impl Host {
 
 impl Vm {
     /// The power fails: the machine and all it remembers is gone. Its disk keeps what it was told to flush, and some
-    /// of the rest (see [`crate::disk::Disk::cut`]).
+    /// of the rest (the lab's disk that fails on command decides).
     ///
     /// # Errors
     /// When it was off already.
@@ -206,7 +206,7 @@ pub(super) fn strip(binary: &Path) -> Result<(TempDir, PathBuf)> {
     Ok((directory, if made { copy } else { binary.to_owned() }))
 }
 
-/// An empty ext4 file system of this size, for [`crate::disk::Disk::preset`].
+/// An empty ext4 file system of this size, to begin with on a disk.
 ///
 /// # Errors
 /// Without `mkfs.ext4`.

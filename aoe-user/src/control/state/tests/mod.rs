@@ -5,7 +5,7 @@ use aoe_common::Mac;
 
 use super::operator::{Action, Parts, decide};
 use super::*;
-use crate::store::{Completions as _, Lane};
+use crate::store::{CompletionQueue, Completions as _};
 
 mod model;
 mod shut;
@@ -42,10 +42,10 @@ fn reason(dir: &StateDir, name: &str) -> String {
     }
 }
 
-fn next(lane: &mut Lane) -> Completion {
+fn next(completions: &mut CompletionQueue) -> Completion {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        if let Some(completion) = lane.next() {
+        if let Some(completion) = completions.next() {
             return completion;
         }
         assert!(Instant::now() < deadline, "no completion arrived");
@@ -53,8 +53,8 @@ fn next(lane: &mut Lane) -> Completion {
     }
 }
 
-fn done(lane: &mut Lane) -> Token {
-    let completion = next(lane);
+fn done(completions: &mut CompletionQueue) -> Token {
+    let completion = next(completions);
     assert!(
         matches!(completion.event, Event::Finished(Ok(None))),
         "{completion:?}"
@@ -66,12 +66,12 @@ fn done(lane: &mut Lane) -> Token {
 fn what_was_saved_is_found_by_the_next_process() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("made/on/demand");
-    let mut lane = Lane::new().unwrap();
+    let mut completions = CompletionQueue::new().unwrap();
     let dir = open(&path, &["1.1"]);
     assert_eq!(dir.load(&key("1.1")).unwrap(), Persistent::default());
     dir.keeper(&key("1.1"))
-        .save(ADDRESS, &state("one"), lane.handle(), 7);
-    assert_eq!(done(&mut lane), 7);
+        .save(ADDRESS, &state("one"), completions.handle(), 7);
+    assert_eq!(done(&mut completions), 7);
     drop(dir);
 
     // Whatever else is exported, on whatever interfaces, in whatever order.
@@ -87,14 +87,14 @@ fn what_was_saved_is_found_by_the_next_process() {
 #[test]
 fn all_saves_are_told_and_the_last_is_kept_when_the_directory_closes() {
     let temp = tempfile::tempdir().unwrap();
-    let mut lane = Lane::new().unwrap();
+    let mut completions = CompletionQueue::new().unwrap();
     let dir = open(temp.path(), &["1.1"]);
     let keeper = dir.keeper(&key("1.1"));
     for token in 0..50 {
-        keeper.save(ADDRESS, &state(&token.to_string()), lane.handle(), token);
+        keeper.save(ADDRESS, &state(&token.to_string()), completions.handle(), token);
     }
     drop((dir, keeper));
-    let tokens: Vec<Token> = (0..50).map(|_| done(&mut lane)).collect();
+    let tokens: Vec<Token> = (0..50).map(|_| done(&mut completions)).collect();
     assert_eq!(tokens, (0..50).collect::<Vec<Token>>());
     let dir = open(temp.path(), &["1.1"]);
     assert_eq!(dir.load(&key("1.1")).unwrap(), state("49"));
@@ -104,15 +104,15 @@ fn all_saves_are_told_and_the_last_is_kept_when_the_directory_closes() {
 fn a_save_that_fails_says_so_and_leaves_the_old_state() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("state");
-    let mut lane = Lane::new().unwrap();
+    let mut completions = CompletionQueue::new().unwrap();
     let dir = open(&path, &["1.1"]);
     let keeper = dir.keeper(&key("1.1"));
-    keeper.save(ADDRESS, &state("old"), lane.handle(), 1);
-    done(&mut lane);
+    keeper.save(ADDRESS, &state("old"), completions.handle(), 1);
+    done(&mut completions);
     // A directory in the way of the new file: writing fails, for root too.
     fs::create_dir(path.join("1.1.state.new")).unwrap();
-    keeper.save(ADDRESS, &state("new"), lane.handle(), 2);
-    let completion = next(&mut lane);
+    keeper.save(ADDRESS, &state("new"), completions.handle(), 2);
+    let completion = next(&mut completions);
     assert_eq!(completion.token, 2);
     match completion.event {
         Event::Finished(Err(fault)) => assert_eq!(fault.kind, FaultKind::Write),
@@ -121,8 +121,8 @@ fn a_save_that_fails_says_so_and_leaves_the_old_state() {
     assert_eq!(dir.load(&key("1.1")).unwrap(), state("old"));
 
     fs::remove_dir(path.join("1.1.state.new")).unwrap();
-    keeper.save(ADDRESS, &state("new"), lane.handle(), 3);
-    assert_eq!(done(&mut lane), 3);
+    keeper.save(ADDRESS, &state("new"), completions.handle(), 3);
+    assert_eq!(done(&mut completions), 3);
     assert_eq!(dir.load(&key("1.1")).unwrap(), state("new"));
 }
 

@@ -1,0 +1,134 @@
+//! Other targets on the network: two with one address make an initiator use both and corrupt the data of each.
+//!
+//! They are asked for whenever an export is about to be served on a link ([`search`]), and listened for while it is
+//! ([`watch`]). Somebody counts as a target only when it answers IDENTIFY itself: what a stranger merely claims keeps no export
+//! down.
+
+mod voice;
+pub(super) mod watch;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use aoe_common::Mac;
+
+use crate::config::Vlan;
+use crate::target::Address;
+pub(super) use voice::vlan_devices;
+use voice::{Heard, Voices};
+
+/// How long others have to answer. A target that is awake takes well under a millisecond.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// Questions and answers may be lost: each is sent again after this time.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// A target that answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Neighbour {
+    /// Its address.
+    pub address: Address,
+    /// The VLAN it was heard on; `None`: untagged.
+    pub vlan: Option<u16>,
+    /// The port that answered.
+    pub mac: Mac,
+}
+
+/// An export about to be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sought {
+    /// Its address.
+    pub address: Address,
+    /// The frames it answers.
+    pub vlan: Vlan,
+}
+
+impl Sought {
+    /// The VLAN to ask on. Of an export for every VLAN the untagged network is asked.
+    const fn asked_on(self) -> Option<u16> {
+        match self.vlan {
+            Vlan::Id(vid) => Some(vid),
+            Vlan::Untagged | Vlan::Any => None,
+        }
+    }
+
+    /// True when this neighbour answers the same frames.
+    pub fn is(self, neighbour: &Neighbour) -> bool {
+        self.address == neighbour.address && self.asked_on() == neighbour.vlan
+    }
+}
+
+/// Asks on an interface which of these exports another target has, by wildcard and by each address, in the VLAN of each. Takes
+/// [`PATIENCE`], twice where somebody claims one.
+///
+/// # Errors
+/// When the interface cannot be asked on.
+pub(super) fn search(interface: &str, sought: &[Sought]) -> Result<Vec<Neighbour>> {
+    let asked = || -> Result<Vec<Neighbour>> {
+        let mut voices = Voices::open(interface, sought)?;
+        let claims = claims(&mut voices, sought)?;
+        if claims.is_empty() {
+            return Ok(Vec::new());
+        }
+        confirmed(&mut voices, &claims)
+    };
+    asked().with_context(|| format!("cannot ask on {interface} who else is there"))
+}
+
+/// Whoever says that it has one of these addresses.
+fn claims(voices: &mut Voices, sought: &[Sought]) -> Result<BTreeSet<Neighbour>> {
+    let own = own_addresses();
+    let mut claims = BTreeSet::new();
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        voices.ask(sought)?;
+        voices.hear_until(end.min(Instant::now() + ASK_AGAIN), |heard| {
+            for claim in claimed(&heard, sought) {
+                if !own.contains(&claim.mac) {
+                    claims.insert(claim);
+                }
+            }
+            true
+        })?;
+    }
+    Ok(claims)
+}
+
+/// What a frame claims of the exports in question.
+fn claimed(heard: &Heard, sought: &[Sought]) -> Vec<Neighbour> {
+    let claim = |sought: &Sought| Neighbour {
+        address: sought.address,
+        vlan: sought.asked_on(),
+        mac: heard.mac,
+    };
+    sought
+        .iter()
+        .filter(|sought| sought.address == heard.address)
+        .map(claim)
+        .filter(|claim| heard.may_be_on(claim.vlan))
+        .collect()
+}
+
+/// Those that answer IDENTIFY.
+fn confirmed(voices: &mut Voices, claims: &BTreeSet<Neighbour>) -> Result<Vec<Neighbour>> {
+    let mut confirmed = BTreeSet::new();
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end && confirmed.len() < claims.len() {
+        for claim in claims.difference(&confirmed.clone()) {
+            voices.identify(claim)?;
+        }
+        voices.hear_until(end.min(Instant::now() + ASK_AGAIN), |heard| {
+            confirmed.extend(heard.identified().filter(|neighbour| claims.contains(neighbour)));
+            confirmed.len() < claims.len()
+        })?;
+    }
+    Ok(confirmed.into_iter().collect())
+}
+
+/// The addresses of this host's interfaces. Who answers from one of them is this process by another path.
+fn own_addresses() -> BTreeSet<Mac> {
+    let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    addresses
+        .filter_map(|entry| entry.address?.as_link_addr()?.addr().map(Mac))
+        .collect()
+}

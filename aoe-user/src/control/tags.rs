@@ -1,0 +1,161 @@
+//! VLAN tags that XDP never sees: some drivers and all stacked devices hold them beside the frame. A frame of VLAN 5 then looks
+//! untagged to the filter.
+
+use futures_util::TryStreamExt as _;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo};
+
+use crate::config::Vlan;
+
+use super::genetlink::offloads;
+use super::neighbours::vlan_devices;
+
+/// The offload that takes tags out of received frames, as the kernel calls it.
+pub const STRIPS_TAGS: &str = "rx-vlan-hw-parse";
+
+/// Kinds of devices that get their frames from devices below them, behind the point where the kernel takes tags away.
+const STACKED: [&str; 6] = ["bond", "team", "bridge", "macvlan", "macvtap", "ipvlan"];
+
+/// Where the tags of received frames are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tags {
+    /// In the frame.
+    InFrame,
+    /// Beside it, because the NIC takes them out.
+    StrippedByNic,
+    /// Beside it, because the device stands on others.
+    StrippedBelow,
+    /// That is up to the sending end (veth): a VLAN device there leaves them beside the frame.
+    SenderDecides,
+}
+
+impl Tags {
+    /// By the kind of a virtual device and the offloads that are on; `None` where the kernel tells neither.
+    pub fn of(kind: Option<&str>, offloads: Option<&[String]>) -> Option<Tags> {
+        match kind {
+            Some("veth") => Some(Tags::SenderDecides),
+            Some(kind) if STACKED.contains(&kind) => Some(Tags::StrippedBelow),
+            _ if offloads?.iter().any(|on| on == STRIPS_TAGS) => Some(Tags::StrippedByNic),
+            _ => Some(Tags::InFrame),
+        }
+    }
+
+    /// Of an interface that is there.
+    pub fn on(interface: &str, index: u32) -> Option<Tags> {
+        let kind = kind(interface);
+        let on = offloads(index).map(|(on, _)| on);
+        Tags::of(kind.as_deref(), on.as_deref())
+    }
+
+    /// Why an export of this VLAN rule cannot be served there, and what to do.
+    pub fn refusal(self, interface: &str, vlan: Vlan) -> Option<String> {
+        if vlan == Vlan::Untagged {
+            return None;
+        }
+        let what = match vlan {
+            Vlan::Id(vid) => format!("frames of VLAN {vid} look untagged to XDP on {interface}"),
+            Vlan::Untagged | Vlan::Any => format!("frames of all VLANs look untagged to XDP on {interface}"),
+        };
+        let device = || match vlan {
+            Vlan::Id(vid) => format!(
+                "export it untagged on a VLAN device (`ip link add link {interface} name {interface}.{vid} type vlan id {vid}`)"
+            ),
+            Vlan::Untagged | Vlan::Any => "export it untagged on VLAN devices".to_owned(),
+        };
+        match self {
+            Tags::InFrame | Tags::SenderDecides => None,
+            Tags::StrippedByNic => Some(format!(
+                "{what}, because the NIC takes the tags out: `ethtool -K {interface} rxvlan off`, or {}",
+                device()
+            )),
+            Tags::StrippedBelow => Some(format!(
+                "{what}, because it stands on other interfaces: {}",
+                device()
+            )),
+        }
+    }
+
+    /// What the operator should know of exports that are served.
+    pub fn warning(self, interface: &str, vlan: Vlan) -> Option<String> {
+        match (self, vlan) {
+            (Tags::SenderDecides, Vlan::Id(_) | Vlan::Any) => Some(format!(
+                "{interface} is a veth: tags reach XDP only if the other end puts them into the frame; where frames come from a \
+                 VLAN device there, `ethtool -K PEER txvlan off` on it (rxvlan here changes nothing)"
+            )),
+            (Tags::StrippedByNic | Tags::StrippedBelow, Vlan::Untagged)
+                if !vlan_devices(interface).is_empty() =>
+            {
+                Some(format!(
+                    "{interface} carries VLANs whose frames look untagged to XDP: its untagged exports answer them, too; \
+                     `ethtool -K {interface} rxvlan off` keeps them apart where the NIC has that"
+                ))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The kind of a virtual device, as `ip -d link` shows it. Asked on a thread of its own, because the caller may be inside a
+/// runtime, which cannot wait for another.
+fn kind(interface: &str) -> Option<String> {
+    let ask = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .ok()?;
+        runtime.block_on(ask_kind(interface))
+    };
+    std::thread::scope(|scope| scope.spawn(ask).join().ok().flatten())
+}
+
+async fn ask_kind(interface: &str) -> Option<String> {
+    let (connection, handle, _) = rtnetlink::new_connection().ok()?;
+    tokio::spawn(connection);
+    let mut links = handle.link().get().match_name(interface.to_owned()).execute();
+    let link = links.try_next().await.ok().flatten()?;
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(parts) => parts.iter().find_map(|part| match part {
+            LinkInfo::Kind(kind) => Some(kind.to_string()),
+            _ => None,
+        }),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exports_in_vlans_are_refused_where_tags_do_not_reach_xdp() {
+        let strips = [STRIPS_TAGS.to_owned()];
+        let of = |kind, on: &[String]| Tags::of(kind, Some(on)).unwrap();
+        for (kind, on, expected) in [
+            (None, &strips[..], Some("`ethtool -K eth1 rxvlan off`")),
+            (
+                Some("bond"),
+                &[],
+                Some("`ip link add link eth1 name eth1.5 type vlan id 5`"),
+            ),
+            (Some("bridge"), &strips, Some("VLAN device")),
+            (None, &[], None),
+            (Some("veth"), &strips, None),
+        ] {
+            let tags = of(kind, on);
+            assert_eq!(tags.refusal("eth1", Vlan::Untagged), None);
+            let refusal = tags.refusal("eth1", Vlan::Id(5));
+            match expected {
+                None => assert_eq!(refusal, None, "{kind:?}"),
+                Some(text) => assert!(refusal.as_ref().unwrap().contains(text), "{refusal:?}"),
+            }
+            assert_eq!(tags.refusal("eth1", Vlan::Any).is_some(), expected.is_some());
+        }
+        assert_eq!(Tags::of(None, None), None);
+        assert!(
+            of(Some("veth"), &[])
+                .warning("eth1", Vlan::Id(5))
+                .unwrap()
+                .contains("txvlan off"),
+            "a veth cannot tell"
+        );
+    }
+}

@@ -1,0 +1,81 @@
+//! Frames that go back to the network stack: a request for every shelf or slot is for other targets on this host, too.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
+
+use aoe_common::rules::RETURNED_BYTES;
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+
+use super::{FilterError, OBJECT, program};
+
+const PROGRAM: &str = "aoe_pass";
+
+/// Puts copies of frames on an interface's receive path, behind the driver, by running a program that passes everything with a
+/// live frame (Linux 5.18).
+pub struct Returns {
+    ebpf: Ebpf,
+    ifindex: u32,
+    mark: u64,
+}
+
+impl Returns {
+    /// For the interface on which a [`Filter`](super::Filter) knows such frames by `mark`
+    /// ([`Filter::mark`](super::Filter::mark)).
+    pub fn load(ifindex: u32, mark: u64) -> Result<Returns, FilterError> {
+        let mut loader = EbpfLoader::new();
+        // It shares an object with the filter, whose maps it does not use.
+        for unused in ["EXPORTS", "SOURCES", "BUCKETS", "DENIED", "SOCKETS"] {
+            loader.map_max_entries(unused, 1);
+        }
+        loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
+        let mut ebpf = loader
+            .btf(None)
+            .load(OBJECT)
+            .map_err(|error| FilterError::load(&error))?;
+        program(&mut ebpf, PROGRAM)
+            .load()
+            .map_err(|error| FilterError::load(&error.into()))?;
+        Ok(Returns { ebpf, ifindex, mark })
+    }
+
+    /// Has the network stack receive this frame, with the mark behind it.
+    ///
+    /// # Errors
+    /// When the interface is gone, the frame is larger than a page, or the kernel refuses.
+    pub fn put_back(&mut self, frame: &[u8]) -> Result<(), FilterError> {
+        let mut bytes = Vec::with_capacity(frame.len() + RETURNED_BYTES);
+        bytes.extend_from_slice(frame);
+        bytes.extend_from_slice(&self.mark.to_be_bytes());
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+        let context: Vec<u8> = [0, len, 0, self.ifindex, 0, 0]
+            .into_iter()
+            .flat_map(u32::to_ne_bytes)
+            .collect();
+        let options = TestRunOptions {
+            data_in: Some(&bytes),
+            ctx_in: Some(&context),
+            attrs: TestRunAttrs::new().xdp_live_frames(1),
+            ..TestRunOptions::default()
+        };
+        program(&mut self.ebpf, PROGRAM)
+            .test_run(options)
+            .map(|_| ())
+            .map_err(|error| FilterError::load(&error.into()))
+    }
+}
+
+/// A mark that nobody on the wire can know.
+pub(super) fn new_mark() -> u64 {
+    // The standard library's hash has a random key.
+    RandomState::new().build_hasher().finish().max(1)
+}
+
+impl std::fmt::Debug for Returns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Returns")
+            .field("ifindex", &self.ifindex)
+            .finish_non_exhaustive()
+    }
+}

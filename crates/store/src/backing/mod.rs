@@ -1,0 +1,235 @@
+//! The file or block device under a store, as operations see it: where its sectors lie, how many there are now, and
+//! what goes wrong with it.
+
+mod blocking;
+mod opening;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, SeekFrom, StatxFlags, statx};
+
+use engine::{Extent, Fault, FaultKind, SECTOR_BYTES, Traits};
+
+/// At most one line about trouble with a backing object in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// An opened backing object and the run of it that is served.
+#[derive(Debug)]
+pub(crate) struct Backing {
+    file: Arc<File>,
+    path: PathBuf,
+    /// First byte served.
+    start: u64,
+    /// Sectors to serve as configured; 0: to the end.
+    length: u64,
+    /// Sectors to serve now.
+    sectors: AtomicU64,
+    device: bool,
+    read_only: bool,
+    traits: Traits,
+    faults: AtomicU64,
+    /// The path leads elsewhere now.
+    replaced: AtomicBool,
+    last_log: Mutex<Option<(Instant, u64)>>,
+    /// The medium's logical block: what it discards, it discards by.
+    block: u64,
+    /// Keeps others off a block device.
+    claim: Option<Arc<File>>,
+    /// Keep others off the files below a loop device.
+    _locks_below: Vec<File>,
+}
+
+impl Backing {
+    /// The open file.
+    pub(crate) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// For messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether writes are impossible.
+    pub(crate) fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// What IDENTIFY may claim.
+    pub(crate) fn traits(&self) -> Traits {
+        self.traits
+    }
+
+    /// Sectors served now.
+    pub(crate) fn sectors(&self) -> u64 {
+        self.sectors.load(Ordering::Acquire)
+    }
+
+    /// Faults reported since the start.
+    pub(crate) fn faults(&self) -> u64 {
+        self.faults.load(Ordering::Relaxed)
+    }
+
+    /// Where a sector lies in the object, in bytes.
+    pub(crate) fn position(&self, lba: u64) -> u64 {
+        self.start + lba * SECTOR_BYTES
+    }
+
+    /// Whether the file system keeps its pages in memory anyway.
+    pub(crate) fn in_memory(&self) -> bool {
+        const TMPFS_MAGIC: i64 = 0x0102_1994;
+        const RAMFS_MAGIC: i64 = 0x8584_58f6;
+        const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+        !self.device
+            && rustix::fs::fstatfs(&self.file)
+                .is_ok_and(|stat| [TMPFS_MAGIC, RAMFS_MAGIC, HUGETLBFS_MAGIC].contains(&stat.f_type))
+    }
+
+    /// Whether mincore(2) tells the truth: it says "resident" of everything to who neither owns the file nor may write to it.
+    pub(crate) fn may_ask_residency(&self) -> bool {
+        let owner = |meta: std::fs::Metadata| meta.uid() == rustix::process::geteuid().as_raw();
+        !self.read_only || self.file.metadata().is_ok_and(owner)
+    }
+
+    /// Bytes that the object has now, all of it.
+    ///
+    /// # Errors
+    /// Of statx or lseek.
+    pub(crate) fn object_bytes(&self) -> io::Result<u64> {
+        object_bytes(&self.file, self.device)
+    }
+
+    /// Sectors that could be served now; never fewer than before: a disk does not shrink under its initiators,
+    /// what is missing reads as an error (docs/conformance.md).
+    ///
+    /// # Errors
+    /// Of statx or lseek.
+    pub(crate) fn measure(&self) -> io::Result<u64> {
+        let end = self.object_bytes()?;
+        self.warn_if_replaced();
+        if self.length != 0 {
+            return Ok(self.length);
+        }
+        Ok((end.saturating_sub(self.start) / SECTOR_BYTES).max(self.sectors()))
+    }
+
+    /// A file that was deleted or replaced lives on as long as it is open, so initiators notice nothing; its data goes
+    /// when xblade ends, and the operator should know before that.
+    fn warn_if_replaced(&self) {
+        let (Ok(own), now) = (self.file.metadata(), std::fs::metadata(&self.path)) else {
+            return;
+        };
+        let same = now.is_ok_and(|now| now.dev() == own.dev() && now.ino() == own.ino());
+        if self.replaced.swap(!same, Ordering::Relaxed) || same {
+            return;
+        }
+        tracing::error!(
+            "{}: was deleted or replaced; the old one is served until xblade ends and is lost then (now: /proc/{}/fd/{})",
+            self.path.display(),
+            std::process::id(),
+            self.file.as_raw_fd()
+        );
+    }
+
+    /// Whether [`Backing::measure`] found another file, or none, at the path.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Relaxed)
+    }
+
+    /// Serves `sectors` from here on.
+    pub(crate) fn set_sectors(&self, sectors: u64) {
+        self.sectors.fetch_max(sectors, Ordering::Release);
+    }
+
+    /// Refuses what is not all inside.
+    ///
+    /// # Errors
+    /// A fault of `kind`.
+    pub(crate) fn check(&self, extent: Extent, kind: FaultKind) -> Result<(), Fault> {
+        if extent.end() <= self.sectors() {
+            return Ok(());
+        }
+        Err(Fault::outside(kind, extent))
+    }
+
+    /// Refuses writes to what is read-only; the second lock after `target`'s.
+    ///
+    /// # Errors
+    /// A fault.
+    pub(crate) fn check_writable(&self, extent: Extent) -> Result<(), Fault> {
+        if !self.read_only {
+            return Ok(());
+        }
+        Err(Fault {
+            kind: FaultKind::Write,
+            lba: extent.lba,
+            source: io::Error::from_raw_os_error(libc::EROFS),
+        })
+    }
+
+    /// The file's name, for a thread's.
+    pub(crate) fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// A fault at a byte of the object, logged.
+    pub(crate) fn fault_at(&self, kind: FaultKind, at: u64, source: io::Error) -> Fault {
+        self.fault(kind, at.saturating_sub(self.start) / SECTOR_BYTES, source)
+    }
+
+    /// A fault at a sector, logged at most once in [`LOG_INTERVAL`].
+    pub(crate) fn fault(&self, kind: FaultKind, lba: u64, source: io::Error) -> Fault {
+        let (kind, source) = match source.raw_os_error() {
+            Some(libc::ENXIO | libc::ENODEV) => (FaultKind::Gone, source),
+            // More often a device that was pulled out has no size from then on, so that reads end and writes find no space.
+            _ if self.device && matches!(self.object_bytes(), Ok(0)) => {
+                (FaultKind::Gone, io::Error::from_raw_os_error(libc::ENODEV))
+            }
+            _ => (kind, source),
+        };
+        let total = self.faults.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut last = self.last_log.lock();
+        let (due, before) = match *last {
+            None => (true, 0),
+            Some((when, count)) => (when.elapsed() >= LOG_INTERVAL, count),
+        };
+        if due {
+            *last = Some((Instant::now(), total));
+            tracing::warn!(
+                "{}: {kind} at sector {lba} (byte {}): {source} ({} faults since the last report)",
+                self.path.display(),
+                self.position(lba),
+                total - before
+            );
+        }
+        Fault { kind, lba, source }
+    }
+}
+
+/// What a read beyond the end of a cut file means.
+pub(crate) fn short_file() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the backing file is shorter than the export",
+    )
+}
+
+/// Asks for the size and no more. Who reads a file's times (fstat does) makes Linux 6.13 and later change them with
+/// the next write, and not only with the first one in a tick: each write would then be one of the inode, too, and
+/// none could be started without waiting.
+fn object_bytes(file: &File, device: bool) -> io::Result<u64> {
+    match device {
+        // statx says 0 for devices. The file's position is used by nobody.
+        true => Ok(rustix::fs::seek(file, SeekFrom::End(0))?),
+        false => Ok(statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::SIZE)?.stx_size),
+    }
+}

@@ -1,0 +1,54 @@
+//! Order among writes that share a block of the medium.
+//!
+//! Where the medium's block is larger than a sector, a write of some of its sectors reads the block, changes it and
+//! writes it back. the engine keeps overlapping *sectors* apart; two neighbours in one block are ours to keep apart.
+//! Who must wait waits as a pending transfer and comes back through its queue's handle when it holds the block.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+
+use crate::completion_queue::QueueHandle;
+use crate::io::transfer::PendingTransfer;
+
+/// The blocks being changed, and who waits for each, first come first served.
+#[derive(Debug, Default)]
+pub(crate) struct Blocks {
+    busy: Mutex<HashMap<u64, VecDeque<(PendingTransfer, QueueHandle)>>>,
+}
+
+impl Blocks {
+    /// Takes `block` and gives the transfer back; or keeps it until the block is free, then holds the block
+    /// for it and sends it to `handle`. Blocks are taken in ascending order, so nobody waits in a circle.
+    pub(crate) fn take(
+        &self,
+        block: u64,
+        pending: PendingTransfer,
+        handle: QueueHandle,
+    ) -> Option<PendingTransfer> {
+        let mut busy = self.busy.lock();
+        match busy.get_mut(&block) {
+            None => {
+                busy.insert(block, VecDeque::new());
+                Some(pending)
+            }
+            Some(waiting) => {
+                waiting.push_back((pending, handle));
+                None
+            }
+        }
+    }
+
+    /// Hands `block` to the next who waits for it.
+    pub(crate) fn release(&self, block: u64) {
+        let mut busy = self.busy.lock();
+        let next = busy.get_mut(&block).and_then(VecDeque::pop_front);
+        match next {
+            Some((pending, handle)) => handle.give_back(pending),
+            None => {
+                busy.remove(&block);
+            }
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The `direct` store: O_DIRECT through the queue's io_uring, past the page cache.
+//!
+//! For images larger than memory, and for backends with other writers (`shared`), whose changes a page cache here
+//! would not see. Every operation is deferred and goes through memory of the store's own, aligned as the medium
+//! wants it.
+
+mod blocks;
+mod partial;
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
+
+use crate::backing::{Backing, short_file};
+use crate::commit::{Committer, Medium, Task};
+use crate::completion_queue::CompletionQueue;
+use crate::direct::blocks::Blocks;
+use crate::direct::partial::PartialWrite;
+use crate::fetch::{Pages, Verify, read_fault};
+use crate::io::buffer::Buffer;
+use crate::io::transfer::{Continuation, Direction, Transfer};
+use crate::open::{StoreError, StoreOptions};
+use engine::{
+    Completion, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Step, Store, Token, Traits,
+};
+
+/// What the medium wants of direct I/O, in bytes; powers of two.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Alignment {
+    /// Of the memory.
+    pub(crate) memory: usize,
+    /// Of position and length: the medium's block.
+    pub(crate) block: u64,
+}
+
+impl Alignment {
+    /// The whole blocks that the bytes lie in.
+    pub(crate) fn around(self, bytes: &Range<u64>) -> Range<u64> {
+        bytes.start - bytes.start % self.block..bytes.end.next_multiple_of(self.block)
+    }
+
+    /// The whole blocks inside the bytes.
+    fn inside(self, bytes: &Range<u64>) -> Range<u64> {
+        bytes.start.next_multiple_of(self.block)..bytes.end - bytes.end % self.block
+    }
+}
+
+/// Serves a file or block device without a cache.
+#[derive(Debug)]
+pub(crate) struct DirectStore {
+    core: Arc<Core>,
+}
+
+/// What operations under way hold on to.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) blocks: Blocks,
+    committer: Arc<Committer>,
+    partial: AtomicU64,
+}
+
+/// The file and how to get at it.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) backing: Backing,
+    pub(crate) alignment: Alignment,
+    /// The same file without O_DIRECT, for a last block that the file has in part only.
+    buffered: Arc<File>,
+}
+
+impl DirectStore {
+    /// Opens the file with O_DIRECT.
+    ///
+    /// # Errors
+    /// As [`crate::open()`]; also where the file system has no direct I/O.
+    pub(crate) fn open(options: &StoreOptions) -> Result<DirectStore, StoreError> {
+        Self::open_with_block(options, SECTOR_BYTES)
+    }
+
+    /// The same with blocks of at least `block` bytes, whatever the medium says.
+    pub(crate) fn open_with_block(options: &StoreOptions, block: u64) -> Result<DirectStore, StoreError> {
+        let failed = |doing| move |error: io::Error| StoreError::system(&options.path, doing, error);
+        let backing = Backing::open_with(options, OFlags::DIRECT)?;
+        let found =
+            find_alignment(backing.file()).ok_or_else(|| StoreError::NoDirect(options.path.clone()))?;
+        let alignment = Alignment {
+            block: found.block.max(block),
+            ..found
+        };
+        // Not by its path: there may be another file by now.
+        let buffered = File::options()
+            .read(true)
+            .write(!options.read_only)
+            .open(format!("/proc/self/fd/{}", backing.file().as_raw_fd()))
+            .map_err(failed("opening without O_DIRECT"))?;
+        let disk = Arc::new(Disk {
+            backing,
+            alignment,
+            buffered: Arc::new(buffered),
+        });
+        let committer = Committer::new(Arc::clone(&disk) as Arc<dyn Medium>, options.flush_interval);
+        let core = Core {
+            disk,
+            blocks: Blocks::default(),
+            committer,
+            partial: AtomicU64::new(0),
+        };
+        Ok(DirectStore { core: Arc::new(core) })
+    }
+
+    fn check(&self, extent: Extent, kind: FaultKind) -> Result<(), Fault> {
+        let backing = &self.core.disk.backing;
+        backing.check(extent, kind)?;
+        if kind == FaultKind::Write {
+            backing.check_writable(extent)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for DirectStore {
+    fn drop(&mut self) {
+        self.core.committer.abandon();
+    }
+}
+
+impl Core {
+    /// The end of a write that has reached the medium's cache. A durable one goes on to the next group commit, the
+    /// flusher sees to the rest.
+    ///
+    /// Not RWF_DSYNC: on a medium without forced writes (FUA) the kernel then flushes for each write by itself, from
+    /// a kernel thread on the CPU that takes the medium's interrupts, and whoever spins there delays that by a tick.
+    pub(crate) fn written(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        durability: Durability,
+    ) -> Option<Completion> {
+        match durability {
+            Durability::Durable => {
+                queue.commit(&self.committer, token, Task::Write(extent.lba));
+                None
+            }
+            Durability::WriteBack => {
+                fence(Ordering::SeqCst);
+                self.committer.note_write();
+                Some(Completion {
+                    token,
+                    event: Event::Finished(Ok(None)),
+                })
+            }
+        }
+    }
+}
+
+impl Disk {
+    /// Where an extent lies in the object, in bytes.
+    pub(crate) fn bytes(&self, extent: Extent) -> Range<u64> {
+        self.backing.position(extent.lba)..self.backing.position(extent.end())
+    }
+
+    /// What kept a write from taking all its bytes.
+    pub(crate) fn write_fault(&self, transfer: &Transfer, extent: Extent) -> Option<Fault> {
+        let source = transfer.shortfall()?;
+        let at = (transfer.position + transfer.done as u64).max(self.backing.position(extent.lba));
+        Some(self.backing.fault_at(FaultKind::Write, at, source))
+    }
+}
+
+/// A read under way.
+#[derive(Debug)]
+struct DirectRead {
+    disk: Arc<Disk>,
+    token: Token,
+    extent: Extent,
+}
+
+impl Continuation for DirectRead {
+    fn ended(self: Box<Self>, _: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
+        let wanted = self.disk.bytes(self.extent);
+        let lead = (wanted.start - transfer.position) as usize;
+        let end = (wanted.end - transfer.position) as usize;
+        // The last block of a file may come in part only; what was asked for is what counts.
+        let result = if transfer.error.is_none() && transfer.done >= end {
+            Ok(Some(match end - lead == transfer.buffer.len() {
+                true => transfer.buffer.into_boxed(),
+                false => transfer.buffer.bytes()[lead..end].into(),
+            }))
+        } else {
+            let mut fault = read_fault(&self.disk.backing, &transfer, FaultKind::Read)?;
+            fault.lba = fault.lba.max(self.extent.lba);
+            Err(fault)
+        };
+        Some(Completion {
+            token: self.token,
+            event: Event::Finished(result),
+        })
+    }
+}
+
+/// A write of whole blocks under way.
+#[derive(Debug)]
+struct WholeWrite {
+    core: Arc<Core>,
+    token: Token,
+    extent: Extent,
+    durability: Durability,
+}
+
+impl Continuation for WholeWrite {
+    fn ended(self: Box<Self>, queue: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
+        match self.core.disk.write_fault(&transfer, self.extent) {
+            Some(fault) => Some(Completion {
+                token: self.token,
+                event: Event::Finished(Err(fault)),
+            }),
+            None => self.core.written(queue, self.token, self.extent, self.durability),
+        }
+    }
+}
+
+impl Store<CompletionQueue> for DirectStore {
+    fn sectors(&self) -> u64 {
+        self.core.disk.backing.sectors()
+    }
+
+    fn refresh(&self) -> io::Result<u64> {
+        let backing = &self.core.disk.backing;
+        backing.set_sectors(backing.measure()?);
+        Ok(backing.sectors())
+    }
+
+    fn traits(&self) -> Traits {
+        let traits = self.core.disk.backing.traits();
+        Traits {
+            // Parts of blocks are left as they are, see trim().
+            zeroes_after_trim: traits.zeroes_after_trim && self.core.disk.alignment.block == SECTOR_BYTES,
+            ..traits
+        }
+    }
+
+    fn read(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        _: &mut [&mut [u8]],
+    ) -> Result<Step, Fault> {
+        self.check(extent, FaultKind::Read)?;
+        let disk = Arc::clone(&self.core.disk);
+        let around = disk.alignment.around(&disk.bytes(extent));
+        let buffer = Buffer::new((around.end - around.start) as usize, disk.alignment.memory);
+        let transfer = Transfer::new(disk.backing.file(), around.start, Direction::Read, buffer);
+        queue.start(transfer, Box::new(DirectRead { disk, token, extent }));
+        Ok(Step::Later)
+    }
+
+    fn write(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        from: &[&[u8]],
+        durability: Durability,
+    ) -> Result<Step, Fault> {
+        self.check(extent, FaultKind::Write)?;
+        let disk = &self.core.disk;
+        let bytes = disk.bytes(extent);
+        let around = disk.alignment.around(&bytes);
+        // A write beyond the end would make a file longer that someone cut short, or that ends inside its last
+        // block.
+        let object_end = disk
+            .backing
+            .object_bytes()
+            .map_err(|error| disk.backing.fault(FaultKind::Write, extent.lba, error))?;
+        if bytes.end > object_end {
+            let at = bytes.start.max(object_end);
+            return Err(disk.backing.fault_at(FaultKind::Write, at, short_file()));
+        }
+        let whole = around == bytes;
+        let memory = if whole { disk.alignment.memory } else { 1 };
+        let mut buffer = Buffer::new((bytes.end - bytes.start) as usize, memory);
+        buffer.gather(0, from);
+        if whole || around.end > object_end {
+            let file = if whole {
+                disk.backing.file()
+            } else {
+                &disk.buffered
+            };
+            let transfer = Transfer::new(file, bytes.start, Direction::Write, buffer);
+            if durability == Durability::Durable && queue.is_idle() && self.core.committer.is_quiet() {
+                // One thread to wake instead of two, and none of the kernel's: the quickest way for a single write.
+                let task = Task::LoneWrite(Box::new(transfer), extent.lba);
+                queue.commit(&self.core.committer, token, task);
+                return Ok(Step::Later);
+            }
+            let core = Arc::clone(&self.core);
+            let continuation = WholeWrite {
+                core,
+                token,
+                extent,
+                durability,
+            };
+            queue.start(transfer, Box::new(continuation));
+        } else {
+            self.core.partial.fetch_add(1, Ordering::Relaxed);
+            PartialWrite::start(queue, &self.core, token, extent, buffer, durability);
+        }
+        Ok(Step::Later)
+    }
+
+    fn flush(&self, queue: &mut CompletionQueue, token: Token) -> Result<Step, Fault> {
+        if self.core.disk.backing.read_only() {
+            return Ok(Step::Done);
+        }
+        queue.commit(&self.core.committer, token, Task::Flush);
+        Ok(Step::Later)
+    }
+
+    /// Whole blocks only: the rest of a block may be on its way through a partial write.
+    fn trim(&self, queue: &mut CompletionQueue, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
+        let disk = &self.core.disk;
+        let mut whole = Vec::with_capacity(extents.len());
+        for extent in extents {
+            self.check(*extent, FaultKind::Write)?;
+            let inside = disk.alignment.inside(&disk.bytes(*extent));
+            if inside.start < inside.end {
+                whole.push(Extent {
+                    lba: (inside.start - disk.backing.position(0)) / SECTOR_BYTES,
+                    count: (inside.end - inside.start) / SECTOR_BYTES,
+                });
+            }
+        }
+        queue.commit(&self.core.committer, token, Task::Trim(whole));
+        Ok(Step::Later)
+    }
+
+    fn verify(&self, queue: &mut CompletionQueue, token: Token, extent: Extent) -> Result<Step, Fault> {
+        self.check(extent, FaultKind::Read)?;
+        let alignment = self.core.disk.alignment;
+        let align = alignment.memory.max(alignment.block as usize);
+        Verify::start(queue, &self.core.disk, token, extent, align);
+        Ok(Step::Later)
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let mut counters = vec![
+            ("faults", self.core.disk.backing.faults()),
+            ("replaced", u64::from(self.core.disk.backing.is_replaced())),
+            ("partial_writes", self.core.partial.load(Ordering::Relaxed)),
+        ];
+        counters.extend(self.core.committer.counters());
+        counters
+    }
+
+    fn close(&self) -> io::Result<()> {
+        match self.core.disk.backing.read_only() {
+            true => Ok(()),
+            false => self.core.committer.close(),
+        }
+    }
+}
+
+impl Pages for Disk {
+    fn backing(&self) -> &Backing {
+        &self.backing
+    }
+
+    fn arrived(&self, _: Extent) {}
+}
+
+/// Asks the file (Linux 6.1), else the device; a page where neither says anything. `None` where there is no direct I/O.
+fn find_alignment(file: &File) -> Option<Alignment> {
+    const PAGE: u64 = 4096;
+    if let Ok(stat) = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)
+        && StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::DIOALIGN)
+    {
+        return (stat.stx_dio_offset_align != 0).then(|| Alignment {
+            memory: (stat.stx_dio_mem_align as usize).next_power_of_two(),
+            block: u64::from(stat.stx_dio_offset_align).max(SECTOR_BYTES),
+        });
+    }
+    let block = rustix::fs::ioctl_blksszget(file).map_or(PAGE, u64::from);
+    Some(Alignment {
+        memory: PAGE as usize,
+        block,
+    })
+}

@@ -1,0 +1,224 @@
+//! The `mmap` store: sectors are copied from and to a shared mapping of the file.
+//!
+//! A request for resident pages is a bounds check, a look at the residency map and a copy. Anything else leaves that
+//! path: cold pages, faults and durable writes.
+
+mod cold;
+pub(crate) mod folios;
+pub(crate) mod mmap;
+pub(crate) mod residency;
+pub(crate) mod sigbus;
+mod views;
+mod warmup;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+pub(crate) use self::views::Core;
+use self::views::{Found, View, extent_bytes};
+use crate::backing::Backing;
+use crate::commit::{Committer, Medium, Task};
+use crate::completion_queue::CompletionQueue;
+use crate::fetch::{ColdRead, Verify, Warm};
+use crate::open::StoreError;
+use engine::{Durability, Extent, Fault, FaultKind, Step, Store, Token, Traits};
+
+/// Serves a file or block device through its page cache.
+#[derive(Debug)]
+pub(crate) struct MappedStore {
+    core: Arc<Core>,
+    committer: Arc<Committer>,
+}
+
+impl MappedStore {
+    /// Maps what `backing` serves.
+    ///
+    /// # Errors
+    /// [`StoreError::System`] when it cannot be mapped.
+    pub(crate) fn new(backing: Backing, flush_interval: Duration) -> Result<MappedStore, StoreError> {
+        let core = Arc::new(Core::new(backing)?);
+        if core.backing.in_memory() && core.backing.may_ask_residency() {
+            warmup::start(&core);
+        }
+        let committer = Committer::new(Arc::clone(&core) as Arc<dyn Medium>, flush_interval);
+        Ok(MappedStore { core, committer })
+    }
+
+    /// The end of a write whose data is in the page cache.
+    #[inline]
+    fn written(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        durability: Durability,
+    ) -> Step {
+        match durability {
+            Durability::WriteBack => {
+                self.committer.note_write();
+                Step::Done
+            }
+            Durability::Durable => {
+                queue.commit(&self.committer, token, Task::Write(extent.lba));
+                Step::Later
+            }
+        }
+    }
+}
+
+impl Drop for MappedStore {
+    fn drop(&mut self) {
+        warmup::stop(&self.core);
+        self.committer.abandon();
+    }
+}
+
+impl Store<CompletionQueue> for MappedStore {
+    fn sectors(&self) -> u64 {
+        self.core.backing.sectors()
+    }
+
+    fn refresh(&self) -> io::Result<u64> {
+        self.core.grow()
+    }
+
+    fn traits(&self) -> Traits {
+        self.core.backing.traits()
+    }
+
+    fn read(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        into: &mut [&mut [u8]],
+    ) -> Result<Step, Fault> {
+        let core = &self.core;
+        core.backing.check(extent, FaultKind::Read)?;
+        let mut found = core.find(queue.tick(), extent);
+        if let Found::Unsure(view, residency, pages) = found {
+            core.read_ahead(queue, view, residency, &pages);
+            if !residency.look(&view.mapping, &pages, queue.tick()) {
+                core.cold.fetch_add(1, Ordering::Relaxed);
+                ColdRead::start(queue, core, token, extent);
+                return Ok(Step::Later);
+            }
+            found = core.find(queue.tick(), extent);
+        }
+        if let Found::Hot(view, at, epoch) = found {
+            view.mapping.read(at, into);
+            if view.mapping.intact(epoch) {
+                return Ok(Step::Done);
+            }
+        }
+        core.read_slowly(extent, into)?;
+        Ok(Step::Done)
+    }
+
+    fn write(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        from: &[&[u8]],
+        durability: Durability,
+    ) -> Result<Step, Fault> {
+        self.core.backing.check(extent, FaultKind::Write)?;
+        self.core.backing.check_writable(extent)?;
+        let core = &self.core;
+        match core.find(queue.tick(), extent) {
+            Found::Hot(
+                View {
+                    mapping,
+                    residency: None,
+                },
+                at,
+                epoch,
+            ) => {
+                mapping.write(at, from);
+                if !mapping.intact(epoch) {
+                    core.write_slowly(extent, from)?;
+                }
+            }
+            Found::Hot(
+                View {
+                    mapping,
+                    residency: Some(residency),
+                },
+                ..,
+            ) => {
+                let pages = mapping.pages_of(extent_bytes(extent));
+                if core.settle(queue, token, mapping, residency, &pages) {
+                    return Ok(Step::Later);
+                }
+                core.write_to_cache(extent, from)?;
+            }
+            Found::Unsure(view, residency, pages) => {
+                let hot = residency.look(&view.mapping, &pages, queue.tick());
+                if core.settle(queue, token, &view.mapping, residency, &pages) {
+                    return Ok(Step::Later);
+                }
+                if !hot {
+                    core.cold.fetch_add(1, Ordering::Relaxed);
+                    if let Some(warm) = core.to_warm(view, residency, &pages, extent) {
+                        Warm::start(queue, core, token, warm);
+                        return Ok(Step::Later);
+                    }
+                }
+                core.write_to_cache(extent, from)?;
+            }
+            Found::Broken => core.write_slowly(extent, from)?,
+        }
+        Ok(self.written(queue, token, extent, durability))
+    }
+
+    fn flush(&self, queue: &mut CompletionQueue, token: Token) -> Result<Step, Fault> {
+        if self.core.backing.read_only() {
+            return Ok(Step::Done);
+        }
+        queue.commit(&self.committer, token, Task::Flush);
+        Ok(Step::Later)
+    }
+
+    fn trim(&self, queue: &mut CompletionQueue, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
+        for extent in extents {
+            self.core.backing.check(*extent, FaultKind::Write)?;
+        }
+        queue.commit(&self.committer, token, Task::Trim(extents.to_vec()));
+        Ok(Step::Later)
+    }
+
+    fn verify(&self, queue: &mut CompletionQueue, token: Token, extent: Extent) -> Result<Step, Fault> {
+        self.core.backing.check(extent, FaultKind::Read)?;
+        Verify::start(queue, &self.core, token, extent, 1);
+        Ok(Step::Later)
+    }
+
+    fn prefetch(&self, extent: Extent) {
+        if extent.end() <= self.sectors() {
+            let bytes = extent_bytes(extent);
+            self.core.view().mapping.prefetch(bytes.start, bytes.len());
+        }
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let mut counters = vec![
+            ("faults", self.core.backing.faults()),
+            ("replaced", u64::from(self.core.backing.is_replaced())),
+            ("slow", self.core.slow.load(Ordering::Relaxed)),
+            ("cold", self.core.cold.load(Ordering::Relaxed)),
+            ("folios_changed", self.core.folios.changed()),
+        ];
+        counters.extend(self.committer.counters());
+        counters
+    }
+
+    fn close(&self) -> io::Result<()> {
+        match self.core.backing.read_only() {
+            true => Ok(()),
+            false => self.committer.close(),
+        }
+    }
+}

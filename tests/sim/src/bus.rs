@@ -1,0 +1,246 @@
+//! What all parts of a run share: the virtual clock with its queue of events, the workers' completions, and notes of
+//! what the target did, in order.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::sync::Arc;
+
+use engine::{Completion, CompletionHandle, Completions};
+use parking_lot::Mutex;
+
+use crate::frame::Frame;
+
+/// A worker of one life of the process: a port's queue. Never used again.
+pub type WorkerId = u32;
+
+/// Something that happens at its time.
+#[derive(Debug)]
+pub enum Event {
+    /// A frame reaches a port of the target.
+    ToTarget(u8, Frame),
+    /// A frame reaches an initiator by a port's network.
+    ToHost(u16, u8, Frame),
+    /// A worker runs a round.
+    Run(WorkerId),
+    /// An initiator looks at its timers.
+    Timer(u16),
+    /// An initiator's users ask for something.
+    Load(u16),
+    /// A disk goes on with the operation of this number.
+    Disk(u8, u64),
+    /// The state store has saved.
+    Saved(u64),
+    /// A fault of the plan begins, or ends.
+    Fault(usize, bool),
+    /// The process starts.
+    Boot,
+    /// The process looks whether it has drained.
+    Drain,
+    /// Faults and load end.
+    Quiet,
+    /// Everything must have ended.
+    End,
+}
+
+#[derive(Debug)]
+struct Entry {
+    at_us: u64,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Entry) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Entry) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    /// The heap gives the greatest first: the earliest, and of equal ones the one that was asked for first.
+    fn cmp(&self, other: &Entry) -> Ordering {
+        (other.at_us, other.number).cmp(&(self.at_us, self.number))
+    }
+}
+
+/// What the target did that the oracles must see, in order.
+#[derive(Debug)]
+pub enum Note {
+    /// A worker sent a frame.
+    Sent(WorkerId, Vec<u8>),
+    /// Sectors of a disk were changed where reads see it.
+    Applied {
+        /// The disk.
+        disk: u8,
+        /// The first sector.
+        first: u64,
+        /// How many.
+        count: u64,
+        /// For whom.
+        worker: WorkerId,
+    },
+    /// A commit failed and these sectors are not what was acknowledged any more.
+    Lost {
+        /// The disk.
+        disk: u8,
+        /// Its sectors.
+        sectors: Vec<u64>,
+    },
+    /// Something that must never happen was seen where it happened.
+    Broken(String),
+    /// For the trace only.
+    Said(String),
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    now_us: u64,
+    queue: BinaryHeap<Entry>,
+    scheduled: u64,
+    mail: BTreeMap<WorkerId, VecDeque<Completion>>,
+    awake: Vec<WorkerId>,
+    notes: Vec<Note>,
+    current: WorkerId,
+    trace: bool,
+}
+
+/// The shared part. Cloning gives another handle.
+#[derive(Debug, Clone, Default)]
+pub struct Bus(Arc<Mutex<Inner>>);
+
+impl Bus {
+    /// Microseconds since the start of the run.
+    pub fn now_us(&self) -> u64 {
+        self.0.lock().now_us
+    }
+
+    /// Has an event happen after a delay.
+    pub fn after(&self, delay_us: u64, event: Event) {
+        let mut inner = self.0.lock();
+        let (at_us, number) = (inner.now_us + delay_us, inner.scheduled);
+        inner.scheduled += 1;
+        inner.queue.push(Entry { at_us, number, event });
+    }
+
+    /// The next event; the clock goes on to its time.
+    pub fn next(&self) -> Option<Event> {
+        let mut inner = self.0.lock();
+        let entry = inner.queue.pop()?;
+        inner.now_us = entry.at_us;
+        Some(entry.event)
+    }
+
+    /// Leaves a note for the oracles.
+    pub fn note(&self, note: Note) {
+        self.0.lock().notes.push(note);
+    }
+
+    /// Leaves a line for the trace, if there is one.
+    pub fn say(&self, line: impl FnOnce() -> String) {
+        if self.0.lock().trace {
+            self.note(Note::Said(line()));
+        }
+    }
+
+    /// Keeps lines for the trace from now on.
+    pub fn trace(&self) {
+        self.0.lock().trace = true;
+    }
+
+    /// The notes so far; leaves `empty` in their place.
+    pub fn take_notes(&self, empty: Vec<Note>) -> Vec<Note> {
+        std::mem::replace(&mut self.0.lock().notes, empty)
+    }
+
+    /// Workers that got a completion since the last call.
+    pub fn take_awake(&self) -> Vec<WorkerId> {
+        std::mem::take(&mut self.0.lock().awake)
+    }
+
+    /// The completions of a new worker.
+    pub fn completions(&self, worker: WorkerId) -> Mailbox {
+        self.0.lock().mail.insert(worker, VecDeque::new());
+        Mailbox(Handle {
+            worker,
+            bus: self.clone(),
+        })
+    }
+
+    /// Drops what still comes for a worker that has ended.
+    pub fn end_worker(&self, worker: WorkerId) {
+        self.0.lock().mail.remove(&worker);
+    }
+
+    /// Loses a worker's oldest completion (a planted defect).
+    pub fn lose_completion(&self, worker: WorkerId) {
+        if let Some(mail) = self.0.lock().mail.get_mut(&worker) {
+            mail.pop_front();
+        }
+    }
+
+    /// Whose round this is.
+    pub fn set_current(&self, worker: WorkerId) {
+        self.0.lock().current = worker;
+    }
+
+    /// The worker whose round this is.
+    pub fn current(&self) -> WorkerId {
+        self.0.lock().current
+    }
+}
+
+/// One worker's completions.
+#[derive(Debug)]
+pub struct Mailbox(Handle);
+
+impl Completions for Mailbox {
+    type Handle = Handle;
+
+    fn handle(&self) -> Handle {
+        self.0.clone()
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        self.0.bus.0.lock().mail.get_mut(&self.0.worker)?.pop_front()
+    }
+}
+
+/// Where to post for one worker.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    worker: WorkerId,
+    bus: Bus,
+}
+
+impl Handle {
+    /// Whose it is.
+    pub fn worker(&self) -> WorkerId {
+        self.worker
+    }
+}
+
+impl PartialEq for Handle {
+    fn eq(&self, other: &Handle) -> bool {
+        self.worker == other.worker
+    }
+}
+
+impl Eq for Handle {}
+
+impl CompletionHandle for Handle {
+    fn post(&self, completion: Completion) {
+        let mut inner = self.bus.0.lock();
+        let worker = self.worker;
+        if let Some(mail) = inner.mail.get_mut(&worker) {
+            mail.push_back(completion);
+            inner.awake.push(worker);
+        }
+    }
+}

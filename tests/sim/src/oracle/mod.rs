@@ -1,0 +1,305 @@
+//! What must always hold, watched from outside: the oracles see every frame that reaches the target's rings and every frame
+//! that leaves it, and the disks, and nothing of the engine.
+
+mod admin;
+mod arrival;
+mod crash;
+mod replies;
+pub mod sector;
+pub mod violation;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use aoe_common::Mac;
+use engine::Persistent;
+use parking_lot::Mutex;
+
+use self::admin::Asked;
+pub use self::arrival::{Arrival, What};
+use self::sector::{Sector, Tick};
+pub use self::violation::{Promise, Violation};
+use crate::bus::WorkerId;
+use crate::disk::Disk;
+use crate::plan::ExportPlan;
+use crate::stamp::{self, Value};
+
+/// The shelf of every export.
+pub const SHELF: u16 = 7;
+
+/// What is known of one export.
+#[derive(Debug)]
+pub struct Exported {
+    plan: ExportPlan,
+    disk: Arc<Mutex<Disk>>,
+    /// Its disk's number.
+    pub disk_number: u8,
+    /// First sector on its disk.
+    pub base: u64,
+    access: BTreeMap<Mac, bool>,
+    /// In force, as its answers say.
+    pub state: Persistent,
+    sectors: Vec<Sector>,
+    /// Sectors with answered writes that no promise has made durable yet.
+    soft: BTreeSet<u64>,
+    /// When there was last something wrong with the disk.
+    trouble: Tick,
+    /// The same, in time.
+    trouble_us: u64,
+}
+
+/// A worker as far as the oracles know it.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
+    /// Its number.
+    pub worker: WorkerId,
+    /// Its port.
+    pub port: u8,
+    /// The port's address now.
+    pub mac: Mac,
+    /// The port's MTU now.
+    pub mtu: u32,
+}
+
+/// All oracles.
+#[derive(Debug)]
+pub struct Oracle {
+    now_us: u64,
+    tick: Tick,
+    /// By slot.
+    pub exports: Vec<Exported>,
+    arrivals: BTreeMap<Tick, Arrival>,
+    by_tag: BTreeMap<(WorkerId, Mac, u32), Vec<Tick>>,
+    /// The first broken promise.
+    pub violation: Option<Violation>,
+    /// Replies seen.
+    pub replies: u64,
+}
+
+impl Oracle {
+    /// Watches nothing yet.
+    #[expect(clippy::new_without_default, reason = "there is one, made in one place")]
+    pub fn new() -> Oracle {
+        Oracle {
+            now_us: 0,
+            tick: 1,
+            exports: Vec::new(),
+            arrivals: BTreeMap::new(),
+            by_tag: BTreeMap::new(),
+            violation: None,
+            replies: 0,
+        }
+    }
+
+    /// Watches an export, too.
+    pub fn add(
+        &mut self,
+        plan: &ExportPlan,
+        disk: &Arc<Mutex<Disk>>,
+        disk_number: u8,
+        base: u64,
+        access: BTreeMap<Mac, bool>,
+    ) {
+        self.exports.push(Exported {
+            sectors: vec![Sector::default(); plan.sectors as usize],
+            plan: plan.clone(),
+            disk: Arc::clone(disk),
+            disk_number,
+            base,
+            access,
+            state: Persistent::default(),
+            soft: BTreeSet::new(),
+            trouble: 0,
+            trouble_us: 0,
+        });
+    }
+
+    /// Tells the time.
+    pub fn set_now(&mut self, now_us: u64) {
+        self.now_us = now_us;
+    }
+
+    /// A promise is broken. Only the first one counts: what follows may follow from it.
+    pub fn broken(&mut self, promise: Promise, text: String) {
+        let at_us = self.now_us;
+        self.violation.get_or_insert(Violation { promise, at_us, text });
+    }
+
+    fn next_tick(&mut self) -> Tick {
+        self.tick += 1;
+        self.tick
+    }
+
+    /// Something is, or was until now, wrong with a disk.
+    pub fn trouble(&mut self, disk: u8) {
+        let (tick, now_us) = (self.next_tick(), self.now_us);
+        for export in self
+            .exports
+            .iter_mut()
+            .filter(|export| export.disk_number == disk)
+        {
+            (export.trouble, export.trouble_us) = (tick, now_us);
+        }
+    }
+
+    /// The earliest arrival that still waits.
+    fn horizon(&self) -> Tick {
+        self.arrivals.keys().next().copied().unwrap_or(self.tick)
+    }
+
+    /// Sectors of a disk have changed where reads see it.
+    pub fn applied(&mut self, disk: u8, first: u64, count: u64, worker: WorkerId) {
+        if worker == WorkerId::MAX {
+            // The operator's doing, or the medium's.
+            return self.settle(disk, first, count);
+        }
+        let mut stale = None;
+        for export in self.exports.iter().filter(|export| export.disk_number == disk) {
+            let device = export.disk.lock();
+            for at in first.max(export.base)..(first + count).min(export.base + export.plan.sectors) {
+                let lba = at - export.base;
+                let value = stamp::value(lba, device.seen(at));
+                if let Some(newer) = export.sectors[lba as usize].is_stale(value) {
+                    stale.get_or_insert((export.plan.late_duplicates, lba, value, newer));
+                }
+                if let Some(source) = export.sectors[lba as usize].refused(value, |mac| export.may_write(mac))
+                {
+                    drop(device);
+                    let text = format!(
+                        "{} of {source} is carried out at sector {lba} although it may not write",
+                        stamp::name(value)
+                    );
+                    return self.broken(Promise::Access, text);
+                }
+            }
+        }
+        let Some((_, lba, value, newer)) = stale else {
+            return;
+        };
+        let waited = self
+            .arrivals
+            .values()
+            .find(|arrival| arrival.worker == worker && arrival.writes(value));
+        let (promise, since) = match waited {
+            Some(arrival) => (
+                Promise::StaleFromRing,
+                format!(
+                    "a copy had waited at that worker for {} ms",
+                    (self.now_us - arrival.at_us) / 1000
+                ),
+            ),
+            None => (Promise::StaleWrite, "no copy waits at that worker".to_owned()),
+        };
+        self.broken(
+            promise,
+            format!(
+                "{} is carried out at sector {lba} after its answer and the newer {}'s; {since}",
+                stamp::name(value),
+                stamp::name(newer)
+            ),
+        );
+    }
+
+    /// A failed commit has dropped these sectors.
+    pub fn lost(&mut self, disk: u8, sectors: &[u64]) {
+        self.trouble(disk);
+        for export in self
+            .exports
+            .iter_mut()
+            .filter(|export| export.disk_number == disk)
+        {
+            for sector in sectors {
+                let inside = sector
+                    .checked_sub(export.base)
+                    .and_then(|lba| export.sectors.get_mut(lba as usize));
+                if let Some(sector) = inside {
+                    sector.damaged = true;
+                }
+            }
+        }
+    }
+
+    /// These sectors hold what the disk says, whatever was before.
+    pub fn settle(&mut self, disk: u8, first: u64, count: u64) {
+        let tick = self.next_tick();
+        for export in self
+            .exports
+            .iter_mut()
+            .filter(|export| export.disk_number == disk)
+        {
+            let device = export.disk.lock();
+            for at in first.max(export.base)..(first + count).min(export.base + export.plan.sectors) {
+                let lba = at - export.base;
+                let value = stamp::value(lba, device.seen(at));
+                let sector = &mut export.sectors[lba as usize];
+                // Writes that are under way go on.
+                let under_way: Vec<_> = sector.under_way().collect();
+                *sector = Sector::holding(value, tick, Mac::ZERO);
+                sector.clusters.extend(under_way);
+                export.soft.remove(&lba);
+            }
+        }
+    }
+
+    /// A worker has nothing any more of what it took from its ring: what it did not answer, it never will.
+    pub fn idle(&mut self, worker: WorkerId, in_ring: &dyn Fn(Tick) -> bool) {
+        let gone: Vec<Tick> = self
+            .arrivals
+            .iter()
+            .filter(|(tick, arrival)| arrival.worker == worker && !in_ring(**tick))
+            .map(|(tick, _)| *tick)
+            .collect();
+        for tick in gone {
+            self.leave(tick);
+        }
+    }
+
+    /// A request is answered or given up.
+    fn leave(&mut self, tick: Tick) -> Option<Arrival> {
+        let arrival = self.arrivals.remove(&tick)?;
+        let key = (arrival.worker, arrival.header.source, arrival.header.tag);
+        if let Some(ticks) = self.by_tag.get_mut(&key) {
+            ticks.retain(|other| *other != tick);
+            if ticks.is_empty() {
+                self.by_tag.remove(&key);
+            }
+        }
+        let now = self.tick;
+        if let (Some(number), What::Write { lba, values, .. }) = (arrival.export, &arrival.what) {
+            for (lba, value) in (*lba..).zip(values) {
+                let others = self
+                    .arrivals
+                    .values()
+                    .any(|other| other.export == Some(number) && other.writes(*value));
+                if !others && let Some(sector) = self.exports[number].sectors.get_mut(lba as usize) {
+                    sector.all_left(*value, now);
+                }
+            }
+        }
+        Some(arrival)
+    }
+}
+
+impl Exported {
+    /// What a source may do: `None`: nothing at all; true: write as well.
+    pub fn admits(&self, source: Mac) -> Option<bool> {
+        if !self.plan.access.is_empty() {
+            return self.access.get(&source).copied();
+        }
+        let mask = &self.state.mask;
+        (mask.is_empty() || mask.contains(&source)).then_some(true)
+    }
+
+    fn holds(&self, source: Mac) -> bool {
+        self.state.reserve.is_empty() || self.state.reserve.contains(&source)
+    }
+
+    fn may_write(&self, source: Mac) -> bool {
+        source == Mac::ZERO || (self.admits(source) == Some(true) && self.holds(source))
+    }
+
+    /// The value that reads see at this sector.
+    pub fn seen(&self, lba: u64) -> Value {
+        stamp::value(lba, self.disk.lock().seen(self.base + lba))
+    }
+}

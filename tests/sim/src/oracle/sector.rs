@@ -1,0 +1,437 @@
+//! One sector's history, judged while it is made: is there an order of its writes and reads, each at some moment between its
+//! arrival and its reply, in which every read sees the latest write?
+//!
+//! The criterion is Gibbons' and Korach's for registers ("Testing shared memories", 1997): a write and the reads that saw it are a
+//! cluster. A value lives at least from the first reply in its cluster to the last arrival (a life), or has room for a moment
+//! somewhere between the last arrival and the first reply. No two lives overlap, and no cluster has its only room inside
+//! another's life.
+//!
+//! Time is the oracle's count of frames that arrived and left.
+
+use std::collections::BTreeSet;
+
+use aoe_common::Mac;
+
+use crate::stamp::{INITIAL, Value};
+
+/// A moment: the number of a frame that arrived at the target, or left it.
+pub type Tick = u64;
+
+/// Not yet, or never.
+pub const NEVER: Tick = Tick::MAX;
+
+/// A write and the reads that saw it.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// What was written.
+    pub value: Value,
+    /// Arrival of the first copy of the request.
+    pub arrived: Tick,
+    /// The reply that said it was done.
+    pub answered: Tick,
+    /// When it was answered, for its age at a power cut.
+    pub answered_us: u64,
+    /// When the last copy was given up without an answer; [`NEVER`] while one is there.
+    pub left: Tick,
+    /// The earliest reply in the cluster.
+    first_reply: Tick,
+    /// The latest arrival in the cluster.
+    last_arrival: Tick,
+    /// Its acknowledgement, or a flush after it, said that it survives a power cut.
+    pub durable: bool,
+    /// Who has sent a copy of it.
+    sources: Vec<Mac>,
+    /// Tells requests apart that write the same.
+    key: u64,
+}
+
+impl Cluster {
+    fn new(value: Value, key: u64, arrived: Tick, source: Mac) -> Cluster {
+        Cluster {
+            value,
+            arrived,
+            answered: NEVER,
+            answered_us: u64::MAX,
+            left: NEVER,
+            first_reply: NEVER,
+            last_arrival: arrived,
+            durable: false,
+            sources: vec![source],
+            key,
+        }
+    }
+
+    fn low(&self) -> Tick {
+        self.first_reply.min(self.last_arrival)
+    }
+
+    fn high(&self) -> Tick {
+        self.first_reply.max(self.last_arrival)
+    }
+
+    /// Seen or answered: it has happened.
+    fn happened(&self) -> bool {
+        self.first_reply != NEVER
+    }
+
+    /// It has happened before the other one began.
+    pub fn is_before(&self, other: &Cluster) -> bool {
+        other.happened() && self.first_reply < other.low()
+    }
+
+    fn contradicts(&self, other: &Cluster) -> bool {
+        if !self.happened() || !other.happened() {
+            return false;
+        }
+        let lives = |cluster: &Cluster| cluster.first_reply < cluster.last_arrival;
+        let inside = |life: &Cluster, room: &Cluster| life.low() < room.low() && room.high() < life.high();
+        match (lives(self), lives(other)) {
+            (true, true) => self.low() < other.high() && other.low() < self.high(),
+            (true, false) => inside(self, other),
+            (false, true) => inside(other, self),
+            (false, false) => false,
+        }
+    }
+}
+
+/// The history of one sector.
+#[derive(Debug, Clone)]
+pub struct Sector {
+    /// Oldest first by arrival.
+    pub clusters: Vec<Cluster>,
+    /// Pruned, with their first replies: what a power cut may still bring back.
+    past: Vec<(Value, Tick)>,
+    /// Answered writes, where a late copy may be answered without being carried out.
+    done: BTreeSet<u64>,
+    /// A failed commit took something of it: anything may be read until the next write that is answered.
+    pub damaged: bool,
+}
+
+impl Default for Sector {
+    fn default() -> Sector {
+        Sector::holding(INITIAL, 0, Mac::ZERO)
+    }
+}
+
+impl Sector {
+    /// A sector that holds this value for certain.
+    pub fn holding(value: Value, tick: Tick, source: Mac) -> Sector {
+        let mut cluster = Cluster::new(value, value, tick, source);
+        (
+            cluster.answered,
+            cluster.first_reply,
+            cluster.durable,
+            cluster.answered_us,
+        ) = (tick, tick, true, 0);
+        Sector {
+            clusters: vec![cluster],
+            past: Vec::new(),
+            done: BTreeSet::new(),
+            damaged: false,
+        }
+    }
+
+    /// A write arrives. A copy of one that has not been answered is the same write; `key` tells that.
+    pub fn write_arrives(&mut self, value: Value, key: u64, tick: Tick, source: Mac) {
+        let open =
+            |cluster: &&mut Cluster| cluster.key == key && cluster.answered == NEVER && cluster.left == NEVER;
+        match self.clusters.iter_mut().rev().find(open) {
+            None => self.clusters.push(Cluster::new(value, key, tick, source)),
+            Some(cluster) if cluster.sources.contains(&source) => {}
+            Some(cluster) => cluster.sources.push(source),
+        }
+    }
+
+    /// The write that an answer to a request that arrived at `arrived` is about.
+    fn written(&mut self, key: u64, arrived: Tick) -> Option<usize> {
+        self.clusters
+            .iter()
+            .rposition(|cluster| cluster.key == key && cluster.arrived <= arrived)
+    }
+
+    /// A write is answered with success. `optional`: it may have been answered for an earlier copy.
+    ///
+    /// # Errors
+    /// What it contradicts.
+    pub fn write_answered(
+        &mut self,
+        key: u64,
+        arrived: Tick,
+        tick: Tick,
+        now_us: u64,
+        optional: bool,
+    ) -> Result<(), Value> {
+        let Some(at) = self.written(key, arrived) else {
+            return Ok(());
+        };
+        let again = optional && !self.done.insert(key);
+        let cluster = &mut self.clusters[at];
+        if cluster.answered != NEVER {
+            return Ok(());
+        }
+        (cluster.answered, cluster.answered_us) = (tick, now_us);
+        if again {
+            return Ok(());
+        }
+        cluster.first_reply = cluster.first_reply.min(tick);
+        if std::mem::take(&mut self.damaged) {
+            // From here on only what may come after this write counts.
+            let kept = self.clusters[at].clone();
+            self.clusters.retain(|cluster| !cluster.happened());
+            self.clusters.push(kept);
+            return Ok(());
+        }
+        self.judge(at)
+    }
+
+    fn judge(&self, at: usize) -> Result<(), Value> {
+        let cluster = &self.clusters[at];
+        let against = self
+            .clusters
+            .iter()
+            .enumerate()
+            .find(|(other, one)| *other != at && one.contradicts(cluster));
+        against.map_or(Ok(()), |(_, one)| Err(one.value))
+    }
+
+    /// A read is answered with this value.
+    ///
+    /// # Errors
+    /// When no order explains it: the value that should have been seen, or that nobody wrote what was.
+    pub fn read_answered(&mut self, value: Value, arrived: Tick, tick: Tick) -> Result<(), Option<Value>> {
+        if self.damaged {
+            return Ok(());
+        }
+        let mut against = None;
+        for at in 0..self.clusters.len() {
+            let cluster = &mut self.clusters[at];
+            if cluster.value != value || cluster.arrived > tick {
+                continue;
+            }
+            let before = (cluster.first_reply, cluster.last_arrival);
+            cluster.first_reply = before.0.min(tick);
+            cluster.last_arrival = before.1.max(arrived);
+            match self.judge(at) {
+                Ok(()) => return Ok(()),
+                Err(value) => against = Some(value),
+            }
+            (self.clusters[at].first_reply, self.clusters[at].last_arrival) = before;
+        }
+        Err(against)
+    }
+
+    /// No copy of any write is there any more: those without an answer have happened by now or never will.
+    pub fn all_left(&mut self, key: u64, tick: Tick) {
+        for cluster in self
+            .clusters
+            .iter_mut()
+            .filter(|cluster| cluster.key == key && cluster.left == NEVER)
+        {
+            cluster.left = tick;
+        }
+    }
+
+    /// Whether a write with this value that is carried out now was answered before newer ones were; the newer one.
+    pub fn is_stale(&self, value: Value) -> Option<Value> {
+        if self.damaged {
+            return None;
+        }
+        let mut newer = None;
+        for cluster in self.clusters.iter().filter(|cluster| cluster.value == value) {
+            let overwritten = self
+                .clusters
+                .iter()
+                .find(|other| other.answered != NEVER && cluster.is_before(other));
+            newer = Some(overwritten?.value);
+        }
+        newer
+    }
+
+    /// Whose write it is that is carried out now, if none who sent it may write.
+    pub fn refused(&self, value: Value, may_write: impl Fn(Mac) -> bool) -> Option<Mac> {
+        let mut refused = None;
+        for cluster in self.clusters.iter().filter(|cluster| cluster.value == value) {
+            if cluster.answered != NEVER || cluster.sources.iter().any(|source| may_write(*source)) {
+                return None;
+            }
+            refused = cluster.sources.first().copied();
+        }
+        refused
+    }
+
+    /// Writes that have not been answered and may yet be.
+    pub fn under_way(&self) -> impl Iterator<Item = Cluster> + '_ {
+        let open = |cluster: &&Cluster| cluster.answered == NEVER && cluster.left == NEVER;
+        self.clusters.iter().filter(open).cloned()
+    }
+
+    /// Forgets what no later read can see: overwritten, for certain, before `horizon`, the earliest arrival that still waits.
+    pub fn prune(&mut self, horizon: Tick) {
+        if self.clusters.len() < 3 {
+            return;
+        }
+        let ends = |cluster: &Cluster| {
+            if cluster.happened() {
+                cluster.first_reply
+            } else {
+                cluster.left
+            }
+        };
+        // The latest beginning among those that are over.
+        let newest = self
+            .clusters
+            .iter()
+            .filter(|cluster| cluster.happened() && cluster.high() < horizon)
+            .map(Cluster::low)
+            .max()
+            .unwrap_or(0);
+        let past = &mut self.past;
+        self.clusters.retain(|cluster| {
+            let keeps = ends(cluster) >= newest || (!cluster.happened() && cluster.left == NEVER);
+            if !keeps {
+                past.push((cluster.value, ends(cluster)));
+            }
+            keeps
+        });
+    }
+
+    /// Everything that was answered before `tick` survives a power cut.
+    pub fn harden(&mut self, tick: Tick) {
+        let mut floor = 0;
+        for cluster in self.clusters.iter_mut().filter(|cluster| cluster.answered < tick) {
+            cluster.durable = true;
+            floor = floor.max(cluster.low());
+        }
+        self.past.retain(|(_, first_reply)| *first_reply >= floor);
+    }
+
+    /// The write with this value was answered as durable.
+    pub fn hardened(&mut self, key: u64) {
+        let written = self
+            .clusters
+            .iter_mut()
+            .rev()
+            .find(|cluster| cluster.key == key && cluster.answered != NEVER);
+        let Some(written) = written else { return };
+        written.durable = true;
+        let floor = written.low();
+        self.past.retain(|(_, first_reply)| *first_reply >= floor);
+    }
+
+    /// Judges what a power cut, or the end of the process, has left: `None` when it is older than what had to survive.
+    /// `must` says which writes had to.
+    pub fn survives(&self, value: Value, must: impl Fn(&Cluster) -> bool) -> Result<(), Option<Value>> {
+        if self.damaged {
+            return Ok(());
+        }
+        let mut missing = None;
+        let now = self.clusters.iter().filter(|cluster| cluster.value == value);
+        let ends = now.map(|cluster| cluster.first_reply);
+        let past = self
+            .past
+            .iter()
+            .filter(|(past, _)| *past == value)
+            .map(|(_, first_reply)| *first_reply);
+        for first_reply in ends.chain(past) {
+            match self
+                .clusters
+                .iter()
+                .find(|cluster| cluster.happened() && must(cluster) && first_reply < cluster.low())
+            {
+                None => return Ok(()),
+                Some(newer) => missing = Some(newer.value),
+            }
+        }
+        Err(missing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const M: Mac = Mac([2; 6]);
+
+    fn wrote(sector: &mut Sector, value: Value, from: Tick, to: Tick) -> Result<(), Value> {
+        sector.write_arrives(value, value, from, M);
+        sector.write_answered(value, from, to, 0, false)
+    }
+
+    #[test]
+    fn a_read_sees_the_latest_write() {
+        let mut sector = Sector::default();
+        wrote(&mut sector, 10, 1, 2).unwrap();
+        assert!(sector.read_answered(10, 3, 4).is_ok());
+        assert_eq!(sector.read_answered(INITIAL, 5, 6), Err(Some(10)));
+        assert_eq!(sector.read_answered(99, 5, 6), Err(None));
+    }
+
+    #[test]
+    fn concurrent_writes_end_one_way_only() {
+        let mut sector = Sector::default();
+        sector.write_arrives(10, 10, 1, M);
+        sector.write_arrives(11, 11, 2, M);
+        sector.write_answered(10, 1, 8, 0, false).unwrap();
+        sector.write_answered(11, 2, 9, 0, false).unwrap();
+        assert!(sector.read_answered(10, 10, 11).is_ok());
+        assert!(sector.read_answered(11, 12, 13).is_err());
+        assert!(sector.read_answered(10, 14, 15).is_ok());
+    }
+
+    #[test]
+    fn a_new_value_seen_by_one_is_seen_by_all_after() {
+        let mut sector = Sector::default();
+        sector.write_arrives(10, 10, 1, M);
+        assert!(sector.read_answered(10, 2, 3).is_ok());
+        assert!(sector.read_answered(INITIAL, 4, 5).is_err());
+    }
+
+    #[test]
+    fn a_copy_that_arrives_after_the_answer_is_another_write() {
+        let mut sector = Sector::default();
+        wrote(&mut sector, 10, 1, 2).unwrap();
+        wrote(&mut sector, 11, 3, 4).unwrap();
+        sector.write_arrives(10, 10, 5, M);
+        assert!(sector.read_answered(11, 6, 7).is_ok());
+        assert!(sector.read_answered(10, 8, 9).is_ok());
+        assert!(
+            sector.read_answered(11, 10, 11).is_err(),
+            "it does not go back again"
+        );
+    }
+
+    #[test]
+    fn a_copy_that_arrived_before_the_answer_is_the_same_write() {
+        let mut sector = Sector::default();
+        sector.write_arrives(10, 10, 1, M);
+        sector.write_arrives(10, 10, 2, M);
+        sector.write_answered(10, 2, 3, 0, false).unwrap();
+        wrote(&mut sector, 11, 4, 5).unwrap();
+        assert!(
+            sector.read_answered(10, 6, 7).is_err(),
+            "the first copy was done after all"
+        );
+    }
+
+    #[test]
+    fn what_must_survive_does() {
+        let mut sector = Sector::default();
+        wrote(&mut sector, 10, 1, 2).unwrap();
+        sector.write_arrives(11, 11, 3, M);
+        let must = |cluster: &Cluster| cluster.answered != NEVER;
+        assert!(sector.survives(10, must).is_ok());
+        assert!(sector.survives(11, must).is_ok(), "unanswered: either way");
+        assert_eq!(sector.survives(INITIAL, must), Err(Some(10)));
+    }
+
+    #[test]
+    fn pruning_keeps_what_may_be_seen() {
+        let mut sector = Sector::default();
+        wrote(&mut sector, 10, 1, 2).unwrap();
+        wrote(&mut sector, 11, 3, 4).unwrap();
+        sector.write_arrives(12, 12, 5, M);
+        sector.prune(6);
+        let values: Vec<Value> = sector.clusters.iter().map(|cluster| cluster.value).collect();
+        assert_eq!(values, [11, 12]);
+    }
+}

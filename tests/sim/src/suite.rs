@@ -1,0 +1,124 @@
+//! What CI runs: kept plans, every planted defect, new seeds for a bounded time.
+
+use std::time::{Duration, Instant};
+
+use sim::known::Known;
+use sim::mutants::Mutant;
+use sim::search::Search;
+use sim::{seeds, world};
+
+/// A planted defect must be found within this.
+const MUTANT_LIMIT: Duration = Duration::from_secs(60);
+/// Seeds that are run twice.
+const REPEATED: u64 = 3;
+
+/// Counts what passed.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+}
+
+impl Tally {
+    fn count(&mut self, name: &str, result: Result<String, String>) {
+        match result {
+            Ok(text) => {
+                self.passed += 1;
+                println!("ok      {name}: {text}");
+            }
+            Err(text) => {
+                self.failed += 1;
+                println!("FAILED  {name}: {text}");
+            }
+        }
+    }
+}
+
+/// Runs all; true: all passed. New seeds begin with `seed`.
+pub fn run(time: Duration, seed: u64) -> anyhow::Result<bool> {
+    let mut tally = Tally::default();
+    for (name, kept) in seeds::all()? {
+        let violation = world::run(&kept.plan, false).violation;
+        let seen = super::end(violation.as_ref());
+        let right = match kept.shows {
+            None => violation.is_none(),
+            Some(known) => violation.is_some_and(|violation| Known::of(&violation) == Some(known)),
+        };
+        tally.count(&format!("kept {name}"), if right { Ok(seen) } else { Err(seen) });
+    }
+    for known in Known::ALL {
+        let shown = seeds::all()?.iter().any(|(_, kept)| kept.shows == Some(*known));
+        let result = if shown {
+            Ok("is shown by a kept plan".into())
+        } else {
+            Err("no kept plan shows it".into())
+        };
+        tally.count(&format!("known {known:?}"), result);
+    }
+    for number in 0..REPEATED {
+        tally.count(&format!("seed {}", seed + number), twice(seed + number));
+    }
+    for mutant in Mutant::ALL {
+        tally.count(&format!("mutant {mutant:?}"), found(*mutant));
+    }
+    let search = Search {
+        mutant: None,
+        from: seed,
+        seeds: u64::MAX,
+        time,
+        threads: 1,
+        wide: false,
+        known: true,
+    };
+    let report = search.run();
+    super::print(&report);
+    let result = match report.finding {
+        None => Ok(format!("{} runs clean", report.runs)),
+        Some(finding) => Err(format!(
+            "seed {}: {}; cargo xtask sim --seed {0}",
+            finding.seed, finding.violation
+        )),
+    };
+    tally.count(&format!("new seeds from {seed}"), result);
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(tally.failed == 0)
+}
+
+/// The same seed has the same run.
+fn twice(seed: u64) -> Result<String, String> {
+    let plan = sim::draw::plan(seed, false);
+    let (first, second) = (world::run(&plan, true), world::run(&plan, true));
+    match first == second {
+        true => Ok(format!("the same bit for bit, digest {:016x}", first.digest)),
+        false => Err("runs differ".into()),
+    }
+}
+
+/// A planted defect is found, by the seed that is known to or a new one.
+fn found(mutant: Mutant) -> Result<String, String> {
+    if mutant.in_engine() && !cfg!(feature = "mutants") {
+        return Ok("not planted: built without --features mutants".into());
+    }
+    let start = Instant::now();
+    let search = Search {
+        mutant: Some(mutant),
+        from: mutant.seed(),
+        seeds: u64::MAX,
+        time: MUTANT_LIMIT,
+        threads: 1,
+        wide: false,
+        known: true,
+    };
+    let report = search.run();
+    match report.finding {
+        Some(finding) => {
+            let (seed, took) = (finding.seed, start.elapsed().as_secs_f32());
+            Ok(format!(
+                "{} (seed {seed}, {took:.1} s): {}",
+                mutant.text(),
+                finding.violation
+            ))
+        }
+        None => Err(format!("{}: not found in {} runs", mutant.text(), report.runs)),
+    }
+}

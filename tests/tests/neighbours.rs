@@ -1,0 +1,127 @@
+//! Other targets: on this host and on the network, with other addresses and with ours.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use aoe_common::Mac;
+use lab::needs::Need;
+use lab::process::Process;
+use lab::{Address, Image, Initiator, Lab, Options, Request, Target, needs};
+
+const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0x66]);
+/// Far more than anything here takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Addresses that answer a query to everybody, once there are so many. (vblade does not pad its answers.)
+fn answering(initiator: &Initiator, wanted: usize) -> Result<BTreeSet<(u16, u8)>> {
+    let start = Instant::now();
+    let mut found = BTreeSet::new();
+    while found.len() < wanted && start.elapsed() < LIMIT {
+        let mut query = Request::query(Mac::BROADCAST, Address::ALL, 0, b"");
+        (query.src, query.tag) = (initiator.mac(), 0x8000_0100);
+        initiator.send(&query.bytes())?;
+        while let Some(frame) = initiator.receive(Duration::from_millis(300))? {
+            if frame[14] & 8 != 0 && frame[20..24] == [0x80, 0, 1, 0] {
+                found.insert((u16::from_be_bytes([frame[16], frame[17]]), frame[18]));
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn another_target_on_this_interface_is_discovered_beside() -> Result<()> {
+    needs!(Need::Root, Need::Tool("vblade"));
+    for mode in ["copy", "skb"] {
+        let lab = Lab::new(Options::default())?;
+        let (ours, theirs) = (Image::stamped(64)?, Image::stamped(64)?);
+        let args = ["serve", "1", "1", "eth0", ours.as_str(), "--mode", mode];
+        let _target = Target::ready(&lab.target, &args, 1)?;
+        let _vblade = Process::spawn(&lab.target, "vblade", &["1", "2", "eth0", theirs.as_str()])?;
+        let initiator = lab.open(0)?;
+        let found = answering(&initiator, 2)?;
+        ensure!(found == [(1, 1), (1, 2)].into(), "{mode}: {found:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn another_target_in_the_same_vlan_is_refused() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let (one, two) = (Image::stamped(64)?, Image::stamped(64)?);
+    let serve = |image: &'_ Image, vlan: &'static str| {
+        ["serve", "1", "1", "eth0", image.as_str(), "--vlan", vlan].map(str::to_owned)
+    };
+    let first = serve(&one, "5");
+    let first: Vec<&str> = first.iter().map(String::as_str).collect();
+    let _first = Target::ready(&lab.target, &first, 1)?;
+    let second = serve(&two, "5");
+    let second: Vec<&str> = second.iter().map(String::as_str).collect();
+    let mut taken = Target::start(&lab.initiator, &second)?;
+    let status = taken.process.wait(lab::target::START)?;
+    let log = taken.process.log();
+    ensure!(
+        !status.success() && log.contains("already served"),
+        "{status}: {log}"
+    );
+    // In another VLAN it is another address.
+    drop(taken);
+    let other = serve(&two, "6");
+    let other: Vec<&str> = other.iter().map(String::as_str).collect();
+    let _other = Target::ready(&lab.initiator, &other, 1)?;
+    Ok(())
+}
+
+#[test]
+fn a_claim_that_does_not_answer_identify_keeps_nothing_down() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let (over, claims) = (Arc::new(AtomicBool::new(false)), lab.open(0)?);
+    let stop = Arc::clone(&over);
+    let stranger = std::thread::spawn(move || -> Result<usize> {
+        let mut claimed = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let Some(mut frame) = claims.receive(Duration::from_millis(50))? else {
+                continue;
+            };
+            // A Query Config request becomes an answer for 1.1.
+            if frame.len() < 32 || frame[12..14] != [0x88, 0xa2] || frame[14] & 8 != 0 || frame[19] != 1 {
+                continue;
+            }
+            frame.copy_within(6..12, 0);
+            frame[6..12].copy_from_slice(&STRANGER.0);
+            frame[14] |= 8;
+            frame[16..19].copy_from_slice(&[0, 1, 1]);
+            claims.send(&frame)?;
+            claimed += 1;
+        }
+        Ok(claimed)
+    });
+    let target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", image.as_str()], 1);
+    over.store(true, Ordering::Relaxed);
+    let claimed = stranger.join().ok().context("the stranger panicked")??;
+    let _target = target?;
+    ensure!(claimed > 0, "nobody was asked");
+    Ok(())
+}
+
+#[test]
+fn another_target_that_comes_later_raises_an_alarm_and_stops_nothing() -> Result<()> {
+    needs!(Need::Root, Need::Tool("vblade"));
+    let lab = Lab::new(Options::default())?;
+    let (ours, theirs) = (Image::stamped(64)?, Image::stamped(64)?);
+    let mut target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", ours.as_str()], 1)?;
+    let _vblade = Process::spawn(&lab.initiator, "vblade", &["1", "1", "eth0", theirs.as_str()])?;
+    let line = target.process.wait_for("as well: two targets", LIMIT)?;
+    ensure!(
+        line.contains("1.1 is served by") && line.contains(&lab::link::initiator_mac(0).to_string()),
+        "{line}"
+    );
+    ensure!(target.process.is_running(), "an export in use was stopped");
+    Ok(())
+}

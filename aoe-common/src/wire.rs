@@ -91,6 +91,22 @@ pub mod aoe {
     pub const CMD_RESERVE: u8 = 3;
 }
 
+/// AoE error codes (AoEr11 §2.4 and the Reserve command).
+pub mod error {
+    /// Command not recognised.
+    pub const COMMAND: u8 = 1;
+    /// Bad argument.
+    pub const ARGUMENT: u8 = 2;
+    /// Device unavailable.
+    pub const UNAVAILABLE: u8 = 3;
+    /// Config string present.
+    pub const STRING_PRESENT: u8 = 4;
+    /// Unsupported version.
+    pub const VERSION: u8 = 5;
+    /// Target is reserved.
+    pub const RESERVED: u8 = 6;
+}
+
 /// The argument of an ATA command; offsets from its first byte (AoE header + 10).
 pub mod ata {
     /// AFlags.

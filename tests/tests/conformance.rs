@@ -17,6 +17,18 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// What a file's tests are named by: its name, or for a `mod.rs` the two folders that it is in.
+fn module(file: &Path) -> String {
+    let name = |path: &Path| path.file_stem().expect("a name").to_string_lossy().into_owned();
+    match (
+        name(file).as_str(),
+        file.parent().and_then(|dir| Some((dir, dir.parent()?))),
+    ) {
+        ("mod", Some((dir, above))) => format!("{}::{}", name(above), name(dir)),
+        (stem, _) => stem.to_owned(),
+    }
+}
+
 /// Pieces of text between backquotes.
 fn quoted(page: &str) -> impl Iterator<Item = &str> {
     page.split('`').skip(1).step_by(2)
@@ -33,7 +45,7 @@ fn every_test_named_exists() {
     }
     let mut known = HashSet::new();
     for file in files {
-        let stem = file.file_stem().expect("a name").to_string_lossy().into_owned();
+        let stem = module(&file);
         let text = std::fs::read_to_string(&file).expect("readable source");
         let functions = text.split("fn ").skip(1);
         known.extend(functions.map(|rest| {

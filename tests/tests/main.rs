@@ -14,6 +14,7 @@ mod faults;
 mod filter;
 mod fuzz;
 mod histories;
+mod house;
 mod kill;
 mod life;
 mod links;

@@ -66,3 +66,21 @@ pub(super) enum Refusal {
     /// An answer with ATA error registers.
     Ata(Results),
 }
+
+/// What to do with a Query Config, MAC Mask or Reserve request.
+#[derive(Debug)]
+pub(super) enum Decision {
+    Silent(Silence),
+    Answer(ReplyCodes),
+    Change(Box<StateChange>),
+}
+
+impl Decision {
+    /// An answer with this AoE error code; 0: success.
+    pub fn answer(error: u8) -> Decision {
+        Decision::Answer(ReplyCodes {
+            error,
+            ..ReplyCodes::default()
+        })
+    }
+}

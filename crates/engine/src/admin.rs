@@ -9,7 +9,7 @@ use std::sync::Arc;
 use aoe_common::wire::{MAX_CONFIG_STRING_BYTES, mask as mask_wire};
 use parking_lot::RwLockWriteGuard;
 
-use super::action::{Action, ReplyCodes, StateChange};
+use super::action::{Action, Decision, StateChange};
 use super::counters::Silence;
 use super::export::State;
 use super::in_flight::{InFlight, Stage};
@@ -22,24 +22,6 @@ use super::state::Persistent;
 use super::{WireAdmin, mask, query, reserve, scatter};
 use crate::completion::Completions;
 use crate::store::Fault;
-
-/// What to do with a request.
-#[derive(Debug)]
-pub(super) enum Decision {
-    Silent(Silence),
-    Answer(ReplyCodes),
-    Change(Box<StateChange>),
-}
-
-impl Decision {
-    /// An answer with this AoE error code; 0: success.
-    pub fn answer(error: u8) -> Decision {
-        Decision::Answer(ReplyCodes {
-            error,
-            ..ReplyCodes::default()
-        })
-    }
-}
 
 /// Longest list or string of a request: 255 directives of a MAC mask.
 const MAX_LIST_BYTES: usize = 255 * mask_wire::DIRECTIVE_LEN;

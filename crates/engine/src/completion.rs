@@ -1,6 +1,6 @@
 //! Operations that do not end in the call that starts them: how their ends reach the session that waits.
 
-use crate::store::Fault;
+use crate::fault::Fault;
 
 /// Names an operation in flight on one worker; the caller chooses it.
 pub type Token = u64;

@@ -14,11 +14,13 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(super) fn add(&self, n: u64) {
         // Not fetch_add: only the session's own thread writes.
         self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
     }
 
+    #[inline]
     pub(super) fn bump(&self) {
         self.add(1);
     }
@@ -135,6 +137,7 @@ pub(super) enum Silence {
 }
 
 impl Counters {
+    #[inline]
     pub(super) fn silent(&self, why: Silence) {
         let counter = match why {
             Silence::NotAoe => &self.silent_not_aoe,

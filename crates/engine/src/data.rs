@@ -15,13 +15,14 @@ use super::late::{Treatment, Written};
 use super::link::{Link, Pieces};
 use super::mutants::{self, Mutant};
 use super::operation::Failure;
-use super::order::{Fingerprint, Placement, Span, Turn};
-use super::reply::error;
+use super::order::{Placement, Turn};
 use super::request::Command;
 use super::scatter;
+use super::scope::{Fingerprint, Span};
 use super::server::{Call, Server};
 use crate::completion::{Completions, Event, StoreResult};
 use crate::store::Step;
+use aoe_common::wire::error;
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Serves an ATA command to an exact address.

@@ -4,10 +4,10 @@ use super::action::{Action, Refusal};
 use super::counters::Silence;
 use super::in_flight::{InFlight, Stage};
 use super::link::Link;
-use super::reply::error;
 use super::request::Command;
 use super::server::{Call, Server};
 use crate::completion::{Completion, Completions, Event};
+use aoe_common::wire::error;
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Serves a request with an exact address, sent to the port's own MAC.

@@ -139,7 +139,8 @@ fn key(token: Token) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::order::{Class, Requester, Scope, Span};
+    use crate::order::Requester;
+    use crate::scope::{Class, Scope, Span};
     use crate::testing::bench::{Worker, export, options, request};
     use crate::testing::completions::MemCompletions;
     use crate::testing::store::MemStore;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use aoe_common::Mac;
 
 use super::mutants::{self, Mutant};
-use super::order::{Fingerprint, Span};
+use super::scope::{Fingerprint, Span};
 
 /// Writes remembered.
 const MAX_WRITES: usize = 1024;

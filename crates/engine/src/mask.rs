@@ -3,10 +3,10 @@
 use aoe_common::Mac;
 use aoe_common::wire::mask;
 
+use super::action::Decision;
 use super::action::{ReplyCodes, StateChange};
-use super::admin::Decision;
-use super::reply::error;
 use super::{Change, MAX_MASK, Persistent};
+use aoe_common::wire::error;
 
 /// Edit the list.
 pub(super) const EDIT: u8 = 1;

@@ -6,8 +6,8 @@ use super::action::Action;
 use super::ata::{Registers, bytes_of};
 use super::link::Link;
 use super::observer::Change;
-use super::order::{Class, Fingerprint, Scope, Span};
 use super::request::Request;
+use super::scope::{Class, Fingerprint, Scope, Span};
 use super::{Export, scatter};
 use crate::completion::{Completions, Token};
 use crate::store::{Extent, Fault, FaultKind, Step};
@@ -29,6 +29,7 @@ impl From<Fault> for Failure {
 
 impl Action {
     /// What it conflicts with; `None` where it is done without anybody else.
+    #[inline]
     pub fn scope(&self) -> Option<Scope> {
         let (class, span) = match self {
             Action::Read { extent, .. } | Action::Verify { extent, .. } => (Class::Read, Span::of(*extent)),

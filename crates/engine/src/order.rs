@@ -5,93 +5,10 @@
 //! order, until it ends. Two entries conflict when they overlap and one of them writes; an entry that conflicts
 //! with an earlier one waits for it.
 
-use aoe_common::Mac;
-
 use super::late::LateLog;
 use super::mutants::{self, Mutant};
+use super::scope::{Class, Fingerprint, Scope};
 use crate::completion::{Completion, CompletionHandle, Event, Token};
-use crate::store::Extent;
-
-/// What an entry does, as far as order is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    Read,
-    /// WRITE and TRIM.
-    Write,
-    /// Covers only writes that were answered: waits for nothing.
-    Flush,
-    /// A change of the config string: one at a time, beside data.
-    Admin,
-    /// A change of mask or reservation: alone.
-    Fence,
-}
-
-/// Sectors `first..end`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub first: u64,
-    pub end: u64,
-}
-
-impl Span {
-    pub const NONE: Span = Span { first: 0, end: 0 };
-
-    pub fn of(extent: Extent) -> Span {
-        Span {
-            first: extent.lba,
-            end: extent.lba.saturating_add(extent.count),
-        }
-    }
-
-    /// From the first to the last sector of all of them.
-    pub fn around(extents: &[Extent]) -> Span {
-        let spans = || extents.iter().map(|&extent| Span::of(extent));
-        Span {
-            first: spans().map(|span| span.first).min().unwrap_or(0),
-            end: spans().map(|span| span.end).max().unwrap_or(0),
-        }
-    }
-
-    pub fn overlaps(self, other: Span) -> bool {
-        if mutants::is(Mutant::OverlapByFirstSector) {
-            return self.first == other.first;
-        }
-        self.first < other.end && other.first < self.end
-    }
-}
-
-/// Class and place of an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Scope {
-    pub class: Class,
-    pub span: Span,
-}
-
-impl Scope {
-    pub fn conflicts(self, other: Scope) -> bool {
-        use Class::{Admin, Fence, Flush, Read, Write};
-        match (self.class, other.class) {
-            (Read | Write, Read | Write) if mutants::is(Mutant::ConflictsIgnored) => false,
-            (Fence, Read | Write) | (Read | Write, Fence) if mutants::is(Mutant::NoFence) => false,
-            (Fence, _) | (_, Fence) | (Admin, Admin) => true,
-            (Admin | Flush, _) | (_, Admin | Flush) | (Read, Read) => false,
-            (Read, Write) | (Write, Read | Write) => self.span.overlaps(other.span),
-        }
-    }
-}
-
-/// What makes two requests the same one. Never the tag: initiators send a lost request again under a new one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fingerprint {
-    pub opcode: u8,
-    pub lba: u64,
-    pub count: u64,
-    /// Of a read: nothing is gained by taking two hosts that read the same sectors for one, and one of them would
-    /// have to ask again. A write from another address is the same write by another path.
-    pub source: Option<Mac>,
-    /// Of the payload; 0 for reads.
-    pub digest: u128,
-}
 
 /// A request in flight on some worker.
 #[derive(Clone, Debug)]

@@ -2,11 +2,11 @@
 
 use aoe_common::wire::{MAX_CONFIG_STRING_BYTES, aoe, query};
 
+use super::action::Decision;
 use super::action::{ReplyCodes, StateChange};
-use super::admin::Decision;
 use super::counters::Silence;
-use super::reply::error;
 use super::{Change, Persistent};
+use aoe_common::wire::error;
 
 /// The subcommands.
 pub(super) mod subcommand {

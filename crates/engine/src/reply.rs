@@ -10,22 +10,6 @@ use super::mutants::{self, Mutant};
 use super::request::{Request, Tags};
 use super::scatter;
 
-/// AoE error codes (AoEr11 §2.4 and the Reserve command).
-pub(super) mod error {
-    /// Command not recognised.
-    pub const COMMAND: u8 = 1;
-    /// Bad argument.
-    pub const ARGUMENT: u8 = 2;
-    /// Device unavailable.
-    pub const UNAVAILABLE: u8 = 3;
-    /// Config string present.
-    pub const STRING_PRESENT: u8 = 4;
-    /// Unsupported version.
-    pub const VERSION: u8 = 5;
-    /// Target is reserved.
-    pub const RESERVED: u8 = 6;
-}
-
 /// Room for two tags, Ethernet, AoE and the longest argument.
 pub(super) type Head = ArrayVec<u8, { 8 + eth::HEADER_LEN + aoe::HEADER_LEN + ata::HEADER_LEN }>;
 
@@ -41,6 +25,7 @@ pub(super) struct Envelope<'a> {
 
 impl<'a> Envelope<'a> {
     /// The answer's to `request`, sent by the port with address `from`.
+    #[inline]
     pub fn answer(request: &'a Request, from: Mac, address: Address) -> Envelope<'a> {
         Envelope {
             from,
@@ -53,6 +38,7 @@ impl<'a> Envelope<'a> {
     }
 
     /// Ethernet and AoE header, and the command's argument as far as it is an ATA one or empty; `error` 0 is success.
+    #[inline]
     pub fn head(&self, error: u8, argument: &[u8]) -> Head {
         let flags = if error == 0 {
             aoe::FLAG_RESPONSE

@@ -28,6 +28,7 @@ impl Tags {
         tags
     }
 
+    #[inline]
     fn push(&mut self, kind: u16, tci: u16) {
         let [a, b] = kind.to_be_bytes();
         let [c, d] = (tci & eth::TCI_WITHOUT_DEI).to_be_bytes();
@@ -36,11 +37,13 @@ impl Tags {
         self.bytes[at..self.len].copy_from_slice(&[a, b, c, d]);
     }
 
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 
     /// True when an export with this rule answers frames tagged so. Priority tags (VID 0) count as untagged.
+    #[inline]
     pub fn served_by(&self, vlan: Vlan) -> bool {
         let single = match *self.as_slice() {
             [] => Some(0),
@@ -73,6 +76,7 @@ pub(super) enum Command {
 impl Command {
     /// From the command field and the first bytes of the argument, of which `present` are in the frame. Also the length of
     /// the fixed part.
+    #[inline]
     fn parse(
         number: u8,
         argument: &[u8; ata::HEADER_LEN],
@@ -152,6 +156,7 @@ pub(super) struct Request {
 
 impl Request {
     /// Parses a frame that `port` received.
+    #[inline]
     pub fn parse(pieces: &[&[u8]], port: &PortInfo) -> Result<Request, Silence> {
         let mut head = [0u8; MAX_HEADERS];
         let len = scatter::total(pieces);
@@ -220,11 +225,13 @@ impl Request {
     }
 
     /// True when more than one export may be meant, or the sender does not know whom it asks.
+    #[inline]
     pub fn is_discovery(&self) -> bool {
         self.broadcast || self.is_wildcard()
     }
 
     /// True for a wildcard in shelf or slot.
+    #[inline]
     pub fn is_wildcard(&self) -> bool {
         self.address.shelf == aoe::SHELF_ANY || self.address.slot == aoe::SLOT_ANY
     }

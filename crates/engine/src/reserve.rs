@@ -2,10 +2,10 @@
 
 use aoe_common::Mac;
 
+use super::action::Decision;
 use super::action::{ReplyCodes, StateChange};
-use super::admin::Decision;
-use super::reply::error;
 use super::{Change, MAX_RESERVE, Persistent};
+use aoe_common::wire::error;
 
 /// Replace the list if the source may.
 pub(super) const SET: u8 = 1;

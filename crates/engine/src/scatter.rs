@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 use super::link::{Pieces, PiecesMut};
 
 /// Length of all pieces together.
+#[inline]
 pub fn total(pieces: &[&[u8]]) -> usize {
     pieces
         .iter()
@@ -12,6 +13,7 @@ pub fn total(pieces: &[&[u8]]) -> usize {
 }
 
 /// Copies the bytes from offset `at` into `into` and returns how many there were.
+#[inline]
 pub fn gather(pieces: &[&[u8]], at: usize, into: &mut [u8]) -> usize {
     let (mut skip, mut rest) = (at, into);
     let mut copied = 0usize;
@@ -31,6 +33,7 @@ pub fn gather(pieces: &[&[u8]], at: usize, into: &mut [u8]) -> usize {
 }
 
 /// The `len` bytes from offset `at` on; `None` when there are fewer.
+#[inline]
 pub fn part<'a>(pieces: &[&'a [u8]], at: usize, len: usize) -> Option<Pieces<'a>> {
     let (mut skip, mut want) = (at, len);
     let mut found = ArrayVec::new();
@@ -50,6 +53,7 @@ pub fn part<'a>(pieces: &[&'a [u8]], at: usize, len: usize) -> Option<Pieces<'a>
 }
 
 /// All bytes from offset `at` on, for writing.
+#[inline]
 pub fn tail(pieces: PiecesMut<'_>, at: usize) -> PiecesMut<'_> {
     let mut skip = at;
     let mut found = ArrayVec::new();

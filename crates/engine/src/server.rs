@@ -15,11 +15,12 @@ use super::link::Link;
 use super::mutants::{self, Mutant};
 use super::order::{EntryId, Requester};
 use super::port::PortInfo;
-use super::reply::{Envelope, build, error, put_head};
+use super::reply::{Envelope, build, put_head};
 use super::request::{Command, Request};
 use super::state::Persistent;
 use super::{mask, query, reserve};
 use crate::completion::{Completions, Token};
+use aoe_common::wire::error;
 
 /// One request that is being worked on: who asked what of which export, and when.
 pub(super) struct Call<'a, C: Completions> {

@@ -16,6 +16,7 @@ mod lock;
 mod mapped;
 mod null;
 mod open;
+mod options;
 mod ram;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,8 @@ pub use engine::{
     Step, Store, Token, Traits,
 };
 pub use format::ImageFormat;
-pub use open::{StoreError, StoreKind, StoreOptions, open};
+pub use open::open;
+pub use options::{StoreError, StoreKind, StoreOptions};
 
 /// Says that the running test is skipped and why, on the real standard error: `cargo xtask test` counts these lines.
 #[cfg(test)]

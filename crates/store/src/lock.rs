@@ -16,8 +16,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 
-use super::users;
-use crate::open::StoreError;
+use crate::options::StoreError;
+use crate::users;
 
 /// Locks `[start, start + length)` bytes of `file` (`length` 0: to the end, wherever that will be).
 ///

@@ -8,12 +8,26 @@ use rustix::fs::SeekFrom;
 
 use crate::backing::Backing;
 use crate::mapped::mmap::Mapping;
-use crate::open::{StoreError, StoreOptions};
-use crate::open::{reading, volatile_sectors};
+use crate::options::reading;
+use crate::options::{StoreError, StoreOptions};
 use engine::{Completions, Durability, Extent, Fault, FaultKind, SECTOR_BYTES, Step, Store, Token, Traits};
 
 /// How much of the file is copied at a time when it is loaded.
 const LOAD_BYTES: usize = 1 << 20;
+
+/// Size of a store that does not keep its data: the file's range if there is a file, else what was asked for.
+pub(crate) fn volatile_sectors(options: &StoreOptions) -> Result<u64, StoreError> {
+    if options.path.exists() {
+        return Ok(Backing::open(&reading(options))?.sectors());
+    }
+    match options.length {
+        0 => Err(StoreError::NoSize {
+            path: options.path.clone(),
+            kind: options.kind,
+        }),
+        sectors => Ok(sectors),
+    }
+}
 
 /// A disk in memory. Takes memory only for what was not zero.
 #[derive(Debug)]

@@ -146,11 +146,13 @@ impl Socket {
     }
 
     /// Whether [`Socket::receive`] would find something: a look at one word of memory, for spinning.
+    #[inline]
     pub fn is_readable(&self) -> bool {
         !self.rx.is_empty()
     }
 
     /// The next frame that has arrived, without a system call.
+    #[inline]
     pub fn receive(&mut self) -> Option<Frame> {
         while let Some(descriptor) = self.rx.pop() {
             let piece = self.piece(&descriptor);
@@ -174,6 +176,7 @@ impl Socket {
 
     /// Starts to bring the frame's first bytes, at most those of its first piece, to this CPU: another one has just written them.
     /// To be called for a whole batch before the first frame is looked into, so that nobody waits for one after the other.
+    #[inline]
     pub fn prefetch(&self, frame: &Frame, bytes: usize) {
         self.umem.prefetch(frame, bytes);
     }
@@ -182,17 +185,20 @@ impl Socket {
     ///
     /// # Panics
     /// When the frame comes from another socket, as do all calls that take a frame.
+    #[inline]
     pub fn pieces<'a>(&'a self, frame: &'a Frame) -> Pieces<'a> {
         self.umem.pieces(frame)
     }
 
     /// The frame's bytes, writable.
+    #[inline]
     pub fn pieces_mut<'a>(&'a self, frame: &'a mut Frame) -> PiecesMut<'a> {
         self.umem.pieces_mut(frame)
     }
 
     /// A new frame of `len` bytes that hold anything, laid out like a received one; `None` when the pool has too few
     /// chunks, or a frame cannot be that long.
+    #[inline]
     pub fn allocate(&mut self, len: usize) -> Option<Frame> {
         let mut frame = Frame::empty(self.umem.id());
         self.layout
@@ -204,6 +210,7 @@ impl Socket {
     /// last chunk, then from whole chunks. Bytes that stay, stay where they are; new bytes hold anything.
     ///
     /// False, and nothing changed, when the pool has too few chunks, a frame cannot be that long, or `len` is 0.
+    #[inline]
     pub fn resize(&mut self, frame: &mut Frame, len: usize) -> bool {
         self.umem.check_owner(frame);
         self.layout.resize(frame, len, &mut self.chunks)
@@ -212,6 +219,7 @@ impl Socket {
     /// As [`Socket::resize`], but all bytes hold anything afterwards, and where there is a choice they lie in chunks that
     /// were sent lately: still in the CPU's cache, they take the copy of a read's data twice as fast as the chunk of its
     /// request does.
+    #[inline]
     pub fn renew(&mut self, frame: &mut Frame, len: usize) -> bool {
         let Some(fresh) = self.allocate(len) else {
             return self.resize(frame, len);
@@ -221,6 +229,7 @@ impl Socket {
     }
 
     /// Gives the frame's chunks back to the pool.
+    #[inline]
     pub fn free(&mut self, mut frame: Frame) {
         self.umem.check_owner(&frame);
         for piece in frame.drain() {
@@ -229,6 +238,7 @@ impl Socket {
     }
 
     /// Queues the frame to be sent with the next [`Socket::kick`], after those before it.
+    #[inline]
     pub fn transmit(&mut self, mut frame: Frame) {
         self.umem.check_owner(&frame);
         if !self.waiting.is_empty() || !self.put_on_ring(&mut frame) {
@@ -240,6 +250,7 @@ impl Socket {
     /// Has the queued frames sent, takes back the chunks of frames that are out, and gives the kernel room and chunks to
     /// receive into. To be called once for each batch, and also when nothing was sent. It does not wait: where the kernel or the
     /// driver cannot take all frames now, [`Socket::needs_kick`] says so.
+    #[inline]
     pub fn kick(&mut self) {
         if self.chunks.in_transmission() != 0 {
             loop {
@@ -260,6 +271,7 @@ impl Socket {
 
     /// Whether [`Socket::kick`] must be called again soon though nothing arrives: frames could not be sent yet, or the
     /// kernel has hardly a chunk left to receive into and gets more when frames are out.
+    #[inline]
     pub fn needs_kick(&self) -> bool {
         self.unsent || !self.waiting.is_empty() || (self.is_starved() && self.chunks.in_transmission() != 0)
     }

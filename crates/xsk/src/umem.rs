@@ -122,6 +122,7 @@ impl Umem {
     }
 
     /// A frame's bytes.
+    #[inline]
     pub fn pieces<'a>(&'a self, frame: &'a Frame) -> Pieces<'a> {
         self.check_owner(frame);
         frame
@@ -137,6 +138,7 @@ impl Umem {
     }
 
     /// A frame's bytes, writable.
+    #[inline]
     pub fn pieces_mut<'a>(&'a self, frame: &'a mut Frame) -> PiecesMut<'a> {
         self.check_owner(frame);
         frame
@@ -152,6 +154,7 @@ impl Umem {
     }
 
     /// Starts to bring a frame's first `bytes` into this CPU's cache.
+    #[inline]
     pub fn prefetch(&self, frame: &Frame, bytes: usize) {
         self.check_owner(frame);
         let Some(piece) = frame.pieces().first() else {

@@ -1,34 +1,15 @@
 //! From registers to what is to be done, or why it is not.
 
-use super::identify::MAX_LBA28;
+use super::device::{Device, has_sectors, inside};
+use super::registers::MAX_LBA28;
 use super::{Opcode, Registers, Results, opcode, smart, trim};
 use crate::action::{Action, Refusal};
 use crate::mutants::{self, Mutant};
-use crate::reply::error;
-use crate::store::{Durability, Extent, Traits};
-
-/// What a command is judged by.
-#[derive(Debug)]
-pub struct Device<'a> {
-    /// Sectors the export has.
-    pub sectors: u64,
-    /// Sectors that fit a frame of this port.
-    pub per_frame: u8,
-    /// Writes are refused, to everyone or to this source.
-    pub read_only: bool,
-    /// All writes are durable.
-    pub sync: bool,
-    /// What the store can do.
-    pub traits: Traits,
-    /// Current multiple mode; 0: off.
-    pub multiple: u8,
-    /// SMART is offered; `Some(true)`: and enabled.
-    pub smart: Option<bool>,
-    /// The frame's data after the ATA header.
-    pub payload: &'a [&'a [u8]],
-}
+use crate::store::{Durability, Extent};
+use aoe_common::wire::error;
 
 /// Judges a command.
+#[inline]
 pub fn decode(registers: &Registers, device: &Device<'_>) -> Result<Action, Refusal> {
     let r = registers;
     let abort = Err(Refusal::Ata(r.abort()));
@@ -102,6 +83,7 @@ pub fn decode(registers: &Registers, device: &Device<'_>) -> Result<Action, Refu
 }
 
 /// The extent of a READ or WRITE.
+#[inline]
 fn transfer(r: &Registers, device: &Device<'_>, extended: bool, out: bool) -> Result<Extent, Refusal> {
     if r.writes() != out || r.count == 0 || r.count > device.per_frame {
         return Err(Refusal::Ata(r.abort()));
@@ -112,18 +94,7 @@ fn transfer(r: &Registers, device: &Device<'_>, extended: bool, out: bool) -> Re
     within(r, device, extended, r.count.into())
 }
 
-/// True when the payload has `count` sectors.
-pub fn has_sectors(payload: &[&[u8]], count: u8) -> bool {
-    crate::scatter::total(payload) >= bytes_of(count.into())
-}
-
-/// Bytes of `sectors` sectors; what does not fit memory cannot be there.
-pub fn bytes_of(sectors: u64) -> usize {
-    usize::try_from(sectors)
-        .unwrap_or(usize::MAX)
-        .saturating_mul(aoe_common::wire::SECTOR_BYTES)
-}
-
+#[inline]
 fn within(r: &Registers, device: &Device<'_>, extended: bool, count: u64) -> Result<Extent, Refusal> {
     let extent = Extent {
         lba: r.lba(extended),
@@ -142,17 +113,10 @@ fn within(r: &Registers, device: &Device<'_>, extended: bool, count: u64) -> Res
     }
 }
 
-/// True when the whole extent exists.
-pub fn inside(extent: Extent, sectors: u64) -> bool {
-    extent
-        .lba
-        .checked_add(extent.count)
-        .is_some_and(|end| end <= sectors)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Traits;
 
     #[test]
     fn short_addresses_end_where_identify_says() {

@@ -2,11 +2,9 @@
 
 use aoe_common::wire::SECTOR_BYTES;
 
+use super::registers::MAX_LBA28;
 use super::trim;
 use crate::store::Traits;
-
-/// Largest number of sectors that a 28-bit size can say.
-pub const MAX_LBA28: u64 = 0x0fff_ffff;
 
 /// Largest multiple mode.
 pub const MAX_MULTIPLE: u8 = 16;

@@ -1,13 +1,15 @@
 //! Issue ATA Command: registers, opcodes and what they ask for (AoEr11 §3.1, ATA8-ACS).
 
 mod decode;
+mod device;
 pub mod identify;
 mod opcode;
 mod registers;
 mod smart;
 mod trim;
 
-pub(super) use decode::{Device, bytes_of, decode};
+pub(super) use decode::decode;
+pub(super) use device::{Device, bytes_of};
 pub(super) use opcode::{Opcode, opcode};
 pub(super) use registers::{Registers, Results};
 pub(super) use smart::read_data as smart_data;

@@ -38,6 +38,7 @@ pub enum Opcode {
 }
 
 /// Looks a command register value up.
+#[inline]
 pub const fn opcode(command: u8) -> Opcode {
     const fn read(extended: bool, multiple: bool) -> Opcode {
         Opcode::Read { extended, multiple }

@@ -2,8 +2,11 @@
 
 use aoe_common::wire::ata;
 
-use crate::reply::error;
 use crate::store::{Extent, Fault, FaultKind};
+use aoe_common::wire::error;
+
+/// Largest number of sectors that a 28-bit size can say.
+pub const MAX_LBA28: u64 = 0x0fff_ffff;
 
 /// Status bits.
 mod status {
@@ -40,6 +43,7 @@ pub struct Results {
 
 impl Registers {
     /// From a command's argument.
+    #[inline]
     pub fn read(argument: &[u8; ata::HEADER_LEN]) -> Registers {
         let mut lba = [0; 6];
         lba.copy_from_slice(&argument[ata::LBA..][..6]);
@@ -58,6 +62,7 @@ impl Registers {
     }
 
     /// The LBA registers as a number: 48 bits, or 28 with the low nibble of the device register.
+    #[inline]
     pub fn lba(&self, extended: bool) -> u64 {
         let [a, b, c, d, e, f] = self.lba;
         if extended {
@@ -68,11 +73,13 @@ impl Registers {
     }
 
     /// True when the initiator says that data goes to the device.
+    #[inline]
     pub fn writes(&self) -> bool {
         self.aflags & ata::AFLAG_WRITE != 0
     }
 
     /// Success.
+    #[inline]
     pub fn success(&self) -> Results {
         Results {
             error: 0,
@@ -151,11 +158,13 @@ impl Results {
     }
 
     /// The argument of the reply.
+    #[inline]
     pub fn write(&self, aflags: u8) -> [u8; ata::HEADER_LEN] {
         argument(aflags, self.error, self.count, self.status, self.lba)
     }
 }
 
+#[inline]
 fn argument(aflags: u8, feature: u8, count: u8, command: u8, lba: [u8; 6]) -> [u8; ata::HEADER_LEN] {
     let mut argument = [0; ata::HEADER_LEN];
     argument[ata::AFLAGS] = aflags;

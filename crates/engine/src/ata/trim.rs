@@ -2,12 +2,12 @@
 
 use aoe_common::wire::SECTOR_BYTES;
 
-use super::decode::{Device, bytes_of, has_sectors, inside};
+use super::device::{Device, bytes_of, has_sectors, inside};
 use super::registers::Registers;
 use crate::action::{Action, Refusal};
-use crate::reply::error;
 use crate::scatter;
 use crate::store::Extent;
+use aoe_common::wire::error;
 
 /// Blocks of 64 ranges that one command may carry where frames are large enough.
 const MAX_BLOCKS: u8 = 8;

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use super::{Backing, object_bytes};
 use crate::format::{self, ImageFormat};
 use crate::lock;
-use crate::open::served_sectors;
-use crate::open::{StoreError, StoreOptions};
+use crate::options::served_sectors;
+use crate::options::{StoreError, StoreOptions};
 use engine::{SECTOR_BYTES, Traits};
 
 impl Backing {

@@ -24,7 +24,7 @@ use crate::direct::partial::PartialWrite;
 use crate::fetch::{Pages, Verify, read_fault};
 use crate::io::buffer::Buffer;
 use crate::io::transfer::{Continuation, Direction, Transfer};
-use crate::open::{StoreError, StoreOptions};
+use crate::options::{StoreError, StoreOptions};
 use engine::{
     Completion, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Step, Store, Token, Traits,
 };

@@ -22,7 +22,7 @@ use crate::backing::Backing;
 use crate::commit::{Committer, Medium, Task};
 use crate::completion_queue::CompletionQueue;
 use crate::fetch::{ColdRead, Verify, Warm};
-use crate::open::StoreError;
+use crate::options::StoreError;
 use engine::{Durability, Extent, Fault, FaultKind, Step, Store, Token, Traits};
 
 /// Serves a file or block device through its page cache.

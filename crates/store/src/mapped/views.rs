@@ -14,7 +14,7 @@ use crate::fetch::{Pages, Streams};
 use crate::mapped::folios::Folios;
 use crate::mapped::mmap::Mapping;
 use crate::mapped::residency::Residency;
-use crate::open::StoreError;
+use crate::options::StoreError;
 use engine::{Extent, Fault, SECTOR_BYTES};
 
 /// Each further mapping is at least twice as long as the last, so this suffices for ever.

@@ -112,7 +112,8 @@ mod tests {
     use std::os::unix::fs::{FileExt, MetadataExt};
     use std::time::{Duration, Instant};
 
-    use crate::open::{StoreKind, StoreOptions, open};
+    use crate::open::open;
+    use crate::options::{StoreKind, StoreOptions};
 
     /// Bytes of the process's mapping of `path` that are in the page table.
     fn mapped_bytes(path: &str) -> u64 {

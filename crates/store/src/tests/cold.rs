@@ -8,7 +8,8 @@ use rustix::fs::{Advice, fadvise};
 use super::driver::counter;
 use super::{Driver, stamp};
 use crate::completion_queue::CompletionQueue;
-use crate::open::{StoreKind, StoreOptions, open};
+use crate::open::open;
+use crate::options::{StoreKind, StoreOptions};
 use engine::{Durability, Event, Extent, FaultKind, Step};
 
 /// A file full of stamps that is not in the page cache. Not on tmpfs, where everything is.

@@ -13,7 +13,8 @@ use crate::commit::{Committer, Medium, Task, Waiter};
 use crate::completion_queue::CompletionQueue;
 use crate::io::buffer::Buffer;
 use crate::io::transfer::{Direction, Transfer};
-use crate::open::{StoreKind, StoreOptions, open};
+use crate::open::open;
+use crate::options::{StoreKind, StoreOptions};
 use engine::{Completions as _, Durability, Event, Extent, Fault, FaultKind, Step};
 
 #[derive(Debug, Default)]

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::{Driver, image, stamp};
-use crate::open::{StoreError, StoreKind, StoreOptions, open};
+use crate::open::open;
+use crate::options::{StoreError, StoreKind, StoreOptions};
 use engine::{Durability, Extent};
 
 /// A loop device over a file, detached when dropped.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::driver::counter;
 use super::{Driver, image, stamp};
-use crate::open::{StoreKind, StoreOptions, open};
+use crate::open::open;
+use crate::options::{StoreKind, StoreOptions};
 use engine::{Durability, FaultKind};
 
 pub fn patiently(what: &str, mut attempt: impl FnMut() -> bool) {

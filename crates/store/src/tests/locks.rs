@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use super::image;
-use crate::open::{StoreKind, StoreOptions, open};
+use crate::open::open;
+use crate::options::{StoreKind, StoreOptions};
 
 /// Set for the child process: the file to hold.
 const HOLD: &str = "XBLADE_TEST_HOLD";

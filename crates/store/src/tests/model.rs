@@ -12,7 +12,8 @@ use rustix::fs::{Advice, fadvise};
 use super::{Driver, image, stamp};
 use crate::completion_queue::CompletionQueue;
 use crate::direct::DirectStore;
-use crate::open::{StoreKind, StoreOptions, open};
+use crate::open::open;
+use crate::options::{StoreKind, StoreOptions};
 use engine::{Durability, Extent, Store};
 
 const SECTORS: u64 = 1200;

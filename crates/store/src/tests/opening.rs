@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{Driver, image, stamp};
 use crate::completion_queue::CompletionQueue;
-use crate::open::{StoreKind, StoreOptions, open};
+use crate::open::open;
+use crate::options::{StoreKind, StoreOptions};
 use engine::{Durability, Store};
 
 fn options(path: &std::path::Path) -> StoreOptions {

@@ -1,0 +1,253 @@
+//! What a store is opened with, and messages that say what is wrong with it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::format::ImageFormat;
+use engine::SECTOR_BYTES;
+
+/// Kind of store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreKind {
+    /// A shared mapping of a file or block device.
+    Mmap,
+    /// O_DIRECT through io_uring.
+    Direct,
+    /// Memory, of the file's size, lost at exit.
+    Ram,
+    /// Reads give zeros, writes vanish; for measuring.
+    Null,
+}
+
+impl StoreKind {
+    /// Every value by its name.
+    pub const NAMES: [(&'static str, StoreKind); 4] = [
+        ("mmap", StoreKind::Mmap),
+        ("direct", StoreKind::Direct),
+        ("ram", StoreKind::Ram),
+        ("null", StoreKind::Null),
+    ];
+
+    /// True when the path is read and written; else only its size counts.
+    pub fn uses_file(self) -> bool {
+        matches!(self, StoreKind::Mmap | StoreKind::Direct)
+    }
+}
+
+impl std::fmt::Display for StoreKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = StoreKind::NAMES.iter().find(|(_, kind)| kind == self);
+        f.write_str(name.map_or("?", |(name, _)| name))
+    }
+}
+
+/// What to open and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoreOptions {
+    /// Kind of store.
+    pub kind: StoreKind,
+    /// A regular file or a block device. `ram` and `null` take its size if it exists.
+    pub path: PathBuf,
+    /// First sector served.
+    pub offset: u64,
+    /// Sectors served; 0: to the end, following growth.
+    pub length: u64,
+    /// Never write; the file is opened for reading only, and readers share it.
+    pub read_only: bool,
+    /// The object has writers elsewhere: no lock, and only the direct store.
+    pub shared: bool,
+    /// Allocate all space of the range now.
+    pub prealloc: bool,
+    /// Longest time that a write-back write waits for its way to the medium.
+    pub flush_interval: Duration,
+    /// Whether images that are no plain sectors are refused.
+    pub format: ImageFormat,
+}
+
+impl StoreOptions {
+    /// The defaults for `path`: all of it, writable, write-back within one second.
+    pub fn new(kind: StoreKind, path: impl Into<PathBuf>) -> StoreOptions {
+        StoreOptions {
+            kind,
+            path: path.into(),
+            offset: 0,
+            length: 0,
+            read_only: false,
+            shared: false,
+            prealloc: false,
+            flush_interval: Duration::from_secs(1),
+            format: ImageFormat::Detect,
+        }
+    }
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is nothing at the path.
+    #[error("{}: no such file; `xblade create` makes an image", .0.display())]
+    Missing(PathBuf),
+    /// The path is a directory.
+    #[error("{}: is a directory, not an image or a block device", .0.display())]
+    Directory(PathBuf),
+    /// The path is a socket, pipe or character device.
+    #[error("{}: is neither a regular file nor a block device", .0.display())]
+    NotAnImage(PathBuf),
+    /// The process may not open it.
+    #[error("{}: permission denied ({access} access is needed)", .path.display())]
+    Permission {
+        /// What was to be opened.
+        path: PathBuf,
+        /// "read" or "read and write".
+        access: &'static str,
+    },
+    /// Nothing in it.
+    #[error("{}: is empty", .0.display())]
+    Empty(PathBuf),
+    /// Less than a sector in it.
+    #[error("{}: has {bytes} bytes, less than one sector (512)", .path.display())]
+    UnderOneSector {
+        /// What was opened.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The offset leaves nothing to serve.
+    #[error("{}: offset {offset} is beyond the end: 0 to {} is possible ({sectors} sectors)", .path.display(), .sectors - 1)]
+    OffsetBeyondEnd {
+        /// What was opened.
+        path: PathBuf,
+        /// As asked, in sectors.
+        offset: u64,
+        /// Size of the object in sectors.
+        sectors: u64,
+    },
+    /// Offset and length reach beyond the end.
+    #[error("{}: length {length} at offset {offset} is beyond the end: 1 to {} is possible, or 0 for all ({sectors} sectors)", .path.display(), .sectors - .offset)]
+    LengthBeyondEnd {
+        /// What was opened.
+        path: PathBuf,
+        /// As asked, in sectors.
+        offset: u64,
+        /// As asked, in sectors.
+        length: u64,
+        /// Size of the object in sectors.
+        sectors: u64,
+    },
+    /// Another process (or another export) has it.
+    #[error("{}: in use by {holder}", .path.display())]
+    InUse {
+        /// What was opened.
+        path: PathBuf,
+        /// Name and pid where they can be found out.
+        holder: String,
+    },
+    /// Not plain sectors.
+    #[error("{}: is a {format} image, whose bytes are not the disk's: make a raw one with `{convert}`, or say format = \"raw\" (--format raw) to export its bytes as they are", .path.display())]
+    Foreign {
+        /// What was opened.
+        path: PathBuf,
+        /// What it is.
+        format: &'static str,
+        /// The command that makes a raw image of it.
+        convert: String,
+    },
+    /// The file system has no O_DIRECT.
+    #[error("{}: its file system has no direct I/O (O_DIRECT); use store = \"mmap\"", .0.display())]
+    NoDirect(PathBuf),
+    /// There are not as many addresses.
+    #[error("{}: {bytes} bytes are more than can be mapped here; use store = \"direct\" (--direct), which maps nothing", .path.display())]
+    TooLargeToMap {
+        /// What was to be mapped.
+        path: PathBuf,
+        /// Bytes to map.
+        bytes: u64,
+    },
+    /// `shared` without `direct`.
+    #[error("{}: a shared backend needs the direct store, not {kind}: a page cache here would hide the other side's writes", .path.display())]
+    SharedNeedsDirect {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What was asked for.
+        kind: StoreKind,
+    },
+    /// `prealloc` failed.
+    #[error("{}: cannot reserve {bytes} bytes", .path.display())]
+    Prealloc {
+        /// What was opened.
+        path: PathBuf,
+        /// Size of the range.
+        bytes: u64,
+        /// The cause.
+        source: io::Error,
+    },
+    /// `ram` or `null` without a size.
+    #[error("{}: no such file, so the {kind} store needs a length in sectors", .path.display())]
+    NoSize {
+        /// What was given.
+        path: PathBuf,
+        /// What was asked for.
+        kind: StoreKind,
+    },
+    /// Anything else the system said.
+    #[error("{}: {doing}", .path.display())]
+    System {
+        /// What it happened to.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    /// A [`StoreError::System`] with its context.
+    pub(crate) fn system(path: &Path, doing: &'static str, source: impl Into<io::Error>) -> StoreError {
+        StoreError::System {
+            path: path.to_owned(),
+            doing,
+            source: source.into(),
+        }
+    }
+}
+
+/// The same options, for looking at the file without touching or locking it.
+pub(crate) fn reading(options: &StoreOptions) -> StoreOptions {
+    StoreOptions {
+        read_only: true,
+        shared: true,
+        prealloc: false,
+        ..options.clone()
+    }
+}
+
+/// Checks offset and length (sectors) against an object of `bytes`, and gives the sectors to serve.
+pub(crate) fn served_sectors(path: &Path, bytes: u64, offset: u64, length: u64) -> Result<u64, StoreError> {
+    let path = || path.to_owned();
+    let sectors = bytes / SECTOR_BYTES;
+    if bytes == 0 {
+        return Err(StoreError::Empty(path()));
+    }
+    if sectors == 0 {
+        return Err(StoreError::UnderOneSector { path: path(), bytes });
+    }
+    if offset >= sectors {
+        return Err(StoreError::OffsetBeyondEnd {
+            path: path(),
+            offset,
+            sectors,
+        });
+    }
+    match length {
+        0 => Ok(sectors - offset),
+        length if length <= sectors - offset => Ok(length),
+        length => Err(StoreError::LengthBeyondEnd {
+            path: path(),
+            offset,
+            length,
+            sectors,
+        }),
+    }
+}

@@ -122,9 +122,6 @@ impl<L: Link, C: Completions> Server<L, C> {
                 Placement::Clear => {}
                 Placement::Full => {
                     drop(state);
-                    if mutants::is(Mutant::FrameForgotten) {
-                        return;
-                    }
                     return self.silent(link, frame, Silence::Full);
                 }
                 Placement::Waits(entry) => {

@@ -23,7 +23,6 @@ pub enum Mutant {
     ReadOnlyMemberWrites,
     AnsweredBeforeSaved,
     PaddingNotZeroed,
-    FrameForgotten,
     WaiterNotCalled,
     FaultToldAsSuccess,
 }

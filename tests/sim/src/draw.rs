@@ -18,9 +18,16 @@ pub fn plan(seed: u64, wide: bool) -> Plan {
     let busy_ms = r.between(500, if wide { 120_000 } else { 12_000 });
     let ports = ports(r);
     let mut exports = exports(r);
-    let hosts = hosts(r, &ports, &mut exports, busy_ms, wide);
+    let mut hosts = hosts(r, &ports, &mut exports, busy_ms, wide);
     let network = network(r);
     let faults = faults(r, &ports, &exports, &hosts, busy_ms);
+    // Trims look alike: which one a stalled ring had held back, nobody could say.
+    let stalls = |fault: &Fault| matches!(fault.what, FaultKind::Stall { .. });
+    if faults.iter().any(stalls) {
+        hosts
+            .iter_mut()
+            .for_each(|host| host.mix[Want::Trim as usize] = 0);
+    }
     Plan {
         seed,
         busy_ms,
@@ -94,7 +101,7 @@ fn hosts(
     let users = r.between(2, 6);
     let admin = r.one_in(3);
     let all: Vec<u8> = (0..ports.len() as u8).collect();
-    let area = *r.pick(&[4, 16, 64]);
+    let area = *r.pick(&[4, 4, 16, 64]);
     for number in 0..users + adversaries {
         let kind = match number {
             _ if number >= users => HostKind::Adversary,
@@ -104,9 +111,16 @@ fn hosts(
         let pause_us = r.between(1_000, 60_000);
         let burst = r.between(1, 24) as u32;
         let rounds = busy_ms * 1000 / pause_us;
+        let export = r.below(exports.len() as u64) as usize;
+        // At a border with another export, where there is one.
+        let first = match exports.iter().any(|other| other.beside == Some(export)) {
+            true => exports[export].sectors.saturating_sub(area),
+            false => 0,
+        };
         hosts.push(HostPlan {
             kind,
-            export: r.below(exports.len() as u64) as usize,
+            export,
+            first,
             ports: if r.one_in(6) {
                 vec![*r.pick(&all)]
             } else {
@@ -136,7 +150,7 @@ fn mix(r: &mut Random, admin: bool) -> [u32; Want::KINDS] {
         40,
         40,
         maybe(extended, 8),
-        maybe(extended, 3),
+        maybe(extended, 4),
         maybe(extended, 3),
         maybe(extended, 2),
         1,

@@ -49,6 +49,9 @@ struct Args {
     /// Go on after failing seeds, and list them.
     #[arg(long)]
     survey: bool,
+    /// Print a failing seed as it is.
+    #[arg(long)]
+    no_shrink: bool,
     /// Print the whole trace.
     #[arg(long)]
     trace: bool,
@@ -180,6 +183,9 @@ fn print(report: &Report) {
 fn failed(finding: &Finding, args: &Args) -> anyhow::Result<bool> {
     println!("seed {} fails: {}", finding.seed, finding.violation);
     let known = Known::of(&finding.violation);
+    if args.no_shrink {
+        return Ok(known.is_some() && !args.no_known);
+    }
     let smaller = shrink::shrink(&finding.plan, &finding.violation, SHRINKING);
     println!("made smaller in {} tries: {}", smaller.tried, smaller.violation);
     let kept = Kept {

@@ -106,7 +106,10 @@ pub struct HostPlan {
     pub pause_us: u64,
     /// Requests in all.
     pub requests: u32,
-    /// Sectors that it uses, from 0.
+    /// The first sector that it uses.
+    #[serde(default)]
+    pub first: u64,
+    /// Sectors that it uses.
     pub area: u64,
     /// How often it asks for each of [`Want`]'s kinds, relative to each other.
     pub mix: [u32; Want::KINDS],

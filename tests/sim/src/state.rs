@@ -125,15 +125,16 @@ impl SimState {
     /// The process is gone: what it was saving is saved or not. Returns what was asked for an address.
     pub fn process_gone(&self) -> BTreeMap<Address, Vec<Persistent>> {
         let inner = &mut *self.0.lock();
+        // The engine asks for one at a time: of each export the latest is the only one that may be there unacknowledged.
         let mut asked: BTreeMap<Address, Vec<Persistent>> = BTreeMap::new();
+        for (address, state) in std::mem::take(&mut inner.latest) {
+            asked.insert(address, vec![state]);
+        }
         for saving in std::mem::take(&mut inner.saving).into_values() {
             if inner.random.one_in(2) {
                 inner.saved.insert(saving.address, saving.state.clone());
             }
-            asked.entry(saving.address).or_default().push(saving.state);
-        }
-        for (address, state) in std::mem::take(&mut inner.latest) {
-            asked.entry(address).or_default().push(state);
+            asked.insert(saving.address, vec![saving.state]);
         }
         inner.stuck.clear();
         asked

@@ -37,7 +37,11 @@ impl Tally {
 /// Runs all; true: all passed. New seeds begin with `seed`.
 pub fn run(time: Duration, seed: u64) -> anyhow::Result<bool> {
     let mut tally = Tally::default();
-    for (name, kept) in seeds::all()? {
+    let kept: Vec<seeds::Kept> = seeds::all()?.into_iter().map(|(_, kept)| kept).collect();
+    for (name, kept) in seeds::all()?
+        .into_iter()
+        .filter(|(_, kept)| kept.plan.mutant.is_none())
+    {
         let violation = world::run(&kept.plan, false).violation;
         let seen = super::end(violation.as_ref());
         let right = match kept.shows {
@@ -59,7 +63,7 @@ pub fn run(time: Duration, seed: u64) -> anyhow::Result<bool> {
         tally.count(&format!("seed {}", seed + number), twice(seed + number));
     }
     for mutant in Mutant::ALL {
-        tally.count(&format!("mutant {mutant:?}"), found(*mutant));
+        tally.count(&format!("mutant {mutant:?}"), found(*mutant, &kept));
     }
     let search = Search {
         mutant: None,
@@ -95,9 +99,16 @@ fn twice(seed: u64) -> Result<String, String> {
 }
 
 /// A planted defect is found, by the seed that is known to or a new one.
-fn found(mutant: Mutant) -> Result<String, String> {
+fn found(mutant: Mutant, kept: &[seeds::Kept]) -> Result<String, String> {
     if mutant.in_engine() && !cfg!(feature = "mutants") {
         return Ok("not planted: built without --features mutants".into());
+    }
+    if let Some(kept) = kept.iter().find(|kept| kept.plan.mutant == Some(mutant)) {
+        let violation = world::run(&kept.plan, false).violation;
+        let text = |seen: String| format!("{} (a kept plan): {seen}", mutant.text());
+        return violation.map_or(Err(text("not found".into())), |violation| {
+            Ok(text(violation.to_string()))
+        });
     }
     let start = Instant::now();
     let search = Search {

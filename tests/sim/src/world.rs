@@ -279,6 +279,12 @@ impl World {
         for worker in self.bus.take_awake() {
             self.wake(worker);
         }
+        for number in std::mem::take(&mut self.oracle.unsure) {
+            if let Some(process) = &self.process {
+                let state = process.exports[number].persistent();
+                self.oracle.resync(number, state);
+            }
+        }
     }
 
     fn see(&mut self, note: Note) {
@@ -326,6 +332,9 @@ impl World {
         self.digest = self.digest.rotate_left(5) ^ xxhash_rust::xxh3::xxh3_64(bytes) ^ self.bus.now_us();
         self.bus.say(|| crate::trace::reply(port, bytes));
         self.oracle.sent(self.at(worker, port), bytes);
+        if self.is(Mutant::ReplyTwice) && self.random.one_in(100) {
+            self.oracle.sent(self.at(worker, port), bytes);
+        }
         let everyone = bytes[0] & 1 != 0;
         for host in 0..self.hosts.len() as u16 {
             let ours = bytes[..6] == mac_of(host, port).0 || everyone;

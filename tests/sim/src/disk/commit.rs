@@ -133,6 +133,14 @@ impl Disk {
         }
     }
 
+    /// A new process begins with committing what an old one left.
+    pub(super) fn commit_leftovers(&mut self, store: usize) {
+        if !self.dirty.is_empty() && !self.is(Mutant::LeftoversNotCommitted) {
+            self.committers[store].due = false;
+            self.note_write(store);
+        }
+    }
+
     /// Someone waits for the next commit of a store.
     pub(super) fn commit(&mut self, store: usize, waiter: Waiter, task: Task) {
         match task {

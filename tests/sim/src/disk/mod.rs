@@ -214,14 +214,7 @@ impl Disk {
                 worker,
             });
         }
-        self.seen[first as usize * SECTOR_BYTES..][..bytes.len()].copy_from_slice(bytes);
-        let unit = self.unit();
-        for unit in first / unit..(first + count).div_ceil(unit) {
-            *self.dirty.entry(unit).or_default() |= acknowledged;
-        }
-        for sector in first..first + count {
-            self.lost.remove(&sector);
-        }
+        self.change(first, bytes, acknowledged);
         self.bus.say(|| {
             let values: Vec<String> = bytes
                 .chunks(SECTOR_BYTES)
@@ -233,6 +226,19 @@ impl Disk {
                 values.join(", ")
             )
         });
+    }
+
+    /// Puts bytes where reads see them, with nobody watching.
+    fn change(&mut self, first: u64, bytes: &[u8], acknowledged: bool) {
+        let count = (bytes.len() / SECTOR_BYTES) as u64;
+        self.seen[first as usize * SECTOR_BYTES..][..bytes.len()].copy_from_slice(bytes);
+        let unit = self.unit();
+        for unit in first / unit..(first + count).div_ceil(unit) {
+            *self.dirty.entry(unit).or_default() |= acknowledged;
+        }
+        for sector in first..first + count {
+            self.lost.remove(&sector);
+        }
     }
 
     /// How long an operation takes now.

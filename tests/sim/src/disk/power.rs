@@ -76,16 +76,14 @@ impl Disk {
             .operations
             .values()
             .filter_map(|operation| match operation {
-                Operation::Put(write, first, bytes) => {
-                    Some((*first, bytes.clone(), write.waiter.handle.worker()))
-                }
+                Operation::Put(_, first, bytes) => Some((*first, bytes.clone())),
                 _ => None,
             })
             .collect();
-        for (first, bytes, worker) in puts {
+        for (first, bytes) in puts {
             for (sector, bytes) in (first..).zip(bytes.chunks(SECTOR_BYTES)) {
                 if self.random.one_in(2) {
-                    self.apply(sector, bytes, false, worker);
+                    self.change(sector, bytes, false);
                 }
             }
         }

@@ -34,6 +34,7 @@ impl SimStore {
 
     /// Opens the store at this place.
     pub fn open(disk: &Arc<Mutex<Disk>>, place: usize, base: u64, sectors: u64) -> SimStore {
+        disk.lock().commit_leftovers(place);
         SimStore {
             disk: Arc::clone(disk),
             place,

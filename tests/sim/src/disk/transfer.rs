@@ -218,7 +218,11 @@ impl Disk {
     }
 
     fn end_read(&mut self, first: u64, count: u64, waiter: &Waiter, again: bool, purpose: Purpose) {
-        if let Some(mut fault) = self.read_fault(first, count, waiter) {
+        let fault = self.read_fault(first, count, waiter);
+        if fault.is_some() && self.is(Mutant::ReadErrorsIgnored) && purpose == Purpose::Bytes {
+            return waiter.finish(Ok(Some(vec![0x55; count as usize * SECTOR_BYTES].into())));
+        }
+        if let Some(mut fault) = fault {
             if purpose == Purpose::Write && fault.kind == FaultKind::Read {
                 fault.kind = FaultKind::Write;
             }
@@ -240,9 +244,6 @@ impl Disk {
     }
 
     pub(super) fn read_fault(&self, first: u64, count: u64, waiter: &Waiter) -> Option<Fault> {
-        if self.is(Mutant::ReadErrorsIgnored) {
-            return None;
-        }
         if self.trouble.gone {
             return Some(waiter.fault(FaultKind::Gone, first));
         }

@@ -61,7 +61,7 @@ pub fn query(sub: u8, text: &[u8]) -> Ask {
 impl Base {
     /// Draws a request; `stamp` names it if it writes. `sectors`: of the device, `most`: of a frame.
     pub fn draw(&mut self, stamp: u64, sectors: u64, most: u8) -> Ask {
-        let area = self.plan.area.min(sectors).max(1);
+        let area = self.plan.area.min(sectors.saturating_sub(self.plan.first)).max(1);
         let total = self.plan.mix.iter().sum::<u32>().max(1);
         let mut at = self.random.below(total.into()) as u32;
         let kind = self.plan.mix.iter().position(|weight| {
@@ -70,7 +70,7 @@ impl Base {
             hit
         });
         let count = self.random.between(1, u64::from(most.max(1)).min(area));
-        let lba = self.random.below(area - count + 1);
+        let lba = self.plan.first + self.random.below(area - count + 1);
         let short = count as u8;
         let stamped = || stamp::sectors(stamp, lba, count);
         let name = stamp::name(stamp);
@@ -105,7 +105,7 @@ impl Base {
             Want::Text => {
                 let sub = *self.random.pick(&[0, 3, 4, 4]);
                 let len = self.random.below(4);
-                query(sub, &stamp.to_be_bytes()[..len as usize])
+                query(sub, &stamp.to_le_bytes()[..len as usize])
             }
             Want::Mask => self.mask(),
             Want::Reserve => self.reserve(),

@@ -67,9 +67,13 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Whether it is a write of this.
-    pub fn writes(&self, value: Value) -> bool {
-        matches!(&self.what, What::Write { values, .. } if values.contains(&value))
+    /// Whether it is the write, or trim, of this key.
+    pub fn writes(&self, key: u64) -> bool {
+        match &self.what {
+            What::Write { values, .. } => values.contains(&key),
+            What::Trim(_, other) => *other == key,
+            _ => false,
+        }
     }
 }
 
@@ -162,7 +166,7 @@ impl Oracle {
     }
 
     /// A write may happen from here on.
-    fn enter(&mut self, export: usize, what: &What, tick: Tick, header: &Header) {
+    pub(super) fn enter(&mut self, export: usize, what: &What, tick: Tick, header: &Header) {
         let sectors = &mut self.exports[export].sectors;
         let mut enter = |lba: u64, value, key| {
             if let Some(sector) = sectors.get_mut(lba as usize) {

@@ -42,6 +42,8 @@ pub struct Exported {
     sectors: Vec<Sector>,
     /// Sectors with answered writes that no promise has made durable yet.
     soft: BTreeSet<u64>,
+    /// When its reservation changed last.
+    reserved: Tick,
     /// When there was last something wrong with the disk.
     trouble: Tick,
     /// The same, in time.
@@ -72,6 +74,8 @@ pub struct Oracle {
     by_tag: BTreeMap<(WorkerId, Mac, u32), Vec<Tick>>,
     /// The first broken promise.
     pub violation: Option<Violation>,
+    /// Exports whose state an answer changed of which nobody can say what it answers.
+    pub unsure: Vec<usize>,
     /// Replies seen.
     pub replies: u64,
 }
@@ -87,6 +91,7 @@ impl Oracle {
             arrivals: BTreeMap::new(),
             by_tag: BTreeMap::new(),
             violation: None,
+            unsure: Vec::new(),
             replies: 0,
         }
     }
@@ -109,6 +114,7 @@ impl Oracle {
             access,
             state: Persistent::default(),
             soft: BTreeSet::new(),
+            reserved: 0,
             trouble: 0,
             trouble_us: 0,
         });
@@ -154,12 +160,17 @@ impl Oracle {
             return self.settle(disk, first, count);
         }
         let mut stale = None;
-        for export in self.exports.iter().filter(|export| export.disk_number == disk) {
+        let on_disk = |(_, export): &(usize, &Exported)| export.disk_number == disk;
+        for (number, export) in self.exports.iter().enumerate().filter(on_disk) {
             let device = export.disk.lock();
             for at in first.max(export.base)..(first + count).min(export.base + export.plan.sectors) {
                 let lba = at - export.base;
                 let value = stamp::value(lba, device.seen(at));
-                if let Some(newer) = export.sectors[lba as usize].is_stale(value) {
+                let sector = &export.sectors[lba as usize];
+                let newer = sector
+                    .is_stale(value)
+                    .or_else(|| self.stale_trim(number, lba, value));
+                if let Some(newer) = newer {
                     stale.get_or_insert((export.plan.late_duplicates, lba, value, newer));
                 }
                 if let Some(source) = export.sectors[lba as usize].refused(value, |mac| export.may_write(mac))
@@ -198,6 +209,32 @@ impl Oracle {
                 stamp::name(newer)
             ),
         );
+    }
+
+    /// Trims look alike: zeros are stale when every trim of the sector that waits is a copy of one that was answered before a
+    /// newer write was.
+    fn stale_trim(&self, number: usize, lba: u64, value: Value) -> Option<Value> {
+        if value != stamp::ZEROS {
+            return None;
+        }
+        let mut newer = None;
+        for (tick, arrival) in &self.arrivals {
+            let What::Trim(spans, key) = &arrival.what else {
+                continue;
+            };
+            let covers = |&(first, count): &(u64, u64)| (first..first.saturating_add(count)).contains(&lba);
+            if arrival.export == Some(number) && spans.iter().any(covers) {
+                newer = Some(self.exports[number].sectors[lba as usize].overwritten(*key, *tick)?);
+            }
+        }
+        newer
+    }
+
+    /// What an export's state is, where its answers could not tell.
+    pub fn resync(&mut self, number: usize, state: Persistent) {
+        let tick = self.next_tick();
+        let export = &mut self.exports[number];
+        (export.state, export.reserved) = (state, tick);
     }
 
     /// A failed commit has dropped these sectors.
@@ -264,19 +301,57 @@ impl Oracle {
                 self.by_tag.remove(&key);
             }
         }
-        let now = self.tick;
-        if let (Some(number), What::Write { lba, values, .. }) = (arrival.export, &arrival.what) {
-            for (lba, value) in (*lba..).zip(values) {
-                let others = self
-                    .arrivals
-                    .values()
-                    .any(|other| other.export == Some(number) && other.writes(*value));
-                if !others && let Some(sector) = self.exports[number].sectors.get_mut(lba as usize) {
-                    sector.all_left(*value, now);
-                }
-            }
+        if let Some(number) = arrival.export {
+            self.give_up(number, &arrival.what);
         }
         Some(arrival)
+    }
+
+    /// A copy of a write is gone: if it was the last one, the write has happened or never will.
+    fn give_up(&mut self, number: usize, what: &What) {
+        let now = self.tick;
+        let keys: Vec<(u64, u64)> = match what {
+            What::Write { lba, values, .. } => (*lba..).zip(values.iter().copied()).collect(),
+            What::Trim(spans, key) => {
+                let sectors = spans
+                    .iter()
+                    .flat_map(|&(first, count)| first..first.saturating_add(count).min(4096));
+                sectors.map(|lba| (lba, *key)).collect()
+            }
+            _ => return,
+        };
+        for (lba, key) in keys {
+            let others = self
+                .arrivals
+                .values()
+                .any(|other| other.export == Some(number) && other.writes(key));
+            if !others && let Some(sector) = self.exports[number].sectors.get_mut(lba as usize) {
+                sector.all_left(key, now);
+            }
+        }
+    }
+
+    /// A copy of a write was answered, and not that it is done. What other copies of it do is a write of its own.
+    fn ended_badly(&mut self, number: usize, arrival: &Arrival) {
+        let key = match &arrival.what {
+            What::Write { values, .. } => values.first().copied(),
+            What::Trim(_, key) => Some(*key),
+            _ => None,
+        };
+        let Some(key) = key else { return };
+        let others: Vec<Arrival> = self
+            .arrivals
+            .values()
+            .filter(|other| other.export == Some(number) && other.writes(key))
+            .cloned()
+            .collect();
+        let tick = self.tick;
+        for sector in &mut self.exports[number].sectors {
+            sector.all_left(key, tick);
+        }
+        for other in others {
+            self.enter(number, &other.what, tick, &other.header);
+        }
     }
 }
 

@@ -51,7 +51,19 @@ impl Oracle {
         } else {
             self.leave(asked)
         };
-        if let Some(arrival) = arrival.filter(|_| certain && number < self.exports.len()) {
+        let Some(arrival) = arrival.filter(|_| number < self.exports.len()) else {
+            return;
+        };
+        // An answer just now may have changed what is right.
+        let certain = certain && !self.unsure.contains(&number);
+        let done = certain && reply.error == 0 && reply.status() == Some((0x40, 0));
+        if !discovery && !done {
+            self.ended_badly(number, &arrival);
+        }
+        if !certain && matches!(arrival.what, What::Admin(_)) {
+            self.unsure.push(number);
+        }
+        if certain {
             self.judge(number, asked, tick, &arrival, &reply);
         }
     }
@@ -121,6 +133,10 @@ impl Oracle {
                 Promise::Reply,
                 format!("the padding of an answer to {source} is not zero"),
             );
+        }
+        // The right answer is error 5; a copy that the network changed may have been answered in its place.
+        if arrival.header.version != aoe::VERSION {
+            return;
         }
         if let What::Admin(asked) = &arrival.what {
             let asked = asked.clone();
@@ -240,7 +256,7 @@ impl Oracle {
                 );
                 wrong.get_or_insert((Promise::Order, text));
             }
-            if durable {
+            if durable && done != Ok(false) {
                 let medium = stamp::value(lba, device.durable(export.base + lba));
                 let missing = sector.survives(medium, |cluster| cluster.answered == tick);
                 if missing.is_err() {
@@ -330,6 +346,9 @@ impl Oracle {
             return self.broken(Promise::State, text);
         }
         if answer.error == 0 {
+            if self.exports[number].state.reserve != next.reserve {
+                self.exports[number].reserved = self.tick;
+            }
             self.exports[number].state = next;
         }
     }
@@ -367,7 +386,7 @@ impl Oracle {
                 count > u64::from(arrival.per_frame.min(2)) || (writes && export.admits(source) != Some(true))
             }
             (3, ..) => trouble,
-            (6, ..) => !export.holds(source),
+            (6, ..) => !export.holds(source) || export.reserved > asked,
             _ => false,
         };
         if !right {

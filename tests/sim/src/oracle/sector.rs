@@ -43,6 +43,8 @@ pub struct Cluster {
     sources: Vec<Mac>,
     /// Tells requests apart that write the same.
     key: u64,
+    /// A copy of it had arrived, and been answered or given up, before.
+    repeats: bool,
 }
 
 impl Cluster {
@@ -58,6 +60,7 @@ impl Cluster {
             durable: false,
             sources: vec![source],
             key,
+            repeats: false,
         }
     }
 
@@ -101,8 +104,8 @@ pub struct Sector {
     pub clusters: Vec<Cluster>,
     /// Pruned, with their first replies: what a power cut may still bring back.
     past: Vec<(Value, Tick)>,
-    /// Answered writes, where a late copy may be answered without being carried out.
-    done: BTreeSet<u64>,
+    /// All writes that ever arrived: a late copy may be answered without being carried out.
+    arrived: BTreeSet<u64>,
     /// A failed commit took something of it: anything may be read until the next write that is answered.
     pub damaged: bool,
 }
@@ -126,7 +129,7 @@ impl Sector {
         Sector {
             clusters: vec![cluster],
             past: Vec::new(),
-            done: BTreeSet::new(),
+            arrived: BTreeSet::new(),
             damaged: false,
         }
     }
@@ -136,7 +139,11 @@ impl Sector {
         let open =
             |cluster: &&mut Cluster| cluster.key == key && cluster.answered == NEVER && cluster.left == NEVER;
         match self.clusters.iter_mut().rev().find(open) {
-            None => self.clusters.push(Cluster::new(value, key, tick, source)),
+            None => {
+                let mut cluster = Cluster::new(value, key, tick, source);
+                cluster.repeats = !self.arrived.insert(key);
+                self.clusters.push(cluster);
+            }
             Some(cluster) if cluster.sources.contains(&source) => {}
             Some(cluster) => cluster.sources.push(source),
         }
@@ -149,7 +156,8 @@ impl Sector {
             .rposition(|cluster| cluster.key == key && cluster.arrived <= arrived)
     }
 
-    /// A write is answered with success. `optional`: it may have been answered for an earlier copy.
+    /// A write is answered with success. `optional`: it may have been answered for an earlier copy. False: it may not have been carried
+    /// out again.
     ///
     /// # Errors
     /// What it contradicts.
@@ -160,18 +168,18 @@ impl Sector {
         tick: Tick,
         now_us: u64,
         optional: bool,
-    ) -> Result<(), Value> {
+    ) -> Result<bool, Value> {
         let Some(at) = self.written(key, arrived) else {
-            return Ok(());
+            return Ok(false);
         };
-        let again = optional && !self.done.insert(key);
         let cluster = &mut self.clusters[at];
+        let again = optional && cluster.repeats;
         if cluster.answered != NEVER {
-            return Ok(());
+            return Ok(false);
         }
         (cluster.answered, cluster.answered_us) = (tick, now_us);
         if again {
-            return Ok(());
+            return Ok(false);
         }
         cluster.first_reply = cluster.first_reply.min(tick);
         if std::mem::take(&mut self.damaged) {
@@ -179,9 +187,9 @@ impl Sector {
             let kept = self.clusters[at].clone();
             self.clusters.retain(|cluster| !cluster.happened());
             self.clusters.push(kept);
-            return Ok(());
+            return Ok(true);
         }
-        self.judge(at)
+        self.judge(at).map(|()| true)
     }
 
     fn judge(&self, at: usize) -> Result<(), Value> {
@@ -238,6 +246,9 @@ impl Sector {
         }
         let mut newer = None;
         for cluster in self.clusters.iter().filter(|cluster| cluster.value == value) {
+            if cluster.answered == NEVER {
+                return None;
+            }
             let overwritten = self
                 .clusters
                 .iter()
@@ -245,6 +256,18 @@ impl Sector {
             newer = Some(overwritten?.value);
         }
         newer
+    }
+
+    /// Whether a copy that arrived at this moment is of a write that was answered after it, and overwritten since; by what.
+    pub fn overwritten(&self, key: u64, arrived: Tick) -> Option<Value> {
+        let of = |cluster: &&Cluster| {
+            cluster.key == key && cluster.arrived <= arrived && arrived < cluster.answered
+        };
+        let cluster = self.clusters.iter().rfind(of)?;
+        let newer = |other: &&Cluster| {
+            other.answered != NEVER && cluster.answered != NEVER && cluster.is_before(other)
+        };
+        self.clusters.iter().find(newer).map(|other| other.value)
     }
 
     /// Whose write it is that is carried out now, if none who sent it may write.
@@ -352,7 +375,7 @@ mod tests {
 
     const M: Mac = Mac([2; 6]);
 
-    fn wrote(sector: &mut Sector, value: Value, from: Tick, to: Tick) -> Result<(), Value> {
+    fn wrote(sector: &mut Sector, value: Value, from: Tick, to: Tick) -> Result<bool, Value> {
         sector.write_arrives(value, value, from, M);
         sector.write_answered(value, from, to, 0, false)
     }

@@ -180,14 +180,8 @@ fn choose(client: &mut Client, args: &BenchArgs) -> anyhow::Result<Found> {
     }
 }
 
-fn plan(args: &BenchArgs, route: Route, target: &Found, identity: &Identity) -> anyhow::Result<Plan> {
-    let read_percent = args.mix.unwrap_or(if args.write { 0 } else { 100 });
-    ensure!(
-        read_percent == 100 || args.destroy_data,
-        "writes destroy what {}.{} holds: say --destroy-data if that is wanted",
-        target.shelf,
-        target.slot
-    );
+/// Sectors of a request.
+fn sectors(args: &BenchArgs, target: &Found) -> anyhow::Result<u8> {
     let sectors = args.sectors.unwrap_or(target.sectors);
     ensure!(
         target.sectors > 0,
@@ -200,6 +194,18 @@ fn plan(args: &BenchArgs, route: Route, target: &Found, identity: &Identity) -> 
         "--sectors {sectors}: target and MTU allow {} sectors a request",
         target.sectors
     );
+    Ok(sectors)
+}
+
+fn plan(args: &BenchArgs, route: Route, target: &Found, identity: &Identity) -> anyhow::Result<Plan> {
+    let read_percent = args.mix.unwrap_or(if args.write { 0 } else { 100 });
+    ensure!(
+        read_percent == 100 || args.destroy_data,
+        "writes destroy what {}.{} holds: say --destroy-data if that is wanted",
+        target.shelf,
+        target.slot
+    );
+    let sectors = sectors(args, target)?;
     let span = args
         .span
         .unwrap_or_else(|| identity.sectors.saturating_sub(args.first));

@@ -56,24 +56,7 @@ impl Backing {
         let sectors = served_sectors(path, bytes, options.offset, options.length)?;
         let start = options.offset * SECTOR_BYTES;
         refuse_foreign(&file, options, bytes)?;
-        let mut locks_below = Vec::new();
-        if !options.shared {
-            lock::lock_range(
-                &file,
-                path,
-                start,
-                options.length * SECTOR_BYTES,
-                !options.read_only,
-            )?;
-            let meta = file
-                .metadata()
-                .map_err(|error| StoreError::system(path, "finding what it is", error))?;
-            let end = match options.length {
-                0 => u64::MAX,
-                length => start + length * SECTOR_BYTES,
-            };
-            locks_below = lock::lock_other_ways(path, &meta, start..end, !options.read_only)?;
-        }
+        let locks_below = lock_all(&file, options)?;
         if bytes % SECTOR_BYTES != 0 && options.length == 0 {
             tracing::warn!(
                 "{}: the last {} bytes are less than a sector and are not exported",
@@ -110,6 +93,26 @@ impl Backing {
             _locks_below: locks_below,
         })
     }
+}
+
+/// Locks the served range, and what leads to the same bytes by another way; the files that come back hold the locks of those.
+fn lock_all(file: &File, options: &StoreOptions) -> Result<Vec<File>, StoreError> {
+    if options.shared {
+        return Ok(Vec::new());
+    }
+    let path = &options.path;
+    let exclusive = !options.read_only;
+    let start = options.offset * SECTOR_BYTES;
+    let bytes = options.length * SECTOR_BYTES;
+    lock::lock_range(file, path, start, bytes, exclusive)?;
+    let meta = file
+        .metadata()
+        .map_err(|error| StoreError::system(path, "finding what it is", error))?;
+    let end = match bytes {
+        0 => u64::MAX,
+        bytes => start + bytes,
+    };
+    lock::lock_other_ways(path, &meta, start..end, exclusive)
 }
 
 /// Refuses an image whose first or last bytes say that it is no plain run of sectors. A range inside it is somebody's who knows.

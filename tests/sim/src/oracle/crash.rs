@@ -24,6 +24,7 @@ impl Oracle {
             // Write-back data may be as old as the interval and the commits under way make it.
             let limit = export.plan.flush_interval_ms * 1000 + 3 * device.longest_commit_us + 200_000;
             let calm = now_us.saturating_sub(export.trouble_us) > limit
+                && !device.trouble.slow
                 && !device.trouble.any()
                 && !device.trouble.hung;
             let must = |cluster: &sector::Cluster| {
@@ -62,7 +63,10 @@ impl Oracle {
 
     /// A new process serves an export with this state; `asked` is what was being saved when the old one ended.
     pub fn booted(&mut self, number: usize, state: &Persistent, asked: &[Persistent]) {
+        let now_us = self.now_us;
         let export = &mut self.exports[number];
+        // While there was no process, nobody could commit.
+        export.trouble_us = now_us;
         if *state != export.state && !asked.contains(state) {
             let text = format!(
                 "e7.{number} is back with {state:?}; acknowledged was {:?}",

@@ -53,6 +53,7 @@ fn refused(output: &Output, code: i32, expected: &str) {
 #[test]
 fn wrong_arguments_name_the_value_and_the_range() {
     let image = Place::new().image;
+    let long_name = "a".repeat(128);
     let image = image.as_str();
     let with = |option: [&'static str; 2]| vec!["serve", "1", "1", "eth0", image, option[0], option[1]];
     for (args, value, expected) in [
@@ -140,9 +141,9 @@ fn wrong_arguments_name_the_value_and_the_range() {
             "numbers and ranges such as 0-3,5; a CPU is a whole number from 0 to 1023",
         ),
         (
-            vec!["serve", "1", "1", "an-interface-of-16", image],
-            "'an-interface-of-16'",
-            "1 to 15 characters",
+            vec!["serve", "1", "1", &long_name, image],
+            "'aaaaaaaa",
+            "1 to 127 characters",
         ),
         (
             vec!["create", "x", "1GB"],

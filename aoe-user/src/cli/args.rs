@@ -10,7 +10,7 @@ use clap_complete::Shell;
 
 use super::{bench, log};
 use crate::config::values::{self, BUFFERS, LENGTH, OFFSET, SHELF, SLOT, SPAN, SPIN_US};
-use crate::config::{ExportConfig, Mode, StoreKind, Vlan, interfaces};
+use crate::config::{ExportConfig, ImageFormat, Mode, StoreKind, Vlan, interfaces};
 use crate::initiator::flood;
 use crate::initiator::load::MAX_DEPTH;
 
@@ -144,6 +144,9 @@ pub struct ServeArgs {
     /// Where sectors live: mapped file, O_DIRECT, or for measuring memory or nowhere
     #[arg(long, default_value = "mmap", value_parser = one_of(&StoreKind::NAMES, &[]))]
     pub store: StoreKind,
+    /// Export the file's bytes as they are (raw), or refuse what looks like qcow2, VMDK, gzip and so on
+    #[arg(long, default_value = "detect", value_parser = one_of(&ImageFormat::NAMES, &[]))]
+    pub format: ImageFormat,
     /// How long an idle worker spins before it sleeps, in microseconds
     #[arg(long, value_name = "N", default_value_t = ExportConfig::SPIN_US, allow_negative_numbers = true)]
     #[arg(value_parser = |text: &str| SPIN_US.parse::<u32>(text))]

@@ -180,6 +180,23 @@ fn choose(client: &mut Client, args: &BenchArgs) -> anyhow::Result<Found> {
     }
 }
 
+/// Sectors of a request.
+fn sectors(args: &BenchArgs, target: &Found) -> anyhow::Result<u8> {
+    let sectors = args.sectors.unwrap_or(target.sectors);
+    ensure!(
+        target.sectors > 0,
+        "{}: no request of a sector fits its MTU: 548 bytes are needed (`ip link set {} mtu 1500`)",
+        args.interface,
+        args.interface
+    );
+    ensure!(
+        sectors <= target.sectors,
+        "--sectors {sectors}: target and MTU allow {} sectors a request",
+        target.sectors
+    );
+    Ok(sectors)
+}
+
 fn plan(args: &BenchArgs, route: Route, target: &Found, identity: &Identity) -> anyhow::Result<Plan> {
     let read_percent = args.mix.unwrap_or(if args.write { 0 } else { 100 });
     ensure!(
@@ -188,12 +205,7 @@ fn plan(args: &BenchArgs, route: Route, target: &Found, identity: &Identity) -> 
         target.shelf,
         target.slot
     );
-    let sectors = args.sectors.unwrap_or(target.sectors);
-    ensure!(
-        sectors <= target.sectors,
-        "--sectors {sectors}: target and MTU allow {} sectors a request",
-        target.sectors
-    );
+    let sectors = sectors(args, target)?;
     let span = args
         .span
         .unwrap_or_else(|| identity.sectors.saturating_sub(args.first));

@@ -3,6 +3,7 @@
 use crate::config::backing;
 use crate::config::validate::{Report, Seen, Words, contradictions};
 use crate::config::{Access, ExportConfig, file};
+use crate::control::preflight;
 
 use super::args::CheckArgs;
 use super::table::{Table, size};
@@ -18,6 +19,9 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     }
     let report = super::validate_here(&file.config, Words::File)?;
     report.log_warnings();
+    if let Some(warning) = preflight::descriptors(&file.config) {
+        tracing::warn!("{warning}");
+    }
     let problems = report.problems(Some(&file.origin));
     anyhow::ensure!(problems.0.is_empty(), problems);
     table(&file.config.exports, &report).print()

@@ -27,7 +27,7 @@ use crate::config::file::Origin;
 use crate::config::interfaces;
 use crate::config::problem::{Problem, Problems};
 use crate::config::validate::{Report, Words, contradictions, validate};
-use crate::control::preflight::preflight;
+use crate::control::preflight::{preflight, raise_descriptors};
 
 /// Does what the command line says, and says itself what kept it from being done.
 pub fn run(cli: Cli) -> ExitCode {
@@ -48,14 +48,23 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 fn command(command: Command) -> anyhow::Result<()> {
+    raise_descriptors();
     match command {
         Command::Serve(args) => serve::run(*args),
         Command::Daemon(args) => daemon::run(args),
         Command::Check(args) => check::run(&args),
         Command::Create(args) => create::run(&args),
         Command::State(args) => state::run(args.action),
-        Command::Bench(args) => bench::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
+        Command::Bench(mut args) => {
+            args.interface = interfaces::real_name(&args.interface);
+            bench::run(&args)
+        }
+        Command::Doctor(mut args) => {
+            args.interfaces
+                .iter_mut()
+                .for_each(|name| *name = interfaces::real_name(name));
+            doctor::run(&args)
+        }
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::man(dir.as_deref()),
     }

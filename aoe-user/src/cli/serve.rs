@@ -42,6 +42,7 @@ fn config(mut args: ServeArgs) -> Config {
         } else {
             args.store
         },
+        format: args.format,
         sync: args.sync,
         read_only: args.read_only,
         offset: args.offset,
@@ -83,7 +84,7 @@ mod tests {
 
     use super::super::args::{Cli, Command};
     use super::*;
-    use crate::config::Mode;
+    use crate::config::{ImageFormat, Mode};
 
     fn parsed(line: &str) -> Config {
         match Cli::try_parse_from(line.split(' ')).unwrap().command {
@@ -111,11 +112,12 @@ mod tests {
     fn every_option_arrives() {
         let line = "xblade serve 1 2 eth0 /d -r -m 020000000001 -o 1 -l 2 -b 3 -s -d --mode skb --spin-us 4 --cpus 5 \
                     --serial S --vlan any --rate-limit 6/s --flush-interval 70ms --prealloc --shared --no-wire-admin \
-                    --smart --late-duplicates --state-dir /s --force";
+                    --smart --late-duplicates --state-dir /s --force --format raw";
         let export = ExportConfig {
             interfaces: vec!["eth0".into()],
             mode: Mode::Skb,
             store: StoreKind::Direct,
+            format: ImageFormat::Raw,
             sync: true,
             read_only: true,
             offset: 1,

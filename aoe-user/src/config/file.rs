@@ -12,7 +12,7 @@ use super::problem::{Place, Problem, Problems};
 use super::reader::{Keys, Mistake, Spans, Value, boolean, number, one_of, show, text, text_or_number};
 use super::source::{self, Source};
 use super::values::{self, BUFFERS, CPU, LENGTH, MAX_SECTORS, OFFSET, SHELF, SLOT, SPIN_US, VLAN};
-use super::{Access, AccessEntry, Config, ExportConfig, Mode, StoreKind, Vlan};
+use super::{Access, AccessEntry, Config, ExportConfig, ImageFormat, Mode, StoreKind, Vlan};
 
 /// Keys of one export only.
 const OWN_KEYS: [&str; 7] = [
@@ -247,6 +247,7 @@ fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig) {
     }
     keys.set("mode", &mut export.mode, one_of(&Mode::NAMES, &Mode::OTHER_NAMES));
     keys.set("store", &mut export.store, one_of(&StoreKind::NAMES, &[]));
+    keys.set("format", &mut export.format, one_of(&ImageFormat::NAMES, &[]));
     keys.set("sync", &mut export.sync, boolean);
     keys.set("read_only", &mut export.read_only, boolean);
     keys.set("buffers", &mut export.buffers, number(BUFFERS));

@@ -65,6 +65,7 @@ fn the_example_of_the_readme_reads_as_meant() {
         shared = true
         prealloc = true
         flush_interval = "500ms"
+        format = "raw"
         "#,
     )
     .unwrap()
@@ -97,6 +98,7 @@ fn the_example_of_the_readme_reads_as_meant() {
         interfaces: vec!["eth0".into(), "em*".into()],
         mode: Mode::Copy,
         store: StoreKind::Direct,
+        format: ImageFormat::Raw,
         sync: true,
         read_only: true,
         offset: 8,
@@ -328,8 +330,8 @@ fn interfaces_are_needed_and_checked() {
     );
     let empty = with("").replace("[\"eth0\"]", "[]");
     assert!(mistakes(&empty)[0].2.contains("at least one is needed"));
-    let long = with("").replace("eth0", "an-interface-of-16");
-    assert!(mistakes(&long)[0].2.contains("1 to 15 characters"));
+    let long = with("").replace("eth0", &"a".repeat(128));
+    assert!(mistakes(&long)[0].2.contains("1 to 127 characters"));
 }
 
 #[test]

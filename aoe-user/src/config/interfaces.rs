@@ -4,20 +4,25 @@ use std::io;
 
 use aoe_common::Mac;
 use globset::GlobBuilder;
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, Prop};
 
 pub use initiator::mtu_bytes;
 
-/// Longest interface name (IFNAMSIZ without its end).
-const NAME_MAX: usize = 15;
+/// Longest name of an interface: that of an alternative name (ALTIFNAMSIZ without its end).
+const NAME_MAX: usize = 127;
 
 /// A network interface of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// Its address; `None` when it has none of six bytes (tunnels and the like), so that it cannot carry AoE.
+    /// Its alternative names (`ip link property add altname`), as good as the name wherever one is given.
+    pub altnames: Vec<String>,
+    /// Its address; `None` when it is no Ethernet (tunnels and the like), so that it cannot carry AoE.
     pub mac: Option<Mac>,
     /// Administratively up.
     pub up: bool,
@@ -25,29 +30,101 @@ pub struct Interface {
     pub loopback: bool,
 }
 
-/// The interfaces of the network namespace that the process is in, by name.
+impl Interface {
+    /// Whether `name` is its name or an alternative one.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.names().any(|own| own == name)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.name)
+            .chain(&self.altnames)
+            .map(String::as_str)
+    }
+}
+
+impl From<&LinkMessage> for Interface {
+    fn from(message: &LinkMessage) -> Interface {
+        let header = &message.header;
+        let mut interface = Interface {
+            name: String::new(),
+            altnames: Vec::new(),
+            mac: None,
+            up: header.flags.contains(LinkFlags::Up),
+            loopback: header.flags.contains(LinkFlags::Loopback),
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => interface.name.clone_from(name),
+                // Others have addresses of six bytes, too, and no Ethernet headers (wireless monitors).
+                LinkAttribute::Address(bytes) if header.link_layer_type == LinkLayerType::Ether => {
+                    interface.mac = <[u8; 6]>::try_from(bytes.as_slice())
+                        .ok()
+                        .map(Mac)
+                        .filter(|mac| mac.is_station());
+                }
+                LinkAttribute::PropList(list) => interface.altnames.extend(list.iter().filter_map(altname)),
+                _ => {}
+            }
+        }
+        interface
+    }
+}
+
+fn altname(property: &Prop) -> Option<String> {
+    match property {
+        Prop::AltIfName(name) => Some(name.clone()),
+        _ => None,
+    }
+}
+
+/// The interfaces of the network namespace that the thread is in, by name.
 ///
 /// # Errors
 /// When the kernel does not tell.
 pub fn list() -> io::Result<Vec<Interface>> {
-    let mut found = Vec::new();
-    for entry in getifaddrs()? {
-        // Every interface has one AF_PACKET entry, whatever other addresses it has.
-        let Some(link) = entry.address.as_ref().and_then(|address| address.as_link_addr()) else {
-            continue;
-        };
-        found.push(Interface {
-            name: entry.interface_name.clone(),
-            mac: link
-                .addr()
-                .map(Mac)
-                .filter(|mac| mac.is_station() && link.halen() == 6),
-            up: entry.flags.contains(InterfaceFlags::IFF_UP),
-            loopback: entry.flags.contains(InterfaceFlags::IFF_LOOPBACK),
-        });
-    }
+    let mut found: Vec<Interface> = links()?.iter().map(Interface::from).collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
+}
+
+/// The name of the interface that is called so by any of its names; what nothing is called stays as it is.
+pub fn real_name(name: &str) -> String {
+    let called = |interface: &Interface| interface.is_called(name);
+    let found = list().ok().and_then(|all| all.into_iter().find(called));
+    found.map_or_else(|| name.to_owned(), |interface| interface.name)
+}
+
+/// Asks for all links over rtnetlink, without waiting for anything but the kernel: sysfs shows the interfaces of the
+/// namespace that mounted it.
+fn links() -> io::Result<Vec<LinkMessage>> {
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
+    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&bytes, 0)?;
+    let mut found = Vec::new();
+    loop {
+        let (answer, _) = socket.recv_from_full()?;
+        let mut rest = answer.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::deserialize(rest).map_err(io::Error::other)?;
+            // Messages of one datagram begin at multiples of four bytes.
+            let length = (message.header.length as usize).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+            match message.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => found.push(link),
+                NetlinkPayload::Done(_) => return Ok(found),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+    }
 }
 
 /// Checks a name or glob as written in a config.
@@ -97,10 +174,9 @@ impl Patterns {
 
     /// As [`chosen`].
     pub fn choose(&self, interface: &Interface) -> bool {
-        self.names.contains(&interface.name)
-            || interface.mac.is_some()
-                && !interface.loopback
-                && self.globs.iter().any(|glob| glob.is_match(&interface.name))
+        let matches = |glob: &globset::GlobMatcher| interface.names().any(|name| glob.is_match(name));
+        self.names.iter().any(|name| interface.is_called(name))
+            || interface.mac.is_some() && !interface.loopback && self.globs.iter().any(matches)
     }
 
     /// The interfaces that are named in full.
@@ -123,6 +199,7 @@ mod tests {
     fn interface(name: &str) -> Interface {
         Interface {
             name: name.into(),
+            altnames: vec![format!("{name}-of-the-rack")],
             mac: Some(Mac([2, 0, 0, 0, 0, 1])),
             up: true,
             loopback: false,
@@ -140,6 +217,37 @@ mod tests {
             ("em3", false),
         ] {
             assert_eq!(chosen(&patterns, &interface(name)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn alternative_names_choose_as_the_name_does() {
+        let lan = interface("eth0");
+        for (pattern, expected) in [
+            ("eth0-of-the-rack", true),
+            ("*-of-the-rack", true),
+            ("eth1-of-the-rack", false),
+        ] {
+            assert_eq!(chosen(&[pattern.to_owned()], &lan), expected, "{pattern}");
+        }
+        assert!(pattern("enxwith-a-name-of-more-than-fifteen").is_ok());
+    }
+
+    #[test]
+    fn only_ethernet_has_an_address_for_aoe() {
+        let mut link = LinkMessage::default();
+        link.attributes.push(LinkAttribute::IfName("x".into()));
+        link.attributes
+            .push(LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]));
+        link.header.link_layer_type = LinkLayerType::Ether;
+        assert!(Interface::from(&link).mac.is_some());
+        for other in [
+            LinkLayerType::Ieee80211Radiotap,
+            LinkLayerType::Infiniband,
+            LinkLayerType::None,
+        ] {
+            link.header.link_layer_type = other;
+            assert_eq!(Interface::from(&link).mac, None, "{other:?}");
         }
     }
 
@@ -165,7 +273,7 @@ mod tests {
     #[test]
     fn patterns_are_checked() {
         assert!(pattern("enp3s0f1np1").is_ok());
-        assert!(pattern("a.very.long.interface").unwrap_err().contains("1 to 15"));
+        assert!(pattern(&"a".repeat(128)).unwrap_err().contains("1 to 127"));
         assert!(pattern("a-very-long-pattern-but-one*").is_ok());
         assert!(pattern("eth[").unwrap_err().contains("not a glob"));
         for bad in ["", "a b", "a/b"] {

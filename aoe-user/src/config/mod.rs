@@ -21,7 +21,7 @@ use aoe_common::Mac;
 
 pub use aoe_common::{Access, Vlan};
 
-pub use crate::store::StoreKind;
+pub use crate::store::{ImageFormat, StoreKind};
 
 /// Everything one process serves.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +51,8 @@ pub struct ExportConfig {
     pub mode: Mode,
     /// Kind of store.
     pub store: StoreKind,
+    /// Whether images that are no plain sectors are refused.
+    pub format: ImageFormat,
     /// Acknowledge a write only when it is on the medium.
     pub sync: bool,
     /// Refuse writes.
@@ -110,6 +112,7 @@ impl ExportConfig {
             interfaces: Vec::new(),
             mode: Mode::Auto,
             store: StoreKind::Mmap,
+            format: ImageFormat::Detect,
             sync: false,
             read_only: false,
             offset: 0,

@@ -196,7 +196,7 @@ impl Check<'_> {
             .iter()
             .filter(|pattern| !interfaces::is_glob(pattern))
         {
-            match all.iter().find(|interface| interface.name == *pattern) {
+            match all.iter().find(|interface| interface.is_called(pattern)) {
                 None => {
                     let names: Vec<&str> = all.iter().map(|interface| interface.name.as_str()).collect();
                     let message = format!("no interface {pattern} here; there are: {}", names.join(", "));

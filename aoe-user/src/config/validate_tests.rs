@@ -17,6 +17,7 @@ impl Machine {
     fn new() -> Machine {
         let interface = |name: &str, mac: Option<u8>| Interface {
             name: name.into(),
+            altnames: vec![],
             mac: mac.map(|last| Mac([2, 0, 0, 0, 0, last])),
             up: true,
             loopback: name == "lo",

@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 use aoe_common::Mac;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use nix::net::if_::if_nametoindex;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp};
 
 use super::genetlink::{Genetlink, ethtool_header, find};
 use crate::config::interfaces::Interface;
+use crate::port::Nic;
 use rtnetlink::{Handle, MulticastGroup};
 
 /// What the supervisor needs to know of an interface.
@@ -19,6 +20,8 @@ use rtnetlink::{Handle, MulticastGroup};
 pub struct LinkState {
     /// Its name.
     pub name: String,
+    /// Its alternative names.
+    pub altnames: Vec<String>,
     /// The kernel's number for it; a new one after the interface was deleted and made again.
     pub index: u32,
     /// Its address; `None` for what is no Ethernet.
@@ -37,6 +40,10 @@ pub struct LinkState {
     pub rx_queues: u32,
     /// It leads nowhere.
     pub loopback: bool,
+    /// The kernel's number of the interface that this one is a slave or a port of.
+    pub controller: Option<u32>,
+    /// The interfaces whose frames native XDP of this one gets: its own number, or those of its slaves.
+    pub xdp_runs_on: Vec<u32>,
 }
 
 impl LinkState {
@@ -49,9 +56,46 @@ impl LinkState {
     pub fn interface(&self) -> Interface {
         Interface {
             name: self.name.clone(),
+            altnames: self.altnames.clone(),
             mac: self.mac,
             up: self.up,
             loopback: self.loopback,
+        }
+    }
+
+    /// As a port is opened on it; `None` for what is no Ethernet.
+    pub fn nic(&self) -> Option<Nic> {
+        Some(Nic {
+            name: self.name.clone(),
+            index: self.index,
+            mac: self.mac?,
+            mtu_bytes: self.mtu_bytes,
+            rx_queues: self.rx_queues,
+            carrier: self.carrier,
+            xdp_runs_on: self.xdp_runs_on.clone(),
+        })
+    }
+}
+
+/// The interface that is called so, by its name or an alternative one.
+pub fn named<'a>(links: &'a HashMap<String, LinkState>, name: &str) -> Option<&'a LinkState> {
+    let has_altname = |link: &&LinkState| link.altnames.iter().any(|own| own == name);
+    links.get(name).or_else(|| links.values().find(has_altname))
+}
+
+/// Who is a slave or port of another has its frames seen by the other's native program, and only as its own: a bond, and a
+/// virtual machine's card with a fast lane.
+fn find_slaves(links: &mut [LinkState]) {
+    let slaves: Vec<(u32, u32)> = links
+        .iter()
+        .filter_map(|link| Some((link.controller?, link.index)))
+        .collect();
+    for link in links {
+        let own = slaves.iter().filter(|(controller, _)| *controller == link.index);
+        let mut own: Vec<u32> = own.map(|(_, slave)| *slave).collect();
+        own.sort_unstable();
+        if !own.is_empty() {
+            link.xdp_runs_on = own;
         }
     }
 }
@@ -93,8 +137,9 @@ impl Links {
                 .context("cannot list the interfaces")?;
             // It asks sysfs and drivers about each.
             let links = tokio::task::spawn_blocking(|| {
-                let links = messages.into_iter().map(LinkState::from);
-                links.map(|link| (link.name.clone(), link)).collect()
+                let mut links: Vec<LinkState> = messages.into_iter().map(LinkState::from).collect();
+                find_slaves(&mut links);
+                links.into_iter().map(|link| (link.name.clone(), link)).collect()
             });
             links.await.context("cannot ask about the interfaces")
         }
@@ -112,24 +157,34 @@ impl Links {
 
 impl From<LinkMessage> for LinkState {
     fn from(message: LinkMessage) -> LinkState {
+        let Interface {
+            name,
+            altnames,
+            mac,
+            up,
+            loopback,
+        } = Interface::from(&message);
         let mut link = LinkState {
-            name: String::new(),
+            name,
+            altnames,
             index: message.header.index,
-            mac: None,
+            mac,
             mtu_bytes: 0,
-            up: message.header.flags.contains(LinkFlags::Up),
+            up,
             carrier: message.header.flags.contains(LinkFlags::LowerUp),
             carrier_changes: 0,
             has_xdp: false,
             rx_queues: 1,
-            loopback: message.header.flags.contains(LinkFlags::Loopback),
+            loopback,
+            controller: None,
+            xdp_runs_on: vec![message.header.index],
         };
         for attribute in message.attributes {
             match attribute {
-                LinkAttribute::IfName(name) => link.name = name,
-                LinkAttribute::Address(bytes) => link.mac = <[u8; 6]>::try_from(bytes).ok().map(Mac),
                 LinkAttribute::Mtu(mtu) => link.mtu_bytes = mtu,
                 LinkAttribute::CarrierChanges(changes) => link.carrier_changes = changes,
+                LinkAttribute::Controller(index) => link.controller = Some(index).filter(|index| *index != 0),
+                LinkAttribute::LinkInfo(parts) if parts.iter().any(has_slaves) => link.xdp_runs_on.clear(),
                 LinkAttribute::NumRxQueues(queues) => link.rx_queues = queues,
                 LinkAttribute::Xdp(parts) => {
                     link.has_xdp = parts
@@ -143,6 +198,11 @@ impl From<LinkMessage> for LinkState {
         link.rx_queues = used_rx_queues(&link.name, link.index).unwrap_or(link.rx_queues);
         link
     }
+}
+
+/// Kinds that receive by slaves, also while they have none.
+fn has_slaves(part: &LinkInfo) -> bool {
+    matches!(part, LinkInfo::Kind(InfoKind::Bond | InfoKind::Team))
 }
 
 /// Receive queues in use of an interface, where the kernel tells.
@@ -192,4 +252,32 @@ fn channels(index: u32, one_way: u16) -> Option<u32> {
     };
     let (one_way, combined) = (count(one_way).unwrap_or(0), count(COMBINED_COUNT).unwrap_or(0));
     one_way.checked_add(combined).filter(|count| *count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, attributes: Vec<LinkAttribute>) -> LinkState {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = attributes;
+        message.into()
+    }
+
+    #[test]
+    fn native_xdp_of_a_bond_runs_on_its_slaves() {
+        let bond = || vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bond)])];
+        let slave = || vec![LinkAttribute::Controller(9)];
+        let mut links = [
+            link(9, bond()),
+            link(3, slave()),
+            link(2, slave()),
+            link(4, vec![]),
+        ];
+        find_slaves(&mut links);
+        let runs_on: Vec<&[u32]> = links.iter().map(|link| link.xdp_runs_on.as_slice()).collect();
+        assert_eq!(runs_on, [&[2, 3][..], &[3], &[2], &[4]]);
+        assert!(link(9, bond()).xdp_runs_on.is_empty(), "no slave yet");
+    }
 }

@@ -136,8 +136,15 @@ impl Served {
         // Without a list of the operator's, the wire's mask decides.
         let allow = self.lists.allow.clone().or_else(|| {
             let mut mask = self.mask.lock();
-            if let Some(now) = self.export.try_visible_to(MASK_PATIENCE) {
-                *mask = now;
+            let end = Instant::now() + MASK_PATIENCE;
+            loop {
+                if let Some(now) = self.export.try_visible_to() {
+                    *mask = now;
+                } else if Instant::now() < end {
+                    std::thread::yield_now();
+                    continue;
+                }
+                break;
             }
             Some(mask.as_ref()?.iter().map(|mac| (*mac, None)).collect())
         });
@@ -197,6 +204,7 @@ pub(super) fn sought(config: &ExportConfig) -> Sought {
 pub(super) fn store_options(config: &ExportConfig) -> StoreOptions {
     StoreOptions {
         kind: config.store,
+        format: config.format,
         path: config.path.clone(),
         offset: config.offset,
         length: config.length,

@@ -18,9 +18,8 @@ use super::open::Served;
 use super::plan::ExportId;
 use crate::config::Mode;
 use crate::filter::Rules;
-use crate::port::{Nic, Port, PortOptions, Tuning};
+use crate::port::{Nic, Port, PortOptions, QueueRelease, Tuning};
 use crate::target::{Export, Exports};
-use crate::xsk::QueueRelease;
 
 /// Denied sources are asked for and workers looked after this often.
 const TICK: Duration = Duration::from_secs(2);
@@ -223,6 +222,9 @@ impl Running<'_> {
                         "a worker ended by a panic; please report it with the log above".into(),
                     );
                 }
+                if let Err(reason) = self.look_whether_frames_arrive() {
+                    return PortEvent::Failed(reason);
+                }
             }
         }
     }
@@ -323,6 +325,20 @@ impl Running<'_> {
             error!("{name}: the filter keeps its old rules, the process enforces the new ones: {error}");
         }
         self.rules_made = Some(Instant::now());
+    }
+
+    /// Where the filter redirects requests and no worker gets any, the port goes on in its next mode and is announced again.
+    fn look_whether_frames_arrive(&mut self) -> Result<(), String> {
+        let changed = self
+            .port
+            .watch()
+            .map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        if let Some(obtained) = changed {
+            info!("{}: served in {obtained} now", self.name);
+            *self.shared.queues.lock() = self.port.queue_releases();
+            self.port.advertise(self.by_id.values().cloned().collect());
+        }
+        Ok(())
     }
 
     fn report_denied(&mut self) {

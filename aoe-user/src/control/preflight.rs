@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::system::uname;
 use rustix::thread::{CapabilitySet, capabilities};
 
@@ -17,6 +17,11 @@ pub const KERNEL_JUMBO: (u32, u32) = (6, 6);
 const MTU_PLAIN: u32 = 3506;
 /// What the four rings and the frames of a queue lock, at least.
 const LOCKED_BYTES_PER_QUEUE: u64 = 16 << 20;
+
+/// File descriptors of an export, at most: the file, the file again past the page cache, a block device's claim.
+const DESCRIPTORS_PER_EXPORT: u64 = 3;
+/// What all else may take: filters, sockets and rings of the ports.
+const DESCRIPTORS_BESIDE: u64 = 512;
 
 /// Something that keeps xblade from serving on this host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +54,13 @@ pub enum Warning {
     },
     /// Pinning to a CPU that the process may not use.
     NoSuchCpu(usize),
+    /// Not every file may be opened.
+    Descriptors {
+        /// How many are needed.
+        need: u64,
+        /// RLIMIT_NOFILE, which nobody but the administrator can raise.
+        hard_limit: u64,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -64,6 +76,11 @@ impl fmt::Display for Warning {
                 f,
                 "without CAP_IPC_LOCK only {limit_bytes} bytes may be locked, and each queue locks some \
                  {LOCKED_BYTES_PER_QUEUE}; raise it (ulimit -l, or LimitMEMLOCK= in a systemd unit)"
+            ),
+            Warning::Descriptors { need, hard_limit } => write!(
+                f,
+                "these exports may need {need} file descriptors, and only {hard_limit} may be had: raise the limit \
+                 (ulimit -Hn, or LimitNOFILE= in a systemd unit)"
             ),
             Warning::NoSuchCpu(cpu) => write!(f, "cpus: CPU {cpu} is not among those that xblade may use"),
         }
@@ -95,7 +112,32 @@ pub fn preflight(config: &Config) -> Result<Vec<Warning>, PreflightError> {
         let missing = config.cpus.iter().filter(|&&cpu| !allowed.is_set(cpu));
         warnings.extend(missing.map(|&cpu| Warning::NoSuchCpu(cpu)));
     }
+    warnings.extend(descriptors(config));
     Ok(warnings)
+}
+
+/// Takes as many file descriptors as the process may have. The usual 1024 are for programs that use select(2).
+pub fn raise_descriptors() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!("the limit of open files stays as it was: {error}");
+    }
+}
+
+/// Whether the files of all exports may be too many to be open at the same time.
+pub fn descriptors(config: &Config) -> Option<Warning> {
+    judge_descriptors(config.exports.len() as u64, getrlimit(Resource::Nofile).maximum)
+}
+
+fn judge_descriptors(exports: u64, hard_limit: Option<u64>) -> Option<Warning> {
+    let need = DESCRIPTORS_BESIDE.saturating_add(exports.saturating_mul(DESCRIPTORS_PER_EXPORT));
+    let hard_limit = hard_limit?;
+    // A few exports get by with much less.
+    (exports > 1 && hard_limit < need).then_some(Warning::Descriptors { need, hard_limit })
 }
 
 /// Whether a kernel gives frames of several descriptors to AF_XDP.
@@ -189,6 +231,18 @@ mod tests {
         for new in ["6.6.0", "6.18.44", "10.0", "odd"] {
             assert_eq!(judge_kernel(new), Ok(Jumbo::Yes), "{new}");
         }
+    }
+
+    #[test]
+    fn descriptors_are_counted_against_the_hard_limit() {
+        assert_eq!(judge_descriptors(1500, None), None);
+        assert_eq!(judge_descriptors(1500, Some(524_288)), None);
+        assert_eq!(judge_descriptors(100, Some(1024)), None);
+        let message = judge_descriptors(1500, Some(1024)).unwrap().to_string();
+        assert!(
+            message.contains("need 5012") && message.contains("1024") && message.contains("LimitNOFILE"),
+            "{message}"
+        );
     }
 
     #[test]

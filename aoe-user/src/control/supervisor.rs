@@ -23,7 +23,7 @@ use super::state::operator::Action as Order;
 use super::state::{StateDir, StateKey};
 use super::tags::Tags;
 use crate::config::Config;
-use crate::port::{Nic, Tuning};
+use crate::port::Tuning;
 use crate::target::Address;
 
 /// How long requests of an export that goes may still be under way.
@@ -346,14 +346,7 @@ impl Supervisor {
     }
 
     fn open_port(&mut self, id: PortId, link: &LinkState, view: &View) {
-        let Some(mac) = link.mac else { return };
-        let nic = Nic {
-            name: link.name.clone(),
-            index: link.index,
-            mac,
-            mtu_bytes: link.mtu_bytes,
-            rx_queues: link.rx_queues,
-        };
+        let Some(nic) = link.nic() else { return };
         let events = self.port_events.clone();
         // Fails only while the process ends.
         let report = move |event| drop(events.send((id, event)));

@@ -99,6 +99,13 @@ pub enum FilterError {
         /// Entries there is room for.
         room: usize,
     },
+    /// The filter could not be tried out.
+    #[error("cannot try the filter out")]
+    Inject {
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A map operation failed.
     #[error("cannot access the filter's {map}")]
     Map {

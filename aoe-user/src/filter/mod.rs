@@ -18,6 +18,7 @@ use crate::config::Vlan;
 
 mod compile;
 mod error;
+mod inject;
 mod kernel_log;
 mod report;
 mod responses;

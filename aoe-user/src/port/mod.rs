@@ -2,29 +2,36 @@
 
 mod figures;
 mod link;
+mod mode;
+mod open;
 mod others;
+mod prove;
 mod spin;
 mod trace;
+mod watch;
 mod worker;
 
-use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aoe_common::Mac;
-use rustix::io::Errno;
-use tracing::warn;
+use aoe_common::rules::Counter;
+use tracing::error;
 
 use crate::config::Mode;
-use crate::filter::{Attach, Counters, Denied, Filter, FilterError, Rules};
+use crate::filter::{Counters, Denied, Filter, FilterError, Rules};
 use crate::target::{Export, Exports, PortInfo};
-use crate::xsk::{Bind, QueueRelease, Socket, SocketConfig, XskError};
+use crate::xsk::{MAX_FRAME_BYTES, XskError};
 
+pub use crate::xsk::QueueRelease;
 pub use figures::Figures;
 pub use link::SocketLink;
-use others::Others;
-use worker::{Command, Pace, Worker};
+pub use mode::Obtained;
+use mode::Way;
+use open::pace;
+pub use prove::Direction;
+use watch::Watch;
+use worker::{Command, Worker};
 
 /// How to serve an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,23 +64,10 @@ pub struct Nic {
     pub mtu_bytes: u32,
     /// Active receive queues.
     pub rx_queues: u32,
-}
-
-/// What was obtained of [`PortOptions::mode`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Obtained {
-    /// The XDP program runs in the driver, not behind it.
-    pub native: bool,
-    /// Frames go between NIC and UMEM without a copy.
-    pub zero_copy: bool,
-}
-
-impl fmt::Display for Obtained {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let attach = if self.native { "native" } else { "generic" };
-        let bind = if self.zero_copy { "zero-copy" } else { "copy" };
-        write!(f, "{attach} {bind}")
-    }
+    /// The cable is in.
+    pub carrier: bool,
+    /// The interfaces whose frames native XDP of this one gets: itself, or its slaves (a bond's).
+    pub xdp_runs_on: Vec<u32>,
 }
 
 /// Why an interface cannot be served.
@@ -85,6 +79,26 @@ pub enum PortError {
     /// An AF_XDP socket could not be set up.
     #[error(transparent)]
     Socket(#[from] XskError),
+    /// No frame with a sector in it fits.
+    #[error(
+        "{nic}: its MTU of {mtu_bytes} has no room for a sector, 548 are needed: `ip link set {nic} mtu 1500`"
+    )]
+    MtuTooSmall {
+        /// Nic.
+        nic: String,
+        /// Its MTU.
+        mtu_bytes: u32,
+    },
+    /// The kernel took everything, and frames get lost.
+    #[error("{nic}: {obtained} carries no frames: {direction}")]
+    Silent {
+        /// Nic.
+        nic: String,
+        /// What was tried.
+        obtained: Obtained,
+        /// Where they get lost.
+        direction: Direction,
+    },
     /// The system refused a thread or its eventfd.
     #[error("cannot start the worker of queue {queue} on {nic}")]
     Worker {
@@ -101,90 +115,52 @@ pub enum PortError {
 #[derive(Debug)]
 pub struct Port {
     nic: Nic,
+    options: PortOptions,
+    way: Way,
     obtained: Obtained,
     filter: Filter,
     workers: Vec<Worker>,
+    watch: Watch,
+    // For when the port must be opened in another mode.
+    exports: Arc<Exports>,
+    rules: Rules,
 }
 
 impl Port {
-    /// Attaches the filter, opens a socket on every receive queue and starts the workers. When this returns, requests
-    /// are being answered; nothing has been advertised.
-    ///
-    /// # Errors
-    /// See [`PortError`]; the interface is then as it was before.
-    pub fn open(
-        nic: &Nic,
-        options: &PortOptions,
-        exports: &Arc<Exports>,
-        rules: &Rules,
-    ) -> Result<Port, PortError> {
-        let mut attempts = attempts(options.mode).iter().peekable();
-        loop {
-            let attempt = attempts.next().expect("every mode has an attempt");
-            match Port::open_as(nic, *attempt, options, exports, rules) {
-                Ok(port) => return Ok(port),
-                Err(error) if attempts.peek().is_some() && error.is_about_mode() => {
-                    warn!(
-                        "{}: native XDP does not work ({error}); using generic XDP",
-                        nic.name
-                    );
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn open_as(
-        nic: &Nic,
-        (attach, bind): (Attach, Bind),
-        options: &PortOptions,
-        exports: &Arc<Exports>,
-        rules: &Rules,
-    ) -> Result<Port, PortError> {
-        let mut filter = Filter::load(nic.mac, rules)?;
-        let mut sockets = Vec::new();
-        for queue in 0..nic.rx_queues {
-            let config = SocketConfig {
-                bind,
-                ..SocketConfig::for_mtu(nic.index, queue, nic.mtu_bytes)
-            };
-            let socket = Socket::open(&config)?;
-            filter.set_socket(queue, socket.fd())?;
-            sockets.push(socket);
-        }
-        filter.attach(&nic.name, nic.index, attach)?;
-        let zero_copy = sockets.iter().all(Socket::is_zerocopy);
-        let obtained = Obtained {
-            native: attach == Attach::Native,
-            zero_copy,
-        };
-        let others = Others::start(nic, filter.mark())
-            .inspect_err(|error| warn!("{}: no thread for other targets on this host: {error}", nic.name))
-            .ok();
-        let mut workers = Vec::new();
-        for (queue, socket) in sockets.into_iter().enumerate() {
-            let pace = pace(&options.tuning, queue);
-            let link = SocketLink::shared(socket, others.clone());
-            let worker = Worker::start(nic, queue, link, Arc::clone(exports), pace).map_err(|source| {
-                PortError::Worker {
-                    nic: nic.name.clone(),
-                    queue,
-                    source,
-                }
-            })?;
-            workers.push(worker);
-        }
-        Ok(Port {
-            nic: nic.clone(),
-            obtained,
-            filter,
-            workers,
-        })
-    }
-
     /// The modes obtained.
     pub fn obtained(&self) -> Obtained {
         self.obtained
+    }
+
+    /// Whether a frame was seen to leave: not where there was no carrier when the port was opened. Who sees the cable come in
+    /// opens such a port again.
+    pub fn is_proved(&self) -> bool {
+        self.nic.carrier
+    }
+
+    /// Looks whether what the filter redirects arrives, and opens the port again in the next mode where nothing does: then returns
+    /// what was obtained. To be called every second or so; takes as long as opening when it acts.
+    ///
+    /// # Errors
+    /// When nothing arrives and no other mode works either: the port is closed.
+    pub fn watch(&mut self) -> Result<Option<Obtained>, PortError> {
+        let redirected = self.filter.counters()?[Counter::Redirected];
+        let figures = self.figures();
+        let arrived = figures.get("frames").saturating_add(figures.get("dropped"));
+        let Some(redirected) = self.watch.look(redirected, arrived) else {
+            return Ok(None);
+        };
+        let silent = PortError::Silent {
+            nic: self.nic.name.clone(),
+            obtained: self.obtained,
+            direction: Direction::Arriving { redirected },
+        };
+        let fallen_back = self.fall_back(&silent)?;
+        if fallen_back.is_none() {
+            error!("{silent}, and this mode was asked for: try `mode = \"auto\"`");
+            self.watch.rest();
+        }
+        Ok(fallen_back)
     }
 
     /// Serves another set of exports from here on; requests being worked on are finished with the old one.
@@ -193,6 +169,7 @@ impl Port {
     /// When the filter's rules could not be replaced; the old ones stay in force.
     pub fn set_exports(&mut self, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
         self.set_rules(rules)?;
+        self.exports = Arc::clone(exports);
         self.tell(|| Command::Exports(Arc::clone(exports)));
         Ok(())
     }
@@ -202,7 +179,9 @@ impl Port {
     /// # Errors
     /// When the maps could not be written; the old rules stay in force.
     pub fn set_rules(&mut self, rules: &Rules) -> Result<(), PortError> {
-        Ok(self.filter.set_rules(rules)?)
+        self.filter.set_rules(rules)?;
+        self.rules = rules.clone();
+        Ok(())
     }
 
     /// Changes how the workers use the CPU; requests notice nothing.
@@ -210,6 +189,7 @@ impl Port {
         for (queue, worker) in self.workers.iter().enumerate() {
             worker.tell(Command::Pace(pace(tuning, queue)));
         }
+        self.options.tuning = tuning.clone();
     }
 
     /// Whether a worker has ended by itself, which only a panic makes it do: its queue is served by nobody.
@@ -290,64 +270,10 @@ impl Drop for Port {
     }
 }
 
-impl PortError {
-    /// The driver cannot do it that way; generic XDP may.
-    fn is_about_mode(&self) -> bool {
-        match self {
-            PortError::Filter(error) => error.generic_may_work(),
-            PortError::Socket(error) => error.errno() == Some(Errno::OPNOTSUPP),
-            PortError::Worker { .. } => false,
-        }
-    }
-}
-
-/// How the worker of a queue uses the CPU.
-fn pace(tuning: &Tuning, queue: usize) -> Pace {
-    let own = queue
-        .checked_rem(tuning.cpus.len())
-        .and_then(|at| tuning.cpus.get(at));
-    Pace {
-        spin: tuning.spin,
-        cpus: cpus_for_workers(&tuning.cpus),
-        cpu: own.copied(),
-    }
-}
-
-/// CPUs that all workers have among them: those they are pinned to, else those the process may use.
-fn cpus_for_workers(pinned_to: &[usize]) -> usize {
-    if pinned_to.is_empty() {
-        std::thread::available_parallelism().map_or(1, usize::from)
-    } else {
-        pinned_to.iter().collect::<BTreeSet<_>>().len()
-    }
-}
-
-/// What to try for a mode, best first.
-fn attempts(mode: Mode) -> &'static [(Attach, Bind)] {
-    match mode {
-        Mode::Auto => &[(Attach::Native, Bind::Auto), (Attach::Generic, Bind::Copy)],
-        Mode::Native => &[(Attach::Native, Bind::Auto)],
-        Mode::ZeroCopy => &[(Attach::Native, Bind::ZeroCopy)],
-        Mode::Copy => &[(Attach::Native, Bind::Copy)],
-        Mode::Skb => &[(Attach::Generic, Bind::Copy)],
-    }
-}
-
 fn port_info(nic: &Nic) -> PortInfo {
     PortInfo {
         mac: nic.mac,
-        mtu_bytes: nic.mtu_bytes,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cpu_counts_once_however_many_workers_are_pinned_to_it() {
-        assert_eq!(cpus_for_workers(&[3]), 1);
-        assert_eq!(cpus_for_workers(&[2, 3, 2]), 2);
-        assert!(cpus_for_workers(&[]) >= 1);
+        // More than a frame can have here is not promised to initiators.
+        mtu_bytes: nic.mtu_bytes.min(MAX_FRAME_BYTES),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use aoe_common::{Access, Mac, Vlan};
 use parking_lot::{Mutex, RwLock};
@@ -269,12 +268,12 @@ impl<C: Completions> Export<C> {
         (!mask.is_empty()).then(|| mask.clone())
     }
 
-    /// As [`Export::visible_to`]; `None` where a worker that waits for a disk keeps the answer for longer than `patience`.
-    pub fn try_visible_to(&self, patience: Duration) -> Option<Option<Vec<Mac>>> {
+    /// As [`Export::visible_to`]; `None` where a worker that may be waiting for a disk keeps the answer now.
+    pub fn try_visible_to(&self) -> Option<Option<Vec<Mac>>> {
         if !self.options.access.is_empty() {
             return Some(Some(self.options.access.macs().collect()));
         }
-        let state = self.state.try_read_for(patience)?;
+        let state = self.state.try_read()?;
         let mask = &state.persistent.mask;
         Some((!mask.is_empty()).then(|| mask.clone()))
     }

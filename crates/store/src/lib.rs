@@ -10,6 +10,7 @@ mod commit;
 mod completion_queue;
 mod direct;
 mod fetch;
+mod format;
 mod io;
 mod lock;
 mod mapped;
@@ -19,12 +20,14 @@ mod options;
 mod ram;
 #[cfg(test)]
 mod tests;
+mod users;
 
 pub use completion_queue::{CompletionQueue, QueueHandle};
 pub use engine::{
     Completion, CompletionHandle, Completions, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES,
     Step, Store, Token, Traits,
 };
+pub use format::ImageFormat;
 pub use open::open;
 pub use options::{StoreError, StoreKind, StoreOptions};
 

@@ -5,9 +5,10 @@
 //! process or several. Readers share. The kernel drops the lock with the file descriptor, however the process ends.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::ops::Range;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
@@ -16,6 +17,7 @@ use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 
 use crate::options::StoreError;
+use crate::users;
 
 /// Locks `[start, start + length)` bytes of `file` (`length` 0: to the end, wherever that will be).
 ///
@@ -57,6 +59,52 @@ pub(super) fn unlock(file: &File) {
     };
     // It fails only for what is no file.
     let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&request));
+}
+
+/// Keeps off, and keeps away from, everybody who uses the same bytes by another way: loop devices over the object, and the files
+/// below it where it is made of loop devices. The files that come back hold the locks.
+///
+/// # Errors
+/// [`StoreError::InUse`] with who it is.
+pub(super) fn lock_other_ways(
+    path: &Path,
+    meta: &Metadata,
+    bytes: Range<u64>,
+    exclusive: bool,
+) -> Result<Vec<File>, StoreError> {
+    let in_use = |holder| StoreError::InUse {
+        path: path.to_owned(),
+        holder,
+    };
+    if let Some(holder) = users::other_user(meta, &bytes, exclusive, None) {
+        return Err(in_use(holder));
+    }
+    if !meta.file_type().is_block_device() {
+        return Ok(Vec::new());
+    }
+    let mut locks = Vec::new();
+    for below in users::files_below(meta.rdev(), bytes) {
+        let Some((file, writable)) = users::open_below(&below.path, exclusive) else {
+            continue;
+        };
+        if let Some(holder) = file.metadata().ok().and_then(|meta_below| {
+            users::other_user(
+                &meta_below,
+                &below.bytes,
+                exclusive,
+                Some(users::disk_of(meta.rdev())),
+            )
+        }) {
+            return Err(in_use(format!("{holder}, over {}", below.path.display())));
+        }
+        let length = match below.bytes.end {
+            u64::MAX => 0,
+            end => end.saturating_sub(below.bytes.start),
+        };
+        lock_range(&file, path, below.bytes.start, length, exclusive && writable)?;
+        locks.push(file);
+    }
+    Ok(locks)
 }
 
 /// The exclusive open that keeps mounts and other exclusive users away from a block device.
@@ -103,15 +151,10 @@ fn lock_holder(file: &File) -> Option<String> {
     })
 }
 
-/// Who keeps a block device busy: a mount, else a process that has it open.
+/// Who keeps a block device busy: what the kernel tells, else a process that has it open.
 fn device_holder(path: &Path, device: u64) -> String {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let id = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-    if let Some(mount) = mounts
-        .lines()
-        .find(|line| line.split(' ').nth(2) == Some(id.as_str()))
-    {
-        return format!("the mount at {}", mount.split(' ').nth(4).unwrap_or("?"));
+    if let Some(user) = users::kernel_user(device) {
+        return user;
     }
     let own = std::process::id();
     for_each_open_file(|pid, _, fd| {

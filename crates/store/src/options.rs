@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::format::ImageFormat;
 use engine::SECTOR_BYTES;
 
 /// Kind of store.
@@ -60,6 +61,8 @@ pub struct StoreOptions {
     pub prealloc: bool,
     /// Longest time that a write-back write waits for its way to the medium.
     pub flush_interval: Duration,
+    /// Whether images that are no plain sectors are refused.
+    pub format: ImageFormat,
 }
 
 impl StoreOptions {
@@ -74,6 +77,7 @@ impl StoreOptions {
             shared: false,
             prealloc: false,
             flush_interval: Duration::from_secs(1),
+            format: ImageFormat::Detect,
         }
     }
 }
@@ -139,6 +143,27 @@ pub enum StoreError {
         /// Name and pid where they can be found out.
         holder: String,
     },
+    /// Not plain sectors.
+    #[error("{}: is a {format} image, whose bytes are not the disk's: make a raw one with `{convert}`, or say format = \"raw\" (--format raw) to export its bytes as they are", .path.display())]
+    Foreign {
+        /// What was opened.
+        path: PathBuf,
+        /// What it is.
+        format: &'static str,
+        /// The command that makes a raw image of it.
+        convert: String,
+    },
+    /// The file system has no O_DIRECT.
+    #[error("{}: its file system has no direct I/O (O_DIRECT); use store = \"mmap\"", .0.display())]
+    NoDirect(PathBuf),
+    /// There are not as many addresses.
+    #[error("{}: {bytes} bytes are more than can be mapped here; use store = \"direct\" (--direct), which maps nothing", .path.display())]
+    TooLargeToMap {
+        /// What was to be mapped.
+        path: PathBuf,
+        /// Bytes to map.
+        bytes: u64,
+    },
     /// `shared` without `direct`.
     #[error("{}: a shared backend needs the direct store, not {kind}: a page cache here would hide the other side's writes", .path.display())]
     SharedNeedsDirect {
@@ -148,7 +173,7 @@ pub enum StoreError {
         kind: StoreKind,
     },
     /// `prealloc` failed.
-    #[error("{}: cannot reserve {bytes} bytes: {source}", .path.display())]
+    #[error("{}: cannot reserve {bytes} bytes", .path.display())]
     Prealloc {
         /// What was opened.
         path: PathBuf,
@@ -166,7 +191,7 @@ pub enum StoreError {
         kind: StoreKind,
     },
     /// Anything else the system said.
-    #[error("{}: {doing}: {source}", .path.display())]
+    #[error("{}: {doing}", .path.display())]
     System {
         /// What it happened to.
         path: PathBuf,

@@ -3,9 +3,13 @@
 use arrayvec::{ArrayVec, CapacityError};
 
 use super::chunk::{Chunk, Chunks};
+use super::config::XDP_HEADROOM;
 
 /// Pieces that one frame can lie in. The kernel sends at most 17 (`MAX_SKB_FRAGS`).
 pub const MAX_PIECES: usize = 16;
+
+/// The longest frame, with its Ethernet header and tags, that can be received and sent at any MTU: full pieces of 4 KiB chunks.
+pub const MAX_FRAME_BYTES: u32 = MAX_PIECES as u32 * (4096 - XDP_HEADROOM);
 
 /// The bytes of a frame, in order.
 pub type Pieces<'a> = ArrayVec<&'a [u8], MAX_PIECES>;

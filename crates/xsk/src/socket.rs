@@ -1,17 +1,11 @@
 //! The data path of one receive queue.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr::NonNull;
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::{fmt, mem};
 
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
-use parking_lot::Mutex;
-use rustix::io::{Errno, dup2};
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+use rustix::io::Errno;
 use rustix::net::sockopt::xdp_statistics;
 use rustix::net::xdp::{XdpDesc, XdpDescOptions};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -20,6 +14,7 @@ use super::chunk::{ChunkCounts, Chunks};
 use super::config::{SocketConfig, XDP_HEADROOM};
 use super::error::XskError;
 use super::frame::{Frame, Layout, MAX_PIECES, Piece, Pieces, PiecesMut};
+use super::release::{Holds, QueueRelease};
 use super::ring::{Consumer, Producer};
 use super::setup::Setup;
 use super::stats::Statistics;
@@ -66,56 +61,9 @@ pub struct Socket {
     release: QueueRelease,
 }
 
-/// What keeps a receive queue: the socket, and the mappings of its rings.
-#[derive(Debug)]
-struct Holds {
-    fd: RawFd,
-    rings: [(NonNull<u8>, usize); 4],
-}
-
-// SAFETY: addresses of mappings and a number; what is done with them is done under the lock around this value.
-unsafe impl Send for Holds {}
-
-/// Frees the receive queue of a socket whose owner hangs in the kernel and will never run again: for the end of a process,
-/// which the kernel cannot finish before that thread's system call returns.
-#[derive(Debug, Clone)]
-pub struct QueueRelease(Arc<Mutex<Option<Holds>>>);
-
-impl QueueRelease {
-    /// Closes the socket in the kernel. Its owner, should it go on all the same, finds empty rings of zeros and a descriptor that
-    /// leads nowhere. Nothing happens where the socket was dropped.
-    pub fn release(&self) {
-        // Until the end: the socket's drop waits for it before it unmaps anything.
-        let mut holds = self.0.lock();
-        let Some(Holds { fd, rings }) = holds.take() else {
-            return;
-        };
-        for (base, bytes) in rings {
-            let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-            // SAFETY: the range is a mapping of the socket, which is alive: its drop takes `holds` away first. It is replaced in
-            // one step by memory that is as readable and writable; what lies there is only ever plain integers that the kernel
-            // may change at any time, and they are checked before use.
-            let replaced = unsafe {
-                mmap_anonymous(
-                    base.as_ptr().cast(),
-                    bytes,
-                    ProtFlags::READ | ProtFlags::WRITE,
-                    flags,
-                )
-            };
-            debug_assert!(replaced.is_ok(), "mapping over an own mapping");
-        }
-        if let Ok(nowhere) = File::open("/dev/null") {
-            // SAFETY: the socket owns the descriptor and is alive, as above; it is not closed here.
-            let mut fd = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(fd) });
-            let _ = dup2(&nowhere, &mut fd);
-        }
-    }
-}
-
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.release.0.lock().take();
+        self.release.forget();
     }
 }
 
@@ -190,7 +138,7 @@ impl Socket {
             fill_limit,
             reserve,
             own: Statistics::default(),
-            release: QueueRelease(Arc::new(Mutex::new(Some(holds)))),
+            release: QueueRelease::new(holds),
             umem,
         };
         // Neither is needed to work: without them a burst takes more kicks.

@@ -38,7 +38,13 @@ pub(super) fn spread(probe: &Probe) -> &'static str {
 /// The mode that `--mode auto` ends in, as far as it can be told without trying.
 pub(super) fn mode(probe: &Probe) -> &'static str {
     let jumbo = probe.mtu_bytes > ONE_CHUNK_MTU;
+    if probe.mtu_bytes < LEAST_MTU {
+        return "cannot serve it: the MTU has no room for a sector, 548 are needed";
+    }
     match probe.xdp {
+        Some(_) if probe.has_slaves => {
+            "generic XDP, by copy: native XDP runs on its slaves, whose frames no socket of its own gets"
+        }
         None => "unknown: native XDP if the driver has it, else generic",
         Some(xdp) if !(xdp.basic() && xdp.redirect()) => {
             "generic XDP, by copy: works, and every frame costs more"
@@ -189,6 +195,7 @@ mod tests {
             kernel: "6.12.5-amd64".into(),
             driver: Some("ice".into()),
             is_virtual: false,
+            has_slaves: false,
             up: true,
             mtu_bytes: 9000,
             rx_queues: 1,
@@ -231,6 +238,13 @@ mod tests {
         assert_eq!(with(0x23, 1, 9000), "native XDP, by copy");
         assert!(with(0, 1, 1500).starts_with("generic"));
         assert!(mode(&Probe { xdp: None, ..nic() }).starts_with("unknown"));
+        let bond = Probe {
+            has_slaves: true,
+            ..nic()
+        };
+        assert!(mode(&bond).starts_with("generic") && mode(&bond).contains("slaves"));
+        assert!(with(0x3f, 1, 547).starts_with("cannot serve"));
+        assert!(with(0x3f, 1, 548).starts_with("native"));
     }
 
     #[test]
@@ -325,7 +339,7 @@ mod tests {
             interface: "x".into(),
             ..Probe::default()
         }));
-        assert_eq!(report.matches("unknown").count(), 7, "{report}");
+        assert_eq!(report.matches("unknown").count(), 6, "{report}");
         assert!(report.contains("ip link set x up"), "{report}");
     }
 

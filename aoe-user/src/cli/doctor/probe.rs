@@ -1,6 +1,7 @@
 //! What the kernel tells of an interface. What it does not tell stays `None`.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
@@ -23,6 +24,8 @@ pub struct Probe {
     pub driver: Option<String>,
     /// Made by software, without a device.
     pub is_virtual: bool,
+    /// It receives by slaves, as a bond does: native XDP runs on them.
+    pub has_slaves: bool,
     /// Administratively up.
     pub up: bool,
     /// MTU.
@@ -101,6 +104,7 @@ pub fn probe(interface: &str) -> Result<Probe> {
             .to_owned(),
         is_virtual: driver.is_none() && sys.is_some_and(|sys| !sys.join("device").exists()),
         driver,
+        has_slaves: sys.is_some_and(|sys| is_controller(interface, sys)),
         up: link.header.flags.contains(LinkFlags::Up),
         rx_queues: links::rx_queues(interface).map_or(0, |count| count as usize),
         tx_queues: links::tx_queues(interface).map_or(0, |count| count as usize),
@@ -117,6 +121,7 @@ pub fn probe(interface: &str) -> Result<Probe> {
                     LinkInfo::Kind(kind) => Some(kind_name(kind)),
                     _ => None,
                 });
+                probe.has_slaves |= matches!(kind.as_deref(), Some("bond" | "team"));
                 // What is made by software says of what kind it is; a device does not.
                 probe.is_virtual |= kind.is_some();
                 probe.driver = probe.driver.or(kind);
@@ -150,6 +155,19 @@ async fn link(interface: &str) -> Result<LinkMessage> {
 
 fn kind_name(kind: &InfoKind) -> String {
     kind.to_string()
+}
+
+/// Whether other interfaces are slaves or ports of this one.
+fn is_controller(interface: &str, sys: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(sys) else {
+        return false;
+    };
+    let lower = |name: &str| name.starts_with("lower_");
+    entries
+        .flatten()
+        .filter(|entry| lower(&entry.file_name().to_string_lossy()))
+        .filter_map(|entry| fs::read_link(entry.path().join("master")).ok())
+        .any(|master| master.ends_with(interface))
 }
 
 /// Family `netdev`, command DEV_GET.

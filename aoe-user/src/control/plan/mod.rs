@@ -5,7 +5,9 @@
 //! served). Each fails and is tried again by itself. An export is served on a port when its store is open and the search
 //! for another target with its address found none there ([`Claim`]).
 
+mod claims;
 mod exports;
+mod port_events;
 mod ports;
 mod reload;
 mod status;

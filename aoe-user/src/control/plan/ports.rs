@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use super::super::links::LinkState;
+use super::super::links::{LinkState, named};
 use super::super::trouble::Trouble;
 use super::{Action, Claim, ExportId, GATHER, HANDOVER, Level, PORTS_PACE, Plan, PortId, View, address_of};
 use crate::config::{Mode, Vlan};
@@ -14,13 +14,15 @@ pub(super) struct Port {
     pub life: Life,
     /// Named in full by some export.
     pub literal: bool,
-    claims: HashMap<ExportId, Claim>,
+    pub claims: HashMap<ExportId, Claim>,
     /// What it is to serve.
     pub view: View,
     /// The version of the last view that it serves for certain.
     pub applied: u64,
     /// Since when `view` has not been handed over, while exports are still coming.
-    stale: Option<Instant>,
+    pub stale: Option<Instant>,
+    /// There was a carrier when it was opened: a frame was seen to leave.
+    proved: bool,
     /// The mode of the view that it was opened with.
     opened_mode: Mode,
     /// Exports that are not served here because an earlier one answers the same frames.
@@ -52,12 +54,13 @@ impl Port {
             view: View::default(),
             applied: 0,
             stale: None,
+            proved: false,
             opened_mode: Mode::default(),
             hidden: HashSet::new(),
         }
     }
 
-    fn open_id(&self) -> Option<PortId> {
+    pub fn open_id(&self) -> Option<PortId> {
         match &self.life {
             Life::Opening(id, ..) | Life::Open(id, _) => Some(*id),
             _ => None,
@@ -167,7 +170,8 @@ impl Plan {
             chosen.into_iter().for_each(|name| {
                 wanted.entry(name.clone()).or_insert(false);
             });
-            wanted.extend(entry.patterns.names().iter().map(|name| (name.clone(), true)));
+            let real = |name: &String| named(&self.links, name).map_or(name, |link| &link.name).clone();
+            wanted.extend(entry.patterns.names().iter().map(|name| (real(name), true)));
         }
         let lost: Vec<String> = self
             .ports
@@ -233,7 +237,7 @@ impl Plan {
     }
 
     /// Follows what became of an interface.
-    fn follow(&mut self, name: &str, now: Instant) {
+    pub(super) fn follow(&mut self, name: &str, now: Instant) {
         let Some(port) = self.ports.get_mut(name) else {
             return;
         };
@@ -295,6 +299,13 @@ impl Plan {
             self.say(Level::Info, line);
             return self.end(name, Life::Empty, now);
         }
+        if link.is_usable() && self.ports.get(name).is_some_and(|port| !port.proved) {
+            self.say(
+                Level::Info,
+                format!("{name}: link up for the first time; opening it again"),
+            );
+            return self.end(name, Life::Empty, now);
+        }
         if let Some(mac) = link.mac
             && link.mac != before.mac
         {
@@ -335,7 +346,7 @@ impl Plan {
 
     /// The exports that an interface is to serve, by the order of the configuration. Of two that answer the same frames the
     /// first is taken.
-    fn exports_on(&self, name: &str) -> (Vec<ExportId>, HashSet<ExportId>) {
+    pub(super) fn exports_on(&self, name: &str) -> (Vec<ExportId>, HashSet<ExportId>) {
         let mut hidden = HashSet::new();
         let Some(link) = self.links.get(name) else {
             return (Vec::new(), hidden);
@@ -383,113 +394,6 @@ impl Plan {
             self.actions.push(Action::Say(Level::Error, line));
         }
         port.hidden = hidden;
-    }
-
-    /// Claims whose time has come are searched for again; those of exports that are gone are forgotten.
-    fn renew_claims(&mut self, name: &str, now: Instant) {
-        let (exports, Some(port)) = (&self.exports, self.ports.get_mut(name)) else {
-            return;
-        };
-        let mut due = Vec::new();
-        port.claims.retain(|id, claim| {
-            if let Claim::Taken(trouble) = claim
-                && trouble.is_due(now)
-            {
-                due.push(*id);
-                *claim = Claim::Asking(now, Some(trouble.clone()));
-            }
-            exports.contains_key(id)
-        });
-        if !due.is_empty() {
-            self.actions.push(Action::Search(name.to_owned(), due));
-        }
-    }
-
-    /// Has other targets searched for whose addresses exports are about to be served with.
-    fn search(&mut self, name: &str, now: Instant) {
-        let up = self
-            .links
-            .get(name)
-            .is_some_and(|link| link.up && link.mac.is_some());
-        if !up {
-            return;
-        }
-        let mut asked = self.exports_on(name).0;
-        let (exports, Some(port)) = (&self.exports, self.ports.get_mut(name)) else {
-            return;
-        };
-        let coming = |id: &ExportId| exports.get(id).is_some_and(|entry| entry.trouble().is_none());
-        asked.retain(|id| coming(id) && !port.claims.contains_key(id));
-        if asked.is_empty() {
-            return;
-        }
-        for id in &asked {
-            port.claims.insert(*id, Claim::Asking(now, None));
-        }
-        self.actions.push(Action::Search(name.to_owned(), asked));
-    }
-
-    /// What a search found: `taken` has those whose address another target answers for, and by whom; `Err` why it could not be
-    /// made. With `--force` such an export is served all the same.
-    pub fn searched(
-        &mut self,
-        name: &str,
-        asked: &[ExportId],
-        found: &Result<HashMap<ExportId, String>, String>,
-        now: Instant,
-    ) {
-        self.ports_dirty = true;
-        for id in asked {
-            let reason = match found {
-                Ok(taken) => taken.get(id).cloned(),
-                Err(error) => Some(error.clone()),
-            };
-            self.settle_claim(name, *id, reason, now);
-        }
-    }
-
-    fn settle_claim(&mut self, name: &str, id: ExportId, reason: Option<String>, now: Instant) {
-        let force = self.wanted.force;
-        let (Some(entry), Some(port)) = (self.exports.get(&id), self.ports.get_mut(name)) else {
-            return;
-        };
-        let address = address_of(&entry.config);
-        let Some(Claim::Asking(_, before)) = port.claims.remove(&id) else {
-            return;
-        };
-        let Some(reason) = reason else {
-            port.claims.insert(id, Claim::Free);
-            return;
-        };
-        if force {
-            port.claims.insert(id, Claim::Free);
-            return self.say(
-                Level::Warn,
-                format!("{reason}; serving it all the same (--force)"),
-            );
-        }
-        let (trouble, log) = Trouble::after(before, reason, now);
-        let line = format!("{address} FAILED on {name}, trying again: {}", trouble.reason);
-        port.claims.insert(id, Claim::Taken(trouble));
-        if log {
-            self.say(Level::Error, line);
-        }
-    }
-
-    /// An export that was not opened is searched for anew when it is.
-    pub(super) fn forget_claims(&mut self, id: ExportId) {
-        for port in self.ports.values_mut() {
-            port.claims.remove(&id);
-        }
-    }
-
-    /// A renewed export has its predecessor's address, which was in use here all the time.
-    pub(super) fn pass_on_claims(&mut self, from: ExportId, to: ExportId) {
-        for port in self.ports.values_mut() {
-            if let Some(Claim::Free) = port.claims.remove(&from) {
-                port.claims.insert(to, Claim::Free);
-            }
-        }
     }
 
     /// Makes the port's view that of now; an open port gets it, at the latest after [`GATHER`] when more is coming.
@@ -593,75 +497,9 @@ impl Plan {
         port.stale = None;
         port.applied = 0;
         port.opened_mode = port.view.mode;
+        port.proved = link.carrier;
         port.life = Life::Opening(id, Box::new(link.clone()), before);
         let view = port.view.clone();
         self.actions.push(Action::OpenPort(id, Box::new(link), view));
-    }
-
-    fn port_of(&self, id: PortId) -> Option<String> {
-        let found = self.ports.iter().find(|(_, port)| port.open_id() == Some(id));
-        found.map(|(name, _)| name.clone())
-    }
-
-    /// Requests are being answered. False when nobody wants it any more.
-    pub fn port_opened(&mut self, id: PortId, version: u64, now: Instant) -> bool {
-        let Some(name) = self.port_of(id) else {
-            return false;
-        };
-        self.ports_dirty = true;
-        let Some(port) = self.ports.get_mut(&name) else {
-            return false;
-        };
-        let Life::Opening(_, link, _) = &port.life else {
-            return false;
-        };
-        let link = link.clone();
-        port.life = Life::Open(id, link);
-        port.applied = version;
-        if port.view.version != version {
-            port.stale = Some(now);
-        }
-        self.follow(&name, now);
-        true
-    }
-
-    /// It could not be opened, or does not work any more and was closed.
-    pub fn port_failed(&mut self, id: PortId, reason: String, now: Instant) {
-        self.leaving_ports.remove(&id);
-        let Some(name) = self.port_of(id) else { return };
-        let Some(port) = self.ports.get_mut(&name) else {
-            return;
-        };
-        let before = match std::mem::replace(&mut port.life, Life::Empty) {
-            Life::Opening(_, _, before) => before,
-            _ => None,
-        };
-        self.fail_port(&name, before, reason, now);
-    }
-
-    fn fail_port(&mut self, name: &str, before: Option<Trouble>, reason: String, now: Instant) {
-        let (trouble, log) = Trouble::after(before, reason, now);
-        let line = format!("{name} FAILED, trying again: {}", trouble.reason);
-        if let Some(port) = self.ports.get_mut(name) {
-            port.life = Life::Failed(trouble);
-        }
-        if log {
-            self.say(Level::Error, line);
-        }
-    }
-
-    /// An open port serves a view from now on.
-    pub fn port_applied(&mut self, id: PortId, version: u64) {
-        if let Some(name) = self.port_of(id)
-            && let Some(port) = self.ports.get_mut(&name)
-        {
-            port.applied = version;
-        }
-    }
-
-    /// The port of an interface that was not wanted any more has ended.
-    pub fn port_closed(&mut self, id: PortId) {
-        self.leaving_ports.remove(&id);
-        self.ports_dirty = true;
     }
 }

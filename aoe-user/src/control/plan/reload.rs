@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use super::exports::Entry;
 use super::ports::Port;
 use super::{Action, ExportId, Level, Plan, address_of};
 use crate::target::Address;
@@ -96,7 +95,7 @@ impl Plan {
                 .map(|entry| address_of(&entry.config))
                 .collect()
         };
-        let failed = |id: &&ExportId| self.exports.get(id).and_then(Entry::trouble).is_some();
+        let failed = |id: &&ExportId| self.exports.get(id).and_then(|entry| entry.trouble()).is_some();
         let failed = addresses(&mut self.order.iter().filter(failed));
         let coming = addresses(&mut self.order.iter().filter(coming));
         let line = if !reload.is_first {

@@ -21,19 +21,32 @@ impl Backing {
         Ok(rustix::fs::fdatasync(&self.file)?)
     }
 
-    /// Gives an extent's space back; it reads as zeros afterwards.
+    /// Gives an extent's space back; it reads as zeros afterwards. A medium discards whole blocks only: the parts of blocks at the
+    /// ends are written with zeros.
     ///
     /// # Errors
-    /// Of fallocate.
+    /// Of fallocate or pwrite.
     pub(crate) fn punch(&self, extent: Extent) -> io::Result<()> {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let bytes = extent.count * SECTOR_BYTES;
-        Ok(rustix::fs::fallocate(
-            &self.file,
-            flags,
-            self.position(extent.lba),
-            bytes,
-        )?)
+        let (start, end) = (self.position(extent.lba), self.position(extent.end()));
+        let first = start.next_multiple_of(self.block).min(end);
+        let last = (end - end % self.block).max(first);
+        self.write_zeros(start, first)?;
+        if first < last {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // Not every descriptor of a device may drop its dirty pages: only the one that has it for itself.
+            let claim = self.claim.lock().clone();
+            let file = claim.as_ref().unwrap_or(&self.file);
+            rustix::fs::fallocate(file, flags, first, last - first)?;
+        }
+        self.write_zeros(last, end)
+    }
+
+    /// Writes less than a block of zeros.
+    fn write_zeros(&self, start: u64, end: u64) -> io::Result<()> {
+        match end - start {
+            0 => Ok(()),
+            bytes => self.file.write_all_at(&vec![0; bytes as usize], start),
+        }
     }
 
     /// Reads by system call, blocking.

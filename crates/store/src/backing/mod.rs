@@ -40,8 +40,12 @@ pub(crate) struct Backing {
     /// The path leads elsewhere now.
     replaced: AtomicBool,
     last_log: Mutex<Option<(Instant, u64)>>,
+    /// The medium's logical block: what it discards, it discards by.
+    block: u64,
     /// Keeps others off a block device.
     claim: Mutex<Option<Arc<File>>>,
+    /// Keep others off the files below a loop device.
+    locks_below: Mutex<Vec<File>>,
 }
 
 impl Backing {
@@ -146,6 +150,7 @@ impl Backing {
         self.sectors.store(0, Ordering::Release);
         lock::unlock(&self.file);
         self.claim.lock().take();
+        self.locks_below.lock().clear();
     }
 
     /// Serves `sectors` from here on.

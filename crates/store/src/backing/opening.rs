@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,8 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::{Backing, object_bytes};
+use crate::format::{self, ImageFormat};
 use crate::lock;
 use crate::options::served_sectors;
 use crate::options::{StoreError, StoreOptions};
@@ -44,20 +47,16 @@ impl Backing {
         };
         let file = rustix::fs::open(path, access | flags | OFlags::CLOEXEC, Mode::empty())
             .map(File::from)
-            .map_err(|error| open_error(path, needed, error.into()))?;
+            .map_err(|error| match error {
+                Errno::INVAL if flags.contains(OFlags::DIRECT) => StoreError::NoDirect(path.clone()),
+                _ => open_error(path, needed, error.into()),
+            })?;
         let bytes = object_bytes(&file, device)
             .map_err(|error| StoreError::system(path, "finding its size", error))?;
         let sectors = served_sectors(path, bytes, options.offset, options.length)?;
         let start = options.offset * SECTOR_BYTES;
-        if !options.shared {
-            lock::lock_range(
-                &file,
-                path,
-                start,
-                options.length * SECTOR_BYTES,
-                !options.read_only,
-            )?;
-        }
+        refuse_foreign(&file, options, bytes)?;
+        let locks_below = lock_all(&file, options)?;
         if bytes % SECTOR_BYTES != 0 && options.length == 0 {
             tracing::warn!(
                 "{}: the last {} bytes are less than a sector and are not exported",
@@ -75,7 +74,6 @@ impl Backing {
         }
         let traits = find_traits(&file, device, options.read_only, bytes);
         Ok(Backing {
-            file: Arc::new(file),
             path: path.clone(),
             start,
             length: options.length,
@@ -86,8 +84,52 @@ impl Backing {
             faults: AtomicU64::new(0),
             replaced: AtomicBool::new(false),
             last_log: Mutex::new(None),
+            block: match device {
+                true => rustix::fs::ioctl_blksszget(&file).map_or(SECTOR_BYTES, u64::from),
+                false => SECTOR_BYTES,
+            },
+            file: Arc::new(file),
             claim: Mutex::new(claim),
+            locks_below: Mutex::new(locks_below),
         })
+    }
+}
+
+/// Locks the served range, and what leads to the same bytes by another way; the files that come back hold the locks of those.
+fn lock_all(file: &File, options: &StoreOptions) -> Result<Vec<File>, StoreError> {
+    if options.shared {
+        return Ok(Vec::new());
+    }
+    let path = &options.path;
+    let exclusive = !options.read_only;
+    let start = options.offset * SECTOR_BYTES;
+    let bytes = options.length * SECTOR_BYTES;
+    lock::lock_range(file, path, start, bytes, exclusive)?;
+    let meta = file
+        .metadata()
+        .map_err(|error| StoreError::system(path, "finding what it is", error))?;
+    let end = match bytes {
+        0 => u64::MAX,
+        bytes => start + bytes,
+    };
+    lock::lock_other_ways(path, &meta, start..end, exclusive)
+}
+
+/// Refuses an image whose first or last bytes say that it is no plain run of sectors. A range inside it is somebody's who knows.
+fn refuse_foreign(file: &File, options: &StoreOptions, bytes: u64) -> Result<(), StoreError> {
+    if options.format == ImageFormat::Raw || options.offset != 0 {
+        return Ok(());
+    }
+    // Not by its path: there may be another file by now. And without O_DIRECT, for reads of any length.
+    let plain = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let found = plain.and_then(|plain| format::recognise(&plain, bytes));
+    match found.map_err(|error| StoreError::system(&options.path, "reading", error))? {
+        None => Ok(()),
+        Some(foreign) => Err(StoreError::Foreign {
+            path: options.path.clone(),
+            format: foreign.name,
+            convert: foreign.convert(&options.path),
+        }),
     }
 }
 

@@ -87,7 +87,8 @@ impl DirectStore {
     pub(crate) fn open_with_block(options: &StoreOptions, block: u64) -> Result<DirectStore, StoreError> {
         let failed = |doing| move |error: io::Error| StoreError::system(&options.path, doing, error);
         let backing = Backing::open_with(options, OFlags::DIRECT)?;
-        let found = find_alignment(backing.file()).map_err(failed("direct I/O (O_DIRECT)"))?;
+        let found =
+            find_alignment(backing.file()).ok_or_else(|| StoreError::NoDirect(options.path.clone()))?;
         let alignment = Alignment {
             block: found.block.max(block),
             ..found
@@ -379,25 +380,19 @@ impl Pages for Disk {
     fn arrived(&self, _: Extent) {}
 }
 
-/// Asks the file (Linux 6.1), else the device; a page where neither says anything.
-fn find_alignment(file: &File) -> io::Result<Alignment> {
+/// Asks the file (Linux 6.1), else the device; a page where neither says anything. `None` where there is no direct I/O.
+fn find_alignment(file: &File) -> Option<Alignment> {
     const PAGE: u64 = 4096;
     if let Ok(stat) = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)
         && StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::DIOALIGN)
     {
-        if stat.stx_dio_offset_align == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "this file system has none for this file",
-            ));
-        }
-        return Ok(Alignment {
+        return (stat.stx_dio_offset_align != 0).then(|| Alignment {
             memory: (stat.stx_dio_mem_align as usize).next_power_of_two(),
             block: u64::from(stat.stx_dio_offset_align).max(SECTOR_BYTES),
         });
     }
     let block = rustix::fs::ioctl_blksszget(file).map_or(PAGE, u64::from);
-    Ok(Alignment {
+    Some(Alignment {
         memory: PAGE as usize,
         block,
     })

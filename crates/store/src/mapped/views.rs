@@ -73,7 +73,10 @@ impl Core {
             tracing::debug!("{}: POSIX_FADV_RANDOM: {error}", path.display());
         }
         let bytes = backing.sectors() * SECTOR_BYTES;
-        let view = View::new(&backing, bytes).map_err(|error| StoreError::system(&path, "mapping", error))?;
+        let view = View::new(&backing, bytes).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOMEM) => StoreError::TooLargeToMap { path, bytes },
+            _ => StoreError::system(&path, "mapping", error),
+        })?;
         let core = Core {
             backing,
             views: [const { OnceLock::new() }; MAX_VIEWS],

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::{Driver, image, stamp};
 use crate::open::open;
-use crate::options::{StoreKind, StoreOptions};
+use crate::options::{StoreError, StoreKind, StoreOptions};
 use engine::{Durability, Extent};
 
 /// A loop device over a file, detached when dropped.
@@ -17,6 +17,11 @@ struct Loop {
 
 impl Loop {
     fn new(sectors: u64) -> Option<Loop> {
+        Loop::with(sectors, &[])
+    }
+
+    /// With more arguments for `losetup`.
+    fn with(sectors: u64, arguments: &[&str]) -> Option<Loop> {
         let dir = tempfile::Builder::new()
             .prefix("xblade-store-")
             .tempdir()
@@ -25,6 +30,7 @@ impl Loop {
         image(&file, sectors);
         let output = Command::new("losetup")
             .args(["--find", "--show"])
+            .args(arguments)
             .arg(&file)
             .output()
             .ok()?;
@@ -134,4 +140,140 @@ fn one_process_may_split_a_device_but_not_share_a_mounted_one() {
     assert!(mount(&["umount", target]));
     assert_eq!(refused, Err(format!("{device}: in use by the mount at {target}")));
     open(&range(0, 0)).expect("free again");
+}
+
+/// Who is in the way, in the words of the refusal.
+fn in_use(options: &StoreOptions) -> String {
+    match open(options) {
+        Err(StoreError::InUse { holder, .. }) => holder,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_file_and_a_loop_device_over_it_are_not_written_side_by_side() {
+    let Some(disk) = Loop::new(8192) else { return };
+    let name = disk.device.display().to_string();
+    let file = StoreOptions::new(StoreKind::Mmap, &disk.file);
+    let device = StoreOptions::new(StoreKind::Mmap, &disk.device);
+    // The device is there: its file is not to be had, by no link either.
+    let link = disk.file.with_file_name("link");
+    std::fs::hard_link(&disk.file, &link).unwrap();
+    for path in [&disk.file, &link] {
+        let holder = in_use(&StoreOptions::new(StoreKind::Mmap, path));
+        assert!(holder.contains(&name), "{holder}");
+    }
+    // The file was exported first: the device is not to be had.
+    assert!(disk.run("losetup", &["--detach"]));
+    let store = open(&file).unwrap();
+    let attach = |program: &mut Command| program.arg(&disk.device).arg(&disk.file).status().unwrap();
+    assert!(attach(&mut Command::new("losetup")).success());
+    let holder = in_use(&device);
+    assert!(holder.contains("another export of this process"), "{holder}");
+    drop(store);
+    let store = open(&device).unwrap();
+    in_use(&file);
+    drop(store);
+    // Two readers of what nobody writes.
+    assert!(disk.run("losetup", &["--detach"]));
+    assert!(attach(Command::new("losetup").arg("--read-only")).success());
+    let reading = |options: &StoreOptions| {
+        open(&StoreOptions {
+            read_only: true,
+            ..options.clone()
+        })
+    };
+    let _both = (reading(&file).unwrap(), reading(&device).unwrap());
+}
+
+#[test]
+fn a_file_under_a_mounted_loop_device_is_in_use() {
+    let Some(disk) = Loop::new(65536) else { return };
+    let at = disk.file.with_file_name("mnt");
+    std::fs::create_dir(&at).unwrap();
+    let run = |program: &str, args: &[&std::path::Path]| {
+        let output = Command::new(program).args(args).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if !run("mkfs.ext4", &["-q".as_ref(), &disk.device]) || !run("mount", &[&disk.device, &at]) {
+        return crate::skip("needs mkfs.ext4 and mount");
+    }
+    let mounted = format!("mounted at {}", at.display());
+    let by_file = open(&StoreOptions::new(StoreKind::Mmap, &disk.file));
+    let by_device = open(&StoreOptions::new(StoreKind::Mmap, &disk.device));
+    assert!(run("umount", &[&at]));
+    let message = by_file.unwrap_err().to_string();
+    assert!(message.contains(&mounted), "{message}");
+    let message = by_device.unwrap_err().to_string();
+    assert!(
+        message.contains(&format!("the mount at {}", at.display())),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_partition_and_its_disk_are_not_written_side_by_side() {
+    let Some(disk) = Loop::with(65536, &["--partscan"]) else {
+        return;
+    };
+    let table = "label: dos\nstart=2048, size=8192\n";
+    let mut sfdisk = Command::new("sfdisk");
+    sfdisk
+        .arg("-q")
+        .arg(&disk.device)
+        .stdin(std::process::Stdio::piped());
+    let Ok(mut sfdisk) = sfdisk.spawn() else {
+        return crate::skip("needs sfdisk");
+    };
+    std::io::Write::write_all(&mut sfdisk.stdin.take().unwrap(), table.as_bytes()).unwrap();
+    assert!(sfdisk.wait().unwrap().success());
+    let partition = PathBuf::from(format!("{}p1", disk.device.display()));
+    if !partition.exists() {
+        return crate::skip("the kernel shows no partition here");
+    }
+    let options = |path: &PathBuf| StoreOptions::new(StoreKind::Mmap, path);
+    let whole = open(&options(&disk.device)).unwrap();
+    in_use(&options(&partition));
+    drop(whole);
+    let part = open(&options(&partition)).unwrap();
+    in_use(&options(&disk.device));
+    drop(part);
+}
+
+#[test]
+fn part_of_a_block_can_be_trimmed() {
+    let Some(disk) = Loop::with(8192, &["--sector-size", "4096"]) else {
+        return;
+    };
+    for kind in [StoreKind::Mmap, StoreKind::Direct] {
+        let store = open(&StoreOptions::new(kind, &disk.device)).unwrap();
+        if !store.traits().trim {
+            return crate::skip("the loop device does not trim");
+        }
+        let mut driver = Driver::new(&store);
+        let expected: Vec<u8> = (0..128).flat_map(|lba| stamp(lba, 1)).collect();
+        // Inside one block, over a border, whole blocks with parts at both ends.
+        for (lba, count) in [(3, 2), (14, 4), (21, 30), (64, 8)] {
+            driver.write(0, &expected, Durability::WriteBack).unwrap();
+            driver.trim(&[Extent { lba, count }]).unwrap();
+            let data = driver.read(0, 128).unwrap();
+            let (before, rest) = data.split_at(lba as usize * 512);
+            let (trimmed, after) = rest.split_at(count as usize * 512);
+            assert!(
+                before == &expected[..before.len()],
+                "{kind} {lba}+{count}: written before"
+            );
+            assert!(
+                after == &expected[expected.len() - after.len()..],
+                "{kind} {lba}+{count}: written after"
+            );
+            if store.traits().zeroes_after_trim {
+                assert!(
+                    trimmed.iter().all(|byte| *byte == 0),
+                    "{kind} {lba}+{count}: not zeroed"
+                );
+            }
+        }
+        store.close().unwrap();
+    }
 }

@@ -237,3 +237,49 @@ fn stores_outlive_their_lanes() {
     }
     assert_eq!(Driver::new(&store).read(2, 1).unwrap(), stamp(2, 2));
 }
+
+#[test]
+fn images_in_other_formats_are_refused_with_the_command_that_helps() {
+    use crate::ImageFormat;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    let mut content = vec![0; 65536];
+    content[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    std::fs::write(&path, &content).unwrap();
+    for kind in [StoreKind::Mmap, StoreKind::Direct, StoreKind::Ram] {
+        let message = refusal(&StoreOptions::new(kind, &path));
+        for word in ["qcow2", "qemu-img convert -f qcow2 -O raw", "format = \"raw\""] {
+            assert!(message.contains(word), "{kind}: {message}");
+        }
+        let options = StoreOptions {
+            format: ImageFormat::Raw,
+            ..StoreOptions::new(kind, &path)
+        };
+        assert_eq!(open(&options).unwrap().sectors(), 128);
+    }
+    let range = StoreOptions {
+        offset: 8,
+        ..options(&path)
+    };
+    assert_eq!(
+        open(&range).unwrap().sectors(),
+        120,
+        "who names a range knows what is in it"
+    );
+}
+
+#[test]
+fn what_cannot_be_mapped_is_for_the_direct_store() {
+    let dir = tempfile::Builder::new()
+        .prefix("xblade-")
+        .tempdir_in("/dev/shm")
+        .unwrap();
+    let path = dir.path().join("image");
+    // More than a process has addresses.
+    let file = std::fs::File::create(&path).unwrap();
+    if file.set_len(200 << 40).is_err() {
+        return crate::skip("no file of 200 TiB here");
+    }
+    let message = refusal(&options(&path));
+    assert!(message.contains("use store = \"direct\""), "{message}");
+}

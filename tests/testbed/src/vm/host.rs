@@ -193,7 +193,7 @@ impl Vm {
 }
 
 /// A copy without debug information, which is most of a debug build; the file itself where there is no `strip`.
-fn strip(binary: &Path) -> Result<(TempDir, PathBuf)> {
+pub(super) fn strip(binary: &Path) -> Result<(TempDir, PathBuf)> {
     let directory = tempfile::Builder::new().prefix("xblade-").tempdir()?;
     let copy = directory.path().join("xblade");
     let stripped = Command::new("strip")

@@ -32,6 +32,7 @@ pub struct Guest {
     script: String,
     modules: Vec<&'static str>,
     programs: Vec<&'static str>,
+    xblade: Option<PathBuf>,
     files: Vec<(PathBuf, String)>,
     memory_mib: u32,
     nics: u32,
@@ -46,6 +47,7 @@ impl Guest {
             modules: vec!["virtio_pci", "virtio_net", "crc32c_generic", "ext4", "aoe"],
             // busybox's dd takes oflag=direct and writes through the page cache all the same.
             programs: vec!["dd"],
+            xblade: None,
             files: Vec::new(),
             memory_mib: 512,
             nics: 1,
@@ -57,6 +59,20 @@ impl Guest {
     #[must_use]
     pub fn programs(mut self, names: &[&'static str]) -> Guest {
         self.programs.extend(names);
+        self
+    }
+
+    /// Adds drivers to those that are loaded at the start.
+    #[must_use]
+    pub fn modules(mut self, names: &[&'static str]) -> Guest {
+        self.modules.extend(names);
+        self
+    }
+
+    /// Adds this binary as `/opt/xblade`: the guest serves, and its initiators are outside.
+    #[must_use]
+    pub fn xblade(mut self, binary: impl Into<PathBuf>) -> Guest {
+        self.xblade = Some(binary.into());
         self
     }
 
@@ -108,6 +124,10 @@ impl Guest {
             if !program.contains('-') {
                 script += &format!("{program}() {{ /opt/{program} \"$@\"; }}\n");
             }
+        }
+        if let Some(binary) = &self.xblade {
+            let (_stripped, binary) = host::strip(binary)?;
+            archive.program_file(&binary, "xblade")?;
         }
         for (from, to) in &self.files {
             archive.host_file(from, to)?;

@@ -1,0 +1,116 @@
+//! Which exports may be served on an interface: others may have their addresses, so they are asked for first.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::super::trouble::Trouble;
+use super::{Action, Claim, ExportId, Level, Plan, address_of};
+
+impl Plan {
+    /// Claims whose time has come are searched for again; those of exports that are gone are forgotten.
+    pub(super) fn renew_claims(&mut self, name: &str, now: Instant) {
+        let (exports, Some(port)) = (&self.exports, self.ports.get_mut(name)) else {
+            return;
+        };
+        let mut due = Vec::new();
+        port.claims.retain(|id, claim| {
+            if let Claim::Taken(trouble) = claim
+                && trouble.is_due(now)
+            {
+                due.push(*id);
+                *claim = Claim::Asking(now, Some(trouble.clone()));
+            }
+            exports.contains_key(id)
+        });
+        if !due.is_empty() {
+            self.actions.push(Action::Search(name.to_owned(), due));
+        }
+    }
+
+    /// Has other targets searched for whose addresses exports are about to be served with.
+    pub(super) fn search(&mut self, name: &str, now: Instant) {
+        let up = self
+            .links
+            .get(name)
+            .is_some_and(|link| link.up && link.mac.is_some());
+        if !up {
+            return;
+        }
+        let mut asked = self.exports_on(name).0;
+        let (exports, Some(port)) = (&self.exports, self.ports.get_mut(name)) else {
+            return;
+        };
+        let coming = |id: &ExportId| exports.get(id).is_some_and(|entry| entry.trouble().is_none());
+        asked.retain(|id| coming(id) && !port.claims.contains_key(id));
+        if asked.is_empty() {
+            return;
+        }
+        for id in &asked {
+            port.claims.insert(*id, Claim::Asking(now, None));
+        }
+        self.actions.push(Action::Search(name.to_owned(), asked));
+    }
+
+    /// What a search found: `taken` has those whose address another target answers for, and by whom; `Err` why it could not be
+    /// made. With `--force` such an export is served all the same.
+    pub fn searched(
+        &mut self,
+        name: &str,
+        asked: &[ExportId],
+        found: &Result<HashMap<ExportId, String>, String>,
+        now: Instant,
+    ) {
+        self.ports_dirty = true;
+        for id in asked {
+            let reason = match found {
+                Ok(taken) => taken.get(id).cloned(),
+                Err(error) => Some(error.clone()),
+            };
+            self.settle_claim(name, *id, reason, now);
+        }
+    }
+
+    fn settle_claim(&mut self, name: &str, id: ExportId, reason: Option<String>, now: Instant) {
+        let force = self.wanted.force;
+        let (Some(entry), Some(port)) = (self.exports.get(&id), self.ports.get_mut(name)) else {
+            return;
+        };
+        let address = address_of(&entry.config);
+        let Some(Claim::Asking(_, before)) = port.claims.remove(&id) else {
+            return;
+        };
+        let Some(reason) = reason else {
+            port.claims.insert(id, Claim::Free);
+            return;
+        };
+        if force {
+            port.claims.insert(id, Claim::Free);
+            return self.say(
+                Level::Warn,
+                format!("{reason}; serving it all the same (--force)"),
+            );
+        }
+        let (trouble, log) = Trouble::after(before, reason, now);
+        let line = format!("{address} FAILED on {name}, trying again: {}", trouble.reason);
+        port.claims.insert(id, Claim::Taken(trouble));
+        if log {
+            self.say(Level::Error, line);
+        }
+    }
+
+    /// An export that was not opened is searched for anew when it is.
+    pub(super) fn forget_claims(&mut self, id: ExportId) {
+        for port in self.ports.values_mut() {
+            port.claims.remove(&id);
+        }
+    }
+
+    /// A renewed export has its predecessor's address, which was in use here all the time.
+    pub(super) fn pass_on_claims(&mut self, from: ExportId, to: ExportId) {
+        for port in self.ports.values_mut() {
+            if let Some(Claim::Free) = port.claims.remove(&from) {
+                port.claims.insert(to, Claim::Free);
+            }
+        }
+    }
+}

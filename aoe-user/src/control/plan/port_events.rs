@@ -1,0 +1,76 @@
+//! What the threads of ports report.
+
+use std::time::Instant;
+
+use super::super::trouble::Trouble;
+use super::ports::Life;
+use super::{Level, Plan, PortId};
+
+impl Plan {
+    fn port_of(&self, id: PortId) -> Option<String> {
+        let found = self.ports.iter().find(|(_, port)| port.open_id() == Some(id));
+        found.map(|(name, _)| name.clone())
+    }
+
+    /// Requests are being answered. False when nobody wants it any more.
+    pub fn port_opened(&mut self, id: PortId, version: u64, now: Instant) -> bool {
+        let Some(name) = self.port_of(id) else {
+            return false;
+        };
+        self.ports_dirty = true;
+        let Some(port) = self.ports.get_mut(&name) else {
+            return false;
+        };
+        let Life::Opening(_, link, _) = &port.life else {
+            return false;
+        };
+        let link = link.clone();
+        port.life = Life::Open(id, link);
+        port.applied = version;
+        if port.view.version != version {
+            port.stale = Some(now);
+        }
+        self.follow(&name, now);
+        true
+    }
+
+    /// It could not be opened, or does not work any more and was closed.
+    pub fn port_failed(&mut self, id: PortId, reason: String, now: Instant) {
+        self.leaving_ports.remove(&id);
+        let Some(name) = self.port_of(id) else { return };
+        let Some(port) = self.ports.get_mut(&name) else {
+            return;
+        };
+        let before = match std::mem::replace(&mut port.life, Life::Empty) {
+            Life::Opening(_, _, before) => before,
+            _ => None,
+        };
+        self.fail_port(&name, before, reason, now);
+    }
+
+    pub(super) fn fail_port(&mut self, name: &str, before: Option<Trouble>, reason: String, now: Instant) {
+        let (trouble, log) = Trouble::after(before, reason, now);
+        let line = format!("{name} FAILED, trying again: {}", trouble.reason);
+        if let Some(port) = self.ports.get_mut(name) {
+            port.life = Life::Failed(trouble);
+        }
+        if log {
+            self.say(Level::Error, line);
+        }
+    }
+
+    /// An open port serves a view from now on.
+    pub fn port_applied(&mut self, id: PortId, version: u64) {
+        if let Some(name) = self.port_of(id)
+            && let Some(port) = self.ports.get_mut(&name)
+        {
+            port.applied = version;
+        }
+    }
+
+    /// The port of an interface that was not wanted any more has ended.
+    pub fn port_closed(&mut self, id: PortId) {
+        self.leaving_ports.remove(&id);
+        self.ports_dirty = true;
+    }
+}

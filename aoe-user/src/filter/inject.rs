@@ -1,0 +1,42 @@
+//! Frames for the filter that no wire brought: how a port proves its way in before anybody depends on it.
+
+use std::io;
+
+use aoe_common::rules::Counter;
+use aya::maps::PerCpuValues;
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions};
+use aya::util::nr_cpus;
+
+use super::{Filter, FilterError, PROGRAM, program};
+
+impl Filter {
+    /// Gives the program a frame as if queue 0 of interface `ifindex` had received it, and has the kernel do what it decides: a
+    /// frame that is redirected is in the socket's ring when this returns, provided the socket takes frames of that interface.
+    ///
+    /// Works before the program is attached. Since Linux 5.18 (`BPF_F_TEST_XDP_LIVE_FRAMES`).
+    pub fn inject(&mut self, frame: &[u8], ifindex: u32) -> Result<(), FilterError> {
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = [0, frame.len() as u32, 0, ifindex, 0, 0]
+            .map(u32::to_ne_bytes)
+            .concat();
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            attrs: TestRunAttrs::new().xdp_live_frames(1),
+            ..TestRunOptions::default()
+        };
+        let run = program(&mut self.ebpf, PROGRAM).test_run(options);
+        run.map(drop).map_err(|error| FilterError::Inject {
+            source: io::Error::other(error),
+        })
+    }
+
+    /// Counts from zero again, for who has tried the filter out. Nothing may be under way.
+    pub fn forget_counts(&mut self) -> Result<(), FilterError> {
+        let failed = FilterError::map("counters");
+        let cpus = nr_cpus().map_err(|(_, source)| FilterError::Inject { source })?;
+        let zeros = PerCpuValues::try_from(vec![[0; Counter::COUNT]; cpus])
+            .map_err(|source| FilterError::Inject { source })?;
+        self.counters.set(0, zeros, 0).map_err(failed)
+    }
+}

@@ -1,0 +1,152 @@
+//! The ways to serve an interface, best first, and which of them an error leaves.
+
+use std::fmt;
+
+use rustix::io::Errno;
+
+use super::PortError;
+use crate::config::Mode;
+use crate::filter::Attach;
+use crate::xsk::Bind;
+
+/// What was obtained of [`super::PortOptions::mode`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Obtained {
+    /// The XDP program runs in the driver, not behind it.
+    pub native: bool,
+    /// Frames go between NIC and UMEM without a copy.
+    pub zero_copy: bool,
+}
+
+impl fmt::Display for Obtained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let attach = if self.native { "native" } else { "generic" };
+        let bind = if self.zero_copy { "zero-copy" } else { "copy" };
+        write!(f, "{attach} {bind}")
+    }
+}
+
+/// How to attach the program and bind the sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Way {
+    pub attach: Attach,
+    pub bind: Bind,
+}
+
+const AUTO: Way = Way {
+    attach: Attach::Native,
+    bind: Bind::Auto,
+};
+const ZERO_COPY: Way = Way {
+    bind: Bind::ZeroCopy,
+    ..AUTO
+};
+const NATIVE_COPY: Way = Way {
+    bind: Bind::Copy,
+    ..AUTO
+};
+const GENERIC: Way = Way {
+    attach: Attach::Generic,
+    bind: Bind::Copy,
+};
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bind {
+            Bind::Auto => write!(f, "{} XDP", self.attach),
+            Bind::ZeroCopy => write!(f, "{} XDP, zero-copy", self.attach),
+            Bind::Copy => write!(f, "{} XDP, by copy", self.attach),
+        }
+    }
+}
+
+/// What to try for a mode, best first.
+pub(super) fn ways(mode: Mode) -> &'static [Way] {
+    match mode {
+        Mode::Auto => &[AUTO, NATIVE_COPY, GENERIC],
+        Mode::Native => &[AUTO, NATIVE_COPY],
+        Mode::ZeroCopy => &[ZERO_COPY],
+        Mode::Copy => &[NATIVE_COPY, GENERIC],
+        Mode::Skb => &[GENERIC],
+    }
+}
+
+/// The ways after `way` that may work although it failed with this error, best first.
+pub(super) fn left_after(mode: Mode, way: Way, error: &PortError) -> impl Iterator<Item = Way> + use<> {
+    let trouble = Trouble::of(error);
+    let later = ways(mode).iter().skip_while(move |other| **other != way).skip(1);
+    later.copied().filter(move |other| match trouble {
+        Trouble::Interface => false,
+        Trouble::Native => other.attach == Attach::Generic,
+        Trouble::Way => true,
+    })
+}
+
+/// What an error is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// The interface or this process: no other way will help.
+    Interface,
+    /// Native XDP.
+    Native,
+    /// This way only.
+    Way,
+}
+
+impl Trouble {
+    fn of(error: &PortError) -> Trouble {
+        match error {
+            PortError::Filter(error) if error.generic_may_work() => Trouble::Native,
+            PortError::Socket(error) if error.errno() == Some(Errno::OPNOTSUPP) => Trouble::Way,
+            PortError::Silent { obtained, .. } if obtained.zero_copy => Trouble::Way,
+            PortError::Silent { .. } => Trouble::Native,
+            PortError::Filter(_)
+            | PortError::Socket(_)
+            | PortError::MtuTooSmall { .. }
+            | PortError::Worker { .. } => Trouble::Interface,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::FilterError;
+    use crate::port::prove::Direction;
+
+    fn silent(native: bool, zero_copy: bool) -> PortError {
+        PortError::Silent {
+            nic: "eth0".into(),
+            obtained: Obtained { native, zero_copy },
+            direction: Direction::Transmit,
+        }
+    }
+
+    #[test]
+    fn an_error_leads_to_the_next_way_that_it_does_not_rule_out() {
+        let next = |way, error: &PortError| left_after(Mode::Auto, way, error).next();
+        assert_eq!(next(AUTO, &silent(true, true)), Some(NATIVE_COPY));
+        assert_eq!(next(AUTO, &silent(true, false)), Some(GENERIC));
+        assert_eq!(next(GENERIC, &silent(false, false)), None);
+        let interface = "eth0".to_owned();
+        let no_native = PortError::Filter(FilterError::NoNativeXdp {
+            interface: interface.clone(),
+        });
+        assert_eq!(next(AUTO, &no_native), Some(GENERIC));
+        let busy = PortError::Filter(FilterError::Busy { interface });
+        assert_eq!(next(AUTO, &busy), None);
+    }
+
+    #[test]
+    fn a_mode_that_names_one_way_has_no_other() {
+        assert_eq!(
+            left_after(Mode::ZeroCopy, ZERO_COPY, &silent(true, true)).next(),
+            None
+        );
+        assert_eq!(left_after(Mode::Skb, GENERIC, &silent(false, false)).next(), None);
+        assert_eq!(
+            left_after(Mode::Copy, NATIVE_COPY, &silent(true, false)).next(),
+            Some(GENERIC)
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! Opening a port: the ways of its mode by turns, until one is proved to carry frames.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use aoe_common::wire::sectors_per_frame;
+use tracing::warn;
+
+use super::SocketLink;
+use super::mode::{Obtained, Way, left_after, ways};
+use super::others::Others;
+use super::watch::Watch;
+use super::worker::{Pace, Worker};
+use super::{Nic, Port, PortError, PortOptions, Tuning, prove};
+use crate::filter::{Attach, Filter, Rules};
+use crate::target::Exports;
+use crate::xsk::{Socket, SocketConfig};
+
+impl Port {
+    /// Attaches the filter, opens a socket on every receive queue, proves that frames get through, and starts the workers. When
+    /// this returns, requests are being answered; nothing has been advertised.
+    ///
+    /// A mode that is not to be had, or that carries nothing, is logged, and the next one is tried, as far as
+    /// [`PortOptions::mode`] has one.
+    ///
+    /// # Errors
+    /// See [`PortError`]; the interface is then as it was before.
+    pub fn open(
+        nic: &Nic,
+        options: &PortOptions,
+        exports: &Arc<Exports>,
+        rules: &Rules,
+    ) -> Result<Port, PortError> {
+        if sectors_per_frame(nic.mtu_bytes) == 0 {
+            return Err(PortError::MtuTooSmall {
+                nic: nic.name.clone(),
+                mtu_bytes: nic.mtu_bytes,
+            });
+        }
+        let best = ways(options.mode)[0];
+        open_from(best, nic, options, exports, rules)
+    }
+
+    /// Opens the port again in the next mode that this error leaves; `None`, and nothing changed, where there is none.
+    ///
+    /// # Errors
+    /// When none of them works: the port is closed then.
+    pub(super) fn fall_back(&mut self, error: &PortError) -> Result<Option<Obtained>, PortError> {
+        let Some(next) = left_after(self.options.mode, self.way, error).next() else {
+            return Ok(None);
+        };
+        warn!("{error}; trying {next}");
+        self.close();
+        *self = open_from(next, &self.nic, &self.options, &self.exports, &self.rules)?;
+        Ok(Some(self.obtained))
+    }
+}
+
+fn open_from(
+    mut way: Way,
+    nic: &Nic,
+    options: &PortOptions,
+    exports: &Arc<Exports>,
+    rules: &Rules,
+) -> Result<Port, PortError> {
+    loop {
+        let error = match open_as(nic, way, options, exports, rules) {
+            Ok(port) => return Ok(port),
+            Err(error) => error,
+        };
+        way = match left_after(options.mode, way, &error).next() {
+            Some(next) => next,
+            None => return Err(error),
+        };
+        warn!("{error}; trying {way}");
+    }
+}
+
+fn open_as(
+    nic: &Nic,
+    way: Way,
+    options: &PortOptions,
+    exports: &Arc<Exports>,
+    rules: &Rules,
+) -> Result<Port, PortError> {
+    let mut filter = Filter::load(nic.mac, rules)?;
+    let mut sockets = Vec::new();
+    for queue in 0..nic.rx_queues {
+        let config = SocketConfig {
+            bind: way.bind,
+            ..SocketConfig::for_mtu(nic.index, queue, nic.mtu_bytes)
+        };
+        let socket = Socket::open(&config)?;
+        filter.set_socket(queue, socket.fd())?;
+        sockets.push(socket);
+    }
+    let obtained = Obtained {
+        native: way.attach == Attach::Native,
+        zero_copy: sockets.iter().all(Socket::is_zerocopy),
+    };
+    if let Some(first) = sockets.first_mut().filter(|_| !obtained.zero_copy) {
+        prove::receives(nic, obtained, &mut filter, first, rules)?;
+    }
+    filter.attach(&nic.name, nic.index, way.attach)?;
+    if nic.carrier {
+        prove::sends(nic, obtained, &mut sockets)?;
+    }
+    Ok(Port {
+        workers: start_workers(nic, sockets, &filter, options, exports)?,
+        nic: nic.clone(),
+        options: options.clone(),
+        way,
+        obtained,
+        filter,
+        watch: Watch::default(),
+        exports: Arc::clone(exports),
+        rules: rules.clone(),
+    })
+}
+
+fn start_workers(
+    nic: &Nic,
+    sockets: Vec<Socket>,
+    filter: &Filter,
+    options: &PortOptions,
+    exports: &Arc<Exports>,
+) -> Result<Vec<Worker>, PortError> {
+    let others = Others::start(nic, filter.mark())
+        .inspect_err(|error| warn!("{}: no thread for other targets on this host: {error}", nic.name))
+        .ok();
+    let mut workers = Vec::new();
+    for (queue, socket) in sockets.into_iter().enumerate() {
+        let pace = pace(&options.tuning, queue);
+        let link = SocketLink::shared(socket, others.clone());
+        let worker = Worker::start(nic, queue, link, Arc::clone(exports), pace).map_err(|source| {
+            PortError::Worker {
+                nic: nic.name.clone(),
+                queue,
+                source,
+            }
+        })?;
+        workers.push(worker);
+    }
+    Ok(workers)
+}
+
+/// How the worker of a queue uses the CPU.
+pub(super) fn pace(tuning: &Tuning, queue: usize) -> Pace {
+    let own = queue
+        .checked_rem(tuning.cpus.len())
+        .and_then(|at| tuning.cpus.get(at));
+    Pace {
+        spin: tuning.spin,
+        cpus: cpus_for_workers(&tuning.cpus),
+        cpu: own.copied(),
+    }
+}
+
+/// CPUs that all workers have among them: those they are pinned to, else those the process may use.
+fn cpus_for_workers(pinned_to: &[usize]) -> usize {
+    if pinned_to.is_empty() {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    } else {
+        pinned_to.iter().collect::<BTreeSet<_>>().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_counts_once_however_many_workers_are_pinned_to_it() {
+        assert_eq!(cpus_for_workers(&[3]), 1);
+        assert_eq!(cpus_for_workers(&[2, 3, 2]), 2);
+        assert!(cpus_for_workers(&[]) >= 1);
+    }
+}

@@ -1,0 +1,148 @@
+//! "Ready" means that frames pass: at every MTU, by every name of an interface, and never on a file that somebody else writes.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::frame::ata;
+use lab::image::{pattern, stamp};
+use lab::needs::Need;
+use lab::{Address, Image, Lab, Options, Target, needs};
+
+const E11: Address = Address::new(1, 1);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The sectors that a full request has at an MTU.
+fn advertised(lab: &Lab) -> Result<u8> {
+    let answers = lab.open(0)?.discover(E11, 1)?;
+    Ok(answers.first().context("no target answers")?.config().1)
+}
+
+#[test]
+fn every_mtu_is_served_as_advertised_or_refused_by_name() -> Result<()> {
+    needs!(Need::Root);
+    let image = Image::stamped(1024)?;
+    for mtu in [68, 547] {
+        let lab = Lab::new(Options {
+            mtu,
+            ..Options::default()
+        })?;
+        let mut target = Target::start(&lab.target, &["serve", "1", "1", "eth0", image.as_str()])?;
+        let line = target.process.wait_for("548", PATIENCE)?;
+        ensure!(line.contains("eth0") && line.contains(&mtu.to_string()), "{line}");
+        ensure!(
+            !target.process.log().contains(" ready"),
+            "{}",
+            target.process.log()
+        );
+    }
+    for mtu in [548, 1500, 3498, 9000, 32767, 61439, 61440, 63999, 64000, 65535] {
+        let lab = Lab::new(Options {
+            mtu,
+            ..Options::default()
+        })?;
+        let _target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", image.as_str()], 1)?;
+        let sectors = advertised(&lab)?;
+        ensure!(
+            (1..=((mtu - 36) / 512).min(255)).contains(&u32::from(sectors)),
+            "MTU {mtu}: {sectors} sectors"
+        );
+        let initiator = lab.open(0)?;
+        let disk = initiator.find(E11)?;
+        let data: Vec<u8> = (0..u64::from(sectors))
+            .flat_map(|n| pattern(n, *b"full-mtu"))
+            .collect();
+        let written = disk.ata(ata::WRITE_EXT, 256, sectors, &data);
+        written.with_context(|| format!("MTU {mtu}: a write of {sectors} sectors"))?;
+        let read = disk.read(256, sectors);
+        let read = read.with_context(|| format!("MTU {mtu}: a read of {sectors} sectors"))?;
+        ensure!(read == data, "MTU {mtu}: {sectors} sectors read back otherwise");
+        let untouched: Vec<u8> = (512..514).flat_map(stamp).collect();
+        ensure!(
+            image.read(512, 2)? == untouched,
+            "MTU {mtu}: sectors beside were written"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn bench_says_that_an_mtu_has_no_room() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let _target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", image.as_str()], 1)?;
+    lab.initiator.ip("link set eth0 mtu 547")?;
+    let mut bench = Command::new(lab::target::binary()?);
+    bench.args(["bench", "eth0", "1.1", "--count", "10"]);
+    let output = lab.initiator.run(move || bench.output())?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
+    ensure!(said.contains("548"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn alternative_names_of_an_interface_are_as_good_as_its_name() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let altname = "storage-network-of-rack-seven";
+    for namespace in [&lab.target, &lab.initiator] {
+        namespace.ip(&format!("link property add dev eth0 altname {altname}"))?;
+    }
+    let image = Image::stamped(64)?;
+    for name in [altname, "storage-*"] {
+        let target = Target::ready(&lab.target, &["serve", "1", "1", name, image.as_str()], 1)?;
+        let initiator = lab.open(0)?;
+        ensure!(initiator.find(E11)?.read(5, 1)? == stamp(5));
+        drop(target);
+    }
+    let _target = Target::ready(&lab.target, &["serve", "1", "1", altname, image.as_str()], 1)?;
+    let mut bench = Command::new(lab::target::binary()?);
+    bench.args(["bench", altname, "1.1", "--count", "10"]);
+    lab.initiator.output(bench)?;
+    let mut doctor = Command::new(lab::target::binary()?);
+    doctor.args(["doctor", altname]);
+    let report = lab.target.output(doctor)?;
+    ensure!(report.starts_with("eth0"), "{report}");
+    Ok(())
+}
+
+#[test]
+fn fifteen_hundred_exports_at_the_usual_limit_of_descriptors() -> Result<()> {
+    needs!(Need::Root);
+    const EXPORTS: usize = 1500;
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(EXPORTS as u64)?;
+    let mut config = "[defaults]\ninterfaces = [\"eth0\"]\nstore = \"direct\"\n".to_owned();
+    for n in 0..EXPORTS {
+        let (shelf, slot) = (n / 250, n % 250);
+        config += &format!(
+            "[[export]]\nshelf = {shelf}\nslot = {slot}\npath = {:?}\noffset = {n}\nlength = 1\n",
+            image.as_str()
+        );
+    }
+    let file = image.directory().join("xblade.toml");
+    std::fs::write(&file, config)?;
+    let (file, state) = (file.display().to_string(), image.directory().join("state"));
+    let script = format!(
+        "ulimit -Sn 1024 && exec {:?} daemon --config {file:?} --state-dir {:?}",
+        lab::target::binary()?,
+        state
+    );
+    let mut process = lab::process::Process::spawn(&lab.target, "/bin/sh", &["-c", &script])?;
+    process.wait_for("5.249 ready", PATIENCE * 4)?;
+    let initiator = lab.open(0)?;
+    ensure!(initiator.find(Address::new(5, 249))?.read(0, 1)? == stamp(1499));
+    // And where the administrator allows no more, the check says so.
+    let script = format!(
+        "ulimit -n 1024 && exec {:?} check --config {file:?}",
+        lab::target::binary()?
+    );
+    let mut check = Command::new("/bin/sh");
+    check.args(["-c", &script]);
+    let output = lab.target.run(move || check.output())?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(said.contains("LimitNOFILE"), "{said}");
+    Ok(())
+}

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::{fmt, mem};
 
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
@@ -14,7 +15,7 @@ use super::chunk::{ChunkCounts, Chunks};
 use super::config::{SocketConfig, XDP_HEADROOM};
 use super::error::XskError;
 use super::frame::{Frame, Layout, MAX_PIECES, Piece, Pieces, PiecesMut};
-use super::release::{Holds, QueueRelease};
+use super::release::QueueRelease;
 use super::ring::{Consumer, Producer};
 use super::setup::Setup;
 use super::stats::Statistics;
@@ -39,7 +40,7 @@ pub struct Socket {
     tx: Producer<XdpDesc>,
     fill: Producer<u64>,
     completion: Consumer<u64>,
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     umem: Umem,
     chunks: Chunks,
     layout: Layout,
@@ -59,12 +60,6 @@ pub struct Socket {
     reserve: u32,
     own: Statistics,
     release: QueueRelease,
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.release.forget();
-    }
 }
 
 impl Socket {
@@ -102,16 +97,14 @@ impl Socket {
         let ring = config.ring;
         let reserve = config.chunks.wrapping_div(4);
         let fill_limit = ring.min(config.chunks.saturating_sub(reserve));
+        let fd = Arc::new(unbound.fd);
         let rings = [
             &unbound.rx.0,
             &unbound.tx.0,
             &unbound.fill.0,
             &unbound.completion.0,
         ];
-        let holds = Holds {
-            fd: unbound.fd.as_raw_fd(),
-            rings: rings.map(|ring| (ring.base(), ring.bytes())),
-        };
+        let release = QueueRelease::new(&fd, rings);
         let mut socket = Socket {
             // SAFETY: all four were mapped just now as rings of `ring` entries of this type; this is the only user end.
             rx: unsafe { Consumer::new(unbound.rx.0, unbound.rx.1, ring) },
@@ -121,7 +114,7 @@ impl Socket {
             fill: unsafe { Producer::new(unbound.fill.0, unbound.fill.1, ring) },
             // SAFETY: as above.
             completion: unsafe { Consumer::new(unbound.completion.0, unbound.completion.1, ring) },
-            fd: unbound.fd,
+            fd,
             chunks: Chunks::new(config.chunks),
             layout: Layout {
                 // Both at most 4096, as the configuration's check made sure.
@@ -138,7 +131,7 @@ impl Socket {
             fill_limit,
             reserve,
             own: Statistics::default(),
-            release: QueueRelease::new(holds),
+            release,
             umem,
         };
         // Neither is needed to work: without them a burst takes more kicks.

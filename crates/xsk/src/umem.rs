@@ -1,10 +1,13 @@
 //! Memory shared with the kernel, and the bytes of a frame in it.
 
+use std::fs::File;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fd::BorrowedFd;
-use rustix::io::Errno;
+use rustix::io::{Errno, dup2};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use super::frame::{Frame, Piece, Pieces, PiecesMut};
@@ -56,6 +59,18 @@ impl Mapping {
         Ok(Mapping { base, bytes })
     }
 
+    /// Lets go of what was mapped: fresh memory, all zero, takes its place in one step.
+    pub fn blank(&self) {
+        let (flags, rights) = (
+            MapFlags::PRIVATE | MapFlags::FIXED,
+            ProtFlags::READ | ProtFlags::WRITE,
+        );
+        // SAFETY: the range is this value's own and stays mapped, as readable and writable as before. What others read there are
+        // plain integers that the kernel may change at any time, and that are checked before use.
+        let replaced = unsafe { mmap_anonymous(self.base.as_ptr().cast(), self.bytes, rights, flags) };
+        debug_assert!(replaced.is_ok(), "mapping over an owned mapping");
+    }
+
     /// Where it begins.
     pub fn base(&self) -> NonNull<u8> {
         self.base
@@ -74,6 +89,16 @@ impl Drop for Mapping {
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
         debug_assert!(unmapped.is_ok(), "munmap of an owned mapping");
     }
+}
+
+/// Closes what a descriptor leads to, whoever uses it; from then on it leads to /dev/null.
+pub(super) fn lead_nowhere(fd: &OwnedFd) {
+    let Ok(nowhere) = File::open("/dev/null") else {
+        return;
+    };
+    // SAFETY: the descriptor is open as long as `fd` lives, and it is not closed here but replaced in one step.
+    let mut same = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) });
+    let _ = dup2(&nowhere, &mut same);
 }
 
 /// The frame memory of one socket: `chunks` chunks of `chunk_bytes`, in one piece.

@@ -13,6 +13,7 @@
 //! | `frame` | a frame's pieces: how frames grow, shrink and are put together |
 //! | `setup` | the system calls that make a socket, in order |
 //! | `socket` | the data path |
+//! | `release` | taking the queue back from an owner that hangs in the kernel |
 //!
 //! Minimum kernel: 5.18, as the filter in front of it needs; frames of several chunks (jumbo frames) need 6.6.
 //! Source: Documentation/networking/af_xdp.rst of the Linux kernel.

@@ -13,6 +13,7 @@ mod reload;
 mod status;
 #[cfg(test)]
 mod tests;
+mod views;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::super::links::{LinkState, named};
 use super::super::trouble::Trouble;
-use super::{Action, Claim, ExportId, GATHER, HANDOVER, Level, PORTS_PACE, Plan, PortId, View, address_of};
-use crate::config::{Mode, Vlan};
+use super::{Action, Claim, ExportId, GATHER, HANDOVER, Level, PORTS_PACE, Plan, PortId, View};
+use crate::config::Mode;
 
 /// An interface that some export names, or that a glob chooses.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Port {
     /// There was a carrier when it was opened: a frame was seen to leave.
     proved: bool,
     /// The mode of the view that it was opened with.
-    opened_mode: Mode,
+    pub opened_mode: Mode,
     /// Exports that are not served here because an earlier one answers the same frames.
     pub hidden: HashSet<ExportId>,
 }
@@ -125,7 +125,7 @@ impl Port {
         own.into_iter().chain(stale).chain(claims).min()
     }
 
-    fn is_free(&self, id: ExportId) -> bool {
+    pub fn is_free(&self, id: ExportId) -> bool {
         matches!(self.claims.get(&id), Some(Claim::Free))
     }
 }
@@ -220,7 +220,7 @@ impl Plan {
     }
 
     /// Closes what a port has open and says what it is instead.
-    fn end(&mut self, name: &str, life: Life, now: Instant) {
+    pub(super) fn end(&mut self, name: &str, life: Life, now: Instant) {
         let Some(port) = self.ports.get_mut(name) else {
             return;
         };
@@ -342,113 +342,6 @@ impl Plan {
             self.open_if_due(&name, now);
         }
         self.fresh_links = false;
-    }
-
-    /// The exports that an interface is to serve, by the order of the configuration. Of two that answer the same frames the
-    /// first is taken.
-    pub(super) fn exports_on(&self, name: &str) -> (Vec<ExportId>, HashSet<ExportId>) {
-        let mut hidden = HashSet::new();
-        let Some(link) = self.links.get(name) else {
-            return (Vec::new(), hidden);
-        };
-        let interface = link.interface();
-        let mut asked: HashMap<*const _, bool> = HashMap::new();
-        let mut vlans: HashMap<(u16, u8), Vec<Vlan>> = HashMap::new();
-        let wanted = self.order.iter().filter(|id| {
-            let Some(entry) = self.exports.get(id) else {
-                return false;
-            };
-            let place = std::sync::Arc::as_ptr(&entry.patterns);
-            if !*asked
-                .entry(place)
-                .or_insert_with(|| entry.patterns.choose(&interface))
-            {
-                return false;
-            }
-            let same = vlans.entry((entry.config.shelf, entry.config.slot)).or_default();
-            if same.iter().any(|vlan| vlan.overlaps(entry.config.vlan)) {
-                hidden.insert(**id);
-                return false;
-            }
-            same.push(entry.config.vlan);
-            true
-        });
-        (wanted.copied().collect(), hidden)
-    }
-
-    /// Says which exports are not served on a port because of others of the same configuration.
-    fn tell_hidden(&mut self, name: &str, hidden: HashSet<ExportId>) {
-        let Some(port) = self.ports.get_mut(name) else {
-            return;
-        };
-        for id in hidden.difference(&port.hidden) {
-            let Some(entry) = self.exports.get(id) else {
-                continue;
-            };
-            let address = address_of(&entry.config);
-            let line = format!(
-                "{address} of {} FAILED on {name}: the address is exported there already; give it another shelf or slot, or \
-                 VLANs that differ",
-                entry.config.path.display()
-            );
-            self.actions.push(Action::Say(Level::Error, line));
-        }
-        port.hidden = hidden;
-    }
-
-    /// Makes the port's view that of now; an open port gets it, at the latest after [`GATHER`] when more is coming.
-    fn renew_view(&mut self, name: &str, now: Instant) {
-        let (on_it, hidden) = self.exports_on(name);
-        self.tell_hidden(name, hidden);
-        let Some(port) = self.ports.get(name) else { return };
-        let entries = || on_it.iter().filter_map(|id| Some((*id, self.exports.get(id)?)));
-        let served = entries().filter(|(id, entry)| entry.is_open() && port.is_free(*id));
-        let exports: Vec<(ExportId, u64)> = served.map(|(id, entry)| (id, entry.revision)).collect();
-        let is_coming = |id: &ExportId, since: Option<Instant>| {
-            let asking = match port.claims.get(id) {
-                Some(Claim::Asking(since, _)) => Some(*since),
-                _ => None,
-            };
-            since.or(asking).is_some_and(|since| now < since + GATHER)
-        };
-        let more_coming = entries().any(|(id, entry)| is_coming(&id, entry.coming_since()));
-        let first = entries().next().map(|(_, entry)| entry);
-        let view = View {
-            mode: first.map(|entry| entry.config.mode).unwrap_or_default(),
-            spin_us: entries()
-                .map(|(_, entry)| entry.config.spin_us)
-                .max()
-                .unwrap_or(0),
-            cpus: self.wanted.cpus.clone(),
-            version: port.view.version,
-            exports,
-        };
-        let new: HashSet<&(ExportId, u64)> = view.exports.iter().collect();
-        let narrows = port.view.exports.iter().any(|old| !new.contains(old));
-        let mode_differs = view.mode != port.opened_mode;
-        let changed = view != port.view;
-        let Some(port) = self.ports.get_mut(name) else {
-            return;
-        };
-        if changed {
-            port.view = view;
-            port.view.version += 1;
-            port.stale.get_or_insert(now);
-        }
-        let Some(stale) = port.stale else { return };
-        match &port.life {
-            Life::Open(..) if mode_differs => {
-                self.say(Level::Info, format!("{name}: another mode; opening it again"));
-                self.end(name, Life::Empty, now);
-            }
-            Life::Open(id, _) if narrows || !more_coming || now >= stale + GATHER => {
-                port.stale = None;
-                self.actions.push(Action::Apply(*id, port.view.clone()));
-            }
-            Life::Open(..) | Life::Opening(..) => {}
-            _ if more_coming => {}
-            _ => port.stale = None,
-        }
     }
 
     /// Opens the port of an interface that is up, once there is something to serve on it.

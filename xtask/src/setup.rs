@@ -45,6 +45,7 @@ const PACKAGES: &[Package] = &[
     package("tshark", "tests: an independent dissector reads every reply"),
     package("fio", "tests: verified random I/O inside the VMs"),
     package("e2fsprogs", "tests: ext4 made and checked on an export"),
+    package("fdisk", "tests: partitions of an exported disk"),
     package("busybox-static", "tests: the user land of the VMs"),
     package("kmod", "tests: the aoe driver's dependencies for the VMs"),
     package("xz-utils", "tests: the modules of the VMs' newer kernel"),

@@ -25,6 +25,7 @@ const PACKAGES: &[&str] = &[
     "tshark",
     "fio",
     "e2fsprogs",
+    "fdisk",
     "busybox-static",
     "kmod",
     "vblade",

@@ -144,7 +144,7 @@ mod tests {
         let executable = Executable {
             target: "lab".to_owned(),
             package: "tests".to_owned(),
-            directory: "/work/tests".into(),
+            directory: "/tests".into(),
             is_test: true,
             path: "/lab".into(),
         };

@@ -361,6 +361,8 @@ impl Running<'_> {
     }
 
     fn close(&mut self) {
+        // Of the time since the last tick.
+        self.report_denied();
         self.port.close();
         self.shared.queues.lock().clear();
         self.log_counters();

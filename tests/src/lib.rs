@@ -224,6 +224,12 @@ impl Media {
         });
     }
 
+    /// Notes a request that failed.
+    fn refuse(&self) -> Errno {
+        self.switches.refused.fetch_add(1, Ordering::Relaxed);
+        Errno::EIO
+    }
+
     fn attributes(&self, inode: INodeNo) -> FileAttr {
         let is_file = inode == FILE;
         FileAttr {
@@ -285,7 +291,7 @@ impl Filesystem for Served {
     ) {
         self.0.answer(move |media| {
             if media.switches.reads_fail.load(Ordering::Relaxed) {
-                reply.error(Errno::EIO);
+                reply.error(media.refuse());
             } else {
                 reply.data(&media.read(offset, u64::from(size)));
             }
@@ -309,7 +315,7 @@ impl Filesystem for Served {
         let data = data.to_vec();
         self.0.answer(move |media| {
             if media.switches.writes_fail.load(Ordering::Relaxed) {
-                reply.error(Errno::EIO);
+                reply.error(media.refuse());
             } else if !whole || offset + data.len() as u64 > media.bytes {
                 reply.error(Errno::EINVAL);
             } else {
@@ -322,7 +328,7 @@ impl Filesystem for Served {
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         self.0.answer(move |media| {
             if media.switches.flushes_fail.load(Ordering::Relaxed) {
-                reply.error(Errno::EIO);
+                reply.error(media.refuse());
             } else {
                 media.flush();
                 reply.ok();

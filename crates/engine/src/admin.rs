@@ -124,7 +124,8 @@ impl<L: Link, C: Completions> Server<L, C> {
         now_us: u64,
     ) {
         let export = Arc::clone(&in_flight.export);
-        let call = Call::new(&in_flight.export, &in_flight.request, now_us);
+        let put_off = in_flight.put_off.as_ref();
+        let call = Call::resumed(&in_flight.export, &in_flight.request, put_off, now_us);
         let decision = match Self::admit(call, &state) {
             Ok(_) => decide(link, call, &in_flight.frame, &state.persistent),
             Err(refusal) => {
@@ -190,13 +191,14 @@ impl<L: Link, C: Completions> Server<L, C> {
             frame,
             request,
             action,
+            put_off,
             ..
         } = in_flight;
         match (result, action) {
             (Ok(()), Action::Change(decided)) => {
                 let StateChange { new, change, codes } = *decided;
                 state.persistent = new;
-                let call = Call::new(&export, &request, now_us);
+                let call = Call::resumed(&export, &request, put_off.as_ref(), now_us);
                 self.state(link, call, frame, &state.persistent, codes);
                 drop(state);
                 export.observer.changed(export.address(), change);

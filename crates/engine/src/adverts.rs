@@ -133,6 +133,10 @@ fn advertise<L: Link, C: Completions>(
     export: &Export<C>,
     counters: &Counters,
 ) -> bool {
+    if export.state.read().paused {
+        // It is advertised when it is resumed.
+        return true;
+    }
     let tags = Tags::of(export.options.vlan);
     let listed = if export.options.access.len() > MAX_UNICAST {
         None

@@ -24,6 +24,11 @@ impl Counter {
     pub(super) fn bump(&self) {
         self.add(1);
     }
+
+    #[inline]
+    pub(super) fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
 }
 
 macro_rules! counters {
@@ -114,6 +119,8 @@ counters! {
     silent_stale,
     /// Silent: a change that could not be saved.
     silent_unsaved,
+    /// Silent: the operator has paused the export.
+    silent_paused,
 }
 
 /// Why a request gets no answer.
@@ -134,6 +141,7 @@ pub(super) enum Silence {
     Superseded,
     Stale,
     Unsaved,
+    Paused,
 }
 
 impl Counters {
@@ -155,6 +163,7 @@ impl Counters {
             Silence::Superseded => &self.silent_superseded,
             Silence::Stale => &self.silent_stale,
             Silence::Unsaved => &self.silent_unsaved,
+            Silence::Paused => &self.silent_paused,
         };
         counter.bump();
     }

@@ -126,6 +126,7 @@ impl<L: Link, C: Completions> Server<L, C> {
                 }
                 Placement::Waits(entry) => {
                     self.counters.waited.bump();
+                    call.meter.row().inspect(|row| row.waited.bump());
                     let in_flight = call.in_flight(frame, action, (entry, token), Stage::Waiting);
                     return self.in_flight.put(in_flight);
                 }
@@ -138,6 +139,7 @@ impl<L: Link, C: Completions> Server<L, C> {
                 }
                 Placement::Duplicate(entry) => {
                     self.counters.duplicates.bump();
+                    call.meter.row().inspect(|row| row.duplicates.bump());
                     let in_flight = call.in_flight(frame, action, (entry, token), Stage::Duplicate);
                     return self.in_flight.put(in_flight);
                 }
@@ -177,7 +179,14 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// A late duplicate: answered or dropped, not run.
-    fn late(&self, link: &mut L, call: Call<'_, C>, frame: L::Frame, action: &Action, treatment: Treatment) {
+    fn late(
+        &mut self,
+        link: &mut L,
+        call: Call<'_, C>,
+        frame: L::Frame,
+        action: &Action,
+        treatment: Treatment,
+    ) {
         if treatment == Treatment::Answer {
             self.counters.late_answered.bump();
             self.reply(link, call, frame, action, Ok(()));
@@ -199,7 +208,8 @@ impl<L: Link, C: Completions> Server<L, C> {
         let Command::Ata(registers) = in_flight.request.command else {
             return self.superseded(link, in_flight);
         };
-        let call = Call::new(&in_flight.export, &in_flight.request, now_us);
+        let put_off = in_flight.put_off.as_ref();
+        let call = Call::resumed(&in_flight.export, &in_flight.request, put_off, now_us);
         let action = match Self::judge(link, call, &registers, &state, &in_flight.frame) {
             Ok(action) => action,
             Err(_) if mutants::is(Mutant::NotJudgedAgain) => {
@@ -280,7 +290,8 @@ impl<L: Link, C: Completions> Server<L, C> {
         now_us: u64,
     ) {
         self.in_flight.release(in_flight.token);
-        let call = Call::new(&in_flight.export, &in_flight.request, now_us);
+        let (export, put_off) = (&in_flight.export, in_flight.put_off.as_ref());
+        let call = Call::resumed(export, &in_flight.request, put_off, now_us);
         let newest = {
             let state = call.export.state.read();
             let (newest, fingerprint) = state.order.with(|table| table.finish(in_flight.entry));
@@ -318,7 +329,8 @@ impl<L: Link, C: Completions> Server<L, C> {
         } else {
             result
         };
-        let call = Call::new(&in_flight.export, &in_flight.request, now_us);
+        let (export, put_off) = (&in_flight.export, in_flight.put_off.as_ref());
+        let call = Call::resumed(export, &in_flight.request, put_off, now_us);
         self.reply(link, call, in_flight.frame, &in_flight.action, result);
     }
 
@@ -340,7 +352,7 @@ impl<L: Link, C: Completions> Server<L, C> {
 
     /// Answers with the end of an action; a read's data is in the frame.
     fn reply(
-        &self,
+        &mut self,
         link: &mut L,
         call: Call<'_, C>,
         frame: L::Frame,
@@ -351,7 +363,10 @@ impl<L: Link, C: Completions> Server<L, C> {
             return self.silent(link, frame, Silence::Runt);
         };
         match result {
-            Ok(()) => self.succeed(link, call, registers, frame, action),
+            Ok(()) => {
+                self.measure(call, action);
+                self.succeed(link, call, registers, frame, action);
+            }
             Err(Failure::NoMemory) => self.silent(link, frame, Silence::NoMemory),
             Err(Failure::Store(_)) if mutants::is(Mutant::FaultToldAsSuccess) => {
                 self.results(link, call, registers, frame, registers.success(), &[]);
@@ -361,7 +376,10 @@ impl<L: Link, C: Completions> Server<L, C> {
                 let refusal = registers
                     .fault(&fault, action.extent())
                     .map_or_else(Refusal::Aoe, Refusal::Ata);
-                self.refuse(link, call, frame, refusal);
+                if let Some(row) = call.meter.row() {
+                    row.failed(&row.medium_errors, call.request.source, call.now_us);
+                }
+                self.answer_refusal(link, call, frame, refusal);
             }
         }
     }

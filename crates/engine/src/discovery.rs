@@ -7,6 +7,7 @@ use super::ata::{Opcode, opcode};
 use super::counters::Silence;
 use super::exports::Exports;
 use super::link::Link;
+use super::meter::Meter;
 use super::query;
 use super::request::{Command, Request};
 use super::server::{Call, Server};
@@ -37,6 +38,7 @@ impl<L: Link, C: Completions> Server<L, C> {
                 export,
                 request,
                 now_us,
+                meter: Meter::Off,
             };
             match self.may_introduce(link, call, &frame) {
                 Err(Silence::Wildcard) => {

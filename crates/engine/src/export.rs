@@ -73,6 +73,8 @@ pub struct Export<C: Completions> {
 #[derive(Debug)]
 pub(super) struct State<H> {
     pub persistent: Persistent,
+    /// Nothing is served until the operator says so.
+    pub paused: bool,
     /// Sectors per READ/WRITE MULTIPLE; 0: off.
     pub multiple: AtomicU8,
     pub smart_enabled: AtomicBool,
@@ -155,6 +157,7 @@ impl<C: Completions> Export<C> {
         persistent.check()?;
         let state = State {
             persistent,
+            paused: false,
             multiple: AtomicU8::new(MAX_MULTIPLE),
             smart_enabled: AtomicBool::new(options.smart),
             order: Order::default(),
@@ -257,6 +260,22 @@ impl<C: Completions> Export<C> {
             }
         }
         Ok(())
+    }
+
+    /// Serves nothing and answers nobody from here on. Requests that have begun go on: [`Export::in_flight`] is 0 when the last
+    /// has ended. May wait for the store.
+    pub fn pause(&self) {
+        self.state.write().paused = true;
+    }
+
+    /// Serves again. Initiators resend what got no answer meanwhile.
+    pub fn resume(&self) {
+        self.state.write().paused = false;
+    }
+
+    /// Whether [`Export::pause`] is in force; `None` where a worker that may be waiting for a disk keeps the answer now.
+    pub fn is_paused(&self) -> Option<bool> {
+        Some(self.state.try_read()?.paused)
     }
 
     /// Sources that may see it, for the filter and for advertisements; `None`: everyone.

@@ -42,13 +42,18 @@ impl<C: Completions> Exports<C> {
         self.list.iter()
     }
 
-    /// The export that a request with an exact address is for.
-    pub(super) fn find(&self, request: &Request) -> Option<&Arc<Export<C>>> {
+    /// The export that a request with an exact address is for, and its place in the list.
+    pub(super) fn find(&self, request: &Request) -> Option<(usize, &Arc<Export<C>>)> {
         let range = self.index.get(&key(request.address))?;
-        self.list
-            .get(range.clone())?
-            .iter()
-            .find(|export| request.tags.served_by(export.options.vlan))
+        let places = range.clone().zip(self.list.get(range.clone())?);
+        places
+            .into_iter()
+            .find(|(_, export)| request.tags.served_by(export.options.vlan))
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
     }
 
     /// The exports that a request with a wildcard is for.

@@ -6,6 +6,7 @@ use slab::Slab;
 
 use super::Export;
 use super::action::Action;
+use super::meter::PutOff;
 use super::order::EntryId;
 use super::request::Request;
 use crate::completion::{Completions, Token};
@@ -34,6 +35,8 @@ pub(super) struct InFlight<F, C: Completions> {
     /// What completions for it are named by.
     pub token: Token,
     pub stage: Stage,
+    /// Where and since when it counts as in flight.
+    pub put_off: Option<PutOff>,
 }
 
 #[derive(Debug)]
@@ -160,6 +163,7 @@ mod tests {
             entry,
             token,
             stage: Stage::Waiting,
+            put_off: None,
         }
     }
 

@@ -22,11 +22,14 @@ mod dispatch;
 mod export;
 mod exports;
 mod fault;
+mod histogram;
 mod in_flight;
+mod initiators;
 mod late;
 mod limiter;
 pub mod link;
 mod mask;
+mod meter;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 #[cfg(not(feature = "mutants"))]
@@ -57,6 +60,9 @@ pub use completion::{Completion, CompletionHandle, Completions, Event, StoreResu
 pub use counters::{Counter, Counters};
 pub use export::{Export, Options, ReplaceError, WireAdmin};
 pub use exports::Exports;
+pub use histogram::{BUCKETS, Histogram, Latency, bucket_limit_us};
+pub use initiators::{INITIATORS_MAX, InitiatorTotals, Initiators};
+pub use meter::{ExportMeter, Meters};
 pub use observer::{Change, Observer};
 pub use port::PortInfo;
 pub use session::Session;

@@ -12,6 +12,7 @@ use super::counters::{Counters, Silence};
 use super::export::{Export, State};
 use super::in_flight::{InFlight, InFlightTable, Stage};
 use super::link::Link;
+use super::meter::{Meter, PutOff, Timed};
 use super::mutants::{self, Mutant};
 use super::order::{EntryId, Requester};
 use super::port::PortInfo;
@@ -27,6 +28,7 @@ pub(super) struct Call<'a, C: Completions> {
     pub export: &'a Arc<Export<C>>,
     pub request: &'a Request,
     pub now_us: u64,
+    pub meter: Meter<'a>,
 }
 
 impl<C: Completions> Clone for Call<'_, C> {
@@ -38,11 +40,18 @@ impl<C: Completions> Clone for Call<'_, C> {
 impl<C: Completions> Copy for Call<'_, C> {}
 
 impl<'a, C: Completions> Call<'a, C> {
-    pub fn new(export: &'a Arc<Export<C>>, request: &'a Request, now_us: u64) -> Call<'a, C> {
+    /// A request that was put off, to go on with.
+    pub fn resumed(
+        export: &'a Arc<Export<C>>,
+        request: &'a Request,
+        put_off: Option<&'a PutOff>,
+        now_us: u64,
+    ) -> Call<'a, C> {
         Call {
             export,
             request,
             now_us,
+            meter: put_off.map_or(Meter::Off, Meter::PutOff),
         }
     }
 
@@ -59,6 +68,7 @@ impl<'a, C: Completions> Call<'a, C> {
         (entry, token): (EntryId, Token),
         stage: Stage,
     ) -> InFlight<F, C> {
+        let meter = self.meter.row();
         InFlight {
             frame,
             export: Arc::clone(self.export),
@@ -67,6 +77,7 @@ impl<'a, C: Completions> Call<'a, C> {
             entry,
             token,
             stage,
+            put_off: meter.map(|meter| PutOff::new(meter, self.now_us)),
         }
     }
 }
@@ -86,6 +97,8 @@ pub(super) struct Server<L: Link, C: Completions> {
     pub completions: C,
     pub in_flight: InFlightTable<L::Frame, C>,
     pub counters: Arc<Counters>,
+    /// Operations of this round, by the place of their export: how long they took is known when the round is over.
+    pub untimed: Vec<(usize, Timed)>,
 }
 
 impl<L: Link, C: Completions> Server<L, C> {
@@ -99,6 +112,9 @@ impl<L: Link, C: Completions> Server<L, C> {
 
     /// What every command needs first: the source may see the export, and speaks its version.
     pub fn admit(call: Call<'_, C>, state: &State<C::Handle>) -> Result<Access, Refusal> {
+        if state.paused {
+            return Err(Refusal::Silent(Silence::Paused));
+        }
         let access = call.export.access_of(state, call.request.source);
         let shown = matches!(call.request.command, Command::Query { .. })
             && mutants::is(Mutant::MaskIgnoredByQueries);
@@ -109,6 +125,21 @@ impl<L: Link, C: Completions> Server<L, C> {
             return Err(Refusal::Aoe(error::VERSION));
         }
         Ok(access)
+    }
+
+    /// Counts a request that was carried out.
+    pub fn measure(&mut self, call: Call<'_, C>, action: &Action) {
+        let Some(row) = call.meter.row() else { return };
+        let timed = row.succeeded(action, call.request.source, call.now_us);
+        match (timed, call.meter) {
+            (Some(timed), Meter::ThisRound(_, place)) => self.untimed.push((place, timed)),
+            (Some(timed), Meter::PutOff(put_off)) => {
+                put_off
+                    .meter
+                    .took(timed, call.now_us.saturating_sub(put_off.since_us));
+            }
+            _ => {}
+        }
     }
 
     /// Gives no answer.
@@ -133,6 +164,18 @@ impl<L: Link, C: Completions> Server<L, C> {
 
     /// Turns a request down.
     pub fn refuse(&self, link: &mut L, call: Call<'_, C>, frame: L::Frame, refusal: Refusal) {
+        if let Some(row) = call.meter.row() {
+            match refusal {
+                Refusal::Silent(_) => row.silent.bump(),
+                Refusal::Aoe(_) => row.failed(&row.aoe_errors, call.request.source, call.now_us),
+                Refusal::Ata(_) => row.failed(&row.ata_errors, call.request.source, call.now_us),
+            }
+        }
+        self.answer_refusal(link, call, frame, refusal);
+    }
+
+    /// Turns a request down that was counted as what it is.
+    pub fn answer_refusal(&self, link: &mut L, call: Call<'_, C>, frame: L::Frame, refusal: Refusal) {
         match (refusal, &call.request.command) {
             (Refusal::Silent(why), _) => self.silent(link, frame, why),
             (Refusal::Ata(results), Command::Ata(registers)) => {

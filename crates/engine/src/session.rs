@@ -9,6 +9,7 @@ use super::ata::{Opcode, opcode};
 use super::counters::{Counters, Silence};
 use super::in_flight::InFlightTable;
 use super::link::Link;
+use super::meter::{ExportMeter, Meter, Meters};
 use super::port::PortInfo;
 use super::request::{Command, Request};
 use super::server::{Call, Server};
@@ -23,6 +24,11 @@ pub struct Session<L: Link, C: Completions> {
     exports: Arc<Exports<C>>,
     server: Server<L, C>,
     adverts: Adverts<C>,
+    meters: Arc<Meters>,
+    /// The rows of `meters` by the place of their export, made with its first request.
+    rows: Vec<Option<Arc<ExportMeter>>>,
+    /// When the operations that wait for their time were taken up.
+    round_us: u64,
 }
 
 impl<L: Link, C: Completions> Session<L, C> {
@@ -34,17 +40,24 @@ impl<L: Link, C: Completions> Session<L, C> {
             handle,
             completions,
             counters: Arc::default(),
+            untimed: Vec::new(),
         };
         Session {
+            rows: vec![None; exports.len()],
             exports,
             server,
             adverts: Adverts::default(),
+            meters: Arc::default(),
+            round_us: 0,
         }
     }
 
     /// Serves other exports from the next frame on; requests in flight finish with the ones they came for.
     pub fn set_exports(&mut self, exports: Arc<Exports<C>>) {
         self.adverts.retain(&exports);
+        // Their places are other exports' from here on; the times of one batch are not worth more.
+        self.server.untimed.clear();
+        self.rows = vec![None; exports.len()];
         self.exports = exports;
     }
 
@@ -68,10 +81,16 @@ impl<L: Link, C: Completions> Session<L, C> {
         self.server.counters.clone()
     }
 
+    /// What the session counts of each export; it may be read from any thread.
+    pub fn meters(&self) -> Arc<Meters> {
+        Arc::clone(&self.meters)
+    }
+
     /// Serves one frame: answers it in place, gives it back, or keeps it until an operation ends.
     ///
     /// `now_us` is any clock that does not go back, in microseconds.
     pub fn frame(&mut self, link: &mut L, port: &PortInfo, frame: L::Frame, now_us: u64) {
+        self.time_last_round(now_us);
         let parsed = Request::parse(&link.pieces(&frame), port);
         self.serve(link, frame, parsed, now_us);
     }
@@ -85,6 +104,7 @@ impl<L: Link, C: Completions> Session<L, C> {
         frames: &mut ArrayVec<L::Frame, N>,
         now_us: u64,
     ) {
+        self.time_last_round(now_us);
         let mut parsed: ArrayVec<Result<Request, Silence>, N> = ArrayVec::new();
         for frame in frames.iter() {
             parsed.push(Request::parse(&link.pieces(frame), port));
@@ -111,7 +131,7 @@ impl<L: Link, C: Completions> Session<L, C> {
             else {
                 continue;
             };
-            if let Some(export) = self.exports.find(request) {
+            if let Some((_, export)) = self.exports.find(request) {
                 let extent = Extent {
                     lba: registers.lba(extended),
                     count: registers.count.into(),
@@ -135,13 +155,19 @@ impl<L: Link, C: Completions> Session<L, C> {
             link.share(&frame);
             return server.discover(link, &self.exports, &request, frame, now_us);
         }
-        let Some(export) = self.exports.find(&request) else {
+        let Some((place, export)) = self.exports.find(&request) else {
             return server.silent(link, frame, Silence::NoExport);
         };
+        let Some(row) = self.rows.get_mut(place) else {
+            return server.silent(link, frame, Silence::NoExport);
+        };
+        let options = &export.options;
+        let row = &*row.get_or_insert_with(|| self.meters.of(options.address, options.vlan));
         let call = Call {
             export,
             request: &request,
             now_us,
+            meter: Meter::ThisRound(row, place),
         };
         if request.broadcast && !changes_string(&request) {
             server.broadcast(link, call, frame);
@@ -152,12 +178,23 @@ impl<L: Link, C: Completions> Session<L, C> {
 
     /// Goes on with every request that something has happened to; false when there was none.
     pub fn completions(&mut self, link: &mut L, now_us: u64) -> bool {
+        self.time_last_round(now_us);
         let mut any = false;
         while let Some(completion) = self.server.completions.next() {
             any = true;
             self.server.complete(link, completion, now_us);
         }
         any
+    }
+
+    /// The operations that were answered in the round they came in took as long as it did.
+    fn time_last_round(&mut self, now_us: u64) {
+        let took_us = now_us.saturating_sub(std::mem::replace(&mut self.round_us, now_us));
+        for (place, timed) in self.server.untimed.drain(..) {
+            if let Some(Some(row)) = self.rows.get(place) {
+                row.took(timed, took_us);
+            }
+        }
     }
 
     /// Advertises exports on this port, now or, some at a time and each once a second at most, in later calls of

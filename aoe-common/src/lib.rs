@@ -4,6 +4,11 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+// So that the README's example is compiled and run with the tests of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod address;
 pub mod mac;
 pub mod rules;

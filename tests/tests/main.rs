@@ -8,6 +8,7 @@ mod bonds;
 mod boot;
 mod conformance;
 mod degraded;
+mod dependencies;
 mod disk_faults;
 mod dissector;
 mod exports;

@@ -353,3 +353,31 @@ fn a_frame_of_another_socket_is_refused() -> Result<()> {
     here.free(frame);
     Ok(())
 }
+
+/// The example that the README of the crate shows, built beside this program.
+#[test]
+fn the_example_of_the_readme_sends_what_it_says() -> Result<()> {
+    needs!(Need::Root);
+    let link = Link::new(1500);
+    let program = std::env::current_exe()?;
+    let built = program.ancestors().nth(2).expect("the build's directory");
+    let output = std::process::Command::new(built.join("examples/transmit"))
+        .args(["near", "5000"])
+        .output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains("5000 frames in copy mode"), "{shown}");
+    assert!(shown.contains("held: 0, tx: 0, total: 2048"), "{shown}");
+    let words = ip("-s -s link show far");
+    let received: u64 = words
+        .lines()
+        .skip_while(|line| !line.contains("RX:"))
+        .nth(1)
+        .and_then(|line| line.split_whitespace().nth(1))
+        .and_then(|count| count.parse().ok())
+        .expect("a packet count");
+    assert!(received >= 5000, "{received} packets arrived: {words}");
+    drop(link);
+    Ok(())
+}

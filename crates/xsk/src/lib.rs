@@ -19,6 +19,11 @@
 //! Source: Documentation/networking/af_xdp.rst of the Linux kernel.
 #![deny(clippy::arithmetic_side_effects)]
 
+// So that the README's example is compiled with the tests of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod chunk;
 mod config;
 mod error;

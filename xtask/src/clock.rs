@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Time since the command began, the building of this program included.
 ///
 /// `cargo run` replaces itself by the program that it has built, so the process began with cargo.
 pub fn since_the_command_began() -> Duration {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    let now = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
     let began = std::fs::read_to_string("/proc/self/stat")
         .ok()
         .and_then(|stat| start(&stat));

@@ -1,9 +1,10 @@
 //! `xblade check`: what a config file would serve here.
 
 use crate::config::backing;
-use crate::config::validate::{Report, Seen, Words, contradictions};
+use crate::config::validate::{Finding, Report, Seen, Words, contradictions};
 use crate::config::{Access, ExportConfig, file};
 use crate::control::preflight;
+use crate::store::{SECTOR_BYTES, conflict};
 
 use super::args::CheckArgs;
 use super::table::{Table, size};
@@ -17,7 +18,8 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         anyhow::ensure!(problems.0.is_empty(), problems);
         return Ok(());
     }
-    let report = super::validate_here(&file.config, Words::File)?;
+    let mut report = super::validate_here(&file.config, Words::File)?;
+    report.problems.extend(in_use(&file.config.exports));
     report.log_warnings();
     if let Some(warning) = preflight::descriptors(&file.config) {
         tracing::warn!("{warning}");
@@ -25,6 +27,26 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let problems = report.problems(Some(&file.origin));
     anyhow::ensure!(problems.0.is_empty(), problems);
     table(&file.config.exports, &report).print()
+}
+
+/// What is mounted, under a loop device, swap, or part of another device: a daemon would wait for it to be free.
+fn in_use(exports: &[ExportConfig]) -> impl Iterator<Item = Finding> {
+    let refused = |export: &ExportConfig| {
+        let start = export.offset.saturating_mul(SECTOR_BYTES);
+        let end = match export.length {
+            0 => u64::MAX,
+            length => start.saturating_add(length.saturating_mul(SECTOR_BYTES)),
+        };
+        let opens = export.store.uses_file() && !export.shared;
+        opens.then(|| conflict(&export.path, start..end, !export.read_only))?
+    };
+    exports.iter().enumerate().filter_map(move |(index, export)| {
+        Some(Finding {
+            export: index,
+            key: "path",
+            message: refused(export)?.to_string(),
+        })
+    })
 }
 
 fn table(exports: &[ExportConfig], report: &Report) -> Table {

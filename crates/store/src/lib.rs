@@ -8,6 +8,7 @@
 mod backing;
 mod commit;
 mod completion_queue;
+mod conflict;
 mod direct;
 mod fetch;
 mod format;
@@ -23,6 +24,7 @@ mod tests;
 mod users;
 
 pub use completion_queue::{CompletionQueue, QueueHandle};
+pub use conflict::conflict;
 pub use engine::{
     Completion, CompletionHandle, Completions, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES,
     Step, Store, Token, Traits,

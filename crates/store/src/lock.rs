@@ -87,15 +87,11 @@ pub(super) fn lock_other_ways(
         let Some((file, writable)) = users::open_below(&below.path, exclusive) else {
             continue;
         };
-        if let Some(holder) = file.metadata().ok().and_then(|meta_below| {
-            users::other_user(
-                &meta_below,
-                &below.bytes,
-                exclusive,
-                Some(users::disk_of(meta.rdev())),
-            )
-        }) {
-            return Err(in_use(format!("{holder}, over {}", below.path.display())));
+        let user = |meta_below: Metadata| {
+            users::other_user_below(&below, &meta_below, exclusive, users::disk_of(meta.rdev()))
+        };
+        if let Some(holder) = file.metadata().ok().and_then(user) {
+            return Err(in_use(holder));
         }
         let length = match below.bytes.end {
             u64::MAX => 0,

@@ -98,6 +98,12 @@ pub(super) fn other_user(
     writes.then(|| swap_on(meta)).flatten()
 }
 
+/// The same of a file below the disk that we come through.
+pub(super) fn other_user_below(below: &Below, meta: &Metadata, writes: bool, disk: u64) -> Option<String> {
+    let holder = other_user(meta, &below.bytes, writes, Some(disk))?;
+    Some(format!("{holder}, over {}", below.path.display()))
+}
+
 /// What the kernel knows of a device that is in use: a mount, swap, or a device made of it or of one of its partitions.
 pub(super) fn kernel_user(device: u64) -> Option<String> {
     let sys = fs::canonicalize(sysfs(device)).ok()?;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use aoe_common::Mac;
@@ -10,10 +11,14 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp};
 
-use super::genetlink::{Genetlink, ethtool_header, find};
+use super::genetlink::{Genetlink, XdpFeatures, ethtool_header, find, xdp_features};
 use crate::config::interfaces::Interface;
 use crate::port::Nic;
 use rtnetlink::{Handle, MulticastGroup};
+use tracing::{error, warn};
+
+/// Between two tries to get a netlink socket.
+const REOPEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the supervisor needs to know of an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +49,8 @@ pub struct LinkState {
     pub controller: Option<u32>,
     /// The interfaces whose frames native XDP of this one gets: its own number, or those of its slaves.
     pub xdp_runs_on: Vec<u32>,
+    /// Its driver says that it runs native XDP without redirect.
+    pub lacks_redirect: bool,
 }
 
 impl LinkState {
@@ -73,6 +80,7 @@ impl LinkState {
             rx_queues: self.rx_queues,
             carrier: self.carrier,
             xdp_runs_on: self.xdp_runs_on.clone(),
+            lacks_redirect: self.lacks_redirect,
         })
     }
 }
@@ -104,6 +112,10 @@ fn find_slaves(links: &mut [LinkState]) {
 pub struct Links {
     handle: Handle,
     events: Box<dyn futures_util::Stream<Item = ()> + Unpin + Send>,
+    /// Drives the connection; over where the connection is.
+    connection: tokio::task::JoinHandle<()>,
+    /// When to connect again.
+    reopen_at: Option<Instant>,
 }
 
 impl Links {
@@ -114,10 +126,11 @@ impl Links {
     pub fn open() -> Result<Links> {
         let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
             .context("cannot open a netlink socket to watch the interfaces")?;
-        tokio::spawn(connection);
         Ok(Links {
             handle,
             events: Box::new(messages.map(|_| ())),
+            connection: tokio::spawn(connection),
+            reopen_at: None,
         })
     }
 
@@ -146,12 +159,35 @@ impl Links {
     }
 
     /// Waits until some interface has changed. Which one is not told: list again and compare, so that nothing
-    /// depends on seeing each event.
+    /// depends on seeing each event. A connection that ends is opened again, which counts as a change: some may have been missed.
+    /// Can be dropped and called again at any time.
     pub async fn changed(&mut self) {
-        if self.events.next().await.is_none() {
-            // The connection is gone (it never should be): leave the supervisor to its timer.
-            std::future::pending::<()>().await;
+        if self.reopen_at.is_none() {
+            if self.events.next().await.is_some() {
+                return;
+            }
+            error!("the connection that tells of changed interfaces has ended: opening another");
         }
+        loop {
+            let at = *self.reopen_at.get_or_insert_with(Instant::now);
+            tokio::time::sleep_until(at.into()).await;
+            match Links::open() {
+                Ok(links) => {
+                    *self = links;
+                    return;
+                }
+                Err(error) => {
+                    warn!("{error:#}; trying again");
+                    self.reopen_at = Some(Instant::now() + REOPEN_AGAIN);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        self.connection.abort();
     }
 }
 
@@ -178,6 +214,7 @@ impl From<LinkMessage> for LinkState {
             loopback,
             controller: None,
             xdp_runs_on: vec![message.header.index],
+            lacks_redirect: xdp_features(message.header.index).is_some_and(XdpFeatures::lacks_redirect),
         };
         for attribute in message.attributes {
             match attribute {
@@ -279,5 +316,24 @@ mod tests {
         let runs_on: Vec<&[u32]> = links.iter().map(|link| link.xdp_runs_on.as_slice()).collect();
         assert_eq!(runs_on, [&[2, 3][..], &[3], &[2], &[4]]);
         assert!(link(9, bond()).xdp_runs_on.is_empty(), "no slave yet");
+    }
+
+    #[test]
+    fn a_connection_that_ends_is_opened_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut links = Links::open().unwrap();
+            let first = links.connection.id();
+            links.connection.abort();
+            // Events that came before are changes, too.
+            while links.connection.id() == first {
+                let limit = Duration::from_secs(60);
+                tokio::time::timeout(limit, links.changed()).await.unwrap();
+            }
+            assert!(links.list().await.unwrap().contains_key("lo"));
+        });
     }
 }

@@ -18,7 +18,7 @@ use super::open::Served;
 use super::plan::ExportId;
 use crate::config::Mode;
 use crate::filter::Rules;
-use crate::port::{Nic, Port, PortOptions, QueueRelease, Tuning};
+use crate::port::{Nic, Port, PortError, PortOptions, QueueRelease, Tuning};
 use crate::target::{Export, Exports};
 
 /// Denied sources are asked for and workers looked after this often.
@@ -212,7 +212,9 @@ impl Running<'_> {
                 self.close();
                 return PortEvent::Closed;
             }
-            self.fulfil(wishes, report);
+            if let Err(reason) = self.fulfil(wishes, report) {
+                return PortEvent::Failed(reason);
+            }
             if Instant::now() >= tick {
                 tick = Instant::now() + TICK;
                 self.report_denied();
@@ -240,7 +242,9 @@ impl Running<'_> {
         std::mem::take(&mut wishes)
     }
 
-    fn fulfil(&mut self, wishes: Wishes, report: &dyn Fn(PortEvent)) {
+    /// # Errors
+    /// Why the port had to be closed.
+    fn fulfil(&mut self, wishes: Wishes, report: &dyn Fn(PortEvent)) -> Result<(), String> {
         if let Some(mac) = wishes.mac {
             self.nic.mac = mac;
             if let Err(error) = self.port.set_mac(mac) {
@@ -251,10 +255,10 @@ impl Running<'_> {
             }
         }
         if let Some(view) = wishes.view {
-            self.apply(view);
+            self.apply(view)?;
             report(PortEvent::Applied(self.view.version));
         } else if wishes.masks {
-            self.renew_rules();
+            self.renew_rules()?;
         }
         if wishes.announce_all {
             self.port.advertise(self.by_id.values().cloned().collect());
@@ -265,15 +269,18 @@ impl Running<'_> {
         if wishes.counters {
             self.log_counters();
         }
+        Ok(())
     }
 
-    fn apply(&mut self, view: PortView) {
+    fn apply(&mut self, view: PortView) -> Result<(), String> {
         if view.tuning != self.view.tuning {
             self.port.set_tuning(&view.tuning);
         }
         let (exports, rules) = halves(&view);
-        if let Err(error) = self.port.set_exports(&exports, &rules) {
-            error!("{}: the filter keeps its old rules: {error}", self.name);
+        match self.port.set_exports(&exports, &rules) {
+            Err(error) if error.is_outgrown() => self.make_room(&error, &exports, &rules)?,
+            Err(error) => error!("{}: the filter keeps its old rules: {error}", self.name),
+            Ok(()) => {}
         }
         self.by_id = by_id(&view);
         if let Some(watch) = &self.watch {
@@ -281,6 +288,18 @@ impl Running<'_> {
         }
         self.greet(&view);
         self.view = view;
+        Ok(())
+    }
+
+    /// Opens the port again with a filter that has room for these rules.
+    fn make_room(&mut self, error: &PortError, exports: &Arc<Exports>, rules: &Rules) -> Result<(), String> {
+        let name = &self.name;
+        warn!("{name}: {error}: opening it again with larger maps; initiators resend what is lost meanwhile");
+        let opened = self.port.reopen(exports, rules);
+        opened.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        *self.shared.queues.lock() = self.port.queue_releases();
+        info!("{name}: served in {} again", self.port.obtained());
+        Ok(())
     }
 
     /// Says which exports of a view are served from now on, and advertises them and those that changed.
@@ -316,15 +335,21 @@ impl Running<'_> {
         }
     }
 
-    fn renew_rules(&mut self) {
+    fn renew_rules(&mut self) -> Result<(), String> {
         if let Some(made) = self.rules_made {
             std::thread::sleep((made + MASK_PACE).saturating_duration_since(Instant::now()));
         }
-        if let Err(error) = self.port.set_rules(&rules(&self.view)) {
-            let name = &self.name;
-            error!("{name}: the filter keeps its old rules, the process enforces the new ones: {error}");
+        let (exports, rules) = halves(&self.view);
+        match self.port.set_rules(&rules) {
+            Err(error) if error.is_outgrown() => self.make_room(&error, &exports, &rules)?,
+            Err(error) => {
+                let name = &self.name;
+                error!("{name}: the filter keeps its old rules, the process enforces the new ones: {error}");
+            }
+            Ok(()) => {}
         }
         self.rules_made = Some(Instant::now());
+        Ok(())
     }
 
     /// Where the filter redirects requests and no worker gets any, the port goes on in its next mode and is announced again.

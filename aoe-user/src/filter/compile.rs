@@ -58,8 +58,7 @@ pub(super) fn compile(rules: &Rules) -> Result<Tables, FilterError> {
         .collect();
     if lists.lists.len() > usize::from(Access::MAX_LIST) {
         let room = usize::from(Access::MAX_LIST);
-        return Err(FilterError::Full {
-            what: "different access lists",
+        return Err(FilterError::TooManyLists {
             need: lists.lists.len(),
             room,
         });

@@ -49,9 +49,19 @@ pub enum FilterError {
         /// The interface.
         interface: String,
     },
-    /// The driver cannot run XDP programs.
-    #[error("the driver of {interface} has no native XDP; generic XDP works with every driver")]
+    /// The driver cannot run XDP programs, or not as the interface is set up: for the MTU some drivers answer the same.
+    #[error(
+        "the driver of {interface} has no native XDP, or not at this MTU; generic XDP works with every driver"
+    )]
     NoNativeXdp {
+        /// The interface.
+        interface: String,
+    },
+    /// The driver runs programs, and knows no redirect.
+    #[error(
+        "the driver of {interface} has native XDP without redirect, which would drop every request; generic XDP works"
+    )]
+    NoRedirect {
         /// The interface.
         interface: String,
     },
@@ -89,8 +99,18 @@ pub enum FilterError {
         /// Minor address.
         slot: u8,
     },
-    /// The rules have outgrown the maps, whose sizes are fixed when the filter is loaded.
-    #[error("the rules need {need} {what}, and the filter has room for {room}: restart xblade to make room")]
+    /// The rules are more than the program can tell apart.
+    #[error(
+        "the exports have {need} different access lists, and the filter knows {room} at most: give some the same"
+    )]
+    TooManyLists {
+        /// Lists needed.
+        need: usize,
+        /// Lists there can be.
+        room: usize,
+    },
+    /// The rules have outgrown the maps, whose sizes are fixed when the filter is loaded: another one must be.
+    #[error("the rules need {need} {what}, and the filter has room for {room}")]
     Full {
         /// What there is too much of.
         what: &'static str,
@@ -123,6 +143,7 @@ impl FilterError {
         matches!(
             self,
             FilterError::NoNativeXdp { .. }
+                | FilterError::NoRedirect { .. }
                 | FilterError::TooFewQueues { .. }
                 | FilterError::MtuTooLarge { .. }
                 | FilterError::Attach {

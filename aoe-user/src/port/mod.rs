@@ -68,6 +68,8 @@ pub struct Nic {
     pub carrier: bool,
     /// The interfaces whose frames native XDP of this one gets: itself, or its slaves (a bond's).
     pub xdp_runs_on: Vec<u32>,
+    /// The driver says that it runs native programs and knows no redirect, so that none of it reaches a socket.
+    pub lacks_redirect: bool,
 }
 
 /// Why an interface cannot be served.
@@ -126,6 +128,13 @@ pub struct Port {
     rules: Rules,
 }
 
+impl PortError {
+    /// Whether the rules have outgrown the filter: [`Port::reopen`] makes one with larger maps.
+    pub const fn is_outgrown(&self) -> bool {
+        matches!(self, PortError::Filter(FilterError::Full { .. }))
+    }
+}
+
 impl Port {
     /// The modes obtained.
     pub fn obtained(&self) -> Obtained {
@@ -166,7 +175,7 @@ impl Port {
     /// Serves another set of exports from here on; requests being worked on are finished with the old one.
     ///
     /// # Errors
-    /// When the filter's rules could not be replaced; the old ones stay in force.
+    /// When the filter's rules could not be replaced; the old ones stay in force, with the old exports.
     pub fn set_exports(&mut self, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
         self.set_rules(rules)?;
         self.exports = Arc::clone(exports);

@@ -12,7 +12,7 @@ use super::others::Others;
 use super::watch::Watch;
 use super::worker::{Pace, Worker};
 use super::{Nic, Port, PortError, PortOptions, Tuning, prove};
-use crate::filter::{Attach, Filter, Rules};
+use crate::filter::{Attach, Filter, FilterError, Rules};
 use crate::target::Exports;
 use crate::xsk::{Socket, SocketConfig};
 
@@ -39,6 +39,17 @@ impl Port {
         }
         let best = ways(options.mode)[0];
         open_from(best, nic, options, exports, rules)
+    }
+
+    /// Closes the port and opens it again in its mode, with these exports and a filter that has room for these rules. Requests of the
+    /// meantime are lost; initiators resend them.
+    ///
+    /// # Errors
+    /// As [`Port::open`]: the port is closed then.
+    pub fn reopen(&mut self, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
+        self.close();
+        *self = open_from(self.way, &self.nic, &self.options, exports, rules)?;
+        Ok(())
     }
 
     /// Opens the port again in the next mode that this error leaves; `None`, and nothing changed, where there is none.
@@ -83,6 +94,10 @@ fn open_as(
     exports: &Arc<Exports>,
     rules: &Rules,
 ) -> Result<Port, PortError> {
+    if nic.lacks_redirect && way.attach == Attach::Native {
+        let interface = nic.name.clone();
+        return Err(FilterError::NoRedirect { interface }.into());
+    }
     let mut filter = Filter::load(nic.mac, rules)?;
     let mut sockets = Vec::new();
     for queue in 0..nic.rx_queues {

@@ -10,7 +10,7 @@ use rtnetlink::packet_route::link::{
 };
 use serde::Serialize;
 
-use crate::control::genetlink::{Genetlink, attribute, find, offloads};
+use crate::control::genetlink::{XdpFeatures, offloads, xdp_features};
 use crate::control::links;
 
 /// Facts about an interface and its host.
@@ -46,36 +46,6 @@ pub struct Probe {
     pub offloads: Option<Vec<String>>,
     /// Offloads that can be switched.
     pub switchable: Vec<String>,
-}
-
-/// The bits of `NETDEV_A_DEV_XDP_FEATURES` (Documentation/netlink/specs/netdev.yaml), and how many pieces of a frame
-/// zero-copy allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct XdpFeatures {
-    /// The bits.
-    #[serde(rename = "feature_bits")]
-    pub bits: u64,
-    /// Pieces of a frame in zero-copy mode; 1: no multi-buffer there.
-    pub zero_copy_pieces: u32,
-}
-
-impl XdpFeatures {
-    /// Native programs run, and their verdicts PASS, DROP and ABORTED hold.
-    pub const fn basic(self) -> bool {
-        self.bits & 1 != 0
-    }
-    /// Native programs can redirect, to AF_XDP sockets for example.
-    pub const fn redirect(self) -> bool {
-        self.bits & 2 != 0
-    }
-    /// AF_XDP without a copy.
-    pub const fn zero_copy(self) -> bool {
-        self.bits & 8 != 0
-    }
-    /// Frames of several buffers can be received.
-    pub const fn multi_buffer(self) -> bool {
-        self.bits & 32 != 0
-    }
 }
 
 /// Asks the kernel.
@@ -168,23 +138,4 @@ fn is_controller(interface: &str, sys: &Path) -> bool {
         .filter(|entry| lower(&entry.file_name().to_string_lossy()))
         .filter_map(|entry| fs::read_link(entry.path().join("master")).ok())
         .any(|master| master.ends_with(interface))
-}
-
-/// Family `netdev`, command DEV_GET.
-fn xdp_features(index: u32) -> Option<XdpFeatures> {
-    const DEV_GET: u8 = 1;
-    const IFINDEX: u16 = 1;
-    const XDP_FEATURES: u16 = 3;
-    const ZERO_COPY_PIECES: u16 = 4;
-    let mut netlink = Genetlink::open().ok()?;
-    let family = netlink.family("netdev").ok()?;
-    let answer = netlink
-        .ask(family, DEV_GET, &attribute(IFINDEX, &index.to_ne_bytes()))
-        .ok()?;
-    let bits = u64::from_ne_bytes(find(&answer, XDP_FEATURES)?.try_into().ok()?);
-    let pieces = find(&answer, ZERO_COPY_PIECES).and_then(|value| value.try_into().ok());
-    Some(XdpFeatures {
-        bits,
-        zero_copy_pieces: pieces.map_or(1, u32::from_ne_bytes),
-    })
 }

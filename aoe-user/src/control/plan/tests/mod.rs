@@ -66,6 +66,7 @@ fn link(name: &str, index: u32) -> LinkState {
         altnames: Vec::new(),
         controller: None,
         xdp_runs_on: vec![index],
+        lacks_redirect: false,
     }
 }
 

@@ -1,17 +1,25 @@
 //! What xblade will make of an interface, and what would help.
 
 use crate::control::tags::{STRIPS_TAGS, Tags};
+use aoe_common::wire::sectors_per_frame;
 use serde::Serialize;
 
-use super::probe::{Probe, XdpFeatures};
+use super::drivers::{Steering, native_mtu, steering};
+use super::probe::Probe;
+use crate::control::genetlink::XdpFeatures;
 use crate::control::preflight::{KERNEL_JUMBO, KERNEL_MIN, version};
 
-/// Up to this MTU a frame fits one chunk, and no multi-buffer mode is needed.
+/// Up to this MTU a frame fits one chunk in copy mode, and one buffer of every driver.
 const ONE_CHUNK_MTU: u32 = 1500;
+/// Up to this MTU a frame fits one zero-copy chunk of 4 KiB with every NIC, also those that count in KiB.
+const ZERO_COPY_ONE_CHUNK_MTU: u32 = 3046;
 /// The MTU of the usual jumbo frames.
 const JUMBO_MTU: u32 = 9000;
 /// The least MTU that has room for a sector.
 const LEAST_MTU: u32 = 548;
+const SECTOR_BYTES: u32 = 512;
+/// The kernel's name for `ethtool -K … ntuple`.
+const FILTERS: &str = "rx-ntuple-filter";
 
 /// A change that would help, and why.
 #[derive(Debug, Serialize)]
@@ -46,13 +54,14 @@ pub(super) fn mode(probe: &Probe) -> &'static str {
             "generic XDP, by copy: native XDP runs on its slaves, whose frames no socket of its own gets"
         }
         None => "unknown: native XDP if the driver has it, else generic",
-        Some(xdp) if !(xdp.basic() && xdp.redirect()) => {
-            "generic XDP, by copy: works, and every frame costs more"
+        Some(xdp) if !xdp.basic() => "generic XDP, by copy: works, and every frame costs more",
+        Some(xdp) if xdp.lacks_redirect() => {
+            "generic XDP, by copy: the driver has native XDP, but cannot redirect with it"
         }
-        Some(xdp) if jumbo && !xdp.multi_buffer() => {
-            "generic XDP, by copy: the driver takes no jumbo frames with XDP"
+        Some(xdp) if jumbo && !xdp.multi_buffer() => single_buffer_mode(probe, xdp),
+        Some(xdp) if xdp.zero_copy() && (one_zero_copy_chunk(probe) || xdp.zero_copy_pieces > 1) => {
+            "native XDP, zero-copy"
         }
-        Some(xdp) if xdp.zero_copy() && (!jumbo || xdp.zero_copy_pieces > 1) => "native XDP, zero-copy",
         Some(xdp) if xdp.zero_copy() => {
             "native XDP, by copy: zero-copy takes no frames of several buffers here"
         }
@@ -60,7 +69,42 @@ pub(super) fn mode(probe: &Probe) -> &'static str {
     }
 }
 
+/// The same at an MTU above 1500, for a driver whose native XDP takes frames of one buffer only.
+fn single_buffer_mode(probe: &Probe, xdp: XdpFeatures) -> &'static str {
+    match probe.native_mtu() {
+        None => "native XDP as far as the driver takes this MTU in one buffer, else generic, by copy",
+        Some(most) if probe.mtu_bytes > most => {
+            "generic XDP, by copy: the driver's native XDP takes no frames of this MTU"
+        }
+        Some(_) if xdp.zero_copy() && one_zero_copy_chunk(probe) => "native XDP, zero-copy",
+        Some(_) => "native XDP, by copy",
+    }
+}
+
+fn one_zero_copy_chunk(probe: &Probe) -> bool {
+    // tsnep gives zero-copy buffers of a fixed size.
+    let most = match probe.driver.as_deref() {
+        Some("tsnep") => ONE_CHUNK_MTU,
+        _ => ZERO_COPY_ONE_CHUNK_MTU,
+    };
+    probe.mtu_bytes <= most
+}
+
+/// The least MTU that carries as many sectors as this one.
+fn step_below(mtu_bytes: u32) -> u32 {
+    let sectors = u32::from(sectors_per_frame(mtu_bytes));
+    LEAST_MTU + sectors.saturating_sub(1) * SECTOR_BYTES
+}
+
 impl Probe {
+    /// Up to which MTU a driver without multi-buffer takes native XDP; `None` where that is unknown, or it has multi-buffer or no
+    /// native XDP to lose.
+    fn native_mtu(&self) -> Option<u32> {
+        let xdp = self.xdp?;
+        let single = xdp.basic() && xdp.redirect() && !xdp.multi_buffer() && !self.has_slaves;
+        single.then(|| native_mtu(self.driver.as_deref()?))?
+    }
+
     /// Whether an offload is on; `None` when the kernel does not tell.
     pub(super) fn offload(&self, name: &str) -> Option<bool> {
         Some(self.offloads.as_ref()?.iter().any(|on| on == name))
@@ -110,24 +154,27 @@ fn bad(probe: &Probe) -> Vec<Advice> {
             vec![format!("ip link set {interface} mtu 1500")],
         );
     }
-    if probe.mtu_bytes > ONE_CHUNK_MTU && !jumbo_works(probe) {
+    if probe.mtu_bytes > ONE_CHUNK_MTU && !kernel_takes_jumbo(probe) {
         add(
-            "this driver or kernel has no jumbo frames with XDP".into(),
+            "this kernel has no jumbo frames with AF_XDP".into(),
             vec![format!("ip link set {interface} mtu 1500")],
         );
     }
     list
 }
 
-fn jumbo_works(probe: &Probe) -> bool {
+fn kernel_takes_jumbo(probe: &Probe) -> bool {
     version(&probe.kernel).is_none_or(|version| version >= KERNEL_JUMBO)
-        && probe.xdp.is_none_or(XdpFeatures::multi_buffer)
 }
 
 /// What would make it faster or easier.
 fn better(probe: &Probe) -> Vec<Advice> {
     let interface = &probe.interface;
     let mut list = Vec::new();
+    if let Some(advice) = better_mtu(probe) {
+        list.push(advice);
+    }
+    list.extend(better_queues(probe));
     let mut add = |why: &str, commands: Vec<String>| {
         list.push(Advice {
             bad: false,
@@ -135,28 +182,6 @@ fn better(probe: &Probe) -> Vec<Advice> {
             commands,
         });
     };
-    if probe.mtu_bytes < JUMBO_MTU && jumbo_works(probe) {
-        add(
-            "17 sectors a request: fewer frames for the same data; switch and initiators must take them, too",
-            vec![format!("ip link set {interface} mtu {JUMBO_MTU}")],
-        );
-    }
-    let steered = probe.rx_queues > 1 && !probe.is_virtual;
-    if steered {
-        add(
-            "one worker for the one queue that AoE arrives on, if one is enough",
-            vec![format!("ethtool -L {interface} combined 1")],
-        );
-        let rule = "flow-type ether src 02:00:00:00:00:01 m 00:00:00:00:00:00 proto 0x88a2 action 1";
-        let mut commands = vec![format!("ethtool -N {interface} {rule}")];
-        if probe.offload("rx-ntuple-filter") != Some(true) {
-            commands.insert(0, format!("ethtool -K {interface} ntuple on"));
-        }
-        add(
-            "or spread initiators over queues by hand: a rule for each, where the NIC has such filters",
-            commands,
-        );
-    }
     let tags = Tags::of(probe.driver.as_deref(), probe.offloads.as_deref());
     if tags == Some(Tags::StrippedByNic) && probe.can_turn_off(STRIPS_TAGS) {
         add(
@@ -184,176 +209,84 @@ fn better(probe: &Probe) -> Vec<Advice> {
     list
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::{Finding, report};
-    use super::*;
-
-    pub(in super::super) fn nic() -> Probe {
-        Probe {
-            interface: "eth0".into(),
-            kernel: "6.12.5-amd64".into(),
-            driver: Some("ice".into()),
-            is_virtual: false,
-            has_slaves: false,
-            up: true,
-            mtu_bytes: 9000,
-            rx_queues: 1,
-            tx_queues: 1,
-            threaded: Some(false),
-            has_program: false,
-            has_native_program: false,
-            xdp: Some(XdpFeatures {
-                bits: 0x3f,
-                zero_copy_pieces: 5,
-            }),
-            offloads: Some(vec![]),
-            switchable: vec!["rx-vlan-hw-parse".into(), "rx-lro".into()],
+/// Larger frames, as far as they cost no mode; or smaller ones, where these cost native XDP.
+fn better_mtu(probe: &Probe) -> Option<Advice> {
+    if !kernel_takes_jumbo(probe) {
+        return None;
+    }
+    let interface = &probe.interface;
+    let (mtu_bytes, why) = match probe.native_mtu() {
+        Some(most) if probe.mtu_bytes > most => {
+            let why =
+                "native XDP instead of generic, for fewer sectors a request: measure which is better for you";
+            (step_below(most), why.to_owned())
         }
-    }
-
-    #[test]
-    fn a_good_host_gets_zero_copy_and_no_advice() {
-        let report = report(&Finding::new(nic()));
-        assert!(report.contains("native XDP, zero-copy\n"), "{report}");
-        assert!(report.contains("MTU 9000: 17 sectors (8.5 KiB)"), "{report}");
-        assert!(report.contains("Nothing to improve"), "{report}");
-    }
-
-    #[test]
-    fn the_mode_follows_driver_and_mtu() {
-        let with = |bits, zero_copy_pieces, mtu_bytes| {
-            mode(&Probe {
-                xdp: Some(XdpFeatures {
-                    bits,
-                    zero_copy_pieces,
-                }),
-                mtu_bytes,
-                ..nic()
-            })
-        };
-        assert_eq!(with(0x0f, 1, 1500), "native XDP, zero-copy");
-        assert!(with(0x0f, 1, 9000).starts_with("generic XDP"));
-        assert!(with(0x2f, 1, 9000).starts_with("native XDP, by copy"));
-        assert_eq!(with(0x23, 1, 9000), "native XDP, by copy");
-        assert!(with(0, 1, 1500).starts_with("generic"));
-        assert!(mode(&Probe { xdp: None, ..nic() }).starts_with("unknown"));
-        let bond = Probe {
-            has_slaves: true,
-            ..nic()
-        };
-        assert!(mode(&bond).starts_with("generic") && mode(&bond).contains("slaves"));
-        assert!(with(0x3f, 1, 547).starts_with("cannot serve"));
-        assert!(with(0x3f, 1, 548).starts_with("native"));
-    }
-
-    #[test]
-    fn advice_names_commands_that_can_be_typed() {
-        let probe = Probe {
-            mtu_bytes: 1500,
-            rx_queues: 8,
-            xdp: Some(XdpFeatures {
-                bits: 0x23,
-                zero_copy_pieces: 1,
-            }),
-            offloads: Some(vec!["rx-vlan-hw-parse".into(), "rx-lro".into()]),
-            ..nic()
-        };
-        let report = report(&Finding::new(probe));
-        for command in [
-            "ip link set eth0 mtu 9000",
-            "ethtool -L eth0 combined 1",
-            "ethtool -K eth0 ntuple on",
-            "ethtool -N eth0 flow-type ether src",
-            "ethtool -K eth0 rxvlan off",
-            "ethtool -K eth0 lro off",
-            "echo 1 > /sys/class/net/eth0/threaded",
-        ] {
-            assert!(
-                report.contains(&format!("\n  {command}")),
-                "{command} is missing:\n{report}"
+        Some(most) if sectors_per_frame(most) > sectors_per_frame(probe.mtu_bytes) => {
+            let sectors = sectors_per_frame(most);
+            let why = format!(
+                "{sectors} sectors a request, the most that keeps native XDP; switch and initiators must take them, too"
             );
+            (step_below(most), why)
         }
-    }
-
-    #[test]
-    fn threaded_is_advised_where_it_works_only() {
-        let veth = |has_native_program| {
-            let probe = Probe {
-                is_virtual: true,
-                has_native_program,
-                xdp: Some(XdpFeatures {
-                    bits: 0x23,
-                    zero_copy_pieces: 1,
-                }),
-                ..nic()
-            };
-            report(&Finding::new(probe)).contains("/threaded")
-        };
-        assert!(!veth(false) && veth(true));
-        let other_namespace = Probe {
-            threaded: None,
-            ..nic()
-        };
-        assert!(!report(&Finding::new(other_namespace)).contains("/threaded"));
-    }
-
-    #[test]
-    fn what_is_bad_is_told_from_what_would_help() {
-        let finding = |probe| Finding::new(probe);
-        assert!(!finding(nic()).is_bad());
-        assert!(
-            !finding(Probe {
-                mtu_bytes: 1500,
-                ..nic()
-            })
-            .is_bad()
-        );
-        for bad in [
-            Probe { up: false, ..nic() },
-            Probe {
-                mtu_bytes: 500,
-                ..nic()
-            },
-            Probe {
-                kernel: "5.10.0".into(),
-                mtu_bytes: 1500,
-                ..nic()
-            },
-            Probe {
-                kernel: "6.1.0".into(),
-                ..nic()
-            },
-        ] {
-            let finding = finding(bad);
-            assert!(
-                finding.is_bad() && report(&finding).contains("This must change:"),
-                "{finding:?}"
-            );
+        Some(_) => return None,
+        // The driver's limit is unknown: larger frames might cost native XDP.
+        None if probe.xdp.is_some_and(|xdp| xdp.basic() && !xdp.multi_buffer()) => return None,
+        None if probe.mtu_bytes >= JUMBO_MTU => return None,
+        None => {
+            let why = "17 sectors a request: fewer frames for the same data; switch and initiators must take them, too";
+            (JUMBO_MTU, why.to_owned())
         }
-    }
-
-    #[test]
-    fn what_is_unknown_is_said_to_be() {
-        let report = report(&Finding::new(Probe {
-            interface: "x".into(),
-            ..Probe::default()
-        }));
-        assert_eq!(report.matches("unknown").count(), 6, "{report}");
-        assert!(report.contains("ip link set x up"), "{report}");
-    }
-
-    #[test]
-    fn an_old_kernel_gets_no_advice_that_it_cannot_follow() {
-        let probe = Probe {
-            kernel: "6.1.0".into(),
-            mtu_bytes: 1500,
-            ..nic()
-        };
-        let report = report(&Finding::new(probe));
-        assert!(
-            report.contains("no jumbo frames, they need 6.6") && !report.contains("mtu 9000"),
-            "{report}"
-        );
-    }
+    };
+    Some(Advice {
+        bad: false,
+        why,
+        commands: vec![format!("ip link set {interface} mtu {mtu_bytes}")],
+    })
 }
+
+/// One queue, or a use for more.
+fn better_queues(probe: &Probe) -> Vec<Advice> {
+    if probe.rx_queues <= 1 || probe.is_virtual {
+        return Vec::new();
+    }
+    let interface = &probe.interface;
+    let mut list = vec![Advice {
+        bad: false,
+        why: "one worker for the one queue that AoE arrives on, if one is enough".into(),
+        commands: vec![format!("ethtool -L {interface} combined 1")],
+    }];
+    let driver = probe.driver.as_deref().unwrap_or_default();
+    let source = "src 02:00:00:00:00:01 m 00:00:00:00:00:00";
+    let (rule, why) = match steering(driver) {
+        Steering::SourceAndType => (format!("{source} proto 0x88a2"), "a rule for each"),
+        Steering::Source => (
+            source.to_owned(),
+            "a rule for each, of the source alone (not on I210)",
+        ),
+        Steering::Unknown => (
+            format!("{source} proto 0x88a2"),
+            "a rule for each, where the NIC has such filters",
+        ),
+        Steering::Nothing => return list,
+    };
+    let is_on = probe.offload(FILTERS) == Some(true);
+    // Some cards of a driver have no filters, which the kernel tells as a switch that is fixed.
+    let is_fixed = probe.offloads.is_some() && !probe.switchable.iter().any(|name| name == FILTERS);
+    if !is_on && is_fixed && steering(driver) != Steering::SourceAndType {
+        return list;
+    }
+    let mut commands = vec![format!("ethtool -N {interface} flow-type ether {rule} action 1")];
+    if !is_on {
+        commands.insert(0, format!("ethtool -K {interface} ntuple on"));
+    }
+    list.push(Advice {
+        bad: false,
+        why: format!("or spread initiators over queues by hand: {why}"),
+        commands,
+    });
+    list
+}
+
+#[cfg(test)]
+#[path = "advice_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! `xblade doctor`: what this host and an interface can do, what xblade will make of it, and what would help.
 
 mod advice;
+mod drivers;
 mod probe;
 
 use std::fmt::Write as _;
@@ -12,10 +13,11 @@ use serde_json::{Value, json};
 
 use super::args::DoctorArgs;
 use super::output;
+use crate::control::genetlink::XdpFeatures;
 use crate::control::preflight::{KERNEL_JUMBO, KERNEL_MIN, version};
 use crate::control::tags::Tags;
 use advice::{Advice, advice, mode, spread};
-use probe::{Probe, XdpFeatures};
+use probe::Probe;
 
 /// Changes when a key of the JSON object changes its meaning or goes away.
 const SCHEMA: u32 = 1;

@@ -1,0 +1,241 @@
+use super::super::{Finding, report};
+use super::*;
+
+pub(in super::super) fn nic() -> Probe {
+    Probe {
+        interface: "eth0".into(),
+        kernel: "6.12.5-amd64".into(),
+        driver: Some("ice".into()),
+        is_virtual: false,
+        has_slaves: false,
+        up: true,
+        mtu_bytes: 9000,
+        rx_queues: 1,
+        tx_queues: 1,
+        threaded: Some(false),
+        has_program: false,
+        has_native_program: false,
+        xdp: Some(XdpFeatures {
+            bits: 0x3f,
+            zero_copy_pieces: 5,
+        }),
+        offloads: Some(vec![]),
+        switchable: vec!["rx-vlan-hw-parse".into(), "rx-lro".into()],
+    }
+}
+
+#[test]
+fn a_good_host_gets_zero_copy_and_no_advice() {
+    let report = report(&Finding::new(nic()));
+    assert!(report.contains("native XDP, zero-copy\n"), "{report}");
+    assert!(report.contains("MTU 9000: 17 sectors (8.5 KiB)"), "{report}");
+    assert!(report.contains("Nothing to improve"), "{report}");
+}
+
+#[test]
+fn the_mode_follows_driver_and_mtu() {
+    let with = |bits, zero_copy_pieces, mtu_bytes| {
+        mode(&Probe {
+            xdp: Some(XdpFeatures {
+                bits,
+                zero_copy_pieces,
+            }),
+            mtu_bytes,
+            ..nic()
+        })
+    };
+    assert_eq!(with(0x0f, 1, 1500), "native XDP, zero-copy");
+    // ice has multi-buffer; where an unknown driver ends without it is for the driver to say.
+    assert!(with(0x0f, 1, 9000).contains("else generic"));
+    assert_eq!(with(0x2f, 1, 3046), "native XDP, zero-copy");
+    assert!(with(0x2f, 1, 9000).starts_with("native XDP, by copy"));
+    assert_eq!(with(0x23, 1, 9000), "native XDP, by copy");
+    assert!(with(0, 1, 1500).starts_with("generic"));
+    assert!(mode(&Probe { xdp: None, ..nic() }).starts_with("unknown"));
+    let bond = Probe {
+        has_slaves: true,
+        ..nic()
+    };
+    assert!(mode(&bond).starts_with("generic") && mode(&bond).contains("slaves"));
+    assert!(with(0x01, 1, 1500).contains("cannot redirect"));
+    assert!(with(0x3f, 1, 547).starts_with("cannot serve"));
+    assert!(with(0x3f, 1, 548).starts_with("native"));
+}
+
+#[test]
+fn advice_names_commands_that_can_be_typed() {
+    let probe = Probe {
+        mtu_bytes: 1500,
+        rx_queues: 8,
+        xdp: Some(XdpFeatures {
+            bits: 0x23,
+            zero_copy_pieces: 1,
+        }),
+        offloads: Some(vec!["rx-vlan-hw-parse".into(), "rx-lro".into()]),
+        ..nic()
+    };
+    let report = report(&Finding::new(probe));
+    for command in [
+        "ip link set eth0 mtu 9000",
+        "ethtool -L eth0 combined 1",
+        "ethtool -K eth0 ntuple on",
+        "ethtool -N eth0 flow-type ether src",
+        "ethtool -K eth0 rxvlan off",
+        "ethtool -K eth0 lro off",
+        "echo 1 > /sys/class/net/eth0/threaded",
+    ] {
+        assert!(
+            report.contains(&format!("\n  {command}")),
+            "{command} is missing:\n{report}"
+        );
+    }
+}
+
+#[test]
+fn drivers_of_one_buffer_are_native_up_to_their_own_mtu() {
+    let of = |driver: &str, mtu_bytes| Probe {
+        driver: Some(driver.into()),
+        mtu_bytes,
+        xdp: Some(XdpFeatures {
+            bits: if driver == "mlx4_core" || driver == "ena" {
+                0x03
+            } else {
+                0x0b
+            },
+            zero_copy_pieces: 1,
+        }),
+        ..nic()
+    };
+    for (driver, most, zero_copy, step) in [
+        ("igb", 3046, true, 2596),
+        ("ixgbe", 3046, true, 2596),
+        ("mlx4_core", 3498, false, 3108),
+        ("ena", 3498, false, 3108),
+    ] {
+        let expected = if zero_copy {
+            "native XDP, zero-copy"
+        } else {
+            "native XDP, by copy"
+        };
+        for mtu_bytes in [1500, 1501, most] {
+            assert_eq!(mode(&of(driver, mtu_bytes)), expected, "{driver} at {mtu_bytes}");
+        }
+        assert!(mode(&of(driver, most + 1)).starts_with("generic XDP"), "{driver}");
+        for mtu_bytes in [1500, 9000] {
+            let finding = Finding::new(of(driver, mtu_bytes));
+            let report = report(&finding);
+            assert!(report.contains(&format!("mtu {step}\n")), "{driver}: {report}");
+            assert!(
+                !report.contains("mtu 9000\n") && !finding.is_bad(),
+                "{driver}: {report}"
+            );
+        }
+    }
+}
+
+#[test]
+fn rules_are_advised_as_the_driver_takes_them() {
+    let of = |driver: &str, switchable: &[&str]| {
+        let probe = Probe {
+            driver: Some(driver.into()),
+            rx_queues: 4,
+            switchable: switchable.iter().map(|name| (*name).to_owned()).collect(),
+            ..nic()
+        };
+        report(&Finding::new(probe))
+    };
+    let both =
+        "ethtool -N eth0 flow-type ether src 02:00:00:00:00:01 m 00:00:00:00:00:00 proto 0x88a2 action 1";
+    let source = "ethtool -N eth0 flow-type ether src 02:00:00:00:00:01 m 00:00:00:00:00:00 action 1";
+    assert!(of("ice", &[FILTERS]).contains(both));
+    for driver in ["igb", "igc"] {
+        let report = of(driver, &[FILTERS]);
+        assert!(report.contains(source) && !report.contains("0x88a2"), "{report}");
+        assert!(!of(driver, &[]).contains("ethtool -N"), "a card without filters");
+    }
+    for driver in ["ixgbe", "i40e", "ena", "virtio_net", "bnxt_en"] {
+        assert!(!of(driver, &[FILTERS]).contains("ethtool -N"), "{driver}");
+    }
+    assert!(of("of-tomorrow", &[FILTERS]).contains("where the NIC has such filters"));
+}
+
+#[test]
+fn threaded_is_advised_where_it_works_only() {
+    let veth = |has_native_program| {
+        let probe = Probe {
+            is_virtual: true,
+            has_native_program,
+            xdp: Some(XdpFeatures {
+                bits: 0x23,
+                zero_copy_pieces: 1,
+            }),
+            ..nic()
+        };
+        report(&Finding::new(probe)).contains("/threaded")
+    };
+    assert!(!veth(false) && veth(true));
+    let other_namespace = Probe {
+        threaded: None,
+        ..nic()
+    };
+    assert!(!report(&Finding::new(other_namespace)).contains("/threaded"));
+}
+
+#[test]
+fn what_is_bad_is_told_from_what_would_help() {
+    let finding = |probe| Finding::new(probe);
+    assert!(!finding(nic()).is_bad());
+    assert!(
+        !finding(Probe {
+            mtu_bytes: 1500,
+            ..nic()
+        })
+        .is_bad()
+    );
+    for bad in [
+        Probe { up: false, ..nic() },
+        Probe {
+            mtu_bytes: 500,
+            ..nic()
+        },
+        Probe {
+            kernel: "5.10.0".into(),
+            mtu_bytes: 1500,
+            ..nic()
+        },
+        Probe {
+            kernel: "6.1.0".into(),
+            ..nic()
+        },
+    ] {
+        let finding = finding(bad);
+        assert!(
+            finding.is_bad() && report(&finding).contains("This must change:"),
+            "{finding:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_unknown_is_said_to_be() {
+    let report = report(&Finding::new(Probe {
+        interface: "x".into(),
+        ..Probe::default()
+    }));
+    assert_eq!(report.matches("unknown").count(), 6, "{report}");
+    assert!(report.contains("ip link set x up"), "{report}");
+}
+
+#[test]
+fn an_old_kernel_gets_no_advice_that_it_cannot_follow() {
+    let probe = Probe {
+        kernel: "6.1.0".into(),
+        mtu_bytes: 1500,
+        ..nic()
+    };
+    let report = report(&Finding::new(probe));
+    assert!(
+        report.contains("no jumbo frames, they need 6.6") && !report.contains("mtu 9000"),
+        "{report}"
+    );
+}

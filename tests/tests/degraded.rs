@@ -368,3 +368,80 @@ fn thousands_of_exports_notice_nothing_of_a_reload() -> Result<()> {
     eprintln!("silences {silences:?}, stopped in {:?}", start.elapsed());
     Ok(())
 }
+
+#[test]
+fn rules_that_outgrow_the_filter_get_a_larger_one() -> Result<()> {
+    needs!(Need::Root);
+    // A filter has room for some 32 000 members of access lists when it begins with few.
+    const MEMBERS: u32 = 33_000;
+    let lab = Lab::new(Options::default())?;
+    let (site, image) = (Site::new()?, Image::stamped(64)?);
+    site.write(&[(1, image.path(), ETH0)])?;
+    let mut target = site.start(&lab)?;
+    target.wait_ready(0, 1)?;
+    reads(&lab, 1)?;
+    let mut list = format!("{ETH0}\nallow = [\"{}\"", lab::link::initiator_mac(0));
+    for n in 0..MEMBERS {
+        let [_, a, b, c] = n.to_be_bytes();
+        write!(list, ",\n\"06:00:00:{a:02x}:{b:02x}:{c:02x}\"")?;
+    }
+    list.push(']');
+    site.write(&[(1, image.path(), &list)])?;
+    let mark = target.process.mark();
+    reload(&mut target)?;
+    target
+        .process
+        .wait_for_after(mark, |line: &str| line.contains("larger maps"), PATIENCE)?;
+    reads(&lab, 1)?;
+    let log = target.process.log();
+    ensure!(!log.contains("old rules") && !log.contains("FAILED"), "{log}");
+    // The new rules are in force: who is on no list gets no answer.
+    site.write(&[(
+        1,
+        image.path(),
+        &list.replace(&lab::link::initiator_mac(0).to_string(), "06:01:00:00:00:01"),
+    )])?;
+    let line = reload(&mut target)?;
+    ensure!(line.contains("changed 1"), "{line}");
+    ensure!(
+        lab.open(0)?.find(Address::new(1, 1)).is_err(),
+        "a stranger was answered"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_holds_nothing_up() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let (site, image) = (Site::new()?, Image::stamped(64)?);
+    site.write(&[(1, image.path(), ETH0)])?;
+    let mut target = site.start(&lab)?;
+    target.wait_ready(0, 1)?;
+    let config = site.path("xblade.toml");
+    std::fs::remove_file(&config)?;
+    nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRWXU)?;
+    let mark = target.process.mark();
+    target.process.signal(Signal::SIGHUP)?;
+    // Nobody writes into it: while it is waited for, control answers.
+    target.process.signal(Signal::SIGUSR1)?;
+    let open = |line: &str| line.contains("1 of 1 exports are open");
+    target.process.wait_for_after(mark, open, PATIENCE)?;
+    let kept = |line: &str| line.contains("the configuration stays as it was");
+    target.process.wait_for_after(mark, kept, PATIENCE)?;
+    reads(&lab, 1)?;
+    ensure!(target.process.stop()? == 0);
+    // A state file of that kind keeps its export shut, and nothing else.
+    std::fs::remove_file(&config)?;
+    let other = Image::stamped(64)?;
+    let state = site.path("state").join("1.1.state");
+    let _ = std::fs::remove_file(&state);
+    nix::unistd::mkfifo(&state, nix::sys::stat::Mode::S_IRWXU)?;
+    site.write(&[(1, image.path(), ETH0), (2, other.path(), ETH0)])?;
+    let mut target = site.start(&lab)?;
+    target.process.wait_for("a FIFO", PATIENCE)?;
+    target.wait_ready(0, 1)?;
+    reads(&lab, 2)?;
+    ensure!(target.process.stop()? == 0);
+    Ok(())
+}

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
 use lab::needs::Need;
+use lab::net::Namespace;
 use lab::process::Process;
 use lab::{Address, Image, Initiator, Lab, Options, Request, Target, needs};
+use nix::sys::signal::Signal;
 
 const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0x66]);
 /// Far more than anything here takes on a busy machine.
@@ -124,4 +126,73 @@ fn another_target_that_comes_later_raises_an_alarm_and_stops_nothing() -> Result
     );
     ensure!(target.process.is_running(), "an export in use was stopped");
     Ok(())
+}
+
+/// A daemon of one export, in a namespace.
+fn daemon(namespace: &Namespace, image: &Image) -> Result<Target> {
+    let config = image.directory().join("xblade.toml");
+    let text = format!(
+        "[[export]]\nshelf = 1\nslot = 1\npath = {:?}\ninterfaces = [\"eth0\"]\n",
+        image.as_str()
+    );
+    std::fs::write(&config, text)?;
+    let (config, state) = (
+        config.to_string_lossy().into_owned(),
+        image.directory().join("state").to_string_lossy().into_owned(),
+    );
+    Target::start(namespace, &["daemon", "--config", &config, "--state-dir", &state])
+}
+
+/// Whether the export is served on eth0, as SIGUSR1 says.
+fn is_served(target: &mut Target) -> Result<bool> {
+    let mark = target.process.mark();
+    target.process.signal(Signal::SIGUSR1)?;
+    let ports = |line: &str| line.contains("eth0:") && line.contains(" exports");
+    let (_, line) = target.process.wait_for_after(mark, ports, LIMIT)?;
+    Ok(line.contains(" 1 exports"))
+}
+
+#[test]
+fn of_two_targets_that_start_in_the_same_moment_one_serves() -> Result<()> {
+    needs!(Need::Root);
+    let mut ties = 0;
+    // Now and then one of them is late, and simply finds the other.
+    for round in 0..20 {
+        let lab = Lab::new(Options::default())?;
+        let images = (Image::stamped(64)?, Image::stamped(64)?);
+        let mut one = daemon(&lab.target, &images.0)?;
+        let mut two = daemon(&lab.initiator, &images.1)?;
+        let failed = |target: &Target| target.process.log().contains("FAILED on eth0");
+        let begin = Instant::now();
+        while !failed(&one) && !failed(&two) {
+            ensure!(
+                begin.elapsed() < LIMIT,
+                "both serve:\n{}\n{}",
+                one.process.log(),
+                two.process.log()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        ties += usize::from(
+            [&one, &two]
+                .iter()
+                .any(|target| target.process.log().contains("left to it")),
+        );
+        // Whoever was left out tries again after a second, and two, and finds the other.
+        let mut states = Vec::new();
+        for _ in 0..3 {
+            states.push((is_served(&mut one)?, is_served(&mut two)?));
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        ensure!(
+            states[0].0 != states[0].1 && states.iter().all(|state| *state == states[0]),
+            "round {round}: {states:?}\n{}\n{}",
+            one.process.log(),
+            two.process.log()
+        );
+        if ties == 2 {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("they never started in the same moment: {ties} of 20")
 }

@@ -10,7 +10,7 @@ use indicatif::BinaryBytes;
 use parking_lot::Mutex;
 
 use super::lists::Lists;
-use super::neighbours::Sought;
+use super::neighbours::{Sought, tie::MODEL};
 use super::notices::{Notices, Reporter};
 use super::plan::ExportId;
 use super::state::{StateDir, StateError, StateKey};
@@ -18,9 +18,6 @@ use crate::config::ExportConfig;
 use crate::filter::ExportRule;
 use crate::store::{self, CompletionQueue, SECTOR_BYTES, Store, StoreOptions};
 use crate::target::{Address, Export, Identity, Options, Persistent, WireAdmin};
-
-/// What IDENTIFY gives as the model.
-const MODEL: &str = "xblade";
 
 /// How often a store that goes is looked at meanwhile.
 const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(2);
@@ -197,7 +194,16 @@ pub(super) fn sought(config: &ExportConfig) -> Sought {
             slot: config.slot,
         },
         vlan: config.vlan,
+        serial: serial(config).as_str().into(),
     }
+}
+
+fn serial(config: &ExportConfig) -> String {
+    let address = Address {
+        shelf: config.shelf,
+        slot: config.slot,
+    };
+    config.serial.clone().unwrap_or_else(|| default_serial(address))
 }
 
 /// What a store is made from; another value needs another store.
@@ -230,7 +236,7 @@ fn options(config: &ExportConfig, lists: &Lists) -> Options {
         max_sectors: config.max_sectors,
         firmware_version: firmware_version(),
         identity: Identity {
-            serial: config.serial.clone().unwrap_or_else(|| default_serial(address)),
+            serial: serial(config),
             model: MODEL.to_owned(),
             firmware: env!("CARGO_PKG_VERSION").to_owned(),
             wwn: None,

@@ -12,8 +12,8 @@ use tracing::{error, info, warn};
 
 use super::denied::DeniedReport;
 use super::jobs::panic_text;
-use super::neighbours::Sought;
 use super::neighbours::watch::Watch;
+use super::neighbours::{Neighbour, Sought};
 use super::open::Served;
 use super::plan::ExportId;
 use crate::config::Mode;
@@ -42,6 +42,8 @@ pub(super) enum PortEvent {
     Opened(u64),
     /// It serves the view of this version from now on.
     Applied(u64),
+    /// The address of an export on it belongs to another target, for this reason.
+    Lost(ExportId, String),
     /// It could not be opened or does not work any more; it is closed.
     Failed(String),
     /// It was closed, as was wished.
@@ -73,6 +75,8 @@ struct Wishes {
     announce_all: bool,
     announce: HashSet<ExportId>,
     counters: bool,
+    /// Other targets that an export is to be left to.
+    lost: Vec<Neighbour>,
     close: bool,
 }
 
@@ -81,6 +85,7 @@ impl Wishes {
         self.view.is_none()
             && self.mac.is_none()
             && self.announce.is_empty()
+            && self.lost.is_empty()
             && !(self.masks || self.announce_all || self.counters || self.close)
     }
 }
@@ -149,8 +154,14 @@ impl PortHandle {
     }
 
     fn wish(&self, change: impl FnOnce(&mut Wishes)) {
-        change(&mut self.shared.wishes.lock());
-        self.shared.wake.notify_one();
+        self.shared.wish(change);
+    }
+}
+
+impl Shared {
+    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+        change(&mut self.wishes.lock());
+        self.wake.notify_one();
     }
 }
 
@@ -170,7 +181,7 @@ struct Running<'a> {
 }
 
 /// The thread, from the opening to the end; returns what the end is.
-fn run(nic: &Nic, view: PortView, shared: &Shared, report: &dyn Fn(PortEvent)) -> PortEvent {
+fn run(nic: &Nic, view: PortView, shared: &Arc<Shared>, report: &dyn Fn(PortEvent)) -> PortEvent {
     let options = PortOptions {
         mode: view.mode,
         tuning: view.tuning.clone(),
@@ -186,7 +197,7 @@ fn run(nic: &Nic, view: PortView, shared: &Shared, report: &dyn Fn(PortEvent)) -
         nic: nic.clone(),
         port,
         by_id: by_id(&view),
-        watch: Watch::start(&nic.name, sought(&view))
+        watch: Watch::start(&nic.name, sought(&view), lost(shared))
             .inspect_err(|error| warn!("{}: cannot listen for other targets: {error}", nic.name))
             .ok(),
         view: PortView {
@@ -260,6 +271,9 @@ impl Running<'_> {
         } else if wishes.masks {
             self.renew_rules()?;
         }
+        for neighbour in wishes.lost {
+            self.tell_lost(neighbour, report);
+        }
         if wishes.announce_all {
             self.port.advertise(self.by_id.values().cloned().collect());
         } else if !wishes.announce.is_empty() {
@@ -289,6 +303,22 @@ impl Running<'_> {
         self.greet(&view);
         self.view = view;
         Ok(())
+    }
+
+    fn tell_lost(&self, neighbour: Neighbour, report: &dyn Fn(PortEvent)) {
+        for served in self
+            .view
+            .exports
+            .iter()
+            .filter(|served| served.sought().is(&neighbour))
+        {
+            let reason = format!(
+                "{} was started by {} on {} at the same time, and is left to it: two targets with one address corrupt data; stop \
+                 one of them or give it another address",
+                neighbour.address, neighbour.mac, self.name
+            );
+            report(PortEvent::Lost(served.id, reason));
+        }
     }
 
     /// Opens the port again with a filter that has room for these rules.
@@ -408,6 +438,16 @@ fn rules(view: &PortView) -> Rules {
 
 fn sought(view: &PortView) -> Vec<Sought> {
     view.exports.iter().map(|served| served.sought()).collect()
+}
+
+/// Wishes told what is to be left to others.
+fn lost(shared: &Arc<Shared>) -> impl Fn(Neighbour) + Send + Sync + 'static {
+    let shared = Arc::downgrade(shared);
+    move |neighbour| {
+        if let Some(shared) = shared.upgrade() {
+            shared.wish(|wishes| wishes.lost.push(neighbour));
+        }
+    }
 }
 
 fn by_id(view: &PortView) -> HashMap<ExportId, Arc<Export>> {

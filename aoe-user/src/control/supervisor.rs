@@ -164,6 +164,7 @@ impl Supervisor {
             PortEvent::Opened(version) => {
                 self.plan.port_opened(id, version, now);
             }
+            PortEvent::Lost(export, reason) => self.plan.lost(id, export, reason, now),
             PortEvent::Applied(version) => self.plan.port_applied(id, version),
             PortEvent::Failed(reason) => {
                 self.ports.remove(&id);

@@ -4,6 +4,7 @@
 //! ([`watch`]). Somebody counts as a target only when it answers IDENTIFY itself: what a stranger merely claims keeps no export
 //! down.
 
+pub(super) mod tie;
 mod voice;
 pub(super) mod watch;
 
@@ -15,6 +16,7 @@ use aoe_common::Mac;
 
 use crate::config::Vlan;
 use crate::target::Address;
+use tie::Serial;
 pub(super) use voice::vlan_devices;
 use voice::{Heard, Voices};
 
@@ -41,6 +43,8 @@ pub(super) struct Sought {
     pub address: Address,
     /// The frames it answers.
     pub vlan: Vlan,
+    /// Its serial number.
+    pub serial: Serial,
 }
 
 impl Sought {

@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use aoe_common::Mac;
-use aoe_common::wire::{aoe, eth};
+use aoe_common::wire::{SECTOR_BYTES, aoe, eth};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockFilter, SockRef};
 
 use super::{Neighbour, Sought};
-use crate::initiator::frame::{self, AtaRequest};
-use crate::initiator::{InitiatorError, PacketSocket, Route, Transport as _};
+use crate::initiator::frame::{self, ATA_DATA, AtaRequest};
+use crate::initiator::{Identity, InitiatorError, PacketSocket, Route, Transport as _};
 use crate::target::Address;
 
 /// Most frames that one call of a socket moves.
 const BATCH: usize = 64;
-/// Bytes looked at of a frame: its headers.
-const HEAD_BYTES: usize = 64;
+/// Bytes looked at of a frame: its headers, and what an answer to IDENTIFY tells.
+const HEAD_BYTES: usize = ATA_DATA + SECTOR_BYTES;
 /// The command's number in an untagged frame.
 const COMMAND: usize = eth::HEADER_LEN + aoe::COMMAND;
 const FLAGS: usize = eth::HEADER_LEN + aoe::VER_FLAGS;
@@ -42,7 +42,7 @@ struct Voice {
 }
 
 /// A response.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Heard {
     /// Who sent it.
     pub mac: Mac,
@@ -50,6 +50,8 @@ pub(super) struct Heard {
     pub address: Address,
     /// It answers our IDENTIFY.
     is_identify: bool,
+    /// What it then tells of itself.
+    pub identity: Option<Identity>,
     /// Where it was heard.
     place: Place,
 }
@@ -130,6 +132,11 @@ impl Voices {
         let _ = SockRef::from(&socket).attach_filter(&responses_that_concern_us(self.nonce));
         self.sockets.push(Voice { socket, of_vlan });
         Ok(())
+    }
+
+    /// The address that is asked from.
+    pub fn mac(&self) -> Option<Mac> {
+        Some(self.sockets.first()?.socket.mac())
     }
 
     /// The sockets, to be waited for.
@@ -271,6 +278,7 @@ fn parse(
         mac,
         address,
         is_identify,
+        identity: is_identify.then(|| identity(frame)).flatten(),
         place,
     };
     match (tag & !0x1ff == nonce, header[aoe::COMMAND]) {
@@ -282,6 +290,11 @@ fn parse(
         }
         _ => None,
     }
+}
+
+/// What a whole answer to IDENTIFY tells.
+fn identity(frame: &[u8]) -> Option<Identity> {
+    Some(Identity::parse(frame.get(ATA_DATA..)?.first_chunk()?))
 }
 
 /// Query Config responses, asked for or not, and answers to our own IDENTIFY: in the kernel, so that the traffic of an

@@ -1,24 +1,30 @@
 //! Listens for other targets while exports are served. It never stops an export that is in use: who has mounted it would lose
-//! it to anybody who sends a few frames. It alarms.
+//! it to anybody who sends a few frames. It alarms. Only what began a moment ago may yield ([`tie`]).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use aoe_common::Mac;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::tie::{self, GRACE};
 use super::voice::{Heard, Voices, wait};
 use super::{Neighbour, Sought, claimed, own_addresses};
+use crate::config::Vlan;
+use crate::target::Address;
 
 /// When to ask after exports were added: another target may have started in the same second, or a switch may not have let
 /// anything through yet.
-const FIRST_QUESTIONS: [Duration; 3] = [
+const FIRST_QUESTIONS: [Duration; 4] = [
+    Duration::from_millis(100),
     Duration::from_secs(1),
     Duration::from_secs(3),
-    Duration::from_secs(10),
+    Duration::from_secs(8),
 ];
 /// And from then on.
 const ASK_EVERY: Duration = Duration::from_secs(30);
@@ -45,11 +51,20 @@ pub(in crate::control) struct Watch {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     interface: String,
     wishes: Mutex<Wishes>,
     wake: OwnedFd,
+    /// Told of exports that yield to another target.
+    yielded: Box<dyn Fn(Neighbour) + Send + Sync>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("interface", &self.interface)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -59,11 +74,15 @@ struct Wishes {
 }
 
 impl Watch {
-    /// Starts to listen for other targets with these addresses.
+    /// Starts to listen for other targets with these addresses. `yielded` is told of those that one of them must be left to.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(interface: &str, sought: Vec<Sought>) -> std::io::Result<Watch> {
+    pub fn start(
+        interface: &str,
+        sought: Vec<Sought>,
+        yielded: impl Fn(Neighbour) + Send + Sync + 'static,
+    ) -> std::io::Result<Watch> {
         let shared = Arc::new(Shared {
             interface: interface.to_owned(),
             wishes: Mutex::new(Wishes {
@@ -71,6 +90,7 @@ impl Watch {
                 is_over: false,
             }),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            yielded: Box::new(yielded),
         });
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -100,12 +120,13 @@ impl Drop for Watch {
 impl Shared {
     fn listen(&self) {
         let mut sought = Vec::new();
-        let mut alarms = Alarms::default();
+        let mut known = Known::default();
         loop {
             if self.take_wishes(&mut sought) == Wish::End {
                 return;
             }
-            if let Err(error) = self.round(&sought, &mut alarms) {
+            known.follow(&sought, Instant::now());
+            if let Err(error) = self.round(&sought, &mut known) {
                 tracing::debug!("{}: cannot listen for other targets: {error:#}", self.interface);
                 wait([self.wake.as_fd()].into_iter(), OPEN_AGAIN);
             }
@@ -128,7 +149,7 @@ impl Shared {
     }
 
     /// Listens until the wishes change.
-    fn round(&self, sought: &[Sought], alarms: &mut Alarms) -> Result<()> {
+    fn round(&self, sought: &[Sought], known: &mut Known) -> Result<()> {
         let mut voices = Voices::open(&self.interface, sought)?;
         let mut plan = Questions::new(Instant::now());
         let mut claims: HashMap<Neighbour, Instant> = HashMap::new();
@@ -148,7 +169,13 @@ impl Shared {
                 wait([self.wake.as_fd()].into_iter(), BREATH);
             }
             for response in heard {
-                self.consider(&response, sought, &mut voices, &mut claims, alarms)?;
+                let now = Instant::now();
+                for neighbour in response.identified() {
+                    if claims.contains_key(&neighbour) {
+                        self.found(neighbour, &response, voices.mac(), known, now);
+                    }
+                }
+                look_into(&response, sought, &mut voices, &mut claims, now)?;
             }
         }
         Ok(())
@@ -159,39 +186,79 @@ impl Shared {
         wishes.sought.is_none() && !wishes.is_over
     }
 
-    /// A claim is looked into; a neighbour that has identified itself raises the alarm.
-    fn consider(
-        &self,
-        heard: &Heard,
-        sought: &[Sought],
-        voices: &mut Voices,
-        claims: &mut HashMap<Neighbour, Instant>,
-        alarms: &mut Alarms,
-    ) -> Result<()> {
-        let now = Instant::now();
-        for neighbour in heard.identified() {
-            if claims.contains_key(&neighbour) && alarms.is_due(neighbour, now) {
-                tracing::error!(
-                    "{} is served by {} on {} as well: two targets with one address corrupt data; stop one of them or give \
-                     it another address",
-                    neighbour.address,
-                    neighbour.mac,
-                    self.interface
+    /// Another target has one of these addresses: one of the two yields, or it is alarmed.
+    fn found(&self, neighbour: Neighbour, heard: &Heard, mac: Option<Mac>, known: &mut Known, now: Instant) {
+        let interface = &self.interface;
+        let (
+            Neighbour {
+                address, mac: theirs, ..
+            },
+            own,
+        ) = (neighbour, known.just_begun(&neighbour, now));
+        if let (Some(own), Some(mac), Some(other)) = (own, mac, &heard.identity)
+            && other.model == tie::MODEL
+        {
+            if tie::yields((own.serial, mac), theirs, other) {
+                (self.yielded)(neighbour);
+            } else {
+                tracing::warn!(
+                    "{address} was started by {theirs} on {interface} at the same time, which yields"
                 );
             }
+        } else if known.alarms.is_due(neighbour, now) {
+            tracing::error!(
+                "{address} is served by {theirs} on {interface} as well: two targets with one address corrupt data; stop one \
+                 of them or give it another address"
+            );
         }
-        for claim in claimed(heard, sought) {
-            let known = claims.get(&claim);
-            let is_new = known.is_none() && claims.len() < CLAIMS_MAX;
-            let is_old = known.is_some_and(|looked_into| now >= *looked_into + LOOK_INTO_AGAIN);
-            if (is_new || is_old) && !own_addresses().contains(&claim.mac) {
-                claims.insert(claim, now);
-                voices.identify(&claim)?;
-            } else if claims.len() >= CLAIMS_MAX {
-                claims.retain(|_, looked_into| now < *looked_into + LOOK_INTO_AGAIN);
-            }
+    }
+}
+
+/// A claim is asked who it is.
+fn look_into(
+    heard: &Heard,
+    sought: &[Sought],
+    voices: &mut Voices,
+    claims: &mut HashMap<Neighbour, Instant>,
+    now: Instant,
+) -> Result<()> {
+    for claim in claimed(heard, sought) {
+        let known = claims.get(&claim);
+        let is_new = known.is_none() && claims.len() < CLAIMS_MAX;
+        let is_old = known.is_some_and(|looked_into| now >= *looked_into + LOOK_INTO_AGAIN);
+        if (is_new || is_old) && !own_addresses().contains(&claim.mac) {
+            claims.insert(claim, now);
+            voices.identify(&claim)?;
+        } else if claims.len() >= CLAIMS_MAX {
+            claims.retain(|_, looked_into| now < *looked_into + LOOK_INTO_AGAIN);
         }
-        Ok(())
+    }
+    Ok(())
+}
+
+/// What is remembered from one set of exports to the next.
+#[derive(Debug, Default)]
+struct Known {
+    alarms: Alarms,
+    /// Since when each export has been served.
+    since: HashMap<(Address, Vlan), (Sought, Instant)>,
+}
+
+impl Known {
+    fn follow(&mut self, sought: &[Sought], now: Instant) {
+        let mut before = std::mem::take(&mut self.since);
+        let entry = |sought: &Sought| {
+            let key = (sought.address, sought.vlan);
+            let since = before.remove(&key).map_or(now, |(_, since)| since);
+            (key, (*sought, since))
+        };
+        self.since = sought.iter().map(entry).collect();
+    }
+
+    /// The export that this neighbour has too, where it began to be served a moment ago.
+    fn just_begun(&self, neighbour: &Neighbour, now: Instant) -> Option<Sought> {
+        let found = self.since.values().find(|(sought, _)| sought.is(neighbour))?;
+        (now < found.1 + GRACE).then_some(found.0)
     }
 }
 
@@ -271,11 +338,7 @@ impl Alarms {
 
 #[cfg(test)]
 mod tests {
-    use aoe_common::Mac;
-
     use super::*;
-    use crate::config::Vlan;
-    use crate::target::Address;
 
     const NEIGHBOUR: Neighbour = Neighbour {
         address: Address { shelf: 1, slot: 1 },
@@ -306,6 +369,7 @@ mod tests {
             .map(|slot| Sought {
                 address: Address { shelf: 1, slot },
                 vlan: Vlan::Untagged,
+                serial: "s".into(),
             })
             .collect();
         let mut times = Vec::new();
@@ -321,7 +385,29 @@ mod tests {
                 );
             }
         }
-        assert_eq!(times, [1, 3, 10, 40, 70, 100]);
+        assert_eq!(times, [1, 2, 3, 8, 38, 68, 98]);
         assert!((0..150).all(|slot| asked.contains(&slot)));
+    }
+
+    #[test]
+    fn an_export_has_just_begun_once() {
+        let start = Instant::now();
+        let sought = |slot| Sought {
+            address: Address { shelf: 1, slot },
+            vlan: Vlan::Untagged,
+            serial: "s".into(),
+        };
+        let mut known = Known::default();
+        known.follow(&[sought(1)], start);
+        assert!(known.just_begun(&NEIGHBOUR, start).is_some());
+        // Others that are added make it no younger.
+        known.follow(&[sought(1), sought(2)], start + GRACE / 2);
+        assert!(known.just_begun(&NEIGHBOUR, start + GRACE).is_none());
+        known.follow(&[sought(2)], start + GRACE);
+        known.follow(&[sought(1)], start + GRACE);
+        assert!(
+            known.just_begun(&NEIGHBOUR, start + GRACE).is_some(),
+            "taken up again"
+        );
     }
 }

@@ -71,11 +71,13 @@ impl Plan {
     }
 
     fn settle_claim(&mut self, name: &str, id: ExportId, reason: Option<String>, now: Instant) {
-        let force = self.wanted.force;
-        let (Some(entry), Some(port)) = (self.exports.get(&id), self.ports.get_mut(name)) else {
+        let Some(port) = self
+            .ports
+            .get_mut(name)
+            .filter(|_| self.exports.contains_key(&id))
+        else {
             return;
         };
-        let address = address_of(&entry.config);
         let Some(Claim::Asking(_, before)) = port.claims.remove(&id) else {
             return;
         };
@@ -83,6 +85,30 @@ impl Plan {
             port.claims.insert(id, Claim::Free);
             return;
         };
+        self.take_claim(name, id, before, reason, now);
+    }
+
+    /// An export that is served yields to another target.
+    pub(super) fn lose_claim(&mut self, name: &str, id: ExportId, reason: String, now: Instant) {
+        let port = self.ports.get(name);
+        if port.is_some_and(|port| port.is_free(id)) {
+            self.take_claim(name, id, None, reason, now);
+        }
+    }
+
+    fn take_claim(
+        &mut self,
+        name: &str,
+        id: ExportId,
+        before: Option<Trouble>,
+        reason: String,
+        now: Instant,
+    ) {
+        let force = self.wanted.force;
+        let (Some(entry), Some(port)) = (self.exports.get(&id), self.ports.get_mut(name)) else {
+            return;
+        };
+        let address = address_of(&entry.config);
         if force {
             port.claims.insert(id, Claim::Free);
             return self.say(

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::super::trouble::Trouble;
 use super::ports::Life;
-use super::{Level, Plan, PortId};
+use super::{ExportId, Level, Plan, PortId};
 
 impl Plan {
     fn port_of(&self, id: PortId) -> Option<String> {
@@ -65,6 +65,15 @@ impl Plan {
             && let Some(port) = self.ports.get_mut(&name)
         {
             port.applied = version;
+        }
+    }
+
+    /// The address of an export that has just begun to be served belongs to another target: it is searched for again as if it had
+    /// been found before.
+    pub fn lost(&mut self, id: PortId, export: ExportId, reason: String, now: Instant) {
+        if let Some(name) = self.port_of(id) {
+            self.ports_dirty = true;
+            self.lose_claim(&name, export, reason, now);
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::{Driver, image, stamp};
+use crate::conflict::conflict;
 use crate::open::open;
 use crate::options::{StoreError, StoreKind, StoreOptions};
 use engine::{Durability, Extent};
@@ -137,9 +138,18 @@ fn one_process_may_split_a_device_but_not_share_a_mounted_one() {
     let (device, target) = (disk.device.to_str().unwrap(), point.to_str().unwrap());
     assert!(mount(&["mount", device, target]));
     let refused = open(&range(0, 0)).map(drop).map_err(|error| error.to_string());
+    let foretold = [true, false].map(|writes| conflict(&disk.device, 0..u64::MAX, writes));
     assert!(mount(&["umount", target]));
-    assert_eq!(refused, Err(format!("{device}: in use by the mount at {target}")));
-    open(&range(0, 0)).expect("free again");
+    let expected = format!("{device}: in use by the mount at {target}");
+    let [writing, reading] = foretold.map(|error| error.map(|error| error.to_string()));
+    assert_eq!((refused, writing), (Err(expected.clone()), Some(expected)));
+    assert_eq!(reading, None, "a reader disturbs no mount");
+    assert!(conflict(&disk.device, 0..u64::MAX, true).is_none(), "free again");
+    let _store = open(&range(0, 0)).expect("free again");
+    assert!(
+        conflict(&disk.device, 0..u64::MAX, true).is_none(),
+        "our own export is no conflict"
+    );
 }
 
 /// Who is in the way, in the words of the refusal.
@@ -162,6 +172,11 @@ fn a_file_and_a_loop_device_over_it_are_not_written_side_by_side() {
     for path in [&disk.file, &link] {
         let holder = in_use(&StoreOptions::new(StoreKind::Mmap, path));
         assert!(holder.contains(&name), "{holder}");
+        let foretold = conflict(path, 0..512, true).map(|error| error.to_string());
+        assert!(
+            foretold.is_some_and(|text| text.contains(&name)),
+            "check says less"
+        );
     }
     // The file was exported first: the device is not to be had.
     assert!(disk.run("losetup", &["--detach"]));

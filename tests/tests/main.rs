@@ -23,6 +23,7 @@ mod life;
 mod links;
 mod linux;
 mod logging;
+mod lost_worker;
 mod neighbours;
 mod paths;
 mod power;

@@ -18,13 +18,15 @@ use super::open::Served;
 use super::plan::ExportId;
 use crate::config::Mode;
 use crate::filter::Rules;
-use crate::port::{Nic, Port, PortError, PortOptions, QueueRelease, Tuning};
+use crate::port::{Alarm, Nic, Port, PortError, PortOptions, QueueRelease, Tuning};
 use crate::target::{Export, Exports};
 
 /// Denied sources are asked for and workers looked after this often.
 const TICK: Duration = Duration::from_secs(2);
 /// Least time between two changes of the filter's rules because of masks: a host may send any number of them.
 const MASK_PACE: Duration = Duration::from_millis(20);
+/// A port that loses another worker sooner than this after it was opened again is closed, and tried again with back-off.
+const WORKER_PACE: Duration = Duration::from_secs(10);
 
 /// What a port is to serve.
 #[derive(Debug, Clone)]
@@ -77,6 +79,8 @@ struct Wishes {
     counters: bool,
     /// Other targets that an export is to be left to.
     lost: Vec<Neighbour>,
+    /// A worker has panicked.
+    lost_worker: bool,
     close: bool,
 }
 
@@ -86,7 +90,7 @@ impl Wishes {
             && self.mac.is_none()
             && self.announce.is_empty()
             && self.lost.is_empty()
-            && !(self.masks || self.announce_all || self.counters || self.close)
+            && !(self.masks || self.announce_all || self.counters || self.lost_worker || self.close)
     }
 }
 
@@ -177,6 +181,8 @@ struct Running<'a> {
     denied: DeniedReport,
     /// When rules were changed because of masks.
     rules_made: Option<Instant>,
+    /// When the port was opened again because a worker had panicked.
+    reopened: Option<Instant>,
     shared: &'a Shared,
 }
 
@@ -185,6 +191,10 @@ fn run(nic: &Nic, view: PortView, shared: &Arc<Shared>, report: &dyn Fn(PortEven
     let options = PortOptions {
         mode: view.mode,
         tuning: view.tuning.clone(),
+        alarm: Alarm::new({
+            let shared = Arc::clone(shared);
+            move || shared.wish(|wishes| wishes.lost_worker = true)
+        }),
     };
     let (exports, rules) = halves(&view);
     let port = match Port::open(nic, &options, &exports, &rules) {
@@ -206,6 +216,7 @@ fn run(nic: &Nic, view: PortView, shared: &Arc<Shared>, report: &dyn Fn(PortEven
         },
         denied: DeniedReport::new(Instant::now()),
         rules_made: None,
+        reopened: None,
         shared,
     };
     running.greet(&view);
@@ -223,18 +234,17 @@ impl Running<'_> {
                 self.close();
                 return PortEvent::Closed;
             }
-            if let Err(reason) = self.fulfil(wishes, report) {
+            let lost_worker = wishes.lost_worker;
+            let mut fulfilled = self.fulfil(wishes, report);
+            if lost_worker && fulfilled.is_ok() {
+                fulfilled = self.replace_workers();
+            }
+            if let Err(reason) = fulfilled {
                 return PortEvent::Failed(reason);
             }
             if Instant::now() >= tick {
                 tick = Instant::now() + TICK;
                 self.report_denied();
-                if self.port.has_lost_worker() {
-                    self.close();
-                    return PortEvent::Failed(
-                        "a worker ended by a panic; please report it with the log above".into(),
-                    );
-                }
                 if let Err(reason) = self.look_whether_frames_arrive() {
                     return PortEvent::Failed(reason);
                 }
@@ -393,6 +403,30 @@ impl Running<'_> {
             *self.shared.queues.lock() = self.port.queue_releases();
             self.port.advertise(self.by_id.values().cloned().collect());
         }
+        Ok(())
+    }
+
+    /// A worker has panicked: its queue is served again at once, unless it happens again and again.
+    fn replace_workers(&mut self) -> Result<(), String> {
+        if !self.port.has_lost_worker() {
+            // Of the port as it was before.
+            return Ok(());
+        }
+        let reason = "a worker ended by a panic; please report it with the log above";
+        let again = self
+            .reopened
+            .replace(Instant::now())
+            .is_some_and(|before| before.elapsed() < WORKER_PACE);
+        if again {
+            self.close();
+            return Err(reason.into());
+        }
+        error!("{}: {reason}. The port is opened again", self.name);
+        self.port
+            .replace_workers()
+            .map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        *self.shared.queues.lock() = self.port.queue_releases();
+        self.port.advertise(self.by_id.values().cloned().collect());
         Ok(())
     }
 

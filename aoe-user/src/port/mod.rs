@@ -1,5 +1,6 @@
 //! One network interface being served: the filter on it, and a worker thread for each of its receive queues.
 
+mod ending;
 mod figures;
 mod link;
 mod mode;
@@ -24,6 +25,7 @@ use crate::target::{Export, Exports, PortInfo};
 use crate::xsk::{MAX_FRAME_BYTES, XskError};
 
 pub use crate::xsk::QueueRelease;
+pub use ending::Alarm;
 pub use figures::Figures;
 pub use link::SocketLink;
 pub use mode::Obtained;
@@ -34,12 +36,14 @@ use watch::Watch;
 use worker::{Command, Worker};
 
 /// How to serve an interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct PortOptions {
     /// Attach and bind modes to try.
     pub mode: Mode,
     /// What can be changed while it is served.
     pub tuning: Tuning,
+    /// Raised when a worker panics: its queue is served by nobody until [`Port::replace_workers`].
+    pub alarm: Alarm,
 }
 
 /// How the workers of a port use the CPU.
@@ -123,6 +127,8 @@ pub struct Port {
     filter: Filter,
     workers: Vec<Worker>,
     watch: Watch,
+    /// Workers that panicked since the port was opened first.
+    lost: u64,
     // For when the port must be opened in another mode.
     exports: Arc<Exports>,
     rules: Rules,
@@ -201,9 +207,9 @@ impl Port {
         self.options.tuning = tuning.clone();
     }
 
-    /// Whether a worker has ended by itself, which only a panic makes it do: its queue is served by nobody.
+    /// Whether a worker has panicked: its queue is served by nobody.
     pub fn has_lost_worker(&self) -> bool {
-        self.workers.iter().any(Worker::has_ended)
+        self.workers.iter().any(Worker::has_panicked)
     }
 
     /// For the end of the process: what frees the queues of workers that hang.
@@ -250,11 +256,13 @@ impl Port {
 
     /// What the workers have done, all together.
     pub fn figures(&self) -> Figures {
-        self.workers.iter().map(Worker::figures).sum()
+        let mut figures: Figures = self.workers.iter().map(Worker::figures).sum();
+        figures.0.push(("workers_lost", self.lost));
+        figures
     }
 
     /// Ends the port: the interface becomes an ordinary one at once, then the workers answer what they have
-    /// received and end. Waits for them, however long a disk makes them.
+    /// received and free their queues. What the disks still owe them then is waited for elsewhere.
     pub fn close(&mut self) {
         // The program goes first, so that the workers' rings run dry.
         self.filter.detach();

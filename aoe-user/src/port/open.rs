@@ -47,9 +47,16 @@ impl Port {
     /// # Errors
     /// As [`Port::open`]: the port is closed then.
     pub fn reopen(&mut self, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
-        self.close();
-        *self = open_from(self.way, &self.nic, &self.options, exports, rules)?;
-        Ok(())
+        self.open_again(self.way, exports, rules)
+    }
+
+    /// Opens the port again as it is: with new workers in the place of those that have panicked.
+    ///
+    /// # Errors
+    /// As [`Port::open`]: the port is closed then.
+    pub fn replace_workers(&mut self) -> Result<(), PortError> {
+        let (exports, rules) = (Arc::clone(&self.exports), self.rules.clone());
+        self.open_again(self.way, &exports, &rules)
     }
 
     /// Opens the port again in the next mode that this error leaves; `None`, and nothing changed, where there is none.
@@ -61,9 +68,18 @@ impl Port {
             return Ok(None);
         };
         warn!("{error}; trying {next}");
-        self.close();
-        *self = open_from(next, &self.nic, &self.options, &self.exports, &self.rules)?;
+        let (exports, rules) = (Arc::clone(&self.exports), self.rules.clone());
+        self.open_again(next, &exports, &rules)?;
         Ok(Some(self.obtained))
+    }
+
+    fn open_again(&mut self, way: Way, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
+        let panicked = self.workers.iter().filter(|worker| worker.has_panicked()).count();
+        let lost = self.lost.saturating_add(panicked as u64);
+        self.close();
+        *self = open_from(way, &self.nic, &self.options, exports, rules)?;
+        self.lost = lost;
+        Ok(())
     }
 }
 
@@ -128,6 +144,7 @@ fn open_as(
         obtained,
         filter,
         watch: Watch::default(),
+        lost: 0,
         exports: Arc::clone(exports),
         rules: rules.clone(),
     })
@@ -147,13 +164,14 @@ fn start_workers(
     for (queue, socket) in sockets.into_iter().enumerate() {
         let pace = pace(&options.tuning, queue);
         let link = SocketLink::shared(socket, others.clone());
-        let worker = Worker::start(nic, queue, link, Arc::clone(exports), pace).map_err(|source| {
-            PortError::Worker {
-                nic: nic.name.clone(),
-                queue,
-                source,
-            }
-        })?;
+        let worker =
+            Worker::start(nic, queue, link, Arc::clone(exports), pace, &options.alarm).map_err(|source| {
+                PortError::Worker {
+                    nic: nic.name.clone(),
+                    queue,
+                    source,
+                }
+            })?;
         workers.push(worker);
     }
     Ok(workers)

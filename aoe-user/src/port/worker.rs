@@ -1,9 +1,9 @@
 //! The data path: one thread that owns one receive queue.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -15,9 +15,10 @@ use crate::store::{CompletionQueue, Completions as _, QueueHandle};
 use crate::target::{Counters, Export, Exports, PortInfo, Session};
 use crate::xsk::{Frame, QueueRelease, Statistics};
 
+use super::ending::{End, Ending, see_off};
 use super::spin::{Cpu, Spinner};
 use super::trace::{self, Trace};
-use super::{Figures, Nic, SocketLink, port_info};
+use super::{Alarm, Figures, Nic, SocketLink, port_info};
 
 /// Frames taken from the ring before anything else is looked at.
 const BATCH: usize = 32;
@@ -85,7 +86,7 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     counters: Arc<Counters>,
     queue: QueueRelease,
-    thread: Option<JoinHandle<()>>,
+    ending: Ending,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +108,7 @@ impl Worker {
         link: SocketLink,
         exports: Arc<Exports>,
         pace: Pace,
+        alarm: &Alarm,
     ) -> io::Result<Worker> {
         let completions = CompletionQueue::new()?;
         let handle = completions.handle();
@@ -128,16 +130,18 @@ impl Worker {
             trace: Trace::default(),
             next_advert_us: None,
         };
-        let thread = std::thread::Builder::new()
+        let (end, ending) = End::new(alarm);
+        // Not joined: it may go on for what a disk still owes it when its queue is free for others.
+        std::thread::Builder::new()
             .name(format!("{}/{queue}", nic.name))
-            .spawn(move || data_path.run(pace))?;
+            .spawn(move || data_path.run(pace, end))?;
         Ok(Worker {
             commands,
             handle,
             shared,
             counters,
             queue: release,
-            thread: Some(thread),
+            ending,
         })
     }
 
@@ -162,18 +166,14 @@ impl Worker {
         self.queue.clone()
     }
 
-    /// Whether the thread has ended.
-    pub(super) fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+    /// Whether it serves no more, and why not.
+    pub(super) fn has_panicked(&self) -> bool {
+        self.ending.has_panicked()
     }
 
-    /// Waits for the thread to end.
+    /// Waits until its queue is free.
     pub(super) fn join(&mut self) {
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            warn!("a worker ended by a panic; please report it with the log above");
-        }
+        self.ending.wait();
     }
 }
 
@@ -196,8 +196,19 @@ struct DataPath {
 }
 
 impl DataPath {
-    fn run(mut self, pace: Pace) {
+    /// The thread: serves until it is to stop, or panics; frees the queue, and sees to the end of what is with the disks.
+    fn run(mut self, pace: Pace, mut end: End) {
         let counted = Counted::new();
+        let served = catch_unwind(AssertUnwindSafe(|| self.serve(pace)));
+        drop(counted);
+        self.publish();
+        let remains = self.session.close(&mut self.link);
+        drop(self.link);
+        end.tell(served.is_err());
+        see_off(remains);
+    }
+
+    fn serve(&mut self, pace: Pace) {
         self.set_pace(pace);
         let mut last_work = Instant::now();
         let mut stopping: Option<Instant> = None;
@@ -224,9 +235,6 @@ impl DataPath {
                 None => self.sleep(None),
             }
         }
-        drop(counted);
-        self.publish();
-        self.session.close(&mut self.link);
     }
 
     /// Serves what is there now; false when there was nothing.

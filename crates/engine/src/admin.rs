@@ -87,14 +87,16 @@ impl<L: Link, C: Completions> Server<L, C> {
         match state.order.with(|table| table.place(scope, None, max, requester)) {
             Placement::Clear => {
                 let entry = state.order.with(|table| table.run(scope, None, requester()));
-                let in_flight = call.in_flight(frame, action, (entry, token), Stage::Running);
+                let place = self.enter(&state, entry, token);
+                let in_flight = call.in_flight(frame, action, place, Stage::Running);
                 self.change(link, in_flight, state, call.now_us);
             }
             Placement::Waits(entry) => {
+                let place = self.enter(&state, entry, token);
                 drop(state);
                 self.counters.waited.bump();
                 self.in_flight
-                    .put(call.in_flight(frame, action, (entry, token), Stage::Waiting));
+                    .put(call.in_flight(frame, action, place, Stage::Waiting));
             }
             Placement::Duplicate(_) | Placement::Full => {
                 drop(state);
@@ -107,8 +109,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     pub fn resume_change(&mut self, link: &mut L, in_flight: InFlight<L::Frame, C>, now_us: u64) {
         let export = Arc::clone(&in_flight.export);
         let state = export.state.write();
-        let (entry, token) = (in_flight.entry, in_flight.token);
-        match state.order.with(|table| table.turn(entry, &self.handle, token)) {
+        match in_flight.place.turn() {
             Turn::NotYet => self.in_flight.put(in_flight),
             Turn::Superseded => self.superseded(link, in_flight),
             Turn::Go => self.change(link, in_flight, state, now_us),
@@ -129,7 +130,8 @@ impl<L: Link, C: Completions> Server<L, C> {
         let decision = match Self::admit(call, &state) {
             Ok(_) => decide(link, call, &in_flight.frame, &state.persistent),
             Err(refusal) => {
-                self.end_change(&state, &in_flight);
+                self.in_flight.release(in_flight.token);
+                drop(in_flight.place);
                 drop(state);
                 return self.refuse(link, call, in_flight.frame, refusal);
             }
@@ -138,12 +140,14 @@ impl<L: Link, C: Completions> Server<L, C> {
         let before_saved = mutants::is(Mutant::AnsweredBeforeSaved);
         match (decision, state_store.filter(|_| !before_saved)) {
             (Decision::Silent(why), _) => {
-                self.end_change(&state, &in_flight);
+                self.in_flight.release(in_flight.token);
+                drop(in_flight.place);
                 drop(state);
                 self.silent(link, in_flight.frame, why);
             }
             (Decision::Answer(codes), _) => {
-                self.end_change(&state, &in_flight);
+                self.in_flight.release(in_flight.token);
+                drop(in_flight.place);
                 self.state(link, call, in_flight.frame, &state.persistent, codes);
             }
             (Decision::Change(decided), None) => {
@@ -156,7 +160,8 @@ impl<L: Link, C: Completions> Server<L, C> {
                     );
                 }
                 state.persistent = decided.new;
-                self.end_change(&state, &in_flight);
+                self.in_flight.release(in_flight.token);
+                drop(in_flight.place);
                 self.state(link, call, in_flight.frame, &state.persistent, decided.codes);
                 drop(state);
                 export.observer.changed(export.address(), decided.change);
@@ -186,7 +191,8 @@ impl<L: Link, C: Completions> Server<L, C> {
     ) {
         let export = Arc::clone(&in_flight.export);
         let mut state = export.state.write();
-        self.end_change(&state, &in_flight);
+        self.in_flight.release(in_flight.token);
+                drop(in_flight.place);
         let InFlight {
             frame,
             request,
@@ -211,12 +217,6 @@ impl<L: Link, C: Completions> Server<L, C> {
                 self.silent(link, frame, Silence::Unsaved);
             }
         }
-    }
-
-    /// Gives up the entry and token of a change that has ended.
-    fn end_change(&mut self, state: &State<C::Handle>, in_flight: &InFlight<L::Frame, C>) {
-        self.in_flight.release(in_flight.token);
-        state.order.with(|table| table.finish(in_flight.entry));
     }
 }
 

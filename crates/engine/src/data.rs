@@ -127,7 +127,7 @@ impl<L: Link, C: Completions> Server<L, C> {
                 Placement::Waits(entry) => {
                     self.counters.waited.bump();
                     call.meter.row().inspect(|row| row.waited.bump());
-                    let in_flight = call.in_flight(frame, action, (entry, token), Stage::Waiting);
+                    let in_flight = call.in_flight(frame, action, self.enter(&state, entry, token), Stage::Waiting);
                     return self.in_flight.put(in_flight);
                 }
                 Placement::Duplicate(_)
@@ -140,7 +140,7 @@ impl<L: Link, C: Completions> Server<L, C> {
                 Placement::Duplicate(entry) => {
                     self.counters.duplicates.bump();
                     call.meter.row().inspect(|row| row.duplicates.bump());
-                    let in_flight = call.in_flight(frame, action, (entry, token), Stage::Duplicate);
+                    let in_flight = call.in_flight(frame, action, self.enter(&state, entry, token), Stage::Duplicate);
                     return self.in_flight.put(in_flight);
                 }
             }
@@ -163,10 +163,11 @@ impl<L: Link, C: Completions> Server<L, C> {
                     fingerprint.or_else(|| action.fingerprint(link, &frame, call.request, registers));
                 let requester = self.requester(token);
                 let entry = state.order.with(|table| table.run(scope, fingerprint, requester));
+                let place = self.enter(&state, entry, token);
                 drop(state);
                 self.counters.deferred.bump();
                 self.in_flight
-                    .put(call.in_flight(frame, action, (entry, token), Stage::Running));
+                    .put(call.in_flight(frame, action, place, Stage::Running));
             }
             done => {
                 if done.is_ok() {
@@ -199,8 +200,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     pub fn resume(&mut self, link: &mut L, mut in_flight: InFlight<L::Frame, C>, now_us: u64) {
         let export = Arc::clone(&in_flight.export);
         let state = export.state.read();
-        let (entry, token) = (in_flight.entry, in_flight.token);
-        match state.order.with(|table| table.turn(entry, &self.handle, token)) {
+        match in_flight.place.turn() {
             Turn::Superseded => return self.superseded(link, in_flight),
             Turn::NotYet => return self.in_flight.put(in_flight),
             Turn::Go => {}
@@ -217,7 +217,9 @@ impl<L: Link, C: Completions> Server<L, C> {
             }
             Err(refusal) => {
                 drop(state);
-                self.leave(&in_flight);
+                self.in_flight.release(in_flight.token);
+                // It came to nothing; a duplicate of it goes without an answer, too.
+                drop(in_flight.place);
                 return self.refuse(link, call, in_flight.frame, refusal);
             }
         };
@@ -232,18 +234,9 @@ impl<L: Link, C: Completions> Server<L, C> {
             in_flight.action = action;
             self.run(link, in_flight, now_us);
         } else {
-            self.leave(&in_flight);
+            self.in_flight.release(in_flight.token);
+            drop(in_flight.place);
             self.late(link, call, in_flight.frame, &action, treatment);
-        }
-    }
-
-    /// Ends an entry that came to nothing; a duplicate of it goes without an answer, too.
-    fn leave(&mut self, in_flight: &InFlight<L::Frame, C>) {
-        self.in_flight.release(in_flight.token);
-        let state = in_flight.export.state.read();
-        let (newest, _) = state.order.with(|table| table.finish(in_flight.entry));
-        if let Some(requester) = newest {
-            requester.call();
         }
     }
 
@@ -294,7 +287,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         let call = Call::resumed(export, &in_flight.request, put_off, now_us);
         let newest = {
             let state = call.export.state.read();
-            let (newest, fingerprint) = state.order.with(|table| table.finish(in_flight.entry));
+            let (newest, fingerprint) = in_flight.place.finish();
             if result.is_ok() {
                 remember_write(call, &state, &in_flight.action, fingerprint);
             }
@@ -336,14 +329,7 @@ impl<L: Link, C: Completions> Server<L, C> {
 
     /// A duplicate is told to look whether it is still the one to be answered.
     pub fn check_duplicate(&mut self, link: &mut L, in_flight: InFlight<L::Frame, C>) {
-        let (entry, token) = (in_flight.entry, in_flight.token);
-        let is_newest = {
-            let state = in_flight.export.state.read();
-            state
-                .order
-                .with(|table| table.is_newest(entry, &self.handle, token))
-        };
-        if is_newest {
+        if in_flight.place.is_newest() {
             self.in_flight.put(in_flight);
         } else {
             self.superseded(link, in_flight);

@@ -1,17 +1,17 @@
 //! One export: what it is, what it stores to, and the state that initiators change.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use aoe_common::{Access, Mac, Vlan};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use super::ata::identify::{Identity, MAX_MULTIPLE};
 use super::mutants::{self, Mutant};
 use super::observer::{Change, Observer};
-use super::order::Table;
+use super::place::Order;
 use super::{AccessList, Address, Persistent, StateError, StateStore};
-use crate::completion::{CompletionHandle, Completions};
+use crate::completion::Completions;
 use crate::store::{Fault, FaultKind, Store};
 
 /// What initiators may change of the protocol state; to read it is always allowed.
@@ -78,38 +78,7 @@ pub(super) struct State<H> {
     /// Sectors per READ/WRITE MULTIPLE; 0: off.
     pub multiple: AtomicU8,
     pub smart_enabled: AtomicBool,
-    pub order: Order<H>,
-}
-
-/// The order table behind a lock of its own, so that readers side by side can enter what the store defers.
-#[derive(Debug)]
-pub(super) struct Order<H> {
-    table: Mutex<Table<H>>,
-    len: AtomicUsize,
-}
-
-impl<H> Default for Order<H> {
-    fn default() -> Order<H> {
-        Order {
-            table: Mutex::default(),
-            len: AtomicUsize::new(0),
-        }
-    }
-}
-
-impl<H: CompletionHandle> Order<H> {
-    /// Works on the table.
-    pub fn with<T>(&self, work: impl FnOnce(&mut Table<H>) -> T) -> T {
-        let mut table = self.table.lock();
-        let result = work(&mut table);
-        self.len.store(table.len(), Ordering::Release);
-        result
-    }
-
-    /// Entries now; under the export's lock none that conflicts can be missed.
-    pub fn len(&self) -> usize {
-        self.len.load(Ordering::Acquire)
-    }
+    pub order: Arc<Order<H>>,
 }
 
 impl<H> State<H> {
@@ -160,7 +129,7 @@ impl<C: Completions> Export<C> {
             paused: false,
             multiple: AtomicU8::new(MAX_MULTIPLE),
             smart_enabled: AtomicBool::new(options.smart),
-            order: Order::default(),
+            order: Arc::default(),
         };
         Ok(Export::assemble(
             options,

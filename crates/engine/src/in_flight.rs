@@ -7,7 +7,7 @@ use slab::Slab;
 use super::Export;
 use super::action::Action;
 use super::meter::PutOff;
-use super::order::EntryId;
+use super::place::Place;
 use super::request::Request;
 use crate::completion::{Completions, Token};
 
@@ -30,8 +30,8 @@ pub(super) struct InFlight<F, C: Completions> {
     pub request: Request,
     /// What it asks for, as last judged.
     pub action: Action,
-    /// Its place in the export's order.
-    pub entry: EntryId,
+    /// Its place in the export's order; given up with the request, however that ends.
+    pub place: Place<C::Handle>,
     /// What completions for it are named by.
     pub token: Token,
     pub stage: Stage,
@@ -47,18 +47,16 @@ struct Slot<F, C: Completions> {
     request: Option<InFlight<F, C>>,
 }
 
-/// All requests in flight of one session. Dropped with requests in it, it takes them out of their exports' order.
+/// All requests in flight of one session.
 #[derive(Debug)]
 pub(super) struct InFlightTable<F, C: Completions> {
-    session: C::Handle,
     slots: Slab<Slot<F, C>>,
     generation: u32,
 }
 
 impl<F, C: Completions> InFlightTable<F, C> {
-    pub fn new(session: C::Handle) -> InFlightTable<F, C> {
+    pub fn new() -> InFlightTable<F, C> {
         InFlightTable {
-            session,
             slots: Slab::new(),
             generation: 0,
         }
@@ -100,20 +98,22 @@ impl<F, C: Completions> InFlightTable<F, C> {
         }
     }
 
-    /// Any request that is left, taken out of its export's order.
-    pub fn evict(&mut self) -> Option<InFlight<F, C>> {
-        loop {
-            let (key, _) = self.slots.iter().next()?;
-            let Some(request) = self.slots.remove(key).request else {
-                continue;
-            };
-            request
-                .export
-                .state
-                .read()
-                .order
-                .with(|table| table.forget(request.entry, &self.session, request.token));
-            return Some(request);
+    /// Ends the table: each frame goes to `free`. What stays are the operations that somebody still works on, under their
+    /// tokens; all other requests give up their place.
+    pub fn into_running(self, mut free: impl FnMut(F)) -> InFlightTable<(), C> {
+        let slots = self.slots.into_iter().map(|(key, slot)| {
+            let request = slot.request.and_then(|request| {
+                let (frame, request) = request.without_frame();
+                free(frame);
+                (request.stage == Stage::Running).then_some(request)
+            });
+            let generation = slot.generation;
+            (key, Slot { generation, request })
+        });
+        let slots = slots.filter(|(_, slot)| slot.request.is_some()).collect();
+        InFlightTable {
+            slots,
+            generation: self.generation,
         }
     }
 
@@ -125,9 +125,21 @@ impl<F, C: Completions> InFlightTable<F, C> {
     }
 }
 
-impl<F, C: Completions> Drop for InFlightTable<F, C> {
-    fn drop(&mut self) {
-        while self.evict().is_some() {}
+impl<F, C: Completions> InFlight<F, C> {
+    /// What stays of it when it cannot be answered any more.
+    fn without_frame(self) -> (F, InFlight<(), C>) {
+        let request = InFlight {
+            frame: (),
+            export: self.export,
+            request: self.request,
+            action: self.action,
+            place: self.place,
+            token: self.token,
+            stage: self.stage,
+            // Counted as ended by the session's own thread.
+            put_off: None,
+        };
+        (self.frame, request)
     }
 }
 
@@ -150,9 +162,19 @@ mod tests {
 
     fn in_flight(
         export: &Arc<Export<MemCompletions>>,
-        entry: EntryId,
+        stage: Stage,
         token: Token,
     ) -> InFlight<(), MemCompletions> {
+        let scope = Scope {
+            class: Class::Flush,
+            span: Span::NONE,
+        };
+        let requester = Requester {
+            session: MemCompletions::new().handle(),
+            token,
+        };
+        let order = export.state.read().order.clone();
+        let entry = order.with(|table| table.run(scope, None, requester.clone()));
         let bytes = request(0, &[0; 12]);
         let port = Worker::new(Vec::new()).port;
         InFlight {
@@ -160,9 +182,9 @@ mod tests {
             export: Arc::clone(export),
             request: Request::parse(&[&bytes], &port).unwrap(),
             action: Action::Flush,
-            entry,
+            place: Place::new(&order, entry, requester),
             token,
-            stage: Stage::Waiting,
+            stage,
             put_off: None,
         }
     }
@@ -170,39 +192,36 @@ mod tests {
     #[test]
     fn a_token_is_good_for_one_request() {
         let export = export(options(7, 3), &MemStore::new(8));
-        let mut table = InFlightTable::new(MemCompletions::new().handle());
+        let mut table = InFlightTable::new();
         let first = table.next_token();
-        table.put(in_flight(&export, 0, first));
+        table.put(in_flight(&export, Stage::Waiting, first));
         let taken = table.take(first).unwrap();
         assert!(table.take(first).is_none(), "it is out");
         table.put(taken);
         assert!(table.take(first).is_some());
         table.release(first);
         let second = table.next_token();
-        table.put(in_flight(&export, 0, second));
+        table.put(in_flight(&export, Stage::Waiting, second));
         assert!(table.take(first).is_none(), "the slot has another user");
         table.release(first);
         assert!(table.take(second).is_some());
     }
 
     #[test]
-    fn the_end_of_a_session_clears_its_entries() {
+    fn what_is_dropped_gives_up_its_place() {
         let export = export(options(7, 3), &MemStore::new(8));
-        let session = MemCompletions::new().handle();
-        let mut in_flights = InFlightTable::new(session.clone());
-        let token = in_flights.next_token();
-        let scope = Scope {
-            class: Class::Fence,
-            span: Span::NONE,
-        };
-        let entry = export
-            .state
-            .read()
-            .order
-            .with(|table| table.run(scope, None, Requester { session, token }));
-        in_flights.put(in_flight(&export, entry, token));
-        assert_eq!(export.in_flight(), 1);
-        drop(in_flights);
+        let mut table = InFlightTable::new();
+        for stage in [Stage::Waiting, Stage::Running, Stage::Running] {
+            table.put(in_flight(&export, stage, table.next_token()));
+        }
+        assert_eq!(export.in_flight(), 3);
+        let last = table.next_token();
+        table.put(in_flight(&export, Stage::Running, last));
+        drop(table.take(last));
+        assert_eq!(export.in_flight(), 3, "as when the thread panics that works on it");
+        let running = table.into_running(drop);
+        assert_eq!((running.len(), export.in_flight()), (2, 2), "the others are not over");
+        drop(running);
         assert_eq!(export.in_flight(), 0);
     }
 }

@@ -15,6 +15,7 @@ use super::link::Link;
 use super::meter::{Meter, PutOff, Timed};
 use super::mutants::{self, Mutant};
 use super::order::{EntryId, Requester};
+use super::place::Place;
 use super::port::PortInfo;
 use super::reply::{Envelope, build, put_head};
 use super::request::{Command, Request};
@@ -65,7 +66,7 @@ impl<'a, C: Completions> Call<'a, C> {
         self,
         frame: F,
         action: Action,
-        (entry, token): (EntryId, Token),
+        place: Place<C::Handle>,
         stage: Stage,
     ) -> InFlight<F, C> {
         let meter = self.meter.row();
@@ -74,8 +75,8 @@ impl<'a, C: Completions> Call<'a, C> {
             export: Arc::clone(self.export),
             request: *self.request,
             action,
-            entry,
-            token,
+            token: place.token(),
+            place,
             stage,
             put_off: meter.map(|meter| PutOff::new(meter, self.now_us)),
         }
@@ -93,7 +94,7 @@ pub(super) fn per_frame<C: Completions>(port: &PortInfo, export: &Export<C>) -> 
 pub(super) struct Server<L: Link, C: Completions> {
     /// Identifies the session in the exports' order tables.
     pub handle: C::Handle,
-    // Before `in_flight`: dropped first, so that what stores still do for it has ended before order is given up.
+    // Before `in_flight`: dropped first, so that what the queue itself still does has ended before order is given up.
     pub completions: C,
     pub in_flight: InFlightTable<L::Frame, C>,
     pub counters: Arc<Counters>,
@@ -108,6 +109,11 @@ impl<L: Link, C: Completions> Server<L, C> {
             session: self.handle.clone(),
             token,
         }
+    }
+
+    /// A place of this session's in the order, under an entry's number.
+    pub fn enter(&self, state: &State<C::Handle>, entry: EntryId, token: Token) -> Place<C::Handle> {
+        Place::new(&state.order, entry, self.requester(token))
     }
 
     /// What every command needs first: the source may see the export, and speaks its version.

@@ -13,7 +13,7 @@ use super::meter::{ExportMeter, Meter, Meters};
 use super::port::PortInfo;
 use super::request::{Command, Request};
 use super::server::{Call, Server};
-use super::{Export, Exports, query};
+use super::{Export, Exports, Remains, query};
 use crate::completion::Completions;
 use crate::store::{Extent, Store};
 
@@ -36,7 +36,7 @@ impl<L: Link, C: Completions> Session<L, C> {
     pub fn new(exports: Arc<Exports<C>>, completions: C) -> Session<L, C> {
         let handle = completions.handle();
         let server = Server {
-            in_flight: InFlightTable::new(handle.clone()),
+            in_flight: InFlightTable::new(),
             handle,
             completions,
             counters: Arc::default(),
@@ -216,12 +216,19 @@ impl<L: Link, C: Completions> Session<L, C> {
         self.adverts.tick(link, port, &self.server.counters, now_us)
     }
 
-    /// Ends the session: requests that still wait go unanswered, and nobody waits for them any more. For an orderly
-    /// end, stop giving it frames and call [`Session::completions`] until [`Session::pending`] is 0 first: nobody else
-    /// can tell when what the store has begun for this session is over, and others may then overlap it.
-    pub fn close(mut self, link: &mut L) {
-        while let Some(request) = self.server.in_flight.evict() {
-            link.free(request.frame);
+    /// Ends the session: requests that still wait go unanswered and give up their place, and their frames are freed. What a store
+    /// has begun stays in the order until it is over: see [`Remains`]. For an orderly end, stop giving it frames and call
+    /// [`Session::completions`] until [`Session::pending`] is 0 first.
+    #[must_use = "what the stores have begun is not over"]
+    pub fn close(self, link: &mut L) -> Remains<C> {
+        let Server {
+            completions,
+            in_flight,
+            ..
+        } = self.server;
+        Remains {
+            completions,
+            in_flight: in_flight.into_running(|frame| link.free(frame)),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aoe_common::{Address, Mac, Vlan};
 use arrayvec::ArrayVec;
 use engine::{
-    AccessList, Change, Export, Exports, Fault, Identity, Observer, Options, PortInfo, Session, Store,
+    AccessList, Change, Export, Exports, Fault, Identity, Observer, Options, PortInfo, Remains, Session, Store,
     WireAdmin,
 };
 
@@ -113,10 +113,10 @@ impl Worker {
         self.due_us = self.session.tick(&mut self.link, port, now_us);
     }
 
-    /// Ends the session; what it leaves of its frames.
-    pub fn close(mut self) -> usize {
-        self.session.close(&mut self.link);
-        self.link.out
+    /// Ends the session; what it leaves of its frames, and with the stores.
+    pub fn close(mut self) -> (usize, Remains<Mailbox>) {
+        let remains = self.session.close(&mut self.link);
+        (self.link.out, remains)
     }
 }
 
@@ -141,6 +141,8 @@ pub struct Process {
     pub served: Arc<Exports<Mailbox>>,
     /// Its workers.
     pub workers: BTreeMap<WorkerId, Worker>,
+    /// What workers that have ended left with the stores.
+    pub remains: BTreeMap<WorkerId, Remains<Mailbox>>,
     /// SIGTERM has come.
     pub terminating: bool,
 }
@@ -201,6 +203,7 @@ impl Process {
             stores,
             served,
             workers: BTreeMap::new(),
+            remains: BTreeMap::new(),
             terminating: false,
         }
     }

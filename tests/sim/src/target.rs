@@ -54,6 +54,7 @@ impl World {
     /// Has a worker run soon.
     pub(crate) fn wake(&mut self, id: WorkerId) {
         let now = self.bus.now_us();
+        self.see_off(id);
         let Some(worker) = self
             .process
             .as_mut()
@@ -211,7 +212,6 @@ impl World {
         let now = self.bus.now_us();
         let Some(process) = &mut self.process else { return };
         let mut closing = Vec::new();
-        let mut hung = false;
         for (id, worker) in &mut process.workers {
             if let Stage::Draining(until) = worker.stage
                 && (now >= until || (worker.pending() == 0 && worker.waiting() == 0))
@@ -223,17 +223,7 @@ impl World {
             }
         }
         for id in closing {
-            let transfers = self
-                .disks
-                .iter()
-                .map(|disk| disk.lock().transfers_of(id))
-                .sum::<usize>();
-            let waits = !self.is(Mutant::OrderGivenUpEarly) && !self.is(Mutant::BlockClosedForEver);
-            if transfers > 0 && waits {
-                hung = true;
-            } else {
-                self.close_worker(id);
-            }
+            self.close_worker(id);
         }
         let Some(process) = &self.process else { return };
         let ends = process
@@ -243,7 +233,7 @@ impl World {
         if process.terminating && process.workers.is_empty() {
             return self.ended();
         }
-        if ends || hung || process.terminating {
+        if ends || process.terminating {
             self.bus.after(DRAIN_PAUSE_US, Event::Drain);
         }
     }
@@ -254,11 +244,18 @@ impl World {
             return;
         };
         let (port, queue, terminating) = (worker.port, worker.queue, process.terminating);
-        let left = worker.close();
-        self.bus.end_worker(id);
+        let (left, remains) = worker.close();
         self.oracle.idle(id, &|_| false);
-        if !self.is(Mutant::OrderGivenUpEarly) {
+        if self.is(Mutant::OrderGivenUpEarly) {
+            self.bus.end_worker(id);
+            drop(remains);
+        } else if self.is(Mutant::BlockClosedForEver) {
+            self.bus.end_worker(id);
+            drop(remains);
             self.disks.iter().for_each(|disk| disk.lock().forget_worker(id));
+        } else if let Some(process) = &mut self.process {
+            process.remains.insert(id, remains);
+            self.see_off(id);
         }
         if left > 0 {
             self.oracle.broken(
@@ -271,6 +268,20 @@ impl World {
             self.by_queue.remove(&(port, queue));
             self.open_queue(port, queue);
             self.advertise(port);
+        }
+    }
+
+    /// Goes on with what a worker that has ended left with the stores.
+    fn see_off(&mut self, id: WorkerId) {
+        let Some(process) = &mut self.process else { return };
+        let Some(remains) = process.remains.get_mut(&id) else {
+            return;
+        };
+        self.bus.set_current(id);
+        remains.completions();
+        if remains.pending() == 0 {
+            process.remains.remove(&id);
+            self.bus.end_worker(id);
         }
     }
 
@@ -294,7 +305,12 @@ impl World {
             return;
         };
         self.say(if power { "the power fails" } else { "SIGKILL" });
-        let workers: Vec<WorkerId> = process.workers.keys().copied().collect();
+        let workers: Vec<WorkerId> = process
+            .workers
+            .keys()
+            .chain(process.remains.keys())
+            .copied()
+            .collect();
         workers.into_iter().for_each(|id| self.bus.end_worker(id));
         drop(process);
         for disk in &self.disks {

@@ -20,6 +20,8 @@ pub enum Mood {
     Defer,
     /// With a fault of this kind at this sector.
     Fail(FaultKind, u64),
+    /// With a panic.
+    Panic,
 }
 
 /// An operation that a [`MemStore`] has put off.
@@ -202,6 +204,7 @@ impl MemStore {
             spans.first().map_or(0, |extent| extent.count)
         ));
         match inner.mood {
+            Mood::Panic => panic!("on purpose, for a test"),
             Mood::Fail(kind, lba) => Err(Fault {
                 kind,
                 lba,

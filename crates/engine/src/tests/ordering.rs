@@ -210,21 +210,50 @@ fn what_is_in_flight_is_bounded() {
 fn a_worker_that_ends_leaves_nobody_waiting() {
     let (mut one, mut two, store) = pair();
     one.ask(&tagged(1, &write(10, 1, 0x11)));
-    two.ask(&tagged(2, &write(10, 1, 0x22)));
-    two.ask(&tagged(3, &write(10, 1, 0x11)));
+    one.ask(&tagged(2, &write(11, 1, 0x22)));
+    one.ask(&tagged(3, &write(11, 1, 0x33)));
+    two.ask(&tagged(4, &write(11, 1, 0x44)));
+    two.ask(&tagged(5, &write(10, 1, 0x11)));
     store.mood(Mood::Prompt);
     let Worker {
         session, mut link, ..
     } = one;
-    session.close(&mut link);
-    store.abandon();
+    let mut remains = session.close(&mut link);
     assert_eq!(link.out, 0, "its frames are given back");
-    assert_eq!(tags(&two.poll()), [2]);
-    assert_eq!(
-        two.session.pending(),
-        0,
-        "the duplicate of what has ended asks again"
-    );
+    assert_eq!(remains.pending(), 2, "what waited is gone, what runs is not");
+    assert!(two.poll().is_empty(), "the sectors stay busy until the store is done");
+    store.finish(1, None);
+    assert!(remains.completions());
+    assert_eq!(tags(&two.poll()), [4], "after what the store had begun, not before");
+    assert_eq!(store.inner.lock().image[11 * 512], 0x44);
+    store.finish(0, None);
+    assert!(remains.completions());
+    assert_eq!(tags(&two.poll()), [5], "who asked for the same meanwhile has its answer");
+    assert_eq!((remains.pending(), two.session.pending()), (0, 0));
+}
+
+#[test]
+fn what_a_closed_session_leaves_ends_in_every_way() {
+    let (mut one, mut two, store) = pair();
+    store.inner.lock().again = true;
+    one.ask(&tagged(1, &read(10, 1)));
+    two.ask(&tagged(2, &write(10, 1, 0x22)));
+    let mut remains = one.session.close(&mut one.link);
+    store.finish(0, None);
+    assert!(remains.completions());
+    assert_eq!(remains.pending(), 0, "a store that asks to be called again has nothing under way");
+    assert!(two.poll().is_empty());
+    assert_eq!(store.deferred(), 1, "the write was called");
+
+    let (mut one, mut two, store) = pair();
+    one.ask(&tagged(1, &write(10, 1, 0x11)));
+    two.ask(&tagged(2, &write(10, 1, 0x11)));
+    let mut remains = one.session.close(&mut one.link);
+    store.finish(0, Some(FaultKind::Write));
+    assert!(remains.completions());
+    let replies = two.poll();
+    assert_eq!(tags(&replies), [2]);
+    assert_eq!(status(&replies[0]), (0x61, 0x04), "the failure as well");
 
     let (mut one, mut two, store) = pair();
     one.ask(&tagged(1, &write(10, 1, 0x11)));
@@ -232,7 +261,23 @@ fn a_worker_that_ends_leaves_nobody_waiting() {
     store.mood(Mood::Prompt);
     drop(one.session);
     store.abandon();
-    assert_eq!(tags(&two.poll()), [2]);
+    assert_eq!(tags(&two.poll()), [2], "dropped as a whole, it gives up the order");
+}
+
+#[test]
+fn a_panic_leaves_nothing_locked() {
+    let (mut one, mut two, store) = pair();
+    one.ask(&tagged(1, &write(10, 1, 0x11)));
+    one.ask(&tagged(2, &write(10, 1, 0x22)));
+    two.ask(&tagged(3, &read(10, 1)));
+    store.finish(0, None);
+    store.mood(Mood::Panic);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.poll()));
+    assert!(panicked.is_err());
+    store.mood(Mood::Prompt);
+    let remains = one.session.close(&mut one.link);
+    assert_eq!(remains.pending(), 0);
+    assert_eq!(tags(&two.poll()), [3], "who waited for the one that panicked goes on");
 }
 
 #[test]

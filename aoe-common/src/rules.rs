@@ -201,6 +201,20 @@ pub const RETURNED: u32 = 1;
 /// Bytes of that mark, big-endian, at the end of such a frame.
 pub const RETURNED_BYTES: usize = 8;
 
+/// Bytes that the filter leaves in front of a frame for user space, as XDP metadata: [`STAMP_MARK`], then the time of arrival in
+/// nanoseconds of `CLOCK_MONOTONIC`, both in the machine's byte order.
+pub const STAMP_BYTES: usize = 16;
+
+/// The first word of a stamp: a driver without room for metadata leaves anything there.
+pub const STAMP_MARK: u64 = u64::from_be_bytes(*b"AoEstamp");
+
+/// When the frame behind these bytes arrived, in nanoseconds of `CLOCK_MONOTONIC`; `None` where they are no stamp.
+pub fn stamp_ns(bytes: &[u8; STAMP_BYTES]) -> Option<u64> {
+    let (mark, time) = bytes.split_at(8);
+    let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+    (word(mark) == STAMP_MARK).then(|| word(time))
+}
+
 /// The low 48 bits of a key that holds an Ethernet address.
 pub const MAC_BITS: u64 = (1 << 48) - 1;
 

@@ -15,6 +15,7 @@ mod maps;
 mod responses;
 mod returned;
 mod sources;
+mod stamp;
 
 use aoe_common::Mac;
 use aoe_common::rules::{Counter, State, Target, Verdict, VlanClass, export_key};
@@ -32,10 +33,13 @@ use maps::{EXPORTS, SOCKETS, STATE};
 pub fn aoe_filter(ctx: XdpContext) -> u32 {
     let row = match decide(&ctx) {
         // The queue comes from the driver; a socket can only take frames of its own queue.
-        Ok(()) => match SOCKETS.redirect(ctx.rx_queue_index(), xdp_action::XDP_DROP as u64) {
-            Ok(_) => Counter::Redirected,
-            Err(_) => Counter::NoSocket,
-        },
+        Ok(()) => {
+            stamp::put(&ctx);
+            match SOCKETS.redirect(ctx.rx_queue_index(), xdp_action::XDP_DROP as u64) {
+                Ok(_) => Counter::Redirected,
+                Err(_) => Counter::NoSocket,
+            }
+        }
         Err(row) => row,
     };
     maps::count(row);

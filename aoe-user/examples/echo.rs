@@ -148,6 +148,7 @@ fn export(file: &str) -> Result<Export> {
         },
         wire_admin: WireAdmin::Nothing,
         smart: false,
+        stale_after_us: 100_000,
         late_duplicates: false,
     };
     Ok(Export::new(

@@ -12,9 +12,7 @@ use lab::initiator::PATIENCE;
 use lab::needs::Need;
 use lab::own::{self, index_of, ip, veth};
 use lab::{Request, needs};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, sendto, socket,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, sendto, socket};
 use xblade::config::{Mode, Vlan};
 use xblade::filter::{ExportRule, Rules};
 use xblade::port::{Alarm, Nic, Port, PortOptions, Tuning};
@@ -27,6 +25,8 @@ use xblade::target::{
 
 const PORT: Mac = Mac([2, 0, 0, 0, 0, 0xaa]);
 const HOST: Mac = Mac([2, 0, 0, 0, 0, 1]);
+/// When a request that was not answered is sent again.
+const AGAIN: Duration = Duration::from_millis(500);
 const ADDRESS: Address = Address { shelf: 1, slot: 1 };
 
 /// Keeps nothing, and panics in the first write.
@@ -67,7 +67,10 @@ impl Store<CompletionQueue> for Fragile {
         from: &[&[u8]],
         durability: Durability,
     ) -> Result<Step, Fault> {
-        assert!(!self.panics.swap(false, Ordering::SeqCst), "on purpose, for a test");
+        assert!(
+            !self.panics.swap(false, Ordering::SeqCst),
+            "on purpose, for a test"
+        );
         self.inner.write(completions, token, extent, from, durability)
     }
 
@@ -75,7 +78,12 @@ impl Store<CompletionQueue> for Fragile {
         self.inner.flush(completions, token)
     }
 
-    fn trim(&self, completions: &mut CompletionQueue, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
+    fn trim(
+        &self,
+        completions: &mut CompletionQueue,
+        token: Token,
+        extents: &[Extent],
+    ) -> Result<Step, Fault> {
         self.inner.trim(completions, token, extents)
     }
 
@@ -118,6 +126,7 @@ fn export() -> Export {
         },
         wire_admin: WireAdmin::Nothing,
         smart: false,
+        stale_after_us: 100_000,
         late_duplicates: false,
     };
     let store = Arc::new(Fragile { inner, panics });
@@ -125,15 +134,26 @@ fn export() -> Export {
 }
 
 /// Sends a request and waits for its reply; `None` where there is none in this time.
-fn ask(socket: &impl AsRawFd, command: u8, lba: u64, data: &[u8], tag: u32, patience: Duration) -> Option<Reply> {
-    let mut request = Request::ata(PORT, ADDRESS, command, lba, 1, data);
+fn ask(
+    socket: &impl AsRawFd,
+    command: u8,
+    lba: u64,
+    data: &[u8],
+    tag: u32,
+    patience: Duration,
+) -> Option<Reply> {
+    let mut request = Request::ata(PORT, lab::Address::new(1, 1), command, lba, 1, data);
     (request.src, request.tag) = (HOST, tag);
     let index = i32::try_from(index_of("peer")).expect("an index");
     let to = link_address(index);
-    sendto(socket.as_raw_fd(), &request.bytes(), &to, MsgFlags::empty()).expect("the frame is sent");
     let begin = Instant::now();
+    let mut next = begin;
     let mut buffer = vec![0; 2048];
     while begin.elapsed() < patience {
+        if Instant::now() >= next {
+            next += AGAIN;
+            sendto(socket.as_raw_fd(), &request.bytes(), &to, MsgFlags::empty()).expect("the frame is sent");
+        }
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(len) => {
                 if let Ok(reply) = Reply::parse(&buffer[..len])
@@ -157,18 +177,9 @@ fn link_address(index: i32) -> nix::sys::socket::LinkAddr {
         .expect("the interface has a link address")
 }
 
-fn body() {
-    own::enter();
-    veth(&format!("port address {PORT}"), &format!("peer address {HOST}"), 1500);
-    let socket = socket(
-        AddressFamily::Packet,
-        SockType::Raw,
-        SockFlag::empty(),
-        SockProtocol::EthAll,
-    )
-    .expect("a packet socket");
-    let alarms = Arc::new(AtomicUsize::new(0));
-    let raised = Arc::clone(&alarms);
+/// Serves the export on `port`; each alarm is counted.
+fn open_port(export: &Arc<Export>, alarms: &Arc<AtomicUsize>) -> Port {
+    let raised = Arc::clone(alarms);
     let nic = Nic {
         name: "port".into(),
         index: index_of("port"),
@@ -182,7 +193,9 @@ fn body() {
     let options = PortOptions {
         mode: Mode::Auto,
         tuning: Tuning::default(),
-        alarm: Alarm::new(move || drop(raised.fetch_add(1, Ordering::SeqCst))),
+        alarm: Alarm::new(move || {
+            raised.fetch_add(1, Ordering::SeqCst);
+        }),
     };
     let rules = Rules {
         exports: vec![ExportRule {
@@ -193,14 +206,38 @@ fn body() {
             rate_limit: None,
         }],
     };
-    let export = Arc::new(export());
-    let exports = Arc::new(Exports::new(vec![Arc::clone(&export)]));
-    let mut port = Port::open(&nic, &options, &exports, &rules).expect("the port opens");
+    let exports = Arc::new(Exports::new(vec![Arc::clone(export)]));
+    Port::open(&nic, &options, &exports, &rules).expect("the port opens")
+}
+
+fn body() {
+    own::enter();
+    veth(
+        &format!("port address {PORT}"),
+        &format!("peer address {HOST}"),
+        1500,
+    );
+    let socket = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::empty(),
+        SockProtocol::EthAll,
+    )
+    .expect("a packet socket");
+    let (export, alarms) = (Arc::new(export()), Arc::new(AtomicUsize::new(0)));
+    let mut port = open_port(&export, &alarms);
     let read = ask(&socket, ata::READ_EXT, 5, &[], 1, PATIENCE).expect("it serves");
     assert_eq!(read.status(), 0x40);
     assert!(!port.has_lost_worker());
 
-    let lost = ask(&socket, ata::WRITE_EXT, 5, &[7; 512], 2, Duration::from_millis(100));
+    let lost = ask(
+        &socket,
+        ata::WRITE_EXT,
+        5,
+        &[7; 512],
+        2,
+        Duration::from_millis(100),
+    );
     assert!(lost.is_none(), "the worker panics instead");
     let begin = Instant::now();
     while !port.has_lost_worker() || alarms.load(Ordering::SeqCst) == 0 {
@@ -211,10 +248,14 @@ fn body() {
     port.replace_workers().expect("the port opens again");
     assert!(!port.has_lost_worker());
     assert_eq!(port.figures().get("workers_lost"), 1);
-    let again = ask(&socket, ata::WRITE_EXT, 5, &[7; 512], 3, PATIENCE).expect("the sector can be written");
+    let again = ask(&socket, ata::WRITE_EXT, 5, &[7; 512], 3, PATIENCE);
+    let again = again.unwrap_or_else(|| panic!("the sector can be written: {}", port.figures()));
     assert_eq!(again.status(), 0x40);
     drop(port);
-    assert!(!ip("link show port").contains("xdp"), "the interface is an ordinary one");
+    assert!(
+        !ip("link show port").contains("xdp"),
+        "the interface is an ordinary one"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use aoe_common::Mac;
+use aoe_common::rules::stamp_ns;
 use lab::initiator::PATIENCE;
 use lab::needs;
 use lab::needs::Need;
@@ -156,6 +157,51 @@ fn requests_arrive_whole_and_in_one_cache_line_native() -> Result<()> {
 fn requests_arrive_whole_and_in_one_cache_line_generic() -> Result<()> {
     needs!(Need::Root);
     requests_arrive_whole_and_in_one_cache_line(Attach::Generic);
+    Ok(())
+}
+
+/// Nanoseconds of the clock that stamps are of.
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+fn frames_carry_the_time_of_their_arrival(attach: Attach) {
+    for (mtu, len) in [(1500, 60), (1500, 1060), (9000, 8740)] {
+        let mut pair = Pair::new(mtu, attach);
+        let sent_ns = now_ns();
+        pair.request(&request(1, len));
+        while !pair.target.is_readable() {
+            pair.target.kick();
+            sleep_until_readable(&pair.target, Duration::from_millis(100));
+        }
+        let readable_ns = now_ns();
+        pair.request(&request(2, len));
+        for within in [sent_ns..=readable_ns, readable_ns..=u64::MAX] {
+            let frame = pair.next();
+            let stamp = pair.target.metadata(&frame).as_ref().and_then(stamp_ns);
+            let stamp = stamp.unwrap_or_else(|| panic!("{attach} mode, MTU {mtu}: no stamp"));
+            assert!(
+                within.contains(&stamp),
+                "{attach} mode: {stamp} is not in {within:?}"
+            );
+            assert!(stamp <= now_ns(), "{attach} mode");
+            pair.target.free(frame);
+        }
+    }
+}
+
+#[test]
+fn frames_carry_the_time_of_their_arrival_native() -> Result<()> {
+    needs!(Need::Root);
+    frames_carry_the_time_of_their_arrival(Attach::Native);
+    Ok(())
+}
+
+#[test]
+fn frames_carry_the_time_of_their_arrival_generic() -> Result<()> {
+    needs!(Need::Root);
+    frames_carry_the_time_of_their_arrival(Attach::Generic);
     Ok(())
 }
 

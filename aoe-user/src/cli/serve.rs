@@ -57,6 +57,7 @@ fn config(mut args: ServeArgs) -> Config {
         wire_admin: wire_admin(args.wire_admin, args.no_wire_admin),
         state_name: None,
         smart: args.smart,
+        stale_after: ExportConfig::STALE_AFTER,
         late_duplicates: args.late_duplicates,
         shared: args.shared,
         prealloc: args.prealloc,

@@ -258,6 +258,11 @@ fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig) {
         export.wire_admin = Some(wire_admin);
     }
     keys.set("smart", &mut export.smart, boolean);
+    keys.set(
+        "stale_after",
+        &mut export.stale_after,
+        text_or_number(values::stale_after),
+    );
     keys.set("late_duplicates", &mut export.late_duplicates, boolean);
     keys.set("shared", &mut export.shared, boolean);
     keys.set("prealloc", &mut export.prealloc, boolean);

@@ -61,6 +61,7 @@ fn the_example_of_the_readme_reads_as_meant() {
         wire_admin = false
         state_name = "san-b"
         smart = true
+        stale_after = "250ms"
         late_duplicates = true
         shared = true
         prealloc = true
@@ -113,6 +114,7 @@ fn the_example_of_the_readme_reads_as_meant() {
         wire_admin: Some(false),
         state_name: Some("san-b".into()),
         smart: true,
+        stale_after: Duration::from_millis(250),
         late_duplicates: true,
         shared: true,
         prealloc: true,

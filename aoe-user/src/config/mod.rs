@@ -83,6 +83,8 @@ pub struct ExportConfig {
     pub state_name: Option<String>,
     /// Answer the minimal SMART commands.
     pub smart: bool,
+    /// A write that arrived longer ago than this when its turn comes is dropped: its initiator has sent it again.
+    pub stale_after: Duration,
     /// Drop late duplicates of writes by Linux-style tags (a heuristic).
     pub late_duplicates: bool,
     /// The backing object has other writers: no lock, direct store only.
@@ -100,6 +102,8 @@ impl ExportConfig {
     pub const MAX_SECTORS: u8 = u8::MAX;
     /// Spinning time where none is given, in microseconds.
     pub const SPIN_US: u32 = 50;
+    /// Age of a write that is too old where none is given: Linux's driver and all others wait at least as long before they resend.
+    pub const STALE_AFTER: Duration = Duration::from_millis(100);
     /// Flush interval where none is given.
     pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -127,6 +131,7 @@ impl ExportConfig {
             wire_admin: None,
             state_name: None,
             smart: false,
+            stale_after: Self::STALE_AFTER,
             late_duplicates: false,
             shared: false,
             prealloc: false,

@@ -181,11 +181,20 @@ pub fn some_time(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// What an interval looks like.
 pub fn flush_interval(text: &str) -> Result<Duration, String> {
+    from_10ms_to_1h(text).ok_or_else(|| "an interval is a time from 10ms to 1h, such as 500ms".into())
+}
+
+/// Age from which on a write is too old to be carried out.
+///
+/// # Errors
+/// What an age looks like.
+pub fn stale_after(text: &str) -> Result<Duration, String> {
+    from_10ms_to_1h(text).ok_or_else(|| "an age is a time from 10ms to 1h, such as 100ms".into())
+}
+
+fn from_10ms_to_1h(text: &str) -> Option<Duration> {
     let range = Duration::from_millis(10)..=Duration::from_secs(3600);
-    time(text)
-        .ok()
-        .filter(|time| range.contains(time))
-        .ok_or_else(|| "an interval is a time from 10ms to 1h, such as 500ms".into())
+    time(text).ok().filter(|time| range.contains(time))
 }
 
 /// A size in bytes: `1G`, `1.5g`, `512MiB`, `64K` (powers of 1024), sectors as in `2097152s`, or bytes without a unit. A part

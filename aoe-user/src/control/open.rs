@@ -243,6 +243,7 @@ fn options(config: &ExportConfig, lists: &Lists) -> Options {
         },
         wire_admin: wire_admin(config),
         smart: config.smart,
+        stale_after_us: u64::try_from(config.stale_after.as_micros()).unwrap_or(u64::MAX),
         late_duplicates: config.late_duplicates,
     }
 }

@@ -128,7 +128,10 @@ mod tests {
     fn counted() -> (Alarm, Arc<AtomicUsize>) {
         let calls = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&calls);
-        (Alarm::new(move || drop(count.fetch_add(1, Ordering::SeqCst))), calls)
+        let alarm = Alarm::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        (alarm, calls)
     }
 
     #[test]

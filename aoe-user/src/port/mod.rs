@@ -1,5 +1,6 @@
 //! One network interface being served: the filter on it, and a worker thread for each of its receive queues.
 
+mod arrivals;
 mod ending;
 mod figures;
 mod link;

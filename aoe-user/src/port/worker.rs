@@ -16,6 +16,7 @@ use crate::target::{Counters, Export, Exports, PortInfo, Session};
 use crate::xsk::{Frame, QueueRelease, Statistics};
 
 use super::ending::{End, Ending, see_off};
+use super::link::monotonic_ns;
 use super::spin::{Cpu, Spinner};
 use super::trace::{self, Trace};
 use super::{Alarm, Figures, Nic, SocketLink, port_info};
@@ -127,6 +128,7 @@ impl Worker {
             spinner: Spinner::new(pace.spin),
             pace: Pace { cpu: None, ..pace },
             start: Instant::now(),
+            start_us: monotonic_ns() / 1000,
             trace: Trace::default(),
             next_advert_us: None,
         };
@@ -188,8 +190,9 @@ struct DataPath {
     shared: Arc<Shared>,
     spinner: Spinner,
     pace: Pace,
-    /// Zero of the engine's clock.
+    /// Zero of the engine's clock, and the same as the kernel counts it, in microseconds.
     start: Instant,
+    start_us: u64,
     trace: Trace,
     /// When the engine wants to advertise again, on that clock.
     next_advert_us: Option<u64>,
@@ -210,6 +213,8 @@ impl DataPath {
 
     fn serve(&mut self, pace: Pace) {
         self.set_pace(pace);
+        // The socket has just been opened: what it holds is new.
+        self.link.arrivals().rested(self.start_us);
         let mut last_work = Instant::now();
         let mut stopping: Option<Instant> = None;
         loop {
@@ -234,6 +239,8 @@ impl DataPath {
                 None if self.spin_until_work(last_work, now) => {}
                 None => self.sleep(None),
             }
+            let rested_us = self.start_us + self.now_us();
+            self.link.arrivals().rested(rested_us);
         }
     }
 
@@ -241,9 +248,12 @@ impl DataPath {
     fn round(&mut self, now: Instant) -> bool {
         let now_us = self.us(now);
         let mut worked = self.session.completions(&mut self.link, now_us);
+        let waiting = self.link.0.readable();
+        self.link.arrivals().look(waiting, self.start_us + now_us);
         while !self.batch.is_full()
             && let Some(frame) = self.link.0.receive()
         {
+            self.link.arrivals().took(frame.chunks());
             self.link.0.prefetch(&frame, HINT_BYTES);
             self.batch.push(frame);
         }

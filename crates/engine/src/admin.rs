@@ -192,7 +192,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         let export = Arc::clone(&in_flight.export);
         let mut state = export.state.write();
         self.in_flight.release(in_flight.token);
-                drop(in_flight.place);
+        drop(in_flight.place);
         let InFlight {
             frame,
             request,

@@ -117,6 +117,8 @@ counters! {
     silent_superseded,
     /// Silent: a late duplicate of a write whose sectors have been written again since.
     silent_stale,
+    /// Silent: a write, TRIM or change that had waited for longer than `stale_after` before it was looked at.
+    silent_old,
     /// Silent: a change that could not be saved.
     silent_unsaved,
     /// Silent: the operator has paused the export.
@@ -140,6 +142,7 @@ pub(super) enum Silence {
     NoMemory,
     Superseded,
     Stale,
+    Old,
     Unsaved,
     Paused,
 }
@@ -162,6 +165,7 @@ impl Counters {
             Silence::NoMemory => &self.silent_no_memory,
             Silence::Superseded => &self.silent_superseded,
             Silence::Stale => &self.silent_stale,
+            Silence::Old => &self.silent_old,
             Silence::Unsaved => &self.silent_unsaved,
             Silence::Paused => &self.silent_paused,
         };

@@ -127,7 +127,8 @@ impl<L: Link, C: Completions> Server<L, C> {
                 Placement::Waits(entry) => {
                     self.counters.waited.bump();
                     call.meter.row().inspect(|row| row.waited.bump());
-                    let in_flight = call.in_flight(frame, action, self.enter(&state, entry, token), Stage::Waiting);
+                    let in_flight =
+                        call.in_flight(frame, action, self.enter(&state, entry, token), Stage::Waiting);
                     return self.in_flight.put(in_flight);
                 }
                 Placement::Duplicate(_)
@@ -140,7 +141,8 @@ impl<L: Link, C: Completions> Server<L, C> {
                 Placement::Duplicate(entry) => {
                     self.counters.duplicates.bump();
                     call.meter.row().inspect(|row| row.duplicates.bump());
-                    let in_flight = call.in_flight(frame, action, self.enter(&state, entry, token), Stage::Duplicate);
+                    let in_flight =
+                        call.in_flight(frame, action, self.enter(&state, entry, token), Stage::Duplicate);
                     return self.in_flight.put(in_flight);
                 }
             }

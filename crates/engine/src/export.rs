@@ -50,6 +50,9 @@ pub struct Options {
     pub wire_admin: WireAdmin,
     /// Offers SMART.
     pub smart: bool,
+    /// A write, TRIM or change that arrived longer ago than this when its turn comes is dropped in silence, in microseconds: the
+    /// shortest time after which an initiator sends a request again.
+    pub stale_after_us: u64,
     /// Drops late duplicates of writes (a heuristic, `docs/conformance.md`).
     pub late_duplicates: bool,
 }

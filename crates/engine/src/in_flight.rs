@@ -218,9 +218,17 @@ mod tests {
         let last = table.next_token();
         table.put(in_flight(&export, Stage::Running, last));
         drop(table.take(last));
-        assert_eq!(export.in_flight(), 3, "as when the thread panics that works on it");
+        assert_eq!(
+            export.in_flight(),
+            3,
+            "as when the thread panics that works on it"
+        );
         let running = table.into_running(drop);
-        assert_eq!((running.len(), export.in_flight()), (2, 2), "the others are not over");
+        assert_eq!(
+            (running.len(), export.in_flight()),
+            (2, 2),
+            "the others are not over"
+        );
         drop(running);
         assert_eq!(export.in_flight(), 0);
     }

@@ -41,6 +41,10 @@ pub trait Link {
     /// Gives the frame's memory back to the pool.
     fn free(&mut self, frame: Self::Frame);
 
+    /// How long ago a received frame arrived, in microseconds: now, not when it was taken from the ring. Never too short; where it is
+    /// not known exactly, as long as it may be at most.
+    fn age_us(&self, frame: &Self::Frame) -> u64;
+
     /// A request for every shelf or slot, before it is answered: other targets on this host may want to hear it, too.
     fn share(&self, _frame: &Self::Frame) {}
 }

@@ -25,6 +25,7 @@ pub enum Mutant {
     PaddingNotZeroed,
     WaiterNotCalled,
     FaultToldAsSuccess,
+    OldFramesServed,
 }
 
 #[cfg(feature = "mutants")]

@@ -93,8 +93,7 @@ impl<H: CompletionHandle> Drop for Place<H> {
     fn drop(&mut self) {
         if self.held {
             let Requester { session, token } = &self.requester;
-            self.order
-                .with(|table| table.forget(self.entry, session, *token));
+            self.order.with(|table| table.forget(self.entry, session, *token));
         }
     }
 }

@@ -3,7 +3,7 @@
 use aoe_common::wire::{aoe, ata, eth, mask, query, reserve};
 use aoe_common::{Address, Mac, Vlan};
 
-use super::ata::Registers;
+use super::ata::{Registers, opcode};
 use super::counters::Silence;
 use super::port::PortInfo;
 use super::scatter;
@@ -222,6 +222,21 @@ impl Request {
             command,
             payload_at: argument_at.saturating_add(fixed),
         })
+    }
+
+    /// True for what changes sectors or what is kept of an export.
+    #[inline]
+    pub fn changes(&self) -> bool {
+        use super::query::subcommand::{FORCE_SET, SET};
+        match &self.command {
+            Command::Ata(registers) => opcode(registers.command).has_payload(),
+            Command::Query { subcommand, .. } => matches!(*subcommand, SET | FORCE_SET),
+            Command::Mask { subcommand, .. } => *subcommand == super::mask::EDIT,
+            Command::Reserve { subcommand, .. } => {
+                matches!(*subcommand, super::reserve::SET | super::reserve::FORCE_SET)
+            }
+            Command::Unknown(_) => false,
+        }
     }
 
     /// True when more than one export may be meant, or the sender does not know whom it asks.

@@ -10,6 +10,7 @@ use super::counters::{Counters, Silence};
 use super::in_flight::InFlightTable;
 use super::link::Link;
 use super::meter::{ExportMeter, Meter, Meters};
+use super::mutants::{self, Mutant};
 use super::port::PortInfo;
 use super::request::{Command, Request};
 use super::server::{Call, Server};
@@ -169,6 +170,10 @@ impl<L: Link, C: Completions> Session<L, C> {
             now_us,
             meter: Meter::ThisRound(row, place),
         };
+        if request.changes() && is_old(link.age_us(&frame), options.stale_after_us) {
+            row.silent.bump();
+            return server.silent(link, frame, Silence::Old);
+        }
         if request.broadcast && !changes_string(&request) {
             server.broadcast(link, call, frame);
         } else {
@@ -240,6 +245,12 @@ impl<L: Link, C: Completions> std::fmt::Debug for Session<L, C> {
             .field("pending", &self.pending())
             .finish_non_exhaustive()
     }
+}
+
+/// Whether a request that changes something has come too late. Whoever sent it has sent it again by now, perhaps by another way, and
+/// may have been answered, and may have written anew.
+fn is_old(age_us: u64, stale_after_us: u64) -> bool {
+    age_us > stale_after_us && !mutants::is(Mutant::OldFramesServed)
 }
 
 /// True for Query Config set and force set: `aoecfg` sends them to the broadcast MAC and one export's own address,

@@ -51,6 +51,11 @@ impl Frame {
         self.pieces.iter().map(|piece| usize::from(piece.len)).sum()
     }
 
+    /// Chunks that it lies in; as many descriptors brought it.
+    pub fn chunks(&self) -> u32 {
+        self.pieces.len() as u32
+    }
+
     pub(super) fn umem(&self) -> u32 {
         self.umem
     }

@@ -188,6 +188,12 @@ impl<T: Entry> Consumer<T> {
         Consumer(unsafe { Ring::new(memory, offsets, capacity) })
     }
 
+    /// Entries that are there, as of now.
+    pub fn known(&mut self) -> u32 {
+        self.0.cached_producer = self.0.shared_producer().load(Ordering::Acquire);
+        self.0.cached_len()
+    }
+
     /// The next entry. When the known ones are used up, gives their slots back and looks for more.
     pub fn pop(&mut self) -> Option<T> {
         if self.0.cached_len() == 0 {

@@ -191,6 +191,19 @@ impl Socket {
         None
     }
 
+    /// The `N` bytes in front of a received frame: what an XDP program has left there with `bpf_xdp_adjust_meta`, or anything. `None`
+    /// where the chunk has no room for them.
+    #[inline]
+    pub fn metadata<const N: usize>(&self, frame: &Frame) -> Option<[u8; N]> {
+        self.umem.before(frame)
+    }
+
+    /// Frames, or pieces of frames, that [`Socket::receive`] would find now, at least.
+    #[inline]
+    pub fn readable(&mut self) -> u32 {
+        self.rx.known()
+    }
+
     /// Starts to bring the frame's first bytes, at most those of its first piece, to this CPU: another one has just written them.
     /// To be called for a whole batch before the first frame is looked into, so that nobody waits for one after the other.
     #[inline]

@@ -178,6 +178,20 @@ impl Umem {
             .collect()
     }
 
+    /// The `N` bytes in front of a frame.
+    #[inline]
+    pub fn before<const N: usize>(&self, frame: &Frame) -> Option<[u8; N]> {
+        self.check_owner(frame);
+        let first = frame.pieces().first()?;
+        let (start, _) = self.locate(first);
+        if usize::from(first.offset) < N {
+            return None;
+        }
+        // SAFETY: the frame begins at least N bytes after its chunk, so that these bytes belong to the chunk as well, memory
+        // initialised by mmap. The frame holds the only token for the chunk: nobody writes to it now. Bytes have no alignment.
+        Some(unsafe { start.as_ptr().sub(N).cast::<[u8; N]>().read() })
+    }
+
     /// Starts to bring a frame's first `bytes` into this CPU's cache.
     #[inline]
     pub fn prefetch(&self, frame: &Frame, bytes: usize) {

@@ -4,26 +4,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::oracle::{Promise, Violation};
+use crate::oracle::Violation;
 
-/// A known fault.
+/// A known fault. There is none at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Known {
-    /// A write that lay in the ring of a worker that did not run is carried out when that one runs again, although its
-    /// retransmission by another queue was answered long ago and newer writes, too. Frames carry no time that the engine
-    /// could know them by.
-    StaleFrameFromStalledRing,
-}
+pub enum Known {}
 
 impl Known {
     /// All of them.
-    pub const ALL: &[Known] = &[Known::StaleFrameFromStalledRing];
+    pub const ALL: &[Known] = &[];
 
     /// The known fault that a violation is, if it is one.
-    pub fn of(violation: &Violation) -> Option<Known> {
-        match violation.promise {
-            Promise::StaleFromRing => Some(Known::StaleFrameFromStalledRing),
-            _ => None,
-        }
+    pub fn of(_: &Violation) -> Option<Known> {
+        None
     }
 }

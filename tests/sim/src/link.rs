@@ -12,6 +12,7 @@ const FILL: u8 = 0xa7;
 #[derive(Debug)]
 pub struct Chunked {
     bytes: Vec<u8>,
+    arrived_us: u64,
 }
 
 /// The link of one worker.
@@ -39,9 +40,9 @@ impl SimLink {
     }
 
     /// A received frame.
-    pub fn receive(&mut self, bytes: Vec<u8>) -> Chunked {
+    pub fn receive(&mut self, bytes: Vec<u8>, arrived_us: u64) -> Chunked {
         self.out += 1;
-        Chunked { bytes }
+        Chunked { bytes, arrived_us }
     }
 }
 
@@ -77,7 +78,12 @@ impl Link for SimLink {
         self.out += 1;
         Some(Chunked {
             bytes: vec![FILL; len],
+            arrived_us: self.bus.now_us(),
         })
+    }
+
+    fn age_us(&self, frame: &Chunked) -> u64 {
+        self.bus.now_us().saturating_sub(frame.arrived_us)
     }
 
     fn send(&mut self, frame: Chunked) {

@@ -118,6 +118,8 @@ mutants! {
     WaiterNotCalled = WaiterNotCalled,
     /// Every failure of the medium is told as success.
     FaultToldAsSuccess = FaultToldAsSuccess,
+    /// A write that lay in the ring of a worker that did not run is carried out when that one runs again.
+    OldFramesServed = OldFramesServed,
 }
 
 /// Where the search for those that are not found at once begins: plans change with how they are drawn, so these may have to be

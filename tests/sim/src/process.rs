@@ -6,8 +6,8 @@ use std::sync::Arc;
 use aoe_common::{Address, Mac, Vlan};
 use arrayvec::ArrayVec;
 use engine::{
-    AccessList, Change, Export, Exports, Fault, Identity, Observer, Options, PortInfo, Remains, Session, Store,
-    WireAdmin,
+    AccessList, Change, Export, Exports, Fault, Identity, Observer, Options, PortInfo, Remains, Session,
+    Store, WireAdmin,
 };
 
 use crate::bus::{Bus, Mailbox, WorkerId};
@@ -32,6 +32,14 @@ pub enum Stage {
     Closing,
 }
 
+/// A frame in a receive ring.
+#[derive(Debug)]
+struct InRing {
+    tick: Option<Tick>,
+    frame: Frame,
+    arrived_us: u64,
+}
+
 /// One receive queue of one port.
 #[derive(Debug)]
 pub struct Worker {
@@ -41,7 +49,7 @@ pub struct Worker {
     pub queue: u8,
     session: Session<SimLink, Mailbox>,
     link: SimLink,
-    ring: VecDeque<(Option<Tick>, Frame)>,
+    ring: VecDeque<InRing>,
     /// It is going to run.
     pub scheduled: bool,
     /// It does not run before.
@@ -53,8 +61,12 @@ pub struct Worker {
 
 impl Worker {
     /// Takes a frame into the ring; false: there is no memory for it.
-    pub fn take(&mut self, tick: Option<Tick>, frame: Frame) -> bool {
-        self.ring.push_back((tick, frame));
+    pub fn take(&mut self, tick: Option<Tick>, frame: Frame, arrived_us: u64) -> bool {
+        self.ring.push_back(InRing {
+            tick,
+            frame,
+            arrived_us,
+        });
         true
     }
 
@@ -65,7 +77,7 @@ impl Worker {
 
     /// Whether a request still lies in the ring.
     pub fn has_in_ring(&self, tick: Tick) -> bool {
-        self.ring.iter().any(|(other, _)| *other == Some(tick))
+        self.ring.iter().any(|other| other.tick == Some(tick))
     }
 
     /// Frames that wait in the ring.
@@ -83,9 +95,11 @@ impl Worker {
         self.session.completions(&mut self.link, now_us);
         let mut batch: ArrayVec<Chunked, BATCH> = ArrayVec::new();
         while !batch.is_full()
-            && let Some((_, frame)) = self.ring.pop_front()
+            && let Some(InRing {
+                frame, arrived_us, ..
+            }) = self.ring.pop_front()
         {
-            batch.push(self.link.receive(frame.bytes));
+            batch.push(self.link.receive(frame.bytes, arrived_us));
         }
         if !batch.is_empty() {
             self.session.batch(&mut self.link, port, &mut batch, now_us);
@@ -171,6 +185,7 @@ pub fn options(slot: usize, plan: &ExportPlan, access: &BTreeMap<Mac, bool>) -> 
         },
         wire_admin: WireAdmin::All,
         smart: false,
+        stale_after_us: 100_000,
         late_duplicates: plan.late_duplicates,
     }
 }

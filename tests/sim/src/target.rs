@@ -46,7 +46,7 @@ impl World {
         };
         if worker.has_room() {
             let tick = self.oracle.arrived(at, &frame);
-            worker.take(tick, frame);
+            worker.take(tick, frame, self.bus.now_us());
             self.wake(id);
         }
     }

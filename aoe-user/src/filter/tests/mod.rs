@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use aoe_common::Mac;
-use aoe_common::rules::{Counter, Verdict};
+use aoe_common::rules::{Counter, STAMP_BYTES, Verdict, stamp_ns};
 use aya::programs::{Program, TestRun as _, TestRunOptions};
 use rustix::net::{AddressFamily, SocketType, socket};
 
@@ -105,11 +105,12 @@ fn run_program(ebpf: &Ebpf, name: &str, bytes: &[u8], repeat: u32) -> (Verdict, 
         ..TestRunOptions::default()
     };
     let result = program.test_run(options).expect("the program runs");
-    assert_eq!(
-        &data_out[..result.data_size_out as usize],
-        bytes,
-        "the program must not change frames"
-    );
+    let out = &data_out[..result.data_size_out as usize];
+    let (stamps, frame) = out.split_at(out.len() - bytes.len());
+    assert_eq!(frame, bytes, "the program must not change frames");
+    // One for each time that the frame was redirected: a repeated run gets its own metadata back.
+    let (stamps, rest) = stamps.as_chunks::<STAMP_BYTES>();
+    assert!(rest.is_empty() && stamps.iter().all(|stamp| stamp_ns(stamp).is_some()));
     let verdict = match result.return_value {
         1 => Verdict::Drop,
         2 => Verdict::Pass,

@@ -146,6 +146,7 @@ pub fn options(shelf: u16, slot: u8) -> Options {
         },
         wire_admin: WireAdmin::All,
         smart: false,
+        stale_after_us: 100_000,
         late_duplicates: false,
     }
 }

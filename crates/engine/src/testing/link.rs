@@ -28,6 +28,8 @@ pub struct MemLink {
     pub out: usize,
     /// Frames the pool can still give.
     pub pool: usize,
+    /// How old every frame is, in microseconds.
+    pub age_us: u64,
     pub sent: VecDeque<Vec<u8>>,
 }
 
@@ -37,6 +39,7 @@ impl MemLink {
             piece_bytes,
             out: 0,
             pool: usize::MAX,
+            age_us: 0,
             sent: VecDeque::new(),
         }
     }
@@ -90,6 +93,10 @@ impl Link for MemLink {
                 .map(<[u8]>::to_vec)
                 .collect(),
         })
+    }
+
+    fn age_us(&self, _: &Frame) -> u64 {
+        self.age_us
     }
 
     fn send(&mut self, frame: Frame) {

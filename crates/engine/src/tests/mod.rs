@@ -10,6 +10,7 @@ mod commands;
 mod discovery;
 mod meters;
 mod model;
+mod old;
 mod ordering;
 mod pause;
 mod threads;

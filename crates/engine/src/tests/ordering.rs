@@ -221,14 +221,25 @@ fn a_worker_that_ends_leaves_nobody_waiting() {
     let mut remains = session.close(&mut link);
     assert_eq!(link.out, 0, "its frames are given back");
     assert_eq!(remains.pending(), 2, "what waited is gone, what runs is not");
-    assert!(two.poll().is_empty(), "the sectors stay busy until the store is done");
+    assert!(
+        two.poll().is_empty(),
+        "the sectors stay busy until the store is done"
+    );
     store.finish(1, None);
     assert!(remains.completions());
-    assert_eq!(tags(&two.poll()), [4], "after what the store had begun, not before");
+    assert_eq!(
+        tags(&two.poll()),
+        [4],
+        "after what the store had begun, not before"
+    );
     assert_eq!(store.inner.lock().image[11 * 512], 0x44);
     store.finish(0, None);
     assert!(remains.completions());
-    assert_eq!(tags(&two.poll()), [5], "who asked for the same meanwhile has its answer");
+    assert_eq!(
+        tags(&two.poll()),
+        [5],
+        "who asked for the same meanwhile has its answer"
+    );
     assert_eq!((remains.pending(), two.session.pending()), (0, 0));
 }
 
@@ -241,7 +252,11 @@ fn what_a_closed_session_leaves_ends_in_every_way() {
     let mut remains = one.session.close(&mut one.link);
     store.finish(0, None);
     assert!(remains.completions());
-    assert_eq!(remains.pending(), 0, "a store that asks to be called again has nothing under way");
+    assert_eq!(
+        remains.pending(),
+        0,
+        "a store that asks to be called again has nothing under way"
+    );
     assert!(two.poll().is_empty());
     assert_eq!(store.deferred(), 1, "the write was called");
 
@@ -261,7 +276,11 @@ fn what_a_closed_session_leaves_ends_in_every_way() {
     store.mood(Mood::Prompt);
     drop(one.session);
     store.abandon();
-    assert_eq!(tags(&two.poll()), [2], "dropped as a whole, it gives up the order");
+    assert_eq!(
+        tags(&two.poll()),
+        [2],
+        "dropped as a whole, it gives up the order"
+    );
 }
 
 #[test]
@@ -277,7 +296,11 @@ fn a_panic_leaves_nothing_locked() {
     store.mood(Mood::Prompt);
     let remains = one.session.close(&mut one.link);
     assert_eq!(remains.pending(), 0);
-    assert_eq!(tags(&two.poll()), [3], "who waited for the one that panicked goes on");
+    assert_eq!(
+        tags(&two.poll()),
+        [3],
+        "who waited for the one that panicked goes on"
+    );
 }
 
 #[test]

@@ -89,13 +89,12 @@ const LONGEST_FUNCTION: usize = 70;
 
 /// Longer than they should be: each waits for the change that cuts it up, and none may be added. Tests count as code,
 /// but a long list of cases in one of them is easier to read than its parts.
-const LONG_FILES: [&str; 1] = ["aoe-user/tests/cli_errors.rs"];
-const LONG_FUNCTIONS: [&str; 15] = [
+const LONG_FILES: [&str; 0] = [];
+const LONG_FUNCTIONS: [&str; 14] = [
     "aoe-user/src/cli/doctor/mod.rs: report",
     "aoe-user/src/config/file_tests.rs: the_example_of_the_readme_reads_as_meant",
     "aoe-user/src/config/file_tests.rs: wrong_values_are_shown_with_their_range_and_place",
     "aoe-user/src/filter/tests/limits.rs: costs",
-    "aoe-user/tests/cli_errors.rs: wrong_arguments_name_the_value_and_the_range",
     "crates/engine/src/ata/decode.rs: decode",
     "crates/engine/src/data.rs: begin",
     "crates/engine/src/testing/parser.rs: check",

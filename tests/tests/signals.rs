@@ -1,5 +1,7 @@
 //! No signal ends a daemon by surprise, at no moment, and those that ask for something get it at once.
 
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -157,4 +159,89 @@ fn mask_edit(to: aoe_common::Mac, from: aoe_common::Mac, tag: u32) -> Vec<u8> {
     frame.extend(argument);
     frame.resize(60, 0);
     frame
+}
+
+/// Promised for every signal.
+const PROMPT: Duration = Duration::from_millis(100);
+
+/// How long the answers to SIGUSR1 take, one after the other, the quickest first.
+fn answers(target: &mut Target, count: usize) -> Result<Vec<Duration>> {
+    let mut times = Vec::new();
+    for _ in 0..count {
+        let mark = target.process.mark();
+        let asked = Instant::now();
+        target.process.signal(Signal::SIGUSR1)?;
+        let told = |line: &str| line.contains("exports are open");
+        target.process.wait_for_after(mark, told, PATIENCE)?;
+        times.push(asked.elapsed());
+        // The rest of the report.
+        let last = |line: &str| line.contains("eth0: served:");
+        target.process.wait_for_after(mark, last, PATIENCE)?;
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+#[test]
+fn control_answers_at_once_with_thousands_of_exports_a_flood_and_reloads() -> Result<()> {
+    needs!(Need::Root);
+    const EXPORTS: usize = 4097;
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let mut text = String::from(
+        "[defaults]\ninterfaces = [\"eth0\"]\nstore = \"ram\"\nread_only = true\nwire_admin = true\n",
+    );
+    for n in 0..EXPORTS {
+        let (shelf, slot) = (1 + n / 250, n % 250);
+        writeln!(
+            text,
+            "[[export]]\nshelf = {shelf}\nslot = {slot}\npath = {:?}",
+            image.as_str()
+        )?;
+    }
+    let config = image.directory().join("xblade.toml");
+    std::fs::write(&config, text)?;
+    let (config, state) = (
+        config.to_string_lossy().into_owned(),
+        image.directory().join("state").to_string_lossy().into_owned(),
+    );
+    let mut target = Target::start(
+        &lab.target,
+        &["daemon", "--config", &config, "--state-dir", &state],
+    )?;
+    target.wait_ready(0, EXPORTS)?;
+    let over = AtomicBool::new(false);
+    let times = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| -> Result<()> {
+            let initiator = lab.open(0)?;
+            let mut tag = 0;
+            while !over.load(Ordering::Relaxed) {
+                let frames: Vec<Vec<u8>> = (0..64)
+                    .map(|_| {
+                        tag += 1;
+                        mask_edit(lab::link::target_mac(0), initiator.mac(), tag)
+                    })
+                    .collect();
+                initiator.send_many(&frames)?;
+                initiator.drain()?;
+            }
+            Ok(())
+        });
+        let mut measured = || -> Result<Vec<Duration>> {
+            target.process.signal(Signal::SIGHUP)?;
+            answers(&mut target, 20)
+        };
+        let times = measured();
+        over.store(true, Ordering::Relaxed);
+        flood.join().expect("it does not panic")?;
+        times
+    })?;
+    // A busy machine delays some of them, and whatever holds control up delays them all.
+    ensure!(times[times.len() / 4] < PROMPT, "answers after {times:?}");
+    let mark = target.process.mark();
+    target.process.signal(Signal::SIGTERM)?;
+    let heard = |line: &str| line.contains("SIGTERM: finishing");
+    target.process.wait_for_after(mark, heard, PATIENCE)?;
+    ensure!(target.process.wait(PATIENCE)?.code() == Some(0));
+    Ok(())
 }

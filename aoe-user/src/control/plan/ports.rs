@@ -87,6 +87,14 @@ impl Port {
         })
     }
 
+    /// Why this one is not.
+    pub fn taken_from(&self, id: ExportId) -> Option<&Trouble> {
+        match self.claims.get(&id) {
+            Some(Claim::Taken(trouble)) => Some(trouble),
+            _ => None,
+        }
+    }
+
     pub fn first_trouble(&self, name: &str) -> Option<String> {
         let own = match &self.life {
             Life::Failed(trouble) => Some(format!("cannot serve {name}: {}", trouble.reason)),

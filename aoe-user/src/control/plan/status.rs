@@ -109,13 +109,14 @@ impl Plan {
             (ExportLife::Opening(..), _) => State::Waiting("being opened".into()),
         };
         let taken = self.ports.iter().flat_map(|(name, port)| {
-            let by_others = port.taken().filter(move |(other, _)| *other == id);
-            let by_others = by_others.map(|(_, trouble)| (name.clone(), trouble.reason.clone()));
+            let by_others = port
+                .taken_from(id)
+                .map(|trouble| (name.clone(), trouble.reason.clone()));
             let by_own = port
                 .hidden
                 .contains(&id)
                 .then(|| (name.clone(), "the address is exported there already".into()));
-            by_others.chain(by_own)
+            by_others.into_iter().chain(by_own)
         });
         Some(ExportStatus {
             address: address_of(&entry.config),

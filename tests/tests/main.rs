@@ -18,6 +18,7 @@ mod fuzz;
 mod histories;
 mod house;
 mod hung_disk;
+mod isolation;
 mod kill;
 mod life;
 mod links;

@@ -12,6 +12,7 @@ use parking_lot::RwLockWriteGuard;
 use super::action::{Action, Decision, StateChange};
 use super::counters::Silence;
 use super::export::State;
+use super::held::Held;
 use super::in_flight::{InFlight, Stage};
 use super::link::Link;
 use super::mutants::{self, Mutant};
@@ -30,7 +31,7 @@ const MAX_LIST_BYTES: usize = 255 * mask_wire::DIRECTIVE_LEN;
 fn decide<L: Link, C: Completions>(
     link: &L,
     call: Call<'_, C>,
-    frame: &L::Frame,
+    frame: &Held<L::Frame>,
     now: &Persistent,
 ) -> Decision {
     let request = call.request;
@@ -45,7 +46,7 @@ fn decide<L: Link, C: Completions>(
     // What a request claims counts only as far as its frame goes.
     let mut bytes = [0u8; MAX_LIST_BYTES];
     let present = bytes.get_mut(..len).map_or(0, |into| {
-        scatter::gather(&link.pieces(frame), request.payload_at, into)
+        scatter::gather(&frame.pieces(link), request.payload_at, into)
     });
     let list = bytes.get(..len).filter(|_| present == len);
     match request.command {
@@ -63,7 +64,7 @@ fn decide<L: Link, C: Completions>(
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Serves one of the three commands to an exact address.
-    pub fn administer(&mut self, link: &mut L, call: Call<'_, C>, frame: L::Frame) {
+    pub fn administer(&mut self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>) {
         let action = {
             let state = call.export.state.read();
             if let Err(refusal) = Self::admit(call, &state) {
@@ -78,15 +79,20 @@ impl<L: Link, C: Completions> Server<L, C> {
         // Others may have been quicker between the two locks: `change` decides again.
         let state = call.export.state.write();
         let token = self.in_flight.next_token();
-        let max = call.export.max_in_flight();
+        let (source, max) = (call.request.source, call.export.max_in_flight());
         let Some(scope) = action.scope() else {
             drop(state);
             return self.silent(link, frame, Silence::Full);
         };
         let requester = || self.requester(token);
-        match state.order.with(|table| table.place(scope, None, max, requester)) {
+        match state
+            .order
+            .with(|table| table.place(scope, None, (source, max), requester))
+        {
             Placement::Clear => {
-                let entry = state.order.with(|table| table.run(scope, None, requester()));
+                let entry = state
+                    .order
+                    .with(|table| table.run(scope, None, source, requester()));
                 let place = self.enter(&state, entry, token);
                 let in_flight = call.in_flight(frame, action, place, Stage::Running);
                 self.change(link, in_flight, state, call.now_us);
@@ -95,8 +101,7 @@ impl<L: Link, C: Completions> Server<L, C> {
                 let place = self.enter(&state, entry, token);
                 drop(state);
                 self.counters.waited.bump();
-                self.in_flight
-                    .put(call.in_flight(frame, action, place, Stage::Waiting));
+                self.park(link, call.in_flight(frame, action, place, Stage::Waiting));
             }
             Placement::Duplicate(_) | Placement::Full => {
                 drop(state);
@@ -106,7 +111,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// A change that waited may go on.
-    pub fn resume_change(&mut self, link: &mut L, in_flight: InFlight<L::Frame, C>, now_us: u64) {
+    pub fn resume_change(&mut self, link: &mut L, in_flight: InFlight<Held<L::Frame>, C>, now_us: u64) {
         let export = Arc::clone(&in_flight.export);
         let state = export.state.write();
         match in_flight.place.turn() {
@@ -120,7 +125,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     fn change(
         &mut self,
         link: &mut L,
-        mut in_flight: InFlight<L::Frame, C>,
+        mut in_flight: InFlight<Held<L::Frame>, C>,
         mut state: RwLockWriteGuard<'_, State<C::Handle>>,
         now_us: u64,
     ) {
@@ -176,7 +181,7 @@ impl<L: Link, C: Completions> Server<L, C> {
                 );
                 in_flight.action = Action::Change(decided);
                 in_flight.stage = Stage::Running;
-                self.in_flight.put(in_flight);
+                self.park(link, in_flight);
             }
         }
     }
@@ -185,7 +190,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     pub fn saved(
         &mut self,
         link: &mut L,
-        in_flight: InFlight<L::Frame, C>,
+        in_flight: InFlight<Held<L::Frame>, C>,
         result: Result<(), Fault>,
         now_us: u64,
     ) {
@@ -224,7 +229,7 @@ impl<L: Link, C: Completions> Server<L, C> {
 pub(super) fn test<L: Link, C: Completions>(
     link: &L,
     call: Call<'_, C>,
-    frame: &L::Frame,
+    frame: &Held<L::Frame>,
     now: &Persistent,
 ) -> Result<(), Silence> {
     match decide(link, call, frame, now) {

@@ -7,6 +7,7 @@ use aoe_common::wire::aoe;
 use aoe_common::{Mac, Vlan};
 
 use super::counters::Counters;
+use super::held::Held;
 use super::link::Link;
 use super::reply::{Envelope, build};
 use super::request::Tags;
@@ -156,15 +157,16 @@ fn advertise<L: Link, C: Completions>(
             command: aoe::CMD_QUERY,
             tag: [0; 4],
         };
-        let Some(mut frame) = link.allocate(aoe_common::wire::MIN_FRAME_BYTES) else {
+        let Some(frame) = link.allocate(aoe_common::wire::MIN_FRAME_BYTES) else {
             return false;
         };
+        let mut frame = Held::Frame(frame);
         if !build(link, &mut frame, &tags, &[&envelope.head(0, &argument), &string]) {
-            link.free(frame);
+            frame.free(link);
             return false;
         }
         counters.adverts.bump();
-        link.send(frame);
+        frame.send(link);
     }
     true
 }

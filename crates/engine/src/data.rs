@@ -10,6 +10,7 @@ use super::action::{Action, Refusal};
 use super::ata::{self, Device, Opcode, Registers};
 use super::counters::Silence;
 use super::export::State;
+use super::held::Held;
 use super::in_flight::{InFlight, Stage};
 use super::late::{Treatment, Written};
 use super::link::{Link, Pieces};
@@ -26,7 +27,7 @@ use aoe_common::wire::error;
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Serves an ATA command to an exact address.
-    pub fn ata(&mut self, link: &mut L, call: Call<'_, C>, registers: &Registers, frame: L::Frame) {
+    pub fn ata(&mut self, link: &mut L, call: Call<'_, C>, registers: &Registers, frame: Held<L::Frame>) {
         let opcode = ata::opcode(registers.command);
         self.count(opcode);
         // Writes and trims alone, everything else side by side: what a store does at once never overlaps a write.
@@ -56,7 +57,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         call: Call<'_, C>,
         registers: &Registers,
         state: &State<C::Handle>,
-        frame: &L::Frame,
+        frame: &Held<L::Frame>,
     ) -> Result<Action, Refusal> {
         let access = Self::admit(call, state)?;
         let export = call.export;
@@ -94,7 +95,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         link: &mut L,
         call: Call<'_, C>,
         registers: &Registers,
-        mut frame: L::Frame,
+        mut frame: Held<L::Frame>,
         state: impl Deref<Target = State<C::Handle>>,
     ) {
         let action = match Self::judge(link, call, registers, &state, &frame) {
@@ -115,9 +116,10 @@ impl<L: Link, C: Completions> Server<L, C> {
         if remember || state.order.len() != 0 {
             fingerprint = action.fingerprint(link, &frame, call.request, registers);
             let (max, requester) = (call.export.max_in_flight(), || self.requester(token));
+            let source = call.request.source;
             let placement = state
                 .order
-                .with(|table| table.place(scope, fingerprint, max, requester));
+                .with(|table| table.place(scope, fingerprint, (source, max), requester));
             match placement {
                 Placement::Clear => {}
                 Placement::Full => {
@@ -127,9 +129,9 @@ impl<L: Link, C: Completions> Server<L, C> {
                 Placement::Waits(entry) => {
                     self.counters.waited.bump();
                     call.meter.row().inspect(|row| row.waited.bump());
-                    let in_flight =
-                        call.in_flight(frame, action, self.enter(&state, entry, token), Stage::Waiting);
-                    return self.in_flight.put(in_flight);
+                    let place = self.enter(&state, entry, token);
+                    drop(state);
+                    return self.park(link, call.in_flight(frame, action, place, Stage::Waiting));
                 }
                 Placement::Duplicate(_)
                     if mutants::is(Mutant::DuplicateAnsweredAtOnce)
@@ -141,9 +143,9 @@ impl<L: Link, C: Completions> Server<L, C> {
                 Placement::Duplicate(entry) => {
                     self.counters.duplicates.bump();
                     call.meter.row().inspect(|row| row.duplicates.bump());
-                    let in_flight =
-                        call.in_flight(frame, action, self.enter(&state, entry, token), Stage::Duplicate);
-                    return self.in_flight.put(in_flight);
+                    let place = self.enter(&state, entry, token);
+                    drop(state);
+                    return self.park(link, call.in_flight(frame, action, place, Stage::Duplicate));
                 }
             }
             let treatment = treatment(call, &state, &action, fingerprint);
@@ -163,13 +165,14 @@ impl<L: Link, C: Completions> Server<L, C> {
             Ok(Step::Later) => {
                 let fingerprint =
                     fingerprint.or_else(|| action.fingerprint(link, &frame, call.request, registers));
-                let requester = self.requester(token);
-                let entry = state.order.with(|table| table.run(scope, fingerprint, requester));
+                let (source, requester) = (call.request.source, self.requester(token));
+                let entry = state
+                    .order
+                    .with(|table| table.run(scope, fingerprint, source, requester));
                 let place = self.enter(&state, entry, token);
                 drop(state);
                 self.counters.deferred.bump();
-                self.in_flight
-                    .put(call.in_flight(frame, action, place, Stage::Running));
+                self.park(link, call.in_flight(frame, action, place, Stage::Running));
             }
             done => {
                 if done.is_ok() {
@@ -186,7 +189,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         &mut self,
         link: &mut L,
         call: Call<'_, C>,
-        frame: L::Frame,
+        frame: Held<L::Frame>,
         action: &Action,
         treatment: Treatment,
     ) {
@@ -199,7 +202,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// A request that waited may start: everything is judged again, for what it waited for may have changed it.
-    pub fn resume(&mut self, link: &mut L, mut in_flight: InFlight<L::Frame, C>, now_us: u64) {
+    pub fn resume(&mut self, link: &mut L, mut in_flight: InFlight<Held<L::Frame>, C>, now_us: u64) {
         let export = Arc::clone(&in_flight.export);
         let state = export.state.read();
         match in_flight.place.turn() {
@@ -243,7 +246,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Starts or repeats an operation that has an entry: what conflicts with it waits, no lock is needed.
-    pub fn run(&mut self, link: &mut L, mut in_flight: InFlight<L::Frame, C>, now_us: u64) {
+    pub fn run(&mut self, link: &mut L, mut in_flight: InFlight<Held<L::Frame>, C>, now_us: u64) {
         let step = in_flight.action.run(
             &in_flight.export,
             (&mut self.completions, in_flight.token),
@@ -254,7 +257,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         match step {
             Ok(Step::Later) => {
                 in_flight.stage = Stage::Running;
-                self.in_flight.put(in_flight);
+                self.park(link, in_flight);
             }
             done => self.conclude(link, in_flight, done.map(|_| ()), now_us),
         }
@@ -264,7 +267,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     pub fn finished(
         &mut self,
         link: &mut L,
-        mut in_flight: InFlight<L::Frame, C>,
+        mut in_flight: InFlight<Held<L::Frame>, C>,
         result: StoreResult,
         now_us: u64,
     ) {
@@ -280,7 +283,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     fn conclude(
         &mut self,
         link: &mut L,
-        in_flight: InFlight<L::Frame, C>,
+        in_flight: InFlight<Held<L::Frame>, C>,
         result: Result<(), Failure>,
         now_us: u64,
     ) {
@@ -313,7 +316,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     pub fn duplicate_finished(
         &mut self,
         link: &mut L,
-        mut in_flight: InFlight<L::Frame, C>,
+        mut in_flight: InFlight<Held<L::Frame>, C>,
         result: StoreResult,
         now_us: u64,
     ) {
@@ -330,7 +333,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// A duplicate is told to look whether it is still the one to be answered.
-    pub fn check_duplicate(&mut self, link: &mut L, in_flight: InFlight<L::Frame, C>) {
+    pub fn check_duplicate(&mut self, link: &mut L, in_flight: InFlight<Held<L::Frame>, C>) {
         if in_flight.place.is_newest() {
             self.in_flight.put(in_flight);
         } else {
@@ -343,7 +346,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         &mut self,
         link: &mut L,
         call: Call<'_, C>,
-        frame: L::Frame,
+        frame: Held<L::Frame>,
         action: &Action,
         result: Result<(), Failure>,
     ) {
@@ -377,7 +380,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         link: &mut L,
         call: Call<'_, C>,
         registers: &Registers,
-        frame: L::Frame,
+        frame: Held<L::Frame>,
         action: &Action,
     ) {
         let success = registers.success();
@@ -411,7 +414,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 }
 
-impl<F, C: Completions> InFlight<F, C> {
+impl<F, C: Completions> InFlight<Held<F>, C> {
     /// Puts what the store brought into the frame.
     fn fill<L: Link<Frame = F>>(&mut self, link: &mut L, result: StoreResult) -> Result<(), Failure> {
         let bytes = result?;
@@ -421,8 +424,12 @@ impl<F, C: Completions> InFlight<F, C> {
 }
 
 /// The bytes after the ATA header.
-fn payload<'a, L: Link, C: Completions>(link: &'a L, call: Call<'_, C>, frame: &'a L::Frame) -> Pieces<'a> {
-    let pieces = link.pieces(frame);
+fn payload<'a, L: Link, C: Completions>(
+    link: &'a L,
+    call: Call<'_, C>,
+    frame: &'a Held<L::Frame>,
+) -> Pieces<'a> {
+    let pieces = frame.pieces(link);
     let at = call.request.payload_at;
     let len = scatter::total(&pieces).saturating_sub(at);
     scatter::part(&pieces, at, len).unwrap_or_default()

@@ -6,6 +6,7 @@ use super::action::{Action, Refusal, ReplyCodes};
 use super::ata::{Opcode, opcode};
 use super::counters::Silence;
 use super::exports::Exports;
+use super::held::Held;
 use super::link::Link;
 use super::meter::Meter;
 use super::query;
@@ -15,7 +16,7 @@ use crate::completion::Completions;
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Answers a request to the broadcast MAC and one export's own address.
-    pub fn broadcast(&mut self, link: &mut L, call: Call<'_, C>, frame: L::Frame) {
+    pub fn broadcast(&mut self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>) {
         match self.may_introduce(link, call, &frame) {
             Ok(()) => self.introduce(link, call, frame),
             Err(why) => self.silent(link, frame, why),
@@ -28,7 +29,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         link: &mut L,
         exports: &Exports<C>,
         request: &Request,
-        frame: L::Frame,
+        frame: Held<L::Frame>,
         now_us: u64,
     ) {
         let mut found = false;
@@ -51,7 +52,7 @@ impl<L: Link, C: Completions> Server<L, C> {
                     break;
                 }
                 Ok(()) => match link.allocate(MIN_FRAME_BYTES) {
-                    Some(reply) => self.introduce(link, call, reply),
+                    Some(reply) => self.introduce(link, call, Held::Frame(reply)),
                     None => {
                         self.counters.silent(Silence::NoMemory);
                         break;
@@ -60,7 +61,7 @@ impl<L: Link, C: Completions> Server<L, C> {
             }
         }
         if found {
-            link.free(frame);
+            frame.free(link);
         } else {
             self.silent(link, frame, Silence::NoExport);
         }
@@ -68,7 +69,7 @@ impl<L: Link, C: Completions> Server<L, C> {
 
     /// Decides whether an export answers a request by a wildcard or to the broadcast MAC. Only Query Config read,
     /// test and prefix and IDENTIFY are: a stray WRITE to everyone must change nothing, and errors stay unsaid.
-    fn may_introduce(&self, link: &L, call: Call<'_, C>, frame: &L::Frame) -> Result<(), Silence> {
+    fn may_introduce(&self, link: &L, call: Call<'_, C>, frame: &Held<L::Frame>) -> Result<(), Silence> {
         let state = call.export.state.read();
         match Self::admit(call, &state) {
             Ok(_) => {}
@@ -92,7 +93,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Answers what [`Server::may_introduce`] let through, into `frame`.
-    fn introduce(&self, link: &mut L, call: Call<'_, C>, frame: L::Frame) {
+    fn introduce(&self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>) {
         if let Command::Ata(registers) = &call.request.command {
             self.identify(link, call, registers, frame);
         } else {

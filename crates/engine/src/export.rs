@@ -14,6 +14,9 @@ use super::{AccessList, Address, Persistent, StateError, StateStore};
 use crate::completion::Completions;
 use crate::store::{Fault, FaultKind, Store};
 
+/// However many buffers an export advertises: a write of a jumbo frame that waits takes 9 KiB.
+const MAX_IN_FLIGHT: usize = 4096;
+
 /// What initiators may change of the protocol state; to read it is always allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireAdmin {
@@ -307,8 +310,10 @@ impl<C: Completions> Export<C> {
         }
     }
 
-    /// Most requests in flight at a time: what all initiators together may have outstanding, with room for paths.
+    /// Most reads, and most of all else, in flight at a time: what all initiators together may have outstanding, with room for paths.
+    /// It bounds the memory of what waits as well.
     pub(super) fn max_in_flight(&self) -> usize {
-        usize::from(self.options.buffers.max(2)).saturating_mul(8)
+        let wanted = usize::from(self.options.buffers.max(2)).saturating_mul(8);
+        wanted.min(MAX_IN_FLIGHT)
     }
 }

@@ -156,7 +156,7 @@ mod tests {
     use super::*;
     use crate::order::Requester;
     use crate::scope::{Class, Scope, Span};
-    use crate::testing::bench::{Worker, export, options, request};
+    use crate::testing::bench::{ONE, Worker, export, options, request};
     use crate::testing::completions::MemCompletions;
     use crate::testing::store::MemStore;
 
@@ -174,7 +174,7 @@ mod tests {
             token,
         };
         let order = export.state.read().order.clone();
-        let entry = order.with(|table| table.run(scope, None, requester.clone()));
+        let entry = order.with(|table| table.run(scope, None, ONE, requester.clone()));
         let bytes = request(0, &[0; 12]);
         let port = Worker::new(Vec::new()).port;
         InFlight {

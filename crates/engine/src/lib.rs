@@ -22,6 +22,7 @@ mod dispatch;
 mod export;
 mod exports;
 mod fault;
+mod held;
 mod histogram;
 mod in_flight;
 mod initiators;
@@ -48,6 +49,7 @@ mod scatter;
 mod scope;
 mod server;
 mod session;
+mod shares;
 mod state;
 mod store;
 #[cfg(any(test, feature = "testing"))]

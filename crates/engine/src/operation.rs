@@ -4,6 +4,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::action::Action;
 use super::ata::{Registers, bytes_of};
+use super::held::Held;
 use super::link::Link;
 use super::observer::Change;
 use super::request::Request;
@@ -32,7 +33,8 @@ impl Action {
     #[inline]
     pub fn scope(&self) -> Option<Scope> {
         let (class, span) = match self {
-            Action::Read { extent, .. } | Action::Verify { extent, .. } => (Class::Read, Span::of(*extent)),
+            Action::Read { extent, .. } => (Class::Read, Span::of(*extent)),
+            Action::Verify { extent, .. } => (Class::Verify, Span::of(*extent)),
             Action::Write { extent, .. } => (Class::Write, Span::of(*extent)),
             Action::Flush => (Class::Flush, Span::NONE),
             Action::Trim(extents) => (Class::Write, Span::around(extents)),
@@ -57,7 +59,7 @@ impl Action {
     pub fn fingerprint<L: Link>(
         &self,
         link: &L,
-        frame: &L::Frame,
+        frame: &Held<L::Frame>,
         request: &Request,
         registers: &Registers,
     ) -> Option<Fingerprint> {
@@ -73,7 +75,7 @@ impl Action {
         if payload != 0 {
             let mut hash = Xxh3Default::new();
             let bytes = bytes_of(payload);
-            for piece in scatter::part(&link.pieces(frame), request.payload_at, bytes).unwrap_or_default() {
+            for piece in scatter::part(&frame.pieces(link), request.payload_at, bytes).unwrap_or_default() {
                 hash.update(piece);
             }
             digest = hash.digest128();
@@ -93,17 +95,17 @@ impl Action {
         export: &Export<C>,
         (completions, token): (&mut C, Token),
         link: &mut L,
-        frame: &mut L::Frame,
+        frame: &mut Held<L::Frame>,
         request: &Request,
     ) -> Result<Step, Failure> {
         let store = &export.store;
         let at = request.payload_at;
         Ok(match self {
             Action::Read { extent, .. } => {
-                if !link.renew(frame, at.saturating_add(bytes_of(extent.count))) {
+                if !frame.renew(link, at.saturating_add(bytes_of(extent.count))) {
                     return Err(Failure::NoMemory);
                 }
-                let mut into = scatter::tail(link.pieces_mut(frame), at);
+                let mut into = scatter::tail(frame.pieces_mut(link), at);
                 store.read(completions, token, *extent, &mut into)?
             }
             Action::Write {
@@ -111,7 +113,7 @@ impl Action {
             } => {
                 let bytes = bytes_of(extent.count);
                 // Judged before: the payload is there.
-                let from = scatter::part(&link.pieces(frame), at, bytes).unwrap_or_default();
+                let from = scatter::part(&frame.pieces(link), at, bytes).unwrap_or_default();
                 store.write(completions, token, *extent, &from, *durability)?
             }
             Action::Verify { extent, .. } => store.verify(completions, token, *extent)?,
@@ -126,7 +128,7 @@ impl Action {
         &self,
         bytes: Option<&[u8]>,
         link: &mut L,
-        frame: &mut L::Frame,
+        frame: &mut Held<L::Frame>,
         request: &Request,
     ) -> Result<(), Failure> {
         let Action::Read { extent, .. } = self else {
@@ -142,20 +144,20 @@ impl Action {
             }));
         };
         let at = request.payload_at;
-        if !link.resize(frame, at.saturating_add(len)) {
+        if !frame.resize(link, at.saturating_add(len)) {
             return Err(Failure::NoMemory);
         }
-        scatter::scatter(&mut scatter::tail(link.pieces_mut(frame), at), &[bytes], |_| {});
+        scatter::scatter(&mut scatter::tail(frame.pieces_mut(link), at), &[bytes], |_| {});
         Ok(())
     }
 
     /// A copy of the data that a read left in `frame`, for a duplicate on another worker.
-    pub fn copy<L: Link>(&self, link: &L, frame: &L::Frame, request: &Request) -> Option<Box<[u8]>> {
+    pub fn copy<L: Link>(&self, link: &L, frame: &Held<L::Frame>, request: &Request) -> Option<Box<[u8]>> {
         let Action::Read { extent, .. } = self else {
             return None;
         };
         let mut bytes = vec![0; bytes_of(extent.count)];
-        scatter::gather(&link.pieces(frame), request.payload_at, &mut bytes);
+        scatter::gather(&frame.pieces(link), request.payload_at, &mut bytes);
         Some(bytes.into_boxed_slice())
     }
 }

@@ -5,9 +5,12 @@
 //! order, until it ends. Two entries conflict when they overlap and one of them writes; an entry that conflicts
 //! with an earlier one waits for it.
 
+use aoe_common::Mac;
+
 use super::late::LateLog;
 use super::mutants::{self, Mutant};
 use super::scope::{Class, Fingerprint, Scope};
+use super::shares::Shares;
 use crate::completion::{Completion, CompletionHandle, Event, Token};
 
 /// A request in flight on some worker.
@@ -52,6 +55,8 @@ struct Entry<H> {
     id: EntryId,
     scope: Scope,
     fingerprint: Option<Fingerprint>,
+    /// Whose share it counts in.
+    source: Mac,
     phase: Phase,
     /// Runs it, or will.
     owner: Requester<H>,
@@ -87,6 +92,8 @@ pub(super) enum Turn {
 #[derive(Debug)]
 pub(super) struct Table<H> {
     entries: Vec<Entry<H>>,
+    /// Reads in one, all else in the other: neither keeps the other out.
+    shares: [Shares; 2],
     next_id: EntryId,
     pub late: LateLog,
 }
@@ -95,6 +102,7 @@ impl<H> Default for Table<H> {
     fn default() -> Table<H> {
         Table {
             entries: Vec::new(),
+            shares: Default::default(),
             next_id: 0,
             late: LateLog::default(),
         }
@@ -106,12 +114,13 @@ impl<H: CompletionHandle> Table<H> {
         self.entries.len()
     }
 
-    /// Finds a request its place: beside, behind or instead of what is in flight. At most `max` entries.
+    /// Finds a request its place: beside, behind or instead of what is in flight. At most `max` entries of its kind, and of these a
+    /// source has its share.
     pub fn place(
         &mut self,
         scope: Scope,
         fingerprint: Option<Fingerprint>,
-        max: usize,
+        (source, max): (Mac, usize),
         requester: impl FnOnce() -> Requester<H>,
     ) -> Placement {
         let mut conflict = false;
@@ -132,13 +141,18 @@ impl<H: CompletionHandle> Table<H> {
             } else {
                 Placement::Duplicate(id)
             }
-        } else if self.entries.len() >= max {
+        } else if !self.shares(scope.class).has_room(source, max) {
             Placement::Full
         } else if conflict {
-            Placement::Waits(self.insert(scope, fingerprint, requester(), Phase::Waiting))
+            Placement::Waits(self.insert(scope, fingerprint, source, requester(), Phase::Waiting))
         } else {
             Placement::Clear
         }
+    }
+
+    fn shares(&mut self, class: Class) -> &mut Shares {
+        let [reads, others] = &mut self.shares;
+        if class == Class::Read { reads } else { others }
     }
 
     /// Where an entry is: they are in the order of their numbers.
@@ -150,15 +164,18 @@ impl<H: CompletionHandle> Table<H> {
         &mut self,
         scope: Scope,
         fingerprint: Option<Fingerprint>,
+        source: Mac,
         owner: Requester<H>,
         phase: Phase,
     ) -> EntryId {
+        self.shares(scope.class).add(source);
         let id = self.next_id;
         self.next_id = id.wrapping_add(1);
         self.entries.push(Entry {
             id,
             scope,
             fingerprint,
+            source,
             phase,
             owner,
             newest: None,
@@ -167,8 +184,14 @@ impl<H: CompletionHandle> Table<H> {
     }
 
     /// Adds an operation that the store has begun.
-    pub fn run(&mut self, scope: Scope, fingerprint: Option<Fingerprint>, owner: Requester<H>) -> EntryId {
-        self.insert(scope, fingerprint, owner, Phase::Running)
+    pub fn run(
+        &mut self,
+        scope: Scope,
+        fingerprint: Option<Fingerprint>,
+        source: Mac,
+        owner: Requester<H>,
+    ) -> EntryId {
+        self.insert(scope, fingerprint, source, owner, Phase::Running)
     }
 
     /// Gives a duplicate the place of the one that asked before. True: it owns the entry now and waits for its
@@ -221,6 +244,7 @@ impl<H: CompletionHandle> Table<H> {
             return (None, None);
         };
         let ended = self.entries.remove(at);
+        self.shares(ended.scope.class).remove(ended.source);
         for next in at..self.entries.len() {
             let (before, rest) = self.entries.split_at_mut(next);
             let Some(entry) = rest.first_mut() else { break };

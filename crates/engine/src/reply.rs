@@ -5,6 +5,7 @@ use aoe_common::wire::{MIN_FRAME_BYTES, aoe, ata, eth};
 use arrayvec::ArrayVec;
 
 use super::Address;
+use super::held::Held;
 use super::link::Link;
 use super::mutants::{self, Mutant};
 use super::request::{Request, Tags};
@@ -72,12 +73,12 @@ fn min_len(tags: &Tags) -> usize {
 
 /// Makes `frame` hold the parts, one after the other, zero-padded to the minimum; false (and `frame` untouched)
 /// when memory is short.
-pub(super) fn build<L: Link>(link: &mut L, frame: &mut L::Frame, tags: &Tags, parts: &[&[u8]]) -> bool {
+pub(super) fn build<L: Link>(link: &mut L, frame: &mut Held<L::Frame>, tags: &Tags, parts: &[&[u8]]) -> bool {
     let len = scatter::total(parts).max(min_len(tags));
-    if !link.resize(frame, len) {
+    if !frame.resize(link, len) {
         return false;
     }
-    scatter::scatter(&mut link.pieces_mut(frame), parts, |rest| {
+    scatter::scatter(&mut frame.pieces_mut(link), parts, |rest| {
         if !mutants::is(Mutant::PaddingNotZeroed) {
             rest.fill(0);
         }
@@ -86,6 +87,6 @@ pub(super) fn build<L: Link>(link: &mut L, frame: &mut L::Frame, tags: &Tags, pa
 }
 
 /// Puts `head` before data that is in `frame` already.
-pub(super) fn put_head<L: Link>(link: &mut L, frame: &mut L::Frame, head: &[u8]) {
-    scatter::scatter(&mut link.pieces_mut(frame), &[head], |_| {});
+pub(super) fn put_head<L: Link>(link: &mut L, frame: &mut Held<L::Frame>, head: &[u8]) {
+    scatter::scatter(&mut frame.pieces_mut(link), &[head], |_| {});
 }

@@ -9,6 +9,8 @@ use super::mutants::{self, Mutant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     Read,
+    /// READ VERIFY: a read that sends nothing and may take long. One at a time.
+    Verify,
     /// WRITE and TRIM.
     Write,
     /// Covers only writes that were answered: waits for nothing.
@@ -62,13 +64,17 @@ pub(super) struct Scope {
 
 impl Scope {
     pub fn conflicts(self, other: Scope) -> bool {
-        use Class::{Admin, Fence, Flush, Read, Write};
+        use Class::{Admin, Fence, Flush, Read, Verify, Write};
         match (self.class, other.class) {
-            (Read | Write, Read | Write) if mutants::is(Mutant::ConflictsIgnored) => false,
-            (Fence, Read | Write) | (Read | Write, Fence) if mutants::is(Mutant::NoFence) => false,
-            (Fence, _) | (_, Fence) | (Admin, Admin) => true,
-            (Admin | Flush, _) | (_, Admin | Flush) | (Read, Read) => false,
-            (Read, Write) | (Write, Read | Write) => self.span.overlaps(other.span),
+            (Read | Verify | Write, Read | Verify | Write) if mutants::is(Mutant::ConflictsIgnored) => false,
+            (Fence, Read | Verify | Write) | (Read | Verify | Write, Fence)
+                if mutants::is(Mutant::NoFence) =>
+            {
+                false
+            }
+            (Fence, _) | (_, Fence) | (Admin, Admin) | (Verify, Verify) => true,
+            (Admin | Flush, _) | (_, Admin | Flush) | (Read, Read | Verify) | (Verify, Read) => false,
+            (Read | Verify, Write) | (Write, Read | Verify | Write) => self.span.overlaps(other.span),
         }
     }
 }

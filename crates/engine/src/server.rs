@@ -10,6 +10,7 @@ use super::ata::identify::{self, Facts};
 use super::ata::{Registers, Results};
 use super::counters::{Counters, Silence};
 use super::export::{Export, State};
+use super::held::Held;
 use super::in_flight::{InFlight, InFlightTable, Stage};
 use super::link::Link;
 use super::meter::{Meter, PutOff, Timed};
@@ -96,7 +97,7 @@ pub(super) struct Server<L: Link, C: Completions> {
     pub handle: C::Handle,
     // Before `in_flight`: dropped first, so that what the queue itself still does has ended before order is given up.
     pub completions: C,
-    pub in_flight: InFlightTable<L::Frame, C>,
+    pub in_flight: InFlightTable<Held<L::Frame>, C>,
     pub counters: Arc<Counters>,
     /// Operations of this round, by the place of their export: how long they took is known when the round is over.
     pub untimed: Vec<(usize, Timed)>,
@@ -114,6 +115,18 @@ impl<L: Link, C: Completions> Server<L, C> {
     /// A place of this session's in the order, under an entry's number.
     pub fn enter(&self, state: &State<C::Handle>, entry: EntryId, token: Token) -> Place<C::Handle> {
         Place::new(&state.order, entry, self.requester(token))
+    }
+
+    /// Lets a request wait. It keeps its headers and what it has to write, in memory of its own: the link's is for those that come.
+    pub fn park(&mut self, link: &mut L, mut in_flight: InFlight<Held<L::Frame>, C>) {
+        let needed = match (in_flight.stage, &in_flight.action) {
+            (Stage::Waiting | Stage::Running, Action::Write { .. } | Action::Trim(_) | Action::Change(_)) => {
+                usize::MAX
+            }
+            _ => in_flight.request.payload_at,
+        };
+        in_flight.frame = in_flight.frame.keep(link, needed);
+        self.in_flight.put(in_flight);
     }
 
     /// What every command needs first: the source may see the export, and speaks its version.
@@ -149,16 +162,16 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Gives no answer.
-    pub fn silent(&self, link: &mut L, frame: L::Frame, why: Silence) {
+    pub fn silent(&self, link: &mut L, frame: Held<L::Frame>, why: Silence) {
         self.counters.silent(why);
-        link.free(frame);
+        frame.free(link);
     }
 
     /// Answers with `parts`, the first of them the headers.
-    pub fn send(&self, link: &mut L, call: Call<'_, C>, mut frame: L::Frame, parts: &[&[u8]]) {
+    pub fn send(&self, link: &mut L, call: Call<'_, C>, mut frame: Held<L::Frame>, parts: &[&[u8]]) {
         if build(link, &mut frame, &call.request.tags, parts) {
             self.counters.replies.bump();
-            link.send(frame);
+            frame.send(link);
         } else {
             self.silent(link, frame, Silence::NoMemory);
         }
@@ -169,7 +182,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Turns a request down.
-    pub fn refuse(&self, link: &mut L, call: Call<'_, C>, frame: L::Frame, refusal: Refusal) {
+    pub fn refuse(&self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>, refusal: Refusal) {
         if let Some(row) = call.meter.row() {
             match refusal {
                 Refusal::Silent(_) => row.silent.bump(),
@@ -181,7 +194,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Turns a request down that was counted as what it is.
-    pub fn answer_refusal(&self, link: &mut L, call: Call<'_, C>, frame: L::Frame, refusal: Refusal) {
+    pub fn answer_refusal(&self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>, refusal: Refusal) {
         match (refusal, &call.request.command) {
             (Refusal::Silent(why), _) => self.silent(link, frame, why),
             (Refusal::Ata(results), Command::Ata(registers)) => {
@@ -207,7 +220,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         link: &mut L,
         call: Call<'_, C>,
         registers: &Registers,
-        frame: L::Frame,
+        frame: Held<L::Frame>,
         results: Results,
         data: &[u8],
     ) {
@@ -219,16 +232,16 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Answers an ATA read whose data is in the frame already, which has its final length.
-    pub fn data_in(&self, link: &mut L, call: Call<'_, C>, registers: &Registers, mut frame: L::Frame) {
+    pub fn data_in(&self, link: &mut L, call: Call<'_, C>, registers: &Registers, mut frame: Held<L::Frame>) {
         let argument = registers.success().write(registers.aflags);
         let head = Self::envelope(&call).head(0, &argument);
         put_head(link, &mut frame, &head);
         self.counters.replies.bump();
-        link.send(frame);
+        frame.send(link);
     }
 
     /// Answers IDENTIFY DEVICE. The size is read again each time: growth is served without a restart.
-    pub fn identify(&self, link: &mut L, call: Call<'_, C>, registers: &Registers, frame: L::Frame) {
+    pub fn identify(&self, link: &mut L, call: Call<'_, C>, registers: &Registers, frame: Held<L::Frame>) {
         let export = call.export;
         let Ok(sectors) = export.refresh() else {
             let refusal = if call.request.is_discovery() {
@@ -258,7 +271,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         &self,
         link: &mut L,
         call: Call<'_, C>,
-        frame: L::Frame,
+        frame: Held<L::Frame>,
         state: &Persistent,
         codes: ReplyCodes,
     ) {

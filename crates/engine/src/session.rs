@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use super::adverts::Adverts;
 use super::ata::{Opcode, opcode};
 use super::counters::{Counters, Silence};
+use super::held::Held;
 use super::in_flight::InFlightTable;
 use super::link::Link;
 use super::meter::{ExportMeter, Meter, Meters};
@@ -67,7 +68,7 @@ impl<L: Link, C: Completions> Session<L, C> {
         &self.exports
     }
 
-    /// Requests that hold a frame until something else happens.
+    /// Requests that wait for something else to happen. They hold no frame of the link.
     pub fn pending(&self) -> usize {
         self.server.in_flight.len()
     }
@@ -87,7 +88,7 @@ impl<L: Link, C: Completions> Session<L, C> {
         Arc::clone(&self.meters)
     }
 
-    /// Serves one frame: answers it in place, gives it back, or keeps it until an operation ends.
+    /// Serves one frame: answers it in place or gives it back. What must wait is copied as far as it is needed.
     ///
     /// `now_us` is any clock that does not go back, in microseconds.
     pub fn frame(&mut self, link: &mut L, port: &PortInfo, frame: L::Frame, now_us: u64) {
@@ -150,17 +151,17 @@ impl<L: Link, C: Completions> Session<L, C> {
         server.counters.frames.bump();
         let request = match parsed {
             Ok(request) => request,
-            Err(why) => return server.silent(link, frame, why),
+            Err(why) => return server.silent(link, Held::Frame(frame), why),
         };
         if request.is_wildcard() {
             link.share(&frame);
-            return server.discover(link, &self.exports, &request, frame, now_us);
+            return server.discover(link, &self.exports, &request, Held::Frame(frame), now_us);
         }
         let Some((place, export)) = self.exports.find(&request) else {
-            return server.silent(link, frame, Silence::NoExport);
+            return server.silent(link, Held::Frame(frame), Silence::NoExport);
         };
         let Some(row) = self.rows.get_mut(place) else {
-            return server.silent(link, frame, Silence::NoExport);
+            return server.silent(link, Held::Frame(frame), Silence::NoExport);
         };
         let options = &export.options;
         let row = &*row.get_or_insert_with(|| self.meters.of(options.address, options.vlan));
@@ -172,8 +173,9 @@ impl<L: Link, C: Completions> Session<L, C> {
         };
         if request.changes() && is_old(link.age_us(&frame), options.stale_after_us) {
             row.silent.bump();
-            return server.silent(link, frame, Silence::Old);
+            return server.silent(link, Held::Frame(frame), Silence::Old);
         }
+        let frame = Held::Frame(frame);
         if request.broadcast && !changes_string(&request) {
             server.broadcast(link, call, frame);
         } else {
@@ -233,7 +235,7 @@ impl<L: Link, C: Completions> Session<L, C> {
         } = self.server;
         Remains {
             completions,
-            in_flight: in_flight.into_running(|frame| link.free(frame)),
+            in_flight: in_flight.into_running(|frame| frame.free(link)),
         }
     }
 }

@@ -115,7 +115,7 @@ impl Worker {
         self.due_us
     }
 
-    /// Frames in the engine's hands, and requests that hold one.
+    /// Frames in the engine's hands, and requests that wait: they hold none.
     pub fn frames(&self) -> (usize, usize) {
         (self.link.out, self.session.pending())
     }

@@ -95,8 +95,8 @@ impl World {
         let (out, pending) = worker.frames();
         let idle = pending == 0;
         let due = worker.due_us();
-        if out != pending {
-            let text = format!("the engine has {out} frames and {pending} requests that hold one");
+        if out != 0 {
+            let text = format!("the engine has kept {out} frames; {pending} requests wait");
             self.oracle.broken(Promise::Frames, text);
         }
         self.settle();

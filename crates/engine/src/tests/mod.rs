@@ -15,3 +15,4 @@ mod ordering;
 mod pause;
 mod threads;
 mod vectors;
+mod waiting;

@@ -27,9 +27,12 @@ fn a_paused_export_answers_nobody_and_changes_nothing() {
     }
     assert_eq!(store.inner.lock().image, before);
     assert_eq!(worker.session.counters().silent_paused.get(), 5);
-    worker
-        .session
-        .advertise(&mut worker.link, &worker.port, &[export.clone()], worker.now_us);
+    worker.session.advertise(
+        &mut worker.link,
+        &worker.port,
+        std::slice::from_ref(&export),
+        worker.now_us,
+    );
     assert!(worker.sent().is_empty(), "it is not advertised");
     export.resume();
     for request in &requests {

@@ -108,7 +108,7 @@ impl Op {
             return true;
         }
         match (self, other, self.sectors(), other.sectors()) {
-            (Op::Query(..), Op::Query(..), ..) => true,
+            (Op::Query(..), Op::Query(..), ..) | (Op::Verify(..), Op::Verify(..), ..) => true,
             (_, _, Some((a, a_writes)), Some((b, b_writes))) => {
                 (a_writes || b_writes) && a.start < b.end && b.start < a.end
             }

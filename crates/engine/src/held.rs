@@ -1,0 +1,123 @@
+//! A request's frame: in the memory it was received into while it is worked on, in memory of its own while it waits.
+
+use super::link::{Link, Pieces, PiecesMut};
+use super::scatter;
+
+/// A frame that is the link's, or the bytes of one that waits.
+#[derive(Debug)]
+pub(super) enum Held<F> {
+    /// In the link's memory.
+    Frame(F),
+    /// As much of a request as is needed to go on with it: its headers, and what it has to write.
+    Kept(Box<[u8]>),
+}
+
+impl<F> Held<F> {
+    /// The frame's bytes.
+    pub fn pieces<'a, L: Link<Frame = F>>(&'a self, link: &'a L) -> Pieces<'a> {
+        match self {
+            Held::Frame(frame) => link.pieces(frame),
+            Held::Kept(bytes) => Pieces::from_iter([&bytes[..]]),
+        }
+    }
+
+    /// The frame's bytes for writing a reply over them.
+    pub fn pieces_mut<'a, L: Link<Frame = F>>(&'a mut self, link: &'a L) -> PiecesMut<'a> {
+        match self {
+            Held::Frame(frame) => link.pieces_mut(frame),
+            Held::Kept(bytes) => PiecesMut::from_iter([&mut bytes[..]]),
+        }
+    }
+
+    /// As [`Link::resize`]; what was kept is in the link's memory afterwards.
+    pub fn resize<L: Link<Frame = F>>(&mut self, link: &mut L, len: usize) -> bool {
+        match self {
+            Held::Frame(frame) => link.resize(frame, len),
+            Held::Kept(bytes) => {
+                let Some(mut frame) = link.allocate(len) else {
+                    return false;
+                };
+                let bytes = bytes.get(..len).unwrap_or(bytes);
+                scatter::scatter(&mut link.pieces_mut(&mut frame), &[bytes], |_| {});
+                *self = Held::Frame(frame);
+                true
+            }
+        }
+    }
+
+    /// As [`Link::renew`]; the frame is in the link's memory afterwards.
+    pub fn renew<L: Link<Frame = F>>(&mut self, link: &mut L, len: usize) -> bool {
+        match self {
+            Held::Frame(frame) => link.renew(frame, len),
+            Held::Kept(_) => {
+                let Some(frame) = link.allocate(len) else {
+                    return false;
+                };
+                *self = Held::Frame(frame);
+                true
+            }
+        }
+    }
+
+    /// Sends it. Only what was made a reply, which is in the link's memory.
+    pub fn send<L: Link<Frame = F>>(self, link: &mut L) {
+        match self {
+            Held::Frame(frame) => link.send(frame),
+            Held::Kept(_) => debug_assert!(false, "a reply is built in the link's memory"),
+        }
+    }
+
+    /// Gives its memory back.
+    pub fn free<L: Link<Frame = F>>(self, link: &mut L) {
+        if let Held::Frame(frame) = self {
+            link.free(frame);
+        }
+    }
+
+    /// Keeps the first `len` bytes and gives the link's memory back: what waits must not keep others from being received.
+    pub fn keep<L: Link<Frame = F>>(self, link: &mut L, len: usize) -> Held<F> {
+        let Held::Frame(frame) = self else {
+            return self;
+        };
+        let pieces = link.pieces(&frame);
+        let mut bytes = vec![0; len.min(scatter::total(&pieces))];
+        scatter::gather(&pieces, 0, &mut bytes);
+        drop(pieces);
+        link.free(frame);
+        Held::Kept(bytes.into_boxed_slice())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::link::MemLink;
+
+    #[test]
+    fn what_is_kept_takes_no_memory_of_the_link() {
+        let mut link = MemLink::new(7);
+        let bytes: Vec<u8> = (0..40).collect();
+        let frame = link.receive(&bytes);
+        let mut held = Held::Frame(frame).keep(&mut link, 24);
+        assert_eq!(link.out, 0);
+        assert_eq!(held.pieces(&link).concat(), bytes[..24]);
+        assert!(held.resize(&mut link, 60));
+        assert_eq!(link.out, 1);
+        assert_eq!(held.pieces(&link).concat()[..24], bytes[..24]);
+        held.send(&mut link);
+        assert_eq!(link.sent.pop_front().map(|sent| sent.len()), Some(60));
+    }
+
+    #[test]
+    fn without_memory_it_stays_as_it_is() {
+        let mut link = MemLink::new(64);
+        let frame = link.receive(&[5; 30]);
+        let mut held = Held::Frame(frame).keep(&mut link, 100);
+        link.pool = 0;
+        assert!(!held.resize(&mut link, 60));
+        assert!(!held.renew(&mut link, 60));
+        assert_eq!(held.pieces(&link).concat(), [5; 30]);
+        held.free(&mut link);
+        assert_eq!(link.out, 0);
+    }
+}

@@ -25,6 +25,7 @@ mod fault;
 mod held;
 mod histogram;
 mod in_flight;
+mod index;
 mod initiators;
 mod late;
 mod limiter;

@@ -5,8 +5,12 @@
 //! order, until it ends. Two entries conflict when they overlap and one of them writes; an entry that conflicts
 //! with an earlier one waits for it.
 
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
 use aoe_common::Mac;
 
+use super::index::{EntryId, Index};
 use super::late::LateLog;
 use super::mutants::{self, Mutant};
 use super::scope::{Class, Fingerprint, Scope};
@@ -47,12 +51,8 @@ enum Phase {
     Running,
 }
 
-/// Names an entry of one export's table.
-pub(super) type EntryId = u64;
-
 #[derive(Debug)]
 struct Entry<H> {
-    id: EntryId,
     scope: Scope,
     fingerprint: Option<Fingerprint>,
     /// Whose share it counts in.
@@ -91,7 +91,8 @@ pub(super) enum Turn {
 /// The entries of one export.
 #[derive(Debug)]
 pub(super) struct Table<H> {
-    entries: Vec<Entry<H>>,
+    entries: BTreeMap<EntryId, Entry<H>>,
+    index: Index,
     /// Reads in one, all else in the other: neither keeps the other out.
     shares: [Shares; 2],
     next_id: EntryId,
@@ -101,7 +102,8 @@ pub(super) struct Table<H> {
 impl<H> Default for Table<H> {
     fn default() -> Table<H> {
         Table {
-            entries: Vec::new(),
+            entries: BTreeMap::new(),
+            index: Index::default(),
             shares: Default::default(),
             next_id: 0,
             late: LateLog::default(),
@@ -123,18 +125,17 @@ impl<H: CompletionHandle> Table<H> {
         (source, max): (Mac, usize),
         requester: impl FnOnce() -> Requester<H>,
     ) -> Placement {
-        let mut conflict = false;
-        let mut same = None;
-        // From the back: the latest one that is same. This request is then as if it had arrived right after that one,
+        let (mut conflict, mut same) = (false, None);
+        // The latest one that is the same. This request is then as if it had arrived right after that one,
         // and one in between that conflicts takes effect after both. Nobody can tell: none of them has been answered, so
         // no order was promised.
-        for entry in self.entries.iter().rev() {
+        self.any(scope, |id, entry| {
             if fingerprint.is_some() && entry.fingerprint == fingerprint {
-                same = Some(entry.id);
-                break;
+                same = same.max(Some(id));
             }
             conflict |= entry.scope.conflicts(scope);
-        }
+            false
+        });
         if let Some(id) = same {
             if self.join(id, requester()) {
                 Placement::Waits(id)
@@ -155,9 +156,30 @@ impl<H: CompletionHandle> Table<H> {
         if class == Class::Read { reads } else { others }
     }
 
-    /// Where an entry is: they are in the order of their numbers.
-    fn position(&self, id: EntryId) -> Option<usize> {
-        self.entries.binary_search_by_key(&id, |entry| entry.id).ok()
+    /// Whether this holds for any entry among those that can conflict with this one or be the same. Asked in the order of their
+    /// numbers, but for those on sectors of several buckets.
+    fn any(&self, scope: Scope, mut holds: impl FnMut(EntryId, &Entry<H>) -> bool) -> bool {
+        match self.index.near(scope) {
+            Some(mut near) => near.any(|id| self.entries.get(&id).is_some_and(|entry| holds(id, entry))),
+            None => self.entries.iter().any(|(id, entry)| holds(*id, entry)),
+        }
+    }
+
+    /// Entries after this one that can conflict with it, in the order of their numbers.
+    fn later(&self, id: EntryId, scope: Scope) -> Vec<EntryId> {
+        let Some(near) = self.index.near(scope) else {
+            let after = (Bound::Excluded(id), Bound::Unbounded);
+            return self.entries.range(after).map(|(id, _)| *id).collect();
+        };
+        let mut later: Vec<EntryId> = near.filter(|other| *other > id).collect();
+        later.sort_unstable();
+        later.dedup();
+        later
+    }
+
+    /// Whether an earlier entry stands against this one.
+    fn is_blocked(&self, id: EntryId, scope: Scope) -> bool {
+        self.any(scope, |other, entry| other < id && entry.scope.conflicts(scope))
     }
 
     fn insert(
@@ -171,15 +193,16 @@ impl<H: CompletionHandle> Table<H> {
         self.shares(scope.class).add(source);
         let id = self.next_id;
         self.next_id = id.wrapping_add(1);
-        self.entries.push(Entry {
-            id,
+        self.index.insert(id, scope);
+        let entry = Entry {
             scope,
             fingerprint,
             source,
             phase,
             owner,
             newest: None,
-        });
+        };
+        self.entries.insert(id, entry);
         id
     }
 
@@ -197,7 +220,7 @@ impl<H: CompletionHandle> Table<H> {
     /// Gives a duplicate the place of the one that asked before. True: it owns the entry now and waits for its
     /// turn; false: it only waits for the outcome.
     fn join(&mut self, id: EntryId, requester: Requester<H>) -> bool {
-        let Some(entry) = self.position(id).and_then(|at| self.entries.get_mut(at)) else {
+        let Some(entry) = self.entries.get_mut(&id) else {
             return false;
         };
         if entry.phase == Phase::Running {
@@ -216,14 +239,15 @@ impl<H: CompletionHandle> Table<H> {
 
     /// Asks whether a waiting request may start.
     pub fn turn(&mut self, id: EntryId, session: &H, token: Token) -> Turn {
-        let Some(at) = self.position(id) else {
+        let owned = |entry: &&mut Entry<H>| entry.owner.is(session, token);
+        let Some(scope) = self.entries.get(&id).map(|entry| entry.scope) else {
             return Turn::Superseded;
         };
-        let (before, rest) = self.entries.split_at_mut(at);
-        let Some(entry) = rest.first_mut().filter(|entry| entry.owner.is(session, token)) else {
+        let blocked = self.is_blocked(id, scope);
+        let Some(entry) = self.entries.get_mut(&id).filter(owned) else {
             return Turn::Superseded;
         };
-        if before.iter().any(|earlier| earlier.scope.conflicts(entry.scope)) {
+        if blocked {
             return Turn::NotYet;
         }
         entry.phase = Phase::Running;
@@ -232,7 +256,7 @@ impl<H: CompletionHandle> Table<H> {
 
     /// True while this requester is the one to be answered in the owner's place.
     pub fn is_newest(&self, id: EntryId, session: &H, token: Token) -> bool {
-        let entry = self.position(id).and_then(|at| self.entries.get(at));
+        let entry = self.entries.get(&id);
         let newest = entry.and_then(|entry| entry.newest.as_ref());
         newest.is_some_and(|requester| requester.is(session, token))
     }
@@ -240,23 +264,29 @@ impl<H: CompletionHandle> Table<H> {
     /// Ends an entry and calls those that waited for it; returns who is to be answered in the owner's place, and
     /// what the request was like.
     pub fn finish(&mut self, id: EntryId) -> (Option<Requester<H>>, Option<Fingerprint>) {
-        let Some(at) = self.position(id) else {
+        let Some(ended) = self.entries.remove(&id) else {
             return (None, None);
         };
-        let ended = self.entries.remove(at);
+        self.index.remove(id, ended.scope);
         self.shares(ended.scope.class).remove(ended.source);
-        for next in at..self.entries.len() {
-            let (before, rest) = self.entries.split_at_mut(next);
-            let Some(entry) = rest.first_mut() else { break };
-            if entry.phase == Phase::Waiting
-                && entry.scope.conflicts(ended.scope)
-                && !before.iter().any(|earlier| earlier.scope.conflicts(entry.scope))
+        for next in self.later(id, ended.scope) {
+            let Some(entry) = self.entries.get(&next) else {
+                continue;
+            };
+            let scope = entry.scope;
+            if entry.phase != Phase::Waiting || !scope.conflicts(ended.scope) || self.is_blocked(next, scope)
             {
+                continue;
+            }
+            if let Some(entry) = self.entries.get_mut(&next) {
                 entry.phase = Phase::Called;
-                if mutants::is(Mutant::WaiterNotCalled) {
-                    continue;
+                if !mutants::is(Mutant::WaiterNotCalled) {
+                    entry.owner.call();
                 }
-                entry.owner.call();
+            }
+            if scope.covers(ended.scope) {
+                // Whoever else waited for what has ended waits for this one.
+                break;
             }
         }
         (ended.newest, ended.fingerprint)
@@ -265,7 +295,7 @@ impl<H: CompletionHandle> Table<H> {
     /// Forgets a request of a worker that ends. What it ran is over as far as order goes; a duplicate that waited
     /// for the outcome learns that there is none.
     pub fn forget(&mut self, id: EntryId, session: &H, token: Token) {
-        let Some(entry) = self.position(id).and_then(|at| self.entries.get_mut(at)) else {
+        let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
         if entry.owner.is(session, token) {
@@ -284,7 +314,7 @@ impl<H: CompletionHandle> Table<H> {
     /// True while a change of the protocol state is being saved or waits for that.
     pub fn has_admin(&self) -> bool {
         self.entries
-            .iter()
+            .values()
             .any(|entry| matches!(entry.scope.class, Class::Admin | Class::Fence))
     }
 }

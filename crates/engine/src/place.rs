@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::order::{EntryId, Requester, Table, Turn};
+use super::index::EntryId;
+use super::order::{Requester, Table, Turn};
 use super::scope::Fingerprint;
 use crate::completion::{CompletionHandle, Token};
 

@@ -63,6 +63,13 @@ pub(super) struct Scope {
 }
 
 impl Scope {
+    /// Whether this is a write of all that the other touches: it conflicts with whatever conflicts with that one.
+    pub fn covers(self, other: Scope) -> bool {
+        let of_sectors = matches!(other.class, Class::Read | Class::Write);
+        let inside = self.span.first <= other.span.first && other.span.end <= self.span.end;
+        of_sectors && inside && self.class == Class::Write && !mutants::is(Mutant::OverlapByFirstSector)
+    }
+
     pub fn conflicts(self, other: Scope) -> bool {
         use Class::{Admin, Fence, Flush, Read, Verify, Write};
         match (self.class, other.class) {

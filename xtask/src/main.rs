@@ -60,3 +60,33 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn every_call_in_the_book_is_understood() {
+        let docs = sh::root().join("docs");
+        let entries = std::fs::read_dir(docs)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let mut seen = 0;
+        for path in entries.chain([sh::root().join("README.md")]) {
+            let Ok(page) = std::fs::read_to_string(&path) else {
+                continue;
+            };
+            for line in page.lines().filter(|line| line.starts_with("cargo xtask ")) {
+                let call = line.split(" #").next().unwrap_or_default();
+                let words = call.split_whitespace().skip(1);
+                let failed = Args::try_parse_from(words).err();
+                let is_wrong = failed.is_some_and(|error| error.kind() != ErrorKind::DisplayHelp);
+                assert!(!is_wrong, "{}: {line}", path.display());
+                seen += 1;
+            }
+        }
+        assert!(seen > 8, "only {seen} calls were found");
+    }
+}

@@ -2,6 +2,8 @@
 
 pub mod args;
 mod bench;
+#[cfg(test)]
+mod book;
 mod check;
 mod create;
 mod daemon;

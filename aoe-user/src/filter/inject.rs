@@ -3,11 +3,31 @@
 use std::io;
 
 use aoe_common::rules::Counter;
+use aya::Ebpf;
 use aya::maps::PerCpuValues;
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions};
+use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions};
 use aya::util::nr_cpus;
 
 use super::{Filter, FilterError, PROGRAM, program};
+
+/// Runs a program with a live frame, as if queue 0 of this interface had received it.
+pub(super) fn live_frame(
+    ebpf: &mut Ebpf,
+    name: &str,
+    frame: &[u8],
+    ifindex: u32,
+) -> Result<(), ProgramError> {
+    let end = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context = [0, end, 0, ifindex, 0, 0].map(u32::to_ne_bytes).concat();
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        ctx_in: Some(&context),
+        attrs: TestRunAttrs::new().xdp_live_frames(1),
+        ..TestRunOptions::default()
+    };
+    program(ebpf, name).test_run(options).map(drop)
+}
 
 impl Filter {
     /// Gives the program a frame as if queue 0 of interface `ifindex` had received it, and has the kernel do what it decides: a
@@ -15,18 +35,8 @@ impl Filter {
     ///
     /// Works before the program is attached. Since Linux 5.18 (`BPF_F_TEST_XDP_LIVE_FRAMES`).
     pub fn inject(&mut self, frame: &[u8], ifindex: u32) -> Result<(), FilterError> {
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context = [0, frame.len() as u32, 0, ifindex, 0, 0]
-            .map(u32::to_ne_bytes)
-            .concat();
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            ctx_in: Some(&context),
-            attrs: TestRunAttrs::new().xdp_live_frames(1),
-            ..TestRunOptions::default()
-        };
-        let run = program(&mut self.ebpf, PROGRAM).test_run(options);
-        run.map(drop).map_err(|error| FilterError::Inject {
+        let run = live_frame(&mut self.ebpf, PROGRAM, frame, ifindex);
+        run.map_err(|error| FilterError::Inject {
             source: io::Error::other(error),
         })
     }

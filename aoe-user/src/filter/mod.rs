@@ -236,6 +236,23 @@ impl fmt::Debug for Filter {
     }
 }
 
+/// Loads a program that shares the filter's object, but not its rules; the maps of those, and these, are made as small as can be.
+fn load_small(name: &str, unused: &[&'static str]) -> Result<Ebpf, FilterError> {
+    let mut loader = EbpfLoader::new();
+    for map in ["EXPORTS", "SOURCES", "BUCKETS", "DENIED"].iter().chain(unused) {
+        loader.map_max_entries(*map, 1);
+    }
+    loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
+    let mut ebpf = loader
+        .btf(None)
+        .load(OBJECT)
+        .map_err(|error| FilterError::load(&error))?;
+    program(&mut ebpf, name)
+        .load()
+        .map_err(|error| FilterError::load(&error.into()))?;
+    Ok(ebpf)
+}
+
 /// Attaches a loaded program for as long as the link lives.
 fn link(
     ebpf: &mut Ebpf,

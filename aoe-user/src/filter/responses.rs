@@ -4,11 +4,11 @@ use std::os::fd::BorrowedFd;
 
 use aoe_common::Mac;
 use aoe_common::rules::{Generation, State};
+use aya::Ebpf;
 use aya::maps::{Array, MapData, XskMap};
 use aya::programs::links::FdLink;
-use aya::{Ebpf, EbpfLoader};
 
-use super::{Attach, FilterError, OBJECT, link, map, program};
+use super::{Attach, FilterError, link, load_small, map};
 
 pub(super) const PROGRAM: &str = "aoe_responses";
 
@@ -28,19 +28,7 @@ impl Responses {
     ///
     /// Needs what [`Filter::load`](super::Filter::load) needs.
     pub fn load(mac: Mac) -> Result<Responses, FilterError> {
-        let mut loader = EbpfLoader::new();
-        // It shares an object with the filter, whose maps it does not use.
-        for unused in ["EXPORTS", "SOURCES", "BUCKETS", "DENIED"] {
-            loader.map_max_entries(unused, 1);
-        }
-        loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
-        let mut ebpf = loader
-            .btf(None)
-            .load(OBJECT)
-            .map_err(|error| FilterError::load(&error))?;
-        program(&mut ebpf, PROGRAM)
-            .load()
-            .map_err(|error| FilterError::load(&error.into()))?;
+        let mut ebpf = load_small(PROGRAM, &[])?;
         let mut state: Array<MapData, u64> = map(&mut ebpf, "STATE", "state")?;
         let own = State::new(Generation::default(), false, mac);
         state.set(0, own.0, 0).map_err(FilterError::map("state"))?;

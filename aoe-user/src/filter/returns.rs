@@ -4,10 +4,10 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 
 use aoe_common::rules::RETURNED_BYTES;
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions};
-use aya::{Ebpf, EbpfLoader};
+use aya::Ebpf;
 
-use super::{FilterError, OBJECT, program};
+use super::inject::live_frame;
+use super::{FilterError, load_small};
 
 const PROGRAM: &str = "aoe_pass";
 
@@ -23,19 +23,7 @@ impl Returns {
     /// For the interface on which a [`Filter`](super::Filter) knows such frames by `mark`
     /// ([`Filter::mark`](super::Filter::mark)).
     pub fn load(ifindex: u32, mark: u64) -> Result<Returns, FilterError> {
-        let mut loader = EbpfLoader::new();
-        // It shares an object with the filter, whose maps it does not use.
-        for unused in ["EXPORTS", "SOURCES", "BUCKETS", "DENIED", "SOCKETS"] {
-            loader.map_max_entries(unused, 1);
-        }
-        loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
-        let mut ebpf = loader
-            .btf(None)
-            .load(OBJECT)
-            .map_err(|error| FilterError::load(&error))?;
-        program(&mut ebpf, PROGRAM)
-            .load()
-            .map_err(|error| FilterError::load(&error.into()))?;
+        let ebpf = load_small(PROGRAM, &["SOCKETS"])?;
         Ok(Returns { ebpf, ifindex, mark })
     }
 
@@ -47,21 +35,7 @@ impl Returns {
         let mut bytes = Vec::with_capacity(frame.len() + RETURNED_BYTES);
         bytes.extend_from_slice(frame);
         bytes.extend_from_slice(&self.mark.to_be_bytes());
-        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
-        let context: Vec<u8> = [0, len, 0, self.ifindex, 0, 0]
-            .into_iter()
-            .flat_map(u32::to_ne_bytes)
-            .collect();
-        let options = TestRunOptions {
-            data_in: Some(&bytes),
-            ctx_in: Some(&context),
-            attrs: TestRunAttrs::new().xdp_live_frames(1),
-            ..TestRunOptions::default()
-        };
-        program(&mut self.ebpf, PROGRAM)
-            .test_run(options)
-            .map(|_| ())
+        live_frame(&mut self.ebpf, PROGRAM, &bytes, self.ifindex)
             .map_err(|error| FilterError::load(&error.into()))
     }
 }

@@ -40,14 +40,23 @@ const NOT_IN_ENGINE: [&str; 9] = [
 ];
 
 /// The rooms of the user half, and the rooms and packages that each may use.
-const ROOMS: [(&str, &[&str]); 6] = [
+const ROOMS: [(&str, &[&str]); 7] = [
     ("target", &["store"]),
     ("config", &["store", "initiator"]),
     ("filter", &["config"]),
-    ("port", &["config", "filter", "store", "target", "xsk"]),
+    ("metrics", &["filter", "target"]),
+    ("port", &["config", "filter", "metrics", "store", "target", "xsk"]),
     (
         "control",
-        &["config", "filter", "initiator", "port", "store", "target"],
+        &[
+            "config",
+            "filter",
+            "initiator",
+            "metrics",
+            "port",
+            "store",
+            "target",
+        ],
     ),
     (
         "cli",
@@ -56,6 +65,7 @@ const ROOMS: [(&str, &[&str]); 6] = [
             "control",
             "filter",
             "initiator",
+            "metrics",
             "port",
             "store",
             "target",

@@ -207,7 +207,7 @@ fn open_port(export: &Arc<Export>, alarms: &Arc<AtomicUsize>) -> Port {
         }],
     };
     let exports = Arc::new(Exports::new(vec![Arc::clone(export)]));
-    Port::open(&nic, &options, &exports, &rules).expect("the port opens")
+    Port::open(&nic, &options, &exports, &rules, &Arc::default()).expect("the port opens")
 }
 
 fn body() {
@@ -247,9 +247,9 @@ fn body() {
     assert_eq!(export.in_flight(), 0, "its range is free");
     port.replace_workers().expect("the port opens again");
     assert!(!port.has_lost_worker());
-    assert_eq!(port.figures().get("workers_lost"), 1);
+    assert_eq!(port.totals().workers_lost, 1);
     let again = ask(&socket, ata::WRITE_EXT, 5, &[7; 512], 3, PATIENCE);
-    let again = again.unwrap_or_else(|| panic!("the sector can be written: {}", port.figures()));
+    let again = again.unwrap_or_else(|| panic!("the sector can be written: {}", port.totals()));
     assert_eq!(again.status(), 0x40);
     drop(port);
     assert!(

@@ -7,6 +7,7 @@ mod bench_af_xdp;
 mod bonds;
 mod boot;
 mod conformance;
+mod control;
 mod degraded;
 mod dependencies;
 mod disk_faults;

@@ -1,5 +1,7 @@
 //! Every argument of every subcommand. The man page and the completions are made from these types.
 
+mod state;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,11 +10,14 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::live::args as live;
 use super::{bench, log};
 use crate::config::values::{self, BUFFERS, LENGTH, OFFSET, SHELF, SLOT, SPAN, SPIN_US};
 use crate::config::{ExportConfig, ImageFormat, Mode, StoreKind, Vlan, interfaces};
 use crate::initiator::flood;
 use crate::initiator::load::MAX_DEPTH;
+
+pub use state::{StateAction, StateArgs, StateTarget};
 
 /// Where `daemon` and `check` look for the config file.
 pub const CONFIG_FILE: &str = "/etc/xblade/xblade.toml";
@@ -22,7 +27,9 @@ pub const STATE_DIR: &str = "/var/lib/xblade";
 /// ATA-over-Ethernet target: exports disk images and block devices on an Ethernet
 #[derive(Debug, Parser)]
 #[command(name = "xblade", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not everything is served, 4 no running target."
+)]
 pub struct Cli {
     /// What to log: error, warn, info, debug or trace, also by module as in info,xblade::port=debug [default: $XBLADE_LOG, else
     /// $RUST_LOG, else info]
@@ -41,6 +48,24 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Serve every export of a config file
     Daemon(DaemonArgs),
+    /// Say how a running target is: exit code 0 healthy, 3 not everything is served, 4 no target
+    Status(live::StatusArgs),
+    /// List the exports of a running target; exit code 3 where one is not served
+    Ls(live::ListArgs),
+    /// Show rates and latencies of a running target
+    Stat(live::StatArgs),
+    /// List what each initiator did
+    Initiators(live::ListArgs),
+    /// List sources that were turned away by access lists
+    Denied(live::DeniedArgs),
+    /// Have the daemon read its config file again, and say what came of it
+    Reload(live::ReloadArgs),
+    /// Add, remove, pause or resume exports of a running target
+    Export(live::ExportArgs),
+    /// Change what a running target logs
+    Log(live::LogArgs),
+    /// Print all counters of a running target for Prometheus
+    Metrics(live::MetricsArgs),
     /// Validate a config file and print what would be served; touches nothing
     Check(CheckArgs),
     /// Make an image file
@@ -193,6 +218,9 @@ pub struct ServeArgs {
     /// Serve although shelf 4095 is refused by Linux, or another target has this address
     #[arg(long)]
     pub force: bool,
+    /// Listen here for `xblade status` and others [default: nowhere]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
 }
 
 /// `xblade daemon`
@@ -207,6 +235,9 @@ pub struct DaemonArgs {
     /// Serve although shelf 4095 is refused by Linux, or another target has an address
     #[arg(long)]
     pub force: bool,
+    /// Listen here for `xblade status` and others [default: $XBLADE_CONTROL, else /run/xblade/control.sock]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
 }
 
 /// `xblade check`
@@ -234,71 +265,6 @@ pub struct CreateArgs {
     /// Reserve the space now, so that writes never find the disk full [default: sparse]
     #[arg(long)]
     pub prealloc: bool,
-}
-
-/// `xblade state`
-#[derive(Debug, Args)]
-pub struct StateArgs {
-    /// What to do
-    #[command(subcommand)]
-    pub action: StateAction,
-}
-
-/// The actions of `xblade state`.
-#[derive(Debug, Subcommand)]
-pub enum StateAction {
-    /// One line for each export that has something kept
-    List {
-        /// Where the states are
-        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-        state_dir: PathBuf,
-    },
-    /// All that is kept for one export
-    Show(StateTarget),
-    /// Forget what is named, or all of it; opens an export that is kept shut because its state is damaged or gone
-    Clear {
-        /// The export
-        #[command(flatten)]
-        target: StateTarget,
-        /// Forget the MAC mask
-        #[arg(long)]
-        mask: bool,
-        /// Forget the reservation
-        #[arg(long)]
-        reserve: bool,
-        /// Forget the config string
-        #[arg(long)]
-        string: bool,
-    },
-    /// Say which export a state file of an earlier release belongs to
-    Adopt {
-        /// The export
-        #[command(flatten)]
-        target: StateTarget,
-        /// The file's name, as `state list` shows it
-        #[arg(long, value_name = "NAME")]
-        from: String,
-    },
-}
-
-/// The export whose state is meant.
-#[derive(Debug, Args)]
-pub struct StateTarget {
-    /// Major address
-    #[arg(value_parser = |text: &str| SHELF.parse::<u16>(text), allow_negative_numbers = true)]
-    pub shelf: u16,
-    /// Minor address
-    #[arg(value_parser = |text: &str| SLOT.parse::<u8>(text), allow_negative_numbers = true)]
-    pub slot: u8,
-    /// Its `vlan` in the config file, where it has one
-    #[arg(long, value_name = "N|any", value_parser = values::vlan, allow_negative_numbers = true)]
-    pub vlan: Option<Vlan>,
-    /// Its `state_name` in the config file, where it has one
-    #[arg(long, value_name = "NAME", value_parser = values::state_name)]
-    pub state_name: Option<String>,
-    /// Where the states are
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    pub state_dir: PathBuf,
 }
 
 /// `xblade doctor`

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use crate::config::{Config, file};
-use crate::control::{self, Service};
+use crate::control::{self, Service, SetLog};
 
 use super::args::DaemonArgs;
+use super::live::args::socket;
 
-pub(super) fn run(args: DaemonArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: DaemonArgs, set_log: SetLog) -> anyhow::Result<()> {
     control::run(Service {
+        control: Some(socket(args.control.clone())),
+        set_log,
         load: Arc::new(move || config(&args)),
         reloads: true,
         must_start: false,

@@ -9,6 +9,7 @@ mod create;
 mod daemon;
 mod doctor;
 mod interrupt;
+mod live;
 mod log;
 mod manual;
 mod output;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use args::{Cli, Command};
+use live::NoTarget;
 use log::Log;
 use output::Closed;
 
@@ -38,22 +40,35 @@ pub fn run(cli: Cli) -> ExitCode {
         // Without a thread to write it, there is nobody left to tell but whoever looks at the exit code.
         Err(_) => return ExitCode::FAILURE,
     };
-    match command(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+    match command(cli.command, &log) {
+        Ok(code) => code,
         // As with other tools: `xblade check | head -1` is no failure.
         Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
         Err(error) => {
             log.failure(&format!("{error:#}"));
-            ExitCode::FAILURE
+            if error.is::<NoTarget>() {
+                ExitCode::from(live::NO_TARGET)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
 
-fn command(command: Command) -> anyhow::Result<()> {
+fn command(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
     raise_descriptors();
     match command {
-        Command::Serve(args) => serve::run(*args),
-        Command::Daemon(args) => daemon::run(args),
+        Command::Status(args) => return live::status(&args),
+        Command::Ls(args) => return live::ls(&args),
+        Command::Stat(args) => return live::stat(&args),
+        Command::Initiators(args) => return live::initiators(&args),
+        Command::Denied(args) => return live::denied(&args),
+        Command::Reload(args) => return live::reload(&args),
+        Command::Export(args) => return live::export(args.action),
+        Command::Log(args) => return live::log(args),
+        Command::Metrics(args) => return live::metrics(&args),
+        Command::Serve(args) => serve::run(*args, log.changer()),
+        Command::Daemon(args) => daemon::run(args, log.changer()),
         Command::Check(args) => check::run(&args),
         Command::Create(args) => create::run(&args),
         Command::State(args) => state::run(args.action),
@@ -70,6 +85,7 @@ fn command(command: Command) -> anyhow::Result<()> {
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::man(dir.as_deref()),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// Holds the config against this machine.

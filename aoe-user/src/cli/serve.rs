@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use crate::config::{Access, AccessEntry, Config, ExportConfig, StoreKind, Vlan};
-use crate::control::{self, Service};
+use crate::control::{self, Service, SetLog};
 
 use super::args::ServeArgs;
 
-pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: ServeArgs, set_log: SetLog) -> anyhow::Result<()> {
     let waits = args.wait;
+    let control = args.control.clone();
     let config = config(args);
     control::run(Service {
+        control,
+        set_log,
         load: Arc::new(move || {
             if waits {
                 super::fit_to_wait(config.clone(), None)

@@ -15,6 +15,11 @@ impl Table {
         }
     }
 
+    /// Of rows, the headings among them.
+    pub(super) fn of(rows: Vec<Vec<String>>) -> Table {
+        Table { rows }
+    }
+
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.into());
     }
@@ -24,7 +29,8 @@ impl Table {
         output::print(self.text())
     }
 
-    fn text(&self) -> String {
+    /// The table as text.
+    pub(super) fn text(&self) -> String {
         let mut widths = Vec::new();
         for row in &self.rows {
             widths.resize(row.len().max(widths.len()), 0);

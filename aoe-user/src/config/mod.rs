@@ -4,6 +4,7 @@
 //! text forms that the file and the command line share.
 
 pub mod backing;
+mod difference;
 pub mod file;
 pub mod interfaces;
 pub mod problem;

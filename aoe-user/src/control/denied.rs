@@ -31,9 +31,22 @@ pub(super) struct DeniedReport {
     unnamed_frames: u64,
 }
 
+/// A source that was turned away, for the operator.
+#[derive(Debug, Clone)]
+pub(super) struct DeniedSource {
+    /// Its last request.
+    pub latest: Denied,
+    /// Its frames.
+    pub frames: u64,
+    /// When it was seen last.
+    pub seen: Instant,
+}
+
 #[derive(Debug)]
 struct Source {
     latest: Denied,
+    /// All of them.
+    total: u64,
     /// Not reported yet.
     frames: u64,
     pause: Duration,
@@ -85,6 +98,16 @@ impl DeniedReport {
         lines
     }
 
+    /// All that are remembered.
+    pub fn sources(&self) -> Vec<DeniedSource> {
+        let told = |source: &Source| DeniedSource {
+            latest: source.latest,
+            frames: source.total,
+            seen: source.seen,
+        };
+        self.sources.values().map(told).collect()
+    }
+
     fn refill(&mut self, now: Instant) {
         let minutes = now.duration_since(self.refilled).as_secs() / REFILL.as_secs();
         let lines = u32::try_from(minutes).unwrap_or(BURST);
@@ -99,6 +122,7 @@ impl DeniedReport {
         }
         let source = self.sources.entry(entry.source).or_insert(Source {
             latest: *entry,
+            total: 0,
             frames: 0,
             pause: PAUSE_FIRST,
             next: now,
@@ -107,6 +131,7 @@ impl DeniedReport {
         source.latest = *entry;
         source.seen = now;
         source.frames = source.frames.saturating_add(entry.frames);
+        source.total = source.total.saturating_add(entry.frames);
     }
 }
 

@@ -3,6 +3,7 @@
 //! One thread decides ([`plan`]) and never waits for anything but the next event; what may block is a job or the thread of a
 //! port. The workers never wait for it.
 
+pub mod api;
 mod denied;
 pub(crate) mod genetlink;
 mod jobs;
@@ -13,6 +14,7 @@ mod notices;
 mod open;
 mod plan;
 mod port_thread;
+mod port_view;
 pub mod preflight;
 pub mod signals;
 pub mod state;
@@ -21,14 +23,17 @@ mod supervisor;
 pub(crate) mod tags;
 mod trouble;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
+use api::reloads::{Reading, Settling};
+use api::socket::{self, Call};
 use links::Links;
 use notices::Notices;
 use plan::PortId;
@@ -48,6 +53,9 @@ const IDLE_THREAD: Duration = Duration::from_millis(200);
 /// Reads the configuration: at the start and for each SIGHUP. May block.
 pub type Load = Arc<dyn Fn() -> Result<Config> + Send + Sync>;
 
+/// Changes what is logged; fails with what is wrong with the filter.
+pub type SetLog = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
 /// What to serve, and what to do about what cannot be served.
 pub struct Service {
     /// Gives the configuration.
@@ -56,6 +64,10 @@ pub struct Service {
     pub reloads: bool,
     /// End with the first thing that fails, until all that is wanted is served; else it is tried again for ever.
     pub must_start: bool,
+    /// Where to listen for `xblade status` and others.
+    pub control: Option<PathBuf>,
+    /// For `xblade log`.
+    pub set_log: SetLog,
 }
 
 /// Serves until SIGTERM or SIGINT, then commits everything and returns.
@@ -93,8 +105,13 @@ struct Control {
     /// Read and not yet taken over: the interfaces are not known yet.
     first: Option<Config>,
     has_config: bool,
-    is_loading: bool,
-    load_again: bool,
+    /// The configuration in force.
+    current: Option<Config>,
+    /// What is being read, and what is to be read after that.
+    reading: Option<Reading>,
+    next_reading: Reading,
+    settling: Vec<Settling>,
+    calls: Option<mpsc::Receiver<Call>>,
 }
 
 async fn supervise(service: Service) -> Result<()> {
@@ -103,6 +120,7 @@ async fn supervise(service: Service) -> Result<()> {
     let (ends, port_events) = (unbounded_channel(), unbounded_channel());
     let notices = Arc::new(Notices::default());
     let supervisor = Supervisor::new(ends.0.clone(), port_events.0, Arc::clone(&notices));
+    let (_socket, calls) = listen(service.control.as_deref());
     let mut control = Control {
         service,
         supervisor,
@@ -116,10 +134,13 @@ async fn supervise(service: Service) -> Result<()> {
         has_listed: false,
         first: None,
         has_config: false,
-        is_loading: false,
-        load_again: false,
+        current: None,
+        reading: None,
+        next_reading: Reading::default(),
+        settling: Vec::new(),
+        calls,
     };
-    control.load();
+    control.load(Reading::to_apply());
     let end = control.serve().await;
     let (patience, failure) = match end {
         Ok(patience) => (patience, None),
@@ -146,10 +167,12 @@ impl Control {
             self.list_links(now);
             let mut next = self.supervisor.turn(now);
             self.check_start()?;
+            self.answer_settled(now);
             if self.supervisor.list_links {
                 self.list_at.get_or_insert(now);
             }
-            next = [next, self.list_at.filter(|_| !self.is_listing)]
+            let settling = self.settling.first().map(|settling| settling.until);
+            next = [next, settling, self.list_at.filter(|_| !self.is_listing)]
                 .into_iter()
                 .flatten()
                 .min();
@@ -171,6 +194,9 @@ impl Control {
                 }
                 _ = self.port_events.recv_many(&mut port_batch, BATCH) => {}
                 _ = self.ends.1.recv_many(&mut batch, BATCH) => {}
+                Some(call) = next_call(&mut self.calls) => {
+                    guard("answering a request", || self.call(call, Instant::now()));
+                }
                 () = self.notices.arrived() => self.supervisor.changed(),
                 () = until(next) => {}
             }
@@ -209,11 +235,12 @@ impl Control {
     }
 
     /// Has the configuration read, once at a time.
-    fn load(&mut self) {
-        if std::mem::replace(&mut self.is_loading, true) {
-            self.load_again = true;
+    fn load(&mut self, reading: Reading) {
+        self.next_reading.add(reading);
+        if self.reading.is_some() || !self.next_reading.is_wanted() {
             return;
         }
+        self.reading = Some(std::mem::take(&mut self.next_reading));
         let load = Arc::clone(&self.service.load);
         let text = |error: anyhow::Error| format!("{error:#}");
         self.supervisor.jobs.start(
@@ -224,25 +251,25 @@ impl Control {
 
     fn reload(&mut self) {
         if self.service.reloads {
-            self.load();
+            self.load(Reading::to_apply());
         } else {
             warn!("SIGHUP: nothing to reload without a configuration file");
         }
     }
 
     fn loaded(&mut self, config: Result<Box<Config>, String>, now: Instant) -> Result<()> {
-        self.is_loading = false;
+        let reading = self.reading.take().unwrap_or_default();
         match config {
-            Ok(config) => {
-                self.first = Some(*config);
-                self.take_over_first(now);
-            }
+            Ok(config) => self.read(reading, *config, now),
             Err(reason) if !self.has_config => return Err(anyhow!(reason)),
-            Err(reason) => error!("the configuration stays as it was: {reason}"),
+            Err(reason) => {
+                if reading.apply {
+                    error!("the configuration stays as it was: {reason}");
+                }
+                self.not_read(reading, &reason);
+            }
         }
-        if std::mem::take(&mut self.load_again) {
-            self.load();
-        }
+        self.load(Reading::default());
         Ok(())
     }
 
@@ -251,6 +278,7 @@ impl Control {
             && let Some(config) = self.first.take()
         {
             guard("taking over a configuration", || {
+                self.current = Some(config.clone());
                 self.supervisor.want(config, now);
             });
             self.has_config = true;
@@ -284,6 +312,24 @@ impl Control {
             self.service.must_start = false;
         }
         Ok(())
+    }
+}
+
+/// Listens for the operator. A target without its socket serves all the same.
+fn listen(path: Option<&std::path::Path>) -> (Option<socket::Socket>, Option<mpsc::Receiver<Call>>) {
+    let listening = path.and_then(|path| {
+        let listening = socket::listen(path);
+        listening
+            .inspect_err(|error| warn!("`xblade status` and others cannot reach this target: {error:#}"))
+            .ok()
+    });
+    listening.unzip()
+}
+
+async fn next_call(calls: &mut Option<mpsc::Receiver<Call>>) -> Option<Call> {
+    match calls {
+        Some(calls) => calls.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -116,6 +116,11 @@ impl Served {
         }
     }
 
+    /// What it is to the operator, whatever store it has.
+    pub fn key(&self) -> (Address, crate::config::Vlan) {
+        (self.export.address(), self.config.vlan)
+    }
+
     /// What nobody else may serve where this is served.
     pub fn sought(&self) -> Sought {
         sought(&self.config)

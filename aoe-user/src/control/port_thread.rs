@@ -10,14 +10,16 @@ use aoe_common::Mac;
 use parking_lot::{Condvar, Mutex};
 use tracing::{error, info, warn};
 
-use super::denied::DeniedReport;
+use super::denied::{DeniedReport, DeniedSource};
 use super::jobs::panic_text;
+use super::neighbours::Neighbour;
 use super::neighbours::watch::Watch;
-use super::neighbours::{Neighbour, Sought};
 use super::open::Served;
 use super::plan::ExportId;
+use super::port_view::PortView;
 use crate::config::Mode;
 use crate::filter::Rules;
+use crate::metrics::Registry;
 use crate::port::{Alarm, Nic, Port, PortError, PortOptions, QueueRelease, Tuning};
 use crate::target::{Export, Exports};
 
@@ -27,15 +29,6 @@ const TICK: Duration = Duration::from_secs(2);
 const MASK_PACE: Duration = Duration::from_millis(20);
 /// A port that loses another worker sooner than this after it was opened again is closed, and tried again with back-off.
 const WORKER_PACE: Duration = Duration::from_secs(10);
-
-/// What a port is to serve.
-#[derive(Debug, Clone)]
-pub(super) struct PortView {
-    pub exports: Vec<Arc<Served>>,
-    pub mode: Mode,
-    pub tuning: Tuning,
-    pub version: u64,
-}
 
 /// What became of a port.
 #[derive(Debug)]
@@ -65,6 +58,16 @@ struct Shared {
     wake: Condvar,
     /// Frees the queues of workers that hang.
     queues: Mutex<Vec<QueueRelease>>,
+    about: Mutex<Option<About>>,
+    denied: Mutex<Vec<DeniedSource>>,
+}
+
+/// What an open port is, for the operator.
+#[derive(Debug, Clone)]
+pub(super) struct About {
+    pub mode: String,
+    pub mac: Mac,
+    pub mtu_bytes: u32,
 }
 
 /// What control wants and the thread has not done yet.
@@ -102,6 +105,7 @@ impl PortHandle {
     pub fn open(
         nic: Nic,
         view: PortView,
+        metrics: Arc<Registry>,
         report: impl Fn(PortEvent) + Send + 'static,
     ) -> std::io::Result<PortHandle> {
         let shared = Arc::new(Shared::default());
@@ -109,7 +113,7 @@ impl PortHandle {
         std::thread::Builder::new()
             .name(format!("port {name}"))
             .spawn(move || {
-                let end = catch_unwind(AssertUnwindSafe(|| run(&nic, view, &theirs, &report)));
+                let end = catch_unwind(AssertUnwindSafe(|| run(&nic, view, &metrics, &theirs, &report)));
                 report(end.unwrap_or_else(|panic| {
                     PortEvent::Failed(format!("internal error: {}", panic_text(&*panic)))
                 }));
@@ -143,6 +147,16 @@ impl PortHandle {
     /// Wishes the counters logged.
     pub fn log_counters(&self) {
         self.wish(|wishes| wishes.counters = true);
+    }
+
+    /// What it is; `None` while it is not open.
+    pub fn about(&self) -> Option<About> {
+        self.shared.about.lock().clone()
+    }
+
+    /// Sources that were turned away lately.
+    pub fn denied(&self) -> Vec<DeniedSource> {
+        self.shared.denied.lock().clone()
     }
 
     /// Wishes the port closed.
@@ -186,8 +200,13 @@ struct Running<'a> {
     shared: &'a Shared,
 }
 
-/// The thread, from the opening to the end; returns what the end is.
-fn run(nic: &Nic, view: PortView, shared: &Arc<Shared>, report: &dyn Fn(PortEvent)) -> PortEvent {
+/// Opens the port of a view. Keeps nothing of the view: an export closes only when nobody holds it any more.
+fn open(
+    nic: &Nic,
+    view: &PortView,
+    metrics: &Arc<Registry>,
+    shared: &Arc<Shared>,
+) -> Result<Port, PortError> {
     let options = PortOptions {
         mode: view.mode,
         tuning: view.tuning.clone(),
@@ -196,8 +215,19 @@ fn run(nic: &Nic, view: PortView, shared: &Arc<Shared>, report: &dyn Fn(PortEven
             move || shared.wish(|wishes| wishes.lost_worker = true)
         }),
     };
-    let (exports, rules) = halves(&view);
-    let port = match Port::open(nic, &options, &exports, &rules) {
+    let (exports, rules) = view.halves();
+    Port::open(nic, &options, &exports, &rules, metrics)
+}
+
+/// The thread, from the opening to the end; returns what the end is.
+fn run(
+    nic: &Nic,
+    view: PortView,
+    metrics: &Arc<Registry>,
+    shared: &Arc<Shared>,
+    report: &dyn Fn(PortEvent),
+) -> PortEvent {
+    let port = match open(nic, &view, metrics, shared) {
         Ok(port) => port,
         Err(error) => return PortEvent::Failed(format!("{:#}", anyhow::Error::new(error))),
     };
@@ -206,8 +236,8 @@ fn run(nic: &Nic, view: PortView, shared: &Arc<Shared>, report: &dyn Fn(PortEven
         name: nic.name.clone(),
         nic: nic.clone(),
         port,
-        by_id: by_id(&view),
-        watch: Watch::start(&nic.name, sought(&view), lost(shared))
+        by_id: view.by_id(),
+        watch: Watch::start(&nic.name, view.sought(), lost(shared))
             .inspect_err(|error| warn!("{}: cannot listen for other targets: {error}", nic.name))
             .ok(),
         view: PortView {
@@ -219,6 +249,7 @@ fn run(nic: &Nic, view: PortView, shared: &Arc<Shared>, report: &dyn Fn(PortEven
         reopened: None,
         shared,
     };
+    running.tell_about();
     running.greet(&view);
     running.view = view;
     report(PortEvent::Opened(running.view.version));
@@ -268,6 +299,7 @@ impl Running<'_> {
     fn fulfil(&mut self, wishes: Wishes, report: &dyn Fn(PortEvent)) -> Result<(), String> {
         if let Some(mac) = wishes.mac {
             self.nic.mac = mac;
+            self.tell_about();
             if let Err(error) = self.port.set_mac(mac) {
                 error!(
                     "{}: the filter could not be told of the new address: {error}",
@@ -300,15 +332,15 @@ impl Running<'_> {
         if view.tuning != self.view.tuning {
             self.port.set_tuning(&view.tuning);
         }
-        let (exports, rules) = halves(&view);
+        let (exports, rules) = view.halves();
         match self.port.set_exports(&exports, &rules) {
             Err(error) if error.is_outgrown() => self.make_room(&error, &exports, &rules)?,
             Err(error) => error!("{}: the filter keeps its old rules: {error}", self.name),
             Ok(()) => {}
         }
-        self.by_id = by_id(&view);
+        self.by_id = view.by_id();
         if let Some(watch) = &self.watch {
-            watch.want(sought(&view));
+            watch.want(view.sought());
         }
         self.greet(&view);
         self.view = view;
@@ -375,11 +407,19 @@ impl Running<'_> {
         }
     }
 
+    fn tell_about(&self) {
+        *self.shared.about.lock() = Some(About {
+            mode: self.port.obtained().to_string(),
+            mac: self.nic.mac,
+            mtu_bytes: self.nic.mtu_bytes,
+        });
+    }
+
     fn renew_rules(&mut self) -> Result<(), String> {
         if let Some(made) = self.rules_made {
             std::thread::sleep((made + MASK_PACE).saturating_duration_since(Instant::now()));
         }
-        let (exports, rules) = halves(&self.view);
+        let (exports, rules) = self.view.halves();
         match self.port.set_rules(&rules) {
             Err(error) if error.is_outgrown() => self.make_room(&error, &exports, &rules)?,
             Err(error) => {
@@ -401,6 +441,7 @@ impl Running<'_> {
         if let Some(obtained) = changed {
             info!("{}: served in {obtained} now", self.name);
             *self.shared.queues.lock() = self.port.queue_releases();
+            self.tell_about();
             self.port.advertise(self.by_id.values().cloned().collect());
         }
         Ok(())
@@ -436,6 +477,7 @@ impl Running<'_> {
                 for line in self.denied.report(&denied, Instant::now()) {
                     warn!("{}: dropped {line}", self.name);
                 }
+                *self.shared.denied.lock() = self.denied.sources();
             }
             Err(error) => error!("{}: {error}", self.name),
         }
@@ -446,7 +488,7 @@ impl Running<'_> {
             Ok(counters) => info!("{}: filter: {counters}", self.name),
             Err(error) => error!("{}: {error}", self.name),
         }
-        info!("{}: served: {}", self.name, self.port.figures());
+        info!("{}: served: {}", self.name, self.port.totals());
     }
 
     fn close(&mut self) {
@@ -458,22 +500,6 @@ impl Running<'_> {
     }
 }
 
-/// What workers and filter get of a view.
-fn halves(view: &PortView) -> (Arc<Exports>, Rules) {
-    let exports = view.exports.iter().map(|served| Arc::clone(&served.export));
-    (Arc::new(Exports::new(exports.collect())), rules(view))
-}
-
-fn rules(view: &PortView) -> Rules {
-    Rules {
-        exports: view.exports.iter().map(|served| served.rule()).collect(),
-    }
-}
-
-fn sought(view: &PortView) -> Vec<Sought> {
-    view.exports.iter().map(|served| served.sought()).collect()
-}
-
 /// Wishes told what is to be left to others.
 fn lost(shared: &Arc<Shared>) -> impl Fn(Neighbour) + Send + Sync + 'static {
     let shared = Arc::downgrade(shared);
@@ -482,9 +508,4 @@ fn lost(shared: &Arc<Shared>) -> impl Fn(Neighbour) + Send + Sync + 'static {
             shared.wish(|wishes| wishes.lost.push(neighbour));
         }
     }
-}
-
-fn by_id(view: &PortView) -> HashMap<ExportId, Arc<Export>> {
-    let entry = |served: &Arc<Served>| (served.id, Arc::clone(&served.export));
-    view.exports.iter().map(entry).collect()
 }

@@ -11,6 +11,8 @@ use anyhow::Result;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
+use super::api::socket::Answer;
+use super::api::types::LastReload;
 use super::jobs::{Jobs, panic_text};
 use super::links::LinkState;
 use super::lists::Made;
@@ -18,11 +20,13 @@ use super::neighbours::{self, Neighbour, Sought};
 use super::notices::Notices;
 use super::open::{self, Served, StateKeys};
 use super::plan::{Action, ExportId, Level, Plan, PortId, View};
-use super::port_thread::{PortEvent, PortHandle, PortView};
+use super::port_thread::{PortEvent, PortHandle};
+use super::port_view::PortView;
 use super::state::operator::Action as Order;
 use super::state::{StateDir, StateKey};
 use super::tags::Tags;
-use crate::config::Config;
+use crate::config::{Config, Vlan};
+use crate::metrics::Registry;
 use crate::port::Tuning;
 use crate::target::Address;
 
@@ -51,6 +55,9 @@ pub(super) enum Event {
     /// What `xblade state` asks for.
     Orders(Vec<(StateKey, Order)>),
     Port(PortId, PortEvent),
+    /// Who asked for it waits for the answer.
+    Paused(Vec<ExportId>, Result<(), String>, Option<Answer>),
+    Resumed(ExportId),
 }
 
 /// Everything that is served and by what.
@@ -63,6 +70,13 @@ pub(super) struct Supervisor {
     pub(super) jobs: Jobs<Event>,
     /// Exports whose last commit is under way, with their files.
     pub(super) closing: HashMap<ExportId, (Address, PathBuf)>,
+    /// Everything that is counted.
+    pub(super) metrics: Arc<Registry>,
+    /// What the operator has paused.
+    pub(super) paused: HashSet<(Address, Vlan)>,
+    pub(super) last_reload: Option<LastReload>,
+    /// When the process started.
+    pub(super) start: Instant,
     /// Some last commit failed.
     pub(super) commit_failed: Option<String>,
     port_events: UnboundedSender<(PortId, PortEvent)>,
@@ -92,6 +106,10 @@ impl Supervisor {
             state: None,
             jobs: Jobs::new(ends),
             closing: HashMap::new(),
+            metrics: Arc::default(),
+            paused: HashSet::new(),
+            last_reload: None,
+            start: Instant::now(),
             commit_failed: None,
             port_events,
             notices,
@@ -108,6 +126,13 @@ impl Supervisor {
     pub fn want(&mut self, config: Config, now: Instant) {
         let keys = config.exports.iter().map(StateKey::from);
         self.state_keys = Arc::new(StateKeys::new(keys.collect()));
+        let wanted = |(address, vlan): &(Address, Vlan)| {
+            let named = |export: &&crate::config::ExportConfig| {
+                (export.shelf, export.slot, export.vlan) == (address.shelf, address.slot, *vlan)
+            };
+            config.exports.iter().find(named).is_some()
+        };
+        self.paused.retain(wanted);
         self.made = Made::default();
         self.plan.want(config, now);
     }
@@ -132,6 +157,10 @@ impl Supervisor {
             Event::State(Err(reason)) => self.plan.state_failed(reason, now),
             Event::Opened(id, Ok(served)) => {
                 let served = Arc::new(*served);
+                if self.paused.contains(&served.key()) {
+                    // Another store, as after its file was moved: it stays paused.
+                    served.export.pause();
+                }
                 let revision = served.revision;
                 self.exports.insert(id, served);
                 self.plan.export_opened(id, revision);
@@ -156,6 +185,8 @@ impl Supervisor {
                 self.plan.searched(&port, &asked, &found, now);
             }
             Event::Port(id, event) => self.port_event(id, event, now),
+            Event::Paused(ids, done, answer) => self.are_paused(&ids, done, answer),
+            Event::Resumed(id) => self.ports.values().for_each(|port| port.changed(id, false)),
         }
     }
 
@@ -190,6 +221,24 @@ impl Supervisor {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    fn are_paused(&mut self, ids: &[ExportId], done: Result<(), String>, answer: Option<Answer>) {
+        let served = ids.iter().filter_map(|id| self.exports.get(id));
+        let keys: Vec<_> = served.map(|served| served.key()).collect();
+        let names: Vec<String> = keys.iter().map(|(address, _)| address.to_string()).collect();
+        match &done {
+            Ok(()) => {
+                self.paused.extend(keys);
+                info!("paused {}", names.join(", "));
+            }
+            Err(reason) => error!("not paused: {reason}"),
+        }
+        let Some(answer) = answer else { return };
+        match done {
+            Ok(()) => answer.result(serde_json::json!({ "paused": names })),
+            Err(reason) => answer.error(reason),
+        }
     }
 
     /// Exports that initiators or their stores changed.
@@ -351,7 +400,8 @@ impl Supervisor {
         let events = self.port_events.clone();
         // Fails only while the process ends.
         let report = move |event| drop(events.send((id, event)));
-        match PortHandle::open(nic, self.port_view(view), report) {
+        let metrics = Arc::clone(&self.metrics);
+        match PortHandle::open(nic, self.port_view(view), metrics, report) {
             Ok(port) => drop(self.ports.insert(id, port)),
             Err(error) => {
                 let reason = format!("cannot start a thread for {}: {error}", link.name);

@@ -1,6 +1,7 @@
 //! Frames for the filter that no wire brought: how a port proves its way in before anybody depends on it.
 
 use std::io;
+use std::sync::Arc;
 
 use aoe_common::rules::Counter;
 use aya::Ebpf;
@@ -47,6 +48,10 @@ impl Filter {
         let cpus = nr_cpus().map_err(|(_, source)| FilterError::Inject { source })?;
         let zeros = PerCpuValues::try_from(vec![[0; Counter::COUNT]; cpus])
             .map_err(|source| FilterError::Inject { source })?;
-        self.counters.set(0, zeros, 0).map_err(failed)
+        // Whoever reads them from elsewhere does so later on.
+        let counters = Arc::get_mut(&mut self.counters.0).ok_or_else(|| FilterError::Inject {
+            source: io::Error::other("the counters are being read"),
+        })?;
+        counters.set(0, zeros, 0).map_err(failed)
     }
 }

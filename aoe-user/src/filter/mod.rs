@@ -97,7 +97,7 @@ pub struct Filter {
     rules: Installed,
     mark: u64,
     sockets: XskMap<MapData>,
-    counters: PerCpuArray<MapData, [u64; Counter::COUNT]>,
+    counters: CounterReader,
     denied: HashMap<MapData, u64, DeniedValue>,
     _log: Option<KernelLog>,
 }
@@ -143,7 +143,7 @@ impl Filter {
             rules: installed,
             mark,
             sockets: map(&mut ebpf, "SOCKETS", "sockets")?,
-            counters: map(&mut ebpf, "COUNTERS", "counters")?,
+            counters: CounterReader(Arc::new(map(&mut ebpf, "COUNTERS", "counters")?)),
             denied: map(&mut ebpf, "DENIED", "denied sources")?,
             _log: if log_level == 0 {
                 None
@@ -209,8 +209,12 @@ impl Filter {
 
     /// Frames by row of the verdict table.
     pub fn counters(&self) -> Result<Counters, FilterError> {
-        let per_cpu = self.counters.get(&0, 0).map_err(FilterError::map("counters"))?;
-        Ok(Counters::sum(per_cpu.iter()))
+        self.counters.read()
+    }
+
+    /// The same for other threads.
+    pub fn counter_reader(&self) -> CounterReader {
+        self.counters.clone()
     }
 
     /// Sources denied since the last call, at most 1024.
@@ -225,6 +229,24 @@ impl Filter {
             all.push(Denied::new(source, value));
         }
         Ok(all)
+    }
+}
+
+/// Reads a filter's counters, from any thread and also when the filter is gone.
+#[derive(Clone)]
+pub struct CounterReader(Arc<PerCpuArray<MapData, [u64; Counter::COUNT]>>);
+
+impl CounterReader {
+    /// Frames by row of the verdict table.
+    pub fn read(&self) -> Result<Counters, FilterError> {
+        let per_cpu = self.0.get(&0, 0).map_err(FilterError::map("counters"))?;
+        Ok(Counters::sum(per_cpu.iter()))
+    }
+}
+
+impl fmt::Debug for CounterReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CounterReader")
     }
 }
 

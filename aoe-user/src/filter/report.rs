@@ -16,6 +16,13 @@ impl Counters {
         Counter::ALL.into_iter().zip(self.0)
     }
 
+    /// Adds what another filter counted.
+    pub fn add(&mut self, other: &Counters) {
+        for (total, count) in self.0.iter_mut().zip(other.0) {
+            *total = total.wrapping_add(count);
+        }
+    }
+
     /// The sum of what each CPU counted.
     pub(super) fn sum<'a>(per_cpu: impl Iterator<Item = &'a [u64; Counter::COUNT]>) -> Counters {
         let mut sum = [0u64; Counter::COUNT];
@@ -76,6 +83,20 @@ impl Denied {
             slot: target.slot(),
             vlan: target.vlan(),
             frames,
+        }
+    }
+}
+
+impl Denied {
+    /// The export it asked for, as in `e1.2`, with `*` for every shelf or slot.
+    pub fn wanted(&self) -> String {
+        let shelf = match self.shelf {
+            u16::MAX => "*".to_owned(),
+            shelf => shelf.to_string(),
+        };
+        match self.slot {
+            u8::MAX => format!("e{shelf}.*"),
+            slot => format!("e{shelf}.{slot}"),
         }
     }
 }

@@ -2,7 +2,6 @@
 
 mod arrivals;
 mod ending;
-mod figures;
 mod link;
 mod mode;
 mod open;
@@ -22,12 +21,12 @@ use tracing::error;
 
 use crate::config::Mode;
 use crate::filter::{Counters, Denied, Filter, FilterError, Rules};
+use crate::metrics::{FilterRegistration, QueueTotals, Registry};
 use crate::target::{Export, Exports, PortInfo};
 use crate::xsk::{MAX_FRAME_BYTES, XskError};
 
 pub use crate::xsk::QueueRelease;
 pub use ending::Alarm;
-pub use figures::Figures;
 pub use link::SocketLink;
 pub use mode::Obtained;
 use mode::Way;
@@ -126,6 +125,7 @@ pub struct Port {
     way: Way,
     obtained: Obtained,
     filter: Filter,
+    _counted: FilterRegistration,
     workers: Vec<Worker>,
     watch: Watch,
     /// Workers that panicked since the port was opened first.
@@ -133,6 +133,7 @@ pub struct Port {
     // For when the port must be opened in another mode.
     exports: Arc<Exports>,
     rules: Rules,
+    metrics: Arc<Registry>,
 }
 
 impl PortError {
@@ -161,8 +162,8 @@ impl Port {
     /// When nothing arrives and no other mode works either: the port is closed.
     pub fn watch(&mut self) -> Result<Option<Obtained>, PortError> {
         let redirected = self.filter.counters()?[Counter::Redirected];
-        let figures = self.figures();
-        let arrived = figures.get("frames").saturating_add(figures.get("dropped"));
+        let totals = self.totals();
+        let arrived = totals.engine.frames.saturating_add(totals.dropped);
         let Some(redirected) = self.watch.look(redirected, arrived) else {
             return Ok(None);
         };
@@ -256,10 +257,15 @@ impl Port {
     }
 
     /// What the workers have done, all together.
-    pub fn figures(&self) -> Figures {
-        let mut figures: Figures = self.workers.iter().map(Worker::figures).sum();
-        figures.0.push(("workers_lost", self.lost));
-        figures
+    pub fn totals(&self) -> QueueTotals {
+        let mut totals = QueueTotals {
+            workers_lost: self.lost,
+            ..QueueTotals::default()
+        };
+        self.workers
+            .iter()
+            .for_each(|worker| totals.add(&worker.totals()));
+        totals
     }
 
     /// Ends the port: the interface becomes an ordinary one at once, then the workers answer what they have

@@ -13,6 +13,7 @@ use super::watch::Watch;
 use super::worker::{Pace, Worker};
 use super::{Nic, Port, PortError, PortOptions, Tuning, prove};
 use crate::filter::{Attach, Filter, FilterError, Rules};
+use crate::metrics::Registry;
 use crate::target::Exports;
 use crate::xsk::{Socket, SocketConfig};
 
@@ -30,6 +31,7 @@ impl Port {
         options: &PortOptions,
         exports: &Arc<Exports>,
         rules: &Rules,
+        metrics: &Arc<Registry>,
     ) -> Result<Port, PortError> {
         if sectors_per_frame(nic.mtu_bytes) == 0 {
             return Err(PortError::MtuTooSmall {
@@ -38,7 +40,7 @@ impl Port {
             });
         }
         let best = ways(options.mode)[0];
-        open_from(best, nic, options, exports, rules)
+        open_from(best, nic, options, exports, rules, metrics)
     }
 
     /// Closes the port and opens it again in its mode, with these exports and a filter that has room for these rules. Requests of the
@@ -77,7 +79,8 @@ impl Port {
         let panicked = self.workers.iter().filter(|worker| worker.has_panicked()).count();
         let lost = self.lost.saturating_add(panicked as u64);
         self.close();
-        *self = open_from(way, &self.nic, &self.options, exports, rules)?;
+        let metrics = Arc::clone(&self.metrics);
+        *self = open_from(way, &self.nic, &self.options, exports, rules, &metrics)?;
         self.lost = lost;
         Ok(())
     }
@@ -89,9 +92,10 @@ fn open_from(
     options: &PortOptions,
     exports: &Arc<Exports>,
     rules: &Rules,
+    metrics: &Arc<Registry>,
 ) -> Result<Port, PortError> {
     loop {
-        let error = match open_as(nic, way, options, exports, rules) {
+        let error = match open_as(nic, way, options, exports, rules, metrics) {
             Ok(port) => return Ok(port),
             Err(error) => error,
         };
@@ -109,6 +113,7 @@ fn open_as(
     options: &PortOptions,
     exports: &Arc<Exports>,
     rules: &Rules,
+    metrics: &Arc<Registry>,
 ) -> Result<Port, PortError> {
     if nic.lacks_redirect && way.attach == Attach::Native {
         let interface = nic.name.clone();
@@ -137,16 +142,18 @@ fn open_as(
         prove::sends(nic, obtained, &mut sockets)?;
     }
     Ok(Port {
-        workers: start_workers(nic, sockets, &filter, options, exports)?,
+        workers: start_workers(nic, sockets, &filter, options, exports, metrics)?,
         nic: nic.clone(),
         options: options.clone(),
         way,
         obtained,
+        _counted: metrics.add_filter(&nic.name, filter.counter_reader()),
         filter,
         watch: Watch::default(),
         lost: 0,
         exports: Arc::clone(exports),
         rules: rules.clone(),
+        metrics: Arc::clone(metrics),
     })
 }
 
@@ -156,6 +163,7 @@ fn start_workers(
     filter: &Filter,
     options: &PortOptions,
     exports: &Arc<Exports>,
+    metrics: &Arc<Registry>,
 ) -> Result<Vec<Worker>, PortError> {
     let others = Others::start(nic, filter.mark())
         .inspect_err(|error| warn!("{}: no thread for other targets on this host: {error}", nic.name))
@@ -164,14 +172,19 @@ fn start_workers(
     for (queue, socket) in sockets.into_iter().enumerate() {
         let pace = pace(&options.tuning, queue);
         let link = SocketLink::shared(socket, others.clone());
-        let worker =
-            Worker::start(nic, queue, link, Arc::clone(exports), pace, &options.alarm).map_err(|source| {
-                PortError::Worker {
-                    nic: nic.name.clone(),
-                    queue,
-                    source,
-                }
-            })?;
+        let worker = Worker::start(
+            nic,
+            queue,
+            link,
+            Arc::clone(exports),
+            pace,
+            (&options.alarm, metrics),
+        )
+        .map_err(|source| PortError::Worker {
+            nic: nic.name.clone(),
+            queue,
+            source,
+        })?;
         workers.push(worker);
     }
     Ok(workers)

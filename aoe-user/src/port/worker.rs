@@ -3,7 +3,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -11,6 +11,7 @@ use crossbeam_queue::SegQueue;
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing::warn;
 
+use crate::metrics::{Chunks, QueueTotals, Registration, Registry, WorkerCounters};
 use crate::store::{CompletionQueue, Completions as _, QueueHandle};
 use crate::target::{Counters, Export, Exports, PortInfo, Session};
 use crate::xsk::{Frame, QueueRelease, Statistics};
@@ -19,7 +20,7 @@ use super::ending::{End, Ending, see_off};
 use super::link::monotonic_ns;
 use super::spin::{Cpu, Spinner};
 use super::trace::{self, Trace};
-use super::{Alarm, Figures, Nic, SocketLink, port_info};
+use super::{Alarm, Nic, SocketLink, port_info};
 
 /// Frames taken from the ring before anything else is looked at.
 const BATCH: usize = 32;
@@ -84,22 +85,17 @@ impl Drop for Counted {
 pub(super) struct Worker {
     commands: Arc<SegQueue<Command>>,
     handle: QueueHandle,
-    shared: Arc<Shared>,
-    counters: Arc<Counters>,
+    totals: Totals,
     queue: QueueRelease,
     ending: Ending,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    sleeps: AtomicU64,
-    dropped: AtomicU64,
-    /// Where the socket's chunks are: all, pool, fill, held, tx.
-    chunks: [AtomicU64; 5],
+/// What a worker counts.
+#[derive(Debug, Clone)]
+struct Totals {
+    engine: Arc<Counters>,
+    worker: Arc<WorkerCounters>,
 }
-
-/// Names of [`Shared::chunks`] as figures.
-const CHUNKS: [&str; 5] = ["chunks", "chunks_pool", "chunks_fill", "chunks_held", "chunks_tx"];
 
 impl Worker {
     /// Starts the thread that serves `link`.
@@ -109,14 +105,24 @@ impl Worker {
         link: SocketLink,
         exports: Arc<Exports>,
         pace: Pace,
-        alarm: &Alarm,
+        (alarm, metrics): (&Alarm, &Arc<Registry>),
     ) -> io::Result<Worker> {
         let completions = CompletionQueue::new()?;
         let handle = completions.handle();
         let commands = Arc::new(SegQueue::new());
-        let shared = Arc::new(Shared::default());
         let session = Session::new(exports, completions);
-        let counters = session.counters();
+        let totals = Totals {
+            engine: session.counters(),
+            worker: Arc::default(),
+        };
+        let start = Instant::now();
+        let registration = metrics.add_queue(
+            (&nic.name, queue),
+            Arc::clone(&totals.engine),
+            Arc::clone(&totals.worker),
+            session.meters(),
+            start,
+        );
         let release = link.0.queue_release();
         let data_path = DataPath {
             link,
@@ -124,10 +130,10 @@ impl Worker {
             batch: ArrayVec::new(),
             port: port_info(nic),
             commands: Arc::clone(&commands),
-            shared: Arc::clone(&shared),
+            counters: Arc::clone(&totals.worker),
             spinner: Spinner::new(pace.spin),
             pace: Pace { cpu: None, ..pace },
-            start: Instant::now(),
+            start,
             start_us: monotonic_ns() / 1000,
             trace: Trace::default(),
             next_advert_us: None,
@@ -136,12 +142,11 @@ impl Worker {
         // Not joined: it may go on for what a disk still owes it when its queue is free for others.
         std::thread::Builder::new()
             .name(format!("{}/{queue}", nic.name))
-            .spawn(move || data_path.run(pace, end))?;
+            .spawn(move || data_path.run(pace, end, registration))?;
         Ok(Worker {
             commands,
             handle,
-            shared,
-            counters,
+            totals,
             queue: release,
             ending,
         })
@@ -154,13 +159,8 @@ impl Worker {
     }
 
     /// What it has done so far.
-    pub(super) fn figures(&self) -> Figures {
-        let mut figures: Vec<(&'static str, u64)> = self.counters.snapshot();
-        figures.push(("sleeps", self.shared.sleeps.load(Ordering::Relaxed)));
-        figures.push(("dropped", self.shared.dropped.load(Ordering::Relaxed)));
-        let chunks = CHUNKS.into_iter().zip(&self.shared.chunks);
-        figures.extend(chunks.map(|(name, count)| (name, count.load(Ordering::Relaxed))));
-        Figures(figures)
+    pub(super) fn totals(&self) -> QueueTotals {
+        QueueTotals::of(&self.totals.engine, &self.totals.worker)
     }
 
     /// Frees its receive queue when it hangs.
@@ -187,7 +187,7 @@ struct DataPath {
     batch: ArrayVec<Frame, BATCH>,
     port: PortInfo,
     commands: Arc<SegQueue<Command>>,
-    shared: Arc<Shared>,
+    counters: Arc<WorkerCounters>,
     spinner: Spinner,
     pace: Pace,
     /// Zero of the engine's clock, and the same as the kernel counts it, in microseconds.
@@ -200,13 +200,18 @@ struct DataPath {
 
 impl DataPath {
     /// The thread: serves until it is to stop, or panics; frees the queue, and sees to the end of what is with the disks.
-    fn run(mut self, pace: Pace, mut end: End) {
+    /// What was counted passes into the sums with `registration`.
+    fn run(mut self, pace: Pace, mut end: End, registration: Registration) {
         let counted = Counted::new();
         let served = catch_unwind(AssertUnwindSafe(|| self.serve(pace)));
         drop(counted);
+        if served.is_err() {
+            self.counters.panicked();
+        }
         self.publish();
         let remains = self.session.close(&mut self.link);
         drop(self.link);
+        drop(registration);
         end.tell(served.is_err());
         see_off(remains);
     }
@@ -220,6 +225,7 @@ impl DataPath {
         loop {
             // The only look at the clock in a round: several would cost a lone request more than its engine does.
             let now = Instant::now();
+            self.counters.turn();
             let mut worked = self.round(now);
             while !self.commands.is_empty()
                 && let Some(command) = self.commands.pop()
@@ -259,6 +265,7 @@ impl DataPath {
         }
         if !self.batch.is_empty() {
             worked = true;
+            self.counters.batch();
             if trace::is_on() {
                 self.show_batch(now_us);
             }
@@ -305,8 +312,9 @@ impl DataPath {
             return;
         }
         if self.commands.is_empty() {
-            self.shared.sleeps.fetch_add(1, Ordering::Relaxed);
+            self.counters.falls_asleep();
             self.poll(limit);
+            self.counters.wakes_up();
         }
         self.session.completion_queue().awake();
     }
@@ -333,7 +341,7 @@ impl DataPath {
         }
     }
 
-    /// Leaves the figures where control reads them.
+    /// Leaves what only this thread knows where others read it.
     fn publish(&self) {
         let Statistics {
             rx_dropped,
@@ -344,12 +352,17 @@ impl DataPath {
         let dropped = rx_dropped
             .saturating_add(rx_ring_full)
             .saturating_add(fill_ring_empty);
-        self.shared.dropped.store(dropped, Ordering::Relaxed);
         let chunks = self.link.0.chunk_counts();
-        let counts = [chunks.total, chunks.pool, chunks.fill, chunks.held, chunks.tx];
-        for (place, count) in self.shared.chunks.iter().zip(counts) {
-            place.store(count.into(), Ordering::Relaxed);
-        }
+        self.counters.publish(
+            dropped,
+            Chunks {
+                total: chunks.total.into(),
+                pool: chunks.pool.into(),
+                fill: chunks.fill.into(),
+                in_use: chunks.held.into(),
+                tx: chunks.tx.into(),
+            },
+        );
     }
 
     /// Carries out a command; true when it was the last.

@@ -37,10 +37,26 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Counters { $($(#[$doc])+ pub $name: Counter,)+ }
 
+        /// What sessions had counted at one moment, added up.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct CounterTotals { $($(#[$doc])+ pub $name: u64,)+ }
+
         impl Counters {
+            /// The numbers now.
+            pub fn totals(&self) -> CounterTotals {
+                CounterTotals { $($name: self.$name.get(),)+ }
+            }
+        }
+
+        impl CounterTotals {
+            /// Adds what another session counted.
+            pub fn add(&mut self, other: &CounterTotals) {
+                $(self.$name = self.$name.saturating_add(other.$name);)+
+            }
+
             /// All of them by name.
-            pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name.get()),)+]
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)+]
             }
         }
     };

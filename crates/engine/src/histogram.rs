@@ -125,6 +125,21 @@ impl Latency {
         since
     }
 
+    /// Adds requests of the bucket that [`bucket_limit_us`] has this limit for.
+    pub fn add_bucket(&mut self, limit_us: u64, count: u64) {
+        if let Some(bucket) = self.buckets.get_mut(bucket_of(limit_us)) {
+            *bucket = bucket.saturating_add(count);
+        }
+    }
+
+    /// The buckets that have requests: the longest time of each and how many.
+    pub fn filled(&self) -> impl Iterator<Item = (u64, u64)> {
+        let buckets = self.buckets.iter().enumerate();
+        buckets
+            .filter(|(_, count)| **count > 0)
+            .map(|(bucket, count)| (bucket_limit_us(bucket), *count))
+    }
+
     /// Adds another one.
     pub fn add(&mut self, other: &Latency) {
         for (count, more) in self.buckets.iter_mut().zip(other.buckets) {
@@ -165,6 +180,15 @@ mod tests {
             [2, 3, 5, 7, 8]
         );
         assert_eq!((latency.count(), latency.sum_us), (8, 2064));
+    }
+
+    #[test]
+    fn buckets_are_known_by_their_limits() {
+        let mut latency = Latency::default();
+        for bucket in 0..BUCKETS {
+            latency.add_bucket(bucket_limit_us(bucket), bucket as u64);
+        }
+        assert!(latency.filled().map(|(_, count)| count).eq(1..BUCKETS as u64));
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub use access::AccessList;
 pub use aoe_common::Address;
 pub use ata::identify::Identity;
 pub use completion::{Completion, CompletionHandle, Completions, Event, StoreResult, Token};
-pub use counters::{Counter, Counters};
+pub use counters::{Counter, CounterTotals, Counters};
 pub use export::{Export, Options, ReplaceError, WireAdmin};
 pub use exports::Exports;
 pub use histogram::{BUCKETS, Histogram, Latency, bucket_limit_us};

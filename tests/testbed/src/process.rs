@@ -62,10 +62,24 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(namespace: &Namespace, program: &str, args: &[&str]) -> Result<Process> {
+        Process::spawn_with(namespace, program, args, &[])
+    }
+
+    /// As [`Process::spawn`], with further variables in its environment.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_with(
+        namespace: &Namespace,
+        program: &str,
+        args: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Process> {
         // The kernel kills the process when the namespace's thread ends, so that even a killed test leaves nothing.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
         command.args(packages::words(program)).args(args);
+        command.envs(variables.iter().copied());
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

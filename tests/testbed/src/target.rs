@@ -1,9 +1,11 @@
 //! The real `xblade`, started in a namespace.
 
 use std::path::PathBuf;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
 
 use crate::net::Namespace;
 use crate::process::Process;
@@ -33,11 +35,17 @@ pub fn binary() -> Result<String> {
     Ok(path.to_str().context("odd path")?.to_owned())
 }
 
+fn socket(directory: &TempDir) -> PathBuf {
+    directory.path().join("control.sock")
+}
+
 /// A running `xblade`; killed when dropped, its log printed when the test panics.
 #[derive(Debug)]
 pub struct Target {
     /// The process.
     pub process: Process,
+    /// Where a daemon's control socket is: of its own, many run at a time.
+    directory: TempDir,
 }
 
 impl Target {
@@ -46,9 +54,30 @@ impl Target {
     /// # Errors
     /// When it cannot be started.
     pub fn start(namespace: &Namespace, args: &[&str]) -> Result<Target> {
+        let directory = tempfile::Builder::new().prefix("xblade-").tempdir()?;
+        let control = socket(&directory);
+        let control = control.to_str().context("odd path")?;
         Ok(Target {
-            process: Process::spawn(namespace, &binary()?, args)?,
+            process: Process::spawn_with(namespace, &binary()?, args, &[("XBLADE_CONTROL", control)])?,
+            directory,
         })
+    }
+
+    /// The daemon's control socket.
+    pub fn control(&self) -> PathBuf {
+        socket(&self.directory)
+    }
+
+    /// Runs a command that talks to the daemon, to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn ask(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(binary()?);
+        command.args(args).env("XBLADE_CONTROL", self.control());
+        command
+            .output()
+            .with_context(|| format!("running xblade {args:?}"))
     }
 
     /// Starts `xblade` and waits till it says `ready` this many times.

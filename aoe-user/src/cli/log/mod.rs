@@ -6,15 +6,19 @@ mod journal;
 mod writer;
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::reload::Handle;
 
 use journal::Journal;
 use writer::Writer;
+
+use crate::control::SetLog;
 
 /// What is logged where nothing else is said.
 const DEFAULT: &str = "info";
@@ -32,7 +36,10 @@ pub(super) fn parse(filter: &str) -> Result<String, ParseError> {
 }
 
 /// The log of this process. Dropping it writes what is still to be written, as long as that goes on.
-pub(super) struct Log(Writer);
+pub(super) struct Log {
+    writer: Writer,
+    set: SetLog,
+}
 
 impl Log {
     /// Everything that is logged from now on goes out. To be called once.
@@ -48,17 +55,23 @@ impl Log {
             None => Writer::start(writer::StandardError::open()?)?,
         };
         let lines = tracing_subscriber::fmt()
-            .with_env_filter(filter)
             .with_writer(Entries(writer.clone()))
             .with_ansi(false)
             .with_target(false)
             .log_internal_errors(false);
-        if in_journal {
+        let set = if in_journal {
             // The journal notes both by itself.
-            lines.without_time().with_level(false).init();
-        } else {
+            let lines = lines.without_time().with_level(false);
+            let lines = lines.with_env_filter(filter).with_filter_reloading();
+            let set = changer(lines.reload_handle());
             lines.init();
-        }
+            set
+        } else {
+            let lines = lines.with_env_filter(filter).with_filter_reloading();
+            let set = changer(lines.reload_handle());
+            lines.init();
+            set
+        };
         std::panic::set_hook(Box::new(|panic| {
             let thread = std::thread::current();
             let name = thread.name().unwrap_or("unnamed").to_owned();
@@ -71,20 +84,34 @@ impl Log {
                 "{variable} is no log filter, such as info or info,xblade::port=debug: it is ignored"
             );
         }
-        Ok(Log(writer))
+        Ok(Log { writer, set })
+    }
+
+    /// What changes the filter while the process runs.
+    pub fn changer(&self) -> SetLog {
+        self.set.clone()
     }
 
     /// The last word: why the command failed.
     pub fn failure(&self, message: &str) {
-        self.0
+        self.writer
             .send(Level::ERROR, format!("xblade: {message}\n").into_bytes());
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.0.flush(LAST_WORDS);
+        self.writer.flush(LAST_WORDS);
     }
+}
+
+fn changer<S: 'static>(handle: Handle<EnvFilter, S>) -> SetLog {
+    Arc::new(move |text| {
+        let filter = EnvFilter::builder().parse(text).map_err(|error| {
+            format!("{text} is no log filter, such as info or info,xblade::port=debug: {error}")
+        })?;
+        handle.reload(filter).map_err(|error| error.to_string())
+    })
 }
 
 /// What to log, and the variable that says it wrongly.

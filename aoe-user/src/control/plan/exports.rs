@@ -99,7 +99,7 @@ fn key(config: &ExportConfig) -> (u16, u8, Option<u16>, bool) {
 }
 
 /// How an export of the configuration in force goes on under another one.
-enum Kept {
+pub(super) enum Kept {
     Unchanged(ExportId),
     Changed(ExportId),
     /// It needs another store.
@@ -381,14 +381,14 @@ fn predecessors(leaving: &BTreeMap<ExportId, Leaving>, config: &ExportConfig) ->
 }
 
 /// The exports of the configuration that goes, by address.
-struct Old {
+pub(super) struct Old {
     by_key: HashMap<(u16, u8, Option<u16>, bool), Vec<ExportId>>,
     order: Vec<ExportId>,
     kept: HashSet<ExportId>,
 }
 
 impl Old {
-    fn new(plan: &Plan, order: Vec<ExportId>) -> Old {
+    pub fn new(plan: &Plan, order: Vec<ExportId>) -> Old {
         let mut by_key: HashMap<_, Vec<ExportId>> = HashMap::new();
         for id in &order {
             if let Some(entry) = plan.exports.get(id) {
@@ -403,7 +403,7 @@ impl Old {
     }
 
     /// Finds the export that `wanted` goes on with: same address and VLAN, some interface in common.
-    fn find(&mut self, plan: &Plan, wanted: &ExportConfig) -> Option<Kept> {
+    pub fn find(&mut self, plan: &Plan, wanted: &ExportConfig) -> Option<Kept> {
         let kept = &mut self.kept;
         let id = self.by_key.get(&key(wanted))?.iter().find(|id| {
             let names = &plan.exports[id].config.interfaces;
@@ -421,7 +421,7 @@ impl Old {
     }
 
     /// The exports that nothing goes on with.
-    fn rest(self) -> impl Iterator<Item = ExportId> {
+    pub fn rest(self) -> impl Iterator<Item = ExportId> {
         self.order.into_iter().filter(move |id| !self.kept.contains(id))
     }
 }

@@ -6,6 +6,7 @@
 //! for another target with its address found none there ([`Claim`]).
 
 mod claims;
+mod difference;
 mod exports;
 mod port_events;
 mod ports;
@@ -27,7 +28,7 @@ use crate::target::Address;
 use exports::{Entry, Leaving};
 use ports::Port;
 use reload::Reload;
-pub(super) use status::State;
+pub(super) use status::{ExportStatus, PortStatus, State};
 
 /// Names one opening of one store; another store of the same address has another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

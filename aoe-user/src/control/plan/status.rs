@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::trouble::Trouble;
 use super::exports::Life as ExportLife;
 use super::ports::Life as PortLife;
-use super::{Plan, StateLife, address_of};
+use super::{ExportId, Plan, PortId, StateLife, address_of};
+use crate::config::ExportConfig;
 use crate::target::Address;
 
 /// Everything that is wanted, at one moment.
@@ -24,9 +26,13 @@ pub(in crate::control) struct Status {
 /// One export.
 #[derive(Debug, Clone)]
 pub(in crate::control) struct ExportStatus {
+    pub id: ExportId,
     pub address: Address,
+    pub config: Arc<ExportConfig>,
     pub path: PathBuf,
     pub state: State,
+    /// Interfaces that serve it now.
+    pub served_on: Vec<String>,
     /// Interfaces where another target has its address, or another export.
     pub kept_off: Vec<(String, String)>,
 }
@@ -35,6 +41,8 @@ pub(in crate::control) struct ExportStatus {
 #[derive(Debug, Clone)]
 pub(in crate::control) struct PortStatus {
     pub name: String,
+    /// Its opening, where it is open.
+    pub id: Option<PortId>,
     pub state: State,
     /// Exports served there.
     pub exports: usize,
@@ -95,7 +103,7 @@ impl Plan {
         }
     }
 
-    fn export_status(&self, id: super::ExportId) -> Option<ExportStatus> {
+    fn export_status(&self, id: ExportId) -> Option<ExportStatus> {
         let entry = self.exports.get(&id)?;
         let state = match (&entry.life, &self.state) {
             (ExportLife::Open, _) => State::Open,
@@ -118,7 +126,14 @@ impl Plan {
                 .then(|| (name.clone(), "the address is exported there already".into()));
             by_others.into_iter().chain(by_own)
         });
+        let serving = self.ports.iter().filter(|(_, port)| {
+            let is_open = matches!(port.life, PortLife::Open(..)) && port.applied > 0;
+            is_open && port.view.exports.iter().any(|(served, _)| *served == id)
+        });
         Some(ExportStatus {
+            id,
+            config: Arc::clone(&entry.config),
+            served_on: serving.map(|(name, _)| name.clone()).collect(),
             address: address_of(&entry.config),
             path: entry.config.path.clone(),
             state,
@@ -140,6 +155,7 @@ impl Plan {
         };
         Some(PortStatus {
             name: name.to_owned(),
+            id: port.open_id(),
             state,
             exports: port.view.exports.len(),
         })

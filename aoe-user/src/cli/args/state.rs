@@ -1,0 +1,74 @@
+//! Arguments of `xblade state`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::STATE_DIR;
+use crate::config::Vlan;
+use crate::config::values::{self, SHELF, SLOT};
+
+/// `xblade state`
+#[derive(Debug, Args)]
+pub struct StateArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub action: StateAction,
+}
+
+/// The actions of `xblade state`.
+#[derive(Debug, Subcommand)]
+pub enum StateAction {
+    /// One line for each export that has something kept
+    List {
+        /// Where the states are
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+    },
+    /// All that is kept for one export
+    Show(StateTarget),
+    /// Forget what is named, or all of it; opens an export that is kept shut because its state is damaged or gone
+    Clear {
+        /// The export
+        #[command(flatten)]
+        target: StateTarget,
+        /// Forget the MAC mask
+        #[arg(long)]
+        mask: bool,
+        /// Forget the reservation
+        #[arg(long)]
+        reserve: bool,
+        /// Forget the config string
+        #[arg(long)]
+        string: bool,
+    },
+    /// Say which export a state file of an earlier release belongs to
+    Adopt {
+        /// The export
+        #[command(flatten)]
+        target: StateTarget,
+        /// The file's name, as `state list` shows it
+        #[arg(long, value_name = "NAME")]
+        from: String,
+    },
+}
+
+/// The export whose state is meant.
+#[derive(Debug, Args)]
+pub struct StateTarget {
+    /// Major address
+    #[arg(value_parser = |text: &str| SHELF.parse::<u16>(text), allow_negative_numbers = true)]
+    pub shelf: u16,
+    /// Minor address
+    #[arg(value_parser = |text: &str| SLOT.parse::<u8>(text), allow_negative_numbers = true)]
+    pub slot: u8,
+    /// Its `vlan` in the config file, where it has one
+    #[arg(long, value_name = "N|any", value_parser = values::vlan, allow_negative_numbers = true)]
+    pub vlan: Option<Vlan>,
+    /// Its `state_name` in the config file, where it has one
+    #[arg(long, value_name = "NAME", value_parser = values::state_name)]
+    pub state_name: Option<String>,
+    /// Where the states are
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+}

@@ -1,0 +1,208 @@
+//! Arguments of the commands that talk to a running target.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::config::values::{self, SHELF, SLOT};
+use crate::control::api::SOCKET;
+
+/// Says where the socket is, for `daemon` and for those who ask it.
+const VARIABLE: &str = "XBLADE_CONTROL";
+
+/// The socket: as given, else of the environment, else the usual one.
+pub(in crate::cli) fn socket(given: Option<PathBuf>) -> PathBuf {
+    let set = || std::env::var_os(VARIABLE).filter(|path| !path.is_empty());
+    given
+        .or_else(|| set().map(PathBuf::from))
+        .unwrap_or_else(|| SOCKET.into())
+}
+
+/// Which target is asked.
+#[derive(Debug, Clone, Args)]
+pub struct Target {
+    /// The target's control socket [default: $XBLADE_CONTROL, else /run/xblade/control.sock]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+}
+
+/// How a table is shown.
+#[derive(Debug, Clone, Args)]
+pub struct Output {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Columns to show, in this order
+    #[arg(short = 'o', long, value_name = "COLUMN[,COLUMN…]", value_delimiter = ',')]
+    pub columns: Vec<String>,
+    /// Leave the headings out
+    #[arg(long)]
+    pub no_header: bool,
+}
+
+/// `xblade status`, `metrics`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Which target
+    #[command(flatten)]
+    pub target: Target,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `xblade metrics`
+#[derive(Debug, Args)]
+pub struct MetricsArgs {
+    /// Which target
+    #[command(flatten)]
+    pub target: Target,
+    /// Read an HTTP request from standard input and answer it: for a systemd socket, as in packaging/
+    #[arg(long)]
+    pub http: bool,
+}
+
+/// `xblade ls`, `initiators`
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Exports, as in e1.2 or e1.* [default: all]
+    #[arg(value_name = "EXPORT")]
+    pub exports: Vec<String>,
+    /// Which target
+    #[command(flatten)]
+    pub target: Target,
+    /// How it is shown
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `xblade denied`
+#[derive(Debug, Args)]
+pub struct DeniedArgs {
+    /// Which target
+    #[command(flatten)]
+    pub target: Target,
+    /// How it is shown
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `xblade stat`
+#[derive(Debug, Args)]
+pub struct StatArgs {
+    /// Time between two tables, such as 1s; then the exports, as in e1.2 or e1.* [default: one second, once, all]
+    #[arg(value_name = "INTERVAL] [EXPORT")]
+    pub words: Vec<String>,
+    /// Stop after this many tables
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Which target
+    #[command(flatten)]
+    pub target: Target,
+    /// How it is shown
+    #[command(flatten)]
+    pub output: Output,
+}
+
+impl StatArgs {
+    /// The interval, where one is given, and the exports.
+    pub fn split(&self) -> (Option<Duration>, &[String]) {
+        let first = self.words.split_first();
+        match first.and_then(|(first, rest)| Some((values::some_time(first).ok()?, rest))) {
+            Some((interval, rest)) => (Some(interval), rest),
+            None => (None, &self.words),
+        }
+    }
+}
+
+/// `xblade reload`
+#[derive(Debug, Args)]
+pub struct ReloadArgs {
+    /// Only say what would change
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Which target
+    #[command(flatten)]
+    pub target: Target,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `xblade export`
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub action: ExportAction,
+}
+
+/// The actions of `xblade export`.
+#[derive(Debug, Subcommand)]
+pub enum ExportAction {
+    /// Serve one more export until the next reload or restart
+    Add {
+        /// Major address
+        #[arg(value_parser = |text: &str| SHELF.parse::<u16>(text), allow_negative_numbers = true)]
+        shelf: u16,
+        /// Minor address
+        #[arg(value_parser = |text: &str| SLOT.parse::<u8>(text), allow_negative_numbers = true)]
+        slot: u8,
+        /// Network interfaces, names or globs
+        #[arg(
+            value_name = "NETIF[,NETIF…]",
+            value_delimiter = ',',
+            num_args = 1,
+            required = true
+        )]
+        interfaces: Vec<String>,
+        /// Image file or block device
+        file: PathBuf,
+        /// Any other key of [[export]] in the config file, as in read_only=true
+        #[arg(short, long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// How it is asked and shown
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Serve exports no more until the next reload or restart
+    Rm(Chosen),
+    /// Finish what is in flight, commit it, and answer nobody: for snapshots and moves
+    Pause(Chosen),
+    /// Serve paused exports again
+    Resume(Chosen),
+}
+
+/// Some exports.
+#[derive(Debug, Args)]
+pub struct Chosen {
+    /// Exports, as in e1.2 or e1.*
+    #[arg(value_name = "EXPORT", required = true)]
+    pub exports: Vec<String>,
+    /// How it is asked and shown
+    #[command(flatten)]
+    pub ask: Ask,
+}
+
+/// Which target, and whether JSON is wanted.
+#[derive(Debug, Clone, Args)]
+pub struct Ask {
+    /// Which target
+    #[command(flatten)]
+    pub target: Target,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `xblade log`
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// What to log from now on, as for --log
+    #[arg(value_name = "FILTER")]
+    pub filter: String,
+    /// How it is asked and shown
+    #[command(flatten)]
+    pub ask: Ask,
+}

@@ -1,0 +1,190 @@
+//! `xblade reload`, `export`, `log`: what changes a running target.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use super::DEGRADED;
+use super::args::{Ask, Chosen, ExportAction, LogArgs, ReloadArgs};
+use super::client::Client;
+use crate::cli::output;
+use crate::control::api::types::{Reloaded, Request, SCHEMA};
+
+pub(in crate::cli) fn reload(args: &ReloadArgs) -> Result<ExitCode> {
+    let request = Request::Reload {
+        dry_run: args.dry_run,
+    };
+    let reloaded = Client::new(&args.target)?.ask(&request)?;
+    tell(&reloaded, args.json)
+}
+
+/// Says what changed; exit code 3 where something of it cannot be served.
+fn tell(reloaded: &Reloaded, json: bool) -> Result<ExitCode> {
+    if json {
+        let mut value = json!(reloaded);
+        value["schema"] = json!(SCHEMA);
+        output::line(value)?;
+    } else {
+        output::print(text(reloaded))?;
+    }
+    Ok(if reloaded.failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(DEGRADED)
+    })
+}
+
+fn text(reloaded: &Reloaded) -> String {
+    let mut text = String::new();
+    for name in &reloaded.added {
+        let _ = writeln!(text, "+ {name}");
+    }
+    for changed in &reloaded.changed {
+        let keys = changed
+            .keys
+            .iter()
+            .map(|(key, before, after)| format!("{key} {before} → {after}"));
+        let keys: Vec<String> = keys.collect();
+        let _ = writeln!(text, "~ {}  {}", changed.export, keys.join(", "));
+    }
+    for name in &reloaded.removed {
+        let _ = writeln!(text, "- {name}");
+    }
+    let _ = writeln!(text, "= {} unchanged", reloaded.unchanged);
+    for name in &reloaded.opening {
+        let _ = writeln!(text, "{name}: still being opened");
+    }
+    for failed in &reloaded.failed {
+        let _ = writeln!(text, "FAILED {}: {}", failed.export, failed.reason);
+    }
+    text
+}
+
+pub(in crate::cli) fn export(action: ExportAction) -> Result<ExitCode> {
+    match action {
+        ExportAction::Add {
+            shelf,
+            slot,
+            interfaces,
+            file,
+            set,
+            ask,
+        } => {
+            let toml = table(shelf, slot, &interfaces, &file, &set)?;
+            let reloaded = Client::new(&ask.target)?.ask(&Request::Add { toml })?;
+            tell(&reloaded, ask.json)
+        }
+        ExportAction::Rm(Chosen { exports, ask }) => {
+            let reloaded = Client::new(&ask.target)?.ask(&Request::Remove { exports })?;
+            tell(&reloaded, ask.json)
+        }
+        ExportAction::Pause(Chosen { exports, ask }) => named(&Request::Pause { exports }, &ask),
+        ExportAction::Resume(Chosen { exports, ask }) => named(&Request::Resume { exports }, &ask),
+    }
+}
+
+/// The export as a table of the config file.
+fn table(shelf: u16, slot: u8, interfaces: &[String], file: &Path, set: &[String]) -> Result<String> {
+    let path = std::path::absolute(file).with_context(|| format!("{} is no path", file.display()))?;
+    let Some(path) = path.to_str() else {
+        bail!("{}: a path in the config file is UTF-8", path.display());
+    };
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let interfaces: Vec<String> = interfaces.iter().map(|name| quoted(name)).collect();
+    let mut text = format!(
+        "[[export]]\nshelf = {shelf}\nslot = {slot}\npath = {}\ninterfaces = [{}]\n",
+        quoted(path),
+        interfaces.join(", ")
+    );
+    for word in set {
+        let Some((key, value)) = word.split_once('=') else {
+            bail!("{word}: write KEY=VALUE, as in read_only=true");
+        };
+        // Numbers, booleans and lists as they are; all else is text.
+        let is_toml = toml::from_str::<toml::Table>(&format!("value = {value}")).is_ok();
+        let value = if is_toml { value.to_owned() } else { quoted(value) };
+        let _ = writeln!(text, "{key} = {value}");
+    }
+    Ok(text)
+}
+
+/// Asks for a change whose result has a name and a list of exports.
+fn named(request: &Request, ask: &Ask) -> Result<ExitCode> {
+    let result: Value = Client::new(&ask.target)?.ask(request)?;
+    if ask.json {
+        let mut result = result;
+        result["schema"] = json!(SCHEMA);
+        output::line(result)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (what, names) in result.as_object().into_iter().flatten() {
+        let names = names.as_array().into_iter().flatten().filter_map(Value::as_str);
+        output::line(format_args!("{what} {}", names.collect::<Vec<_>>().join(", ")))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(in crate::cli) fn log(args: LogArgs) -> Result<ExitCode> {
+    let request = Request::Log {
+        filter: args.filter.clone(),
+    };
+    let result: Value = Client::new(&args.ask.target)?.ask(&request)?;
+    if args.ask.json {
+        let mut result = result;
+        result["schema"] = json!(SCHEMA);
+        output::line(result)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::parse;
+    use crate::control::api::types::{Changed, Failed};
+
+    #[test]
+    fn an_export_on_the_command_line_is_one_of_the_config_file() {
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let set = words(&["read_only=true", "buffers=32", "flush_interval=70ms", "vlan=5"]);
+        let text = table(
+            1,
+            2,
+            &words(&["eth1", "eth\"2"]),
+            Path::new("/srv/a \"b\".raw"),
+            &set,
+        )
+        .unwrap();
+        let config = parse(Path::new("x"), text).unwrap().config;
+        let export = &config.exports[0];
+        assert_eq!((export.shelf, export.slot, export.buffers), (1, 2, 32));
+        assert_eq!(export.path, Path::new("/srv/a \"b\".raw"));
+        assert_eq!(export.interfaces, ["eth1", "eth\"2"]);
+        assert!(export.read_only);
+        assert!(table(1, 2, &[], Path::new("/a"), &words(&["sync"])).is_err());
+    }
+
+    #[test]
+    fn a_reload_is_told_line_by_line() {
+        let reloaded = Reloaded {
+            added: vec!["e1.3".into()],
+            changed: vec![Changed {
+                export: "e1.2".into(),
+                keys: vec![("read_only".into(), "false".into(), "true".into())],
+            }],
+            removed: vec!["e1.9".into()],
+            unchanged: 37,
+            failed: vec![Failed {
+                export: "e1.3".into(),
+                reason: "no such file".into(),
+            }],
+            ..Reloaded::default()
+        };
+        let told =
+            "+ e1.3\n~ e1.2  read_only false → true\n- e1.9\n= 37 unchanged\nFAILED e1.3: no such file\n";
+        assert_eq!(text(&reloaded), told);
+    }
+}

@@ -1,0 +1,102 @@
+//! The asking end of the control socket.
+
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde::de::DeserializeOwned;
+
+use super::args::{Target, socket};
+use crate::control::api::types::{Reply, Request, SCHEMA, State};
+
+/// Nobody listens.
+#[derive(Debug, thiserror::Error)]
+#[error("no xblade listens on {path}: {source}; is it running? (`systemctl status xblade`)")]
+pub(in crate::cli) struct NoTarget {
+    path: String,
+    source: std::io::Error,
+}
+
+/// A connection to a target.
+pub(super) struct Client {
+    path: PathBuf,
+    reader: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`NoTarget`], or a socket that this user may not use.
+    pub fn new(target: &Target) -> Result<Client> {
+        let path = socket(target.control.clone());
+        let stream = match UnixStream::connect(&path) {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                bail!(
+                    "{} may be used by root, and for reading by the group xblade: {error}",
+                    path.display()
+                )
+            }
+            Err(source) => {
+                return Err(NoTarget {
+                    path: path.display().to_string(),
+                    source,
+                }
+                .into());
+            }
+        };
+        Ok(Client {
+            path,
+            reader: BufReader::new(stream),
+        })
+    }
+
+    /// Asks something.
+    ///
+    /// # Errors
+    /// What the target says against it.
+    pub fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
+        let line = serde_json::to_string(request)? + "\n";
+        let sent = self.reader.get_mut().write_all(line.as_bytes());
+        sent.with_context(|| format!("cannot ask on {}", self.path.display()))?;
+        self.next()
+    }
+
+    /// The next reply.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn next<T: DeserializeOwned>(&mut self) -> Result<T> {
+        let mut line = String::new();
+        let read = self.reader.read_line(&mut line);
+        read.with_context(|| format!("cannot read from {}", self.path.display()))?;
+        if line.is_empty() {
+            bail!("the target closed the connection: it is ending");
+        }
+        let reply: Reply<T> = serde_json::from_str(&line)
+            .with_context(|| format!("{} gives no reply that is understood", Path::display(&self.path)))?;
+        if reply.schema != SCHEMA {
+            bail!(
+                "the target speaks schema {}, this command {SCHEMA}: use the xblade that runs",
+                reply.schema
+            );
+        }
+        match (reply.result, reply.error) {
+            (Some(result), _) => Ok(result),
+            (None, error) => bail!(error.unwrap_or_else(|| "an empty reply".into())),
+        }
+    }
+}
+
+/// Everything about some exports, or all.
+///
+/// # Errors
+/// As [`Client::ask`].
+pub(super) fn state(target: &Target, exports: &[String]) -> Result<State> {
+    Client::new(target)?.ask(&Request::State {
+        exports: exports.to_vec(),
+        every_ms: None,
+    })
+}

@@ -1,0 +1,21 @@
+//! Commands that talk to a running target through its control socket.
+
+pub mod args;
+mod change;
+mod client;
+mod columns;
+mod metrics;
+mod rates;
+mod show;
+mod stat;
+
+pub(super) use change::{export, log, reload};
+pub(super) use client::NoTarget;
+pub(super) use metrics::metrics;
+pub(super) use show::{denied, initiators, ls, status};
+pub(super) use stat::stat;
+
+/// Exit code where not everything that is configured is served.
+pub(super) const DEGRADED: u8 = 3;
+/// Exit code where no target listens.
+pub(super) const NO_TARGET: u8 = 4;

@@ -1,0 +1,125 @@
+//! In which settings two configurations of an export differ, for people.
+
+use std::fmt::Debug;
+
+use super::ExportConfig;
+
+/// A setting: its key in the config file, its value before, its value after.
+pub type Setting = (String, String, String);
+
+impl ExportConfig {
+    /// The settings that differ.
+    pub fn differences(&self, after: &ExportConfig) -> Vec<Setting> {
+        let pairs = self.settings().into_iter().zip(after.settings());
+        let differing = pairs.filter(|((_, before), (_, after))| before != after);
+        differing
+            .map(|((key, before), (_, after))| (key.to_owned(), before, after))
+            .collect()
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        // Taken apart so that no setting is forgotten.
+        let ExportConfig {
+            shelf,
+            slot,
+            path,
+            interfaces,
+            mode,
+            store,
+            format,
+            sync,
+            read_only,
+            offset,
+            length,
+            buffers,
+            max_sectors,
+            spin_us,
+            allow,
+            vlan,
+            serial,
+            rate_limit,
+            wire_admin,
+            state_name,
+            smart,
+            late_duplicates,
+            shared,
+            prealloc,
+            flush_interval,
+        } = self;
+        let allow: Vec<String> = allow
+            .iter()
+            .map(|entry| match entry.rate_limit {
+                Some(rate) => format!("{} {} {rate}/s", entry.mac, entry.access),
+                None => format!("{} {}", entry.mac, entry.access),
+            })
+            .collect();
+        vec![
+            ("shelf", shelf.to_string()),
+            ("slot", slot.to_string()),
+            ("path", path.display().to_string()),
+            ("interfaces", interfaces.join(",")),
+            ("mode", mode.to_string()),
+            ("store", store.to_string()),
+            ("format", format!("{format:?}").to_lowercase()),
+            ("sync", sync.to_string()),
+            ("read_only", read_only.to_string()),
+            ("offset", offset.to_string()),
+            ("length", length.to_string()),
+            ("buffers", buffers.to_string()),
+            ("max_sectors", max_sectors.to_string()),
+            ("spin_us", spin_us.to_string()),
+            ("allow", shortened(&allow)),
+            ("vlan", vlan.to_string()),
+            ("serial", or_none(serial)),
+            ("rate_limit", or_none(rate_limit)),
+            ("wire_admin", or_none(wire_admin)),
+            ("state_name", or_none(state_name)),
+            ("smart", smart.to_string()),
+            ("late_duplicates", late_duplicates.to_string()),
+            ("shared", shared.to_string()),
+            ("prealloc", prealloc.to_string()),
+            (
+                "flush_interval",
+                humantime::format_duration(*flush_interval).to_string(),
+            ),
+        ]
+    }
+}
+
+fn or_none<T: Debug>(value: &Option<T>) -> String {
+    value.as_ref().map_or("none".into(), |value| format!("{value:?}"))
+}
+
+/// A list that may have thousands of members: its number, and a digest of it where it is long.
+fn shortened(list: &[String]) -> String {
+    match list {
+        [] => "everyone".into(),
+        short if short.len() <= 4 => short.join(", "),
+        long => {
+            let digest = xxhash_rust::xxh3::xxh3_64(long.join(",").as_bytes());
+            format!("{} addresses ({digest:016x})", long.len())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_differ_are_named_with_both_values() {
+        let before = ExportConfig::new(1, 1, "/a".into());
+        let mut after = before.clone();
+        assert_eq!(before.differences(&after), []);
+        after.read_only = true;
+        after.serial = Some("S".into());
+        let setting = |key: &str, before: &str, after: &str| (key.into(), before.into(), after.into());
+        assert_eq!(
+            before.differences(&after),
+            [
+                setting("read_only", "false", "true"),
+                setting("serial", "none", "\"S\"")
+            ]
+        );
+    }
+}

@@ -1,0 +1,236 @@
+//! Carries out what comes over the control socket. Nothing here waits: what takes time is a job, or is answered when it is over.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use tracing::info;
+
+use super::reloads::{Reading, Settling};
+use super::socket::{Answer, Call};
+use super::types::{Condition, Failed, LastReload, Reloaded, Request};
+use super::view::Selection;
+use super::{openmetrics, pause, view};
+use crate::config::Config;
+use crate::config::file;
+use crate::config::validate::{Words, contradictions};
+use crate::control::Control;
+use crate::control::supervisor::{Event, Supervisor};
+
+/// Whoever asked for a reload is told what has happened after this time, though not all of it may have.
+const SETTLE_LIMIT: Duration = Duration::from_secs(30);
+
+impl Control {
+    /// Answers a request, now or when it is done.
+    pub(in crate::control) fn call(&mut self, call: Call, now: Instant) {
+        let Call { request, answer } = call;
+        let globs = match &request {
+            Request::State { exports, .. }
+            | Request::Pause { exports }
+            | Request::Resume { exports }
+            | Request::Remove { exports } => &exports[..],
+            _ => &[],
+        };
+        let selection = match Selection::new(globs) {
+            Ok(selection) => selection,
+            Err(reason) => return answer.error(reason),
+        };
+        match request {
+            Request::State { .. } => answer.result(view::state(&self.supervisor, &selection, now)),
+            Request::Metrics {} => {
+                let state = view::state(&self.supervisor, &selection, now);
+                answer.result(openmetrics::text(&state));
+            }
+            Request::Reload { .. } if !self.service.reloads => {
+                answer.error("there is no config file: this is `xblade serve`");
+            }
+            Request::Reload { dry_run } => self.load(Reading::of(answer, dry_run)),
+            Request::Pause { exports } if exports.is_empty() => answer.error("name the exports to pause"),
+            Request::Pause { .. } => self.supervisor.pause(&selection, answer),
+            Request::Resume { exports } if exports.is_empty() => answer.error("name the exports to resume"),
+            Request::Resume { .. } => self.supervisor.resume(&selection, answer),
+            Request::Add { toml } => self.add(toml, answer, now),
+            Request::Remove { exports } if exports.is_empty() => answer.error("name the exports to remove"),
+            Request::Remove { .. } => self.remove(&selection, answer, now),
+            Request::Log { filter } => match (self.service.set_log)(&filter) {
+                Ok(()) => {
+                    info!("the log shows {filter} from here on");
+                    answer.result(json!({ "log": filter }));
+                }
+                Err(reason) => answer.error(reason),
+            },
+        }
+    }
+
+    fn add(&mut self, toml: String, answer: Answer, now: Instant) {
+        let Some(mut config) = self.current.clone() else {
+            return answer.error("the configuration has not been read yet; try again");
+        };
+        match file::parse(Path::new("request"), toml) {
+            Ok(more) if more.config.exports.is_empty() => return answer.error("it names no [[export]]"),
+            Ok(more) => config.exports.extend(more.config.exports),
+            Err(problems) => return answer.error(problems.to_string()),
+        }
+        let problems = contradictions(&config, Words::File).problems(None);
+        if !problems.0.is_empty() {
+            return answer.error(problems.to_string());
+        }
+        self.put_in_force(config, vec![answer], now);
+    }
+
+    fn remove(&mut self, selection: &Selection, answer: Answer, now: Instant) {
+        let Some(mut config) = self.current.clone() else {
+            return answer.error("the configuration has not been read yet; try again");
+        };
+        let before = config.exports.len();
+        config.exports.retain(|export| !selection.has(export));
+        if config.exports.len() == before {
+            return answer.error("no export has such a name");
+        }
+        self.put_in_force(config, vec![answer], now);
+    }
+
+    /// Takes over what was read, for whoever asked for it.
+    pub(in crate::control) fn read(&mut self, reading: Reading, config: Config, now: Instant) {
+        for answer in reading.dry_runs {
+            let mut reloaded = self.supervisor.plan.difference(&config);
+            reloaded.dry_run = true;
+            answer.result(reloaded);
+        }
+        if reading.apply {
+            self.supervisor.last_reload = Some(last_reload(true));
+            self.put_in_force(config, reading.reloads, now);
+        }
+    }
+
+    /// The file cannot be taken over.
+    pub(in crate::control) fn not_read(&mut self, reading: Reading, reason: &str) {
+        if reading.apply {
+            self.supervisor.last_reload = Some(last_reload(false));
+        }
+        reading.refuse(reason);
+    }
+
+    fn put_in_force(&mut self, config: Config, answers: Vec<Answer>, now: Instant) {
+        if !answers.is_empty() {
+            self.settling.push(Settling {
+                until: now + SETTLE_LIMIT,
+                reloaded: self.supervisor.plan.difference(&config),
+                answers,
+            });
+        }
+        self.first = Some(config);
+        self.take_over_first(now);
+    }
+
+    /// Answers those whose configuration has had its consequences.
+    pub(in crate::control) fn answer_settled(&mut self, now: Instant) {
+        let plan = &self.supervisor.plan;
+        let is_over = self.first.is_none() && !plan.is_reloading() && plan.is_settled();
+        let is_due = self
+            .settling
+            .first()
+            .is_some_and(|first| is_over || now >= first.until);
+        if !is_due {
+            return;
+        }
+        let all = view::state(&self.supervisor, &Selection::all(), now);
+        for mut settling in std::mem::take(&mut self.settling) {
+            let reloaded = &mut settling.reloaded;
+            let is_new = |reloaded: &Reloaded, name: &String| {
+                reloaded.added.contains(name)
+                    || reloaded.changed.iter().any(|changed| changed.export == *name)
+            };
+            for export in &all.exports {
+                if !is_new(reloaded, &export.export) {
+                    continue;
+                }
+                let off = export.kept_off.first().map(|off| off.reason.clone());
+                match (export.state, export.reason.clone().or(off)) {
+                    (Condition::Failed, reason) => reloaded.failed.push(Failed {
+                        export: export.export.clone(),
+                        reason: reason.unwrap_or_default(),
+                    }),
+                    (Condition::Waiting, _) => reloaded.opening.push(export.export.clone()),
+                    (Condition::Ready, Some(reason)) => reloaded.failed.push(Failed {
+                        export: export.export.clone(),
+                        reason,
+                    }),
+                    (Condition::Ready | Condition::Paused, _) => {}
+                }
+            }
+            let reloaded = &settling.reloaded;
+            settling
+                .answers
+                .into_iter()
+                .for_each(|answer| answer.result(reloaded));
+        }
+    }
+}
+
+impl Supervisor {
+    fn pause(&mut self, selection: &Selection, answer: Answer) {
+        let served = self.exports.values();
+        let chosen: Vec<_> = served
+            .filter(|served| selection.has(&served.config))
+            .map(|served| (served.id, Arc::clone(&served.export)))
+            .collect();
+        if chosen.is_empty() {
+            return answer.error("no export that is open has such a name");
+        }
+        let ids = chosen.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        let again = ids.clone();
+        let work = move || {
+            let exports: Vec<_> = chosen.iter().map(|(_, export)| export).collect();
+            let done = pause::pause(&exports).map_err(|error| format!("{error:#}"));
+            Event::Paused(ids, done, Some(answer))
+        };
+        self.jobs
+            .start(work, move |panic| Event::Paused(again, Err(panic), None));
+    }
+
+    fn resume(&mut self, selection: &Selection, answer: Answer) {
+        let keys: Vec<_> = self.paused.iter().copied().collect();
+        let keys: Vec<_> = keys
+            .into_iter()
+            .filter(|(address, _)| selection.has_address(*address))
+            .collect();
+        for key in &keys {
+            self.paused.remove(key);
+        }
+        let mut resumed: Vec<String> = keys.iter().map(|(address, _)| address.to_string()).collect();
+        let served: Vec<_> = self
+            .exports
+            .values()
+            .filter(|served| keys.contains(&served.key()))
+            .cloned()
+            .collect();
+        for served in served {
+            let export = Arc::clone(&served.export);
+            let id = served.id;
+            // A worker may be holding its lock while it waits for a disk.
+            let work = move || {
+                export.resume();
+                Event::Resumed(id)
+            };
+            self.jobs.start(work, move |_| Event::Resumed(id));
+        }
+        resumed.sort();
+        match resumed.is_empty() {
+            true => answer.error("no export that is paused has such a name"),
+            false => {
+                info!("resumed {}", resumed.join(", "));
+                answer.result(json!({ "resumed": resumed }));
+            }
+        }
+    }
+}
+
+fn last_reload(ok: bool) -> LastReload {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH);
+    LastReload {
+        ok,
+        time: time.unwrap_or_default().as_secs_f64(),
+    }
+}

@@ -1,0 +1,15 @@
+//! The control socket: what `xblade status`, `reload`, `export` and others ask a running target.
+//!
+//! Requests and replies are JSON, one object a line ([`types`]). A connection is a task of the control thread: it hands
+//! each request to the control loop, which answers from what it knows at that moment and never waits for a reader.
+
+pub(super) mod calls;
+pub mod openmetrics;
+pub(super) mod pause;
+pub(super) mod reloads;
+pub(super) mod socket;
+pub mod types;
+pub(super) mod view;
+
+/// Where a daemon listens, and where commands look for it.
+pub const SOCKET: &str = "/run/xblade/control.sock";

@@ -1,0 +1,398 @@
+//! All counters as OpenMetrics text, for Prometheus and its kin.
+
+use std::fmt::Write as _;
+
+use engine::Latency;
+
+use super::types::{Condition, Export, State, Times};
+
+/// Limits of the histograms' buckets that are told, in microseconds: powers of two, where our buckets end.
+const LIMITS_US: [u64; 13] = [
+    4,
+    16,
+    64,
+    128,
+    256,
+    512,
+    1 << 10,
+    1 << 12,
+    1 << 14,
+    1 << 16,
+    1 << 18,
+    1 << 20,
+    1 << 24,
+];
+
+/// Writes one metric after the other.
+struct Writer(String);
+
+impl Writer {
+    /// Begins a metric: a name without `_total`, a kind, and what it is.
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# TYPE {name} {kind}\n# HELP {name} {help}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.0.push_str(name);
+        if !labels.is_empty() {
+            let pairs: Vec<String> = labels
+                .iter()
+                .map(|(label, value)| format!("{label}=\"{}\"", escaped(value)))
+                .collect();
+            let _ = write!(self.0, "{{{}}}", pairs.join(","));
+        }
+        let _ = writeln!(self.0, " {value}");
+    }
+
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], times: &Times) {
+        let latency = Latency::from(times);
+        for limit_us in LIMITS_US {
+            let limit = (limit_us as f64 / 1e6).to_string();
+            let labels = [labels, &[("le", limit.as_str())]].concat();
+            self.sample(&format!("{name}_bucket"), &labels, latency.count_up_to(limit_us));
+        }
+        let rest = [labels, &[("le", "+Inf")]].concat();
+        self.sample(&format!("{name}_bucket"), &rest, latency.count());
+        self.sample(&format!("{name}_sum"), labels, latency.sum_us as f64 / 1e6);
+        self.sample(&format!("{name}_count"), labels, latency.count());
+    }
+}
+
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+/// Counters of an export: name, what it counts, and the count.
+type ExportCounter = (&'static str, &'static str, fn(&Export) -> u64);
+
+const EXPORT_COUNTERS: [ExportCounter; 10] = [
+    ("reads_completed", "READ commands answered with data", |e| {
+        e.counters.reads
+    }),
+    ("read_bytes", "Bytes sent in replies to reads", |e| {
+        e.counters.read_bytes
+    }),
+    ("writes_completed", "WRITE commands acknowledged", |e| {
+        e.counters.writes
+    }),
+    ("written_bytes", "Bytes of acknowledged writes", |e| {
+        e.counters.written_bytes
+    }),
+    ("flushes", "Flushes that succeeded", |e| e.counters.flushes),
+    ("discards", "DATA SET MANAGEMENT commands that succeeded", |e| {
+        e.counters.discards
+    }),
+    ("duplicates", "Requests that were in flight already", |e| {
+        e.counters.duplicates
+    }),
+    ("waits", "Requests that waited for one that overlaps them", |e| {
+        e.counters.waited
+    }),
+    ("silent", "Requests turned down without an answer", |e| {
+        e.counters.silent
+    }),
+    ("commits", "Commits of the store", |e| {
+        e.store_counters.get("commits").copied().unwrap_or(0)
+    }),
+];
+
+/// The text of a state.
+pub fn text(state: &State) -> String {
+    let mut to = Writer(String::new());
+    to.family("xblade_build", "info", "The running program");
+    to.sample("xblade_build_info", &[("version", &state.version)], 1);
+    to.family(
+        "xblade_uptime_seconds",
+        "gauge",
+        "Time since the start of the process",
+    );
+    to.sample("xblade_uptime_seconds", &[], state.uptime_seconds);
+    to.family(
+        "xblade_healthy",
+        "gauge",
+        "1 where everything that is configured is served",
+    );
+    to.sample("xblade_healthy", &[], u8::from(state.healthy));
+    if let Some(reload) = &state.reload {
+        to.family(
+            "xblade_reload_success",
+            "gauge",
+            "1 where the last config file was taken over",
+        );
+        to.sample("xblade_reload_success", &[], u8::from(reload.ok));
+        to.family(
+            "xblade_reload_timestamp_seconds",
+            "gauge",
+            "When the config file was read last",
+        );
+        to.sample("xblade_reload_timestamp_seconds", &[], reload.time);
+    }
+    exports(&mut to, state);
+    initiators(&mut to, state);
+    interfaces(&mut to, state);
+    to.0.push_str("# EOF\n");
+    to.0
+}
+
+/// What tells an export from all others.
+fn labels(export: &Export) -> Vec<(&str, &str)> {
+    let mut labels = vec![("export", export.export.as_str())];
+    if export.vlan != "untagged" {
+        labels.push(("vlan", &export.vlan));
+    }
+    labels
+}
+
+fn exports(to: &mut Writer, state: &State) {
+    let all = || state.exports.iter().map(|export| (export, labels(export)));
+    to.family("xblade_export", "info", "What an export is");
+    for (export, mut labels) in all() {
+        labels.extend([("path", export.path.as_str()), ("store", &export.store)]);
+        labels.push(("mode", if export.read_only { "ro" } else { "rw" }));
+        to.sample("xblade_export_info", &labels, 1);
+    }
+    to.family("xblade_export_up", "gauge", "1 where an export is served");
+    for (export, labels) in all() {
+        to.sample(
+            "xblade_export_up",
+            &labels,
+            u8::from(export.state == Condition::Ready),
+        );
+    }
+    to.family(
+        "xblade_export_size_bytes",
+        "gauge",
+        "Size of an export that is open",
+    );
+    for (export, labels) in all() {
+        if let Some(size) = export.size_bytes {
+            to.sample("xblade_export_size_bytes", &labels, size);
+        }
+    }
+    to.family("xblade_export_inflight_requests", "gauge", "Requests in flight");
+    for (export, labels) in all() {
+        to.sample(
+            "xblade_export_inflight_requests",
+            &labels,
+            export.counters.in_flight,
+        );
+    }
+    for (name, help, count) in EXPORT_COUNTERS {
+        let family = format!("xblade_export_{name}");
+        to.family(&family, "counter", help);
+        for (export, labels) in all() {
+            to.sample(&format!("{family}_total"), &labels, count(export));
+        }
+    }
+    export_errors(to, state);
+    export_times(to, state);
+}
+
+fn export_errors(to: &mut Writer, state: &State) {
+    let all = || state.exports.iter().map(|export| (export, labels(export)));
+    to.family(
+        "xblade_export_errors",
+        "counter",
+        "Answers that were errors, by cause",
+    );
+    for (export, labels) in all() {
+        let counters = &export.counters;
+        for (kind, count) in [
+            ("ata", counters.ata_errors),
+            ("aoe", counters.aoe_errors),
+            ("medium", counters.medium_errors),
+        ] {
+            let labels = [&labels[..], &[("kind", kind)]].concat();
+            to.sample("xblade_export_errors_total", &labels, count);
+        }
+    }
+}
+
+fn export_times(to: &mut Writer, state: &State) {
+    let all = || state.exports.iter().map(|export| (export, labels(export)));
+    let name = "xblade_export_request_duration_seconds";
+    to.family(
+        name,
+        "histogram",
+        "Time from the round of a worker that took a request to the end of the one that answered it",
+    );
+    for (export, labels) in all() {
+        let counters = &export.counters;
+        for (op, times) in [
+            ("read", &counters.read_time),
+            ("write", &counters.write_time),
+            ("flush", &counters.flush_time),
+        ] {
+            to.histogram(name, &[&labels[..], &[("op", op)]].concat(), times);
+        }
+    }
+}
+
+fn initiators(to: &mut Writer, state: &State) {
+    for (name, help, count) in [
+        ("read_bytes", "Bytes sent to an initiator", 0),
+        ("written_bytes", "Bytes of an initiator's acknowledged writes", 1),
+        ("errors", "Answers to an initiator that were errors", 2),
+    ] {
+        let family = format!("xblade_initiator_{name}");
+        to.family(&family, "counter", help);
+        for export in &state.exports {
+            for row in &export.initiators {
+                let mut labels = labels(export);
+                labels.push(("initiator", &row.initiator));
+                let value = [row.read_bytes, row.written_bytes, row.errors][count];
+                to.sample(&format!("{family}_total"), &labels, value);
+            }
+        }
+    }
+}
+
+fn interfaces(to: &mut Writer, state: &State) {
+    to.family("xblade_interface_up", "gauge", "1 where an interface is served");
+    for port in &state.interfaces {
+        let mut labels = vec![("interface", port.interface.as_str())];
+        if let Some(mode) = &port.mode {
+            labels.push(("mode", mode));
+        }
+        to.sample(
+            "xblade_interface_up",
+            &labels,
+            u8::from(port.state == Condition::Ready),
+        );
+    }
+    to.family(
+        "xblade_filter_frames",
+        "counter",
+        "Frames by verdict of the XDP program",
+    );
+    for port in &state.interfaces {
+        for (verdict, frames) in &port.filter {
+            let labels = [("interface", port.interface.as_str()), ("verdict", verdict)];
+            to.sample("xblade_filter_frames_total", &labels, frames);
+        }
+    }
+    for (name, field, help) in [
+        ("frames", "frames", "Frames that a worker took from its queue"),
+        ("replies", "replies", "Replies sent"),
+        (
+            "batches",
+            "batches",
+            "Times that a worker took frames from its queue",
+        ),
+        ("sleeps", "sleeps", "Times that a worker went to sleep"),
+        (
+            "dropped",
+            "dropped",
+            "Frames that the kernel dropped because xblade was too slow",
+        ),
+    ] {
+        let family = format!("xblade_queue_{name}");
+        to.family(&family, "counter", help);
+        for port in &state.interfaces {
+            for (queue, counters) in port.queues.iter().enumerate() {
+                let queue = queue.to_string();
+                let labels = [("interface", port.interface.as_str()), ("queue", &queue)];
+                let value = counters.get(field).copied().unwrap_or(0);
+                to.sample(&format!("{family}_total"), &labels, value);
+            }
+        }
+    }
+    to.family(
+        "xblade_chunks",
+        "gauge",
+        "Chunks of packet memory by where they are",
+    );
+    for port in &state.interfaces {
+        for place in ["pool", "fill", "held", "tx"] {
+            let name = format!("chunks_{place}");
+            let of = |queue: &std::collections::BTreeMap<String, u64>| queue.get(&name).copied();
+            let chunks: u64 = port.queues.iter().filter_map(of).sum();
+            let labels = [("interface", port.interface.as_str()), ("place", place)];
+            to.sample("xblade_chunks", &labels, chunks);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::api::types::{ExportCounters, Initiator, Interface};
+
+    fn state() -> State {
+        let read_time = Times {
+            buckets: vec![(4, 2), (1280, 1)],
+            sum_us: 1206,
+        };
+        State {
+            version: "1".into(),
+            exports: vec![Export {
+                export: "e1.1".into(),
+                vlan: "untagged".into(),
+                path: "/a \"b\"\\".into(),
+                store: "mmap".into(),
+                state: Condition::Ready,
+                counters: ExportCounters {
+                    reads: 3,
+                    read_time,
+                    ..ExportCounters::default()
+                },
+                initiators: vec![Initiator {
+                    initiator: "02:00:00:00:00:01".into(),
+                    read_bytes: 512,
+                    ..Initiator::default()
+                }],
+                ..Export::default()
+            }],
+            interfaces: vec![Interface {
+                interface: "eth1".into(),
+                filter: [("redirected".into(), 7)].into(),
+                queues: vec![[("frames".into(), 7)].into()],
+                ..Interface::default()
+            }],
+            ..State::default()
+        }
+    }
+
+    #[test]
+    fn counters_stand_under_their_names() {
+        let text = text(&state());
+        for line in [
+            "xblade_export_reads_completed_total{export=\"e1.1\"} 3",
+            "xblade_export_info{export=\"e1.1\",path=\"/a \\\"b\\\"\\\\\",store=\"mmap\",mode=\"rw\"} 1",
+            "xblade_export_up{export=\"e1.1\"} 1",
+            "xblade_export_request_duration_seconds_bucket{export=\"e1.1\",op=\"read\",le=\"0.000004\"} 2",
+            "xblade_export_request_duration_seconds_bucket{export=\"e1.1\",op=\"read\",le=\"0.001024\"} 2",
+            "xblade_export_request_duration_seconds_bucket{export=\"e1.1\",op=\"read\",le=\"0.004096\"} 3",
+            "xblade_export_request_duration_seconds_bucket{export=\"e1.1\",op=\"read\",le=\"+Inf\"} 3",
+            "xblade_export_request_duration_seconds_sum{export=\"e1.1\",op=\"read\"} 0.001206",
+            "xblade_initiator_read_bytes_total{export=\"e1.1\",initiator=\"02:00:00:00:00:01\"} 512",
+            "xblade_filter_frames_total{interface=\"eth1\",verdict=\"redirected\"} 7",
+            "xblade_queue_frames_total{interface=\"eth1\",queue=\"0\"} 7",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is not in\n{text}"
+            );
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn each_family_comes_once_and_its_samples_follow_it() {
+        let text = text(&state());
+        let mut families = std::collections::HashSet::new();
+        let mut family = "";
+        for line in text.lines().filter(|line| *line != "# EOF") {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                family = rest.split(' ').next().unwrap();
+                assert!(families.insert(family), "{family} twice");
+            } else {
+                let name = line.trim_start_matches("# HELP ");
+                assert!(name.starts_with(family), "{line} is no sample of {family}");
+            }
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The socket itself: who may connect, how much they may send, and how long they may take to read.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::unistd::{Gid, Group, chown, geteuid};
+use serde::Serialize;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tracing::{debug, warn};
+
+use super::types::{Reply, Request, SCHEMA};
+
+/// Connections at a time; who comes on top of these is told so.
+const CONNECTIONS_MAX: usize = 32;
+/// Longest request.
+const REQUEST_BYTES_MAX: u64 = 64 << 10;
+/// How long a reader may take for one reply.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection may ask for nothing.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// Requests that wait for the control loop, of all connections.
+const CALLS_MAX: usize = 64;
+/// Shortest time between two replies of a stream.
+const EVERY_MIN: Duration = Duration::from_millis(50);
+/// Members of this group may read.
+const GROUP: &str = "xblade";
+
+/// A request on its way to the control loop.
+#[derive(Debug)]
+pub(in crate::control) struct Call {
+    pub request: Request,
+    pub answer: Answer,
+}
+
+/// Where the reply goes: a line of JSON, without its end.
+#[derive(Debug)]
+pub(in crate::control) struct Answer(oneshot::Sender<String>);
+
+impl Answer {
+    /// Replies with a result.
+    pub fn result<T: Serialize>(self, result: T) {
+        self.send(&Reply {
+            schema: SCHEMA,
+            result: Some(result),
+            error: None,
+        });
+    }
+
+    /// Replies that it could not be done.
+    pub fn error(self, reason: impl Into<String>) {
+        self.send(&Reply::<()> {
+            schema: SCHEMA,
+            result: None,
+            error: Some(reason.into()),
+        });
+    }
+
+    fn send<T: Serialize>(self, reply: &Reply<T>) {
+        // Whoever asked may have gone.
+        let _ = self.0.send(line(reply));
+    }
+}
+
+fn line<T: Serialize>(reply: &Reply<T>) -> String {
+    serde_json::to_string(reply).unwrap_or_else(|error| {
+        format!("{{\"schema\":{SCHEMA},\"error\":\"the reply cannot be written: {error}\"}}")
+    })
+}
+
+fn error_line(reason: &str) -> String {
+    line(&Reply::<()> {
+        schema: SCHEMA,
+        result: None,
+        error: Some(reason.to_owned()),
+    })
+}
+
+/// The socket's place in the file system; removed when dropped.
+#[derive(Debug)]
+pub(in crate::control) struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Listens; requests come out of the receiver. Must be called inside the runtime.
+///
+/// # Errors
+/// When the path cannot be bound, or somebody listens there.
+pub(in crate::control) fn listen(path: &Path) -> Result<(Socket, mpsc::Receiver<Call>)> {
+    make_way(path)?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let socket = Socket(path.to_owned());
+    let group = Group::from_name(GROUP).ok().flatten().map(|group| group.gid);
+    permit(path, group).with_context(|| format!("cannot set who may use {}", path.display()))?;
+    let (calls, receiver) = mpsc::channel(CALLS_MAX);
+    tokio::spawn(accept(listener, calls));
+    Ok((socket, receiver))
+}
+
+/// Removes a socket that a process has left behind that was killed.
+fn make_way(path: &Path) -> Result<()> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+    }
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(meta) => meta.file_type(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    };
+    if !kind.is_socket() {
+        bail!("{} is no socket: give another path by --control", path.display());
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => bail!(
+            "another xblade listens on {}: give one of them another path by --control",
+            path.display()
+        ),
+    }
+}
+
+fn permit(path: &Path, group: Option<Gid>) -> Result<()> {
+    if let Some(group) = group {
+        chown(path, None, Some(group))?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(())
+}
+
+async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let (stream, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!("control socket: {error}");
+                // Out of descriptors, most likely: it passes.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let calls = calls.clone();
+        match Arc::clone(&places).try_acquire_owned() {
+            Ok(place) => drop(tokio::spawn(async move {
+                Connection::new(stream, calls).serve().await;
+                drop(place);
+            })),
+            Err(_) => {
+                let busy = error_line("too many connections; try again");
+                // One short line fits the socket's buffer.
+                let _ = stream.try_write(format!("{busy}\n").as_bytes());
+            }
+        }
+    }
+}
+
+struct Connection {
+    reader: BufReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    may_change: bool,
+    calls: mpsc::Sender<Call>,
+}
+
+impl Connection {
+    fn new(stream: UnixStream, calls: mpsc::Sender<Call>) -> Connection {
+        let user = stream.peer_cred().map(|peer| peer.uid()).ok();
+        let may_change = user.is_some_and(|user| user == 0 || user == geteuid().as_raw());
+        let (reader, writer) = stream.into_split();
+        Connection {
+            reader: BufReader::new(reader),
+            writer,
+            may_change,
+            calls,
+        }
+    }
+
+    async fn serve(mut self) {
+        while let Some(request) = self.next_request().await {
+            let going_on = match request {
+                Ok(request) => self.answer(request).await,
+                Err(reason) => self.write(&error_line(&reason)).await,
+            };
+            if going_on.is_none() {
+                break;
+            }
+        }
+    }
+
+    /// The next line; `None` when the connection is to be closed.
+    async fn next_request(&mut self) -> Option<Result<Request, String>> {
+        let mut text = Vec::new();
+        let mut limited = (&mut self.reader).take(REQUEST_BYTES_MAX);
+        let read = tokio::time::timeout(IDLE_LIMIT, limited.read_until(b'\n', &mut text)).await;
+        let count = read.ok()?.ok()?;
+        if count == 0 {
+            return None;
+        }
+        if !text.ends_with(b"\n") && text.len() as u64 >= REQUEST_BYTES_MAX {
+            let _ = self
+                .write(&error_line("the request is too long: 64 KiB at most"))
+                .await;
+            return None;
+        }
+        let request = serde_json::from_slice(&text);
+        Some(request.map_err(|error| format!("no request: {error}")))
+    }
+
+    /// Answers once, or again and again; `None` when the connection is to be closed.
+    async fn answer(&mut self, request: Request) -> Option<()> {
+        if request.is_change() && !self.may_change {
+            return self.write(&error_line("only root may change anything")).await;
+        }
+        let every = match &request {
+            Request::State {
+                every_ms: Some(every_ms),
+                ..
+            } => Some(Duration::from_millis(*every_ms).max(EVERY_MIN)),
+            _ => None,
+        };
+        loop {
+            let (answer, reply) = oneshot::channel();
+            let call = Call {
+                request: request.clone(),
+                answer: Answer(answer),
+            };
+            self.calls.send(call).await.ok()?;
+            let reply = reply
+                .await
+                .unwrap_or_else(|_| error_line("the target is ending, or could not answer"));
+            self.write(&reply).await?;
+            let Some(every) = every else { return Some(()) };
+            // Whoever says something else has enough of this.
+            let next = tokio::time::timeout(every, self.reader.fill_buf()).await;
+            match next {
+                Err(_) => {}
+                Ok(Ok([])) | Ok(Err(_)) => return None,
+                Ok(Ok(_)) => return Some(()),
+            }
+        }
+    }
+
+    async fn write(&mut self, line: &str) -> Option<()> {
+        let bytes = [line.as_bytes(), b"\n"].concat();
+        match tokio::time::timeout(WRITE_LIMIT, self.writer.write_all(&bytes)).await {
+            Ok(result) => result.ok(),
+            Err(_) => {
+                debug!("control socket: a reader takes too long; its connection is closed");
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    fn run(test: impl Future<Output = ()>) {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap().block_on(test);
+    }
+
+    /// A socket whose every request is answered with its text.
+    fn echo(directory: &Path) -> (Socket, PathBuf) {
+        let path = directory.join("sub/control.sock");
+        let (socket, mut calls) = listen(&path).unwrap();
+        tokio::spawn(async move {
+            while let Some(call) = calls.recv().await {
+                call.answer.result(format!("{:?}", call.request));
+            }
+        });
+        (socket, path)
+    }
+
+    async fn ask(stream: &mut BufReader<UnixStream>, text: &[u8]) -> String {
+        stream.write_all(text).await.unwrap();
+        next(stream).await
+    }
+
+    async fn next(stream: &mut BufReader<UnixStream>) -> String {
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        line
+    }
+
+    #[test]
+    fn malformed_requests_are_answered_and_the_connection_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        run(async {
+            let (socket, path) = echo(directory.path());
+            let mut stream = BufReader::new(UnixStream::connect(&path).await.unwrap());
+            for bad in [
+                &b"\n"[..],
+                b"{}\n",
+                b"\xff\xfe\n",
+                b"{\"call\":\"x\"}\n",
+                b"[[[[[[\n",
+            ] {
+                let reply = ask(&mut stream, bad).await;
+                assert!(
+                    reply.starts_with("{\"schema\":1,\"error\":\"no request: "),
+                    "{reply}"
+                );
+            }
+            let reply = ask(&mut stream, b"{\"call\":\"metrics\"}\n").await;
+            assert_eq!(reply, "{\"schema\":1,\"result\":\"Metrics\"}\n");
+            let long = vec![b' '; REQUEST_BYTES_MAX as usize];
+            assert!(ask(&mut stream, &long).await.contains("too long"));
+            assert_eq!(next(&mut stream).await, "", "and closed");
+            drop(socket);
+            assert!(!path.exists());
+        });
+    }
+
+    #[test]
+    fn a_stream_goes_on_until_the_reader_says_something_else() {
+        let directory = tempfile::tempdir().unwrap();
+        run(async {
+            let (_socket, path) = echo(directory.path());
+            let mut stream = BufReader::new(UnixStream::connect(&path).await.unwrap());
+            let request = b"{\"call\":\"state\",\"every_ms\":1}\n";
+            let first = ask(&mut stream, request).await;
+            assert!(first.contains("State"));
+            assert_eq!(next(&mut stream).await, first);
+            stream.write_all(b"{\"call\":\"metrics\"}\n").await.unwrap();
+            while !next(&mut stream).await.contains("Metrics") {}
+        });
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_holds_up_nobody_and_connections_are_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        run(async {
+            let (_socket, path) = echo(directory.path());
+            let mut stuck = Vec::new();
+            for _ in 0..CONNECTIONS_MAX - 1 {
+                let mut stream = UnixStream::connect(&path).await.unwrap();
+                // Far more replies than a socket buffers, and none is read.
+                let many = b"{\"call\":\"metrics\"}\n".repeat(2000);
+                let _ = tokio::time::timeout(Duration::from_millis(20), stream.write_all(&many)).await;
+                stuck.push(stream);
+            }
+            let mut stream = BufReader::new(UnixStream::connect(&path).await.unwrap());
+            assert!(
+                ask(&mut stream, b"{\"call\":\"metrics\"}\n")
+                    .await
+                    .contains("Metrics")
+            );
+            let mut more = BufReader::new(UnixStream::connect(&path).await.unwrap());
+            assert!(next(&mut more).await.contains("too many connections"));
+        });
+    }
+
+    #[test]
+    fn a_socket_left_behind_is_taken_over_and_a_live_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        run(async {
+            let path = directory.path().join("sub/control.sock");
+            std::fs::create_dir(directory.path().join("sub")).unwrap();
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            let (_socket, path) = echo(directory.path());
+            assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o660);
+            let error = listen(&path).unwrap_err().to_string();
+            assert!(error.contains("another xblade"), "{error}");
+            let file = directory.path().join("file");
+            std::fs::write(&file, "").unwrap();
+            assert!(listen(&file).unwrap_err().to_string().contains("is no socket"));
+        });
+    }
+}

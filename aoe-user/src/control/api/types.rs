@@ -1,0 +1,376 @@
+//! What goes over the control socket, in the words of JSON. `docs/control-socket.md` describes it for other programs.
+
+use std::collections::BTreeMap;
+
+use engine::Latency;
+use serde::{Deserialize, Serialize};
+
+/// The number of this form; it grows when a field changes its meaning or goes, not when one is added.
+pub const SCHEMA: u32 = 1;
+
+/// A request: one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "call", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// What is served, and everything that was counted.
+    State {
+        /// Globs of exports, as in `e1.*`; empty: all.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        exports: Vec<String>,
+        /// Answer again and again, after this many milliseconds, until the connection is closed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        every_ms: Option<u64>,
+    },
+    /// All counters as OpenMetrics text.
+    Metrics {},
+    /// Read the config file again and answer when it is in force.
+    Reload {
+        /// Only say what would change.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Finish what is in flight, commit, and answer nobody any more.
+    Pause {
+        /// Globs of exports.
+        exports: Vec<String>,
+    },
+    /// Serve paused exports again.
+    Resume {
+        /// Globs of exports.
+        exports: Vec<String>,
+    },
+    /// Serve further exports until the next reload.
+    Add {
+        /// `[[export]]` tables, as in the config file.
+        toml: String,
+    },
+    /// Serve exports no more until the next reload.
+    Remove {
+        /// Globs of exports.
+        exports: Vec<String>,
+    },
+    /// Log something else from now on.
+    Log {
+        /// As `--log`.
+        filter: String,
+    },
+}
+
+impl Request {
+    /// Whether it changes anything: only root may ask for that.
+    pub fn is_change(&self) -> bool {
+        !matches!(
+            self,
+            Request::State { .. } | Request::Metrics {} | Request::Reload { dry_run: true }
+        )
+    }
+}
+
+/// A reply: one line.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reply<T> {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What was asked for.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub result: Option<T>,
+    /// Why there is no result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The result of [`Request::State`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Release of the running program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Since its start.
+    pub uptime_seconds: f64,
+    /// Everything that is configured is served.
+    pub healthy: bool,
+    /// What is not, one line each.
+    pub problems: Vec<String>,
+    /// How the last reload went; `null`: there was none.
+    pub reload: Option<LastReload>,
+    /// By the order of the configuration.
+    pub exports: Vec<Export>,
+    /// By name.
+    pub interfaces: Vec<Interface>,
+    /// Sources that were not on the access list of what they asked for.
+    pub denied: Vec<Denied>,
+}
+
+/// How a reload went.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LastReload {
+    /// The file could be taken over.
+    pub ok: bool,
+    /// When, in seconds since 1970.
+    pub time: f64,
+}
+
+/// How far something is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// It is served.
+    Ready,
+    /// The operator has paused it.
+    Paused,
+    /// It is on its way, or waits for something that is no failure.
+    #[default]
+    Waiting,
+    /// It does not work and is tried again.
+    Failed,
+}
+
+/// One export.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Export {
+    /// As in `e1.2`.
+    pub export: String,
+    /// Frames it answers: `untagged`, an id, or `any`.
+    pub vlan: String,
+    /// How far it is.
+    pub state: Condition,
+    /// Why it is not ready.
+    pub reason: Option<String>,
+    /// Times that it failed in a row.
+    pub tries: u32,
+    /// Size; `null` while it is not open.
+    pub size_bytes: Option<u64>,
+    /// It refuses all writes.
+    pub read_only: bool,
+    /// Writes are acknowledged when they are on the medium.
+    pub sync: bool,
+    /// Initiators on its access list; `null`: everyone may use it.
+    pub allow: Option<usize>,
+    /// Kind of store.
+    pub store: String,
+    /// Image or device.
+    pub path: String,
+    /// Interfaces where it is served now.
+    pub interfaces: Vec<String>,
+    /// Interfaces where something keeps it from being served.
+    pub kept_off: Vec<KeptOff>,
+    /// What was counted.
+    pub counters: ExportCounters,
+    /// What its store counted, by name.
+    pub store_counters: BTreeMap<String, u64>,
+    /// By initiator.
+    pub initiators: Vec<Initiator>,
+}
+
+/// Why an export is not served on an interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptOff {
+    /// The interface.
+    pub interface: String,
+    /// The reason.
+    pub reason: String,
+}
+
+/// What was counted of an export. All but `in_flight` only grow as long as the process runs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExportCounters {
+    /// READ commands answered with data.
+    pub reads: u64,
+    /// Bytes of these.
+    pub read_bytes: u64,
+    /// WRITE commands acknowledged.
+    pub writes: u64,
+    /// Bytes of these.
+    pub written_bytes: u64,
+    /// Flushes that succeeded.
+    pub flushes: u64,
+    /// DATA SET MANAGEMENT commands that succeeded.
+    pub discards: u64,
+    /// Other ATA commands that succeeded.
+    pub others: u64,
+    /// Answers with an ATA error that the backing object has no part in.
+    pub ata_errors: u64,
+    /// Answers with an AoE error.
+    pub aoe_errors: u64,
+    /// Answers with an error because the backing object failed.
+    pub medium_errors: u64,
+    /// Requests turned down without an answer: not allowed, or paused.
+    pub silent: u64,
+    /// Requests that waited for one that overlaps them.
+    pub waited: u64,
+    /// Requests that were in flight already.
+    pub duplicates: u64,
+    /// Requests in flight now.
+    pub in_flight: u64,
+    /// How long reads took.
+    pub read_time: Times,
+    /// How long writes took.
+    pub write_time: Times,
+    /// How long flushes took.
+    pub flush_time: Times,
+}
+
+impl ExportCounters {
+    /// Answers that were errors.
+    pub fn errors(&self) -> u64 {
+        self.ata_errors + self.aoe_errors + self.medium_errors
+    }
+}
+
+/// A histogram.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    /// Pairs: the longest time of a bucket in microseconds, and the requests in it. Empty buckets are left out.
+    pub buckets: Vec<(u64, u64)>,
+    /// All times together, in microseconds.
+    pub sum_us: u64,
+}
+
+impl From<&Latency> for Times {
+    fn from(latency: &Latency) -> Times {
+        Times {
+            buckets: latency.filled().collect(),
+            sum_us: latency.sum_us,
+        }
+    }
+}
+
+impl From<&Times> for Latency {
+    fn from(times: &Times) -> Latency {
+        let mut latency = Latency::default();
+        for (limit_us, count) in &times.buckets {
+            latency.add_bucket(*limit_us, *count);
+        }
+        latency.sum_us = times.sum_us;
+        latency
+    }
+}
+
+/// What one initiator did with an export.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Initiator {
+    /// Its address; `other`: all that have no row of their own.
+    pub initiator: String,
+    /// READ commands answered with data.
+    pub reads: u64,
+    /// Bytes of these.
+    pub read_bytes: u64,
+    /// WRITE commands acknowledged.
+    pub writes: u64,
+    /// Bytes of these.
+    pub written_bytes: u64,
+    /// Answers that were errors.
+    pub errors: u64,
+    /// Since its last request; `null`: that was before its interface was opened again.
+    pub idle_seconds: Option<f64>,
+}
+
+/// One interface.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name.
+    pub interface: String,
+    /// How far it is.
+    pub state: Condition,
+    /// Why it is not ready.
+    pub reason: Option<String>,
+    /// The mode obtained, as in `native XDP, zero-copy`.
+    pub mode: Option<String>,
+    /// Its address.
+    pub mac: Option<String>,
+    /// Its MTU.
+    pub mtu_bytes: Option<u32>,
+    /// Exports served there.
+    pub exports: usize,
+    /// What each receive queue counted, by name.
+    pub queues: Vec<BTreeMap<String, u64>>,
+    /// Frames by verdict of the XDP program.
+    pub filter: BTreeMap<String, u64>,
+}
+
+/// A source that was turned away by the XDP program.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Denied {
+    /// Where.
+    pub interface: String,
+    /// Its address.
+    pub source: String,
+    /// What it asked for last.
+    pub export: String,
+    /// Its frames.
+    pub frames: u64,
+    /// Since the last of them was noticed.
+    pub idle_seconds: f64,
+}
+
+/// The result of [`Request::Reload`], [`Request::Add`] and [`Request::Remove`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// New ones.
+    pub added: Vec<String>,
+    /// Those whose settings differ.
+    pub changed: Vec<Changed>,
+    /// Those that are gone.
+    pub removed: Vec<String>,
+    /// How many went on as they were.
+    pub unchanged: usize,
+    /// Of the new and changed ones, those that cannot be served.
+    pub failed: Vec<Failed>,
+    /// Of the new and changed ones, those that are not open yet.
+    pub opening: Vec<String>,
+}
+
+/// An export whose settings differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The export.
+    pub export: String,
+    /// Each key of the config file with its old and new value.
+    pub keys: Vec<(String, String, String)>,
+}
+
+/// An export that cannot be served.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// The export.
+    pub export: String,
+    /// Why.
+    pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_what_the_documentation_says() {
+        let parse = serde_json::from_str::<Request>;
+        let all = Request::State {
+            exports: vec![],
+            every_ms: None,
+        };
+        assert_eq!(parse(r#"{"call":"state"}"#).unwrap(), all);
+        let dry = Request::Reload { dry_run: true };
+        assert_eq!(parse(r#"{"call":"reload","dry_run":true}"#).unwrap(), dry);
+        assert!(!dry.is_change() && Request::Reload { dry_run: false }.is_change());
+        assert!(parse(r#"{"call":"reboot"}"#).is_err());
+        assert!(
+            parse(r#"{"call":"state","export":"e1.1"}"#).is_err(),
+            "a typo is no request for everything"
+        );
+    }
+
+    #[test]
+    fn histograms_survive_the_journey() {
+        let mut latency = Latency::default();
+        latency.add_bucket(8, 3);
+        latency.add_bucket(1024, 1);
+        latency.sum_us = 1048;
+        let times = Times::from(&latency);
+        assert_eq!(times.buckets, [(8, 3), (1024, 1)]);
+        assert_eq!(Latency::from(&times), latency);
+    }
+}

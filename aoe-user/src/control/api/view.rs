@@ -1,0 +1,283 @@
+//! What the supervisor knows, in the words of the control socket.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+
+use super::types::{Condition, Denied, Export, ExportCounters, Initiator, Interface, KeptOff, State, Times};
+use crate::config::ExportConfig;
+use crate::control::plan::{ExportStatus, PortStatus, State as PlanState};
+use crate::control::supervisor::Supervisor;
+use crate::metrics::{ExportTotals, Snapshot};
+use crate::store::SECTOR_BYTES;
+use crate::target::Address;
+
+/// Exports by their names.
+#[derive(Debug)]
+pub(in crate::control) struct Selection(Option<GlobSet>);
+
+impl Selection {
+    /// Those that one of the globs matches, as in `e1.*`; all without a glob. The `e` may be left out.
+    ///
+    /// # Errors
+    /// When one is no glob.
+    pub fn new(globs: &[String]) -> Result<Selection, String> {
+        if globs.is_empty() {
+            return Ok(Selection(None));
+        }
+        let mut set = GlobSetBuilder::new();
+        for glob in globs {
+            set.add(Glob::new(glob.trim_start_matches('e')).map_err(|error| error.to_string())?);
+        }
+        let set = set.build().map_err(|error| error.to_string())?;
+        Ok(Selection(Some(set)))
+    }
+
+    /// All of them.
+    pub const fn all() -> Selection {
+        Selection(None)
+    }
+
+    /// Whether the export is one of them.
+    pub fn has(&self, config: &ExportConfig) -> bool {
+        let (shelf, slot) = (config.shelf, config.slot);
+        self.has_address(Address { shelf, slot })
+    }
+
+    /// The same by its address.
+    pub fn has_address(&self, address: Address) -> bool {
+        let set = self.0.as_ref();
+        set.is_none_or(|set| set.is_match(format!("{}.{}", address.shelf, address.slot)))
+    }
+}
+
+/// Everything at this moment.
+pub(in crate::control) fn state(supervisor: &Supervisor, selection: &Selection, now: Instant) -> State {
+    let status = supervisor.plan.status();
+    let snapshot = supervisor.metrics.snapshot();
+    // Exports of one address on different interfaces count apart.
+    let mut namesakes: HashMap<_, usize> = HashMap::new();
+    for export in &status.exports {
+        *namesakes.entry((export.address, export.config.vlan)).or_default() += 1;
+    }
+    let chosen = status
+        .exports
+        .iter()
+        .filter(|export| selection.has(&export.config));
+    let exports = chosen.map(|status| {
+        let is_only = namesakes[&(status.address, status.config.vlan)] == 1;
+        export(supervisor, status, &snapshot, is_only, now)
+    });
+    let interfaces = status
+        .ports
+        .iter()
+        .map(|port| interface(supervisor, port, &snapshot));
+    let mut state = State {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: now.duration_since(supervisor.start).as_secs_f64(),
+        healthy: true,
+        problems: Vec::new(),
+        reload: supervisor.last_reload.clone(),
+        exports: exports.collect(),
+        interfaces: interfaces.collect(),
+        denied: denied(supervisor, now),
+    };
+    state.problems = problems(&state);
+    state.healthy = state.problems.is_empty();
+    state
+}
+
+/// What is configured and not served, one line each.
+fn problems(state: &State) -> Vec<String> {
+    let exports = state.exports.iter().flat_map(|export| {
+        let name = &export.export;
+        let own = match export.state {
+            Condition::Ready => None,
+            Condition::Paused => Some(format!("{name}: paused")),
+            Condition::Waiting | Condition::Failed => Some(format!(
+                "{name}: {}",
+                export.reason.as_deref().unwrap_or("not open yet")
+            )),
+        };
+        let nowhere =
+            (export.state == Condition::Ready && export.interfaces.is_empty() && export.kept_off.is_empty())
+                .then(|| format!("{name}: served on no interface"));
+        let off = export
+            .kept_off
+            .iter()
+            .map(move |off| format!("{name} on {}: {}", off.interface, off.reason));
+        own.into_iter().chain(nowhere).chain(off)
+    });
+    let interfaces = state.interfaces.iter().filter_map(|port| {
+        let reason = port.reason.as_deref()?;
+        (port.state != Condition::Ready).then(|| format!("{}: {reason}", port.interface))
+    });
+    exports.chain(interfaces).collect()
+}
+
+fn condition(state: &PlanState) -> (Condition, Option<String>, u32) {
+    match state {
+        PlanState::Open => (Condition::Ready, None, 0),
+        PlanState::Waiting(what) => (Condition::Waiting, Some(what.clone()), 0),
+        PlanState::Failed { reason, tries, .. } => (Condition::Failed, Some(reason.clone()), *tries),
+    }
+}
+
+fn export(
+    supervisor: &Supervisor,
+    status: &ExportStatus,
+    snapshot: &Snapshot,
+    is_only: bool,
+    now: Instant,
+) -> Export {
+    let config = &status.config;
+    let served = supervisor.exports.get(&status.id);
+    let (mut state, mut reason, tries) = condition(&status.state);
+    if state == Condition::Ready && supervisor.paused.contains(&(status.address, config.vlan)) {
+        (state, reason) = (Condition::Paused, Some("paused by the operator".to_owned()));
+    }
+    let on = |name: &str| is_only || status.served_on.iter().any(|served| served == name);
+    let totals = snapshot.export(status.address, config.vlan, on);
+    Export {
+        export: status.address.to_string(),
+        vlan: config.vlan.to_string(),
+        state,
+        reason,
+        tries,
+        size_bytes: served.map(|served| served.export.store().sectors() * SECTOR_BYTES),
+        read_only: config.read_only,
+        sync: config.sync,
+        allow: (!config.allow.is_empty()).then_some(config.allow.len()),
+        store: config.store.to_string(),
+        path: config.path.display().to_string(),
+        interfaces: status.served_on.clone(),
+        kept_off: status.kept_off.iter().map(kept_off).collect(),
+        store_counters: served
+            .map(|served| served.export.store().counters())
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+        initiators: initiators(&totals, now),
+        counters: counters(&totals),
+    }
+}
+
+fn kept_off((interface, reason): &(String, String)) -> KeptOff {
+    KeptOff {
+        interface: interface.clone(),
+        reason: reason.clone(),
+    }
+}
+
+fn counters(totals: &ExportTotals) -> ExportCounters {
+    ExportCounters {
+        reads: totals.reads,
+        read_bytes: totals.read_sectors * SECTOR_BYTES,
+        writes: totals.writes,
+        written_bytes: totals.written_sectors * SECTOR_BYTES,
+        flushes: totals.flushes,
+        discards: totals.discards,
+        others: totals.others,
+        ata_errors: totals.ata_errors,
+        aoe_errors: totals.aoe_errors,
+        medium_errors: totals.medium_errors,
+        silent: totals.silent,
+        waited: totals.waited,
+        duplicates: totals.duplicates,
+        in_flight: totals.in_flight,
+        read_time: Times::from(&totals.read_time),
+        write_time: Times::from(&totals.write_time),
+        flush_time: Times::from(&totals.flush_time),
+    }
+}
+
+fn initiators(totals: &ExportTotals, now: Instant) -> Vec<Initiator> {
+    let row = |(mac, row): (&Option<aoe_common::Mac>, &crate::metrics::InitiatorTotals)| Initiator {
+        initiator: mac.map_or_else(|| "other".to_owned(), |mac| mac.to_string()),
+        reads: row.counted.reads,
+        read_bytes: row.counted.read_sectors * SECTOR_BYTES,
+        writes: row.counted.writes,
+        written_bytes: row.counted.written_sectors * SECTOR_BYTES,
+        errors: row.counted.errors,
+        idle_seconds: row.last.map(|last| seconds(now, last)),
+    };
+    totals.initiators.iter().map(row).collect()
+}
+
+fn seconds(now: Instant, then: Instant) -> f64 {
+    // To the millisecond: the clock of a worker's round is no better.
+    let passed = now.saturating_duration_since(then);
+    Duration::from_millis(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)).as_secs_f64()
+}
+
+fn interface(supervisor: &Supervisor, status: &PortStatus, snapshot: &Snapshot) -> Interface {
+    let (state, reason, _) = condition(&status.state);
+    let port = status.id.and_then(|id| supervisor.ports.get(&id));
+    let about = port.and_then(crate::control::port_thread::PortHandle::about);
+    let counted = snapshot.ports.get(status.name.as_str());
+    let named = |(name, value): (&str, u64)| (name.to_owned(), value);
+    Interface {
+        interface: status.name.clone(),
+        state,
+        reason,
+        mode: about.as_ref().map(|about| about.mode.clone()),
+        mac: about.as_ref().map(|about| about.mac.to_string()),
+        mtu_bytes: about.as_ref().map(|about| about.mtu_bytes),
+        exports: status.exports,
+        queues: counted
+            .into_iter()
+            .flat_map(|port| port.queues.values())
+            .map(|queue| queue.named().into_iter().map(named).collect())
+            .collect(),
+        filter: counted
+            .into_iter()
+            .flat_map(|port| port.filter.iter())
+            .map(|(verdict, frames)| (verdict.name().to_owned(), frames))
+            .collect(),
+    }
+}
+
+fn denied(supervisor: &Supervisor, now: Instant) -> Vec<Denied> {
+    let mut all = Vec::new();
+    for port in supervisor.ports.values() {
+        all.extend(port.denied().into_iter().map(|source| Denied {
+            interface: port.name.clone(),
+            source: source.latest.source.to_string(),
+            export: source.latest.wanted(),
+            frames: source.frames,
+            idle_seconds: seconds(now, source.seen),
+        }));
+    }
+    all.sort_by(|a, b| b.frames.cmp(&a.frames).then_with(|| a.source.cmp(&b.source)));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exports_are_chosen_by_globs() {
+        let config = |slot| ExportConfig::new(1, slot, "/x".into());
+        for (globs, first, second) in [
+            (&[][..], true, true),
+            (&["e1.1"], true, false),
+            (&["1.1"], true, false),
+            (&["e1.*"], true, true),
+            (&["e2.*", "*.2"], false, true),
+            (&["e1.[2-9]"], false, true),
+        ] {
+            let globs: Vec<String> = globs.iter().map(ToString::to_string).collect();
+            let selection = Selection::new(&globs).unwrap();
+            assert_eq!(
+                (selection.has(&config(1)), selection.has(&config(2))),
+                (first, second),
+                "{globs:?}"
+            );
+        }
+        assert!(Selection::new(&["e1.[".into()]).is_err());
+    }
+}

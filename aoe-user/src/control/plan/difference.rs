@@ -1,0 +1,32 @@
+//! What another configuration would change.
+
+use super::exports::{Kept, Old};
+use super::{Plan, address_of};
+use crate::config::Config;
+use crate::control::api::types::{Changed, Reloaded};
+
+impl Plan {
+    /// Compares the configuration in force with another one. Changes nothing.
+    pub fn difference(&self, config: &Config) -> Reloaded {
+        let mut reloaded = Reloaded::default();
+        let mut old = Old::new(self, self.order.clone());
+        for export in &config.exports {
+            match old.find(self, export) {
+                Some(Kept::Unchanged(_)) => reloaded.unchanged += 1,
+                Some(Kept::Changed(id) | Kept::Renewed(id)) => reloaded.changed.push(Changed {
+                    export: address_of(export).to_string(),
+                    keys: self.exports[&id].config.differences(export),
+                }),
+                None => reloaded.added.push(address_of(export).to_string()),
+            }
+        }
+        let rest = old.rest().filter_map(|id| self.exports.get(&id));
+        reloaded.removed = rest.map(|entry| address_of(&entry.config).to_string()).collect();
+        reloaded
+    }
+
+    /// A configuration has been taken over and its consequences are under way.
+    pub fn is_reloading(&self) -> bool {
+        self.reload.is_some()
+    }
+}

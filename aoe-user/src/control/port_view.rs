@@ -1,0 +1,43 @@
+//! What a port is to serve, and what its parts get of that.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::neighbours::Sought;
+use super::open::Served;
+use super::plan::ExportId;
+use crate::config::Mode;
+use crate::filter::Rules;
+use crate::port::Tuning;
+use crate::target::{Export, Exports};
+
+/// What a port is to serve.
+#[derive(Debug, Clone)]
+pub(super) struct PortView {
+    pub exports: Vec<Arc<Served>>,
+    pub mode: Mode,
+    pub tuning: Tuning,
+    pub version: u64,
+}
+
+impl PortView {
+    /// What workers and filter get.
+    pub fn halves(&self) -> (Arc<Exports>, Rules) {
+        let exports = self.exports.iter().map(|served| Arc::clone(&served.export));
+        let rules = Rules {
+            exports: self.exports.iter().map(|served| served.rule()).collect(),
+        };
+        (Arc::new(Exports::new(exports.collect())), rules)
+    }
+
+    /// What nobody else may serve there.
+    pub fn sought(&self) -> Vec<Sought> {
+        self.exports.iter().map(|served| served.sought()).collect()
+    }
+
+    /// The exports by their openings.
+    pub fn by_id(&self) -> HashMap<ExportId, Arc<Export>> {
+        let entry = |served: &Arc<Served>| (served.id, Arc::clone(&served.export));
+        self.exports.iter().map(entry).collect()
+    }
+}

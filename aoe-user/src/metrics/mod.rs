@@ -1,0 +1,13 @@
+//! Everything that is counted, each in one place: who counts registers here, and every reader (log, control socket,
+//! OpenMetrics) takes the same [`Snapshot`].
+//!
+//! A worker writes plain counters of its own; nothing here is on the data path. What a worker had counted when it ended stays
+//! in the sums: counters go on over reloads and over ports that are opened again.
+
+mod export;
+mod registry;
+mod worker;
+
+pub use export::{ExportTotals, InitiatorTotals};
+pub use registry::{ExportKey, FilterRegistration, PortTotals, Registration, Registry, Snapshot};
+pub use worker::{Chunks, QueueTotals, WorkerCounters};

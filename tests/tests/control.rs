@@ -1,0 +1,396 @@
+//! A running target looked into and changed: the control socket and the commands that use it.
+
+use std::io::{BufRead, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::image::{pattern, stamp};
+use lab::link::initiator_mac;
+use lab::needs::Need;
+use lab::{Address, Image, Lab, Options, Request, Target, needs, target};
+use serde_json::Value;
+
+const E11: Address = Address::new(1, 1);
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A daemon with a config file.
+struct Site {
+    lab: Lab,
+    image: Image,
+    target: Target,
+}
+
+impl Site {
+    /// Serves e1.1 and what else `more` says.
+    fn new(more: &str) -> Result<Site> {
+        let lab = Lab::new(Options::default())?;
+        let image = Image::stamped(64)?;
+        write_config(&image, &(export(1, image.as_str(), "") + more))?;
+        let (config, state) = (path(&image, "xblade.toml"), path(&image, "state"));
+        let args = ["daemon", "--config", &config, "--state-dir", &state];
+        let target = Target::ready(&lab.target, &args, 1)?;
+        Ok(Site { lab, image, target })
+    }
+
+    fn configure(&self, text: &str) -> Result<()> {
+        write_config(&self.image, text)
+    }
+
+    /// Runs a command that must end with this code; returns what it printed.
+    fn ask(&self, args: &[&str], code: i32) -> Result<String> {
+        let output = self.target.ask(args)?;
+        ensure!(output.status.code() == Some(code), "{args:?}: {}", told(&output));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    fn json(&self, args: &[&str], code: i32) -> Result<Value> {
+        let args = [args, &["--json"]].concat();
+        let value: Value = serde_json::from_str(&self.ask(&args, code)?)?;
+        ensure!(value["schema"] == 1, "{value}");
+        Ok(value)
+    }
+
+    fn export(&self) -> Result<Value> {
+        let all = self.json(&["ls", "e1.1"], 0)?;
+        Ok(all["exports"][0].clone())
+    }
+}
+
+fn path(image: &Image, name: &str) -> String {
+    image.directory().join(name).to_string_lossy().into_owned()
+}
+
+fn write_config(image: &Image, text: &str) -> Result<()> {
+    Ok(std::fs::write(path(image, "xblade.toml"), text)?)
+}
+
+fn export(slot: u8, path: &str, more: &str) -> String {
+    format!("[[export]]\nshelf = 1\nslot = {slot}\npath = {path:?}\ninterfaces = [\"eth0\"]\n{more}\n")
+}
+
+fn told(output: &Output) -> String {
+    format!(
+        "{}: {}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+#[test]
+fn what_is_served_and_done_can_be_seen() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new("")?;
+    let initiator = site.lab.open(0)?;
+    let disk = initiator.find(E11)?;
+    for lba in 0..5 {
+        ensure!(disk.read(lba, 1)? == stamp(lba));
+    }
+    disk.write(7, &pattern(7, *b"a word 1"))?;
+
+    let status = site.ask(&["status"], 0)?;
+    ensure!(
+        status.contains("healthy") && status.contains("1 of 1 ready"),
+        "{status}"
+    );
+    let ls = site.ask(&["ls"], 0)?;
+    ensure!(
+        ls.starts_with("EXPORT") && ls.contains("e1.1") && ls.contains("ready"),
+        "{ls}"
+    );
+    let bare = site.ask(&["ls", "--no-header", "-o", "export,reads"], 0)?;
+    ensure!(bare == "e1.1  5\n", "{bare}");
+    let export = site.export()?;
+    let counters = &export["counters"];
+    ensure!(
+        counters["reads"] == 5 && counters["read_bytes"] == 5 * 512,
+        "{counters}"
+    );
+    ensure!(
+        counters["writes"] == 1 && counters["in_flight"] == 0,
+        "{counters}"
+    );
+    let timed = |name: &str| -> u64 {
+        let buckets = counters[name]["buckets"].as_array().into_iter().flatten();
+        buckets.filter_map(|bucket| bucket[1].as_u64()).sum()
+    };
+    ensure!((timed("read_time"), timed("write_time")) == (5, 1), "{counters}");
+    let initiators = site.json(&["initiators"], 0)?;
+    let row = &initiators["initiators"][0];
+    ensure!(
+        row["initiator"] == initiator_mac(0).to_string() && row["reads"] == 5,
+        "{row}"
+    );
+
+    let interfaces = site.json(&["status"], 0)?;
+    ensure!(interfaces["interfaces"][0]["state"] == "ready", "{interfaces}");
+    let metrics = site.ask(&["metrics"], 0)?;
+    for line in [
+        "xblade_healthy 1",
+        "xblade_export_reads_completed_total{export=\"e1.1\"} 5",
+        "xblade_export_written_bytes_total{export=\"e1.1\"} 512",
+    ] {
+        ensure!(
+            metrics.lines().any(|found| found == line),
+            "{line} is not in {metrics}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn rates_are_told_again_and_again() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new("")?;
+    let initiator = site.lab.open(0)?;
+    let disk = initiator.find(E11)?;
+    let args = ["stat", "50ms", "e1.*", "--json"];
+    let mut stat = Command::new(target::binary()?)
+        .args(args)
+        .env("XBLADE_CONTROL", site.target.control())
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    let mut lines = BufReader::new(stat.stdout.take().context("piped")?).lines();
+    let begin = Instant::now();
+    let seen = loop {
+        disk.read(3, 1)?;
+        let line: Value = serde_json::from_str(&lines.next().context("it ended")??)?;
+        if line["exports"][0]["reads_per_second"].as_f64() > Some(0.0) || begin.elapsed() > LIMIT {
+            break line;
+        }
+    };
+    stat.kill()?;
+    stat.wait()?;
+    let row = &seen["exports"][0];
+    ensure!(
+        row["reads_per_second"].as_f64() > Some(0.0) && row["p99_us"].as_u64() > Some(0),
+        "{seen}"
+    );
+    let table = site.ask(&["stat", "50ms", "--count", "2"], 0)?;
+    ensure!(
+        table.matches("r/s").count() + table.matches("R/S").count() == 2,
+        "{table}"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_is_not_served_is_told_by_exit_codes() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new(&export(2, "/nonexistent/image", ""))?;
+    let status = site.ask(&["status"], 3)?;
+    ensure!(
+        status.contains("DEGRADED") && status.contains("/nonexistent/image"),
+        "{status}"
+    );
+    let ls = site.ask(&["ls"], 3)?;
+    ensure!(
+        ls.lines()
+            .any(|line| line.starts_with("e1.2") && line.contains("FAILED")),
+        "{ls}"
+    );
+    site.ask(&["ls", "e1.1"], 0)?;
+    let nobody = Command::new(target::binary()?)
+        .args(["status", "--control", "/nonexistent/socket"])
+        .output()?;
+    ensure!(nobody.status.code() == Some(4), "{}", told(&nobody));
+    Ok(())
+}
+
+#[test]
+fn a_reload_tells_what_it_did() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new(&export(9, "/nonexistent/nine", ""))?;
+    let other = Image::stamped(64)?;
+    let e11 = |more: &str| export(1, site.image.as_str(), more);
+    site.configure(&(e11("read_only = true") + &export(3, other.as_str(), "")))?;
+    let expected = "+ e1.3\n~ e1.1  read_only false → true\n- e1.9\n= 0 unchanged\n";
+    ensure!(site.ask(&["reload", "--dry-run"], 0)? == expected);
+    ensure!(site.export()?["read_only"] == false, "a dry run changes nothing");
+    let reloaded = site.ask(&["reload"], 0)?;
+    ensure!(reloaded == expected, "{reloaded}");
+    ensure!(site.export()?["read_only"] == true);
+    ensure!(site.lab.open(0)?.find(Address::new(1, 3))?.read(5, 1)? == stamp(5));
+
+    site.configure("[[export]]\nshelf = 1\nslot = 255\n")?;
+    let wrong = site.target.ask(&["reload"])?;
+    ensure!(wrong.status.code() == Some(1), "{}", told(&wrong));
+    ensure!(told(&wrong).contains("slot = 255: a slot is"), "{}", told(&wrong));
+    ensure!(site.export()?["state"] == "ready", "what was in force stays so");
+    let metrics = site.ask(&["metrics"], 0)?;
+    ensure!(metrics.contains("\nxblade_reload_success 0\n"), "{metrics}");
+
+    site.configure(&(e11("") + &export(4, "/nonexistent/four", "")))?;
+    let told = site.ask(&["reload"], 3)?;
+    ensure!(
+        told.contains("+ e1.4\n") && told.contains("FAILED e1.4: "),
+        "{told}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_paused_export_is_silent_and_on_the_medium_until_it_is_resumed() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new("")?;
+    let initiator = site.lab.open(0)?;
+    let disk = initiator.find(E11)?;
+    // Another export proves that what is silent was not merely slow.
+    let other = Image::stamped(64)?;
+    site.ask(
+        &[
+            "export",
+            "add",
+            "1",
+            "2",
+            "eth0",
+            other.as_str(),
+            "--set",
+            "read_only=true",
+        ],
+        0,
+    )?;
+    let witness = initiator.find(Address::new(1, 2))?;
+    let word = pattern(9, *b"a word 2");
+    disk.write(9, &word)?;
+    ensure!(site.ask(&["export", "pause", "e1.1"], 0)? == "paused e1.1\n");
+    ensure!(site.image.read(9, 1)? == word);
+    ensure!(
+        initiator
+            .answers(Request::query(disk.mac, E11, 0, b""), &witness)?
+            .is_empty()
+    );
+    let state = site.json(&["ls", "e1.1"], 3)?;
+    ensure!(state["exports"][0]["state"] == "paused", "{state}");
+
+    // Moved meanwhile: another store, still paused.
+    let moved = path(&site.image, "moved.raw");
+    std::fs::copy(site.image.path(), &moved)?;
+    site.configure(&(export(1, &moved, "") + &export(2, other.as_str(), "read_only = true")))?;
+    let told = site.ask(&["reload"], 0)?;
+    ensure!(told.contains("~ e1.1  path "), "{told}");
+    ensure!(
+        initiator
+            .answers(Request::query(disk.mac, E11, 0, b""), &witness)?
+            .is_empty()
+    );
+    ensure!(site.ask(&["export", "resume", "e1.*"], 0)? == "resumed e1.1\n");
+    ensure!(initiator.find(E11)?.read(9, 1)? == word);
+    site.ask(&["export", "resume", "e1.1"], 1)?;
+    site.ask(&["export", "pause", "e7.7"], 1)?;
+    Ok(())
+}
+
+#[test]
+fn exports_come_and_go_without_the_file() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new("")?;
+    let other = Image::stamped(64)?;
+    let add = ["export", "add", "1", "5", "eth0", other.as_str()];
+    ensure!(site.ask(&add, 0)? == "+ e1.5\n= 1 unchanged\n");
+    let initiator = site.lab.open(0)?;
+    ensure!(initiator.find(Address::new(1, 5))?.read(5, 1)? == stamp(5));
+    let twice = site.target.ask(&add)?;
+    ensure!(twice.status.code() == Some(1), "{}", told(&twice));
+    ensure!(site.ask(&["export", "rm", "e1.5"], 0)? == "- e1.5\n= 1 unchanged\n");
+    site.ask(&["export", "rm", "e1.5"], 1)?;
+    ensure!(site.ask(&add, 0)? == "+ e1.5\n= 1 unchanged\n");
+    ensure!(
+        site.ask(&["reload"], 0)? == "- e1.5\n= 1 unchanged\n",
+        "the file is the truth"
+    );
+    Ok(())
+}
+
+#[test]
+fn counters_go_on_when_a_port_is_opened_again() -> Result<()> {
+    needs!(Need::Root);
+    let mut site = Site::new("")?;
+    let read = |site: &Site| site.lab.open(0)?.find(E11)?.read(5, 1);
+    read(&site)?;
+    let mark = site.target.process.mark();
+    site.lab.target.ip("link set eth0 mtu 1400")?;
+    site.target
+        .process
+        .wait_for_after(mark, |line| line.contains("ready on eth0"), LIMIT)?;
+    read(&site)?;
+    let export = site.export()?;
+    ensure!(export["counters"]["reads"] == 2, "{export}");
+    ensure!(export["initiators"][0]["reads"] == 2, "{export}");
+    Ok(())
+}
+
+#[test]
+fn who_is_turned_away_is_listed() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new("")?;
+    let allow = format!("allow = [\"{}\"]", initiator_mac(0));
+    site.configure(&export(1, site.image.as_str(), &allow))?;
+    site.ask(&["reload"], 0)?;
+    let initiator = site.lab.open(0)?;
+    let disk = initiator.find(E11)?;
+    let mut request = Request::query(disk.mac, E11, 0, b"");
+    request.src = aoe_common::Mac([2, 0, 0, 0, 0, 0x66]);
+    ensure!(initiator.answers(request, &disk)?.is_empty());
+    let begin = Instant::now();
+    loop {
+        let denied = site.json(&["denied"], 0)?;
+        let row = &denied["denied"][0];
+        if row["source"] == "02:00:00:00:00:66" && row["export"] == "e1.1" {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < LIMIT, "{denied}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn only_root_changes_anything_and_bad_requests_harm_nobody() -> Result<()> {
+    needs!(Need::Root);
+    let mut site = Site::new("")?;
+    let socket = site.target.control();
+    ensure!(socket.metadata()?.permissions().mode() & 0o777 == 0o660);
+    // As if everybody were in the group.
+    let open = |path: &PathBuf, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode));
+    open(&socket, 0o666)?;
+    open(&socket.parent().context("a directory")?.to_owned(), 0o755)?;
+    let script = r#"printf '{"call":"pause","exports":["e1.1"]}\n{"call":"state"}\n' | python3 -c '
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.sendall(sys.stdin.buffer.read())
+f = s.makefile()
+print(f.readline(), f.readline())' "$1""#;
+    let stranger = Command::new("setpriv")
+        .args(["--reuid", "65534", "--clear-groups", "sh", "-c", script, "sh"])
+        .arg(&socket)
+        .output()?;
+    let said = told(&stranger);
+    ensure!(
+        said.contains("only root may change anything") && said.contains("\"state\":\"ready\""),
+        "{said}"
+    );
+
+    let mut garbage = UnixStream::connect(&socket)?;
+    for _ in 0..100 {
+        garbage.write_all(b"\x00\xff{{{{\n")?;
+    }
+    garbage
+        .write_all(&[b'x'; 70_000])
+        .or_else(|error| match error.kind() {
+            // It may have closed the connection by then.
+            std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset => Ok(()),
+            _ => Err(error),
+        })?;
+    ensure!(site.export()?["state"] == "ready");
+    site.ask(&["log", "debug"], 0)?;
+    site.target.process.wait_for("the log shows debug", LIMIT)?;
+    site.ask(&["log", "x=y=z"], 1)?;
+    ensure!(site.target.process.stop()? == 0);
+    ensure!(!socket.exists(), "the socket is gone with the process");
+    Ok(())
+}

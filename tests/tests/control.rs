@@ -211,8 +211,11 @@ fn a_reload_tells_what_it_did() -> Result<()> {
     let expected = "+ e1.3\n~ e1.1  read_only false → true\n- e1.9\n= 0 unchanged\n";
     ensure!(site.ask(&["reload", "--dry-run"], 0)? == expected);
     ensure!(site.export()?["read_only"] == false, "a dry run changes nothing");
+    let begin = Instant::now();
     let reloaded = site.ask(&["reload"], 0)?;
     ensure!(reloaded == expected, "{reloaded}");
+    // As long as requests in flight are waited for: there are none, and nobody else holds the old store.
+    ensure!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     ensure!(site.export()?["read_only"] == true);
     ensure!(site.lab.open(0)?.find(Address::new(1, 3))?.read(5, 1)? == stamp(5));
 

@@ -33,6 +33,7 @@ mod ready;
 mod serving;
 mod signals;
 mod soak;
+mod systemd;
 mod vectors;
 mod xsk;
 mod xsk_receive;

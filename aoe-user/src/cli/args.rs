@@ -64,6 +64,8 @@ pub enum Command {
     Export(live::ExportArgs),
     /// Change what a running target logs
     Log(live::LogArgs),
+    /// List the targets on an interface, of whatever make; exit code 1 where there is none
+    Discover(live::DiscoverArgs),
     /// Print all counters of a running target for Prometheus
     Metrics(live::MetricsArgs),
     /// Validate a config file and print what would be served; touches nothing

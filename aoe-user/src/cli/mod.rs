@@ -67,6 +67,7 @@ fn command(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
         Command::Export(args) => return live::export(args.action),
         Command::Log(args) => return live::log(args),
         Command::Metrics(args) => return live::metrics(&args),
+        Command::Discover(args) => return live::discover(&args),
         Command::Serve(args) => serve::run(*args, log.changer()),
         Command::Daemon(args) => daemon::run(args, log.changer()),
         Command::Check(args) => check::run(&args),

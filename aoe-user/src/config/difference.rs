@@ -1,8 +1,9 @@
 //! In which settings two configurations of an export differ, for people.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
-use super::ExportConfig;
+use super::{AccessEntry, ExportConfig};
 
 /// A setting: its key in the config file, its value before, its value after.
 pub type Setting = (String, String, String);
@@ -19,70 +20,41 @@ impl ExportConfig {
 
     fn settings(&self) -> Vec<(&'static str, String)> {
         // Taken apart so that no setting is forgotten.
-        let ExportConfig {
-            shelf,
-            slot,
-            path,
-            interfaces,
-            mode,
-            store,
-            format,
-            sync,
-            read_only,
-            offset,
-            length,
-            buffers,
-            max_sectors,
-            spin_us,
-            allow,
-            vlan,
-            serial,
-            rate_limit,
-            wire_admin,
-            state_name,
-            smart,
-            late_duplicates,
-            shared,
-            prealloc,
-            flush_interval,
-        } = self;
-        let allow: Vec<String> = allow
-            .iter()
-            .map(|entry| match entry.rate_limit {
-                Some(rate) => format!("{} {} {rate}/s", entry.mac, entry.access),
-                None => format!("{} {}", entry.mac, entry.access),
-            })
-            .collect();
-        vec![
-            ("shelf", shelf.to_string()),
-            ("slot", slot.to_string()),
-            ("path", path.display().to_string()),
-            ("interfaces", interfaces.join(",")),
-            ("mode", mode.to_string()),
-            ("store", store.to_string()),
-            ("format", format!("{format:?}").to_lowercase()),
-            ("sync", sync.to_string()),
-            ("read_only", read_only.to_string()),
-            ("offset", offset.to_string()),
-            ("length", length.to_string()),
-            ("buffers", buffers.to_string()),
-            ("max_sectors", max_sectors.to_string()),
-            ("spin_us", spin_us.to_string()),
-            ("allow", shortened(&allow)),
-            ("vlan", vlan.to_string()),
-            ("serial", or_none(serial)),
-            ("rate_limit", or_none(rate_limit)),
-            ("wire_admin", or_none(wire_admin)),
-            ("state_name", or_none(state_name)),
-            ("smart", smart.to_string()),
-            ("late_duplicates", late_duplicates.to_string()),
-            ("shared", shared.to_string()),
-            ("prealloc", prealloc.to_string()),
-            (
-                "flush_interval",
-                humantime::format_duration(*flush_interval).to_string(),
-            ),
-        ]
+        macro_rules! settings {
+            ($($name:ident => $text:expr,)+) => {{
+                let ExportConfig { $($name),+ } = self;
+                vec![$((stringify!($name), $text)),+]
+            }};
+        }
+        let time = |time: &Duration| humantime::format_duration(*time).to_string();
+        settings! {
+            shelf => shelf.to_string(),
+            slot => slot.to_string(),
+            path => path.display().to_string(),
+            interfaces => interfaces.join(","),
+            mode => mode.to_string(),
+            store => store.to_string(),
+            format => format!("{format:?}").to_lowercase(),
+            sync => sync.to_string(),
+            read_only => read_only.to_string(),
+            offset => offset.to_string(),
+            length => length.to_string(),
+            buffers => buffers.to_string(),
+            max_sectors => max_sectors.to_string(),
+            spin_us => spin_us.to_string(),
+            allow => members(allow),
+            vlan => vlan.to_string(),
+            serial => or_none(serial),
+            rate_limit => or_none(rate_limit),
+            wire_admin => or_none(wire_admin),
+            state_name => or_none(state_name),
+            smart => smart.to_string(),
+            late_duplicates => late_duplicates.to_string(),
+            shared => shared.to_string(),
+            prealloc => prealloc.to_string(),
+            flush_interval => time(flush_interval),
+            stale_after => time(stale_after),
+        }
     }
 }
 
@@ -91,8 +63,13 @@ fn or_none<T: Debug>(value: &Option<T>) -> String {
 }
 
 /// A list that may have thousands of members: its number, and a digest of it where it is long.
-fn shortened(list: &[String]) -> String {
-    match list {
+fn members(list: &[AccessEntry]) -> String {
+    let member = |entry: &AccessEntry| match entry.rate_limit {
+        Some(rate) => format!("{} {} {rate}/s", entry.mac, entry.access),
+        None => format!("{} {}", entry.mac, entry.access),
+    };
+    let list: Vec<String> = list.iter().map(member).collect();
+    match &list[..] {
         [] => "everyone".into(),
         short if short.len() <= 4 => short.join(", "),
         long => {

@@ -11,10 +11,12 @@ pub(crate) mod links;
 mod lists;
 mod neighbours;
 mod notices;
+mod notify;
 mod open;
 mod plan;
 mod port_thread;
 mod port_view;
+mod port_wishes;
 pub mod preflight;
 pub mod signals;
 pub mod state;
@@ -36,6 +38,7 @@ use api::reloads::{Reading, Settling};
 use api::socket::{self, Call};
 use links::Links;
 use notices::Notices;
+use notify::Notify;
 use plan::PortId;
 use port_thread::PortEvent;
 use signals::Signals;
@@ -112,6 +115,7 @@ struct Control {
     next_reading: Reading,
     settling: Vec<Settling>,
     calls: Option<mpsc::Receiver<Call>>,
+    notify: Notify,
 }
 
 async fn supervise(service: Service) -> Result<()> {
@@ -139,9 +143,11 @@ async fn supervise(service: Service) -> Result<()> {
         next_reading: Reading::default(),
         settling: Vec::new(),
         calls,
+        notify: Notify::new(Instant::now()),
     };
     control.load(Reading::to_apply());
     let end = control.serve().await;
+    control.notify.stopping();
     let (patience, failure) = match end {
         Ok(patience) => (patience, None),
         Err(failure) => (stop::PATIENCE, Some(failure)),
@@ -168,11 +174,15 @@ impl Control {
             let mut next = self.supervisor.turn(now);
             self.check_start()?;
             self.answer_settled(now);
+            let plan = &self.supervisor.plan;
+            let is_ready = self.has_config && !plan.is_reloading();
+            let workers = || self.supervisor.metrics.progress();
+            let notify = self.notify.turn(plan, is_ready, workers, now);
             if self.supervisor.list_links {
                 self.list_at.get_or_insert(now);
             }
             let settling = self.settling.first().map(|settling| settling.until);
-            next = [next, settling, self.list_at.filter(|_| !self.is_listing)]
+            next = [next, settling, notify, self.list_at.filter(|_| !self.is_listing)]
                 .into_iter()
                 .flatten()
                 .min();

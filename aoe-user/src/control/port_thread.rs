@@ -1,26 +1,24 @@
 //! A served interface and the thread that opens it, changes it and ends it: all of that may wait, for the kernel, for a worker
 //! or for a disk. What is wished of it lies in slots, the newest only, so that nothing piles up however slow it is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aoe_common::Mac;
-use parking_lot::{Condvar, Mutex};
 use tracing::{error, info, warn};
 
 use super::denied::{DeniedReport, DeniedSource};
 use super::jobs::panic_text;
 use super::neighbours::Neighbour;
 use super::neighbours::watch::Watch;
-use super::open::Served;
 use super::plan::ExportId;
 use super::port_view::PortView;
-use crate::config::Mode;
+use super::port_wishes::{About, Shared, Wishes};
 use crate::filter::Rules;
 use crate::metrics::Registry;
-use crate::port::{Alarm, Nic, Port, PortError, PortOptions, QueueRelease, Tuning};
+use crate::port::{Alarm, Nic, Port, PortError, PortOptions};
 use crate::target::{Export, Exports};
 
 /// Denied sources are asked for and workers looked after this often.
@@ -50,51 +48,6 @@ pub(super) enum PortEvent {
 pub(super) struct PortHandle {
     pub name: String,
     shared: Arc<Shared>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    wishes: Mutex<Wishes>,
-    wake: Condvar,
-    /// Frees the queues of workers that hang.
-    queues: Mutex<Vec<QueueRelease>>,
-    about: Mutex<Option<About>>,
-    denied: Mutex<Vec<DeniedSource>>,
-}
-
-/// What an open port is, for the operator.
-#[derive(Debug, Clone)]
-pub(super) struct About {
-    pub mode: String,
-    pub mac: Mac,
-    pub mtu_bytes: u32,
-}
-
-/// What control wants and the thread has not done yet.
-#[derive(Debug, Default)]
-struct Wishes {
-    view: Option<PortView>,
-    mac: Option<Mac>,
-    /// Masks changed: the rules are made anew.
-    masks: bool,
-    announce_all: bool,
-    announce: HashSet<ExportId>,
-    counters: bool,
-    /// Other targets that an export is to be left to.
-    lost: Vec<Neighbour>,
-    /// A worker has panicked.
-    lost_worker: bool,
-    close: bool,
-}
-
-impl Wishes {
-    fn is_empty(&self) -> bool {
-        self.view.is_none()
-            && self.mac.is_none()
-            && self.announce.is_empty()
-            && self.lost.is_empty()
-            && !(self.masks || self.announce_all || self.counters || self.lost_worker || self.close)
-    }
 }
 
 impl PortHandle {
@@ -173,13 +126,6 @@ impl PortHandle {
 
     fn wish(&self, change: impl FnOnce(&mut Wishes)) {
         self.shared.wish(change);
-    }
-}
-
-impl Shared {
-    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
-        change(&mut self.wishes.lock());
-        self.wake.notify_one();
     }
 }
 

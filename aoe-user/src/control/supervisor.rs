@@ -223,24 +223,6 @@ impl Supervisor {
             .min()
     }
 
-    fn are_paused(&mut self, ids: &[ExportId], done: Result<(), String>, answer: Option<Answer>) {
-        let served = ids.iter().filter_map(|id| self.exports.get(id));
-        let keys: Vec<_> = served.map(|served| served.key()).collect();
-        let names: Vec<String> = keys.iter().map(|(address, _)| address.to_string()).collect();
-        match &done {
-            Ok(()) => {
-                self.paused.extend(keys);
-                info!("paused {}", names.join(", "));
-            }
-            Err(reason) => error!("not paused: {reason}"),
-        }
-        let Some(answer) = answer else { return };
-        match done {
-            Ok(()) => answer.result(serde_json::json!({ "paused": names })),
-            Err(reason) => answer.error(reason),
-        }
-    }
-
     /// Exports that initiators or their stores changed.
     pub fn changed(&mut self) {
         for (id, mask) in self.notices.take() {

@@ -196,6 +196,20 @@ pub struct Ask {
     pub json: bool,
 }
 
+/// `xblade discover`
+#[derive(Debug, Args)]
+pub struct DiscoverArgs {
+    /// The interface to ask on
+    #[arg(value_name = "NETIF")]
+    pub interface: String,
+    /// How long to wait for answers
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::some_time)]
+    pub wait: Duration,
+    /// How it is shown
+    #[command(flatten)]
+    pub output: Output,
+}
+
 /// `xblade log`
 #[derive(Debug, Args)]
 pub struct LogArgs {

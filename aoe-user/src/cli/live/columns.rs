@@ -35,7 +35,16 @@ pub(super) fn choose<'a, T>(
 pub(super) fn table<T>(columns: &[&Column<T>], rows: &[T], output: &Output) -> Table {
     let mut lines: Vec<Vec<String>> = Vec::new();
     if !output.no_header {
-        lines.push(columns.iter().map(|(name, _)| name.to_uppercase()).collect());
+        // The names of iostat stay as everybody knows them.
+        let is_iostat = columns.iter().any(|(name, _)| name.contains('/'));
+        let heading = |name: &str| {
+            if is_iostat {
+                name.to_owned()
+            } else {
+                name.to_uppercase()
+            }
+        };
+        lines.push(columns.iter().map(|(name, _)| heading(name)).collect());
     }
     for row in rows {
         lines.push(columns.iter().map(|(_, cell)| cell(row)).collect());

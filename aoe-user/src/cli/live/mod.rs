@@ -4,6 +4,7 @@ pub mod args;
 mod change;
 mod client;
 mod columns;
+mod discover;
 mod metrics;
 mod rates;
 mod show;
@@ -11,6 +12,7 @@ mod stat;
 
 pub(super) use change::{export, log, reload};
 pub(super) use client::NoTarget;
+pub(super) use discover::discover;
 pub(super) use metrics::metrics;
 pub(super) use show::{denied, initiators, ls, status};
 pub(super) use stat::stat;

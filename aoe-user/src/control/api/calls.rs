@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
-use tracing::info;
+use tracing::{error, info};
 
 use super::reloads::{Reading, Settling};
 use super::socket::{Answer, Call};
@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::config::file;
 use crate::config::validate::{Words, contradictions};
 use crate::control::Control;
+use crate::control::plan::ExportId;
 use crate::control::supervisor::{Event, Supervisor};
 
 /// Whoever asked for a reload is told what has happened after this time, though not all of it may have.
@@ -188,6 +189,30 @@ impl Supervisor {
         };
         self.jobs
             .start(work, move |panic| Event::Paused(again, Err(panic), None));
+    }
+
+    /// Pausing is over.
+    pub(in crate::control) fn are_paused(
+        &mut self,
+        ids: &[ExportId],
+        done: Result<(), String>,
+        answer: Option<Answer>,
+    ) {
+        let served = ids.iter().filter_map(|id| self.exports.get(id));
+        let keys: Vec<_> = served.map(|served| served.key()).collect();
+        let names: Vec<String> = keys.iter().map(|(address, _)| address.to_string()).collect();
+        match &done {
+            Ok(()) => {
+                self.paused.extend(keys);
+                info!("paused {}", names.join(", "));
+            }
+            Err(reason) => error!("not paused: {reason}"),
+        }
+        let Some(answer) = answer else { return };
+        match done {
+            Ok(()) => answer.result(serde_json::json!({ "paused": names })),
+            Err(reason) => answer.error(reason),
+        }
     }
 
     fn resume(&mut self, selection: &Selection, answer: Answer) {

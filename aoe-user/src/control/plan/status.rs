@@ -1,5 +1,6 @@
 //! What is served and what is not, and why: for whoever asks.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -88,11 +89,12 @@ impl fmt::Display for State {
 impl Plan {
     /// The state of everything.
     pub fn status(&self) -> Status {
+        let mut serving = self.serving();
         Status {
             exports: self
                 .order
                 .iter()
-                .filter_map(|id| self.export_status(*id))
+                .filter_map(|id| self.export_status(*id, serving.remove(id).unwrap_or_default()))
                 .collect(),
             ports: self
                 .ports
@@ -103,7 +105,21 @@ impl Plan {
         }
     }
 
-    fn export_status(&self, id: ExportId) -> Option<ExportStatus> {
+    /// The interfaces that serve each export. Each view is gone through once, however many exports there are.
+    fn serving(&self) -> HashMap<ExportId, Vec<String>> {
+        let mut serving: HashMap<ExportId, Vec<String>> = HashMap::new();
+        for (name, port) in &self.ports {
+            if !matches!(port.life, PortLife::Open(..)) || port.applied == 0 {
+                continue;
+            }
+            for (id, _) in &port.view.exports {
+                serving.entry(*id).or_default().push(name.clone());
+            }
+        }
+        serving
+    }
+
+    fn export_status(&self, id: ExportId, served_on: Vec<String>) -> Option<ExportStatus> {
         let entry = self.exports.get(&id)?;
         let state = match (&entry.life, &self.state) {
             (ExportLife::Open, _) => State::Open,
@@ -126,14 +142,10 @@ impl Plan {
                 .then(|| (name.clone(), "the address is exported there already".into()));
             by_others.into_iter().chain(by_own)
         });
-        let serving = self.ports.iter().filter(|(_, port)| {
-            let is_open = matches!(port.life, PortLife::Open(..)) && port.applied > 0;
-            is_open && port.view.exports.iter().any(|(served, _)| *served == id)
-        });
         Some(ExportStatus {
             id,
             config: Arc::clone(&entry.config),
-            served_on: serving.map(|(name, _)| name.clone()).collect(),
+            served_on,
             address: address_of(&entry.config),
             path: entry.config.path.clone(),
             state,

@@ -1,0 +1,67 @@
+//! What control wishes of a port's thread, in slots that hold the newest only, and what the thread tells of the port.
+
+use std::collections::HashSet;
+
+use aoe_common::Mac;
+use parking_lot::{Condvar, Mutex};
+
+use super::denied::DeniedSource;
+use super::neighbours::Neighbour;
+use super::plan::ExportId;
+use super::port_view::PortView;
+use crate::port::QueueRelease;
+
+/// What control and the thread of a port both see.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub wishes: Mutex<Wishes>,
+    pub wake: Condvar,
+    /// Frees the queues of workers that hang.
+    pub queues: Mutex<Vec<QueueRelease>>,
+    pub about: Mutex<Option<About>>,
+    pub denied: Mutex<Vec<DeniedSource>>,
+}
+
+/// What an open port is, for the operator.
+#[derive(Debug, Clone)]
+pub(super) struct About {
+    pub mode: String,
+    pub mac: Mac,
+    pub mtu_bytes: u32,
+}
+
+/// What control wants and the thread has not done yet.
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    pub view: Option<PortView>,
+    pub mac: Option<Mac>,
+    /// Masks changed: the rules are made anew.
+    pub masks: bool,
+    pub announce_all: bool,
+    pub announce: HashSet<ExportId>,
+    pub counters: bool,
+    /// Other targets that an export is to be left to.
+    pub lost: Vec<Neighbour>,
+    /// A worker has panicked.
+    pub lost_worker: bool,
+    pub close: bool,
+}
+
+impl Wishes {
+    /// Nothing is wished.
+    pub fn is_empty(&self) -> bool {
+        self.view.is_none()
+            && self.mac.is_none()
+            && self.announce.is_empty()
+            && self.lost.is_empty()
+            && !(self.masks || self.announce_all || self.counters || self.lost_worker || self.close)
+    }
+}
+
+impl Shared {
+    /// Wishes something, and wakes the thread.
+    pub fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+        change(&mut self.wishes.lock());
+        self.wake.notify_one();
+    }
+}

@@ -192,6 +192,8 @@ impl Oracle {
             .values()
             .find(|arrival| arrival.worker == worker && arrival.writes(value));
         let (promise, since) = match waited {
+            // An adversary's frame with a piece of the write in it: a write of its own.
+            Some(arrival) if arrival.odd => return,
             Some(arrival) => (
                 Promise::StaleFromRing,
                 format!(

@@ -90,7 +90,7 @@ mod tests {
                 Class::Flush | Class::Admin | Class::Fence => Span::NONE,
                 _ => Span {
                     first,
-                    end: first + len,
+                    end: first.saturating_add(len),
                 },
             };
             Scope { class, span }

@@ -5,120 +5,37 @@
 //! becomes readable for both, so that a sleeping worker polls two things: its AF_XDP socket and its queue.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_queue::SegQueue;
-use rustix::event::{EventfdFlags, eventfd};
-
-use engine::{Completion, CompletionHandle, Completions};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::commit::{Committer, Task, Waiter};
-use crate::io::transfer::{Continuation, PendingTransfer, Transfer, run_on_a_thread};
+use crate::handle::QueueHandle;
+use crate::io::continuation::{Continuation, Next, Pending};
+use crate::io::device::Device;
+use crate::io::returns::Returns;
+use crate::io::transfer::Transfer;
 use crate::io::uring::Ring;
-use engine::Token;
-
-/// The part of a queue that other threads hold: post here, the worker wakes up.
-///
-/// Cloning gives another handle to the same box.
-#[derive(Clone, Debug)]
-pub struct QueueHandle {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    queue: SegQueue<Posted>,
-    wake: OwnedFd,
-    /// Set by the worker before it sleeps, so that a busy worker costs its correspondents no system call.
-    sleeping: AtomicBool,
-}
-
-/// What lies in a handle.
-#[derive(Debug)]
-enum Posted {
-    Completion(Completion),
-    /// A transfer that a thread carried out for want of io_uring.
-    PendingTransfer(PendingTransfer),
-}
-
-impl QueueHandle {
-    /// Returns a transfer that this queue had given to a thread.
-    pub(crate) fn give_back(&self, pending: PendingTransfer) {
-        self.shared.queue.push(Posted::PendingTransfer(pending));
-        self.wake();
-    }
-
-    /// Makes the worker look around, if it sleeps.
-    pub fn wake(&self) {
-        std::sync::atomic::fence(Ordering::SeqCst);
-        if self.shared.sleeping.load(Ordering::SeqCst) {
-            // A full counter (EAGAIN) means that the worker is being woken already.
-            let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
-        }
-    }
-}
-
-impl CompletionHandle for QueueHandle {
-    fn post(&self, completion: Completion) {
-        self.shared.queue.push(Posted::Completion(completion));
-        self.wake();
-    }
-}
-
-impl PartialEq for QueueHandle {
-    fn eq(&self, other: &QueueHandle) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-    }
-}
-
-impl Eq for QueueHandle {}
-
-/// Time in eighths of a second, wrapping: good enough to tell old from new without asking the clock for each frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tick(pub(crate) u32);
-
-impl Tick {
-    /// The same for all queues: what one learned, another believes.
-    fn of(time: Instant) -> Tick {
-        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-        Tick((time.duration_since(*START).as_millis() / 125) as u32)
-    }
-}
+use crate::mapped::writer::{Batch, Writer};
+use crate::tick::Tick;
+use engine::{Completion, Completions, Durability, Extent, Token};
 
 /// One worker's deferred operations. Not shared: stores get it by `&mut` in each call.
 #[derive(Debug)]
 pub struct CompletionQueue {
     handle: QueueHandle,
+    returns: Returns,
     /// Made when the first transfer starts.
     transfers: Option<TransferEngine>,
+    /// Operations that will come by the ring or by `returns`.
+    expected: usize,
     /// Waiters for group commits, handed over once per round.
     commits: Vec<(Arc<Committer>, Waiter)>,
+    /// Writes for the page cache, handed over once per round.
+    writes: Vec<(Arc<Writer>, Batch)>,
     tick: Tick,
-}
-
-/// Who carries transfers out.
-#[derive(Debug)]
-enum TransferEngine {
-    Ring(Box<Ring>),
-    Threads,
-}
-
-impl TransferEngine {
-    fn new(wake: BorrowedFd<'_>) -> TransferEngine {
-        match Ring::new(wake) {
-            Ok(ring) => TransferEngine::Ring(Box::new(ring)),
-            Err(error) => {
-                static ONCE: std::sync::Once = std::sync::Once::new();
-                ONCE.call_once(|| {
-                    tracing::warn!("no io_uring ({error}): disk I/O goes through threads, slower");
-                });
-                TransferEngine::Threads
-            }
-        }
-    }
 }
 
 impl CompletionQueue {
@@ -127,19 +44,15 @@ impl CompletionQueue {
     /// # Errors
     /// When the kernel gives no eventfd.
     pub fn new() -> io::Result<CompletionQueue> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let shared = Shared {
-            queue: SegQueue::new(),
-            wake,
-            sleeping: AtomicBool::new(false),
-        };
+        let handle = QueueHandle::new()?;
         Ok(CompletionQueue {
-            handle: QueueHandle {
-                shared: Arc::new(shared),
-            },
+            returns: Returns::new(handle.waker()),
+            handle,
             transfers: None,
+            expected: 0,
             commits: Vec::new(),
-            tick: Tick::of(Instant::now()),
+            writes: Vec::new(),
+            tick: Tick::now(),
         })
     }
 
@@ -155,27 +68,60 @@ impl CompletionQueue {
                 .extract_if(.., |(other, _)| Arc::ptr_eq(other, &committer));
             committer.submit(same.map(|(_, waiter)| waiter));
         }
+        for (writer, batch) in self.writes.drain(..) {
+            writer.submit(batch);
+        }
         if let Some(TransferEngine::Ring(ring)) = &mut self.transfers {
-            ring.submit();
+            ring.submit(self.tick);
         }
     }
 
-    /// Starts a transfer with the round's [`CompletionQueue::submit`]; `continuation` says what happens at its end.
-    pub(crate) fn start(&mut self, transfer: Transfer, continuation: Box<dyn Continuation>) {
-        let pending = (transfer, continuation);
-        let handle = &self.handle;
-        match self
-            .transfers
-            .get_or_insert_with(|| TransferEngine::new(handle.shared.wake.as_fd()))
-        {
+    /// Starts a transfer to or from a file on `device` with the round's [`CompletionQueue::submit`]; `continuation` says what
+    /// happens at its end.
+    pub(crate) fn start(
+        &mut self,
+        device: &Arc<Device>,
+        transfer: Transfer,
+        continuation: Box<dyn Continuation>,
+    ) {
+        self.expected += 1;
+        self.carry_out(Pending {
+            device: Arc::clone(device),
+            transfer,
+            continuation,
+        });
+    }
+
+    /// Lets somebody carry it out.
+    fn carry_out(&mut self, pending: Pending) {
+        let wake = self.handle.waker().fd();
+        match self.transfers.get_or_insert_with(|| TransferEngine::new(wake)) {
             TransferEngine::Ring(ring) => ring.start(pending),
-            TransferEngine::Threads => run_on_a_thread(pending, handle.clone()),
+            TransferEngine::Threads => {
+                let (returns, device) = (self.returns.clone(), Arc::clone(&pending.device));
+                device.pool.run(move || {
+                    let mut pending = pending;
+                    pending.transfer.run();
+                    returns.push(pending);
+                });
+            }
         }
+    }
+
+    /// The way back for an operation that is made to wait elsewhere.
+    pub(crate) fn returns(&self) -> Returns {
+        self.returns.clone()
+    }
+
+    /// Notes that an operation waits elsewhere from its start and will come by [`CompletionQueue::returns`].
+    pub(crate) fn expect_back(&mut self) {
+        self.expected += 1;
     }
 
     /// Whether no transfer is under way and nobody was sent to a commit in this round.
     pub(crate) fn is_idle(&self) -> bool {
         self.commits.is_empty()
+            && self.expected == 0
             && match &self.transfers {
                 Some(TransferEngine::Ring(ring)) => ring.is_empty(),
                 Some(TransferEngine::Threads) | None => true,
@@ -198,6 +144,27 @@ impl CompletionQueue {
         self.commits.push((Arc::clone(committer), waiter));
     }
 
+    /// Has `writer` write into the page cache, with all other writes of the round.
+    pub(crate) fn write(
+        &mut self,
+        writer: &Arc<Writer>,
+        token: Token,
+        extent: Extent,
+        from: &[&[u8]],
+        durability: Durability,
+    ) {
+        let known = self
+            .writes
+            .iter()
+            .rposition(|(known, _)| Arc::ptr_eq(known, writer));
+        let at = known.unwrap_or_else(|| {
+            let batch = writer.batch(&self.handle);
+            self.writes.push((Arc::clone(writer), batch));
+            self.writes.len() - 1
+        });
+        self.writes[at].1.push(token, extent, from, durability);
+    }
+
     /// A queue as on a host where io_uring is forbidden.
     #[cfg(test)]
     pub(crate) fn without_uring() -> io::Result<CompletionQueue> {
@@ -208,19 +175,18 @@ impl CompletionQueue {
 
     /// Readable when [`CompletionQueue::next`] may have something, provided [`CompletionQueue::prepare_sleep`] was called.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.handle.shared.wake.as_fd()
+        self.handle.waker().fd()
     }
 
     /// To be called before polling [`CompletionQueue::fd`]; false means that something arrived meanwhile: do not sleep.
     pub fn prepare_sleep(&mut self) -> bool {
         self.submit(Instant::now());
-        self.handle.shared.sleeping.store(true, Ordering::SeqCst);
-        std::sync::atomic::fence(Ordering::SeqCst);
+        self.handle.waker().prepare_sleep();
         let ring_news = match &mut self.transfers {
             Some(TransferEngine::Ring(ring)) => ring.has_news(),
             _ => false,
         };
-        if !ring_news && self.handle.shared.queue.is_empty() {
+        if !ring_news && self.handle.is_empty() && self.returns.is_empty() {
             return true;
         }
         self.awake();
@@ -229,8 +195,7 @@ impl CompletionQueue {
 
     /// To be called after polling.
     pub fn awake(&mut self) {
-        self.handle.shared.sleeping.store(false, Ordering::SeqCst);
-        let _ = rustix::io::read(&self.handle.shared.wake, &mut [0u8; 8]);
+        self.handle.waker().awake();
     }
 }
 
@@ -245,19 +210,72 @@ impl Completions for CompletionQueue {
     #[inline]
     fn next(&mut self) -> Option<Completion> {
         loop {
-            let queue = &self.handle.shared.queue;
-            // Asked first: taking from an empty queue costs a fence.
-            let posted = if queue.is_empty() { None } else { queue.pop() };
-            let (transfer, continuation) = match posted {
-                Some(Posted::Completion(completion)) => return Some(completion),
-                Some(Posted::PendingTransfer(pending)) => pending,
-                None => match &mut self.transfers {
-                    Some(TransferEngine::Ring(ring)) => ring.next()?,
-                    _ => return None,
-                },
-            };
-            if let Some(completion) = continuation.ended(self, transfer) {
+            if let Some(completion) = self.handle.pop() {
                 return Some(completion);
+            }
+            let pending = match (self.returns.pop(), &mut self.transfers) {
+                (Some(pending), _) => pending,
+                (None, Some(TransferEngine::Ring(ring))) => ring.next()?,
+                (None, _) => return None,
+            };
+            let device = pending.device;
+            match pending.continuation.ended(pending.transfer) {
+                Next::Done(completion) => {
+                    self.expected -= 1;
+                    return Some(completion);
+                }
+                Next::Commit(committer, token, task) => {
+                    self.expected -= 1;
+                    self.commit(&committer, token, task);
+                }
+                Next::Start(transfer, continuation) => self.carry_out(Pending {
+                    device,
+                    transfer,
+                    continuation,
+                }),
+                Next::Parked => {}
+            }
+        }
+    }
+}
+
+impl Drop for CompletionQueue {
+    /// Operations under way go on to their ends, which nobody hears of: what they hold is then free again. Waits for the disk.
+    fn drop(&mut self) {
+        loop {
+            self.submit(Instant::now());
+            while self.next().is_some() {}
+            if self.expected == 0 {
+                break;
+            }
+            if self.prepare_sleep() {
+                // EINTR only makes the loop go round once more.
+                let _ = poll(&mut [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)], None);
+                self.awake();
+            }
+        }
+        self.submit(Instant::now());
+    }
+}
+
+/// Who carries transfers out.
+#[derive(Debug)]
+enum TransferEngine {
+    Ring(Box<Ring>),
+    /// Those of the file's device.
+    Threads,
+}
+
+impl TransferEngine {
+    fn new(wake: BorrowedFd<'_>) -> TransferEngine {
+        match Ring::new(wake) {
+            Ok(ring) => TransferEngine::Ring(Box::new(ring)),
+            Err(error) => {
+                static ONCE: std::sync::Once = std::sync::Once::new();
+                ONCE.call_once(|| {
+                    tracing::warn!("no io_uring ({error}): disk I/O goes through threads, slower");
+                });
+                TransferEngine::Threads
             }
         }
     }

@@ -12,24 +12,29 @@ mod conflict;
 mod direct;
 mod fetch;
 mod format;
+mod handle;
 mod io;
 mod lock;
 mod mapped;
 mod null;
 mod open;
 mod options;
+mod pages;
 mod ram;
 #[cfg(test)]
 mod tests;
+mod tick;
+mod trim;
 mod users;
 
-pub use completion_queue::{CompletionQueue, QueueHandle};
+pub use completion_queue::CompletionQueue;
 pub use conflict::conflict;
 pub use engine::{
     Completion, CompletionHandle, Completions, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES,
     Step, Store, Token, Traits,
 };
 pub use format::ImageFormat;
+pub use handle::QueueHandle;
 pub use open::open;
 pub use options::{StoreError, StoreKind, StoreOptions};
 

@@ -6,11 +6,12 @@ use std::os::unix::fs::FileExt;
 use arrayvec::ArrayVec;
 use rustix::fs::FallocateFlags;
 
-use super::{Backing, short_file};
+use super::Backing;
+use crate::io::device::Waiting;
 use engine::{Extent, Fault, FaultKind, SECTOR_BYTES};
 
 /// Pieces that one system call writes.
-const PIECES: usize = 16;
+const PIECES: usize = 64;
 
 impl Backing {
     /// Puts the file's dirty pages on the medium.
@@ -18,7 +19,10 @@ impl Backing {
     /// # Errors
     /// Of fdatasync.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(&self.file)?)
+        let synced = self
+            .disk
+            .wait(Waiting::Commit, || rustix::fs::fdatasync(&self.file));
+        Ok(synced?)
     }
 
     /// Gives an extent's space back; it reads as zeros afterwards. A medium discards whole blocks only: the parts of blocks at the
@@ -30,6 +34,7 @@ impl Backing {
         let (start, end) = (self.position(extent.lba), self.position(extent.end()));
         let first = start.next_multiple_of(self.block).min(end);
         let last = (end - end % self.block).max(first);
+        let _held = self.disk.gate.exclusive();
         self.write_zeros(start, first)?;
         if first < last {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -49,43 +54,13 @@ impl Backing {
         }
     }
 
-    /// Reads by system call, blocking.
-    ///
-    /// # Errors
-    /// [`FaultKind::Read`] with the first sector that did not come.
-    pub(crate) fn read_slices(&self, extent: Extent, into: &mut [&mut [u8]]) -> Result<(), Fault> {
-        let mut at = self.position(extent.lba);
-        for piece in into {
-            let mut rest = &mut **piece;
-            while !rest.is_empty() {
-                match self.file.read_at(rest, at) {
-                    Ok(0) => return Err(self.fault_at(FaultKind::Read, at, short_file())),
-                    Ok(n) => {
-                        at += n as u64;
-                        rest = &mut rest[n..];
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(self.fault_at(FaultKind::Read, at, error)),
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Writes by system call into the page cache; may block. Never makes a file longer that someone cut short.
     ///
     /// # Errors
     /// [`FaultKind::Write`] with the first sector that was not taken.
     pub(crate) fn write_slices(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
         let mut at = self.position(extent.lba);
-        let end = at + extent.count * SECTOR_BYTES;
-        let object_end = self
-            .object_bytes()
-            .map_err(|error| self.fault_at(FaultKind::Write, at, error))?;
-        if end > object_end {
-            return Err(self.fault_at(FaultKind::Write, at.max(object_end), short_file()));
-        }
-        // One system call, nearly always: a frame's payload is in few pieces.
+        self.check_inside(at..at + extent.count * SECTOR_BYTES)?;
         for pieces in from.chunks(PIECES) {
             let mut slices: ArrayVec<IoSlice<'_>, PIECES> =
                 pieces.iter().map(|piece| IoSlice::new(piece)).collect();

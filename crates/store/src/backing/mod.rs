@@ -2,7 +2,9 @@
 //! what goes wrong with it.
 
 mod blocking;
+mod nowait;
 mod opening;
+mod size;
 
 use std::fs::File;
 use std::io;
@@ -14,10 +16,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, SeekFrom, StatxFlags, statx};
 
 use super::lock;
+use crate::io::device::Device;
 use engine::{Extent, Fault, FaultKind, SECTOR_BYTES, Traits};
+use size::Size;
 
 /// At most one line about trouble with a backing object in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
@@ -33,7 +36,13 @@ pub(crate) struct Backing {
     length: u64,
     /// Sectors to serve now.
     sectors: AtomicU64,
+    /// A block device.
     device: bool,
+    size: Size,
+    /// What those know of its disk who do not want to wait for it.
+    disk: Arc<Device>,
+    /// The file system cannot be asked to write without waiting.
+    no_nowait: AtomicBool,
     read_only: bool,
     traits: Traits,
     faults: AtomicU64,
@@ -52,6 +61,11 @@ impl Backing {
     /// The open file.
     pub(crate) fn file(&self) -> &Arc<File> {
         &self.file
+    }
+
+    /// Its disk.
+    pub(crate) fn device(&self) -> &Arc<Device> {
+        &self.disk
     }
 
     /// For messages.
@@ -100,12 +114,12 @@ impl Backing {
         !self.read_only || self.file.metadata().is_ok_and(owner)
     }
 
-    /// Bytes that the object has now, all of it.
+    /// Bytes that the object has now as far as this host knows, all of it. Does not wait for the disk.
     ///
     /// # Errors
-    /// Of statx or lseek.
+    /// Of statx, or of reading what sysfs says.
     pub(crate) fn object_bytes(&self) -> io::Result<u64> {
-        object_bytes(&self.file, self.device)
+        self.size.known(&self.file)
     }
 
     /// Sectors that could be served now; never fewer than before: a disk does not shrink under its initiators,
@@ -114,7 +128,7 @@ impl Backing {
     /// # Errors
     /// Of statx or lseek.
     pub(crate) fn measure(&self) -> io::Result<u64> {
-        let end = self.object_bytes()?;
+        let end = self.size.ask(&self.file)?;
         self.warn_if_replaced();
         if self.length != 0 {
             return Ok(self.length);
@@ -186,8 +200,7 @@ impl Backing {
 
     /// The file's name, for a thread's.
     pub(crate) fn name(&self) -> String {
-        let name = self.path.file_name().unwrap_or_default();
-        name.to_string_lossy().into_owned()
+        name_of(&self.path)
     }
 
     /// A fault at a byte of the object, logged.
@@ -224,21 +237,18 @@ impl Backing {
     }
 }
 
+/// A path's last part, for a thread's name.
+fn name_of(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// What a read beyond the end of a cut file means.
 pub(crate) fn short_file() -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
         "the backing file is shorter than the export",
     )
-}
-
-/// Asks for the size and no more. Who reads a file's times (fstat does) makes Linux 6.13 and later change them with
-/// the next write, and not only with the first one in a tick: each write would then be one of the inode, too, and
-/// none could be started without waiting.
-fn object_bytes(file: &File, device: bool) -> io::Result<u64> {
-    match device {
-        // statx says 0 for devices. The file's position is used by nobody.
-        true => Ok(rustix::fs::seek(file, SeekFrom::End(0))?),
-        false => Ok(statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::SIZE)?.stx_size),
-    }
 }

@@ -12,8 +12,10 @@ use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Backing, object_bytes};
+use super::Backing;
+use super::size::Size;
 use crate::format::{self, ImageFormat};
+use crate::io::device::Device;
 use crate::lock;
 use crate::options::served_sectors;
 use crate::options::{StoreError, StoreOptions};
@@ -51,7 +53,9 @@ impl Backing {
                 Errno::INVAL if flags.contains(OFlags::DIRECT) => StoreError::NoDirect(path.clone()),
                 _ => open_error(path, needed, error.into()),
             })?;
-        let bytes = object_bytes(&file, device)
+        let size = Size::of(&file, device);
+        let bytes = size
+            .ask(&file)
             .map_err(|error| StoreError::system(path, "finding its size", error))?;
         let sectors = served_sectors(path, bytes, options.offset, options.length)?;
         let start = options.offset * SECTOR_BYTES;
@@ -79,6 +83,9 @@ impl Backing {
             length: options.length,
             sectors: AtomicU64::new(sectors),
             device,
+            size,
+            disk: Device::of(&file, &super::name_of(path)),
+            no_nowait: AtomicBool::new(false),
             read_only: options.read_only,
             traits,
             faults: AtomicU64::new(0),

@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::completion_queue::QueueHandle;
+use crate::handle::QueueHandle;
 use crate::io::transfer::Transfer;
-use engine::{Completion, CompletionHandle as _, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Token};
+use engine::{Completion, CompletionHandle as _, Event, Fault, FaultKind, SECTOR_BYTES, Token};
 
 /// An idle thread ends after this time; the next work starts another.
 const IDLE: Duration = Duration::from_secs(10);
@@ -28,9 +28,6 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(crate) trait Medium: Send + Sync + std::fmt::Debug {
     /// Puts everything written so far on the medium.
     fn commit(&self) -> io::Result<()>;
-
-    /// Gives an extent's space back.
-    fn trim(&self, extent: Extent) -> io::Result<()>;
 
     /// Logs and counts a failure, and gives the fault to answer with.
     fn fault(&self, lba: u64, source: io::Error) -> Fault;
@@ -50,14 +47,12 @@ pub(crate) struct Waiter {
 /// What is waited for.
 #[derive(Debug)]
 pub(crate) enum Task {
-    /// A durable write, already in the page cache or the medium's; its first sector.
+    /// A durable write or a TRIM, already in the page cache or the medium's; its first sector.
     Write(u64),
     /// A durable write yet to be made, before the commit; its first sector.
     LoneWrite(Box<Transfer>, u64),
     /// A flush: also told about earlier failures.
     Flush,
-    /// Holes to punch, then the commit.
-    Trim(Vec<Extent>),
 }
 
 impl Task {
@@ -67,7 +62,6 @@ impl Task {
             Task::Write(lba) => *lba,
             Task::LoneWrite(transfer, lba) => lba + transfer.done as u64 / SECTOR_BYTES,
             Task::Flush => 0,
-            Task::Trim(extents) => extents.first().map_or(0, |extent| extent.lba),
         }
     }
 }
@@ -218,7 +212,6 @@ impl Committer {
         let mut failed_before = Vec::new();
         for (index, waiter) in group.iter_mut().enumerate() {
             let done = match &mut waiter.task {
-                Task::Trim(extents) => extents.iter().try_for_each(|extent| self.medium.trim(*extent)),
                 Task::LoneWrite(transfer, _) => {
                     transfer.run();
                     transfer.shortfall().map_or(Ok(()), Err)

@@ -2,31 +2,26 @@
 //!
 //! Where the medium's block is larger than a sector, a write of some of its sectors reads the block, changes it and
 //! writes it back. the engine keeps overlapping *sectors* apart; two neighbours in one block are ours to keep apart.
-//! Who must wait waits as a pending transfer and comes back through its queue's handle when it holds the block.
+//! Who must wait waits as a pending transfer and comes back to its queue when it holds the block.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 
-use crate::completion_queue::QueueHandle;
-use crate::io::transfer::PendingTransfer;
+use crate::io::continuation::Pending;
+use crate::io::returns::Returns;
 
 /// The blocks being changed, and who waits for each, first come first served.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
-    busy: Mutex<HashMap<u64, VecDeque<(PendingTransfer, QueueHandle)>>>,
+    busy: Mutex<HashMap<u64, VecDeque<(Pending, Returns)>>>,
 }
 
 impl Blocks {
     /// Takes `block` and gives the transfer back; or keeps it until the block is free, then holds the block
-    /// for it and sends it to `handle`. Blocks are taken in ascending order, so nobody waits in a circle.
-    pub(crate) fn take(
-        &self,
-        block: u64,
-        pending: PendingTransfer,
-        handle: QueueHandle,
-    ) -> Option<PendingTransfer> {
+    /// for it and gives it to `returns`. Blocks are taken in ascending order, so nobody waits in a circle.
+    pub(crate) fn take(&self, block: u64, pending: Pending, returns: Returns) -> Option<Pending> {
         let mut busy = self.busy.lock();
         match busy.get_mut(&block) {
             None => {
@@ -34,7 +29,7 @@ impl Blocks {
                 Some(pending)
             }
             Some(waiting) => {
-                waiting.push_back((pending, handle));
+                waiting.push_back((pending, returns));
                 None
             }
         }
@@ -45,7 +40,7 @@ impl Blocks {
         let mut busy = self.busy.lock();
         let next = busy.get_mut(&block).and_then(VecDeque::pop_front);
         match next {
-            Some((pending, handle)) => handle.give_back(pending),
+            Some((pending, returns)) => returns.push(pending),
             None => {
                 busy.remove(&block);
             }

@@ -5,73 +5,37 @@
 //! wants it.
 
 mod blocks;
+mod disk;
 mod partial;
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
+use rustix::fs::OFlags;
 
 use crate::backing::{Backing, short_file};
 use crate::commit::{Committer, Medium, Task};
 use crate::completion_queue::CompletionQueue;
 use crate::direct::blocks::Blocks;
+use crate::direct::disk::{Alignment, Core, Disk, find_alignment};
 use crate::direct::partial::PartialWrite;
-use crate::fetch::{Pages, Verify, read_fault};
+use crate::fetch::verify;
 use crate::io::buffer::Buffer;
-use crate::io::transfer::{Continuation, Direction, Transfer};
+use crate::io::continuation::{Continuation, Next};
+use crate::io::transfer::{Direction, Transfer, copy};
 use crate::options::{StoreError, StoreOptions};
+use crate::trim::trim;
 use engine::{
     Completion, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Step, Store, Token, Traits,
 };
-
-/// What the medium wants of direct I/O, in bytes; powers of two.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Alignment {
-    /// Of the memory.
-    pub(crate) memory: usize,
-    /// Of position and length: the medium's block.
-    pub(crate) block: u64,
-}
-
-impl Alignment {
-    /// The whole blocks that the bytes lie in.
-    pub(crate) fn around(self, bytes: &Range<u64>) -> Range<u64> {
-        bytes.start - bytes.start % self.block..bytes.end.next_multiple_of(self.block)
-    }
-
-    /// The whole blocks inside the bytes.
-    fn inside(self, bytes: &Range<u64>) -> Range<u64> {
-        bytes.start.next_multiple_of(self.block)..bytes.end - bytes.end % self.block
-    }
-}
 
 /// Serves a file or block device without a cache.
 #[derive(Debug)]
 pub(crate) struct DirectStore {
     core: Arc<Core>,
-}
-
-/// What operations under way hold on to.
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) disk: Arc<Disk>,
-    pub(crate) blocks: Blocks,
-    committer: Arc<Committer>,
-    partial: AtomicU64,
-}
-
-/// The file and how to get at it.
-#[derive(Debug)]
-pub(crate) struct Disk {
-    pub(crate) backing: Backing,
-    pub(crate) alignment: Alignment,
-    /// The same file without O_DIRECT, for a last block that the file has in part only.
-    buffered: Arc<File>,
 }
 
 impl DirectStore {
@@ -130,50 +94,6 @@ impl Drop for DirectStore {
     }
 }
 
-impl Core {
-    /// The end of a write that has reached the medium's cache. A durable one goes on to the next group commit, the
-    /// flusher sees to the rest.
-    ///
-    /// Not RWF_DSYNC: on a medium without forced writes (FUA) the kernel then flushes for each write by itself, from
-    /// a kernel thread on the CPU that takes the medium's interrupts, and whoever spins there delays that by a tick.
-    pub(crate) fn written(
-        &self,
-        queue: &mut CompletionQueue,
-        token: Token,
-        extent: Extent,
-        durability: Durability,
-    ) -> Option<Completion> {
-        match durability {
-            Durability::Durable => {
-                queue.commit(&self.committer, token, Task::Write(extent.lba));
-                None
-            }
-            Durability::WriteBack => {
-                fence(Ordering::SeqCst);
-                self.committer.note_write();
-                Some(Completion {
-                    token,
-                    event: Event::Finished(Ok(None)),
-                })
-            }
-        }
-    }
-}
-
-impl Disk {
-    /// Where an extent lies in the object, in bytes.
-    pub(crate) fn bytes(&self, extent: Extent) -> Range<u64> {
-        self.backing.position(extent.lba)..self.backing.position(extent.end())
-    }
-
-    /// What kept a write from taking all its bytes.
-    pub(crate) fn write_fault(&self, transfer: &Transfer, extent: Extent) -> Option<Fault> {
-        let source = transfer.shortfall()?;
-        let at = (transfer.position + transfer.done as u64).max(self.backing.position(extent.lba));
-        Some(self.backing.fault_at(FaultKind::Write, at, source))
-    }
-}
-
 /// A read under way.
 #[derive(Debug)]
 struct DirectRead {
@@ -183,7 +103,7 @@ struct DirectRead {
 }
 
 impl Continuation for DirectRead {
-    fn ended(self: Box<Self>, _: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
+    fn ended(self: Box<Self>, transfer: Transfer) -> Next {
         let wanted = self.disk.bytes(self.extent);
         let lead = (wanted.start - transfer.position) as usize;
         let end = (wanted.end - transfer.position) as usize;
@@ -194,11 +114,11 @@ impl Continuation for DirectRead {
                 false => transfer.buffer.bytes()[lead..end].into(),
             }))
         } else {
-            let mut fault = read_fault(&self.disk.backing, &transfer, FaultKind::Read)?;
-            fault.lba = fault.lba.max(self.extent.lba);
-            Err(fault)
+            let source = transfer.error.as_ref().map_or_else(short_file, copy);
+            let at = (transfer.position + transfer.done as u64).max(wanted.start);
+            Err(self.disk.backing.fault_at(FaultKind::Read, at, source))
         };
-        Some(Completion {
+        Next::Done(Completion {
             token: self.token,
             event: Event::Finished(result),
         })
@@ -215,13 +135,13 @@ struct WholeWrite {
 }
 
 impl Continuation for WholeWrite {
-    fn ended(self: Box<Self>, queue: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
+    fn ended(self: Box<Self>, transfer: Transfer) -> Next {
         match self.core.disk.write_fault(&transfer, self.extent) {
-            Some(fault) => Some(Completion {
+            Some(fault) => Next::Done(Completion {
                 token: self.token,
                 event: Event::Finished(Err(fault)),
             }),
-            None => self.core.written(queue, self.token, self.extent, self.durability),
+            None => self.core.written(self.token, self.extent, self.durability),
         }
     }
 }
@@ -258,7 +178,8 @@ impl Store<CompletionQueue> for DirectStore {
         let around = disk.alignment.around(&disk.bytes(extent));
         let buffer = Buffer::new((around.end - around.start) as usize, disk.alignment.memory);
         let transfer = Transfer::new(disk.backing.file(), around.start, Direction::Read, buffer);
-        queue.start(transfer, Box::new(DirectRead { disk, token, extent }));
+        let device = Arc::clone(disk.backing.device());
+        queue.start(&device, transfer, Box::new(DirectRead { disk, token, extent }));
         Ok(Step::Later)
     }
 
@@ -308,7 +229,7 @@ impl Store<CompletionQueue> for DirectStore {
                 extent,
                 durability,
             };
-            queue.start(transfer, Box::new(continuation));
+            queue.start(disk.backing.device(), transfer, Box::new(continuation));
         } else {
             self.core.partial.fetch_add(1, Ordering::Relaxed);
             PartialWrite::start(queue, &self.core, token, extent, buffer, durability);
@@ -338,7 +259,7 @@ impl Store<CompletionQueue> for DirectStore {
                 });
             }
         }
-        queue.commit(&self.core.committer, token, Task::Trim(whole));
+        trim(queue, disk, &self.core.committer, token, &whole);
         Ok(Step::Later)
     }
 
@@ -346,7 +267,7 @@ impl Store<CompletionQueue> for DirectStore {
         self.check(extent, FaultKind::Read)?;
         let alignment = self.core.disk.alignment;
         let align = alignment.memory.max(alignment.block as usize);
-        Verify::start(queue, &self.core.disk, token, extent, align);
+        verify(queue, &self.core.disk, token, extent, align);
         Ok(Step::Later)
     }
 
@@ -361,6 +282,7 @@ impl Store<CompletionQueue> for DirectStore {
     }
 
     fn close(&self) -> io::Result<()> {
+        self.core.disk.backing.device().pool.drain();
         match self.core.disk.backing.read_only() {
             true => Ok(()),
             false => self.core.committer.close(),
@@ -370,30 +292,4 @@ impl Store<CompletionQueue> for DirectStore {
     fn unlock(&self) {
         self.core.disk.backing.unlock();
     }
-}
-
-impl Pages for Disk {
-    fn backing(&self) -> &Backing {
-        &self.backing
-    }
-
-    fn arrived(&self, _: Extent) {}
-}
-
-/// Asks the file (Linux 6.1), else the device; a page where neither says anything. `None` where there is no direct I/O.
-fn find_alignment(file: &File) -> Option<Alignment> {
-    const PAGE: u64 = 4096;
-    if let Ok(stat) = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)
-        && StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::DIOALIGN)
-    {
-        return (stat.stx_dio_offset_align != 0).then(|| Alignment {
-            memory: (stat.stx_dio_mem_align as usize).next_power_of_two(),
-            block: u64::from(stat.stx_dio_offset_align).max(SECTOR_BYTES),
-        });
-    }
-    let block = rustix::fs::ioctl_blksszget(file).map_or(PAGE, u64::from);
-    Some(Alignment {
-        memory: PAGE as usize,
-        block,
-    })
 }

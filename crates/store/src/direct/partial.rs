@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use crate::completion_queue::CompletionQueue;
-use crate::direct::Core;
+use crate::direct::disk::Core;
 use crate::fetch::read_fault;
 use crate::io::buffer::Buffer;
-use crate::io::transfer::{Continuation, Direction, Transfer};
-use engine::{Completion, Completions as _, Durability, Event, Extent, Fault, FaultKind, Token};
+use crate::io::continuation::{Continuation, Next, Pending};
+use crate::io::returns::Returns;
+use crate::io::transfer::{Direction, Transfer};
+use engine::{Completion, Durability, Event, Extent, Fault, FaultKind, Token};
 
 /// The write, between its steps.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub(crate) struct PartialWrite {
     durability: Durability,
     /// The sectors to be written.
     data: Buffer,
+    /// Where it comes back from a wait for a block.
+    returns: Returns,
     stage: Stage,
 }
 
@@ -45,6 +49,7 @@ impl PartialWrite {
             extent,
             durability,
             data,
+            returns: queue.returns(),
             stage: Stage::Taking(0),
         };
         let around = write.core.disk.alignment.around(&write.core.disk.bytes(extent));
@@ -54,7 +59,11 @@ impl PartialWrite {
         );
         let file = write.core.disk.backing.file();
         let transfer = Transfer::new(file, around.start, Direction::Read, buffer);
-        Box::new(write).take(queue, transfer, 0);
+        let device = Arc::clone(core.disk.backing.device());
+        match Box::new(write).take(transfer, 0) {
+            Next::Start(transfer, write) => queue.start(&device, transfer, write),
+            _ => queue.expect_back(),
+        }
     }
 
     /// The blocks that it covers in part: the first, the last, or both, in ascending order.
@@ -67,70 +76,64 @@ impl PartialWrite {
     }
 
     /// Takes its blocks from the `held`th on, then reads. Waits parked, if it must.
-    fn take(mut self: Box<Self>, queue: &mut CompletionQueue, transfer: Transfer, held: usize) {
-        match self.blocks().nth(held) {
-            Some(block) => {
-                self.stage = Stage::Taking(held + 1);
-                let core = Arc::clone(&self.core);
-                if let Some((transfer, continuation)) =
-                    core.blocks.take(block, (transfer, self), queue.handle())
-                {
-                    // It is ours at once: go on as if it had been handed over.
-                    continuation.ended(queue, transfer);
-                }
-            }
-            None => {
-                self.stage = Stage::Reading;
-                queue.start(transfer, self);
-            }
+    fn take(mut self: Box<Self>, transfer: Transfer, held: usize) -> Next {
+        let Some(block) = self.blocks().nth(held) else {
+            self.stage = Stage::Reading;
+            return Next::Start(transfer, self);
+        };
+        self.stage = Stage::Taking(held + 1);
+        let (core, returns) = (Arc::clone(&self.core), self.returns.clone());
+        let pending = Pending {
+            device: Arc::clone(core.disk.backing.device()),
+            transfer,
+            continuation: self,
+        };
+        match core.blocks.take(block, pending, returns) {
+            // It is ours at once: go on as if it had been handed over.
+            Some(pending) => pending.continuation.ended(pending.transfer),
+            None => Next::Parked,
         }
     }
 
-    fn write(mut self: Box<Self>, queue: &mut CompletionQueue, read: Transfer) {
+    fn write(mut self: Box<Self>, read: Transfer) -> Next {
         let disk = &self.core.disk;
         let lead = (disk.backing.position(self.extent.lba) - read.position) as usize;
         let mut buffer = read.buffer;
         buffer.gather(lead, &[self.data.bytes()]);
         let transfer = Transfer::new(disk.backing.file(), read.position, Direction::Write, buffer);
         self.stage = Stage::Writing;
-        queue.start(transfer, self);
+        Next::Start(transfer, self)
     }
 
     /// Others may have the blocks now, also while this write waits for its commit.
-    fn finish(&self, queue: &mut CompletionQueue, fault: Option<Fault>) -> Option<Completion> {
+    fn finish(&self, fault: Option<Fault>) -> Next {
         for block in self.blocks() {
             self.core.blocks.release(block);
         }
         match fault {
-            Some(fault) => Some(Completion {
+            Some(fault) => Next::Done(Completion {
                 token: self.token,
                 event: Event::Finished(Err(fault)),
             }),
-            None => self.core.written(queue, self.token, self.extent, self.durability),
+            None => self.core.written(self.token, self.extent, self.durability),
         }
     }
 }
 
 impl Continuation for PartialWrite {
-    fn ended(self: Box<Self>, queue: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
+    fn ended(self: Box<Self>, transfer: Transfer) -> Next {
         match self.stage {
-            Stage::Taking(held) => {
-                self.take(queue, transfer, held);
-                None
-            }
+            Stage::Taking(held) => self.take(transfer, held),
             Stage::Reading => match read_fault(&self.core.disk.backing, &transfer, FaultKind::Write) {
                 Some(mut fault) => {
                     fault.lba = fault.lba.max(self.extent.lba);
-                    self.finish(queue, Some(fault))
+                    self.finish(Some(fault))
                 }
-                None => {
-                    self.write(queue, transfer);
-                    None
-                }
+                None => self.write(transfer),
             },
             Stage::Writing => {
                 let fault = self.core.disk.write_fault(&transfer, self.extent);
-                self.finish(queue, fault)
+                self.finish(fault)
             }
         }
     }

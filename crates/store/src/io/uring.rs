@@ -1,35 +1,57 @@
 //! A queue's io_uring: transfers go in by the batch, and their ends are seen in memory, without a system call.
+//!
+//! **What keeps a worker from waiting in `io_uring_enter`.** A device is given less than it has requests for ([`Gate`](crate::io::gate::Gate)); what comes
+//! beyond that waits here, together with its neighbours. And while a device has not answered for a while, the kernel is
+//! told to submit on a thread of its own (`IOSQE_ASYNC`): reading the file system's tables may then take for ever.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
 use io_uring::types::Fd;
 use io_uring::{IoUring, opcode, squeue};
 use slab::Slab;
 
-use crate::io::transfer::{Direction, PendingTransfer, Transfer};
+use crate::io::continuation::Pending;
+use crate::io::flight::Flight;
+use crate::io::lane::Lane;
+use crate::io::transfer::{Direction, Transfer};
+use crate::tick::Tick;
 
-/// Transfers that the kernel has at a time; more wait here.
+/// Requests that the kernel has at a time, for all devices together; more wait here.
 const DEPTH: u32 = 256;
-const CLEAN_FLAGS: u32 =
-    libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+/// Kernel threads that may be waiting for disks: those of one disk that hangs must leave some for the others.
+const KERNEL_THREADS: u32 = 1024;
 
 /// The ring and what is in it.
 pub(crate) struct Ring {
     ring: IoUring,
     /// In the kernel's hands, by user data. A transfer's buffer is not touched while it is here.
-    pending: Slab<PendingTransfer>,
-    /// Beyond [`DEPTH`].
-    waiting: VecDeque<PendingTransfer>,
+    flights: Slab<InKernel>,
+    /// One for each device with transfers here.
+    lanes: Vec<Lane>,
+    /// Ended, not yet taken.
+    ended: VecDeque<Pending>,
+    now: Tick,
     /// Queued since the last system call.
     staged: bool,
 }
 
+/// What the kernel works on.
+struct InKernel {
+    flight: Flight,
+    /// The buffers of several.
+    pieces: Box<[libc::iovec]>,
+}
+
+// SAFETY: the pointers lead to the flight's own buffers, which move with it only by handle; nobody but the kernel uses them.
+unsafe impl Send for InKernel {}
+
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ring")
-            .field("pending", &self.pending.len())
+            .field("flights", &self.flights.len())
             .finish_non_exhaustive()
     }
 }
@@ -48,31 +70,54 @@ impl Ring {
             .build(DEPTH)
             .or_else(|_| IoUring::builder().build(DEPTH))?;
         ring.submitter().register_eventfd(wake.as_raw_fd())?;
+        // Linux 5.15; without it there are four for each CPU.
+        if let Err(error) = ring
+            .submitter()
+            .register_iowq_max_workers(&mut [KERNEL_THREADS, 0])
+        {
+            tracing::debug!("more kernel threads for io_uring: {error}");
+        }
         Ok(Ring {
             ring,
-            pending: Slab::with_capacity(DEPTH as usize),
-            waiting: VecDeque::new(),
+            flights: Slab::with_capacity(DEPTH as usize),
+            lanes: Vec::new(),
+            ended: VecDeque::new(),
+            now: Tick::now(),
             staged: false,
         })
     }
 
     /// Queues a transfer; [`Ring::submit`] sends it.
-    pub(crate) fn start(&mut self, pending: PendingTransfer) {
-        if self.pending.len() < DEPTH as usize {
-            let key = self.pending.insert(pending);
-            self.push(key);
-        } else {
-            self.waiting.push_back(pending);
-        }
+    pub(crate) fn start(&mut self, pending: Pending) {
+        let gate = &pending.device.gate;
+        let lane = match self.lanes.iter().position(|lane| lane.is_of(gate)) {
+            Some(at) => &mut self.lanes[at],
+            None => {
+                self.lanes.push(Lane::new(gate));
+                self.lanes.last_mut().expect("just pushed")
+            }
+        };
+        lane.push(pending);
     }
 
     /// Whether no transfer is under way.
     pub(crate) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+        self.lanes.is_empty() && self.ended.is_empty()
     }
 
-    /// Hands what is queued to the kernel: one system call, or none.
-    pub(crate) fn submit(&mut self) {
+    /// Hands what is queued to the kernel, as far as it may have it: one system call, or none.
+    pub(crate) fn submit(&mut self, now: Tick) {
+        if self.lanes.is_empty() {
+            return;
+        }
+        self.now = now;
+        for at in 0..self.lanes.len() {
+            while self.flights.len() < DEPTH as usize
+                && let Some(flight) = self.lanes[at].pop()
+            {
+                self.push(flight);
+            }
+        }
         if !self.staged {
             return;
         }
@@ -85,12 +130,17 @@ impl Ring {
 
     /// Whether [`Ring::next`] would find something. Looks at memory only.
     pub(crate) fn has_news(&mut self) -> bool {
-        !self.pending.is_empty() && (!self.ring.completion().is_empty() || self.ring.submission().taskrun())
+        !self.ended.is_empty()
+            || !self.flights.is_empty()
+                && (!self.ring.completion().is_empty() || self.ring.submission().taskrun())
     }
 
     /// The next transfer that has ended.
-    pub(crate) fn next(&mut self) -> Option<PendingTransfer> {
-        if self.pending.is_empty() {
+    pub(crate) fn next(&mut self) -> Option<Pending> {
+        if let Some(pending) = self.ended.pop_front() {
+            return Some(pending);
+        }
+        if self.flights.is_empty() {
             return None;
         }
         if self.ring.completion().is_empty() {
@@ -101,29 +151,55 @@ impl Ring {
             let _ = self.ring.submit();
             self.staged = !self.ring.submission().is_empty();
         }
-        loop {
+        while self.ended.is_empty() {
             let entry = self.ring.completion().next()?;
-            let key = entry.user_data() as usize;
             let result = match entry.result() {
                 n if n < 0 => Err(io::Error::from_raw_os_error(-n)),
                 n => Ok(n as usize),
             };
-            if self.pending[key].0.advance(result) {
-                self.push(key);
-                continue;
-            }
-            let pending = self.pending.remove(key);
-            if let Some(next) = self.waiting.pop_front() {
-                self.start(next);
-            }
-            return Some(pending);
+            self.landed(entry.user_data() as usize, result);
+        }
+        self.ended.pop_front()
+    }
+
+    /// Takes in the end of what the kernel had.
+    fn landed(&mut self, key: usize, result: io::Result<usize>) {
+        let flight = self.flights.remove(key).flight;
+        let gate = Arc::clone(&flight.pieces[0].device.gate);
+        gate.note_answer(self.now);
+        let Some(at) = self.lanes.iter().position(|lane| lane.is_of(&gate)) else {
+            debug_assert!(false, "a lane lives as long as it has flights");
+            return;
+        };
+        let (lane, ended) = (&mut self.lanes[at], &mut self.ended);
+        lane.ended();
+        flight.answered(
+            result,
+            |pending| ended.push_back(pending),
+            |flight| lane.push_again(flight),
+        );
+        if lane.is_idle() {
+            self.lanes.swap_remove(at);
         }
     }
 
-    fn push(&mut self, key: usize) {
-        let entry = entry(&mut self.pending[key].0).user_data(key as u64);
-        // SAFETY: the entry's memory belongs to a transfer that stays in `pending`, its buffer's bytes unmoved and
-        // untouched, until its completion was seen; the file is held open by the transfer.
+    fn push(&mut self, mut flight: Flight) {
+        let device = Arc::clone(&flight.pieces[0].device);
+        let pieces = match &mut flight.pieces[..] {
+            [_] => Box::default(),
+            several => several
+                .iter_mut()
+                .map(|piece| rest(&mut piece.transfer))
+                .collect(),
+        };
+        let is_prompt = device.gate.is_prompt(self.now) && !device.is_stuck(self.now);
+        let key = self.flights.insert(InKernel { flight, pieces });
+        let mut entry = entry(&mut self.flights[key]).user_data(key as u64);
+        if !is_prompt {
+            entry = entry.flags(squeue::Flags::ASYNC);
+        }
+        // SAFETY: the entry's memory belongs to a flight that stays in `flights`, its buffers' bytes and their list unmoved and
+        // untouched, until its completion was seen; the file is held open by the transfers.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             // Full of what was queued since the last round.
             if self.ring.submit().is_err() {
@@ -137,7 +213,7 @@ impl Ring {
 impl Drop for Ring {
     /// The kernel may still write to the buffers: they wait for it.
     fn drop(&mut self) {
-        while !self.pending.is_empty() {
+        while !self.flights.is_empty() {
             if let Err(error) = self.ring.submit_and_wait(1)
                 && !matches!(
                     error.raw_os_error(),
@@ -145,36 +221,37 @@ impl Drop for Ring {
                 )
             {
                 tracing::warn!("io_uring cannot be waited for, buffers are left to it: {error}");
-                std::mem::forget(std::mem::take(&mut self.pending));
+                std::mem::forget(std::mem::take(&mut self.flights));
                 return;
             }
             while let Some(entry) = self.ring.completion().next() {
-                self.pending.try_remove(entry.user_data() as usize);
+                self.flights.try_remove(entry.user_data() as usize);
             }
         }
     }
 }
 
-/// The rest of a transfer as the kernel wants it.
-fn entry(transfer: &mut Transfer) -> squeue::Entry {
-    let fd = Fd(transfer.file.as_raw_fd());
-    let position = transfer.position + transfer.done as u64;
+/// The bytes of a transfer that are still to come or go.
+fn rest(transfer: &mut Transfer) -> libc::iovec {
     let rest = &mut transfer.buffer.bytes_mut()[transfer.done..];
-    let (pointer, len) = (rest.as_mut_ptr(), rest.len() as u32);
-    match transfer.direction {
-        Direction::Read => opcode::Read::new(fd, pointer, len).offset(position).build(),
-        Direction::Write => opcode::Write::new(fd, pointer, len).offset(position).build(),
-        Direction::Prefetch(bytes) => advise(fd, position, bytes, libc::POSIX_FADV_WILLNEED),
-        Direction::Clean(bytes) => opcode::SyncFileRange::new(fd, bytes)
-            .offset(position)
-            .flags(CLEAN_FLAGS)
-            .build(),
-        Direction::Evict(bytes) => advise(fd, position, bytes, libc::POSIX_FADV_DONTNEED),
+    libc::iovec {
+        iov_base: rest.as_mut_ptr().cast(),
+        iov_len: rest.len(),
     }
 }
 
-fn advise(fd: Fd, position: u64, bytes: u32, advice: i32) -> squeue::Entry {
-    opcode::Fadvise::new(fd, libc::off_t::from(bytes), advice)
-        .offset(position)
-        .build()
+/// What is left of a flight as the kernel wants it.
+fn entry(flight: &mut InKernel) -> squeue::Entry {
+    let transfer = &mut flight.flight.pieces[0].transfer;
+    let fd = Fd(transfer.file.as_raw_fd());
+    let position = transfer.position + transfer.done as u64;
+    let (direction, lone) = (transfer.direction, rest(transfer));
+    let (pointer, len) = (lone.iov_base.cast::<u8>(), lone.iov_len as u32);
+    let (list, count) = (flight.pieces.as_ptr(), flight.pieces.len() as u32);
+    match (direction, count) {
+        (Direction::Read, 0) => opcode::Read::new(fd, pointer, len).offset(position).build(),
+        (Direction::Write, 0) => opcode::Write::new(fd, pointer, len).offset(position).build(),
+        (Direction::Read, _) => opcode::Readv::new(fd, list, count).offset(position).build(),
+        (Direction::Write, _) => opcode::Writev::new(fd, list, count).offset(position).build(),
+    }
 }

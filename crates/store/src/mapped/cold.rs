@@ -5,21 +5,14 @@ use std::sync::Arc;
 
 use super::views::{Core, View};
 use crate::completion_queue::CompletionQueue;
-use crate::fetch::ReadAhead;
+use crate::fetch::read_ahead;
 use crate::mapped::folios;
-use crate::mapped::mmap::Mapping;
 use crate::mapped::residency::{BLOCK_PAGES, Residency};
 use engine::{Extent, SECTOR_BYTES, Token};
 
 impl Core {
     /// Reads ahead of a sequential reader that is at these pages.
-    pub(crate) fn read_ahead(
-        &self,
-        queue: &mut CompletionQueue,
-        view: &View,
-        residency: &Residency,
-        pages: &RangeInclusive<usize>,
-    ) {
+    pub(crate) fn read_ahead(&self, view: &View, residency: &Residency, pages: &RangeInclusive<usize>) {
         let known = |first, last| residency.was_hot(first, last);
         let Some(ahead) = self.streams.advance(*pages.start(), *pages.end(), known) else {
             return;
@@ -30,8 +23,7 @@ impl Core {
             return;
         }
         let start = self.backing.position(0);
-        ReadAhead::start(
-            queue,
+        read_ahead(
             &self.backing,
             start + bytes.start as u64..start + bytes.end as u64,
         );
@@ -67,14 +59,12 @@ impl Core {
     #[inline]
     pub(crate) fn settle(
         self: &Arc<Self>,
-        queue: &mut CompletionQueue,
+        queue: &CompletionQueue,
         token: Token,
-        mapping: &Mapping,
         residency: &Residency,
         pages: &RangeInclusive<usize>,
     ) -> bool {
-        (pages.start() / BLOCK_PAGES..=pages.end() / BLOCK_PAGES).any(|block| {
-            !residency.is_settled(block) && folios::settle(self, queue, token, mapping, residency, block)
-        })
+        (pages.start() / BLOCK_PAGES..=pages.end() / BLOCK_PAGES)
+            .any(|block| !residency.is_settled(block) && folios::settle(self, queue, token, residency, block))
     }
 }

@@ -4,165 +4,115 @@
 //! up to 2 MiB, and a write to one sector of such a folio costs the work of all of it: measured on ext4, 8 thousand
 //! random writes a second instead of 150. So before the first write to a block its folios are looked at, and large
 //! ones are dropped and read again in small ones. Dropping keeps what is dirty, so nothing can be lost.
+//!
+//! All of it happens on a thread of the store: it touches pages that may have to be read, and waits for write-back.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
+use rustix::fs::{Advice, fadvise};
 
-use crate::completion_queue::{CompletionQueue, QueueHandle};
-use crate::fetch::ReadAhead;
-use crate::io::buffer::Buffer;
-use crate::io::transfer::{Continuation, Direction, Transfer};
-use crate::mapped::Core;
-use crate::mapped::mmap::Mapping;
+use crate::completion_queue::CompletionQueue;
+use crate::fetch::bring_in;
+use crate::mapped::mmap::{Mapping, write_back};
 use crate::mapped::residency::{BLOCK_PAGES, Residency};
-use engine::{Completion, CompletionHandle as _, Completions as _, Event, Token};
+use crate::mapped::views::Core;
+use engine::{Completions as _, Token};
 
 /// Pages of a block whose folios are looked at.
 const SAMPLES: usize = 8;
 /// How often dropping is tried while readers touch the block.
 const ATTEMPTS: u32 = 3;
 
-/// Blocks being changed over, with the writes that wait for each.
-#[derive(Debug, Default)]
-pub(crate) struct Folios {
-    waiting: Mutex<HashMap<usize, Vec<(QueueHandle, Token)>>>,
-    changed: AtomicU64,
-}
-
-impl Folios {
-    /// Blocks changed over since the start.
-    pub(crate) fn changed(&self) -> u64 {
-        self.changed.load(Ordering::Relaxed)
-    }
-}
-
 /// Sees to it that `block` may be written to. True if the write must wait: it will be asked to come again.
 #[cold]
 pub(crate) fn settle(
     core: &Arc<Core>,
-    queue: &mut CompletionQueue,
+    queue: &CompletionQueue,
     token: Token,
-    mapping: &Mapping,
     residency: &Residency,
     block: usize,
 ) -> bool {
-    let mut waiting = core.folios.waiting.lock();
-    if let Some(waiters) = waiting.get_mut(&block) {
-        waiters.push((queue.handle(), token));
-        return true;
-    }
-    if residency.is_settled(block) {
-        return false;
-    }
-    let resident = || pages_of(mapping, block).filter(|page| residency.was_hot(*page, *page));
-    let stride = (resident().count() / SAMPLES).max(1);
-    if !resident()
-        .step_by(stride)
-        .any(|page| in_large_folio(mapping, page))
-    {
-        residency.set_settled(block);
-        return false;
-    }
-    waiting.insert(block, vec![(queue.handle(), token)]);
-    let change = ChangeOver {
-        core: Arc::clone(core),
-        block,
-        attempts: 0,
+    let begin = || {
+        if residency.is_settled(block) {
+            return false;
+        }
+        // What is not in memory yet comes in small folios.
+        let (mapping, _) = core.mapped();
+        let in_memory = pages_of(mapping, block).any(|page| residency.was_hot(page, page));
+        if !in_memory {
+            residency.set_settled(block);
+        }
+        in_memory
     };
-    Box::new(change).clean(queue);
+    let Some(first) = core.changing.wait(block, || (queue.handle(), token), begin) else {
+        return false;
+    };
+    if first {
+        let owner = Arc::clone(core);
+        core.backing.device().pool.run(move || {
+            look_and_change(&owner, block);
+            owner.changing.ended(block);
+        });
+    }
     true
 }
 
-/// A block's folios being written back, dropped and read again.
-#[derive(Debug)]
-struct ChangeOver {
-    core: Arc<Core>,
-    block: usize,
-    attempts: u32,
+/// Changes a block over, if its folios are large.
+fn look_and_change(core: &Core, block: usize) {
+    let (mapping, Some(residency)) = core.mapped() else {
+        return;
+    };
+    let resident = || pages_of(mapping, block).filter(|page| residency.was_hot(*page, *page));
+    let stride = (resident().count() / SAMPLES).max(1);
+    if resident()
+        .step_by(stride)
+        .any(|page| in_large_folio(mapping, page))
+    {
+        change(core, mapping, residency, block);
+        core.changing.note_changed();
+    }
+    residency.set_settled(block);
 }
 
-impl ChangeOver {
-    /// What is dirty cannot be dropped.
-    fn clean(self: Box<Self>, queue: &mut CompletionQueue) {
-        let bytes = self.bytes();
-        let len = (bytes.end - bytes.start) as u32;
-        self.start(queue, Direction::Clean(len));
+/// Writes a block back, drops it and reads it again.
+fn change(core: &Core, mapping: &Mapping, residency: &Residency, block: usize) {
+    let (pages, path) = (pages_of(mapping, block), core.backing.path());
+    let start = core.backing.position(0);
+    let bytes = start + mapping.bytes_of(pages.start).start as u64
+        ..start + mapping.bytes_of(pages.end - 1).end as u64;
+    // An open file of its own: to wait for write-back consumes the error that the committer must see on its own.
+    let own = File::open(format!("/proc/self/fd/{}", core.backing.file().as_raw_fd()));
+    // What is dirty cannot be dropped.
+    if let Err(error) = own.and_then(|file| write_back(&file, bytes.clone())) {
+        tracing::debug!("{}: writing a block back: {error}", path.display());
     }
-
-    fn evict(mut self: Box<Self>, queue: &mut CompletionQueue) {
-        let bytes = self.bytes();
-        let (mapping, residency) = self.core.mapped();
-        if let Some(residency) = residency {
-            residency.forget(self.block);
-        }
+    for _ in 0..ATTEMPTS {
+        residency.forget(block);
         // Nor can what is in a page table.
-        if let Err(error) = mapping.unmap(pages_of(mapping, self.block)) {
-            tracing::debug!(
-                "{}: unmapping a block: {error}",
-                self.core.backing.path().display()
-            );
+        if let Err(error) = mapping.unmap(pages.clone()) {
+            tracing::debug!("{}: unmapping a block: {error}", path.display());
         }
-        self.attempts += 1;
-        self.start(queue, Direction::Evict((bytes.end - bytes.start) as u32));
-    }
-
-    fn start(self: Box<Self>, queue: &mut CompletionQueue, direction: Direction) {
-        let position = self.bytes().start;
-        let transfer = Transfer::new(self.core.backing.file(), position, direction, Buffer::new(0, 1));
-        queue.start(transfer, self);
-    }
-
-    /// The block's bytes in the object.
-    fn bytes(&self) -> Range<u64> {
-        let (mapping, _) = self.core.mapped();
-        let pages = pages_of(mapping, self.block);
-        let start = self.core.backing.position(0);
-        start + mapping.bytes_of(pages.start).start as u64..start + mapping.bytes_of(pages.end - 1).end as u64
-    }
-
-    /// Whether a reader touched the block between unmapping and dropping.
-    fn is_still_there(&self) -> bool {
-        let (mapping, _) = self.core.mapped();
-        let pages = pages_of(mapping, self.block);
-        let mut resident = [0; BLOCK_PAGES];
-        let resident = &mut resident[..pages.len()];
-        mapping.residency(pages.start, resident).is_ok() && resident.iter().any(|page| page & 1 == 1)
-    }
-
-    fn finish(&self, queue: &mut CompletionQueue) {
-        let core = &self.core;
-        if let (_, Some(residency)) = core.mapped() {
-            residency.forget(self.block);
-            residency.set_settled(self.block);
+        let len = std::num::NonZeroU64::new(bytes.end - bytes.start);
+        if let Err(error) = fadvise(core.backing.file(), bytes.start, len, Advice::DontNeed) {
+            tracing::debug!("{}: dropping a block: {error}", path.display());
         }
-        core.folios.changed.fetch_add(1, Ordering::Relaxed);
-        ReadAhead::start(queue, &core.backing, self.bytes());
-        let waiters = core.folios.waiting.lock().remove(&self.block);
-        for (handle, token) in waiters.unwrap_or_default() {
-            handle.post(Completion {
-                token,
-                event: Event::Again,
-            });
+        if !is_in_memory(mapping, &pages) {
+            break;
         }
+        // A reader touched it between unmapping and dropping.
     }
+    residency.forget(block);
+    bring_in(core.backing.file(), bytes);
 }
 
-impl Continuation for ChangeOver {
-    fn ended(self: Box<Self>, queue: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
-        let cleaned = matches!(transfer.direction, Direction::Clean(_));
-        if cleaned || (self.attempts < ATTEMPTS && self.is_still_there()) {
-            self.evict(queue);
-        } else {
-            self.finish(queue);
-        }
-        None
-    }
+fn is_in_memory(mapping: &Mapping, pages: &Range<usize>) -> bool {
+    let mut resident = [0; BLOCK_PAGES];
+    let resident = &mut resident[..pages.len()];
+    mapping.residency(pages.start, resident).is_ok() && resident.iter().any(|page| page & 1 == 1)
 }
 
 /// The pages of a block.

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::{Range, RangeInclusive};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -347,6 +347,21 @@ impl Drop for Mapping {
         if let Err(error) = unsafe { munmap(self.base.as_ptr().cast(), self.total) } {
             tracing::warn!("munmap: {error}");
         }
+    }
+}
+
+/// Writes these bytes' dirty pages back and waits for that; no promise about the medium's cache.
+///
+/// # Errors
+/// Of the write-back, or of an earlier one that `file` has not reported yet.
+pub(crate) fn write_back(file: &File, bytes: Range<u64>) -> io::Result<()> {
+    let flags =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let (start, len) = (bytes.start as i64, (bytes.end - bytes.start) as i64);
+    // SAFETY: no memory is handed over; the descriptor is open.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

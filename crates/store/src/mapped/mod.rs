@@ -1,35 +1,40 @@
 //! The `mmap` store: sectors are copied from and to a shared mapping of the file.
 //!
 //! A request for resident pages is a bounds check, a look at the residency map and a copy. Anything else leaves that
-//! path: cold pages, faults and durable writes.
+//! path: cold pages, faults, durable writes, and what could wait for the disk: see `writer.rs`.
 
+mod changing;
 mod cold;
-pub(crate) mod folios;
+mod folios;
 pub(crate) mod mmap;
 pub(crate) mod residency;
 pub(crate) mod sigbus;
+mod streams;
 mod views;
 mod warmup;
+pub(crate) mod writer;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-pub(crate) use self::views::Core;
-use self::views::{Found, View, extent_bytes};
+use self::views::{Core, Found, View, extent_bytes};
+use self::writer::{Cache, Writer};
 use crate::backing::Backing;
 use crate::commit::{Committer, Medium, Task};
 use crate::completion_queue::CompletionQueue;
-use crate::fetch::{ColdRead, Verify, Warm};
+use crate::fetch::{ColdRead, Warm, verify};
 use crate::options::StoreError;
-use engine::{Durability, Extent, Fault, FaultKind, Step, Store, Token, Traits};
+use crate::trim::trim;
+use engine::{Completions as _, Durability, Extent, Fault, FaultKind, Step, Store, Token, Traits};
 
 /// Serves a file or block device through its page cache.
 #[derive(Debug)]
 pub(crate) struct MappedStore {
     core: Arc<Core>,
     committer: Arc<Committer>,
+    writer: Arc<Writer>,
 }
 
 impl MappedStore {
@@ -43,7 +48,42 @@ impl MappedStore {
             warmup::start(&core);
         }
         let committer = Committer::new(Arc::clone(&core) as Arc<dyn Medium>, flush_interval);
-        Ok(MappedStore { core, committer })
+        let writer = Writer::new(Arc::clone(&core) as Arc<dyn Cache>, &committer);
+        Ok(MappedStore {
+            core,
+            committer,
+            writer,
+        })
+    }
+
+    /// Writes into the page cache without waiting: at once, or by the thread that waits.
+    fn write_to_cache(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        from: &[&[u8]],
+        durability: Durability,
+    ) -> Result<Step, Fault> {
+        if self.core.write_nowait(extent, from)? {
+            return Ok(self.written(queue, token, extent, durability));
+        }
+        self.write_later(queue, token, extent, from, durability)
+    }
+
+    /// By the thread that waits. Without room for a copy of the payload the write waits where it is.
+    fn write_later(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        from: &[&[u8]],
+        durability: Durability,
+    ) -> Result<Step, Fault> {
+        if self.writer.admit(|| queue.handle(), token, extent) {
+            queue.write(&self.writer, token, extent, from, durability);
+        }
+        Ok(Step::Later)
     }
 
     /// The end of a write whose data is in the page cache.
@@ -71,6 +111,7 @@ impl MappedStore {
 impl Drop for MappedStore {
     fn drop(&mut self) {
         warmup::stop(&self.core);
+        self.writer.abandon();
         self.committer.abandon();
     }
 }
@@ -99,7 +140,7 @@ impl Store<CompletionQueue> for MappedStore {
         core.backing.check(extent, FaultKind::Read)?;
         let mut found = core.find(queue.tick(), extent);
         if let Found::Unsure(view, residency, pages) = found {
-            core.read_ahead(queue, view, residency, &pages);
+            core.read_ahead(view, residency, &pages);
             if !residency.look(&view.mapping, &pages, queue.tick()) {
                 core.cold.fetch_add(1, Ordering::Relaxed);
                 ColdRead::start(queue, core, token, extent);
@@ -107,14 +148,27 @@ impl Store<CompletionQueue> for MappedStore {
             }
             found = core.find(queue.tick(), extent);
         }
-        if let Found::Hot(view, at, epoch) = found {
-            view.mapping.read(at, into);
-            if view.mapping.intact(epoch) {
-                return Ok(Step::Done);
+        match found {
+            Found::Hot(view, ..)
+                if view.residency.is_some() && core.backing.device().is_stuck(queue.tick()) =>
+            {
+                if core.read_nowait(extent, into) {
+                    return Ok(Step::Done);
+                }
             }
+            Found::Hot(view, at, epoch) => {
+                view.mapping.read(at, into);
+                if view.mapping.intact(epoch) {
+                    return Ok(Step::Done);
+                }
+                core.recover_later();
+            }
+            Found::Broken => core.recover_later(),
+            Found::Unsure(..) => {}
         }
-        core.read_slowly(extent, into)?;
-        Ok(Step::Done)
+        // By a system call, which says what is wrong.
+        ColdRead::start(queue, core, token, extent);
+        Ok(Step::Later)
     }
 
     fn write(
@@ -138,9 +192,12 @@ impl Store<CompletionQueue> for MappedStore {
                 epoch,
             ) => {
                 mapping.write(at, from);
-                if !mapping.intact(epoch) {
-                    core.write_slowly(extent, from)?;
+                if mapping.intact(epoch) {
+                    return Ok(self.written(queue, token, extent, durability));
                 }
+                // Again, for what may have gone into a page that is not the file's.
+                core.recover_later();
+                return self.write_later(queue, token, extent, from, durability);
             }
             Found::Hot(
                 View {
@@ -150,14 +207,13 @@ impl Store<CompletionQueue> for MappedStore {
                 ..,
             ) => {
                 let pages = mapping.pages_of(extent_bytes(extent));
-                if core.settle(queue, token, mapping, residency, &pages) {
+                if core.settle(queue, token, residency, &pages) {
                     return Ok(Step::Later);
                 }
-                core.write_to_cache(extent, from)?;
             }
             Found::Unsure(view, residency, pages) => {
                 let hot = residency.look(&view.mapping, &pages, queue.tick());
-                if core.settle(queue, token, &view.mapping, residency, &pages) {
+                if core.settle(queue, token, residency, &pages) {
                     return Ok(Step::Later);
                 }
                 if !hot {
@@ -167,11 +223,13 @@ impl Store<CompletionQueue> for MappedStore {
                         return Ok(Step::Later);
                     }
                 }
-                core.write_to_cache(extent, from)?;
             }
-            Found::Broken => core.write_slowly(extent, from)?,
+            Found::Broken => {
+                core.recover_later();
+                return self.write_later(queue, token, extent, from, durability);
+            }
         }
-        Ok(self.written(queue, token, extent, durability))
+        self.write_to_cache(queue, token, extent, from, durability)
     }
 
     fn flush(&self, queue: &mut CompletionQueue, token: Token) -> Result<Step, Fault> {
@@ -186,13 +244,13 @@ impl Store<CompletionQueue> for MappedStore {
         for extent in extents {
             self.core.backing.check(*extent, FaultKind::Write)?;
         }
-        queue.commit(&self.committer, token, Task::Trim(extents.to_vec()));
+        trim(queue, &self.core, &self.committer, token, extents);
         Ok(Step::Later)
     }
 
     fn verify(&self, queue: &mut CompletionQueue, token: Token, extent: Extent) -> Result<Step, Fault> {
         self.core.backing.check(extent, FaultKind::Read)?;
-        Verify::start(queue, &self.core, token, extent, 1);
+        verify(queue, &self.core, token, extent, 1);
         Ok(Step::Later)
     }
 
@@ -209,16 +267,20 @@ impl Store<CompletionQueue> for MappedStore {
             ("replaced", u64::from(self.core.backing.is_replaced())),
             ("slow", self.core.slow.load(Ordering::Relaxed)),
             ("cold", self.core.cold.load(Ordering::Relaxed)),
-            ("folios_changed", self.core.folios.changed()),
+            ("folios_changed", self.core.changing.changed()),
         ];
         counters.extend(self.committer.counters());
         counters
     }
 
     fn close(&self) -> io::Result<()> {
+        self.core.backing.device().pool.drain();
         match self.core.backing.read_only() {
             true => Ok(()),
-            false => self.committer.close(),
+            false => {
+                self.writer.close();
+                self.committer.close()
+            }
         }
     }
 

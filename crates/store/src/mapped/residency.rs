@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use bytemuck::allocation::zeroed_slice_box;
 
-use crate::completion_queue::Tick;
 use crate::mapped::mmap::Mapping;
+use crate::tick::Tick;
 
 /// Pages that are asked about at once: 2 MiB of 4 KiB pages.
 pub(crate) const BLOCK_PAGES: usize = 512;

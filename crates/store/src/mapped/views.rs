@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::backing::Backing;
-use crate::completion_queue::Tick;
-use crate::fetch::{Pages, Streams};
-use crate::mapped::folios::Folios;
+use crate::io::device::Waiting;
+use crate::mapped::changing::Changing;
 use crate::mapped::mmap::Mapping;
 use crate::mapped::residency::Residency;
+use crate::mapped::streams::Streams;
+use crate::mapped::writer::Cache;
 use crate::options::StoreError;
+use crate::pages::Pages;
+use crate::tick::Tick;
 use engine::{Extent, Fault, SECTOR_BYTES};
 
 /// Each further mapping is at least twice as long as the last, so this suffices for ever.
@@ -33,7 +36,7 @@ pub(crate) struct Core {
     present: AtomicU64,
     growing: Mutex<()>,
     pub(crate) streams: Streams,
-    pub(crate) folios: Folios,
+    pub(crate) changing: Changing,
     mended: Mutex<Option<Instant>>,
     pub(crate) slow: AtomicU64,
     pub(crate) cold: AtomicU64,
@@ -84,7 +87,7 @@ impl Core {
             present: AtomicU64::new(bytes),
             growing: Mutex::new(()),
             streams: Streams::default(),
-            folios: Folios::default(),
+            changing: Changing::default(),
             mended: Mutex::new(None),
             slow: AtomicU64::new(0),
             cold: AtomicU64::new(0),
@@ -127,35 +130,36 @@ impl Core {
         Found::Hot(view, extent_bytes(extent).start, epoch)
     }
 
-    /// After a fault, or beyond what exists: by system calls, which say what is wrong.
+    /// On the worker, which does not wait: from the page cache by a system call, for as long as the disk seems to hang. To touch
+    /// a page could mean to wait for it there. False: it is not all there.
     #[cold]
-    pub(crate) fn read_slowly(&self, extent: Extent, into: &mut [&mut [u8]]) -> Result<(), Fault> {
-        self.slow.fetch_add(1, Ordering::Relaxed);
-        let result = self.backing.read_slices(extent, into);
-        self.recover();
-        result
+    pub(crate) fn read_nowait(&self, extent: Extent, into: &mut [&mut [u8]]) -> bool {
+        self.backing.read_nowait(extent, into)
     }
 
-    /// By pwrite, where the file system has to track dirty pages: a write through the mapping costs it a page fault
-    /// after every commit, two to three times as much. The pages are in memory or covered whole.
-    pub(crate) fn write_to_cache(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
-        let result = self.backing.write_slices(extent, from);
+    /// On the worker, where the file system can be asked not to wait: by pwrite, since a write through the mapping costs
+    /// a page fault after every commit, two to three times as much. The pages are in memory or covered whole.
+    ///
+    /// # Errors
+    /// Of the write. `Ok(false)`: it would have to wait, or cannot be asked not to.
+    pub(crate) fn write_nowait(&self, extent: Extent, from: &[&[u8]]) -> Result<bool, Fault> {
+        let written = self.backing.write_nowait(extent, from)?;
         // Before the caller's look at the dirty flag, see `Committer::note_write`.
         fence(Ordering::SeqCst);
-        match result {
-            Ok(()) => self.arrived(extent),
-            Err(_) => self.recover(),
+        if written {
+            self.arrived(extent);
         }
-        result
+        Ok(written)
     }
 
-    /// As [`Core::read_slowly`]; writes again what may have gone into a page that was not the file's.
+    /// Something met a page that is not the file's, or what is beyond the file's end: finds out, on a thread of the store.
     #[cold]
-    pub(crate) fn write_slowly(&self, extent: Extent, from: &[&[u8]]) -> Result<(), Fault> {
+    pub(crate) fn recover_later(self: &Arc<Self>) {
         self.slow.fetch_add(1, Ordering::Relaxed);
-        let result = self.write_to_cache(extent, from);
-        self.recover();
-        result
+        if self.backing.device().pool.waiting() == 0 {
+            let core = Arc::clone(self);
+            self.backing.device().pool.run(move || core.recover());
+        }
     }
 
     /// Now and then: finds out how much of the file there is, and maps it again if a fault left a foreign page.
@@ -220,6 +224,24 @@ pub(crate) enum Found<'a> {
     Unsure(&'a View, &'a Residency, RangeInclusive<usize>),
     /// The mapping cannot be trusted now.
     Broken,
+}
+
+impl Cache for Core {
+    fn write(&self, extent: Extent, pieces: &[&[u8]]) -> Result<(), Fault> {
+        let device = self.backing.device();
+        let result = device.wait(Waiting::Write, || self.backing.write_slices(extent, pieces));
+        // Before the caller's look at the dirty flag, see `Committer::note_write`.
+        fence(Ordering::SeqCst);
+        match result {
+            Ok(()) => self.arrived(extent),
+            Err(_) => self.recover(),
+        }
+        result
+    }
+
+    fn name(&self) -> String {
+        self.backing.name()
+    }
 }
 
 impl Pages for Core {

@@ -35,10 +35,6 @@ impl Medium for Fake {
         }
     }
 
-    fn trim(&self, _: Extent) -> io::Result<()> {
-        Ok(())
-    }
-
     fn fault(&self, lba: u64, source: io::Error) -> Fault {
         Fault {
             kind: FaultKind::Write,

@@ -1,0 +1,35 @@
+//! What a store does when a transfer has ended.
+
+use std::sync::Arc;
+
+use crate::commit::{Committer, Task};
+use crate::io::device::Device;
+use crate::io::transfer::Transfer;
+use engine::{Completion, Token};
+
+/// How an operation goes on after one of its transfers.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// It has ended.
+    Done(Completion),
+    /// With another transfer, on the same device.
+    Start(Transfer, Box<dyn Continuation>),
+    /// With the next commit, whose end is the operation's.
+    Commit(Arc<Committer>, Token, Task),
+    /// It waits somewhere, and comes back through its queue's [`Returns`](crate::io::returns::Returns).
+    Parked,
+}
+
+/// Who is asked when a transfer has ended: on the queue that started it.
+pub(crate) trait Continuation: Send + std::fmt::Debug {
+    /// How the operation goes on.
+    fn ended(self: Box<Self>, transfer: Transfer) -> Next;
+}
+
+/// A transfer with what follows it.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) device: Arc<Device>,
+    pub(crate) transfer: Transfer,
+    pub(crate) continuation: Box<dyn Continuation>,
+}

@@ -1,0 +1,78 @@
+//! The disk behind one store, as far as those must know it who do not want to wait for it.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::io::gate::Gate;
+use crate::io::pool::Pool;
+use crate::tick::Tick;
+
+/// After so many ticks in one system call a disk is taken to hang.
+const STUCK_TICKS: u32 = 2;
+
+/// What a thread of the store may be waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// fdatasync.
+    Commit,
+    /// A write into the page cache.
+    Write,
+}
+
+/// One store's way to its disk.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) pool: Arc<Pool>,
+    /// When the system call under way began, plus one; 0: there is none. One for each [`Waiting`].
+    since: [AtomicU32; 2],
+}
+
+impl Device {
+    /// The disk of `file`, whose threads are named `name`.
+    pub(crate) fn of(file: &File, name: &str) -> Arc<Device> {
+        Arc::new(Device {
+            gate: Gate::of(file),
+            pool: Pool::new(name),
+            since: Default::default(),
+        })
+    }
+
+    /// Runs what may wait for the disk, on a thread of the store: [`Device::is_stuck`] knows of it.
+    pub(crate) fn wait<T>(&self, what: Waiting, work: impl FnOnce() -> T) -> T {
+        let since = &self.since[what as usize];
+        since.store(Tick::now().0.wrapping_add(1).max(1), Ordering::Relaxed);
+        let result = work();
+        since.store(0, Ordering::Relaxed);
+        result
+    }
+
+    /// Whether a thread of the store has waited for the disk suspiciously long.
+    #[inline]
+    pub(crate) fn is_stuck(&self, now: Tick) -> bool {
+        self.since
+            .iter()
+            .any(|since| match since.load(Ordering::Relaxed) {
+                0 => false,
+                since => now.since(Tick(since.wrapping_sub(1))) >= STUCK_TICKS,
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_does_not_return_is_noticed() {
+        let file = tempfile::tempfile().unwrap();
+        let device = Device::of(&file, "test");
+        let now = Tick::now();
+        device.wait(Waiting::Commit, || {
+            assert!(!device.is_stuck(now));
+            assert!(device.is_stuck(Tick(now.0 + STUCK_TICKS + 1)));
+        });
+        assert!(!device.is_stuck(Tick(now.0 + 100)));
+    }
+}

@@ -1,0 +1,183 @@
+//! How much a device may be given at a time, by all exports and workers together.
+//!
+//! The block layer has a fixed number of requests for each device (`nr_requests`). Who submits one more waits for a
+//! free one in the kernel, whatever flags it asks with, and a worker must not. So workers keep below that number and hold
+//! the rest back themselves.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::tick::Tick;
+
+/// What a device is taken to have if it does not say: the kernel's default.
+const DEFAULT_REQUESTS: u32 = 128;
+/// How long after an answer a device is believed to answer still, in ticks.
+const PROMPT_TICKS: u32 = 2;
+
+/// One device.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    /// Requests that all workers together may have under way: half of the device's, since the kernel's own write-back takes from
+    /// the same, and a worker that has just come takes its share before the others have given it up.
+    limit: u32,
+    /// Workers that have requests for it.
+    users: AtomicU32,
+    /// When a request ended last.
+    answered: AtomicU32,
+    /// System calls under way that have a whole file to themselves.
+    exclusive: AtomicU32,
+}
+
+/// As long as it lives, a system call has a whole file of the device to itself.
+#[derive(Debug)]
+pub(crate) struct Exclusive<'a>(&'a Gate);
+
+impl Drop for Exclusive<'_> {
+    fn drop(&mut self) {
+        self.0.exclusive.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Gate {
+    /// A gate of a device that has `requests` at a time.
+    pub(crate) fn new(requests: u32) -> Gate {
+        Gate {
+            limit: (requests / 2).max(1),
+            users: AtomicU32::new(0),
+            // Long ago: nothing is known.
+            answered: AtomicU32::new(Tick::now().0.wrapping_sub(u32::MAX / 4)),
+            exclusive: AtomicU32::new(0),
+        }
+    }
+
+    /// The gate of the device that `file` is or lies on.
+    pub(crate) fn of(file: &File) -> Arc<Gate> {
+        static GATES: Mutex<Option<HashMap<u64, Weak<Gate>>>> = Mutex::new(None);
+        let device = file
+            .metadata()
+            .map_or(0, |meta| match meta.file_type().is_block_device() {
+                true => meta.rdev(),
+                false => meta.dev(),
+            });
+        let device = whole_disk(device);
+        let mut gates = GATES.lock();
+        let gates = gates.get_or_insert_default();
+        if let Some(gate) = gates.get(&device).and_then(Weak::upgrade) {
+            return gate;
+        }
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        let gate = Arc::new(Gate::new(requests_of(device)));
+        gates.insert(device, Arc::downgrade(&gate));
+        gate
+    }
+
+    /// What one worker may have under way now.
+    pub(crate) fn share(&self) -> usize {
+        (self.limit / self.users.load(Ordering::Relaxed).max(1)).max(1) as usize
+    }
+
+    /// A worker has requests for the device from now on.
+    pub(crate) fn enter(&self) {
+        self.users.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It has none any more.
+    pub(crate) fn leave(&self) {
+        self.users.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes that the device answered.
+    pub(crate) fn note_answer(&self, now: Tick) {
+        if self.answered.load(Ordering::Relaxed) != now.0 {
+            self.answered.store(now.0, Ordering::Relaxed);
+        }
+    }
+
+    /// To be held during a hole punch or discard: whoever reads a page in meanwhile waits for it, also with `RWF_NOWAIT`.
+    pub(crate) fn exclusive(&self) -> Exclusive<'_> {
+        self.exclusive.fetch_add(1, Ordering::SeqCst);
+        Exclusive(self)
+    }
+
+    /// Whether it answered lately and no file on it is held.
+    pub(crate) fn is_prompt(&self, now: Tick) -> bool {
+        self.exclusive.load(Ordering::SeqCst) == 0
+            && now.since(Tick(self.answered.load(Ordering::Relaxed))) < PROMPT_TICKS
+    }
+}
+
+fn sys(device: u64) -> PathBuf {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    format!("/sys/dev/block/{major}:{minor}").into()
+}
+
+/// The disk of a partition; any other device is its own.
+fn whole_disk(device: u64) -> u64 {
+    let sys = sys(device);
+    if !sys.join("partition").exists() {
+        return device;
+    }
+    std::fs::read_to_string(sys.join("../dev"))
+        .ok()
+        .and_then(|text| {
+            let (major, minor) = text.trim().split_once(':')?;
+            Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
+        })
+        .unwrap_or(device)
+}
+
+fn requests_of(device: u64) -> u32 {
+    std::fs::read_to_string(sys(device).join("queue/nr_requests"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(DEFAULT_REQUESTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_half_of_what_the_device_has() {
+        let gate = Gate::new(128);
+        for (workers, share) in [(1, 64), (2, 32), (3, 21)] {
+            gate.enter();
+            assert_eq!(gate.share(), share, "{workers} workers");
+        }
+        gate.leave();
+        assert_eq!(gate.share(), 32);
+        let narrow = Gate::new(1);
+        (0..4).for_each(|_| narrow.enter());
+        assert_eq!(narrow.share(), 1, "never none");
+    }
+
+    #[test]
+    fn a_device_is_prompt_for_a_while_after_an_answer() {
+        let (gate, now) = (Gate::new(128), Tick::now());
+        assert!(!gate.is_prompt(now), "nothing is known yet");
+        gate.note_answer(now);
+        assert!(gate.is_prompt(now));
+        assert!(
+            gate.is_prompt(Tick(now.0.wrapping_sub(1))),
+            "a worker that is behind"
+        );
+        assert!(!gate.is_prompt(Tick(now.0.wrapping_add(PROMPT_TICKS))));
+        let held = gate.exclusive();
+        assert!(!gate.is_prompt(now), "a discard is under way");
+        drop(held);
+        assert!(gate.is_prompt(now));
+    }
+
+    #[test]
+    fn files_on_one_device_share_its_gate() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let file = |name| File::create(dir.path().join(name)).unwrap();
+        assert!(Arc::ptr_eq(&Gate::of(&file("a")), &Gate::of(&file("b"))));
+    }
+}

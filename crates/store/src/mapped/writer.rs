@@ -1,0 +1,312 @@
+//! Writes into the page cache, by a thread of the store.
+//!
+//! `pwrite` into a page cache waits where nobody can foresee it: for the file system's journal, for a page's lock, for the kernel's limit
+//! of dirty pages. Some file systems can be asked not to wait (`RWF_NOWAIT`; ext4 and block devices cannot), and then the worker
+//! writes itself. Else it copies the payload and goes on. One thread for each store takes all that came meanwhile, puts neighbours together and
+//! writes: a file system lets one writer into a file at a time anyway.
+//!
+//! The copies have bounded memory ([`LIMIT`]). Beyond it a write is told to come again when there is room.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::commit::{Committer, Task, Waiter};
+use crate::handle::QueueHandle;
+use engine::{Completion, CompletionHandle as _, Durability, Event, Extent, Fault, SECTOR_BYTES, Token};
+
+/// Payload bytes that a store may hold. A thousand frames of 8 KiB.
+const LIMIT: usize = 8 << 20;
+/// Writes in one system call.
+const PIECES: usize = 64;
+/// Payload bytes that are written before their writers are told.
+const ROUND_BYTES: usize = 1 << 20;
+/// An idle thread ends after this time; the next write starts another.
+const IDLE: Duration = Duration::from_secs(10);
+/// Empty batches that are kept for the next round, and the most bytes that one of them may keep.
+const SPARES: usize = 4;
+const SPARE_BYTES: usize = 1 << 20;
+
+/// Where the writes go; a file, or a fake in tests.
+pub(crate) trait Cache: Send + Sync + std::fmt::Debug {
+    /// Writes the pieces, which follow each other, from `extent`'s start on; waits for the disk, if it must.
+    fn write(&self, extent: Extent, pieces: &[&[u8]]) -> Result<(), Fault>;
+
+    /// For the thread's name.
+    fn name(&self) -> String;
+}
+
+/// Writes of one queue in one round.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    handle: QueueHandle,
+    payload: Vec<u8>,
+    writes: Vec<Write>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Write {
+    token: Token,
+    extent: Extent,
+    /// Where its bytes begin in the batch's payload.
+    at: usize,
+    durability: Durability,
+}
+
+impl Batch {
+    /// Takes a write in: copies its payload.
+    pub(crate) fn push(&mut self, token: Token, extent: Extent, from: &[&[u8]], durability: Durability) {
+        self.writes.push(Write {
+            token,
+            extent,
+            at: self.payload.len(),
+            durability,
+        });
+        for piece in from {
+            self.payload.extend_from_slice(piece);
+        }
+    }
+
+    fn bytes(&self, write: &Write) -> &[u8] {
+        &self.payload[write.at..][..(write.extent.count * SECTOR_BYTES) as usize]
+    }
+}
+
+/// The writes of one store.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    cache: Arc<dyn Cache>,
+    committer: Arc<Committer>,
+    /// Payload bytes of writes that have not ended.
+    held: AtomicUsize,
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    batches: VecDeque<Batch>,
+    spares: Vec<(Vec<u8>, Vec<Write>)>,
+    /// Writes that found no room.
+    refused: Vec<(QueueHandle, Token)>,
+    running: bool,
+    closed: bool,
+    /// The thread, also after its end, until it is waited for or followed by another.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Writes to `cache`; `committer` hears of it.
+    pub(crate) fn new(cache: Arc<dyn Cache>, committer: &Arc<Committer>) -> Arc<Writer> {
+        Arc::new(Writer {
+            cache,
+            committer: Arc::clone(committer),
+            held: AtomicUsize::new(0),
+            state: Mutex::default(),
+            work: Condvar::new(),
+        })
+    }
+
+    /// Takes room for a write. False: there is none, and the write will be asked to come again.
+    pub(crate) fn admit(&self, handle: impl FnOnce() -> QueueHandle, token: Token, extent: Extent) -> bool {
+        let bytes = (extent.count * SECTOR_BYTES) as usize;
+        if self.held.fetch_add(bytes, Ordering::Relaxed) + bytes <= LIMIT {
+            return true;
+        }
+        let mut state = self.state.lock();
+        // Under the lock: who gives room back looks at the list afterwards. A lone write is never too large.
+        let before = self.held.fetch_sub(bytes, Ordering::SeqCst) - bytes;
+        if before == 0 {
+            self.held.fetch_add(bytes, Ordering::Relaxed);
+            return true;
+        }
+        state.refused.push((handle(), token));
+        false
+    }
+
+    /// An empty batch for a queue's round.
+    pub(crate) fn batch(&self, handle: &QueueHandle) -> Batch {
+        let (payload, writes) = self.state.lock().spares.pop().unwrap_or_default();
+        Batch {
+            handle: handle.clone(),
+            payload,
+            writes,
+        }
+    }
+
+    /// Has a batch written.
+    pub(crate) fn submit(self: &Arc<Self>, batch: Batch) {
+        let mut state = self.state.lock();
+        state.batches.push_back(batch);
+        if state.running {
+            self.work.notify_one();
+            return;
+        }
+        let writer = Arc::clone(self);
+        let thread = std::thread::Builder::new().name(format!("write {}", self.cache.name()));
+        match thread.spawn(move || writer.run()) {
+            Ok(thread) => {
+                state.running = true;
+                state.thread = Some(thread);
+            }
+            Err(error) => {
+                let batches: Vec<_> = state.batches.drain(..).collect();
+                drop(state);
+                self.refuse(batches, &error);
+            }
+        }
+    }
+
+    /// Where no thread can be had nothing is written.
+    fn refuse(&self, batches: Vec<Batch>, error: &std::io::Error) {
+        tracing::warn!("no thread to write {} with: {error}", self.cache.name());
+        let raw = error.raw_os_error().unwrap_or(libc::EAGAIN);
+        for batch in batches {
+            for write in &batch.writes {
+                let fault = Fault {
+                    kind: engine::FaultKind::Write,
+                    lba: write.extent.lba,
+                    source: std::io::Error::from_raw_os_error(raw),
+                };
+                batch.handle.post(finished(write.token, Err(fault)));
+            }
+            self.give_back(batch);
+        }
+    }
+
+    fn run(&self) {
+        let mut state = self.state.lock();
+        loop {
+            let mut round = Vec::new();
+            let mut bytes = 0;
+            while bytes < ROUND_BYTES
+                && let Some(batch) = state.batches.pop_front()
+            {
+                bytes += batch.payload.len();
+                round.push(batch);
+            }
+            if !round.is_empty() {
+                drop(state);
+                self.write(&round);
+                round.into_iter().for_each(|batch| self.give_back(batch));
+                state = self.state.lock();
+            } else if state.closed
+                || self.work.wait_for(&mut state, IDLE).timed_out() && state.batches.is_empty()
+            {
+                break;
+            }
+        }
+        state.running = false;
+    }
+
+    /// Writes a round, in the file's order, and tells who wrote.
+    fn write(&self, round: &[Batch]) {
+        let mut writes: Vec<(&Batch, &Write)> = round
+            .iter()
+            .flat_map(|batch| batch.writes.iter().map(move |write| (batch, write)))
+            .collect();
+        writes.sort_unstable_by_key(|(_, write)| write.extent.lba);
+        let mut durable = Vec::new();
+        let mut ended = |batch: &Batch, write: &Write, result| {
+            let handle = &batch.handle;
+            match (result, write.durability) {
+                (Ok(()), Durability::Durable) => durable.push(Waiter {
+                    handle: handle.clone(),
+                    token: write.token,
+                    task: Task::Write(write.extent.lba),
+                }),
+                (Ok(()), Durability::WriteBack) => {
+                    self.committer.note_write();
+                    handle.post_quietly(finished(write.token, Ok(None)));
+                }
+                (Err(fault), _) => handle.post_quietly(finished(write.token, Err(fault))),
+            }
+        };
+        let neighbours =
+            |(_, one): &(&Batch, &Write), (_, next): &(&Batch, &Write)| one.extent.end() == next.extent.lba;
+        for run in writes.chunk_by(neighbours).flat_map(|run| run.chunks(PIECES)) {
+            let (first, last) = (run[0].1.extent.lba, run[run.len() - 1].1.extent.end());
+            let extent = Extent {
+                lba: first,
+                count: last - first,
+            };
+            let mut pieces: arrayvec::ArrayVec<&[u8], PIECES> = arrayvec::ArrayVec::new();
+            pieces.extend(run.iter().map(|(batch, write)| batch.bytes(write)));
+            match self.cache.write(extent, &pieces) {
+                Ok(()) => run.iter().for_each(|(batch, write)| ended(batch, write, Ok(()))),
+                Err(fault) if run.len() == 1 => ended(run[0].0, run[0].1, Err(fault)),
+                // Whose fault it is, each learns by itself. To write the same bytes again changes nothing.
+                Err(_) => {
+                    for (batch, write) in run {
+                        ended(
+                            batch,
+                            write,
+                            self.cache.write(write.extent, &[batch.bytes(write)]),
+                        );
+                    }
+                }
+            }
+        }
+        if !durable.is_empty() {
+            self.committer.submit(durable);
+        }
+        for batch in round {
+            batch.handle.wake();
+        }
+    }
+
+    /// Its payload has been written, or will not be: there is room for others.
+    fn give_back(&self, mut batch: Batch) {
+        let bytes = batch.payload.len();
+        let mut state = self.state.lock();
+        let left = self.held.fetch_sub(bytes, Ordering::SeqCst) - bytes;
+        let refused = match left <= LIMIT / 2 {
+            true => std::mem::take(&mut state.refused),
+            false => Vec::new(),
+        };
+        if state.spares.len() < SPARES && batch.payload.capacity() <= SPARE_BYTES {
+            batch.payload.clear();
+            batch.writes.clear();
+            state.spares.push((batch.payload, batch.writes));
+        }
+        drop(state);
+        for (handle, token) in refused {
+            handle.post(Completion {
+                token,
+                event: Event::Again,
+            });
+        }
+    }
+
+    /// Waits until all is written; then the thread ends. Blocks.
+    pub(crate) fn close(&self) {
+        let thread = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            self.work.notify_one();
+            state.thread.take()
+        };
+        // To its very end: it holds the file, and with it the lock on it.
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that writes {} panicked", self.cache.name());
+        }
+        self.state.lock().closed = false;
+    }
+
+    /// Nobody will write any more: the thread ends when all is written, without anyone waiting for it.
+    pub(crate) fn abandon(&self) {
+        self.state.lock().closed = true;
+        self.work.notify_one();
+    }
+}
+
+fn finished(token: Token, result: Result<Option<Box<[u8]>>, Fault>) -> Completion {
+    Completion {
+        token,
+        event: Event::Finished(result),
+    }
+}

@@ -1,0 +1,31 @@
+//! A file as those see it that bring its pages in or put them on the medium.
+
+use std::io;
+
+use crate::backing::Backing;
+use crate::commit::Medium;
+use engine::{Extent, Fault, FaultKind};
+
+/// Who wants to know that pages are in memory now.
+pub(crate) trait Pages: Send + Sync + std::fmt::Debug {
+    /// The file.
+    fn backing(&self) -> &Backing;
+
+    /// These sectors' pages were just read.
+    fn arrived(&self, extent: Extent);
+}
+
+/// What lies in a file is committed there, whichever way it got in.
+impl<O: Pages> Medium for O {
+    fn commit(&self) -> io::Result<()> {
+        self.backing().sync()
+    }
+
+    fn fault(&self, lba: u64, source: io::Error) -> Fault {
+        self.backing().fault(FaultKind::Write, lba, source)
+    }
+
+    fn name(&self) -> String {
+        self.backing().name()
+    }
+}

@@ -44,8 +44,18 @@ pub struct Switches {
     pub writes_fail: AtomicBool,
     /// Flushes fail with EIO.
     pub flushes_fail: AtomicBool,
-    /// Reads, writes and flushes are not answered until this is over.
+    /// Nothing is answered until this is over.
     pub hangs: AtomicBool,
+    /// Reads are not answered until this is over.
+    pub reads_hang: AtomicBool,
+    /// Writes are not answered until this is over.
+    pub writes_hang: AtomicBool,
+    /// Flushes are not answered until this is over.
+    pub flushes_hang: AtomicBool,
+    /// Discards are not answered until this is over.
+    pub discards_hang: AtomicBool,
+    /// Requests that were made to wait so far.
+    pub held: AtomicU64,
     /// Flushes that succeeded.
     pub flushes: AtomicU64,
     /// Requests that failed.
@@ -159,6 +169,10 @@ impl Drop for Disk {
             &switches.writes_fail,
             &switches.flushes_fail,
             &switches.hangs,
+            &switches.reads_hang,
+            &switches.writes_hang,
+            &switches.flushes_hang,
+            &switches.discards_hang,
         ] {
             fails.store(false, Ordering::Relaxed);
         }
@@ -211,13 +225,22 @@ impl Media {
     }
 
     /// Carries out what answers a request: at once, or elsewhere when the disk answers again.
-    fn answer(self: &Arc<Self>, work: impl FnOnce(&Media) + Send + 'static) {
-        if !self.switches.hangs.load(Ordering::Relaxed) {
+    fn answer(
+        self: &Arc<Self>,
+        hangs: fn(&Switches) -> &AtomicBool,
+        work: impl FnOnce(&Media) + Send + 'static,
+    ) {
+        let held = move |media: &Media| {
+            let switches = &media.switches;
+            switches.hangs.load(Ordering::Relaxed) || hangs(switches).load(Ordering::Relaxed)
+        };
+        if !held(self) {
             return work(self);
         }
+        self.switches.held.fetch_add(1, Ordering::Relaxed);
         let media = Arc::clone(self);
         std::thread::spawn(move || {
-            while media.switches.hangs.load(Ordering::Relaxed) {
+            while held(&media) {
                 std::thread::sleep(Duration::from_millis(10));
             }
             work(&media);
@@ -289,13 +312,16 @@ impl Filesystem for Served {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.0.answer(move |media| {
-            if media.switches.reads_fail.load(Ordering::Relaxed) {
-                reply.error(media.refuse());
-            } else {
-                reply.data(&media.read(offset, u64::from(size)));
-            }
-        });
+        self.0.answer(
+            |switches| &switches.reads_hang,
+            move |media| {
+                if media.switches.reads_fail.load(Ordering::Relaxed) {
+                    reply.error(media.refuse());
+                } else {
+                    reply.data(&media.read(offset, u64::from(size)));
+                }
+            },
+        );
     }
 
     fn write(
@@ -313,27 +339,57 @@ impl Filesystem for Served {
         // A disk knows whole sectors only.
         let whole = offset.is_multiple_of(SECTOR as u64) && data.len().is_multiple_of(SECTOR);
         let data = data.to_vec();
-        self.0.answer(move |media| {
-            if media.switches.writes_fail.load(Ordering::Relaxed) {
-                reply.error(media.refuse());
-            } else if !whole || offset + data.len() as u64 > media.bytes {
-                reply.error(Errno::EINVAL);
-            } else {
-                media.write(offset, &data);
-                reply.written(data.len() as u32);
-            }
-        });
+        self.0.answer(
+            |switches| &switches.writes_hang,
+            move |media| {
+                if media.switches.writes_fail.load(Ordering::Relaxed) {
+                    reply.error(media.refuse());
+                } else if !whole || offset + data.len() as u64 > media.bytes {
+                    reply.error(Errno::EINVAL);
+                } else {
+                    media.write(offset, &data);
+                    reply.written(data.len() as u32);
+                }
+            },
+        );
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.0.answer(move |media| {
-            if media.switches.flushes_fail.load(Ordering::Relaxed) {
-                reply.error(media.refuse());
-            } else {
-                media.flush();
-                reply.ok();
-            }
-        });
+        self.0.answer(
+            |switches| &switches.flushes_hang,
+            move |media| {
+                if media.switches.flushes_fail.load(Ordering::Relaxed) {
+                    reply.error(media.refuse());
+                } else {
+                    media.flush();
+                    reply.ok();
+                }
+            },
+        );
+    }
+
+    /// A discard: what was there reads as zeros.
+    fn fallocate(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        _: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.0.answer(
+            |switches| &switches.discards_hang,
+            move |media| {
+                if offset.saturating_add(length) > media.bytes {
+                    reply.error(Errno::EINVAL);
+                } else {
+                    media.write(offset, &vec![0; length as usize]);
+                    reply.ok();
+                }
+            },
+        );
     }
 
     // Closing is no flush.

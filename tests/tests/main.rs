@@ -33,6 +33,7 @@ mod ready;
 mod serving;
 mod signals;
 mod soak;
+mod stuck_disk;
 mod systemd;
 mod vectors;
 mod xsk;

@@ -16,6 +16,8 @@ pub mod ata {
     pub const WRITE_FUA_EXT: u8 = 0x3d;
     /// FLUSH CACHE EXT.
     pub const FLUSH_EXT: u8 = 0xea;
+    /// DATA SET MANAGEMENT: TRIM.
+    pub const DATA_SET_MANAGEMENT: u8 = 0x06;
     /// CHECK POWER MODE.
     pub const CHECK_POWER: u8 = 0xe5;
     /// IDENTIFY DEVICE.

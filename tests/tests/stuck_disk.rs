@@ -1,0 +1,291 @@
+//! A disk that stops answering costs its own export: another one on the same port, in memory, is answered throughout, whatever
+//! the disk was doing, on every file system and by either store, with io_uring and without.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use disks::{Disk, Switches};
+use lab::frame::ata;
+use lab::image::{SECTOR, stamp};
+use lab::needs::{Need, find, skip};
+use lab::stand::{Mounted, STORES, sparse};
+use lab::{Address, Image, Initiator, Lab, Options, Request, Target, needs};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use tempfile::TempDir;
+
+const NEEDS: [Need; 3] = [
+    Need::Root,
+    Need::File("/dev/fuse"),
+    Need::File("/dev/loop-control"),
+];
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const STUCK: Address = Address::new(1, 1);
+const HEALTHY: Address = Address::new(1, 2);
+
+/// Bytes of the image on the disk.
+const IMAGE_BYTES: u64 = 16 << 20;
+/// Rounds of requests after the disk has begun to hang, and the pause between: longer than the kernel's own write-back takes to
+/// run into the disk, too (a journal is committed every 5 s).
+const ROUNDS: u64 = 120;
+const PAUSE: Duration = Duration::from_millis(50);
+/// Requests to the stuck export: fewer than one export may have waiting, more than a disk takes.
+const OUTSTANDING: u64 = 280;
+
+/// What the image lies on: a file system, or none.
+#[derive(Clone, Copy, Debug)]
+struct System {
+    kind: Option<&'static str>,
+    make: &'static [&'static str],
+    options: &'static str,
+    mib: usize,
+}
+
+const SYSTEMS: [System; 4] = [
+    System {
+        kind: None,
+        make: &[],
+        options: "",
+        mib: 16,
+    },
+    System {
+        kind: Some("ext4"),
+        make: &["mkfs.ext4", "-q", "-F"],
+        options: "",
+        mib: 64,
+    },
+    System {
+        kind: Some("xfs"),
+        make: &["mkfs.xfs", "-q", "-f"],
+        options: "",
+        mib: 320,
+    },
+    System {
+        kind: Some("btrfs"),
+        make: &["mkfs.btrfs", "-q", "-f"],
+        options: "",
+        mib: 160,
+    },
+];
+
+type Hang = fn(&Switches) -> &AtomicBool;
+const HANGS: [(&str, Hang); 4] = [
+    ("reads", |switches| &switches.reads_hang),
+    ("writes", |switches| &switches.writes_hang),
+    ("flushes", |switches| &switches.flushes_hang),
+    ("discards", |switches| &switches.discards_hang),
+];
+
+/// A daemon with an export on such a disk, and one in memory, over one interface.
+struct Served {
+    // Dropped in this order.
+    target: Target,
+    disk: Disk,
+    _mounted: Option<Mounted>,
+    _healthy: Image,
+    initiator: Initiator,
+    lab: Lab,
+    _directory: TempDir,
+}
+
+impl Drop for Served {
+    /// The target cannot end before the disk answers.
+    fn drop(&mut self) {
+        for (_, hang) in HANGS {
+            hang(self.disk.switches()).store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Served {
+    /// `None`: the file system cannot be made here.
+    fn new(system: System, store: &str, threads: bool) -> Result<Option<Served>> {
+        if let [program, ..] = system.make
+            && find(program).is_none()
+        {
+            skip("stuck_disk", &format!("needs the program {program}"));
+            return Ok(None);
+        }
+        let lab = Lab::new(Options::default())?;
+        let mut disk = Disk::new(&lab.target, system.mib)?;
+        let device = disk.block_device(&lab.target)?;
+        let (mounted, path) = match system.kind {
+            None => (None, PathBuf::from(&device)),
+            Some(kind) => {
+                let mut make = Command::new(system.make[0]);
+                make.args(&system.make[1..]).arg(&device);
+                lab.target.output(make)?;
+                let mounted = Mounted::new(&lab.target, &device, kind, system.options)?;
+                let path = mounted.path("image");
+                sparse(&lab.target, &path, IMAGE_BYTES)?;
+                (Some(mounted), path)
+            }
+        };
+        let healthy = Image::stamped(64)?;
+        let directory = tempfile::Builder::new().prefix("xblade-").tempdir()?;
+        let mut text = format!("[defaults]\ninterfaces = [\"eth0\"]\nstore = \"{store}\"\n");
+        write!(text, "[[export]]\nshelf = 1\nslot = 1\npath = {path:?}\n")?;
+        write!(
+            text,
+            "[[export]]\nshelf = 1\nslot = 2\npath = {:?}\nstore = \"mmap\"\n",
+            healthy.path()
+        )?;
+        let config = directory.path().join("xblade.toml");
+        std::fs::write(&config, text)?;
+        if threads {
+            forbid_io_uring(&lab)?;
+        }
+        let config = config.to_str().context("odd path")?;
+        let state = directory.path().join("state");
+        let state = state.to_str().context("odd path")?;
+        let arguments = ["daemon", "--config", config, "--state-dir", state];
+        let target = Target::ready(&lab.target, &arguments, 2)?;
+        let initiator = lab.open(0)?;
+        Ok(Some(Served {
+            target,
+            disk,
+            _mounted: mounted,
+            _healthy: healthy,
+            initiator,
+            lab,
+            _directory: directory,
+        }))
+    }
+
+    /// Sends a request to the stuck export and waits for nothing.
+    fn send(&self, command: u8, lba: u64, count: u8, data: &[u8], tag: u32) -> Result<()> {
+        let mac = lab::link::target_mac(0);
+        let mut request = Request::ata(mac, STUCK, command, lba, count, data);
+        (request.src, request.tag) = (self.initiator.mac(), tag);
+        self.initiator.send(&request.bytes())
+    }
+
+    /// A round of requests: sequential and scattered writes, cold reads, now and then a flush and a TRIM.
+    fn load(&self, round: u64) -> Result<()> {
+        let tag = 0x4000_0000 + (round as u32) * 8;
+        let last = IMAGE_BYTES / SECTOR as u64 - 64;
+        let scattered = (round * 7919 * 8) % last;
+        if round * 2 < OUTSTANDING {
+            self.send(ata::WRITE_EXT, scattered, 2, &[7; 2 * SECTOR], tag)?;
+            self.send(ata::WRITE_EXT, round * 2, 2, &[8; 2 * SECTOR], tag + 1)?;
+        }
+        if round % 8 == 3 {
+            self.send(ata::READ_EXT, (scattered + last / 2) % last, 2, &[], tag + 2)?;
+        }
+        if round % 16 == 5 {
+            self.send(ata::FLUSH_EXT, 0, 0, &[], tag + 3)?;
+        }
+        if round % 16 == 9 {
+            let mut range = [0; SECTOR];
+            range[..8].copy_from_slice(&(scattered | 512 << 48).to_le_bytes());
+            self.send(ata::DATA_SET_MANAGEMENT, 1, 1, &range, tag + 4)?;
+        }
+        Ok(())
+    }
+
+    /// The export in memory answers.
+    fn healthy_answers(&self, round: u64) -> Result<()> {
+        let lba = round % 64;
+        ensure!(self.initiator.find(HEALTHY)?.read(lba, 1)? == stamp(lba));
+        Ok(())
+    }
+
+    /// Until the disk holds requests back.
+    fn wait_until_held(&self, first: u64) -> Result<u64> {
+        let (deadline, mut round) = (Instant::now() + PATIENCE, first);
+        while self.disk.switches().held.load(Ordering::Relaxed) == 0 {
+            ensure!(Instant::now() < deadline, "the disk was asked for nothing");
+            self.load(round)?;
+            self.healthy_answers(round)?;
+            std::thread::sleep(PAUSE);
+            round += 1;
+        }
+        Ok(round)
+    }
+}
+
+/// What starts in the namespace from now on has no io_uring, as in many containers.
+fn forbid_io_uring(lab: &Lab) -> Result<()> {
+    // The same number on every architecture.
+    const IO_URING_SETUP: i64 = 425;
+    let filter = SeccompFilter::new(
+        [(IO_URING_SETUP, Vec::new())].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(nix::errno::Errno::EPERM as u32),
+        std::env::consts::ARCH.try_into()?,
+    )?;
+    let program: BpfProgram = filter.try_into()?;
+    Ok(lab.target.run(move || seccompiler::apply_filter(&program))?)
+}
+
+/// Hangs the disk in one way while it is busy, and asks the other export throughout.
+fn costs_its_own_export_only(system: System, store: &str, hang: (&str, Hang), threads: bool) -> Result<()> {
+    let Some(mut served) = Served::new(system, store, threads)? else {
+        return Ok(());
+    };
+    served.healthy_answers(0)?;
+    let (what, pick) = hang;
+    pick(served.disk.switches()).store(true, Ordering::Relaxed);
+    let first = served.wait_until_held(0)?;
+    for round in first..first + ROUNDS {
+        served.load(round)?;
+        served
+            .healthy_answers(round)
+            .with_context(|| format!("{what} hang, round {round}"))?;
+        std::thread::sleep(PAUSE);
+    }
+    // Closing, too: the stuck export is taken away while the disk hangs.
+    pick(served.disk.switches()).store(false, Ordering::Relaxed);
+    ensure!(served.lab.open(0)?.find(STUCK)?.read(0, 1)?.len() == SECTOR);
+    served.target.process.stop()?;
+    Ok(())
+}
+
+fn all_hangs(system: System, threads: bool) -> Result<()> {
+    for store in STORES {
+        for hang in HANGS {
+            // A file system discards nothing of its device unless it is told to.
+            if system.kind.is_some() && hang.0 == "discards" {
+                continue;
+            }
+            costs_its_own_export_only(system, store, hang, threads)
+                .with_context(|| format!("{system:?}, {store}, {} hang", hang.0))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_block_device_that_hangs_costs_its_own_export_only() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    all_hangs(SYSTEMS[0], false)
+}
+
+#[test]
+fn a_disk_under_ext4_that_hangs_costs_its_own_export_only() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    all_hangs(SYSTEMS[1], false)
+}
+
+#[test]
+fn a_disk_under_xfs_that_hangs_costs_its_own_export_only() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    all_hangs(SYSTEMS[2], false)
+}
+
+#[test]
+fn a_disk_under_btrfs_that_hangs_costs_its_own_export_only() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    all_hangs(SYSTEMS[3], false)
+}
+
+#[test]
+fn without_io_uring_it_is_the_same() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    all_hangs(SYSTEMS[0], true)?;
+    all_hangs(SYSTEMS[1], true)
+}

@@ -262,7 +262,7 @@ impl fmt::Debug for Filter {
 fn load_small(name: &str, unused: &[&'static str]) -> Result<Ebpf, FilterError> {
     let mut loader = EbpfLoader::new();
     for map in ["EXPORTS", "SOURCES", "BUCKETS", "DENIED"].iter().chain(unused) {
-        loader.map_max_entries(*map, 1);
+        loader.map_max_entries(map, 1);
     }
     loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
     let mut ebpf = loader

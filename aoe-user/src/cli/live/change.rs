@@ -127,7 +127,7 @@ fn named(request: &Request, ask: &Ask) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(in crate::cli) fn log(args: LogArgs) -> Result<ExitCode> {
+pub(in crate::cli) fn log(args: &LogArgs) -> Result<ExitCode> {
     let request = Request::Log {
         filter: args.filter.clone(),
     };

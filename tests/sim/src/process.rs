@@ -13,8 +13,8 @@ use engine::{
 use crate::bus::{Bus, Mailbox, WorkerId};
 use crate::frame::Frame;
 use crate::link::{Chunked, SimLink};
-use crate::oracle::SHELF;
 use crate::oracle::sector::Tick;
+use crate::oracle::{SHELF, STALE_AFTER_US};
 use crate::plan::{ExportPlan, PortPlan};
 use crate::state::SimState;
 
@@ -185,7 +185,7 @@ pub fn options(slot: usize, plan: &ExportPlan, access: &BTreeMap<Mac, bool>) -> 
         },
         wire_admin: WireAdmin::All,
         smart: false,
-        stale_after_us: 100_000,
+        stale_after_us: STALE_AFTER_US,
         late_duplicates: plan.late_duplicates,
     }
 }

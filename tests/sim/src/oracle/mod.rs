@@ -26,6 +26,8 @@ use crate::stamp::{self, Value};
 
 /// The shelf of every export.
 pub const SHELF: u16 = 7;
+/// `stale_after` of every export.
+pub const STALE_AFTER_US: u64 = 100_000;
 
 /// What is known of one export.
 #[derive(Debug)]
@@ -194,6 +196,8 @@ impl Oracle {
         let (promise, since) = match waited {
             // An adversary's frame with a piece of the write in it: a write of its own.
             Some(arrival) if arrival.odd => return,
+            // Doubled by the network and hardly late: no target can tell it from a new write.
+            Some(arrival) if self.now_us - arrival.at_us <= STALE_AFTER_US => return,
             Some(arrival) => (
                 Promise::StaleFromRing,
                 format!(

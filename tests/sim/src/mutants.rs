@@ -130,7 +130,7 @@ const SEEDS: &[(Mutant, u64)] = &[
     (Mutant::BlockClosedForEver, 633),
     (Mutant::OrderGivenUpEarly, 87),
     (Mutant::ReloadForgetsOrder, 62),
-    (Mutant::LeftoversNotCommitted, 600),
+    (Mutant::LeftoversNotCommitted, 100_649),
     (Mutant::StateOfAnother, 28),
     (Mutant::KillTearsSectors, 28),
     (Mutant::DuplicateToldSuccess, 37),

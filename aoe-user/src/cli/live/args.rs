@@ -159,7 +159,7 @@ pub enum ExportAction {
         interfaces: Vec<String>,
         /// Image file or block device
         file: PathBuf,
-        /// Any other key of [[export]] in the config file, as in read_only=true
+        /// Any other key of an export in the config file, as in read_only=true
         #[arg(short, long, value_name = "KEY=VALUE")]
         set: Vec<String>,
         /// How it is asked and shown

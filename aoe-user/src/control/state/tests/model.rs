@@ -136,6 +136,12 @@ impl World {
             Step::Damage(at, pick) if self.is_recognisable() => damage(&self.file(at), pick),
             Step::Swap(a, b) if self.is_recognisable() => {
                 let _ = fs::copy(self.file(a), self.file(b));
+                // An older state of its own that comes back is a restored backup: in force again.
+                if let Ok(contents) = read(&self.file(b))
+                    && contents.export == Some(key(KEYS[b]))
+                {
+                    self.known.entry(b).or_default().insert(contents.state.string);
+                }
             }
             Step::DeleteIndex if self.is_recognisable() => {
                 let _ = fs::remove_file(self.temp.path().join(index::FILE));

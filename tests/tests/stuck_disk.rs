@@ -226,7 +226,7 @@ fn costs_its_own_export_only(system: System, store: &str, hang: (&str, Hang), th
             .with_context(|| format!("{what} hang, round {round}"))?;
         std::thread::sleep(PAUSE);
     }
-    // Closing, too: the stuck export is taken away while the disk hangs.
+    // The disk answers again: so does its export, and the target stops as ever.
     pick(served.disk.switches()).store(false, Ordering::Relaxed);
     ensure!(served.lab.open(0)?.find(STUCK)?.read(0, 1)?.len() == SECTOR);
     served.target.process.stop()?;

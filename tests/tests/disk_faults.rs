@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use disks::Disk;
+use lab::faulty_export::{
+    ADDRESS, FaultyExport, GOOD, READ_FAULT, STORES, WRITE_FAULT, lba, logged, recovers, registers,
+};
 use lab::frame::ata;
 use lab::image::{SECTOR, pattern, stamp};
 use lab::initiator::PATIENCE;
 use lab::needs::Need;
-use lab::stand::{ADDRESS, GOOD, READ_FAULT, STORES, Stand, WRITE_FAULT, lba, logged, recovers, registers};
 use lab::vm::host::{Host, PULLED_OUT, Parts};
 use lab::vm::kernel::Kernel;
 use lab::{Namespace, Target, needs};
@@ -34,34 +36,34 @@ struct Served {
     // Dropped in this order.
     target: Target,
     disk: Disk,
-    stand: Stand,
+    export: FaultyExport,
     device: PathBuf,
 }
 
 impl Served {
     fn new(contents: &[u8], options: &[&str]) -> Result<Served> {
-        let stand = Stand::new()?;
-        let mut disk = Disk::new(&stand.lab.target, 8)?;
+        let export = FaultyExport::new()?;
+        let mut disk = Disk::new(&export.lab.target, 8)?;
         disk.preset(contents);
-        let device = PathBuf::from(disk.block_device(&stand.lab.target)?);
-        let target = stand.serve(&device, options)?;
+        let device = PathBuf::from(disk.block_device(&export.lab.target)?);
+        let target = export.serve(&device, options)?;
         Ok(Served {
             target,
             disk,
-            stand,
+            export,
             device,
         })
     }
 
     fn writes(&self, lba: u64, word: [u8; 8]) -> Result<()> {
-        let answer = registers(&self.stand.write(lba, word)?);
+        let answer = registers(&self.export.write(lba, word)?);
         ensure!(answer == GOOD, "a write: {answer:02x?}");
         Ok(())
     }
 
     fn holds(&self, lba: u64, word: [u8; 8]) -> Result<()> {
         ensure!(
-            self.stand.read(lba)?.data()[..SECTOR] == pattern(lba, word),
+            self.export.read(lba)?.data()[..SECTOR] == pattern(lba, word),
             "sector {lba} is another"
         );
         Ok(())
@@ -80,12 +82,12 @@ fn a_disk_that_does_not_read_fails_these_reads_only() -> Result<()> {
         let contents: Vec<u8> = (0..16384).flat_map(stamp).collect();
         let mut served = Served::new(&contents, &["--store", store])?;
         served.disk.switches().reads_fail.store(true, Ordering::Relaxed);
-        let bad = served.stand.read(9000)?;
+        let bad = served.export.read(9000)?;
         assert_eq!((registers(&bad), lba(&bad)), (READ_FAULT, 9000), "{store}");
         served.logged()?;
         served.disk.switches().reads_fail.store(false, Ordering::Relaxed);
-        recovers("a read", || served.stand.read(9000))?;
-        assert_eq!(served.stand.read(9000)?.data()[..SECTOR], stamp(9000), "{store}");
+        recovers("a read", || served.export.read(9000))?;
+        assert_eq!(served.export.read(9000)?.data()[..SECTOR], stamp(9000), "{store}");
     }
     Ok(())
 }
@@ -106,12 +108,12 @@ fn fails_at_once(store: &str, pick: Pick) -> Result<()> {
     let mut served = Served::new(&[], &["--store", store, "--sync"])?;
     served.writes(100, *b"it works")?;
     pick(&served.disk).store(true, Ordering::Relaxed);
-    let bad = served.stand.write(200, *b"it fails")?;
+    let bad = served.export.write(200, *b"it fails")?;
     assert_eq!(registers(&bad), WRITE_FAULT);
     served.logged()?;
     pick(&served.disk).store(false, Ordering::Relaxed);
-    recovers("a write", || served.stand.write(200, *b"it works"))?;
-    recovers("a flush", || served.stand.flush())?;
+    recovers("a write", || served.export.write(200, *b"it works"))?;
+    recovers("a flush", || served.export.flush())?;
     served.holds(100, *b"it works")?;
     served.holds(200, *b"it works")?;
     // What was acknowledged is where it was promised to be.
@@ -119,7 +121,7 @@ fn fails_at_once(store: &str, pick: Pick) -> Result<()> {
     let mut reader = Command::new("dd");
     reader.args(["bs=512", "skip=200", "count=1", "status=none", "iflag=direct"]);
     reader.arg(format!("if={}", served.disk.path().display()));
-    let raw = served.stand.lab.target.run(move || reader.output())?.stdout;
+    let raw = served.export.lab.target.run(move || reader.output())?.stdout;
     assert_eq!(raw, pattern(200, *b"it works"), "after a power cut");
     Ok(())
 }
@@ -152,12 +154,12 @@ fn fails_later(store: &str, pick: Pick) -> Result<()> {
         std::thread::sleep(Duration::from_millis(10));
     }
     pick(&served.disk).store(false, Ordering::Relaxed);
-    let flush = registers(&served.stand.flush()?);
+    let flush = registers(&served.export.flush()?);
     assert_eq!(flush, WRITE_FAULT, "the error was swallowed");
     served.logged()?;
-    recovers("a flush", || served.stand.flush())?;
+    recovers("a flush", || served.export.flush())?;
     served.writes(100, *b"by now!!")?;
-    assert_eq!(registers(&served.stand.flush()?), GOOD);
+    assert_eq!(registers(&served.export.flush()?), GOOD);
     served.holds(100, *b"by now!!")
 }
 

@@ -4,13 +4,13 @@
 
 use anyhow::{Context, Result, ensure};
 use disks::Disk;
+use lab::faulty_export::{
+    ADDRESS, FaultyExport, GOOD, Mounted, READ_FAULT, STORES, WRITE_FAULT, at, fill, lba, logged, recovers,
+    registers, sparse,
+};
 use lab::frame::ata;
 use lab::image::{Random, SECTOR, pattern, stamp};
 use lab::needs::Need;
-use lab::stand::{
-    ADDRESS, GOOD, Mounted, READ_FAULT, STORES, Stand, WRITE_FAULT, at, fill, lba, logged, recovers,
-    registers, sparse,
-};
 use lab::vm::host::ext4;
 use lab::{Image, Target, needs};
 
@@ -18,20 +18,20 @@ use lab::{Image, Target, needs};
 fn a_truncated_file_fails_where_it_is_cut_and_works_again_when_it_is_whole() -> Result<()> {
     needs!(Need::Root);
     for store in STORES {
-        let stand = Stand::new()?;
+        let export = FaultyExport::new()?;
         let image = Image::stamped(64)?;
-        let mut target = stand.serve(image.path(), &["--store", store])?;
-        assert_eq!(registers(&stand.read(40)?), GOOD);
+        let mut target = export.serve(image.path(), &["--store", store])?;
+        assert_eq!(registers(&export.read(40)?), GOOD);
         image.file().set_len(32 * SECTOR as u64)?;
 
         assert_eq!(
-            stand.read(5)?.data()[..SECTOR],
+            export.read(5)?.data()[..SECTOR],
             stamp(5),
             "{store}: what is there is served"
         );
-        let cut = stand.read(40)?;
+        let cut = export.read(40)?;
         assert_eq!((registers(&cut), lba(&cut)), (READ_FAULT, 40), "{store}");
-        let cut = stand.write(41, *b"too late")?;
+        let cut = export.write(41, *b"too late")?;
         assert_eq!((registers(&cut), lba(&cut)), (WRITE_FAULT, 41), "{store}");
         assert_eq!(
             image.file().metadata()?.len(),
@@ -41,10 +41,10 @@ fn a_truncated_file_fails_where_it_is_cut_and_works_again_when_it_is_whole() -> 
         logged(&mut target, image.path(), "short")?;
 
         image.file().set_len(64 * SECTOR as u64)?;
-        recovers("a write", || stand.write(41, *b"in time!"))?;
-        recovers("a read", || stand.read(41))?;
+        recovers("a write", || export.write(41, *b"in time!"))?;
+        recovers("a read", || export.read(41))?;
         assert_eq!(
-            stand.read(41)?.data()[..SECTOR],
+            export.read(41)?.data()[..SECTOR],
             pattern(41, *b"in time!"),
             "{store}"
         );
@@ -56,10 +56,10 @@ fn a_truncated_file_fails_where_it_is_cut_and_works_again_when_it_is_whole() -> 
 #[test]
 fn a_file_that_shrinks_gives_errors_and_no_crash() -> Result<()> {
     needs!(Need::Root);
-    let stand = Stand::new()?;
+    let export = FaultyExport::new()?;
     let image = Image::stamped(4096)?;
-    let mut target = stand.serve(image.path(), &[])?;
-    let disk = stand.initiator.find(ADDRESS)?;
+    let mut target = export.serve(image.path(), &[])?;
+    let disk = export.initiator.find(ADDRESS)?;
     ensure!(disk.read(4000, 2)?[..512] == stamp(4000));
 
     // Requests come all the while, some of them beyond the new end.
@@ -111,18 +111,18 @@ fn a_file_that_shrinks_gives_errors_and_no_crash() -> Result<()> {
 fn a_deleted_or_replaced_file_is_served_on() -> Result<()> {
     needs!(Need::Root);
     for store in STORES {
-        let stand = Stand::new()?;
+        let export = FaultyExport::new()?;
         let image = Image::stamped(64)?;
-        let mut target = stand.serve(image.path(), &["--store", store])?;
+        let mut target = export.serve(image.path(), &["--store", store])?;
         let other = Image::sparse(64)?;
         std::fs::rename(other.path(), image.path())?;
-        assert_eq!(registers(&stand.write(7, *b"still me")?), GOOD, "{store}");
+        assert_eq!(registers(&export.write(7, *b"still me")?), GOOD, "{store}");
         assert_eq!(
-            stand.read(7)?.data()[..SECTOR],
+            export.read(7)?.data()[..SECTOR],
             pattern(7, *b"still me"),
             "{store}"
         );
-        assert_eq!(stand.read(8)?.data()[..SECTOR], stamp(8), "{store}");
+        assert_eq!(export.read(8)?.data()[..SECTOR], stamp(8), "{store}");
         assert_eq!(
             image.read(7, 1)?,
             pattern(7, *b"still me"),
@@ -134,8 +134,8 @@ fn a_deleted_or_replaced_file_is_served_on() -> Result<()> {
             "{store}: and not in the new one"
         );
         std::fs::remove_file(image.path())?;
-        assert_eq!(registers(&stand.write(9, *b"and now?")?), GOOD, "{store}");
-        assert_eq!(registers(&stand.flush()?), GOOD, "{store}");
+        assert_eq!(registers(&export.write(9, *b"and now?")?), GOOD, "{store}");
+        assert_eq!(registers(&export.flush()?), GOOD, "{store}");
         ensure!(target.process.is_running());
     }
     Ok(())
@@ -156,32 +156,32 @@ fn holds_all(disk: &lab::initiator::Disk<'_>, stored: &[u64]) -> Result<()> {
     Ok(())
 }
 
-fn full(store: &str, stand: &Stand, place: &Mounted) -> Result<()> {
+fn full(store: &str, export: &FaultyExport, place: &Mounted) -> Result<()> {
     let (image, ballast) = (place.path("image"), place.path("ballast"));
-    let namespace = &stand.lab.target;
+    let namespace = &export.lab.target;
     sparse(namespace, &image, 4 << 20)?;
-    let mut target = stand.serve(&image, &["--store", store])?;
-    assert_eq!(registers(&stand.write(0, *b"has room")?), GOOD, "{store}");
-    assert_eq!(registers(&stand.flush()?), GOOD, "{store}");
+    let mut target = export.serve(&image, &["--store", store])?;
+    assert_eq!(registers(&export.write(0, *b"has room")?), GOOD, "{store}");
+    assert_eq!(registers(&export.flush()?), GOOD, "{store}");
     fill(namespace, &ballast)?;
 
-    let refused = stand.write(4096, *b"no room!")?;
+    let refused = export.write(4096, *b"no room!")?;
     assert_eq!(
         (registers(&refused), lba(&refused)),
         (WRITE_FAULT, 4096),
         "{store}"
     );
     assert_eq!(
-        stand.read(0)?.data()[..SECTOR],
+        export.read(0)?.data()[..SECTOR],
         pattern(0, *b"has room"),
         "{store}: what was there is served"
     );
     assert_eq!(
-        registers(&stand.write(0, *b"the same")?),
+        registers(&export.write(0, *b"the same")?),
         GOOD,
         "{store}: and can be written, its space is its own"
     );
-    let hole = stand.read(4096)?;
+    let hole = export.read(4096)?;
     assert_eq!(
         (registers(&hole), hole.data()[..SECTOR] == [0; SECTOR]),
         (GOOD, true),
@@ -191,7 +191,7 @@ fn full(store: &str, stand: &Stand, place: &Mounted) -> Result<()> {
 
     // Many more: each is stored or refused, and what was stored is there. A new process finds the same.
     let mut stored = vec![0];
-    let disk = stand.initiator.find(ADDRESS)?;
+    let disk = export.initiator.find(ADDRESS)?;
     for lba in (16..8192).step_by(16) {
         match registers(&disk.ata(ata::WRITE_EXT, lba, 1, &pattern(lba, luck(lba)))?) {
             GOOD => stored.push(lba),
@@ -202,14 +202,14 @@ fn full(store: &str, stand: &Stand, place: &Mounted) -> Result<()> {
     ensure!(stored.len() < 8192 / 16, "{store}: it was not full");
     holds_all(&disk, &stored)?;
     target.process.stop()?;
-    let mut target = stand.serve(&image, &["--store", store])?;
-    holds_all(&stand.initiator.find(ADDRESS)?, &stored)?;
+    let mut target = export.serve(&image, &["--store", store])?;
+    holds_all(&export.initiator.find(ADDRESS)?, &stored)?;
 
     at(namespace, &ballast, |path| std::fs::remove_file(path))?;
-    recovers("a write", || stand.write(4096, *b"has room"))?;
-    recovers("a flush", || stand.flush())?;
+    recovers("a write", || export.write(4096, *b"has room"))?;
+    recovers("a flush", || export.flush())?;
     assert_eq!(
-        stand.read(4096)?.data()[..SECTOR],
+        export.read(4096)?.data()[..SECTOR],
         pattern(4096, *b"has room"),
         "{store}"
     );
@@ -221,9 +221,9 @@ fn full(store: &str, stand: &Stand, place: &Mounted) -> Result<()> {
 fn a_full_tmpfs_refuses_writes_and_takes_them_when_there_is_room() -> Result<()> {
     needs!(Need::Root);
     for store in STORES {
-        let stand = Stand::new()?;
-        let place = Mounted::new(&stand.lab.target, "tmpfs", "tmpfs", "size=2m")?;
-        full(store, &stand, &place).with_context(|| store.to_owned())?;
+        let export = FaultyExport::new()?;
+        let place = Mounted::new(&export.lab.target, "tmpfs", "tmpfs", "size=2m")?;
+        full(store, &export, &place).with_context(|| store.to_owned())?;
     }
     Ok(())
 }
@@ -237,12 +237,12 @@ fn a_full_ext4_refuses_writes_and_takes_them_when_there_is_room() -> Result<()> 
         Need::File("/dev/loop-control")
     );
     for store in STORES {
-        let stand = Stand::new()?;
-        let mut disk = Disk::new(&stand.lab.target, 16)?;
+        let export = FaultyExport::new()?;
+        let mut disk = Disk::new(&export.lab.target, 16)?;
         disk.preset(&ext4(16)?);
-        let device = disk.block_device(&stand.lab.target)?;
-        let place = Mounted::new(&stand.lab.target, &device, "ext4", "errors=continue")?;
-        full(store, &stand, &place).with_context(|| store.to_owned())?;
+        let device = disk.block_device(&export.lab.target)?;
+        let place = Mounted::new(&export.lab.target, &device, "ext4", "errors=continue")?;
+        full(store, &export, &place).with_context(|| store.to_owned())?;
     }
     Ok(())
 }
@@ -250,10 +250,10 @@ fn a_full_ext4_refuses_writes_and_takes_them_when_there_is_room() -> Result<()> 
 #[test]
 fn preallocation_refuses_to_start_without_the_space() -> Result<()> {
     needs!(Need::Root);
-    let stand = Stand::new()?;
-    let place = Mounted::new(&stand.lab.target, "tmpfs", "tmpfs", "size=2m")?;
+    let export = FaultyExport::new()?;
+    let place = Mounted::new(&export.lab.target, "tmpfs", "tmpfs", "size=2m")?;
     let image = place.path("image");
-    sparse(&stand.lab.target, &image, 16 << 20)?;
+    sparse(&export.lab.target, &image, 16 << 20)?;
     let args = [
         "serve",
         "7",
@@ -262,7 +262,7 @@ fn preallocation_refuses_to_start_without_the_space() -> Result<()> {
         image.to_str().context("odd path")?,
         "--prealloc",
     ];
-    let mut target = Target::start(&stand.lab.target, &args)?;
+    let mut target = Target::start(&export.lab.target, &args)?;
     let status = target.process.wait(lab::initiator::PATIENCE)?;
     assert!(!status.success());
     let log = target.process.log();

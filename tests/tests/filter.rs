@@ -10,9 +10,9 @@ use anyhow::Result;
 use aoe_common::Mac;
 use aoe_common::rules::Counter;
 use lab::initiator::PATIENCE;
+use lab::namespace::{self, index_of, ip, veth};
 use lab::needs;
 use lab::needs::Need;
-use lab::own::{self, index_of, ip, veth};
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 use xblade::config::Vlan;
 use xblade::filter::{Attach, ExportRule, Filter, FilterError, Rules};
@@ -27,7 +27,7 @@ const HOLDER: &str = "XBLADE_TEST_HOLDS_FILTER_ON";
 /// Runs the test in a thread and a namespace of its own.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
-        own::enter();
+        namespace::enter();
         test();
     });
     if let Err(panic) = thread.join() {

@@ -200,13 +200,13 @@ fn the_weather_repeats_with_its_seed() {
 
 /// What happens to the real target during a run.
 #[derive(Clone, Copy)]
-struct Trouble {
+struct Disruptions {
     kills: bool,
     flaps: bool,
 }
 
 /// Runs clients against `xblade` on two ports of two queues.
-fn against_xblade(plan: &Plan, trouble: Trouble, extra: &[&str]) -> Result<Outcome> {
+fn against_xblade(plan: &Plan, disruptions: Disruptions, extra: &[&str]) -> Result<Outcome> {
     let lab = Lab::new(lab::Options {
         queues: 2,
         links: 2,
@@ -225,7 +225,7 @@ fn against_xblade(plan: &Plan, trouble: Trouble, extra: &[&str]) -> Result<Outco
         let lab = &lab;
         let troublemaker = scope.spawn(move || {
             let step = |random: &mut Random| {
-                if trouble.kills && (!trouble.flaps || random.below(2) == 0) {
+                if disruptions.kills && (!disruptions.flaps || random.below(2) == 0) {
                     target.process.kill().expect("it runs");
                     target = Target::ready_again(&lab.target, &args, 1).expect("it starts again");
                 } else {
@@ -246,7 +246,9 @@ fn against_xblade(plan: &Plan, trouble: Trouble, extra: &[&str]) -> Result<Outco
         );
         done.store(true, Ordering::Relaxed);
         // The target lives till here.
-        let (times, _target) = troublemaker.join().expect("no trouble beyond what was asked for");
+        let (times, _target) = troublemaker
+            .join()
+            .expect("no disruptions beyond what was asked for");
         println!("{times} kills and flaps");
         assert!(times > 2, "it went too quietly");
         outcome
@@ -272,7 +274,7 @@ fn real_plan(discipline: Discipline) -> Plan {
     }
 }
 
-const ALL_TROUBLE: Trouble = Trouble {
+const ALL_DISRUPTIONS: Disruptions = Disruptions {
     kills: true,
     flaps: true,
 };
@@ -280,7 +282,11 @@ const ALL_TROUBLE: Trouble = Trouble {
 #[test]
 fn one_writer_a_sector_sees_one_disk_through_kills_and_flaps() -> Result<()> {
     needs!(Need::Root);
-    passes(&against_xblade(&real_plan(Discipline::Owned), ALL_TROUBLE, &[])?)
+    passes(&against_xblade(
+        &real_plan(Discipline::Owned),
+        ALL_DISRUPTIONS,
+        &[],
+    )?)
 }
 
 #[test]
@@ -288,7 +294,7 @@ fn one_writer_a_sector_sees_one_disk_in_sync_mode() -> Result<()> {
     needs!(Need::Root);
     passes(&against_xblade(
         &real_plan(Discipline::Owned),
-        ALL_TROUBLE,
+        ALL_DISRUPTIONS,
         &["--sync"],
     )?)
 }
@@ -298,7 +304,7 @@ fn one_writer_a_sector_sees_one_disk_with_the_direct_store() -> Result<()> {
     needs!(Need::Root);
     passes(&against_xblade(
         &real_plan(Discipline::Owned),
-        ALL_TROUBLE,
+        ALL_DISRUPTIONS,
         &["--direct"],
     )?)
 }
@@ -310,19 +316,19 @@ fn writers_in_each_others_way_see_one_disk() -> Result<()> {
         deadline: Duration::from_millis(700),
         ..real_plan(Discipline::Free)
     };
-    passes(&against_xblade(&plan, ALL_TROUBLE, &[])?)
+    passes(&against_xblade(&plan, ALL_DISRUPTIONS, &[])?)
 }
 
 #[test]
 fn late_duplicates_do_no_harm_to_a_target_that_knows_them() -> Result<()> {
     needs!(Need::Root);
-    let trouble = Trouble {
+    let disruptions = Disruptions {
         kills: false,
         flaps: true,
     };
     passes(&against_xblade(
         &real_plan(Discipline::HandedOver),
-        trouble,
+        disruptions,
         &["--late-duplicates"],
     )?)
 }
@@ -332,12 +338,12 @@ fn late_duplicates_do_no_harm_to_a_target_that_knows_them() -> Result<()> {
 #[test]
 fn the_same_late_duplicates_undo_writes_of_a_target_that_does_not_know_them() -> Result<()> {
     needs!(Need::Root);
-    let trouble = Trouble {
+    let disruptions = Disruptions {
         kills: false,
         flaps: true,
     };
     for _ in 0..5 {
-        let outcome = against_xblade(&real_plan(Discipline::HandedOver), trouble, &[])?;
+        let outcome = against_xblade(&real_plan(Discipline::HandedOver), disruptions, &[])?;
         if let Err(violation) = check(&outcome.history) {
             println!("{violation}");
             return Ok(());

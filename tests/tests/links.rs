@@ -12,7 +12,7 @@ use lab::initiator::PATIENCE;
 use lab::link::target_mac;
 use lab::needs::Need;
 use lab::target::binary;
-use lab::{Address, Image, Lab, Options, Request, Target, needs, own};
+use lab::{Address, Image, Lab, Options, Request, Target, namespace, needs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xblade::initiator::Client;
@@ -160,8 +160,8 @@ fn an_interface_that_vanishes_and_returns_is_served_again() -> Result<()> {
 #[test]
 fn a_namespace_without_a_sysfs_of_its_own_is_served() -> Result<()> {
     needs!(Need::Root);
-    own::enter();
-    own::veth("near", "far", 9000);
+    namespace::enter();
+    namespace::veth("near", "far", 9000);
     let image = Image::stamped(64)?;
     let mut target = Command::new(binary()?)
         .args(["serve", "1", "1", "near", image.as_str()])

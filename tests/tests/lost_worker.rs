@@ -9,8 +9,8 @@ use anyhow::Result;
 use aoe_common::Mac;
 use lab::frame::{Reply, ata};
 use lab::initiator::PATIENCE;
+use lab::namespace::{self, index_of, ip, veth};
 use lab::needs::Need;
-use lab::own::{self, index_of, ip, veth};
 use lab::{Request, needs};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, sendto, socket};
 use xblade::config::{Mode, Vlan};
@@ -211,7 +211,7 @@ fn open_port(export: &Arc<Export>, alarms: &Arc<AtomicUsize>) -> Port {
 }
 
 fn body() {
-    own::enter();
+    namespace::enter();
     veth(
         &format!("port address {PORT}"),
         &format!("peer address {HOST}"),

@@ -26,7 +26,7 @@ mod links;
 mod linux;
 mod logging;
 mod lost_worker;
-mod neighbours;
+mod other_targets;
 mod paths;
 mod power;
 mod ready;

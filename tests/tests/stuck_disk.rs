@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use disks::{Disk, Switches};
+use lab::faulty_export::{Mounted, STORES, sparse};
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::{Need, find, skip};
-use lab::stand::{Mounted, STORES, sparse};
 use lab::{Address, Image, Initiator, Lab, Options, Request, Target, needs};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use tempfile::TempDir;

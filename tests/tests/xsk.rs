@@ -3,9 +3,9 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::Result;
+use lab::namespace::{self, index_of, ip, veth};
 use lab::needs;
 use lab::needs::Need;
-use lab::own::{self, index_of, ip, veth};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
 };
@@ -21,7 +21,7 @@ struct Link {
 
 impl Link {
     fn new(mtu: u32) -> Link {
-        own::enter();
+        namespace::enter();
         veth("near", "far", mtu);
         let packets = socket(
             AddressFamily::Packet,
@@ -106,7 +106,7 @@ fn a_fresh_socket_has_given_the_kernel_its_fill_level() -> Result<()> {
         ChunkCounts {
             pool: 2048 - 512,
             fill: 512,
-            held: 0,
+            in_use: 0,
             tx: 0,
             total: 2048
         }
@@ -257,7 +257,7 @@ fn more_frames_than_the_ring_holds_wait_and_keep_their_order() -> Result<()> {
     }
     let full = socket.chunk_counts();
     assert_eq!(
-        (full.held, full.tx),
+        (full.in_use, full.tx),
         (0, 500 + 167 * 2),
         "all are on their way, none is ours"
     );
@@ -334,7 +334,7 @@ fn a_frame_that_is_dropped_is_a_fault_only_while_its_socket_lives() -> Result<()
     let lost = socket.allocate(60).unwrap();
     let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(lost)));
     assert!(dropped.is_err(), "a debug build says so");
-    assert_eq!(socket.chunk_counts().held, 1, "and the counts show it");
+    assert_eq!(socket.chunk_counts().in_use, 1, "and the counts show it");
     let late = socket.allocate(60).unwrap();
     drop(socket);
     drop(late);
@@ -368,7 +368,7 @@ fn the_example_of_the_readme_sends_what_it_says() -> Result<()> {
     assert!(output.status.success(), "{complaint}");
     let shown = String::from_utf8_lossy(&output.stdout);
     assert!(shown.contains("5000 frames in copy mode"), "{shown}");
-    assert!(shown.contains("held: 0, tx: 0, total: 2048"), "{shown}");
+    assert!(shown.contains("in_use: 0, tx: 0, total: 2048"), "{shown}");
     let words = ip("-s -s link show far");
     let received: u64 = words
         .lines()

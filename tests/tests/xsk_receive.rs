@@ -7,9 +7,9 @@ use anyhow::Result;
 use aoe_common::Mac;
 use aoe_common::rules::stamp_ns;
 use lab::initiator::PATIENCE;
+use lab::namespace::{self, index_of, veth};
 use lab::needs;
 use lab::needs::Need;
-use lab::own::{self, index_of, veth};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xblade::config::Vlan;
 use xblade::filter::{Attach, ExportRule, Filter, Rules};
@@ -31,7 +31,7 @@ impl Pair {
     }
 
     fn with(mtu: u32, attach: Attach, adapt: impl Fn(SocketConfig) -> SocketConfig) -> Pair {
-        own::enter();
+        namespace::enter();
         veth(
             &format!("near address {}", Mac(TARGET)),
             &format!("far address {}", Mac(INITIATOR)),
@@ -136,7 +136,7 @@ fn requests_arrive_whole_and_in_one_cache_line(attach: Attach) {
     }
     let after = pair.target.chunk_counts();
     assert!(
-        after.is_conserved() && after.held == 0 && after.tx == 0,
+        after.is_conserved() && after.in_use == 0 && after.tx == 0,
         "{after:?}"
     );
     assert!(
@@ -235,7 +235,7 @@ fn jumbo_frames_arrive_in_pieces(attach: Attach) {
         pair.target.free(frame);
     }
     let counts = pair.target.chunk_counts();
-    assert!(counts.is_conserved() && counts.held == 0, "{counts:?}");
+    assert!(counts.is_conserved() && counts.in_use == 0, "{counts:?}");
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn chunks_are_conserved_over_requests_that_grow_and_shrink_into_replies() -> Res
         let counts = pair.target.chunk_counts();
         assert!(counts.is_conserved(), "{counts:?}");
         assert_eq!(
-            counts.held as usize,
+            counts.in_use as usize,
             held.iter()
                 .map(|frame| pair.target.pieces(frame).len())
                 .sum::<usize>()
@@ -299,7 +299,7 @@ fn chunks_are_conserved_over_requests_that_grow_and_shrink_into_replies() -> Res
     }
     let counts = pair.target.chunk_counts();
     assert_eq!(
-        (counts.held, counts.tx, counts.pool + counts.fill),
+        (counts.in_use, counts.tx, counts.pool + counts.fill),
         (0, 0, counts.total)
     );
     let counted = pair.target.statistics();
@@ -387,7 +387,7 @@ fn a_frame_of_too_many_pieces_is_dropped_whole_and_the_next_one_arrives() -> Res
     assert!(pair.target.receive().is_none());
     assert_eq!(pair.target.statistics().rx_overlong, 2);
     let counts = pair.target.chunk_counts();
-    assert!(counts.is_conserved() && counts.held == 0, "{counts:?}");
+    assert!(counts.is_conserved() && counts.in_use == 0, "{counts:?}");
     Ok(())
 }
 

@@ -4,15 +4,16 @@
 //! port. The workers never wait for it.
 
 pub mod api;
+mod backoff;
 mod denied;
 pub(crate) mod genetlink;
 mod jobs;
 pub(crate) mod links;
 mod lists;
-mod neighbours;
 mod notices;
 mod notify;
 mod open;
+mod other_targets;
 mod plan;
 mod port_thread;
 mod port_view;
@@ -23,7 +24,6 @@ pub mod state;
 mod stop;
 mod supervisor;
 pub(crate) mod tags;
-mod trouble;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -315,7 +315,7 @@ impl Control {
         if !self.service.must_start || !self.has_config {
             return Ok(());
         }
-        if let Some(reason) = self.supervisor.plan.first_trouble() {
+        if let Some(reason) = self.supervisor.plan.first_failure() {
             bail!("{reason}");
         }
         if self.supervisor.plan.is_settled() {

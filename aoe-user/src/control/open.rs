@@ -10,8 +10,8 @@ use indicatif::BinaryBytes;
 use parking_lot::Mutex;
 
 use super::lists::Lists;
-use super::neighbours::{Sought, tie::MODEL};
 use super::notices::{Notices, Reporter};
+use super::other_targets::{Sought, tie::MODEL};
 use super::plan::ExportId;
 use super::state::{StateDir, StateError, StateKey};
 use crate::config::ExportConfig;

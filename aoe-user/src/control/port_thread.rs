@@ -11,8 +11,8 @@ use tracing::{error, info, warn};
 
 use super::denied::{DeniedReport, DeniedSource};
 use super::jobs::panic_text;
-use super::neighbours::Neighbour;
-use super::neighbours::watch::Watch;
+use super::other_targets::OtherTarget;
+use super::other_targets::watch::Watch;
 use super::plan::ExportId;
 use super::port_view::PortView;
 use super::port_wishes::{About, Shared, Wishes};
@@ -259,8 +259,8 @@ impl Running<'_> {
         } else if wishes.masks {
             self.renew_rules()?;
         }
-        for neighbour in wishes.lost {
-            self.tell_lost(neighbour, report);
+        for other in wishes.lost {
+            self.tell_lost(other, report);
         }
         if wishes.announce_all {
             self.port.advertise(self.by_id.values().cloned().collect());
@@ -293,17 +293,17 @@ impl Running<'_> {
         Ok(())
     }
 
-    fn tell_lost(&self, neighbour: Neighbour, report: &dyn Fn(PortEvent)) {
+    fn tell_lost(&self, other: OtherTarget, report: &dyn Fn(PortEvent)) {
         for served in self
             .view
             .exports
             .iter()
-            .filter(|served| served.sought().is(&neighbour))
+            .filter(|served| served.sought().is(&other))
         {
             let reason = format!(
                 "{} was started by {} on {} at the same time, and is left to it: two targets with one address corrupt data; stop \
                  one of them or give it another address",
-                neighbour.address, neighbour.mac, self.name
+                other.address, other.mac, self.name
             );
             report(PortEvent::Lost(served.id, reason));
         }
@@ -447,11 +447,11 @@ impl Running<'_> {
 }
 
 /// Wishes told what is to be left to others.
-fn lost(shared: &Arc<Shared>) -> impl Fn(Neighbour) + Send + Sync + 'static {
+fn lost(shared: &Arc<Shared>) -> impl Fn(OtherTarget) + Send + Sync + 'static {
     let shared = Arc::downgrade(shared);
-    move |neighbour| {
+    move |other| {
         if let Some(shared) = shared.upgrade() {
-            shared.wish(|wishes| wishes.lost.push(neighbour));
+            shared.wish(|wishes| wishes.lost.push(other));
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::neighbours::Sought;
 use super::open::Served;
+use super::other_targets::Sought;
 use super::plan::ExportId;
 use crate::config::Mode;
 use crate::filter::Rules;

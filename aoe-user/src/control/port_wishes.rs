@@ -6,7 +6,7 @@ use aoe_common::Mac;
 use parking_lot::{Condvar, Mutex};
 
 use super::denied::DeniedSource;
-use super::neighbours::Neighbour;
+use super::other_targets::OtherTarget;
 use super::plan::ExportId;
 use super::port_view::PortView;
 use crate::port::QueueRelease;
@@ -41,7 +41,7 @@ pub(super) struct Wishes {
     pub announce: HashSet<ExportId>,
     pub counters: bool,
     /// Other targets that an export is to be left to.
-    pub lost: Vec<Neighbour>,
+    pub lost: Vec<OtherTarget>,
     /// A worker has panicked.
     pub lost_worker: bool,
     pub close: bool,

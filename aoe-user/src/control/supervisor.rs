@@ -16,9 +16,9 @@ use super::api::types::LastReload;
 use super::jobs::{Jobs, panic_text};
 use super::links::LinkState;
 use super::lists::Made;
-use super::neighbours::{self, Neighbour, Sought};
 use super::notices::Notices;
 use super::open::{self, Served, StateKeys};
+use super::other_targets::{self, OtherTarget, Sought};
 use super::plan::{Action, ExportId, Level, Plan, PortId, View};
 use super::port_thread::{PortEvent, PortHandle};
 use super::port_view::PortView;
@@ -455,8 +455,8 @@ fn look_around(
     };
     let warnings = wanted.iter().filter_map(|(_, sought)| warning(sought)).collect();
     let all: Vec<Sought> = wanted.iter().map(|(_, sought)| *sought).collect();
-    let found = neighbours::search(port, &all).map_err(|error| format!("{error:#}"));
-    let refusal = |sought: &Sought, found: &[Neighbour]| {
+    let found = other_targets::search(port, &all).map_err(|error| format!("{error:#}"));
+    let refusal = |sought: &Sought, found: &[OtherTarget]| {
         tags.and_then(|tags| tags.refusal(port, sought.vlan)).or_else(|| {
             let other = found.iter().find(|other| sought.is(other))?;
             Some(format!(

@@ -7,7 +7,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo};
 use crate::config::Vlan;
 
 use super::genetlink::offloads;
-use super::neighbours::vlan_devices;
+use super::other_targets::vlan_devices;
 
 /// The offload that takes tags out of received frames, as the kernel calls it.
 pub const STRIPS_TAGS: &str = "rx-vlan-hw-parse";

@@ -73,18 +73,18 @@ pub(super) fn ways(mode: Mode) -> &'static [Way] {
 
 /// The ways after `way` that may work although it failed with this error, best first.
 pub(super) fn left_after(mode: Mode, way: Way, error: &PortError) -> impl Iterator<Item = Way> + use<> {
-    let trouble = Trouble::of(error);
+    let affected = Affected::of(error);
     let later = ways(mode).iter().skip_while(move |other| **other != way).skip(1);
-    later.copied().filter(move |other| match trouble {
-        Trouble::Interface => false,
-        Trouble::Native => other.attach == Attach::Generic,
-        Trouble::Way => true,
+    later.copied().filter(move |other| match affected {
+        Affected::Interface => false,
+        Affected::Native => other.attach == Attach::Generic,
+        Affected::Way => true,
     })
 }
 
 /// What an error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
+enum Affected {
     /// The interface or this process: no other way will help.
     Interface,
     /// Native XDP.
@@ -93,17 +93,17 @@ enum Trouble {
     Way,
 }
 
-impl Trouble {
-    fn of(error: &PortError) -> Trouble {
+impl Affected {
+    fn of(error: &PortError) -> Affected {
         match error {
-            PortError::Filter(error) if error.generic_may_work() => Trouble::Native,
-            PortError::Socket(error) if error.errno() == Some(Errno::OPNOTSUPP) => Trouble::Way,
-            PortError::Silent { obtained, .. } if obtained.zero_copy => Trouble::Way,
-            PortError::Silent { .. } => Trouble::Native,
+            PortError::Filter(error) if error.generic_may_work() => Affected::Native,
+            PortError::Socket(error) if error.errno() == Some(Errno::OPNOTSUPP) => Affected::Way,
+            PortError::Silent { obtained, .. } if obtained.zero_copy => Affected::Way,
+            PortError::Silent { .. } => Affected::Native,
             PortError::Filter(_)
             | PortError::Socket(_)
             | PortError::MtuTooSmall { .. }
-            | PortError::Worker { .. } => Trouble::Interface,
+            | PortError::Worker { .. } => Affected::Interface,
         }
     }
 }

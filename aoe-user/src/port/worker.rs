@@ -136,7 +136,7 @@ impl Worker {
             start,
             start_us: monotonic_ns() / 1000,
             trace: Trace::default(),
-            next_advert_us: None,
+            next_advertisement_us: None,
         };
         let (end, ending) = End::new(alarm);
         // Not joined: it may go on for what a disk still owes it when its queue is free for others.
@@ -195,7 +195,7 @@ struct DataPath {
     start_us: u64,
     trace: Trace,
     /// When the engine wants to advertise again, on that clock.
-    next_advert_us: Option<u64>,
+    next_advertisement_us: Option<u64>,
 }
 
 impl DataPath {
@@ -275,8 +275,8 @@ impl DataPath {
         if worked {
             self.session.completion_queue().submit(now);
         }
-        if self.next_advert_us.is_some_and(|due| due <= now_us) {
-            self.next_advert_us = self.session.tick(&mut self.link, &self.port, now_us);
+        if self.next_advertisement_us.is_some_and(|due| due <= now_us) {
+            self.next_advertisement_us = self.session.tick(&mut self.link, &self.port, now_us);
         }
         self.link.0.kick();
         worked
@@ -321,11 +321,14 @@ impl DataPath {
 
     fn poll(&mut self, limit: Option<Duration>) {
         let now_us = self.now_us();
-        let until_advert = self
-            .next_advert_us
+        let until_advertisement = self
+            .next_advertisement_us
             .map(|due| Duration::from_micros(due.saturating_sub(now_us) + 1));
         let until_kick = self.link.0.needs_kick().then_some(KICK_AGAIN);
-        let timeout = [limit, until_advert, until_kick].into_iter().flatten().min();
+        let timeout = [limit, until_advertisement, until_kick]
+            .into_iter()
+            .flatten()
+            .min();
         let timeout = timeout.and_then(|limit| limit.try_into().ok());
         let completions = self.session.completion_queue();
         let mut fds =
@@ -359,7 +362,7 @@ impl DataPath {
                 total: chunks.total.into(),
                 pool: chunks.pool.into(),
                 fill: chunks.fill.into(),
-                in_use: chunks.held.into(),
+                in_use: chunks.in_use.into(),
                 tx: chunks.tx.into(),
             },
         );
@@ -372,9 +375,9 @@ impl DataPath {
             Command::Port(port) => self.port = port,
             Command::Advertise(exports) => {
                 let now_us = self.now_us();
-                self.next_advert_us = self
-                    .session
-                    .advertise(&mut self.link, &self.port, &exports, now_us);
+                self.next_advertisement_us =
+                    self.session
+                        .advertise(&mut self.link, &self.port, &exports, now_us);
                 self.link.0.kick();
             }
             Command::Pace(pace) => self.set_pace(pace),

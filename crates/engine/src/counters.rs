@@ -92,7 +92,7 @@ counters! {
     /// Replies sent, errors included.
     replies,
     /// Advertisements sent.
-    adverts,
+    advertisements,
     /// Replies with an ATA error status.
     ata_errors,
     /// Replies with the AoE error flag.

@@ -12,7 +12,7 @@
 mod access;
 mod action;
 mod admin;
-mod adverts;
+mod advertisements;
 mod ata;
 mod completion;
 mod counters;

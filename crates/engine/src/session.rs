@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use super::adverts::Adverts;
+use super::advertisements::Advertisements;
 use super::ata::{Opcode, opcode};
 use super::counters::{Counters, Silence};
 use super::held::Held;
@@ -25,7 +25,7 @@ use crate::store::{Extent, Store};
 pub struct Session<L: Link, C: Completions> {
     exports: Arc<Exports<C>>,
     server: Server<L, C>,
-    adverts: Adverts<C>,
+    advertisements: Advertisements<C>,
     meters: Arc<Meters>,
     /// The rows of `meters` by the place of their export, made with its first request.
     rows: Vec<Option<Arc<ExportMeter>>>,
@@ -48,7 +48,7 @@ impl<L: Link, C: Completions> Session<L, C> {
             rows: vec![None; exports.len()],
             exports,
             server,
-            adverts: Adverts::default(),
+            advertisements: Advertisements::default(),
             meters: Arc::default(),
             round_us: 0,
         }
@@ -56,7 +56,7 @@ impl<L: Link, C: Completions> Session<L, C> {
 
     /// Serves other exports from the next frame on; requests in flight finish with the ones they came for.
     pub fn set_exports(&mut self, exports: Arc<Exports<C>>) {
-        self.adverts.retain(&exports);
+        self.advertisements.retain(&exports);
         // Their places are other exports' from here on; the times of one batch are not worth more.
         self.server.untimed.clear();
         self.rows = vec![None; exports.len()];
@@ -214,13 +214,14 @@ impl<L: Link, C: Completions> Session<L, C> {
         exports: &[Arc<Export<C>>],
         now_us: u64,
     ) -> Option<u64> {
-        exports.iter().for_each(|export| self.adverts.ask(export));
+        exports.iter().for_each(|export| self.advertisements.ask(export));
         self.tick(link, port, now_us)
     }
 
     /// Sends advertisements that are due; returns the time at which the next one is, if any waits.
     pub fn tick(&mut self, link: &mut L, port: &PortInfo, now_us: u64) -> Option<u64> {
-        self.adverts.tick(link, port, &self.server.counters, now_us)
+        self.advertisements
+            .tick(link, port, &self.server.counters, now_us)
     }
 
     /// Ends the session: requests that still wait go unanswered and give up their place, and their frames are freed. What a store

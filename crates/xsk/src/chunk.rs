@@ -24,7 +24,7 @@ pub struct ChunkCounts {
     /// With the kernel, to receive into: fill ring, driver, RX ring.
     pub fill: u32,
     /// In frames that the caller has, or in a frame of which not every piece has arrived.
-    pub held: u32,
+    pub in_use: u32,
     /// On their way out: overflow queue, TX ring, driver, completion ring.
     pub tx: u32,
     /// All.
@@ -34,7 +34,7 @@ pub struct ChunkCounts {
 impl ChunkCounts {
     /// Whether every chunk is in one place.
     pub fn is_conserved(&self) -> bool {
-        let places = [self.pool, self.fill, self.held, self.tx];
+        let places = [self.pool, self.fill, self.in_use, self.tx];
         places.iter().map(|&count| u64::from(count)).sum::<u64>() == u64::from(self.total)
     }
 }
@@ -46,7 +46,7 @@ pub(super) struct Chunks {
     /// first. Of a received chunk only the header was looked at: it goes to the front, from where the kernel is served.
     pool: VecDeque<u32>,
     fill: u32,
-    held: u32,
+    in_use: u32,
     tx: u32,
     /// Where each chunk is, to catch one that the kernel returns twice or that nobody gave it.
     #[cfg(debug_assertions)]
@@ -58,7 +58,7 @@ pub(super) struct Chunks {
 enum Place {
     Pool,
     Fill,
-    Held,
+    InUse,
     Tx,
 }
 
@@ -68,7 +68,7 @@ impl Chunks {
         Chunks {
             pool: (0..total).rev().collect(),
             fill: 0,
-            held: 0,
+            in_use: 0,
             tx: 0,
             #[cfg(debug_assertions)]
             places: vec![Place::Pool; total as usize],
@@ -90,14 +90,14 @@ impl Chunks {
     /// Pool to caller: the warmest.
     pub fn take(&mut self) -> Option<Chunk> {
         let index = self.pool.pop_back()?;
-        self.moved(index, Place::Pool, Place::Held);
+        self.moved(index, Place::Pool, Place::InUse);
         Some(Chunk(index))
     }
 
     /// Caller to pool: the coldest, what is sent comes back by another way.
     #[expect(clippy::needless_pass_by_value, reason = "the token ends here")]
     pub fn put(&mut self, chunk: Chunk) {
-        self.moved(chunk.0, Place::Held, Place::Pool);
+        self.moved(chunk.0, Place::InUse, Place::Pool);
         self.pool.push_front(chunk.0);
     }
 
@@ -110,14 +110,14 @@ impl Chunks {
 
     /// The kernel's receive side to the caller.
     pub fn received(&mut self, index: u32) -> Chunk {
-        self.moved(index, Place::Fill, Place::Held);
+        self.moved(index, Place::Fill, Place::InUse);
         Chunk(index)
     }
 
     /// Caller to the transmit side.
     #[expect(clippy::needless_pass_by_value, reason = "the token ends here")]
     pub fn transmitted(&mut self, chunk: Chunk) -> u32 {
-        self.moved(chunk.0, Place::Held, Place::Tx);
+        self.moved(chunk.0, Place::InUse, Place::Tx);
         chunk.0
     }
 
@@ -132,7 +132,7 @@ impl Chunks {
         ChunkCounts {
             pool: self.free(),
             fill: self.fill,
-            held: self.held,
+            in_use: self.in_use,
             tx: self.tx,
             total: self.total,
         }
@@ -159,7 +159,7 @@ impl Chunks {
         match place {
             Place::Pool => None,
             Place::Fill => Some(&mut self.fill),
-            Place::Held => Some(&mut self.held),
+            Place::InUse => Some(&mut self.in_use),
             Place::Tx => Some(&mut self.tx),
         }
     }
@@ -178,7 +178,7 @@ mod tests {
             ChunkCounts {
                 pool: 2,
                 fill: 1,
-                held: 0,
+                in_use: 0,
                 tx: 0,
                 total: 3
             }
@@ -189,7 +189,7 @@ mod tests {
             ChunkCounts {
                 pool: 2,
                 fill: 0,
-                held: 1,
+                in_use: 1,
                 tx: 0,
                 total: 3
             }
@@ -200,7 +200,7 @@ mod tests {
             ChunkCounts {
                 pool: 2,
                 fill: 0,
-                held: 0,
+                in_use: 0,
                 tx: 1,
                 total: 3
             }
@@ -211,7 +211,7 @@ mod tests {
             ChunkCounts {
                 pool: 3,
                 fill: 0,
-                held: 0,
+                in_use: 0,
                 tx: 0,
                 total: 3
             }
@@ -265,7 +265,7 @@ mod tests {
         let lost = ChunkCounts {
             pool: 1,
             fill: 1,
-            held: 1,
+            in_use: 1,
             tx: 0,
             total: 4,
         };

@@ -330,7 +330,7 @@ impl Socket {
             .waiting
             .iter()
             .fold(0u32, |sum, frame| sum.saturating_add(frame.pieces().len() as u32));
-        counts.held = counts.held.wrapping_sub(waiting);
+        counts.in_use = counts.in_use.wrapping_sub(waiting);
         counts.tx = counts.tx.wrapping_add(waiting);
         debug_assert!(counts.is_conserved(), "{counts:?}");
         counts

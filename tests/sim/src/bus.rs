@@ -165,9 +165,9 @@ impl Bus {
     }
 
     /// The completions of a new worker.
-    pub fn completions(&self, worker: WorkerId) -> Mailbox {
+    pub fn completions(&self, worker: WorkerId) -> CompletionQueue {
         self.0.lock().mail.insert(worker, VecDeque::new());
-        Mailbox(Handle {
+        CompletionQueue(Handle {
             worker,
             bus: self.clone(),
         })
@@ -198,9 +198,9 @@ impl Bus {
 
 /// One worker's completions.
 #[derive(Debug)]
-pub struct Mailbox(Handle);
+pub struct CompletionQueue(Handle);
 
-impl Completions for Mailbox {
+impl Completions for CompletionQueue {
     type Handle = Handle;
 
     fn handle(&self) -> Handle {

@@ -1,6 +1,6 @@
 //! Draws a plan from a seed.
 //!
-//! Each seed switches most kinds of trouble off and the others on (swarm testing): a run with everything at once finds less,
+//! Each seed switches most kinds of faults off and the others on (swarm testing): a run with everything at once finds less,
 //! because one fault hides the other.
 
 use crate::plan::{

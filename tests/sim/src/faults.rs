@@ -142,28 +142,28 @@ impl World {
             (first, first + self.random.between(1, 8))
         });
         match what {
-            FaultKind::Slow { .. } => device.trouble.slow = begins,
+            FaultKind::Slow { .. } => device.faults.slow = begins,
             FaultKind::Hang { .. } => {
-                device.trouble.hung = begins;
+                device.faults.hung = begins;
                 if !begins {
                     device.unstick();
                 }
             }
             FaultKind::CommitFails { .. } => {
-                device.trouble.commit_fails = begins;
+                device.faults.commit_fails = begins;
                 if begins {
                     device.provoke_write_back();
                 }
             }
-            FaultKind::ReadFails { .. } => device.trouble.bad_reads = some,
-            FaultKind::WriteFails { .. } => device.trouble.bad_writes = some,
-            FaultKind::Full { .. } => device.trouble.full = begins,
-            FaultKind::Gone { .. } => device.trouble.gone = begins,
-            FaultKind::Shrunk { .. } => device.trouble.shrunk = begins.then(|| self.random.below(sectors)),
+            FaultKind::ReadFails { .. } => device.faults.bad_reads = some,
+            FaultKind::WriteFails { .. } => device.faults.bad_writes = some,
+            FaultKind::Full { .. } => device.faults.full = begins,
+            FaultKind::Gone { .. } => device.faults.gone = begins,
+            FaultKind::Shrunk { .. } => device.faults.shrunk = begins.then(|| self.random.below(sectors)),
             _ if begins => device.accept(),
             _ => {}
         }
         drop(device);
-        self.oracle.trouble(number as u8);
+        self.oracle.faults(number as u8);
     }
 }

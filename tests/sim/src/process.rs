@@ -10,7 +10,7 @@ use engine::{
     Store, WireAdmin,
 };
 
-use crate::bus::{Bus, Mailbox, WorkerId};
+use crate::bus::{Bus, CompletionQueue, WorkerId};
 use crate::frame::Frame;
 use crate::link::{Chunked, SimLink};
 use crate::oracle::sector::Tick;
@@ -47,7 +47,7 @@ pub struct Worker {
     pub port: u8,
     /// Its queue.
     pub queue: u8,
-    session: Session<SimLink, Mailbox>,
+    session: Session<SimLink, CompletionQueue>,
     link: SimLink,
     ring: VecDeque<InRing>,
     /// It is going to run.
@@ -121,14 +121,14 @@ impl Worker {
     }
 
     /// Advertises every export.
-    pub fn advertise(&mut self, port: &PortInfo, exports: &Exports<Mailbox>, now_us: u64) {
+    pub fn advertise(&mut self, port: &PortInfo, exports: &Exports<CompletionQueue>, now_us: u64) {
         let all: Vec<_> = exports.iter().cloned().collect();
         self.session.advertise(&mut self.link, port, &all, now_us);
         self.due_us = self.session.tick(&mut self.link, port, now_us);
     }
 
     /// Ends the session; what it leaves of its frames, and with the stores.
-    pub fn close(mut self) -> (usize, Remains<Mailbox>) {
+    pub fn close(mut self) -> (usize, Remains<CompletionQueue>) {
         let remains = self.session.close(&mut self.link);
         (self.link.out, remains)
     }
@@ -148,15 +148,15 @@ impl Observer for Deaf {
 pub struct Process {
     bus: Bus,
     /// What it serves, by slot.
-    pub exports: Vec<Arc<Export<Mailbox>>>,
+    pub exports: Vec<Arc<Export<CompletionQueue>>>,
     /// The stores behind, by slot.
-    pub stores: Vec<Arc<dyn Store<Mailbox>>>,
+    pub stores: Vec<Arc<dyn Store<CompletionQueue>>>,
     /// On all ports.
-    pub served: Arc<Exports<Mailbox>>,
+    pub served: Arc<Exports<CompletionQueue>>,
     /// Its workers.
     pub workers: BTreeMap<WorkerId, Worker>,
     /// What workers that have ended left with the stores.
-    pub remains: BTreeMap<WorkerId, Remains<Mailbox>>,
+    pub remains: BTreeMap<WorkerId, Remains<CompletionQueue>>,
     /// SIGTERM has come.
     pub terminating: bool,
 }
@@ -197,7 +197,7 @@ impl Process {
     /// When a state breaks the engine's limits: the state store has it from the engine itself.
     pub fn start(
         bus: &Bus,
-        stores: Vec<Arc<dyn Store<Mailbox>>>,
+        stores: Vec<Arc<dyn Store<CompletionQueue>>>,
         options: Vec<Options>,
         state: &SimState,
     ) -> Process {

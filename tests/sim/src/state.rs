@@ -9,7 +9,7 @@ use engine::{
 };
 use parking_lot::Mutex;
 
-use crate::bus::{Bus, Event, Handle, Mailbox};
+use crate::bus::{Bus, CompletionQueue, Event, Handle};
 use crate::mutants::Mutant;
 use crate::random::Random;
 
@@ -141,7 +141,7 @@ impl SimState {
     }
 }
 
-impl StateStore<Mailbox> for SimState {
+impl StateStore<CompletionQueue> for SimState {
     fn save(&self, address: Address, state: &Persistent, handle: Handle, token: Token) {
         let inner = &mut *self.0.lock();
         let number = inner.next;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use engine::Store;
 
-use crate::bus::{Event, Mailbox, WorkerId};
+use crate::bus::{CompletionQueue, Event, WorkerId};
 use crate::disk::SimStore;
 use crate::frame::Frame;
 use crate::mutants::Mutant;
@@ -125,7 +125,7 @@ impl World {
         self.say("the process starts");
         let open = |place: &crate::world::Place| {
             let store = SimStore::open(&self.disks[place.disk], place.store, place.base, place.sectors);
-            Arc::new(store) as Arc<dyn Store<Mailbox>>
+            Arc::new(store) as Arc<dyn Store<CompletionQueue>>
         };
         let stores = self.places.iter().map(open).collect();
         let process = Process::start(&self.bus, stores, self.options(), &self.state);

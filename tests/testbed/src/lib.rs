@@ -5,17 +5,17 @@
 //! and captures of what went over the wire ([`capture`]). Everything cleans up after itself, however a test ends.
 
 pub mod capture;
+pub mod faulty_export;
 pub mod frame;
 pub mod image;
 pub mod initiator;
 pub mod link;
+pub mod namespace;
 pub mod needs;
 pub mod net;
-pub mod own;
 pub mod packages;
 pub mod process;
 mod seed;
-pub mod stand;
 pub mod target;
 pub mod values;
 pub mod vm;

@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
+use super::contender::Contender::{Echo, Ggaoed, Vblade, Xblade};
 use super::disk::{AMPLIFICATION, COLD_1500, COLD_9000, HOT_BESIDE_COLD, SYNC, WRITES};
 use super::flood::{KINDS, RATE_LIMITED, WOKEN, kept};
 use super::load::{Load, Run};
 use super::results::{Results, Series};
 use super::scale::{IDLE, MANY_MEMORY, MANY_RATE, MANY_START, MEMORY, TWO_INTERFACES};
 use super::stages::{RAM_1500, RAM_9000, THREADED, UNPINNED_1500, UNPINNED_9000};
-use super::stand::Contender::{Echo, Ggaoed, Vblade, Xblade};
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -175,7 +175,7 @@ impl Table<'_> {
         &self,
         stage: &str,
         load: &Load,
-        peer: super::stand::Contender,
+        peer: super::contender::Contender,
         figure: impl Fn(&Run) -> f64,
     ) -> Option<f64> {
         let name = load.name();
@@ -190,8 +190,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::bench::contender::Contender;
     use crate::bench::load::{Figures, Latency};
-    use crate::bench::stand::Contender;
 
     fn run(rps: f64) -> Run {
         let lat_us = Latency { p50: 5.0, p99: 9.0 };

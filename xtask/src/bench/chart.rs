@@ -3,11 +3,11 @@
 use svg::Document;
 use svg::node::element::{Line, Rectangle, Text, Title};
 
+use super::contender::Contender;
 use super::disk::{SYNC, WRITES};
 use super::flood::{KINDS, kept};
 use super::results::Results;
 use super::stages::{RAM_1500, RAM_9000};
-use super::stand::Contender;
 
 const WIDTH: f64 = 760.0;
 const LABELS: f64 = 250.0;

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::contender::{Contender, Running, Serving, figures};
 use super::images::drop_caches;
 use super::load::{Load, Run};
-use super::stand::{Contender, Serving, Stand, figures};
 use super::{Bench, GENERATOR_CPU, SHELF, SLOT};
 
 /// Name of a stage, as [`super::bars`] looks it up.
@@ -36,8 +36,8 @@ pub fn sync(bench: &mut Bench) {
             ..Load::writes(2, depth)
         };
         for contender in both(bench) {
-            let stand = fresh(bench, contender, |serving| serving.sync = true);
-            match stand.and_then(|mut stand| stand.load(&load)) {
+            let running = fresh(bench, contender, |serving| serving.sync = true);
+            match running.and_then(|mut running| running.load(&load)) {
                 Ok(run) => bench.results.add(SYNC, &load.name(), contender, run),
                 Err(error) => bench.failed(&format!("{SYNC}, {}", contender.name()), &error),
             }
@@ -68,10 +68,10 @@ pub fn writes(bench: &mut Bench) {
 
 fn write_and_flush(bench: &Bench, contender: Contender, load: &Load) -> Result<(Run, f64)> {
     let image = bench.images.on_disk(contender.name())?;
-    let mut stand = fresh(bench, contender, |_| {})?;
+    let mut running = fresh(bench, contender, |_| {})?;
     let (before, started) = (device_bytes_written(&image)?, Instant::now());
-    let mut run = stand.load(load)?;
-    stand.process.stop().ok();
+    let mut run = running.load(load)?;
+    running.process.stop().ok();
     File::open(&image)?.sync_data()?;
     let (elapsed, after) = (started.elapsed().as_secs_f64(), device_bytes_written(&image)?);
     run.figures.rps = run.figures.requests as f64 / elapsed;
@@ -95,7 +95,7 @@ pub fn cold(bench: &mut Bench) {
             };
             for contender in both(bench) {
                 let run = fresh(bench, contender, |serving| serving.mtu = *mtu);
-                match run.and_then(|mut stand| stand.load(&load)) {
+                match run.and_then(|mut running| running.load(&load)) {
                     Ok(run) => bench.results.add(name, &load.name(), contender, run),
                     Err(error) => bench.failed(&format!("{name}, {}", contender.name()), &error),
                 }
@@ -135,11 +135,11 @@ fn beside_cold(bench: &Bench, together: bool) -> Result<f64> {
         config: together.then_some(config),
         ..Serving::plain(&hot, 1500)
     };
-    let mut stand = Stand::start(bench, Contender::Xblade, &serving)?;
+    let mut running = Running::start(bench, Contender::Xblade, &serving)?;
     let _other = if together {
         None
     } else {
-        Some(stand.spawn_xblade(1, &cold)?)
+        Some(running.spawn_xblade(1, &cold)?)
     };
 
     let hot_load = Load {
@@ -155,9 +155,9 @@ fn beside_cold(bench: &Bench, together: bool) -> Result<f64> {
     if together {
         cold_arguments[0] = format!("{SHELF}.{next_slot}");
     }
-    let mut generator = stand.spawn_bench(u32::from(!together), GENERATOR_CPU, &cold_arguments, &[])?;
+    let mut generator = running.spawn_bench(u32::from(!together), GENERATOR_CPU, &cold_arguments, &[])?;
     std::thread::sleep(Duration::from_millis(200));
-    let run = stand.load(&hot_load)?;
+    let run = running.load(&hot_load)?;
     figures(&mut generator)?;
     Ok(run.figures.rps)
 }
@@ -173,12 +173,12 @@ fn both(bench: &Bench) -> Vec<Contender> {
 }
 
 /// Starts a target on an image of which nothing is cached.
-fn fresh(bench: &Bench, contender: Contender, adjust: impl Fn(&mut Serving)) -> Result<Stand> {
+fn fresh(bench: &Bench, contender: Contender, adjust: impl Fn(&mut Serving)) -> Result<Running> {
     let image = bench.images.on_disk(contender.name())?;
     drop_caches()?;
     let mut serving = Serving::plain(&image, 1500);
     adjust(&mut serving);
-    Stand::start(bench, contender, &serving)
+    Running::start(bench, contender, &serving)
 }
 
 /// Bytes written so far to the device that the file is on.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::Process;
 
+use super::contender::{Contender, Running, Serving};
 use super::load::{Load, Run};
-use super::stand::{Contender, Serving, Stand};
 use super::{Bench, SHELF, SLOT, TARGET_CPU};
 
 /// Frames a second.
@@ -53,7 +53,7 @@ fn all_kinds(bench: &mut Bench, contender: Contender) -> Result<()> {
         access_list: true,
         ..Serving::plain(&image, 1500)
     };
-    let mut stand = Stand::start(bench, contender, &serving)?;
+    let mut running = Running::start(bench, contender, &serving)?;
     // Many short rounds: a single one is off by ten percent either way. Peers are there to be compared with, not to be judged.
     let (rounds, seconds) = match (bench.quick, contender) {
         (true, Contender::Xblade) => (3, 0.3),
@@ -61,14 +61,14 @@ fn all_kinds(bench: &mut Bench, contender: Contender) -> Result<()> {
         (false, _) => (bench.rounds, bench.seconds),
     };
     for kind in KINDS.repeat(rounds) {
-        let share = compare(&mut stand, kind, seconds)?;
+        let share = compare(&mut running, kind, seconds)?;
         bench.results.fact(&kept(kind), contender, share);
     }
-    let mut flood = flood(&stand, "strangers", 0, 1.0)?;
+    let mut flood = flood(&running, "strangers", 0, 1.0)?;
     std::thread::sleep(Duration::from_millis(200));
-    let before = stand.process.context_switches()?;
+    let before = running.process.context_switches()?;
     std::thread::sleep(Duration::from_millis(500));
-    let woken = stand.process.context_switches()?.saturating_sub(before);
+    let woken = running.process.context_switches()?.saturating_sub(before);
     bench.results.fact(WOKEN, contender, woken as f64 * 2.0);
     flood.wait(Duration::from_secs(10)).map(drop)
 }
@@ -95,8 +95,8 @@ fn limited(bench: &mut Bench) -> Result<()> {
         config: Some(config),
         ..Serving::plain(&image, 1500)
     };
-    let mut stand = Stand::start(bench, Contender::Xblade, &serving)?;
-    let share = compare(&mut stand, "neighbour", bench.seconds.max(1.0))?;
+    let mut running = Running::start(bench, Contender::Xblade, &serving)?;
+    let share = compare(&mut running, "neighbour", bench.seconds.max(1.0))?;
     bench.results.fact(RATE_LIMITED, Contender::Xblade, share);
     Ok(())
 }
@@ -105,16 +105,16 @@ fn limited(bench: &mut Bench) -> Result<()> {
 const FLOODER: &str = "06:00:00:00:00:01";
 
 /// The rate beside a flood into the target's link, divided by that beside the same flood into the other link.
-fn compare(stand: &mut Stand, kind: &str, seconds: f64) -> Result<f64> {
+fn compare(running: &mut Running, kind: &str, seconds: f64) -> Result<f64> {
     let load = Load {
         seconds,
         warm_up: 0.1,
         ..Load::reads(2, 16)
     };
     let mut rate = |link| -> Result<f64> {
-        let mut flood = flood(stand, kind, link, seconds + 0.5)?;
+        let mut flood = flood(running, kind, link, seconds + 0.5)?;
         std::thread::sleep(Duration::from_millis(200));
-        let run: Run = stand.load(&load)?;
+        let run: Run = running.load(&load)?;
         flood.wait(Duration::from_secs(60))?;
         let log = flood.log();
         let said: serde_json::Value = serde_json::from_str(log.trim()).with_context(|| log.clone())?;
@@ -131,7 +131,7 @@ fn compare(stand: &mut Stand, kind: &str, seconds: f64) -> Result<f64> {
     Ok(rate(0)? / elsewhere)
 }
 
-fn flood(stand: &Stand, kind: &str, link: u32, seconds: f64) -> Result<Process> {
+fn flood(running: &Running, kind: &str, link: u32, seconds: f64) -> Result<Process> {
     let mac = lab::link::target_mac(link).to_string();
     let args: Vec<String> = vec![format!("{SHELF}.{SLOT}")];
     let seconds = seconds.to_string();
@@ -145,5 +145,5 @@ fn flood(stand: &Stand, kind: &str, link: u32, seconds: f64) -> Result<Process> 
         "--duration",
         &seconds,
     ];
-    stand.spawn_bench(link, TARGET_CPU, &args, &more)
+    running.spawn_bench(link, TARGET_CPU, &args, &more)
 }

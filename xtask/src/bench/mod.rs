@@ -6,6 +6,7 @@
 
 mod bars;
 mod chart;
+mod contender;
 mod disk;
 mod flood;
 mod images;
@@ -14,7 +15,6 @@ mod report;
 mod results;
 mod scale;
 mod stages;
-mod stand;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -22,9 +22,9 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 
 use crate::{cargo, sh};
+use contender::Contender;
 use images::Images;
 use results::Results;
-use stand::Contender;
 
 /// Where targets run.
 const TARGET_CPU: &str = "0";

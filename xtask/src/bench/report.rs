@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::bars::{Bar, Limit};
+use super::contender::Contender;
 use super::results::{Results, Series};
-use super::stand::Contender;
 use super::{Bench, chart};
 
 /// Everything, for a person.

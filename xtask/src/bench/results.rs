@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use super::contender::Contender;
 use super::load::{Run, median};
-use super::stand::Contender;
 
 /// The runs of one load against one target.
 #[derive(Debug, Serialize)]

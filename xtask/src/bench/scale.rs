@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::contender::{Contender, Running, Serving, figures};
 use super::load::{Load, median};
-use super::stand::{Contender, Serving, Stand, figures};
 use super::{Bench, GENERATOR_CPU, SHELF, SLOT};
 
 /// Exports of the large configuration; each has an access list of four.
@@ -46,7 +46,7 @@ fn many(bench: &mut Bench) -> Result<()> {
             config: Some(config),
             ..Serving::plain(&image, 1500)
         };
-        Stand::start(bench, Contender::Xblade, &serving)
+        Running::start(bench, Contender::Xblade, &serving)
     };
     let (mut one, mut many) = (start(1, Contender::Xblade.name())?, start(EXPORTS, "many")?);
     let extra_kib = many.process.anonymous_kib()? as f64 - one.process.anonymous_kib()? as f64;
@@ -106,7 +106,7 @@ fn two_interfaces(bench: &mut Bench) -> Result<()> {
         queues: 2,
         ..Serving::plain(&image, 1500)
     };
-    let stand = Stand::start(bench, Contender::Xblade, &serving)?;
+    let running = Running::start(bench, Contender::Xblade, &serving)?;
     let load = Load {
         seconds: bench.seconds,
         ..Load::reads(2, 32)
@@ -117,7 +117,7 @@ fn two_interfaces(bench: &mut Bench) -> Result<()> {
         ..load
     };
     let rate = |links: [u32; 2]| -> Result<f64> {
-        let start = |link| stand.spawn_bench(link, GENERATOR_CPU, &half.arguments(), &[]);
+        let start = |link| running.spawn_bench(link, GENERATOR_CPU, &half.arguments(), &[]);
         let (mut first, mut second) = (start(links[0])?, start(links[1])?);
         Ok(figures(&mut first)?.rps + figures(&mut second)?.rps)
     };
@@ -146,20 +146,20 @@ pub fn idle(bench: &mut Bench) {
 
 fn idle_cost(bench: &Bench, contender: Contender) -> Result<(f64, f64)> {
     let image = bench.images.in_ram(contender.name())?;
-    let mut stand = Stand::start(bench, contender, &Serving::plain(&image, 1500))?;
-    stand.load(&Load {
+    let mut running = Running::start(bench, contender, &Serving::plain(&image, 1500))?;
+    running.load(&Load {
         seconds: 0.5,
         ..Load::reads(2, 64)
     })?;
     std::thread::sleep(Duration::from_secs(1));
     let watched = Duration::from_secs(2);
-    let before = stand.process.cpu_time()?;
+    let before = running.process.cpu_time()?;
     std::thread::sleep(watched);
-    let used = stand.process.cpu_time()?.saturating_sub(before);
+    let used = running.process.cpu_time()?.saturating_sub(before);
     let percent = 100.0 * used.as_secs_f64() / watched.as_secs_f64();
     Ok((
         percent,
-        resident_bytes(stand.process.pid(), &image)? as f64 / f64::from(1 << 20),
+        resident_bytes(running.process.pid(), &image)? as f64 / f64::from(1 << 20),
     ))
 }
 

@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use super::Bench;
+use super::contender::{Contender, Running, Serving};
 use super::load::Load;
-use super::stand::{Contender, Serving, Stand};
 
 /// Name of a stage, as [`super::bars`] and the charts look it up.
 pub const RAM_1500: &str = "image in RAM, MTU 1500";
@@ -70,7 +70,7 @@ fn stage(bench: &mut Bench, name: &str, loads: &[Load], adjust: impl Fn(&mut Ser
     contenders.extend(loads.iter().any(Load::is_random_read).then_some(Contender::Echo));
     for contender in contenders {
         match start(bench, contender, &adjust) {
-            Ok(stand) => stands.push(stand),
+            Ok(running) => stands.push(running),
             Err(error) => bench.failed(&format!("{name}, {}", contender.name()), &error),
         }
     }
@@ -80,28 +80,30 @@ fn stage(bench: &mut Bench, name: &str, loads: &[Load], adjust: impl Fn(&mut Ser
                 seconds: bench.seconds,
                 ..load.clone()
             };
-            let fits = |stand: &Stand| stand.contender != Contender::Echo || load.is_random_read();
-            stands.retain_mut(|stand| match fits(stand).then(|| stand.load(&load)).transpose() {
-                Ok(None) => true,
-                Ok(Some(run)) => {
-                    bench.results.add(name, &load.name(), stand.contender, run);
-                    true
-                }
-                Err(error) => {
-                    bench.failed(
-                        &format!("{name}, {}, {}", load.name(), stand.contender.name()),
-                        &error,
-                    );
-                    false
-                }
-            });
+            let fits = |running: &Running| running.contender != Contender::Echo || load.is_random_read();
+            stands.retain_mut(
+                |running| match fits(running).then(|| running.load(&load)).transpose() {
+                    Ok(None) => true,
+                    Ok(Some(run)) => {
+                        bench.results.add(name, &load.name(), running.contender, run);
+                        true
+                    }
+                    Err(error) => {
+                        bench.failed(
+                            &format!("{name}, {}, {}", load.name(), running.contender.name()),
+                            &error,
+                        );
+                        false
+                    }
+                },
+            );
         }
     }
 }
 
-fn start(bench: &Bench, contender: Contender, adjust: impl Fn(&mut Serving)) -> Result<Stand> {
+fn start(bench: &Bench, contender: Contender, adjust: impl Fn(&mut Serving)) -> Result<Running> {
     let image = bench.images.in_ram(contender.name())?;
     let mut serving = Serving::plain(&image, 1500);
     adjust(&mut serving);
-    Stand::start(bench, contender, &serving)
+    Running::start(bench, contender, &serving)
 }

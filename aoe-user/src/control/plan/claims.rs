@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::super::trouble::Trouble;
+use super::super::backoff::Backoff;
 use super::{Action, Claim, ExportId, Level, Plan, address_of};
 
 impl Plan {
@@ -14,11 +14,11 @@ impl Plan {
         };
         let mut due = Vec::new();
         port.claims.retain(|id, claim| {
-            if let Claim::Taken(trouble) = claim
-                && trouble.is_due(now)
+            if let Claim::Taken(backoff) = claim
+                && backoff.is_due(now)
             {
                 due.push(*id);
-                *claim = Claim::Asking(now, Some(trouble.clone()));
+                *claim = Claim::Asking(now, Some(backoff.clone()));
             }
             exports.contains_key(id)
         });
@@ -40,7 +40,7 @@ impl Plan {
         let (exports, Some(port)) = (&self.exports, self.ports.get_mut(name)) else {
             return;
         };
-        let coming = |id: &ExportId| exports.get(id).is_some_and(|entry| entry.trouble().is_none());
+        let coming = |id: &ExportId| exports.get(id).is_some_and(|entry| entry.backoff().is_none());
         asked.retain(|id| coming(id) && !port.claims.contains_key(id));
         if asked.is_empty() {
             return;
@@ -100,7 +100,7 @@ impl Plan {
         &mut self,
         name: &str,
         id: ExportId,
-        before: Option<Trouble>,
+        before: Option<Backoff>,
         reason: String,
         now: Instant,
     ) {
@@ -116,9 +116,9 @@ impl Plan {
                 format!("{reason}; serving it all the same (--force)"),
             );
         }
-        let (trouble, log) = Trouble::after(before, reason, now);
-        let line = format!("{address} FAILED on {name}, trying again: {}", trouble.reason);
-        port.claims.insert(id, Claim::Taken(trouble));
+        let (backoff, log) = Backoff::after(before, reason, now);
+        let line = format!("{address} FAILED on {name}, trying again: {}", backoff.reason);
+        port.claims.insert(id, Claim::Taken(backoff));
         if log {
             self.say(Level::Error, line);
         }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::super::backoff::Backoff;
 use super::super::open::store_options;
-use super::super::trouble::Trouble;
 use super::reload::Reload;
 use super::{Action, ExportId, HANDOVER, Level, Plan, Wanted, address_of};
 use crate::config::interfaces::Patterns;
@@ -31,9 +31,9 @@ pub(super) struct Entry {
 pub(super) enum Life {
     /// For the state directory or for a predecessor, since then.
     Waiting(Instant),
-    Opening(Instant, Option<Trouble>),
+    Opening(Instant, Option<Backoff>),
     Open,
-    Failed(Trouble),
+    Failed(Backoff),
 }
 
 /// An export that is not wanted any more and not closed yet.
@@ -47,16 +47,16 @@ pub(super) struct Leaving {
 }
 
 impl Entry {
-    pub fn trouble(&self) -> Option<&Trouble> {
+    pub fn backoff(&self) -> Option<&Backoff> {
         match &self.life {
-            Life::Failed(trouble) => Some(trouble),
+            Life::Failed(backoff) => Some(backoff),
             _ => None,
         }
     }
 
-    pub fn trouble_mut(&mut self) -> Option<&mut Trouble> {
+    pub fn backoff_mut(&mut self) -> Option<&mut Backoff> {
         match &mut self.life {
-            Life::Failed(trouble) => Some(trouble),
+            Life::Failed(backoff) => Some(backoff),
             _ => None,
         }
     }
@@ -79,7 +79,7 @@ impl Entry {
 
     pub fn next_time(&self, plan: &Plan) -> Option<Instant> {
         match &self.life {
-            Life::Failed(trouble) => Some(trouble.next_try),
+            Life::Failed(backoff) => Some(backoff.next_try),
             Life::Waiting(_) => {
                 let leaving = self.after.iter().filter_map(|id| plan.leaving.get(id));
                 leaving.map(|leaving| leaving.since + HANDOVER).min()
@@ -289,7 +289,7 @@ impl Plan {
                     }
                     None
                 }
-                Life::Failed(trouble) if trouble.is_due(now) => Some(trouble.clone()),
+                Life::Failed(backoff) if backoff.is_due(now) => Some(backoff.clone()),
                 _ => continue,
             };
             entry.life = Life::Opening(now, before);
@@ -335,13 +335,13 @@ impl Plan {
             Life::Opening(_, before) => before,
             _ => None,
         };
-        let (trouble, log) = Trouble::after(before, reason, now);
+        let (backoff, log) = Backoff::after(before, reason, now);
         let line = format!(
             "{} FAILED, trying again: {}",
             address_of(&entry.config),
-            trouble.reason
+            backoff.reason
         );
-        entry.life = Life::Failed(trouble);
+        entry.life = Life::Failed(backoff);
         if log {
             self.say(Level::Error, line);
         }
@@ -359,8 +359,8 @@ impl Plan {
         // It took long: whoever did not wait for it failed on it.
         for entry in self.exports.values_mut() {
             let stood_before = closed.stands_before(&entry.config);
-            if let Some(trouble) = entry.trouble_mut().filter(|_| stood_before) {
-                trouble.next_try = now;
+            if let Some(backoff) = entry.backoff_mut().filter(|_| stood_before) {
+                backoff.next_try = now;
             }
         }
     }

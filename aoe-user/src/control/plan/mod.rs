@@ -21,8 +21,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::backoff::Backoff;
 use super::links::LinkState;
-use super::trouble::Trouble;
 use crate::config::{ExportConfig, Mode};
 use crate::target::Address;
 use exports::{Entry, Leaving};
@@ -110,20 +110,20 @@ struct Wanted {
 #[derive(Debug)]
 enum StateLife {
     Closed,
-    Opening(Option<Trouble>),
+    Opening(Option<Backoff>),
     Open,
-    Failed(Trouble),
+    Failed(Backoff),
 }
 
 /// Whether an export may be served on a port, as far as other targets go.
 #[derive(Debug, PartialEq, Eq)]
 enum Claim {
     /// Being searched for, since then.
-    Asking(Instant, Option<Trouble>),
+    Asking(Instant, Option<Backoff>),
     /// Nobody else has the address.
     Free,
     /// Somebody has, or the search failed.
-    Taken(Trouble),
+    Taken(Backoff),
 }
 
 /// See the module.
@@ -193,7 +193,7 @@ impl Plan {
     /// When [`Plan::step`] has something to do although nothing has happened.
     pub fn next_time(&self, now: Instant) -> Option<Instant> {
         let state = match &self.state {
-            StateLife::Failed(trouble) => Some(trouble.next_try),
+            StateLife::Failed(backoff) => Some(backoff.next_try),
             _ => None,
         };
         let exports = self.exports.values().filter_map(|entry| entry.next_time(self));
@@ -220,16 +220,16 @@ impl Plan {
     }
 
     /// The first thing that fails, for `serve`, which ends with it.
-    pub fn first_trouble(&self) -> Option<String> {
-        if let StateLife::Failed(trouble) = &self.state {
-            return Some(trouble.reason.clone());
+    pub fn first_failure(&self) -> Option<String> {
+        if let StateLife::Failed(backoff) = &self.state {
+            return Some(backoff.reason.clone());
         }
-        let exports = self.order.iter().filter_map(|id| self.exports[id].trouble());
-        let exports = exports.map(|trouble| trouble.reason.clone());
+        let exports = self.order.iter().filter_map(|id| self.exports[id].backoff());
+        let exports = exports.map(|backoff| backoff.reason.clone());
         let ports = self
             .ports
             .iter()
-            .filter_map(|(name, port)| port.first_trouble(name));
+            .filter_map(|(name, port)| port.first_failure(name));
         let unmatched = self
             .unmatched
             .first()
@@ -261,7 +261,7 @@ impl Plan {
         };
         let before = match std::mem::replace(&mut self.state, StateLife::Closed) {
             StateLife::Closed => None,
-            StateLife::Failed(trouble) if trouble.is_due(now) => Some(trouble),
+            StateLife::Failed(backoff) if backoff.is_due(now) => Some(backoff),
             other => {
                 self.state = other;
                 return;
@@ -281,15 +281,15 @@ impl Plan {
         let StateLife::Opening(before) = std::mem::replace(&mut self.state, StateLife::Closed) else {
             return;
         };
-        let (trouble, log) = Trouble::after(before, reason, now);
+        let (backoff, log) = Backoff::after(before, reason, now);
         if log {
             let line = format!(
                 "no export can be served yet: FAILED, trying again: {}",
-                trouble.reason
+                backoff.reason
             );
             self.say(Level::Error, line);
         }
-        self.state = StateLife::Failed(trouble);
+        self.state = StateLife::Failed(backoff);
     }
 
     fn has_state(&self) -> bool {
@@ -298,16 +298,16 @@ impl Plan {
 
     /// What failed is tried again with the next step.
     pub fn try_all_again(&mut self, now: Instant) {
-        let exports = self.exports.values_mut().filter_map(Entry::trouble_mut);
-        let ports = self.ports.values_mut().flat_map(Port::troubles_mut);
+        let exports = self.exports.values_mut().filter_map(Entry::backoff_mut);
+        let ports = self.ports.values_mut().flat_map(Port::backoffs_mut);
         let state = match &mut self.state {
-            StateLife::Failed(trouble) => Some(trouble),
+            StateLife::Failed(backoff) => Some(backoff),
             _ => None,
         };
         exports
             .chain(ports)
             .chain(state)
-            .for_each(|trouble| trouble.next_try = now);
+            .for_each(|backoff| backoff.next_try = now);
     }
 }
 

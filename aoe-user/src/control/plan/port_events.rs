@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::super::trouble::Trouble;
+use super::super::backoff::Backoff;
 use super::ports::Life;
 use super::{ExportId, Level, Plan, PortId};
 
@@ -48,11 +48,11 @@ impl Plan {
         self.fail_port(&name, before, reason, now);
     }
 
-    pub(super) fn fail_port(&mut self, name: &str, before: Option<Trouble>, reason: String, now: Instant) {
-        let (trouble, log) = Trouble::after(before, reason, now);
-        let line = format!("{name} FAILED, trying again: {}", trouble.reason);
+    pub(super) fn fail_port(&mut self, name: &str, before: Option<Backoff>, reason: String, now: Instant) {
+        let (backoff, log) = Backoff::after(before, reason, now);
+        let line = format!("{name} FAILED, trying again: {}", backoff.reason);
         if let Some(port) = self.ports.get_mut(name) {
-            port.life = Life::Failed(trouble);
+            port.life = Life::Failed(backoff);
         }
         if log {
             self.say(Level::Error, line);

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
+use super::super::backoff::Backoff;
 use super::super::links::{LinkState, named};
-use super::super::trouble::Trouble;
 use super::{Action, Claim, ExportId, GATHER, HANDOVER, Level, PORTS_PACE, Plan, PortId, View};
 use crate::config::Mode;
 
@@ -40,9 +40,9 @@ pub(super) enum Life {
     Empty,
     /// The one before is being closed.
     After(PortId, Instant),
-    Opening(PortId, Box<LinkState>, Option<Trouble>),
+    Opening(PortId, Box<LinkState>, Option<Backoff>),
     Open(PortId, Box<LinkState>),
-    Failed(Trouble),
+    Failed(Backoff),
 }
 
 impl Port {
@@ -67,43 +67,43 @@ impl Port {
         }
     }
 
-    pub fn troubles_mut(&mut self) -> impl Iterator<Item = &mut Trouble> {
+    pub fn backoffs_mut(&mut self) -> impl Iterator<Item = &mut Backoff> {
         let own = match &mut self.life {
-            Life::Failed(trouble) => Some(trouble),
+            Life::Failed(backoff) => Some(backoff),
             _ => None,
         };
         let claims = self.claims.values_mut().filter_map(|claim| match claim {
-            Claim::Taken(trouble) => Some(trouble),
+            Claim::Taken(backoff) => Some(backoff),
             _ => None,
         });
         own.into_iter().chain(claims)
     }
 
     /// Exports that are not served here because of another target.
-    pub fn taken(&self) -> impl Iterator<Item = (ExportId, &Trouble)> {
+    pub fn taken(&self) -> impl Iterator<Item = (ExportId, &Backoff)> {
         self.claims.iter().filter_map(|(id, claim)| match claim {
-            Claim::Taken(trouble) => Some((*id, trouble)),
+            Claim::Taken(backoff) => Some((*id, backoff)),
             _ => None,
         })
     }
 
     /// Why this one is not.
-    pub fn taken_from(&self, id: ExportId) -> Option<&Trouble> {
+    pub fn taken_from(&self, id: ExportId) -> Option<&Backoff> {
         match self.claims.get(&id) {
-            Some(Claim::Taken(trouble)) => Some(trouble),
+            Some(Claim::Taken(backoff)) => Some(backoff),
             _ => None,
         }
     }
 
-    pub fn first_trouble(&self, name: &str) -> Option<String> {
+    pub fn first_failure(&self, name: &str) -> Option<String> {
         let own = match &self.life {
-            Life::Failed(trouble) => Some(format!("cannot serve {name}: {}", trouble.reason)),
+            Life::Failed(backoff) => Some(format!("cannot serve {name}: {}", backoff.reason)),
             Life::Absent => Some(format!(
                 "interface {name} does not exist; `ip link` lists those that do"
             )),
             _ => None,
         };
-        own.or_else(|| self.taken().next().map(|(_, trouble)| trouble.reason.clone()))
+        own.or_else(|| self.taken().next().map(|(_, backoff)| backoff.reason.clone()))
     }
 
     pub fn is_settled(&self) -> bool {
@@ -121,12 +121,12 @@ impl Port {
 
     pub fn next_time(&self) -> Option<Instant> {
         let own = match &self.life {
-            Life::Failed(trouble) => Some(trouble.next_try),
+            Life::Failed(backoff) => Some(backoff.next_try),
             Life::After(_, since) => Some(*since + HANDOVER),
             _ => None,
         };
         let claims = self.claims.values().filter_map(|claim| match claim {
-            Claim::Taken(trouble) => Some(trouble.next_try),
+            Claim::Taken(backoff) => Some(backoff.next_try),
             _ => None,
         });
         let stale = self.stale.map(|since| since + GATHER);
@@ -146,8 +146,8 @@ impl Plan {
         let changed = |name: &String| before.get(name) != self.links.get(name);
         let retried = self.ports.iter_mut().filter(|(name, _)| changed(name));
         for (_, port) in retried {
-            if let Life::Failed(trouble) = &mut port.life {
-                trouble.next_try = now;
+            if let Life::Failed(backoff) = &mut port.life {
+                backoff.next_try = now;
             }
         }
         self.fresh_links = true;
@@ -360,7 +360,7 @@ impl Plan {
         let before = match &port.life {
             Life::Empty => None,
             Life::After(id, since) if !leaving.contains_key(id) || now >= *since + HANDOVER => None,
-            Life::Failed(trouble) if trouble.is_due(now) => Some(trouble.clone()),
+            Life::Failed(backoff) if backoff.is_due(now) => Some(backoff.clone()),
             _ => return,
         };
         let Some(link) = self.links.get(name).filter(|link| link.mac.is_some()).cloned() else {

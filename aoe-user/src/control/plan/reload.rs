@@ -95,7 +95,7 @@ impl Plan {
                 .map(|entry| address_of(&entry.config))
                 .collect()
         };
-        let failed = |id: &&ExportId| self.exports.get(id).and_then(|entry| entry.trouble()).is_some();
+        let failed = |id: &&ExportId| self.exports.get(id).and_then(|entry| entry.backoff()).is_some();
         let failed = addresses(&mut self.order.iter().filter(failed));
         let coming = addresses(&mut self.order.iter().filter(coming));
         let line = if !reload.is_first {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::super::trouble::Trouble;
+use super::super::backoff::Backoff;
 use super::exports::Life as ExportLife;
 use super::ports::Life as PortLife;
 use super::{ExportId, Plan, PortId, StateLife, address_of};
@@ -66,12 +66,12 @@ pub(in crate::control) enum State {
 }
 
 impl State {
-    fn failed(trouble: &Trouble) -> State {
+    fn failed(backoff: &Backoff) -> State {
         State::Failed {
-            reason: trouble.reason.clone(),
-            tries: trouble.tries,
-            since: trouble.since,
-            next_try: trouble.next_try,
+            reason: backoff.reason.clone(),
+            tries: backoff.tries,
+            since: backoff.since,
+            next_try: backoff.next_try,
         }
     }
 }
@@ -123,8 +123,8 @@ impl Plan {
         let entry = self.exports.get(&id)?;
         let state = match (&entry.life, &self.state) {
             (ExportLife::Open, _) => State::Open,
-            (ExportLife::Failed(trouble), _) | (ExportLife::Waiting(_), StateLife::Failed(trouble)) => {
-                State::failed(trouble)
+            (ExportLife::Failed(backoff), _) | (ExportLife::Waiting(_), StateLife::Failed(backoff)) => {
+                State::failed(backoff)
             }
             (ExportLife::Waiting(_), StateLife::Opening(_)) => {
                 State::Waiting("the state directory is being opened".into())
@@ -135,7 +135,7 @@ impl Plan {
         let taken = self.ports.iter().flat_map(|(name, port)| {
             let by_others = port
                 .taken_from(id)
-                .map(|trouble| (name.clone(), trouble.reason.clone()));
+                .map(|backoff| (name.clone(), backoff.reason.clone()));
             let by_own = port
                 .hidden
                 .contains(&id)
@@ -158,7 +158,7 @@ impl Plan {
         let waiting = |what: &str| State::Waiting(what.to_owned());
         let state = match &port.life {
             PortLife::Open(..) => State::Open,
-            PortLife::Failed(trouble) => State::failed(trouble),
+            PortLife::Failed(backoff) => State::failed(backoff),
             PortLife::Absent => waiting("it does not exist"),
             PortLife::Down => waiting("it is down"),
             PortLife::Empty => waiting("no export can be served there yet"),

@@ -302,7 +302,7 @@ fn four_thousand_exports_are_all_found() {
 }
 
 #[test]
-fn adverts_keep_their_pace_and_go_to_those_listed() {
+fn advertisements_keep_their_pace_and_go_to_those_listed() {
     let store = MemStore::new(64);
     let export_1 = export(options(7, 3), &store);
     let mut tagged_options = options(7, 4);
@@ -361,7 +361,7 @@ fn adverts_keep_their_pace_and_go_to_those_listed() {
 }
 
 #[test]
-fn thousands_of_adverts_go_out_some_at_a_time_and_each_once() {
+fn thousands_of_advertisements_go_out_some_at_a_time_and_each_once() {
     const EXPORTS: u16 = 4097;
     let store = MemStore::new(64);
     let exports: Vec<Arc<Export<MemCompletions>>> =

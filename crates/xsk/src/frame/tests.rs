@@ -184,7 +184,7 @@ fn any_sequence_of_lengths_conserves_chunks() {
             put_back(frame, &mut chunks);
         }
         let held: usize = frames.iter().map(|frame| frame.pieces().len()).sum();
-        assert_eq!(chunks.chunk_counts().held as usize, held);
+        assert_eq!(chunks.chunk_counts().in_use as usize, held);
         assert!(chunks.chunk_counts().is_conserved());
     }
     for frame in frames {

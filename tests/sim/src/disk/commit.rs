@@ -206,7 +206,7 @@ impl Disk {
             self.committers[store].group.push((waiter, task));
         }
         let mut time = self.random.around(self.commit_us) + 2;
-        if self.trouble.slow {
+        if self.faults.slow {
             time *= 50;
         }
         self.start(Operation::Middle(store), time / 2);
@@ -236,7 +236,7 @@ impl Disk {
 
     /// Puts what a commit took on the medium, or fails to; true: well.
     fn settle(&mut self, taken: Vec<Taken>) -> bool {
-        let fails = self.trouble.commit_fails || self.trouble.gone;
+        let fails = self.faults.commit_fails || self.faults.gone;
         if fails && (!taken.is_empty() || self.kind != StoreKind::Mapped) {
             self.errors += 1;
             let bad = self.random.below(taken.len() as u64) as usize;

@@ -28,7 +28,7 @@ const PAGE: u64 = 8;
 
 /// What is wrong with a disk at the moment.
 #[derive(Debug, Default, Clone)]
-pub struct Trouble {
+pub struct DiskFaults {
     /// Takes fifty times as long.
     pub slow: bool,
     /// Finishes nothing.
@@ -47,7 +47,7 @@ pub struct Trouble {
     pub shrunk: Option<u64>,
 }
 
-impl Trouble {
+impl DiskFaults {
     /// Whether an error may be told now.
     pub fn any(&self) -> bool {
         self.commit_fails
@@ -84,7 +84,7 @@ pub struct Disk {
     /// Failed commits of any kind.
     errors: u64,
     /// What is wrong.
-    pub trouble: Trouble,
+    pub faults: DiskFaults,
     operations: BTreeMap<u64, Operation>,
     next_operation: u64,
     /// Operations that ended while the disk hung.
@@ -125,7 +125,7 @@ impl Disk {
             dirty: BTreeMap::new(),
             lost: BTreeSet::new(),
             errors: 0,
-            trouble: Trouble::default(),
+            faults: DiskFaults::default(),
             operations: BTreeMap::new(),
             next_operation: 0,
             stuck: Vec::new(),
@@ -169,7 +169,7 @@ impl Disk {
 
     /// Sectors that are there now.
     pub fn sectors(&self) -> u64 {
-        self.trouble.shrunk.unwrap_or(self.sectors)
+        self.faults.shrunk.unwrap_or(self.sectors)
     }
 
     /// What reads of a sector see.
@@ -244,7 +244,7 @@ impl Disk {
     /// How long an operation takes now.
     fn io_time(&mut self) -> u64 {
         let time = self.random.around(self.io_us) + 1;
-        if self.trouble.slow { time * 50 } else { time }
+        if self.faults.slow { time * 50 } else { time }
     }
 
     /// Starts an operation that goes on after a time.
@@ -258,7 +258,7 @@ impl Disk {
 
     /// Goes on with an operation: its time has come.
     pub fn event(&mut self, number: u64) {
-        if self.trouble.hung {
+        if self.faults.hung {
             self.stuck.push(number);
             return;
         }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::commit::{Committer, Task};
 use super::transfer::{Operation, Purpose, Waiter, Write};
 use super::{Disk, PAGE};
-use crate::bus::Mailbox;
+use crate::bus::CompletionQueue;
 use crate::mutants::Mutant;
 use crate::plan::StoreKind;
 
@@ -43,9 +43,9 @@ impl SimStore {
         }
     }
 
-    fn waiter(&self, mailbox: &Mailbox, token: Token) -> Waiter {
+    fn waiter(&self, queue: &CompletionQueue, token: Token) -> Waiter {
         Waiter {
-            handle: mailbox.handle(),
+            handle: queue.handle(),
             token,
             base: self.base,
         }
@@ -160,13 +160,13 @@ impl Disk {
     }
 }
 
-impl Store<Mailbox> for SimStore {
+impl Store<CompletionQueue> for SimStore {
     fn sectors(&self) -> u64 {
         self.sectors
     }
 
     fn refresh(&self) -> io::Result<u64> {
-        match self.disk.lock().trouble.gone {
+        match self.disk.lock().faults.gone {
             true => Err(io::Error::other("gone")),
             false => Ok(self.sectors),
         }
@@ -182,14 +182,14 @@ impl Store<Mailbox> for SimStore {
 
     fn read(
         &self,
-        mailbox: &mut Mailbox,
+        queue: &mut CompletionQueue,
         token: Token,
         extent: Extent,
         into: &mut [&mut [u8]],
     ) -> Result<Step, Fault> {
         let disk = &mut *self.disk.lock();
         let (first, count) = (self.base + extent.lba, extent.count);
-        let waiter = self.waiter(mailbox, token);
+        let waiter = self.waiter(queue, token);
         let worker = waiter.handle.worker();
         let repeated = disk.granted.remove(&(worker, token));
         disk.check_overlap(first, first + count, false, "a read");
@@ -222,7 +222,7 @@ impl Store<Mailbox> for SimStore {
 
     fn write(
         &self,
-        mailbox: &mut Mailbox,
+        queue: &mut CompletionQueue,
         token: Token,
         extent: Extent,
         from: &[&[u8]],
@@ -230,7 +230,7 @@ impl Store<Mailbox> for SimStore {
     ) -> Result<Step, Fault> {
         let disk = &mut *self.disk.lock();
         let first = self.base + extent.lba;
-        let waiter = self.waiter(mailbox, token);
+        let waiter = self.waiter(queue, token);
         Self::poisoned(disk, self.place, &waiter, first)?;
         disk.check_overlap(first, first + extent.count, true, "a write");
         let bytes = from.concat();
@@ -240,17 +240,17 @@ impl Store<Mailbox> for SimStore {
         }
     }
 
-    fn flush(&self, mailbox: &mut Mailbox, token: Token) -> Result<Step, Fault> {
+    fn flush(&self, queue: &mut CompletionQueue, token: Token) -> Result<Step, Fault> {
         let disk = &mut *self.disk.lock();
-        let waiter = self.waiter(mailbox, token);
+        let waiter = self.waiter(queue, token);
         Self::poisoned(disk, self.place, &waiter, self.base)?;
         disk.commit(self.place, waiter, Task::Flush);
         Ok(Step::Later)
     }
 
-    fn trim(&self, mailbox: &mut Mailbox, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
+    fn trim(&self, queue: &mut CompletionQueue, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
         let disk = &mut *self.disk.lock();
-        let waiter = self.waiter(mailbox, token);
+        let waiter = self.waiter(queue, token);
         let block = disk.block();
         Self::poisoned(disk, self.place, &waiter, self.base)?;
         // Whole blocks only: the rest of a block may be on its way through another write.
@@ -273,10 +273,10 @@ impl Store<Mailbox> for SimStore {
         Ok(Step::Later)
     }
 
-    fn verify(&self, mailbox: &mut Mailbox, token: Token, extent: Extent) -> Result<Step, Fault> {
+    fn verify(&self, queue: &mut CompletionQueue, token: Token, extent: Extent) -> Result<Step, Fault> {
         let disk = &mut *self.disk.lock();
         let time = disk.io_time();
-        let waiter = self.waiter(mailbox, token);
+        let waiter = self.waiter(queue, token);
         let (first, count) = (self.base + extent.lba, extent.count);
         disk.start(
             Operation::Read {

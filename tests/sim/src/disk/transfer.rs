@@ -244,34 +244,34 @@ impl Disk {
     }
 
     pub(super) fn read_fault(&self, first: u64, count: u64, waiter: &Waiter) -> Option<Fault> {
-        if self.trouble.gone {
+        if self.faults.gone {
             return Some(waiter.fault(FaultKind::Gone, first));
         }
         let end = first + count;
         if end > self.sectors() {
             return Some(waiter.fault(FaultKind::Read, first.max(self.sectors())));
         }
-        let (bad, bad_end) = self.trouble.bad_reads?;
+        let (bad, bad_end) = self.faults.bad_reads?;
         (bad < end && first < bad_end).then(|| waiter.fault(FaultKind::Read, first.max(bad)))
     }
 
     /// The first sector that does not take a write now.
     pub(super) fn write_fault(&self, first: u64, count: u64, waiter: &Waiter) -> Option<Fault> {
-        if self.trouble.gone {
+        if self.faults.gone {
             return Some(waiter.fault(FaultKind::Gone, first));
         }
         let end = first + count;
         if end > self.sectors() {
             return Some(waiter.fault(FaultKind::Write, first.max(self.sectors())));
         }
-        if let Some((bad, bad_end)) = self.trouble.bad_writes
+        if let Some((bad, bad_end)) = self.faults.bad_writes
             && bad < end
             && first < bad_end
         {
             return Some(waiter.fault(FaultKind::Write, first.max(bad)));
         }
         let untouched = |sector: &u64| self.value(*sector, self.seen(*sector)) <= crate::stamp::INITIAL;
-        let no_space = (first..end).find(untouched).filter(|_| self.trouble.full)?;
+        let no_space = (first..end).find(untouched).filter(|_| self.faults.full)?;
         Some(waiter.fault(FaultKind::Write, no_space))
     }
 

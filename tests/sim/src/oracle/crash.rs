@@ -23,10 +23,10 @@ impl Oracle {
             let device = export.disk.lock();
             // Write-back data may be as old as the interval and the commits under way make it.
             let limit = export.plan.flush_interval_ms * 1000 + 3 * device.longest_commit_us + 200_000;
-            let calm = now_us.saturating_sub(export.trouble_us) > limit
-                && !device.trouble.slow
-                && !device.trouble.any()
-                && !device.trouble.hung;
+            let calm = now_us.saturating_sub(export.faults_us) > limit
+                && !device.faults.slow
+                && !device.faults.any()
+                && !device.faults.hung;
             let must = |cluster: &sector::Cluster| {
                 let old = calm && cluster.answered_us.saturating_add(limit) < now_us;
                 cluster.answered != sector::NEVER && (!power || cluster.durable || old)
@@ -66,7 +66,7 @@ impl Oracle {
         let now_us = self.now_us;
         let export = &mut self.exports[number];
         // While there was no process, nobody could commit.
-        export.trouble_us = now_us;
+        export.faults_us = now_us;
         if *state != export.state && !asked.contains(state) {
             let text = format!(
                 "e7.{number} is back with {state:?}; acknowledged was {:?}",

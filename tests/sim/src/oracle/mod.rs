@@ -47,9 +47,9 @@ pub struct Exported {
     /// When its reservation changed last.
     reserved: Tick,
     /// When there was last something wrong with the disk.
-    trouble: Tick,
+    faults: Tick,
     /// The same, in time.
-    trouble_us: u64,
+    faults_us: u64,
 }
 
 /// A worker as far as the oracles know it.
@@ -117,8 +117,8 @@ impl Oracle {
             state: Persistent::default(),
             soft: BTreeSet::new(),
             reserved: 0,
-            trouble: 0,
-            trouble_us: 0,
+            faults: 0,
+            faults_us: 0,
         });
     }
 
@@ -139,14 +139,14 @@ impl Oracle {
     }
 
     /// Something is, or was until now, wrong with a disk.
-    pub fn trouble(&mut self, disk: u8) {
+    pub fn faults(&mut self, disk: u8) {
         let (tick, now_us) = (self.next_tick(), self.now_us);
         for export in self
             .exports
             .iter_mut()
             .filter(|export| export.disk_number == disk)
         {
-            (export.trouble, export.trouble_us) = (tick, now_us);
+            (export.faults, export.faults_us) = (tick, now_us);
         }
     }
 
@@ -245,7 +245,7 @@ impl Oracle {
 
     /// A failed commit has dropped these sectors.
     pub fn lost(&mut self, disk: u8, sectors: &[u64]) {
-        self.trouble(disk);
+        self.faults(disk);
         for export in self
             .exports
             .iter_mut()

@@ -368,7 +368,7 @@ impl Oracle {
             return;
         }
         let device = export.disk.lock();
-        let trouble = device.trouble.any() || device.owes_errors() || export.trouble > asked;
+        let faults = device.faults.any() || device.owes_errors() || export.faults > asked;
         drop(device);
         let (first, count) = match &arrival.what {
             What::Read { lba, count } => (*lba, *count),
@@ -378,14 +378,14 @@ impl Oracle {
         let writes = matches!(arrival.what, What::Write { .. } | What::Trim(..));
         let reads = matches!(arrival.what, What::Read { .. } | What::Ata(0x40 | 0x42));
         let right = match (error, status, register) {
-            (0, 0x41, 0x40) => reads && trouble,
-            (0, 0x61, 0x04) => (writes || arrival.what == What::Flush) && trouble,
-            (0, 0x41, 0x10) => first + count > plan.sectors || trouble,
+            (0, 0x41, 0x40) => reads && faults,
+            (0, 0x61, 0x04) => (writes || arrival.what == What::Flush) && faults,
+            (0, 0x41, 0x10) => first + count > plan.sectors || faults,
             (0, 0x41, 0x04) => {
                 // A link whose MTU changes judges by the one it has when it comes to the request.
                 count > u64::from(arrival.per_frame.min(2)) || (writes && export.admits(source) != Some(true))
             }
-            (3, ..) => trouble,
+            (3, ..) => faults,
             (6, ..) => !export.holds(source) || export.reserved > asked,
             _ => false,
         };

@@ -34,7 +34,7 @@ pub enum Promise {
     Frames,
     /// Every request of a well-behaved initiator ends.
     Ends,
-    /// One export's trouble is not another's.
+    /// One export's faults are not another's.
     Share,
     /// The engine does not panic.
     Panic,

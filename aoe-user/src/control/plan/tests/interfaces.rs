@@ -95,7 +95,7 @@ fn interfaces_that_go_down_vanish_and_come_back_are_followed() {
     world.see();
     world.want(&[export(1, 1, "/a", &["eth0"])]);
     assert_eq!((world.served("eth0"), world.said("eth0 is down")), (None, 1));
-    assert!(world.plan.first_trouble().is_none() && world.plan.is_settled());
+    assert!(world.plan.first_failure().is_none() && world.plan.is_settled());
     world.links.get_mut("eth0").unwrap().up = true;
     world.see();
     assert!(world.served("eth0").is_some());

@@ -292,7 +292,7 @@ fn an_xdp_program_of_somebody_else_is_waited_for() {
         (world.served("eth0"), world.said("already has an XDP program")),
         (None, 1)
     );
-    assert!(world.plan.first_trouble().unwrap().contains("XDP"));
+    assert!(world.plan.first_failure().unwrap().contains("XDP"));
     // No message tells that it has gone: the interfaces are listed before each try.
     world.links.get_mut("eth0").unwrap().has_xdp = false;
     world.pass(Duration::from_secs(31));

@@ -26,22 +26,22 @@ pub const GOOD: (u8, u8) = (0x40, 0);
 
 /// A lab and an initiator in it.
 #[derive(Debug)]
-pub struct Stand {
+pub struct FaultyExport {
     /// Namespaces and link.
     pub lab: Lab,
     /// Asks.
     pub initiator: Initiator,
 }
 
-impl Stand {
+impl FaultyExport {
     /// Builds it.
     ///
     /// # Errors
     /// Without root.
-    pub fn new() -> Result<Stand> {
+    pub fn new() -> Result<FaultyExport> {
         let lab = Lab::new(Options::default())?;
         let initiator = lab.open(0)?;
-        Ok(Stand { lab, initiator })
+        Ok(FaultyExport { lab, initiator })
     }
 
     /// Serves a file as [`ADDRESS`], with further options.
@@ -68,7 +68,7 @@ impl Stand {
     /// Reads a sector.
     ///
     /// # Errors
-    /// As [`Stand::ask`].
+    /// As [`FaultyExport::ask`].
     pub fn read(&self, lba: u64) -> Result<Reply> {
         self.ask(ata::READ_EXT, lba, 1, &[])
     }
@@ -76,7 +76,7 @@ impl Stand {
     /// Writes a sector of [`pattern`].
     ///
     /// # Errors
-    /// As [`Stand::ask`].
+    /// As [`FaultyExport::ask`].
     pub fn write(&self, lba: u64, word: [u8; 8]) -> Result<Reply> {
         self.ask(ata::WRITE_EXT, lba, 1, &pattern(lba, word))
     }
@@ -84,7 +84,7 @@ impl Stand {
     /// FLUSH CACHE EXT.
     ///
     /// # Errors
-    /// As [`Stand::ask`].
+    /// As [`FaultyExport::ask`].
     pub fn flush(&self) -> Result<Reply> {
         self.ask(ata::FLUSH_EXT, 0, 0, &[])
     }

@@ -14,7 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::tie::{self, GRACE};
 use super::voice::{Heard, Voices, wait};
-use super::{Neighbour, Sought, claimed, own_addresses};
+use super::{OtherTarget, Sought, claimed, own_addresses};
 use crate::config::Vlan;
 use crate::target::Address;
 
@@ -34,7 +34,7 @@ const ADDRESSES_AT_A_TIME: usize = 64;
 const LOOK_INTO_AGAIN: Duration = Duration::from_secs(5);
 /// Claims that are remembered; more are a flood of forged ones.
 const CLAIMS_MAX: usize = 1024;
-/// Between the first and the second alarm about one neighbour; doubled each time.
+/// Between the first and the second alarm about one target; doubled each time.
 const ALARM_AGAIN: Duration = Duration::from_secs(60);
 /// The most that becomes.
 const ALARM_AT_LEAST_EVERY: Duration = Duration::from_secs(3600);
@@ -56,7 +56,7 @@ struct Shared {
     wishes: Mutex<Wishes>,
     wake: OwnedFd,
     /// Told of exports that yield to another target.
-    yielded: Box<dyn Fn(Neighbour) + Send + Sync>,
+    yielded: Box<dyn Fn(OtherTarget) + Send + Sync>,
 }
 
 impl fmt::Debug for Shared {
@@ -81,7 +81,7 @@ impl Watch {
     pub fn start(
         interface: &str,
         sought: Vec<Sought>,
-        yielded: impl Fn(Neighbour) + Send + Sync + 'static,
+        yielded: impl Fn(OtherTarget) + Send + Sync + 'static,
     ) -> std::io::Result<Watch> {
         let shared = Arc::new(Shared {
             interface: interface.to_owned(),
@@ -152,7 +152,7 @@ impl Shared {
     fn round(&self, sought: &[Sought], known: &mut Known) -> Result<()> {
         let mut voices = Voices::open(&self.interface, sought)?;
         let mut plan = Questions::new(Instant::now());
-        let mut claims: HashMap<Neighbour, Instant> = HashMap::new();
+        let mut claims: HashMap<OtherTarget, Instant> = HashMap::new();
         while self.is_unchanged() {
             let now = Instant::now();
             if plan.is_due(now) {
@@ -170,9 +170,9 @@ impl Shared {
             }
             for response in heard {
                 let now = Instant::now();
-                for neighbour in response.identified() {
-                    if claims.contains_key(&neighbour) {
-                        self.found(neighbour, &response, voices.mac(), known, now);
+                for other in response.identified() {
+                    if claims.contains_key(&other) {
+                        self.found(other, &response, voices.mac(), known, now);
                     }
                 }
                 look_into(&response, sought, &mut voices, &mut claims, now)?;
@@ -187,25 +187,25 @@ impl Shared {
     }
 
     /// Another target has one of these addresses: one of the two yields, or it is alarmed.
-    fn found(&self, neighbour: Neighbour, heard: &Heard, mac: Option<Mac>, known: &mut Known, now: Instant) {
+    fn found(&self, other: OtherTarget, heard: &Heard, mac: Option<Mac>, known: &mut Known, now: Instant) {
         let interface = &self.interface;
         let (
-            Neighbour {
+            OtherTarget {
                 address, mac: theirs, ..
             },
             own,
-        ) = (neighbour, known.just_begun(&neighbour, now));
-        if let (Some(own), Some(mac), Some(other)) = (own, mac, &heard.identity)
-            && other.model == tie::MODEL
+        ) = (other, known.just_begun(&other, now));
+        if let (Some(own), Some(mac), Some(identity)) = (own, mac, &heard.identity)
+            && identity.model == tie::MODEL
         {
-            if tie::yields((own.serial, mac), theirs, other) {
-                (self.yielded)(neighbour);
+            if tie::yields((own.serial, mac), theirs, identity) {
+                (self.yielded)(other);
             } else {
                 tracing::warn!(
                     "{address} was started by {theirs} on {interface} at the same time, which yields"
                 );
             }
-        } else if known.alarms.is_due(neighbour, now) {
+        } else if known.alarms.is_due(other, now) {
             tracing::error!(
                 "{address} is served by {theirs} on {interface} as well: two targets with one address corrupt data; stop one \
                  of them or give it another address"
@@ -219,7 +219,7 @@ fn look_into(
     heard: &Heard,
     sought: &[Sought],
     voices: &mut Voices,
-    claims: &mut HashMap<Neighbour, Instant>,
+    claims: &mut HashMap<OtherTarget, Instant>,
     now: Instant,
 ) -> Result<()> {
     for claim in claimed(heard, sought) {
@@ -255,9 +255,9 @@ impl Known {
         self.since = sought.iter().map(entry).collect();
     }
 
-    /// The export that this neighbour has too, where it began to be served a moment ago.
-    fn just_begun(&self, neighbour: &Neighbour, now: Instant) -> Option<Sought> {
-        let found = self.since.values().find(|(sought, _)| sought.is(neighbour))?;
+    /// The export that this target has too, where it began to be served a moment ago.
+    fn just_begun(&self, other: &OtherTarget, now: Instant) -> Option<Sought> {
+        let found = self.since.values().find(|(sought, _)| sought.is(other))?;
         (now < found.1 + GRACE).then_some(found.0)
     }
 }
@@ -311,16 +311,16 @@ impl Questions {
     }
 }
 
-/// When each neighbour was last complained about.
+/// When each target was last complained about.
 #[derive(Debug, Default)]
 struct Alarms {
-    raised: HashMap<Neighbour, (Instant, Duration)>,
+    raised: HashMap<OtherTarget, (Instant, Duration)>,
 }
 
 impl Alarms {
-    fn is_due(&mut self, neighbour: Neighbour, now: Instant) -> bool {
+    fn is_due(&mut self, other: OtherTarget, now: Instant) -> bool {
         let is_full = self.raised.len() >= CLAIMS_MAX;
-        match self.raised.get_mut(&neighbour) {
+        match self.raised.get_mut(&other) {
             Some((last, pause)) if now < *last + *pause => false,
             Some((last, pause)) => {
                 *last = now;
@@ -329,7 +329,7 @@ impl Alarms {
             }
             None if is_full => false,
             None => {
-                self.raised.insert(neighbour, (now, ALARM_AGAIN));
+                self.raised.insert(other, (now, ALARM_AGAIN));
                 true
             }
         }
@@ -340,7 +340,7 @@ impl Alarms {
 mod tests {
     use super::*;
 
-    const NEIGHBOUR: Neighbour = Neighbour {
+    const NEIGHBOUR: OtherTarget = OtherTarget {
         address: Address { shelf: 1, slot: 1 },
         vlan: None,
         mac: Mac([2, 0, 0, 0, 0, 1]),

@@ -96,7 +96,7 @@ impl Serving {
 }
 
 /// A target that answers.
-pub struct Stand {
+pub struct Running {
     /// Its namespaces and links.
     pub lab: Lab,
     /// The target.
@@ -113,9 +113,9 @@ pub struct Stand {
     _directory: TempDir,
 }
 
-impl Stand {
+impl Running {
     /// Builds a lab and starts the target in it.
-    pub fn start(bench: &Bench, contender: Contender, serving: &Serving) -> Result<Stand> {
+    pub fn start(bench: &Bench, contender: Contender, serving: &Serving) -> Result<Running> {
         let lab = Lab::new(Options {
             mtu: serving.mtu,
             queues: serving.queues,
@@ -135,7 +135,7 @@ impl Stand {
         let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
         let started = Instant::now();
         let process = Process::spawn(&lab.target, &words[0], &args)?;
-        let mut stand = Stand {
+        let mut running = Running {
             lab,
             process,
             contender,
@@ -145,15 +145,15 @@ impl Stand {
             napi_threads: Vec::new(),
             _directory: directory,
         };
-        stand.wait(started)?;
+        running.wait(started)?;
         if serving.threaded {
-            stand.napi_threads = match thread_napi(&stand.lab) {
+            running.napi_threads = match thread_napi(&running.lab) {
                 // without an XDP program a veth has no NAPI to thread
                 Err(_) if contender != Contender::Xblade => Vec::new(),
                 result => result?,
             };
         }
-        Ok(stand)
+        Ok(running)
     }
 
     fn wait(&mut self, started: Instant) -> Result<()> {

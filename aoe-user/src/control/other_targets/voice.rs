@@ -11,7 +11,7 @@ use aoe_common::wire::{SECTOR_BYTES, aoe, eth};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockFilter, SockRef};
 
-use super::{Neighbour, Sought};
+use super::{OtherTarget, Sought};
 use crate::initiator::frame::{self, ATA_DATA, AtaRequest};
 use crate::initiator::{Identity, InitiatorError, PacketSocket, Route, Transport as _};
 use crate::target::Address;
@@ -74,16 +74,16 @@ impl Heard {
     }
 
     /// The target that answered our IDENTIFY.
-    pub fn identified(&self) -> impl Iterator<Item = Neighbour> + use<> {
-        let neighbour = match self.place {
-            Place::On(vlan) if self.is_identify => Some(Neighbour {
+    pub fn identified(&self) -> impl Iterator<Item = OtherTarget> + use<> {
+        let other = match self.place {
+            Place::On(vlan) if self.is_identify => Some(OtherTarget {
                 address: self.address,
                 vlan,
                 mac: self.mac,
             }),
             _ => None,
         };
-        neighbour.into_iter()
+        other.into_iter()
     }
 }
 
@@ -170,7 +170,7 @@ impl Voices {
     }
 
     /// Asks a target that claims an address who it is.
-    pub fn identify(&mut self, claim: &Neighbour) -> Result<()> {
+    pub fn identify(&mut self, claim: &OtherTarget) -> Result<()> {
         let Some((tag, socket, source)) = self.way(claim.vlan, true) else {
             return Ok(());
         };
@@ -369,17 +369,17 @@ mod tests {
         assert!(answer.may_be_on(Some(5)) && !answer.may_be_on(None));
         assert_eq!(answer.identified().count(), 0);
         // Also one of vblade, which has version 0.
-        let mut advert = response(1, 0);
-        advert[FLAGS] &= 0x0f;
-        let advert = heard(&advert).unwrap();
-        assert!(advert.may_be_on(Some(5)) && advert.may_be_on(None));
-        assert_eq!(advert.address, Address { shelf: 7, slot: 3 });
+        let mut advertisement = response(1, 0);
+        advertisement[FLAGS] &= 0x0f;
+        let advertisement = heard(&advertisement).unwrap();
+        assert!(advertisement.may_be_on(Some(5)) && advertisement.may_be_on(None));
+        assert_eq!(advertisement.address, Address { shelf: 7, slot: 3 });
     }
 
     #[test]
     fn only_an_answer_to_our_own_question_identifies() {
         let answer = heard(&response(0, NONCE | 0x101)).unwrap();
-        let expected = Neighbour {
+        let expected = OtherTarget {
             address: Address { shelf: 7, slot: 3 },
             vlan: Some(5),
             mac: Mac([2, 0, 0, 0, 0, 9]),

@@ -27,7 +27,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A target that answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Neighbour {
+pub(super) struct OtherTarget {
     /// Its address.
     pub address: Address,
     /// The VLAN it was heard on; `None`: untagged.
@@ -56,9 +56,9 @@ impl Sought {
         }
     }
 
-    /// True when this neighbour answers the same frames.
-    pub fn is(self, neighbour: &Neighbour) -> bool {
-        self.address == neighbour.address && self.asked_on() == neighbour.vlan
+    /// True when this target answers the same frames.
+    pub fn is(self, other: &OtherTarget) -> bool {
+        self.address == other.address && self.asked_on() == other.vlan
     }
 }
 
@@ -67,8 +67,8 @@ impl Sought {
 ///
 /// # Errors
 /// When the interface cannot be asked on.
-pub(super) fn search(interface: &str, sought: &[Sought]) -> Result<Vec<Neighbour>> {
-    let asked = || -> Result<Vec<Neighbour>> {
+pub(super) fn search(interface: &str, sought: &[Sought]) -> Result<Vec<OtherTarget>> {
+    let asked = || -> Result<Vec<OtherTarget>> {
         let mut voices = Voices::open(interface, sought)?;
         let claims = claims(&mut voices, sought)?;
         if claims.is_empty() {
@@ -80,7 +80,7 @@ pub(super) fn search(interface: &str, sought: &[Sought]) -> Result<Vec<Neighbour
 }
 
 /// Whoever says that it has one of these addresses.
-fn claims(voices: &mut Voices, sought: &[Sought]) -> Result<BTreeSet<Neighbour>> {
+fn claims(voices: &mut Voices, sought: &[Sought]) -> Result<BTreeSet<OtherTarget>> {
     let own = own_addresses();
     let mut claims = BTreeSet::new();
     let end = Instant::now() + PATIENCE;
@@ -99,8 +99,8 @@ fn claims(voices: &mut Voices, sought: &[Sought]) -> Result<BTreeSet<Neighbour>>
 }
 
 /// What a frame claims of the exports in question.
-fn claimed(heard: &Heard, sought: &[Sought]) -> Vec<Neighbour> {
-    let claim = |sought: &Sought| Neighbour {
+fn claimed(heard: &Heard, sought: &[Sought]) -> Vec<OtherTarget> {
+    let claim = |sought: &Sought| OtherTarget {
         address: sought.address,
         vlan: sought.asked_on(),
         mac: heard.mac,
@@ -114,7 +114,7 @@ fn claimed(heard: &Heard, sought: &[Sought]) -> Vec<Neighbour> {
 }
 
 /// Those that answer IDENTIFY.
-fn confirmed(voices: &mut Voices, claims: &BTreeSet<Neighbour>) -> Result<Vec<Neighbour>> {
+fn confirmed(voices: &mut Voices, claims: &BTreeSet<OtherTarget>) -> Result<Vec<OtherTarget>> {
     let mut confirmed = BTreeSet::new();
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end && confirmed.len() < claims.len() {
@@ -122,7 +122,7 @@ fn confirmed(voices: &mut Voices, claims: &BTreeSet<Neighbour>) -> Result<Vec<Ne
             voices.identify(claim)?;
         }
         voices.hear_until(end.min(Instant::now() + ASK_AGAIN), |heard| {
-            confirmed.extend(heard.identified().filter(|neighbour| claims.contains(neighbour)));
+            confirmed.extend(heard.identified().filter(|other| claims.contains(other)));
             confirmed.len() < claims.len()
         })?;
     }

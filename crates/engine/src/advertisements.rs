@@ -29,7 +29,7 @@ const SOON_US: u64 = 1000;
 
 /// What is due on one port. Each call costs what it sends, however many exports there are.
 #[derive(Debug)]
-pub(super) struct Adverts<C: Completions> {
+pub(super) struct Advertisements<C: Completions> {
     /// Advertised within the last [`INTERVAL_US`], and in that order.
     sent_us: HashMap<Key, u64>,
     sent: VecDeque<(u64, Key)>,
@@ -38,9 +38,9 @@ pub(super) struct Adverts<C: Completions> {
     is_due: HashMap<Key, Arc<Export<C>>>,
 }
 
-impl<C: Completions> Default for Adverts<C> {
-    fn default() -> Adverts<C> {
-        Adverts {
+impl<C: Completions> Default for Advertisements<C> {
+    fn default() -> Advertisements<C> {
+        Advertisements {
             sent_us: HashMap::new(),
             sent: VecDeque::new(),
             due: VecDeque::new(),
@@ -61,7 +61,7 @@ fn key<C: Completions>(export: &Export<C>) -> Key {
     (export.address(), vlan)
 }
 
-impl<C: Completions> Adverts<C> {
+impl<C: Completions> Advertisements<C> {
     /// Asks for an advertisement of `export` as soon as the pace allows.
     pub fn ask(&mut self, export: &Arc<Export<C>>) {
         if self.is_due.insert(key(export), export.clone()).is_none() {
@@ -165,7 +165,7 @@ fn advertise<L: Link, C: Completions>(
             frame.free(link);
             return false;
         }
-        counters.adverts.bump();
+        counters.advertisements.bump();
         frame.send(link);
     }
     true

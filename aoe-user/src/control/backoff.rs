@@ -11,7 +11,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(600);
 
 /// A failure that is tried again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(super) struct Backoff {
     /// What went wrong the last time.
     pub reason: String,
     /// Tries that failed so far.
@@ -23,10 +23,10 @@ pub(super) struct Trouble {
     logged: Instant,
 }
 
-impl Trouble {
+impl Backoff {
     /// Another failed try after `before`; the flag says whether it should be logged: a reason that is new, or that has
     /// not been logged for long.
-    pub fn after(before: Option<Trouble>, reason: String, now: Instant) -> (Trouble, bool) {
+    pub fn after(before: Option<Backoff>, reason: String, now: Instant) -> (Backoff, bool) {
         let (tries, since, logged, is_new) = match before {
             None => (1, now, now, true),
             Some(before) => {
@@ -35,14 +35,14 @@ impl Trouble {
                 (before.tries.saturating_add(1), before.since, logged, is_new)
             }
         };
-        let trouble = Trouble {
+        let backoff = Backoff {
             reason,
             tries,
             since,
             next_try: now + pause(tries),
             logged,
         };
-        (trouble, is_new)
+        (backoff, is_new)
     }
 
     /// Whether its time has come.
@@ -75,7 +75,7 @@ mod tests {
     fn a_reason_is_logged_when_it_is_new_and_then_rarely() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let fail = |before, reason: &str, seconds| Trouble::after(before, reason.to_owned(), at(seconds));
+        let fail = |before, reason: &str, seconds| Backoff::after(before, reason.to_owned(), at(seconds));
         let (first, log) = fail(None, "missing", 0);
         assert!(log && first.tries == 1 && !first.is_due(at(0)) && first.is_due(at(1)));
         let (second, log) = fail(Some(first), "missing", 1);

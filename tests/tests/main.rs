@@ -27,6 +27,7 @@ mod linux;
 mod logging;
 mod lost_worker;
 mod other_targets;
+mod panics;
 mod paths;
 mod power;
 mod ready;

@@ -5,8 +5,10 @@
 
 pub mod api;
 mod backoff;
+mod carry_out;
 mod denied;
 pub(crate) mod genetlink;
+mod guard;
 mod jobs;
 pub(crate) mod links;
 mod lists;
@@ -36,18 +38,21 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use api::reloads::{Reading, Settling};
 use api::socket::{self, Call};
+use guard::guard;
 use links::Links;
 use notices::Notices;
 use notify::Notify;
 use plan::PortId;
 use port_thread::PortEvent;
 use signals::Signals;
-use supervisor::{Event, Supervisor, guard};
+use supervisor::{Event, Supervisor};
 
 /// Interfaces change in bursts (a flap, a bond): look once the burst is over.
 const SETTLE: Duration = Duration::from_millis(20);
 /// When to list the interfaces again after that failed.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
+/// When to decide again after that ended in a panic.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
 /// Events taken up before the next look at signals and interfaces.
 const BATCH: usize = 128;
 /// How long a thread for jobs waits for the next.
@@ -170,22 +175,10 @@ impl Control {
         let mut port_batch = Vec::new();
         loop {
             let now = Instant::now();
-            self.list_links(now);
-            let mut next = self.supervisor.turn(now);
-            self.check_start()?;
-            self.answer_settled(now);
-            let plan = &self.supervisor.plan;
-            let is_ready = self.has_config && !plan.is_reloading();
-            let workers = || self.supervisor.metrics.progress();
-            let notify = self.notify.turn(plan, is_ready, workers, now);
-            if self.supervisor.list_links {
-                self.list_at.get_or_insert(now);
-            }
-            let settling = self.settling.first().map(|settling| settling.until);
-            next = [next, settling, notify, self.list_at.filter(|_| !self.is_listing)]
-                .into_iter()
-                .flatten()
-                .min();
+            let next = match guard("deciding what to do", || self.turn(now)) {
+                Some(next) => next?,
+                None => Some(now + AFTER_PANIC),
+            };
             tokio::select! {
                 signal = self.signals.next() => match signal {
                     signals::Event::Stop(name) => {
@@ -196,8 +189,8 @@ impl Control {
                         warn!("SIGQUIT: ending at once");
                         return Ok(Duration::ZERO);
                     }
-                    signals::Event::Reload => self.reload(),
-                    signals::Event::Report => self.supervisor.report(),
+                    signals::Event::Reload => drop(guard("reading the configuration", || self.reload())),
+                    signals::Event::Report => drop(guard("reporting", || self.supervisor.report())),
                 },
                 () = self.links.changed() => {
                     self.list_at.get_or_insert(Instant::now() + SETTLE);
@@ -207,7 +200,9 @@ impl Control {
                 Some(call) = next_call(&mut self.calls) => {
                     guard("answering a request", || self.call(call, Instant::now()));
                 }
-                () = self.notices.arrived() => self.supervisor.changed(),
+                () = self.notices.arrived() => {
+                    guard("following what initiators changed", || self.supervisor.changed());
+                }
                 () = until(next) => {}
             }
             let now = Instant::now();
@@ -222,9 +217,29 @@ impl Control {
         }
     }
 
+    /// Decides what to do and has it done; returns when to look again although nothing happens.
+    fn turn(&mut self, now: Instant) -> Result<Option<Instant>> {
+        self.list_links(now);
+        let next = self.supervisor.turn(now);
+        self.check_start()?;
+        self.answer_settled(now);
+        let plan = &self.supervisor.plan;
+        let is_ready = self.has_config && !plan.is_reloading();
+        let workers = || self.supervisor.metrics.progress();
+        let notify = self.notify.turn(plan, is_ready, workers, now);
+        if self.supervisor.list_links {
+            self.list_at.get_or_insert(now);
+        }
+        let settling = self.settling.first().map(|settling| settling.until);
+        let list = self.list_at.filter(|_| !self.is_listing);
+        Ok([next, settling, notify, list].into_iter().flatten().min())
+    }
+
     fn take_up(&mut self, event: Event, now: Instant) -> Result<()> {
         match event {
-            Event::Config(config) => self.loaded(config, now),
+            Event::Config(config) => {
+                guard("taking over a configuration", || self.loaded(config, now)).unwrap_or(Ok(()))
+            }
             Event::Links(links) => {
                 self.is_listing = false;
                 if links.is_err() {

@@ -2,7 +2,6 @@
 //! or for a disk. What is wished of it lies in slots, the newest only, so that nothing piles up however slow it is.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use aoe_common::Mac;
 use tracing::{error, info, warn};
 
 use super::denied::{DeniedReport, DeniedSource};
-use super::jobs::panic_text;
+use super::guard::caught;
 use super::other_targets::OtherTarget;
 use super::other_targets::watch::Watch;
 use super::plan::ExportId;
@@ -66,10 +65,8 @@ impl PortHandle {
         std::thread::Builder::new()
             .name(format!("port {name}"))
             .spawn(move || {
-                let end = catch_unwind(AssertUnwindSafe(|| run(&nic, view, &metrics, &theirs, &report)));
-                report(end.unwrap_or_else(|panic| {
-                    PortEvent::Failed(format!("internal error: {}", panic_text(&*panic)))
-                }));
+                let end = caught(|| run(&nic, view, &metrics, &theirs, &report));
+                report(end.unwrap_or_else(PortEvent::Failed));
             })?;
         Ok(PortHandle { name, shared })
     }

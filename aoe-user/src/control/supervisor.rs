@@ -1,8 +1,6 @@
-//! Carries out what the [`Plan`] decides, and tells it what comes of it. Nothing here waits: what may block is a job or the
-//! thread of a port.
+//! Everything that is served: has the [`Plan`] decide, has its decisions carried out and tells it what came of them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,25 +11,19 @@ use tracing::{error, info, warn};
 
 use super::api::socket::Answer;
 use super::api::types::LastReload;
-use super::jobs::{Jobs, panic_text};
+use super::guard::guard;
+use super::jobs::Jobs;
 use super::links::LinkState;
 use super::lists::Made;
 use super::notices::Notices;
-use super::open::{self, Served, StateKeys};
-use super::other_targets::{self, OtherTarget, Sought};
-use super::plan::{Action, ExportId, Level, Plan, PortId, View};
+use super::open::{Served, StateKeys};
+use super::plan::{ExportId, Plan, PortId};
 use super::port_thread::{PortEvent, PortHandle};
-use super::port_view::PortView;
 use super::state::operator::Action as Order;
 use super::state::{StateDir, StateKey};
-use super::tags::Tags;
 use crate::config::{Config, Vlan};
 use crate::metrics::Registry;
-use crate::port::Tuning;
 use crate::target::Address;
-
-/// How long requests of an export that goes may still be under way.
-const IN_FLIGHT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often `xblade state` is listened to.
 const OPERATOR_PACE: Duration = Duration::from_secs(2);
@@ -79,18 +71,21 @@ pub(super) struct Supervisor {
     pub(super) start: Instant,
     /// Some last commit failed.
     pub(super) commit_failed: Option<String>,
-    port_events: UnboundedSender<(PortId, PortEvent)>,
-    notices: Arc<Notices>,
-    made: Made,
+    pub(super) port_events: UnboundedSender<(PortId, PortEvent)>,
+    pub(super) notices: Arc<Notices>,
+    pub(super) made: Made,
     /// As the state directory must know them.
-    state_keys: Arc<StateKeys>,
+    pub(super) state_keys: Arc<StateKeys>,
     /// When `xblade state` was last listened to; `None`: that is under way.
     heard_operator: Option<Instant>,
     /// Warnings about interfaces, said once.
     warned: HashSet<String>,
-    links: HashMap<String, LinkState>,
+    pub(super) links: HashMap<String, LinkState>,
     /// The interfaces are to be listed.
     pub(super) list_links: bool,
+    /// Which actions panic.
+    #[cfg(test)]
+    pub(super) panics_in: fn(&super::plan::Action) -> bool,
 }
 
 impl Supervisor {
@@ -119,6 +114,8 @@ impl Supervisor {
             warned: HashSet::new(),
             links: HashMap::new(),
             list_links: false,
+            #[cfg(test)]
+            panics_in: |_| false,
         }
     }
 
@@ -213,7 +210,7 @@ impl Supervisor {
         let mut actions = Vec::new();
         guard("deciding what to do", || self.plan.step(now, &mut actions));
         for action in actions {
-            guard("carrying out a decision", || self.act(action));
+            self.carry_out(&action, now);
         }
         let operator = self.hear_operator(now);
         self.jobs.pump(now);
@@ -230,111 +227,6 @@ impl Supervisor {
                 self.ports.values().for_each(|port| port.changed(id, mask));
             }
         }
-    }
-
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Say(Level::Info, line) => info!("{line}"),
-            Action::Say(Level::Warn, line) => warn!("{line}"),
-            Action::Say(Level::Error, line) => error!("{line}"),
-            Action::OpenState(path) => self.jobs.start(
-                move || Event::State(StateDir::open(&path).map_err(|error| error.to_string())),
-                |panic| Event::State(Err(panic)),
-            ),
-            Action::OpenExport(id) => self.open_export(id),
-            Action::Reconfigure(id) => self.reconfigure(id),
-            Action::CloseExport(id) => self.close_export(id, IN_FLIGHT_LIMIT),
-            Action::Examine(id) => self.examine(id),
-            Action::Search(port, asked) => self.search(port, asked),
-            Action::ListLinks => self.list_links = true,
-            Action::OpenPort(id, link, view) => self.open_port(id, &link, &view),
-            Action::Apply(id, view) => {
-                let view = self.port_view(&view);
-                if let Some(port) = self.ports.get(&id) {
-                    port.apply(view);
-                }
-            }
-            Action::SetMac(id, mac) => self.with_port(id, |port| port.set_mac(mac)),
-            Action::Announce(id) => self.with_port(id, PortHandle::announce_all),
-            Action::ClosePort(id) => self.with_port(id, PortHandle::close),
-        }
-    }
-
-    fn with_port(&self, id: PortId, work: impl FnOnce(&PortHandle)) {
-        if let Some(port) = self.ports.get(&id) {
-            work(port);
-        }
-    }
-
-    fn open_export(&mut self, id: ExportId) {
-        let Some((config, revision)) = self.plan.config(id) else {
-            return;
-        };
-        let lists = self.made.of(&config.allow);
-        let state = self
-            .state
-            .clone()
-            .map(|state| (state, Arc::clone(&self.state_keys)));
-        let notices = Arc::clone(&self.notices);
-        let work = move || {
-            let opened = open::open(id, revision, config, lists, state, &notices);
-            Event::Opened(id, opened.map(Box::new).map_err(|error| format!("{error:#}")))
-        };
-        self.jobs.start(work, move |panic| Event::Opened(id, Err(panic)));
-    }
-
-    fn reconfigure(&mut self, id: ExportId) {
-        let (Some((config, revision)), Some(served)) = (self.plan.config(id), self.exports.get(&id)) else {
-            return;
-        };
-        let lists = self.made.of(&config.allow);
-        let served = Arc::new(served.reconfigured(revision, config, lists));
-        self.exports.insert(id, served);
-    }
-
-    /// Has an export closed; for `patience` its requests may still be under way.
-    pub(super) fn close_export(&mut self, id: ExportId, patience: Duration) {
-        let Some(served) = self.exports.remove(&id) else {
-            return;
-        };
-        let (address, store) = (served.export.address(), Arc::clone(served.export.store()));
-        self.closing.insert(id, (address, served.config.path.clone()));
-        // The job alone holds the store from here on, apart from ports that have not let go of it.
-        drop(served);
-        let closed = move |result| Event::Closed(id, address, result);
-        self.jobs.start(
-            move || closed(open::close(&store, patience).map_err(|error| error.to_string())),
-            move |panic| closed(Err(panic)),
-        );
-    }
-
-    fn examine(&mut self, id: ExportId) {
-        let Some(served) = self.exports.get(&id) else {
-            return;
-        };
-        let (path, file) = (served.config.path.clone(), served.file);
-        self.jobs.start(
-            move || Event::Examined(id, open::is_replaced(&path, file)),
-            move |_| Event::Examined(id, false),
-        );
-    }
-
-    fn search(&mut self, port: String, asked: Vec<ExportId>) {
-        let Some(index) = self.links.get(&port).map(|link| link.index) else {
-            return;
-        };
-        let wanted = asked
-            .iter()
-            .filter_map(|id| Some((*id, open::sought(&self.plan.config(*id)?.0))));
-        let wanted: Vec<(ExportId, Sought)> = wanted.collect();
-        let (again, name) = (asked.clone(), port.clone());
-        let work = move || {
-            let (found, warnings) = look_around(&port, index, &wanted);
-            Event::Searched(port, asked, found, warnings)
-        };
-        self.jobs.start(work, move |panic| {
-            Event::Searched(name, again, Err(panic), Vec::new())
-        });
     }
 
     /// Looks for what `xblade state` asks for, from time to time.
@@ -377,34 +269,6 @@ impl Supervisor {
         self.jobs.start(work, |_| Event::Orders(Vec::new()));
     }
 
-    fn open_port(&mut self, id: PortId, link: &LinkState, view: &View) {
-        let Some(nic) = link.nic() else { return };
-        let events = self.port_events.clone();
-        // Fails only while the process ends.
-        let report = move |event| drop(events.send((id, event)));
-        let metrics = Arc::clone(&self.metrics);
-        match PortHandle::open(nic, self.port_view(view), metrics, report) {
-            Ok(port) => drop(self.ports.insert(id, port)),
-            Err(error) => {
-                let reason = format!("cannot start a thread for {}: {error}", link.name);
-                let _ = self.port_events.send((id, PortEvent::Failed(reason)));
-            }
-        }
-    }
-
-    fn port_view(&self, view: &View) -> PortView {
-        let exports = view.exports.iter().filter_map(|(id, _)| self.exports.get(id));
-        PortView {
-            exports: exports.cloned().collect(),
-            mode: view.mode,
-            tuning: Tuning {
-                spin: Duration::from_micros(u64::from(view.spin_us)),
-                cpus: view.cpus.clone(),
-            },
-            version: view.version,
-        }
-    }
-
     /// Logs what is served, what is not and why, and what was counted.
     pub fn report(&self) {
         let status = self.plan.status();
@@ -435,50 +299,5 @@ impl Supervisor {
             info!("{}: {}, {} exports", port.name, port.state, port.exports);
         }
         self.ports.values().for_each(PortHandle::log_counters);
-    }
-}
-
-/// Which exports cannot be served on an interface, in words: because the tags of their VLAN do not reach XDP, or because another
-/// target has their address. And what to warn of.
-fn look_around(
-    port: &str,
-    index: u32,
-    wanted: &[(ExportId, Sought)],
-) -> (Result<HashMap<ExportId, String>, String>, Vec<String>) {
-    let tags = Tags::on(port, index);
-    let warning = |sought: &Sought| {
-        Some(format!(
-            "{}: {}",
-            sought.address,
-            tags?.warning(port, sought.vlan)?
-        ))
-    };
-    let warnings = wanted.iter().filter_map(|(_, sought)| warning(sought)).collect();
-    let all: Vec<Sought> = wanted.iter().map(|(_, sought)| *sought).collect();
-    let found = other_targets::search(port, &all).map_err(|error| format!("{error:#}"));
-    let refusal = |sought: &Sought, found: &[OtherTarget]| {
-        tags.and_then(|tags| tags.refusal(port, sought.vlan)).or_else(|| {
-            let other = found.iter().find(|other| sought.is(other))?;
-            Some(format!(
-                "{} is already served by {} on {port}: two targets with one address corrupt data; choose another \
-                 address, stop the other target, or use --force",
-                sought.address, other.mac
-            ))
-        })
-    };
-    let refused = found.map(|found| {
-        let of = |(id, sought): &(ExportId, Sought)| Some((*id, refusal(sought, &found)?));
-        wanted.iter().filter_map(of).collect()
-    });
-    (refused, warnings)
-}
-
-/// Keeps a panic in control code from ending anything but what it happened in.
-pub(super) fn guard(doing: &str, work: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-        error!(
-            "internal error while {doing}, please report it: {}",
-            panic_text(&*panic)
-        );
     }
 }

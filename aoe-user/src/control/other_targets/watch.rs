@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use aoe_common::Mac;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
@@ -16,6 +16,7 @@ use super::tie::{self, GRACE};
 use super::voice::{Heard, Voices, wait};
 use super::{OtherTarget, Sought, claimed, own_addresses};
 use crate::config::Vlan;
+use crate::control::guard::caught;
 use crate::target::Address;
 
 /// When to ask after exports were added: another target may have started in the same second, or a switch may not have let
@@ -126,7 +127,11 @@ impl Shared {
                 return;
             }
             known.follow(&sought, Instant::now());
-            if let Err(error) = self.round(&sought, &mut known) {
+            let round = caught(|| self.round(&sought, &mut known)).map_err(|panic| {
+                tracing::error!("{}: listening for other targets: {panic}", self.interface);
+                anyhow!(panic)
+            });
+            if let Err(error) = round.flatten() {
                 tracing::debug!("{}: cannot listen for other targets: {error:#}", self.interface);
                 wait([self.wake.as_fd()].into_iter(), OPEN_AGAIN);
             }

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Files;
 use super::key::StateKey;
+use crate::control::guard::caught;
 use crate::target::Persistent;
 
 /// How long the end of the process waits for a state disk.
@@ -139,7 +140,10 @@ impl Queue {
         let mut last_log: Option<Instant> = None;
         while let Some(saves) = self.next() {
             let states: Vec<_> = saves.iter().map(|(key, save)| (key, &save.state)).collect();
-            let results = files.store_all(&states);
+            let results = caught(|| files.store_all(&states)).unwrap_or_else(|reason| {
+                let failed = |_| Err(io::Error::other(reason.clone()));
+                states.iter().map(failed).collect()
+            });
             for ((key, save), result) in saves.into_iter().zip(results) {
                 if let Err(error) = &result
                     && last_log.is_none_or(|last| last.elapsed() >= LOG_PACE)

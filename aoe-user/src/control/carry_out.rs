@@ -1,0 +1,270 @@
+//! Carries out what the plan decided. Nothing here waits: what may block is a job or the thread of a port.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use super::guard::caught;
+use super::links::LinkState;
+use super::open;
+use super::other_targets::{self, OtherTarget, Sought};
+use super::plan::{Action, ExportId, Level, PortId, View};
+use super::port_thread::{PortEvent, PortHandle};
+use super::port_view::PortView;
+use super::state::StateDir;
+use super::supervisor::{Event, Supervisor};
+use super::tags::Tags;
+use crate::port::Tuning;
+
+/// How long requests of an export that goes may still be under way.
+const IN_FLIGHT_LIMIT: Duration = Duration::from_secs(5);
+
+impl Supervisor {
+    /// Carries out one decision. Where that ends in a panic the plan hears that it failed, and tries it again in its time.
+    pub(super) fn carry_out(&mut self, action: &Action, now: Instant) {
+        if let Err(reason) = caught(|| self.act(action)) {
+            error!("{reason}");
+            self.failed(action, reason, now);
+        }
+    }
+
+    fn failed(&mut self, action: &Action, reason: String, now: Instant) {
+        match action {
+            Action::OpenState(_) => self.plan.state_failed(reason, now),
+            Action::OpenExport(id) => self.plan.export_failed(*id, reason, now),
+            Action::CloseExport(id) => self.plan.export_closed(*id, now),
+            Action::Examine(id) => self.plan.examined(*id, false, now),
+            Action::Search(port, asked) => self.plan.searched(port, asked, &Err(reason), now),
+            Action::OpenPort(id, ..) => {
+                self.ports.remove(id);
+                self.plan.port_failed(*id, reason, now);
+            }
+            Action::ClosePort(id) => {
+                self.ports.remove(id);
+                self.plan.port_closed(*id);
+            }
+            // Nobody waits for an end of these.
+            Action::Say(..)
+            | Action::Reconfigure(_)
+            | Action::ListLinks
+            | Action::Apply(..)
+            | Action::SetMac(..)
+            | Action::Announce(_) => {}
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        #[cfg(test)]
+        assert!(!(self.panics_in)(action), "on purpose, for a test");
+        match action {
+            Action::Say(Level::Info, line) => info!("{line}"),
+            Action::Say(Level::Warn, line) => warn!("{line}"),
+            Action::Say(Level::Error, line) => error!("{line}"),
+            Action::OpenState(path) => {
+                let path = path.clone();
+                self.jobs.start(
+                    move || Event::State(StateDir::open(&path).map_err(|error| error.to_string())),
+                    |panic| Event::State(Err(panic)),
+                );
+            }
+            Action::OpenExport(id) => self.open_export(*id),
+            Action::Reconfigure(id) => self.reconfigure(*id),
+            Action::CloseExport(id) => self.close_export(*id, IN_FLIGHT_LIMIT),
+            Action::Examine(id) => self.examine(*id),
+            Action::Search(port, asked) => self.search(port.clone(), asked.clone()),
+            Action::ListLinks => self.list_links = true,
+            Action::OpenPort(id, link, view) => self.open_port(*id, link, view),
+            Action::Apply(id, view) => self.with_port(*id, |port| port.apply(self.port_view(view))),
+            Action::SetMac(id, mac) => self.with_port(*id, |port| port.set_mac(*mac)),
+            Action::Announce(id) => self.with_port(*id, PortHandle::announce_all),
+            Action::ClosePort(id) => self.with_port(*id, PortHandle::close),
+        }
+    }
+
+    fn with_port(&self, id: PortId, work: impl FnOnce(&PortHandle)) {
+        if let Some(port) = self.ports.get(&id) {
+            work(port);
+        }
+    }
+
+    fn open_export(&mut self, id: ExportId) {
+        let Some((config, revision)) = self.plan.config(id) else {
+            return;
+        };
+        let lists = self.made.of(&config.allow);
+        let state = self
+            .state
+            .clone()
+            .map(|state| (state, Arc::clone(&self.state_keys)));
+        let notices = Arc::clone(&self.notices);
+        let work = move || {
+            let opened = open::open(id, revision, config, lists, state, &notices);
+            Event::Opened(id, opened.map(Box::new).map_err(|error| format!("{error:#}")))
+        };
+        self.jobs.start(work, move |panic| Event::Opened(id, Err(panic)));
+    }
+
+    fn reconfigure(&mut self, id: ExportId) {
+        let (Some((config, revision)), Some(served)) = (self.plan.config(id), self.exports.get(&id)) else {
+            return;
+        };
+        let lists = self.made.of(&config.allow);
+        let served = Arc::new(served.reconfigured(revision, config, lists));
+        self.exports.insert(id, served);
+    }
+
+    /// Has an export closed; for `patience` its requests may still be under way.
+    pub(super) fn close_export(&mut self, id: ExportId, patience: Duration) {
+        let Some(served) = self.exports.remove(&id) else {
+            return;
+        };
+        let (address, store) = (served.export.address(), Arc::clone(served.export.store()));
+        self.closing.insert(id, (address, served.config.path.clone()));
+        // The job alone holds the store from here on, apart from ports that have not let go of it.
+        drop(served);
+        let closed = move |result| Event::Closed(id, address, result);
+        self.jobs.start(
+            move || closed(open::close(&store, patience).map_err(|error| error.to_string())),
+            move |panic| closed(Err(panic)),
+        );
+    }
+
+    fn examine(&mut self, id: ExportId) {
+        let Some(served) = self.exports.get(&id) else {
+            return;
+        };
+        let (path, file) = (served.config.path.clone(), served.file);
+        self.jobs.start(
+            move || Event::Examined(id, open::is_replaced(&path, file)),
+            move |_| Event::Examined(id, false),
+        );
+    }
+
+    fn search(&mut self, port: String, asked: Vec<ExportId>) {
+        let Some(index) = self.links.get(&port).map(|link| link.index) else {
+            return;
+        };
+        let wanted = asked
+            .iter()
+            .filter_map(|id| Some((*id, open::sought(&self.plan.config(*id)?.0))));
+        let wanted: Vec<(ExportId, Sought)> = wanted.collect();
+        let (again, name) = (asked.clone(), port.clone());
+        let work = move || {
+            let (found, warnings) = look_around(&port, index, &wanted);
+            Event::Searched(port, asked, found, warnings)
+        };
+        self.jobs.start(work, move |panic| {
+            Event::Searched(name, again, Err(panic), Vec::new())
+        });
+    }
+
+    fn open_port(&mut self, id: PortId, link: &LinkState, view: &View) {
+        let Some(nic) = link.nic() else { return };
+        let events = self.port_events.clone();
+        // Fails only while the process ends.
+        let report = move |event| drop(events.send((id, event)));
+        let metrics = Arc::clone(&self.metrics);
+        match PortHandle::open(nic, self.port_view(view), metrics, report) {
+            Ok(port) => drop(self.ports.insert(id, port)),
+            Err(error) => {
+                let reason = format!("cannot start a thread for {}: {error}", link.name);
+                let _ = self.port_events.send((id, PortEvent::Failed(reason)));
+            }
+        }
+    }
+
+    fn port_view(&self, view: &View) -> PortView {
+        let exports = view.exports.iter().filter_map(|(id, _)| self.exports.get(id));
+        PortView {
+            exports: exports.cloned().collect(),
+            mode: view.mode,
+            tuning: Tuning {
+                spin: Duration::from_micros(u64::from(view.spin_us)),
+                cpus: view.cpus.clone(),
+            },
+            version: view.version,
+        }
+    }
+}
+
+/// Which exports cannot be served on an interface, in words: because the tags of their VLAN do not reach XDP, or because another
+/// target has their address. And what to warn of.
+fn look_around(
+    port: &str,
+    index: u32,
+    wanted: &[(ExportId, Sought)],
+) -> (Result<HashMap<ExportId, String>, String>, Vec<String>) {
+    let tags = Tags::on(port, index);
+    let warning = |sought: &Sought| {
+        Some(format!(
+            "{}: {}",
+            sought.address,
+            tags?.warning(port, sought.vlan)?
+        ))
+    };
+    let warnings = wanted.iter().filter_map(|(_, sought)| warning(sought)).collect();
+    let all: Vec<Sought> = wanted.iter().map(|(_, sought)| *sought).collect();
+    let found = other_targets::search(port, &all).map_err(|error| format!("{error:#}"));
+    let refusal = |sought: &Sought, found: &[OtherTarget]| {
+        tags.and_then(|tags| tags.refusal(port, sought.vlan)).or_else(|| {
+            let other = found.iter().find(|other| sought.is(other))?;
+            Some(format!(
+                "{} is already served by {} on {port}: two targets with one address corrupt data; choose another \
+                 address, stop the other target, or use --force",
+                sought.address, other.mac
+            ))
+        })
+    };
+    let refused = found.map(|found| {
+        let of = |(id, sought): &(ExportId, Sought)| Some((*id, refusal(sought, &found)?));
+        wanted.iter().filter_map(of).collect()
+    });
+    (refused, warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::plan::State;
+    use super::*;
+    use crate::config::{Config, ExportConfig};
+
+    static PANICS: AtomicBool = AtomicBool::new(true);
+
+    #[test]
+    fn what_ends_in_a_panic_has_failed_and_is_tried_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (ends, mut results) = tokio::sync::mpsc::unbounded_channel();
+            let (ports, _port_events) = tokio::sync::mpsc::unbounded_channel();
+            let mut supervisor = Supervisor::new(ends, ports, Arc::default());
+            supervisor.panics_in =
+                |action| matches!(action, Action::OpenExport(_)) && PANICS.load(Ordering::Relaxed);
+            let image = tempfile::NamedTempFile::new().unwrap();
+            image.as_file().set_len(64 * 512).unwrap();
+            let now = Instant::now();
+            let config = Config {
+                exports: vec![ExportConfig::new(1, 1, image.path().into())],
+                state_dir: None,
+                cpus: Vec::new(),
+                force: false,
+            };
+            supervisor.want(config, now);
+            supervisor.handle(Event::Links(Ok(HashMap::new())), now);
+            supervisor.turn(now);
+            let State::Failed { reason, next_try, .. } = supervisor.plan.status().exports[0].state.clone()
+            else {
+                panic!("{:?}", supervisor.plan.status());
+            };
+            assert!(reason.contains("on purpose, for a test"), "{reason}");
+            PANICS.store(false, Ordering::Relaxed);
+            supervisor.turn(next_try);
+            let event = results.recv().await.expect("the job has an end");
+            supervisor.handle(event, next_try);
+            assert_eq!(supervisor.plan.status().exports[0].state, State::Open);
+        });
+    }
+}

@@ -231,3 +231,55 @@ fn a_second_signal_and_sigquit_end_it_at_once() -> Result<()> {
     }
     Ok(())
 }
+
+/// Promised for signals and for events of interfaces.
+const PROMPT: Duration = Duration::from_millis(100);
+const TIMES: usize = 12;
+
+/// A busy machine delays some answers; whatever holds control up delays them all.
+fn are_prompt(what: &str, mut times: Vec<Duration>) -> Result<()> {
+    times.sort_unstable();
+    ensure!(times[times.len() / 4] < PROMPT, "{what}: {times:?}");
+    Ok(())
+}
+
+#[test]
+fn signals_and_links_are_followed_at_once_beside_a_disk_that_hangs() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    for store in ["mmap", "direct"] {
+        let mut served = Served::new(store)?;
+        served.hang()?;
+        let process = &mut served.target.process;
+        let mut answers = Vec::new();
+        for _ in 0..TIMES {
+            let (mark, asked) = (process.mark(), Instant::now());
+            process.signal(Signal::SIGUSR1)?;
+            let told = |line: &str| line.contains("2 of 2 exports are open");
+            process.wait_for_after(mark, told, PATIENCE)?;
+            answers.push(asked.elapsed());
+        }
+        are_prompt("SIGUSR1", answers)?;
+        let (mut downs, mut ups) = (Vec::new(), Vec::new());
+        for _ in 0..TIMES {
+            for (state, times) in [("down", &mut downs), ("up", &mut ups)] {
+                let mark = process.mark();
+                served.lab.target.ip(&format!("link set eth0 {state}"))?;
+                let changed = Instant::now();
+                let words = format!("eth0: link {state}");
+                let told = |line: &str| line.contains(&words);
+                process.wait_for_after(mark, told, PATIENCE)?;
+                times.push(changed.elapsed());
+            }
+        }
+        are_prompt("a link that goes down", downs)?;
+        are_prompt("a link that comes up", ups)?;
+        served.healthy_reads()?;
+        served
+            .disk
+            .switches()
+            .hangs
+            .store(false, std::sync::atomic::Ordering::Relaxed);
+        ensure!(served.target.process.stop()? == 0);
+    }
+    Ok(())
+}

@@ -40,17 +40,22 @@ const NOT_IN_ENGINE: [&str; 9] = [
 ];
 
 /// The rooms of the user half, and the rooms and packages that each may use.
-const ROOMS: [(&str, &[&str]); 7] = [
+const ROOMS: [(&str, &[&str]); 8] = [
     ("target", &["store"]),
-    ("config", &["store", "initiator"]),
+    ("host", &["initiator"]),
+    ("config", &["host", "store"]),
     ("filter", &["config"]),
     ("metrics", &["filter", "target"]),
-    ("port", &["config", "filter", "metrics", "store", "target", "xsk"]),
+    (
+        "port",
+        &["config", "filter", "host", "metrics", "store", "target", "xsk"],
+    ),
     (
         "control",
         &[
             "config",
             "filter",
+            "host",
             "initiator",
             "metrics",
             "port",
@@ -64,6 +69,7 @@ const ROOMS: [(&str, &[&str]); 7] = [
             "config",
             "control",
             "filter",
+            "host",
             "initiator",
             "metrics",
             "port",

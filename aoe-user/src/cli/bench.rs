@@ -14,7 +14,7 @@ use serde_json::json;
 use super::args::BenchArgs;
 use super::interrupt::Interrupt;
 use super::output;
-use crate::control::links;
+use crate::host;
 use crate::initiator::load::{self, Order, Outcome, Plan};
 use crate::initiator::{Client, Found, Identity, Route, Transport, flood};
 use report::{Run, SCHEMA};
@@ -78,7 +78,7 @@ fn run_load(args: &BenchArgs) -> anyhow::Result<Run> {
         output::line(report::headline(args, &target, &identity, mtu_bytes))?;
     }
     let (transport, outcome) = if args.af_xdp {
-        let rx_queues = links::rx_queues(&args.interface).unwrap_or(1);
+        let rx_queues = host::rx_queues(&args.interface).unwrap_or(1);
         let mut socket = XdpSocket::open(client.into_socket(), rx_queues, plan.depth)?;
         let transport = format!("AF_XDP, {}", socket.mode());
         let outcome = measure(&mut socket, &plan, args, &transport)?;

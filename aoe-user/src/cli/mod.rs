@@ -28,10 +28,10 @@ use output::Closed;
 
 use crate::config::Config;
 use crate::config::file::Origin;
-use crate::config::interfaces;
 use crate::config::problem::{Problem, Problems};
 use crate::config::validate::{Report, Words, contradictions, validate};
 use crate::control::preflight::{preflight, raise_descriptors};
+use crate::host;
 
 /// Does what the command line says, and says itself what kept it from being done.
 pub fn run(cli: Cli) -> ExitCode {
@@ -74,13 +74,13 @@ fn command(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
         Command::Create(args) => create::run(&args),
         Command::State(args) => state::run(args.action),
         Command::Bench(mut args) => {
-            args.interface = interfaces::real_name(&args.interface);
+            args.interface = host::real_name(&args.interface);
             bench::run(&args)
         }
         Command::Doctor(mut args) => {
             args.interfaces
                 .iter_mut()
-                .for_each(|name| *name = interfaces::real_name(name));
+                .for_each(|name| *name = host::real_name(name));
             doctor::run(&args)
         }
         Command::Completions { shell } => manual::completions(shell),
@@ -91,7 +91,7 @@ fn command(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
 
 /// Holds the config against this machine.
 fn validate_here(config: &Config, words: Words) -> anyhow::Result<Report> {
-    let interfaces = interfaces::list().context("cannot list the network interfaces")?;
+    let interfaces = host::interfaces().context("cannot list the network interfaces")?;
     Ok(validate(config, &interfaces, words))
 }
 

@@ -1,131 +1,11 @@
-//! The machine's network interfaces, and the names and globs that choose among them.
+//! The names and globs that choose among the machine's network interfaces.
 
-use std::io;
-
-use aoe_common::Mac;
 use globset::GlobBuilder;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, Prop};
 
-pub use initiator::mtu_bytes;
+use crate::host::Interface;
 
 /// Longest name of an interface: that of an alternative name (ALTIFNAMSIZ without its end).
 const NAME_MAX: usize = 127;
-
-/// A network interface of this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interface {
-    /// Its name.
-    pub name: String,
-    /// Its alternative names (`ip link property add altname`), as good as the name wherever one is given.
-    pub altnames: Vec<String>,
-    /// Its address; `None` when it is no Ethernet (tunnels and the like), so that it cannot carry AoE.
-    pub mac: Option<Mac>,
-    /// Administratively up.
-    pub up: bool,
-    /// The loopback interface, which cannot carry AoE either.
-    pub loopback: bool,
-}
-
-impl Interface {
-    /// Whether `name` is its name or an alternative one.
-    pub fn is_called(&self, name: &str) -> bool {
-        self.names().any(|own| own == name)
-    }
-
-    fn names(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(&self.name)
-            .chain(&self.altnames)
-            .map(String::as_str)
-    }
-}
-
-impl From<&LinkMessage> for Interface {
-    fn from(message: &LinkMessage) -> Interface {
-        let header = &message.header;
-        let mut interface = Interface {
-            name: String::new(),
-            altnames: Vec::new(),
-            mac: None,
-            up: header.flags.contains(LinkFlags::Up),
-            loopback: header.flags.contains(LinkFlags::Loopback),
-        };
-        for attribute in &message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => interface.name.clone_from(name),
-                // Others have addresses of six bytes, too, and no Ethernet headers (wireless monitors).
-                LinkAttribute::Address(bytes) if header.link_layer_type == LinkLayerType::Ether => {
-                    interface.mac = <[u8; 6]>::try_from(bytes.as_slice())
-                        .ok()
-                        .map(Mac)
-                        .filter(|mac| mac.is_station());
-                }
-                LinkAttribute::PropList(list) => interface.altnames.extend(list.iter().filter_map(altname)),
-                _ => {}
-            }
-        }
-        interface
-    }
-}
-
-fn altname(property: &Prop) -> Option<String> {
-    match property {
-        Prop::AltIfName(name) => Some(name.clone()),
-        _ => None,
-    }
-}
-
-/// The interfaces of the network namespace that the thread is in, by name.
-///
-/// # Errors
-/// When the kernel does not tell.
-pub fn list() -> io::Result<Vec<Interface>> {
-    let mut found: Vec<Interface> = links()?.iter().map(Interface::from).collect();
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
-}
-
-/// The name of the interface that is called so by any of its names; what nothing is called stays as it is.
-pub fn real_name(name: &str) -> String {
-    let called = |interface: &Interface| interface.is_called(name);
-    let found = list().ok().and_then(|all| all.into_iter().find(called));
-    found.map_or_else(|| name.to_owned(), |interface| interface.name)
-}
-
-/// Asks for all links over rtnetlink, without waiting for anything but the kernel: sysfs shows the interfaces of the
-/// namespace that mounted it.
-fn links() -> io::Result<Vec<LinkMessage>> {
-    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
-    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&bytes, 0)?;
-    let mut found = Vec::new();
-    loop {
-        let (answer, _) = socket.recv_from_full()?;
-        let mut rest = answer.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::deserialize(rest).map_err(io::Error::other)?;
-            // Messages of one datagram begin at multiples of four bytes.
-            let length = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
-            match message.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => found.push(link),
-                NetlinkPayload::Done(_) => return Ok(found),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                _ => return Err(io::ErrorKind::InvalidData.into()),
-            }
-        }
-    }
-}
 
 /// Checks a name or glob as written in a config.
 ///
@@ -194,6 +74,8 @@ fn glob(text: &str) -> Result<globset::GlobMatcher, String> {
 
 #[cfg(test)]
 mod tests {
+    use aoe_common::Mac;
+
     use super::*;
 
     fn interface(name: &str) -> Interface {
@@ -234,24 +116,6 @@ mod tests {
     }
 
     #[test]
-    fn only_ethernet_has_an_address_for_aoe() {
-        let mut link = LinkMessage::default();
-        link.attributes.push(LinkAttribute::IfName("x".into()));
-        link.attributes
-            .push(LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]));
-        link.header.link_layer_type = LinkLayerType::Ether;
-        assert!(Interface::from(&link).mac.is_some());
-        for other in [
-            LinkLayerType::Ieee80211Radiotap,
-            LinkLayerType::Infiniband,
-            LinkLayerType::None,
-        ] {
-            link.header.link_layer_type = other;
-            assert_eq!(Interface::from(&link).mac, None, "{other:?}");
-        }
-    }
-
-    #[test]
     fn globs_leave_out_what_cannot_carry_aoe() {
         let everything = ["*".to_string()];
         let lo = Interface {
@@ -279,15 +143,5 @@ mod tests {
         for bad in ["", "a b", "a/b"] {
             assert!(pattern(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn the_loopback_interface_is_listed() {
-        let lo = list()
-            .unwrap()
-            .into_iter()
-            .find(|interface| interface.name == "lo")
-            .unwrap();
-        assert!(lo.loopback && lo.mac.is_none());
     }
 }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::backing::{self, Backing, Identity};
-use super::interfaces::{self, Interface};
+use super::interfaces;
 use super::problem::{Place, Problem, Problems};
 use super::{Config, ExportConfig, StoreKind};
 use crate::config::file::Origin;
+use crate::host::Interface;
 
 /// The shelf that Linux's driver refuses (its minor numbers end before it).
 const SHELF_LINUX_REFUSES: u16 = 4095;

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use super::guard::caught;
-use super::links::LinkState;
 use super::open;
 use super::other_targets::{self, OtherTarget, Sought};
 use super::plan::{Action, ExportId, Level, PortId, View};
@@ -16,7 +15,8 @@ use super::port_view::PortView;
 use super::state::StateDir;
 use super::supervisor::{Event, Supervisor};
 use super::tags::Tags;
-use crate::port::Tuning;
+use crate::host::LinkState;
+use crate::port::{Nic, Tuning};
 
 /// How long requests of an export that goes may still be under way.
 const IN_FLIGHT_LIMIT: Duration = Duration::from_secs(5);
@@ -161,7 +161,7 @@ impl Supervisor {
     }
 
     fn open_port(&mut self, id: PortId, link: &LinkState, view: &View) {
-        let Some(nic) = link.nic() else { return };
+        let Some(nic) = Nic::of(link) else { return };
         let events = self.port_events.clone();
         // Fails only while the process ends.
         let report = move |event| drop(events.send((id, event)));

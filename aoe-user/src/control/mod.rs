@@ -7,10 +7,9 @@ pub mod api;
 mod backoff;
 mod carry_out;
 mod denied;
-pub(crate) mod genetlink;
 mod guard;
 mod jobs;
-pub(crate) mod links;
+mod links;
 mod lists;
 mod notices;
 mod notify;
@@ -36,6 +35,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_chan
 use tracing::{error, info, warn};
 
 use crate::config::Config;
+use crate::host;
 use api::reloads::{Reading, Settling};
 use api::socket::{self, Call};
 use guard::guard;
@@ -317,12 +317,10 @@ impl Control {
         self.list_at = None;
         self.supervisor.list_links = false;
         self.is_listing = true;
-        let list = self.links.list();
-        let ends = self.ends.0.clone();
-        tokio::spawn(async move {
-            let links = list.await.map_err(|error| format!("{error:#}"));
-            let _ = ends.send(Event::Links(links));
-        });
+        self.supervisor.jobs.start(
+            || Event::Links(host::links().map_err(|error| format!("cannot list the interfaces: {error}"))),
+            |panic| Event::Links(Err(panic)),
+        );
     }
 
     /// Whoever starts an export by hand is watching: what fails before it is served ends the process.

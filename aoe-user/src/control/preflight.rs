@@ -4,15 +4,12 @@
 use std::fmt;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::system::uname;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::config::{Config, interfaces};
+use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, release, version};
+use crate::host::{self, mtu_bytes};
 
-/// The oldest kernel: the first that loads an XDP program for frames of several buffers.
-pub const KERNEL_MIN: (u32, u32) = (5, 18);
-/// The oldest kernel whose AF_XDP takes frames of several descriptors.
-pub const KERNEL_JUMBO: (u32, u32) = (6, 6);
 /// The largest MTU whose frames fit one descriptor.
 const MTU_PLAIN: u32 = 3506;
 /// What the four rings and the frames of a queue lock, at least.
@@ -93,7 +90,7 @@ impl fmt::Display for Warning {
 /// What is missing.
 pub fn preflight(config: &Config) -> Result<Vec<Warning>, PreflightError> {
     let mut warnings = Vec::new();
-    let release = uname().release().to_string_lossy().into_owned();
+    let release = release();
     if judge_kernel(&release)? == Jumbo::No {
         let no_jumbo = |interface| Warning::NoJumbo {
             interface,
@@ -166,7 +163,7 @@ fn judge_kernel(release: &str) -> Result<Jumbo, PreflightError> {
 
 /// Interfaces of the config whose MTU is now too large for one descriptor.
 fn jumbo_interfaces(config: &Config) -> impl Iterator<Item = String> {
-    let all = interfaces::list().unwrap_or_default().into_iter();
+    let all = host::interfaces().unwrap_or_default().into_iter();
     let wanted = all.filter(|interface| {
         config
             .exports
@@ -175,13 +172,7 @@ fn jumbo_interfaces(config: &Config) -> impl Iterator<Item = String> {
     });
     wanted
         .map(|interface| interface.name)
-        .filter(|name| interfaces::mtu_bytes(name).is_ok_and(|mtu| mtu > MTU_PLAIN))
-}
-
-/// `6.1.0-18-amd64` is (6, 1).
-pub fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+        .filter(|name| mtu_bytes(name).is_ok_and(|mtu| mtu > MTU_PLAIN))
 }
 
 fn judge_rights(held: CapabilitySet, locked_limit: Option<u64>) -> Result<Option<Warning>, PreflightError> {

@@ -13,7 +13,6 @@ use super::api::socket::Answer;
 use super::api::types::LastReload;
 use super::guard::guard;
 use super::jobs::Jobs;
-use super::links::LinkState;
 use super::lists::Made;
 use super::notices::Notices;
 use super::open::{Served, StateKeys};
@@ -22,6 +21,7 @@ use super::port_thread::{PortEvent, PortHandle};
 use super::state::operator::Action as Order;
 use super::state::{StateDir, StateKey};
 use crate::config::{Config, Vlan};
+use crate::host::LinkState;
 use crate::metrics::Registry;
 use crate::target::Address;
 

@@ -1,12 +1,9 @@
 //! VLAN tags that XDP never sees: some drivers and all stacked devices hold them beside the frame. A frame of VLAN 5 then looks
 //! untagged to the filter.
 
-use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo};
-
 use crate::config::Vlan;
+use crate::host::{kind, offloads};
 
-use super::genetlink::offloads;
 use super::other_targets::vlan_devices;
 
 /// The offload that takes tags out of received frames, as the kernel calls it.
@@ -92,33 +89,6 @@ impl Tags {
             _ => None,
         }
     }
-}
-
-/// The kind of a virtual device, as `ip -d link` shows it. Asked on a thread of its own, because the caller may be inside a
-/// runtime, which cannot wait for another.
-fn kind(interface: &str) -> Option<String> {
-    let ask = || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .ok()?;
-        runtime.block_on(ask_kind(interface))
-    };
-    std::thread::scope(|scope| scope.spawn(ask).join().ok().flatten())
-}
-
-async fn ask_kind(interface: &str) -> Option<String> {
-    let (connection, handle, _) = rtnetlink::new_connection().ok()?;
-    tokio::spawn(connection);
-    let mut links = handle.link().get().match_name(interface.to_owned()).execute();
-    let link = links.try_next().await.ok().flatten()?;
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::LinkInfo(parts) => parts.iter().find_map(|part| match part {
-            LinkInfo::Kind(kind) => Some(kind.to_string()),
-            _ => None,
-        }),
-        _ => None,
-    })
 }
 
 #[cfg(test)]

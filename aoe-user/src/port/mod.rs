@@ -3,7 +3,7 @@
 mod arrivals;
 mod ending;
 mod link;
-mod mode;
+pub(crate) mod mode;
 mod open;
 mod others;
 mod prove;
@@ -21,6 +21,7 @@ use tracing::error;
 
 use crate::config::Mode;
 use crate::filter::{Counters, Denied, Filter, FilterError, Rules};
+use crate::host::LinkState;
 use crate::metrics::{FilterRegistration, QueueTotals, Registry};
 use crate::target::{Export, Exports, PortInfo};
 use crate::xsk::{MAX_FRAME_BYTES, XskError};
@@ -74,6 +75,22 @@ pub struct Nic {
     pub xdp_runs_on: Vec<u32>,
     /// The driver says that it runs native programs and knows no redirect, so that none of it reaches a socket.
     pub lacks_redirect: bool,
+}
+
+impl Nic {
+    /// As a port is opened on it; `None` for what is no Ethernet.
+    pub fn of(link: &LinkState) -> Option<Nic> {
+        Some(Nic {
+            name: link.name.clone(),
+            index: link.index,
+            mac: link.mac?,
+            mtu_bytes: link.mtu_bytes,
+            rx_queues: link.rx_queues,
+            carrier: link.carrier,
+            xdp_runs_on: link.xdp_runs_on.clone(),
+            lacks_redirect: link.lacks_redirect,
+        })
+    }
 }
 
 /// Why an interface cannot be served.

@@ -3,11 +3,12 @@
 use std::fmt;
 
 use rustix::io::Errno;
+use tracing::warn;
 
 use super::PortError;
 use crate::config::Mode;
-use crate::filter::Attach;
-use crate::xsk::Bind;
+use crate::filter::{Attach, FilterError};
+use crate::xsk::{Bind, XskError};
 
 /// What was obtained of [`super::PortOptions::mode`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +29,7 @@ impl fmt::Display for Obtained {
 
 /// How to attach the program and bind the sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Way {
+pub(crate) struct Way {
     pub attach: Attach,
     pub bind: Bind,
 }
@@ -61,7 +62,7 @@ impl fmt::Display for Way {
 }
 
 /// What to try for a mode, best first.
-pub(super) fn ways(mode: Mode) -> &'static [Way] {
+pub(crate) fn ways(mode: Mode) -> &'static [Way] {
     match mode {
         Mode::Auto => &[AUTO, NATIVE_COPY, GENERIC],
         Mode::Native => &[AUTO, NATIVE_COPY],
@@ -71,9 +72,8 @@ pub(super) fn ways(mode: Mode) -> &'static [Way] {
     }
 }
 
-/// The ways after `way` that may work although it failed with this error, best first.
-pub(super) fn left_after(mode: Mode, way: Way, error: &PortError) -> impl Iterator<Item = Way> + use<> {
-    let affected = Affected::of(error);
+/// The ways after `way` that may work although it failed so, best first.
+pub(super) fn left_after(mode: Mode, way: Way, affected: Affected) -> impl Iterator<Item = Way> + use<> {
     let later = ways(mode).iter().skip_while(move |other| **other != way).skip(1);
     later.copied().filter(move |other| match affected {
         Affected::Interface => false,
@@ -82,9 +82,33 @@ pub(super) fn left_after(mode: Mode, way: Way, error: &PortError) -> impl Iterat
     })
 }
 
+/// Opens something the best way of its mode that works, from `first` on; what does not work is logged.
+///
+/// # Errors
+/// That of the last way, where none works.
+pub(crate) fn first_that_works<T, E: fmt::Display>(
+    mode: Mode,
+    first: Way,
+    mut open: impl FnMut(Way) -> Result<T, E>,
+    affected: impl Fn(&E) -> Affected,
+) -> Result<T, E> {
+    let mut way = first;
+    loop {
+        let error = match open(way) {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        way = match left_after(mode, way, affected(&error)).next() {
+            Some(next) => next,
+            None => return Err(error),
+        };
+        warn!("{error}; trying {way}");
+    }
+}
+
 /// What an error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Affected {
+pub(crate) enum Affected {
     /// The interface or this process: no other way will help.
     Interface,
     /// Native XDP.
@@ -93,17 +117,32 @@ enum Affected {
     Way,
 }
 
-impl Affected {
-    fn of(error: &PortError) -> Affected {
+impl From<&FilterError> for Affected {
+    fn from(error: &FilterError) -> Affected {
+        match error.generic_may_work() {
+            true => Affected::Native,
+            false => Affected::Interface,
+        }
+    }
+}
+
+impl From<&XskError> for Affected {
+    fn from(error: &XskError) -> Affected {
+        match error.errno() {
+            Some(Errno::OPNOTSUPP) => Affected::Way,
+            _ => Affected::Interface,
+        }
+    }
+}
+
+impl From<&PortError> for Affected {
+    fn from(error: &PortError) -> Affected {
         match error {
-            PortError::Filter(error) if error.generic_may_work() => Affected::Native,
-            PortError::Socket(error) if error.errno() == Some(Errno::OPNOTSUPP) => Affected::Way,
+            PortError::Filter(error) => error.into(),
+            PortError::Socket(error) => error.into(),
             PortError::Silent { obtained, .. } if obtained.zero_copy => Affected::Way,
             PortError::Silent { .. } => Affected::Native,
-            PortError::Filter(_)
-            | PortError::Socket(_)
-            | PortError::MtuTooSmall { .. }
-            | PortError::Worker { .. } => Affected::Interface,
+            PortError::MtuTooSmall { .. } | PortError::Worker { .. } => Affected::Interface,
         }
     }
 }
@@ -111,7 +150,6 @@ impl Affected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filter::FilterError;
     use crate::port::prove::Direction;
 
     fn silent(native: bool, zero_copy: bool) -> PortError {
@@ -124,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_error_leads_to_the_next_way_that_it_does_not_rule_out() {
-        let next = |way, error: &PortError| left_after(Mode::Auto, way, error).next();
+        let next = |way, error: &PortError| left_after(Mode::Auto, way, error.into()).next();
         assert_eq!(next(AUTO, &silent(true, true)), Some(NATIVE_COPY));
         assert_eq!(next(AUTO, &silent(true, false)), Some(GENERIC));
         assert_eq!(next(GENERIC, &silent(false, false)), None);
@@ -140,12 +178,15 @@ mod tests {
     #[test]
     fn a_mode_that_names_one_way_has_no_other() {
         assert_eq!(
-            left_after(Mode::ZeroCopy, ZERO_COPY, &silent(true, true)).next(),
+            left_after(Mode::ZeroCopy, ZERO_COPY, (&silent(true, true)).into()).next(),
             None
         );
-        assert_eq!(left_after(Mode::Skb, GENERIC, &silent(false, false)).next(), None);
         assert_eq!(
-            left_after(Mode::Copy, NATIVE_COPY, &silent(true, false)).next(),
+            left_after(Mode::Skb, GENERIC, (&silent(false, false)).into()).next(),
+            None
+        );
+        assert_eq!(
+            left_after(Mode::Copy, NATIVE_COPY, (&silent(true, false)).into()).next(),
             Some(GENERIC)
         );
     }

@@ -7,7 +7,7 @@ use aoe_common::wire::sectors_per_frame;
 use tracing::warn;
 
 use super::SocketLink;
-use super::mode::{Obtained, Way, left_after, ways};
+use super::mode::{Affected, Obtained, Way, first_that_works, left_after, ways};
 use super::others::Others;
 use super::watch::Watch;
 use super::worker::{Pace, Worker};
@@ -66,7 +66,7 @@ impl Port {
     /// # Errors
     /// When none of them works: the port is closed then.
     pub(super) fn fall_back(&mut self, error: &PortError) -> Result<Option<Obtained>, PortError> {
-        let Some(next) = left_after(self.options.mode, self.way, error).next() else {
+        let Some(next) = left_after(self.options.mode, self.way, error.into()).next() else {
             return Ok(None);
         };
         warn!("{error}; trying {next}");
@@ -87,24 +87,15 @@ impl Port {
 }
 
 fn open_from(
-    mut way: Way,
+    first: Way,
     nic: &Nic,
     options: &PortOptions,
     exports: &Arc<Exports>,
     rules: &Rules,
     metrics: &Arc<Registry>,
 ) -> Result<Port, PortError> {
-    loop {
-        let error = match open_as(nic, way, options, exports, rules, metrics) {
-            Ok(port) => return Ok(port),
-            Err(error) => error,
-        };
-        way = match left_after(options.mode, way, &error).next() {
-            Some(next) => next,
-            None => return Err(error),
-        };
-        warn!("{error}; trying {way}");
-    }
+    let open = |way| open_as(nic, way, options, exports, rules, metrics);
+    first_that_works(options.mode, first, open, |error| Affected::from(error))
 }
 
 fn open_as(

@@ -7,11 +7,12 @@ use arrayvec::ArrayVec;
 use nix::net::if_::if_nametoindex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use tracing::warn;
 
+use crate::config::Mode;
 use crate::filter::{Attach, FilterError, Responses};
 use crate::initiator::{BATCH, InitiatorError, PacketSocket, Transport};
-use crate::xsk::{Bind, Frame, Pieces, Socket, SocketConfig, XskError};
+use crate::port::mode::{Affected, Way, first_that_works, ways};
+use crate::xsk::{Frame, Pieces, Socket, SocketConfig, XskError};
 
 /// Why AF_XDP sockets could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +28,16 @@ pub(super) enum XdpError {
     Socket(#[from] XskError),
 }
 
-/// What to try, best first.
-const ATTEMPTS: [(Attach, Bind); 2] = [(Attach::Native, Bind::Auto), (Attach::Generic, Bind::Copy)];
+impl XdpError {
+    fn affects(&self) -> Affected {
+        match self {
+            XdpError::Filter(error) => error.into(),
+            XdpError::Socket(error) => error.into(),
+            XdpError::Initiator(_) => Affected::Interface,
+        }
+    }
+}
+
 /// Bytes of an answer to have brought in before they are asked for: all of an ordinary one.
 const HINT_BYTES: usize = 1536;
 /// The most that [`SocketConfig::ring`] may be.
@@ -64,15 +73,9 @@ impl XdpSocket {
         let ifindex = if_nametoindex(name).map_err(|_| InitiatorError::NoInterface(name.into()))?;
         let usual = SocketConfig::for_mtu(ifindex, 0, packet.mtu_bytes());
         let config = with_room_for(&usual, depth);
-        let [best, other] = ATTEMPTS;
-        let attempt = match open_as(&packet, rx_queues, &config, best) {
-            Err(error) if is_about_mode(&error) => {
-                warn!("{name}: native XDP does not work ({error}); using generic XDP");
-                open_as(&packet, rx_queues, &config, other).map(|opened| (other.0, opened))
-            }
-            result => result.map(|opened| (best.0, opened)),
-        };
-        let (attached, (program, sockets)) = attempt?;
+        let open = |way: Way| Ok((way.attach, open_as(&packet, rx_queues, &config, way)?));
+        let best = ways(Mode::Auto)[0];
+        let (attached, (program, sockets)) = first_that_works(Mode::Auto, best, open, XdpError::affects)?;
         Ok(XdpSocket {
             _program: program,
             sockets,
@@ -156,7 +159,7 @@ fn open_as(
     packet: &PacketSocket,
     rx_queues: u32,
     config: &SocketConfig,
-    (attach, bind): (Attach, Bind),
+    Way { attach, bind }: Way,
 ) -> Result<(Responses, Vec<Socket>), XdpError> {
     let mut program = Responses::load(packet.mac())?;
     let mut sockets = Vec::new();
@@ -211,15 +214,6 @@ fn with_room_for(usual: &SocketConfig, depth: u16) -> SocketConfig {
         chunks: usual.chunks.max(2 * fill),
         fill,
         ..usual.clone()
-    }
-}
-
-/// The driver cannot do it that way; generic XDP may.
-fn is_about_mode(error: &XdpError) -> bool {
-    match error {
-        XdpError::Filter(error) => error.generic_may_work(),
-        XdpError::Socket(error) => error.errno() == Some(Errno::OPNOTSUPP),
-        XdpError::Initiator(_) => false,
     }
 }
 

@@ -5,9 +5,9 @@ use aoe_common::wire::sectors_per_frame;
 use serde::Serialize;
 
 use super::drivers::{Steering, native_mtu, steering};
-use super::probe::Probe;
-use crate::control::genetlink::XdpFeatures;
-use crate::control::preflight::{KERNEL_JUMBO, KERNEL_MIN, version};
+use crate::host::Probe;
+use crate::host::XdpFeatures;
+use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, version};
 
 /// Up to this MTU a frame fits one chunk in copy mode, and one buffer of every driver.
 const ONE_CHUNK_MTU: u32 = 1500;

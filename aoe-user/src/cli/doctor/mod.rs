@@ -2,7 +2,6 @@
 
 mod advice;
 mod drivers;
-mod probe;
 
 use std::fmt::Write as _;
 
@@ -13,11 +12,10 @@ use serde_json::{Value, json};
 
 use super::args::DoctorArgs;
 use super::output;
-use crate::control::genetlink::XdpFeatures;
-use crate::control::preflight::{KERNEL_JUMBO, KERNEL_MIN, version};
 use crate::control::tags::Tags;
+use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, version};
+use crate::host::{Probe, XdpFeatures, probe};
 use advice::{Advice, advice, mode, spread};
-use probe::Probe;
 
 /// Changes when a key of the JSON object changes its meaning or goes away.
 const SCHEMA: u32 = 1;
@@ -30,7 +28,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     let found: Vec<(&str, Result<Finding>)> = args
         .interfaces
         .iter()
-        .map(|name| (name.as_str(), probe::probe(name).map(Finding::new)))
+        .map(|name| (name.as_str(), probe(name).map(Finding::new)))
         .collect();
     if args.json {
         output::line(to_json(&found))?;

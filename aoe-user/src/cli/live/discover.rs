@@ -10,8 +10,8 @@ use serde_json::json;
 use super::args::DiscoverArgs;
 use super::columns::{Column, choose, table};
 use crate::cli::{output, table::size};
-use crate::config::interfaces;
 use crate::control::api::types::SCHEMA;
+use crate::host;
 use crate::initiator::Client;
 
 /// How long each target may take to answer for its size and model.
@@ -47,7 +47,7 @@ const COLUMNS: [Column<Row>; 8] = [
 
 pub(in crate::cli) fn discover(args: &DiscoverArgs) -> Result<ExitCode> {
     let columns = choose(&COLUMNS, 7, &args.output)?;
-    let mut client = Client::open(&interfaces::real_name(&args.interface))?;
+    let mut client = Client::open(&host::real_name(&args.interface))?;
     let found = client.discover(None, args.wait)?;
     let rows: Vec<Row> = found
         .iter()

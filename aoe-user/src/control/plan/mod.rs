@@ -22,8 +22,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::links::LinkState;
 use crate::config::{ExportConfig, Mode};
+use crate::host::LinkState;
 use crate::target::Address;
 use exports::{Entry, Leaving};
 use ports::Port;

@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use super::super::backoff::Backoff;
-use super::super::links::{LinkState, named};
 use super::{Action, Claim, ExportId, GATHER, HANDOVER, Level, PORTS_PACE, Plan, PortId, View};
 use crate::config::Mode;
+use crate::host::{LinkState, named};
 
 /// An interface that some export names, or that a glob chooses.
 #[derive(Debug)]

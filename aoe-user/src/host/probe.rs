@@ -4,14 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use futures_util::TryStreamExt;
-use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
-};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached};
 use serde::Serialize;
 
-use crate::control::genetlink::{XdpFeatures, offloads, xdp_features};
-use crate::control::links;
+use super::driver::{XdpFeatures, offloads, xdp_features};
+use super::interface::Interface;
+use super::queues::{rx_queues, sysfs, tx_queues};
+use super::{kernel, netlink};
 
 /// Facts about an interface and its host.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -53,31 +52,25 @@ pub struct Probe {
 /// # Errors
 /// When there is no such Ethernet interface.
 pub fn probe(interface: &str) -> Result<Probe> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let link = runtime.block_on(link(interface))?;
+    let link = link(interface)?;
     ensure!(
         !link.header.flags.contains(LinkFlags::Loopback),
         "{interface} is no Ethernet interface"
     );
     let index = link.header.index;
-    let sys = links::sysfs(interface, index);
+    let sys = sysfs(interface, index);
     let sys = sys.as_deref();
     let driver = sys.and_then(|sys| fs::read_link(sys.join("device/driver")).ok());
     let driver = driver.and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
     let mut probe = Probe {
         interface: interface.to_owned(),
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
-            .unwrap_or_default()
-            .trim()
-            .to_owned(),
+        kernel: kernel::release(),
         is_virtual: driver.is_none() && sys.is_some_and(|sys| !sys.join("device").exists()),
         driver,
         has_slaves: sys.is_some_and(|sys| is_controller(interface, sys)),
         up: link.header.flags.contains(LinkFlags::Up),
-        rx_queues: links::rx_queues(interface).map_or(0, |count| count as usize),
-        tx_queues: links::tx_queues(interface).map_or(0, |count| count as usize),
+        rx_queues: rx_queues(interface).map_or(0, |count| count as usize),
+        tx_queues: tx_queues(interface).map_or(0, |count| count as usize),
         threaded: sys
             .and_then(|sys| fs::read_to_string(sys.join("threaded")).ok())
             .map(|text| text.trim() != "0"),
@@ -86,11 +79,8 @@ pub fn probe(interface: &str) -> Result<Probe> {
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::Mtu(mtu) => probe.mtu_bytes = mtu,
-            LinkAttribute::LinkInfo(parts) => {
-                let kind = parts.iter().find_map(|part| match part {
-                    LinkInfo::Kind(kind) => Some(kind_name(kind)),
-                    _ => None,
-                });
+            LinkAttribute::LinkInfo(_) => {
+                let kind = kind_in(&attribute);
                 probe.has_slaves |= matches!(kind.as_deref(), Some("bond" | "team"));
                 // What is made by software says of what kind it is; a device does not.
                 probe.is_virtual |= kind.is_some();
@@ -115,16 +105,26 @@ pub fn probe(interface: &str) -> Result<Probe> {
     Ok(probe)
 }
 
-async fn link(interface: &str) -> Result<LinkMessage> {
-    let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
-    tokio::spawn(connection);
-    let mut links = handle.link().get().match_name(interface.to_owned()).execute();
-    let found = links.try_next().await.ok().flatten();
+fn link(interface: &str) -> Result<LinkMessage> {
+    let is_called = |link: &LinkMessage| Interface::from(link).is_called(interface);
+    let links = netlink::links().context("cannot list the network interfaces")?;
+    let found = links.into_iter().find(is_called);
     found.with_context(|| format!("{interface}: no such interface (`ip link` lists them)"))
 }
 
-fn kind_name(kind: &InfoKind) -> String {
-    kind.to_string()
+/// The kind of a virtual device, as `ip -d link` shows it; `None` for a real one, and where there is none of that name.
+pub fn kind(interface: &str) -> Option<String> {
+    link(interface).ok()?.attributes.iter().find_map(kind_in)
+}
+
+fn kind_in(attribute: &LinkAttribute) -> Option<String> {
+    let LinkAttribute::LinkInfo(parts) = attribute else {
+        return None;
+    };
+    parts.iter().find_map(|part| match part {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    })
 }
 
 /// Whether other interfaces are slaves or ports of this one.

@@ -1,0 +1,17 @@
+//! This machine: its interfaces with their queues, offloads and drivers, and what its kernel can do. Asked here and nowhere else, in
+//! the network namespace of the thread that asks.
+
+mod driver;
+mod genetlink;
+mod interface;
+pub mod kernel;
+mod link;
+mod netlink;
+mod probe;
+mod queues;
+
+pub use driver::{XdpFeatures, offloads};
+pub use interface::{Interface, list as interfaces, mtu_bytes, real_name};
+pub use link::{LinkState, list as links, named};
+pub use probe::{Probe, kind, probe};
+pub use queues::rx_queues;

@@ -68,7 +68,8 @@ const ROOMS: [(&str, &[&str]); 6] = [
 const KNOWN_CIRCLES: [&[&str]; 4] = [
     &["aoe-user/src/cli/args.rs", "aoe-user/src/cli/bench.rs"],
     &[
-        "crates/store/src/commit/mod.rs",
+        "crates/store/src/commit/committer.rs",
+        "crates/store/src/commit/task.rs",
         "crates/store/src/completion_queue.rs",
         "crates/store/src/fetch.rs",
         "crates/store/src/io/transfer.rs",

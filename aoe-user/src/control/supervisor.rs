@@ -24,6 +24,7 @@ use super::state::{StateDir, StateKey};
 use super::tags::Tags;
 use crate::config::Config;
 use crate::port::Tuning;
+use crate::store::Health;
 use crate::target::Address;
 
 /// How long requests of an export that goes may still be under way.
@@ -394,6 +395,15 @@ impl Supervisor {
             }
             for (port, reason) in &export.kept_off {
                 info!("{} not on {port}: {reason}", export.address);
+            }
+        }
+        for served in self.exports.values() {
+            if let Health::LostWrites(lost) = served.export.store().health() {
+                info!(
+                    "{} of {}: FAILED-DEGRADED: {lost}",
+                    served.export.address(),
+                    served.config.path.display()
+                );
             }
         }
         for address in &status.closing {

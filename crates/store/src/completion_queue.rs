@@ -97,6 +97,7 @@ pub struct CompletionQueue {
     /// Waiters for group commits, handed over once per round.
     commits: Vec<(Arc<Committer>, Waiter)>,
     tick: Tick,
+    now: Instant,
 }
 
 /// Who carries transfers out.
@@ -140,6 +141,7 @@ impl CompletionQueue {
             transfers: None,
             commits: Vec::new(),
             tick: Tick::of(Instant::now()),
+            now: Instant::now(),
         })
     }
 
@@ -148,6 +150,7 @@ impl CompletionQueue {
     /// `now` is about now: stores tell the time by it.
     pub fn submit(&mut self, now: Instant) {
         self.tick = Tick::of(now);
+        self.now = now;
         while let Some((committer, _)) = self.commits.first() {
             let committer = Arc::clone(committer);
             let same = self
@@ -186,6 +189,12 @@ impl CompletionQueue {
     #[inline]
     pub(crate) fn tick(&self) -> Tick {
         self.tick
+    }
+
+    /// The same, exactly.
+    #[inline]
+    pub(crate) fn now(&self) -> Instant {
+        self.now
     }
 
     /// Takes part in `committer`'s next commit.

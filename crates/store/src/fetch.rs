@@ -49,6 +49,14 @@ impl<O: Pages> Medium for O {
     fn name(&self) -> String {
         self.backing().name()
     }
+
+    fn describe(&self) -> String {
+        self.backing().path().display().to_string()
+    }
+
+    fn sectors(&self) -> u64 {
+        self.backing().sectors()
+    }
 }
 
 impl<O: Pages + 'static> ColdRead<O> {

@@ -26,6 +26,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Backing {
     file: Arc<File>,
+    /// For the upkeep of the page cache.
+    upkeep: Arc<File>,
     path: PathBuf,
     /// First byte served.
     start: u64,
@@ -52,6 +54,12 @@ impl Backing {
     /// The open file.
     pub(crate) fn file(&self) -> &Arc<File> {
         &self.file
+    }
+
+    /// The same file opened a second time, for whoever writes back or drops pages meanwhile: the kernel tells each open file of a
+    /// write-back error once, and [`Backing::file`]'s errors are the committer's.
+    pub(crate) fn upkeep(&self) -> &Arc<File> {
+        &self.upkeep
     }
 
     /// For messages.
@@ -82,6 +90,15 @@ impl Backing {
     /// Where a sector lies in the object, in bytes.
     pub(crate) fn position(&self, lba: u64) -> u64 {
         self.start + lba * SECTOR_BYTES
+    }
+
+    /// The bytes of the object that are served, also those that it may grow by.
+    pub(crate) fn range(&self) -> std::ops::Range<u64> {
+        let end = match self.length {
+            0 => u64::MAX,
+            sectors => self.position(sectors),
+        };
+        self.start..end
     }
 
     /// Whether the file system keeps its pages in memory anyway.

@@ -72,6 +72,12 @@ impl Backing {
                 source,
             })?;
         }
+        // Not by its path: there may be another file by now.
+        let upkeep = File::options()
+            .read(true)
+            .write(!options.read_only)
+            .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+            .map_err(|error| StoreError::system(path, "opening a second time", error))?;
         let traits = find_traits(&file, device, options.read_only, bytes);
         Ok(Backing {
             path: path.clone(),
@@ -88,6 +94,7 @@ impl Backing {
                 true => rustix::fs::ioctl_blksszget(&file).map_or(SECTOR_BYTES, u64::from),
                 false => SECTOR_BYTES,
             },
+            upkeep: Arc::new(upkeep),
             file: Arc::new(file),
             claim: Mutex::new(claim),
             locks_below: Mutex::new(locks_below),

@@ -4,29 +4,29 @@
 //! would not see. Every operation is deferred and goes through memory of the store's own, aligned as the medium
 //! wants it.
 
-mod blocks;
+pub(crate) mod blocks;
 mod partial;
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 
 use crate::backing::{Backing, short_file};
-use crate::commit::{Committer, Medium, Task};
+use crate::borders::{self, Place};
+use crate::commit::machine::Epoch;
+use crate::commit::{Committer, Losses, Medium, Task};
 use crate::completion_queue::CompletionQueue;
-use crate::direct::blocks::Blocks;
 use crate::direct::partial::PartialWrite;
 use crate::fetch::{Pages, Verify, read_fault};
 use crate::io::buffer::Buffer;
 use crate::io::transfer::{Continuation, Direction, Transfer};
 use crate::options::{StoreError, StoreOptions};
 use engine::{
-    Completion, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Step, Store, Token, Traits,
+    Completion, Durability, Event, Extent, Fault, FaultKind, Health, SECTOR_BYTES, Step, Store, Token, Traits,
 };
 
 /// What the medium wants of direct I/O, in bytes; powers of two.
@@ -60,9 +60,16 @@ pub(crate) struct DirectStore {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) disk: Arc<Disk>,
-    pub(crate) blocks: Blocks,
+    pub(crate) place: Arc<Place>,
     committer: Arc<Committer>,
     partial: AtomicU64,
+}
+
+/// How a write is to end, and when it began to enter the medium's cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    durability: Durability,
+    entered: Epoch,
 }
 
 /// The file and how to get at it.
@@ -70,8 +77,6 @@ pub(crate) struct Core {
 pub(crate) struct Disk {
     pub(crate) backing: Backing,
     pub(crate) alignment: Alignment,
-    /// The same file without O_DIRECT, for a last block that the file has in part only.
-    buffered: Arc<File>,
 }
 
 impl DirectStore {
@@ -79,13 +84,16 @@ impl DirectStore {
     ///
     /// # Errors
     /// As [`crate::open()`]; also where the file system has no direct I/O.
-    pub(crate) fn open(options: &StoreOptions) -> Result<DirectStore, StoreError> {
-        Self::open_with_block(options, SECTOR_BYTES)
+    pub(crate) fn open(options: &StoreOptions, losses: Losses) -> Result<DirectStore, StoreError> {
+        Self::open_with_block(options, losses, SECTOR_BYTES)
     }
 
     /// The same with blocks of at least `block` bytes, whatever the medium says.
-    pub(crate) fn open_with_block(options: &StoreOptions, block: u64) -> Result<DirectStore, StoreError> {
-        let failed = |doing| move |error: io::Error| StoreError::system(&options.path, doing, error);
+    pub(crate) fn open_with_block(
+        options: &StoreOptions,
+        losses: Losses,
+        block: u64,
+    ) -> Result<DirectStore, StoreError> {
         let backing = Backing::open_with(options, OFlags::DIRECT)?;
         let found =
             find_alignment(backing.file()).ok_or_else(|| StoreError::NoDirect(options.path.clone()))?;
@@ -93,21 +101,12 @@ impl DirectStore {
             block: found.block.max(block),
             ..found
         };
-        // Not by its path: there may be another file by now.
-        let buffered = File::options()
-            .read(true)
-            .write(!options.read_only)
-            .open(format!("/proc/self/fd/{}", backing.file().as_raw_fd()))
-            .map_err(failed("opening without O_DIRECT"))?;
-        let disk = Arc::new(Disk {
-            backing,
-            alignment,
-            buffered: Arc::new(buffered),
-        });
-        let committer = Committer::new(Arc::clone(&disk) as Arc<dyn Medium>, options.flush_interval);
+        let place = borders::direct(&backing, alignment.block)?;
+        let disk = Arc::new(Disk { backing, alignment });
+        let committer = Committer::new(Arc::clone(&disk) as Arc<dyn Medium>, options.policy(losses));
         let core = Core {
             disk,
-            blocks: Blocks::default(),
+            place,
             committer,
             partial: AtomicU64::new(0),
         };
@@ -126,7 +125,7 @@ impl DirectStore {
 
 impl Drop for DirectStore {
     fn drop(&mut self) {
-        self.core.committer.abandon();
+        self.core.committer.end();
     }
 }
 
@@ -141,22 +140,18 @@ impl Core {
         queue: &mut CompletionQueue,
         token: Token,
         extent: Extent,
-        durability: Durability,
+        stamp: Stamp,
     ) -> Option<Completion> {
-        match durability {
-            Durability::Durable => {
-                queue.commit(&self.committer, token, Task::Write(extent.lba));
-                None
-            }
-            Durability::WriteBack => {
-                fence(Ordering::SeqCst);
-                self.committer.note_write();
-                Some(Completion {
-                    token,
-                    event: Event::Finished(Ok(None)),
-                })
-            }
+        if stamp.durability == Durability::Durable || self.committer.is_late(queue.now()) {
+            queue.commit(&self.committer, token, Task::Write(extent.lba, stamp.entered));
+            return None;
         }
+        fence(Ordering::SeqCst);
+        let acknowledged = self.committer.acknowledge(extent, stamp.entered);
+        Some(Completion {
+            token,
+            event: Event::Finished(acknowledged.map(|()| None)),
+        })
     }
 }
 
@@ -211,7 +206,7 @@ struct WholeWrite {
     core: Arc<Core>,
     token: Token,
     extent: Extent,
-    durability: Durability,
+    stamp: Stamp,
 }
 
 impl Continuation for WholeWrite {
@@ -221,7 +216,7 @@ impl Continuation for WholeWrite {
                 token: self.token,
                 event: Event::Finished(Err(fault)),
             }),
-            None => self.core.written(queue, self.token, self.extent, self.durability),
+            None => self.core.written(queue, self.token, self.extent, self.stamp),
         }
     }
 }
@@ -271,6 +266,8 @@ impl Store<CompletionQueue> for DirectStore {
         durability: Durability,
     ) -> Result<Step, Fault> {
         self.check(extent, FaultKind::Write)?;
+        let entered = self.core.committer.enter(extent.lba)?;
+        let stamp = Stamp { durability, entered };
         let disk = &self.core.disk;
         let bytes = disk.bytes(extent);
         let around = disk.alignment.around(&bytes);
@@ -292,7 +289,7 @@ impl Store<CompletionQueue> for DirectStore {
             let file = if whole {
                 disk.backing.file()
             } else {
-                &disk.buffered
+                disk.backing.upkeep()
             };
             let transfer = Transfer::new(file, bytes.start, Direction::Write, buffer);
             if durability == Durability::Durable && queue.is_idle() && self.core.committer.is_quiet() {
@@ -306,12 +303,12 @@ impl Store<CompletionQueue> for DirectStore {
                 core,
                 token,
                 extent,
-                durability,
+                stamp,
             };
             queue.start(transfer, Box::new(continuation));
         } else {
             self.core.partial.fetch_add(1, Ordering::Relaxed);
-            PartialWrite::start(queue, &self.core, token, extent, buffer, durability);
+            PartialWrite::start(queue, &self.core, token, extent, buffer, stamp);
         }
         Ok(Step::Later)
     }
@@ -326,6 +323,9 @@ impl Store<CompletionQueue> for DirectStore {
 
     /// Whole blocks only: the rest of a block may be on its way through a partial write.
     fn trim(&self, queue: &mut CompletionQueue, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
+        self.core
+            .committer
+            .enter(extents.first().map_or(0, |extent| extent.lba))?;
         let disk = &self.core.disk;
         let mut whole = Vec::with_capacity(extents.len());
         for extent in extents {
@@ -358,6 +358,14 @@ impl Store<CompletionQueue> for DirectStore {
         ];
         counters.extend(self.core.committer.counters());
         counters
+    }
+
+    fn health(&self) -> Health {
+        self.core.committer.health()
+    }
+
+    fn accept_lost_writes(&self) {
+        self.core.committer.accept_lost_writes();
     }
 
     fn close(&self) -> io::Result<()> {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use crate::completion_queue::CompletionQueue;
-use crate::direct::Core;
+use crate::direct::{Core, Stamp};
 use crate::fetch::read_fault;
 use crate::io::buffer::Buffer;
 use crate::io::transfer::{Continuation, Direction, Transfer};
-use engine::{Completion, Completions as _, Durability, Event, Extent, Fault, FaultKind, Token};
+use engine::{Completion, Completions as _, Event, Extent, Fault, FaultKind, Token};
 
 /// The write, between its steps.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct PartialWrite {
     core: Arc<Core>,
     token: Token,
     extent: Extent,
-    durability: Durability,
+    stamp: Stamp,
     /// The sectors to be written.
     data: Buffer,
     stage: Stage,
@@ -37,13 +37,13 @@ impl PartialWrite {
         token: Token,
         extent: Extent,
         data: Buffer,
-        durability: Durability,
+        stamp: Stamp,
     ) {
         let write = PartialWrite {
             core: Arc::clone(core),
             token,
             extent,
-            durability,
+            stamp,
             data,
             stage: Stage::Taking(0),
         };
@@ -73,7 +73,7 @@ impl PartialWrite {
                 self.stage = Stage::Taking(held + 1);
                 let core = Arc::clone(&self.core);
                 if let Some((transfer, continuation)) =
-                    core.blocks.take(block, (transfer, self), queue.handle())
+                    core.place.blocks.take(block, (transfer, self), queue.handle())
                 {
                     // It is ours at once: go on as if it had been handed over.
                     continuation.ended(queue, transfer);
@@ -99,14 +99,14 @@ impl PartialWrite {
     /// Others may have the blocks now, also while this write waits for its commit.
     fn finish(&self, queue: &mut CompletionQueue, fault: Option<Fault>) -> Option<Completion> {
         for block in self.blocks() {
-            self.core.blocks.release(block);
+            self.core.place.blocks.release(block);
         }
         match fault {
             Some(fault) => Some(Completion {
                 token: self.token,
                 event: Event::Finished(Err(fault)),
             }),
-            None => self.core.written(queue, self.token, self.extent, self.durability),
+            None => self.core.written(queue, self.token, self.extent, self.stamp),
         }
     }
 }

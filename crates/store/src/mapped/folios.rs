@@ -3,7 +3,8 @@
 //! What was read with read-ahead before we opened the file (a copy, a backup) lies in the page cache in folios of
 //! up to 2 MiB, and a write to one sector of such a folio costs the work of all of it: measured on ext4, 8 thousand
 //! random writes a second instead of 150. So before the first write to a block its folios are looked at, and large
-//! ones are dropped and read again in small ones. Dropping keeps what is dirty, so nothing can be lost.
+//! ones are dropped and read again in small ones. Dropping keeps what is dirty, and what could not be written back is not dropped,
+//! so nothing can be lost.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -114,7 +115,7 @@ impl ChangeOver {
 
     fn start(self: Box<Self>, queue: &mut CompletionQueue, direction: Direction) {
         let position = self.bytes().start;
-        let transfer = Transfer::new(self.core.backing.file(), position, direction, Buffer::new(0, 1));
+        let transfer = Transfer::new(self.core.backing.upkeep(), position, direction, Buffer::new(0, 1));
         queue.start(transfer, self);
     }
 
@@ -156,7 +157,11 @@ impl ChangeOver {
 impl Continuation for ChangeOver {
     fn ended(self: Box<Self>, queue: &mut CompletionQueue, transfer: Transfer) -> Option<Completion> {
         let cleaned = matches!(transfer.direction, Direction::Clean(_));
-        if cleaned || (self.attempts < ATTEMPTS && self.is_still_there()) {
+        if cleaned && transfer.error.is_some() {
+            // Its pages are marked clean, and are all there is of what was written: they must not be dropped.
+            self.core.write_back_failed();
+            self.finish(queue);
+        } else if cleaned || (self.attempts < ATTEMPTS && self.is_still_there()) {
             self.evict(queue);
         } else {
             self.finish(queue);

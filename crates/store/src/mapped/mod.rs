@@ -14,16 +14,16 @@ mod warmup;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 pub(crate) use self::views::Core;
 use self::views::{Found, View, extent_bytes};
 use crate::backing::Backing;
-use crate::commit::{Committer, Medium, Task};
+use crate::commit::machine::Epoch;
+use crate::commit::{Committer, Losses, Medium, Task};
 use crate::completion_queue::CompletionQueue;
 use crate::fetch::{ColdRead, Verify, Warm};
-use crate::options::StoreError;
-use engine::{Durability, Extent, Fault, FaultKind, Step, Store, Token, Traits};
+use crate::options::{StoreError, StoreOptions};
+use engine::{Durability, Extent, Fault, FaultKind, Health, Step, Store, Token, Traits};
 
 /// Serves a file or block device through its page cache.
 #[derive(Debug)]
@@ -37,12 +37,17 @@ impl MappedStore {
     ///
     /// # Errors
     /// [`StoreError::System`] when it cannot be mapped.
-    pub(crate) fn new(backing: Backing, flush_interval: Duration) -> Result<MappedStore, StoreError> {
+    pub(crate) fn new(
+        backing: Backing,
+        options: &StoreOptions,
+        losses: Losses,
+    ) -> Result<MappedStore, StoreError> {
         let core = Arc::new(Core::new(backing)?);
         if core.backing.in_memory() && core.backing.may_ask_residency() {
             warmup::start(&core);
         }
-        let committer = Committer::new(Arc::clone(&core) as Arc<dyn Medium>, flush_interval);
+        let committer = Committer::new(Arc::clone(&core) as Arc<dyn Medium>, options.policy(losses));
+        core.set_committer(&committer);
         Ok(MappedStore { core, committer })
     }
 
@@ -54,24 +59,21 @@ impl MappedStore {
         token: Token,
         extent: Extent,
         durability: Durability,
-    ) -> Step {
-        match durability {
-            Durability::WriteBack => {
-                self.committer.note_write();
-                Step::Done
-            }
-            Durability::Durable => {
-                queue.commit(&self.committer, token, Task::Write(extent.lba));
-                Step::Later
-            }
+        entered: Epoch,
+    ) -> Result<Step, Fault> {
+        if durability == Durability::Durable || self.committer.is_late(queue.now()) {
+            queue.commit(&self.committer, token, Task::Write(extent.lba, entered));
+            return Ok(Step::Later);
         }
+        self.committer.acknowledge(extent, entered)?;
+        Ok(Step::Done)
     }
 }
 
 impl Drop for MappedStore {
     fn drop(&mut self) {
         warmup::stop(&self.core);
-        self.committer.abandon();
+        self.committer.end();
     }
 }
 
@@ -127,6 +129,7 @@ impl Store<CompletionQueue> for MappedStore {
     ) -> Result<Step, Fault> {
         self.core.backing.check(extent, FaultKind::Write)?;
         self.core.backing.check_writable(extent)?;
+        let entered = self.committer.enter(extent.lba)?;
         let core = &self.core;
         match core.find(queue.tick(), extent) {
             Found::Hot(
@@ -171,7 +174,7 @@ impl Store<CompletionQueue> for MappedStore {
             }
             Found::Broken => core.write_slowly(extent, from)?,
         }
-        Ok(self.written(queue, token, extent, durability))
+        self.written(queue, token, extent, durability, entered)
     }
 
     fn flush(&self, queue: &mut CompletionQueue, token: Token) -> Result<Step, Fault> {
@@ -186,6 +189,8 @@ impl Store<CompletionQueue> for MappedStore {
         for extent in extents {
             self.core.backing.check(*extent, FaultKind::Write)?;
         }
+        self.committer
+            .enter(extents.first().map_or(0, |extent| extent.lba))?;
         queue.commit(&self.committer, token, Task::Trim(extents.to_vec()));
         Ok(Step::Later)
     }
@@ -213,6 +218,14 @@ impl Store<CompletionQueue> for MappedStore {
         ];
         counters.extend(self.committer.counters());
         counters
+    }
+
+    fn health(&self) -> Health {
+        self.committer.health()
+    }
+
+    fn accept_lost_writes(&self) {
+        self.committer.accept_lost_writes();
     }
 
     fn close(&self) -> io::Result<()> {

@@ -13,7 +13,7 @@ use clap_complete::Shell;
 use super::live::args as live;
 use super::{bench, log};
 use crate::config::values::{self, BUFFERS, LENGTH, OFFSET, SHELF, SLOT, SPAN, SPIN_US};
-use crate::config::{ExportConfig, ImageFormat, Mode, StoreKind, Vlan, interfaces};
+use crate::config::{ExportConfig, ImageFormat, Mode, OnLostWrite, StoreKind, Vlan, interfaces};
 use crate::initiator::flood;
 use crate::initiator::load::MAX_DEPTH;
 
@@ -190,9 +190,12 @@ pub struct ServeArgs {
     /// Frames that each initiator may send, such as 50k/s [default: no limit]
     #[arg(long, value_name = "RATE", value_parser = values::rate)]
     pub rate_limit: Option<u32>,
-    /// Longest time that a write stays off the medium without --sync, such as 500ms [default: 1s]
+    /// Without --sync, what a power cut may take away: the writes of this time, such as 500ms [default: 1s]
     #[arg(long, value_name = "TIME", value_parser = values::flush_interval)]
     pub flush_interval: Option<Duration>,
+    /// Take no writes any more when acknowledged ones were lost, until `xblade state clear --lost-writes`, or go on
+    #[arg(long, default_value = "stop", value_parser = one_of(&OnLostWrite::NAMES, &[]))]
+    pub on_lost_write: OnLostWrite,
     /// Reserve all of the file's space at start
     #[arg(long)]
     pub prealloc: bool,

@@ -65,6 +65,7 @@ fn config(mut args: ServeArgs) -> Config {
         shared: args.shared,
         prealloc: args.prealloc,
         flush_interval: args.flush_interval.unwrap_or(ExportConfig::FLUSH_INTERVAL),
+        on_lost_write: args.on_lost_write,
     };
     Config {
         exports: vec![export],
@@ -88,7 +89,7 @@ mod tests {
 
     use super::super::args::{Cli, Command};
     use super::*;
-    use crate::config::{ImageFormat, Mode};
+    use crate::config::{ImageFormat, Mode, OnLostWrite};
 
     fn parsed(line: &str) -> Config {
         match Cli::try_parse_from(line.split(' ')).unwrap().command {
@@ -116,7 +117,7 @@ mod tests {
     fn every_option_arrives() {
         let line = "xblade serve 1 2 eth0 /d -r -m 020000000001 -o 1 -l 2 -b 3 -s -d --mode skb --spin-us 4 --cpus 5 \
                     --serial S --vlan any --rate-limit 6/s --flush-interval 70ms --prealloc --shared --no-wire-admin \
-                    --smart --late-duplicates --state-dir /s --force --format raw";
+                    --smart --late-duplicates --state-dir /s --force --format raw --on-lost-write continue";
         let export = ExportConfig {
             interfaces: vec!["eth0".into()],
             mode: Mode::Skb,
@@ -143,6 +144,7 @@ mod tests {
             shared: true,
             prealloc: true,
             flush_interval: Duration::from_millis(70),
+            on_lost_write: OnLostWrite::Continue,
             ..ExportConfig::new(1, 2, "/d".into())
         };
         let state_dir = Some(PathBuf::from("/s"));

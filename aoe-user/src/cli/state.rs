@@ -22,7 +22,15 @@ pub(super) fn run(action: StateAction) -> anyhow::Result<()> {
             mask,
             reserve,
             string,
+            lost_writes,
         } => {
+            if lost_writes {
+                return Ok(decide(
+                    &target.state_dir,
+                    &key(&target),
+                    &Action::AcceptLostWrites,
+                )?);
+            }
             let named = Parts {
                 mask,
                 reserve,
@@ -58,6 +66,14 @@ fn entries(dir: &Path) -> anyhow::Result<Vec<Entry>> {
     }
 }
 
+/// Losses that stand; none in a directory that no daemon has made yet.
+fn lost_writes(dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    match state::lost::list(dir) {
+        Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        losses => Ok(losses?),
+    }
+}
+
 fn list(dir: &Path) -> anyhow::Result<()> {
     let mut table = Table::new(["EXPORT", "CONFIG STRING", "MASK", "RESERVED FOR"]);
     for Entry { name, state } in entries(dir)? {
@@ -72,6 +88,9 @@ fn list(dir: &Path) -> anyhow::Result<()> {
             Err(reason) => table.row([name, reason, String::new(), String::new()]),
         }
     }
+    for (name, lost) in lost_writes(dir)? {
+        table.row([name, format!("LOST WRITES: {lost}"), String::new(), String::new()]);
+    }
     table.print()
 }
 
@@ -82,9 +101,12 @@ fn show(target: &StateTarget) -> anyhow::Result<()> {
     );
     let all = target.vlan.is_none() && target.state_name.is_none();
     let mut found = entries(&target.state_dir)?;
-    found.retain(|entry| entry.name == wanted || all && of_address(&entry.name, &address));
+    let is_meant = |name: &str| name == wanted || all && of_address(name, &address);
+    found.retain(|entry| is_meant(&entry.name));
+    let mut lost = lost_writes(&target.state_dir)?;
+    lost.retain(|(name, _)| is_meant(name));
     anyhow::ensure!(
-        !found.is_empty(),
+        !found.is_empty() || !lost.is_empty(),
         "nothing is kept for {wanted} in {}",
         target.state_dir.display()
     );
@@ -100,6 +122,14 @@ fn show(target: &StateTarget) -> anyhow::Result<()> {
         )?;
         writeln!(out, "  MAC mask       {}", listed(&state.mask, "everyone"))?;
         writeln!(out, "  reserved for   {}", listed(&state.reserve, "nobody"))?;
+    }
+    for (name, lost) in lost {
+        writeln!(out, "{name}")?;
+        writeln!(out, "  LOST WRITES    {lost}")?;
+        writeln!(
+            out,
+            "                 writes are refused until `xblade state clear --lost-writes`"
+        )?;
     }
     Ok(())
 }

@@ -53,6 +53,7 @@ impl ExportConfig {
             shared => shared.to_string(),
             prealloc => prealloc.to_string(),
             flush_interval => time(flush_interval),
+            on_lost_write => format!("{on_lost_write:?}").to_lowercase(),
             stale_after => time(stale_after),
         }
     }

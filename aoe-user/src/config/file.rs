@@ -12,7 +12,7 @@ use super::problem::{Place, Problem, Problems};
 use super::reader::{Keys, Mistake, Spans, Value, boolean, number, one_of, show, text, text_or_number};
 use super::source::{self, Source};
 use super::values::{self, BUFFERS, CPU, LENGTH, MAX_SECTORS, OFFSET, SHELF, SLOT, SPIN_US, VLAN};
-use super::{Access, AccessEntry, Config, ExportConfig, ImageFormat, Mode, StoreKind, Vlan};
+use super::{Access, AccessEntry, Config, ExportConfig, ImageFormat, Mode, OnLostWrite, StoreKind, Vlan};
 
 /// Keys of one export only.
 const OWN_KEYS: [&str; 7] = [
@@ -270,6 +270,11 @@ fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig) {
         "flush_interval",
         &mut export.flush_interval,
         text_or_number(values::flush_interval),
+    );
+    keys.set(
+        "on_lost_write",
+        &mut export.on_lost_write,
+        one_of(&OnLostWrite::NAMES, &[]),
     );
     if let Some(rate) = keys.get("rate_limit", text_or_number(values::rate)) {
         export.rate_limit = Some(rate);

@@ -1,5 +1,4 @@
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aoe_common::Mac;
 use proptest::prelude::*;
@@ -66,6 +65,7 @@ fn the_example_of_the_readme_reads_as_meant() {
         shared = true
         prealloc = true
         flush_interval = "500ms"
+        on_lost_write = "continue"
         format = "raw"
         "#,
     )
@@ -119,6 +119,7 @@ fn the_example_of_the_readme_reads_as_meant() {
         shared: true,
         prealloc: true,
         flush_interval: Duration::from_millis(500),
+        on_lost_write: OnLostWrite::Continue,
     };
     assert_eq!(
         config,

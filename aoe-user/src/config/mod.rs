@@ -22,7 +22,7 @@ use aoe_common::Mac;
 
 pub use aoe_common::{Access, Vlan};
 
-pub use crate::store::{ImageFormat, StoreKind};
+pub use crate::store::{ImageFormat, OnLostWrite, StoreKind};
 
 /// Everything one process serves.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,8 +92,10 @@ pub struct ExportConfig {
     pub shared: bool,
     /// Reserve all space at start.
     pub prealloc: bool,
-    /// Longest time that a write stays off the medium in write-back mode.
+    /// In write-back mode, what a power cut may take away: the writes acknowledged within this time.
     pub flush_interval: Duration,
+    /// What becomes of the export when acknowledged writes were lost.
+    pub on_lost_write: OnLostWrite,
 }
 
 impl ExportConfig {
@@ -137,6 +139,7 @@ impl ExportConfig {
             shared: false,
             prealloc: false,
             flush_interval: Self::FLUSH_INTERVAL,
+            on_lost_write: OnLostWrite::Stop,
         }
     }
 

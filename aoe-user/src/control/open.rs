@@ -14,9 +14,9 @@ use super::notices::{Notices, Reporter};
 use super::other_targets::{Sought, tie::MODEL};
 use super::plan::ExportId;
 use super::state::{StateDir, StateError, StateKey};
-use crate::config::ExportConfig;
+use crate::config::{ExportConfig, OnLostWrite};
 use crate::filter::ExportRule;
-use crate::store::{self, CompletionQueue, SECTOR_BYTES, Store, StoreOptions};
+use crate::store::{self, CompletionQueue, Losses, LostWrites, SECTOR_BYTES, Store, StoreOptions};
 use crate::target::{Address, Export, Identity, Options, Persistent, WireAdmin};
 
 /// How often a store that goes is looked at meanwhile.
@@ -78,13 +78,15 @@ pub(super) fn open(
 ) -> Result<Served> {
     let mut persistent = Persistent::default();
     let mut keeper = None;
+    let mut losses = Losses::default();
     if let Some((state, keys)) = state {
         keys.tell(&state)?;
         let key = StateKey::from(&*config);
         persistent = state.load(&key).context("it stays shut")?;
         keeper = Some(state.keeper(&key));
+        losses = known_losses(&config, key, state);
     }
-    let store = store::open(&store_options(&config))?;
+    let store = store::open_with_losses(&store_options(&config), losses)?;
     let file = identity(&config);
     let mask = (!persistent.mask.is_empty()).then(|| persistent.mask.clone());
     let observer = Arc::new(Reporter::new(id, Arc::clone(notices)));
@@ -99,6 +101,32 @@ pub(super) fn open(
         file,
         mask: Arc::new(Mutex::new(mask)),
     })
+}
+
+/// What an earlier process lost of it, and where a new loss is marked.
+fn known_losses(config: &ExportConfig, key: StateKey, state: Arc<StateDir>) -> Losses {
+    let known = state.lost_writes(&key, config.on_lost_write == OnLostWrite::Stop);
+    if let Some(lost) = &known {
+        tracing::error!(
+            "{}: {lost}; until `xblade state clear {} --lost-writes` {}",
+            config.address(),
+            key.arguments(),
+            match lost.stopped {
+                true => "no writes are taken",
+                false => "flushes fail",
+            }
+        );
+    }
+    // Before anybody is answered.
+    let told = move |lost: &LostWrites| {
+        if let Err(error) = state.mark_lost(&key, lost) {
+            tracing::error!("{key}: the lost writes are not kept in mind beyond a restart: {error}");
+        }
+    };
+    Losses {
+        known,
+        told: Some(Arc::new(told)),
+    }
 }
 
 impl Served {
@@ -223,6 +251,7 @@ pub(super) fn store_options(config: &ExportConfig) -> StoreOptions {
         shared: config.shared,
         prealloc: config.prealloc,
         flush_interval: config.flush_interval,
+        on_lost_write: config.on_lost_write,
     }
 }
 

@@ -12,6 +12,7 @@ pub mod format;
 mod index;
 pub mod key;
 mod load;
+pub mod lost;
 pub mod operator;
 mod sealed;
 mod writer;

@@ -23,6 +23,7 @@ use super::state::{StateDir, StateKey};
 use crate::config::{Config, Vlan};
 use crate::host::LinkState;
 use crate::metrics::Registry;
+use crate::store::Health;
 use crate::target::Address;
 
 /// How often `xblade state` is listened to.
@@ -290,6 +291,15 @@ impl Supervisor {
             }
             for (port, reason) in &export.kept_off {
                 info!("{} not on {port}: {reason}", export.address);
+            }
+        }
+        for served in self.exports.values() {
+            if let Health::LostWrites(lost) = served.export.store().health() {
+                info!(
+                    "{} of {}: FAILED-DEGRADED: {lost}",
+                    served.export.address(),
+                    served.config.path.display()
+                );
             }
         }
         for address in &status.closing {

@@ -22,6 +22,7 @@ mod dispatch;
 mod export;
 mod exports;
 mod fault;
+mod health;
 mod held;
 mod histogram;
 mod in_flight;
@@ -65,6 +66,7 @@ pub use completion::{Completion, CompletionHandle, Completions, Event, StoreResu
 pub use counters::{Counter, CounterTotals, Counters};
 pub use export::{Export, Options, ReplaceError, WireAdmin};
 pub use exports::Exports;
+pub use health::{Health, LostWrites};
 pub use histogram::{BUCKETS, Histogram, Latency, bucket_limit_us};
 pub use initiators::{INITIATORS_MAX, InitiatorTotals, Initiators};
 pub use meter::{ExportMeter, Meters};

@@ -12,6 +12,7 @@ use std::io;
 pub use crate::fault::{Extent, Fault, FaultKind};
 
 use crate::completion::{Completions, Token};
+use crate::health::Health;
 
 /// Bytes in a sector, everywhere in AoE.
 pub const SECTOR_BYTES: u64 = 512;
@@ -89,7 +90,7 @@ pub trait Store<C: Completions>: Send + Sync + std::fmt::Debug {
         durability: Durability,
     ) -> Result<Step, Fault>;
 
-    /// Puts every finished write on the medium. Fails until the fault is cleared if an earlier write-back failed.
+    /// Puts every finished write on the medium. Fails for as long as acknowledged writes are lost, see [`Store::health`].
     ///
     /// # Errors
     /// [`FaultKind::Write`] or [`FaultKind::Gone`].
@@ -117,6 +118,14 @@ pub trait Store<C: Completions>: Send + Sync + std::fmt::Debug {
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
+
+    /// Whether all that was acknowledged is still there.
+    fn health(&self) -> Health {
+        Health::Healthy
+    }
+
+    /// The operator knows of the lost writes: they are forgotten, and writes are taken again.
+    fn accept_lost_writes(&self) {}
 
     /// Commits what is still unsynced and stops background work; called once, from outside the data path, may
     /// block.

@@ -36,6 +36,7 @@ pub struct CompletionQueue {
     /// Writes for the page cache, handed over once per round.
     writes: Vec<(Arc<Writer>, Batch)>,
     tick: Tick,
+    now: Instant,
 }
 
 impl CompletionQueue {
@@ -53,6 +54,7 @@ impl CompletionQueue {
             commits: Vec::new(),
             writes: Vec::new(),
             tick: Tick::now(),
+            now: Instant::now(),
         })
     }
 
@@ -61,6 +63,7 @@ impl CompletionQueue {
     /// `now` is about now: stores tell the time by it.
     pub fn submit(&mut self, now: Instant) {
         self.tick = Tick::of(now);
+        self.now = now;
         while let Some((committer, _)) = self.commits.first() {
             let committer = Arc::clone(committer);
             let same = self
@@ -132,6 +135,12 @@ impl CompletionQueue {
     #[inline]
     pub(crate) fn tick(&self) -> Tick {
         self.tick
+    }
+
+    /// The same, exactly.
+    #[inline]
+    pub(crate) fn now(&self) -> Instant {
+        self.now
     }
 
     /// Takes part in `committer`'s next commit.

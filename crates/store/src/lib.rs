@@ -6,7 +6,8 @@
 //! deferred.
 
 mod backing;
-mod commit;
+mod borders;
+pub mod commit;
 mod completion_queue;
 mod conflict;
 mod direct;
@@ -27,15 +28,17 @@ mod tick;
 mod trim;
 mod users;
 
+pub use commit::Losses;
+pub use commit::machine::OnLostWrite;
 pub use completion_queue::CompletionQueue;
 pub use conflict::conflict;
 pub use engine::{
-    Completion, CompletionHandle, Completions, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES,
-    Step, Store, Token, Traits,
+    Completion, CompletionHandle, Completions, Durability, Event, Extent, Fault, FaultKind, Health,
+    LostWrites, SECTOR_BYTES, Step, Store, Token, Traits,
 };
 pub use format::ImageFormat;
 pub use handle::QueueHandle;
-pub use open::open;
+pub use open::{open, open_with_losses};
 pub use options::{StoreError, StoreKind, StoreOptions};
 
 /// Says that the running test is skipped and why, on the real standard error: `cargo xtask test` counts these lines.

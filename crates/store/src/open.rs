@@ -5,6 +5,7 @@ use std::sync::Arc;
 use engine::Store;
 
 use crate::backing::Backing;
+use crate::commit::policy::Losses;
 use crate::completion_queue::CompletionQueue;
 use crate::direct::DirectStore;
 use crate::mapped::MappedStore;
@@ -20,6 +21,17 @@ use crate::ram::{RamStore, volatile_sectors};
 /// # Errors
 /// [`StoreError`]; its message names the path, the bad value and what is possible.
 pub fn open(options: &StoreOptions) -> Result<Arc<dyn Store<CompletionQueue>>, StoreError> {
+    open_with_losses(options, Losses::default())
+}
+
+/// The same for whoever keeps lost writes in mind: what an earlier process lost is known, and a new loss is told.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with_losses(
+    options: &StoreOptions,
+    losses: Losses,
+) -> Result<Arc<dyn Store<CompletionQueue>>, StoreError> {
     if options.shared && options.kind != StoreKind::Direct {
         return Err(StoreError::SharedNeedsDirect {
             path: options.path.clone(),
@@ -29,9 +41,9 @@ pub fn open(options: &StoreOptions) -> Result<Arc<dyn Store<CompletionQueue>>, S
     match options.kind {
         StoreKind::Mmap => {
             let backing = Backing::open(options)?;
-            Ok(Arc::new(MappedStore::new(backing, options.flush_interval)?))
+            Ok(Arc::new(MappedStore::new(backing, options, losses)?))
         }
-        StoreKind::Direct => Ok(Arc::new(DirectStore::open(options)?)),
+        StoreKind::Direct => Ok(Arc::new(DirectStore::open(options, losses)?)),
         StoreKind::Ram => Ok(Arc::new(RamStore::open(options)?)),
         StoreKind::Null => Ok(Arc::new(NullStore::new(volatile_sectors(options)?))),
     }

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::commit::machine::OnLostWrite;
+use crate::commit::policy::{Losses, Policy};
 use crate::format::ImageFormat;
 use engine::SECTOR_BYTES;
 
@@ -59,8 +61,10 @@ pub struct StoreOptions {
     pub shared: bool,
     /// Allocate all space of the range now.
     pub prealloc: bool,
-    /// Longest time that a write-back write waits for its way to the medium.
+    /// What a power cut may take away: the writes acknowledged within this time.
     pub flush_interval: Duration,
+    /// What becomes of a store whose acknowledged writes were lost.
+    pub on_lost_write: OnLostWrite,
     /// Whether images that are no plain sectors are refused.
     pub format: ImageFormat,
 }
@@ -77,7 +81,20 @@ impl StoreOptions {
             shared: false,
             prealloc: false,
             flush_interval: Duration::from_secs(1),
+            on_lost_write: OnLostWrite::Stop,
             format: ImageFormat::Detect,
+        }
+    }
+}
+
+impl StoreOptions {
+    /// How a store of a file commits.
+    pub(crate) fn policy(&self, losses: Losses) -> Policy {
+        Policy {
+            flush_interval: self.flush_interval,
+            on_lost_write: self.on_lost_write,
+            losses,
+            leftovers: !self.read_only,
         }
     }
 }
@@ -152,6 +169,14 @@ pub enum StoreError {
         format: &'static str,
         /// The command that makes a raw image of it.
         convert: String,
+    },
+    /// Another export of this process shares a block with it and writes it in another way.
+    #[error("{}: shares a block of {block} bytes with another export of the same file, which has another kind of store; give both the same store, or begin and end them at multiples of {block} bytes", .path.display())]
+    SharedBlock {
+        /// What was opened.
+        path: PathBuf,
+        /// What the exports' borders must be multiples of, in bytes.
+        block: u64,
     },
     /// The file system has no O_DIRECT.
     #[error("{}: its file system has no direct I/O (O_DIRECT); use store = \"mmap\"", .0.display())]

@@ -25,7 +25,15 @@ impl<O: Pages> Medium for O {
         self.backing().fault(FaultKind::Write, lba, source)
     }
 
+    fn sectors(&self) -> u64 {
+        self.backing().sectors()
+    }
+
     fn name(&self) -> String {
         self.backing().name()
+    }
+
+    fn describe(&self) -> String {
+        self.backing().path().display().to_string()
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::commit::machine::Epoch;
 use crate::commit::{Committer, Task, Waiter};
 use crate::completion_queue::CompletionQueue;
 use crate::handle::QueueHandle;
 use crate::pages::Pages;
 use engine::{
-    Completion, CompletionHandle as _, Completions as _, Event, Extent, FaultKind, SECTOR_BYTES, Token,
+    Completion, CompletionHandle as _, Completions as _, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Token,
 };
 
 /// What is given back in one system call, which has the file to itself meanwhile.
@@ -23,53 +24,69 @@ struct Trim<O> {
     /// Its first sector.
     lba: u64,
     pieces: VecDeque<Extent>,
+    /// When the first piece began: a commit that fails from then on takes it down.
+    entered: Option<Epoch>,
 }
 
 /// Starts a TRIM of `extents`, which ends with a commit.
+///
+/// # Errors
+/// While the store takes no writes.
 pub(crate) fn trim<O: Pages + 'static>(
     queue: &CompletionQueue,
     owner: &Arc<O>,
     committer: &Arc<Committer>,
     token: Token,
     extents: &[Extent],
-) {
+) -> Result<(), Fault> {
+    let lba = extents.first().map_or(0, |extent| extent.lba);
+    committer.enter(lba)?;
     let trim = Trim {
         owner: Arc::clone(owner),
         committer: Arc::clone(committer),
         handle: queue.handle(),
         token,
-        lba: extents.first().map_or(0, |extent| extent.lba),
+        lba,
         pieces: extents.iter().copied().flat_map(pieces).collect(),
+        entered: None,
     };
     trim.go_on();
+    Ok(())
 }
 
 impl<O: Pages + 'static> Trim<O> {
     /// One piece after the other, each in its turn among the store's other jobs.
     fn go_on(mut self) {
         let pool = Arc::clone(&self.owner.backing().device().pool);
-        pool.run(move || {
-            let backing = self.owner.backing();
-            let Some(piece) = self.pieces.pop_front() else {
-                return self.commit();
-            };
-            match backing.punch(piece) {
-                Ok(()) if self.pieces.is_empty() => self.commit(),
-                Ok(()) => self.go_on(),
-                Err(error) => self.handle.post(Completion {
-                    token: self.token,
-                    event: Event::Finished(Err(backing.fault(FaultKind::Write, piece.lba, error))),
-                }),
-            }
+        pool.run(move || match self.punch() {
+            Ok(entered) if self.pieces.is_empty() => self.commit(entered),
+            Ok(_) => self.go_on(),
+            Err(fault) => self.handle.post(Completion {
+                token: self.token,
+                event: Event::Finished(Err(fault)),
+            }),
         });
     }
 
-    fn commit(self) {
+    /// The next piece, unless writes are refused by now. Gives the stamp of the whole TRIM.
+    fn punch(&mut self) -> Result<Epoch, Fault> {
+        let now = self.committer.enter(self.lba)?;
+        let entered = *self.entered.get_or_insert(now);
+        if let Some(piece) = self.pieces.pop_front() {
+            let backing = self.owner.backing();
+            backing
+                .punch(piece)
+                .map_err(|error| backing.fault(FaultKind::Write, piece.lba, error))?;
+        }
+        Ok(entered)
+    }
+
+    fn commit(self, entered: Epoch) {
         drop(self.owner);
         self.committer.submit([Waiter {
             handle: self.handle,
             token: self.token,
-            task: Task::Write(self.lba),
+            task: Task::Write(self.lba, entered),
         }]);
     }
 }

@@ -41,6 +41,9 @@ pub enum StateAction {
         /// Forget the config string
         #[arg(long)]
         string: bool,
+        /// Accept that acknowledged writes are lost: the export takes writes again
+        #[arg(long, conflicts_with_all = ["mask", "reserve", "string"])]
+        lost_writes: bool,
     },
     /// Say which export a state file of an earlier release belongs to
     Adopt {

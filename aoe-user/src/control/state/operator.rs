@@ -14,6 +14,7 @@ use super::key::StateKey;
 use super::load::Place;
 use super::sealed::{seal, unseal};
 use super::{Contents, ReadError, Shut, StateDir, StateError, file_path, names_in, read};
+use crate::store::Health;
 use crate::target::{Export, Persistent};
 
 const VERSION: u32 = 1;
@@ -32,6 +33,8 @@ pub enum Action {
     Clear(Parts),
     /// Take the state in this file of an earlier release, by its name without the extension.
     Adopt(String),
+    /// Go on although acknowledged writes are lost.
+    AcceptLostWrites,
 }
 
 /// Parts of a state.
@@ -81,6 +84,9 @@ pub enum OperatorError {
         /// What there is of the same address.
         hint: String,
     },
+    /// No acknowledged writes are known to be lost.
+    #[error("no lost writes of {0} are known")]
+    NothingLost(StateKey),
     /// Only all of it can be cleared.
     #[error("{key}: {shut}; only all of it can be cleared, without --mask, --reserve or --string")]
     Unreadable {
@@ -177,8 +183,15 @@ impl StateDir {
     /// Carries out what the operator asked for an export that is in service. An initiator's change that is under way comes first:
     /// to be called again from time to time.
     pub fn obey_in_service(self: &Arc<Self>, key: &StateKey, action: &Action, export: &Export) {
-        let Action::Clear(parts) = action else {
-            return self.answer(key, Err(format!("{key} is in service with a state of its own")));
+        let parts = match action {
+            Action::Clear(parts) => parts,
+            Action::Adopt(_) => {
+                return self.answer(key, Err(format!("{key} is in service with a state of its own")));
+            }
+            Action::AcceptLostWrites => {
+                let outcome = self.accept_in_service(key, export);
+                return self.answer(key, outcome.map_err(|error| error.to_string()));
+            }
         };
         let (dir, of_answer) = (Arc::clone(self), key.clone());
         let told = Box::new(move |result: std::io::Result<()>| {
@@ -192,6 +205,17 @@ impl StateDir {
             Ok(()) => tracing::warn!("{key}: by the operator's order, {action}"),
             Err(busy) => tracing::debug!("{busy}"),
         }
+    }
+
+    fn accept_in_service(&self, key: &StateKey, export: &Export) -> Result<(), OperatorError> {
+        let stands = matches!(export.store().health(), Health::LostWrites(_));
+        // First the mark: a loss that comes now leaves another one.
+        if !self.accept_lost(key)? && !stands {
+            return Err(OperatorError::NothingLost(key.clone()));
+        }
+        export.store().accept_lost_writes();
+        tracing::warn!("{key}: by the operator's order, {}", Action::AcceptLostWrites);
+        Ok(())
     }
 
     /// Carries out what the operator asked for an export that is not in service.
@@ -212,6 +236,8 @@ impl StateDir {
         let state = match action {
             Action::Adopt(file) => self.adopt(key, file)?,
             Action::Clear(parts) => self.clear(key, *parts)?,
+            Action::AcceptLostWrites if self.accept_lost(key)? => Persistent::default(),
+            Action::AcceptLostWrites => return Err(OperatorError::NothingLost(key.clone())),
         };
         tracing::warn!("{key}: by the operator's order, {action}");
         Ok(state)
@@ -299,6 +325,7 @@ impl std::fmt::Display for Action {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Action::Adopt(file) => write!(f, "the state in {file}.state is its own now"),
+            Action::AcceptLostWrites => f.write_str("the loss of acknowledged writes is accepted"),
             Action::Clear(parts) => {
                 let names = [
                     (parts.mask, "MAC mask"),

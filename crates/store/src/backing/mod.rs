@@ -98,6 +98,15 @@ impl Backing {
         self.start + lba * SECTOR_BYTES
     }
 
+    /// The bytes of the object that are served, also those that it may grow by.
+    pub(crate) fn range(&self) -> std::ops::Range<u64> {
+        let end = match self.length {
+            0 => u64::MAX,
+            sectors => self.position(sectors),
+        };
+        self.start..end
+    }
+
     /// Whether the file system keeps its pages in memory anyway.
     pub(crate) fn in_memory(&self) -> bool {
         const TMPFS_MAGIC: i64 = 0x0102_1994;

@@ -4,12 +4,14 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Instant;
 
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use crate::backing::Backing;
+use crate::borders::Place;
+use crate::commit::machine::Epoch;
 use crate::commit::{Committer, Task};
-use crate::direct::blocks::Blocks;
 use crate::io::continuation::Next;
 use crate::io::transfer::Transfer;
 use crate::pages::Pages;
@@ -40,9 +42,16 @@ impl Alignment {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) disk: Arc<Disk>,
-    pub(crate) blocks: Blocks,
+    pub(crate) place: Arc<Place>,
     pub(crate) committer: Arc<Committer>,
     pub(crate) partial: AtomicU64,
+}
+
+/// How a write is to end, and when it began to enter the medium's cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) durability: Durability,
+    pub(crate) entered: Epoch,
 }
 
 /// The file and how to get at it.
@@ -60,18 +69,17 @@ impl Core {
     ///
     /// Not RWF_DSYNC: on a medium without forced writes (FUA) the kernel then flushes for each write by itself, from
     /// a kernel thread on the CPU that takes the medium's interrupts, and whoever spins there delays that by a tick.
-    pub(crate) fn written(&self, token: Token, extent: Extent, durability: Durability) -> Next {
-        match durability {
-            Durability::Durable => Next::Commit(Arc::clone(&self.committer), token, Task::Write(extent.lba)),
-            Durability::WriteBack => {
-                fence(Ordering::SeqCst);
-                self.committer.note_write();
-                Next::Done(Completion {
-                    token,
-                    event: Event::Finished(Ok(None)),
-                })
-            }
+    pub(crate) fn written(&self, token: Token, extent: Extent, stamp: Stamp) -> Next {
+        if stamp.durability == Durability::Durable || self.committer.is_late(Instant::now()) {
+            let task = Task::Write(extent.lba, stamp.entered);
+            return Next::Commit(Arc::clone(&self.committer), token, task);
         }
+        fence(Ordering::SeqCst);
+        let acknowledged = self.committer.acknowledge(extent, stamp.entered);
+        Next::Done(Completion {
+            token,
+            event: Event::Finished(acknowledged.map(|()| None)),
+        })
     }
 }
 

@@ -4,7 +4,7 @@
 //! would not see. Every operation is deferred and goes through memory of the store's own, aligned as the medium
 //! wants it.
 
-mod blocks;
+pub(crate) mod blocks;
 mod disk;
 mod partial;
 
@@ -17,10 +17,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::OFlags;
 
 use crate::backing::{Backing, short_file};
-use crate::commit::{Committer, Medium, Task};
+use crate::borders;
+use crate::commit::{Committer, Losses, Medium, Task};
 use crate::completion_queue::CompletionQueue;
-use crate::direct::blocks::Blocks;
-use crate::direct::disk::{Alignment, Core, Disk, find_alignment};
+use crate::direct::disk::{Alignment, Core, Disk, Stamp, find_alignment};
 use crate::direct::partial::PartialWrite;
 use crate::fetch::verify;
 use crate::io::buffer::Buffer;
@@ -29,7 +29,7 @@ use crate::io::transfer::{Direction, Transfer, copy};
 use crate::options::{StoreError, StoreOptions};
 use crate::trim::trim;
 use engine::{
-    Completion, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Step, Store, Token, Traits,
+    Completion, Durability, Event, Extent, Fault, FaultKind, Health, SECTOR_BYTES, Step, Store, Token, Traits,
 };
 
 /// Serves a file or block device without a cache.
@@ -43,13 +43,16 @@ impl DirectStore {
     ///
     /// # Errors
     /// As [`crate::open()`]; also where the file system has no direct I/O.
-    pub(crate) fn open(options: &StoreOptions) -> Result<DirectStore, StoreError> {
-        Self::open_with_block(options, SECTOR_BYTES)
+    pub(crate) fn open(options: &StoreOptions, losses: Losses) -> Result<DirectStore, StoreError> {
+        Self::open_with_block(options, losses, SECTOR_BYTES)
     }
 
     /// The same with blocks of at least `block` bytes, whatever the medium says.
-    pub(crate) fn open_with_block(options: &StoreOptions, block: u64) -> Result<DirectStore, StoreError> {
-        let failed = |doing| move |error: io::Error| StoreError::system(&options.path, doing, error);
+    pub(crate) fn open_with_block(
+        options: &StoreOptions,
+        losses: Losses,
+        block: u64,
+    ) -> Result<DirectStore, StoreError> {
         let backing = Backing::open_with(options, OFlags::DIRECT)?;
         let found =
             find_alignment(backing.file()).ok_or_else(|| StoreError::NoDirect(options.path.clone()))?;
@@ -57,21 +60,22 @@ impl DirectStore {
             block: found.block.max(block),
             ..found
         };
+        let place = borders::direct(&backing, alignment.block)?;
         // Not by its path: there may be another file by now.
         let buffered = File::options()
             .read(true)
             .write(!options.read_only)
             .open(format!("/proc/self/fd/{}", backing.file().as_raw_fd()))
-            .map_err(failed("opening without O_DIRECT"))?;
+            .map_err(|error| StoreError::system(&options.path, "opening without O_DIRECT", error))?;
         let disk = Arc::new(Disk {
             backing,
             alignment,
             buffered: Arc::new(buffered),
         });
-        let committer = Committer::new(Arc::clone(&disk) as Arc<dyn Medium>, options.flush_interval);
+        let committer = Committer::new(Arc::clone(&disk) as Arc<dyn Medium>, options.policy(losses));
         let core = Core {
             disk,
-            blocks: Blocks::default(),
+            place,
             committer,
             partial: AtomicU64::new(0),
         };
@@ -131,7 +135,7 @@ struct WholeWrite {
     core: Arc<Core>,
     token: Token,
     extent: Extent,
-    durability: Durability,
+    stamp: Stamp,
 }
 
 impl Continuation for WholeWrite {
@@ -141,7 +145,7 @@ impl Continuation for WholeWrite {
                 token: self.token,
                 event: Event::Finished(Err(fault)),
             }),
-            None => self.core.written(self.token, self.extent, self.durability),
+            None => self.core.written(self.token, self.extent, self.stamp),
         }
     }
 }
@@ -192,6 +196,8 @@ impl Store<CompletionQueue> for DirectStore {
         durability: Durability,
     ) -> Result<Step, Fault> {
         self.check(extent, FaultKind::Write)?;
+        let entered = self.core.committer.enter(extent.lba)?;
+        let stamp = Stamp { durability, entered };
         let disk = &self.core.disk;
         let bytes = disk.bytes(extent);
         let around = disk.alignment.around(&bytes);
@@ -227,12 +233,12 @@ impl Store<CompletionQueue> for DirectStore {
                 core,
                 token,
                 extent,
-                durability,
+                stamp,
             };
             queue.start(disk.backing.device(), transfer, Box::new(continuation));
         } else {
             self.core.partial.fetch_add(1, Ordering::Relaxed);
-            PartialWrite::start(queue, &self.core, token, extent, buffer, durability);
+            PartialWrite::start(queue, &self.core, token, extent, buffer, stamp);
         }
         Ok(Step::Later)
     }
@@ -259,7 +265,7 @@ impl Store<CompletionQueue> for DirectStore {
                 });
             }
         }
-        trim(queue, disk, &self.core.committer, token, &whole);
+        trim(queue, disk, &self.core.committer, token, &whole)?;
         Ok(Step::Later)
     }
 
@@ -279,6 +285,14 @@ impl Store<CompletionQueue> for DirectStore {
         ];
         counters.extend(self.core.committer.counters());
         counters
+    }
+
+    fn health(&self) -> Health {
+        self.core.committer.health()
+    }
+
+    fn accept_lost_writes(&self) {
+        self.core.committer.accept_lost_writes();
     }
 
     fn close(&self) -> io::Result<()> {

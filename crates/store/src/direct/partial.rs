@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::completion_queue::CompletionQueue;
-use crate::direct::disk::Core;
+use crate::direct::disk::{Core, Stamp};
 use crate::fetch::read_fault;
 use crate::io::buffer::Buffer;
 use crate::io::continuation::{Continuation, Next, Pending};
 use crate::io::returns::Returns;
 use crate::io::transfer::{Direction, Transfer};
-use engine::{Completion, Durability, Event, Extent, Fault, FaultKind, Token};
+use engine::{Completion, Event, Extent, Fault, FaultKind, Token};
 
 /// The write, between its steps.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(crate) struct PartialWrite {
     core: Arc<Core>,
     token: Token,
     extent: Extent,
-    durability: Durability,
+    stamp: Stamp,
     /// The sectors to be written.
     data: Buffer,
     /// Where it comes back from a wait for a block.
@@ -41,13 +41,13 @@ impl PartialWrite {
         token: Token,
         extent: Extent,
         data: Buffer,
-        durability: Durability,
+        stamp: Stamp,
     ) {
         let write = PartialWrite {
             core: Arc::clone(core),
             token,
             extent,
-            durability,
+            stamp,
             data,
             returns: queue.returns(),
             stage: Stage::Taking(0),
@@ -88,7 +88,7 @@ impl PartialWrite {
             transfer,
             continuation: self,
         };
-        match core.blocks.take(block, pending, returns) {
+        match core.place.blocks.take(block, pending, returns) {
             // It is ours at once: go on as if it had been handed over.
             Some(pending) => pending.continuation.ended(pending.transfer),
             None => Next::Parked,
@@ -96,6 +96,11 @@ impl PartialWrite {
     }
 
     fn write(mut self: Box<Self>, read: Transfer) -> Next {
+        // Stamped anew: only now it enters the medium's cache.
+        match self.core.committer.enter(self.extent.lba) {
+            Ok(entered) => self.stamp.entered = entered,
+            Err(fault) => return self.finish(Some(fault)),
+        }
         let disk = &self.core.disk;
         let lead = (disk.backing.position(self.extent.lba) - read.position) as usize;
         let mut buffer = read.buffer;
@@ -108,14 +113,14 @@ impl PartialWrite {
     /// Others may have the blocks now, also while this write waits for its commit.
     fn finish(&self, fault: Option<Fault>) -> Next {
         for block in self.blocks() {
-            self.core.blocks.release(block);
+            self.core.place.blocks.release(block);
         }
         match fault {
             Some(fault) => Next::Done(Completion {
                 token: self.token,
                 event: Event::Finished(Err(fault)),
             }),
-            None => self.core.written(self.token, self.extent, self.durability),
+            None => self.core.written(self.token, self.extent, self.stamp),
         }
     }
 }

@@ -3,7 +3,8 @@
 //! What was read with read-ahead before we opened the file (a copy, a backup) lies in the page cache in folios of
 //! up to 2 MiB, and a write to one sector of such a folio costs the work of all of it: measured on ext4, 8 thousand
 //! random writes a second instead of 150. So before the first write to a block its folios are looked at, and large
-//! ones are dropped and read again in small ones. Dropping keeps what is dirty, so nothing can be lost.
+//! ones are dropped and read again in small ones. Dropping keeps what is dirty, and what could not be written back is not dropped: the
+//! cache is then all there is of it.
 //!
 //! All of it happens on a thread of the store: it touches pages that may have to be read, and waits for write-back.
 
@@ -87,8 +88,11 @@ fn change(core: &Core, mapping: &Mapping, residency: &Residency, block: usize) {
     // An open file of its own: to wait for write-back consumes the error that the committer must see on its own.
     let own = File::open(format!("/proc/self/fd/{}", core.backing.file().as_raw_fd()));
     // What is dirty cannot be dropped.
-    if let Err(error) = own.and_then(|file| write_back(&file, bytes.clone())) {
+    let written_back =
+        own.and_then(|file| write_back(&file, bytes.clone()).inspect_err(|_| core.write_back_failed()));
+    if let Err(error) = written_back {
         tracing::debug!("{}: writing a block back: {error}", path.display());
+        return;
     }
     for _ in 0..ATTEMPTS {
         residency.forget(block);

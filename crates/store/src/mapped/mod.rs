@@ -17,17 +17,17 @@ pub(crate) mod writer;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use self::views::{Core, Found, View, extent_bytes};
 use self::writer::{Cache, Writer};
 use crate::backing::Backing;
-use crate::commit::{Committer, Medium, Task};
+use crate::commit::machine::Epoch;
+use crate::commit::{Committer, Losses, Medium, Task};
 use crate::completion_queue::CompletionQueue;
 use crate::fetch::{ColdRead, Warm, verify};
-use crate::options::StoreError;
+use crate::options::{StoreError, StoreOptions};
 use crate::trim::trim;
-use engine::{Completions as _, Durability, Extent, Fault, FaultKind, Step, Store, Token, Traits};
+use engine::{Completions as _, Durability, Extent, Fault, FaultKind, Health, Step, Store, Token, Traits};
 
 /// Serves a file or block device through its page cache.
 #[derive(Debug)]
@@ -42,12 +42,17 @@ impl MappedStore {
     ///
     /// # Errors
     /// [`StoreError::System`] when it cannot be mapped.
-    pub(crate) fn new(backing: Backing, flush_interval: Duration) -> Result<MappedStore, StoreError> {
+    pub(crate) fn new(
+        backing: Backing,
+        options: &StoreOptions,
+        losses: Losses,
+    ) -> Result<MappedStore, StoreError> {
         let core = Arc::new(Core::new(backing)?);
         if core.backing.in_memory() && core.backing.may_ask_residency() {
             warmup::start(&core);
         }
-        let committer = Committer::new(Arc::clone(&core) as Arc<dyn Medium>, flush_interval);
+        let committer = Committer::new(Arc::clone(&core) as Arc<dyn Medium>, options.policy(losses));
+        core.set_committer(&committer);
         let writer = Writer::new(Arc::clone(&core) as Arc<dyn Cache>, &committer);
         Ok(MappedStore {
             core,
@@ -64,14 +69,15 @@ impl MappedStore {
         extent: Extent,
         from: &[&[u8]],
         durability: Durability,
+        entered: Epoch,
     ) -> Result<Step, Fault> {
         if self.core.write_nowait(extent, from)? {
-            return Ok(self.written(queue, token, extent, durability));
+            return self.written(queue, token, extent, durability, entered);
         }
         self.write_later(queue, token, extent, from, durability)
     }
 
-    /// By the thread that waits. Without room for a copy of the payload the write waits where it is.
+    /// By the thread that waits, which stamps it when it enters the cache. Without room for a copy of the payload the write waits where it is.
     fn write_later(
         &self,
         queue: &mut CompletionQueue,
@@ -94,17 +100,14 @@ impl MappedStore {
         token: Token,
         extent: Extent,
         durability: Durability,
-    ) -> Step {
-        match durability {
-            Durability::WriteBack => {
-                self.committer.note_write();
-                Step::Done
-            }
-            Durability::Durable => {
-                queue.commit(&self.committer, token, Task::Write(extent.lba));
-                Step::Later
-            }
+        entered: Epoch,
+    ) -> Result<Step, Fault> {
+        if durability == Durability::Durable || self.committer.is_late(queue.now()) {
+            queue.commit(&self.committer, token, Task::Write(extent.lba, entered));
+            return Ok(Step::Later);
         }
+        self.committer.acknowledge(extent, entered)?;
+        Ok(Step::Done)
     }
 }
 
@@ -181,6 +184,8 @@ impl Store<CompletionQueue> for MappedStore {
     ) -> Result<Step, Fault> {
         self.core.backing.check(extent, FaultKind::Write)?;
         self.core.backing.check_writable(extent)?;
+        // Before the data: a failure from here on takes it down.
+        let entered = self.committer.enter(extent.lba)?;
         let core = &self.core;
         match core.find(queue.tick(), extent) {
             Found::Hot(
@@ -193,7 +198,7 @@ impl Store<CompletionQueue> for MappedStore {
             ) => {
                 mapping.write(at, from);
                 if mapping.intact(epoch) {
-                    return Ok(self.written(queue, token, extent, durability));
+                    return self.written(queue, token, extent, durability, entered);
                 }
                 // Again, for what may have gone into a page that is not the file's.
                 core.recover_later();
@@ -229,7 +234,7 @@ impl Store<CompletionQueue> for MappedStore {
                 return self.write_later(queue, token, extent, from, durability);
             }
         }
-        self.write_to_cache(queue, token, extent, from, durability)
+        self.write_to_cache(queue, token, extent, from, durability, entered)
     }
 
     fn flush(&self, queue: &mut CompletionQueue, token: Token) -> Result<Step, Fault> {
@@ -244,7 +249,7 @@ impl Store<CompletionQueue> for MappedStore {
         for extent in extents {
             self.core.backing.check(*extent, FaultKind::Write)?;
         }
-        trim(queue, &self.core, &self.committer, token, extents);
+        trim(queue, &self.core, &self.committer, token, extents)?;
         Ok(Step::Later)
     }
 
@@ -271,6 +276,14 @@ impl Store<CompletionQueue> for MappedStore {
         ];
         counters.extend(self.committer.counters());
         counters
+    }
+
+    fn health(&self) -> Health {
+        self.committer.health()
+    }
+
+    fn accept_lost_writes(&self) {
+        self.committer.accept_lost_writes();
     }
 
     fn close(&self) -> io::Result<()> {

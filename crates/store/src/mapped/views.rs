@@ -3,12 +3,14 @@
 use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::backing::Backing;
+use crate::borders::{self, Place};
+use crate::commit::Committer;
 use crate::io::device::Waiting;
 use crate::mapped::changing::Changing;
 use crate::mapped::mmap::Mapping;
@@ -29,6 +31,10 @@ const MEND_INTERVAL: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) backing: Backing,
+    /// Keeps direct stores off the blocks at its ends.
+    _place: Arc<Place>,
+    /// Whom errors of the page cache's upkeep concern; it holds on to this.
+    committer: OnceLock<Weak<Committer>>,
     /// Mappings of the range, each longer than the one before; old ones stay, since readers may be inside.
     views: [OnceLock<View>; MAX_VIEWS],
     newest: AtomicUsize,
@@ -81,7 +87,9 @@ impl Core {
             _ => StoreError::system(&path, "mapping", error),
         })?;
         let core = Core {
+            _place: borders::cached(&backing)?,
             backing,
+            committer: OnceLock::new(),
             views: [const { OnceLock::new() }; MAX_VIEWS],
             newest: AtomicUsize::new(0),
             present: AtomicU64::new(bytes),
@@ -94,6 +102,17 @@ impl Core {
         };
         let _ = core.views[0].set(view);
         Ok(core)
+    }
+
+    pub(super) fn set_committer(&self, committer: &Arc<Committer>) {
+        let _ = self.committer.set(Arc::downgrade(committer));
+    }
+
+    /// A write-back failed that the committer did not ask for: it is to find out now what that took down.
+    pub(crate) fn write_back_failed(&self) {
+        if let Some(committer) = self.committer.get().and_then(Weak::upgrade) {
+            committer.suspect();
+        }
     }
 
     /// The mapping, and what is known about its pages in memory (`None` where they never leave it).
@@ -144,7 +163,7 @@ impl Core {
     /// Of the write. `Ok(false)`: it would have to wait, or cannot be asked not to.
     pub(crate) fn write_nowait(&self, extent: Extent, from: &[&[u8]]) -> Result<bool, Fault> {
         let written = self.backing.write_nowait(extent, from)?;
-        // Before the caller's look at the dirty flag, see `Committer::note_write`.
+        // Before the caller's look at the notes, see `Committer::acknowledge`.
         fence(Ordering::SeqCst);
         if written {
             self.arrived(extent);
@@ -230,7 +249,7 @@ impl Cache for Core {
     fn write(&self, extent: Extent, pieces: &[&[u8]]) -> Result<(), Fault> {
         let device = self.backing.device();
         let result = device.wait(Waiting::Write, || self.backing.write_slices(extent, pieces));
-        // Before the caller's look at the dirty flag, see `Committer::note_write`.
+        // Before the caller's look at the notes, see `Committer::acknowledge`.
         fence(Ordering::SeqCst);
         match result {
             Ok(()) => self.arrived(extent),

@@ -11,10 +11,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::commit::machine::Epoch;
 use crate::commit::{Committer, Task, Waiter};
 use crate::handle::QueueHandle;
 use engine::{Completion, CompletionHandle as _, Durability, Event, Extent, Fault, SECTOR_BYTES, Token};
@@ -211,21 +212,6 @@ impl Writer {
             .collect();
         writes.sort_unstable_by_key(|(_, write)| write.extent.lba);
         let mut durable = Vec::new();
-        let mut ended = |batch: &Batch, write: &Write, result| {
-            let handle = &batch.handle;
-            match (result, write.durability) {
-                (Ok(()), Durability::Durable) => durable.push(Waiter {
-                    handle: handle.clone(),
-                    token: write.token,
-                    task: Task::Write(write.extent.lba),
-                }),
-                (Ok(()), Durability::WriteBack) => {
-                    self.committer.note_write();
-                    handle.post_quietly(finished(write.token, Ok(None)));
-                }
-                (Err(fault), _) => handle.post_quietly(finished(write.token, Err(fault))),
-            }
-        };
         let neighbours =
             |(_, one): &(&Batch, &Write), (_, next): &(&Batch, &Write)| one.extent.end() == next.extent.lba;
         for run in writes.chunk_by(neighbours).flat_map(|run| run.chunks(PIECES)) {
@@ -236,17 +222,23 @@ impl Writer {
             };
             let mut pieces: arrayvec::ArrayVec<&[u8], PIECES> = arrayvec::ArrayVec::new();
             pieces.extend(run.iter().map(|(batch, write)| batch.bytes(write)));
-            match self.cache.write(extent, &pieces) {
-                Ok(()) => run.iter().for_each(|(batch, write)| ended(batch, write, Ok(()))),
-                Err(fault) if run.len() == 1 => ended(run[0].0, run[0].1, Err(fault)),
+            match self.enter_and_write(extent, &pieces) {
+                Ok(entered) => {
+                    let late = self.committer.is_late(Instant::now());
+                    for (batch, write) in run {
+                        durable.extend(self.written(batch, write, entered, late));
+                    }
+                }
                 // Whose fault it is, each learns by itself. To write the same bytes again changes nothing.
                 Err(_) => {
                     for (batch, write) in run {
-                        ended(
-                            batch,
-                            write,
-                            self.cache.write(write.extent, &[batch.bytes(write)]),
-                        );
+                        match self.enter_and_write(write.extent, &[batch.bytes(write)]) {
+                            Ok(entered) => {
+                                let late = self.committer.is_late(Instant::now());
+                                durable.extend(self.written(batch, write, entered, late));
+                            }
+                            Err(fault) => batch.handle.post_quietly(finished(write.token, Err(fault))),
+                        }
                     }
                 }
             }
@@ -257,6 +249,28 @@ impl Writer {
         for batch in round {
             batch.handle.wake();
         }
+    }
+
+    /// Into the cache. The stamp is taken here, where the data enters: a commit that failed while it waited has not taken it down.
+    fn enter_and_write(&self, extent: Extent, pieces: &[&[u8]]) -> Result<Epoch, Fault> {
+        let entered = self.committer.enter(extent.lba)?;
+        self.cache.write(extent, pieces)?;
+        Ok(entered)
+    }
+
+    /// The end of a write that is in the cache: it waits for a commit, or its writer is told.
+    fn written(&self, batch: &Batch, write: &Write, entered: Epoch, late: bool) -> Option<Waiter> {
+        let handle = &batch.handle;
+        if write.durability == Durability::Durable || late {
+            return Some(Waiter {
+                handle: handle.clone(),
+                token: write.token,
+                task: Task::Write(write.extent.lba, entered),
+            });
+        }
+        let acknowledged = self.committer.acknowledge(write.extent, entered);
+        handle.post_quietly(finished(write.token, acknowledged.map(|()| None)));
+        None
     }
 
     /// Its payload has been written, or will not be: there is room for others.

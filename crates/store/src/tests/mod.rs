@@ -1,11 +1,13 @@
 //! Every store against the same model, and each against its own faults.
 
+mod borders;
 mod cold;
 mod commit;
 mod devices;
 mod driver;
 mod faults;
 mod locks;
+mod machine;
 mod model;
 mod opening;
 

@@ -1,0 +1,453 @@
+//! The thread around [`Machine`], and what workers see of it without a lock.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use engine::{Extent, Fault, FaultKind, Health, LostWrites};
+
+use super::dirty::{DirtyMap, Regions};
+use super::machine::{Action, Answer, Epoch, Failed, Failure, Machine, Member, Time};
+use super::policy::{OnLoss, Policy};
+use super::task::{Medium, Task, Waiter};
+
+/// An idle thread ends after this time; the next work starts another.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// In [`Committer::gate`]: no writes are taken. The other bits are the machine's epoch.
+const STOPPED: u64 = 1 << 63;
+
+/// Commits for one backing object.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    medium: Arc<dyn Medium>,
+    start: Instant,
+    /// Where acknowledged writes lie that no commit covers.
+    dirty: DirtyMap,
+    /// The machine knows of an acknowledged write that no commit covers.
+    noted: AtomicBool,
+    /// The machine's epoch, and [`STOPPED`]: one look tells a writer both.
+    gate: AtomicU64,
+    /// The machine's `late_at` in µs; `u64::MAX`: none.
+    late_at_us: AtomicU64,
+    state: Mutex<State>,
+    work: Condvar,
+    counters: Counters,
+    on_loss: Told,
+}
+
+struct Told(Option<OnLoss>);
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Told")
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    machine: Machine<Waiter>,
+    /// There is a thread that will look.
+    running: bool,
+    /// [`Committer::close`] was called.
+    closed: bool,
+    /// The thread, also after its end, until it is waited for or followed by another.
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    commits: AtomicU64,
+    failed: AtomicU64,
+    waiters: AtomicU64,
+    largest_group: AtomicU64,
+    commit_us: AtomicU64,
+    longest_us: AtomicU64,
+}
+
+impl Committer {
+    pub(crate) fn new(medium: Arc<dyn Medium>, policy: Policy) -> Arc<Committer> {
+        let Policy {
+            flush_interval,
+            on_lost_write,
+            losses,
+            leftovers,
+        } = policy;
+        let machine = Machine::new(flush_interval, on_lost_write, losses.known);
+        let committer = Arc::new(Committer {
+            dirty: DirtyMap::new(medium.sectors()),
+            medium,
+            start: Instant::now(),
+            noted: AtomicBool::new(leftovers),
+            gate: AtomicU64::new(0),
+            late_at_us: AtomicU64::new(u64::MAX),
+            state: Mutex::new(State {
+                machine,
+                running: false,
+                closed: false,
+                thread: None,
+            }),
+            work: Condvar::new(),
+            counters: Counters::default(),
+            on_loss: Told(losses.told),
+        });
+        let mut state = committer.state.lock();
+        if leftovers {
+            committer.dirty.note_all();
+            state.machine.commit_leftovers(committer.time(Instant::now()));
+            committer.start(&mut state);
+        }
+        committer.publish(&state.machine);
+        drop(state);
+        committer
+    }
+
+    fn time(&self, now: Instant) -> Time {
+        now.saturating_duration_since(self.start)
+    }
+
+    /// Lets workers see what the machine decided.
+    fn publish(&self, machine: &Machine<Waiter>) {
+        let stopped = if machine.is_stopped() { STOPPED } else { 0 };
+        self.gate.store(machine.epoch().0 | stopped, Ordering::SeqCst);
+        let late_at = machine.late_at().map_or(u64::MAX, |time| time.as_micros() as u64);
+        self.late_at_us.store(late_at, Ordering::Relaxed);
+    }
+
+    /// The stamp of a write or TRIM that begins to enter the cache now.
+    ///
+    /// # Errors
+    /// While acknowledged writes are lost and the operator has not accepted it.
+    #[inline]
+    pub(crate) fn enter(&self, lba: u64) -> Result<Epoch, Fault> {
+        let gate = self.gate.load(Ordering::SeqCst);
+        if gate & STOPPED == 0 {
+            return Ok(Epoch(gate));
+        }
+        Err(self.refused(lba))
+    }
+
+    #[cold]
+    fn refused(&self, lba: u64) -> Fault {
+        let state = self.state.lock();
+        let failure = match state.machine.lost() {
+            Some(lost) => Failure::Lost(lost.clone()),
+            None => Failure::Commit(libc::EIO),
+        };
+        fault(lba, failure)
+    }
+
+    /// Whether a write-back write must wait for its commit, because the medium does not keep up. `now` is about now.
+    #[inline]
+    pub(crate) fn is_late(&self, now: Instant) -> bool {
+        let late_at = self.late_at_us.load(Ordering::Relaxed);
+        late_at != u64::MAX && self.time(now).as_micros() as u64 >= late_at
+    }
+
+    /// A write-back write is about to be acknowledged. Its data is in the cache, and a `SeqCst` fence behind it, as
+    /// [`crate::mapped::mmap::Mapping::write`] has one: either we see no note of its region, or the next commit sees its data.
+    ///
+    /// # Errors
+    /// When a commit has failed since [`Committer::enter`]: the write may be lost.
+    #[inline]
+    pub(crate) fn acknowledge(self: &Arc<Self>, extent: Extent, entered: Epoch) -> Result<(), Fault> {
+        if !self.dirty.note(extent) {
+            self.first_write();
+        }
+        // After the note: who misses the failure has his note seen by it.
+        match self.gate.load(Ordering::SeqCst) == entered.0 {
+            true => Ok(()),
+            false => Err(self.refused(extent.lba)),
+        }
+    }
+
+    #[cold]
+    fn first_write(self: &Arc<Self>) {
+        if self.noted.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.machine.acknowledged(self.time(Instant::now()));
+        self.publish(&state.machine);
+        self.start(&mut state);
+    }
+
+    /// Commits for all of `waiters`, as one group if nothing is under way.
+    pub(crate) fn submit(self: &Arc<Self>, waiters: impl IntoIterator<Item = Waiter>) {
+        let mut state = self.state.lock();
+        let mut refused = Vec::new();
+        for waiter in waiters {
+            let wish = waiter.task.wish();
+            refused.extend(state.machine.join(waiter, wish));
+        }
+        self.start(&mut state);
+        drop(state);
+        answer(refused);
+    }
+
+    /// Whether whoever comes now is likely to be alone in its group.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.state.lock().machine.is_quiet()
+    }
+
+    /// Some other open file met an error of a write-back: the committer's own has it, too, and is to tell.
+    pub(crate) fn suspect(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.machine.commit_leftovers(self.time(Instant::now()));
+        self.start(&mut state);
+    }
+
+    /// Whether acknowledged writes are lost.
+    pub(crate) fn health(&self) -> Health {
+        let state = self.state.lock();
+        state
+            .machine
+            .lost()
+            .cloned()
+            .map_or(Health::Healthy, Health::LostWrites)
+    }
+
+    /// The operator accepts what is lost.
+    pub(crate) fn accept_lost_writes(&self) {
+        let mut state = self.state.lock();
+        state.machine.accept();
+        self.publish(&state.machine);
+    }
+
+    fn start(self: &Arc<Self>, state: &mut State) {
+        if state.running {
+            self.work.notify_one();
+            return;
+        }
+        state.running = true;
+        let committer = Arc::clone(self);
+        let thread = std::thread::Builder::new().name(format!("commit {}", self.medium.name()));
+        match thread.spawn(move || committer.run()) {
+            Ok(thread) => state.thread = Some(thread),
+            Err(error) => {
+                state.running = false;
+                let errno = error.raw_os_error().unwrap_or(libc::EAGAIN);
+                tracing::error!("{}: no thread to commit with: {error}", self.medium.describe());
+                answer(state.machine.give_up(errno));
+            }
+        }
+    }
+
+    fn run(&self) {
+        let mut state = self.state.lock();
+        // Who only committed what an earlier process left goes at once.
+        let mut idle = Duration::ZERO;
+        loop {
+            let now = Instant::now();
+            match state.machine.poll(self.time(now)) {
+                Action::Commit(group) => {
+                    if !group.is_empty() || self.counters.commits.load(Ordering::Relaxed) > 0 {
+                        idle = IDLE;
+                    }
+                    state = self.commit(state, group).0;
+                }
+                Action::Wait(due) => {
+                    let until = due.map_or(now + idle, |due| self.start + due);
+                    let timed_out = self.work.wait_until(&mut state, until).timed_out();
+                    // Asked anew: something may have come while the lock was free.
+                    if timed_out && state.machine.is_idle() {
+                        break;
+                    }
+                }
+                Action::End => break,
+            }
+        }
+        state.running = false;
+    }
+
+    /// One commit, without the lock while it runs.
+    fn commit<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        group: Vec<Member<Waiter>>,
+    ) -> (MutexGuard<'a, State>, io::Result<()>) {
+        // A write that finds its note has its data where this commit finds it.
+        self.noted.store(false, Ordering::SeqCst);
+        let covered = self.dirty.take();
+        self.publish(&state.machine);
+        drop(state);
+        let waiters = group.len();
+        let group = self.make(group);
+        let began = Instant::now();
+        let result = self.medium.commit();
+        self.count(began.elapsed(), waiters, result.is_err());
+        let failed = result.as_ref().err().map(|error| self.failed(error, &covered));
+        let mut state = self.state.lock();
+        let stood = state.machine.lost().is_some();
+        let answers = state.machine.done(group, failed.map_or(Ok(()), Err));
+        self.publish(&state.machine);
+        let lost = state.machine.lost().cloned();
+        drop(state);
+        if let Some(lost) = lost.filter(|_| !stood) {
+            self.log(&lost);
+        }
+        answer(answers);
+        (self.state.lock(), result)
+    }
+
+    /// A commit failed: finds out what is lost, and has it kept in mind before anybody is told.
+    fn failed(&self, error: &io::Error, covered: &Regions) -> Failed {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        let mut state = self.state.lock();
+        // First: who enters from here on is not taken down, and who entered before finds out.
+        state.machine.fails(errno);
+        self.publish(&state.machine);
+        let failed = Failed {
+            errno,
+            lost: self.uncommitted(covered),
+        };
+        let (before, loss) = (state.machine.lost().cloned(), state.machine.loss_by(&failed));
+        drop(state);
+        // Logs; the answers are made one by one.
+        self.medium.fault(
+            0,
+            io::Error::other(format!("committing what was written: {error}")),
+        );
+        if let (Some(told), Some(lost)) = (&self.on_loss.0, loss.filter(|loss| before.as_ref() != Some(loss)))
+        {
+            told(&lost);
+        }
+        failed
+    }
+
+    /// Where acknowledged writes lie that the commit which just failed covered, or that came meanwhile.
+    fn uncommitted(&self, covered: &Regions) -> Option<Extent> {
+        covered
+            .clone()
+            .with(&self.dirty.look())
+            .hull(self.medium.sectors())
+    }
+
+    /// Makes what is to be made before the commit; who fails at that is answered.
+    fn make(&self, group: Vec<Member<Waiter>>) -> Vec<Member<Waiter>> {
+        let make = |mut member: Member<Waiter>| {
+            let made = match &mut member.who.task {
+                Task::LoneWrite(transfer, _) => {
+                    transfer.run();
+                    transfer.shortfall().map_or(Ok(()), Err)
+                }
+                Task::Write(..) | Task::Flush => Ok(()),
+            };
+            match made {
+                Ok(()) => Some(member),
+                Err(error) => {
+                    let fault = self.medium.fault(member.who.task.lba(), error);
+                    member.who.post(Err(fault));
+                    None
+                }
+            }
+        };
+        group.into_iter().filter_map(make).collect()
+    }
+
+    fn log(&self, lost: &LostWrites) {
+        let then = match lost.stopped {
+            true => "no writes are taken any more",
+            false => "flushes fail, writes go on (on_lost_write = \"continue\")",
+        };
+        tracing::error!(
+            "{}: {lost}; {then}, until `xblade state clear --lost-writes`",
+            self.medium.describe()
+        );
+    }
+
+    fn count(&self, took: Duration, waiters: usize, failed: bool) {
+        let (counters, took_us) = (&self.counters, took.as_micros() as u64);
+        counters.commits.fetch_add(1, Ordering::Relaxed);
+        counters.failed.fetch_add(u64::from(failed), Ordering::Relaxed);
+        counters.waiters.fetch_add(waiters as u64, Ordering::Relaxed);
+        counters
+            .largest_group
+            .fetch_max(waiters as u64, Ordering::Relaxed);
+        counters.commit_us.fetch_add(took_us, Ordering::Relaxed);
+        counters.longest_us.fetch_max(took_us, Ordering::Relaxed);
+    }
+
+    /// A last commit, waiting for what is under way; then the thread ends. Blocks.
+    ///
+    /// # Errors
+    /// Of the last commit, or that acknowledged writes are lost.
+    pub(crate) fn close(&self) -> io::Result<()> {
+        self.end();
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.machine.close(false);
+        let Action::Commit(group) = state.machine.begin() else {
+            return Ok(());
+        };
+        let (state, result) = self.commit(state, group);
+        result?;
+        match state.machine.lost() {
+            None => Ok(()),
+            Some(lost) => Err(io::Error::other(lost.to_string())),
+        }
+    }
+
+    /// Nobody will write any more: the thread commits what is unsynced and ends. Waits for that, since the thread holds the file,
+    /// unless [`Committer::close`] has: then a worker may be the last one to let go, and it must not wait for a disk.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.state.lock();
+        if state.closed {
+            state.machine.close(true);
+            self.work.notify_one();
+            return;
+        }
+        drop(state);
+        self.end();
+    }
+
+    /// What is unsynced is committed, and the thread ends. Blocks to its very end: it holds the file, and with it the lock on it.
+    fn end(&self) {
+        let mut state = self.state.lock();
+        state.machine.close(true);
+        self.work.notify_one();
+        let thread = state.thread.take();
+        drop(state);
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the commit thread of {} panicked", self.medium.describe());
+        }
+    }
+
+    /// Counters by name.
+    pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
+        let counters = &self.counters;
+        [
+            ("commits", &counters.commits),
+            ("commits_failed", &counters.failed),
+            ("commit_waiters", &counters.waiters),
+            ("commit_group_max", &counters.largest_group),
+            ("commit_us_total", &counters.commit_us),
+            ("commit_us_max", &counters.longest_us),
+        ]
+        .map(|(name, figure)| (name, figure.load(Ordering::Relaxed)))
+        .to_vec()
+    }
+}
+
+fn answer(answers: Vec<Answer<Waiter>>) {
+    for Answer { who, result } in answers {
+        let lba = who.task.lba();
+        who.post(result.map_err(|failure| fault(lba, failure)));
+    }
+}
+
+fn fault(lba: u64, failure: Failure) -> Fault {
+    let source = match failure {
+        Failure::Commit(errno) => io::Error::from_raw_os_error(errno),
+        Failure::Lost(lost) => io::Error::other(lost.to_string()),
+    };
+    Fault {
+        kind: FaultKind::Write,
+        lba,
+        source,
+    }
+}

@@ -1,0 +1,76 @@
+//! What the committer is given: a medium, who waits and for what.
+
+use std::io;
+
+use engine::{Completion, CompletionHandle as _, Event, Fault, SECTOR_BYTES, Token};
+
+use super::machine::{Epoch, Wish};
+use crate::handle::QueueHandle;
+use crate::io::transfer::Transfer;
+
+/// What the thread does to the medium; a file, or a fake in tests.
+pub(crate) trait Medium: Send + Sync + std::fmt::Debug {
+    /// Puts everything written so far on the medium. Only the committer calls it: the kernel tells each open file of an error once.
+    fn commit(&self) -> io::Result<()>;
+
+    /// Logs and counts a failure, and gives the fault to answer with.
+    fn fault(&self, lba: u64, source: io::Error) -> Fault;
+
+    /// Sectors served now.
+    fn sectors(&self) -> u64;
+
+    /// For the thread's name.
+    fn name(&self) -> String;
+
+    /// For the log.
+    fn describe(&self) -> String {
+        self.name()
+    }
+}
+
+/// Who waits for a commit.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub(crate) handle: QueueHandle,
+    pub(crate) token: Token,
+    pub(crate) task: Task,
+}
+
+/// What is waited for.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// A durable write or a TRIM, already in the page cache or the medium's; its first sector, and its stamp.
+    Write(u64, Epoch),
+    /// A durable write yet to be made, before the commit; its first sector.
+    LoneWrite(Box<Transfer>, u64),
+    /// All that was acknowledged.
+    Flush,
+}
+
+impl Task {
+    /// The sector that a failure is about.
+    pub(super) fn lba(&self) -> u64 {
+        match self {
+            Task::Write(lba, _) => *lba,
+            Task::LoneWrite(transfer, lba) => lba + transfer.done as u64 / SECTOR_BYTES,
+            Task::Flush => 0,
+        }
+    }
+
+    pub(super) fn wish(&self) -> Wish {
+        match self {
+            Task::Write(_, epoch) => Wish::Made(*epoch),
+            Task::LoneWrite(..) => Wish::Unmade,
+            Task::Flush => Wish::Flush,
+        }
+    }
+}
+
+impl Waiter {
+    pub(super) fn post(&self, result: Result<(), Fault>) {
+        self.handle.post(Completion {
+            token: self.token,
+            event: Event::Finished(result.map(|()| None)),
+        });
+    }
+}

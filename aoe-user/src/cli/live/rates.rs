@@ -9,7 +9,7 @@ use crate::control::api::types::{Export, ExportCounters, State, Times};
 
 /// What one export did in an interval.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub(super) struct Rates {
+pub(in crate::cli) struct Rates {
     /// As in `e1.2`.
     pub export: String,
     /// Reads a second.
@@ -59,7 +59,7 @@ impl Rates {
 }
 
 /// The time between two states in seconds, and what each export of the second one did in it.
-pub(super) fn between(before: &State, after: &State) -> (f64, Vec<Rates>) {
+pub(in crate::cli) fn between(before: &State, after: &State) -> (f64, Vec<Rates>) {
     // A target that was started in between has counted from zero.
     let is_same = before.pid == after.pid && before.uptime_seconds <= after.uptime_seconds;
     let passed = if is_same {

@@ -54,6 +54,12 @@ pub enum Request {
         /// As `--log`.
         filter: String,
     },
+    /// The last lines of the log.
+    LogLines {
+        /// Only those after the one with this number.
+        #[serde(default)]
+        after: u64,
+    },
 }
 
 impl Request {
@@ -61,7 +67,10 @@ impl Request {
     pub fn is_change(&self) -> bool {
         !matches!(
             self,
-            Request::State { .. } | Request::Metrics {} | Request::Reload { dry_run: true }
+            Request::State { .. }
+                | Request::Metrics {}
+                | Request::LogLines { .. }
+                | Request::Reload { dry_run: true }
         )
     }
 }
@@ -330,6 +339,28 @@ pub struct Changed {
     pub export: String,
     /// Each key of the config file with its old and new value.
     pub keys: Vec<(String, String, String)>,
+}
+
+/// The result of [`Request::LogLines`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LogLines {
+    /// The number of the latest line.
+    pub last: u64,
+    /// What is still kept of those asked for, the oldest first.
+    pub lines: Vec<LogLine>,
+}
+
+/// One line of the log.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Counted from the start of the process.
+    pub number: u64,
+    /// When, in seconds since 1970.
+    pub time: f64,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+    /// The line.
+    pub text: String,
 }
 
 /// An export that cannot be served.

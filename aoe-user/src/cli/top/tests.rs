@@ -157,12 +157,9 @@ fn each_tab_shows_what_it_is_about() {
     let mut model = model();
     for (key, expected) in [
         ("2", " e1.1     02:00:00:00:00:01   1000    3.9      0 0s"),
-        (
-            "3",
-            " eth1      waiting     26k       0      0 native XDP, zero…",
-        ),
+        ("3", " eth1      waiting     26k       0      0 native XDP, zero…"),
         ("4", " 02:00:00:00:00:66 eth1      e1.1           42 3s"),
-        ("5", " 22:13:23  INFO  message 3"),
+        ("5", " 22:13:23Z INFO  message 3"),
     ] {
         press(&mut model, key);
         assert_eq!(lines(&model)[3], expected);

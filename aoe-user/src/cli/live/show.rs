@@ -116,10 +116,10 @@ const LS: [Column<Export>; 14] = [
     ("initiators", |export| export.initiators.len().to_string()),
     ("file", file),
     ("vlan", |export| export.vlan.clone()),
-    ("reads", |export| export.counters.reads.to_string()),
-    ("writes", |export| export.counters.writes.to_string()),
-    ("errors", |export| export.counters.errors().to_string()),
-    ("in-flight", |export| export.counters.in_flight.to_string()),
+    ("reads", |export| export.counters.counts.reads.to_string()),
+    ("writes", |export| export.counters.counts.writes.to_string()),
+    ("errors", |export| export.counters.counts.errors().to_string()),
+    ("in-flight", |export| export.counters.counts.in_flight.to_string()),
     ("reason", |export| or_dash(&reasons(export))),
 ];
 

@@ -100,7 +100,7 @@ const EXPORTS: [Column<ExportNow>; 12] = [
         Cell::number(now.rates.queue_size, format!("{:.2}", now.rates.queue_size))
     }),
     Column(head("ERRORS", 6, 92, Side::Right), |now| {
-        count(now.export.counters.errors())
+        count(now.export.counters.counts.errors())
     }),
     Column(head("SIZE", 9, 104, Side::Right), |now| {
         match now.export.size_bytes {

@@ -12,6 +12,7 @@ use super::view;
 use crate::control::api::types::{
     Condition, Denied, Export, ExportCounters, Initiator, Interface, LogLine, LogLines, State, Times,
 };
+use crate::metrics::Counts;
 
 fn export(slot: u32, reads: u64, state: Condition) -> Export {
     let name = format!("e1.{slot}");
@@ -24,8 +25,11 @@ fn export(slot: u32, reads: u64, state: Condition) -> Export {
         path: format!("/srv/aoe/{name}.raw"),
         interfaces: vec!["eth1".into()],
         counters: ExportCounters {
-            reads,
-            read_bytes: reads * 4096,
+            counts: Counts {
+                reads,
+                read_bytes: reads * 4096,
+                ..Counts::default()
+            },
             read_time: Times {
                 buckets: vec![(64, reads)],
                 sum_us: reads * 50,

@@ -36,6 +36,7 @@ mod signals;
 mod soak;
 mod stuck_disk;
 mod systemd;
+mod top;
 mod vectors;
 mod xsk;
 mod xsk_receive;

@@ -13,6 +13,7 @@ use lab::target::binary;
 use lab::{Address, Image, Lab, Options, needs};
 use nix::sys::signal::Signal;
 use xblade::config::{Config, file};
+use xblade::control::api::types::LogLines;
 use xblade::control::{Service, run};
 
 const E11: Address = Address::new(1, 1);
@@ -39,6 +40,7 @@ fn daemon(directory: &Path) -> Result<()> {
         must_start: false,
         control: Some(directory.join("control.sock")),
         set_log: Arc::new(|_| panic!("on purpose, for a test")),
+        read_log: Arc::new(|_| LogLines::default()),
     })
 }
 

@@ -54,6 +54,9 @@ pub enum Command {
     Ls(live::ListArgs),
     /// Show rates and latencies of a running target
     Stat(live::StatArgs),
+    /// Watch a running target: exports, initiators, interfaces, who is denied, log
+    #[cfg(feature = "top")]
+    Top(live::TopArgs),
     /// List what each initiator did
     Initiators(live::ListArgs),
     /// List sources that were turned away by access lists
@@ -62,7 +65,7 @@ pub enum Command {
     Reload(live::ReloadArgs),
     /// Add, remove, pause or resume exports of a running target
     Export(live::ExportArgs),
-    /// Change what a running target logs
+    /// Print the last lines of a running target's log, or change what it logs
     Log(live::LogArgs),
     /// List the targets on an interface, of whatever make; exit code 1 where there is none
     Discover(live::DiscoverArgs),

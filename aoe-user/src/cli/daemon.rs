@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use crate::config::{Config, file};
-use crate::control::{self, Service, SetLog};
+use crate::control::{self, Service};
 
 use super::args::DaemonArgs;
 use super::live::args::socket;
+use super::log::Log;
 
-pub(super) fn run(args: DaemonArgs, set_log: SetLog) -> anyhow::Result<()> {
+pub(super) fn run(args: DaemonArgs, log: &Log) -> anyhow::Result<()> {
     control::run(Service {
         control: Some(socket(args.control.clone())),
-        set_log,
+        set_log: log.changer(),
+        read_log: log.reader(),
         load: Arc::new(move || config(&args)),
         reloads: true,
         must_start: false,

@@ -5,7 +5,7 @@ use std::io;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// SIGINT and SIGTERM, which end the process no more once this was made.
+/// SIGINT, SIGTERM and SIGHUP, which end the process no more once this was made.
 pub(super) struct Interrupt(SignalFd);
 
 impl Interrupt {
@@ -14,6 +14,7 @@ impl Interrupt {
         let mut set = SigSet::empty();
         set.add(Signal::SIGINT);
         set.add(Signal::SIGTERM);
+        set.add(Signal::SIGHUP);
         set.thread_block()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Ok(Interrupt(SignalFd::with_flags(&set, flags)?))

@@ -16,6 +16,8 @@ mod output;
 mod serve;
 mod state;
 mod table;
+#[cfg(feature = "top")]
+mod top;
 
 use std::process::ExitCode;
 
@@ -61,6 +63,8 @@ fn command(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
         Command::Status(args) => return live::status(&args),
         Command::Ls(args) => return live::ls(&args),
         Command::Stat(args) => return live::stat(&args),
+        #[cfg(feature = "top")]
+        Command::Top(args) => return top::top(&args),
         Command::Initiators(args) => return live::initiators(&args),
         Command::Denied(args) => return live::denied(&args),
         Command::Reload(args) => return live::reload(&args),
@@ -68,8 +72,8 @@ fn command(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
         Command::Log(args) => return live::log(&args),
         Command::Metrics(args) => return live::metrics(&args),
         Command::Discover(args) => return live::discover(&args),
-        Command::Serve(args) => serve::run(*args, log.changer()),
-        Command::Daemon(args) => daemon::run(args, log.changer()),
+        Command::Serve(args) => serve::run(*args, log),
+        Command::Daemon(args) => daemon::run(args, log),
         Command::Check(args) => check::run(&args),
         Command::Create(args) => create::run(&args),
         Command::State(args) => state::run(args.action),

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use crate::config::{Access, AccessEntry, Config, ExportConfig, StoreKind, Vlan};
-use crate::control::{self, Service, SetLog};
+use crate::control::{self, Service};
 
 use super::args::ServeArgs;
+use super::log::Log;
 
-pub(super) fn run(args: ServeArgs, set_log: SetLog) -> anyhow::Result<()> {
+pub(super) fn run(args: ServeArgs, log: &Log) -> anyhow::Result<()> {
     let waits = args.wait;
     let control = args.control.clone();
     let config = config(args);
     control::run(Service {
         control,
-        set_log,
+        set_log: log.changer(),
+        read_log: log.reader(),
         load: Arc::new(move || {
             if waits {
                 super::fit_to_wait(config.clone(), None)

@@ -38,6 +38,7 @@ use crate::config::Config;
 use crate::host;
 use api::reloads::{Reading, Settling};
 use api::socket::{self, Call};
+use api::types::LogLines;
 use guard::guard;
 use links::Links;
 use notices::Notices;
@@ -64,6 +65,9 @@ pub type Load = Arc<dyn Fn() -> Result<Config> + Send + Sync>;
 /// Changes what is logged; fails with what is wrong with the filter.
 pub type SetLog = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
+/// The last lines of the log that came after one with this number.
+pub type ReadLog = Arc<dyn Fn(u64) -> LogLines + Send + Sync>;
+
 /// What to serve, and what to do about what cannot be served.
 pub struct Service {
     /// Gives the configuration.
@@ -74,8 +78,10 @@ pub struct Service {
     pub must_start: bool,
     /// Where to listen for `xblade status` and others.
     pub control: Option<PathBuf>,
-    /// For `xblade log`.
+    /// For `xblade log FILTER`.
     pub set_log: SetLog,
+    /// For `xblade log` and `xblade top`.
+    pub read_log: ReadLog,
 }
 
 /// Serves until SIGTERM or SIGINT, then commits everything and returns.

@@ -4,10 +4,12 @@
 //! A worker writes plain counters of its own; nothing here is on the data path. What a worker had counted when it ended stays
 //! in the sums: counters go on over reloads and over ports that are opened again.
 
+mod counts;
 mod export;
 mod registry;
 mod worker;
 
+pub use counts::{Counts, Metric};
 pub use export::{ExportTotals, InitiatorTotals};
 pub use registry::{ExportKey, FilterRegistration, PortTotals, Registration, Registry, Snapshot};
 pub use worker::{Chunks, QueueTotals, WorkerCounters};

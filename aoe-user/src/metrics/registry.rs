@@ -200,7 +200,7 @@ impl Drop for Registration {
             inner.past.add_queue(&queue, &queue.totals().without_chunks());
             // Nothing of it is in flight any more.
             let exports = inner.past.exports.values_mut();
-            exports.for_each(|export| export.in_flight = 0);
+            exports.for_each(|export| export.counts.in_flight = 0);
         }
     }
 }

@@ -116,6 +116,21 @@ impl StatArgs {
     }
 }
 
+/// `xblade top`
+#[cfg(feature = "top")]
+#[derive(Debug, Clone, Args)]
+pub struct TopArgs {
+    /// Exports, as in e1.2 or e1.* [default: all]
+    #[arg(value_name = "EXPORT")]
+    pub exports: Vec<String>,
+    /// How often to ask the target
+    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = values::some_time)]
+    pub interval: Duration,
+    /// Which target
+    #[command(flatten)]
+    pub target: Target,
+}
+
 /// `xblade reload`
 #[derive(Debug, Args)]
 pub struct ReloadArgs {
@@ -213,9 +228,9 @@ pub struct DiscoverArgs {
 /// `xblade log`
 #[derive(Debug, Args)]
 pub struct LogArgs {
-    /// What to log from now on, as for --log
+    /// What to log from now on, as for --log [default: print the last lines]
     #[arg(value_name = "FILTER")]
-    pub filter: String,
+    pub filter: Option<String>,
     /// How it is asked and shown
     #[command(flatten)]
     pub ask: Ask,

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use super::DEGRADED;
 use super::args::{Ask, Chosen, ExportAction, LogArgs, ReloadArgs};
 use super::client::Client;
 use crate::cli::output;
-use crate::control::api::types::{Reloaded, Request, SCHEMA};
+use crate::control::api::types::{LogLine, LogLines, Reloaded, Request, SCHEMA};
 
 pub(in crate::cli) fn reload(args: &ReloadArgs) -> Result<ExitCode> {
     let request = Request::Reload {
@@ -128,14 +129,34 @@ fn named(request: &Request, ask: &Ask) -> Result<ExitCode> {
 }
 
 pub(in crate::cli) fn log(args: &LogArgs) -> Result<ExitCode> {
-    let request = Request::Log {
-        filter: args.filter.clone(),
+    let Some(filter) = args.filter.clone() else {
+        return lines(args);
     };
+    let request = Request::Log { filter };
     let result: Value = Client::new(&args.ask.target)?.ask(&request)?;
     if args.ask.json {
         let mut result = result;
         result["schema"] = json!(SCHEMA);
         output::line(result)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lines(args: &LogArgs) -> Result<ExitCode> {
+    let log: LogLines = Client::new(&args.ask.target)?.ask(&Request::LogLines { after: 0 })?;
+    if args.ask.json {
+        let mut value = json!(log);
+        value["schema"] = json!(SCHEMA);
+        output::line(value)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for LogLine {
+        time, level, text, ..
+    } in log.lines
+    {
+        let time = UNIX_EPOCH + Duration::try_from_secs_f64(time).unwrap_or_default();
+        let time = humantime::format_rfc3339_seconds(time);
+        output::line(format_args!("{time} {:>5} {text}", level.to_uppercase()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

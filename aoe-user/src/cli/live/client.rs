@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "top")]
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::de::DeserializeOwned;
@@ -12,14 +14,14 @@ use crate::control::api::types::{Reply, Request, SCHEMA, State};
 
 /// Nobody listens.
 #[derive(Debug, thiserror::Error)]
-#[error("no xblade listens on {path}: {source}; is it running? (`systemctl status xblade`)")]
+#[error("no xblade listens on {path}: {error}; is it running? (`systemctl status xblade`)")]
 pub(in crate::cli) struct NoTarget {
     path: String,
-    source: std::io::Error,
+    error: std::io::Error,
 }
 
 /// A connection to a target.
-pub(super) struct Client {
+pub(in crate::cli) struct Client {
     path: PathBuf,
     reader: BufReader<UnixStream>,
 }
@@ -39,10 +41,10 @@ impl Client {
                     path.display()
                 )
             }
-            Err(source) => {
+            Err(error) => {
                 return Err(NoTarget {
                     path: path.display().to_string(),
-                    source,
+                    error,
                 }
                 .into());
             }
@@ -51,6 +53,15 @@ impl Client {
             path,
             reader: BufReader::new(stream),
         })
+    }
+
+    /// From now on waits no longer than this for each reply.
+    ///
+    /// # Errors
+    /// When the system refuses it.
+    #[cfg(feature = "top")]
+    pub fn limit(&self, limit: Duration) -> Result<()> {
+        Ok(self.reader.get_ref().set_read_timeout(Some(limit))?)
     }
 
     /// Asks something.
@@ -71,7 +82,12 @@ impl Client {
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<T> {
         let mut line = String::new();
         let read = self.reader.read_line(&mut line);
-        read.with_context(|| format!("cannot read from {}", self.path.display()))?;
+        if let Err(error) = read {
+            if error.kind() == ErrorKind::WouldBlock {
+                bail!("the target does not answer in time");
+            }
+            return Err(error).with_context(|| format!("cannot read from {}", self.path.display()));
+        }
         if line.is_empty() {
             bail!("the target closed the connection: it is ending");
         }

@@ -2,13 +2,13 @@
 
 pub mod args;
 mod change;
-mod client;
+pub(super) mod client;
 mod columns;
 mod discover;
 mod metrics;
-mod rates;
-mod show;
-mod stat;
+pub(super) mod rates;
+pub(super) mod show;
+pub(super) mod stat;
 
 pub(super) use change::{export, log, reload};
 pub(super) use client::NoTarget;

@@ -9,7 +9,7 @@ use crate::control::api::types::{Export, ExportCounters, State, Times};
 
 /// What one export did in an interval.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub(super) struct Rates {
+pub(in crate::cli) struct Rates {
     /// As in `e1.2`.
     pub export: String,
     /// Reads a second.
@@ -38,28 +38,28 @@ fn since(before: &Times, after: &Times) -> Latency {
 
 impl Rates {
     fn new(before: &ExportCounters, after: &Export, seconds: f64) -> Rates {
-        let now = &after.counters;
+        let (now, then) = (&after.counters.counts, &before.counts);
         let rate = |before: u64, after: u64| after.saturating_sub(before) as f64 / seconds;
-        let mut times = since(&before.read_time, &now.read_time);
-        times.add(&since(&before.write_time, &now.write_time));
+        let mut times = since(&before.read_time, &after.counters.read_time);
+        times.add(&since(&before.write_time, &after.counters.write_time));
         Rates {
             export: after.export.clone(),
-            reads_per_second: rate(before.reads, now.reads),
-            read_bytes_per_second: rate(before.read_bytes, now.read_bytes),
-            writes_per_second: rate(before.writes, now.writes),
-            written_bytes_per_second: rate(before.written_bytes, now.written_bytes),
+            reads_per_second: rate(then.reads, now.reads),
+            read_bytes_per_second: rate(then.read_bytes, now.read_bytes),
+            writes_per_second: rate(then.writes, now.writes),
+            written_bytes_per_second: rate(then.written_bytes, now.written_bytes),
             // Little's law: the time that all of them took together, in the time that passed.
             queue_size: times.sum_us as f64 / 1e6 / seconds,
             p50_us: times.quantile_us(500),
             p99_us: times.quantile_us(990),
-            duplicates: now.duplicates.saturating_sub(before.duplicates),
-            errors: now.errors().saturating_sub(before.errors()),
+            duplicates: now.duplicates.saturating_sub(then.duplicates),
+            errors: now.errors().saturating_sub(then.errors()),
         }
     }
 }
 
 /// The time between two states in seconds, and what each export of the second one did in it.
-pub(super) fn between(before: &State, after: &State) -> (f64, Vec<Rates>) {
+pub(in crate::cli) fn between(before: &State, after: &State) -> (f64, Vec<Rates>) {
     // A target that was started in between has counted from zero.
     let is_same = before.pid == after.pid && before.uptime_seconds <= after.uptime_seconds;
     let passed = if is_same {
@@ -86,11 +86,15 @@ pub(super) fn between(before: &State, after: &State) -> (f64, Vec<Rates>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Counts;
 
     fn state(uptime_seconds: f64, reads: u64, times: &[(u64, u64)]) -> State {
         let counters = ExportCounters {
-            reads,
-            read_bytes: reads * 1024,
+            counts: Counts {
+                reads,
+                read_bytes: reads * 1024,
+                ..Counts::default()
+            },
             read_time: Times {
                 buckets: times.to_vec(),
                 sum_us: reads * 500,

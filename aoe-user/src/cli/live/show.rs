@@ -116,15 +116,15 @@ const LS: [Column<Export>; 14] = [
     ("initiators", |export| export.initiators.len().to_string()),
     ("file", file),
     ("vlan", |export| export.vlan.clone()),
-    ("reads", |export| export.counters.reads.to_string()),
-    ("writes", |export| export.counters.writes.to_string()),
-    ("errors", |export| export.counters.errors().to_string()),
-    ("in-flight", |export| export.counters.in_flight.to_string()),
+    ("reads", |export| export.counters.counts.reads.to_string()),
+    ("writes", |export| export.counters.counts.writes.to_string()),
+    ("errors", |export| export.counters.counts.errors().to_string()),
+    ("in-flight", |export| export.counters.counts.in_flight.to_string()),
     ("reason", |export| or_dash(&reasons(export))),
 ];
 
 /// The word for it, loud where it is bad.
-pub(super) fn state_name(state: Condition) -> &'static str {
+pub(in crate::cli) fn state_name(state: Condition) -> &'static str {
     match state {
         Condition::Ready => "ready",
         Condition::Paused => "paused",
@@ -137,14 +137,16 @@ fn or_dash(text: &str) -> String {
     if text.is_empty() { "-" } else { text }.to_owned()
 }
 
-fn rights(export: &Export) -> String {
+/// Who may use it, and how.
+pub(in crate::cli) fn rights(export: &Export) -> String {
     let mode = if export.read_only { "ro" } else { "rw" };
     export
         .allow
         .map_or_else(|| format!("{mode} any"), |count| format!("{mode} {count}"))
 }
 
-fn reasons(export: &Export) -> String {
+/// Why it is not served, or not everywhere; empty: it is.
+pub(in crate::cli) fn reasons(export: &Export) -> String {
     let own = export.reason.iter().cloned();
     let off = export
         .kept_off
@@ -187,7 +189,7 @@ const INITIATORS: [Column<Row>; 8] = [
     }),
 ];
 
-pub(super) fn idle(seconds: f64) -> String {
+pub(in crate::cli) fn idle(seconds: f64) -> String {
     humantime::format_duration(Duration::from_secs(seconds as u64)).to_string()
 }
 

@@ -31,7 +31,7 @@ const STAT: [Column<Rates>; 10] = [
 ];
 
 /// Microseconds, with a unit that keeps the number short.
-pub(super) fn time(us: Option<u64>) -> String {
+pub(in crate::cli) fn time(us: Option<u64>) -> String {
     match us {
         None => "-".into(),
         Some(us) if us < 1000 => format!("{us}us"),

@@ -3,8 +3,10 @@
 //! No thread that logs ever waits for who reads (see [`writer`]).
 
 mod journal;
+mod recent;
 mod writer;
 
+use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +15,15 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer as Text;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::reload::Handle;
 
 use journal::Journal;
+use recent::Recent;
 use writer::Writer;
 
-use crate::control::SetLog;
+use crate::control::{ReadLog, SetLog};
 
 /// What is logged where nothing else is said.
 const DEFAULT: &str = "info";
@@ -38,6 +43,7 @@ pub(super) fn parse(filter: &str) -> Result<String, ParseError> {
 /// The log of this process. Dropping it writes what is still to be written, as long as that goes on.
 pub(super) struct Log {
     writer: Writer,
+    recent: Recent,
     set: SetLog,
 }
 
@@ -54,24 +60,23 @@ impl Log {
             Some(journal) => Writer::start(journal)?,
             None => Writer::start(writer::StandardError::open()?)?,
         };
+        let recent = Recent::default();
+        let entries = Entries {
+            writer: writer.clone(),
+            recent: recent.clone(),
+            in_journal,
+        };
         let lines = tracing_subscriber::fmt()
-            .with_writer(Entries(writer.clone()))
+            .with_writer(entries)
             .with_ansi(false)
             .with_target(false)
-            .log_internal_errors(false);
-        let set = if in_journal {
-            // The journal notes both by itself.
-            let lines = lines.without_time().with_level(false);
-            let lines = lines.with_env_filter(filter).with_filter_reloading();
-            let set = changer(lines.reload_handle());
-            lines.init();
-            set
-        } else {
-            let lines = lines.with_env_filter(filter).with_filter_reloading();
-            let set = changer(lines.reload_handle());
-            lines.init();
-            set
-        };
+            .without_time()
+            .with_level(false)
+            .log_internal_errors(false)
+            .with_env_filter(filter)
+            .with_filter_reloading();
+        let set = changer(lines.reload_handle());
+        lines.init();
         std::panic::set_hook(Box::new(|panic| {
             let thread = std::thread::current();
             let name = thread.name().unwrap_or("unnamed").to_owned();
@@ -84,12 +89,18 @@ impl Log {
                 "{variable} is no log filter, such as info or info,xblade::port=debug: it is ignored"
             );
         }
-        Ok(Log { writer, set })
+        Ok(Log { writer, recent, set })
     }
 
     /// What changes the filter while the process runs.
     pub fn changer(&self) -> SetLog {
         self.set.clone()
+    }
+
+    /// What reads the last lines while the process runs.
+    pub fn reader(&self) -> ReadLog {
+        let recent = self.recent.clone();
+        Arc::new(move |after| recent.after(after))
     }
 
     /// The last word: why the command failed.
@@ -131,31 +142,41 @@ fn chosen(argument: Option<&str>) -> (EnvFilter, Option<&'static str>) {
 }
 
 /// Takes whole events from the formatter.
-struct Entries(Writer);
+struct Entries {
+    writer: Writer,
+    recent: Recent,
+    /// Which notes time and level by itself.
+    in_journal: bool,
+}
 
 impl<'a> MakeWriter<'a> for Entries {
     type Writer = Entry<'a>;
 
     fn make_writer(&'a self) -> Entry<'a> {
-        let (writer, level) = (&self.0, Level::INFO);
-        Entry { writer, level }
+        Entry(self, Level::INFO)
     }
 
     fn make_writer_for(&'a self, event: &Metadata<'_>) -> Entry<'a> {
-        let (writer, level) = (&self.0, *event.level());
-        Entry { writer, level }
+        Entry(self, *event.level())
     }
 }
 
 /// One event.
-struct Entry<'a> {
-    writer: &'a Writer,
-    level: Level,
-}
+struct Entry<'a>(&'a Entries, Level);
 
 impl io::Write for Entry<'_> {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.writer.send(self.level, text.to_vec());
+        let Entry(entries, level) = self;
+        let line = String::from_utf8_lossy(text);
+        entries.recent.push(*level, &line);
+        let mut whole = String::new();
+        if !entries.in_journal {
+            // Writing into a string does not fail.
+            let _ = SystemTime.format_time(&mut Text::new(&mut whole));
+            let _ = write!(whole, " {level:>5} ");
+        }
+        whole.push_str(&line);
+        entries.writer.send(*level, whole.into_bytes());
         Ok(text.len())
     }
 

@@ -54,6 +54,7 @@ impl Control {
             Request::Add { toml } => self.add(toml, answer, now),
             Request::Remove { exports } if exports.is_empty() => answer.error("name the exports to remove"),
             Request::Remove { .. } => self.remove(&selection, answer, now),
+            Request::LogLines { after } => answer.result((self.service.read_log)(after)),
             Request::Log { filter } => match (self.service.set_log)(&filter) {
                 Ok(()) => {
                     info!("the log shows {filter} from here on");

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use engine::Latency;
 
-use super::types::{Condition, Export, State, Times};
+use super::types::{Condition, Export, Initiator, State, Times};
+use crate::metrics::{Counts, Metric};
 
 /// Limits of the histograms' buckets that are told, in microseconds: powers of two, where our buckets end.
 const LIMITS_US: [u64; 13] = [
@@ -29,6 +30,7 @@ struct Writer(String);
 impl Writer {
     /// Begins a metric: a name without `_total`, a kind, and what it is.
     fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let help = help.trim().trim_end_matches('.');
         let _ = writeln!(self.0, "# TYPE {name} {kind}\n# HELP {name} {help}");
     }
 
@@ -64,40 +66,6 @@ fn escaped(value: &str) -> String {
         .replace('"', "\\\"")
         .replace('\n', "\\n")
 }
-
-/// Counters of an export: name, what it counts, and the count.
-type ExportCounter = (&'static str, &'static str, fn(&Export) -> u64);
-
-const EXPORT_COUNTERS: [ExportCounter; 10] = [
-    ("reads_completed", "READ commands answered with data", |e| {
-        e.counters.reads
-    }),
-    ("read_bytes", "Bytes sent in replies to reads", |e| {
-        e.counters.read_bytes
-    }),
-    ("writes_completed", "WRITE commands acknowledged", |e| {
-        e.counters.writes
-    }),
-    ("written_bytes", "Bytes of acknowledged writes", |e| {
-        e.counters.written_bytes
-    }),
-    ("flushes", "Flushes that succeeded", |e| e.counters.flushes),
-    ("discards", "DATA SET MANAGEMENT commands that succeeded", |e| {
-        e.counters.discards
-    }),
-    ("duplicates", "Requests that were in flight already", |e| {
-        e.counters.duplicates
-    }),
-    ("waits", "Requests that waited for one that overlaps them", |e| {
-        e.counters.waited
-    }),
-    ("silent", "Requests turned down without an answer", |e| {
-        e.counters.silent
-    }),
-    ("commits", "Commits of the store", |e| {
-        e.store_counters.get("commits").copied().unwrap_or(0)
-    }),
-];
 
 /// The text of a state.
 pub fn text(state: &State) -> String {
@@ -172,41 +140,42 @@ fn exports(to: &mut Writer, state: &State) {
             to.sample("xblade_export_size_bytes", &labels, size);
         }
     }
-    to.family("xblade_export_inflight_requests", "gauge", "Requests in flight");
+    let commits = |export: &Export| export.store_counters.get("commits").copied().unwrap_or(0);
+    to.family("xblade_export_commits", "counter", "Commits of the store");
     for (export, labels) in all() {
-        to.sample(
-            "xblade_export_inflight_requests",
-            &labels,
-            export.counters.in_flight,
-        );
+        to.sample("xblade_export_commits_total", &labels, commits(export));
     }
-    for (name, help, count) in EXPORT_COUNTERS {
-        let family = format!("xblade_export_{name}");
-        to.family(&family, "counter", help);
-        for (export, labels) in all() {
-            to.sample(&format!("{family}_total"), &labels, count(export));
-        }
-    }
-    export_errors(to, state);
+    export_counts(to, state);
     export_times(to, state);
 }
 
-fn export_errors(to: &mut Writer, state: &State) {
+fn export_counts(to: &mut Writer, state: &State) {
     let all = || state.exports.iter().map(|export| (export, labels(export)));
+    for count in Counts::ALL {
+        let (family, kind, suffix) = match count.metric {
+            Metric::Total(name) => (format!("xblade_export_{name}"), "counter", "_total"),
+            Metric::Now(name) => (format!("xblade_export_{name}"), "gauge", ""),
+            Metric::Error(_) => continue,
+        };
+        to.family(&family, kind, count.help);
+        for (export, labels) in all() {
+            let value = (count.get)(&export.counters.counts);
+            to.sample(&format!("{family}{suffix}"), &labels, value);
+        }
+    }
     to.family(
         "xblade_export_errors",
         "counter",
         "Answers that were errors, by cause",
     );
     for (export, labels) in all() {
-        let counters = &export.counters;
-        for (kind, count) in [
-            ("ata", counters.ata_errors),
-            ("aoe", counters.aoe_errors),
-            ("medium", counters.medium_errors),
-        ] {
+        for count in Counts::ALL {
+            let Metric::Error(kind) = count.metric else {
+                continue;
+            };
             let labels = [&labels[..], &[("kind", kind)]].concat();
-            to.sample("xblade_export_errors_total", &labels, count);
+            let value = (count.get)(&export.counters.counts);
+            to.sample("xblade_export_errors_total", &labels, value);
         }
     }
 }
@@ -231,20 +200,30 @@ fn export_times(to: &mut Writer, state: &State) {
     }
 }
 
+/// What is told of an initiator: name, what it is, and its value.
+type OfInitiator = (&'static str, &'static str, fn(&Initiator) -> u64);
+
+const OF_INITIATOR: [OfInitiator; 3] = [
+    ("read_bytes", "Bytes sent to an initiator", |row| row.read_bytes),
+    (
+        "written_bytes",
+        "Bytes of an initiator's acknowledged writes",
+        |row| row.written_bytes,
+    ),
+    ("errors", "Answers to an initiator that were errors", |row| {
+        row.errors
+    }),
+];
+
 fn initiators(to: &mut Writer, state: &State) {
-    for (name, help, count) in [
-        ("read_bytes", "Bytes sent to an initiator", 0),
-        ("written_bytes", "Bytes of an initiator's acknowledged writes", 1),
-        ("errors", "Answers to an initiator that were errors", 2),
-    ] {
+    for (name, help, value) in OF_INITIATOR {
         let family = format!("xblade_initiator_{name}");
         to.family(&family, "counter", help);
         for export in &state.exports {
             for row in &export.initiators {
                 let mut labels = labels(export);
                 labels.push(("initiator", &row.initiator));
-                let value = [row.read_bytes, row.written_bytes, row.errors][count];
-                to.sample(&format!("{family}_total"), &labels, value);
+                to.sample(&format!("{family}_total"), &labels, value(row));
             }
         }
     }
@@ -335,7 +314,11 @@ mod tests {
                 store: "mmap".into(),
                 state: Condition::Ready,
                 counters: ExportCounters {
-                    reads: 3,
+                    counts: Counts {
+                        reads: 3,
+                        medium_errors: 2,
+                        ..Counts::default()
+                    },
                     read_time,
                     ..ExportCounters::default()
                 },
@@ -363,6 +346,8 @@ mod tests {
             "xblade_export_reads_completed_total{export=\"e1.1\"} 3",
             "xblade_export_info{export=\"e1.1\",path=\"/a \\\"b\\\"\\\\\",store=\"mmap\",mode=\"rw\"} 1",
             "xblade_export_up{export=\"e1.1\"} 1",
+            "xblade_export_errors_total{export=\"e1.1\",kind=\"medium\"} 2",
+            "# HELP xblade_export_waits Requests that waited for one that overlaps them",
             "xblade_export_request_duration_seconds_bucket{export=\"e1.1\",op=\"read\",le=\"0.000004\"} 2",
             "xblade_export_request_duration_seconds_bucket{export=\"e1.1\",op=\"read\",le=\"0.001024\"} 2",
             "xblade_export_request_duration_seconds_bucket{export=\"e1.1\",op=\"read\",le=\"0.004096\"} 3",

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use engine::Latency;
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::Counts;
+
 /// The number of this form; it grows when a field changes its meaning or goes, not when one is added.
 pub const SCHEMA: u32 = 1;
 
@@ -54,6 +56,12 @@ pub enum Request {
         /// As `--log`.
         filter: String,
     },
+    /// The last lines of the log.
+    LogLines {
+        /// Only those after the one with this number.
+        #[serde(default)]
+        after: u64,
+    },
 }
 
 impl Request {
@@ -61,7 +69,10 @@ impl Request {
     pub fn is_change(&self) -> bool {
         !matches!(
             self,
-            Request::State { .. } | Request::Metrics {} | Request::Reload { dry_run: true }
+            Request::State { .. }
+                | Request::Metrics {}
+                | Request::LogLines { .. }
+                | Request::Reload { dry_run: true }
         )
     }
 }
@@ -172,50 +183,18 @@ pub struct KeptOff {
     pub reason: String,
 }
 
-/// What was counted of an export. All but `in_flight` only grow as long as the process runs.
+/// What was counted of an export.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ExportCounters {
-    /// READ commands answered with data.
-    pub reads: u64,
-    /// Bytes of these.
-    pub read_bytes: u64,
-    /// WRITE commands acknowledged.
-    pub writes: u64,
-    /// Bytes of these.
-    pub written_bytes: u64,
-    /// Flushes that succeeded.
-    pub flushes: u64,
-    /// DATA SET MANAGEMENT commands that succeeded.
-    pub discards: u64,
-    /// Other ATA commands that succeeded.
-    pub others: u64,
-    /// Answers with an ATA error that the backing object has no part in.
-    pub ata_errors: u64,
-    /// Answers with an AoE error.
-    pub aoe_errors: u64,
-    /// Answers with an error because the backing object failed.
-    pub medium_errors: u64,
-    /// Requests turned down without an answer: not allowed, or paused.
-    pub silent: u64,
-    /// Requests that waited for one that overlaps them.
-    pub waited: u64,
-    /// Requests that were in flight already.
-    pub duplicates: u64,
-    /// Requests in flight now.
-    pub in_flight: u64,
+    /// The counts, side by side with the times.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// How long reads took.
     pub read_time: Times,
     /// How long writes took.
     pub write_time: Times,
     /// How long flushes took.
     pub flush_time: Times,
-}
-
-impl ExportCounters {
-    /// Answers that were errors.
-    pub fn errors(&self) -> u64 {
-        self.ata_errors + self.aoe_errors + self.medium_errors
-    }
 }
 
 /// A histogram.
@@ -330,6 +309,28 @@ pub struct Changed {
     pub export: String,
     /// Each key of the config file with its old and new value.
     pub keys: Vec<(String, String, String)>,
+}
+
+/// The result of [`Request::LogLines`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LogLines {
+    /// The number of the latest line.
+    pub last: u64,
+    /// What is still kept of those asked for, the oldest first.
+    pub lines: Vec<LogLine>,
+}
+
+/// One line of the log.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Counted from the start of the process.
+    pub number: u64,
+    /// When, in seconds since 1970.
+    pub time: f64,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+    /// The line.
+    pub text: String,
 }
 
 /// An export that cannot be served.

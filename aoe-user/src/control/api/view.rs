@@ -174,20 +174,7 @@ fn kept_off((interface, reason): &(String, String)) -> KeptOff {
 
 fn counters(totals: &ExportTotals) -> ExportCounters {
     ExportCounters {
-        reads: totals.reads,
-        read_bytes: totals.read_sectors * SECTOR_BYTES,
-        writes: totals.writes,
-        written_bytes: totals.written_sectors * SECTOR_BYTES,
-        flushes: totals.flushes,
-        discards: totals.discards,
-        others: totals.others,
-        ata_errors: totals.ata_errors,
-        aoe_errors: totals.aoe_errors,
-        medium_errors: totals.medium_errors,
-        silent: totals.silent,
-        waited: totals.waited,
-        duplicates: totals.duplicates,
-        in_flight: totals.in_flight,
+        counts: totals.counts,
         read_time: Times::from(&totals.read_time),
         write_time: Times::from(&totals.write_time),
         flush_time: Times::from(&totals.flush_time),

@@ -1,0 +1,147 @@
+//! What each thing did between two states of a target.
+
+use std::collections::HashMap;
+
+use crate::cli::live::rates::{Rates, between};
+use crate::control::api::types::{Export, Initiator, Interface, State};
+
+/// An export now, and what it did lately.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ExportNow {
+    /// As the target tells it, without its initiators.
+    pub export: Export,
+    /// In the last interval.
+    pub rates: Rates,
+    /// Bytes a second of reads, the latest last.
+    pub reads: Vec<u64>,
+    /// The same of writes.
+    pub writes: Vec<u64>,
+}
+
+/// An initiator of an export now, and what it did lately.
+#[derive(Debug, Clone, Default)]
+pub(super) struct InitiatorNow {
+    /// The export.
+    pub export: String,
+    /// Its VLAN.
+    pub vlan: String,
+    /// As the target tells it.
+    pub initiator: Initiator,
+    /// Reads and writes a second.
+    pub operations: f64,
+    /// Bytes a second of reads.
+    pub read_bytes: f64,
+    /// Bytes a second of writes.
+    pub written_bytes: f64,
+}
+
+/// An interface now, and what went through it lately.
+#[derive(Debug, Clone, Default)]
+pub(super) struct InterfaceNow {
+    /// As the target tells it.
+    pub interface: Interface,
+    /// Frames taken by the workers a second.
+    pub frames: f64,
+    /// Replies sent a second.
+    pub replies: f64,
+    /// Frames lost since the start because xblade was too slow.
+    pub dropped: u64,
+    /// Frames that the XDP program turned down a second.
+    pub denied: f64,
+}
+
+/// All of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sample {
+    /// By the order of the configuration.
+    pub exports: Vec<ExportNow>,
+    /// By export.
+    pub initiators: Vec<InitiatorNow>,
+    /// By name.
+    pub interfaces: Vec<InterfaceNow>,
+}
+
+/// What happened between two states.
+pub(super) fn sample(before: &State, after: &State) -> Sample {
+    let (seconds, rates) = between(before, after);
+    let exports = after.exports.iter().zip(rates).map(|(export, rates)| ExportNow {
+        export: Export {
+            initiators: Vec::new(),
+            ..export.clone()
+        },
+        rates,
+        ..ExportNow::default()
+    });
+    let none = State::default();
+    // One that was started anew has counted from zero.
+    let before = match before.pid == after.pid {
+        true => before,
+        false => &none,
+    };
+    Sample {
+        exports: exports.collect(),
+        initiators: initiators(before, after, seconds),
+        interfaces: interfaces(before, after, seconds),
+    }
+}
+
+fn rate(before: u64, after: u64, seconds: f64) -> f64 {
+    after.saturating_sub(before) as f64 / seconds
+}
+
+fn initiators(before: &State, after: &State, seconds: f64) -> Vec<InitiatorNow> {
+    fn rows(state: &State) -> impl Iterator<Item = (&Export, &Initiator)> {
+        let of = |export| move |row| (export, row);
+        let all = state.exports.iter();
+        all.flat_map(move |export| export.initiators.iter().map(of(export)))
+    }
+    fn id<'a>((export, row): (&'a Export, &'a Initiator)) -> (&'a str, &'a str, &'a str) {
+        (&export.export, &export.vlan, &row.initiator)
+    }
+    let known: HashMap<_, &Initiator> = rows(before).map(|row| (id(row), row.1)).collect();
+    let none = Initiator::default();
+    let now = |(export, row): (&Export, &Initiator)| {
+        let before = known.get(&id((export, row))).copied().unwrap_or(&none);
+        InitiatorNow {
+            export: export.export.clone(),
+            vlan: export.vlan.clone(),
+            operations: rate(before.reads + before.writes, row.reads + row.writes, seconds),
+            read_bytes: rate(before.read_bytes, row.read_bytes, seconds),
+            written_bytes: rate(before.written_bytes, row.written_bytes, seconds),
+            initiator: row.clone(),
+        }
+    };
+    rows(after).map(now).collect()
+}
+
+fn counted(interface: &Interface, name: &str) -> u64 {
+    let queues = interface.queues.iter();
+    queues.filter_map(|queue| queue.get(name)).sum()
+}
+
+/// Verdicts of the XDP program that say no.
+const TURNED_DOWN: [&str; 2] = ["denied", "rate_limited"];
+
+fn turned_down(interface: &Interface) -> u64 {
+    let verdicts = TURNED_DOWN.iter();
+    verdicts
+        .filter_map(|verdict| interface.filter.get(*verdict))
+        .sum()
+}
+
+fn interfaces(before: &State, after: &State, seconds: f64) -> Vec<InterfaceNow> {
+    let none = Interface::default();
+    let now = |interface: &Interface| {
+        let same = |old: &&Interface| old.interface == interface.interface;
+        let before = before.interfaces.iter().find(same).unwrap_or(&none);
+        let of = |name: &str| rate(counted(before, name), counted(interface, name), seconds);
+        InterfaceNow {
+            frames: of("frames"),
+            replies: of("replies"),
+            dropped: counted(interface, "dropped"),
+            denied: rate(turned_down(before), turned_down(interface), seconds),
+            interface: interface.clone(),
+        }
+    };
+    after.interfaces.iter().map(now).collect()
+}

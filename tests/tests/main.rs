@@ -26,6 +26,7 @@ mod links;
 mod linux;
 mod logging;
 mod lost_worker;
+mod metrics;
 mod other_targets;
 mod panics;
 mod paths;

@@ -33,6 +33,7 @@ const PACKAGES: &[&str] = &[
     "g++",
     "ipxe-qemu",
     "ipxe",
+    "prometheus",
 ];
 
 /// The suite that is no test executable: libFuzzer on the fuzz targets.

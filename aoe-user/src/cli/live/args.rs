@@ -58,6 +58,9 @@ pub struct MetricsArgs {
     /// Which target
     #[command(flatten)]
     pub target: Target,
+    /// How they are written: text is Prometheus' older format, for node_exporter's textfile collector and promtool
+    #[arg(long, value_parser = ["openmetrics", "text"], default_value = "openmetrics", conflicts_with = "http")]
+    pub format: String,
     /// Read an HTTP request from standard input and answer it: for a systemd socket, as in packaging/
     #[arg(long)]
     pub http: bool,

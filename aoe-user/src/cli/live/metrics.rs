@@ -8,39 +8,60 @@ use anyhow::Result;
 use super::args::MetricsArgs;
 use super::client::Client;
 use crate::cli::output;
-use crate::control::api::types::Request;
+use crate::control::api::types::{Format, Request};
 
 /// Longest HTTP request that is read.
 const REQUEST_BYTES_MAX: u64 = 16 << 10;
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text";
+const OPEN_METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(in crate::cli) fn metrics(args: &MetricsArgs) -> Result<ExitCode> {
-    let text = || -> Result<String> { Client::new(&args.target)?.ask(&Request::Metrics {}) };
+    let text = |format| -> Result<String> { Client::new(&args.target)?.ask(&Request::Metrics { format }) };
     if args.http {
         output::print(answer(&request(), text))?;
     } else {
-        output::print(text()?)?;
+        let format = match args.format.as_str() {
+            "text" => Format::Text,
+            _ => Format::OpenMetrics,
+        };
+        output::print(text(format)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The request line; what follows is read up to the empty line, so that closing the connection loses no answer.
-fn request() -> String {
-    let mut lines = std::io::stdin().lock().take(REQUEST_BYTES_MAX).lines();
-    let first = lines.next().and_then(Result::ok).unwrap_or_default();
-    lines
-        .map_while(Result::ok)
-        .take_while(|line| !line.trim().is_empty())
-        .for_each(drop);
-    first
+/// What somebody asks for.
+struct Asked {
+    /// The request line.
+    line: String,
+    format: Format,
 }
 
-fn answer(request: &str, text: impl FnOnce() -> Result<String>) -> String {
-    let mut words = request.split(' ');
+/// Reads the request up to the empty line, so that closing the connection loses no answer.
+fn request() -> Asked {
+    let lines = std::io::stdin().lock().take(REQUEST_BYTES_MAX).lines();
+    asked(lines.map_while(Result::ok))
+}
+
+fn asked(mut lines: impl Iterator<Item = String>) -> Asked {
+    let line = lines.next().unwrap_or_default();
+    let mut format = Format::Text;
+    for header in lines.take_while(|line| !line.trim().is_empty()) {
+        let (name, value) = header.split_once(':').unwrap_or_default();
+        if name.eq_ignore_ascii_case("accept") && value.contains(OPEN_METRICS) {
+            format = Format::OpenMetrics;
+        }
+    }
+    Asked { line, format }
+}
+
+fn answer(asked: &Asked, text: impl FnOnce(Format) -> Result<String>) -> String {
+    let mut words = asked.line.split(' ');
     let (status, kind, body) = match (words.next(), words.next()) {
-        (Some("GET"), Some("/metrics" | "/")) => match text() {
-            Ok(text) => ("200 OK", CONTENT_TYPE, text),
-            Err(error) => ("503 Service Unavailable", "text/plain", format!("{error:#}\n")),
+        (Some("GET"), Some("/metrics" | "/")) => match (text(asked.format), asked.format) {
+            (Ok(text), Format::OpenMetrics) => ("200 OK", OPEN_METRICS_TYPE, text),
+            (Ok(text), Format::Text) => ("200 OK", TEXT_TYPE, text),
+            (Err(error), _) => ("503 Service Unavailable", "text/plain", format!("{error:#}\n")),
         },
         (Some("GET"), Some(_)) => ("404 Not Found", "text/plain", "try /metrics\n".to_owned()),
         _ => (
@@ -59,20 +80,41 @@ fn answer(request: &str, text: impl FnOnce() -> Result<String>) -> String {
 mod tests {
     use super::*;
 
+    fn get(request: &str) -> Asked {
+        asked(request.lines().map(str::to_owned))
+    }
+
     #[test]
     fn scrapers_get_the_text_and_others_an_error() {
-        let good = answer("GET /metrics HTTP/1.1", || Ok("# EOF\n".into()));
+        let metrics = get("GET /metrics HTTP/1.1");
+        let good = answer(&metrics, |_| Ok("a 1\n".into()));
         assert!(
-            good.starts_with("HTTP/1.1 200 OK\r\n") && good.ends_with("\r\n\r\n# EOF\n"),
+            good.starts_with("HTTP/1.1 200 OK\r\n") && good.ends_with("\r\n\r\na 1\n"),
             "{good}"
         );
-        assert!(good.contains("Content-Length: 6\r\n"));
-        let down = answer("GET /metrics HTTP/1.1", || anyhow::bail!("no target"));
+        assert!(good.contains("Content-Length: 4\r\n"));
+        let down = answer(&metrics, |_| anyhow::bail!("no target"));
         assert!(
             down.starts_with("HTTP/1.1 503 ") && down.ends_with("no target\n"),
             "{down}"
         );
-        assert!(answer("GET /x HTTP/1.1", || Ok(String::new())).starts_with("HTTP/1.1 404 "));
-        assert!(answer("", || Ok(String::new())).starts_with("HTTP/1.1 400 "));
+        let error = |request| answer(&get(request), |_| Ok(String::new()));
+        assert!(error("GET /x HTTP/1.1").starts_with("HTTP/1.1 404 "));
+        assert!(error("").starts_with("HTTP/1.1 400 "));
+    }
+
+    #[test]
+    fn scrapers_get_the_format_that_they_accept() {
+        let new = "GET /metrics HTTP/1.1\r\nHost: x\r\nACCEPT: application/openmetrics-text;version=1.0.0,*/*;q=0.1\r\n\r\n";
+        for (request, kind) in [
+            (new, OPEN_METRICS_TYPE),
+            (
+                "GET /metrics HTTP/1.1\r\n\r\nAccept: application/openmetrics-text",
+                TEXT_TYPE,
+            ),
+        ] {
+            let answer = answer(&get(request), |format| Ok(format!("{format:?}")));
+            assert!(answer.contains(&format!("Content-Type: {kind}\r\n")), "{answer}");
+        }
     }
 }

@@ -39,9 +39,9 @@ impl Control {
         };
         match request {
             Request::State { .. } => answer.result(view::state(&self.supervisor, &selection, now)),
-            Request::Metrics {} => {
+            Request::Metrics { format } => {
                 let state = view::state(&self.supervisor, &selection, now);
-                answer.result(openmetrics::text(&state));
+                answer.result(openmetrics::text(&state, format));
             }
             Request::Reload { .. } if !self.service.reloads => {
                 answer.error("there is no config file: this is `xblade serve`");

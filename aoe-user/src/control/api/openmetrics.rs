@@ -1,10 +1,10 @@
-//! All counters as OpenMetrics text, for Prometheus and its kin.
+//! All counters as OpenMetrics or in Prometheus' older text format.
 
 use std::fmt::Write as _;
 
 use engine::Latency;
 
-use super::types::{Condition, Export, Initiator, State, Times};
+use super::types::{Condition, Export, Format, Initiator, State, Times};
 use crate::metrics::{Counts, Metric};
 
 /// Limits of the histograms' buckets that are told, in microseconds: powers of two, where our buckets end.
@@ -25,13 +25,22 @@ const LIMITS_US: [u64; 13] = [
 ];
 
 /// Writes one metric after the other.
-struct Writer(String);
+struct Writer(String, Format);
 
 impl Writer {
     /// Begins a metric: a name without `_total`, a kind, and what it is.
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let help = help.trim().trim_end_matches('.');
-        let _ = writeln!(self.0, "# TYPE {name} {kind}\n# HELP {name} {help}");
+        // The older format knows no `info`, and calls families as their samples.
+        let (suffix, kind) = match (self.1, kind) {
+            (Format::Text, "info") => ("_info", "gauge"),
+            (Format::Text, "counter") => ("_total", "counter"),
+            _ => ("", kind),
+        };
+        let _ = writeln!(
+            self.0,
+            "# TYPE {name}{suffix} {kind}\n# HELP {name}{suffix} {help}"
+        );
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
@@ -68,8 +77,8 @@ fn escaped(value: &str) -> String {
 }
 
 /// The text of a state.
-pub fn text(state: &State) -> String {
-    let mut to = Writer(String::new());
+pub fn text(state: &State, format: Format) -> String {
+    let mut to = Writer(String::new(), format);
     to.family("xblade_build", "info", "The running program");
     to.sample("xblade_build_info", &[("version", &state.version)], 1);
     to.family(
@@ -101,7 +110,9 @@ pub fn text(state: &State) -> String {
     exports(&mut to, state);
     initiators(&mut to, state);
     interfaces(&mut to, state);
-    to.0.push_str("# EOF\n");
+    if format == Format::OpenMetrics {
+        to.0.push_str("# EOF\n");
+    }
     to.0
 }
 
@@ -341,7 +352,7 @@ mod tests {
 
     #[test]
     fn counters_stand_under_their_names() {
-        let text = text(&state());
+        let text = text(&state(), Format::OpenMetrics);
         for line in [
             "xblade_export_reads_completed_total{export=\"e1.1\"} 3",
             "xblade_export_info{export=\"e1.1\",path=\"/a \\\"b\\\"\\\\\",store=\"mmap\",mode=\"rw\"} 1",
@@ -367,7 +378,12 @@ mod tests {
 
     #[test]
     fn each_family_comes_once_and_its_samples_follow_it() {
-        let text = text(&state());
+        for format in [Format::OpenMetrics, Format::Text] {
+            families(&text(&state(), format));
+        }
+    }
+
+    fn families(text: &str) {
         let mut families = std::collections::HashSet::new();
         let mut family = "";
         for line in text.lines().filter(|line| *line != "# EOF") {
@@ -378,6 +394,37 @@ mod tests {
                 let name = line.trim_start_matches("# HELP ");
                 assert!(name.starts_with(family), "{line} is no sample of {family}");
             }
+        }
+    }
+
+    #[test]
+    fn the_older_format_has_only_what_it_knows() {
+        let text = text(&state(), Format::Text);
+        for line in [
+            "# TYPE xblade_export_info gauge",
+            "# TYPE xblade_export_reads_completed_total counter",
+            "xblade_export_reads_completed_total{export=\"e1.1\"} 3",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is not in\n{text}"
+            );
+        }
+        assert!(!text.contains("# EOF") && !text.contains(" info\n"));
+    }
+
+    #[test]
+    fn every_metric_stands_in_the_book() {
+        let book = include_str!("../../../../docs/operations.md");
+        let text = text(&state(), Format::Text);
+        for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let name = name.split(' ').next().unwrap();
+            // Those of a row that have the same beginning are shortened to what differs.
+            let short = ["xblade_export", "xblade_initiator", "xblade_queue"];
+            let short = short.into_iter().find_map(|prefix| name.strip_prefix(prefix));
+            let is_there =
+                book.contains(name) || short.is_some_and(|short| book.contains(&format!("…{short}")));
+            assert!(is_there, "{name} is not in docs/operations.md");
         }
     }
 }

@@ -319,7 +319,10 @@ mod tests {
                 );
             }
             let reply = ask(&mut stream, b"{\"call\":\"metrics\"}\n").await;
-            assert_eq!(reply, "{\"schema\":1,\"result\":\"Metrics\"}\n");
+            assert_eq!(
+                reply,
+                "{\"schema\":1,\"result\":\"Metrics { format: OpenMetrics }\"}\n"
+            );
             let long = vec![b' '; REQUEST_BYTES_MAX as usize];
             assert!(ask(&mut stream, &long).await.contains("too long"));
             assert_eq!(next(&mut stream).await, "", "and closed");

@@ -23,8 +23,12 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         every_ms: Option<u64>,
     },
-    /// All counters as OpenMetrics text.
-    Metrics {},
+    /// All counters for Prometheus and its kin.
+    Metrics {
+        /// How they are written.
+        #[serde(default)]
+        format: Format,
+    },
     /// Read the config file again and answer when it is in force.
     Reload {
         /// Only say what would change.
@@ -64,13 +68,24 @@ pub enum Request {
     },
 }
 
+/// How metrics are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    #[default]
+    OpenMetrics,
+    /// Prometheus' older text format, 0.0.4, which node_exporter and promtool read.
+    Text,
+}
+
 impl Request {
     /// Whether it changes anything: only root may ask for that.
     pub fn is_change(&self) -> bool {
         !matches!(
             self,
             Request::State { .. }
-                | Request::Metrics {}
+                | Request::Metrics { .. }
                 | Request::LogLines { .. }
                 | Request::Reload { dry_run: true }
         )

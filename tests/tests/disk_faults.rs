@@ -80,6 +80,23 @@ impl Served {
         Ok(())
     }
 
+    /// What operators look at shows lost writes, or none.
+    fn shows_the_loss(&self, lost: bool) -> Result<()> {
+        let ask = |action: &str| -> Result<(Option<i32>, String)> {
+            let output = self.target.ask(&[action])?;
+            Ok((output.status.code(), String::from_utf8(output.stdout)?))
+        };
+        let (code, status) = ask("status")?;
+        let told = status.contains("7.3: lost writes among bytes 0 to");
+        ensure!(told == lost && code == Some(if lost { 3 } else { 0 }), "{code:?} {status}");
+        let (_, ls) = ask("ls")?;
+        ensure!(ls.contains("FAILED-DEGRADED") == lost, "{ls}");
+        let (_, metrics) = ask("metrics")?;
+        let line = format!("xblade_export_lost_writes{{export=\"e7.3\"}} {}", u8::from(lost));
+        ensure!(metrics.contains(&line), "{metrics}");
+        Ok(())
+    }
+
     /// The line in the log.
     fn logged(&mut self) -> Result<()> {
         logged(&mut self.target, &self.device, "error")
@@ -186,6 +203,8 @@ fn lost_write(store: &str, pick: Pick) -> Result<()> {
         "told once:\n{log}"
     );
 
+    served.shows_the_loss(true)?;
+
     // A new process does not know less.
     served.target.process.kill()?;
     let device = served.device.to_str().context("odd path")?.to_owned();
@@ -202,12 +221,14 @@ fn lost_write(store: &str, pick: Pick) -> Result<()> {
         Ok(String::from_utf8(output.stdout)?)
     };
     ensure!(state_of(&["list"])?.contains("LOST WRITES"), "it is not listed");
+    served.shows_the_loss(true)?;
 
     state_of(&["clear", "7", "3", "--lost-writes"])?;
     served
         .target
         .process
         .wait_for("the loss of acknowledged writes is accepted", PATIENCE)?;
+    served.shows_the_loss(false)?;
     served.writes(100, *b"by now!!")?;
     assert_eq!(registers(&served.export.flush()?), GOOD);
     served.holds(100, *b"by now!!")?;

@@ -129,6 +129,7 @@ pub(in crate::cli) fn state_name(state: Condition) -> &'static str {
         Condition::Ready => "ready",
         Condition::Paused => "paused",
         Condition::Waiting => "waiting",
+        Condition::FailedDegraded => "FAILED-DEGRADED",
         Condition::Failed => "FAILED",
     }
 }

@@ -48,16 +48,17 @@ fn export_name(name: &str) -> Cell {
 fn condition(state: Condition) -> Cell {
     let place = match state {
         Condition::Failed => 0.0,
-        Condition::Waiting => 1.0,
-        Condition::Paused => 2.0,
-        Condition::Ready => 3.0,
+        Condition::FailedDegraded => 1.0,
+        Condition::Waiting => 2.0,
+        Condition::Paused => 3.0,
+        Condition::Ready => 4.0,
     };
     Cell::number(place, state_name(state))
 }
 
 fn tone(state: Condition) -> Tone {
     match state {
-        Condition::Failed => Tone::Bad,
+        Condition::Failed | Condition::FailedDegraded => Tone::Bad,
         Condition::Waiting | Condition::Paused => Tone::Odd,
         Condition::Ready => Tone::Plain,
     }

@@ -150,7 +150,7 @@ impl Control {
                 }
                 let off = export.kept_off.first().map(|off| off.reason.clone());
                 match (export.state, export.reason.clone().or(off)) {
-                    (Condition::Failed, reason) => reloaded.failed.push(Failed {
+                    (Condition::Failed | Condition::FailedDegraded, reason) => reloaded.failed.push(Failed {
                         export: export.export.clone(),
                         reason: reason.unwrap_or_default(),
                     }),

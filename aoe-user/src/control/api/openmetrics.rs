@@ -138,8 +138,20 @@ fn exports(to: &mut Writer, state: &State) {
         to.sample(
             "xblade_export_up",
             &labels,
-            u8::from(export.state == Condition::Ready),
+            u8::from(matches!(
+                export.state,
+                Condition::Ready | Condition::FailedDegraded
+            )),
         );
+    }
+    to.family(
+        "xblade_export_lost_writes",
+        "gauge",
+        "1 where acknowledged writes were lost and the operator has not accepted it",
+    );
+    for (export, labels) in all() {
+        let lost = u8::from(export.lost_writes.is_some());
+        to.sample("xblade_export_lost_writes", &labels, lost);
     }
     to.family(
         "xblade_export_size_bytes",

@@ -1,6 +1,7 @@
 //! What goes over the control socket, in the words of JSON. `docs/control-socket.md` describes it for other programs.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use engine::Latency;
 use serde::{Deserialize, Serialize};
@@ -148,8 +149,35 @@ pub enum Condition {
     /// It is on its way, or waits for something that is no failure.
     #[default]
     Waiting,
+    /// Acknowledged writes are lost: it waits for the operator, see [`LostWrites`].
+    FailedDegraded,
     /// It does not work and is tried again.
     Failed,
+}
+
+/// Acknowledged writes of an export that did not reach the medium and never will.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostWrites {
+    /// First byte of the export where they may lie.
+    pub offset: u64,
+    /// Bytes from there on.
+    pub bytes: u64,
+    /// What the system said.
+    pub cause: String,
+    /// Writes are refused until the operator accepts the loss; otherwise only flushes are.
+    pub stopped: bool,
+}
+
+impl fmt::Display for LostWrites {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = self.offset.saturating_add(self.bytes).saturating_sub(1);
+        let (offset, cause) = (self.offset, &self.cause);
+        write!(f, "lost writes among bytes {offset} to {last}: {cause}; ")?;
+        f.write_str(match self.stopped {
+            true => "no writes are taken",
+            false => "flushes fail",
+        })
+    }
 }
 
 /// One export.
@@ -165,6 +193,9 @@ pub struct Export {
     pub reason: Option<String>,
     /// Times that it failed in a row.
     pub tries: u32,
+    /// What was lost of it; `null`: nothing.
+    #[serde(default)]
+    pub lost_writes: Option<LostWrites>,
     /// Size; `null` while it is not open.
     pub size_bytes: Option<u64>,
     /// It refuses all writes.

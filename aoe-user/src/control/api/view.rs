@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::types::{Condition, Denied, Export, ExportCounters, Initiator, Interface, KeptOff, State, Times};
+use super::types::{
+    Condition, Denied, Export, ExportCounters, Initiator, Interface, KeptOff, LostWrites, State, Times,
+};
 use crate::config::ExportConfig;
 use crate::control::plan::{ExportStatus, PortStatus, State as PlanState};
 use crate::control::supervisor::Supervisor;
 use crate::metrics::{ExportTotals, Snapshot};
-use crate::store::SECTOR_BYTES;
+use crate::store::{Health, SECTOR_BYTES};
 use crate::target::Address;
 
 /// Exports by their names.
@@ -96,7 +98,7 @@ fn problems(state: &State) -> Vec<String> {
         let own = match export.state {
             Condition::Ready => None,
             Condition::Paused => Some(format!("{name}: paused")),
-            Condition::Waiting | Condition::Failed => Some(format!(
+            Condition::Waiting | Condition::FailedDegraded | Condition::Failed => Some(format!(
                 "{name}: {}",
                 export.reason.as_deref().unwrap_or("not open yet")
             )),
@@ -139,6 +141,20 @@ fn export(
         (state, reason) = (Condition::Paused, Some("paused by the operator".to_owned()));
     }
     let on = |name: &str| is_only || status.served_on.iter().any(|served| served == name);
+    let health = served.map(|served| served.export.store().health());
+    let mut lost_writes = None;
+    if let Some(Health::LostWrites(lost)) = health {
+        let lost = LostWrites {
+            offset: lost.extent.lba * SECTOR_BYTES,
+            bytes: lost.extent.count * SECTOR_BYTES,
+            cause: lost.cause,
+            stopped: lost.stopped,
+        };
+        if state == Condition::Ready {
+            (state, reason) = (Condition::FailedDegraded, Some(lost.to_string()));
+        }
+        lost_writes = Some(lost);
+    }
     let totals = snapshot.export(status.address, config.vlan, on);
     Export {
         export: status.address.to_string(),
@@ -146,6 +162,7 @@ fn export(
         state,
         reason,
         tries,
+        lost_writes,
         size_bytes: served.map(|served| served.export.store().sectors() * SECTOR_BYTES),
         read_only: config.read_only,
         sync: config.sync,

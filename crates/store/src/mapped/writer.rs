@@ -215,39 +215,39 @@ impl Writer {
         let neighbours =
             |(_, one): &(&Batch, &Write), (_, next): &(&Batch, &Write)| one.extent.end() == next.extent.lba;
         for run in writes.chunk_by(neighbours).flat_map(|run| run.chunks(PIECES)) {
-            let (first, last) = (run[0].1.extent.lba, run[run.len() - 1].1.extent.end());
-            let extent = Extent {
-                lba: first,
-                count: last - first,
-            };
-            let mut pieces: arrayvec::ArrayVec<&[u8], PIECES> = arrayvec::ArrayVec::new();
-            pieces.extend(run.iter().map(|(batch, write)| batch.bytes(write)));
-            match self.enter_and_write(extent, &pieces) {
-                Ok(entered) => {
-                    let late = self.committer.is_late(Instant::now());
-                    for (batch, write) in run {
-                        durable.extend(self.written(batch, write, entered, late));
-                    }
-                }
-                // Whose fault it is, each learns by itself. To write the same bytes again changes nothing.
-                Err(_) => {
-                    for (batch, write) in run {
-                        match self.enter_and_write(write.extent, &[batch.bytes(write)]) {
-                            Ok(entered) => {
-                                let late = self.committer.is_late(Instant::now());
-                                durable.extend(self.written(batch, write, entered, late));
-                            }
-                            Err(fault) => batch.handle.post_quietly(finished(write.token, Err(fault))),
-                        }
-                    }
-                }
-            }
+            self.write_run(run, &mut durable);
         }
         if !durable.is_empty() {
             self.committer.submit(durable);
         }
         for batch in round {
             batch.handle.wake();
+        }
+    }
+
+    /// Writes what follows each other in one system call. Who must wait for a commit goes to `durable`.
+    fn write_run(&self, run: &[(&Batch, &Write)], durable: &mut Vec<Waiter>) {
+        let (first, last) = (run[0].1.extent.lba, run[run.len() - 1].1.extent.end());
+        let extent = Extent {
+            lba: first,
+            count: last - first,
+        };
+        let mut pieces: arrayvec::ArrayVec<&[u8], PIECES> = arrayvec::ArrayVec::new();
+        pieces.extend(run.iter().map(|(batch, write)| batch.bytes(write)));
+        match self.enter_and_write(extent, &pieces) {
+            Ok(entered) => {
+                let late = self.committer.is_late(Instant::now());
+                let waiters = run
+                    .iter()
+                    .filter_map(|(batch, write)| self.written(batch, write, entered, late));
+                durable.extend(waiters);
+            }
+            Err(fault) if run.len() == 1 => {
+                let (batch, write) = run[0];
+                batch.handle.post_quietly(finished(write.token, Err(fault)));
+            }
+            // Whose fault it is, each learns by itself. To write the same bytes again changes nothing.
+            Err(_) => run.chunks(1).for_each(|one| self.write_run(one, durable)),
         }
     }
 

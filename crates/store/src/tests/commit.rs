@@ -21,10 +21,10 @@ use crate::options::{StoreKind, StoreOptions};
 use engine::{Completions as _, Durability, Event, Extent, Fault, FaultKind, Health, LostWrites, Step};
 
 #[derive(Debug, Default)]
-struct Fake {
+pub(super) struct Fake {
     commits: AtomicU64,
     /// What commits fail with; 0: they succeed.
-    errno: AtomicI32,
+    pub(super) errno: AtomicI32,
     slow_ms: u64,
 }
 
@@ -75,7 +75,7 @@ fn with_policy(slow_ms: u64, policy: Policy) -> (Arc<Fake>, Arc<Committer>) {
     (fake, committer)
 }
 
-fn committer(slow_ms: u64, interval: Duration) -> (Arc<Fake>, Arc<Committer>) {
+pub(super) fn committer(slow_ms: u64, interval: Duration) -> (Arc<Fake>, Arc<Committer>) {
     with_policy(slow_ms, policy(interval))
 }
 
@@ -99,7 +99,7 @@ fn lost(committer: &Committer) -> Option<LostWrites> {
 }
 
 /// Waits for `count` ends; true for those that succeeded, by token.
-fn ends(queue: &mut CompletionQueue, count: usize) -> Vec<(u64, bool)> {
+pub(super) fn ends(queue: &mut CompletionQueue, count: usize) -> Vec<(u64, bool)> {
     let limit = Instant::now() + Duration::from_secs(60);
     let mut ends = Vec::new();
     while ends.len() < count {
@@ -116,7 +116,7 @@ fn ends(queue: &mut CompletionQueue, count: usize) -> Vec<(u64, bool)> {
     ends
 }
 
-fn submit(committer: &Arc<Committer>, queue: &CompletionQueue, token: u64, task: Task) {
+pub(super) fn submit(committer: &Arc<Committer>, queue: &CompletionQueue, token: u64, task: Task) {
     committer.submit([Waiter {
         handle: queue.handle(),
         token,

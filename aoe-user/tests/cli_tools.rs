@@ -188,6 +188,58 @@ fn a_daemon_carries_out_what_is_decided_about_its_states() {
     assert_eq!(kept.load(&key("1.1")).unwrap(), Persistent::default());
 }
 
+/// The shapes of Debian's vblade package, of ggaoed's example and of qaoed's.
+const OTHERS: [(&str, &str, &str); 3] = [
+    (
+        "vblade",
+        "vblade.conf.d/demo.conf",
+        "shelf=1\nslot=3\nnetif=em3\nfilename=/dev/mapper/export\noptions='-m 10:22:33:44:55:66 -o 8'\n",
+    ),
+    (
+        "ggaoed",
+        "ggaoed.conf",
+        "[defaults]\ninterfaces = eth0\n[testdev]\npath = /dev/sdb\nshelf = 1\nslot = 2\n#read-only = true\n",
+    ),
+    (
+        "qaoed",
+        "qaoed.conf",
+        "device {\n  shelf = 0;\n  slot = 2;\n  target = /root/data;\n  interface = eth0;\n}\n",
+    ),
+];
+
+#[test]
+fn what_is_imported_is_a_config_file() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("vblade.conf.d")).unwrap();
+    for (format, name, text) in OTHERS {
+        fs::write(dir.path().join(name), text).unwrap();
+        let path = name.strip_suffix("/demo.conf").unwrap_or(name);
+        let made = done(dir.path(), &format!("import {format} {path}"));
+        fs::write(dir.path().join("xblade.toml"), made).unwrap();
+        done(dir.path(), "check --file-only --config xblade.toml");
+    }
+    // What is not taken over is told by the exit code, and the rest is there.
+    let touched = dir.path().join("touched");
+    let bad = format!(
+        "shelf=1\nslot=4\nnetif=em3\nfilename=$(touch {})\n",
+        touched.display()
+    );
+    fs::write(dir.path().join("vblade.conf.d/bad.conf"), bad).unwrap();
+    let output = xblade(dir.path(), "import vblade vblade.conf.d");
+    assert_eq!(output.status.code(), Some(3));
+    let made = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        made.contains("\nslot = 3\n") && made.contains("\n# slot = 4\n"),
+        "{made}"
+    );
+    assert!(!touched.exists(), "nothing is executed");
+    failed(
+        dir.path(),
+        "import qaoed missing.conf",
+        "cannot read missing.conf",
+    );
+}
+
 #[test]
 fn packagers_get_manuals_and_completions() {
     let temp = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
 //! Every argument of every subcommand. The man page and the completions are made from these types.
 
+mod import;
 mod state;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::config::{ExportConfig, ImageFormat, Mode, OnLostWrite, StoreKind, Vla
 use crate::initiator::flood;
 use crate::initiator::load::MAX_DEPTH;
 
+pub use import::{Format, ImportArgs};
 pub use state::{StateAction, StateArgs, StateTarget};
 
 /// Where `daemon` and `check` look for the config file.
@@ -75,6 +77,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Make an image file
     Create(CreateArgs),
+    /// Make a config file of another target's; exit code 3 where something of it is not taken over
+    Import(ImportArgs),
     /// See and clear what initiators left behind: config string, MAC mask, reservation
     State(StateArgs),
     /// Measure and verify any AoE target, from an initiator's side

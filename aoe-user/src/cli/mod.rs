@@ -8,6 +8,7 @@ mod check;
 mod create;
 mod daemon;
 mod doctor;
+mod import;
 mod interrupt;
 mod live;
 mod log;
@@ -65,6 +66,7 @@ fn command(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
         Command::Stat(args) => return live::stat(&args),
         #[cfg(feature = "top")]
         Command::Top(args) => return top::top(&args),
+        Command::Import(args) => return import::run(&args),
         Command::Initiators(args) => return live::initiators(&args),
         Command::Denied(args) => return live::denied(&args),
         Command::Reload(args) => return live::reload(&args),

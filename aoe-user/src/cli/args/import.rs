@@ -1,0 +1,26 @@
+//! Arguments of `xblade import`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// `xblade import`
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The other target
+    #[arg(value_enum)]
+    pub format: Format,
+    /// Its config file; for vblade also its directory, such as /etc/vblade.conf.d
+    pub path: PathBuf,
+}
+
+/// Whose file it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Shell fragments of Debian's package, or lines of interface, shelf, slot, file and addresses
+    Vblade,
+    /// ggaoed.conf
+    Ggaoed,
+    /// qaoed.conf
+    Qaoed,
+}

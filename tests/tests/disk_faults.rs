@@ -80,10 +80,18 @@ impl Served {
         Ok(())
     }
 
+    /// The log says once what becomes of the export.
+    fn told_once(&self) -> Result<()> {
+        let log = self.target.process.log();
+        let is_told = |line: &&str| line.contains("no writes are taken any more");
+        ensure!(log.lines().filter(is_told).count() == 1, "{log}");
+        Ok(())
+    }
+
     /// What operators look at shows lost writes, or none.
-    fn shows_the_loss(&self, lost: bool) -> Result<()> {
+    fn shows_the_loss(&self, control: &str, lost: bool) -> Result<()> {
         let ask = |action: &str| -> Result<(Option<i32>, String)> {
-            let output = self.target.ask(&[action])?;
+            let output = self.target.ask(&[action, "--control", control])?;
             Ok((output.status.code(), String::from_utf8(output.stdout)?))
         };
         let (code, status) = ask("status")?;
@@ -176,6 +184,8 @@ fn a_lost_write_stops_the_export_until_the_operator_accepts_it() -> Result<()> {
 fn lost_write(store: &str, pick: Pick) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let state = directory.path().to_str().context("odd path")?;
+    let socket = directory.path().join("control.sock");
+    let control = socket.to_str().context("odd path")?;
     let options = [
         "--store",
         store,
@@ -183,6 +193,8 @@ fn lost_write(store: &str, pick: Pick) -> Result<()> {
         "300ms",
         "--state-dir",
         state,
+        "--control",
+        control,
     ];
     let mut served = Served::new(&[], &options)?;
     pick(&served.disk).store(true, Ordering::Relaxed);
@@ -197,16 +209,8 @@ fn lost_write(store: &str, pick: Pick) -> Result<()> {
     served.target.process.signal(Signal::SIGUSR1)?;
     let degraded = |line: &str| line.contains("FAILED-DEGRADED") && line.contains("sectors 0 to");
     served.target.process.wait_for_after(mark, degraded, PATIENCE)?;
-    let log = served.target.process.log();
-    ensure!(
-        log.lines()
-            .filter(|line| line.contains("no writes are taken any more"))
-            .count()
-            == 1,
-        "told once:\n{log}"
-    );
-
-    served.shows_the_loss(true)?;
+    served.told_once()?;
+    served.shows_the_loss(control, true)?;
 
     // A new process does not know less.
     served.target.process.kill()?;
@@ -216,22 +220,18 @@ fn lost_write(store: &str, pick: Pick) -> Result<()> {
     served.export.initiator.drain()?;
     served.target.process.wait_for_after(0, is_told, PATIENCE)?;
     served.takes_no_writes()?;
-    let state_of = |action: &[&str]| -> Result<String> {
-        let mut command = Command::new(lab::target::binary()?);
-        command.arg("state").args(action).args(["--state-dir", state]);
-        let output = command.output()?;
-        ensure!(output.status.success(), "{output:?}");
-        Ok(String::from_utf8(output.stdout)?)
-    };
-    ensure!(state_of(&["list"])?.contains("LOST WRITES"), "it is not listed");
-    served.shows_the_loss(true)?;
+    ensure!(
+        state_of(state, &["list"])?.contains("LOST WRITES"),
+        "it is not listed"
+    );
+    served.shows_the_loss(control, true)?;
 
-    state_of(&["clear", "7", "3", "--lost-writes"])?;
+    state_of(state, &["clear", "7", "3", "--lost-writes"])?;
     served
         .target
         .process
         .wait_for("the loss of acknowledged writes is accepted", PATIENCE)?;
-    served.shows_the_loss(false)?;
+    served.shows_the_loss(control, false)?;
     served.writes(100, *b"by now!!")?;
     assert_eq!(registers(&served.export.flush()?), GOOD);
     served.holds(100, *b"by now!!")?;
@@ -241,6 +241,15 @@ fn lost_write(store: &str, pick: Pick) -> Result<()> {
         "not recorded: {kept}"
     );
     Ok(())
+}
+
+/// What `xblade state` says about a state directory.
+fn state_of(directory: &str, action: &[&str]) -> Result<String> {
+    let mut command = Command::new(lab::target::binary()?);
+    command.arg("state").args(action).args(["--state-dir", directory]);
+    let output = command.output()?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// The device goes while it is served: its driver lets go of it in a guest, as when a disk or its path is pulled out.

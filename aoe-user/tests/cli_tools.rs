@@ -419,7 +419,7 @@ fn the_examples_of_the_manual_read() {
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
-    assert_eq!(blocks.len(), 2);
+    assert_eq!(blocks.len(), 3);
     blocks.into_iter().for_each(|block| drop(config(block)));
 }
 

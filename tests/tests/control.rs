@@ -397,3 +397,37 @@ print(f.readline(), f.readline())' "$1""#;
     ensure!(!socket.exists(), "the socket is gone with the process");
     Ok(())
 }
+
+#[test]
+fn what_initiators_left_behind_is_told_and_cleared_by_the_target() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new("")?;
+    let initiator = site.lab.open(0)?;
+    let disk = initiator.find(E11)?;
+    disk.query(4, b"label \xff")?;
+    let list = site.json(&["state", "list"], 0)?;
+    let kept = &list["states"][0];
+    ensure!(
+        kept["state"] == "1.1" && kept["string"] == "label \\xff" && kept["string_bytes"] == 7,
+        "{list}"
+    );
+    let shown = site.ask(&["state", "show", "1", "1"], 0)?;
+    ensure!(
+        shown.contains("\"label \\xff\" (7 bytes)") && shown.contains("everyone"),
+        "{shown}"
+    );
+    let cleared = site.json(&["state", "clear", "1", "1", "--string"], 0)?;
+    ensure!(cleared["state"] == "1.1", "{cleared}");
+    ensure!(site.json(&["state", "list"], 0)?["states"] == serde_json::json!([]));
+    let reply = disk.query(0, b"")?.context("no reply")?;
+    ensure!(reply.config().2.is_empty(), "it is in force at once");
+
+    let wrong = site.target.ask(&["state", "clear", "9", "9"])?;
+    ensure!(
+        wrong.status.code() == Some(1) && told(&wrong).contains("nothing is kept for 9.9"),
+        "{}",
+        told(&wrong)
+    );
+    site.ask(&["state", "list", "--control", "/nonexistent/socket"], 4)?;
+    Ok(())
+}

@@ -19,7 +19,7 @@ use crate::initiator::flood;
 use crate::initiator::load::MAX_DEPTH;
 
 pub use import::{Format, ImportArgs};
-pub use state::{StateAction, StateArgs, StateTarget};
+pub use state::{StateAction, StateArgs, StatePlace, StateTarget};
 
 /// Where `daemon` and `check` look for the config file.
 pub const CONFIG_FILE: &str = "/etc/xblade/xblade.toml";

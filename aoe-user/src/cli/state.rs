@@ -1,21 +1,28 @@
-//! `xblade state`: what initiators left behind, and the way out for whoever they locked out.
+//! `xblade state`: what initiators left behind, and the way out for whoever they locked out. Asks the running target where
+//! there is one, and works on the directory where there is none.
 
-use std::io::{ErrorKind, Write as _};
-use std::path::Path;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
-use aoe_common::Mac;
+use anyhow::{Result, bail, ensure};
+use serde_json::{Value, json};
 
 use crate::config::Vlan;
+use crate::control::api::kept::kept;
+use crate::control::api::types::{KeptState, KeptStates, Request, SCHEMA};
+use crate::control::state::StateKey;
 use crate::control::state::operator::{Action, Parts, decide};
-use crate::control::state::{self, Entry, StateError, StateKey};
-use crate::target::{Address, Persistent};
+use crate::target::Address;
 
-use super::args::{StateAction, StateTarget};
+use super::args::{STATE_DIR, StateAction, StatePlace, StateTarget};
+use super::live::NoTarget;
+use super::live::client::Client;
+use super::output;
 use super::table::Table;
 
-pub(super) fn run(action: StateAction) -> anyhow::Result<()> {
+pub(super) fn run(action: StateAction) -> Result<()> {
     match action {
-        StateAction::List { state_dir } => list(&state_dir),
+        StateAction::List(place) => list(&place),
         StateAction::Show(target) => show(&target),
         StateAction::Clear {
             target,
@@ -25,11 +32,7 @@ pub(super) fn run(action: StateAction) -> anyhow::Result<()> {
             lost_writes,
         } => {
             if lost_writes {
-                return Ok(decide(
-                    &target.state_dir,
-                    &key(&target),
-                    &Action::AcceptLostWrites,
-                )?);
+                return change(&target, Action::AcceptLostWrites);
             }
             let named = Parts {
                 mask,
@@ -41,12 +44,65 @@ pub(super) fn run(action: StateAction) -> anyhow::Result<()> {
             } else {
                 Parts::ALL
             };
-            Ok(decide(&target.state_dir, &key(&target), &Action::Clear(parts))?)
+            change(&target, Action::Clear(parts))
         }
         StateAction::Adopt { target, from } => {
             let name = from.strip_suffix(".state").unwrap_or(&from).to_owned();
-            Ok(decide(&target.state_dir, &key(&target), &Action::Adopt(name))?)
+            change(&target, Action::Adopt(name))
         }
+    }
+}
+
+/// Who knows.
+enum Source {
+    Target(Client),
+    Directory(PathBuf),
+}
+
+impl Source {
+    /// The directory that is named, else the target that runs, else the usual directory.
+    fn of(place: &StatePlace) -> Result<Source> {
+        if let Some(dir) = &place.state_dir {
+            return Ok(Source::Directory(dir.clone()));
+        }
+        match Client::new(&place.target) {
+            Ok(client) => Ok(Source::Target(client)),
+            Err(error) if error.is::<NoTarget>() && place.target.control.is_none() => {
+                Ok(Source::Directory(STATE_DIR.into()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn states(self) -> Result<Vec<KeptState>> {
+        let KeptStates { states } = match self {
+            Source::Target(mut client) => client.ask(&Request::KeptStates {})?,
+            Source::Directory(dir) => kept(Path::new(&dir))?,
+        };
+        Ok(states)
+    }
+
+    fn decide(self, key: &StateKey, action: Action) -> Result<()> {
+        let mut client = match self {
+            Source::Target(client) => client,
+            Source::Directory(dir) => return Ok(decide(&dir, key, &action)?),
+        };
+        let state = key.to_string();
+        let request = match action {
+            Action::Clear(Parts {
+                string,
+                mask,
+                reserve,
+            }) => Request::ClearState {
+                state,
+                string,
+                mask,
+                reserve,
+            },
+            Action::Adopt(from) => Request::AdoptState { state, from },
+            Action::AcceptLostWrites => Request::AcceptLostWrites { state },
+        };
+        client.ask::<Value>(&request).map(drop)
     }
 }
 
@@ -58,80 +114,80 @@ fn key(target: &StateTarget) -> StateKey {
     StateKey::new(address, target.vlan.unwrap_or(Vlan::Untagged)).labelled(target.state_name.as_deref())
 }
 
-/// What is kept; nothing in a directory that no daemon has made yet.
-fn entries(dir: &Path) -> anyhow::Result<Vec<Entry>> {
-    match state::list(dir) {
-        Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        entries => Ok(entries?),
+fn change(target: &StateTarget, action: Action) -> Result<()> {
+    let key = key(target);
+    Source::of(&target.place)?.decide(&key, action)?;
+    if target.place.json {
+        output::line(json!({ "schema": SCHEMA, "state": key.to_string() }))?;
     }
+    Ok(())
 }
 
-/// Losses that stand; none in a directory that no daemon has made yet.
-fn lost_writes(dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
-    match state::lost::list(dir) {
-        Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        losses => Ok(losses?),
+fn list(place: &StatePlace) -> Result<()> {
+    let mut states = Source::of(place)?.states()?;
+    states.retain(|kept| !kept.is_empty());
+    if place.json {
+        return output::line(json!({ "schema": SCHEMA, "states": states }));
     }
-}
-
-fn list(dir: &Path) -> anyhow::Result<()> {
     let mut table = Table::new(["EXPORT", "CONFIG STRING", "MASK", "RESERVED FOR"]);
-    for Entry { name, state } in entries(dir)? {
-        match state {
-            Ok(state) if state == Persistent::default() => {}
-            Ok(state) => table.row([
-                name,
-                format!("\"{}\"", shortened(&state.string)),
-                counted(&state.mask, "everyone"),
-                counted(&state.reserve, "nobody"),
-            ]),
-            Err(reason) => table.row([name, reason, String::new(), String::new()]),
+    for mut kept in states {
+        if let Some(lost) = kept.lost_writes.take() {
+            let lost = format!("LOST WRITES: {lost}");
+            table.row([kept.state.clone(), lost, String::new(), String::new()]);
+            if kept.is_empty() {
+                continue;
+            }
         }
-    }
-    for (name, lost) in lost_writes(dir)? {
-        table.row([name, format!("LOST WRITES: {lost}"), String::new(), String::new()]);
+        match kept.problem {
+            Some(reason) => table.row([kept.state, reason, String::new(), String::new()]),
+            None => table.row([
+                kept.state,
+                format!("\"{}\"", shortened(&kept.string)),
+                counted(&kept.mask, "everyone"),
+                counted(&kept.reserve, "nobody"),
+            ]),
+        }
     }
     table.print()
 }
 
-fn show(target: &StateTarget) -> anyhow::Result<()> {
+fn show(target: &StateTarget) -> Result<()> {
     let (address, wanted) = (
         format!("{}.{}", target.shelf, target.slot),
         key(target).to_string(),
     );
     let all = target.vlan.is_none() && target.state_name.is_none();
-    let mut found = entries(&target.state_dir)?;
-    let is_meant = |name: &str| name == wanted || all && of_address(name, &address);
-    found.retain(|entry| is_meant(&entry.name));
-    let mut lost = lost_writes(&target.state_dir)?;
-    lost.retain(|(name, _)| is_meant(name));
-    anyhow::ensure!(
-        !found.is_empty() || !lost.is_empty(),
-        "nothing is kept for {wanted} in {}",
-        target.state_dir.display()
-    );
-    let mut out = std::io::stdout().lock();
-    for Entry { name, state } in found {
-        let state = state.map_err(|reason| anyhow::anyhow!("{name}: {reason}"))?;
-        writeln!(out, "{name}")?;
-        writeln!(
-            out,
-            "  config string  \"{}\" ({} bytes)",
-            state.string.escape_ascii(),
-            state.string.len()
-        )?;
-        writeln!(out, "  MAC mask       {}", listed(&state.mask, "everyone"))?;
-        writeln!(out, "  reserved for   {}", listed(&state.reserve, "nobody"))?;
+    let source = Source::of(&target.place)?;
+    let place = match &source {
+        Source::Target(_) => "by the running target".to_owned(),
+        Source::Directory(dir) => format!("in {}", dir.display()),
+    };
+    let mut found = source.states()?;
+    found.retain(|kept| kept.state == wanted || all && of_address(&kept.state, &address));
+    ensure!(!found.is_empty(), "nothing is kept for {wanted} {place}");
+    if target.place.json {
+        return output::line(json!({ "schema": SCHEMA, "states": found }));
     }
-    for (name, lost) in lost {
-        writeln!(out, "{name}")?;
-        writeln!(out, "  LOST WRITES    {lost}")?;
-        writeln!(
-            out,
-            "                 writes are refused until `xblade state clear --lost-writes`"
-        )?;
+    let mut text = String::new();
+    for kept in found {
+        let KeptState { state, string, .. } = &kept;
+        if let Some(problem) = &kept.problem {
+            bail!("{state}: {problem}");
+        }
+        let (bytes, mask) = (kept.string_bytes, listed(&kept.mask, "everyone"));
+        let reserve = listed(&kept.reserve, "nobody");
+        let _ = writeln!(
+            text,
+            "{state}\n  config string  \"{string}\" ({bytes} bytes)\n  MAC mask       {mask}\n  reserved for   {reserve}"
+        );
+        if let Some(lost) = &kept.lost_writes {
+            let _ = writeln!(
+                text,
+                "  LOST WRITES    {lost}\n                 writes are refused until `xblade state clear --lost-writes`"
+            );
+        }
     }
-    Ok(())
+    output::print(text)
 }
 
 /// True for `1.1`, `1.1-vlan-5`, `1.1+name` and an earlier release's `1.1@eth0`.
@@ -141,26 +197,25 @@ fn of_address(name: &str, address: &str) -> bool {
 }
 
 /// At most 32 characters of a config string.
-fn shortened(string: &[u8]) -> String {
-    let text = string.escape_ascii().to_string();
+fn shortened(text: &str) -> String {
     if text.len() <= 32 {
-        text
+        text.to_owned()
     } else {
         format!("{}…", &text[..31])
     }
 }
 
-fn counted(list: &[Mac], none: &str) -> String {
+fn counted(list: &[String], none: &str) -> String {
     match list {
         [] => none.to_owned(),
-        [only] => only.to_string(),
+        [only] => only.clone(),
         _ => format!("{} addresses", list.len()),
     }
 }
 
-fn listed(list: &[Mac], none: &str) -> String {
+fn listed(list: &[String], none: &str) -> String {
     if list.is_empty() {
         return none.to_owned();
     }
-    list.iter().map(Mac::to_string).collect::<Vec<_>>().join(" ")
+    list.join(" ")
 }

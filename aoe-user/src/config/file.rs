@@ -1,18 +1,22 @@
 //! Reads the config file (TOML): `[defaults]` and any number of `[[export]]`.
 
-use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
+use super::access_lists::Lists;
 use super::interfaces;
 use super::problem::{Place, Problem, Problems};
-use super::reader::{Keys, Mistake, Spans, Value, boolean, number, one_of, show, text, text_or_number};
+use super::reader::{
+    Keys, Mistake, Spans, Value, boolean, number, one_of, read_element, show, text, text_or_number,
+};
 use super::source::{self, Source};
 use super::values::{self, BUFFERS, CPU, LENGTH, MAX_SECTORS, OFFSET, SHELF, SLOT, SPIN_US, VLAN};
-use super::{Access, AccessEntry, Config, ExportConfig, ImageFormat, Mode, OnLostWrite, StoreKind, Vlan};
+#[cfg(test)]
+use super::{Access, AccessEntry};
+use super::{Config, ExportConfig, ImageFormat, Mode, OnLostWrite, StoreKind, Vlan};
 
 /// Keys of one export only.
 const OWN_KEYS: [&str; 7] = [
@@ -126,10 +130,11 @@ fn read_document(file: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Parsed
     }
 
     let mut keys = Keys::new(document.get_ref(), mistakes);
+    let lists = read_lists(&mut keys);
     if let Some(value) = keys.raw("defaults") {
         match value.get_ref() {
             DeValue::Table(table) => {
-                defaults = read_defaults(table, &mut template, &mut config.cpus, keys.mistakes());
+                defaults = read_defaults(table, &mut template, &mut config.cpus, &lists, keys.mistakes());
             }
             _ => keys.mistake(value.span(), "`defaults` is a table: write [defaults]"),
         }
@@ -142,7 +147,7 @@ fn read_document(file: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Parsed
         Some((span, false)) => keys.mistake(span, "`export` is a list of tables: write [[export]]"),
         Some((span, true)) => {
             let list = keys.list("export", |value, mistakes| {
-                let read = read_export(file, value, &template, mistakes);
+                let read = read_export(file, value, (&template, &lists), mistakes);
                 read.map(|(export, spans)| (export, (value.span(), spans)))
             });
             let (read, places) = list.unwrap_or_default().into_iter().unzip();
@@ -156,14 +161,29 @@ fn read_document(file: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Parsed
     (config, defaults, exports)
 }
 
+/// The lists that `allow` may name.
+fn read_lists(keys: &mut Keys<'_, '_, '_>) -> Lists {
+    let Some(value) = keys.raw("acl") else {
+        return Lists::default();
+    };
+    match value.get_ref() {
+        DeValue::Table(table) => Lists::read(table, keys.mistakes()),
+        _ => {
+            keys.mistake(value.span(), "`acl` is a table of lists: write [acl]");
+            Lists::default()
+        }
+    }
+}
+
 fn read_defaults(
     table: &DeTable<'_>,
     template: &mut ExportConfig,
     cpus: &mut Vec<usize>,
+    lists: &Lists,
     mistakes: &mut Vec<Mistake>,
 ) -> Spans {
     let mut keys = Keys::new(table, mistakes);
-    read_settings(&mut keys, template);
+    read_settings(&mut keys, template, lists);
     *cpus = read_cpus(&mut keys);
     keys.finish(&OWN_KEYS.map(|key| (key, "it is each export's own; put it under [[export]]")))
 }
@@ -184,7 +204,7 @@ fn read_cpus(keys: &mut Keys<'_, '_, '_>) -> Vec<usize> {
 fn read_export(
     file: &Path,
     value: &Value<'_>,
-    template: &ExportConfig,
+    (template, lists): (&ExportConfig, &Lists),
     mistakes: &mut Vec<Mistake>,
 ) -> Option<(ExportConfig, Spans)> {
     let DeValue::Table(table) = value.get_ref() else {
@@ -220,7 +240,7 @@ fn read_export(
     );
     export.serial = keys.get("serial", text(values::serial));
     export.state_name = keys.get("state_name", text(values::state_name));
-    read_settings(&mut keys, &mut export);
+    read_settings(&mut keys, &mut export, lists);
     if export.interfaces.is_empty() && !table.contains_key("interfaces") {
         keys.mistake(
             value.span(),
@@ -232,7 +252,7 @@ fn read_export(
 }
 
 /// The keys that `[defaults]` and `[[export]]` share.
-fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig) {
+fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig, lists: &Lists) {
     let list = keys.list("interfaces", |value, mistakes| {
         read_element("interfaces", value, text(interfaces::pattern), mistakes)
     });
@@ -279,61 +299,9 @@ fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig) {
     if let Some(rate) = keys.get("rate_limit", text_or_number(values::rate)) {
         export.rate_limit = Some(rate);
     }
-    let mut seen = HashSet::new();
-    let list = keys.list("allow", |value, mistakes| {
-        let entry = read_access(value, mistakes)?;
-        if !seen.insert(entry.mac) {
-            let message = format!("allow: {} is listed twice", entry.mac);
-            mistakes.push(Mistake {
-                span: value.span(),
-                message,
-            });
-        }
-        Some(entry)
-    });
-    if let Some(list) = list {
+    if let Some(list) = lists.allow(keys) {
         export.allow = list.into();
     }
-}
-
-fn read_element<T>(
-    key: &str,
-    value: &Value<'_>,
-    read: impl Fn(&Value<'_>) -> Result<T, String>,
-    mistakes: &mut Vec<Mistake>,
-) -> Option<T> {
-    let note = |reason| Mistake {
-        span: value.span(),
-        message: format!("{key}: {}: {reason}", show(value.get_ref())),
-    };
-    read(value).map_err(|reason| mistakes.push(note(reason))).ok()
-}
-
-/// An address alone, or a table `{ mac, access, rate_limit }`.
-fn read_access(value: &Value<'_>, mistakes: &mut Vec<Mistake>) -> Option<AccessEntry> {
-    let DeValue::Table(table) = value.get_ref() else {
-        let mac = read_element("allow", value, text(values::initiator), mistakes)?;
-        return Some(AccessEntry {
-            mac,
-            access: Access::ReadWrite,
-            rate_limit: None,
-        });
-    };
-    let mut keys = Keys::new(table, mistakes);
-    if !table.contains_key("mac") {
-        keys.mistake(value.span(), "allow: the entry has no `mac`");
-    }
-    let mac = keys.get("mac", text(values::initiator));
-    let access = keys
-        .get("access", one_of(&Access::NAMES, &[]))
-        .unwrap_or(Access::ReadWrite);
-    let rate_limit = keys.get("rate_limit", text_or_number(values::rate));
-    keys.finish(&[]);
-    Some(AccessEntry {
-        mac: mac?,
-        access,
-        rate_limit,
-    })
 }
 
 fn read_vlan(value: &Value<'_>) -> Result<Vlan, String> {

@@ -3,6 +3,7 @@
 //! [`mod@file`] reads the text, [`validate`] looks for contradictions and at the machine, [`values`] holds the ranges and
 //! text forms that the file and the command line share.
 
+mod access_lists;
 pub mod backing;
 mod difference;
 pub mod file;

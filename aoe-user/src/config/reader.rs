@@ -260,6 +260,20 @@ pub(super) fn one_of<T: Copy>(
     }
 }
 
+/// An element of a list, or a mistake about it.
+pub(super) fn read_element<T>(
+    key: &str,
+    value: &Value<'_>,
+    read: impl Fn(&Value<'_>) -> Result<T, String>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<T> {
+    let note = |reason| Mistake {
+        span: value.span(),
+        message: format!("{key}: {}: {reason}", show(value.get_ref())),
+    };
+    read(value).map_err(|reason| mistakes.push(note(reason))).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::alike;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::STATE_DIR;
+use crate::cli::live::args::Target;
 use crate::config::Vlan;
 use crate::config::values::{self, SHELF, SLOT};
 
@@ -20,11 +20,7 @@ pub struct StateArgs {
 #[derive(Debug, Subcommand)]
 pub enum StateAction {
     /// One line for each export that has something kept
-    List {
-        /// Where the states are
-        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-        state_dir: PathBuf,
-    },
+    List(StatePlace),
     /// All that is kept for one export
     Show(StateTarget),
     /// Forget what is named, or all of it; opens an export that is kept shut because its state is damaged or gone
@@ -71,7 +67,21 @@ pub struct StateTarget {
     /// Its `state_name` in the config file, where it has one
     #[arg(long, value_name = "NAME", value_parser = values::state_name)]
     pub state_name: Option<String>,
-    /// Where the states are
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    pub state_dir: PathBuf,
+    /// Where it is
+    #[command(flatten)]
+    pub place: StatePlace,
+}
+
+/// Whom to ask about states.
+#[derive(Debug, Args)]
+pub struct StatePlace {
+    /// Where the states are [default: what the running target has, else /var/lib/xblade]
+    #[arg(long, value_name = "DIR", conflicts_with = "control")]
+    pub state_dir: Option<PathBuf>,
+    /// The running target
+    #[command(flatten)]
+    pub target: Target,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
 }

@@ -17,6 +17,7 @@ use crate::config::file;
 use crate::config::validate::{Words, contradictions};
 use crate::control::Control;
 use crate::control::plan::ExportId;
+use crate::control::state::operator::{Action, Parts};
 use crate::control::supervisor::{Event, Supervisor};
 
 /// Whoever asked for a reload is told what has happened after this time, though not all of it may have.
@@ -54,6 +55,28 @@ impl Control {
             Request::Add { toml } => self.add(toml, answer, now),
             Request::Remove { exports } if exports.is_empty() => answer.error("name the exports to remove"),
             Request::Remove { .. } => self.remove(&selection, answer, now),
+            Request::KeptStates {} => self.tell_kept(answer),
+            Request::ClearState {
+                string: false,
+                mask: false,
+                reserve: false,
+                ..
+            } => answer.error("name what to clear: string, mask or reserve"),
+            Request::ClearState {
+                state,
+                string,
+                mask,
+                reserve,
+            } => {
+                let parts = Parts {
+                    mask,
+                    reserve,
+                    string,
+                };
+                self.decide_kept(&state, Action::Clear(parts), answer);
+            }
+            Request::AdoptState { state, from } => self.decide_kept(&state, Action::Adopt(from), answer),
+            Request::AcceptLostWrites { state } => self.decide_kept(&state, Action::AcceptLostWrites, answer),
             Request::LogLines { after } => answer.result((self.service.read_log)(after)),
             Request::Log { filter } => match (self.service.set_log)(&filter) {
                 Ok(()) => {

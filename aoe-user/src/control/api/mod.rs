@@ -4,6 +4,7 @@
 //! each request to the control loop, which answers from what it knows at that moment and never waits for a reader.
 
 pub(super) mod calls;
+pub mod kept;
 pub mod openmetrics;
 pub(super) mod pause;
 pub(super) mod reloads;

@@ -61,6 +61,34 @@ pub enum Request {
         /// As `--log`.
         filter: String,
     },
+    /// What initiators left behind: config strings, MAC masks, reservations.
+    KeptStates {},
+    /// Forget parts of what is kept for an export.
+    ClearState {
+        /// Its name, as [`Request::KeptStates`] tells it.
+        state: String,
+        /// The config string.
+        #[serde(default)]
+        string: bool,
+        /// The MAC mask.
+        #[serde(default)]
+        mask: bool,
+        /// The reservation.
+        #[serde(default)]
+        reserve: bool,
+    },
+    /// Say which export the state of an earlier release belongs to.
+    AdoptState {
+        /// The export's name.
+        state: String,
+        /// The file's name without its extension.
+        from: String,
+    },
+    /// Accept that acknowledged writes of an export are lost: it takes writes again.
+    AcceptLostWrites {
+        /// The export's name.
+        state: String,
+    },
     /// The last lines of the log.
     LogLines {
         /// Only those after the one with this number.
@@ -88,6 +116,7 @@ impl Request {
             Request::State { .. }
                 | Request::Metrics { .. }
                 | Request::LogLines { .. }
+                | Request::KeptStates {}
                 | Request::Reload { dry_run: true }
         )
     }
@@ -355,6 +384,44 @@ pub struct Changed {
     pub export: String,
     /// Each key of the config file with its old and new value.
     pub keys: Vec<(String, String, String)>,
+}
+
+/// The result of [`Request::KeptStates`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptStates {
+    /// By name.
+    pub states: Vec<KeptState>,
+}
+
+/// What is kept for one export.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptState {
+    /// As in `1.1`, `1.1-vlan-5`, `1.1+name`.
+    pub state: String,
+    /// The config string, in which bytes that are no printable ASCII are written as in Rust and C.
+    pub string: String,
+    /// Its length.
+    pub string_bytes: usize,
+    /// The MAC mask; empty: everyone.
+    pub mask: Vec<String>,
+    /// Whom it is reserved for; empty: nobody.
+    pub reserve: Vec<String>,
+    /// Why nothing is known of it.
+    pub problem: Option<String>,
+    /// Acknowledged writes that are lost, in words; until the operator accepts it the export takes no more.
+    #[serde(default)]
+    pub lost_writes: Option<String>,
+}
+
+impl KeptState {
+    /// It says nothing.
+    pub fn is_empty(&self) -> bool {
+        let named = KeptState {
+            state: self.state.clone(),
+            ..KeptState::default()
+        };
+        *self == named
+    }
 }
 
 /// The result of [`Request::LogLines`].

@@ -121,6 +121,14 @@ pub fn decide(dir: &Path, key: &StateKey, action: &Action) -> Result<(), Operato
     }
 }
 
+/// Asks the process that holds the directory, which may be this one, and waits until it has done it.
+///
+/// # Errors
+/// As [`decide`].
+pub fn ask(dir: &Path, key: &StateKey, action: &Action) -> Result<(), OperatorError> {
+    ask_daemon(dir, key, action, "the target".into())
+}
+
 fn ask_daemon(dir: &Path, key: &StateKey, action: &Action, holder: String) -> Result<(), OperatorError> {
     let (request, answer) = (request_path(dir, key), answer_path(dir, key));
     let _ = std::fs::remove_file(&answer);

@@ -1,0 +1,96 @@
+//! What initiators left behind, for `xblade state`: told and cleared by the running target, which holds the directory.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use aoe_common::Mac;
+use serde_json::json;
+
+use super::socket::Answer;
+use super::types::{KeptState, KeptStates};
+use crate::control::Control;
+use crate::control::state::operator::{self, Action};
+use crate::control::state::{self, Entry, StateError, StateKey};
+
+/// What is kept in a directory; nothing in one that no daemon has made yet.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn kept(dir: &Path) -> Result<KeptStates, StateError> {
+    let (entries, losses) = match state::list(dir) {
+        Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            (Vec::new(), Vec::new())
+        }
+        entries => (entries?, state::lost::list(dir)?),
+    };
+    let list = |macs: &[Mac]| macs.iter().map(Mac::to_string).collect();
+    let states = entries.into_iter().map(|Entry { name, state }| match state {
+        Ok(state) => KeptState {
+            state: name,
+            string: state.string.escape_ascii().to_string(),
+            string_bytes: state.string.len(),
+            mask: list(&state.mask),
+            reserve: list(&state.reserve),
+            ..KeptState::default()
+        },
+        Err(reason) => KeptState {
+            state: name,
+            problem: Some(reason),
+            ..KeptState::default()
+        },
+    });
+    let mut states: Vec<KeptState> = states.collect();
+    for (name, lost) in losses {
+        match states.iter_mut().find(|kept| kept.state == name) {
+            Some(kept) => kept.lost_writes = Some(lost),
+            None => states.push(KeptState {
+                state: name,
+                lost_writes: Some(lost),
+                ..KeptState::default()
+            }),
+        }
+    }
+    Ok(KeptStates { states })
+}
+
+impl Control {
+    /// Tells what is kept. The directory is read beside the control thread: its disk may hang.
+    pub(super) fn tell_kept(&self, answer: Answer) {
+        let Some(dir) = self.state_dir() else {
+            return answer.error(NOTHING_KEPT);
+        };
+        tokio::task::spawn_blocking(move || match kept(&dir) {
+            Ok(states) => answer.result(states),
+            Err(error) => answer.error(error.to_string()),
+        });
+    }
+
+    /// Carries out what the operator decided: for an export of the configuration by the way that `xblade state` goes without a
+    /// socket, so that no change of an initiator is in the middle of it; for any other here.
+    pub(super) fn decide_kept(&self, name: &str, action: Action, answer: Answer) {
+        let Ok(key) = name.parse::<StateKey>() else {
+            return answer.error(format!("{name} is no name of a state, as in 1.1 or 1.1-vlan-5"));
+        };
+        let (Some(dir), Some(state)) = (self.state_dir(), self.supervisor.state.clone()) else {
+            return answer.error(NOTHING_KEPT);
+        };
+        let exports = self.current.iter().flat_map(|config| &config.exports);
+        let is_configured = exports.map(StateKey::from).any(|known| known == key);
+        tokio::task::spawn_blocking(move || {
+            let done = match is_configured {
+                true => operator::ask(&dir, &key, &action),
+                false => state.perform(&key, &action).map(drop),
+            };
+            match done {
+                Ok(()) => answer.result(json!({ "state": key.to_string() })),
+                Err(error) => answer.error(error.to_string()),
+            }
+        });
+    }
+
+    fn state_dir(&self) -> Option<std::path::PathBuf> {
+        self.current.as_ref()?.state_dir.clone()
+    }
+}
+
+const NOTHING_KEPT: &str = "nothing is kept: the target has no state directory";

@@ -96,7 +96,10 @@ impl Served {
         };
         let (code, status) = ask("status")?;
         let told = status.contains("7.3: lost writes among bytes 0 to");
-        ensure!(told == lost && code == Some(if lost { 3 } else { 0 }), "{code:?} {status}");
+        ensure!(
+            told == lost && code == Some(if lost { 3 } else { 0 }),
+            "{code:?} {status}"
+        );
         let (_, ls) = ask("ls")?;
         ensure!(ls.contains("FAILED-DEGRADED") == lost, "{ls}");
         let (_, metrics) = ask("metrics")?;

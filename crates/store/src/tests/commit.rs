@@ -187,7 +187,7 @@ fn a_lost_write_stops_the_store_until_it_is_accepted() {
     let keeper = Arc::clone(&told);
     let mut policy = policy(Duration::from_millis(10));
     policy.losses.told = Some(Arc::new(move |lost: &LostWrites| {
-        keeper.lock().push(lost.clone())
+        keeper.lock().push(lost.clone());
     }));
     let (fake, committer) = with_policy(0, policy);
     let mut queue = CompletionQueue::new().unwrap();

@@ -213,7 +213,7 @@ impl Mapping {
                 to = to.add(piece.len());
             }
         }
-        // The stores come before the caller's looks at the epoch (`intact`) and at the dirty flag (`Committer::note_write`).
+        // The stores come before the caller's looks at the epoch (`intact`) and at the notes of what is dirty (`Committer::acknowledge`).
         fence(Ordering::SeqCst);
     }
 

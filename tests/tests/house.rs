@@ -18,7 +18,7 @@ const PACKAGES: [(&str, &[&str]); 12] = [
     ("aoe-user", &["aoe-common", "engine", "initiator", "store", "xsk"]),
     ("tests/testbed", &["aoe-common"]),
     ("tests/checker", &["aoe-common", "xblade-testbed"]),
-    ("tests/sim", &["aoe-common", "engine", "xblade-checker"]),
+    ("tests/sim", &["aoe-common", "engine", "store", "xblade-checker"]),
     ("xtask", &["xblade-testbed"]),
     ("fuzz", &["aoe-common", "engine", "xblade"]),
 ];

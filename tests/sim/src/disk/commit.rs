@@ -1,11 +1,12 @@
-//! Group commit, and what becomes of a failed one.
+//! The real committer's machine ([`Machine`]) on a simulated disk: this is its thread, and the kernel below it.
 //!
-//! A failed commit is told to all that it took down: the group that it ran for, and whoever came meanwhile. When data that had
-//! been acknowledged is lost by it, the store takes no writes any more until the operator accepts that; this outlives the
-//! process.
+//! What the machine knows of a loss outlives the process, as the mark in the state directory does.
+
+use std::time::Duration;
 
 use aoe_common::wire::SECTOR_BYTES;
-use engine::FaultKind;
+use engine::{Extent, FaultKind};
+use store::commit::machine::{Action, Answer, Epoch, Failed, Failure, Machine, Member, OnLostWrite, Wish};
 
 use super::transfer::{Operation, Waiter, Write};
 use super::{Disk, PAGE};
@@ -13,11 +14,14 @@ use crate::bus::{Note, WorkerId};
 use crate::mutants::Mutant;
 use crate::plan::StoreKind;
 
+/// What the disk says.
+const EIO: i32 = 5;
+
 /// What is waited for.
 #[derive(Debug)]
 pub enum Task {
-    /// A write that reads see already; its first sector.
-    Write(u64),
+    /// A write that reads see already; its first sector, and its stamp.
+    Write(u64, Epoch),
     /// A write to be made before the commit.
     Lone(Box<Write>),
     /// Everything that was answered before.
@@ -26,47 +30,72 @@ pub enum Task {
     Trim(Vec<(u64, u64)>),
 }
 
+impl Task {
+    fn wish(&self) -> Wish {
+        match self {
+            Task::Write(_, epoch) => Wish::Made(*epoch),
+            Task::Lone(_) | Task::Trim(_) => Wish::Unmade,
+            Task::Flush => Wish::Flush,
+        }
+    }
+}
+
+/// Who waits for a commit, and for what.
+type Who = (Waiter, Task);
+
 /// A unit as it was when the commit took it: its number, whether acknowledged data is in it, its bytes.
 type Taken = (u64, bool, Vec<u8>);
 
 /// Commits for one store.
 #[derive(Debug)]
 pub struct Committer {
-    flush_interval_us: u64,
-    waiting: Vec<(Waiter, Task)>,
-    group: Vec<(Waiter, Task)>,
+    flush_interval: Duration,
+    machine: Machine<Who>,
+    group: Vec<Member<Who>>,
     /// What the running commit writes.
     taken: Vec<Taken>,
+    /// The kernel carries a commit out, perhaps for a process that is gone.
     running: bool,
-    /// Write-back data waits for its commit.
-    due: bool,
+    /// The machine knows of write-back data that no commit covers.
+    noted: bool,
     began_us: u64,
     /// Errors of the disk that this one has told.
     told: u64,
-    /// Acknowledged data is lost.
-    poisoned: bool,
     /// Errors that a flush has to be told of (the design of a mutant).
     owed: bool,
+    /// Who came while a commit ran, and is spared its error (the design of a mutant).
+    spared: Vec<Who>,
 }
 
 impl Committer {
     pub(super) fn new(flush_interval_ms: u64) -> Committer {
         Committer {
-            flush_interval_us: flush_interval_ms * 1000,
-            waiting: Vec::new(),
+            flush_interval: Duration::from_millis(flush_interval_ms),
+            machine: Machine::new(Duration::from_millis(flush_interval_ms), OnLostWrite::Stop, None),
             group: Vec::new(),
             taken: Vec::new(),
             running: false,
-            due: false,
+            noted: false,
             began_us: 0,
             told: 0,
-            poisoned: false,
             owed: false,
+            spared: Vec::new(),
         }
     }
 
     pub(super) fn is_poisoned(&self) -> bool {
-        self.poisoned
+        self.machine.is_stopped()
+    }
+
+    /// The stamp of a write that begins to enter the cache now.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.machine.epoch()
+    }
+
+    /// Write-back writes are answered when they are committed.
+    pub(super) fn is_late(&self, now_us: u64) -> bool {
+        let now = Duration::from_micros(now_us);
+        self.machine.late_at().is_some_and(|late_at| now >= late_at)
     }
 
     pub(super) fn owes(&self, errors: u64) -> bool {
@@ -74,26 +103,26 @@ impl Committer {
     }
 
     pub(super) fn accept(&mut self) {
-        self.poisoned = false;
+        self.machine.accept();
         self.owed = false;
     }
 
     /// Nobody waits and nothing runs.
     pub(super) fn is_quiet(&self) -> bool {
-        !self.running && self.waiting.is_empty()
+        !self.running && self.machine.is_quiet()
     }
 
     /// Writes and trims yet to be made for a worker.
     pub(super) fn writes_of(&self, worker: WorkerId) -> usize {
-        let to_be_made = |(waiter, task): &&(Waiter, Task)| {
+        let to_be_made = |(waiter, task): &&Who| {
             waiter.handle.worker() == worker && matches!(task, Task::Lone(_) | Task::Trim(_))
         };
-        self.waiting.iter().filter(to_be_made).count()
+        self.machine.waiting().filter(to_be_made).count()
     }
 
     /// Sectors that writes yet to be made will change.
     pub(super) fn lone_writes(&self) -> impl Iterator<Item = (u64, u64, bool)> + '_ {
-        self.waiting.iter().flat_map(|(_, task)| match task {
+        self.machine.waiting().flat_map(|(_, task)| match task {
             Task::Lone(write) => vec![(
                 write.first,
                 write.first + (write.bytes.len() / SECTOR_BYTES) as u64,
@@ -103,7 +132,7 @@ impl Committer {
                 .iter()
                 .map(|(first, count)| (*first, first + count, true))
                 .collect(),
-            Task::Write(_) | Task::Flush => Vec::new(),
+            Task::Write(..) | Task::Flush => Vec::new(),
         })
     }
 
@@ -115,9 +144,11 @@ impl Committer {
 
     /// The process is gone; what the kernel has begun goes on.
     pub(super) fn forget(&mut self) {
-        self.waiting.clear();
+        let lost = self.machine.lost().cloned();
+        self.machine = Machine::new(self.flush_interval, OnLostWrite::Stop, lost);
         self.group.clear();
-        self.due = false;
+        self.spared.clear();
+        self.noted = false;
         self.owed = false;
     }
 }
@@ -125,10 +156,12 @@ impl Committer {
 impl Disk {
     /// Write-back data of a store waits for a commit.
     pub(super) fn note_write(&mut self, store: usize) {
+        let now = Duration::from_micros(self.bus.now_us());
         let committer = &mut self.committers[store];
-        if !committer.due {
-            committer.due = true;
-            let delay = committer.flush_interval_us;
+        if !std::mem::replace(&mut committer.noted, true) {
+            committer.machine.acknowledged(now);
+            // A little more, so that it is due by then.
+            let delay = committer.flush_interval.as_micros() as u64 / 2 + 1;
             self.start(Operation::Begin(store), delay);
         }
     }
@@ -136,8 +169,9 @@ impl Disk {
     /// A new process begins with committing what an old one left.
     pub(super) fn commit_leftovers(&mut self, store: usize) {
         if !self.dirty.is_empty() && !self.is(Mutant::LeftoversNotCommitted) {
-            self.committers[store].due = false;
-            self.note_write(store);
+            let now = Duration::from_micros(self.bus.now_us());
+            self.committers[store].machine.commit_leftovers(now);
+            self.start(Operation::Begin(store), 1);
         }
     }
 
@@ -145,18 +179,27 @@ impl Disk {
     pub(super) fn commit(&mut self, store: usize, waiter: Waiter, task: Task) {
         match task {
             Task::Flush if self.is(Mutant::FlushWithoutCommit) => return waiter.finish(Ok(None)),
-            Task::Write(_) if self.is(Mutant::AckBeforeCommit) => {
+            Task::Write(..) if self.is(Mutant::AckBeforeCommit) => {
                 self.note_write(store);
                 return waiter.finish(Ok(None));
             }
-            Task::Write(_) if self.is(Mutant::JoinsRunningCommit) && self.committers[store].running => {
-                self.committers[store].group.push((waiter, task));
+            Task::Write(..) if self.is(Mutant::JoinsRunningCommit) && self.committers[store].running => {
+                let wish = task.wish();
+                let who = (waiter, task);
+                self.committers[store].group.push(Member { who, wish });
+                return;
+            }
+            Task::Write(..) if self.is(Mutant::ErrorToRunningGroupOnly) && self.committers[store].running => {
+                self.committers[store].spared.push((waiter, task));
                 return;
             }
             _ => {}
         }
         let committer = &mut self.committers[store];
-        committer.waiting.push((waiter, task));
+        let wish = task.wish();
+        if let Some(refused) = committer.machine.join((waiter, task), wish) {
+            return Self::answer(refused);
+        }
         if !committer.running {
             let delay = self.random.between(2, 60);
             self.start(Operation::Begin(store), delay);
@@ -164,9 +207,9 @@ impl Disk {
     }
 
     pub(super) fn begin_commit(&mut self, store: usize) {
-        let (now, committer) = (self.bus.now_us(), &mut self.committers[store]);
-        let waits = committer.due || !committer.waiting.is_empty();
-        if committer.running || !waits {
+        let now = self.bus.now_us();
+        let committer = &self.committers[store];
+        if committer.running || !committer.machine.wants_commit(Duration::from_micros(now)) {
             return;
         }
         // Whoever commits waits for what another commit of the disk has under way.
@@ -175,16 +218,19 @@ impl Disk {
             return;
         }
         let committer = &mut self.committers[store];
+        let Action::Commit(group) = committer.machine.poll(Duration::from_micros(now)) else {
+            return;
+        };
         committer.running = true;
-        committer.due = false;
+        committer.noted = false;
         committer.began_us = now;
-        let group = std::mem::take(&mut committer.waiting);
-        for (waiter, task) in group {
+        for member in group {
+            let (waiter, task) = &member.who;
             let worker = waiter.handle.worker();
-            match &task {
+            match task {
                 Task::Lone(write) => {
                     let count = (write.bytes.len() / SECTOR_BYTES) as u64;
-                    if let Some(fault) = self.write_fault(write.first, count, &waiter) {
+                    if let Some(fault) = self.write_fault(write.first, count, waiter) {
                         waiter.finish(Err(fault));
                         continue;
                     }
@@ -201,9 +247,9 @@ impl Disk {
                         );
                     }
                 }
-                Task::Write(_) | Task::Flush => {}
+                Task::Write(..) | Task::Flush => {}
             }
-            self.committers[store].group.push((waiter, task));
+            self.committers[store].group.push(member);
         }
         let mut time = self.random.around(self.commit_us) + 2;
         if self.faults.slow {
@@ -294,60 +340,72 @@ impl Disk {
                 if well { "is done" } else { "fails" }
             )
         });
-        let told_once = self.is(Mutant::StickyErrorToldOnce);
-        let only_group = self.is(Mutant::ErrorToRunningGroupOnly);
         let swallowed = self.is(Mutant::ErrorSwallowed) && self.random.one_in(2);
         let committer = &mut self.committers[store];
         committer.running = false;
         let failed = !swallowed && committer.told < errors;
         committer.told = errors;
-        let mut group = std::mem::take(&mut committer.group);
-        let mut flush_fails = failed;
         if failed {
             // The error may be another store's of this disk, told to each once.
             self.bus.note(Note::Lost {
                 disk,
                 sectors: Vec::new(),
             });
-            if told_once {
-                committer.owed = lost;
-            } else {
-                committer.poisoned |= lost;
-            }
-            if !only_group {
-                group.append(&mut committer.waiting);
-            }
-        } else if told_once && group.iter().any(|(_, task)| matches!(task, Task::Flush)) {
-            flush_fails = std::mem::take(&mut committer.owed);
         }
-        let more = committer.due || !committer.waiting.is_empty();
+        self.tell(store, failed.then_some(lost));
         self.longest_commit_us = self.longest_commit_us.max(now - self.committers[store].began_us);
-        for (waiter, task) in group {
-            Self::answer(&waiter, &task, failed, flush_fails);
-        }
-        if more {
-            self.start(Operation::Begin(store), 1);
-        }
+        // Whatever waits or is due.
+        self.start(Operation::Begin(store), 1);
     }
 
-    fn answer(waiter: &Waiter, task: &Task, failed: bool, flush_fails: bool) {
-        let sector = match task {
-            Task::Write(first) => *first,
+    /// Tells the machine how its commit went, and everybody what it says to that; a failure with whether acknowledged data is lost.
+    fn tell(&mut self, store: usize, failed: Option<bool>) {
+        let told_once = self.is(Mutant::StickyErrorToldOnce);
+        let all = Extent {
+            lba: 0,
+            count: self.sectors,
+        };
+        let committer = &mut self.committers[store];
+        let result = match failed {
+            None => Ok(()),
+            Some(lost) => Err(Failed {
+                errno: EIO,
+                lost: lost.then_some(all),
+            }),
+        };
+        let group = std::mem::take(&mut committer.group);
+        let mut answers = committer.machine.done(group, result);
+        if told_once {
+            committer.machine.accept();
+            let mut owed = std::mem::replace(&mut committer.owed, failed == Some(true));
+            for answer in answers
+                .iter_mut()
+                .filter(|answer| matches!(answer.who.1, Task::Flush))
+            {
+                if failed.is_none() && std::mem::take(&mut owed) {
+                    answer.result = Err(Failure::Commit(EIO));
+                }
+            }
+            committer.owed |= owed && failed.is_none();
+        }
+        let epoch = committer.machine.epoch();
+        for (waiter, task) in std::mem::take(&mut committer.spared) {
+            let refused = committer.machine.join((waiter, task), Wish::Made(epoch));
+            answers.extend(refused);
+        }
+        answers.into_iter().for_each(Self::answer);
+    }
+
+    fn answer(Answer { who, result }: Answer<Who>) {
+        let (waiter, task) = who;
+        let sector = match &task {
+            Task::Write(first, _) => *first,
             Task::Lone(write) => write.first,
             Task::Flush => waiter.base,
             Task::Trim(spans) => spans.first().map_or(waiter.base, |(first, _)| *first),
         };
-        let fails = if matches!(task, Task::Flush) {
-            flush_fails
-        } else {
-            failed
-        };
-        let result = if fails {
-            Err(waiter.fault(FaultKind::Write, sector))
-        } else {
-            Ok(None)
-        };
-        waiter.finish(result);
+        let fault = |_| waiter.fault(FaultKind::Write, sector);
+        waiter.finish(result.map(|()| None).map_err(fault));
     }
 
     /// Dirty pages are written back with nobody waiting. An error waits for the next commit of each store.
@@ -369,10 +427,9 @@ impl Disk {
         let taken = self.take_dirty();
         let well = self.settle(taken) && self.committers[store].told == self.errors;
         let lost = !self.lost.is_empty();
-        let committer = &mut self.committers[store];
-        committer.told = self.errors;
-        committer.poisoned |= lost && !well;
-        committer.forget();
+        self.committers[store].told = self.errors;
+        self.tell(store, (!well).then_some(lost));
+        self.committers[store].forget();
         well
     }
 

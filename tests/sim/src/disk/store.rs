@@ -91,18 +91,15 @@ impl SimStore {
         if let Some(fault) = disk.write_fault(first, count, &waiter) {
             return Err(fault);
         }
-        match durability {
-            Durability::WriteBack => {
-                disk.apply(first, bytes, true, worker);
-                disk.note_write(self.place);
-                Ok(Step::Done)
-            }
-            Durability::Durable => {
-                disk.apply(first, bytes, false, worker);
-                disk.commit(self.place, waiter, Task::Write(first));
-                Ok(Step::Later)
-            }
+        let entered = disk.committers[self.place].epoch();
+        if durability == Durability::WriteBack && !disk.is_late(self.place) {
+            disk.apply(first, bytes, true, worker);
+            disk.note_write(self.place);
+            return Ok(Step::Done);
         }
+        disk.apply(first, bytes, false, worker);
+        disk.commit(self.place, waiter, Task::Write(first, entered));
+        Ok(Step::Later)
     }
 
     fn direct_write(
@@ -128,6 +125,7 @@ impl SimStore {
         let alone = whole && durability == Durability::Durable && disk.committers[self.place].is_quiet();
         let write = Write {
             store: self.place,
+            entered: disk.committers[self.place].epoch(),
             first,
             bytes,
             durability,
@@ -151,6 +149,11 @@ impl SimStore {
 }
 
 impl Disk {
+    /// A store's write-back writes are answered when they are committed: the medium does not keep up.
+    pub(super) fn is_late(&self, store: usize) -> bool {
+        self.committers[store].is_late(self.bus.now_us())
+    }
+
     /// Sectors of a block of the medium.
     pub(super) fn block(&self) -> u64 {
         match self.kind {

@@ -9,6 +9,7 @@ use super::Disk;
 use super::commit::Task;
 use crate::bus::{Handle, Note, WorkerId};
 use crate::mutants::Mutant;
+use store::commit::machine::Epoch;
 
 /// Who waits for an operation.
 #[derive(Debug, Clone)]
@@ -59,6 +60,8 @@ pub struct Write {
     pub bytes: Vec<u8>,
     /// When it counts as done.
     pub durability: Durability,
+    /// When it began.
+    pub entered: Epoch,
     /// Who waits.
     pub waiter: Waiter,
     /// What it covers in part only.
@@ -307,6 +310,10 @@ impl Disk {
         let count = (write.bytes.len() / SECTOR_BYTES) as u64;
         let worker = write.waiter.handle.worker();
         let fault = self.write_fault(write.first, count, &write.waiter);
+        // A commit that failed meanwhile may have taken it down.
+        let at_once = write.durability == Durability::WriteBack
+            && !self.is_late(write.store)
+            && write.entered == self.committers[write.store].epoch();
         match &fault {
             // Some of it may have been taken.
             Some(fault) if fault.kind == FaultKind::Write => {
@@ -315,16 +322,17 @@ impl Disk {
                 self.apply(write.first, &bytes, false, worker);
             }
             Some(_) => {}
-            None => self.apply(first, bytes, write.durability == Durability::WriteBack, worker),
+            None => self.apply(first, bytes, at_once, worker),
         }
         self.release(&write);
-        match (fault, write.durability) {
-            (Some(fault), _) => write.waiter.finish(Err(fault)),
-            (None, Durability::WriteBack) => {
+        match fault {
+            Some(fault) => write.waiter.finish(Err(fault)),
+            None if at_once => {
                 self.note_write(write.store);
                 write.waiter.finish(Ok(None));
             }
-            (None, Durability::Durable) => self.commit(write.store, write.waiter, Task::Write(write.first)),
+            // It is answered there, or refused at once.
+            None => self.commit(write.store, write.waiter, Task::Write(write.first, write.entered)),
         }
     }
 }

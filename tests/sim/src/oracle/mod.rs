@@ -274,11 +274,7 @@ impl Oracle {
             for at in first.max(export.base)..(first + count).min(export.base + export.plan.sectors) {
                 let lba = at - export.base;
                 let value = stamp::value(lba, device.seen(at));
-                let sector = &mut export.sectors[lba as usize];
-                // Writes that are under way go on.
-                let under_way: Vec<_> = sector.under_way().collect();
-                *sector = Sector::holding(value, tick, Mac::ZERO);
-                sector.clusters.extend(under_way);
+                export.sectors[lba as usize].settle(value, tick);
                 export.soft.remove(&lba);
             }
         }

@@ -108,6 +108,8 @@ pub struct Sector {
     arrived: BTreeSet<u64>,
     /// A failed commit took something of it: anything may be read until the next write that is answered.
     pub damaged: bool,
+    /// When the medium put other contents there. A read that arrived before may have seen either.
+    settled: Tick,
 }
 
 impl Default for Sector {
@@ -131,7 +133,16 @@ impl Sector {
             past: Vec::new(),
             arrived: BTreeSet::new(),
             damaged: false,
+            settled: 0,
         }
+    }
+
+    /// The medium holds this value from now on, whatever was written; writes under way go on.
+    pub fn settle(&mut self, value: Value, tick: Tick) {
+        let under_way: Vec<_> = self.under_way().collect();
+        *self = Sector::holding(value, tick, Mac::ZERO);
+        self.clusters.extend(under_way);
+        self.settled = tick;
     }
 
     /// A write arrives. A copy of one that has not been answered is the same write; `key` tells that.
@@ -207,7 +218,7 @@ impl Sector {
     /// # Errors
     /// When no order explains it: the value that should have been seen, or that nobody wrote what was.
     pub fn read_answered(&mut self, value: Value, arrived: Tick, tick: Tick) -> Result<(), Option<Value>> {
-        if self.damaged {
+        if self.damaged || arrived < self.settled {
             return Ok(());
         }
         let mut against = None;
@@ -434,6 +445,16 @@ mod tests {
             sector.read_answered(10, 6, 7).is_err(),
             "the first copy was done after all"
         );
+    }
+
+    #[test]
+    fn a_read_from_before_the_medium_changed_may_show_what_was_there() {
+        let mut sector = Sector::default();
+        wrote(&mut sector, 10, 1, 2).unwrap();
+        sector.settle(INITIAL, 5);
+        assert!(sector.read_answered(10, 3, 6).is_ok());
+        assert!(sector.read_answered(10, 6, 7).is_err());
+        assert!(sector.read_answered(INITIAL, 6, 7).is_ok());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use engine::{
 use crate::bus::{Bus, CompletionQueue, WorkerId};
 use crate::frame::Frame;
 use crate::link::{Chunked, SimLink};
-use crate::oracle::sector::Tick;
+use crate::oracle::Tick;
 use crate::oracle::{SHELF, STALE_AFTER_US};
 use crate::plan::{ExportPlan, PortPlan};
 use crate::state::SimState;

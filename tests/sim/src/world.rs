@@ -279,7 +279,9 @@ impl World {
         for worker in self.bus.take_awake() {
             self.wake(worker);
         }
-        for number in std::mem::take(&mut self.oracle.unsure) {
+        let mut unsure = std::mem::take(&mut self.oracle.unsure);
+        unsure.extend(&self.oracle.unanswered);
+        for number in unsure {
             if let Some(process) = &self.process {
                 let state = process.exports[number].persistent();
                 self.oracle.resync(number, state);

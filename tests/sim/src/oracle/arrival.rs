@@ -4,7 +4,7 @@ use aoe_common::Mac;
 use aoe_common::wire::{SECTOR_BYTES, aoe, ata};
 
 use super::admin::Asked;
-use super::sector::Tick;
+use super::cluster::Tick;
 use super::{At, Oracle, SHELF};
 use crate::bus::WorkerId;
 use crate::frame::{Frame, Header};
@@ -73,6 +73,24 @@ impl Arrival {
             What::Write { values, .. } => values.contains(&key),
             What::Trim(_, other) => *other == key,
             _ => false,
+        }
+    }
+
+    /// The key of the write or trim that it is, if that gives the sector this value.
+    pub fn key_of(&self, lba: u64, value: Value) -> Option<u64> {
+        match &self.what {
+            What::Write {
+                lba: first, values, ..
+            } => {
+                let at = usize::try_from(lba.checked_sub(*first)?).ok()?;
+                values.get(at).copied().filter(|written| *written == value)
+            }
+            What::Trim(spans, key) => {
+                let covers =
+                    |(first, count): &(u64, u64)| (*first..first.saturating_add(*count)).contains(&lba);
+                (value == stamp::ZEROS && spans.iter().any(covers)).then_some(*key)
+            }
+            _ => None,
         }
     }
 }

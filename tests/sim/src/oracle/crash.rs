@@ -3,7 +3,7 @@
 use engine::Persistent;
 
 use super::violation::Promise;
-use super::{Oracle, sector};
+use super::{Oracle, cluster};
 use crate::stamp;
 
 impl Oracle {
@@ -27,9 +27,9 @@ impl Oracle {
                 && !device.faults.slow
                 && !device.faults.any()
                 && !device.faults.hung;
-            let must = |cluster: &sector::Cluster| {
+            let must = |cluster: &cluster::Cluster| {
                 let old = calm && cluster.answered_us.saturating_add(limit) < now_us;
-                cluster.answered != sector::NEVER && (!power || cluster.durable || old)
+                cluster.answered != cluster::NEVER && (!power || cluster.durable || old)
             };
             for (lba, history) in (0..).zip(&export.sectors) {
                 let value = stamp::value(lba, device.seen(export.base + lba));

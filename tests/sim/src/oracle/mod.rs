@@ -3,6 +3,7 @@
 
 mod admin;
 mod arrival;
+mod cluster;
 mod crash;
 mod replies;
 pub mod sector;
@@ -17,7 +18,8 @@ use parking_lot::Mutex;
 
 use self::admin::Asked;
 pub use self::arrival::{Arrival, What};
-use self::sector::{Sector, Tick};
+pub use self::cluster::Tick;
+use self::sector::{Copy, Sector};
 pub use self::violation::{Promise, Violation};
 use crate::bus::WorkerId;
 use crate::disk::Disk;
@@ -78,6 +80,8 @@ pub struct Oracle {
     pub violation: Option<Violation>,
     /// Exports whose state an answer changed of which nobody can say what it answers.
     pub unsure: Vec<usize>,
+    /// Exports whose state was to change when the worker that was asked ended: the change may come to be at any time.
+    pub unanswered: BTreeSet<usize>,
     /// Replies seen.
     pub replies: u64,
 }
@@ -94,6 +98,7 @@ impl Oracle {
             by_tag: BTreeMap::new(),
             violation: None,
             unsure: Vec::new(),
+            unanswered: BTreeSet::new(),
             replies: 0,
         }
     }
@@ -162,6 +167,7 @@ impl Oracle {
             return self.settle(disk, first, count);
         }
         let mut stale = None;
+        let mut copies = Vec::new();
         let on_disk = |(_, export): &(usize, &Exported)| export.disk_number == disk;
         for (number, export) in self.exports.iter().enumerate().filter(on_disk) {
             let device = export.disk.lock();
@@ -169,11 +175,12 @@ impl Oracle {
                 let lba = at - export.base;
                 let value = stamp::value(lba, device.seen(at));
                 let sector = &export.sectors[lba as usize];
+                copies.extend(self.copy_at(worker, (number, lba), value));
                 let newer = sector
                     .is_stale(value)
                     .or_else(|| self.stale_trim(number, lba, value));
                 if let Some(newer) = newer {
-                    stale.get_or_insert((export.plan.late_duplicates, lba, value, newer));
+                    stale.get_or_insert((number, lba, value, newer));
                 }
                 if let Some(source) = export.sectors[lba as usize].refused(value, |mac| export.may_write(mac))
                 {
@@ -186,9 +193,14 @@ impl Oracle {
                 }
             }
         }
-        let Some((_, lba, value, newer)) = stale else {
+        for copy in copies {
+            self.exports[copy.export].sectors[copy.lba as usize].carried_out(&copy);
+        }
+        let Some((number, lba, value, newer)) = stale else {
             return;
         };
+        // What reads around a part of a block before it is carried out, on a disk that others use.
+        let transfer_us = 1000 + 100 * self.exports[number].plan.io_us;
         let waited = self
             .arrivals
             .values()
@@ -196,8 +208,8 @@ impl Oracle {
         let (promise, since) = match waited {
             // An adversary's frame with a piece of the write in it: a write of its own.
             Some(arrival) if arrival.odd => return,
-            // Doubled by the network and hardly late: no target can tell it from a new write.
-            Some(arrival) if self.now_us - arrival.at_us <= STALE_AFTER_US => return,
+            // Doubled by the network and hardly late when its turn came: no target can tell it from a new write.
+            Some(arrival) if self.now_us - arrival.at_us <= STALE_AFTER_US + transfer_us => return,
             Some(arrival) => (
                 Promise::StaleFromRing,
                 format!(
@@ -215,6 +227,24 @@ impl Oracle {
                 stamp::name(newer)
             ),
         );
+    }
+
+    /// The request at a worker that may have been carried out just now, if it is too young to be known as old.
+    fn copy_at(&self, worker: WorkerId, (number, lba): (usize, u64), value: Value) -> Option<Copy> {
+        let young = |arrival: &&Arrival| self.now_us - arrival.at_us <= STALE_AFTER_US;
+        let arrivals = self.arrivals.iter().filter(|(_, arrival)| young(arrival));
+        let mut here =
+            arrivals.filter(|(_, arrival)| arrival.worker == worker && arrival.export == Some(number));
+        here.find_map(|(tick, arrival)| {
+            Some(Copy {
+                export: number,
+                lba,
+                value,
+                key: arrival.key_of(lba, value)?,
+                arrived: *tick,
+                source: arrival.header.source,
+            })
+        })
     }
 
     /// Trims look alike: zeros are stale when every trim of the sector that waits is a copy of one that was answered before a
@@ -289,7 +319,9 @@ impl Oracle {
             .map(|(tick, _)| *tick)
             .collect();
         for tick in gone {
-            self.leave(tick);
+            let arrival = self.leave(tick);
+            let admin = arrival.filter(|arrival| matches!(arrival.what, What::Admin(_)));
+            self.unanswered.extend(admin.and_then(|arrival| arrival.export));
         }
     }
 

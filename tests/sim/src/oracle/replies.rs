@@ -3,7 +3,7 @@
 use aoe_common::wire::{MIN_FRAME_BYTES, SECTOR_BYTES, aoe, ata, query};
 
 use super::arrival::{Arrival, What};
-use super::sector::Tick;
+use super::cluster::Tick;
 use super::violation::Promise;
 use super::{At, Oracle};
 use crate::bus::WorkerId;
@@ -64,6 +64,9 @@ impl Oracle {
             self.unsure.push(number);
         }
         if certain {
+            if matches!(arrival.what, What::Admin(_)) {
+                self.unanswered.remove(&number);
+            }
             self.judge(number, asked, tick, &arrival, &reply);
         }
     }

@@ -12,89 +12,25 @@ use std::collections::BTreeSet;
 
 use aoe_common::Mac;
 
+use super::cluster::{Cluster, NEVER, Tick};
+
 use crate::stamp::{INITIAL, Value};
 
-/// A moment: the number of a frame that arrived at the target, or left it.
-pub type Tick = u64;
-
-/// Not yet, or never.
-pub const NEVER: Tick = Tick::MAX;
-
-/// A write and the reads that saw it.
+/// A request that may have just been carried out, and what it gives a sector.
 #[derive(Debug, Clone)]
-pub struct Cluster {
-    /// What was written.
+pub struct Copy {
+    /// Which export.
+    pub export: usize,
+    /// Which sector.
+    pub lba: u64,
+    /// What it holds now.
     pub value: Value,
-    /// Arrival of the first copy of the request.
+    /// What tells the write from others.
+    pub key: u64,
+    /// When the request arrived.
     pub arrived: Tick,
-    /// The reply that said it was done.
-    pub answered: Tick,
-    /// When it was answered, for its age at a power cut.
-    pub answered_us: u64,
-    /// When the last copy was given up without an answer; [`NEVER`] while one is there.
-    pub left: Tick,
-    /// The earliest reply in the cluster.
-    first_reply: Tick,
-    /// The latest arrival in the cluster.
-    last_arrival: Tick,
-    /// Its acknowledgement, or a flush after it, said that it survives a power cut.
-    pub durable: bool,
-    /// Who has sent a copy of it.
-    sources: Vec<Mac>,
-    /// Tells requests apart that write the same.
-    key: u64,
-    /// A copy of it had arrived, and been answered or given up, before.
-    repeats: bool,
-}
-
-impl Cluster {
-    fn new(value: Value, key: u64, arrived: Tick, source: Mac) -> Cluster {
-        Cluster {
-            value,
-            arrived,
-            answered: NEVER,
-            answered_us: u64::MAX,
-            left: NEVER,
-            first_reply: NEVER,
-            last_arrival: arrived,
-            durable: false,
-            sources: vec![source],
-            key,
-            repeats: false,
-        }
-    }
-
-    fn low(&self) -> Tick {
-        self.first_reply.min(self.last_arrival)
-    }
-
-    fn high(&self) -> Tick {
-        self.first_reply.max(self.last_arrival)
-    }
-
-    /// Seen or answered: it has happened.
-    fn happened(&self) -> bool {
-        self.first_reply != NEVER
-    }
-
-    /// It has happened before the other one began.
-    pub fn is_before(&self, other: &Cluster) -> bool {
-        other.happened() && self.first_reply < other.low()
-    }
-
-    fn contradicts(&self, other: &Cluster) -> bool {
-        if !self.happened() || !other.happened() {
-            return false;
-        }
-        let lives = |cluster: &Cluster| cluster.first_reply < cluster.last_arrival;
-        let inside = |life: &Cluster, room: &Cluster| life.low() < room.low() && room.high() < life.high();
-        match (lives(self), lives(other)) {
-            (true, true) => self.low() < other.high() && other.low() < self.high(),
-            (true, false) => inside(self, other),
-            (false, true) => inside(other, self),
-            (false, false) => false,
-        }
-    }
+    /// Whose it is.
+    pub source: Mac,
 }
 
 /// The history of one sector.
@@ -157,6 +93,21 @@ impl Sector {
             }
             Some(cluster) if cluster.sources.contains(&source) => {}
             Some(cluster) => cluster.sources.push(source),
+        }
+    }
+
+    /// A copy of a write is carried out. If the write has happened before, this is another one, however early the copy arrived:
+    /// no target can tell the two apart, as long as the copy is young.
+    pub fn carried_out(&mut self, copy: &Copy) {
+        let mut same = self
+            .clusters
+            .iter()
+            .filter(|cluster| cluster.key == copy.key)
+            .peekable();
+        let is_known = same.peek().is_some();
+        if is_known && same.all(|cluster| cluster.happened() || cluster.left != NEVER) {
+            self.clusters
+                .push(Cluster::new(copy.value, copy.key, copy.arrived, copy.source));
         }
     }
 
@@ -445,6 +396,25 @@ mod tests {
             sector.read_answered(10, 6, 7).is_err(),
             "the first copy was done after all"
         );
+    }
+
+    #[test]
+    fn a_young_copy_that_is_carried_out_after_the_answer_is_another_write() {
+        let mut sector = Sector::default();
+        sector.write_arrives(10, 10, 1, M);
+        sector.write_arrives(10, 10, 2, M);
+        sector.write_answered(10, 1, 3, 0, false).unwrap();
+        wrote(&mut sector, 11, 4, 5).unwrap();
+        sector.carried_out(&Copy {
+            export: 0,
+            lba: 0,
+            value: 10,
+            key: 10,
+            arrived: 2,
+            source: M,
+        });
+        assert!(sector.read_answered(10, 6, 7).is_ok());
+        assert!(sector.read_answered(11, 8, 9).is_err(), "it stays");
     }
 
     #[test]

@@ -24,7 +24,14 @@ const PACKAGES: [(&str, &[&str]); 12] = [
 ];
 
 /// What the engine is built with from elsewhere: nothing that knows sockets, files, threads, time or chance.
-const OF_ENGINE: [&str; 5] = ["arrayvec", "parking_lot", "slab", "thiserror", "xxhash-rust"];
+const OF_ENGINE: [&str; 6] = [
+    "arrayvec",
+    "crossbeam-utils",
+    "parking_lot",
+    "slab",
+    "thiserror",
+    "xxhash-rust",
+];
 
 /// What the engine must not name.
 const NOT_IN_ENGINE: [&str; 9] = [
@@ -89,13 +96,12 @@ const LONGEST_FUNCTION: usize = 70;
 /// Longer than they should be: each waits for the change that cuts it up, and none may be added. Tests count as code,
 /// but a long list of cases in one of them is easier to read than its parts.
 const LONG_FILES: [&str; 0] = [];
-const LONG_FUNCTIONS: [&str; 14] = [
+const LONG_FUNCTIONS: [&str; 13] = [
     "aoe-user/src/cli/doctor/mod.rs: report",
     "aoe-user/src/config/file_tests.rs: the_example_of_the_readme_reads_as_meant",
     "aoe-user/src/config/file_tests.rs: wrong_values_are_shown_with_their_range_and_place",
     "aoe-user/src/filter/tests/limits.rs: costs",
     "crates/engine/src/ata/decode.rs: decode",
-    "crates/engine/src/data.rs: begin",
     "crates/engine/src/testing/parser.rs: check",
     "crates/engine/src/tests/model.rs: play",
     "crates/engine/src/tests/model/oracle.rs: judge",

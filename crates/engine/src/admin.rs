@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use aoe_common::wire::{MAX_CONFIG_STRING_BYTES, mask as mask_wire};
-use parking_lot::RwLockWriteGuard;
+use crossbeam_utils::sync::ShardedLockWriteGuard;
 
 use super::action::{Action, Decision, StateChange};
 use super::counters::Silence;
@@ -17,6 +17,7 @@ use super::in_flight::{InFlight, Stage};
 use super::link::Link;
 use super::mutants::{self, Mutant};
 use super::order::{Placement, Turn};
+use super::place::AtOnce;
 use super::request::Command;
 use super::server::{Call, Server};
 use super::state::Persistent;
@@ -84,21 +85,16 @@ impl<L: Link, C: Completions> Server<L, C> {
             drop(state);
             return self.silent(link, frame, Silence::Full);
         };
-        let requester = || self.requester(token);
-        match state
-            .order
-            .with(|table| table.place(scope, None, (source, max), requester))
-        {
+        let requester = self.requester(token);
+        let order = &call.export.order;
+        match order.place(scope, None, (source, max), &requester) {
             Placement::Clear => {
-                let entry = state
-                    .order
-                    .with(|table| table.run(scope, None, source, requester()));
-                let place = self.enter(&state, entry, token);
+                let place = AtOnce::new(order, scope).go_on(None, source, requester);
                 let in_flight = call.in_flight(frame, action, place, Stage::Running);
                 self.change(link, in_flight, state, call.now_us);
             }
             Placement::Waits(entry) => {
-                let place = self.enter(&state, entry, token);
+                let place = self.enter(call.export, entry, token);
                 drop(state);
                 self.counters.waited.bump();
                 self.park(link, call.in_flight(frame, action, place, Stage::Waiting));
@@ -126,7 +122,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         &mut self,
         link: &mut L,
         mut in_flight: InFlight<Held<L::Frame>, C>,
-        mut state: RwLockWriteGuard<'_, State<C::Handle>>,
+        mut state: ShardedLockWriteGuard<'_, State>,
         now_us: u64,
     ) {
         let export = Arc::clone(&in_flight.export);

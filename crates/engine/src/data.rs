@@ -1,10 +1,10 @@
-//! ATA commands: judged and run under the export's lock, or entered into its order and finished later.
+//! ATA commands: judged, entered into the export's order, and run at once or finished later.
 
-use std::ops::Deref;
 use std::sync::Arc;
 
 use aoe_common::Access;
 use aoe_common::wire::SECTOR_BYTES;
+use crossbeam_utils::sync::ShardedLockReadGuard;
 
 use super::action::{Action, Refusal};
 use super::ata::{self, Device, Opcode, Registers};
@@ -17,25 +17,88 @@ use super::link::{Link, Pieces};
 use super::mutants::{self, Mutant};
 use super::operation::Failure;
 use super::order::{Placement, Turn};
+use super::place::AtOnce;
 use super::request::Command;
 use super::scatter;
 use super::scope::{Fingerprint, Span};
 use super::server::{Call, Server};
-use crate::completion::{Completions, Event, StoreResult};
+use crate::completion::{Completions, Event, StoreResult, Token};
 use crate::store::Step;
 use aoe_common::wire::error;
+
+/// An operation that nothing stands against.
+struct Begun<'a, C: Completions> {
+    at_once: AtOnce<'a, C::Handle>,
+    /// Nobody changes who may do what, nor pauses the export, before it is done or has a place.
+    state: ShardedLockReadGuard<'a, State>,
+    token: Token,
+    action: Action,
+    fingerprint: Option<Fingerprint>,
+}
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Serves an ATA command to an exact address.
     pub fn ata(&mut self, link: &mut L, call: Call<'_, C>, registers: &Registers, frame: Held<L::Frame>) {
-        let opcode = ata::opcode(registers.command);
-        self.count(opcode);
-        // Writes and trims alone, everything else side by side: what a store does at once never overlaps a write.
-        if opcode.has_payload() {
-            self.begin(link, call, registers, frame, call.export.state.write());
+        self.count(ata::opcode(registers.command));
+        let export = call.export;
+        let state = export.state.read();
+        let action = match Self::judge(link, call, registers, &state, &frame) {
+            Ok(action) => action,
+            Err(refusal) => {
+                drop(state);
+                return self.refuse(link, call, frame, refusal);
+            }
+        };
+        let Some(scope) = action.scope() else {
+            drop(state);
+            return self.reply(link, call, frame, &action, Ok(()));
+        };
+
+        let token = self.in_flight.next_token();
+        let (source, max) = (call.request.source, export.max_in_flight());
+        let mut fingerprint = None;
+        let placement = if export.order.begin(scope, source, max) {
+            Placement::Clear
         } else {
-            self.begin(link, call, registers, frame, call.export.state.read());
-        }
+            fingerprint = action.fingerprint(link, &frame, call.request, registers);
+            let requester = self.requester(token);
+            export.order.place(scope, fingerprint, (source, max), &requester)
+        };
+        let (entry, stage) = match placement {
+            Placement::Clear => {
+                let begun = Begun {
+                    at_once: AtOnce::new(&export.order, scope),
+                    state,
+                    token,
+                    action,
+                    fingerprint,
+                };
+                return self.begin(link, call, registers, frame, begun);
+            }
+            Placement::Full => {
+                drop(state);
+                return self.silent(link, frame, Silence::Full);
+            }
+            Placement::Duplicate(_)
+                if mutants::is(Mutant::DuplicateAnsweredAtOnce) && matches!(action, Action::Write { .. }) =>
+            {
+                drop(state);
+                return self.reply(link, call, frame, &action, Ok(()));
+            }
+            Placement::Waits(entry) => {
+                self.counters.waited.bump();
+                call.meter.row().inspect(|row| row.waited.bump());
+                (entry, Stage::Waiting)
+            }
+            Placement::Duplicate(entry) => {
+                self.counters.duplicates.bump();
+                call.meter.row().inspect(|row| row.duplicates.bump());
+                (entry, Stage::Duplicate)
+            }
+        };
+        drop(state);
+        let place = self.enter(export, entry, token);
+        self.park(link, call.in_flight(frame, action, place, stage));
     }
 
     fn count(&self, opcode: Opcode) {
@@ -56,7 +119,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         link: &L,
         call: Call<'_, C>,
         registers: &Registers,
-        state: &State<C::Handle>,
+        state: &State,
         frame: &Held<L::Frame>,
     ) -> Result<Action, Refusal> {
         let access = Self::admit(call, state)?;
@@ -90,98 +153,50 @@ impl<L: Link, C: Completions> Server<L, C> {
         )
     }
 
+    /// Has the store do what has been entered in the order.
     fn begin(
         &mut self,
         link: &mut L,
         call: Call<'_, C>,
         registers: &Registers,
         mut frame: Held<L::Frame>,
-        state: impl Deref<Target = State<C::Handle>>,
+        begun: Begun<'_, C>,
     ) {
-        let action = match Self::judge(link, call, registers, &state, &frame) {
-            Ok(action) => action,
-            Err(refusal) => {
-                drop(state);
-                return self.refuse(link, call, frame, refusal);
-            }
-        };
-        let Some(scope) = action.scope() else {
-            drop(state);
-            return self.reply(link, call, frame, &action, Ok(()));
-        };
-
-        let token = self.in_flight.next_token();
-        let mut fingerprint = None;
-        let remember = call.export.options.late_duplicates && matches!(action, Action::Write { .. });
-        if remember || state.order.len() != 0 {
-            fingerprint = action.fingerprint(link, &frame, call.request, registers);
-            let (max, requester) = (call.export.max_in_flight(), || self.requester(token));
-            let source = call.request.source;
-            let placement = state
-                .order
-                .with(|table| table.place(scope, fingerprint, (source, max), requester));
-            match placement {
-                Placement::Clear => {}
-                Placement::Full => {
-                    drop(state);
-                    return self.silent(link, frame, Silence::Full);
-                }
-                Placement::Waits(entry) => {
-                    self.counters.waited.bump();
-                    call.meter.row().inspect(|row| row.waited.bump());
-                    let place = self.enter(&state, entry, token);
-                    drop(state);
-                    return self.park(link, call.in_flight(frame, action, place, Stage::Waiting));
-                }
-                Placement::Duplicate(_)
-                    if mutants::is(Mutant::DuplicateAnsweredAtOnce)
-                        && matches!(action, Action::Write { .. }) =>
-                {
-                    drop(state);
-                    return self.reply(link, call, frame, &action, Ok(()));
-                }
-                Placement::Duplicate(entry) => {
-                    self.counters.duplicates.bump();
-                    call.meter.row().inspect(|row| row.duplicates.bump());
-                    let place = self.enter(&state, entry, token);
-                    drop(state);
-                    return self.park(link, call.in_flight(frame, action, place, Stage::Duplicate));
-                }
-            }
-            let treatment = treatment(call, &state, &action, fingerprint);
+        let Begun {
+            at_once,
+            state,
+            token,
+            action,
+            mut fingerprint,
+        } = begun;
+        if call.export.options.late_duplicates && matches!(action, Action::Write { .. }) {
+            fingerprint = fingerprint.or_else(|| action.fingerprint(link, &frame, call.request, registers));
+            let treatment = treatment(call, &action, fingerprint);
             if treatment != Treatment::Execute {
-                drop(state);
+                drop((at_once, state));
                 return self.late(link, call, frame, &action, treatment);
             }
         }
-
-        match action.run(
+        let step = action.run(
             call.export,
             (&mut self.completions, token),
             link,
             &mut frame,
             call.request,
-        ) {
-            Ok(Step::Later) => {
-                let fingerprint =
-                    fingerprint.or_else(|| action.fingerprint(link, &frame, call.request, registers));
-                let (source, requester) = (call.request.source, self.requester(token));
-                let entry = state
-                    .order
-                    .with(|table| table.run(scope, fingerprint, source, requester));
-                let place = self.enter(&state, entry, token);
-                drop(state);
-                self.counters.deferred.bump();
-                self.park(link, call.in_flight(frame, action, place, Stage::Running));
-            }
-            done => {
-                if done.is_ok() {
-                    remember_write(call, &state, &action, fingerprint);
-                }
-                drop(state);
-                self.reply(link, call, frame, &action, done.map(|_| ()));
-            }
+        );
+        if matches!(step, Ok(Step::Later)) {
+            let fingerprint =
+                fingerprint.or_else(|| action.fingerprint(link, &frame, call.request, registers));
+            let place = at_once.go_on(fingerprint, call.request.source, self.requester(token));
+            drop(state);
+            self.counters.deferred.bump();
+            return self.park(link, call.in_flight(frame, action, place, Stage::Running));
         }
+        if step.is_ok() {
+            remember_write(call, &action, fingerprint);
+        }
+        drop((at_once, state));
+        self.reply(link, call, frame, &action, step.map(|_| ()));
     }
 
     /// A late duplicate: answered or dropped, not run.
@@ -233,7 +248,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         } else {
             None
         };
-        let treatment = treatment(call, &state, &action, fingerprint);
+        let treatment = treatment(call, &action, fingerprint);
         drop(state);
         if treatment == Treatment::Execute {
             in_flight.action = action;
@@ -290,15 +305,11 @@ impl<L: Link, C: Completions> Server<L, C> {
         self.in_flight.release(in_flight.token);
         let (export, put_off) = (&in_flight.export, in_flight.put_off.as_ref());
         let call = Call::resumed(export, &in_flight.request, put_off, now_us);
-        let newest = {
-            let state = call.export.state.read();
-            let (newest, fingerprint) = in_flight.place.finish();
-            if result.is_ok() {
-                remember_write(call, &state, &in_flight.action, fingerprint);
-            }
-            newest
-        };
-        let Some(requester) = newest else {
+        if result.is_ok() {
+            // While nothing that overlaps can be judged by what is remembered.
+            remember_write(call, &in_flight.action, in_flight.place.fingerprint());
+        }
+        let Some(requester) = in_flight.place.finish() else {
             return self.reply(link, call, in_flight.frame, &in_flight.action, result);
         };
         match result {
@@ -455,26 +466,20 @@ fn written<C: Completions>(
     ))
 }
 
-fn remember_write<C: Completions>(
-    call: Call<'_, C>,
-    state: &State<C::Handle>,
-    action: &Action,
-    fingerprint: Option<Fingerprint>,
-) {
+fn remember_write<C: Completions>(call: Call<'_, C>, action: &Action, fingerprint: Option<Fingerprint>) {
     if let Some(written) = written(call, action, fingerprint) {
-        state.order.with(|table| table.late.record(written));
+        call.export.order.late.lock().record(written);
     }
 }
 
 /// What is to become of a write, in the light of those that were done lately.
 fn treatment<C: Completions>(
     call: Call<'_, C>,
-    state: &State<C::Handle>,
     action: &Action,
     fingerprint: Option<Fingerprint>,
 ) -> Treatment {
     match written(call, action, fingerprint) {
-        Some(write) => state.order.with(|table| table.late.judge(&write)),
+        Some(write) => call.export.order.late.lock().judge(&write),
         None => Treatment::Execute,
     }
 }

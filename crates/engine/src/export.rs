@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use aoe_common::{Access, Mac, Vlan};
-use parking_lot::RwLock;
 
 use super::ata::identify::{Identity, MAX_MULTIPLE};
 use super::mutants::{self, Mutant};
 use super::observer::{Change, Observer};
-use super::place::Order;
+use super::order::Order;
+use super::shared::Shared;
 use super::{AccessList, Address, Persistent, StateError, StateStore};
 use crate::completion::Completions;
 use crate::store::{Fault, FaultKind, Store};
@@ -71,23 +71,24 @@ pub struct Export<C: Completions> {
     sectors: AtomicU64,
     /// An initiator was told that the store is unavailable, and no operation has reached it since.
     gone: AtomicBool,
-    /// Hot operations hold this while they touch the store: shared to read, exclusive to write.
-    pub(super) state: Arc<RwLock<State<C::Handle>>>,
+    /// What a worker does in the call that brought it, it does with this held to read: who has it to write is alone.
+    pub(super) state: Arc<Shared<State>>,
+    /// What is in flight.
+    pub(super) order: Arc<Order<C::Handle>>,
 }
 
 /// What changes during an export's life.
 #[derive(Debug)]
-pub(super) struct State<H> {
+pub(super) struct State {
     pub persistent: Persistent,
     /// Nothing is served until the operator says so.
     pub paused: bool,
     /// Sectors per READ/WRITE MULTIPLE; 0: off.
     pub multiple: AtomicU8,
     pub smart_enabled: AtomicBool,
-    pub order: Arc<Order<H>>,
 }
 
-impl<H> State<H> {
+impl State {
     pub fn multiple(&self) -> u8 {
         self.multiple.load(Ordering::Relaxed)
     }
@@ -135,14 +136,13 @@ impl<C: Completions> Export<C> {
             paused: false,
             multiple: AtomicU8::new(MAX_MULTIPLE),
             smart_enabled: AtomicBool::new(options.smart),
-            order: Arc::default(),
         };
         Ok(Export::assemble(
             options,
             store,
             state_store,
             observer,
-            Arc::new(RwLock::new(state)),
+            (Arc::new(Shared::new(state)), Arc::default()),
         ))
     }
 
@@ -155,7 +155,7 @@ impl<C: Completions> Export<C> {
             store,
             state_store,
             self.observer.clone(),
-            self.state.clone(),
+            (self.state.clone(), self.order.clone()),
         )
     }
 
@@ -164,7 +164,7 @@ impl<C: Completions> Export<C> {
         store: Arc<dyn Store<C>>,
         state_store: Option<Arc<dyn StateStore<C>>>,
         observer: Arc<dyn Observer>,
-        state: Arc<RwLock<State<C::Handle>>>,
+        (state, order): (Arc<Shared<State>>, Arc<Order<C::Handle>>),
     ) -> Export<C> {
         if options.identity.serial.trim().is_empty() {
             // 9front never sets the size of a device without one.
@@ -180,6 +180,7 @@ impl<C: Completions> Export<C> {
             sectors,
             gone: AtomicBool::new(false),
             state,
+            order,
         }
     }
 
@@ -215,7 +216,7 @@ impl<C: Completions> Export<C> {
     ) -> Result<(), ReplaceError> {
         let before = {
             let mut state = self.state.write();
-            if state.order.with(|table| table.has_admin()) {
+            if self.order.has_admin() {
                 return Err(ReplaceError::Busy(self.address()));
             }
             let mut persistent = state.persistent.clone();
@@ -274,11 +275,11 @@ impl<C: Completions> Export<C> {
 
     /// Requests that the store has not finished or that wait for one it has not.
     pub fn in_flight(&self) -> usize {
-        self.state.read().order.len()
+        self.order.len()
     }
 
     /// What `source` may do; `None`: it does not see the export.
-    pub(super) fn access_of(&self, state: &State<C::Handle>, source: Mac) -> Option<Access> {
+    pub(super) fn access_of(&self, state: &State, source: Mac) -> Option<Access> {
         if !self.options.access.is_empty() {
             return self.options.access.of(source);
         }

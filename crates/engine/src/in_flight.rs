@@ -154,7 +154,8 @@ fn key(token: Token) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::order::Requester;
+    use crate::entry::Requester;
+    use crate::place::AtOnce;
     use crate::scope::{Class, Scope, Span};
     use crate::testing::bench::{ONE, Worker, export, options, request};
     use crate::testing::completions::MemCompletions;
@@ -173,8 +174,8 @@ mod tests {
             session: MemCompletions::new().handle(),
             token,
         };
-        let order = export.state.read().order.clone();
-        let entry = order.with(|table| table.run(scope, None, ONE, requester.clone()));
+        assert!(export.order.begin(scope, ONE, 16));
+        let place = AtOnce::new(&export.order, scope).go_on(None, ONE, requester);
         let bytes = request(0, &[0; 12]);
         let port = Worker::new(Vec::new()).port;
         InFlight {
@@ -182,7 +183,7 @@ mod tests {
             export: Arc::clone(export),
             request: Request::parse(&[&bytes], &port).unwrap(),
             action: Action::Flush,
-            place: Place::new(&order, entry, requester),
+            place,
             token,
             stage,
             put_off: None,

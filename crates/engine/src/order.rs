@@ -1,78 +1,36 @@
 //! One ordering domain for each export: what is in flight, what waits for it, and who is answered.
 //!
-//! All workers of all ports that serve the export share it. Operations that a store finishes at once never appear
-//! here: they run under the export's lock. What a store defers, and what must wait for it, is an entry, in arrival
-//! order, until it ends. Two entries conflict when they overlap and one of them writes; an entry that conflicts
-//! with an earlier one waits for it.
+//! All workers of all ports that serve the export share it. Every operation on its sectors is entered before the store is called
+//! and leaves when it is over. Two of them conflict when they overlap and one of them writes; one that conflicts with what was
+//! entered before waits for it. Nothing is copied and nobody is called with a lock held: the locks, one for each
+//! [stripe](super::stripe), are held only to look and to enter.
+//!
+//! What a worker does in the call that brought it is only noted. What the store puts off, and what waits, is an [`Entry`] with all
+//! that it takes to go on, and counts in its source's share.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::sync::Arc;
 
 use aoe_common::Mac;
+use arrayvec::ArrayVec;
 
-use super::index::{EntryId, Index};
+use super::entry::{Entry, Joined, Phase, Requester};
 use super::late::LateLog;
-use super::mutants::{self, Mutant};
+use super::line::{Line, Locked};
 use super::scope::{Class, Fingerprint, Scope};
 use super::shares::Shares;
-use crate::completion::{Completion, CompletionHandle, Event, Token};
-
-/// A request in flight on some worker.
-#[derive(Clone, Debug)]
-pub(super) struct Requester<H> {
-    /// The session that it is in flight on.
-    pub session: H,
-    pub token: Token,
-}
-
-impl<H: CompletionHandle> Requester<H> {
-    fn is(&self, session: &H, token: Token) -> bool {
-        self.token == token && self.session == *session
-    }
-
-    /// Tells it to look at the table again.
-    pub fn call(&self) {
-        self.post(Event::Again);
-    }
-
-    pub fn post(&self, event: Event) {
-        self.session.post(Completion {
-            token: self.token,
-            event,
-        });
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Waiting,
-    /// Nothing conflicts any more; its owner has been told.
-    Called,
-    Running,
-}
-
-#[derive(Debug)]
-struct Entry<H> {
-    scope: Scope,
-    fingerprint: Option<Fingerprint>,
-    /// Whose share it counts in.
-    source: Mac,
-    phase: Phase,
-    /// Runs it, or will.
-    owner: Requester<H>,
-    /// Gets the answer in the owner's place.
-    newest: Option<Requester<H>>,
-}
+use super::stripe::{STRIPES, StripeSet};
+use super::sync::Mutex;
+use crate::completion::CompletionHandle;
 
 /// Where a request finds itself.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Placement {
-    /// Nothing in flight stands against it: go on.
+#[derive(Debug)]
+pub(super) enum Placement<H> {
+    /// Nothing in flight stands against it: it is entered as what a worker does now.
     Clear,
     /// It waits for its turn in this entry.
-    Waits(EntryId),
+    Waits(Arc<Entry<H>>),
     /// It is in flight already and waits for the result of this entry.
-    Duplicate(EntryId),
+    Duplicate(Arc<Entry<H>>),
     /// Too much is in flight.
     Full,
 }
@@ -88,233 +46,202 @@ pub(super) enum Turn {
     Superseded,
 }
 
-/// The entries of one export.
+/// The order of one export.
 #[derive(Debug)]
-pub(super) struct Table<H> {
-    entries: BTreeMap<EntryId, Entry<H>>,
-    index: Index,
+pub(super) struct Order<H> {
+    stripes: Vec<Line<H>>,
     /// Reads in one, all else in the other: neither keeps the other out.
     shares: [Shares; 2],
-    next_id: EntryId,
-    pub late: LateLog,
+    pub late: Mutex<LateLog>,
 }
 
-impl<H> Default for Table<H> {
-    fn default() -> Table<H> {
-        Table {
-            entries: BTreeMap::new(),
-            index: Index::default(),
+impl<H> Default for Order<H> {
+    fn default() -> Order<H> {
+        Order {
+            stripes: (0..STRIPES).map(|_| Line::default()).collect(),
             shares: Default::default(),
-            next_id: 0,
-            late: LateLog::default(),
+            late: Mutex::default(),
         }
     }
 }
 
-impl<H: CompletionHandle> Table<H> {
+impl<H: CompletionHandle> Order<H> {
+    /// Entries now: requests that the store works on, and those that wait.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        let [reads, others] = &self.shares;
+        reads.total().saturating_add(others.total())
     }
 
-    /// Finds a request its place: beside, behind or instead of what is in flight. At most `max` entries of its kind, and of these a
-    /// source has its share.
+    /// The line of an operation that has only one.
+    #[inline]
+    fn only(&self, set: StripeSet) -> Option<&Line<H>> {
+        self.stripes.get(set.only()?)
+    }
+
+    fn stripe(&self, number: usize) -> Option<Locked<'_, H>> {
+        self.stripes.get(number).map(Line::lock)
+    }
+
+    /// Works on stripes together, so that operations over several are entered in the same order in all.
+    #[inline]
+    fn with<T>(&self, set: StripeSet, work: impl FnOnce(&mut [Locked<'_, H>]) -> T) -> T {
+        let mut locked: ArrayVec<_, STRIPES> = ArrayVec::new();
+        locked.extend(set.iter().filter_map(|number| self.stripe(number)));
+        work(&mut locked)
+    }
+
+    /// Enters an operation that a worker does now, where nothing is in flight that stands against it or may be the same request.
+    #[inline]
+    pub fn begin(&self, scope: Scope, source: Mac, max: usize) -> bool {
+        if !self.shares(scope.class).has_room(source, max) {
+            return false;
+        }
+        let set = StripeSet::of(scope);
+        if self.only(set).is_some_and(|line| line.try_begin(scope)) {
+            return true;
+        }
+        self.with(set, |stripes| {
+            let free = stripes.iter().all(|stripe| stripe.is_free_for(scope));
+            if free {
+                stripes.iter_mut().for_each(|stripe| stripe.begin(scope));
+            }
+            free
+        })
+    }
+
+    /// Finds a request its place: beside, behind or instead of what is in flight. At most `max` entries of its kind (and as many
+    /// more as there are workers that begin at the same moment), and of these a source has its share.
     pub fn place(
-        &mut self,
+        &self,
         scope: Scope,
         fingerprint: Option<Fingerprint>,
         (source, max): (Mac, usize),
-        requester: impl FnOnce() -> Requester<H>,
-    ) -> Placement {
-        let (mut conflict, mut same) = (false, None);
-        // The latest one that is the same. This request is then as if it had arrived right after that one,
-        // and one in between that conflicts takes effect after both. Nobody can tell: none of them has been answered, so
-        // no order was promised.
-        self.any(scope, |id, entry| {
-            if fingerprint.is_some() && entry.fingerprint == fingerprint {
-                same = same.max(Some(id));
+        requester: &Requester<H>,
+    ) -> Placement<H> {
+        let has_room = self.shares(scope.class).has_room(source, max);
+        let owner = (requester.clone(), Phase::Waiting);
+        let entry = Arc::new(Entry::new(scope, fingerprint, source, owner));
+        let mut calls = Vec::new();
+        let placement = self.with(StripeSet::of(scope), |stripes| {
+            // The latest one that is the same. This request is then as if it had arrived right after that one,
+            // and one in between that conflicts takes effect after both. Nobody can tell: none of them has been answered, so
+            // no order was promised.
+            for same in stripes.iter().take(1).flat_map(|stripe| stripe.same(&entry)) {
+                match same.join(requester.clone(), &mut calls) {
+                    Joined::Owner => return Placement::Waits(Arc::clone(same)),
+                    Joined::Follower => return Placement::Duplicate(Arc::clone(same)),
+                    Joined::TooLate => {}
+                }
             }
-            conflict |= entry.scope.conflicts(scope);
-            false
-        });
-        if let Some(id) = same {
-            if self.join(id, requester()) {
-                Placement::Waits(id)
-            } else {
-                Placement::Duplicate(id)
+            if !has_room {
+                return Placement::Full;
             }
-        } else if !self.shares(scope.class).has_room(source, max) {
-            Placement::Full
-        } else if conflict {
-            Placement::Waits(self.insert(scope, fingerprint, source, requester(), Phase::Waiting))
-        } else {
+            if stripes.iter().any(|stripe| stripe.conflicts(scope)) {
+                self.shares(scope.class).add(source);
+                stripes
+                    .iter_mut()
+                    .for_each(|stripe| stripe.wait(Arc::clone(&entry)));
+                return Placement::Waits(entry);
+            }
+            stripes.iter_mut().for_each(|stripe| stripe.begin(scope));
             Placement::Clear
-        }
+        });
+        calls.iter().for_each(Requester::call);
+        placement
     }
 
-    fn shares(&mut self, class: Class) -> &mut Shares {
-        let [reads, others] = &mut self.shares;
+    #[inline]
+    fn shares(&self, class: Class) -> &Shares {
+        let [reads, others] = &self.shares;
         if class == Class::Read { reads } else { others }
     }
 
-    /// Whether this holds for any entry among those that can conflict with this one or be the same. Asked in the order of their
-    /// numbers, but for those on sectors of several buckets.
-    fn any(&self, scope: Scope, mut holds: impl FnMut(EntryId, &Entry<H>) -> bool) -> bool {
-        match self.index.near(scope) {
-            Some(mut near) => near.any(|id| self.entries.get(&id).is_some_and(|entry| holds(id, entry))),
-            None => self.entries.iter().any(|(id, entry)| holds(*id, entry)),
-        }
-    }
-
-    /// Entries after this one that can conflict with it, in the order of their numbers.
-    fn later(&self, id: EntryId, scope: Scope) -> Vec<EntryId> {
-        let Some(near) = self.index.near(scope) else {
-            let after = (Bound::Excluded(id), Bound::Unbounded);
-            return self.entries.range(after).map(|(id, _)| *id).collect();
-        };
-        let mut later: Vec<EntryId> = near.filter(|other| *other > id).collect();
-        later.sort_unstable();
-        later.dedup();
-        later
-    }
-
-    /// Whether an earlier entry stands against this one.
-    fn is_blocked(&self, id: EntryId, scope: Scope) -> bool {
-        self.any(scope, |other, entry| other < id && entry.scope.conflicts(scope))
-    }
-
-    fn insert(
-        &mut self,
+    /// An operation that a worker has begun goes on: the store has put it off.
+    pub fn go_on(
+        &self,
         scope: Scope,
         fingerprint: Option<Fingerprint>,
         source: Mac,
         owner: Requester<H>,
-        phase: Phase,
-    ) -> EntryId {
+    ) -> Arc<Entry<H>> {
+        let entry = Arc::new(Entry::new(scope, fingerprint, source, (owner, Phase::Running)));
         self.shares(scope.class).add(source);
-        let id = self.next_id;
-        self.next_id = id.wrapping_add(1);
-        self.index.insert(id, scope);
-        let entry = Entry {
-            scope,
-            fingerprint,
-            source,
-            phase,
-            owner,
-            newest: None,
-        };
-        self.entries.insert(id, entry);
-        id
+        self.with(StripeSet::of(scope), |stripes| {
+            stripes
+                .iter_mut()
+                .for_each(|stripe| stripe.go_on(Arc::clone(&entry)));
+        });
+        entry
     }
 
-    /// Adds an operation that the store has begun.
-    pub fn run(
-        &mut self,
-        scope: Scope,
-        fingerprint: Option<Fingerprint>,
-        source: Mac,
-        owner: Requester<H>,
-    ) -> EntryId {
-        self.insert(scope, fingerprint, source, owner, Phase::Running)
-    }
-
-    /// Gives a duplicate the place of the one that asked before. True: it owns the entry now and waits for its
-    /// turn; false: it only waits for the outcome.
-    fn join(&mut self, id: EntryId, requester: Requester<H>) -> bool {
-        let Some(entry) = self.entries.get_mut(&id) else {
-            return false;
-        };
-        if entry.phase == Phase::Running {
-            if let Some(before) = entry.newest.replace(requester) {
-                before.call();
+    /// A worker has done an operation that it had begun: what waited for it is called.
+    #[inline]
+    pub fn leave(&self, scope: Scope) {
+        let set = StripeSet::of(scope);
+        if self.only(set).is_some_and(|line| line.try_leave(scope)) {
+            return;
+        }
+        for number in set.iter() {
+            let mut calls = Vec::new();
+            if let Some(mut stripe) = self.stripe(number) {
+                stripe.leave(scope, &mut calls);
             }
-            return false;
+            calls.iter().for_each(Requester::call);
         }
-        let called = entry.phase == Phase::Called;
-        std::mem::replace(&mut entry.owner, requester).call();
-        if called {
-            entry.owner.call();
-        }
-        true
     }
 
     /// Asks whether a waiting request may start.
-    pub fn turn(&mut self, id: EntryId, session: &H, token: Token) -> Turn {
-        let owned = |entry: &&mut Entry<H>| entry.owner.is(session, token);
-        let Some(scope) = self.entries.get(&id).map(|entry| entry.scope) else {
+    pub fn turn(&self, entry: &Arc<Entry<H>>, requester: &Requester<H>) -> Turn {
+        if !entry.is_owned_by(requester) {
             return Turn::Superseded;
-        };
-        let blocked = self.is_blocked(id, scope);
-        let Some(entry) = self.entries.get_mut(&id).filter(owned) else {
-            return Turn::Superseded;
-        };
-        if blocked {
-            return Turn::NotYet;
         }
-        entry.phase = Phase::Running;
-        Turn::Go
-    }
-
-    /// True while this requester is the one to be answered in the owner's place.
-    pub fn is_newest(&self, id: EntryId, session: &H, token: Token) -> bool {
-        let entry = self.entries.get(&id);
-        let newest = entry.and_then(|entry| entry.newest.as_ref());
-        newest.is_some_and(|requester| requester.is(session, token))
-    }
-
-    /// Ends an entry and calls those that waited for it; returns who is to be answered in the owner's place, and
-    /// what the request was like.
-    pub fn finish(&mut self, id: EntryId) -> (Option<Requester<H>>, Option<Fingerprint>) {
-        let Some(ended) = self.entries.remove(&id) else {
-            return (None, None);
-        };
-        self.index.remove(id, ended.scope);
-        self.shares(ended.scope.class).remove(ended.source);
-        for next in self.later(id, ended.scope) {
-            let Some(entry) = self.entries.get(&next) else {
+        // One after the other: what does not stand against it in a stripe will not do so later.
+        for number in StripeSet::of(entry.scope).iter() {
+            let Some(stripe) = self.stripe(number) else {
                 continue;
             };
-            let scope = entry.scope;
-            if entry.phase != Phase::Waiting || !scope.conflicts(ended.scope) || self.is_blocked(next, scope)
-            {
-                continue;
-            }
-            if let Some(entry) = self.entries.get_mut(&next) {
-                entry.phase = Phase::Called;
-                if !mutants::is(Mutant::WaiterNotCalled) {
-                    entry.owner.call();
-                }
-            }
-            if scope.covers(ended.scope) {
-                // Whoever else waited for what has ended waits for this one.
-                break;
+            if stripe.is_blocked(entry) {
+                entry.wait_on();
+                return Turn::NotYet;
             }
         }
-        (ended.newest, ended.fingerprint)
+        if entry.start(requester) {
+            Turn::Go
+        } else {
+            Turn::Superseded
+        }
+    }
+
+    /// Ends an entry and calls those that waited for it; returns who is to be answered in the owner's place.
+    pub fn finish(&self, entry: &Arc<Entry<H>>) -> Option<Requester<H>> {
+        let newest = entry.end();
+        self.remove(entry);
+        newest
     }
 
     /// Forgets a request of a worker that ends. What it ran is over as far as order goes; a duplicate that waited
     /// for the outcome learns that there is none.
-    pub fn forget(&mut self, id: EntryId, session: &H, token: Token) {
-        let Some(entry) = self.entries.get_mut(&id) else {
-            return;
-        };
-        if entry.owner.is(session, token) {
-            if let (Some(newest), _) = self.finish(id) {
-                newest.call();
-            }
-        } else if entry
-            .newest
-            .as_ref()
-            .is_some_and(|requester| requester.is(session, token))
-        {
-            entry.newest = None;
+    pub fn forget(&self, entry: &Arc<Entry<H>>, requester: &Requester<H>) {
+        let mut calls = Vec::new();
+        if entry.abandon(requester, &mut calls) {
+            self.remove(entry);
         }
+        calls.iter().for_each(Requester::call);
+    }
+
+    fn remove(&self, entry: &Arc<Entry<H>>) {
+        for number in StripeSet::of(entry.scope).iter() {
+            let mut calls = Vec::new();
+            if let Some(mut stripe) = self.stripe(number) {
+                stripe.remove(entry, &mut calls);
+            }
+            calls.iter().for_each(Requester::call);
+        }
+        self.shares(entry.scope.class).remove(entry.source);
     }
 
     /// True while a change of the protocol state is being saved or waits for that.
     pub fn has_admin(&self) -> bool {
-        self.entries
-            .values()
-            .any(|entry| matches!(entry.scope.class, Class::Admin | Class::Fence))
+        self.stripe(0).is_some_and(|common| common.has_admin())
     }
 }

@@ -1,43 +1,43 @@
 //! A request's place in an export's order: given up however the request ends.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
-
-use super::index::EntryId;
-use super::order::{Requester, Table, Turn};
-use super::scope::Fingerprint;
+use super::entry::{Entry, Requester};
+use super::order::{Order, Turn};
+use super::scope::{Fingerprint, Scope};
 use crate::completion::{CompletionHandle, Token};
+use aoe_common::Mac;
 
-/// The order table behind a lock of its own, so that readers side by side can enter what the store defers.
+/// An operation that a worker does in the call that brought it. Dropped, as by a panic, it is over, and those that wait are called.
 #[derive(Debug)]
-pub(super) struct Order<H> {
-    table: Mutex<Table<H>>,
-    len: AtomicUsize,
+pub(super) struct AtOnce<'a, H: CompletionHandle> {
+    order: &'a Arc<Order<H>>,
+    scope: Scope,
+    held: bool,
 }
 
-impl<H> Default for Order<H> {
-    fn default() -> Order<H> {
-        Order {
-            table: Mutex::default(),
-            len: AtomicUsize::new(0),
+impl<'a, H: CompletionHandle> AtOnce<'a, H> {
+    /// An operation that has been entered.
+    #[inline]
+    pub fn new(order: &'a Arc<Order<H>>, scope: Scope) -> AtOnce<'a, H> {
+        let held = true;
+        AtOnce { order, scope, held }
+    }
+
+    /// The store has put it off: the place in which it goes on.
+    pub fn go_on(mut self, fingerprint: Option<Fingerprint>, source: Mac, owner: Requester<H>) -> Place<H> {
+        self.held = false;
+        let entry = self.order.go_on(self.scope, fingerprint, source, owner.clone());
+        Place::new(self.order, entry, owner)
+    }
+}
+
+impl<H: CompletionHandle> Drop for AtOnce<'_, H> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.held {
+            self.order.leave(self.scope);
         }
-    }
-}
-
-impl<H: CompletionHandle> Order<H> {
-    /// Works on the table.
-    pub fn with<T>(&self, work: impl FnOnce(&mut Table<H>) -> T) -> T {
-        let mut table = self.table.lock();
-        let result = work(&mut table);
-        self.len.store(table.len(), Ordering::Release);
-        result
-    }
-
-    /// Entries now; under the export's lock none that conflicts can be missed.
-    pub fn len(&self) -> usize {
-        self.len.load(Ordering::Acquire)
     }
 }
 
@@ -48,14 +48,14 @@ impl<H: CompletionHandle> Order<H> {
 #[derive(Debug)]
 pub(super) struct Place<H: CompletionHandle> {
     order: Arc<Order<H>>,
-    entry: EntryId,
+    entry: Arc<Entry<H>>,
     requester: Requester<H>,
     held: bool,
 }
 
 impl<H: CompletionHandle> Place<H> {
-    /// The place of `requester`, who was entered under this number.
-    pub fn new(order: &Arc<Order<H>>, entry: EntryId, requester: Requester<H>) -> Place<H> {
+    /// The place of `requester` in an entry.
+    pub fn new(order: &Arc<Order<H>>, entry: Arc<Entry<H>>, requester: Requester<H>) -> Place<H> {
         Place {
             order: Arc::clone(order),
             entry,
@@ -69,32 +69,32 @@ impl<H: CompletionHandle> Place<H> {
         self.requester.token
     }
 
+    /// What a duplicate of the request looks like.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.entry.fingerprint
+    }
+
     /// Asks whether a waiting request may start.
     pub fn turn(&self) -> Turn {
-        let Requester { session, token } = &self.requester;
-        self.order.with(|table| table.turn(self.entry, session, *token))
+        self.order.turn(&self.entry, &self.requester)
     }
 
     /// True while this requester is the one to be answered in the owner's place.
     pub fn is_newest(&self) -> bool {
-        let Requester { session, token } = &self.requester;
-        self.order
-            .with(|table| table.is_newest(self.entry, session, *token))
+        self.entry.is_newest(&self.requester)
     }
 
-    /// Ends the entry and calls those that waited for it; returns who is to be answered in the owner's place, and what the
-    /// request was like.
-    pub fn finish(mut self) -> (Option<Requester<H>>, Option<Fingerprint>) {
+    /// Ends the entry and calls those that waited for it; returns who is to be answered in the owner's place.
+    pub fn finish(mut self) -> Option<Requester<H>> {
         self.held = false;
-        self.order.with(|table| table.finish(self.entry))
+        self.order.finish(&self.entry)
     }
 }
 
 impl<H: CompletionHandle> Drop for Place<H> {
     fn drop(&mut self) {
         if self.held {
-            let Requester { session, token } = &self.requester;
-            self.order.with(|table| table.forget(self.entry, session, *token));
+            self.order.forget(&self.entry, &self.requester);
         }
     }
 }

@@ -52,7 +52,7 @@ impl<C: Completions> Remains<C> {
             export.state.write().persistent = decided.new;
             export.observer.changed(export.address(), decided.change);
         }
-        if let (Some(newest), _) = in_flight.place.finish() {
+        if let Some(newest) = in_flight.place.finish() {
             newest.post(Event::Finished(result));
         }
     }

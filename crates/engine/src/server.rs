@@ -9,14 +9,13 @@ use super::action::{Action, Refusal, ReplyCodes};
 use super::ata::identify::{self, Facts};
 use super::ata::{Registers, Results};
 use super::counters::{Counters, Silence};
+use super::entry::{Entry, Requester};
 use super::export::{Export, State};
 use super::held::Held;
 use super::in_flight::{InFlight, InFlightTable, Stage};
-use super::index::EntryId;
 use super::link::Link;
 use super::meter::{Meter, PutOff, Timed};
 use super::mutants::{self, Mutant};
-use super::order::Requester;
 use super::place::Place;
 use super::port::PortInfo;
 use super::reply::{Envelope, build, put_head};
@@ -94,7 +93,7 @@ pub(super) fn per_frame<C: Completions>(port: &PortInfo, export: &Export<C>) -> 
 
 /// A session without its exports, so that both can be borrowed apart.
 pub(super) struct Server<L: Link, C: Completions> {
-    /// Identifies the session in the exports' order tables.
+    /// Identifies the session in the exports' orders.
     pub handle: C::Handle,
     // Before `in_flight`: dropped first, so that what the queue itself still does has ended before order is given up.
     pub completions: C,
@@ -105,7 +104,7 @@ pub(super) struct Server<L: Link, C: Completions> {
 }
 
 impl<L: Link, C: Completions> Server<L, C> {
-    /// A request of this session, as the order table knows it.
+    /// A request of this session, as the order knows it.
     pub fn requester(&self, token: Token) -> Requester<C::Handle> {
         Requester {
             session: self.handle.clone(),
@@ -113,9 +112,9 @@ impl<L: Link, C: Completions> Server<L, C> {
         }
     }
 
-    /// A place of this session's in the order, under an entry's number.
-    pub fn enter(&self, state: &State<C::Handle>, entry: EntryId, token: Token) -> Place<C::Handle> {
-        Place::new(&state.order, entry, self.requester(token))
+    /// A place of this session's in an entry of the order.
+    pub fn enter(&self, export: &Export<C>, entry: Arc<Entry<C::Handle>>, token: Token) -> Place<C::Handle> {
+        Place::new(&export.order, entry, self.requester(token))
     }
 
     /// Lets a request wait. It keeps its headers and what it has to write, in memory of its own: the link's is for those that come.
@@ -131,7 +130,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// What every command needs first: the source may see the export, and speaks its version.
-    pub fn admit(call: Call<'_, C>, state: &State<C::Handle>) -> Result<Access, Refusal> {
+    pub fn admit(call: Call<'_, C>, state: &State) -> Result<Access, Refusal> {
         if state.paused {
             return Err(Refusal::Silent(Silence::Paused));
         }

@@ -8,6 +8,8 @@ mod arbitrary;
 mod changes;
 mod commands;
 mod discovery;
+#[cfg(loom)]
+mod loom;
 mod meters;
 mod model;
 mod old;

@@ -1,5 +1,6 @@
 //! Workers on threads of their own, sharing one export: nothing that writes ever overlaps anything.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use crate::{
 };
 use crate::{Export, Persistent};
 
-const SECTORS: usize = 16;
+const SECTORS: usize = 512;
 const WORKERS: u64 = 4;
 const ROUNDS: u64 = 3000;
 
@@ -175,13 +176,30 @@ fn wait(worker: &mut Worker, frame: &[u8]) -> Vec<u8> {
     replies.remove(0)
 }
 
-/// Writes and reads of sectors that all share, and of one of its own, where a read must see the last write.
+/// The latest write of each worker that one of them has seen in each sector: it must not see an older one afterwards.
+#[derive(Default)]
+struct Seen(HashMap<(u64, u64), u64>);
+
+impl Seen {
+    fn stamp(&mut self, sector: u64, stamp: u64) {
+        let (writer, round) = (stamp >> 32, stamp & 0xffff_ffff);
+        let before = self.0.insert((sector, writer), round).unwrap_or(0);
+        assert!(
+            before <= round,
+            "sector {sector} went back from {before} to {round} of {writer}"
+        );
+    }
+}
+
+/// Writes and reads of sectors that all share, some of them at an edge between two stripes, and of one of its own, where a read must
+/// see the last write.
 fn host(export: &Arc<Export<MemCompletions>>, number: u64) {
     let mut worker = Worker::new(vec![export.clone()]);
     let source = aoe_common::Mac::from_u64(0x0200_0000_0100 | number);
-    let own = 12 + number;
+    let own = 128 + number * 67;
+    let mut seen = Seen::default();
     let mut random = number + 1;
-    for round in 0..ROUNDS {
+    for round in 1..=ROUNDS {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
@@ -195,14 +213,16 @@ fn host(export: &Arc<Export<MemCompletions>>, number: u64) {
             assert_eq!(reply[20..24], tag.to_be_bytes(), "its own answer");
             reply
         };
-        let (lba, count) = (random % 10, 1 + u8::try_from(random >> 8 & 1).unwrap());
+        let (lba, count) = (59 + random % 10, 1 + u8::try_from(random >> 8 & 1).unwrap());
         let bytes = |count: u8| stamp.to_le_bytes().repeat(64 * usize::from(count));
         if random & 0x1000 != 0 {
             ask(count, 0x34, lba, &bytes(count));
+            (lba..lba + u64::from(count)).for_each(|sector| seen.stamp(sector, stamp));
         } else {
             let reply = ask(count, 0x24, lba, &[]);
-            for sector in reply[36..].chunks(512) {
-                assert_eq!(sector[..8].repeat(64), sector, "one write's data");
+            for (sector, data) in (lba..).zip(reply[36..].chunks(512)) {
+                assert_eq!(data[..8].repeat(64), data, "one write's data");
+                seen.stamp(sector, u64::from_le_bytes(data[..8].try_into().unwrap()));
             }
         }
         ask(1, 0x34, own, &bytes(1));

@@ -29,8 +29,19 @@ pub struct Executable {
 /// # Errors
 /// When the build fails.
 pub fn build(args: &[&str]) -> Result<Vec<Executable>> {
+    build_as(args, None)
+}
+
+/// As [`build`], with other flags for the compiler: in a target directory of their own, or all is built anew.
+///
+/// # Errors
+/// When the build fails.
+pub fn build_as(args: &[&str], rustflags: Option<&str>) -> Result<Vec<Executable>> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(sh::root()).args(args);
+    if let Some(flags) = rustflags {
+        cargo.env("RUSTFLAGS", flags);
+    }
     eprintln!("$ {}", sh::line(&cargo));
     cargo
         .arg("--message-format=json-render-diagnostics")
@@ -82,6 +93,25 @@ pub fn demo() -> Result<PathBuf> {
 /// When the build fails.
 pub fn echo() -> Result<PathBuf> {
     one("release", &["--example", "echo"], "echo")
+}
+
+/// Builds the measurement of threads that share an export (`crates/store/examples/scale`), in release, and returns its path.
+///
+/// # Errors
+/// When the build fails.
+pub fn scale() -> Result<PathBuf> {
+    let args = [
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "store",
+        "--example",
+        "scale",
+    ];
+    let built = build(&args)?;
+    let scale = built.into_iter().find(|built| built.target == "scale");
+    Ok(scale.context("cargo built no scale")?.path)
 }
 
 /// Builds one executable of the user half.

@@ -40,6 +40,8 @@ const PACKAGES: &[&str] = &[
 const FUZZER: &str = "libfuzzer";
 /// The suite that is a program of its own: the simulator.
 const SIMULATOR: &str = "sim";
+/// The suite that is the engine built anew: loom runs every way in which threads can meet in an export's order.
+const LOOM: &str = "loom";
 /// How long it runs new seeds.
 const SIM_SECONDS: u32 = 60;
 /// How long it works on each target.
@@ -70,7 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
         .iter()
         .find(|built| built.target == "xblade" && !built.is_test)
         .context("cargo built no xblade")?;
-    let suites = suites::sort(&built, &args.suites, &[FUZZER])?;
+    let suites = suites::sort(&built, &args.suites, &[FUZZER, LOOM])?;
     println!("built in {:.0} s", build.elapsed().as_secs_f64());
 
     let runner = Runner {
@@ -79,11 +81,15 @@ pub fn run(args: &Args) -> Result<()> {
         total: Mutex::default(),
     };
     schedule::run(&suites, |suite| runner.report(suite));
-    if args.suites.is_empty() || args.suites.iter().any(|name| name == FUZZER) {
+    let wanted = |name: &str| args.suites.is_empty() || args.suites.iter().any(|suite| suite == name);
+    if wanted(LOOM) {
+        runner.report(&suites::explored(LOOM)?);
+    }
+    if wanted(FUZZER) {
         let start = Instant::now();
         runner.print(FUZZER, &fuzzing(), start);
     }
-    if args.suites.is_empty() || args.suites.iter().any(|name| name == SIMULATOR) {
+    if wanted(SIMULATOR) {
         let start = Instant::now();
         runner.print(SIMULATOR, &simulating(), start);
     }

@@ -43,6 +43,11 @@ impl Images {
         image(&self.disk.path().join(name))
     }
 
+    /// The directory on the disk's file system.
+    pub fn disk_directory(&self) -> &Path {
+        self.disk.path()
+    }
+
     /// The directory in RAM.
     pub fn ram_directory(&self) -> &Path {
         self.ram.path()

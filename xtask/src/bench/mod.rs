@@ -123,7 +123,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// A part of the benchmark; what fails in it is noted in the results.
 type Part = fn(&mut Bench);
 
-const PARTS: [(&str, Part); 11] = [
+const PARTS: [(&str, Part); 12] = [
     ("ram: reads and writes at MTU 1500 and 9000", stages::ram),
     ("ram: threaded NAPI", stages::threaded),
     ("ram: unpinned", stages::unpinned),
@@ -139,6 +139,7 @@ const PARTS: [(&str, Part); 11] = [
         "flood: an allowed initiator over its rate limit",
         flood::rate_limit,
     ),
+    ("scale: one export served by several threads", scale::threads),
     ("scale: 4096 exports, two interfaces", scale::scale),
     ("idle: CPU and memory", scale::idle),
 ];

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,6 +11,7 @@ use anyhow::{Context, Result};
 use super::contender::{Contender, Running, Serving, figures};
 use super::load::{Load, median};
 use super::{Bench, GENERATOR_CPU, SHELF, SLOT};
+use crate::{cargo, sh};
 
 /// Exports of the large configuration; each has an access list of four.
 const EXPORTS: u32 = 4096;
@@ -26,6 +28,20 @@ pub const TWO_INTERFACES: &str = "rate over two interfaces with two queues each,
 pub const IDLE: &str = "percent of a cpu when idle";
 /// Name of a fact.
 pub const MEMORY: &str = "MiB resident, image aside";
+
+/// One export served by one, two and four threads, through engine and store, without a network: a table of its own, with
+/// what bounds it beside.
+pub fn threads(bench: &mut Bench) {
+    let (milliseconds, rounds) = if bench.quick { ("100", "3") } else { ("300", "5") };
+    let measured = cargo::scale().and_then(|scale| {
+        let mut command = Command::new(scale);
+        command.arg(bench.images.disk_directory());
+        sh::run(command.args([milliseconds, rounds]))
+    });
+    if let Err(error) = measured {
+        bench.failed("threads that share an export", &error);
+    }
+}
 
 /// Many exports, two interfaces.
 pub fn scale(bench: &mut Bench) {

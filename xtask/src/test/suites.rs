@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cargo::Executable;
+use crate::cargo::{self, Executable};
 use crate::sh;
 
 /// A suite to run: one line of the report.
@@ -92,6 +92,36 @@ pub fn sort(executables: &[Executable], wanted: &[String], others: &[&str]) -> R
     }
     suites.retain(|suite| wanted.is_empty() || wanted.contains(&suite.name));
     Ok(suites)
+}
+
+/// The tests of the engine that loom runs, built for it.
+///
+/// # Errors
+/// When they cannot be built.
+pub fn explored(name: &str) -> Result<Suite> {
+    let directory = sh::root().join("target/loom");
+    let directory = directory.to_str().context("an odd path of the workspace")?;
+    let args = [
+        "test",
+        "--no-run",
+        "--locked",
+        "--package",
+        "engine",
+        "--lib",
+        "--target-dir",
+        directory,
+    ];
+    let built = cargo::build_as(&args, Some("--cfg loom"))?;
+    let engine = built.iter().find(|built| built.is_test);
+    let engine = engine.context("cargo built no tests of the engine")?;
+    let mut tests = list(&engine.path)?;
+    tests.retain(|test| test.starts_with("tests::loom::"));
+    ensure!(!tests.is_empty(), "the engine has no tests for loom");
+    Ok(Suite {
+        name: name.to_owned(),
+        programs: vec![(engine.path.clone(), tests)],
+        ..of_package(engine)
+    })
 }
 
 /// A package's own tests.

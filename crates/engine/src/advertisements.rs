@@ -138,6 +138,9 @@ fn advertise<L: Link, C: Completions>(
         // It is advertised when it is resumed.
         return true;
     }
+    if export.store.is_fenced() {
+        return true;
+    }
     let tags = Tags::of(export.options.vlan);
     let listed = if export.options.access.len() > MAX_UNICAST {
         None

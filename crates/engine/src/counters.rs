@@ -139,6 +139,8 @@ counters! {
     silent_unsaved,
     /// Silent: the operator has paused the export.
     silent_paused,
+    /// Silent: another client has taken the store's place.
+    silent_fenced,
 }
 
 /// Why a request gets no answer.
@@ -161,6 +163,7 @@ pub(super) enum Silence {
     Old,
     Unsaved,
     Paused,
+    Fenced,
 }
 
 impl Counters {
@@ -184,6 +187,7 @@ impl Counters {
             Silence::Old => &self.silent_old,
             Silence::Unsaved => &self.silent_unsaved,
             Silence::Paused => &self.silent_paused,
+            Silence::Fenced => &self.silent_fenced,
         };
         counter.bump();
     }

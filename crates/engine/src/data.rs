@@ -364,6 +364,11 @@ impl<L: Link, C: Completions> Server<L, C> {
         let Command::Ata(registers) = &call.request.command else {
             return self.silent(link, frame, Silence::Runt);
         };
+        // However it ended: a fault is the fence's, and what was read may have been overwritten elsewhere since.
+        if call.export.store.is_fenced() {
+            call.meter.row().inspect(|row| row.silent.bump());
+            return self.silent(link, frame, Silence::Fenced);
+        }
         match result {
             Ok(()) => {
                 self.measure(call, action);

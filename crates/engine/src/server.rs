@@ -134,6 +134,9 @@ impl<L: Link, C: Completions> Server<L, C> {
         if state.paused {
             return Err(Refusal::Silent(Silence::Paused));
         }
+        if call.export.store.is_fenced() {
+            return Err(Refusal::Silent(Silence::Fenced));
+        }
         let access = call.export.access_of(state, call.request.source);
         let shown = matches!(call.request.command, Command::Query { .. })
             && mutants::is(Mutant::MaskIgnoredByQueries);
@@ -169,7 +172,9 @@ impl<L: Link, C: Completions> Server<L, C> {
 
     /// Answers with `parts`, the first of them the headers.
     pub fn send(&self, link: &mut L, call: Call<'_, C>, mut frame: Held<L::Frame>, parts: &[&[u8]]) {
-        if build(link, &mut frame, &call.request.tags, parts) {
+        if call.export.store.is_fenced() {
+            self.silent(link, frame, Silence::Fenced);
+        } else if build(link, &mut frame, &call.request.tags, parts) {
             self.counters.replies.bump();
             frame.send(link);
         } else {

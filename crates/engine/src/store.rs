@@ -124,6 +124,12 @@ pub trait Store<C: Completions>: Send + Sync + std::fmt::Debug {
         Health::Healthy
     }
 
+    /// Whether another client has taken this one's place, as after its lock was broken: whatever is still asked or answered here may be
+    /// old, so nobody is answered any more. For good, and asked for each request: an atomic, no more.
+    fn is_fenced(&self) -> bool {
+        false
+    }
+
     /// The operator knows of the lost writes: they are forgotten, and writes are taken again.
     fn accept_lost_writes(&self) {}
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -68,6 +69,7 @@ pub struct Inner {
 pub struct MemStore {
     pub inner: Mutex<Inner>,
     pub traits: Traits,
+    fenced: AtomicBool,
 }
 
 fn range(extent: Extent) -> std::ops::Range<usize> {
@@ -101,7 +103,13 @@ impl MemStore {
         Arc::new(MemStore {
             inner: Mutex::new(inner),
             traits,
+            fenced: AtomicBool::new(false),
         })
+    }
+
+    /// Another client takes its place.
+    pub fn fence(&self) {
+        self.fenced.store(true, Ordering::Relaxed);
     }
 
     pub fn mood(&self, mood: Mood) {
@@ -306,6 +314,10 @@ impl Store<MemCompletions> for MemStore {
 
     fn verify(&self, completions: &mut MemCompletions, token: Token, extent: Extent) -> Result<Step, Fault> {
         self.start(completions, token, "verify", Operation::Read(extent))
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Relaxed)
     }
 
     fn close(&self) -> io::Result<()> {

@@ -8,6 +8,7 @@ mod arbitrary;
 mod changes;
 mod commands;
 mod discovery;
+mod fence;
 #[cfg(loom)]
 mod loom;
 mod meters;

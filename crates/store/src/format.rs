@@ -139,9 +139,21 @@ const PAGE: usize = 4096;
 pub(super) fn recognise(file: &File, bytes: u64) -> io::Result<Option<Foreign>> {
     // A hint: without it more is read than is looked at.
     let _ = fadvise(file, 0, None, Advice::Random);
-    let head = page_at(file, 0, bytes)?;
+    recognise_in(bytes, |start, len| page_at(file, start, len))
+}
+
+/// The same of anything that has `bytes` bytes; `read` gives so many from a place on.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn recognise_in(
+    bytes: u64,
+    read: impl Fn(u64, usize) -> io::Result<Box<[u8]>>,
+) -> io::Result<Option<Foreign>> {
+    let page = |start: u64| read(start, bytes.saturating_sub(start).min(PAGE as u64 + 511) as usize);
+    let head = page(0)?;
     let before_end = bytes.saturating_sub(512);
-    let tail = page_at(file, before_end - before_end % PAGE as u64, bytes)?;
+    let tail = page(before_end - before_end % PAGE as u64)?;
     let has = |mark: &Mark| {
         let (page, at) = match mark.at {
             At::Start(at) => (&head, Some(at as usize)),
@@ -153,12 +165,11 @@ pub(super) fn recognise(file: &File, bytes: u64) -> io::Result<Option<Foreign>> 
     Ok(MARKS.iter().find(|mark| has(mark)).map(|mark| mark.foreign))
 }
 
-/// What the file has from `start` on, at most a page and the 511 bytes after it.
-fn page_at(file: &File, start: u64, bytes: u64) -> io::Result<Vec<u8>> {
-    let len = bytes.saturating_sub(start).min(PAGE as u64 + 511);
-    let mut page = vec![0; len as usize];
+/// What the file has from `start` on.
+fn page_at(file: &File, start: u64, len: usize) -> io::Result<Box<[u8]>> {
+    let mut page = vec![0; len].into_boxed_slice();
     file.read_exact_at(&mut page, start)?;
-    let pages = NonZeroU64::new(len.next_multiple_of(PAGE as u64));
+    let pages = NonZeroU64::new((len as u64).next_multiple_of(PAGE as u64));
     let _ = fadvise(file, start, pages, Advice::DontNeed);
     Ok(page)
 }

@@ -22,6 +22,7 @@ mod open;
 mod options;
 mod pages;
 mod ram;
+mod rbd;
 #[cfg(test)]
 mod tests;
 mod tick;
@@ -38,8 +39,9 @@ pub use engine::{
 };
 pub use format::ImageFormat;
 pub use handle::QueueHandle;
-pub use open::{open, open_with_losses};
+pub use open::{Reports, open, open_with};
 pub use options::{StoreError, StoreKind, StoreOptions};
+pub use rbd::{CephOptions, LoadError, RbdImage, RbdPath, inspect as inspect_rbd};
 
 /// Says that the running test is skipped and why, on the real standard error: `cargo xtask test` counts these lines.
 #[cfg(test)]

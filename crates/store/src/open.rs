@@ -12,6 +12,7 @@ use crate::mapped::MappedStore;
 use crate::null::NullStore;
 use crate::options::{StoreError, StoreKind, StoreOptions};
 use crate::ram::{RamStore, volatile_sectors};
+use crate::rbd::{OnFence, RbdStore};
 
 /// Opens what `options` name.
 ///
@@ -21,17 +22,35 @@ use crate::ram::{RamStore, volatile_sectors};
 /// # Errors
 /// [`StoreError`]; its message names the path, the bad value and what is possible.
 pub fn open(options: &StoreOptions) -> Result<Arc<dyn Store<CompletionQueue>>, StoreError> {
-    open_with_losses(options, Losses::default())
+    open_with(options, Reports::default())
 }
 
-/// The same for whoever keeps lost writes in mind: what an earlier process lost is known, and a new loss is told.
+/// Who hears of what happens to a store later.
+#[derive(Clone, Default)]
+pub struct Reports {
+    /// Of lost writes; those of an earlier process are known.
+    pub losses: Losses,
+    /// Of a store that another client has taken: it is to be closed and opened anew.
+    pub fenced: Option<OnFence>,
+}
+
+impl std::fmt::Debug for Reports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reports")
+            .field("losses", &self.losses)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The same for whoever wants to hear of what happens to it.
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_with_losses(
+pub fn open_with(
     options: &StoreOptions,
-    losses: Losses,
+    reports: Reports,
 ) -> Result<Arc<dyn Store<CompletionQueue>>, StoreError> {
+    let losses = reports.losses;
     if options.shared && options.kind != StoreKind::Direct {
         return Err(StoreError::SharedNeedsDirect {
             path: options.path.clone(),
@@ -44,6 +63,7 @@ pub fn open_with_losses(
             Ok(Arc::new(MappedStore::new(backing, options, losses)?))
         }
         StoreKind::Direct => Ok(Arc::new(DirectStore::open(options, losses)?)),
+        StoreKind::Rbd => Ok(Arc::new(RbdStore::open(options, reports.fenced)?)),
         StoreKind::Ram => Ok(Arc::new(RamStore::open(options)?)),
         StoreKind::Null => Ok(Arc::new(NullStore::new(volatile_sectors(options)?))),
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::commit::machine::OnLostWrite;
 use crate::commit::policy::{Losses, Policy};
 use crate::format::ImageFormat;
+use crate::rbd::{CephOptions, LoadError};
 use engine::SECTOR_BYTES;
 
 /// Kind of store.
@@ -18,20 +19,23 @@ pub enum StoreKind {
     Direct,
     /// Memory, of the file's size, lost at exit.
     Ram,
+    /// An image in a Ceph cluster, through librbd.
+    Rbd,
     /// Reads give zeros, writes vanish; for measuring.
     Null,
 }
 
 impl StoreKind {
     /// Every value by its name.
-    pub const NAMES: [(&'static str, StoreKind); 4] = [
+    pub const NAMES: [(&'static str, StoreKind); 5] = [
         ("mmap", StoreKind::Mmap),
         ("direct", StoreKind::Direct),
+        ("rbd", StoreKind::Rbd),
         ("ram", StoreKind::Ram),
         ("null", StoreKind::Null),
     ];
 
-    /// True when the path is read and written; else only its size counts.
+    /// True when the path is a file's that is read and written; else only its size counts, or it names no file.
     pub fn uses_file(self) -> bool {
         matches!(self, StoreKind::Mmap | StoreKind::Direct)
     }
@@ -67,6 +71,8 @@ pub struct StoreOptions {
     pub on_lost_write: OnLostWrite,
     /// Whether images that are no plain sectors are refused.
     pub format: ImageFormat,
+    /// Where images in Ceph are.
+    pub ceph: CephOptions,
 }
 
 impl StoreOptions {
@@ -83,6 +89,7 @@ impl StoreOptions {
             flush_interval: Duration::from_secs(1),
             on_lost_write: OnLostWrite::Stop,
             format: ImageFormat::Detect,
+            ceph: CephOptions::default(),
         }
     }
 }
@@ -214,6 +221,74 @@ pub enum StoreError {
         path: PathBuf,
         /// What was asked for.
         kind: StoreKind,
+    },
+    /// A path that names no image in Ceph.
+    #[error("{}: {reason}", .path.display())]
+    RbdPath {
+        /// What was given.
+        path: PathBuf,
+        /// What it should be.
+        reason: &'static str,
+    },
+    /// Ceph's libraries are not there.
+    #[error("{path}: {source}")]
+    CephLibrary {
+        /// What was to be opened.
+        path: String,
+        /// What is missing.
+        source: LoadError,
+    },
+    /// There is no such image in the cluster.
+    #[error("{path}: {what}")]
+    RbdMissing {
+        /// What was to be opened.
+        path: String,
+        /// What there is not, and what makes it.
+        what: String,
+    },
+    /// Another client writes the image.
+    #[error(
+        "{path}: in use by {holder}, which has its exclusive lock; Ceph lets go of the lock of a client that died after 30 s"
+    )]
+    RbdInUse {
+        /// What was to be opened.
+        path: String,
+        /// The client's address.
+        holder: String,
+    },
+    /// The image cannot be locked.
+    #[error(
+        "{path}: has no exclusive lock, without which two writers would not know of each other; add it with `rbd feature enable {spec} exclusive-lock`, or export it read-only"
+    )]
+    RbdFeature {
+        /// What was to be opened.
+        path: String,
+        /// The image as `rbd` takes it.
+        spec: String,
+    },
+    /// A setting of the image or its pool stands against ours.
+    #[error(
+        "{path}: {option} must be {needed}, and the image's or its pool's own settings say otherwise; remove that with `rbd config image remove {spec} {option}` or `rbd config pool remove`"
+    )]
+    RbdOption {
+        /// What was to be opened.
+        path: String,
+        /// librbd's option.
+        option: &'static str,
+        /// The value that it must have.
+        needed: &'static str,
+        /// The image as `rbd` takes it.
+        spec: String,
+    },
+    /// Anything else that Ceph said.
+    #[error("{path}: {doing}: {source}")]
+    Ceph {
+        /// What it happened to.
+        path: String,
+        /// What was being done.
+        doing: String,
+        /// The cause.
+        source: io::Error,
     },
     /// Anything else the system said.
     #[error("{}: {doing}", .path.display())]

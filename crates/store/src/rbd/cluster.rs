@@ -1,0 +1,117 @@
+//! The clients of clusters that this process has: shared by images, as many for a cluster as the configuration says.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::error::Errno;
+use super::ffi::Rados;
+use super::options::CephOptions;
+use super::path::RbdPath;
+use crate::options::StoreError;
+
+/// A connected client.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) rados: Rados,
+    pub(crate) client: Arc<Client>,
+}
+
+/// What images under way know of the client that they belong to.
+#[derive(Debug, Default)]
+pub(crate) struct Client {
+    blocklisted: AtomicBool,
+}
+
+impl Client {
+    /// The cluster takes nothing from it any more, for good: another client has to be made.
+    pub(crate) fn is_blocklisted(&self) -> bool {
+        self.blocklisted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn blocklist(&self) {
+        self.blocklisted.store(true, Ordering::Release);
+    }
+}
+
+/// How long a connection may take to be made. Nothing else has a limit: a cluster that does not answer is waited for.
+const CONNECT_SECONDS: &str = "15";
+
+type Clients = Arc<Mutex<Vec<Weak<Cluster>>>>;
+
+/// A client for one more image: the one with the fewest, or a new one.
+pub(crate) fn connect(options: &CephOptions, path: &RbdPath) -> Result<Arc<Cluster>, StoreError> {
+    static CLIENTS: Mutex<Option<HashMap<CephOptions, Clients>>> = Mutex::new(None);
+    let clients = {
+        let mut all = CLIENTS.lock();
+        Arc::clone(all.get_or_insert_default().entry(options.clone()).or_default())
+    };
+    // Held while connecting: whoever else wants one takes it, too.
+    let mut clients = clients.lock();
+    let usable = |client: &Weak<Cluster>| {
+        client
+            .upgrade()
+            .filter(|cluster| !cluster.client.is_blocklisted())
+    };
+    clients.retain(|client| usable(client).is_some());
+    if clients.len() >= usize::from(options.clusters.max(1))
+        && let Some(cluster) = clients.iter().filter_map(usable).min_by_key(Arc::strong_count)
+    {
+        return Ok(cluster);
+    }
+    let cluster = Arc::new(Cluster {
+        rados: new_client(options, path, &[])?,
+        client: Arc::default(),
+    });
+    clients.push(Arc::downgrade(&cluster));
+    Ok(cluster)
+}
+
+/// A client with these options besides the usual ones.
+pub(super) fn new_client(
+    options: &CephOptions,
+    path: &RbdPath,
+    more: &[(&str, &str)],
+) -> Result<Rados, StoreError> {
+    let failed = |doing: String| {
+        move |errno: Errno| StoreError::Ceph {
+            path: path.to_string(),
+            doing,
+            source: errno.into(),
+        }
+    };
+    let user = &options.user;
+    let rados = Rados::new(user)
+        .map_err(|source| StoreError::CephLibrary {
+            path: path.to_string(),
+            source,
+        })?
+        .map_err(failed(format!("making the client client.{user}")))?;
+    let conf = options.conf.as_ref().map(|conf| conf.to_string_lossy());
+    rados.read_file(conf.as_deref()).map_err(failed(match &conf {
+        Some(conf) => format!("reading Ceph's configuration {conf}"),
+        None => "reading Ceph's configuration ($CEPH_CONF, or /etc/ceph/ceph.conf)".to_owned(),
+    }))?;
+    let usual = [
+        // What is answered is on all replicas.
+        ("rbd_cache", "false"),
+        // Every trimmed sector reads as zeros.
+        ("rbd_skip_partial_discard", "false"),
+        // Whoever loses its lock cannot write any more. (An older name is taken by older releases only.)
+        ("rbd_blocklist_on_break_lock", "true"),
+        // An operation that was given up has an unknown end, and none may be told to an initiator.
+        ("rados_osd_op_timeout", "0"),
+        ("client_mount_timeout", CONNECT_SECONDS),
+    ];
+    for (option, value) in usual.iter().chain(more) {
+        rados
+            .set(option, value)
+            .map_err(failed(format!("setting {option} = {value}")))?;
+    }
+    rados
+        .connect()
+        .map_err(failed(format!("connecting to the cluster as client.{user}")))?;
+    Ok(rados)
+}

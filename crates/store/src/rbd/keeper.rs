@@ -1,0 +1,157 @@
+//! A thread for each open image: it follows the image's size, and finds out on its own when an idle image is lost to somebody else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::error::Errno;
+use super::fence::Shared;
+use super::opening::Opened;
+
+/// How often an image without I/O is asked for.
+const PACE: Duration = Duration::from_secs(1);
+/// librbd's calls are deep, and this is what its own threads get along with.
+const STACK_BYTES: usize = 1 << 20;
+
+/// Wakes the thread.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    rung: Mutex<Rung>,
+    rings: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Rung {
+    changed: bool,
+    stop: bool,
+}
+
+impl Bell {
+    /// The image's header has changed.
+    pub(super) fn changed(&self) {
+        self.rung.lock().changed = true;
+        self.rings.notify_one();
+    }
+
+    fn stop(&self) {
+        self.rung.lock().stop = true;
+        self.rings.notify_one();
+    }
+
+    /// Returns at the next look; false: the last one was.
+    fn wait(&self) -> bool {
+        let mut rung = self.rung.lock();
+        let end = Instant::now() + PACE;
+        while !rung.stop && !rung.changed {
+            if self.rings.wait_until(&mut rung, end).timed_out() {
+                break;
+            }
+        }
+        rung.changed = false;
+        !rung.stop
+    }
+}
+
+/// What the thread finds out.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) bytes: AtomicU64,
+    /// Its header is not there any more: what reads as zeros may have been data.
+    pub(super) gone: AtomicBool,
+}
+
+/// The thread.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    bell: Arc<Bell>,
+    thread: JoinHandle<()>,
+}
+
+impl Keeper {
+    pub(super) fn start(
+        opened: Arc<Opened>,
+        locked: bool,
+        bell: Arc<Bell>,
+        shared: Arc<Shared>,
+        seen: Arc<Seen>,
+    ) -> std::io::Result<Keeper> {
+        let look = Look {
+            opened,
+            locked,
+            shared,
+            seen,
+            succeeded: 0,
+            without_lock: 0,
+        };
+        let ears = Arc::clone(&bell);
+        let thread = std::thread::Builder::new()
+            .name("rbd-image".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || look.run(&ears))?;
+        Ok(Keeper { bell, thread })
+    }
+
+    /// Ends it. Waits for what it has asked the cluster.
+    pub(super) fn end(self) {
+        self.bell.stop();
+        // It has ended anyhow.
+        let _ = self.thread.join();
+    }
+}
+
+struct Look {
+    opened: Arc<Opened>,
+    locked: bool,
+    shared: Arc<Shared>,
+    seen: Arc<Seen>,
+    /// What had ended well at the last look.
+    succeeded: u64,
+    /// Looks in a row that found no lock: librbd lets go of it for a moment when it takes up a lost connection again.
+    without_lock: u32,
+}
+
+impl Look {
+    fn run(mut self, bell: &Bell) {
+        while bell.wait() {
+            if self.shared.is_fenced() {
+                // Another image of the same client may have found out first.
+                self.shared.shut_out();
+                return;
+            }
+            match self.opened.image.bytes() {
+                Ok(bytes) => self.seen.bytes.store(bytes, Ordering::Release),
+                Err(errno) => self.failed(errno),
+            }
+            let succeeded = self.shared.succeeded();
+            let is_proven = succeeded != self.succeeded && !self.seen.gone.load(Ordering::Relaxed);
+            self.succeeded = succeeded;
+            if self.locked && !is_proven {
+                self.ask();
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        match self.opened.image.is_lock_owner() {
+            Ok(true) => {
+                self.without_lock = 0;
+                self.seen.gone.store(false, Ordering::Release);
+            }
+            Ok(false) if self.without_lock == 0 => self.without_lock = 1,
+            Ok(false) => self.shared.fence("its exclusive lock was lost to another client"),
+            Err(errno) => self.failed(errno),
+        }
+    }
+
+    fn failed(&self, errno: Errno) {
+        match errno.0 {
+            libc::ESHUTDOWN | libc::ENOTCONN => self.shared.shut_out(),
+            libc::ENOENT => self.seen.gone.store(true, Ordering::Release),
+            // The next look asks again; an initiator learns what comes of its own requests.
+            _ => tracing::debug!("looking after an image in Ceph: {errno}"),
+        }
+    }
+}

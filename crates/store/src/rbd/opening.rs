@@ -1,0 +1,217 @@
+//! Opening an image: found, looked at, and locked.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::cluster::{self, Cluster};
+use super::error::Errno;
+use super::ffi::{Operation, Pool, Rados, RawImage};
+use super::options::CephOptions;
+use super::path::RbdPath;
+use crate::format;
+use crate::format::ImageFormat;
+use crate::options::{StoreError, StoreOptions};
+
+/// `RBD_FEATURE_EXCLUSIVE_LOCK`
+const EXCLUSIVE_LOCK: u64 = 1 << 2;
+
+/// An open image, and all that has to live as long.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    // Dropped in this order.
+    pub(crate) image: RawImage,
+    _pool: Pool,
+    pub(crate) cluster: Arc<Cluster>,
+}
+
+/// What an image looks like from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RbdImage {
+    /// Its size.
+    pub bytes: u64,
+    /// Who has its lock: an address.
+    pub owner: Option<String>,
+}
+
+/// Looks at an image without touching it: no lock, and no watch that would keep others from removing it.
+///
+/// # Errors
+/// When it is not there, or its cluster cannot be reached or does not answer within some seconds.
+pub fn inspect(path: &Path, ceph: &CephOptions) -> Result<RbdImage, StoreError> {
+    let path = parse(path)?;
+    // Nothing is written through this client, so that what it gives up may be given up.
+    let rados = cluster::new_client(ceph, &path, &[("rados_osd_op_timeout", "15")])?;
+    let (image, _pool) = find(&rados, &path, true)?;
+    let failed = |doing| move |errno| failure(&path, doing, errno);
+    let bytes = image.bytes().map_err(failed.clone()("reading its size"))?;
+    let owner = image.lock_owner().map_err(failed("asking who has its lock"))?;
+    Ok(RbdImage { bytes, owner })
+}
+
+/// Reads a path.
+pub(super) fn parse(path: &Path) -> Result<RbdPath, StoreError> {
+    RbdPath::parse(path).map_err(|reason| StoreError::RbdPath {
+        path: path.to_owned(),
+        reason,
+    })
+}
+
+/// What went wrong with an image.
+pub(super) fn failure(path: &RbdPath, doing: &'static str, errno: Errno) -> StoreError {
+    StoreError::Ceph {
+        path: path.to_string(),
+        doing: doing.to_owned(),
+        source: errno.into(),
+    }
+}
+
+/// Finds and opens it.
+fn find(rados: &Rados, path: &RbdPath, read_only: bool) -> Result<(RawImage, Pool), StoreError> {
+    let missing = |what: String| {
+        move |errno: Errno| match errno {
+            Errno(libc::ENOENT) => StoreError::RbdMissing {
+                path: path.to_string(),
+                what,
+            },
+            errno => failure(path, "opening it", errno),
+        }
+    };
+    let pool = rados
+        .pool(&path.pool, path.namespace.as_deref())
+        .map_err(missing(format!("there is no pool {}", path.pool)))?;
+    let spec = path.spec();
+    let what = match &path.snapshot {
+        Some(snapshot) => format!("there is no snapshot {snapshot} of an image {spec}"),
+        None => format!("there is no image {spec}; `rbd create --size SIZE {spec}` makes one"),
+    };
+    let image = pool
+        .open(&path.image, path.snapshot.as_deref(), read_only)
+        .map_err(missing(what))?;
+    Ok((image, pool))
+}
+
+/// Opens what `options` name; locked, unless it is only read. `changed` is called when the image's header changes.
+pub(super) fn open(
+    options: &StoreOptions,
+    path: &RbdPath,
+    read_only: bool,
+    changed: Box<dyn Fn() + Send + Sync>,
+) -> Result<Opened, StoreError> {
+    let cluster = cluster::connect(&options.ceph, path)?;
+    let opened = find(&cluster.rados, path, read_only).and_then(|(mut image, pool)| {
+        if !read_only {
+            check_options(&image, path)?;
+            lock(&image, path)?;
+        }
+        image
+            .watch(changed)
+            .map_err(|errno| failure(path, "watching its header", errno))?;
+        Ok((image, pool))
+    });
+    let (image, pool) = opened.inspect_err(|error| {
+        if let StoreError::Ceph { source, .. } = error
+            && source.raw_os_error() == Some(libc::ESHUTDOWN)
+        {
+            // The client was fenced before: the next one that opens needs another.
+            cluster.client.blocklist();
+        }
+    })?;
+    let opened = Opened {
+        image,
+        _pool: pool,
+        cluster,
+    };
+    if options.format == ImageFormat::Detect {
+        refuse_foreign(&opened.image, &options.path, path)?;
+    }
+    Ok(opened)
+}
+
+/// What the image's or the pool's own settings may have changed of ours.
+fn check_options(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
+    let options = image
+        .options()
+        .map_err(|errno| failure(path, "reading librbd's options for it", errno))?;
+    let spec = path.spec();
+    for (option, needed) in [("rbd_cache", "false"), ("rbd_blocklist_on_break_lock", "true")] {
+        let value = options
+            .iter()
+            .find(|(name, _)| name == option)
+            .map(|(_, value)| value);
+        if value.is_some_and(|value| value != needed) {
+            return Err(StoreError::RbdOption {
+                path: path.to_string(),
+                option,
+                needed,
+                spec,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Takes the lock. Never from somebody who is alive.
+fn lock(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
+    let features = image
+        .features()
+        .map_err(|errno| failure(path, "reading its features", errno))?;
+    if features & EXCLUSIVE_LOCK == 0 {
+        return Err(StoreError::RbdFeature {
+            path: path.to_string(),
+            spec: path.spec(),
+        });
+    }
+    let in_use = |holder: String| StoreError::RbdInUse {
+        path: path.to_string(),
+        holder,
+    };
+    let owner = image
+        .lock_owner()
+        .map_err(|errno| failure(path, "asking who has its lock", errno))?;
+    if let Some(owner) = &owner {
+        let watchers = image
+            .watchers()
+            .map_err(|errno| failure(path, "asking who watches it", errno))?;
+        // Whoever watches is alive, or has died less than half a minute ago. It would be asked for its lock, which takes five seconds
+        // when it does not answer; and one that is not exclusive would hand it over, in the middle of its work.
+        if watchers.contains(owner) {
+            return Err(in_use(owner.clone()));
+        }
+    }
+    // A lock whose owner has gone is broken by librbd, which has the cluster shut the owner out first.
+    match image.lock() {
+        Ok(()) => Ok(()),
+        Err(Errno(libc::EROFS | libc::EBUSY)) => {
+            Err(in_use(owner.unwrap_or_else(|| "another client".to_owned())))
+        }
+        Err(errno) => Err(failure(path, "taking its lock", errno)),
+    }
+}
+
+/// Images that are no plain sectors, as with files.
+fn refuse_foreign(image: &RawImage, name: &Path, path: &RbdPath) -> Result<(), StoreError> {
+    let failed = |errno: Errno| failure(path, "reading it", errno);
+    let bytes = image.bytes().map_err(failed)?;
+    let read = |start: u64, len: usize| -> io::Result<Box<[u8]>> {
+        let (done, end) = std::sync::mpsc::sync_channel(1);
+        // Nobody listens only where this function has ended.
+        let told = Box::new(move |result| drop(done.send(result)));
+        image.start(Operation::Read(start), vec![0; len].into_boxed_slice(), told)?;
+        let result = end.recv().map_err(io::Error::other)?;
+        Ok(result?)
+    };
+    let foreign = format::recognise_in(bytes, read).map_err(|source| StoreError::Ceph {
+        path: path.to_string(),
+        doing: "reading it".to_owned(),
+        source,
+    })?;
+    match foreign {
+        Some(foreign) => Err(StoreError::Foreign {
+            path: name.to_owned(),
+            format: foreign.name,
+            convert: foreign.convert(name),
+        }),
+        None => Ok(()),
+    }
+}

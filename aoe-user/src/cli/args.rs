@@ -14,7 +14,9 @@ use clap_complete::Shell;
 use super::live::args as live;
 use super::{bench, log};
 use crate::config::values::{self, BUFFERS, LENGTH, OFFSET, SHELF, SLOT, SPAN, SPIN_US};
-use crate::config::{ExportConfig, ImageFormat, Mode, OnLostWrite, StoreKind, Vlan, interfaces};
+use crate::config::{
+    CephOptions, ExportConfig, ImageFormat, Mode, OnLostWrite, StoreKind, Vlan, ceph, interfaces,
+};
 use crate::initiator::flood;
 use crate::initiator::load::MAX_DEPTH;
 
@@ -125,7 +127,7 @@ pub struct ServeArgs {
     /// Network interfaces to serve on, names or globs
     #[arg(value_name = "NETIF[,NETIF…]", value_parser = patterns)]
     pub interfaces: Patterns,
-    /// Image file or block device
+    /// Image file or block device, or an image in Ceph: rbd:POOL/IMAGE
     pub file: PathBuf,
 
     /// Refuse writes
@@ -175,7 +177,7 @@ pub struct ServeArgs {
     /// How to attach to the interface: the best that works, or only this
     #[arg(long, default_value = "auto", value_parser = one_of(&Mode::NAMES, &Mode::OTHER_NAMES))]
     pub mode: Mode,
-    /// Where sectors live: mapped file, O_DIRECT, or for measuring memory or nowhere
+    /// Where sectors live: mapped file, O_DIRECT, an image in Ceph, or for measuring memory or nowhere
     #[arg(long, default_value = "mmap", value_parser = one_of(&StoreKind::NAMES, &[]))]
     pub store: StoreKind,
     /// Export the file's bytes as they are (raw), or refuse what looks like qcow2, VMDK, gzip and so on
@@ -209,6 +211,12 @@ pub struct ServeArgs {
     /// The file or device has other writers: take no lock; needs --direct
     #[arg(long)]
     pub shared: bool,
+    /// Ceph's configuration file, for rbd: images [default: $CEPH_CONF, else /etc/ceph/ceph.conf]
+    #[arg(long, value_name = "FILE")]
+    pub ceph_conf: Option<PathBuf>,
+    /// The Ceph client to be, for rbd: images
+    #[arg(long, value_name = "NAME", default_value = CephOptions::USER, value_parser = ceph::user)]
+    pub ceph_user: String,
     /// Let initiators change MAC mask and reservation without an access list, too [default: only the config string]
     #[arg(long)]
     pub wire_admin: bool,

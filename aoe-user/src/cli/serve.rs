@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::{Access, AccessEntry, Config, ExportConfig, StoreKind, Vlan};
+use crate::config::{Access, AccessEntry, CephOptions, Config, ExportConfig, StoreKind, Vlan};
 use crate::control::{self, Service};
 
 use super::args::ServeArgs;
@@ -36,7 +36,7 @@ fn config(mut args: ServeArgs) -> Config {
         access: Access::ReadWrite,
         rate_limit: None,
     };
-    let export = ExportConfig {
+    let mut export = ExportConfig {
         shelf: args.shelf,
         slot: args.slot,
         path: args.file,
@@ -68,7 +68,13 @@ fn config(mut args: ServeArgs) -> Config {
         prealloc: args.prealloc,
         flush_interval: args.flush_interval.unwrap_or(ExportConfig::FLUSH_INTERVAL),
         on_lost_write: args.on_lost_write,
+        ceph: Arc::new(CephOptions {
+            conf: args.ceph_conf,
+            user: args.ceph_user,
+            clusters: 1,
+        }),
     };
+    export.settle_path();
     Config {
         exports: vec![export],
         state_dir: args.state_dir,

@@ -1,12 +1,14 @@
-//! What a backing file or block device looks like from outside. Opens nothing.
+//! What a backing file, block device or image looks like from outside. Opens no file, and takes no lock.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use rustix::fs::{Access as Permission, AtFlags, CWD, accessat};
 
-use super::ExportConfig;
+use super::{ExportConfig, StoreKind};
+use crate::store::{StoreError, inspect_rbd};
 
 const SECTOR_BYTES: u64 = 512;
 
@@ -31,6 +33,8 @@ pub enum Identity {
     },
     /// A block device, by its own number: every node of the same device is the same disk.
     Device(u64),
+    /// An image in Ceph, by a digest of its name and of the way to its cluster.
+    Image(u64),
 }
 
 impl Backing {
@@ -50,13 +54,42 @@ impl Backing {
 /// # Errors
 /// The key at fault and what is wrong with it.
 pub fn examine(export: &ExportConfig) -> Result<Backing, (&'static str, String)> {
+    if export.store == StoreKind::Rbd {
+        return Ok(examine_image(export)?.0);
+    }
     let path = export.path.as_path();
     let backing = locate(path).map_err(|reason| ("path", format!("{}: {reason}", path.display())))?;
     if export.store.uses_file() {
         permitted(export).map_err(|reason| ("path", format!("{}: {reason}", path.display())))?;
     }
+    fitting(export, backing)
+}
+
+/// Looks at an image in Ceph; with it comes the address of the client that has its lock.
+///
+/// # Errors
+/// The key at fault and what is wrong.
+pub fn examine_image(export: &ExportConfig) -> Result<(Backing, Option<String>), (&'static str, String)> {
+    let found = inspect_rbd(&export.path, &export.ceph).map_err(|error| {
+        let key = match error {
+            StoreError::CephLibrary { .. } => "store",
+            _ => "path",
+        };
+        (key, error.to_string())
+    })?;
+    let mut digest = DefaultHasher::new();
+    (&export.path, &export.ceph.conf).hash(&mut digest);
+    let backing = Backing {
+        identity: Identity::Image(digest.finish()),
+        bytes: found.bytes,
+    };
+    Ok((fitting(export, backing)?, found.owner))
+}
+
+/// Whether offset and length fit.
+fn fitting(export: &ExportConfig, backing: Backing) -> Result<Backing, (&'static str, String)> {
     let sectors = backing.sectors();
-    let name = path.display();
+    let name = export.path.display();
     if sectors == 0 {
         let bytes = backing.bytes;
         let size = if bytes == 0 {

@@ -55,6 +55,7 @@ impl ExportConfig {
             flush_interval => time(flush_interval),
             on_lost_write => format!("{on_lost_write:?}").to_lowercase(),
             stale_after => time(stale_after),
+            ceph => format!("client.{} of {:?}, clusters = {}", ceph.user, ceph.conf, ceph.clusters),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
 
 use super::access_lists::Lists;
+use super::ceph;
 use super::interfaces;
 use super::problem::{Place, Problem, Problems};
 use super::reader::{
@@ -17,6 +18,7 @@ use super::values::{self, BUFFERS, CPU, LENGTH, MAX_SECTORS, OFFSET, SHELF, SLOT
 #[cfg(test)]
 use super::{Access, AccessEntry};
 use super::{Config, ExportConfig, ImageFormat, Mode, OnLostWrite, StoreKind, Vlan};
+use crate::store::RbdPath;
 
 /// Keys of one export only.
 const OWN_KEYS: [&str; 7] = [
@@ -131,6 +133,12 @@ fn read_document(file: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Parsed
 
     let mut keys = Keys::new(document.get_ref(), mistakes);
     let lists = read_lists(&mut keys);
+    if let Some(value) = keys.raw("ceph") {
+        match value.get_ref() {
+            DeValue::Table(table) => template.ceph = Arc::new(ceph::read(file, table, keys.mistakes())),
+            _ => keys.mistake(value.span(), "`ceph` is a table: write [ceph]"),
+        }
+    }
     if let Some(value) = keys.raw("defaults") {
         match value.get_ref() {
             DeValue::Table(table) => {
@@ -241,6 +249,16 @@ fn read_export(
     export.serial = keys.get("serial", text(values::serial));
     export.state_name = keys.get("state_name", text(values::state_name));
     read_settings(&mut keys, &mut export, lists);
+    if RbdPath::is_meant(&export.path) {
+        if export.store != StoreKind::Rbd
+            && let Some(value) = keys.raw("store")
+        {
+            let message = "a path that begins with rbd: is an image in Ceph, which needs store = \"rbd\"; a file of \
+                           such a name is written ./rbd:…";
+            keys.mistake(value.span(), message);
+        }
+        export.settle_path();
+    }
     if export.interfaces.is_empty() && !table.contains_key("interfaces") {
         keys.mistake(
             value.span(),
@@ -315,6 +333,10 @@ fn read_vlan(value: &Value<'_>) -> Result<Vlan, String> {
 fn read_path(file: &Path, text: &str) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
         return Err("the path of an image or block device is needed".into());
+    }
+    if RbdPath::is_meant(Path::new(text)) {
+        RbdPath::parse(Path::new(text))?;
+        return Ok(text.into());
     }
     Ok(file.parent().unwrap_or(Path::new("")).join(text))
 }

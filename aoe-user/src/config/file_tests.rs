@@ -1,9 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
+use super::*;
 use aoe_common::Mac;
 use proptest::prelude::*;
-
-use super::*;
 
 fn read(text: &str) -> Result<ConfigFile, Problems> {
     parse(Path::new("/etc/xblade/x.toml"), text.to_owned())
@@ -120,6 +119,7 @@ fn the_example_of_the_readme_reads_as_meant() {
         prealloc: true,
         flush_interval: Duration::from_millis(500),
         on_lost_write: OnLostWrite::Continue,
+        ceph: Arc::default(),
     };
     assert_eq!(
         config,
@@ -264,7 +264,7 @@ fn wrong_values_are_shown_with_their_range_and_place() {
         (
             "store = 1",
             9,
-            "store = 1: it is one of \"mmap\", \"direct\", \"ram\", \"null\"",
+            "store = 1: it is one of \"mmap\", \"direct\", \"rbd\", \"ram\", \"null\"",
         ),
         ("sync = \"yes\"", 8, "sync = \"yes\": true or false is needed"),
         ("serial = \"grün\"", 10, "printable ASCII"),

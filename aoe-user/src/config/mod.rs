@@ -5,6 +5,7 @@
 
 mod access_lists;
 pub mod backing;
+pub mod ceph;
 mod difference;
 pub mod file;
 pub mod interfaces;
@@ -23,7 +24,8 @@ use aoe_common::Mac;
 
 pub use aoe_common::{Access, Vlan};
 
-pub use crate::store::{ImageFormat, OnLostWrite, StoreKind};
+use crate::store::RbdPath;
+pub use crate::store::{CephOptions, ImageFormat, OnLostWrite, StoreKind};
 
 /// Everything one process serves.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,6 +99,8 @@ pub struct ExportConfig {
     pub flush_interval: Duration,
     /// What becomes of the export when acknowledged writes were lost.
     pub on_lost_write: OnLostWrite,
+    /// How the cluster of an image in Ceph is reached: the same for all exports.
+    pub ceph: Arc<CephOptions>,
 }
 
 impl ExportConfig {
@@ -141,6 +145,15 @@ impl ExportConfig {
             prealloc: false,
             flush_interval: Self::FLUSH_INTERVAL,
             on_lost_write: OnLostWrite::Stop,
+            ceph: Arc::default(),
+        }
+    }
+
+    /// What a path in Ceph's cluster decides: the store, and that a snapshot is only read.
+    pub fn settle_path(&mut self) {
+        if RbdPath::is_meant(&self.path) {
+            self.store = StoreKind::Rbd;
+            self.read_only |= RbdPath::parse(&self.path).is_ok_and(|path| path.snapshot.is_some());
         }
     }
 

@@ -1,4 +1,4 @@
-//! Holds a config against the machine and against itself. Opens and changes nothing.
+//! Holds a config against the machine and against itself. Opens no file, and changes nothing.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -168,10 +168,14 @@ impl Check<'_> {
                 Words::File => ("shared", "use store = \"direct\""),
                 Words::Options => ("--shared", "add --direct"),
             };
-            let message = format!(
-                "{shared}: a backing object with other writers must not be cached, and the {} store caches; {remedy}",
-                export.store
-            );
+            let message = match export.store {
+                StoreKind::Rbd => {
+                    format!("{shared}: an image in Ceph has one writer, which has its exclusive lock")
+                }
+                store => format!(
+                    "{shared}: a backing object with other writers must not be cached, and the {store} store caches; {remedy}"
+                ),
+            };
             self.problem(index, "shared", message);
         }
         let prealloc = match self.words {
@@ -231,8 +235,25 @@ impl Check<'_> {
         names
     }
 
+    /// An image in Ceph. That another client has its lock is no mistake: it may be the very xblade that serves it.
+    fn image(&mut self, index: usize, export: &ExportConfig) -> Result<Backing, (&'static str, String)> {
+        let (backing, owner) = backing::examine_image(export)?;
+        if let Some(owner) = owner.filter(|_| !export.read_only) {
+            let message = format!(
+                "{}: locked by {owner}; where that is not the xblade that serves this export, it waits for the lock",
+                export.path.display()
+            );
+            self.warning(index, "path", message);
+        }
+        Ok(backing)
+    }
+
     fn backing(&mut self, index: usize, export: &ExportConfig) -> Option<Backing> {
-        match backing::examine(export) {
+        let examined = match export.store {
+            StoreKind::Rbd => self.image(index, export),
+            _ => backing::examine(export),
+        };
+        match examined {
             Err((key, message)) => {
                 self.problem(index, key, message);
                 None
@@ -321,19 +342,18 @@ impl Check<'_> {
             let Some(identity) = identity(index) else {
                 continue;
             };
-            if export.read_only || !export.store.uses_file() {
+            let is_image = export.store == StoreKind::Rbd;
+            if export.read_only || !(export.store.uses_file() || is_image) {
                 continue;
             }
             // To the end means to wherever the end will be: images grow.
-            let end = if export.length == 0 {
-                u64::MAX
-            } else {
-                export.offset.saturating_add(export.length)
+            let (start, end) = match export.length {
+                // One of them has the lock, for all of the image.
+                _ if is_image => (0, u64::MAX),
+                0 => (export.offset, u64::MAX),
+                length => (export.offset, export.offset.saturating_add(length)),
             };
-            writers
-                .entry(identity)
-                .or_default()
-                .push((export.offset, end, index));
+            writers.entry(identity).or_default().push((start, end, index));
         }
         for ranges in writers.values_mut() {
             ranges.sort_unstable();

@@ -51,7 +51,7 @@ const LONGEST_NUMBER: usize = 20;
 const SERIAL_MAX: usize = 20;
 
 impl Number {
-    const fn new(what: &'static str, min: u64, max: u64, note: &'static str) -> Number {
+    pub(super) const fn new(what: &'static str, min: u64, max: u64, note: &'static str) -> Number {
         Number { what, min, max, note }
     }
 

@@ -207,7 +207,7 @@ impl Control {
                     guard("answering a request", || self.call(call, Instant::now()));
                 }
                 () = self.notices.arrived() => {
-                    guard("following what initiators changed", || self.supervisor.changed());
+                    guard("following what initiators changed", || self.supervisor.changed(Instant::now()));
                 }
                 () = until(next) => {}
             }

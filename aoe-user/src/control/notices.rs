@@ -21,6 +21,8 @@ const FAULT_PACE: Duration = Duration::from_secs(1);
 pub(super) struct Notices {
     /// Whether the mask changed, too.
     changed: Mutex<HashMap<ExportId, bool>>,
+    /// Exports whose stores another client has taken, and why that is thought.
+    fenced: Mutex<Vec<(ExportId, String)>>,
     wake: Notify,
 }
 
@@ -28,6 +30,17 @@ impl Notices {
     fn note(&self, id: ExportId, mask: bool) {
         *self.changed.lock().entry(id).or_insert(false) |= mask;
         self.wake.notify_one();
+    }
+
+    /// An export's store has been taken by another client.
+    pub fn fenced(&self, id: ExportId, reason: &str) {
+        self.fenced.lock().push((id, reason.to_owned()));
+        self.wake.notify_one();
+    }
+
+    /// Which stores are to be opened anew.
+    pub fn take_fenced(&self) -> Vec<(ExportId, String)> {
+        std::mem::take(&mut self.fenced.lock())
     }
 
     /// Returns when there is something.

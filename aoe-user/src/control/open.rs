@@ -16,7 +16,7 @@ use super::plan::ExportId;
 use super::state::{StateDir, StateError, StateKey};
 use crate::config::{ExportConfig, OnLostWrite};
 use crate::filter::ExportRule;
-use crate::store::{self, CompletionQueue, Losses, LostWrites, SECTOR_BYTES, Store, StoreOptions};
+use crate::store::{self, CompletionQueue, Losses, LostWrites, Reports, SECTOR_BYTES, Store, StoreOptions};
 use crate::target::{Address, Export, Identity, Options, Persistent, WireAdmin};
 
 /// How often a store that goes is looked at meanwhile.
@@ -86,7 +86,12 @@ pub(super) fn open(
         keeper = Some(state.keeper(&key));
         losses = known_losses(&config, key, state);
     }
-    let store = store::open_with_losses(&store_options(&config), losses)?;
+    let told = Arc::clone(notices);
+    let reports = Reports {
+        losses,
+        fenced: Some(Arc::new(move |reason: &str| told.fenced(id, reason))),
+    };
+    let store = store::open_with(&store_options(&config), reports)?;
     let file = identity(&config);
     let mask = (!persistent.mask.is_empty()).then(|| persistent.mask.clone());
     let observer = Arc::new(Reporter::new(id, Arc::clone(notices)));
@@ -252,6 +257,7 @@ pub(super) fn store_options(config: &ExportConfig) -> StoreOptions {
         prealloc: config.prealloc,
         flush_interval: config.flush_interval,
         on_lost_write: config.on_lost_write,
+        ceph: (*config.ceph).clone(),
     }
 }
 

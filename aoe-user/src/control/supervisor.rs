@@ -222,7 +222,10 @@ impl Supervisor {
     }
 
     /// Exports that initiators or their stores changed.
-    pub fn changed(&mut self) {
+    pub fn changed(&mut self, now: Instant) {
+        for (id, reason) in self.notices.take_fenced() {
+            self.plan.fenced(id, reason, now);
+        }
         for (id, mask) in self.notices.take() {
             if self.exports.contains_key(&id) {
                 self.ports.values().for_each(|port| port.changed(id, mask));

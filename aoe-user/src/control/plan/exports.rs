@@ -237,31 +237,58 @@ impl Plan {
         if let Some(report) = &mut report {
             report.examining = report.examining.saturating_sub(1);
         }
-        if replaced
-            && let Some(at) = self.order.iter().position(|other| *other == id)
-            && let Some(entry) = self.exports.get(&id)
-        {
-            let (config, patterns) = ((*entry.config).clone(), Arc::clone(&entry.patterns));
-            let address = address_of(&config);
-            self.say(
-                Level::Info,
-                format!(
-                    "{address}: {} was replaced; opening the new one",
-                    config.path.display()
-                ),
+        if replaced && let Some(entry) = self.exports.get(&id) {
+            let address = address_of(&entry.config);
+            let line = format!(
+                "{address}: {} was replaced; opening the new one",
+                entry.config.path.display()
             );
-            self.leave(id, now);
+            self.say(Level::Info, line);
             let mut own = Reload::new(now, false);
-            let new = self.add(config, patterns, report.as_mut().unwrap_or(&mut own), now);
-            // Its place in the order stays.
-            self.order.pop();
-            self.order[at] = new;
+            if let Some(new) = self.renew(id, report.as_mut().unwrap_or(&mut own), now) {
+                self.pass_on_claims(id, new);
+            }
             if let Some(report) = &mut report {
                 report.renewed.push(address);
             }
-            self.pass_on_claims(id, new);
         }
         self.reload = report;
+    }
+
+    /// Has an open export closed and puts another opening of it in its place.
+    fn renew(&mut self, id: ExportId, report: &mut Reload, now: Instant) -> Option<ExportId> {
+        let at = self.order.iter().position(|other| *other == id)?;
+        let entry = self.exports.get(&id)?;
+        let (config, patterns) = ((*entry.config).clone(), Arc::clone(&entry.patterns));
+        self.leave(id, now);
+        let new = self.add(config, patterns, report, now);
+        // Its place in the order stays.
+        self.order.pop();
+        self.order[at] = new;
+        Some(new)
+    }
+
+    /// Another client has the store of an open export, which has been silent since: it has failed, and is opened anew in its time. What
+    /// has its address on the network meanwhile is asked for first.
+    pub fn fenced(&mut self, id: ExportId, reason: String, now: Instant) {
+        if !self.exports.get(&id).is_some_and(Entry::is_open) {
+            return;
+        }
+        let Some(new) = self.renew(id, &mut Reload::new(now, false), now) else {
+            return;
+        };
+        let (backoff, _) = Backoff::after(None, reason, now);
+        let Some(entry) = self.exports.get_mut(&new) else {
+            return;
+        };
+        let line = format!(
+            "{} of {}: FENCED, silent until it is open again: {}",
+            address_of(&entry.config),
+            entry.config.path.display(),
+            backoff.reason
+        );
+        entry.life = Life::Failed(backoff);
+        self.say(Level::Error, line);
     }
 
     pub(super) fn step_exports(&mut self, now: Instant) {

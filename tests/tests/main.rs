@@ -31,6 +31,7 @@ mod other_targets;
 mod panics;
 mod paths;
 mod power;
+mod rbd;
 mod ready;
 mod serving;
 mod signals;

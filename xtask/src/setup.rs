@@ -55,11 +55,14 @@ const PACKAGES: &[Package] = &[
         "prometheus",
         "tests: Prometheus and promtool read the metrics and alert rules",
     ),
+    package("ceph-mon", "tests: a small Ceph cluster, its monitor"),
+    package("ceph-osd", "tests: its OSD"),
+    package("ceph-common", "tests: rbd and ceph, which make and change images"),
     package("ipxe", "tests: iPXE as a kernel, to boot from an export"),
 ];
 
 /// Of these, what is unpacked in a folder of ours even where it could be installed: that would start a service.
-const SERVICES: &[&str] = &["prometheus"];
+const SERVICES: &[&str] = &["prometheus", "ceph-mon", "ceph-osd", "ceph-common"];
 
 /// What rebuilding the kernel half takes.
 pub const EBPF: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf", "llvm-22"];

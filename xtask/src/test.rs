@@ -34,6 +34,9 @@ const PACKAGES: &[&str] = &[
     "ipxe-qemu",
     "ipxe",
     "prometheus",
+    "ceph-mon",
+    "ceph-osd",
+    "ceph-common",
 ];
 
 /// The suite that is no test executable: libFuzzer on the fuzz targets.

@@ -5,6 +5,7 @@
 //! and captures of what went over the wire ([`capture`]). Everything cleans up after itself, however a test ends.
 
 pub mod capture;
+pub mod ceph;
 pub mod faulty_export;
 pub mod frame;
 pub mod image;

@@ -50,6 +50,7 @@ const LAB: &[(&str, u32, usize)] = &[
     ("faults", 2, 1),
     ("disk_faults", 2, 1),
     ("kill", 2, 1),
+    ("rbd", 1, 1),
     ("aoetools", 2, 1),
     ("dissector", 1, 1),
     ("bench", 1, ALONE),

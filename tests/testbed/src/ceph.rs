@@ -1,0 +1,212 @@
+//! A Ceph cluster of one monitor and one OSD that keeps its data in memory, for a test: some seven seconds to start, and nothing of
+//! the machine's is touched. No systemd, no manager, no cephx.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use crate::needs::Need;
+use crate::net::Namespace;
+use crate::packages;
+use crate::process::Process;
+
+/// What it takes.
+pub const NEEDS: [Need; 5] = [
+    Need::Root,
+    Need::Tool("ceph-mon"),
+    Need::Tool("ceph-osd"),
+    Need::Tool("ceph"),
+    Need::Tool("rbd"),
+];
+
+/// How long the cluster may take to store its first object.
+const START: Duration = Duration::from_secs(120);
+
+/// The cluster. All that talks to it is in the namespace that it was started in.
+#[derive(Debug)]
+pub struct Ceph {
+    // Dropped in this order.
+    osd: Process,
+    _monitor: Process,
+    directory: TempDir,
+}
+
+impl Ceph {
+    /// Starts a cluster with a pool `rbd`, and waits until it stores objects.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn start(namespace: &Namespace) -> Result<Ceph> {
+        let directory = tempfile::Builder::new().prefix("xblade-ceph-").tempdir()?;
+        let at = directory.path().to_str().context("odd path")?.to_owned();
+        let fsid = uuid()?;
+        let conf = configuration(&at, &fsid)?;
+        let file = format!("{at}/ceph.conf");
+        fs::write(&file, conf)?;
+        for folder in ["mon", "run", "osd"] {
+            fs::create_dir(directory.path().join(folder))?;
+        }
+        let map = format!("{at}/monmap");
+        let monitors = "[v2:127.0.0.1:3300,v1:127.0.0.1:6789]";
+        let run = |program: &str, words: &[&str]| run(namespace, program, words);
+        run(
+            "monmaptool",
+            &["--create", "--fsid", &fsid, "--addv", "a", monitors, &map],
+        )?;
+        run("ceph-mon", &["-c", &file, "-i", "a", "--mkfs", "--monmap", &map])?;
+        let monitor = Process::spawn(namespace, "ceph-mon", &["-c", &file, "-i", "a", "-f"])?;
+        let id = uuid()?;
+        let ceph = |words: &[&str]| {
+            run(
+                "ceph",
+                &[&["-c", &file, "--connect-timeout", "60"], words].concat(),
+            )
+        };
+        ceph(&["osd", "new", &id])?;
+        run("ceph-osd", &["-c", &file, "-i", "0", "--mkfs", "--osd-uuid", &id])?;
+        let osd = Process::spawn(namespace, "ceph-osd", &["-c", &file, "-i", "0", "-f"])?;
+        let cluster = Ceph {
+            osd,
+            _monitor: monitor,
+            directory,
+        };
+        cluster.pool(namespace, "rbd")?;
+        Ok(cluster)
+    }
+
+    /// Makes a pool for images, and waits until it stores one. The states of its placement groups are a manager's business, and there is
+    /// none: whoever asks for them waits for ever.
+    ///
+    /// # Errors
+    /// When it does not store anything.
+    pub fn pool(&self, namespace: &Namespace, name: &str) -> Result<()> {
+        self.ceph(namespace, &format!("osd pool create {name} 8"))?;
+        self.ceph(namespace, &format!("osd pool application enable {name} rbd"))?;
+        let begin = Instant::now();
+        self.rbd(namespace, &format!("create --size 1M {name}/probe"))?;
+        self.rbd(namespace, &format!("rm --no-progress {name}/probe"))?;
+        ensure!(
+            begin.elapsed() < START,
+            "the first image took {:?}",
+            begin.elapsed()
+        );
+        Ok(())
+    }
+
+    /// Ceph's configuration file.
+    pub fn conf(&self) -> String {
+        self.path("ceph.conf").to_string_lossy().into_owned()
+    }
+
+    /// A file in the cluster's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The OSD, to be stopped or killed.
+    pub fn osd(&mut self) -> &mut Process {
+        &mut self.osd
+    }
+
+    /// Runs `rbd` with these words.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn rbd(&self, namespace: &Namespace, words: &str) -> Result<String> {
+        let conf = self.conf();
+        let words: Vec<&str> = words.split_whitespace().collect();
+        run(namespace, "rbd", &[&["-c", conf.as_str()], &words[..]].concat())
+    }
+
+    /// Runs `ceph` with these words.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn ceph(&self, namespace: &Namespace, words: &str) -> Result<String> {
+        let conf = self.conf();
+        let words: Vec<&str> = words.split_whitespace().collect();
+        run(
+            namespace,
+            "ceph",
+            &[&["-c", conf.as_str(), "--connect-timeout", "60"], &words[..]].concat(),
+        )
+    }
+
+    /// The addresses of the clients that have an image open for writing.
+    ///
+    /// # Errors
+    /// When the cluster does not tell.
+    pub fn watchers(&self, namespace: &Namespace, image: &str) -> Result<Vec<String>> {
+        let status = self.rbd(namespace, &format!("status {image}"))?;
+        let addresses = status
+            .split_whitespace()
+            .filter_map(|word| word.strip_prefix("watcher="));
+        Ok(addresses.map(str::to_owned).collect())
+    }
+}
+
+fn run(namespace: &Namespace, program: &str, words: &[&str]) -> Result<String> {
+    // However it hangs, the test has an end.
+    let mut command = Command::new("timeout");
+    command.arg(START.as_secs().to_string());
+    command.args(packages::words(program)).args(words);
+    if let Some(modules) = packages::find_file("/usr/lib/python3/dist-packages/ceph_argparse.py") {
+        command.env("PYTHONPATH", modules.parent().context("no folder")?);
+    }
+    namespace
+        .output(command)
+        .with_context(|| format!("{program} {}", words.join(" ")))
+}
+
+fn uuid() -> Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/uuid")?
+        .trim()
+        .to_owned())
+}
+
+fn configuration(at: &str, fsid: &str) -> Result<String> {
+    let mut conf = format!(
+        "[global]\n\
+         fsid = {fsid}\n\
+         mon_host = [v2:127.0.0.1:3300,v1:127.0.0.1:6789]\n\
+         public_addr = 127.0.0.1\n\
+         auth_cluster_required = none\n\
+         auth_service_required = none\n\
+         auth_client_required = none\n\
+         run_dir = {at}/run\n\
+         admin_socket = {at}/run/$name.$pid.asok\n\
+         pid_file =\n\
+         log_file = {at}/$name.log\n\
+         log_to_stderr = false\n\
+         mon_data = {at}/mon\n\
+         osd_data = {at}/osd\n\
+         osd_objectstore = memstore\n\
+         memstore_device_bytes = 1073741824\n\
+         osd_pool_default_size = 1\n\
+         osd_pool_default_min_size = 1\n\
+         osd_pool_default_pg_num = 8\n\
+         osd_pool_default_pg_autoscale_mode = off\n\
+         osd_crush_chooseleaf_type = 0\n\
+         osd_class_update_on_start = false\n\
+         mon_allow_pool_size_one = true\n\
+         mon_allow_pool_delete = true\n\
+         mon_warn_on_pool_no_redundancy = false\n"
+    );
+    // Plugins lie where the packages were unpacked.
+    let libraries = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    for (option, folder) in [
+        ("plugin_dir", "ceph"),
+        ("erasure_code_dir", "ceph/erasure-code"),
+        ("osd_class_dir", "rados-classes"),
+    ] {
+        let found = packages::find_file(&format!("{libraries}/{folder}"));
+        let found = found.with_context(|| format!("no {libraries}/{folder}"))?;
+        writeln!(conf, "{option} = {}", found.canonicalize()?.display())?;
+    }
+    Ok(conf)
+}

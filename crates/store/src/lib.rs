@@ -41,7 +41,9 @@ pub use format::ImageFormat;
 pub use handle::QueueHandle;
 pub use open::{Reports, open, open_with};
 pub use options::{StoreError, StoreKind, StoreOptions};
-pub use rbd::{CephOptions, LoadError, RbdImage, RbdPath, inspect as inspect_rbd};
+pub use rbd::{
+    CephOptions, LoadError, RbdImage, RbdPath, available as rbd_available, inspect as inspect_rbd,
+};
 
 /// Says that the running test is skipped and why, on the real standard error: `cargo xtask test` counts these lines.
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::output;
 use crate::control::tags::Tags;
 use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, version};
 use crate::host::{Probe, XdpFeatures, probe};
+use crate::store::rbd_available;
 use advice::{Advice, advice, mode, spread};
 
 /// Changes when a key of the JSON object changes its meaning or goes away.
@@ -34,8 +35,8 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         output::line(to_json(&found))?;
     } else {
         let good = found.iter().filter_map(|(_, finding)| finding.as_ref().ok());
-        let reports: Vec<String> = good.map(report).collect();
-        output::print(reports.join("\n"))?;
+        let reports = good.map(report).chain([ceph()]);
+        output::print(reports.collect::<Vec<String>>().join("\n"))?;
     }
     let wrong = |(name, finding): &(&str, Result<Finding>)| match finding {
         Ok(finding) if finding.is_bad() => Some(format!("{name}: something must change, see above")),
@@ -56,7 +57,17 @@ fn to_json(found: &[(&str, Result<Finding>)]) -> Value {
         .iter()
         .all(|(_, finding)| finding.as_ref().is_ok_and(|finding| !finding.is_bad()));
     let interfaces: Vec<Value> = found.iter().map(interface).collect();
-    json!({ "schema": SCHEMA, "ok": ok, "interfaces": interfaces })
+    let librbd = rbd_available().is_ok();
+    json!({ "schema": SCHEMA, "ok": ok, "interfaces": interfaces, "librbd": librbd })
+}
+
+/// Whether images in Ceph could be served. Most hosts serve none, so that nothing is wrong without.
+fn ceph() -> String {
+    let librbd = match rbd_available() {
+        Ok(()) => "found".to_owned(),
+        Err(error) => format!("needed for store = \"rbd\" only: {error}"),
+    };
+    format!("Ceph\n  librbd       {librbd}\n")
 }
 
 /// An interface as it is shown, in words and as JSON.

@@ -23,6 +23,7 @@ pub(crate) struct Cluster {
 #[derive(Debug, Default)]
 pub(crate) struct Client {
     blocklisted: AtomicBool,
+    retired: AtomicBool,
 }
 
 impl Client {
@@ -33,6 +34,15 @@ impl Client {
 
     pub(crate) fn blocklist(&self) {
         self.blocklisted.store(true, Ordering::Release);
+    }
+
+    /// No further image is opened through it: it has lost one to somebody else. What it has besides goes on.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    fn is_usable(&self) -> bool {
+        !self.is_blocklisted() && !self.retired.load(Ordering::Acquire)
     }
 }
 
@@ -50,11 +60,7 @@ pub(crate) fn connect(options: &CephOptions, path: &RbdPath) -> Result<Arc<Clust
     };
     // Held while connecting: whoever else wants one takes it, too.
     let mut clients = clients.lock();
-    let usable = |client: &Weak<Cluster>| {
-        client
-            .upgrade()
-            .filter(|cluster| !cluster.client.is_blocklisted())
-    };
+    let usable = |client: &Weak<Cluster>| client.upgrade().filter(|cluster| cluster.client.is_usable());
     clients.retain(|client| usable(client).is_some());
     if clients.len() >= usize::from(options.clusters.max(1))
         && let Some(cluster) = clients.iter().filter_map(usable).min_by_key(Arc::strong_count)

@@ -13,6 +13,10 @@ use super::error::Errno;
 /// Is told, once, that a store is fenced and why. Called by any thread, and must not block.
 pub type OnFence = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// Why a store without its lock is fenced.
+pub(crate) const LOST_LOCK: &str =
+    "its exclusive lock is gone: another client has taken it, or the image was removed";
+
 /// The part of a store that its operations hold.
 pub(crate) struct Shared {
     client: Arc<Client>,
@@ -52,10 +56,17 @@ impl Shared {
         self.fenced.load(Ordering::Acquire) || self.client.is_blocklisted()
     }
 
+    /// The same as far as the client is concerned.
+    pub(crate) fn is_shut_out(&self) -> bool {
+        self.client.is_blocklisted()
+    }
+
     /// Somebody else may write the image from now on.
     pub(crate) fn fence(&self, reason: &str) {
         self.fenced.store(true, Ordering::Release);
-        if let Some(told) = self.told.lock().take() {
+        self.client.retire();
+        let told = self.told.lock().take();
+        if let Some(told) = told {
             told(reason);
         }
     }
@@ -69,7 +80,7 @@ impl Shared {
                 FaultKind::Gone
             }
             libc::EROFS if kind == FaultKind::Write => {
-                self.fence("its exclusive lock was lost to another client");
+                self.fence(LOST_LOCK);
                 FaultKind::Gone
             }
             libc::ETIMEDOUT => {

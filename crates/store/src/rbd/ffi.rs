@@ -157,7 +157,7 @@ pub(super) fn load(librados: &'static str, librbd: &'static str) -> Result<Funct
 }
 
 /// The functions, loaded with the first call.
-fn functions() -> Result<&'static Functions, LoadError> {
+pub(super) fn functions() -> Result<&'static Functions, LoadError> {
     static FUNCTIONS: OnceLock<Functions> = OnceLock::new();
     if let Some(loaded) = FUNCTIONS.get() {
         return Ok(loaded);

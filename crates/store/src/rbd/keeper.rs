@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::error::Errno;
-use super::fence::Shared;
+use super::fence::{LOST_LOCK, Shared};
 use super::opening::Opened;
 
 /// How often an image without I/O is asked for.
@@ -116,9 +116,11 @@ struct Look {
 impl Look {
     fn run(mut self, bell: &Bell) {
         while bell.wait() {
-            if self.shared.is_fenced() {
+            if self.shared.is_shut_out() {
                 // Another image of the same client may have found out first.
                 self.shared.shut_out();
+            }
+            if self.shared.is_fenced() {
                 return;
             }
             match self.opened.image.bytes() {
@@ -128,20 +130,28 @@ impl Look {
             let succeeded = self.shared.succeeded();
             let is_proven = succeeded != self.succeeded && !self.seen.gone.load(Ordering::Relaxed);
             self.succeeded = succeeded;
-            if self.locked && !is_proven {
-                self.ask();
+            match is_proven {
+                true => {}
+                false if self.locked => self.ask_for_lock(),
+                false => self.ask_for_header(),
             }
         }
     }
 
-    fn ask(&mut self) {
+    fn ask_for_lock(&mut self) {
         match self.opened.image.is_lock_owner() {
-            Ok(true) => {
-                self.without_lock = 0;
-                self.seen.gone.store(false, Ordering::Release);
-            }
+            Ok(true) => self.without_lock = 0,
             Ok(false) if self.without_lock == 0 => self.without_lock = 1,
-            Ok(false) => self.shared.fence("its exclusive lock was lost to another client"),
+            Ok(false) => return self.shared.fence(LOST_LOCK),
+            Err(errno) => return self.failed(errno),
+        }
+        self.seen.gone.store(false, Ordering::Release);
+    }
+
+    /// Who has the lock stands in the header: whatever the answer, the image is there.
+    fn ask_for_header(&mut self) {
+        match self.opened.image.lock_owner() {
+            Ok(_) => self.seen.gone.store(false, Ordering::Release),
             Err(errno) => self.failed(errno),
         }
     }

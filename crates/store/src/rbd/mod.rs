@@ -38,7 +38,7 @@ use crate::rbd::parts::Parts;
 
 pub use error::LoadError;
 pub use fence::OnFence;
-pub use opening::{RbdImage, inspect};
+pub use opening::{RbdImage, available, inspect};
 pub use options::CephOptions;
 pub use path::RbdPath;
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::cluster::{self, Cluster};
-use super::error::Errno;
-use super::ffi::{Operation, Pool, Rados, RawImage};
+use super::error::{Errno, LoadError};
+use super::ffi::{self, Operation, Pool, Rados, RawImage};
 use super::options::CephOptions;
 use super::path::RbdPath;
 use crate::format;
@@ -32,6 +32,14 @@ pub struct RbdImage {
     pub bytes: u64,
     /// Who has its lock: an address.
     pub owner: Option<String>,
+}
+
+/// Whether Ceph's libraries can be used; loads them.
+///
+/// # Errors
+/// What is missing.
+pub fn available() -> Result<(), LoadError> {
+    ffi::functions().map(drop)
 }
 
 /// Looks at an image without touching it: no lock, and no watch that would keep others from removing it.

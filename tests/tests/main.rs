@@ -32,6 +32,7 @@ mod panics;
 mod paths;
 mod power;
 mod rbd;
+mod rbd_store;
 mod ready;
 mod serving;
 mod signals;

@@ -1,6 +1,7 @@
 //! Images in Ceph as exports, on a small cluster of our own: what an initiator sees, also when Ceph stalls, forgets the image or shuts
 //! xblade out.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -59,12 +60,18 @@ impl Site {
         Ok(target)
     }
 
-    /// A daemon with the image as its one export.
-    fn daemon(&self) -> Result<Target> {
-        let conf = self.ceph.conf();
-        let text = format!(
-            "[ceph]\nconf = {conf:?}\n[[export]]\nshelf = 1\nslot = 1\npath = \"rbd:rbd/vm\"\ninterfaces = [\"eth0\"]\n"
+    /// A daemon with these images of the pool as its exports, all through one client.
+    fn daemon(&self, images: &[&str]) -> Result<Target> {
+        let mut text = format!(
+            "[ceph]\nconf = {:?}\n[defaults]\ninterfaces = [\"eth0\"]\n",
+            self.ceph.conf()
         );
+        for (image, slot) in images.iter().zip(1..) {
+            writeln!(
+                text,
+                "[[export]]\nshelf = 1\nslot = {slot}\npath = \"rbd:rbd/{image}\""
+            )?;
+        }
         let config = self.ceph.path("xblade.toml");
         fs::write(&config, text)?;
         let config = config.to_str().context("odd path")?;
@@ -198,7 +205,7 @@ fn an_image_is_a_disk() -> Result<()> {
 fn an_image_that_grows_is_served_as_it_is_and_a_snapshot_as_it_was() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
     let site = Site::new()?;
-    let target = site.daemon()?;
+    let target = site.daemon(&["vm"])?;
     let initiator = site.lab.open(0)?;
     let disk = initiator.find(ADDRESS)?;
     disk.write(5, &[1; SECTOR])?;
@@ -261,29 +268,37 @@ fn an_image_has_one_writer_and_the_next_one_waits_for_it() -> Result<()> {
 fn whoever_is_shut_out_is_silent_and_opens_the_image_anew() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
     let site = Site::new()?;
-    let mut target = site.daemon()?;
-    target.wait_ready(0, 1)?;
+    site.rbd("create --size 64M rbd/other")?;
+    let mut target = site.daemon(&["vm", "other"])?;
+    target.wait_ready(0, 2)?;
     let mut writer = site.writer()?;
     for round in 0..3 {
         writer.run_till(100, PATIENCE)?;
         let mark = target.process.mark();
-        site.shut_out()?;
         if round == 2 {
             // Nobody asks for anything: found out all the same.
             writer.settle(PATIENCE)?;
-        } else {
-            // The writer takes no error for an answer.
-            writer.run_for(Duration::from_secs(1))?;
         }
-        let fenced = |line: &str| line.contains("FENCED, silent until it is open again");
-        let (at, _) = target.process.wait_for_after(mark, fenced, PATIENCE)?;
-        // It has another client by then.
-        writer.run_till(100, PATIENCE)?;
-        let open = |line: &str| line.contains("open now, after");
-        target.process.wait_for_after(at, open, PATIENCE)?;
+        site.shut_out()?;
+        // The other export belongs to the same client.
+        for address in ["e1.1", "e1.2"] {
+            let fenced =
+                |line: &str| line.contains(address) && line.contains("FENCED, silent until it is open again");
+            let open = |line: &str| line.contains(address) && line.contains("open now, after");
+            let (at, _) = target.process.wait_for_after(mark, fenced, PATIENCE)?;
+            target.process.wait_for_after(at, open, PATIENCE)?;
+            if round < 2 {
+                // The writer takes no error for an answer.
+                writer.run_till(100, PATIENCE)?;
+            }
+        }
+        let listed = said(&target, &["ls"])?;
+        ensure!(!listed.contains("FAILED"), "{listed}");
     }
     writer.settle(PATIENCE)?;
-    writer.judge_by_reading()?.nothing_lost()
+    writer.judge_by_reading()?.nothing_lost()?;
+    let initiator = site.lab.open(0)?;
+    initiator.find(Address::new(1, 2))?.write(5, &[1; SECTOR])
 }
 
 #[test]

@@ -51,6 +51,7 @@ const LAB: &[(&str, u32, usize)] = &[
     ("disk_faults", 2, 1),
     ("kill", 2, 1),
     ("rbd", 1, 1),
+    ("rbd_store", 1, 1),
     ("aoetools", 2, 1),
     ("dissector", 1, 1),
     ("bench", 1, ALONE),

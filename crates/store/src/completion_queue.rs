@@ -19,6 +19,7 @@ use crate::io::returns::Returns;
 use crate::io::transfer::Transfer;
 use crate::io::uring::Ring;
 use crate::mapped::writer::{Batch, Writer};
+use crate::overlay::deferred::Deferred;
 use crate::tick::Tick;
 use engine::{Completion, Completions, Durability, Extent, Token};
 
@@ -35,6 +36,8 @@ pub struct CompletionQueue {
     commits: Vec<(Arc<Committer>, Waiter)>,
     /// Writes for the page cache, handed over once per round.
     writes: Vec<(Arc<Writer>, Batch)>,
+    /// What overlays do when operations of theirs end.
+    overlays: Deferred,
     tick: Tick,
     now: Instant,
 }
@@ -53,6 +56,7 @@ impl CompletionQueue {
             expected: 0,
             commits: Vec::new(),
             writes: Vec::new(),
+            overlays: Deferred::default(),
             tick: Tick::now(),
             now: Instant::now(),
         })
@@ -174,6 +178,43 @@ impl CompletionQueue {
         self.writes[at].1.push(token, extent, from, durability);
     }
 
+    /// Where overlays leave what is to be done at the end of an operation.
+    pub(crate) fn overlays(&mut self) -> &mut Deferred {
+        &mut self.overlays
+    }
+
+    /// The next event of a store.
+    #[inline]
+    fn next_of_store(&mut self) -> Option<Completion> {
+        loop {
+            if let Some(completion) = self.handle.pop() {
+                return Some(completion);
+            }
+            let pending = match (self.returns.pop(), &mut self.transfers) {
+                (Some(pending), _) => pending,
+                (None, Some(TransferEngine::Ring(ring))) => ring.next()?,
+                (None, _) => return None,
+            };
+            let device = pending.device;
+            match pending.continuation.ended(pending.transfer) {
+                Next::Done(completion) => {
+                    self.expected -= 1;
+                    return Some(completion);
+                }
+                Next::Commit(committer, token, task) => {
+                    self.expected -= 1;
+                    self.commit(&committer, token, task);
+                }
+                Next::Start(transfer, continuation) => self.carry_out(Pending {
+                    device,
+                    transfer,
+                    continuation,
+                }),
+                Next::Parked => {}
+            }
+        }
+    }
+
     /// A queue as on a host where io_uring is forbidden.
     #[cfg(test)]
     pub(crate) fn without_uring() -> io::Result<CompletionQueue> {
@@ -218,33 +259,8 @@ impl Completions for CompletionQueue {
     /// Without a system call when there is none.
     #[inline]
     fn next(&mut self) -> Option<Completion> {
-        loop {
-            if let Some(completion) = self.handle.pop() {
-                return Some(completion);
-            }
-            let pending = match (self.returns.pop(), &mut self.transfers) {
-                (Some(pending), _) => pending,
-                (None, Some(TransferEngine::Ring(ring))) => ring.next()?,
-                (None, _) => return None,
-            };
-            let device = pending.device;
-            match pending.continuation.ended(pending.transfer) {
-                Next::Done(completion) => {
-                    self.expected -= 1;
-                    return Some(completion);
-                }
-                Next::Commit(committer, token, task) => {
-                    self.expected -= 1;
-                    self.commit(&committer, token, task);
-                }
-                Next::Start(transfer, continuation) => self.carry_out(Pending {
-                    device,
-                    transfer,
-                    continuation,
-                }),
-                Next::Parked => {}
-            }
-        }
+        let completion = self.next_of_store()?;
+        Some(self.overlays.follow(completion))
     }
 }
 

@@ -20,6 +20,7 @@ mod mapped;
 mod null;
 mod open;
 mod options;
+mod overlay;
 mod pages;
 mod ram;
 mod rbd;
@@ -41,6 +42,7 @@ pub use format::ImageFormat;
 pub use handle::QueueHandle;
 pub use open::{Reports, open, open_with};
 pub use options::{StoreError, StoreKind, StoreOptions};
+pub use overlay::{Golden, OverlayError, OverlayFigures, OverlayFiles, OverlayOptions, OverlayStore};
 pub use rbd::{
     CephOptions, LoadError, RbdImage, RbdPath, available as rbd_available, inspect as inspect_rbd,
 };

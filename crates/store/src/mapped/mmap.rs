@@ -10,9 +10,9 @@ use std::ops::{Range, RangeInclusive};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap, mmap_anonymous, munmap};
 
 use crate::mapped::sigbus::Guard;
 
@@ -215,6 +215,29 @@ impl Mapping {
         }
         // The stores come before the caller's looks at the epoch (`intact`) and at the notes of what is dirty (`Committer::acknowledge`).
         fence(Ordering::SeqCst);
+    }
+
+    /// The word at byte `at`, a multiple of 8, of a writable mapping that begins on a page. Where it is used, all access is by words.
+    #[inline]
+    pub(crate) fn word(&self, at: usize) -> &AtomicU64 {
+        assert!(
+            self.writable() && self.lead == 0 && at.is_multiple_of(8),
+            "no word of its own"
+        );
+        let word = self.pointer(at, 8).cast();
+        // SAFETY: `pointer` checked that the 8 bytes lie in the mapping, which lives as long as `self` and is writable; it begins
+        // on a page, so the word is aligned; and all access to it is atomic, as the caller promises.
+        unsafe { AtomicU64::from_ptr(word) }
+    }
+
+    /// Keeps all of it in memory.
+    ///
+    /// # Errors
+    /// Of mlock, as when the process may not lock so much.
+    pub(crate) fn lock(&self) -> io::Result<()> {
+        // SAFETY: our own mapping; its content does not change.
+        unsafe { mlock(self.base.as_ptr().cast(), self.total)? };
+        Ok(())
     }
 
     /// Whole pages of `range` (bytes) read as zeros again and take no memory. Only for anonymous memory.

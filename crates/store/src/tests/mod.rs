@@ -10,6 +10,7 @@ mod locks;
 mod machine;
 mod model;
 mod opening;
+mod overlay;
 mod writer;
 
 use std::fs::File;

@@ -1,0 +1,120 @@
+//! The image that overlays share: opened once, for reading only.
+
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use engine::{SECTOR_BYTES, Store};
+
+use crate::completion_queue::CompletionQueue;
+use crate::open::open;
+use crate::options::{StoreError, StoreOptions};
+
+/// An image that overlays lie on. Clones are the same opening.
+#[derive(Clone, Debug)]
+pub struct Golden {
+    shared: Arc<Opened>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    store: Arc<dyn Store<CompletionQueue>>,
+    file: File,
+    path: PathBuf,
+    identity: Identity,
+    changed: AtomicBool,
+}
+
+/// Which image, and which content of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub device: u64,
+    pub inode: u64,
+    pub sectors: u64,
+    /// Seconds and nanoseconds; zero for a block device, which has no such time.
+    pub modified: (i64, i64),
+}
+
+impl Golden {
+    /// Opens what `options` name, for reading only, whatever they say.
+    ///
+    /// # Errors
+    /// As [`crate::open()`].
+    pub fn open(options: &StoreOptions) -> Result<Golden, StoreError> {
+        let options = StoreOptions {
+            read_only: true,
+            prealloc: false,
+            ..options.clone()
+        };
+        let path = &options.path;
+        let looking = |error| StoreError::system(path, "looking at it", error);
+        let store = open(&options)?;
+        let file = File::open(path).map_err(looking)?;
+        let identity = Identity::of(&file.metadata().map_err(looking)?, store.sectors());
+        Ok(Golden {
+            shared: Arc::new(Opened {
+                store,
+                file,
+                path: path.clone(),
+                identity,
+                changed: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// Its sectors.
+    pub fn store(&self) -> &Arc<dyn Store<CompletionQueue>> {
+        &self.shared.store
+    }
+
+    /// Where it was found.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Whether its path still leads to it. An image that is gone without another in its place counts as current: there is no other.
+    pub fn is_current(&self) -> bool {
+        let own = &self.shared.identity;
+        std::fs::metadata(&self.shared.path)
+            .map_or(true, |now| (now.dev(), now.ino()) == (own.device, own.inode))
+    }
+
+    /// Whether it still has the content that overlays were made on; says once when it has not.
+    pub fn check_unchanged(&self) -> bool {
+        let Opened { file, identity, .. } = &*self.shared;
+        let Ok(now) = file.metadata() else { return true };
+        let same = Identity::of(&now, identity.sectors) == *identity;
+        if !same && !self.shared.changed.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                "{}: the golden image was changed in place; the machines that run on it see other sectors under their file \
+                 systems. Boot them anew, and next time put a new image in its place by rename",
+                self.shared.path.display()
+            );
+        }
+        same
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.shared.identity
+    }
+}
+
+impl Identity {
+    fn of(meta: &Metadata, sectors: u64) -> Identity {
+        let is_device = meta.file_type().is_block_device();
+        Identity {
+            device: meta.dev(),
+            inode: meta.ino(),
+            sectors: match is_device {
+                true => sectors,
+                false => meta.len() / SECTOR_BYTES,
+            },
+            modified: match is_device {
+                true => (0, 0),
+                false => (meta.mtime(), meta.mtime_nsec()),
+            },
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! One bit a sector: set when the sector is the delta's. The words lie in a shared mapping of a file, so they outlive the process.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use engine::{Extent, Fault, FaultKind};
+
+use super::space::Space;
+use crate::mapped::mmap::Mapping;
+
+/// Sectors in a word.
+const WORD: u64 = u64::BITS as u64;
+
+/// Where an extent lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Where {
+    Golden,
+    Delta,
+    Both,
+}
+
+/// The bits of one overlay.
+#[derive(Debug)]
+pub(crate) struct Marks {
+    bits: Mapping,
+    written: AtomicU64,
+    space: Space,
+}
+
+/// Bytes of the bits of so many sectors: whole words.
+pub(crate) fn bytes_for(sectors: u64) -> u64 {
+    sectors.div_ceil(WORD) * 8
+}
+
+/// The bits of word `index` that belong to `extent`.
+fn mask(index: u64, extent: Extent) -> u64 {
+    let first = index * WORD;
+    let from = extent.lba.saturating_sub(first);
+    let to = (extent.end() - first).min(WORD);
+    let below = |count: u64| if count >= WORD { u64::MAX } else { (1 << count) - 1 };
+    below(to) & !below(from)
+}
+
+/// The words that `extent` has bits in.
+fn words(extent: Extent) -> std::ops::Range<u64> {
+    match extent.count {
+        0 => 0..0,
+        _ => extent.lba / WORD..(extent.end() - 1) / WORD + 1,
+    }
+}
+
+impl Marks {
+    /// Maps the bits of `sectors`, which begin at byte `at` of `file` and have their space already.
+    ///
+    /// # Errors
+    /// Of mmap.
+    pub(crate) fn map(file: File, at: u64, sectors: u64, space: Space) -> io::Result<Marks> {
+        let len = bytes_for(sectors) as usize;
+        let bits = Mapping::of_file(Arc::new(file), at, len, true)?;
+        // A look at the bits is on the data path, where nothing may wait for a disk.
+        if let Err(error) = bits.lock() {
+            tracing::debug!("an overlay's bits are not locked in memory: {error}");
+        }
+        let marks = Marks {
+            bits,
+            written: AtomicU64::new(0),
+            space,
+        };
+        let set = words(Extent {
+            lba: 0,
+            count: sectors,
+        })
+        .map(|index| u64::from(marks.word(index).load(Ordering::Acquire).count_ones()))
+        .sum();
+        marks.written.store(set, Ordering::Relaxed);
+        Ok(marks)
+    }
+
+    fn word(&self, index: u64) -> &AtomicU64 {
+        self.bits.word(index as usize * 8)
+    }
+
+    /// The space that the delta takes.
+    pub(crate) fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// Sectors whose bit is set.
+    pub(crate) fn written_sectors(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Where an extent lies.
+    #[inline]
+    pub(crate) fn place(&self, extent: Extent) -> Where {
+        let (mut some, mut all) = (false, true);
+        for index in words(extent) {
+            let mask = mask(index, extent);
+            let set = self.word(index).load(Ordering::Acquire) & mask;
+            some |= set != 0;
+            all &= set == mask;
+        }
+        match (some, all) {
+            (false, _) => Where::Golden,
+            (true, true) => Where::Delta,
+            (true, false) => Where::Both,
+        }
+    }
+
+    /// The parts of `extent` that are the delta's.
+    pub(crate) fn written_runs(&self, extent: Extent) -> impl Iterator<Item = Extent> {
+        let mut lba = extent.lba;
+        std::iter::from_fn(move || {
+            while lba < extent.end() && !self.is_set(lba) {
+                lba += 1;
+            }
+            let start = lba;
+            while lba < extent.end() && self.is_set(lba) {
+                lba += 1;
+            }
+            let count = lba - start;
+            (count > 0).then_some(Extent { lba: start, count })
+        })
+    }
+
+    fn is_set(&self, lba: u64) -> bool {
+        self.word(lba / WORD).load(Ordering::Acquire) & (1 << (lba % WORD)) != 0
+    }
+
+    /// The delta has this extent from here on.
+    ///
+    /// # Errors
+    /// When the file with the bits is damaged: they would be forgotten.
+    pub(crate) fn written(&self, extent: Extent) -> Result<(), Fault> {
+        let epoch = self.bits.epoch();
+        for index in words(extent) {
+            let mask = mask(index, extent);
+            let word = self.word(index);
+            if word.load(Ordering::Acquire) & mask != mask {
+                let before = word.fetch_or(mask, Ordering::AcqRel);
+                let new = (mask & !before).count_ones();
+                self.written.fetch_add(new.into(), Ordering::Relaxed);
+            }
+        }
+        if self.bits.intact(epoch) {
+            return Ok(());
+        }
+        Err(Fault {
+            kind: FaultKind::Write,
+            lba: extent.lba,
+            source: io::Error::other("the file that says what the overlay holds cannot be written"),
+        })
+    }
+
+    /// The delta has these extents from here on, as holes.
+    ///
+    /// # Errors
+    /// As [`Marks::written`].
+    pub(crate) fn trimmed(&self, extents: &[Extent]) -> Result<(), Fault> {
+        for extent in extents {
+            self.written(*extent)?;
+            self.space.release(*extent);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_cover_an_extent_and_nothing_else() {
+        for (lba, count) in [(0, 1), (0, 64), (63, 1), (63, 2), (5, 200), (64, 64), (127, 130)] {
+            let extent = Extent { lba, count };
+            for sector in 0..400u64 {
+                let index = sector / WORD;
+                let inside =
+                    words(extent).contains(&index) && mask(index, extent) & (1 << (sector % WORD)) != 0;
+                assert_eq!(
+                    inside,
+                    (lba..lba + count).contains(&sector),
+                    "{extent:?}, sector {sector}"
+                );
+            }
+        }
+        assert!(words(Extent { lba: 7, count: 0 }).is_empty());
+    }
+}

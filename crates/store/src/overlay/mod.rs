@@ -1,0 +1,239 @@
+//! A private copy of a golden image: what was written lies in a sparse file of its own (the delta), all else is read from the
+//! golden image, which many overlays share.
+//!
+//! One bit a sector says where it is. AoE writes whole sectors, so nothing is ever copied up. A bit is set when the data is
+//! in the delta and not before: whoever dies in between leaves a sector that reads as it did. The engine keeps reads and
+//! writes of a sector apart, so a look at the bits holds for the whole operation.
+//!
+//! An overlay is volatile: it outlives the process (both files are in the page cache), not the host's boot.
+
+pub(crate) mod deferred;
+mod files;
+mod golden;
+mod marks;
+mod opening;
+mod space;
+
+use std::io;
+use std::sync::Arc;
+
+use engine::{Durability, Extent, Fault, FaultKind, Health, SECTOR_BYTES, Step, Store, Token, Traits};
+
+use self::deferred::Layer;
+use self::marks::{Marks, Where};
+use crate::completion_queue::CompletionQueue;
+
+pub use files::OverlayFiles;
+pub use golden::Golden;
+pub use opening::{OverlayError, OverlayOptions};
+
+type Shared = Arc<dyn Store<CompletionQueue>>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct OverlayStore {
+    golden: Golden,
+    delta: Shared,
+    marks: Arc<Marks>,
+    sectors: u64,
+}
+
+/// What an overlay holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OverlayFigures {
+    /// Sectors that were written or trimmed.
+    pub written_sectors: u64,
+    /// Bytes of the delta that take space, by blocks of 4 KiB.
+    pub allocated_bytes: u64,
+    /// Writes that were refused because of the limit.
+    pub refused_writes: u64,
+}
+
+impl OverlayStore {
+    /// The image below.
+    pub fn golden(&self) -> &Golden {
+        &self.golden
+    }
+
+    /// What it holds.
+    pub fn figures(&self) -> OverlayFigures {
+        OverlayFigures {
+            written_sectors: self.marks.written_sectors(),
+            allocated_bytes: self.marks.space().allocated_bytes(),
+            refused_writes: self.marks.space().refused(),
+        }
+    }
+
+    /// Another limit of the space that the delta takes, in bytes; 0: none.
+    pub fn set_limit(&self, bytes: u64) {
+        self.marks.space().set_limit(bytes);
+    }
+
+    fn check(&self, extent: Extent, kind: FaultKind) -> Result<(), Fault> {
+        match extent.end() <= self.sectors {
+            true => Ok(()),
+            false => Err(Fault::outside(kind, extent)),
+        }
+    }
+
+    /// Reads what lies partly here and partly there: all of it from both, each part at most put off for itself, then put together.
+    fn read_both(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        into: &mut [&mut [u8]],
+    ) -> Result<Step, Fault> {
+        let mut gather = queue.overlays().take(token);
+        for layer in [Layer::Golden, Layer::Delta] {
+            if gather.has(layer) {
+                continue;
+            }
+            let store = match layer {
+                Layer::Golden => self.golden.store(),
+                Layer::Delta => &self.delta,
+            };
+            let mut bytes = vec![0; (extent.count * SECTOR_BYTES) as usize].into_boxed_slice();
+            match store.read(queue, token, extent, &mut [&mut bytes])? {
+                Step::Done => gather.put(layer, bytes),
+                Step::Later => {
+                    queue.overlays().gather(token, gather.waiting_for(layer));
+                    return Ok(Step::Later);
+                }
+            }
+        }
+        let (mut bytes, delta) = gather.into_layers();
+        for run in self.marks.written_runs(extent) {
+            let at = ((run.lba - extent.lba) * SECTOR_BYTES) as usize;
+            let span = at..at + (run.count * SECTOR_BYTES) as usize;
+            bytes[span.clone()].copy_from_slice(&delta[span]);
+        }
+        let mut rest = &bytes[..];
+        for piece in into {
+            let (now, later) = rest.split_at(piece.len());
+            piece.copy_from_slice(now);
+            rest = later;
+        }
+        Ok(Step::Done)
+    }
+}
+
+impl Store<CompletionQueue> for OverlayStore {
+    fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    fn refresh(&self) -> io::Result<u64> {
+        self.golden.check_unchanged();
+        Ok(self.sectors)
+    }
+
+    fn traits(&self) -> Traits {
+        self.delta.traits()
+    }
+
+    fn read(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        into: &mut [&mut [u8]],
+    ) -> Result<Step, Fault> {
+        self.check(extent, FaultKind::Read)?;
+        match self.marks.place(extent) {
+            Where::Golden => self.golden.store().read(queue, token, extent, into),
+            Where::Delta => self.delta.read(queue, token, extent, into),
+            Where::Both => self.read_both(queue, token, extent, into),
+        }
+    }
+
+    fn write(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        from: &[&[u8]],
+        durability: Durability,
+    ) -> Result<Step, Fault> {
+        self.check(extent, FaultKind::Write)?;
+        self.marks.space().claim(extent)?;
+        let step = self.delta.write(queue, token, extent, from, durability)?;
+        match step {
+            Step::Done => self.marks.written(extent)?,
+            Step::Later => queue.overlays().write(token, &self.marks, extent),
+        }
+        Ok(step)
+    }
+
+    fn flush(&self, queue: &mut CompletionQueue, token: Token) -> Result<Step, Fault> {
+        self.delta.flush(queue, token)
+    }
+
+    fn trim(&self, queue: &mut CompletionQueue, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
+        for extent in extents {
+            self.check(*extent, FaultKind::Write)?;
+        }
+        let step = self.delta.trim(queue, token, extents)?;
+        match step {
+            Step::Done => self.marks.trimmed(extents)?,
+            Step::Later => queue.overlays().trim(token, &self.marks, extents),
+        }
+        Ok(step)
+    }
+
+    fn verify(&self, queue: &mut CompletionQueue, token: Token, extent: Extent) -> Result<Step, Fault> {
+        self.check(extent, FaultKind::Read)?;
+        match self.marks.place(extent) {
+            Where::Golden => self.golden.store().verify(queue, token, extent),
+            Where::Delta => self.delta.verify(queue, token, extent),
+            Where::Both => {
+                let gather = queue.overlays().take(token);
+                if !gather.has(Layer::Golden)
+                    && self.golden.store().verify(queue, token, extent)? == Step::Later
+                {
+                    let gather = gather.waiting_for(Layer::Golden);
+                    queue.overlays().gather(token, gather);
+                    return Ok(Step::Later);
+                }
+                self.delta.verify(queue, token, extent)
+            }
+        }
+    }
+
+    fn prefetch(&self, extent: Extent) {
+        if self.check(extent, FaultKind::Read).is_err() {
+            return;
+        }
+        match self.marks.place(extent) {
+            Where::Golden => self.golden.store().prefetch(extent),
+            Where::Delta | Where::Both => self.delta.prefetch(extent),
+        }
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let figures = self.figures();
+        let mut counters = vec![
+            ("overlay_written_sectors", figures.written_sectors),
+            ("overlay_allocated_bytes", figures.allocated_bytes),
+            ("overlay_refused_writes", figures.refused_writes),
+        ];
+        counters.extend(self.delta.counters());
+        counters
+    }
+
+    fn health(&self) -> Health {
+        self.delta.health()
+    }
+
+    fn accept_lost_writes(&self) {
+        self.delta.accept_lost_writes();
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.delta.close()
+    }
+
+    fn unlock(&self) {
+        self.delta.unlock();
+    }
+}

@@ -1,0 +1,139 @@
+//! How much space a delta takes, and the limit of it. Counted by blocks, so that the data path asks no file system.
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use engine::{Extent, Fault, FaultKind, SECTOR_BYTES};
+
+/// What file systems allocate by.
+pub(crate) const BLOCK_BYTES: u64 = 4096;
+const BLOCK: u64 = BLOCK_BYTES / SECTOR_BYTES;
+
+/// The blocks of one delta that take space.
+#[derive(Debug)]
+pub(crate) struct Space {
+    /// One bit a block.
+    blocks: Box<[AtomicU64]>,
+    used: AtomicU64,
+    /// In blocks; `u64::MAX`: none.
+    limit: AtomicU64,
+    refused: AtomicU64,
+    told: AtomicBool,
+    /// For the log.
+    name: String,
+}
+
+impl Space {
+    /// What `delta` takes now, of `sectors`.
+    ///
+    /// # Errors
+    /// Of lseek.
+    pub(crate) fn of(delta: &File, sectors: u64, limit_bytes: u64, name: String) -> io::Result<Space> {
+        let words = sectors.div_ceil(BLOCK).div_ceil(64) as usize;
+        let space = Space {
+            blocks: std::iter::repeat_with(AtomicU64::default).take(words).collect(),
+            used: AtomicU64::new(0),
+            limit: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            told: AtomicBool::new(false),
+            name,
+        };
+        space.set_limit(limit_bytes);
+        let mut at = 0;
+        while let Some(data) = seek(delta, SeekFrom::Data(at))? {
+            let hole = seek(delta, SeekFrom::Hole(data))?.unwrap_or(sectors * SECTOR_BYTES);
+            for block in data / BLOCK_BYTES..hole.div_ceil(BLOCK_BYTES) {
+                space.take(block);
+            }
+            at = hole;
+        }
+        Ok(space)
+    }
+
+    /// Another limit in bytes; 0: none.
+    pub(crate) fn set_limit(&self, bytes: u64) {
+        let blocks = match bytes {
+            0 => u64::MAX,
+            bytes => bytes / BLOCK_BYTES,
+        };
+        self.limit.store(blocks, Ordering::Relaxed);
+    }
+
+    /// Bytes that take space.
+    pub(crate) fn allocated_bytes(&self) -> u64 {
+        self.used.load(Ordering::Relaxed) * BLOCK_BYTES
+    }
+
+    /// Writes that found no space.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Marks a block; true when it was free.
+    fn take(&self, block: u64) -> bool {
+        let (word, bit) = (&self.blocks[(block / 64) as usize], 1 << (block % 64));
+        let new = word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0;
+        if new {
+            self.used.fetch_add(1, Ordering::Relaxed);
+        }
+        new
+    }
+
+    fn give_back(&self, block: u64) {
+        let (word, bit) = (&self.blocks[(block / 64) as usize], 1 << (block % 64));
+        if word.fetch_and(!bit, Ordering::Relaxed) & bit != 0 {
+            self.used.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Space for a write; what it has already costs nothing.
+    ///
+    /// # Errors
+    /// Beyond the limit, as on a full disk.
+    pub(crate) fn claim(&self, extent: Extent) -> Result<(), Fault> {
+        let blocks = extent.lba / BLOCK..extent.end().div_ceil(BLOCK);
+        let mut taken = Vec::new();
+        for block in blocks {
+            if self.take(block) {
+                taken.push(block);
+            }
+        }
+        if taken.is_empty() || self.used.load(Ordering::Relaxed) <= self.limit.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        taken.into_iter().for_each(|block| self.give_back(block));
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                "{}: the overlay is full (overlay_limit, {} bytes): writes to new places fail until it is reset or the limit is raised",
+                self.name,
+                self.limit.load(Ordering::Relaxed) * BLOCK_BYTES
+            );
+        }
+        Err(Fault {
+            kind: FaultKind::Write,
+            lba: extent.lba,
+            source: io::Error::from_raw_os_error(libc::ENOSPC),
+        })
+    }
+
+    /// Whole blocks of `extent` have become holes.
+    pub(crate) fn release(&self, extent: Extent) {
+        for block in extent.lba.div_ceil(BLOCK)..extent.end() / BLOCK {
+            self.give_back(block);
+        }
+    }
+}
+
+fn seek(file: &File, to: SeekFrom) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, to) {
+        Ok(at) => Ok(Some(at)),
+        // Nothing but a hole from there on.
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

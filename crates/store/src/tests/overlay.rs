@@ -1,0 +1,270 @@
+//! Overlays on one image against models, and what is left of them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+use rustix::fs::{Advice, fadvise};
+
+use super::{Driver, stamp};
+use crate::completion_queue::CompletionQueue;
+use crate::options::{StoreKind, StoreOptions};
+use crate::overlay::{Golden, OverlayError, OverlayFiles, OverlayOptions, OverlayStore};
+use engine::{Durability, Extent, FaultKind, Store};
+
+const SECTORS: u64 = 1200;
+
+/// A golden image in which each sector says which one it is.
+fn golden_file(dir: &Path) -> (Vec<u8>, std::path::PathBuf) {
+    let content: Vec<u8> = (0..SECTORS).flat_map(|lba| stamp(lba, u64::MAX)).collect();
+    let path = dir.join("golden");
+    std::fs::write(&path, &content).unwrap();
+    (content, path)
+}
+
+fn golden(kind: StoreKind, path: &Path) -> Golden {
+    Golden::open(&StoreOptions::new(kind, path)).unwrap()
+}
+
+fn options(dir: &Path, name: &str) -> OverlayOptions {
+    OverlayOptions {
+        files: OverlayFiles::new(dir.join(name)),
+        limit_bytes: 0,
+        flush_interval: Duration::from_secs(1),
+    }
+}
+
+/// An overlay, and the same as an ordinary store.
+fn overlay(golden: &Golden, options: &OverlayOptions) -> (Arc<OverlayStore>, Driver) {
+    let overlay = Arc::new(OverlayStore::open(golden, options).unwrap());
+    let store: Arc<dyn Store<CompletionQueue>> = overlay.clone();
+    let driver = Driver::new(&store);
+    (overlay, driver)
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Read(usize, u64, u64),
+    Write(usize, u64, u64, Durability),
+    Trim(usize, u64, u64),
+    Verify(usize, u64, u64),
+    Flush(usize),
+    /// What is clean leaves the page cache.
+    Chill,
+    /// All stores are opened anew.
+    Restart,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let place = || {
+        (0..2usize, 0..SECTORS, 1u64..40).prop_map(|(who, lba, count)| (who, lba, count.min(SECTORS - lba)))
+    };
+    prop_oneof![
+        6 => place().prop_map(|(who, lba, count)| Action::Read(who, lba, count)),
+        5 => place().prop_map(|(who, lba, count)| Action::Write(who, lba, count, Durability::WriteBack)),
+        1 => place().prop_map(|(who, lba, count)| Action::Write(who, lba, count, Durability::Durable)),
+        1 => place().prop_map(|(who, lba, count)| Action::Trim(who, lba, count)),
+        1 => place().prop_map(|(who, lba, count)| Action::Verify(who, lba, count)),
+        1 => (0..2usize).prop_map(Action::Flush),
+        2 => Just(Action::Chill),
+        1 => Just(Action::Restart),
+    ]
+}
+
+fn span(lba: u64, count: u64) -> std::ops::Range<usize> {
+    lba as usize * 512..(lba + count) as usize * 512
+}
+
+fn apply(
+    drivers: &mut [Driver],
+    models: &mut [Vec<u8>; 2],
+    action: &Action,
+    version: u64,
+) -> Result<(), TestCaseError> {
+    match *action {
+        Action::Read(who, lba, count) => {
+            let data = drivers[who].read(lba, count).unwrap();
+            prop_assert!(
+                data == models[who][span(lba, count)],
+                "{who}: read of {count} at {lba}"
+            );
+        }
+        Action::Write(who, lba, count, durability) => {
+            let data: Vec<u8> = (lba..lba + count).flat_map(|lba| stamp(lba, version)).collect();
+            drivers[who].write(lba, &data, durability).unwrap();
+            models[who][span(lba, count)].copy_from_slice(&data);
+        }
+        Action::Trim(who, lba, count) if drivers[who].store.traits().zeroes_after_trim => {
+            drivers[who].trim(&[Extent { lba, count }]).unwrap();
+            models[who][span(lba, count)].fill(0);
+        }
+        Action::Trim(..) | Action::Chill | Action::Restart => {}
+        Action::Verify(who, lba, count) => drivers[who].verify(lba, count).unwrap(),
+        Action::Flush(who) => drivers[who].flush().unwrap(),
+    }
+    Ok(())
+}
+
+fn chill(path: &Path) {
+    let file = std::fs::File::open(path).unwrap();
+    rustix::fs::fdatasync(&file).unwrap();
+    fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+}
+
+fn check(kind: StoreKind, actions: &[Action]) -> Result<(), TestCaseError> {
+    let dir = tempfile::tempdir().unwrap();
+    let (content, path) = golden_file(dir.path());
+    let options = [options(dir.path(), "a"), options(dir.path(), "b")];
+    let open = || -> Vec<Driver> {
+        let golden = golden(kind, &path);
+        options
+            .iter()
+            .map(|options| overlay(&golden, options).1)
+            .collect()
+    };
+    let mut drivers = open();
+    let mut models = [content.clone(), content.clone()];
+    for (version, action) in actions.iter().enumerate() {
+        match action {
+            Action::Chill => {
+                chill(&path);
+                options.iter().for_each(|options| chill(&options.files.delta()));
+            }
+            Action::Restart => {
+                drivers.iter().for_each(|driver| driver.store.close().unwrap());
+                drivers.clear();
+                drivers = open();
+            }
+            action => apply(&mut drivers, &mut models, action, version as u64)?,
+        }
+    }
+    for (driver, model) in drivers.iter_mut().zip(&models) {
+        prop_assert!(
+            driver.read(0, SECTORS).unwrap() == *model,
+            "the whole disk at the end"
+        );
+    }
+    prop_assert!(std::fs::read(&path).unwrap() == content, "the golden image");
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn overlays_on_a_mapped_image_are_disks_of_their_own(actions in prop::collection::vec(action(), 1..60)) {
+        check(StoreKind::Mmap, &actions)?;
+    }
+
+    #[test]
+    fn overlays_on_a_direct_image_are_disks_of_their_own(actions in prop::collection::vec(action(), 1..60)) {
+        check(StoreKind::Direct, &actions)?;
+    }
+}
+
+#[test]
+fn the_limit_is_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (content, path) = golden_file(dir.path());
+    let mut options = options(dir.path(), "a");
+    options.limit_bytes = 2 * 4096;
+    let (overlay, mut driver) = overlay(&golden(StoreKind::Mmap, &path), &options);
+    for lba in [0, 16] {
+        driver.write(lba, &stamp(lba, 1), Durability::WriteBack).unwrap();
+    }
+    let fault = driver
+        .write(32, &stamp(32, 1), Durability::WriteBack)
+        .unwrap_err();
+    assert_eq!((fault.kind, fault.lba), (FaultKind::Write, 32));
+    assert_eq!(fault.source.raw_os_error(), Some(libc::ENOSPC));
+    assert!(driver.read(32, 1).unwrap() == content[span(32, 1)], "as it was");
+    // What has its space is written again.
+    driver.write(1, &stamp(1, 2), Durability::WriteBack).unwrap();
+    assert_eq!(overlay.figures().allocated_bytes, 2 * 4096);
+    assert_eq!(overlay.figures().written_sectors, 3);
+    assert_eq!(overlay.figures().refused_writes, 1);
+    // What is given back can be taken again.
+    driver.trim(&[Extent { lba: 0, count: 8 }]).unwrap();
+    driver.write(32, &stamp(32, 3), Durability::WriteBack).unwrap();
+    overlay.set_limit(0);
+    driver.write(64, &stamp(64, 3), Durability::WriteBack).unwrap();
+}
+
+#[test]
+fn an_overlay_stays_with_its_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let (content, path) = golden_file(dir.path());
+    let options = options(dir.path(), "a");
+    let first = golden(StoreKind::Mmap, &path);
+    let (overlay, mut driver) = overlay(&first, &options);
+    driver.write(5, &stamp(5, 1), Durability::WriteBack).unwrap();
+
+    // Another image in its place: who has the old one keeps it.
+    let next = dir.path().join("next");
+    std::fs::write(&next, vec![7; content.len()]).unwrap();
+    std::fs::rename(&next, &path).unwrap();
+    assert!(!first.is_current() && first.check_unchanged());
+    assert!(driver.read(4, 3).unwrap()[..512] == content[span(4, 1)]);
+    overlay.close().unwrap();
+    overlay.unlock();
+    drop((driver, overlay));
+
+    let second = golden(StoreKind::Mmap, &path);
+    let error = OverlayStore::open(&second, &options).unwrap_err();
+    assert!(matches!(error, OverlayError::OtherGolden { .. }), "{error}");
+    assert!(options.files.are_of_this_boot());
+    options.files.discard().unwrap();
+    let (_, mut driver) = super::overlay::overlay(&second, &options);
+    assert!(
+        driver.read(4, 3).unwrap() == [7; 3 * 512],
+        "anew, on the new image"
+    );
+}
+
+#[test]
+fn a_change_in_place_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, path) = golden_file(dir.path());
+    let golden = golden(StoreKind::Mmap, &path);
+    assert!(golden.check_unchanged());
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    assert!(!golden.check_unchanged() && golden.is_current());
+}
+
+#[test]
+fn an_overlay_has_one_user() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, path) = golden_file(dir.path());
+    let golden = golden(StoreKind::Mmap, &path);
+    let options = options(dir.path(), "a");
+    let _kept = overlay(&golden, &options);
+    let error = OverlayStore::open(&golden, &options).unwrap_err().to_string();
+    assert!(error.contains("in use"), "{error}");
+}
+
+#[test]
+fn an_overlay_of_an_earlier_boot_of_the_host_begins_anew() {
+    use std::os::unix::fs::FileExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let (content, path) = golden_file(dir.path());
+    let golden = golden(StoreKind::Mmap, &path);
+    let options = options(dir.path(), "a");
+    let (overlay, mut driver) = overlay(&golden, &options);
+    driver.write(5, &stamp(5, 1), Durability::WriteBack).unwrap();
+    overlay.close().unwrap();
+    overlay.unlock();
+    drop((driver, overlay));
+    // The boot id stands behind magic and six numbers.
+    let map = std::fs::File::options()
+        .write(true)
+        .open(options.files.map())
+        .unwrap();
+    map.write_all_at(b"0", 56).unwrap();
+    map.write_all_at(b"!", 57).unwrap();
+    assert!(!options.files.are_of_this_boot());
+    let (_, mut driver) = super::overlay::overlay(&golden, &options);
+    assert!(driver.read(5, 1).unwrap() == content[span(5, 1)]);
+}

@@ -4,6 +4,7 @@ use aoe_common::wire::MIN_FRAME_BYTES;
 
 use super::action::{Action, Refusal, ReplyCodes};
 use super::ata::{Opcode, opcode};
+use super::choice::Chosen;
 use super::counters::Silence;
 use super::exports::Exports;
 use super::held::Held;
@@ -40,6 +41,18 @@ impl<L: Link, C: Completions> Server<L, C> {
                 request,
                 now_us,
                 meter: Meter::Off,
+            };
+            let own;
+            let call = match Self::choose(call) {
+                Chosen::Shared => call,
+                Chosen::Own(export) => {
+                    own = export;
+                    Call { export: &own, ..call }
+                }
+                Chosen::Nobody => {
+                    self.counters.silent(Silence::NoExport);
+                    continue;
+                }
             };
             match self.may_introduce(link, call, &frame) {
                 Err(Silence::Wildcard) => {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use aoe_common::{Access, Mac, Vlan};
 
 use super::ata::identify::{Identity, MAX_MULTIPLE};
+use super::machines::Machines;
 use super::mutants::{self, Mutant};
 use super::observer::{Change, Observer};
 use super::order::Order;
@@ -67,6 +68,8 @@ pub struct Export<C: Completions> {
     pub(super) store: Arc<dyn Store<C>>,
     pub(super) state_store: Option<Arc<dyn StateStore<C>>>,
     pub(super) observer: Arc<dyn Observer>,
+    /// Gives each machine a disk of its own.
+    pub(super) machines: Option<Arc<dyn Machines<Export<C>>>>,
     /// Size last seen, to notice growth.
     sectors: AtomicU64,
     /// An initiator was told that the store is unavailable, and no operation has reached it since.
@@ -150,13 +153,22 @@ impl<C: Completions> Export<C> {
     /// the requests that are still in flight for the old one.
     pub fn reconfigured(&self, options: Options) -> Export<C> {
         let (store, state_store) = (self.store.clone(), self.state_store.clone());
-        Export::assemble(
+        let mut export = Export::assemble(
             options,
             store,
             state_store,
             self.observer.clone(),
             (self.state.clone(), self.order.clone()),
-        )
+        );
+        export.machines = self.machines.clone();
+        export
+    }
+
+    /// The same export, of which each machine has a disk of its own.
+    #[must_use]
+    pub fn with_machines(mut self, machines: Arc<dyn Machines<Export<C>>>) -> Export<C> {
+        self.machines = Some(machines);
+        self
     }
 
     fn assemble(
@@ -177,6 +189,7 @@ impl<C: Completions> Export<C> {
             store,
             state_store,
             observer,
+            machines: None,
             sectors,
             gone: AtomicBool::new(false),
             state,
@@ -242,10 +255,16 @@ impl<C: Completions> Export<C> {
     /// has ended. May wait for the store.
     pub fn pause(&self) {
         self.state.write().paused = true;
+        if let Some(machines) = &self.machines {
+            machines.set_paused(true);
+        }
     }
 
     /// Serves again. Initiators resend what got no answer meanwhile.
     pub fn resume(&self) {
+        if let Some(machines) = &self.machines {
+            machines.set_paused(false);
+        }
         self.state.write().paused = false;
     }
 
@@ -275,7 +294,8 @@ impl<C: Completions> Export<C> {
 
     /// Requests that the store has not finished or that wait for one it has not.
     pub fn in_flight(&self) -> usize {
-        self.order.len()
+        let own = self.order.len();
+        own.saturating_add(self.machines.as_ref().map_or(0, |machines| machines.in_flight()))
     }
 
     /// What `source` may do; `None`: it does not see the export.

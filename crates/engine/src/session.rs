@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 
 use super::advertisements::Advertisements;
 use super::ata::{Opcode, opcode};
+use super::choice::Chosen;
 use super::counters::{Counters, Silence};
 use super::held::Held;
 use super::in_flight::InFlightTable;
@@ -176,6 +177,15 @@ impl<L: Link, C: Completions> Session<L, C> {
             return server.silent(link, Held::Frame(frame), Silence::Old);
         }
         let frame = Held::Frame(frame);
+        let own;
+        let call = match Server::<L, C>::choose(call) {
+            Chosen::Shared => call,
+            Chosen::Own(export) => {
+                own = export;
+                Call { export: &own, ..call }
+            }
+            Chosen::Nobody => return server.refuse(link, call, frame, Server::<L, C>::nobody()),
+        };
         if request.broadcast && !changes_string(&request) {
             server.broadcast(link, call, frame);
         } else {

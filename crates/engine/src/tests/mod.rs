@@ -11,6 +11,7 @@ mod discovery;
 mod fence;
 #[cfg(loom)]
 mod loom;
+mod machines;
 mod meters;
 mod model;
 mod old;

@@ -413,14 +413,16 @@ fn the_packaged_example_reads_with_and_without_its_comments() {
 
 #[test]
 fn the_examples_of_the_manual_read() {
-    let text = project("docs/configuration.md");
-    let blocks: Vec<&str> = text
-        .split("```toml\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap())
-        .collect();
-    assert_eq!(blocks.len(), 3);
-    blocks.into_iter().for_each(|block| drop(config(block)));
+    for (page, examples) in [("docs/configuration.md", 3), ("docs/one-image.md", 1)] {
+        let text = project(page);
+        let blocks: Vec<&str> = text
+            .split("```toml\n")
+            .skip(1)
+            .map(|rest| rest.split("```").next().unwrap())
+            .collect();
+        assert_eq!(blocks.len(), examples, "{page}");
+        blocks.into_iter().for_each(|block| drop(config(block)));
+    }
 }
 
 #[test]

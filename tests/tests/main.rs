@@ -28,6 +28,7 @@ mod logging;
 mod lost_worker;
 mod metrics;
 mod other_targets;
+mod overlay;
 mod panics;
 mod paths;
 mod power;

@@ -69,6 +69,8 @@ pub enum Command {
     Reload(live::ReloadArgs),
     /// Add, remove, pause or resume exports of a running target
     Export(live::ExportArgs),
+    /// List, reset or discard the copies of golden images that machines write to
+    Overlay(live::OverlayArgs),
     /// Print the last lines of a running target's log, or change what it logs
     Log(live::LogArgs),
     /// List the targets on an interface, of whatever make; exit code 1 where there is none

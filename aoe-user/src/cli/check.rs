@@ -38,7 +38,7 @@ fn in_use(exports: &[ExportConfig]) -> impl Iterator<Item = Finding> {
             length => start.saturating_add(length.saturating_mul(SECTOR_BYTES)),
         };
         let opens = export.store.uses_file() && !export.shared;
-        opens.then(|| conflict(&export.path, start..end, !export.read_only))?
+        opens.then(|| conflict(&export.path, start..end, export.writes_backing()))?
     };
     exports.iter().enumerate().filter_map(move |(index, export)| {
         Some(Finding {

@@ -1,5 +1,6 @@
 //! `xblade serve`: one export from the command line.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{Access, AccessEntry, CephOptions, Config, ExportConfig, StoreKind, Vlan};
@@ -73,6 +74,8 @@ fn config(mut args: ServeArgs) -> Config {
             user: args.ceph_user,
             clusters: 1,
         }),
+        // Overlays are a matter of config files.
+        ..ExportConfig::new(args.shelf, args.slot, PathBuf::new())
     };
     export.settle_path();
     Config {

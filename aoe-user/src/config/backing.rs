@@ -174,7 +174,7 @@ fn device_bytes(number: u64) -> io::Result<u64> {
 fn permitted(export: &ExportConfig) -> Result<(), String> {
     let may = |permission| accessat(CWD, &export.path, permission, AtFlags::EACCESS);
     may(Permission::READ_OK).map_err(|e| format!("it may not be read: {e}"))?;
-    if export.read_only {
+    if !export.writes_backing() {
         return Ok(());
     }
     may(Permission::WRITE_OK)

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use super::{AccessEntry, ExportConfig};
+use super::{AccessEntry, ExportConfig, Machine};
 
 /// A setting: its key in the config file, its value before, its value after.
 pub type Setting = (String, String, String);
@@ -56,6 +56,13 @@ impl ExportConfig {
             on_lost_write => format!("{on_lost_write:?}").to_lowercase(),
             stale_after => time(stale_after),
             ceph => format!("client.{} of {:?}, clusters = {}", ceph.user, ceph.conf, ceph.clusters),
+            overlay => format!("{overlay:?}").to_lowercase(),
+            overlay_dir => or_none(overlay_dir),
+            overlay_limit => or_none(overlay_limit),
+            overlay_reset => format!("{overlay_reset:?}").to_lowercase(),
+            unknown => format!("{unknown:?}").to_lowercase(),
+            unknown_max => unknown_max.to_string(),
+            machines => machine_names(machines),
         }
     }
 }
@@ -77,6 +84,23 @@ fn members(list: &[AccessEntry]) -> String {
         long => {
             let digest = xxhash_rust::xxh3::xxh3_64(long.join(",").as_bytes());
             format!("{} addresses ({digest:016x})", long.len())
+        }
+    }
+}
+
+/// Machines with their addresses, as [`members`].
+fn machine_names(list: &[Machine]) -> String {
+    let machine = |machine: &Machine| {
+        let macs: Vec<String> = machine.macs.iter().map(ToString::to_string).collect();
+        format!("{} {}", machine.name, macs.join(" "))
+    };
+    let list: Vec<String> = list.iter().map(machine).collect();
+    match list.len() {
+        0 => "none".into(),
+        1..=4 => list.join(", "),
+        count => {
+            let digest = xxhash_rust::xxh3::xxh3_64(list.join(",").as_bytes());
+            format!("{count} machines ({digest:016x})")
         }
     }
 }

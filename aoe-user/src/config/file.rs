@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::access_lists::Lists;
 use super::ceph;
 use super::interfaces;
+use super::overlays;
 use super::problem::{Place, Problem, Problems};
 use super::reader::{
     Keys, Mistake, Spans, Value, boolean, number, one_of, read_element, show, text, text_or_number,
@@ -17,7 +18,7 @@ use super::source::{self, Source};
 use super::values::{self, BUFFERS, CPU, LENGTH, MAX_SECTORS, OFFSET, SHELF, SLOT, SPIN_US, VLAN};
 #[cfg(test)]
 use super::{Access, AccessEntry};
-use super::{Config, ExportConfig, ImageFormat, Mode, OnLostWrite, StoreKind, Vlan};
+use super::{Config, ExportConfig, ImageFormat, Machine, Mode, OnLostWrite, Overlay, StoreKind, Vlan};
 use crate::store::RbdPath;
 
 /// Keys of one export only.
@@ -142,7 +143,8 @@ fn read_document(file: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Parsed
     if let Some(value) = keys.raw("defaults") {
         match value.get_ref() {
             DeValue::Table(table) => {
-                defaults = read_defaults(table, &mut template, &mut config.cpus, &lists, keys.mistakes());
+                let shared = (file, &lists);
+                defaults = read_defaults(table, &mut template, &mut config.cpus, shared, keys.mistakes());
             }
             _ => keys.mistake(value.span(), "`defaults` is a table: write [defaults]"),
         }
@@ -164,6 +166,11 @@ fn read_document(file: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Parsed
                 keys.mistake(span, "nothing to serve: the list of exports is empty");
             }
         }
+    }
+    let machines: Arc<[Machine]> = overlays::read_machines(&mut keys).into();
+    let with_overlay = |export: &&mut ExportConfig| export.overlay != Overlay::None;
+    for export in config.exports.iter_mut().filter(with_overlay) {
+        export.machines = Arc::clone(&machines);
     }
     keys.finish(&[]);
     (config, defaults, exports)
@@ -187,11 +194,11 @@ fn read_defaults(
     table: &DeTable<'_>,
     template: &mut ExportConfig,
     cpus: &mut Vec<usize>,
-    lists: &Lists,
+    shared: (&Path, &Lists),
     mistakes: &mut Vec<Mistake>,
 ) -> Spans {
     let mut keys = Keys::new(table, mistakes);
-    read_settings(&mut keys, template, lists);
+    read_settings(&mut keys, template, shared);
     *cpus = read_cpus(&mut keys);
     keys.finish(&OWN_KEYS.map(|key| (key, "it is each export's own; put it under [[export]]")))
 }
@@ -248,7 +255,7 @@ fn read_export(
     );
     export.serial = keys.get("serial", text(values::serial));
     export.state_name = keys.get("state_name", text(values::state_name));
-    read_settings(&mut keys, &mut export, lists);
+    read_settings(&mut keys, &mut export, (file, lists));
     if RbdPath::is_meant(&export.path) {
         if export.store != StoreKind::Rbd
             && let Some(value) = keys.raw("store")
@@ -270,7 +277,8 @@ fn read_export(
 }
 
 /// The keys that `[defaults]` and `[[export]]` share.
-fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig, lists: &Lists) {
+fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig, (file, lists): (&Path, &Lists)) {
+    overlays::read_settings(keys, export, file);
     let list = keys.list("interfaces", |value, mistakes| {
         read_element("interfaces", value, text(interfaces::pattern), mistakes)
     });

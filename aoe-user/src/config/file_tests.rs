@@ -92,8 +92,6 @@ fn the_example_of_the_readme_reads_as_meant() {
         ..ExportConfig::new(1, 1, "/srv/vm.raw".into())
     };
     let second = ExportConfig {
-        shelf: 2,
-        slot: 254,
         path: "/etc/xblade/images/b.raw".into(),
         interfaces: vec!["eth0".into(), "em*".into()],
         mode: Mode::Copy,
@@ -120,6 +118,7 @@ fn the_example_of_the_readme_reads_as_meant() {
         flush_interval: Duration::from_millis(500),
         on_lost_write: OnLostWrite::Continue,
         ceph: Arc::default(),
+        ..ExportConfig::new(2, 254, PathBuf::new())
     };
     assert_eq!(
         config,

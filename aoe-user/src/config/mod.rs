@@ -9,6 +9,7 @@ pub mod ceph;
 mod difference;
 pub mod file;
 pub mod interfaces;
+pub mod overlays;
 pub mod problem;
 mod reader;
 pub mod source;
@@ -23,6 +24,8 @@ use std::time::Duration;
 use aoe_common::Mac;
 
 pub use aoe_common::{Access, Vlan};
+
+pub use overlays::{Machine, Overlay, OverlayReset, Unknown};
 
 use crate::store::RbdPath;
 pub use crate::store::{CephOptions, ImageFormat, OnLostWrite, StoreKind};
@@ -101,6 +104,20 @@ pub struct ExportConfig {
     pub on_lost_write: OnLostWrite,
     /// How the cluster of an image in Ceph is reached: the same for all exports.
     pub ceph: Arc<CephOptions>,
+    /// Whether each machine writes to a copy of its own.
+    pub overlay: Overlay,
+    /// Where the copies are.
+    pub overlay_dir: Option<PathBuf>,
+    /// Most bytes that one copy may take; `None`: as the file system has.
+    pub overlay_limit: Option<u64>,
+    /// When a copy begins anew by itself.
+    pub overlay_reset: OverlayReset,
+    /// What machines get that nobody named.
+    pub unknown: Unknown,
+    /// How many of those.
+    pub unknown_max: u32,
+    /// The machines with names; none for an export without overlays.
+    pub machines: Arc<[Machine]>,
 }
 
 impl ExportConfig {
@@ -146,6 +163,13 @@ impl ExportConfig {
             flush_interval: Self::FLUSH_INTERVAL,
             on_lost_write: OnLostWrite::Stop,
             ceph: Arc::default(),
+            overlay: Overlay::None,
+            overlay_dir: None,
+            overlay_limit: None,
+            overlay_reset: OverlayReset::Boot,
+            unknown: Unknown::Volatile,
+            unknown_max: overlays::UNKNOWN_MACHINES,
+            machines: Arc::new([]),
         }
     }
 
@@ -155,6 +179,12 @@ impl ExportConfig {
             self.store = StoreKind::Rbd;
             self.read_only |= RbdPath::parse(&self.path).is_ok_and(|path| path.snapshot.is_some());
         }
+    }
+
+    /// Whether what is behind its path is written.
+    pub fn writes_backing(&self) -> bool {
+        let is_there = self.store.uses_file() || self.store == StoreKind::Rbd;
+        is_there && !self.read_only && self.overlay == Overlay::None
     }
 
     /// `shelf.slot`, as people write it.

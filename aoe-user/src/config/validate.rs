@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::backing::{self, Backing, Identity};
 use super::interfaces;
+use super::overlays;
 use super::problem::{Place, Problem, Problems};
 use super::{Config, ExportConfig, StoreKind};
 use crate::config::file::Origin;
@@ -192,6 +193,9 @@ impl Check<'_> {
             );
             self.problem(index, "prealloc", message);
         }
+        for (key, message) in overlays::contradictions(export) {
+            self.problem(index, key, message);
+        }
     }
 
     /// The interfaces an export is served on, by name.
@@ -342,14 +346,13 @@ impl Check<'_> {
             let Some(identity) = identity(index) else {
                 continue;
             };
-            let is_image = export.store == StoreKind::Rbd;
-            if export.read_only || !(export.store.uses_file() || is_image) {
+            if !export.writes_backing() {
                 continue;
             }
             // To the end means to wherever the end will be: images grow.
             let (start, end) = match export.length {
                 // One of them has the lock, for all of the image.
-                _ if is_image => (0, u64::MAX),
+                _ if export.store == StoreKind::Rbd => (0, u64::MAX),
                 0 => (export.offset, u64::MAX),
                 length => (export.offset, export.offset.saturating_add(length)),
             };

@@ -38,6 +38,8 @@ pub const BUFFERS: Number = Number::new("a buffer count", 2, 65535, "");
 pub const MAX_SECTORS: Number = Number::new("a cap of sectors", 1, 255, " (255: as the MTU allows)");
 /// Longest spin before sleeping.
 pub const SPIN_US: Number = Number::new("a spinning time", 0, 1_000_000, " microseconds");
+/// Machines that nobody named which get an overlay.
+pub const UNKNOWN_MAX: Number = Number::new("a number of unknown machines", 0, 65535, "");
 /// VLAN identifiers of IEEE 802.1Q; 0 is a priority tag and 4095 reserved.
 pub const VLAN: Number = Number::new("a VLAN", 1, 4094, ", or \"any\"");
 /// Number of a CPU, as far as the kernel's affinity masks go.

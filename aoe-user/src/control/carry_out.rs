@@ -121,12 +121,20 @@ impl Supervisor {
             return;
         };
         let (address, store) = (served.export.address(), Arc::clone(served.export.store()));
+        let disks = served.disks.clone();
         self.closing.insert(id, (address, served.config.path.clone()));
         // The job alone holds the store from here on, apart from ports that have not let go of it.
         drop(served);
         let closed = move |result| Event::Closed(id, address, result);
+        let close = move || {
+            // Before the image that they lie on.
+            if let Some(disks) = disks {
+                disks.close();
+            }
+            open::close(&store, patience)
+        };
         self.jobs.start(
-            move || closed(open::close(&store, patience).map_err(|error| error.to_string())),
+            move || closed(close().map_err(|error| error.to_string())),
             move |panic| closed(Err(panic)),
         );
     }

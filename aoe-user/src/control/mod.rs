@@ -11,6 +11,7 @@ mod guard;
 mod jobs;
 mod links;
 mod lists;
+mod machines;
 mod notices;
 mod notify;
 mod open;

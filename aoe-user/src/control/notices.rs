@@ -72,6 +72,13 @@ impl Reporter {
     }
 }
 
+impl Reporter {
+    /// Has the export advertised.
+    pub fn announce(&self) {
+        self.notices.note(self.id, false);
+    }
+}
+
 impl Observer for Reporter {
     fn changed(&self, address: Address, change: Change) {
         match change {

@@ -10,11 +10,12 @@ use indicatif::BinaryBytes;
 use parking_lot::Mutex;
 
 use super::lists::Lists;
+use super::machines::{self, Disks};
 use super::notices::{Notices, Reporter};
 use super::other_targets::{Sought, tie::MODEL};
 use super::plan::ExportId;
 use super::state::{StateDir, StateError, StateKey};
-use crate::config::{ExportConfig, OnLostWrite};
+use crate::config::{ExportConfig, OnLostWrite, Overlay};
 use crate::filter::ExportRule;
 use crate::store::{self, CompletionQueue, Losses, LostWrites, Reports, SECTOR_BYTES, Store, StoreOptions};
 use crate::target::{Address, Export, Identity, Options, Persistent, WireAdmin};
@@ -32,6 +33,8 @@ pub(super) struct Served {
     pub config: Arc<ExportConfig>,
     pub lists: Lists,
     pub export: Arc<Export>,
+    /// The machines' own disks, where each has one.
+    pub disks: Option<Arc<Disks>>,
     /// The file that was opened: device and inode.
     pub file: Option<(u64, u64)>,
     /// The wire's mask as it was last seen.
@@ -91,18 +94,46 @@ pub(super) fn open(
         losses,
         fenced: Some(Arc::new(move |reason: &str| told.fenced(id, reason))),
     };
-    let store = store::open_with(&store_options(&config), reports)?;
+    let golden = (config.overlay != Overlay::None)
+        .then(|| machines::golden(&config))
+        .transpose()?;
+    let store = match &golden {
+        Some(golden) => Arc::clone(golden.store()),
+        None => store::open_with(&store_options(&config), reports)?,
+    };
     let file = identity(&config);
     let mask = (!persistent.mask.is_empty()).then(|| persistent.mask.clone());
     let observer = Arc::new(Reporter::new(id, Arc::clone(notices)));
-    let export = Export::new(options(&config, &lists), store, keeper, observer, persistent)
-        .context("what was kept of it cannot be used")?;
+    let mut export = Export::new(
+        options(&config, &lists),
+        store,
+        keeper,
+        Arc::clone(&observer) as _,
+        persistent,
+    )
+    .context("what was kept of it cannot be used")?;
+    let disks = golden.map(|golden| {
+        Disks::open(machines::Start {
+            settings: settings(&config, &lists),
+            golden,
+            announce: Box::new({
+                let observer = Arc::clone(&observer);
+                move || observer.announce()
+            }),
+            observer,
+        })
+    });
+    let disks = disks.transpose()?;
+    if let Some(disks) = &disks {
+        export = export.with_machines(Arc::clone(disks) as _);
+    }
     Ok(Served {
         id,
         revision,
         config,
         lists,
         export: Arc::new(export),
+        disks,
         file,
         mask: Arc::new(Mutex::new(mask)),
     })
@@ -138,12 +169,16 @@ impl Served {
     /// The same export under another configuration that has the same store.
     pub fn reconfigured(&self, revision: u64, config: Arc<ExportConfig>, lists: Lists) -> Served {
         let export = self.export.reconfigured(options(&config, &lists));
+        if let Some(disks) = &self.disks {
+            disks.configure(settings(&config, &lists));
+        }
         Served {
             id: self.id,
             revision,
             config,
             lists,
             export: Arc::new(export),
+            disks: self.disks.clone(),
             file: self.file,
             mask: Arc::clone(&self.mask),
         }
@@ -252,12 +287,33 @@ pub(super) fn store_options(config: &ExportConfig) -> StoreOptions {
         path: config.path.clone(),
         offset: config.offset,
         length: config.length,
-        read_only: config.read_only,
+        read_only: config.read_only || config.overlay != Overlay::None,
         shared: config.shared,
         prealloc: config.prealloc,
         flush_interval: config.flush_interval,
         on_lost_write: config.on_lost_write,
         ceph: (*config.ceph).clone(),
+    }
+}
+
+/// Whether the second configuration can go on with what was opened for the first.
+pub(super) fn same_store(one: &ExportConfig, other: &ExportConfig) -> bool {
+    let disks = |config: &ExportConfig| {
+        (
+            config.overlay,
+            config.overlay_dir.clone(),
+            config.state_name.clone(),
+        )
+    };
+    let has_disks = [one, other].iter().any(|config| config.overlay != Overlay::None);
+    store_options(one) == store_options(other) && (!has_disks || disks(one) == disks(other))
+}
+
+/// What the machines' disks are made by.
+pub(super) fn settings(config: &Arc<ExportConfig>, lists: &Lists) -> machines::Settings {
+    machines::Settings {
+        config: Arc::clone(config),
+        options: options(config, lists),
     }
 }
 
@@ -269,7 +325,7 @@ fn options(config: &ExportConfig, lists: &Lists) -> Options {
     Options {
         address,
         vlan: config.vlan,
-        read_only: config.read_only,
+        read_only: config.read_only || config.overlay != Overlay::None,
         sync: config.sync,
         access: lists.access.clone(),
         buffers: config.buffers,

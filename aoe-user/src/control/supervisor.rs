@@ -51,6 +51,8 @@ pub(super) enum Event {
     /// Who asked for it waits for the answer.
     Paused(Vec<ExportId>, Result<(), String>, Option<Answer>),
     Resumed(ExportId),
+    /// Who asked has the answer.
+    Answered,
 }
 
 /// Everything that is served and by what.
@@ -138,8 +140,8 @@ impl Supervisor {
     /// Takes up what came of something.
     pub fn handle(&mut self, event: Event, now: Instant) {
         match event {
-            // Control's own, before it is handed on.
-            Event::Config(_) => {}
+            // The first is Control's own, before it is handed on.
+            Event::Config(_) | Event::Answered => {}
             Event::Links(Ok(links)) => {
                 self.links = links.clone();
                 self.plan.see(links, now);

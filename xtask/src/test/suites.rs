@@ -44,6 +44,7 @@ const LAB: &[(&str, u32, usize)] = &[
     ("zerocopy", 1, 1),
     ("serving", 2, 1),
     ("exports", 2, 1),
+    ("overlay", 1, 1),
     ("links", 2, 1),
     ("access", 1, 1),
     ("life", 2, 1),

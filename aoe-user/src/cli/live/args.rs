@@ -238,3 +238,36 @@ pub struct LogArgs {
     #[command(flatten)]
     pub ask: Ask,
 }
+
+/// `xblade overlay`
+#[derive(Debug, Args)]
+pub struct OverlayArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub action: OverlayAction,
+}
+
+/// The actions of `xblade overlay`.
+#[derive(Debug, Subcommand)]
+pub enum OverlayAction {
+    /// List the machines' copies and what they hold
+    List(ListArgs),
+    /// Take away what machines wrote; they see the golden image again at once, so they must not be running
+    Reset(Machines),
+    /// Take the copies of machines away that are gone for good
+    Discard(Machines),
+}
+
+/// Some machines of an export.
+#[derive(Debug, Args)]
+pub struct Machines {
+    /// The export, as in e1.2
+    #[arg(value_name = "EXPORT")]
+    pub export: String,
+    /// Names of machines, or addresses of those without a name
+    #[arg(value_name = "MACHINE", required = true)]
+    pub machines: Vec<String>,
+    /// How it is asked and shown
+    #[command(flatten)]
+    pub ask: Ask,
+}

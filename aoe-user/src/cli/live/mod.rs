@@ -6,6 +6,7 @@ pub(super) mod client;
 mod columns;
 mod discover;
 mod metrics;
+mod overlay;
 pub(super) mod rates;
 pub(super) mod show;
 pub(super) mod stat;
@@ -14,6 +15,7 @@ pub(super) use change::{export, log, reload};
 pub(super) use client::NoTarget;
 pub(super) use discover::discover;
 pub(super) use metrics::metrics;
+pub(super) use overlay::overlay;
 pub(super) use show::{denied, initiators, ls, status};
 pub(super) use stat::stat;
 

@@ -31,7 +31,8 @@ impl Control {
             Request::State { exports, .. }
             | Request::Pause { exports }
             | Request::Resume { exports }
-            | Request::Remove { exports } => &exports[..],
+            | Request::Remove { exports }
+            | Request::Overlays { exports } => &exports[..],
             _ => &[],
         };
         let selection = match Selection::new(globs) {
@@ -77,6 +78,8 @@ impl Control {
             }
             Request::AdoptState { state, from } => self.decide_kept(&state, Action::Adopt(from), answer),
             Request::AcceptLostWrites { state } => self.decide_kept(&state, Action::AcceptLostWrites, answer),
+            Request::Overlays { .. } => self.supervisor.tell_overlays(&selection, answer),
+            Request::ResetOverlays(asked) => self.supervisor.reset_overlays(asked, answer),
             Request::LogLines { after } => answer.result((self.service.read_log)(after)),
             Request::Log { filter } => match (self.service.set_log)(&filter) {
                 Ok(()) => {

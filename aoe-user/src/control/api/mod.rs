@@ -6,6 +6,8 @@
 pub(super) mod calls;
 pub mod kept;
 pub mod openmetrics;
+pub(super) mod overlay_calls;
+pub mod overlays;
 pub(super) mod pause;
 pub(super) mod reloads;
 pub(super) mod socket;

@@ -6,6 +6,7 @@ use std::fmt;
 use engine::Latency;
 use serde::{Deserialize, Serialize};
 
+use super::overlays::ResetOverlays;
 use crate::metrics::Counts;
 
 /// The number of this form; it grows when a field changes its meaning or goes, not when one is added.
@@ -89,6 +90,14 @@ pub enum Request {
         /// The export's name.
         state: String,
     },
+    /// The copies of golden images that machines write to.
+    Overlays {
+        /// Globs of exports, as in `e1.*`; empty: all.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        exports: Vec<String>,
+    },
+    /// Take away what machines wrote to their copies.
+    ResetOverlays(ResetOverlays),
     /// The last lines of the log.
     LogLines {
         /// Only those after the one with this number.
@@ -117,6 +126,7 @@ impl Request {
                 | Request::Metrics { .. }
                 | Request::LogLines { .. }
                 | Request::KeptStates {}
+                | Request::Overlays { .. }
                 | Request::Reload { dry_run: true }
         )
     }
@@ -456,35 +466,5 @@ pub struct Failed {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_are_what_the_documentation_says() {
-        let parse = serde_json::from_str::<Request>;
-        let all = Request::State {
-            exports: vec![],
-            every_ms: None,
-        };
-        assert_eq!(parse(r#"{"call":"state"}"#).unwrap(), all);
-        let dry = Request::Reload { dry_run: true };
-        assert_eq!(parse(r#"{"call":"reload","dry_run":true}"#).unwrap(), dry);
-        assert!(!dry.is_change() && Request::Reload { dry_run: false }.is_change());
-        assert!(parse(r#"{"call":"reboot"}"#).is_err());
-        assert!(
-            parse(r#"{"call":"state","export":"e1.1"}"#).is_err(),
-            "a typo is no request for everything"
-        );
-    }
-
-    #[test]
-    fn histograms_survive_the_journey() {
-        let mut latency = Latency::default();
-        latency.add_bucket(8, 3);
-        latency.add_bucket(1024, 1);
-        latency.sum_us = 1048;
-        let times = Times::from(&latency);
-        assert_eq!(times.buckets, [(8, 3), (1024, 1)]);
-        assert_eq!(Latency::from(&times), latency);
-    }
-}
+#[path = "types_tests.rs"]
+mod tests;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::backoff::Backoff;
-use super::super::open::store_options;
+use super::super::open::same_store;
 use super::reload::Reload;
 use super::{Action, ExportId, HANDOVER, Level, Plan, Wanted, address_of};
 use crate::config::interfaces::Patterns;
-use crate::config::{Config, ExportConfig, Vlan};
+use crate::config::{Config, ExportConfig, Overlay, Vlan};
 use crate::target::Address;
 
 /// An export that is wanted.
@@ -96,6 +96,11 @@ fn key(config: &ExportConfig) -> (u16, u8, Option<u16>, bool) {
         _ => None,
     };
     (config.shelf, config.slot, id, config.vlan == Vlan::Any)
+}
+
+/// Whether another file at its path is to be served after a reload. Machines with disks of their own get a new image when they boot.
+fn follows_path(config: &ExportConfig) -> bool {
+    config.store.uses_file() && config.overlay == Overlay::None
 }
 
 /// How an export of the configuration in force goes on under another one.
@@ -224,7 +229,7 @@ impl Plan {
         let open = |id: &&ExportId| {
             self.exports
                 .get(id)
-                .is_some_and(|entry| entry.is_open() && entry.config.store.uses_file())
+                .is_some_and(|entry| entry.is_open() && follows_path(&entry.config))
         };
         let open: Vec<ExportId> = self.order.iter().filter(open).copied().collect();
         self.actions.extend(open.iter().map(|id| Action::Examine(*id)));
@@ -440,7 +445,7 @@ impl Old {
         kept.insert(*id);
         Some(if **now == *wanted {
             Kept::Unchanged(*id)
-        } else if store_options(now) == store_options(wanted) {
+        } else if same_store(now, wanted) {
             Kept::Changed(*id)
         } else {
             Kept::Renewed(*id)

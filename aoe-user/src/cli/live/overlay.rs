@@ -1,0 +1,107 @@
+//! `xblade overlay`: the copies of golden images that machines write to.
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::args::{ListArgs, Machines, OverlayAction};
+use super::client::Client;
+use super::columns::{Column, choose, table};
+use super::show::idle;
+use crate::cli::output;
+use crate::cli::table::size;
+use crate::control::api::overlays::{Overlay, Overlays, ResetOverlays};
+use crate::control::api::types::{Request, SCHEMA};
+
+const COLUMNS: [Column<Overlay>; 9] = [
+    ("export", |row| row.export.clone()),
+    ("machine", |row| row.machine.clone()),
+    ("state", |row| state(row).to_owned()),
+    ("written", |row| size(row.written_bytes / 512)),
+    ("on disk", |row| size(row.allocated_bytes / 512)),
+    ("age", |row| age(row.since)),
+    ("macs", |row| row.macs.join(",")),
+    ("refused", |row| row.refused_writes.to_string()),
+    ("problem", |row| row.problem.clone().unwrap_or_default()),
+];
+
+fn state(row: &Overlay) -> &'static str {
+    match row {
+        Overlay { problem: Some(_), .. } => "FAILED",
+        Overlay { old_image: true, .. } => "old image",
+        Overlay {
+            refused_writes: 1.., ..
+        } => "full",
+        _ => "ready",
+    }
+}
+
+fn age(since: f64) -> String {
+    let began = UNIX_EPOCH + Duration::try_from_secs_f64(since).unwrap_or_default();
+    let age = SystemTime::now().duration_since(began).unwrap_or_default();
+    idle(age.as_secs_f64())
+}
+
+pub(in crate::cli) fn overlay(action: OverlayAction) -> Result<ExitCode> {
+    match action {
+        OverlayAction::List(args) => list(args)?,
+        OverlayAction::Reset(args) => reset(args, false)?,
+        OverlayAction::Discard(args) => reset(args, true)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(args: ListArgs) -> Result<()> {
+    let ListArgs {
+        exports,
+        target,
+        output,
+    } = args;
+    let columns = choose(&COLUMNS, 6, &output)?;
+    let overlays: Overlays = Client::new(&target)?.ask(&Request::Overlays { exports })?;
+    if output.json {
+        let mut value = json!(overlays);
+        value["schema"] = json!(SCHEMA);
+        return output::line(value);
+    }
+    table(&columns, &overlays.overlays, &output).print()
+}
+
+fn reset(args: Machines, discard: bool) -> Result<()> {
+    let Machines {
+        export,
+        machines,
+        ask,
+    } = args;
+    let asked = ResetOverlays {
+        export: export.clone(),
+        machines: machines.clone(),
+        discard,
+    };
+    let mut done: Value = Client::new(&ask.target)?.ask(&Request::ResetOverlays(asked))?;
+    if ask.json {
+        done["schema"] = json!(SCHEMA);
+        return output::line(done);
+    }
+    let what = if discard { "discarded" } else { "reset" };
+    output::line(format_args!("{what} {} of {export}", machines.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_is_told() {
+        let mut row = Overlay::default();
+        assert_eq!(state(&row), "ready");
+        row.refused_writes = 3;
+        assert_eq!(state(&row), "full");
+        row.old_image = true;
+        assert_eq!(state(&row), "old image");
+        row.problem = Some("gone".into());
+        assert_eq!(state(&row), "FAILED");
+    }
+}

@@ -1,0 +1,239 @@
+//! One image for many machines: the `overlay…` keys of an export, and the `[[machine]]` tables.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use aoe_common::Mac;
+use toml::de::DeValue;
+
+use super::reader::{Keys, Mistake, Value, number, one_of, read_element, show, text, text_or_number};
+use super::values::{self, UNKNOWN_MAX};
+use super::{ExportConfig, StoreKind};
+
+/// Whether machines write to the export's image or to copies of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overlay {
+    /// To the image.
+    #[default]
+    None,
+    /// Each to its own copy, which lasts until it is reset or the host is started anew.
+    Volatile,
+}
+
+impl Overlay {
+    /// Every value by its name.
+    pub const NAMES: [(&'static str, Overlay); 2] =
+        [("none", Overlay::None), ("volatile", Overlay::Volatile)];
+}
+
+/// When a machine's copy begins anew by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OverlayReset {
+    /// When its boot firmware (iPXE) looks for the disk.
+    #[default]
+    Boot,
+    /// Only when the operator says so.
+    Never,
+}
+
+impl OverlayReset {
+    /// Every value by its name.
+    pub const NAMES: [(&'static str, OverlayReset); 2] =
+        [("boot", OverlayReset::Boot), ("never", OverlayReset::Never)];
+}
+
+/// What machines get that no `[[machine]]` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unknown {
+    /// A volatile copy for each address.
+    #[default]
+    Volatile,
+    /// No answer.
+    Refuse,
+}
+
+impl Unknown {
+    /// Every value by its name.
+    pub const NAMES: [(&'static str, Unknown); 2] =
+        [("volatile", Unknown::Volatile), ("refuse", Unknown::Refuse)];
+}
+
+/// A machine with all its interfaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// What it is called.
+    pub name: String,
+    /// The addresses it asks from.
+    pub macs: Vec<Mac>,
+}
+
+/// Machines that nobody named which get a copy, where no number is given.
+pub const UNKNOWN_MACHINES: u32 = 256;
+
+/// Reads the keys about overlays that `[defaults]` and `[[export]]` share.
+pub(super) fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig, file: &Path) {
+    keys.set("overlay", &mut export.overlay, |value| {
+        if value.get_ref().as_str() == Some("persistent") {
+            return Err("overlays that survive a power cut are not there yet; \"volatile\" ones survive a restart of xblade".into());
+        }
+        one_of(&Overlay::NAMES, &[])(value)
+    });
+    let dir = keys.get(
+        "overlay_dir",
+        text(|text| match text {
+            "" => Err("the path of a directory is needed".into()),
+            text if text.contains('\0') => Err("a path has no zero bytes".into()),
+            text => Ok(file.parent().unwrap_or(Path::new("")).join(text)),
+        }),
+    );
+    if let Some(dir) = dir {
+        export.overlay_dir = Some(dir);
+    }
+    if let Some(limit) = keys.get("overlay_limit", text_or_number(values::size_bytes)) {
+        export.overlay_limit = Some(limit);
+    }
+    keys.set(
+        "overlay_reset",
+        &mut export.overlay_reset,
+        one_of(&OverlayReset::NAMES, &[]),
+    );
+    keys.set("unknown", &mut export.unknown, one_of(&Unknown::NAMES, &[]));
+    keys.set("unknown_max", &mut export.unknown_max, number(UNKNOWN_MAX));
+}
+
+/// Reads the `[[machine]]` tables.
+pub(super) fn read_machines(keys: &mut Keys<'_, '_, '_>) -> Vec<Machine> {
+    let Some(value) = keys.raw("machine") else {
+        return Vec::new();
+    };
+    if !value.get_ref().is_array() {
+        keys.mistake(value.span(), "`machine` is a list of tables: write [[machine]]");
+        return Vec::new();
+    }
+    let mut seen = Seen::default();
+    let list = keys.list("machine", |value, mistakes| {
+        read_machine(value, &mut seen, mistakes)
+    });
+    list.unwrap_or_default()
+}
+
+/// It becomes part of a file's name.
+fn machine_name(text: &str) -> Result<String, String> {
+    values::state_name(text).map_err(|reason| reason.replace("a state name", "the name of a machine"))
+}
+
+/// What belongs to one machine only.
+#[derive(Debug, Default)]
+struct Seen {
+    names: HashMap<String, ()>,
+    macs: HashMap<Mac, String>,
+}
+
+fn read_machine(value: &Value<'_>, seen: &mut Seen, mistakes: &mut Vec<Mistake>) -> Option<Machine> {
+    let DeValue::Table(table) = value.get_ref() else {
+        let message = format!(
+            "machine = {}: a machine is a table: write [[machine]]",
+            show(value.get_ref())
+        );
+        let span = value.span();
+        mistakes.push(Mistake { span, message });
+        return None;
+    };
+    let mut keys = Keys::new(table, mistakes);
+    for key in ["name", "macs"] {
+        if !table.contains_key(key) {
+            keys.mistake(value.span(), format!("the machine has no `{key}`"));
+        }
+    }
+    let name = keys.get("name", text(machine_name));
+    if let Some(name) = &name
+        && seen.names.insert(name.clone(), ()).is_some()
+        && let Some(place) = table.get("name")
+    {
+        keys.mistake(
+            place.span(),
+            format!("name = {name:?}: another machine is called so"),
+        );
+    }
+    let called = name.clone().unwrap_or_default();
+    let macs = keys.list("macs", |value, mistakes| {
+        let mac = read_element("macs", value, text(values::initiator), mistakes)?;
+        if let Some(other) = seen.macs.insert(mac, called.clone()) {
+            let message = match other == called {
+                true => format!("macs: {mac} is listed twice"),
+                false => format!("macs: {mac} belongs to the machine {other} already"),
+            };
+            let span = value.span();
+            mistakes.push(Mistake { span, message });
+        }
+        Some(mac)
+    });
+    if let (Some([]), Some(place)) = (macs.as_deref(), table.get("macs"))
+        && place.get_ref().as_array().is_some_and(|list| list.is_empty())
+    {
+        keys.mistake(place.span(), "macs = []: a machine has at least one address");
+    }
+    keys.finish(&[]);
+    Some(Machine {
+        name: name?,
+        macs: macs?,
+    })
+}
+
+/// What speaks against an overlay on this export: the key at fault and why.
+pub(super) fn contradictions(export: &ExportConfig) -> Vec<(&'static str, String)> {
+    if export.overlay == Overlay::None {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let mut say = |wrong: bool, key: &'static str, message: &str| {
+        if wrong {
+            found.push((key, message.to_owned()));
+        }
+    };
+    say(
+        export.overlay_dir.is_none(),
+        "overlay",
+        "an overlay needs overlay_dir, the directory for what machines write (on a tmpfs to keep it in memory)",
+    );
+    say(
+        !matches!(export.store, StoreKind::Mmap | StoreKind::Direct),
+        "store",
+        "an overlay lies on an image in a file or block device: store = \"mmap\" or \"direct\"",
+    );
+    say(
+        export.read_only,
+        "read_only",
+        "read_only with an overlay: the image is never written, and the overlays are there to be written; leave one of them out",
+    );
+    say(
+        export.shared,
+        "shared",
+        "shared with an overlay: a golden image must not change under the machines that run on it",
+    );
+    say(
+        export.prealloc,
+        "prealloc",
+        "prealloc with an overlay: the image is never written, and overlays take space where they are written",
+    );
+    say(
+        export.sync,
+        "sync",
+        "sync with a volatile overlay: it does not survive a power cut anyway; leave sync out",
+    );
+    say(
+        export.wire_admin == Some(true),
+        "wire_admin",
+        "wire_admin with an overlay: a mask or reservation set by one machine would shut out the others that share the address",
+    );
+    say(
+        export.unknown == Unknown::Refuse && export.machines.is_empty(),
+        "unknown",
+        "unknown = \"refuse\" and no [[machine]]: nobody could use the export",
+    );
+    found
+}
+
+#[cfg(test)]
+#[path = "overlays_tests.rs"]
+mod tests;

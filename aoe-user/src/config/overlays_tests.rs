@@ -1,0 +1,161 @@
+use std::path::Path;
+
+use super::super::file::parse;
+use super::super::validate::{Words, contradictions};
+use super::*;
+
+const HEAD: &str = "[[export]]\nshelf = 1\nslot = 1\npath = \"a.img\"\ninterfaces = [\"eth1\"]\n";
+
+fn read(text: &str) -> Result<super::super::Config, String> {
+    let file =
+        parse(Path::new("/etc/xblade.toml"), text.to_owned()).map_err(|problems| problems.to_string())?;
+    let report = contradictions(&file.config, Words::File);
+    let problems = report.problems(Some(&file.origin));
+    match problems.0.is_empty() {
+        true => Ok(file.config),
+        false => Err(problems.to_string()),
+    }
+}
+
+#[test]
+fn overlays_and_machines_read_as_meant() {
+    let config = read(&format!(
+        "{HEAD}overlay = \"volatile\"\noverlay_dir = \"over\"\noverlay_limit = \"8GiB\"\noverlay_reset = \"never\"\n\
+         unknown = \"refuse\"\nunknown_max = 7\n\
+         [[machine]]\nname = \"pc17\"\nmacs = [\"52:54:00:ae:00:01\", \"52:54:00:ae:00:02\"]\n"
+    ))
+    .unwrap();
+    let export = &config.exports[0];
+    assert_eq!(export.overlay, Overlay::Volatile);
+    assert_eq!(export.overlay_dir.as_deref(), Some(Path::new("/etc/over")));
+    assert_eq!(export.overlay_limit, Some(8 << 30));
+    assert_eq!(export.overlay_reset, OverlayReset::Never);
+    assert_eq!((export.unknown, export.unknown_max), (Unknown::Refuse, 7));
+    let macs = vec![Mac([0x52, 0x54, 0, 0xae, 0, 1]), Mac([0x52, 0x54, 0, 0xae, 0, 2])];
+    let name = "pc17".to_owned();
+    assert_eq!(export.machines[..], [Machine { name, macs }]);
+}
+
+#[test]
+fn defaults_give_overlays_and_an_export_may_do_without() {
+    let config = read(&format!(
+        "[defaults]\noverlay = \"volatile\"\noverlay_dir = \"/over\"\n{HEAD}\n{}overlay = \"none\"\n\
+         [[machine]]\nname = \"a\"\nmacs = [\"52:54:00:ae:00:01\"]\n",
+        HEAD.replace("slot = 1", "slot = 2").replace("a.img", "b.img"),
+    ))
+    .unwrap();
+    assert_eq!(config.exports[0].overlay, Overlay::Volatile);
+    assert_eq!(config.exports[0].unknown_max, UNKNOWN_MACHINES);
+    assert_eq!(config.exports[0].machines.len(), 1);
+    assert_eq!(config.exports[1].overlay, Overlay::None);
+    assert!(
+        config.exports[1].machines.is_empty(),
+        "no reload for machines that it has not"
+    );
+}
+
+#[test]
+fn two_exports_may_share_a_golden_image() {
+    let overlay = "overlay = \"volatile\"\noverlay_dir = \"/over\"\n";
+    let other = HEAD.replace("slot = 1", "slot = 2");
+    read(&format!("{HEAD}{overlay}{other}{overlay}")).unwrap();
+}
+
+/// A config with an overlay and these lines after it.
+fn overlay(lines: &str) -> String {
+    format!("{HEAD}overlay = \"volatile\"\noverlay_dir = \"/over\"\n{lines}")
+}
+
+fn told<const N: usize>(cases: [(String, &str, &str); N]) {
+    for (text, place, message) in cases {
+        let said = read(&text).unwrap_err();
+        assert!(said.contains(place) && said.contains(message), "{text}\n{said}");
+    }
+}
+
+#[test]
+fn mistakes_about_overlays_are_told_with_their_place() {
+    told([
+        (
+            format!("{HEAD}overlay = \"persistent\"\n"),
+            ":6:11",
+            "not there yet",
+        ),
+        (
+            format!("{HEAD}overlay = \"yes\"\n"),
+            ":6:11",
+            "\"none\", \"volatile\"",
+        ),
+        (
+            format!("{HEAD}overlay = \"volatile\"\n"),
+            ":6:11",
+            "needs overlay_dir",
+        ),
+        (overlay("overlay_limit = \"8GB\"\n"), ":8:17", "512M"),
+        (overlay("overlay_limit = 0\n"), ":8:17", "512M"),
+        (
+            overlay("overlay_reset = \"idle\"\n"),
+            ":8:17",
+            "\"boot\", \"never\"",
+        ),
+        (
+            overlay("unknown = \"none\"\n"),
+            ":8:11",
+            "\"volatile\", \"refuse\"",
+        ),
+        (overlay("unknown_max = 70000\n"), ":8:15", "0 to 65535"),
+        (overlay("unknown = \"refuse\"\n"), ":8:11", "nobody could use"),
+        (overlay("read_only = true\n"), ":8:13", "leave one of them out"),
+        (overlay("sync = true\n"), ":8:8", "leave sync out"),
+        (overlay("wire_admin = true\n"), ":8:14", "shut out"),
+        (overlay("store = \"ram\"\n"), ":8:9", "mmap"),
+        (overlay("prealloc = true\n"), ":8:12", "never written"),
+    ]);
+}
+
+#[test]
+fn mistakes_about_machines_are_told_with_their_place() {
+    told([
+        (overlay("[machine]\nname = \"a\"\n"), ":8:1", "[[machine]]"),
+        (overlay("[[machine]]\nname = \"a\"\n"), ":8:1", "no `macs`"),
+        (
+            overlay("[[machine]]\nname = \"a b\"\nmacs = [\"520000000001\"]\n"),
+            ":9:8",
+            "letters",
+        ),
+        (
+            overlay("[[machine]]\nname = \"a\"\nmacs = []\n"),
+            ":10:8",
+            "at least one",
+        ),
+        (
+            overlay("[[machine]]\nname = \"a\"\nmacs = [\"ff:ff:ff:ff:ff:ff\"]\n"),
+            ":10:9",
+            "group",
+        ),
+        (
+            overlay("[[machine]]\nname = \"a\"\nmac = \"520000000001\"\n"),
+            ":10:1",
+            "did you mean `macs`",
+        ),
+        (
+            overlay("[[machine]]\nname = \"a\"\nmacs = [\"520000000001\", \"520000000001\"]\n"),
+            ":10:25",
+            "twice",
+        ),
+        (
+            overlay(
+                "[[machine]]\nname = \"a\"\nmacs = [\"520000000001\"]\n[[machine]]\nname = \"b\"\nmacs = [\"520000000001\"]\n",
+            ),
+            ":13:9",
+            "belongs to the machine a",
+        ),
+        (
+            overlay(
+                "[[machine]]\nname = \"a\"\nmacs = [\"520000000001\"]\n[[machine]]\nname = \"a\"\nmacs = [\"520000000002\"]\n",
+            ),
+            ":12:8",
+            "another machine",
+        ),
+    ]);
+}

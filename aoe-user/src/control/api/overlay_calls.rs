@@ -1,0 +1,90 @@
+//! Carries out what `xblade overlay` asks for.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use super::overlays::{Overlay, Overlays, ResetOverlays};
+use super::socket::Answer;
+use super::view::Selection;
+use crate::control::machines::{DiskName, DiskState, Disks};
+use crate::control::supervisor::{Event, Supervisor};
+
+fn overlay(export: &str, state: DiskState) -> Overlay {
+    let since = state.since.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Overlay {
+        export: format!("e{export}"),
+        machine: state.name.to_string(),
+        macs: state.macs.iter().map(ToString::to_string).collect(),
+        written_bytes: state.figures.written_sectors * 512,
+        allocated_bytes: state.figures.allocated_bytes,
+        refused_writes: state.figures.refused_writes,
+        since: since.as_secs_f64(),
+        old_image: state.old_image,
+        in_flight: state.in_flight,
+        problem: state.problem,
+    }
+}
+
+impl Supervisor {
+    fn disks(&self, selection: &Selection) -> Vec<(String, Arc<Disks>)> {
+        let served = self
+            .exports
+            .values()
+            .filter(|served| selection.has(&served.config));
+        let mut disks: Vec<(String, Arc<Disks>)> = served
+            .filter_map(|served| Some((served.config.address(), served.disks.clone()?)))
+            .collect();
+        disks.sort_by(|(one, _), (other, _)| one.cmp(other));
+        disks
+    }
+
+    /// Tells of all copies. Looks at files, so it is a job.
+    pub(super) fn tell_overlays(&mut self, selection: &Selection, answer: Answer) {
+        let disks = self.disks(selection);
+        let work = move || {
+            let of = |(export, disks): &(String, Arc<Disks>)| -> Vec<Overlay> {
+                let states = disks.states().into_iter();
+                states.map(|state| overlay(export, state)).collect()
+            };
+            let overlays = disks.iter().flat_map(of).collect();
+            answer.result(Overlays { overlays });
+            Event::Answered
+        };
+        self.jobs.start(work, |_| Event::Answered);
+    }
+
+    /// Takes copies away.
+    pub(super) fn reset_overlays(&mut self, asked: ResetOverlays, answer: Answer) {
+        let ResetOverlays {
+            export,
+            machines,
+            discard,
+        } = asked;
+        let selection = match Selection::new(std::slice::from_ref(&export)) {
+            Ok(selection) => selection,
+            Err(reason) => return answer.error(reason),
+        };
+        let mut disks = self.disks(&selection);
+        let (Some((export, disks)), true) = (disks.pop(), disks.is_empty()) else {
+            return answer.error(format!("{export} is not one export with overlays that is open"));
+        };
+        if machines.is_empty() {
+            return answer.error("name the machines");
+        }
+        let work = move || {
+            let reset = |machine: &String| {
+                let Ok(name) = machine.parse::<DiskName>();
+                disks.reset(name, discard)
+            };
+            match machines.iter().try_for_each(reset) {
+                Ok(()) => {
+                    let done = if discard { "discarded" } else { "reset" };
+                    answer.result(serde_json::json!({ "export": format!("e{export}"), done: machines }));
+                }
+                Err(reason) => answer.error(reason),
+            }
+            Event::Answered
+        };
+        self.jobs.start(work, |_| Event::Answered);
+    }
+}

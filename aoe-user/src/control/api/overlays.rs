@@ -1,0 +1,48 @@
+//! Machines' copies of golden images, in the words of the control socket.
+
+use serde::{Deserialize, Serialize};
+
+/// Whose copies are to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResetOverlays {
+    /// The export, as in `e1.1`.
+    pub export: String,
+    /// Names of machines, or addresses of those without a name.
+    pub machines: Vec<String>,
+    /// Only take them away: a machine gets a new one when it asks again.
+    #[serde(default)]
+    pub discard: bool,
+}
+
+/// The result of [`super::types::Request::Overlays`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Overlays {
+    /// By export and machine.
+    pub overlays: Vec<Overlay>,
+}
+
+/// A machine's copy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// Whose image it is a copy of, as in `e1.1`.
+    pub export: String,
+    /// The machine's name, or its address.
+    pub machine: String,
+    /// The addresses it has the copy by.
+    pub macs: Vec<String>,
+    /// Bytes of sectors that were written.
+    pub written_bytes: u64,
+    /// Bytes that this takes on the disk.
+    pub allocated_bytes: u64,
+    /// Writes that failed because of `overlay_limit`.
+    pub refused_writes: u64,
+    /// When it began, in seconds since 1970.
+    pub since: f64,
+    /// The golden image has been replaced since: the machine gets the new one when it boots.
+    pub old_image: bool,
+    /// Requests under way.
+    pub in_flight: usize,
+    /// Why it is not served.
+    pub problem: Option<String>,
+}

@@ -1,0 +1,30 @@
+use super::*;
+
+#[test]
+fn requests_are_what_the_documentation_says() {
+    let parse = serde_json::from_str::<Request>;
+    let all = Request::State {
+        exports: vec![],
+        every_ms: None,
+    };
+    assert_eq!(parse(r#"{"call":"state"}"#).unwrap(), all);
+    let dry = Request::Reload { dry_run: true };
+    assert_eq!(parse(r#"{"call":"reload","dry_run":true}"#).unwrap(), dry);
+    assert!(!dry.is_change() && Request::Reload { dry_run: false }.is_change());
+    assert!(parse(r#"{"call":"reboot"}"#).is_err());
+    assert!(
+        parse(r#"{"call":"state","export":"e1.1"}"#).is_err(),
+        "a typo is no request for everything"
+    );
+}
+
+#[test]
+fn histograms_survive_the_journey() {
+    let mut latency = Latency::default();
+    latency.add_bucket(8, 3);
+    latency.add_bucket(1024, 1);
+    latency.sum_us = 1048;
+    let times = Times::from(&latency);
+    assert_eq!(times.buckets, [(8, 3), (1024, 1)]);
+    assert_eq!(Latency::from(&times), latency);
+}

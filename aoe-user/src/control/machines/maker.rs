@@ -1,0 +1,430 @@
+//! The thread that opens, resets and closes the machines' disks of one export.
+
+use std::collections::HashMap;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aoe_common::Mac;
+
+use super::naming::{DiskName, directory};
+use super::{Disk, Instance, Order, RETRY, Settings, Shared, golden, pause};
+use crate::config::{OverlayReset, Unknown};
+use crate::store::{Golden, OverlayFiles, OverlayOptions, OverlayStore, Store as _};
+use crate::target::{Export, Identity, Observer, Options, Persistent, WireAdmin};
+
+/// How long requests of a machine that is gone may take to end before its disk goes.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What disks are made from.
+pub(in crate::control) struct Start {
+    pub settings: Settings,
+    pub golden: Golden,
+    pub observer: Arc<dyn Observer>,
+    /// Has the export advertised: a machine that got no answer need not wait until it asks again.
+    pub announce: Box<dyn Fn() + Send>,
+}
+
+struct Maker {
+    shared: Arc<Shared>,
+    directory: PathBuf,
+    start: Start,
+    /// The last message about a disk, so that it is logged once.
+    said: HashMap<DiskName, String>,
+}
+
+/// Opens what is left and starts the thread.
+pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) -> Result<JoinHandle<()>> {
+    let config = &start.settings.config;
+    let directory = directory(config).context("there is no overlay_dir")?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&directory)
+        .with_context(|| format!("{}: cannot be made", directory.display()))?;
+    let name = format!("overlay {}", config.address());
+    let mut maker = Maker {
+        shared,
+        directory,
+        start,
+        said: HashMap::new(),
+    };
+    maker.take_settings();
+    maker.open_what_is_left()?;
+    Ok(std::thread::Builder::new()
+        .name(name)
+        .spawn(move || maker.run(&orders))?)
+}
+
+impl Maker {
+    fn run(mut self, orders: &Receiver<Order>) {
+        for order in orders {
+            match order {
+                Order::Open(mac) => {
+                    let result = self.open_for(mac);
+                    self.answer(mac, result);
+                }
+                Order::Boot(mac) => {
+                    let result = self.boot(mac);
+                    self.answer(mac, result);
+                }
+                Order::Configure(settings) => {
+                    self.start.settings = *settings;
+                    self.take_settings();
+                    self.reconfigure();
+                }
+                Order::Reset(name, again, answer) => {
+                    let result = self.reset(&name, again).map_err(|error| format!("{error:#}"));
+                    let _ = answer.send(result);
+                }
+                Order::Stop => break,
+            }
+        }
+        self.close_all();
+    }
+
+    fn address(&self) -> String {
+        self.start.settings.config.address()
+    }
+
+    fn files(&self, name: &DiskName) -> OverlayFiles {
+        OverlayFiles::new(self.directory.join(name.file_stem()))
+    }
+
+    /// Who has a name, and what is done with others.
+    fn take_settings(&mut self) {
+        let config = &self.start.settings.config;
+        let mut table = self.shared.table.write();
+        table.named = config
+            .machines
+            .iter()
+            .flat_map(|machine| {
+                let name = DiskName::Machine(machine.name.clone());
+                machine.macs.iter().map(move |mac| (*mac, name.clone()))
+            })
+            .collect();
+        table.unknown = config.unknown;
+        table.reset = config.overlay_reset;
+        table.full = false;
+    }
+
+    /// Disks of this boot of the host go on: whoever runs on one of them notices nothing of a restart.
+    fn open_what_is_left(&mut self) -> Result<()> {
+        let entries = std::fs::read_dir(&self.directory)
+            .with_context(|| format!("{}: cannot be read", self.directory.display()))?;
+        let names = entries.filter_map(|entry| DiskName::of_map(&entry.ok()?.path()));
+        for name in names.collect::<Vec<_>>() {
+            let files = self.files(&name);
+            match &name {
+                _ if files.are_of_this_boot() => {
+                    if let Err(error) = self.open(&name) {
+                        self.failed(&name, &error);
+                    }
+                }
+                // Nobody knows whether it ever comes again.
+                DiskName::Unknown(_) => files
+                    .discard()
+                    .with_context(|| format!("{}: cannot be removed", files.base().display()))?,
+                DiskName::Machine(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells who asked that there is something new, and lets it ask again.
+    fn answer(&mut self, mac: Mac, result: Result<Option<DiskName>>) {
+        let until = match result {
+            Ok(Some(name)) => {
+                self.said.remove(&name);
+                self.shared.asking.lock().remove(&mac);
+                (self.start.announce)();
+                return;
+            }
+            Ok(None) => Instant::now() + RETRY,
+            Err(error) => {
+                let name = self.shared.table.read().name_of(mac);
+                if let Some(name) = name {
+                    self.failed(&name, &error);
+                }
+                Instant::now() + RETRY
+            }
+        };
+        self.shared.asking.lock().insert(mac, Some(until));
+    }
+
+    fn failed(&mut self, name: &DiskName, error: &anyhow::Error) {
+        let reason = format!("{error:#}");
+        if self.said.insert(name.clone(), reason.clone()).as_ref() != Some(&reason) {
+            tracing::error!("{}: no disk for {name}: {reason}", self.address());
+        }
+        let mut disks = self.shared.disks.lock();
+        let disk = disks.entry(name.clone()).or_insert_with(|| Disk {
+            instance: None,
+            since: SystemTime::now(),
+            problem: None,
+        });
+        disk.problem = Some(reason);
+    }
+
+    /// Whether there is room for one more machine that nobody named.
+    fn has_room(&mut self, name: &DiskName) -> bool {
+        let DiskName::Unknown(_) = name else { return true };
+        let max = self.start.settings.config.unknown_max as usize;
+        let disks = self.shared.disks.lock();
+        let unknown = disks.keys().filter(|name| matches!(name, DiskName::Unknown(_)));
+        if disks.contains_key(name) || unknown.count() < max {
+            return true;
+        }
+        drop(disks);
+        let mut table = self.shared.table.write();
+        if !table.full {
+            table.full = true;
+            tracing::error!(
+                "{}: {name} gets no disk: there are {max} of machines without a name already (unknown_max); name machines with \
+                 [[machine]], or discard what is not used (`xblade overlay discard`)",
+                self.address()
+            );
+        }
+        false
+    }
+
+    /// A machine asks for its disk.
+    fn open_for(&mut self, mac: Mac) -> Result<Option<DiskName>> {
+        let Some(name) = self.shared.table.read().name_of(mac) else {
+            return Ok(None);
+        };
+        if !self.has_room(&name) {
+            return Ok(None);
+        }
+        let is_open = self.instance(&name).is_some();
+        match is_open {
+            true => self.put_back(&name),
+            false => self.open(&name)?,
+        }
+        Ok(Some(name))
+    }
+
+    /// A machine boots: its disk begins anew, unless it is as new.
+    fn boot(&mut self, mac: Mac) -> Result<Option<DiskName>> {
+        let Some(name) = self.shared.table.read().name_of(mac) else {
+            return Ok(None);
+        };
+        if !self.has_room(&name) {
+            return Ok(None);
+        }
+        if self.start.settings.config.overlay_reset == OverlayReset::Never {
+            return self.open_for(mac);
+        }
+        let as_new = self.instance(&name).is_some_and(|instance| {
+            let golden = instance.store.golden();
+            instance.store.figures().written_sectors == 0 && golden.is_current() && golden.check_unchanged()
+        });
+        match as_new {
+            true => self.put_back(&name),
+            false => {
+                self.discard(&name)?;
+                self.open(&name)?;
+                tracing::info!("{}: {name} boots, its disk begins anew", self.address());
+            }
+        }
+        Ok(Some(name))
+    }
+
+    /// The operator has a disk begin anew, or go: its machine gets another when it asks the next time.
+    fn reset(&mut self, name: &DiskName, again: bool) -> Result<()> {
+        let there = self.shared.disks.lock().contains_key(name) || self.files(name).map().exists();
+        if !there {
+            bail!("{}: {name} has no disk", self.address());
+        }
+        self.discard(name)?;
+        self.said.remove(name);
+        self.shared.disks.lock().remove(name);
+        self.shared.table.write().full = false;
+        tracing::info!(
+            "{}: the disk of {name} was discarded by the operator",
+            self.address()
+        );
+        match again {
+            true => self.open(name),
+            false => Ok(()),
+        }
+    }
+
+    fn instance(&self, name: &DiskName) -> Option<Arc<Instance>> {
+        self.shared.disks.lock().get(name)?.instance.clone()
+    }
+
+    /// Takes a disk away, with all that was written.
+    fn discard(&mut self, name: &DiskName) -> Result<()> {
+        self.take_out(name)?;
+        let files = self.files(name);
+        files
+            .discard()
+            .with_context(|| format!("{}: cannot be removed", files.base().display()))
+    }
+
+    /// Takes a disk out of service: nobody has it when this returns.
+    fn take_out(&mut self, name: &DiskName) -> Result<Option<Arc<OverlayStore>>> {
+        self.shared.table.write().remove(name);
+        let Some(instance) = self.instance(name) else {
+            return Ok(None);
+        };
+        let end = Instant::now() + DRAIN_LIMIT;
+        // Here and among the disks, and nowhere else; an export under earlier settings has the store, too.
+        while Arc::strong_count(&instance) > 2
+            || Arc::strong_count(&instance.export) > 1
+            || Arc::strong_count(&instance.store) > 2
+        {
+            if Instant::now() >= end {
+                bail!("requests of its machine are still in flight: its disk does not answer");
+            }
+            std::thread::sleep(PAUSE);
+        }
+        if let Some(disk) = self.shared.disks.lock().get_mut(name) {
+            disk.instance = None;
+        }
+        Ok(Some(Arc::clone(&instance.store)))
+    }
+
+    /// Opens a disk, on the image as it is now where it begins anew.
+    fn open(&mut self, name: &DiskName) -> Result<()> {
+        let files = self.files(name);
+        let is_left = files.are_of_this_boot();
+        let held = &self.start.golden;
+        let is_same = held.is_current() && held.check_unchanged();
+        if !is_left && !is_same {
+            match golden(&self.start.settings.config) {
+                Ok(new) => {
+                    tracing::info!(
+                        "{}: {} is a new image: machines that boot from here on get it",
+                        self.address(),
+                        new.path().display()
+                    );
+                    self.start.golden = new;
+                }
+                Err(error) => {
+                    tracing::error!("{}: the image before it is served on: {error:#}", self.address());
+                }
+            }
+        }
+        let config = &self.start.settings.config;
+        let options = OverlayOptions {
+            files,
+            limit_bytes: config.overlay_limit.unwrap_or(0),
+            flush_interval: config.flush_interval,
+        };
+        let store = Arc::new(OverlayStore::open(&self.start.golden, &options)?);
+        let export = Export::new(
+            own_options(&self.start.settings.options, name),
+            Arc::clone(&store) as _,
+            None,
+            Arc::clone(&self.start.observer),
+            Persistent::default(),
+        )
+        .map_err(|error| anyhow!(error))?;
+        let began = std::fs::metadata(options.files.map()).and_then(|map| map.created());
+        let disk = Disk {
+            instance: Some(Arc::new(Instance {
+                name: name.clone(),
+                export: Arc::new(export),
+                store,
+                ready: Instant::now(),
+            })),
+            since: began.unwrap_or_else(|_| SystemTime::now()),
+            problem: None,
+        };
+        self.shared.disks.lock().insert(name.clone(), disk);
+        self.enter(name);
+        Ok(())
+    }
+
+    /// A disk that goes on as it is, for a machine that boots.
+    fn put_back(&mut self, name: &DiskName) {
+        if let Some(disk) = self.shared.disks.lock().get_mut(name)
+            && let Some(instance) = &disk.instance
+        {
+            disk.instance = Some(Arc::new(Instance {
+                name: name.clone(),
+                export: Arc::clone(&instance.export),
+                store: Arc::clone(&instance.store),
+                ready: Instant::now(),
+            }));
+        }
+        self.enter(name);
+    }
+
+    /// Serves a disk to the addresses of its machine.
+    fn enter(&self, name: &DiskName) {
+        let Some(instance) = self.instance(name) else {
+            return;
+        };
+        let mut table = self.shared.table.write();
+        table.remove(name);
+        if let DiskName::Unknown(mac) = name
+            && (table.named.contains_key(mac) || table.unknown == Unknown::Refuse)
+        {
+            return;
+        }
+        pause(&instance.export, table.paused);
+        for mac in table.macs_of(name) {
+            table.by_mac.insert(mac, Arc::clone(&instance));
+        }
+    }
+
+    /// Open disks under the settings of now.
+    fn reconfigure(&mut self) {
+        let limit = self.start.settings.config.overlay_limit.unwrap_or(0);
+        let names: Vec<DiskName> = self.shared.disks.lock().keys().cloned().collect();
+        for name in names {
+            if let Some(disk) = self.shared.disks.lock().get_mut(&name)
+                && let Some(instance) = &disk.instance
+            {
+                instance.store.set_limit(limit);
+                let options = own_options(&self.start.settings.options, &name);
+                disk.instance = Some(Arc::new(Instance {
+                    name: name.clone(),
+                    export: Arc::new(instance.export.reconfigured(options)),
+                    store: Arc::clone(&instance.store),
+                    ready: instance.ready,
+                }));
+            }
+            self.enter(&name);
+        }
+    }
+
+    fn close_all(&mut self) {
+        let names: Vec<DiskName> = self.shared.disks.lock().keys().cloned().collect();
+        for name in names {
+            match self.take_out(&name) {
+                Ok(Some(store)) => {
+                    if let Err(error) = store.close() {
+                        tracing::error!("{}: {name}: the last commit failed: {error}", self.address());
+                    }
+                    store.unlock();
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!("{}: {name}: {error:#}", self.address()),
+            }
+        }
+        self.shared.disks.lock().clear();
+    }
+}
+
+/// A disk's own options: its name in IDENTIFY; what is the address's stays with the export that everybody sees.
+fn own_options(shared: &Options, name: &DiskName) -> Options {
+    Options {
+        read_only: false,
+        identity: Identity {
+            serial: name.serial(shared.address),
+            ..shared.identity.clone()
+        },
+        wire_admin: WireAdmin::Nothing,
+        ..shared.clone()
+    }
+}

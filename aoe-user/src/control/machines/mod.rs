@@ -1,0 +1,321 @@
+//! The disks of an export that gives each machine a private copy of one image: who has which, and when they begin anew.
+//!
+//! Workers look a machine up in a table and never wait; what is not there yet is asked for. One thread an export ([`maker`]) opens,
+//! resets and closes disks, because all of that blocks. Until a disk is ready its machine hears nothing and asks again.
+
+mod maker;
+mod naming;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use aoe_common::Mac;
+use parking_lot::{Mutex, RwLock};
+
+use crate::config::{ExportConfig, OverlayReset, Unknown};
+use crate::store::{Golden, OverlayFigures, OverlayStore};
+use crate::target::{Export, Options};
+
+pub(super) use maker::Start;
+pub(super) use naming::DiskName;
+
+/// A disk that began anew this recently, and to which nothing was written, is what a machine that boots wants. iPXE asks for 16 s.
+const FRESH: Duration = Duration::from_secs(20);
+/// Machines that may wait for a disk at a time. What does not fit asks again.
+const ASKING_MAX: usize = 1024;
+/// Between two tries of a disk that could not be opened.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What is to be done by the thread.
+#[derive(Debug)]
+enum Order {
+    /// Somebody has no disk yet.
+    Open(Mac),
+    /// Somebody boots.
+    Boot(Mac),
+    /// Other settings are in force.
+    Configure(Box<Settings>),
+    /// The operator's: take a disk away, and make another at once or not.
+    Reset(DiskName, bool, Sender<Result<(), String>>),
+    /// Close everything.
+    Stop,
+}
+
+/// What disks are made by.
+#[derive(Debug)]
+pub(super) struct Settings {
+    /// The configuration.
+    pub config: Arc<ExportConfig>,
+    /// Of the export that everybody sees.
+    pub options: Options,
+}
+
+/// A machine's disk, ready to be used.
+#[derive(Debug)]
+struct Instance {
+    name: DiskName,
+    export: Arc<Export>,
+    store: Arc<OverlayStore>,
+    /// Since when it has been as it is for a machine that boots.
+    ready: Instant,
+}
+
+/// What workers look at.
+#[derive(Debug, Default)]
+struct Table {
+    by_mac: HashMap<Mac, Arc<Instance>>,
+    /// The machines with names.
+    named: HashMap<Mac, DiskName>,
+    unknown: Unknown,
+    reset: OverlayReset,
+    /// There is no room for another unknown machine.
+    full: bool,
+    paused: bool,
+}
+
+/// A disk, for the operator.
+#[derive(Debug, Clone)]
+pub(super) struct DiskState {
+    pub name: DiskName,
+    pub macs: Vec<Mac>,
+    /// When it began.
+    pub since: SystemTime,
+    pub figures: OverlayFigures,
+    /// Its image was replaced; it gets the new one when it begins anew.
+    pub old_image: bool,
+    pub in_flight: usize,
+    /// Why it is not served.
+    pub problem: Option<String>,
+}
+
+/// A disk as the thread left it.
+#[derive(Debug)]
+struct Disk {
+    instance: Option<Arc<Instance>>,
+    since: SystemTime,
+    problem: Option<String>,
+}
+
+/// What the thread and everybody else share.
+#[derive(Debug, Default)]
+struct Shared {
+    table: RwLock<Table>,
+    disks: Mutex<BTreeMap<DiskName, Disk>>,
+    /// Who waits for a disk, and until when not to ask for it again.
+    asking: Mutex<HashMap<Mac, Option<Instant>>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Disks {
+    shared: Arc<Shared>,
+    orders: Sender<Order>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Disks {
+    /// Opens what is left of the machines' disks, and starts the thread. Blocks.
+    ///
+    /// # Errors
+    /// When their directory cannot be made.
+    pub fn open(start: Start) -> anyhow::Result<Arc<Disks>> {
+        let shared = Arc::new(Shared::default());
+        let (orders, received): (_, Receiver<Order>) = mpsc::channel();
+        let thread = maker::start(Arc::clone(&shared), received, start)?;
+        Ok(Arc::new(Disks {
+            shared,
+            orders,
+            thread: Mutex::new(Some(thread)),
+        }))
+    }
+
+    fn order(&self, order: Order) {
+        // Fails only when the export has been closed.
+        let _ = self.orders.send(order);
+    }
+
+    /// Other settings with the same image and directory.
+    pub fn configure(&self, settings: Settings) {
+        self.order(Order::Configure(Box::new(settings)));
+    }
+
+    /// All disks, by name.
+    pub fn states(&self) -> Vec<DiskState> {
+        let table = self.shared.table.read();
+        let disks = self.shared.disks.lock();
+        let state = |(name, disk): (&DiskName, &Disk)| DiskState {
+            name: name.clone(),
+            macs: table.macs_of(name),
+            since: disk.since,
+            figures: disk
+                .instance
+                .as_ref()
+                .map(|instance| instance.store.figures())
+                .unwrap_or_default(),
+            old_image: disk
+                .instance
+                .as_ref()
+                .is_some_and(|instance| !instance.store.golden().is_current()),
+            in_flight: disk
+                .instance
+                .as_ref()
+                .map_or(0, |instance| instance.export.in_flight()),
+            problem: disk.problem.clone(),
+        };
+        disks.iter().map(state).collect()
+    }
+
+    /// Has a disk begin anew, or only takes it away; waits for that.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn reset(&self, name: DiskName, discard: bool) -> Result<(), String> {
+        let (answer, answered) = mpsc::channel();
+        self.order(Order::Reset(name, !discard, answer));
+        answered
+            .recv()
+            .unwrap_or_else(|_| Err("the export is being closed".into()))
+    }
+
+    /// Commits and closes all disks and lets go of the image. Blocks.
+    pub fn close(&self) {
+        self.order(Order::Stop);
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that looks after machines' disks panicked");
+        }
+    }
+
+    /// Asks for a disk, once.
+    fn ask(&self, source: Mac, order: Order) {
+        let mut asking = self.shared.asking.lock();
+        let now = Instant::now();
+        let waits = |until: &Option<Instant>| until.is_none_or(|until| now < until);
+        if asking.get(&source).is_some_and(waits) {
+            return;
+        }
+        if asking.len() >= ASKING_MAX {
+            asking.retain(|_, until| waits(until));
+        }
+        if asking.len() < ASKING_MAX {
+            asking.insert(source, None);
+            self.order(order);
+        }
+    }
+}
+
+impl Table {
+    /// The addresses of a disk's machine.
+    fn macs_of(&self, name: &DiskName) -> Vec<Mac> {
+        match name {
+            DiskName::Unknown(mac) => vec![*mac],
+            DiskName::Machine(_) => {
+                let mut macs: Vec<Mac> = self
+                    .named
+                    .iter()
+                    .filter(|(_, of)| *of == name)
+                    .map(|(mac, _)| *mac)
+                    .collect();
+                macs.sort_unstable();
+                macs
+            }
+        }
+    }
+
+    /// Whose disk an address has; `None`: nobody's.
+    fn name_of(&self, mac: Mac) -> Option<DiskName> {
+        match (self.named.get(&mac), self.unknown) {
+            (Some(name), _) => Some(name.clone()),
+            (None, Unknown::Volatile) => Some(DiskName::Unknown(mac)),
+            (None, Unknown::Refuse) => None,
+        }
+    }
+
+    fn remove(&mut self, name: &DiskName) {
+        self.by_mac.retain(|_, instance| instance.name != *name);
+    }
+
+    /// Nobody but those with a name or a disk gets one.
+    fn turns_away(&self, mac: Mac) -> bool {
+        !self.named.contains_key(&mac) && (self.full || self.unknown == Unknown::Refuse)
+    }
+}
+
+impl engine::Machines<Export> for Disks {
+    fn instance(&self, source: Mac) -> Option<Arc<Export>> {
+        {
+            let table = self.shared.table.read();
+            if let Some(instance) = table.by_mac.get(&source) {
+                return Some(Arc::clone(&instance.export));
+            }
+            if table.turns_away(source) {
+                return None;
+            }
+        }
+        self.ask(source, Order::Open(source));
+        None
+    }
+
+    fn boots(&self, source: Mac) -> bool {
+        {
+            let table = self.shared.table.read();
+            match table.by_mac.get(&source) {
+                Some(_) if table.reset == OverlayReset::Never => return true,
+                Some(instance) => {
+                    let untouched = instance.store.figures().written_sectors == 0;
+                    if untouched && instance.ready.elapsed() < FRESH {
+                        return true;
+                    }
+                }
+                None if table.turns_away(source) => return false,
+                None => {}
+            }
+        }
+        {
+            let mut table = self.shared.table.write();
+            if let Some(instance) = table.by_mac.get(&source) {
+                let name = instance.name.clone();
+                // Nobody reads what is about to go.
+                table.remove(&name);
+            }
+        }
+        self.ask(source, Order::Boot(source));
+        false
+    }
+
+    fn in_flight(&self) -> usize {
+        let table = self.shared.table.read();
+        let mut seen = HashSet::new();
+        let once = table
+            .by_mac
+            .values()
+            .filter(|instance| seen.insert(&instance.name));
+        once.map(|instance| instance.export.in_flight()).sum()
+    }
+
+    fn set_paused(&self, paused: bool) {
+        let mut table = self.shared.table.write();
+        table.paused = paused;
+        for instance in table.by_mac.values() {
+            pause(&instance.export, paused);
+        }
+    }
+}
+
+fn pause(export: &Export, paused: bool) {
+    match paused {
+        true => export.pause(),
+        false => export.resume(),
+    }
+}
+
+/// The image as the export that everybody sees has it.
+pub(super) fn golden(config: &ExportConfig) -> anyhow::Result<Golden> {
+    Ok(Golden::open(&super::open::store_options(config))?)
+}

@@ -1,0 +1,284 @@
+//! Disks of machines over a real image, without a network.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use engine::{Durability, Extent, Machines as _, Step};
+
+use super::*;
+use crate::config::{Machine, Overlay};
+use crate::control::lists::Made;
+use crate::control::open::settings;
+use crate::store::CompletionQueue;
+use crate::target::{Address, Change, Observer};
+
+const SECTORS: usize = 64;
+const PC: [Mac; 2] = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
+#[derive(Debug)]
+struct Nobody;
+
+impl Observer for Nobody {
+    fn changed(&self, _: Address, _: Change) {}
+    fn fault(&self, _: Address, _: &crate::store::Fault) {}
+}
+
+struct Room {
+    dir: tempfile::TempDir,
+    config: ExportConfig,
+    announced: Arc<AtomicUsize>,
+}
+
+impl Room {
+    fn new() -> Room {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("golden");
+        std::fs::write(&image, vec![7; SECTORS * 512]).unwrap();
+        let mut config = ExportConfig::new(12, 9, image);
+        config.overlay = Overlay::Volatile;
+        config.overlay_dir = Some(dir.path().join("overlays"));
+        let (name, macs) = ("pc17".into(), PC.to_vec());
+        config.machines = Arc::new([Machine { name, macs }]);
+        Room {
+            dir,
+            config,
+            announced: Arc::default(),
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        settings(
+            &Arc::new(self.config.clone()),
+            &Made::default().of(&self.config.allow),
+        )
+    }
+
+    fn open(&self) -> Arc<Disks> {
+        let announced = Arc::clone(&self.announced);
+        let start = Start {
+            settings: self.settings(),
+            golden: golden(&self.config).unwrap(),
+            observer: Arc::new(Nobody),
+            announce: Box::new(move || {
+                announced.fetch_add(1, Ordering::SeqCst);
+            }),
+        };
+        Disks::open(start).unwrap()
+    }
+
+    fn replace_image(&self, byte: u8) {
+        let new = self.dir.path().join("new");
+        std::fs::write(&new, vec![byte; SECTORS * 512]).unwrap();
+        std::fs::rename(new, &self.config.path).unwrap();
+    }
+}
+
+/// Waits for what comes by itself.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "{what}: not within a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn disk(disks: &Disks, mac: Mac) -> Arc<Export> {
+    until("a disk", || disks.instance(mac))
+}
+
+fn boot(disks: &Disks, mac: Mac) {
+    until("a disk for a machine that boots", || {
+        disks.boots(mac).then_some(())
+    });
+}
+
+fn run(
+    export: &Export,
+    work: impl Fn(&mut CompletionQueue) -> Result<Step, crate::store::Fault>,
+) -> Option<Box<[u8]>> {
+    use engine::{Completions as _, Event};
+    let mut queue = CompletionQueue::new().unwrap();
+    loop {
+        if work(&mut queue).unwrap() == Step::Done {
+            return None;
+        }
+        let event = until("the end of an operation", || {
+            queue.submit(Instant::now());
+            queue.next().map(|completion| completion.event)
+        });
+        if let Event::Finished(result) = event {
+            let _ = export;
+            return result.unwrap();
+        }
+    }
+}
+
+fn write(export: &Export, byte: u8) {
+    let extent = Extent { lba: 5, count: 1 };
+    run(export, |queue| {
+        let data = [byte; 512];
+        export
+            .store()
+            .write(queue, 1, extent, &[&data], Durability::WriteBack)
+    });
+}
+
+fn read(export: &Export) -> u8 {
+    let extent = Extent { lba: 5, count: 1 };
+    let sector = std::cell::RefCell::new([0; 512]);
+    let later = run(export, |queue| {
+        let mut sector = sector.borrow_mut();
+        export.store().read(queue, 1, extent, &mut [&mut sector[..]])
+    });
+    later.map_or_else(|| sector.borrow()[0], |bytes| bytes[0])
+}
+
+fn image(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn a_machine_has_one_disk_behind_all_its_addresses() {
+    let room = Room::new();
+    let before = image(&room.config.path);
+    let disks = room.open();
+    assert!(disks.instance(PC[0]).is_none(), "it is being made");
+    let (one, two) = (disk(&disks, PC[0]), disk(&disks, PC[1]));
+    assert!(Arc::ptr_eq(&one, &two));
+    assert_eq!(one.options().identity.serial, "12.9:pc17");
+    let other = disk(&disks, STRANGER);
+    assert_eq!(other.options().identity.serial, "12.9:020000000009");
+    write(&one, 1);
+    write(&other, 2);
+    assert_eq!((read(&one), read(&other)), (1, 2));
+    assert_eq!(image(&room.config.path), before);
+    assert!(room.announced.load(Ordering::SeqCst) >= 2);
+    let states = disks.states();
+    assert_eq!(states.len(), 2);
+    assert_eq!(states[0].macs, PC);
+    assert_eq!(states[0].figures.written_sectors, 1);
+}
+
+#[test]
+fn a_disk_begins_anew_when_its_machine_boots_and_by_order_and_not_else() {
+    let room = Room::new();
+    let disks = room.open();
+    boot(&disks, PC[0]);
+    write(&disk(&disks, PC[1]), 1);
+    boot(&disks, PC[1]);
+    assert_eq!(read(&disk(&disks, PC[0])), 7);
+    let own = disk(&disks, PC[0]);
+    boot(&disks, PC[0]);
+    assert!(Arc::ptr_eq(&own, &disk(&disks, PC[0])), "as new: it stays");
+    write(&own, 3);
+    drop(own);
+    disks.reset(DiskName::Machine("pc17".into()), false).unwrap();
+    assert_eq!(read(&disk(&disks, PC[0])), 7);
+    let error = disks.reset(DiskName::Unknown(STRANGER), false).unwrap_err();
+    assert!(error.contains("has no disk"), "{error}");
+}
+
+#[test]
+fn a_disk_outlives_the_process_and_an_image_s_successor_comes_with_the_next_boot() {
+    let room = Room::new();
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    write(&disk(&disks, STRANGER), 2);
+    disks.close();
+    let disks = room.open();
+    let open = |mac| disks.instance(mac).expect("opened at the start");
+    assert_eq!((read(&open(PC[0])), read(&open(STRANGER))), (1, 2));
+    room.replace_image(9);
+    assert_eq!(read(&open(PC[0])), 1);
+    assert!(disks.states().iter().all(|disk| disk.old_image));
+    boot(&disks, PC[0]);
+    assert_eq!(read(&disk(&disks, PC[0])), 9);
+    assert_eq!(read(&disk(&disks, STRANGER)), 2, "it runs on the old one");
+    disks.close();
+
+    // Its image is gone: better no answer than other sectors under its file system.
+    let disks = room.open();
+    assert_eq!(read(&disk(&disks, PC[0])), 9);
+    let gone = disks
+        .states()
+        .into_iter()
+        .find(|disk| disk.name == DiskName::Unknown(STRANGER));
+    assert!(gone.unwrap().problem.unwrap().contains("another golden image"));
+    assert!(disks.instance(STRANGER).is_none());
+    until("the try to open it", || {
+        disks.shared.asking.lock().get(&STRANGER)?.map(drop)
+    });
+    disks.shared.asking.lock().clear();
+    boot(&disks, STRANGER);
+    assert_eq!(read(&disk(&disks, STRANGER)), 9);
+}
+
+#[test]
+fn strangers_are_bounded_and_may_be_refused() {
+    let mut room = Room::new();
+    room.config.unknown_max = 2;
+    let disks = room.open();
+    let stranger = |last| Mac([2, 0, 0, 0, 1, last]);
+    let _kept = [disk(&disks, stranger(1)), disk(&disks, stranger(2))];
+    assert!(disks.instance(stranger(3)).is_none());
+    until("the refusal", || disks.shared.table.read().full.then_some(()));
+    disk(&disks, PC[0]);
+    assert!(disks.instance(stranger(3)).is_none());
+    assert_eq!(disks.states().len(), 3);
+    drop(_kept);
+    disks.reset(DiskName::Unknown(stranger(1)), true).unwrap();
+    disks.shared.asking.lock().clear();
+    disk(&disks, stranger(3));
+
+    // Another configuration: nobody without a name, and a name for one that had none.
+    let mut machines = room.config.machines.to_vec();
+    machines.push(Machine {
+        name: "new".into(),
+        macs: vec![stranger(2)],
+    });
+    room.config.machines = machines.into();
+    room.config.unknown = Unknown::Refuse;
+    disks.configure(room.settings());
+    until("the stranger to be shut out", || {
+        disks.instance(stranger(3)).is_none().then_some(())
+    });
+    let named = until("the new machine's disk", || {
+        let export = disks.instance(stranger(2))?;
+        (export.options().identity.serial == "12.9:new").then_some(export)
+    });
+    assert_eq!(read(&named), 7);
+    assert!(!disks.boots(stranger(3)));
+}
+
+#[test]
+fn a_pause_holds_for_disks_that_are_made_meanwhile() {
+    let room = Room::new();
+    let disks = room.open();
+    let one = disk(&disks, PC[0]);
+    disks.set_paused(true);
+    assert_eq!(one.is_paused(), Some(true));
+    assert_eq!(disk(&disks, STRANGER).is_paused(), Some(true));
+    disks.set_paused(false);
+    assert_eq!(one.is_paused(), Some(false));
+    assert_eq!(disk(&disks, STRANGER).is_paused(), Some(false));
+}
+
+#[test]
+fn names_of_files_and_of_people_lead_back_to_the_disk() {
+    for name in [DiskName::Machine("pc-1_a".into()), DiskName::Unknown(STRANGER)] {
+        assert_eq!(name.to_string().parse(), Ok(name.clone()));
+        let map = Path::new("/d").join(format!("{}.map", name.file_stem()));
+        assert_eq!(DiskName::of_map(&map), Some(name));
+    }
+    let address = Address {
+        shelf: 65534,
+        slot: 254,
+    };
+    let (one, two) = (DiskName::Unknown(STRANGER), DiskName::Unknown(PC[0]));
+    let (one, two) = (one.serial(address), two.serial(address));
+    assert!(one.len() == 20 && two.len() == 20 && one != two, "{one} {two}");
+}

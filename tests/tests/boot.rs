@@ -192,7 +192,12 @@ fn ipxe_boots_by_sanboot() -> Result<()> {
     let lab = Lab::new(Options::default())?;
     let image = bootable()?;
     let _target = Target::ready(&lab.target, &["serve", "12", "9", "eth0", image.as_str()], 1)?;
-    let script = image.directory().join("script.ipxe");
+    booted(&mut sanboot(&lab, image.directory())?, &image)
+}
+
+/// A machine that boots from the export by a script for iPXE.
+fn sanboot(lab: &Lab, directory: &Path) -> Result<Process> {
+    let script = directory.join("script.ipxe");
     std::fs::write(
         &script,
         "#!ipxe\nifopen net0\nsanboot aoe:e12.9 || sanboot aoe:e12.9\n",
@@ -202,8 +207,54 @@ fn ipxe_boots_by_sanboot() -> Result<()> {
     for (option, file) in [("-kernel", &kernel), ("-initrd", &script)] {
         args.extend([option, file.to_str().context("odd path")?].map(str::to_owned));
     }
-    args.extend(vm::cards(&lab, 1, 1500, false)?);
-    booted(&mut vm::spawn(&lab, &args)?, &image)
+    args.extend(vm::cards(lab, 1, 1500, false)?);
+    vm::spawn(lab, &args)
+}
+
+#[test]
+fn ipxe_boots_into_a_copy_of_the_golden_image_that_begins_anew_each_time() -> Result<()> {
+    needs!(
+        Need::Root,
+        Need::Tool("qemu-system-x86_64"),
+        Need::File(IPXE_KERNEL)
+    );
+    let lab = Lab::new(Options::default())?;
+    let golden = bootable()?;
+    let before = golden.read(0, 32768)?;
+    let config = golden.directory().join("xblade.toml");
+    let text = format!(
+        "[[export]]\nshelf = 12\nslot = 9\npath = {:?}\ninterfaces = [\"eth0\"]\noverlay = \"volatile\"\n\
+         overlay_dir = \"overlays\"\n",
+        golden.as_str()
+    );
+    std::fs::write(&config, text)?;
+    let config = config.to_str().context("odd path")?;
+    let mut target = Target::ready(&lab.target, &["daemon", "--config", config], 1)?;
+    let said = |qemu: &mut Process| -> Result<String> {
+        let (_, line) = qemu.wait_for_after(0, |line| line.contains("int13"), vm::STEP)?;
+        Ok(line)
+    };
+    ensure!(said(&mut sanboot(&lab, golden.directory())?)?.contains("@@ok"));
+    let output = target.ask(&["overlay", "list", "--json"])?;
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(list["overlays"][0]["written_bytes"] == 3 * 512, "{list}");
+
+    // In the next image LBA 7 has no stamp, and the boot sector says so.
+    let next = bootable()?;
+    next.file().write_all_at(&[0; 512], 7 * 512)?;
+    let beside = golden.directory().join("next.raw");
+    std::fs::copy(next.path(), &beside)?;
+    std::fs::rename(&beside, golden.path())?;
+    let second = said(&mut sanboot(&lab, golden.directory())?)?;
+    ensure!(
+        second.contains("@@fail"),
+        "the old image, or the old copy: {second}"
+    );
+    target
+        .process
+        .wait_for_after(0, |line| line.contains("begins anew"), lab::initiator::PATIENCE)?;
+    ensure!(golden.read(0, 32768)? == before, "the golden image was written");
+    Ok(())
 }
 
 #[test]

@@ -17,7 +17,9 @@ use super::plan::ExportId;
 use super::state::{StateDir, StateError, StateKey};
 use crate::config::{ExportConfig, OnLostWrite, Overlay};
 use crate::filter::ExportRule;
-use crate::store::{self, CompletionQueue, Losses, LostWrites, Reports, SECTOR_BYTES, Store, StoreOptions};
+use crate::store::{
+    self, CompletionQueue, CurrentGolden, Losses, LostWrites, Reports, SECTOR_BYTES, Store, StoreOptions,
+};
 use crate::target::{Address, Export, Identity, Options, Persistent, WireAdmin};
 
 /// How often a store that goes is looked at meanwhile.
@@ -96,9 +98,10 @@ pub(super) fn open(
     };
     let golden = (config.overlay != Overlay::None)
         .then(|| machines::golden(&config))
-        .transpose()?;
+        .transpose()?
+        .map(|golden| Arc::new(CurrentGolden::new(golden)));
     let store = match &golden {
-        Some(golden) => Arc::clone(golden.store()),
+        Some(golden) => Arc::clone(golden) as _,
         None => store::open_with(&store_options(&config), reports)?,
     };
     let file = identity(&config);

@@ -42,7 +42,9 @@ pub use format::ImageFormat;
 pub use handle::QueueHandle;
 pub use open::{Reports, open, open_with};
 pub use options::{StoreError, StoreKind, StoreOptions};
-pub use overlay::{Golden, OverlayError, OverlayFigures, OverlayFiles, OverlayOptions, OverlayStore};
+pub use overlay::{
+    CurrentGolden, Golden, OverlayError, OverlayFigures, OverlayFiles, OverlayOptions, OverlayStore,
+};
 pub use rbd::{
     CephOptions, LoadError, RbdImage, RbdPath, available as rbd_available, inspect as inspect_rbd,
 };

@@ -14,7 +14,7 @@ use aoe_common::Mac;
 use super::naming::{DiskName, directory};
 use super::{Disk, Instance, Order, RETRY, Settings, Shared, golden, pause};
 use crate::config::{OverlayReset, Unknown};
-use crate::store::{Golden, OverlayFiles, OverlayOptions, OverlayStore, Store as _};
+use crate::store::{CurrentGolden, OverlayFiles, OverlayOptions, OverlayStore, Store as _};
 use crate::target::{Export, Identity, Observer, Options, Persistent, WireAdmin};
 
 /// How long requests of a machine that is gone may take to end before its disk goes.
@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// What disks are made from.
 pub(in crate::control) struct Start {
     pub settings: Settings,
-    pub golden: Golden,
+    pub golden: Arc<CurrentGolden>,
     pub observer: Arc<dyn Observer>,
     /// Has the export advertised: a machine that got no answer need not wait until it asks again.
     pub announce: Box<dyn Fn() + Send>,
@@ -296,7 +296,7 @@ impl Maker {
     fn open(&mut self, name: &DiskName) -> Result<()> {
         let files = self.files(name);
         let is_left = files.are_of_this_boot();
-        let held = &self.start.golden;
+        let held = self.start.golden.get();
         let is_same = held.is_current() && held.check_unchanged();
         if !is_left && !is_same {
             match golden(&self.start.settings.config) {
@@ -306,7 +306,7 @@ impl Maker {
                         self.address(),
                         new.path().display()
                     );
-                    self.start.golden = new;
+                    self.start.golden.set(new);
                 }
                 Err(error) => {
                     tracing::error!("{}: the image before it is served on: {error:#}", self.address());
@@ -319,7 +319,7 @@ impl Maker {
             limit_bytes: config.overlay_limit.unwrap_or(0),
             flush_interval: config.flush_interval,
         };
-        let store = Arc::new(OverlayStore::open(&self.start.golden, &options)?);
+        let store = Arc::new(OverlayStore::open(&self.start.golden.get(), &options)?);
         let export = Export::new(
             own_options(&self.start.settings.options, name),
             Arc::clone(&store) as _,

@@ -9,7 +9,7 @@ use super::*;
 use crate::config::{Machine, Overlay};
 use crate::control::lists::Made;
 use crate::control::open::settings;
-use crate::store::CompletionQueue;
+use crate::store::{CompletionQueue, CurrentGolden};
 use crate::target::{Address, Change, Observer};
 
 const SECTORS: usize = 64;
@@ -58,7 +58,7 @@ impl Room {
         let announced = Arc::clone(&self.announced);
         let start = Start {
             settings: self.settings(),
-            golden: golden(&self.config).unwrap(),
+            golden: Arc::new(CurrentGolden::new(golden(&self.config).unwrap())),
             observer: Arc::new(Nobody),
             announce: Box::new(move || {
                 announced.fetch_add(1, Ordering::SeqCst);
@@ -137,6 +137,14 @@ fn read(export: &Export) -> u8 {
     later.map_or_else(|| sector.borrow()[0], |bytes| bytes[0])
 }
 
+/// Descriptors of this process that hold a file which was replaced at this path.
+fn old_images(path: &Path) -> usize {
+    let old = format!("{} (deleted)", path.display());
+    let links = std::fs::read_dir("/proc/self/fd").unwrap();
+    let held = links.filter_map(|link| std::fs::read_link(link.unwrap().path()).ok());
+    held.filter(|target| target.to_str() == Some(&old)).count()
+}
+
 fn image(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
@@ -198,6 +206,7 @@ fn a_disk_outlives_the_process_and_an_image_s_successor_comes_with_the_next_boot
     boot(&disks, PC[0]);
     assert_eq!(read(&disk(&disks, PC[0])), 9);
     assert_eq!(read(&disk(&disks, STRANGER)), 2, "it runs on the old one");
+    assert!(old_images(&room.config.path) > 0, "for it");
     disks.close();
 
     // Its image is gone: better no answer than other sectors under its file system.
@@ -215,6 +224,19 @@ fn a_disk_outlives_the_process_and_an_image_s_successor_comes_with_the_next_boot
     disks.shared.asking.lock().clear();
     boot(&disks, STRANGER);
     assert_eq!(read(&disk(&disks, STRANGER)), 9);
+}
+
+#[test]
+fn an_old_image_is_closed_with_the_last_machine_on_it() {
+    let room = Room::new();
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    room.replace_image(9);
+    assert!(old_images(&room.config.path) > 0);
+    boot(&disks, PC[0]);
+    until("the end of the old image", || {
+        (old_images(&room.config.path) == 0).then_some(())
+    });
 }
 
 #[test]

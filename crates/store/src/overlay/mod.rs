@@ -7,6 +7,7 @@
 //!
 //! An overlay is volatile: it outlives the process (both files are in the page cache), not the host's boot.
 
+mod current;
 pub(crate) mod deferred;
 mod files;
 mod golden;
@@ -23,6 +24,7 @@ use self::deferred::Layer;
 use self::marks::{Marks, Where};
 use crate::completion_queue::CompletionQueue;
 
+pub use current::CurrentGolden;
 pub use files::OverlayFiles;
 pub use golden::Golden;
 pub use opening::{OverlayError, OverlayOptions};

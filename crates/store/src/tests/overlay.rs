@@ -268,3 +268,32 @@ fn an_overlay_of_an_earlier_boot_of_the_host_begins_anew() {
     let (_, mut driver) = super::overlay::overlay(&golden, &options);
     assert!(driver.read(5, 1).unwrap() == content[span(5, 1)]);
 }
+
+/// Pages of a file that are in memory.
+fn resident_pages(path: &Path) -> usize {
+    let file = std::fs::File::open(path).unwrap();
+    let bytes = file.metadata().unwrap().len() as usize;
+    let mapping = crate::mapped::mmap::Mapping::of_file(Arc::new(file), 0, bytes, false).unwrap();
+    let mut pages = vec![0; mapping.pages()];
+    mapping.residency(0, &mut pages).unwrap();
+    pages.iter().filter(|page| **page & 1 == 1).count()
+}
+
+#[test]
+fn however_many_machines_read_an_image_it_is_in_memory_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (content, path) = golden_file(dir.path());
+    let golden = golden(StoreKind::Mmap, &path);
+    let options: Vec<OverlayOptions> = (0..50).map(|n| options(dir.path(), &n.to_string())).collect();
+    let mut machines: Vec<_> = options.iter().map(|options| overlay(&golden, options)).collect();
+    for (_, driver) in &mut machines {
+        for lba in (0..SECTORS).step_by(40) {
+            let count = 40.min(SECTORS - lba);
+            assert!(driver.read(lba, count).unwrap() == content[span(lba, count)]);
+        }
+    }
+    assert_eq!(resident_pages(&path), content.len() / 4096);
+    for options in &options {
+        assert_eq!(resident_pages(&options.files.delta()), 0);
+    }
+}

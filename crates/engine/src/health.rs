@@ -1,10 +1,10 @@
-//! What a store knows about its own truth: whether everything that it acknowledged is still there.
+//! What a store knows about itself: whether everything that it acknowledged is still there, and whether it can be reached.
 
 use std::fmt;
 
 use crate::fault::Extent;
 
-/// Whether a store holds all that it acknowledged.
+/// Whether a store holds all that it acknowledged, and serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Health {
     /// As far as anybody knows.
@@ -12,6 +12,10 @@ pub enum Health {
     Healthy,
     /// Acknowledged writes did not reach the medium and never will. The operator has to decide.
     LostWrites(LostWrites),
+    /// What the store is made of cannot be reached, for this reason; nobody is answered until it is back.
+    Silent(String),
+    /// Some requests wait, for this reason; others are served.
+    Degraded(String),
 }
 
 /// Acknowledged writes that are lost.

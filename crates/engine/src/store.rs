@@ -119,7 +119,7 @@ pub trait Store<C: Completions>: Send + Sync + std::fmt::Debug {
         Vec::new()
     }
 
-    /// Whether all that was acknowledged is still there.
+    /// Whether all that was acknowledged is still there, and can be reached.
     fn health(&self) -> Health {
         Health::Healthy
     }

@@ -5,6 +5,7 @@
 //! sleeping [`CompletionQueue::prepare_sleep`], poll [`CompletionQueue::fd`], [`CompletionQueue::awake`]. None of them enters the kernel unless something is
 //! deferred.
 
+mod address;
 mod backing;
 mod borders;
 pub mod commit;
@@ -17,6 +18,7 @@ mod handle;
 mod io;
 mod lock;
 mod mapped;
+mod nbd;
 mod null;
 mod open;
 mod options;
@@ -30,6 +32,7 @@ mod tick;
 mod trim;
 mod users;
 
+pub use address::RemotePath;
 pub use commit::Losses;
 pub use commit::machine::OnLostWrite;
 pub use completion_queue::CompletionQueue;
@@ -40,13 +43,14 @@ pub use engine::{
 };
 pub use format::ImageFormat;
 pub use handle::QueueHandle;
+pub use nbd::{NbdExport, inspect as inspect_nbd};
 pub use open::{Reports, open, open_with};
 pub use options::{StoreError, StoreKind, StoreOptions};
 pub use overlay::{
     CurrentGolden, Golden, OverlayError, OverlayFigures, OverlayFiles, OverlayOptions, OverlayStore,
 };
 pub use rbd::{
-    CephOptions, LoadError, RbdImage, RbdPath, available as rbd_available, inspect as inspect_rbd,
+    CephOptions, LoadError, RbdImage, available as rbd_available, inspect as inspect_rbd,
 };
 
 /// Says that the running test is skipped and why, on the real standard error: `cargo xtask test` counts these lines.

@@ -9,6 +9,7 @@ use crate::commit::policy::Losses;
 use crate::completion_queue::CompletionQueue;
 use crate::direct::DirectStore;
 use crate::mapped::MappedStore;
+use crate::nbd::NbdStore;
 use crate::null::NullStore;
 use crate::options::{StoreError, StoreKind, StoreOptions};
 use crate::ram::{RamStore, volatile_sectors};
@@ -64,6 +65,7 @@ pub fn open_with(
         }
         StoreKind::Direct => Ok(Arc::new(DirectStore::open(options, losses)?)),
         StoreKind::Rbd => Ok(Arc::new(RbdStore::open(options, reports.fenced)?)),
+        StoreKind::Nbd => Ok(Arc::new(NbdStore::open(options)?)),
         StoreKind::Ram => Ok(Arc::new(RamStore::open(options)?)),
         StoreKind::Null => Ok(Arc::new(NullStore::new(volatile_sectors(options)?))),
     }

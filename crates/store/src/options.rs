@@ -21,19 +21,27 @@ pub enum StoreKind {
     Ram,
     /// An image in a Ceph cluster, through librbd.
     Rbd,
+    /// An export of an NBD server.
+    Nbd,
     /// Reads give zeros, writes vanish; for measuring.
     Null,
 }
 
 impl StoreKind {
     /// Every value by its name.
-    pub const NAMES: [(&'static str, StoreKind); 5] = [
+    pub const NAMES: [(&'static str, StoreKind); 6] = [
         ("mmap", StoreKind::Mmap),
         ("direct", StoreKind::Direct),
         ("rbd", StoreKind::Rbd),
+        ("nbd", StoreKind::Nbd),
         ("ram", StoreKind::Ram),
         ("null", StoreKind::Null),
     ];
+
+    /// True when it is elsewhere: the path is an address.
+    pub fn is_remote(self) -> bool {
+        matches!(self, StoreKind::Rbd | StoreKind::Nbd)
+    }
 
     /// True when the path is a file's that is read and written; else only its size counts, or it names no file.
     pub fn uses_file(self) -> bool {
@@ -222,9 +230,9 @@ pub enum StoreError {
         /// What was asked for.
         kind: StoreKind,
     },
-    /// A path that names no image in Ceph.
+    /// A path that begins like an address and is none.
     #[error("{}: {reason}", .path.display())]
-    RbdPath {
+    Address {
         /// What was given.
         path: PathBuf,
         /// What it should be.
@@ -289,6 +297,14 @@ pub enum StoreError {
         doing: String,
         /// The cause.
         source: io::Error,
+    },
+    /// An NBD server that is not there, or refuses.
+    #[error("{}: {reason}", .path.display())]
+    Nbd {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What it said, and what to do.
+        reason: String,
     },
     /// Anything else the system said.
     #[error("{}: {doing}", .path.display())]

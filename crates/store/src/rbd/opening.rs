@@ -59,7 +59,7 @@ pub fn inspect(path: &Path, ceph: &CephOptions) -> Result<RbdImage, StoreError> 
 
 /// Reads a path.
 pub(super) fn parse(path: &Path) -> Result<RbdPath, StoreError> {
-    RbdPath::parse(path).map_err(|reason| StoreError::RbdPath {
+    RbdPath::parse(path).map_err(|reason| StoreError::Address {
         path: path.to_owned(),
         reason,
     })

@@ -95,6 +95,7 @@ fn lost(committer: &Committer) -> Option<LostWrites> {
     match committer.health() {
         Health::Healthy => None,
         Health::LostWrites(lost) => Some(lost),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::fs::{Advice, fadvise};
 use super::{Driver, image, stamp};
 use crate::completion_queue::CompletionQueue;
 use crate::direct::DirectStore;
+use crate::nbd::server::{Manner, Server};
 use crate::open::open;
 use crate::options::{StoreKind, StoreOptions};
 use engine::{Durability, Extent, Store};
@@ -26,6 +27,7 @@ enum Subject {
     Direct,
     /// On a medium whose block is 4 KiB.
     DirectLargeBlocks,
+    Nbd,
 }
 
 impl Subject {
@@ -34,6 +36,7 @@ impl Subject {
             Subject::Mmap => StoreKind::Mmap,
             Subject::Ram => StoreKind::Ram,
             Subject::Direct | Subject::DirectLargeBlocks => StoreKind::Direct,
+            Subject::Nbd => StoreKind::Nbd,
         };
         let options = StoreOptions {
             offset,
@@ -76,7 +79,9 @@ fn check(subject: Subject, offset: u64, actions: &[Action]) -> Result<(), TestCa
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let file = image(&path, SECTORS + offset);
-    let store = subject.open(&path, offset);
+    let server = matches!(subject, Subject::Nbd).then(|| Server::start(Manner::new(SECTORS + offset)));
+    let address = server.as_ref().map(Server::address);
+    let store = subject.open(address.as_ref().unwrap_or(&path), offset);
     let mut model = vec![0u8; SECTORS as usize * 512];
     let mut driver = Driver::new(&store);
     for (version, action) in actions.iter().enumerate() {
@@ -86,7 +91,7 @@ fn check(subject: Subject, offset: u64, actions: &[Action]) -> Result<(), TestCa
     prop_assert!(all == model, "the whole disk at the end");
     store.close().unwrap();
     if !matches!(subject, Subject::Ram) {
-        let bytes = std::fs::read(&path).unwrap();
+        let bytes = server.map_or_else(|| std::fs::read(&path).unwrap(), |server| server.all());
         prop_assert!(bytes[offset as usize * 512..] == model, "the file at the end");
         prop_assert!(
             bytes[..offset as usize * 512].iter().all(|byte| *byte == 0),
@@ -153,6 +158,11 @@ proptest! {
     #[test]
     fn direct_is_a_disk(offset in offset(), actions in actions()) {
         check(Subject::Direct, offset, &actions)?;
+    }
+
+    #[test]
+    fn nbd_is_a_disk(offset in offset(), actions in actions()) {
+        check(Subject::Nbd, offset, &actions)?;
     }
 
     #[test]

@@ -1,0 +1,309 @@
+//! What is under way at an NBD server, and what becomes of it when the connection is lost: no thread, no socket, no clock.
+//!
+//! A write counts as done when a flush has covered it: a server may keep what it has answered in memory of its own, and may end while xblade
+//! goes on. What was begun at a server that is lost is begun again at the next one, but for a write that has had no answer: the old
+//! server may still carry it out, after newer ones. It stays in doubt, and its sectors with it, until that server is known to be dead.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::wire::{Command, Head};
+
+/// The server ends, and has not done what it answers so.
+pub(super) const SHUTTING_DOWN: u32 = 108;
+
+/// Bytes of one part of a READ VERIFY.
+const VERIFY_BYTES: u64 = 1 << 20;
+
+/// Bytes of one part of a TRIM.
+const RELEASE_BYTES: u64 = 32 << 20;
+
+/// What is to be done. All in bytes.
+#[derive(Clone, Debug)]
+pub(super) enum Work {
+    Read {
+        at: u64,
+        length: u32,
+    },
+    Write {
+        at: u64,
+        bytes: Arc<[u8]>,
+    },
+    /// TRIM: offset and end of what is still to be done, the last one first.
+    Release {
+        left: Vec<(u64, u64)>,
+    },
+    /// Read and discard.
+    Verify {
+        at: u64,
+        end: u64,
+    },
+}
+
+/// A read's data, or an error number.
+pub(super) type Outcome = Result<Option<Box<[u8]>>, u32>;
+
+/// Is told the outcome.
+pub(super) type End = Box<dyn FnOnce(Outcome) + Send>;
+
+/// Names a connected server.
+pub(super) type Session = u64;
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// To be sent.
+    Queued,
+    /// Sent, and not answered.
+    Sent,
+    /// Answered; a flush is still to cover it.
+    Answered,
+    /// Sent to a server that was lost, which may still carry it out.
+    InDoubt(Session),
+}
+
+struct Operation {
+    work: Work,
+    phase: Phase,
+    end: End,
+}
+
+/// A flush of ours.
+#[derive(Debug)]
+struct Flush {
+    cookie: u64,
+    sent: bool,
+    covers: Vec<u64>,
+}
+
+/// A request to be sent.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub head: Head,
+    /// What a write carries.
+    pub payload: Option<Arc<[u8]>>,
+}
+
+/// An end that is to be told, outside of all locks.
+pub(super) type Told = (End, Outcome);
+
+/// All operations of a store.
+#[derive(Default)]
+pub(super) struct Table {
+    operations: BTreeMap<u64, Operation>,
+    queue: VecDeque<u64>,
+    last: u64,
+    /// Answered since the last flush began.
+    answered: Vec<u64>,
+    flush: Option<Flush>,
+    /// The server wants flushes.
+    flushes: bool,
+    /// How it gives space back.
+    release: Option<Command>,
+}
+
+impl Table {
+    /// A server is there from now on. `release` is its command for TRIM.
+    pub fn connected(&mut self, flushes: bool, release: Option<Command>) {
+        (self.flushes, self.release) = (flushes, release);
+    }
+
+    /// Takes up an operation.
+    pub fn add(&mut self, work: Work, end: End) {
+        self.last += 1;
+        let phase = Phase::Queued;
+        self.operations.insert(self.last, Operation { work, phase, end });
+        self.queue.push_back(self.last);
+    }
+
+    /// The next request to be sent.
+    pub fn next(&mut self) -> Option<Message> {
+        if let Some(flush) = self.flush.as_mut().filter(|flush| !flush.sent) {
+            flush.sent = true;
+            let (command, cookie) = (Command::Flush, flush.cookie);
+            return Some(plain(command, cookie, (0, 0)));
+        }
+        let cookie = self.queue.pop_front()?;
+        let release = self.release.unwrap_or(Command::Trim);
+        let operation = self.operations.get_mut(&cookie)?;
+        operation.phase = Phase::Sent;
+        Some(match &operation.work {
+            Work::Read { at, length } => plain(Command::Read, cookie, (*at, *length)),
+            Work::Write { at, bytes } => Message {
+                payload: Some(Arc::clone(bytes)),
+                ..plain(Command::Write, cookie, (*at, bytes.len() as u32))
+            },
+            Work::Release { left } => plain(
+                release,
+                cookie,
+                left.last().map_or((0, 0), |part| piece(*part, RELEASE_BYTES)),
+            ),
+            Work::Verify { at, end } => plain(Command::Read, cookie, piece((*at, *end), VERIFY_BYTES)),
+        })
+    }
+
+    /// Where the data that answers a request lies, and how much it is; `None` for a request that is not waiting for an answer.
+    pub fn expects(&self, cookie: u64) -> Option<(u64, u32)> {
+        if self
+            .flush
+            .as_ref()
+            .is_some_and(|flush| flush.cookie == cookie && flush.sent)
+        {
+            return Some((0, 0));
+        }
+        let operation = self.operations.get(&cookie)?;
+        (operation.phase == Phase::Sent).then(|| match &operation.work {
+            Work::Read { at, length } => (*at, *length),
+            Work::Verify { at, end } => piece((*at, *end), VERIFY_BYTES),
+            Work::Write { .. } | Work::Release { .. } => (0, 0),
+        })
+    }
+
+    /// A request was answered. Gives who is to be told of an end.
+    pub fn answered(&mut self, cookie: u64, outcome: Outcome) -> Vec<Told> {
+        if self.flush.as_ref().is_some_and(|flush| flush.cookie == cookie) {
+            return self.flushed(outcome.map(drop));
+        }
+        let Some(operation) = self.operations.get_mut(&cookie) else {
+            return Vec::new();
+        };
+        if outcome == Err(SHUTTING_DOWN) {
+            operation.phase = Phase::Queued;
+            self.queue.push_back(cookie);
+            return Vec::new();
+        }
+        let goes_on = outcome.is_ok() && operation.work.advance();
+        let writes = matches!(operation.work, Work::Write { .. } | Work::Release { .. });
+        if goes_on {
+            operation.phase = Phase::Queued;
+            self.queue.push_back(cookie);
+        } else if outcome.is_ok() && writes && self.flushes {
+            operation.phase = Phase::Answered;
+            self.answered.push(cookie);
+            self.flush_if_idle();
+        } else {
+            let discards = matches!(operation.work, Work::Verify { .. });
+            let outcome = if discards { outcome.map(|_| None) } else { outcome };
+            let ended = self.operations.remove(&cookie);
+            return Vec::from_iter(ended.map(|operation| (operation.end, outcome)));
+        }
+        Vec::new()
+    }
+
+    /// A flush covers what was answered before it is sent.
+    fn flush_if_idle(&mut self) {
+        if self.flush.is_none() && !self.answered.is_empty() {
+            self.last += 1;
+            self.flush = Some(Flush {
+                cookie: self.last,
+                sent: false,
+                covers: std::mem::take(&mut self.answered),
+            });
+        }
+    }
+
+    fn flushed(&mut self, result: Result<(), u32>) -> Vec<Told> {
+        let Some(flush) = self.flush.take() else {
+            return Vec::new();
+        };
+        if result == Err(SHUTTING_DOWN) {
+            // The connection is lost with it.
+            self.answered.extend(flush.covers);
+            return Vec::new();
+        }
+        let covered = flush
+            .covers
+            .iter()
+            .filter_map(|cookie| self.operations.remove(cookie));
+        let told = covered
+            .map(|operation| (operation.end, result.map(|()| None)))
+            .collect();
+        self.flush_if_idle();
+        told
+    }
+
+    /// The server is lost. What may be begun again is; gives how many writes are in doubt.
+    pub fn lost(&mut self, session: Session) -> usize {
+        self.flush = None;
+        self.answered.clear();
+        self.queue.clear();
+        let mut doubts = 0;
+        for (cookie, operation) in &mut self.operations {
+            let writes = matches!(operation.work, Work::Write { .. } | Work::Release { .. });
+            match operation.phase {
+                Phase::InDoubt(_) => continue,
+                Phase::Sent if writes => {
+                    operation.phase = Phase::InDoubt(session);
+                    doubts += 1;
+                }
+                Phase::Sent | Phase::Queued | Phase::Answered => {
+                    operation.phase = Phase::Queued;
+                    self.queue.push_back(*cookie);
+                }
+            }
+        }
+        doubts
+    }
+
+    /// A lost server is dead: what was in doubt is begun again.
+    pub fn dead(&mut self, session: Session) {
+        for (cookie, operation) in &mut self.operations {
+            if operation.phase == Phase::InDoubt(session) {
+                operation.phase = Phase::Queued;
+                self.queue.push_back(*cookie);
+            }
+        }
+    }
+
+    /// Nothing is carried out any more.
+    pub fn end(&mut self, error: u32) -> Vec<Told> {
+        let operations = std::mem::take(self).operations;
+        operations
+            .into_values()
+            .map(|operation| (operation.end, Err(error)))
+            .collect()
+    }
+}
+
+impl Work {
+    /// A part of it is done; true while parts are left.
+    fn advance(&mut self) -> bool {
+        match self {
+            Work::Read { .. } | Work::Write { .. } => false,
+            Work::Release { left } => {
+                if let Some((at, end)) = left.last_mut() {
+                    *at = end_of((*at, *end), RELEASE_BYTES);
+                    if *at >= *end {
+                        left.pop();
+                    }
+                }
+                !left.is_empty()
+            }
+            Work::Verify { at, end } => {
+                *at = end_of((*at, *end), VERIFY_BYTES);
+                *at < *end
+            }
+        }
+    }
+}
+
+fn end_of((at, end): (u64, u64), most: u64) -> u64 {
+    end.min(at.saturating_add(most))
+}
+
+/// Offset and length of the first part.
+fn piece(part: (u64, u64), most: u64) -> (u64, u32) {
+    (part.0, (end_of(part, most) - part.0) as u32)
+}
+
+fn plain(command: Command, cookie: u64, (offset, length): (u64, u32)) -> Message {
+    Message {
+        head: Head {
+            command,
+            cookie,
+            offset,
+            length,
+        },
+        payload: None,
+    }
+}

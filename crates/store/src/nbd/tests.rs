@@ -1,0 +1,250 @@
+//! The store against a server that goes wrong at will. Real servers are for the lab.
+
+pub(crate) mod server;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::server::{ALL_FLAGS, Manner, Server, Trick, address};
+use crate::completion_queue::CompletionQueue;
+use crate::options::{StoreKind, StoreOptions};
+use crate::tests::Driver;
+use engine::{Durability, Event, Extent, FaultKind, Health, Step, Store};
+
+const SECTORS: u64 = 64;
+
+fn options(path: &Path) -> StoreOptions {
+    StoreOptions::new(StoreKind::Nbd, path)
+}
+
+fn open(path: &Path) -> Result<Arc<dyn Store<CompletionQueue>>, String> {
+    crate::open(&options(path)).map_err(|error| error.to_string())
+}
+
+fn driver(server: &Server) -> Driver {
+    Driver::new(&open(&server.address()).unwrap())
+}
+
+fn sectors(byte: u8, count: usize) -> Vec<u8> {
+    vec![byte; count * 512]
+}
+
+/// Polls until something holds.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "{what}: not within a minute"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn what_is_answered_has_been_flushed() {
+    for structured in [false, true] {
+        let server = Server::start(Manner {
+            structured,
+            ..Manner::new(SECTORS)
+        });
+        let mut driver = driver(&server);
+        assert_eq!(driver.store.sectors(), SECTORS);
+        driver.write(3, &sectors(7, 4), Durability::WriteBack).unwrap();
+        assert_eq!(server.durable(6), sectors(7, 1));
+        assert_eq!(
+            driver.read(2, 6).unwrap(),
+            [sectors(0, 1), sectors(7, 4), sectors(0, 1)].concat()
+        );
+        driver
+            .trim(&[Extent { lba: 4, count: 1 }, Extent { lba: 5, count: 1 }])
+            .unwrap();
+        assert_eq!(server.durable(4), sectors(0, 1));
+        assert_eq!(
+            driver.read(3, 4).unwrap(),
+            [sectors(7, 1), sectors(0, 2), sectors(7, 1)].concat()
+        );
+        driver.verify(0, SECTORS).unwrap();
+        driver.flush().unwrap();
+        driver.store.close().unwrap();
+    }
+}
+
+#[test]
+fn a_server_without_flush_has_done_what_it_answers() {
+    let server = Server::start(Manner {
+        flags: 0,
+        ..Manner::new(SECTORS)
+    });
+    let mut driver = driver(&server);
+    driver.write(0, &sectors(9, 1), Durability::Durable).unwrap();
+    assert_eq!(server.seen(3), 0);
+    assert_eq!(driver.read(0, 1).unwrap(), sectors(9, 1));
+    assert!(!driver.store.traits().trim);
+}
+
+#[test]
+fn errors_are_told_as_what_they_are() {
+    let server = Server::start(Manner::new(SECTORS));
+    let mut driver = driver(&server);
+    let mut fails = |command, error: i32, run: &mut dyn FnMut(&mut Driver) -> Result<(), engine::Fault>| {
+        server.set(|manner| manner.trick = Some((command, Trick::Error(error as u32))));
+        let fault = run(&mut driver).unwrap_err();
+        assert_eq!(fault.source.raw_os_error(), Some(error));
+        // It does not stay.
+        run(&mut driver).unwrap();
+        fault.kind
+    };
+    let mut write = |driver: &mut Driver| driver.write(1, &sectors(1, 2), Durability::WriteBack);
+    assert_eq!(
+        fails(0, libc::EIO, &mut |driver| driver.read(1, 2).map(drop)),
+        FaultKind::Read
+    );
+    assert_eq!(
+        fails(0, libc::EIO, &mut |driver| driver.verify(0, 9)),
+        FaultKind::Read
+    );
+    assert_eq!(fails(1, libc::ENOSPC, &mut write), FaultKind::Write);
+    assert_eq!(fails(3, libc::EIO, &mut write), FaultKind::Write);
+    let mut trim = |driver: &mut Driver| driver.trim(&[Extent { lba: 0, count: 4 }]);
+    assert_eq!(fails(6, libc::EIO, &mut trim), FaultKind::Write);
+    let outside = driver.read(SECTORS - 1, 2).unwrap_err();
+    assert_eq!(outside.kind, FaultKind::Read);
+}
+
+#[test]
+fn a_crash_of_the_server_takes_nothing_that_was_answered() {
+    let server = Server::start(Manner::new(SECTORS));
+    let mut driver = driver(&server);
+    driver.write(0, &sectors(1, 1), Durability::WriteBack).unwrap();
+    // The write has an answer and is not flushed.
+    server.set(|manner| manner.trick = Some((3, Trick::Crash)));
+    driver.write(1, &sectors(2, 1), Durability::WriteBack).unwrap();
+    assert_eq!(
+        [server.durable(0), server.durable(1)],
+        [sectors(1, 1), sectors(2, 1)]
+    );
+    assert_eq!(
+        driver.read(0, 2).unwrap(),
+        [sectors(1, 1), sectors(2, 1)].concat()
+    );
+}
+
+#[test]
+fn reads_survive_a_lost_connection_and_a_server_that_shuts_down() {
+    let server = Server::start(Manner::new(SECTORS));
+    let mut driver = driver(&server);
+    driver.write(0, &sectors(1, 1), Durability::WriteBack).unwrap();
+    for trick in [
+        Trick::Hangup,
+        Trick::WrongCookie,
+        Trick::Error(libc::ESHUTDOWN as u32),
+    ] {
+        server.set(|manner| manner.trick = Some((0, trick)));
+        assert_eq!(driver.read(0, 1).unwrap(), sectors(1, 1), "{trick:?}");
+    }
+    for command in [1, 3] {
+        server.set(|manner| manner.trick = Some((command, Trick::Error(libc::ESHUTDOWN as u32))));
+        driver.write(5, &sectors(3, 1), Durability::WriteBack).unwrap();
+    }
+    assert_eq!(server.durable(5), sectors(3, 1));
+}
+
+/// The server is this process, and lives: it may still carry the write out.
+#[test]
+fn a_write_without_an_answer_is_never_sent_to_another_server_while_the_old_one_may_live() {
+    let server = Server::start(Manner::new(SECTORS));
+    let mut driver = driver(&server);
+    driver.write(0, &sectors(1, 1), Durability::WriteBack).unwrap();
+    server.set(|manner| manner.trick = Some((1, Trick::Hangup)));
+    let token = driver.token();
+    let (store, extent) = (Arc::clone(&driver.store), Extent { lba: 0, count: 1 });
+    let step = store.write(
+        &mut driver.queue,
+        token,
+        extent,
+        &[&sectors(2, 1)],
+        Durability::WriteBack,
+    );
+    assert_eq!(step.unwrap(), Step::Later);
+    server.wait_for(1, 2);
+    // Everything else goes on at the new connection.
+    for lba in 1..SECTORS {
+        driver.write(lba, &sectors(3, 1), Durability::WriteBack).unwrap();
+        assert_eq!(driver.read(lba, 1).unwrap(), sectors(3, 1));
+    }
+    assert_eq!(server.seen(1), 2 + SECTORS as usize - 1, "it was not sent again");
+    let health = store.health();
+    assert!(
+        matches!(&health, Health::Degraded(why) if why.contains("1 writes had no answer")),
+        "{health:?}"
+    );
+    assert_eq!(driver.read(0, 1).unwrap(), sectors(1, 1));
+    store.close().unwrap();
+    let ended = driver.wait(token);
+    assert!(matches!(ended, Event::Finished(Err(_))), "{ended:?}");
+}
+
+#[test]
+fn a_larger_export_is_served_as_it_is_heard_of() {
+    let server = Server::start(Manner::new(SECTORS));
+    let mut driver = driver(&server);
+    server.grow(2 * SECTORS);
+    until("the new size", || driver.store.refresh().unwrap() == 2 * SECTORS);
+    driver
+        .write(2 * SECTORS - 1, &sectors(1, 1), Durability::WriteBack)
+        .unwrap();
+}
+
+#[test]
+fn what_cannot_be_served_says_why() {
+    let refused = |manner: Manner, word: &str| {
+        let server = Server::start(manner);
+        let error = open(&server.address()).unwrap_err();
+        assert!(error.contains(word), "{error}");
+    };
+    let good = Manner::new(SECTORS);
+    refused(
+        Manner {
+            flags: ALL_FLAGS | 1 << 1,
+            ..good.clone()
+        },
+        "read_only",
+    );
+    refused(
+        Manner {
+            least_block: 4096,
+            ..good.clone()
+        },
+        "4096 bytes",
+    );
+    refused(
+        Manner {
+            bytes: 0,
+            ..good.clone()
+        },
+        "empty",
+    );
+    let server = Server::start(good);
+    let socket = server
+        .address()
+        .to_str()
+        .unwrap()
+        .split_once('=')
+        .unwrap()
+        .1
+        .to_owned();
+    let error = open(&address(Path::new(&socket), "other")).unwrap_err();
+    assert!(
+        error.contains("no such export") && error.contains("which one?"),
+        "{error}"
+    );
+    let error = open(&address(Path::new("/nowhere/s"), "")).unwrap_err();
+    assert!(
+        error.contains("/nowhere/s") && error.contains("No such file"),
+        "{error}"
+    );
+    let error = open(Path::new("nbd+unix:///x")).unwrap_err();
+    assert!(error.contains("nbd+unix:///NAME?socket=PATH"), "{error}");
+}

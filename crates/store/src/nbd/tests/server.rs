@@ -1,0 +1,324 @@
+//! An NBD server in this process that goes wrong at will. What it has answered it loses unless a flush came after it.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use parking_lot::{Condvar, Mutex};
+use tempfile::TempDir;
+
+use super::super::wire::array;
+
+/// How a server behaves.
+#[derive(Clone, Debug)]
+pub struct Manner {
+    /// Transmission flags beside the one that says that there are flags.
+    pub flags: u16,
+    /// Replies come in parts.
+    pub structured: bool,
+    pub least_block: u32,
+    pub bytes: u64,
+    /// What becomes of the next request of a kind: 0 read, 1 write, 3 flush, 6 write zeroes.
+    pub trick: Option<(u16, Trick)>,
+}
+
+/// What a server does once instead of what it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trick {
+    /// It answers with this error.
+    Error(u32),
+    /// The connection ends, and nothing is carried out.
+    Hangup,
+    /// The connection ends, and everything that was not flushed is lost.
+    Crash,
+    /// It answers a request that nobody has sent.
+    WrongCookie,
+}
+
+/// Flush, trim, write zeroes, several connections.
+pub const ALL_FLAGS: u16 = 1 << 2 | 1 << 5 | 1 << 6 | 1 << 8;
+
+impl Manner {
+    pub fn new(sectors: u64) -> Manner {
+        Manner {
+            flags: ALL_FLAGS,
+            structured: true,
+            least_block: 512,
+            bytes: sectors * 512,
+            trick: None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Disk {
+    manner: Manner,
+    durable: Vec<u8>,
+    cached: Vec<u8>,
+    /// Requests carried out or not, by command.
+    seen: Vec<u16>,
+    streams: Vec<UnixStream>,
+    ends: bool,
+}
+
+/// A server on a socket of its own.
+#[derive(Debug)]
+pub struct Server {
+    dir: TempDir,
+    disk: Arc<(Mutex<Disk>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub fn start(manner: Manner) -> Server {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = vec![0; manner.bytes as usize];
+        let disk = Disk {
+            manner,
+            durable: bytes.clone(),
+            cached: bytes,
+            seen: Vec::new(),
+            streams: Vec::new(),
+            ends: false,
+        };
+        let disk = Arc::new((Mutex::new(disk), Condvar::new()));
+        let listener = UnixListener::bind(dir.path().join("s")).unwrap();
+        let serves = Arc::clone(&disk);
+        let thread = Some(thread::spawn(move || {
+            thread::scope(|scope| {
+                for stream in listener.incoming() {
+                    let stream = stream.unwrap();
+                    let mut disk = serves.0.lock();
+                    if disk.ends {
+                        break;
+                    }
+                    disk.streams.push(stream.try_clone().unwrap());
+                    drop(disk);
+                    // Ends with an error when either side hangs up.
+                    scope.spawn(|| drop(serve(stream, &serves)));
+                }
+            });
+        }));
+        Server { dir, disk, thread }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
+    pub fn address(&self) -> PathBuf {
+        address(&self.socket(), "disk")
+    }
+
+    pub fn set(&self, change: impl FnOnce(&mut Manner)) {
+        change(&mut self.disk.0.lock().manner);
+    }
+
+    pub fn grow(&self, sectors: u64) {
+        let mut disk = self.disk.0.lock();
+        disk.manner.bytes = sectors * 512;
+        disk.durable.resize(sectors as usize * 512, 0);
+        disk.cached.resize(sectors as usize * 512, 0);
+    }
+
+    /// What a crash would leave.
+    pub fn durable(&self, lba: usize) -> Vec<u8> {
+        self.disk.0.lock().durable[lba * 512..][..512].to_vec()
+    }
+
+    /// The same of the whole disk.
+    pub fn all(&self) -> Vec<u8> {
+        self.disk.0.lock().durable.clone()
+    }
+
+    /// Waits until so many requests of a kind have come.
+    pub fn wait_for(&self, command: u16, count: usize) {
+        let mut disk = self.disk.0.lock();
+        while self::count(&disk.seen, command) < count {
+            let late = self
+                .disk
+                .1
+                .wait_for(&mut disk, std::time::Duration::from_secs(60));
+            assert!(!late.timed_out(), "{command} came too seldom: {:?}", disk.seen);
+        }
+    }
+
+    pub fn seen(&self, command: u16) -> usize {
+        count(&self.disk.0.lock().seen, command)
+    }
+}
+
+fn count(seen: &[u16], command: u16) -> usize {
+    seen.iter().filter(|other| **other == command).count()
+}
+
+pub fn address(socket: &Path, export: &str) -> PathBuf {
+    format!("nbd+unix:///{export}?socket={}", socket.display()).into()
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let mut disk = self.disk.0.lock();
+        disk.ends = true;
+        for stream in &disk.streams {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+        drop(disk);
+        let _ = UnixStream::connect(self.socket());
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(
+            thread::panicking() || matches!(ended, Some(Ok(()))),
+            "the server panicked"
+        );
+    }
+}
+
+fn serve(mut stream: UnixStream, shared: &(Mutex<Disk>, Condvar)) -> io::Result<()> {
+    let structured = negotiate(&mut stream, shared)?;
+    loop {
+        let head: [u8; 28] = array(&mut stream)?;
+        assert_eq!(&head[..4], &0x2560_9513u32.to_be_bytes());
+        let command = u16::from_be_bytes([head[6], head[7]]);
+        let cookie = u64::from_be_bytes(head[8..16].try_into().unwrap());
+        let at = u64::from_be_bytes(head[16..24].try_into().unwrap()) as usize;
+        let length = u32::from_be_bytes(head[24..].try_into().unwrap()) as usize;
+        let mut payload = vec![0; if command == 1 { length } else { 0 }];
+        stream.read_exact(&mut payload)?;
+        let mut disk = shared.0.lock();
+        disk.seen.push(command);
+        shared.1.notify_all();
+        let trick = disk.manner.trick.take_if(|(kind, _)| *kind == command);
+        match trick.map(|(_, trick)| trick) {
+            Some(Trick::Error(error)) => {
+                answer(&mut stream, structured, cookie, Err(error))?;
+                continue;
+            }
+            Some(trick @ (Trick::Hangup | Trick::Crash)) => {
+                if trick == Trick::Crash {
+                    disk.cached = disk.durable.clone();
+                }
+                for stream in disk.streams.drain(..) {
+                    let _ = stream.shutdown(std::net::Shutdown::Both);
+                }
+                return Ok(());
+            }
+            Some(Trick::WrongCookie) => {
+                answer(&mut stream, structured, cookie + 1000, Ok((0, &[])))?;
+                continue;
+            }
+            None => {}
+        }
+        match command {
+            0 => {
+                let bytes = disk.cached[at..at + length].to_vec();
+                drop(disk);
+                answer(&mut stream, structured, cookie, Ok((at, &bytes)))?;
+                continue;
+            }
+            1 => disk.cached[at..at + length].copy_from_slice(&payload),
+            3 => disk.durable = disk.cached.clone(),
+            4 => disk.cached[at..at + length].fill(0xee),
+            6 => disk.cached[at..at + length].fill(0),
+            _ => return Ok(()),
+        }
+        drop(disk);
+        answer(&mut stream, structured, cookie, Ok((0, &[])))?;
+    }
+}
+
+fn answer(
+    stream: &mut UnixStream,
+    structured: bool,
+    cookie: u64,
+    result: Result<(usize, &[u8]), u32>,
+) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    if !structured {
+        bytes.extend(0x6744_6698u32.to_be_bytes());
+        bytes.extend(result.err().unwrap_or(0).to_be_bytes());
+        bytes.extend(cookie.to_be_bytes());
+        bytes.extend(result.unwrap_or((0, &[])).1);
+        return stream.write_all(&bytes);
+    }
+    let mut chunk = |last: bool, kind: u16, data: &[u8]| {
+        bytes.extend(0x668e_33efu32.to_be_bytes());
+        bytes.extend(u16::from(last).to_be_bytes());
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend(cookie.to_be_bytes());
+        bytes.extend((data.len() as u32).to_be_bytes());
+        bytes.extend(data);
+    };
+    match result {
+        Err(error) => {
+            let text = b"by order";
+            let mut data = error.to_be_bytes().to_vec();
+            data.extend((text.len() as u16).to_be_bytes());
+            data.extend(text);
+            chunk(true, 0x8001, &data);
+        }
+        Ok((_, [])) => chunk(true, 0, &[]),
+        Ok((at, data)) => {
+            // Sector by sector, from the end; holes where there are zeros.
+            for (sector, bytes) in data.chunks(512).enumerate().rev() {
+                let mut part = ((at + sector * 512) as u64).to_be_bytes().to_vec();
+                if bytes.iter().all(|byte| *byte == 0) {
+                    part.extend((bytes.len() as u32).to_be_bytes());
+                    chunk(false, 2, &part);
+                } else {
+                    part.extend(bytes);
+                    chunk(false, 1, &part);
+                }
+            }
+            chunk(true, 0, &[]);
+        }
+    }
+    stream.write_all(&bytes)
+}
+
+fn negotiate(stream: &mut UnixStream, shared: &(Mutex<Disk>, Condvar)) -> io::Result<bool> {
+    stream.write_all(b"NBDMAGICIHAVEOPT")?;
+    stream.write_all(&3u16.to_be_bytes())?;
+    assert_eq!(array(stream)?, 3u32.to_be_bytes(), "fixed newstyle, no zeroes");
+    let mut structured = false;
+    loop {
+        assert_eq!(&array::<8>(stream)?, b"IHAVEOPT");
+        let option = u32::from_be_bytes(array(stream)?);
+        let mut data = vec![0; u32::from_be_bytes(array(stream)?) as usize];
+        stream.read_exact(&mut data)?;
+        let manner = shared.0.lock().manner.clone();
+        let mut reply = |kind: u32, data: &[u8]| -> io::Result<()> {
+            let mut bytes = 0x0003_e889_0455_65a9u64.to_be_bytes().to_vec();
+            bytes.extend(option.to_be_bytes());
+            bytes.extend(kind.to_be_bytes());
+            bytes.extend((data.len() as u32).to_be_bytes());
+            bytes.extend(data);
+            stream.write_all(&bytes)
+        };
+        match option {
+            8 if manner.structured => {
+                structured = true;
+                reply(1, &[])?;
+            }
+            6 | 7 if data[4..8] == *b"disk" => {
+                let mut export = 0u16.to_be_bytes().to_vec();
+                export.extend(manner.bytes.to_be_bytes());
+                export.extend((manner.flags | 1).to_be_bytes());
+                reply(3, &export)?;
+                let mut blocks = 3u16.to_be_bytes().to_vec();
+                for size in [manner.least_block, 4096, 32 << 20] {
+                    blocks.extend(size.to_be_bytes());
+                }
+                reply(3, &blocks)?;
+                reply(1, &[])?;
+                if option == 7 {
+                    return Ok(structured);
+                }
+            }
+            6 | 7 => reply(1 << 31 | 6, b"which one?")?,
+            2 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => reply(1 << 31 | 1, &[])?,
+        }
+    }
+}

@@ -27,6 +27,7 @@ mod linux;
 mod logging;
 mod lost_worker;
 mod metrics;
+mod nbd;
 mod other_targets;
 mod overlay;
 mod panics;

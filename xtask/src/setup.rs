@@ -55,6 +55,11 @@ const PACKAGES: &[Package] = &[
         "prometheus",
         "tests: Prometheus and promtool read the metrics and alert rules",
     ),
+    package("nbdkit", "tests: an NBD server on the network"),
+    package(
+        "qemu-utils",
+        "tests: qemu-nbd and qemu-img, an NBD server of images in qcow2",
+    ),
     package("ceph-mon", "tests: a small Ceph cluster, its monitor"),
     package("ceph-osd", "tests: its OSD"),
     package("ceph-common", "tests: rbd and ceph, which make and change images"),

@@ -34,6 +34,8 @@ const PACKAGES: &[&str] = &[
     "ipxe-qemu",
     "ipxe",
     "prometheus",
+    "nbdkit",
+    "qemu-utils",
     "ceph-mon",
     "ceph-osd",
     "ceph-common",

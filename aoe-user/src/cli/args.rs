@@ -129,7 +129,7 @@ pub struct ServeArgs {
     /// Network interfaces to serve on, names or globs
     #[arg(value_name = "NETIF[,NETIF…]", value_parser = patterns)]
     pub interfaces: Patterns,
-    /// Image file or block device, or an image in Ceph: rbd:POOL/IMAGE
+    /// Image file or block device, an image in Ceph (rbd:POOL/IMAGE), or an NBD server's (nbd+unix:///NAME?socket=PATH, nbd://HOST/NAME)
     pub file: PathBuf,
 
     /// Refuse writes
@@ -179,7 +179,7 @@ pub struct ServeArgs {
     /// How to attach to the interface: the best that works, or only this
     #[arg(long, default_value = "auto", value_parser = one_of(&Mode::NAMES, &Mode::OTHER_NAMES))]
     pub mode: Mode,
-    /// Where sectors live: mapped file, O_DIRECT, an image in Ceph, or for measuring memory or nowhere
+    /// Where sectors live: mapped file, O_DIRECT, an image in Ceph, an NBD server's export, or for measuring memory or nowhere
     #[arg(long, default_value = "mmap", value_parser = one_of(&StoreKind::NAMES, &[]))]
     pub store: StoreKind,
     /// Export the file's bytes as they are (raw), or refuse what looks like qcow2, VMDK, gzip and so on

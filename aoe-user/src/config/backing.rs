@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{Access as Permission, AtFlags, CWD, accessat};
 
 use super::{ExportConfig, StoreKind};
-use crate::store::{StoreError, inspect_rbd};
+use crate::store::{StoreError, inspect_nbd, inspect_rbd};
 
 const SECTOR_BYTES: u64 = 512;
 
@@ -33,7 +33,7 @@ pub enum Identity {
     },
     /// A block device, by its own number: every node of the same device is the same disk.
     Device(u64),
-    /// An image in Ceph, by a digest of its name and of the way to its cluster.
+    /// An image elsewhere, by a digest of its address and of the way to it.
     Image(u64),
 }
 
@@ -54,14 +54,38 @@ impl Backing {
 /// # Errors
 /// The key at fault and what is wrong with it.
 pub fn examine(export: &ExportConfig) -> Result<Backing, (&'static str, String)> {
-    if export.store == StoreKind::Rbd {
-        return Ok(examine_image(export)?.0);
+    match export.store {
+        StoreKind::Rbd => return Ok(examine_image(export)?.0),
+        StoreKind::Nbd => return examine_nbd(export),
+        _ => {}
     }
     let path = export.path.as_path();
     let backing = locate(path).map_err(|reason| ("path", format!("{}: {reason}", path.display())))?;
     if export.store.uses_file() {
         permitted(export).map_err(|reason| ("path", format!("{}: {reason}", path.display())))?;
     }
+    fitting(export, backing)
+}
+
+/// Asks an NBD server for its export.
+///
+/// # Errors
+/// The key at fault and what is wrong.
+fn examine_nbd(export: &ExportConfig) -> Result<Backing, (&'static str, String)> {
+    let found = inspect_nbd(&export.path).map_err(|error| ("path", error.to_string()))?;
+    if found.read_only && export.writes_backing() {
+        let message = format!(
+            "{}: the server exports it read-only; say read_only = true (--read-only)",
+            export.path.display()
+        );
+        return Err(("read_only", message));
+    }
+    let mut digest = DefaultHasher::new();
+    export.path.hash(&mut digest);
+    let backing = Backing {
+        identity: Identity::Image(digest.finish()),
+        bytes: found.bytes,
+    };
     fitting(export, backing)
 }
 

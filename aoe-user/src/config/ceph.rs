@@ -77,15 +77,32 @@ mod tests {
     }
 
     #[test]
-    fn a_store_of_files_takes_no_image_in_ceph() {
+    fn an_address_of_an_nbd_server_chooses_its_store() {
+        let of = |path: &str| {
+            let text = format!("[[export]]\nshelf = 1\nslot = 1\ninterfaces = [\"eth0\"]\npath = {path:?}\n");
+            let config = parse(Path::new("/etc/xblade/xblade.toml"), text).unwrap().config;
+            let export = &config.exports[0];
+            (export.path.to_str().unwrap().to_owned(), export.store)
+        };
+        for path in ["nbd://h/disk", "nbd+unix:///?socket=/run/s"] {
+            assert_eq!(of(path), (path.to_owned(), StoreKind::Nbd));
+        }
+        assert_eq!(of("nbd"), ("/etc/xblade/nbd".to_owned(), StoreKind::Mmap));
+    }
+
+    #[test]
+    fn an_address_is_whole_and_has_the_store_that_it_needs() {
         for (line, column) in [
             ("path = \"rbd:p\"", 8),
             ("path = \"rbd:p/i\"\nstore = \"direct\"", 9),
+            ("path = \"nbd+unix:///rbd:\"", 8),
+            ("path = \"nbd://rbd:1/i\"\nstore = \"rbd\"", 9),
         ] {
             let text = format!("[[export]]\nshelf = 1\nslot = 1\ninterfaces = [\"eth0\"]\n{line}\n");
             let problems = parse(Path::new("x.toml"), text).unwrap_err().to_string();
             assert!(
-                problems.contains(&format!(":{column}: ")) && problems.contains("rbd:"),
+                problems.contains(&format!(":{column}: "))
+                    && (problems.contains("rbd:") || problems.contains("nbd+unix:")),
                 "{problems}"
             );
         }

@@ -19,7 +19,7 @@ use super::values::{self, BUFFERS, CPU, LENGTH, MAX_SECTORS, OFFSET, SHELF, SLOT
 #[cfg(test)]
 use super::{Access, AccessEntry};
 use super::{Config, ExportConfig, ImageFormat, Machine, Mode, OnLostWrite, Overlay, StoreKind, Vlan};
-use crate::store::RbdPath;
+use crate::store::RemotePath;
 
 /// Keys of one export only.
 const OWN_KEYS: [&str; 7] = [
@@ -256,12 +256,15 @@ fn read_export(
     export.serial = keys.get("serial", text(values::serial));
     export.state_name = keys.get("state_name", text(values::state_name));
     read_settings(&mut keys, &mut export, (file, lists));
-    if RbdPath::is_meant(&export.path) {
-        if export.store != StoreKind::Rbd
+    if let Some(Ok(remote)) = RemotePath::of(&export.path) {
+        if export.store != remote.store
             && let Some(value) = keys.raw("store")
         {
-            let message = "a path that begins with rbd: is an image in Ceph, which needs store = \"rbd\"; a file of \
-                           such a name is written ./rbd:…";
+            let message = format!(
+                "the path is an address, which needs store = \"{}\"; a file of such a name is written ./{}",
+                remote.store,
+                export.path.display()
+            );
             keys.mistake(value.span(), message);
         }
         export.settle_path();
@@ -342,8 +345,8 @@ fn read_path(file: &Path, text: &str) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
         return Err("the path of an image or block device is needed".into());
     }
-    if RbdPath::is_meant(Path::new(text)) {
-        RbdPath::parse(Path::new(text))?;
+    if let Some(remote) = RemotePath::of(Path::new(text)) {
+        remote?;
         return Ok(text.into());
     }
     Ok(file.parent().unwrap_or(Path::new("")).join(text))

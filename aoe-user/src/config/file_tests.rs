@@ -263,7 +263,7 @@ fn wrong_values_are_shown_with_their_range_and_place() {
         (
             "store = 1",
             9,
-            "store = 1: it is one of \"mmap\", \"direct\", \"rbd\", \"ram\", \"null\"",
+            "store = 1: it is one of \"mmap\", \"direct\", \"rbd\", \"nbd\", \"ram\", \"null\"",
         ),
         ("sync = \"yes\"", 8, "sync = \"yes\": true or false is needed"),
         ("serial = \"grün\"", 10, "printable ASCII"),

@@ -27,7 +27,7 @@ pub use aoe_common::{Access, Vlan};
 
 pub use overlays::{Machine, Overlay, OverlayReset, Unknown};
 
-use crate::store::RbdPath;
+use crate::store::RemotePath;
 pub use crate::store::{CephOptions, ImageFormat, OnLostWrite, StoreKind};
 
 /// Everything one process serves.
@@ -173,17 +173,17 @@ impl ExportConfig {
         }
     }
 
-    /// What a path in Ceph's cluster decides: the store, and that a snapshot is only read.
+    /// What a path that is an address decides: the store, and that a snapshot is only read.
     pub fn settle_path(&mut self) {
-        if RbdPath::is_meant(&self.path) {
-            self.store = StoreKind::Rbd;
-            self.read_only |= RbdPath::parse(&self.path).is_ok_and(|path| path.snapshot.is_some());
+        if let Some(Ok(remote)) = RemotePath::of(&self.path) {
+            self.store = remote.store;
+            self.read_only |= remote.read_only;
         }
     }
 
     /// Whether what is behind its path is written.
     pub fn writes_backing(&self) -> bool {
-        let is_there = self.store.uses_file() || self.store == StoreKind::Rbd;
+        let is_there = self.store.uses_file() || self.store.is_remote();
         is_there && !self.read_only && self.overlay == Overlay::None
     }
 

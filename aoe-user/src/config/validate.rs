@@ -173,6 +173,11 @@ impl Check<'_> {
                 StoreKind::Rbd => {
                     format!("{shared}: an image in Ceph has one writer, which has its exclusive lock")
                 }
+                StoreKind::Nbd => {
+                    format!(
+                        "{shared}: of an NBD export with other writers nothing is known; xblade must be the only one"
+                    )
+                }
                 store => format!(
                     "{shared}: a backing object with other writers must not be cached, and the {store} store caches; {remedy}"
                 ),

@@ -299,13 +299,14 @@ impl Supervisor {
             }
         }
         for served in self.exports.values() {
-            if let Health::LostWrites(lost) = served.export.store().health() {
-                info!(
-                    "{} of {}: FAILED-DEGRADED: {lost}",
-                    served.export.address(),
-                    served.config.path.display()
-                );
-            }
+            let (state, why) = match served.export.store().health() {
+                Health::Healthy => continue,
+                Health::LostWrites(lost) => ("FAILED-DEGRADED", lost.to_string()),
+                Health::Degraded(why) => ("FAILED-DEGRADED", why),
+                Health::Silent(why) => ("FAILED", why),
+            };
+            let (address, path) = (served.export.address(), served.config.path.display());
+            info!("{address} of {path}: {state}: {why}");
         }
         for address in &status.closing {
             info!("{address}: no longer wanted, its last commit is not over");

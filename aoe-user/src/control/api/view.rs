@@ -143,17 +143,26 @@ fn export(
     let on = |name: &str| is_only || status.served_on.iter().any(|served| served == name);
     let health = served.map(|served| served.export.store().health());
     let mut lost_writes = None;
-    if let Some(Health::LostWrites(lost)) = health {
-        let lost = LostWrites {
-            offset: lost.extent.lba * SECTOR_BYTES,
-            bytes: lost.extent.count * SECTOR_BYTES,
-            cause: lost.cause,
-            stopped: lost.stopped,
-        };
-        if state == Condition::Ready {
-            (state, reason) = (Condition::FailedDegraded, Some(lost.to_string()));
+    match health {
+        Some(Health::Silent(why)) if state == Condition::Ready => {
+            (state, reason) = (Condition::Failed, Some(why));
         }
-        lost_writes = Some(lost);
+        Some(Health::Degraded(why)) if state == Condition::Ready => {
+            (state, reason) = (Condition::FailedDegraded, Some(why));
+        }
+        Some(Health::LostWrites(lost)) => {
+            let lost = LostWrites {
+                offset: lost.extent.lba * SECTOR_BYTES,
+                bytes: lost.extent.count * SECTOR_BYTES,
+                cause: lost.cause,
+                stopped: lost.stopped,
+            };
+            if state == Condition::Ready {
+                (state, reason) = (Condition::FailedDegraded, Some(lost.to_string()));
+            }
+            lost_writes = Some(lost);
+        }
+        _ => {}
     }
     let totals = snapshot.export(status.address, config.vlan, on);
     Export {

@@ -1,6 +1,7 @@
 //! The thread that opens, resets and closes the machines' disks of one export.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aoe_common::Mac;
+use rustix::fs::FlockOperation;
 
 use super::naming::{DiskName, directory};
 use super::{Disk, Instance, Order, RETRY, Settings, Shared, golden, pause};
@@ -34,6 +36,8 @@ pub(in crate::control) struct Start {
 struct Maker {
     shared: Arc<Shared>,
     directory: PathBuf,
+    /// Keeps other processes from the directory.
+    _lock: File,
     start: Start,
     /// The last message about a disk, so that it is logged once.
     said: HashMap<DiskName, String>,
@@ -48,10 +52,19 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
         .mode(0o700)
         .create(&directory)
         .with_context(|| format!("{}: cannot be made", directory.display()))?;
+    let lock =
+        File::open(&directory).with_context(|| format!("{}: cannot be opened", directory.display()))?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).with_context(|| {
+        format!(
+            "{}: in use by another xblade; give each its own overlay_dir",
+            directory.display()
+        )
+    })?;
     let name = format!("overlay {}", config.address());
     let mut maker = Maker {
         shared,
         directory,
+        _lock: lock,
         start,
         said: HashMap::new(),
     };

@@ -144,30 +144,35 @@ impl Disks {
         self.order(Order::Configure(Box::new(settings)));
     }
 
-    /// All disks, by name.
+    /// All disks, by name. Looks at files, which may block.
     pub fn states(&self) -> Vec<DiskState> {
-        let table = self.shared.table.read();
-        let disks = self.shared.disks.lock();
-        let state = |(name, disk): (&DiskName, &Disk)| DiskState {
-            name: name.clone(),
-            macs: table.macs_of(name),
-            since: disk.since,
-            figures: disk
-                .instance
-                .as_ref()
-                .map(|instance| instance.store.figures())
-                .unwrap_or_default(),
-            old_image: disk
-                .instance
-                .as_ref()
-                .is_some_and(|instance| !instance.store.golden().is_current()),
-            in_flight: disk
-                .instance
-                .as_ref()
-                .map_or(0, |instance| instance.export.in_flight()),
-            problem: disk.problem.clone(),
+        // Workers need the table: nothing is looked at while it is held.
+        let seen: Vec<_> = {
+            let table = self.shared.table.read();
+            let disks = self.shared.disks.lock();
+            let state = |(name, disk): (&DiskName, &Disk)| {
+                let state = DiskState {
+                    name: name.clone(),
+                    macs: table.macs_of(name),
+                    since: disk.since,
+                    figures: OverlayFigures::default(),
+                    old_image: false,
+                    in_flight: 0,
+                    problem: disk.problem.clone(),
+                };
+                (state, disk.instance.clone())
+            };
+            disks.iter().map(state).collect()
         };
-        disks.iter().map(state).collect()
+        let complete = |(mut state, instance): (DiskState, Option<Arc<Instance>>)| {
+            if let Some(instance) = instance {
+                state.figures = instance.store.figures();
+                state.old_image = !instance.store.golden().is_current();
+                state.in_flight = instance.export.in_flight();
+            }
+            state
+        };
+        seen.into_iter().map(complete).collect()
     }
 
     /// Has a disk begin anew, or only takes it away; waits for that.

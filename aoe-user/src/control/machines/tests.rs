@@ -240,6 +240,25 @@ fn an_old_image_is_closed_with_the_last_machine_on_it() {
 }
 
 #[test]
+fn a_directory_of_copies_has_one_user() {
+    let room = Room::new();
+    let disks = room.open();
+    let again = Start {
+        settings: room.settings(),
+        golden: Arc::new(CurrentGolden::new(golden(&room.config).unwrap())),
+        observer: Arc::new(Nobody),
+        announce: Box::new(|| {}),
+    };
+    let error = Disks::open(again).unwrap_err();
+    assert!(
+        format!("{error:#}").contains("in use by another xblade"),
+        "{error:#}"
+    );
+    disks.close();
+    room.open();
+}
+
+#[test]
 fn strangers_are_bounded_and_may_be_refused() {
     let mut room = Room::new();
     room.config.unknown_max = 2;

@@ -1,6 +1,7 @@
 //! Who may use an export: `allow`, and the lists with names under `[acl]` that it may refer to as `"@name"`.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::{Entry as Slot, HashMap};
 
 use aoe_common::Mac;
 use toml::de::{DeTable, DeValue};
@@ -75,33 +76,40 @@ impl Lists {
 #[derive(Debug, Default)]
 struct List {
     entries: Vec<AccessEntry>,
+    /// Where in `entries` an address is: a list may have tens of thousands.
+    places: HashMap<Mac, usize>,
 }
 
 impl List {
-    fn find(&self, mac: Mac) -> Option<&AccessEntry> {
-        self.entries.iter().find(|entry| entry.mac == mac)
-    }
-
     fn add(&mut self, entry: AccessEntry, value: &Value<'_>, mistakes: &mut Vec<Mistake>) {
-        if self.find(entry.mac).is_some() {
+        if !self.push(entry) {
             mistakes.push(Mistake {
                 span: value.span(),
                 message: format!("allow: {} is listed twice", entry.mac),
             });
         }
-        self.entries.push(entry);
     }
 
     /// An address may be on several lists, but which rights it has must be said once.
     fn add_listed(&mut self, entry: AccessEntry, value: &Value<'_>, mistakes: &mut Vec<Mistake>) {
-        match self.find(entry.mac) {
-            None => self.entries.push(entry),
-            Some(other) if *other == entry => {}
-            Some(_) => mistakes.push(Mistake {
+        let other = self.places.get(&entry.mac).and_then(|at| self.entries.get(*at));
+        if other.is_some_and(|other| *other != entry) {
+            mistakes.push(Mistake {
                 span: value.span(),
                 message: format!("allow: {} is listed twice, with different rights", entry.mac),
-            }),
+            });
         }
+        self.push(entry);
+    }
+
+    /// False when the address is there.
+    fn push(&mut self, entry: AccessEntry) -> bool {
+        let Slot::Vacant(slot) = self.places.entry(entry.mac) else {
+            return false;
+        };
+        slot.insert(self.entries.len());
+        self.entries.push(entry);
+        true
     }
 }
 

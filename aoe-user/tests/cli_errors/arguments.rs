@@ -69,7 +69,7 @@ const WRONG: [(&str, &str, &str); 34] = [
     (
         "serve 1 1 eth0 IMAGE --store tape",
         "'tape'",
-        "mmap, direct, ram, null",
+        "mmap, direct, rbd, nbd, ram, null",
     ),
     (
         "serve 1 1 eth0 IMAGE --serial 123456789012345678901",

@@ -36,7 +36,7 @@ pub use address::RemotePath;
 pub use commit::Losses;
 pub use commit::machine::OnLostWrite;
 pub use completion_queue::CompletionQueue;
-pub use conflict::conflict;
+pub use conflict::{conflict, foreign};
 pub use engine::{
     Completion, CompletionHandle, Completions, Durability, Event, Extent, Fault, FaultKind, Health,
     LostWrites, SECTOR_BYTES, Step, Store, Token, Traits,

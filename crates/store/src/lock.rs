@@ -76,20 +76,18 @@ pub(super) fn lock_other_ways(
         path: path.to_owned(),
         holder,
     };
-    if let Some(holder) = users::other_user(meta, &bytes, exclusive, None) {
+    if let Some(holder) = users::HERE.other_user(meta, &bytes, exclusive, None) {
         return Err(in_use(holder));
     }
     if !meta.file_type().is_block_device() {
         return Ok(Vec::new());
     }
     let mut locks = Vec::new();
-    for below in users::files_below(meta.rdev(), bytes) {
+    for below in users::HERE.files_below(meta.rdev(), bytes) {
         let Some((file, writable)) = users::open_below(&below.path, exclusive) else {
             continue;
         };
-        let user = |meta_below: Metadata| {
-            users::other_user_below(&below, &meta_below, exclusive, users::disk_of(meta.rdev()))
-        };
+        let user = |meta_below: Metadata| users::HERE.other_user_below(&below, &meta_below, exclusive);
         if let Some(holder) = file.metadata().ok().and_then(user) {
             return Err(in_use(holder));
         }
@@ -149,7 +147,7 @@ fn lock_holder(file: &File) -> Option<String> {
 
 /// Who keeps a block device busy: what the kernel tells, else a process that has it open.
 fn device_holder(path: &Path, device: u64) -> String {
-    if let Some(user) = users::kernel_user(device) {
+    if let Some(user) = users::HERE.kernel_user(device) {
         return user;
     }
     let own = std::process::id();

@@ -1,6 +1,6 @@
 //! Block devices, by way of loop devices; where those cannot be had the tests say so and are skipped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Driver, image, stamp};
@@ -13,7 +13,9 @@ use engine::{Durability, Extent};
 struct Loop {
     _dir: tempfile::TempDir,
     file: PathBuf,
+    /// Its number is anybody's while nothing is attached.
     device: PathBuf,
+    attached: bool,
 }
 
 impl Loop {
@@ -29,22 +31,33 @@ impl Loop {
             .unwrap();
         let file = dir.path().join("disk");
         image(&file, sectors);
-        let output = Command::new("losetup")
-            .args(["--find", "--show"])
-            .args(arguments)
-            .arg(&file)
-            .output()
-            .ok()?;
-        if !output.status.success() {
-            crate::skip(super::why_not(&output));
-            return None;
-        }
-        let device = String::from_utf8(output.stdout).unwrap().trim().into();
+        let device = match attach(&file, arguments) {
+            Ok(device) => device,
+            Err(why) => {
+                crate::skip(&why);
+                return None;
+            }
+        };
         Some(Loop {
             _dir: dir,
             file,
             device,
+            attached: true,
         })
+    }
+
+    fn detach(&mut self) {
+        self.attached = false;
+        assert!(
+            self.run("losetup", &["--detach"]),
+            "{} stays",
+            self.device.display()
+        );
+    }
+
+    fn attach(&mut self, arguments: &[&str]) {
+        self.device = attach(&self.file, arguments).unwrap();
+        self.attached = true;
     }
 
     fn run(&self, program: &str, args: &[&str]) -> bool {
@@ -55,11 +68,27 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        assert!(
-            self.run("losetup", &["--detach"]),
-            "{} stays",
-            self.device.display()
-        );
+        if self.attached {
+            self.detach();
+        }
+    }
+}
+
+/// A loop device over a file or device, or why there is none.
+fn attach(file: &Path, arguments: &[&str]) -> Result<PathBuf, String> {
+    // `losetup --find` looks and takes in two steps; who tries what another one just took keeps its user out for a moment.
+    let turns =
+        std::fs::File::open("/dev/loop-control").map_err(|error| format!("/dev/loop-control: {error}"))?;
+    turns.lock().unwrap();
+    let output = Command::new("losetup")
+        .args(["--find", "--show"])
+        .args(arguments)
+        .arg(file)
+        .output()
+        .map_err(|error| format!("losetup: {error}"))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8(output.stdout).unwrap().trim().into()),
+        false => Err(super::why_not(&output).to_owned()),
     }
 }
 
@@ -162,10 +191,9 @@ fn in_use(options: &StoreOptions) -> String {
 
 #[test]
 fn a_file_and_a_loop_device_over_it_are_not_written_side_by_side() {
-    let Some(disk) = Loop::new(8192) else { return };
+    let Some(mut disk) = Loop::new(8192) else { return };
     let name = disk.device.display().to_string();
     let file = StoreOptions::new(StoreKind::Mmap, &disk.file);
-    let device = StoreOptions::new(StoreKind::Mmap, &disk.device);
     // The device is there: its file is not to be had, by no link either.
     let link = disk.file.with_file_name("link");
     std::fs::hard_link(&disk.file, &link).unwrap();
@@ -179,10 +207,10 @@ fn a_file_and_a_loop_device_over_it_are_not_written_side_by_side() {
         );
     }
     // The file was exported first: the device is not to be had.
-    assert!(disk.run("losetup", &["--detach"]));
+    disk.detach();
     let store = open(&file).unwrap();
-    let attach = |program: &mut Command| program.arg(&disk.device).arg(&disk.file).status().unwrap();
-    assert!(attach(&mut Command::new("losetup")).success());
+    disk.attach(&[]);
+    let device = StoreOptions::new(StoreKind::Mmap, &disk.device);
     let holder = in_use(&device);
     assert!(holder.contains("another export of this process"), "{holder}");
     drop(store);
@@ -190,8 +218,9 @@ fn a_file_and_a_loop_device_over_it_are_not_written_side_by_side() {
     in_use(&file);
     drop(store);
     // Two readers of what nobody writes.
-    assert!(disk.run("losetup", &["--detach"]));
-    assert!(attach(Command::new("losetup").arg("--read-only")).success());
+    disk.detach();
+    disk.attach(&["--read-only"]);
+    let device = StoreOptions::new(StoreKind::Mmap, &disk.device);
     let reading = |options: &StoreOptions| {
         open(&StoreOptions {
             read_only: true,
@@ -226,33 +255,93 @@ fn a_file_under_a_mounted_loop_device_is_in_use() {
     );
 }
 
+/// Partitions of a disk, as the kernel is told of them by whoever knows them: it need not read any table itself.
+fn partition(disk: &Loop, number: &str, start: &str, sectors: &str) -> Option<PathBuf> {
+    let mut addpart = Command::new("addpart");
+    addpart.arg(&disk.device).args([number, start, sectors]);
+    let path = PathBuf::from(format!("{}p{number}", disk.device.display()));
+    if addpart.status().is_ok_and(|status| status.success()) && path.exists() {
+        return Some(path);
+    }
+    crate::skip("needs addpart and a kernel with partitions");
+    None
+}
+
 #[test]
 fn a_partition_and_its_disk_are_not_written_side_by_side() {
     let Some(disk) = Loop::with(65536, &["--partscan"]) else {
         return;
     };
-    let table = "label: dos\nstart=2048, size=8192\n";
-    let mut sfdisk = Command::new("sfdisk");
-    sfdisk
-        .arg("-q")
-        .arg(&disk.device)
-        .stdin(std::process::Stdio::piped());
-    let Ok(mut sfdisk) = sfdisk.spawn() else {
-        return crate::skip("needs sfdisk");
+    let (Some(first), Some(second)) = (
+        partition(&disk, "1", "2048", "8192"),
+        partition(&disk, "2", "10240", "8192"),
+    ) else {
+        return;
     };
-    std::io::Write::write_all(&mut sfdisk.stdin.take().unwrap(), table.as_bytes()).unwrap();
-    assert!(sfdisk.wait().unwrap().success());
-    let partition = PathBuf::from(format!("{}p1", disk.device.display()));
-    if !partition.exists() {
-        return crate::skip("the kernel shows no partition here");
-    }
     let options = |path: &PathBuf| StoreOptions::new(StoreKind::Mmap, path);
     let whole = open(&options(&disk.device)).unwrap();
-    in_use(&options(&partition));
+    in_use(&options(&first));
     drop(whole);
-    let part = open(&options(&partition)).unwrap();
+    // Two partitions are disks of their own, for which neither waits for the other.
+    let parts = (open(&options(&first)).unwrap(), open(&options(&second)).unwrap());
     in_use(&options(&disk.device));
-    drop(part);
+    in_use(&options(&disk.file));
+    drop(parts);
+    // A loop device over a partition, and the disk.
+    let over = attach(&first, &[]).unwrap();
+    let (of_disk, of_second) = (open(&options(&disk.device)), open(&options(&second)));
+    let detached = Command::new("losetup").arg("--detach").arg(&over).status();
+    assert!(detached.unwrap().success());
+    let message = of_disk.unwrap_err().to_string();
+    assert!(message.contains(&over.display().to_string()), "{message}");
+    of_second.expect("nobody else's sectors");
+}
+
+#[test]
+fn a_loop_device_over_a_device_that_is_in_use_is_in_use() {
+    let Some(disk) = Loop::new(65536) else { return };
+    let over = attach(&disk.device, &[]).unwrap();
+    let options = |path: &PathBuf| StoreOptions::new(StoreKind::Mmap, path);
+    let alone = open(&options(&over)).map(drop);
+    let export = open(&options(&disk.device)).map_err(|error| error.to_string());
+    let detached = Command::new("losetup").arg("--detach").arg(&over).status();
+    assert!(detached.unwrap().success());
+    alone.expect("its own way to the file is nobody else's");
+    let refused = export.unwrap_err();
+    assert!(refused.contains(&over.display().to_string()), "{refused}");
+    // The other way round: who came later is refused.
+    let export = open(&options(&disk.device)).unwrap();
+    let over = attach(&disk.device, &[]).unwrap();
+    let refused = open(&options(&over)).map(drop).map_err(|error| error.to_string());
+    let detached = Command::new("losetup").arg("--detach").arg(&over).status();
+    assert!(detached.unwrap().success());
+    drop(export);
+    let refused = refused.unwrap_err();
+    assert!(refused.contains("another export of this process"), "{refused}");
+}
+
+#[test]
+fn swap_space_is_in_use() {
+    let Some(disk) = Loop::new(65536) else { return };
+    if !disk.run("mkswap", &["-q"]) || !disk.run("swapon", &[]) {
+        return crate::skip("needs mkswap, swapon and a kernel with swap");
+    }
+    let messages = [&disk.device, &disk.file].map(|path| {
+        let opened = open(&StoreOptions::new(StoreKind::Mmap, path)).map(drop);
+        let foretold = conflict(path, 0..u64::MAX, true);
+        let reading = conflict(path, 0..u64::MAX, false);
+        (
+            opened.map_err(|error| error.to_string()),
+            foretold.map(|error| error.to_string()),
+            reading.is_none(),
+        )
+    });
+    assert!(disk.run("swapoff", &[]));
+    let [of_device, of_file] = messages;
+    let expected = format!("{}: in use by the kernel, as swap space", disk.device.display());
+    assert_eq!(of_device, (Err(expected.clone()), Some(expected), true));
+    let refused = of_file.0.unwrap_err();
+    assert!(refused.contains(&disk.device.display().to_string()), "{refused}");
 }
 
 #[test]

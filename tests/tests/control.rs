@@ -181,18 +181,30 @@ fn rates_are_told_again_and_again() -> Result<()> {
 #[test]
 fn what_is_not_served_is_told_by_exit_codes() -> Result<()> {
     needs!(Need::Root);
-    let site = Site::new(&export(2, "/nonexistent/image", ""))?;
+    let other = Image::stamped(64)?;
+    let nowhere = export(3, other.as_str(), "").replace("eth0", "eth7");
+    let no_ethernet = export(4, other.as_str(), "read_only = true").replace("eth0", "lo");
+    let missing = export(2, "/nonexistent/image", "");
+    let site = Site::new(&(missing + &nowhere + &no_ethernet))?;
     let status = site.ask(&["status"], 3)?;
-    ensure!(
-        status.contains("DEGRADED") && status.contains("/nonexistent/image"),
-        "{status}"
-    );
+    for expected in [
+        "DEGRADED",
+        "1 of 4 ready",
+        "e1.2: /nonexistent/image: no such file",
+        "e1.3: served on no interface",
+        "eth7: it does not exist",
+        "lo: it carries no Ethernet frames",
+    ] {
+        ensure!(status.contains(expected), "{expected:?} is missing in {status}");
+    }
     let ls = site.ask(&["ls"], 3)?;
+    let row = |name: &str| ls.lines().find(|line| line.starts_with(name)).unwrap_or_default();
     ensure!(
-        ls.lines()
-            .any(|line| line.starts_with("e1.2") && line.contains("FAILED")),
+        row("e1.2").contains("FAILED") && row("e1.3").contains("waiting"),
         "{ls}"
     );
+    ensure!(row("e1.2").matches("/nonexistent/image").count() == 1, "{ls}");
+    site.ask(&["ls", "e1.3"], 3)?;
     site.ask(&["ls", "e1.1"], 0)?;
     let nobody = Command::new(target::binary()?)
         .args(["status", "--control", "/nonexistent/socket"])

@@ -199,10 +199,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N|any", value_parser = values::vlan, allow_negative_numbers = true)]
     pub vlan: Option<Vlan>,
     /// Frames that each initiator may send, such as 50k/s [default: no limit]
-    #[arg(long, value_name = "RATE", value_parser = values::rate)]
+    #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true)]
     pub rate_limit: Option<u32>,
     /// Without --sync, what a power cut may take away: the writes of this time, such as 500ms [default: 1s]
-    #[arg(long, value_name = "TIME", value_parser = values::flush_interval)]
+    #[arg(long, value_name = "TIME", value_parser = values::flush_interval, allow_hyphen_values = true)]
     pub flush_interval: Option<Duration>,
     /// Take no writes any more when acknowledged ones were lost, until `xblade state clear --lost-writes`, or go on
     #[arg(long, default_value = "stop", value_parser = one_of(&OnLostWrite::NAMES, &[]))]
@@ -340,7 +340,7 @@ pub struct BenchArgs {
     pub depth: u16,
 
     /// How long to measure, as in 10, 1.5s, 500ms, 2m or 1h [default: 10s, with --count no limit]
-    #[arg(long, value_name = "TIME", value_parser = values::some_time, allow_negative_numbers = true)]
+    #[arg(long, value_name = "TIME", value_parser = values::some_time, allow_hyphen_values = true)]
     pub duration: Option<Duration>,
 
     /// Stop after this many requests
@@ -348,7 +348,7 @@ pub struct BenchArgs {
     pub count: Option<u64>,
 
     /// Time before measuring begins [default: 200ms, with --count none]
-    #[arg(long, value_name = "TIME", value_parser = values::time, allow_negative_numbers = true)]
+    #[arg(long, value_name = "TIME", value_parser = values::time, allow_hyphen_values = true)]
     pub warmup: Option<Duration>,
 
     /// First sector used, or where it starts as in 1GiB
@@ -370,7 +370,7 @@ pub struct BenchArgs {
     pub seed: Option<u32>,
 
     /// A request without an answer for this long has failed
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::some_time, allow_negative_numbers = true)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::some_time, allow_hyphen_values = true)]
     pub timeout: Duration,
 
     /// Send and receive by AF_XDP, for targets faster than a packet socket

@@ -4,7 +4,7 @@ use crate::config::backing;
 use crate::config::validate::{Finding, Report, Seen, Words, contradictions};
 use crate::config::{Access, ExportConfig, file};
 use crate::control::preflight;
-use crate::store::{SECTOR_BYTES, conflict};
+use crate::store::{ImageFormat, SECTOR_BYTES, StoreKind, conflict, foreign};
 
 use super::args::CheckArgs;
 use super::table::{Table, size};
@@ -19,7 +19,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut report = super::validate_here(&file.config, Words::File)?;
-    report.problems.extend(in_use(&file.config.exports));
+    report.problems.extend(refused(&file.config.exports));
     report.log_warnings();
     if let Some(warning) = preflight::descriptors(&file.config) {
         tracing::warn!("{warning}");
@@ -29,8 +29,9 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     table(&file.config.exports, &report).print()
 }
 
-/// What is mounted, under a loop device, swap, or part of another device: a daemon would wait for it to be free.
-fn in_use(exports: &[ExportConfig]) -> impl Iterator<Item = Finding> {
+/// What is mounted, under a loop device, swap, or part of another device, so that a daemon would wait for it to be free; and images
+/// in other formats.
+fn refused(exports: &[ExportConfig]) -> impl Iterator<Item = Finding> {
     let refused = |export: &ExportConfig| {
         let start = export.offset.saturating_mul(SECTOR_BYTES);
         let end = match export.length {
@@ -38,7 +39,12 @@ fn in_use(exports: &[ExportConfig]) -> impl Iterator<Item = Finding> {
             length => start.saturating_add(length.saturating_mul(SECTOR_BYTES)),
         };
         let opens = export.store.uses_file() && !export.shared;
-        opens.then(|| conflict(&export.path, start..end, export.writes_backing()))?
+        let in_use = opens.then(|| conflict(&export.path, start..end, export.writes_backing()));
+        let detects =
+            export.store != StoreKind::Null && export.format == ImageFormat::Detect && export.offset == 0;
+        in_use
+            .flatten()
+            .or_else(|| detects.then(|| foreign(&export.path)).flatten())
     };
     exports.iter().enumerate().filter_map(move |(index, export)| {
         Some(Finding {

@@ -341,6 +341,9 @@ fn read_vlan(value: &Value<'_>) -> Result<Vlan, String> {
     }
 }
 
+/// What the kernel takes as a path (`PATH_MAX` without the end).
+const PATH_BYTES: usize = 4095;
+
 fn read_path(file: &Path, text: &str) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
         return Err("the path of an image or block device is needed".into());
@@ -349,7 +352,11 @@ fn read_path(file: &Path, text: &str) -> Result<PathBuf, String> {
         remote?;
         return Ok(text.into());
     }
-    Ok(file.parent().unwrap_or(Path::new("")).join(text))
+    let path = file.parent().unwrap_or(Path::new("")).join(text);
+    if path.as_os_str().len() > PATH_BYTES {
+        return Err(format!("a path has at most {PATH_BYTES} bytes"));
+    }
+    Ok(path)
 }
 
 #[cfg(test)]

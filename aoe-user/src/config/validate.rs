@@ -8,7 +8,7 @@ use super::overlays;
 use super::problem::{Place, Problem, Problems};
 use super::{Config, ExportConfig, StoreKind};
 use crate::config::file::Origin;
-use crate::host::Interface;
+use crate::host::{Interface, NO_ETHERNET};
 
 /// The shelf that Linux's driver refuses (its minor numbers end before it).
 const SHELF_LINUX_REFUSES: u16 = 4095;
@@ -217,8 +217,7 @@ impl Check<'_> {
                     self.problem(index, "interfaces", message);
                 }
                 Some(interface) if interface.loopback || interface.mac.is_none() => {
-                    let message =
-                        format!("{pattern} carries no Ethernet frames with addresses, which AoE needs");
+                    let message = format!("{pattern} {NO_ETHERNET}");
                     self.problem(index, "interfaces", message);
                 }
                 Some(interface) if !interface.up => {

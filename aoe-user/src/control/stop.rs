@@ -118,8 +118,8 @@ impl Stop {
         let (ports, exports) = (supervisor.ports.len(), supervisor.closing.len());
         for (address, path) in supervisor.closing.values() {
             error!(
-                "left behind: {address}: {} does not answer. What was acknowledged and not committed is in the kernel's memory; the \
-                 file stays locked until its disk answers",
+                "left behind: {address}: {} has not answered yet. What was acknowledged and not committed is in the kernel's memory; \
+                 the file stays locked until its disk answers",
                 path.display()
             );
         }
@@ -150,7 +150,7 @@ impl Stop {
         }
         if ports + exports > 0 {
             bail!(
-                "{exports} exports and {ports} interfaces were left behind, because their disks do not answer"
+                "{exports} exports and {ports} interfaces were left behind, because their disks have not answered yet"
             );
         }
         if let Some(reason) = supervisor.commit_failed.take() {

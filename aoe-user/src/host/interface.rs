@@ -9,6 +9,9 @@ use super::netlink::links;
 
 pub use initiator::mtu_bytes;
 
+/// What is said of an interface without an address of Ethernet: loopback, tunnels and the like.
+pub const NO_ETHERNET: &str = "carries no Ethernet frames with addresses, which AoE needs";
+
 /// A network interface of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {

@@ -11,7 +11,7 @@ mod probe;
 mod queues;
 
 pub use driver::{XdpFeatures, offloads};
-pub use interface::{Interface, list as interfaces, mtu_bytes, real_name};
+pub use interface::{Interface, NO_ETHERNET, list as interfaces, mtu_bytes, real_name};
 pub use link::{LinkState, list as links, named};
 pub use probe::{Probe, kind, probe};
 pub use queues::rx_queues;

@@ -8,7 +8,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMess
 use serde::Serialize;
 
 use super::driver::{XdpFeatures, offloads, xdp_features};
-use super::interface::Interface;
+use super::interface::{Interface, NO_ETHERNET};
 use super::queues::{rx_queues, sysfs, tx_queues};
 use super::{kernel, netlink};
 
@@ -53,9 +53,10 @@ pub struct Probe {
 /// When there is no such Ethernet interface.
 pub fn probe(interface: &str) -> Result<Probe> {
     let link = link(interface)?;
+    let found = Interface::from(&link);
     ensure!(
-        !link.header.flags.contains(LinkFlags::Loopback),
-        "{interface} is no Ethernet interface"
+        !found.loopback && found.mac.is_some(),
+        "{interface} {NO_ETHERNET}"
     );
     let index = link.header.index;
     let sys = sysfs(interface, index);

@@ -3,7 +3,7 @@
 use super::place::{Place, refused, xblade};
 
 /// A line, the value that the message shows, and what it says; IMAGE is an image's path, LONG a name of 128 characters.
-const WRONG: [(&str, &str, &str); 34] = [
+const WRONG: [(&str, &str, &str); 37] = [
     (
         "serve 65535 1 eth0 IMAGE",
         "'65535'",
@@ -85,6 +85,21 @@ const WRONG: [(&str, &str, &str); 34] = [
         "serve 1 1 eth0 IMAGE --flush-interval 1ms",
         "'1ms'",
         "from 10ms to 1h",
+    ),
+    (
+        "serve 1 1 eth0 IMAGE --flush-interval -1s",
+        "'-1s'",
+        "from 10ms to 1h",
+    ),
+    (
+        "serve 1 1 eth0 IMAGE --rate-limit -50k/s",
+        "'-50k/s'",
+        "such as 50k/s",
+    ),
+    (
+        "bench eth0 --duration -1m",
+        "'-1m'",
+        "a time is a number with its unit",
     ),
     (
         "serve 1 1 eth0 IMAGE --cpus 0,x",

@@ -61,6 +61,27 @@ fn a_missing_config_file_is_named() {
     );
 }
 
+#[test]
+fn an_image_in_another_format_is_refused_with_line_and_column() {
+    let place = Place::new();
+    fs::write(
+        place.path("disk.qcow2"),
+        [b"QFI\xfb\0\0\0\x03", [0; 4088].as_slice()].concat(),
+    )
+    .unwrap();
+    let config = |more: &str| {
+        let text =
+            format!("[[export]]\nshelf = 1\nslot = 1\npath = \"disk.qcow2\"\ninterfaces = [\"lo\"]\n{more}");
+        xblade(&["check", "-c", &place.file("x.toml", &text)])
+    };
+    refused(&config(""), 1, "x.toml:4:8: ");
+    refused(&config(""), 1, "qemu-img convert -f qcow2 -O raw");
+    for own in ["format = \"raw\"\n", "offset = 1\n", "store = \"null\"\n"] {
+        let said = String::from_utf8_lossy(&config(own).stderr).into_owned();
+        assert!(!said.contains("qcow2 image"), "{own}: {said}");
+    }
+}
+
 /// What nobody means to give as a config file, but does.
 #[test]
 fn what_is_no_config_file_is_refused_in_a_moment() {
@@ -84,6 +105,7 @@ fn what_is_no_config_file_is_refused_in_a_moment() {
         "serial.toml",
         &format!("{export}serial = \"{}\"\n", "7".repeat(100_000)),
     );
+    let path = place.file("path.toml", &export.replace("a.raw", &"p".repeat(100_000)));
     let binary = XBLADE.to_owned();
     for (file, expected) in [
         (place.image.as_str(), "is it a disk image?"),
@@ -98,6 +120,7 @@ fn what_is_no_config_file_is_refused_in_a_moment() {
         (&keys, "and "),
         (&list, "six two-digit hexadecimal numbers"),
         (&serial, "1 to 20 printable ASCII"),
+        (&path, "a path has at most 4095 bytes"),
     ] {
         let start = std::time::Instant::now();
         let output = xblade(&["check", "--config", file]);

@@ -159,6 +159,8 @@ pub(in crate::cli) fn reasons(export: &Export) -> String {
 fn file(export: &Export) -> String {
     match reasons(export) {
         reasons if reasons.is_empty() => export.path.clone(),
+        // Most begin with it.
+        reasons if reasons.starts_with(&export.path) => reasons,
         reasons => format!("{}: {reasons}", export.path),
     }
 }

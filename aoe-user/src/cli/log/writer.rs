@@ -16,6 +16,8 @@ use tracing::Level;
 
 /// What may wait to be written.
 const WAITING_BYTES: usize = 1 << 20;
+/// An entry's first bytes are shown: nobody reads more, and it may hold what somebody else wrote.
+const ENTRY_BYTES: usize = 16 << 10;
 
 /// Where entries end up.
 pub(super) trait Sink: Send + 'static {
@@ -73,7 +75,8 @@ impl Writer {
     }
 
     /// Takes an entry, which ends with a newline, or drops it. Never waits for the sink.
-    pub fn send(&self, level: Level, text: Vec<u8>) {
+    pub fn send(&self, level: Level, mut text: Vec<u8>) {
+        shorten(&mut text);
         let mut queue = self.0.queue();
         if queue.bytes + text.len() > WAITING_BYTES {
             queue.dropped += 1;
@@ -159,6 +162,21 @@ impl Shared {
             queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
+}
+
+/// Leaves out the end of a long entry and says so.
+fn shorten(text: &mut Vec<u8>) {
+    if text.len() <= ENTRY_BYTES {
+        return;
+    }
+    let is_inside = |byte: &u8| byte & 0xc0 == 0x80;
+    let end = (0..=ENTRY_BYTES)
+        .rev()
+        .find(|at| !is_inside(&text[*at]))
+        .unwrap_or(0);
+    let left_out = text.len() - end;
+    text.truncate(end);
+    text.extend(format!("… ({left_out} more bytes)\n").bytes());
 }
 
 /// Standard error, past the lock of the standard library: a thread that waits in a write would hold it.
@@ -256,6 +274,26 @@ mod tests {
         );
         writer.send(Level::INFO, line(count));
         assert_eq!(reader.recv_timeout(LIMIT).unwrap().as_bytes(), line(count));
+    }
+
+    #[test]
+    fn a_long_entry_is_shown_in_part() {
+        let (writer, reader) = writer();
+        for part in ["x", "ü", "aü"] {
+            let text = format!("{}\n", part.repeat(ENTRY_BYTES));
+            writer.send(Level::ERROR, text.clone().into_bytes());
+            let told = reader.recv_timeout(LIMIT).unwrap();
+            let (begin, end) = told.split_once('…').unwrap();
+            let sizes = ENTRY_BYTES - 1..=ENTRY_BYTES;
+            assert!(
+                text.starts_with(begin) && sizes.contains(&begin.len()),
+                "{}",
+                begin.len()
+            );
+            assert_eq!(end, format!(" ({} more bytes)\n", text.len() - begin.len()));
+        }
+        writer.send(Level::ERROR, vec![b'y'; ENTRY_BYTES]);
+        assert_eq!(reader.recv_timeout(LIMIT).unwrap().len(), ENTRY_BYTES);
     }
 
     #[test]

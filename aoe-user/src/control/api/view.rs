@@ -103,14 +103,11 @@ fn problems(state: &State) -> Vec<String> {
                 export.reason.as_deref().unwrap_or("not open yet")
             )),
         };
-        let nowhere =
-            (export.state == Condition::Ready && export.interfaces.is_empty() && export.kept_off.is_empty())
-                .then(|| format!("{name}: served on no interface"));
         let off = export
             .kept_off
             .iter()
             .map(move |off| format!("{name} on {}: {}", off.interface, off.reason));
-        own.into_iter().chain(nowhere).chain(off)
+        own.into_iter().chain(off)
     });
     let interfaces = state.interfaces.iter().filter_map(|port| {
         let reason = port.reason.as_deref()?;
@@ -139,6 +136,9 @@ fn export(
     let (mut state, mut reason, tries) = condition(&status.state);
     if state == Condition::Ready && supervisor.paused.contains(&(status.address, config.vlan)) {
         (state, reason) = (Condition::Paused, Some("paused by the operator".to_owned()));
+    }
+    if state == Condition::Ready && status.served_on.is_empty() && status.kept_off.is_empty() {
+        (state, reason) = (Condition::Waiting, Some("served on no interface".to_owned()));
     }
     let on = |name: &str| is_only || status.served_on.iter().any(|served| served == name);
     let health = served.map(|served| served.export.store().health());

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::super::backoff::Backoff;
 use super::{Action, Claim, ExportId, GATHER, HANDOVER, Level, PORTS_PACE, Plan, PortId, View};
 use crate::config::Mode;
-use crate::host::{LinkState, named};
+use crate::host::{LinkState, NO_ETHERNET, named};
 
 /// An interface that some export names, or that a glob chooses.
 #[derive(Debug)]
@@ -29,11 +29,14 @@ pub(super) struct Port {
     pub hidden: HashSet<ExportId>,
 }
 
+/// No interface has the name.
+const NO_INTERFACE: &str = "does not exist";
+
 /// How far an interface is.
 #[derive(Debug)]
 pub(super) enum Life {
-    /// There is no such interface.
-    Absent,
+    /// There is no interface that could be served: what is said of the name.
+    Absent(&'static str),
     /// It is down.
     Down,
     /// Nothing can be served on it yet.
@@ -98,8 +101,8 @@ impl Port {
     pub fn first_failure(&self, name: &str) -> Option<String> {
         let own = match &self.life {
             Life::Failed(backoff) => Some(format!("cannot serve {name}: {}", backoff.reason)),
-            Life::Absent => Some(format!(
-                "interface {name} does not exist; `ip link` lists those that do"
+            Life::Absent(what) => Some(format!(
+                "interface {name} {what}; `ip link` lists those that exist"
             )),
             _ => None,
         };
@@ -112,7 +115,7 @@ impl Port {
             .values()
             .any(|claim| matches!(claim, Claim::Asking(..)));
         match &self.life {
-            Life::Absent | Life::Down | Life::Failed(_) => true,
+            Life::Absent(_) | Life::Down | Life::Failed(_) => true,
             Life::Empty => !asking,
             Life::Open(..) => !asking && self.stale.is_none() && self.applied == self.view.version,
             Life::After(..) | Life::Opening(..) => false,
@@ -250,17 +253,21 @@ impl Plan {
             return;
         };
         let Some(link) = self.links.get(name).filter(|link| link.mac.is_some()) else {
-            if !matches!(port.life, Life::Absent) {
+            let (what, when) = match self.links.contains_key(name) {
+                false => (NO_INTERFACE, "it does"),
+                true => (NO_ETHERNET, "another one has its name"),
+            };
+            if !matches!(port.life, Life::Absent(said) if said == what) {
                 port.claims.clear();
-                let line = format!("{name} does not exist; its exports will be served when it does");
+                let line = format!("{name} {what}; its exports will be served when {when}");
                 self.say(Level::Warn, line);
-                self.end(name, Life::Absent, now);
+                self.end(name, Life::Absent(what), now);
             }
             return;
         };
         let link = link.clone();
         match &mut port.life {
-            Life::Absent => port.life = Life::Empty,
+            Life::Absent(_) => port.life = Life::Empty,
             Life::Down if link.up => port.life = Life::Empty,
             Life::Empty | Life::Failed(_) if !link.up => {
                 port.life = Life::Down;

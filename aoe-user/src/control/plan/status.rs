@@ -159,7 +159,7 @@ impl Plan {
         let state = match &port.life {
             PortLife::Open(..) => State::Open,
             PortLife::Failed(backoff) => State::failed(backoff),
-            PortLife::Absent => waiting("it does not exist"),
+            PortLife::Absent(what) => State::Waiting(format!("it {what}")),
             PortLife::Down => waiting("it is down"),
             PortLife::Empty => waiting("no export can be served there yet"),
             PortLife::After(..) => waiting("its workers are ending"),

@@ -117,6 +117,28 @@ fn interfaces_that_go_down_vanish_and_come_back_are_followed() {
 }
 
 #[test]
+fn an_interface_without_ethernet_is_told_from_one_that_is_missing() {
+    let mut world = World::new(&["eth0"]);
+    let mac = world.links.get_mut("eth0").unwrap().mac.take();
+    world.see();
+    world.want(&[export(1, 1, "/a", &["eth0"])]);
+    let no_ethernet = "eth0 carries no Ethernet frames with addresses";
+    assert_eq!(
+        (world.said(no_ethernet), world.said("eth0 does not exist")),
+        (1, 0)
+    );
+    assert!(world.plan.first_failure().unwrap().contains(no_ethernet));
+    let gone = world.links.remove("eth0");
+    world.see();
+    assert_eq!(world.said("eth0 does not exist"), 1);
+    world
+        .links
+        .extend(gone.map(|link| (link.name.clone(), LinkState { mac, ..link })));
+    world.see();
+    assert!(world.served("eth0").is_some());
+}
+
+#[test]
 fn what_is_taken_away_from_a_port_goes_at_once() {
     let mut world = World::new(&["eth0"]);
     world.stuck_paths.insert("/coming".into());

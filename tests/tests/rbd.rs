@@ -13,7 +13,7 @@ use lab::initiator::Disk;
 use lab::link::target_mac;
 use lab::seed;
 use lab::writer::{Options, Writer};
-use lab::{Address, Lab, Target, needs};
+use lab::{Address, Lab, Namespace, Target, needs};
 use nix::sys::signal::Signal;
 
 const ADDRESS: Address = Address::new(1, 1);
@@ -32,12 +32,16 @@ struct Site {
 impl Site {
     /// With an image `rbd/vm`.
     fn new() -> Result<Site> {
+        Site::on(Ceph::start)
+    }
+
+    fn on(start: impl FnOnce(&Namespace) -> Result<Ceph>) -> Result<Site> {
         let lab = Lab::new(lab::Options {
             mtu: 9000,
             links: 2,
             ..Default::default()
         })?;
-        let ceph = Ceph::start(&lab.target)?;
+        let ceph = start(&lab.target)?;
         let site = Site { ceph, lab };
         site.rbd("create --size 64M rbd/vm")?;
         Ok(site)
@@ -328,9 +332,28 @@ fn while_ceph_stalls_nobody_is_told_an_error() -> Result<()> {
     writer.run_for(Duration::from_millis(500))?;
     target.process.signal(Signal::SIGTERM)?;
     let ended = target.process.wait(Duration::from_secs(20));
+    target
+        .process
+        .wait_for("left behind: e1.1: rbd:rbd/vm does not answer", PATIENCE)?;
     site.ceph.osd().signal(Signal::SIGCONT)?;
     ensure!(ended?.code() == Some(1), "it says that it left something behind");
     Ok(())
+}
+
+#[test]
+fn an_osd_that_is_killed_loses_nothing_and_nobody_is_told_an_error() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
+    let mut site = Site::on(Ceph::start_on_disk)?;
+    let _target = site.ready("eth0", "rbd:rbd/vm")?;
+    let mut writer = site.writer()?;
+    for _ in 0..3 {
+        writer.run_till(200, PATIENCE)?;
+        let Site { ceph, lab } = &mut site;
+        ceph.kill_osd(&lab.target, || writer.run_for(Duration::from_secs(2)))?;
+    }
+    writer.run_till(200, PATIENCE)?;
+    writer.settle(PATIENCE)?;
+    writer.judge_by_reading()?.nothing_lost()
 }
 
 #[test]

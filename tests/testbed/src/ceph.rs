@@ -1,5 +1,5 @@
-//! A Ceph cluster of one monitor and one OSD that keeps its data in memory, for a test: some seven seconds to start, and nothing of
-//! the machine's is touched. No systemd, no manager, no cephx.
+//! A Ceph cluster of one monitor and one OSD, for a test: some seven seconds to start, and nothing of the machine's is touched. No
+//! systemd, no manager, no cephx.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -37,15 +37,27 @@ pub struct Ceph {
 }
 
 impl Ceph {
-    /// Starts a cluster with a pool `rbd`, and waits until it stores objects.
+    /// Starts a cluster with a pool `rbd` that keeps its data in memory, and waits until it stores objects.
     ///
     /// # Errors
     /// When it does not.
     pub fn start(namespace: &Namespace) -> Result<Ceph> {
+        Ceph::start_with(namespace, "memstore")
+    }
+
+    /// The same with an OSD that keeps its data in a file, and may be killed and started again.
+    ///
+    /// # Errors
+    /// As [`Ceph::start`].
+    pub fn start_on_disk(namespace: &Namespace) -> Result<Ceph> {
+        Ceph::start_with(namespace, "bluestore")
+    }
+
+    fn start_with(namespace: &Namespace, objectstore: &str) -> Result<Ceph> {
         let directory = tempfile::Builder::new().prefix("xblade-ceph-").tempdir()?;
         let at = directory.path().to_str().context("odd path")?.to_owned();
         let fsid = uuid()?;
-        let conf = configuration(&at, &fsid)?;
+        let conf = configuration(&at, &fsid, objectstore)?;
         let file = format!("{at}/ceph.conf");
         fs::write(&file, conf)?;
         for folder in ["mon", "run", "osd"] {
@@ -69,7 +81,7 @@ impl Ceph {
         };
         ceph(&["osd", "new", &id])?;
         run("ceph-osd", &["-c", &file, "-i", "0", "--mkfs", "--osd-uuid", &id])?;
-        let osd = Process::spawn(namespace, "ceph-osd", &["-c", &file, "-i", "0", "-f"])?;
+        let osd = start_osd(namespace, &file)?;
         let cluster = Ceph {
             osd,
             _monitor: monitor,
@@ -113,6 +125,17 @@ impl Ceph {
         &mut self.osd
     }
 
+    /// Kills the OSD, and starts it again when `meanwhile` is over.
+    ///
+    /// # Errors
+    /// When it cannot be started, or what happens meanwhile fails.
+    pub fn kill_osd(&mut self, namespace: &Namespace, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.osd.kill()?;
+        meanwhile()?;
+        self.osd = start_osd(namespace, &self.conf())?;
+        Ok(())
+    }
+
     /// Runs `rbd` with these words.
     ///
     /// # Errors
@@ -150,6 +173,10 @@ impl Ceph {
     }
 }
 
+fn start_osd(namespace: &Namespace, conf: &str) -> Result<Process> {
+    Process::spawn(namespace, "ceph-osd", &["-c", conf, "-i", "0", "-f"])
+}
+
 fn run(namespace: &Namespace, program: &str, words: &[&str]) -> Result<String> {
     // However it hangs, the test has an end.
     let mut command = Command::new("timeout");
@@ -169,7 +196,7 @@ fn uuid() -> Result<String> {
         .to_owned())
 }
 
-fn configuration(at: &str, fsid: &str) -> Result<String> {
+fn configuration(at: &str, fsid: &str, objectstore: &str) -> Result<String> {
     let mut conf = format!(
         "[global]\n\
          fsid = {fsid}\n\
@@ -185,8 +212,13 @@ fn configuration(at: &str, fsid: &str) -> Result<String> {
          log_to_stderr = false\n\
          mon_data = {at}/mon\n\
          osd_data = {at}/osd\n\
-         osd_objectstore = memstore\n\
+         osd_objectstore = {objectstore}\n\
          memstore_device_bytes = 1073741824\n\
+         bluestore_block_size = 2147483648\n\
+         bluestore_block_db_create = false\n\
+         bluestore_block_wal_create = false\n\
+         osd_memory_target = 939524096\n\
+         osd_heartbeat_grace = 6\n\
          osd_pool_default_size = 1\n\
          osd_pool_default_min_size = 1\n\
          osd_pool_default_pg_num = 8\n\

@@ -13,6 +13,7 @@ use super::args::CreateArgs;
 use super::interrupt::Interrupt;
 use super::output;
 use super::table::size;
+use crate::store::{RbdPath, RemotePath};
 
 /// Space reserved between two looks at signals and the progress bar.
 const STEP_BYTES: u64 = 64 << 20;
@@ -20,6 +21,19 @@ const STEP_BYTES: u64 = 64 << 20;
 const BTRFS: i64 = 0x9123_683e;
 
 pub(super) fn run(args: &CreateArgs) -> anyhow::Result<()> {
+    if let Ok(image) = RbdPath::parse(&args.file) {
+        bail!(
+            "images in Ceph are made by Ceph's own tool: `rbd create --size {}M {}`",
+            args.size.div_ceil(1 << 20),
+            image.spec()
+        );
+    }
+    if RemotePath::of(&args.file).is_some() {
+        bail!(
+            "{} is an address, and only files are made here",
+            args.file.display()
+        );
+    }
     let interrupt = Interrupt::catch()?;
     create(&args.file, args.size, args.prealloc, || interrupt.came())?;
     let kind = if args.prealloc {

@@ -10,6 +10,7 @@ use super::plan::{ExportId, PortId};
 use super::port_thread::PortEvent;
 use super::signals::{self, Signals};
 use super::supervisor::{Event, Supervisor};
+use crate::store::{RemotePath, StoreKind};
 
 /// How long the end may take, for all exports together.
 pub(super) const PATIENCE: Duration = Duration::from_secs(6);
@@ -117,9 +118,18 @@ impl Stop {
         let supervisor = &mut self.supervisor;
         let (ports, exports) = (supervisor.ports.len(), supervisor.closing.len());
         for (address, path) in supervisor.closing.values() {
+            let consequence = match RemotePath::of(path) {
+                Some(Ok(remote)) if remote.store == StoreKind::Rbd => {
+                    "Nothing acknowledged is lost; Ceph lets go of the image's lock after half a minute"
+                }
+                Some(_) => "Nothing acknowledged is lost",
+                None => {
+                    "What was acknowledged and not committed is in the kernel's memory; the file stays locked until its disk \
+                     answers"
+                }
+            };
             error!(
-                "left behind: {address}: {} has not answered yet. What was acknowledged and not committed is in the kernel's memory; \
-                 the file stays locked until its disk answers",
+                "left behind: {address}: {} has not answered yet. {consequence}",
                 path.display()
             );
         }

@@ -49,7 +49,9 @@ pub use options::{StoreError, StoreKind, StoreOptions};
 pub use overlay::{
     CurrentGolden, Golden, OverlayError, OverlayFigures, OverlayFiles, OverlayOptions, OverlayStore,
 };
-pub use rbd::{CephOptions, LoadError, RbdImage, available as rbd_available, inspect as inspect_rbd};
+pub use rbd::{
+    CephOptions, LoadError, RbdImage, RbdPath, available as rbd_available, inspect as inspect_rbd,
+};
 
 /// Says that the running test is skipped and why, on the real standard error: `cargo xtask test` counts these lines.
 #[cfg(test)]

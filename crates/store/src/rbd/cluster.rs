@@ -105,7 +105,7 @@ pub(super) fn new_client(
         ("rbd_cache", "false"),
         // Every trimmed sector reads as zeros.
         ("rbd_skip_partial_discard", "false"),
-        // Whoever loses its lock cannot write any more. (An older name is taken by older releases only.)
+        // Whoever loses its lock cannot write any more. Ceph 15 and older have another name for it.
         ("rbd_blocklist_on_break_lock", "true"),
         // An operation that was given up has an unknown end, and none may be told to an initiator.
         ("rados_osd_op_timeout", "0"),

@@ -32,7 +32,7 @@ pub enum LoadError {
         package: &'static str,
     },
     /// It is too old to have a function.
-    #[error("{library} has no {function}: it is older than Ceph 14; install a newer one")]
+    #[error("{library} has no {function}: it is older than Ceph 16 (pacific); install a newer one")]
     TooOld {
         /// Its soname.
         library: &'static str,

@@ -40,7 +40,7 @@ pub use error::LoadError;
 pub use fence::OnFence;
 pub use opening::{RbdImage, available, inspect};
 pub use options::CephOptions;
-pub(crate) use path::RbdPath;
+pub use path::RbdPath;
 
 /// How often the end of what is under way is looked for when a store is closed.
 const CLOSE_PACE: Duration = Duration::from_millis(2);

@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{Driver, image, stamp};
+use crate::completion_queue::CompletionQueue;
 use crate::conflict::conflict;
 use crate::open::open;
 use crate::options::{StoreError, StoreKind, StoreOptions};
-use engine::{Durability, Extent};
+use engine::{Durability, Extent, Store};
 
 /// A loop device over a file, detached when dropped.
 struct Loop {
@@ -74,6 +77,19 @@ impl Drop for Loop {
     }
 }
 
+/// Opens a store that is free. A program that another test starts has all descriptors, and with them the locks, until it runs.
+fn opened(options: &StoreOptions) -> Arc<dyn Store<CompletionQueue>> {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        match open(options) {
+            Err(StoreError::InUse { .. }) if Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 /// A loop device over a file or device, or why there is none.
 fn attach(file: &Path, arguments: &[&str]) -> Result<PathBuf, String> {
     // `losetup --find` looks and takes in two steps; who tries what another one just took keeps its user out for a moment.
@@ -96,7 +112,7 @@ fn attach(file: &Path, arguments: &[&str]) -> Result<PathBuf, String> {
 fn a_block_device_is_a_disk() {
     let Some(disk) = Loop::new(8192) else { return };
     for kind in [StoreKind::Mmap, StoreKind::Direct] {
-        let store = open(&StoreOptions::new(kind, &disk.device)).unwrap();
+        let store = opened(&StoreOptions::new(kind, &disk.device));
         assert_eq!(store.sectors(), 8192);
         let mut driver = Driver::new(&store);
         for (lba, durability) in [
@@ -129,7 +145,7 @@ fn a_block_device_is_a_disk() {
 fn a_device_that_grows_is_served_whole() {
     let Some(disk) = Loop::new(2048) else { return };
     for (kind, sectors) in [(StoreKind::Mmap, 4096), (StoreKind::Direct, 8192)] {
-        let store = open(&StoreOptions::new(kind, &disk.device)).unwrap();
+        let store = opened(&StoreOptions::new(kind, &disk.device));
         std::fs::File::options()
             .write(true)
             .open(&disk.file)
@@ -155,7 +171,7 @@ fn one_process_may_split_a_device_but_not_share_a_mounted_one() {
         length,
         ..StoreOptions::new(StoreKind::Mmap, &disk.device)
     };
-    let halves = (open(&range(0, 1000)).unwrap(), open(&range(1000, 1000)).unwrap());
+    let halves = (opened(&range(0, 1000)), opened(&range(1000, 1000)));
     assert!(open(&range(999, 2)).is_err());
     halves.0.close().unwrap();
     halves.1.close().unwrap();
@@ -174,7 +190,7 @@ fn one_process_may_split_a_device_but_not_share_a_mounted_one() {
     assert_eq!((refused, writing), (Err(expected.clone()), Some(expected)));
     assert_eq!(reading, None, "a reader disturbs no mount");
     assert!(conflict(&disk.device, 0..u64::MAX, true).is_none(), "free again");
-    let _store = open(&range(0, 0)).expect("free again");
+    let _store = opened(&range(0, 0));
     assert!(
         conflict(&disk.device, 0..u64::MAX, true).is_none(),
         "our own export is no conflict"
@@ -208,13 +224,13 @@ fn a_file_and_a_loop_device_over_it_are_not_written_side_by_side() {
     }
     // The file was exported first: the device is not to be had.
     disk.detach();
-    let store = open(&file).unwrap();
+    let store = opened(&file);
     disk.attach(&[]);
     let device = StoreOptions::new(StoreKind::Mmap, &disk.device);
     let holder = in_use(&device);
     assert!(holder.contains("another export of this process"), "{holder}");
     drop(store);
-    let store = open(&device).unwrap();
+    let store = opened(&device);
     in_use(&file);
     drop(store);
     // Two readers of what nobody writes.
@@ -279,11 +295,11 @@ fn a_partition_and_its_disk_are_not_written_side_by_side() {
         return;
     };
     let options = |path: &PathBuf| StoreOptions::new(StoreKind::Mmap, path);
-    let whole = open(&options(&disk.device)).unwrap();
+    let whole = opened(&options(&disk.device));
     in_use(&options(&first));
     drop(whole);
     // Two partitions are disks of their own, for which neither waits for the other.
-    let parts = (open(&options(&first)).unwrap(), open(&options(&second)).unwrap());
+    let parts = (opened(&options(&first)), opened(&options(&second)));
     in_use(&options(&disk.device));
     in_use(&options(&disk.file));
     drop(parts);
@@ -310,7 +326,7 @@ fn a_loop_device_over_a_device_that_is_in_use_is_in_use() {
     let refused = export.unwrap_err();
     assert!(refused.contains(&over.display().to_string()), "{refused}");
     // The other way round: who came later is refused.
-    let export = open(&options(&disk.device)).unwrap();
+    let export = opened(&options(&disk.device));
     let over = attach(&disk.device, &[]).unwrap();
     let refused = open(&options(&over)).map(drop).map_err(|error| error.to_string());
     let detached = Command::new("losetup").arg("--detach").arg(&over).status();
@@ -350,7 +366,7 @@ fn part_of_a_block_can_be_trimmed() {
         return;
     };
     for kind in [StoreKind::Mmap, StoreKind::Direct] {
-        let store = open(&StoreOptions::new(kind, &disk.device)).unwrap();
+        let store = opened(&StoreOptions::new(kind, &disk.device));
         if !store.traits().trim {
             return crate::skip("the loop device does not trim");
         }

@@ -421,3 +421,37 @@ fn a_replaced_file_renews_its_export_and_no_other() {
     assert_eq!(world.served("eth0").unwrap(), ["e1.1", "e1.2", "e1.3"]);
     assert_eq!(world.done("Search"), 1, "its address was ours all the time");
 }
+
+#[test]
+fn a_fenced_export_leaves_its_ports_at_once_and_is_opened_anew() {
+    let mut world = World::new(&["eth0"]);
+    world.want(&[export(1, 1, "/a", &["eth0"]), export(1, 2, "/b", &["eth0"])]);
+    let id = world.plan.order[0];
+    world.bad_paths.insert("/a".into(), "in use by 10.0.0.3".into());
+    let fence = |world: &mut World| {
+        world.plan.fenced(id, "shut out".into(), world.now);
+        world.run();
+    };
+    fence(&mut world);
+    assert_eq!(world.served("eth0").unwrap(), ["e1.2"]);
+    let State::Failed { reason, .. } = world.plan.status().exports[0].state.clone() else {
+        panic!("{:?}", world.plan.status());
+    };
+    assert_eq!(
+        (reason.as_str(), world.said("e1.1 of /a: FENCED")),
+        ("shut out", 1)
+    );
+    assert_eq!(world.done("CloseExport"), 1);
+    // The same once more, as by another operation that ends: its store is closed already.
+    fence(&mut world);
+    assert_eq!((world.done("CloseExport"), world.said("FENCED")), (1, 1));
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.said("e1.1 FAILED, trying again: in use by 10.0.0.3"), 1);
+    world.bad_paths.clear();
+    world.pass(Duration::from_secs(31));
+    assert_eq!(world.served("eth0").unwrap(), ["e1.1", "e1.2"]);
+    assert!(
+        world.done("Search") > 1,
+        "somebody else may have its address by now"
+    );
+}

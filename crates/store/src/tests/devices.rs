@@ -83,7 +83,7 @@ fn opened(options: &StoreOptions) -> Arc<dyn Store<CompletionQueue>> {
     loop {
         match open(options) {
             Err(StoreError::InUse { .. }) if Instant::now() < end => {
-                std::thread::sleep(Duration::from_millis(5))
+                std::thread::sleep(Duration::from_millis(5));
             }
             opened => return opened.unwrap(),
         }

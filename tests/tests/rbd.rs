@@ -334,7 +334,7 @@ fn while_ceph_stalls_nobody_is_told_an_error() -> Result<()> {
     let ended = target.process.wait(Duration::from_secs(20));
     target
         .process
-        .wait_for("left behind: e1.1: rbd:rbd/vm does not answer", PATIENCE)?;
+        .wait_for("left behind: e1.1: rbd:rbd/vm has not answered yet", PATIENCE)?;
     site.ceph.osd().signal(Signal::SIGCONT)?;
     ensure!(ended?.code() == Some(1), "it says that it left something behind");
     Ok(())

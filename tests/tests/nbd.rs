@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::frame::ata;
-use lab::image::{Random, SECTOR};
+use lab::image::SECTOR;
 use lab::initiator::Disk;
 use lab::link::target_mac;
 use lab::needs::Need;
@@ -14,7 +13,7 @@ use lab::packages;
 use lab::process::Process;
 use lab::seed;
 use lab::writer::{Options, Writer};
-use lab::{Address, Lab, Target, needs};
+use lab::{Address, Lab, Target, eventually, needs, used_at_random};
 use tempfile::TempDir;
 
 const ADDRESS: Address = Address::new(1, 1);
@@ -125,59 +124,13 @@ fn qemu_img(words: &[&str]) -> Result<()> {
 }
 
 fn appears(socket: &str) -> Result<()> {
-    eventually("the server's socket", || Ok(Path::new(socket).exists()))
+    eventually("the server's socket", PATIENCE, || Ok(Path::new(socket).exists()))
 }
 
-/// Asks until it holds.
-fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    while !holds()? {
-        ensure!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
-}
-
-/// Random reads, writes and trims; gives what the disk must hold.
+/// Uses a disk at random around the borders of qcow2's clusters of 64 KiB, and gives what it must hold then.
 fn exercise(disk: &Disk<'_>) -> Result<Vec<u8>> {
     ensure!(disk.identify()?.sectors() == SECTORS);
-    let mut model = vec![0; SECTORS as usize * SECTOR];
-    let mut random = Random::new(seed());
-    for round in 0..400u64 {
-        let count = 1 + random.below(16);
-        // Around the borders of qcow2's clusters of 64 KiB, and anywhere.
-        let near = (1 + random.below(60)) * 128 - 8 + random.below(16);
-        let lba = if round % 2 == 0 {
-            near
-        } else {
-            random.below(SECTORS - 16)
-        };
-        let span = lba as usize * SECTOR..(lba + count) as usize * SECTOR;
-        match random.below(8) {
-            0..4 => {
-                let mut data = vec![0; count as usize * SECTOR];
-                random.fill(&mut data);
-                disk.write(lba, &data)?;
-                model[span].copy_from_slice(&data);
-            }
-            4 => {
-                let mut range = [0; SECTOR];
-                range[..8].copy_from_slice(&(lba | count << 48).to_le_bytes());
-                let reply = disk.ata(ata::DATA_SET_MANAGEMENT, 0, 1, &range)?;
-                ensure!(
-                    reply.aoe_error().is_none() && reply.status() & 1 == 0,
-                    "{reply:?}"
-                );
-                // IDENTIFY promises zeros: every one of these servers writes them.
-                model[span].fill(0);
-            }
-            5 => disk.flush()?,
-            _ => ensure!(
-                disk.read(lba, count as u8)? == model[span],
-                "read of {count} at {lba}"
-            ),
-        }
-    }
+    let model = used_at_random(disk, SECTORS, 128, 400)?;
     let zeroes = disk.identify()?.words[69];
     ensure!(
         zeroes & 1 << 5 != 0 && zeroes & 1 << 14 != 0,
@@ -308,12 +261,12 @@ fn an_export_waits_for_its_server() -> Result<()> {
         Ok((asked.status.code(), text))
     };
     server.kill()?;
-    eventually("the loss is shown", || {
+    eventually("the loss is shown", PATIENCE, || {
         let (code, text) = state()?;
         Ok(code == Some(3) && text.contains("silent until it is back"))
     })?;
     let _server = site.qemu_nbd()?;
-    eventually("it is healthy again", || Ok(state()?.0 == Some(0)))?;
+    eventually("it is healthy again", PATIENCE, || Ok(state()?.0 == Some(0)))?;
     ensure!(disk.read(9, 1)? == [7; SECTOR]);
     Ok(())
 }

@@ -3,17 +3,16 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::ceph::{Ceph, NEEDS};
 use lab::frame::ata;
-use lab::image::{Random, SECTOR};
-use lab::initiator::Disk;
+use lab::image::SECTOR;
 use lab::link::target_mac;
 use lab::seed;
 use lab::writer::{Options, Writer};
-use lab::{Address, Lab, Namespace, Target, needs};
+use lab::{Address, Lab, Namespace, Target, eventually, needs, used_at_random};
 use nix::sys::signal::Signal;
 
 const ADDRESS: Address = Address::new(1, 1);
@@ -21,6 +20,8 @@ const ADDRESS: Address = Address::new(1, 1);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Sectors of an image of the tests: 64 MiB.
 const SECTORS: u64 = 64 << 11;
+/// Sectors of one of Ceph's objects, which an image consists of: 4 MiB.
+const OBJECT: u64 = 4 << 11;
 
 /// A cluster and what is to be connected to it.
 struct Site {
@@ -111,61 +112,9 @@ impl Site {
     }
 }
 
-/// Asks until it holds.
-fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    while !holds()? {
-        ensure!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    Ok(())
-}
-
 fn said(target: &Target, words: &[&str]) -> Result<String> {
     let output = target.ask(words)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Writes, reads, flushes and trims at random, and gives what the disk must hold then.
-fn used_at_random(disk: &Disk<'_>) -> Result<Vec<u8>> {
-    let mut model = vec![0; SECTORS as usize * SECTOR];
-    let mut random = Random::new(seed());
-    let span = |lba: u64, count: u64| lba as usize * SECTOR..(lba + count) as usize * SECTOR;
-    for round in 0..600u64 {
-        // Around the borders of Ceph's objects of 4 MiB, and anywhere.
-        let count = 1 + random.below(16);
-        let near = (1 + random.below(15)) * 8192 - 24 + random.below(32);
-        let lba = if round % 2 == 0 {
-            near
-        } else {
-            random.below(SECTORS - 16)
-        };
-        match random.below(8) {
-            0..4 => {
-                let mut data = vec![0; count as usize * SECTOR];
-                random.fill(&mut data);
-                disk.write(lba, &data)?;
-                model[span(lba, count)].copy_from_slice(&data);
-            }
-            4 => {
-                let mut range = [0; SECTOR];
-                range[..8].copy_from_slice(&(lba | count << 48).to_le_bytes());
-                let reply = disk.ata(ata::DATA_SET_MANAGEMENT, 0, 1, &range)?;
-                ensure!(
-                    reply.aoe_error().is_none() && reply.status() & 1 == 0,
-                    "{reply:?}"
-                );
-                // Zeros are promised in IDENTIFY.
-                model[span(lba, count)].fill(0);
-            }
-            5 => disk.flush()?,
-            _ => ensure!(
-                disk.read(lba, count as u8)? == model[span(lba, count)],
-                "read of {count} at {lba}"
-            ),
-        }
-    }
-    Ok(model)
 }
 
 #[test]
@@ -176,7 +125,7 @@ fn an_image_is_a_disk() -> Result<()> {
     let initiator = site.lab.open(0)?;
     let disk = initiator.find(ADDRESS)?;
     ensure!(disk.identify()?.sectors() == SECTORS);
-    let model = used_at_random(&disk)?;
+    let model = used_at_random(&disk, SECTORS, OBJECT, 600)?;
     let zeroes = disk.identify()?.words[69];
     ensure!(
         zeroes & 1 << 5 != 0 && zeroes & 1 << 14 != 0,
@@ -216,7 +165,7 @@ fn an_image_that_grows_is_served_as_it_is_and_a_snapshot_as_it_was() -> Result<(
     site.rbd("snap create --no-progress rbd/vm@before")?;
     disk.write(5, &[2; SECTOR])?;
     site.rbd("resize --no-progress --size 96M rbd/vm")?;
-    eventually("the new size", || {
+    eventually("the new size", PATIENCE, || {
         Ok(disk.identify()?.sectors() == SECTORS * 3 / 2)
     })?;
     disk.write(SECTORS + 7, &[3; SECTOR])?;

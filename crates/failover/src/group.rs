@@ -1,0 +1,349 @@
+//! One gateway's part in one group.
+
+/// How often a gateway that does not answer for the group asks for the one that does, in microseconds.
+pub const ASK_EVERY_US: u64 = 250_000;
+
+/// The times of a group, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How many questions in a row without an answer it takes to take the group over. Questions are counted, not time: a process
+    /// that was stopped, or has no interface to ask on, has heard no silence.
+    pub questions: u32,
+    /// How long nobody is answered after the locks were taken: what the network still carries for the gateway before dies out.
+    pub quiet_us: u64,
+    /// How long a gateway that lost the group, or gave it away, leaves it to the others. Two gateways that do not hear each
+    /// other take the group from each other at most this often.
+    pub hold_us: u64,
+}
+
+impl Settings {
+    /// A group that is taken over after `detect_us` of silence, with one second of quiet and at most one take-over a minute.
+    pub fn with_detect_us(detect_us: u64) -> Settings {
+        let questions = detect_us.div_ceil(ASK_EVERY_US).max(2);
+        Settings {
+            questions: u32::try_from(questions).unwrap_or(u32::MAX),
+            quiet_us: 1_000_000,
+            hold_us: 60_000_000,
+        }
+    }
+}
+
+/// Who has the locks of a group's images, as far as the storage tells.
+///
+/// Two gateways that start at the same moment both hear silence. Each looks who has the locks, and takes them later only from
+/// whom it saw: whoever comes second finds another holder, and goes on listening.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Whatever names it; the same text is the same holder.
+    Known(String),
+    /// Nobody.
+    Nobody,
+}
+
+/// What a gateway does for the group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Says nothing, and listens for the gateway that answers.
+    Standby,
+    /// Takes the locks.
+    Taking,
+    /// Has the locks, and answers nobody yet.
+    Quiet,
+    /// Answers.
+    Active,
+    /// Answers nobody any more, and closes everything.
+    Leaving,
+}
+
+/// Something to do. At most one is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Find out who has the locks; ends in [`Group::looked`].
+    Look,
+    /// Take the locks and open everything; `from` is who may be shut out for that, `None`: whoever it is. Ends in
+    /// [`Group::taken`] or [`Group::refused`].
+    Take {
+        /// Whose locks may be broken.
+        from: Option<Holder>,
+    },
+    /// Answer from now on.
+    Serve,
+    /// Answer nobody from now on, drop what is under way without an answer, and give back or forget the locks. Ends in
+    /// [`Group::left`].
+    Leave,
+}
+
+/// See the crate.
+#[derive(Clone, Debug)]
+pub struct Group {
+    settings: Settings,
+    state: State,
+    /// When the gateway that answers was heard last.
+    heard_us: Option<u64>,
+    /// Questions since then, but for those of times when the group is left to others.
+    unanswered: u32,
+    /// Until when the group is left to others.
+    held_until_us: u64,
+    /// Until when nothing is tried because the last time failed.
+    put_off_until_us: u64,
+    /// When the state was entered.
+    since_us: u64,
+    look: Look,
+    /// Tries in a row that failed.
+    failures: u32,
+    /// The operator wants it here.
+    ordered: bool,
+    /// Why it is not active, in words, where something went wrong.
+    reason: Option<String>,
+    /// A step was given out that has not ended.
+    under_way: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Look {
+    NotAsked,
+    /// Under way.
+    Asked,
+    /// The gateway that answers was heard meanwhile: what comes of it is old.
+    Outdated,
+    Known(Holder),
+}
+
+/// The pause after a try that failed; doubled each time.
+const PAUSE_US: u64 = 1_000_000;
+/// Most doublings.
+const DOUBLINGS: u32 = 5;
+
+impl Group {
+    /// A gateway that has just started: it listens first.
+    pub const fn new(settings: Settings, now_us: u64) -> Group {
+        Group {
+            settings,
+            state: State::Standby,
+            heard_us: None,
+            unanswered: 0,
+            held_until_us: 0,
+            put_off_until_us: 0,
+            since_us: now_us,
+            look: Look::NotAsked,
+            failures: 0,
+            ordered: false,
+            reason: None,
+            under_way: false,
+        }
+    }
+
+    /// What it does now.
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Since when.
+    pub const fn since_us(&self) -> u64 {
+        self.since_us
+    }
+
+    /// Why it is not active, where something went wrong.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// When the gateway that answers was heard last.
+    pub const fn heard_us(&self) -> Option<u64> {
+        self.heard_us
+    }
+
+    /// Until when it leaves the group to others; a time that is over: it does not.
+    pub const fn held_until_us(&self) -> u64 {
+        self.held_until_us
+    }
+
+    /// Whether its exports may be open: their locks are being taken, or held.
+    pub const fn may_hold_locks(&self) -> bool {
+        matches!(self.state, State::Taking | State::Quiet | State::Active)
+    }
+
+    /// Other times; what is under way goes on.
+    pub const fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// Whether it is to ask, every [`ASK_EVERY_US`], for the gateway that answers.
+    pub fn is_asking(&self) -> bool {
+        self.state == State::Standby
+    }
+
+    /// The gateway that answers is being asked for, on at least one interface.
+    pub const fn asked(&mut self, now_us: u64) {
+        if now_us >= self.held_until_us && now_us >= self.put_off_until_us {
+            self.unanswered = self.unanswered.saturating_add(1);
+        }
+    }
+
+    /// The gateway that answers was heard.
+    pub fn heard(&mut self, now_us: u64) {
+        self.heard_us = Some(now_us);
+        self.unanswered = 0;
+        if self.state == State::Standby {
+            self.failures = 0;
+            self.reason = None;
+            self.look = match self.look {
+                Look::Asked | Look::Outdated => Look::Outdated,
+                Look::NotAsked | Look::Known(_) => Look::NotAsked,
+            };
+        }
+    }
+
+    /// Who has the locks; `Err`: that is not known, because the storage does not answer.
+    pub fn looked(&mut self, found: Result<Holder, String>, now_us: u64) {
+        let look = std::mem::replace(&mut self.look, Look::NotAsked);
+        if !matches!(look, Look::Asked | Look::Outdated) {
+            return;
+        }
+        self.under_way = false;
+        match found {
+            Ok(holder) if look == Look::Asked => self.look = Look::Known(holder),
+            Ok(_) => {}
+            Err(reason) => self.failed(reason, now_us),
+        }
+    }
+
+    /// The locks are held and everything is read that was kept with the images.
+    pub fn taken(&mut self, now_us: u64) {
+        if self.state == State::Taking {
+            self.under_way = false;
+            self.enter(State::Quiet, now_us);
+        }
+    }
+
+    /// The locks could not be taken; what was taken of them is to be given back.
+    pub fn refused(&mut self, reason: String, now_us: u64) {
+        if self.state == State::Taking {
+            self.under_way = false;
+            self.failed(reason, now_us);
+            self.enter(State::Leaving, now_us);
+        }
+    }
+
+    /// A lock is lost: another gateway has the group, or somebody broke the lock.
+    pub fn fenced(&mut self, reason: String, now_us: u64) {
+        if self.may_hold_locks() {
+            self.under_way = false;
+            self.reason = Some(reason);
+            self.hold(now_us);
+            self.enter(State::Leaving, now_us);
+        }
+    }
+
+    /// Everything is closed.
+    pub fn left(&mut self, now_us: u64) {
+        if self.state == State::Leaving {
+            self.under_way = false;
+            self.enter(State::Standby, now_us);
+            self.unanswered = 0;
+            self.look = Look::NotAsked;
+        }
+    }
+
+    /// The operator wants the group here, now. False where it is already.
+    pub fn take(&mut self, now_us: u64) -> bool {
+        if self.state != State::Standby {
+            return false;
+        }
+        self.ordered = true;
+        self.held_until_us = now_us;
+        true
+    }
+
+    /// The operator wants the group elsewhere. False where it is not here.
+    pub fn release(&mut self, now_us: u64) -> bool {
+        let was_ordered = std::mem::take(&mut self.ordered);
+        if !self.may_hold_locks() {
+            return was_ordered;
+        }
+        self.under_way = false;
+        self.reason = Some("released by the operator".to_owned());
+        self.hold(now_us);
+        self.enter(State::Leaving, now_us);
+        true
+    }
+
+    /// What to do now.
+    pub fn poll(&mut self, now_us: u64) -> Option<Step> {
+        if self.under_way {
+            return None;
+        }
+        let step = match self.state {
+            State::Standby => self.step_standby(now_us)?,
+            State::Taking | State::Active => return None,
+            State::Quiet if now_us < self.since_us.saturating_add(self.settings.quiet_us) => return None,
+            State::Quiet => {
+                self.enter(State::Active, now_us);
+                self.failures = 0;
+                self.reason = None;
+                // Its end is not waited for.
+                return Some(Step::Serve);
+            }
+            State::Leaving => Step::Leave,
+        };
+        self.under_way = true;
+        Some(step)
+    }
+
+    /// When [`Group::poll`] has something to do although nothing is heard.
+    pub const fn next_us(&self) -> Option<u64> {
+        if self.under_way {
+            return None;
+        }
+        match self.state {
+            State::Standby if self.ordered => Some(self.since_us),
+            State::Quiet => Some(self.since_us.saturating_add(self.settings.quiet_us)),
+            State::Leaving => Some(self.since_us),
+            // They go on by an event.
+            State::Standby | State::Taking | State::Active => None,
+        }
+    }
+
+    fn step_standby(&mut self, now_us: u64) -> Option<Step> {
+        if std::mem::take(&mut self.ordered) {
+            self.enter(State::Taking, now_us);
+            return Some(Step::Take { from: None });
+        }
+        match &self.look {
+            // A question counts as unanswered when the next is asked. The look has the time of the second half.
+            Look::NotAsked if self.unanswered > self.settings.questions / 2 => {
+                self.look = Look::Asked;
+                Some(Step::Look)
+            }
+            Look::Known(Holder::Nobody) => self.take_over(Holder::Nobody, now_us),
+            Look::Known(holder) if self.unanswered > self.settings.questions => {
+                self.take_over(holder.clone(), now_us)
+            }
+            Look::NotAsked | Look::Asked | Look::Outdated | Look::Known(_) => None,
+        }
+    }
+
+    fn take_over(&mut self, from: Holder, now_us: u64) -> Option<Step> {
+        self.look = Look::NotAsked;
+        self.enter(State::Taking, now_us);
+        Some(Step::Take { from: Some(from) })
+    }
+
+    /// Nothing is tried for a while.
+    fn failed(&mut self, reason: String, now_us: u64) {
+        let pause_us = PAUSE_US << self.failures.min(DOUBLINGS);
+        self.failures = self.failures.saturating_add(1);
+        self.put_off_until_us = now_us.saturating_add(pause_us);
+        self.unanswered = 0;
+        self.reason = Some(reason);
+    }
+
+    fn hold(&mut self, now_us: u64) {
+        self.held_until_us = now_us.saturating_add(self.settings.hold_us);
+    }
+
+    fn enter(&mut self, state: State, now_us: u64) {
+        self.state = state;
+        self.since_us = now_us;
+    }
+}

@@ -1,0 +1,166 @@
+use super::*;
+
+const SECOND: u64 = 1_000_000;
+
+fn group() -> Group {
+    Group::new(Settings::with_detect_us(1_500_000), 0)
+}
+
+fn known(name: &str) -> Holder {
+    Holder::Known(name.to_owned())
+}
+
+/// Asks without an answer until there is something to do; the time then.
+fn silence(group: &mut Group, mut now_us: u64) -> (Step, u64) {
+    for _ in 0..1000 {
+        now_us += ASK_EVERY_US;
+        group.asked(now_us);
+        if let Some(step) = group.poll(now_us) {
+            return (step, now_us);
+        }
+    }
+    panic!("nothing is done about silence: {group:?}");
+}
+
+/// A group that took the locks from `holder` and answers.
+fn active() -> (Group, u64) {
+    let mut group = group();
+    let (look, now) = silence(&mut group, 0);
+    assert_eq!(look, Step::Look);
+    group.looked(Ok(known("a")), now);
+    let (take, now) = silence(&mut group, now);
+    assert_eq!(take, Step::Take { from: Some(known("a")) });
+    group.taken(now);
+    assert_eq!(group.poll(now + SECOND), Some(Step::Serve));
+    (group, now + SECOND)
+}
+
+#[test]
+fn silence_is_taken_over_in_time_from_whom_had_the_locks() {
+    let mut group = group();
+    let (look, now) = silence(&mut group, 0);
+    assert_eq!((look, now), (Step::Look, SECOND));
+    group.looked(Ok(known("a")), now);
+    let (take, now) = silence(&mut group, now);
+    // The last of six questions has waited for its time, too.
+    assert_eq!((take, now), (Step::Take { from: Some(known("a")) }, 1_750_000));
+    group.taken(now);
+    assert_eq!(group.state(), &State::Quiet);
+    assert_eq!(group.poll(now + SECOND - 1), None);
+    assert_eq!(group.next_us(), Some(now + SECOND));
+    assert_eq!(group.poll(now + SECOND), Some(Step::Serve));
+    assert_eq!(group.state(), &State::Active);
+}
+
+#[test]
+fn locks_that_nobody_has_are_taken_at_once() {
+    let mut group = group();
+    let (_, now) = silence(&mut group, 0);
+    group.looked(Ok(Holder::Nobody), now);
+    assert_eq!(group.poll(now), Some(Step::Take { from: Some(Holder::Nobody) }));
+}
+
+#[test]
+fn who_hears_an_answer_takes_nothing() {
+    let mut group = group();
+    for round in 1..200 {
+        let now = round * ASK_EVERY_US;
+        group.asked(now);
+        // Three of four answers are lost.
+        if round % 4 == 0 {
+            group.heard(now);
+        }
+        assert!(!matches!(group.poll(now), Some(Step::Take { .. })));
+        group.looked(Ok(known("a")), now);
+    }
+    assert_eq!(group.state(), &State::Standby);
+}
+
+#[test]
+fn time_alone_is_no_silence() {
+    // The process was stopped, or the interface was down: nothing was asked.
+    let mut group = group();
+    group.asked(0);
+    group.asked(3600 * SECOND);
+    assert_eq!(group.poll(3600 * SECOND), None);
+}
+
+#[test]
+fn what_was_found_before_an_answer_was_heard_is_not_used() {
+    let mut group = group();
+    let (_, now) = silence(&mut group, 0);
+    group.heard(now);
+    group.looked(Ok(Holder::Nobody), now);
+    assert_eq!(group.poll(now), None);
+    let (step, _) = silence(&mut group, now);
+    assert_eq!(step, Step::Look);
+}
+
+#[test]
+fn a_lock_that_is_lost_ends_in_silence_and_is_left_to_others_for_a_minute() {
+    let (mut group, now) = active();
+    group.fenced("another client has it".into(), now);
+    assert_eq!(group.state(), &State::Leaving);
+    assert_eq!(group.poll(now), Some(Step::Leave));
+    assert_eq!(group.poll(now), None);
+    group.left(now);
+    assert_eq!(group.reason(), Some("another client has it"));
+    let (step, again) = silence(&mut group, now);
+    assert_eq!(step, Step::Look);
+    assert!(again >= now + 60 * SECOND);
+}
+
+#[test]
+fn the_operator_decides() {
+    let (mut group, now) = active();
+    assert!(!group.take(now));
+    assert!(group.release(now));
+    assert_eq!(group.poll(now), Some(Step::Leave));
+    group.left(now);
+    assert!(!group.release(now));
+    assert!(group.take(now + SECOND));
+    assert_eq!(group.poll(now + SECOND), Some(Step::Take { from: None }));
+}
+
+#[test]
+fn a_take_over_that_fails_is_tried_again_later_and_later() {
+    let mut group = group();
+    let mut now = 0;
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        let before = now;
+        let (_, found) = silence(&mut group, now);
+        group.looked(Ok(Holder::Nobody), found);
+        assert!(matches!(group.poll(found), Some(Step::Take { .. })));
+        group.refused("the image is not there".into(), found);
+        assert_eq!(group.poll(found), Some(Step::Leave));
+        group.left(found);
+        now = found;
+        pauses.push(now - before);
+    }
+    assert!(pauses.is_sorted() && pauses[7] > 4 * pauses[0], "{pauses:?}");
+    assert!(pauses[7] < 40 * SECOND);
+}
+
+#[test]
+fn storage_that_does_not_answer_is_asked_again_and_nothing_is_taken() {
+    let mut group = group();
+    let (_, now) = silence(&mut group, 0);
+    group.looked(Err("no monitor answers".into()), now);
+    assert_eq!(group.reason(), Some("no monitor answers"));
+    let (step, _) = silence(&mut group, now);
+    assert_eq!(step, Step::Look);
+}
+
+#[test]
+fn a_lock_lost_while_taking_or_quiet_is_given_up() {
+    let mut group = group();
+    let (_, now) = silence(&mut group, 0);
+    group.looked(Ok(Holder::Nobody), now);
+    let _take = group.poll(now);
+    group.fenced("gone".into(), now);
+    assert_eq!(group.state(), &State::Leaving);
+    // What comes of the take-over changes nothing any more.
+    group.taken(now);
+    assert_eq!(group.state(), &State::Leaving);
+}

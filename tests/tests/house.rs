@@ -8,17 +8,21 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 /// A package's directory and the packages of this workspace that it may be built with (tests of its own aside).
-const PACKAGES: [(&str, &[&str]); 12] = [
+const PACKAGES: [(&str, &[&str]); 13] = [
     ("aoe-common", &[]),
     ("aoe-ebpf", &["aoe-common"]),
     ("crates/engine", &["aoe-common"]),
+    ("crates/failover", &[]),
     ("crates/store", &["engine"]),
     ("crates/xsk", &[]),
     ("crates/initiator", &["aoe-common"]),
     ("aoe-user", &["aoe-common", "engine", "initiator", "store", "xsk"]),
     ("tests/testbed", &["aoe-common"]),
     ("tests/checker", &["aoe-common", "xblade-testbed"]),
-    ("tests/sim", &["aoe-common", "engine", "store", "xblade-checker"]),
+    (
+        "tests/sim",
+        &["aoe-common", "engine", "failover", "store", "xblade-checker"],
+    ),
     ("xtask", &["xblade-testbed"]),
     ("fuzz", &["aoe-common", "engine", "xblade"]),
 ];

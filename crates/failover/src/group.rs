@@ -3,6 +3,9 @@
 /// How often a gateway that does not answer for the group asks for the one that does, in microseconds.
 pub const ASK_EVERY_US: u64 = 250_000;
 
+/// How often a gateway that answers for the group says so unasked, in microseconds.
+pub const ANNOUNCE_EVERY_US: u64 = 1_000_000;
+
 /// The times of a group, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -66,8 +69,12 @@ pub enum Step {
         /// Whose locks may be broken.
         from: Option<Holder>,
     },
-    /// Answer from now on.
+    /// Answer from now on, and say so to everybody. Its end is not waited for.
     Serve,
+    /// Send something to everybody from the group's address, as an advertisement of one export does, on each interface: switches
+    /// send to where they saw that address last. That is the wrong way when the first announcement was lost, or when a gateway that
+    /// had the group before, and whose machine stood still, answers a last time. Its end is not waited for.
+    Announce,
     /// Answer nobody from now on, drop what is under way without an answer, and give back or forget the locks. Ends in
     /// [`Group::left`].
     Leave,
@@ -82,12 +89,16 @@ pub struct Group {
     heard_us: Option<u64>,
     /// Questions since then, but for those of times when the group is left to others.
     unanswered: u32,
+    /// The same since it was found out who has the locks.
+    since_look: u32,
     /// Until when the group is left to others.
     held_until_us: u64,
     /// Until when nothing is tried because the last time failed.
     put_off_until_us: u64,
     /// When the state was entered.
     since_us: u64,
+    /// When it was said last that this gateway answers.
+    announced_us: u64,
     look: Look,
     /// Tries in a row that failed.
     failures: u32,
@@ -122,9 +133,11 @@ impl Group {
             state: State::Standby,
             heard_us: None,
             unanswered: 0,
+            since_look: 0,
             held_until_us: 0,
             put_off_until_us: 0,
             since_us: now_us,
+            announced_us: now_us,
             look: Look::NotAsked,
             failures: 0,
             ordered: false,
@@ -177,6 +190,7 @@ impl Group {
     pub const fn asked(&mut self, now_us: u64) {
         if now_us >= self.held_until_us && now_us >= self.put_off_until_us {
             self.unanswered = self.unanswered.saturating_add(1);
+            self.since_look = self.since_look.saturating_add(1);
         }
     }
 
@@ -202,7 +216,10 @@ impl Group {
         }
         self.under_way = false;
         match found {
-            Ok(holder) if look == Look::Asked => self.look = Look::Known(holder),
+            Ok(holder) if look == Look::Asked => {
+                self.look = Look::Known(holder);
+                self.since_look = 0;
+            }
             Ok(_) => {}
             Err(reason) => self.failed(reason, now_us),
         }
@@ -275,13 +292,17 @@ impl Group {
         }
         let step = match self.state {
             State::Standby => self.step_standby(now_us)?,
+            State::Active if now_us >= self.announced_us.saturating_add(ANNOUNCE_EVERY_US) => {
+                self.announced_us = now_us;
+                return Some(Step::Announce);
+            }
             State::Taking | State::Active => return None,
             State::Quiet if now_us < self.since_us.saturating_add(self.settings.quiet_us) => return None,
             State::Quiet => {
                 self.enter(State::Active, now_us);
                 self.failures = 0;
                 self.reason = None;
-                // Its end is not waited for.
+                self.announced_us = now_us;
                 return Some(Step::Serve);
             }
             State::Leaving => Step::Leave,
@@ -299,8 +320,9 @@ impl Group {
             State::Standby if self.ordered => Some(self.since_us),
             State::Quiet => Some(self.since_us.saturating_add(self.settings.quiet_us)),
             State::Leaving => Some(self.since_us),
+            State::Active => Some(self.announced_us.saturating_add(ANNOUNCE_EVERY_US)),
             // They go on by an event.
-            State::Standby | State::Taking | State::Active => None,
+            State::Standby | State::Taking => None,
         }
     }
 
@@ -309,18 +331,26 @@ impl Group {
             self.enter(State::Taking, now_us);
             return Some(Step::Take { from: None });
         }
+        let grace = self.grace();
         match &self.look {
-            // A question counts as unanswered when the next is asked. The look has the time of the second half.
-            Look::NotAsked if self.unanswered > self.settings.questions / 2 => {
+            // A question counts as unanswered when the next is asked.
+            Look::NotAsked if self.unanswered > self.settings.questions.saturating_sub(grace).max(1) => {
                 self.look = Look::Asked;
                 Some(Step::Look)
             }
             Look::Known(Holder::Nobody) => self.take_over(Holder::Nobody, now_us),
-            Look::Known(holder) if self.unanswered > self.settings.questions => {
+            Look::Known(holder) if self.unanswered > self.settings.questions && self.since_look >= grace => {
                 self.take_over(holder.clone(), now_us)
             }
             Look::NotAsked | Look::Asked | Look::Outdated | Look::Known(_) => None,
         }
+    }
+
+    /// Questions that whoever was found to have the locks is given: it may have taken them a moment before, and be quiet yet, or the
+    /// storage that kept this gateway waiting kept it silent, too.
+    fn grace(&self) -> u32 {
+        let quiet = self.settings.quiet_us.div_ceil(ASK_EVERY_US);
+        u32::try_from(quiet).unwrap_or(u32::MAX).saturating_add(2)
     }
 
     fn take_over(&mut self, from: Holder, now_us: u64) -> Option<Step> {

@@ -9,6 +9,7 @@ use engine::{Completion, CompletionHandle, Completions};
 use parking_lot::Mutex;
 
 use crate::frame::Frame;
+use crate::gateways::Answer;
 
 /// A worker of one life of the process: a port's queue. Never used again.
 pub type WorkerId = u32;
@@ -36,10 +37,43 @@ pub enum Event {
     Boot,
     /// The process looks whether it has drained.
     Drain,
+    /// Something for a gateway's control part, of this life.
+    Gateway(u8, u32, Control),
+    /// Ceph goes on with the job of this number.
+    Ceph(u64),
+    /// An OSD hears of the map of this epoch.
+    OsdMap(u8, u64),
+    /// Whoever watches gateways looks.
+    Watch,
     /// Faults and load end.
     Quiet,
     /// Everything must have ended.
     End,
+}
+
+/// What a gateway's control part has to do.
+#[derive(Debug)]
+pub enum Control {
+    /// The process starts.
+    Start,
+    /// It asks for the gateway that answers.
+    Ask,
+    /// It looks what there is to do.
+    Poll,
+    /// It shows Ceph, and itself, that the image is its own.
+    Keep(u32),
+    /// This client is shut out, and why.
+    Fenced(u32, &'static str),
+    /// Ceph answers this client's job.
+    Answer(u32, u64, Answer),
+    /// Ceph has not answered this job in time.
+    Late(u64),
+    /// It looks whether everything is closed.
+    Close,
+    /// The operator wants the group here, or (false) elsewhere.
+    Operator(bool),
+    /// SIGTERM.
+    Terminate,
 }
 
 #[derive(Debug)]

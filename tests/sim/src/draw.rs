@@ -36,6 +36,7 @@ pub fn plan(seed: u64, wide: bool) -> Plan {
         hosts,
         network,
         faults,
+        gateways: None,
         mutant: None,
     }
 }

@@ -10,6 +10,8 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// The network, or its sender, made it something else than a well-behaved initiator sends.
     pub odd: bool,
+    /// When its sender sent it.
+    pub sent_us: u64,
 }
 
 /// An AoE request's header as a target must understand it.

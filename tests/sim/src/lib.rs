@@ -9,6 +9,7 @@ pub mod disk;
 pub mod draw;
 mod faults;
 pub mod frame;
+pub mod gateways;
 pub mod host;
 pub mod known;
 pub mod link;

@@ -34,6 +34,9 @@ struct Args {
     /// On every CPU, with larger and longer runs.
     #[arg(long)]
     swarm: bool,
+    /// Gateways to an image in Ceph, in place of one target with disks.
+    #[arg(long)]
+    gateways: bool,
     /// Known faults fail, too.
     #[arg(long)]
     no_known: bool,
@@ -142,6 +145,7 @@ fn search(args: &Args) -> Search {
         time: Duration::from_secs(args.seconds.unwrap_or(60)),
         threads,
         wide: args.swarm,
+        gateways: args.gateways || args.mutant.is_some_and(Mutant::of_gateways),
         mutant: args.mutant,
         known: !args.no_known,
     }

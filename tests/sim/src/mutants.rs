@@ -28,6 +28,11 @@ macro_rules! mutants {
                 SEEDS.iter().find(|(mutant, _)| *mutant == self).map_or(1, |(_, seed)| *seed)
             }
 
+            /// Whether it is one of gateways.
+            pub fn of_gateways(self) -> bool {
+                (Mutant::TakesOnFrame..=Mutant::AnnouncesOnce).contains(&self)
+            }
+
             /// Whether it is planted in the engine itself, which takes the feature `mutants`.
             pub fn in_engine(self) -> bool {
                 match self { $(Mutant::$name => mutants!(? $($engine)?),)+ }
@@ -87,6 +92,27 @@ mutants! {
     CompletionLost,
     /// A reply is sent twice now and then.
     ReplyTwice,
+    // In the simulated gateways.
+    /// A gateway takes the lock because a request came.
+    TakesOnFrame,
+    /// A gateway goes on answering when Ceph has shut it out.
+    AnswersWhileFenced,
+    /// A gateway answers as soon as it has the lock.
+    NoQuietTime,
+    /// Breaking the lock does not wait for the map in which the owner is shut out.
+    BreaksWithoutNewEpoch,
+    /// Gateways serve without the lock: whoever hears nobody, begins.
+    BothActive,
+    /// A gateway that has lost Ceph goes on answering what it can without.
+    NoLease,
+    /// The lease is looked at now and then, not before each answer.
+    LeaseNowAndThen,
+    /// A gateway that leaves goes on answering until everything is closed.
+    LeavesTalking,
+    /// The protocol state is read before the lock is there.
+    StateFromBefore,
+    /// The gateway that answers says so only once when it begins.
+    AnnouncesOnce,
     // In the engine.
     /// Overlapping requests do not wait for each other.
     ConflictsIgnored = ConflictsIgnored,

@@ -40,6 +40,11 @@ impl Network {
         *cuts = if cut { *cuts + 1 } else { cuts.saturating_sub(1) };
     }
 
+    /// Whether a way is cut.
+    pub fn is_cut(&self, host: u16, port: u8) -> bool {
+        self.cuts.get(&(host, port)).is_some_and(|times| *times > 0)
+    }
+
     /// Takes a link down, or up again.
     pub fn link(&mut self, port: u8, down: bool) {
         let times = self.down.entry(port).or_default();

@@ -21,9 +21,31 @@ pub struct Plan {
     pub network: NetworkPlan,
     /// What happens at given times.
     pub faults: Vec<Fault>,
+    /// Several gateways to one image in Ceph, each on the first port's network, in place of one target with disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateways: Option<GatewaysPlan>,
     /// The planted defect, if any.
     #[serde(default)]
     pub mutant: Option<Mutant>,
+}
+
+/// The gateways of a failover group, and the cluster behind them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GatewaysPlan {
+    /// How many.
+    pub count: u8,
+    /// So long must the gateway that answers be silent before another one takes over.
+    pub detect_ms: u64,
+    /// OSDs.
+    pub osds: u8,
+    /// A job takes an OSD about this long.
+    pub osd_us: u64,
+    /// Jobs that are late on their way, in a million.
+    pub late: u32,
+    /// How late at most.
+    pub late_ms: u64,
+    /// A new map reaches each OSD within this.
+    pub map_ms: u64,
 }
 
 /// A port.
@@ -289,5 +311,54 @@ pub enum FaultKind {
     Accept {
         /// The disk.
         disk: u8,
+    },
+    /// A gateway's process is stopped (SIGSTOP); its clock goes on.
+    GatewayStops {
+        /// Which.
+        gateway: u8,
+    },
+    /// A gateway's machine is stopped with its clock, and hears nothing meanwhile.
+    GatewayPauses {
+        /// Which.
+        gateway: u8,
+    },
+    /// A gateway's process is killed; a new one starts after the fault's time.
+    GatewayDies {
+        /// Which.
+        gateway: u8,
+    },
+    /// SIGTERM to a gateway; a new process starts after the fault's time.
+    GatewayEnds {
+        /// Which.
+        gateway: u8,
+    },
+    /// A gateway does not reach Ceph.
+    CephCut {
+        /// Which.
+        gateway: u8,
+    },
+    /// Two gateways do not hear each other.
+    Deaf {
+        /// One.
+        gateway: u8,
+        /// And the other.
+        other: u8,
+    },
+    /// Everything in Ceph takes seconds.
+    CephSlow,
+    /// An OSD does nothing.
+    OsdStalls {
+        /// Which.
+        osd: u8,
+    },
+    /// The operator wants the group at this gateway.
+    Take {
+        /// Which.
+        gateway: u8,
+    },
+    /// The operator wants the group elsewhere.
+    Release {
+        /// Which.
+        gateway: u8,
     },
 }

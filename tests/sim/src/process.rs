@@ -6,8 +6,8 @@ use std::sync::Arc;
 use aoe_common::{Address, Mac, Vlan};
 use arrayvec::ArrayVec;
 use engine::{
-    AccessList, Change, Export, Exports, Fault, Identity, Observer, Options, PortInfo, Remains, Session,
-    Store, WireAdmin,
+    AccessList, Change, Export, Exports, Fault, Identity, Observer, Options, Persistent, PortInfo, Remains,
+    Session, StateStore, Store, WireAdmin,
 };
 
 use crate::bus::{Bus, CompletionQueue, WorkerId};
@@ -199,15 +199,15 @@ impl Process {
         bus: &Bus,
         stores: Vec<Arc<dyn Store<CompletionQueue>>>,
         options: Vec<Options>,
-        state: &SimState,
+        load: impl Fn(Address) -> Persistent,
+        keeper: &Arc<dyn StateStore<CompletionQueue>>,
     ) -> Process {
         let exports: Vec<_> = stores
             .iter()
             .zip(options)
             .map(|(store, options)| {
-                let kept = state.load(options.address);
-                let keeper = Arc::new(state.clone());
-                let export = Export::new(options, Arc::clone(store), Some(keeper), Arc::new(Deaf), kept);
+                let (kept, keeper) = (load(options.address), Some(Arc::clone(keeper)));
+                let export = Export::new(options, Arc::clone(store), keeper, Arc::new(Deaf), kept);
                 Arc::new(export.expect("a state that the engine had saved"))
             })
             .collect();
@@ -250,7 +250,11 @@ impl Process {
                 .zip(options)
                 .map(|(export, options)| Arc::new(export.reconfigured(options)))
                 .collect(),
-            true => Process::start(&self.bus, self.stores.clone(), options, state).exports,
+            true => {
+                let keeper: Arc<dyn StateStore<CompletionQueue>> = Arc::new(state.clone());
+                let load = |address| state.load(address);
+                Process::start(&self.bus, self.stores.clone(), options, load, &keeper).exports
+            }
         };
         self.exports = exports;
         self.served = Arc::new(Exports::new(self.exports.clone()));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::draw;
+use crate::gateways;
 use crate::known::Known;
 use crate::mutants::Mutant;
 use crate::oracle::Violation;
@@ -26,6 +27,8 @@ pub struct Search {
     pub threads: usize,
     /// Longer and larger runs.
     pub wide: bool,
+    /// Of gateways, not of one target with disks.
+    pub gateways: bool,
     /// The planted defect.
     pub mutant: Option<Mutant>,
     /// Known faults do not count.
@@ -63,7 +66,10 @@ impl Search {
     pub fn plan(&self, seed: u64) -> Plan {
         Plan {
             mutant: self.mutant,
-            ..draw::plan(seed, self.wide)
+            ..match self.gateways {
+                true => gateways::draw::plan(seed, self.wide),
+                false => draw::plan(seed, self.wide),
+            }
         }
     }
 

@@ -11,6 +11,8 @@ use sim::{seeds, world};
 const MUTANT_LIMIT: Duration = Duration::from_secs(60);
 /// Seeds that CI runs, always the same.
 const SEEDS: u64 = 500;
+/// The same with gateways.
+const GATEWAY_SEEDS: u64 = 200;
 /// Seeds that are run twice.
 const REPEATED: u64 = 3;
 
@@ -67,8 +69,9 @@ pub fn run(time: Duration, seed: u64) -> anyhow::Result<bool> {
     for mutant in Mutant::ALL {
         tally.count(&format!("mutant {mutant:?}"), found(*mutant, &kept));
     }
-    tally.count("seeds", seeds_in_a_row(1, SEEDS, time));
-    let new = seeds_in_a_row(seed, u64::MAX, time / 4);
+    tally.count("seeds", seeds_in_a_row(false, 1, SEEDS, time));
+    tally.count("seeds of gateways", seeds_in_a_row(true, 1, GATEWAY_SEEDS, time));
+    let new = seeds_in_a_row(seed % 2 == 1, seed, u64::MAX, time / 4);
     // A new seed that fails is to be looked at, and kept once it is understood.
     println!(
         "new seeds from {seed}: {}",
@@ -79,8 +82,9 @@ pub fn run(time: Duration, seed: u64) -> anyhow::Result<bool> {
 }
 
 /// Runs seeds until one fails, or time or seeds are over.
-fn seeds_in_a_row(from: u64, seeds: u64, time: Duration) -> Result<String, String> {
+fn seeds_in_a_row(gateways: bool, from: u64, seeds: u64, time: Duration) -> Result<String, String> {
     let search = Search {
+        gateways,
         mutant: None,
         from,
         seeds,
@@ -124,6 +128,7 @@ fn found(mutant: Mutant, kept: &[seeds::Kept]) -> Result<String, String> {
     }
     let start = Instant::now();
     let search = Search {
+        gateways: mutant.of_gateways(),
         mutant: Some(mutant),
         from: mutant.seed(),
         seeds: u64::MAX,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::Store;
+use engine::{StateStore, Store};
 
 use crate::bus::{CompletionQueue, Event, WorkerId};
 use crate::disk::SimStore;
@@ -128,7 +128,9 @@ impl World {
             Arc::new(store) as Arc<dyn Store<CompletionQueue>>
         };
         let stores = self.places.iter().map(open).collect();
-        let process = Process::start(&self.bus, stores, self.options(), &self.state);
+        let keeper: Arc<dyn StateStore<CompletionQueue>> = Arc::new(self.state.clone());
+        let load = |address| self.state.load(address);
+        let process = Process::start(&self.bus, stores, self.options(), load, &keeper);
         let asked = std::mem::take(&mut self.asked);
         for (number, export) in process.exports.iter().enumerate() {
             let asked = asked.get(&export.address()).map_or(&[][..], Vec::as_slice);

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::bus::{Bus, Event, Note, WorkerId};
 use crate::disk::{Disk, SimStore};
 use crate::frame::Frame;
+use crate::gateways;
 use crate::host::{Host, mac_of};
 use crate::mutants::{self, Mutant};
 use crate::net::Network;
@@ -88,6 +89,9 @@ pub struct World {
 
 /// Runs a plan to its end, or to the first broken promise.
 pub fn run(plan: &Plan, trace: bool) -> Outcome {
+    if plan.gateways.is_some() {
+        return gateways::run(plan, trace);
+    }
     mutants::plant(plan.mutant);
     let mut world = World::new(plan, trace);
     let mut events = 0;
@@ -259,6 +263,7 @@ impl World {
             Event::Fault(number, begins) => self.fault(number, begins),
             Event::Boot => self.boot(),
             Event::Drain => self.drain(),
+            Event::Gateway(..) | Event::Ceph(_) | Event::OsdMap(..) | Event::Watch => {}
             Event::Quiet => self.quiet(),
             Event::End => {
                 self.end();
@@ -347,6 +352,7 @@ impl World {
                     Frame {
                         bytes: bytes.to_vec(),
                         odd: false,
+                        sent_us: 0,
                     },
                 );
             }

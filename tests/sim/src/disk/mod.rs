@@ -182,6 +182,18 @@ impl Disk {
         &self.durable[sector as usize * SECTOR_BYTES..][..SECTOR_BYTES]
     }
 
+    /// What reads of these sectors see.
+    pub fn bytes(&self, first: u64, count: u64) -> Vec<u8> {
+        self.seen[first as usize * SECTOR_BYTES..][..count as usize * SECTOR_BYTES].to_vec()
+    }
+
+    /// Writes to the medium at once, as a cluster does that answers when all replicas have it.
+    pub fn put(&mut self, first: u64, bytes: &[u8], worker: WorkerId) {
+        self.apply(first, bytes, true, worker);
+        self.durable[first as usize * SECTOR_BYTES..][..bytes.len()].copy_from_slice(bytes);
+        self.dirty.clear();
+    }
+
     /// Sectors that were acknowledged, dropped, and not written since.
     pub fn lost(&self) -> &BTreeSet<u64> {
         &self.lost

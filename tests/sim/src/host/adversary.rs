@@ -26,7 +26,15 @@ impl Adversary {
         for _ in 0..self.base.random.between(1, self.base.plan.burst.into()) {
             self.sent += 1;
             let (port, bytes) = self.frame(tap);
-            self.base.out.push((port, Frame { bytes, odd: true }));
+            let sent_us = self.base.bus.now_us();
+            self.base.out.push((
+                port,
+                Frame {
+                    bytes,
+                    odd: true,
+                    sent_us,
+                },
+            ));
         }
         Some(self.base.random.around(self.base.plan.pause_us) + 1)
     }

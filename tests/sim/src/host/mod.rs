@@ -41,7 +41,15 @@ pub struct Base {
 
 impl Base {
     fn send(&mut self, port: u8, bytes: Vec<u8>) {
-        self.out.push((port, Frame { bytes, odd: false }));
+        let sent_us = self.bus.now_us();
+        self.out.push((
+            port,
+            Frame {
+                bytes,
+                odd: false,
+                sent_us,
+            },
+        ));
     }
 
     fn slot(&self) -> u8 {

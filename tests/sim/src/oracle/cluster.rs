@@ -31,6 +31,8 @@ pub struct Cluster {
     pub durable: bool,
     /// Who has sent a copy of it.
     pub sources: Vec<Mac>,
+    /// Its gateway was shut out then: it has happened by that moment, or never will; else [`NEVER`].
+    pub barred: Tick,
     /// Tells requests apart that write the same.
     pub key: u64,
     /// A copy of it had arrived, and been answered or given up, before.
@@ -50,6 +52,7 @@ impl Cluster {
             last_arrival: arrived,
             durable: false,
             sources: vec![source],
+            barred: NEVER,
             key,
             repeats: false,
         }

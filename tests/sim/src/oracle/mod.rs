@@ -325,6 +325,24 @@ impl Oracle {
         }
     }
 
+    /// Ceph has shut out the gateway of a worker: what it has not done yet, it never will.
+    pub fn shut_out(&mut self, worker: WorkerId) {
+        let tick = self.next_tick();
+        let of = |arrival: &&Arrival| arrival.worker == worker;
+        let arrivals: Vec<Arrival> = self.arrivals.values().filter(of).cloned().collect();
+        for arrival in arrivals {
+            let (Some(number), What::Write { lba, values, .. }) = (arrival.export, &arrival.what) else {
+                continue;
+            };
+            let sectors = &mut self.exports[number].sectors;
+            for (lba, key) in (*lba..).zip(values) {
+                if let Some(sector) = sectors.get_mut(lba as usize) {
+                    sector.bar(*key, tick);
+                }
+            }
+        }
+    }
+
     /// A request is answered or given up.
     fn leave(&mut self, tick: Tick) -> Option<Arrival> {
         let arrival = self.arrivals.remove(&tick)?;

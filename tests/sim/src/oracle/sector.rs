@@ -143,7 +143,7 @@ impl Sector {
         if again {
             return Ok(false);
         }
-        cluster.first_reply = cluster.first_reply.min(tick);
+        cluster.first_reply = cluster.first_reply.min(tick).min(cluster.barred);
         if std::mem::take(&mut self.damaged) {
             // From here on only what may come after this write counts.
             let kept = self.clusters[at].clone();
@@ -179,7 +179,7 @@ impl Sector {
                 continue;
             }
             let before = (cluster.first_reply, cluster.last_arrival);
-            cluster.first_reply = before.0.min(tick);
+            cluster.first_reply = before.0.min(tick).min(cluster.barred);
             cluster.last_arrival = before.1.max(arrived);
             match self.judge(at) {
                 Ok(()) => return Ok(()),
@@ -201,6 +201,15 @@ impl Sector {
         }
     }
 
+    /// The gateway that has this write is shut out: it has happened by now or never will, and what comes of it elsewhere is another.
+    pub fn bar(&mut self, key: u64, tick: Tick) {
+        let open = |cluster: &&mut Cluster| cluster.key == key && cluster.answered == NEVER;
+        for cluster in self.clusters.iter_mut().filter(open) {
+            cluster.left = cluster.left.min(tick);
+            cluster.barred = cluster.barred.min(tick);
+        }
+    }
+
     /// Whether a write with this value that is carried out now was answered before newer ones were; the newer one.
     pub fn is_stale(&self, value: Value) -> Option<Value> {
         if self.damaged {
@@ -208,13 +217,14 @@ impl Sector {
         }
         let mut newer = None;
         for cluster in self.clusters.iter().filter(|cluster| cluster.value == value) {
-            if cluster.answered == NEVER {
+            let end = cluster.first_reply.min(cluster.barred);
+            if cluster.answered == NEVER && cluster.barred == NEVER {
                 return None;
             }
             let overwritten = self
                 .clusters
                 .iter()
-                .find(|other| other.answered != NEVER && cluster.is_before(other));
+                .find(|other| other.answered != NEVER && other.happened() && end < other.low());
             newer = Some(overwritten?.value);
         }
         newer
@@ -311,7 +321,7 @@ impl Sector {
         }
         let mut missing = None;
         let now = self.clusters.iter().filter(|cluster| cluster.value == value);
-        let ends = now.map(|cluster| cluster.first_reply);
+        let ends = now.map(|cluster| cluster.first_reply.min(cluster.barred));
         let past = self
             .past
             .iter()

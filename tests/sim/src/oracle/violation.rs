@@ -36,6 +36,15 @@ pub enum Promise {
     Ends,
     /// One export's faults are not another's.
     Share,
+    /// A gateway that does not have the group says nothing.
+    Silence,
+    /// A gateway answers nothing that was sent before it had the lock.
+    Quiet,
+    /// Nobody takes the group from a gateway that is well and heard, and of two that do not hear each other nobody does so twice a
+    /// minute.
+    TakeOver,
+    /// Where a gateway can serve, one does before long.
+    Outage,
     /// The engine does not panic.
     Panic,
 }

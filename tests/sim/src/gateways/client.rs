@@ -1,0 +1,301 @@
+//! A gateway's client of the cluster: whether the image is still its own, and the store that the engine sees.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use engine::{
+    Address, Completions as _, Durability, Extent, Fault, FaultKind, Persistent, SECTOR_BYTES, StateStore,
+    Step, Store, Token, Traits,
+};
+use parking_lot::Mutex;
+
+use super::ceph::{Answer, Ceph, ClientId, OBJECT, To, Work};
+use super::parts::Parts;
+use crate::bus::{Bus, CompletionQueue, Control, Event, Handle, WorkerId};
+use crate::mutants::Mutant;
+
+/// A gateway that has heard nothing of Ceph for so long answers nobody.
+pub const LEASE_US: u64 = 1_500_000;
+
+/// A machine's clock. It may stand still.
+#[derive(Debug)]
+pub struct Clock {
+    bus: Bus,
+    behind_us: AtomicU64,
+}
+
+impl Clock {
+    /// A clock that goes right.
+    pub fn new(bus: &Bus) -> Clock {
+        Clock {
+            bus: bus.clone(),
+            behind_us: AtomicU64::new(0),
+        }
+    }
+
+    /// What it shows.
+    pub fn now_us(&self) -> u64 {
+        self.bus.now_us() - self.behind_us.load(Ordering::Relaxed)
+    }
+
+    /// It stood still for so long.
+    pub fn stood(&self, us: u64) {
+        self.behind_us.fetch_add(us, Ordering::Relaxed);
+    }
+}
+
+/// One instance of a client.
+#[derive(Debug)]
+pub struct Client {
+    /// Its number.
+    pub id: ClientId,
+    /// Whose it is.
+    pub gateway: u8,
+    /// Of which life of the gateway's process.
+    pub life: u32,
+    clock: Arc<Clock>,
+    bus: Bus,
+    mutant: Option<Mutant>,
+    /// Its map.
+    epoch: AtomicU64,
+    shut_out: AtomicBool,
+    silenced: AtomicBool,
+    heard_us: AtomicU64,
+    /// As it was seen last (the design of a mutant).
+    lapsed: AtomicBool,
+}
+
+impl Client {
+    /// A new instance.
+    pub fn new(id: ClientId, (gateway, life): (u8, u32), clock: &Arc<Clock>, bus: &Bus) -> Client {
+        Client {
+            id,
+            gateway,
+            life,
+            clock: Arc::clone(clock),
+            bus: bus.clone(),
+            mutant: None,
+            epoch: AtomicU64::new(0),
+            shut_out: AtomicBool::new(false),
+            silenced: AtomicBool::new(false),
+            heard_us: AtomicU64::new(clock.now_us()),
+            lapsed: AtomicBool::new(false),
+        }
+    }
+
+    /// With a planted defect.
+    #[must_use]
+    pub fn with(mut self, mutant: Option<Mutant>) -> Client {
+        self.mutant = mutant;
+        self
+    }
+
+    /// The epoch of its map.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// It has this map, or a later one.
+    pub fn learn(&self, epoch: u64) {
+        self.epoch.fetch_max(epoch, Ordering::Relaxed);
+    }
+
+    /// The cluster has answered.
+    pub fn answered(&self, answer: &Answer) {
+        if *answer == Answer::ShutOut {
+            self.fence("Ceph has shut this client out");
+        } else {
+            self.heard_us.store(self.clock.now_us(), Ordering::Relaxed);
+        }
+    }
+
+    /// The image is somebody else's.
+    pub fn fence(&self, reason: &'static str) {
+        if !self.shut_out.swap(true, Ordering::Relaxed) {
+            let told = Event::Gateway(self.gateway, self.life, Control::Fenced(self.id, reason));
+            self.bus.after(1000, told);
+        }
+    }
+
+    /// Looks whether nothing was heard for too long (the design of a mutant).
+    pub fn look_at_lease(&self) {
+        self.lapsed.store(self.has_lapsed(), Ordering::Relaxed);
+    }
+
+    /// Nobody is answered from now on.
+    pub fn silence(&self) {
+        self.silenced.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the image is somebody else's.
+    pub fn is_shut_out(&self) -> bool {
+        self.shut_out.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing was heard of Ceph for too long.
+    pub fn has_lapsed(&self) -> bool {
+        self.clock.now_us() - self.heard_us.load(Ordering::Relaxed) > LEASE_US
+    }
+
+    /// Whether nobody may be answered.
+    pub fn is_silent(&self) -> bool {
+        let fenced = self.mutant != Some(Mutant::AnswersWhileFenced) && self.is_shut_out();
+        let lapsed = match self.mutant {
+            Some(Mutant::NoLease) => false,
+            Some(Mutant::LeaseNowAndThen) => self.lapsed.load(Ordering::Relaxed),
+            _ => self.has_lapsed(),
+        };
+        fenced || lapsed || self.silenced.load(Ordering::Relaxed)
+    }
+}
+
+/// An image as the engine sees it.
+#[derive(Debug)]
+pub struct Image {
+    /// Through which it is used.
+    pub client: Arc<Client>,
+    /// Where it lies.
+    pub ceph: Arc<Mutex<Ceph>>,
+    /// Its size.
+    pub sectors: u64,
+}
+
+impl Image {
+    fn worker(handle: &Handle) -> WorkerId {
+        handle.worker()
+    }
+
+    /// The parts of an extent by objects: first sector and count.
+    fn cut(extent: Extent) -> Vec<(u64, u64)> {
+        let (mut at, end) = (extent.lba, extent.end());
+        let mut parts = Vec::new();
+        while at < end {
+            let next = (at + OBJECT - at % OBJECT).min(end);
+            parts.push((at, next - at));
+            at = next;
+        }
+        parts
+    }
+
+    fn start(
+        &self,
+        queue: &CompletionQueue,
+        token: Token,
+        extent: Extent,
+        read: Option<u64>,
+        work: impl Fn(u64, u64) -> Work,
+    ) -> Step {
+        let handle = queue.handle();
+        let worker = Image::worker(&handle);
+        let cut = Image::cut(extent);
+        let parts = Parts::new((handle, token), extent.lba, cut.len(), read);
+        let parts = Arc::new(Mutex::new(parts));
+        let mut ceph = self.ceph.lock();
+        for (first, count) in cut {
+            let to = To::Parts(Arc::clone(&parts), first - extent.lba);
+            ceph.submit(&self.client, worker, work(first, count), to);
+        }
+        Step::Later
+    }
+
+    fn judge(&self, extent: Extent, kind: FaultKind) -> Result<(), Fault> {
+        match extent.end() > self.sectors || extent.count == 0 {
+            true => Err(Fault::outside(kind, extent)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Store<CompletionQueue> for Image {
+    fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    fn refresh(&self) -> io::Result<u64> {
+        Ok(self.sectors)
+    }
+
+    fn traits(&self) -> Traits {
+        Traits {
+            trim: false,
+            zeroes_after_trim: false,
+            physical_exponent: 3,
+        }
+    }
+
+    fn read(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        _: &mut [&mut [u8]],
+    ) -> Result<Step, Fault> {
+        self.judge(extent, FaultKind::Read)?;
+        Ok(self.start(queue, token, extent, Some(extent.count), Work::Read))
+    }
+
+    fn write(
+        &self,
+        queue: &mut CompletionQueue,
+        token: Token,
+        extent: Extent,
+        from: &[&[u8]],
+        _: Durability,
+    ) -> Result<Step, Fault> {
+        self.judge(extent, FaultKind::Write)?;
+        let bytes = from.concat();
+        Ok(self.start(queue, token, extent, None, |first, count| {
+            let at = ((first - extent.lba) * SECTOR_BYTES) as usize;
+            Work::Write(first, bytes[at..][..(count * SECTOR_BYTES) as usize].to_vec())
+        }))
+    }
+
+    fn flush(&self, queue: &mut CompletionQueue, token: Token) -> Result<Step, Fault> {
+        // Whatever was answered is on the OSDs.
+        let extent = Extent { lba: 0, count: 1 };
+        Ok(self.start(queue, token, extent, None, |_, _| Work::Nothing))
+    }
+
+    fn trim(&self, _: &mut CompletionQueue, _: Token, extents: &[Extent]) -> Result<Step, Fault> {
+        let extent = extents.first().copied().unwrap_or(Extent { lba: 0, count: 0 });
+        Err(Fault {
+            kind: FaultKind::Write,
+            lba: extent.lba,
+            source: io::Error::other("no TRIM was promised"),
+        })
+    }
+
+    fn verify(&self, queue: &mut CompletionQueue, token: Token, extent: Extent) -> Result<Step, Fault> {
+        self.judge(extent, FaultKind::Read)?;
+        Ok(self.start(queue, token, extent, None, Work::Read))
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.client.is_silent()
+    }
+
+    fn close(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The protocol state, in the image's metadata.
+#[derive(Debug)]
+pub struct Metadata {
+    /// Through which it is kept.
+    pub client: Arc<Client>,
+    /// Where it lies.
+    pub ceph: Arc<Mutex<Ceph>>,
+}
+
+impl StateStore<CompletionQueue> for Metadata {
+    fn save(&self, _: Address, state: &Persistent, handle: Handle, token: Token) {
+        let worker = Image::worker(&handle);
+        let parts = Arc::new(Mutex::new(Parts::new((handle, token), 0, 1, None)));
+        let work = Work::Save(state.clone());
+        self.ceph
+            .lock()
+            .submit(&self.client, worker, work, To::Parts(parts, 0));
+    }
+}

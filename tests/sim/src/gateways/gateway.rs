@@ -1,0 +1,137 @@
+//! A gateway: a machine with a clock, and the lives of its process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aoe_common::Mac;
+use failover::{Group, Holder, Settings, State};
+
+use super::ceph::ClientId;
+use super::client::{Client, Clock};
+use crate::bus::{Bus, Event, WorkerId};
+use crate::process::Process;
+
+/// The address of the group.
+pub const GROUP: Mac = Mac([2, 0x78, 0x62, 0, 0, 1]);
+
+/// A gateway's own address.
+pub fn own_mac(gateway: u8) -> Mac {
+    Mac([2, 0, 0, 0, 1, gateway])
+}
+
+/// How far a gateway is with taking the lock: what it waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The map.
+    Connect,
+    /// Who has the lock.
+    Owner,
+    /// That this one is shut out.
+    Break(ClientId),
+    /// That nobody has the lock.
+    Unlock,
+    /// The lock.
+    Acquire,
+    /// The protocol state.
+    Load,
+}
+
+/// The lock is being taken.
+#[derive(Debug)]
+pub struct Taking {
+    /// Whose lock may be broken; `None`: whoever's.
+    pub from: Option<Holder>,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// Where a gateway's process stands.
+#[derive(Debug)]
+pub struct Life {
+    /// What decides.
+    pub group: Group,
+    /// For questions about the lock.
+    pub asks: Arc<Client>,
+    /// The question about the lock that is under way.
+    pub look: Option<u64>,
+    /// For the image.
+    pub client: Option<Arc<Client>>,
+    /// The lock is being taken.
+    pub taking: Option<Taking>,
+    /// The lock is being given back.
+    pub unlocking: Option<u64>,
+    /// What is served.
+    pub process: Option<Process>,
+    /// The protocol state when the process started (the design of a mutant).
+    pub early: Option<engine::Persistent>,
+    /// Looks in a row that found somebody else's lock.
+    pub without_lock: u32,
+    /// SIGTERM has come.
+    pub ending: bool,
+    /// Number of the last question for the gateway that answers.
+    pub question: u32,
+    /// What was said of its state last.
+    pub said: State,
+}
+
+/// A machine.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Its clock.
+    pub clock: Arc<Clock>,
+    /// When it was stopped; 0: it runs.
+    pub stopped_us: u64,
+    /// What happened to it since.
+    pub missed: Vec<Event>,
+    /// It is stopped with its clock.
+    pub paused: bool,
+    /// The process, if there is one.
+    pub life: Option<Life>,
+    /// Processes so far.
+    pub lives: u32,
+    /// Workers by queue.
+    pub queues: BTreeMap<u8, WorkerId>,
+}
+
+impl Gateway {
+    /// A machine without a process.
+    pub fn new(bus: &Bus) -> Gateway {
+        Gateway {
+            clock: Arc::new(Clock::new(bus)),
+            stopped_us: 0,
+            missed: Vec::new(),
+            paused: false,
+            life: None,
+            lives: 0,
+            queues: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it does nothing now.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped_us > 0
+    }
+
+    /// What it does for the group.
+    pub fn state(&self) -> Option<&State> {
+        self.life.as_ref().map(|life| life.group.state())
+    }
+
+    /// Starts a process.
+    pub fn start(&mut self, settings: Settings, asks: Arc<Client>) {
+        self.life = Some(Life {
+            group: Group::new(settings, self.clock.now_us()),
+            asks,
+            look: None,
+            client: None,
+            taking: None,
+            unlocking: None,
+            process: None,
+            early: None,
+            without_lock: 0,
+            ending: false,
+            question: 0,
+            said: State::Standby,
+        });
+    }
+}

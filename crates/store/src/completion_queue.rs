@@ -19,7 +19,7 @@ use crate::io::returns::Returns;
 use crate::io::transfer::Transfer;
 use crate::io::uring::Ring;
 use crate::mapped::writer::{Batch, Writer};
-use crate::overlay::deferred::Deferred;
+use crate::overlay::deferred::{Deferred, Followed};
 use crate::tick::Tick;
 use engine::{Completion, Completions, Durability, Extent, Token};
 
@@ -259,8 +259,13 @@ impl Completions for CompletionQueue {
     /// Without a system call when there is none.
     #[inline]
     fn next(&mut self) -> Option<Completion> {
-        let completion = self.next_of_store()?;
-        Some(self.overlays.follow(completion))
+        loop {
+            let completion = self.next_of_store()?;
+            match self.overlays.follow(completion, self.now) {
+                Followed::Tell(completion) => return Some(completion),
+                Followed::Commit(committer, token, task) => self.commit(&committer, token, task),
+            }
+        }
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use engine::{Completion, Event, Extent, Token};
+use engine::{Completion, Event, Extent, Fault, Token};
 
 use super::marks::Marks;
+use crate::commit::machine::Epoch;
+use crate::commit::{Committer, Task};
 
 /// Whose part of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +54,42 @@ impl Gather {
     }
 }
 
+/// How an operation of a persistent overlay ends, when its data is in the delta and its bits are set.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub committer: Arc<Committer>,
+    /// From before the data entered the cache.
+    pub entered: Epoch,
+    /// Waits for a commit.
+    pub durable: bool,
+}
+
+impl Ending {
+    /// What is waited for; `None`: nothing, it may be acknowledged.
+    ///
+    /// # Errors
+    /// When a commit has failed meanwhile: the write may be lost.
+    pub(crate) fn of(&self, extent: Extent, now: Instant) -> Result<Option<Task>, Fault> {
+        if self.durable || self.committer.is_late(now) {
+            return Ok(Some(Task::Write(extent.lba, self.entered)));
+        }
+        self.committer.acknowledge(extent, self.entered)?;
+        Ok(None)
+    }
+}
+
+/// What an event of a store means for the caller of an overlay.
+pub(crate) enum Followed {
+    /// This.
+    Tell(Completion),
+    /// It waits for a commit yet.
+    Commit(Arc<Committer>, Token, Task),
+}
+
 #[derive(Debug)]
 enum Operation {
-    Write(Arc<Marks>, Extent),
-    Trim(Arc<Marks>, Vec<Extent>),
+    Write(Arc<Marks>, Extent, Option<Ending>),
+    Trim(Arc<Marks>, Vec<Extent>, Option<Ending>),
     Gather(Gather),
 }
 
@@ -66,14 +101,20 @@ pub(crate) struct Deferred {
 
 impl Deferred {
     /// A write was put off.
-    pub(crate) fn write(&mut self, token: Token, marks: &Arc<Marks>, extent: Extent) {
-        let operation = Operation::Write(Arc::clone(marks), extent);
+    pub(crate) fn write(&mut self, token: Token, marks: &Arc<Marks>, extent: Extent, ending: Option<Ending>) {
+        let operation = Operation::Write(Arc::clone(marks), extent, ending);
         self.operations.insert(token, operation);
     }
 
     /// A TRIM was put off.
-    pub(crate) fn trim(&mut self, token: Token, marks: &Arc<Marks>, extents: &[Extent]) {
-        let operation = Operation::Trim(Arc::clone(marks), extents.to_vec());
+    pub(crate) fn trim(
+        &mut self,
+        token: Token,
+        marks: &Arc<Marks>,
+        extents: &[Extent],
+        ending: Option<Ending>,
+    ) {
+        let operation = Operation::Trim(Arc::clone(marks), extents.to_vec(), ending);
         self.operations.insert(token, operation);
     }
 
@@ -90,22 +131,25 @@ impl Deferred {
         }
     }
 
-    /// An operation goes on or ends: what it means for its caller.
+    /// An operation goes on or ends: what it means for its caller. `now` is about now.
     #[inline]
-    pub(crate) fn follow(&mut self, completion: Completion) -> Completion {
+    pub(crate) fn follow(&mut self, completion: Completion, now: Instant) -> Followed {
         match self.operations.is_empty() {
-            true => completion,
-            false => self.look_up(completion),
+            true => Followed::Tell(completion),
+            false => self.look_up(completion, now),
         }
     }
 
-    fn look_up(&mut self, Completion { token, event }: Completion) -> Completion {
+    fn look_up(&mut self, Completion { token, event }: Completion, now: Instant) -> Followed {
         let event = match (self.operations.remove(&token), event) {
-            (Some(Operation::Write(marks, extent)), Event::Finished(Ok(_))) => {
-                Event::Finished(marks.written(extent).map(|()| None))
+            (Some(Operation::Write(marks, extent, ending)), Event::Finished(Ok(_))) => {
+                let marked = marks.written(extent);
+                return end(token, marked, extent, ending, now);
             }
-            (Some(Operation::Trim(marks, extents)), Event::Finished(Ok(_))) => {
-                Event::Finished(marks.trimmed(&extents).map(|()| None))
+            (Some(Operation::Trim(marks, extents, ending)), Event::Finished(Ok(_))) => {
+                let marked = marks.trimmed(&extents);
+                let first = extents.first().copied().unwrap_or(Extent { lba: 0, count: 0 });
+                return end(token, marked, first, ending, now);
             }
             (Some(Operation::Gather(mut gather)), Event::Finished(Ok(bytes))) => {
                 // Only what waits for a part is remembered.
@@ -123,6 +167,27 @@ impl Deferred {
             // A failure, or a write that is asked for again.
             (_, event) => event,
         };
-        Completion { token, event }
+        Followed::Tell(Completion { token, event })
+    }
+}
+
+/// The data is in the delta, and its bits are set.
+fn end(
+    token: Token,
+    marked: Result<(), Fault>,
+    extent: Extent,
+    ending: Option<Ending>,
+    now: Instant,
+) -> Followed {
+    let wish = marked.and_then(|()| match &ending {
+        None => Ok(None),
+        Some(ending) => ending.of(extent, now),
+    });
+    match (wish, ending) {
+        (Ok(Some(task)), Some(ending)) => Followed::Commit(ending.committer, token, task),
+        (result, _) => Followed::Tell(Completion {
+            token,
+            event: Event::Finished(result.map(|_| None)),
+        }),
     }
 }

@@ -1,17 +1,21 @@
-//! The two files of an overlay: the delta, and the map with a header that says what they belong to.
+//! The files of an overlay: the delta, the map with a header that says what they belong to, and the records of a persistent one.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
+use xxhash_rust::xxh3::xxh3_64;
 
 use engine::SECTOR_BYTES;
 
 use super::golden::Identity;
-use super::marks::bytes_for;
+use super::marks::{bytes_for, words_for};
+use super::records::RecordsHeader;
 
 /// Where the bits begin: a page of its own for the header.
 pub(crate) const HEADER_BYTES: u64 = 4096;
@@ -31,10 +35,12 @@ pub(crate) struct Header {
     pub sectors: u64,
     pub golden: Identity,
     pub boot_id: String,
+    /// The persistent overlay whose bits they are; 0: a volatile one's.
+    pub copy: u64,
 }
 
 impl OverlayFiles {
-    /// `base` with `.delta` and `.map` behind it.
+    /// `base` with `.delta`, `.map` and `.marks` behind it.
     pub fn new(base: impl Into<PathBuf>) -> OverlayFiles {
         OverlayFiles { base: base.into() }
     }
@@ -49,6 +55,11 @@ impl OverlayFiles {
         self.with(".map")
     }
 
+    /// What a persistent overlay knows of that after a power cut; a volatile one has none.
+    pub fn records(&self) -> PathBuf {
+        self.with(".marks")
+    }
+
     /// For messages.
     pub fn base(&self) -> &Path {
         &self.base
@@ -60,37 +71,76 @@ impl OverlayFiles {
         name.into()
     }
 
-    /// Whether there are such files, made since the host was started. Older ones are as good as none.
+    /// Whether there is an overlay that goes on: a persistent one, or a volatile one that was made since the host was started.
+    pub fn are_left(&self) -> bool {
+        self.are_persistent() || self.are_of_this_boot()
+    }
+
+    /// Whether it is one that outlives a power cut.
+    pub fn are_persistent(&self) -> bool {
+        // One that cannot be looked at is there all the same.
+        self.records().try_exists().unwrap_or(true)
+    }
+
+    /// Whether there are such files, made since the host was started. Older ones of a volatile overlay are as good as none.
     pub fn are_of_this_boot(&self) -> bool {
         let header = File::open(self.map()).and_then(|map| Header::read(&map));
         self.delta().exists()
             && header.is_ok_and(|header| header.is_some_and(|header| header.is_of_this_boot()))
     }
 
-    /// Takes both away; nobody may have them open. The map goes first: a delta without a map is nobody's, and a cut one no overlay's.
+    /// Takes all away; nobody may have them open. What says what the delta holds goes first, to the medium too where it is there:
+    /// a delta without it is nobody's, and a cut one no overlay's.
     ///
     /// # Errors
-    /// Of unlink; that there are none is none.
+    /// Of unlink or fsync; that there are none is none.
     pub fn discard(&self) -> io::Result<()> {
+        if removed(&self.records())? {
+            self.sync_directory()?;
+        }
         // What nobody will read need not go to the disk first.
         if let Ok(delta) = File::options().write(true).open(self.delta()) {
             delta.set_len(0)?;
         }
-        for path in [self.map(), self.delta()] {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
+        removed(&self.map())?;
+        removed(&self.delta())?;
         Ok(())
     }
 
-    /// Makes both, empty, for an overlay on `golden`. The header is written last.
+    /// Puts what the directory says of them on the medium.
+    pub(crate) fn sync_directory(&self) -> io::Result<()> {
+        File::open(self.base.parent().unwrap_or(Path::new(".")))?.sync_all()
+    }
+
+    /// Makes delta and map, empty, for an overlay on `golden`. The header is written last.
     pub(crate) fn create(&self, sectors: u64, golden: &Identity) -> io::Result<()> {
         self.discard()?;
-        let create = |path| File::options().read(true).write(true).create_new(true).open(path);
-        create(self.delta())?.set_len(sectors * SECTOR_BYTES)?;
-        let map = create(self.map())?;
+        create(&self.delta())?.set_len(sectors * SECTOR_BYTES)?;
+        self.create_map(sectors, golden, 0)
+    }
+
+    /// The same for one that outlives a power cut. The records get their name last: with them the overlay is there, whole and empty.
+    pub(crate) fn create_persistent(&self, golden: &Identity, header: &RecordsHeader) -> io::Result<()> {
+        self.discard()?;
+        let delta = create(&self.delta())?;
+        delta.set_len(header.sectors * SECTOR_BYTES)?;
+        delta.sync_all()?;
+        self.create_map(header.sectors, golden, header.copy)?;
+        let new = self.with(".marks.new");
+        removed(&new)?;
+        let records = create(&new)?;
+        header.create(&records, words_for(header.sectors), |_| 0)?;
+        records.sync_all()?;
+        // The others' names too, before there is anything that needs them.
+        self.sync_directory()?;
+        std::fs::rename(new, self.records())?;
+        self.sync_directory()
+    }
+
+    /// Makes a map without bits.
+    pub(crate) fn create_map(&self, sectors: u64, golden: &Identity, copy: u64) -> io::Result<()> {
+        removed(&self.map())?;
+        let map = create(&self.map())?;
         let bytes = HEADER_BYTES + bytes_for(sectors);
         // A hole that finds no space when it is touched would be a fault in the data path.
         match rustix::fs::fallocate(&map, FallocateFlags::empty(), 0, bytes) {
@@ -101,9 +151,32 @@ impl OverlayFiles {
             sectors,
             golden: *golden,
             boot_id: boot_id()?,
+            copy,
         };
         map.write_all_at(&header.to_bytes(), 0)
     }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create_new(true).open(path)
+}
+
+/// Takes a file away; false: there was none.
+fn removed(path: &Path) -> io::Result<bool> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
+/// A number that no other overlay has.
+pub(crate) fn another_copy() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let seed = (now.unwrap_or_default(), std::process::id(), boot_id().ok());
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    let text = format!("{seed:?} {}", MADE.fetch_add(1, Ordering::Relaxed));
+    // 0 is no overlay.
+    xxh3_64(text.as_bytes()).max(1)
 }
 
 fn zeros(file: &File, bytes: u64) -> io::Result<()> {
@@ -144,6 +217,8 @@ impl Header {
             bytes.extend(number.to_le_bytes());
         }
         bytes.extend(self.boot_id.as_bytes());
+        // Zero in maps of releases that knew no persistent overlays.
+        bytes.extend(self.copy.to_le_bytes());
         bytes.resize(HEADER_BYTES as usize, 0);
         bytes
     }
@@ -155,7 +230,8 @@ impl Header {
             let bytes = numbers.get(index * 8..index * 8 + 8)?;
             Some(u64::from_le_bytes(bytes.try_into().ok()?))
         };
-        let boot_id = std::str::from_utf8(rest.get(..BOOT_ID)?).ok()?;
+        let (boot_id, rest) = rest.split_at_checked(BOOT_ID)?;
+        let boot_id = std::str::from_utf8(boot_id).ok()?;
         Some(Header {
             sectors: number(0)?,
             golden: Identity {
@@ -165,6 +241,7 @@ impl Header {
                 modified: (number(4)?.cast_signed(), number(5)?.cast_signed()),
             },
             boot_id: boot_id.to_owned(),
+            copy: u64::from_le_bytes(*rest.first_chunk()?),
         })
     }
 }
@@ -190,6 +267,7 @@ mod tests {
                 modified: (-5, 999_999_999),
             },
             boot_id: boot_id().unwrap(),
+            copy: 5,
         };
         assert_eq!(Header::parse(&header.to_bytes()), Some(header.clone()));
         assert!(header.is_of_this_boot());

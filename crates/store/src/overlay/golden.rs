@@ -1,13 +1,15 @@
 //! The image that overlays share: opened once, for reading only.
 
 use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use engine::{SECTOR_BYTES, Store};
 
+use super::fingerprint::{self, Fingerprint};
 use crate::completion_queue::CompletionQueue;
 use crate::open::open;
 use crate::options::{StoreError, StoreOptions};
@@ -23,7 +25,10 @@ struct Opened {
     store: Arc<dyn Store<CompletionQueue>>,
     file: File,
     path: PathBuf,
+    /// First sector served.
+    offset: u64,
     identity: Identity,
+    fingerprint: OnceLock<Fingerprint>,
     changed: AtomicBool,
 }
 
@@ -58,7 +63,9 @@ impl Golden {
                 store,
                 file,
                 path: path.clone(),
+                offset: options.offset,
                 identity,
+                fingerprint: OnceLock::new(),
                 changed: AtomicBool::new(false),
             }),
         })
@@ -94,6 +101,25 @@ impl Golden {
             );
         }
         same
+    }
+
+    /// What it is known by after a restart of the host. The first call reads samples of it.
+    ///
+    /// # Errors
+    /// Of the reads.
+    pub(crate) fn fingerprint(&self) -> io::Result<Fingerprint> {
+        let opened = &*self.shared;
+        if let Some(known) = opened.fingerprint.get() {
+            return Ok(*known);
+        }
+        let sectors = opened.store.sectors();
+        let (start, bytes) = (opened.offset * SECTOR_BYTES, sectors * SECTOR_BYTES);
+        let found = Fingerprint {
+            sectors,
+            modified: opened.identity.modified,
+            samples: fingerprint::samples(&opened.file, start, bytes)?,
+        };
+        Ok(*opened.fingerprint.get_or_init(|| found))
     }
 
     pub(crate) fn identity(&self) -> &Identity {

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use engine::{Extent, Fault, FaultKind};
 
+use super::records::{PAGE_WORDS, pages_for};
 use super::space::Space;
 use crate::mapped::mmap::Mapping;
 
@@ -27,11 +28,18 @@ pub(crate) struct Marks {
     bits: Mapping,
     written: AtomicU64,
     space: Space,
+    /// Of a persistent overlay: pages of records that have bits which are not on the medium, one bit a page.
+    changed: Option<Box<[AtomicU64]>>,
+}
+
+/// Words of the bits of so many sectors.
+pub(crate) fn words_for(sectors: u64) -> u64 {
+    sectors.div_ceil(WORD)
 }
 
 /// Bytes of the bits of so many sectors: whole words.
 pub(crate) fn bytes_for(sectors: u64) -> u64 {
-    sectors.div_ceil(WORD) * 8
+    words_for(sectors) * 8
 }
 
 /// The bits of word `index` that belong to `extent`.
@@ -67,6 +75,7 @@ impl Marks {
             bits,
             written: AtomicU64::new(0),
             space,
+            changed: None,
         };
         let set = words(Extent {
             lba: 0,
@@ -80,6 +89,54 @@ impl Marks {
 
     fn word(&self, index: u64) -> &AtomicU64 {
         self.bits.word(index as usize * 8)
+    }
+
+    /// Has them go to the medium too, where `on_medium` is already: what is missing here is added, what is missing there is to be written.
+    pub(crate) fn persist(&mut self, on_medium: &[u64]) {
+        let words = pages_for(on_medium.len() as u64).div_ceil(WORD) as usize;
+        self.changed = Some(std::iter::repeat_with(AtomicU64::default).take(words).collect());
+        for (index, bits) in (0..).zip(on_medium) {
+            let before = self.word(index).fetch_or(*bits, Ordering::AcqRel);
+            let new = (bits & !before).count_ones();
+            self.written.fetch_add(new.into(), Ordering::Relaxed);
+            if before & !bits != 0 {
+                self.note_changed(index);
+            }
+        }
+    }
+
+    #[inline]
+    fn note_changed(&self, index: u64) {
+        if let Some(changed) = &self.changed {
+            let page = index / PAGE_WORDS;
+            changed[(page / WORD) as usize].fetch_or(1 << (page % WORD), Ordering::SeqCst);
+        }
+    }
+
+    /// The pages of records that are to be written, which are this commit's from here on. All their bits have their data in the page cache.
+    pub(crate) fn take_changed(&self) -> Vec<u64> {
+        let words = self.changed.iter().flat_map(|changed| changed.iter());
+        let pages = (0..).zip(words).flat_map(|(index, word)| {
+            let taken = word.swap(0, Ordering::SeqCst);
+            (0..WORD).filter_map(move |bit| (taken & (1 << bit) != 0).then_some(index * WORD + bit))
+        });
+        let pages = pages.collect();
+        // What was set before the caller's look at the notes of a write, which came before this, is seen by the looks that follow.
+        fence(Ordering::SeqCst);
+        pages
+    }
+
+    /// A commit failed: they are to be written yet.
+    pub(crate) fn give_changed_back(&self, pages: &[u64]) {
+        pages.iter().for_each(|page| self.note_changed(page * PAGE_WORDS));
+    }
+
+    /// The bits of a word as they are now; zeros behind the last one.
+    pub(crate) fn bits_of(&self, index: u64) -> u64 {
+        match index < self.bits.len() as u64 / 8 {
+            true => self.word(index).load(Ordering::SeqCst),
+            false => 0,
+        }
     }
 
     /// The space that the delta takes.
@@ -142,8 +199,11 @@ impl Marks {
                 let before = word.fetch_or(mask, Ordering::AcqRel);
                 let new = (mask & !before).count_ones();
                 self.written.fetch_add(new.into(), Ordering::Relaxed);
+                self.note_changed(index);
             }
         }
+        // Before the caller's look at the notes of what is not committed: see `Committer::acknowledge`.
+        fence(Ordering::SeqCst);
         if self.bits.intact(epoch) {
             return Ok(());
         }

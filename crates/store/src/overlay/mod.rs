@@ -5,29 +5,39 @@
 //! in the delta and not before: whoever dies in between leaves a sector that reads as it did. The engine keeps reads and
 //! writes of a sector apart, so a look at the bits holds for the whole operation.
 //!
-//! An overlay is volatile: it outlives the process (both files are in the page cache), not the host's boot.
+//! A volatile overlay outlives the process (its files are in the page cache), not the host's boot. A persistent one outlives power cuts
+//! too, as its durability says: it has a third file with the bits that are on the medium, and a commit writes them there after the data
+//! ([`durable`]). An operation that waits for that is in the delta first, its bits are set, and then it waits.
 
 mod current;
 pub(crate) mod deferred;
+mod durable;
 mod files;
+mod fingerprint;
 mod golden;
 mod marks;
 mod opening;
+mod records;
 mod space;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
 
 use engine::{Durability, Extent, Fault, FaultKind, Health, SECTOR_BYTES, Step, Store, Token, Traits};
 
-use self::deferred::Layer;
+use self::deferred::{Ending, Layer};
 use self::marks::{Marks, Where};
+use crate::commit::{Committer, Task};
 use crate::completion_queue::CompletionQueue;
 
 pub use current::CurrentGolden;
 pub use files::OverlayFiles;
 pub use golden::Golden;
 pub use opening::{OverlayError, OverlayOptions};
+#[cfg(test)]
+pub(crate) use records::RecordsHeader;
 
 type Shared = Arc<dyn Store<CompletionQueue>>;
 
@@ -38,6 +48,8 @@ pub struct OverlayStore {
     delta: Shared,
     marks: Arc<Marks>,
     sectors: u64,
+    /// Puts delta and bits on the medium; `None`: volatile.
+    committer: Option<Arc<Committer>>,
 }
 
 /// What an overlay holds.
@@ -55,6 +67,11 @@ impl OverlayStore {
     /// The image below.
     pub fn golden(&self) -> &Golden {
         &self.golden
+    }
+
+    /// Whether it outlives the host's boot.
+    pub fn is_persistent(&self) -> bool {
+        self.committer.is_some()
     }
 
     /// What it holds.
@@ -76,6 +93,21 @@ impl OverlayStore {
             true => Ok(()),
             false => Err(Fault::outside(kind, extent)),
         }
+    }
+
+    /// How a write or TRIM that begins now is to end.
+    ///
+    /// # Errors
+    /// While acknowledged writes are lost.
+    fn ending(&self, lba: u64, durable: bool) -> Result<Option<Ending>, Fault> {
+        let Some(committer) = &self.committer else {
+            return Ok(None);
+        };
+        Ok(Some(Ending {
+            committer: Arc::clone(committer),
+            entered: committer.enter(lba)?,
+            durable,
+        }))
     }
 
     /// Reads what lies partly here and partly there: all of it from both, each part at most put off for itself, then put together.
@@ -159,28 +191,60 @@ impl Store<CompletionQueue> for OverlayStore {
     ) -> Result<Step, Fault> {
         self.check(extent, FaultKind::Write)?;
         self.marks.space().claim(extent)?;
-        let step = self.delta.write(queue, token, extent, from, durability)?;
-        match step {
-            Step::Done => self.marks.written(extent)?,
-            Step::Later => queue.overlays().write(token, &self.marks, extent),
+        let ending = self.ending(extent.lba, durability == Durability::Durable)?;
+        // Of a persistent one the delta alone would commit too early: before the bits are set.
+        let own = ending.as_ref().map_or(durability, |_| Durability::WriteBack);
+        match self.delta.write(queue, token, extent, from, own)? {
+            Step::Later => {
+                queue.overlays().write(token, &self.marks, extent, ending);
+                Ok(Step::Later)
+            }
+            Step::Done => {
+                self.marks.written(extent)?;
+                let Some(ending) = ending else {
+                    return Ok(Step::Done);
+                };
+                match ending.of(extent, queue.now())? {
+                    None => Ok(Step::Done),
+                    Some(task) => {
+                        queue.commit(&ending.committer, token, task);
+                        Ok(Step::Later)
+                    }
+                }
+            }
         }
-        Ok(step)
     }
 
     fn flush(&self, queue: &mut CompletionQueue, token: Token) -> Result<Step, Fault> {
-        self.delta.flush(queue, token)
+        match &self.committer {
+            None => self.delta.flush(queue, token),
+            Some(committer) => {
+                queue.commit(committer, token, Task::Flush);
+                Ok(Step::Later)
+            }
+        }
     }
 
     fn trim(&self, queue: &mut CompletionQueue, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
         for extent in extents {
             self.check(*extent, FaultKind::Write)?;
         }
-        let step = self.delta.trim(queue, token, extents)?;
-        match step {
-            Step::Done => self.marks.trimmed(extents)?,
-            Step::Later => queue.overlays().trim(token, &self.marks, extents),
+        // A TRIM ends with a commit.
+        let lba = extents.first().map_or(0, |extent| extent.lba);
+        let ending = self.ending(lba, true)?;
+        if self.delta.trim(queue, token, extents)? == Step::Later {
+            queue.overlays().trim(token, &self.marks, extents, ending);
+            return Ok(Step::Later);
         }
-        Ok(step)
+        self.marks.trimmed(extents)?;
+        let Some(Ending {
+            committer, entered, ..
+        }) = ending
+        else {
+            return Ok(Step::Done);
+        };
+        queue.commit(&committer, token, Task::Write(lba, entered));
+        Ok(Step::Later)
     }
 
     fn verify(&self, queue: &mut CompletionQueue, token: Token, extent: Extent) -> Result<Step, Fault> {
@@ -219,23 +283,47 @@ impl Store<CompletionQueue> for OverlayStore {
             ("overlay_allocated_bytes", figures.allocated_bytes),
             ("overlay_refused_writes", figures.refused_writes),
         ];
-        counters.extend(self.delta.counters());
+        counters.extend(self.committer.iter().flat_map(|committer| committer.counters()));
+        for figure in self.delta.counters() {
+            if counters.iter().all(|(name, _)| *name != figure.0) {
+                counters.push(figure);
+            }
+        }
         counters
     }
 
     fn health(&self) -> Health {
-        self.delta.health()
+        match self.committer.as_ref().map(|committer| committer.health()) {
+            Some(lost @ Health::LostWrites(_)) => lost,
+            _ => self.delta.health(),
+        }
     }
 
     fn accept_lost_writes(&self) {
         self.delta.accept_lost_writes();
+        self.committer
+            .iter()
+            .for_each(|committer| committer.accept_lost_writes());
     }
 
     fn close(&self) -> io::Result<()> {
-        self.delta.close()
+        let data = self.delta.close();
+        let bits = self
+            .committer
+            .as_ref()
+            .map_or(Ok(()), |committer| committer.close());
+        data.and(bits)
     }
 
     fn unlock(&self) {
         self.delta.unlock();
+    }
+}
+
+impl Drop for OverlayStore {
+    fn drop(&mut self) {
+        if let Some(committer) = &self.committer {
+            committer.abandon();
+        }
     }
 }

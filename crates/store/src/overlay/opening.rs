@@ -6,13 +6,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::SECTOR_BYTES;
+use engine::{SECTOR_BYTES, Store};
 
 use super::OverlayStore;
-use super::files::{HEADER_BYTES, Header, OverlayFiles};
+use super::durable::{Durable, OpenFiles};
+use super::files::{HEADER_BYTES, Header, OverlayFiles, another_copy};
 use super::golden::Golden;
-use super::marks::{Marks, bytes_for};
+use super::marks::{Marks, bytes_for, words_for};
+use super::records::RecordsHeader;
 use super::space::Space;
+use crate::commit::Committer;
+use crate::commit::machine::OnLostWrite;
+use crate::commit::policy::{Losses, Policy};
+use crate::completion_queue::CompletionQueue;
 use crate::format::ImageFormat;
 use crate::open::open;
 use crate::options::{StoreError, StoreKind, StoreOptions};
@@ -22,9 +28,11 @@ use crate::options::{StoreError, StoreKind, StoreOptions};
 pub struct OverlayOptions {
     /// Its files.
     pub files: OverlayFiles,
+    /// Whether one that begins anew outlives power cuts. What is left of one stays what it is.
+    pub persistent: bool,
     /// Most bytes that the delta may take; 0: no limit.
     pub limit_bytes: u64,
-    /// How soon the delta's writes go to its medium.
+    /// How soon its writes go to their medium.
     pub flush_interval: Duration,
 }
 
@@ -32,12 +40,26 @@ pub struct OverlayOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum OverlayError {
     /// It was made on another image, or on another content of this one.
-    #[error("{}: was made on another golden image than {} is now; discard it (`xblade overlay reset`), or boot the machine anew", .overlay.display(), .golden.display())]
+    #[error("{}: was made on another golden image than {} is now{what}; put that image back, or discard what was written (`xblade overlay reset`){boot}", .overlay.display(), .golden.display())]
     OtherGolden {
         /// The overlay.
         overlay: PathBuf,
         /// The image it is to lie on.
         golden: PathBuf,
+        /// Which, as far as that is known, and which this is.
+        what: String,
+        /// Another way out.
+        boot: &'static str,
+    },
+    /// A persistent one whose files do not belong together, or were damaged.
+    #[error("{}: {what}: what it holds cannot be told any more, and it is not served; restore all files of {} from one backup, or discard it (`xblade overlay reset`)", .file.display(), .overlay.display())]
+    Damaged {
+        /// The overlay.
+        overlay: PathBuf,
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong with it.
+        what: String,
     },
     /// Its files cannot be made or read.
     #[error("{}: {doing}: {source}", .path.display())]
@@ -54,62 +76,213 @@ pub enum OverlayError {
     Delta(#[from] StoreError),
 }
 
+/// What an overlay is opened with.
+struct Opening<'a> {
+    golden: &'a Golden,
+    options: &'a OverlayOptions,
+    sectors: u64,
+}
+
 impl OverlayStore {
-    /// Opens what is left of an overlay, or begins it anew: when there is none, and when the host was started since.
+    /// Opens what is left of an overlay, or begins it anew: when there is none, and a volatile one when the host was started since.
     ///
     /// # Errors
-    /// For one that lies on another image, and when the files cannot be used.
+    /// For one that lies on another image or is damaged, and when the files cannot be used.
     pub fn open(golden: &Golden, options: &OverlayOptions) -> Result<OverlayStore, OverlayError> {
-        let OverlayOptions { files, .. } = options;
-        let failed = |doing| {
-            let path = files.base().to_owned();
-            move |source| OverlayError::Files { path, doing, source }
+        let opening = Opening {
+            golden,
+            options,
+            sectors: golden.store().sectors(),
         };
-        let sectors = golden.store().sectors();
-        match left(files).map_err(failed("reading what is left of it"))? {
-            Some(header) if header.is_of_this_boot() => {
-                if header.golden != *golden.identity() || header.sectors != sectors {
-                    return Err(OverlayError::OtherGolden {
-                        overlay: files.base().to_owned(),
-                        golden: golden.path().to_owned(),
-                    });
-                }
-            }
-            found => {
-                if found.is_some() {
-                    tracing::warn!(
-                        "{}: a volatile overlay ends with its host; it begins anew",
-                        files.base().display()
-                    );
-                }
-                files
-                    .create(sectors, golden.identity())
-                    .map_err(failed("making it"))?;
-            }
+        match options.files.are_persistent() {
+            true => opening.persistent(),
+            false => match opening.volatile_is_left()? {
+                true => opening.volatile(),
+                false => opening.anew(),
+            },
         }
-        let delta = open(&StoreOptions {
+    }
+}
+
+impl Opening<'_> {
+    fn failed(&self, doing: &'static str) -> impl FnOnce(io::Error) -> OverlayError {
+        let path = self.options.files.base().to_owned();
+        move |source| OverlayError::Files { path, doing, source }
+    }
+
+    fn other_golden(&self, what: String, boot: &'static str) -> OverlayError {
+        OverlayError::OtherGolden {
+            overlay: self.options.files.base().to_owned(),
+            golden: self.golden.path().to_owned(),
+            what,
+            boot,
+        }
+    }
+
+    fn damaged(&self, file: PathBuf, what: impl Into<String>) -> OverlayError {
+        OverlayError::Damaged {
+            overlay: self.options.files.base().to_owned(),
+            file,
+            what: what.into(),
+        }
+    }
+
+    /// Whether there is a volatile one that goes on.
+    fn volatile_is_left(&self) -> Result<bool, OverlayError> {
+        let files = &self.options.files;
+        match left(files).map_err(self.failed("reading what is left of it"))? {
+            Some(header) if header.is_of_this_boot() && header.copy == 0 => {
+                let same = header.golden == *self.golden.identity() && header.sectors == self.sectors;
+                match same {
+                    true => Ok(true),
+                    false => Err(self.other_golden(String::new(), ", or boot the machine anew")),
+                }
+            }
+            Some(header) if header.copy == 0 => {
+                tracing::warn!(
+                    "{}: a volatile overlay ends with its host; it begins anew",
+                    files.base().display()
+                );
+                Ok(false)
+            }
+            // Of a persistent one without its records: its making or its end was interrupted, and nobody has used it.
+            Some(_) | None => Ok(false),
+        }
+    }
+
+    fn anew(&self) -> Result<OverlayStore, OverlayError> {
+        let (files, identity) = (&self.options.files, self.golden.identity());
+        if !self.options.persistent {
+            files
+                .create(self.sectors, identity)
+                .map_err(self.failed("making it"))?;
+            return self.volatile();
+        }
+        let header = RecordsHeader {
+            copy: another_copy(),
+            sectors: self.sectors,
+            golden: self
+                .golden
+                .fingerprint()
+                .map_err(self.failed("reading the golden image"))?,
+        };
+        files
+            .create_persistent(identity, &header)
+            .map_err(self.failed("making it"))?;
+        self.persistent()
+    }
+
+    fn delta(&self) -> Result<Arc<dyn Store<CompletionQueue>>, OverlayError> {
+        Ok(open(&StoreOptions {
             format: ImageFormat::Raw,
-            flush_interval: options.flush_interval,
-            length: sectors,
-            ..StoreOptions::new(StoreKind::Mmap, files.delta())
-        })?;
+            flush_interval: self.options.flush_interval,
+            length: self.sectors,
+            ..StoreOptions::new(StoreKind::Mmap, self.options.files.delta())
+        })?)
+    }
+
+    fn marks(&self) -> Result<Marks, OverlayError> {
+        let files = &self.options.files;
         let name = files.base().display().to_string();
         let space = File::open(files.delta())
-            .and_then(|delta| Space::of(&delta, sectors, options.limit_bytes, name))
-            .map_err(failed("finding what it takes"))?;
-        let marks = File::options()
-            .read(true)
-            .write(true)
-            .open(files.map())
-            .and_then(|map| Marks::map(map, HEADER_BYTES, sectors, space))
-            .map_err(failed("mapping what it holds"))?;
+            .and_then(|delta| Space::of(&delta, self.sectors, self.options.limit_bytes, name))
+            .map_err(self.failed("finding what it takes"))?;
+        read_write(files.map())
+            .and_then(|map| Marks::map(map, HEADER_BYTES, self.sectors, space))
+            .map_err(self.failed("mapping what it holds"))
+    }
+
+    fn volatile(&self) -> Result<OverlayStore, OverlayError> {
         Ok(OverlayStore {
-            golden: golden.clone(),
-            delta,
-            marks: Arc::new(marks),
-            sectors,
+            golden: self.golden.clone(),
+            delta: self.delta()?,
+            marks: Arc::new(self.marks()?),
+            sectors: self.sectors,
+            committer: None,
         })
     }
+
+    fn persistent(&self) -> Result<OverlayStore, OverlayError> {
+        let files = &self.options.files;
+        let reading = self.failed("reading what it holds");
+        let records = read_write(files.records()).map_err(self.failed("opening what it holds"))?;
+        let found = RecordsHeader::read(&records).and_then(|header| {
+            let words = header.words(&records, words_for(header.sectors))?;
+            Ok((header, words))
+        });
+        let (header, words) = match found {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(self.damaged(files.records(), error.to_string()));
+            }
+            found => found.map_err(reading)?,
+        };
+        self.check_golden(&header)?;
+        match if_there(std::fs::metadata(files.delta()))
+            .map_err(self.failed("looking at what was written"))?
+        {
+            None => return Err(self.damaged(files.delta(), "is gone")),
+            Some(meta) if meta.len() != header.sectors * SECTOR_BYTES => {
+                return Err(self.damaged(files.delta(), "has another size"));
+            }
+            Some(_) => {}
+        }
+        // From here on nobody else has it.
+        let delta = self.delta()?;
+        // The map has bits which are not on the medium yet, if the host was not started since.
+        let left = left(files).map_err(self.failed("reading what is left of it"))?;
+        if !left.is_some_and(|left| left.copy == header.copy && left.is_of_this_boot()) {
+            files
+                .create_map(self.sectors, self.golden.identity(), header.copy)
+                .map_err(self.failed("making its map"))?;
+        }
+        let mut marks = self.marks()?;
+        marks.persist(&words);
+        let marks = Arc::new(marks);
+        let durable = Durable {
+            files: OpenFiles {
+                delta: File::open(files.delta()).map_err(self.failed("opening what was written"))?,
+                records,
+            },
+            marks: Arc::clone(&marks),
+            copy: header.copy,
+            sectors: self.sectors,
+            name: files.base().display().to_string(),
+        };
+        let policy = Policy {
+            flush_interval: self.options.flush_interval,
+            on_lost_write: OnLostWrite::Stop,
+            losses: Losses::default(),
+            leftovers: true,
+        };
+        Ok(OverlayStore {
+            golden: self.golden.clone(),
+            delta,
+            marks,
+            sectors: self.sectors,
+            committer: Some(Committer::new(Arc::new(durable), policy)),
+        })
+    }
+
+    fn check_golden(&self, header: &RecordsHeader) -> Result<(), OverlayError> {
+        let now = self
+            .golden
+            .fingerprint()
+            .map_err(self.failed("reading the golden image"))?;
+        if header.golden == now && header.sectors == self.sectors {
+            return Ok(());
+        }
+        let touched = header.golden.samples == now.samples && header.golden.sectors == now.sectors;
+        let hint = match touched {
+            true => "; the samples are the same: if only its time was changed, set that back with `touch -d`",
+            false => "",
+        };
+        let what = format!(" (made on: {}; now: {now}{hint})", header.golden);
+        Err(self.other_golden(what, ""))
+    }
+}
+
+fn read_write(path: PathBuf) -> io::Result<File> {
+    File::options().read(true).write(true).open(path)
 }
 
 /// The header of an overlay whose files are both there and whole.

@@ -1,0 +1,105 @@
+//! What a commit of a persistent overlay does, in this order: the delta goes to the medium, then the bits of what it holds.
+//!
+//! A bit on the medium before its data would show, after a power cut, zeros that nobody wrote. So the bits are taken before the delta's
+//! fdatasync: all of them have their data in the page cache by then. Bits that are set later are the next commit's.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use engine::{Fault, FaultKind};
+
+use super::marks::Marks;
+use super::records;
+use crate::commit::Medium;
+
+/// Where a commit goes; a fake in tests.
+pub(crate) trait Files: Send + Sync + std::fmt::Debug {
+    /// Puts the delta's data on the medium.
+    fn sync_delta(&self) -> io::Result<()>;
+    /// Writes a page of records.
+    fn write_page(&self, page: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Puts the records on the medium.
+    fn sync_records(&self) -> io::Result<()>;
+}
+
+/// The real ones. Each is an opening of its own: the kernel tells each of a failed write-back once.
+#[derive(Debug)]
+pub(crate) struct OpenFiles {
+    pub delta: File,
+    pub records: File,
+}
+
+impl Files for OpenFiles {
+    fn sync_delta(&self) -> io::Result<()> {
+        Ok(rustix::fs::fdatasync(&self.delta)?)
+    }
+
+    fn write_page(&self, page: u64, bytes: &[u8]) -> io::Result<()> {
+        self.records.write_all_at(bytes, records::position(page))
+    }
+
+    fn sync_records(&self) -> io::Result<()> {
+        Ok(rustix::fs::fdatasync(&self.records)?)
+    }
+}
+
+/// The medium of a persistent overlay.
+#[derive(Debug)]
+pub(crate) struct Durable<F> {
+    pub files: F,
+    pub marks: Arc<Marks>,
+    pub copy: u64,
+    pub sectors: u64,
+    /// For the log.
+    pub name: String,
+}
+
+impl<F: Files> Durable<F> {
+    fn put(&self, pages: &[u64]) -> io::Result<()> {
+        let encode = |page: &u64| records::encode(self.copy, *page, |index| self.marks.bits_of(index));
+        let taken: Vec<Vec<u8>> = pages.iter().map(encode).collect();
+        self.files.sync_delta()?;
+        if pages.is_empty() {
+            return Ok(());
+        }
+        for (page, bytes) in pages.iter().zip(&taken) {
+            self.files.write_page(*page, bytes)?;
+        }
+        self.files.sync_records()
+    }
+}
+
+impl<F: Files> Medium for Durable<F> {
+    fn commit(&self) -> io::Result<()> {
+        let pages = self.marks.take_changed();
+        let result = self.put(&pages);
+        if result.is_err() {
+            self.marks.give_changed_back(&pages);
+        }
+        result
+    }
+
+    fn fault(&self, lba: u64, source: io::Error) -> Fault {
+        tracing::warn!("{}: {source}", self.name);
+        Fault {
+            kind: FaultKind::Write,
+            lba,
+            source,
+        }
+    }
+
+    fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    fn name(&self) -> String {
+        let name = self.name.rsplit('/').next().unwrap_or_default();
+        name.to_owned()
+    }
+
+    fn describe(&self) -> String {
+        self.name.clone()
+    }
+}

@@ -1,0 +1,238 @@
+//! The order of a commit against power cuts: whatever the medium kept of what was not yet synced, no bit is there without its data, and what
+//! a commit covered is there with its bit.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use engine::Extent;
+
+use super::durable::{Durable, Files};
+use super::files::{HEADER_BYTES, another_copy};
+use super::marks::{Marks, bytes_for, words_for};
+use super::records::{PAGE_BYTES, decode, encode, pages_for};
+use super::space::Space;
+use crate::commit::Medium as _;
+
+/// Enough for several pages of records.
+const SECTORS: u64 = 4032 * 8 * 2 + 100;
+
+/// Two files in a host's page cache and on its medium. A sector of the delta is a number: who wrote it; 0: nobody.
+#[derive(Debug, Default)]
+struct Host {
+    delta_cache: BTreeMap<u64, u64>,
+    delta_medium: BTreeMap<u64, u64>,
+    /// Pages of records, with the sectors of theirs that may or may not be on the medium.
+    pages_cache: BTreeMap<u64, Vec<u8>>,
+    pages_medium: BTreeMap<u64, Vec<u8>>,
+    /// What initiators write in the midst of a commit, one at each step.
+    meanwhile: Vec<(u64, u64)>,
+    /// Fsyncs of the delta that fail.
+    failures: u32,
+}
+
+#[derive(Debug)]
+struct Fake {
+    host: Mutex<Host>,
+    marks: Arc<Marks>,
+}
+
+impl Fake {
+    /// A write arrives in the cache, then its bit is set, as the store does it.
+    fn write(&self, lba: u64, who: u64) {
+        self.host.lock().delta_cache.insert(lba, who);
+        self.marks.written(Extent { lba, count: 1 }).unwrap();
+    }
+
+    /// Time passes.
+    fn step(&self) {
+        let next = self.host.lock().meanwhile.pop();
+        if let Some((lba, who)) = next {
+            self.write(lba, who);
+        }
+    }
+}
+
+impl Files for Arc<Fake> {
+    fn sync_delta(&self) -> io::Result<()> {
+        self.step();
+        let mut host = self.host.lock();
+        if host.failures > 0 {
+            host.failures -= 1;
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let written = host.delta_cache.clone();
+        host.delta_medium.extend(written);
+        drop(host);
+        self.step();
+        Ok(())
+    }
+
+    fn write_page(&self, page: u64, bytes: &[u8]) -> io::Result<()> {
+        self.step();
+        self.host.lock().pages_cache.insert(page, bytes.to_vec());
+        Ok(())
+    }
+
+    fn sync_records(&self) -> io::Result<()> {
+        self.step();
+        let mut host = self.host.lock();
+        let written = std::mem::take(&mut host.pages_cache);
+        host.pages_medium.extend(written);
+        drop(host);
+        self.step();
+        Ok(())
+    }
+}
+
+fn marks() -> Marks {
+    let (map, delta) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    map.set_len(HEADER_BYTES + bytes_for(SECTORS)).unwrap();
+    delta.set_len(SECTORS * 512).unwrap();
+    let space = Space::of(&delta, SECTORS, 0, "test".into()).unwrap();
+    let mut marks = Marks::map(map, HEADER_BYTES, SECTORS, space).unwrap();
+    marks.persist(&vec![0; words_for(SECTORS) as usize]);
+    marks
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Write(u64),
+    /// The kernel writes back on its own.
+    WriteBack(u64),
+    /// With writes in its midst.
+    Commit(Vec<u64>),
+    FailedCommit,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    // Few places, far from each other and close together.
+    let lba = || prop_oneof![0..6u64, 4030..4036u64, (SECTORS - 90)..(SECTORS - 84)];
+    prop_oneof![
+        6 => lba().prop_map(Event::Write),
+        2 => lba().prop_map(Event::WriteBack),
+        2 => prop::collection::vec(lba(), 0..5).prop_map(Event::Commit),
+        1 => Just(Event::FailedCommit),
+    ]
+}
+
+/// What is left on the medium by a power cut: of what was not synced each sector or not, as `luck` says.
+fn cut(host: &Host, mut luck: u64) -> (BTreeMap<u64, u64>, BTreeMap<u64, Vec<u8>>) {
+    let mut lucky = move || {
+        luck = luck.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        luck >> 63 == 1
+    };
+    let mut delta = host.delta_medium.clone();
+    for (lba, who) in &host.delta_cache {
+        if lucky() {
+            delta.insert(*lba, *who);
+        }
+    }
+    let mut pages = host.pages_medium.clone();
+    for (page, bytes) in &host.pages_cache {
+        let on_medium = pages.get_mut(page).expect("made at the beginning");
+        for (old, new) in on_medium.chunks_mut(512).zip(bytes.chunks(512)) {
+            if lucky() {
+                old.copy_from_slice(new);
+            }
+        }
+    }
+    (delta, pages)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_power_cut_leaves_no_bit_without_its_data_and_no_committed_data_without_its_bit(
+        events in prop::collection::vec(event(), 1..40),
+        luck in any::<u64>(),
+    ) {
+        let copy = another_copy();
+        let marks = Arc::new(marks());
+        let empty = (0..pages_for(words_for(SECTORS))).map(|page| (page, encode(copy, page, |_| 0)));
+        let host = Host { pages_medium: empty.collect(), ..Host::default() };
+        let fake = Arc::new(Fake { host: Mutex::new(host), marks: Arc::clone(&marks) });
+        let durable = Durable {
+            files: Arc::clone(&fake),
+            marks,
+            copy,
+            sectors: SECTORS,
+            name: "test".into(),
+        };
+        // What a commit that succeeded covers: at least who had written by its beginning.
+        let mut committed = BTreeMap::new();
+        let mut who = 0;
+        let mut next = move || { who += 1; who };
+        for event in events {
+            match event {
+                Event::Write(lba) => fake.write(lba, next()),
+                Event::WriteBack(lba) => {
+                    let mut host = fake.host.lock();
+                    if let Some(who) = host.delta_cache.get(&lba).copied() {
+                        host.delta_medium.insert(lba, who);
+                    }
+                }
+                Event::Commit(meanwhile) => {
+                    let before = fake.host.lock().delta_cache.clone();
+                    fake.host.lock().meanwhile = meanwhile.into_iter().map(|lba| (lba, next())).collect();
+                    durable.commit().unwrap();
+                    committed = before;
+                }
+                Event::FailedCommit => {
+                    fake.host.lock().failures = 1;
+                    prop_assert!(durable.commit().is_err());
+                }
+            }
+            let (delta, pages) = cut(&fake.host.lock(), luck);
+            for (page, bytes) in &pages {
+                let words = decode(copy, *page, bytes);
+                prop_assert!(words.is_some(), "page {page} does not survive");
+            }
+            let words: Vec<u64> = pages.iter().flat_map(|(page, bytes)| decode(copy, *page, bytes).unwrap()).collect();
+            let is_set = |lba: u64| words[(lba / 64) as usize] & (1 << (lba % 64)) != 0;
+            for lba in (0..SECTORS).filter(|lba| is_set(*lba)) {
+                prop_assert!(delta.contains_key(&lba), "sector {lba} has its bit and no data");
+            }
+            for (lba, who) in &committed {
+                prop_assert!(is_set(*lba), "sector {lba} was committed without its bit");
+                prop_assert!(delta[lba] >= *who, "sector {lba} is older than what was committed");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_commit_writes_the_pages_that_changed_and_no_others() {
+    let marks = Arc::new(marks());
+    let fake = Arc::new(Fake {
+        host: Mutex::new(Host::default()),
+        marks: Arc::clone(&marks),
+    });
+    let durable = Durable {
+        files: Arc::clone(&fake),
+        marks,
+        copy: 1,
+        sectors: SECTORS,
+        name: "test".into(),
+    };
+    let pages = || -> Vec<u64> {
+        std::mem::take(&mut fake.host.lock().pages_medium)
+            .into_keys()
+            .collect()
+    };
+    let second = PAGE_BYTES / 512 * 4032;
+    for (lba, expected) in [
+        (7, vec![0]),
+        (second, vec![1]),
+        (7, vec![]),
+        (SECTORS - 1, vec![2]),
+    ] {
+        fake.write(lba, 1);
+        durable.commit().unwrap();
+        assert_eq!(pages(), expected, "sector {lba}");
+    }
+}

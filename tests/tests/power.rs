@@ -47,6 +47,13 @@ impl Cut {
 }
 
 fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
+    cut_again_and_again_after(MOUNTED, arguments)
+}
+
+/// The address of the initiators' end of the cable.
+const INITIATOR: &str = "02:00:00:ae:00:01";
+
+fn cut_again_and_again_after(prepare: &str, arguments: &str) -> Result<Vec<Cut>> {
     let namespace = Namespace::new("host")?;
     let disk = Disk::new(&namespace, 64)?;
     disk.preset(&ext4(64)?);
@@ -55,12 +62,13 @@ fn cut_again_and_again(arguments: &str) -> Result<Vec<Cut>> {
         kernel: Kernel::get()?,
         disk: disk.path(),
         xblade: Path::new(&binary),
-        prepare: MOUNTED,
+        prepare,
         arguments,
         mtu: 1500,
         card: "",
     };
     let host = Host::new(namespace, &parts)?;
+    host.namespace.ip(&format!("link set tap0 address {INITIATOR}"))?;
     let options = Options {
         seed: seed(),
         address: Address::new(7, 3),
@@ -146,12 +154,18 @@ const MARGIN: Duration = Duration::from_secs(3);
 #[test]
 fn write_back_loses_no_more_than_its_flush_interval_and_nothing_before_a_flush() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
-    let cuts = cut_again_and_again("serve 7 3 eth0 /mnt/image --flush-interval 1s")?;
+    check_write_back(&cut_again_and_again(
+        "serve 7 3 eth0 /mnt/image --flush-interval 1s",
+    )?);
+    Ok(())
+}
+
+fn check_write_back(cuts: &[Cut]) {
     assert!(
         cuts.iter().any(|cut| !cut.lost.is_empty()),
         "nothing was ever lost: was the power cut at all?"
     );
-    for cut in &cuts {
+    for cut in cuts {
         // Writing back begins one interval after the first write that is not on the medium, and then takes its time.
         let bound = FLUSH_INTERVAL + cut.commit + MARGIN;
         assert!(
@@ -164,5 +178,48 @@ fn write_back_loses_no_more_than_its_flush_interval_and_nothing_before_a_flush()
             "a flushed write was lost"
         );
     }
+}
+
+/// The machine's persistent copy of a golden image on the same file system.
+fn copy(sync: bool) -> String {
+    format!(
+        r#"{MOUNTED}
+cat > /tmp/xblade.toml <<'END'
+[[export]]
+shelf = 7
+slot = 3
+path = "/mnt/image"
+interfaces = ["eth0"]
+sync = {sync}
+flush_interval = "1s"
+overlay = "persistent"
+overlay_dir = "/mnt/overlays"
+unknown = "refuse"
+
+[[machine]]
+name = "pc17"
+macs = ["{INITIATOR}"]
+END
+"#
+    )
+}
+
+const DAEMON: &str = "daemon --config /tmp/xblade.toml";
+
+#[test]
+fn no_write_acknowledged_by_a_persistent_copy_in_sync_mode_is_lost() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
+    let cuts = cut_again_and_again_after(&copy(true), DAEMON)?;
+    assert!(
+        cuts.iter().all(|cut| cut.lost.is_empty()),
+        "acknowledged writes were lost"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_persistent_copy_loses_no_more_than_its_flush_interval_and_nothing_before_a_flush() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
+    check_write_back(&cut_again_and_again_after(&copy(false), DAEMON)?);
     Ok(())
 }

@@ -92,7 +92,10 @@ fn members(list: &[AccessEntry]) -> String {
 fn machine_names(list: &[Machine]) -> String {
     let machine = |machine: &Machine| {
         let macs: Vec<String> = machine.macs.iter().map(ToString::to_string).collect();
-        format!("{} {}", machine.name, macs.join(" "))
+        let overlay = machine
+            .overlay
+            .map_or(String::new(), |overlay| format!(" {overlay:?}").to_lowercase());
+        format!("{} {}{overlay}", machine.name, macs.join(" "))
     };
     let list: Vec<String> = list.iter().map(machine).collect();
     match list.len() {

@@ -18,12 +18,17 @@ pub enum Overlay {
     None,
     /// Each to its own copy, which lasts until it is reset or the host is started anew.
     Volatile,
+    /// Each to its own copy, which lasts until the operator takes it away.
+    Persistent,
 }
 
 impl Overlay {
     /// Every value by its name.
-    pub const NAMES: [(&'static str, Overlay); 2] =
-        [("none", Overlay::None), ("volatile", Overlay::Volatile)];
+    pub const NAMES: [(&'static str, Overlay); 3] = [
+        ("none", Overlay::None),
+        ("volatile", Overlay::Volatile),
+        ("persistent", Overlay::Persistent),
+    ];
 }
 
 /// When a machine's copy begins anew by itself.
@@ -65,19 +70,29 @@ pub struct Machine {
     pub name: String,
     /// The addresses it asks from.
     pub macs: Vec<Mac>,
+    /// Its copies, where they are not what the export says.
+    pub overlay: Option<Overlay>,
 }
+
+impl Machine {
+    /// What its copy is on an export.
+    pub fn overlay_on(&self, export: &ExportConfig) -> Overlay {
+        self.overlay.unwrap_or(export.overlay)
+    }
+}
+
+/// What a machine's own `overlay` may say.
+const MACHINE_OVERLAYS: [(&str, Overlay); 2] = [
+    ("volatile", Overlay::Volatile),
+    ("persistent", Overlay::Persistent),
+];
 
 /// Machines that nobody named which get a copy, where no number is given.
 pub const UNKNOWN_MACHINES: u32 = 256;
 
 /// Reads the keys about overlays that `[defaults]` and `[[export]]` share.
 pub(super) fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig, file: &Path) {
-    keys.set("overlay", &mut export.overlay, |value| {
-        if value.get_ref().as_str() == Some("persistent") {
-            return Err("overlays that survive a power cut are not there yet; \"volatile\" ones survive a restart of xblade".into());
-        }
-        one_of(&Overlay::NAMES, &[])(value)
-    });
+    keys.set("overlay", &mut export.overlay, one_of(&Overlay::NAMES, &[]));
     let dir = keys.get(
         "overlay_dir",
         text(|text| match text {
@@ -173,10 +188,12 @@ fn read_machine(value: &Value<'_>, seen: &mut Seen, mistakes: &mut Vec<Mistake>)
     {
         keys.mistake(place.span(), "macs = []: a machine has at least one address");
     }
+    let overlay = keys.get("overlay", one_of(&MACHINE_OVERLAYS, &[]));
     keys.finish(&[]);
     Some(Machine {
         name: name?,
         macs: macs?,
+        overlay,
     })
 }
 
@@ -216,10 +233,16 @@ pub(super) fn contradictions(export: &ExportConfig) -> Vec<(&'static str, String
         "prealloc",
         "prealloc with an overlay: the image is never written, and overlays take space where they are written",
     );
+    let is_persistent = |machine: &Machine| machine.overlay_on(export) == Overlay::Persistent;
     say(
-        export.sync,
+        export.sync && !export.machines.iter().any(is_persistent),
         "sync",
-        "sync with a volatile overlay: it does not survive a power cut anyway; leave sync out",
+        "sync with volatile overlays: they do not survive a power cut anyway; leave sync out, or make a machine's overlay persistent",
+    );
+    say(
+        export.overlay == Overlay::Persistent && export.machines.is_empty(),
+        "overlay",
+        "overlay = \"persistent\" and no [[machine]]: only machines with a name have copies that persist",
     );
     say(
         export.wire_admin == Some(true),

@@ -33,7 +33,8 @@ fn overlays_and_machines_read_as_meant() {
     assert_eq!((export.unknown, export.unknown_max), (Unknown::Refuse, 7));
     let macs = vec![Mac([0x52, 0x54, 0, 0xae, 0, 1]), Mac([0x52, 0x54, 0, 0xae, 0, 2])];
     let name = "pc17".to_owned();
-    assert_eq!(export.machines[..], [Machine { name, macs }]);
+    let overlay = None;
+    assert_eq!(export.machines[..], [Machine { name, macs, overlay }]);
 }
 
 #[test]
@@ -77,9 +78,9 @@ fn told<const N: usize>(cases: [(String, &str, &str); N]) {
 fn mistakes_about_overlays_are_told_with_their_place() {
     told([
         (
-            format!("{HEAD}overlay = \"persistent\"\n"),
+            format!("{HEAD}overlay = \"persistent\"\noverlay_dir = \"/over\"\n"),
             ":6:11",
-            "not there yet",
+            "only machines with a name",
         ),
         (
             format!("{HEAD}overlay = \"yes\"\n"),
@@ -111,6 +112,33 @@ fn mistakes_about_overlays_are_told_with_their_place() {
         (overlay("store = \"ram\"\n"), ":8:9", "mmap"),
         (overlay("prealloc = true\n"), ":8:12", "never written"),
     ]);
+}
+
+#[test]
+fn a_machine_may_have_another_kind_than_the_export() {
+    let machine = |name: &str, mac: u8, lines: &str| {
+        format!("[[machine]]\nname = \"{name}\"\nmacs = [\"52:54:00:ae:00:0{mac}\"]\n{lines}")
+    };
+    let kept = machine("kept", 2, "overlay = \"persistent\"\n");
+    let config = read(&overlay(&format!("sync = true\n{}{kept}", machine("pc", 1, "")))).unwrap();
+    let export = &config.exports[0];
+    let kinds: Vec<Overlay> = export
+        .machines
+        .iter()
+        .map(|machine| machine.overlay_on(export))
+        .collect();
+    assert_eq!(kinds, [Overlay::Volatile, Overlay::Persistent]);
+    // Of those that do as the export says, too.
+    let all = format!(
+        "{HEAD}overlay = \"persistent\"\noverlay_dir = \"/over\"\n{}",
+        machine("pc", 1, "")
+    );
+    assert_eq!(read(&all).unwrap().exports[0].overlay, Overlay::Persistent);
+    told([(
+        overlay(&machine("pc", 1, "overlay = \"yes\"\n")),
+        ":11:11",
+        "\"volatile\", \"persistent\"",
+    )]);
 }
 
 #[test]

@@ -303,7 +303,8 @@ pub(super) fn store_options(config: &ExportConfig) -> StoreOptions {
 pub(super) fn same_store(one: &ExportConfig, other: &ExportConfig) -> bool {
     let disks = |config: &ExportConfig| {
         (
-            config.overlay,
+            // Which kind is a matter of each machine's next copy.
+            config.overlay == Overlay::None,
             config.overlay_dir.clone(),
             config.state_name.clone(),
         )

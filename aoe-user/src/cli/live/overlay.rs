@@ -15,9 +15,10 @@ use crate::cli::table::size;
 use crate::control::api::overlays::{Overlay, Overlays, ResetOverlays};
 use crate::control::api::types::{Request, SCHEMA};
 
-const COLUMNS: [Column<Overlay>; 9] = [
+const COLUMNS: [Column<Overlay>; 10] = [
     ("export", |row| row.export.clone()),
     ("machine", |row| row.machine.clone()),
+    ("kind", |row| kind(row).to_owned()),
     ("state", |row| state(row).to_owned()),
     ("written", |row| size(row.written_bytes / 512)),
     ("on disk", |row| size(row.allocated_bytes / 512)),
@@ -35,6 +36,13 @@ fn state(row: &Overlay) -> &'static str {
             refused_writes: 1.., ..
         } => "full",
         _ => "ready",
+    }
+}
+
+fn kind(row: &Overlay) -> &'static str {
+    match row.persistent {
+        true => "persistent",
+        false => "volatile",
     }
 }
 
@@ -59,7 +67,7 @@ fn list(args: ListArgs) -> Result<()> {
         target,
         output,
     } = args;
-    let columns = choose(&COLUMNS, 6, &output)?;
+    let columns = choose(&COLUMNS, 7, &output)?;
     let overlays: Overlays = Client::new(&target)?.ask(&Request::Overlays { exports })?;
     if output.json {
         let mut value = json!(overlays);

@@ -15,6 +15,7 @@ fn overlay(export: &str, state: DiskState) -> Overlay {
         export: format!("e{export}"),
         machine: state.name.to_string(),
         macs: state.macs.iter().map(ToString::to_string).collect(),
+        persistent: state.persistent,
         written_bytes: state.figures.written_sectors * 512,
         allocated_bytes: state.figures.allocated_bytes,
         refused_writes: state.figures.refused_writes,

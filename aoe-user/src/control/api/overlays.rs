@@ -31,6 +31,9 @@ pub struct Overlay {
     pub machine: String,
     /// The addresses it has the copy by.
     pub macs: Vec<String>,
+    /// It outlives power cuts and its machine's boots.
+    #[serde(default)]
+    pub persistent: bool,
     /// Bytes of sectors that were written.
     pub written_bytes: u64,
     /// Bytes that this takes on the disk.

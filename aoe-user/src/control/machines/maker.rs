@@ -1,6 +1,6 @@
 //! The thread that opens, resets and closes the machines' disks of one export.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use rustix::fs::FlockOperation;
 
 use super::naming::{DiskName, directory};
 use super::{Disk, Instance, Order, RETRY, Settings, Shared, golden, pause};
-use crate::config::{OverlayReset, Unknown};
+use crate::config::{Overlay, OverlayReset, Unknown};
 use crate::store::{CurrentGolden, OverlayFiles, OverlayOptions, OverlayStore, Store as _};
 use crate::target::{Export, Identity, Observer, Options, Persistent, WireAdmin};
 
@@ -127,15 +127,15 @@ impl Maker {
         table.full = false;
     }
 
-    /// Disks of this boot of the host go on: whoever runs on one of them notices nothing of a restart.
+    /// Persistent disks go on, and others of this boot of the host: whoever runs on one of them notices nothing of a restart.
     fn open_what_is_left(&mut self) -> Result<()> {
         let entries = std::fs::read_dir(&self.directory)
             .with_context(|| format!("{}: cannot be read", self.directory.display()))?;
-        let names = entries.filter_map(|entry| DiskName::of_map(&entry.ok()?.path()));
-        for name in names.collect::<Vec<_>>() {
+        let names = entries.filter_map(|entry| DiskName::of_file(&entry.ok()?.path()));
+        for name in names.collect::<BTreeSet<_>>() {
             let files = self.files(&name);
             match &name {
-                _ if files.are_of_this_boot() => {
+                _ if files.are_left() => {
                     if let Err(error) = self.open(&name) {
                         self.failed(&name, &error);
                     }
@@ -148,6 +148,16 @@ impl Maker {
             }
         }
         Ok(())
+    }
+
+    /// What a disk is that begins anew.
+    fn kind(&self, name: &DiskName) -> Overlay {
+        let config = &self.start.settings.config;
+        let DiskName::Machine(name) = name else {
+            return Overlay::Volatile;
+        };
+        let machine = config.machines.iter().find(|machine| machine.name == *name);
+        machine.map_or(Overlay::Volatile, |machine| machine.overlay_on(config))
     }
 
     /// Tells who asked that there is something new, and lets it ask again.
@@ -223,7 +233,7 @@ impl Maker {
         Ok(Some(name))
     }
 
-    /// A machine boots: its disk begins anew, unless it is as new.
+    /// A machine boots: its disk begins anew, unless it is persistent or as new.
     fn boot(&mut self, mac: Mac) -> Result<Option<DiskName>> {
         let Some(name) = self.shared.table.read().name_of(mac) else {
             return Ok(None);
@@ -231,12 +241,17 @@ impl Maker {
         if !self.has_room(&name) {
             return Ok(None);
         }
-        if self.start.settings.config.overlay_reset == OverlayReset::Never {
+        let never = self.start.settings.config.overlay_reset == OverlayReset::Never;
+        if never || self.files(&name).are_persistent() {
             return self.open_for(mac);
         }
+        let stays_volatile = self.kind(&name) == Overlay::Volatile;
         let as_new = self.instance(&name).is_some_and(|instance| {
             let golden = instance.store.golden();
-            instance.store.figures().written_sectors == 0 && golden.is_current() && golden.check_unchanged()
+            stays_volatile
+                && instance.store.figures().written_sectors == 0
+                && golden.is_current()
+                && golden.check_unchanged()
         });
         match as_new {
             true => self.put_back(&name),
@@ -251,7 +266,9 @@ impl Maker {
 
     /// The operator has a disk begin anew, or go: its machine gets another when it asks the next time.
     fn reset(&mut self, name: &DiskName, again: bool) -> Result<()> {
-        let there = self.shared.disks.lock().contains_key(name) || self.files(name).map().exists();
+        let files = self.files(name);
+        let there =
+            self.shared.disks.lock().contains_key(name) || files.map().exists() || files.are_persistent();
         if !there {
             bail!("{}: {name} has no disk", self.address());
         }
@@ -308,7 +325,7 @@ impl Maker {
     /// Opens a disk, on the image as it is now where it begins anew.
     fn open(&mut self, name: &DiskName) -> Result<()> {
         let files = self.files(name);
-        let is_left = files.are_of_this_boot();
+        let is_left = files.are_left();
         let held = self.start.golden.get();
         let is_same = held.is_current() && held.check_unchanged();
         if !is_left && !is_same {
@@ -329,19 +346,24 @@ impl Maker {
         let config = &self.start.settings.config;
         let options = OverlayOptions {
             files,
+            persistent: self.kind(name) == Overlay::Persistent,
             limit_bytes: config.overlay_limit.unwrap_or(0),
             flush_interval: config.flush_interval,
         };
         let store = Arc::new(OverlayStore::open(&self.start.golden.get(), &options)?);
         let export = Export::new(
-            own_options(&self.start.settings.options, name),
+            own_options(&self.start.settings.options, name, store.is_persistent()),
             Arc::clone(&store) as _,
             None,
             Arc::clone(&self.start.observer),
             Persistent::default(),
         )
         .map_err(|error| anyhow!(error))?;
-        let began = std::fs::metadata(options.files.map()).and_then(|map| map.created());
+        let oldest = match store.is_persistent() {
+            true => options.files.records(),
+            false => options.files.map(),
+        };
+        let began = std::fs::metadata(oldest).and_then(|file| file.created());
         let disk = Disk {
             instance: Some(Arc::new(Instance {
                 name: name.clone(),
@@ -399,7 +421,8 @@ impl Maker {
                 && let Some(instance) = &disk.instance
             {
                 instance.store.set_limit(limit);
-                let options = own_options(&self.start.settings.options, &name);
+                let persistent = instance.store.is_persistent();
+                let options = own_options(&self.start.settings.options, &name, persistent);
                 disk.instance = Some(Arc::new(Instance {
                     name: name.clone(),
                     export: Arc::new(instance.export.reconfigured(options)),
@@ -430,9 +453,11 @@ impl Maker {
 }
 
 /// A disk's own options: its name in IDENTIFY; what is the address's stays with the export that everybody sees.
-fn own_options(shared: &Options, name: &DiskName) -> Options {
+fn own_options(shared: &Options, name: &DiskName, persistent: bool) -> Options {
     Options {
         read_only: false,
+        // What ends with the host anyway is not waited for.
+        sync: shared.sync && persistent,
         identity: Identity {
             serial: name.serial(shared.address),
             ..shared.identity.clone()

@@ -18,7 +18,7 @@ use aoe_common::Mac;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::{ExportConfig, OverlayReset, Unknown};
-use crate::store::{Golden, OverlayFigures, OverlayStore};
+use crate::store::{Golden, Health, OverlayFigures, OverlayStore, Store as _};
 use crate::target::{Export, Options};
 
 pub(super) use maker::Start;
@@ -86,6 +86,8 @@ pub(super) struct DiskState {
     /// When it began.
     pub since: SystemTime,
     pub figures: OverlayFigures,
+    /// It outlives the host's boot, and its machine's.
+    pub persistent: bool,
     /// Its image was replaced; it gets the new one when it begins anew.
     pub old_image: bool,
     pub in_flight: usize,
@@ -156,6 +158,7 @@ impl Disks {
                     macs: table.macs_of(name),
                     since: disk.since,
                     figures: OverlayFigures::default(),
+                    persistent: false,
                     old_image: false,
                     in_flight: 0,
                     problem: disk.problem.clone(),
@@ -167,6 +170,10 @@ impl Disks {
         let complete = |(mut state, instance): (DiskState, Option<Arc<Instance>>)| {
             if let Some(instance) = instance {
                 state.figures = instance.store.figures();
+                state.persistent = instance.store.is_persistent();
+                if let Health::LostWrites(lost) = instance.store.health() {
+                    state.problem = Some(format!("{lost}; no writes are taken until it is reset"));
+                }
                 state.old_image = !instance.store.golden().is_current();
                 state.in_flight = instance.export.in_flight();
             }
@@ -272,6 +279,7 @@ impl engine::Machines<Export> for Disks {
             let table = self.shared.table.read();
             match table.by_mac.get(&source) {
                 Some(_) if table.reset == OverlayReset::Never => return true,
+                Some(instance) if instance.store.is_persistent() => return true,
                 Some(instance) => {
                     let untouched = instance.store.figures().written_sectors == 0;
                     if untouched && instance.ready.elapsed() < FRESH {

@@ -51,9 +51,12 @@ impl DiskName {
         }
     }
 
-    /// From the name of a map.
-    pub fn of_map(path: &Path) -> Option<DiskName> {
-        let stem = path.file_name()?.to_str()?.strip_suffix(".map")?;
+    /// From the name of a file that says what a disk holds.
+    pub fn of_file(path: &Path) -> Option<DiskName> {
+        let name = path.file_name()?.to_str()?;
+        let stem = name
+            .strip_suffix(".map")
+            .or_else(|| name.strip_suffix(".marks"))?;
         match (stem.strip_prefix("machine-"), stem.strip_prefix("unknown-")) {
             (Some(name), _) => Some(DiskName::Machine(name.to_owned())),
             (_, Some(mac)) => Some(DiskName::Unknown(mac.replace('-', ":").parse().ok()?)),

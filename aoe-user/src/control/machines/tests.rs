@@ -39,7 +39,8 @@ impl Room {
         config.overlay = Overlay::Volatile;
         config.overlay_dir = Some(dir.path().join("overlays"));
         let (name, macs) = ("pc17".into(), PC.to_vec());
-        config.machines = Arc::new([Machine { name, macs }]);
+        let overlay = None;
+        config.machines = Arc::new([Machine { name, macs, overlay }]);
         Room {
             dir,
             config,
@@ -280,6 +281,7 @@ fn strangers_are_bounded_and_may_be_refused() {
     machines.push(Machine {
         name: "new".into(),
         macs: vec![stranger(2)],
+        overlay: None,
     });
     room.config.machines = machines.into();
     room.config.unknown = Unknown::Refuse;
@@ -293,6 +295,81 @@ fn strangers_are_bounded_and_may_be_refused() {
     });
     assert_eq!(read(&named), 7);
     assert!(!disks.boots(stranger(3)));
+}
+
+fn persistent(room: &mut Room) {
+    let mut machines = room.config.machines.to_vec();
+    machines[0].overlay = Some(Overlay::Persistent);
+    room.config.machines = machines.into();
+}
+
+#[test]
+fn a_persistent_disk_outlives_boots_and_the_host_and_strangers_have_none() {
+    let mut room = Room::new();
+    persistent(&mut room);
+    let map = room.dir.path().join("overlays/12.9/machine-pc17.map");
+    {
+        let disks = room.open();
+        write(&disk(&disks, PC[0]), 1);
+        write(&disk(&disks, STRANGER), 2);
+        boot(&disks, PC[1]);
+        assert_eq!(read(&disk(&disks, PC[0])), 1);
+        let states = disks.states();
+        assert!(states[0].persistent && !states[1].persistent, "{states:?}");
+        disks.close();
+    }
+    // As after a restart of the host.
+    std::fs::remove_file(map).unwrap();
+    // It stays what it is until it is reset.
+    room.config.machines = Room::new().config.machines;
+    let disks = room.open();
+    assert_eq!(read(&disk(&disks, PC[0])), 1);
+    boot(&disks, PC[0]);
+    assert_eq!(read(&disk(&disks, PC[0])), 1);
+    disks.reset(DiskName::Machine("pc17".into()), false).unwrap();
+    assert_eq!(read(&disk(&disks, PC[0])), 7);
+    assert!(!disks.states()[0].persistent);
+}
+
+#[test]
+fn a_volatile_disk_becomes_persistent_when_it_begins_anew() {
+    let mut room = Room::new();
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    persistent(&mut room);
+    disks.configure(room.settings());
+    assert_eq!(read(&disk(&disks, PC[0])), 1, "it runs on");
+    boot(&disks, PC[0]);
+    assert_eq!(read(&disk(&disks, PC[0])), 7);
+    assert!(disks.states()[0].persistent);
+}
+
+#[test]
+fn only_a_persistent_disk_waits_for_its_medium() {
+    let mut room = Room::new();
+    persistent(&mut room);
+    room.config.sync = true;
+    let disks = room.open();
+    assert!(disk(&disks, PC[0]).options().sync);
+    assert!(!disk(&disks, STRANGER).options().sync);
+}
+
+#[test]
+fn a_persistent_disk_on_another_image_is_not_served_until_it_is_reset() {
+    let mut room = Room::new();
+    persistent(&mut room);
+    {
+        let disks = room.open();
+        write(&disk(&disks, PC[0]), 1);
+        disks.close();
+    }
+    room.replace_image(9);
+    let disks = room.open();
+    assert!(disks.instance(PC[0]).is_none() && !disks.boots(PC[0]));
+    let problem = disks.states()[0].problem.clone().unwrap();
+    assert!(problem.contains("another golden image"), "{problem}");
+    disks.reset(DiskName::Machine("pc17".into()), false).unwrap();
+    assert_eq!(read(&disk(&disks, PC[0])), 9);
 }
 
 #[test]
@@ -313,7 +390,7 @@ fn names_of_files_and_of_people_lead_back_to_the_disk() {
     for name in [DiskName::Machine("pc-1_a".into()), DiskName::Unknown(STRANGER)] {
         assert_eq!(name.to_string().parse(), Ok(name.clone()));
         let map = Path::new("/d").join(format!("{}.map", name.file_stem()));
-        assert_eq!(DiskName::of_map(&map), Some(name));
+        assert_eq!(DiskName::of_file(&map), Some(name));
     }
     let address = Address {
         shelf: 65534,

@@ -107,6 +107,8 @@ mutants! {
     NoLease,
     /// The lease is looked at now and then, not before each answer.
     LeaseNowAndThen,
+    /// The lease begins anew with an answer of Ceph's, however long that has waited for a stopped process.
+    LeaseFromAnswer,
     /// A gateway that leaves goes on answering until everything is closed.
     LeavesTalking,
     /// The protocol state is read before the lock is there.

@@ -88,6 +88,8 @@ struct Job {
     work: Work,
     to: To,
     epoch: u64,
+    /// By the client's clock.
+    sent_us: u64,
     stage: Stage,
     answer: Answer,
 }
@@ -169,6 +171,7 @@ impl Ceph {
             work,
             to,
             epoch: client.epoch(),
+            sent_us: client.now_us(),
             stage: Stage::Way,
             answer: Answer::Done,
         };
@@ -300,7 +303,7 @@ impl Ceph {
         if learns {
             job.client.learn(self.epoch);
         }
-        job.client.answered(&job.answer);
+        job.client.answered(&job.answer, job.sent_us);
         match job.to {
             To::Parts(parts, at) => parts.lock().end(at, job.answer),
             To::Control => {

@@ -101,13 +101,22 @@ impl Client {
         self.epoch.fetch_max(epoch, Ordering::Relaxed);
     }
 
-    /// The cluster has answered.
-    pub fn answered(&self, answer: &Answer) {
+    /// The time of its gateway.
+    pub fn now_us(&self) -> u64 {
+        self.clock.now_us()
+    }
+
+    /// The cluster has answered what was asked at this time. An answer says that the image was the client's then: it may have waited
+    /// for a process that was stopped.
+    pub fn answered(&self, answer: &Answer, asked_us: u64) {
         if *answer == Answer::ShutOut {
-            self.fence("Ceph has shut this client out");
-        } else {
-            self.heard_us.store(self.clock.now_us(), Ordering::Relaxed);
+            return self.fence("Ceph has shut this client out");
         }
+        let heard_us = match self.mutant {
+            Some(Mutant::LeaseFromAnswer) => self.now_us(),
+            _ => asked_us,
+        };
+        self.heard_us.fetch_max(heard_us, Ordering::Relaxed);
     }
 
     /// The image is somebody else's.

@@ -99,8 +99,7 @@ impl Gateways {
         let clock = self.gateways[usize::from(gateway)].clock.now_us();
         let Some(life) = self.life(gateway) else { return };
         life.unlocking = None;
-        life.client = None;
-        life.process = None;
+        (life.client, life.process, life.unshown) = (None, None, None);
         life.group.left(clock);
         if life.ending {
             self.kill(gateway);

@@ -82,7 +82,7 @@ fn export(r: &mut Random) -> ExportPlan {
 
 fn hosts(r: &mut Random, busy_ms: u64) -> Vec<HostPlan> {
     let (users, area) = (r.between(1, 4), *r.pick(&[2, 4, 16, 64]));
-    let strings = r.one_in(3);
+    let strings = *r.pick(&[0, 0, 2, 40]);
     (0..users)
         .map(|number| {
             let pause_us = r.between(10_000, 400_000);
@@ -108,7 +108,7 @@ fn hosts(r: &mut Random, busy_ms: u64) -> Vec<HostPlan> {
                     0,
                     r.below(3) as u32,
                     1,
-                    u32::from(strings) * 2,
+                    strings,
                     0,
                     0,
                 ],

@@ -62,6 +62,8 @@ pub struct Life {
     pub unlocking: Option<u64>,
     /// What is served.
     pub process: Option<Process>,
+    /// The protocol state that it began with, until it answers.
+    pub unshown: Option<engine::Persistent>,
     /// The protocol state when the process started (the design of a mutant).
     pub early: Option<engine::Persistent>,
     /// Looks in a row that found somebody else's lock.
@@ -127,6 +129,7 @@ impl Gateway {
             taking: None,
             unlocking: None,
             process: None,
+            unshown: None,
             early: None,
             without_lock: 0,
             ending: false,

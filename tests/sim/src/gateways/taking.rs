@@ -96,11 +96,10 @@ impl Gateways {
             &std::collections::BTreeMap::new(),
         )];
         let process = Process::start(&self.bus, stores, options, |_| state.clone(), &keeper);
-        let asked = self.ceph.lock().take_asked();
-        self.oracle.booted(0, state, &asked);
         let Some(life) = self.life(gateway) else { return };
         life.taking = None;
         life.process = Some(process);
+        life.unshown = Some(state.clone());
         life.group.taken(clock);
         self.watch.locked(gateway, self.bus.now_us());
         self.later(gateway, 1, Control::Keep(client.id));

@@ -260,6 +260,10 @@ impl Gateways {
             let text = format!("gateway {gateway} has sent a frame while it was {state:?}");
             self.oracle.broken(Promise::Silence, text);
         }
+        if let Some(state) = self.life(gateway).and_then(|life| life.unshown.take()) {
+            let asked = self.ceph.lock().take_asked();
+            self.oracle.booted(0, &state, &asked);
+        }
         self.oracle.sent(self.at(worker, gateway), bytes);
         self.sent_from(gateway, bytes);
     }

@@ -162,6 +162,12 @@ const SEEDS: &[(Mutant, u64)] = &[
     (Mutant::StateOfAnother, 28),
     (Mutant::KillTearsSectors, 28),
     (Mutant::DuplicateToldSuccess, 37),
+    (Mutant::NoQuietTime, 55),
+    (Mutant::BreaksWithoutNewEpoch, 122),
+    (Mutant::NoLease, 34),
+    (Mutant::LeaseNowAndThen, 580),
+    (Mutant::LeavesTalking, 33),
+    (Mutant::AnnouncesOnce, 54),
 ];
 
 /// Switches the engine's part of a defect on, on this thread, or all off.

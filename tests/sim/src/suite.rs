@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use sim::known::Known;
 use sim::mutants::Mutant;
+use sim::plan::Plan;
 use sim::search::Search;
-use sim::{seeds, world};
+use sim::{draw, gateways, seeds, world};
 
 /// A planted defect must be found within this.
 const MUTANT_LIMIT: Duration = Duration::from_secs(60);
@@ -64,7 +65,10 @@ pub fn run(time: Duration, seed: u64) -> anyhow::Result<bool> {
         tally.count(&format!("known {known:?}"), result);
     }
     for number in 0..REPEATED {
-        tally.count(&format!("seed {}", seed + number), twice(seed + number));
+        let seed = seed + number;
+        tally.count(&format!("seed {seed}"), twice(&draw::plan(seed, false)));
+        let gateways = gateways::draw::plan(seed, false);
+        tally.count(&format!("seed {seed} of gateways"), twice(&gateways));
     }
     for mutant in Mutant::ALL {
         tally.count(&format!("mutant {mutant:?}"), found(*mutant, &kept));
@@ -105,9 +109,8 @@ fn seeds_in_a_row(gateways: bool, from: u64, seeds: u64, time: Duration) -> Resu
 }
 
 /// The same seed has the same run.
-fn twice(seed: u64) -> Result<String, String> {
-    let plan = sim::draw::plan(seed, false);
-    let (first, second) = (world::run(&plan, true), world::run(&plan, true));
+fn twice(plan: &Plan) -> Result<String, String> {
+    let (first, second) = (world::run(plan, true), world::run(plan, true));
     match first == second {
         true => Ok(format!("the same bit for bit, digest {:016x}", first.digest)),
         false => Err("runs differ".into()),

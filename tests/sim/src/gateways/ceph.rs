@@ -304,6 +304,9 @@ impl Ceph {
             job.client.learn(self.epoch);
         }
         job.client.answered(&job.answer, job.sent_us);
+        if matches!(job.work, Work::Save(_)) {
+            job.client.saved(job.worker);
+        }
         match job.to {
             To::Parts(parts, at) => parts.lock().end(at, job.answer),
             To::Control => {

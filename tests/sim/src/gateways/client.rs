@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use engine::{
     Address, Completions as _, Durability, Extent, Fault, FaultKind, Persistent, SECTOR_BYTES, StateStore,
@@ -62,6 +62,8 @@ pub struct Client {
     shut_out: AtomicBool,
     silenced: AtomicBool,
     heard_us: AtomicU64,
+    /// The worker that is to hear that the protocol state is saved, and one.
+    saved: AtomicU32,
     /// As it was seen last (the design of a mutant).
     lapsed: AtomicBool,
 }
@@ -80,6 +82,7 @@ impl Client {
             shut_out: AtomicBool::new(false),
             silenced: AtomicBool::new(false),
             heard_us: AtomicU64::new(clock.now_us()),
+            saved: AtomicU32::new(0),
             lapsed: AtomicBool::new(false),
         }
     }
@@ -135,6 +138,20 @@ impl Client {
     /// Nobody is answered from now on.
     pub fn silence(&self) {
         self.silenced.store(true, Ordering::Relaxed);
+    }
+
+    /// A worker is told that the protocol state is saved.
+    pub fn saved(&self, worker: WorkerId) {
+        self.saved.store(worker + 1, Ordering::Relaxed);
+    }
+
+    /// Whether this worker has been told so since the last call.
+    pub fn hears_of_save(&self, worker: WorkerId) -> bool {
+        let own = worker + 1;
+        let taken = self
+            .saved
+            .compare_exchange(own, 0, Ordering::Relaxed, Ordering::Relaxed);
+        taken.is_ok()
     }
 
     /// Whether the image is somebody else's.

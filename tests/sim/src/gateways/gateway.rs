@@ -64,6 +64,8 @@ pub struct Life {
     pub process: Option<Process>,
     /// The protocol state that it began with, until it answers.
     pub unshown: Option<engine::Persistent>,
+    /// A change of the protocol state may have come into force without an answer.
+    pub unsaid: bool,
     /// The protocol state when the process started (the design of a mutant).
     pub early: Option<engine::Persistent>,
     /// Looks in a row that found somebody else's lock.
@@ -130,6 +132,7 @@ impl Gateway {
             unlocking: None,
             process: None,
             unshown: None,
+            unsaid: false,
             early: None,
             without_lock: 0,
             ending: false,

@@ -21,8 +21,8 @@ const OUTAGE_US: [u64; 2] = [12_000_000, 50_000_000];
 /// What is remembered.
 #[derive(Debug)]
 pub struct Watch {
-    /// When something happened to a gateway last.
-    disturbed: Vec<u64>,
+    /// When something happened to a gateway last, if ever.
+    disturbed: Vec<Option<u64>>,
     /// When it had the lock last.
     locked: Vec<u64>,
     /// Since when it can serve, and would.
@@ -40,7 +40,7 @@ impl Watch {
     pub fn new(count: u8) -> Watch {
         let count = usize::from(count);
         Watch {
-            disturbed: vec![0; count],
+            disturbed: vec![None; count],
             locked: vec![0; count],
             able: vec![None; count],
             outage: Some(0),
@@ -51,7 +51,7 @@ impl Watch {
 
     /// Something happens to a gateway.
     pub fn disturb(&mut self, gateway: u8, now_us: u64) {
-        self.disturbed[usize::from(gateway)] = now_us;
+        self.disturbed[usize::from(gateway)] = Some(now_us);
     }
 
     /// A gateway has the lock.
@@ -108,8 +108,13 @@ impl Gateways {
             );
             return self.oracle.broken(Promise::TakeOver, text);
         }
+        // Who has just taken the lock has one chance to answer before it is given up: a lost frame, and it has none.
+        let is_new = now < self.watch.locked[usize::from(from)] + STEADY_US;
+        if is_new && self.plan.network.lost + self.plan.network.held > 0 {
+            return;
+        }
         let disturbed = self.watch.disturbed[usize::from(by)].max(self.watch.disturbed[usize::from(from)]);
-        if state != State::Leaving && now > disturbed + STEADY_US {
+        if state != State::Leaving && disturbed.is_none_or(|at| now > at + STEADY_US) {
             let text = format!("gateway {by} takes the group from gateway {from}, which is well");
             self.oracle.broken(Promise::TakeOver, text);
         }
@@ -182,6 +187,9 @@ impl Gateways {
 
     fn is_disturbed(&self, number: u8) -> bool {
         let gateway = &self.gateways[usize::from(number)];
+        if gateway.lives == 0 {
+            return false;
+        }
         let client = gateway.life.as_ref().and_then(|life| life.client.as_ref());
         let deaf = (0..self.gateways.len() as u8).any(|other| self.are_deaf(number, other));
         deaf || !self.is_well(number) || client.is_some_and(|client| client.has_lapsed())

@@ -264,8 +264,21 @@ impl Gateways {
             let asked = self.ceph.lock().take_asked();
             self.oracle.booted(0, &state, &asked);
         }
+        self.resync(gateway);
         self.oracle.sent(self.at(worker, gateway), bytes);
         self.sent_from(gateway, bytes);
+    }
+
+    /// Tells the oracle of a change that came into force without an answer.
+    fn resync(&mut self, gateway: u8) {
+        let Some(life) = self.life(gateway).filter(|life| life.unsaid) else {
+            return;
+        };
+        life.unsaid = false;
+        if let Some(process) = &life.process {
+            let state = process.exports[0].persistent();
+            self.oracle.resync(0, state);
+        }
     }
 
     fn frame_arrives(&mut self, gateway: u8, frame: Frame) {
@@ -349,6 +362,12 @@ impl Gateways {
         };
         worker.scheduled = false;
         self.bus.set_current(id);
+        if let Some(life) = self.life(gateway)
+            && let Some(client) = &life.client
+        {
+            // Whoever is silent does not say that a change is in force.
+            life.unsaid |= client.hears_of_save(id) && client.is_silent();
+        }
         let process = self.life(gateway).and_then(|life| life.process.as_mut());
         let Some(worker) = process.and_then(|process| process.workers.get_mut(&id)) else {
             return;

@@ -36,6 +36,7 @@ mod power;
 mod rbd;
 mod rbd_store;
 mod ready;
+mod room;
 mod serving;
 mod signals;
 mod soak;

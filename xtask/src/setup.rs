@@ -64,10 +64,21 @@ const PACKAGES: &[Package] = &[
     package("ceph-osd", "tests: its OSD"),
     package("ceph-common", "tests: rbd and ceph, which make and change images"),
     package("ipxe", "tests: iPXE as a kernel, to boot from an export"),
+    package("dnsmasq-base", "tests: DHCP for a room of machines without disks"),
+    package("grub-common", "tests: GRUB on a golden image, its tools"),
+    package("grub-pc-bin", "tests: GRUB's modules for a BIOS"),
 ];
 
-/// Of these, what is unpacked in a folder of ours even where it could be installed: that would start a service.
-const SERVICES: &[&str] = &["prometheus", "ceph-mon", "ceph-osd", "ceph-common"];
+/// Of these, what is unpacked in a folder of ours even where it could be installed: that would start a service, or have a say in how the machine boots.
+const SERVICES: &[&str] = &[
+    "prometheus",
+    "ceph-mon",
+    "ceph-osd",
+    "ceph-common",
+    "dnsmasq-base",
+    "grub-common",
+    "grub-pc-bin",
+];
 
 /// What rebuilding the kernel half takes.
 pub const EBPF: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf", "llvm-22"];

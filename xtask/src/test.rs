@@ -39,6 +39,9 @@ const PACKAGES: &[&str] = &[
     "ceph-mon",
     "ceph-osd",
     "ceph-common",
+    "dnsmasq-base",
+    "grub-common",
+    "grub-pc-bin",
 ];
 
 /// The suite that is no test executable: libFuzzer on the fuzz targets.

@@ -40,6 +40,7 @@ const LAB: &[(&str, u32, usize)] = &[
     ("paths", 2, 1),
     ("power", 1, 1),
     ("stuck_disk", 1, 1),
+    ("room", 1, 1),
     ("boot", 1, 1),
     ("zerocopy", 1, 1),
     ("serving", 2, 1),

@@ -3,6 +3,7 @@
 //! The target's namespace — veth — the initiator's namespace: bridge — tap — virtio-net. The driver works only in its
 //! initial namespace, so the *target* is the one in a namespace. Nothing on the way pads short frames.
 
+pub mod boot_disk;
 pub mod host;
 pub mod initramfs;
 pub mod kernel;

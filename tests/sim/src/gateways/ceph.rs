@@ -98,6 +98,8 @@ struct Job {
 struct Osd {
     epoch: u64,
     stalls: u32,
+    /// The latest client that has used its objects.
+    newest: ClientId,
     waiting: Vec<u64>,
 }
 
@@ -111,7 +113,8 @@ pub struct Ceph {
     disk: Arc<Mutex<Disk>>,
     osds: Vec<Osd>,
     epoch: u64,
-    blocklist: BTreeMap<ClientId, u64>,
+    /// In which epoch, and when.
+    blocklist: BTreeMap<ClientId, (u64, u64)>,
     lock: Option<ClientId>,
     state: Persistent,
     /// What a client asked to be saved last.
@@ -123,6 +126,8 @@ pub struct Ceph {
     stopped: BTreeSet<u8>,
     slow: u32,
     next_job: u64,
+    /// Clients that were the first to use an OSD's objects after others.
+    overtaken: Vec<(ClientId, usize)>,
     /// Nothing is late any more.
     pub calm: bool,
 }
@@ -154,6 +159,7 @@ impl Ceph {
             stopped: BTreeSet::new(),
             slow: 0,
             next_job: 0,
+            overtaken: Vec::new(),
             calm: false,
         }
     }
@@ -222,9 +228,7 @@ impl Ceph {
         let Some(job) = self.jobs.get(&number) else { return };
         let osd = match &job.work {
             Work::Connect | Work::Blocklist(_) => None,
-            Work::Read(first, _) | Work::Write(first, _) => {
-                Some(((first / OBJECT) % self.osds.len() as u64) as usize)
-            }
+            Work::Read(first, _) | Work::Write(first, _) => Some(self.osd_of(*first)),
             _ => Some(0),
         };
         let (client, work) = (Arc::clone(&job.client), job.work.clone());
@@ -238,9 +242,16 @@ impl Ceph {
             let knows = self
                 .blocklist
                 .get(&client.id)
-                .is_some_and(|shut| *shut <= osd.epoch);
+                .is_some_and(|(shut, _)| *shut <= osd.epoch);
             if knows {
                 answer = Answer::ShutOut;
+            }
+        }
+        if answer == Answer::Done && matches!(work, Work::Read(..) | Work::Write(..)) {
+            let osd = osd.unwrap_or_default();
+            if self.osds[osd].newest < client.id {
+                self.osds[osd].newest = client.id;
+                self.overtaken.push((client.id, osd));
             }
         }
         if answer == Answer::Done {
@@ -274,7 +285,8 @@ impl Ceph {
     fn shut_out(&mut self, client: ClientId) {
         self.epoch += 1;
         let epoch = self.epoch;
-        self.blocklist.entry(client).or_insert(epoch);
+        let now = self.bus.now_us();
+        self.blocklist.entry(client).or_insert((epoch, now));
         for osd in 0..self.osds.len() as u8 {
             let delay = self.random.below(self.plan.map_ms * 1000 + 1);
             self.bus.after(delay, Event::OsdMap(osd, epoch));
@@ -397,6 +409,26 @@ impl Ceph {
                 self.bus.after(delay, Event::Ceph(number));
             }
         }
+    }
+
+    /// Clients that were the first to use an OSD's objects after others, since the last call.
+    pub fn take_overtaken(&mut self) -> Vec<(ClientId, usize)> {
+        std::mem::take(&mut self.overtaken)
+    }
+
+    /// The OSD of a sector.
+    pub fn osd_of(&self, sector: u64) -> usize {
+        ((sector / OBJECT) % self.osds.len() as u64) as usize
+    }
+
+    /// Who has the lock.
+    pub fn owner(&self) -> Option<ClientId> {
+        self.lock
+    }
+
+    /// When this client was shut out.
+    pub fn shut_out_us(&self, client: ClientId) -> Option<u64> {
+        Some(self.blocklist.get(&client)?.1)
     }
 
     /// The state may be any of these, besides what was answered: they were asked for since the last call.

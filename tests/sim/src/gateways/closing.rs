@@ -145,11 +145,8 @@ impl Gateways {
         }
     }
 
-    /// A gateway has shut this client out, Ceph says: what it had under way has happened or never will.
+    /// A gateway has shut this client out, Ceph says.
     pub(super) fn shut_out(&mut self, by: u8, client: ClientId) {
-        for id in self.workers.get(&client).cloned().unwrap_or_default() {
-            self.oracle.shut_out(id);
-        }
         self.took(by, client);
     }
 }

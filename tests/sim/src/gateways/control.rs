@@ -48,7 +48,6 @@ impl Gateways {
             }
             Control::Close => self.close(gateway),
             Control::Operator(here) => {
-                self.watch.ordered(self.bus.now_us());
                 if let Some(life) = self.life(gateway) {
                     let done = if here {
                         life.group.take(clock)

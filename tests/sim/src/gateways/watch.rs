@@ -31,8 +31,6 @@ pub struct Watch {
     outage: Option<u64>,
     /// When a gateway took the group from another one last, and in which life of that one.
     takes: BTreeMap<(u8, u8), (u64, u32)>,
-    /// When the operator gave his last order.
-    ordered: Option<u64>,
 }
 
 impl Watch {
@@ -45,7 +43,6 @@ impl Watch {
             able: vec![None; count],
             outage: Some(0),
             takes: BTreeMap::new(),
-            ordered: None,
         }
     }
 
@@ -57,11 +54,6 @@ impl Watch {
     /// A gateway has the lock.
     pub fn locked(&mut self, gateway: u8, now_us: u64) {
         self.locked[usize::from(gateway)] = now_us;
-    }
-
-    /// The operator has given an order.
-    pub fn ordered(&mut self, now_us: u64) {
-        self.ordered = Some(now_us);
     }
 }
 
@@ -80,8 +72,12 @@ impl Gateways {
 
     /// A gateway has shut out this client of another one.
     pub(super) fn took(&mut self, by: u8, client: ClientId) {
-        let now = self.bus.now_us();
-        let ordered = self.watch.ordered.is_some_and(|at| now < at + STEADY_US);
+        let now = self.ceph.lock().shut_out_us(client).unwrap_or_default();
+        let taking = self.gateways[usize::from(by)]
+            .life
+            .as_ref()
+            .and_then(|life| life.taking.as_ref());
+        let ordered = taking.is_some_and(|taking| taking.from.is_none());
         let owner = |(number, gateway): (u8, &super::gateway::Gateway)| {
             let life = gateway.life.as_ref()?;
             (life.client.as_ref()?.id == client).then_some((
@@ -93,6 +89,10 @@ impl Gateways {
         let Some((from, life, state)) = (0..).zip(&self.gateways).find_map(owner) else {
             return;
         };
+        if state == State::Leaving {
+            // It gives the group up anyhow.
+            return;
+        }
         let last = self.watch.takes.insert((by, from), (now, life));
         let by_life = self.gateways[usize::from(by)].lives;
         let back = self.watch.takes.get(&(from, by));
@@ -114,7 +114,7 @@ impl Gateways {
             return;
         }
         let disturbed = self.watch.disturbed[usize::from(by)].max(self.watch.disturbed[usize::from(from)]);
-        if state != State::Leaving && disturbed.is_none_or(|at| now > at + STEADY_US) {
+        if disturbed.is_none_or(|at| now > at + STEADY_US) {
             let text = format!("gateway {by} takes the group from gateway {from}, which is well");
             self.oracle.broken(Promise::TakeOver, text);
         }

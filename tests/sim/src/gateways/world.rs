@@ -193,6 +193,7 @@ impl Gateways {
 
     /// Shows the oracles what has happened, and wakes who got a completion.
     pub(super) fn settle(&mut self) {
+        self.overtake();
         let mut notes = self.bus.take_notes(std::mem::take(&mut self.notes));
         for note in notes.drain(..) {
             match note {
@@ -219,15 +220,28 @@ impl Gateways {
         let mut unsure = std::mem::take(&mut self.oracle.unsure);
         unsure.extend(&self.oracle.unanswered);
         if !unsure.is_empty() {
-            let serving = self
-                .gateways
-                .iter()
-                .filter(|gateway| gateway.state() == Some(&State::Active))
-                .filter_map(|gateway| gateway.life.as_ref()?.process.as_ref());
+            let owner = self.ceph.lock().owner();
+            let serving = self.gateways.iter().filter_map(|gateway| {
+                let life = gateway.life.as_ref()?;
+                let serves = *life.group.state() == State::Active && owner == Some(life.client.as_ref()?.id);
+                life.process.as_ref().filter(|_| serves)
+            });
             let states: Vec<_> = serving.map(|process| process.exports[0].persistent()).collect();
             for state in states {
                 self.oracle.resync(0, state);
             }
+        }
+    }
+
+    /// Where a client has used an object, those before it must not change it any more.
+    fn overtake(&mut self) {
+        let ceph = Arc::clone(&self.ceph);
+        let mut ceph = ceph.lock();
+        for (client, osd) in ceph.take_overtaken() {
+            let before = self.workers.range(..client).flat_map(|(_, workers)| workers);
+            let before: BTreeSet<WorkerId> = before.copied().collect();
+            self.oracle
+                .shut_out(&before, &|sector| ceph.osd_of(sector) == osd);
         }
     }
 

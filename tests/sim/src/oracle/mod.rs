@@ -325,20 +325,28 @@ impl Oracle {
         }
     }
 
-    /// Ceph has shut out the gateway of a worker: what it has not done yet, it never will.
-    pub fn shut_out(&mut self, worker: WorkerId) {
+    /// Another gateway has begun to use these sectors: what these workers have not done to them yet, they never will. A copy that
+    /// has come to the new one by now may be done there.
+    pub fn shut_out(&mut self, workers: &BTreeSet<WorkerId>, concerned: &dyn Fn(u64) -> bool) {
         let tick = self.next_tick();
-        let of = |arrival: &&Arrival| arrival.worker == worker;
-        let arrivals: Vec<Arrival> = self.arrivals.values().filter(of).cloned().collect();
-        for arrival in arrivals {
+        let (old, new): (Vec<&Arrival>, Vec<&Arrival>) = self
+            .arrivals
+            .values()
+            .partition(|arrival| workers.contains(&arrival.worker));
+        let mut bars = Vec::new();
+        for arrival in old {
             let (Some(number), What::Write { lba, values, .. }) = (arrival.export, &arrival.what) else {
                 continue;
             };
-            let sectors = &mut self.exports[number].sectors;
-            for (lba, key) in (*lba..).zip(values) {
-                if let Some(sector) = sectors.get_mut(lba as usize) {
-                    sector.bar(*key, tick);
+            for (lba, key) in (*lba..).zip(values).filter(|(lba, _)| concerned(*lba)) {
+                if !new.iter().any(|other| other.writes(*key)) {
+                    bars.push((number, lba, *key));
                 }
+            }
+        }
+        for (number, lba, key) in bars {
+            if let Some(sector) = self.exports[number].sectors.get_mut(lba as usize) {
+                sector.bar(key, tick);
             }
         }
     }

@@ -278,7 +278,6 @@ fn pulled_out(store: &str) -> Result<()> {
         prepare: PULLED_OUT,
         arguments: &format!("serve 7 3 eth0 /dev/vda --sync --store {store}"),
         mtu: 1500,
-        card: "",
     };
     let host = Host::new(namespace, &parts)?;
     let mut vm = host.switch_on()?;

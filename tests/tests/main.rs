@@ -12,6 +12,7 @@ mod degraded;
 mod dependencies;
 mod disk_faults;
 mod dissector;
+mod drivers;
 mod exports;
 mod faults;
 mod filter;
@@ -46,7 +47,6 @@ mod top;
 mod vectors;
 mod xsk;
 mod xsk_receive;
-mod zerocopy;
 
 /// A file that is not named above would never run.
 #[test]

@@ -65,7 +65,6 @@ fn cut_again_and_again_after(prepare: &str, arguments: &str) -> Result<Vec<Cut>>
         prepare,
         arguments,
         mtu: 1500,
-        card: "",
     };
     let host = Host::new(namespace, &parts)?;
     host.namespace.ip(&format!("link set tap0 address {INITIATOR}"))?;

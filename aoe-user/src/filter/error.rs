@@ -75,7 +75,9 @@ pub enum FilterError {
         interface: String,
     },
     /// The driver cannot run XDP programs at this MTU.
-    #[error("the driver of {interface} has no native XDP at its MTU: lower the MTU, or use generic XDP")]
+    #[error(
+        "the driver of {interface} has native XDP, but not at its MTU: lower the MTU, or use generic XDP, which works"
+    )]
     MtuTooLarge {
         /// The interface.
         interface: String,

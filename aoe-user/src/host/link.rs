@@ -95,6 +95,13 @@ pub fn list() -> io::Result<HashMap<String, LinkState>> {
     Ok(links.into_iter().map(|link| (link.name.clone(), link)).collect())
 }
 
+/// Whether the cable of the interface with this number is in at this moment; `None` where there is none, or the kernel does not tell.
+pub fn has_carrier(index: u32) -> Option<bool> {
+    let links = netlink::links().ok()?;
+    let link = links.iter().find(|link| link.header.index == index)?;
+    Some(link.header.flags.contains(LinkFlags::LowerUp))
+}
+
 impl From<LinkMessage> for LinkState {
     fn from(message: LinkMessage) -> LinkState {
         let Interface {

@@ -5,13 +5,14 @@ mod driver;
 mod genetlink;
 mod interface;
 pub mod kernel;
+pub mod limits;
 mod link;
 mod netlink;
 mod probe;
 mod queues;
 
-pub use driver::{XdpFeatures, offloads};
+pub use driver::{XdpFeatures, offloads, xdp_features};
 pub use interface::{Interface, NO_ETHERNET, list as interfaces, mtu_bytes, real_name};
-pub use link::{LinkState, list as links, named};
-pub use probe::{Probe, kind, probe};
+pub use link::{LinkState, has_carrier, list as links, named};
+pub use probe::{Probe, driver, kind, probe};
 pub use queues::rx_queues;

@@ -61,8 +61,7 @@ pub fn probe(interface: &str) -> Result<Probe> {
     let index = link.header.index;
     let sys = sysfs(interface, index);
     let sys = sys.as_deref();
-    let driver = sys.and_then(|sys| fs::read_link(sys.join("device/driver")).ok());
-    let driver = driver.and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    let driver = sys.and_then(driver_of);
     let mut probe = Probe {
         interface: interface.to_owned(),
         kernel: kernel::release(),
@@ -104,6 +103,16 @@ pub fn probe(interface: &str) -> Result<Probe> {
         (probe.offloads, probe.switchable) = (Some(on), switchable);
     }
     Ok(probe)
+}
+
+/// The driver of an interface; `None` for what is made by software, and where /sys shows another network namespace.
+pub fn driver(interface: &str, index: u32) -> Option<String> {
+    driver_of(&sysfs(interface, index)?)
+}
+
+fn driver_of(sys: &Path) -> Option<String> {
+    let path = fs::read_link(sys.join("device/driver")).ok()?;
+    Some(path.file_name()?.to_str()?.to_owned())
 }
 
 fn link(interface: &str) -> Result<LinkMessage> {

@@ -4,6 +4,7 @@ mod arrivals;
 mod ending;
 mod link;
 pub(crate) mod mode;
+mod mtu;
 mod open;
 mod others;
 mod prove;
@@ -13,6 +14,7 @@ mod watch;
 mod worker;
 
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use aoe_common::Mac;
@@ -22,6 +24,7 @@ use tracing::error;
 use crate::config::Mode;
 use crate::filter::{Counters, Denied, Filter, FilterError, Rules};
 use crate::host::LinkState;
+use crate::host::has_carrier;
 use crate::metrics::{FilterRegistration, QueueTotals, Registry};
 use crate::target::{Export, Exports, PortInfo};
 use crate::xsk::{MAX_FRAME_BYTES, XskError};
@@ -33,8 +36,12 @@ pub use mode::Obtained;
 use mode::Way;
 use open::pace;
 pub use prove::Direction;
+use prove::Proof;
 use watch::Watch;
 use worker::{Command, Worker};
+
+/// How long a worker may take to show that its frames get out; one that cannot takes a second.
+const PROOF_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How to serve an interface.
 #[derive(Debug, Clone)]
@@ -145,6 +152,8 @@ pub struct Port {
     _counted: FilterRegistration,
     workers: Vec<Worker>,
     watch: Watch,
+    /// Frames were seen to leave, on every queue.
+    proved: bool,
     /// Workers that panicked since the port was opened first.
     lost: u64,
     // For when the port must be opened in another mode.
@@ -166,35 +175,63 @@ impl Port {
         self.obtained
     }
 
-    /// Whether a frame was seen to leave: not where there was no carrier when the port was opened. Who sees the cable come in
-    /// opens such a port again.
-    pub fn is_proved(&self) -> bool {
-        self.nic.carrier
-    }
-
-    /// Looks whether what the filter redirects arrives, and opens the port again in the next mode where nothing does: then returns
-    /// what was obtained. To be called every second or so; takes as long as opening when it acts.
+    /// Looks whether what the filter redirects arrives and, where there was no carrier so far, whether frames get out; opens the port
+    /// again in the next mode where nothing does: then returns what was obtained. To be called every second or so; takes as long as
+    /// opening when it acts.
     ///
     /// # Errors
-    /// When nothing arrives and no other mode works either: the port is closed.
+    /// When nothing gets through and no other mode works either: the port is closed.
     pub fn watch(&mut self) -> Result<Option<Obtained>, PortError> {
-        let redirected = self.filter.counters()?[Counter::Redirected];
-        let totals = self.totals();
-        let arrived = totals.engine.frames.saturating_add(totals.dropped);
-        let Some(redirected) = self.watch.look(redirected, arrived) else {
+        let Some(silent) = self.silence()? else {
             return Ok(None);
-        };
-        let silent = PortError::Silent {
-            nic: self.nic.name.clone(),
-            obtained: self.obtained,
-            direction: Direction::Arriving { redirected },
         };
         let fallen_back = self.fall_back(&silent)?;
         if fallen_back.is_none() {
             error!("{silent}, and this mode was asked for: try `mode = \"auto\"`");
             self.watch.rest();
+            self.proved = true;
         }
         Ok(fallen_back)
+    }
+
+    /// What is known to be wrong with the way in or out.
+    fn silence(&mut self) -> Result<Option<PortError>, PortError> {
+        if !self.proved && has_carrier(self.nic.index) == Some(true) {
+            match self.prove_sending() {
+                Ok(proved) => self.proved = proved,
+                Err(silent) => return Ok(Some(silent)),
+            }
+        }
+        let redirected = self.filter.counters()?[Counter::Redirected];
+        let totals = self.totals();
+        let arrived = totals.engine.frames.saturating_add(totals.dropped);
+        let direction = match self.watch.look(redirected, arrived) {
+            Some(redirected) => Direction::Arriving { redirected },
+            None => return Ok(None),
+        };
+        Ok(Some(PortError::Silent {
+            nic: self.nic.name.clone(),
+            obtained: self.obtained,
+            direction,
+        }))
+    }
+
+    /// Has every worker show that its frames get out; false where that cannot be told now.
+    fn prove_sending(&self) -> Result<bool, PortError> {
+        let (answer, answers) = channel();
+        self.tell(|| {
+            Command::Prove(Proof {
+                nic: self.nic.clone(),
+                obtained: self.obtained,
+                answer: answer.clone(),
+            })
+        });
+        let mut all = true;
+        for _ in &self.workers {
+            // A worker that waits for a disk answers later.
+            all &= answers.recv_timeout(PROOF_PATIENCE).unwrap_or(Ok(false))?;
+        }
+        Ok(all)
     }
 
     /// Serves another set of exports from here on; requests being worked on are finished with the old one.

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aoe_common::wire::sectors_per_frame;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::SocketLink;
 use super::mode::{Affected, Obtained, Way, first_that_works, left_after, ways};
 use super::others::Others;
 use super::watch::Watch;
 use super::worker::{Pace, Worker};
-use super::{Nic, Port, PortError, PortOptions, Tuning, prove};
+use super::{Nic, Port, PortError, PortOptions, Tuning, mtu, prove};
 use crate::filter::{Attach, Filter, FilterError, Rules};
 use crate::metrics::Registry;
 use crate::target::Exports;
@@ -95,7 +95,11 @@ fn open_from(
     metrics: &Arc<Registry>,
 ) -> Result<Port, PortError> {
     let open = |way| open_as(nic, way, options, exports, rules, metrics);
-    first_that_works(options.mode, first, open, |error| Affected::from(error))
+    let port = first_that_works(options.mode, first, open, |error| Affected::from(error))?;
+    if let Some(costs) = mtu::costs(nic, options.mode, port.obtained) {
+        info!("{costs}");
+    }
+    Ok(port)
 }
 
 fn open_as(
@@ -110,6 +114,7 @@ fn open_as(
         let interface = nic.name.clone();
         return Err(FilterError::NoRedirect { interface }.into());
     }
+    mtu::sees_whole_frames(nic, way.attach)?;
     let mut filter = Filter::load(nic.mac, rules)?;
     let mut sockets = Vec::new();
     for queue in 0..nic.rx_queues {
@@ -128,10 +133,10 @@ fn open_as(
     if let Some(first) = sockets.first_mut().filter(|_| !obtained.zero_copy) {
         prove::receives(nic, obtained, &mut filter, first, rules)?;
     }
-    filter.attach(&nic.name, nic.index, way.attach)?;
-    if nic.carrier {
-        prove::sends(nic, obtained, &mut sockets)?;
-    }
+    filter
+        .attach(&nic.name, nic.index, way.attach)
+        .map_err(|error| mtu::name_the_reason(nic, error))?;
+    let proved = prove::sends(nic, obtained, &mut sockets)?;
     Ok(Port {
         workers: start_workers(nic, sockets, &filter, options, exports, metrics)?,
         nic: nic.clone(),
@@ -141,6 +146,7 @@ fn open_as(
         _counted: metrics.add_filter(&nic.name, filter.counter_reader()),
         filter,
         watch: Watch::default(),
+        proved,
         lost: 0,
         exports: Arc::clone(exports),
         rules: rules.clone(),

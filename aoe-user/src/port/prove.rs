@@ -9,11 +9,13 @@
 //!
 //! Out: a frame from the interface's address to the same address, of an EtherType for local experiments (0x88b5, IEEE 802), goes
 //! out on each queue, and its chunk must come back. A switch does not pass it on: it knows that address to be where the frame came
-//! from. Only where there is a carrier; who opens a port without one proves it once the cable is in.
+//! from. Only while there is a carrier: many drivers take the link down to attach a program, and on copper it stays away for
+//! seconds. What could not be proved at the opening is proved by the port itself, once the cable is in.
 //!
 //! What only the wire can tell, [`super::watch`] looks for later.
 
 use std::fmt;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use aoe_common::Mac;
@@ -23,6 +25,7 @@ use tracing::debug;
 use super::{Nic, Obtained, PortError};
 use crate::config::Vlan;
 use crate::filter::{ExportRule, Filter, Rules};
+use crate::host::has_carrier;
 use crate::xsk::Socket;
 
 /// How long a frame may take to get out. A driver that works takes microseconds; one whose link is just coming up, milliseconds.
@@ -123,11 +126,36 @@ pub(super) fn receives(
     Ok(filter.forget_counts()?)
 }
 
-/// Shows that a frame on each queue gets out. To be called with the filter attached: drivers rebuild their queues for it.
+/// For a worker: shows it of its own socket, and tells what [`sends`] gives.
+#[derive(Debug)]
+pub(super) struct Proof {
+    /// The NIC.
+    pub nic: Nic,
+    /// The mode.
+    pub obtained: Obtained,
+    /// Who wants to know.
+    pub answer: Sender<Result<bool, PortError>>,
+}
+
+impl Proof {
+    /// Tries it out. The worker does nothing else meanwhile, where it fails for a second.
+    pub(super) fn of(self, socket: &mut Socket) {
+        let sends = sends(&self.nic, self.obtained, std::slice::from_mut(socket));
+        // Who has stopped waiting does not want to know.
+        let _ = self.answer.send(sends);
+    }
+}
+
+/// Shows that a frame on each queue gets out; false where that cannot be told, for want of a carrier. To be called with the filter
+/// attached: drivers rebuild their queues for it.
 ///
 /// # Errors
 /// [`PortError::Silent`] when one does not.
-pub(super) fn sends(nic: &Nic, obtained: Obtained, sockets: &mut [Socket]) -> Result<(), PortError> {
+pub(super) fn sends(nic: &Nic, obtained: Obtained, sockets: &mut [Socket]) -> Result<bool, PortError> {
+    let has_carrier = || has_carrier(nic.index).unwrap_or(nic.carrier);
+    if !has_carrier() {
+        return Ok(false);
+    }
     let bytes = to_itself(nic.mac);
     for socket in sockets.iter_mut() {
         let Some(mut frame) = socket.allocate(bytes.len()) else {
@@ -145,7 +173,11 @@ pub(super) fn sends(nic: &Nic, obtained: Obtained, sockets: &mut [Socket]) -> Re
     loop {
         sockets.iter_mut().for_each(Socket::kick);
         if sockets.iter().all(|socket| socket.chunk_counts().tx == 0) {
-            return Ok(());
+            return Ok(true);
+        }
+        // It may have gone meanwhile.
+        if !has_carrier() {
+            return Ok(false);
         }
         if Instant::now() >= deadline {
             return Err(PortError::Silent {

@@ -18,6 +18,7 @@ use crate::xsk::{Frame, QueueRelease, Statistics};
 
 use super::ending::{End, Ending, see_off};
 use super::link::monotonic_ns;
+use super::prove::Proof;
 use super::spin::{Cpu, Spinner};
 use super::trace::{self, Trace};
 use super::{Alarm, Nic, SocketLink, port_info};
@@ -46,6 +47,8 @@ pub(super) enum Command {
     Advertise(Vec<Arc<Export>>),
     /// Use the CPU like this from now on.
     Pace(Pace),
+    /// Show that a frame gets out.
+    Prove(Proof),
     /// Finish what was received and end.
     Stop,
 }
@@ -381,6 +384,7 @@ impl DataPath {
                 self.link.0.kick();
             }
             Command::Pace(pace) => self.set_pace(pace),
+            Command::Prove(proof) => proof.of(&mut self.link.0),
             Command::Stop => return true,
         }
         false

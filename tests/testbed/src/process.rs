@@ -122,6 +122,11 @@ impl Process {
         self.log.lock().read.join("\n")
     }
 
+    /// Some of the lines that it printed so far.
+    pub fn lines(&self, range: std::ops::Range<usize>) -> Vec<String> {
+        self.log.lock().read.get(range).unwrap_or_default().to_vec()
+    }
+
     /// How many lines it has printed so far: a mark for [`Process::wait_for_after`].
     pub fn mark(&self) -> usize {
         self.log.lock().read.len()

@@ -42,7 +42,7 @@ const LAB: &[(&str, u32, usize)] = &[
     ("stuck_disk", 1, 1),
     ("room", 1, 1),
     ("boot", 1, 1),
-    ("zerocopy", 1, 1),
+    ("drivers", 1, 1),
     ("serving", 2, 1),
     ("exports", 2, 1),
     ("overlay", 1, 1),

@@ -4,20 +4,16 @@ use crate::control::tags::{STRIPS_TAGS, Tags};
 use aoe_common::wire::sectors_per_frame;
 use serde::Serialize;
 
-use super::drivers::{Steering, native_mtu, steering};
+use super::drivers::{Steering, steering};
 use crate::host::Probe;
 use crate::host::XdpFeatures;
 use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, version};
+use crate::host::limits::{LEAST_MTU, ZERO_COPY_ONE_CHUNK_MTU, least_mtu_with_sectors_of, native_mtu};
 
 /// Up to this MTU a frame fits one chunk in copy mode, and one buffer of every driver.
 const ONE_CHUNK_MTU: u32 = 1500;
-/// Up to this MTU a frame fits one zero-copy chunk of 4 KiB with every NIC, also those that count in KiB.
-const ZERO_COPY_ONE_CHUNK_MTU: u32 = 3046;
 /// The MTU of the usual jumbo frames.
 const JUMBO_MTU: u32 = 9000;
-/// The least MTU that has room for a sector.
-const LEAST_MTU: u32 = 548;
-const SECTOR_BYTES: u32 = 512;
 /// The kernel's name for `ethtool -K … ntuple`.
 const FILTERS: &str = "rx-ntuple-filter";
 
@@ -88,12 +84,6 @@ fn one_zero_copy_chunk(probe: &Probe) -> bool {
         _ => ZERO_COPY_ONE_CHUNK_MTU,
     };
     probe.mtu_bytes <= most
-}
-
-/// The least MTU that carries as many sectors as this one.
-fn step_below(mtu_bytes: u32) -> u32 {
-    let sectors = u32::from(sectors_per_frame(mtu_bytes));
-    LEAST_MTU + sectors.saturating_sub(1) * SECTOR_BYTES
 }
 
 impl Probe {
@@ -219,14 +209,14 @@ fn better_mtu(probe: &Probe) -> Option<Advice> {
         Some(most) if probe.mtu_bytes > most => {
             let why =
                 "native XDP instead of generic, for fewer sectors a request: measure which is better for you";
-            (step_below(most), why.to_owned())
+            (least_mtu_with_sectors_of(most), why.to_owned())
         }
         Some(most) if sectors_per_frame(most) > sectors_per_frame(probe.mtu_bytes) => {
             let sectors = sectors_per_frame(most);
             let why = format!(
                 "{sectors} sectors a request, the most that keeps native XDP; switch and initiators must take them, too"
             );
-            (step_below(most), why)
+            (least_mtu_with_sectors_of(most), why)
         }
         Some(_) => return None,
         // The driver's limit is unknown: larger frames might cost native XDP.

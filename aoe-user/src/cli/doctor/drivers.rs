@@ -1,26 +1,4 @@
-//! What drivers do not tell of themselves, from their source: docs/hardware.md has the tables.
-
-/// The largest MTU at which a driver without multi-buffer takes native XDP; `None` where the book does not know.
-pub(super) fn native_mtu(driver: &str) -> Option<u32> {
-    let mtu = match driver {
-        "igc" | "netsec" | "cpsw" | "cpsw-switch" => 1500,
-        "rvu_nicpf" => 1508,
-        "mvpp2" => 1640,
-        "am65-cpsw-nuss" => 2002,
-        "gve" => 2032,
-        "tsnep" => 2048,
-        "igb" | "ixgbe" => 3046,
-        "nfp" => 3370,
-        "qede" => 3490,
-        "vmxnet3" => 3494,
-        "mlx4_core" | "ena" => 3498,
-        "mana" | "hv_netvsc" => 3506,
-        "mtk_soc_eth" => 3520,
-        "vif" => 3840,
-        _ => return None,
-    };
-    Some(mtu)
-}
+//! What drivers do not tell of their filters, from their source: docs/hardware.md has the table.
 
 /// Which filters of `ethtool -N` a driver has for AoE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

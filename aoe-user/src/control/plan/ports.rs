@@ -21,8 +21,6 @@ pub(super) struct Port {
     pub applied: u64,
     /// Since when `view` has not been handed over, while exports are still coming.
     pub stale: Option<Instant>,
-    /// There was a carrier when it was opened: a frame was seen to leave.
-    proved: bool,
     /// The mode of the view that it was opened with.
     pub opened_mode: Mode,
     /// Exports that are not served here because an earlier one answers the same frames.
@@ -57,7 +55,6 @@ impl Port {
             view: View::default(),
             applied: 0,
             stale: None,
-            proved: false,
             opened_mode: Mode::default(),
             hidden: HashSet::new(),
         }
@@ -314,13 +311,6 @@ impl Plan {
             self.say(Level::Info, line);
             return self.end(name, Life::Empty, now);
         }
-        if link.is_usable() && self.ports.get(name).is_some_and(|port| !port.proved) {
-            self.say(
-                Level::Info,
-                format!("{name}: link up for the first time; opening it again"),
-            );
-            return self.end(name, Life::Empty, now);
-        }
         if let Some(mac) = link.mac
             && link.mac != before.mac
         {
@@ -391,7 +381,8 @@ impl Plan {
             }
             return;
         }
-        if link.has_xdp {
+        // After a port of ours its own program may still be told of; if another's is there, the kernel refuses ours.
+        if link.has_xdp && !matches!(port.life, Life::After(..)) {
             let reason = format!(
                 "{name} already has an XDP program, and only one fits: one xblade serves all exports of an interface; \
                  `ip link set {name} xdp off` removes a program that was left behind"
@@ -405,7 +396,6 @@ impl Plan {
         port.stale = None;
         port.applied = 0;
         port.opened_mode = port.view.mode;
-        port.proved = link.carrier;
         port.life = Life::Opening(id, Box::new(link.clone()), before);
         let view = port.view.clone();
         self.actions.push(Action::OpenPort(id, Box::new(link), view));

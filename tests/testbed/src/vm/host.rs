@@ -61,8 +61,6 @@ pub struct Parts<'a> {
     pub arguments: &'a str,
     /// MTU of the card.
     pub mtu: u32,
-    /// More properties of the card, each with a comma before it.
-    pub card: &'a str,
 }
 
 impl Host {
@@ -79,11 +77,11 @@ impl Host {
         // Older kernels ask for it by name when they mount ext4; newer ones have no such module.
         let checksums = parts.kernel.modules(&["crc32c_generic"]).unwrap_or_default();
         for (n, module) in parts.kernel.modules(&names)?.iter().chain(&checksums).enumerate() {
-            let name = module
-                .file_name()
-                .and_then(|name| name.to_str())
-                .context("a module without a name")?;
-            archive.host_file(module, &format!("modules/{n:02}-{name}"))?;
+            archive.file(
+                &format!("modules/{n:02}-{}", module.file_name),
+                0o644,
+                &module.bytes,
+            );
         }
         let (stripped, xblade) = strip(parts.xblade)?;
         archive.program_file(&xblade, "xblade")?;
@@ -118,8 +116,8 @@ impl Host {
             "tap,id=net,ifname=tap0,script=no,downscript=no".to_owned(),
             "-device".to_owned(),
             format!(
-                "virtio-net-pci,netdev=net,mac={MAC},host_mtu={},romfile={}",
-                parts.mtu, parts.card
+                "virtio-net-pci,netdev=net,mac={MAC},host_mtu={},romfile=",
+                parts.mtu
             ),
         ];
         arguments.extend(more);

@@ -33,15 +33,16 @@ impl Kernel {
         Kernel::in_directory(&root)
     }
 
-    /// Linux 6.18 from the backports of Debian 13: its `virtio_net` has zero-copy AF_XDP, which came for both directions
-    /// after 6.12.
+    /// Linux 6.18 from the backports of Debian 13 with the drivers of real cards, which the cloud kernels lack. Its `igb` and
+    /// `virtio_net` have zero-copy AF_XDP.
     ///
     /// # Errors
     /// As [`Kernel::get`].
-    pub fn newer() -> Result<Kernel> {
-        let root = cached("kernel-6.18", |root| {
+    pub fn with_all_drivers() -> Result<Kernel> {
+        let root = cached("kernel-6.18-all-drivers", |root| {
             let apt = Apt::of_suites(&root.join("apt"), &["trixie-backports".to_owned()])?;
-            let package = apt.newest("linux-image-6.18.", "-cloud-amd64")?;
+            // Not the variants: their names go on, as in `+deb13-cloud-amd64`.
+            let package = apt.newest("linux-image-6.18.", "+deb13-amd64")?;
             download(root, &apt, package)
         })?;
         Kernel::in_directory(&root)
@@ -53,20 +54,21 @@ impl Kernel {
         Ok(Kernel { image, modules })
     }
 
-    /// The files of these modules and of all they need, in the order to load them.
+    /// These modules and all they need, in the order to load them.
     ///
     /// Names that the kernel has built in are left out.
     ///
     /// # Errors
     /// When a module is neither there nor built in.
-    pub fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
+    pub fn modules(&self, names: &[&str]) -> Result<Vec<Module>> {
         let table = fs::read_to_string(self.modules.join("modules.dep"))?;
         let builtin = fs::read_to_string(self.modules.join("modules.builtin"))?;
         let needs: HashMap<&str, &str> = table.lines().filter_map(|line| line.split_once(':')).collect();
         let mut order: Vec<&str> = Vec::new();
         for name in names {
             let file = format!("/{name}.ko");
-            let Some((path, dependencies)) = needs.iter().find(|(path, _)| path.ends_with(&file)) else {
+            let is_it = |path: &str| path.trim_end_matches(".xz").ends_with(&file);
+            let Some((path, dependencies)) = needs.iter().find(|(path, _)| is_it(path)) else {
                 ensure!(builtin.contains(&file), "the kernel has no module {name}");
                 continue;
             };
@@ -77,7 +79,39 @@ impl Kernel {
                 }
             }
         }
-        Ok(order.into_iter().map(|path| self.modules.join(path)).collect())
+        order
+            .into_iter()
+            .map(|path| Module::read(&self.modules.join(path)))
+            .collect()
+    }
+}
+
+/// A module of the kernel.
+#[derive(Debug, Clone)]
+pub struct Module {
+    /// As in `igb.ko`.
+    pub file_name: String,
+    /// Its contents, decompressed: busybox loads no others.
+    pub bytes: Vec<u8>,
+}
+
+impl Module {
+    fn read(path: &Path) -> Result<Module> {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.context("a module without a name")?;
+        let plain = name.trim_end_matches(".xz");
+        let bytes = if plain == name {
+            fs::read(path).with_context(|| format!("reading {}", path.display()))?
+        } else {
+            let unpacked = Command::new("xz").arg("-dc").arg(path).output();
+            let unpacked = unpacked.context("starting xz (Debian package xz-utils)")?;
+            ensure!(unpacked.status.success(), "xz -dc {}", path.display());
+            unpacked.stdout
+        };
+        Ok(Module {
+            file_name: plain.to_owned(),
+            bytes,
+        })
     }
 }
 
@@ -87,12 +121,6 @@ fn download(root: &Path, apt: &Apt, package: String) -> Result<()> {
     if !root.join("lib").exists() {
         std::os::unix::fs::symlink("usr/lib", root.join("lib"))?;
     }
-    // Newer kernels come with compressed modules, which busybox does not load.
-    output(
-        Command::new("find")
-            .arg(root)
-            .args(["-name", "*.ko.xz", "-exec", "xz", "-d", "{}", "+"]),
-    )?;
     let version = entry(&root.join("lib/modules"), "")?;
     let version = version
         .file_name()

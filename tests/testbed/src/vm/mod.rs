@@ -7,6 +7,7 @@ pub mod boot_disk;
 pub mod host;
 pub mod initramfs;
 pub mod kernel;
+pub mod machine;
 pub mod qemu;
 
 use std::io::Write;
@@ -19,7 +20,7 @@ use tempfile::NamedTempFile;
 use crate::link::Lab;
 use crate::process::Process;
 use initramfs::Initramfs;
-use kernel::Kernel;
+use kernel::{Kernel, Module};
 
 /// How long one step of a guest may take; emulation on a busy machine is slow.
 pub const STEP: Duration = Duration::from_secs(600);
@@ -105,18 +106,14 @@ impl Guest {
     pub fn boot(&self, lab: &Lab) -> Result<Vm> {
         let kernel = Kernel::get().context("getting a kernel for the guest")?;
         let mut archive = Initramfs::new()?;
-        for (n, module) in kernel.modules(&self.modules)?.iter().enumerate() {
-            let name = module
-                .file_name()
-                .and_then(|name| name.to_str())
-                .context("a module without a name")?;
+        for (n, Module { file_name, bytes }) in kernel.modules(&self.modules)?.iter().enumerate() {
             // The driver's discovery starts when it is loaded: the script decides when.
-            let place = if name == "aoe.ko" {
-                name.to_owned()
+            let place = if file_name == "aoe.ko" {
+                file_name.clone()
             } else {
-                format!("{n:02}-{name}")
+                format!("{n:02}-{file_name}")
             };
-            archive.host_file(module, &format!("modules/{place}"))?;
+            archive.file(&format!("modules/{place}"), 0o644, bytes);
         }
         let mut script = PRELUDE.to_owned();
         for program in &self.programs {

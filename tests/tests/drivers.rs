@@ -1,0 +1,252 @@
+//! Drivers of real network cards, as QEMU emulates these: xblade in a guest, its initiators outside.
+//!
+//! For each card: the mode that it must get at each MTU, so that none falls to generic XDP in silence, with verified reads and
+//! writes of 1 sector, 2 and as many as fit; and what happens to cards while they are used.
+
+mod events;
+mod traffic;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use events::Event;
+use lab::needs::Need;
+use lab::vm::kernel::Kernel;
+use lab::vm::machine::{Machine, Shell, mac};
+use lab::vm::qemu;
+use lab::{Address, Namespace, needs};
+use serde_json::Value;
+use traffic::Traffic;
+
+const EXPORT: Address = Address::new(7, 3);
+
+/// What a card and its driver give.
+struct Card {
+    /// As QEMU calls it, with its properties.
+    device: &'static str,
+    /// Kernel modules.
+    modules: &'static [&'static str],
+    /// Commands in the guest before it is served.
+    prepare: &'static str,
+    /// What is served, and the number in its address.
+    interface: (&'static str, usize),
+    queues: usize,
+    /// Queues of the cable, where the card has as many as that.
+    cable_queues: usize,
+    /// MTU, mode and sectors of a request.
+    modes: &'static [(u32, &'static str, u8)],
+    /// What happens to it besides, at the first of them.
+    events: &'static [Event],
+    /// The driver takes more queues while it is served.
+    grows: bool,
+}
+
+const CARD: Card = Card {
+    device: "",
+    modules: &[],
+    prepare: "true",
+    interface: ("eth0", 0),
+    queues: 1,
+    cable_queues: 1,
+    modes: &[],
+    events: &[],
+    grows: false,
+};
+
+const ZERO_COPY: &str = "native zero-copy";
+const NATIVE: &str = "native copy";
+const GENERIC: &str = "generic copy";
+
+#[test]
+fn igb() -> Result<()> {
+    through_all(&Card {
+        device: "igb",
+        modules: &["igb"],
+        queues: 2,
+        // 2 KiB chunks had cut what is longer than 1024 bytes, which is every write of two sectors.
+        modes: &[(1500, ZERO_COPY, 2), (3046, ZERO_COPY, 5), (9000, GENERIC, 17)],
+        events: &[
+            Event::Command("ethtool -G eth0 rx 512 tx 512"),
+            Event::Command("ethtool -r eth0"),
+            Event::Refused("ethtool -L eth0 combined 1"),
+            Event::Refused("ip link set eth0 mtu 3046"),
+        ],
+        grows: true,
+        ..CARD
+    })
+}
+
+/// A virtual function of igb.
+#[test]
+fn igbvf() -> Result<()> {
+    through_all(&Card {
+        device: "igb",
+        modules: &["igb", "igbvf"],
+        prepare: "echo 1 >/sys/class/net/eth0/device/sriov_numvfs && ip link set eth0 mtu 9000 vf 0 mac 02:00:00:00:01:22 && \
+            echo 0000:00:11.0 >/sys/bus/pci/drivers/igbvf/unbind && echo 0000:00:11.0 >/sys/bus/pci/drivers/igbvf/bind && \
+            ip link set eth1 up",
+        interface: ("eth1", 1),
+        modes: &[(1500, GENERIC, 2), (9000, GENERIC, 17)],
+        ..CARD
+    })
+}
+
+#[test]
+fn vmxnet3() -> Result<()> {
+    through_all(&Card {
+        device: "vmxnet3",
+        modules: &["vmxnet3"],
+        queues: 2,
+        // Frames of more than 3072 bytes would go past native XDP, which it takes up to 3494.
+        modes: &[
+            (1500, NATIVE, 2),
+            (3050, NATIVE, 5),
+            (3494, GENERIC, 6),
+            (9000, GENERIC, 17),
+        ],
+        events: &[Event::Command("ethtool -G eth0 rx 512 tx 256")],
+        ..CARD
+    })
+}
+
+/// It gives its queues to AF_XDP only where it may map memory for the device by itself (`iommu_platform`) and can restart a queue
+/// alone (`queue_reset`).
+#[test]
+fn virtio_net() -> Result<()> {
+    through_all(&Card {
+        device: "virtio-net-pci,disable-legacy=on,iommu_platform=on,queue_reset=on,mq=on,vectors=10,host_mtu=9000",
+        modules: &["virtio_pci", "virtio_net"],
+        queues: 2,
+        cable_queues: 2,
+        modes: &[(1500, ZERO_COPY, 2), (3046, ZERO_COPY, 5), (9000, NATIVE, 17)],
+        events: &[
+            Event::Command("ethtool -G eth0 rx 128 tx 128"),
+            Event::Refused("ethtool -L eth0 combined 1"),
+        ],
+        ..CARD
+    })
+}
+
+#[test]
+fn e1000e() -> Result<()> {
+    through_all(&Card {
+        device: "e1000e",
+        modules: &["e1000e"],
+        modes: &[(1500, GENERIC, 2), (9000, GENERIC, 17)],
+        events: &[
+            Event::Command("ethtool -G eth0 rx 512 tx 512"),
+            Event::Command("ethtool -r eth0"),
+        ],
+        ..CARD
+    })
+}
+
+/// Boots a guest with the card, and serves and uses an export through all of it.
+fn through_all(card: &Card) -> Result<()> {
+    needs!(
+        Need::Root,
+        Need::Tool("qemu-system-x86_64"),
+        Need::Tool("ethtool"),
+        Need::Tool("xz"),
+        Need::File("/bin/busybox")
+    );
+    let start = Instant::now();
+    qemu::ensure()?;
+    let namespace = Namespace::new("outside")?;
+    let xblade = lab::target::binary()?;
+    let (name, properties) = card.device.split_once(',').unwrap_or((card.device, ""));
+    let device = format!("{name},netdev=net0,id=card0,mac={},romfile=,{properties}", mac(0));
+    let machine = Machine {
+        kernel: Kernel::with_all_drivers().context("a kernel with this card's driver")?,
+        modules: card.modules,
+        programs: &["ip", "ethtool"],
+        xblade: Path::new(&xblade),
+        devices: &[device.trim_end_matches(',').to_owned()],
+        cables: 1,
+        queues: card.cable_queues,
+    };
+    let mut shell = machine.boot(&namespace)?;
+    println!("booted after {:?}", start.elapsed());
+    let result = served(card, &mut shell, &namespace);
+    if result.is_err() {
+        shell.run("cat /tmp/log; dmesg | tail -n 20; for n in 1 2 3; do ip -s link; sleep 1; done")?;
+    }
+    println!("done after {:?}", start.elapsed());
+    result
+}
+
+fn served(card: &Card, shell: &mut Shell, namespace: &Namespace) -> Result<()> {
+    let (interface, number) = card.interface;
+    shell.must(card.prepare)?;
+    shell.must(&format!(
+        "ethtool -i {interface}; ethtool -l {interface}; ethtool -g {interface}; true"
+    ))?;
+    shell.must("truncate -s 1M /tmp/image")?;
+    let mut traffic = Traffic::start(namespace, "tap0", mac(number), EXPORT, 2)?;
+    for &(mtu, mode, most) in card.modes {
+        // Requests of the size before go on meanwhile, and are sent again.
+        serve_at(card, shell, mtu)?;
+        expect(card.queues, shell, mtu, mode)?;
+        traffic.set_most(most);
+        traffic.goes_on()?;
+    }
+    let (mtu, mode, most) = card.modes[0];
+    traffic.set_most(most);
+    // A larger request that is under way would never be answered.
+    traffic.goes_on()?;
+    serve_at(card, shell, mtu)?;
+    for event in events::OF_ALL_CARDS.iter().chain(card.events) {
+        let start = Instant::now();
+        event
+            .happen(shell, interface)
+            .with_context(|| format!("{event:?}"))?;
+        traffic.goes_on().with_context(|| format!("after {event:?}"))?;
+        expect(card.queues, shell, mtu, mode).with_context(|| format!("after {event:?}"))?;
+        println!("{:?}: {event:?}", start.elapsed());
+    }
+    if card.grows {
+        shell.must("kill $xblade; wait $xblade; xblade=")?;
+        shell.must(&format!("ethtool -L {interface} combined 1"))?;
+        serve_at(card, shell, mtu)?;
+        expect(1, shell, mtu, mode)?;
+        shell.must(&format!("ethtool -L {interface} combined {}", card.queues))?;
+        traffic.goes_on().context("with more queues")?;
+        expect(card.queues, shell, mtu, mode)?;
+    }
+    let (requests, again) = traffic.stop()?;
+    println!("{requests} requests held, {again} sent again");
+    Ok(())
+}
+
+/// Starts xblade at this MTU, in the place of the one before.
+fn serve_at(card: &Card, shell: &mut Shell, mtu: u32) -> Result<()> {
+    let (interface, _) = card.interface;
+    shell.must("[ -z \"$xblade\" ] || { kill $xblade; wait $xblade; }")?;
+    shell.must(&format!("ip link set {interface} mtu {mtu}"))?;
+    shell.must(&format!(
+        "/opt/xblade serve --control /tmp/control 7 3 {interface} /tmp/image >/tmp/log 2>&1 & xblade=$!"
+    ))?;
+    shell.until("grep ' ready on ' /tmp/log", |line| !line.is_empty())?;
+    Ok(())
+}
+
+/// Waits till all queues of the interface are served at this MTU, and looks at the mode.
+fn expect(queues: usize, shell: &mut Shell, mtu: u32, mode: &str) -> Result<()> {
+    let word = if queues == 1 { "queue" } else { "queues" };
+    let wanted = format!("{queues} {word}, MTU {mtu},");
+    let line = shell.until("grep ' ready on ' /tmp/log | tail -n 1", |line| {
+        line.contains(&wanted)
+    })?;
+    ensure!(line.contains(&format!(": {mode}, ")), "not {mode}: {line}");
+    let interface = |said: &str| -> Option<Value> {
+        let mut status: Value = serde_json::from_str(said).ok()?;
+        Some(status["interfaces"][0].take()).filter(|interface| interface["state"] == "ready")
+    };
+    let said = shell.until("/opt/xblade status --json --control /tmp/control", |said| {
+        interface(said).is_some()
+    })?;
+    let interface = interface(&said).context("no interface")?;
+    ensure!(interface["mode"] == mode, "not {mode}: {interface}");
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! What happens to a card while it is served.
+
+use anyhow::{Result, ensure};
+use lab::vm::machine::Shell;
+
+/// An event.
+#[derive(Debug, Clone, Copy)]
+pub enum Event {
+    /// The cable is pulled out and put back.
+    Cable,
+    /// A command in the guest that succeeds.
+    Command(&'static str),
+    /// A command in the guest that the driver, or the kernel for it, refuses while it is served.
+    Refused(&'static str),
+}
+
+/// The driver lets go of the card and takes it again, which makes a new interface.
+const UNBIND: &str = "device=$(readlink -f /sys/class/net/eth0/device); driver=$(readlink -f $device/driver); device=${device##*/}; \
+    echo $device >$driver/unbind && echo $device >$driver/bind && ip link set eth0 up";
+
+/// Those that every driver knows.
+pub const OF_ALL_CARDS: &[Event] = &[
+    Event::Cable,
+    Event::Command("ip link set eth0 down && ip link set eth0 up"),
+    Event::Command("ip link set eth0 mtu 1400 && ip link set eth0 mtu 1500"),
+    Event::Command("for n in 1 2 3 4 5; do ip link set eth0 down; ip link set eth0 up; done"),
+    Event::Command(UNBIND),
+];
+
+impl Event {
+    /// Lets it happen to this interface, which the commands call eth0.
+    pub fn happen(self, shell: &mut Shell, interface: &str) -> Result<()> {
+        match self {
+            Event::Cable => {
+                // It may still be on its way from the event before.
+                let link = format!("ip link show {interface}");
+                shell.until(&link, |said| said.contains("LOWER_UP"))?;
+                shell.set_link("card0", false)?;
+                shell.until(&link, |said| said.contains("NO-CARRIER"))?;
+                shell.set_link("card0", true)
+            }
+            Event::Command(command) => shell.must(&command.replace("eth0", interface)).map(drop),
+            Event::Refused(command) => {
+                let (code, said) = shell.run(command)?;
+                ensure!(code != 0, "{command:?} is not refused: {said}");
+                Ok(())
+            }
+        }
+    }
+}

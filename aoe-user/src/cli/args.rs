@@ -298,6 +298,12 @@ pub struct DoctorArgs {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
+    /// Write all that tells how the card behaves into one file, to be sent in [default: standard output]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-", conflicts_with = "json")]
+    pub report: Option<PathBuf>,
+    /// With --report: whole addresses and the host's name, too
+    #[arg(long, requires = "report")]
+    pub full: bool,
 }
 
 /// `xblade bench`

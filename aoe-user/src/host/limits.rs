@@ -8,7 +8,7 @@ pub const ZERO_COPY_ONE_CHUNK_MTU: u32 = 3046;
 pub const LEAST_MTU: u32 = 548;
 
 /// A buffer of its first ring has 3072 bytes, and what lies in two goes past XDP to the network stack
-/// (`VMXNET3_MAX_SKB_BUF_SIZE`, `vmxnet3_rq_rx_complete`). It takes programs up to 3494 all the same. Seen so.
+/// (`VMXNET3_MAX_SKB_BUF_SIZE`, `vmxnet3_rq_rx_complete`). It takes programs up to 3494 all the same.
 const VMXNET3_MTU: u32 = 3050;
 /// XDP sees the first buffer of a frame only (`qede_rx_process_cqe`), and no MTU is refused.
 const QEDE_MTU: u32 = 3490;

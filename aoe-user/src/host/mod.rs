@@ -15,4 +15,4 @@ pub use driver::{XdpFeatures, offloads, xdp_features};
 pub use interface::{Interface, NO_ETHERNET, list as interfaces, mtu_bytes, real_name};
 pub use link::{LinkState, has_carrier, list as links, named};
 pub use probe::{Probe, driver, kind, probe};
-pub use queues::rx_queues;
+pub use queues::{rx_queues, sysfs};

@@ -16,7 +16,7 @@ pub enum Event {
 
 /// The driver lets go of the card and takes it again, which makes a new interface.
 const UNBIND: &str = "device=$(readlink -f /sys/class/net/eth0/device); driver=$(readlink -f $device/driver); device=${device##*/}; \
-    echo $device >$driver/unbind && echo $device >$driver/bind && ip link set eth0 up";
+    echo $device >$driver/unbind && echo $device >$driver/bind && ip link set eth0 mtu 1500 up";
 
 /// Those that every driver knows.
 pub const OF_ALL_CARDS: &[Event] = &[

@@ -1,6 +1,7 @@
 //! `xblade doctor`: what this host and an interface can do, what xblade will make of it, and what would help.
 
 mod advice;
+mod card_report;
 mod drivers;
 
 use std::fmt::Write as _;
@@ -31,6 +32,9 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         .iter()
         .map(|name| (name.as_str(), probe(name).map(Finding::new)))
         .collect();
+    if let Some(file) = &args.report {
+        return card_report::write(file, &args.interfaces, to_json(&found), args.full);
+    }
     if args.json {
         output::line(to_json(&found))?;
     } else {

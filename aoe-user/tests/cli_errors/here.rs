@@ -158,6 +158,13 @@ fn the_doctor_sees_the_interfaces_of_its_namespace() {
         good.status.success() && stdout.contains("1 receive, 1 transmit"),
         "{stdout}"
     );
+
+    let report = in_namespace(&["doctor", "up0", "--report"]).unwrap();
+    let stdout = String::from_utf8_lossy(&report.stdout);
+    let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert!(json["cards"]["up0"]["ethtool"].is_object(), "{stdout}");
+    assert!(!stdout.contains("ff:ff:ff:ff:ff:ff"), "{stdout}");
+    assert_eq!(json["doctor"]["interfaces"][0]["driver"], "veth");
 }
 
 #[test]

@@ -28,18 +28,18 @@ pub const OF_ALL_CARDS: &[Event] = &[
 ];
 
 impl Event {
-    /// Lets it happen to this interface, which the commands call eth0.
-    pub fn happen(self, shell: &mut Shell, interface: &str) -> Result<()> {
+    /// Lets it happen to `eth0`.
+    pub fn happen(self, shell: &mut Shell) -> Result<()> {
         match self {
             Event::Cable => {
                 // It may still be on its way from the event before.
-                let link = format!("ip link show {interface}");
-                shell.until(&link, |said| said.contains("LOWER_UP"))?;
+                let link = "ip link show eth0";
+                shell.until(link, |said| said.contains("LOWER_UP"))?;
                 shell.set_link("card0", false)?;
-                shell.until(&link, |said| said.contains("NO-CARRIER"))?;
+                shell.until(link, |said| said.contains("NO-CARRIER"))?;
                 shell.set_link("card0", true)
             }
-            Event::Command(command) => shell.must(&command.replace("eth0", interface)).map(drop),
+            Event::Command(command) => shell.must(command).map(drop),
             Event::Refused(command) => {
                 let (code, said) = shell.run(command)?;
                 ensure!(code != 0, "{command:?} is not refused: {said}");

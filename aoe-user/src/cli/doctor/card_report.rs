@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::cli::output;
+use crate::host::sysfs;
 
 /// Changes when a key of the JSON object changes its meaning or goes away.
 const SCHEMA: u32 = 1;
@@ -65,14 +66,12 @@ pub(super) fn write(file: &Path, interfaces: &[String], findings: Value, full: b
 }
 
 fn card(interface: &str) -> Value {
-    let sys = Path::new("/sys/class/net").join(interface);
-    let device = sys.join("device");
-    let of_device = DEVICE_FILES.iter().filter_map(|name| {
-        Some((
-            *name,
-            fs::read_to_string(device.join(name)).ok()?.trim().to_owned(),
-        ))
-    });
+    let index = nix::net::if_::if_nametoindex(interface).ok();
+    let sys = index.and_then(|index| sysfs(interface, index));
+    let text = |name: &str| fs::read_to_string(sys.as_ref()?.join("device").join(name)).ok();
+    let of_device = DEVICE_FILES
+        .iter()
+        .filter_map(|name| Some((*name, text(name)?.trim().to_owned())));
     let of_device: BTreeMap<&str, String> = of_device.collect();
     let answers: BTreeMap<String, Value> = QUESTIONS
         .iter()

@@ -36,7 +36,7 @@ const DEVICE_FILES: [&str; 7] = [
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(super) fn write(file: &Path, interfaces: &[String], findings: Value, full: bool) -> Result<()> {
+pub(super) fn write(file: &Path, interfaces: &[String], findings: &Value, full: bool) -> Result<()> {
     let cards: BTreeMap<&str, Value> = interfaces
         .iter()
         .map(|interface| (interface.as_str(), card(interface)))

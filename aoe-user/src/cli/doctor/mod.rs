@@ -33,7 +33,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         .map(|name| (name.as_str(), probe(name).map(Finding::new)))
         .collect();
     if let Some(file) = &args.report {
-        return card_report::write(file, &args.interfaces, to_json(&found), args.full);
+        return card_report::write(file, &args.interfaces, &to_json(&found), args.full);
     }
     if args.json {
         output::line(to_json(&found))?;

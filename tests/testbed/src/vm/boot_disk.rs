@@ -137,11 +137,14 @@ fn initramfs(kernel: &Kernel, device: &str) -> Result<Vec<u8>> {
     // Older kernels ask for it by name when they mount ext4; newer ones have no such module.
     let checksums = kernel.modules(&["crc32c_generic"]).unwrap_or_default();
     for (n, module) in kernel.modules(&names)?.iter().chain(&checksums).enumerate() {
-        let name = module.file_name().and_then(|name| name.to_str());
-        archive.host_file(module, &format!("modules/{n:02}-{}", name.context("odd path")?))?;
+        archive.file(
+            &format!("modules/{n:02}-{}", module.file_name),
+            0o644,
+            &module.bytes,
+        );
     }
     for module in kernel.modules(&["aoe"])? {
-        archive.host_file(module, "aoe.ko")?;
+        archive.file("aoe.ko", 0o644, &module.bytes);
     }
     archive.file("init", 0o755, INITRAMFS.replace("DISK", device).as_bytes());
     gzip(&archive.finish())

@@ -137,7 +137,7 @@ impl Drop for Traffic {
 
 fn round(socket: &mut PacketSocket, route: &Route, sectors: u8, seed: u32, shared: &Shared) -> Result<()> {
     let plan = Plan {
-        route: route.clone(),
+        route: *route,
         read_percent: 40,
         order: Order::Random,
         sectors,

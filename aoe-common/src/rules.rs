@@ -276,6 +276,9 @@ impl Access {
     }
 }
 
+/// In place of a list in the map of sources: its members are the addresses besides the port's own that frames may be sent to.
+pub const STATIONS: u16 = 0;
+
 /// Key of a member in the map of sources; the value is its own interval in ns, 0 where it has none.
 ///
 /// `source` as [`Mac::to_u64`] has it.
@@ -381,7 +384,7 @@ mod tests {
         }
         let mut keys = HashSet::new();
         for generation in [old, old.other()] {
-            for list in [1, 2, Access::MAX_LIST] {
+            for list in [STATIONS, 1, 2, Access::MAX_LIST] {
                 for source in [1, 2, MAC_BITS] {
                     assert!(keys.insert(source_key(generation, list, source)));
                 }

@@ -116,7 +116,7 @@ fn check_addresses(frame: &Frame, state: State) -> Result<(), Counter> {
     if frame.source == 0 || frame.source & GROUP_BIT != 0 || frame.source == state.own() {
         return Err(Counter::BadSource);
     }
-    if !everyone && frame.destination != state.own() {
+    if !everyone && frame.destination != state.own() && !sources::is_station(state, frame.destination) {
         return Err(Counter::OtherDestination);
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Who asks: access lists, rate limits, and the report of those denied.
 
-use aoe_common::rules::{Access, State, Target, admit, source_key};
+use aoe_common::rules::{Access, STATIONS, State, Target, admit, source_key};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 
 use crate::frame::Frame;
@@ -16,6 +16,13 @@ pub fn permitted(state: State, access: u64, source: u64) -> Option<u32> {
     // SAFETY: as for the exports.
     let own = *unsafe { SOURCES.get(source_key(state.generation(), access.list, source)) }?;
     Some(if own == 0 { access.interval_ns } else { own })
+}
+
+/// Whether frames may be sent to this address, besides the port's own.
+#[inline(always)]
+pub fn is_station(state: State, destination: u64) -> bool {
+    // SAFETY: as for the exports.
+    unsafe { SOURCES.get(source_key(state.generation(), STATIONS, destination)) }.is_some()
 }
 
 /// Takes a frame out of the source's token bucket; false when that is spent.

@@ -150,6 +150,7 @@ fn export(file: &str) -> Result<Export> {
         smart: false,
         stale_after_us: 100_000,
         late_duplicates: false,
+        gateway: None,
     };
     Ok(Export::new(
         options,
@@ -168,7 +169,7 @@ fn everyone() -> Rules {
         allow: None,
         rate_limit: None,
     };
-    Rules { exports: vec![rule] }
+    Rules::of(vec![rule])
 }
 
 /// Nothing changes here, and nothing can fail.

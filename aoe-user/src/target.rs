@@ -1,8 +1,8 @@
 //! The engine with this machine's stores behind it.
 
 pub use engine::{
-    AccessList, Address, Change, Counter, Counters, Identity, MAX_MASK, MAX_RESERVE, Observer, Options,
-    Persistent, PortInfo, ReplaceError, StateError, WireAdmin,
+    AccessList, Address, Change, Counter, Counters, Gateway, Identity, MAX_MASK, MAX_RESERVE, Observer,
+    Options, Persistent, PortInfo, ReplaceError, StateError, WireAdmin,
 };
 
 use crate::store::CompletionQueue;

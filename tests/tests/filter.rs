@@ -52,15 +52,13 @@ fn has_program(interface: &str) -> bool {
 /// Export 1.1 for one initiator.
 fn rules() -> Rules {
     let allow = Some([(FRIEND, None)].into());
-    Rules {
-        exports: vec![ExportRule {
-            shelf: 1,
-            slot: 1,
-            vlan: Vlan::Untagged,
-            allow,
-            rate_limit: None,
-        }],
-    }
+    Rules::of(vec![ExportRule {
+        shelf: 1,
+        slot: 1,
+        vlan: Vlan::Untagged,
+        allow,
+        rate_limit: None,
+    }])
 }
 
 fn load() -> Filter {

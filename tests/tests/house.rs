@@ -12,11 +12,14 @@ const PACKAGES: [(&str, &[&str]); 13] = [
     ("aoe-common", &[]),
     ("aoe-ebpf", &["aoe-common"]),
     ("crates/engine", &["aoe-common"]),
-    ("crates/failover", &[]),
     ("crates/store", &["engine"]),
     ("crates/xsk", &[]),
+    ("crates/failover", &[]),
     ("crates/initiator", &["aoe-common"]),
-    ("aoe-user", &["aoe-common", "engine", "initiator", "store", "xsk"]),
+    (
+        "aoe-user",
+        &["aoe-common", "engine", "failover", "initiator", "store", "xsk"],
+    ),
     ("tests/testbed", &["aoe-common"]),
     ("tests/checker", &["aoe-common", "xblade-testbed"]),
     (

@@ -128,6 +128,7 @@ fn export() -> Export {
         smart: false,
         stale_after_us: 100_000,
         late_duplicates: false,
+        gateway: None,
     };
     let store = Arc::new(Fragile { inner, panics });
     Export::new(options, store, None, Arc::new(Nobody), Persistent::default()).expect("an export")
@@ -197,15 +198,13 @@ fn open_port(export: &Arc<Export>, alarms: &Arc<AtomicUsize>) -> Port {
             raised.fetch_add(1, Ordering::SeqCst);
         }),
     };
-    let rules = Rules {
-        exports: vec![ExportRule {
-            shelf: 1,
-            slot: 1,
-            vlan: Vlan::Untagged,
-            allow: None,
-            rate_limit: None,
-        }],
-    };
+    let rules = Rules::of(vec![ExportRule {
+        shelf: 1,
+        slot: 1,
+        vlan: Vlan::Untagged,
+        allow: None,
+        rate_limit: None,
+    }]);
     let exports = Arc::new(Exports::new(vec![Arc::clone(export)]));
     Port::open(&nic, &options, &exports, &rules, &Arc::default()).expect("the port opens")
 }

@@ -14,6 +14,7 @@ mod disk_faults;
 mod dissector;
 mod drivers;
 mod exports;
+mod failover;
 mod faults;
 mod filter;
 mod fuzz;

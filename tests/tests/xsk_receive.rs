@@ -44,13 +44,7 @@ impl Pair {
             allow: None,
             rate_limit: None,
         };
-        let mut filter = Filter::load(
-            Mac(TARGET),
-            &Rules {
-                exports: vec![export],
-            },
-        )
-        .expect("the filter loads");
+        let mut filter = Filter::load(Mac(TARGET), &Rules::of(vec![export])).expect("the filter loads");
         let target = Socket::open(&adapt(SocketConfig::for_mtu(index_of("near"), 0, mtu))).unwrap();
         filter.set_socket(0, target.fd()).unwrap();
         filter

@@ -71,6 +71,8 @@ pub enum Command {
     Export(live::ExportArgs),
     /// List, reset or discard the copies of golden images that machines write to
     Overlay(live::OverlayArgs),
+    /// See and change which of several gateways serves a failover group
+    Failover(live::FailoverArgs),
     /// Print the last lines of a running target's log, or change what it logs
     Log(live::LogArgs),
     /// List the targets on an interface, of whatever make; exit code 1 where there is none

@@ -71,6 +71,7 @@ fn command(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
         Command::Denied(args) => return live::denied(&args),
         Command::Reload(args) => return live::reload(&args),
         Command::Export(args) => return live::export(args.action),
+        Command::Failover(args) => return live::failover(args.action),
         Command::Overlay(args) => return live::overlay(args.action),
         Command::Log(args) => return live::log(&args),
         Command::Metrics(args) => return live::metrics(&args),

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use super::{AccessEntry, ExportConfig, Machine};
+use super::{AccessEntry, ExportConfig, FailoverGroup, Machine};
 
 /// A setting: its key in the config file, its value before, its value after.
 pub type Setting = (String, String, String);
@@ -56,6 +56,7 @@ impl ExportConfig {
             on_lost_write => format!("{on_lost_write:?}").to_lowercase(),
             stale_after => time(stale_after),
             ceph => format!("client.{} of {:?}, clusters = {}", ceph.user, ceph.conf, ceph.clusters),
+            failover => failover.as_ref().map_or("none".into(), |group| group_text(group)),
             overlay => format!("{overlay:?}").to_lowercase(),
             overlay_dir => or_none(overlay_dir),
             overlay_limit => or_none(overlay_limit),
@@ -65,6 +66,18 @@ impl ExportConfig {
             machines => machine_names(machines),
         }
     }
+}
+
+fn group_text(group: &FailoverGroup) -> String {
+    let peers: Vec<String> = group.peers.iter().map(ToString::to_string).collect();
+    format!(
+        "{} {} of {}, detect {:?}, command {:?}",
+        group.name,
+        group.mac,
+        peers.join(" "),
+        group.detect,
+        group.command
+    )
 }
 
 fn or_none<T: Debug>(value: &Option<T>) -> String {

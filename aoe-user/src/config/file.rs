@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::access_lists::Lists;
 use super::ceph;
+use super::failover::Groups;
 use super::interfaces;
 use super::overlays;
 use super::problem::{Place, Problem, Problems};
@@ -133,7 +134,10 @@ fn read_document(file: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Parsed
     }
 
     let mut keys = Keys::new(document.get_ref(), mistakes);
-    let lists = read_lists(&mut keys);
+    let tables = Tables {
+        lists: read_lists(&mut keys),
+        groups: Groups::read(&mut keys),
+    };
     if let Some(value) = keys.raw("ceph") {
         match value.get_ref() {
             DeValue::Table(table) => template.ceph = Arc::new(ceph::read(file, table, keys.mistakes())),
@@ -143,7 +147,7 @@ fn read_document(file: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Parsed
     if let Some(value) = keys.raw("defaults") {
         match value.get_ref() {
             DeValue::Table(table) => {
-                let shared = (file, &lists);
+                let shared = (file, &tables);
                 defaults = read_defaults(table, &mut template, &mut config.cpus, shared, keys.mistakes());
             }
             _ => keys.mistake(value.span(), "`defaults` is a table: write [defaults]"),
@@ -157,7 +161,7 @@ fn read_document(file: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Parsed
         Some((span, false)) => keys.mistake(span, "`export` is a list of tables: write [[export]]"),
         Some((span, true)) => {
             let list = keys.list("export", |value, mistakes| {
-                let read = read_export(file, value, (&template, &lists), mistakes);
+                let read = read_export(file, value, (&template, &tables), mistakes);
                 read.map(|(export, spans)| (export, (value.span(), spans)))
             });
             let (read, places) = list.unwrap_or_default().into_iter().unzip();
@@ -174,6 +178,12 @@ fn read_document(file: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Parsed
     }
     keys.finish(&[]);
     (config, defaults, exports)
+}
+
+/// What exports name.
+struct Tables {
+    lists: Lists,
+    groups: Groups,
 }
 
 /// The lists that `allow` may name.
@@ -194,7 +204,7 @@ fn read_defaults(
     table: &DeTable<'_>,
     template: &mut ExportConfig,
     cpus: &mut Vec<usize>,
-    shared: (&Path, &Lists),
+    shared: (&Path, &Tables),
     mistakes: &mut Vec<Mistake>,
 ) -> Spans {
     let mut keys = Keys::new(table, mistakes);
@@ -219,7 +229,7 @@ fn read_cpus(keys: &mut Keys<'_, '_, '_>) -> Vec<usize> {
 fn read_export(
     file: &Path,
     value: &Value<'_>,
-    (template, lists): (&ExportConfig, &Lists),
+    (template, tables): (&ExportConfig, &Tables),
     mistakes: &mut Vec<Mistake>,
 ) -> Option<(ExportConfig, Spans)> {
     let DeValue::Table(table) = value.get_ref() else {
@@ -255,7 +265,7 @@ fn read_export(
     );
     export.serial = keys.get("serial", text(values::serial));
     export.state_name = keys.get("state_name", text(values::state_name));
-    read_settings(&mut keys, &mut export, (file, lists));
+    read_settings(&mut keys, &mut export, (file, tables));
     if let Some(Ok(remote)) = RemotePath::of(&export.path) {
         if export.store != remote.store
             && let Some(value) = keys.raw("store")
@@ -280,7 +290,7 @@ fn read_export(
 }
 
 /// The keys that `[defaults]` and `[[export]]` share.
-fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig, (file, lists): (&Path, &Lists)) {
+fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig, (file, tables): (&Path, &Tables)) {
     overlays::read_settings(keys, export, file);
     let list = keys.list("interfaces", |value, mistakes| {
         read_element("interfaces", value, text(interfaces::pattern), mistakes)
@@ -328,8 +338,11 @@ fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig, (file, 
     if let Some(rate) = keys.get("rate_limit", text_or_number(values::rate)) {
         export.rate_limit = Some(rate);
     }
-    if let Some(list) = lists.allow(keys) {
+    if let Some(list) = tables.lists.allow(keys) {
         export.allow = list.into();
+    }
+    if let Some(group) = tables.groups.of(keys) {
+        export.failover = Some(group);
     }
 }
 

@@ -7,6 +7,7 @@ mod access_lists;
 pub mod backing;
 pub mod ceph;
 mod difference;
+pub mod failover;
 pub mod file;
 pub mod interfaces;
 pub mod overlays;
@@ -25,6 +26,7 @@ use aoe_common::Mac;
 
 pub use aoe_common::{Access, Vlan};
 
+pub use failover::FailoverGroup;
 pub use overlays::{Machine, Overlay, OverlayReset, Unknown};
 
 use crate::store::RemotePath;
@@ -104,6 +106,8 @@ pub struct ExportConfig {
     pub on_lost_write: OnLostWrite,
     /// How the cluster of an image in Ceph is reached: the same for all exports.
     pub ceph: Arc<CephOptions>,
+    /// The group of exports that another gateway may serve in this one's place.
+    pub failover: Option<Arc<FailoverGroup>>,
     /// Whether each machine writes to a copy of its own.
     pub overlay: Overlay,
     /// Where the copies are.
@@ -163,6 +167,7 @@ impl ExportConfig {
             flush_interval: Self::FLUSH_INTERVAL,
             on_lost_write: OnLostWrite::Stop,
             ceph: Arc::default(),
+            failover: None,
             overlay: Overlay::None,
             overlay_dir: None,
             overlay_limit: None,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::backing::{self, Backing, Identity};
+use super::failover;
 use super::interfaces;
 use super::overlays;
 use super::problem::{Place, Problem, Problems};
@@ -198,7 +199,10 @@ impl Check<'_> {
             );
             self.problem(index, "prealloc", message);
         }
-        for (key, message) in overlays::contradictions(export) {
+        let contradictions = overlays::contradictions(export)
+            .into_iter()
+            .chain(failover::contradictions(export));
+        for (key, message) in contradictions {
             self.problem(index, key, message);
         }
     }
@@ -247,10 +251,16 @@ impl Check<'_> {
     fn image(&mut self, index: usize, export: &ExportConfig) -> Result<Backing, (&'static str, String)> {
         let (backing, owner) = backing::examine_image(export)?;
         if let Some(owner) = owner.filter(|_| !export.read_only) {
-            let message = format!(
-                "{}: locked by {owner}; where that is not the xblade that serves this export, it waits for the lock",
-                export.path.display()
-            );
+            let path = export.path.display();
+            let message = match &export.failover {
+                None => format!(
+                    "{path}: locked by {owner}; where that is not the xblade that serves this export, it waits for the lock"
+                ),
+                Some(group) => format!(
+                    "{path}: locked by {owner}; where that is another gateway of {}, this one stands by",
+                    group.name
+                ),
+            };
             self.warning(index, "path", message);
         }
         Ok(backing)

@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 use super::guard::caught;
 use super::open;
 use super::other_targets::{self, OtherTarget, Sought};
-use super::plan::{Action, ExportId, Level, PortId, View};
+use super::plan::{Action, ExportId, Level, PortId, Refusal, View};
 use super::port_thread::{PortEvent, PortHandle};
 use super::port_view::PortView;
 use super::state::StateDir;
@@ -45,13 +45,16 @@ impl Supervisor {
                 self.ports.remove(id);
                 self.plan.port_closed(*id);
             }
+            Action::Look(group) => self.plan.group_looked(group, Err(reason), now),
+            Action::RunLock(group, _, order) => self.plan.lock_ended(group, *order, Err(reason), now),
             // Nobody waits for an end of these.
             Action::Say(..)
             | Action::Reconfigure(_)
             | Action::ListLinks
             | Action::Apply(..)
             | Action::SetMac(..)
-            | Action::Announce(_) => {}
+            | Action::Announce(_)
+            | Action::AnnounceExport(_) => {}
         }
     }
 
@@ -79,7 +82,10 @@ impl Supervisor {
             Action::Apply(id, view) => self.with_port(*id, |port| port.apply(self.port_view(view))),
             Action::SetMac(id, mac) => self.with_port(*id, |port| port.set_mac(*mac)),
             Action::Announce(id) => self.with_port(*id, PortHandle::announce_all),
+            Action::AnnounceExport(id) => self.ports.values().for_each(|port| port.changed(*id, false)),
             Action::ClosePort(id) => self.with_port(*id, PortHandle::close),
+            Action::Look(group) => self.look_for_owners(group),
+            Action::RunLock(group, config, order) => self.run_lock(group, config, *order),
         }
     }
 
@@ -99,11 +105,17 @@ impl Supervisor {
             .clone()
             .map(|state| (state, Arc::clone(&self.state_keys)));
         let notices = Arc::clone(&self.notices);
+        let takeover = self.plan.takeover(id);
         let work = move || {
-            let opened = open::open(id, revision, config, lists, state, &notices);
-            Event::Opened(id, opened.map(Box::new).map_err(|error| format!("{error:#}")))
+            let opened = open::open(id, revision, config, lists, state, takeover, &notices);
+            let refusal = |error: anyhow::Error| Refusal {
+                reason: format!("{error:#}"),
+                in_use: open::is_in_use(&error),
+            };
+            Event::Opened(id, opened.map(Box::new).map_err(refusal))
         };
-        self.jobs.start(work, move |panic| Event::Opened(id, Err(panic)));
+        self.jobs
+            .start(work, move |panic| Event::Opened(id, Err(panic.into())));
     }
 
     fn reconfigure(&mut self, id: ExportId) {

@@ -7,6 +7,7 @@ pub mod api;
 mod backoff;
 mod carry_out;
 mod denied;
+mod failover;
 mod guard;
 mod jobs;
 mod links;

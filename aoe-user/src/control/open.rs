@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use indicatif::BinaryBytes;
 use parking_lot::Mutex;
 
@@ -14,13 +14,15 @@ use super::machines::{self, Disks};
 use super::notices::{Notices, Reporter};
 use super::other_targets::{Sought, tie::MODEL};
 use super::plan::ExportId;
+use super::state::image::{self, ImageKeeper};
 use super::state::{StateDir, StateError, StateKey};
 use crate::config::{ExportConfig, OnLostWrite, Overlay};
-use crate::filter::ExportRule;
+use crate::filter::{AllowList, ExportRule};
 use crate::store::{
-    self, CompletionQueue, CurrentGolden, Losses, LostWrites, Reports, SECTOR_BYTES, Store, StoreOptions,
+    self, CompletionQueue, CurrentGolden, Losses, LostWrites, Metadata, Reports, SECTOR_BYTES, Store,
+    StoreError, StoreOptions, Takeover,
 };
-use crate::target::{Address, Export, Identity, Options, Persistent, WireAdmin};
+use crate::target::{Address, DynStateStore, Export, Gateway, Identity, Options, Persistent, WireAdmin};
 
 /// How often a store that goes is looked at meanwhile.
 const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(2);
@@ -39,6 +41,8 @@ pub(super) struct Served {
     pub disks: Option<Arc<Disks>>,
     /// The file that was opened: device and inode.
     pub file: Option<(u64, u64)>,
+    /// What keeps the state where the sectors are, and not in the state directory.
+    pub kept_with_image: Option<Arc<ImageKeeper>>,
     /// The wire's mask as it was last seen.
     mask: Arc<Mutex<Option<Vec<aoe_common::Mac>>>>,
 }
@@ -79,18 +83,20 @@ pub(super) fn open(
     config: Arc<ExportConfig>,
     lists: Lists,
     state: Option<(Arc<StateDir>, Arc<StateKeys>)>,
+    takeover: Option<Takeover>,
     notices: &Arc<Notices>,
 ) -> Result<Served> {
-    let mut persistent = Persistent::default();
-    let mut keeper = None;
-    let mut losses = Losses::default();
-    if let Some((state, keys)) = state {
-        keys.tell(&state)?;
-        let key = StateKey::from(&*config);
-        persistent = state.load(&key).context("it stays shut")?;
-        keeper = Some(state.keeper(&key));
-        losses = known_losses(&config, key, state);
-    }
+    let key = StateKey::from(&*config);
+    let state = match state {
+        Some((state, keys)) => {
+            keys.tell(&state)?;
+            Some(state)
+        }
+        None => None,
+    };
+    let losses = state.as_ref().map_or_else(Losses::default, |state| {
+        known_losses(&config, key.clone(), Arc::clone(state))
+    });
     let told = Arc::clone(notices);
     let reports = Reports {
         losses,
@@ -100,15 +106,27 @@ pub(super) fn open(
         .then(|| machines::golden(&config))
         .transpose()?
         .map(|golden| Arc::new(CurrentGolden::new(golden)));
-    let store = match &golden {
-        Some(golden) => Arc::clone(golden) as _,
-        None => store::open_with(&store_options(&config), reports)?,
+    let options = StoreOptions {
+        takeover,
+        ..store_options(&config)
     };
+    let (store, metadata) = match &golden {
+        Some(golden) => (Arc::clone(golden) as _, None),
+        None => {
+            let opened = store::open_with(&options, reports)?;
+            (opened.store, opened.metadata)
+        }
+    };
+    let Kept {
+        persistent,
+        keeper,
+        with_image,
+    } = kept(metadata, state, &key)?;
     let file = identity(&config);
     let mask = (!persistent.mask.is_empty()).then(|| persistent.mask.clone());
     let observer = Arc::new(Reporter::new(id, Arc::clone(notices)));
     let mut export = Export::new(
-        options(&config, &lists),
+        self::options(&config, &lists),
         store,
         keeper,
         Arc::clone(&observer) as _,
@@ -138,8 +156,56 @@ pub(super) fn open(
         export: Arc::new(export),
         disks,
         file,
+        kept_with_image: with_image,
         mask: Arc::new(Mutex::new(mask)),
     })
+}
+
+/// What initiators changed of an export before, and what keeps what they change from now on.
+struct Kept {
+    persistent: Persistent,
+    keeper: Option<Arc<DynStateStore>>,
+    with_image: Option<Arc<ImageKeeper>>,
+}
+
+/// Finds it with the image, or else in the state directory.
+fn kept(metadata: Option<Arc<dyn Metadata>>, state: Option<Arc<StateDir>>, key: &StateKey) -> Result<Kept> {
+    let of_directory = || -> Result<Persistent> {
+        let kept = state.as_ref().map(|state| state.load(key)).transpose();
+        Ok(kept.context("it stays shut")?.unwrap_or_default())
+    };
+    let Some(metadata) = metadata else {
+        return Ok(Kept {
+            persistent: of_directory()?,
+            keeper: state.map(|state| state.keeper(key)),
+            with_image: None,
+        });
+    };
+    let (persistent, keeper) = with_image(metadata, of_directory)?;
+    Ok(Kept {
+        persistent,
+        keeper: Some(Arc::clone(&keeper) as _),
+        with_image: Some(keeper),
+    })
+}
+
+/// What is kept with an image; what the directory kept of it before moves there.
+fn with_image(
+    metadata: Arc<dyn Metadata>,
+    of_directory: impl FnOnce() -> Result<Persistent>,
+) -> Result<(Persistent, Arc<ImageKeeper>)> {
+    let persistent = match image::load(&*metadata).map_err(|reason| anyhow!("it stays shut: {reason}"))? {
+        Some(persistent) => persistent,
+        None => {
+            let persistent = of_directory()?;
+            if persistent != Persistent::default() {
+                image::store(&*metadata, &persistent).context("cannot keep its state with the image")?;
+            }
+            persistent
+        }
+    };
+    let keeper = ImageKeeper::start(metadata).context("cannot start a thread for its state")?;
+    Ok((persistent, Arc::new(keeper)))
 }
 
 /// What an earlier process lost of it, and where a new loss is marked.
@@ -183,6 +249,7 @@ impl Served {
             export: Arc::new(export),
             disks: self.disks.clone(),
             file: self.file,
+            kept_with_image: self.kept_with_image.clone(),
             mask: Arc::clone(&self.mask),
         }
     }
@@ -207,7 +274,28 @@ impl Served {
     /// The filter's rule: the access list, or else the wire's mask.
     pub fn rule(&self) -> ExportRule {
         // Without a list of the operator's, the wire's mask decides.
-        let allow = self.lists.allow.clone().or_else(|| {
+        let allow = self.allowed();
+        let peers = self.config.failover.as_ref().map(|group| &group.peers);
+        let allow = match (allow, peers) {
+            // They ask whether this gateway answers.
+            (Some(list), Some(peers)) => {
+                let peers = peers.iter().map(|mac| (*mac, None));
+                Some(list.iter().copied().chain(peers).collect())
+            }
+            (allow, _) => allow,
+        };
+        ExportRule {
+            shelf: self.config.shelf,
+            slot: self.config.slot,
+            vlan: self.config.vlan,
+            allow,
+            rate_limit: self.config.rate_limit,
+        }
+    }
+
+    /// Sources that see it; `None`: everyone.
+    fn allowed(&self) -> Option<AllowList> {
+        self.lists.allow.clone().or_else(|| {
             let mut mask = self.mask.lock();
             let end = Instant::now() + MASK_PATIENCE;
             loop {
@@ -220,15 +308,18 @@ impl Served {
                 break;
             }
             Some(mask.as_ref()?.iter().map(|mac| (*mac, None)).collect())
-        });
-        ExportRule {
-            shelf: self.config.shelf,
-            slot: self.config.slot,
-            vlan: self.config.vlan,
-            allow,
-            rate_limit: self.config.rate_limit,
-        }
+        })
     }
+}
+
+/// Whether an export cannot be opened because somebody else has its storage.
+pub(super) fn is_in_use(error: &anyhow::Error) -> bool {
+    let stores = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<StoreError>());
+    stores
+        .into_iter()
+        .any(|error| matches!(error, StoreError::RbdInUse { .. }))
 }
 
 /// Waits until nobody uses the store any more, at most for `patience`, then commits and closes it. The caller has seen to it that no port serves it.
@@ -296,6 +387,7 @@ pub(super) fn store_options(config: &ExportConfig) -> StoreOptions {
         flush_interval: config.flush_interval,
         on_lost_write: config.on_lost_write,
         ceph: (*config.ceph).clone(),
+        takeover: None,
     }
 }
 
@@ -309,8 +401,16 @@ pub(super) fn same_store(one: &ExportConfig, other: &ExportConfig) -> bool {
             config.state_name.clone(),
         )
     };
+    let group = |config: &ExportConfig| {
+        config
+            .failover
+            .as_ref()
+            .map(|group| (group.name.clone(), group.detect))
+    };
     let has_disks = [one, other].iter().any(|config| config.overlay != Overlay::None);
-    store_options(one) == store_options(other) && (!has_disks || disks(one) == disks(other))
+    store_options(one) == store_options(other)
+        && group(one) == group(other)
+        && (!has_disks || disks(one) == disks(other))
 }
 
 /// What the machines' disks are made by.
@@ -345,6 +445,10 @@ fn options(config: &ExportConfig, lists: &Lists) -> Options {
         smart: config.smart,
         stale_after_us: u64::try_from(config.stale_after.as_micros()).unwrap_or(u64::MAX),
         late_duplicates: config.late_duplicates,
+        gateway: config.failover.as_ref().map(|group| Gateway {
+            mac: group.mac,
+            peers: Arc::clone(&group.peers),
+        }),
     }
 }
 

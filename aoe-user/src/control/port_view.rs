@@ -1,7 +1,9 @@
 //! What a port is to serve, and what its parts get of that.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+
+use aoe_common::Mac;
 
 use super::open::Served;
 use super::other_targets::Sought;
@@ -26,13 +28,27 @@ impl PortView {
         let exports = self.exports.iter().map(|served| Arc::clone(&served.export));
         let rules = Rules {
             exports: self.exports.iter().map(|served| served.rule()).collect(),
+            stations: self.stations(),
         };
         (Arc::new(Exports::new(exports.collect())), rules)
     }
 
-    /// What nobody else may serve there.
+    /// The addresses of failover groups that exports are served under.
+    pub fn stations(&self) -> BTreeSet<Mac> {
+        let groups = self
+            .exports
+            .iter()
+            .filter_map(|served| served.config.failover.as_ref());
+        groups.map(|group| group.mac).collect()
+    }
+
+    /// What nobody else may serve there. Whose groups other gateways may serve is settled by their locks.
     pub fn sought(&self) -> Vec<Sought> {
-        self.exports.iter().map(|served| served.sought()).collect()
+        let alone = self
+            .exports
+            .iter()
+            .filter(|served| served.config.failover.is_none());
+        alone.map(|served| served.sought()).collect()
     }
 
     /// The exports by their openings.

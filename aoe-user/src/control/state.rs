@@ -9,6 +9,7 @@
 
 mod files;
 pub mod format;
+pub mod image;
 mod index;
 pub mod key;
 mod load;

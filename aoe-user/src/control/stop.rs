@@ -63,6 +63,7 @@ pub(super) async fn stop(
     }
     stop.wait(now + patience, |supervisor| supervisor.closing.is_empty())
         .await;
+    stop.release_storage().await;
     let result = stop.leave().await;
     // Whatever hangs in the kernel must not be waited for.
     std::mem::forget(stop);
@@ -110,6 +111,19 @@ impl Stop {
             // Nobody serves it any more: dropped, it closes by itself.
             Event::Opened(_, Ok(served)) => drop(tokio::task::spawn_blocking(move || drop(served))),
             _ => {}
+        }
+    }
+
+    /// Gives back what the programs of failover groups took, where everything on it is closed.
+    async fn release_storage(&mut self) {
+        let groups = self.supervisor.plan.storage_to_release();
+        if groups.is_empty() || !self.supervisor.closing.is_empty() {
+            return;
+        }
+        let release = tokio::task::spawn_blocking(move || super::failover::release(&groups));
+        let left = self.end.saturating_duration_since(Instant::now()).max(RELEASE);
+        if tokio::time::timeout(left, release).await.is_err() {
+            error!("left behind: the program of a failover group has not given back its storage yet");
         }
     }
 

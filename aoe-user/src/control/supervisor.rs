@@ -11,12 +11,13 @@ use tracing::{error, info, warn};
 
 use super::api::socket::Answer;
 use super::api::types::LastReload;
+use super::failover::{Detectors, Heard};
 use super::guard::guard;
 use super::jobs::Jobs;
 use super::lists::Made;
 use super::notices::Notices;
 use super::open::{Served, StateKeys};
-use super::plan::{ExportId, Plan, PortId};
+use super::plan::{ExportId, LockOrder, Plan, PortId, Refusal};
 use super::port_thread::{PortEvent, PortHandle};
 use super::state::operator::Action as Order;
 use super::state::{StateDir, StateKey};
@@ -35,7 +36,7 @@ pub(super) enum Event {
     Config(Result<Box<Config>, String>),
     Links(Result<HashMap<String, LinkState>, String>),
     State(Result<Arc<StateDir>, String>),
-    Opened(ExportId, Result<Box<Served>, String>),
+    Opened(ExportId, Result<Box<Served>, Refusal>),
     Closed(ExportId, Address, Result<(), String>),
     Examined(ExportId, bool),
     /// With what to warn of.
@@ -45,6 +46,12 @@ pub(super) enum Event {
         Result<HashMap<ExportId, String>, String>,
         Vec<String>,
     ),
+    /// A failover group that others serve was asked for, or has answered.
+    Group(String, Heard),
+    /// Who has the locks of a failover group's images.
+    Looked(String, Result<HashMap<ExportId, Option<String>>, String>),
+    /// What came of running the program of a failover group.
+    Locked(String, LockOrder, Result<(), String>),
     /// What `xblade state` asks for.
     Orders(Vec<(StateKey, Order)>),
     Port(PortId, PortEvent),
@@ -63,6 +70,8 @@ pub(super) struct Supervisor {
     pub(super) ports: BTreeMap<PortId, PortHandle>,
     pub(super) state: Option<Arc<StateDir>>,
     pub(super) jobs: Jobs<Event>,
+    /// Ask for the failover groups that others serve.
+    pub(super) detectors: Detectors,
     /// Exports whose last commit is under way, with their files.
     pub(super) closing: HashMap<ExportId, (Address, PathBuf)>,
     /// Everything that is counted.
@@ -102,6 +111,11 @@ impl Supervisor {
             exports: HashMap::new(),
             ports: BTreeMap::new(),
             state: None,
+            detectors: Detectors::new({
+                let ends = ends.clone();
+                // Fails only while the process ends.
+                move |group, heard| drop(ends.send(Event::Group(group.to_owned(), heard)))
+            }),
             jobs: Jobs::new(ends),
             closing: HashMap::new(),
             metrics: Arc::default(),
@@ -165,7 +179,11 @@ impl Supervisor {
                 self.exports.insert(id, served);
                 self.plan.export_opened(id, revision);
             }
-            Event::Opened(id, Err(reason)) => self.plan.export_failed(id, reason, now),
+            Event::Opened(id, Err(refusal)) => self.plan.export_failed(id, refusal, now),
+            Event::Group(group, Heard::Asked) => self.plan.group_asked(&group, now),
+            Event::Group(group, Heard::Answer) => self.plan.group_heard(&group, now),
+            Event::Looked(group, found) => self.plan.group_looked(&group, found, now),
+            Event::Locked(group, order, result) => self.plan.lock_ended(&group, order, result, now),
             Event::Closed(id, address, result) => {
                 self.closing.remove(&id);
                 self.plan.export_closed(id, now);
@@ -215,6 +233,7 @@ impl Supervisor {
         for action in actions {
             self.carry_out(&action, now);
         }
+        self.ask_for_groups();
         let operator = self.hear_operator(now);
         self.jobs.pump(now);
         [self.plan.next_time(now), self.jobs.next_time(now), operator]
@@ -263,12 +282,13 @@ impl Supervisor {
                 .exports
                 .values()
                 .find(|served| StateKey::from(&*served.config) == key)?;
-            Some((key, order, Arc::clone(&served.export)))
+            Some((key, order, Arc::clone(served)))
         };
         let served: Vec<_> = orders.into_iter().filter_map(export).collect();
         let work = move || {
-            for (key, order, export) in &served {
-                state.obey_in_service(key, order, export);
+            for (key, order, served) in &served {
+                let keeper = served.kept_with_image.as_deref();
+                state.obey_in_service(key, order, &served.export, keeper);
             }
             Event::Orders(Vec::new())
         };

@@ -19,6 +19,8 @@ pub(super) struct Tables {
     pub exports: Vec<(Target, Access)>,
     /// The access lists, each once; number 1 stands first.
     pub lists: Vec<Sources>,
+    /// Addresses besides the port's own that frames may be sent to.
+    pub stations: Vec<u64>,
     /// Some export takes frames of any VLAN.
     pub any_vlan: bool,
 }
@@ -26,7 +28,7 @@ pub(super) struct Tables {
 impl Tables {
     /// Entries in the map of sources.
     pub fn sources(&self) -> usize {
-        self.lists.iter().map(|list| list.len()).sum()
+        self.lists.iter().map(|list| list.len()).sum::<usize>() + self.stations.len()
     }
 }
 
@@ -67,6 +69,7 @@ pub(super) fn compile(rules: &Rules) -> Result<Tables, FilterError> {
     Ok(Tables {
         exports,
         lists: lists.lists,
+        stations: rules.stations.iter().map(|mac| mac.to_u64()).collect(),
         any_vlan,
     })
 }

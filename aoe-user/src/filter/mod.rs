@@ -3,6 +3,7 @@
 //! The only module that knows aya. What the program decides, and how the maps are keyed, is in
 //! [`aoe_common::rules`]; its source is the crate `aoe-ebpf`, built by `cargo xtask ebpf`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -46,6 +47,18 @@ const PROGRAM: &str = "aoe_filter";
 pub struct Rules {
     /// The exports visible on the port.
     pub exports: Vec<ExportRule>,
+    /// Addresses besides the port's own that frames may be sent to.
+    pub stations: BTreeSet<Mac>,
+}
+
+impl Rules {
+    /// These exports, for frames to the port's own address.
+    pub fn of(exports: Vec<ExportRule>) -> Rules {
+        Rules {
+            exports,
+            stations: BTreeSet::new(),
+        }
+    }
 }
 
 /// Sources that may see an export, with their rate limit in frames a second.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aoe_common::Mac;
-use aoe_common::rules::{Generation, RETURNED, State, export_key, source_key};
+use aoe_common::rules::{Generation, RETURNED, STATIONS, State, export_key, source_key};
 use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, MapError};
 use rustix::io::Errno;
@@ -54,6 +54,9 @@ impl Installed {
                 self.sources
                     .write(source_key(next, number, source), interval_ns)?;
             }
+        }
+        for &station in &tables.stations {
+            self.sources.write(source_key(next, STATIONS, station), 0)?;
         }
         for &(target, access) in &tables.exports {
             self.exports.write(export_key(next, target), access.to_u64())?;

@@ -9,6 +9,7 @@ mod open;
 mod others;
 mod prove;
 mod spin;
+mod stations;
 mod trace;
 mod watch;
 mod worker;
@@ -37,6 +38,7 @@ use mode::Way;
 use open::pace;
 pub use prove::Direction;
 use prove::Proof;
+use stations::Stations;
 use watch::Watch;
 use worker::{Command, Worker};
 
@@ -154,6 +156,7 @@ pub struct Port {
     watch: Watch,
     /// Frames were seen to leave, on every queue.
     proved: bool,
+    stations: Stations,
     /// Workers that panicked since the port was opened first.
     lost: u64,
     // For when the port must be opened in another mode.
@@ -252,6 +255,7 @@ impl Port {
     pub fn set_rules(&mut self, rules: &Rules) -> Result<(), PortError> {
         self.filter.set_rules(rules)?;
         self.rules = rules.clone();
+        self.stations.follow(&rules.stations, &self.nic);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::SocketLink;
 use super::mode::{Affected, Obtained, Way, first_that_works, left_after, ways};
 use super::others::Others;
+use super::stations::Stations;
 use super::watch::Watch;
 use super::worker::{Pace, Worker};
 use super::{Nic, Port, PortError, PortOptions, Tuning, mtu, prove};
@@ -137,7 +138,10 @@ fn open_as(
         .attach(&nic.name, nic.index, way.attach)
         .map_err(|error| mtu::name_the_reason(nic, error))?;
     let proved = prove::sends(nic, obtained, &mut sockets)?;
+    let mut stations = Stations::default();
+    stations.follow(&rules.stations, nic);
     Ok(Port {
+        stations,
         workers: start_workers(nic, sockets, &filter, options, exports, metrics)?,
         nic: nic.clone(),
         options: options.clone(),

@@ -138,7 +138,7 @@ fn advertise<L: Link, C: Completions>(
         // It is advertised when it is resumed.
         return true;
     }
-    if export.store.is_fenced() {
+    if export.store.is_silenced() {
         return true;
     }
     let tags = Tags::of(export.options.vlan);
@@ -153,7 +153,7 @@ fn advertise<L: Link, C: Completions>(
     for to in receivers {
         // Tag 0: 9front takes any other for a reply to a question of its own.
         let envelope = Envelope {
-            from: port.mac,
+            from: export.mac(port),
             to,
             tags: &tags,
             address: export.address(),

@@ -10,6 +10,9 @@ use super::machines::Machines;
 use super::mutants::{self, Mutant};
 use super::observer::{Change, Observer};
 use super::order::Order;
+use super::port::PortInfo;
+use super::query::subcommand;
+use super::request::{Command, Request};
 use super::shared::Shared;
 use super::{AccessList, Address, Persistent, StateError, StateStore};
 use crate::completion::Completions;
@@ -59,6 +62,18 @@ pub struct Options {
     pub stale_after_us: u64,
     /// Drops late duplicates of writes (a heuristic, `docs/conformance.md`).
     pub late_duplicates: bool,
+    /// For an export that several gateways can serve, of which one does.
+    pub gateway: Option<Gateway>,
+}
+
+/// What the gateways of an export have in common: initiators know one address, whichever of them answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// The address that frames for the export are sent to and answered from, in place of the port's.
+    pub mac: Mac,
+    /// The gateways' own addresses. From these the config string may be read, whoever else may see the export: that is how they
+    /// find out whether one of them answers.
+    pub peers: Arc<[Mac]>,
 }
 
 /// An export, shared by all workers that serve it.
@@ -271,6 +286,28 @@ impl<C: Completions> Export<C> {
     /// Whether [`Export::pause`] is in force; `None` where a worker that may be waiting for a disk keeps the answer now.
     pub fn is_paused(&self) -> Option<bool> {
         Some(self.state.try_read()?.paused)
+    }
+
+    /// The address that it is served under on a port.
+    #[inline]
+    pub(super) fn mac(&self, port: &PortInfo) -> Mac {
+        self.options
+            .gateway
+            .as_ref()
+            .map_or(port.mac, |gateway| gateway.mac)
+    }
+
+    /// Whether another gateway asks if this one answers.
+    pub(super) fn is_asked_by_peer(&self, request: &Request) -> bool {
+        let reads = matches!(
+            request.command,
+            Command::Query {
+                subcommand: subcommand::READ,
+                ..
+            }
+        );
+        let from_peer = |gateway: &Gateway| gateway.peers.contains(&request.source);
+        reads && !request.broadcast && self.options.gateway.as_ref().is_some_and(from_peer)
     }
 
     /// Sources that may see it, for the filter and for advertisements; `None`: everyone.

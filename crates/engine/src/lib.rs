@@ -70,7 +70,7 @@ pub use aoe_common::Address;
 pub use ata::identify::Identity;
 pub use completion::{Completion, CompletionHandle, Completions, Event, StoreResult, Token};
 pub use counters::{Counter, CounterTotals, Counters};
-pub use export::{Export, Options, ReplaceError, WireAdmin};
+pub use export::{Export, Gateway, Options, ReplaceError, WireAdmin};
 pub use exports::Exports;
 pub use health::{Health, LostWrites};
 pub use histogram::{BUCKETS, Histogram, Latency, bucket_limit_us};

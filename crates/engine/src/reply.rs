@@ -25,7 +25,7 @@ pub(super) struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// The answer's to `request`, sent by the port with address `from`.
+    /// The answer's to `request`, sent from the address `from`.
     #[inline]
     pub fn answer(request: &'a Request, from: Mac, address: Address) -> Envelope<'a> {
         Envelope {

@@ -142,6 +142,8 @@ pub(super) struct Request {
     /// The port it came through.
     pub port: PortInfo,
     pub source: Mac,
+    /// Whom it was sent to: a station or everyone. Which station is an export's own depends on the export.
+    pub destination: Mac,
     /// Sent to ff:ff:ff:ff:ff:ff.
     pub broadcast: bool,
     pub tags: Tags,
@@ -194,9 +196,10 @@ impl Request {
         if ver_flags & aoe::FLAG_RESPONSE != 0 {
             return Err(Silence::Response);
         }
-        let broadcast = match mac_at(eth::DST) {
-            mac if mac == port.mac => false,
+        let destination = mac_at(eth::DST);
+        let broadcast = match destination {
             Mac::BROADCAST => true,
+            mac if mac.is_station() => false,
             _ => return Err(Silence::Destination),
         };
         let source = mac_at(eth::SRC);
@@ -211,6 +214,7 @@ impl Request {
         Ok(Request {
             port: *port,
             source,
+            destination,
             broadcast,
             tags,
             version: ver_flags >> 4,

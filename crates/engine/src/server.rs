@@ -129,15 +129,23 @@ impl<L: Link, C: Completions> Server<L, C> {
         self.in_flight.put(in_flight);
     }
 
-    /// What every command needs first: the source may see the export, and speaks its version.
+    /// What every command needs first: it was sent to the export, whose source may see it and speaks its version.
     pub fn admit(call: Call<'_, C>, state: &State) -> Result<Access, Refusal> {
         if state.paused {
             return Err(Refusal::Silent(Silence::Paused));
         }
-        if call.export.store.is_fenced() {
+        if call.export.store.is_silenced() {
             return Err(Refusal::Silent(Silence::Fenced));
         }
-        let access = call.export.access_of(state, call.request.source);
+        let (request, mac) = (call.request, call.export.mac(&call.request.port));
+        if !request.broadcast && request.destination != mac {
+            return Err(Refusal::Silent(Silence::Destination));
+        }
+        if request.source == mac {
+            return Err(Refusal::Silent(Silence::Source));
+        }
+        let access = call.export.access_of(state, request.source);
+        let access = access.or(call.export.is_asked_by_peer(request).then_some(Access::ReadOnly));
         let shown = matches!(call.request.command, Command::Query { .. })
             && mutants::is(Mutant::MaskIgnoredByQueries);
         let Some(access) = access.or(shown.then_some(Access::ReadOnly)) else {
@@ -172,7 +180,7 @@ impl<L: Link, C: Completions> Server<L, C> {
 
     /// Answers with `parts`, the first of them the headers.
     pub fn send(&self, link: &mut L, call: Call<'_, C>, mut frame: Held<L::Frame>, parts: &[&[u8]]) {
-        if call.export.store.is_fenced() {
+        if call.export.store.is_silenced() {
             self.silent(link, frame, Silence::Fenced);
         } else if build(link, &mut frame, &call.request.tags, parts) {
             self.counters.replies.bump();
@@ -183,7 +191,8 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     fn envelope<'a>(call: &Call<'a, C>) -> Envelope<'a> {
-        Envelope::answer(call.request, call.request.port.mac, call.export.address())
+        let mac = call.export.mac(&call.request.port);
+        Envelope::answer(call.request, mac, call.export.address())
     }
 
     /// Turns a request down.

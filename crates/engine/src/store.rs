@@ -124,9 +124,10 @@ pub trait Store<C: Completions>: Send + Sync + std::fmt::Debug {
         Health::Healthy
     }
 
-    /// Whether another client has taken this one's place, as after its lock was broken: whatever is still asked or answered here may be
-    /// old, so nobody is answered any more. For good, and asked for each request: an atomic, no more.
-    fn is_fenced(&self) -> bool {
+    /// Whether nobody may be answered: another client has taken this one's place, as after its lock was broken, so that whatever is
+    /// answered here may be old. That is for good. Or that cannot be ruled out now: the storage has not been heard for some time.
+    /// Asked for each request: takes nanoseconds.
+    fn is_silenced(&self) -> bool {
         false
     }
 

@@ -14,8 +14,8 @@ pub struct Settings {
     pub questions: u32,
     /// How long nobody is answered after the locks were taken: what the network still carries for the gateway before dies out.
     pub quiet_us: u64,
-    /// How long a gateway that lost the group, or gave it away, leaves it to the others. Two gateways that do not hear each
-    /// other take the group from each other at most this often.
+    /// How long a gateway that lost the group, or gave it away, leaves it to the others, unless it hears one of them well. Two
+    /// gateways that do not hear each other take the group from each other at most this often.
     pub hold_us: u64,
 }
 
@@ -91,6 +91,10 @@ pub struct Group {
     unanswered: u32,
     /// The same since it was found out who has the locks.
     since_look: u32,
+    /// The last question has no answer yet.
+    awaits: bool,
+    /// Questions in a row that were answered.
+    answered: u32,
     /// Until when the group is left to others.
     held_until_us: u64,
     /// Until when nothing is tried because the last time failed.
@@ -106,6 +110,8 @@ pub struct Group {
     ordered: bool,
     /// Why it is not active, in words, where something went wrong.
     reason: Option<String>,
+    /// Why it could not be taken the last time that was tried.
+    refusal: Option<String>,
     /// A step was given out that has not ended.
     under_way: bool,
 }
@@ -134,6 +140,8 @@ impl Group {
             heard_us: None,
             unanswered: 0,
             since_look: 0,
+            awaits: false,
+            answered: 0,
             held_until_us: 0,
             put_off_until_us: 0,
             since_us: now_us,
@@ -142,6 +150,7 @@ impl Group {
             failures: 0,
             ordered: false,
             reason: None,
+            refusal: None,
             under_way: false,
         }
     }
@@ -159,6 +168,11 @@ impl Group {
     /// Why it is not active, where something went wrong.
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
+    }
+
+    /// Why the group could not be taken the last time that was tried; `None`: it could.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
     }
 
     /// When the gateway that answers was heard last.
@@ -188,6 +202,10 @@ impl Group {
 
     /// The gateway that answers is being asked for, on at least one interface.
     pub const fn asked(&mut self, now_us: u64) {
+        if self.awaits {
+            self.answered = 0;
+        }
+        self.awaits = true;
         if now_us >= self.held_until_us && now_us >= self.put_off_until_us {
             self.unanswered = self.unanswered.saturating_add(1);
             self.since_look = self.since_look.saturating_add(1);
@@ -198,6 +216,13 @@ impl Group {
     pub fn heard(&mut self, now_us: u64) {
         self.heard_us = Some(now_us);
         self.unanswered = 0;
+        self.answered = self
+            .answered
+            .saturating_add(std::mem::take(&mut self.awaits).into());
+        if self.answered >= self.settings.questions {
+            // The two hear each other: when there is silence again it is no deafness.
+            self.held_until_us = 0;
+        }
         if self.state == State::Standby {
             self.failures = 0;
             self.reason = None;
@@ -229,6 +254,7 @@ impl Group {
     pub fn taken(&mut self, now_us: u64) {
         if self.state == State::Taking {
             self.under_way = false;
+            self.refusal = None;
             self.enter(State::Quiet, now_us);
         }
     }
@@ -237,6 +263,7 @@ impl Group {
     pub fn refused(&mut self, reason: String, now_us: u64) {
         if self.state == State::Taking {
             self.under_way = false;
+            self.refusal = Some(reason.clone());
             self.failed(reason, now_us);
             self.enter(State::Leaving, now_us);
         }
@@ -257,7 +284,7 @@ impl Group {
         if self.state == State::Leaving {
             self.under_way = false;
             self.enter(State::Standby, now_us);
-            self.unanswered = 0;
+            (self.unanswered, self.answered, self.awaits) = (0, 0, false);
             self.look = Look::NotAsked;
         }
     }

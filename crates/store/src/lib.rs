@@ -18,6 +18,7 @@ mod handle;
 mod io;
 mod lock;
 mod mapped;
+mod metadata;
 mod nbd;
 mod null;
 mod open;
@@ -43,14 +44,16 @@ pub use engine::{
 };
 pub use format::ImageFormat;
 pub use handle::QueueHandle;
+pub use metadata::Metadata;
 pub use nbd::{NbdExport, inspect as inspect_nbd};
-pub use open::{Reports, open, open_with};
+pub use open::{Opened, Reports, open, open_with};
 pub use options::{StoreError, StoreKind, StoreOptions};
 pub use overlay::{
     CurrentGolden, Golden, OverlayError, OverlayFigures, OverlayFiles, OverlayOptions, OverlayStore,
 };
 pub use rbd::{
-    CephOptions, LoadError, RbdImage, RbdPath, available as rbd_available, inspect as inspect_rbd,
+    CephOptions, LoadError, LockOf, RbdImage, RbdPath, Takeover, available as rbd_available,
+    inspect as inspect_rbd,
 };
 
 /// Says that the running test is skipped and why, on the real standard error: `cargo xtask test` counts these lines.

@@ -9,6 +9,7 @@ use crate::commit::policy::Losses;
 use crate::completion_queue::CompletionQueue;
 use crate::direct::DirectStore;
 use crate::mapped::MappedStore;
+use crate::metadata::Metadata;
 use crate::nbd::NbdStore;
 use crate::null::NullStore;
 use crate::options::{StoreError, StoreKind, StoreOptions};
@@ -23,7 +24,16 @@ use crate::rbd::{OnFence, RbdStore};
 /// # Errors
 /// [`StoreError`]; its message names the path, the bad value and what is possible.
 pub fn open(options: &StoreOptions) -> Result<Arc<dyn Store<CompletionQueue>>, StoreError> {
-    open_with(options, Reports::default())
+    Ok(open_with(options, Reports::default())?.store)
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Opened {
+    /// The sectors.
+    pub store: Arc<dyn Store<CompletionQueue>>,
+    /// What is kept beside them, where the storage has room for that and may be written.
+    pub metadata: Option<Arc<dyn Metadata>>,
 }
 
 /// Who hears of what happens to a store later.
@@ -47,10 +57,7 @@ impl std::fmt::Debug for Reports {
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_with(
-    options: &StoreOptions,
-    reports: Reports,
-) -> Result<Arc<dyn Store<CompletionQueue>>, StoreError> {
+pub fn open_with(options: &StoreOptions, reports: Reports) -> Result<Opened, StoreError> {
     let losses = reports.losses;
     if options.shared && options.kind != StoreKind::Direct {
         return Err(StoreError::SharedNeedsDirect {
@@ -58,15 +65,23 @@ pub fn open_with(
             kind: options.kind,
         });
     }
-    match options.kind {
+    let mut metadata = None;
+    let store: Arc<dyn Store<CompletionQueue>> = match options.kind {
         StoreKind::Mmap => {
             let backing = Backing::open(options)?;
-            Ok(Arc::new(MappedStore::new(backing, options, losses)?))
+            Arc::new(MappedStore::new(backing, options, losses)?)
         }
-        StoreKind::Direct => Ok(Arc::new(DirectStore::open(options, losses)?)),
-        StoreKind::Rbd => Ok(Arc::new(RbdStore::open(options, reports.fenced)?)),
-        StoreKind::Nbd => Ok(Arc::new(NbdStore::open(options)?)),
-        StoreKind::Ram => Ok(Arc::new(RamStore::open(options)?)),
-        StoreKind::Null => Ok(Arc::new(NullStore::new(volatile_sectors(options)?))),
-    }
+        StoreKind::Direct => Arc::new(DirectStore::open(options, losses)?),
+        StoreKind::Rbd => {
+            let store = Arc::new(RbdStore::open(options, reports.fenced)?);
+            if store.keeps_metadata() {
+                metadata = Some(Arc::clone(&store) as _);
+            }
+            store
+        }
+        StoreKind::Nbd => Arc::new(NbdStore::open(options)?),
+        StoreKind::Ram => Arc::new(RamStore::open(options)?),
+        StoreKind::Null => Arc::new(NullStore::new(volatile_sectors(options)?)),
+    };
+    Ok(Opened { store, metadata })
 }

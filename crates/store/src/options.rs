@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::commit::machine::OnLostWrite;
 use crate::commit::policy::{Losses, Policy};
 use crate::format::ImageFormat;
-use crate::rbd::{CephOptions, LoadError};
+use crate::rbd::{CephOptions, LoadError, Takeover};
 use engine::SECTOR_BYTES;
 
 /// Kind of store.
@@ -81,6 +81,8 @@ pub struct StoreOptions {
     pub format: ImageFormat,
     /// Where images in Ceph are.
     pub ceph: CephOptions,
+    /// For an image of a failover group, whose lock may be broken.
+    pub takeover: Option<Takeover>,
 }
 
 impl StoreOptions {
@@ -98,6 +100,7 @@ impl StoreOptions {
             on_lost_write: OnLostWrite::Stop,
             format: ImageFormat::Detect,
             ceph: CephOptions::default(),
+            takeover: None,
         }
     }
 }

@@ -13,6 +13,8 @@
 //! | `frame` | a frame's pieces: how frames grow, shrink and are put together |
 //! | `setup` | the system calls that make a socket, in order |
 //! | `socket` | the data path |
+//! | `sockopt` | socket options that no library sets |
+//! | `station` | one more address on an interface |
 //! | `release` | taking the queue back from an owner that hangs in the kernel |
 //!
 //! Minimum kernel: 5.18, as the filter in front of it needs; frames of several chunks (jumbo frames) need 6.6.
@@ -32,6 +34,8 @@ mod release;
 mod ring;
 mod setup;
 mod socket;
+mod sockopt;
+mod station;
 mod stats;
 mod umem;
 
@@ -41,4 +45,5 @@ pub use error::XskError;
 pub use frame::{Frame, MAX_FRAME_BYTES, MAX_PIECES, Pieces, PiecesMut};
 pub use release::QueueRelease;
 pub use socket::Socket;
+pub use station::Station;
 pub use stats::Statistics;

@@ -18,11 +18,9 @@ use super::frame::{Frame, Layout, MAX_PIECES, Piece, Pieces, PiecesMut};
 use super::release::QueueRelease;
 use super::ring::{Consumer, Producer};
 use super::setup::Setup;
+use super::sockopt::set_send_budget;
 use super::stats::Statistics;
 use super::umem::Umem;
-
-/// Socket option: frames that one kick may send. Since Linux 6.17; 32 where it cannot be set.
-const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
 /// Bytes of frames under way in copy mode, where each is a socket buffer charged to the socket; the usual 208 KiB are
 /// fewer than a full TX ring, and the kernel refuses what is above.
@@ -465,18 +463,4 @@ impl fmt::Debug for Socket {
             .field("chunks", &self.chunk_counts())
             .finish_non_exhaustive()
     }
-}
-
-/// Lets one kick send a whole ring of frames, where the kernel can.
-fn set_send_budget(fd: &OwnedFd, frames: u32) {
-    // SAFETY: the option's value is a u32, alive during the call. A refusal (older kernels) changes nothing.
-    unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_XDP,
-            XDP_MAX_TX_SKB_BUDGET,
-            (&raw const frames).cast(),
-            size_of::<u32>() as libc::socklen_t,
-        )
-    };
 }

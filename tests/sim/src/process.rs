@@ -187,6 +187,7 @@ pub fn options(slot: usize, plan: &ExportPlan, access: &BTreeMap<Mac, bool>) -> 
         smart: false,
         stale_after_us: STALE_AFTER_US,
         late_duplicates: plan.late_duplicates,
+        gateway: None,
     }
 }
 

@@ -27,6 +27,9 @@ pub const NEEDS: [Need; 5] = [
 /// How long the cluster may take to store its first object.
 const START: Duration = Duration::from_secs(120);
 
+/// Where a cluster for one namespace is.
+const LOOPBACK: &str = "127.0.0.1";
+
 /// Keeps an OSD's data in a file.
 const BLUESTORE: &str = "bluestore";
 
@@ -45,7 +48,15 @@ impl Ceph {
     /// # Errors
     /// When it does not.
     pub fn start(namespace: &Namespace) -> Result<Ceph> {
-        Ceph::start_with(namespace, "memstore")
+        Ceph::start_with(namespace, "memstore", LOOPBACK)
+    }
+
+    /// The same for clients of other namespaces, at an address that this one has.
+    ///
+    /// # Errors
+    /// As [`Ceph::start`].
+    pub fn start_at(namespace: &Namespace, address: &str) -> Result<Ceph> {
+        Ceph::start_with(namespace, "memstore", address)
     }
 
     /// The same with an OSD that keeps its data in a file, and may be killed and started again.
@@ -53,25 +64,25 @@ impl Ceph {
     /// # Errors
     /// As [`Ceph::start`].
     pub fn start_on_disk(namespace: &Namespace) -> Result<Ceph> {
-        Ceph::start_with(namespace, BLUESTORE)
+        Ceph::start_with(namespace, BLUESTORE, LOOPBACK)
     }
 
-    fn start_with(namespace: &Namespace, objectstore: &str) -> Result<Ceph> {
+    fn start_with(namespace: &Namespace, objectstore: &str, address: &str) -> Result<Ceph> {
         let directory = tempfile::Builder::new().prefix("xblade-ceph-").tempdir()?;
         let at = directory.path().to_str().context("odd path")?.to_owned();
         let fsid = uuid()?;
-        let conf = configuration(&at, &fsid, objectstore)?;
+        let conf = configuration(&at, &fsid, objectstore, address)?;
         let file = format!("{at}/ceph.conf");
         fs::write(&file, conf)?;
         for folder in ["mon", "run", "osd"] {
             fs::create_dir(directory.path().join(folder))?;
         }
         let map = format!("{at}/monmap");
-        let monitors = "[v2:127.0.0.1:3300,v1:127.0.0.1:6789]";
+        let monitors = format!("[v2:{address}:3300,v1:{address}:6789]");
         let run = |program: &str, words: &[&str]| run(namespace, program, words);
         run(
             "monmaptool",
-            &["--create", "--fsid", &fsid, "--addv", "a", monitors, &map],
+            &["--create", "--fsid", &fsid, "--addv", "a", &monitors, &map],
         )?;
         run("ceph-mon", &["-c", &file, "-i", "a", "--mkfs", "--monmap", &map])?;
         let monitor = Process::spawn(namespace, "ceph-mon", &["-c", &file, "-i", "a", "-f"])?;
@@ -199,12 +210,12 @@ fn uuid() -> Result<String> {
         .to_owned())
 }
 
-fn configuration(at: &str, fsid: &str, objectstore: &str) -> Result<String> {
+fn configuration(at: &str, fsid: &str, objectstore: &str, address: &str) -> Result<String> {
     let mut conf = format!(
         "[global]\n\
          fsid = {fsid}\n\
-         mon_host = [v2:127.0.0.1:3300,v1:127.0.0.1:6789]\n\
-         public_addr = 127.0.0.1\n\
+         mon_host = [v2:{address}:3300,v1:{address}:6789]\n\
+         public_addr = {address}\n\
          auth_cluster_required = none\n\
          auth_service_required = none\n\
          auth_client_required = none\n\

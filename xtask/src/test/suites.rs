@@ -54,6 +54,7 @@ const LAB: &[(&str, u32, usize)] = &[
     ("kill", 2, 1),
     ("rbd", 1, 1),
     ("rbd_store", 1, 1),
+    ("failover", 1, 1),
     ("nbd", 1, 1),
     ("aoetools", 2, 1),
     ("dissector", 1, 1),

@@ -258,6 +258,47 @@ pub enum OverlayAction {
     Discard(Machines),
 }
 
+/// `xblade failover`
+#[derive(Debug, Args)]
+pub struct FailoverArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub action: FailoverAction,
+}
+
+/// The actions of `xblade failover`.
+#[derive(Debug, Subcommand)]
+pub enum FailoverAction {
+    /// List the failover groups and what this gateway does for each
+    Status(GroupsArgs),
+    /// Take a group from the gateway that serves it, alive or dead, and wait until it is served here
+    Take(GroupArgs),
+    /// Leave a group to another gateway; this one does not take it back by itself for a minute
+    Release(GroupArgs),
+}
+
+/// `xblade failover status`
+#[derive(Debug, Args)]
+pub struct GroupsArgs {
+    /// Which target
+    #[command(flatten)]
+    pub target: Target,
+    /// How it is shown
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// A failover group.
+#[derive(Debug, Args)]
+pub struct GroupArgs {
+    /// The group's name in the config file
+    #[arg(value_name = "GROUP")]
+    pub group: String,
+    /// How it is asked and shown
+    #[command(flatten)]
+    pub ask: Ask,
+}
+
 /// Some machines of an export.
 #[derive(Debug, Args)]
 pub struct Machines {

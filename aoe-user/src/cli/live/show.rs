@@ -128,6 +128,7 @@ pub(in crate::cli) fn state_name(state: Condition) -> &'static str {
     match state {
         Condition::Ready => "ready",
         Condition::Paused => "paused",
+        Condition::Standby => "standby",
         Condition::Waiting => "waiting",
         Condition::FailedDegraded => "FAILED-DEGRADED",
         Condition::Failed => "FAILED",

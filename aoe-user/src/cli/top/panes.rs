@@ -51,7 +51,8 @@ fn condition(state: Condition) -> Cell {
         Condition::FailedDegraded => 1.0,
         Condition::Waiting => 2.0,
         Condition::Paused => 3.0,
-        Condition::Ready => 4.0,
+        Condition::Standby => 4.0,
+        Condition::Ready => 5.0,
     };
     Cell::number(place, state_name(state))
 }
@@ -60,7 +61,7 @@ fn tone(state: Condition) -> Tone {
     match state {
         Condition::Failed | Condition::FailedDegraded => Tone::Bad,
         Condition::Waiting | Condition::Paused => Tone::Odd,
-        Condition::Ready => Tone::Plain,
+        Condition::Ready | Condition::Standby => Tone::Plain,
     }
 }
 

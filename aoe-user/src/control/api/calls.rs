@@ -80,6 +80,9 @@ impl Control {
             Request::AcceptLostWrites { state } => self.decide_kept(&state, Action::AcceptLostWrites, answer),
             Request::Overlays { .. } => self.supervisor.tell_overlays(&selection, answer),
             Request::ResetOverlays(asked) => self.supervisor.reset_overlays(asked, answer),
+            Request::FailoverGroups {} => self.supervisor.tell_groups(answer, now),
+            Request::TakeGroup { group } => self.supervisor.take_group(&group, answer, now),
+            Request::ReleaseGroup { group } => self.supervisor.release_group(&group, answer, now),
             Request::LogLines { after } => answer.result((self.service.read_log)(after)),
             Request::Log { filter } => match (self.service.set_log)(&filter) {
                 Ok(()) => {
@@ -185,7 +188,7 @@ impl Control {
                         export: export.export.clone(),
                         reason,
                     }),
-                    (Condition::Ready | Condition::Paused, _) => {}
+                    (Condition::Ready | Condition::Paused | Condition::Standby, _) => {}
                 }
             }
             let reloaded = &settling.reloaded;

@@ -4,6 +4,8 @@
 //! each request to the control loop, which answers from what it knows at that moment and never waits for a reader.
 
 pub(super) mod calls;
+pub mod failover;
+pub(super) mod failover_calls;
 pub mod kept;
 pub mod openmetrics;
 pub(super) mod overlay_calls;

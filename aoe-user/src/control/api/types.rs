@@ -98,6 +98,18 @@ pub enum Request {
     },
     /// Take away what machines wrote to their copies.
     ResetOverlays(ResetOverlays),
+    /// The failover groups, and what this gateway does for each.
+    FailoverGroups {},
+    /// Take a failover group from the gateway that serves it.
+    TakeGroup {
+        /// Its name.
+        group: String,
+    },
+    /// Leave a failover group to another gateway.
+    ReleaseGroup {
+        /// Its name.
+        group: String,
+    },
     /// The last lines of the log.
     LogLines {
         /// Only those after the one with this number.
@@ -127,6 +139,7 @@ impl Request {
                 | Request::LogLines { .. }
                 | Request::KeptStates {}
                 | Request::Overlays { .. }
+                | Request::FailoverGroups {}
                 | Request::Reload { dry_run: true }
         )
     }
@@ -185,6 +198,8 @@ pub enum Condition {
     Ready,
     /// The operator has paused it.
     Paused,
+    /// Another gateway of its failover group serves it.
+    Standby,
     /// It is on its way, or waits for something that is no failure.
     #[default]
     Waiting,

@@ -96,7 +96,7 @@ fn problems(state: &State) -> Vec<String> {
     let exports = state.exports.iter().flat_map(|export| {
         let name = &export.export;
         let own = match export.state {
-            Condition::Ready => None,
+            Condition::Ready | Condition::Standby => None,
             Condition::Paused => Some(format!("{name}: paused")),
             Condition::Waiting | Condition::FailedDegraded | Condition::Failed => Some(format!(
                 "{name}: {}",
@@ -119,6 +119,7 @@ fn problems(state: &State) -> Vec<String> {
 fn condition(state: &PlanState) -> (Condition, Option<String>, u32) {
     match state {
         PlanState::Open => (Condition::Ready, None, 0),
+        PlanState::Standby(what) => (Condition::Standby, Some(what.clone()), 0),
         PlanState::Waiting(what) => (Condition::Waiting, Some(what.clone()), 0),
         PlanState::Failed { reason, tries, .. } => (Condition::Failed, Some(reason.clone()), *tries),
     }

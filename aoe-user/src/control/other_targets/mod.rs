@@ -17,8 +17,8 @@ use aoe_common::Mac;
 use crate::config::Vlan;
 use crate::target::Address;
 use tie::Serial;
-pub(super) use voice::vlan_devices;
-use voice::{Heard, Voices};
+use voice::Heard;
+pub(super) use voice::{Voices, vlan_devices, wait};
 
 /// How long others have to answer. A target that is awake takes well under a millisecond.
 const PATIENCE: Duration = Duration::from_millis(300);

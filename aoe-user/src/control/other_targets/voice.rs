@@ -26,7 +26,7 @@ const FLAGS: usize = eth::HEADER_LEN + aoe::VER_FLAGS;
 const TAG: usize = eth::HEADER_LEN + aoe::TAG;
 
 /// Sockets that hear all AoE responses which concern us, and what to ask with.
-pub(super) struct Voices {
+pub(in crate::control) struct Voices {
     sockets: Vec<Voice>,
     /// The upper bits of all tags of our requests.
     nonce: u32,
@@ -43,7 +43,7 @@ struct Voice {
 
 /// A response.
 #[derive(Debug, Clone)]
-pub(super) struct Heard {
+pub(in crate::control) struct Heard {
     /// Who sent it.
     pub mac: Mac,
     /// The address it speaks for.
@@ -146,9 +146,18 @@ impl Voices {
 
     /// Asks for everybody and for each of these addresses.
     pub fn ask(&mut self, sought: &[Sought]) -> Result<()> {
+        self.query(Mac::BROADCAST, &[(aoe::SHELF_ANY, aoe::SLOT_ANY)], sought)
+    }
+
+    /// Asks one station for each of these addresses.
+    pub fn ask_station(&mut self, station: Mac, sought: &[Sought]) -> Result<()> {
+        self.query(station, &[], sought)
+    }
+
+    fn query(&mut self, destination: Mac, first: &[(u16, u8)], sought: &[Sought]) -> Result<()> {
         let vlans: Vec<Option<u16>> = self.vlans.keys().copied().collect();
         for vlan in vlans {
-            let mut addresses = vec![(aoe::SHELF_ANY, aoe::SLOT_ANY)];
+            let mut addresses = first.to_vec();
             let of_vlan = sought.iter().filter(|sought| sought.asked_on() == vlan);
             addresses.extend(of_vlan.map(|sought| (sought.address.shelf, sought.address.slot)));
             let Some((tag, socket, source)) = self.way(vlan, false) else {
@@ -157,7 +166,7 @@ impl Voices {
             let query = |(shelf, slot)| {
                 let route = Route {
                     source,
-                    destination: Mac::BROADCAST,
+                    destination,
                     shelf,
                     slot,
                 };
@@ -243,7 +252,7 @@ impl Voices {
 }
 
 /// Sleeps until one of them is readable, at most `limit`.
-pub(super) fn wait<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>, limit: Duration) {
+pub(in crate::control) fn wait<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>, limit: Duration) {
     let mut fds: Vec<PollFd<'_>> = fds
         .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
         .collect();

@@ -45,10 +45,22 @@ impl Plan {
         if asked.is_empty() {
             return;
         }
+        // Whose group other gateways may serve is settled by the locks.
+        let in_group = |id: &ExportId| {
+            exports
+                .get(id)
+                .is_some_and(|entry| entry.config.failover.is_some())
+        };
+        let (settled, asked): (Vec<ExportId>, Vec<ExportId>) = asked.into_iter().partition(in_group);
+        for id in settled {
+            port.claims.insert(id, Claim::Free);
+        }
         for id in &asked {
             port.claims.insert(*id, Claim::Asking(now, None));
         }
-        self.actions.push(Action::Search(name.to_owned(), asked));
+        if !asked.is_empty() {
+            self.actions.push(Action::Search(name.to_owned(), asked));
+        }
     }
 
     /// What a search found: `taken` has those whose address another target answers for, and by whom; `Err` why it could not be

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::super::backoff::Backoff;
 use super::super::open::same_store;
 use super::reload::Reload;
-use super::{Action, ExportId, HANDOVER, Level, Plan, Wanted, address_of};
+use super::{Action, ExportId, HANDOVER, Level, Plan, Refusal, Wanted, address_of};
 use crate::config::interfaces::Patterns;
 use crate::config::{Config, ExportConfig, Overlay, Vlan};
 use crate::target::Address;
@@ -114,6 +114,7 @@ pub(super) enum Kept {
 impl Plan {
     /// Takes over a configuration. What is the same in both goes on undisturbed; what failed is tried again at once.
     pub fn want(&mut self, config: Config, now: Instant) {
+        self.want_groups(&config, now);
         let is_first = self.order.is_empty() && self.reload.is_none();
         let mut report = Reload::new(now, is_first);
         let mut patterns: HashMap<Vec<String>, Arc<Patterns>> = HashMap::new();
@@ -261,7 +262,7 @@ impl Plan {
     }
 
     /// Has an open export closed and puts another opening of it in its place.
-    fn renew(&mut self, id: ExportId, report: &mut Reload, now: Instant) -> Option<ExportId> {
+    pub(super) fn renew(&mut self, id: ExportId, report: &mut Reload, now: Instant) -> Option<ExportId> {
         let at = self.order.iter().position(|other| *other == id)?;
         let entry = self.exports.get(&id)?;
         let (config, patterns) = ((*entry.config).clone(), Arc::clone(&entry.patterns));
@@ -276,7 +277,7 @@ impl Plan {
     /// Another client has the store of an open export, which has been silent since: it has failed, and is opened anew in its time. What
     /// has its address on the network meanwhile is asked for first.
     pub fn fenced(&mut self, id: ExportId, reason: String, now: Instant) {
-        if !self.exports.get(&id).is_some_and(Entry::is_open) {
+        if !self.exports.get(&id).is_some_and(Entry::is_open) || self.group_fenced(id, &reason, now) {
             return;
         }
         let Some(new) = self.renew(id, &mut Reload::new(now, false), now) else {
@@ -300,8 +301,10 @@ impl Plan {
         if !self.has_state() {
             return;
         }
+        let stands_by = |id: &&ExportId| self.exports.get(id).is_some_and(|entry| self.stands_by(entry));
+        let standing_by: HashSet<ExportId> = self.order.iter().filter(stands_by).copied().collect();
         let leaving = &self.leaving;
-        for id in &self.order {
+        for id in self.order.iter().filter(|id| !standing_by.contains(id)) {
             let Some(entry) = self.exports.get_mut(id) else {
                 continue;
             };
@@ -357,7 +360,10 @@ impl Plan {
     }
 
     /// A store could not be opened.
-    pub fn export_failed(&mut self, id: ExportId, reason: String, now: Instant) {
+    pub fn export_failed(&mut self, id: ExportId, refusal: impl Into<Refusal>, now: Instant) {
+        let refusal = refusal.into();
+        self.note_in_use(id, &refusal);
+        let reason = refusal.reason;
         self.ports_stale = true;
         self.leaving.remove(&id);
         let Some(entry) = self.exports.get_mut(&id) else {

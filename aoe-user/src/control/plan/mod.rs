@@ -8,8 +8,10 @@
 mod claims;
 mod difference;
 mod exports;
+mod groups;
 mod port_events;
 mod ports;
+mod refusal;
 mod reload;
 mod status;
 #[cfg(test)]
@@ -22,11 +24,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use crate::config::{ExportConfig, Mode};
+use crate::config::{ExportConfig, FailoverGroup, Mode};
 use crate::host::LinkState;
 use crate::target::Address;
 use exports::{Entry, Leaving};
+pub(super) use failover::State as Role;
+use groups::Membership;
+pub(super) use groups::{GroupStatus, LockOrder};
 use ports::Port;
+pub(super) use refusal::Refusal;
 use reload::Reload;
 pub(super) use status::{ExportStatus, PortStatus, State};
 
@@ -75,8 +81,14 @@ pub(super) enum Action {
     SetMac(PortId, aoe_common::Mac),
     /// Advertise all exports of the port.
     Announce(PortId),
+    /// Advertise the export on all ports that serve it.
+    AnnounceExport(ExportId),
     /// Ends in [`Plan::port_closed`].
     ClosePort(PortId),
+    /// Find out who has the locks of a failover group's images. Ends in [`Plan::group_looked`].
+    Look(String),
+    /// Run the program of a failover group. Ends in [`Plan::lock_ended`].
+    RunLock(String, Arc<FailoverGroup>, LockOrder),
 }
 
 /// How important a line is.
@@ -137,6 +149,10 @@ pub(super) struct Plan {
     leaving: BTreeMap<ExportId, Leaving>,
     ports: BTreeMap<String, Port>,
     leaving_ports: BTreeMap<PortId, Instant>,
+    /// Failover groups by name.
+    groups: BTreeMap<String, Membership>,
+    /// Zero of the groups' clock.
+    start: Instant,
     links: HashMap<String, LinkState>,
     reload: Option<Reload>,
     last_id: u64,
@@ -166,6 +182,8 @@ impl Plan {
             leaving: BTreeMap::new(),
             ports: BTreeMap::new(),
             leaving_ports: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            start: Instant::now(),
             links: HashMap::new(),
             reload: None,
             last_id: 0,
@@ -184,6 +202,7 @@ impl Plan {
     /// Actions are put into `actions` as they are decided: what was decided before a panic is still carried out.
     pub fn step(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.step_state(now);
+        self.step_groups(now);
         self.step_exports(now);
         self.step_ports(now);
         self.step_reload(now);
@@ -205,6 +224,7 @@ impl Plan {
             .flatten();
         let times = state
             .into_iter()
+            .chain(self.next_group_time())
             .chain(look)
             .chain(exports)
             .chain(ports)
@@ -224,7 +244,10 @@ impl Plan {
         if let StateLife::Failed(backoff) = &self.state {
             return Some(backoff.reason.clone());
         }
-        let exports = self.order.iter().filter_map(|id| self.exports[id].backoff());
+        let tried = self.order.iter().map(|id| &self.exports[id]);
+        let exports = tried
+            .filter(|entry| self.may_open(entry))
+            .filter_map(Entry::backoff);
         let exports = exports.map(|backoff| backoff.reason.clone());
         let ports = self
             .ports
@@ -240,7 +263,10 @@ impl Plan {
     /// True when nothing is under way any more: all that can be served is.
     pub fn is_settled(&self) -> bool {
         !(self.ports_dirty || self.ports_stale)
-            && self.exports.values().all(Entry::is_settled)
+            && self
+                .exports
+                .values()
+                .all(|entry| entry.is_settled() || self.stands_by(entry))
             && self.leaving.is_empty()
             && self.leaving_ports.is_empty()
             && self.ports.values().all(Port::is_settled)

@@ -25,6 +25,8 @@ pub(super) struct Port {
     pub opened_mode: Mode,
     /// Exports that are not served here because an earlier one answers the same frames.
     pub hidden: HashSet<ExportId>,
+    /// Some export is served by another gateway: the port is open all the same, so that it can be served at once.
+    pub stands_by: bool,
 }
 
 /// No interface has the name.
@@ -57,6 +59,7 @@ impl Port {
             stale: None,
             opened_mode: Mode::default(),
             hidden: HashSet::new(),
+            stands_by: false,
         }
     }
 
@@ -368,7 +371,7 @@ impl Plan {
             return;
         }
         let gathering = port.stale.is_some_and(|since| now < since + GATHER);
-        if port.view.exports.is_empty() || gathering {
+        if port.view.exports.is_empty() && !port.stands_by || gathering {
             if matches!(port.life, Life::After(..)) {
                 port.life = Life::Empty;
             }

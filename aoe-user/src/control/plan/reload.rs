@@ -81,7 +81,8 @@ impl Plan {
     /// Says what the reload did once it is done.
     pub(super) fn step_reload(&mut self, now: Instant) {
         let Some(reload) = &self.reload else { return };
-        let coming = |id: &&ExportId| self.exports.get(id).is_some_and(|entry| !entry.is_settled());
+        let ours = |id: &ExportId| self.exports.get(id).filter(|entry| self.may_open(entry));
+        let coming = |id: &&ExportId| ours(id).is_some_and(|entry| !entry.is_settled());
         let is_done = reload.examining == 0
             && !(self.ports_dirty || self.ports_stale)
             && !reload.coming.iter().any(|id| coming(&id))
@@ -95,7 +96,7 @@ impl Plan {
                 .map(|entry| address_of(&entry.config))
                 .collect()
         };
-        let failed = |id: &&ExportId| self.exports.get(id).and_then(|entry| entry.backoff()).is_some();
+        let failed = |id: &&ExportId| ours(id).and_then(|entry| entry.backoff()).is_some();
         let failed = addresses(&mut self.order.iter().filter(failed));
         let coming = addresses(&mut self.order.iter().filter(coming));
         let line = if !reload.is_first {

@@ -54,6 +54,8 @@ pub(in crate::control) struct PortStatus {
 pub(in crate::control) enum State {
     /// It works.
     Open,
+    /// Another gateway serves it, or will in a moment.
+    Standby(String),
     /// It is on its way, or waits for something that is no failure.
     Waiting(String),
     /// It does not work and is tried again.
@@ -80,6 +82,7 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             State::Open => f.write_str("serving"),
+            State::Standby(what) => write!(f, "standby: {what}"),
             State::Waiting(what) => write!(f, "waiting: {what}"),
             State::Failed { reason, tries, .. } => write!(f, "FAILED ({tries} tries): {reason}"),
         }
@@ -122,6 +125,9 @@ impl Plan {
     fn export_status(&self, id: ExportId, served_on: Vec<String>) -> Option<ExportStatus> {
         let entry = self.exports.get(&id)?;
         let state = match (&entry.life, &self.state) {
+            _ if self.standby_text(entry).is_some() => {
+                State::Standby(self.standby_text(entry).unwrap_or_default())
+            }
             (ExportLife::Open, _) => State::Open,
             (ExportLife::Failed(backoff), _) | (ExportLife::Waiting(_), StateLife::Failed(backoff)) => {
                 State::failed(backoff)

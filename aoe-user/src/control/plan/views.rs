@@ -66,7 +66,9 @@ impl Plan {
         self.tell_hidden(name, hidden);
         let Some(port) = self.ports.get(name) else { return };
         let entries = || on_it.iter().filter_map(|id| Some((*id, self.exports.get(id)?)));
-        let served = entries().filter(|(id, entry)| entry.is_open() && port.is_free(*id));
+        let served = entries()
+            .filter(|(id, entry)| entry.is_open() && port.is_free(*id))
+            .filter(|(_, entry)| self.answers(entry));
         let exports: Vec<(ExportId, u64)> = served.map(|(id, entry)| (id, entry.revision)).collect();
         let is_coming = |id: &ExportId, since: Option<Instant>| {
             let asking = match port.claims.get(id) {
@@ -75,7 +77,10 @@ impl Plan {
             };
             since.or(asking).is_some_and(|since| now < since + GATHER)
         };
-        let more_coming = entries().any(|(id, entry)| is_coming(&id, entry.coming_since()));
+        let more_coming = entries()
+            .filter(|(_, entry)| self.answers(entry))
+            .any(|(id, entry)| is_coming(&id, entry.coming_since()));
+        let stands_by = entries().any(|(_, entry)| !self.answers(entry));
         let first = entries().next().map(|(_, entry)| entry);
         let view = View {
             mode: first.map(|entry| entry.config.mode).unwrap_or_default(),
@@ -99,6 +104,7 @@ impl Plan {
             port.view.version += 1;
             port.stale.get_or_insert(now);
         }
+        port.stands_by = stands_by;
         let Some(stale) = port.stale else { return };
         match &port.life {
             Life::Open(..) if mode_differs => {

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::files::{self, Found};
+use super::image::ImageKeeper;
 use super::key::StateKey;
 use super::load::Place;
 use super::sealed::{seal, unseal};
@@ -190,7 +191,14 @@ impl StateDir {
 
     /// Carries out what the operator asked for an export that is in service. An initiator's change that is under way comes first:
     /// to be called again from time to time.
-    pub fn obey_in_service(self: &Arc<Self>, key: &StateKey, action: &Action, export: &Export) {
+    /// `kept_with_image`: what saves its state in the place of the directory.
+    pub fn obey_in_service(
+        self: &Arc<Self>,
+        key: &StateKey,
+        action: &Action,
+        export: &Export,
+        kept_with_image: Option<&ImageKeeper>,
+    ) {
         let parts = match action {
             Action::Clear(parts) => parts,
             Action::Adopt(_) => {
@@ -208,7 +216,10 @@ impl StateDir {
                 result.map_err(|error| format!("cannot save it: {error}")),
             );
         });
-        let save = |state: &Persistent| self.writer.save(key, state, told);
+        let save = |state: &Persistent| match kept_with_image {
+            Some(keeper) => keeper.save(state, told),
+            None => self.writer.save(key, state, told),
+        };
         match export.change_persistent(|state| parts.clear(state), save) {
             Ok(()) => tracing::warn!("{key}: by the operator's order, {action}"),
             Err(busy) => tracing::debug!("{busy}"),

@@ -78,9 +78,7 @@ fn many() -> Rules {
         allow: Some(allow.clone()),
         ..open(i / 64, (i % 64) as u8)
     };
-    Rules {
-        exports: (0..4096).map(export).collect(),
-    }
+    Rules::of((0..4096).map(export).collect())
 }
 
 #[test]

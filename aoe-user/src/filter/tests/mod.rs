@@ -83,9 +83,7 @@ fn listed(shelf: u16, slot: u8, sources: &[Mac]) -> ExportRule {
 }
 
 fn rules(exports: impl Into<Vec<ExportRule>>) -> Rules {
-    Rules {
-        exports: exports.into(),
-    }
+    Rules::of(exports.into())
 }
 
 /// The filter's verdict on a frame that comes in by queue 0, and the time it takes.

@@ -365,3 +365,31 @@ fn jumbo_frames_are_judged_like_others() {
         );
     }
 }
+
+#[test]
+fn frames_to_the_address_of_a_failover_group_are_taken_while_the_rules_name_it() {
+    let Some(mut filter) = filter() else { return };
+    let to_group = Frame {
+        destination: BOB,
+        ..Frame::to(1, 1, ALICE)
+    };
+    let before = rules([open(1, 1)]);
+    let mut with = before.clone();
+    with.stations.insert(BOB);
+    expect(&filter, Counter::OtherDestination, &to_group);
+    filter.set_rules(&with).unwrap();
+    expect(&filter, Counter::Redirected, &to_group);
+    expect(&filter, Counter::Redirected, &Frame::to(1, 1, ALICE));
+    // A list of addresses to be sent to lets nobody in that another list keeps out.
+    let mut closed = rules([listed(1, 1, &[ALICE])]);
+    closed.stations.insert(BOB);
+    filter.set_rules(&closed).unwrap();
+    expect(&filter, Counter::Redirected, &to_group);
+    let stranger = Frame {
+        source: BOB,
+        ..to_group.clone()
+    };
+    expect(&filter, Counter::Denied, &stranger);
+    filter.set_rules(&before).unwrap();
+    expect(&filter, Counter::OtherDestination, &to_group);
+}

@@ -148,6 +148,7 @@ pub fn options(shelf: u16, slot: u8) -> Options {
         smart: false,
         stale_after_us: 100_000,
         late_duplicates: false,
+        gateway: None,
     }
 }
 

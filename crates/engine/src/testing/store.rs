@@ -316,7 +316,7 @@ impl Store<MemCompletions> for MemStore {
         self.start(completions, token, "verify", Operation::Read(extent))
     }
 
-    fn is_fenced(&self) -> bool {
+    fn is_silenced(&self) -> bool {
         self.fenced.load(Ordering::Relaxed)
     }
 

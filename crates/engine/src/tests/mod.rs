@@ -9,6 +9,7 @@ mod changes;
 mod commands;
 mod discovery;
 mod fence;
+mod gateway;
 #[cfg(loom)]
 mod loom;
 mod machines;

@@ -72,6 +72,7 @@ fn export<C: Queue>(store: Arc<dyn Store<C>>) -> Arc<Export<C>> {
         smart: false,
         stale_after_us: 100_000,
         late_duplicates: false,
+        gateway: None,
     };
     Arc::new(Export::new(options, store, None, Arc::new(Nobody), Persistent::default()).unwrap())
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use engine::{Fault, FaultKind};
 use parking_lot::Mutex;
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     in_flight: AtomicUsize,
     /// Operations that ended well: proof that the image is ours.
     succeeded: AtomicU64,
+    lease: Option<Lease>,
     faults: AtomicU64,
 }
 
@@ -40,9 +42,10 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(client: Arc<Client>, told: Option<OnFence>) -> Shared {
+    pub(crate) fn new(client: Arc<Client>, told: Option<OnFence>, lease: Option<Duration>) -> Shared {
         Shared {
             client,
+            lease: lease.map(Lease::new),
             fenced: AtomicBool::new(false),
             told: Mutex::new(told),
             in_flight: AtomicUsize::new(0),
@@ -54,6 +57,33 @@ impl Shared {
     /// Whether somebody else may write the image. True for all images of a client that was shut out.
     pub(crate) fn is_fenced(&self) -> bool {
         self.fenced.load(Ordering::Acquire) || self.client.is_blocklisted()
+    }
+
+    /// How long it answers without a word of Ceph's.
+    pub(crate) fn lease(&self) -> Option<Duration> {
+        Some(self.lease.as_ref()?.limit)
+    }
+
+    /// Whether nobody may be answered now.
+    pub(crate) fn is_silenced(&self) -> bool {
+        self.is_fenced() || self.has_lapsed()
+    }
+
+    /// Whether Ceph has not been heard for as long as another gateway may need to take the image.
+    pub(crate) fn has_lapsed(&self) -> bool {
+        self.lease.as_ref().is_some_and(Lease::has_lapsed)
+    }
+
+    /// The time of a question to Ceph, for [`Shared::proven`].
+    pub(crate) fn asked(&self) -> u64 {
+        self.lease.as_ref().map_or(0, Lease::now_ms)
+    }
+
+    /// Ceph has said that the image was ours when it was asked: since then the answer may have waited for a process that was stopped.
+    pub(crate) fn proven(&self, asked: u64) {
+        if let Some(lease) = &self.lease {
+            lease.proven_ms.fetch_max(asked, Ordering::Relaxed);
+        }
     }
 
     /// The same as far as the client is concerned.
@@ -114,28 +144,66 @@ impl Shared {
     }
 }
 
+/// How long a gateway of a failover group answers without a word of Ceph's. It keeps nothing safe, which the lock does: it
+/// ends the answers of a gateway that has lost Ceph, so that the network turns to the one that took its place.
+#[derive(Debug)]
+struct Lease {
+    start: Instant,
+    limit: Duration,
+    /// Milliseconds from the start to the last question that was answered well.
+    proven_ms: AtomicU64,
+}
+
+impl Lease {
+    fn new(limit: Duration) -> Lease {
+        Lease {
+            start: Instant::now(),
+            limit,
+            proven_ms: AtomicU64::new(0),
+        }
+    }
+
+    fn has_lapsed(&self) -> bool {
+        let silent_ms = self
+            .now_ms()
+            .saturating_sub(self.proven_ms.load(Ordering::Relaxed));
+        Duration::from_millis(silent_ms) > self.limit
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 /// An operation under way, as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Flight(Arc<Shared>);
+pub(crate) struct Flight {
+    shared: Arc<Shared>,
+    asked: u64,
+}
 
 impl Flight {
     pub(crate) fn new(shared: &Arc<Shared>) -> Flight {
         shared.in_flight.fetch_add(1, Ordering::AcqRel);
-        Flight(Arc::clone(shared))
+        Flight {
+            shared: Arc::clone(shared),
+            asked: shared.asked(),
+        }
     }
 
     /// Its end, as the engine knows it.
     pub(crate) fn end<T>(&self, result: Result<T, Errno>, kind: FaultKind, lba: u64) -> Result<T, Fault> {
         if result.is_ok() {
-            self.0.succeeded.fetch_add(1, Ordering::Relaxed);
+            self.shared.succeeded.fetch_add(1, Ordering::Relaxed);
+            self.shared.proven(self.asked);
         }
-        result.map_err(|errno| self.0.fault(kind, lba, errno))
+        result.map_err(|errno| self.shared.fault(kind, lba, errno))
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.shared.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -149,7 +217,7 @@ mod tests {
         let on_fence: OnFence = Arc::new(move |_| {
             counts.fetch_add(1, Ordering::Relaxed);
         });
-        let shared = Arc::new(Shared::new(Arc::clone(&client), Some(on_fence)));
+        let shared = Arc::new(Shared::new(Arc::clone(&client), Some(on_fence), None));
         let fault = Flight::new(&shared)
             .end::<()>(Err(Errno(errno)), kind, 7)
             .unwrap_err();
@@ -199,5 +267,25 @@ mod tests {
             ended(libc::EIO, FaultKind::Read),
             (FaultKind::Read, false, false, 0)
         );
+    }
+
+    #[test]
+    fn an_answer_proves_that_the_image_was_ours_when_it_was_asked_for() {
+        let limit = Duration::from_millis(50);
+        let shared = Arc::new(Shared::new(Arc::default(), None, Some(limit)));
+        let old = Flight::new(&shared);
+        while !shared.has_lapsed() {
+            std::thread::yield_now();
+        }
+        assert!(shared.is_silenced() && !shared.is_fenced());
+        // As for a process that was stopped with the answer on its way.
+        old.end(Ok(()), FaultKind::Read, 0).unwrap();
+        assert!(shared.is_silenced());
+        // However slow this machine is, it is quick enough once.
+        let answers = |()| {
+            Flight::new(&shared).end(Ok(()), FaultKind::Read, 0).unwrap();
+            !shared.is_silenced()
+        };
+        assert!(std::iter::repeat_n((), 1000).any(answers));
     }
 }

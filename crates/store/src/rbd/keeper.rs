@@ -13,6 +13,8 @@ use super::opening::Opened;
 
 /// How often an image without I/O is asked for.
 const PACE: Duration = Duration::from_secs(1);
+/// The same for a gateway of a failover group, in the time that it answers without a word of Ceph's.
+const LOOKS_IN_A_LEASE: u32 = 3;
 /// librbd's calls are deep, and this is what its own threads get along with.
 const STACK_BYTES: usize = 1 << 20;
 
@@ -42,9 +44,9 @@ impl Bell {
     }
 
     /// Returns at the next look; false: the last one was.
-    fn wait(&self) -> bool {
+    fn wait(&self, pace: Duration) -> bool {
         let mut rung = self.rung.lock();
-        let end = Instant::now() + PACE;
+        let end = Instant::now() + pace;
         while !rung.stop && !rung.changed {
             if self.rings.wait_until(&mut rung, end).timed_out() {
                 break;
@@ -78,6 +80,7 @@ impl Keeper {
         shared: Arc<Shared>,
         seen: Arc<Seen>,
     ) -> std::io::Result<Keeper> {
+        let pace = shared.lease().map_or(PACE, |lease| lease / LOOKS_IN_A_LEASE);
         let look = Look {
             opened,
             locked,
@@ -90,7 +93,7 @@ impl Keeper {
         let thread = std::thread::Builder::new()
             .name("rbd-image".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || look.run(&ears))?;
+            .spawn(move || look.run(&ears, pace))?;
         Ok(Keeper { bell, thread })
     }
 
@@ -114,8 +117,8 @@ struct Look {
 }
 
 impl Look {
-    fn run(mut self, bell: &Bell) {
-        while bell.wait() {
+    fn run(mut self, bell: &Bell, pace: Duration) {
+        while bell.wait(pace) {
             if self.shared.is_shut_out() {
                 // Another image of the same client may have found out first.
                 self.shared.shut_out();
@@ -139,8 +142,12 @@ impl Look {
     }
 
     fn ask_for_lock(&mut self) {
+        let asked = self.shared.asked();
         match self.opened.image.is_lock_owner() {
-            Ok(true) => self.without_lock = 0,
+            Ok(true) => {
+                self.without_lock = 0;
+                self.shared.proven(asked);
+            }
             Ok(false) if self.without_lock == 0 => self.without_lock = 1,
             Ok(false) => return self.shared.fence(LOST_LOCK),
             Err(errno) => return self.failed(errno),

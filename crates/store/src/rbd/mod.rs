@@ -22,12 +22,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use engine::{
-    Completion, CompletionHandle as _, Completions as _, Durability, Event, Extent, Fault, FaultKind,
+    Completion, CompletionHandle as _, Completions as _, Durability, Event, Extent, Fault, FaultKind, Health,
     SECTOR_BYTES, Step, Store, Token, Traits,
 };
 use parking_lot::{Mutex, RwLock};
 
 use crate::completion_queue::CompletionQueue;
+use crate::metadata::Metadata;
 use crate::options::{StoreError, StoreOptions, served_sectors};
 use crate::rbd::error::Errno;
 use crate::rbd::fence::{Flight, Shared};
@@ -39,7 +40,7 @@ use crate::rbd::parts::Parts;
 pub use error::LoadError;
 pub use fence::OnFence;
 pub use opening::{RbdImage, available, inspect};
-pub use options::CephOptions;
+pub use options::{CephOptions, LockOf, Takeover};
 pub use path::RbdPath;
 
 /// How often the end of what is under way is looked for when a store is closed.
@@ -84,7 +85,8 @@ impl RbdStore {
             .iter()
             .any(|(name, value)| name == "rbd_skip_partial_discard" && value != "false");
         let opened = Arc::new(opened);
-        let shared = Arc::new(Shared::new(Arc::clone(&opened.cluster.client), told));
+        let lease = options.takeover.as_ref().map(|takeover| takeover.lease);
+        let shared = Arc::new(Shared::new(Arc::clone(&opened.cluster.client), told, lease));
         let seen = Arc::new(Seen {
             bytes: AtomicU64::new(bytes),
             gone: AtomicBool::new(false),
@@ -166,6 +168,25 @@ impl RbdStore {
         }) {
             parts.failed(fault);
         }
+    }
+
+    /// Whether what is kept beside the sectors may be changed through it.
+    pub(crate) fn keeps_metadata(&self) -> bool {
+        !self.read_only
+    }
+
+    /// Asks the cluster something about the image. Blocks.
+    fn ask<T>(&self, question: impl FnOnce(&RawImage) -> Result<T, Errno>) -> io::Result<T> {
+        // Counted as under way: the image is not closed meanwhile. Workers are not kept waiting by the lock.
+        let flight = Flight::new(&self.shared);
+        let Some(opened) = self.opened.read().clone() else {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        };
+        let answer = question(&opened.image);
+        drop(opened);
+        flight
+            .end(answer, FaultKind::Write, 0)
+            .map_err(|fault| fault.source)
     }
 
     /// Lets go of the image. Waits for what librbd has, however long.
@@ -301,13 +322,30 @@ impl Store<CompletionQueue> for RbdStore {
         ]
     }
 
-    fn is_fenced(&self) -> bool {
-        self.shared.is_fenced()
+    fn is_silenced(&self) -> bool {
+        self.shared.is_silenced()
+    }
+
+    fn health(&self) -> Health {
+        match self.shared.has_lapsed() {
+            true => Health::Silent("Ceph does not answer; nor does this gateway until it does".to_owned()),
+            false => Health::Healthy,
+        }
     }
 
     fn close(&self) -> io::Result<()> {
         self.let_go();
         Ok(())
+    }
+}
+
+impl Metadata for RbdStore {
+    fn get(&self, name: &str) -> io::Result<Option<String>> {
+        self.ask(|image| image.metadata(name))
+    }
+
+    fn set(&self, name: &str, text: &str) -> io::Result<()> {
+        self.ask(|image| image.set_metadata(name, text))
     }
 }
 

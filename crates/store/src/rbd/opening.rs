@@ -3,11 +3,12 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::cluster::{self, Cluster};
 use super::error::{Errno, LoadError};
 use super::ffi::{self, Operation, Pool, Rados, RawImage};
-use super::options::CephOptions;
+use super::options::{CephOptions, Takeover};
 use super::path::RbdPath;
 use crate::format;
 use crate::format::ImageFormat;
@@ -110,7 +111,7 @@ pub(super) fn open(
     let opened = find(&cluster.rados, path, read_only).and_then(|(mut image, pool)| {
         if !read_only {
             check_options(&image, path)?;
-            lock(&image, path)?;
+            lock(&image, path, options.takeover.as_ref())?;
         }
         image
             .watch(changed)
@@ -159,8 +160,8 @@ fn check_options(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Takes the lock. Never from somebody who is alive.
-fn lock(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
+/// Takes the lock. Never from somebody who is alive, unless it is to be taken over from him.
+fn lock(image: &RawImage, path: &RbdPath, takeover: Option<&Takeover>) -> Result<(), StoreError> {
     let features = image
         .features()
         .map_err(|errno| failure(path, "reading its features", errno))?;
@@ -177,7 +178,16 @@ fn lock(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
     let owner = image
         .lock_owner()
         .map_err(|errno| failure(path, "asking who has its lock", errno))?;
-    if let Some(owner) = &owner {
+    if let (Some(owner), Some(takeover)) = (&owner, takeover) {
+        if !takeover.from.includes(owner) || Instant::now() > takeover.by {
+            return Err(in_use(owner.clone()));
+        }
+        match image.break_lock(owner) {
+            // It has let go of it, or somebody else was faster: then the lock cannot be taken.
+            Ok(()) | Err(Errno(libc::ENOENT | libc::EBUSY)) => {}
+            Err(errno) => return Err(failure(path, "breaking the lock of the gateway before", errno)),
+        }
+    } else if let Some(owner) = &owner {
         let watchers = image
             .watchers()
             .map_err(|errno| failure(path, "asking who watches it", errno))?;

@@ -297,7 +297,7 @@ impl Store<CompletionQueue> for Image {
         Ok(self.start(queue, token, extent, None, Work::Read))
     }
 
-    fn is_fenced(&self) -> bool {
+    fn is_silenced(&self) -> bool {
         self.client.is_silent()
     }
 

@@ -1,5 +1,6 @@
 //! The plan against a small world in which everything succeeds unless it is told to fail, and time passes when told to.
 
+mod groups;
 mod interfaces;
 
 use std::collections::{HashMap, HashSet};
@@ -9,6 +10,7 @@ use aoe_common::Mac;
 
 use super::*;
 use crate::config::Config;
+use crate::store::LockOf;
 
 /// What the plan's actions are carried out on.
 struct World {
@@ -33,6 +35,13 @@ struct World {
     said: Vec<String>,
     log: Vec<String>,
     stuck: Vec<ExportId>,
+    /// Who has the locks of images in Ceph, whose images somebody has taken meanwhile, and whose locks were broken.
+    owner: Option<String>,
+    in_use: HashSet<String>,
+    taken_from: Vec<LockOf>,
+    /// What the programs of failover groups were run for, and why they refuse to take or to go on.
+    orders: Vec<LockOrder>,
+    program_fails: Option<String>,
 }
 
 fn export(shelf: u16, slot: u8, path: &str, interfaces: &[&str]) -> ExportConfig {
@@ -87,6 +96,11 @@ impl World {
             said: Vec::new(),
             log: Vec::new(),
             stuck: Vec::new(),
+            owner: None,
+            in_use: HashSet::new(),
+            taken_from: Vec::new(),
+            orders: Vec::new(),
+            program_fails: None,
         };
         for (index, name) in (1..).zip(interfaces) {
             world.links.insert((*name).to_owned(), link(name, index));
@@ -141,7 +155,11 @@ impl World {
         }
         let now = self.now;
         match action {
-            Action::Say(..) | Action::Reconfigure(_) | Action::SetMac(..) | Action::Announce(_) => {}
+            Action::Say(..)
+            | Action::Reconfigure(_)
+            | Action::SetMac(..)
+            | Action::Announce(_)
+            | Action::AnnounceExport(_) => {}
             Action::OpenState(_) => match self.bad_state.clone() {
                 Some(reason) => self.plan.state_failed(reason, now),
                 None => self.plan.state_opened(),
@@ -193,6 +211,8 @@ impl World {
                 self.ports.remove(&id);
                 self.plan.port_closed(id);
             }
+            Action::Look(group) => self.look(&group),
+            Action::RunLock(group, _, order) => self.run_lock(&group, order),
         }
     }
 
@@ -202,11 +222,20 @@ impl World {
         if self.stuck_paths.contains(&path) {
             return;
         }
+        self.taken_from
+            .extend(self.plan.takeover(id).map(|takeover| takeover.from));
+        if self.in_use.contains(&path) {
+            let refusal = Refusal {
+                reason: "in use by another client".into(),
+                in_use: true,
+            };
+            return self.plan.export_failed(id, refusal, self.now);
+        }
         if let Some(reason) = self.bad_paths.get(&path) {
             return self.plan.export_failed(id, reason.clone(), self.now);
         }
         if !config.read_only && self.stores.values().any(|other| *other == path) {
-            return self.plan.export_failed(id, "in use".into(), self.now);
+            return self.plan.export_failed(id, "in use".to_owned(), self.now);
         }
         self.stores.insert(id, path);
         self.plan.export_opened(id, revision);

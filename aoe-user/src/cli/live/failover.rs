@@ -1,0 +1,128 @@
+//! `xblade failover`: which of several gateways serves a group of exports.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde_json::json;
+
+use super::args::{FailoverAction, GroupArgs, GroupsArgs};
+use super::client::Client;
+use super::columns::{Column, choose, table};
+use super::show::idle;
+use crate::cli::output;
+use crate::control::api::failover::{FailoverGroup, FailoverGroups, Role};
+use crate::control::api::types::{Request, SCHEMA};
+
+/// How long a group may take to move.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often to look.
+const PACE: Duration = Duration::from_millis(100);
+
+const COLUMNS: [Column<FailoverGroup>; 8] = [
+    ("group", |row| row.group.clone()),
+    ("role", |row| name(row.role).to_owned()),
+    ("since", |row| idle(row.since_seconds)),
+    ("mac", |row| row.mac.clone()),
+    ("heard", |row| {
+        row.heard_seconds
+            .map_or("-".into(), |ago| format!("{ago:.1}s ago"))
+    }),
+    ("exports", |row| {
+        let names: Vec<&str> = row.exports.iter().map(|member| member.export.as_str()).collect();
+        names.join(",")
+    }),
+    ("reason", |row| row.reason.clone().unwrap_or_default()),
+    ("held", |row| row.held_seconds.map_or("-".into(), idle)),
+];
+
+const fn name(role: Role) -> &'static str {
+    match role {
+        Role::Standby => "standby",
+        Role::Taking => "taking",
+        Role::Quiet => "quiet",
+        Role::Active => "ACTIVE",
+        Role::Leaving => "leaving",
+    }
+}
+
+pub(in crate::cli) fn failover(action: FailoverAction) -> Result<ExitCode> {
+    match action {
+        FailoverAction::Status(args) => status(&args)?,
+        FailoverAction::Take(args) => {
+            let request = Request::TakeGroup {
+                group: args.group.clone(),
+            };
+            move_group(&args, &request, Role::Active)?;
+        }
+        FailoverAction::Release(args) => {
+            let request = Request::ReleaseGroup {
+                group: args.group.clone(),
+            };
+            move_group(&args, &request, Role::Standby)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(args: &GroupsArgs) -> Result<()> {
+    let columns = choose(&COLUMNS, 7, &args.output)?;
+    let groups: FailoverGroups = Client::new(&args.target)?.ask(&Request::FailoverGroups {})?;
+    if args.output.json {
+        let mut value = json!(groups);
+        value["schema"] = json!(SCHEMA);
+        return output::line(value);
+    }
+    table(&columns, &groups.groups, &args.output).print()
+}
+
+/// Asks for a move and waits until it is over.
+fn move_group(args: &GroupArgs, request: &Request, wanted: Role) -> Result<()> {
+    let mut client = Client::new(&args.ask.target)?;
+    let _: serde_json::Value = client.ask(request)?;
+    let end = Instant::now() + PATIENCE;
+    let mut moved = false;
+    loop {
+        let groups: FailoverGroups = client.ask(&Request::FailoverGroups {})?;
+        let Some(group) = groups.groups.into_iter().find(|group| group.group == args.group) else {
+            bail!("the failover group {} is not configured any more", args.group);
+        };
+        if group.role == wanted {
+            return done(args, &group);
+        }
+        // It went the way back.
+        if moved && group.role == Role::Standby {
+            bail!(
+                "failover group {}: {}",
+                args.group,
+                group
+                    .refused
+                    .or(group.reason)
+                    .as_deref()
+                    .unwrap_or("it was lost again")
+            );
+        }
+        moved |= group.role != Role::Standby;
+        if Instant::now() >= end {
+            bail!(
+                "failover group {} is still {} after a minute; `xblade failover status` shows how it goes on",
+                args.group,
+                name(group.role)
+            );
+        }
+        std::thread::sleep(PACE);
+    }
+}
+
+fn done(args: &GroupArgs, group: &FailoverGroup) -> Result<()> {
+    if args.ask.json {
+        let mut value = json!(group);
+        value["schema"] = json!(SCHEMA);
+        return output::line(value);
+    }
+    output::line(format_args!(
+        "failover group {}: {}",
+        group.group,
+        name(group.role)
+    ))
+}

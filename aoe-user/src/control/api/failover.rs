@@ -1,0 +1,60 @@
+//! Failover groups, in the words of the control socket.
+
+use serde::{Deserialize, Serialize};
+
+/// The result of [`super::types::Request::FailoverGroups`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FailoverGroups {
+    /// By name.
+    pub groups: Vec<FailoverGroup>,
+}
+
+/// A failover group as this gateway sees it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FailoverGroup {
+    /// Its name.
+    pub group: String,
+    /// What this gateway does for it.
+    pub role: Role,
+    /// For how long it has.
+    pub since_seconds: f64,
+    /// The address that it is served under.
+    pub mac: String,
+    /// How long ago the gateway that serves it was last heard; none: never, or it is this one.
+    pub heard_seconds: Option<f64>,
+    /// For how long this gateway leaves it to others.
+    pub held_seconds: Option<f64>,
+    /// What went wrong.
+    pub reason: Option<String>,
+    /// Why this gateway could not take it the last time that was tried.
+    #[serde(default)]
+    pub refused: Option<String>,
+    /// What moves with it.
+    pub exports: Vec<Member>,
+}
+
+/// An export of a group.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its address, as in `e1.1`.
+    pub export: String,
+    /// Who had the lock of its image when this gateway last looked.
+    pub owner: Option<String>,
+}
+
+/// What a gateway does for a group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It says nothing, and listens for the one that answers.
+    #[default]
+    Standby,
+    /// It takes the locks.
+    Taking,
+    /// It has the locks, and answers in a moment.
+    Quiet,
+    /// It answers.
+    Active,
+    /// It answers nobody any more, and closes everything.
+    Leaving,
+}

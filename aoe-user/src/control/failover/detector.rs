@@ -1,0 +1,158 @@
+//! Finds out whether a gateway answers for a group: by asking, on the network of the initiators, as they would. An answer proves
+//! the whole way: the other's network card, its filter, its workers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use aoe_common::Mac;
+use failover::ASK_EVERY_US;
+
+use crate::control::guard::caught;
+use crate::control::other_targets::{Sought, Voices, wait};
+
+/// Between two rounds of questions.
+const ASK_EVERY: Duration = Duration::from_micros(ASK_EVERY_US);
+
+/// What a group's detector has to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::control) enum Heard {
+    /// A round of questions went out on at least one interface.
+    Asked,
+    /// Somebody answered from the group's address.
+    Answer,
+}
+
+/// Where a group is asked for, and what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::control) struct Asking {
+    /// The group's address.
+    pub mac: Mac,
+    /// The group's exports on each interface.
+    pub interfaces: BTreeMap<String, Vec<Sought>>,
+}
+
+/// The detectors of all groups that others serve.
+pub(in crate::control) struct Detectors {
+    told: Told,
+    running: BTreeMap<String, Detector>,
+}
+
+impl fmt::Debug for Detectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.running.keys()).finish()
+    }
+}
+
+/// Is told what was found out, with the name of the group.
+type Told = Arc<dyn Fn(&str, Heard) + Send + Sync>;
+
+struct Detector {
+    asking: Asking,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Drop for Detector {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Detectors {
+    /// None yet; what they find out goes to `told`, by the name of the group.
+    pub fn new(told: impl Fn(&str, Heard) + Send + Sync + 'static) -> Detectors {
+        Detectors {
+            told: Arc::new(told),
+            running: BTreeMap::new(),
+        }
+    }
+
+    /// Has these groups asked for and no others.
+    pub fn follow(&mut self, wanted: BTreeMap<String, Asking>) {
+        self.running
+            .retain(|name, detector| wanted.get(name) == Some(&detector.asking));
+        for (name, asking) in wanted {
+            if self.running.contains_key(&name) {
+                continue;
+            }
+            match self.start(&name, &asking) {
+                Ok(detector) => drop(self.running.insert(name, detector)),
+                // The next turn tries again.
+                Err(error) => tracing::error!("failover group {name}: cannot start a thread: {error}"),
+            }
+        }
+    }
+
+    fn start(&self, name: &str, asking: &Asking) -> std::io::Result<Detector> {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let detector = Detector {
+            asking: asking.clone(),
+            is_over: Arc::clone(&is_over),
+        };
+        let (name, asking, told) = (name.to_owned(), asking.clone(), Arc::clone(&self.told));
+        std::thread::Builder::new()
+            .name("failover".to_owned())
+            .spawn(move || {
+                let tell = |heard| told(&name, heard);
+                while !is_over.load(Ordering::Relaxed) {
+                    if let Err(panic) = caught(|| rounds(&asking, &is_over, &tell)) {
+                        tracing::error!("failover group {name}: {panic}");
+                        std::thread::sleep(ASK_EVERY);
+                    }
+                }
+            })?;
+        Ok(detector)
+    }
+}
+
+/// Asks and listens until it is over.
+fn rounds(asking: &Asking, is_over: &AtomicBool, tell: &dyn Fn(Heard)) {
+    let mut open: BTreeMap<&String, Voices> = BTreeMap::new();
+    while !is_over.load(Ordering::Relaxed) {
+        let next = Instant::now() + ASK_EVERY;
+        let mut asked = false;
+        for (interface, sought) in &asking.interfaces {
+            match ask(interface, asking.mac, sought, &mut open) {
+                Ok(()) => asked = true,
+                Err(error) => {
+                    // Down, or gone: nothing is heard there, and silence proves nothing.
+                    tracing::debug!(
+                        "{interface}: cannot ask who answers for {}: {error:#}",
+                        asking.mac
+                    );
+                    open.remove(interface);
+                }
+            }
+        }
+        if asked {
+            tell(Heard::Asked);
+        }
+        while Instant::now() < next && !is_over.load(Ordering::Relaxed) {
+            let left = next.saturating_duration_since(Instant::now());
+            wait(open.values().flat_map(Voices::fds), left);
+            let mut answered = false;
+            open.retain(|_, voices| voices.hear(|heard| answered |= heard.mac == asking.mac).is_ok());
+            if answered {
+                tell(Heard::Answer);
+                // One is enough for this round.
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            }
+        }
+    }
+}
+
+fn ask<'a>(
+    interface: &'a String,
+    mac: Mac,
+    sought: &[Sought],
+    open: &mut BTreeMap<&'a String, Voices>,
+) -> Result<()> {
+    let voices = match open.entry(interface) {
+        std::collections::btree_map::Entry::Occupied(voices) => voices.into_mut(),
+        std::collections::btree_map::Entry::Vacant(place) => place.insert(Voices::open(interface, sought)?),
+    };
+    voices.ask_station(mac, sought)
+}

@@ -1,0 +1,85 @@
+//! What failover groups need of the world: who answers for them, who has the locks of their images, and the programs that guard
+//! other storage. What is done about it, the plan decides.
+
+mod detector;
+mod program;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::open;
+use super::plan::{ExportId, LockOrder};
+use super::supervisor::{Event, Supervisor};
+use crate::config::{ExportConfig, FailoverGroup};
+use crate::store::inspect_rbd;
+use detector::Asking;
+pub(super) use detector::{Detectors, Heard};
+
+impl Supervisor {
+    /// Has the groups that others serve asked for, on all interfaces of theirs that are up.
+    pub(super) fn ask_for_groups(&mut self) {
+        let mut wanted = BTreeMap::new();
+        for (group, members) in self.plan.asked_groups() {
+            let mut interfaces: BTreeMap<String, Vec<_>> = BTreeMap::new();
+            for id in members {
+                let Some((config, _)) = self.plan.config(id) else {
+                    continue;
+                };
+                let sought = open::sought(&config);
+                for name in self.plan.usable_interfaces(id) {
+                    interfaces.entry(name).or_default().push(sought);
+                }
+            }
+            let asking = Asking {
+                mac: group.mac,
+                interfaces,
+            };
+            wanted.insert(group.name.clone(), asking);
+        }
+        self.detectors.follow(wanted);
+    }
+
+    /// Finds out who has the locks of a group's images.
+    pub(super) fn look_for_owners(&mut self, group: &str) {
+        let images = self.plan.images(group);
+        let (name, failed) = (group.to_owned(), group.to_owned());
+        self.jobs.start(
+            move || Event::Looked(name, owners(&images)),
+            |panic| Event::Looked(failed, Err(panic)),
+        );
+    }
+
+    /// Runs the program of a group.
+    pub(super) fn run_lock(&mut self, name: &str, config: &Arc<FailoverGroup>, order: LockOrder) {
+        let (group, failed, config) = (name.to_owned(), name.to_owned(), Arc::clone(config));
+        self.jobs.start(
+            move || Event::Locked(group, order, program::run(&config, order)),
+            move |panic| Event::Locked(failed, order, Err(panic)),
+        );
+    }
+}
+
+/// For the end of the process: has the programs of groups give back what they took. Blocks.
+pub(super) fn release(groups: &[Arc<FailoverGroup>]) {
+    for group in groups {
+        if let Err(reason) = program::run(group, LockOrder::Release) {
+            tracing::error!("failover group {}: {reason}", group.name);
+        }
+    }
+}
+
+/// The owners of the locks of images. One that cannot be looked at has none, unless that is so of all.
+fn owners(images: &[(ExportId, Arc<ExportConfig>)]) -> Result<HashMap<ExportId, Option<String>>, String> {
+    let mut owners = HashMap::new();
+    let mut failure = None;
+    for (id, config) in images {
+        match inspect_rbd(&config.path, &config.ceph) {
+            Ok(image) => drop(owners.insert(*id, image.owner)),
+            Err(error) => failure = Some(error.to_string()),
+        }
+    }
+    match (owners.is_empty(), failure) {
+        (true, Some(reason)) => Err(reason),
+        _ => Ok(owners),
+    }
+}

@@ -1,0 +1,490 @@
+//! The failover groups' part of the plan: whether this gateway serves the exports of each, or stands by.
+//!
+//! What decides is [`failover::Group`]; here its steps become actions on exports and ports. An export of a group is open while
+//! its lock may be held, and on the ports' views while the group is active.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use failover::{Group, Holder, Settings, State as Role, Step};
+
+use super::exports::{Entry, Life};
+use super::reload::Reload;
+use super::{Action, ExportId, Level, Plan, Refusal, address_of};
+use crate::config::{Config, FailoverGroup, StoreKind};
+use crate::store::{LockOf, Takeover};
+
+/// A lock is broken so soon after the decision, or not at all.
+const TAKE_WITHIN: Duration = Duration::from_secs(5);
+/// How often the program of a group is asked whether the storage is still this gateway's.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// What the program of a group is run for: its last argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::control) enum LockOrder {
+    /// Take the storage, or fail.
+    Take,
+    /// Give it back; nothing uses it any more.
+    Release,
+    /// Fail where it is not this gateway's any more.
+    Check,
+}
+
+mod operator;
+mod status;
+
+pub(in crate::control) use status::GroupStatus;
+
+/// A group of the configuration.
+#[derive(Debug)]
+pub(super) struct Membership {
+    config: Arc<FailoverGroup>,
+    machine: Group,
+    /// Who had the locks of the images when they were looked at.
+    owners: HashMap<ExportId, Option<String>>,
+    /// Whose locks may be broken by the take-over under way.
+    from: Option<Holder>,
+    /// The storage has been taken by the program, or needs none.
+    has_storage: bool,
+    /// The program is giving it back.
+    releasing: bool,
+    /// The program is to be asked again then; `None`: it is running.
+    check: Option<Instant>,
+    /// Said last.
+    told: Option<String>,
+    /// Openings whose end is waited for.
+    leaving: Vec<ExportId>,
+    /// An export that somebody else has, found while taking it.
+    in_use: Option<String>,
+}
+
+fn settings(config: &FailoverGroup) -> Settings {
+    Settings::with_detect_us(u64::try_from(config.detect.as_micros()).unwrap_or(u64::MAX))
+}
+
+impl Plan {
+    /// Takes over the groups of a configuration.
+    pub(super) fn want_groups(&mut self, config: &Config, now: Instant) {
+        let mut before = std::mem::take(&mut self.groups);
+        let start_us = self.us(now);
+        for config in config
+            .exports
+            .iter()
+            .filter_map(|export| export.failover.as_ref())
+        {
+            if self.groups.contains_key(&config.name) {
+                continue;
+            }
+            let membership = match before.remove(&config.name) {
+                Some(mut membership) => {
+                    membership.machine.set_settings(settings(config));
+                    membership.config = Arc::clone(config);
+                    membership
+                }
+                None => Membership {
+                    config: Arc::clone(config),
+                    machine: Group::new(settings(config), start_us),
+                    owners: HashMap::new(),
+                    from: None,
+                    has_storage: false,
+                    releasing: false,
+                    check: None,
+                    told: None,
+                    leaving: Vec::new(),
+                    in_use: None,
+                },
+            };
+            self.groups.insert(config.name.clone(), membership);
+        }
+        // Their exports are gone or are served alone from now on; the program gives back what it took when they are closed.
+        for (name, membership) in before {
+            if membership.has_storage && membership.config.command.is_some() {
+                self.actions.push(Action::RunLock(
+                    name,
+                    Arc::clone(&membership.config),
+                    LockOrder::Release,
+                ));
+            }
+        }
+    }
+
+    /// Microseconds since the plan was made.
+    fn us(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.start);
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn at(&self, us: u64) -> Instant {
+        self.start + Duration::from_micros(us)
+    }
+
+    /// Whether the export may be open: it is in no group, or its group may hold the locks.
+    pub(super) fn may_open(&self, entry: &Entry) -> bool {
+        self.group_of(entry)
+            .is_none_or(|group| group.machine.may_hold_locks() && group.has_storage)
+    }
+
+    /// Whether requests for the export are answered here, as far as its group goes.
+    pub(super) fn answers(&self, entry: &Entry) -> bool {
+        self.group_of(entry)
+            .is_none_or(|group| *group.machine.state() == Role::Active)
+    }
+
+    /// Whether another gateway is left to serve it.
+    pub(super) fn stands_by(&self, entry: &Entry) -> bool {
+        !self.may_open(entry)
+    }
+
+    fn group_of(&self, entry: &Entry) -> Option<&Membership> {
+        self.groups.get(&entry.config.failover.as_ref()?.name)
+    }
+
+    fn members(&self, name: &str) -> Vec<ExportId> {
+        let is_member = |id: &&ExportId| {
+            let entry = self.exports.get(id);
+            let group = entry.and_then(|entry| entry.config.failover.as_ref());
+            group.is_some_and(|group| group.name == name)
+        };
+        self.order.iter().filter(is_member).copied().collect()
+    }
+
+    /// How the store of an export takes its image.
+    pub fn takeover(&self, id: ExportId) -> Option<Takeover> {
+        let entry = self.exports.get(&id)?;
+        let group = self.group_of(entry)?;
+        let from = match (group.machine.state(), &group.from) {
+            (Role::Taking, None) => LockOf::Anybody,
+            (Role::Taking, Some(_)) => group
+                .owners
+                .get(&id)
+                .cloned()
+                .flatten()
+                .map_or(LockOf::Nobody, LockOf::Client),
+            // What is opened later is taken from nobody.
+            _ => LockOf::Nobody,
+        };
+        Some(Takeover {
+            from,
+            by: self.at(group.machine.since_us()) + TAKE_WITHIN,
+            // Together with the time to detect it and the quiet time: under four seconds.
+            lease: group.config.detect * 2 / 3,
+        })
+    }
+
+    /// The groups that are to be asked for, with the exports to ask for.
+    pub fn asked_groups(&self) -> Vec<(Arc<FailoverGroup>, Vec<ExportId>)> {
+        let asking = self.groups.iter().filter(|(_, group)| group.machine.is_asking());
+        asking
+            .map(|(name, group)| (Arc::clone(&group.config), self.members(name)))
+            .collect()
+    }
+
+    /// The interfaces of an export that are up.
+    pub fn usable_interfaces(&self, id: ExportId) -> Vec<String> {
+        let Some(entry) = self.exports.get(&id) else {
+            return Vec::new();
+        };
+        let usable = self
+            .links
+            .values()
+            .filter(|link| link.is_usable() && link.mac.is_some());
+        let chosen = usable.filter(|link| entry.patterns.choose(&link.interface()));
+        chosen.map(|link| link.name.clone()).collect()
+    }
+
+    /// The images whose owners a group wants to know.
+    pub fn images(&self, name: &str) -> Vec<(ExportId, Arc<crate::config::ExportConfig>)> {
+        let image = |id: ExportId| Some((id, Arc::clone(&self.exports.get(&id)?.config)));
+        let images = self.members(name).into_iter().filter_map(image);
+        images
+            .filter(|(_, config)| config.store == StoreKind::Rbd)
+            .collect()
+    }
+
+    /// The gateway that answers for a group is asked for.
+    pub fn group_asked(&mut self, name: &str, now: Instant) {
+        let us = self.us(now);
+        if let Some(group) = self.groups.get_mut(name) {
+            group.machine.asked(us);
+        }
+    }
+
+    /// It was heard.
+    pub fn group_heard(&mut self, name: &str, now: Instant) {
+        let us = self.us(now);
+        if let Some(group) = self.groups.get_mut(name) {
+            group.machine.heard(us);
+        }
+    }
+
+    /// Who has the locks of a group's images.
+    pub fn group_looked(
+        &mut self,
+        name: &str,
+        found: Result<HashMap<ExportId, Option<String>>, String>,
+        now: Instant,
+    ) {
+        let us = self.us(now);
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        let holder = found.map(|owners| {
+            let held: BTreeMap<&ExportId, &String> = owners
+                .iter()
+                .filter_map(|(id, owner)| Some((id, owner.as_ref()?)))
+                .collect();
+            let holder = match (held.is_empty(), group.config.command.is_some()) {
+                // What the program guards has no name here, and somebody may have it.
+                (true, false) => Holder::Nobody,
+                _ => Holder::Known(held.values().map(|owner| format!("{owner} ")).collect()),
+            };
+            group.owners = owners;
+            holder
+        });
+        group.machine.looked(holder, us);
+    }
+
+    /// What came of running the program of a group.
+    pub fn lock_ended(&mut self, name: &str, order: LockOrder, result: Result<(), String>, now: Instant) {
+        let us = self.us(now);
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        match (order, result) {
+            (LockOrder::Take, Ok(())) => {
+                group.has_storage = true;
+                group.check = Some(now + CHECK_EVERY);
+                self.open_members(name, now);
+            }
+            (LockOrder::Take, Err(reason)) => group.machine.refused(reason, us),
+            (LockOrder::Check, Ok(())) => group.check = Some(now + CHECK_EVERY),
+            (LockOrder::Check, Err(reason)) => group.machine.fenced(reason, us),
+            (LockOrder::Release, result) => {
+                if let Err(reason) = result {
+                    self.say(Level::Error, format!("failover group {name}: {reason}"));
+                }
+                if let Some(group) = self.groups.get_mut(name) {
+                    group.releasing = false;
+                    group.machine.left(us);
+                }
+            }
+        }
+    }
+
+    /// For the end of the process: the groups whose programs have something to give back.
+    pub fn storage_to_release(&self) -> Vec<Arc<FailoverGroup>> {
+        let held = self
+            .groups
+            .values()
+            .filter(|group| (group.has_storage || group.releasing) && group.config.command.is_some());
+        held.map(|group| Arc::clone(&group.config)).collect()
+    }
+
+    /// A lock of a group is lost. False where the export is in none.
+    pub(super) fn group_fenced(&mut self, id: ExportId, reason: &str, now: Instant) -> bool {
+        let us = self.us(now);
+        let Some(entry) = self.exports.get(&id) else {
+            return false;
+        };
+        let Some(name) = entry.config.failover.as_ref().map(|group| group.name.clone()) else {
+            return false;
+        };
+        let address = address_of(&entry.config);
+        let Some(group) = self.groups.get_mut(&name) else {
+            return false;
+        };
+        group.machine.fenced(format!("{address}: {reason}"), us);
+        true
+    }
+
+    pub(super) fn step_groups(&mut self, now: Instant) {
+        let names: Vec<String> = self.groups.keys().cloned().collect();
+        for name in names {
+            loop {
+                self.settle_taking(&name, now);
+                self.settle_leaving(&name, now);
+                let Some(step) = self.poll_group(&name, now) else {
+                    break;
+                };
+                self.carry_out_step(&name, step, now);
+            }
+            self.check_storage(&name, now);
+            self.tell_role(&name);
+        }
+    }
+
+    fn poll_group(&mut self, name: &str, now: Instant) -> Option<Step> {
+        let us = self.us(now);
+        self.groups.get_mut(name)?.machine.poll(us)
+    }
+
+    fn carry_out_step(&mut self, name: &str, step: Step, now: Instant) {
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        match step {
+            Step::Look => self.actions.push(Action::Look(name.to_owned())),
+            Step::Take { from } => {
+                group.from = from;
+                group.in_use = None;
+                group.has_storage = group.config.command.is_none();
+                match group.has_storage {
+                    true => self.open_members(name, now),
+                    false => self.run_lock(name, LockOrder::Take),
+                }
+            }
+            Step::Serve => self.ports_dirty = true,
+            Step::Announce => {
+                let first = self
+                    .members(name)
+                    .into_iter()
+                    .find(|id| self.exports[id].is_open());
+                self.actions.extend(first.map(Action::AnnounceExport));
+            }
+            Step::Leave => {
+                self.ports_dirty = true;
+                self.close_members(name, now);
+            }
+        }
+    }
+
+    fn run_lock(&mut self, name: &str, order: LockOrder) {
+        if let Some(group) = self.groups.get(name) {
+            let config = Arc::clone(&group.config);
+            self.actions.push(Action::RunLock(name.to_owned(), config, order));
+        }
+    }
+
+    fn open_members(&mut self, name: &str, now: Instant) {
+        for id in self.members(name) {
+            if let Some(entry) = self.exports.get_mut(&id)
+                && matches!(entry.life, Life::Failed(_) | Life::Waiting(_))
+            {
+                entry.life = Life::Waiting(now);
+            }
+        }
+    }
+
+    fn close_members(&mut self, name: &str, now: Instant) {
+        let mut leaving = Vec::new();
+        for id in self.members(name) {
+            let opened = self
+                .exports
+                .get(&id)
+                .is_some_and(|entry| matches!(entry.life, Life::Open | Life::Opening(..)));
+            if opened && let Some(new) = self.renew(id, &mut Reload::new(now, false), now) {
+                self.pass_on_claims(id, new);
+                leaving.push(id);
+            }
+        }
+        if let Some(group) = self.groups.get_mut(name) {
+            group.leaving.extend(leaving);
+        }
+    }
+
+    /// The take-over has succeeded when every export is open or has failed for a reason of its own, and has not when another
+    /// client has one of them.
+    fn settle_taking(&mut self, name: &str, now: Instant) {
+        let us = self.us(now);
+        let group = &self.groups[name];
+        if *group.machine.state() != Role::Taking || !group.has_storage {
+            return;
+        }
+        let lives: Vec<&Life> = self
+            .members(name)
+            .iter()
+            .filter_map(|id| Some(&self.exports.get(id)?.life))
+            .collect();
+        if !lives
+            .iter()
+            .all(|life| matches!(life, Life::Open | Life::Failed(_)))
+        {
+            return;
+        }
+        let failed = || {
+            lives.iter().filter_map(|life| match life {
+                Life::Failed(backoff) => Some(backoff.reason.clone()),
+                _ => None,
+            })
+        };
+        let in_use = group.in_use.clone();
+        let refused = match lives.iter().any(|life| matches!(life, Life::Open)) {
+            true => in_use,
+            false => in_use
+                .or_else(|| failed().next())
+                .or(Some("it has no exports".to_owned())),
+        };
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        group.in_use = None;
+        match refused {
+            Some(reason) => group.machine.refused(reason, us),
+            None => group.machine.taken(us),
+        }
+    }
+
+    /// Everything is closed, and the storage given back: others may have it.
+    fn settle_leaving(&mut self, name: &str, now: Instant) {
+        let us = self.us(now);
+        let leaving = &self.leaving;
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        group.leaving.retain(|id| leaving.contains_key(id));
+        // Its first step is to close everything; only then there is an end to wait for.
+        let is_closed = *group.machine.state() == Role::Leaving
+            && group.machine.next_us().is_none()
+            && group.leaving.is_empty();
+        if !is_closed {
+            return;
+        }
+        let had_storage = std::mem::take(&mut group.has_storage);
+        if had_storage && group.config.command.is_some() {
+            group.releasing = true;
+            self.run_lock(name, LockOrder::Release);
+        } else if !group.releasing {
+            group.machine.left(us);
+        }
+    }
+
+    fn check_storage(&mut self, name: &str, now: Instant) {
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        let is_due = group.config.command.is_some()
+            && group.machine.may_hold_locks()
+            && group.check.is_some_and(|check| now >= check);
+        if is_due {
+            group.check = None;
+            self.run_lock(name, LockOrder::Check);
+        }
+    }
+
+    pub(super) fn next_group_time(&self) -> Option<Instant> {
+        let times = self.groups.values().flat_map(|group| {
+            let check = group.check.filter(|_| group.machine.may_hold_locks());
+            let step = group.machine.next_us().map(|us| self.at(us));
+            [check, step]
+        });
+        times.flatten().min()
+    }
+
+    /// Somebody else has the storage of a member.
+    pub(super) fn note_in_use(&mut self, id: ExportId, refusal: &Refusal) {
+        let group = self
+            .exports
+            .get(&id)
+            .and_then(|entry| entry.config.failover.as_ref());
+        let Some(name) = group.map(|group| group.name.clone()) else {
+            return;
+        };
+        if let Some(group) = self.groups.get_mut(&name)
+            && refusal.in_use
+            && *group.machine.state() == Role::Taking
+        {
+            group.in_use = Some(refusal.reason.clone());
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Why an export could not be opened, as far as the plan cares.
+
+/// Why an export could not be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::control) struct Refusal {
+    pub reason: String,
+    /// Somebody else has its storage.
+    pub in_use: bool,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Refusal {
+        Refusal {
+            reason,
+            in_use: false,
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Exports that another gateway may serve.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::config::{FailoverGroup, StoreKind};
+
+const QUESTION: Duration = Duration::from_micros(failover::ASK_EVERY_US);
+
+fn member(slot: u8, path: &str, command: Option<&str>) -> ExportConfig {
+    let group = FailoverGroup {
+        name: "san1".into(),
+        mac: Mac([2, 0x78, 0x62, 0, 0, 1]),
+        peers: Arc::new([Mac([2, 0, 0, 0, 0, 9])]),
+        detect: FailoverGroup::DETECT,
+        command: command.map(|program| vec![program.to_owned()]),
+    };
+    ExportConfig {
+        store: StoreKind::Rbd,
+        failover: Some(Arc::new(group)),
+        ..export(1, slot, path, &["eth0"])
+    }
+}
+
+impl World {
+    pub(super) fn look(&mut self, group: &str) {
+        let images = self.plan.images(group);
+        let owners = images.into_iter().map(|(id, _)| (id, self.owner.clone()));
+        self.plan.group_looked(group, Ok(owners.collect()), self.now);
+    }
+
+    pub(super) fn run_lock(&mut self, group: &str, order: LockOrder) {
+        self.orders.push(order);
+        let result = match (order, self.program_fails.clone()) {
+            (LockOrder::Take | LockOrder::Check, Some(reason)) => Err(reason),
+            _ => Ok(()),
+        };
+        self.plan.lock_ended(group, order, result, self.now);
+    }
+
+    /// So many questions go out, which are answered or not.
+    fn ask(&mut self, questions: u32, answered: bool) {
+        for _ in 0..questions {
+            self.plan.group_asked("san1", self.now);
+            if answered {
+                self.plan.group_heard("san1", self.now);
+            }
+            self.run();
+            self.pass(QUESTION);
+        }
+    }
+
+    fn role(&self) -> Role {
+        self.plan.groups()[0].role.clone()
+    }
+
+    fn served_on_eth0(&self) -> Vec<String> {
+        self.served("eth0").unwrap_or_default()
+    }
+}
+
+fn active(exports: &[ExportConfig]) -> World {
+    let mut world = World::new(&["eth0"]);
+    world.want(exports);
+    world.ask(8, false);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.role(), Role::Active, "{:#?}", world.said);
+    world
+}
+
+#[test]
+fn a_gateway_stands_by_while_another_answers_and_takes_over_when_it_does_not() {
+    let mut world = World::new(&["eth0"]);
+    world.owner = Some("10.0.0.1:0/7".into());
+    world.want(&[member(1, "rbd:p/a", None), export(1, 9, "/own", &["eth0"])]);
+    assert_eq!(world.said("cannot be served"), 0, "{:#?}", world.said);
+    // Its own exports are served at once, and the port is there for the group's.
+    assert_eq!(world.served_on_eth0(), ["e1.9"]);
+    world.ask(40, true);
+    assert_eq!((world.role(), world.stores.len()), (Role::Standby, 1));
+    assert!(world.plan.is_settled(), "to stand by is no failure");
+    assert!(matches!(
+        world.plan.status().exports[0].state,
+        crate::control::plan::State::Standby(_)
+    ));
+    world.ask(8, false);
+    assert_eq!(world.role(), Role::Quiet, "{:#?}", world.said);
+    assert_eq!(
+        world.served_on_eth0(),
+        ["e1.9"],
+        "nothing is answered in the quiet time"
+    );
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.role(), Role::Active);
+    assert_eq!(world.served_on_eth0(), ["e1.1", "e1.9"]);
+    assert_eq!(world.done("OpenPort"), 1, "the port was open already");
+    assert_eq!(world.done("Search"), 1, "of the other export alone");
+}
+
+#[test]
+fn locks_are_broken_only_of_whom_was_seen_with_them() {
+    let mut world = World::new(&["eth0"]);
+    world.owner = Some("10.0.0.1:0/7".into());
+    world.want(&[member(1, "rbd:p/a", None)]);
+    world.ask(8, false);
+    assert_eq!(world.taken_from, [LockOf::Client("10.0.0.1:0/7".into())]);
+    let mut world = World::new(&["eth0"]);
+    world.want(&[member(1, "rbd:p/a", None)]);
+    world.ask(8, false);
+    assert_eq!(world.taken_from, [LockOf::Nobody]);
+    let mut world = World::new(&["eth0"]);
+    world.want(&[member(1, "rbd:p/a", None)]);
+    world.plan.take_group("san1", world.now).unwrap();
+    world.run();
+    assert_eq!(world.taken_from, [LockOf::Anybody]);
+}
+
+#[test]
+fn a_lock_that_is_lost_silences_the_whole_group_at_once() {
+    let mut world = active(&[member(1, "rbd:p/a", None), member(2, "rbd:p/b", None)]);
+    assert_eq!(world.served_on_eth0(), ["e1.1", "e1.2"]);
+    let first = world.plan.order[0];
+    world
+        .plan
+        .fenced(first, "another client has it".into(), world.now);
+    world.run();
+    assert_eq!(world.served_on_eth0(), Vec::<String>::new());
+    assert_eq!((world.role(), world.stores.len()), (Role::Standby, 0));
+    assert_eq!(world.said("another client has it"), 2, "{:#?}", world.said);
+    // For a minute it is the other one's.
+    world.ask(230, false);
+    assert_eq!(world.role(), Role::Standby);
+    world.ask(30, false);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.role(), Role::Active);
+    assert_eq!(world.served_on_eth0(), ["e1.1", "e1.2"]);
+}
+
+#[test]
+fn one_image_in_other_hands_keeps_the_group_away_and_a_missing_one_does_not() {
+    let mut world = World::new(&["eth0"]);
+    world.in_use.insert("rbd:p/b".into());
+    world.want(&[member(1, "rbd:p/a", None), member(2, "rbd:p/b", None)]);
+    world.ask(8, false);
+    assert_eq!(
+        (world.role(), world.stores.len()),
+        (Role::Standby, 0),
+        "{:#?}",
+        world.said
+    );
+    world.in_use.clear();
+    world
+        .bad_paths
+        .insert("rbd:p/b".into(), "there is no image".into());
+    world.ask(20, false);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(
+        (world.role(), world.served_on_eth0()),
+        (Role::Active, vec!["e1.1".to_owned()])
+    );
+    world.bad_paths.clear();
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.served_on_eth0(), ["e1.1", "e1.2"]);
+}
+
+#[test]
+fn the_operator_moves_it() {
+    let mut world = active(&[member(1, "rbd:p/a", None)]);
+    assert!(
+        world
+            .plan
+            .take_group("san1", world.now)
+            .unwrap_err()
+            .contains("active")
+    );
+    assert!(
+        world
+            .plan
+            .take_group("san2", world.now)
+            .unwrap_err()
+            .contains("san2")
+    );
+    world.plan.release_group("san1", world.now).unwrap();
+    world.run();
+    assert_eq!((world.role(), world.stores.len()), (Role::Standby, 0));
+    assert!(world.plan.release_group("san1", world.now).is_err());
+    world.plan.take_group("san1", world.now).unwrap();
+    world.run();
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.served_on_eth0(), ["e1.1"]);
+}
+
+#[test]
+fn what_does_not_close_keeps_the_group_from_being_taken_again() {
+    let mut world = active(&[member(1, "rbd:p/a", None)]);
+    world.stuck_paths.insert("rbd:p/a".into());
+    world.plan.release_group("san1", world.now).unwrap();
+    world.run();
+    world.ask(600, false);
+    assert_eq!(world.role(), Role::Leaving);
+    assert_eq!(world.served_on_eth0(), Vec::<String>::new());
+    world.stuck_paths.clear();
+    for id in std::mem::take(&mut world.stuck) {
+        world.stores.remove(&id);
+        world.plan.export_closed(id, world.now);
+    }
+    world.run();
+    world.ask(8, false);
+    assert_ne!(world.role(), Role::Leaving);
+}
+
+#[test]
+fn storage_without_locks_is_taken_and_given_back_by_a_program() {
+    let drbd = |slot| ExportConfig {
+        store: StoreKind::Direct,
+        ..member(slot, "/dev/drbd0", Some("/sbin/lock"))
+    };
+    let mut world = World::new(&["eth0"]);
+    world.program_fails = Some("the peer is Primary".into());
+    world.want(&[drbd(1)]);
+    world.ask(20, false);
+    assert_eq!((world.role(), world.stores.len()), (Role::Standby, 0));
+    assert!(world.said("the peer is Primary") >= 1);
+    world.program_fails = None;
+    world.ask(40, false);
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.role(), Role::Active, "{:#?}", world.said);
+    assert!(world.orders.contains(&LockOrder::Check));
+    world.program_fails = Some("it is Secondary".into());
+    world.pass(Duration::from_secs(2));
+    assert_eq!((world.role(), world.stores.len()), (Role::Standby, 0));
+    assert_eq!(world.orders.last(), Some(&LockOrder::Release));
+}
+
+#[test]
+fn an_export_leaves_and_joins_a_group_with_a_store_of_its_own() {
+    let mut world = active(&[member(1, "rbd:p/a", None)]);
+    let alone = ExportConfig {
+        failover: None,
+        ..member(1, "rbd:p/a", None)
+    };
+    world.want(&[alone]);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.served_on_eth0(), ["e1.1"]);
+    assert_eq!(world.done("OpenExport"), 2);
+    world.want(&[member(1, "rbd:p/a", None)]);
+    assert_eq!(world.served_on_eth0(), Vec::<String>::new(), "it listens first");
+    world.ask(8, false);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.served_on_eth0(), ["e1.1"]);
+}

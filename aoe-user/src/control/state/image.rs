@@ -1,0 +1,143 @@
+//! What initiators changed, kept with an image in Ceph: whichever gateway has the image has it, too.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+use engine::StateStore;
+
+use super::format::{Contents, decode, encode};
+use crate::store::{
+    Completion, CompletionHandle as _, CompletionQueue, Event, Fault, FaultKind, Metadata, QueueHandle, Token,
+};
+use crate::target::{Address, Persistent};
+
+/// The name of the metadata, as `rbd image-meta list` shows it.
+const NAME: &str = "xblade.state";
+
+/// What an image keeps.
+///
+/// # Errors
+/// When it cannot be read, or what is there is no state: then the export must stay shut.
+pub fn load(metadata: &dyn Metadata) -> Result<Option<Persistent>, String> {
+    let text = metadata
+        .get(NAME)
+        .map_err(|error| format!("cannot read the metadata {NAME} of the image: {error}"))?;
+    let Some(text) = text else { return Ok(None) };
+    let contents = decode(text.as_bytes()).map_err(|error| {
+        format!(
+            "the metadata {NAME} of the image is damaged ({error}); `rbd image-meta remove IMAGE {NAME}` opens the export \
+             without mask and reservation"
+        )
+    })?;
+    Ok(Some(contents.state))
+}
+
+/// Puts a state on the image and waits until it is there.
+///
+/// # Errors
+/// When the cluster refuses.
+pub fn store(metadata: &dyn Metadata, state: &Persistent) -> io::Result<()> {
+    // Whose it is is the image's to say: another gateway may have another name for the export.
+    let contents = Contents {
+        export: None,
+        state: state.clone(),
+    };
+    let text = String::from_utf8(encode(&contents)).map_err(io::Error::other)?;
+    metadata.set(NAME, &text)
+}
+
+/// A change to be kept, and who waits for that.
+type Change = (Persistent, Box<dyn FnOnce(io::Result<()>) + Send>);
+
+/// Saves the state of one export with its image. Waiting for the cluster is a thread's of its own, which ends with this.
+#[derive(Debug)]
+pub struct ImageKeeper {
+    changes: Sender<Change>,
+}
+
+impl ImageKeeper {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system gives none.
+    pub fn start(metadata: Arc<dyn Metadata>) -> io::Result<ImageKeeper> {
+        let (changes, asked) = channel::<Change>();
+        std::thread::Builder::new()
+            .name("rbd-state".to_owned())
+            .spawn(move || {
+                for (state, told) in asked {
+                    told(store(&*metadata, &state));
+                }
+            })?;
+        Ok(ImageKeeper { changes })
+    }
+
+    /// Saves a state after all that were to be saved before.
+    pub fn save(&self, state: &Persistent, told: Box<dyn FnOnce(io::Result<()>) + Send>) {
+        if let Err(refused) = self.changes.send((state.clone(), told)) {
+            let (_, told) = refused.0;
+            told(Err(io::Error::other("the thread that saves has ended")));
+        }
+    }
+}
+
+impl StateStore<CompletionQueue> for ImageKeeper {
+    fn save(&self, _address: Address, state: &Persistent, handle: QueueHandle, token: Token) {
+        let told = move |result: io::Result<()>| {
+            let fault = |source| Fault {
+                kind: FaultKind::Write,
+                lba: 0,
+                source,
+            };
+            handle.post(Completion {
+                token,
+                event: Event::Finished(result.map(|()| None).map_err(fault)),
+            });
+        };
+        ImageKeeper::save(self, state, Box::new(told));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use aoe_common::Mac;
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// Metadata in memory.
+    #[derive(Debug, Default)]
+    struct Kept(Mutex<HashMap<String, String>>);
+
+    impl Metadata for Kept {
+        fn get(&self, name: &str) -> io::Result<Option<String>> {
+            Ok(self.0.lock().get(name).cloned())
+        }
+
+        fn set(&self, name: &str, text: &str) -> io::Result<()> {
+            self.0.lock().insert(name.to_owned(), text.to_owned());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_and_damage_shuts() {
+        let kept = Arc::new(Kept::default());
+        assert_eq!(load(&*kept), Ok(None));
+        let state = Persistent {
+            string: vec![0, 255, b'x'],
+            mask: vec![Mac([2, 0, 0, 0, 0, 1])],
+            reserve: vec![Mac([2, 0, 0, 0, 0, 2])],
+        };
+        let keeper = ImageKeeper::start(Arc::clone(&kept) as _).unwrap();
+        let (done, ended) = channel();
+        keeper.save(&state, Box::new(move |result| done.send(result.is_ok()).unwrap()));
+        assert!(ended.recv().unwrap());
+        assert_eq!(load(&*kept), Ok(Some(state)));
+        kept.0.lock().get_mut(NAME).unwrap().push('x');
+        assert!(load(&*kept).unwrap_err().contains("image-meta remove"));
+    }
+}

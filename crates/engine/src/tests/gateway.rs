@@ -1,0 +1,90 @@
+//! An export under the address of its failover group.
+
+use aoe_common::{Access, Mac};
+
+use crate::testing::bench::{ONE, OTHER, TARGET, Worker, ata, export, frame_from, options};
+use crate::testing::store::MemStore;
+use crate::{AccessList, Gateway, Options};
+
+const GROUP: Mac = Mac([2, 0x78, 0x62, 0, 0, 1]);
+const PEER: Mac = Mac([2, 0, 0, 0, 0, 0xbb]);
+
+fn grouped(allow: &[(Mac, Access)]) -> Options {
+    Options {
+        gateway: Some(Gateway {
+            mac: GROUP,
+            peers: [PEER].into(),
+        }),
+        access: AccessList::new(allow.iter().copied()),
+        ..options(7, 3)
+    }
+}
+
+/// The argument of Query Config.
+fn query(subcommand: u8, string: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(string.len()).unwrap();
+    [&[0, 0, 0, 0, 0, subcommand, 0, length], string].concat()
+}
+
+fn worker(options: Options) -> Worker {
+    Worker::new(vec![export(options, &MemStore::new(64))])
+}
+
+#[test]
+fn it_is_asked_and_answers_by_the_address_of_the_group_alone() {
+    let mut worker = worker(grouped(&[]));
+    let to = |mac| frame_from(ONE, mac, 7, 3, 1, 1, &query(0, b""));
+    let answer = worker.ask(&to(GROUP));
+    assert_eq!(answer.len(), 1);
+    assert_eq!((&answer[0][..6], &answer[0][6..12]), (&ONE.0[..], &GROUP.0[..]));
+    assert!(
+        worker.ask(&to(TARGET)).is_empty(),
+        "the port's own address is not the export's"
+    );
+    assert_eq!(worker.session.counters().silent_destination.get(), 1);
+    for everybody in [
+        to(Mac::BROADCAST),
+        frame_from(ONE, Mac::BROADCAST, 0xffff, 0xff, 1, 1, &query(0, b"")),
+    ] {
+        assert_eq!(worker.ask(&everybody)[0][6..12], GROUP.0);
+    }
+    // Its own frames, come back.
+    assert!(
+        worker
+            .ask(&frame_from(GROUP, GROUP, 7, 3, 1, 1, &query(0, b"")))
+            .is_empty()
+    );
+    // One in no group is asked by the port's address alone.
+    let mut plain = Worker::new(vec![export(options(7, 3), &MemStore::new(64))]);
+    assert!(plain.ask(&to(GROUP)).is_empty());
+    assert_eq!(plain.ask(&to(TARGET)).len(), 1);
+}
+
+#[test]
+fn advertisements_come_from_the_group() {
+    let export = export(grouped(&[]), &MemStore::new(64));
+    let mut worker = Worker::new(vec![export.clone()]);
+    worker
+        .session
+        .advertise(&mut worker.link, &worker.port, &[export], worker.now_us);
+    assert_eq!(worker.sent()[0][6..12], GROUP.0);
+}
+
+#[test]
+fn another_gateway_may_ask_whether_it_answers_and_nothing_else() {
+    let mut worker = worker(grouped(&[(ONE, Access::ReadWrite)]));
+    let from = |mac, command, argument: &[u8]| frame_from(mac, GROUP, 7, 3, command, 1, argument);
+    assert_eq!(worker.ask(&from(PEER, 1, &query(0, b""))).len(), 1);
+    assert!(
+        worker.ask(&from(OTHER, 1, &query(0, b""))).is_empty(),
+        "a stranger"
+    );
+    assert!(
+        worker.ask(&from(PEER, 1, &query(3, b"x"))).is_empty(),
+        "the string is not changed"
+    );
+    let identify = ata(0, 0, 1, 0xec, 0, &[]);
+    assert!(worker.ask(&from(PEER, 0, &identify)).is_empty());
+    let everybody = frame_from(PEER, Mac::BROADCAST, 7, 3, 1, 1, &query(0, b""));
+    assert!(worker.ask(&everybody).is_empty());
+}

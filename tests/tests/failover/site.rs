@@ -1,0 +1,209 @@
+//! Two gateways, a Ceph cluster and an initiator, each in a namespace of its own, around one switch.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aoe_common::Mac;
+use lab::ceph::Ceph;
+use lab::initiator::Initiator;
+use lab::writer::{Options, Writer};
+use lab::{Address, Namespace, Target, eventually, seed};
+
+pub const ADDRESS: Address = Address::new(1, 1);
+/// What the group is served under.
+pub const GROUP: Mac = Mac([2, 0x78, 0x62, 0, 0, 1]);
+/// Long enough for a busy machine; a take-over takes some four seconds.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// Sectors that are written to.
+pub const SECTORS: u64 = 1024;
+
+/// A gateway's place: its namespace has `eth0` to the initiators and `eth1` to Ceph.
+pub struct Gateway {
+    name: &'static str,
+    pub namespace: Namespace,
+    directory: tempfile::TempDir,
+}
+
+/// The gateways, the initiators and what is between them.
+pub struct Net {
+    /// The switches, and Ceph.
+    pub hub: Namespace,
+    pub gateways: [Gateway; 2],
+    pub initiators: Namespace,
+}
+
+/// The same with a cluster, and an image `rbd/vm`.
+pub struct Site {
+    // Dropped in this order.
+    ceph: Ceph,
+    pub net: Net,
+}
+
+/// The address of a gateway's card.
+pub fn own_mac(number: u8) -> Mac {
+    Mac([2, 0, 0, 0, 0, 0x0a + number])
+}
+
+impl Site {
+    pub fn new() -> Result<Site> {
+        let net = Net::new()?;
+        let ceph = Ceph::start_at(&net.hub, "10.77.0.1")?;
+        ceph.rbd(&net.hub, "create --size 64M rbd/vm")?;
+        Ok(Site { ceph, net })
+    }
+
+    /// Whether the card of a gateway takes frames to the group's address.
+    pub fn takes_group_address(&self, number: usize) -> Result<bool> {
+        let mut show = std::process::Command::new("bridge");
+        show.args(["fdb", "show", "dev", "eth0"]);
+        let shown = self.net.gateways[number].namespace.output(show)?;
+        Ok(shown.contains(&GROUP.to_string()))
+    }
+
+    /// Starts a gateway's daemon with the image in the group `san1`.
+    pub fn start(&self, number: usize) -> Result<Target> {
+        let text = format!(
+            "[ceph]\nconf = {:?}\n[[failover]]\nname = \"san1\"\nmac = \"{GROUP}\"\npeers = [\"{}\", \"{}\"]\n[[export]]\nshelf = 1\n\
+             slot = 1\npath = \"rbd:rbd/vm\"\ninterfaces = [\"eth0\"]\nfailover = \"san1\"\n",
+            self.ceph.conf(),
+            own_mac(0),
+            own_mac(1)
+        );
+        self.net.gateways[number].start(&text)
+    }
+}
+
+impl Net {
+    pub fn new() -> Result<Net> {
+        let hub = Namespace::new("hub")?;
+        for bridge in ["lan", "san"] {
+            hub.ip(&format!("link add {bridge} type bridge"))?;
+            hub.ip(&format!("link set {bridge} up"))?;
+        }
+        hub.ip("addr add 10.77.0.1/24 dev san")?;
+        let gateways = [Gateway::new("a", 0, &hub)?, Gateway::new("b", 1, &hub)?];
+        let initiators = Namespace::new("initiators")?;
+        cable(&hub, "i", "lan", &initiators, "eth0", "02:00:00:00:00:64")?;
+        Ok(Net {
+            hub,
+            gateways,
+            initiators,
+        })
+    }
+
+    pub fn initiator(&self) -> Result<Initiator> {
+        Initiator::open(&self.initiators, "eth0")
+    }
+
+    /// Writes to the group's address.
+    pub fn writer(&self) -> Result<Writer> {
+        let options = Options {
+            seed: seed(),
+            address: ADDRESS,
+            target: GROUP,
+            sectors: SECTORS,
+            per_write: 2,
+            depth: 8,
+            patience: Duration::from_millis(200),
+        };
+        Ok(Writer::new(self.initiator()?, options))
+    }
+
+    /// Connects a gateway with Ceph, or cuts it off.
+    pub fn connect_ceph(&self, number: usize, up: bool) -> Result<()> {
+        let word = if up { "up" } else { "down" };
+        let name = self.gateways[number].name;
+        self.hub.ip(&format!("link set c{name} {word}")).map(drop)
+    }
+
+    /// Connects a gateway with the initiators, or cuts it off: its own card keeps its carrier, as behind another switch.
+    pub fn connect_initiators(&self, number: usize, up: bool) -> Result<()> {
+        let word = if up { "master lan" } else { "nomaster" };
+        let name = self.gateways[number].name;
+        self.hub.ip(&format!("link set g{name} {word}")).map(drop)
+    }
+}
+
+impl Gateway {
+    fn new(name: &'static str, number: u8, hub: &Namespace) -> Result<Gateway> {
+        let namespace = Namespace::new(name)?;
+        cable(
+            hub,
+            &format!("g{name}"),
+            "lan",
+            &namespace,
+            "eth0",
+            &own_mac(number).to_string(),
+        )?;
+        cable(
+            hub,
+            &format!("c{name}"),
+            "san",
+            &namespace,
+            "eth1",
+            &format!("02:00:00:00:01:{:02x}", 10 + number),
+        )?;
+        namespace.ip(&format!("addr add 10.77.0.{}/24 dev eth1", 10 + number))?;
+        Ok(Gateway {
+            name,
+            namespace,
+            directory: tempfile::tempdir()?,
+        })
+    }
+
+    /// Starts its daemon with this configuration.
+    pub fn start(&self, config: &str) -> Result<Target> {
+        let path = |name: &str| -> Result<String> {
+            let path = self.directory.path().join(name);
+            Ok(path.to_str().context("odd path")?.to_owned())
+        };
+        let (file, state) = (path("xblade.toml")?, path("state")?);
+        fs::write(&file, config)?;
+        Target::start(
+            &self.namespace,
+            &["daemon", "--config", &file, "--state-dir", &state],
+        )
+    }
+}
+
+/// A port of a bridge of the hub, and the interface at the other end.
+fn cable(
+    hub: &Namespace,
+    port: &str,
+    bridge: &str,
+    to: &Namespace,
+    interface: &str,
+    mac: &str,
+) -> Result<()> {
+    hub.ip(&format!(
+        "link add {port} type veth peer name {interface} address {mac} netns {}",
+        to.path()
+    ))?;
+    hub.ip(&format!("link set {port} master {bridge} up"))?;
+    to.ip(&format!("link set {interface} up")).map(drop)
+}
+
+/// What a gateway does for the group, and the reason it gives.
+pub fn role(target: &Target) -> Result<(String, String)> {
+    let output = target.ask(&["failover", "status", "--json"])?;
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let group = &value["groups"][0];
+    let text = |key: &str| group[key].as_str().unwrap_or_default().to_owned();
+    Ok((text("role"), text("reason")))
+}
+
+/// Waits until a gateway does this for the group.
+pub fn wait_for_role(target: &Target, wanted: &str) -> Result<()> {
+    eventually(&format!("a gateway that is {wanted}"), PATIENCE, || {
+        // Its socket may not be there yet.
+        Ok(role(target).is_ok_and(|(role, _)| role == wanted))
+    })
+}
+
+/// Ends a gateway in an orderly way.
+pub fn stop(mut target: Target) -> Result<()> {
+    ensure!(target.process.stop()? == 0, "{}", target.process.log());
+    Ok(())
+}

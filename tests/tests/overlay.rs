@@ -357,6 +357,46 @@ fn a_persistent_copy_outlives_boots_and_a_restart_of_the_host() -> Result<()> {
 }
 
 #[test]
+fn a_machine_s_copy_becomes_the_golden_image_by_order() -> Result<()> {
+    needs!(Need::Root);
+    let room = Room::new()?;
+    let target = room.start("")?;
+    let initiator = room.lab.open(0)?;
+    let (pc, stranger) = (machine(&initiator, PC[0]), machine(&initiator, STRANGER));
+    pc.find()?;
+    stranger.find()?;
+    pc.write(5, *b"the.next")?;
+    stranger.write(6, *b"stranger")?;
+    done(&target, &["overlay", "commit", "e12.9", "pc17"])?;
+    let image = std::fs::read(room.golden.path())?;
+    ensure!(image.len() == SECTORS as usize * 512 && image[5 * 512..6 * 512] == pattern(5, *b"the.next"));
+    ensure!(image[6 * 512..7 * 512] == stamp(6));
+    ensure!(stranger.read(5)? == stamp(5) && stranger.read(6)? == pattern(6, *b"stranger"));
+    ensure!(told(&target, "pc17")?.is_none());
+    ensure!(pc.read(5)? == pattern(5, *b"the.next"));
+    stranger.boot()?;
+    ensure!(stranger.read(5)? == pattern(5, *b"the.next") && stranger.read(6)? == stamp(6));
+    Ok(())
+}
+
+#[test]
+fn a_pause_puts_persistent_copies_on_their_medium() -> Result<()> {
+    needs!(Need::Root);
+    let room = Room::new()?;
+    let mut target = room.start_with("flush_interval = \"1h\"", "overlay = \"persistent\"\n")?;
+    let initiator = room.lab.open(0)?;
+    let pc = machine(&initiator, PC[0]);
+    pc.find()?;
+    pc.write(5, *b"written.")?;
+    done(&target, &["export", "pause", "e12.9"])?;
+    target.process.kill()?;
+    std::fs::remove_file(room.golden.directory().join("overlays/12.9/machine-pc17.map"))?;
+    let _target = room.start_with("", "overlay = \"persistent\"\n")?;
+    ensure!(pc.read(5)? == pattern(5, *b"written."));
+    Ok(())
+}
+
+#[test]
 fn a_full_copy_is_a_full_disk() -> Result<()> {
     needs!(Need::Root);
     let room = Room::new()?;

@@ -49,7 +49,8 @@ pub use nbd::{NbdExport, inspect as inspect_nbd};
 pub use open::{Opened, Reports, open, open_with};
 pub use options::{StoreError, StoreKind, StoreOptions};
 pub use overlay::{
-    CurrentGolden, Golden, OverlayError, OverlayFigures, OverlayFiles, OverlayOptions, OverlayStore,
+    CurrentGolden, Golden, MergeError, OverlayError, OverlayFigures, OverlayFiles, OverlayOptions,
+    OverlayStore,
 };
 pub use rbd::{
     CephOptions, LoadError, LockOf, RbdImage, RbdPath, Takeover, available as rbd_available,

@@ -256,6 +256,22 @@ pub enum OverlayAction {
     Reset(Machines),
     /// Take the copies of machines away that are gone for good
     Discard(Machines),
+    /// Make a new golden image of the old one and what a machine wrote; the machine must be off
+    Commit(OneMachine),
+}
+
+/// A machine of an export.
+#[derive(Debug, Args)]
+pub struct OneMachine {
+    /// The export, as in e1.2
+    #[arg(value_name = "EXPORT")]
+    pub export: String,
+    /// Name of the machine, or its address if it has none
+    #[arg(value_name = "MACHINE")]
+    pub machine: String,
+    /// How it is asked and shown
+    #[command(flatten)]
+    pub ask: Ask,
 }
 
 /// `xblade failover`

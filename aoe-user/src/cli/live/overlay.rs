@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::args::{ListArgs, Machines, OverlayAction};
+use super::args::{ListArgs, Machines, OneMachine, OverlayAction};
 use super::client::Client;
 use super::columns::{Column, choose, table};
 use super::show::idle;
 use crate::cli::output;
 use crate::cli::table::size;
-use crate::control::api::overlays::{Overlay, Overlays, ResetOverlays};
+use crate::control::api::overlays::{CommitOverlay, Overlay, Overlays, ResetOverlays};
 use crate::control::api::types::{Request, SCHEMA};
 
 const COLUMNS: [Column<Overlay>; 10] = [
@@ -57,6 +57,7 @@ pub(in crate::cli) fn overlay(action: OverlayAction) -> Result<ExitCode> {
         OverlayAction::List(args) => list(args)?,
         OverlayAction::Reset(args) => reset(args, false)?,
         OverlayAction::Discard(args) => reset(args, true)?,
+        OverlayAction::Commit(args) => commit(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -95,6 +96,18 @@ fn reset(args: Machines, discard: bool) -> Result<()> {
     }
     let what = if discard { "discarded" } else { "reset" };
     output::line(format_args!("{what} {} of {export}", machines.join(", ")))
+}
+
+fn commit(args: OneMachine) -> Result<()> {
+    let OneMachine { export, machine, ask } = args;
+    let said = format!("{export} has a new golden image with what {machine} wrote");
+    let asked = CommitOverlay { export, machine };
+    let mut done: Value = Client::new(&ask.target)?.ask(&Request::CommitOverlay(asked))?;
+    if ask.json {
+        done["schema"] = json!(SCHEMA);
+        return output::line(done);
+    }
+    output::line(said)
 }
 
 #[cfg(test)]

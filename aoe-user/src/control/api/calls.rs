@@ -83,6 +83,7 @@ impl Control {
             Request::FailoverGroups {} => self.supervisor.tell_groups(answer, now),
             Request::TakeGroup { group } => self.supervisor.take_group(&group, answer, now),
             Request::ReleaseGroup { group } => self.supervisor.release_group(&group, answer, now),
+            Request::CommitOverlay(asked) => self.supervisor.commit_overlay(asked, answer),
             Request::LogLines { after } => answer.result((self.service.read_log)(after)),
             Request::Log { filter } => match (self.service.set_log)(&filter) {
                 Ok(()) => {
@@ -207,6 +208,12 @@ impl Supervisor {
             .filter(|served| selection.has(&served.config))
             .map(|served| (served.id, Arc::clone(&served.export)))
             .collect();
+        let disks: Vec<_> = self
+            .exports
+            .values()
+            .filter(|served| selection.has(&served.config))
+            .filter_map(|served| served.disks.clone())
+            .collect();
         if chosen.is_empty() {
             return answer.error("no export that is open has such a name");
         }
@@ -214,7 +221,7 @@ impl Supervisor {
         let again = ids.clone();
         let work = move || {
             let exports: Vec<_> = chosen.iter().map(|(_, export)| export).collect();
-            let done = pause::pause(&exports).map_err(|error| format!("{error:#}"));
+            let done = pause::pause(&exports, &disks).map_err(|error| format!("{error:#}"));
             Event::Paused(ids, done, Some(answer))
         };
         self.jobs

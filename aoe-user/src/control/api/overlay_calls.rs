@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use super::overlays::{Overlay, Overlays, ResetOverlays};
+use super::overlays::{CommitOverlay, Overlay, Overlays, ResetOverlays};
 use super::socket::Answer;
 use super::view::Selection;
 use crate::control::machines::{DiskName, DiskState, Disks};
@@ -54,6 +54,35 @@ impl Supervisor {
         self.jobs.start(work, |_| Event::Answered);
     }
 
+    /// The one export with copies that a request names.
+    fn disks_of(&self, export: &str) -> Result<(String, Arc<Disks>), String> {
+        let mut disks = self.disks(&Selection::new(&[export.to_owned()])?);
+        match (disks.pop(), disks.is_empty()) {
+            (Some(found), true) => Ok(found),
+            _ => Err(format!("{export} is not one export with overlays that is open")),
+        }
+    }
+
+    /// Merges a copy into a new golden image.
+    pub(super) fn commit_overlay(&mut self, asked: CommitOverlay, answer: Answer) {
+        let CommitOverlay { export, machine } = asked;
+        let (export, disks) = match self.disks_of(&export) {
+            Ok(found) => found,
+            Err(reason) => return answer.error(reason),
+        };
+        let work = move || {
+            let Ok(name) = machine.parse::<DiskName>();
+            match disks.commit(&name) {
+                Ok(()) => {
+                    answer.result(serde_json::json!({ "export": format!("e{export}"), "committed": machine }))
+                }
+                Err(reason) => answer.error(reason),
+            }
+            Event::Answered
+        };
+        self.jobs.start(work, |_| Event::Answered);
+    }
+
     /// Takes copies away.
     pub(super) fn reset_overlays(&mut self, asked: ResetOverlays, answer: Answer) {
         let ResetOverlays {
@@ -61,13 +90,9 @@ impl Supervisor {
             machines,
             discard,
         } = asked;
-        let selection = match Selection::new(std::slice::from_ref(&export)) {
-            Ok(selection) => selection,
+        let (export, disks) = match self.disks_of(&export) {
+            Ok(found) => found,
             Err(reason) => return answer.error(reason),
-        };
-        let mut disks = self.disks(&selection);
-        let (Some((export, disks)), true) = (disks.pop(), disks.is_empty()) else {
-            return answer.error(format!("{export} is not one export with overlays that is open"));
         };
         if machines.is_empty() {
             return answer.error("name the machines");

@@ -15,6 +15,16 @@ pub struct ResetOverlays {
     pub discard: bool,
 }
 
+/// Whose copy is to be merged into its image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommitOverlay {
+    /// The export, as in `e1.1`.
+    pub export: String,
+    /// The machine's name, or its address.
+    pub machine: String,
+}
+
 /// The result of [`super::types::Request::Overlays`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Overlays {

@@ -1,9 +1,11 @@
 //! Pausing exports: nothing begins any more, what has begun ends, everything is on the medium, and nobody is answered.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::control::machines::Disks;
 use crate::store::{CompletionQueue, Completions as _};
 use crate::target::Export;
 
@@ -14,13 +16,18 @@ const COMMIT_LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Pauses exports, all of them before the first is committed, so that their images are of one moment. Blocks.
+/// Pauses exports, all of them before the first is committed, so that their images are of one moment; the same for the machines' disks
+/// behind them. Blocks.
 ///
 /// # Errors
 /// When that fails or takes too long: all are served again then.
-pub(in crate::control) fn pause(exports: &[&std::sync::Arc<Export>]) -> Result<()> {
+pub(in crate::control) fn pause(exports: &[&Arc<Export>], disks: &[Arc<Disks>]) -> Result<()> {
     exports.iter().for_each(|export| export.pause());
-    let done = exports.iter().try_for_each(|export| settle(export));
+    let copies = || disks.iter().flat_map(|disks| disks.persistent());
+    let done = exports
+        .iter()
+        .try_for_each(|export| settle(export))
+        .and_then(|()| copies().try_for_each(|copy| settle(&copy)));
     if done.is_err() {
         exports.iter().for_each(|export| export.resume());
     }

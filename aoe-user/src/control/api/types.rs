@@ -6,7 +6,7 @@ use std::fmt;
 use engine::Latency;
 use serde::{Deserialize, Serialize};
 
-use super::overlays::ResetOverlays;
+use super::overlays::{CommitOverlay, ResetOverlays};
 use crate::metrics::Counts;
 
 /// The number of this form; it grows when a field changes its meaning or goes, not when one is added.
@@ -110,6 +110,8 @@ pub enum Request {
         /// Its name.
         group: String,
     },
+    /// Make a new golden image out of the one of now and a machine's copy, which ends.
+    CommitOverlay(CommitOverlay),
     /// The last lines of the log.
     LogLines {
         /// Only those after the one with this number.

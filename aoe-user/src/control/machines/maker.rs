@@ -1,6 +1,6 @@
 //! The thread that opens, resets and closes the machines' disks of one export.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
@@ -14,13 +14,15 @@ use aoe_common::Mac;
 use rustix::fs::FlockOperation;
 
 use super::naming::{DiskName, directory};
-use super::{Disk, Instance, Order, RETRY, Settings, Shared, golden, pause};
+use super::{Disk, Instance, Left, Order, RETRY, Settings, Shared, golden, pause};
 use crate::config::{Overlay, OverlayReset, Unknown};
 use crate::store::{CurrentGolden, OverlayFiles, OverlayOptions, OverlayStore, Store as _};
 use crate::target::{Export, Identity, Observer, Options, Persistent, WireAdmin};
 
 /// How long requests of a machine that is gone may take to end before its disk goes.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// Why a disk is not served meanwhile.
+const MERGING: &str = "it is being merged into a new golden image";
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -39,6 +41,8 @@ struct Maker {
     /// Keeps other processes from the directory.
     _lock: File,
     start: Start,
+    /// Disks that are being merged into a new image.
+    leaving: HashSet<DiskName>,
     /// The last message about a disk, so that it is logged once.
     said: HashMap<DiskName, String>,
 }
@@ -66,6 +70,7 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
         directory,
         _lock: lock,
         start,
+        leaving: HashSet::new(),
         said: HashMap::new(),
     };
     maker.take_settings();
@@ -95,6 +100,14 @@ impl Maker {
                 Order::Reset(name, again, answer) => {
                     let result = self.reset(&name, again).map_err(|error| format!("{error:#}"));
                     let _ = answer.send(result);
+                }
+                Order::Leave(name, answer) => {
+                    let left = self.leave(&name).map_err(|error| format!("{error:#}"));
+                    let _ = answer.send(left);
+                }
+                Order::Return(name, merged, answer) => {
+                    let result = self.come_back(&name, merged);
+                    let _ = answer.send(result.map_err(|error| format!("{error:#}")));
                 }
                 Order::Stop => break,
             }
@@ -222,7 +235,7 @@ impl Maker {
         let Some(name) = self.shared.table.read().name_of(mac) else {
             return Ok(None);
         };
-        if !self.has_room(&name) {
+        if self.leaving.contains(&name) || !self.has_room(&name) {
             return Ok(None);
         }
         let is_open = self.instance(&name).is_some();
@@ -238,7 +251,7 @@ impl Maker {
         let Some(name) = self.shared.table.read().name_of(mac) else {
             return Ok(None);
         };
-        if !self.has_room(&name) {
+        if self.leaving.contains(&name) || !self.has_room(&name) {
             return Ok(None);
         }
         let never = self.start.settings.config.overlay_reset == OverlayReset::Never;
@@ -272,6 +285,9 @@ impl Maker {
         if !there {
             bail!("{}: {name} has no disk", self.address());
         }
+        if self.leaving.contains(name) {
+            bail!("{}: {MERGING}: {name}", self.address());
+        }
         self.discard(name)?;
         self.said.remove(name);
         self.shared.disks.lock().remove(name);
@@ -284,6 +300,55 @@ impl Maker {
             true => self.open(name),
             false => Ok(()),
         }
+    }
+
+    /// Takes a disk out of service for its merge. Its machine hears nothing until that is over.
+    fn leave(&mut self, name: &DiskName) -> Result<Left> {
+        let address = self.address();
+        let Some(instance) = self.instance(name) else {
+            bail!("{address}: {name} has no disk that is open");
+        };
+        drop(instance);
+        let others = self.shared.disks.lock();
+        let bound = |(other, disk): (&DiskName, &Disk)| {
+            let store = &disk.instance.as_ref()?.store;
+            let is_bound = other != name && store.is_persistent() && store.golden().is_current();
+            is_bound.then(|| other.to_string())
+        };
+        let bound: Vec<String> = others.iter().filter_map(bound).collect();
+        drop(others);
+        if !bound.is_empty() {
+            bail!(
+                "{address}: the persistent copies of {} lie on the image that would be replaced, and could not be opened after the                  next start; reset them first",
+                bound.join(", ")
+            );
+        }
+        let Some(store) = self.take_out(name)? else {
+            bail!("{address}: {name} has no disk that is open");
+        };
+        self.leaving.insert(name.clone());
+        if let Some(disk) = self.shared.disks.lock().get_mut(name) {
+            disk.problem = Some(MERGING.into());
+        }
+        Ok(Left {
+            store,
+            files: self.files(name),
+        })
+    }
+
+    /// The merge of a disk is over.
+    fn come_back(&mut self, name: &DiskName, merged: bool) -> Result<()> {
+        self.leaving.remove(name);
+        if !merged {
+            return self.open(name);
+        }
+        tracing::info!(
+            "{}: what {name} had written is in {} from here on",
+            self.address(),
+            self.start.settings.config.path.display()
+        );
+        self.shared.disks.lock().remove(name);
+        self.discard(name)
     }
 
     fn instance(&self, name: &DiskName) -> Option<Arc<Instance>> {

@@ -18,7 +18,7 @@ use aoe_common::Mac;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::{ExportConfig, OverlayReset, Unknown};
-use crate::store::{Golden, Health, OverlayFigures, OverlayStore, Store as _};
+use crate::store::{Golden, Health, OverlayFigures, OverlayFiles, OverlayStore, Store as _};
 use crate::target::{Export, Options};
 
 pub(super) use maker::Start;
@@ -42,8 +42,19 @@ enum Order {
     Configure(Box<Settings>),
     /// The operator's: take a disk away, and make another at once or not.
     Reset(DiskName, bool, Sender<Result<(), String>>),
+    /// The operator's: take a disk out of service, for its merge.
+    Leave(DiskName, Sender<Result<Left, String>>),
+    /// The merge is over; true: the image has all of it, and the disk can go.
+    Return(DiskName, bool, Sender<Result<(), String>>),
     /// Close everything.
     Stop,
+}
+
+/// A disk that is out of service.
+#[derive(Debug)]
+struct Left {
+    store: Arc<OverlayStore>,
+    files: OverlayFiles,
 }
 
 /// What disks are made by.
@@ -187,11 +198,37 @@ impl Disks {
     /// # Errors
     /// Why it does not.
     pub fn reset(&self, name: DiskName, discard: bool) -> Result<(), String> {
+        self.have(|answer| Order::Reset(name, !discard, answer))
+    }
+
+    /// Makes a new golden image out of the one of now and a disk, which ends; waits for that.
+    ///
+    /// # Errors
+    /// Why there is none; the disk is served again then.
+    pub fn commit(&self, name: &DiskName) -> Result<(), String> {
+        let Left { store, files } = self.have(|answer| Order::Leave(name.clone(), answer))?;
+        let merged = store.merge(&files).map_err(|error| error.to_string());
+        // Its files are in use till here.
+        drop(store);
+        let returned = self.have(|answer| Order::Return(name.clone(), merged.is_ok(), answer));
+        merged.and(returned)
+    }
+
+    /// Has the thread do something, and waits for that.
+    fn have<T>(&self, order: impl FnOnce(Sender<Result<T, String>>) -> Order) -> Result<T, String> {
         let (answer, answered) = mpsc::channel();
-        self.order(Order::Reset(name, !discard, answer));
+        self.order(order(answer));
         answered
             .recv()
             .unwrap_or_else(|_| Err("the export is being closed".into()))
+    }
+
+    /// The disks that have to be committed for everything to be on the medium.
+    pub fn persistent(&self) -> Vec<Arc<Export>> {
+        let disks = self.shared.disks.lock();
+        let instances = disks.values().filter_map(|disk| disk.instance.as_ref());
+        let persistent = instances.filter(|instance| instance.store.is_persistent());
+        persistent.map(|instance| Arc::clone(&instance.export)).collect()
     }
 
     /// Commits and closes all disks and lets go of the image. Blocks.

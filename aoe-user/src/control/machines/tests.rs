@@ -373,6 +373,46 @@ fn a_persistent_disk_on_another_image_is_not_served_until_it_is_reset() {
 }
 
 #[test]
+fn a_commit_makes_a_new_image_that_others_get_when_they_boot() {
+    let room = Room::new();
+    let disks = room.open();
+    let pc = DiskName::Machine("pc17".into());
+    write(&disk(&disks, PC[0]), 1);
+    write(&disk(&disks, STRANGER), 2);
+    disks.commit(&pc).unwrap();
+    let image = std::fs::read(&room.config.path).unwrap();
+    let written = image.iter().filter(|byte| **byte == 1).count();
+    assert_eq!((written, image.len()), (512, SECTORS * 512), "one sector of it");
+    assert_eq!(read(&disk(&disks, STRANGER)), 2, "it runs on");
+    assert!(
+        disks.states().iter().all(|state| state.name != pc),
+        "its copy is gone"
+    );
+    assert_eq!(read(&disk(&disks, PC[0])), 1);
+    boot(&disks, STRANGER);
+    assert_eq!(read(&disk(&disks, STRANGER)), 1);
+}
+
+#[test]
+fn a_commit_that_cannot_be_leaves_the_disk_in_service_and_others_their_image() {
+    let mut room = Room::new();
+    persistent(&mut room);
+    let disks = room.open();
+    write(&disk(&disks, STRANGER), 2);
+    let nobody = disks.commit(&DiskName::Machine("nobody".into())).unwrap_err();
+    assert!(nobody.contains("no disk"), "{nobody}");
+    write(&disk(&disks, PC[0]), 1);
+    // A persistent copy of another machine would be without its image.
+    let refused = disks.commit(&DiskName::Unknown(STRANGER)).unwrap_err();
+    assert!(refused.contains("pc17"), "{refused}");
+    room.replace_image(9);
+    let refused = disks.commit(&DiskName::Machine("pc17".into())).unwrap_err();
+    assert!(refused.contains("replaced"), "{refused}");
+    assert_eq!(read(&disk(&disks, STRANGER)), 2);
+    assert_eq!(std::fs::read(&room.config.path).unwrap()[0], 9);
+}
+
+#[test]
 fn a_pause_holds_for_disks_that_are_made_meanwhile() {
     let room = Room::new();
     let disks = room.open();

@@ -122,6 +122,16 @@ impl Golden {
         Ok(*opened.fingerprint.get_or_init(|| found))
     }
 
+    /// The file, opened for reading.
+    pub(crate) fn file(&self) -> &File {
+        &self.shared.file
+    }
+
+    /// First sector served of it.
+    pub(crate) fn offset(&self) -> u64 {
+        self.shared.offset
+    }
+
     pub(crate) fn identity(&self) -> &Identity {
         &self.shared.identity
     }

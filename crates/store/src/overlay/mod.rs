@@ -16,6 +16,7 @@ mod files;
 mod fingerprint;
 mod golden;
 mod marks;
+mod merge;
 mod opening;
 mod records;
 mod space;
@@ -35,6 +36,7 @@ use crate::completion_queue::CompletionQueue;
 pub use current::CurrentGolden;
 pub use files::OverlayFiles;
 pub use golden::Golden;
+pub use merge::MergeError;
 pub use opening::{OverlayError, OverlayOptions};
 #[cfg(test)]
 pub(crate) use records::RecordsHeader;

@@ -399,6 +399,40 @@ fn damage_ends_in_a_refusal_and_a_discard_in_a_new_overlay() {
     }
 }
 
+#[test]
+fn a_merge_is_a_new_image_in_the_old_one_s_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut content, path) = golden_file(dir.path());
+    // A part of the file is served.
+    let store_options = StoreOptions {
+        offset: 8,
+        length: SECTORS - 16,
+        ..StoreOptions::new(StoreKind::Mmap, &path)
+    };
+    let golden = Golden::open(&store_options).unwrap();
+    let options = options(dir.path(), "a");
+    let (overlay, mut driver) = overlay(&golden, &options);
+    let data: Vec<u8> = (3..400).flat_map(|lba| stamp(lba, 1)).collect();
+    driver.write(3, &data, Durability::WriteBack).unwrap();
+    driver.trim(&[Extent { lba: 500, count: 100 }]).unwrap();
+    driver.write(550, &stamp(550, 2), Durability::WriteBack).unwrap();
+    content[span(8 + 3, 397)].copy_from_slice(&data);
+    content[span(8 + 500, 100)].fill(0);
+    content[span(8 + 550, 1)].copy_from_slice(&stamp(550, 2));
+    let old = std::fs::File::open(&path).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    overlay.merge(&options.files).unwrap();
+    assert!(std::fs::read(&path).unwrap() == content, "the new image");
+    let mut kept = Vec::new();
+    std::io::Read::read_to_end(&mut &old, &mut kept).unwrap();
+    assert!(kept == before, "who has the old image keeps it");
+    assert!(!dir.path().join("golden.merging").exists());
+    // The copy lies on the old image, and cannot be merged into the new one.
+    let again = overlay.merge(&options.files).unwrap_err().to_string();
+    assert!(again.contains("replaced"), "{again}");
+    assert!(std::fs::read(&path).unwrap() == content);
+}
+
 fn flip(path: &Path, at: u64) {
     use std::os::unix::fs::FileExt as _;
     let file = std::fs::File::options()

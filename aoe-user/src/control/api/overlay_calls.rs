@@ -74,7 +74,8 @@ impl Supervisor {
             let Ok(name) = machine.parse::<DiskName>();
             match disks.commit(&name) {
                 Ok(()) => {
-                    answer.result(serde_json::json!({ "export": format!("e{export}"), "committed": machine }))
+                    answer
+                        .result(serde_json::json!({ "export": format!("e{export}"), "committed": machine }));
                 }
                 Err(reason) => answer.error(reason),
             }

@@ -1,5 +1,7 @@
 //! The thread that opens, resets and closes the machines' disks of one export.
 
+mod merging;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -14,15 +16,13 @@ use aoe_common::Mac;
 use rustix::fs::FlockOperation;
 
 use super::naming::{DiskName, directory};
-use super::{Disk, Instance, Left, Order, RETRY, Settings, Shared, golden, pause};
+use super::{Disk, Instance, Order, RETRY, Settings, Shared, golden, pause};
 use crate::config::{Overlay, OverlayReset, Unknown};
 use crate::store::{CurrentGolden, OverlayFiles, OverlayOptions, OverlayStore, Store as _};
 use crate::target::{Export, Identity, Observer, Options, Persistent, WireAdmin};
 
 /// How long requests of a machine that is gone may take to end before its disk goes.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-/// Why a disk is not served meanwhile.
-const MERGING: &str = "it is being merged into a new golden image";
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -286,7 +286,7 @@ impl Maker {
             bail!("{}: {name} has no disk", self.address());
         }
         if self.leaving.contains(name) {
-            bail!("{}: {MERGING}: {name}", self.address());
+            bail!("{}: {}: {name}", self.address(), merging::MERGING);
         }
         self.discard(name)?;
         self.said.remove(name);
@@ -300,55 +300,6 @@ impl Maker {
             true => self.open(name),
             false => Ok(()),
         }
-    }
-
-    /// Takes a disk out of service for its merge. Its machine hears nothing until that is over.
-    fn leave(&mut self, name: &DiskName) -> Result<Left> {
-        let address = self.address();
-        let Some(instance) = self.instance(name) else {
-            bail!("{address}: {name} has no disk that is open");
-        };
-        drop(instance);
-        let others = self.shared.disks.lock();
-        let bound = |(other, disk): (&DiskName, &Disk)| {
-            let store = &disk.instance.as_ref()?.store;
-            let is_bound = other != name && store.is_persistent() && store.golden().is_current();
-            is_bound.then(|| other.to_string())
-        };
-        let bound: Vec<String> = others.iter().filter_map(bound).collect();
-        drop(others);
-        if !bound.is_empty() {
-            bail!(
-                "{address}: the persistent copies of {} lie on the image that would be replaced, and could not be opened after the                  next start; reset them first",
-                bound.join(", ")
-            );
-        }
-        let Some(store) = self.take_out(name)? else {
-            bail!("{address}: {name} has no disk that is open");
-        };
-        self.leaving.insert(name.clone());
-        if let Some(disk) = self.shared.disks.lock().get_mut(name) {
-            disk.problem = Some(MERGING.into());
-        }
-        Ok(Left {
-            store,
-            files: self.files(name),
-        })
-    }
-
-    /// The merge of a disk is over.
-    fn come_back(&mut self, name: &DiskName, merged: bool) -> Result<()> {
-        self.leaving.remove(name);
-        if !merged {
-            return self.open(name);
-        }
-        tracing::info!(
-            "{}: what {name} had written is in {} from here on",
-            self.address(),
-            self.start.settings.config.path.display()
-        );
-        self.shared.disks.lock().remove(name);
-        self.discard(name)
     }
 
     fn instance(&self, name: &DiskName) -> Option<Arc<Instance>> {

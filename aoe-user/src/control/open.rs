@@ -87,21 +87,12 @@ pub(super) fn open(
     notices: &Arc<Notices>,
 ) -> Result<Served> {
     let key = StateKey::from(&*config);
-    let state = match state {
-        Some((state, keys)) => {
-            keys.tell(&state)?;
-            Some(state)
-        }
-        None => None,
-    };
+    let told = state.map(|(state, keys)| keys.tell(&state).map(|()| state));
+    let state = told.transpose()?;
     let losses = state.as_ref().map_or_else(Losses::default, |state| {
         known_losses(&config, key.clone(), Arc::clone(state))
     });
-    let told = Arc::clone(notices);
-    let reports = Reports {
-        losses,
-        fenced: Some(Arc::new(move |reason: &str| told.fenced(id, reason))),
-    };
+    let reports = reports(id, losses, notices);
     let golden = (config.overlay != Overlay::None)
         .then(|| machines::golden(&config))
         .transpose()?
@@ -133,18 +124,9 @@ pub(super) fn open(
         persistent,
     )
     .context("what was kept of it cannot be used")?;
-    let disks = golden.map(|golden| {
-        Disks::open(machines::Start {
-            settings: settings(&config, &lists),
-            golden,
-            announce: Box::new({
-                let observer = Arc::clone(&observer);
-                move || observer.announce()
-            }),
-            observer,
-        })
-    });
-    let disks = disks.transpose()?;
+    let disks = golden
+        .map(|golden| open_disks(golden, settings(&config, &lists), observer))
+        .transpose()?;
     if let Some(disks) = &disks {
         export = export.with_machines(Arc::clone(disks) as _);
     }
@@ -159,6 +141,32 @@ pub(super) fn open(
         kept_with_image: with_image,
         mask: Arc::new(Mutex::new(mask)),
     })
+}
+
+/// The machines' own disks on a golden image.
+fn open_disks(
+    golden: Arc<CurrentGolden>,
+    settings: machines::Settings,
+    observer: Arc<Reporter>,
+) -> Result<Arc<Disks>> {
+    Disks::open(machines::Start {
+        settings,
+        golden,
+        announce: Box::new({
+            let observer = Arc::clone(&observer);
+            move || observer.announce()
+        }),
+        observer,
+    })
+}
+
+/// Who hears of what happens to the store.
+fn reports(id: ExportId, losses: Losses, notices: &Arc<Notices>) -> Reports {
+    let told = Arc::clone(notices);
+    Reports {
+        losses,
+        fenced: Some(Arc::new(move |reason: &str| told.fenced(id, reason))),
+    }
 }
 
 /// What initiators changed of an export before, and what keeps what they change from now on.

@@ -14,7 +14,7 @@ pub struct Settings {
     pub questions: u32,
     /// How long nobody is answered after the locks were taken: what the network still carries for the gateway before dies out.
     pub quiet_us: u64,
-    /// How long a gateway that lost the group, or gave it away, leaves it to the others, unless it hears one of them well. Two
+    /// How long a gateway that lost the group leaves it to the others, unless it hears one of them well. Two
     /// gateways that do not hear each other take the group from each other at most this often.
     pub hold_us: u64,
 }
@@ -126,6 +126,8 @@ enum Look {
     Known(Holder),
 }
 
+/// How long a group that the operator gave away is left to others: where none takes it, it is served here again.
+const RELEASED_US: u64 = 10_000_000;
 /// The pause after a try that failed; doubled each time.
 const PAUSE_US: u64 = 1_000_000;
 /// Most doublings.
@@ -307,7 +309,7 @@ impl Group {
         }
         self.under_way = false;
         self.reason = Some("released by the operator".to_owned());
-        self.hold(now_us);
+        self.held_until_us = now_us.saturating_add(RELEASED_US);
         self.enter(State::Leaving, now_us);
         true
     }

@@ -186,6 +186,10 @@ fn the_operator_decides() {
     assert_eq!(group.poll(now), Some(Step::Leave));
     group.left(now);
     assert!(!group.release(now));
+    // Where no other gateway takes it, it is here again in time.
+    let (step, again) = silence(&mut group.clone(), now);
+    assert_eq!(step, Step::Look);
+    assert!((now + 10 * SECOND..now + 12 * SECOND).contains(&again));
     assert!(group.take(now + SECOND));
     assert_eq!(group.poll(now + SECOND), Some(Step::Take { from: None }));
 }

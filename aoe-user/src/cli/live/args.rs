@@ -289,7 +289,7 @@ pub enum FailoverAction {
     Status(GroupsArgs),
     /// Take a group from the gateway that serves it, alive or dead, and wait until it is served here
     Take(GroupArgs),
-    /// Leave a group to another gateway; this one does not take it back by itself for a minute
+    /// Leave a group to another gateway; where none takes it, this one does after ten seconds
     Release(GroupArgs),
 }
 

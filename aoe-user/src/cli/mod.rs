@@ -114,7 +114,9 @@ fn fit_to_serve(config: Config) -> anyhow::Result<Config> {
 /// Refuses what no machine could serve, and a host that never can. What this machine lacks now (a file, an interface) may come.
 fn fit_to_wait(config: Config, origin: Option<&Origin>) -> anyhow::Result<Config> {
     let words = origin.map_or(Words::Options, |_| Words::File);
-    refuse(host_problems(&config), &contradictions(&config, words), origin)?;
+    let report = contradictions(&config, words);
+    report.log_warnings();
+    refuse(host_problems(&config), &report, origin)?;
     Ok(config)
 }
 

@@ -205,6 +205,28 @@ impl Check<'_> {
         for (key, message) in contradictions {
             self.problem(index, key, message);
         }
+        if export.shared && !export.read_only {
+            let message = format!(
+                "{}: shared means that others write other sectors of {}; two targets with one address on it lose acknowledged writes",
+                export.address(),
+                export.path.display()
+            );
+            self.warning(index, "shared", message);
+        }
+    }
+
+    /// Questions of a gateway whose address the others do not know may find no answer, and it would take the group from one that is well.
+    fn peers(&mut self, index: usize, export: &ExportConfig, chosen: &[&Interface]) {
+        let Some(group) = &export.failover else { return };
+        for interface in chosen {
+            if let Some(mac) = interface.mac.filter(|mac| !group.peers.contains(mac)) {
+                let message = format!(
+                    "the failover group {} does not name this gateway: put {mac}, the address of {}, into its `peers` on every gateway",
+                    group.name, interface.name
+                );
+                self.warning(index, "failover", message);
+            }
+        }
     }
 
     /// The interfaces an export is served on, by name.
@@ -234,7 +256,9 @@ impl Check<'_> {
         let chosen = all
             .iter()
             .filter(|interface| interfaces::chosen(&export.interfaces, interface));
-        let names: Vec<String> = chosen.map(|interface| interface.name.clone()).collect();
+        let chosen: Vec<&Interface> = chosen.collect();
+        self.peers(index, export, &chosen);
+        let names: Vec<String> = chosen.iter().map(|interface| interface.name.clone()).collect();
         if names.is_empty()
             && export
                 .interfaces

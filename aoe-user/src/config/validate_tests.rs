@@ -405,3 +405,48 @@ fn problems_point_at_the_line_of_a_config_file() {
         Path::new(&machine.path("x.toml"))
     );
 }
+
+#[test]
+fn what_shared_does_not_promise_is_told() {
+    let machine = Machine::new();
+    let shared = ExportConfig {
+        shared: true,
+        store: StoreKind::Direct,
+        ..machine.export(1)
+    };
+    let report = machine.report(std::slice::from_ref(&shared));
+    assert!(report.problems.is_empty(), "{report:?}");
+    assert!(
+        report.warnings[0].message.contains("lose acknowledged writes"),
+        "{report:?}"
+    );
+    let read_only = ExportConfig {
+        read_only: true,
+        ..shared
+    };
+    assert!(machine.report(&[read_only]).warnings.is_empty());
+}
+
+#[test]
+fn a_gateway_is_among_the_peers_of_its_group() {
+    let machine = Machine::new();
+    let with_peers = |peers: &[Mac]| ExportConfig {
+        store: StoreKind::Direct,
+        failover: Some(std::sync::Arc::new(crate::config::FailoverGroup {
+            name: "san1".into(),
+            mac: Mac([2, 0x78, 0x62, 0, 0, 1]),
+            peers: peers.into(),
+            detect: crate::config::FailoverGroup::DETECT,
+            command: Some(vec!["/bin/true".into()]),
+        })),
+        ..machine.export(1)
+    };
+    let (own, other) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 9]));
+    let report = machine.report(&[with_peers(&[other])]);
+    assert!(report.problems.is_empty(), "{report:?}");
+    assert!(
+        report.warnings[0].message.contains(&own.to_string()),
+        "{report:?}"
+    );
+    assert!(machine.report(&[with_peers(&[own, other])]).warnings.is_empty());
+}

@@ -21,7 +21,7 @@ const PACE: Duration = Duration::from_millis(100);
 
 const COLUMNS: [Column<FailoverGroup>; 8] = [
     ("group", |row| row.group.clone()),
-    ("role", |row| name(row.role).to_owned()),
+    ("role", |row| role_name(row.role).to_owned()),
     ("since", |row| idle(row.since_seconds)),
     ("mac", |row| row.mac.clone()),
     ("heard", |row| {
@@ -36,7 +36,7 @@ const COLUMNS: [Column<FailoverGroup>; 8] = [
     ("held", |row| row.held_seconds.map_or("-".into(), idle)),
 ];
 
-const fn name(role: Role) -> &'static str {
+pub(super) const fn role_name(role: Role) -> &'static str {
     match role {
         Role::Standby => "standby",
         Role::Taking => "taking",
@@ -107,7 +107,7 @@ fn move_group(args: &GroupArgs, request: &Request, wanted: Role) -> Result<()> {
             bail!(
                 "failover group {} is still {} after a minute; `xblade failover status` shows how it goes on",
                 args.group,
-                name(group.role)
+                role_name(group.role)
             );
         }
         std::thread::sleep(PACE);
@@ -123,6 +123,6 @@ fn done(args: &GroupArgs, group: &FailoverGroup) -> Result<()> {
     output::line(format_args!(
         "failover group {}: {}",
         group.group,
-        name(group.role)
+        role_name(group.role)
     ))
 }

@@ -12,9 +12,14 @@ use crate::control::supervisor::Supervisor;
 impl Supervisor {
     /// Tells of all groups.
     pub(super) fn tell_groups(&self, answer: Answer, now: Instant) {
-        let groups = self.plan.groups();
-        let groups = groups.iter().map(|status| self.group(status, now)).collect();
+        let groups = self.groups(now);
         answer.result(FailoverGroups { groups });
+    }
+
+    /// All groups, by name.
+    pub(super) fn groups(&self, now: Instant) -> Vec<FailoverGroup> {
+        let groups = self.plan.groups();
+        groups.iter().map(|status| self.group(status, now)).collect()
     }
 
     /// Begins to take a group.

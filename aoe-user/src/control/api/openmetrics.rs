@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use engine::Latency;
 
+use super::failover::Role;
 use super::types::{Condition, Export, Format, Initiator, State, Times};
 use crate::metrics::{Counts, Metric};
 
@@ -108,12 +109,40 @@ pub fn text(state: &State, format: Format) -> String {
         to.sample("xblade_reload_timestamp_seconds", &[], reload.time);
     }
     exports(&mut to, state);
+    groups(&mut to, state);
     initiators(&mut to, state);
     interfaces(&mut to, state);
     if format == Format::OpenMetrics {
         to.0.push_str("# EOF\n");
     }
     to.0
+}
+
+fn groups(to: &mut Writer, state: &State) {
+    if state.failover.is_empty() {
+        return;
+    }
+    let active = "xblade_failover_active";
+    to.family(
+        active,
+        "gauge",
+        "1 where this gateway answers for the failover group",
+    );
+    for group in &state.failover {
+        let value = u8::from(group.role == Role::Active);
+        to.sample(active, &[("group", &group.group)], value);
+    }
+    let heard = "xblade_failover_heard_seconds";
+    to.family(
+        heard,
+        "gauge",
+        "Time since another gateway was heard that answers for the failover group",
+    );
+    for group in &state.failover {
+        if let Some(seconds) = group.heard_seconds {
+            to.sample(heard, &[("group", &group.group)], seconds);
+        }
+    }
 }
 
 /// What tells an export from all others.
@@ -134,7 +163,8 @@ fn exports(to: &mut Writer, state: &State) {
         to.sample("xblade_export_info", &labels, 1);
     }
     to.family("xblade_export_up", "gauge", "1 where an export is served");
-    for (export, labels) in all() {
+    // A standby is not down, and is not said to be.
+    for (export, labels) in all().filter(|(export, _)| export.state != Condition::Standby) {
         to.sample(
             "xblade_export_up",
             &labels,
@@ -321,6 +351,7 @@ fn interfaces(to: &mut Writer, state: &State) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::api::failover::FailoverGroup;
     use crate::control::api::types::{ExportCounters, Initiator, Interface};
 
     fn state() -> State {
@@ -359,6 +390,25 @@ mod tests {
                 ..Interface::default()
             }],
             ..State::default()
+        }
+    }
+
+    #[test]
+    fn a_standby_is_told_from_what_is_down() {
+        let mut state = state();
+        state.exports[0].state = Condition::Standby;
+        state.failover = vec![FailoverGroup {
+            group: "san1".into(),
+            heard_seconds: Some(0.25),
+            ..FailoverGroup::default()
+        }];
+        let text = text(&state, Format::OpenMetrics);
+        assert!(!text.contains("xblade_export_up{"), "{text}");
+        for line in [
+            "xblade_failover_active{group=\"san1\"} 0",
+            "xblade_failover_heard_seconds{group=\"san1\"} 0.25",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
         }
     }
 

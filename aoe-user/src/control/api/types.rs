@@ -6,6 +6,7 @@ use std::fmt;
 use engine::Latency;
 use serde::{Deserialize, Serialize};
 
+use super::failover::FailoverGroup;
 use super::overlays::{CommitOverlay, ResetOverlays};
 use crate::metrics::Counts;
 
@@ -179,6 +180,9 @@ pub struct State {
     pub exports: Vec<Export>,
     /// By name.
     pub interfaces: Vec<Interface>,
+    /// Failover groups, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failover: Vec<FailoverGroup>,
     /// Sources that were not on the access list of what they asked for.
     pub denied: Vec<Denied>,
 }

@@ -84,6 +84,7 @@ pub(in crate::control) fn state(supervisor: &Supervisor, selection: &Selection, 
         reload: supervisor.last_reload.clone(),
         exports: exports.collect(),
         interfaces: interfaces.collect(),
+        failover: supervisor.groups(now),
         denied: denied(supervisor, now),
     };
     state.problems = problems(&state);
@@ -113,7 +114,15 @@ fn problems(state: &State) -> Vec<String> {
         let reason = port.reason.as_deref()?;
         (port.state != Condition::Ready).then(|| format!("{}: {reason}", port.interface))
     });
-    exports.chain(interfaces).collect()
+    // Standing by is what a standby is for, unless it does so because something is wrong.
+    let groups = state.failover.iter().filter_map(|group| {
+        Some(format!(
+            "failover group {}: {}",
+            group.group,
+            group.reason.as_deref()?
+        ))
+    });
+    exports.chain(interfaces).chain(groups).collect()
 }
 
 fn condition(state: &PlanState) -> (Condition, Option<String>, u32) {

@@ -14,7 +14,7 @@ const METADATA_BYTES: usize = 1 << 16;
 /// What is called when an image's header changes.
 pub(crate) type OnUpdate = Box<dyn Fn() + Send + Sync>;
 
-/// An open image. The [`Pool`] that gave it has to live as long. Dropping it blocks until what was started has ended.
+/// An open image. The [`Pool`](super::Pool) that gave it has to live as long. Dropping it blocks until what was started has ended.
 #[derive(Debug)]
 pub(crate) struct RawImage {
     functions: &'static Functions,

@@ -21,7 +21,7 @@ const PACE: Duration = Duration::from_millis(100);
 
 const COLUMNS: [Column<FailoverGroup>; 8] = [
     ("group", |row| row.group.clone()),
-    ("role", |row| role_name(row.role).to_owned()),
+    ("role", |row| row.role.to_string()),
     ("since", |row| idle(row.since_seconds)),
     ("mac", |row| row.mac.clone()),
     ("heard", |row| {
@@ -35,16 +35,6 @@ const COLUMNS: [Column<FailoverGroup>; 8] = [
     ("reason", |row| row.reason.clone().unwrap_or_default()),
     ("held", |row| row.held_seconds.map_or("-".into(), idle)),
 ];
-
-pub(super) const fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Standby => "standby",
-        Role::Taking => "taking",
-        Role::Quiet => "quiet",
-        Role::Active => "ACTIVE",
-        Role::Leaving => "leaving",
-    }
-}
 
 pub(in crate::cli) fn failover(action: FailoverAction) -> Result<ExitCode> {
     match action {
@@ -107,7 +97,7 @@ fn move_group(args: &GroupArgs, request: &Request, wanted: Role) -> Result<()> {
             bail!(
                 "failover group {} is still {} after a minute; `xblade failover status` shows how it goes on",
                 args.group,
-                role_name(group.role)
+                group.role
             );
         }
         std::thread::sleep(PACE);
@@ -120,9 +110,5 @@ fn done(args: &GroupArgs, group: &FailoverGroup) -> Result<()> {
         value["schema"] = json!(SCHEMA);
         return output::line(value);
     }
-    output::line(format_args!(
-        "failover group {}: {}",
-        group.group,
-        role_name(group.role)
-    ))
+    output::line(format_args!("failover group {}: {}", group.group, group.role))
 }

@@ -10,7 +10,6 @@ use serde_json::json;
 
 use super::args::{DeniedArgs, ListArgs, StatusArgs};
 use super::columns::{Column, choose, table};
-use super::failover::role_name;
 use super::{DEGRADED, client};
 use crate::cli::{output, table::size};
 use crate::control::api::types::{Condition, Denied, Export, Initiator, SCHEMA, State};
@@ -95,7 +94,7 @@ fn status_text(state: &State) -> String {
     }
     let _ = writeln!(text, "initiators  {}", active(state));
     for group in &state.failover {
-        let _ = writeln!(text, "failover    {}: {}", group.group, role_name(group.role));
+        let _ = writeln!(text, "failover    {}: {}", group.group, group.role);
     }
     if state.reload.as_ref().is_some_and(|reload| !reload.ok) {
         text.push_str("The last reload failed: the configuration before it is in force.\n");

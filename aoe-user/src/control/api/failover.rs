@@ -1,5 +1,7 @@
 //! Failover groups, in the words of the control socket.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// The result of [`super::types::Request::FailoverGroups`].
@@ -57,4 +59,16 @@ pub enum Role {
     Active,
     /// It answers nobody any more, and closes everything.
     Leaving,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Standby => "standby",
+            Role::Taking => "taking",
+            Role::Quiet => "quiet",
+            Role::Active => "ACTIVE",
+            Role::Leaving => "leaving",
+        })
+    }
 }

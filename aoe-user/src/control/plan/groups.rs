@@ -3,6 +3,10 @@
 //! What decides is [`failover::Group`]; here its steps become actions on exports and ports. An export of a group is open while
 //! its lock may be held, and on the ports' views while the group is active.
 
+mod operator;
+mod program;
+mod status;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,31 +15,15 @@ use failover::{Group, Holder, Settings, State as Role, Step};
 
 use super::exports::{Entry, Life};
 use super::reload::Reload;
-use super::{Action, ExportId, Level, Plan, Refusal, address_of};
+use super::{Action, ExportId, Plan, Refusal, address_of};
 use crate::config::{Config, FailoverGroup, StoreKind};
 use crate::store::{LockOf, Takeover};
+pub(in crate::control) use program::LockOrder;
+pub(super) use program::Retired;
+pub(in crate::control) use status::GroupStatus;
 
 /// A lock is broken so soon after the decision, or not at all.
 const TAKE_WITHIN: Duration = Duration::from_secs(5);
-/// How often the program of a group is asked whether the storage is still this gateway's.
-const CHECK_EVERY: Duration = Duration::from_secs(1);
-
-/// What the program of a group is run for: its last argument.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::control) enum LockOrder {
-    /// Take the storage, or fail.
-    Take,
-    /// Give it back; nothing uses it any more.
-    Release,
-    /// Fail where it is not this gateway's any more.
-    Check,
-}
-
-mod operator;
-mod status;
-
-pub(in crate::control) use status::GroupStatus;
-
 /// A group of the configuration.
 #[derive(Debug)]
 pub(super) struct Membership {
@@ -47,8 +35,8 @@ pub(super) struct Membership {
     from: Option<Holder>,
     /// The storage has been taken by the program, or needs none.
     has_storage: bool,
-    /// The program is giving it back.
-    releasing: bool,
+    /// The program is taking it or giving it back: nothing else begins before that has ended.
+    is_moving: bool,
     /// The program is to be asked again then; `None`: it is running.
     check: Option<Instant>,
     /// Said last.
@@ -66,6 +54,11 @@ fn settings(config: &FailoverGroup) -> Settings {
 impl Plan {
     /// Takes over the groups of a configuration.
     pub(super) fn want_groups(&mut self, config: &Config, now: Instant) {
+        let mut members: HashMap<String, Vec<ExportId>> = self
+            .groups
+            .keys()
+            .map(|name| (name.clone(), self.members(name)))
+            .collect();
         let mut before = std::mem::take(&mut self.groups);
         let start_us = self.us(now);
         for config in config
@@ -88,7 +81,7 @@ impl Plan {
                     owners: HashMap::new(),
                     from: None,
                     has_storage: false,
-                    releasing: false,
+                    is_moving: false,
                     check: None,
                     told: None,
                     leaving: Vec::new(),
@@ -97,14 +90,13 @@ impl Plan {
             };
             self.groups.insert(config.name.clone(), membership);
         }
-        // Their exports are gone or are served alone from now on; the program gives back what it took when they are closed.
         for (name, membership) in before {
             if membership.has_storage && membership.config.command.is_some() {
-                self.actions.push(Action::RunLock(
-                    name,
-                    Arc::clone(&membership.config),
-                    LockOrder::Release,
-                ));
+                let openings = members.remove(&name).unwrap_or_default();
+                self.retired.push(Retired {
+                    config: membership.config,
+                    openings,
+                });
             }
         }
     }
@@ -245,42 +237,6 @@ impl Plan {
         group.machine.looked(holder, us);
     }
 
-    /// What came of running the program of a group.
-    pub fn lock_ended(&mut self, name: &str, order: LockOrder, result: Result<(), String>, now: Instant) {
-        let us = self.us(now);
-        let Some(group) = self.groups.get_mut(name) else {
-            return;
-        };
-        match (order, result) {
-            (LockOrder::Take, Ok(())) => {
-                group.has_storage = true;
-                group.check = Some(now + CHECK_EVERY);
-                self.open_members(name, now);
-            }
-            (LockOrder::Take, Err(reason)) => group.machine.refused(reason, us),
-            (LockOrder::Check, Ok(())) => group.check = Some(now + CHECK_EVERY),
-            (LockOrder::Check, Err(reason)) => group.machine.fenced(reason, us),
-            (LockOrder::Release, result) => {
-                if let Err(reason) = result {
-                    self.say(Level::Error, format!("failover group {name}: {reason}"));
-                }
-                if let Some(group) = self.groups.get_mut(name) {
-                    group.releasing = false;
-                    group.machine.left(us);
-                }
-            }
-        }
-    }
-
-    /// For the end of the process: the groups whose programs have something to give back.
-    pub fn storage_to_release(&self) -> Vec<Arc<FailoverGroup>> {
-        let held = self
-            .groups
-            .values()
-            .filter(|group| (group.has_storage || group.releasing) && group.config.command.is_some());
-        held.map(|group| Arc::clone(&group.config)).collect()
-    }
-
     /// A lock of a group is lost. False where the export is in none.
     pub(super) fn group_fenced(&mut self, id: ExportId, reason: &str, now: Instant) -> bool {
         let us = self.us(now);
@@ -312,6 +268,7 @@ impl Plan {
             self.check_storage(&name, now);
             self.tell_role(&name);
         }
+        self.release_retired();
     }
 
     fn poll_group(&mut self, name: &str, now: Instant) -> Option<Step> {
@@ -329,6 +286,7 @@ impl Plan {
                 group.from = from;
                 group.in_use = None;
                 group.has_storage = group.config.command.is_none();
+                group.is_moving = !group.has_storage;
                 match group.has_storage {
                     true => self.open_members(name, now),
                     false => self.run_lock(name, LockOrder::Take),
@@ -346,13 +304,6 @@ impl Plan {
                 self.ports_dirty = true;
                 self.close_members(name, now);
             }
-        }
-    }
-
-    fn run_lock(&mut self, name: &str, order: LockOrder) {
-        if let Some(group) = self.groups.get(name) {
-            let config = Arc::clone(&group.config);
-            self.actions.push(Action::RunLock(name.to_owned(), config, order));
         }
     }
 
@@ -440,25 +391,15 @@ impl Plan {
         if !is_closed {
             return;
         }
+        if group.is_moving {
+            return;
+        }
         let had_storage = std::mem::take(&mut group.has_storage);
         if had_storage && group.config.command.is_some() {
-            group.releasing = true;
+            group.is_moving = true;
             self.run_lock(name, LockOrder::Release);
-        } else if !group.releasing {
+        } else {
             group.machine.left(us);
-        }
-    }
-
-    fn check_storage(&mut self, name: &str, now: Instant) {
-        let Some(group) = self.groups.get_mut(name) else {
-            return;
-        };
-        let is_due = group.config.command.is_some()
-            && group.machine.may_hold_locks()
-            && group.check.is_some_and(|check| now >= check);
-        if is_due {
-            group.check = None;
-            self.run_lock(name, LockOrder::Check);
         }
     }
 

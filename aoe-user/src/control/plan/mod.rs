@@ -29,8 +29,8 @@ use crate::host::LinkState;
 use crate::target::Address;
 use exports::{Entry, Leaving};
 pub(super) use failover::State as Role;
-use groups::Membership;
 pub(super) use groups::{GroupStatus, LockOrder};
+use groups::{Membership, Retired};
 use ports::Port;
 pub(super) use refusal::Refusal;
 use reload::Reload;
@@ -151,6 +151,7 @@ pub(super) struct Plan {
     leaving_ports: BTreeMap<PortId, Instant>,
     /// Failover groups by name.
     groups: BTreeMap<String, Membership>,
+    retired: Vec<Retired>,
     /// Zero of the groups' clock.
     start: Instant,
     links: HashMap<String, LinkState>,
@@ -183,6 +184,7 @@ impl Plan {
             ports: BTreeMap::new(),
             leaving_ports: BTreeMap::new(),
             groups: BTreeMap::new(),
+            retired: Vec::new(),
             start: Instant::now(),
             links: HashMap::new(),
             reload: None,

@@ -31,6 +31,9 @@ impl World {
 
     pub(super) fn run_lock(&mut self, group: &str, order: LockOrder) {
         self.orders.push(order);
+        if self.program_is_slow {
+            return;
+        }
         let result = match (order, self.program_fails.clone()) {
             (LockOrder::Take | LockOrder::Check, Some(reason)) => Err(reason),
             _ => Ok(()),
@@ -248,4 +251,52 @@ fn an_export_leaves_and_joins_a_group_with_a_store_of_its_own() {
     world.ask(8, false);
     world.pass(Duration::from_secs(2));
     assert_eq!(world.served_on_eth0(), ["e1.1"]);
+}
+
+#[test]
+fn storage_of_a_group_that_is_taken_out_is_given_back_when_it_is_closed() {
+    let drbd = ExportConfig {
+        store: StoreKind::Direct,
+        ..member(1, "/dev/drbd0", Some("/sbin/lock"))
+    };
+    let mut world = active(&[drbd]);
+    world.stuck_paths.insert("/dev/drbd0".into());
+    world.want(&[export(1, 9, "/own", &["eth0"])]);
+    world.pass(Duration::from_secs(20));
+    assert!(
+        !world.orders.contains(&LockOrder::Release),
+        "its last commit is under way"
+    );
+    for id in std::mem::take(&mut world.stuck) {
+        world.stores.remove(&id);
+        world.plan.export_closed(id, world.now);
+    }
+    world.run();
+    assert_eq!(world.orders.last(), Some(&LockOrder::Release));
+}
+
+#[test]
+fn storage_that_is_taken_too_late_is_given_back() {
+    let drbd = ExportConfig {
+        store: StoreKind::Direct,
+        ..member(1, "/dev/drbd0", Some("/sbin/lock"))
+    };
+    let mut world = World::new(&["eth0"]);
+    world.want(&[drbd]);
+    world.program_is_slow = true;
+    world.plan.take_group("san1", world.now).unwrap();
+    world.run();
+    assert_eq!(world.orders, [LockOrder::Take]);
+    world.plan.release_group("san1", world.now).unwrap();
+    world.run();
+    world.ask(30, false);
+    assert_eq!(world.orders, [LockOrder::Take], "one at a time");
+    world.program_is_slow = false;
+    world.plan.lock_ended("san1", LockOrder::Take, Ok(()), world.now);
+    world.run();
+    assert_eq!(
+        (world.orders.last(), world.stores.len()),
+        (Some(&LockOrder::Release), 0)
+    );
+    assert_eq!(world.role(), Role::Standby);
 }

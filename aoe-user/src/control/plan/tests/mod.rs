@@ -42,6 +42,7 @@ struct World {
     /// What the programs of failover groups were run for, and why they refuse to take or to go on.
     orders: Vec<LockOrder>,
     program_fails: Option<String>,
+    program_is_slow: bool,
 }
 
 fn export(shelf: u16, slot: u8, path: &str, interfaces: &[&str]) -> ExportConfig {
@@ -101,6 +102,7 @@ impl World {
             taken_from: Vec::new(),
             orders: Vec::new(),
             program_fails: None,
+            program_is_slow: false,
         };
         for (index, name) in (1..).zip(interfaces) {
             world.links.insert((*name).to_owned(), link(name, index));

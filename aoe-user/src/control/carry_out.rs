@@ -287,4 +287,39 @@ mod tests {
             assert_eq!(supervisor.plan.status().exports[0].state, State::Open);
         });
     }
+
+    #[test]
+    fn a_store_that_is_lost_while_its_opening_is_reported_is_not_kept() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (ends, mut results) = tokio::sync::mpsc::unbounded_channel();
+            let (ports, _port_events) = tokio::sync::mpsc::unbounded_channel();
+            let notices = Arc::new(super::super::notices::Notices::default());
+            let mut supervisor = Supervisor::new(ends, ports, Arc::clone(&notices));
+            let image = tempfile::NamedTempFile::new().unwrap();
+            image.as_file().set_len(64 * 512).unwrap();
+            let now = Instant::now();
+            let config = Config {
+                exports: vec![ExportConfig::new(1, 1, image.path().into())],
+                state_dir: None,
+                cpus: Vec::new(),
+                force: false,
+            };
+            supervisor.want(config, now);
+            supervisor.handle(Event::Links(Ok(HashMap::new())), now);
+            supervisor.turn(now);
+            let opened = results.recv().await.expect("the job has an end");
+            let Event::Opened(id, Ok(_)) = &opened else {
+                panic!("{opened:?}");
+            };
+            notices.fenced(*id, "another client has it");
+            supervisor.changed(now);
+            supervisor.handle(opened, now);
+            let state = supervisor.plan.status().exports[0].state.clone();
+            let State::Failed { reason, .. } = &state else {
+                panic!("{state:?}");
+            };
+            assert_eq!(reason, "another client has it");
+        });
+    }
 }

@@ -81,6 +81,8 @@ pub(super) struct Supervisor {
     pub(super) last_reload: Option<LastReload>,
     /// When the process started.
     pub(super) start: Instant,
+    /// Stores that another client has taken before they were known to be open, and why.
+    fenced_early: HashMap<ExportId, String>,
     /// Some last commit failed.
     pub(super) commit_failed: Option<String>,
     pub(super) port_events: UnboundedSender<(PortId, PortEvent)>,
@@ -122,6 +124,7 @@ impl Supervisor {
             paused: HashSet::new(),
             last_reload: None,
             start: Instant::now(),
+            fenced_early: HashMap::new(),
             commit_failed: None,
             port_events,
             notices,
@@ -178,6 +181,9 @@ impl Supervisor {
                 let revision = served.revision;
                 self.exports.insert(id, served);
                 self.plan.export_opened(id, revision);
+                if let Some(reason) = self.fenced_early.remove(&id) {
+                    self.plan.fenced(id, reason, now);
+                }
             }
             Event::Opened(id, Err(refusal)) => self.plan.export_failed(id, refusal, now),
             Event::Group(group, Heard::Asked) => self.plan.group_asked(&group, now),
@@ -185,6 +191,7 @@ impl Supervisor {
             Event::Looked(group, found) => self.plan.group_looked(&group, found, now),
             Event::Locked(group, order, result) => self.plan.lock_ended(&group, order, result, now),
             Event::Closed(id, address, result) => {
+                self.fenced_early.remove(&id);
                 self.closing.remove(&id);
                 self.plan.export_closed(id, now);
                 if let Err(reason) = result {
@@ -245,7 +252,11 @@ impl Supervisor {
     /// Exports that initiators or their stores changed.
     pub fn changed(&mut self, now: Instant) {
         for (id, reason) in self.notices.take_fenced() {
-            self.plan.fenced(id, reason, now);
+            match self.exports.contains_key(&id) {
+                true => self.plan.fenced(id, reason, now),
+                // It is told once, and its opening has not been taken up yet.
+                false => drop(self.fenced_early.insert(id, reason)),
+            }
         }
         for (id, mask) in self.notices.take() {
             if self.exports.contains_key(&id) {

@@ -14,7 +14,7 @@ pub struct Settings {
     pub questions: u32,
     /// How long nobody is answered after the locks were taken: what the network still carries for the gateway before dies out.
     pub quiet_us: u64,
-    /// How long a gateway that lost the group leaves it to the others, unless it hears one of them well. Two
+    /// How long a gateway that lost the group leaves it to the others. Two
     /// gateways that do not hear each other take the group from each other at most this often.
     pub hold_us: u64,
 }
@@ -91,10 +91,6 @@ pub struct Group {
     unanswered: u32,
     /// The same since it was found out who has the locks.
     since_look: u32,
-    /// The last question has no answer yet.
-    awaits: bool,
-    /// Questions in a row that were answered.
-    answered: u32,
     /// Until when the group is left to others.
     held_until_us: u64,
     /// Until when nothing is tried because the last time failed.
@@ -142,8 +138,6 @@ impl Group {
             heard_us: None,
             unanswered: 0,
             since_look: 0,
-            awaits: false,
-            answered: 0,
             held_until_us: 0,
             put_off_until_us: 0,
             since_us: now_us,
@@ -204,10 +198,6 @@ impl Group {
 
     /// The gateway that answers is being asked for, on at least one interface.
     pub const fn asked(&mut self, now_us: u64) {
-        if self.awaits {
-            self.answered = 0;
-        }
-        self.awaits = true;
         if now_us >= self.held_until_us && now_us >= self.put_off_until_us {
             self.unanswered = self.unanswered.saturating_add(1);
             self.since_look = self.since_look.saturating_add(1);
@@ -218,13 +208,6 @@ impl Group {
     pub fn heard(&mut self, now_us: u64) {
         self.heard_us = Some(now_us);
         self.unanswered = 0;
-        self.answered = self
-            .answered
-            .saturating_add(std::mem::take(&mut self.awaits).into());
-        if self.answered >= self.settings.questions {
-            // The two hear each other: when there is silence again it is no deafness.
-            self.held_until_us = 0;
-        }
         if self.state == State::Standby {
             self.failures = 0;
             self.reason = None;
@@ -286,7 +269,7 @@ impl Group {
         if self.state == State::Leaving {
             self.under_way = false;
             self.enter(State::Standby, now_us);
-            (self.unanswered, self.answered, self.awaits) = (0, 0, false);
+            self.unanswered = 0;
             self.look = Look::NotAsked;
         }
     }

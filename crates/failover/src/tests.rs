@@ -236,27 +236,3 @@ fn a_lock_lost_while_taking_or_quiet_is_given_up() {
     group.taken(now);
     assert_eq!(group.state(), &State::Leaving);
 }
-
-#[test]
-fn who_hears_the_other_one_well_need_not_leave_it_the_group_for_a_minute() {
-    let (mut group, mut now) = active();
-    group.fenced("the operator took it there".into(), now);
-    assert_eq!(group.poll(now), Some(Step::Leave));
-    group.left(now);
-    // Every second answer is lost: that may be ping-pong.
-    for round in 0..20 {
-        now += ASK_EVERY_US;
-        group.asked(now);
-        if round % 2 == 0 {
-            group.heard(now);
-        }
-    }
-    assert!(group.held_until_us() > now);
-    for _ in 0..6 {
-        now += ASK_EVERY_US;
-        group.asked(now);
-        group.heard(now);
-    }
-    let (step, at) = silence(&mut group, now);
-    assert_eq!((step, at), (Step::Look, now + 2 * ASK_EVERY_US));
-}

@@ -254,6 +254,22 @@ mod tests {
 
     static PANICS: AtomicBool = AtomicBool::new(true);
 
+    /// Has an image served, on no interface.
+    fn serve_an_image(supervisor: &mut Supervisor, now: Instant) -> tempfile::NamedTempFile {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(64 * 512).unwrap();
+        let config = Config {
+            exports: vec![ExportConfig::new(1, 1, image.path().into())],
+            state_dir: None,
+            cpus: Vec::new(),
+            force: false,
+        };
+        supervisor.want(config, now);
+        supervisor.handle(Event::Links(Ok(HashMap::new())), now);
+        supervisor.turn(now);
+        image
+    }
+
     #[test]
     fn what_ends_in_a_panic_has_failed_and_is_tried_again() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -263,18 +279,8 @@ mod tests {
             let mut supervisor = Supervisor::new(ends, ports, Arc::default());
             supervisor.panics_in =
                 |action| matches!(action, Action::OpenExport(_)) && PANICS.load(Ordering::Relaxed);
-            let image = tempfile::NamedTempFile::new().unwrap();
-            image.as_file().set_len(64 * 512).unwrap();
             let now = Instant::now();
-            let config = Config {
-                exports: vec![ExportConfig::new(1, 1, image.path().into())],
-                state_dir: None,
-                cpus: Vec::new(),
-                force: false,
-            };
-            supervisor.want(config, now);
-            supervisor.handle(Event::Links(Ok(HashMap::new())), now);
-            supervisor.turn(now);
+            let _image = serve_an_image(&mut supervisor, now);
             let State::Failed { reason, next_try, .. } = supervisor.plan.status().exports[0].state.clone()
             else {
                 panic!("{:?}", supervisor.plan.status());
@@ -296,18 +302,8 @@ mod tests {
             let (ports, _port_events) = tokio::sync::mpsc::unbounded_channel();
             let notices = Arc::new(super::super::notices::Notices::default());
             let mut supervisor = Supervisor::new(ends, ports, Arc::clone(&notices));
-            let image = tempfile::NamedTempFile::new().unwrap();
-            image.as_file().set_len(64 * 512).unwrap();
             let now = Instant::now();
-            let config = Config {
-                exports: vec![ExportConfig::new(1, 1, image.path().into())],
-                state_dir: None,
-                cpus: Vec::new(),
-                force: false,
-            };
-            supervisor.want(config, now);
-            supervisor.handle(Event::Links(Ok(HashMap::new())), now);
-            supervisor.turn(now);
+            let _image = serve_an_image(&mut supervisor, now);
             let opened = results.recv().await.expect("the job has an end");
             let Event::Opened(id, Ok(_)) = &opened else {
                 panic!("{opened:?}");

@@ -16,6 +16,7 @@ mod load;
 pub mod lost;
 pub mod operator;
 mod sealed;
+mod told;
 mod writer;
 
 use std::fs::{self, File};
@@ -25,9 +26,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::store::{
-    Completion, CompletionHandle as _, CompletionQueue, Event, Fault, FaultKind, QueueHandle, Token,
-};
+use crate::store::{CompletionQueue, QueueHandle, Token};
 use crate::target::{Address, DynStateStore, Persistent};
 use engine::StateStore;
 use files::Found;
@@ -36,6 +35,7 @@ use index::{Index, Kept};
 use key::OldName;
 pub use key::StateKey;
 pub use load::Shut;
+use told::completes;
 use writer::Writer;
 
 const EXTENSION: &str = "state";
@@ -441,18 +441,7 @@ struct FileKeeper {
 
 impl StateStore<CompletionQueue> for FileKeeper {
     fn save(&self, _address: Address, state: &Persistent, handle: QueueHandle, token: Token) {
-        let done = move |result: io::Result<()>| {
-            let fault = |source| Fault {
-                kind: FaultKind::Write,
-                lba: 0,
-                source,
-            };
-            handle.post(Completion {
-                token,
-                event: Event::Finished(result.map(|()| None).map_err(fault)),
-            });
-        };
-        self.dir.writer.save(&self.key, state, Box::new(done));
+        self.dir.writer.save(&self.key, state, completes(handle, token));
     }
 }
 

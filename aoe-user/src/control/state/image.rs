@@ -7,9 +7,8 @@ use std::sync::mpsc::{Sender, channel};
 use engine::StateStore;
 
 use super::format::{Contents, decode, encode};
-use crate::store::{
-    Completion, CompletionHandle as _, CompletionQueue, Event, Fault, FaultKind, Metadata, QueueHandle, Token,
-};
+use super::told::{Told, completes};
+use crate::store::{CompletionQueue, Metadata, QueueHandle, Token};
 use crate::target::{Address, Persistent};
 
 /// The name of the metadata, as `rbd image-meta list` shows it.
@@ -48,7 +47,7 @@ pub fn store(metadata: &dyn Metadata, state: &Persistent) -> io::Result<()> {
 }
 
 /// A change to be kept, and who waits for that.
-type Change = (Persistent, Box<dyn FnOnce(io::Result<()>) + Send>);
+type Change = (Persistent, Told);
 
 /// Saves the state of one export with its image. Waiting for the cluster is a thread's of its own, which ends with this.
 #[derive(Debug)]
@@ -74,7 +73,7 @@ impl ImageKeeper {
     }
 
     /// Saves a state after all that were to be saved before.
-    pub fn save(&self, state: &Persistent, told: Box<dyn FnOnce(io::Result<()>) + Send>) {
+    pub fn save(&self, state: &Persistent, told: Told) {
         if let Err(refused) = self.changes.send((state.clone(), told)) {
             let (_, told) = refused.0;
             told(Err(io::Error::other("the thread that saves has ended")));
@@ -84,18 +83,7 @@ impl ImageKeeper {
 
 impl StateStore<CompletionQueue> for ImageKeeper {
     fn save(&self, _address: Address, state: &Persistent, handle: QueueHandle, token: Token) {
-        let told = move |result: io::Result<()>| {
-            let fault = |source| Fault {
-                kind: FaultKind::Write,
-                lba: 0,
-                source,
-            };
-            handle.post(Completion {
-                token,
-                event: Event::Finished(result.map(|()| None).map_err(fault)),
-            });
-        };
-        ImageKeeper::save(self, state, Box::new(told));
+        ImageKeeper::save(self, state, completes(handle, token));
     }
 }
 

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Files;
 use super::key::StateKey;
+use super::told::Told;
 use crate::control::guard::caught;
 use crate::target::Persistent;
 
@@ -25,9 +26,6 @@ const WAITING_MAX: usize = 256;
 
 /// Least time between two log lines about a disk that fails.
 const LOG_PACE: Duration = Duration::from_secs(1);
-
-/// Told once, when the state is on the medium or cannot be put there.
-pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Hands states to the thread.
 #[derive(Debug)]
@@ -50,7 +48,7 @@ struct Waiting {
 
 struct Save {
     state: Persistent,
-    done: Vec<Done>,
+    done: Vec<Told>,
 }
 
 impl fmt::Debug for Waiting {
@@ -81,7 +79,7 @@ impl Writer {
     }
 
     /// Puts the state on the medium soon. Never blocks; of several for one export the last is written, and all are told.
-    pub fn save(&self, key: &StateKey, state: &Persistent, done: Done) {
+    pub fn save(&self, key: &StateKey, state: &Persistent, done: Told) {
         let mut waiting = self.queue.waiting.lock();
         let refused = if waiting.closed {
             Some((done, "the state writer has ended"))

@@ -5,7 +5,7 @@ use aoe_common::Mac;
 
 use super::operator::{Action, Parts, decide};
 use super::*;
-use crate::store::{CompletionQueue, Completions as _};
+use crate::store::{Completion, CompletionQueue, Completions as _, Event, FaultKind};
 
 mod model;
 mod shut;

@@ -14,7 +14,7 @@ use engine::testing::store::Mood;
 
 /// An input.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Sequence {
+pub(crate) struct Sequence {
     /// The first three bytes.
     pub settings: [u8; 3],
     /// Then what happens, in order.
@@ -24,7 +24,7 @@ pub struct Sequence {
 /// One frame, and what the store does about it: bits 0–1 mood, 2–3 kind of fault, 4–5 what ends before the frame comes,
 /// 6–7 which of the operations that were put off.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     /// The bits above.
     pub control: u8,
     /// The frame as received.
@@ -33,7 +33,7 @@ pub struct Step {
 
 impl Sequence {
     /// The sequence that any bytes are.
-    pub fn decode(data: &[u8]) -> Sequence {
+    pub(crate) fn decode(data: &[u8]) -> Sequence {
         let mut sequence = Sequence::default();
         let Some((settings, mut rest)) = data.split_first_chunk() else {
             return sequence;
@@ -52,7 +52,7 @@ impl Sequence {
     }
 
     /// The bytes that are this sequence.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = self.settings.to_vec();
         for Step { control, frame } in &self.steps {
             let len = u16::try_from(frame.len()).expect("frames are shorter than 64 KiB");
@@ -63,29 +63,29 @@ impl Sequence {
         bytes
     }
 
-    pub fn mtu_bytes(&self) -> u32 {
+    pub(crate) fn mtu_bytes(&self) -> u32 {
         if self.settings[0] == 0 { 1500 } else { 9000 }
     }
 
     /// A frame of the MTU lies in at most 16 pieces.
-    pub fn piece_bytes(&self) -> usize {
+    pub(crate) fn piece_bytes(&self) -> usize {
         let least = if self.settings[0] == 0 { 100 } else { 1024 };
         least + 4 * usize::from(self.settings[1])
     }
 
-    pub fn pool(&self) -> usize {
+    pub(crate) fn pool(&self) -> usize {
         usize::from(self.settings[2]).checked_sub(1).unwrap_or(usize::MAX)
     }
 
     /// As much of a frame as a link of this MTU can carry: header and two VLAN tags come on top.
-    pub fn fit(&self, frame: &[u8]) -> Vec<u8> {
+    pub(crate) fn fit(&self, frame: &[u8]) -> Vec<u8> {
         let most = self.mtu_bytes() as usize + 14 + 8;
         frame[..frame.len().min(most)].to_vec()
     }
 }
 
 impl Step {
-    pub fn mood(&self) -> Mood {
+    pub(crate) fn mood(&self) -> Mood {
         match self.control & 3 {
             0 | 1 => Mood::Prompt,
             2 => Mood::Defer,
@@ -97,7 +97,7 @@ impl Step {
     }
 
     /// The operation that ends before the frame comes, and how.
-    pub fn finish(&self) -> Option<(usize, Option<FaultKind>)> {
+    pub(crate) fn finish(&self) -> Option<(usize, Option<FaultKind>)> {
         let which = usize::from(self.control >> 6);
         match self.control >> 4 & 3 {
             0 | 1 => None,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use disks::{Disk, Switches};
-use lab::faulty_export::{Mounted, STORES, sparse};
+use lab::faulty_export::{Mounted, STORES, cold};
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::{Need, find, skip};
@@ -29,9 +29,9 @@ const HEALTHY: Address = Address::new(1, 2);
 
 /// Bytes of the image on the disk.
 const IMAGE_BYTES: u64 = 16 << 20;
-/// Rounds of requests after the disk has begun to hang, and the pause between: longer than the kernel's own write-back takes to
-/// run into the disk, too (a journal is committed every 5 s).
-const ROUNDS: u64 = 120;
+/// Rounds of requests after the disk has begun to hang, and the pause between: longer than the file system takes to run into the
+/// disk by itself (it is mounted so that it commits its journal every second).
+const ROUNDS: u64 = 50;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Requests to the stuck export: fewer than one export may have waiting, more than a disk takes.
 const OUTSTANDING: u64 = 280;
@@ -55,7 +55,7 @@ const SYSTEMS: [System; 2] = [
     System {
         kind: Some("ext4"),
         make: &["mkfs.ext4", "-q", "-F"],
-        options: "",
+        options: "commit=1",
         mib: 64,
     },
 ];
@@ -109,7 +109,7 @@ impl Served {
                 lab.target.output(make)?;
                 let mounted = Mounted::new(&lab.target, &device, kind, system.options)?;
                 let path = mounted.path("image");
-                sparse(&lab.target, &path, IMAGE_BYTES)?;
+                cold(&lab.target, &path, IMAGE_BYTES as usize)?;
                 (Some(mounted), path)
             }
         };

@@ -11,7 +11,7 @@ use crate::sh;
 
 /// An executable that cargo has built.
 #[derive(Debug)]
-pub struct Executable {
+pub(crate) struct Executable {
     /// Name of the binary, library or test file it was built from.
     pub target: String,
     /// Its package, by the name of its directory.
@@ -28,7 +28,7 @@ pub struct Executable {
 ///
 /// # Errors
 /// When the build fails.
-pub fn build(args: &[&str]) -> Result<Vec<Executable>> {
+pub(crate) fn build(args: &[&str]) -> Result<Vec<Executable>> {
     build_as(args, None)
 }
 
@@ -36,7 +36,7 @@ pub fn build(args: &[&str]) -> Result<Vec<Executable>> {
 ///
 /// # Errors
 /// When the build fails.
-pub fn build_as(args: &[&str], rustflags: Option<&str>) -> Result<Vec<Executable>> {
+pub(crate) fn build_as(args: &[&str], rustflags: Option<&str>) -> Result<Vec<Executable>> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(sh::root()).args(args);
     if let Some(flags) = rustflags {
@@ -74,7 +74,7 @@ fn executable(message: &Value) -> Option<Executable> {
 ///
 /// # Errors
 /// When the build fails.
-pub fn xblade() -> Result<PathBuf> {
+pub(crate) fn xblade() -> Result<PathBuf> {
     one("release", &["--bin", "xblade"], "xblade")
 }
 
@@ -83,7 +83,7 @@ pub fn xblade() -> Result<PathBuf> {
 ///
 /// # Errors
 /// When the build fails.
-pub fn demo() -> Result<PathBuf> {
+pub(crate) fn demo() -> Result<PathBuf> {
     one("demo", &["--no-default-features", "--bin", "xblade"], "xblade")
 }
 
@@ -91,7 +91,7 @@ pub fn demo() -> Result<PathBuf> {
 ///
 /// # Errors
 /// When the build fails.
-pub fn echo() -> Result<PathBuf> {
+pub(crate) fn echo() -> Result<PathBuf> {
     one("release", &["--example", "echo"], "echo")
 }
 
@@ -99,7 +99,7 @@ pub fn echo() -> Result<PathBuf> {
 ///
 /// # Errors
 /// When the build fails.
-pub fn scale() -> Result<PathBuf> {
+pub(crate) fn scale() -> Result<PathBuf> {
     let args = [
         "build",
         "--release",

@@ -7,7 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// Time since the command began, the building of this program included.
 ///
 /// `cargo run` replaces itself by the program that it has built, so the process began with cargo.
-pub fn since_the_command_began() -> Duration {
+pub(crate) fn since_the_command_began() -> Duration {
     let now = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
     let began = std::fs::read_to_string("/proc/self/stat")
         .ok()

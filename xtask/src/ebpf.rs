@@ -16,7 +16,7 @@ use lab::packages;
 use crate::{setup, sh};
 
 /// How to get a BPF toolchain where Debian's packages are not to be had.
-pub const WITHOUT_DEBIAN: &str = "\
+pub(crate) const WITHOUT_DEBIAN: &str = "\
 Only the eBPF build needs rustc-web, libstd-rust-web-dev-bpf and llvm-22, and only who changes aoe-ebpf needs that
 build. Without them the kernel half builds with
   rustup toolchain install nightly --component rust-src
@@ -49,14 +49,14 @@ exec "$tools/llvm-objcopy-22" --strip-debug "$out"
 
 /// Options of `cargo xtask ebpf`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Change nothing: prove that the checked-in object is what the source builds.
     #[arg(long)]
     check: bool,
 }
 
 /// Builds the kernel half and checks it in, or compares it with what is.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(setup::EBPF)?;
     let built = build()?;
     let toolchain = toolchain()?;

@@ -20,7 +20,7 @@ const INSTRUMENTED: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sa
 
 /// Options of `cargo xtask fuzz`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// How long to fuzz each target.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
@@ -31,7 +31,7 @@ pub struct Args {
 
 /// What came of a bounded run.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// Nothing was found; one line for each target with the number of inputs tried.
     Passed(Vec<String>),
     /// An input that breaks a rule, or a build that failed: what the fuzzer printed.
@@ -39,7 +39,7 @@ pub enum Outcome {
 }
 
 /// Fuzzes for the user, who sees all of it.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let built = build()?;
     seeds()?;
     for target in TARGETS
@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Fuzzes each target for so long and keeps what the fuzzer prints to itself.
-pub fn run_bounded(seconds: u32) -> Outcome {
+pub(crate) fn run_bounded(seconds: u32) -> Outcome {
     let tried = || -> Result<Vec<String>> {
         let built = build()?;
         seeds()?;

@@ -26,7 +26,7 @@ const MTUS: [u32; 2] = [1500, 9000];
 
 /// Options of `cargo xtask run`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// A binary to use instead of building one.
     #[arg(long, hide = true)]
     binary: Option<PathBuf>,
@@ -39,7 +39,7 @@ pub struct Args {
 }
 
 /// Runs the demonstration, or `xblade` with the user's arguments.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     // Before the build: whoever cannot become root should not wait for it.
     let sudo = match args.xblade.is_empty() && !nix::unistd::geteuid().is_root() {
         true => Some(sh::find("sudo").context(

@@ -81,18 +81,18 @@ const SERVICES: &[&str] = &[
 ];
 
 /// What rebuilding the kernel half takes.
-pub const EBPF: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf", "llvm-22"];
+pub(crate) const EBPF: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf", "llvm-22"];
 
 /// Options of `cargo xtask setup`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Only print what is missing; exit with an error when something is.
     #[arg(long)]
     check: bool,
 }
 
 /// Installs all of [`PACKAGES`] that is missing.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let all: Vec<&str> = PACKAGES.iter().map(|p| p.name).collect();
     if args.check {
         let missing = missing(&all);
@@ -115,7 +115,7 @@ pub fn run(args: &Args) -> Result<()> {
 ///
 /// # Panics
 /// When a name is not in [`PACKAGES`]: that table is what users are told.
-pub fn ensure(names: &[&str]) -> Result<()> {
+pub(crate) fn ensure(names: &[&str]) -> Result<()> {
     let missing = missing(names);
     if missing.is_empty() {
         return Ok(());

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// The workspace's root directory: cargo names the one it runs in, which may have moved since xtask was built.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let xtask = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     Path::new(&xtask)
         .parent()
@@ -15,7 +15,7 @@ pub fn root() -> PathBuf {
 }
 
 /// The line a user would type for this command.
-pub fn line(command: &Command) -> String {
+pub(crate) fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<String> = words.map(|word| quote(&word.to_string_lossy())).collect();
     let set = command
@@ -37,7 +37,7 @@ fn quote(word: &str) -> String {
 }
 
 /// Prints the command, runs it with our standard streams, and fails when it does.
-pub fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     eprintln!("$ {}", line(command));
     let status = command.status().with_context(|| cannot_start(command))?;
     if !status.success() {
@@ -47,7 +47,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 }
 
 /// What the command prints on standard output; fails, with its standard error, when it does.
-pub fn output(command: &mut Command) -> Result<Vec<u8>> {
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     let output = command.output().with_context(|| cannot_start(command))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
@@ -62,7 +62,7 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>> {
 }
 
 /// Where on PATH, or in the directories that an ordinary user's PATH leaves out, this program is.
-pub fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))

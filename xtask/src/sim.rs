@@ -8,19 +8,19 @@ use crate::sh;
 
 /// Options of `cargo xtask sim`: handed on as they are.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The simulator's options; `--help` lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION")]
     options: Vec<String>,
 }
 
 /// Builds and runs it; its findings are the user's to see.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     sh::run(&mut command(&args.options))
 }
 
 /// What CI runs: kept plans, planted defects, and new seeds for so long. Gives the number of checks, or what was printed.
-pub fn run_bounded(seconds: u32) -> Result<u32, String> {
+pub(crate) fn run_bounded(seconds: u32) -> Result<u32, String> {
     let output = command(&["--suite".into(), "--seconds".into(), seconds.to_string()])
         .output()
         .map_err(|error| format!("cargo: {error}"))?;

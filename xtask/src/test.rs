@@ -57,7 +57,7 @@ const FUZZ_SECONDS: u32 = 15;
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Let the endurance tests run this long.
     #[arg(long, value_name = "MINUTES")]
     soak: Option<u32>,
@@ -67,7 +67,7 @@ pub struct Args {
 }
 
 /// Builds, runs every suite, prints the report.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let is_root = nix::unistd::geteuid().is_root();
     if is_root && let Err(error) = setup::ensure(PACKAGES).and_then(|()| qemu::ensure()) {
         // Tests that lack something say so by themselves.

@@ -44,7 +44,7 @@ pub(super) fn parse_address(text: &str) -> Result<(u16, u8), String> {
 }
 
 /// Measures; an error when anything did not hold.
-pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let ran = match (args.flood, args.rate) {
         (Some(kind), Some(rate)) => run_flood(args, kind, rate),
         _ => run_load(args).and_then(|run| show(args, &run)),

@@ -10,7 +10,7 @@ pub(super) struct Interrupt(SignalFd);
 
 impl Interrupt {
     /// To be called in the main thread; the other threads of these commands take no signals.
-    pub fn catch() -> io::Result<Interrupt> {
+    pub(super) fn catch() -> io::Result<Interrupt> {
         let mut set = SigSet::empty();
         set.add(Signal::SIGINT);
         set.add(Signal::SIGTERM);
@@ -21,7 +21,7 @@ impl Interrupt {
     }
 
     /// Whether one came since the last call.
-    pub fn came(&self) -> bool {
+    pub(super) fn came(&self) -> bool {
         matches!(self.0.read_signal(), Ok(Some(_)))
     }
 }

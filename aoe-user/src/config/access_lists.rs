@@ -16,7 +16,7 @@ pub(super) struct Lists(BTreeMap<String, Vec<AccessEntry>>);
 
 impl Lists {
     /// Reads the table. A list with a mistake is there, so that who refers to it is not told of a second one.
-    pub fn read(table: &DeTable<'_>, mistakes: &mut Vec<Mistake>) -> Lists {
+    pub(super) fn read(table: &DeTable<'_>, mistakes: &mut Vec<Mistake>) -> Lists {
         let mut lists = BTreeMap::new();
         for (name, value) in table {
             let key: &str = name.get_ref();
@@ -50,7 +50,7 @@ impl Lists {
     }
 
     /// Reads `allow`, where it is there.
-    pub fn allow(&self, keys: &mut Keys<'_, '_, '_>) -> Option<Vec<AccessEntry>> {
+    pub(super) fn allow(&self, keys: &mut Keys<'_, '_, '_>) -> Option<Vec<AccessEntry>> {
         let mut allowed = List::default();
         let list = keys.list("allow", |value, mistakes| {
             let name = value.get_ref().as_str().and_then(|text| text.strip_prefix('@'));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{AccessEntry, ExportConfig, FailoverGroup, Machine};
 
 /// A setting: its key in the config file, its value before, its value after.
-pub type Setting = (String, String, String);
+pub(super) type Setting = (String, String, String);
 
 impl ExportConfig {
     /// The settings that differ.

@@ -26,7 +26,7 @@ pub(super) struct Backoff {
 impl Backoff {
     /// Another failed try after `before`; the flag says whether it should be logged: a reason that is new, or that has
     /// not been logged for long.
-    pub fn after(before: Option<Backoff>, reason: String, now: Instant) -> (Backoff, bool) {
+    pub(super) fn after(before: Option<Backoff>, reason: String, now: Instant) -> (Backoff, bool) {
         let (tries, since, logged, is_new) = match before {
             None => (1, now, now, true),
             Some(before) => {
@@ -46,7 +46,7 @@ impl Backoff {
     }
 
     /// Whether its time has come.
-    pub fn is_due(&self, now: Instant) -> bool {
+    pub(super) fn is_due(&self, now: Instant) -> bool {
         self.next_try <= now
     }
 }

@@ -55,7 +55,7 @@ struct Source {
 }
 
 impl DeniedReport {
-    pub fn new(now: Instant) -> DeniedReport {
+    pub(super) fn new(now: Instant) -> DeniedReport {
         DeniedReport {
             sources: HashMap::new(),
             lines: BURST,
@@ -65,7 +65,7 @@ impl DeniedReport {
     }
 
     /// Takes what was denied since the last call and gives the lines to log now.
-    pub fn report(&mut self, denied: &[Denied], now: Instant) -> Vec<String> {
+    pub(super) fn report(&mut self, denied: &[Denied], now: Instant) -> Vec<String> {
         self.refill(now);
         self.sources
             .retain(|_, source| now.duration_since(source.seen) < FORGET);
@@ -99,7 +99,7 @@ impl DeniedReport {
     }
 
     /// All that are remembered.
-    pub fn sources(&self) -> Vec<DeniedSource> {
+    pub(super) fn sources(&self) -> Vec<DeniedSource> {
         let told = |source: &Source| DeniedSource {
             latest: source.latest,
             frames: source.total,

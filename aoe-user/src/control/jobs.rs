@@ -43,7 +43,7 @@ impl<E> std::fmt::Debug for Job<E> {
 
 impl<E: Send + 'static> Jobs<E> {
     /// Results are sent to `ends`.
-    pub fn new(ends: UnboundedSender<E>) -> Jobs<E> {
+    pub(super) fn new(ends: UnboundedSender<E>) -> Jobs<E> {
         Jobs {
             ends,
             queue: Arc::default(),
@@ -52,7 +52,7 @@ impl<E: Send + 'static> Jobs<E> {
     }
 
     /// Queues a job; when it panics, `failed` makes the event from what the panic said.
-    pub fn start(
+    pub(super) fn start(
         &mut self,
         work: impl FnOnce() -> E + Send + 'static,
         failed: impl FnOnce(String) -> E + Send + 'static,
@@ -64,7 +64,7 @@ impl<E: Send + 'static> Jobs<E> {
     }
 
     /// Sees to it that jobs which wait are taken. Must be called inside the runtime.
-    pub fn pump(&mut self, now: Instant) {
+    pub(super) fn pump(&mut self, now: Instant) {
         self.runners.retain(|runner| runner.lock().is_some());
         let is_quick =
             |runner: &&Arc<Mutex<Option<Instant>>>| runner.lock().is_some_and(|since| now < since + QUICK);
@@ -79,7 +79,7 @@ impl<E: Send + 'static> Jobs<E> {
     }
 
     /// When [`Jobs::pump`] may have something to do though nothing has ended.
-    pub fn next_time(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_time(&self, now: Instant) -> Option<Instant> {
         (!self.queue.lock().is_empty()).then_some(now + QUICK)
     }
 }

@@ -11,7 +11,7 @@ use tracing::{error, warn};
 const REOPEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// A connection to rtnetlink.
-pub struct Links {
+pub(super) struct Links {
     events: Box<dyn futures_util::Stream<Item = ()> + Unpin + Send>,
     /// Drives the connection; over where the connection is.
     connection: tokio::task::JoinHandle<()>,
@@ -24,7 +24,7 @@ impl Links {
     ///
     /// # Errors
     /// When the kernel gives no netlink socket.
-    pub fn open() -> Result<Links> {
+    pub(super) fn open() -> Result<Links> {
         let (connection, _, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
             .context("cannot open a netlink socket to watch the interfaces")?;
         Ok(Links {
@@ -37,7 +37,7 @@ impl Links {
     /// Waits until some interface has changed. Which one is not told: list again and compare, so that nothing
     /// depends on seeing each event. A connection that ends is opened again, which counts as a change: some may have been missed.
     /// Can be dropped and called again at any time.
-    pub async fn changed(&mut self) {
+    pub(super) async fn changed(&mut self) {
         if self.reopen_at.is_none() {
             if self.events.next().await.is_some() {
                 return;

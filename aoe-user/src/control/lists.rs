@@ -25,7 +25,7 @@ pub(super) struct Made {
 
 impl Made {
     /// The list of a configuration.
-    pub fn of(&mut self, entries: &Arc<[AccessEntry]>) -> Lists {
+    pub(super) fn of(&mut self, entries: &Arc<[AccessEntry]>) -> Lists {
         if entries.is_empty() {
             return Lists::default();
         }

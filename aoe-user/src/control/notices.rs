@@ -33,23 +33,23 @@ impl Notices {
     }
 
     /// An export's store has been taken by another client.
-    pub fn fenced(&self, id: ExportId, reason: &str) {
+    pub(super) fn fenced(&self, id: ExportId, reason: &str) {
         self.fenced.lock().push((id, reason.to_owned()));
         self.wake.notify_one();
     }
 
     /// Which stores are to be opened anew.
-    pub fn take_fenced(&self) -> Vec<(ExportId, String)> {
+    pub(super) fn take_fenced(&self) -> Vec<(ExportId, String)> {
         std::mem::take(&mut self.fenced.lock())
     }
 
     /// Returns when there is something.
-    pub async fn arrived(&self) {
+    pub(super) async fn arrived(&self) {
         self.wake.notified().await;
     }
 
     /// What changed; whether its mask did, too.
-    pub fn take(&self) -> HashMap<ExportId, bool> {
+    pub(super) fn take(&self) -> HashMap<ExportId, bool> {
         std::mem::take(&mut self.changed.lock())
     }
 }
@@ -63,7 +63,7 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub fn new(id: ExportId, notices: Arc<Notices>) -> Reporter {
+    pub(super) fn new(id: ExportId, notices: Arc<Notices>) -> Reporter {
         Reporter {
             id,
             notices,
@@ -74,7 +74,7 @@ impl Reporter {
 
 impl Reporter {
     /// Has the export advertised.
-    pub fn announce(&self) {
+    pub(super) fn announce(&self) {
         self.notices.note(self.id, false);
     }
 }

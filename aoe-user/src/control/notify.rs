@@ -50,7 +50,7 @@ impl Health {
 
 impl Notify {
     /// Looks in the environment for who listens.
-    pub fn new(now: Instant) -> Notify {
+    pub(super) fn new(now: Instant) -> Notify {
         let watchdog = sd_notify::watchdog_enabled().map(|limit| Watchdog {
             every: limit / 4,
             next: now,
@@ -66,7 +66,7 @@ impl Notify {
     }
 
     /// Says what is new; returns when to call again although nothing happens.
-    pub fn turn(
+    pub(super) fn turn(
         &mut self,
         plan: &Plan,
         is_ready: bool,
@@ -100,7 +100,7 @@ impl Notify {
     }
 
     /// The process ends.
-    pub fn stopping(&self) {
+    pub(super) fn stopping(&self) {
         if self.is_heard {
             say(&[NotifyState::Stopping]);
         }

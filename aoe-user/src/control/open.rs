@@ -55,7 +55,7 @@ pub(super) struct StateKeys {
 }
 
 impl StateKeys {
-    pub fn new(keys: Vec<StateKey>) -> StateKeys {
+    pub(super) fn new(keys: Vec<StateKey>) -> StateKeys {
         StateKeys {
             keys,
             told: Mutex::new(false),
@@ -244,7 +244,7 @@ fn known_losses(config: &ExportConfig, key: StateKey, state: Arc<StateDir>) -> L
 
 impl Served {
     /// The same export under another configuration that has the same store.
-    pub fn reconfigured(&self, revision: u64, config: Arc<ExportConfig>, lists: Lists) -> Served {
+    pub(super) fn reconfigured(&self, revision: u64, config: Arc<ExportConfig>, lists: Lists) -> Served {
         let export = self.export.reconfigured(options(&config, &lists));
         if let Some(disks) = &self.disks {
             disks.configure(settings(&config, &lists));
@@ -263,24 +263,24 @@ impl Served {
     }
 
     /// What it is to the operator, whatever store it has.
-    pub fn key(&self) -> (Address, crate::config::Vlan) {
+    pub(super) fn key(&self) -> (Address, crate::config::Vlan) {
         (self.export.address(), self.config.vlan)
     }
 
     /// What nobody else may serve where this is served.
-    pub fn sought(&self) -> Sought {
+    pub(super) fn sought(&self) -> Sought {
         sought(&self.config)
     }
 
     /// Its size and file, for the log.
-    pub fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let sectors = self.export.store().sectors();
         let size = BinaryBytes(sectors * SECTOR_BYTES);
         format!("{sectors} sectors ({size}) of {}", self.config.path.display())
     }
 
     /// The filter's rule: the access list, or else the wire's mask.
-    pub fn rule(&self) -> ExportRule {
+    pub(super) fn rule(&self) -> ExportRule {
         // Without a list of the operator's, the wire's mask decides.
         let allow = self.allowed();
         let peers = self.config.failover.as_ref().map(|group| &group.peers);

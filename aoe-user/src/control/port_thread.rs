@@ -54,7 +54,7 @@ impl PortHandle {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn open(
+    pub(super) fn open(
         nic: Nic,
         view: PortView,
         metrics: Arc<Registry>,
@@ -72,22 +72,22 @@ impl PortHandle {
     }
 
     /// Wishes another view.
-    pub fn apply(&self, view: PortView) {
+    pub(super) fn apply(&self, view: PortView) {
         self.wish(|wishes| wishes.view = Some(view));
     }
 
     /// The interface has another address.
-    pub fn set_mac(&self, mac: Mac) {
+    pub(super) fn set_mac(&self, mac: Mac) {
         self.wish(|wishes| wishes.mac = Some(mac));
     }
 
     /// Wishes all exports advertised.
-    pub fn announce_all(&self) {
+    pub(super) fn announce_all(&self) {
         self.wish(|wishes| wishes.announce_all = true);
     }
 
     /// An export changed: it is advertised, and with its mask the filter's rules change.
-    pub fn changed(&self, id: ExportId, mask: bool) {
+    pub(super) fn changed(&self, id: ExportId, mask: bool) {
         self.wish(|wishes| {
             wishes.masks |= mask;
             wishes.announce.insert(id);
@@ -95,27 +95,27 @@ impl PortHandle {
     }
 
     /// Wishes the counters logged.
-    pub fn log_counters(&self) {
+    pub(super) fn log_counters(&self) {
         self.wish(|wishes| wishes.counters = true);
     }
 
     /// What it is; `None` while it is not open.
-    pub fn about(&self) -> Option<About> {
+    pub(super) fn about(&self) -> Option<About> {
         self.shared.about.lock().clone()
     }
 
     /// Sources that were turned away lately.
-    pub fn denied(&self) -> Vec<DeniedSource> {
+    pub(super) fn denied(&self) -> Vec<DeniedSource> {
         self.shared.denied.lock().clone()
     }
 
     /// Wishes the port closed.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.wish(|wishes| wishes.close = true);
     }
 
     /// For the end of the process: frees the queues although workers hang.
-    pub fn release_queues(&self) {
+    pub(super) fn release_queues(&self) {
         for queue in self.shared.queues.lock().iter() {
             queue.release();
         }

@@ -24,7 +24,7 @@ pub(super) struct PortView {
 
 impl PortView {
     /// What workers and filter get.
-    pub fn halves(&self) -> (Arc<Exports>, Rules) {
+    pub(super) fn halves(&self) -> (Arc<Exports>, Rules) {
         let exports = self.exports.iter().map(|served| Arc::clone(&served.export));
         let rules = Rules {
             exports: self.exports.iter().map(|served| served.rule()).collect(),
@@ -34,7 +34,7 @@ impl PortView {
     }
 
     /// The addresses of failover groups that exports are served under.
-    pub fn stations(&self) -> BTreeSet<Mac> {
+    pub(super) fn stations(&self) -> BTreeSet<Mac> {
         let groups = self
             .exports
             .iter()
@@ -43,7 +43,7 @@ impl PortView {
     }
 
     /// What nobody else may serve there. Whose groups other gateways may serve is settled by their locks.
-    pub fn sought(&self) -> Vec<Sought> {
+    pub(super) fn sought(&self) -> Vec<Sought> {
         let alone = self
             .exports
             .iter()
@@ -52,7 +52,7 @@ impl PortView {
     }
 
     /// The exports by their openings.
-    pub fn by_id(&self) -> HashMap<ExportId, Arc<Export>> {
+    pub(super) fn by_id(&self) -> HashMap<ExportId, Arc<Export>> {
         let entry = |served: &Arc<Served>| (served.id, Arc::clone(&served.export));
         self.exports.iter().map(entry).collect()
     }

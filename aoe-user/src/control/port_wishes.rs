@@ -49,7 +49,7 @@ pub(super) struct Wishes {
 
 impl Wishes {
     /// Nothing is wished.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.view.is_none()
             && self.mac.is_none()
             && self.announce.is_empty()
@@ -60,7 +60,7 @@ impl Wishes {
 
 impl Shared {
     /// Wishes something, and wakes the thread.
-    pub fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+    pub(super) fn wish(&self, change: impl FnOnce(&mut Wishes)) {
         change(&mut self.wishes.lock());
         self.wake.notify_one();
     }

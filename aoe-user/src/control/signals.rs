@@ -85,7 +85,7 @@ impl Signals {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn new() -> Result<Signals> {
+    pub(super) fn new() -> Result<Signals> {
         let listen = |kind| signal(kind).context("cannot install a signal handler");
         let signals = Signals {
             terminate: listen(SignalKind::terminate())?,
@@ -100,7 +100,7 @@ impl Signals {
     }
 
     /// The next signal.
-    pub async fn next(&mut self) -> Event {
+    pub(super) async fn next(&mut self) -> Event {
         tokio::select! {
             biased;
             _ = self.quit.recv() => Event::Quit,

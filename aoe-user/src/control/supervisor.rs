@@ -103,7 +103,7 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    pub fn new(
+    pub(super) fn new(
         ends: UnboundedSender<Event>,
         port_events: UnboundedSender<(PortId, PortEvent)>,
         notices: Arc<Notices>,
@@ -140,7 +140,7 @@ impl Supervisor {
     }
 
     /// Takes over a configuration.
-    pub fn want(&mut self, config: Config, now: Instant) {
+    pub(super) fn want(&mut self, config: Config, now: Instant) {
         let keys = config.exports.iter().map(StateKey::from);
         self.state_keys = Arc::new(StateKeys::new(keys.collect()));
         let wanted = |(address, vlan): &(Address, Vlan)| {
@@ -155,7 +155,7 @@ impl Supervisor {
     }
 
     /// Takes up what came of something.
-    pub fn handle(&mut self, event: Event, now: Instant) {
+    pub(super) fn handle(&mut self, event: Event, now: Instant) {
         match event {
             // The first is Control's own, before it is handed on.
             Event::Config(_) | Event::Answered => {}
@@ -234,7 +234,7 @@ impl Supervisor {
     }
 
     /// Decides and acts; returns when to look again although nothing happens.
-    pub fn turn(&mut self, now: Instant) -> Option<Instant> {
+    pub(super) fn turn(&mut self, now: Instant) -> Option<Instant> {
         let mut actions = Vec::new();
         guard("deciding what to do", || self.plan.step(now, &mut actions));
         for action in actions {
@@ -250,7 +250,7 @@ impl Supervisor {
     }
 
     /// Exports that initiators or their stores changed.
-    pub fn changed(&mut self, now: Instant) {
+    pub(super) fn changed(&mut self, now: Instant) {
         for (id, reason) in self.notices.take_fenced() {
             match self.exports.contains_key(&id) {
                 true => self.plan.fenced(id, reason, now),
@@ -307,7 +307,7 @@ impl Supervisor {
     }
 
     /// Logs what is served, what is not and why, and what was counted.
-    pub fn report(&self) {
+    pub(super) fn report(&self) {
         let status = self.plan.status();
         let is_open = |state: &super::plan::State| *state == super::plan::State::Open;
         let open = status

@@ -7,14 +7,14 @@ use crate::host::{kind, offloads};
 use super::other_targets::vlan_devices;
 
 /// The offload that takes tags out of received frames, as the kernel calls it.
-pub const STRIPS_TAGS: &str = "rx-vlan-hw-parse";
+pub(crate) const STRIPS_TAGS: &str = "rx-vlan-hw-parse";
 
 /// Kinds of devices that get their frames from devices below them, behind the point where the kernel takes tags away.
 const STACKED: [&str; 6] = ["bond", "team", "bridge", "macvlan", "macvtap", "ipvlan"];
 
 /// Where the tags of received frames are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tags {
+pub(crate) enum Tags {
     /// In the frame.
     InFrame,
     /// Beside it, because the NIC takes them out.
@@ -27,7 +27,7 @@ pub enum Tags {
 
 impl Tags {
     /// By the kind of a virtual device and the offloads that are on; `None` where the kernel tells neither.
-    pub fn of(kind: Option<&str>, offloads: Option<&[String]>) -> Option<Tags> {
+    pub(crate) fn of(kind: Option<&str>, offloads: Option<&[String]>) -> Option<Tags> {
         match kind {
             Some("veth") => Some(Tags::SenderDecides),
             Some(kind) if STACKED.contains(&kind) => Some(Tags::StrippedBelow),
@@ -37,14 +37,14 @@ impl Tags {
     }
 
     /// Of an interface that is there.
-    pub fn on(interface: &str, index: u32) -> Option<Tags> {
+    pub(crate) fn on(interface: &str, index: u32) -> Option<Tags> {
         let kind = kind(interface);
         let on = offloads(index).map(|(on, _)| on);
         Tags::of(kind.as_deref(), on.as_deref())
     }
 
     /// Why an export of this VLAN rule cannot be served there, and what to do.
-    pub fn refusal(self, interface: &str, vlan: Vlan) -> Option<String> {
+    pub(crate) fn refusal(self, interface: &str, vlan: Vlan) -> Option<String> {
         if vlan == Vlan::Untagged {
             return None;
         }
@@ -72,7 +72,7 @@ impl Tags {
     }
 
     /// What the operator should know of exports that are served.
-    pub fn warning(self, interface: &str, vlan: Vlan) -> Option<String> {
+    pub(crate) fn warning(self, interface: &str, vlan: Vlan) -> Option<String> {
         match (self, vlan) {
             (Tags::SenderDecides, Vlan::Id(_) | Vlan::Any) => Some(format!(
                 "{interface} is a veth: tags reach XDP only if the other end puts them into the frame; where frames come from a \

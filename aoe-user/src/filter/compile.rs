@@ -27,7 +27,7 @@ pub(super) struct Tables {
 
 impl Tables {
     /// Entries in the map of sources.
-    pub fn sources(&self) -> usize {
+    pub(super) fn sources(&self) -> usize {
         self.lists.iter().map(|list| list.len()).sum::<usize>() + self.stations.len()
     }
 }

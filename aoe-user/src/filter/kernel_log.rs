@@ -24,7 +24,7 @@ pub(super) struct KernelLog {
 
 impl KernelLog {
     /// What the program should log: nothing, or what is for debugging.
-    pub fn wanted_level() -> u8 {
+    pub(super) fn wanted_level() -> u8 {
         if tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
             DEBUG
         } else {
@@ -32,7 +32,7 @@ impl KernelLog {
         }
     }
 
-    pub fn open(ebpf: &mut Ebpf) -> Option<KernelLog> {
+    pub(super) fn open(ebpf: &mut Ebpf) -> Option<KernelLog> {
         let started = EbpfLogger::init_with_logger(ebpf, ToTracing)
             .map_err(|error| error.to_string())
             .and_then(|lines| KernelLog::start(lines).map_err(|error| error.to_string()));

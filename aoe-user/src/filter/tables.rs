@@ -24,7 +24,7 @@ pub(super) struct Installed {
 }
 
 impl Installed {
-    pub fn new(
+    pub(super) fn new(
         state: Array<MapData, u64>,
         exports: HashMap<MapData, u64, u64>,
         sources: HashMap<MapData, u64, u32>,
@@ -42,7 +42,7 @@ impl Installed {
     }
 
     /// Puts these rules in force. Where it fails, those in force stay.
-    pub fn replace(&mut self, tables: &Tables) -> Result<(), FilterError> {
+    pub(super) fn replace(&mut self, tables: &Tables) -> Result<(), FilterError> {
         self.exports.check_room(tables.exports.len())?;
         self.sources.check_room(tables.sources())?;
         self.exports.sweep()?;
@@ -76,12 +76,12 @@ impl Installed {
         Ok(())
     }
 
-    pub fn set_own(&mut self, own: Mac) -> Result<(), FilterError> {
+    pub(super) fn set_own(&mut self, own: Mac) -> Result<(), FilterError> {
         self.set_state(self.generation, self.any_vlan, own)
     }
 
     /// Tells the program by what it knows frames that were put back.
-    pub fn set_mark(&mut self, mark: u64) -> Result<(), FilterError> {
+    pub(super) fn set_mark(&mut self, mark: u64) -> Result<(), FilterError> {
         self.state
             .set(RETURNED, mark, 0)
             .map_err(FilterError::map("state"))
@@ -89,7 +89,7 @@ impl Installed {
 
     /// Entries that wait for removal.
     #[cfg(test)]
-    pub fn entries_not_in_force(&self) -> usize {
+    pub(super) fn entries_not_in_force(&self) -> usize {
         self.exports.other.len() + self.sources.other.len()
     }
 
@@ -110,7 +110,7 @@ pub(super) struct Room {
 
 impl Room {
     /// Room for these rules, for twice as many, and at least for what a usual installation grows to.
-    pub fn for_growth_of(tables: &Tables) -> Room {
+    pub(super) fn for_growth_of(tables: &Tables) -> Room {
         let grown = |len: usize, least: usize| (len * 2).max(least).next_power_of_two();
         Room {
             exports: grown(tables.exports.len(), 1 << 13),
@@ -119,7 +119,7 @@ impl Room {
     }
 
     /// Entries of a map that holds two generations.
-    pub fn map_entries(entries: usize) -> u32 {
+    pub(super) fn map_entries(entries: usize) -> u32 {
         u32::try_from(entries * 2).unwrap_or(u32::MAX)
     }
 }

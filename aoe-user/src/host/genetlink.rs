@@ -20,7 +20,7 @@ const HEADER: usize = 16;
 const GENERIC_HEADER: usize = 4;
 
 /// A generic netlink socket.
-pub struct Genetlink {
+pub(super) struct Genetlink {
     socket: Socket,
     sequence: u32,
 }
@@ -30,7 +30,7 @@ impl Genetlink {
     ///
     /// # Errors
     /// When the kernel gives none.
-    pub fn open() -> io::Result<Genetlink> {
+    pub(super) fn open() -> io::Result<Genetlink> {
         let mut socket = Socket::new(NETLINK_GENERIC)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -41,7 +41,7 @@ impl Genetlink {
     ///
     /// # Errors
     /// When the kernel has no such family.
-    pub fn family(&mut self, name: &str) -> io::Result<u16> {
+    pub(super) fn family(&mut self, name: &str) -> io::Result<u16> {
         let name = attribute(CONTROL_FAMILY_NAME, &[name.as_bytes(), &[0]].concat());
         let answer = self.ask(CONTROL, CONTROL_GET_FAMILY, &name)?;
         let id = find(&answer, CONTROL_FAMILY_ID).and_then(|value| value.try_into().ok());
@@ -52,7 +52,7 @@ impl Genetlink {
     ///
     /// # Errors
     /// What the kernel answered instead.
-    pub fn ask(&mut self, family: u16, command: u8, attributes: &[u8]) -> io::Result<Vec<u8>> {
+    pub(super) fn ask(&mut self, family: u16, command: u8, attributes: &[u8]) -> io::Result<Vec<u8>> {
         self.sequence += 1;
         let length = (HEADER + GENERIC_HEADER + attributes.len()) as u32;
         let mut message = length.to_ne_bytes().to_vec();
@@ -84,7 +84,7 @@ impl Genetlink {
 }
 
 /// An attribute, padded.
-pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = ((NLA_HEADER_SIZE + value.len()) as u16).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(value);
@@ -93,7 +93,7 @@ pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// The attributes in order, by kind.
-pub fn each(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn each(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(attributes).map_while(Result::ok).map(|nla| {
         let (kind, end) = (nla.kind(), NLA_HEADER_SIZE + nla.value_length());
         (
@@ -104,7 +104,7 @@ pub fn each(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The value of the first attribute of a kind.
-pub fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     each(attributes)
         .find(|&(found, _)| found == kind)
         .map(|(_, value)| value)

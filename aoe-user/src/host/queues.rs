@@ -14,7 +14,7 @@ pub fn rx_queues(name: &str) -> Option<u32> {
 }
 
 /// Transmit queues in use of an interface, where the kernel tells.
-pub fn tx_queues(name: &str) -> Option<u32> {
+pub(super) fn tx_queues(name: &str) -> Option<u32> {
     const TX_COUNT: u16 = 7;
     let index = if_nametoindex(name).ok()?;
     shown_queues(name, index, "tx-").or_else(|| channels(index, TX_COUNT))

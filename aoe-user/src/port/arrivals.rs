@@ -13,7 +13,7 @@ pub(super) struct Arrivals {
 
 impl Arrivals {
     /// Nothing is known.
-    pub const fn new() -> Arrivals {
+    pub(super) const fn new() -> Arrivals {
         Arrivals {
             batch_us: 0,
             rest_us: 0,
@@ -22,12 +22,12 @@ impl Arrivals {
     }
 
     /// The worker has slept or spun until something came: what is there has only just arrived.
-    pub fn rested(&mut self, now_us: u64) {
+    pub(super) fn rested(&mut self, now_us: u64) {
         (self.rest_us, self.mark) = (now_us, None);
     }
 
     /// A batch is about to be taken from a ring with this many descriptors in it.
-    pub fn look(&mut self, waiting: u32, now_us: u64) {
+    pub(super) fn look(&mut self, waiting: u32, now_us: u64) {
         self.batch_us = self.rest_us;
         if self.mark.is_none() {
             self.mark = Some((now_us, waiting));
@@ -35,7 +35,7 @@ impl Arrivals {
     }
 
     /// So many of them were taken.
-    pub fn took(&mut self, descriptors: u32) {
+    pub(super) fn took(&mut self, descriptors: u32) {
         let Some((at_us, left)) = &mut self.mark else {
             return;
         };
@@ -46,7 +46,7 @@ impl Arrivals {
     }
 
     /// The longest that a frame of the batch can have been in the ring.
-    pub fn age_us(&self, now_us: u64) -> u64 {
+    pub(super) fn age_us(&self, now_us: u64) -> u64 {
         now_us.saturating_sub(self.batch_us)
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct Ending(Arc<(Mutex<State>, Condvar)>);
 
 impl End {
     /// Both sides of a worker that serves.
-    pub fn new(alarm: &Alarm) -> (End, Ending) {
+    pub(super) fn new(alarm: &Alarm) -> (End, Ending) {
         let shared = Arc::new((Mutex::new(State::Serving), Condvar::new()));
         let ending = Ending(Arc::clone(&shared));
         let alarm = alarm.clone();
@@ -53,7 +53,7 @@ impl End {
     }
 
     /// The queue is free: the worker was stopped, or has panicked. Only the first call counts.
-    pub fn tell(&mut self, panicked: bool) {
+    pub(super) fn tell(&mut self, panicked: bool) {
         let (state, told) = &*self.shared;
         let mut state = state.lock();
         if *state != State::Serving {
@@ -76,12 +76,12 @@ impl Drop for End {
 }
 
 impl Ending {
-    pub fn has_panicked(&self) -> bool {
+    pub(super) fn has_panicked(&self) -> bool {
         *self.0.0.lock() == State::Panicked
     }
 
     /// Waits until the queue is free.
-    pub fn wait(&self) {
+    pub(super) fn wait(&self) {
         let (state, told) = &*self.0;
         let mut state = state.lock();
         told.wait_while(&mut state, |state| *state == State::Serving);

@@ -28,7 +28,7 @@ impl Others {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(nic: &Nic, mark: u64) -> std::io::Result<Others> {
+    pub(super) fn start(nic: &Nic, mark: u64) -> std::io::Result<Others> {
         let (copies, waiting) = sync_channel(WAITING_MAX);
         let (name, index) = (Arc::<str>::from(nic.name.as_str()), nic.index);
         std::thread::Builder::new()
@@ -38,7 +38,7 @@ impl Others {
     }
 
     /// Leaves a copy of a frame. Never waits.
-    pub fn leave(&self, pieces: &[&[u8]]) {
+    pub(super) fn leave(&self, pieces: &[&[u8]]) {
         let bytes = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         if bytes <= FRAME_BYTES_MAX {
             let _ = self.copies.try_send(pieces.concat());

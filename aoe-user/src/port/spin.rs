@@ -29,7 +29,7 @@ pub(super) struct Spinner {
 
 impl Spinner {
     /// Spins for `limit` at most, counted from the last work.
-    pub fn new(limit: Duration) -> Spinner {
+    pub(super) fn new(limit: Duration) -> Spinner {
         Spinner {
             limit,
             no_spin_until: None,
@@ -37,7 +37,7 @@ impl Spinner {
     }
 
     /// Looks until there is work (true), or until it is better to sleep (false). `now` need not be exact to the microsecond.
-    pub fn spin(
+    pub(super) fn spin(
         &mut self,
         cpu: Cpu,
         last_work: Instant,

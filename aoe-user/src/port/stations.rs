@@ -14,7 +14,7 @@ pub(super) struct Stations(BTreeMap<Mac, Station>);
 
 impl Stations {
     /// Has the interface take frames to these and no others.
-    pub fn follow(&mut self, wanted: &BTreeSet<Mac>, nic: &Nic) {
+    pub(super) fn follow(&mut self, wanted: &BTreeSet<Mac>, nic: &Nic) {
         self.0.retain(|mac, _| wanted.contains(mac));
         for mac in wanted {
             if self.0.contains_key(mac) || *mac == nic.mac {

@@ -27,7 +27,7 @@ pub(super) struct Trace {
 
 impl Trace {
     /// Logs a frame that was received, if its second has room for one more.
-    pub fn received(&mut self, now_us: u64, bytes: usize, pieces: &[&[u8]]) {
+    pub(super) fn received(&mut self, now_us: u64, bytes: usize, pieces: &[&[u8]]) {
         let second = now_us / 1_000_000;
         if second != self.second {
             if self.skipped > 0 {

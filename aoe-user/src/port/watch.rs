@@ -16,14 +16,14 @@ pub(super) struct Watch {
 impl Watch {
     /// Takes the totals since the port was opened; gives the number of redirected frames when none of them has arrived for one
     /// look, so that a frame on its way at this moment is nobody's fault.
-    pub fn look(&mut self, redirected: u64, arrived: u64) -> Option<u64> {
+    pub(super) fn look(&mut self, redirected: u64, arrived: u64) -> Option<u64> {
         self.works |= arrived > 0;
         let before = std::mem::replace(&mut self.redirected, redirected);
         (!self.works && before >= ENOUGH).then_some(redirected)
     }
 
     /// Has nothing more to say.
-    pub fn rest(&mut self) {
+    pub(super) fn rest(&mut self) {
         self.works = true;
     }
 }

@@ -4,16 +4,16 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-pub const XBLADE: &str = env!("CARGO_BIN_EXE_xblade");
+pub(crate) const XBLADE: &str = env!("CARGO_BIN_EXE_xblade");
 
 /// A directory with an image of 8 sectors.
-pub struct Place {
+pub(crate) struct Place {
     pub dir: tempfile::TempDir,
     pub image: String,
 }
 
 impl Place {
-    pub fn new() -> Place {
+    pub(crate) fn new() -> Place {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("a.raw");
         fs::File::create(&image).unwrap().set_len(8 * 512).unwrap();
@@ -21,25 +21,25 @@ impl Place {
         Place { dir, image }
     }
 
-    pub fn file(&self, name: &str, text: &str) -> String {
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
         let path = self.path(name);
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 }
 
 /// Runs the binary to its end.
-pub fn xblade(args: &[&str]) -> Output {
+pub(crate) fn xblade(args: &[&str]) -> Output {
     Command::new(XBLADE).args(args).output().unwrap()
 }
 
 /// It must have ended with this code and said this on standard error.
 #[track_caller]
-pub fn refused(output: &Output, code: i32, expected: &str) {
+pub(crate) fn refused(output: &Output, code: i32, expected: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
     assert!(stderr.contains(expected), "expected {expected:?} in:\n{stderr}");

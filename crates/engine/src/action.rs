@@ -77,7 +77,7 @@ pub(super) enum Decision {
 
 impl Decision {
     /// An answer with this AoE error code; 0: success.
-    pub fn answer(error: u8) -> Decision {
+    pub(crate) fn answer(error: u8) -> Decision {
         Decision::Answer(ReplyCodes {
             error,
             ..ReplyCodes::default()

@@ -65,7 +65,7 @@ fn decide<L: Link, C: Completions>(
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Serves one of the three commands to an exact address.
-    pub fn administer(&mut self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>) {
+    pub(crate) fn administer(&mut self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>) {
         let action = {
             let state = call.export.state.read();
             if let Err(refusal) = Self::admit(call, &state) {
@@ -107,7 +107,12 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// A change that waited may go on.
-    pub fn resume_change(&mut self, link: &mut L, in_flight: InFlight<Held<L::Frame>, C>, now_us: u64) {
+    pub(crate) fn resume_change(
+        &mut self,
+        link: &mut L,
+        in_flight: InFlight<Held<L::Frame>, C>,
+        now_us: u64,
+    ) {
         let export = Arc::clone(&in_flight.export);
         let state = export.state.write();
         match in_flight.place.turn() {
@@ -183,7 +188,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// The state store has saved a change, or could not.
-    pub fn saved(
+    pub(crate) fn saved(
         &mut self,
         link: &mut L,
         in_flight: InFlight<Held<L::Frame>, C>,

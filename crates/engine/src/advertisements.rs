@@ -63,14 +63,14 @@ fn key<C: Completions>(export: &Export<C>) -> Key {
 
 impl<C: Completions> Advertisements<C> {
     /// Asks for an advertisement of `export` as soon as the pace allows.
-    pub fn ask(&mut self, export: &Arc<Export<C>>) {
+    pub(crate) fn ask(&mut self, export: &Arc<Export<C>>) {
         if self.is_due.insert(key(export), export.clone()).is_none() {
             self.due.push_back(export.clone());
         }
     }
 
     /// Forgets exports that are not served any more.
-    pub fn retain(&mut self, exports: &Exports<C>) {
+    pub(crate) fn retain(&mut self, exports: &Exports<C>) {
         if self.is_due.is_empty() {
             return;
         }
@@ -81,7 +81,7 @@ impl<C: Completions> Advertisements<C> {
     }
 
     /// Sends what is due; returns when the next one is.
-    pub fn tick<L: Link>(
+    pub(crate) fn tick<L: Link>(
         &mut self,
         link: &mut L,
         port: &PortInfo,

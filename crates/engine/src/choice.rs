@@ -30,7 +30,7 @@ pub(super) enum Chosen<C: Completions> {
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Finds who answers a request to an export. Who may not see the export gets no disk of its own.
-    pub fn choose(call: Call<'_, C>) -> Chosen<C> {
+    pub(crate) fn choose(call: Call<'_, C>) -> Chosen<C> {
         let Some(machines) = &call.export.machines else {
             return Chosen::Shared;
         };
@@ -61,7 +61,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Why nobody answers.
-    pub fn nobody() -> Refusal {
+    pub(crate) fn nobody() -> Refusal {
         Refusal::Silent(Silence::NoExport)
     }
 }

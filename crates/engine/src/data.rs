@@ -38,7 +38,13 @@ struct Begun<'a, C: Completions> {
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Serves an ATA command to an exact address.
-    pub fn ata(&mut self, link: &mut L, call: Call<'_, C>, registers: &Registers, frame: Held<L::Frame>) {
+    pub(crate) fn ata(
+        &mut self,
+        link: &mut L,
+        call: Call<'_, C>,
+        registers: &Registers,
+        frame: Held<L::Frame>,
+    ) {
         self.count(ata::opcode(registers.command));
         let export = call.export;
         let state = export.state.read();
@@ -115,7 +121,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Decides what an ATA command asks for, in the order: visible, version, reserved, registers.
-    pub fn judge(
+    pub(crate) fn judge(
         link: &L,
         call: Call<'_, C>,
         registers: &Registers,
@@ -217,7 +223,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// A request that waited may start: everything is judged again, for what it waited for may have changed it.
-    pub fn resume(&mut self, link: &mut L, mut in_flight: InFlight<Held<L::Frame>, C>, now_us: u64) {
+    pub(crate) fn resume(&mut self, link: &mut L, mut in_flight: InFlight<Held<L::Frame>, C>, now_us: u64) {
         let export = Arc::clone(&in_flight.export);
         let state = export.state.read();
         match in_flight.place.turn() {
@@ -261,7 +267,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Starts or repeats an operation that has an entry: what conflicts with it waits, no lock is needed.
-    pub fn run(&mut self, link: &mut L, mut in_flight: InFlight<Held<L::Frame>, C>, now_us: u64) {
+    pub(crate) fn run(&mut self, link: &mut L, mut in_flight: InFlight<Held<L::Frame>, C>, now_us: u64) {
         let step = in_flight.action.run(
             &in_flight.export,
             (&mut self.completions, in_flight.token),
@@ -279,7 +285,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// The store has finished an operation of this session.
-    pub fn finished(
+    pub(crate) fn finished(
         &mut self,
         link: &mut L,
         mut in_flight: InFlight<Held<L::Frame>, C>,
@@ -324,7 +330,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// The end of a request that another one like it, perhaps on another worker, has run.
-    pub fn duplicate_finished(
+    pub(crate) fn duplicate_finished(
         &mut self,
         link: &mut L,
         mut in_flight: InFlight<Held<L::Frame>, C>,
@@ -344,7 +350,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// A duplicate is told to look whether it is still the one to be answered.
-    pub fn check_duplicate(&mut self, link: &mut L, in_flight: InFlight<Held<L::Frame>, C>) {
+    pub(crate) fn check_duplicate(&mut self, link: &mut L, in_flight: InFlight<Held<L::Frame>, C>) {
         if in_flight.place.is_newest() {
             self.in_flight.put(in_flight);
         } else {

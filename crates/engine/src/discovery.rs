@@ -17,7 +17,7 @@ use crate::completion::Completions;
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Answers a request to the broadcast MAC and one export's own address.
-    pub fn broadcast(&mut self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>) {
+    pub(crate) fn broadcast(&mut self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>) {
         match self.may_introduce(link, call, &frame) {
             Ok(()) => self.introduce(link, call, frame),
             Err(why) => self.silent(link, frame, why),
@@ -25,7 +25,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Answers a request with a wildcard once for each export it is for.
-    pub fn discover(
+    pub(crate) fn discover(
         &mut self,
         link: &mut L,
         exports: &Exports<C>,

@@ -12,7 +12,7 @@ use aoe_common::wire::error;
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Serves a request with an exact address, sent to the port's own MAC.
-    pub fn serve(&mut self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>) {
+    pub(crate) fn serve(&mut self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>) {
         let counters = &self.counters;
         match &call.request.command {
             Command::Ata(registers) => return self.ata(link, call, registers, frame),
@@ -30,7 +30,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Goes on with the request that a completion is for.
-    pub fn complete(&mut self, link: &mut L, completion: Completion, now_us: u64) {
+    pub(crate) fn complete(&mut self, link: &mut L, completion: Completion, now_us: u64) {
         let Completion { token, event } = completion;
         let Some(in_flight) = self.in_flight.take(token) else {
             // Of a request that has ended, as when two calls to look again cross.
@@ -56,7 +56,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Ends a request that a newer copy has taken the place of.
-    pub fn superseded(&mut self, link: &mut L, in_flight: InFlight<Held<L::Frame>, C>) {
+    pub(crate) fn superseded(&mut self, link: &mut L, in_flight: InFlight<Held<L::Frame>, C>) {
         self.in_flight.release(in_flight.token);
         self.silent(link, in_flight.frame, Silence::Superseded);
     }

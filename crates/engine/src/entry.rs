@@ -20,11 +20,11 @@ impl<H: CompletionHandle> Requester<H> {
     }
 
     /// Tells it to look at its entry again.
-    pub fn call(&self) {
+    pub(crate) fn call(&self) {
         self.post(Event::Again);
     }
 
-    pub fn post(&self, event: Event) {
+    pub(crate) fn post(&self, event: Event) {
         self.session.post(Completion {
             token: self.token,
             event,
@@ -76,7 +76,7 @@ pub(super) struct Entry<H> {
 }
 
 impl<H: CompletionHandle> Entry<H> {
-    pub fn new(
+    pub(crate) fn new(
         scope: Scope,
         fingerprint: Option<Fingerprint>,
         source: Mac,
@@ -92,7 +92,7 @@ impl<H: CompletionHandle> Entry<H> {
     }
 
     /// Gives a duplicate the place of the one that asked before. `calls` gets who is to look again.
-    pub fn join(&self, requester: Requester<H>, calls: &mut Vec<Requester<H>>) -> Joined {
+    pub(crate) fn join(&self, requester: Requester<H>, calls: &mut Vec<Requester<H>>) -> Joined {
         let mut people = self.people.lock();
         match people.phase {
             Phase::Ended => Joined::TooLate,
@@ -111,7 +111,7 @@ impl<H: CompletionHandle> Entry<H> {
     }
 
     /// Nothing seems to stand against it any more: who is to be called, if it waits and has not been.
-    pub fn call(&self) -> Option<Requester<H>> {
+    pub(crate) fn call(&self) -> Option<Requester<H>> {
         let mut people = self.people.lock();
         (people.phase == Phase::Waiting).then(|| {
             people.phase = Phase::Called;
@@ -120,7 +120,7 @@ impl<H: CompletionHandle> Entry<H> {
     }
 
     /// Something still stands against it. Said under the lock of the stripe where that is, so that its end calls again.
-    pub fn wait_on(&self) {
+    pub(crate) fn wait_on(&self) {
         let mut people = self.people.lock();
         if people.phase == Phase::Called {
             people.phase = Phase::Waiting;
@@ -128,13 +128,13 @@ impl<H: CompletionHandle> Entry<H> {
     }
 
     /// Whether it waits for its turn and that is this requester's.
-    pub fn is_owned_by(&self, requester: &Requester<H>) -> bool {
+    pub(crate) fn is_owned_by(&self, requester: &Requester<H>) -> bool {
         let people = self.people.lock();
         people.phase != Phase::Ended && people.owner.is(requester)
     }
 
     /// It runs from here on, unless somebody else has taken this requester's place.
-    pub fn start(&self, requester: &Requester<H>) -> bool {
+    pub(crate) fn start(&self, requester: &Requester<H>) -> bool {
         let mut people = self.people.lock();
         let owned = people.phase != Phase::Ended && people.owner.is(requester);
         if owned {
@@ -144,13 +144,13 @@ impl<H: CompletionHandle> Entry<H> {
     }
 
     /// True while this requester is the one to be answered in the owner's place.
-    pub fn is_newest(&self, requester: &Requester<H>) -> bool {
+    pub(crate) fn is_newest(&self, requester: &Requester<H>) -> bool {
         let people = self.people.lock();
         people.newest.as_ref().is_some_and(|newest| newest.is(requester))
     }
 
     /// Nobody joins it any more; returns who is to be answered in the owner's place.
-    pub fn end(&self) -> Option<Requester<H>> {
+    pub(crate) fn end(&self) -> Option<Requester<H>> {
         let mut people = self.people.lock();
         people.phase = Phase::Ended;
         people.newest.take()
@@ -158,7 +158,7 @@ impl<H: CompletionHandle> Entry<H> {
 
     /// Leaves out a requester that goes. True: it was the owner's, and has ended; `calls` gets a duplicate that waited for the
     /// outcome.
-    pub fn abandon(&self, requester: &Requester<H>, calls: &mut Vec<Requester<H>>) -> bool {
+    pub(crate) fn abandon(&self, requester: &Requester<H>, calls: &mut Vec<Requester<H>>) -> bool {
         let mut people = self.people.lock();
         if people.phase == Phase::Ended {
             return false;

@@ -107,20 +107,20 @@ pub(super) struct State {
 }
 
 impl State {
-    pub fn multiple(&self) -> u8 {
+    pub(crate) fn multiple(&self) -> u8 {
         self.multiple.load(Ordering::Relaxed)
     }
 
-    pub fn set_multiple(&self, multiple: u8) {
+    pub(crate) fn set_multiple(&self, multiple: u8) {
         self.multiple.store(multiple, Ordering::Relaxed);
     }
 
     /// Whether SMART is enabled; `None` where it is not offered.
-    pub fn smart(&self, offered: bool) -> Option<bool> {
+    pub(crate) fn smart(&self, offered: bool) -> Option<bool> {
         offered.then(|| self.smart_enabled.load(Ordering::Relaxed))
     }
 
-    pub fn set_smart(&self, enabled: bool) {
+    pub(crate) fn set_smart(&self, enabled: bool) {
         self.smart_enabled.store(enabled, Ordering::Relaxed);
     }
 }

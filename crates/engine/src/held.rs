@@ -14,7 +14,7 @@ pub(super) enum Held<F> {
 
 impl<F> Held<F> {
     /// The frame's bytes.
-    pub fn pieces<'a, L: Link<Frame = F>>(&'a self, link: &'a L) -> Pieces<'a> {
+    pub(crate) fn pieces<'a, L: Link<Frame = F>>(&'a self, link: &'a L) -> Pieces<'a> {
         match self {
             Held::Frame(frame) => link.pieces(frame),
             Held::Kept(bytes) => Pieces::from_iter([&bytes[..]]),
@@ -22,7 +22,7 @@ impl<F> Held<F> {
     }
 
     /// The frame's bytes for writing a reply over them.
-    pub fn pieces_mut<'a, L: Link<Frame = F>>(&'a mut self, link: &'a L) -> PiecesMut<'a> {
+    pub(crate) fn pieces_mut<'a, L: Link<Frame = F>>(&'a mut self, link: &'a L) -> PiecesMut<'a> {
         match self {
             Held::Frame(frame) => link.pieces_mut(frame),
             Held::Kept(bytes) => PiecesMut::from_iter([&mut bytes[..]]),
@@ -30,7 +30,7 @@ impl<F> Held<F> {
     }
 
     /// As [`Link::resize`]; what was kept is in the link's memory afterwards.
-    pub fn resize<L: Link<Frame = F>>(&mut self, link: &mut L, len: usize) -> bool {
+    pub(crate) fn resize<L: Link<Frame = F>>(&mut self, link: &mut L, len: usize) -> bool {
         match self {
             Held::Frame(frame) => link.resize(frame, len),
             Held::Kept(bytes) => {
@@ -46,7 +46,7 @@ impl<F> Held<F> {
     }
 
     /// As [`Link::renew`]; the frame is in the link's memory afterwards.
-    pub fn renew<L: Link<Frame = F>>(&mut self, link: &mut L, len: usize) -> bool {
+    pub(crate) fn renew<L: Link<Frame = F>>(&mut self, link: &mut L, len: usize) -> bool {
         match self {
             Held::Frame(frame) => link.renew(frame, len),
             Held::Kept(_) => {
@@ -60,7 +60,7 @@ impl<F> Held<F> {
     }
 
     /// Sends it. Only what was made a reply, which is in the link's memory.
-    pub fn send<L: Link<Frame = F>>(self, link: &mut L) {
+    pub(crate) fn send<L: Link<Frame = F>>(self, link: &mut L) {
         match self {
             Held::Frame(frame) => link.send(frame),
             Held::Kept(_) => debug_assert!(false, "a reply is built in the link's memory"),
@@ -68,14 +68,14 @@ impl<F> Held<F> {
     }
 
     /// Gives its memory back.
-    pub fn free<L: Link<Frame = F>>(self, link: &mut L) {
+    pub(crate) fn free<L: Link<Frame = F>>(self, link: &mut L) {
         if let Held::Frame(frame) = self {
             link.free(frame);
         }
     }
 
     /// Keeps the first `len` bytes and gives the link's memory back: what waits must not keep others from being received.
-    pub fn keep<L: Link<Frame = F>>(self, link: &mut L, len: usize) -> Held<F> {
+    pub(crate) fn keep<L: Link<Frame = F>>(self, link: &mut L, len: usize) -> Held<F> {
         let Held::Frame(frame) = self else {
             return self;
         };

@@ -55,24 +55,24 @@ pub(super) struct InFlightTable<F, C: Completions> {
 }
 
 impl<F, C: Completions> InFlightTable<F, C> {
-    pub fn new() -> InFlightTable<F, C> {
+    pub(crate) fn new() -> InFlightTable<F, C> {
         InFlightTable {
             slots: Slab::new(),
             generation: 0,
         }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
     /// The token that the next request to be entered must have.
-    pub fn next_token(&self) -> Token {
+    pub(crate) fn next_token(&self) -> Token {
         token(self.generation, self.slots.vacant_key())
     }
 
     /// Enters a request, under [`InFlightTable::next_token`], or puts one back that was taken.
-    pub fn put(&mut self, request: InFlight<F, C>) {
+    pub(crate) fn put(&mut self, request: InFlight<F, C>) {
         let token = request.token;
         if let Some(slot) = self.slot(token) {
             slot.request = Some(request);
@@ -87,12 +87,12 @@ impl<F, C: Completions> InFlightTable<F, C> {
     }
 
     /// Takes a request out to work on it; its token stays its own until [`InFlightTable::release`].
-    pub fn take(&mut self, token: Token) -> Option<InFlight<F, C>> {
+    pub(crate) fn take(&mut self, token: Token) -> Option<InFlight<F, C>> {
         self.slot(token)?.request.take()
     }
 
     /// Frees the token of a request that was taken.
-    pub fn release(&mut self, token: Token) {
+    pub(crate) fn release(&mut self, token: Token) {
         if self.slot(token).is_some() {
             self.slots.remove(key(token));
         }
@@ -100,7 +100,7 @@ impl<F, C: Completions> InFlightTable<F, C> {
 
     /// Ends the table: each frame goes to `free`. What stays are the operations that somebody still works on, under their
     /// tokens; all other requests give up their place.
-    pub fn into_running(self, mut free: impl FnMut(F)) -> InFlightTable<(), C> {
+    pub(crate) fn into_running(self, mut free: impl FnMut(F)) -> InFlightTable<(), C> {
         let slots = self.slots.into_iter().map(|(key, slot)| {
             let request = slot.request.and_then(|request| {
                 let (frame, request) = request.without_frame();

@@ -49,7 +49,7 @@ pub(super) struct LateLog(VecDeque<Written>);
 
 impl LateLog {
     /// Judges a write that is not in flight.
-    pub fn judge(&self, write: &Written) -> Treatment {
+    pub(crate) fn judge(&self, write: &Written) -> Treatment {
         let mut overwritten = false;
         for done in self.0.iter().rev() {
             if write.at_us.saturating_sub(done.at_us) > MEMORY_US {
@@ -73,7 +73,7 @@ impl LateLog {
     }
 
     /// Remembers a write that succeeded.
-    pub fn record(&mut self, write: Written) {
+    pub(crate) fn record(&mut self, write: Written) {
         if self.0.len() >= MAX_WRITES {
             self.0.pop_front();
         }
@@ -83,7 +83,13 @@ impl LateLog {
 
 impl Written {
     /// A write request's entry.
-    pub fn new(at_us: u64, source: Mac, tag: [u8; 4], span: Span, fingerprint: &Fingerprint) -> Written {
+    pub(crate) fn new(
+        at_us: u64,
+        source: Mac,
+        tag: [u8; 4],
+        span: Span,
+        fingerprint: &Fingerprint,
+    ) -> Written {
         Written {
             at_us,
             source,

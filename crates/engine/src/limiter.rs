@@ -60,7 +60,7 @@ pub(super) struct Limiter {
 
 impl Limiter {
     /// For a port with this many exports.
-    pub fn new(exports: usize) -> Limiter {
+    pub(crate) fn new(exports: usize) -> Limiter {
         let size = (exports as u64).saturating_mul(4).max(64);
         Limiter {
             size,
@@ -71,7 +71,7 @@ impl Limiter {
     }
 
     /// True when one more answer may go to `source`.
-    pub fn take(&mut self, source: Mac, now_us: u64) -> bool {
+    pub(crate) fn take(&mut self, source: Mac, now_us: u64) -> bool {
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
             // Two seconds fill any bucket: such a source is as good as new. Not for each frame of a flood.
             let filled = SECOND_US.saturating_mul(2);

@@ -74,13 +74,13 @@ impl<H> Default for Line<H> {
 impl<H: CompletionHandle> Line<H> {
     /// Enters what a worker does now into a stripe where nobody is; false: look under the lock.
     #[inline]
-    pub fn try_begin(&self, scope: Scope) -> bool {
+    pub(crate) fn try_begin(&self, scope: Scope) -> bool {
         word_of(scope).is_some_and(|word| self.exchange(FREE, word))
     }
 
     /// Takes back what was entered by [`Line::try_begin`]; false: it has been moved into the stripe, as what was entered there.
     #[inline]
-    pub fn try_leave(&self, scope: Scope) -> bool {
+    pub(crate) fn try_leave(&self, scope: Scope) -> bool {
         word_of(scope).is_some_and(|word| self.exchange(word, FREE))
     }
 
@@ -93,7 +93,7 @@ impl<H: CompletionHandle> Line<H> {
     }
 
     /// The stripe, with all that is in it.
-    pub fn lock(&self) -> Locked<'_, H> {
+    pub(crate) fn lock(&self) -> Locked<'_, H> {
         let mut stripe = self.stripe.lock();
         let word = self.word.swap(SHUT, Ordering::AcqRel);
         if word != FREE && word != SHUT {

@@ -13,8 +13,8 @@ pub(super) const EDIT: u8 = 1;
 
 /// Values of the reply's list error.
 mod list_error {
-    pub const BAD_DIRECTIVE: u8 = 2;
-    pub const FULL: u8 = 3;
+    pub(super) const BAD_DIRECTIVE: u8 = 2;
+    pub(super) const FULL: u8 = 3;
 }
 
 /// Decides on a request; `directives` is `None` when the frame has fewer bytes than it claims.

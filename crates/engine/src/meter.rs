@@ -158,7 +158,7 @@ pub(super) struct PutOff {
 }
 
 impl PutOff {
-    pub fn new(meter: &Arc<ExportMeter>, since_us: u64) -> PutOff {
+    pub(crate) fn new(meter: &Arc<ExportMeter>, since_us: u64) -> PutOff {
         meter.put_off[0].bump();
         PutOff {
             meter: Arc::clone(meter),
@@ -186,7 +186,7 @@ pub(super) enum Meter<'a> {
 
 impl<'a> Meter<'a> {
     /// The row to count in.
-    pub fn row(self) -> Option<&'a Arc<ExportMeter>> {
+    pub(crate) fn row(self) -> Option<&'a Arc<ExportMeter>> {
         match self {
             Meter::Off => None,
             Meter::ThisRound(meter, _) => Some(meter),

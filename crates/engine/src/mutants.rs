@@ -9,7 +9,7 @@
     feature = "mutants",
     expect(missing_docs, reason = "the simulator's list describes them")
 )]
-pub enum Mutant {
+pub(crate) enum Mutant {
     ConflictsIgnored,
     OverlapByFirstSector,
     StaleDuplicateAnswered,

@@ -31,7 +31,7 @@ impl From<Fault> for Failure {
 impl Action {
     /// What it conflicts with; `None` where it is done without anybody else.
     #[inline]
-    pub fn scope(&self) -> Option<Scope> {
+    pub(crate) fn scope(&self) -> Option<Scope> {
         let (class, span) = match self {
             Action::Read { extent, .. } => (Class::Read, Span::of(*extent)),
             Action::Verify { extent, .. } => (Class::Verify, Span::of(*extent)),
@@ -46,7 +46,7 @@ impl Action {
     }
 
     /// The extent that error registers can tell of, and whether in 48 bits.
-    pub fn extent(&self) -> Option<(Extent, bool)> {
+    pub(crate) fn extent(&self) -> Option<(Extent, bool)> {
         match *self {
             Action::Read { extent, extended }
             | Action::Write { extent, extended, .. }
@@ -56,7 +56,7 @@ impl Action {
     }
 
     /// What a duplicate of the request looks like. A flush has none: a later one covers more writes.
-    pub fn fingerprint<L: Link>(
+    pub(crate) fn fingerprint<L: Link>(
         &self,
         link: &L,
         frame: &Held<L::Frame>,
@@ -90,7 +90,7 @@ impl Action {
     }
 
     /// Starts or repeats the store operation.
-    pub fn run<L: Link, C: Completions>(
+    pub(crate) fn run<L: Link, C: Completions>(
         &self,
         export: &Export<C>,
         (completions, token): (&mut C, Token),
@@ -124,7 +124,7 @@ impl Action {
     }
 
     /// Puts bytes that came with a completion behind the reply's header.
-    pub fn fill<L: Link>(
+    pub(crate) fn fill<L: Link>(
         &self,
         bytes: Option<&[u8]>,
         link: &mut L,
@@ -152,7 +152,12 @@ impl Action {
     }
 
     /// A copy of the data that a read left in `frame`, for a duplicate on another worker.
-    pub fn copy<L: Link>(&self, link: &L, frame: &Held<L::Frame>, request: &Request) -> Option<Box<[u8]>> {
+    pub(crate) fn copy<L: Link>(
+        &self,
+        link: &L,
+        frame: &Held<L::Frame>,
+        request: &Request,
+    ) -> Option<Box<[u8]>> {
         let Action::Read { extent, .. } = self else {
             return None;
         };

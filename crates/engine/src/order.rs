@@ -67,7 +67,7 @@ impl<H> Default for Order<H> {
 
 impl<H: CompletionHandle> Order<H> {
     /// Entries now: requests that the store works on, and those that wait.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         let [reads, others] = &self.shares;
         reads.total().saturating_add(others.total())
     }
@@ -92,7 +92,7 @@ impl<H: CompletionHandle> Order<H> {
 
     /// Enters an operation that a worker does now, where nothing is in flight that stands against it or may be the same request.
     #[inline]
-    pub fn begin(&self, scope: Scope, source: Mac, max: usize) -> bool {
+    pub(crate) fn begin(&self, scope: Scope, source: Mac, max: usize) -> bool {
         if !self.shares(scope.class).has_room(source, max) {
             return false;
         }
@@ -111,7 +111,7 @@ impl<H: CompletionHandle> Order<H> {
 
     /// Finds a request its place: beside, behind or instead of what is in flight. At most `max` entries of its kind (and as many
     /// more as there are workers that begin at the same moment), and of these a source has its share.
-    pub fn place(
+    pub(crate) fn place(
         &self,
         scope: Scope,
         fingerprint: Option<Fingerprint>,
@@ -157,7 +157,7 @@ impl<H: CompletionHandle> Order<H> {
     }
 
     /// An operation that a worker has begun goes on: the store has put it off.
-    pub fn go_on(
+    pub(crate) fn go_on(
         &self,
         scope: Scope,
         fingerprint: Option<Fingerprint>,
@@ -176,7 +176,7 @@ impl<H: CompletionHandle> Order<H> {
 
     /// A worker has done an operation that it had begun: what waited for it is called.
     #[inline]
-    pub fn leave(&self, scope: Scope) {
+    pub(crate) fn leave(&self, scope: Scope) {
         let set = StripeSet::of(scope);
         if self.only(set).is_some_and(|line| line.try_leave(scope)) {
             return;
@@ -191,7 +191,7 @@ impl<H: CompletionHandle> Order<H> {
     }
 
     /// Asks whether a waiting request may start.
-    pub fn turn(&self, entry: &Arc<Entry<H>>, requester: &Requester<H>) -> Turn {
+    pub(crate) fn turn(&self, entry: &Arc<Entry<H>>, requester: &Requester<H>) -> Turn {
         if !entry.is_owned_by(requester) {
             return Turn::Superseded;
         }
@@ -213,7 +213,7 @@ impl<H: CompletionHandle> Order<H> {
     }
 
     /// Ends an entry and calls those that waited for it; returns who is to be answered in the owner's place.
-    pub fn finish(&self, entry: &Arc<Entry<H>>) -> Option<Requester<H>> {
+    pub(crate) fn finish(&self, entry: &Arc<Entry<H>>) -> Option<Requester<H>> {
         let newest = entry.end();
         self.remove(entry);
         newest
@@ -221,7 +221,7 @@ impl<H: CompletionHandle> Order<H> {
 
     /// Forgets a request of a worker that ends. What it ran is over as far as order goes; a duplicate that waited
     /// for the outcome learns that there is none.
-    pub fn forget(&self, entry: &Arc<Entry<H>>, requester: &Requester<H>) {
+    pub(crate) fn forget(&self, entry: &Arc<Entry<H>>, requester: &Requester<H>) {
         let mut calls = Vec::new();
         if entry.abandon(requester, &mut calls) {
             self.remove(entry);
@@ -241,7 +241,7 @@ impl<H: CompletionHandle> Order<H> {
     }
 
     /// True while a change of the protocol state is being saved or waits for that.
-    pub fn has_admin(&self) -> bool {
+    pub(crate) fn has_admin(&self) -> bool {
         self.stripe(0).is_some_and(|common| common.has_admin())
     }
 }

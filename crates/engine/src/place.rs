@@ -19,13 +19,18 @@ pub(super) struct AtOnce<'a, H: CompletionHandle> {
 impl<'a, H: CompletionHandle> AtOnce<'a, H> {
     /// An operation that has been entered.
     #[inline]
-    pub fn new(order: &'a Arc<Order<H>>, scope: Scope) -> AtOnce<'a, H> {
+    pub(crate) fn new(order: &'a Arc<Order<H>>, scope: Scope) -> AtOnce<'a, H> {
         let held = true;
         AtOnce { order, scope, held }
     }
 
     /// The store has put it off: the place in which it goes on.
-    pub fn go_on(mut self, fingerprint: Option<Fingerprint>, source: Mac, owner: Requester<H>) -> Place<H> {
+    pub(crate) fn go_on(
+        mut self,
+        fingerprint: Option<Fingerprint>,
+        source: Mac,
+        owner: Requester<H>,
+    ) -> Place<H> {
         self.held = false;
         let entry = self.order.go_on(self.scope, fingerprint, source, owner.clone());
         Place::new(self.order, entry, owner)
@@ -55,7 +60,7 @@ pub(super) struct Place<H: CompletionHandle> {
 
 impl<H: CompletionHandle> Place<H> {
     /// The place of `requester` in an entry.
-    pub fn new(order: &Arc<Order<H>>, entry: Arc<Entry<H>>, requester: Requester<H>) -> Place<H> {
+    pub(crate) fn new(order: &Arc<Order<H>>, entry: Arc<Entry<H>>, requester: Requester<H>) -> Place<H> {
         Place {
             order: Arc::clone(order),
             entry,
@@ -65,27 +70,27 @@ impl<H: CompletionHandle> Place<H> {
     }
 
     /// What completions for the requester are named by.
-    pub fn token(&self) -> Token {
+    pub(crate) fn token(&self) -> Token {
         self.requester.token
     }
 
     /// What a duplicate of the request looks like.
-    pub fn fingerprint(&self) -> Option<Fingerprint> {
+    pub(crate) fn fingerprint(&self) -> Option<Fingerprint> {
         self.entry.fingerprint
     }
 
     /// Asks whether a waiting request may start.
-    pub fn turn(&self) -> Turn {
+    pub(crate) fn turn(&self) -> Turn {
         self.order.turn(&self.entry, &self.requester)
     }
 
     /// True while this requester is the one to be answered in the owner's place.
-    pub fn is_newest(&self) -> bool {
+    pub(crate) fn is_newest(&self) -> bool {
         self.entry.is_newest(&self.requester)
     }
 
     /// Ends the entry and calls those that waited for it; returns who is to be answered in the owner's place.
-    pub fn finish(mut self) -> Option<Requester<H>> {
+    pub(crate) fn finish(mut self) -> Option<Requester<H>> {
         self.held = false;
         self.order.finish(&self.entry)
     }

@@ -10,11 +10,11 @@ use aoe_common::wire::error;
 
 /// The subcommands.
 pub(super) mod subcommand {
-    pub const READ: u8 = 0;
-    pub const TEST: u8 = 1;
-    pub const PREFIX: u8 = 2;
-    pub const SET: u8 = 3;
-    pub const FORCE_SET: u8 = 4;
+    pub(crate) const READ: u8 = 0;
+    pub(crate) const TEST: u8 = 1;
+    pub(crate) const PREFIX: u8 = 2;
+    pub(crate) const SET: u8 = 3;
+    pub(crate) const FORCE_SET: u8 = 4;
 }
 
 /// Decides on a request; `string` is `None` when it is longer than allowed or than the frame.

@@ -27,7 +27,7 @@ pub(super) struct Envelope<'a> {
 impl<'a> Envelope<'a> {
     /// The answer's to `request`, sent from the address `from`.
     #[inline]
-    pub fn answer(request: &'a Request, from: Mac, address: Address) -> Envelope<'a> {
+    pub(crate) fn answer(request: &'a Request, from: Mac, address: Address) -> Envelope<'a> {
         Envelope {
             from,
             to: request.source,
@@ -40,7 +40,7 @@ impl<'a> Envelope<'a> {
 
     /// Ethernet and AoE header, and the command's argument as far as it is an ATA one or empty; `error` 0 is success.
     #[inline]
-    pub fn head(&self, error: u8, argument: &[u8]) -> Head {
+    pub(crate) fn head(&self, error: u8, argument: &[u8]) -> Head {
         let flags = if error == 0 {
             aoe::FLAG_RESPONSE
         } else {

@@ -20,7 +20,7 @@ pub(super) struct Tags {
 
 impl Tags {
     /// The one tag that unasked frames of an export on VLAN `vlan` carry.
-    pub fn of(vlan: Vlan) -> Tags {
+    pub(crate) fn of(vlan: Vlan) -> Tags {
         let mut tags = Tags::default();
         if let Vlan::Id(id) = vlan {
             tags.push(eth::TYPE_VLAN, id);
@@ -38,13 +38,13 @@ impl Tags {
     }
 
     #[inline]
-    pub fn as_slice(&self) -> &[u8] {
+    pub(crate) fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 
     /// True when an export with this rule answers frames tagged so. Priority tags (VID 0) count as untagged.
     #[inline]
-    pub fn served_by(&self, vlan: Vlan) -> bool {
+    pub(crate) fn served_by(&self, vlan: Vlan) -> bool {
         let single = match *self.as_slice() {
             [] => Some(0),
             [0x81, 0x00, c, d] => Some(u16::from_be_bytes([c, d]) & eth::TCI_VID),
@@ -125,7 +125,7 @@ impl Command {
     }
 
     /// The number in the AoE header.
-    pub fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Command::Ata(_) => aoe::CMD_ATA,
             Command::Query { .. } => aoe::CMD_QUERY,
@@ -159,7 +159,7 @@ pub(super) struct Request {
 impl Request {
     /// Parses a frame that `port` received.
     #[inline]
-    pub fn parse(pieces: &[&[u8]], port: &PortInfo) -> Result<Request, Silence> {
+    pub(crate) fn parse(pieces: &[&[u8]], port: &PortInfo) -> Result<Request, Silence> {
         let mut head = [0u8; MAX_HEADERS];
         let len = scatter::total(pieces);
         scatter::gather(pieces, 0, &mut head);
@@ -230,7 +230,7 @@ impl Request {
 
     /// True for what changes sectors or what is kept of an export.
     #[inline]
-    pub fn changes(&self) -> bool {
+    pub(crate) fn changes(&self) -> bool {
         use super::query::subcommand::{FORCE_SET, SET};
         match &self.command {
             Command::Ata(registers) => opcode(registers.command).has_payload(),
@@ -245,13 +245,13 @@ impl Request {
 
     /// True when more than one export may be meant, or the sender does not know whom it asks.
     #[inline]
-    pub fn is_discovery(&self) -> bool {
+    pub(crate) fn is_discovery(&self) -> bool {
         self.broadcast || self.is_wildcard()
     }
 
     /// True for a wildcard in shelf or slot.
     #[inline]
-    pub fn is_wildcard(&self) -> bool {
+    pub(crate) fn is_wildcard(&self) -> bool {
         self.address.shelf == aoe::SHELF_ANY || self.address.slot == aoe::SLOT_ANY
     }
 }

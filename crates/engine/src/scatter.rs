@@ -6,7 +6,7 @@ use super::link::{Pieces, PiecesMut};
 
 /// Length of all pieces together.
 #[inline]
-pub fn total(pieces: &[&[u8]]) -> usize {
+pub(crate) fn total(pieces: &[&[u8]]) -> usize {
     pieces
         .iter()
         .fold(0usize, |sum, piece| sum.saturating_add(piece.len()))
@@ -14,7 +14,7 @@ pub fn total(pieces: &[&[u8]]) -> usize {
 
 /// Copies the bytes from offset `at` into `into` and returns how many there were.
 #[inline]
-pub fn gather(pieces: &[&[u8]], at: usize, into: &mut [u8]) -> usize {
+pub(crate) fn gather(pieces: &[&[u8]], at: usize, into: &mut [u8]) -> usize {
     let (mut skip, mut rest) = (at, into);
     let mut copied = 0usize;
     for piece in pieces {
@@ -34,7 +34,7 @@ pub fn gather(pieces: &[&[u8]], at: usize, into: &mut [u8]) -> usize {
 
 /// The `len` bytes from offset `at` on; `None` when there are fewer.
 #[inline]
-pub fn part<'a>(pieces: &[&'a [u8]], at: usize, len: usize) -> Option<Pieces<'a>> {
+pub(crate) fn part<'a>(pieces: &[&'a [u8]], at: usize, len: usize) -> Option<Pieces<'a>> {
     let (mut skip, mut want) = (at, len);
     let mut found = ArrayVec::new();
     for piece in pieces {
@@ -54,7 +54,7 @@ pub fn part<'a>(pieces: &[&'a [u8]], at: usize, len: usize) -> Option<Pieces<'a>
 
 /// All bytes from offset `at` on, for writing.
 #[inline]
-pub fn tail(pieces: PiecesMut<'_>, at: usize) -> PiecesMut<'_> {
+pub(crate) fn tail(pieces: PiecesMut<'_>, at: usize) -> PiecesMut<'_> {
     let mut skip = at;
     let mut found = ArrayVec::new();
     for piece in pieces {
@@ -69,7 +69,7 @@ pub fn tail(pieces: PiecesMut<'_>, at: usize) -> PiecesMut<'_> {
 }
 
 /// Writes `parts` one after the other from the first byte on; `rest` gets what is left over, piece by piece.
-pub fn scatter(pieces: &mut [&mut [u8]], parts: &[&[u8]], mut rest: impl FnMut(&mut [u8])) {
+pub(crate) fn scatter(pieces: &mut [&mut [u8]], parts: &[&[u8]], mut rest: impl FnMut(&mut [u8])) {
     let mut parts = parts.iter().copied();
     let mut part: &[u8] = &[];
     for piece in pieces {

@@ -29,9 +29,9 @@ pub(super) struct Span {
 }
 
 impl Span {
-    pub const NONE: Span = Span { first: 0, end: 0 };
+    pub(crate) const NONE: Span = Span { first: 0, end: 0 };
 
-    pub fn of(extent: Extent) -> Span {
+    pub(crate) fn of(extent: Extent) -> Span {
         Span {
             first: extent.lba,
             end: extent.lba.saturating_add(extent.count),
@@ -39,7 +39,7 @@ impl Span {
     }
 
     /// From the first to the last sector of all of them.
-    pub fn around(extents: &[Extent]) -> Span {
+    pub(crate) fn around(extents: &[Extent]) -> Span {
         let spans = || extents.iter().map(|&extent| Span::of(extent));
         Span {
             first: spans().map(|span| span.first).min().unwrap_or(0),
@@ -47,7 +47,7 @@ impl Span {
         }
     }
 
-    pub fn overlaps(self, other: Span) -> bool {
+    pub(crate) fn overlaps(self, other: Span) -> bool {
         if mutants::is(Mutant::OverlapByFirstSector) {
             return self.first == other.first;
         }
@@ -64,13 +64,13 @@ pub(super) struct Scope {
 
 impl Scope {
     /// Whether this is a write of all that the other touches: it conflicts with whatever conflicts with that one.
-    pub fn covers(self, other: Scope) -> bool {
+    pub(crate) fn covers(self, other: Scope) -> bool {
         let of_sectors = matches!(other.class, Class::Read | Class::Write);
         let inside = self.span.first <= other.span.first && other.span.end <= self.span.end;
         of_sectors && inside && self.class == Class::Write && !mutants::is(Mutant::OverlapByFirstSector)
     }
 
-    pub fn conflicts(self, other: Scope) -> bool {
+    pub(crate) fn conflicts(self, other: Scope) -> bool {
         use Class::{Admin, Fence, Flush, Read, Verify, Write};
         match (self.class, other.class) {
             (Read | Verify | Write, Read | Verify | Write) if mutants::is(Mutant::ConflictsIgnored) => false,

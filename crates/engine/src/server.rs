@@ -43,7 +43,7 @@ impl<C: Completions> Copy for Call<'_, C> {}
 
 impl<'a, C: Completions> Call<'a, C> {
     /// A request that was put off, to go on with.
-    pub fn resumed(
+    pub(crate) fn resumed(
         export: &'a Arc<Export<C>>,
         request: &'a Request,
         put_off: Option<&'a PutOff>,
@@ -58,12 +58,12 @@ impl<'a, C: Completions> Call<'a, C> {
     }
 
     /// Sectors in one command through this port, at least 1.
-    pub fn per_frame(&self) -> u8 {
+    pub(crate) fn per_frame(&self) -> u8 {
         per_frame(&self.request.port, self.export)
     }
 
     /// The request as a value of its own, to go on with later.
-    pub fn in_flight<F>(
+    pub(crate) fn in_flight<F>(
         self,
         frame: F,
         action: Action,
@@ -105,7 +105,7 @@ pub(super) struct Server<L: Link, C: Completions> {
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// A request of this session, as the order knows it.
-    pub fn requester(&self, token: Token) -> Requester<C::Handle> {
+    pub(crate) fn requester(&self, token: Token) -> Requester<C::Handle> {
         Requester {
             session: self.handle.clone(),
             token,
@@ -113,12 +113,17 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// A place of this session's in an entry of the order.
-    pub fn enter(&self, export: &Export<C>, entry: Arc<Entry<C::Handle>>, token: Token) -> Place<C::Handle> {
+    pub(crate) fn enter(
+        &self,
+        export: &Export<C>,
+        entry: Arc<Entry<C::Handle>>,
+        token: Token,
+    ) -> Place<C::Handle> {
         Place::new(&export.order, entry, self.requester(token))
     }
 
     /// Lets a request wait. It keeps its headers and what it has to write, in memory of its own: the link's is for those that come.
-    pub fn park(&mut self, link: &mut L, mut in_flight: InFlight<Held<L::Frame>, C>) {
+    pub(crate) fn park(&mut self, link: &mut L, mut in_flight: InFlight<Held<L::Frame>, C>) {
         let needed = match (in_flight.stage, &in_flight.action) {
             (Stage::Waiting | Stage::Running, Action::Write { .. } | Action::Trim(_) | Action::Change(_)) => {
                 usize::MAX
@@ -130,7 +135,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// What every command needs first: it was sent to the export, whose source may see it and speaks its version.
-    pub fn admit(call: Call<'_, C>, state: &State) -> Result<Access, Refusal> {
+    pub(crate) fn admit(call: Call<'_, C>, state: &State) -> Result<Access, Refusal> {
         if state.paused {
             return Err(Refusal::Silent(Silence::Paused));
         }
@@ -158,7 +163,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Counts a request that was carried out.
-    pub fn measure(&mut self, call: Call<'_, C>, action: &Action) {
+    pub(crate) fn measure(&mut self, call: Call<'_, C>, action: &Action) {
         let Some(row) = call.meter.row() else { return };
         let timed = row.succeeded(action, call.request.source, call.now_us);
         match (timed, call.meter) {
@@ -173,13 +178,13 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Gives no answer.
-    pub fn silent(&self, link: &mut L, frame: Held<L::Frame>, why: Silence) {
+    pub(crate) fn silent(&self, link: &mut L, frame: Held<L::Frame>, why: Silence) {
         self.counters.silent(why);
         frame.free(link);
     }
 
     /// Answers with `parts`, the first of them the headers.
-    pub fn send(&self, link: &mut L, call: Call<'_, C>, mut frame: Held<L::Frame>, parts: &[&[u8]]) {
+    pub(crate) fn send(&self, link: &mut L, call: Call<'_, C>, mut frame: Held<L::Frame>, parts: &[&[u8]]) {
         if call.export.store.is_silenced() {
             self.silent(link, frame, Silence::Fenced);
         } else if build(link, &mut frame, &call.request.tags, parts) {
@@ -196,7 +201,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Turns a request down.
-    pub fn refuse(&self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>, refusal: Refusal) {
+    pub(crate) fn refuse(&self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>, refusal: Refusal) {
         if let Some(row) = call.meter.row() {
             match refusal {
                 Refusal::Silent(_) => row.silent.bump(),
@@ -208,7 +213,13 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Turns a request down that was counted as what it is.
-    pub fn answer_refusal(&self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>, refusal: Refusal) {
+    pub(crate) fn answer_refusal(
+        &self,
+        link: &mut L,
+        call: Call<'_, C>,
+        frame: Held<L::Frame>,
+        refusal: Refusal,
+    ) {
         match (refusal, &call.request.command) {
             (Refusal::Silent(why), _) => self.silent(link, frame, why),
             (Refusal::Ata(results), Command::Ata(registers)) => {
@@ -229,7 +240,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Answers an ATA command, with data that is not in the frame yet.
-    pub fn results(
+    pub(crate) fn results(
         &self,
         link: &mut L,
         call: Call<'_, C>,
@@ -246,7 +257,13 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Answers an ATA read whose data is in the frame already, which has its final length.
-    pub fn data_in(&self, link: &mut L, call: Call<'_, C>, registers: &Registers, mut frame: Held<L::Frame>) {
+    pub(crate) fn data_in(
+        &self,
+        link: &mut L,
+        call: Call<'_, C>,
+        registers: &Registers,
+        mut frame: Held<L::Frame>,
+    ) {
         let argument = registers.success().write(registers.aflags);
         let head = Self::envelope(&call).head(0, &argument);
         put_head(link, &mut frame, &head);
@@ -255,7 +272,13 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Answers IDENTIFY DEVICE. The size is read again each time: growth is served without a restart.
-    pub fn identify(&self, link: &mut L, call: Call<'_, C>, registers: &Registers, frame: Held<L::Frame>) {
+    pub(crate) fn identify(
+        &self,
+        link: &mut L,
+        call: Call<'_, C>,
+        registers: &Registers,
+        frame: Held<L::Frame>,
+    ) {
         let export = call.export;
         let Ok(sectors) = export.refresh() else {
             let refusal = if call.request.is_discovery() {
@@ -281,7 +304,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Answers Query Config, MAC Mask and Reserve: the command's own header and the state in force.
-    pub fn state(
+    pub(crate) fn state(
         &self,
         link: &mut L,
         call: Call<'_, C>,

@@ -9,18 +9,18 @@ use std::sync::{PoisonError, TryLockError};
 pub(super) struct Shared<T>(ShardedLock<T>);
 
 impl<T> Shared<T> {
-    pub fn new(value: T) -> Shared<T> {
+    pub(crate) fn new(value: T) -> Shared<T> {
         Shared(ShardedLock::new(value))
     }
 
     /// The value as it is while the guard lives. Not to be taken twice by one thread.
     #[inline]
-    pub fn read(&self) -> ShardedLockReadGuard<'_, T> {
+    pub(crate) fn read(&self) -> ShardedLockReadGuard<'_, T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As [`Shared::read`]; `None` where that would wait.
-    pub fn try_read(&self) -> Option<ShardedLockReadGuard<'_, T>> {
+    pub(crate) fn try_read(&self) -> Option<ShardedLockReadGuard<'_, T>> {
         match self.0.try_read() {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
@@ -29,7 +29,7 @@ impl<T> Shared<T> {
     }
 
     /// The value for oneself, to change it.
-    pub fn write(&self) -> ShardedLockWriteGuard<'_, T> {
+    pub(crate) fn write(&self) -> ShardedLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -28,13 +28,13 @@ struct Line(Mutex<HashMap<Mac, usize>>);
 impl Shares {
     /// Places taken.
     #[inline]
-    pub fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.total.load(Ordering::Acquire)
     }
 
     /// Whether `source` may have another of `max` places.
     #[inline]
-    pub fn has_room(&self, source: Mac, max: usize) -> bool {
+    pub(crate) fn has_room(&self, source: Mac, max: usize) -> bool {
         let total = self.total();
         // With so few not even a source that has all of them has its share: n of n + 1, and one other.
         total.saturating_mul(total) < max || self.has_share(source, total, max)
@@ -59,7 +59,7 @@ impl Shares {
     }
 
     /// `source` has one more.
-    pub fn add(&self, source: Mac) {
+    pub(crate) fn add(&self, source: Mac) {
         self.total.fetch_add(1, Ordering::AcqRel);
         let mut line = self.line(source).lock();
         let own = line.entry(source).or_default();
@@ -70,7 +70,7 @@ impl Shares {
     }
 
     /// `source` has one less of those that it had.
-    pub fn remove(&self, source: Mac) {
+    pub(crate) fn remove(&self, source: Mac) {
         let mut line = self.line(source).lock();
         let Some(own) = line.get_mut(&source) else {
             return;

@@ -34,7 +34,7 @@ impl StripeSet {
 
     /// Where an operation is entered.
     #[inline]
-    pub fn of(scope: Scope) -> StripeSet {
+    pub(crate) fn of(scope: Scope) -> StripeSet {
         match scope.class {
             Class::Read | Class::Write => StripeSet::of_sectors(scope),
             Class::Verify => StripeSet(StripeSet::of_sectors(scope).0 | StripeSet::COMMON.0),
@@ -55,7 +55,7 @@ impl StripeSet {
 
     /// Their numbers, in ascending order: who takes the locks of several takes them in this order.
     #[inline]
-    pub fn iter(self) -> impl Iterator<Item = usize> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
         let mut left = self.0;
         std::iter::from_fn(move || {
             let number = left.trailing_zeros() as usize;
@@ -66,7 +66,7 @@ impl StripeSet {
 
     /// The number of the only one; `None` where there are several.
     #[inline]
-    pub fn only(self) -> Option<usize> {
+    pub(crate) fn only(self) -> Option<usize> {
         self.0
             .is_power_of_two()
             .then_some(self.0.trailing_zeros() as usize)
@@ -99,7 +99,7 @@ impl<H> Default for Stripe<H> {
 
 impl<H> Stripe<H> {
     /// True when nobody is here.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.at_once.is_empty() && self.entries.is_empty()
     }
 }
@@ -107,7 +107,7 @@ impl<H> Stripe<H> {
 impl<H: CompletionHandle> Stripe<H> {
     /// Whether nothing here stands against an operation, nor can be the same.
     #[inline]
-    pub fn is_free_for(&self, scope: Scope) -> bool {
+    pub(crate) fn is_free_for(&self, scope: Scope) -> bool {
         let conflicts = |other: &Scope| other.conflicts(scope);
         let concerns = |(other, entry): &(Scope, Arc<Entry<H>>)| {
             other.conflicts(scope) || (*other == scope && entry.fingerprint.is_some())
@@ -116,13 +116,13 @@ impl<H: CompletionHandle> Stripe<H> {
     }
 
     /// Whether something here stands against an operation that comes now.
-    pub fn conflicts(&self, scope: Scope) -> bool {
+    pub(crate) fn conflicts(&self, scope: Scope) -> bool {
         let conflicts = |other: &Scope| other.conflicts(scope);
         self.at_once.iter().any(conflicts) || self.entries.iter().any(|(other, _)| conflicts(other))
     }
 
     /// The entries that are the same request, the latest first.
-    pub fn same<'a>(&'a self, like: &'a Entry<H>) -> impl Iterator<Item = &'a Arc<Entry<H>>> {
+    pub(crate) fn same<'a>(&'a self, like: &'a Entry<H>) -> impl Iterator<Item = &'a Arc<Entry<H>>> {
         let entries = self.entries.iter().rev();
         let is_same = |(scope, entry): &&(Scope, Arc<Entry<H>>)| {
             *scope == like.scope && entry.fingerprint.is_some() && entry.fingerprint == like.fingerprint
@@ -132,25 +132,25 @@ impl<H: CompletionHandle> Stripe<H> {
 
     /// A worker begins an operation.
     #[inline]
-    pub fn begin(&mut self, scope: Scope) {
+    pub(crate) fn begin(&mut self, scope: Scope) {
         self.at_once.push(scope);
     }
 
     /// A worker has done an operation, or hands it on. Which of several alike does not matter: nothing that conflicts came between.
     #[inline]
-    pub fn done(&mut self, scope: Scope) {
+    pub(crate) fn done(&mut self, scope: Scope) {
         if let Some(at) = self.at_once.iter().position(|other| *other == scope) {
             self.at_once.swap_remove(at);
         }
     }
 
     /// Takes up what waits for its turn.
-    pub fn wait(&mut self, entry: Arc<Entry<H>>) {
+    pub(crate) fn wait(&mut self, entry: Arc<Entry<H>>) {
         self.entries.push((entry.scope, entry));
     }
 
     /// What a worker has begun goes on: before all that has come to wait for it meanwhile.
-    pub fn go_on(&mut self, entry: Arc<Entry<H>>) {
+    pub(crate) fn go_on(&mut self, entry: Arc<Entry<H>>) {
         self.done(entry.scope);
         self.entries.insert(0, (entry.scope, entry));
     }
@@ -162,7 +162,7 @@ impl<H: CompletionHandle> Stripe<H> {
     }
 
     /// Whether something that came before stands against an entry.
-    pub fn is_blocked(&self, entry: &Arc<Entry<H>>) -> bool {
+    pub(crate) fn is_blocked(&self, entry: &Arc<Entry<H>>) -> bool {
         self.position(entry)
             .is_some_and(|at| self.is_blocked_at(at, entry.scope))
     }
@@ -174,7 +174,7 @@ impl<H: CompletionHandle> Stripe<H> {
     }
 
     /// Leaves an entry out; `calls` gets the owners of those that waited only for it here.
-    pub fn remove(&mut self, entry: &Arc<Entry<H>>, calls: &mut Vec<Requester<H>>) {
+    pub(crate) fn remove(&mut self, entry: &Arc<Entry<H>>, calls: &mut Vec<Requester<H>>) {
         if let Some(at) = self.position(entry) {
             self.entries.remove(at);
             self.call(at, entry.scope, calls);
@@ -183,7 +183,7 @@ impl<H: CompletionHandle> Stripe<H> {
 
     /// A worker has done an operation; `calls` gets the owners of those that waited only for it here.
     #[inline]
-    pub fn leave(&mut self, scope: Scope, calls: &mut Vec<Requester<H>>) {
+    pub(crate) fn leave(&mut self, scope: Scope, calls: &mut Vec<Requester<H>>) {
         self.done(scope);
         if !self.entries.is_empty() {
             self.call(0, scope, calls);
@@ -207,7 +207,7 @@ impl<H: CompletionHandle> Stripe<H> {
     }
 
     /// Whether a change of the protocol state is being saved or waits for that: asked of the common stripe.
-    pub fn has_admin(&self) -> bool {
+    pub(crate) fn has_admin(&self) -> bool {
         let mut entries = self.entries.iter();
         entries.any(|(scope, _)| matches!(scope.class, Class::Admin | Class::Fence))
     }

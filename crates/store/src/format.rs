@@ -53,7 +53,7 @@ enum Tool {
 
 impl Foreign {
     /// The command that makes a raw image of it.
-    pub fn convert(self, path: &Path) -> String {
+    pub(crate) fn convert(self, path: &Path) -> String {
         let path = path.display();
         match self.tool {
             Tool::Qemu(format) => format!("qemu-img convert -f {format} -O raw '{path}' '{path}.raw'"),

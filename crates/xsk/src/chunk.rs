@@ -11,7 +11,7 @@ pub(super) struct Chunk(u32);
 
 impl Chunk {
     /// Its place in the UMEM.
-    pub fn index(&self) -> u32 {
+    pub(crate) fn index(&self) -> u32 {
         self.0
     }
 }
@@ -64,7 +64,7 @@ enum Place {
 
 impl Chunks {
     /// All in the pool; the lowest is the warmest.
-    pub fn new(total: u32) -> Chunks {
+    pub(crate) fn new(total: u32) -> Chunks {
         Chunks {
             pool: (0..total).rev().collect(),
             fill: 0,
@@ -77,18 +77,18 @@ impl Chunks {
     }
 
     /// Chunks in the pool.
-    pub fn free(&self) -> u32 {
+    pub(crate) fn free(&self) -> u32 {
         // Never more than `total`, which is a u32.
         self.pool.len() as u32
     }
 
     /// Chunks on their way out.
-    pub fn in_transmission(&self) -> u32 {
+    pub(crate) fn in_transmission(&self) -> u32 {
         self.tx
     }
 
     /// Pool to caller: the warmest.
-    pub fn take(&mut self) -> Option<Chunk> {
+    pub(crate) fn take(&mut self) -> Option<Chunk> {
         let index = self.pool.pop_back()?;
         self.moved(index, Place::Pool, Place::InUse);
         Some(Chunk(index))
@@ -96,39 +96,39 @@ impl Chunks {
 
     /// Caller to pool: the coldest, what is sent comes back by another way.
     #[expect(clippy::needless_pass_by_value, reason = "the token ends here")]
-    pub fn put(&mut self, chunk: Chunk) {
+    pub(crate) fn put(&mut self, chunk: Chunk) {
         self.moved(chunk.0, Place::InUse, Place::Pool);
         self.pool.push_front(chunk.0);
     }
 
     /// Pool to the kernel's receive side: the coldest.
-    pub fn take_for_fill(&mut self) -> Option<u32> {
+    pub(crate) fn take_for_fill(&mut self) -> Option<u32> {
         let index = self.pool.pop_front()?;
         self.moved(index, Place::Pool, Place::Fill);
         Some(index)
     }
 
     /// The kernel's receive side to the caller.
-    pub fn received(&mut self, index: u32) -> Chunk {
+    pub(crate) fn received(&mut self, index: u32) -> Chunk {
         self.moved(index, Place::Fill, Place::InUse);
         Chunk(index)
     }
 
     /// Caller to the transmit side.
     #[expect(clippy::needless_pass_by_value, reason = "the token ends here")]
-    pub fn transmitted(&mut self, chunk: Chunk) -> u32 {
+    pub(crate) fn transmitted(&mut self, chunk: Chunk) -> u32 {
         self.moved(chunk.0, Place::InUse, Place::Tx);
         chunk.0
     }
 
     /// The transmit side to the pool.
-    pub fn completed(&mut self, index: u32) {
+    pub(crate) fn completed(&mut self, index: u32) {
         self.moved(index, Place::Tx, Place::Pool);
         self.pool.push_back(index);
     }
 
     /// The counts.
-    pub fn chunk_counts(&self) -> ChunkCounts {
+    pub(crate) fn chunk_counts(&self) -> ChunkCounts {
         ChunkCounts {
             pool: self.free(),
             fill: self.fill,

@@ -41,18 +41,18 @@ impl XskError {
 
 /// The calls that [`super::setup`] makes, as errors name them.
 pub(super) mod call {
-    pub const SOCKET: &str = "socket(AF_XDP)";
-    pub const UMEM: &str = "mmap of the frame memory";
-    pub const UMEM_REG: &str = "XDP_UMEM_REG";
-    pub const FILL: &str = "XDP_UMEM_FILL_RING";
-    pub const COMPLETION: &str = "XDP_UMEM_COMPLETION_RING";
-    pub const RX: &str = "XDP_RX_RING";
-    pub const TX: &str = "XDP_TX_RING";
-    pub const OFFSETS: &str = "XDP_MMAP_OFFSETS";
-    pub const MMAP: &str = "mmap of a ring";
-    pub const BIND: &str = "bind";
-    pub const BIND_ZEROCOPY: &str = "bind with XDP_ZEROCOPY";
-    pub const OPTIONS: &str = "XDP_OPTIONS";
+    pub(crate) const SOCKET: &str = "socket(AF_XDP)";
+    pub(crate) const UMEM: &str = "mmap of the frame memory";
+    pub(crate) const UMEM_REG: &str = "XDP_UMEM_REG";
+    pub(crate) const FILL: &str = "XDP_UMEM_FILL_RING";
+    pub(crate) const COMPLETION: &str = "XDP_UMEM_COMPLETION_RING";
+    pub(crate) const RX: &str = "XDP_RX_RING";
+    pub(crate) const TX: &str = "XDP_TX_RING";
+    pub(crate) const OFFSETS: &str = "XDP_MMAP_OFFSETS";
+    pub(crate) const MMAP: &str = "mmap of a ring";
+    pub(crate) const BIND: &str = "bind";
+    pub(crate) const BIND_ZEROCOPY: &str = "bind with XDP_ZEROCOPY";
+    pub(crate) const OPTIONS: &str = "XDP_OPTIONS";
 }
 
 /// What a person can do about it: the part of the message after the kernel's own words.

@@ -107,7 +107,7 @@ impl Layout {
     /// the last chunk, then from whole chunks of the pool. Bytes that stay, stay where they are.
     ///
     /// False, and nothing changed, when the pool has too few chunks, the frame would need too many, or `len` is 0.
-    pub fn resize(&self, frame: &mut Frame, len: usize, chunks: &mut Chunks) -> bool {
+    pub(crate) fn resize(&self, frame: &mut Frame, len: usize, chunks: &mut Chunks) -> bool {
         let now = frame.bytes();
         if len == 0 {
             return false;

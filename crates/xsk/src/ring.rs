@@ -34,7 +34,7 @@ pub(super) struct Offsets {
 
 impl Offsets {
     /// The mapping's length for this many entries of type T.
-    pub fn mapping_bytes<T: Entry>(&self, capacity: u32) -> usize {
+    pub(crate) fn mapping_bytes<T: Entry>(&self, capacity: u32) -> usize {
         (capacity as usize)
             .saturating_mul(size_of::<T>())
             .saturating_add(self.entries)
@@ -127,13 +127,13 @@ pub(super) struct Producer<T>(Ring<T>);
 impl<T: Entry> Producer<T> {
     /// # Safety
     /// `memory` holds a ring of `capacity` entries of T at `offsets`, and no other value is its producer.
-    pub unsafe fn new(memory: Arc<Mapping>, offsets: Offsets, capacity: u32) -> Producer<T> {
+    pub(crate) unsafe fn new(memory: Arc<Mapping>, offsets: Offsets, capacity: u32) -> Producer<T> {
         // SAFETY: the caller's promise.
         Producer(unsafe { Ring::new(memory, offsets, capacity) })
     }
 
     /// Free entries: exact if fewer than `wanted`, else at least `wanted`.
-    pub fn room(&mut self, wanted: u32) -> u32 {
+    pub(crate) fn room(&mut self, wanted: u32) -> u32 {
         let room = self.0.capacity.wrapping_sub(self.0.cached_len());
         if room >= wanted {
             return room;
@@ -144,7 +144,7 @@ impl<T: Entry> Producer<T> {
 
     /// Writes an entry, which the other end sees after [`Producer::publish`]. False when the ring is full.
     #[must_use]
-    pub fn push(&mut self, entry: T) -> bool {
+    pub(crate) fn push(&mut self, entry: T) -> bool {
         if self.room(1) == 0 {
             return false;
         }
@@ -155,20 +155,20 @@ impl<T: Entry> Producer<T> {
     }
 
     /// Lets the other end see what was pushed.
-    pub fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         self.0
             .shared_producer()
             .store(self.0.cached_producer, Ordering::Release);
     }
 
     /// Entries that the other end has not taken yet, as of now.
-    pub fn pending(&mut self) -> u32 {
+    pub(crate) fn pending(&mut self) -> u32 {
         self.0.cached_consumer = self.0.shared_consumer().load(Ordering::Acquire);
         self.0.cached_len()
     }
 
     /// Whether the kernel sleeps and must be told of what was published.
-    pub fn needs_wakeup(&self) -> bool {
+    pub(crate) fn needs_wakeup(&self) -> bool {
         // The kernel sets the flag, then looks at the ring once more; this end publishes, then looks at the flag.
         // Without the fence both could look too early.
         fence(Ordering::SeqCst);
@@ -183,19 +183,19 @@ pub(super) struct Consumer<T>(Ring<T>);
 impl<T: Entry> Consumer<T> {
     /// # Safety
     /// `memory` holds a ring of `capacity` entries of T at `offsets`, and no other value is its consumer.
-    pub unsafe fn new(memory: Arc<Mapping>, offsets: Offsets, capacity: u32) -> Consumer<T> {
+    pub(crate) unsafe fn new(memory: Arc<Mapping>, offsets: Offsets, capacity: u32) -> Consumer<T> {
         // SAFETY: the caller's promise.
         Consumer(unsafe { Ring::new(memory, offsets, capacity) })
     }
 
     /// Entries that are there, as of now.
-    pub fn known(&mut self) -> u32 {
+    pub(crate) fn known(&mut self) -> u32 {
         self.0.cached_producer = self.0.shared_producer().load(Ordering::Acquire);
         self.0.cached_len()
     }
 
     /// The next entry. When the known ones are used up, gives their slots back and looks for more.
-    pub fn pop(&mut self) -> Option<T> {
+    pub(crate) fn pop(&mut self) -> Option<T> {
         if self.0.cached_len() == 0 {
             self.release();
             self.0.cached_producer = self.0.shared_producer().load(Ordering::Acquire);
@@ -210,7 +210,7 @@ impl<T: Entry> Consumer<T> {
     }
 
     /// Gives the slots of popped entries back to the other end.
-    pub fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         let consumer = self.0.shared_consumer();
         // Only this end writes the index, so that a plain look at it saves dirtying its cache line.
         if consumer.load(Ordering::Relaxed) != self.0.cached_consumer {
@@ -219,7 +219,7 @@ impl<T: Entry> Consumer<T> {
     }
 
     /// Whether something is there, at the cost of a look at the shared index.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.shared_producer().load(Ordering::Acquire) == self.0.cached_consumer
     }
 }
@@ -229,7 +229,7 @@ impl<T: Entry> Consumer<T> {
 pub(super) mod testing {
     use super::*;
 
-    pub const OFFSETS: Offsets = Offsets {
+    pub(crate) const OFFSETS: Offsets = Offsets {
         producer: 0,
         consumer: 64,
         flags: 128,
@@ -237,7 +237,7 @@ pub(super) mod testing {
     };
 
     /// Both ends of a ring whose indices start at `start`, and its memory.
-    pub fn ring(capacity: u32, start: u32) -> (Producer<u64>, Consumer<u64>, Arc<Mapping>) {
+    pub(crate) fn ring(capacity: u32, start: u32) -> (Producer<u64>, Consumer<u64>, Arc<Mapping>) {
         let memory = Arc::new(Mapping::anonymous(OFFSETS.mapping_bytes::<u64>(capacity)).unwrap());
         for offset in [OFFSETS.producer, OFFSETS.consumer] {
             word(&memory, offset).store(start, Ordering::Relaxed);
@@ -250,7 +250,7 @@ pub(super) mod testing {
     }
 
     /// One of the ring's shared words.
-    pub fn word(memory: &Mapping, offset: usize) -> &AtomicU32 {
+    pub(crate) fn word(memory: &Mapping, offset: usize) -> &AtomicU32 {
         assert!(offset.is_multiple_of(4) && offset < memory.bytes());
         // SAFETY: an aligned word inside the mapping, accessed atomically by all.
         unsafe { memory.base().add(offset).cast::<AtomicU32>().as_ref() }

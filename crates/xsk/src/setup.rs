@@ -45,7 +45,7 @@ pub(super) struct Setup<'a> {
 
 impl Setup<'_> {
     /// Checks the configuration.
-    pub fn new(config: &SocketConfig) -> Result<Setup<'_>, XskError> {
+    pub(crate) fn new(config: &SocketConfig) -> Result<Setup<'_>, XskError> {
         match config.problem() {
             None => Ok(Setup { config }),
             Some(problem) => Err(XskError::Config {
@@ -57,7 +57,7 @@ impl Setup<'_> {
     }
 
     /// Everything up to, but without, the bind.
-    pub fn prepare<D: Entry>(&self) -> Result<Unbound, XskError> {
+    pub(crate) fn prepare<D: Entry>(&self) -> Result<Unbound, XskError> {
         let config = self.config;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = self.check(
@@ -93,7 +93,7 @@ impl Setup<'_> {
     }
 
     /// Binds to interface and queue; says whether zero-copy was obtained.
-    pub fn bind(&self, fd: &OwnedFd) -> Result<bool, XskError> {
+    pub(crate) fn bind(&self, fd: &OwnedFd) -> Result<bool, XskError> {
         let (mode, name) = match self.config.bind {
             Bind::Auto => (SocketAddrXdpFlags::empty(), call::BIND),
             Bind::ZeroCopy => (SocketAddrXdpFlags::XDP_ZEROCOPY, call::BIND_ZEROCOPY),

@@ -29,7 +29,7 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Fresh memory, all zero, page-aligned.
-    pub fn anonymous(bytes: usize) -> Result<Mapping, Errno> {
+    pub(crate) fn anonymous(bytes: usize) -> Result<Mapping, Errno> {
         let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
         // SAFETY: the kernel picks the address, so no existing mapping is touched.
         let base =
@@ -38,7 +38,7 @@ impl Mapping {
     }
 
     /// Memory of a socket (a ring), at its offset.
-    pub fn of_socket(socket: BorrowedFd<'_>, bytes: usize, offset: u64) -> Result<Mapping, Errno> {
+    pub(crate) fn of_socket(socket: BorrowedFd<'_>, bytes: usize, offset: u64) -> Result<Mapping, Errno> {
         let flags = MapFlags::SHARED | MapFlags::POPULATE;
         // SAFETY: the kernel picks the address, so no existing mapping is touched.
         let base = unsafe {
@@ -60,7 +60,7 @@ impl Mapping {
     }
 
     /// Lets go of what was mapped: fresh memory, all zero, takes its place in one step.
-    pub fn blank(&self) {
+    pub(crate) fn blank(&self) {
         let (flags, rights) = (
             MapFlags::PRIVATE | MapFlags::FIXED,
             ProtFlags::READ | ProtFlags::WRITE,
@@ -72,12 +72,12 @@ impl Mapping {
     }
 
     /// Where it begins.
-    pub fn base(&self) -> NonNull<u8> {
+    pub(crate) fn base(&self) -> NonNull<u8> {
         self.base
     }
 
     /// How long it is.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 }
@@ -112,7 +112,7 @@ pub(super) struct Umem {
 
 impl Umem {
     /// Maps the memory. `chunk_bytes` is a power of two of at most 4096.
-    pub fn new(chunks: u32, chunk_bytes: u32) -> Result<Umem, Errno> {
+    pub(crate) fn new(chunks: u32, chunk_bytes: u32) -> Result<Umem, Errno> {
         assert!(
             chunk_bytes.is_power_of_two() && chunk_bytes <= 4096,
             "chunk size is checked by the configuration"
@@ -132,23 +132,23 @@ impl Umem {
     }
 
     /// Tells this memory's frames from those of every other socket of the process.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.id
     }
 
     /// Where it begins, for the kernel.
-    pub fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         self.memory.base().as_ptr().addr() as u64
     }
 
     /// Its length.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.memory.bytes() as u64
     }
 
     /// A frame's bytes.
     #[inline]
-    pub fn pieces<'a>(&'a self, frame: &'a Frame) -> Pieces<'a> {
+    pub(crate) fn pieces<'a>(&'a self, frame: &'a Frame) -> Pieces<'a> {
         self.check_owner(frame);
         frame
             .pieces()
@@ -164,7 +164,7 @@ impl Umem {
 
     /// A frame's bytes, writable.
     #[inline]
-    pub fn pieces_mut<'a>(&'a self, frame: &'a mut Frame) -> PiecesMut<'a> {
+    pub(crate) fn pieces_mut<'a>(&'a self, frame: &'a mut Frame) -> PiecesMut<'a> {
         self.check_owner(frame);
         frame
             .pieces_mut()
@@ -180,7 +180,7 @@ impl Umem {
 
     /// The `N` bytes in front of a frame.
     #[inline]
-    pub fn before<const N: usize>(&self, frame: &Frame) -> Option<[u8; N]> {
+    pub(crate) fn before<const N: usize>(&self, frame: &Frame) -> Option<[u8; N]> {
         self.check_owner(frame);
         let first = frame.pieces().first()?;
         let (start, _) = self.locate(first);
@@ -194,7 +194,7 @@ impl Umem {
 
     /// Starts to bring a frame's first `bytes` into this CPU's cache.
     #[inline]
-    pub fn prefetch(&self, frame: &Frame, bytes: usize) {
+    pub(crate) fn prefetch(&self, frame: &Frame, bytes: usize) {
         self.check_owner(frame);
         let Some(piece) = frame.pieces().first() else {
             return;
@@ -213,7 +213,7 @@ impl Umem {
     }
 
     /// A token of another socket would name memory that someone else writes to.
-    pub fn check_owner(&self, frame: &Frame) {
+    pub(crate) fn check_owner(&self, frame: &Frame) {
         assert!(
             frame.umem() == self.id,
             "a frame was given to a socket that it does not come from"
@@ -256,18 +256,18 @@ pub(super) mod live {
     static LIVE: parking_lot::Mutex<std::collections::BTreeSet<u32>> =
         parking_lot::Mutex::new(std::collections::BTreeSet::new());
 
-    pub fn add(_id: u32) {
+    pub(crate) fn add(_id: u32) {
         #[cfg(debug_assertions)]
         LIVE.lock().insert(_id);
     }
 
-    pub fn remove(_id: u32) {
+    pub(crate) fn remove(_id: u32) {
         #[cfg(debug_assertions)]
         LIVE.lock().remove(&_id);
     }
 
     #[cfg(debug_assertions)]
-    pub fn contains(id: u32) -> bool {
+    pub(crate) fn contains(id: u32) -> bool {
         LIVE.lock().contains(&id)
     }
 }

@@ -40,7 +40,7 @@ impl Tally {
 }
 
 /// Runs all; true: all passed. New seeds begin with `seed`.
-pub fn run(time: Duration, seed: u64) -> anyhow::Result<bool> {
+pub(crate) fn run(time: Duration, seed: u64) -> anyhow::Result<bool> {
     let mut tally = Tally::default();
     let kept: Vec<seeds::Kept> = seeds::all()?.into_iter().map(|(_, kept)| kept).collect();
     for (name, kept) in seeds::all()?

@@ -6,7 +6,7 @@ use crate::frame::Reply;
 use crate::stamp;
 
 /// A reply of the target's.
-pub fn reply(port: u8, bytes: &[u8]) -> String {
+pub(crate) fn reply(port: u8, bytes: &[u8]) -> String {
     let Some(reply) = Reply::parse(bytes) else {
         return format!("port {port} sends what is no reply");
     };

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::mount::{MsFlags, mount};
 use tempfile::TempDir;
 
@@ -196,6 +197,24 @@ pub fn at<T: Send + 'static>(
 pub fn sparse(namespace: &Namespace, path: &Path, bytes: u64) -> Result<()> {
     at(namespace, path, move |path| {
         std::fs::File::create(path)?.set_len(bytes)
+    })
+}
+
+/// Makes a file whose bytes are all on the disk and none of them in memory: who reads it asks the disk.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn cold(namespace: &Namespace, path: &Path, bytes: usize) -> Result<()> {
+    at(namespace, path, move |path| {
+        std::fs::write(path, vec![7; bytes])?;
+        let file = std::fs::File::open(path)?;
+        file.sync_all()?;
+        Ok(posix_fadvise(
+            &file,
+            0,
+            0,
+            PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+        )?)
     })
 }
 

@@ -5,7 +5,7 @@ use lab::vm::machine::Shell;
 
 /// An event.
 #[derive(Debug, Clone, Copy)]
-pub enum Event {
+pub(super) enum Event {
     /// The cable is pulled out and put back.
     Cable,
     /// A command in the guest that succeeds.
@@ -19,7 +19,7 @@ const UNBIND: &str = "device=$(readlink -f /sys/class/net/eth0/device); driver=$
     echo $device >$driver/unbind && echo $device >$driver/bind && ip link set eth0 mtu 1500 up";
 
 /// Those that every driver knows.
-pub const OF_ALL_CARDS: &[Event] = &[
+pub(super) const OF_ALL_CARDS: &[Event] = &[
     Event::Cable,
     Event::Command("ip link set eth0 down && ip link set eth0 up"),
     Event::Command("ip link set eth0 mtu 1400 && ip link set eth0 mtu 1500"),
@@ -29,7 +29,7 @@ pub const OF_ALL_CARDS: &[Event] = &[
 
 impl Event {
     /// Lets it happen to `eth0`.
-    pub fn happen(self, shell: &mut Shell) -> Result<()> {
+    pub(super) fn happen(self, shell: &mut Shell) -> Result<()> {
         match self {
             Event::Cable => {
                 // It may still be on its way from the event before.

@@ -18,7 +18,7 @@ const ROUND: u64 = 60;
 
 /// A load in a thread of its own.
 #[derive(Debug)]
-pub struct Traffic {
+pub(super) struct Traffic {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<Result<()>>>,
 }
@@ -42,7 +42,7 @@ impl Traffic {
     ///
     /// # Errors
     /// When there is no such interface.
-    pub fn start(
+    pub(super) fn start(
         namespace: &Namespace,
         interface: &str,
         target: Mac,
@@ -84,7 +84,7 @@ impl Traffic {
     }
 
     /// Sectors of the largest request from the next round on.
-    pub fn set_most(&self, most: u8) {
+    pub(super) fn set_most(&self, most: u8) {
         self.shared.most.store(u64::from(most), Ordering::SeqCst);
     }
 
@@ -92,7 +92,7 @@ impl Traffic {
     ///
     /// # Errors
     /// When a request failed, or it takes too long.
-    pub fn goes_on(&mut self) -> Result<()> {
+    pub(super) fn goes_on(&mut self) -> Result<()> {
         // The one under way began before.
         let wanted = self.shared.begun.load(Ordering::SeqCst) + 1;
         let deadline = Instant::now() + STEP;
@@ -115,7 +115,7 @@ impl Traffic {
     ///
     /// # Errors
     /// When a request failed.
-    pub fn stop(mut self) -> Result<(u64, u64)> {
+    pub(super) fn stop(mut self) -> Result<(u64, u64)> {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.join()?;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -10,23 +10,23 @@ use lab::initiator::Initiator;
 use lab::writer::{Options, Writer};
 use lab::{Address, Namespace, Target, eventually, seed};
 
-pub const ADDRESS: Address = Address::new(1, 1);
+pub(super) const ADDRESS: Address = Address::new(1, 1);
 /// What the group is served under.
-pub const GROUP: Mac = Mac([2, 0x78, 0x62, 0, 0, 1]);
+pub(super) const GROUP: Mac = Mac([2, 0x78, 0x62, 0, 0, 1]);
 /// Long enough for a busy machine; a take-over takes some four seconds.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 /// Sectors that are written to.
-pub const SECTORS: u64 = 1024;
+pub(super) const SECTORS: u64 = 1024;
 
 /// A gateway's place: its namespace has `eth0` to the initiators and `eth1` to Ceph.
-pub struct Gateway {
+pub(super) struct Gateway {
     name: &'static str,
     pub namespace: Namespace,
     directory: tempfile::TempDir,
 }
 
 /// The gateways, the initiators and what is between them.
-pub struct Net {
+pub(super) struct Net {
     /// The switches, and Ceph.
     pub hub: Namespace,
     pub gateways: [Gateway; 2],
@@ -34,19 +34,19 @@ pub struct Net {
 }
 
 /// The same with a cluster, and an image `rbd/vm`.
-pub struct Site {
+pub(super) struct Site {
     // Dropped in this order.
     ceph: Ceph,
     pub net: Net,
 }
 
 /// The address of a gateway's card.
-pub fn own_mac(number: u8) -> Mac {
+pub(super) fn own_mac(number: u8) -> Mac {
     Mac([2, 0, 0, 0, 0, 0x0a + number])
 }
 
 impl Site {
-    pub fn new() -> Result<Site> {
+    pub(super) fn new() -> Result<Site> {
         let net = Net::new()?;
         let ceph = Ceph::start_at(&net.hub, "10.77.0.1")?;
         ceph.rbd(&net.hub, "create --size 64M rbd/vm")?;
@@ -54,7 +54,7 @@ impl Site {
     }
 
     /// Whether the card of a gateway takes frames to the group's address.
-    pub fn takes_group_address(&self, number: usize) -> Result<bool> {
+    pub(super) fn takes_group_address(&self, number: usize) -> Result<bool> {
         let mut show = std::process::Command::new("bridge");
         show.args(["fdb", "show", "dev", "eth0"]);
         let shown = self.net.gateways[number].namespace.output(show)?;
@@ -62,7 +62,7 @@ impl Site {
     }
 
     /// Starts a gateway's daemon with the image in the group `san1`.
-    pub fn start(&self, number: usize) -> Result<Target> {
+    pub(super) fn start(&self, number: usize) -> Result<Target> {
         let text = format!(
             "[ceph]\nconf = {:?}\n[[failover]]\nname = \"san1\"\nmac = \"{GROUP}\"\npeers = [\"{}\", \"{}\"]\n[[export]]\nshelf = 1\n\
              slot = 1\npath = \"rbd:rbd/vm\"\ninterfaces = [\"eth0\"]\nfailover = \"san1\"\n",
@@ -75,7 +75,7 @@ impl Site {
 }
 
 impl Net {
-    pub fn new() -> Result<Net> {
+    pub(super) fn new() -> Result<Net> {
         let hub = Namespace::new("hub")?;
         for bridge in ["lan", "san"] {
             hub.ip(&format!("link add {bridge} type bridge"))?;
@@ -92,12 +92,12 @@ impl Net {
         })
     }
 
-    pub fn initiator(&self) -> Result<Initiator> {
+    pub(super) fn initiator(&self) -> Result<Initiator> {
         Initiator::open(&self.initiators, "eth0")
     }
 
     /// Writes to the group's address.
-    pub fn writer(&self) -> Result<Writer> {
+    pub(super) fn writer(&self) -> Result<Writer> {
         let options = Options {
             seed: seed(),
             address: ADDRESS,
@@ -111,14 +111,14 @@ impl Net {
     }
 
     /// Connects a gateway with Ceph, or cuts it off.
-    pub fn connect_ceph(&self, number: usize, up: bool) -> Result<()> {
+    pub(super) fn connect_ceph(&self, number: usize, up: bool) -> Result<()> {
         let word = if up { "up" } else { "down" };
         let name = self.gateways[number].name;
         self.hub.ip(&format!("link set c{name} {word}")).map(drop)
     }
 
     /// Connects a gateway with the initiators, or cuts it off: its own card keeps its carrier, as behind another switch.
-    pub fn connect_initiators(&self, number: usize, up: bool) -> Result<()> {
+    pub(super) fn connect_initiators(&self, number: usize, up: bool) -> Result<()> {
         let word = if up { "master lan" } else { "nomaster" };
         let name = self.gateways[number].name;
         self.hub.ip(&format!("link set g{name} {word}")).map(drop)
@@ -153,7 +153,7 @@ impl Gateway {
     }
 
     /// Starts its daemon with this configuration.
-    pub fn start(&self, config: &str) -> Result<Target> {
+    pub(super) fn start(&self, config: &str) -> Result<Target> {
         let path = |name: &str| -> Result<String> {
             let path = self.directory.path().join(name);
             Ok(path.to_str().context("odd path")?.to_owned())
@@ -185,7 +185,7 @@ fn cable(
 }
 
 /// What a gateway does for the group, and the reason it gives.
-pub fn role(target: &Target) -> Result<(String, String)> {
+pub(super) fn role(target: &Target) -> Result<(String, String)> {
     let output = target.ask(&["failover", "status", "--json"])?;
     let value: serde_json::Value = serde_json::from_slice(&output.stdout)
         .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
@@ -195,7 +195,7 @@ pub fn role(target: &Target) -> Result<(String, String)> {
 }
 
 /// Waits until a gateway does this for the group.
-pub fn wait_for_role(target: &Target, wanted: &str) -> Result<()> {
+pub(super) fn wait_for_role(target: &Target, wanted: &str) -> Result<()> {
     eventually(&format!("a gateway that is {wanted}"), PATIENCE, || {
         // Its socket may not be there yet.
         Ok(role(target).is_ok_and(|(role, _)| role == wanted))
@@ -203,7 +203,7 @@ pub fn wait_for_role(target: &Target, wanted: &str) -> Result<()> {
 }
 
 /// Ends a gateway in an orderly way.
-pub fn stop(mut target: Target) -> Result<()> {
+pub(super) fn stop(mut target: Target) -> Result<()> {
     ensure!(target.process.stop()? == 0, "{}", target.process.log());
     Ok(())
 }

@@ -12,7 +12,7 @@ use super::stages::{RAM_1500, RAM_9000, THREADED, UNPINNED_1500, UNPINNED_9000};
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Bar {
+pub(super) struct Bar {
     /// What is promised.
     pub what: String,
     /// The bar.
@@ -24,7 +24,7 @@ pub struct Bar {
 /// On which side of a number to be.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Limit {
+pub(super) enum Limit {
     /// This or more, in units of a peer's figure (×) or of itself.
     AtLeast(f64),
     /// This or less.
@@ -33,7 +33,7 @@ pub enum Limit {
 
 impl Bar {
     /// True when measured and on the right side.
-    pub fn holds(&self) -> bool {
+    pub(super) fn holds(&self) -> bool {
         self.measured.is_some_and(|measured| match self.wanted {
             Limit::AtLeast(limit) => measured >= limit,
             Limit::AtMost(limit) => measured <= limit,
@@ -47,7 +47,7 @@ struct Table<'a> {
 }
 
 /// Every bar there is, measured or not.
-pub fn judge(results: &Results) -> Vec<Bar> {
+pub(super) fn judge(results: &Results) -> Vec<Bar> {
     let mut table = Table {
         results,
         bars: Vec::new(),

@@ -30,7 +30,7 @@ struct Group {
 }
 
 /// Every chart that there are figures for, with its file's name.
-pub fn all(results: &Results) -> Vec<(&'static str, String)> {
+pub(super) fn all(results: &Results) -> Vec<(&'static str, String)> {
     let rates = |stage: &str| groups(results, stage);
     let charts = [
         (

@@ -21,7 +21,7 @@ const GENERATOR: Duration = Duration::from_secs(120);
 /// A program that serves AoE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Contender {
+pub(super) enum Contender {
     /// This project's.
     Xblade,
     /// Debian's package `vblade`.
@@ -34,7 +34,7 @@ pub enum Contender {
 
 impl Contender {
     /// Its name.
-    pub const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Contender::Xblade => "xblade",
             Contender::Vblade => "vblade",
@@ -44,7 +44,7 @@ impl Contender {
     }
 
     /// Those that are installed; xblade always is.
-    pub fn installed() -> Vec<Contender> {
+    pub(super) fn installed() -> Vec<Contender> {
         let all = [Contender::Xblade, Contender::Vblade, Contender::Ggaoed];
         all.into_iter()
             .filter(|&c| c == Contender::Xblade || sh::find(c.name()).is_some())
@@ -54,7 +54,7 @@ impl Contender {
 
 /// How to serve.
 #[derive(Debug, Clone)]
-pub struct Serving {
+pub(super) struct Serving {
     /// MTU of the links.
     pub mtu: u32,
     /// Queues of every end.
@@ -79,7 +79,7 @@ pub struct Serving {
 
 impl Serving {
     /// The usual way: one pinned link.
-    pub fn plain(image: &Path, mtu: u32) -> Serving {
+    pub(super) fn plain(image: &Path, mtu: u32) -> Serving {
         Serving {
             mtu,
             queues: 1,
@@ -96,7 +96,7 @@ impl Serving {
 }
 
 /// A target that answers.
-pub struct Running {
+pub(super) struct Running {
     /// Its namespaces and links.
     pub lab: Lab,
     /// The target.
@@ -115,7 +115,7 @@ pub struct Running {
 
 impl Running {
     /// Builds a lab and starts the target in it.
-    pub fn start(bench: &Bench, contender: Contender, serving: &Serving) -> Result<Running> {
+    pub(super) fn start(bench: &Bench, contender: Contender, serving: &Serving) -> Result<Running> {
         let lab = Lab::new(Options {
             mtu: serving.mtu,
             queues: serving.queues,
@@ -179,7 +179,7 @@ impl Running {
     }
 
     /// Runs a load and accounts for it.
-    pub fn load(&mut self, load: &Load) -> Result<Run> {
+    pub(super) fn load(&mut self, load: &Load) -> Result<Run> {
         let (cpu, napi, busy) = (self.process.cpu_time()?, self.napi_time(), system_busy()?);
         let figures = self.generate(load, &[])?;
         let target = self.process.cpu_time()?.saturating_sub(cpu) + self.napi_time().saturating_sub(napi);
@@ -194,13 +194,19 @@ impl Running {
     }
 
     /// Starts `xblade bench` and waits for its figures. `more` are further arguments.
-    pub fn generate(&self, load: &Load, more: &[&str]) -> Result<Figures> {
+    pub(super) fn generate(&self, load: &Load, more: &[&str]) -> Result<Figures> {
         let mut process = self.spawn_bench(load.link, GENERATOR_CPU, &load.arguments(), more)?;
         figures(&mut process)
     }
 
     /// Starts `xblade bench` on a link with these arguments.
-    pub fn spawn_bench(&self, link: u32, cpu: &str, args: &[String], more: &[&str]) -> Result<Process> {
+    pub(super) fn spawn_bench(
+        &self,
+        link: u32,
+        cpu: &str,
+        args: &[String],
+        more: &[&str],
+    ) -> Result<Process> {
         let interface = format!("eth{link}");
         let mut words: Vec<&str> = if self.pinned {
             vec!["taskset", "-c", cpu]
@@ -214,7 +220,7 @@ impl Running {
     }
 
     /// Starts a second xblade on another link, pinned like the target, and waits until it serves.
-    pub fn spawn_xblade(&self, link: u32, image: &Path) -> Result<Process> {
+    pub(super) fn spawn_xblade(&self, link: u32, image: &Path) -> Result<Process> {
         let (shelf, slot, interface) = (SHELF.to_string(), SLOT.to_string(), format!("eth{link}"));
         let image = image.to_str().context("an odd path of an image")?;
         let words = [
@@ -242,7 +248,7 @@ impl Running {
 }
 
 /// Waits for a generator's end and reads what it measured.
-pub fn figures(process: &mut Process) -> Result<Figures> {
+pub(super) fn figures(process: &mut Process) -> Result<Figures> {
     let json = |line: &str| line.starts_with('{');
     // found here, or at its end: the generator has printed it a moment ago then
     if process.wait_for_after(0, json, GENERATOR).is_err() {

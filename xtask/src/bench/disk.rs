@@ -13,21 +13,21 @@ use super::load::{Load, Run};
 use super::{Bench, GENERATOR_CPU, SHELF, SLOT};
 
 /// Name of a stage, as [`super::bars`] looks it up.
-pub const WRITES: &str = "image on disk, MTU 1500, final flush counted";
+pub(super) const WRITES: &str = "image on disk, MTU 1500, final flush counted";
 /// Name of a stage.
-pub const SYNC: &str = "image on disk, MTU 1500, synchronous";
+pub(super) const SYNC: &str = "image on disk, MTU 1500, synchronous";
 /// Name of a stage.
-pub const COLD_1500: &str = "image on disk, MTU 1500, cold";
+pub(super) const COLD_1500: &str = "image on disk, MTU 1500, cold";
 /// Name of a stage.
-pub const COLD_9000: &str = "image on disk, MTU 9000, cold";
+pub(super) const COLD_9000: &str = "image on disk, MTU 9000, cold";
 /// Name of a fact.
-pub const HOT_BESIDE_COLD: &str =
+pub(super) const HOT_BESIDE_COLD: &str =
     "rate of a hot export beside cold reads, compared with both in processes of their own";
 /// Name of a fact: bytes that reached the device for a byte acknowledged.
-pub const AMPLIFICATION: &str = "bytes written to the device for a byte acknowledged";
+pub(super) const AMPLIFICATION: &str = "bytes written to the device for a byte acknowledged";
 
 /// `--sync` against `vblade -s`.
-pub fn sync(bench: &mut Bench) {
+pub(super) fn sync(bench: &mut Bench) {
     let seconds = if bench.quick { 1.0 } else { 5.0 };
     let rounds = if bench.quick { 1 } else { bench.rounds };
     for depth in [1, 16, 64].repeat(rounds) {
@@ -46,7 +46,7 @@ pub fn sync(bench: &mut Bench) {
 }
 
 /// Random writes, until the last byte of them is on the medium.
-pub fn writes(bench: &mut Bench) {
+pub(super) fn writes(bench: &mut Bench) {
     let seconds = if bench.quick { 5.0 } else { 20.0 };
     for depth in [16, 64] {
         let load = Load {
@@ -80,7 +80,7 @@ fn write_and_flush(bench: &Bench, contender: Contender, load: &Load) -> Result<(
 }
 
 /// Reads of what is not in the page cache.
-pub fn cold(bench: &mut Bench) {
+pub(super) fn cold(bench: &mut Bench) {
     let seconds = if bench.quick { 1.0 } else { 3.0 };
     let rounds = if bench.quick { 1 } else { bench.rounds };
     let loads = [
@@ -105,7 +105,7 @@ pub fn cold(bench: &mut Bench) {
 }
 
 /// A hot export beside one whose every read waits for the disk.
-pub fn hot_beside_cold(bench: &mut Bench) {
+pub(super) fn hot_beside_cold(bench: &mut Bench) {
     let rounds = if bench.quick { 1 } else { bench.rounds };
     for _ in 0..rounds {
         let share = beside_cold(bench, false).and_then(|apart| Ok(beside_cold(bench, true)? / apart));

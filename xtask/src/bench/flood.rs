@@ -16,7 +16,7 @@ use super::{Bench, SHELF, SLOT, TARGET_CPU};
 /// Frames a second.
 const RATE: &str = "200000";
 /// Kinds of floods, as `xblade bench --flood` names them.
-pub const KINDS: [&str; 6] = [
+pub(super) const KINDS: [&str; 6] = [
     "strangers",
     "wrong-shelf",
     "responses",
@@ -25,17 +25,17 @@ pub const KINDS: [&str; 6] = [
     "garbage",
 ];
 /// Name of a fact: rate under an allowed initiator's flood, compared with the flood elsewhere.
-pub const RATE_LIMITED: &str = "rate kept beside an initiator over its limit";
+pub(super) const RATE_LIMITED: &str = "rate kept beside an initiator over its limit";
 /// Name of a fact.
-pub const WOKEN: &str = "wake-ups by a flood of strangers, a second";
+pub(super) const WOKEN: &str = "wake-ups by a flood of strangers, a second";
 
 /// Name of a fact: the rate under a flood, compared with the flood elsewhere.
-pub fn kept(kind: &str) -> String {
+pub(super) fn kept(kind: &str) -> String {
     format!("rate kept beside a flood of {kind}")
 }
 
 /// Frames from strangers, and frames that are wrong.
-pub fn floods(bench: &mut Bench) {
+pub(super) fn floods(bench: &mut Bench) {
     for contender in bench.contenders.clone() {
         if contender == Contender::Ggaoed {
             continue;
@@ -74,7 +74,7 @@ fn all_kinds(bench: &mut Bench, contender: Contender) -> Result<()> {
 }
 
 /// One initiator has a limit and ignores it; another has none.
-pub fn rate_limit(bench: &mut Bench) {
+pub(super) fn rate_limit(bench: &mut Bench) {
     if let Err(error) = limited(bench) {
         bench.failed("flood over a rate limit", &error);
     }

@@ -9,18 +9,18 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 /// Bytes of an image.
-pub const BYTES: u64 = 1 << 30;
+pub(super) const BYTES: u64 = 1 << 30;
 
 /// Directories in RAM and on a disk; all that is in them vanishes with this.
 #[derive(Debug)]
-pub struct Images {
+pub(super) struct Images {
     ram: TempDir,
     disk: TempDir,
 }
 
 impl Images {
     /// Makes the directories.
-    pub fn new(disk: &Path) -> Result<Images> {
+    pub(super) fn new(disk: &Path) -> Result<Images> {
         let directory = |parent: &Path| {
             let made = tempfile::Builder::new()
                 .prefix("xblade-bench-")
@@ -34,22 +34,22 @@ impl Images {
     }
 
     /// An image in RAM, made when it is not there; every page of it is in memory.
-    pub fn in_ram(&self, name: &str) -> Result<PathBuf> {
+    pub(super) fn in_ram(&self, name: &str) -> Result<PathBuf> {
         image(&self.ram.path().join(name))
     }
 
     /// An image on the disk's file system, all its space written.
-    pub fn on_disk(&self, name: &str) -> Result<PathBuf> {
+    pub(super) fn on_disk(&self, name: &str) -> Result<PathBuf> {
         image(&self.disk.path().join(name))
     }
 
     /// The directory on the disk's file system.
-    pub fn disk_directory(&self) -> &Path {
+    pub(super) fn disk_directory(&self) -> &Path {
         self.disk.path()
     }
 
     /// The directory in RAM.
-    pub fn ram_directory(&self) -> &Path {
+    pub(super) fn ram_directory(&self) -> &Path {
         self.ram.path()
     }
 }
@@ -71,7 +71,7 @@ fn image(path: &Path) -> Result<PathBuf> {
 }
 
 /// Empties the page cache of everything that is not mapped.
-pub fn drop_caches() -> Result<()> {
+pub(super) fn drop_caches() -> Result<()> {
     nix::unistd::sync();
     fs::write("/proc/sys/vm/drop_caches", "3").context("emptying the page cache")?;
     std::thread::sleep(Duration::from_millis(100));

@@ -8,7 +8,7 @@ use super::{SHELF, SLOT};
 
 /// What the generator is asked for.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Load {
+pub(super) struct Load {
     /// Writes instead of reads.
     pub write: bool,
     /// In order instead of at random.
@@ -31,7 +31,7 @@ pub struct Load {
 
 impl Load {
     /// Random reads.
-    pub const fn reads(sectors: u32, depth: u32) -> Load {
+    pub(super) const fn reads(sectors: u32, depth: u32) -> Load {
         Load {
             write: false,
             sequential: false,
@@ -46,7 +46,7 @@ impl Load {
     }
 
     /// Random writes.
-    pub const fn writes(sectors: u32, depth: u32) -> Load {
+    pub(super) const fn writes(sectors: u32, depth: u32) -> Load {
         Load {
             write: true,
             ..Load::reads(sectors, depth)
@@ -54,7 +54,7 @@ impl Load {
     }
 
     /// The same in order.
-    pub const fn in_order(self) -> Load {
+    pub(super) const fn in_order(self) -> Load {
         Load {
             sequential: true,
             ..self
@@ -62,17 +62,17 @@ impl Load {
     }
 
     /// The same from the faster generator.
-    pub const fn by_af_xdp(self) -> Load {
+    pub(super) const fn by_af_xdp(self) -> Load {
         Load { af_xdp: true, ..self }
     }
 
     /// True for what the echo can answer.
-    pub const fn is_random_read(&self) -> bool {
+    pub(super) const fn is_random_read(&self) -> bool {
         !self.write && !self.sequential
     }
 
     /// A name that is unique among the loads of a stage: `random 1 KiB reads, depth 16`.
-    pub fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         let order = if self.sequential { "sequential" } else { "random" };
         let what = if self.write { "writes" } else { "reads" };
         format!(
@@ -83,7 +83,7 @@ impl Load {
     }
 
     /// The arguments after `xblade bench NETIF`.
-    pub fn arguments(&self) -> Vec<String> {
+    pub(super) fn arguments(&self) -> Vec<String> {
         let mut words = vec![format!("{SHELF}.{SLOT}"), "--json".into()];
         words.extend(["--sectors".into(), self.sectors.to_string()]);
         words.extend(["--depth".into(), self.depth.to_string()]);
@@ -103,7 +103,7 @@ impl Load {
 
 /// The part of `xblade bench --json` that is used here.
 #[derive(Debug, Clone, Deserialize, Serialize)]
-pub struct Figures {
+pub(super) struct Figures {
     /// Requests answered.
     pub requests: u64,
     /// Requests a second.
@@ -130,14 +130,14 @@ pub struct Figures {
 
 impl Figures {
     /// Whether the generator used AF_XDP.
-    pub fn by_af_xdp(&self) -> bool {
+    pub(super) fn by_af_xdp(&self) -> bool {
         self.transport.starts_with("AF_XDP")
     }
 }
 
 /// Latencies in µs.
 #[derive(Debug, Clone, Deserialize, Serialize)]
-pub struct Latency {
+pub(super) struct Latency {
     /// Median.
     pub p50: f64,
     /// 99th percentile.
@@ -146,7 +146,7 @@ pub struct Latency {
 
 /// One run.
 #[derive(Debug, Clone, Serialize)]
-pub struct Run {
+pub(super) struct Run {
     /// What the generator measured.
     #[serde(flatten)]
     pub figures: Figures,
@@ -158,7 +158,7 @@ pub struct Run {
 
 impl Run {
     /// Divides CPU time by requests.
-    pub fn new(load: &Load, figures: Figures, target: Duration, system: Duration) -> Run {
+    pub(super) fn new(load: &Load, figures: Figures, target: Duration, system: Duration) -> Run {
         // the warm-up's requests cost CPU too, and are not among those measured
         let measured = figures.seconds / (figures.seconds + load.warm_up);
         let each = |time: Duration| time.as_secs_f64() * 1e6 * measured / figures.requests.max(1) as f64;
@@ -171,7 +171,7 @@ impl Run {
 }
 
 /// Median of some values; NaN of none.
-pub fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
         0 => f64::NAN,

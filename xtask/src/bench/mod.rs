@@ -37,7 +37,7 @@ const SLOT: u8 = 2;
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Fewer and shorter rounds: under five minutes.
     #[arg(long)]
     quick: bool,
@@ -56,7 +56,7 @@ pub struct Args {
 }
 
 /// What every part needs to know.
-pub struct Bench {
+pub(crate) struct Bench {
     xblade: PathBuf,
     echo: PathBuf,
     contenders: Vec<Contender>,
@@ -68,7 +68,7 @@ pub struct Bench {
 }
 
 /// Measures everything, prints the table and writes JSON and charts.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "the lab is made of network namespaces: run this as root"

@@ -13,7 +13,7 @@ use super::results::{Results, Series};
 use super::{Bench, chart};
 
 /// Everything, for a person.
-pub fn text(results: &Results, bars: &[Bar]) -> String {
+pub(super) fn text(results: &Results, bars: &[Bar]) -> String {
     let mut text = String::new();
     let mut stage = "";
     for series in &results.series {
@@ -97,7 +97,7 @@ fn verdict(bar: &Bar) -> String {
 }
 
 /// Writes `bench.json` and the charts into a directory.
-pub fn write(directory: &Path, bench: &Bench, bars: &[Bar]) -> Result<()> {
+pub(super) fn write(directory: &Path, bench: &Bench, bars: &[Bar]) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
     let command = if bench.quick {
         "cargo xtask bench --quick"

@@ -7,7 +7,7 @@ use super::load::{Run, median};
 
 /// The runs of one load against one target.
 #[derive(Debug, Serialize)]
-pub struct Series {
+pub(super) struct Series {
     /// Where: `image in RAM, MTU 1500`.
     pub stage: String,
     /// What: [`super::load::Load::name`].
@@ -20,12 +20,12 @@ pub struct Series {
 
 impl Series {
     /// Median of a figure.
-    pub fn median(&self, figure: impl Fn(&Run) -> f64) -> f64 {
+    pub(super) fn median(&self, figure: impl Fn(&Run) -> f64) -> f64 {
         median(self.runs.iter().map(figure).collect())
     }
 
     /// Smallest and largest rate.
-    pub fn range(&self) -> (f64, f64) {
+    pub(super) fn range(&self) -> (f64, f64) {
         let rates = self.runs.iter().map(|run| run.figures.rps);
         rates.fold((f64::INFINITY, 0.0), |(low, high), rate| {
             (low.min(rate), high.max(rate))
@@ -35,7 +35,7 @@ impl Series {
 
 /// A figure that is not a series of runs, such as the CPU share of an idle target.
 #[derive(Debug, Serialize)]
-pub struct Fact {
+pub(super) struct Fact {
     /// What, as [`super::bars`] looks it up.
     pub name: String,
     /// Who.
@@ -46,7 +46,7 @@ pub struct Fact {
 
 /// Everything measured, and everything that could not be.
 #[derive(Debug, Default, Serialize)]
-pub struct Results {
+pub(super) struct Results {
     /// Loads.
     pub series: Vec<Series>,
     /// Single figures.
@@ -57,7 +57,7 @@ pub struct Results {
 
 impl Results {
     /// Adds a run.
-    pub fn add(&mut self, stage: &str, load: &str, contender: Contender, run: Run) {
+    pub(super) fn add(&mut self, stage: &str, load: &str, contender: Contender, run: Run) {
         let same = |s: &&mut Series| s.stage == stage && s.load == load && s.contender == contender;
         match self.series.iter_mut().find(same) {
             Some(series) => series.runs.push(run),
@@ -74,7 +74,7 @@ impl Results {
     }
 
     /// Adds a single figure.
-    pub fn fact(&mut self, name: &str, contender: Contender, value: f64) {
+    pub(super) fn fact(&mut self, name: &str, contender: Contender, value: f64) {
         self.facts.push(Fact {
             name: name.to_owned(),
             contender,
@@ -83,14 +83,14 @@ impl Results {
     }
 
     /// The runs of a load against a target.
-    pub fn find(&self, stage: &str, load: &str, contender: Contender) -> Option<&Series> {
+    pub(super) fn find(&self, stage: &str, load: &str, contender: Contender) -> Option<&Series> {
         self.series
             .iter()
             .find(|s| s.stage == stage && s.load == load && s.contender == contender)
     }
 
     /// Median of the single figures of a name.
-    pub fn value(&self, name: &str, contender: Contender) -> Option<f64> {
+    pub(super) fn value(&self, name: &str, contender: Contender) -> Option<f64> {
         let facts = self
             .facts
             .iter()

@@ -17,21 +17,22 @@ use crate::{cargo, sh};
 const EXPORTS: u32 = 4096;
 
 /// Name of a fact: rate with many exports, compared with that of one.
-pub const MANY_RATE: &str = "rate with 4096 exports and 16384 list entries, compared with one export";
+pub(super) const MANY_RATE: &str = "rate with 4096 exports and 16384 list entries, compared with one export";
 /// Name of a fact.
-pub const MANY_START: &str = "seconds until 4096 exports answer";
+pub(super) const MANY_START: &str = "seconds until 4096 exports answer";
 /// Name of a fact.
-pub const MANY_MEMORY: &str = "KiB an export of 4096, beyond what one export takes";
+pub(super) const MANY_MEMORY: &str = "KiB an export of 4096, beyond what one export takes";
 /// Name of a fact.
-pub const TWO_INTERFACES: &str = "rate over two interfaces with two queues each, compared with one of them";
+pub(super) const TWO_INTERFACES: &str =
+    "rate over two interfaces with two queues each, compared with one of them";
 /// Name of a fact.
-pub const IDLE: &str = "percent of a cpu when idle";
+pub(super) const IDLE: &str = "percent of a cpu when idle";
 /// Name of a fact.
-pub const MEMORY: &str = "MiB resident, image aside";
+pub(super) const MEMORY: &str = "MiB resident, image aside";
 
 /// One export served by one, two and four threads, through engine and store, without a network: a table of its own, with
 /// what bounds it beside.
-pub fn threads(bench: &mut Bench) {
+pub(super) fn threads(bench: &mut Bench) {
     let (milliseconds, rounds) = if bench.quick { ("100", "3") } else { ("300", "5") };
     let measured = cargo::scale().and_then(|scale| {
         let mut command = Command::new(scale);
@@ -44,7 +45,7 @@ pub fn threads(bench: &mut Bench) {
 }
 
 /// Many exports, two interfaces.
-pub fn scale(bench: &mut Bench) {
+pub(super) fn scale(bench: &mut Bench) {
     if let Err(error) = many(bench) {
         bench.failed("4096 exports", &error);
     }
@@ -148,7 +149,7 @@ fn two_interfaces(bench: &mut Bench) -> Result<()> {
 }
 
 /// CPU and memory of a target that nobody asks for anything.
-pub fn idle(bench: &mut Bench) {
+pub(super) fn idle(bench: &mut Bench) {
     for contender in bench.contenders.clone() {
         match idle_cost(bench, contender) {
             Ok((percent, mib)) => {

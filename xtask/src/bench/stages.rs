@@ -7,15 +7,15 @@ use super::contender::{Contender, Running, Serving};
 use super::load::Load;
 
 /// Name of a stage, as [`super::bars`] and the charts look it up.
-pub const RAM_1500: &str = "image in RAM, MTU 1500";
+pub(super) const RAM_1500: &str = "image in RAM, MTU 1500";
 /// Name of a stage.
-pub const RAM_9000: &str = "image in RAM, MTU 9000";
+pub(super) const RAM_9000: &str = "image in RAM, MTU 9000";
 /// Name of a stage.
-pub const THREADED: &str = "image in RAM, MTU 9000, threaded NAPI";
+pub(super) const THREADED: &str = "image in RAM, MTU 9000, threaded NAPI";
 /// Name of a stage.
-pub const UNPINNED_1500: &str = "image in RAM, MTU 1500, unpinned";
+pub(super) const UNPINNED_1500: &str = "image in RAM, MTU 1500, unpinned";
 /// Name of a stage.
-pub const UNPINNED_9000: &str = "image in RAM, MTU 9000, unpinned";
+pub(super) const UNPINNED_9000: &str = "image in RAM, MTU 9000, unpinned";
 
 /// Sectors of a request in a stage: 1 KiB fit a frame at MTU 1500, and of those that fit at 9000, 8 KiB are usual.
 const fn sectors(mtu: u32) -> u32 {
@@ -23,7 +23,7 @@ const fn sectors(mtu: u32) -> u32 {
 }
 
 /// Reads and writes, random and in order.
-pub fn ram(bench: &mut Bench) {
+pub(super) fn ram(bench: &mut Bench) {
     for (name, mtu) in [(RAM_1500, 1500), (RAM_9000, 9000)] {
         let n = sectors(mtu);
         let loads = [
@@ -47,7 +47,7 @@ const fn outruns(load: &Load) -> bool {
 }
 
 /// Threaded NAPI moves the XDP program off the sender's cpu.
-pub fn threaded(bench: &mut Bench) {
+pub(super) fn threaded(bench: &mut Bench) {
     let loads = [Load::writes(16, 16), Load::writes(16, 64)];
     stage(bench, THREADED, &loads, |serving| {
         (serving.mtu, serving.threaded) = (9000, true);
@@ -55,7 +55,7 @@ pub fn threaded(bench: &mut Bench) {
 }
 
 /// The scheduler decides who runs where.
-pub fn unpinned(bench: &mut Bench) {
+pub(super) fn unpinned(bench: &mut Bench) {
     for (name, mtu) in [(UNPINNED_1500, 1500), (UNPINNED_9000, 9000)] {
         stage(bench, name, &[Load::reads(sectors(mtu), 16)], |serving| {
             (serving.mtu, serving.pinned) = (mtu, false);

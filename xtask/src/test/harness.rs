@@ -15,7 +15,7 @@ const LONGEST: Duration = Duration::from_secs(1800);
 
 /// What came of a suite.
 #[derive(Default)]
-pub struct Outcome {
+pub(super) struct Outcome {
     /// Tests that passed.
     pub passed: u32,
     /// Tests that failed.
@@ -30,7 +30,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// The suite's line of the report. A lone reason for skipping stands on it, several follow, one a line.
-    pub fn line(&self, name: &str, took: Duration) -> String {
+    pub(super) fn line(&self, name: &str, took: Duration) -> String {
         let mut line = format!(
             "{name:12} {:>4} passed {:>3} failed {:>3} skipped {:>7.1} s",
             self.passed,
@@ -52,7 +52,7 @@ impl Outcome {
 }
 
 /// Runs a suite's executables and reads what they report.
-pub fn execute(suite: &Suite, xblade: &Path, soak: Option<u32>) -> Result<Outcome> {
+pub(super) fn execute(suite: &Suite, xblade: &Path, soak: Option<u32>) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     for (program, tests) in &suite.programs {
         let mut command = Command::new(program);

@@ -15,7 +15,7 @@ struct State<'a> {
 /// Runs each suite once, in their order as far as cpus are free; one that wants more than there are waits for all of them.
 ///
 /// Even where there is one cpu two run at the same time: most of a suite is waiting.
-pub fn run(suites: &[Suite], job: impl Fn(&Suite) + Sync) {
+pub(super) fn run(suites: &[Suite], job: impl Fn(&Suite) + Sync) {
     let cpus = std::thread::available_parallelism()
         .map_or(1, NonZeroUsize::get)
         .max(2);

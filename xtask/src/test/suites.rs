@@ -11,7 +11,7 @@ use crate::sh;
 
 /// A suite to run: one line of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Suite {
+pub(super) struct Suite {
     /// What it is called on the command line.
     pub name: String,
     /// Test programs, each with the names of its tests to run; none: all.
@@ -39,7 +39,7 @@ const LAB: &[(&str, u32, usize)] = &[
     ("linux", 1, 1),
     ("paths", 2, 1),
     ("power", 1, 1),
-    ("stuck_disk", 1, 1),
+    ("stuck_disk", 3, 1),
     ("room", 1, 1),
     ("boot", 1, 1),
     ("drivers", 1, 1),
@@ -68,7 +68,7 @@ const LAB: &[(&str, u32, usize)] = &[
 ///
 /// # Errors
 /// When a test program does not list its tests, or a wanted suite does not exist; `others` exist besides.
-pub fn sort(executables: &[Executable], wanted: &[String], others: &[&str]) -> Result<Vec<Suite>> {
+pub(super) fn sort(executables: &[Executable], wanted: &[String], others: &[&str]) -> Result<Vec<Suite>> {
     let mut unit: BTreeMap<String, Suite> = BTreeMap::new();
     let mut lab = Vec::new();
     for executable in executables.iter().filter(|executable| executable.is_test) {
@@ -104,7 +104,7 @@ pub fn sort(executables: &[Executable], wanted: &[String], others: &[&str]) -> R
 ///
 /// # Errors
 /// When they cannot be built.
-pub fn explored(name: &str) -> Result<Suite> {
+pub(super) fn explored(name: &str) -> Result<Suite> {
     let directory = sh::root().join("target/loom");
     let directory = directory.to_str().context("an odd path of the workspace")?;
     let args = [

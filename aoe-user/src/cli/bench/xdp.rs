@@ -68,7 +68,7 @@ impl XdpSocket {
     /// and attaches the program.
     ///
     /// Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_NET_RAW`, Linux 5.18, and for jumbo frames 6.6.
-    pub fn open(packet: PacketSocket, rx_queues: u32, depth: u16) -> Result<XdpSocket, XdpError> {
+    pub(super) fn open(packet: PacketSocket, rx_queues: u32, depth: u16) -> Result<XdpSocket, XdpError> {
         let name = packet.interface();
         let ifindex = if_nametoindex(name).map_err(|_| InitiatorError::NoInterface(name.into()))?;
         let usual = SocketConfig::for_mtu(ifindex, 0, packet.mtu_bytes());
@@ -88,7 +88,7 @@ impl XdpSocket {
     }
 
     /// How it is attached and bound: `native copy`, `native zero-copy` or `generic copy`.
-    pub fn mode(&self) -> String {
+    pub(super) fn mode(&self) -> String {
         let zero_copy = self.sockets.iter().all(Socket::is_zerocopy);
         format!(
             "{} {}",

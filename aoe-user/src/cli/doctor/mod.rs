@@ -26,7 +26,7 @@ const SCHEMA: u32 = 1;
 ///
 /// # Errors
 /// When there is no such interface, or something of one is bad.
-pub fn run(args: &DoctorArgs) -> Result<()> {
+pub(super) fn run(args: &DoctorArgs) -> Result<()> {
     let found: Vec<(&str, Result<Finding>)> = args
         .interfaces
         .iter()

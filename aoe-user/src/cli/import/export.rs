@@ -38,7 +38,7 @@ pub(super) struct Export {
 
 impl Import {
     /// Exports that differ only in where they are served are one: the others have a process for each interface.
-    pub fn merged(self) -> Vec<Export> {
+    pub(super) fn merged(self) -> Vec<Export> {
         let mut merged: Vec<Export> = Vec::new();
         for export in self.exports {
             let is_same = |other: &&mut Export| {
@@ -62,12 +62,12 @@ impl Import {
 
 impl Export {
     /// Sets a key.
-    pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
+    pub(super) fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         self.keys.insert(key, value.into());
     }
 
     /// Sets a key to a number that is written as text.
-    pub fn set_number(&mut self, key: &'static str, text: &str) {
+    pub(super) fn set_number(&mut self, key: &'static str, text: &str) {
         match text.parse::<i64>() {
             Ok(number) => self.set(key, number),
             Err(_) => self.refuse(format!("{key} = {text} is no number")),
@@ -75,17 +75,17 @@ impl Export {
     }
 
     /// Says that something is not taken over.
-    pub fn remark(&mut self, text: impl Into<String>) {
+    pub(super) fn remark(&mut self, text: impl Into<String>) {
         self.remarks.push(text.into());
     }
 
     /// Leaves the export to the operator; the first reason stays.
-    pub fn refuse(&mut self, reason: impl Into<String>) {
+    pub(super) fn refuse(&mut self, reason: impl Into<String>) {
         self.refused.get_or_insert(reason.into());
     }
 
     /// Its text, and whether it is in force there: what our own parser refuses is a comment with its reason.
-    pub fn render(mut self) -> (String, bool) {
+    pub(super) fn render(mut self) -> (String, bool) {
         // An empty list is everyone's: it must not come of a list that shuts everyone out.
         if self.allow.as_ref().is_some_and(BTreeMap::is_empty) {
             self.refuse("its access list lets nobody in");

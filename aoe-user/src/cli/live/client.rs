@@ -31,7 +31,7 @@ impl Client {
     ///
     /// # Errors
     /// [`NoTarget`], or a socket that this user may not use.
-    pub fn new(target: &Target) -> Result<Client> {
+    pub(crate) fn new(target: &Target) -> Result<Client> {
         let path = socket(target.control.clone());
         let stream = match UnixStream::connect(&path) {
             Ok(stream) => stream,
@@ -60,7 +60,7 @@ impl Client {
     /// # Errors
     /// When the system refuses it.
     #[cfg(feature = "top")]
-    pub fn limit(&self, limit: Duration) -> Result<()> {
+    pub(crate) fn limit(&self, limit: Duration) -> Result<()> {
         Ok(self.reader.get_ref().set_read_timeout(Some(limit))?)
     }
 
@@ -68,7 +68,7 @@ impl Client {
     ///
     /// # Errors
     /// What the target says against it.
-    pub fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
+    pub(crate) fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
         let line = serde_json::to_string(request)? + "\n";
         let sent = self.reader.get_mut().write_all(line.as_bytes());
         sent.with_context(|| format!("cannot ask on {}", self.path.display()))?;
@@ -79,7 +79,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::ask`].
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<T> {
+    pub(crate) fn next<T: DeserializeOwned>(&mut self) -> Result<T> {
         let mut line = String::new();
         let read = self.reader.read_line(&mut line);
         if let Err(error) = read {

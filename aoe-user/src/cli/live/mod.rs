@@ -1,6 +1,6 @@
 //! Commands that talk to a running target through its control socket.
 
-pub mod args;
+pub(super) mod args;
 mod change;
 pub(super) mod client;
 mod columns;

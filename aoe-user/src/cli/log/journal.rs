@@ -25,7 +25,7 @@ pub(super) struct Journal {
 
 impl Journal {
     /// The journal, if standard error leads there.
-    pub fn of_standard_error() -> Option<Journal> {
+    pub(super) fn of_standard_error() -> Option<Journal> {
         let named = std::env::var("JOURNAL_STREAM").ok()?;
         let standard_error = fstat(io::stderr()).ok()?;
         let is_journal = named == format!("{}:{}", standard_error.st_dev, standard_error.st_ino);

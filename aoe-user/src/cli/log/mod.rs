@@ -52,7 +52,7 @@ impl Log {
     ///
     /// # Errors
     /// When no thread or descriptor is to be had for it.
-    pub fn start(filter: Option<&str>) -> io::Result<Log> {
+    pub(super) fn start(filter: Option<&str>) -> io::Result<Log> {
         let (filter, ignored) = chosen(filter);
         let journal = Journal::of_standard_error();
         let in_journal = journal.is_some();
@@ -93,18 +93,18 @@ impl Log {
     }
 
     /// What changes the filter while the process runs.
-    pub fn changer(&self) -> SetLog {
+    pub(super) fn changer(&self) -> SetLog {
         self.set.clone()
     }
 
     /// What reads the last lines while the process runs.
-    pub fn reader(&self) -> ReadLog {
+    pub(super) fn reader(&self) -> ReadLog {
         let recent = self.recent.clone();
         Arc::new(move |after| recent.after(after))
     }
 
     /// The last word: why the command failed.
-    pub fn failure(&self, message: &str) {
+    pub(super) fn failure(&self, message: &str) {
         self.writer
             .send(Level::ERROR, format!("xblade: {message}\n").into_bytes());
     }

@@ -25,7 +25,7 @@ struct Kept {
 
 impl Recent {
     /// Keeps a line; the oldest goes for it.
-    pub fn push(&self, level: Level, text: &str) {
+    pub(super) fn push(&self, level: Level, text: &str) {
         let time = SystemTime::now().duration_since(UNIX_EPOCH);
         let mut kept = self.kept();
         kept.last += 1;
@@ -42,7 +42,7 @@ impl Recent {
     }
 
     /// The lines that came after the one with this number.
-    pub fn after(&self, number: u64) -> LogLines {
+    pub(super) fn after(&self, number: u64) -> LogLines {
         let kept = self.kept();
         let newer = kept.lines.iter().filter(|line| line.number > number);
         LogLines {

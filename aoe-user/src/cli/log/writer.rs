@@ -58,7 +58,7 @@ impl Writer {
     ///
     /// # Errors
     /// When the system gives none.
-    pub fn start(sink: impl Sink) -> io::Result<Writer> {
+    pub(super) fn start(sink: impl Sink) -> io::Result<Writer> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             filled: Condvar::new(),
@@ -75,7 +75,7 @@ impl Writer {
     }
 
     /// Takes an entry, which ends with a newline, or drops it. Never waits for the sink.
-    pub fn send(&self, level: Level, mut text: Vec<u8>) {
+    pub(super) fn send(&self, level: Level, mut text: Vec<u8>) {
         shorten(&mut text);
         let mut queue = self.0.queue();
         if queue.bytes + text.len() > WAITING_BYTES {
@@ -89,7 +89,7 @@ impl Writer {
     }
 
     /// Waits until everything is written, but no longer than `limit`; true if it is.
-    pub fn flush(&self, limit: Duration) -> bool {
+    pub(super) fn flush(&self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
         let mut queue = self.0.queue();
         queue.mark_gap();
@@ -183,7 +183,7 @@ fn shorten(text: &mut Vec<u8>) {
 pub(super) struct StandardError(File);
 
 impl StandardError {
-    pub fn open() -> io::Result<StandardError> {
+    pub(super) fn open() -> io::Result<StandardError> {
         Ok(StandardError(File::from(
             io::stderr().as_fd().try_clone_to_owned()?,
         )))

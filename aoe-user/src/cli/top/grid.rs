@@ -39,7 +39,7 @@ pub(super) struct Cell {
 
 impl Cell {
     /// Sorted by its letters.
-    pub fn text(text: impl Into<String>) -> Cell {
+    pub(super) fn text(text: impl Into<String>) -> Cell {
         Cell {
             text: text.into(),
             number: 0.0,
@@ -47,7 +47,7 @@ impl Cell {
     }
 
     /// Sorted by a number.
-    pub fn number(number: f64, text: impl Into<String>) -> Cell {
+    pub(super) fn number(number: f64, text: impl Into<String>) -> Cell {
         Cell {
             text: text.into(),
             number,
@@ -98,7 +98,11 @@ pub(super) struct Grid {
 
 impl Grid {
     /// Of things, each with its id, tone and detail.
-    pub fn of<T>(columns: &[Column<T>], things: &[T], about: fn(&T) -> (String, Tone, String)) -> Grid {
+    pub(super) fn of<T>(
+        columns: &[Column<T>],
+        things: &[T],
+        about: fn(&T) -> (String, Tone, String),
+    ) -> Grid {
         let row = |thing: &T| {
             let (id, tone, detail) = about(thing);
             Row {
@@ -115,7 +119,7 @@ impl Grid {
     }
 
     /// Keeps the rows with a text in which this one is, in letters of either case.
-    pub fn filter(&mut self, wanted: &str) {
+    pub(super) fn filter(&mut self, wanted: &str) {
         let wanted = wanted.to_lowercase();
         let has = |text: &str| text.to_lowercase().contains(&wanted);
         self.rows
@@ -123,7 +127,7 @@ impl Grid {
     }
 
     /// Sorts by a column; rows that are equal in it stay as they were.
-    pub fn sort(&mut self, column: usize, falling: bool) {
+    pub(super) fn sort(&mut self, column: usize, falling: bool) {
         self.rows.sort_by(|a, b| {
             let (Some(a), Some(b)) = (a.cells.get(column), b.cells.get(column)) else {
                 return Ordering::Equal;

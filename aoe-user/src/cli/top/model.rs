@@ -29,7 +29,7 @@ pub(super) enum Tab {
 
 impl Tab {
     /// By their keys, 1 to 5.
-    pub const ALL: [Tab; 5] = [
+    pub(super) const ALL: [Tab; 5] = [
         Tab::Exports,
         Tab::Initiators,
         Tab::Interfaces,
@@ -38,7 +38,7 @@ impl Tab {
     ];
 
     /// What it is called.
-    pub const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Tab::Exports => "Exports",
             Tab::Initiators => "Initiators",
@@ -121,7 +121,7 @@ impl Default for Model {
 
 impl Model {
     /// Takes up what is new.
-    pub fn update(&mut self, update: Update) {
+    pub(super) fn update(&mut self, update: Update) {
         match update {
             Update::Gone(reason) => self.gone = Some(reason),
             Update::State(state, log) => {
@@ -164,7 +164,7 @@ impl Model {
     }
 
     /// What the tab lists, filtered and sorted.
-    pub fn grid(&self) -> Grid {
+    pub(super) fn grid(&self) -> Grid {
         let mut grid = match self.tab {
             Tab::Exports => panes::exports(&self.sample.exports),
             Tab::Initiators => panes::initiators(&self.sample.initiators),
@@ -179,19 +179,19 @@ impl Model {
     }
 
     /// What was chosen in this tab.
-    pub fn choice(&self) -> &Choice {
+    pub(super) fn choice(&self) -> &Choice {
         &self.choices[self.tab as usize]
     }
 
     /// The place of the chosen row.
-    pub fn chosen(&self, grid: &Grid) -> usize {
+    pub(super) fn chosen(&self, grid: &Grid) -> usize {
         let id = self.choice().id.as_deref();
         let found = id.and_then(|id| grid.rows.iter().position(|row| row.id == id));
         found.unwrap_or(0)
     }
 
     /// Does what a key says.
-    pub fn key(&mut self, key: KeyEvent) -> Wish {
+    pub(super) fn key(&mut self, key: KeyEvent) -> Wish {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
                 KeyCode::Char('c') => Wish::Quit,

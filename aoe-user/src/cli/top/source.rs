@@ -42,7 +42,7 @@ impl Source {
     ///
     /// # Errors
     /// When it does not.
-    pub fn start(args: &TopArgs) -> Result<Source> {
+    pub(super) fn start(args: &TopArgs) -> Result<Source> {
         // Nobody takes them while the user has stopped the process.
         let (sender, updates) = sync_channel(2);
         let mut asker = Asker {

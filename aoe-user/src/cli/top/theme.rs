@@ -24,17 +24,17 @@ pub(super) struct Theme {
 
 impl Theme {
     /// With or without colours.
-    pub const fn new(has_colour: bool) -> Theme {
+    pub(super) const fn new(has_colour: bool) -> Theme {
         Theme { has_colour }
     }
 
     /// As `NO_COLOR` says (<https://no-color.org>).
-    pub fn of_environment() -> Theme {
+    pub(super) fn of_environment() -> Theme {
         Theme::new(std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
     }
 
     /// The style of a tone.
-    pub fn style(self, tone: Tone) -> Style {
+    pub(super) fn style(self, tone: Tone) -> Style {
         let style = Style::new();
         match (tone, self.has_colour) {
             (Tone::Plain, _) => style,
@@ -46,12 +46,12 @@ impl Theme {
     }
 
     /// Of what is chosen.
-    pub fn chosen(self) -> Style {
+    pub(super) fn chosen(self) -> Style {
         Style::new().add_modifier(Modifier::REVERSED)
     }
 
     /// Of bars.
-    pub fn bars(self) -> Style {
+    pub(super) fn bars(self) -> Style {
         match self.has_colour {
             true => Style::new().fg(Color::Cyan),
             false => Style::new(),

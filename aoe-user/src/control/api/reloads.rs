@@ -19,7 +19,7 @@ pub(in crate::control) struct Reading {
 
 impl Reading {
     /// To be put in force, without anybody who waits.
-    pub fn to_apply() -> Reading {
+    pub(crate) fn to_apply() -> Reading {
         Reading {
             apply: true,
             ..Reading::default()
@@ -27,7 +27,7 @@ impl Reading {
     }
 
     /// For somebody who waits.
-    pub fn of(answer: Answer, dry_run: bool) -> Reading {
+    pub(crate) fn of(answer: Answer, dry_run: bool) -> Reading {
         let mut reading = Reading {
             apply: !dry_run,
             ..Reading::default()
@@ -42,19 +42,19 @@ impl Reading {
     }
 
     /// One reading for both.
-    pub fn add(&mut self, other: Reading) {
+    pub(crate) fn add(&mut self, other: Reading) {
         self.apply |= other.apply;
         self.dry_runs.extend(other.dry_runs);
         self.reloads.extend(other.reloads);
     }
 
     /// Somebody wants it.
-    pub fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.apply || !self.dry_runs.is_empty()
     }
 
     /// Tells all who wait that it failed.
-    pub fn refuse(self, reason: &str) {
+    pub(crate) fn refuse(self, reason: &str) {
         for answer in self.dry_runs.into_iter().chain(self.reloads) {
             answer.error(reason);
         }

@@ -45,7 +45,7 @@ pub(in crate::control) struct Answer(oneshot::Sender<String>);
 
 impl Answer {
     /// Replies with a result.
-    pub fn result<T: Serialize>(self, result: T) {
+    pub(crate) fn result<T: Serialize>(self, result: T) {
         self.send(&Reply {
             schema: SCHEMA,
             result: Some(result),
@@ -54,7 +54,7 @@ impl Answer {
     }
 
     /// Replies that it could not be done.
-    pub fn error(self, reason: impl Into<String>) {
+    pub(crate) fn error(self, reason: impl Into<String>) {
         self.send(&Reply::<()> {
             schema: SCHEMA,
             result: None,

@@ -24,7 +24,7 @@ impl Selection {
     ///
     /// # Errors
     /// When one is no glob.
-    pub fn new(globs: &[String]) -> Result<Selection, String> {
+    pub(crate) fn new(globs: &[String]) -> Result<Selection, String> {
         if globs.is_empty() {
             return Ok(Selection(None));
         }
@@ -37,18 +37,18 @@ impl Selection {
     }
 
     /// All of them.
-    pub const fn all() -> Selection {
+    pub(crate) const fn all() -> Selection {
         Selection(None)
     }
 
     /// Whether the export is one of them.
-    pub fn has(&self, config: &ExportConfig) -> bool {
+    pub(crate) fn has(&self, config: &ExportConfig) -> bool {
         let (shelf, slot) = (config.shelf, config.slot);
         self.has_address(Address { shelf, slot })
     }
 
     /// The same by its address.
-    pub fn has_address(&self, address: Address) -> bool {
+    pub(crate) fn has_address(&self, address: Address) -> bool {
         let set = self.0.as_ref();
         set.is_none_or(|set| set.is_match(format!("{}.{}", address.shelf, address.slot)))
     }

@@ -63,7 +63,7 @@ impl Drop for Detector {
 
 impl Detectors {
     /// None yet; what they find out goes to `told`, by the name of the group.
-    pub fn new(told: impl Fn(&str, Heard) + Send + Sync + 'static) -> Detectors {
+    pub(crate) fn new(told: impl Fn(&str, Heard) + Send + Sync + 'static) -> Detectors {
         Detectors {
             told: Arc::new(told),
             running: BTreeMap::new(),
@@ -71,7 +71,7 @@ impl Detectors {
     }
 
     /// Has these groups asked for and no others.
-    pub fn follow(&mut self, wanted: BTreeMap<String, Asking>) {
+    pub(crate) fn follow(&mut self, wanted: BTreeMap<String, Asking>) {
         self.running
             .retain(|name, detector| wanted.get(name) == Some(&detector.asking));
         for (name, asking) in wanted {

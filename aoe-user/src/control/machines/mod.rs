@@ -136,7 +136,7 @@ impl Disks {
     ///
     /// # Errors
     /// When their directory cannot be made.
-    pub fn open(start: Start) -> anyhow::Result<Arc<Disks>> {
+    pub(super) fn open(start: Start) -> anyhow::Result<Arc<Disks>> {
         let shared = Arc::new(Shared::default());
         let (orders, received): (_, Receiver<Order>) = mpsc::channel();
         let thread = maker::start(Arc::clone(&shared), received, start)?;
@@ -153,12 +153,12 @@ impl Disks {
     }
 
     /// Other settings with the same image and directory.
-    pub fn configure(&self, settings: Settings) {
+    pub(super) fn configure(&self, settings: Settings) {
         self.order(Order::Configure(Box::new(settings)));
     }
 
     /// All disks, by name. Looks at files, which may block.
-    pub fn states(&self) -> Vec<DiskState> {
+    pub(super) fn states(&self) -> Vec<DiskState> {
         // Workers need the table: nothing is looked at while it is held.
         let seen: Vec<_> = {
             let table = self.shared.table.read();
@@ -197,7 +197,7 @@ impl Disks {
     ///
     /// # Errors
     /// Why it does not.
-    pub fn reset(&self, name: DiskName, discard: bool) -> Result<(), String> {
+    pub(super) fn reset(&self, name: DiskName, discard: bool) -> Result<(), String> {
         self.have(|answer| Order::Reset(name, !discard, answer))
     }
 
@@ -205,7 +205,7 @@ impl Disks {
     ///
     /// # Errors
     /// Why there is none; the disk is served again then.
-    pub fn commit(&self, name: &DiskName) -> Result<(), String> {
+    pub(super) fn commit(&self, name: &DiskName) -> Result<(), String> {
         let Left { store, files } = self.have(|answer| Order::Leave(name.clone(), answer))?;
         let merged = store.merge(&files).map_err(|error| error.to_string());
         // Its files are in use till here.
@@ -224,7 +224,7 @@ impl Disks {
     }
 
     /// The disks that have to be committed for everything to be on the medium.
-    pub fn persistent(&self) -> Vec<Arc<Export>> {
+    pub(super) fn persistent(&self) -> Vec<Arc<Export>> {
         let disks = self.shared.disks.lock();
         let instances = disks.values().filter_map(|disk| disk.instance.as_ref());
         let persistent = instances.filter(|instance| instance.store.is_persistent());
@@ -232,7 +232,7 @@ impl Disks {
     }
 
     /// Commits and closes all disks and lets go of the image. Blocks.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.order(Order::Stop);
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()

@@ -44,7 +44,7 @@ impl FromStr for DiskName {
 
 impl DiskName {
     /// What its files begin with.
-    pub fn file_stem(&self) -> String {
+    pub(crate) fn file_stem(&self) -> String {
         match self {
             DiskName::Machine(name) => format!("machine-{name}"),
             DiskName::Unknown(mac) => format!("unknown-{}", mac.to_string().replace(':', "-")),
@@ -52,7 +52,7 @@ impl DiskName {
     }
 
     /// From the name of a file that says what a disk holds.
-    pub fn of_file(path: &Path) -> Option<DiskName> {
+    pub(crate) fn of_file(path: &Path) -> Option<DiskName> {
         let name = path.file_name()?.to_str()?;
         let stem = name
             .strip_suffix(".map")
@@ -65,7 +65,7 @@ impl DiskName {
     }
 
     /// Its serial number: the address and the machine; what is too long ends in a digest of it.
-    pub fn serial(&self, address: Address) -> String {
+    pub(crate) fn serial(&self, address: Address) -> String {
         let machine = match self {
             DiskName::Machine(name) => name.clone(),
             DiskName::Unknown(mac) => mac.to_string().replace(':', ""),

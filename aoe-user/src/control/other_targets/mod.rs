@@ -57,7 +57,7 @@ impl Sought {
     }
 
     /// True when this target answers the same frames.
-    pub fn is(self, other: &OtherTarget) -> bool {
+    pub(super) fn is(self, other: &OtherTarget) -> bool {
         self.address == other.address && self.asked_on() == other.vlan
     }
 }

@@ -66,7 +66,7 @@ enum Place {
 
 impl Heard {
     /// False when it is known to be from another VLAN.
-    pub fn may_be_on(&self, vlan: Option<u16>) -> bool {
+    pub(crate) fn may_be_on(&self, vlan: Option<u16>) -> bool {
         match self.place {
             Place::On(place) => place == vlan,
             Place::Unknown => true,
@@ -74,7 +74,7 @@ impl Heard {
     }
 
     /// The target that answered our IDENTIFY.
-    pub fn identified(&self) -> impl Iterator<Item = OtherTarget> + use<> {
+    pub(crate) fn identified(&self) -> impl Iterator<Item = OtherTarget> + use<> {
         let other = match self.place {
             Place::On(vlan) if self.is_identify => Some(OtherTarget {
                 address: self.address,
@@ -90,7 +90,7 @@ impl Heard {
 impl Voices {
     /// Opens what it takes to ask for these exports. Where a VLAN has a device of its own on the interface, the kernel hands the
     /// VLAN's frames to that alone.
-    pub fn open(interface: &str, sought: &[Sought]) -> Result<Voices> {
+    pub(crate) fn open(interface: &str, sought: &[Sought]) -> Result<Voices> {
         static RUN: AtomicU32 = AtomicU32::new(0);
         let run = RUN
             .fetch_add(1, Ordering::Relaxed)
@@ -135,22 +135,22 @@ impl Voices {
     }
 
     /// The address that is asked from.
-    pub fn mac(&self) -> Option<Mac> {
+    pub(crate) fn mac(&self) -> Option<Mac> {
         Some(self.sockets.first()?.socket.mac())
     }
 
     /// The sockets, to be waited for.
-    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.sockets.iter().map(|voice| voice.socket.as_fd())
     }
 
     /// Asks for everybody and for each of these addresses.
-    pub fn ask(&mut self, sought: &[Sought]) -> Result<()> {
+    pub(crate) fn ask(&mut self, sought: &[Sought]) -> Result<()> {
         self.query(Mac::BROADCAST, &[(aoe::SHELF_ANY, aoe::SLOT_ANY)], sought)
     }
 
     /// Asks one station for each of these addresses.
-    pub fn ask_station(&mut self, station: Mac, sought: &[Sought]) -> Result<()> {
+    pub(crate) fn ask_station(&mut self, station: Mac, sought: &[Sought]) -> Result<()> {
         self.query(station, &[], sought)
     }
 
@@ -179,7 +179,7 @@ impl Voices {
     }
 
     /// Asks a target that claims an address who it is.
-    pub fn identify(&mut self, claim: &OtherTarget) -> Result<()> {
+    pub(crate) fn identify(&mut self, claim: &OtherTarget) -> Result<()> {
         let Some((tag, socket, source)) = self.way(claim.vlan, true) else {
             return Ok(());
         };
@@ -222,7 +222,7 @@ impl Voices {
     }
 
     /// Hands what arrives until then to `each`, until that says false.
-    pub fn hear_until(&mut self, end: Instant, mut each: impl FnMut(Heard) -> bool) -> Result<()> {
+    pub(crate) fn hear_until(&mut self, end: Instant, mut each: impl FnMut(Heard) -> bool) -> Result<()> {
         let mut go_on = true;
         while go_on && Instant::now() < end {
             wait(self.fds(), end.saturating_duration_since(Instant::now()));
@@ -232,7 +232,7 @@ impl Voices {
     }
 
     /// Hands what has arrived to `each`.
-    pub fn hear(&mut self, mut each: impl FnMut(Heard)) -> Result<()> {
+    pub(crate) fn hear(&mut self, mut each: impl FnMut(Heard)) -> Result<()> {
         let (nonce, vlans) = (self.nonce, &self.vlans);
         let place = |number: u8| {
             vlans

@@ -79,7 +79,7 @@ impl Watch {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(
+    pub(crate) fn start(
         interface: &str,
         sought: Vec<Sought>,
         yielded: impl Fn(OtherTarget) + Send + Sync + 'static,
@@ -101,7 +101,7 @@ impl Watch {
     }
 
     /// Listens for these from now on.
-    pub fn want(&self, sought: Vec<Sought>) {
+    pub(crate) fn want(&self, sought: Vec<Sought>) {
         self.tell(|wishes| wishes.sought = Some(sought));
     }
 

@@ -65,7 +65,7 @@ impl Plan {
 
     /// What a search found: `taken` has those whose address another target answers for, and by whom; `Err` why it could not be
     /// made. With `--force` such an export is served all the same.
-    pub fn searched(
+    pub(crate) fn searched(
         &mut self,
         name: &str,
         asked: &[ExportId],

@@ -7,7 +7,7 @@ use crate::control::api::types::{Changed, Reloaded};
 
 impl Plan {
     /// Compares the configuration in force with another one. Changes nothing.
-    pub fn difference(&self, config: &Config) -> Reloaded {
+    pub(crate) fn difference(&self, config: &Config) -> Reloaded {
         let mut reloaded = Reloaded::default();
         let mut old = Old::new(self, self.order.clone());
         for export in &config.exports {
@@ -26,7 +26,7 @@ impl Plan {
     }
 
     /// A configuration has been taken over and its consequences are under way.
-    pub fn is_reloading(&self) -> bool {
+    pub(crate) fn is_reloading(&self) -> bool {
         self.reload.is_some()
     }
 }

@@ -47,37 +47,37 @@ pub(super) struct Leaving {
 }
 
 impl Entry {
-    pub fn backoff(&self) -> Option<&Backoff> {
+    pub(super) fn backoff(&self) -> Option<&Backoff> {
         match &self.life {
             Life::Failed(backoff) => Some(backoff),
             _ => None,
         }
     }
 
-    pub fn backoff_mut(&mut self) -> Option<&mut Backoff> {
+    pub(super) fn backoff_mut(&mut self) -> Option<&mut Backoff> {
         match &mut self.life {
             Life::Failed(backoff) => Some(backoff),
             _ => None,
         }
     }
 
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         matches!(self.life, Life::Open)
     }
 
-    pub fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         matches!(self.life, Life::Open | Life::Failed(_))
     }
 
     /// Since when it is on its way to be open.
-    pub fn coming_since(&self) -> Option<Instant> {
+    pub(super) fn coming_since(&self) -> Option<Instant> {
         match &self.life {
             Life::Waiting(since) | Life::Opening(since, _) => Some(*since),
             _ => None,
         }
     }
 
-    pub fn next_time(&self, plan: &Plan) -> Option<Instant> {
+    pub(super) fn next_time(&self, plan: &Plan) -> Option<Instant> {
         match &self.life {
             Life::Failed(backoff) => Some(backoff.next_try),
             Life::Waiting(_) => {
@@ -113,7 +113,7 @@ pub(super) enum Kept {
 
 impl Plan {
     /// Takes over a configuration. What is the same in both goes on undisturbed; what failed is tried again at once.
-    pub fn want(&mut self, config: Config, now: Instant) {
+    pub(crate) fn want(&mut self, config: Config, now: Instant) {
         self.want_groups(&config, now);
         let is_first = self.order.is_empty() && self.reload.is_none();
         let mut report = Reload::new(now, is_first);
@@ -238,7 +238,7 @@ impl Plan {
     }
 
     /// What was found of an open export's path: the export is renewed when it leads elsewhere.
-    pub fn examined(&mut self, id: ExportId, replaced: bool, now: Instant) {
+    pub(crate) fn examined(&mut self, id: ExportId, replaced: bool, now: Instant) {
         let mut report = self.reload.take();
         if let Some(report) = &mut report {
             report.examining = report.examining.saturating_sub(1);
@@ -276,7 +276,7 @@ impl Plan {
 
     /// Another client has the store of an open export, which has been silent since: it has failed, and is opened anew in its time. What
     /// has its address on the network meanwhile is asked for first.
-    pub fn fenced(&mut self, id: ExportId, reason: String, now: Instant) {
+    pub(crate) fn fenced(&mut self, id: ExportId, reason: String, now: Instant) {
         if !self.exports.get(&id).is_some_and(Entry::is_open) || self.group_fenced(id, &reason, now) {
             return;
         }
@@ -334,7 +334,7 @@ impl Plan {
     }
 
     /// A store is open. False when nobody wants it any more: it is being closed again.
-    pub fn export_opened(&mut self, id: ExportId, revision: u64) -> bool {
+    pub(crate) fn export_opened(&mut self, id: ExportId, revision: u64) -> bool {
         self.ports_stale = true;
         if let Some(leaving) = self.leaving.get_mut(&id) {
             leaving.opening = false;
@@ -360,7 +360,7 @@ impl Plan {
     }
 
     /// A store could not be opened.
-    pub fn export_failed(&mut self, id: ExportId, refusal: impl Into<Refusal>, now: Instant) {
+    pub(crate) fn export_failed(&mut self, id: ExportId, refusal: impl Into<Refusal>, now: Instant) {
         let refusal = refusal.into();
         self.note_in_use(id, &refusal);
         let reason = refusal.reason;
@@ -387,7 +387,7 @@ impl Plan {
     }
 
     /// The store of an export that was not wanted any more is closed.
-    pub fn export_closed(&mut self, id: ExportId, now: Instant) {
+    pub(crate) fn export_closed(&mut self, id: ExportId, now: Instant) {
         let Some(closed) = self.leaving.remove(&id) else {
             return;
         };
@@ -426,7 +426,7 @@ pub(super) struct Old {
 }
 
 impl Old {
-    pub fn new(plan: &Plan, order: Vec<ExportId>) -> Old {
+    pub(super) fn new(plan: &Plan, order: Vec<ExportId>) -> Old {
         let mut by_key: HashMap<_, Vec<ExportId>> = HashMap::new();
         for id in &order {
             if let Some(entry) = plan.exports.get(id) {
@@ -441,7 +441,7 @@ impl Old {
     }
 
     /// Finds the export that `wanted` goes on with: same address and VLAN, some interface in common.
-    pub fn find(&mut self, plan: &Plan, wanted: &ExportConfig) -> Option<Kept> {
+    pub(super) fn find(&mut self, plan: &Plan, wanted: &ExportConfig) -> Option<Kept> {
         let kept = &mut self.kept;
         let id = self.by_key.get(&key(wanted))?.iter().find(|id| {
             let names = &plan.exports[id].config.interfaces;
@@ -459,7 +459,7 @@ impl Old {
     }
 
     /// The exports that nothing goes on with.
-    pub fn rest(self) -> impl Iterator<Item = ExportId> {
+    pub(super) fn rest(self) -> impl Iterator<Item = ExportId> {
         self.order.into_iter().filter(move |id| !self.kept.contains(id))
     }
 }

@@ -142,7 +142,7 @@ impl Plan {
     }
 
     /// How the store of an export takes its image.
-    pub fn takeover(&self, id: ExportId) -> Option<Takeover> {
+    pub(crate) fn takeover(&self, id: ExportId) -> Option<Takeover> {
         let entry = self.exports.get(&id)?;
         let group = self.group_of(entry)?;
         let from = match (group.machine.state(), &group.from) {
@@ -165,7 +165,7 @@ impl Plan {
     }
 
     /// The groups that are to be asked for, with the exports to ask for.
-    pub fn asked_groups(&self) -> Vec<(Arc<FailoverGroup>, Vec<ExportId>)> {
+    pub(crate) fn asked_groups(&self) -> Vec<(Arc<FailoverGroup>, Vec<ExportId>)> {
         let asking = self.groups.iter().filter(|(_, group)| group.machine.is_asking());
         asking
             .map(|(name, group)| (Arc::clone(&group.config), self.members(name)))
@@ -173,7 +173,7 @@ impl Plan {
     }
 
     /// The interfaces of an export that are up.
-    pub fn usable_interfaces(&self, id: ExportId) -> Vec<String> {
+    pub(crate) fn usable_interfaces(&self, id: ExportId) -> Vec<String> {
         let Some(entry) = self.exports.get(&id) else {
             return Vec::new();
         };
@@ -186,7 +186,7 @@ impl Plan {
     }
 
     /// The images whose owners a group wants to know.
-    pub fn images(&self, name: &str) -> Vec<(ExportId, Arc<crate::config::ExportConfig>)> {
+    pub(crate) fn images(&self, name: &str) -> Vec<(ExportId, Arc<crate::config::ExportConfig>)> {
         let image = |id: ExportId| Some((id, Arc::clone(&self.exports.get(&id)?.config)));
         let images = self.members(name).into_iter().filter_map(image);
         images
@@ -195,7 +195,7 @@ impl Plan {
     }
 
     /// The gateway that answers for a group is asked for.
-    pub fn group_asked(&mut self, name: &str, now: Instant) {
+    pub(crate) fn group_asked(&mut self, name: &str, now: Instant) {
         let us = self.us(now);
         if let Some(group) = self.groups.get_mut(name) {
             group.machine.asked(us);
@@ -203,7 +203,7 @@ impl Plan {
     }
 
     /// It was heard.
-    pub fn group_heard(&mut self, name: &str, now: Instant) {
+    pub(crate) fn group_heard(&mut self, name: &str, now: Instant) {
         let us = self.us(now);
         if let Some(group) = self.groups.get_mut(name) {
             group.machine.heard(us);
@@ -211,7 +211,7 @@ impl Plan {
     }
 
     /// Who has the locks of a group's images.
-    pub fn group_looked(
+    pub(crate) fn group_looked(
         &mut self,
         name: &str,
         found: Result<HashMap<ExportId, Option<String>>, String>,

@@ -174,7 +174,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Nothing is wanted yet and nothing there.
-    pub fn new() -> Plan {
+    pub(super) fn new() -> Plan {
         Plan {
             wanted: Wanted::default(),
             state: StateLife::Closed,
@@ -202,7 +202,7 @@ impl Plan {
     /// Decides what to do now. To be called after events, and at the time that [`Plan::next_time`] gives.
     ///
     /// Actions are put into `actions` as they are decided: what was decided before a panic is still carried out.
-    pub fn step(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn step(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.step_state(now);
         self.step_groups(now);
         self.step_exports(now);
@@ -212,7 +212,7 @@ impl Plan {
     }
 
     /// When [`Plan::step`] has something to do although nothing has happened.
-    pub fn next_time(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_time(&self, now: Instant) -> Option<Instant> {
         let state = match &self.state {
             StateLife::Failed(backoff) => Some(backoff.next_try),
             _ => None,
@@ -236,13 +236,13 @@ impl Plan {
     }
 
     /// The configuration of an export, and its number.
-    pub fn config(&self, id: ExportId) -> Option<(Arc<ExportConfig>, u64)> {
+    pub(super) fn config(&self, id: ExportId) -> Option<(Arc<ExportConfig>, u64)> {
         let entry = self.exports.get(&id)?;
         Some((Arc::clone(&entry.config), entry.revision))
     }
 
     /// The first thing that fails, for `serve`, which ends with it.
-    pub fn first_failure(&self) -> Option<String> {
+    pub(super) fn first_failure(&self) -> Option<String> {
         if let StateLife::Failed(backoff) = &self.state {
             return Some(backoff.reason.clone());
         }
@@ -263,7 +263,7 @@ impl Plan {
     }
 
     /// True when nothing is under way any more: all that can be served is.
-    pub fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         !(self.ports_dirty || self.ports_stale)
             && self
                 .exports
@@ -300,12 +300,12 @@ impl Plan {
     }
 
     /// Kept state can be read and written.
-    pub fn state_opened(&mut self) {
+    pub(super) fn state_opened(&mut self) {
         self.state = StateLife::Open;
     }
 
     /// The state directory cannot be used; exports wait for it.
-    pub fn state_failed(&mut self, reason: String, now: Instant) {
+    pub(super) fn state_failed(&mut self, reason: String, now: Instant) {
         let StateLife::Opening(before) = std::mem::replace(&mut self.state, StateLife::Closed) else {
             return;
         };
@@ -325,7 +325,7 @@ impl Plan {
     }
 
     /// What failed is tried again with the next step.
-    pub fn try_all_again(&mut self, now: Instant) {
+    pub(super) fn try_all_again(&mut self, now: Instant) {
         let exports = self.exports.values_mut().filter_map(Entry::backoff_mut);
         let ports = self.ports.values_mut().flat_map(Port::backoffs_mut);
         let state = match &mut self.state {

@@ -13,7 +13,7 @@ impl Plan {
     }
 
     /// Requests are being answered. False when nobody wants it any more.
-    pub fn port_opened(&mut self, id: PortId, version: u64, now: Instant) -> bool {
+    pub(crate) fn port_opened(&mut self, id: PortId, version: u64, now: Instant) -> bool {
         let Some(name) = self.port_of(id) else {
             return false;
         };
@@ -35,7 +35,7 @@ impl Plan {
     }
 
     /// It could not be opened, or does not work any more and was closed.
-    pub fn port_failed(&mut self, id: PortId, reason: String, now: Instant) {
+    pub(crate) fn port_failed(&mut self, id: PortId, reason: String, now: Instant) {
         self.leaving_ports.remove(&id);
         let Some(name) = self.port_of(id) else { return };
         let Some(port) = self.ports.get_mut(&name) else {
@@ -60,7 +60,7 @@ impl Plan {
     }
 
     /// An open port serves a view from now on.
-    pub fn port_applied(&mut self, id: PortId, version: u64) {
+    pub(crate) fn port_applied(&mut self, id: PortId, version: u64) {
         if let Some(name) = self.port_of(id)
             && let Some(port) = self.ports.get_mut(&name)
         {
@@ -70,7 +70,7 @@ impl Plan {
 
     /// The address of an export that has just begun to be served belongs to another target: it is searched for again as if it had
     /// been found before.
-    pub fn lost(&mut self, id: PortId, export: ExportId, reason: String, now: Instant) {
+    pub(crate) fn lost(&mut self, id: PortId, export: ExportId, reason: String, now: Instant) {
         if let Some(name) = self.port_of(id) {
             self.ports_dirty = true;
             self.lose_claim(&name, export, reason, now);
@@ -78,7 +78,7 @@ impl Plan {
     }
 
     /// The port of an interface that was not wanted any more has ended.
-    pub fn port_closed(&mut self, id: PortId) {
+    pub(crate) fn port_closed(&mut self, id: PortId) {
         self.leaving_ports.remove(&id);
         self.ports_dirty = true;
     }

@@ -63,14 +63,14 @@ impl Port {
         }
     }
 
-    pub fn open_id(&self) -> Option<PortId> {
+    pub(super) fn open_id(&self) -> Option<PortId> {
         match &self.life {
             Life::Opening(id, ..) | Life::Open(id, _) => Some(*id),
             _ => None,
         }
     }
 
-    pub fn backoffs_mut(&mut self) -> impl Iterator<Item = &mut Backoff> {
+    pub(super) fn backoffs_mut(&mut self) -> impl Iterator<Item = &mut Backoff> {
         let own = match &mut self.life {
             Life::Failed(backoff) => Some(backoff),
             _ => None,
@@ -83,7 +83,7 @@ impl Port {
     }
 
     /// Exports that are not served here because of another target.
-    pub fn taken(&self) -> impl Iterator<Item = (ExportId, &Backoff)> {
+    pub(super) fn taken(&self) -> impl Iterator<Item = (ExportId, &Backoff)> {
         self.claims.iter().filter_map(|(id, claim)| match claim {
             Claim::Taken(backoff) => Some((*id, backoff)),
             _ => None,
@@ -91,14 +91,14 @@ impl Port {
     }
 
     /// Why this one is not.
-    pub fn taken_from(&self, id: ExportId) -> Option<&Backoff> {
+    pub(super) fn taken_from(&self, id: ExportId) -> Option<&Backoff> {
         match self.claims.get(&id) {
             Some(Claim::Taken(backoff)) => Some(backoff),
             _ => None,
         }
     }
 
-    pub fn first_failure(&self, name: &str) -> Option<String> {
+    pub(super) fn first_failure(&self, name: &str) -> Option<String> {
         let own = match &self.life {
             Life::Failed(backoff) => Some(format!("cannot serve {name}: {}", backoff.reason)),
             Life::Absent(what) => Some(format!(
@@ -109,7 +109,7 @@ impl Port {
         own.or_else(|| self.taken().next().map(|(_, backoff)| backoff.reason.clone()))
     }
 
-    pub fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         let asking = self
             .claims
             .values()
@@ -122,7 +122,7 @@ impl Port {
         }
     }
 
-    pub fn next_time(&self) -> Option<Instant> {
+    pub(super) fn next_time(&self) -> Option<Instant> {
         let own = match &self.life {
             Life::Failed(backoff) => Some(backoff.next_try),
             Life::After(_, since) => Some(*since + HANDOVER),
@@ -136,14 +136,14 @@ impl Port {
         own.into_iter().chain(stale).chain(claims).min()
     }
 
-    pub fn is_free(&self, id: ExportId) -> bool {
+    pub(super) fn is_free(&self, id: ExportId) -> bool {
         matches!(self.claims.get(&id), Some(Claim::Free))
     }
 }
 
 impl Plan {
     /// The interfaces of now.
-    pub fn see(&mut self, links: HashMap<String, LinkState>, now: Instant) {
+    pub(crate) fn see(&mut self, links: HashMap<String, LinkState>, now: Instant) {
         let before = std::mem::replace(&mut self.links, links);
         self.listing = false;
         let changed = |name: &String| before.get(name) != self.links.get(name);

@@ -31,7 +31,7 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    pub fn new(now: Instant, is_first: bool) -> Reload {
+    pub(super) fn new(now: Instant, is_first: bool) -> Reload {
         Reload {
             since: now,
             is_first,
@@ -44,7 +44,7 @@ impl Reload {
         }
     }
 
-    pub fn next_time(&self) -> Instant {
+    pub(super) fn next_time(&self) -> Instant {
         self.since + PATIENCE
     }
 

@@ -91,7 +91,7 @@ impl fmt::Display for State {
 
 impl Plan {
     /// The state of everything.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let mut serving = self.serving();
         Status {
             exports: self

@@ -152,7 +152,7 @@ pub(super) struct OldName {
 
 impl OldName {
     /// Reads a file's name without its extension.
-    pub fn parse(name: &str) -> Option<OldName> {
+    pub(super) fn parse(name: &str) -> Option<OldName> {
         let Some((address, interface)) = name.split_once('@') else {
             let address = parse_address(name)?;
             return Some(OldName { address, vlans: None });

@@ -5,7 +5,7 @@ use std::io;
 use crate::store::{Completion, CompletionHandle as _, Event, Fault, FaultKind, QueueHandle, Token};
 
 /// Told once, when the state is where it survives a power cut or cannot be put there.
-pub type Told = Box<dyn FnOnce(io::Result<()>) + Send>;
+pub(super) type Told = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Completes the operation of a worker's that waits for it.
 pub(super) fn completes(handle: QueueHandle, token: Token) -> Told {

@@ -61,7 +61,7 @@ impl fmt::Debug for Waiting {
 
 impl Writer {
     /// Starts the thread.
-    pub fn start(files: Arc<Files>) -> io::Result<Writer> {
+    pub(super) fn start(files: Arc<Files>) -> io::Result<Writer> {
         let queue = Arc::new(Queue::default());
         let (alive, ended) = channel();
         let of_thread = Arc::clone(&queue);
@@ -79,7 +79,7 @@ impl Writer {
     }
 
     /// Puts the state on the medium soon. Never blocks; of several for one export the last is written, and all are told.
-    pub fn save(&self, key: &StateKey, state: &Persistent, done: Told) {
+    pub(super) fn save(&self, key: &StateKey, state: &Persistent, done: Told) {
         let mut waiting = self.queue.waiting.lock();
         let refused = if waiting.closed {
             Some((done, "the state writer has ended"))
@@ -107,7 +107,7 @@ impl Writer {
     }
 
     /// Has everything written that waits; says so where the disk does not let it.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.queue.waiting.lock().closed = true;
         self.queue.changed.notify_one();
         if self.ended.lock().recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {

@@ -4,7 +4,7 @@ use super::*;
 
 /// A request, Query Config unless said otherwise.
 #[derive(Debug, Clone)]
-pub struct Frame {
+pub(super) struct Frame {
     pub destination: Mac,
     pub source: Mac,
     /// EtherType and TCI of each tag, the outer one first.
@@ -19,7 +19,7 @@ pub struct Frame {
 
 impl Frame {
     /// A request to the port itself.
-    pub fn to(shelf: u16, slot: u8, source: Mac) -> Frame {
+    pub(super) fn to(shelf: u16, slot: u8, source: Mac) -> Frame {
         Frame {
             destination: PORT,
             source,
@@ -33,7 +33,7 @@ impl Frame {
     }
 
     /// A request to everyone.
-    pub fn broadcast(shelf: u16, slot: u8, source: Mac) -> Frame {
+    pub(super) fn broadcast(shelf: u16, slot: u8, source: Mac) -> Frame {
         Frame {
             destination: Mac::BROADCAST,
             ..Frame::to(shelf, slot, source)
@@ -41,12 +41,12 @@ impl Frame {
     }
 
     /// The same with an 802.1Q tag.
-    pub fn tagged(mut self, tci: u16) -> Frame {
+    pub(super) fn tagged(mut self, tci: u16) -> Frame {
         self.tags.push((0x8100, tci));
         self
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         let mut bytes = [self.destination.0, self.source.0].concat();
         for (ether_type, tci) in &self.tags {
             bytes.extend(ether_type.to_be_bytes());

@@ -10,7 +10,7 @@ use aoe_common::wire::error;
 
 /// Judges a command.
 #[inline]
-pub fn decode(registers: &Registers, device: &Device<'_>) -> Result<Action, Refusal> {
+pub(crate) fn decode(registers: &Registers, device: &Device<'_>) -> Result<Action, Refusal> {
     let r = registers;
     let abort = Err(Refusal::Ata(r.abort()));
     match opcode(r.command) {

@@ -4,7 +4,7 @@ use crate::store::{Extent, Traits};
 
 /// What a command is judged by.
 #[derive(Debug)]
-pub struct Device<'a> {
+pub(crate) struct Device<'a> {
     /// Sectors the export has.
     pub sectors: u64,
     /// Sectors that fit a frame of this port.
@@ -25,13 +25,13 @@ pub struct Device<'a> {
 
 /// True when the payload has `count` sectors.
 #[inline]
-pub fn has_sectors(payload: &[&[u8]], count: u8) -> bool {
+pub(super) fn has_sectors(payload: &[&[u8]], count: u8) -> bool {
     crate::scatter::total(payload) >= bytes_of(count.into())
 }
 
 /// Bytes of `sectors` sectors; what does not fit memory cannot be there.
 #[inline]
-pub fn bytes_of(sectors: u64) -> usize {
+pub(crate) fn bytes_of(sectors: u64) -> usize {
     usize::try_from(sectors)
         .unwrap_or(usize::MAX)
         .saturating_mul(aoe_common::wire::SECTOR_BYTES)
@@ -39,7 +39,7 @@ pub fn bytes_of(sectors: u64) -> usize {
 
 /// True when the whole extent exists.
 #[inline]
-pub fn inside(extent: Extent, sectors: u64) -> bool {
+pub(super) fn inside(extent: Extent, sectors: u64) -> bool {
     extent
         .lba
         .checked_add(extent.count)

@@ -7,7 +7,7 @@ use super::trim;
 use crate::store::Traits;
 
 /// Largest multiple mode.
-pub const MAX_MULTIPLE: u8 = 16;
+pub(crate) const MAX_MULTIPLE: u8 = 16;
 
 /// Who an export says it is. Text is printable ASCII; anything else is shown as a space.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Identity {
 
 /// What the block depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
+pub(crate) struct Facts<'a> {
     /// Who.
     pub identity: &'a Identity,
     /// Sectors exported.
@@ -42,7 +42,7 @@ pub struct Facts<'a> {
 }
 
 /// Builds the block.
-pub fn block(facts: &Facts<'_>) -> [u8; SECTOR_BYTES] {
+pub(crate) fn block(facts: &Facts<'_>) -> [u8; SECTOR_BYTES] {
     let mut words = Words([0; SECTOR_BYTES]);
     general(&mut words);
     words.text(10, 20, &facts.identity.serial);
@@ -129,7 +129,7 @@ fn features(words: &mut Words, facts: &Facts<'_>) {
 }
 
 /// Sets the last byte so that all 512 add up to zero.
-pub fn checksum(block: &mut [u8; SECTOR_BYTES]) {
+pub(crate) fn checksum(block: &mut [u8; SECTOR_BYTES]) {
     block[511] = 0;
     let sum = block.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     block[511] = sum.wrapping_neg();

@@ -2,7 +2,7 @@
 
 mod decode;
 mod device;
-pub mod identify;
+pub(crate) mod identify;
 mod opcode;
 mod registers;
 mod smart;

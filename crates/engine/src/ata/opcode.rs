@@ -2,7 +2,7 @@
 
 /// What a command register value means here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opcode {
+pub(crate) enum Opcode {
     /// IDENTIFY DEVICE.
     Identify,
     /// READ in all its forms; `multiple`: only while a multiple mode is set.
@@ -39,7 +39,7 @@ pub enum Opcode {
 
 /// Looks a command register value up.
 #[inline]
-pub const fn opcode(command: u8) -> Opcode {
+pub(crate) const fn opcode(command: u8) -> Opcode {
     const fn read(extended: bool, multiple: bool) -> Opcode {
         Opcode::Read { extended, multiple }
     }
@@ -79,12 +79,12 @@ pub const fn opcode(command: u8) -> Opcode {
 
 impl Opcode {
     /// True for what takes data from the frame and changes sectors.
-    pub const fn has_payload(self) -> bool {
+    pub(crate) const fn has_payload(self) -> bool {
         matches!(self, Opcode::Write { .. } | Opcode::DataSetManagement)
     }
 
     /// True for what a reservation of others does not block.
-    pub const fn passes_reservation(self) -> bool {
+    pub(crate) const fn passes_reservation(self) -> bool {
         matches!(self, Opcode::Identify | Opcode::CheckPower | Opcode::Flush)
     }
 }

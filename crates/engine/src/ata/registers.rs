@@ -6,25 +6,25 @@ use crate::store::{Extent, Fault, FaultKind};
 use aoe_common::wire::error;
 
 /// Largest number of sectors that a 28-bit size can say.
-pub const MAX_LBA28: u64 = 0x0fff_ffff;
+pub(super) const MAX_LBA28: u64 = 0x0fff_ffff;
 
 /// Status bits.
 mod status {
-    pub const DRDY: u8 = 0x40;
-    pub const DF: u8 = 0x20;
-    pub const ERR: u8 = 0x01;
+    pub(super) const DRDY: u8 = 0x40;
+    pub(super) const DF: u8 = 0x20;
+    pub(super) const ERR: u8 = 0x01;
 }
 
 /// Error bits.
 mod err {
-    pub const UNC: u8 = 0x40;
-    pub const IDNF: u8 = 0x10;
-    pub const ABRT: u8 = 0x04;
+    pub(super) const UNC: u8 = 0x40;
+    pub(super) const IDNF: u8 = 0x10;
+    pub(super) const ABRT: u8 = 0x04;
 }
 
 /// What an initiator sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Registers {
+pub(crate) struct Registers {
     pub aflags: u8,
     pub feature: u8,
     pub count: u8,
@@ -34,7 +34,7 @@ pub struct Registers {
 
 /// What it gets back; AFlags are its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Results {
+pub(crate) struct Results {
     pub error: u8,
     pub count: u8,
     pub status: u8,
@@ -44,7 +44,7 @@ pub struct Results {
 impl Registers {
     /// From a command's argument.
     #[inline]
-    pub fn read(argument: &[u8; ata::HEADER_LEN]) -> Registers {
+    pub(crate) fn read(argument: &[u8; ata::HEADER_LEN]) -> Registers {
         let mut lba = [0; 6];
         lba.copy_from_slice(&argument[ata::LBA..][..6]);
         Registers {
@@ -57,13 +57,13 @@ impl Registers {
     }
 
     /// The argument again, reserved bytes zero: AoE errors show the request as it was.
-    pub fn echo(&self) -> [u8; ata::HEADER_LEN] {
+    pub(crate) fn echo(&self) -> [u8; ata::HEADER_LEN] {
         argument(self.aflags, self.feature, self.count, self.command, self.lba)
     }
 
     /// The LBA registers as a number: 48 bits, or 28 with the low nibble of the device register.
     #[inline]
-    pub fn lba(&self, extended: bool) -> u64 {
+    pub(crate) fn lba(&self, extended: bool) -> u64 {
         let [a, b, c, d, e, f] = self.lba;
         if extended {
             u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
@@ -74,13 +74,13 @@ impl Registers {
 
     /// True when the initiator says that data goes to the device.
     #[inline]
-    pub fn writes(&self) -> bool {
+    pub(crate) fn writes(&self) -> bool {
         self.aflags & ata::AFLAG_WRITE != 0
     }
 
     /// Success.
     #[inline]
-    pub fn success(&self) -> Results {
+    pub(crate) fn success(&self) -> Results {
         Results {
             error: 0,
             count: 0,
@@ -90,7 +90,7 @@ impl Registers {
     }
 
     /// Command aborted: not supported, or with a bad feature or count.
-    pub fn abort(&self) -> Results {
+    pub(crate) fn abort(&self) -> Results {
         Results {
             error: err::ABRT,
             count: self.count,
@@ -100,7 +100,7 @@ impl Registers {
     }
 
     /// Sectors beyond the end.
-    pub fn not_found(&self) -> Results {
+    pub(crate) fn not_found(&self) -> Results {
         Results {
             error: err::IDNF,
             ..self.abort()
@@ -111,7 +111,7 @@ impl Registers {
     ///
     /// # Errors
     /// The AoE error code where the store as a whole is gone.
-    pub fn fault(&self, fault: &Fault, extent: Option<(Extent, bool)>) -> Result<Results, u8> {
+    pub(crate) fn fault(&self, fault: &Fault, extent: Option<(Extent, bool)>) -> Result<Results, u8> {
         let results = match fault.kind {
             FaultKind::Read => Results {
                 error: err::UNC,
@@ -153,13 +153,13 @@ impl Registers {
 
 impl Results {
     /// True when the status says error.
-    pub fn is_error(&self) -> bool {
+    pub(crate) fn is_error(&self) -> bool {
         self.status & status::ERR != 0
     }
 
     /// The argument of the reply.
     #[inline]
-    pub fn write(&self, aflags: u8) -> [u8; ata::HEADER_LEN] {
+    pub(crate) fn write(&self, aflags: u8) -> [u8; ata::HEADER_LEN] {
         argument(aflags, self.error, self.count, self.status, self.lba)
     }
 }

@@ -9,7 +9,7 @@ use crate::action::{Action, Refusal};
 const KEY: [u8; 2] = [0x4f, 0xc2];
 
 /// Judges a SMART command; `smart` is `None` where it is not offered, else whether it is enabled.
-pub fn decode(r: &Registers, smart: Option<bool>) -> Result<Action, Refusal> {
+pub(super) fn decode(r: &Registers, smart: Option<bool>) -> Result<Action, Refusal> {
     let abort = Err(Refusal::Ata(r.abort()));
     let Some(enabled) = smart else {
         return abort;
@@ -28,7 +28,7 @@ pub fn decode(r: &Registers, smart: Option<bool>) -> Result<Action, Refusal> {
 }
 
 /// SMART data of a device without attributes: revision 16, no offline collection, no self-tests.
-pub fn read_data() -> [u8; SECTOR_BYTES] {
+pub(crate) fn read_data() -> [u8; SECTOR_BYTES] {
     let mut data = [0; SECTOR_BYTES];
     data[0] = 16;
     super::identify::checksum(&mut data);

@@ -13,12 +13,12 @@ use aoe_common::wire::error;
 const MAX_BLOCKS: u8 = 8;
 
 /// Blocks of ranges one command may carry on a port: IDENTIFY word 105.
-pub fn max_blocks(per_frame: u8) -> u8 {
+pub(super) fn max_blocks(per_frame: u8) -> u8 {
     per_frame.min(MAX_BLOCKS)
 }
 
 /// Judges the command and reads its ranges; all are checked before any is trimmed.
-pub fn decode(r: &Registers, device: &Device<'_>) -> Result<Action, Refusal> {
+pub(super) fn decode(r: &Registers, device: &Device<'_>) -> Result<Action, Refusal> {
     let is_trim = r.feature & 1 != 0;
     let fits = (1..=max_blocks(device.per_frame)).contains(&r.count);
     if !is_trim || !fits || !r.writes() || device.read_only || !device.traits.trim {

@@ -12,13 +12,13 @@ const GENERATION: u32 = FROZEN - 1;
 /// One word a block: its generation (0: not written by this run, or unknown) and two flags. A plan without
 /// verification has an empty ledger.
 #[derive(Debug)]
-pub struct Ledger {
+pub(super) struct Ledger {
     blocks: Vec<u32>,
 }
 
 /// What checking the sectors of one reply found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Checked {
+pub(super) enum Checked {
     /// Every sector is what was written last.
     Right,
     /// No sector bears a stamp of this seed, and this run wrote none.
@@ -29,7 +29,7 @@ pub enum Checked {
 
 impl Ledger {
     /// Memory for a plan's blocks.
-    pub fn new(plan: &Plan) -> Ledger {
+    pub(super) fn new(plan: &Plan) -> Ledger {
         let blocks = if plan.verify { plan.blocks() as usize } else { 0 };
         Ledger {
             blocks: vec![0; blocks],
@@ -38,7 +38,7 @@ impl Ledger {
 
     /// Takes the block for a request, so that no other one touches it meanwhile. `None` when it is taken, or when
     /// it is to be written and must not be again.
-    pub fn take(&mut self, block: u64, write: bool) -> Option<u32> {
+    pub(super) fn take(&mut self, block: u64, write: bool) -> Option<u32> {
         let Some(entry) = self.blocks.get_mut(block as usize) else {
             return Some(0);
         };
@@ -50,33 +50,33 @@ impl Ledger {
     }
 
     /// The request on the block is over.
-    pub fn release(&mut self, block: u64) {
+    pub(super) fn release(&mut self, block: u64) {
         if let Some(entry) = self.blocks.get_mut(block as usize) {
             *entry &= !BUSY;
         }
     }
 
     /// A write was acknowledged: from now on the block holds this generation.
-    pub fn written(&mut self, block: u64, generation: u32) {
+    pub(super) fn written(&mut self, block: u64, generation: u32) {
         if let Some(entry) = self.blocks.get_mut(block as usize) {
             *entry = *entry & !GENERATION | generation & GENERATION;
         }
     }
 
     /// A write failed: what the block holds is not known.
-    pub fn unknown(&mut self, block: u64) {
+    pub(super) fn unknown(&mut self, block: u64) {
         self.written(block, 0);
     }
 
     /// A write was sent more than once. A late copy may land at any time, so nothing newer is written there.
-    pub fn freeze(&mut self, block: u64) {
+    pub(super) fn freeze(&mut self, block: u64) {
         if let Some(entry) = self.blocks.get_mut(block as usize) {
             *entry |= FROZEN;
         }
     }
 
     /// The first block at or after `from` that this run has written.
-    pub fn next_written(&self, from: u64) -> Option<u64> {
+    pub(super) fn next_written(&self, from: u64) -> Option<u64> {
         let rest = self.blocks.get(from as usize..)?;
         rest.iter()
             .position(|entry| entry & GENERATION != 0)
@@ -84,7 +84,7 @@ impl Ledger {
     }
 
     /// Compares what a read of the block returned with what it must hold.
-    pub fn check(&self, plan: &Plan, block: u64, data: &[u8]) -> Checked {
+    pub(super) fn check(&self, plan: &Plan, block: u64, data: &[u8]) -> Checked {
         let generation = self
             .blocks
             .get(block as usize)

@@ -14,7 +14,7 @@ pub enum Order {
 
 /// The endless sequence of requests of a plan; the same for the same seed.
 #[derive(Debug)]
-pub struct Pattern {
+pub(super) struct Pattern {
     order: Order,
     blocks: u64,
     read_percent: u64,
@@ -24,7 +24,7 @@ pub struct Pattern {
 
 impl Pattern {
     /// The sequence from its start.
-    pub fn new(plan: &Plan) -> Pattern {
+    pub(super) fn new(plan: &Plan) -> Pattern {
         Pattern {
             order: plan.order,
             blocks: plan.blocks(),
@@ -35,7 +35,7 @@ impl Pattern {
     }
 
     /// The next request: a block, and whether it is written.
-    pub fn draw(&mut self) -> (u64, bool) {
+    pub(super) fn draw(&mut self) -> (u64, bool) {
         let block = match self.order {
             Order::Random => self.below(self.blocks),
             Order::Sequential => {

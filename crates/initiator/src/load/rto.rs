@@ -9,14 +9,14 @@ const INITIAL: Duration = Duration::from_millis(250);
 
 /// Round-trip estimator.
 #[derive(Debug, Clone, Default)]
-pub struct Rto {
+pub(super) struct Rto {
     smoothed_ns: f64,
     variation_ns: f64,
 }
 
 impl Rto {
     /// Learns from an answer to a request that was sent once.
-    pub fn sample(&mut self, round_trip: Duration) {
+    pub(super) fn sample(&mut self, round_trip: Duration) {
         let ns = round_trip.as_secs_f64() * 1e9;
         if self.smoothed_ns == 0.0 {
             (self.smoothed_ns, self.variation_ns) = (ns, ns / 2.0);
@@ -27,7 +27,7 @@ impl Rto {
     }
 
     /// How long to wait for an answer to the `tries`th copy, 1 being the first.
-    pub fn after(&self, tries: u32) -> Duration {
+    pub(super) fn after(&self, tries: u32) -> Duration {
         let first = if self.smoothed_ns == 0.0 {
             INITIAL
         } else {

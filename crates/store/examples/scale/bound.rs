@@ -36,7 +36,7 @@ impl Payloads {
 }
 
 /// Copies into memory, each thread into its own.
-pub fn copies(load: Load) -> Row {
+pub(crate) fn copies(load: Load) -> Row {
     let most = THREADS.iter().copied().max().unwrap_or(1);
     let memory: Vec<Mutex<Vec<u8>>> = (0..most)
         .map(|_| Mutex::new(vec![0x11; SECTORS as usize * 512]))
@@ -57,7 +57,7 @@ pub fn copies(load: Load) -> Row {
 }
 
 /// System calls that write one file.
-pub fn pwrite(place: &str, directory: &Path, load: Load) -> Row {
+pub(crate) fn pwrite(place: &str, directory: &Path, load: Load) -> Row {
     let path = &directory.join(format!("plain-{}", load.sectors));
     std::fs::write(path, vec![0x11; SECTORS as usize * 512]).unwrap();
     let file = File::options().write(true).open(path).unwrap();

@@ -7,7 +7,7 @@ use engine::link::{Link, Pieces, PiecesMut};
 const HEAD_BYTES: usize = 36;
 const FRAME_BYTES: usize = HEAD_BYTES + 17 * 512;
 
-pub const TARGET: Mac = Mac([2, 0, 0, 0, 0, 2]);
+pub(crate) const TARGET: Mac = Mac([2, 0, 0, 0, 0, 2]);
 
 /// What is asked for.
 #[derive(Clone, Copy)]
@@ -18,14 +18,14 @@ pub struct Ask {
 }
 
 /// One frame.
-pub struct Frame {
+pub(crate) struct Frame {
     bytes: Box<[u8; FRAME_BYTES]>,
     len: usize,
 }
 
 /// A pool of frames; what is sent comes back at once.
 #[derive(Default)]
-pub struct Memory {
+pub(crate) struct Memory {
     pool: Vec<Frame>,
     pub answers: u64,
     pub errors: u64,
@@ -33,7 +33,7 @@ pub struct Memory {
 
 impl Memory {
     /// A request as received. Its data is what the frame held before: to write it anew would cost more than to serve it.
-    pub fn receive(&mut self, source: Mac, tag: u32, ask: Ask) -> Frame {
+    pub(crate) fn receive(&mut self, source: Mac, tag: u32, ask: Ask) -> Frame {
         let mut frame = self.allocate(HEAD_BYTES).unwrap();
         let (aflags, opcode) = if ask.writes { (0x41, 0x34) } else { (0x40, 0x24) };
         if ask.writes {

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use store::CompletionQueue;
 
 /// The worker's loop beyond the engine.
-pub trait Queue: Completions + Sized {
+pub(crate) trait Queue: Completions + Sized {
     /// A new one.
     fn open() -> Self;
     /// After each round.
@@ -46,7 +46,7 @@ impl Queue for CompletionQueue {
 
 /// Where operations that are put off wait until the worker has nothing else to do: each worker for itself, so that only the order is shared.
 #[derive(Debug, Default)]
-pub struct Delayed {
+pub(crate) struct Delayed {
     begun: VecDeque<Token>,
     ended: usize,
     posted: Arc<Mutex<VecDeque<Completion>>>,
@@ -54,7 +54,7 @@ pub struct Delayed {
 
 /// A handle to it.
 #[derive(Clone, Debug)]
-pub struct DelayedHandle(Arc<Mutex<VecDeque<Completion>>>);
+pub(crate) struct DelayedHandle(Arc<Mutex<VecDeque<Completion>>>);
 
 impl PartialEq for DelayedHandle {
     fn eq(&self, other: &DelayedHandle) -> bool {
@@ -102,7 +102,7 @@ impl Queue for Delayed {
 
 /// A store that puts off every write and does nothing.
 #[derive(Debug)]
-pub struct Later;
+pub(crate) struct Later;
 
 impl Store<Delayed> for Later {
     fn sectors(&self) -> u64 {

@@ -10,7 +10,7 @@ const PORT: u16 = 10809;
 
 /// An export of an NBD server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NbdAddress {
+pub(crate) struct NbdAddress {
     /// Where its server listens.
     pub(crate) server: Server,
     /// Its name; empty: the server's default.
@@ -28,7 +28,7 @@ pub(crate) enum Server {
 
 impl NbdAddress {
     /// Whether a path is meant as an address, well formed or not.
-    pub fn is_meant(path: &Path) -> bool {
+    pub(crate) fn is_meant(path: &Path) -> bool {
         let text = path.to_str().unwrap_or_default();
         text.starts_with("nbd://") || text.starts_with("nbd+") || text.starts_with("nbds:")
     }
@@ -37,7 +37,7 @@ impl NbdAddress {
     ///
     /// # Errors
     /// What it should be.
-    pub fn parse(path: &Path) -> Result<NbdAddress, &'static str> {
+    pub(crate) fn parse(path: &Path) -> Result<NbdAddress, &'static str> {
         let text = path.to_str().ok_or(SCHEME)?;
         if let Some(rest) = text.strip_prefix("nbd+unix:///") {
             let (export, query) = rest.split_once('?').ok_or(UNIX)?;

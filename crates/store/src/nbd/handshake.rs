@@ -46,27 +46,27 @@ pub(super) struct Granted {
 
 impl Granted {
     /// Writes are refused.
-    pub fn is_read_only(&self) -> bool {
+    pub(super) fn is_read_only(&self) -> bool {
         self.flags & 1 << 1 != 0
     }
 
     /// A write that was answered is on the medium only after a flush.
-    pub fn can_flush(&self) -> bool {
+    pub(super) fn can_flush(&self) -> bool {
         self.flags & 1 << 2 != 0
     }
 
     /// Space can be given back; what is read there then is open.
-    pub fn can_trim(&self) -> bool {
+    pub(super) fn can_trim(&self) -> bool {
         self.flags & 1 << 5 != 0
     }
 
     /// Zeros can be written without being sent.
-    pub fn can_write_zeroes(&self) -> bool {
+    pub(super) fn can_write_zeroes(&self) -> bool {
         self.flags & 1 << 6 != 0
     }
 
     /// Several connections see one disk, and a flush by one is a flush for all.
-    pub fn takes_several(&self) -> bool {
+    pub(super) fn takes_several(&self) -> bool {
         self.flags & 1 << 8 != 0
     }
 }

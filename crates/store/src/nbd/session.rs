@@ -125,7 +125,7 @@ pub(super) fn release_command(granted: &Granted) -> Option<Command> {
 }
 
 impl Shared {
-    pub fn new(address: NbdAddress, writes: bool, bytes: u64) -> Shared {
+    pub(super) fn new(address: NbdAddress, writes: bool, bytes: u64) -> Shared {
         Shared {
             address,
             writes,
@@ -137,7 +137,7 @@ impl Shared {
     }
 
     /// Has something done. `end` is called by another thread.
-    pub fn add(&self, work: Work, end: End) {
+    pub(super) fn add(&self, work: Work, end: End) {
         let mut state = self.state.lock();
         if state.closed {
             drop(state);
@@ -149,7 +149,7 @@ impl Shared {
     }
 
     /// Asks the server how large the export is now, some time soon.
-    pub fn ask_size(&self) {
+    pub(super) fn ask_size(&self) {
         let mut state = self.state.lock();
         if !std::mem::replace(&mut state.ask_size, true) {
             self.attend.notify_one();
@@ -157,7 +157,7 @@ impl Shared {
     }
 
     /// Whether the server is there, and whether it owes answers that an earlier one took along.
-    pub fn health(&self) -> Health {
+    pub(super) fn health(&self) -> Health {
         let state = self.state.lock();
         match (&state.silent, &state.doubt) {
             (Some(why), _) => Health::Silent(why.clone()),
@@ -167,7 +167,7 @@ impl Shared {
     }
 
     /// Figures for the operator, by name.
-    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+    pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
         let state = self.state.lock();
         vec![
             ("nbd_connections", state.connections as u64),
@@ -176,7 +176,7 @@ impl Shared {
     }
 
     /// Ends all that is under way, and the threads.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
         let told = state.table.end(CLOSED);
@@ -195,7 +195,7 @@ impl Shared {
     }
 
     /// Connects again and again, and serves. `connected` is the first server.
-    pub fn run(&self, connected: Connected) {
+    pub(super) fn run(&self, connected: Connected) {
         let mut doubts = Vec::new();
         let mut next = Some(connected);
         for session in 1.. {

@@ -26,7 +26,7 @@ pub(super) enum Stream {
 
 impl Stream {
     /// Connects. Reads end with an error after [`PATIENCE`] until [`Stream::wait_for_ever`].
-    pub fn connect(server: &Server) -> io::Result<Stream> {
+    pub(super) fn connect(server: &Server) -> io::Result<Stream> {
         let stream = match server {
             Server::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
             Server::Tcp(host, port) => Stream::Tcp(tcp(host, *port)?),
@@ -36,7 +36,7 @@ impl Stream {
     }
 
     /// From here on only the end of the connection ends a read.
-    pub fn wait_for_ever(&self) -> io::Result<()> {
+    pub(super) fn wait_for_ever(&self) -> io::Result<()> {
         self.set_patience(None)
     }
 
@@ -54,7 +54,7 @@ impl Stream {
     }
 
     /// Ends reads and writes of all who use it.
-    pub fn shut_down(&self) {
+    pub(super) fn shut_down(&self) {
         // Fails only where the other side has ended it already.
         let _ = match self {
             Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
@@ -63,7 +63,7 @@ impl Stream {
     }
 
     /// The process at the other end, where that can be known: it is on this host.
-    pub fn process(&self) -> Option<Process> {
+    pub(super) fn process(&self) -> Option<Process> {
         let Stream::Unix(stream) = self else { return None };
         let credentials = sockopt::socket_peercred(stream).ok()?;
         let fd = pidfd_open(credentials.pid, PidfdFlags::empty()).ok()?;
@@ -126,7 +126,7 @@ pub(super) struct Process {
 
 impl Process {
     /// It does nothing any more.
-    pub fn is_dead(&self) -> bool {
+    pub(super) fn is_dead(&self) -> bool {
         let fd = self.fd.as_fd();
         let mut fds = [PollFd::new(&fd, PollFlags::IN)];
         matches!(poll(&mut fds, Some(&rustix::time::Timespec::default())), Ok(1))

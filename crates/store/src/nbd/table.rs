@@ -104,12 +104,12 @@ pub(super) struct Table {
 
 impl Table {
     /// A server is there from now on. `release` is its command for TRIM.
-    pub fn connected(&mut self, flushes: bool, release: Option<Command>) {
+    pub(super) fn connected(&mut self, flushes: bool, release: Option<Command>) {
         (self.flushes, self.release) = (flushes, release);
     }
 
     /// Takes up an operation.
-    pub fn add(&mut self, work: Work, end: End) {
+    pub(super) fn add(&mut self, work: Work, end: End) {
         self.last += 1;
         let phase = Phase::Queued;
         self.operations.insert(self.last, Operation { work, phase, end });
@@ -117,7 +117,7 @@ impl Table {
     }
 
     /// The next request to be sent.
-    pub fn next(&mut self) -> Option<Message> {
+    pub(super) fn next(&mut self) -> Option<Message> {
         if let Some(flush) = self.flush.as_mut().filter(|flush| !flush.sent) {
             flush.sent = true;
             let (command, cookie) = (Command::Flush, flush.cookie);
@@ -143,7 +143,7 @@ impl Table {
     }
 
     /// Where the data that answers a request lies, and how much it is; `None` for a request that is not waiting for an answer.
-    pub fn expects(&self, cookie: u64) -> Option<(u64, u32)> {
+    pub(super) fn expects(&self, cookie: u64) -> Option<(u64, u32)> {
         if self
             .flush
             .as_ref()
@@ -160,7 +160,7 @@ impl Table {
     }
 
     /// A request was answered. Gives who is to be told of an end.
-    pub fn answered(&mut self, cookie: u64, outcome: Outcome) -> Vec<Told> {
+    pub(super) fn answered(&mut self, cookie: u64, outcome: Outcome) -> Vec<Told> {
         if self.flush.as_ref().is_some_and(|flush| flush.cookie == cookie) {
             return self.flushed(outcome.map(drop));
         }
@@ -223,7 +223,7 @@ impl Table {
     }
 
     /// The server is lost. What may be begun again is; gives how many writes are in doubt.
-    pub fn lost(&mut self, session: Session) -> usize {
+    pub(super) fn lost(&mut self, session: Session) -> usize {
         self.flush = None;
         self.answered.clear();
         self.queue.clear();
@@ -246,7 +246,7 @@ impl Table {
     }
 
     /// A lost server is dead: what was in doubt is begun again.
-    pub fn dead(&mut self, session: Session) {
+    pub(super) fn dead(&mut self, session: Session) {
         for (cookie, operation) in &mut self.operations {
             if operation.phase == Phase::InDoubt(session) {
                 operation.phase = Phase::Queued;
@@ -256,7 +256,7 @@ impl Table {
     }
 
     /// Nothing is carried out any more.
-    pub fn end(&mut self, error: u32) -> Vec<Told> {
+    pub(super) fn end(&mut self, error: u32) -> Vec<Told> {
         let operations = std::mem::take(self).operations;
         operations
             .into_values()

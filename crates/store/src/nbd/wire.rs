@@ -40,7 +40,7 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub fn to_bytes(self) -> [u8; REQUEST_LEN] {
+    pub(super) fn to_bytes(self) -> [u8; REQUEST_LEN] {
         let mut bytes = [0; REQUEST_LEN];
         bytes[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
         bytes[6..8].copy_from_slice(&(self.command as u16).to_be_bytes());

@@ -12,7 +12,7 @@ use super::cluster::Client;
 use super::error::Errno;
 
 /// Is told, once, that a store is fenced and why. Called by any thread, and must not block.
-pub type OnFence = Arc<dyn Fn(&str) + Send + Sync>;
+pub(crate) type OnFence = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Why a store without its lock is fenced.
 pub(crate) const LOST_LOCK: &str =

@@ -38,7 +38,7 @@ use crate::rbd::opening::Opened;
 use crate::rbd::parts::Parts;
 
 pub use error::LoadError;
-pub use fence::OnFence;
+pub(crate) use fence::OnFence;
 pub use opening::{RbdImage, available, inspect};
 pub use options::{CephOptions, LockOf, Takeover};
 pub use path::RbdPath;

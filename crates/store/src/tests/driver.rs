@@ -9,7 +9,7 @@ use crate::completion_queue::CompletionQueue;
 use engine::{Completions as _, Durability, Event, Extent, Fault, Step, Store, Token};
 
 /// One queue and the store it uses.
-pub struct Driver {
+pub(crate) struct Driver {
     pub store: Arc<dyn Store<CompletionQueue>>,
     pub queue: CompletionQueue,
     next_token: Token,
@@ -17,7 +17,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    pub fn new(store: &Arc<dyn Store<CompletionQueue>>) -> Driver {
+    pub(crate) fn new(store: &Arc<dyn Store<CompletionQueue>>) -> Driver {
         Driver {
             store: Arc::clone(store),
             queue: CompletionQueue::new().unwrap(),
@@ -26,13 +26,13 @@ impl Driver {
         }
     }
 
-    pub fn token(&mut self) -> Token {
+    pub(crate) fn token(&mut self) -> Token {
         self.next_token += 1;
         self.next_token
     }
 
     /// Sleeps until `token`'s event is there.
-    pub fn wait(&mut self, token: Token) -> Event {
+    pub(crate) fn wait(&mut self, token: Token) -> Event {
         loop {
             self.queue.submit(std::time::Instant::now());
             while let Some(completion) = self.queue.next() {
@@ -74,7 +74,7 @@ impl Driver {
         panic!("asked to come again 8 times");
     }
 
-    pub fn read(&mut self, lba: u64, count: u64) -> Result<Vec<u8>, Fault> {
+    pub(crate) fn read(&mut self, lba: u64, count: u64) -> Result<Vec<u8>, Fault> {
         // What is not filled in shows.
         let mut data = vec![0xa5; count as usize * 512];
         let result = self.run(|store, queue, token| {
@@ -89,7 +89,7 @@ impl Driver {
         Ok(data)
     }
 
-    pub fn write(&mut self, lba: u64, data: &[u8], durability: Durability) -> Result<(), Fault> {
+    pub(crate) fn write(&mut self, lba: u64, data: &[u8], durability: Durability) -> Result<(), Fault> {
         let extent = Extent {
             lba,
             count: data.len() as u64 / 512,
@@ -99,24 +99,24 @@ impl Driver {
             .map(drop)
     }
 
-    pub fn flush(&mut self) -> Result<(), Fault> {
+    pub(crate) fn flush(&mut self) -> Result<(), Fault> {
         self.run(|store, queue, token| store.flush(queue, token))
             .map(drop)
     }
 
-    pub fn trim(&mut self, extents: &[Extent]) -> Result<(), Fault> {
+    pub(crate) fn trim(&mut self, extents: &[Extent]) -> Result<(), Fault> {
         self.run(|store, queue, token| store.trim(queue, token, extents))
             .map(drop)
     }
 
-    pub fn verify(&mut self, lba: u64, count: u64) -> Result<(), Fault> {
+    pub(crate) fn verify(&mut self, lba: u64, count: u64) -> Result<(), Fault> {
         self.run(|store, queue, token| store.verify(queue, token, Extent { lba, count }))
             .map(drop)
     }
 }
 
 /// A figure of the store by its name.
-pub fn counter(store: &Arc<dyn Store<CompletionQueue>>, name: &str) -> u64 {
+pub(super) fn counter(store: &Arc<dyn Store<CompletionQueue>>, name: &str) -> u64 {
     let counters = store.counters();
     let found = counters.iter().find(|(known, _)| *known == name);
     found

@@ -11,7 +11,7 @@ use crate::open::open;
 use crate::options::{StoreKind, StoreOptions};
 use engine::{Durability, FaultKind};
 
-pub fn patiently(what: &str, mut attempt: impl FnMut() -> bool) {
+pub(super) fn patiently(what: &str, mut attempt: impl FnMut() -> bool) {
     let limit = Instant::now() + Duration::from_secs(60);
     while !attempt() {
         assert!(Instant::now() < limit, "{what}");

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Blocks being changed, with the operations that wait for each. The first number tells tables apart.
 #[derive(Debug, Default)]
-pub struct Blocks {
+pub(super) struct Blocks {
     busy: BTreeMap<(usize, u64), VecDeque<u64>>,
 }
 
 impl Blocks {
     /// Takes a block; false: the operation waits for it.
-    pub fn take(&mut self, block: (usize, u64), operation: u64) -> bool {
+    pub(super) fn take(&mut self, block: (usize, u64), operation: u64) -> bool {
         match self.busy.get_mut(&block) {
             None => {
                 self.busy.insert(block, VecDeque::new());
@@ -24,7 +24,7 @@ impl Blocks {
     }
 
     /// Gives a block to the next that waits for it, and returns that one.
-    pub fn release(&mut self, block: (usize, u64)) -> Option<u64> {
+    pub(super) fn release(&mut self, block: (usize, u64)) -> Option<u64> {
         let next = self.busy.get_mut(&block)?.pop_front();
         if next.is_none() {
             self.busy.remove(&block);
@@ -33,7 +33,7 @@ impl Blocks {
     }
 
     /// Forgets all: the process is gone.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.busy.clear();
     }
 }

@@ -19,7 +19,7 @@ const EIO: i32 = 5;
 
 /// What is waited for.
 #[derive(Debug)]
-pub enum Task {
+pub(super) enum Task {
     /// A write that reads see already; its first sector, and its stamp.
     Write(u64, Epoch),
     /// A write to be made before the commit.

@@ -13,7 +13,7 @@ use store::commit::machine::Epoch;
 
 /// Who waits for an operation.
 #[derive(Debug, Clone)]
-pub struct Waiter {
+pub(super) struct Waiter {
     /// Of the worker.
     pub handle: Handle,
     /// The worker's name for it.
@@ -24,7 +24,7 @@ pub struct Waiter {
 
 impl Waiter {
     /// Ends the operation for its worker.
-    pub fn finish(&self, result: Result<Option<Box<[u8]>>, Fault>) {
+    pub(super) fn finish(&self, result: Result<Option<Box<[u8]>>, Fault>) {
         self.handle.post(Completion {
             token: self.token,
             event: Event::Finished(result),
@@ -32,7 +32,7 @@ impl Waiter {
     }
 
     /// Has the worker repeat the call.
-    pub fn again(&self) {
+    pub(super) fn again(&self) {
         self.handle.post(Completion {
             token: self.token,
             event: Event::Again,
@@ -40,7 +40,7 @@ impl Waiter {
     }
 
     /// A failure at a sector of the disk.
-    pub fn fault(&self, kind: FaultKind, sector: u64) -> Fault {
+    pub(super) fn fault(&self, kind: FaultKind, sector: u64) -> Fault {
         Fault {
             kind,
             lba: sector.saturating_sub(self.base),
@@ -51,7 +51,7 @@ impl Waiter {
 
 /// A write past the page cache.
 #[derive(Debug, Clone)]
-pub struct Write {
+pub(super) struct Write {
     /// Its place among the disk's stores.
     pub store: usize,
     /// First sector on the disk.
@@ -76,7 +76,7 @@ impl Write {
 
 /// What a read is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+pub(super) enum Purpose {
     /// Its bytes.
     Bytes,
     /// READ VERIFY.
@@ -87,7 +87,7 @@ pub enum Purpose {
 
 /// An operation under way.
 #[derive(Debug)]
-pub enum Operation {
+pub(super) enum Operation {
     /// A read; `again`: into the page cache, and the worker repeats the call.
     Read {
         first: u64,

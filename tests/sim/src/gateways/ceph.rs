@@ -19,13 +19,13 @@ use crate::plan::GatewaysPlan;
 use crate::random::Random;
 
 /// An instance of a client: never used again.
-pub type ClientId = u32;
+pub(super) type ClientId = u32;
 /// Sectors of an object.
-pub const OBJECT: u64 = 8;
+pub(super) const OBJECT: u64 = 8;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
-pub enum Work {
+pub(super) enum Work {
     /// Sectors of one object.
     Read(u64, u64),
     /// Sectors of one object.
@@ -67,7 +67,7 @@ pub enum Answer {
 
 /// Who waits for the answer.
 #[derive(Debug)]
-pub enum To {
+pub(super) enum To {
     /// An operation of a store: the place of this part in it.
     Parts(Arc<Mutex<Parts>>, u64),
     /// The control part of the client's gateway.
@@ -105,7 +105,7 @@ struct Osd {
 
 /// The cluster.
 #[derive(Debug)]
-pub struct Ceph {
+pub(super) struct Ceph {
     bus: Bus,
     random: Random,
     plan: GatewaysPlan,
@@ -134,7 +134,7 @@ pub struct Ceph {
 
 impl Ceph {
     /// A cluster whose image lies on `disk`.
-    pub fn new(
+    pub(super) fn new(
         plan: &GatewaysPlan,
         seed: u64,
         bus: &Bus,
@@ -165,7 +165,7 @@ impl Ceph {
     }
 
     /// Starts a job.
-    pub fn submit(&mut self, client: &Arc<Client>, worker: WorkerId, work: Work, to: To) -> u64 {
+    pub(super) fn submit(&mut self, client: &Arc<Client>, worker: WorkerId, work: Work, to: To) -> u64 {
         let number = self.next_job;
         self.next_job += 1;
         if let Work::Save(state) = &work {
@@ -193,7 +193,7 @@ impl Ceph {
     }
 
     /// A job goes on.
-    pub fn event(&mut self, number: u64) {
+    pub(super) fn event(&mut self, number: u64) {
         let Some(job) = self.jobs.get(&number) else { return };
         let gateway = job.client.gateway;
         // What a stopped process has sent is on its way; what comes back waits for it.
@@ -296,7 +296,7 @@ impl Ceph {
     }
 
     /// An OSD hears of a map.
-    pub fn map(&mut self, osd: u8, epoch: u64) {
+    pub(super) fn map(&mut self, osd: u8, epoch: u64) {
         if let Some(osd) = self.osds.get_mut(usize::from(osd)) {
             osd.epoch = osd.epoch.max(epoch);
         }
@@ -330,35 +330,35 @@ impl Ceph {
     }
 
     /// Jobs of a client that are not over.
-    pub fn in_flight(&self, client: ClientId) -> usize {
+    pub(super) fn in_flight(&self, client: ClientId) -> usize {
         self.jobs.values().filter(|job| job.client.id == client).count()
     }
 
     /// Jobs of a worker that may still change something.
-    pub fn of_worker(&self, worker: WorkerId) -> usize {
+    pub(super) fn of_worker(&self, worker: WorkerId) -> usize {
         let of = |job: &&Job| job.worker == worker && matches!(job.work, Work::Write(..) | Work::Save(_));
         self.jobs.values().filter(of).count()
     }
 
     /// A gateway's process is gone: what it had not sent never comes, what is on its way does.
-    pub fn process_gone(&mut self, gateway: u8) {
+    pub(super) fn process_gone(&mut self, gateway: u8) {
         for number in self.held.remove(&gateway).unwrap_or_default() {
             self.jobs.remove(&number);
         }
     }
 
     /// Whether a gateway does not reach the cluster.
-    pub fn is_cut(&self, gateway: u8) -> bool {
+    pub(super) fn is_cut(&self, gateway: u8) -> bool {
         self.cuts.get(&gateway).is_some_and(|times| *times > 0)
     }
 
     /// Whether all of the cluster answers in time.
-    pub fn is_well(&self) -> bool {
+    pub(super) fn is_well(&self) -> bool {
         self.slow == 0 && self.osds.iter().all(|osd| osd.stalls == 0)
     }
 
     /// Cuts a gateway's way to the cluster, or mends one cut.
-    pub fn cut(&mut self, gateway: u8, cut: bool) {
+    pub(super) fn cut(&mut self, gateway: u8, cut: bool) {
         let cuts = self.cuts.entry(gateway).or_default();
         *cuts = if cut { *cuts + 1 } else { cuts.saturating_sub(1) };
         if *cuts == 0 {
@@ -376,7 +376,7 @@ impl Ceph {
     }
 
     /// A gateway's process is stopped, or goes on.
-    pub fn stop(&mut self, gateway: u8, stopped: bool) {
+    pub(super) fn stop(&mut self, gateway: u8, stopped: bool) {
         if stopped {
             self.stopped.insert(gateway);
         } else if self.stopped.remove(&gateway) {
@@ -386,7 +386,7 @@ impl Ceph {
     }
 
     /// Everything takes seconds, or not any more.
-    pub fn slow(&mut self, slow: bool) {
+    pub(super) fn slow(&mut self, slow: bool) {
         self.slow = if slow {
             self.slow + 1
         } else {
@@ -395,7 +395,7 @@ impl Ceph {
     }
 
     /// An OSD does nothing, or goes on.
-    pub fn stall(&mut self, osd: u8, stalls: bool) {
+    pub(super) fn stall(&mut self, osd: u8, stalls: bool) {
         let count = self.osds.len();
         let osd = &mut self.osds[usize::from(osd) % count];
         osd.stalls = if stalls {
@@ -412,27 +412,27 @@ impl Ceph {
     }
 
     /// Clients that were the first to use an OSD's objects after others, since the last call.
-    pub fn take_overtaken(&mut self) -> Vec<(ClientId, usize)> {
+    pub(super) fn take_overtaken(&mut self) -> Vec<(ClientId, usize)> {
         std::mem::take(&mut self.overtaken)
     }
 
     /// The OSD of a sector.
-    pub fn osd_of(&self, sector: u64) -> usize {
+    pub(super) fn osd_of(&self, sector: u64) -> usize {
         ((sector / OBJECT) % self.osds.len() as u64) as usize
     }
 
     /// Who has the lock.
-    pub fn owner(&self) -> Option<ClientId> {
+    pub(super) fn owner(&self) -> Option<ClientId> {
         self.lock
     }
 
     /// When this client was shut out.
-    pub fn shut_out_us(&self, client: ClientId) -> Option<u64> {
+    pub(super) fn shut_out_us(&self, client: ClientId) -> Option<u64> {
         Some(self.blocklist.get(&client)?.1)
     }
 
     /// The state may be any of these, besides what was answered: they were asked for since the last call.
-    pub fn take_asked(&mut self) -> Vec<Persistent> {
+    pub(super) fn take_asked(&mut self) -> Vec<Persistent> {
         std::mem::take(&mut self.asked).into()
     }
 }

@@ -16,18 +16,18 @@ use crate::bus::{Bus, CompletionQueue, Control, Event, Handle, WorkerId};
 use crate::mutants::Mutant;
 
 /// A gateway that has heard nothing of Ceph for so long answers nobody.
-pub const LEASE_US: u64 = 1_500_000;
+pub(super) const LEASE_US: u64 = 1_500_000;
 
 /// A machine's clock. It may stand still.
 #[derive(Debug)]
-pub struct Clock {
+pub(super) struct Clock {
     bus: Bus,
     behind_us: AtomicU64,
 }
 
 impl Clock {
     /// A clock that goes right.
-    pub fn new(bus: &Bus) -> Clock {
+    pub(super) fn new(bus: &Bus) -> Clock {
         Clock {
             bus: bus.clone(),
             behind_us: AtomicU64::new(0),
@@ -35,19 +35,19 @@ impl Clock {
     }
 
     /// What it shows.
-    pub fn now_us(&self) -> u64 {
+    pub(super) fn now_us(&self) -> u64 {
         self.bus.now_us() - self.behind_us.load(Ordering::Relaxed)
     }
 
     /// It stood still for so long.
-    pub fn stood(&self, us: u64) {
+    pub(super) fn stood(&self, us: u64) {
         self.behind_us.fetch_add(us, Ordering::Relaxed);
     }
 }
 
 /// One instance of a client.
 #[derive(Debug)]
-pub struct Client {
+pub(super) struct Client {
     /// Its number.
     pub id: ClientId,
     /// Whose it is.
@@ -70,7 +70,7 @@ pub struct Client {
 
 impl Client {
     /// A new instance.
-    pub fn new(id: ClientId, (gateway, life): (u8, u32), clock: &Arc<Clock>, bus: &Bus) -> Client {
+    pub(super) fn new(id: ClientId, (gateway, life): (u8, u32), clock: &Arc<Clock>, bus: &Bus) -> Client {
         Client {
             id,
             gateway,
@@ -89,29 +89,29 @@ impl Client {
 
     /// With a planted defect.
     #[must_use]
-    pub fn with(mut self, mutant: Option<Mutant>) -> Client {
+    pub(super) fn with(mut self, mutant: Option<Mutant>) -> Client {
         self.mutant = mutant;
         self
     }
 
     /// The epoch of its map.
-    pub fn epoch(&self) -> u64 {
+    pub(super) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Relaxed)
     }
 
     /// It has this map, or a later one.
-    pub fn learn(&self, epoch: u64) {
+    pub(super) fn learn(&self, epoch: u64) {
         self.epoch.fetch_max(epoch, Ordering::Relaxed);
     }
 
     /// The time of its gateway.
-    pub fn now_us(&self) -> u64 {
+    pub(super) fn now_us(&self) -> u64 {
         self.clock.now_us()
     }
 
     /// The cluster has answered what was asked at this time. An answer says that the image was the client's then: it may have waited
     /// for a process that was stopped.
-    pub fn answered(&self, answer: &Answer, asked_us: u64) {
+    pub(super) fn answered(&self, answer: &Answer, asked_us: u64) {
         if *answer == Answer::ShutOut {
             return self.fence("Ceph has shut this client out");
         }
@@ -123,7 +123,7 @@ impl Client {
     }
 
     /// The image is somebody else's.
-    pub fn fence(&self, reason: &'static str) {
+    pub(super) fn fence(&self, reason: &'static str) {
         if !self.shut_out.swap(true, Ordering::Relaxed) {
             let told = Event::Gateway(self.gateway, self.life, Control::Fenced(self.id, reason));
             self.bus.after(1000, told);
@@ -131,22 +131,22 @@ impl Client {
     }
 
     /// Looks whether nothing was heard for too long (the design of a mutant).
-    pub fn look_at_lease(&self) {
+    pub(super) fn look_at_lease(&self) {
         self.lapsed.store(self.has_lapsed(), Ordering::Relaxed);
     }
 
     /// Nobody is answered from now on.
-    pub fn silence(&self) {
+    pub(super) fn silence(&self) {
         self.silenced.store(true, Ordering::Relaxed);
     }
 
     /// A worker is told that the protocol state is saved.
-    pub fn saved(&self, worker: WorkerId) {
+    pub(super) fn saved(&self, worker: WorkerId) {
         self.saved.store(worker + 1, Ordering::Relaxed);
     }
 
     /// Whether this worker has been told so since the last call.
-    pub fn hears_of_save(&self, worker: WorkerId) -> bool {
+    pub(super) fn hears_of_save(&self, worker: WorkerId) -> bool {
         let own = worker + 1;
         let taken = self
             .saved
@@ -155,17 +155,17 @@ impl Client {
     }
 
     /// Whether the image is somebody else's.
-    pub fn is_shut_out(&self) -> bool {
+    pub(super) fn is_shut_out(&self) -> bool {
         self.shut_out.load(Ordering::Relaxed)
     }
 
     /// Whether nothing was heard of Ceph for too long.
-    pub fn has_lapsed(&self) -> bool {
+    pub(super) fn has_lapsed(&self) -> bool {
         self.clock.now_us() - self.heard_us.load(Ordering::Relaxed) > LEASE_US
     }
 
     /// Whether nobody may be answered.
-    pub fn is_silent(&self) -> bool {
+    pub(super) fn is_silent(&self) -> bool {
         let fenced = self.mutant != Some(Mutant::AnswersWhileFenced) && self.is_shut_out();
         let lapsed = match self.mutant {
             Some(Mutant::NoLease) => false,
@@ -178,7 +178,7 @@ impl Client {
 
 /// An image as the engine sees it.
 #[derive(Debug)]
-pub struct Image {
+pub(super) struct Image {
     /// Through which it is used.
     pub client: Arc<Client>,
     /// Where it lies.
@@ -308,7 +308,7 @@ impl Store<CompletionQueue> for Image {
 
 /// The protocol state, in the image's metadata.
 #[derive(Debug)]
-pub struct Metadata {
+pub(super) struct Metadata {
     /// Through which it is kept.
     pub client: Arc<Client>,
     /// Where it lies.

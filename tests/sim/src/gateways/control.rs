@@ -17,7 +17,7 @@ const KEEP_US: u64 = 500_000;
 const LOOK_US: u64 = 10_000_000;
 
 /// What a client is called where the machine sees it.
-pub fn name(client: ClientId) -> String {
+pub(super) fn name(client: ClientId) -> String {
     format!("client.{client}")
 }
 

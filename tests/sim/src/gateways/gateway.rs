@@ -12,16 +12,16 @@ use crate::bus::{Bus, Event, WorkerId};
 use crate::process::Process;
 
 /// The address of the group.
-pub const GROUP: Mac = Mac([2, 0x78, 0x62, 0, 0, 1]);
+pub(super) const GROUP: Mac = Mac([2, 0x78, 0x62, 0, 0, 1]);
 
 /// A gateway's own address.
-pub fn own_mac(gateway: u8) -> Mac {
+pub(super) fn own_mac(gateway: u8) -> Mac {
     Mac([2, 0, 0, 0, 1, gateway])
 }
 
 /// How far a gateway is with taking the lock: what it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub(super) enum Stage {
     /// The map.
     Connect,
     /// Who has the lock.
@@ -38,7 +38,7 @@ pub enum Stage {
 
 /// The lock is being taken.
 #[derive(Debug)]
-pub struct Taking {
+pub(super) struct Taking {
     /// Whose lock may be broken; `None`: whoever's.
     pub from: Option<Holder>,
     /// How far it is.
@@ -47,7 +47,7 @@ pub struct Taking {
 
 /// Where a gateway's process stands.
 #[derive(Debug)]
-pub struct Life {
+pub(super) struct Life {
     /// What decides.
     pub group: Group,
     /// For questions about the lock.
@@ -80,7 +80,7 @@ pub struct Life {
 
 /// A machine.
 #[derive(Debug)]
-pub struct Gateway {
+pub(super) struct Gateway {
     /// Its clock.
     pub clock: Arc<Clock>,
     /// When it was stopped; 0: it runs.
@@ -99,7 +99,7 @@ pub struct Gateway {
 
 impl Gateway {
     /// A machine without a process.
-    pub fn new(bus: &Bus) -> Gateway {
+    pub(super) fn new(bus: &Bus) -> Gateway {
         Gateway {
             clock: Arc::new(Clock::new(bus)),
             stopped_us: 0,
@@ -112,17 +112,17 @@ impl Gateway {
     }
 
     /// Whether it does nothing now.
-    pub fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.stopped_us > 0
     }
 
     /// What it does for the group.
-    pub fn state(&self) -> Option<&State> {
+    pub(super) fn state(&self) -> Option<&State> {
         self.life.as_ref().map(|life| life.group.state())
     }
 
     /// Starts a process.
-    pub fn start(&mut self, settings: Settings, asks: Arc<Client>) {
+    pub(super) fn start(&mut self, settings: Settings, asks: Arc<Client>) {
         self.life = Some(Life {
             group: Group::new(settings, self.clock.now_us()),
             asks,

@@ -9,7 +9,7 @@ use crate::bus::Handle;
 
 /// What is left of one.
 #[derive(Debug)]
-pub struct Parts {
+pub(super) struct Parts {
     handle: Handle,
     token: Token,
     lba: u64,
@@ -21,7 +21,7 @@ pub struct Parts {
 
 impl Parts {
     /// One of so many jobs; `read`: how many sectors it brings.
-    pub fn new((handle, token): (Handle, Token), lba: u64, jobs: usize, read: Option<u64>) -> Parts {
+    pub(super) fn new((handle, token): (Handle, Token), lba: u64, jobs: usize, read: Option<u64>) -> Parts {
         Parts {
             handle,
             token,
@@ -33,7 +33,7 @@ impl Parts {
     }
 
     /// The job for the part from this sector of it on has come to its end.
-    pub fn end(&mut self, at: u64, answer: Answer) {
+    pub(super) fn end(&mut self, at: u64, answer: Answer) {
         match (answer, &mut self.bytes) {
             (Answer::Bytes(part), Some(bytes)) => {
                 bytes[(at * SECTOR_BYTES) as usize..][..part.len()].copy_from_slice(&part);

@@ -10,7 +10,7 @@ use crate::host::mac_of;
 use crate::oracle::SHELF;
 
 /// A gateway's number as a host of the networks.
-pub fn as_host(gateway: u8) -> u16 {
+pub(super) fn as_host(gateway: u8) -> u16 {
     0x100 + u16::from(gateway)
 }
 
@@ -96,7 +96,7 @@ fn source(bytes: &[u8]) -> Mac {
 }
 
 /// Whether a frame to this gateway says that another one answers for the group.
-pub fn is_answer(bytes: &[u8], gateway: u8) -> bool {
+pub(super) fn is_answer(bytes: &[u8], gateway: u8) -> bool {
     destination(bytes) == own_mac(gateway)
         && Reply::parse(bytes).is_some_and(|reply| reply.from == GROUP && reply.command == aoe::CMD_QUERY)
 }

@@ -20,7 +20,7 @@ const OUTAGE_US: [u64; 2] = [12_000_000, 50_000_000];
 
 /// What is remembered.
 #[derive(Debug)]
-pub struct Watch {
+pub(super) struct Watch {
     /// When something happened to a gateway last, if ever.
     disturbed: Vec<Option<u64>>,
     /// When it had the lock last.
@@ -35,7 +35,7 @@ pub struct Watch {
 
 impl Watch {
     /// Of so many gateways.
-    pub fn new(count: u8) -> Watch {
+    pub(super) fn new(count: u8) -> Watch {
         let count = usize::from(count);
         Watch {
             disturbed: vec![None; count],
@@ -47,12 +47,12 @@ impl Watch {
     }
 
     /// Something happens to a gateway.
-    pub fn disturb(&mut self, gateway: u8, now_us: u64) {
+    pub(super) fn disturb(&mut self, gateway: u8, now_us: u64) {
         self.disturbed[usize::from(gateway)] = Some(now_us);
     }
 
     /// A gateway has the lock.
-    pub fn locked(&mut self, gateway: u8, now_us: u64) {
+    pub(super) fn locked(&mut self, gateway: u8, now_us: u64) {
         self.locked[usize::from(gateway)] = now_us;
     }
 }

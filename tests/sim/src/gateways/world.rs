@@ -29,7 +29,7 @@ const TIMER_US: u64 = 100_000;
 const BOUND_US: u64 = 150_000_000;
 
 /// Everything.
-pub struct Gateways {
+pub(super) struct Gateways {
     pub(super) plan: Plan,
     pub(super) settings: Settings,
     pub(super) bus: Bus,

@@ -7,14 +7,14 @@ const LONGEST_US: i64 = 20_000_000;
 
 /// The estimate for one device.
 #[derive(Debug)]
-pub struct Rtt {
+pub(super) struct Rtt {
     average: i64,
     deviation: i64,
 }
 
 impl Rtt {
     /// Before the first answer: an average of 250 ms, and a deviation that makes the first wait 16.5 s long, as seen.
-    pub fn new() -> Rtt {
+    pub(super) fn new() -> Rtt {
         Rtt {
             average: 250_000 << AVERAGE_SCALE,
             deviation: 2_000_000 << DEVIATION_SCALE,
@@ -22,14 +22,14 @@ impl Rtt {
     }
 
     /// How long to wait for an answer.
-    pub fn timeout_us(&self) -> u64 {
+    pub(super) fn timeout_us(&self) -> u64 {
         let timeout = ((2 * self.average) >> AVERAGE_SCALE) + ((8 * self.deviation) >> DEVIATION_SCALE);
         // Frames that the network held back would make it minutes: a bound on the end of a request needs a bound here.
         timeout.clamp(1, LONGEST_US) as u64
     }
 
     /// An answer took this long.
-    pub fn answered(&mut self, took_us: u64) {
+    pub(super) fn answered(&mut self, took_us: u64) {
         let mut error = took_us as i64 - (self.average >> AVERAGE_SCALE);
         self.average += error;
         error = error.abs() - (self.deviation >> DEVIATION_SCALE);
@@ -37,14 +37,14 @@ impl Rtt {
     }
 
     /// An answer did not come.
-    pub fn timed_out(&mut self) {
+    pub(super) fn timed_out(&mut self) {
         self.average = (self.average * 2).min(2_000_000 << AVERAGE_SCALE);
     }
 }
 
 /// The window of one path.
 #[derive(Debug)]
-pub struct Window {
+pub(super) struct Window {
     /// Most frames the target takes.
     pub frames: u32,
     /// Frames that may be out now.
@@ -57,7 +57,7 @@ pub struct Window {
 
 impl Window {
     /// For a target that offers so many buffers: it begins half open.
-    pub fn new(buffers: u16) -> Window {
+    pub(super) fn new(buffers: u16) -> Window {
         let frames = u32::from(buffers).min(64);
         Window {
             frames,
@@ -69,7 +69,7 @@ impl Window {
     }
 
     /// An answer came.
-    pub fn answered(&mut self) {
+    pub(super) fn answered(&mut self) {
         self.out = self.out.saturating_sub(1);
         if self.open >= self.frames {
         } else if self.open < self.threshold {
@@ -83,14 +83,14 @@ impl Window {
     }
 
     /// None came.
-    pub fn timed_out(&mut self) {
+    pub(super) fn timed_out(&mut self) {
         self.out = self.out.saturating_sub(1);
         self.threshold = (self.open / 2).max(1);
         self.open = 1;
     }
 
     /// Room for another frame.
-    pub fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.out < self.open
     }
 }

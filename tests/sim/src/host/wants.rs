@@ -37,17 +37,17 @@ fn ata(text: String, aflags: u8, feature: u8, count: u8, opcode: u8, lba: u64, d
 }
 
 /// READ EXT.
-pub fn read(lba: u64, count: u8, data: &[u8]) -> Ask {
+pub(super) fn read(lba: u64, count: u8, data: &[u8]) -> Ask {
     ata(format!("READ {lba}+{count}"), 0x40, 0, count, 0x24, lba, data)
 }
 
 /// IDENTIFY.
-pub fn identify() -> Ask {
+pub(super) fn identify() -> Ask {
     ata("IDENTIFY".into(), 0, 0, 1, 0xec, 0xa0 << 24, &[])
 }
 
 /// Query Config.
-pub fn query(sub: u8, text: &[u8]) -> Ask {
+pub(super) fn query(sub: u8, text: &[u8]) -> Ask {
     let mut argument = vec![0, 0, 0, 0, 0, sub];
     argument.extend((text.len() as u16).to_be_bytes());
     argument.extend(text);

@@ -8,7 +8,7 @@ use crate::stamp::Value;
 pub type Tick = u64;
 
 /// Not yet, or never.
-pub const NEVER: Tick = Tick::MAX;
+pub(super) const NEVER: Tick = Tick::MAX;
 
 /// A write and the reads that saw it.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 /// One file of package sources: its name as apt wants it, and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub(super) struct Source {
     /// The form is in the ending: `.list` or `.sources`.
     pub name: String,
     /// What stands in it.
@@ -20,7 +20,7 @@ pub struct Source {
 ///
 /// # Errors
 /// When none of them is Debian's archive.
-pub fn of_debian(etc_apt: &Path, codename: &str, more: &[String]) -> Result<Vec<Source>> {
+pub(super) fn of_debian(etc_apt: &Path, codename: &str, more: &[String]) -> Result<Vec<Source>> {
     let mut files = vec![etc_apt.join("sources.list")];
     if let Ok(parts) = fs::read_dir(etc_apt.join("sources.list.d")) {
         files.extend(parts.filter_map(Result::ok).map(|part| part.path()));

@@ -11,7 +11,7 @@ impl Plan {
     ///
     /// # Errors
     /// When that cannot be.
-    pub fn take_group(&mut self, name: &str, now: Instant) -> Result<(), String> {
+    pub(crate) fn take_group(&mut self, name: &str, now: Instant) -> Result<(), String> {
         let us = self.us(now);
         let group = self.groups.get_mut(name).ok_or_else(|| no_group(name))?;
         match group.machine.take(us) {
@@ -27,7 +27,7 @@ impl Plan {
     ///
     /// # Errors
     /// When that cannot be.
-    pub fn release_group(&mut self, name: &str, now: Instant) -> Result<(), String> {
+    pub(crate) fn release_group(&mut self, name: &str, now: Instant) -> Result<(), String> {
         let us = self.us(now);
         let group = self.groups.get_mut(name).ok_or_else(|| no_group(name))?;
         match group.machine.release(us) {

@@ -46,7 +46,13 @@ impl Plan {
     }
 
     /// What came of running the program of a group.
-    pub fn lock_ended(&mut self, name: &str, order: LockOrder, result: Result<(), String>, now: Instant) {
+    pub(crate) fn lock_ended(
+        &mut self,
+        name: &str,
+        order: LockOrder,
+        result: Result<(), String>,
+        now: Instant,
+    ) {
         let us = self.us(now);
         if let (LockOrder::Release, Err(reason)) = (order, &result) {
             self.say(Level::Error, format!("failover group {name}: {reason}"));
@@ -78,7 +84,7 @@ impl Plan {
     }
 
     /// For the end of the process: the groups whose programs have something to give back.
-    pub fn storage_to_release(&self) -> Vec<Arc<FailoverGroup>> {
+    pub(crate) fn storage_to_release(&self) -> Vec<Arc<FailoverGroup>> {
         let held = self
             .groups
             .values()

@@ -65,7 +65,7 @@ impl Plan {
     }
 
     /// All groups, by name.
-    pub fn groups(&self) -> Vec<GroupStatus> {
+    pub(crate) fn groups(&self) -> Vec<GroupStatus> {
         let status = |(name, group): (&String, &Membership)| {
             let owner = |id: ExportId| (id, group.owners.get(&id).cloned().flatten());
             let held_until = self.at(group.machine.held_until_us());

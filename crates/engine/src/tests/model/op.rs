@@ -6,17 +6,17 @@ use proptest::prelude::*;
 use crate::testing::bench::{TARGET, ata, frame_from};
 
 /// Sectors of the export.
-pub const SECTORS: u64 = 24;
+pub(super) const SECTORS: u64 = 24;
 
 /// The initiators.
-pub const HOSTS: [Mac; 3] = [
+pub(super) const HOSTS: [Mac; 3] = [
     Mac([2, 0, 0, 0, 1, 1]),
     Mac([2, 0, 0, 0, 1, 2]),
     Mac([2, 0, 0, 0, 1, 3]),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Op {
+pub(super) enum Op {
     Read(u64, u8),
     Write(u64, u8, u8),
     Trim(u64, u64),
@@ -27,7 +27,7 @@ pub enum Op {
     Reserve(u8, Vec<usize>),
 }
 
-pub fn op() -> impl Strategy<Value = Op> {
+pub(super) fn op() -> impl Strategy<Value = Op> {
     let lba = 0..SECTORS + 1;
     let string = proptest::collection::vec(b'a'..b'c', 0..3);
     let hosts = proptest::collection::vec(0..3usize, 0..3);
@@ -44,7 +44,7 @@ pub fn op() -> impl Strategy<Value = Op> {
 }
 
 impl Op {
-    pub fn frame(&self, host: Mac, tag: u32) -> Vec<u8> {
+    pub(super) fn frame(&self, host: Mac, tag: u32) -> Vec<u8> {
         let (command, argument) = match self {
             Op::Read(lba, count) => (0, ata(0x40, 0, *count, 0x24, *lba, &[])),
             Op::Write(lba, count, byte) => (
@@ -90,7 +90,7 @@ impl Op {
     }
 
     /// The sectors it touches and whether it writes.
-    pub fn sectors(&self) -> Option<(std::ops::Range<u64>, bool)> {
+    pub(super) fn sectors(&self) -> Option<(std::ops::Range<u64>, bool)> {
         match *self {
             Op::Read(lba, count) | Op::Verify(lba, count) => Some((lba..lba + u64::from(count), false)),
             Op::Write(lba, count, _) => Some((lba..lba + u64::from(count), true)),
@@ -99,11 +99,11 @@ impl Op {
         }
     }
 
-    pub fn is_fence(&self) -> bool {
+    pub(super) fn is_fence(&self) -> bool {
         matches!(self, Op::Mask(..) | Op::Reserve(..))
     }
 
-    pub fn conflicts(&self, other: &Op) -> bool {
+    pub(super) fn conflicts(&self, other: &Op) -> bool {
         if self.is_fence() || other.is_fence() {
             return true;
         }
@@ -119,7 +119,7 @@ impl Op {
 
 /// What an answer must say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(super) enum Answer {
     AoeError(u8),
     Ata(u8, u8),
     Data(Vec<u8>),
@@ -129,7 +129,7 @@ pub enum Answer {
     Reserve(u8, Vec<Mac>),
 }
 
-pub fn read_answer(reply: &[u8]) -> Answer {
+pub(super) fn read_answer(reply: &[u8]) -> Answer {
     let error = reply[15];
     let macs = |at: usize, count: usize, stride: usize| -> Vec<Mac> {
         (0..count)

@@ -6,7 +6,7 @@ use super::op::{Answer, HOSTS, Op, SECTORS};
 use crate::Persistent;
 
 #[derive(Clone, Debug)]
-pub struct Unfinished {
+pub(super) struct Unfinished {
     pub host: usize,
     pub op: Op,
     pub tag: u32,
@@ -14,7 +14,7 @@ pub struct Unfinished {
     pub started: Option<Answer>,
 }
 
-pub struct Model {
+pub(super) struct Model {
     pub image: Vec<u8>,
     pub state: Persistent,
     pub unfinished: Vec<Unfinished>,
@@ -24,7 +24,7 @@ pub struct Model {
 
 impl Model {
     /// What the rules say now; `None`: silence. The new state, where there is one, is to be put in force.
-    pub fn judge(&self, host: usize, op: &Op) -> (Option<Answer>, Option<Persistent>) {
+    pub(super) fn judge(&self, host: usize, op: &Op) -> (Option<Answer>, Option<Persistent>) {
         let (source, state) = (HOSTS[host], &self.state);
         if !state.mask.is_empty() && !state.mask.contains(&source) {
             return (None, None);
@@ -103,7 +103,7 @@ impl Model {
         }
     }
 
-    pub fn ask(&mut self, host: usize, op: &Op, tag: u32) {
+    pub(super) fn ask(&mut self, host: usize, op: &Op, tag: u32) {
         let (answer, change) = self.judge(host, op);
         let stored = op.sectors().is_some() || *op == Op::Flush;
         let at_once = if stored {
@@ -137,7 +137,7 @@ impl Model {
     }
 
     /// Starts whatever may, until nothing changes.
-    pub fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         let mut at = 0;
         while let Some(next) = self.unfinished.get(at).cloned() {
             let blocked = self.unfinished[..at]
@@ -168,7 +168,7 @@ impl Model {
         }
     }
 
-    pub fn carry_out(&mut self, op: &Op) -> Answer {
+    pub(super) fn carry_out(&mut self, op: &Op) -> Answer {
         let bytes = |range: std::ops::Range<u64>| range.start as usize * 512..range.end as usize * 512;
         match (op, op.sectors()) {
             (Op::Read(..), Some((sectors, _))) => Answer::Data(self.image[bytes(sectors)].to_vec()),
@@ -185,7 +185,7 @@ impl Model {
     }
 
     /// The store has finished the operation of the request that was answered by one of `tags`, if any.
-    pub fn finish(&mut self, tag: u32) {
+    pub(super) fn finish(&mut self, tag: u32) {
         let at = self
             .unfinished
             .iter()

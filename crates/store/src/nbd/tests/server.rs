@@ -13,7 +13,7 @@ use super::super::wire::array;
 
 /// How a server behaves.
 #[derive(Clone, Debug)]
-pub struct Manner {
+pub(crate) struct Manner {
     /// Transmission flags beside the one that says that there are flags.
     pub flags: u16,
     /// Replies come in parts.
@@ -26,7 +26,7 @@ pub struct Manner {
 
 /// What a server does once instead of what it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trick {
+pub(crate) enum Trick {
     /// It answers with this error.
     Error(u32),
     /// The connection ends, and nothing is carried out.
@@ -38,10 +38,10 @@ pub enum Trick {
 }
 
 /// Flush, trim, write zeroes, several connections.
-pub const ALL_FLAGS: u16 = 1 << 2 | 1 << 5 | 1 << 6 | 1 << 8;
+pub(crate) const ALL_FLAGS: u16 = 1 << 2 | 1 << 5 | 1 << 6 | 1 << 8;
 
 impl Manner {
-    pub fn new(sectors: u64) -> Manner {
+    pub(crate) fn new(sectors: u64) -> Manner {
         Manner {
             flags: ALL_FLAGS,
             structured: true,
@@ -65,14 +65,14 @@ struct Disk {
 
 /// A server on a socket of its own.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     dir: TempDir,
     disk: Arc<(Mutex<Disk>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    pub fn start(manner: Manner) -> Server {
+    pub(crate) fn start(manner: Manner) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let bytes = vec![0; manner.bytes as usize];
         let disk = Disk {
@@ -108,15 +108,15 @@ impl Server {
         self.dir.path().join("s")
     }
 
-    pub fn address(&self) -> PathBuf {
+    pub(crate) fn address(&self) -> PathBuf {
         address(&self.socket(), "disk")
     }
 
-    pub fn set(&self, change: impl FnOnce(&mut Manner)) {
+    pub(crate) fn set(&self, change: impl FnOnce(&mut Manner)) {
         change(&mut self.disk.0.lock().manner);
     }
 
-    pub fn grow(&self, sectors: u64) {
+    pub(crate) fn grow(&self, sectors: u64) {
         let mut disk = self.disk.0.lock();
         disk.manner.bytes = sectors * 512;
         disk.durable.resize(sectors as usize * 512, 0);
@@ -124,17 +124,17 @@ impl Server {
     }
 
     /// What a crash would leave.
-    pub fn durable(&self, lba: usize) -> Vec<u8> {
+    pub(crate) fn durable(&self, lba: usize) -> Vec<u8> {
         self.disk.0.lock().durable[lba * 512..][..512].to_vec()
     }
 
     /// The same of the whole disk.
-    pub fn all(&self) -> Vec<u8> {
+    pub(crate) fn all(&self) -> Vec<u8> {
         self.disk.0.lock().durable.clone()
     }
 
     /// Waits until so many requests of a kind have come.
-    pub fn wait_for(&self, command: u16, count: usize) {
+    pub(crate) fn wait_for(&self, command: u16, count: usize) {
         let mut disk = self.disk.0.lock();
         while self::count(&disk.seen, command) < count {
             let late = self
@@ -145,7 +145,7 @@ impl Server {
         }
     }
 
-    pub fn seen(&self, command: u16) -> usize {
+    pub(crate) fn seen(&self, command: u16) -> usize {
         count(&self.disk.0.lock().seen, command)
     }
 }
@@ -154,7 +154,7 @@ fn count(seen: &[u16], command: u16) -> usize {
     seen.iter().filter(|other| **other == command).count()
 }
 
-pub fn address(socket: &Path, export: &str) -> PathBuf {
+pub(crate) fn address(socket: &Path, export: &str) -> PathBuf {
     format!("nbd+unix:///{export}?socket={}", socket.display()).into()
 }
 

@@ -13,6 +13,11 @@ pub(crate) trait Pages: Send + Sync + std::fmt::Debug {
 
     /// These sectors' pages were just read.
     fn arrived(&self, extent: Extent);
+
+    /// These sectors' space was given back.
+    fn gone(&self, extent: Extent) {
+        let _ = extent;
+    }
 }
 
 /// What lies in a file is committed there, whichever way it got in.

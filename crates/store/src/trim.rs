@@ -77,6 +77,7 @@ impl<O: Pages + 'static> Trim<O> {
             backing
                 .punch(piece)
                 .map_err(|error| backing.fault(FaultKind::Write, piece.lba, error))?;
+            self.owner.gone(piece);
         }
         Ok(entered)
     }

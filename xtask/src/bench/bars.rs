@@ -2,10 +2,12 @@
 
 use serde::Serialize;
 
-use super::contender::Contender::{Echo, Ggaoed, Vblade, Xblade};
+use super::contender::Contender::{Echo, Ggaoed, Nbdkit, Vblade, Xblade};
 use super::disk::{AMPLIFICATION, COLD_1500, COLD_9000, HOT_BESIDE_COLD, SYNC, WRITES};
 use super::flood::{KINDS, RATE_LIMITED, WOKEN, kept};
+use super::holes::{self, HOLES_1500, HOLES_9000, TAKEN};
 use super::load::{Load, Run};
+use super::others::NBD_9000;
 use super::results::{Results, Series};
 use super::scale::{IDLE, MANY_MEMORY, MANY_RATE, MANY_START, MEMORY, TWO_INTERFACES};
 use super::stages::{RAM_1500, RAM_9000, THREADED, UNPINNED_1500, UNPINNED_9000};
@@ -99,6 +101,7 @@ pub(super) fn judge(results: &Results) -> Vec<Bar> {
             table.add(format!("{}: rate ({best})", load.name()), least(1.0), ratio);
         }
     }
+    table.holes_and_others();
     for (stage, sectors, limit) in [(RAM_1500, 2, 0.55), (RAM_9000, 16, 0.75)] {
         table.against_vblade(
             stage,
@@ -148,6 +151,23 @@ impl Table<'_> {
             wanted,
             measured: measured.filter(|value| value.is_finite()),
         });
+    }
+
+    fn holes_and_others(&mut self) {
+        let (least, rate) = (Limit::AtLeast, |run: &Run| run.figures.rps);
+        for stage in [HOLES_1500, HOLES_9000] {
+            self.against_vblade(stage, &holes::load(stage), "rate", rate, least(1.0));
+            self.fact(&holes::against_data(stage), least(0.95));
+        }
+        self.fact(TAKEN, Limit::AtMost(1.0));
+        for load in [Load::reads(16, 1), Load::reads(16, 16), Load::writes(16, 16)] {
+            let ratio = self.ratio(NBD_9000, &load, Nbdkit, rate);
+            self.add(
+                format!("{NBD_9000}, {}: rate (nbdkit)", load.name()),
+                least(1.0),
+                ratio,
+            );
+        }
     }
 
     fn fact(&mut self, name: &str, wanted: Limit) {

@@ -142,6 +142,8 @@ const fn colour(contender: Contender) -> &'static str {
         Contender::Xblade => "#0072b2",
         Contender::Vblade => "#999999",
         Contender::Ggaoed => "#e69f00",
+        Contender::Nbdkit => "#009e73",
+        Contender::QemuNbd => "#cc79a7",
         Contender::Echo => "#56b4e9",
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::load::{Figures, Load, Run};
-use super::{Bench, GENERATOR_CPU, SHELF, SLOT, TARGET_CPU};
+use super::{Bench, GENERATOR_CPU, SHELF, SLOT, TARGET_CPU, nbd};
 use crate::sh;
 
 /// How long a target may take until it answers.
@@ -20,7 +20,7 @@ const GENERATOR: Duration = Duration::from_secs(120);
 
 /// A program that serves AoE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Contender {
     /// This project's.
     Xblade,
@@ -28,6 +28,10 @@ pub(super) enum Contender {
     Vblade,
     /// Built by the user, where it is on the PATH.
     Ggaoed,
+    /// Debian's package of the name: NBD over TCP.
+    Nbdkit,
+    /// Of Debian's package `qemu-utils`: NBD over TCP.
+    QemuNbd,
     /// No contender but the upper bound for reads of an image in RAM.
     Echo,
 }
@@ -39,11 +43,18 @@ impl Contender {
             Contender::Xblade => "xblade",
             Contender::Vblade => "vblade",
             Contender::Ggaoed => "ggaoed",
+            Contender::Nbdkit => "nbdkit",
+            Contender::QemuNbd => "qemu-nbd",
             Contender::Echo => "echo",
         }
     }
 
-    /// Those that are installed; xblade always is.
+    /// Whether it speaks NBD.
+    pub(super) fn is_nbd(self) -> bool {
+        matches!(self, Contender::Nbdkit | Contender::QemuNbd)
+    }
+
+    /// Those of AoE that are installed; xblade always is.
     pub(super) fn installed() -> Vec<Contender> {
         let all = [Contender::Xblade, Contender::Vblade, Contender::Ggaoed];
         all.into_iter()
@@ -121,6 +132,9 @@ impl Running {
             queues: serving.queues,
             links: serving.links,
         })?;
+        if contender.is_nbd() {
+            nbd::address(&lab)?;
+        }
         let path = |path: &Path| Ok(path.to_str().context("an odd path")?.to_owned()) as Result<String>;
         let xblade = path(&bench.xblade)?;
         let ours = match contender {
@@ -195,6 +209,9 @@ impl Running {
 
     /// Starts `xblade bench` and waits for its figures. `more` are further arguments.
     pub(super) fn generate(&self, load: &Load, more: &[&str]) -> Result<Figures> {
+        if self.contender.is_nbd() {
+            return nbd::generate(&self.lab, load);
+        }
         let mut process = self.spawn_bench(load.link, GENERATOR_CPU, &load.arguments(), more)?;
         figures(&mut process)
     }
@@ -298,6 +315,8 @@ fn command(ours: &str, contender: Contender, serving: &Serving, directory: &Path
             words.extend([&shelf, &slot, &interfaces, image]);
         }
         Contender::Echo => words = vec![ours, &interfaces, image],
+        Contender::Nbdkit => words = nbd::nbdkit(image),
+        Contender::QemuNbd => words = nbd::qemu_nbd(image),
         Contender::Ggaoed => {
             ensure!(!serving.sync && !serving.access_list, "not compared with ggaoed");
             config = format!("{directory}/ggaoed.conf");

@@ -38,6 +38,14 @@ impl Images {
         image(&self.ram.path().join(name))
     }
 
+    /// An image in RAM that is one hole, made anew.
+    pub(super) fn hole_in_ram(&self, name: &str) -> Result<PathBuf> {
+        let path = self.ram.path().join(name);
+        let made = File::create(&path).and_then(|file| file.set_len(BYTES));
+        made.with_context(|| format!("{}", path.display()))?;
+        Ok(path)
+    }
+
     /// An image on the disk's file system, all its space written.
     pub(super) fn on_disk(&self, name: &str) -> Result<PathBuf> {
         image(&self.disk.path().join(name))

@@ -9,8 +9,11 @@ mod chart;
 mod contender;
 mod disk;
 mod flood;
+mod holes;
 mod images;
 mod load;
+mod nbd;
+mod others;
 mod report;
 mod results;
 mod scale;
@@ -41,7 +44,7 @@ pub(crate) struct Args {
     /// Fewer and shorter rounds: under five minutes.
     #[arg(long)]
     quick: bool,
-    /// Measure only the parts whose name contains this: ram, disk, sync, cold, flood, scale, idle.
+    /// Measure only the parts whose name contains this: ram, holes, nbd, disk, sync, cold, flood, scale, idle.
     #[arg(long, value_name = "WORD")]
     only: Option<String>,
     /// Directory on a disk's file system, for the images that are not in RAM.
@@ -123,10 +126,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// A part of the benchmark; what fails in it is noted in the results.
 type Part = fn(&mut Bench);
 
-const PARTS: [(&str, Part); 12] = [
+const PARTS: [(&str, Part); 14] = [
     ("ram: reads and writes at MTU 1500 and 9000", stages::ram),
+    ("holes: a sparse image in RAM", holes::holes),
     ("ram: threaded NAPI", stages::threaded),
     ("ram: unpinned", stages::unpinned),
+    ("nbd: what else serves an image", others::nbd),
     ("sync: acknowledged when on the medium", disk::sync),
     ("disk: random writes and their way to the medium", disk::writes),
     ("cold: nothing in the page cache", disk::cold),

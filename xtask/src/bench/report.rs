@@ -21,7 +21,7 @@ pub(super) fn text(results: &Results, bars: &[Bar]) -> String {
             stage = &series.stage;
             let _ = write!(
                 text,
-                "\n{stage}\n{:34} {:7} {:>10} {:>23} {:>6} {:>8} {:>8} {:>7} {:>7}\n",
+                "\n{stage}\n{:34} {:8} {:>10} {:>23} {:>6} {:>8} {:>8} {:>7} {:>7}\n",
                 "", "", "requests/s", "min – max", "ratio", "p50 µs", "p99 µs", "T µs", "S µs"
             );
         }
@@ -35,7 +35,7 @@ pub(super) fn text(results: &Results, bars: &[Bar]) -> String {
         if !seen.contains(&(&fact.name, fact.contender)) {
             seen.push((&fact.name, fact.contender));
             let value = results.value(&fact.name, fact.contender).unwrap_or(f64::NAN);
-            let _ = writeln!(text, "{:78} {:7} {value:>8.2}", fact.name, fact.contender.name());
+            let _ = writeln!(text, "{:78} {:8} {value:>8.2}", fact.name, fact.contender.name());
         }
     }
     text += "\nbars\n";
@@ -70,7 +70,7 @@ fn line(results: &Results, series: &Series) -> String {
         + &mark(series.median(|run| run.figures.generator_starved_pct) > 5.0, "~")
         + &mark(series.runs.iter().any(|run| run.figures.by_af_xdp()), "x");
     format!(
-        "{:34} {:7} {rps:>10.0} {:>23} {ratio:>6} {:>8.1} {:>8.1} {:>7.2} {:>7.2} {marks}\n",
+        "{:34} {:8} {rps:>10.0} {:>23} {ratio:>6} {:>8.1} {:>8.1} {:>7.2} {:>7.2} {marks}\n",
         series.load,
         series.contender.name(),
         format!("{low:.0} – {high:.0}"),

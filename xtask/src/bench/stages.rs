@@ -63,12 +63,23 @@ pub(super) fn unpinned(bench: &mut Bench) {
     }
 }
 
-/// Starts every target and runs the loads on them by turns. A target that fails is left out from there on.
+/// Starts every AoE target, and the echo where it can answer, and runs the loads on them by turns.
 fn stage(bench: &mut Bench, name: &str, loads: &[Load], adjust: impl Fn(&mut Serving)) {
-    let mut stands = Vec::new();
     let mut contenders = bench.contenders.clone();
     contenders.extend(loads.iter().any(Load::is_random_read).then_some(Contender::Echo));
-    for contender in contenders {
+    stage_of(bench, name, &contenders, loads, adjust);
+}
+
+/// Starts these targets and runs the loads on them by turns. A target that fails is left out from there on.
+pub(super) fn stage_of(
+    bench: &mut Bench,
+    name: &str,
+    contenders: &[Contender],
+    loads: &[Load],
+    adjust: impl Fn(&mut Serving),
+) {
+    let mut stands = Vec::new();
+    for &contender in contenders {
         match start(bench, contender, &adjust) {
             Ok(running) => stands.push(running),
             Err(error) => bench.failed(&format!("{name}, {}", contender.name()), &error),

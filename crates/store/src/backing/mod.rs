@@ -25,6 +25,9 @@ use size::Size;
 /// At most one line about trouble with a backing object in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How fstatfs(2) names tmpfs.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+
 /// An opened backing object and the run of it that is served.
 #[derive(Debug)]
 pub(crate) struct Backing {
@@ -109,12 +112,19 @@ impl Backing {
 
     /// Whether the file system keeps its pages in memory anyway.
     pub(crate) fn in_memory(&self) -> bool {
-        const TMPFS_MAGIC: i64 = 0x0102_1994;
         const RAMFS_MAGIC: i64 = 0x8584_58f6;
         const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
-        !self.device
-            && rustix::fs::fstatfs(&self.file)
-                .is_ok_and(|stat| [TMPFS_MAGIC, RAMFS_MAGIC, HUGETLBFS_MAGIC].contains(&stat.f_type))
+        self.is_on(&[TMPFS_MAGIC, RAMFS_MAGIC, HUGETLBFS_MAGIC])
+    }
+
+    /// Whether a page fault fills a hole for good, and a system call reads it without.
+    pub(crate) fn has_costly_holes(&self) -> bool {
+        self.is_on(&[TMPFS_MAGIC])
+    }
+
+    /// Whether it is a file on a file system of one of these kinds.
+    fn is_on(&self, kinds: &[i64]) -> bool {
+        !self.device && rustix::fs::fstatfs(&self.file).is_ok_and(|stat| kinds.contains(&stat.f_type))
     }
 
     /// Whether mincore(2) tells the truth: it says "resident" of everything to who neither owns the file nor may write to it.

@@ -15,17 +15,22 @@ const PIECES: usize = 16;
 impl Backing {
     /// Reads what is all in memory. False: it is not, or the file system cannot be asked.
     pub(crate) fn read_nowait(&self, extent: Extent, into: &mut [&mut [u8]]) -> bool {
+        self.read_whole(extent, into, ReadWriteFlags::NOWAIT)
+    }
+
+    /// Reads what a file in memory has, its holes as zeros. False: it was cut short, or something else is wrong.
+    pub(crate) fn read_in_memory(&self, extent: Extent, into: &mut [&mut [u8]]) -> bool {
+        // Not NOWAIT: tmpfs refuses it, and has nothing to wait for but what was swapped out, as a page fault would.
+        self.read_whole(extent, into, ReadWriteFlags::empty())
+    }
+
+    fn read_whole(&self, extent: Extent, into: &mut [&mut [u8]], flags: ReadWriteFlags) -> bool {
         if into.len() > PIECES {
             return false;
         }
         let mut slices: ArrayVec<IoSliceMut<'_>, PIECES> =
             into.iter_mut().map(|piece| IoSliceMut::new(piece)).collect();
-        let read = preadv2(
-            &self.file,
-            &mut slices,
-            self.position(extent.lba),
-            ReadWriteFlags::NOWAIT,
-        );
+        let read = preadv2(&self.file, &mut slices, self.position(extent.lba), flags);
         read.is_ok_and(|bytes| bytes as u64 == extent.count * SECTOR_BYTES)
     }
 

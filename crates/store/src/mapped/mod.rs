@@ -6,7 +6,9 @@
 mod changing;
 mod cold;
 mod folios;
+mod holes;
 pub(crate) mod mmap;
+mod page_set;
 pub(crate) mod residency;
 pub(crate) mod sigbus;
 mod streams;
@@ -159,6 +161,11 @@ impl Store<CompletionQueue> for MappedStore {
                     return Ok(Step::Done);
                 }
             }
+            Found::Hot(view, ..) if view.may_have_hole(extent) => {
+                if core.read_around_holes(view, extent, into) {
+                    return Ok(Step::Done);
+                }
+            }
             Found::Hot(view, at, epoch) => {
                 view.mapping.read(at, into);
                 if view.mapping.intact(epoch) {
@@ -189,15 +196,17 @@ impl Store<CompletionQueue> for MappedStore {
         let core = &self.core;
         match core.find(queue.tick(), extent) {
             Found::Hot(
-                View {
+                view @ View {
                     mapping,
                     residency: None,
+                    ..
                 },
                 at,
                 epoch,
             ) => {
                 mapping.write(at, from);
                 if mapping.intact(epoch) {
+                    view.note_written(extent);
                     return self.written(queue, token, extent, durability, entered);
                 }
                 // Again, for what may have gone into a page that is not the file's.
@@ -208,6 +217,7 @@ impl Store<CompletionQueue> for MappedStore {
                 View {
                     mapping,
                     residency: Some(residency),
+                    ..
                 },
                 ..,
             ) => {

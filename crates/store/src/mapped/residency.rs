@@ -1,7 +1,6 @@
 //! Which pages of a mapping are surely in memory, so that a worker never waits for a disk in a page fault.
 //!
-//! A bit a page, believed for [`FRESH_TICKS`] after mincore(2) was asked about its block. The bitmap is one flat
-//! allocation of zeros, which takes memory only where an initiator has been: 32 KiB for each GiB in use.
+//! A bit a page, believed for [`FRESH_TICKS`] after mincore(2) was asked about its block.
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -9,12 +8,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use bytemuck::allocation::zeroed_slice_box;
 
 use crate::mapped::mmap::Mapping;
+use crate::mapped::page_set::PageSet;
 use crate::tick::Tick;
 
 /// Pages that are asked about at once: 2 MiB of 4 KiB pages.
 pub(crate) const BLOCK_PAGES: usize = 512;
-const WORD_PAGES: usize = u64::BITS as usize;
-const BLOCK_WORDS: usize = BLOCK_PAGES / WORD_PAGES;
+const WORD_BLOCKS: usize = u64::BITS as usize;
 
 /// How long an answer is believed (in ticks of 1/8 s). A page that was evicted meanwhile costs a blocking fault,
 /// asking costs 10 to 30 µs a block; the kernel evicts what was just used last.
@@ -23,7 +22,7 @@ const FRESH_TICKS: i32 = 16;
 /// The map of one mapping. Indices are the mapping's pages.
 #[derive(Debug)]
 pub(crate) struct Residency {
-    words: Box<[AtomicU64]>,
+    pages: PageSet,
     /// When each block was asked about last, plus one; 0: never.
     asked: Box<[AtomicU32]>,
     /// Blocks that may be written to as they are, a bit each (folios.rs).
@@ -34,24 +33,22 @@ impl Residency {
     /// Knows nothing yet.
     pub(crate) fn new(pages: usize) -> Residency {
         Residency {
-            words: zeroed_slice_box(pages.div_ceil(WORD_PAGES)),
+            pages: PageSet::new(pages),
             asked: zeroed_slice_box(pages.div_ceil(BLOCK_PAGES)),
-            settled: zeroed_slice_box(pages.div_ceil(BLOCK_PAGES * WORD_PAGES)),
+            settled: zeroed_slice_box(pages.div_ceil(BLOCK_PAGES * WORD_BLOCKS)),
         }
     }
 
     /// Whether all pages `first..=last` are in memory, as far as known.
     #[inline]
     pub(crate) fn is_hot(&self, first: usize, last: usize, now: Tick) -> bool {
-        words(first, last).all(|(word, mask)| {
-            self.words[word].load(Relaxed) & mask == mask && self.is_fresh(word / BLOCK_WORDS, now)
-        })
+        self.pages.contains(first, last)
+            && (first / BLOCK_PAGES..=last / BLOCK_PAGES).all(|block| self.is_fresh(block, now))
     }
 
     /// As [`Residency::is_hot`], however old the knowledge.
     pub(crate) fn was_hot(&self, first: usize, last: usize) -> bool {
-        last / WORD_PAGES < self.words.len()
-            && words(first, last).all(|(word, mask)| self.words[word].load(Relaxed) & mask == mask)
+        self.pages.contains(first, last)
     }
 
     /// Asks the kernel where the map is old or says no; then as [`Residency::is_hot`].
@@ -74,30 +71,25 @@ impl Residency {
 
     /// Notes that pages were just read in.
     pub(crate) fn note(&self, first: usize, last: usize) {
-        for (word, mask) in words(first, last) {
-            self.words[word].fetch_or(mask, Relaxed);
-        }
+        self.pages.insert(first, last);
     }
 
     /// Nothing is known about a block any more.
     pub(crate) fn forget(&self, block: usize) {
-        let start = block * BLOCK_WORDS;
-        let end = (start + BLOCK_WORDS).min(self.words.len());
-        self.words[start..end]
-            .iter()
-            .for_each(|word| word.store(0, Relaxed));
+        self.pages
+            .remove(block * BLOCK_PAGES, (block + 1) * BLOCK_PAGES - 1);
         self.asked[block].store(0, Relaxed);
     }
 
     /// Whether a block's folios were seen to.
     #[inline]
     pub(crate) fn is_settled(&self, block: usize) -> bool {
-        self.settled[block / WORD_PAGES].load(Relaxed) >> (block % WORD_PAGES) & 1 == 1
+        self.settled[block / WORD_BLOCKS].load(Relaxed) >> (block % WORD_BLOCKS) & 1 == 1
     }
 
     /// Notes that they were.
     pub(crate) fn set_settled(&self, block: usize) {
-        self.settled[block / WORD_PAGES].fetch_or(1 << (block % WORD_PAGES), Relaxed);
+        self.settled[block / WORD_BLOCKS].fetch_or(1 << (block % WORD_BLOCKS), Relaxed);
     }
 
     fn is_fresh(&self, block: usize, now: Tick) -> bool {
@@ -114,54 +106,15 @@ impl Residency {
         if mapping.residency(first, pages).is_err() {
             return;
         }
-        for (word, mask) in words(first, end - 1) {
-            let resident = (0..WORD_PAGES)
-                .filter(|bit| mask >> bit & 1 == 1 && pages[word * WORD_PAGES + bit - first] & 1 == 1)
-                .fold(0u64, |bits, bit| bits | 1 << bit);
-            // Two steps: between them a page may look hot although it is not, or a neighbour's news be lost; either
-            // costs one more look.
-            self.words[word].fetch_and(!mask | resident, Relaxed);
-            self.words[word].fetch_or(resident, Relaxed);
-        }
+        // While it changes a page may look hot although it is not, or a neighbour's news be lost; either costs one more look.
+        self.pages
+            .assign(first, end - 1, |page| pages[page - first] & 1 == 1);
     }
-}
-
-/// The words that pages `first..=last` lie in, each with the mask of those pages.
-#[inline]
-fn words(first: usize, last: usize) -> impl Iterator<Item = (usize, u64)> {
-    (first / WORD_PAGES..=last / WORD_PAGES).map(move |word| {
-        let from = first.saturating_sub(word * WORD_PAGES);
-        let to = (last - word * WORD_PAGES).min(WORD_PAGES - 1);
-        (word, (u64::MAX << from) & (u64::MAX >> (WORD_PAGES - 1 - to)))
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn masks_cover_exactly_the_pages() {
-        for (first, last) in [
-            (0, 0),
-            (0, 63),
-            (63, 64),
-            (5, 9),
-            (60, 200),
-            (127, 128),
-            (128, 191),
-        ] {
-            let mut pages: Vec<usize> = Vec::new();
-            for (word, mask) in words(first, last) {
-                pages.extend(
-                    (0..64)
-                        .filter(|bit| mask >> bit & 1 == 1)
-                        .map(|bit| word * 64 + bit),
-                );
-            }
-            assert_eq!(pages, (first..=last).collect::<Vec<_>>(), "{first}..={last}");
-        }
-    }
 
     #[test]
     fn what_was_noted_is_hot_until_it_is_old() {

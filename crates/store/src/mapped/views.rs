@@ -14,6 +14,7 @@ use crate::commit::Committer;
 use crate::io::device::Waiting;
 use crate::mapped::changing::Changing;
 use crate::mapped::mmap::Mapping;
+use crate::mapped::page_set::PageSet;
 use crate::mapped::residency::Residency;
 use crate::mapped::streams::Streams;
 use crate::mapped::writer::Cache;
@@ -54,6 +55,8 @@ pub(crate) struct View {
     pub(crate) mapping: Mapping,
     /// `None` where pages cannot leave memory (tmpfs, ramfs, hugetlbfs).
     pub(crate) residency: Option<Residency>,
+    /// Where a read through the mapping would fill holes (tmpfs): the pages that surely exist (holes.rs).
+    pub(super) existing: Option<PageSet>,
 }
 
 impl View {
@@ -66,7 +69,12 @@ impl View {
             !backing.read_only(),
         )?;
         let residency = (!backing.in_memory()).then(|| Residency::new(mapping.pages()));
-        Ok(View { mapping, residency })
+        let existing = backing.has_costly_holes().then(|| PageSet::new(mapping.pages()));
+        Ok(View {
+            mapping,
+            residency,
+            existing,
+        })
     }
 }
 
@@ -269,10 +277,14 @@ impl Pages for Core {
     }
 
     fn arrived(&self, extent: Extent) {
-        let View { mapping, residency } = self.view();
-        if let Some(residency) = residency {
-            let pages = mapping.pages_of(extent_bytes(extent));
+        let view = self.view();
+        if let Some(residency) = &view.residency {
+            let pages = view.mapping.pages_of(extent_bytes(extent));
             residency.note(*pages.start(), *pages.end());
         }
+    }
+
+    fn gone(&self, extent: Extent) {
+        self.view().forget(extent_bytes(extent));
     }
 }

@@ -10,8 +10,7 @@ use std::thread;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::views::Core;
-use crate::mapped::mmap::Mapping;
+use super::views::{Core, View};
 use crate::mapped::residency::BLOCK_PAGES;
 
 /// The thread's niceness: requests come first.
@@ -65,7 +64,7 @@ fn run() {
         tracing::debug!("nice {NICE}: {error}");
     }
     while let Some((core, block, working)) = next_block() {
-        if let Err(error) = warm(core.mapped().0, block) {
+        if let Err(error) = warm(core.view(), block) {
             tracing::debug!("{}: warming up: {error}", core.backing.path().display());
         }
         drop(core);
@@ -93,13 +92,15 @@ fn next_block() -> Option<(Arc<Core>, Range<usize>, MutexGuard<'static, ()>)> {
 }
 
 /// Enters those of a block's pages that exist. To touch a hole would fill it.
-fn warm(mapping: &Mapping, block: Range<usize>) -> io::Result<()> {
+fn warm(view: &View, block: Range<usize>) -> io::Result<()> {
+    let mapping = &view.mapping;
     let mut pages = [0u8; BLOCK_PAGES];
     let pages = &mut pages[..block.len()];
     mapping.residency(block.start, pages)?;
     let mut at = block.start;
     for run in pages.chunk_by(|one, other| one & 1 == other & 1) {
         if run[0] & 1 == 1 {
+            view.note_existing(at, at + run.len() - 1);
             mapping.populate(at..at + run.len())?;
         }
         at += run.len();

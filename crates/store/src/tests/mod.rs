@@ -6,6 +6,7 @@ mod commit;
 mod devices;
 mod driver;
 mod faults;
+mod holes;
 mod locks;
 mod machine;
 mod model;

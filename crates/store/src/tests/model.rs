@@ -1,13 +1,15 @@
 //! Random operations on a store and on a vector of bytes must give the same.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use tempfile::TempDir;
 
 use super::{Driver, image, stamp};
 use crate::completion_queue::CompletionQueue;
@@ -23,6 +25,8 @@ const SECTORS: u64 = 1200;
 #[derive(Clone, Copy, Debug)]
 enum Subject {
     Mmap,
+    /// The same on a file system in memory.
+    MmapInMemory,
     Ram,
     Direct,
     /// On a medium whose block is 4 KiB.
@@ -31,9 +35,23 @@ enum Subject {
 }
 
 impl Subject {
+    /// Where its image lies.
+    fn directory(self) -> TempDir {
+        match self {
+            Subject::MmapInMemory => tempfile::tempdir_in("/dev/shm"),
+            _ => tempfile::tempdir(),
+        }
+        .unwrap()
+    }
+
+    /// Whether others may use the file at the same time.
+    fn is_shared(self) -> bool {
+        matches!(self, Subject::Mmap | Subject::MmapInMemory)
+    }
+
     fn open(self, path: &Path, offset: u64) -> Arc<dyn Store<CompletionQueue>> {
         let kind = match self {
-            Subject::Mmap => StoreKind::Mmap,
+            Subject::Mmap | Subject::MmapInMemory => StoreKind::Mmap,
             Subject::Ram => StoreKind::Ram,
             Subject::Direct | Subject::DirectLargeBlocks => StoreKind::Direct,
             Subject::Nbd => StoreKind::Nbd,
@@ -60,6 +78,10 @@ enum Action {
     Flush,
     /// Everything that is clean leaves the page cache.
     Chill,
+    /// Another program writes to the file, if it may be shared.
+    Others(u64, u64),
+    /// Another program makes holes in it.
+    OthersPunch(u64, u64),
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -72,11 +94,13 @@ fn action() -> impl Strategy<Value = Action> {
         1 => place().prop_map(|(lba, count)| Action::Verify(lba, count)),
         1 => Just(Action::Flush),
         1 => Just(Action::Chill),
+        1 => place().prop_map(|(lba, count)| Action::Others(lba, count)),
+        1 => place().prop_map(|(lba, count)| Action::OthersPunch(lba, count)),
     ]
 }
 
 fn check(subject: Subject, offset: u64, actions: &[Action]) -> Result<(), TestCaseError> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = subject.directory();
     let path = dir.path().join("image");
     let file = image(&path, SECTORS + offset);
     let server = matches!(subject, Subject::Nbd).then(|| Server::start(Manner::new(SECTORS + offset)));
@@ -85,7 +109,8 @@ fn check(subject: Subject, offset: u64, actions: &[Action]) -> Result<(), TestCa
     let mut model = vec![0u8; SECTORS as usize * 512];
     let mut driver = Driver::new(&store);
     for (version, action) in actions.iter().enumerate() {
-        apply(&mut driver, &mut model, &file, action, version as u64)?;
+        let others = subject.is_shared().then_some(offset);
+        apply(&mut driver, &mut model, (&file, others), action, version as u64)?;
     }
     let all = driver.read(0, SECTORS).unwrap();
     prop_assert!(all == model, "the whole disk at the end");
@@ -104,7 +129,7 @@ fn check(subject: Subject, offset: u64, actions: &[Action]) -> Result<(), TestCa
 fn apply(
     driver: &mut Driver,
     model: &mut [u8],
-    file: &File,
+    (file, others): (&File, Option<u64>),
     action: &Action,
     version: u64,
 ) -> Result<(), TestCaseError> {
@@ -130,6 +155,19 @@ fn apply(
             rustix::fs::fdatasync(file).unwrap();
             fadvise(file, 0, None, Advice::DontNeed).unwrap();
         }
+        Action::Others(lba, count) | Action::OthersPunch(lba, count) => {
+            let Some(offset) = others else { return Ok(()) };
+            let (at, bytes) = ((offset + lba) * 512, count * 512);
+            if matches!(action, Action::Others(..)) {
+                let data: Vec<u8> = (lba..lba + count).flat_map(|lba| stamp(lba, version)).collect();
+                file.write_all_at(&data, at).unwrap();
+                model[span(lba, count)].copy_from_slice(&data);
+            } else {
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                fallocate(file, flags, at, bytes).unwrap();
+                model[span(lba, count)].fill(0);
+            }
+        }
     }
     Ok(())
 }
@@ -148,6 +186,11 @@ proptest! {
     #[test]
     fn mmap_is_a_disk(offset in offset(), actions in actions()) {
         check(Subject::Mmap, offset, &actions)?;
+    }
+
+    #[test]
+    fn mmap_in_memory_is_a_disk(offset in offset(), actions in actions()) {
+        check(Subject::MmapInMemory, offset, &actions)?;
     }
 
     #[test]
@@ -171,11 +214,12 @@ proptest! {
     }
 }
 
-/// Several workers with a queue each, every one on its own sectors, which share pages with the others'.
-fn many_lanes(subject: Subject) {
+/// Several workers with a queue each, every one on its own pieces of `unit` sectors, which share pages with the others' if they
+/// are smaller than those.
+fn many_lanes(subject: Subject, unit: u64) {
     const WORKERS: u64 = 4;
     const ROUNDS: u64 = 400;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = subject.directory();
     let path = dir.path().join("image");
     let file = image(&path, SECTORS);
     let store = subject.open(&path, 0);
@@ -184,7 +228,7 @@ fn many_lanes(subject: Subject) {
         for worker in 0..WORKERS {
             let (store, left) = (Arc::clone(&store), &left);
             scope.spawn(move || {
-                work(&store, worker, WORKERS, ROUNDS);
+                work(&store, (worker, WORKERS), unit, ROUNDS);
                 left.fetch_sub(1, Ordering::Relaxed);
             });
         }
@@ -198,28 +242,37 @@ fn many_lanes(subject: Subject) {
     store.close().unwrap();
 }
 
-fn work(store: &Arc<dyn Store<CompletionQueue>>, worker: u64, workers: u64, rounds: u64) {
+fn work(store: &Arc<dyn Store<CompletionQueue>>, (worker, workers): (u64, u64), unit: u64, rounds: u64) {
     let mut driver = Driver::new(store);
-    let mut versions = vec![None; (SECTORS / workers) as usize];
+    let pieces = SECTORS / unit / workers;
+    let mut versions = vec![None; pieces as usize];
     let mut random = worker + 1;
     for round in 0..rounds {
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        let index = (random >> 33) % (SECTORS / workers);
-        let lba = index * workers + worker;
+        let index = (random >> 33) % pieces;
+        let lba = (index * workers + worker) * unit;
+        let content = |round| {
+            (lba..lba + unit)
+                .flat_map(|lba| stamp(lba, round))
+                .collect::<Vec<u8>>()
+        };
         if random >> 62 == 0 {
             let durability = if round % 8 == 0 {
                 Durability::Durable
             } else {
                 Durability::WriteBack
             };
-            driver.write(lba, &stamp(lba, round), durability).unwrap();
+            driver.write(lba, &content(round), durability).unwrap();
             versions[index as usize] = Some(round);
+        } else if random >> 59 == 7 && store.traits().zeroes_after_trim {
+            driver.trim(&[Extent { lba, count: unit }]).unwrap();
+            versions[index as usize] = None;
         }
-        let expected = versions[index as usize].map_or([0; 512], |version| stamp(lba, version));
+        let expected = versions[index as usize].map_or(vec![0; unit as usize * 512], content);
         assert!(
-            driver.read(lba, 1).unwrap() == expected,
+            driver.read(lba, unit).unwrap() == expected,
             "worker {worker}, sector {lba}, round {round}"
         );
     }
@@ -227,20 +280,31 @@ fn work(store: &Arc<dyn Store<CompletionQueue>>, worker: u64, workers: u64, roun
 
 #[test]
 fn mmap_serves_many_lanes() {
-    many_lanes(Subject::Mmap);
+    many_lanes(Subject::Mmap, 1);
+}
+
+#[test]
+fn mmap_in_memory_serves_many_lanes() {
+    many_lanes(Subject::MmapInMemory, 1);
+}
+
+#[test]
+fn whole_pages_come_and_go_in_many_lanes() {
+    many_lanes(Subject::Mmap, 8);
+    many_lanes(Subject::MmapInMemory, 8);
 }
 
 #[test]
 fn ram_serves_many_lanes() {
-    many_lanes(Subject::Ram);
+    many_lanes(Subject::Ram, 1);
 }
 
 #[test]
 fn direct_serves_many_lanes() {
-    many_lanes(Subject::Direct);
+    many_lanes(Subject::Direct, 1);
 }
 
 #[test]
 fn neighbours_in_a_large_block_do_not_undo_each_other() {
-    many_lanes(Subject::DirectLargeBlocks);
+    many_lanes(Subject::DirectLargeBlocks, 1);
 }

@@ -146,3 +146,46 @@ fn fifteen_hundred_exports_at_the_usual_limit_of_descriptors() -> Result<()> {
     ensure!(said.contains("LimitNOFILE"), "{said}");
     Ok(())
 }
+
+#[test]
+fn frames_that_are_cut_are_refused_counted_and_told_once() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let directory = tempfile::tempdir()?;
+    let control = directory.path().join("control");
+    let control = control.to_str().context("an odd path")?;
+    let arguments = ["serve", "--control", control, "1", "1", "eth0", image.as_str()];
+    let mut target = Target::ready(&lab.target, &arguments, 1)?;
+    let initiator = lab.open(0)?;
+    let disk = initiator.find(E11)?;
+    let two = [pattern(5, *b"cut-here"), pattern(6, *b"cut-here")].concat();
+    for len in [1023, 512, 0] {
+        let refused = disk.ata(ata::WRITE_EXT, 5, 2, &two[..len])?;
+        ensure!(refused.aoe_error() == Some(2), "{len} bytes: {refused:?}");
+    }
+    target
+        .process
+        .wait_for("fewer bytes than the headers", PATIENCE)?;
+    disk.write(5, &two)?;
+    ensure!(disk.read(5, 2)? == two, "a whole one is taken");
+    let mark = target.process.mark();
+    disk.ata(ata::WRITE_EXT, 5, 2, &two[..100])?;
+    let cut = || -> Result<bool> {
+        let metrics = target.ask(&["metrics", "--control", control])?;
+        let said = String::from_utf8_lossy(&metrics.stdout).into_owned();
+        Ok(said
+            .lines()
+            .any(|line| line.starts_with("xblade_queue_cut_total") && line.ends_with(" 4")))
+    };
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !cut()? {
+        ensure!(std::time::Instant::now() < deadline, "four were not counted");
+    }
+    // A second look of the port's thread has passed by then, or the line would come before the end.
+    target.process.stop()?;
+    let log = target.process.log();
+    let told = log.matches("fewer bytes than the headers").count();
+    ensure!(told == 1 && mark > 0, "told {told} times: {log}");
+    Ok(())
+}

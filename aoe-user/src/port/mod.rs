@@ -1,6 +1,7 @@
 //! One network interface being served: the filter on it, and a worker thread for each of its receive queues.
 
 mod arrivals;
+mod cut;
 mod ending;
 mod link;
 pub(crate) mod mode;
@@ -25,7 +26,7 @@ use tracing::error;
 use crate::config::Mode;
 use crate::filter::{Counters, Denied, Filter, FilterError, Rules};
 use crate::host::LinkState;
-use crate::host::has_carrier;
+use crate::host::{driver, has_carrier};
 use crate::metrics::{FilterRegistration, QueueTotals, Registry};
 use crate::target::{Export, Exports, PortInfo};
 use crate::xsk::{MAX_FRAME_BYTES, XskError};
@@ -156,6 +157,8 @@ pub struct Port {
     watch: Watch,
     /// Frames were seen to leave, on every queue.
     proved: bool,
+    /// It was said that frames arrive cut.
+    told_cut: bool,
     stations: Stations,
     /// Workers that panicked since the port was opened first.
     lost: u64,
@@ -185,6 +188,7 @@ impl Port {
     /// # Errors
     /// When nothing gets through and no other mode works either: the port is closed.
     pub fn watch(&mut self) -> Result<Option<Obtained>, PortError> {
+        self.tell_of_cut_frames();
         let Some(silent) = self.silence()? else {
             return Ok(None);
         };
@@ -195,6 +199,18 @@ impl Port {
             self.proved = true;
         }
         Ok(fallen_back)
+    }
+
+    /// Says once that frames arrive with less than their headers say: no mode is left for it, since a sender alone can be to blame.
+    fn tell_of_cut_frames(&mut self) {
+        let cut = self.totals().engine.cut;
+        if cut > 0 && !std::mem::replace(&mut self.told_cut, true) {
+            let driver = driver(&self.nic.name, self.nic.index);
+            error!(
+                "{}",
+                cut::report(&self.nic, driver.as_deref(), self.obtained, cut)
+            );
+        }
     }
 
     /// What is known to be wrong with the way in or out.

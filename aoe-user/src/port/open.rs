@@ -151,6 +151,7 @@ fn open_as(
         filter,
         watch: Watch::default(),
         proved,
+        told_cut: false,
         lost: 0,
         exports: Arc::clone(exports),
         rules: rules.clone(),

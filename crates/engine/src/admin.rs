@@ -38,12 +38,7 @@ fn decide<L: Link, C: Completions>(
     let request = call.request;
     let wire_admin = call.export.options.wire_admin;
     let may_shut_out = wire_admin == WireAdmin::All;
-    let len: usize = match request.command {
-        Command::Query { string_bytes, .. } => string_bytes.into(),
-        Command::Mask { directives, .. } => usize::from(directives).saturating_mul(mask_wire::DIRECTIVE_LEN),
-        Command::Reserve { addresses, .. } => usize::from(addresses).saturating_mul(6),
-        Command::Ata(_) | Command::Unknown(_) => 0,
-    };
+    let len = request.command.payload_bytes();
     // What a request claims counts only as far as its frame goes.
     let mut bytes = [0u8; MAX_LIST_BYTES];
     let present = bytes.get_mut(..len).map_or(0, |into| {

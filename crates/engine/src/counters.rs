@@ -103,6 +103,8 @@ counters! {
     waited,
     /// Requests that were in flight already: run once, the newest requester is answered.
     duplicates,
+    /// Frames that have less than their own headers say.
+    cut,
     /// Late duplicates of writes that were answered, not run again.
     late_answered,
     /// Silent: no AoE frame, or a VLAN stack of more than two tags.

@@ -1,6 +1,6 @@
 //! One frame, parsed: the only place that reads a request's headers.
 
-use aoe_common::wire::{aoe, ata, eth, mask, query, reserve};
+use aoe_common::wire::{SECTOR_BYTES, aoe, ata, eth, mask, query, reserve};
 use aoe_common::{Address, Mac, Vlan};
 
 use super::ata::{Registers, opcode};
@@ -124,6 +124,20 @@ impl Command {
         Ok((command, fixed))
     }
 
+    /// Bytes that must follow the argument's fixed part for the frame to be all there.
+    #[inline]
+    pub(crate) fn payload_bytes(self) -> usize {
+        match self {
+            Command::Ata(registers) if opcode(registers.command).has_payload() => {
+                usize::from(registers.count).saturating_mul(SECTOR_BYTES)
+            }
+            Command::Query { string_bytes, .. } => usize::from(string_bytes),
+            Command::Mask { directives, .. } => usize::from(directives).saturating_mul(mask::DIRECTIVE_LEN),
+            Command::Reserve { addresses, .. } => usize::from(addresses).saturating_mul(size_of::<Mac>()),
+            Command::Ata(_) | Command::Unknown(_) => 0,
+        }
+    }
+
     /// The number in the AoE header.
     pub(crate) fn number(self) -> u8 {
         match self {
@@ -154,6 +168,8 @@ pub(super) struct Request {
     pub command: Command,
     /// Where what follows the argument's fixed part (data, string, list) begins in the frame.
     pub payload_at: usize,
+    /// The frame has less than its own headers say: it was cut on its way, or sent so.
+    pub is_cut: bool,
 }
 
 impl Request {
@@ -225,6 +241,7 @@ impl Request {
             tag,
             command,
             payload_at: argument_at.saturating_add(fixed),
+            is_cut: argument_len.saturating_sub(fixed) < command.payload_bytes(),
         })
     }
 

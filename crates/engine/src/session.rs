@@ -154,6 +154,9 @@ impl<L: Link, C: Completions> Session<L, C> {
             Ok(request) => request,
             Err(why) => return server.silent(link, Held::Frame(frame), why),
         };
+        if request.is_cut {
+            server.counters.cut.bump();
+        }
         if request.is_wildcard() {
             link.share(&frame);
             return server.discover(link, &self.exports, &request, Held::Frame(frame), now_us);

@@ -320,6 +320,11 @@ fn interfaces(to: &mut Writer, state: &State) {
             "dropped",
             "Frames that the kernel dropped because xblade was too slow",
         ),
+        (
+            "cut",
+            "cut",
+            "Frames with fewer bytes than their own headers say: cut on their way, or sent so",
+        ),
     ] {
         let family = format!("xblade_queue_{name}");
         to.family(&family, "counter", help);

@@ -7,6 +7,7 @@
 mod arbitrary;
 mod changes;
 mod commands;
+mod cut;
 mod discovery;
 mod fence;
 mod gateway;

@@ -2,7 +2,7 @@
 //! random moments, the disk keeps what it was told to flush and of the rest a random part, and after the next boot
 //! every sector is compared with what was acknowledged.
 //!
-//! `XBLADE_CUTS=N` cuts the power N times; 5 times otherwise.
+//! `XBLADE_CUTS=N` cuts the power N times; 3 times otherwise.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use lab::writer::{Options, Writer};
 use lab::{Address, Namespace, needs};
 
 fn cuts() -> usize {
-    std::env::var("XBLADE_CUTS").map_or(5, |text| text.parse().expect("XBLADE_CUTS is a number"))
+    std::env::var("XBLADE_CUTS").map_or(3, |text| text.parse().expect("XBLADE_CUTS is a number"))
 }
 
 /// What a cut took away.

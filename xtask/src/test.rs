@@ -50,6 +50,8 @@ const FUZZER: &str = "libfuzzer";
 const SIMULATOR: &str = "sim";
 /// The suite that is the engine built anew: loom runs every way in which threads can meet in an export's order.
 const LOOM: &str = "loom";
+/// The priority of what only uses time that is left (`nice 19`).
+const LAST: i32 = 19;
 /// How long it runs new seeds.
 const SIM_SECONDS: u32 = 60;
 /// How long it works on each target.
@@ -88,19 +90,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         soak: args.soak,
         total: Mutex::default(),
     };
-    schedule::run(&suites, |suite| runner.report(suite));
     let wanted = |name: &str| args.suites.is_empty() || args.suites.iter().any(|suite| suite == name);
-    if wanted(LOOM) {
-        runner.report(&suites::explored(LOOM)?);
-    }
-    if wanted(FUZZER) {
-        let start = Instant::now();
-        runner.print(FUZZER, &fuzzing(), start);
-    }
-    if wanted(SIMULATOR) {
-        let start = Instant::now();
-        runner.print(SIMULATOR, &simulating(), start);
-    }
+    let (alone, shared): (Vec<Suite>, Vec<Suite>) = suites
+        .into_iter()
+        .partition(|suite| suite.shares == suites::ALONE);
+    std::thread::scope(|scope| {
+        scope.spawn(|| runner.programs(wanted));
+        schedule::run(&shared, |suite| runner.report(suite));
+    });
+    schedule::run(&alone, |suite| runner.report(suite));
     let total = runner.total.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(
         "{} passed, {} failed, {} skipped, in {:.0} s",
@@ -133,12 +131,31 @@ impl Runner {
     /// Runs a suite and prints its line.
     fn report(&self, suite: &Suite) {
         let start = Instant::now();
-        let outcome = execute(suite, &self.xblade, self.soak).unwrap_or_else(|error| Outcome {
-            failed: 1,
-            output: format!("{error:#}"),
-            ..Outcome::default()
-        });
+        let outcome =
+            execute(suite, &self.xblade, self.soak).unwrap_or_else(|error| Outcome::of_error(&error));
         self.print(&suite.name, &outcome, start);
+    }
+
+    /// Builds and runs what are programs of their own, one after the other, in the time that the other suites leave of the CPUs.
+    fn programs(&self, wanted: impl Fn(&str) -> bool) {
+        // Of this thread alone, and of what it starts.
+        if let Err(error) = rustix::process::setpriority_process(None, LAST) {
+            eprintln!("warning: the builds cannot be given a lower priority: {error}");
+        }
+        let start = Instant::now();
+        if wanted(FUZZER) {
+            self.print(FUZZER, &fuzzing(), start);
+        }
+        let start = Instant::now();
+        if wanted(SIMULATOR) {
+            self.print(SIMULATOR, &simulating(), start);
+        }
+        if wanted(LOOM) {
+            match suites::explored(LOOM) {
+                Ok(suite) => self.report(&suite),
+                Err(error) => self.print(LOOM, &Outcome::of_error(&error), Instant::now()),
+            }
+        }
     }
 
     /// Prints a suite's line and adds it to the total.

@@ -9,7 +9,11 @@
     feature = "mutants",
     expect(missing_docs, reason = "the simulator's list describes them")
 )]
-pub(crate) enum Mutant {
+#[cfg_attr(
+    not(feature = "mutants"),
+    expect(unreachable_pub, reason = "the simulator names them")
+)]
+pub enum Mutant {
     ConflictsIgnored,
     OverlapByFirstSector,
     StaleDuplicateAnswered,

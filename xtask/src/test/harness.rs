@@ -29,6 +29,15 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// Of a suite that could not be run.
+    pub(crate) fn of_error(error: &anyhow::Error) -> Outcome {
+        Outcome {
+            failed: 1,
+            output: format!("{error:#}"),
+            ..Outcome::default()
+        }
+    }
+
     /// The suite's line of the report. A lone reason for skipping stands on it, several follow, one a line.
     pub(super) fn line(&self, name: &str, took: Duration) -> String {
         let mut line = format!(

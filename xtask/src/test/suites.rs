@@ -18,46 +18,53 @@ pub(super) struct Suite {
     pub programs: Vec<(PathBuf, Vec<String>)>,
     /// Where they run: in their package, as under cargo.
     pub directory: PathBuf,
-    /// Tests at the same time; 0: as many as there are cpus.
+    /// Tests at the same time; 0: as many as there are CPUs.
     pub threads: u32,
-    /// How many cpus it keeps busy; suites that mostly wait for timers and guests count as one.
-    pub cpus: usize,
+    /// What it takes of the machine: [`WAITS`], [`BUSY`], more, or [`ALONE`].
+    pub shares: usize,
 }
 
+/// Parts that a CPU has.
+pub(crate) const PER_CPU: usize = 2;
+/// A suite that mostly waits, for timers, disks that hang, retransmissions.
+const WAITS: usize = 1;
+/// One that keeps a CPU busy, such as emulated machines, or is about what happens in time.
+const BUSY: usize = PER_CPU;
 /// The machine for itself.
-const ALONE: usize = usize::MAX;
+pub(crate) const ALONE: usize = usize::MAX;
 
-/// Suites of the lab in the order to start them, the long ones first: name, tests at the same time, cpus.
+/// Suites of the lab in the order to start them, the long ones first: name, tests at the same time, shares of the CPUs.
 ///
-/// One that is not listed comes after those that are not alone, one test at a time, on one cpu.
+/// One that is not listed comes after those that are not alone, one test at a time, and mostly waits.
 const LAB: &[(&str, u32, usize)] = &[
-    ("filter", 1, 1),
-    ("xsk", 1, 1),
-    ("xsk_receive", 1, 1),
-    ("vectors", 1, 1),
-    ("histories", 2, 1),
-    ("linux", 1, 1),
-    ("paths", 2, 1),
-    ("power", 1, 1),
-    ("stuck_disk", 3, 1),
-    ("room", 1, 1),
-    ("boot", 1, 1),
-    ("drivers", 1, 1),
-    ("serving", 2, 1),
-    ("exports", 2, 1),
-    ("overlay", 1, 1),
-    ("links", 2, 1),
-    ("access", 1, 1),
-    ("life", 2, 1),
-    ("faults", 2, 1),
-    ("disk_faults", 2, 1),
-    ("kill", 2, 1),
-    ("rbd", 1, 1),
-    ("rbd_store", 1, 1),
-    ("failover", 1, 1),
-    ("nbd", 1, 1),
-    ("aoetools", 2, 1),
-    ("dissector", 1, 1),
+    ("power", 1, BUSY),
+    ("drivers", 1, BUSY),
+    ("room", 1, BUSY),
+    ("rbd", 1, WAITS),
+    ("stuck_disk", 3, WAITS),
+    ("linux", 1, BUSY),
+    ("failover", 1, WAITS),
+    ("boot", 1, BUSY),
+    ("paths", 2, WAITS),
+    ("kill", 2, WAITS),
+    ("histories", 2, BUSY),
+    ("bonds", 1, BUSY),
+    ("degraded", 1, BUSY),
+    ("hung_disk", 1, BUSY),
+    ("overlay", 1, WAITS),
+    ("disk_faults", 2, WAITS),
+    ("filter", 1, WAITS),
+    ("xsk", 1, WAITS),
+    ("xsk_receive", 1, WAITS),
+    ("vectors", 1, WAITS),
+    ("serving", 2, WAITS),
+    ("exports", 2, WAITS),
+    ("links", 2, WAITS),
+    ("life", 2, WAITS),
+    ("faults", 2, WAITS),
+    ("aoetools", 2, WAITS),
+    ("signals", 1, BUSY),
+    ("isolation", 1, BUSY),
     ("bench", 1, ALONE),
     ("fuzz", 1, ALONE),
     ("soak", 1, ALONE),
@@ -83,7 +90,7 @@ pub(super) fn sort(executables: &[Executable], wanted: &[String], others: &[&str
     }
     let place = |suite: &Suite| {
         let listed = LAB.iter().position(|(name, ..)| *name == suite.name);
-        listed.unwrap_or_else(|| LAB.iter().take_while(|(.., cpus)| *cpus != ALONE).count())
+        listed.unwrap_or_else(|| LAB.iter().take_while(|(.., shares)| *shares != ALONE).count())
     };
     lab.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.name.cmp(&b.name)));
     let mut suites: Vec<Suite> = unit.into_values().chain(lab).collect();
@@ -137,7 +144,7 @@ fn of_package(executable: &Executable) -> Suite {
         programs: Vec::new(),
         directory: executable.directory.clone(),
         threads: 0,
-        cpus: 2,
+        shares: 2 * PER_CPU,
     }
 }
 
@@ -150,13 +157,13 @@ fn of_lab(executable: &Executable, tests: &[String]) -> Vec<Suite> {
     }
     let suites = modules.into_iter().map(|(module, tests)| {
         let listed = LAB.iter().find(|(name, ..)| *name == module);
-        let (_, threads, cpus) = listed.copied().unwrap_or((module, 1, 1));
+        let (_, threads, shares) = listed.copied().unwrap_or((module, 1, WAITS));
         Suite {
             name: module.to_owned(),
             programs: vec![(executable.path.clone(), tests)],
             directory: executable.directory.clone(),
             threads,
-            cpus,
+            shares,
         }
     });
     suites.collect()
@@ -194,14 +201,14 @@ mod tests {
         let suites = lab(&["faults::a", "disk_faults::faults::a", "soak::b", "every_file"]);
         let by_name = |name: &str| {
             let suite = suites.iter().find(|suite| suite.name == name);
-            suite.map(|suite| (suite.programs[0].1.join(" "), suite.cpus))
+            suite.map(|suite| (suite.programs[0].1.join(" "), suite.shares))
         };
-        assert_eq!(by_name("faults"), Some(("faults::a".to_owned(), 1)));
+        assert_eq!(by_name("faults"), Some(("faults::a".to_owned(), WAITS)));
         assert_eq!(
             by_name("disk_faults"),
-            Some(("disk_faults::faults::a".to_owned(), 1))
+            Some(("disk_faults::faults::a".to_owned(), WAITS))
         );
         assert_eq!(by_name("soak"), Some(("soak::b".to_owned(), ALONE)));
-        assert_eq!(by_name("lab"), Some(("every_file".to_owned(), 1)));
+        assert_eq!(by_name("lab"), Some(("every_file".to_owned(), WAITS)));
     }
 }

@@ -171,6 +171,7 @@ fn served(card: &Card, shell: &mut Shell, namespace: &Namespace) -> Result<()> {
         traffic.set_most(most);
         traffic.goes_on()?;
     }
+    is_not_steered(shell)?;
     let (mtu, mode, most) = card.modes[0];
     traffic.set_most(most);
     // A larger request that is under way would never be answered.
@@ -194,6 +195,16 @@ fn served(card: &Card, shell: &mut Shell, namespace: &Namespace) -> Result<()> {
     }
     let (requests, again) = traffic.stop()?;
     println!("{requests} requests held, {again} sent again");
+    Ok(())
+}
+
+/// No emulated card spreads AoE over its queues: the doctor says so, and leaves it as it is.
+fn is_not_steered(shell: &mut Shell) -> Result<()> {
+    let (code, said) = shell.run("/opt/xblade doctor eth0 --steer 02:00:00:00:00:0a --apply 2>&1")?;
+    let is_told = said.contains("does not spread AoE") || said.contains("has one receive queue");
+    ensure!(code == 1 && is_told, "{said}");
+    let said = shell.must("/opt/xblade doctor eth0; true")?;
+    ensure!(!said.contains("--steer"), "{said}");
     Ok(())
 }
 

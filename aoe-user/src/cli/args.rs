@@ -1,5 +1,6 @@
 //! Every argument of every subcommand. The man page and the completions are made from these types.
 
+mod doctor;
 mod import;
 mod state;
 
@@ -20,6 +21,7 @@ use crate::config::{
 use crate::initiator::flood;
 use crate::initiator::load::MAX_DEPTH;
 
+pub use doctor::DoctorArgs;
 pub use import::{Format, ImportArgs};
 pub use state::{StateAction, StateArgs, StatePlace, StateTarget};
 
@@ -289,23 +291,6 @@ pub struct CreateArgs {
     /// Reserve the space now, so that writes never find the disk full [default: sparse]
     #[arg(long)]
     pub prealloc: bool,
-}
-
-/// `xblade doctor`
-#[derive(Debug, Args)]
-pub struct DoctorArgs {
-    /// The interfaces
-    #[arg(value_name = "NETIF", required = true)]
-    pub interfaces: Vec<String>,
-    /// Print one JSON object instead of text
-    #[arg(long)]
-    pub json: bool,
-    /// Write all that tells how the card behaves into one file, to be sent in [default: standard output]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-", conflicts_with = "json")]
-    pub report: Option<PathBuf>,
-    /// With --report: whole addresses and the host's name, too
-    #[arg(long, requires = "report")]
-    pub full: bool,
 }
 
 /// `xblade bench`

@@ -5,6 +5,7 @@ use aoe_common::wire::sectors_per_frame;
 use serde::Serialize;
 
 use super::drivers::{Steering, steering};
+use super::filters::{Filter, Filters};
 use crate::host::Probe;
 use crate::host::XdpFeatures;
 use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, version};
@@ -15,7 +16,7 @@ const ONE_CHUNK_MTU: u32 = 1500;
 /// The MTU of the usual jumbo frames.
 const JUMBO_MTU: u32 = 9000;
 /// The kernel's name for `ethtool -K … ntuple`.
-const FILTERS: &str = "rx-ntuple-filter";
+pub(super) const FILTERS: &str = "rx-ntuple-filter";
 
 /// A change that would help, and why.
 #[derive(Debug, Serialize)]
@@ -107,9 +108,9 @@ impl Probe {
 }
 
 /// What would help, what is bad first.
-pub(super) fn advice(probe: &Probe) -> Vec<Advice> {
+pub(super) fn advice(probe: &Probe, filters: Option<&Filters>) -> Vec<Advice> {
     let mut list = bad(probe);
-    list.extend(better(probe));
+    list.extend(better(probe, filters));
     list
 }
 
@@ -158,13 +159,13 @@ fn kernel_takes_jumbo(probe: &Probe) -> bool {
 }
 
 /// What would make it faster or easier.
-fn better(probe: &Probe) -> Vec<Advice> {
+fn better(probe: &Probe, filters: Option<&Filters>) -> Vec<Advice> {
     let interface = &probe.interface;
     let mut list = Vec::new();
     if let Some(advice) = better_mtu(probe) {
         list.push(advice);
     }
-    list.extend(better_queues(probe));
+    list.extend(better_queues(probe, filters));
     let mut add = |why: &str, commands: Vec<String>| {
         list.push(Advice {
             bad: false,
@@ -235,8 +236,15 @@ fn better_mtu(probe: &Probe) -> Option<Advice> {
 }
 
 /// One queue, or a use for more.
-fn better_queues(probe: &Probe) -> Vec<Advice> {
+fn better_queues(probe: &Probe, filters: Option<&Filters>) -> Vec<Advice> {
     if probe.rx_queues <= 1 || probe.is_virtual {
+        return Vec::new();
+    }
+    let steered = match filters {
+        Some(Filters::Set(set)) => set.iter().any(Filter::is_about_aoe),
+        _ => false,
+    };
+    if steered {
         return Vec::new();
     }
     let interface = &probe.interface;
@@ -246,35 +254,30 @@ fn better_queues(probe: &Probe) -> Vec<Advice> {
         commands: vec![format!("ethtool -L {interface} combined 1")],
     }];
     let driver = probe.driver.as_deref().unwrap_or_default();
-    let source = "src 02:00:00:00:00:01 m 00:00:00:00:00:00";
-    let (rule, why) = match steering(driver) {
-        Steering::SourceAndType => (format!("{source} proto 0x88a2"), "a rule for each"),
-        Steering::Source => (
-            source.to_owned(),
-            "a rule for each, of the source alone (not on I210)",
-        ),
-        Steering::Unknown => (
-            format!("{source} proto 0x88a2"),
-            "a rule for each, where the NIC has such filters",
-        ),
+    let why = match steering(driver) {
+        Steering::SourceAndType => "",
+        Steering::Source => ", by its address alone (not on I210)",
+        Steering::Unknown => ", where the NIC has such filters",
         Steering::Nothing => return list,
     };
-    let is_on = probe.offload(FILTERS) == Some(true);
     // Some cards of a driver have no filters, which the kernel tells as a switch that is fixed.
-    let is_fixed = probe.offloads.is_some() && !probe.switchable.iter().any(|name| name == FILTERS);
-    if !is_on && is_fixed && steering(driver) != Steering::SourceAndType {
+    let lacks_them = has_fixed_filters(probe) && steering(driver) != Steering::SourceAndType;
+    if lacks_them || matches!(filters, Some(Filters::Refused(_))) {
         return list;
-    }
-    let mut commands = vec![format!("ethtool -N {interface} flow-type ether {rule} action 1")];
-    if !is_on {
-        commands.insert(0, format!("ethtool -K {interface} ntuple on"));
     }
     list.push(Advice {
         bad: false,
-        why: format!("or spread initiators over queues by hand: {why}"),
-        commands,
+        why: format!("or a queue for each initiator{why}: shows the commands, `--apply` carries them out"),
+        commands: vec![format!(
+            "xblade doctor {interface} --steer 02:00:00:00:00:01,02:00:00:00:00:02"
+        )],
     });
     list
+}
+
+/// Whether the filters are off, and cannot be switched on.
+pub(super) fn has_fixed_filters(probe: &Probe) -> bool {
+    probe.offload(FILTERS) == Some(false) && !probe.switchable.iter().any(|name| name == FILTERS)
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub(in super::super) fn nic() -> Probe {
 
 #[test]
 fn a_good_host_gets_zero_copy_and_no_advice() {
-    let report = report(&Finding::new(nic()));
+    let report = report(&Finding::with(nic(), None));
     assert!(report.contains("native XDP, zero-copy\n"), "{report}");
     assert!(report.contains("MTU 9000: 17 sectors (8.5 KiB)"), "{report}");
     assert!(report.contains("Nothing to improve"), "{report}");
@@ -74,12 +74,11 @@ fn advice_names_commands_that_can_be_typed() {
         offloads: Some(vec!["rx-vlan-hw-parse".into(), "rx-lro".into()]),
         ..nic()
     };
-    let report = report(&Finding::new(probe));
+    let report = report(&Finding::with(probe, None));
     for command in [
         "ip link set eth0 mtu 9000",
         "ethtool -L eth0 combined 1",
-        "ethtool -K eth0 ntuple on",
-        "ethtool -N eth0 flow-type ether src",
+        "xblade doctor eth0 --steer 02:00:00:00:00:01",
         "ethtool -K eth0 rxvlan off",
         "ethtool -K eth0 lro off",
         "echo 1 > /sys/class/net/eth0/threaded",
@@ -122,7 +121,7 @@ fn drivers_of_one_buffer_are_native_up_to_their_own_mtu() {
         }
         assert!(mode(&of(driver, most + 1)).starts_with("generic XDP"), "{driver}");
         for mtu_bytes in [1500, 9000] {
-            let finding = Finding::new(of(driver, mtu_bytes));
+            let finding = Finding::with(of(driver, mtu_bytes), None);
             let report = report(&finding);
             assert!(report.contains(&format!("mtu {step}\n")), "{driver}: {report}");
             assert!(
@@ -142,21 +141,51 @@ fn rules_are_advised_as_the_driver_takes_them() {
             switchable: switchable.iter().map(|name| (*name).to_owned()).collect(),
             ..nic()
         };
-        report(&Finding::new(probe))
+        report(&Finding::with(probe, None))
     };
-    let both =
-        "ethtool -N eth0 flow-type ether src 02:00:00:00:00:01 m 00:00:00:00:00:00 proto 0x88a2 action 1";
-    let source = "ethtool -N eth0 flow-type ether src 02:00:00:00:00:01 m 00:00:00:00:00:00 action 1";
-    assert!(of("ice", &[FILTERS]).contains(both));
+    let advised = "xblade doctor eth0 --steer ";
+    assert!(of("ice", &[FILTERS]).contains(advised));
     for driver in ["igb", "igc"] {
         let report = of(driver, &[FILTERS]);
-        assert!(report.contains(source) && !report.contains("0x88a2"), "{report}");
-        assert!(!of(driver, &[]).contains("ethtool -N"), "a card without filters");
+        assert!(
+            report.contains(advised) && report.contains("by its address alone"),
+            "{report}"
+        );
+        assert!(!of(driver, &[]).contains(advised), "a card without filters");
     }
     for driver in ["ixgbe", "i40e", "ena", "virtio_net", "bnxt_en"] {
-        assert!(!of(driver, &[FILTERS]).contains("ethtool -N"), "{driver}");
+        assert!(!of(driver, &[FILTERS]).contains(advised), "{driver}");
     }
     assert!(of("of-tomorrow", &[FILTERS]).contains("where the NIC has such filters"));
+}
+
+#[test]
+fn what_the_card_says_of_its_filters_counts() {
+    let of = |filters| {
+        let probe = Probe {
+            rx_queues: 4,
+            switchable: vec![FILTERS.into()],
+            ..nic()
+        };
+        report(&Finding::with(probe, Some(filters)))
+    };
+    let refused = of(Filters::Refused("Operation not supported".into()));
+    assert!(
+        refused.contains("filters      none: Operation not supported") && !refused.contains("--steer"),
+        "{refused}"
+    );
+    assert!(of(Filters::Set(Vec::new())).contains("--steer"));
+    let filter = Filter {
+        id: 7,
+        source: Some("02:00:00:00:00:0a".into()),
+        ethertype: Some(0x88a2),
+        queue: Some(2),
+    };
+    let set = of(Filters::Set(vec![filter]));
+    assert!(
+        set.contains("02:00:00:00:00:0a on queue 2") && !set.contains("--steer"),
+        "{set}"
+    );
 }
 
 #[test]
@@ -171,19 +200,19 @@ fn threaded_is_advised_where_it_works_only() {
             }),
             ..nic()
         };
-        report(&Finding::new(probe)).contains("/threaded")
+        report(&Finding::with(probe, None)).contains("/threaded")
     };
     assert!(!veth(false) && veth(true));
     let other_namespace = Probe {
         threaded: None,
         ..nic()
     };
-    assert!(!report(&Finding::new(other_namespace)).contains("/threaded"));
+    assert!(!report(&Finding::with(other_namespace, None)).contains("/threaded"));
 }
 
 #[test]
 fn what_is_bad_is_told_from_what_would_help() {
-    let finding = |probe| Finding::new(probe);
+    let finding = |probe| Finding::with(probe, None);
     assert!(!finding(nic()).is_bad());
     assert!(
         !finding(Probe {
@@ -218,10 +247,13 @@ fn what_is_bad_is_told_from_what_would_help() {
 
 #[test]
 fn what_is_unknown_is_said_to_be() {
-    let report = report(&Finding::new(Probe {
-        interface: "x".into(),
-        ..Probe::default()
-    }));
+    let report = report(&Finding::with(
+        Probe {
+            interface: "x".into(),
+            ..Probe::default()
+        },
+        None,
+    ));
     assert_eq!(report.matches("unknown").count(), 6, "{report}");
     assert!(report.contains("ip link set x up"), "{report}");
 }
@@ -233,7 +265,7 @@ fn an_old_kernel_gets_no_advice_that_it_cannot_follow() {
         mtu_bytes: 1500,
         ..nic()
     };
-    let report = report(&Finding::new(probe));
+    let report = report(&Finding::with(probe, None));
     assert!(
         report.contains("no jumbo frames, they need 6.6") && !report.contains("mtu 9000"),
         "{report}"

@@ -3,6 +3,8 @@
 mod advice;
 mod card_report;
 mod drivers;
+mod filters;
+mod steer;
 
 use std::fmt::Write as _;
 
@@ -15,9 +17,11 @@ use super::args::DoctorArgs;
 use super::output;
 use crate::control::tags::Tags;
 use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, version};
-use crate::host::{Probe, XdpFeatures, probe};
+use crate::host::{PageLists, Probe, XdpFeatures, page_lists, probe};
 use crate::store::rbd_available;
 use advice::{Advice, advice, mode, spread};
+use filters::{Filters, Program};
+use steer::Intent;
 
 /// Changes when a key of the JSON object changes its meaning or goes away.
 const SCHEMA: u32 = 1;
@@ -27,10 +31,13 @@ const SCHEMA: u32 = 1;
 /// # Errors
 /// When there is no such interface, or something of one is bad.
 pub(super) fn run(args: &DoctorArgs) -> Result<()> {
+    if !args.steer.is_empty() {
+        return steer(args);
+    }
     let found: Vec<(&str, Result<Finding>)> = args
         .interfaces
         .iter()
-        .map(|name| (name.as_str(), probe(name).map(Finding::new)))
+        .map(|name| (name.as_str(), probe(name).map(Finding::of)))
         .collect();
     if let Some(file) = &args.report {
         return card_report::write(file, &args.interfaces, &to_json(&found), args.full);
@@ -39,7 +46,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<()> {
         output::line(to_json(&found))?;
     } else {
         let good = found.iter().filter_map(|(_, finding)| finding.as_ref().ok());
-        let reports = good.map(report).chain([ceph()]);
+        let reports = good.map(report).chain([memory(page_lists()), ceph()]);
         output::print(reports.collect::<Vec<String>>().join("\n"))?;
     }
     let wrong = |(name, finding): &(&str, Result<Finding>)| match finding {
@@ -49,6 +56,19 @@ pub(super) fn run(args: &DoctorArgs) -> Result<()> {
     };
     let wrong: Vec<String> = found.iter().filter_map(wrong).collect();
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// Queues for initiators, on each of the interfaces.
+fn steer(args: &DoctorArgs) -> Result<()> {
+    let intent = match (args.apply, args.undo) {
+        (true, _) => Intent::Apply,
+        (_, true) => Intent::Undo,
+        _ => Intent::Show,
+    };
+    for interface in &args.interfaces {
+        steer::run(&mut Program, &probe(interface)?, &args.steer, intent)?;
+    }
     Ok(())
 }
 
@@ -62,7 +82,34 @@ fn to_json(found: &[(&str, Result<Finding>)]) -> Value {
         .all(|(_, finding)| finding.as_ref().is_ok_and(|finding| !finding.is_bad()));
     let interfaces: Vec<Value> = found.iter().map(interface).collect();
     let librbd = rbd_available().is_ok();
-    json!({ "schema": SCHEMA, "ok": ok, "interfaces": interfaces, "librbd": librbd })
+    json!({
+        "schema": SCHEMA,
+        "ok": ok,
+        "interfaces": interfaces,
+        "page_lists": page_lists(),
+        "librbd": librbd,
+    })
+}
+
+/// How free pages come back to drivers, which is the whole machine's.
+fn memory(lists: Option<PageLists>) -> String {
+    let Some(PageLists {
+        pages,
+        wanted_fraction,
+    }) = lists
+    else {
+        return "Memory\n  page lists   unknown: the kernel does not tell\n".to_owned();
+    };
+    let mib = pages * 4 / 1024;
+    let Some(fraction) = wanted_fraction else {
+        return format!("Memory\n  page lists   up to {pages} free pages ({mib} MiB) a CPU: short enough\n");
+    };
+    format!(
+        "Memory\n  page lists   up to {pages} free pages ({mib} MiB) a CPU: more than its cache holds, so that they come back cold\n\n\
+         What would help:\n\n  \
+         # large writes in copy mode: measure it; for all programs, until the next boot\n  \
+         sysctl -w vm.percpu_pagelist_high_fraction={fraction}\n"
+    )
 }
 
 /// Whether images in Ceph could be served. Most hosts serve none, so that nothing is wrong without.
@@ -83,15 +130,25 @@ struct Finding {
     sectors: u8,
     /// What `--mode auto` will probably end in.
     mode: &'static str,
+    /// Which filters the card has, where several queues make them of use.
+    filters: Option<Filters>,
     advice: Vec<Advice>,
 }
 
 impl Finding {
-    fn new(probe: Probe) -> Finding {
+    /// Of an interface, whose card is asked for its filters.
+    fn of(probe: Probe) -> Finding {
+        let has_use = probe.rx_queues > 1 && !probe.is_virtual;
+        let filters = has_use.then(|| filters::read(&mut Program, &probe.interface));
+        Finding::with(probe, filters)
+    }
+
+    fn with(probe: Probe, filters: Option<Filters>) -> Finding {
         Finding {
             sectors: sectors_per_frame(probe.mtu_bytes),
             mode: mode(&probe),
-            advice: advice(&probe),
+            advice: advice(&probe, filters.as_ref()),
+            filters,
             probe,
         }
     }
@@ -106,6 +163,7 @@ fn report(finding: &Finding) -> String {
         probe,
         sectors,
         mode,
+        filters,
         advice,
     } = finding;
     let Probe {
@@ -132,6 +190,9 @@ fn report(finding: &Finding) -> String {
         "  queues       {rx_queues} receive, {tx_queues} transmit; {}",
         spread(probe)
     );
+    if let Some(filters) = filters {
+        let _ = writeln!(text, "  filters      {filters}");
+    }
     match probe.xdp {
         None => text += "  XDP          unknown: the kernel does not tell before 6.3\n",
         Some(xdp) => {
@@ -211,5 +272,23 @@ fn kernel_note(release: &str) -> String {
         }
         Some(_) => String::new(),
         None => ": version unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_page_lists_get_a_command_that_can_be_typed() {
+        let text = |wanted_fraction| {
+            memory(Some(PageLists {
+                pages: 311_296,
+                wanted_fraction,
+            }))
+        };
+        assert!(text(Some(2400)).contains("\n  sysctl -w vm.percpu_pagelist_high_fraction=2400\n"));
+        assert!(text(Some(2400)).contains("1216 MiB"));
+        assert!(!text(None).contains("sysctl") && !memory(None).contains("sysctl"));
     }
 }

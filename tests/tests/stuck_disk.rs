@@ -182,6 +182,15 @@ impl Served {
         Ok(())
     }
 
+    /// How long the oldest acknowledged write of an export has waited for its commit, as the metrics tell it.
+    fn dirty_seconds(&self, export: Address) -> Result<f64> {
+        let metrics = String::from_utf8(self.target.ask(&["metrics"])?.stdout)?;
+        let (shelf, slot) = (export.shelf, export.slot);
+        let name = format!("xblade_export_dirty_seconds{{export=\"e{shelf}.{slot}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        Ok(line.with_context(|| metrics.clone())?.parse()?)
+    }
+
     /// Until the disk holds requests back.
     fn wait_until_held(&self, first: u64) -> Result<u64> {
         let (deadline, mut round) = (Instant::now() + PATIENCE, first);
@@ -226,9 +235,19 @@ fn costs_its_own_export_only(system: System, store: &str, hang: (&str, Hang), th
             .with_context(|| format!("{what} hang, round {round}"))?;
         std::thread::sleep(PAUSE);
     }
+    if what == "flushes" {
+        let dirty = served.dirty_seconds(STUCK)?;
+        ensure!(dirty >= (PAUSE * ROUNDS as u32).as_secs_f64() / 2.0, "{dirty} s");
+        ensure!(served.dirty_seconds(HEALTHY)? == 0.0, "nobody has written there");
+    }
     // The disk answers again: so does its export, and the target stops as ever.
     pick(served.disk.switches()).store(false, Ordering::Relaxed);
     ensure!(served.lab.open(0)?.find(STUCK)?.read(0, 1)?.len() == SECTOR);
+    let deadline = Instant::now() + PATIENCE;
+    while served.dirty_seconds(STUCK)? > 0.0 {
+        ensure!(Instant::now() < deadline, "what was written stays uncommitted");
+        std::thread::sleep(PAUSE);
+    }
     served.target.process.stop()?;
     Ok(())
 }

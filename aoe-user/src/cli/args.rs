@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aoe_common::Mac;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -16,7 +16,7 @@ use super::live::args as live;
 use super::{bench, log};
 use crate::config::values::{self, BUFFERS, LENGTH, OFFSET, SHELF, SLOT, SPAN, SPIN_US};
 use crate::config::{
-    CephOptions, ExportConfig, ImageFormat, Mode, OnLostWrite, StoreKind, Vlan, ceph, interfaces,
+    CephOptions, ExportConfig, ImageFormat, Mode, OnLostWrite, StoreKind, Vlan, ceph, device, interfaces,
 };
 use crate::initiator::flood;
 use crate::initiator::load::MAX_DEPTH;
@@ -133,7 +133,8 @@ pub struct ServeArgs {
     /// Network interfaces to serve on, names or globs
     #[arg(value_name = "NETIF[,NETIF…]", value_parser = patterns)]
     pub interfaces: Patterns,
-    /// Image file or block device, an image in Ceph (rbd:POOL/IMAGE), or an NBD server's (nbd+unix:///NAME?socket=PATH, nbd://HOST/NAME)
+    /// Image file or block device (also PARTUUID=…), an image in Ceph (rbd:POOL/IMAGE), or an NBD server's (nbd+unix:///NAME?socket=PATH, nbd://HOST/NAME)
+    #[arg(value_parser = OsStringValueParser::new().try_map(device::path))]
     pub file: PathBuf,
 
     /// Refuse writes

@@ -51,6 +51,7 @@ fn refused(exports: &[ExportConfig]) -> impl Iterator<Item = Finding> {
             export: index,
             key: "path",
             message: refused(export)?.to_string(),
+            other: None,
         })
     })
 }

@@ -2,22 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::{Entry as Slot, HashMap};
+use std::sync::Arc;
 
 use aoe_common::Mac;
 use toml::de::{DeTable, DeValue};
 
+use super::problem::Place;
 use super::reader::{Keys, Mistake, Value, one_of, read_element, text, text_or_number};
+use super::source::Source;
 use super::values;
 use super::{Access, AccessEntry};
 
 /// The lists under `[acl]`, by name.
 #[derive(Debug, Default)]
-pub(super) struct Lists(BTreeMap<String, Vec<AccessEntry>>);
+pub(super) struct Lists(BTreeMap<String, Named>);
+
+/// A list, and where its name stands.
+#[derive(Debug)]
+struct Named {
+    entries: Vec<AccessEntry>,
+    place: Place,
+}
 
 impl Lists {
-    /// Reads the table. A list with a mistake is there, so that who refers to it is not told of a second one.
-    pub(super) fn read(table: &DeTable<'_>, mistakes: &mut Vec<Mistake>) -> Lists {
-        let mut lists = BTreeMap::new();
+    /// Adds the lists of a table. One with a mistake is there, so that who refers to it is not told of a second one.
+    pub(super) fn read(&mut self, table: &DeTable<'_>, source: &Arc<Source>, mistakes: &mut Vec<Mistake>) {
         for (name, value) in table {
             let key: &str = name.get_ref();
             let is_good = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
@@ -44,9 +53,18 @@ impl Lists {
                     list.add(entry, value, mistakes);
                 }
             }
-            lists.insert(key.to_owned(), list.entries);
+            // Of two that differ one would let somebody in whom the other shuts out.
+            if let Some(other) = self.0.get(key) {
+                let message = format!("acl: there is a list {key} already, at {}", other.place.name());
+                let span = name.span();
+                mistakes.push(Mistake { span, message });
+            }
+            let named = Named {
+                entries: list.entries,
+                place: Place::new(source, name.span()),
+            };
+            self.0.insert(key.to_owned(), named);
         }
-        Lists(lists)
     }
 
     /// Reads `allow`, where it is there.
@@ -57,7 +75,8 @@ impl Lists {
             match name {
                 None => allowed.add(entry(value, mistakes)?, value, mistakes),
                 Some(name) => match self.0.get(name) {
-                    Some(entries) => entries
+                    Some(list) => list
+                        .entries
                         .iter()
                         .for_each(|entry| allowed.add_listed(*entry, value, mistakes)),
                     None => mistakes.push(Mistake {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use aoe_common::Mac;
 use toml::de::DeValue;
 
+use super::problem::Place;
 use super::reader::{Keys, Mistake, Value, read_element, show, text, text_or_number};
+use super::source::Source;
 use super::{ExportConfig, Overlay, StoreKind, values};
 
 /// Exports that several gateways can serve, and that move from one to the other together.
@@ -32,35 +34,37 @@ impl FailoverGroup {
 
 /// The groups by name.
 #[derive(Debug, Default)]
-pub(super) struct Groups(HashMap<String, Arc<FailoverGroup>>);
+pub(super) struct Groups {
+    by_name: HashMap<String, Arc<FailoverGroup>>,
+    /// Where each is called so.
+    names: HashMap<String, Place>,
+    /// Whose an address is.
+    macs: HashMap<Mac, String>,
+}
 
 impl Groups {
-    /// Reads the `[[failover]]` tables.
-    pub(super) fn read(keys: &mut Keys<'_, '_, '_>) -> Groups {
-        let mut groups = Groups::default();
+    /// Adds those of the `[[failover]]` tables of a file.
+    pub(super) fn read(&mut self, keys: &mut Keys<'_, '_, '_>, source: &Arc<Source>) {
         let Some(value) = keys.raw("failover") else {
-            return groups;
+            return;
         };
         if !value.get_ref().is_array() {
-            keys.mistake(value.span(), "`failover` is a list of tables: write [[failover]]");
-            return groups;
+            return keys.mistake(value.span(), "`failover` is a list of tables: write [[failover]]");
         }
-        let mut macs = HashMap::new();
         keys.list("failover", |value, mistakes| {
-            let group = read_group(value, &groups, &mut macs, mistakes)?;
-            groups.0.insert(group.name.clone(), Arc::new(group));
+            let group = read_group(value, self, source, mistakes)?;
+            self.by_name.insert(group.name.clone(), Arc::new(group));
             Some(())
         });
-        groups
     }
 
     /// The group that an export names.
     pub(super) fn of(&self, keys: &mut Keys<'_, '_, '_>) -> Option<Arc<FailoverGroup>> {
-        let find = |name: &str| match self.0.get(name) {
+        let find = |name: &str| match self.by_name.get(name) {
             Some(group) => Ok(Arc::clone(group)),
-            None if self.0.is_empty() => Err("there is no [[failover]] in this file".to_owned()),
+            None if self.by_name.is_empty() => Err("there is no [[failover]]".to_owned()),
             None => {
-                let mut names: Vec<&str> = self.0.keys().map(String::as_str).collect();
+                let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
                 names.sort_unstable();
                 Err(format!(
                     "no [[failover]] is called so; there are: {}",
@@ -74,8 +78,8 @@ impl Groups {
 
 fn read_group(
     value: &Value<'_>,
-    groups: &Groups,
-    macs: &mut HashMap<Mac, String>,
+    groups: &mut Groups,
+    source: &Arc<Source>,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<FailoverGroup> {
     let DeValue::Table(table) = value.get_ref() else {
@@ -94,17 +98,19 @@ fn read_group(
         }
     }
     let name = keys.get("name", text(group_name));
-    if let (Some(name), Some(place)) = (&name, table.get("name"))
-        && groups.0.contains_key(name)
-    {
-        keys.mistake(
-            place.span(),
-            format!("name = {name:?}: another failover group is called so"),
-        );
+    if let (Some(name), Some(value)) = (&name, table.get("name")) {
+        let place = Place::new(source, value.span());
+        if let Some(other) = groups.names.insert(name.clone(), place) {
+            let message = "another failover group is called so, at";
+            keys.mistake(
+                value.span(),
+                format!("name = {name:?}: {message} {}", other.name()),
+            );
+        }
     }
     let mac = keys.get("mac", text(values::initiator));
     if let (Some(mac), Some(place)) = (mac, table.get("mac"))
-        && let Some(other) = macs.insert(mac, name.clone().unwrap_or_default())
+        && let Some(other) = groups.macs.insert(mac, name.clone().unwrap_or_default())
     {
         keys.mistake(
             place.span(),

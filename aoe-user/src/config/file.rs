@@ -1,4 +1,4 @@
-//! Reads the config file (TOML): `[defaults]` and any number of `[[export]]`.
+//! Understands config files (TOML): `[defaults]` and any number of `[[export]]`, in one file or in several.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,16 @@ use toml::de::{DeTable, DeValue};
 
 use super::access_lists::Lists;
 use super::ceph;
+use super::device;
 use super::failover::Groups;
 use super::interfaces;
-use super::overlays;
+use super::overlays::{self, Machines};
 use super::problem::{Place, Problem, Problems};
 use super::reader::{
     Keys, Mistake, Spans, Value, boolean, number, one_of, read_element, show, text, text_or_number,
 };
-use super::source::{self, Source};
+use super::source::Source;
+use super::sources;
 use super::values::{self, BUFFERS, CPU, LENGTH, MAX_SECTORS, OFFSET, SHELF, SLOT, SPIN_US, VLAN};
 #[cfg(test)]
 use super::{Access, AccessEntry};
@@ -33,7 +35,7 @@ const OWN_KEYS: [&str; 7] = [
     "state_name",
 ];
 
-/// A config file as read, with what is needed to point at its lines later.
+/// A configuration as read, with what is needed to point at its lines later.
 #[derive(Debug)]
 pub struct ConfigFile {
     /// What it says. State directory and force come from the command line.
@@ -45,46 +47,47 @@ pub struct ConfigFile {
 /// Where the values of a config came from.
 #[derive(Debug)]
 pub struct Origin {
-    source: Arc<Source>,
+    /// The files; the first has the defaults.
+    sources: Vec<Arc<Source>>,
     defaults: Spans,
-    exports: Vec<(Range<usize>, Spans)>,
+    exports: Vec<ExportPlace>,
+}
+
+/// Where an export stands.
+#[derive(Debug)]
+struct ExportPlace {
+    /// Which file.
+    source: usize,
+    heading: Range<usize>,
+    spans: Spans,
 }
 
 impl Origin {
     /// The place of a setting: in the export itself, else in the defaults, else the export's heading.
     pub fn place(&self, export: usize, key: &str) -> Option<Place> {
-        let (heading, spans) = self.exports.get(export)?;
-        let span = spans
-            .get(key)
-            .or_else(|| self.defaults.get(key))
-            .unwrap_or_else(|| heading.clone());
-        Some(Place::new(&self.source, span))
+        let at = self.exports.get(export)?;
+        let (source, span) = match (at.spans.get(key), self.defaults.get(key)) {
+            (Some(span), _) => (at.source, span),
+            (None, Some(span)) => (0, span),
+            (None, None) => (at.source, at.heading.clone()),
+        };
+        Some(Place::new(self.sources.get(source)?, span))
+    }
+
+    /// The place of an export, as in `x.toml:3:1`.
+    pub fn export(&self, export: usize) -> Option<String> {
+        let at = self.exports.get(export)?;
+        let source = self.sources.get(at.source)?;
+        Some(Place::new(source, at.heading.clone()).name())
     }
 }
 
-/// Reads and understands a config file. Looks at nothing else: see [`super::validate`].
+/// Reads and understands a config file, and those in [its folder](super::sources::folder). Looks at nothing else: see [`super::validate`].
 ///
 /// # Errors
-/// All mistakes that the file has, each with line and column.
+/// All mistakes that the files have, each with line and column.
 pub fn load(file: &Path) -> Result<ConfigFile, Problems> {
-    let refused = |reason: &str| {
-        let message = format!("cannot read the config file {}: {reason}", file.display());
-        Problems(vec![Problem { message, place: None }])
-    };
-    let bytes = source::read(file).map_err(|reason| refused(&reason))?;
-    if bytes.contains(&0) {
-        return Err(refused("it holds no text; is it a disk image?"));
-    }
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let good = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
-        let end = good.len();
-        let place = Place::new(&Arc::new(Source::new(file, good)), end..end);
-        Problems(vec![Problem {
-            message: "not UTF-8 text from here on".into(),
-            place: Some(place),
-        }])
-    })?;
-    parse(file, text)
+    understand(sources::read(file)?)
 }
 
 /// Understands the text of a config file; `file` names it in messages and is where relative paths start.
@@ -92,52 +95,100 @@ pub fn load(file: &Path) -> Result<ConfigFile, Problems> {
 /// # Errors
 /// All mistakes that the text has, each with line and column.
 pub fn parse(file: &Path, text: String) -> Result<ConfigFile, Problems> {
-    let source = Arc::new(Source::new(file, text));
-    let mut mistakes = Vec::new();
-    let (config, defaults, exports) = read_document(file, source.text(), &mut mistakes);
-    if mistakes.is_empty() {
+    understand(vec![Arc::new(Source::new(file, text))])
+}
+
+/// All files as one configuration; the first has what holds for all exports.
+pub(super) fn understand(sources: Vec<Arc<Source>>) -> Result<ConfigFile, Problems> {
+    let mut mistakes: Vec<Vec<Mistake>> = sources.iter().map(|_| Vec::new()).collect();
+    let (config, defaults, exports) = read_documents(&sources, &mut mistakes);
+    if mistakes.iter().all(Vec::is_empty) {
         let origin = Origin {
-            source,
+            sources,
             defaults,
             exports,
         };
         return Ok(ConfigFile { config, origin });
     }
-    mistakes.sort_by_key(|mistake| mistake.span.start);
-    let problem = |Mistake { span, message }| Problem {
-        message,
-        place: Some(Place::new(&source, span)),
-    };
-    Err(Problems(mistakes.into_iter().map(problem).collect()))
+    let mut problems = Vec::new();
+    for (source, mut mistakes) in sources.iter().zip(mistakes) {
+        mistakes.sort_by_key(|mistake| mistake.span.start);
+        problems.extend(mistakes.into_iter().map(|Mistake { span, message }| Problem {
+            message,
+            place: Some(Place::new(source, span)),
+        }));
+    }
+    Err(Problems(problems))
 }
 
-type Parsed = (Config, Spans, Vec<(Range<usize>, Spans)>);
+type Parsed = (Config, Spans, Vec<ExportPlace>);
 
-fn read_document(file: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Parsed {
+/// A file that is being read.
+struct Document<'t, 'i, 'm> {
+    source: &'t Arc<Source>,
+    keys: Keys<'t, 'i, 'm>,
+}
+
+fn read_documents(sources: &[Arc<Source>], mistakes: &mut [Vec<Mistake>]) -> Parsed {
     let mut config = Config {
         exports: Vec::new(),
         state_dir: None,
         cpus: Vec::new(),
         force: false,
     };
-    let mut template = ExportConfig::new(0, 0, PathBuf::new());
-    let mut defaults = Spans::default();
-    let mut exports = Vec::new();
-
-    let (document, errors) = DeTable::parse_recoverable(text);
-    if !errors.is_empty() {
+    let parsed: Vec<_> = sources
+        .iter()
+        .map(|source| DeTable::parse_recoverable(source.text()))
+        .collect();
+    for ((_, errors), mistakes) in parsed.iter().zip(&mut *mistakes) {
         mistakes.extend(errors.iter().map(|error| Mistake {
             span: error.span().unwrap_or(0..0),
             message: format!("not TOML: {}", error.message()),
         }));
-        return (config, defaults, exports);
     }
+    if mistakes.iter().any(|mistakes| !mistakes.is_empty()) {
+        return (config, Spans::default(), Vec::new());
+    }
+    let files = parsed.iter().zip(sources).zip(mistakes);
+    let mut documents: Vec<Document<'_, '_, '_>> = files
+        .map(|(((document, _), source), mistakes)| Document {
+            source,
+            keys: Keys::new(document.get_ref(), mistakes),
+        })
+        .collect();
+    let mut tables = Tables::default();
+    for Document { source, keys } in &mut documents {
+        tables.read(keys, source);
+    }
+    let mut template = ExportConfig::new(0, 0, PathBuf::new());
+    let mut defaults = Spans::default();
+    for (index, document) in documents.iter_mut().enumerate() {
+        if index == 0 {
+            defaults = read_shared(document, &mut template, &mut config.cpus, &tables);
+        } else {
+            refuse_shared(document, &sources[0]);
+        }
+    }
+    let exports = read_exports(&mut documents, &mut config, (&template, &tables));
+    let machines: Arc<[Machine]> = tables.machines.all.into();
+    let with_overlay = |export: &&mut ExportConfig| export.overlay != Overlay::None;
+    for export in config.exports.iter_mut().filter(with_overlay) {
+        export.machines = Arc::clone(&machines);
+    }
+    for document in documents {
+        document.keys.finish(&[]);
+    }
+    (config, defaults, exports)
+}
 
-    let mut keys = Keys::new(document.get_ref(), mistakes);
-    let tables = Tables {
-        lists: read_lists(&mut keys),
-        groups: Groups::read(&mut keys),
-    };
+/// What holds for all exports.
+fn read_shared(
+    Document { source, keys }: &mut Document<'_, '_, '_>,
+    template: &mut ExportConfig,
+    cpus: &mut Vec<usize>,
+    tables: &Tables,
+) -> Spans {
+    let file = source.file();
     if let Some(value) = keys.raw("ceph") {
         match value.get_ref() {
             DeValue::Table(table) => template.ceph = Arc::new(ceph::read(file, table, keys.mistakes())),
@@ -147,56 +198,89 @@ fn read_document(file: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Parsed
     if let Some(value) = keys.raw("defaults") {
         match value.get_ref() {
             DeValue::Table(table) => {
-                let shared = (file, &tables);
-                defaults = read_defaults(table, &mut template, &mut config.cpus, shared, keys.mistakes());
+                return read_defaults(table, template, cpus, (file, tables), keys.mistakes());
             }
             _ => keys.mistake(value.span(), "`defaults` is a table: write [defaults]"),
         }
     }
-    let is_list = keys
-        .raw("export")
-        .map(|value| (value.span(), value.get_ref().is_array()));
-    match is_list {
-        None => keys.mistake(0..0, "nothing to serve: there is no [[export]]"),
-        Some((span, false)) => keys.mistake(span, "`export` is a list of tables: write [[export]]"),
-        Some((span, true)) => {
-            let list = keys.list("export", |value, mistakes| {
-                let read = read_export(file, value, (&template, &tables), mistakes);
-                read.map(|(export, spans)| (export, (value.span(), spans)))
-            });
-            let (read, places) = list.unwrap_or_default().into_iter().unzip();
-            (config.exports, exports) = (read, places);
-            if config.exports.is_empty() && keys.mistakes().is_empty() {
-                keys.mistake(span, "nothing to serve: the list of exports is empty");
-            }
+    Spans::default()
+}
+
+/// It would depend on the order of the files whom it holds for.
+fn refuse_shared(Document { keys, .. }: &mut Document<'_, '_, '_>, main: &Source) {
+    for key in ["defaults", "ceph"] {
+        if let Some(value) = keys.raw(key) {
+            let message = format!(
+                "[{key}] holds for the exports of all files, and belongs in {}",
+                main.file().display()
+            );
+            keys.mistake(value.span(), message);
         }
     }
-    let machines: Arc<[Machine]> = overlays::read_machines(&mut keys).into();
-    let with_overlay = |export: &&mut ExportConfig| export.overlay != Overlay::None;
-    for export in config.exports.iter_mut().filter(with_overlay) {
-        export.machines = Arc::clone(&machines);
+}
+
+/// The exports of all files, and where they stand.
+fn read_exports(
+    documents: &mut [Document<'_, '_, '_>],
+    config: &mut Config,
+    shared: (&ExportConfig, &Tables),
+) -> Vec<ExportPlace> {
+    let mut places = Vec::new();
+    let mut list_at = None;
+    for (index, Document { source, keys }) in documents.iter_mut().enumerate() {
+        let Some(value) = keys.raw("export") else { continue };
+        if !value.get_ref().is_array() {
+            keys.mistake(value.span(), "`export` is a list of tables: write [[export]]");
+        } else {
+            let list = keys.list("export", |value, mistakes| {
+                let (export, spans) = read_export(source.file(), value, shared, mistakes)?;
+                let place = ExportPlace {
+                    source: index,
+                    heading: value.span(),
+                    spans,
+                };
+                Some((export, place))
+            });
+            for (export, place) in list.unwrap_or_default() {
+                config.exports.push(export);
+                places.push(place);
+            }
+        }
+        list_at = Some((index, value.span()));
     }
-    keys.finish(&[]);
-    (config, defaults, exports)
+    let is_clean = |document: &mut Document<'_, '_, '_>| document.keys.mistakes().is_empty();
+    match list_at {
+        None => documents[0]
+            .keys
+            .mistake(0..0, "nothing to serve: there is no [[export]]"),
+        Some((index, span)) if config.exports.is_empty() && documents.iter_mut().all(is_clean) => documents
+            [index]
+            .keys
+            .mistake(span, "nothing to serve: the list of exports is empty"),
+        Some(_) => {}
+    }
+    places
 }
 
 /// What exports name.
+#[derive(Default)]
 struct Tables {
     lists: Lists,
     groups: Groups,
+    machines: Machines,
 }
 
-/// The lists that `allow` may name.
-fn read_lists(keys: &mut Keys<'_, '_, '_>) -> Lists {
-    let Some(value) = keys.raw("acl") else {
-        return Lists::default();
-    };
-    match value.get_ref() {
-        DeValue::Table(table) => Lists::read(table, keys.mistakes()),
-        _ => {
-            keys.mistake(value.span(), "`acl` is a table of lists: write [acl]");
-            Lists::default()
+impl Tables {
+    /// Those of one file more.
+    fn read(&mut self, keys: &mut Keys<'_, '_, '_>, source: &Arc<Source>) {
+        if let Some(value) = keys.raw("acl") {
+            match value.get_ref() {
+                DeValue::Table(table) => self.lists.read(table, source, keys.mistakes()),
+                _ => keys.mistake(value.span(), "`acl` is a table of lists: write [acl]"),
+            }
         }
+        self.groups.read(keys, source);
+        self.machines.read(keys, source);
     }
 }
 
@@ -364,6 +448,9 @@ fn read_path(file: &Path, text: &str) -> Result<PathBuf, String> {
     if let Some(remote) = RemotePath::of(Path::new(text)) {
         remote?;
         return Ok(text.into());
+    }
+    if let Some(device) = device::named(text) {
+        return device;
     }
     let path = file.parent().unwrap_or(Path::new("")).join(text);
     if path.as_os_str().len() > PATH_BYTES {

@@ -6,6 +6,7 @@
 mod access_lists;
 pub mod backing;
 pub mod ceph;
+pub mod device;
 mod difference;
 pub mod failover;
 pub mod file;
@@ -14,6 +15,7 @@ pub mod overlays;
 pub mod problem;
 mod reader;
 pub mod source;
+pub mod sources;
 pub mod validate;
 pub mod values;
 

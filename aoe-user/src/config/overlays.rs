@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use aoe_common::Mac;
 use toml::de::DeValue;
 
+use super::problem::Place;
 use super::reader::{Keys, Mistake, Value, number, one_of, read_element, show, text, text_or_number};
+use super::source::Source;
 use super::values::{self, UNKNOWN_MAX};
 use super::{ExportConfig, StoreKind};
 
@@ -116,20 +119,28 @@ pub(super) fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConf
     keys.set("unknown_max", &mut export.unknown_max, number(UNKNOWN_MAX));
 }
 
-/// Reads the `[[machine]]` tables.
-pub(super) fn read_machines(keys: &mut Keys<'_, '_, '_>) -> Vec<Machine> {
-    let Some(value) = keys.raw("machine") else {
-        return Vec::new();
-    };
-    if !value.get_ref().is_array() {
-        keys.mistake(value.span(), "`machine` is a list of tables: write [[machine]]");
-        return Vec::new();
+/// The machines with names, of all files.
+#[derive(Debug, Default)]
+pub(super) struct Machines {
+    /// By the order in which they stand there.
+    pub(super) all: Vec<Machine>,
+    seen: Seen,
+}
+
+impl Machines {
+    /// Adds those of the `[[machine]]` tables of a file.
+    pub(super) fn read(&mut self, keys: &mut Keys<'_, '_, '_>, source: &Arc<Source>) {
+        let Some(value) = keys.raw("machine") else {
+            return;
+        };
+        if !value.get_ref().is_array() {
+            return keys.mistake(value.span(), "`machine` is a list of tables: write [[machine]]");
+        }
+        let list = keys.list("machine", |value, mistakes| {
+            read_machine(value, &mut self.seen, source, mistakes)
+        });
+        self.all.extend(list.unwrap_or_default());
     }
-    let mut seen = Seen::default();
-    let list = keys.list("machine", |value, mistakes| {
-        read_machine(value, &mut seen, mistakes)
-    });
-    list.unwrap_or_default()
 }
 
 /// It becomes part of a file's name.
@@ -140,11 +151,16 @@ fn machine_name(text: &str) -> Result<String, String> {
 /// What belongs to one machine only.
 #[derive(Debug, Default)]
 struct Seen {
-    names: HashMap<String, ()>,
-    macs: HashMap<Mac, String>,
+    names: HashMap<String, Place>,
+    macs: HashMap<Mac, (String, Place)>,
 }
 
-fn read_machine(value: &Value<'_>, seen: &mut Seen, mistakes: &mut Vec<Mistake>) -> Option<Machine> {
+fn read_machine(
+    value: &Value<'_>,
+    seen: &mut Seen,
+    source: &Arc<Source>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Machine> {
     let DeValue::Table(table) = value.get_ref() else {
         let message = format!(
             "machine = {}: a machine is a table: write [[machine]]",
@@ -161,22 +177,26 @@ fn read_machine(value: &Value<'_>, seen: &mut Seen, mistakes: &mut Vec<Mistake>)
         }
     }
     let name = keys.get("name", text(machine_name));
-    if let Some(name) = &name
-        && seen.names.insert(name.clone(), ()).is_some()
-        && let Some(place) = table.get("name")
+    if let (Some(name), Some(place)) = (&name, table.get("name"))
+        && let Some(other) = seen.names.insert(name.clone(), Place::new(source, place.span()))
     {
-        keys.mistake(
-            place.span(),
-            format!("name = {name:?}: another machine is called so"),
+        let message = format!(
+            "name = {name:?}: another machine is called so, at {}",
+            other.name()
         );
+        keys.mistake(place.span(), message);
     }
     let called = name.clone().unwrap_or_default();
     let macs = keys.list("macs", |value, mistakes| {
         let mac = read_element("macs", value, text(values::initiator), mistakes)?;
-        if let Some(other) = seen.macs.insert(mac, called.clone()) {
+        let here = (called.clone(), Place::new(source, value.span()));
+        if let Some((other, place)) = seen.macs.insert(mac, here) {
             let message = match other == called {
                 true => format!("macs: {mac} is listed twice"),
-                false => format!("macs: {mac} belongs to the machine {other} already"),
+                false => format!(
+                    "macs: {mac} belongs to the machine {other} already, at {}",
+                    place.name()
+                ),
             };
             let span = value.span();
             mistakes.push(Mistake { span, message });

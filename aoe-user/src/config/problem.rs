@@ -71,6 +71,11 @@ impl Place {
         self.source.file()
     }
 
+    /// File, line and column, as compilers write them.
+    pub fn name(&self) -> String {
+        format!("{}:{}:{}", self.file().display(), self.line(), self.column())
+    }
+
     /// The line with the place underlined, or as much of it as fits a terminal.
     fn excerpt(&self) -> String {
         let text = self.source.text();
@@ -104,13 +109,7 @@ impl fmt::Display for Problem {
         let Some(place) = &self.place else {
             return f.write_str(&message);
         };
-        let (line, column) = (place.line(), place.column());
-        write!(
-            f,
-            "{}:{line}:{column}: {message}\n{}",
-            place.file().display(),
-            place.excerpt()
-        )
+        write!(f, "{}: {message}\n{}", place.name(), place.excerpt())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::backing::{self, Backing, Identity};
+use super::device;
 use super::failover;
 use super::interfaces;
 use super::overlays;
@@ -52,20 +53,30 @@ pub struct Finding {
     pub key: &'static str,
     /// What is to be said.
     pub message: String,
+    /// The export that it contradicts.
+    pub other: Option<usize>,
 }
 
 impl Report {
     /// The problems, with their places where the config came from a file.
     pub fn problems(&self, origin: Option<&Origin>) -> Problems {
-        let problem = |finding: &Finding| Problem {
-            place: origin.and_then(|origin| origin.place(finding.export, finding.key)),
-            message: finding.message.clone(),
+        let problem = |finding: &Finding| {
+            let other = finding
+                .other
+                .and_then(|other| origin.and_then(|origin| origin.export(other)));
+            Problem {
+                place: origin.and_then(|origin| origin.place(finding.export, finding.key)),
+                message: match other {
+                    Some(other) => format!("{}; the other one is at {other}", finding.message),
+                    None => finding.message.clone(),
+                },
+            }
         };
         // What one line of the defaults does to every export is one mistake.
         let mut seen = HashSet::new();
         let first = |problem: &Problem| {
-            let span = problem.place.as_ref().map(Place::span);
-            seen.insert((problem.message.clone(), span))
+            let at = |place: &Place| (place.file().to_owned(), place.span());
+            seen.insert((problem.message.clone(), problem.place.as_ref().map(at)))
         };
         Problems(self.problems.iter().map(problem).filter(first).collect())
     }
@@ -145,6 +156,17 @@ impl Check<'_> {
             export,
             key,
             message: message.into(),
+            other: None,
+        });
+    }
+
+    /// What two exports contradict each other in.
+    fn clash(&mut self, (export, other): (usize, usize), key: &'static str, message: String) {
+        self.report.problems.push(Finding {
+            export,
+            key,
+            message,
+            other: Some(other),
         });
     }
 
@@ -153,6 +175,7 @@ impl Check<'_> {
             export,
             key,
             message: message.into(),
+            other: None,
         });
     }
 
@@ -204,6 +227,14 @@ impl Check<'_> {
             .chain(failover::contradictions(export));
         for (key, message) in contradictions {
             self.problem(index, key, message);
+        }
+        if !export.read_only && device::is_fickle(&export.path) {
+            let message = format!(
+                "{}: whoever may write to the export can change this name, and give it to another disk; PARTUUID= or a link in \
+                 /dev/disk/by-id is the disk's own",
+                export.path.display()
+            );
+            self.warning(index, "path", message);
         }
         if export.shared && !export.read_only {
             let message = format!(
@@ -331,24 +362,22 @@ impl Check<'_> {
                         other.address(),
                         other.mode
                     );
-                    found.push((index, "mode", message));
+                    found.push(((index, first), "mode", message));
                 }
                 let same = by_address.entry((name, export.shelf, export.slot)).or_default();
-                if same
-                    .iter()
-                    .any(|&other| exports[other].vlan.overlaps(export.vlan))
-                {
+                let overlaps = |other: &&usize| exports[**other].vlan.overlaps(export.vlan);
+                if let Some(&other) = same.iter().find(overlaps) {
                     let message = format!(
                         "{} is exported on {name} already; give it another shelf or slot, or VLANs that differ",
                         export.address()
                     );
-                    found.push((index, "slot", message));
+                    found.push(((index, other), "slot", message));
                 }
                 same.push(index);
             }
         }
-        for (index, key, message) in found {
-            self.problem(index, key, message);
+        for (exports, key, message) in found {
+            self.clash(exports, key, message);
         }
     }
 
@@ -370,10 +399,10 @@ impl Check<'_> {
                 export.address(),
                 self.config.exports[first].interfaces.join(", "),
             );
-            found.push((index, "slot", message));
+            found.push(((index, first), "slot", message));
         }
-        for (index, key, message) in found {
-            self.problem(index, key, message);
+        for (exports, key, message) in found {
+            self.clash(exports, key, message);
         }
     }
 
@@ -421,7 +450,7 @@ impl Check<'_> {
             exports[first].address(),
             exports[first].path.display(),
         );
-        self.problem(second, "path", message);
+        self.clash((second, first), "path", message);
     }
 }
 

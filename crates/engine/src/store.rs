@@ -124,6 +124,12 @@ pub trait Store<C: Completions>: Send + Sync + std::fmt::Debug {
         Health::Healthy
     }
 
+    /// For how many microseconds the oldest acknowledged write has been waiting to be put on the medium; 0: all are there. `None`: this
+    /// store does not know, or has no medium.
+    fn uncommitted_us(&self) -> Option<u64> {
+        None
+    }
+
     /// Whether nobody may be answered: another client has taken this one's place, as after its lock was broken, so that whatever is
     /// answered here may be old. That is for good. Or that cannot be ruled out now: the storage has not been heard for some time.
     /// Asked for each request: takes nanoseconds.

@@ -12,7 +12,9 @@ use super::DEGRADED;
 use super::args::{Ask, Chosen, ExportAction, LogArgs, ReloadArgs};
 use super::client::Client;
 use crate::cli::output;
+use crate::config::device;
 use crate::control::api::types::{LogLine, LogLines, Reloaded, Request, SCHEMA};
+use crate::store::RemotePath;
 
 pub(in crate::cli) fn reload(args: &ReloadArgs) -> Result<ExitCode> {
     let request = Request::Reload {
@@ -89,7 +91,12 @@ pub(in crate::cli) fn export(action: ExportAction) -> Result<ExitCode> {
 
 /// The export as a table of the config file.
 fn table(shelf: u16, slot: u8, interfaces: &[String], file: &Path, set: &[String]) -> Result<String> {
-    let path = std::path::absolute(file).with_context(|| format!("{} is no path", file.display()))?;
+    // What stands for itself wherever it is said.
+    let is_name = |text: &str| RemotePath::of(file).is_some() || device::named(text).is_some();
+    let path = match file.to_str() {
+        Some(text) if is_name(text) => file.to_owned(),
+        _ => std::path::absolute(file).with_context(|| format!("{} is no path", file.display()))?,
+    };
     let Some(path) = path.to_str() else {
         bail!("{}: a path in the config file is UTF-8", path.display());
     };
@@ -186,6 +193,10 @@ mod tests {
         assert_eq!(export.interfaces, ["eth1", "eth\"2"]);
         assert!(export.read_only);
         assert!(table(1, 2, &[], Path::new("/a"), &words(&["sync"])).is_err());
+        for name in ["rbd:pool/image", "UUID=ABCD-1234"] {
+            let text = table(1, 2, &words(&["eth1"]), Path::new(name), &[]).unwrap();
+            assert!(text.contains(&format!("path = {name:?}\n")), "{text}");
+        }
     }
 
     #[test]

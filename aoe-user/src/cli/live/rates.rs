@@ -30,6 +30,8 @@ pub(in crate::cli) struct Rates {
     pub duplicates: u64,
     /// Answers that were errors.
     pub errors: u64,
+    /// At its end, since the oldest acknowledged write that was not on the medium yet.
+    pub dirty_seconds: Option<f64>,
 }
 
 fn since(before: &Times, after: &Times) -> Latency {
@@ -54,6 +56,7 @@ impl Rates {
             p99_us: times.quantile_us(990),
             duplicates: now.duplicates.saturating_sub(then.duplicates),
             errors: now.errors().saturating_sub(then.errors()),
+            dirty_seconds: after.dirty_seconds,
         }
     }
 }

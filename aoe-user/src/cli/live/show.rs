@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::args::{DeniedArgs, ListArgs, StatusArgs};
 use super::columns::{Column, choose, table};
+use super::stat::age;
 use super::{DEGRADED, client};
 use crate::cli::{output, table::size};
 use crate::control::api::types::{Condition, Denied, Export, Initiator, SCHEMA, State};
@@ -45,6 +46,13 @@ fn active(state: &State) -> usize {
     all.len()
 }
 
+/// The export whose oldest uncommitted write has waited longest, and how long; none where no store knows.
+fn most_behind(state: &State) -> Option<(&str, f64)> {
+    let known = state.exports.iter();
+    let known = known.filter_map(|export| Some((export.export.as_str(), export.dirty_seconds?)));
+    known.max_by(|(_, one), (_, other)| one.total_cmp(other))
+}
+
 fn status_json(state: &State) -> serde_json::Value {
     let interfaces: Vec<_> = state
         .interfaces
@@ -61,6 +69,7 @@ fn status_json(state: &State) -> serde_json::Value {
         "exports": { "ready": ready(state), "configured": state.exports.len() },
         "interfaces": interfaces,
         "initiators": active(state),
+        "dirty_seconds": most_behind(state).map(|(_, seconds)| seconds),
         "reload": state.reload,
     })
 }
@@ -93,6 +102,14 @@ fn status_text(state: &State) -> String {
         );
     }
     let _ = writeln!(text, "initiators  {}", active(state));
+    match most_behind(state) {
+        Some((name, seconds)) if seconds > 0.0 => {
+            let oldest = age(Some(seconds));
+            let _ = writeln!(text, "uncommitted {name}: acknowledged {oldest} ago");
+        }
+        Some(_) => text.push_str("uncommitted nothing\n"),
+        None => {}
+    }
     for group in &state.failover {
         let _ = writeln!(text, "failover    {}: {}", group.group, group.role);
     }
@@ -105,7 +122,7 @@ fn status_text(state: &State) -> String {
     text
 }
 
-const LS: [Column<Export>; 14] = [
+const LS: [Column<Export>; 15] = [
     ("export", |export| export.export.clone()),
     ("state", |export| state_name(export.state).to_owned()),
     ("size", |export| {
@@ -123,6 +140,7 @@ const LS: [Column<Export>; 14] = [
     ("writes", |export| export.counters.counts.writes.to_string()),
     ("errors", |export| export.counters.counts.errors().to_string()),
     ("in-flight", |export| export.counters.counts.in_flight.to_string()),
+    ("dirty", |export| age(export.dirty_seconds)),
     ("reason", |export| or_dash(&reasons(export))),
 ];
 

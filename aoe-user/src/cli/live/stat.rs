@@ -15,7 +15,7 @@ use crate::control::api::types::{Request, SCHEMA, State};
 
 const MIB: f64 = (1 << 20) as f64;
 
-const STAT: [Column<Rates>; 10] = [
+const STAT: [Column<Rates>; 11] = [
     ("export", |row| row.export.clone()),
     ("r/s", |row| format!("{:.1}", row.reads_per_second)),
     ("rMiB/s", |row| format!("{:.2}", row.read_bytes_per_second / MIB)),
@@ -28,7 +28,16 @@ const STAT: [Column<Rates>; 10] = [
     ("lat-p99", |row| time(row.p99_us)),
     ("dup", |row| row.duplicates.to_string()),
     ("err", |row| row.errors.to_string()),
+    ("dirty", |row| age(row.dirty_seconds)),
 ];
+
+/// How long the oldest uncommitted write has waited; a dash where that is not known.
+pub(in crate::cli) fn age(seconds: Option<f64>) -> String {
+    match seconds {
+        Some(0.0) => "0".into(),
+        seconds => time(seconds.map(|seconds| (seconds * 1e6) as u64)),
+    }
+}
 
 /// Microseconds, with a unit that keeps the number short.
 pub(in crate::cli) fn time(us: Option<u64>) -> String {
@@ -75,5 +84,6 @@ mod tests {
     fn times_have_a_unit_that_keeps_them_short() {
         let all = [None, Some(7), Some(1500), Some(2_500_000)].map(time);
         assert_eq!(all, ["-", "7us", "1.5ms", "2.5s"]);
+        assert_eq!([None, Some(0.0), Some(0.25)].map(age), ["-", "0", "250.0ms"]);
     }
 }

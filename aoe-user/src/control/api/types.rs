@@ -256,6 +256,12 @@ pub struct Export {
     /// What was lost of it; `null`: nothing.
     #[serde(default)]
     pub lost_writes: Option<LostWrites>,
+    /// Since the oldest acknowledged write that is not on the medium yet; 0: there is none, `null`: that is not known here.
+    #[serde(default)]
+    pub dirty_seconds: Option<f64>,
+    /// After this time a power cut takes no write away.
+    #[serde(default)]
+    pub flush_interval_seconds: f64,
     /// Size; `null` while it is not open.
     pub size_bytes: Option<u64>,
     /// It refuses all writes.

@@ -9,6 +9,7 @@ use super::types::{
     Condition, Denied, Export, ExportCounters, Initiator, Interface, KeptOff, LostWrites, State, Times,
 };
 use crate::config::ExportConfig;
+use crate::control::open::Served;
 use crate::control::plan::{ExportStatus, PortStatus, State as PlanState};
 use crate::control::supervisor::Supervisor;
 use crate::metrics::{ExportTotals, Snapshot};
@@ -182,6 +183,8 @@ fn export(
         reason,
         tries,
         lost_writes,
+        dirty_seconds: served.and_then(|served| uncommitted_seconds(served)),
+        flush_interval_seconds: config.flush_interval.as_secs_f64(),
         size_bytes: served.map(|served| served.export.store().sectors() * SECTOR_BYTES),
         read_only: config.read_only,
         sync: config.sync,
@@ -199,6 +202,15 @@ fn export(
         initiators: initiators(&totals, now),
         counters: counters(&totals),
     }
+}
+
+/// How long the oldest acknowledged write has waited for its commit: of the export's own store, or of a machine's copy.
+fn uncommitted_seconds(served: &Served) -> Option<f64> {
+    let us = match &served.disks {
+        Some(disks) => disks.uncommitted_us()?,
+        None => served.export.store().uncommitted_us()?,
+    };
+    Some(us as f64 / 1e6)
 }
 
 fn kept_off((interface, reason): &(String, String)) -> KeptOff {

@@ -231,6 +231,15 @@ impl Disks {
         persistent.map(|instance| Arc::clone(&instance.export)).collect()
     }
 
+    /// For how many microseconds the oldest acknowledged write of a persistent disk has been waiting; `None`: there is no such disk.
+    pub(in crate::control) fn uncommitted_us(&self) -> Option<u64> {
+        let disks = self.shared.disks.lock();
+        let instances = disks.values().filter_map(|disk| disk.instance.as_ref());
+        instances
+            .filter_map(|instance| instance.store.uncommitted_us())
+            .max()
+    }
+
     /// Commits and closes all disks and lets go of the image. Blocks.
     pub(super) fn close(&self) {
         self.order(Order::Stop);

@@ -211,6 +211,14 @@ impl Committer {
             .map_or(Health::Healthy, Health::LostWrites)
     }
 
+    /// For how many microseconds the oldest acknowledged write has been waiting for its commit; 0: there is none.
+    pub(crate) fn uncommitted_us(&self) -> u64 {
+        let oldest = self.state.lock().machine.oldest_uncommitted();
+        oldest.map_or(0, |oldest| {
+            self.time(Instant::now()).saturating_sub(oldest).as_micros() as u64
+        })
+    }
+
     /// The operator accepts what is lost.
     pub(crate) fn accept_lost_writes(&self) {
         let mut state = self.state.lock();

@@ -161,8 +161,13 @@ impl<W> Machine<W> {
     /// From this time on a write is answered when it is committed, not before: the oldest acknowledged one has waited for the flush
     /// interval. So what can be lost was all acknowledged within that time.
     pub fn late_at(&self) -> Option<Time> {
-        let oldest = self.oldest_running.or(self.oldest)?;
-        Some(oldest + self.flush_interval)
+        Some(self.oldest_uncommitted()? + self.flush_interval)
+    }
+
+    /// When the oldest acknowledged write was acknowledged that is not on the medium yet. What is [lost](Machine::lost) is none of
+    /// them: it never will be.
+    pub fn oldest_uncommitted(&self) -> Option<Time> {
+        self.oldest_running.or(self.oldest)
     }
 
     /// Nobody waits, nothing runs and nothing will be due.

@@ -291,6 +291,10 @@ impl Store<CompletionQueue> for DirectStore {
         self.core.committer.health()
     }
 
+    fn uncommitted_us(&self) -> Option<u64> {
+        Some(self.core.committer.uncommitted_us())
+    }
+
     fn accept_lost_writes(&self) {
         self.core.committer.accept_lost_writes();
     }

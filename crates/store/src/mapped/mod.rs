@@ -292,6 +292,10 @@ impl Store<CompletionQueue> for MappedStore {
         self.committer.health()
     }
 
+    fn uncommitted_us(&self) -> Option<u64> {
+        Some(self.committer.uncommitted_us())
+    }
+
     fn accept_lost_writes(&self) {
         self.committer.accept_lost_writes();
     }

@@ -301,6 +301,10 @@ impl Store<CompletionQueue> for OverlayStore {
         }
     }
 
+    fn uncommitted_us(&self) -> Option<u64> {
+        Some(self.committer.as_ref()?.uncommitted_us())
+    }
+
     fn accept_lost_writes(&self) {
         self.delta.accept_lost_writes();
         self.committer

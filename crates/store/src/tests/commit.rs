@@ -285,13 +285,17 @@ fn writers_wait_when_the_oldest_uncommitted_write_is_as_old_as_the_interval() {
     let interval = Duration::from_millis(400);
     let (fake, committer) = committer(4000, interval);
     assert!(!committer.is_late(Instant::now()), "nothing is written");
+    assert_eq!(committer.uncommitted_us(), 0);
     let first = Instant::now();
     write_back(&committer, 1).unwrap();
     assert!(!committer.is_late(first));
     patiently("late", || committer.is_late(Instant::now()));
     assert!(first.elapsed() >= interval, "not before");
+    let waiting = Duration::from_micros(committer.uncommitted_us());
+    assert!(interval <= waiting && waiting <= first.elapsed(), "{waiting:?}");
     assert_eq!(fake.commits.load(SeqCst), 0, "its commit is still under way");
     patiently("in time again", || !committer.is_late(Instant::now()));
+    assert_eq!(committer.uncommitted_us(), 0, "it is on the medium");
     assert_eq!(fake.commits.load(SeqCst), 1);
 }
 

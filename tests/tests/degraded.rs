@@ -324,6 +324,10 @@ fn spin_pinning_and_rates_change_without_a_new_port() -> Result<()> {
     Ok(())
 }
 
+/// What an export that a reload does not change may be silent for.
+const UNNOTICED: Duration = Duration::from_millis(50);
+const TRIES: usize = 10;
+
 #[test]
 fn thousands_of_exports_notice_nothing_of_a_reload() -> Result<()> {
     needs!(Need::Root);
@@ -346,21 +350,26 @@ fn thousands_of_exports_notice_nothing_of_a_reload() -> Result<()> {
         &format!("e{}.{} ready", 1 + (EXPORTS - 1) / 250, (EXPORTS - 1) % 250),
         PATIENCE,
     )?;
-    // Unchanged, and with one more.
+    let more = "[[export]]\nshelf = 99\nslot = 1\npath = \"/missing\"\nlength = 8\n";
     let mut silences = Vec::new();
-    for more in [
-        "",
-        "[[export]]\nshelf = 99\nslot = 1\npath = \"/missing\"\nlength = 8\n",
+    for (what, texts) in [
+        ("unchanged", [text.clone(), text.clone()]),
+        ("one comes and goes", [format!("{text}{more}"), text.clone()]),
     ] {
-        std::fs::write(site.path("xblade.toml"), format!("{text}{more}"))?;
-        let target = &mut target;
-        silences.push(longest_silence(&lab, 7, move || reload(target).map(drop))?);
+        let mut quickest = Duration::MAX;
+        // A busy machine has pauses of its own: what holds the exports up does so each time.
+        for text in texts.iter().cycle().take(TRIES) {
+            std::fs::write(site.path("xblade.toml"), text)?;
+            let target = &mut target;
+            quickest = quickest.min(longest_silence(&lab, 7, move || reload(target).map(drop))?);
+            if quickest < UNNOTICED {
+                break;
+            }
+        }
+        silences.push((what, quickest));
     }
-    // Some hundred milliseconds are the machine's own on a busy day; it was eight seconds.
     ensure!(
-        silences
-            .iter()
-            .all(|silence| *silence < Duration::from_millis(500)),
+        silences.iter().all(|(_, silence)| *silence < UNNOTICED),
         "{silences:?}"
     );
     let start = Instant::now();

@@ -156,7 +156,9 @@ fn after_a_kill_the_next_process_starts_and_takes_over_when_it_can() -> Result<(
     std::thread::sleep(Duration::from_millis(1500));
     served.target.process.signal(Signal::SIGKILL)?;
     let mut next = start(&served.lab, served.directory.path())?;
-    std::thread::sleep(Duration::from_secs(2));
+    // It waits for what the dead process still holds.
+    next.process
+        .wait_for_after(0, |line| line.contains("FAILED"), PATIENCE)?;
     ensure!(next.process.is_running(), "{}", next.process.log());
     served
         .disk

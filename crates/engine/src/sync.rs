@@ -16,18 +16,18 @@ pub(super) use explored::{Mutex, MutexGuard};
 
 #[cfg(loom)]
 mod explored {
-    pub use loom::sync::MutexGuard;
+    pub(crate) use loom::sync::MutexGuard;
 
     /// As the other one: nothing is poisoned.
     #[derive(Debug, Default)]
-    pub struct Mutex<T>(loom::sync::Mutex<T>);
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
     impl<T> Mutex<T> {
-        pub fn new(value: T) -> Mutex<T> {
+        pub(crate) fn new(value: T) -> Mutex<T> {
             Mutex(loom::sync::Mutex::new(value))
         }
 
-        pub fn lock(&self) -> MutexGuard<'_, T> {
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
         }
     }

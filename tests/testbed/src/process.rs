@@ -293,12 +293,18 @@ impl Process {
     }
 }
 
+/// How long a process that was killed may take to be gone.
+const KILLED: Duration = Duration::from_secs(20);
+
 impl Drop for Process {
     fn drop(&mut self) {
         if self.is_running() {
             let _ = self.child.kill();
         }
-        let _ = self.child.wait();
+        // One that waits for a disk ends when the disk answers, which the test's own end sees to.
+        if let Err(error) = self.wait(KILLED) {
+            eprintln!("{error:#}");
+        }
         if std::thread::panicking() {
             eprintln!(
                 "--- {} (pid {}) printed:\n{}\n---",

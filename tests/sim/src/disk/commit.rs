@@ -59,6 +59,8 @@ pub struct Committer {
     /// The machine knows of write-back data that no commit covers.
     noted: bool,
     began_us: u64,
+    /// How long each half of it takes, while the disk answers.
+    half_us: u64,
     /// Errors of the disk that this one has told.
     told: u64,
     /// Errors that a flush has to be told of (the design of a mutant).
@@ -77,6 +79,7 @@ impl Committer {
             running: false,
             noted: false,
             began_us: 0,
+            half_us: 0,
             told: 0,
             owed: false,
             spared: Vec::new(),
@@ -255,6 +258,7 @@ impl Disk {
         if self.faults.slow {
             time *= 50;
         }
+        self.committers[store].half_us = time / 2;
         self.start(Operation::Middle(store), time / 2);
     }
 
@@ -262,8 +266,8 @@ impl Disk {
     pub(super) fn middle_of_commit(&mut self, store: usize) {
         let taken = self.take_dirty();
         self.committers[store].taken = taken;
-        let half = (self.bus.now_us() - self.committers[store].began_us).max(1);
-        self.start(Operation::End(store), half);
+        let half_us = self.committers[store].half_us;
+        self.start(Operation::End(store), half_us);
     }
 
     fn take_dirty(&mut self) -> Vec<Taken> {

@@ -189,7 +189,7 @@ fn kept(metadata: Option<Arc<dyn Metadata>>, state: Option<Arc<StateDir>>, key: 
             with_image: None,
         });
     };
-    let (persistent, keeper) = with_image(metadata, of_directory)?;
+    let (persistent, keeper) = with_image(metadata, key, of_directory)?;
     Ok(Kept {
         persistent,
         keeper: Some(Arc::clone(&keeper) as _),
@@ -200,6 +200,7 @@ fn kept(metadata: Option<Arc<dyn Metadata>>, state: Option<Arc<StateDir>>, key: 
 /// What is kept with an image; what the directory kept of it before moves there.
 fn with_image(
     metadata: Arc<dyn Metadata>,
+    key: &StateKey,
     of_directory: impl FnOnce() -> Result<Persistent>,
 ) -> Result<(Persistent, Arc<ImageKeeper>)> {
     let persistent = match image::load(&*metadata).map_err(|reason| anyhow!("it stays shut: {reason}"))? {
@@ -212,7 +213,7 @@ fn with_image(
             persistent
         }
     };
-    let keeper = ImageKeeper::start(metadata).context("cannot start a thread for its state")?;
+    let keeper = ImageKeeper::start(key.clone(), metadata).context("cannot start a thread for its state")?;
     Ok((persistent, Arc::new(keeper)))
 }
 

@@ -36,7 +36,7 @@ use key::OldName;
 pub use key::StateKey;
 pub use load::Shut;
 use told::completes;
-use writer::Writer;
+use writer::{Medium, Writer};
 
 const EXTENSION: &str = "state";
 
@@ -103,7 +103,8 @@ impl StateDir {
         files::make_durably(path).map_err(StateError::io("make the state directory", path))?;
         let lock = files::lock(path)?;
         let files = Arc::new(Files::open(path)?);
-        let writer = Writer::start(Arc::clone(&files)).map_err(StateError::io("start a thread for", path))?;
+        let writer = Writer::start("xblade-state", Arc::clone(&files))
+            .map_err(StateError::io("start a thread for", path))?;
         let dir = StateDir {
             old: Mutex::new(old_names(path)?),
             files,
@@ -152,7 +153,12 @@ impl StateDir {
 
 impl Drop for StateDir {
     fn drop(&mut self) {
-        self.writer.close();
+        if !self.writer.close() {
+            tracing::error!(
+                "the disk of the state directory does not answer: the last changes by initiators are lost \
+                 (none of them was acknowledged)"
+            );
+        }
     }
 }
 
@@ -279,6 +285,16 @@ impl Files {
             }
         }
         results
+    }
+}
+
+impl Medium for Arc<Files> {
+    fn store_all(&self, states: &[(&StateKey, &Persistent)]) -> Vec<io::Result<()>> {
+        Files::store_all(self, states)
+    }
+
+    fn describe(&self, key: &StateKey) -> String {
+        format!("{key}: cannot write {}", self.path(key).display())
     }
 }
 

@@ -27,6 +27,7 @@ mod overlay;
 mod pages;
 mod ram;
 mod rbd;
+pub mod saves;
 #[cfg(test)]
 mod tests;
 mod tick;

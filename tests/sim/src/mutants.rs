@@ -84,6 +84,8 @@ mutants! {
     OrderGivenUpEarly,
     /// A change of string, mask or reservation is answered and never saved.
     StateNotSaved,
+    /// A change that comes while states are written counts as covered by that.
+    StateJoinsRunningWrite,
     /// The state of an export is looked for under a name that depends on others.
     StateOfAnother,
     /// A reload gives an export a second order.
@@ -159,6 +161,7 @@ const SEEDS: &[(Mutant, u64)] = &[
     (Mutant::OrderGivenUpEarly, 87),
     (Mutant::ReloadForgetsOrder, 62),
     (Mutant::LeftoversNotCommitted, 102_006),
+    (Mutant::StateJoinsRunningWrite, 3806),
     (Mutant::StateOfAnother, 43),
     (Mutant::KillTearsSectors, 28),
     (Mutant::DuplicateToldSuccess, 64),

@@ -1,25 +1,23 @@
-//! The state store: strings, masks and reservations on a disk that a power cut does not harm once they are saved.
+//! The state store: strings, masks and reservations on a disk that a power cut does not harm once they are saved. What is written
+//! when decides the target's own machine ([`store::saves`]); here are the disk below it and the thread around it.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::{
     Address, Completion, CompletionHandle as _, Event as End, Fault, FaultKind, Persistent, StateStore, Token,
 };
 use parking_lot::Mutex;
+use store::saves::{Action, Answer, Machine, Save};
 
 use crate::bus::{Bus, CompletionQueue, Event, Handle};
 use crate::mutants::Mutant;
 use crate::random::Random;
 
-#[derive(Debug)]
-struct Saving {
-    address: Address,
-    state: Persistent,
-    handle: Handle,
-    token: Token,
-}
+/// Who waits for a save.
+type Who = (Handle, Token);
 
 #[derive(Debug)]
 struct Inner {
@@ -27,13 +25,25 @@ struct Inner {
     random: Random,
     mutant: Option<Mutant>,
     saved: BTreeMap<Address, Persistent>,
-    saving: BTreeMap<u64, Saving>,
+    /// Decides for the process that runs.
+    writer: Machine<Address, Who>,
+    /// What it has the disk write.
+    round: Option<Round>,
     /// Saved, and perhaps not told yet.
     latest: BTreeMap<Address, Persistent>,
     next: u64,
     fails: bool,
     hangs: bool,
-    stuck: Vec<u64>,
+    /// A round that has had its time and does not end.
+    stuck: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Round {
+    number: u64,
+    saves: Vec<Save<Address, Who>>,
+    /// Who takes this round for its own (a planted defect).
+    intruders: Vec<Who>,
 }
 
 /// A handle to it.
@@ -48,12 +58,13 @@ impl SimState {
             random: Random::stream(seed, 0x7374_6174),
             mutant,
             saved: BTreeMap::new(),
-            saving: BTreeMap::new(),
+            writer: Machine::new(),
+            round: None,
             latest: BTreeMap::new(),
             next: 0,
             fails: false,
             hangs: false,
-            stuck: Vec::new(),
+            stuck: None,
         })))
     }
 
@@ -85,77 +96,130 @@ impl SimState {
     pub fn set_hangs(&self, hangs: bool) {
         let inner = &mut *self.0.lock();
         inner.hangs = hangs;
-        if !hangs {
-            for number in std::mem::take(&mut inner.stuck) {
-                inner.bus.after(1, Event::Saved(number));
-            }
+        if !hangs && let Some(number) = inner.stuck.take() {
+            inner.bus.after(1, Event::Saved(number));
         }
     }
 
-    /// A save has had its time.
+    /// A round has had its time.
     pub fn event(&self, number: u64) {
         let inner = &mut *self.0.lock();
-        if inner.hangs {
-            inner.stuck.push(number);
+        if inner.round.as_ref().is_none_or(|round| round.number != number) {
             return;
         }
-        let Some(saving) = inner.saving.remove(&number) else {
+        if inner.hangs {
+            inner.stuck = Some(number);
             return;
-        };
-        let event = if inner.fails {
-            let source = io::Error::other("as simulated");
-            End::Finished(Err(Fault {
-                kind: FaultKind::Write,
-                lba: 0,
-                source,
-            }))
-        } else {
-            if inner.mutant != Some(Mutant::StateNotSaved) {
-                inner.latest.insert(saving.address, saving.state.clone());
-                inner.saved.insert(saving.address, saving.state);
-            }
-            End::Finished(Ok(None))
-        };
-        saving.handle.post(Completion {
-            token: saving.token,
-            event,
-        });
+        }
+        inner.end_round();
+        inner.go_on();
     }
 
-    /// The process is gone: what it was saving is saved or not. Returns what was asked for an address.
+    /// The orderly end of the process: what waits is written, as far as the disk lets it.
+    pub fn close(&self) {
+        let inner = &mut *self.0.lock();
+        inner.writer.close(inner.now());
+        while !inner.hangs {
+            inner.end_round();
+            match inner.writer.poll() {
+                Action::Write(saves) => inner.begin(saves),
+                Action::Wait | Action::End => return,
+            }
+        }
+    }
+
+    /// The process is gone: what it was writing is there or not. Returns what may be there of each export, unacknowledged.
     pub fn process_gone(&self) -> BTreeMap<Address, Vec<Persistent>> {
         let inner = &mut *self.0.lock();
-        // The engine asks for one at a time: of each export the latest is the only one that may be there unacknowledged.
         let mut asked: BTreeMap<Address, Vec<Persistent>> = BTreeMap::new();
         for (address, state) in std::mem::take(&mut inner.latest) {
             asked.insert(address, vec![state]);
         }
-        for saving in std::mem::take(&mut inner.saving).into_values() {
+        let round = inner.round.take().map(|round| round.saves);
+        for Save { key, state, .. } in round.into_iter().flatten() {
             if inner.random.one_in(2) {
-                inner.saved.insert(saving.address, saving.state.clone());
+                inner.saved.insert(key, state.clone());
             }
-            asked.insert(saving.address, vec![saving.state]);
+            asked.insert(key, vec![state]);
         }
-        inner.stuck.clear();
+        inner.writer = Machine::new();
+        inner.stuck = None;
         asked
     }
+}
+
+impl Inner {
+    fn now(&self) -> Duration {
+        Duration::from_micros(self.bus.now_us())
+    }
+
+    /// Does what the machine wants.
+    fn go_on(&mut self) {
+        if let Action::Write(saves) = self.writer.poll() {
+            let delay = self.random.between(100, 20_000);
+            self.begin(saves);
+            self.bus.after(delay, Event::Saved(self.next));
+        }
+    }
+
+    fn begin(&mut self, saves: Vec<Save<Address, Who>>) {
+        self.next += 1;
+        self.round = Some(Round {
+            number: self.next,
+            saves,
+            intruders: Vec::new(),
+        });
+    }
+
+    /// The disk has written what it was to write, or failed.
+    fn end_round(&mut self) {
+        let Some(Round { saves, intruders, .. }) = self.round.take() else {
+            return;
+        };
+        let result = || match self.fails {
+            true => Err(io::Error::other("as simulated")),
+            false => Ok(()),
+        };
+        let results: Vec<_> = saves.iter().map(|_| result()).collect();
+        let told = intruders.into_iter().map(|who| Answer {
+            who,
+            result: result(),
+        });
+        let told: Vec<_> = told.collect();
+        if !self.fails && self.mutant != Some(Mutant::StateNotSaved) {
+            for Save { key, state, .. } in &saves {
+                self.latest.insert(*key, state.clone());
+                self.saved.insert(*key, state.clone());
+            }
+        }
+        let outcome = self.writer.done(saves, results, self.now());
+        outcome.answers.into_iter().chain(told).for_each(tell);
+    }
+}
+
+fn tell(Answer { who, result }: Answer<Who>) {
+    let (handle, token) = who;
+    let fault = |source| Fault {
+        kind: FaultKind::Write,
+        lba: 0,
+        source,
+    };
+    handle.post(Completion {
+        token,
+        event: End::Finished(result.map(|()| None).map_err(fault)),
+    });
 }
 
 impl StateStore<CompletionQueue> for SimState {
     fn save(&self, address: Address, state: &Persistent, handle: Handle, token: Token) {
         let inner = &mut *self.0.lock();
-        let number = inner.next;
-        inner.next += 1;
-        let delay = inner.random.between(100, 20_000);
-        inner.saving.insert(
-            number,
-            Saving {
-                address,
-                state: state.clone(),
-                handle,
-                token,
-            },
-        );
-        inner.bus.after(delay, Event::Saved(number));
+        let who = (handle, token);
+        if let Some(round) = &mut inner.round
+            && inner.mutant == Some(Mutant::StateJoinsRunningWrite)
+        {
+            return round.intruders.push(who);
+        }
+        inner.writer.save(address, state, who).into_iter().for_each(tell);
+        inner.go_on();
     }
 }

@@ -296,6 +296,7 @@ impl World {
             // An error is in the log.
             let _ = store.close();
         }
+        self.state.close();
         self.settle();
         self.say("the process has ended");
         self.gone(false);

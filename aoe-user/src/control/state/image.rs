@@ -2,12 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 
 use engine::StateStore;
 
 use super::format::{Contents, decode, encode};
+use super::key::StateKey;
 use super::told::{Told, completes};
+use super::writer::{Medium, Writer};
 use crate::store::{CompletionQueue, Metadata, QueueHandle, Token};
 use crate::target::{Address, Persistent};
 
@@ -46,38 +47,39 @@ pub fn store(metadata: &dyn Metadata, state: &Persistent) -> io::Result<()> {
     metadata.set(NAME, &text)
 }
 
-/// A change to be kept, and who waits for that.
-type Change = (Persistent, Told);
-
 /// Saves the state of one export with its image. Waiting for the cluster is a thread's of its own, which ends with this.
 #[derive(Debug)]
 pub struct ImageKeeper {
-    changes: Sender<Change>,
+    key: StateKey,
+    writer: Writer,
 }
 
 impl ImageKeeper {
-    /// Starts the thread.
+    /// Starts the thread for the image of this export.
     ///
     /// # Errors
     /// When the system gives none.
-    pub fn start(metadata: Arc<dyn Metadata>) -> io::Result<ImageKeeper> {
-        let (changes, asked) = channel::<Change>();
-        std::thread::Builder::new()
-            .name("rbd-state".to_owned())
-            .spawn(move || {
-                for (state, told) in asked {
-                    told(store(&*metadata, &state));
-                }
-            })?;
-        Ok(ImageKeeper { changes })
+    pub fn start(key: StateKey, metadata: Arc<dyn Metadata>) -> io::Result<ImageKeeper> {
+        let writer = Writer::start("rbd-state", Image(metadata))?;
+        Ok(ImageKeeper { key, writer })
     }
 
     /// Saves a state after all that were to be saved before.
     pub fn save(&self, state: &Persistent, told: Told) {
-        if let Err(refused) = self.changes.send((state.clone(), told)) {
-            let (_, told) = refused.0;
-            told(Err(io::Error::other("the thread that saves has ended")));
-        }
+        self.writer.save(&self.key, state, told);
+    }
+}
+
+/// One image keeps one state.
+struct Image(Arc<dyn Metadata>);
+
+impl Medium for Image {
+    fn store_all(&self, states: &[(&StateKey, &Persistent)]) -> Vec<io::Result<()>> {
+        states.iter().map(|(_, state)| store(&*self.0, state)).collect()
+    }
+
+    fn describe(&self, key: &StateKey) -> String {
+        format!("{key}: cannot write the metadata {NAME} of its image")
     }
 }
 
@@ -90,6 +92,7 @@ impl StateStore<CompletionQueue> for ImageKeeper {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::sync::mpsc::channel;
 
     use aoe_common::Mac;
     use parking_lot::Mutex;
@@ -120,7 +123,7 @@ mod tests {
             mask: vec![Mac([2, 0, 0, 0, 0, 1])],
             reserve: vec![Mac([2, 0, 0, 0, 0, 2])],
         };
-        let keeper = ImageKeeper::start(Arc::clone(&kept) as _).unwrap();
+        let keeper = ImageKeeper::start("1.1".parse().unwrap(), Arc::clone(&kept) as _).unwrap();
         let (done, ended) = channel();
         keeper.save(&state, Box::new(move |result| done.send(result.is_ok()).unwrap()));
         assert!(ended.recv().unwrap());

@@ -56,7 +56,7 @@ impl Patterns {
     pub fn choose(&self, interface: &Interface) -> bool {
         let matches = |glob: &globset::GlobMatcher| interface.names().any(|name| glob.is_match(name));
         self.names.iter().any(|name| interface.is_called(name))
-            || interface.mac.is_some() && !interface.loopback && self.globs.iter().any(matches)
+            || interface.is_ethernet() && self.globs.iter().any(matches)
     }
 
     /// The interfaces that are named in full.
@@ -83,8 +83,7 @@ mod tests {
             name: name.into(),
             altnames: vec![format!("{name}-of-the-rack")],
             mac: Some(Mac([2, 0, 0, 0, 0, 1])),
-            up: true,
-            loopback: false,
+            ..Interface::default()
         }
     }
 

@@ -273,7 +273,7 @@ impl Check<'_> {
                     let message = format!("no interface {pattern} here; there are: {}", names.join(", "));
                     self.problem(index, "interfaces", message);
                 }
-                Some(interface) if interface.loopback || interface.mac.is_none() => {
+                Some(interface) if !interface.is_ethernet() => {
                     let message = format!("{pattern} {NO_ETHERNET}");
                     self.problem(index, "interfaces", message);
                 }

@@ -17,10 +17,10 @@ impl Machine {
     fn new() -> Machine {
         let interface = |name: &str, mac: Option<u8>| Interface {
             name: name.into(),
-            altnames: vec![],
             mac: mac.map(|last| Mac([2, 0, 0, 0, 0, last])),
             up: true,
             loopback: name == "lo",
+            ..Interface::default()
         };
         let machine = Machine {
             dir: tempfile::tempdir().unwrap(),

@@ -15,7 +15,7 @@ use super::port_view::PortView;
 use super::state::StateDir;
 use super::supervisor::{Event, Supervisor};
 use super::tags::Tags;
-use crate::host::LinkState;
+use crate::host::Interface;
 use crate::port::{Nic, Tuning};
 
 /// How long requests of an export that goes may still be under way.
@@ -180,7 +180,7 @@ impl Supervisor {
         });
     }
 
-    fn open_port(&mut self, id: PortId, link: &LinkState, view: &View) {
+    fn open_port(&mut self, id: PortId, link: &Interface, view: &View) {
         let Some(nic) = Nic::of(link) else { return };
         let events = self.port_events.clone();
         // Fails only while the process ends.

@@ -37,7 +37,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_chan
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::host;
+use crate::host::{self, Interface};
 use api::reloads::{Reading, Settling};
 use api::socket::{self, Call};
 use api::types::LogLines;
@@ -326,7 +326,12 @@ impl Control {
         self.supervisor.list_links = false;
         self.is_listing = true;
         self.supervisor.jobs.start(
-            || Event::Links(host::links().map_err(|error| format!("cannot list the interfaces: {error}"))),
+            || {
+                let by_name =
+                    |all: Vec<Interface>| all.into_iter().map(|one| (one.name.clone(), one)).collect();
+                let listed = host::interfaces().map(by_name);
+                Event::Links(listed.map_err(|error| format!("cannot list the interfaces: {error}")))
+            },
             |panic| Event::Links(Err(panic)),
         );
     }

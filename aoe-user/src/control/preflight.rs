@@ -7,8 +7,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::config::{Config, interfaces};
+use crate::host;
 use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, release, version};
-use crate::host::{self, mtu_bytes};
 
 /// The largest MTU whose frames fit one descriptor.
 const MTU_PLAIN: u32 = 3506;
@@ -171,8 +171,8 @@ fn jumbo_interfaces(config: &Config) -> impl Iterator<Item = String> {
             .any(|export| interfaces::chosen(&export.interfaces, interface))
     });
     wanted
+        .filter(|interface| interface.mtu_bytes > MTU_PLAIN)
         .map(|interface| interface.name)
-        .filter(|name| mtu_bytes(name).is_ok_and(|mtu| mtu > MTU_PLAIN))
 }
 
 fn judge_rights(held: CapabilitySet, locked_limit: Option<u64>) -> Result<Option<Warning>, PreflightError> {

@@ -22,7 +22,7 @@ use super::port_thread::{PortEvent, PortHandle};
 use super::state::operator::Action as Order;
 use super::state::{StateDir, StateKey};
 use crate::config::{Config, Vlan};
-use crate::host::LinkState;
+use crate::host::Interface;
 use crate::metrics::Registry;
 use crate::store::Health;
 use crate::target::Address;
@@ -34,7 +34,7 @@ const OPERATOR_PACE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) enum Event {
     Config(Result<Box<Config>, String>),
-    Links(Result<HashMap<String, LinkState>, String>),
+    Links(Result<HashMap<String, Interface>, String>),
     State(Result<Arc<StateDir>, String>),
     Opened(ExportId, Result<Box<Served>, Refusal>),
     Closed(ExportId, Address, Result<(), String>),
@@ -94,7 +94,7 @@ pub(super) struct Supervisor {
     heard_operator: Option<Instant>,
     /// Warnings about interfaces, said once.
     warned: HashSet<String>,
-    pub(super) links: HashMap<String, LinkState>,
+    pub(super) links: HashMap<String, Interface>,
     /// The interfaces are to be listed.
     pub(super) list_links: bool,
     /// Which actions panic.

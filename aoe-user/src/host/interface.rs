@@ -1,30 +1,51 @@
-//! The machine's network interfaces by their names.
+//! The machine's network interfaces: their names, and the state that serving on one depends on.
 
+use std::collections::HashMap;
 use std::io;
 
 use aoe_common::Mac;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, Prop};
+use initiator::{link_named, link_numbered, links};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Prop,
+};
 
-use super::netlink::links;
-
-pub use initiator::mtu_bytes;
+use super::driver::{XdpFeatures, xdp_features};
+use super::queues::used_rx_queues;
 
 /// What is said of an interface without an address of Ethernet: loopback, tunnels and the like.
 pub const NO_ETHERNET: &str = "carries no Ethernet frames with addresses, which AoE needs";
 
 /// A network interface of this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
     pub name: String,
     /// Its alternative names (`ip link property add altname`), as good as the name wherever one is given.
     pub altnames: Vec<String>,
+    /// The kernel's number for it; a new one after the interface was deleted and made again.
+    pub index: u32,
     /// Its address; `None` when it is no Ethernet (tunnels and the like), so that it cannot carry AoE.
     pub mac: Option<Mac>,
-    /// Administratively up.
+    /// Its MTU.
+    pub mtu_bytes: u32,
+    /// Set up by the administrator.
     pub up: bool,
+    /// The cable is in.
+    pub carrier: bool,
+    /// How often carrier came or went, so that a short flap is not missed.
+    pub carrier_changes: u32,
+    /// Some XDP program is attached.
+    pub has_xdp: bool,
+    /// Receive queues.
+    pub rx_queues: u32,
     /// The loopback interface, which cannot carry AoE either.
     pub loopback: bool,
+    /// The kernel's number of the interface that this one is a slave or a port of.
+    pub controller: Option<u32>,
+    /// The interfaces whose frames native XDP of this one gets: its own number, or those of its slaves.
+    pub xdp_runs_on: Vec<u32>,
+    /// Its driver says that it runs native XDP without redirect.
+    pub lacks_redirect: bool,
 }
 
 impl Interface {
@@ -39,21 +60,33 @@ impl Interface {
             .chain(&self.altnames)
             .map(String::as_str)
     }
-}
 
-impl From<&LinkMessage> for Interface {
-    fn from(message: &LinkMessage) -> Interface {
+    /// It can carry AoE.
+    pub fn is_ethernet(&self) -> bool {
+        self.mac.is_some() && !self.loopback
+    }
+
+    /// Up, and the cable is in.
+    pub fn is_usable(&self) -> bool {
+        self.up && self.carrier
+    }
+
+    /// As far as the message tells; nobody else is asked.
+    fn told_by(message: &LinkMessage) -> Interface {
         let header = &message.header;
         let mut interface = Interface {
-            name: String::new(),
-            altnames: Vec::new(),
-            mac: None,
+            index: header.index,
             up: header.flags.contains(LinkFlags::Up),
+            carrier: header.flags.contains(LinkFlags::LowerUp),
+            rx_queues: 1,
             loopback: header.flags.contains(LinkFlags::Loopback),
+            xdp_runs_on: vec![header.index],
+            ..Interface::default()
         };
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => interface.name.clone_from(name),
+                LinkAttribute::PropList(list) => interface.altnames.extend(list.iter().filter_map(altname)),
                 // Others have addresses of six bytes, too, and no Ethernet headers (wireless monitors).
                 LinkAttribute::Address(bytes) if header.link_layer_type == LinkLayerType::Ether => {
                     interface.mac = <[u8; 6]>::try_from(bytes.as_slice())
@@ -61,10 +94,32 @@ impl From<&LinkMessage> for Interface {
                         .map(Mac)
                         .filter(|mac| mac.is_station());
                 }
-                LinkAttribute::PropList(list) => interface.altnames.extend(list.iter().filter_map(altname)),
+                LinkAttribute::Mtu(mtu) => interface.mtu_bytes = *mtu,
+                LinkAttribute::CarrierChanges(changes) => interface.carrier_changes = *changes,
+                LinkAttribute::Controller(index) => {
+                    interface.controller = Some(*index).filter(|index| *index != 0);
+                }
+                LinkAttribute::LinkInfo(parts) if parts.iter().any(has_slaves) => {
+                    interface.xdp_runs_on.clear();
+                }
+                LinkAttribute::NumRxQueues(queues) => interface.rx_queues = *queues,
+                LinkAttribute::Xdp(parts) => interface.has_xdp = parts.iter().any(is_program),
                 _ => {}
             }
         }
+        interface
+    }
+}
+
+impl From<&LinkMessage> for Interface {
+    /// Asks sysfs and the driver, too, so it may block.
+    fn from(message: &LinkMessage) -> Interface {
+        let mut interface = Interface::told_by(message);
+        // Netlink's own number is what the driver allocated, in use or not.
+        if let Some(queues) = used_rx_queues(&interface.name, interface.index) {
+            interface.rx_queues = queues;
+        }
+        interface.lacks_redirect = xdp_features(interface.index).is_some_and(XdpFeatures::lacks_redirect);
         interface
     }
 }
@@ -76,26 +131,72 @@ fn altname(property: &Prop) -> Option<String> {
     }
 }
 
-/// The interfaces of the network namespace that the thread is in, by name.
+/// Kinds that receive by slaves, also while they have none.
+fn has_slaves(part: &LinkInfo) -> bool {
+    matches!(part, LinkInfo::Kind(InfoKind::Bond | InfoKind::Team))
+}
+
+fn is_program(part: &LinkXdp) -> bool {
+    matches!(part, LinkXdp::ProgId(id) if *id != 0)
+}
+
+/// Who is a slave or port of another has its frames seen by the other's native program, and only as its own: a bond, and a
+/// virtual machine's card with a fast lane.
+fn find_slaves(interfaces: &mut [Interface]) {
+    let slaves: Vec<(u32, u32)> = interfaces
+        .iter()
+        .filter_map(|interface| Some((interface.controller?, interface.index)))
+        .collect();
+    for interface in interfaces {
+        let own = slaves
+            .iter()
+            .filter(|(controller, _)| *controller == interface.index);
+        let mut own: Vec<u32> = own.map(|(_, slave)| *slave).collect();
+        own.sort_unstable();
+        if !own.is_empty() {
+            interface.xdp_runs_on = own;
+        }
+    }
+}
+
+/// The interfaces of the network namespace that the thread is in, by name. It asks sysfs and drivers about each, so it may block.
 ///
 /// # Errors
 /// When the kernel does not tell.
 pub fn list() -> io::Result<Vec<Interface>> {
     let mut found: Vec<Interface> = links()?.iter().map(Interface::from).collect();
+    find_slaves(&mut found);
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
 }
 
+/// The interface that is called so, by its name or an alternative one.
+pub fn named<'a>(interfaces: &'a HashMap<String, Interface>, name: &str) -> Option<&'a Interface> {
+    let called = || interfaces.values().find(|interface| interface.is_called(name));
+    interfaces.get(name).or_else(called)
+}
+
 /// The name of the interface that is called so by any of its names; what nothing is called stays as it is.
 pub fn real_name(name: &str) -> String {
-    let called = |interface: &Interface| interface.is_called(name);
-    let found = list().ok().and_then(|all| all.into_iter().find(called));
-    found.map_or_else(|| name.to_owned(), |interface| interface.name)
+    link_named(name).map_or_else(|_| name.to_owned(), |link| Interface::told_by(&link).name)
+}
+
+/// Whether the cable of the interface with this number is in at this moment; `None` where there is none, or the kernel does not tell.
+pub fn has_carrier(index: u32) -> Option<bool> {
+    let link = link_numbered(index).ok()?;
+    Some(link.header.flags.contains(LinkFlags::LowerUp))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn interface(index: u32, attributes: Vec<LinkAttribute>) -> Interface {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = attributes;
+        Interface::told_by(&message)
+    }
 
     #[test]
     fn only_ethernet_has_an_address_for_aoe() {
@@ -122,6 +223,27 @@ mod tests {
             .into_iter()
             .find(|interface| interface.name == "lo")
             .unwrap();
-        assert!(lo.loopback && lo.mac.is_none());
+        assert!(lo.loopback && lo.mac.is_none() && lo.mtu_bytes >= 1500);
+        assert_eq!(has_carrier(lo.index), Some(lo.carrier));
+        assert_eq!(
+            (real_name("lo").as_str(), real_name("no such").as_str()),
+            ("lo", "no such")
+        );
+    }
+
+    #[test]
+    fn native_xdp_of_a_bond_runs_on_its_slaves() {
+        let bond = || vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bond)])];
+        let slave = || vec![LinkAttribute::Controller(9)];
+        let mut links = [
+            interface(9, bond()),
+            interface(3, slave()),
+            interface(2, slave()),
+            interface(4, vec![]),
+        ];
+        find_slaves(&mut links);
+        let runs_on: Vec<&[u32]> = links.iter().map(|link| link.xdp_runs_on.as_slice()).collect();
+        assert_eq!(runs_on, [&[2, 3][..], &[3], &[2], &[4]]);
+        assert!(interface(9, bond()).xdp_runs_on.is_empty(), "no slave yet");
     }
 }

@@ -6,15 +6,12 @@ mod genetlink;
 mod interface;
 pub mod kernel;
 pub mod limits;
-mod link;
-mod netlink;
 mod page_lists;
 mod probe;
 mod queues;
 
 pub use driver::{XdpFeatures, offloads, xdp_features};
-pub use interface::{Interface, NO_ETHERNET, list as interfaces, mtu_bytes, real_name};
-pub use link::{LinkState, has_carrier, list as links, named};
+pub use interface::{Interface, NO_ETHERNET, has_carrier, list as interfaces, named, real_name};
 pub use page_lists::{PageLists, page_lists};
 pub use probe::{Probe, driver, kind, probe};
 pub use queues::{rx_queues, sysfs};

@@ -3,14 +3,16 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached};
+use anyhow::{Result, anyhow, ensure};
+use initiator::link_named;
+use nix::errno::Errno;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached};
 use serde::Serialize;
 
 use super::driver::{XdpFeatures, offloads, xdp_features};
 use super::interface::{Interface, NO_ETHERNET};
+use super::kernel;
 use super::queues::{rx_queues, sysfs, tx_queues};
-use super::{kernel, netlink};
 
 /// Facts about an interface and its host.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -54,11 +56,8 @@ pub struct Probe {
 pub fn probe(interface: &str) -> Result<Probe> {
     let link = link(interface)?;
     let found = Interface::from(&link);
-    ensure!(
-        !found.loopback && found.mac.is_some(),
-        "{interface} {NO_ETHERNET}"
-    );
-    let index = link.header.index;
+    ensure!(found.is_ethernet(), "{interface} {NO_ETHERNET}");
+    let index = found.index;
     let sys = sysfs(interface, index);
     let sys = sys.as_deref();
     let driver = sys.and_then(driver_of);
@@ -68,8 +67,10 @@ pub fn probe(interface: &str) -> Result<Probe> {
         is_virtual: driver.is_none() && sys.is_some_and(|sys| !sys.join("device").exists()),
         driver,
         has_slaves: sys.is_some_and(|sys| is_controller(interface, sys)),
-        up: link.header.flags.contains(LinkFlags::Up),
+        up: found.up,
+        mtu_bytes: found.mtu_bytes,
         rx_queues: rx_queues(interface).map_or(0, |count| count as usize),
+        has_program: found.has_xdp,
         tx_queues: tx_queues(interface).map_or(0, |count| count as usize),
         threaded: sys
             .and_then(|sys| fs::read_to_string(sys.join("threaded")).ok())
@@ -78,7 +79,6 @@ pub fn probe(interface: &str) -> Result<Probe> {
     };
     for attribute in link.attributes {
         match attribute {
-            LinkAttribute::Mtu(mtu) => probe.mtu_bytes = mtu,
             LinkAttribute::LinkInfo(_) => {
                 let kind = kind_in(&attribute);
                 probe.has_slaves |= matches!(kind.as_deref(), Some("bond" | "team"));
@@ -87,9 +87,6 @@ pub fn probe(interface: &str) -> Result<Probe> {
                 probe.driver = probe.driver.or(kind);
             }
             LinkAttribute::Xdp(parts) => {
-                probe.has_program = parts
-                    .iter()
-                    .any(|part| matches!(part, LinkXdp::ProgId(id) if *id != 0));
                 probe.has_native_program = parts
                     .iter()
                     .any(|part| matches!(part, LinkXdp::Attached(XdpAttached::Driver)));
@@ -116,10 +113,12 @@ fn driver_of(sys: &Path) -> Option<String> {
 }
 
 fn link(interface: &str) -> Result<LinkMessage> {
-    let is_called = |link: &LinkMessage| Interface::from(link).is_called(interface);
-    let links = netlink::links().context("cannot list the network interfaces")?;
-    let found = links.into_iter().find(is_called);
-    found.with_context(|| format!("{interface}: no such interface (`ip link` lists them)"))
+    link_named(interface).map_err(|error| match error.raw_os_error() {
+        Some(errno) if errno == Errno::ENODEV as i32 => {
+            anyhow!("{interface}: no such interface (`ip link` lists them)")
+        }
+        _ => anyhow!("cannot ask for the network interface {interface}: {error}"),
+    })
 }
 
 /// The kind of a virtual device, as `ip -d link` shows it; `None` for a real one, and where there is none of that name.

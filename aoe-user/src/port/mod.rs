@@ -25,8 +25,7 @@ use tracing::error;
 
 use crate::config::Mode;
 use crate::filter::{Counters, Denied, Filter, FilterError, Rules};
-use crate::host::LinkState;
-use crate::host::{driver, has_carrier};
+use crate::host::{Interface, driver, has_carrier};
 use crate::metrics::{FilterRegistration, QueueTotals, Registry};
 use crate::target::{Export, Exports, PortInfo};
 use crate::xsk::{MAX_FRAME_BYTES, XskError};
@@ -89,7 +88,7 @@ pub struct Nic {
 
 impl Nic {
     /// As a port is opened on it; `None` for what is no Ethernet.
-    pub fn of(link: &LinkState) -> Option<Nic> {
+    pub fn of(link: &Interface) -> Option<Nic> {
         Some(Nic {
             name: link.name.clone(),
             index: link.index,

@@ -11,9 +11,9 @@ mod client;
 pub mod flood;
 pub mod frame;
 mod identify;
+mod links;
 #[cfg(feature = "load")]
 pub mod load;
-mod mtu;
 mod socket;
 pub mod stamp;
 mod transport;
@@ -21,7 +21,7 @@ mod transport;
 pub use client::{Client, Found, who_answers};
 pub use frame::Route;
 pub use identify::Identity;
-pub use mtu::mtu_bytes;
+pub use links::{link_named, link_numbered, links};
 pub use socket::PacketSocket;
 pub use transport::{BATCH, Transport};
 

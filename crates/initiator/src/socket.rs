@@ -17,7 +17,7 @@ use nix::sys::socket::{LinkAddr, MsgFlags, MultiHeaders, bind, recvmmsg, sendmms
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 
 use super::InitiatorError;
-use super::mtu::mtu_bytes;
+use super::links::mtu_bytes;
 use super::transport::{BATCH, Transport};
 
 /// Kernel memory for frames that wait: enough for 64 jumbo frames many times over.

@@ -181,7 +181,7 @@ impl Plan {
             .links
             .values()
             .filter(|link| link.is_usable() && link.mac.is_some());
-        let chosen = usable.filter(|link| entry.patterns.choose(&link.interface()));
+        let chosen = usable.filter(|link| entry.patterns.choose(link));
         chosen.map(|link| link.name.clone()).collect()
     }
 

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use crate::config::{ExportConfig, FailoverGroup, Mode};
-use crate::host::LinkState;
+use crate::host::Interface;
 use crate::target::Address;
 use exports::{Entry, Leaving};
 pub(super) use failover::State as Role;
@@ -74,7 +74,7 @@ pub(super) enum Action {
     /// List the interfaces anew. Ends in [`Plan::see`].
     ListLinks,
     /// Ends in [`Plan::port_opened`] or [`Plan::port_failed`].
-    OpenPort(PortId, Box<LinkState>, View),
+    OpenPort(PortId, Box<Interface>, View),
     /// Serve this from now on. Ends in [`Plan::port_applied`].
     Apply(PortId, View),
     /// The interface has another address.
@@ -154,7 +154,7 @@ pub(super) struct Plan {
     retired: Vec<Retired>,
     /// Zero of the groups' clock.
     start: Instant,
-    links: HashMap<String, LinkState>,
+    links: HashMap<String, Interface>,
     reload: Option<Reload>,
     last_id: u64,
     /// Something changed that ports depend on.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::super::backoff::Backoff;
 use super::{Action, Claim, ExportId, GATHER, HANDOVER, Level, PORTS_PACE, Plan, PortId, View};
 use crate::config::Mode;
-use crate::host::{LinkState, NO_ETHERNET, named};
+use crate::host::{Interface, NO_ETHERNET, named};
 
 /// An interface that some export names, or that a glob chooses.
 #[derive(Debug)]
@@ -43,8 +43,8 @@ pub(super) enum Life {
     Empty,
     /// The one before is being closed.
     After(PortId, Instant),
-    Opening(PortId, Box<LinkState>, Option<Backoff>),
-    Open(PortId, Box<LinkState>),
+    Opening(PortId, Box<Interface>, Option<Backoff>),
+    Open(PortId, Box<Interface>),
     Failed(Backoff),
 }
 
@@ -143,7 +143,7 @@ impl Port {
 
 impl Plan {
     /// The interfaces of now.
-    pub(crate) fn see(&mut self, links: HashMap<String, LinkState>, now: Instant) {
+    pub(crate) fn see(&mut self, links: HashMap<String, Interface>, now: Instant) {
         let before = std::mem::replace(&mut self.links, links);
         self.listing = false;
         let changed = |name: &String| before.get(name) != self.links.get(name);
@@ -170,10 +170,7 @@ impl Plan {
             if !asked.insert(std::sync::Arc::as_ptr(&entry.patterns)) {
                 continue;
             }
-            let chosen = self
-                .links
-                .values()
-                .filter(|link| entry.patterns.choose(&link.interface()));
+            let chosen = self.links.values().filter(|link| entry.patterns.choose(link));
             let chosen: Vec<&String> = chosen.map(|link| &link.name).collect();
             if chosen.is_empty() && entry.patterns.names().is_empty() && !self.links.is_empty() {
                 unmatched.push(entry.config.interfaces.join(", "));
@@ -295,7 +292,7 @@ impl Plan {
     }
 
     /// An open port's interface changed.
-    fn adjust(&mut self, name: &str, id: PortId, before: &LinkState, link: &LinkState, now: Instant) {
+    fn adjust(&mut self, name: &str, id: PortId, before: &Interface, link: &Interface, now: Instant) {
         if before.index != link.index {
             self.say(
                 Level::Info,
@@ -325,7 +322,7 @@ impl Plan {
             (false, true) => self.say(Level::Info, format!("{name}: link up")),
             _ => {}
         }
-        let own_part = |link: &LinkState| LinkState {
+        let own_part = |link: &Interface| Interface {
             has_xdp: false,
             ..link.clone()
         };

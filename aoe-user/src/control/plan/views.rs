@@ -15,7 +15,6 @@ impl Plan {
         let Some(link) = self.links.get(name) else {
             return (Vec::new(), hidden);
         };
-        let interface = link.interface();
         let mut asked: HashMap<*const _, bool> = HashMap::new();
         let mut vlans: HashMap<(u16, u8), Vec<Vlan>> = HashMap::new();
         let wanted = self.order.iter().filter(|id| {
@@ -23,10 +22,7 @@ impl Plan {
                 return false;
             };
             let place = std::sync::Arc::as_ptr(&entry.patterns);
-            if !*asked
-                .entry(place)
-                .or_insert_with(|| entry.patterns.choose(&interface))
-            {
+            if !*asked.entry(place).or_insert_with(|| entry.patterns.choose(link)) {
                 return false;
             }
             let same = vlans.entry((entry.config.shelf, entry.config.slot)).or_default();

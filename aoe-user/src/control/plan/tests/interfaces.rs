@@ -107,7 +107,7 @@ fn interfaces_that_go_down_vanish_and_come_back_are_followed() {
     );
     world
         .links
-        .extend(gone.map(|link| (link.name.clone(), LinkState { index: 77, ..link })));
+        .extend(gone.map(|link| (link.name.clone(), Interface { index: 77, ..link })));
     world.see();
     assert!(world.served("eth0").is_some());
     // Deleted and made again before anybody looked.
@@ -133,7 +133,7 @@ fn an_interface_without_ethernet_is_told_from_one_that_is_missing() {
     assert_eq!(world.said("eth0 does not exist"), 1);
     world
         .links
-        .extend(gone.map(|link| (link.name.clone(), LinkState { mac, ..link })));
+        .extend(gone.map(|link| (link.name.clone(), Interface { mac, ..link })));
     world.see();
     assert!(world.served("eth0").is_some());
 }

@@ -16,7 +16,7 @@ use crate::store::LockOf;
 struct World {
     plan: Plan,
     now: Instant,
-    links: HashMap<String, LinkState>,
+    links: HashMap<String, Interface>,
     /// Paths whose opening fails, with the reason.
     bad_paths: HashMap<String, String>,
     /// Paths whose opening and closing never ends.
@@ -61,8 +61,8 @@ fn config(exports: &[ExportConfig]) -> Config {
     }
 }
 
-fn link(name: &str, index: u32) -> LinkState {
-    LinkState {
+fn link(name: &str, index: u32) -> Interface {
+    Interface {
         name: name.to_owned(),
         index,
         mac: Some(Mac([2, 0, 0, 0, 0, index as u8])),
@@ -70,13 +70,9 @@ fn link(name: &str, index: u32) -> LinkState {
         up: true,
         carrier: true,
         carrier_changes: 1,
-        has_xdp: false,
         rx_queues: 1,
-        loopback: false,
-        altnames: Vec::new(),
-        controller: None,
         xdp_runs_on: vec![index],
-        lacks_redirect: false,
+        ..Interface::default()
     }
 }
 

@@ -19,6 +19,7 @@ pub mod oracle;
 pub mod plan;
 pub mod process;
 pub mod random;
+pub mod run;
 pub mod search;
 pub mod seeds;
 pub mod shrink;

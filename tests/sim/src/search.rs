@@ -12,7 +12,8 @@ use crate::known::Known;
 use crate::mutants::Mutant;
 use crate::oracle::Violation;
 use crate::plan::Plan;
-use crate::world::{self, Outcome};
+use crate::run::Outcome;
+use crate::world;
 
 /// What to run.
 #[derive(Debug, Clone)]

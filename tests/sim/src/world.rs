@@ -12,12 +12,13 @@ use crate::disk::{Disk, SimStore};
 use crate::frame::Frame;
 use crate::gateways;
 use crate::host::{Host, mac_of};
-use crate::mutants::{self, Mutant};
+use crate::mutants::Mutant;
 use crate::net::Network;
-use crate::oracle::{At, Oracle, Promise, Violation};
+use crate::oracle::{At, Oracle, Promise};
 use crate::plan::Plan;
 use crate::process::Process;
 use crate::random::Random;
+use crate::run::{self, Outcome, Record, Run};
 use crate::state::SimState;
 
 /// The tick of the hosts' timers.
@@ -43,23 +44,6 @@ pub struct Place {
     pub(crate) sectors: u64,
 }
 
-/// What came of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
-    /// The first broken promise.
-    pub violation: Option<Violation>,
-    /// Requests that hosts got an answer to.
-    pub done: u64,
-    /// Frames that the target sent.
-    pub replies: u64,
-    /// Events.
-    pub events: u64,
-    /// A digest of everything that the target sent: equal runs have equal ones.
-    pub digest: u64,
-    /// What happened, if it was asked for.
-    pub trace: Vec<String>,
-}
-
 /// Everything.
 pub struct World {
     pub(crate) plan: Plan,
@@ -83,8 +67,7 @@ pub struct World {
     notes: Vec<Note>,
     tap: Vec<(u8, Frame)>,
     tapped: bool,
-    digest: u64,
-    trace: Vec<String>,
+    record: Record,
 }
 
 /// Runs a plan to its end, or to the first broken promise.
@@ -92,31 +75,7 @@ pub fn run(plan: &Plan, trace: bool) -> Outcome {
     if plan.gateways.is_some() {
         return gateways::run(plan, trace);
     }
-    mutants::plant(plan.mutant);
-    let mut world = World::new(plan, trace);
-    let mut events = 0;
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        while world.step() {
-            events += 1;
-        }
-    }));
-    if let Err(panic) = result {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-        world
-            .oracle
-            .broken(Promise::Panic, text.unwrap_or_else(|| "a panic".into()));
-    }
-    mutants::plant(None);
-    let done = world.hosts.iter().map(Host::done).sum();
-    Outcome {
-        violation: world.oracle.violation.clone(),
-        done,
-        replies: world.oracle.replies,
-        events,
-        digest: world.digest,
-        trace: std::mem::take(&mut world.trace),
-    }
+    run::play(plan, || World::new(plan, trace))
 }
 
 impl World {
@@ -132,10 +91,7 @@ impl World {
             },
             mtu: port.mtu,
         };
-        let hosts = (0..)
-            .zip(&plan.hosts)
-            .map(|(number, host)| Host::new(number, host, plan.seed, &bus))
-            .collect();
+        let hosts = run::hosts(plan, &bus);
         let mut world = World {
             random: Random::stream(plan.seed, 0x776f_726c),
             ports: (0..).zip(&plan.ports).map(port).collect(),
@@ -158,8 +114,7 @@ impl World {
                 .hosts
                 .iter()
                 .any(|host| host.kind == crate::plan::HostKind::Adversary),
-            digest: 0,
-            trace: Vec::new(),
+            record: Record::default(),
             plan: plan.clone(),
             bus,
         };
@@ -187,16 +142,8 @@ impl World {
                 access,
             );
         }
-        for host in 0..self.hosts.len() as u16 {
-            self.bus.after(1 + u64::from(host) * 7, Event::Timer(host));
-            self.bus.after(1000, Event::Load(host));
-        }
-        for (number, fault) in self.plan.faults.iter().enumerate() {
-            self.bus
-                .after(fault.at_ms * 1000 + 500, Event::Fault(number, true));
-        }
         self.bus.after(0, Event::Boot);
-        self.bus.after(self.plan.busy_ms * 1000, Event::Quiet);
+        run::schedule(&self.plan, &self.bus);
     }
 
     fn place(&mut self, number: usize) {
@@ -230,50 +177,6 @@ impl World {
         });
     }
 
-    /// The next event; false when the run is over.
-    fn step(&mut self) -> bool {
-        let Some(event) = self.bus.next() else {
-            return false;
-        };
-        self.oracle.set_now(self.bus.now_us());
-        match event {
-            Event::ToTarget(port, frame) => self.frame_arrives(port, frame),
-            Event::ToHost(host, port, frame) => {
-                self.hosts[usize::from(host)].receive(port, &frame);
-                self.sent_by(host);
-            }
-            Event::Run(worker) => self.run_worker(worker),
-            Event::Timer(host) => {
-                self.hosts[usize::from(host)].timer();
-                self.sent_by(host);
-                self.bus.after(TIMER_US, Event::Timer(host));
-            }
-            Event::Load(host) => {
-                let again = self.hosts[usize::from(host)].load(&self.tap);
-                self.sent_by(host);
-                if let Some(delay) = again {
-                    self.bus.after(delay, Event::Load(host));
-                }
-            }
-            Event::Disk(disk, operation) => {
-                let disk = Arc::clone(&self.disks[usize::from(disk)]);
-                disk.lock().event(operation);
-            }
-            Event::Saved(number) => self.state.event(number),
-            Event::Fault(number, begins) => self.fault(number, begins),
-            Event::Boot => self.boot(),
-            Event::Drain => self.drain(),
-            Event::Gateway(..) | Event::Ceph(_) | Event::OsdMap(..) | Event::Watch => {}
-            Event::Quiet => self.quiet(),
-            Event::End => {
-                self.end();
-                return false;
-            }
-        }
-        self.settle();
-        self.oracle.violation.is_none()
-    }
-
     /// Shows the oracles what has happened, and wakes who got a completion.
     pub(crate) fn settle(&mut self) {
         let mut notes = self.bus.take_notes(std::mem::take(&mut self.notes));
@@ -305,15 +208,8 @@ impl World {
             } => self.oracle.applied(disk, first, count, worker),
             Note::Lost { disk, sectors } => self.oracle.lost(disk, &sectors),
             Note::Broken(text) => self.oracle.broken(Promise::Overlap, text),
-            Note::Said(line) => self.tell(&line),
+            Note::Said(line) => self.record.tell(self.bus.now_us(), &line),
         }
-    }
-
-    /// A line of the trace.
-    pub(crate) fn tell(&mut self, line: &str) {
-        let now = self.bus.now_us();
-        self.trace
-            .push(format!("{:4}.{:06} {line}", now / 1_000_000, now % 1_000_000));
     }
 
     pub(crate) fn at(&self, worker: WorkerId, port: u8) -> At {
@@ -336,7 +232,7 @@ impl World {
         else {
             return;
         };
-        self.digest = self.digest.rotate_left(5) ^ xxhash_rust::xxh3::xxh3_64(bytes) ^ self.bus.now_us();
+        self.record.sent(self.bus.now_us(), bytes);
         self.bus.say(|| crate::trace::reply(port, bytes));
         self.oracle.sent(self.at(worker, port), bytes);
         if self.is(Mutant::ReplyTwice) && self.random.one_in(100) {
@@ -409,12 +305,7 @@ impl World {
     }
 
     fn end(&mut self) {
-        for host in &self.hosts {
-            if let Some(text) = host.waits_for() {
-                self.oracle.broken(Promise::Ends, text);
-            }
-        }
-        self.oracle.end();
+        run::end(&mut self.oracle, &self.hosts);
         self.settle();
     }
 
@@ -424,5 +315,54 @@ impl World {
 
     pub(crate) fn is(&self, mutant: Mutant) -> bool {
         self.plan.mutant == Some(mutant)
+    }
+}
+
+impl Run for World {
+    fn step(&mut self) -> bool {
+        let Some(event) = self.bus.next() else {
+            return false;
+        };
+        self.oracle.set_now(self.bus.now_us());
+        match event {
+            Event::ToTarget(port, frame) => self.frame_arrives(port, frame),
+            Event::ToHost(host, port, frame) => {
+                self.hosts[usize::from(host)].receive(port, &frame);
+                self.sent_by(host);
+            }
+            Event::Run(worker) => self.run_worker(worker),
+            Event::Timer(host) => {
+                self.hosts[usize::from(host)].timer();
+                self.sent_by(host);
+                self.bus.after(TIMER_US, Event::Timer(host));
+            }
+            Event::Load(host) => {
+                let again = self.hosts[usize::from(host)].load(&self.tap);
+                self.sent_by(host);
+                if let Some(delay) = again {
+                    self.bus.after(delay, Event::Load(host));
+                }
+            }
+            Event::Disk(disk, operation) => {
+                let disk = Arc::clone(&self.disks[usize::from(disk)]);
+                disk.lock().event(operation);
+            }
+            Event::Saved(number) => self.state.event(number),
+            Event::Fault(number, begins) => self.fault(number, begins),
+            Event::Boot => self.boot(),
+            Event::Drain => self.drain(),
+            Event::Gateway(..) | Event::Ceph(_) | Event::OsdMap(..) | Event::Watch => {}
+            Event::Quiet => self.quiet(),
+            Event::End => {
+                self.end();
+                return false;
+            }
+        }
+        self.settle();
+        self.oracle.violation.is_none()
+    }
+
+    fn parts(&mut self) -> (&mut Oracle, &[Host], &mut Record) {
+        (&mut self.oracle, &self.hosts, &mut self.record)
     }
 }

@@ -15,12 +15,12 @@ use crate::bus::{Bus, Control, Event, Note, WorkerId};
 use crate::disk::Disk;
 use crate::frame::{Frame, Header};
 use crate::host::Host;
-use crate::mutants::{self, Mutant};
+use crate::mutants::Mutant;
 use crate::net::Network;
 use crate::oracle::{At, Oracle, Promise};
 use crate::plan::{GatewaysPlan, Plan};
 use crate::random::Random;
-use crate::world::Outcome;
+use crate::run::{self, Outcome, Record, Run};
 
 /// The tick of the hosts' timers.
 const TIMER_US: u64 = 100_000;
@@ -50,37 +50,13 @@ pub(super) struct Gateways {
     pub(super) next_client: ClientId,
     pub(super) quiet: bool,
     pub(super) active: BTreeSet<usize>,
-    digest: u64,
     notes: Vec<Note>,
-    trace: Vec<String>,
+    record: Record,
 }
 
 /// Runs a plan to its end, or to the first broken promise.
 pub fn run(plan: &Plan, trace: bool) -> Outcome {
-    mutants::plant(plan.mutant);
-    let mut world = Gateways::new(plan, trace);
-    let mut events = 0;
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        while world.step() {
-            events += 1;
-        }
-    }));
-    if let Err(panic) = result {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-        world
-            .oracle
-            .broken(Promise::Panic, text.unwrap_or_else(|| "a panic".into()));
-    }
-    mutants::plant(None);
-    Outcome {
-        violation: world.oracle.violation.clone(),
-        done: world.hosts.iter().map(Host::done).sum(),
-        replies: world.oracle.replies,
-        events,
-        digest: world.digest,
-        trace: std::mem::take(&mut world.trace),
-    }
+    run::play(plan, || Gateways::new(plan, trace))
 }
 
 impl Gateways {
@@ -101,10 +77,7 @@ impl Gateways {
         if plan.mutant == Some(Mutant::NoQuietTime) {
             settings.quiet_us = 0;
         }
-        let hosts = (0..)
-            .zip(&plan.hosts)
-            .map(|(number, host)| Host::new(number, host, plan.seed, &bus))
-            .collect();
+        let hosts = run::hosts(plan, &bus);
         let mut world = Gateways {
             settings,
             random: Random::stream(plan.seed, 0x6777_776f),
@@ -122,9 +95,8 @@ impl Gateways {
             next_client: 1,
             quiet: false,
             active: BTreeSet::new(),
-            digest: 0,
             notes: Vec::new(),
-            trace: Vec::new(),
+            record: Record::default(),
             plan: plan.clone(),
             bus,
         };
@@ -137,58 +109,8 @@ impl Gateways {
             let delay = self.random.below(2_000_000);
             self.bus.after(delay, Event::Gateway(gateway, 0, Control::Start));
         }
-        for host in 0..self.hosts.len() as u16 {
-            self.bus.after(1 + u64::from(host) * 7, Event::Timer(host));
-            self.bus.after(1000, Event::Load(host));
-        }
-        for (number, fault) in self.plan.faults.iter().enumerate() {
-            self.bus
-                .after(fault.at_ms * 1000 + 500, Event::Fault(number, true));
-        }
-        self.bus.after(self.plan.busy_ms * 1000, Event::Quiet);
+        run::schedule(&self.plan, &self.bus);
         self.bus.after(1, Event::Watch);
-    }
-
-    fn step(&mut self) -> bool {
-        let Some(event) = self.bus.next() else {
-            return false;
-        };
-        self.oracle.set_now(self.bus.now_us());
-        match event {
-            Event::ToTarget(gateway, frame) => self.frame_arrives(gateway, frame),
-            Event::ToHost(host, _, frame) => {
-                if let Some(at) = self.hosts.get_mut(usize::from(host)) {
-                    at.receive(0, &frame);
-                    self.sent_by(host);
-                }
-            }
-            Event::Run(worker) => self.run_worker(worker),
-            Event::Timer(host) => {
-                self.hosts[usize::from(host)].timer();
-                self.sent_by(host);
-                self.bus.after(TIMER_US, Event::Timer(host));
-            }
-            Event::Load(host) => {
-                let again = self.hosts[usize::from(host)].load(&[]);
-                self.sent_by(host);
-                if let Some(delay) = again {
-                    self.bus.after(delay, Event::Load(host));
-                }
-            }
-            Event::Gateway(gateway, life, control) => self.control(gateway, life, control),
-            Event::Ceph(number) => self.ceph.lock().event(number),
-            Event::OsdMap(osd, epoch) => self.ceph.lock().map(osd, epoch),
-            Event::Fault(number, begins) => self.fault(number, begins),
-            Event::Watch => self.look_around(),
-            Event::Quiet => self.quiet(),
-            Event::End => {
-                self.end();
-                return false;
-            }
-            Event::Disk(..) | Event::Saved(_) | Event::Boot | Event::Drain => {}
-        }
-        self.settle();
-        self.oracle.violation.is_none()
     }
 
     /// Shows the oracles what has happened, and wakes who got a completion.
@@ -206,11 +128,7 @@ impl Gateways {
                 } => self.oracle.applied(disk, first, count, worker),
                 Note::Lost { .. } => {}
                 Note::Broken(text) => self.oracle.broken(Promise::Overlap, text),
-                Note::Said(line) => {
-                    let now = self.bus.now_us();
-                    self.trace
-                        .push(format!("{:4}.{:06} {line}", now / 1_000_000, now % 1_000_000));
-                }
+                Note::Said(line) => self.record.tell(self.bus.now_us(), &line),
             }
         }
         self.notes = notes;
@@ -267,7 +185,7 @@ impl Gateways {
         let Some(&gateway) = self.by_worker.get(&worker) else {
             return;
         };
-        self.digest = self.digest.rotate_left(5) ^ xxhash_rust::xxh3::xxh3_64(bytes) ^ self.bus.now_us();
+        self.record.sent(self.bus.now_us(), bytes);
         self.bus.say(|| crate::trace::reply(gateway, bytes));
         let state = self.gateways[usize::from(gateway)].state().cloned();
         if state != Some(State::Active) {
@@ -421,12 +339,7 @@ impl Gateways {
     }
 
     fn end(&mut self) {
-        for host in &self.hosts {
-            if let Some(text) = host.waits_for() {
-                self.oracle.broken(Promise::Ends, text);
-            }
-        }
-        self.oracle.end();
+        run::end(&mut self.oracle, &self.hosts);
         self.settle();
     }
 
@@ -438,5 +351,53 @@ impl Gateways {
     pub(super) fn are_deaf(&self, gateway: u8, other: u8) -> bool {
         self.network.is_cut(switch::as_host(gateway), other)
             || self.network.is_cut(switch::as_host(other), gateway)
+    }
+}
+
+impl Run for Gateways {
+    fn step(&mut self) -> bool {
+        let Some(event) = self.bus.next() else {
+            return false;
+        };
+        self.oracle.set_now(self.bus.now_us());
+        match event {
+            Event::ToTarget(gateway, frame) => self.frame_arrives(gateway, frame),
+            Event::ToHost(host, _, frame) => {
+                if let Some(at) = self.hosts.get_mut(usize::from(host)) {
+                    at.receive(0, &frame);
+                    self.sent_by(host);
+                }
+            }
+            Event::Run(worker) => self.run_worker(worker),
+            Event::Timer(host) => {
+                self.hosts[usize::from(host)].timer();
+                self.sent_by(host);
+                self.bus.after(TIMER_US, Event::Timer(host));
+            }
+            Event::Load(host) => {
+                let again = self.hosts[usize::from(host)].load(&[]);
+                self.sent_by(host);
+                if let Some(delay) = again {
+                    self.bus.after(delay, Event::Load(host));
+                }
+            }
+            Event::Gateway(gateway, life, control) => self.control(gateway, life, control),
+            Event::Ceph(number) => self.ceph.lock().event(number),
+            Event::OsdMap(osd, epoch) => self.ceph.lock().map(osd, epoch),
+            Event::Fault(number, begins) => self.fault(number, begins),
+            Event::Watch => self.look_around(),
+            Event::Quiet => self.quiet(),
+            Event::End => {
+                self.end();
+                return false;
+            }
+            Event::Disk(..) | Event::Saved(_) | Event::Boot | Event::Drain => {}
+        }
+        self.settle();
+        self.oracle.violation.is_none()
+    }
+
+    fn parts(&mut self) -> (&mut Oracle, &[Host], &mut Record) {
+        (&mut self.oracle, &self.hosts, &mut self.record)
     }
 }

@@ -67,6 +67,11 @@ pub struct Arrival {
 }
 
 impl Arrival {
+    /// Whether it is a write or trim.
+    pub fn is_write(&self) -> bool {
+        matches!(self.what, What::Write { .. } | What::Trim(..))
+    }
+
     /// Whether it is the write, or trim, of this key.
     pub fn writes(&self, key: u64) -> bool {
         match &self.what {

@@ -168,6 +168,7 @@ impl Oracle {
         }
         let mut stale = None;
         let mut copies = Vec::new();
+        let here = self.young_writes(worker);
         let on_disk = |(_, export): &(usize, &Exported)| export.disk_number == disk;
         for (number, export) in self.exports.iter().enumerate().filter(on_disk) {
             let device = export.disk.lock();
@@ -175,7 +176,7 @@ impl Oracle {
                 let lba = at - export.base;
                 let value = stamp::value(lba, device.seen(at));
                 let sector = &export.sectors[lba as usize];
-                copies.extend(self.copy_at(worker, (number, lba), value));
+                copies.extend(copy_in(&here, (number, lba), value));
                 let newer = sector
                     .is_stale(value)
                     .or_else(|| self.stale_trim(number, lba, value));
@@ -229,22 +230,16 @@ impl Oracle {
         );
     }
 
-    /// The request at a worker that may have been carried out just now, if it is too young to be known as old.
-    fn copy_at(&self, worker: WorkerId, (number, lba): (usize, u64), value: Value) -> Option<Copy> {
-        let young = |arrival: &&Arrival| self.now_us - arrival.at_us <= STALE_AFTER_US;
-        let arrivals = self.arrivals.iter().filter(|(_, arrival)| young(arrival));
-        let mut here =
-            arrivals.filter(|(_, arrival)| arrival.worker == worker && arrival.export == Some(number));
-        here.find_map(|(tick, arrival)| {
-            Some(Copy {
-                export: number,
-                lba,
-                value,
-                key: arrival.key_of(lba, value)?,
-                arrived: *tick,
-                source: arrival.header.source,
-            })
-        })
+    /// The writes and trims at a worker that are too young to be known as old, the first that came first.
+    fn young_writes(&self, worker: WorkerId) -> Vec<(Tick, &Arrival)> {
+        let newest_first = self.arrivals.iter().rev();
+        let young = newest_first.take_while(|(_, arrival)| self.now_us - arrival.at_us <= STALE_AFTER_US);
+        let mut here: Vec<_> = young
+            .filter(|(_, arrival)| arrival.worker == worker && arrival.is_write())
+            .map(|(tick, arrival)| (*tick, arrival))
+            .collect();
+        here.reverse();
+        here
     }
 
     /// Trims look alike: zeros are stale when every trim of the sector that waits is a copy of one that was answered before a
@@ -312,12 +307,14 @@ impl Oracle {
 
     /// A worker has nothing any more of what it took from its ring: what it did not answer, it never will.
     pub fn idle(&mut self, worker: WorkerId, in_ring: &dyn Fn(Tick) -> bool) {
-        let gone: Vec<Tick> = self
-            .arrivals
-            .iter()
-            .filter(|(tick, arrival)| arrival.worker == worker && !in_ring(**tick))
-            .map(|(tick, _)| *tick)
-            .collect();
+        let first = (worker, Mac([0; 6]), 0);
+        let its_own = self
+            .by_tag
+            .range(first..)
+            .take_while(|((at, ..), _)| *at == worker);
+        let ticks = its_own.flat_map(|(_, ticks)| ticks).copied();
+        let mut gone: Vec<Tick> = ticks.filter(|tick| !in_ring(*tick)).collect();
+        gone.sort_unstable();
         for tick in gone {
             let arrival = self.leave(tick);
             let admin = arrival.filter(|arrival| matches!(arrival.what, What::Admin(_)));
@@ -380,11 +377,11 @@ impl Oracle {
             }
             _ => return,
         };
+        let others = self.arrivals.values();
+        let others = others.filter(|other| other.export == Some(number) && other.is_write());
+        let others: Vec<&Arrival> = others.collect();
         for (lba, key) in keys {
-            let others = self
-                .arrivals
-                .values()
-                .any(|other| other.export == Some(number) && other.writes(key));
+            let others = others.iter().any(|other| other.writes(key));
             if !others && let Some(sector) = self.exports[number].sectors.get_mut(lba as usize) {
                 sector.all_left(key, now);
             }
@@ -413,6 +410,21 @@ impl Oracle {
             self.enter(number, &other.what, tick, &other.header);
         }
     }
+}
+
+/// The request that may have been carried out just now, of those at the worker.
+fn copy_in(here: &[(Tick, &Arrival)], (number, lba): (usize, u64), value: Value) -> Option<Copy> {
+    let mut here = here.iter().filter(|(_, arrival)| arrival.export == Some(number));
+    here.find_map(|(tick, arrival)| {
+        Some(Copy {
+            export: number,
+            lba,
+            value,
+            key: arrival.key_of(lba, value)?,
+            arrived: *tick,
+            source: arrival.header.source,
+        })
+    })
 }
 
 impl Exported {

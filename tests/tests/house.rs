@@ -94,29 +94,23 @@ const ROOMS: [(&str, &[&str]); 8] = [
     ),
 ];
 
-/// Circles between files that are still there. Shorter is better; nothing may be added.
-const KNOWN_CIRCLES: [&[&str]; 1] = [&["aoe-user/src/cli/args.rs", "aoe-user/src/cli/bench.rs"]];
-
 const LONGEST_FILE: usize = 500;
 const LONGEST_FUNCTION: usize = 70;
 
-/// Longer than they should be: each waits for the change that cuts it up, and none may be added. Tests count as code,
-/// but a long list of cases in one of them is easier to read than its parts.
-const LONG_FILES: [&str; 0] = [];
-const LONG_FUNCTIONS: [&str; 13] = [
-    "aoe-user/src/cli/doctor/mod.rs: report",
-    "aoe-user/src/config/file_tests.rs: the_example_of_the_readme_reads_as_meant",
-    "aoe-user/src/config/file_tests.rs: wrong_values_are_shown_with_their_range_and_place",
-    "aoe-user/src/filter/tests/limits.rs: costs",
-    "crates/engine/src/ata/decode.rs: decode",
-    "crates/engine/src/testing/parser.rs: check",
-    "crates/engine/src/tests/model.rs: play",
-    "crates/engine/src/tests/model/oracle.rs: judge",
-    "crates/initiator/src/load/engine.rs: run",
-    "tests/tests/dissector.rs: every_reply_dissects_and_every_request_has_one",
-    "tests/tests/serving.rs: serve",
-    "xtask/src/bench/bars.rs: judge",
-    "xtask/src/run.rs: demonstrate",
+/// Longer than they should be, each with the reason: it waits for the change that cuts it up, or its parts would be harder to
+/// read. Tests count as code.
+const LONG_FILES: [(&str, &str); 0] = [];
+const LONG_FUNCTIONS: [(&str, &str); 4] = [
+    ("aoe-user/src/cli/doctor/mod.rs: report", "to be cut up"),
+    (
+        "aoe-user/src/config/file_tests.rs: the_example_of_the_readme_reads_as_meant",
+        "a file and what it means",
+    ),
+    (
+        "aoe-user/src/config/file_tests.rs: wrong_values_are_shown_with_their_range_and_place",
+        "a table of cases",
+    ),
+    ("xtask/src/bench/bars.rs: judge", "to be cut up"),
 ];
 
 fn root() -> PathBuf {
@@ -230,22 +224,13 @@ fn no_file_uses_itself_through_others() {
         "crates/engine",
         "crates/store",
         "crates/xsk",
+        "crates/failover",
         "crates/initiator",
     ] {
         let files = Files::of(&format!("{dir}/src"));
         circles.extend(files.circles());
     }
-    let known: BTreeSet<Vec<String>> = KNOWN_CIRCLES
-        .iter()
-        .map(|circle| circle.iter().map(ToString::to_string).collect())
-        .collect();
-    let new: Vec<_> = circles.difference(&known).collect();
-    assert!(new.is_empty(), "new circles: {new:#?}");
-    let gone: Vec<_> = known.difference(&circles).collect();
-    assert!(
-        gone.is_empty(),
-        "take these out of the list, they are no more: {gone:#?}"
-    );
+    assert!(circles.is_empty(), "{circles:#?}");
 }
 
 #[test]
@@ -272,16 +257,31 @@ fn files_and_functions_are_short() {
             }
         }
     }
-    assert_eq!(
-        long_files,
-        LONG_FILES.map(String::from).into(),
-        "over {LONGEST_FILE} lines"
-    );
-    assert_eq!(
-        long_functions,
-        LONG_FUNCTIONS.map(String::from).into(),
-        "over {LONGEST_FUNCTION} lines"
-    );
+    let names = |known: &[(&str, &str)]| known.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let (files, functions): (BTreeSet<_>, BTreeSet<_>) = (names(&LONG_FILES), names(&LONG_FUNCTIONS));
+    assert_eq!(long_files, files, "over {LONGEST_FILE} lines");
+    assert_eq!(long_functions, functions, "over {LONGEST_FUNCTION} lines");
+}
+
+#[test]
+fn what_the_chapter_names_is_there() {
+    let chapter = text(&root().join("docs/architecture.md"));
+    let all: Vec<String> = ["aoe-common", "aoe-ebpf", "aoe-user", "crates", "tests", "xtask"]
+        .into_iter()
+        .flat_map(sources)
+        .map(|(name, _)| format!("/{name}"))
+        .collect();
+    let named: Vec<&str> = chapter
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.ends_with(".rs") && !name.contains('{'))
+        .collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        let is_there = all.iter().any(|file| file.ends_with(&format!("/{name}")));
+        assert!(is_there, "docs/architecture.md names {name}, which is not there");
+    }
 }
 
 /// Lines without comments, as far as a line tells.

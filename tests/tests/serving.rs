@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use aoe_common::Mac;
 use lab::frame::ata;
 use lab::image::{Random, pattern, stamp};
-use lab::initiator::Disk;
+use lab::initiator::{Disk, Initiator};
 use lab::needs::Need;
 use lab::{Address, Image, Lab, Options, Request, Target, needs};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -60,24 +60,9 @@ fn serve(mtu: u32, queues: u32, mode: &str) -> Result<()> {
         ensure!(ready.contains(word), "{word} is not in {ready:?}");
     }
 
-    let initiator = lab.open(0)?;
-    let found = initiator.discover(Address::ALL, 1)?;
-    ensure!(
-        found.len() == 1 && found[0].address == E11,
-        "discovery found {found:?}"
-    );
-    ensure!(
-        found[0].src == lab::link::target_mac(0),
-        "the answer came from {}",
-        found[0].src
-    );
     let sectors_per_frame = ((mtu - 36) / 512) as u8;
-    ensure!(
-        found[0].config() == (64, sectors_per_frame, vec![]),
-        "config {:?}",
-        found[0].config()
-    );
-
+    let initiator = lab.open(0)?;
+    discovered(&initiator, sectors_per_frame)?;
     let disk = initiator.find(E11)?;
     let identity = disk.identify()?;
     ensure!(identity.sectors() == SECTORS, "{} sectors", identity.sectors());
@@ -97,6 +82,38 @@ fn serve(mtu: u32, queues: u32, mode: &str) -> Result<()> {
         "the image is not what was written"
     );
 
+    refuses(disk, sectors_per_frame)?;
+    ensure!(
+        target.process.stop()? == 0,
+        "SIGTERM must end it with exit code 0"
+    );
+    let link = lab.target.ip("-d link show eth0")?;
+    ensure!(!link.contains("xdp"), "an XDP program is left: {link}");
+    Ok(())
+}
+
+/// The export, and nothing else, says what it is when everybody is asked.
+fn discovered(initiator: &Initiator, sectors_per_frame: u8) -> Result<()> {
+    let found = initiator.discover(Address::ALL, 1)?;
+    ensure!(
+        found.len() == 1 && found[0].address == E11,
+        "discovery found {found:?}"
+    );
+    ensure!(
+        found[0].src == lab::link::target_mac(0),
+        "the answer came from {}",
+        found[0].src
+    );
+    ensure!(
+        found[0].config() == (64, sectors_per_frame, vec![]),
+        "config {:?}",
+        found[0].config()
+    );
+    Ok(())
+}
+
+/// Reads that cannot be answered get the error that says why.
+fn refuses(disk: Disk<'_>, sectors_per_frame: u8) -> Result<()> {
     let too_many = disk.ata(ata::READ_EXT, 0, sectors_per_frame + 1, &[])?;
     ensure!(
         (too_many.status(), too_many.ata_error()) == (0x41, 0x04),
@@ -107,13 +124,6 @@ fn serve(mtu: u32, queues: u32, mode: &str) -> Result<()> {
         (beyond.status(), beyond.ata_error()) == (0x41, 0x10),
         "{beyond:?}"
     );
-
-    ensure!(
-        target.process.stop()? == 0,
-        "SIGTERM must end it with exit code 0"
-    );
-    let link = lab.target.ip("-d link show eth0")?;
-    ensure!(!link.contains("xdp"), "an XDP program is left: {link}");
     Ok(())
 }
 

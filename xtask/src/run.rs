@@ -137,29 +137,47 @@ fn demonstrate(binary: &Path) -> Result<String> {
     }
 
     let mut sectors_per_frame = Vec::new();
-    for (n, mtu) in MTUS.iter().enumerate() {
-        say(&format!("eth{n}: discovering and identifying"));
-        let initiator = lab.open(n as u32)?;
-        let found = initiator.find(E11)?;
-        let identity = found.identify()?;
-        ensure!(
-            identity.sectors() == SECTORS,
-            "e1.1 says it has {} sectors, not {SECTORS}",
-            identity.sectors()
-        );
-        let config = found
-            .query(0, b"")?
-            .context("the config query stays without an answer")?
-            .config();
-        let expected = (mtu - 36) / 512;
-        ensure!(
-            u32::from(config.1) == expected,
-            "e1.1 takes {} sectors a frame, not {expected}",
-            config.1
-        );
-        sectors_per_frame.push(config.1);
+    for (n, mtu) in (0..).zip(MTUS) {
+        sectors_per_frame.push(identify(&lab, n, mtu)?);
     }
+    let rows = measure(&lab, binary, &sectors_per_frame)?;
+    ensure!(target.stop()? == 0, "xblade did not end well:\n{}", target.log());
+    for n in 0..MTUS.len() {
+        let link = lab.target.ip(&format!("-d link show eth{n}"))?;
+        ensure!(
+            !link.contains("prog/xdp"),
+            "an XDP program is left on eth{n}: {link}"
+        );
+    }
+    Ok(table(&rows, &modes, &sectors_per_frame))
+}
 
+/// Finds the export on link `n`; gives the sectors that a frame takes.
+fn identify(lab: &Lab, n: u32, mtu: u32) -> Result<u8> {
+    say(&format!("eth{n}: discovering and identifying"));
+    let initiator = lab.open(n)?;
+    let found = initiator.find(E11)?;
+    let identity = found.identify()?;
+    ensure!(
+        identity.sectors() == SECTORS,
+        "e1.1 says it has {} sectors, not {SECTORS}",
+        identity.sectors()
+    );
+    let config = found
+        .query(0, b"")?
+        .context("the config query stays without an answer")?
+        .config();
+    let expected = (mtu - 36) / 512;
+    ensure!(
+        u32::from(config.1) == expected,
+        "e1.1 takes {} sectors a frame, not {expected}",
+        config.1
+    );
+    Ok(config.1)
+}
+
+/// Writes, reads back and checks on every link.
+fn measure(lab: &Lab, binary: &str, sectors_per_frame: &[u8]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let write = "--write --sequential --destroy-data --verify --seed 1 --count 16384 --depth 32 --span";
     let read = "--verify --seed 1 --duration 3s --depth 64 --span";
@@ -170,19 +188,11 @@ fn demonstrate(binary: &Path) -> Result<String> {
             "eth{n}: writing, reading back, and checking {} MiB",
             span / 2048
         ));
-        rows.push(bench(&lab, binary, n, "write", &format!("{write} {span}"))?);
+        rows.push(bench(lab, binary, n, "write", &format!("{write} {span}"))?);
         say(&format!("eth{n}: random reads, each checked"));
-        rows.push(bench(&lab, binary, n, "read", &format!("{read} {span}"))?);
+        rows.push(bench(lab, binary, n, "read", &format!("{read} {span}"))?);
     }
-    ensure!(target.stop()? == 0, "xblade did not end well:\n{}", target.log());
-    for n in 0..MTUS.len() {
-        let link = lab.target.ip(&format!("-d link show eth{n}"))?;
-        ensure!(
-            !link.contains("prog/xdp"),
-            "an XDP program is left on eth{n}: {link}"
-        );
-    }
-    Ok(table(&rows, &modes, &sectors_per_frame))
+    Ok(rows)
 }
 
 /// Runs `xblade bench` on link `n` and takes its figures.

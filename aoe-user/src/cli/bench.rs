@@ -29,20 +29,6 @@ const IDENTIFY: Duration = Duration::from_secs(5);
 /// What is not measured at the start of a run, unless asked for otherwise.
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// Takes 7.3 and e7.3.
-pub(super) fn parse_address(text: &str) -> Result<(u16, u8), String> {
-    let wrong = || "a target is SHELF.SLOT, as in 7.3; shelf 0 to 65534, slot 0 to 254".to_owned();
-    let (shelf, slot) = text
-        .strip_prefix('e')
-        .unwrap_or(text)
-        .split_once('.')
-        .ok_or_else(wrong)?;
-    match (shelf.parse(), slot.parse()) {
-        (Ok(shelf), Ok(slot)) if shelf != u16::MAX && slot != u8::MAX => Ok((shelf, slot)),
-        _ => Err(wrong()),
-    }
-}
-
 /// Measures; an error when anything did not hold.
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let ran = match (args.flood, args.rate) {
@@ -306,18 +292,4 @@ fn run_flood(args: &BenchArgs, kind: flood::Kind, rate: u32) -> anyhow::Result<(
     let flooded = flood::run(&args.interface, kind, &route, rate, duration)?;
     let seconds = flooded.elapsed.as_secs_f64();
     output::line(json!({ "sent": flooded.sent, "seconds": seconds, "rate": flooded.sent as f64 / seconds }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_taken_as_linux_and_as_vblade_write_them() {
-        assert_eq!(parse_address("7.3"), Ok((7, 3)));
-        assert_eq!(parse_address("e65534.254"), Ok((65534, 254)));
-        for bad in ["", "7", "7.", ".3", "65535.0", "0.255", "7.3.1", "x.y", "-1.2"] {
-            assert!(parse_address(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -188,56 +188,40 @@ fn costs() {
         println!("{:4} ns  {name}", best.as_nanos());
     };
     let one = Frame::to(1, 1, ALICE);
-    measure(
-        &filter,
-        "other EtherType",
-        &Frame {
-            ether_type: 0x800,
-            ..one.clone()
-        },
-    );
-    measure(
-        &filter,
-        "other EtherType, tagged",
-        &Frame {
-            ether_type: 0x800,
-            ..one.clone()
-        }
-        .tagged(5),
-    );
-    measure(
-        &filter,
-        "response",
-        &Frame {
-            ver_flags: 0x18,
-            ..one.clone()
-        },
-    );
-    measure(
-        &filter,
-        "runt",
-        &Frame {
-            cut: Some(20),
-            ..one.clone()
-        },
-    );
-    measure(&filter, "no such export", &Frame::to(7, 7, ALICE));
-    measure(&filter, "own source", &Frame::to(1, 1, PORT));
-    measure(
-        &filter,
-        "other destination",
-        &Frame {
-            destination: BOB,
-            ..one.clone()
-        },
-    );
-    measure(&filter, "denied", &Frame::to(1, 2, BOB));
-    measure(&filter, "over its rate", &Frame::to(1, 4, ALICE));
-    measure(&filter, "ours, open", &one);
-    measure(&filter, "ours, tagged 0", &one.clone().tagged(0));
-    measure(&filter, "ours, listed", &Frame::to(1, 2, ALICE));
-    measure(&filter, "ours, rate", &Frame::to(1, 3, ALICE));
-    measure(&filter, "wildcard", &Frame::broadcast(0xffff, 0xff, ALICE));
+    let other_type = Frame {
+        ether_type: 0x800,
+        ..one.clone()
+    };
+    let response = Frame {
+        ver_flags: 0x18,
+        ..one.clone()
+    };
+    let runt = Frame {
+        cut: Some(20),
+        ..one.clone()
+    };
+    let elsewhere = Frame {
+        destination: BOB,
+        ..one.clone()
+    };
+    for (name, frame) in [
+        ("other EtherType", other_type.clone()),
+        ("other EtherType, tagged", other_type.tagged(5)),
+        ("response", response),
+        ("runt", runt),
+        ("no such export", Frame::to(7, 7, ALICE)),
+        ("own source", Frame::to(1, 1, PORT)),
+        ("other destination", elsewhere),
+        ("denied", Frame::to(1, 2, BOB)),
+        ("over its rate", Frame::to(1, 4, ALICE)),
+        ("ours, open", one.clone()),
+        ("ours, tagged 0", one.tagged(0)),
+        ("ours, listed", Frame::to(1, 2, ALICE)),
+        ("ours, rate", Frame::to(1, 3, ALICE)),
+        ("wildcard", Frame::broadcast(0xffff, 0xff, ALICE)),
+    ] {
+        measure(&filter, name, &frame);
+    }
     for i in 0..1100 {
         let stranger = Mac::from_u64(0x0200_0001_0000 + i);
         run(&filter.ebpf, &Frame::to(1, 2, stranger).bytes(), 1);

@@ -60,14 +60,8 @@ pub(crate) fn decode(registers: &Registers, device: &Device<'_>) -> Result<Actio
             0 | 1 | 2 | 4 | 8 | 16 => Ok(Action::SetMultiple(r.count)),
             _ => abort,
         },
-        Opcode::SetFeatures => match r.feature {
-            // Transfer mode, look-ahead off and on, keep or revert settings at reset: nothing to do.
-            0x03 | 0x55 | 0xaa | 0x66 | 0xcc => Ok(Action::Answer(r.success())),
-            // The write cache follows `sync`: asking for what holds already is success, a switch is not offered.
-            0x02 if !device.sync => Ok(Action::Answer(r.success())),
-            0x82 if device.sync => Ok(Action::Answer(r.success())),
-            _ => abort,
-        },
+        Opcode::SetFeatures if holds(r.feature, device) => Ok(Action::Answer(r.success())),
+        Opcode::SetFeatures => abort,
         Opcode::Diagnostic => {
             // Diagnostic code 1, "passed", in the error register, and the signature of an ATA device.
             Ok(Action::Answer(Results {
@@ -79,6 +73,18 @@ pub(crate) fn decode(registers: &Registers, device: &Device<'_>) -> Result<Actio
         }
         Opcode::Smart => smart::decode(r, device.smart),
         Opcode::Unsupported => abort,
+    }
+}
+
+/// Whether what SET FEATURES asks for is so already: nothing can be switched.
+fn holds(feature: u8, device: &Device<'_>) -> bool {
+    match feature {
+        // Transfer mode, look-ahead off and on, keep or revert settings at reset: nothing to do.
+        0x03 | 0x55 | 0xaa | 0x66 | 0xcc => true,
+        // The write cache follows `sync`.
+        0x02 => !device.sync,
+        0x82 => device.sync,
+        _ => false,
     }
 }
 

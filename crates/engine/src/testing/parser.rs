@@ -2,6 +2,16 @@
 
 /// Asserts that `reply` is a well-formed answer to `request` from one of `exports`; returns its shelf and slot.
 pub fn check(request: &[u8], reply: &[u8], exports: &[(u16, u8)]) -> (u16, u8) {
+    let tags = ethernet(request, reply);
+    let (request, reply) = (&request[12 + tags..], &reply[12 + tags..]);
+    let address = header(request, reply);
+    assert!(exports.contains(&address), "one of ours, no wildcard");
+    arguments(request, reply);
+    address
+}
+
+/// Addresses, tags and length. Gives the length of the tags.
+fn ethernet(request: &[u8], reply: &[u8]) -> usize {
     let tagged = |frame: &[u8]| -> usize {
         let mut at = 12;
         while at < 20 && matches!(frame[at..], [0x81, 0x00, ..] | [0x88, 0xa8, ..]) {
@@ -23,7 +33,11 @@ pub fn check(request: &[u8], reply: &[u8], exports: &[(u16, u8)]) -> (u16, u8) {
     assert_eq!(reply[..6], request[6..12], "unicast to the source");
     assert_eq!(reply[6..12], [2, 0, 0, 0, 0, 2], "from the port");
     assert!(reply.len() >= 60 + tags, "padded");
-    let (request, reply) = (&request[12 + tags..], &reply[12 + tags..]);
+    tags
+}
+
+/// The AoE header, from the EtherType on. Gives the address that answers.
+fn header(request: &[u8], reply: &[u8]) -> (u16, u8) {
     assert_eq!(reply[..2], [0x88, 0xa2]);
     assert!(
         reply[2] == 0x18 || reply[2] == 0x1c,
@@ -32,12 +46,16 @@ pub fn check(request: &[u8], reply: &[u8], exports: &[(u16, u8)]) -> (u16, u8) {
     let error = reply[3];
     assert!(error <= 6 && (reply[2] == 0x1c) == (error != 0));
     let address = (u16::from_be_bytes([reply[4], reply[5]]), reply[6]);
-    assert!(exports.contains(&address), "one of ours, no wildcard");
     let asked = (u16::from_be_bytes([request[4], request[5]]), request[6]);
     assert!(asked.0 == 0xffff || asked.0 == address.0);
     assert!(asked.1 == 0xff || asked.1 == address.1);
     assert_eq!(reply[7..12], request[7..12], "command and tag");
-    let argument = &reply[12..];
+    address
+}
+
+/// What follows the header, by the error and the command.
+fn arguments(request: &[u8], reply: &[u8]) {
+    let (error, argument) = (reply[3], &reply[12..]);
     let zero_from = |at: usize| assert!(argument[at..].iter().all(|byte| *byte == 0), "zeros from {at}");
     match (error, request[7]) {
         (1, command) => {
@@ -80,7 +98,6 @@ pub fn check(request: &[u8], reply: &[u8], exports: &[(u16, u8)]) -> (u16, u8) {
         }
         other => panic!("no such reply: error and command {other:?}"),
     }
-    address
 }
 
 fn ata(request: &[u8], argument: &[u8]) {

@@ -99,25 +99,8 @@ fn play(steps: Vec<Step>, again: bool) {
                 let Some(n) = n.checked_rem(store.deferred()) else {
                     continue;
                 };
-                // Which request that is, the store cannot say; its answer can: the first that comes out.
                 store.finish(n, None);
-                let mut first = BTreeMap::new();
-                for worker in &mut workers {
-                    for reply in worker.poll() {
-                        let tag = u32::from_be_bytes(reply[20..24].try_into().unwrap());
-                        first.insert(tag, read_answer(&reply));
-                    }
-                }
-                replies.append(&mut first);
-                replies.append(&mut settle(&mut workers));
-                let ended: Vec<u32> = model
-                    .unfinished
-                    .iter()
-                    .filter(|request| request.started.is_some() && replies.contains_key(&request.tag))
-                    .map(|request| request.tag)
-                    .collect();
-                assert_eq!(ended.len(), 1, "one operation, one answer: {replies:?}");
-                model.finish(ended[0]);
+                replies.append(&mut finished(&mut model, &mut workers));
             }
         }
         replies.append(&mut settle(&mut workers));
@@ -134,6 +117,20 @@ fn play(steps: Vec<Step>, again: bool) {
             .sum::<usize>(),
         0
     );
+}
+
+/// The store has finished an operation. Which request that was it cannot say; the answer can: the first that comes out.
+fn finished(model: &mut Model, workers: &mut [Worker]) -> BTreeMap<u32, Answer> {
+    let replies = settle(workers);
+    let ended: Vec<u32> = model
+        .unfinished
+        .iter()
+        .filter(|request| request.started.is_some() && replies.contains_key(&request.tag))
+        .map(|request| request.tag)
+        .collect();
+    assert_eq!(ended.len(), 1, "one operation, one answer: {replies:?}");
+    model.finish(ended[0]);
+    replies
 }
 
 fn ask(worker: &mut Worker, frame: &[u8], replies: &mut BTreeMap<u32, Answer>) {

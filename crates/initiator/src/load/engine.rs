@@ -58,8 +58,16 @@ struct Engine<'a> {
     frames: Vec<u8>,
     frame_stride: usize,
     issued: u64,
-    measuring: bool,
+    /// While it is measured.
+    measurement: Option<Measurement>,
     outcome: Outcome,
+}
+
+#[derive(Clone, Copy)]
+struct Measurement {
+    begin: Instant,
+    /// How long the process had waited for a cpu by then.
+    starved: Duration,
 }
 
 /// Runs the plan, telling `progress` a few times a second what was reached and how long it has run. It can end the run there;
@@ -77,29 +85,15 @@ pub fn run(
     let start = Instant::now();
     let mut engine = Engine::new(plan, start);
     let mut phase = Phase::Load;
-    let mut begin = start + plan.warmup;
-    let mut starved = Duration::ZERO;
     let (mut before, mut idle, mut last_event) = (start, false, start);
     let (mut timer_at, mut progress_at) = (start + TIMER, start + PROGRESS);
     loop {
         let now = Instant::now();
-        if idle && engine.measuring {
+        if idle && engine.measurement.is_some() {
             engine.outcome.idle += now - before;
         }
         before = now;
-        if phase == Phase::Load && !engine.measuring && now >= begin {
-            (engine.measuring, begin, starved) = (true, now, waited_for_cpu());
-        }
-        let enough = plan.count.is_some_and(|count| engine.issued >= count);
-        let late = engine.measuring && now - begin >= plan.duration;
-        if phase == Phase::Load && (enough || late) {
-            phase = Phase::Drain;
-        }
-        if engine.measuring && phase == Phase::Drain && (late || engine.is_idle()) {
-            engine.measuring = false;
-            engine.outcome.elapsed = now - begin;
-            engine.outcome.starved = waited_for_cpu().saturating_sub(starved);
-        }
+        phase = engine.measure(phase, start, now);
         match &mut phase {
             Phase::Load => engine.issue_load(now),
             Phase::Drain if engine.is_idle() && !plan.verify => break,
@@ -127,10 +121,7 @@ pub fn run(
         if now >= progress_at {
             if progress(&engine.outcome, now - start).is_break() {
                 engine.outcome.interrupted = true;
-                if engine.measuring {
-                    engine.outcome.elapsed = now - begin;
-                    engine.outcome.starved = waited_for_cpu().saturating_sub(starved);
-                }
+                engine.end_measuring(now);
                 break;
             }
             progress_at = now + PROGRESS;
@@ -177,8 +168,39 @@ impl<'a> Engine<'a> {
             frames,
             frame_stride,
             issued: 0,
-            measuring: false,
+            measurement: None,
             outcome: Outcome::default(),
+        }
+    }
+
+    /// Begins to measure after the warm-up of a run that began at `start`, and ends that when it is time. Gives the phase that it
+    /// is now.
+    fn measure(&mut self, phase: Phase, start: Instant, now: Instant) -> Phase {
+        let plan = self.plan;
+        if phase == Phase::Load && self.measurement.is_none() && now >= start + plan.warmup {
+            self.measurement = Some(Measurement {
+                begin: now,
+                starved: waited_for_cpu(),
+            });
+        }
+        let enough = plan.count.is_some_and(|count| self.issued >= count);
+        let late = self
+            .measurement
+            .is_some_and(|measurement| now - measurement.begin >= plan.duration);
+        let phase = match phase {
+            Phase::Load if enough || late => Phase::Drain,
+            phase => phase,
+        };
+        if phase == Phase::Drain && (late || self.is_idle()) {
+            self.end_measuring(now);
+        }
+        phase
+    }
+
+    fn end_measuring(&mut self, now: Instant) {
+        if let Some(Measurement { begin, starved }) = self.measurement.take() {
+            self.outcome.elapsed = now - begin;
+            self.outcome.starved = waited_for_cpu().saturating_sub(starved);
         }
     }
 
@@ -314,7 +336,7 @@ impl<'a> Engine<'a> {
         } else if write {
             self.ledger.unknown(block);
         }
-        if self.measuring {
+        if self.measurement.is_some() {
             self.outcome.requests += 1;
             self.outcome.reads += u64::from(!write);
             self.outcome.bytes += u64::from(good) * u64::from(self.plan.sectors) * SECTOR_BYTES as u64;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use aoe_common::Mac;
+
 use super::op::{Answer, HOSTS, Op, SECTORS};
 use crate::Persistent;
 
@@ -30,76 +32,62 @@ impl Model {
             return (None, None);
         }
         let reserved = !state.reserve.is_empty() && !state.reserve.contains(&source);
-        let string = |error, state: &Persistent| Some(Answer::String(error, state.string.clone()));
-        let mask = |list_error, state: &Persistent| {
-            let shown = if list_error == 0 {
-                state.mask.clone()
-            } else {
-                Vec::new()
-            };
-            Some(Answer::Mask(0, list_error, shown))
+        let (answer, new) = match op {
+            Op::Flush | Op::Read(..) | Op::Write(..) | Op::Trim(..) | Op::Verify(..) => {
+                (Some(ata(op, reserved)), None)
+            }
+            Op::Query(command, wanted) => self.query(*command, wanted),
+            Op::Mask(command, host) => self.mask(*command, HOSTS[*host]),
+            Op::Reserve(command, hosts) => self.reserve(*command, hosts, reserved),
         };
-        let reserve = |error, state: &Persistent| Some(Answer::Reserve(error, state.reserve.clone()));
-        let changed = |new: Persistent| if new == *state { None } else { Some(new) };
-        match op {
-            Op::Flush => (Some(Answer::Ata(0x40, 0)), None),
-            Op::Read(..) | Op::Write(..) | Op::Trim(..) | Op::Verify(..) if reserved => {
-                (Some(Answer::AoeError(6)), None)
-            }
-            Op::Read(_, count) | Op::Write(_, count, _) if *count == 0 || *count > 2 => {
-                (Some(Answer::Ata(0x41, 0x04)), None)
-            }
-            Op::Read(..) | Op::Write(..) | Op::Trim(..) | Op::Verify(..) => {
-                let (sectors, _) = op.sectors().unwrap();
-                let answer = if sectors.end > SECTORS {
-                    Answer::Ata(0x41, 0x10)
-                } else {
-                    Answer::Ata(0x40, 0)
-                };
-                (Some(answer), None)
-            }
-            Op::Query(0, _) => (string(0, state), None),
-            Op::Query(1, wanted) => ((*wanted == state.string).then(|| string(0, state).unwrap()), None),
-            Op::Query(2, wanted) => (
-                state
-                    .string
-                    .starts_with(wanted)
-                    .then(|| string(0, state).unwrap()),
-                None,
-            ),
-            Op::Query(ccmd @ (3 | 4), wanted) => {
-                if *ccmd == 3 && !state.string.is_empty() && *wanted != state.string {
-                    return (string(4, state), None);
-                }
+        (answer, new.filter(|new| new != state))
+    }
+
+    fn query(&self, command: u8, wanted: &[u8]) -> (Option<Answer>, Option<Persistent>) {
+        let state = &self.state;
+        let string = |error| Some(Answer::String(error, state.string.clone()));
+        let matches = match command {
+            0 => true,
+            1 => wanted == state.string,
+            2 => state.string.starts_with(wanted),
+            3 if !state.string.is_empty() && wanted != state.string => return (string(4), None),
+            3 | 4 => {
                 let new = Persistent {
-                    string: wanted.clone(),
+                    string: wanted.to_vec(),
                     ..state.clone()
                 };
-                (string(0, &new), changed(new))
+                return (Some(Answer::String(0, wanted.to_vec())), Some(new));
             }
-            Op::Query(..) => (string(2, state), None),
-            Op::Mask(3, _) => (mask(2, state), None),
-            Op::Mask(command, host) => {
-                let mut new = state.clone();
-                let member = HOSTS[*host];
-                match command {
-                    1 if !new.mask.contains(&member) => new.mask.push(member),
-                    2 => new.mask.retain(|mac| *mac != member),
-                    _ => {}
-                }
-                (mask(0, &new), changed(new))
-            }
-            Op::Reserve(0, _) => (reserve(0, state), None),
-            Op::Reserve(1, _) if reserved => (reserve(6, state), None),
-            Op::Reserve(1 | 2, hosts) => {
-                let list = hosts.iter().map(|host| HOSTS[*host]).collect();
+            _ => return (string(2), None),
+        };
+        (if matches { string(0) } else { None }, None)
+    }
+
+    fn mask(&self, command: u8, member: Mac) -> (Option<Answer>, Option<Persistent>) {
+        let mut new = self.state.clone();
+        match command {
+            1 if !new.mask.contains(&member) => new.mask.push(member),
+            2 => new.mask.retain(|mac| *mac != member),
+            3 => return (Some(Answer::Mask(0, 2, Vec::new())), None),
+            _ => {}
+        }
+        (Some(Answer::Mask(0, 0, new.mask.clone())), Some(new))
+    }
+
+    fn reserve(&self, command: u8, hosts: &[usize], reserved: bool) -> (Option<Answer>, Option<Persistent>) {
+        let told = |error| Some(Answer::Reserve(error, self.state.reserve.clone()));
+        match command {
+            0 => (told(0), None),
+            1 if reserved => (told(6), None),
+            1 | 2 => {
+                let list: Vec<_> = hosts.iter().map(|host| HOSTS[*host]).collect();
                 let new = Persistent {
-                    reserve: list,
-                    ..state.clone()
+                    reserve: list.clone(),
+                    ..self.state.clone()
                 };
-                (reserve(0, &new), changed(new))
+                (Some(Answer::Reserve(0, list)), Some(new))
             }
-            Op::Reserve(..) => (reserve(2, state), None),
+            _ => (told(2), None),
         }
     }
 
@@ -195,5 +183,21 @@ impl Model {
             .remove(at.expect("only started requests are answered"));
         self.answers.insert(request.tag, request.started.unwrap());
         self.start();
+    }
+}
+
+/// The answer to an ATA command.
+fn ata(op: &Op, reserved: bool) -> Answer {
+    match op {
+        Op::Flush => Answer::Ata(0x40, 0),
+        _ if reserved => Answer::AoeError(6),
+        Op::Read(_, count) | Op::Write(_, count, _) if *count == 0 || *count > 2 => Answer::Ata(0x41, 0x04),
+        _ => {
+            let (sectors, _) = op.sectors().unwrap();
+            match sectors.end > SECTORS {
+                true => Answer::Ata(0x41, 0x10),
+                false => Answer::Ata(0x40, 0),
+            }
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! The user half of xblade: an ATA-over-Ethernet target on AF_XDP.
 //!
-//! Arrows run one way: `main → cli → {config, control, port} → {filter, metrics, host}`, and all of these to the crates
+//! Arrows run one way: `main → cli → {config, control, port} → {dump, filter, metrics, host}`, and all of these to the crates
 //! `{store → engine, xsk, initiator} → aoe-common`.
 
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod dump;
 pub mod filter;
 pub mod host;
 pub mod metrics;

@@ -54,20 +54,24 @@ const NOT_IN_ENGINE: [&str; 9] = [
 ];
 
 /// The rooms of the user half, and the rooms and packages that each may use.
-const ROOMS: [(&str, &[&str]); 8] = [
+const ROOMS: [(&str, &[&str]); 9] = [
     ("target", &["store"]),
     ("host", &["initiator"]),
     ("config", &["host", "store"]),
     ("filter", &["config"]),
     ("metrics", &["filter", "target"]),
+    ("dump", &["host"]),
     (
         "port",
-        &["config", "filter", "host", "metrics", "store", "target", "xsk"],
+        &[
+            "config", "dump", "filter", "host", "metrics", "store", "target", "xsk",
+        ],
     ),
     (
         "control",
         &[
             "config",
+            "dump",
             "filter",
             "host",
             "initiator",

@@ -197,6 +197,7 @@ fn open_port(export: &Arc<Export>, alarms: &Arc<AtomicUsize>) -> Port {
         alarm: Alarm::new(move || {
             raised.fetch_add(1, Ordering::SeqCst);
         }),
+        dumps: Arc::default(),
     };
     let rules = Rules::of(vec![ExportRule {
         shelf: 1,

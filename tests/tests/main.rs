@@ -13,6 +13,7 @@ mod dependencies;
 mod disk_faults;
 mod dissector;
 mod drivers;
+mod dump;
 mod exports;
 mod failover;
 mod faults;

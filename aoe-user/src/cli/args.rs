@@ -77,6 +77,8 @@ pub enum Command {
     Failover(live::FailoverArgs),
     /// Print the last lines of a running target's log, or change what it logs
     Log(live::LogArgs),
+    /// Show the frames that a running target receives and sends, as pcapng for Wireshark and tshark
+    Dump(live::DumpArgs),
     /// List the targets on an interface, of whatever make; exit code 1 where there is none
     Discover(live::DiscoverArgs),
     /// Print all counters of a running target for Prometheus

@@ -74,6 +74,7 @@ fn command(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
         Command::Failover(args) => return live::failover(args.action),
         Command::Overlay(args) => return live::overlay(args.action),
         Command::Log(args) => return live::log(&args),
+        Command::Dump(args) => return live::dump(&args),
         Command::Metrics(args) => return live::metrics(&args),
         Command::Discover(args) => return live::discover(&args),
         Command::Serve(args) => serve::run(*args, log),

@@ -205,6 +205,7 @@ impl Supervisor {
                 cpus: view.cpus.clone(),
             },
             version: view.version,
+            dumps: Arc::clone(&self.dumps),
         }
     }
 }

@@ -157,6 +157,7 @@ fn open(
             let shared = Arc::clone(shared);
             move || shared.wish(|wishes| wishes.lost_worker = true)
         }),
+        dumps: Arc::clone(&view.dumps),
     };
     let (exports, rules) = view.halves();
     Port::open(nic, &options, &exports, &rules, metrics)

@@ -9,6 +9,7 @@ use super::open::Served;
 use super::other_targets::Sought;
 use super::plan::ExportId;
 use crate::config::Mode;
+use crate::dump::Hub;
 use crate::filter::Rules;
 use crate::port::Tuning;
 use crate::target::{Export, Exports};
@@ -20,6 +21,8 @@ pub(super) struct PortView {
     pub mode: Mode,
     pub tuning: Tuning,
     pub version: u64,
+    /// Who wants to see frames.
+    pub dumps: Arc<Hub>,
 }
 
 impl PortView {

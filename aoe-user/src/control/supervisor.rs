@@ -22,6 +22,7 @@ use super::port_thread::{PortEvent, PortHandle};
 use super::state::operator::Action as Order;
 use super::state::{StateDir, StateKey};
 use crate::config::{Config, Vlan};
+use crate::dump::Hub;
 use crate::host::Interface;
 use crate::metrics::Registry;
 use crate::store::Health;
@@ -76,6 +77,8 @@ pub(super) struct Supervisor {
     pub(super) closing: HashMap<ExportId, (Address, PathBuf)>,
     /// Everything that is counted.
     pub(super) metrics: Arc<Registry>,
+    /// Who wants to see frames.
+    pub(super) dumps: Arc<Hub>,
     /// What the operator has paused.
     pub(super) paused: HashSet<(Address, Vlan)>,
     pub(super) last_reload: Option<LastReload>,
@@ -121,6 +124,7 @@ impl Supervisor {
             jobs: Jobs::new(ends),
             closing: HashMap::new(),
             metrics: Arc::default(),
+            dumps: Arc::default(),
             paused: HashSet::new(),
             last_reload: None,
             start: Instant::now(),

@@ -1,6 +1,7 @@
 //! This machine: its interfaces with their queues, offloads and drivers, and what its kernel can do. Asked here and nowhere else, in
 //! the network namespace of the thread that asks.
 
+pub mod clock;
 mod driver;
 mod genetlink;
 mod interface;

@@ -2,25 +2,52 @@
 
 use aoe_common::rules::{STAMP_BYTES, stamp_ns};
 use engine::link::{Link, Pieces, PiecesMut};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::arrivals::Arrivals;
 use super::others::Others;
+use crate::dump::Tap;
+use crate::host::clock::monotonic_ns;
 use crate::xsk::{Frame, Socket};
 
-/// An AF_XDP socket as the engine sees it, and who else on this host hears what is for everybody.
+/// An AF_XDP socket as the engine sees it, who else on this host hears what is for everybody, and who wants to see all frames.
 #[derive(Debug)]
-pub struct SocketLink(pub Socket, Option<Others>, Arrivals);
+pub struct SocketLink(pub Socket, Option<Others>, Arrivals, Option<Tap>);
 
 impl SocketLink {
     /// A link that shares nothing.
     pub const fn new(socket: Socket) -> SocketLink {
-        SocketLink(socket, None, Arrivals::new())
+        SocketLink(socket, None, Arrivals::new(), None)
     }
 
-    /// A link that shares requests for every shelf or slot.
-    pub(super) const fn shared(socket: Socket, others: Option<Others>) -> SocketLink {
-        SocketLink(socket, others, Arrivals::new())
+    /// A link that shares requests for every shelf or slot, and shows frames.
+    pub(super) const fn shared(socket: Socket, others: Option<Others>, tap: Tap) -> SocketLink {
+        SocketLink(socket, others, Arrivals::new(), Some(tap))
+    }
+
+    /// Looks whether somebody wants to see the frames of this round.
+    #[inline]
+    pub(super) fn look_for_readers(&mut self) -> bool {
+        self.3.as_mut().is_some_and(Tap::look)
+    }
+
+    /// Shows received frames to who wants to see them.
+    #[cold]
+    pub(super) fn show(&mut self, frames: &[Frame]) {
+        let SocketLink(socket, _, _, Some(tap)) = self else {
+            return;
+        };
+        for frame in frames {
+            let ns = arrival_ns(socket, frame).unwrap_or_else(monotonic_ns);
+            tap.received(ns, &socket.pieces(frame));
+        }
+    }
+
+    #[cold]
+    fn show_sent(&mut self, frame: &Frame) {
+        let SocketLink(socket, _, _, Some(tap)) = self else {
+            return;
+        };
+        tap.sent(monotonic_ns(), &socket.pieces(frame));
     }
 
     /// What is known of when frames arrived.
@@ -29,12 +56,9 @@ impl SocketLink {
     }
 }
 
-/// Nanoseconds of the clock that the filter's stamps are of.
-pub(super) fn monotonic_ns() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let ns = u64::try_from(time.tv_nsec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(ns)
+/// When the filter saw a frame, where it could leave a stamp.
+fn arrival_ns(socket: &Socket, frame: &Frame) -> Option<u64> {
+    socket.metadata::<STAMP_BYTES>(frame).as_ref().and_then(stamp_ns)
 }
 
 impl Link for SocketLink {
@@ -62,14 +86,16 @@ impl Link for SocketLink {
 
     fn age_us(&self, frame: &Frame) -> u64 {
         let now_ns = monotonic_ns();
-        let stamp = self.0.metadata::<STAMP_BYTES>(frame).as_ref().and_then(stamp_ns);
-        match stamp.and_then(|stamp| now_ns.checked_sub(stamp)) {
+        match arrival_ns(&self.0, frame).and_then(|stamp| now_ns.checked_sub(stamp)) {
             Some(age_ns) => age_ns / 1000,
             None => self.2.age_us(now_ns / 1000),
         }
     }
 
     fn send(&mut self, frame: Frame) {
+        if self.3.as_ref().is_some_and(Tap::is_on) {
+            self.show_sent(&frame);
+        }
         self.0.transmit(frame);
     }
 

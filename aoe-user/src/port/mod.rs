@@ -24,6 +24,7 @@ use aoe_common::rules::Counter;
 use tracing::error;
 
 use crate::config::Mode;
+use crate::dump::Hub;
 use crate::filter::{Counters, Denied, Filter, FilterError, Rules};
 use crate::host::{Interface, driver, has_carrier};
 use crate::metrics::{FilterRegistration, QueueTotals, Registry};
@@ -54,6 +55,8 @@ pub struct PortOptions {
     pub tuning: Tuning,
     /// Raised when a worker panics: its queue is served by nobody until [`Port::replace_workers`].
     pub alarm: Alarm,
+    /// Who wants to see frames.
+    pub dumps: Arc<Hub>,
 }
 
 /// How the workers of a port use the CPU.

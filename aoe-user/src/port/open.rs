@@ -13,6 +13,7 @@ use super::stations::Stations;
 use super::watch::Watch;
 use super::worker::{Pace, Worker};
 use super::{Nic, Port, PortError, PortOptions, Tuning, mtu, prove};
+use crate::dump::Tap;
 use crate::filter::{Attach, Filter, FilterError, Rules};
 use crate::metrics::Registry;
 use crate::target::Exports;
@@ -173,7 +174,8 @@ fn start_workers(
     let mut workers = Vec::new();
     for (queue, socket) in sockets.into_iter().enumerate() {
         let pace = pace(&options.tuning, queue);
-        let link = SocketLink::shared(socket, others.clone());
+        let tap = Tap::new(&options.dumps, &nic.name, queue);
+        let link = SocketLink::shared(socket, others.clone(), tap);
         let worker = Worker::start(
             nic,
             queue,

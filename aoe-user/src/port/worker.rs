@@ -11,13 +11,13 @@ use crossbeam_queue::SegQueue;
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing::warn;
 
+use crate::host::clock::monotonic_ns;
 use crate::metrics::{Chunks, QueueTotals, Registration, Registry, WorkerCounters};
 use crate::store::{CompletionQueue, Completions as _, QueueHandle};
 use crate::target::{Counters, Export, Exports, PortInfo, Session};
 use crate::xsk::{Frame, QueueRelease, Statistics};
 
 use super::ending::{End, Ending, see_off};
-use super::link::monotonic_ns;
 use super::prove::Proof;
 use super::spin::{Cpu, Spinner};
 use super::trace::{self, Trace};
@@ -256,6 +256,7 @@ impl DataPath {
     /// Serves what is there now; false when there was nothing.
     fn round(&mut self, now: Instant) -> bool {
         let now_us = self.us(now);
+        let is_watched = self.link.look_for_readers();
         let mut worked = self.session.completions(&mut self.link, now_us);
         let waiting = self.link.0.readable();
         self.link.arrivals().look(waiting, self.start_us + now_us);
@@ -271,6 +272,9 @@ impl DataPath {
             self.counters.batch();
             if trace::is_on() {
                 self.show_batch(now_us);
+            }
+            if is_watched {
+                self.link.show(&self.batch);
             }
             self.session
                 .batch(&mut self.link, &self.port, &mut self.batch, now_us);

@@ -92,35 +92,39 @@ impl Captured {
         frames(&self.path())
     }
 
-    /// Runs tshark with a display filter and returns these fields, one row a frame.
+    /// As [`dissect`].
     ///
     /// # Errors
     /// When tshark fails.
     pub fn fields(&self, filter: &str, fields: &[&str]) -> Result<Vec<Vec<String>>> {
-        let mut command = packages::command("tshark");
-        command.args(["-n", "-2", "-r"]).arg(self.path()).args([
-            "-T",
-            "fields",
-            "-E",
-            "separator=|",
-            "-Y",
-            filter,
-        ]);
-        for field in fields {
-            command.args(["-e", field]);
-        }
-        let output = command.output().context("starting tshark")?;
-        ensure!(
-            output.status.success(),
-            "tshark: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        Ok(text
-            .lines()
-            .map(|line| line.split('|').map(str::to_owned).collect())
-            .collect())
+        dissect(&self.path(), filter, fields)
     }
+}
+
+/// Runs tshark with a display filter on a file and returns these fields, one row a frame.
+///
+/// # Errors
+/// When tshark fails.
+pub fn dissect(file: &Path, filter: &str, fields: &[&str]) -> Result<Vec<Vec<String>>> {
+    let mut command = packages::command("tshark");
+    command
+        .args(["-n", "-2", "-r"])
+        .arg(file)
+        .args(["-T", "fields", "-E", "separator=|", "-Y", filter]);
+    for field in fields {
+        command.args(["-e", field]);
+    }
+    let output = command.output().context("starting tshark")?;
+    ensure!(
+        output.status.success(),
+        "tshark: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text
+        .lines()
+        .map(|line| line.split('|').map(str::to_owned).collect())
+        .collect())
 }
 
 /// A response to nobody's request, for an address that nobody has.

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 
 use crate::config::values::{self, SHELF, SLOT};
 use crate::control::api::SOCKET;
+use crate::control::api::dumps::whole_frames;
 
 /// Says where the socket is, for `daemon` and for those who ask it.
 const VARIABLE: &str = "XBLADE_CONTROL";
@@ -228,6 +229,40 @@ pub struct DiscoverArgs {
     pub output: Output,
 }
 
+/// `xblade dump`
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    /// Interfaces, then exports as in e1.2 or e1.* [default: all]
+    #[arg(value_name = "NETIF] [EXPORT")]
+    pub words: Vec<String>,
+    /// Write pcapng to this file; - is standard output, for a pipe to tshark
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub write: PathBuf,
+    /// Keep so many bytes of each frame; 128 have all headers and little of what is on the disks [default: all]
+    #[arg(short, long, value_name = "BYTES", default_value_t = whole_frames(), hide_default_value = true)]
+    pub snaplen: u32,
+    /// Stop after this many frames
+    #[arg(short, long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Which target
+    #[command(flatten)]
+    pub target: Target,
+}
+
+impl DumpArgs {
+    /// The interfaces, and the exports.
+    pub fn split(&self) -> (Vec<String>, Vec<String>) {
+        self.words.iter().cloned().partition(|word| !is_export(word))
+    }
+}
+
+/// Two numbers or globs with a point between them, and perhaps the `e` that initiators say; `eth0.5` is none.
+fn is_export(word: &str) -> bool {
+    let address = word.strip_prefix('e').unwrap_or(word);
+    let is_part = |c: char| c.is_ascii_digit() || "*?[]!-{},.".contains(c);
+    address.contains('.') && address.chars().all(is_part)
+}
+
 /// `xblade log`
 #[derive(Debug, Args)]
 pub struct LogArgs {
@@ -327,4 +362,19 @@ pub struct Machines {
     /// How it is asked and shown
     #[command(flatten)]
     pub ask: Ask,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_export;
+
+    #[test]
+    fn exports_are_told_from_interfaces() {
+        for word in ["e1.1", "1.1", "e1.*", "*.*", "e[1-3].{1,2}", "e?.255"] {
+            assert!(is_export(word), "{word}");
+        }
+        for word in ["eth0", "eth0.5", "e1", "enp1s0f0.100", "br-lan", "*", "vlan.7"] {
+            assert!(!is_export(word), "{word}");
+        }
+    }
 }

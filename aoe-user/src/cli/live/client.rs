@@ -75,6 +75,11 @@ impl Client {
         self.next()
     }
 
+    /// For what comes after the last reply, where that is no reply.
+    pub(in crate::cli) fn into_reader(self) -> BufReader<UnixStream> {
+        self.reader
+    }
+
     /// The next reply.
     ///
     /// # Errors

@@ -33,6 +33,7 @@ impl Control {
             | Request::Resume { exports }
             | Request::Remove { exports }
             | Request::Overlays { exports } => &exports[..],
+            Request::Dump(wanted) => &wanted.exports,
             _ => &[],
         };
         let selection = match Selection::new(globs) {
@@ -84,14 +85,19 @@ impl Control {
             Request::TakeGroup { group } => self.supervisor.take_group(&group, answer, now),
             Request::ReleaseGroup { group } => self.supervisor.release_group(&group, answer, now),
             Request::CommitOverlay(asked) => self.supervisor.commit_overlay(asked, answer),
+            Request::Dump(wanted) => self.supervisor.dump(&wanted, selection, answer),
             Request::LogLines { after } => answer.result((self.service.read_log)(after)),
-            Request::Log { filter } => match (self.service.set_log)(&filter) {
-                Ok(()) => {
-                    info!("the log shows {filter} from here on");
-                    answer.result(json!({ "log": filter }));
-                }
-                Err(reason) => answer.error(reason),
-            },
+            Request::Log { filter } => self.set_log(&filter, answer),
+        }
+    }
+
+    fn set_log(&self, filter: &str, answer: Answer) {
+        match (self.service.set_log)(filter) {
+            Ok(()) => {
+                info!("the log shows {filter} from here on");
+                answer.result(json!({ "log": filter }));
+            }
+            Err(reason) => answer.error(reason),
         }
     }
 

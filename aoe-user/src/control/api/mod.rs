@@ -4,9 +4,12 @@
 //! each request to the control loop, which answers from what it knows at that moment and never waits for a reader.
 
 pub(super) mod calls;
+pub(super) mod dump_calls;
+pub mod dumps;
 pub mod failover;
 pub(super) mod failover_calls;
 pub mod kept;
+mod log_lines;
 pub mod openmetrics;
 pub(super) mod overlay_calls;
 pub mod overlays;

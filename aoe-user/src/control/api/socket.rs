@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
 use super::types::{Reply, Request, SCHEMA};
+use crate::dump::{self, Session};
 
 /// Connections at a time; who comes on top of these is told so.
 const CONNECTIONS_MAX: usize = 32;
@@ -39,9 +40,23 @@ pub(in crate::control) struct Call {
     pub answer: Answer,
 }
 
-/// Where the reply goes: a line of JSON, without its end.
+/// A reply: a line of JSON, without its end, and what comes after it instead of further replies.
 #[derive(Debug)]
-pub(in crate::control) struct Answer(oneshot::Sender<String>);
+struct Replied {
+    line: String,
+    dump: Option<Session>,
+}
+
+impl Replied {
+    /// A reply that others may follow.
+    fn line(line: String) -> Replied {
+        Replied { line, dump: None }
+    }
+}
+
+/// Where the reply goes.
+#[derive(Debug)]
+pub(in crate::control) struct Answer(oneshot::Sender<Replied>);
 
 impl Answer {
     /// Replies with a result.
@@ -62,9 +77,21 @@ impl Answer {
         });
     }
 
-    fn send<T: Serialize>(self, reply: &Reply<T>) {
+    /// Replies with a result, after which the connection is for the frames that the session shows.
+    pub(in crate::control) fn and_dump<T: Serialize>(self, result: T, session: Session) {
+        let line = line(&Reply {
+            schema: SCHEMA,
+            result: Some(result),
+            error: None,
+        });
+        let dump = Some(session);
         // Whoever asked may have gone.
-        let _ = self.0.send(line(reply));
+        let _ = self.0.send(Replied { line, dump });
+    }
+
+    fn send<T: Serialize>(self, reply: &Reply<T>) {
+        // As above.
+        let _ = self.0.send(Replied::line(line(reply)));
     }
 }
 
@@ -192,10 +219,12 @@ impl Connection {
         while let Some(request) = self.next_request().await {
             let going_on = match request {
                 Ok(request) => self.answer(request).await,
-                Err(reason) => self.write(&error_line(&reason)).await,
+                Err(reason) => self.write(&error_line(&reason)).await.map(|()| None),
             };
-            if going_on.is_none() {
-                break;
+            match going_on {
+                Some(None) => {}
+                Some(Some(session)) => return self.hand_over(session),
+                None => break,
             }
         }
     }
@@ -219,10 +248,25 @@ impl Connection {
         Some(request.map_err(|error| format!("no request: {error}")))
     }
 
+    /// The connection is a thread's from now on: its reader may be slower than everything.
+    fn hand_over(self, session: Session) {
+        let Connection { reader, writer, .. } = self;
+        let stream = reader.into_inner().reunite(writer);
+        let sent = match stream.map(UnixStream::into_std) {
+            Ok(Ok(stream)) => dump::send(session, stream),
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(std::io::Error::other(error)),
+        };
+        if let Err(error) = sent {
+            warn!("control socket: no dump: {error}");
+        }
+    }
+
     /// Answers once, or again and again; `None` when the connection is to be closed.
-    async fn answer(&mut self, request: Request) -> Option<()> {
-        if request.is_change() && !self.may_change {
-            return self.write(&error_line("only root may change anything")).await;
+    async fn answer(&mut self, request: Request) -> Option<Option<Session>> {
+        if request.is_for_root() && !self.may_change {
+            let refused = "only root may change anything, or see what is on the disks";
+            return self.write(&error_line(refused)).await.map(|()| None);
         }
         let every = match &request {
             Request::State {
@@ -238,17 +282,16 @@ impl Connection {
                 answer: Answer(answer),
             };
             self.calls.send(call).await.ok()?;
-            let reply = reply
-                .await
-                .unwrap_or_else(|_| error_line("the target is ending, or could not answer"));
-            self.write(&reply).await?;
-            let Some(every) = every else { return Some(()) };
+            let silence = |_| Replied::line(error_line("the target is ending, or could not answer"));
+            let Replied { line, dump } = reply.await.unwrap_or_else(silence);
+            self.write(&line).await?;
+            let Some(every) = every else { return Some(dump) };
             // Whoever says something else has enough of this.
             let next = tokio::time::timeout(every, self.reader.fill_buf()).await;
             match next {
                 Err(_) => {}
                 Ok(Ok([])) | Ok(Err(_)) => return None,
-                Ok(Ok(_)) => return Some(()),
+                Ok(Ok(_)) => return Some(None),
             }
         }
     }

@@ -6,9 +6,12 @@ use std::fmt;
 use engine::Latency;
 use serde::{Deserialize, Serialize};
 
+use super::dumps::WantedFrames;
 use super::failover::FailoverGroup;
 use super::overlays::{CommitOverlay, ResetOverlays};
 use crate::metrics::Counts;
+
+pub use super::log_lines::{LogLine, LogLines};
 
 /// The number of this form; it grows when a field changes its meaning or goes, not when one is added.
 pub const SCHEMA: u32 = 1;
@@ -113,6 +116,8 @@ pub enum Request {
     },
     /// Make a new golden image out of the one of now and a machine's copy, which ends.
     CommitOverlay(CommitOverlay),
+    /// Show frames as they come and go: pcapng follows the reply, until the connection is closed.
+    Dump(WantedFrames),
     /// The last lines of the log.
     LogLines {
         /// Only those after the one with this number.
@@ -133,8 +138,8 @@ pub enum Format {
 }
 
 impl Request {
-    /// Whether it changes anything: only root may ask for that.
-    pub fn is_change(&self) -> bool {
+    /// Whether it changes anything, or shows what is on the disks: only root may ask for that.
+    pub fn is_for_root(&self) -> bool {
         !matches!(
             self,
             Request::State { .. }
@@ -459,28 +464,6 @@ impl KeptState {
         };
         *self == named
     }
-}
-
-/// The result of [`Request::LogLines`].
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct LogLines {
-    /// The number of the latest line.
-    pub last: u64,
-    /// What is still kept of those asked for, the oldest first.
-    pub lines: Vec<LogLine>,
-}
-
-/// One line of the log.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct LogLine {
-    /// Counted from the start of the process.
-    pub number: u64,
-    /// When, in seconds since 1970.
-    pub time: f64,
-    /// `error`, `warn`, `info`, `debug` or `trace`.
-    pub level: String,
-    /// The line.
-    pub text: String,
 }
 
 /// An export that cannot be served.

@@ -10,7 +10,7 @@ fn requests_are_what_the_documentation_says() {
     assert_eq!(parse(r#"{"call":"state"}"#).unwrap(), all);
     let dry = Request::Reload { dry_run: true };
     assert_eq!(parse(r#"{"call":"reload","dry_run":true}"#).unwrap(), dry);
-    assert!(!dry.is_change() && Request::Reload { dry_run: false }.is_change());
+    assert!(!dry.is_for_root() && Request::Reload { dry_run: false }.is_for_root());
     assert!(parse(r#"{"call":"reboot"}"#).is_err());
     assert!(
         parse(r#"{"call":"state","export":"e1.1"}"#).is_err(),

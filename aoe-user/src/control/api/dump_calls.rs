@@ -1,0 +1,43 @@
+//! Begins to show frames to somebody who asked for them.
+
+use super::dumps::{Dumping, WantedFrames, whole_frames};
+use super::socket::Answer;
+use super::view::Selection;
+use crate::control::supervisor::Supervisor;
+use crate::dump::Wanted;
+use crate::host;
+use crate::target::Address;
+
+impl Supervisor {
+    /// Replies with what is shown, and hands the connection over to who writes it.
+    pub(in crate::control) fn dump(&self, asked: &WantedFrames, selection: Selection, answer: Answer) {
+        let served = || self.ports.values().map(|port| port.name.clone());
+        let names: Vec<String> = asked
+            .interfaces
+            .iter()
+            .map(|name| host::real_name(name))
+            .collect();
+        if let Some(other) = names.iter().find(|name| !served().any(|served| served == **name)) {
+            let served: Vec<String> = served().collect();
+            return answer.error(format!(
+                "nothing is served on {other}; there are: {}",
+                served.join(", ")
+            ));
+        }
+        let is_shown = |name: &String| names.is_empty() || names.contains(name);
+        let dumping = Dumping {
+            interfaces: served().filter(is_shown).collect(),
+        };
+        let has_choice = !asked.exports.is_empty();
+        let wanted = Wanted {
+            interfaces: names,
+            exports: has_choice
+                .then(|| Box::new(move |shelf, slot| selection.has_address(Address { shelf, slot })) as _),
+            frame_bytes: asked.frame_bytes.min(whole_frames()),
+        };
+        match self.dumps.start(wanted) {
+            Ok(session) => answer.and_dump(dumping, session),
+            Err(reason) => answer.error(reason),
+        }
+    }
+}

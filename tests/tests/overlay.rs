@@ -380,6 +380,35 @@ fn a_machine_s_copy_becomes_the_golden_image_by_order() -> Result<()> {
 }
 
 #[test]
+fn a_machine_changes_the_image_itself_while_nobody_else_has_a_copy() -> Result<()> {
+    needs!(Need::Root);
+    let room = Room::new()?;
+    let of_pc = "overlay = \"none\"\n";
+    let mut target = room.start_with("flush_interval = \"1h\"", of_pc)?;
+    let initiator = room.lab.open(0)?;
+    let (pc, stranger) = (machine(&initiator, PC[0]), machine(&initiator, STRANGER));
+    stranger.find()?;
+    ensure!(pc.ask_once(&Machine::query(IPXE))?.is_none());
+    target
+        .process
+        .wait_for_after(0, |line| line.contains("waits until the copies of"), PATIENCE)?;
+    done(&target, &["overlay", "discard", "e12.9", &STRANGER.to_string()])?;
+    pc.boot()?;
+    pc.write(5, *b"changed.")?;
+    ensure!(stranger.ask_once(&Machine::query(IPXE))?.is_none());
+    target.process.kill()?;
+
+    let target = room.start_with("", of_pc)?;
+    ensure!(stranger.ask_once(&Machine::query(IPXE))?.is_none());
+    ensure!(pc.read(5)? == pattern(5, *b"changed."));
+    done(&target, &["overlay", "commit", "e12.9", "pc17"])?;
+    stranger.boot()?;
+    ensure!(stranger.read(5)? == pattern(5, *b"changed.") && stranger.read(6)? == stamp(6));
+    ensure!(pc.ask_once(&Machine::query(IPXE))?.is_none());
+    Ok(())
+}
+
+#[test]
 fn a_pause_puts_persistent_copies_on_their_medium() -> Result<()> {
     needs!(Need::Root);
     let room = Room::new()?;

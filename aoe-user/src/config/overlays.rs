@@ -58,12 +58,17 @@ pub enum Unknown {
     Volatile,
     /// No answer.
     Refuse,
+    /// No copy: the image itself, to be read.
+    None,
 }
 
 impl Unknown {
     /// Every value by its name.
-    pub const NAMES: [(&'static str, Unknown); 2] =
-        [("volatile", Unknown::Volatile), ("refuse", Unknown::Refuse)];
+    pub const NAMES: [(&'static str, Unknown); 3] = [
+        ("volatile", Unknown::Volatile),
+        ("refuse", Unknown::Refuse),
+        ("none", Unknown::None),
+    ];
 }
 
 /// A machine with all its interfaces.
@@ -83,12 +88,6 @@ impl Machine {
         self.overlay.unwrap_or(export.overlay)
     }
 }
-
-/// What a machine's own `overlay` may say.
-const MACHINE_OVERLAYS: [(&str, Overlay); 2] = [
-    ("volatile", Overlay::Volatile),
-    ("persistent", Overlay::Persistent),
-];
 
 /// Machines that nobody named which get a copy, where no number is given.
 pub const UNKNOWN_MACHINES: u32 = 256;
@@ -208,7 +207,7 @@ fn read_machine(
     {
         keys.mistake(place.span(), "macs = []: a machine has at least one address");
     }
-    let overlay = keys.get("overlay", one_of(&MACHINE_OVERLAYS, &[]));
+    let overlay = keys.get("overlay", one_of(&Overlay::NAMES, &[]));
     keys.finish(&[]);
     Some(Machine {
         name: name?,
@@ -253,9 +252,9 @@ pub(super) fn contradictions(export: &ExportConfig) -> Vec<(&'static str, String
         "prealloc",
         "prealloc with an overlay: the image is never written, and overlays take space where they are written",
     );
-    let is_persistent = |machine: &Machine| machine.overlay_on(export) == Overlay::Persistent;
+    let is_kept = |machine: &Machine| machine.overlay_on(export) != Overlay::Volatile;
     say(
-        export.sync && !export.machines.iter().any(is_persistent),
+        export.sync && !export.machines.iter().any(is_kept),
         "sync",
         "sync with volatile overlays: they do not survive a power cut anyway; leave sync out, or make a machine's overlay persistent",
     );
@@ -273,6 +272,15 @@ pub(super) fn contradictions(export: &ExportConfig) -> Vec<(&'static str, String
         export.unknown == Unknown::Refuse && export.machines.is_empty(),
         "unknown",
         "unknown = \"refuse\" and no [[machine]]: nobody could use the export",
+    );
+    say(
+        export.unknown == Unknown::None
+            && export
+                .machines
+                .iter()
+                .any(|machine| machine.overlay_on(export) == Overlay::None),
+        "unknown",
+        "unknown = \"none\" beside a machine with overlay = \"none\": machines that read the image without a copy would see it change below them",
     );
     found
 }

@@ -100,9 +100,16 @@ fn mistakes_about_overlays_are_told_with_their_place() {
             "\"boot\", \"never\"",
         ),
         (
-            overlay("unknown = \"none\"\n"),
+            overlay("unknown = \"nobody\"\n"),
             ":8:11",
             "\"volatile\", \"refuse\"",
+        ),
+        (
+            overlay(
+                "unknown = \"none\"\n[[machine]]\nname = \"a\"\nmacs = [\"520000000001\"]\noverlay = \"none\"\n",
+            ),
+            ":8:11",
+            "change below them",
         ),
         (overlay("unknown_max = 70000\n"), ":8:15", "0 to 65535"),
         (overlay("unknown = \"refuse\"\n"), ":8:11", "nobody could use"),

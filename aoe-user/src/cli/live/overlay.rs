@@ -40,9 +40,10 @@ fn state(row: &Overlay) -> &'static str {
 }
 
 fn kind(row: &Overlay) -> &'static str {
-    match row.persistent {
-        true => "persistent",
-        false => "volatile",
+    match row {
+        Overlay { copy: false, .. } => "none",
+        Overlay { persistent: true, .. } => "persistent",
+        _ => "volatile",
     }
 }
 

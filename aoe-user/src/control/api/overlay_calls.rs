@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 use super::overlays::{CommitOverlay, Overlay, Overlays, ResetOverlays};
 use super::socket::Answer;
 use super::view::Selection;
+use crate::config::Overlay as Kind;
 use crate::control::machines::{DiskName, DiskState, Disks};
 use crate::control::supervisor::{Event, Supervisor};
 
@@ -15,7 +16,8 @@ fn overlay(export: &str, state: DiskState) -> Overlay {
         export: format!("e{export}"),
         machine: state.name.to_string(),
         macs: state.macs.iter().map(ToString::to_string).collect(),
-        persistent: state.persistent,
+        persistent: state.kind == Kind::Persistent,
+        copy: state.kind != Kind::None,
         written_bytes: state.figures.written_sectors * 512,
         allocated_bytes: state.figures.allocated_bytes,
         refused_writes: state.figures.refused_writes,

@@ -44,6 +44,8 @@ pub struct Overlay {
     /// It outlives power cuts and its machine's boots.
     #[serde(default)]
     pub persistent: bool,
+    /// It has a copy; without one it has the image itself.
+    pub copy: bool,
     /// Bytes of sectors that were written.
     pub written_bytes: u64,
     /// Bytes that this takes on the disk.

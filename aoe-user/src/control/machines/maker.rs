@@ -1,6 +1,8 @@
 //! The thread that opens, resets and closes the machines' disks of one export.
 
 mod merging;
+mod opening;
+mod writing;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -11,15 +13,16 @@ use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use aoe_common::Mac;
 use rustix::fs::FlockOperation;
 
+use super::content::Content;
 use super::naming::{DiskName, directory};
-use super::{Disk, Instance, Order, RETRY, Settings, Shared, golden, pause};
+use super::{Disk, Instance, Order, RETRY, Settings, Shared, pause};
 use crate::config::{Overlay, OverlayReset, Unknown};
-use crate::store::{CurrentGolden, OverlayFiles, OverlayOptions, OverlayStore, Store as _};
-use crate::target::{Export, Identity, Observer, Options, Persistent, WireAdmin};
+use crate::store::{CurrentGolden, OverlayFiles};
+use crate::target::Observer;
 
 /// How long requests of a machine that is gone may take to end before its disk goes.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -43,6 +46,8 @@ struct Maker {
     start: Start,
     /// Disks that are being merged into a new image.
     leaving: HashSet<DiskName>,
+    /// The machine that changes the image itself: nobody else gets a disk on it.
+    writer: Option<DiskName>,
     /// The last message about a disk, so that it is logged once.
     said: HashMap<DiskName, String>,
 }
@@ -71,6 +76,7 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
         _lock: lock,
         start,
         leaving: HashSet::new(),
+        writer: None,
         said: HashMap::new(),
     };
     maker.take_settings();
@@ -160,6 +166,7 @@ impl Maker {
                 DiskName::Machine(_) => {}
             }
         }
+        self.go_on_writing();
         Ok(())
     }
 
@@ -167,7 +174,10 @@ impl Maker {
     fn kind(&self, name: &DiskName) -> Overlay {
         let config = &self.start.settings.config;
         let DiskName::Machine(name) = name else {
-            return Overlay::Volatile;
+            return match config.unknown {
+                Unknown::None => Overlay::None,
+                Unknown::Volatile | Unknown::Refuse => Overlay::Volatile,
+            };
         };
         let machine = config.machines.iter().find(|machine| machine.name == *name);
         machine.map_or(Overlay::Volatile, |machine| machine.overlay_on(config))
@@ -208,6 +218,12 @@ impl Maker {
         disk.problem = Some(reason);
     }
 
+    /// Whether a machine may have a disk now.
+    fn may_have(&mut self, name: &DiskName) -> bool {
+        let image_is_free = self.writer.as_ref().is_none_or(|writer| writer == name);
+        image_is_free && !self.leaving.contains(name) && self.has_room(name)
+    }
+
     /// Whether there is room for one more machine that nobody named.
     fn has_room(&mut self, name: &DiskName) -> bool {
         let DiskName::Unknown(_) = name else { return true };
@@ -235,7 +251,7 @@ impl Maker {
         let Some(name) = self.shared.table.read().name_of(mac) else {
             return Ok(None);
         };
-        if self.leaving.contains(&name) || !self.has_room(&name) {
+        if !self.may_have(&name) {
             return Ok(None);
         }
         let is_open = self.instance(&name).is_some();
@@ -251,18 +267,18 @@ impl Maker {
         let Some(name) = self.shared.table.read().name_of(mac) else {
             return Ok(None);
         };
-        if self.leaving.contains(&name) || !self.has_room(&name) {
+        if !self.may_have(&name) {
             return Ok(None);
         }
         let never = self.start.settings.config.overlay_reset == OverlayReset::Never;
-        if never || self.files(&name).are_persistent() {
+        if never || self.writer.is_some() || self.files(&name).are_persistent() {
             return self.open_for(mac);
         }
-        let stays_volatile = self.kind(&name) == Overlay::Volatile;
+        let kind = self.kind(&name);
         let as_new = self.instance(&name).is_some_and(|instance| {
-            let golden = instance.store.golden();
-            stays_volatile
-                && instance.store.figures().written_sectors == 0
+            let (content, golden) = (&instance.content, instance.content.golden());
+            content.kind() == kind
+                && content.figures().written_sectors == 0
                 && golden.is_current()
                 && golden.check_unchanged()
         });
@@ -287,6 +303,9 @@ impl Maker {
         }
         if self.leaving.contains(name) {
             bail!("{}: {}: {name}", self.address(), merging::MERGING);
+        }
+        if self.writer.as_ref() == Some(name) {
+            bail!("{}: {}: {name}", self.address(), writing::NO_COPY);
         }
         self.discard(name)?;
         self.said.remove(name);
@@ -316,7 +335,7 @@ impl Maker {
     }
 
     /// Takes a disk out of service: nobody has it when this returns.
-    fn take_out(&mut self, name: &DiskName) -> Result<Option<Arc<OverlayStore>>> {
+    fn take_out(&mut self, name: &DiskName) -> Result<Option<Content>> {
         self.shared.table.write().remove(name);
         let Some(instance) = self.instance(name) else {
             return Ok(None);
@@ -325,7 +344,7 @@ impl Maker {
         // Here and among the disks, and nowhere else; an export under earlier settings has the store, too.
         while Arc::strong_count(&instance) > 2
             || Arc::strong_count(&instance.export) > 1
-            || Arc::strong_count(&instance.store) > 2
+            || instance.content.is_held()
         {
             if Instant::now() >= end {
                 bail!("requests of its machine are still in flight: its disk does not answer");
@@ -335,64 +354,7 @@ impl Maker {
         if let Some(disk) = self.shared.disks.lock().get_mut(name) {
             disk.instance = None;
         }
-        Ok(Some(Arc::clone(&instance.store)))
-    }
-
-    /// Opens a disk, on the image as it is now where it begins anew.
-    fn open(&mut self, name: &DiskName) -> Result<()> {
-        let files = self.files(name);
-        let is_left = files.are_left();
-        let held = self.start.golden.get();
-        let is_same = held.is_current() && held.check_unchanged();
-        if !is_left && !is_same {
-            match golden(&self.start.settings.config) {
-                Ok(new) => {
-                    tracing::info!(
-                        "{}: {} is a new image: machines that boot from here on get it",
-                        self.address(),
-                        new.path().display()
-                    );
-                    self.start.golden.set(new);
-                }
-                Err(error) => {
-                    tracing::error!("{}: the image before it is served on: {error:#}", self.address());
-                }
-            }
-        }
-        let config = &self.start.settings.config;
-        let options = OverlayOptions {
-            files,
-            persistent: self.kind(name) == Overlay::Persistent,
-            limit_bytes: config.overlay_limit.unwrap_or(0),
-            flush_interval: config.flush_interval,
-        };
-        let store = Arc::new(OverlayStore::open(&self.start.golden.get(), &options)?);
-        let export = Export::new(
-            own_options(&self.start.settings.options, name, store.is_persistent()),
-            Arc::clone(&store) as _,
-            None,
-            Arc::clone(&self.start.observer),
-            Persistent::default(),
-        )
-        .map_err(|error| anyhow!(error))?;
-        let oldest = match store.is_persistent() {
-            true => options.files.records(),
-            false => options.files.map(),
-        };
-        let began = std::fs::metadata(oldest).and_then(|file| file.created());
-        let disk = Disk {
-            instance: Some(Arc::new(Instance {
-                name: name.clone(),
-                export: Arc::new(export),
-                store,
-                ready: Instant::now(),
-            })),
-            since: began.unwrap_or_else(|_| SystemTime::now()),
-            problem: None,
-        };
-        self.shared.disks.lock().insert(name.clone(), disk);
-        self.enter(name);
-        Ok(())
+        Ok(Some(instance.content.clone()))
     }
 
     /// A disk that goes on as it is, for a machine that boots.
@@ -403,7 +365,7 @@ impl Maker {
             disk.instance = Some(Arc::new(Instance {
                 name: name.clone(),
                 export: Arc::clone(&instance.export),
-                store: Arc::clone(&instance.store),
+                content: instance.content.clone(),
                 ready: Instant::now(),
             }));
         }
@@ -436,49 +398,33 @@ impl Maker {
             if let Some(disk) = self.shared.disks.lock().get_mut(&name)
                 && let Some(instance) = &disk.instance
             {
-                instance.store.set_limit(limit);
-                let persistent = instance.store.is_persistent();
-                let options = own_options(&self.start.settings.options, &name, persistent);
+                instance.content.set_limit(limit);
+                let options = opening::own_options(&self.start.settings.options, &name, &instance.content);
                 disk.instance = Some(Arc::new(Instance {
                     name: name.clone(),
                     export: Arc::new(instance.export.reconfigured(options)),
-                    store: Arc::clone(&instance.store),
+                    content: instance.content.clone(),
                     ready: instance.ready,
                 }));
             }
             self.enter(&name);
         }
+        self.stop_writing_by_settings();
     }
 
     fn close_all(&mut self) {
         let names: Vec<DiskName> = self.shared.disks.lock().keys().cloned().collect();
         for name in names {
             match self.take_out(&name) {
-                Ok(Some(store)) => {
-                    if let Err(error) = store.close() {
+                Ok(Some(content)) => {
+                    if let Err(error) = content.close() {
                         tracing::error!("{}: {name}: the last commit failed: {error}", self.address());
                     }
-                    store.unlock();
                 }
                 Ok(None) => {}
                 Err(error) => tracing::error!("{}: {name}: {error:#}", self.address()),
             }
         }
         self.shared.disks.lock().clear();
-    }
-}
-
-/// A disk's own options: its name in IDENTIFY; what is the address's stays with the export that everybody sees.
-fn own_options(shared: &Options, name: &DiskName, persistent: bool) -> Options {
-    Options {
-        read_only: false,
-        // What ends with the host anyway is not waited for.
-        sync: shared.sync && persistent,
-        identity: Identity {
-            serial: name.serial(shared.address),
-            ..shared.identity.clone()
-        },
-        wire_admin: WireAdmin::Nothing,
-        ..shared.clone()
     }
 }

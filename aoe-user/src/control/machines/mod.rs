@@ -3,6 +3,7 @@
 //! Workers look a machine up in a table and never wait; what is not there yet is asked for. One thread an export ([`maker`]) opens,
 //! resets and closes disks, because all of that blocks. Until a disk is ready its machine hears nothing and asks again.
 
+mod content;
 mod maker;
 mod naming;
 #[cfg(test)]
@@ -17,10 +18,11 @@ use std::time::{Duration, Instant, SystemTime};
 use aoe_common::Mac;
 use parking_lot::{Mutex, RwLock};
 
-use crate::config::{ExportConfig, OverlayReset, Unknown};
-use crate::store::{Golden, Health, OverlayFigures, OverlayFiles, OverlayStore, Store as _};
+use crate::config::{ExportConfig, Overlay, OverlayReset, Unknown};
+use crate::store::{Golden, Health, OverlayFigures, OverlayFiles, OverlayStore};
 use crate::target::{Export, Options};
 
+use content::Content;
 pub(super) use maker::Start;
 pub(super) use naming::DiskName;
 
@@ -52,9 +54,11 @@ enum Order {
 
 /// A disk that is out of service.
 #[derive(Debug)]
-struct Left {
-    store: Arc<OverlayStore>,
-    files: OverlayFiles,
+enum Left {
+    /// A copy, to be merged.
+    Copy(Arc<OverlayStore>, OverlayFiles),
+    /// The image itself: it is the others' again.
+    Image,
 }
 
 /// What disks are made by.
@@ -71,7 +75,7 @@ pub(super) struct Settings {
 struct Instance {
     name: DiskName,
     export: Arc<Export>,
-    store: Arc<OverlayStore>,
+    content: Content,
     /// Since when it has been as it is for a machine that boots.
     ready: Instant,
 }
@@ -97,8 +101,8 @@ pub(super) struct DiskState {
     /// When it began.
     pub since: SystemTime,
     pub figures: OverlayFigures,
-    /// It outlives the host's boot, and its machine's.
-    pub persistent: bool,
+    /// Which kind; none: it is the image itself.
+    pub kind: Overlay,
     /// Its image was replaced; it gets the new one when it begins anew.
     pub old_image: bool,
     pub in_flight: usize,
@@ -169,7 +173,7 @@ impl Disks {
                     macs: table.macs_of(name),
                     since: disk.since,
                     figures: OverlayFigures::default(),
-                    persistent: false,
+                    kind: Overlay::Volatile,
                     old_image: false,
                     in_flight: 0,
                     problem: disk.problem.clone(),
@@ -180,12 +184,22 @@ impl Disks {
         };
         let complete = |(mut state, instance): (DiskState, Option<Arc<Instance>>)| {
             if let Some(instance) = instance {
-                state.figures = instance.store.figures();
-                state.persistent = instance.store.is_persistent();
-                if let Health::LostWrites(lost) = instance.store.health() {
-                    state.problem = Some(format!("{lost}; no writes are taken until it is reset"));
+                let content = &instance.content;
+                state.figures = content.figures();
+                state.kind = content.kind();
+                if let Health::LostWrites(lost) = content.health() {
+                    let until = match content.writes_image() {
+                        true => "accepted (`xblade state clear`, --lost-writes)",
+                        false => "it is reset, or the loss accepted (`xblade state clear`, --lost-writes)",
+                    };
+                    let what = if lost.stopped {
+                        "no writes are taken"
+                    } else {
+                        "flushes fail"
+                    };
+                    state.problem = Some(format!("{lost}; {what} until {until}"));
                 }
-                state.old_image = !instance.store.golden().is_current();
+                state.old_image = !content.golden().is_current();
                 state.in_flight = instance.export.in_flight();
             }
             state
@@ -201,12 +215,15 @@ impl Disks {
         self.have(|answer| Order::Reset(name, !discard, answer))
     }
 
-    /// Makes a new golden image out of the one of now and a disk, which ends; waits for that.
+    /// Makes a new golden image out of the one of now and a disk, which ends; waits for that. Of the machine that changes the image
+    /// itself, it ends that.
     ///
     /// # Errors
     /// Why there is none; the disk is served again then.
     pub(super) fn commit(&self, name: &DiskName) -> Result<(), String> {
-        let Left { store, files } = self.have(|answer| Order::Leave(name.clone(), answer))?;
+        let Left::Copy(store, files) = self.have(|answer| Order::Leave(name.clone(), answer))? else {
+            return Ok(());
+        };
         let merged = store.merge(&files).map_err(|error| error.to_string());
         // Its files are in use till here.
         drop(store);
@@ -227,7 +244,7 @@ impl Disks {
     pub(super) fn persistent(&self) -> Vec<Arc<Export>> {
         let disks = self.shared.disks.lock();
         let instances = disks.values().filter_map(|disk| disk.instance.as_ref());
-        let persistent = instances.filter(|instance| instance.store.is_persistent());
+        let persistent = instances.filter(|instance| instance.content.is_kept());
         persistent.map(|instance| Arc::clone(&instance.export)).collect()
     }
 
@@ -236,7 +253,7 @@ impl Disks {
         let disks = self.shared.disks.lock();
         let instances = disks.values().filter_map(|disk| disk.instance.as_ref());
         instances
-            .filter_map(|instance| instance.store.uncommitted_us())
+            .filter_map(|instance| instance.content.uncommitted_us())
             .max()
     }
 
@@ -290,7 +307,7 @@ impl Table {
     fn name_of(&self, mac: Mac) -> Option<DiskName> {
         match (self.named.get(&mac), self.unknown) {
             (Some(name), _) => Some(name.clone()),
-            (None, Unknown::Volatile) => Some(DiskName::Unknown(mac)),
+            (None, Unknown::Volatile | Unknown::None) => Some(DiskName::Unknown(mac)),
             (None, Unknown::Refuse) => None,
         }
     }
@@ -325,9 +342,9 @@ impl engine::Machines<Export> for Disks {
             let table = self.shared.table.read();
             match table.by_mac.get(&source) {
                 Some(_) if table.reset == OverlayReset::Never => return true,
-                Some(instance) if instance.store.is_persistent() => return true,
+                Some(instance) if instance.content.is_kept() => return true,
                 Some(instance) => {
-                    let untouched = instance.store.figures().written_sectors == 0;
+                    let untouched = instance.content.figures().written_sectors == 0;
                     if untouched && instance.ready.elapsed() < FRESH {
                         return true;
                     }

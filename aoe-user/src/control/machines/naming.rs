@@ -54,9 +54,14 @@ impl DiskName {
     /// From the name of a file that says what a disk holds.
     pub(crate) fn of_file(path: &Path) -> Option<DiskName> {
         let name = path.file_name()?.to_str()?;
-        let stem = name
-            .strip_suffix(".map")
-            .or_else(|| name.strip_suffix(".marks"))?;
+        DiskName::of_stem(
+            name.strip_suffix(".map")
+                .or_else(|| name.strip_suffix(".marks"))?,
+        )
+    }
+
+    /// From what the names of its files begin with.
+    pub(crate) fn of_stem(stem: &str) -> Option<DiskName> {
         match (stem.strip_prefix("machine-"), stem.strip_prefix("unknown-")) {
             (Some(name), _) => Some(DiskName::Machine(name.to_owned())),
             (_, Some(mac)) => Some(DiskName::Unknown(mac.replace('-', ":").parse().ok()?)),

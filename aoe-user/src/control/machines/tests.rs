@@ -1,5 +1,7 @@
 //! Disks of machines over a real image, without a network.
 
+mod writing;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -315,7 +317,10 @@ fn a_persistent_disk_outlives_boots_and_the_host_and_strangers_have_none() {
         boot(&disks, PC[1]);
         assert_eq!(read(&disk(&disks, PC[0])), 1);
         let states = disks.states();
-        assert!(states[0].persistent && !states[1].persistent, "{states:?}");
+        assert!(
+            states[0].kind == Overlay::Persistent && states[1].kind == Overlay::Volatile,
+            "{states:?}"
+        );
         disks.close();
     }
     // As after a restart of the host.
@@ -328,7 +333,7 @@ fn a_persistent_disk_outlives_boots_and_the_host_and_strangers_have_none() {
     assert_eq!(read(&disk(&disks, PC[0])), 1);
     disks.reset(DiskName::Machine("pc17".into()), false).unwrap();
     assert_eq!(read(&disk(&disks, PC[0])), 7);
-    assert!(!disks.states()[0].persistent);
+    assert_eq!(disks.states()[0].kind, Overlay::Volatile);
 }
 
 #[test]
@@ -341,7 +346,7 @@ fn a_volatile_disk_becomes_persistent_when_it_begins_anew() {
     assert_eq!(read(&disk(&disks, PC[0])), 1, "it runs on");
     boot(&disks, PC[0]);
     assert_eq!(read(&disk(&disks, PC[0])), 7);
-    assert!(disks.states()[0].persistent);
+    assert_eq!(disks.states()[0].kind, Overlay::Persistent);
 }
 
 #[test]
@@ -400,7 +405,7 @@ fn a_commit_that_cannot_be_leaves_the_disk_in_service_and_others_their_image() {
     let disks = room.open();
     write(&disk(&disks, STRANGER), 2);
     let nobody = disks.commit(&DiskName::Machine("nobody".into())).unwrap_err();
-    assert!(nobody.contains("no disk"), "{nobody}");
+    assert!(nobody.contains("no copy"), "{nobody}");
     write(&disk(&disks, PC[0]), 1);
     // A persistent copy of another machine would be without its image.
     let refused = disks.commit(&DiskName::Unknown(STRANGER)).unwrap_err();

@@ -1,10 +1,12 @@
 //! The golden image as it is now, for whoever looks at the export as a whole. Overlays hold the one that they lie on.
 
 use std::io;
+use std::sync::{Arc, Weak};
 
-use engine::{Durability, Extent, Fault, Step, Store, Token, Traits};
-use parking_lot::RwLock;
+use engine::{Durability, Extent, Fault, Health, Step, Store, Token, Traits};
+use parking_lot::{Mutex, RwLock};
 
+use super::OverlayStore;
 use super::golden::Golden;
 use crate::completion_queue::CompletionQueue;
 
@@ -12,6 +14,8 @@ use crate::completion_queue::CompletionQueue;
 #[derive(Debug)]
 pub struct CurrentGolden {
     now: RwLock<Golden>,
+    /// The overlays whose lost writes are the export's, and whose they are.
+    overlays: Mutex<Vec<(String, Weak<OverlayStore>)>>,
 }
 
 impl CurrentGolden {
@@ -19,6 +23,7 @@ impl CurrentGolden {
     pub fn new(golden: Golden) -> CurrentGolden {
         CurrentGolden {
             now: RwLock::new(golden),
+            overlays: Mutex::default(),
         }
     }
 
@@ -30,6 +35,20 @@ impl CurrentGolden {
     /// Another from here on.
     pub fn set(&self, golden: Golden) {
         *self.now.write() = golden;
+    }
+
+    /// What this overlay loses is told of the export from here on, as of the copy of `machine`.
+    pub fn watch(&self, machine: String, overlay: &Arc<OverlayStore>) {
+        let mut overlays = self.overlays.lock();
+        overlays.retain(|(_, overlay)| overlay.strong_count() > 0);
+        overlays.push((machine, Arc::downgrade(overlay)));
+    }
+
+    fn overlays(&self) -> Vec<(String, Arc<OverlayStore>)> {
+        let overlays = self.overlays.lock();
+        let alive =
+            |(machine, overlay): &(String, Weak<OverlayStore>)| Some((machine.clone(), overlay.upgrade()?));
+        overlays.iter().filter_map(alive).collect()
     }
 }
 
@@ -66,7 +85,7 @@ impl Store<CompletionQueue> for CurrentGolden {
         from: &[&[u8]],
         durability: Durability,
     ) -> Result<Step, Fault> {
-        // Refused there: it is opened for reading.
+        // Refused there, unless it was opened to be changed.
         let golden = self.now.read();
         golden.store().write(queue, token, extent, from, durability)
     }
@@ -89,6 +108,28 @@ impl Store<CompletionQueue> for CurrentGolden {
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         self.now.read().store().counters()
+    }
+
+    /// That of the image, or else of the first machine's copy that lost writes.
+    fn health(&self) -> Health {
+        match self.now.read().store().health() {
+            Health::Healthy => {}
+            unwell => return unwell,
+        }
+        for (machine, overlay) in self.overlays() {
+            if let Health::LostWrites(mut lost) = overlay.health() {
+                lost.cause = format!("{}, in the copy of {machine}", lost.cause);
+                return Health::LostWrites(lost);
+            }
+        }
+        Health::Healthy
+    }
+
+    fn accept_lost_writes(&self) {
+        self.get().store().accept_lost_writes();
+        for (_, overlay) in self.overlays() {
+            overlay.accept_lost_writes();
+        }
     }
 
     fn close(&self) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! The image that overlays share: opened once, for reading only.
+//! The image that overlays share: opened once, for reading only; or by the one who changes it, while no overlay lies on it.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -30,6 +30,7 @@ struct Opened {
     identity: Identity,
     fingerprint: OnceLock<Fingerprint>,
     changed: AtomicBool,
+    writable: bool,
 }
 
 /// Which image, and which content of it.
@@ -48,8 +49,20 @@ impl Golden {
     /// # Errors
     /// As [`crate::open()`].
     pub fn open(options: &StoreOptions) -> Result<Golden, StoreError> {
+        Golden::open_as(options, true)
+    }
+
+    /// Opens what `options` name for whoever changes the image itself: no overlay may lie on it.
+    ///
+    /// # Errors
+    /// As [`crate::open()`].
+    pub fn open_to_write(options: &StoreOptions) -> Result<Golden, StoreError> {
+        Golden::open_as(options, false)
+    }
+
+    fn open_as(options: &StoreOptions, read_only: bool) -> Result<Golden, StoreError> {
         let options = StoreOptions {
-            read_only: true,
+            read_only,
             prealloc: false,
             ..options.clone()
         };
@@ -66,7 +79,9 @@ impl Golden {
                 offset: options.offset,
                 identity,
                 fingerprint: OnceLock::new(),
-                changed: AtomicBool::new(false),
+                // Who writes it is not told that it was written.
+                changed: AtomicBool::new(!read_only),
+                writable: !read_only,
             }),
         })
     }
@@ -74,6 +89,11 @@ impl Golden {
     /// Its sectors.
     pub fn store(&self) -> &Arc<dyn Store<CompletionQueue>> {
         &self.shared.store
+    }
+
+    /// Whether it was opened to be changed.
+    pub fn is_writable(&self) -> bool {
+        self.shared.writable
     }
 
     /// Where it was found.

@@ -4,18 +4,25 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use engine::Extent;
+use engine::{Extent, Fault, FaultKind, Health, Store as _};
 
+use super::current::CurrentGolden;
 use super::durable::{Durable, Files};
-use super::files::{HEADER_BYTES, another_copy};
+use super::files::{HEADER_BYTES, OverlayFiles, another_copy};
+use super::golden::Golden;
 use super::marks::{Marks, bytes_for, words_for};
 use super::records::{PAGE_BYTES, decode, encode, pages_for};
 use super::space::Space;
-use crate::commit::Medium as _;
+use super::{OverlayOptions, OverlayStore};
+use crate::commit::machine::OnLostWrite;
+use crate::commit::policy::{Losses, Policy};
+use crate::commit::{Committer, Medium};
+use crate::options::{StoreKind, StoreOptions};
 
 /// Enough for several pages of records.
 const SECTORS: u64 = 4032 * 8 * 2 + 100;
@@ -235,4 +242,75 @@ fn a_commit_writes_the_pages_that_changed_and_no_others() {
         durable.commit().unwrap();
         assert_eq!(pages(), expected, "sector {lba}");
     }
+}
+
+/// A medium that takes nothing.
+#[derive(Debug)]
+struct Broken;
+
+impl Medium for Broken {
+    fn commit(&self) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
+
+    fn fault(&self, lba: u64, source: io::Error) -> Fault {
+        let kind = FaultKind::Write;
+        Fault { kind, lba, source }
+    }
+
+    fn sectors(&self) -> u64 {
+        SECTORS
+    }
+
+    fn name(&self) -> String {
+        "broken".into()
+    }
+
+    fn describe(&self) -> String {
+        self.name()
+    }
+}
+
+#[test]
+fn what_a_copy_loses_is_told_of_the_export_and_accepted_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("golden");
+    std::fs::write(&image, [7; 64 * 512]).unwrap();
+    let golden = Golden::open(&StoreOptions::new(StoreKind::Mmap, image)).unwrap();
+    let open = |name: &str| {
+        let options = OverlayOptions {
+            files: OverlayFiles::new(dir.path().join(name)),
+            persistent: true,
+            limit_bytes: 0,
+            flush_interval: Duration::from_secs(3600),
+        };
+        OverlayStore::open(&golden, &options).unwrap()
+    };
+    let (well, mut broken) = (Arc::new(open("well")), open("broken"));
+    let policy = Policy {
+        flush_interval: Duration::from_secs(3600),
+        on_lost_write: OnLostWrite::Stop,
+        losses: Losses::default(),
+        leftovers: false,
+    };
+    let committer = Committer::new(Arc::new(Broken), policy);
+    broken.committer = Some(Arc::clone(&committer));
+    let broken = Arc::new(broken);
+    let current = CurrentGolden::new(golden.clone());
+    current.watch("pc17".into(), &well);
+    current.watch("pc18".into(), &broken);
+    assert!(matches!(current.health(), Health::Healthy));
+    let entered = committer.enter(5).unwrap();
+    committer
+        .acknowledge(Extent { lba: 5, count: 1 }, entered)
+        .unwrap();
+    assert!(broken.close().is_err());
+    let Health::LostWrites(lost) = current.health() else {
+        panic!("{:?}", current.health())
+    };
+    assert!(lost.to_string().contains("copy of pc18"), "{lost}");
+    assert!(committer.enter(5).is_err(), "no writes are taken");
+    current.accept_lost_writes();
+    assert!(matches!(current.health(), Health::Healthy));
+    committer.enter(5).unwrap();
 }

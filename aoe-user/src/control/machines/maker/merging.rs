@@ -2,9 +2,11 @@
 
 use anyhow::{Result, bail};
 
+use super::super::content::Content;
 use super::super::naming::DiskName;
 use super::super::{Disk, Left};
 use super::Maker;
+use crate::config::Overlay;
 
 /// Why a disk is not served meanwhile.
 pub(super) const MERGING: &str = "it is being merged into a new golden image";
@@ -13,14 +15,18 @@ impl Maker {
     /// Takes a disk out of service for its merge. Its machine hears nothing until that is over.
     pub(super) fn leave(&mut self, name: &DiskName) -> Result<Left> {
         let address = self.address();
-        let Some(instance) = self.instance(name) else {
-            bail!("{address}: {name} has no disk that is open");
-        };
-        drop(instance);
+        if self.writer.as_ref() == Some(name) {
+            return self.end_writing(name).map(|()| Left::Image);
+        }
+        let instance = self.instance(name);
+        if !instance.is_some_and(|instance| matches!(instance.content, Content::Copy(_))) {
+            bail!("{address}: {name} has no copy that is open");
+        }
         let others = self.shared.disks.lock();
         let bound = |(other, disk): (&DiskName, &Disk)| {
-            let store = &disk.instance.as_ref()?.store;
-            let is_bound = other != name && store.is_persistent() && store.golden().is_current();
+            let content = &disk.instance.as_ref()?.content;
+            let is_bound =
+                other != name && content.kind() == Overlay::Persistent && content.golden().is_current();
             is_bound.then(|| other.to_string())
         };
         let bound: Vec<String> = others.iter().filter_map(bound).collect();
@@ -31,17 +37,14 @@ impl Maker {
                 bound.join(", ")
             );
         }
-        let Some(store) = self.take_out(name)? else {
-            bail!("{address}: {name} has no disk that is open");
+        let Some(Content::Copy(store)) = self.take_out(name)? else {
+            bail!("{address}: {name} has no copy that is open");
         };
         self.leaving.insert(name.clone());
         if let Some(disk) = self.shared.disks.lock().get_mut(name) {
             disk.problem = Some(MERGING.into());
         }
-        Ok(Left {
-            store,
-            files: self.files(name),
-        })
+        Ok(Left::Copy(store, self.files(name)))
     }
 
     /// The merge of a disk is over.

@@ -1,0 +1,96 @@
+//! What a machine's disk is made of: a copy of the image, or the image itself.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::config::Overlay;
+use crate::store::{CompletionQueue, Golden, Health, OverlayFigures, OverlayStore, Store};
+
+/// Where a machine's sectors are.
+#[derive(Debug, Clone)]
+pub(super) enum Content {
+    /// In a copy of its own, as far as it has written them.
+    Copy(Arc<OverlayStore>),
+    /// In the image: to be read, or to be changed by the one machine that may.
+    Image(Golden),
+}
+
+impl Content {
+    pub(super) fn store(&self) -> Arc<dyn Store<CompletionQueue>> {
+        match self {
+            Content::Copy(store) => Arc::clone(store) as _,
+            Content::Image(golden) => Arc::clone(golden.store()),
+        }
+    }
+
+    pub(super) fn golden(&self) -> &Golden {
+        match self {
+            Content::Copy(store) => store.golden(),
+            Content::Image(golden) => golden,
+        }
+    }
+
+    /// The kind of copy.
+    pub(super) fn kind(&self) -> Overlay {
+        match self {
+            Content::Copy(store) if store.is_persistent() => Overlay::Persistent,
+            Content::Copy(_) => Overlay::Volatile,
+            Content::Image(_) => Overlay::None,
+        }
+    }
+
+    /// Whether its machine changes the image itself.
+    pub(super) fn writes_image(&self) -> bool {
+        matches!(self, Content::Image(golden) if golden.is_writable())
+    }
+
+    /// Whether what is written to it outlives a boot of its machine.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kind() == Overlay::Persistent || self.writes_image()
+    }
+
+    pub(super) fn figures(&self) -> OverlayFigures {
+        match self {
+            Content::Copy(store) => store.figures(),
+            Content::Image(_) => OverlayFigures::default(),
+        }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        match self {
+            Content::Copy(store) => store.health(),
+            Content::Image(golden) => golden.store().health(),
+        }
+    }
+
+    /// How long what was written has waited for a commit.
+    pub(super) fn uncommitted_us(&self) -> Option<u64> {
+        self.store().uncommitted_us()
+    }
+
+    /// Another limit of the space that it takes.
+    pub(super) fn set_limit(&self, bytes: u64) {
+        if let Content::Copy(store) = self {
+            store.set_limit(bytes);
+        }
+    }
+
+    /// Whether requests of an export under earlier settings may still write to it; its own export has it, and the disk.
+    pub(super) fn is_held(&self) -> bool {
+        match self {
+            Content::Copy(store) => Arc::strong_count(store) > 2,
+            Content::Image(golden) => golden.is_writable() && Arc::strong_count(golden.store()) > 2,
+        }
+    }
+
+    /// Commits what was written, and lets go of it. An image that is only read is the others' too.
+    pub(super) fn close(&self) -> io::Result<()> {
+        if matches!(self, Content::Image(golden) if !golden.is_writable()) {
+            return Ok(());
+        }
+        let store = self.store();
+        let result = store.close();
+        store.unlock();
+        result
+    }
+}

@@ -1,0 +1,116 @@
+//! Opens a machine's disk: its copy, or the image itself.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Result, anyhow, bail};
+
+use super::super::content::Content;
+use super::super::naming::DiskName;
+use super::super::{Disk, Instance, golden};
+use super::Maker;
+use crate::config::Overlay;
+use crate::store::{OverlayOptions, OverlayStore};
+use crate::target::{Export, Identity, Options, Persistent, WireAdmin};
+
+impl Maker {
+    /// Opens a disk, on the image as it is now where it begins anew.
+    pub(super) fn open(&mut self, name: &DiskName) -> Result<()> {
+        if let Some(writer) = self.writer.as_ref().filter(|writer| *writer != name) {
+            bail!("{writer} changes the image itself (`xblade overlay commit` ends that)");
+        }
+        let files = self.files(name);
+        let is_left = files.are_left();
+        let kind = self.kind(name);
+        if !is_left && kind == Overlay::None && matches!(name, DiskName::Machine(_)) {
+            return self.begin_writing(name);
+        }
+        if !is_left {
+            self.look_for_new_image();
+        }
+        let image = self.start.golden.get();
+        if !is_left && kind == Overlay::None {
+            return self.serve(name, Content::Image(image), SystemTime::now());
+        }
+        let config = &self.start.settings.config;
+        let options = OverlayOptions {
+            files,
+            persistent: kind == Overlay::Persistent,
+            limit_bytes: config.overlay_limit.unwrap_or(0),
+            flush_interval: config.flush_interval,
+        };
+        let store = Arc::new(OverlayStore::open(&image, &options)?);
+        self.start.golden.watch(name.to_string(), &store);
+        let oldest = match store.is_persistent() {
+            true => options.files.records(),
+            false => options.files.map(),
+        };
+        let began = std::fs::metadata(oldest).and_then(|file| file.created());
+        self.serve(
+            name,
+            Content::Copy(store),
+            began.unwrap_or_else(|_| SystemTime::now()),
+        )
+    }
+
+    /// Takes the image that lies at the path now for disks that begin anew.
+    pub(super) fn look_for_new_image(&self) {
+        let held = self.start.golden.get();
+        if held.is_current() && held.check_unchanged() {
+            return;
+        }
+        match golden(&self.start.settings.config) {
+            Ok(new) => {
+                tracing::info!(
+                    "{}: {} is a new image: machines that boot from here on get it",
+                    self.address(),
+                    new.path().display()
+                );
+                self.start.golden.set(new);
+            }
+            Err(error) => {
+                tracing::error!("{}: the image before it is served on: {error:#}", self.address());
+            }
+        }
+    }
+
+    /// A disk is ready.
+    pub(super) fn serve(&self, name: &DiskName, content: Content, since: SystemTime) -> Result<()> {
+        let export = Export::new(
+            own_options(&self.start.settings.options, name, &content),
+            content.store(),
+            None,
+            Arc::clone(&self.start.observer),
+            Persistent::default(),
+        )
+        .map_err(|error| anyhow!(error))?;
+        let disk = Disk {
+            instance: Some(Arc::new(Instance {
+                name: name.clone(),
+                export: Arc::new(export),
+                content,
+                ready: Instant::now(),
+            })),
+            since,
+            problem: None,
+        };
+        self.shared.disks.lock().insert(name.clone(), disk);
+        self.enter(name);
+        Ok(())
+    }
+}
+
+/// A disk's own options: its name in IDENTIFY; what is the address's stays with the export that everybody sees.
+pub(super) fn own_options(shared: &Options, name: &DiskName, content: &Content) -> Options {
+    Options {
+        read_only: content.kind() == Overlay::None && !content.writes_image(),
+        // What ends with the host anyway is not waited for.
+        sync: shared.sync && content.is_kept(),
+        identity: Identity {
+            serial: name.serial(shared.address),
+            ..shared.identity.clone()
+        },
+        wire_admin: WireAdmin::Nothing,
+        ..shared.clone()
+    }
+}

@@ -31,6 +31,8 @@ struct Inner {
     round: Option<Round>,
     /// Saved, and perhaps not told yet.
     latest: BTreeMap<Address, Persistent>,
+    /// Asked for last, and not at its end. The engine asks for one at a time: nothing older may be there unacknowledged.
+    asked: BTreeMap<Address, Persistent>,
     next: u64,
     fails: bool,
     hangs: bool,
@@ -61,6 +63,7 @@ impl SimState {
             writer: Machine::new(),
             round: None,
             latest: BTreeMap::new(),
+            asked: BTreeMap::new(),
             next: 0,
             fails: false,
             hangs: false,
@@ -131,20 +134,20 @@ impl SimState {
     /// The process is gone: what it was writing is there or not. Returns what may be there of each export, unacknowledged.
     pub fn process_gone(&self) -> BTreeMap<Address, Vec<Persistent>> {
         let inner = &mut *self.0.lock();
-        let mut asked: BTreeMap<Address, Vec<Persistent>> = BTreeMap::new();
-        for (address, state) in std::mem::take(&mut inner.latest) {
-            asked.insert(address, vec![state]);
-        }
         let round = inner.round.take().map(|round| round.saves);
         for Save { key, state, .. } in round.into_iter().flatten() {
             if inner.random.one_in(2) {
-                inner.saved.insert(key, state.clone());
+                inner.saved.insert(key, state);
             }
-            asked.insert(key, vec![state]);
         }
         inner.writer = Machine::new();
         inner.stuck = None;
+        let mut asked = std::mem::take(&mut inner.latest);
+        asked.append(&mut inner.asked);
         asked
+            .into_iter()
+            .map(|(address, state)| (address, vec![state]))
+            .collect()
     }
 }
 
@@ -186,6 +189,11 @@ impl Inner {
             result: result(),
         });
         let told: Vec<_> = told.collect();
+        for Save { key, state, .. } in &saves {
+            if self.asked.get(key) == Some(state) {
+                self.asked.remove(key);
+            }
+        }
         if !self.fails && self.mutant != Some(Mutant::StateNotSaved) {
             for Save { key, state, .. } in &saves {
                 self.latest.insert(*key, state.clone());
@@ -213,6 +221,7 @@ fn tell(Answer { who, result }: Answer<Who>) {
 impl StateStore<CompletionQueue> for SimState {
     fn save(&self, address: Address, state: &Persistent, handle: Handle, token: Token) {
         let inner = &mut *self.0.lock();
+        inner.asked.insert(address, state.clone());
         let who = (handle, token);
         if let Some(round) = &mut inner.round
             && inner.mutant == Some(Mutant::StateJoinsRunningWrite)

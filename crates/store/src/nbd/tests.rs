@@ -169,6 +169,10 @@ fn a_write_without_an_answer_is_never_sent_to_another_server_while_the_old_one_m
     );
     assert_eq!(step.unwrap(), Step::Later);
     server.wait_for(1, 2);
+    // A write that is sent before the loss is noticed is in doubt, too.
+    let in_doubt =
+        |health: &Health| matches!(health, Health::Degraded(why) if why.contains("1 writes had no answer"));
+    until("the loss", || in_doubt(&store.health()));
     // Everything else goes on at the new connection.
     for lba in 1..SECTORS {
         driver.write(lba, &sectors(3, 1), Durability::WriteBack).unwrap();
@@ -176,10 +180,7 @@ fn a_write_without_an_answer_is_never_sent_to_another_server_while_the_old_one_m
     }
     assert_eq!(server.seen(1), 2 + SECTORS as usize - 1, "it was not sent again");
     let health = store.health();
-    assert!(
-        matches!(&health, Health::Degraded(why) if why.contains("1 writes had no answer")),
-        "{health:?}"
-    );
+    assert!(in_doubt(&health), "{health:?}");
     assert_eq!(driver.read(0, 1).unwrap(), sectors(1, 1));
     store.close().unwrap();
     let ended = driver.wait(token);

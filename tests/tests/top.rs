@@ -203,6 +203,16 @@ fn a_target_is_watched_through_its_restart() -> Result<()> {
         text.contains("e1.1 ready on eth0") && text.contains("only \"ready\"")
     })?;
 
+    terminal.press("\x1b1")?;
+    terminal.wait_for("EXPORT ")?;
+    terminal.press("py")?;
+    terminal.wait("a paused export", |text| {
+        text.contains("0/1 ready") && text.contains("paused")
+    })?;
+    terminal.press("py")?;
+    terminal.wait_for("1/1 ready")?;
+    ensure!(disk.read(5, 1)? == stamp(5), "it is served again");
+
     ensure!(target.process.stop()? == 0);
     terminal.wait_for("NO ANSWER")?;
     let _target = Target::ready(&lab.target, &args, 1)?;

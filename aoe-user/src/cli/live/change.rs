@@ -128,11 +128,20 @@ fn named(request: &Request, ask: &Ask) -> Result<ExitCode> {
         output::line(result)?;
         return Ok(ExitCode::SUCCESS);
     }
-    for (what, names) in result.as_object().into_iter().flatten() {
-        let names = names.as_array().into_iter().flatten().filter_map(Value::as_str);
-        output::line(format_args!("{what} {}", names.collect::<Vec<_>>().join(", ")))?;
+    for line in told(&result) {
+        output::line(line)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was done, each with the exports that it was done to: `paused e1.2, e1.3`.
+pub(in crate::cli) fn told(result: &Value) -> Vec<String> {
+    let all = result.as_object().into_iter().flatten();
+    let line = |(what, names): (&String, &Value)| {
+        let names = names.as_array().into_iter().flatten().filter_map(Value::as_str);
+        format!("{what} {}", names.collect::<Vec<_>>().join(", "))
+    };
+    all.map(line).collect()
 }
 
 pub(in crate::cli) fn log(args: &LogArgs) -> Result<ExitCode> {

@@ -1,7 +1,7 @@
 //! Commands that talk to a running target through its control socket.
 
 pub(super) mod args;
-mod change;
+pub(super) mod change;
 pub(super) mod client;
 mod columns;
 mod discover;

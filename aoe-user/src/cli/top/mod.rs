@@ -2,6 +2,7 @@
 //!
 //! [`source`] asks the target, [`model`] is what is shown and what keys do to it, [`view`] draws it.
 
+mod change;
 mod grid;
 mod model;
 mod panes;
@@ -100,6 +101,7 @@ fn show(
         match model.key(key) {
             Wish::None => {}
             Wish::Quit => return Ok(()),
+            Wish::Change(change) => model.notice = Some(source.change(&change)),
             Wish::Suspend => {
                 ratatui::try_restore()?;
                 raise(Signal::SIGTSTP)?;

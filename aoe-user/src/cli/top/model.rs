@@ -4,11 +4,12 @@ use std::collections::{HashMap, VecDeque};
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use super::change::Change;
 use super::grid::Grid;
 use super::panes;
 use super::rates::{Sample, sample};
 use super::source::Update;
-use crate::control::api::types::{LogLine, LogLines, State};
+use crate::control::api::types::{Condition, LogLine, LogLines, State};
 
 /// Intervals that the trends show.
 const TREND: usize = 120;
@@ -61,12 +62,14 @@ pub(super) struct Choice {
 }
 
 /// What a key asks of the terminal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wish {
     None,
     Quit,
     /// As Ctrl-Z everywhere.
     Suspend,
+    /// It was confirmed.
+    Change(Change),
 }
 
 /// Everything that is shown.
@@ -80,6 +83,10 @@ pub(super) struct Model {
     pub is_typing: bool,
     /// The keys are explained.
     pub shows_help: bool,
+    /// What waits to be confirmed.
+    pub question: Option<Change>,
+    /// What came of the last change, until the next key.
+    pub notice: Option<String>,
     /// What the target said last.
     pub state: State,
     /// What happened between that and what it said before.
@@ -109,6 +116,8 @@ impl Default for Model {
             filter: String::new(),
             is_typing: false,
             shows_help: false,
+            question: None,
+            notice: None,
             state: State::default(),
             sample: Sample::default(),
             gone: None,
@@ -199,6 +208,13 @@ impl Model {
                 _ => Wish::None,
             };
         }
+        self.notice = None;
+        if let Some(change) = self.question.take() {
+            return match key.code {
+                KeyCode::Char('y') => Wish::Change(change),
+                _ => Wish::None,
+            };
+        }
         if self.is_typing {
             self.type_filter(key.code);
             return Wish::None;
@@ -209,6 +225,7 @@ impl Model {
         match key.code {
             KeyCode::Char('q') => return Wish::Quit,
             KeyCode::Char('?' | 'h') => self.shows_help = true,
+            KeyCode::Char('p') => self.question = self.change(),
             KeyCode::Char('/') => self.is_typing = true,
             KeyCode::Esc => self.filter.clear(),
             KeyCode::Char(digit @ '1'..='5') => self.tab = Tab::ALL[digit as usize - '1' as usize],
@@ -229,6 +246,23 @@ impl Model {
             _ => {}
         }
         Wish::None
+    }
+
+    /// Pauses the chosen export, or serves it again.
+    fn change(&self) -> Option<Change> {
+        let grid = self.grid();
+        let row = grid.rows.get(self.chosen(&grid))?;
+        let now = match self.tab {
+            Tab::Exports if self.gone.is_none() => {
+                self.sample.exports.iter().find(|now| now.id() == row.id)?
+            }
+            _ => return None,
+        };
+        let name = now.export.export.clone();
+        Some(match now.export.state {
+            Condition::Paused => Change::Resume(name),
+            _ => Change::Pause(name),
+        })
     }
 
     fn type_filter(&mut self, code: KeyCode) {

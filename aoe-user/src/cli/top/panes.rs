@@ -131,7 +131,7 @@ pub(super) fn exports(things: &[ExportNow]) -> Grid {
             Tone::Plain if !export.kept_off.is_empty() => Tone::Odd,
             tone => tone,
         };
-        (format!("{}@{}", export.export, export.vlan), tone, about)
+        (now.id(), tone, about)
     })
 }
 

@@ -18,6 +18,13 @@ pub(super) struct ExportNow {
     pub writes: Vec<u64>,
 }
 
+impl ExportNow {
+    /// What tells it from all others.
+    pub(super) fn id(&self) -> String {
+        format!("{}@{}", self.export.export, self.export.vlan)
+    }
+}
+
 /// An initiator of an export now, and what it did lately.
 #[derive(Debug, Clone, Default)]
 pub(super) struct InitiatorNow {

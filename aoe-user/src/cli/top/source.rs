@@ -5,8 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 
+use super::change::Change;
 use crate::cli::live::args::TopArgs;
+use crate::cli::live::change::told;
 use crate::cli::live::client::Client;
 use crate::control::api::types::{LogLines, Request, State};
 
@@ -28,6 +31,7 @@ pub(super) enum Update {
 pub(super) struct Source {
     /// What it hears.
     pub updates: Receiver<Update>,
+    args: TopArgs,
 }
 
 struct Asker {
@@ -50,24 +54,37 @@ impl Source {
             updates: sender,
             told: (0, 0),
         };
-        let mut client = asker.connect()?;
+        let mut client = connect(args)?;
         let first = asker.ask(&mut client)?;
         let _ = asker.updates.send(first);
         thread::Builder::new()
             .name("top".into())
             .spawn(move || asker.run(client))
             .context("cannot start a thread")?;
-        Ok(Source { updates })
+        Ok(Source {
+            updates,
+            args: args.clone(),
+        })
+    }
+
+    /// Has the target change an export; what came of it, or what it says against it.
+    pub(super) fn change(&self, change: &Change) -> String {
+        // A connection of its own: the other one may be waiting for a reply.
+        let result = connect(&self.args).and_then(|mut client| client.ask::<Value>(&change.request()));
+        match result {
+            Ok(result) => told(&result).join("; "),
+            Err(error) => format!("{error:#}"),
+        }
     }
 }
 
-impl Asker {
-    fn connect(&self) -> Result<Client> {
-        let client = Client::new(&self.args.target)?;
-        client.limit(LIMIT)?;
-        Ok(client)
-    }
+fn connect(args: &TopArgs) -> Result<Client> {
+    let client = Client::new(&args.target)?;
+    client.limit(LIMIT)?;
+    Ok(client)
+}
 
+impl Asker {
     fn ask(&mut self, client: &mut Client) -> Result<Update> {
         let state: State = client.ask(&Request::State {
             exports: self.args.exports.clone(),
@@ -93,7 +110,7 @@ impl Asker {
             let mut answer = || -> Result<Update> {
                 let mut connection = match client.take() {
                     Some(connection) => connection,
-                    None => self.connect()?,
+                    None => connect(&self.args)?,
                 };
                 let update = self.ask(&mut connection)?;
                 client = Some(connection);

@@ -5,6 +5,7 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::{Color, Modifier};
 
+use super::change::Change;
 use super::model::{Model, Wish};
 use super::source::Update;
 use super::theme::Theme;
@@ -151,7 +152,7 @@ fn exports_on_a_small_screen() {
         "",
         "",
         " /srv/aoe/e1.1.raw, mmap, rw any, on eth1",
-        " q end  s sort  r reverse  / filter  ? keys",
+        " q end  s sort  r reverse  / filter  p pause  ? keys",
     ];
     assert_eq!(lines(&model()), expected);
 }
@@ -198,6 +199,37 @@ fn rows_are_sorted_filtered_and_followed() {
     press(&mut model, "\x1b");
     assert!(lines(&model)[5].starts_with(" e1.2"));
     assert_eq!(press(&mut model, "q"), Wish::Quit);
+}
+
+#[test]
+fn an_export_is_paused_once_that_is_confirmed() {
+    let mut model = model();
+    press(&mut model, "jp");
+    assert_eq!(
+        lines(&model)[14],
+        " pause e1.2 (it answers nobody)? y: yes, any other: no"
+    );
+    assert_eq!(press(&mut model, "q"), Wish::None, "any other key is no");
+    assert_eq!(press(&mut model, "y"), Wish::None, "nothing is asked any more");
+    assert_eq!(
+        press(&mut model, "py"),
+        Wish::Change(Change::Pause("e1.2".into()))
+    );
+    model.notice = Some("paused e1.2".into());
+    assert_eq!(lines(&model)[13], " paused e1.2");
+    let mut paused = state(3);
+    paused.exports[2].state = Condition::Paused;
+    model.update(Update::State(Box::new(paused), log(4..=4)));
+    press(&mut model, "p");
+    assert!(lines(&model)[14].starts_with(" serve e1.2 again? y"));
+    assert_eq!(
+        press(&mut model, "y"),
+        Wish::Change(Change::Resume("e1.2".into()))
+    );
+    // Only what is on the screen can be meant.
+    assert_eq!(press(&mut model, "2py"), Wish::None);
+    model.update(Update::Gone("nobody listens".into()));
+    assert_eq!(press(&mut model, "1py"), Wish::None);
 }
 
 #[test]

@@ -18,13 +18,14 @@ const HEIGHT_WITH_TRENDS: u16 = 24;
 /// What these take.
 const TRENDS: u16 = 8;
 
-const KEYS: [(&str, &str); 9] = [
+const KEYS: [(&str, &str); 10] = [
     ("1…5, Tab, ← →", "exports, initiators, interfaces, denied, log"),
     ("↑ ↓ PgUp PgDn g G", "another row"),
     ("s S", "sort by the next, the previous column"),
     ("r", "sort the other way round"),
     ("/", "show only rows with a text in them"),
     ("Esc", "show all rows"),
+    ("p", "pause the chosen export, or serve it again"),
     ("? h", "this help"),
     ("Ctrl-Z", "back to the shell; fg comes back here"),
     ("q, Ctrl-C", "end"),
@@ -185,9 +186,9 @@ fn draw_rows(frame: &mut Frame, model: &Model, grid: &Grid, [heads, area]: [Rect
 
 fn draw_trends(frame: &mut Frame, model: &Model, row: &Row, area: Rect, theme: Theme) {
     let mut exports = model.sample.exports.iter();
-    let is_it =
-        |now: &&super::rates::ExportNow| format!("{}@{}", now.export.export, now.export.vlan) == row.id;
-    let Some(now) = exports.find(is_it) else { return };
+    let Some(now) = exports.find(|now| now.id() == row.id) else {
+        return;
+    };
     let halves = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas::<2>(area);
     for (half, what, values) in [
         (halves[0], "reads", &now.reads),
@@ -208,6 +209,9 @@ fn draw_trends(frame: &mut Frame, model: &Model, row: &Row, area: Rect, theme: T
 }
 
 fn detail_line(model: &Model, row: Option<&Row>, theme: Theme) -> Line<'static> {
+    if let Some(notice) = &model.notice {
+        return Line::raw(format!(" {notice}"));
+    }
     let problem = || model.state.problems.first().cloned();
     let text = row.map(|row| row.detail.clone()).or_else(problem);
     let tone = row.map_or(Tone::Plain, |row| row.tone);
@@ -215,10 +219,14 @@ fn detail_line(model: &Model, row: Option<&Row>, theme: Theme) -> Line<'static> 
 }
 
 fn key_line(model: &Model, theme: Theme) -> Line<'static> {
+    if let Some(change) = &model.question {
+        let text = format!(" {} y: yes, any other: no", change.question());
+        return Line::styled(text, theme.style(Tone::Odd).add_modifier(Modifier::BOLD));
+    }
     if model.is_typing {
         return Line::raw(format!(" /{}▏  Enter: done, Esc: all rows", model.filter));
     }
-    let mut text = " q end  s sort  r reverse  / filter  ? keys".to_owned();
+    let mut text = " q end  s sort  r reverse  / filter  p pause  ? keys".to_owned();
     if !model.filter.is_empty() {
         text = format!(" only \"{}\": Esc shows all rows", model.filter);
     }

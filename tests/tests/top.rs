@@ -203,7 +203,9 @@ fn a_target_is_watched_through_its_restart() -> Result<()> {
         text.contains("e1.1 ready on eth0") && text.contains("only \"ready\"")
     })?;
 
-    terminal.press("\x1b1")?;
+    terminal.press("\x1b")?;
+    terminal.wait("the whole log", |text| !text.contains("only \"ready\""))?;
+    terminal.press("1")?;
     terminal.wait_for("EXPORT ")?;
     terminal.press("py")?;
     terminal.wait("a paused export", |text| {

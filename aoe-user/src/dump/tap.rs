@@ -67,7 +67,10 @@ impl Tap {
 
     #[cold]
     fn renew(&mut self) {
-        let readers = self.hub.readers.lock();
+        // Somebody is changing it, and a worker waits for nobody: it looks again in its next round.
+        let Some(readers) = self.hub.readers.try_lock() else {
+            return;
+        };
         self.seen = self.hub.changes.load(Ordering::Relaxed);
         let is_there = |sink: &Sink| readers.iter().any(|reader| Arc::ptr_eq(reader, &sink.reader));
         self.sinks.retain(is_there);

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, IsTerminal as _, Read, Write, stdout};
 use std::net::Shutdown;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -85,14 +86,17 @@ enum Output {
 
 impl Output {
     fn open(args: &DumpArgs) -> Result<Output> {
-        if args.write.as_os_str() == "-" {
-            ensure!(
-                !stdout().is_terminal(),
-                "pcapng is nothing to read: name a file with -w, or pipe it to `tshark -i -`"
-            );
+        if is_standard(args) {
             return Ok(Output::Standard);
         }
-        let file = File::create(&args.write);
+        // For its owner alone: the frames hold what is on the disks.
+        let mut options = File::options();
+        let file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&args.write);
         Ok(Output::File(file.with_context(|| {
             format!("cannot write {}", args.write.display())
         })?))
@@ -106,16 +110,25 @@ impl Output {
     }
 }
 
+fn is_standard(args: &DumpArgs) -> bool {
+    args.write.as_os_str() == "-"
+}
+
 pub(in crate::cli) fn dump(args: &DumpArgs) -> Result<ExitCode> {
+    ensure!(
+        !is_standard(args) || !stdout().is_terminal(),
+        "pcapng is nothing to read: name a file with -w, or pipe it to `tshark -i -`"
+    );
     let (interfaces, exports) = args.split();
     let mut client = Client::new(&args.target)?;
-    let mut out = Output::open(args)?;
     let interrupt = Interrupt::catch()?;
     let Dumping { interfaces } = client.ask(&Request::Dump(WantedFrames {
         interfaces,
         exports,
         frame_bytes: args.snaplen,
     }))?;
+    // Not before the target has agreed: an older capture is kept until then.
+    let mut out = Output::open(args)?;
     tracing::info!("frames on {}; Ctrl-C ends it", interfaces.join(", "));
     let mut reader = client.into_reader();
     let mut is_ending = false;

@@ -4,29 +4,35 @@ use crate::control::api::types::Request;
 
 /// What is done to an export once it is confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Change {
-    Pause(String),
-    Resume(String),
+pub(super) struct Change {
+    /// Its name.
+    pub export: String,
+    /// Exports of this name are served on several VLANs: all of them are meant.
+    pub has_namesakes: bool,
+    /// It is to answer nobody; else to be served again.
+    pub pauses: bool,
 }
 
 impl Change {
     /// What the user is asked.
     pub(super) fn question(&self) -> String {
-        match self {
-            Change::Pause(export) => format!("pause {export} (it answers nobody)?"),
-            Change::Resume(export) => format!("serve {export} again?"),
+        let whole = if self.has_namesakes {
+            " on all its VLANs"
+        } else {
+            ""
+        };
+        match self.pauses {
+            true => format!("pause {}{whole} (it answers nobody)?", self.export),
+            false => format!("serve {}{whole} again?", self.export),
         }
     }
 
     /// What the target is asked.
     pub(super) fn request(&self) -> Request {
-        match self.clone() {
-            Change::Pause(export) => Request::Pause {
-                exports: vec![export],
-            },
-            Change::Resume(export) => Request::Resume {
-                exports: vec![export],
-            },
+        let exports = vec![self.export.clone()];
+        match self.pauses {
+            true => Request::Pause { exports },
+            false => Request::Resume { exports },
         }
     }
 }

@@ -87,6 +87,10 @@ fn show(
             }
             is_stale = true;
         }
+        for told in source.told.try_iter() {
+            model.notice = Some(told);
+            is_stale = true;
+        }
         if std::mem::take(&mut is_stale) {
             terminal.draw(|frame| view::draw(frame, model, theme))?;
         }
@@ -101,7 +105,10 @@ fn show(
         match model.key(key) {
             Wish::None => {}
             Wish::Quit => return Ok(()),
-            Wish::Change(change) => model.notice = Some(source.change(&change)),
+            Wish::Change(change) => {
+                model.notice = Some(format!("{}: asked", change.export));
+                source.change(&change);
+            }
             Wish::Suspend => {
                 ratatui::try_restore()?;
                 raise(Signal::SIGTSTP)?;

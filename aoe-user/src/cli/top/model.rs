@@ -258,10 +258,16 @@ impl Model {
             }
             _ => return None,
         };
-        let name = now.export.export.clone();
-        Some(match now.export.state {
-            Condition::Paused => Change::Resume(name),
-            _ => Change::Pause(name),
+        let export = now.export.export.clone();
+        let same = self
+            .sample
+            .exports
+            .iter()
+            .filter(|now| now.export.export == export);
+        Some(Change {
+            has_namesakes: same.count() > 1,
+            pauses: now.export.state != Condition::Paused,
+            export,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Asks the target again and again, and goes on asking while there is none.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use crate::control::api::types::{LogLines, Request, State};
 
 /// How long a target may take to answer.
 const LIMIT: Duration = Duration::from_secs(5);
+/// How long it may take to finish and commit what is in flight: longer than the target itself gives that.
+const CHANGE_LIMIT: Duration = Duration::from_secs(90);
 /// When to look again for a target that has gone.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -31,6 +33,9 @@ pub(super) enum Update {
 pub(super) struct Source {
     /// What it hears.
     pub updates: Receiver<Update>,
+    /// What came of changes, in words.
+    pub told: Receiver<String>,
+    tell: Sender<String>,
     args: TopArgs,
 }
 
@@ -54,33 +59,44 @@ impl Source {
             updates: sender,
             told: (0, 0),
         };
-        let mut client = connect(args)?;
+        let mut client = connect(args, LIMIT)?;
         let first = asker.ask(&mut client)?;
         let _ = asker.updates.send(first);
         thread::Builder::new()
             .name("top".into())
             .spawn(move || asker.run(client))
             .context("cannot start a thread")?;
+        let (tell, told_of) = channel();
         Ok(Source {
             updates,
+            told: told_of,
+            tell,
             args: args.clone(),
         })
     }
 
-    /// Has the target change an export; what came of it, or what it says against it.
-    pub(super) fn change(&self, change: &Change) -> String {
-        // A connection of its own: the other one may be waiting for a reply.
-        let result = connect(&self.args).and_then(|mut client| client.ask::<Value>(&change.request()));
-        match result {
-            Ok(result) => told(&result).join("; "),
-            Err(error) => format!("{error:#}"),
+    /// Has the target change an export, and does not wait: what is in flight may take a while to be committed.
+    pub(super) fn change(&self, change: &Change) {
+        let (args, request, tell) = (self.args.clone(), change.request(), self.tell.clone());
+        let ask = move || {
+            // A connection of its own: the other one may be waiting for a reply.
+            let result = connect(&args, CHANGE_LIMIT).and_then(|mut client| client.ask::<Value>(&request));
+            let text = match result {
+                Ok(result) => told(&result).join("; "),
+                Err(error) => format!("{error:#}"),
+            };
+            let _ = tell.send(text);
+        };
+        let begun = thread::Builder::new().name("change".into()).spawn(ask);
+        if let Err(error) = begun {
+            let _ = self.tell.send(format!("cannot start a thread: {error}"));
         }
     }
 }
 
-fn connect(args: &TopArgs) -> Result<Client> {
+fn connect(args: &TopArgs, limit: Duration) -> Result<Client> {
     let client = Client::new(&args.target)?;
-    client.limit(LIMIT)?;
+    client.limit(limit)?;
     Ok(client)
 }
 
@@ -110,7 +126,7 @@ impl Asker {
             let mut answer = || -> Result<Update> {
                 let mut connection = match client.take() {
                     Some(connection) => connection,
-                    None => connect(&self.args)?,
+                    None => connect(&self.args, LIMIT)?,
                 };
                 let update = self.ask(&mut connection)?;
                 client = Some(connection);

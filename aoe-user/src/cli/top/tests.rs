@@ -211,10 +211,12 @@ fn an_export_is_paused_once_that_is_confirmed() {
     );
     assert_eq!(press(&mut model, "q"), Wish::None, "any other key is no");
     assert_eq!(press(&mut model, "y"), Wish::None, "nothing is asked any more");
-    assert_eq!(
-        press(&mut model, "py"),
-        Wish::Change(Change::Pause("e1.2".into()))
-    );
+    let change = |pauses| Change {
+        export: "e1.2".into(),
+        has_namesakes: false,
+        pauses,
+    };
+    assert_eq!(press(&mut model, "py"), Wish::Change(change(true)));
     model.notice = Some("paused e1.2".into());
     assert_eq!(lines(&model)[13], " paused e1.2");
     let mut paused = state(3);
@@ -222,10 +224,16 @@ fn an_export_is_paused_once_that_is_confirmed() {
     model.update(Update::State(Box::new(paused), log(4..=4)));
     press(&mut model, "p");
     assert!(lines(&model)[14].starts_with(" serve e1.2 again? y"));
-    assert_eq!(
-        press(&mut model, "y"),
-        Wish::Change(Change::Resume("e1.2".into()))
-    );
+    assert_eq!(press(&mut model, "y"), Wish::Change(change(false)));
+    let mut twice = state(4);
+    twice.exports.push(Export {
+        vlan: "5".into(),
+        ..export(1, 0, Condition::Ready)
+    });
+    model.update(Update::State(Box::new(twice), log(5..=5)));
+    press(&mut model, "gp");
+    assert!(lines(&model)[14].starts_with(" pause e1.1 on all its VLANs"));
+    press(&mut model, "n");
     // Only what is on the screen can be meant.
     assert_eq!(press(&mut model, "2py"), Wish::None);
     model.update(Update::Gone("nobody listens".into()));

@@ -15,7 +15,7 @@ impl Supervisor {
         let names: Vec<String> = asked
             .interfaces
             .iter()
-            .map(|name| host::real_name(name))
+            .map(|name| host::named(&self.links, name).map_or_else(|| name.clone(), |link| link.name.clone()))
             .collect();
         if let Some(other) = names.iter().find(|name| !served().any(|served| served == **name)) {
             let served: Vec<String> = served().collect();

@@ -179,6 +179,7 @@ fn what_the_card_says_of_its_filters_counts() {
         id: 7,
         source: Some("02:00:00:00:00:0a".into()),
         ethertype: Some(0x88a2),
+        is_narrow: false,
         queue: Some(2),
     };
     let set = of(Filters::Set(vec![filter]));

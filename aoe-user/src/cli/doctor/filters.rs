@@ -27,15 +27,18 @@ pub(super) struct Filter {
     pub source: Option<String>,
     /// The EtherType that it takes.
     pub ethertype: Option<u16>,
+    /// It takes only some of these frames: those of a VLAN, or to a destination.
+    pub is_narrow: bool,
     /// Where it leads; `None`: it drops frames, or leads elsewhere.
     pub queue: Option<usize>,
 }
 
 impl Filter {
-    /// Whether it takes AoE frames of this source, and not of others.
+    /// Whether it takes all AoE frames of this source, and none of others.
     pub(super) fn steers(&self, source: Mac) -> bool {
         self.source.as_deref() == Some(source.to_string().as_str())
             && self.ethertype.is_none_or(|kind| kind == TYPE_AOE)
+            && !self.is_narrow
             && self.queue.is_some()
     }
 
@@ -131,6 +134,7 @@ fn filter(text: &str) -> Option<Filter> {
         id: lines.next()?.trim().parse().ok()?,
         source: None,
         ethertype: None,
+        is_narrow: false,
         queue: None,
     };
     for line in lines {
@@ -139,6 +143,10 @@ fn filter(text: &str) -> Option<Filter> {
         };
         // A bit of the mask that is set is one that is not looked at.
         let whole = |mask: &str| mask.chars().all(|digit| matches!(digit, '0' | ':' | 'x'));
+        let has_mask = |mask: &str| {
+            let said = value.split_once("mask: ").map(|(_, said)| said);
+            said.is_some_and(|said| said.eq_ignore_ascii_case(mask))
+        };
         let matched = || {
             let (value, mask) = value.split_once(" mask: ")?;
             whole(mask).then_some(value)
@@ -148,7 +156,11 @@ fn filter(text: &str) -> Option<Filter> {
             "Ethertype" => {
                 let digits = matched().and_then(|value| value.strip_prefix("0x"));
                 filter.ethertype = digits.and_then(|digits| u16::from_str_radix(digits, 16).ok());
+                filter.is_narrow |= filter.ethertype.is_none() && !has_mask("0xffff");
             }
+            "Dest MAC addr" => filter.is_narrow |= !has_mask("ff:ff:ff:ff:ff:ff"),
+            "VLAN" | "VLAN EtherType" => filter.is_narrow |= !has_mask("0xffff"),
+            "User-defined" => filter.is_narrow |= !has_mask("0xffffffffffffffff"),
             "Action" => {
                 filter.queue = value
                     .strip_prefix("Direct to queue ")
@@ -194,6 +206,7 @@ Filter: 9
             id,
             source: source.map(str::to_owned),
             ethertype,
+            is_narrow: false,
             queue,
         };
         let expected = [
@@ -208,6 +221,20 @@ Filter: 9
             [true, true, false]
         );
         assert!(found[0].steers(Mac([2, 0, 0, 0, 0, 10])) && !found[0].steers(Mac([2, 0, 0, 0, 0, 11])));
+        for line in [
+            "VLAN: 0x5 mask: 0xf000",
+            "Dest MAC addr: 02:00:00:00:00:0B mask: 00:00:00:00:00:00",
+            "Ethertype: 0x8800 mask: 0xFF",
+            "User-defined: 0x1 mask: 0x0",
+        ] {
+            let narrow = format!("{}\t{line}\n", &SAID[..SAID.find("Filter: 8").unwrap()]);
+            assert!(!parse(&narrow)[0].steers(Mac([2, 0, 0, 0, 0, 10])), "{line}");
+        }
+        let any_vlan = SAID.replace(
+            "\tAction: Direct to queue 2",
+            "\tVLAN: 0x0 mask: 0xFFFF\n\tAction: Direct to queue 2",
+        );
+        assert!(parse(&any_vlan)[0].steers(Mac([2, 0, 0, 0, 0, 10])));
         assert!(parse("2 RX rings available\nTotal 0 rules\n").is_empty());
     }
 }

@@ -9,9 +9,12 @@ use aoe_common::Mac;
 
 use super::advice::{FILTERS, has_fixed_filters};
 use super::drivers::{Steering, steering};
-use super::filters::{Ethtool, Filter, Filters, read};
+use super::filters::{Ethtool, Failure, Filter, Filters, read};
 use crate::cli::output;
 use crate::host::Probe;
+
+/// What `ethtool -K` calls the switch for filters.
+const FILTERS_SWITCH: &str = "ntuple";
 
 /// What to do with the filters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,18 +55,41 @@ pub(super) fn run(ethtool: &mut dyn Ethtool, probe: &Probe, sources: &[Mac], int
     if intent == Intent::Show {
         return output::line("# carried out with --apply, taken back with --undo");
     }
-    for command in &commands {
+    let (done, said) = match carry_out(ethtool, &commands) {
+        Err((done, failure)) => (done, refusal(probe, &failure.to_string())),
+        Ok(()) => match check(ethtool, probe, sources) {
+            Err(error) => (commands.len(), error.to_string()),
+            Ok(()) => return Ok(()),
+        },
+    };
+    let switched_on = done > 0 && commands[0][0] == "-K";
+    take_back(ethtool, probe, &present, switched_on).with_context(|| said.clone())?;
+    bail!("{said}. Nothing of it was left");
+}
+
+/// Up to the first that is refused: how many were carried out before it, and why.
+fn carry_out(ethtool: &mut dyn Ethtool, commands: &[Vec<String>]) -> Result<(), (usize, Failure)> {
+    for (done, command) in commands.iter().enumerate() {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        let Err(failure) = ethtool.run(&words) else {
-            continue;
-        };
-        let set_now = added(ethtool, probe, &present);
-        let taken_back = remove(ethtool, probe, &set_now);
-        let refused = refusal(probe, &failure.to_string());
-        taken_back.with_context(|| refused.clone())?;
-        bail!("{refused}. Nothing of it was left");
+        ethtool.run(&words).map_err(|failure| (done, failure))?;
     }
-    check(ethtool, probe, sources)
+    Ok(())
+}
+
+/// Leaves the filters that were there before, and the switch for filters as it was.
+fn take_back(ethtool: &mut dyn Ethtool, probe: &Probe, before: &[Filter], switched_on: bool) -> Result<()> {
+    let interface = &probe.interface;
+    let Filters::Set(mut now) = read(ethtool, interface) else {
+        bail!(
+            "{interface}: its filters cannot be read any more: look with `ethtool -n {interface}` what is left"
+        );
+    };
+    now.retain(|filter| before.iter().all(|old| old.id != filter.id));
+    remove(ethtool, probe, &now)?;
+    if switched_on && let Err(failure) = ethtool.run(&["-K", interface, FILTERS_SWITCH, "off"]) {
+        bail!("{interface}: {failure}; `ethtool -K {interface} {FILTERS_SWITCH} off`");
+    }
+    Ok(())
 }
 
 /// The words of `ethtool` that give each source a queue, those left out that have one.
@@ -100,18 +126,9 @@ fn plan(probe: &Probe, present: &[Filter], sources: &[Mac]) -> Result<Vec<Vec<St
     }
     let is_off = probe.offload(FILTERS) != Some(true);
     if is_off && !is_fixed && !commands.is_empty() {
-        commands.insert(0, words(format!("-K {interface} ntuple on")));
+        commands.insert(0, words(format!("-K {interface} {FILTERS_SWITCH} on")));
     }
     Ok(commands)
-}
-
-/// Filters that were not there before.
-fn added(ethtool: &mut dyn Ethtool, probe: &Probe, before: &[Filter]) -> Vec<Filter> {
-    let Filters::Set(mut now) = read(ethtool, &probe.interface) else {
-        return Vec::new();
-    };
-    now.retain(|filter| before.iter().all(|old| old.id != filter.id));
-    now
 }
 
 fn remove(ethtool: &mut dyn Ethtool, probe: &Probe, filters: &[Filter]) -> Result<()> {

@@ -1,4 +1,3 @@
-use super::super::filters::Failure;
 use super::*;
 
 /// A card that keeps filters, as far as it has room, and prints them as `ethtool` does.
@@ -28,8 +27,8 @@ impl Ethtool for Card {
                     filters.collect::<String>()
                 ))
             }
-            ["-K", "eth0", "ntuple", "on"] => {
-                self.ntuple = true;
+            ["-K", "eth0", "ntuple", turn] => {
+                self.ntuple = *turn == "on";
                 Ok(String::new())
             }
             ["-N", "eth0", "delete", id] => {
@@ -135,7 +134,7 @@ fn a_card_that_is_full_is_left_as_it_was() {
         said.contains("Cannot insert RX class rule") && said.contains("combined 1"),
         "{said}"
     );
-    assert!(card.filters.is_empty());
+    assert!(card.filters.is_empty() && !card.ntuple);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use disks::{Disk, Switches};
-use lab::faulty_export::{Mounted, STORES, cold};
+use lab::faulty_export::{Mounted, STORES, cold, sparse};
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::{Need, find, skip};
@@ -91,7 +91,10 @@ impl Drop for Served {
 
 impl Served {
     /// `None`: the file system cannot be made here.
-    fn new(system: System, store: &str, threads: bool) -> Result<Option<Served>> {
+    ///
+    /// A cold image is on the disk and not in memory. Where reads do not hang it is sparse: a page that was read in lately, and is locked
+    /// for write-back while the disk stops, is what a worker can still wait for (docs/architecture.md, "Who waits for a disk").
+    fn new(system: System, store: &str, threads: bool, is_cold: bool) -> Result<Option<Served>> {
         if let [program, ..] = system.make
             && find(program).is_none()
         {
@@ -109,7 +112,11 @@ impl Served {
                 lab.target.output(make)?;
                 let mounted = Mounted::new(&lab.target, &device, kind, system.options)?;
                 let path = mounted.path("image");
-                cold(&lab.target, &path, IMAGE_BYTES as usize)?;
+                if is_cold {
+                    cold(&lab.target, &path, IMAGE_BYTES as usize)?;
+                } else {
+                    sparse(&lab.target, &path, IMAGE_BYTES)?;
+                }
                 (Some(mounted), path)
             }
         };
@@ -197,7 +204,8 @@ impl Served {
         while self.disk.switches().held.load(Ordering::Relaxed) == 0 {
             ensure!(Instant::now() < deadline, "the disk was asked for nothing");
             self.load(round)?;
-            self.healthy_answers(round)?;
+            let answers = self.healthy_answers(round);
+            answers.with_context(|| format!("round {round}, before the disk was seen to hang"))?;
             std::thread::sleep(PAUSE);
             round += 1;
         }
@@ -221,11 +229,11 @@ fn forbid_io_uring(lab: &Lab) -> Result<()> {
 
 /// Hangs the disk in one way while it is busy, and asks the other export throughout.
 fn costs_its_own_export_only(system: System, store: &str, hang: (&str, Hang), threads: bool) -> Result<()> {
-    let Some(mut served) = Served::new(system, store, threads)? else {
+    let (what, pick) = hang;
+    let Some(mut served) = Served::new(system, store, threads, what == "reads")? else {
         return Ok(());
     };
     served.healthy_answers(0)?;
-    let (what, pick) = hang;
     pick(served.disk.switches()).store(true, Ordering::Relaxed);
     let first = served.wait_until_held(0)?;
     for round in first..first + ROUNDS {

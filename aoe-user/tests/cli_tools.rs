@@ -4,9 +4,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use aoe_common::Mac;
-use xblade::config::{Config, file};
+use xblade::config::{Config, Source, file};
 use xblade::control::state::{StateDir, StateKey};
 use xblade::target::Persistent;
 
@@ -374,10 +375,14 @@ fn project(path: &str) -> String {
 }
 
 #[track_caller]
+/// What it says, in whatever words.
 fn config(text: &str) -> Config {
-    file::parse(Path::new("/x.toml"), text.to_owned())
-        .unwrap_or_else(|e| panic!("{e}\n{text}"))
-        .config
+    let file = file::parse(Path::new("/x.toml"), text.to_owned());
+    let file = file.unwrap_or_else(|e| panic!("{e}\n{text}"));
+    Config {
+        sources: Vec::new(),
+        ..file.config
+    }
 }
 
 /// The key of a commented-out setting: `# mode = "auto"`.
@@ -415,12 +420,21 @@ fn the_packaged_example_reads_with_and_without_its_comments() {
 fn the_examples_of_the_manual_read() {
     for (page, examples) in [("docs/configuration.md", 3), ("docs/one-image.md", 1)] {
         let text = project(page);
-        let blocks: Vec<&str> = text
+        let blocks = text
             .split("```toml\n")
             .skip(1)
-            .map(|rest| rest.split("```").next().unwrap())
-            .collect();
+            .map(|rest| rest.split("```").next().unwrap());
+        // Of a file that has more, or of one in its folder.
+        let is_part =
+            |block: &&str| block.starts_with("# /etc/xblade/conf.d/") || !block.contains("[[export]]");
+        let (parts, blocks): (Vec<&str>, Vec<&str>) = blocks.partition(is_part);
         assert_eq!(blocks.len(), examples, "{page}");
+        let main = "[defaults]\ninterfaces = [\"eth1\"]\n[acl]\nlab = [\"02:00:00:00:00:01\"]\n\
+            [[export]]\nshelf = 9\nslot = 9\npath = \"/srv/9\"\n";
+        let main = Arc::new(Source::new(Path::new("xblade.toml"), main.into()));
+        for part in parts {
+            file::parse_further(&[Arc::clone(&main)], Path::new("part.toml"), part.into()).unwrap();
+        }
         blocks.into_iter().for_each(|block| drop(config(block)));
     }
 }

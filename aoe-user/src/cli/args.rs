@@ -71,7 +71,7 @@ pub enum Command {
     Reload(live::ReloadArgs),
     /// Add, remove, pause or resume exports of a running target
     Export(live::ExportArgs),
-    /// List, reset or discard the copies of golden images that machines write to
+    /// List, reset, discard or commit the copies of golden images that machines write to
     Overlay(live::OverlayArgs),
     /// See and change which of several gateways serves a failover group
     Failover(live::FailoverArgs),
@@ -104,7 +104,7 @@ pub enum Command {
     /// Print the man page, or write one for each subcommand
     #[command(hide = true)]
     Man {
-        /// Write xblade.1, xblade-serve.1 and so on into this directory
+        /// Write xblade.8, xblade-serve.8 and so on into this directory
         #[arg(value_name = "DIR")]
         dir: Option<PathBuf>,
     },

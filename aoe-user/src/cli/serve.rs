@@ -79,6 +79,7 @@ fn config(mut args: ServeArgs) -> Config {
     };
     export.settle_path();
     Config {
+        sources: Vec::new(),
         exports: vec![export],
         state_dir: args.state_dir,
         cpus: args.cpus.unwrap_or_default(),
@@ -116,6 +117,7 @@ mod tests {
             ..ExportConfig::new(1, 2, "/d".into())
         };
         let expected = Config {
+            sources: Vec::new(),
             exports: vec![export],
             state_dir: None,
             cpus: vec![],
@@ -162,6 +164,7 @@ mod tests {
         assert_eq!(
             parsed(line),
             Config {
+                sources: Vec::new(),
                 exports: vec![export],
                 state_dir,
                 cpus: vec![5],

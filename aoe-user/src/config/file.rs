@@ -98,6 +98,27 @@ pub fn parse(file: &Path, text: String) -> Result<ConfigFile, Problems> {
     understand(vec![Arc::new(Source::new(file, text))])
 }
 
+/// Understands the text of one more file, and gives the exports that it has. What the files before it say of defaults, lists, groups and
+/// machines holds for these, too.
+///
+/// # Errors
+/// All mistakes that the text has, each with line and column.
+pub fn parse_further(
+    before: &[Arc<Source>],
+    file: &Path,
+    text: String,
+) -> Result<Vec<ExportConfig>, Problems> {
+    let further = Arc::new(Source::new(file, text));
+    let sources: Vec<Arc<Source>> = before.iter().cloned().chain([further]).collect();
+    let ConfigFile { config, origin } = understand(sources)?;
+    let is_further = |place: &ExportPlace| place.source == before.len();
+    let exports = config.exports.into_iter().zip(&origin.exports);
+    Ok(exports
+        .filter(|(_, place)| is_further(place))
+        .map(|(export, _)| export)
+        .collect())
+}
+
 /// All files as one configuration; the first has what holds for all exports.
 pub(super) fn understand(sources: Vec<Arc<Source>>) -> Result<ConfigFile, Problems> {
     let mut mistakes: Vec<Vec<Mistake>> = sources.iter().map(|_| Vec::new()).collect();
@@ -132,6 +153,7 @@ struct Document<'t, 'i, 'm> {
 fn read_documents(sources: &[Arc<Source>], mistakes: &mut [Vec<Mistake>]) -> Parsed {
     let mut config = Config {
         exports: Vec::new(),
+        sources: sources.to_vec(),
         state_dir: None,
         cpus: Vec::new(),
         force: false,

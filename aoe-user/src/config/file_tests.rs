@@ -123,6 +123,7 @@ fn the_example_of_the_readme_reads_as_meant() {
     assert_eq!(
         config,
         Config {
+            sources: config.sources.clone(),
             exports: vec![first, second],
             state_dir: None,
             cpus: vec![2, 3],

@@ -31,6 +31,8 @@ pub use aoe_common::{Access, Vlan};
 pub use failover::FailoverGroup;
 pub use overlays::{Machine, Overlay, OverlayReset, Unknown};
 
+pub use source::Source;
+
 use crate::store::RemotePath;
 pub use crate::store::{CephOptions, ImageFormat, OnLostWrite, StoreKind};
 
@@ -39,6 +41,8 @@ pub use crate::store::{CephOptions, ImageFormat, OnLostWrite, StoreKind};
 pub struct Config {
     /// The exports, in the order they were written.
     pub exports: Vec<ExportConfig>,
+    /// The files that say so, the one with the defaults first; none: the command line does.
+    pub sources: Vec<Arc<Source>>,
     /// Where config strings, masks and reservations are kept; memory only without one.
     pub state_dir: Option<PathBuf>,
     /// CPUs to pin workers to, by turns; empty: the scheduler decides.

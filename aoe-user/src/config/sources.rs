@@ -14,11 +14,13 @@ const FILES_MAX: usize = 16_384;
 const BYTES_MAX: usize = 16 << 20;
 
 /// The folder whose `*.toml` belong to a config file: `conf.d` beside `xblade.toml`, and `NAME.d` beside any other `NAME.toml`, so that
-/// several targets on a host have one each. What is called otherwise has none.
+/// several targets on a host have one each. `conf.toml` has none, and neither has what is called otherwise.
 pub fn folder(file: &Path) -> Option<PathBuf> {
     let name = file.file_name()?.to_str()?.strip_suffix(".toml")?;
     let folder = match name {
         "xblade" => "conf.d".to_owned(),
+        // That folder is another target's.
+        "conf" => return None,
         name => format!("{name}.d"),
     };
     Some(file.with_file_name(folder))

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::*;
-use crate::config::file::load;
+use crate::config::file::{load, parse_further};
 use crate::config::validate::{Words, contradictions};
 
 const MAIN: &str = "[defaults]\ninterfaces = [\"eth0\"]\n[acl]\nlab = [\"02:00:00:00:00:01\"]\n";
@@ -250,4 +250,21 @@ fn a_folder_without_a_bound_is_refused() {
         files = files.with(part, &text);
     }
     assert!(files.problems().contains("more than 16 MiB together"));
+}
+
+#[test]
+fn what_the_files_say_holds_for_exports_that_are_added_while_serving() {
+    let main = MAIN.replace("[acl]", "allow = [\"@lab\"]\nsync = true\n[acl]");
+    let files = Files::new(&(main + &export(1)));
+    let sources = load(&files.main()).unwrap().config.sources;
+    let add = |text: &str| parse_further(&sources, Path::new("request"), text.to_owned());
+    let added = add(&export(2)).unwrap();
+    let [added] = &added[..] else { panic!("{added:?}") };
+    assert_eq!((added.slot, added.sync, added.allow.len()), (2, true, 1));
+    assert!(add("# none\n").unwrap().is_empty());
+    let refused = add("[defaults]\nsync = false\n").unwrap_err().to_string();
+    assert!(refused.contains("belongs in"), "{refused}");
+    // Without a file there is nothing to hold.
+    let alone = parse_further(&[], Path::new("request"), export(2) + "interfaces = [\"eth0\"]\n").unwrap();
+    assert!(alone[0].allow.is_empty());
 }

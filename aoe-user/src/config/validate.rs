@@ -8,7 +8,7 @@ use super::failover;
 use super::interfaces;
 use super::overlays;
 use super::problem::{Place, Problem, Problems};
-use super::{Config, ExportConfig, StoreKind};
+use super::{Config, ExportConfig, Overlay, StoreKind};
 use crate::config::file::Origin;
 use crate::host::{Interface, NO_ETHERNET};
 
@@ -228,7 +228,7 @@ impl Check<'_> {
         for (key, message) in contradictions {
             self.problem(index, key, message);
         }
-        if !export.read_only && device::is_fickle(&export.path) {
+        if !export.read_only && export.overlay == Overlay::None && device::is_fickle(&export.path) {
             let message = format!(
                 "{}: whoever may write to the export can change this name, and give it to another disk; PARTUUID= or a link in \
                  /dev/disk/by-id is the disk's own",

@@ -54,6 +54,7 @@ impl Machine {
 
     fn report(&self, exports: &[ExportConfig]) -> Report {
         let config = Config {
+            sources: Vec::new(),
             exports: exports.to_vec(),
             state_dir: None,
             cpus: vec![],
@@ -358,6 +359,7 @@ fn shelf_4095_needs_force() {
             .contains("0 to 4094, or add --force")
     );
     let forced = Config {
+        sources: Vec::new(),
         exports: vec![export],
         state_dir: None,
         cpus: vec![],

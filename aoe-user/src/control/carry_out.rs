@@ -260,6 +260,7 @@ mod tests {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(64 * 512).unwrap();
         let config = Config {
+            sources: Vec::new(),
             exports: vec![ExportConfig::new(1, 1, image.path().into())],
             state_dir: None,
             cpus: Vec::new(),

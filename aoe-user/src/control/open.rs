@@ -19,8 +19,8 @@ use super::state::{StateDir, StateError, StateKey};
 use crate::config::{ExportConfig, OnLostWrite, Overlay};
 use crate::filter::{AllowList, ExportRule};
 use crate::store::{
-    self, CompletionQueue, CurrentGolden, Losses, LostWrites, Metadata, Reports, SECTOR_BYTES, Store,
-    StoreError, StoreOptions, Takeover,
+    self, CephOptions, CompletionQueue, CurrentGolden, Losses, LostWrites, Metadata, Reports, SECTOR_BYTES,
+    Store, StoreError, StoreKind, StoreOptions, Takeover,
 };
 use crate::target::{Address, DynStateStore, Export, Gateway, Identity, Options, Persistent, WireAdmin};
 
@@ -395,7 +395,11 @@ pub(super) fn store_options(config: &ExportConfig) -> StoreOptions {
         prealloc: config.prealloc,
         flush_interval: config.flush_interval,
         on_lost_write: config.on_lost_write,
-        ceph: (*config.ceph).clone(),
+        // Whatever else is served has nothing to do with it.
+        ceph: match config.store {
+            StoreKind::Rbd => (*config.ceph).clone(),
+            _ => CephOptions::default(),
+        },
         takeover: None,
     }
 }
@@ -407,7 +411,6 @@ pub(super) fn same_store(one: &ExportConfig, other: &ExportConfig) -> bool {
             // Which kind is a matter of each machine's next copy.
             config.overlay == Overlay::None,
             config.overlay_dir.clone(),
-            config.state_name.clone(),
         )
     };
     let group = |config: &ExportConfig| {
@@ -418,6 +421,7 @@ pub(super) fn same_store(one: &ExportConfig, other: &ExportConfig) -> bool {
     };
     let has_disks = [one, other].iter().any(|config| config.overlay != Overlay::None);
     store_options(one) == store_options(other)
+        && one.state_name == other.state_name
         && group(one) == group(other)
         && (!has_disks || disks(one) == disks(other))
 }

@@ -105,9 +105,9 @@ impl Control {
         let Some(mut config) = self.current.clone() else {
             return answer.error("the configuration has not been read yet; try again");
         };
-        match file::parse(Path::new("request"), toml) {
-            Ok(more) if more.config.exports.is_empty() => return answer.error("it names no [[export]]"),
-            Ok(more) => config.exports.extend(more.config.exports),
+        match file::parse_further(&config.sources, Path::new("request"), toml) {
+            Ok(further) if further.is_empty() => return answer.error("it names no [[export]]"),
+            Ok(further) => config.exports.extend(further),
             Err(problems) => return answer.error(problems.to_string()),
         }
         let problems = contradictions(&config, Words::File).problems(None);

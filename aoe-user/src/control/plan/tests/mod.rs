@@ -54,6 +54,7 @@ fn export(shelf: u16, slot: u8, path: &str, interfaces: &[&str]) -> ExportConfig
 
 fn config(exports: &[ExportConfig]) -> Config {
     Config {
+        sources: Vec::new(),
         exports: exports.to_vec(),
         state_dir: Some("/state".into()),
         cpus: Vec::new(),

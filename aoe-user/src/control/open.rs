@@ -92,9 +92,8 @@ pub(super) fn open(
     let losses = state.as_ref().map_or_else(Losses::default, |state| {
         known_losses(&config, key.clone(), Arc::clone(state))
     });
-    let reports = reports(id, losses, notices);
     let golden = (config.overlay != Overlay::None)
-        .then(|| machines::golden(&config))
+        .then(|| machines::golden(&config, losses.clone()))
         .transpose()?
         .map(|golden| Arc::new(CurrentGolden::new(golden)));
     let options = StoreOptions {
@@ -104,7 +103,7 @@ pub(super) fn open(
     let (store, metadata) = match &golden {
         Some(golden) => (Arc::clone(golden) as _, None),
         None => {
-            let opened = store::open_with(&options, reports)?;
+            let opened = store::open_with(&options, reports(id, losses.clone(), notices))?;
             (opened.store, opened.metadata)
         }
     };
@@ -125,7 +124,7 @@ pub(super) fn open(
     )
     .context("what was kept of it cannot be used")?;
     let disks = golden
-        .map(|golden| open_disks(golden, settings(&config, &lists), observer))
+        .map(|golden| open_disks(golden, losses, settings(&config, &lists), observer))
         .transpose()?;
     if let Some(disks) = &disks {
         export = export.with_machines(Arc::clone(disks) as _);
@@ -146,12 +145,14 @@ pub(super) fn open(
 /// The machines' own disks on a golden image.
 fn open_disks(
     golden: Arc<CurrentGolden>,
+    losses: Losses,
     settings: machines::Settings,
     observer: Arc<Reporter>,
 ) -> Result<Arc<Disks>> {
     Disks::open(machines::Start {
         settings,
         golden,
+        losses,
         announce: Box::new({
             let observer = Arc::clone(&observer);
             move || observer.announce()

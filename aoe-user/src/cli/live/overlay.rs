@@ -101,7 +101,8 @@ fn reset(args: Machines, discard: bool) -> Result<()> {
 
 fn commit(args: OneMachine) -> Result<()> {
     let OneMachine { export, machine, ask } = args;
-    let said = format!("{export} has a new golden image with what {machine} wrote");
+    let said =
+        format!("what {machine} wrote is in the golden image of {export}, for every machine that boots");
     let asked = CommitOverlay { export, machine };
     let mut done: Value = Client::new(&ask.target)?.ask(&Request::CommitOverlay(asked))?;
     if ask.json {

@@ -44,7 +44,8 @@ pub struct Overlay {
     /// It outlives power cuts and its machine's boots.
     #[serde(default)]
     pub persistent: bool,
-    /// It has a copy; without one it has the image itself.
+    /// It has a copy; without one it has the image itself. A target of a release before this was told gives everybody one.
+    #[serde(default = "yes")]
     pub copy: bool,
     /// Bytes of sectors that were written.
     pub written_bytes: u64,
@@ -60,4 +61,23 @@ pub struct Overlay {
     pub in_flight: usize,
     /// Why it is not served.
     pub problem: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_say_it_has_a_copy_has_one() {
+        let mut told = serde_json::to_value(Overlay::default()).unwrap();
+        let has_copy =
+            |told: &serde_json::Value| serde_json::from_value::<Overlay>(told.clone()).unwrap().copy;
+        assert!(!has_copy(&told));
+        told.as_object_mut().unwrap().remove("copy");
+        assert!(has_copy(&told));
+    }
 }

@@ -21,7 +21,7 @@ use super::content::Content;
 use super::naming::{DiskName, directory};
 use super::{Disk, Instance, Order, RETRY, Settings, Shared, pause};
 use crate::config::{Overlay, OverlayReset, Unknown};
-use crate::store::{CurrentGolden, OverlayFiles};
+use crate::store::{CurrentGolden, Losses, OverlayFiles};
 use crate::target::Observer;
 
 /// How long requests of a machine that is gone may take to end before its disk goes.
@@ -33,6 +33,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 pub(in crate::control) struct Start {
     pub settings: Settings,
     pub golden: Arc<CurrentGolden>,
+    /// What an earlier process lost of the image, and who keeps a new loss in mind.
+    pub losses: Losses,
     pub observer: Arc<dyn Observer>,
     /// Has the export advertised: a machine that got no answer need not wait until it asks again.
     pub announce: Box<dyn Fn() + Send>,
@@ -205,9 +207,14 @@ impl Maker {
     }
 
     fn failed(&mut self, name: &DiskName, error: &anyhow::Error) {
+        self.trouble(name, "no disk for", error);
+    }
+
+    /// Keeps a problem of a disk in mind, and logs it once.
+    fn trouble(&mut self, name: &DiskName, what: &str, error: &anyhow::Error) {
         let reason = format!("{error:#}");
         if self.said.insert(name.clone(), reason.clone()).as_ref() != Some(&reason) {
-            tracing::error!("{}: no disk for {name}: {reason}", self.address());
+            tracing::error!("{}: {what} {name}: {reason}", self.address());
         }
         let mut disks = self.shared.disks.lock();
         let disk = disks.entry(name.clone()).or_insert_with(|| Disk {
@@ -220,7 +227,13 @@ impl Maker {
 
     /// Whether a machine may have a disk now.
     fn may_have(&mut self, name: &DiskName) -> bool {
-        let image_is_free = self.writer.as_ref().is_none_or(|writer| writer == name);
+        self.stop_writing_by_settings();
+        let image_is_free = match &self.writer {
+            None => true,
+            // It is not to write any more, and the image is not the others' yet: it goes on if it can.
+            Some(writer) if self.is_to_stop(writer) => writer == name && self.instance(name).is_some(),
+            Some(writer) => writer == name,
+        };
         image_is_free && !self.leaving.contains(name) && self.has_room(name)
     }
 
@@ -296,9 +309,8 @@ impl Maker {
     /// The operator has a disk begin anew, or go: its machine gets another when it asks the next time.
     fn reset(&mut self, name: &DiskName, again: bool) -> Result<()> {
         let files = self.files(name);
-        let there =
-            self.shared.disks.lock().contains_key(name) || files.map().exists() || files.are_persistent();
-        if !there {
+        let known = self.shared.disks.lock().contains_key(name);
+        if !known && !files.map().exists() && !files.are_persistent() {
             bail!("{}: {name} has no disk", self.address());
         }
         if self.leaving.contains(name) {
@@ -306,6 +318,9 @@ impl Maker {
         }
         if self.writer.as_ref() == Some(name) {
             bail!("{}: {}: {name}", self.address(), writing::NO_COPY);
+        }
+        if again {
+            self.check_can_begin_anew(name)?;
         }
         self.discard(name)?;
         self.said.remove(name);
@@ -425,6 +440,8 @@ impl Maker {
                 Err(error) => tracing::error!("{}: {name}: {error:#}", self.address()),
             }
         }
-        self.shared.disks.lock().clear();
+        // They close files when they go.
+        let left = std::mem::take(&mut *self.shared.disks.lock());
+        drop(left);
     }
 }

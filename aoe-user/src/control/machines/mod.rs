@@ -19,7 +19,7 @@ use aoe_common::Mac;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::{ExportConfig, Overlay, OverlayReset, Unknown};
-use crate::store::{Golden, Health, OverlayFigures, OverlayFiles, OverlayStore};
+use crate::store::{Golden, Health, Losses, OverlayFigures, OverlayFiles, OverlayStore};
 use crate::target::{Export, Options};
 
 use content::Content;
@@ -163,14 +163,12 @@ impl Disks {
 
     /// All disks, by name. Looks at files, which may block.
     pub(super) fn states(&self) -> Vec<DiskState> {
-        // Workers need the table: nothing is looked at while it is held.
         let seen: Vec<_> = {
-            let table = self.shared.table.read();
             let disks = self.shared.disks.lock();
             let state = |(name, disk): (&DiskName, &Disk)| {
                 let state = DiskState {
                     name: name.clone(),
-                    macs: table.macs_of(name),
+                    macs: Vec::new(),
                     since: disk.since,
                     figures: OverlayFigures::default(),
                     kind: Overlay::Volatile,
@@ -183,6 +181,8 @@ impl Disks {
             disks.iter().map(state).collect()
         };
         let complete = |(mut state, instance): (DiskState, Option<Arc<Instance>>)| {
+            // Workers need the table: nothing is waited for or looked at while it is held.
+            state.macs = self.shared.table.read().macs_of(&state.name);
             if let Some(instance) = instance {
                 let content = &instance.content;
                 state.figures = content.figures();
@@ -391,7 +391,7 @@ fn pause(export: &Export, paused: bool) {
     }
 }
 
-/// The image as the export that everybody sees has it.
-pub(super) fn golden(config: &ExportConfig) -> anyhow::Result<Golden> {
-    Ok(Golden::open(&super::open::store_options(config))?)
+/// The image as the export that everybody sees has it, with what is known to be lost of it.
+pub(super) fn golden(config: &ExportConfig, losses: Losses) -> anyhow::Result<Golden> {
+    Ok(Golden::open(&super::open::store_options(config), losses)?)
 }

@@ -30,6 +30,7 @@ struct Room {
     dir: tempfile::TempDir,
     config: ExportConfig,
     announced: Arc<AtomicUsize>,
+    losses: Losses,
 }
 
 impl Room {
@@ -47,6 +48,7 @@ impl Room {
             dir,
             config,
             announced: Arc::default(),
+            losses: Losses::default(),
         }
     }
 
@@ -57,17 +59,22 @@ impl Room {
         )
     }
 
-    fn open(&self) -> Arc<Disks> {
+    fn start(&self) -> Start {
         let announced = Arc::clone(&self.announced);
-        let start = Start {
+        let image = golden(&self.config, self.losses.clone()).unwrap();
+        Start {
             settings: self.settings(),
-            golden: Arc::new(CurrentGolden::new(golden(&self.config).unwrap())),
+            golden: Arc::new(CurrentGolden::new(image)),
+            losses: self.losses.clone(),
             observer: Arc::new(Nobody),
             announce: Box::new(move || {
                 announced.fetch_add(1, Ordering::SeqCst);
             }),
-        };
-        Disks::open(start).unwrap()
+        }
+    }
+
+    fn open(&self) -> Arc<Disks> {
+        Disks::open(self.start()).unwrap()
     }
 
     fn replace_image(&self, byte: u8) {
@@ -246,13 +253,7 @@ fn an_old_image_is_closed_with_the_last_machine_on_it() {
 fn a_directory_of_copies_has_one_user() {
     let room = Room::new();
     let disks = room.open();
-    let again = Start {
-        settings: room.settings(),
-        golden: Arc::new(CurrentGolden::new(golden(&room.config).unwrap())),
-        observer: Arc::new(Nobody),
-        announce: Box::new(|| {}),
-    };
-    let error = Disks::open(again).unwrap_err();
+    let error = Disks::open(room.start()).unwrap_err();
     assert!(
         format!("{error:#}").contains("in use by another xblade"),
         "{error:#}"

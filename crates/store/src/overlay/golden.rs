@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use engine::{SECTOR_BYTES, Store};
+use engine::{Health, LostWrites, SECTOR_BYTES, Store};
 
 use super::fingerprint::{self, Fingerprint};
+use crate::commit::Losses;
 use crate::completion_queue::CompletionQueue;
-use crate::open::open;
+use crate::open::{Reports, open_with};
 use crate::options::{StoreError, StoreOptions};
 
 /// An image that overlays lie on. Clones are the same opening.
@@ -44,23 +45,23 @@ pub(crate) struct Identity {
 }
 
 impl Golden {
-    /// Opens what `options` name, for reading only, whatever they say.
+    /// Opens what `options` name, for reading only, whatever they say. What was lost of it before stands until it is accepted.
     ///
     /// # Errors
     /// As [`crate::open()`].
-    pub fn open(options: &StoreOptions) -> Result<Golden, StoreError> {
-        Golden::open_as(options, true)
+    pub fn open(options: &StoreOptions, losses: Losses) -> Result<Golden, StoreError> {
+        Golden::open_as(options, losses, true)
     }
 
     /// Opens what `options` name for whoever changes the image itself: no overlay may lie on it.
     ///
     /// # Errors
     /// As [`crate::open()`].
-    pub fn open_to_write(options: &StoreOptions) -> Result<Golden, StoreError> {
-        Golden::open_as(options, false)
+    pub fn open_to_write(options: &StoreOptions, losses: Losses) -> Result<Golden, StoreError> {
+        Golden::open_as(options, losses, false)
     }
 
-    fn open_as(options: &StoreOptions, read_only: bool) -> Result<Golden, StoreError> {
+    fn open_as(options: &StoreOptions, losses: Losses, read_only: bool) -> Result<Golden, StoreError> {
         let options = StoreOptions {
             read_only,
             prealloc: false,
@@ -68,7 +69,8 @@ impl Golden {
         };
         let path = &options.path;
         let looking = |error| StoreError::system(path, "looking at it", error);
-        let store = open(&options)?;
+        let reports = Reports { losses, fenced: None };
+        let store = open_with(&options, reports)?.store;
         let file = File::open(path).map_err(looking)?;
         let identity = Identity::of(&file.metadata().map_err(looking)?, store.sectors());
         Ok(Golden {
@@ -84,6 +86,19 @@ impl Golden {
                 writable: !read_only,
             }),
         })
+    }
+
+    /// Acknowledged writes of it that are lost, and not accepted.
+    pub fn lost(&self) -> Option<LostWrites> {
+        match self.shared.store.health() {
+            Health::LostWrites(lost) => Some(lost),
+            Health::Healthy | Health::Silent(_) | Health::Degraded(_) => None,
+        }
+    }
+
+    /// Whether there is anything to be read: what was closed has no sectors.
+    pub fn is_open(&self) -> bool {
+        self.shared.store.sectors() > 0
     }
 
     /// Its sectors.

@@ -25,7 +25,7 @@ fn golden_file(dir: &Path) -> (Vec<u8>, std::path::PathBuf) {
 }
 
 fn golden(kind: StoreKind, path: &Path) -> Golden {
-    Golden::open(&StoreOptions::new(kind, path)).unwrap()
+    Golden::open(&StoreOptions::new(kind, path), crate::Losses::default()).unwrap()
 }
 
 fn options(dir: &Path, name: &str) -> OverlayOptions {
@@ -409,7 +409,7 @@ fn a_merge_is_a_new_image_in_the_old_one_s_place() {
         length: SECTORS - 16,
         ..StoreOptions::new(StoreKind::Mmap, &path)
     };
-    let golden = Golden::open(&store_options).unwrap();
+    let golden = Golden::open(&store_options, crate::Losses::default()).unwrap();
     let options = options(dir.path(), "a");
     let (overlay, mut driver) = overlay(&golden, &options);
     let data: Vec<u8> = (3..400).flat_map(|lba| stamp(lba, 1)).collect();

@@ -1,10 +1,12 @@
 //! A disk that leaves service while it is merged into a new golden image.
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
 
 use super::super::content::Content;
 use super::super::naming::DiskName;
-use super::super::{Disk, Left};
+use super::super::{Instance, Left};
 use super::Maker;
 use crate::config::Overlay;
 
@@ -22,18 +24,16 @@ impl Maker {
         if !instance.is_some_and(|instance| matches!(instance.content, Content::Copy(_))) {
             bail!("{address}: {name} has no copy that is open");
         }
-        let others = self.shared.disks.lock();
-        let bound = |(other, disk): (&DiskName, &Disk)| {
-            let content = &disk.instance.as_ref()?.content;
-            let is_bound =
-                other != name && content.kind() == Overlay::Persistent && content.golden().is_current();
+        let bound = |(other, instance): (DiskName, Option<Arc<Instance>>)| {
+            let content = &instance?.content;
+            let is_bound = content.kind() == Overlay::Persistent && content.golden().is_current();
             is_bound.then(|| other.to_string())
         };
-        let bound: Vec<String> = others.iter().filter_map(bound).collect();
-        drop(others);
+        let bound: Vec<String> = self.others(name).into_iter().filter_map(bound).collect();
         if !bound.is_empty() {
             bail!(
-                "{address}: the persistent copies of {} lie on the image that would be replaced, and could not be opened after the                  next start; reset them first",
+                "{address}: the persistent copies of {} lie on the image that would be replaced, and could not be opened after the \
+                 next start; reset them first",
                 bound.join(", ")
             );
         }

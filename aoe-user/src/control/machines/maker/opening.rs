@@ -10,7 +10,7 @@ use super::super::naming::DiskName;
 use super::super::{Disk, Instance, golden};
 use super::Maker;
 use crate::config::Overlay;
-use crate::store::{OverlayOptions, OverlayStore};
+use crate::store::{Losses, OverlayOptions, OverlayStore};
 use crate::target::{Export, Identity, Options, Persistent, WireAdmin};
 
 impl Maker {
@@ -25,8 +25,8 @@ impl Maker {
         if !is_left && kind == Overlay::None && matches!(name, DiskName::Machine(_)) {
             return self.begin_writing(name);
         }
-        if !is_left {
-            self.look_for_new_image();
+        if !is_left || !self.start.golden.get().is_open() {
+            self.look_for_new_image()?;
         }
         let image = self.start.golden.get();
         if !is_left && kind == Overlay::None {
@@ -54,23 +54,39 @@ impl Maker {
     }
 
     /// Takes the image that lies at the path now for disks that begin anew.
-    pub(super) fn look_for_new_image(&self) {
+    ///
+    /// # Errors
+    /// When it cannot be opened, and the one before it was closed.
+    pub(super) fn look_for_new_image(&self) -> Result<()> {
         let held = self.start.golden.get();
-        if held.is_current() && held.check_unchanged() {
-            return;
+        if held.is_open() && held.is_current() && held.check_unchanged() {
+            return Ok(());
         }
-        match golden(&self.start.settings.config) {
+        match golden(&self.start.settings.config, self.losses()) {
             Ok(new) => {
-                tracing::info!(
-                    "{}: {} is a new image: machines that boot from here on get it",
-                    self.address(),
-                    new.path().display()
-                );
+                if held.is_open() {
+                    tracing::info!(
+                        "{}: {} is a new image: machines that boot from here on get it",
+                        self.address(),
+                        new.path().display()
+                    );
+                }
                 self.start.golden.set(new);
+                Ok(())
             }
+            Err(error) if !held.is_open() => Err(error.context("the image cannot be opened")),
             Err(error) => {
                 tracing::error!("{}: the image before it is served on: {error:#}", self.address());
+                Ok(())
             }
+        }
+    }
+
+    /// What is known to be lost of the image, for its next opening.
+    pub(super) fn losses(&self) -> Losses {
+        Losses {
+            known: self.start.golden.get().lost(),
+            ..self.start.losses.clone()
         }
     }
 

@@ -7,17 +7,18 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 
 use super::super::content::Content;
 use super::super::naming::DiskName;
-use super::super::{Disk, golden};
+use super::super::{Instance, golden};
 use super::Maker;
 use crate::config::Overlay;
 use crate::control::open::store_options;
-use crate::store::{Golden, Health, StoreOptions};
+use crate::store::{Golden, StoreOptions};
 
 /// Why there is nothing to reset or discard.
 pub(super) const NO_COPY: &str =
@@ -64,36 +65,66 @@ impl Maker {
 
     /// Whose copies would see the image change below them. One that is not served may be on it too.
     fn copies_on_image(&self, own: &DiskName) -> Vec<String> {
-        let disks = self.shared.disks.lock();
-        let is_on_it = |(name, disk): &(&DiskName, &Disk)| match &disk.instance {
+        let is_on_it = |(name, instance): &(DiskName, Option<Arc<Instance>>)| match instance {
             Some(instance) => instance.content.golden().is_current(),
             None => self.files(name).are_left(),
         };
-        let others = disks.iter().filter(|(name, _)| *name != own);
+        let others = self.others(own).into_iter();
         others
             .filter(is_on_it)
             .map(|(name, _)| name.to_string())
             .collect()
     }
 
+    /// All disks but this one. Whoever looks at files does it with these, and not while others wait for the disks.
+    pub(super) fn others(&self, own: &DiskName) -> Vec<(DiskName, Option<Arc<Instance>>)> {
+        let disks = self.shared.disks.lock();
+        let others = disks.iter().filter(|(name, _)| *name != own);
+        others
+            .map(|(name, disk)| (name.clone(), disk.instance.clone()))
+            .collect()
+    }
+
+    /// Refuses what would take a copy away before its machine can get another.
+    pub(super) fn check_can_begin_anew(&self, name: &DiskName) -> Result<()> {
+        let address = self.address();
+        if let Some(writer) = &self.writer {
+            bail!(
+                "{address}: {name} would get no other copy: {writer} changes the image itself, and `xblade overlay commit` ends that"
+            );
+        }
+        if matches!(name, DiskName::Machine(_)) && self.kind(name) == Overlay::None {
+            bail!(
+                "{address}: {name} would get no other copy: it is to change the image itself; `xblade overlay discard` takes away what it has"
+            );
+        }
+        Ok(())
+    }
+
+    /// The image for reading, in the place of one that was closed or is about to be.
+    fn read_again(&self) {
+        match golden(&self.start.settings.config, self.losses()) {
+            Ok(image) => self.start.golden.set(image),
+            // Tried again when somebody asks for a disk.
+            Err(error) => tracing::error!("{}: {error:#}", self.address()),
+        }
+    }
+
     fn open_image(&self, name: &DiskName) -> Result<()> {
-        self.look_for_new_image();
+        self.look_for_new_image()?;
         // Nobody has a copy on it. Its lock is in the way of who writes.
         self.start.golden.get().store().unlock();
         let options = StoreOptions {
             read_only: false,
             ..store_options(&self.start.settings.config)
         };
-        match Golden::open_to_write(&options) {
+        match Golden::open_to_write(&options, self.losses()) {
             Ok(image) => {
                 self.start.golden.set(image.clone());
                 self.serve(name, Content::Image(image), SystemTime::now())
             }
             Err(error) => {
-                match golden(&self.start.settings.config) {
-                    Ok(image) => self.start.golden.set(image),
-                    Err(error) => tracing::error!("{}: {error:#}", self.address()),
-                }
+                self.read_again();
                 Err(error.into())
             }
         }
@@ -102,13 +133,17 @@ impl Maker {
     /// What the machine changed is everybody's from here on; it must be off.
     ///
     /// # Errors
-    /// When that is not all on the medium: it goes on then.
+    /// When that is not all on the medium: it goes on then. What is lost stands until the operator accepts it, also on an image that was
+    /// opened anew.
     pub(super) fn end_writing(&mut self, name: &DiskName) -> Result<()> {
-        let instance = self.instance(name);
-        if let Some(Health::LostWrites(lost)) = instance.map(|instance| instance.content.health()) {
+        if let Some(lost) = self.start.golden.get().lost() {
             bail!(
                 "{lost}; look whether the image is whole, then accept the loss (`xblade state clear`, --lost-writes), and try again"
             );
+        }
+        if self.instance(name).is_none() {
+            // Of an earlier process, which may have left what is not on the medium.
+            self.open_image(name)?;
         }
         let content = match self.take_out(name) {
             Ok(content) => content,
@@ -129,7 +164,7 @@ impl Maker {
                 );
             }
         }
-        let image = golden(&self.start.settings.config)?;
+        let image = golden(&self.start.settings.config, self.losses())?;
         self.forget(name)?;
         self.start.golden.set(image);
         self.shared.disks.lock().remove(name);
@@ -153,7 +188,7 @@ impl Maker {
         for name in names.collect::<Vec<_>>() {
             let of_image = std::fs::read(self.mark(&name)).unwrap_or_default();
             let is_same = of_image.is_empty() || of_image == self.image_name();
-            if self.writer.is_some() || self.kind(&name) != Overlay::None || !is_same {
+            if self.writer.is_some() || !is_same {
                 tracing::warn!("{}: {name} does not change the image any more", self.address());
                 if let Err(error) = self.remove_mark(&name) {
                     tracing::error!("{}: {error}", self.mark(&name).display());
@@ -161,20 +196,27 @@ impl Maker {
                 continue;
             }
             self.writer = Some(name.clone());
-            if let Err(error) = self.begin_writing(&name) {
+            if self.is_to_stop(&name) {
+                self.stop_writing_by_settings();
+            } else if let Err(error) = self.begin_writing(&name) {
                 self.failed(&name, &error);
             }
         }
     }
 
-    /// After a reload: who is to have a copy does not change the image any more.
+    /// After a reload: who is to have a copy does not change the image any more. What fails is tried again when somebody asks for a disk.
     pub(super) fn stop_writing_by_settings(&mut self) {
         let Some(name) = self.writer.clone() else { return };
-        if self.kind(&name) != Overlay::None
+        if self.is_to_stop(&name)
             && let Err(error) = self.end_writing(&name)
         {
-            self.failed(&name, &error);
+            self.trouble(&name, "the image is not everybody's again, because of", &error);
         }
+    }
+
+    /// Whether a machine that changes the image is to have a copy by the settings of now.
+    pub(super) fn is_to_stop(&self, writer: &DiskName) -> bool {
+        self.kind(writer) != Overlay::None
     }
 
     fn forget(&mut self, name: &DiskName) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Machines without a copy: the one that changes the image itself, and those that only read it.
 
 use super::*;
+use crate::store::{LostWrites, Store as _};
 
 const TEACHER: Mac = Mac([2, 0, 0, 0, 0, 7]);
 
@@ -160,4 +161,108 @@ fn strangers_may_have_the_image_itself_to_read() {
         files.iter().all(|file| format!("{file:?}").contains("pc17")),
         "{files:?}"
     );
+}
+
+#[test]
+fn a_loss_of_the_image_stands_until_it_is_accepted_whoever_opens_it() {
+    let mut room = room();
+    let lost = LostWrites {
+        extent: Extent { lba: 5, count: 1 },
+        cause: "Input/output error".into(),
+        stopped: true,
+    };
+    room.losses.known = Some(lost.clone());
+    let refused = |disks: &Disks| {
+        let why = disks.commit(&teacher()).unwrap_err();
+        assert!(
+            why.contains(&lost.to_string()) && why.contains("--lost-writes"),
+            "{why}"
+        );
+        assert!(problem(disks, &teacher()).contains("no writes are taken"));
+        let own = has(disks, TEACHER);
+        let mut queue = CompletionQueue::new().unwrap();
+        let extent = Extent { lba: 5, count: 1 };
+        let written = own
+            .store()
+            .write(&mut queue, 1, extent, &[&[3; 512]], Durability::WriteBack);
+        assert!(written.is_err(), "a write is taken");
+    };
+    let disks = room.open();
+    drop(has(&disks, TEACHER));
+    refused(&disks);
+    disks.close();
+
+    // Who is to have a copy by now does not make the others' what may be broken.
+    let is_none = Arc::clone(&room.config.machines);
+    room.config.machines = Room::new().config.machines;
+    let disks = room.open();
+    gets_nothing(&disks, STRANGER);
+    disks.close();
+    room.config.machines = is_none;
+
+    let start = room.start();
+    let image = Arc::clone(&start.golden);
+    let disks = Disks::open(start).unwrap();
+    refused(&disks);
+    assert!(
+        matches!(image.health(), Health::LostWrites(_)),
+        "the export tells of it"
+    );
+    image.accept_lost_writes();
+    write(&has(&disks, TEACHER), 3);
+    disks.commit(&teacher()).unwrap();
+    assert!(matches!(image.health(), Health::Healthy));
+    assert_eq!(read(&has(&disks, STRANGER)), 3);
+}
+
+#[test]
+fn an_image_that_was_away_is_served_again_and_no_copy_was_made_on_nothing() {
+    let mut room = room();
+    persistent(&mut room);
+    let (path, aside) = (&room.config.path, room.dir.path().join("aside"));
+    let disks = room.open();
+    std::fs::rename(path, &aside).unwrap();
+    gets_nothing(&disks, TEACHER);
+    gets_nothing(&disks, PC[0]);
+    let why = problem(&disks, &DiskName::Machine("pc17".into()));
+    assert!(why.contains("the image cannot be opened"), "{why}");
+    let directory = room.dir.path().join("overlays/12.9");
+    assert_eq!(std::fs::read_dir(directory).unwrap().count(), 0);
+    std::fs::rename(&aside, path).unwrap();
+    assert_eq!(read(&has(&disks, PC[0])), 7);
+}
+
+#[test]
+fn what_could_not_end_by_a_reload_ends_when_somebody_asks() {
+    let mut room = room();
+    let aside = room.dir.path().join("aside");
+    let disks = room.open();
+    write(&disk(&disks, TEACHER), 3);
+    std::fs::rename(&room.config.path, &aside).unwrap();
+    room.config.machines = Room::new().config.machines;
+    disks.configure(room.settings());
+    until("the end to fail", || {
+        (!problem(&disks, &teacher()).is_empty()).then_some(())
+    });
+    gets_nothing(&disks, TEACHER);
+    gets_nothing(&disks, STRANGER);
+    std::fs::rename(&aside, &room.config.path).unwrap();
+    assert_eq!(read(&has(&disks, STRANGER)), 3);
+    assert_eq!(image(&room.config.path)[5 * 512], 3);
+}
+
+#[test]
+fn a_reset_that_could_give_no_other_copy_takes_none_away() {
+    let room = room();
+    let disks = room.open();
+    write(&disk(&disks, STRANGER), 2);
+    gets_nothing(&disks, TEACHER);
+    let refused = disks.reset(teacher(), false).unwrap_err();
+    assert!(refused.contains("to change the image itself"), "{refused}");
+    // On an image that was replaced it is in nobody's way.
+    room.replace_image(9);
+    write(&has(&disks, TEACHER), 3);
+    let refused = disks.reset(DiskName::Unknown(STRANGER), false).unwrap_err();
+    assert!(refused.contains("teacher changes the image itself"), "{refused}");
+    assert_eq!(read(&disk(&disks, STRANGER)), 2);
 }

@@ -63,7 +63,15 @@ impl Room {
     /// The same with more about the machine that has a name.
     fn start_with(&self, lines: &str, of_pc: &str) -> Result<Target> {
         let config = self.config(lines, of_pc)?;
-        Target::ready_again(&self.lab.target, &["daemon", "--config", &config], 1)
+        self.start_config(&config)
+    }
+
+    /// With a state directory of its own: others run at the same time.
+    fn start_config(&self, config: &str) -> Result<Target> {
+        let state = self.golden.directory().join("state");
+        let state = state.to_str().context("odd path")?;
+        let args = ["daemon", "--config", config, "--state-dir", state];
+        Target::ready_again(&self.lab.target, &args, 1)
     }
 
     /// Puts an image full of one byte in the golden one's place.

@@ -17,13 +17,10 @@ fn a_failed_last_commit_of_the_image_is_not_forgotten() -> Result<()> {
     let mut disk = Disk::new(&room.lab.target, 8)?;
     disk.preset(&(0..SECTORS).flat_map(stamp).collect::<Vec<u8>>());
     let device = disk.block_device(&room.lab.target)?;
-    let state = room.golden.directory().join("state");
-    let state = state.to_str().context("odd path")?;
     let config = room.config("flush_interval = \"1h\"", "overlay = \"none\"\n")?;
     let text = std::fs::read_to_string(&config)?.replace(room.golden.as_str(), &device);
     std::fs::write(&config, text)?;
-    let args = ["daemon", "--config", &config, "--state-dir", state];
-    let start = || Target::ready_again(&room.lab.target, &args, 1);
+    let start = || room.start_config(&config);
     let mut target = start()?;
     let initiator = room.lab.open(0)?;
     let (pc, stranger) = (machine(&initiator, PC[0]), machine(&initiator, STRANGER));

@@ -65,6 +65,10 @@ const PACKAGES: &[Package] = &[
     package("ceph-common", "tests: rbd and ceph, which make and change images"),
     package("ipxe", "tests: iPXE as a kernel, to boot from an export"),
     package("dnsmasq-base", "tests: DHCP for a room of machines without disks"),
+    package(
+        "debootstrap",
+        "tests: a clean Debian system for the package and its units",
+    ),
     package("grub-common", "tests: GRUB on a golden image, its tools"),
     package("grub-pc-bin", "tests: GRUB's modules for a BIOS"),
 ];

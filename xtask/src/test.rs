@@ -40,6 +40,7 @@ const PACKAGES: &[&str] = &[
     "ceph-osd",
     "ceph-common",
     "dnsmasq-base",
+    "debootstrap",
     "grub-common",
     "grub-pc-bin",
 ];

@@ -76,10 +76,14 @@ impl Notify {
         if !self.is_heard {
             return None;
         }
-        if is_ready && !std::mem::replace(&mut self.is_ready, true) {
-            say(&[NotifyState::Ready]);
-        }
-        let status = self.tell_status(plan, now);
+        let status = if is_ready && !std::mem::replace(&mut self.is_ready, true) {
+            // Whoever waited for this looks at the status next.
+            self.status = status(plan);
+            say(&[NotifyState::Status(&self.status), NotifyState::Ready]);
+            None
+        } else {
+            self.tell_status(plan, now)
+        };
         let beat = self.watchdog.as_mut().map(|watchdog| watchdog.beat(workers, now));
         [status, beat].into_iter().flatten().min()
     }

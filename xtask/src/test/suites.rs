@@ -40,6 +40,7 @@ const LAB: &[(&str, u32, usize)] = &[
     ("power", 1, BUSY),
     ("drivers", 1, BUSY),
     ("room", 1, BUSY),
+    ("systemd", 1, BUSY),
     ("rbd", 1, WAITS),
     ("stuck_disk", 3, WAITS),
     ("linux", 1, BUSY),

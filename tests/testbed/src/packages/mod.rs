@@ -14,6 +14,14 @@ use anyhow::{Context, Result};
 pub(crate) use apt::output;
 pub use apt::{Apt, Plan, codename};
 
+/// The mirror of Debian's archive that this machine uses.
+///
+/// # Errors
+/// When its sources of packages name none.
+pub fn mirror() -> Result<String> {
+    sources::mirror(Path::new("/etc/apt"), &codename()?)
+}
+
 /// Where downloads are kept: `target/lab` of the workspace.
 pub fn cache() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab")

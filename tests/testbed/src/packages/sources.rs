@@ -51,6 +51,30 @@ pub(super) fn of_debian(etc_apt: &Path, codename: &str, more: &[String]) -> Resu
     })
 }
 
+/// The address of a mirror of Debian's archive: of the first source that has the release itself.
+///
+/// # Errors
+/// When no source does.
+pub(super) fn mirror(etc_apt: &Path, codename: &str) -> Result<String> {
+    // A suite of our own is put beside the release, and nowhere else.
+    let sources = of_debian(etc_apt, codename, &["release".to_owned()])?;
+    let has_release = |text: &str| text.split_whitespace().any(|word| word == "release");
+    let uri = |text: &str| {
+        let words = text.split_whitespace();
+        words.map(str::to_owned).find(|word| word.contains(":/"))
+    };
+    let texts = sources
+        .iter()
+        .flat_map(|source| match source.name.ends_with("list") {
+            true => source.text.lines().collect::<Vec<&str>>(),
+            false => source.text.split("\n\n").collect(),
+        });
+    texts
+        .filter(|text| has_release(text))
+        .find_map(uri)
+        .with_context(|| format!("no mirror of Debian {codename} in {}", etc_apt.display()))
+}
+
 /// The lines `deb [options] URI SUITE COMPONENT…` of Debian's archive.
 fn lines(text: &str, codename: &str, more: &[String]) -> String {
     let mut kept = String::new();
@@ -202,6 +226,18 @@ mod tests {
         std::fs::write(
             etc.path().join("sources.list.d/debian.sources"),
             "Types: deb\nURIs: http://b.example/debian\nSuites: bookworm\nComponents: main\nSigned-By: /k.gpg\n",
+        )
+        .unwrap();
+        assert_eq!(mirror(etc.path(), "bookworm").unwrap(), "http://a.example/debian");
+        std::fs::write(
+            etc.path().join("sources.list"),
+            "deb [arch=amd64] http://s.example/debian-security stable-security main\n",
+        )
+        .unwrap();
+        assert_eq!(mirror(etc.path(), "bookworm").unwrap(), "http://b.example/debian");
+        std::fs::write(
+            etc.path().join("sources.list"),
+            "deb http://a.example/debian stable main\n",
         )
         .unwrap();
         let sources = of_debian(etc.path(), "bookworm", &backports()).unwrap();

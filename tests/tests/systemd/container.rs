@@ -1,0 +1,174 @@
+//! A Debian system in a container: its own systemd as process 1, over a tree that is never written to.
+//!
+//! All that it mounts is in a mount namespace of its own and all that it writes in a tmpfs there, so it leaves nothing
+//! behind. It shares the network namespace it is started in.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::needs::Need;
+use lab::packages;
+use lab::{Namespace, Process, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// What a container needs of the machine.
+pub(crate) const NEEDS: [Need; 2] = [Need::Root, Need::Tool("debootstrap")];
+
+/// How long a step may take on a slow machine.
+pub(crate) const STEP: Duration = Duration::from_secs(120);
+
+/// Makes the mounts and starts systemd. Arguments: an empty folder, the tree.
+///
+/// `/sys` and `/proc/sys` are read-only: what they show beyond the namespaces is the host's. The cgroup is one below that
+/// of the test, removed at the end.
+const BOOT: &str = r#"
+set -e
+place=$1 tree=$2
+mount --make-rprivate /
+mount -t tmpfs tmpfs "$place"
+mkdir "$place/upper" "$place/work" "$place/root" "$place/cgroup"
+mount -t cgroup2 cgroup2 "$place/cgroup"
+home=$place/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)
+group=$home/xblade-lab-$$
+mkdir "$group"
+echo $$ > "$group/cgroup.procs"
+mount -t overlay overlay -o "lowerdir=$tree,upperdir=$place/upper,workdir=$place/work" "$place/root"
+setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --uts --ipc --cgroup sh -ec '
+    cd "$1/root"
+    mount -t proc proc proc
+    mount --bind proc/sys proc/sys
+    mount -o remount,bind,ro proc/sys
+    mount -t sysfs -o ro sysfs sys
+    mount -t cgroup2 cgroup2 sys/fs/cgroup
+    mount -t tmpfs tmpfs run
+    mount -t tmpfs -o mode=755 tmpfs dev
+    mkdir dev/pts dev/shm
+    mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+    ln -s pts/ptmx dev/ptmx
+    for device in null zero full random urandom tty; do
+        touch "dev/$device"
+        mount --bind "/dev/$device" "dev/$device"
+    done
+    ln -sf /dev/null etc/systemd/system/console-getty.service
+    : > etc/machine-id
+    mkdir old
+    pivot_root . old
+    umount -l old
+    exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=xblade-lab /lib/systemd/systemd --unit=multi-user.target
+' sh "$place" || :
+echo $$ > "$home/cgroup.procs"
+find "$group" -depth -type d -exec rmdir {} +
+"#;
+
+/// A tree of this release, with systemd; made once for this workspace.
+pub(crate) fn tree(codename: &str) -> Result<PathBuf> {
+    let root = packages::cached(&format!("debian/{codename}"), |root| {
+        let mut debootstrap = Command::new(packages::find_program("debootstrap").context("no debootstrap")?);
+        debootstrap
+            .args(["--variant=minbase", "--include=systemd,systemd-sysv,dbus"])
+            .arg(codename)
+            .arg(root.join("tree"))
+            .arg(packages::mirror()?);
+        let output = debootstrap.output().context("starting debootstrap")?;
+        ensure!(
+            output.status.success(),
+            "debootstrap: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        Ok(())
+    })?;
+    Ok(root.join("tree"))
+}
+
+/// A running system; ended when dropped.
+pub(crate) struct Container {
+    process: Process,
+    init: i32,
+    _place: tempfile::TempDir,
+}
+
+impl Container {
+    /// Boots the tree in a network namespace and waits till systemd has started all.
+    pub(crate) fn boot(namespace: &Namespace, tree: &Path) -> Result<Container> {
+        let place = tempfile::Builder::new().prefix("xblade-container-").tempdir()?;
+        let args = ["-c", BOOT, "sh", utf8(place.path())?, utf8(tree)?];
+        let mut process = Process::spawn(namespace, "sh", &args)?;
+        let mut init = None;
+        eventually("systemd is process 1", STEP, || {
+            ensure!(process.is_running(), "{}", process.log());
+            // The shell, unshare, process 1: systemd when it has a machine id to write.
+            init = child_of(process.pid()).and_then(child_of);
+            let name = init.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+            Ok(name.is_some_and(|name| name.trim() == "systemd"))
+        })?;
+        let container = Container {
+            process,
+            init: init.context("no process 1")?,
+            _place: place,
+        };
+        eventually("systemd has started all", STEP, || {
+            let state = container.run(&["systemctl", "is-system-running"])?;
+            let state = String::from_utf8_lossy(&state.stdout).into_owned();
+            Ok(["running", "degraded"].contains(&state.trim()))
+        })?;
+        Ok(container)
+    }
+
+    /// A file of the system, seen from outside.
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{file}", self.init))
+    }
+
+    /// Writes a file.
+    pub(crate) fn write(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.path(file);
+        std::fs::create_dir_all(path.parent().context("no folder")?)?;
+        std::fs::write(path, text).with_context(|| format!("writing {file}"))
+    }
+
+    /// Runs a command in the system, to its end.
+    pub(crate) fn run(&self, words: &[&str]) -> Result<Output> {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--all", "--target", &self.init.to_string(), "env", "-i"])
+            .args(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"])
+            .args(words);
+        command.output().with_context(|| format!("running {words:?}"))
+    }
+
+    /// As [`Container::run`], and it must succeed; gives what it printed.
+    pub(crate) fn done(&self, words: &[&str]) -> Result<String> {
+        let output = self.run(words)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        ensure!(
+            output.status.success(),
+            "{words:?}: {}: {}{}",
+            output.status,
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+        Ok(text(&output.stdout))
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // The shell outside tidies up when process 1 is gone, and the rest with it.
+        let _ = kill(Pid::from_raw(self.init), Signal::SIGKILL);
+        if let Err(error) = self.process.wait(STEP) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+fn child_of(pid: i32) -> Option<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().context("odd path")
+}

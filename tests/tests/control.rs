@@ -181,9 +181,9 @@ fn rates_are_told_again_and_again() -> Result<()> {
 #[test]
 fn what_is_not_served_is_told_by_exit_codes() -> Result<()> {
     needs!(Need::Root);
-    let other = Image::stamped(64)?;
-    let nowhere = export(3, other.as_str(), "").replace("eth0", "eth7");
-    let no_ethernet = export(4, other.as_str(), "read_only = true").replace("eth0", "lo");
+    let (nowhere, no_ethernet) = (Image::stamped(64)?, Image::stamped(64)?);
+    let nowhere = export(3, nowhere.as_str(), "").replace("eth0", "eth7");
+    let no_ethernet = export(4, no_ethernet.as_str(), "read_only = true").replace("eth0", "lo");
     let missing = export(2, "/nonexistent/image", "");
     let site = Site::new(&(missing + &nowhere + &no_ethernet))?;
     let status = site.ask(&["status"], 3)?;

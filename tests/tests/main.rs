@@ -35,6 +35,7 @@ mod other_targets;
 mod overlay;
 mod panics;
 mod paths;
+mod pause;
 mod power;
 mod rbd;
 mod rbd_store;

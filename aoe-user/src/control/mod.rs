@@ -17,6 +17,7 @@ mod notices;
 mod notify;
 mod open;
 mod other_targets;
+mod pauses;
 mod plan;
 mod port_thread;
 mod port_view;

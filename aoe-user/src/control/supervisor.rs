@@ -9,7 +9,7 @@ use anyhow::Result;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
-use super::api::socket::Answer;
+use super::api::pausing::Pausing;
 use super::api::types::LastReload;
 use super::failover::{Detectors, Heard};
 use super::guard::guard;
@@ -17,6 +17,7 @@ use super::jobs::Jobs;
 use super::lists::Made;
 use super::notices::Notices;
 use super::open::{Served, StateKeys};
+use super::pauses::Pauses;
 use super::plan::{ExportId, LockOrder, Plan, PortId, Refusal};
 use super::port_thread::{PortEvent, PortHandle};
 use super::state::operator::Action as Order;
@@ -56,9 +57,10 @@ pub(super) enum Event {
     /// What `xblade state` asks for.
     Orders(Vec<(StateKey, Order)>),
     Port(PortId, PortEvent),
-    /// Who asked for it waits for the answer.
-    Paused(Vec<ExportId>, Result<(), String>, Option<Answer>),
-    Resumed(ExportId),
+    /// What came of a request to pause, by its number.
+    Paused(u64, Result<(), String>),
+    /// An export is served again, for the request with this number.
+    Resumed(u64, ExportId),
     /// Who asked has the answer.
     Answered,
 }
@@ -80,7 +82,11 @@ pub(super) struct Supervisor {
     /// Who wants to see frames.
     pub(super) dumps: Arc<Hub>,
     /// What the operator has paused.
-    pub(super) paused: HashSet<(Address, Vlan)>,
+    pub(super) pauses: Pauses,
+    /// Requests to pause or resume that are under way.
+    pub(super) pausing: Vec<Pausing>,
+    /// The number of the last of them.
+    pub(super) last_pause: u64,
     pub(super) last_reload: Option<LastReload>,
     /// When the process started.
     pub(super) start: Instant,
@@ -125,7 +131,9 @@ impl Supervisor {
             closing: HashMap::new(),
             metrics: Arc::default(),
             dumps: Arc::default(),
-            paused: HashSet::new(),
+            pauses: Pauses::default(),
+            pausing: Vec::new(),
+            last_pause: 0,
             last_reload: None,
             start: Instant::now(),
             fenced_early: HashMap::new(),
@@ -153,7 +161,7 @@ impl Supervisor {
             };
             config.exports.iter().find(named).is_some()
         };
-        self.paused.retain(wanted);
+        self.pauses.retain(wanted);
         self.made = Made::default();
         self.plan.want(config, now);
     }
@@ -178,8 +186,9 @@ impl Supervisor {
             Event::State(Err(reason)) => self.plan.state_failed(reason, now),
             Event::Opened(id, Ok(served)) => {
                 let served = Arc::new(*served);
-                if self.paused.contains(&served.key()) {
-                    // Another store, as after its file was moved: it stays paused.
+                if self.pauses.keeps_silent(served.key()) {
+                    // Another store, as after its file was moved: it stays paused, or is paused with the one that it takes the
+                    // place of.
                     served.export.pause();
                 }
                 let revision = served.revision;
@@ -214,8 +223,8 @@ impl Supervisor {
                 self.plan.searched(&port, &asked, &found, now);
             }
             Event::Port(id, event) => self.port_event(id, event, now),
-            Event::Paused(ids, done, answer) => self.are_paused(&ids, done, answer),
-            Event::Resumed(id) => self.ports.values().for_each(|port| port.changed(id, false)),
+            Event::Paused(number, done) => self.pause_ended(number, done),
+            Event::Resumed(number, id) => self.is_resumed(number, id),
         }
     }
 

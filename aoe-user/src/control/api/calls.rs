@@ -1,24 +1,21 @@
 //! Carries out what comes over the control socket. Nothing here waits: what takes time is a job, or is answered when it is over.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
-use tracing::{error, info};
+use tracing::info;
 
 use super::reloads::{Reading, Settling};
 use super::socket::{Answer, Call};
 use super::types::{Condition, Failed, LastReload, Reloaded, Request};
 use super::view::Selection;
-use super::{openmetrics, pause, view};
+use super::{openmetrics, view};
 use crate::config::Config;
 use crate::config::file;
 use crate::config::validate::{Words, contradictions};
 use crate::control::Control;
-use crate::control::plan::ExportId;
 use crate::control::state::operator::{Action, Parts};
-use crate::control::supervisor::{Event, Supervisor};
 
 /// Whoever asked for a reload is told what has happened after this time, though not all of it may have.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
@@ -203,94 +200,6 @@ impl Control {
                 .answers
                 .into_iter()
                 .for_each(|answer| answer.result(reloaded));
-        }
-    }
-}
-
-impl Supervisor {
-    fn pause(&mut self, selection: &Selection, answer: Answer) {
-        let served = self.exports.values();
-        let chosen: Vec<_> = served
-            .filter(|served| selection.has(&served.config))
-            .map(|served| (served.id, Arc::clone(&served.export)))
-            .collect();
-        let disks: Vec<_> = self
-            .exports
-            .values()
-            .filter(|served| selection.has(&served.config))
-            .filter_map(|served| served.disks.clone())
-            .collect();
-        if chosen.is_empty() {
-            return answer.error("no export that is open has such a name");
-        }
-        let ids = chosen.iter().map(|(id, _)| *id).collect::<Vec<_>>();
-        let again = ids.clone();
-        let work = move || {
-            let exports: Vec<_> = chosen.iter().map(|(_, export)| export).collect();
-            let done = pause::pause(&exports, &disks).map_err(|error| format!("{error:#}"));
-            Event::Paused(ids, done, Some(answer))
-        };
-        self.jobs
-            .start(work, move |panic| Event::Paused(again, Err(panic), None));
-    }
-
-    /// Pausing is over.
-    pub(in crate::control) fn are_paused(
-        &mut self,
-        ids: &[ExportId],
-        done: Result<(), String>,
-        answer: Option<Answer>,
-    ) {
-        let served = ids.iter().filter_map(|id| self.exports.get(id));
-        let keys: Vec<_> = served.map(|served| served.key()).collect();
-        let names: Vec<String> = keys.iter().map(|(address, _)| address.to_string()).collect();
-        match &done {
-            Ok(()) => {
-                self.paused.extend(keys);
-                info!("paused {}", names.join(", "));
-            }
-            Err(reason) => error!("not paused: {reason}"),
-        }
-        let Some(answer) = answer else { return };
-        match done {
-            Ok(()) => answer.result(serde_json::json!({ "paused": names })),
-            Err(reason) => answer.error(reason),
-        }
-    }
-
-    fn resume(&mut self, selection: &Selection, answer: Answer) {
-        let keys: Vec<_> = self.paused.iter().copied().collect();
-        let keys: Vec<_> = keys
-            .into_iter()
-            .filter(|(address, _)| selection.has_address(*address))
-            .collect();
-        for key in &keys {
-            self.paused.remove(key);
-        }
-        let mut resumed: Vec<String> = keys.iter().map(|(address, _)| address.to_string()).collect();
-        let served: Vec<_> = self
-            .exports
-            .values()
-            .filter(|served| keys.contains(&served.key()))
-            .cloned()
-            .collect();
-        for served in served {
-            let export = Arc::clone(&served.export);
-            let id = served.id;
-            // A worker may be holding its lock while it waits for a disk.
-            let work = move || {
-                export.resume();
-                Event::Resumed(id)
-            };
-            self.jobs.start(work, move |_| Event::Resumed(id));
-        }
-        resumed.sort();
-        match resumed.is_empty() {
-            true => answer.error("no export that is paused has such a name"),
-            false => {
-                info!("resumed {}", resumed.join(", "));
-                answer.result(json!({ "resumed": resumed }));
-            }
         }
     }
 }

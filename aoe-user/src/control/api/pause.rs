@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::control::machines::Disks;
 use crate::store::{CompletionQueue, Completions as _};
@@ -20,18 +20,14 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// behind them. Blocks.
 ///
 /// # Errors
-/// When that fails or takes too long: all are served again then.
-pub(in crate::control) fn pause(exports: &[&Arc<Export>], disks: &[Arc<Disks>]) -> Result<()> {
+/// When that fails or takes too long. All are silent even then: the caller knows which of them were paused before, and resumes the others.
+pub(super) fn pause(exports: &[Arc<Export>], disks: &[Arc<Disks>]) -> Result<()> {
     exports.iter().for_each(|export| export.pause());
     let copies = || disks.iter().flat_map(|disks| disks.persistent());
-    let done = exports
+    exports
         .iter()
         .try_for_each(|export| settle(export))
-        .and_then(|()| copies().try_for_each(|copy| settle(&copy)));
-    if done.is_err() {
-        exports.iter().for_each(|export| export.resume());
-    }
-    done
+        .and_then(|()| copies().try_for_each(|copy| settle(&copy)))
 }
 
 fn settle(export: &Export) -> Result<()> {
@@ -39,10 +35,14 @@ fn settle(export: &Export) -> Result<()> {
     let end = Instant::now() + IN_FLIGHT_LIMIT;
     while export.in_flight() > 0 {
         if Instant::now() >= end {
-            bail!("{address}: requests are still in flight: its disk does not answer; it is served on");
+            bail!("{address}: requests are still in flight: its disk does not answer");
         }
         std::thread::sleep(PAUSE);
     }
+    commit(export).with_context(|| format!("{address}: it cannot be committed"))
+}
+
+fn commit(export: &Export) -> Result<()> {
     let mut completions = CompletionQueue::new()?;
     match export.store().flush(&mut completions, 0)? {
         engine::Step::Done => Ok(()),
@@ -62,8 +62,7 @@ fn wait(export: &Export, completions: &mut CompletionQueue) -> Result<()> {
                 }
             }
             None if Instant::now() >= end => {
-                let address = export.address();
-                bail!("{address}: the commit is not over: its disk does not answer; it is served on");
+                bail!("its disk does not answer");
             }
             None => std::thread::sleep(PAUSE),
         }

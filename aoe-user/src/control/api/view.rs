@@ -10,6 +10,7 @@ use super::types::{
 };
 use crate::config::ExportConfig;
 use crate::control::open::Served;
+use crate::control::pauses::Pause;
 use crate::control::plan::{ExportStatus, PortStatus, State as PlanState};
 use crate::control::supervisor::Supervisor;
 use crate::metrics::{ExportTotals, Snapshot};
@@ -135,6 +136,14 @@ fn condition(state: &PlanState) -> (Condition, Option<String>, u32) {
     }
 }
 
+/// As it is told; none where the operator has not paused it.
+fn paused(pause: Option<Pause>) -> Option<(Condition, &'static str)> {
+    Some(match pause? {
+        Pause::Pausing => (Condition::Waiting, "being paused: not on the medium yet"),
+        Pause::Paused => (Condition::Paused, "paused by the operator"),
+    })
+}
+
 fn export(
     supervisor: &Supervisor,
     status: &ExportStatus,
@@ -145,8 +154,10 @@ fn export(
     let config = &status.config;
     let served = supervisor.exports.get(&status.id);
     let (mut state, mut reason, tries) = condition(&status.state);
-    if state == Condition::Ready && supervisor.paused.contains(&(status.address, config.vlan)) {
-        (state, reason) = (Condition::Paused, Some("paused by the operator".to_owned()));
+    if state == Condition::Ready
+        && let Some((paused, why)) = paused(supervisor.pauses.of((status.address, config.vlan)))
+    {
+        (state, reason) = (paused, Some(why.to_owned()));
     }
     if state == Condition::Ready && status.served_on.is_empty() && status.kept_off.is_empty() {
         (state, reason) = (Condition::Waiting, Some("served on no interface".to_owned()));

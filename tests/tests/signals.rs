@@ -31,9 +31,27 @@ fn a_daemon_survives_what_ends_other_programs() -> Result<()> {
         Signal::SIGIO,
         Signal::SIGPWR,
         Signal::SIGSTKFLT,
+        Signal::SIGURG,
+        Signal::SIGXCPU,
+        Signal::SIGXFSZ,
+        Signal::SIGTRAP,
+        Signal::SIGSYS,
+        Signal::SIGILL,
+        Signal::SIGFPE,
+        Signal::SIGBUS,
+        Signal::SIGTSTP,
+        Signal::SIGCONT,
+        Signal::SIGWINCH,
+        Signal::SIGCHLD,
     ] {
         target.process.signal(signal)?;
     }
+    // All that is handled at once, while nobody gets to handle it: SIGBUS and then others on top of it overflowed its stack.
+    target.process.signal(Signal::SIGSTOP)?;
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGBUS] {
+        target.process.signal(signal)?;
+    }
+    target.process.signal(Signal::SIGCONT)?;
     let mark = target.process.mark();
     target.process.signal(Signal::SIGUSR1)?;
     let counters = |line: &str| line.contains("eth0: served:") && line.contains("reads=1");

@@ -140,7 +140,8 @@ fn install() -> io::Result<()> {
             let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_sigbus;
             action.sa_sigaction = handler as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-            libc::sigemptyset(&mut action.sa_mask);
+            // No other handler on top of this one: the alternate stack has room for two frames, or one with AMX.
+            libc::sigfillset(&mut action.sa_mask);
             match libc::sigaction(libc::SIGBUS, ptr::null(), (*previous).as_mut_ptr()) {
                 0 => libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()),
                 error => error,
@@ -156,6 +157,11 @@ fn install() -> io::Result<()> {
 
 /// Only atomics and mmap(2) here: it runs in the middle of a memcpy.
 extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler.
+    if unsafe { (*info).si_code } <= 0 {
+        // Sent by a process (sigaction(2)): nothing is at fault, and what it says of an address is none.
+        return;
+    }
     // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler; for SIGBUS it has an address.
     let address = unsafe { (*info).si_addr() } as usize;
     // SAFETY: errno is this thread's own; it is put back as the interrupted code left it.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use aoe_common::Mac;
 use xblade::config::{Config, Source, file};
-use xblade::control::state::{StateDir, StateKey};
+use xblade::control::state::{Before, StateDir, StateKey};
 use xblade::target::Persistent;
 
 fn xblade(dir: &Path, line: &str) -> Output {
@@ -107,7 +107,7 @@ fn key(name: &str) -> StateKey {
 fn kept_states_are_shown_and_cleared() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
-    let kept = StateDir::open(&dir.join("s")).unwrap();
+    let kept = StateDir::open(&dir.join("s"), Before::Unknown).unwrap();
     kept.store(&key("1.1"), &state()).unwrap();
     kept.store(&key("1.11"), &state()).unwrap();
     kept.store(&key("1.2"), &Persistent::default()).unwrap();
@@ -140,7 +140,7 @@ fn kept_states_are_shown_and_cleared() {
     );
 
     done(dir, "state clear 1 1 --state-dir s");
-    let kept = StateDir::open(&dir.join("s")).unwrap();
+    let kept = StateDir::open(&dir.join("s"), Before::Unknown).unwrap();
     assert_eq!(kept.load(&key("1.1")).unwrap(), Persistent::default());
     assert_eq!(
         kept.load(&key("1.11")).unwrap(),
@@ -157,7 +157,7 @@ fn states_that_are_not_there_are_told_and_looking_moves_nothing() {
     assert_eq!(done(dir, "state list --state-dir none").lines().count(), 1);
     assert!(!dir.join("none").exists());
 
-    let kept = StateDir::open(&dir.join("s")).unwrap();
+    let kept = StateDir::open(&dir.join("s"), Before::Unknown).unwrap();
     kept.store(&key("1.1"), &state()).unwrap();
     done(dir, "state show 1 1 --state-dir s");
     failed(
@@ -175,7 +175,7 @@ fn states_that_are_not_there_are_told_and_looking_moves_nothing() {
 fn a_daemon_carries_out_what_is_decided_about_its_states() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
-    let kept = StateDir::open(&dir.join("s")).unwrap();
+    let kept = StateDir::open(&dir.join("s"), Before::Unknown).unwrap();
     kept.store(&key("1.1"), &state()).unwrap();
     fs::remove_file(dir.join("s/1.1.state")).unwrap();
     assert!(done(dir, "state list --state-dir s").contains("its file is gone"));

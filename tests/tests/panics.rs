@@ -33,6 +33,7 @@ fn daemon(directory: &Path) -> Result<()> {
             let file = file::load(&config).map_err(|problems| anyhow::anyhow!("{problems}"))?;
             Ok(Config {
                 state_dir: Some(state.clone()),
+                state_required: false,
                 ..file.config
             })
         }),

@@ -261,6 +261,9 @@ pub struct DaemonArgs {
     /// Keep config strings, MAC masks and reservations here
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
+    /// Serve nothing while the state directory is empty: it was used before, so what it kept is lost or not mounted
+    #[arg(long)]
+    pub state_required: bool,
     /// Serve although shelf 4095 is refused by Linux, or another target has an address
     #[arg(long)]
     pub force: bool,

@@ -24,6 +24,7 @@ pub(super) fn run(args: DaemonArgs, log: &Log) -> anyhow::Result<()> {
 fn config(args: &DaemonArgs) -> anyhow::Result<Config> {
     let mut file = file::load(&args.config)?;
     file.config.state_dir = Some(args.state_dir.clone());
+    file.config.state_required = args.state_required;
     file.config.force = args.force;
     super::fit_to_wait(file.config, Some(&file.origin))
 }

@@ -82,6 +82,7 @@ fn config(mut args: ServeArgs) -> Config {
         sources: Vec::new(),
         exports: vec![export],
         state_dir: args.state_dir,
+        state_required: false,
         cpus: args.cpus.unwrap_or_default(),
         force: args.force,
     }
@@ -120,6 +121,7 @@ mod tests {
             sources: Vec::new(),
             exports: vec![export],
             state_dir: None,
+            state_required: false,
             cpus: vec![],
             force: false,
         };
@@ -167,6 +169,7 @@ mod tests {
                 sources: Vec::new(),
                 exports: vec![export],
                 state_dir,
+                state_required: false,
                 cpus: vec![5],
                 force: true
             }

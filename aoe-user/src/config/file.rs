@@ -155,6 +155,7 @@ fn read_documents(sources: &[Arc<Source>], mistakes: &mut [Vec<Mistake>]) -> Par
         exports: Vec::new(),
         sources: sources.to_vec(),
         state_dir: None,
+        state_required: false,
         cpus: Vec::new(),
         force: false,
     };

@@ -123,11 +123,10 @@ fn the_example_of_the_readme_reads_as_meant() {
     assert_eq!(
         config,
         Config {
-            sources: config.sources.clone(),
             exports: vec![first, second],
-            state_dir: None,
             cpus: vec![2, 3],
-            force: false
+            // What the command line says.
+            ..config.clone()
         }
     );
 }

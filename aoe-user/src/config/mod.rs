@@ -45,6 +45,8 @@ pub struct Config {
     pub sources: Vec<Arc<Source>>,
     /// Where config strings, masks and reservations are kept; memory only without one.
     pub state_dir: Option<PathBuf>,
+    /// That directory has been used before: serve nothing while it is empty.
+    pub state_required: bool,
     /// CPUs to pin workers to, by turns; empty: the scheduler decides.
     pub cpus: Vec<usize>,
     /// Serve although something speaks against it (shelf 4095, another target with the same address).

@@ -57,6 +57,7 @@ impl Machine {
             sources: Vec::new(),
             exports: exports.to_vec(),
             state_dir: None,
+            state_required: false,
             cpus: vec![],
             force: false,
         };
@@ -362,6 +363,7 @@ fn shelf_4095_needs_force() {
         sources: Vec::new(),
         exports: vec![export],
         state_dir: None,
+        state_required: false,
         cpus: vec![],
         force: true,
     };

@@ -32,7 +32,7 @@ impl Supervisor {
 
     fn failed(&mut self, action: &Action, reason: String, now: Instant) {
         match action {
-            Action::OpenState(_) => self.plan.state_failed(reason, now),
+            Action::OpenState(..) => self.plan.state_failed(reason, now),
             Action::OpenExport(id) => self.plan.export_failed(*id, reason, now),
             Action::CloseExport(id) => self.plan.export_closed(*id, now),
             Action::Examine(id) => self.plan.examined(*id, false, now),
@@ -65,10 +65,10 @@ impl Supervisor {
             Action::Say(Level::Info, line) => info!("{line}"),
             Action::Say(Level::Warn, line) => warn!("{line}"),
             Action::Say(Level::Error, line) => error!("{line}"),
-            Action::OpenState(path) => {
-                let path = path.clone();
+            Action::OpenState(path, before) => {
+                let (path, before) = (path.clone(), *before);
                 self.jobs.start(
-                    move || Event::State(StateDir::open(&path).map_err(|error| error.to_string())),
+                    move || Event::State(StateDir::open(&path, before).map_err(|error| error.to_string())),
                     |panic| Event::State(Err(panic)),
                 );
             }
@@ -263,6 +263,7 @@ mod tests {
             sources: Vec::new(),
             exports: vec![ExportConfig::new(1, 1, image.path().into())],
             state_dir: None,
+            state_required: false,
             cpus: Vec::new(),
             force: false,
         };

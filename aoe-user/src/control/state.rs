@@ -7,6 +7,7 @@
 //! Mask and reservation shut others out. So an export whose state is damaged, gone, ambiguous or unreadable is not served
 //! ([`Shut`]) until the operator decides ([`operator`]).
 
+mod before;
 mod files;
 pub mod format;
 pub mod image;
@@ -28,6 +29,7 @@ use parking_lot::Mutex;
 
 use crate::store::{CompletionQueue, QueueHandle, Token};
 use crate::target::{Address, DynStateStore, Persistent};
+pub use before::Before;
 use engine::StateStore;
 use files::Found;
 use format::{Contents, FormatError};
@@ -60,6 +62,16 @@ pub enum StateError {
         path: PathBuf,
         /// Whoever holds the lock.
         holder: String,
+    },
+    /// There is nothing in a directory that was used before.
+    #[error(
+        "the state directory {} is empty, and --state-required says that it was used before: mount it, or bring back what it \
+         kept; without --state-required every export starts without mask and reservation",
+        path.display()
+    )]
+    Empty {
+        /// The directory.
+        path: PathBuf,
     },
     /// The file is whole, but this program is too old for it.
     #[error("{} comes from a newer xblade: {reason}; use that one, or move the file away", path.display())]
@@ -98,8 +110,13 @@ impl StateDir {
     /// Opens the directory, which is made if need be, and keeps other processes out of it.
     ///
     /// # Errors
-    /// When it cannot be made or written, or another process uses it.
-    pub fn open(path: &Path) -> Result<Arc<StateDir>, StateError> {
+    /// When it cannot be made or written, another process uses it, or it is empty and must not be.
+    pub fn open(path: &Path, before: Before) -> Result<Arc<StateDir>, StateError> {
+        if before == Before::Used && before::is_unused(path)? {
+            return Err(StateError::Empty {
+                path: path.to_owned(),
+            });
+        }
         files::make_durably(path).map_err(StateError::io("make the state directory", path))?;
         let lock = files::lock(path)?;
         let files = Arc::new(Files::open(path)?);

@@ -121,6 +121,7 @@ impl Plan {
         let before = self.take_order();
         self.wanted = Wanted {
             state_dir: config.state_dir,
+            state_required: config.state_required,
             cpus: config.cpus,
             force: config.force,
         };

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use crate::config::{ExportConfig, FailoverGroup, Mode};
+use crate::control::state::Before;
 use crate::host::Interface;
 use crate::target::Address;
 use exports::{Entry, Leaving};
@@ -60,7 +61,7 @@ pub(super) enum Action {
     /// Log a line.
     Say(Level, String),
     /// Ends in [`Plan::state_opened`] or [`Plan::state_failed`].
-    OpenState(PathBuf),
+    OpenState(PathBuf, Before),
     /// Ends in [`Plan::export_opened`] or [`Plan::export_failed`].
     OpenExport(ExportId),
     /// Give the open export its options of now. At once.
@@ -115,6 +116,7 @@ pub(super) struct View {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Wanted {
     state_dir: Option<PathBuf>,
+    state_required: bool,
     cpus: Vec<usize>,
     force: bool,
 }
@@ -296,7 +298,11 @@ impl Plan {
             }
         };
         self.state = StateLife::Opening(before);
-        self.actions.push(Action::OpenState(path));
+        let used = match self.wanted.state_required {
+            true => Before::Used,
+            false => Before::Unknown,
+        };
+        self.actions.push(Action::OpenState(path, used));
     }
 
     /// Kept state can be read and written.

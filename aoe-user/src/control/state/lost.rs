@@ -13,7 +13,7 @@ use super::{StateDir, StateError, names_in};
 use crate::store::{Extent, LostWrites};
 
 /// What the files' names end with.
-const EXTENSION: &str = "lost-writes";
+pub(super) const EXTENSION: &str = "lost-writes";
 const KIND: &str = "lost-writes";
 const VERSION: u32 = 1;
 const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -157,6 +157,7 @@ fn now() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Before;
     use super::*;
 
     #[test]
@@ -168,13 +169,13 @@ mod tests {
             cause: "Input/output error".to_owned(),
             stopped: true,
         };
-        let dir = StateDir::open(temp.path()).unwrap();
+        let dir = StateDir::open(temp.path(), Before::Unknown).unwrap();
         assert_eq!(dir.lost_writes(&key, true), None);
         assert!(!dir.accept_lost(&key).unwrap());
         dir.mark_lost(&key, &lost).unwrap();
         drop(dir);
         // Another process.
-        let dir = StateDir::open(temp.path()).unwrap();
+        let dir = StateDir::open(temp.path(), Before::Unknown).unwrap();
         assert_eq!(dir.lost_writes(&key, true), Some(lost.clone()));
         assert_eq!(
             list(temp.path()).unwrap(),
@@ -192,7 +193,7 @@ mod tests {
     fn a_damaged_mark_is_a_loss() {
         let temp = tempfile::tempdir().unwrap();
         let key: StateKey = "1.1".parse().unwrap();
-        let dir = StateDir::open(temp.path()).unwrap();
+        let dir = StateDir::open(temp.path(), Before::Unknown).unwrap();
         std::fs::write(dir.mark_path(&key), "nonsense").unwrap();
         let lost = dir.lost_writes(&key, true).unwrap();
         assert!(lost.stopped && lost.cause.contains("1.1.lost-writes"), "{lost}");

@@ -14,7 +14,7 @@ use super::image::ImageKeeper;
 use super::key::StateKey;
 use super::load::Place;
 use super::sealed::{seal, unseal};
-use super::{Contents, ReadError, Shut, StateDir, StateError, file_path, names_in, read};
+use super::{Before, Contents, ReadError, Shut, StateDir, StateError, file_path, names_in, read};
 use crate::store::Health;
 use crate::target::{Export, Persistent};
 
@@ -115,7 +115,7 @@ pub enum OperatorError {
 /// # Errors
 /// When it was not carried out.
 pub fn decide(dir: &Path, key: &StateKey, action: &Action) -> Result<(), OperatorError> {
-    match StateDir::open(dir) {
+    match StateDir::open(dir, Before::Unknown) {
         Ok(state) => state.perform(key, action).map(|_| ()),
         Err(StateError::InUse { holder, .. }) => ask_daemon(dir, key, action, holder),
         Err(error) => Err(error.into()),

@@ -57,6 +57,7 @@ fn config(exports: &[ExportConfig]) -> Config {
         sources: Vec::new(),
         exports: exports.to_vec(),
         state_dir: Some("/state".into()),
+        state_required: false,
         cpus: Vec::new(),
         force: false,
     }
@@ -159,7 +160,7 @@ impl World {
             | Action::SetMac(..)
             | Action::Announce(_)
             | Action::AnnounceExport(_) => {}
-            Action::OpenState(_) => match self.bad_state.clone() {
+            Action::OpenState(..) => match self.bad_state.clone() {
                 Some(reason) => self.plan.state_failed(reason, now),
                 None => self.plan.state_opened(),
             },

@@ -27,7 +27,7 @@ fn state(text: &str) -> Persistent {
 
 /// The directory with these exports in the configuration.
 fn open(path: &Path, exports: &[&str]) -> Arc<StateDir> {
-    let dir = StateDir::open(path).unwrap();
+    let dir = StateDir::open(path, Before::Unknown).unwrap();
     dir.set_exports(exports.iter().map(|name| key(name)).collect())
         .unwrap();
     dir
@@ -140,14 +140,16 @@ fn a_write_that_was_cut_short_leaves_the_old_state() {
 #[test]
 fn a_directory_has_one_user() {
     let temp = tempfile::tempdir().unwrap();
-    let first = StateDir::open(temp.path()).unwrap();
-    let message = StateDir::open(temp.path()).unwrap_err().to_string();
+    let first = StateDir::open(temp.path(), Before::Unknown).unwrap();
+    let message = StateDir::open(temp.path(), Before::Unknown)
+        .unwrap_err()
+        .to_string();
     assert!(
         message.contains(&format!("in use by process {}", std::process::id())),
         "{message}"
     );
     drop(first);
-    StateDir::open(temp.path()).unwrap();
+    StateDir::open(temp.path(), Before::Unknown).unwrap();
 }
 
 #[test]

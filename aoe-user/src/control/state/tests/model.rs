@@ -97,7 +97,7 @@ impl World {
     fn restart(&mut self) {
         self.dir = None;
         self.served.clear();
-        self.dir = Some(StateDir::open(self.temp.path()).unwrap());
+        self.dir = Some(StateDir::open(self.temp.path(), Before::Unknown).unwrap());
         self.serve();
     }
 
@@ -174,7 +174,7 @@ proptest! {
     fn what_was_acknowledged_holds_or_the_export_is_shut(steps in prop::collection::vec(step(), 1..40)) {
         let temp = tempfile::tempdir().unwrap();
         let mut world = World {
-            dir: Some(StateDir::open(temp.path()).unwrap()),
+            dir: Some(StateDir::open(temp.path(), Before::Unknown).unwrap()),
             temp,
             configured: vec![],
             known: BTreeMap::new(),

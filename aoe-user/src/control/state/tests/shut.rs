@@ -122,12 +122,14 @@ fn with_the_index_lost_only_exports_with_a_file_open() {
 fn a_newer_index_and_odd_lock_files_are_refused_and_never_waited_for() {
     let (temp, _) = kept();
     fs::write(temp.path().join("index"), sealed::seal("index", 2, "{}")).unwrap();
-    let error = StateDir::open(temp.path()).unwrap_err().to_string();
+    let error = StateDir::open(temp.path(), Before::Unknown)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("newer"), "{error}");
 
     let temp = tempfile::tempdir().unwrap();
     fs::create_dir(temp.path().join("lock")).unwrap();
-    StateDir::open(temp.path()).unwrap_err();
+    StateDir::open(temp.path(), Before::Unknown).unwrap_err();
 }
 
 #[test]
@@ -182,4 +184,36 @@ fn nothing_is_cleared_where_nothing_is_kept() {
         .unwrap_err()
         .to_string();
     assert!(error.ends_with("there is 1.1 (`1 1`)"), "{error}");
+}
+
+/// A directory that was deleted, or whose disk is not mounted, looks like a new one.
+#[test]
+fn a_directory_that_must_have_been_used_is_waited_for_while_it_is_empty() {
+    let (temp, _) = kept();
+    let dir = temp.path();
+    StateDir::open(dir, Before::Used).unwrap();
+    let away = dir.with_extension("away");
+    fs::rename(dir, &away).unwrap();
+    for is_there in [false, true] {
+        if is_there {
+            // As systemd makes it anew, and as an empty disk looks.
+            fs::create_dir(dir).unwrap();
+            fs::create_dir(dir.join("lost+found")).unwrap();
+        }
+        for _ in 0..2 {
+            let error = StateDir::open(dir, Before::Used).unwrap_err().to_string();
+            assert!(error.contains("is empty, and --state-required"), "{error}");
+        }
+    }
+    fs::remove_dir_all(dir).unwrap();
+    fs::rename(&away, dir).unwrap();
+    let opened = StateDir::open(dir, Before::Used).unwrap();
+    assert_eq!(opened.load(&key("1.1")).unwrap(), state("kept"));
+}
+
+#[test]
+fn a_directory_of_an_earlier_release_has_been_used() {
+    let temp = tempfile::tempdir().unwrap();
+    fs::write(temp.path().join("1.1@eth0.state"), "anything").unwrap();
+    StateDir::open(temp.path(), Before::Used).unwrap();
 }

@@ -152,6 +152,10 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
 
 /// True when two keys differ in what fingers and habits get wrong: case, `-` for `_`, a letter too many or too few.
 fn alike(known: &str, given: &str) -> bool {
+    // A slip has about its length; a line of megabytes is not looked at for each key.
+    if given.len() > 2 * known.len() + 2 {
+        return false;
+    }
     let plain = |text: &str| {
         text.replace(['-', '_'], "")
             .to_ascii_lowercase()

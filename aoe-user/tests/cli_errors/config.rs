@@ -106,6 +106,7 @@ fn what_is_no_config_file_is_refused_in_a_moment() {
         &format!("{export}serial = \"{}\"\n", "7".repeat(100_000)),
     );
     let path = place.file("path.toml", &export.replace("a.raw", &"p".repeat(100_000)));
+    let key = place.file("key.toml", &format!("{export}{} = 1\n", "x".repeat(3_000_000)));
     let binary = XBLADE.to_owned();
     for (file, expected) in [
         (place.image.as_str(), "is it a disk image?"),
@@ -121,6 +122,7 @@ fn what_is_no_config_file_is_refused_in_a_moment() {
         (&list, "six two-digit hexadecimal numbers"),
         (&serial, "1 to 20 printable ASCII"),
         (&path, "a path has at most 4095 bytes"),
+        (&key, "unknown key"),
     ] {
         let start = std::time::Instant::now();
         let output = xblade(&["check", "--config", file]);

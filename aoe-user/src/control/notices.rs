@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use indicatif::BinaryBytes;
 use parking_lot::Mutex;
@@ -10,11 +9,9 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::plan::ExportId;
+use crate::store::pace::FaultPace;
 use crate::store::{Fault, SECTOR_BYTES};
 use crate::target::{Address, Change, Observer};
-
-/// Least time between two log lines about faults of one export.
-const FAULT_PACE: Duration = Duration::from_secs(1);
 
 /// Exports that changed since control last looked.
 #[derive(Debug, Default)]
@@ -59,7 +56,7 @@ impl Notices {
 pub(super) struct Reporter {
     id: ExportId,
     notices: Arc<Notices>,
-    last_fault: Mutex<Option<Instant>>,
+    faults: FaultPace,
 }
 
 impl Reporter {
@@ -67,7 +64,7 @@ impl Reporter {
         Reporter {
             id,
             notices,
-            last_fault: Mutex::new(None),
+            faults: FaultPace::default(),
         }
     }
 }
@@ -93,9 +90,7 @@ impl Observer for Reporter {
     }
 
     fn fault(&self, address: Address, fault: &Fault) {
-        let mut last = self.last_fault.lock();
-        if last.is_none_or(|last| last.elapsed() >= FAULT_PACE) {
-            *last = Some(Instant::now());
+        if self.faults.happened(fault.kind).is_some() {
             warn!("{address}: {fault}");
         }
     }

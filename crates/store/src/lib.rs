@@ -24,6 +24,7 @@ mod null;
 mod open;
 mod options;
 mod overlay;
+pub mod pace;
 mod pages;
 mod ram;
 mod rbd;

@@ -15,15 +15,13 @@ use std::time::Duration;
 use engine::Persistent;
 
 pub use crate::commit::machine::Time;
+use crate::pace::Pace;
 
 /// How long the end of the process waits for a state disk.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Saves of one export that wait for the same write. The engine has one at a time under way.
 const WAITING_MAX: usize = 256;
-
-/// Least time between two reports of a disk that fails.
-const REPORT_PACE: Duration = Duration::from_secs(1);
 
 /// A state to be written, and who waits for that.
 pub struct Save<K, W> {
@@ -59,8 +57,8 @@ pub struct Answer<W> {
 pub struct Outcome<K, W> {
     /// For everybody who waited for it.
     pub answers: Vec<Answer<W>>,
-    /// A failure that the log is to show.
-    pub report: Option<(K, io::Error)>,
+    /// A failure that the log is to show, and how many there have been since the last that it was to show.
+    pub report: Option<(K, io::Error, u64)>,
 }
 
 /// Decides for one medium. `K` tells exports apart.
@@ -69,8 +67,8 @@ pub struct Machine<K, W> {
     /// A round is under way.
     writing: bool,
     closed: bool,
-    /// When a failure was reported last.
-    reported: Option<Time>,
+    /// Any host that sees an open export can have states written: a full disk must not fill the log.
+    failures: Pace<Time>,
 }
 
 impl<K: Ord, W> Machine<K, W> {
@@ -80,7 +78,7 @@ impl<K: Ord, W> Machine<K, W> {
             waiting: BTreeMap::new(),
             writing: false,
             closed: false,
-            reported: None,
+            failures: Pace::new(),
         }
     }
 
@@ -142,22 +140,12 @@ impl<K: Ord, W> Machine<K, W> {
             };
             outcome.answers.extend(save.who.into_iter().map(answer));
             if let Err(error) = result
-                && self.may_report(now)
+                && let Some(count) = self.failures.happened(now)
             {
-                outcome.report = Some((save.key, error));
+                outcome.report = Some((save.key, error, count));
             }
         }
         outcome
-    }
-
-    fn may_report(&mut self, now: Time) -> bool {
-        let may = self
-            .reported
-            .is_none_or(|last| now.saturating_sub(last) >= REPORT_PACE);
-        if may {
-            self.reported = Some(now);
-        }
-        may
     }
 
     /// Takes no more; [`Action::End`] follows when all that waits is written. Gives the time until which the end of the process
@@ -332,17 +320,21 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_fails_is_reported_once_a_second() {
+    fn a_disk_that_fails_for_a_day_does_not_fill_the_log() {
         let mut machine = Machine::new();
         let failed = || Err(io::Error::other("no disk"));
-        let mut reported = Vec::new();
-        for seconds in [3.0, 3.1, 3.9, 4.0, 4.5, 9.0] {
+        let (mut reports, mut failures) = (0, 0);
+        for second in 0..86_400 {
             machine.save(1, &state("a"), 1);
             machine.save(2, &state("b"), 2);
             let round = round(&mut machine);
-            let outcome = machine.done(round, [failed(), failed()], at(seconds));
-            reported.extend(outcome.report.map(|(key, _)| (seconds, key)));
+            let outcome = machine.done(round, [failed(), failed()], at(f64::from(second)));
+            if let Some((key, _, count)) = outcome.report {
+                assert!(second > 0 || (key, count) == (1, 1), "the first is told at once");
+                (reports, failures) = (reports + 1, failures + count);
+            }
         }
-        assert_eq!(reported, [(3.0, 1), (4.0, 1), (9.0, 1)]);
+        assert!(reports < 160, "{reports} reports");
+        assert!(failures > 2 * 86_400 - 2 * 600, "{failures} told of");
     }
 }

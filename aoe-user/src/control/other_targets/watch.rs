@@ -1,7 +1,8 @@
 //! Listens for other targets while exports are served. It never stops an export that is in use: who has mounted it would lose
 //! it to anybody who sends a few frames. It alarms. Only what began a moment ago may yield ([`tie`]).
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -194,26 +195,30 @@ impl Shared {
     /// Another target has one of these addresses: one of the two yields, or it is alarmed.
     fn found(&self, other: OtherTarget, heard: &Heard, mac: Option<Mac>, known: &mut Known, now: Instant) {
         let interface = &self.interface;
-        let (
-            OtherTarget {
-                address, mac: theirs, ..
-            },
-            own,
-        ) = (other, known.just_begun(&other, now));
+        let OtherTarget {
+            address, mac: theirs, ..
+        } = other;
+        let Some((export, own)) = known.export(&other, now) else {
+            return;
+        };
         if let (Some(own), Some(mac), Some(identity)) = (own, mac, &heard.identity)
             && identity.model == tie::MODEL
         {
             if tie::yields((own.serial, mac), theirs, identity) {
                 (self.yielded)(other);
-            } else {
+            } else if known.ties.is_due(export, theirs, now).is_some() {
                 tracing::warn!(
                     "{address} was started by {theirs} on {interface} at the same time, which yields"
                 );
             }
-        } else if known.alarms.is_due(other, now) {
+        } else if let Some(unnamed) = known.alarms.is_due(export, theirs, now) {
+            let more = match unnamed {
+                0 => String::new(),
+                more => format!(" (and by {more} more)"),
+            };
             tracing::error!(
-                "{address} is served by {theirs} on {interface} as well: two targets with one address corrupt data; stop one \
-                 of them or give it another address"
+                "{address} is served by {theirs}{more} on {interface} as well: two targets with one address corrupt data; \
+                 stop one of them or give it another address"
             );
         }
     }
@@ -245,6 +250,8 @@ fn look_into(
 #[derive(Debug, Default)]
 struct Known {
     alarms: Alarms,
+    /// The same for targets that yield.
+    ties: Alarms,
     /// Since when each export has been served.
     since: HashMap<(Address, Vlan), (Sought, Instant)>,
 }
@@ -260,10 +267,10 @@ impl Known {
         self.since = sought.iter().map(entry).collect();
     }
 
-    /// The export that this target has too, where it began to be served a moment ago.
-    fn just_begun(&self, other: &OtherTarget, now: Instant) -> Option<Sought> {
-        let found = self.since.values().find(|(sought, _)| sought.is(other))?;
-        (now < found.1 + GRACE).then_some(found.0)
+    /// The export that this target has too, and itself where it began to be served a moment ago.
+    fn export(&self, other: &OtherTarget, now: Instant) -> Option<((Address, Vlan), Option<Sought>)> {
+        let (key, (sought, since)) = self.since.iter().find(|(_, (sought, _))| sought.is(other))?;
+        Some((*key, (now < *since + GRACE).then_some(*sought)))
     }
 }
 
@@ -316,28 +323,45 @@ impl Questions {
     }
 }
 
-/// When each target was last complained about.
+/// When each export was last complained about. Strangers may forge any number of targets: an export has one pace for all that
+/// have its address.
 #[derive(Debug, Default)]
 struct Alarms {
-    raised: HashMap<OtherTarget, (Instant, Duration)>,
+    raised: HashMap<(Address, Vlan), Alarm>,
+}
+
+#[derive(Debug)]
+struct Alarm {
+    last: Instant,
+    pause: Duration,
+    /// Who was heard since and not named, at most [`CLAIMS_MAX`].
+    unnamed: HashSet<Mac>,
 }
 
 impl Alarms {
-    fn is_due(&mut self, other: OtherTarget, now: Instant) -> bool {
-        let is_full = self.raised.len() >= CLAIMS_MAX;
-        match self.raised.get_mut(&other) {
-            Some((last, pause)) if now < *last + *pause => false,
-            Some((last, pause)) => {
-                *last = now;
-                *pause = (*pause * 2).min(ALARM_AT_LEAST_EVERY);
-                true
+    /// If an alarm is to be raised now: how many others have the address and were not named since the last one.
+    fn is_due(&mut self, export: (Address, Vlan), theirs: Mac, now: Instant) -> Option<usize> {
+        let alarm = match self.raised.entry(export) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Alarm {
+                    last: now,
+                    pause: ALARM_AGAIN,
+                    unnamed: HashSet::new(),
+                });
+                return Some(0);
             }
-            None if is_full => false,
-            None => {
-                self.raised.insert(other, (now, ALARM_AGAIN));
-                true
+            Entry::Occupied(occupied) => occupied.into_mut(),
+        };
+        if now < alarm.last + alarm.pause {
+            if alarm.unnamed.len() < CLAIMS_MAX {
+                alarm.unnamed.insert(theirs);
             }
+            return None;
         }
+        alarm.last = now;
+        alarm.pause = (alarm.pause * 2).min(ALARM_AT_LEAST_EVERY);
+        alarm.unnamed.remove(&theirs);
+        Some(std::mem::take(&mut alarm.unnamed).len())
     }
 }
 
@@ -351,6 +375,8 @@ mod tests {
         mac: Mac([2, 0, 0, 0, 0, 1]),
     };
 
+    const EXPORT: (Address, Vlan) = (Address { shelf: 1, slot: 1 }, Vlan::Untagged);
+
     #[test]
     fn an_alarm_is_raised_at_once_and_then_ever_more_rarely() {
         let start = Instant::now();
@@ -358,12 +384,29 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let raised: Vec<u64> = (0..20_000)
             .step_by(30)
-            .filter(|seconds| alarms.is_due(NEIGHBOUR, at(*seconds)))
+            .filter(|seconds| alarms.is_due(EXPORT, NEIGHBOUR.mac, at(*seconds)) == Some(0))
             .collect();
         assert_eq!(
             raised,
             [0, 60, 180, 420, 900, 1860, 3780, 7380, 10980, 14580, 18180]
         );
+    }
+
+    /// Whoever answers under thousands of addresses fills no log, and hides nobody who has another export's address.
+    #[test]
+    fn a_flood_of_forged_targets_is_one_alarm_at_a_time() {
+        let start = Instant::now();
+        let mut alarms = Alarms::default();
+        let mac = |n: u32| Mac::from_u64(0x0200_0000_0000 + u64::from(n));
+        let raised: Vec<usize> = (0..86_400)
+            .filter_map(|second| {
+                alarms.is_due(EXPORT, mac(second), start + Duration::from_secs(second.into()))
+            })
+            .collect();
+        assert!(raised.len() < 32, "{} alarms a day", raised.len());
+        assert_eq!(raised[..2], [0, 59]);
+        let other = (Address { shelf: 1, slot: 2 }, Vlan::Untagged);
+        assert_eq!(alarms.is_due(other, mac(1), start), Some(0));
     }
 
     #[test]
@@ -404,14 +447,14 @@ mod tests {
         };
         let mut known = Known::default();
         known.follow(&[sought(1)], start);
-        assert!(known.just_begun(&NEIGHBOUR, start).is_some());
+        assert!(known.export(&NEIGHBOUR, start).unwrap().1.is_some());
         // Others that are added make it no younger.
         known.follow(&[sought(1), sought(2)], start + GRACE / 2);
-        assert!(known.just_begun(&NEIGHBOUR, start + GRACE).is_none());
+        assert!(known.export(&NEIGHBOUR, start + GRACE).unwrap().1.is_none());
         known.follow(&[sought(2)], start + GRACE);
         known.follow(&[sought(1)], start + GRACE);
         assert!(
-            known.just_begun(&NEIGHBOUR, start + GRACE).is_some(),
+            known.export(&NEIGHBOUR, start + GRACE).unwrap().1.is_some(),
             "taken up again"
         );
     }

@@ -111,9 +111,13 @@ impl Shared {
         });
         drop(states);
         let outcome = self.machine.lock().done(round, results, self.start.elapsed());
-        if let Some((key, error)) = outcome.report {
+        if let Some((key, error, count)) = outcome.report {
+            let more = match count {
+                1 => String::new(),
+                count => format!(" ({count} such failures since the last report)"),
+            };
             tracing::error!(
-                "{}: {error}; the initiator's change is not in force",
+                "{}: {error}; the initiator's change is not in force{more}",
                 medium.describe(&key)
             );
         }

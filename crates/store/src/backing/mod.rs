@@ -13,17 +13,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::lock;
 use crate::io::device::Device;
+use crate::pace::FaultPace;
 use engine::{Extent, Fault, FaultKind, SECTOR_BYTES, Traits};
 use size::Size;
-
-/// At most one line about trouble with a backing object in this time.
-const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How fstatfs(2) names tmpfs.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
@@ -51,7 +48,7 @@ pub(crate) struct Backing {
     faults: AtomicU64,
     /// The path leads elsewhere now.
     replaced: AtomicBool,
-    last_log: Mutex<Option<(Instant, u64)>>,
+    pace: FaultPace,
     /// The medium's logical block: what it discards, it discards by.
     block: u64,
     /// Keeps others off a block device.
@@ -227,7 +224,7 @@ impl Backing {
         self.fault(kind, at.saturating_sub(self.start) / SECTOR_BYTES, source)
     }
 
-    /// A fault at a sector, logged at most once in [`LOG_INTERVAL`].
+    /// A fault at a sector, logged less and less often while they go on.
     pub(crate) fn fault(&self, kind: FaultKind, lba: u64, source: io::Error) -> Fault {
         let (kind, source) = match source.raw_os_error() {
             Some(libc::ENXIO | libc::ENODEV) => (FaultKind::Gone, source),
@@ -237,19 +234,12 @@ impl Backing {
             }
             _ => (kind, source),
         };
-        let total = self.faults.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut last = self.last_log.lock();
-        let (due, before) = match *last {
-            None => (true, 0),
-            Some((when, count)) => (when.elapsed() >= LOG_INTERVAL, count),
-        };
-        if due {
-            *last = Some((Instant::now(), total));
+        self.faults.fetch_add(1, Ordering::Relaxed);
+        if let Some(count) = self.pace.happened(kind) {
             tracing::warn!(
-                "{}: {kind} at sector {lba} (byte {}): {source} ({} faults since the last report)",
+                "{}: {kind} at sector {lba} (byte {}): {source} ({count} such faults since the last report)",
                 self.path.display(),
                 self.position(lba),
-                total - before
             );
         }
         Fault { kind, lba, source }

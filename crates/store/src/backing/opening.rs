@@ -19,6 +19,7 @@ use crate::io::device::Device;
 use crate::lock;
 use crate::options::served_sectors;
 use crate::options::{StoreError, StoreOptions};
+use crate::pace::FaultPace;
 use engine::{SECTOR_BYTES, Traits};
 
 impl Backing {
@@ -90,7 +91,7 @@ impl Backing {
             traits,
             faults: AtomicU64::new(0),
             replaced: AtomicBool::new(false),
-            last_log: Mutex::new(None),
+            pace: FaultPace::default(),
             block: match device {
                 true => rustix::fs::ioctl_blksszget(&file).map_or(SECTOR_BYTES, u64::from),
                 false => SECTOR_BYTES,

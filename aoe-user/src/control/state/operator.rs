@@ -158,6 +158,15 @@ fn answer_path(dir: &Path, key: &StateKey) -> std::path::PathBuf {
     dir.join(format!("{key}.answer"))
 }
 
+/// Tells whoever asked what became of it.
+fn answer(dir: &Path, key: &StateKey, outcome: Result<(), String>) {
+    let body = serde_json::to_string(&outcome.err()).expect("a text has a JSON form");
+    if let Err(error) = files::replace(&answer_path(dir, key), &seal("answer", VERSION, &body)) {
+        tracing::warn!("cannot answer `xblade state` about {key}: {error}");
+    }
+    let _ = std::fs::remove_file(request_path(dir, key));
+}
+
 impl StateDir {
     /// Decisions that wait for the process which holds the directory. Those about exports that are not in service
     /// [`StateDir::load`] carries out.
@@ -179,21 +188,11 @@ impl StateDir {
         serde_json::from_str(body).ok()
     }
 
-    /// Tells whoever asked what became of it.
-    pub fn answer(&self, key: &StateKey, outcome: Result<(), String>) {
-        let dir = &self.files.dir;
-        let body = serde_json::to_string(&outcome.err()).expect("a text has a JSON form");
-        if let Err(error) = files::replace(&answer_path(dir, key), &seal("answer", VERSION, &body)) {
-            tracing::warn!("cannot answer `xblade state` about {key}: {error}");
-        }
-        let _ = std::fs::remove_file(request_path(dir, key));
-    }
-
     /// Carries out what the operator asked for an export that is in service. An initiator's change that is under way comes first:
     /// to be called again from time to time.
     /// `kept_with_image`: what saves its state in the place of the directory.
     pub fn obey_in_service(
-        self: &Arc<Self>,
+        &self,
         key: &StateKey,
         action: &Action,
         export: &Export,
@@ -202,19 +201,19 @@ impl StateDir {
         let parts = match action {
             Action::Clear(parts) => parts,
             Action::Adopt(_) => {
-                return self.answer(key, Err(format!("{key} is in service with a state of its own")));
+                let refused = Err(format!("{key} is in service with a state of its own"));
+                return answer(&self.files.dir, key, refused);
             }
             Action::AcceptLostWrites => {
                 let outcome = self.accept_in_service(key, export);
-                return self.answer(key, outcome.map_err(|error| error.to_string()));
+                return answer(&self.files.dir, key, outcome.map_err(|error| error.to_string()));
             }
         };
-        let (dir, of_answer) = (Arc::clone(self), key.clone());
+        // The files, not the directory with its writer: the writer's own thread calls this, and must not end the writer.
+        let (files, of_answer) = (Arc::clone(&self.files), key.clone());
         let told = Box::new(move |result: std::io::Result<()>| {
-            dir.answer(
-                &of_answer,
-                result.map_err(|error| format!("cannot save it: {error}")),
-            );
+            let outcome = result.map_err(|error| format!("cannot save it: {error}"));
+            answer(&files.dir, &of_answer, outcome);
         });
         let save = |state: &Persistent| match kept_with_image {
             Some(keeper) => keeper.save(state, told),
@@ -243,7 +242,8 @@ impl StateDir {
             return Ok(());
         };
         let outcome = self.perform(key, &action);
-        self.answer(key, outcome.map(|_| ()).map_err(|error| error.to_string()));
+        let outcome = outcome.map(|_| ()).map_err(|error| error.to_string());
+        answer(&self.files.dir, key, outcome);
         Ok(())
     }
 

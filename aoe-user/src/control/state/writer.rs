@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::ThreadId;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -28,6 +29,7 @@ pub(super) trait Medium: Send + 'static {
 pub(super) struct Writer {
     shared: Arc<Shared>,
     ended: Mutex<Receiver<()>>,
+    thread: ThreadId,
 }
 
 #[derive(Debug)]
@@ -48,7 +50,7 @@ impl Writer {
         });
         let (alive, ended) = channel();
         let of_thread = Arc::clone(&shared);
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             // Dropped when the thread ends, however it does.
             let _alive = alive;
             while let Some(round) = of_thread.next() {
@@ -58,6 +60,7 @@ impl Writer {
         Ok(Writer {
             shared,
             ended: Mutex::new(ended),
+            thread: thread.thread().id(),
         })
     }
 
@@ -70,9 +73,13 @@ impl Writer {
         }
     }
 
-    /// Has everything written that waits; false where the medium does not let it for a while.
+    /// Has everything written that waits; false where the medium does not let it for a while. The thread itself, when it tells
+    /// somebody who ends the writer, does not wait: it writes the rest afterwards.
     pub(super) fn close(&self) -> bool {
         let until = self.shared.start + self.shared.close();
+        if std::thread::current().id() == self.thread {
+            return true;
+        }
         let left = until.saturating_duration_since(Instant::now());
         self.ended.lock().recv_timeout(left) != Err(RecvTimeoutError::Timeout)
     }
@@ -124,5 +131,44 @@ impl Shared {
         for answer in outcome.answers {
             (answer.who)(answer.result);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says what it has written.
+    struct Listing(std::sync::mpsc::Sender<StateKey>);
+
+    impl Medium for Listing {
+        fn store_all(&self, states: &[(&StateKey, &Persistent)]) -> Vec<io::Result<()>> {
+            let put =
+                |(key, _): &(&StateKey, &Persistent)| self.0.send((*key).clone()).map_err(io::Error::other);
+            states.iter().map(put).collect()
+        }
+
+        fn describe(&self, key: &StateKey) -> String {
+            key.to_string()
+        }
+    }
+
+    #[test]
+    fn whoever_is_told_may_end_the_writer_and_what_waits_is_written_all_the_same() {
+        let (put, written) = channel();
+        let writer = Arc::new(Writer::start("test", Listing(put)).unwrap());
+        let (first, second): (StateKey, StateKey) = ("1.1".parse().unwrap(), "1.2".parse().unwrap());
+        let (closed, ended) = channel();
+        // The last one who has it is the writer's own thread.
+        let (last, behind) = (Arc::clone(&writer), second.clone());
+        let told = move |_: io::Result<()>| {
+            last.save(&behind, &Persistent::default(), Box::new(drop));
+            closed.send(last.close()).unwrap();
+        };
+        writer.save(&first, &Persistent::default(), Box::new(told));
+        drop(writer);
+        assert!(ended.recv().unwrap(), "it waited for itself");
+        // Its end, after the rest.
+        assert_eq!(written.iter().collect::<Vec<_>>(), [first, second]);
     }
 }

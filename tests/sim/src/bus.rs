@@ -1,9 +1,10 @@
 //! What all parts of a run share: the virtual clock with its queue of events, the workers' completions, and notes of
 //! what the target did, in order.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use engine::{Completion, CompletionHandle, Completions};
 use parking_lot::Mutex;
@@ -37,8 +38,8 @@ pub enum Event {
     Boot,
     /// The process looks whether it has drained.
     Drain,
-    /// Something for a gateway's control part, of this life.
-    Gateway(u8, u32, Control),
+    /// Something for a gateway's control part, of this life. Boxed, because events are moved often and these are rare.
+    Gateway(u8, u32, Box<Control>),
     /// Ceph goes on with the job of this number.
     Ceph(u64),
     /// An OSD hears of the map of this epoch.
@@ -76,31 +77,36 @@ pub enum Control {
     Terminate,
 }
 
-#[derive(Debug)]
-struct Entry {
-    at_us: u64,
-    number: u64,
-    event: Event,
+/// The events to come: the earliest first, and of equal ones the one that was asked for first.
+#[derive(Debug, Default)]
+struct Queue {
+    /// When, the how manieth that was asked for, and where it lies. The heap moves its entries often, so they are small.
+    order: BinaryHeap<Reverse<(u64, u64, u32)>>,
+    events: Vec<Option<Event>>,
+    free: Vec<u32>,
+    scheduled: u64,
 }
 
-impl PartialEq for Entry {
-    fn eq(&self, other: &Entry) -> bool {
-        self.number == other.number
+impl Queue {
+    fn push(&mut self, at_us: u64, event: Event) {
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.events[place as usize] = Some(event);
+                place
+            }
+            None => {
+                self.events.push(Some(event));
+                self.events.len() as u32 - 1
+            }
+        };
+        self.order.push(Reverse((at_us, self.scheduled, place)));
+        self.scheduled += 1;
     }
-}
 
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Entry) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    /// The heap gives the greatest first: the earliest, and of equal ones the one that was asked for first.
-    fn cmp(&self, other: &Entry) -> Ordering {
-        (other.at_us, other.number).cmp(&(self.at_us, self.number))
+    fn pop(&mut self) -> Option<(u64, Event)> {
+        let Reverse((at_us, _, place)) = self.order.pop()?;
+        self.free.push(place);
+        Some((at_us, self.events[place as usize].take()?))
     }
 }
 
@@ -135,72 +141,82 @@ pub enum Note {
 
 #[derive(Debug, Default)]
 struct Inner {
-    now_us: u64,
-    queue: BinaryHeap<Entry>,
-    scheduled: u64,
+    queue: Queue,
     mail: BTreeMap<WorkerId, VecDeque<Completion>>,
     awake: Vec<WorkerId>,
     notes: Vec<Note>,
-    current: WorkerId,
-    trace: bool,
+}
+
+/// What is asked for at every step lies beside the lock. One thread has all of a run.
+#[derive(Debug, Default)]
+struct Shared {
+    now_us: AtomicU64,
+    current: AtomicU32,
+    trace: AtomicBool,
+    /// There are notes, or workers to be woken.
+    news: AtomicBool,
+    inner: Mutex<Inner>,
 }
 
 /// The shared part. Cloning gives another handle.
 #[derive(Debug, Clone, Default)]
-pub struct Bus(Arc<Mutex<Inner>>);
+pub struct Bus(Arc<Shared>);
 
 impl Bus {
     /// Microseconds since the start of the run.
     pub fn now_us(&self) -> u64 {
-        self.0.lock().now_us
+        self.0.now_us.load(Ordering::Relaxed)
     }
 
     /// Has an event happen after a delay.
     pub fn after(&self, delay_us: u64, event: Event) {
-        let mut inner = self.0.lock();
-        let (at_us, number) = (inner.now_us + delay_us, inner.scheduled);
-        inner.scheduled += 1;
-        inner.queue.push(Entry { at_us, number, event });
+        let at_us = self.now_us() + delay_us;
+        self.0.inner.lock().queue.push(at_us, event);
     }
 
     /// The next event; the clock goes on to its time.
     pub fn next(&self) -> Option<Event> {
-        let mut inner = self.0.lock();
-        let entry = inner.queue.pop()?;
-        inner.now_us = entry.at_us;
-        Some(entry.event)
+        let (at_us, event) = self.0.inner.lock().queue.pop()?;
+        self.0.now_us.store(at_us, Ordering::Relaxed);
+        Some(event)
+    }
+
+    /// Whether there are notes, or workers that got a completion, since the last call.
+    pub fn has_news(&self) -> bool {
+        self.0.news.load(Ordering::Relaxed) && self.0.news.swap(false, Ordering::Relaxed)
     }
 
     /// Leaves a note for the oracles.
     pub fn note(&self, note: Note) {
-        self.0.lock().notes.push(note);
+        self.0.news.store(true, Ordering::Relaxed);
+        self.0.inner.lock().notes.push(note);
     }
 
     /// Leaves a line for the trace, if there is one.
     pub fn say(&self, line: impl FnOnce() -> String) {
-        if self.0.lock().trace {
+        if self.0.trace.load(Ordering::Relaxed) {
             self.note(Note::Said(line()));
         }
     }
 
     /// Keeps lines for the trace from now on.
     pub fn trace(&self) {
-        self.0.lock().trace = true;
+        self.0.trace.store(true, Ordering::Relaxed);
     }
 
     /// The notes so far; leaves `empty` in their place.
     pub fn take_notes(&self, empty: Vec<Note>) -> Vec<Note> {
-        std::mem::replace(&mut self.0.lock().notes, empty)
+        std::mem::replace(&mut self.0.inner.lock().notes, empty)
     }
 
-    /// Workers that got a completion since the last call.
-    pub fn take_awake(&self) -> Vec<WorkerId> {
-        std::mem::take(&mut self.0.lock().awake)
+    /// Workers that got a completion since the last call; leaves `empty` in their place.
+    pub fn take_awake(&self, empty: Vec<WorkerId>) -> Vec<WorkerId> {
+        std::mem::replace(&mut self.0.inner.lock().awake, empty)
     }
 
     /// The completions of a new worker.
     pub fn completions(&self, worker: WorkerId) -> CompletionQueue {
-        self.0.lock().mail.insert(worker, VecDeque::new());
+        self.0.inner.lock().mail.insert(worker, VecDeque::new());
         CompletionQueue(Handle {
             worker,
             bus: self.clone(),
@@ -209,24 +225,24 @@ impl Bus {
 
     /// Drops what still comes for a worker that has ended.
     pub fn end_worker(&self, worker: WorkerId) {
-        self.0.lock().mail.remove(&worker);
+        self.0.inner.lock().mail.remove(&worker);
     }
 
     /// Loses a worker's oldest completion (a planted defect).
     pub fn lose_completion(&self, worker: WorkerId) {
-        if let Some(mail) = self.0.lock().mail.get_mut(&worker) {
+        if let Some(mail) = self.0.inner.lock().mail.get_mut(&worker) {
             mail.pop_front();
         }
     }
 
     /// Whose round this is.
     pub fn set_current(&self, worker: WorkerId) {
-        self.0.lock().current = worker;
+        self.0.current.store(worker, Ordering::Relaxed);
     }
 
     /// The worker whose round this is.
     pub fn current(&self) -> WorkerId {
-        self.0.lock().current
+        self.0.current.load(Ordering::Relaxed)
     }
 }
 
@@ -242,7 +258,14 @@ impl Completions for CompletionQueue {
     }
 
     fn next(&mut self) -> Option<Completion> {
-        self.0.bus.0.lock().mail.get_mut(&self.0.worker)?.pop_front()
+        self.0
+            .bus
+            .0
+            .inner
+            .lock()
+            .mail
+            .get_mut(&self.0.worker)?
+            .pop_front()
     }
 }
 
@@ -270,11 +293,12 @@ impl Eq for Handle {}
 
 impl CompletionHandle for Handle {
     fn post(&self, completion: Completion) {
-        let mut inner = self.bus.0.lock();
+        let mut inner = self.bus.0.inner.lock();
         let worker = self.worker;
         if let Some(mail) = inner.mail.get_mut(&worker) {
             mail.push_back(completion);
             inner.awake.push(worker);
+            self.bus.0.news.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -173,12 +173,13 @@ fn new_seed() -> u64 {
 }
 
 fn print(report: &Report) {
-    let seconds = report.took.as_secs_f64().max(0.001);
+    let rate = |time: Duration| report.replies as f64 / time.as_secs_f64().max(0.01);
     println!(
-        "{} runs, {} requests, {:.0} a second; known faults met: {:?}",
+        "{} runs, {} requests, {:.0} a second ({:.0} in a second of CPU time); known faults met: {:?}",
         report.runs,
         report.replies,
-        report.replies as f64 / seconds,
+        rate(report.took),
+        rate(report.cpu),
         report.known
     );
 }

@@ -54,12 +54,14 @@ pub struct Report {
     pub runs: u64,
     /// Frames that the target sent.
     pub replies: u64,
-    /// Virtual time in seconds.
+    /// Known faults met, and how often.
     pub known: BTreeMap<Known, u64>,
     /// The failing seed, the smallest if several threads found one.
     pub finding: Option<Finding>,
     /// How long it took.
     pub took: Duration,
+    /// The CPU time it took, of all threads: what a busy machine does not change.
+    pub cpu: Duration,
 }
 
 impl Search {
@@ -84,7 +86,7 @@ impl Search {
 
     /// Runs seeds until one fails, or time or seeds are over.
     pub fn run(&self) -> Report {
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), cpu_time());
         let (next, stop) = (AtomicU64::new(self.from), AtomicBool::new(false));
         let report = Mutex::new(Report::default());
         let work = || {
@@ -124,6 +126,20 @@ impl Search {
         });
         let mut report = report.into_inner();
         report.took = start.elapsed();
+        report.cpu = cpu_time().saturating_sub(cpu);
         report
     }
+}
+
+/// CPU time of the process so far, from `/proc/self/stat` (proc_pid_stat(5)): in hundredths of a second. Zero if it cannot be read.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may hold anything.
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    let ticks: u64 = fields
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    Duration::from_millis(ticks * 10)
 }

@@ -27,10 +27,15 @@ pub fn fill(value: Value, lba: u64, sector: &mut [u8]) {
 /// The stamped sectors from `lba` on.
 pub fn sectors(value: Value, lba: u64, count: u64) -> Vec<u8> {
     let mut bytes = vec![0; count as usize * SECTOR_BYTES];
+    fill_sectors(value, lba, &mut bytes);
+    bytes
+}
+
+/// Stamps whole sectors, the first of which is `lba`.
+pub fn fill_sectors(value: Value, lba: u64, bytes: &mut [u8]) {
     for (lba, sector) in (lba..).zip(bytes.chunks_mut(SECTOR_BYTES)) {
         fill(value, lba, sector);
     }
-    bytes
 }
 
 /// What a sector holds. A sector that is part one write and part another is neither.

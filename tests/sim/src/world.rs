@@ -65,6 +65,7 @@ pub struct World {
     /// Faults of the network that have begun and not ended.
     pub(crate) active: BTreeSet<usize>,
     notes: Vec<Note>,
+    awake: Vec<WorkerId>,
     tap: Vec<(u8, Frame)>,
     tapped: bool,
     record: Record,
@@ -109,6 +110,7 @@ impl World {
             quiet: false,
             active: BTreeSet::new(),
             notes: Vec::new(),
+            awake: Vec::new(),
             tap: Vec::new(),
             tapped: plan
                 .hosts
@@ -179,13 +181,17 @@ impl World {
 
     /// Shows the oracles what has happened, and wakes who got a completion.
     pub(crate) fn settle(&mut self) {
-        let mut notes = self.bus.take_notes(std::mem::take(&mut self.notes));
-        for note in notes.drain(..) {
-            self.see(note);
-        }
-        self.notes = notes;
-        for worker in self.bus.take_awake() {
-            self.wake(worker);
+        if self.bus.has_news() {
+            let mut notes = self.bus.take_notes(std::mem::take(&mut self.notes));
+            for note in notes.drain(..) {
+                self.see(note);
+            }
+            self.notes = notes;
+            let mut awake = self.bus.take_awake(std::mem::take(&mut self.awake));
+            for worker in awake.drain(..) {
+                self.wake(worker);
+            }
+            self.awake = awake;
         }
         let mut unsure = std::mem::take(&mut self.oracle.unsure);
         unsure.extend(&self.oracle.unanswered);
@@ -199,7 +205,7 @@ impl World {
 
     fn see(&mut self, note: Note) {
         match note {
-            Note::Sent(worker, bytes) => self.sent(worker, &bytes),
+            Note::Sent(worker, bytes) => self.sent(worker, bytes),
             Note::Applied {
                 disk,
                 first,
@@ -223,7 +229,7 @@ impl World {
     }
 
     /// A worker has sent a frame.
-    fn sent(&mut self, worker: WorkerId, bytes: &[u8]) {
+    fn sent(&mut self, worker: WorkerId, bytes: Vec<u8>) {
         let Some(port) = self
             .process
             .as_ref()
@@ -232,33 +238,36 @@ impl World {
         else {
             return;
         };
-        self.record.sent(self.bus.now_us(), bytes);
-        self.bus.say(|| crate::trace::reply(port, bytes));
-        self.oracle.sent(self.at(worker, port), bytes);
+        self.record.sent(self.bus.now_us(), &bytes);
+        self.bus.say(|| crate::trace::reply(port, &bytes));
+        self.oracle.sent(self.at(worker, port), &bytes);
         if self.is(Mutant::ReplyTwice) && self.random.one_in(100) {
-            self.oracle.sent(self.at(worker, port), bytes);
+            self.oracle.sent(self.at(worker, port), &bytes);
         }
         let everyone = bytes[0] & 1 != 0;
-        for host in 0..self.hosts.len() as u16 {
-            let ours = bytes[..6] == mac_of(host, port).0 || everyone;
-            if ours && self.plan.hosts[usize::from(host)].ports.contains(&port) {
-                self.network.to_host(
-                    host,
-                    port,
-                    Frame {
-                        bytes: bytes.to_vec(),
-                        odd: false,
-                        sent_us: 0,
-                    },
-                );
-            }
+        let hears = |host: &u16| {
+            let ours = everyone || bytes[..6] == mac_of(*host, port).0;
+            ours && self.plan.hosts[usize::from(*host)].ports.contains(&port)
+        };
+        let mut hosts = (0..self.hosts.len() as u16).filter(hears);
+        let Some(mut host) = hosts.next() else { return };
+        let reply = |bytes| Frame {
+            bytes,
+            odd: false,
+            sent_us: 0,
+        };
+        for next in hosts {
+            self.network.to_host(host, port, reply(bytes.clone()));
+            host = next;
         }
+        // The last one, mostly the only one, gets the frame itself.
+        self.network.to_host(host, port, reply(bytes));
     }
 
     /// A host has sent frames.
     fn sent_by(&mut self, host: u16) {
-        let out = std::mem::take(&mut self.hosts[usize::from(host)].base().out);
-        for (port, frame) in out {
+        let mut out = std::mem::take(&mut self.hosts[usize::from(host)].base().out);
+        for (port, frame) in out.drain(..) {
             if self.tapped {
                 if self.tap.len() >= TAP {
                     self.tap.remove(0);
@@ -267,6 +276,7 @@ impl World {
             }
             self.network.to_target(host, port, frame);
         }
+        self.hosts[usize::from(host)].base().out = out;
     }
 
     /// Faults and load are over.

@@ -98,6 +98,10 @@ pub struct Disk {
     pub longest_commit_us: u64,
 }
 
+fn sector_of(bytes: &[u8], number: u64) -> &[u8] {
+    &bytes[number as usize * SECTOR_BYTES..][..SECTOR_BYTES]
+}
+
 impl Disk {
     /// A disk of so many sectors that holds stamps of before the first write.
     pub fn new(
@@ -217,12 +221,15 @@ impl Disk {
         let count = (bytes.len() / SECTOR_BYTES) as u64;
         let disk = self.number;
         // What is written back as it was around a smaller write is nobody's doing.
-        let changed = |(at, bytes): &(u64, &[u8])| self.seen(*at) != *bytes;
-        for (at, _) in (first..).zip(bytes.chunks(SECTOR_BYTES)).filter(changed) {
+        let changed = |at: &u64| self.seen(*at) != sector_of(bytes, at - first);
+        let mut at = first;
+        while let Some(begin) = (at..first + count).find(changed) {
+            let same = |at: &u64| !changed(at);
+            at = (begin..first + count).find(same).unwrap_or(first + count);
             self.bus.note(Note::Applied {
                 disk,
-                first: at,
-                count: 1,
+                first: begin,
+                count: at - begin,
                 worker,
             });
         }

@@ -123,7 +123,7 @@ impl SimStore {
         let blocks: Vec<_> = head.into_iter().chain(tail).map(|block| (table, block)).collect();
         let whole = blocks.is_empty();
         let alone = whole && durability == Durability::Durable && disk.committers[self.place].is_quiet();
-        let write = Write {
+        let write = Box::new(Write {
             store: self.place,
             entered: disk.committers[self.place].epoch(),
             first,
@@ -131,10 +131,10 @@ impl SimStore {
             durability,
             waiter,
             blocks,
-        };
+        });
         if alone && disk.random.one_in(2) {
             let waiter = write.waiter.clone();
-            disk.commit(self.place, waiter, Task::Lone(Box::new(write)));
+            disk.commit(self.place, waiter, Task::Lone(write));
             return Step::Later;
         }
         let time = disk.io_time();

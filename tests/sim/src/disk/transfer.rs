@@ -97,11 +97,11 @@ pub(super) enum Operation {
         purpose: Purpose,
     },
     /// A write that takes its blocks from the given one on.
-    Take(Write, usize),
+    Take(Box<Write>, usize),
     /// A write that has its blocks and reads around itself.
-    Around(Write),
+    Around(Box<Write>),
     /// A write that puts bytes to the medium: from this sector on these.
-    Put(Write, u64, Vec<u8>),
+    Put(Box<Write>, u64, Vec<u8>),
     /// A committer begins with the group that waits.
     Begin(usize),
     /// It has put all dirty data on its way.
@@ -279,7 +279,7 @@ impl Disk {
     }
 
     /// Takes the blocks that a write covers in part, one after the other, then reads around it.
-    fn take(&mut self, number: u64, write: Write, held: usize) {
+    fn take(&mut self, number: u64, write: Box<Write>, held: usize) {
         let Some(&block) = write.blocks.get(held) else {
             let time = self.io_time();
             self.start(Operation::Around(write), time);
@@ -306,7 +306,7 @@ impl Disk {
         }
     }
 
-    fn end_write(&mut self, write: Write, first: u64, bytes: &[u8]) {
+    fn end_write(&mut self, write: Box<Write>, first: u64, bytes: &[u8]) {
         let count = (write.bytes.len() / SECTOR_BYTES) as u64;
         let worker = write.waiter.handle.worker();
         let fault = self.write_fault(write.first, count, &write.waiter);
@@ -332,7 +332,10 @@ impl Disk {
                 write.waiter.finish(Ok(None));
             }
             // It is answered there, or refused at once.
-            None => self.commit(write.store, write.waiter, Task::Write(write.first, write.entered)),
+            None => {
+                let task = Task::Write(write.first, write.entered);
+                self.commit(write.store, write.waiter, task);
+            }
         }
     }
 }

@@ -323,8 +323,10 @@ impl Ceph {
             To::Parts(parts, at) => parts.lock().end(at, job.answer),
             To::Control => {
                 let control = Control::Answer(job.client.id, number, job.answer);
-                self.bus
-                    .after(1, Event::Gateway(job.client.gateway, job.client.life, control));
+                self.bus.after(
+                    1,
+                    Event::Gateway(job.client.gateway, job.client.life, Box::new(control)),
+                );
             }
         }
     }

@@ -125,7 +125,11 @@ impl Client {
     /// The image is somebody else's.
     pub(super) fn fence(&self, reason: &'static str) {
         if !self.shut_out.swap(true, Ordering::Relaxed) {
-            let told = Event::Gateway(self.gateway, self.life, Control::Fenced(self.id, reason));
+            let told = Event::Gateway(
+                self.gateway,
+                self.life,
+                Box::new(Control::Fenced(self.id, reason)),
+            );
             self.bus.after(1000, told);
         }
     }

@@ -32,7 +32,7 @@ impl Gateways {
             return;
         }
         if at.is_stopped() {
-            return self.miss(gateway, Event::Gateway(gateway, life, control));
+            return self.miss(gateway, Event::Gateway(gateway, life, Box::new(control)));
         }
         let clock = at.clock.now_us();
         match control {
@@ -92,7 +92,8 @@ impl Gateways {
         }
         drop(ceph);
         let delay = self.random.below(ASK_EVERY_US);
-        self.bus.after(delay, Event::Gateway(gateway, life, Control::Ask));
+        self.bus
+            .after(delay, Event::Gateway(gateway, life, Box::new(Control::Ask)));
     }
 
     /// A new instance of a client.
@@ -118,7 +119,8 @@ impl Gateways {
 
     pub(super) fn later(&self, gateway: u8, delay: u64, control: Control) {
         let life = self.gateways[usize::from(gateway)].lives;
-        self.bus.after(delay, Event::Gateway(gateway, life, control));
+        self.bus
+            .after(delay, Event::Gateway(gateway, life, Box::new(control)));
     }
 
     /// The gateway that answers was heard.

@@ -107,7 +107,8 @@ impl Gateways {
     fn begin(&mut self) {
         for gateway in 0..self.gateways.len() as u8 {
             let delay = self.random.below(2_000_000);
-            self.bus.after(delay, Event::Gateway(gateway, 0, Control::Start));
+            self.bus
+                .after(delay, Event::Gateway(gateway, 0, Box::new(Control::Start)));
         }
         run::schedule(&self.plan, &self.bus);
         self.bus.after(1, Event::Watch);
@@ -132,7 +133,7 @@ impl Gateways {
             }
         }
         self.notes = notes;
-        for worker in self.bus.take_awake() {
+        for worker in self.bus.take_awake(Vec::new()) {
             self.wake(worker);
         }
         let mut unsure = std::mem::take(&mut self.oracle.unsure);
@@ -381,7 +382,7 @@ impl Run for Gateways {
                     self.bus.after(delay, Event::Load(host));
                 }
             }
-            Event::Gateway(gateway, life, control) => self.control(gateway, life, control),
+            Event::Gateway(gateway, life, control) => self.control(gateway, life, *control),
             Event::Ceph(number) => self.ceph.lock().event(number),
             Event::OsdMap(osd, epoch) => self.ceph.lock().map(osd, epoch),
             Event::Fault(number, begins) => self.fault(number, begins),

@@ -95,9 +95,12 @@ impl Ipxe {
         );
         self.sent_us = self.base.bus.now_us();
         let (number, tag) = (self.base.number, self.tag());
-        self.base
-            .bus
-            .say(|| format!("host {number} asks by port {port}: {} (tag {tag:08x})", ask.text));
+        self.base.bus.say(|| {
+            format!(
+                "host {number} asks by port {port}: {} (tag {tag:08x})",
+                ask.text()
+            )
+        });
         self.base.send(port, bytes);
     }
 
@@ -156,6 +159,10 @@ impl Ipxe {
 
     pub(super) fn waits_for(&self) -> Option<String> {
         let ask = self.ask.as_ref().filter(|_| self.base.quiet)?;
-        Some(format!("host {} still waits for {}", self.base.number, ask.text))
+        Some(format!(
+            "host {} still waits for {}",
+            self.base.number,
+            ask.text()
+        ))
     }
 }

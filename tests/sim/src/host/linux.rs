@@ -121,9 +121,12 @@ impl Linux {
             &[&ask.argument],
         );
         let at_us = self.base.bus.now_us();
-        self.base
-            .bus
-            .say(|| format!("host {number} asks by port {port}: {} (tag {tag:08x})", ask.text));
+        self.base.bus.say(|| {
+            format!(
+                "host {number} asks by port {port}: {} (tag {tag:08x})",
+                ask.text()
+            )
+        });
         self.paths[path].window.out += 1;
         self.sent.push(Sent {
             tag,
@@ -162,14 +165,23 @@ impl Linux {
         while self.size.is_some()
             && let Some(&number) = self.ready.front()
         {
-            let Some(request) = self.requests.get(&number) else {
+            let Some(request) = self.requests.get_mut(&number) else {
                 self.ready.pop_front();
                 continue;
             };
-            let ask = request.ask.clone();
-            let Some(path) = self.free_path() else { return };
-            self.ready.pop_front();
-            self.transmit(path, Some(number), &ask);
+            // Not copied: it may be large.
+            let ask = std::mem::take(&mut request.ask);
+            let path = self.free_path();
+            if let Some(path) = path {
+                self.ready.pop_front();
+                self.transmit(path, Some(number), &ask);
+            }
+            if let Some(request) = self.requests.get_mut(&number) {
+                request.ask = ask;
+            }
+            if path.is_none() {
+                return;
+            }
         }
     }
 
@@ -376,7 +388,7 @@ impl Linux {
         let asked = request.asked_us / 1000;
         Some(format!(
             "host {number} has waited since {asked} ms for {}",
-            request.ask.text
+            request.ask.text()
         ))
     }
 }

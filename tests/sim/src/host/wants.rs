@@ -1,7 +1,7 @@
 //! What users ask an initiator for, as requests.
 
 use aoe_common::Mac;
-use aoe_common::wire::{SECTOR_BYTES, aoe};
+use aoe_common::wire::{SECTOR_BYTES, aoe, ata, mask, query, reserve};
 
 use super::{Base, mac_of};
 use crate::frame::registers;
@@ -9,14 +9,12 @@ use crate::plan::Want;
 use crate::stamp;
 
 /// A request without its addresses and tag.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Ask {
     /// AoE command.
     pub command: u8,
     /// The command's argument and data.
     pub argument: Vec<u8>,
-    /// In words.
-    pub text: String,
 }
 
 impl Ask {
@@ -24,26 +22,104 @@ impl Ask {
     pub fn is_ata(&self) -> bool {
         self.command == aoe::CMD_ATA
     }
+
+    /// In words, read from its bytes: most runs want none.
+    pub fn text(&self) -> String {
+        let bytes = &self.argument;
+        let macs = |at: usize, each: usize| {
+            let entries = bytes[at..].chunks_exact(each);
+            entries.map(move |entry| {
+                (
+                    entry,
+                    Mac([0, 1, 2, 3, 4, 5].map(|octet| entry[each - 6 + octet])),
+                )
+            })
+        };
+        match self.command {
+            aoe::CMD_ATA => self.ata_text(),
+            aoe::CMD_QUERY => format!(
+                "QUERY CONFIG {} {:?}",
+                bytes[query::SUBCOMMAND],
+                &bytes[query::HEADER_LEN..]
+            ),
+            aoe::CMD_MASK => {
+                let directives: Vec<_> = macs(mask::HEADER_LEN, mask::DIRECTIVE_LEN)
+                    .map(|(entry, mac)| (entry[1], mac))
+                    .collect();
+                format!("MASK {directives:?}")
+            }
+            _ => {
+                let members: Vec<_> = macs(reserve::HEADER_LEN, 6).map(|(_, mac)| mac).collect();
+                format!("RESERVE {} {members:?}", bytes[reserve::SUBCOMMAND])
+            }
+        }
+    }
+
+    fn ata_text(&self) -> String {
+        let (registers, data) = self.argument.split_at(ata::HEADER_LEN);
+        let number = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |value, byte| value << 8 | u64::from(*byte))
+        };
+        let span = format!(
+            "{}+{}",
+            number(&registers[ata::LBA..][..6]),
+            registers[ata::COUNT]
+        );
+        let value = |bytes: &[u8]| stamp::name(number(&bytes[..8]));
+        match registers[ata::COMMAND] {
+            opcode::READ => format!("READ {span}"),
+            opcode::WRITE => format!("WRITE {span} {}", value(data)),
+            opcode::WRITE_FUA => format!("WRITE FUA {span} {}", value(data)),
+            opcode::FLUSH => "FLUSH".into(),
+            opcode::TRIM => format!("TRIM {}+{}", number(&data[..6]), number(&data[6..8])),
+            opcode::VERIFY => format!("VERIFY {span}"),
+            opcode::IDENTIFY => "IDENTIFY".into(),
+            other => format!("ATA {other:02x}"),
+        }
+    }
 }
 
-fn ata(text: String, aflags: u8, feature: u8, count: u8, opcode: u8, lba: u64, data: &[u8]) -> Ask {
-    let mut argument = registers(aflags, feature, count, opcode, lba).to_vec();
-    argument.extend(data);
+/// ATA commands that users ask for; those with an LBA have 48 bits of it.
+mod opcode {
+    pub(super) const TRIM: u8 = 0x06;
+    pub(super) const READ: u8 = 0x24;
+    pub(super) const WRITE: u8 = 0x34;
+    pub(super) const WRITE_FUA: u8 = 0x3d;
+    pub(super) const VERIFY: u8 = 0x42;
+    pub(super) const FLUSH: u8 = 0xea;
+    pub(super) const IDENTIFY: u8 = 0xec;
+}
+
+fn ata(aflags: u8, feature: u8, count: u8, opcode: u8, lba: u64, data: &[u8]) -> Ask {
+    let mut argument = Vec::with_capacity(ata::HEADER_LEN + data.len());
+    argument.extend(registers(aflags, feature, count, opcode, lba));
+    argument.extend_from_slice(data);
     Ask {
         command: aoe::CMD_ATA,
         argument,
-        text,
     }
+}
+
+/// A write of stamped sectors.
+fn write(opcode: u8, lba: u64, count: u8, stamp: stamp::Value) -> Ask {
+    let mut ask = ata(0x41, 0, count, opcode, lba, &[]);
+    ask.argument
+        .resize(ata::HEADER_LEN + usize::from(count) * SECTOR_BYTES, 0);
+    stamp::fill_sectors(stamp, lba, &mut ask.argument[ata::HEADER_LEN..]);
+    ask
 }
 
 /// READ EXT.
 pub(super) fn read(lba: u64, count: u8, data: &[u8]) -> Ask {
-    ata(format!("READ {lba}+{count}"), 0x40, 0, count, 0x24, lba, data)
+    ata(0x40, 0, count, opcode::READ, lba, data)
 }
 
 /// IDENTIFY.
 pub(super) fn identify() -> Ask {
-    ata("IDENTIFY".into(), 0, 0, 1, 0xec, 0xa0 << 24, &[])
+    ata(0, 0, 1, opcode::IDENTIFY, 0xa0 << 24, &[])
 }
 
 /// Query Config.
@@ -54,7 +130,6 @@ pub(super) fn query(sub: u8, text: &[u8]) -> Ask {
     Ask {
         command: aoe::CMD_QUERY,
         argument,
-        text: format!("QUERY CONFIG {sub} {text:?}"),
     }
 }
 
@@ -72,35 +147,17 @@ impl Base {
         let count = self.random.between(1, u64::from(most.max(1)).min(area));
         let lba = self.plan.first + self.random.below(area - count + 1);
         let short = count as u8;
-        let stamped = || stamp::sectors(stamp, lba, count);
-        let name = stamp::name(stamp);
         match Want::ALL[kind.unwrap_or(0)] {
             Want::Read => read(lba, short, &[]),
-            Want::Write => ata(
-                format!("WRITE {lba}+{count} {name}"),
-                0x41,
-                0,
-                short,
-                0x34,
-                lba,
-                &stamped(),
-            ),
-            Want::ForcedWrite => ata(
-                format!("WRITE FUA {lba}+{count} {name}"),
-                0x41,
-                0,
-                short,
-                0x3d,
-                lba,
-                &stamped(),
-            ),
-            Want::Flush => ata("FLUSH".into(), 0x40, 0, 0, 0xea, 0, &[]),
+            Want::Write => write(opcode::WRITE, lba, short, stamp),
+            Want::ForcedWrite => write(opcode::WRITE_FUA, lba, short, stamp),
+            Want::Flush => ata(0x40, 0, 0, opcode::FLUSH, 0, &[]),
             Want::Trim => {
                 let mut data = [0; SECTOR_BYTES];
                 data[..8].copy_from_slice(&(lba | count << 48).to_le_bytes());
-                ata(format!("TRIM {lba}+{count}"), 0x41, 1, 1, 0x06, 0, &data)
+                ata(0x41, 1, 1, opcode::TRIM, 0, &data)
             }
-            Want::Verify => ata(format!("VERIFY {lba}+{count}"), 0x40, 0, short, 0x42, lba, &[]),
+            Want::Verify => ata(0x40, 0, short, opcode::VERIFY, lba, &[]),
             Want::Identify => identify(),
             Want::Text => {
                 let sub = *self.random.pick(&[0, 3, 4, 4]);
@@ -150,7 +207,6 @@ impl Base {
         Ask {
             command: aoe::CMD_MASK,
             argument,
-            text: format!("MASK {directives:?}"),
         }
     }
 
@@ -166,7 +222,6 @@ impl Base {
         Ask {
             command: aoe::CMD_RESERVE,
             argument,
-            text: format!("RESERVE {sub} {members:?}"),
         }
     }
 }

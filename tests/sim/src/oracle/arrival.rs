@@ -66,10 +66,17 @@ pub struct Arrival {
     pub per_frame: u8,
 }
 
+impl What {
+    /// Whether it is a write or trim.
+    pub fn is_write(&self) -> bool {
+        matches!(self, What::Write { .. } | What::Trim(..))
+    }
+}
+
 impl Arrival {
     /// Whether it is a write or trim.
     pub fn is_write(&self) -> bool {
-        matches!(self.what, What::Write { .. } | What::Trim(..))
+        self.what.is_write()
     }
 
     /// Whether it is the write, or trim, of this key.
@@ -170,8 +177,7 @@ impl Oracle {
         if let Some(export) = export.filter(|_| header.version == aoe::VERSION) {
             self.enter(export, &what, tick, &header);
         }
-        let key = (at.worker, header.source, header.tag);
-        self.by_tag.entry(key).or_default().push(tick);
+        self.by_tag.insert((at.worker, header.source, header.tag, tick));
         let arrival = Arrival {
             at_us: self.now_us,
             worker: at.worker,
@@ -184,7 +190,7 @@ impl Oracle {
             what,
             per_frame: crate::frame::sectors_of_mtu(at.mtu),
         };
-        self.arrivals.insert(tick, arrival);
+        self.arrivals.insert(tick, Box::new(arrival));
         Some(tick)
     }
 

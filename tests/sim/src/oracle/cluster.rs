@@ -29,8 +29,10 @@ pub struct Cluster {
     pub last_arrival: Tick,
     /// Its acknowledgement, or a flush after it, said that it survives a power cut.
     pub durable: bool,
-    /// Who has sent a copy of it.
-    pub sources: Vec<Mac>,
+    /// Who sent the first copy of it.
+    pub source: Mac,
+    /// Who else has sent one.
+    pub others: Vec<Mac>,
     /// Its gateway was shut out then: it has happened by that moment, or never will; else [`NEVER`].
     pub barred: Tick,
     /// Tells requests apart that write the same.
@@ -51,11 +53,17 @@ impl Cluster {
             first_reply: NEVER,
             last_arrival: arrived,
             durable: false,
-            sources: vec![source],
+            source,
+            others: Vec::new(),
             barred: NEVER,
             key,
             repeats: false,
         }
+    }
+
+    /// Everybody who has sent a copy of it.
+    pub fn sources(&self) -> impl Iterator<Item = Mac> + '_ {
+        std::iter::once(self.source).chain(self.others.iter().copied())
     }
 
     /// When it took effect at the earliest.

@@ -74,8 +74,9 @@ pub struct Oracle {
     tick: Tick,
     /// By slot.
     pub exports: Vec<Exported>,
-    arrivals: BTreeMap<Tick, Arrival>,
-    by_tag: BTreeMap<(WorkerId, Mac, u32), Vec<Tick>>,
+    arrivals: BTreeMap<Tick, Box<Arrival>>,
+    /// Those that wait, by worker, source and tag.
+    by_tag: BTreeSet<(WorkerId, Mac, u32, Tick)>,
     /// The first broken promise.
     pub violation: Option<Violation>,
     /// Exports whose state an answer changed of which nobody can say what it answers.
@@ -95,7 +96,7 @@ impl Oracle {
             tick: 1,
             exports: Vec::new(),
             arrivals: BTreeMap::new(),
-            by_tag: BTreeMap::new(),
+            by_tag: BTreeSet::new(),
             violation: None,
             unsure: Vec::new(),
             unanswered: BTreeSet::new(),
@@ -166,36 +167,41 @@ impl Oracle {
             // The operator's doing, or the medium's.
             return self.settle(disk, first, count);
         }
-        let mut stale = None;
-        let mut copies = Vec::new();
-        let here = self.young_writes(worker);
-        let on_disk = |(_, export): &(usize, &Exported)| export.disk_number == disk;
-        for (number, export) in self.exports.iter().enumerate().filter(on_disk) {
-            let device = export.disk.lock();
-            for at in first.max(export.base)..(first + count).min(export.base + export.plan.sectors) {
-                let lba = at - export.base;
-                let value = stamp::value(lba, device.seen(at));
-                let sector = &export.sectors[lba as usize];
-                copies.extend(copy_in(&here, (number, lba), value));
-                let newer = sector
-                    .is_stale(value)
-                    .or_else(|| self.stale_trim(number, lba, value));
-                if let Some(newer) = newer {
-                    stale.get_or_insert((number, lba, value, newer));
-                }
-                if let Some(source) = export.sectors[lba as usize].refused(value, |mac| export.may_write(mac))
-                {
-                    drop(device);
-                    let text = format!(
-                        "{} of {source} is carried out at sector {lba} although it may not write",
-                        stamp::name(value)
-                    );
-                    return self.broken(Promise::Access, text);
-                }
-            }
+        for at in first..first + count {
+            self.applied_at(disk, at, worker);
         }
-        for copy in copies {
-            self.exports[copy.export].sectors[copy.lba as usize].carried_out(&copy);
+    }
+
+    fn applied_at(&mut self, disk: u8, at: u64, worker: WorkerId) {
+        let holds = |export: &Exported| {
+            export.disk_number == disk && (export.base..export.base + export.plan.sectors).contains(&at)
+        };
+        let mut stale = None;
+        for number in 0..self.exports.len() {
+            let export = &self.exports[number];
+            if !holds(export) {
+                continue;
+            }
+            let lba = at - export.base;
+            let value = export.seen(lba);
+            let sector = &export.sectors[lba as usize];
+            let newer = sector
+                .is_stale(value)
+                .or_else(|| self.stale_trim(number, lba, value));
+            if let Some(newer) = newer {
+                stale.get_or_insert((number, lba, value, newer));
+            }
+            if let Some(source) = sector.refused(value, |mac| export.may_write(mac)) {
+                let text = format!(
+                    "{} of {source} is carried out at sector {lba} although it may not write",
+                    stamp::name(value)
+                );
+                return self.broken(Promise::Access, text);
+            }
+            let copy = self.copy_in(worker, (number, lba), value);
+            if let Some(copy) = copy {
+                self.exports[number].sectors[lba as usize].carried_out(&copy);
+            }
         }
         let Some((number, lba, value, newer)) = stale else {
             return;
@@ -230,16 +236,21 @@ impl Oracle {
         );
     }
 
-    /// The writes and trims at a worker that are too young to be known as old, the first that came first.
-    fn young_writes(&self, worker: WorkerId) -> Vec<(Tick, &Arrival)> {
+    /// The request that may have been carried out just now: of the writes and trims at the worker that are too young to be known as
+    /// old, the one that came first.
+    fn copy_in(&self, worker: WorkerId, (number, lba): (usize, u64), value: Value) -> Option<Copy> {
         let newest_first = self.arrivals.iter().rev();
         let young = newest_first.take_while(|(_, arrival)| self.now_us - arrival.at_us <= STALE_AFTER_US);
-        let mut here: Vec<_> = young
-            .filter(|(_, arrival)| arrival.worker == worker && arrival.is_write())
-            .map(|(tick, arrival)| (*tick, arrival))
-            .collect();
-        here.reverse();
-        here
+        let here = young.filter(|(_, arrival)| arrival.worker == worker && arrival.export == Some(number));
+        let fits = here.filter_map(|(tick, arrival)| {
+            Some(Copy {
+                value,
+                key: arrival.key_of(lba, value)?,
+                arrived: *tick,
+                source: arrival.header.source,
+            })
+        });
+        fits.last()
     }
 
     /// Trims look alike: zeros are stale when every trim of the sector that waits is a copy of one that was answered before a
@@ -307,12 +318,9 @@ impl Oracle {
 
     /// A worker has nothing any more of what it took from its ring: what it did not answer, it never will.
     pub fn idle(&mut self, worker: WorkerId, in_ring: &dyn Fn(Tick) -> bool) {
-        let first = (worker, Mac([0; 6]), 0);
-        let its_own = self
-            .by_tag
-            .range(first..)
-            .take_while(|((at, ..), _)| *at == worker);
-        let ticks = its_own.flat_map(|(_, ticks)| ticks).copied();
+        let first = (worker, Mac([0; 6]), 0, 0);
+        let its_own = self.by_tag.range(first..).take_while(|(at, ..)| *at == worker);
+        let ticks = its_own.map(|(.., tick)| *tick);
         let mut gone: Vec<Tick> = ticks.filter(|tick| !in_ring(*tick)).collect();
         gone.sort_unstable();
         for tick in gone {
@@ -329,6 +337,7 @@ impl Oracle {
         let (old, new): (Vec<&Arrival>, Vec<&Arrival>) = self
             .arrivals
             .values()
+            .map(|arrival| &**arrival)
             .partition(|arrival| workers.contains(&arrival.worker));
         let mut bars = Vec::new();
         for arrival in old {
@@ -349,15 +358,11 @@ impl Oracle {
     }
 
     /// A request is answered or given up.
-    fn leave(&mut self, tick: Tick) -> Option<Arrival> {
+    fn leave(&mut self, tick: Tick) -> Option<Box<Arrival>> {
         let arrival = self.arrivals.remove(&tick)?;
-        let key = (arrival.worker, arrival.header.source, arrival.header.tag);
-        if let Some(ticks) = self.by_tag.get_mut(&key) {
-            ticks.retain(|other| *other != tick);
-            if ticks.is_empty() {
-                self.by_tag.remove(&key);
-            }
-        }
+        let header = &arrival.header;
+        self.by_tag
+            .remove(&(arrival.worker, header.source, header.tag, tick));
         if let Some(number) = arrival.export {
             self.give_up(number, &arrival.what);
         }
@@ -366,25 +371,29 @@ impl Oracle {
 
     /// A copy of a write is gone: if it was the last one, the write has happened or never will.
     fn give_up(&mut self, number: usize, what: &What) {
+        if !what.is_write() {
+            return;
+        }
         let now = self.tick;
-        let keys: Vec<(u64, u64)> = match what {
-            What::Write { lba, values, .. } => (*lba..).zip(values.iter().copied()).collect(),
+        let others = self.arrivals.values();
+        let others = others.filter(|other| other.export == Some(number) && other.is_write());
+        let others: Vec<&Arrival> = others.map(|other| &**other).collect();
+        let sectors = &mut self.exports[number].sectors;
+        let mut gone = |lba: u64, key| {
+            let others = others.iter().any(|other| other.writes(key));
+            if !others && let Some(sector) = sectors.get_mut(lba as usize) {
+                sector.all_left(key, now);
+            }
+        };
+        match what {
+            What::Write { lba, values, .. } => (*lba..).zip(values).for_each(|(lba, key)| gone(lba, *key)),
             What::Trim(spans, key) => {
                 let sectors = spans
                     .iter()
                     .flat_map(|&(first, count)| first..first.saturating_add(count).min(4096));
-                sectors.map(|lba| (lba, *key)).collect()
+                sectors.for_each(|lba| gone(lba, *key));
             }
-            _ => return,
-        };
-        let others = self.arrivals.values();
-        let others = others.filter(|other| other.export == Some(number) && other.is_write());
-        let others: Vec<&Arrival> = others.collect();
-        for (lba, key) in keys {
-            let others = others.iter().any(|other| other.writes(key));
-            if !others && let Some(sector) = self.exports[number].sectors.get_mut(lba as usize) {
-                sector.all_left(key, now);
-            }
+            _ => {}
         }
     }
 
@@ -396,7 +405,7 @@ impl Oracle {
             _ => None,
         };
         let Some(key) = key else { return };
-        let others: Vec<Arrival> = self
+        let others: Vec<Box<Arrival>> = self
             .arrivals
             .values()
             .filter(|other| other.export == Some(number) && other.writes(key))
@@ -410,21 +419,6 @@ impl Oracle {
             self.enter(number, &other.what, tick, &other.header);
         }
     }
-}
-
-/// The request that may have been carried out just now, of those at the worker.
-fn copy_in(here: &[(Tick, &Arrival)], (number, lba): (usize, u64), value: Value) -> Option<Copy> {
-    let mut here = here.iter().filter(|(_, arrival)| arrival.export == Some(number));
-    here.find_map(|(tick, arrival)| {
-        Some(Copy {
-            export: number,
-            lba,
-            value,
-            key: arrival.key_of(lba, value)?,
-            arrived: *tick,
-            source: arrival.header.source,
-        })
-    })
 }
 
 impl Exported {

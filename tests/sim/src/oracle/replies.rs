@@ -73,14 +73,17 @@ impl Oracle {
 
     /// The request that a reply answers, and whether it can be no other: copies that the network has changed carry the same tag.
     fn asked(&mut self, worker: WorkerId, reply: &Reply<'_>) -> Option<(Tick, bool)> {
-        let ticks = self.by_tag.get(&(worker, reply.to, reply.tag))?;
-        let fits = |tick: &&Tick| {
-            let header = &self.arrivals[*tick].header;
+        let first = (worker, reply.to, reply.tag, 0);
+        let waiting = self
+            .by_tag
+            .range(first..=(worker, reply.to, reply.tag, Tick::MAX));
+        let fits = |tick: &Tick| {
+            let header = &self.arrivals[tick].header;
             let shelf = header.shelf == reply.shelf || header.shelf == aoe::SHELF_ANY;
             let slot = header.slot == reply.slot || header.slot == aoe::SLOT_ANY;
             header.command == reply.command && shelf && slot
         };
-        let fitting: Vec<Tick> = ticks.iter().filter(fits).copied().collect();
+        let fitting: Vec<Tick> = waiting.map(|(.., tick)| *tick).filter(fits).collect();
         let tick = *fitting.first()?;
         let first = &self.arrivals[&tick];
         let same = |other: &Tick| {

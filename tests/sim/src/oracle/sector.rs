@@ -16,14 +16,10 @@ use super::cluster::{Cluster, NEVER, Tick};
 
 use crate::stamp::{INITIAL, Value};
 
-/// A request that may have just been carried out, and what it gives a sector.
+/// A request that may have just been carried out at a sector.
 #[derive(Debug, Clone)]
 pub struct Copy {
-    /// Which export.
-    pub export: usize,
-    /// Which sector.
-    pub lba: u64,
-    /// What it holds now.
+    /// What the sector holds now.
     pub value: Value,
     /// What tells the write from others.
     pub key: u64,
@@ -91,8 +87,8 @@ impl Sector {
                 cluster.repeats = !self.arrived.insert(key);
                 self.clusters.push(cluster);
             }
-            Some(cluster) if cluster.sources.contains(&source) => {}
-            Some(cluster) => cluster.sources.push(source),
+            Some(cluster) if cluster.sources().any(|other| other == source) => {}
+            Some(cluster) => cluster.others.push(source),
         }
     }
 
@@ -246,10 +242,10 @@ impl Sector {
     pub fn refused(&self, value: Value, may_write: impl Fn(Mac) -> bool) -> Option<Mac> {
         let mut refused = None;
         for cluster in self.clusters.iter().filter(|cluster| cluster.value == value) {
-            if cluster.answered != NEVER || cluster.sources.iter().any(|source| may_write(*source)) {
+            if cluster.answered != NEVER || cluster.sources().any(&may_write) {
                 return None;
             }
-            refused = cluster.sources.first().copied();
+            refused = Some(cluster.source);
         }
         refused
     }
@@ -416,8 +412,6 @@ mod tests {
         sector.write_answered(10, 1, 3, 0, false).unwrap();
         wrote(&mut sector, 11, 4, 5).unwrap();
         sector.carried_out(&Copy {
-            export: 0,
-            lba: 0,
             value: 10,
             key: 10,
             arrived: 2,

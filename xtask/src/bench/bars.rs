@@ -43,6 +43,18 @@ impl Bar {
     }
 }
 
+const fn least(limit: f64) -> Limit {
+    Limit::AtLeast(limit)
+}
+
+const fn most(limit: f64) -> Limit {
+    Limit::AtMost(limit)
+}
+
+fn rate(run: &Run) -> f64 {
+    run.figures.rps
+}
+
 struct Table<'a> {
     results: &'a Results,
     bars: Vec<Bar>,
@@ -54,93 +66,13 @@ pub(super) fn judge(results: &Results) -> Vec<Bar> {
         results,
         bars: Vec::new(),
     };
-    let (least, most) = (Limit::AtLeast, Limit::AtMost);
-    let rate = |run: &Run| run.figures.rps;
-
-    let one = Load::reads(2, 1);
-    table.against_vblade(RAM_1500, &one, "rate", rate, least(4.0));
-    let p50 = results
-        .find(RAM_1500, &one.name(), Xblade)
-        .map(|s| s.median(|run| run.figures.lat_us.p50));
-    table.add(format!("{}: p50 in µs", one.name()), most(6.0), p50);
-    for depth in [16, 64] {
-        table.against_vblade(RAM_1500, &Load::reads(2, depth), "rate", rate, least(1.9));
-    }
-    for depth in [16, 64] {
-        table.against_vblade(RAM_9000, &Load::reads(16, depth), "rate", rate, least(1.35));
-    }
-    for (stage, sectors) in [(RAM_1500, 2), (RAM_9000, 16)] {
-        for depth in [16, 64] {
-            let load = Load::reads(sectors, depth);
-            let ratio = table.ratio(stage, &load, Echo, rate);
-            table.add(
-                format!("{stage}, {}: rate (echo)", load.name()),
-                least(0.95),
-                ratio,
-            );
-        }
-    }
-    for (stage, sectors, limit) in [(RAM_1500, 2, 1.5), (RAM_9000, 16, 1.0), (THREADED, 16, 1.4)] {
-        for depth in [16, 64] {
-            table.against_vblade(stage, &Load::writes(sectors, depth), "rate", rate, least(limit));
-        }
-    }
-    for (stage, sectors) in [(RAM_1500, 2), (RAM_9000, 16)] {
-        for load in [
-            Load::reads(sectors, 16).in_order(),
-            Load::writes(sectors, 16).in_order(),
-        ] {
-            let ratio = table
-                .ratio(stage, &load, Ggaoed, rate)
-                .or_else(|| table.ratio(stage, &load, Vblade, rate));
-            let best = if table.ratio(stage, &load, Ggaoed, rate).is_some() {
-                "ggaoed"
-            } else {
-                "vblade, without ggaoed"
-            };
-            table.add(format!("{}: rate ({best})", load.name()), least(1.0), ratio);
-        }
-    }
+    table.reads();
+    table.writes();
+    table.sequential();
     table.holes_and_others();
-    for (stage, sectors, limit) in [(RAM_1500, 2, 0.55), (RAM_9000, 16, 0.75)] {
-        table.against_vblade(
-            stage,
-            &Load::reads(sectors, 16),
-            "target's CPU",
-            |run| run.target_us,
-            most(limit),
-        );
-    }
-    for (stage, sectors) in [(UNPINNED_1500, 2), (UNPINNED_9000, 16)] {
-        table.against_vblade(stage, &Load::reads(sectors, 16), "rate", rate, least(1.5));
-    }
-    for depth in [16, 64] {
-        table.against_vblade(WRITES, &Load::writes(2, depth), "rate", rate, least(3.0));
-    }
-    table.fact(AMPLIFICATION, most(5.0));
-    for (depth, limit) in [(1, 1.0), (16, 3.0), (64, 4.0)] {
-        table.against_vblade(SYNC, &Load::writes(2, depth), "rate", rate, least(limit));
-    }
-    table.against_vblade(COLD_1500, &Load::reads(2, 64), "rate", rate, least(4.0));
-    table.against_vblade(
-        COLD_9000,
-        &Load::reads(16, 16).in_order(),
-        "rate",
-        rate,
-        least(1.0),
-    );
-    table.fact(HOT_BESIDE_COLD, least(0.9));
-    for kind in KINDS {
-        table.fact(&kept(kind), least(0.95));
-    }
-    table.fact(WOKEN, most(20.0));
-    table.fact(RATE_LIMITED, least(0.8));
-    table.fact(MANY_RATE, least(0.97));
-    table.fact(MANY_START, most(2.0));
-    table.fact(MANY_MEMORY, most(64.0));
-    table.fact(TWO_INTERFACES, least(1.0));
-    table.fact(IDLE, most(0.5));
-    table.fact(MEMORY, most(24.0));
+    table.cpu_and_unpinned();
+    table.on_disk();
+    table.on_one_machine();
     table.bars
 }
 
@@ -153,13 +85,100 @@ impl Table<'_> {
         });
     }
 
+    fn reads(&mut self) {
+        let one = Load::reads(2, 1);
+        self.against_vblade(RAM_1500, &one, "rate", rate, least(4.0));
+        let p50 = self
+            .results
+            .find(RAM_1500, &one.name(), Xblade)
+            .map(|s| s.median(|run| run.figures.lat_us.p50));
+        self.add(format!("{}: p50 in µs", one.name()), most(6.0), p50);
+        for (stage, sectors, limit) in [(RAM_1500, 2, 1.9), (RAM_9000, 16, 1.35)] {
+            for depth in [16, 64] {
+                self.against_vblade(stage, &Load::reads(sectors, depth), "rate", rate, least(limit));
+            }
+        }
+        for (stage, sectors) in [(RAM_1500, 2), (RAM_9000, 16)] {
+            for depth in [16, 64] {
+                let load = Load::reads(sectors, depth);
+                let ratio = self.ratio(stage, &load, Echo, rate);
+                self.add(
+                    format!("{stage}, {}: rate (echo)", load.name()),
+                    least(0.95),
+                    ratio,
+                );
+            }
+        }
+    }
+
+    fn writes(&mut self) {
+        for (stage, sectors, limit) in [(RAM_1500, 2, 1.5), (RAM_9000, 16, 1.0), (THREADED, 16, 1.4)] {
+            for depth in [16, 64] {
+                self.against_vblade(stage, &Load::writes(sectors, depth), "rate", rate, least(limit));
+            }
+        }
+    }
+
+    fn sequential(&mut self) {
+        for (stage, sectors) in [(RAM_1500, 2), (RAM_9000, 16)] {
+            for load in [
+                Load::reads(sectors, 16).in_order(),
+                Load::writes(sectors, 16).in_order(),
+            ] {
+                let (best, ratio) = match self.ratio(stage, &load, Ggaoed, rate) {
+                    Some(ratio) => ("ggaoed", Some(ratio)),
+                    None => ("vblade, without ggaoed", self.ratio(stage, &load, Vblade, rate)),
+                };
+                self.add(format!("{}: rate ({best})", load.name()), least(1.0), ratio);
+            }
+        }
+    }
+
+    fn cpu_and_unpinned(&mut self) {
+        let cpu = |run: &Run| run.target_us;
+        for (stage, sectors, limit) in [(RAM_1500, 2, 0.55), (RAM_9000, 16, 0.75)] {
+            self.against_vblade(stage, &Load::reads(sectors, 16), "target's CPU", cpu, most(limit));
+        }
+        for (stage, sectors) in [(UNPINNED_1500, 2), (UNPINNED_9000, 16)] {
+            self.against_vblade(stage, &Load::reads(sectors, 16), "rate", rate, least(1.5));
+        }
+    }
+
+    fn on_disk(&mut self) {
+        for depth in [16, 64] {
+            self.against_vblade(WRITES, &Load::writes(2, depth), "rate", rate, least(3.0));
+        }
+        self.fact(AMPLIFICATION, most(5.0));
+        for (depth, limit) in [(1, 1.0), (16, 3.0), (64, 4.0)] {
+            self.against_vblade(SYNC, &Load::writes(2, depth), "rate", rate, least(limit));
+        }
+        self.against_vblade(COLD_1500, &Load::reads(2, 64), "rate", rate, least(4.0));
+        let in_order = Load::reads(16, 16).in_order();
+        self.against_vblade(COLD_9000, &in_order, "rate", rate, least(1.0));
+        self.fact(HOT_BESIDE_COLD, least(0.9));
+    }
+
+    /// Strangers, many exports, several interfaces, and what rest costs.
+    fn on_one_machine(&mut self) {
+        for kind in KINDS {
+            self.fact(&kept(kind), least(0.95));
+        }
+        self.fact(WOKEN, most(20.0));
+        self.fact(RATE_LIMITED, least(0.8));
+        self.fact(MANY_RATE, least(0.97));
+        self.fact(MANY_START, most(2.0));
+        self.fact(MANY_MEMORY, most(64.0));
+        self.fact(TWO_INTERFACES, least(1.0));
+        self.fact(IDLE, most(0.5));
+        self.fact(MEMORY, most(24.0));
+    }
+
     fn holes_and_others(&mut self) {
-        let (least, rate) = (Limit::AtLeast, |run: &Run| run.figures.rps);
         for stage in [HOLES_1500, HOLES_9000] {
             self.against_vblade(stage, &holes::load(stage), "rate", rate, least(1.0));
             self.fact(&holes::against_data(stage), least(0.95));
         }
-        self.fact(TAKEN, Limit::AtMost(1.0));
+        self.fact(TAKEN, most(1.0));
         for load in [Load::reads(16, 1), Load::reads(16, 16), Load::writes(16, 16)] {
             let ratio = self.ratio(NBD_9000, &load, Nbdkit, rate);
             self.add(

@@ -5,8 +5,7 @@ mod card_report;
 mod drivers;
 mod filters;
 mod steer;
-
-use std::fmt::Write as _;
+mod text;
 
 use anyhow::{Result, ensure};
 use aoe_common::wire::sectors_per_frame;
@@ -15,13 +14,12 @@ use serde_json::{Value, json};
 
 use super::args::DoctorArgs;
 use super::output;
-use crate::control::tags::Tags;
-use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, version};
-use crate::host::{PageLists, Probe, XdpFeatures, page_lists, probe};
+use crate::host::{PageLists, Probe, page_lists, probe};
 use crate::store::rbd_available;
-use advice::{Advice, advice, mode, spread};
+use advice::{Advice, advice, mode};
 use filters::{Filters, Program};
 use steer::Intent;
+use text::report;
 
 /// Changes when a key of the JSON object changes its meaning or goes away.
 const SCHEMA: u32 = 1;
@@ -155,123 +153,6 @@ impl Finding {
 
     fn is_bad(&self) -> bool {
         self.advice.iter().any(|advice| advice.bad)
-    }
-}
-
-fn report(finding: &Finding) -> String {
-    let Finding {
-        probe,
-        sectors,
-        mode,
-        filters,
-        advice,
-    } = finding;
-    let Probe {
-        interface,
-        kernel,
-        mtu_bytes,
-        rx_queues,
-        tx_queues,
-        ..
-    } = probe;
-    let driver = probe.driver.as_deref().unwrap_or("unknown");
-    let mut text = format!(
-        "{interface}\n  driver       {driver}\n  kernel       {kernel}{}\n",
-        kernel_note(kernel)
-    );
-    let state = if probe.up { "up" } else { "down" };
-    let kib = f64::from(*sectors) / 2.0;
-    let _ = writeln!(
-        text,
-        "  link         {state}, MTU {mtu_bytes}: {sectors} sectors ({kib} KiB) a request"
-    );
-    let _ = writeln!(
-        text,
-        "  queues       {rx_queues} receive, {tx_queues} transmit; {}",
-        spread(probe)
-    );
-    if let Some(filters) = filters {
-        let _ = writeln!(text, "  filters      {filters}");
-    }
-    match probe.xdp {
-        None => text += "  XDP          unknown: the kernel does not tell before 6.3\n",
-        Some(xdp) => {
-            let _ = writeln!(
-                text,
-                "  XDP          native {}, redirect {}, zero-copy {}, multi-buffer {}",
-                yes(xdp.basic()),
-                yes(xdp.redirect()),
-                zero_copy(xdp),
-                yes(xdp.multi_buffer())
-            );
-        }
-    }
-    if probe.has_program {
-        text += "               a program is attached already (xblade's own, if it runs); xblade replaces no other\n";
-    }
-    let threaded = probe.threaded.map_or("unknown", |on| {
-        if on {
-            "in kernel threads"
-        } else {
-            "in soft interrupts"
-        }
-    });
-    let _ = writeln!(text, "  receive work {threaded}");
-    let vlan = match Tags::of(probe.driver.as_deref(), probe.offloads.as_deref()) {
-        None => "unknown whether the NIC strips tags",
-        Some(Tags::InFrame) => "tags reach XDP",
-        Some(Tags::StrippedByNic) => "the NIC strips tags before XDP sees them: no exports with `vlan`",
-        Some(Tags::StrippedBelow) => {
-            "the interfaces below strip tags: no exports with `vlan`; use VLAN devices on it"
-        }
-        Some(Tags::SenderDecides) => {
-            "tags reach XDP where the other end puts them into the frame: `txvlan off` there"
-        }
-    };
-    let _ = writeln!(text, "  VLAN         {vlan}\n  xblade       {mode}");
-    if advice.is_empty() {
-        text += "\nNothing to improve.\n";
-    }
-    for (bad, heading) in [(true, "This must change:"), (false, "What would help:")] {
-        let of_this_kind: Vec<&Advice> = advice.iter().filter(|advice| advice.bad == bad).collect();
-        if !of_this_kind.is_empty() {
-            let _ = writeln!(text, "\n{heading}");
-        }
-        for Advice { why, commands, .. } in of_this_kind {
-            let _ = writeln!(text, "\n  # {why}");
-            for command in commands {
-                let _ = writeln!(text, "  {command}");
-            }
-        }
-    }
-    text
-}
-
-const fn yes(yes: bool) -> &'static str {
-    if yes { "yes" } else { "no" }
-}
-
-fn zero_copy(xdp: XdpFeatures) -> String {
-    match (xdp.zero_copy(), xdp.zero_copy_pieces) {
-        (false, _) => "no".into(),
-        (true, 1) => "yes (of one buffer)".into(),
-        (true, pieces) => format!("yes (up to {pieces} buffers a frame)"),
-    }
-}
-
-fn kernel_note(release: &str) -> String {
-    match version(release) {
-        Some(version) if version < KERNEL_MIN => {
-            format!(": too old, {}.{} is the least", KERNEL_MIN.0, KERNEL_MIN.1)
-        }
-        Some(version) if version < KERNEL_JUMBO => {
-            format!(
-                ": no jumbo frames, they need {}.{}",
-                KERNEL_JUMBO.0, KERNEL_JUMBO.1
-            )
-        }
-        Some(_) => String::new(),
-        None => ": version unknown".to_owned(),
     }
 }
 

@@ -15,16 +15,6 @@ use lab::packages;
 
 use crate::{setup, sh};
 
-/// How to get a BPF toolchain where Debian's packages are not to be had.
-pub(crate) const WITHOUT_DEBIAN: &str = "\
-Only the eBPF build needs rustc-web, libstd-rust-web-dev-bpf and llvm-22, and only who changes aoe-ebpf needs that
-build. Without them the kernel half builds with
-  rustup toolchain install nightly --component rust-src
-  cargo install bpf-linker
-  CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_PANIC=abort \\
-    cargo +nightly build --package aoe-ebpf --release --target bpfel-unknown-none -Zbuild-std=core
-but the object differs from the checked-in one then: let a Debian machine build what is committed.";
-
 const TARGET: &str = "bpfel-unknown-none";
 
 /// The programs that build and compare the object. They are Debian's in any case: rustup's compiler has no core for BPF.

@@ -21,6 +21,16 @@ const fn package(name: &'static str, why: &'static str) -> Package {
     Package { name, why }
 }
 
+/// How to get a BPF toolchain where Debian's packages are not available.
+const WITHOUT_DEBIAN: &str = "\
+Only the eBPF build needs rustc-web, libstd-rust-web-dev-bpf and llvm-22, and only who changes aoe-ebpf needs that
+build. Without them the kernel half builds with
+  rustup toolchain install nightly --component rust-src
+  cargo install bpf-linker
+  CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_PANIC=abort \\
+    cargo +nightly build --package aoe-ebpf --release --target bpfel-unknown-none -Zbuild-std=core
+but the object differs from the checked-in one then: let a Debian machine build what is committed.";
+
 /// Everything that `cargo xtask` may ask for. [`ensure`] takes names from here.
 const PACKAGES: &[Package] = &[
     package(
@@ -127,8 +137,7 @@ pub(crate) fn ensure(names: &[&str]) -> Result<()> {
     describe(&missing);
     if !is_debian() {
         bail!(
-            "this is no Debian system: install what the packages above contain with your own package manager\n{}",
-            crate::ebpf::WITHOUT_DEBIAN
+            "this is no Debian system: install what the packages above contain with your own package manager\n{WITHOUT_DEBIAN}"
         );
     }
     let (services, missing): (Vec<&str>, Vec<&str>) =
@@ -147,9 +156,8 @@ pub(crate) fn ensure(names: &[&str]) -> Result<()> {
         let unknown: Vec<&str> = missing.iter().copied().filter(|name| !is_known(name)).collect();
         if !unknown.is_empty() {
             bail!(
-                "this release has no package {}: Debian 12 (with its security updates) and later have\n{}",
-                unknown.join(", "),
-                crate::ebpf::WITHOUT_DEBIAN
+                "this release has no package {}: Debian 12 (with its security updates) and later have\n{WITHOUT_DEBIAN}",
+                unknown.join(", ")
             );
         }
     }

@@ -26,6 +26,7 @@ pub mod preflight;
 pub mod signals;
 pub mod state;
 mod stop;
+mod store_options;
 mod supervisor;
 pub(crate) mod tags;
 

@@ -16,11 +16,12 @@ use super::other_targets::{Sought, tie::MODEL};
 use super::plan::ExportId;
 use super::state::image::{self, ImageKeeper};
 use super::state::{StateDir, StateError, StateKey};
+use super::store_options::store_options;
 use crate::config::{ExportConfig, OnLostWrite, Overlay};
 use crate::filter::{AllowList, ExportRule};
 use crate::store::{
-    self, CephOptions, CompletionQueue, CurrentGolden, Losses, LostWrites, Metadata, Reports, SECTOR_BYTES,
-    Store, StoreError, StoreKind, StoreOptions, Takeover,
+    self, CompletionQueue, CurrentGolden, Losses, LostWrites, Metadata, Reports, SECTOR_BYTES, Store,
+    StoreError, StoreOptions, Takeover,
 };
 use crate::target::{Address, DynStateStore, Export, Gateway, Identity, Options, Persistent, WireAdmin};
 
@@ -381,50 +382,6 @@ fn serial(config: &ExportConfig) -> String {
         slot: config.slot,
     };
     config.serial.clone().unwrap_or_else(|| default_serial(address))
-}
-
-/// What a store is made from; another value needs another store.
-pub(super) fn store_options(config: &ExportConfig) -> StoreOptions {
-    StoreOptions {
-        kind: config.store,
-        format: config.format,
-        path: config.path.clone(),
-        offset: config.offset,
-        length: config.length,
-        read_only: config.read_only || config.overlay != Overlay::None,
-        shared: config.shared,
-        prealloc: config.prealloc,
-        flush_interval: config.flush_interval,
-        on_lost_write: config.on_lost_write,
-        // Whatever else is served has nothing to do with it.
-        ceph: match config.store {
-            StoreKind::Rbd => (*config.ceph).clone(),
-            _ => CephOptions::default(),
-        },
-        takeover: None,
-    }
-}
-
-/// Whether the second configuration can go on with what was opened for the first.
-pub(super) fn same_store(one: &ExportConfig, other: &ExportConfig) -> bool {
-    let disks = |config: &ExportConfig| {
-        (
-            // Which kind is a matter of each machine's next copy.
-            config.overlay == Overlay::None,
-            config.overlay_dir.clone(),
-        )
-    };
-    let group = |config: &ExportConfig| {
-        config
-            .failover
-            .as_ref()
-            .map(|group| (group.name.clone(), group.detect))
-    };
-    let has_disks = [one, other].iter().any(|config| config.overlay != Overlay::None);
-    store_options(one) == store_options(other)
-        && one.state_name == other.state_name
-        && group(one) == group(other)
-        && (!has_disks || disks(one) == disks(other))
 }
 
 /// What the machines' disks are made by.

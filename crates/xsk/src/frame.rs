@@ -82,7 +82,7 @@ impl Frame {
 #[cfg(debug_assertions)]
 impl Drop for Frame {
     fn drop(&mut self) {
-        let leaked = !self.pieces.is_empty() && super::umem::live::contains(self.umem);
+        let leaked = !self.pieces.is_empty() && super::live::contains(self.umem);
         assert!(
             !leaked || std::thread::panicking(),
             "a frame of {} pieces was dropped, neither sent nor freed",

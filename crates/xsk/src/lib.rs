@@ -30,6 +30,7 @@ mod chunk;
 mod config;
 mod error;
 mod frame;
+mod live;
 mod release;
 mod ring;
 mod setup;

@@ -11,6 +11,7 @@ use rustix::io::{Errno, dup2};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use super::frame::{Frame, Piece, Pieces, PiecesMut};
+use super::live;
 
 /// A line of the CPU's cache.
 const LINE_BYTES: usize = 64;
@@ -247,27 +248,4 @@ fn next_id() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let id = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1));
     id.expect("fewer than 2^32 sockets in the life of a process")
-}
-
-/// Which UMEMs exist: a frame dropped while its socket lives is a leak, one dropped after it is not.
-/// Debug builds only.
-pub(super) mod live {
-    #[cfg(debug_assertions)]
-    static LIVE: parking_lot::Mutex<std::collections::BTreeSet<u32>> =
-        parking_lot::Mutex::new(std::collections::BTreeSet::new());
-
-    pub(crate) fn add(_id: u32) {
-        #[cfg(debug_assertions)]
-        LIVE.lock().insert(_id);
-    }
-
-    pub(crate) fn remove(_id: u32) {
-        #[cfg(debug_assertions)]
-        LIVE.lock().remove(&_id);
-    }
-
-    #[cfg(debug_assertions)]
-    pub(crate) fn contains(id: u32) -> bool {
-        LIVE.lock().contains(&id)
-    }
 }

@@ -35,6 +35,16 @@ pub struct Header {
     pub argument_at: usize,
 }
 
+/// To whom a frame is sent; nobody, where it is too short.
+pub fn destination(bytes: &[u8]) -> Mac {
+    mac(bytes, eth::DST).unwrap_or_default()
+}
+
+/// Who sends a frame; nobody, where it is too short.
+pub fn source(bytes: &[u8]) -> Mac {
+    mac(bytes, eth::SRC).unwrap_or_default()
+}
+
 /// Length of an untagged frame's headers before ATA data.
 pub const DATA_AT: usize = eth::HEADER_LEN + aoe::HEADER_LEN + ata::HEADER_LEN;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::backoff::Backoff;
-use super::super::open::same_store;
+use super::super::store_options::same_store;
 use super::reload::Reload;
 use super::{Action, ExportId, HANDOVER, Level, Plan, Refusal, Wanted, address_of};
 use crate::config::interfaces::Patterns;

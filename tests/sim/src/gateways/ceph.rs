@@ -10,6 +10,7 @@ use std::sync::Arc;
 use engine::Persistent;
 use parking_lot::Mutex;
 
+use super::answer::{Answer, ClientId};
 use super::client::Client;
 use super::parts::Parts;
 use crate::bus::{Bus, Control, Event, WorkerId};
@@ -18,8 +19,6 @@ use crate::mutants::Mutant;
 use crate::plan::GatewaysPlan;
 use crate::random::Random;
 
-/// An instance of a client: never used again.
-pub(super) type ClientId = u32;
 /// Sectors of an object.
 pub(super) const OBJECT: u64 = 8;
 
@@ -46,23 +45,6 @@ pub(super) enum Work {
     Load,
     /// The protocol state is this.
     Save(Persistent),
-}
-
-/// What comes of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// It is done.
-    Done,
-    /// What was read.
-    Bytes(Vec<u8>),
-    /// Who has the lock.
-    Owner(Option<ClientId>),
-    /// The protocol state.
-    State(Persistent),
-    /// Somebody else has the lock.
-    Busy,
-    /// The client is shut out.
-    ShutOut,
 }
 
 /// Who waits for the answer.

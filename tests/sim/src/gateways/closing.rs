@@ -1,6 +1,7 @@
 //! How a gateway leaves the group, and how its process ends.
 
-use super::ceph::{ClientId, To, Work};
+use super::answer::ClientId;
+use super::ceph::{To, Work};
 use super::world::Gateways;
 use crate::bus::{Control, WorkerId};
 use crate::mutants::Mutant;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use failover::{ASK_EVERY_US, Holder, State, Step};
 
-use super::ceph::{Answer, ClientId, To, Work};
+use super::answer::{Answer, ClientId};
+use super::ceph::{To, Work};
 use super::client::Client;
 use super::gateway::Life;
 use super::world::Gateways;

@@ -1,6 +1,6 @@
 //! Faults of a plan with gateways, as they begin and end.
 
-use super::switch::as_host;
+use super::gateway::as_host;
 use super::world::Gateways;
 use crate::bus::{Control, Event};
 use crate::plan::FaultKind;

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aoe_common::Mac;
+use aoe_common::wire::aoe;
 use failover::{Group, Holder, Settings, State};
 
-use super::ceph::ClientId;
+use super::answer::ClientId;
 use super::client::{Client, Clock};
 use crate::bus::{Bus, Event, WorkerId};
+use crate::frame::{self, Reply};
 use crate::process::Process;
 
 /// The address of the group.
@@ -17,6 +19,17 @@ pub(super) const GROUP: Mac = Mac([2, 0x78, 0x62, 0, 0, 1]);
 /// A gateway's own address.
 pub(super) fn own_mac(gateway: u8) -> Mac {
     Mac([2, 0, 0, 0, 1, gateway])
+}
+
+/// A gateway's number as a host of the networks.
+pub(super) fn as_host(gateway: u8) -> u16 {
+    0x100 + u16::from(gateway)
+}
+
+/// Whether a frame to this gateway says that another one answers for the group.
+pub(super) fn is_answer(bytes: &[u8], gateway: u8) -> bool {
+    frame::destination(bytes) == own_mac(gateway)
+        && Reply::parse(bytes).is_some_and(|reply| reply.from == GROUP && reply.command == aoe::CMD_QUERY)
 }
 
 /// How far a gateway is with taking the lock: what it waits for.

@@ -1,6 +1,7 @@
 //! Several gateways to one image in Ceph: the real engine and the real [`failover::Group`] in each, and a cluster, a switch and
 //! machines around them that fail.
 
+mod answer;
 mod ceph;
 mod client;
 mod closing;
@@ -9,10 +10,12 @@ pub mod draw;
 mod faults;
 mod gateway;
 mod parts;
+mod store;
 mod switch;
 mod taking;
 mod watch;
+mod watching;
 mod world;
 
-pub use ceph::Answer;
+pub use answer::Answer;
 pub use world::run;

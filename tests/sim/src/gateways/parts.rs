@@ -4,7 +4,7 @@ use std::io;
 
 use engine::{Completion, CompletionHandle as _, Event, Fault, FaultKind, SECTOR_BYTES, Token};
 
-use super::ceph::Answer;
+use super::answer::Answer;
 use crate::bus::Handle;
 
 /// What is left of one.

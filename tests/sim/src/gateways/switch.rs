@@ -1,18 +1,13 @@
 //! The switch between gateways and hosts: it learns where the group's address was seen last.
 
 use aoe_common::Mac;
-use aoe_common::wire::{aoe, eth};
+use aoe_common::wire::aoe;
 
-use super::gateway::{GROUP, own_mac};
+use super::gateway::{GROUP, as_host, own_mac};
 use super::world::Gateways;
-use crate::frame::{self, Frame, Reply};
+use crate::frame::{self, Frame};
 use crate::host::mac_of;
 use crate::oracle::SHELF;
-
-/// A gateway's number as a host of the networks.
-pub(super) fn as_host(gateway: u8) -> u16 {
-    0x100 + u16::from(gateway)
-}
 
 impl Gateways {
     /// Where a frame to this address goes: the gateways.
@@ -29,7 +24,7 @@ impl Gateways {
     pub(super) fn sent_by(&mut self, host: u16) {
         let out = std::mem::take(&mut self.hosts[usize::from(host)].base().out);
         for (_, frame) in out {
-            let to = destination(&frame.bytes);
+            let to = frame::destination(&frame.bytes);
             for gateway in self.out_of(to) {
                 self.network.to_target(host, gateway, frame.clone());
             }
@@ -41,11 +36,11 @@ impl Gateways {
         if !self.network.is_up(gateway) {
             return;
         }
-        if source(bytes) == GROUP && self.seen_at.replace(gateway) != Some(gateway) {
+        if frame::source(bytes) == GROUP && self.seen_at.replace(gateway) != Some(gateway) {
             self.bus
                 .say(|| format!("switch: the group is at gateway {gateway}"));
         }
-        let to = destination(bytes);
+        let to = frame::destination(bytes);
         let frame = |bytes: &[u8]| Frame {
             bytes: bytes.to_vec(),
             odd: false,
@@ -77,26 +72,4 @@ impl Gateways {
         );
         self.sent_from(gateway, &bytes);
     }
-}
-
-fn destination(bytes: &[u8]) -> Mac {
-    Mac(bytes
-        .get(eth::DST..)
-        .and_then(|bytes| bytes.first_chunk())
-        .copied()
-        .unwrap_or_default())
-}
-
-fn source(bytes: &[u8]) -> Mac {
-    Mac(bytes
-        .get(eth::SRC..)
-        .and_then(|bytes| bytes.first_chunk())
-        .copied()
-        .unwrap_or_default())
-}
-
-/// Whether a frame to this gateway says that another one answers for the group.
-pub(super) fn is_answer(bytes: &[u8], gateway: u8) -> bool {
-    destination(bytes) == own_mac(gateway)
-        && Reply::parse(bytes).is_some_and(|reply| reply.from == GROUP && reply.command == aoe::CMD_QUERY)
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use engine::{Exports, StateStore, Store};
 use failover::Holder;
 
-use super::ceph::{Answer, To, Work};
-use super::client::{Client, Image, Metadata};
+use super::answer::Answer;
+use super::ceph::{To, Work};
+use super::client::Client;
 use super::control::name;
 use super::gateway::{Stage, Taking};
+use super::store::{Image, Metadata};
 use super::world::Gateways;
 use crate::bus::{CompletionQueue, Control, Event, WorkerId};
 use crate::mutants::Mutant;

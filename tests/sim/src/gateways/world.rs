@@ -7,9 +7,9 @@ use engine::PortInfo;
 use failover::{Settings, State};
 use parking_lot::Mutex;
 
-use super::ceph::{Ceph, ClientId};
-use super::gateway::{GROUP, Gateway};
-use super::switch::{self, is_answer};
+use super::answer::ClientId;
+use super::ceph::Ceph;
+use super::gateway::{GROUP, Gateway, as_host, is_answer};
 use super::watch::Watch;
 use crate::bus::{Bus, Control, Event, Note, WorkerId};
 use crate::disk::Disk;
@@ -350,8 +350,7 @@ impl Gateways {
 
     /// Whether a host and a gateway, or two gateways, are cut from each other.
     pub(super) fn are_deaf(&self, gateway: u8, other: u8) -> bool {
-        self.network.is_cut(switch::as_host(gateway), other)
-            || self.network.is_cut(switch::as_host(other), gateway)
+        self.network.is_cut(as_host(gateway), other) || self.network.is_cut(as_host(other), gateway)
     }
 }
 

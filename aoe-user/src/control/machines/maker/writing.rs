@@ -17,7 +17,7 @@ use super::super::naming::DiskName;
 use super::super::{Instance, golden};
 use super::Maker;
 use crate::config::Overlay;
-use crate::control::open::store_options;
+use crate::control::store_options::store_options;
 use crate::store::{Golden, StoreOptions};
 
 /// Why there is nothing to reset or discard.
@@ -210,7 +210,7 @@ impl Maker {
         if self.is_to_stop(&name)
             && let Err(error) = self.end_writing(&name)
         {
-            self.trouble(&name, "the image is not everybody's again, because of", &error);
+            self.report(&name, "the image is not everybody's again, because of", &error);
         }
     }
 

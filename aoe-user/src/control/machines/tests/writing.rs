@@ -127,7 +127,7 @@ fn an_image_in_use_elsewhere_is_not_changed_and_stays_everybody_s() {
     let room = room();
     let disks = room.open();
     // Another reader's lock.
-    let options = crate::control::open::store_options(&room.config);
+    let options = crate::control::store_options::store_options(&room.config);
     let reader = crate::store::open(&options).unwrap();
     gets_nothing(&disks, TEACHER);
     assert!(

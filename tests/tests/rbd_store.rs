@@ -14,7 +14,7 @@ use xblade::store::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Sectors of one operation of [`lane`].
+/// Sectors of one operation of [`run`].
 const PIECE: u64 = 16;
 /// Operations that it has under way at a time.
 const DEPTH: u64 = 32;
@@ -50,7 +50,7 @@ fn ends(queue: &mut CompletionQueue, count: u64) -> Result<BTreeMap<Token, Box<[
 }
 
 /// A worker with sectors of its own. Every third queue ends with its operations under way.
-fn lane(store: &Arc<dyn Store<CompletionQueue>>, number: u64) -> Result<()> {
+fn run(store: &Arc<dyn Store<CompletionQueue>>, number: u64) -> Result<()> {
     let extent = |n: u64| Extent {
         lba: (number * DEPTH + n) * PIECE,
         count: PIECE,
@@ -110,12 +110,12 @@ fn workers_may_end_amid_their_operations() -> Result<()> {
         let store = store(&conf)?;
         std::thread::scope(|scope| {
             let store = &store;
-            let lanes: Vec<_> = (0..3)
-                .map(|number| scope.spawn(move || lane(store, number)))
+            let threads: Vec<_> = (0..3)
+                .map(|number| scope.spawn(move || run(store, number)))
                 .collect();
-            lanes
+            threads
                 .into_iter()
-                .try_for_each(|lane| lane.join().expect("a lane"))
+                .try_for_each(|thread| thread.join().expect("a thread"))
         })?;
         // A close waits for what is under way, and nothing is served afterwards.
         let mut queue = CompletionQueue::new()?;

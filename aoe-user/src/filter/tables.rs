@@ -187,7 +187,7 @@ fn is_absent(error: &MapError) -> bool {
 
 /// Returns when every frame that was in the program when it was called has left it.
 fn wait_for_frames_under_way() {
-    // In the kernel this is synchronize_rcu(), and XDP programs run as RCU readers. Where it is not to be had
+    // In the kernel this is synchronize_rcu(), and XDP programs run as RCU readers. Where it is not available
     // (nohz_full), time has the same effect: no driver's poll takes as long.
     if membarrier(MembarrierCommand::Global).is_err() {
         std::thread::sleep(Duration::from_millis(100));

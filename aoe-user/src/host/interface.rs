@@ -141,7 +141,7 @@ fn is_program(part: &LinkXdp) -> bool {
 }
 
 /// Who is a slave or port of another has its frames seen by the other's native program, and only as its own: a bond, and a
-/// virtual machine's card with a fast lane.
+/// virtual machine's card with an accelerated one beside it.
 fn find_slaves(interfaces: &mut [Interface]) {
     let slaves: Vec<(u32, u32)> = interfaces
         .iter()

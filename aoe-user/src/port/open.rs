@@ -23,7 +23,7 @@ impl Port {
     /// Attaches the filter, opens a socket on every receive queue, proves that frames get through, and starts the workers. When
     /// this returns, requests are being answered; nothing has been advertised.
     ///
-    /// A mode that is not to be had, or that carries nothing, is logged, and the next one is tried, as far as
+    /// A mode that is not available, or that carries nothing, is logged, and the next one is tried, as far as
     /// [`PortOptions::mode`] has one.
     ///
     /// # Errors

@@ -12,13 +12,13 @@ use crossbeam_utils::sync::ShardedLockWriteGuard;
 use super::action::{Action, Decision, StateChange};
 use super::counters::Silence;
 use super::export::State;
-use super::held::Held;
-use super::in_flight::{InFlight, Stage};
+use super::in_flight::{InFlight, Pending, Stage};
 use super::link::Link;
 use super::mutants::{self, Mutant};
 use super::order::{Placement, Turn};
 use super::place::AtOnce;
 use super::request::Command;
+use super::rx_frame::RxFrame;
 use super::server::{Call, Server};
 use super::state::Persistent;
 use super::{WireAdmin, mask, query, reserve, scatter};
@@ -32,7 +32,7 @@ const MAX_LIST_BYTES: usize = 255 * mask_wire::DIRECTIVE_LEN;
 fn decide<L: Link, C: Completions>(
     link: &L,
     call: Call<'_, C>,
-    frame: &Held<L::Frame>,
+    frame: &RxFrame<L::Frame>,
     now: &Persistent,
 ) -> Decision {
     let request = call.request;
@@ -60,7 +60,7 @@ fn decide<L: Link, C: Completions>(
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Serves one of the three commands to an exact address.
-    pub(crate) fn administer(&mut self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>) {
+    pub(crate) fn administer(&mut self, link: &mut L, call: Call<'_, C>, frame: RxFrame<L::Frame>) {
         let action = {
             let state = call.export.state.read();
             if let Err(refusal) = Self::admit(call, &state) {
@@ -102,12 +102,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// A change that waited may go on.
-    pub(crate) fn resume_change(
-        &mut self,
-        link: &mut L,
-        in_flight: InFlight<Held<L::Frame>, C>,
-        now_us: u64,
-    ) {
+    pub(crate) fn resume_change(&mut self, link: &mut L, in_flight: Pending<L, C>, now_us: u64) {
         let export = Arc::clone(&in_flight.export);
         let state = export.state.write();
         match in_flight.place.turn() {
@@ -121,7 +116,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     fn change(
         &mut self,
         link: &mut L,
-        mut in_flight: InFlight<Held<L::Frame>, C>,
+        mut in_flight: Pending<L, C>,
         mut state: ShardedLockWriteGuard<'_, State>,
         now_us: u64,
     ) {
@@ -186,7 +181,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     pub(crate) fn saved(
         &mut self,
         link: &mut L,
-        in_flight: InFlight<Held<L::Frame>, C>,
+        in_flight: Pending<L, C>,
         result: Result<(), Fault>,
         now_us: u64,
     ) {
@@ -225,7 +220,7 @@ impl<L: Link, C: Completions> Server<L, C> {
 pub(super) fn test<L: Link, C: Completions>(
     link: &L,
     call: Call<'_, C>,
-    frame: &Held<L::Frame>,
+    frame: &RxFrame<L::Frame>,
     now: &Persistent,
 ) -> Result<(), Silence> {
     match decide(link, call, frame, now) {

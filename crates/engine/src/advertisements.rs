@@ -7,10 +7,10 @@ use aoe_common::wire::aoe;
 use aoe_common::{Mac, Vlan};
 
 use super::counters::Counters;
-use super::held::Held;
 use super::link::Link;
 use super::reply::{Envelope, build};
 use super::request::Tags;
+use super::rx_frame::RxFrame;
 use super::server::query_argument;
 use super::{Address, Export, Exports, PortInfo, query};
 use crate::completion::Completions;
@@ -163,7 +163,7 @@ fn advertise<L: Link, C: Completions>(
         let Some(frame) = link.allocate(aoe_common::wire::MIN_FRAME_BYTES) else {
             return false;
         };
-        let mut frame = Held::Frame(frame);
+        let mut frame = RxFrame::Frame(frame);
         if !build(link, &mut frame, &tags, &[&envelope.head(0, &argument), &string]) {
             frame.free(link);
             return false;

@@ -10,8 +10,7 @@ use super::action::{Action, Refusal};
 use super::ata::{self, Device, Opcode, Registers};
 use super::counters::Silence;
 use super::export::State;
-use super::held::Held;
-use super::in_flight::{InFlight, Stage};
+use super::in_flight::{InFlight, Pending, Stage};
 use super::late::{Treatment, Written};
 use super::link::{Link, Pieces};
 use super::mutants::{self, Mutant};
@@ -19,6 +18,7 @@ use super::operation::Failure;
 use super::order::{Placement, Turn};
 use super::place::AtOnce;
 use super::request::Command;
+use super::rx_frame::RxFrame;
 use super::scatter;
 use super::scope::{Fingerprint, Span};
 use super::server::{Call, Server};
@@ -43,7 +43,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         link: &mut L,
         call: Call<'_, C>,
         registers: &Registers,
-        frame: Held<L::Frame>,
+        frame: RxFrame<L::Frame>,
     ) {
         self.count(ata::opcode(registers.command));
         let export = call.export;
@@ -126,7 +126,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         call: Call<'_, C>,
         registers: &Registers,
         state: &State,
-        frame: &Held<L::Frame>,
+        frame: &RxFrame<L::Frame>,
     ) -> Result<Action, Refusal> {
         let access = Self::admit(call, state)?;
         let export = call.export;
@@ -165,7 +165,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         link: &mut L,
         call: Call<'_, C>,
         registers: &Registers,
-        mut frame: Held<L::Frame>,
+        mut frame: RxFrame<L::Frame>,
         begun: Begun<'_, C>,
     ) {
         let Begun {
@@ -210,7 +210,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         &mut self,
         link: &mut L,
         call: Call<'_, C>,
-        frame: Held<L::Frame>,
+        frame: RxFrame<L::Frame>,
         action: &Action,
         treatment: Treatment,
     ) {
@@ -223,7 +223,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// A request that waited may start: everything is judged again, for what it waited for may have changed it.
-    pub(crate) fn resume(&mut self, link: &mut L, mut in_flight: InFlight<Held<L::Frame>, C>, now_us: u64) {
+    pub(crate) fn resume(&mut self, link: &mut L, mut in_flight: Pending<L, C>, now_us: u64) {
         let export = Arc::clone(&in_flight.export);
         let state = export.state.read();
         match in_flight.place.turn() {
@@ -267,7 +267,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Starts or repeats an operation that has an entry: what conflicts with it waits, no lock is needed.
-    pub(crate) fn run(&mut self, link: &mut L, mut in_flight: InFlight<Held<L::Frame>, C>, now_us: u64) {
+    pub(crate) fn run(&mut self, link: &mut L, mut in_flight: Pending<L, C>, now_us: u64) {
         let step = in_flight.action.run(
             &in_flight.export,
             (&mut self.completions, in_flight.token),
@@ -288,7 +288,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     pub(crate) fn finished(
         &mut self,
         link: &mut L,
-        mut in_flight: InFlight<Held<L::Frame>, C>,
+        mut in_flight: Pending<L, C>,
         result: StoreResult,
         now_us: u64,
     ) {
@@ -301,13 +301,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Takes an operation out of the order and answers whoever asked last.
-    fn conclude(
-        &mut self,
-        link: &mut L,
-        in_flight: InFlight<Held<L::Frame>, C>,
-        result: Result<(), Failure>,
-        now_us: u64,
-    ) {
+    fn conclude(&mut self, link: &mut L, in_flight: Pending<L, C>, result: Result<(), Failure>, now_us: u64) {
         self.in_flight.release(in_flight.token);
         let (export, put_off) = (&in_flight.export, in_flight.put_off.as_ref());
         let call = Call::resumed(export, &in_flight.request, put_off, now_us);
@@ -333,7 +327,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     pub(crate) fn duplicate_finished(
         &mut self,
         link: &mut L,
-        mut in_flight: InFlight<Held<L::Frame>, C>,
+        mut in_flight: Pending<L, C>,
         result: StoreResult,
         now_us: u64,
     ) {
@@ -350,7 +344,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// A duplicate is told to look whether it is still the one to be answered.
-    pub(crate) fn check_duplicate(&mut self, link: &mut L, in_flight: InFlight<Held<L::Frame>, C>) {
+    pub(crate) fn check_duplicate(&mut self, link: &mut L, in_flight: Pending<L, C>) {
         if in_flight.place.is_newest() {
             self.in_flight.put(in_flight);
         } else {
@@ -363,7 +357,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         &mut self,
         link: &mut L,
         call: Call<'_, C>,
-        frame: Held<L::Frame>,
+        frame: RxFrame<L::Frame>,
         action: &Action,
         result: Result<(), Failure>,
     ) {
@@ -402,7 +396,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         link: &mut L,
         call: Call<'_, C>,
         registers: &Registers,
-        frame: Held<L::Frame>,
+        frame: RxFrame<L::Frame>,
         action: &Action,
     ) {
         let success = registers.success();
@@ -436,7 +430,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 }
 
-impl<F, C: Completions> InFlight<Held<F>, C> {
+impl<F, C: Completions> InFlight<RxFrame<F>, C> {
     /// Puts what the store brought into the frame.
     fn fill<L: Link<Frame = F>>(&mut self, link: &mut L, result: StoreResult) -> Result<(), Failure> {
         let bytes = result?;
@@ -449,7 +443,7 @@ impl<F, C: Completions> InFlight<Held<F>, C> {
 fn payload<'a, L: Link, C: Completions>(
     link: &'a L,
     call: Call<'_, C>,
-    frame: &'a Held<L::Frame>,
+    frame: &'a RxFrame<L::Frame>,
 ) -> Pieces<'a> {
     let pieces = frame.pieces(link);
     let at = call.request.payload_at;

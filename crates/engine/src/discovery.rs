@@ -7,17 +7,17 @@ use super::ata::{Opcode, opcode};
 use super::choice::Chosen;
 use super::counters::Silence;
 use super::exports::Exports;
-use super::held::Held;
 use super::link::Link;
 use super::meter::Meter;
 use super::query;
 use super::request::{Command, Request};
+use super::rx_frame::RxFrame;
 use super::server::{Call, Server};
 use crate::completion::Completions;
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Answers a request to the broadcast MAC and one export's own address.
-    pub(crate) fn broadcast(&mut self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>) {
+    pub(crate) fn broadcast(&mut self, link: &mut L, call: Call<'_, C>, frame: RxFrame<L::Frame>) {
         match self.may_introduce(link, call, &frame) {
             Ok(()) => self.introduce(link, call, frame),
             Err(why) => self.silent(link, frame, why),
@@ -30,7 +30,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         link: &mut L,
         exports: &Exports<C>,
         request: &Request,
-        frame: Held<L::Frame>,
+        frame: RxFrame<L::Frame>,
         now_us: u64,
     ) {
         let mut found = false;
@@ -65,7 +65,7 @@ impl<L: Link, C: Completions> Server<L, C> {
                     break;
                 }
                 Ok(()) => match link.allocate(MIN_FRAME_BYTES) {
-                    Some(reply) => self.introduce(link, call, Held::Frame(reply)),
+                    Some(reply) => self.introduce(link, call, RxFrame::Frame(reply)),
                     None => {
                         self.counters.silent(Silence::NoMemory);
                         break;
@@ -82,7 +82,7 @@ impl<L: Link, C: Completions> Server<L, C> {
 
     /// Decides whether an export answers a request by a wildcard or to the broadcast MAC. Only Query Config read,
     /// test and prefix and IDENTIFY are: a stray WRITE to everyone must change nothing, and errors stay unsaid.
-    fn may_introduce(&self, link: &L, call: Call<'_, C>, frame: &Held<L::Frame>) -> Result<(), Silence> {
+    fn may_introduce(&self, link: &L, call: Call<'_, C>, frame: &RxFrame<L::Frame>) -> Result<(), Silence> {
         let state = call.export.state.read();
         match Self::admit(call, &state) {
             Ok(_) => {}
@@ -106,7 +106,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Answers what [`Server::may_introduce`] let through, into `frame`.
-    fn introduce(&self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>) {
+    fn introduce(&self, link: &mut L, call: Call<'_, C>, frame: RxFrame<L::Frame>) {
         if let Command::Ata(registers) = &call.request.command {
             self.identify(link, call, registers, frame);
         } else {

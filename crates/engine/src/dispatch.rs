@@ -2,17 +2,17 @@
 
 use super::action::{Action, Refusal};
 use super::counters::Silence;
-use super::held::Held;
-use super::in_flight::{InFlight, Stage};
+use super::in_flight::{Pending, Stage};
 use super::link::Link;
 use super::request::Command;
+use super::rx_frame::RxFrame;
 use super::server::{Call, Server};
 use crate::completion::{Completion, Completions, Event};
 use aoe_common::wire::error;
 
 impl<L: Link, C: Completions> Server<L, C> {
     /// Serves a request with an exact address, sent to the port's own MAC.
-    pub(crate) fn serve(&mut self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>) {
+    pub(crate) fn serve(&mut self, link: &mut L, call: Call<'_, C>, frame: RxFrame<L::Frame>) {
         let counters = &self.counters;
         match &call.request.command {
             Command::Ata(registers) => return self.ata(link, call, registers, frame),
@@ -56,7 +56,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Ends a request that a newer copy has taken the place of.
-    pub(crate) fn superseded(&mut self, link: &mut L, in_flight: InFlight<Held<L::Frame>, C>) {
+    pub(crate) fn superseded(&mut self, link: &mut L, in_flight: Pending<L, C>) {
         self.in_flight.release(in_flight.token);
         self.silent(link, in_flight.frame, Silence::Superseded);
     }

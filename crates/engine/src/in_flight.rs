@@ -6,9 +6,11 @@ use slab::Slab;
 
 use super::Export;
 use super::action::Action;
+use super::link::Link;
 use super::meter::PutOff;
 use super::place::Place;
 use super::request::Request;
+use super::rx_frame::RxFrame;
 use crate::completion::{Completions, Token};
 
 /// What a request in flight waits for.
@@ -21,6 +23,9 @@ pub(super) enum Stage {
     /// The same request is in flight; its result comes here.
     Duplicate,
 }
+
+/// A request of a link's frames in flight.
+pub(super) type Pending<L, C> = InFlight<RxFrame<<L as Link>::Frame>, C>;
 
 /// A request that was not answered at once, with all that it takes to go on with it.
 #[derive(Debug)]

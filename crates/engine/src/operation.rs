@@ -4,10 +4,10 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::action::Action;
 use super::ata::{Registers, bytes_of};
-use super::held::Held;
 use super::link::Link;
 use super::observer::Change;
 use super::request::Request;
+use super::rx_frame::RxFrame;
 use super::scope::{Class, Fingerprint, Scope, Span};
 use super::{Export, scatter};
 use crate::completion::{Completions, Token};
@@ -59,7 +59,7 @@ impl Action {
     pub(crate) fn fingerprint<L: Link>(
         &self,
         link: &L,
-        frame: &Held<L::Frame>,
+        frame: &RxFrame<L::Frame>,
         request: &Request,
         registers: &Registers,
     ) -> Option<Fingerprint> {
@@ -95,7 +95,7 @@ impl Action {
         export: &Export<C>,
         (completions, token): (&mut C, Token),
         link: &mut L,
-        frame: &mut Held<L::Frame>,
+        frame: &mut RxFrame<L::Frame>,
         request: &Request,
     ) -> Result<Step, Failure> {
         let store = &export.store;
@@ -128,7 +128,7 @@ impl Action {
         &self,
         bytes: Option<&[u8]>,
         link: &mut L,
-        frame: &mut Held<L::Frame>,
+        frame: &mut RxFrame<L::Frame>,
         request: &Request,
     ) -> Result<(), Failure> {
         let Action::Read { extent, .. } = self else {
@@ -155,7 +155,7 @@ impl Action {
     pub(crate) fn copy<L: Link>(
         &self,
         link: &L,
-        frame: &Held<L::Frame>,
+        frame: &RxFrame<L::Frame>,
         request: &Request,
     ) -> Option<Box<[u8]>> {
         let Action::Read { extent, .. } = self else {

@@ -5,10 +5,10 @@ use aoe_common::wire::{MIN_FRAME_BYTES, aoe, ata, eth};
 use arrayvec::ArrayVec;
 
 use super::Address;
-use super::held::Held;
 use super::link::Link;
 use super::mutants::{self, Mutant};
 use super::request::{Request, Tags};
+use super::rx_frame::RxFrame;
 use super::scatter;
 
 /// Room for two tags, Ethernet, AoE and the longest argument.
@@ -73,7 +73,12 @@ fn min_len(tags: &Tags) -> usize {
 
 /// Makes `frame` hold the parts, one after the other, zero-padded to the minimum; false (and `frame` untouched)
 /// when memory is short.
-pub(super) fn build<L: Link>(link: &mut L, frame: &mut Held<L::Frame>, tags: &Tags, parts: &[&[u8]]) -> bool {
+pub(super) fn build<L: Link>(
+    link: &mut L,
+    frame: &mut RxFrame<L::Frame>,
+    tags: &Tags,
+    parts: &[&[u8]],
+) -> bool {
     let len = scatter::total(parts).max(min_len(tags));
     if !frame.resize(link, len) {
         return false;
@@ -87,6 +92,6 @@ pub(super) fn build<L: Link>(link: &mut L, frame: &mut Held<L::Frame>, tags: &Ta
 }
 
 /// Puts `head` before data that is in `frame` already.
-pub(super) fn put_head<L: Link>(link: &mut L, frame: &mut Held<L::Frame>, head: &[u8]) {
+pub(super) fn put_head<L: Link>(link: &mut L, frame: &mut RxFrame<L::Frame>, head: &[u8]) {
     scatter::scatter(&mut frame.pieces_mut(link), &[head], |_| {});
 }

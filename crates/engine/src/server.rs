@@ -11,8 +11,7 @@ use super::ata::{Registers, Results};
 use super::counters::{Counters, Silence};
 use super::entry::{Entry, Requester};
 use super::export::{Export, State};
-use super::held::Held;
-use super::in_flight::{InFlight, InFlightTable, Stage};
+use super::in_flight::{InFlight, InFlightTable, Pending, Stage};
 use super::link::Link;
 use super::meter::{Meter, PutOff, Timed};
 use super::mutants::{self, Mutant};
@@ -20,6 +19,7 @@ use super::place::Place;
 use super::port::PortInfo;
 use super::reply::{Envelope, build, put_head};
 use super::request::{Command, Request};
+use super::rx_frame::RxFrame;
 use super::state::Persistent;
 use super::{mask, query, reserve};
 use crate::completion::{Completions, Token};
@@ -97,7 +97,7 @@ pub(super) struct Server<L: Link, C: Completions> {
     pub handle: C::Handle,
     // Before `in_flight`: dropped first, so that what the queue itself still does has ended before order is given up.
     pub completions: C,
-    pub in_flight: InFlightTable<Held<L::Frame>, C>,
+    pub in_flight: InFlightTable<RxFrame<L::Frame>, C>,
     pub counters: Arc<Counters>,
     /// Operations of this round, by the place of their export: how long they took is known when the round is over.
     pub untimed: Vec<(usize, Timed)>,
@@ -123,7 +123,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Lets a request wait. It keeps its headers and what it has to write, in memory of its own: the link's is for those that come.
-    pub(crate) fn park(&mut self, link: &mut L, mut in_flight: InFlight<Held<L::Frame>, C>) {
+    pub(crate) fn park(&mut self, link: &mut L, mut in_flight: Pending<L, C>) {
         let needed = match (in_flight.stage, &in_flight.action) {
             (Stage::Waiting | Stage::Running, Action::Write { .. } | Action::Trim(_) | Action::Change(_)) => {
                 usize::MAX
@@ -178,13 +178,19 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Gives no answer.
-    pub(crate) fn silent(&self, link: &mut L, frame: Held<L::Frame>, why: Silence) {
+    pub(crate) fn silent(&self, link: &mut L, frame: RxFrame<L::Frame>, why: Silence) {
         self.counters.silent(why);
         frame.free(link);
     }
 
     /// Answers with `parts`, the first of them the headers.
-    pub(crate) fn send(&self, link: &mut L, call: Call<'_, C>, mut frame: Held<L::Frame>, parts: &[&[u8]]) {
+    pub(crate) fn send(
+        &self,
+        link: &mut L,
+        call: Call<'_, C>,
+        mut frame: RxFrame<L::Frame>,
+        parts: &[&[u8]],
+    ) {
         if call.export.store.is_silenced() {
             self.silent(link, frame, Silence::Fenced);
         } else if build(link, &mut frame, &call.request.tags, parts) {
@@ -201,7 +207,7 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Turns a request down.
-    pub(crate) fn refuse(&self, link: &mut L, call: Call<'_, C>, frame: Held<L::Frame>, refusal: Refusal) {
+    pub(crate) fn refuse(&self, link: &mut L, call: Call<'_, C>, frame: RxFrame<L::Frame>, refusal: Refusal) {
         if let Some(row) = call.meter.row() {
             match refusal {
                 Refusal::Silent(_) => row.silent.bump(),
@@ -217,7 +223,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         &self,
         link: &mut L,
         call: Call<'_, C>,
-        frame: Held<L::Frame>,
+        frame: RxFrame<L::Frame>,
         refusal: Refusal,
     ) {
         match (refusal, &call.request.command) {
@@ -245,7 +251,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         link: &mut L,
         call: Call<'_, C>,
         registers: &Registers,
-        frame: Held<L::Frame>,
+        frame: RxFrame<L::Frame>,
         results: Results,
         data: &[u8],
     ) {
@@ -262,7 +268,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         link: &mut L,
         call: Call<'_, C>,
         registers: &Registers,
-        mut frame: Held<L::Frame>,
+        mut frame: RxFrame<L::Frame>,
     ) {
         let argument = registers.success().write(registers.aflags);
         let head = Self::envelope(&call).head(0, &argument);
@@ -277,7 +283,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         link: &mut L,
         call: Call<'_, C>,
         registers: &Registers,
-        frame: Held<L::Frame>,
+        frame: RxFrame<L::Frame>,
     ) {
         let export = call.export;
         let Ok(sectors) = export.refresh() else {
@@ -308,7 +314,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         &self,
         link: &mut L,
         call: Call<'_, C>,
-        frame: Held<L::Frame>,
+        frame: RxFrame<L::Frame>,
         state: &Persistent,
         codes: ReplyCodes,
     ) {

@@ -8,13 +8,13 @@ use super::advertisements::Advertisements;
 use super::ata::{Opcode, opcode};
 use super::choice::Chosen;
 use super::counters::{Counters, Silence};
-use super::held::Held;
 use super::in_flight::InFlightTable;
 use super::link::Link;
 use super::meter::{ExportMeter, Meter, Meters};
 use super::mutants::{self, Mutant};
 use super::port::PortInfo;
 use super::request::{Command, Request};
+use super::rx_frame::RxFrame;
 use super::server::{Call, Server};
 use super::{Export, Exports, Remains, query};
 use crate::completion::Completions;
@@ -152,20 +152,20 @@ impl<L: Link, C: Completions> Session<L, C> {
         server.counters.frames.bump();
         let request = match parsed {
             Ok(request) => request,
-            Err(why) => return server.silent(link, Held::Frame(frame), why),
+            Err(why) => return server.silent(link, RxFrame::Frame(frame), why),
         };
         if request.is_cut {
             server.counters.cut.bump();
         }
         if request.is_wildcard() {
             link.share(&frame);
-            return server.discover(link, &self.exports, &request, Held::Frame(frame), now_us);
+            return server.discover(link, &self.exports, &request, RxFrame::Frame(frame), now_us);
         }
         let Some((place, export)) = self.exports.find(&request) else {
-            return server.silent(link, Held::Frame(frame), Silence::NoExport);
+            return server.silent(link, RxFrame::Frame(frame), Silence::NoExport);
         };
         let Some(row) = self.rows.get_mut(place) else {
-            return server.silent(link, Held::Frame(frame), Silence::NoExport);
+            return server.silent(link, RxFrame::Frame(frame), Silence::NoExport);
         };
         let options = &export.options;
         let row = &*row.get_or_insert_with(|| self.meters.of(options.address, options.vlan));
@@ -177,9 +177,9 @@ impl<L: Link, C: Completions> Session<L, C> {
         };
         if request.changes() && is_old(link.age_us(&frame), options.stale_after_us) {
             row.silent.bump();
-            return server.silent(link, Held::Frame(frame), Silence::Old);
+            return server.silent(link, RxFrame::Frame(frame), Silence::Old);
         }
-        let frame = Held::Frame(frame);
+        let frame = RxFrame::Frame(frame);
         let own;
         let call = match Server::<L, C>::choose(call) {
             Chosen::Shared => call,

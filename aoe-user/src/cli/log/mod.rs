@@ -51,7 +51,7 @@ impl Log {
     /// Everything that is logged from now on goes out. To be called once.
     ///
     /// # Errors
-    /// When no thread or descriptor is to be had for it.
+    /// When no thread or descriptor is available for it.
     pub(super) fn start(filter: Option<&str>) -> io::Result<Log> {
         let (filter, ignored) = chosen(filter);
         let journal = Journal::of_standard_error();

@@ -39,7 +39,7 @@ pub(super) struct Source {
     args: TopArgs,
 }
 
-struct Asker {
+struct Poller {
     args: TopArgs,
     updates: SyncSender<Update>,
     /// The process and its last log line that was told.
@@ -54,17 +54,17 @@ impl Source {
     pub(super) fn start(args: &TopArgs) -> Result<Source> {
         // Nobody takes them while the user has stopped the process.
         let (sender, updates) = sync_channel(2);
-        let mut asker = Asker {
+        let mut poller = Poller {
             args: args.clone(),
             updates: sender,
             told: (0, 0),
         };
         let mut client = connect(args, LIMIT)?;
-        let first = asker.ask(&mut client)?;
-        let _ = asker.updates.send(first);
+        let first = poller.ask(&mut client)?;
+        let _ = poller.updates.send(first);
         thread::Builder::new()
             .name("top".into())
-            .spawn(move || asker.run(client))
+            .spawn(move || poller.run(client))
             .context("cannot start a thread")?;
         let (tell, told_of) = channel();
         Ok(Source {
@@ -100,7 +100,7 @@ fn connect(args: &TopArgs, limit: Duration) -> Result<Client> {
     Ok(client)
 }
 
-impl Asker {
+impl Poller {
     fn ask(&mut self, client: &mut Client) -> Result<Update> {
         let state: State = client.ask(&Request::State {
             exports: self.args.exports.clone(),

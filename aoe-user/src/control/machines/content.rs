@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::config::Overlay;
-use crate::store::{CompletionQueue, Golden, Health, OverlayFigures, OverlayStore, Store};
+use crate::store::{CompletionQueue, Golden, Health, OverlayStore, OverlayUsage, Store};
 
 /// Where a machine's sectors are.
 #[derive(Debug, Clone)]
@@ -49,10 +49,10 @@ impl Content {
         self.kind() == Overlay::Persistent || self.writes_image()
     }
 
-    pub(super) fn figures(&self) -> OverlayFigures {
+    pub(super) fn usage(&self) -> OverlayUsage {
         match self {
-            Content::Copy(store) => store.figures(),
-            Content::Image(_) => OverlayFigures::default(),
+            Content::Copy(store) => store.usage(),
+            Content::Image(_) => OverlayUsage::default(),
         }
     }
 

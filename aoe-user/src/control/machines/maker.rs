@@ -207,11 +207,11 @@ impl Maker {
     }
 
     fn failed(&mut self, name: &DiskName, error: &anyhow::Error) {
-        self.trouble(name, "no disk for", error);
+        self.report(name, "no disk for", error);
     }
 
     /// Keeps a problem of a disk in mind, and logs it once.
-    fn trouble(&mut self, name: &DiskName, what: &str, error: &anyhow::Error) {
+    fn report(&mut self, name: &DiskName, what: &str, error: &anyhow::Error) {
         let reason = format!("{error:#}");
         if self.said.insert(name.clone(), reason.clone()).as_ref() != Some(&reason) {
             tracing::error!("{}: {what} {name}: {reason}", self.address());
@@ -291,7 +291,7 @@ impl Maker {
         let as_new = self.instance(&name).is_some_and(|instance| {
             let (content, golden) = (&instance.content, instance.content.golden());
             content.kind() == kind
-                && content.figures().written_sectors == 0
+                && content.usage().written_sectors == 0
                 && golden.is_current()
                 && golden.check_unchanged()
         });

@@ -19,7 +19,7 @@ use aoe_common::Mac;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::{ExportConfig, Overlay, OverlayReset, Unknown};
-use crate::store::{Golden, Health, Losses, OverlayFigures, OverlayFiles, OverlayStore};
+use crate::store::{Golden, Health, Losses, OverlayFiles, OverlayStore, OverlayUsage};
 use crate::target::{Export, Options};
 
 use content::Content;
@@ -100,7 +100,7 @@ pub(super) struct DiskState {
     pub macs: Vec<Mac>,
     /// When it began.
     pub since: SystemTime,
-    pub figures: OverlayFigures,
+    pub usage: OverlayUsage,
     /// Which kind; none: it is the image itself.
     pub kind: Overlay,
     /// Its image was replaced; it gets the new one when it begins anew.
@@ -170,7 +170,7 @@ impl Disks {
                     name: name.clone(),
                     macs: Vec::new(),
                     since: disk.since,
-                    figures: OverlayFigures::default(),
+                    usage: OverlayUsage::default(),
                     kind: Overlay::Volatile,
                     old_image: false,
                     in_flight: 0,
@@ -185,7 +185,7 @@ impl Disks {
             state.macs = self.shared.table.read().macs_of(&state.name);
             if let Some(instance) = instance {
                 let content = &instance.content;
-                state.figures = content.figures();
+                state.usage = content.usage();
                 state.kind = content.kind();
                 if let Health::LostWrites(lost) = content.health() {
                     let until = match content.writes_image() {
@@ -344,7 +344,7 @@ impl engine::Machines<Export> for Disks {
                 Some(_) if table.reset == OverlayReset::Never => return true,
                 Some(instance) if instance.content.is_kept() => return true,
                 Some(instance) => {
-                    let untouched = instance.content.figures().written_sectors == 0;
+                    let untouched = instance.content.usage().written_sectors == 0;
                     if untouched && instance.ready.elapsed() < FRESH {
                         return true;
                     }
@@ -393,5 +393,8 @@ fn pause(export: &Export, paused: bool) {
 
 /// The image as the export that everybody sees has it, with what is known to be lost of it.
 pub(super) fn golden(config: &ExportConfig, losses: Losses) -> anyhow::Result<Golden> {
-    Ok(Golden::open(&super::store_options::store_options(config), losses)?)
+    Ok(Golden::open(
+        &super::store_options::store_options(config),
+        losses,
+    )?)
 }

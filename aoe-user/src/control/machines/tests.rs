@@ -178,7 +178,7 @@ fn a_machine_has_one_disk_behind_all_its_addresses() {
     let states = disks.states();
     assert_eq!(states.len(), 2);
     assert_eq!(states[0].macs, PC);
-    assert_eq!(states[0].figures.written_sectors, 1);
+    assert_eq!(states[0].usage.written_sectors, 1);
 }
 
 #[test]

@@ -21,11 +21,11 @@ const MAX: usize = 16;
 
 /// Where one session is told that something has happened.
 #[derive(Clone, Debug)]
-struct Mailbox(Arc<Mutex<Vec<Completion>>>);
+struct TestQueue(Arc<Mutex<Vec<Completion>>>);
 
-impl Mailbox {
-    fn new() -> Mailbox {
-        Mailbox(Arc::new(Mutex::new(Vec::new())))
+impl TestQueue {
+    fn new() -> TestQueue {
+        TestQueue(Arc::new(Mutex::new(Vec::new())))
     }
 
     /// Waits for the next call.
@@ -39,15 +39,15 @@ impl Mailbox {
     }
 }
 
-impl PartialEq for Mailbox {
-    fn eq(&self, other: &Mailbox) -> bool {
+impl PartialEq for TestQueue {
+    fn eq(&self, other: &TestQueue) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-impl Eq for Mailbox {}
+impl Eq for TestQueue {}
 
-impl CompletionHandle for Mailbox {
+impl CompletionHandle for TestQueue {
     fn post(&self, completion: Completion) {
         self.0.lock().unwrap().push(completion);
     }
@@ -60,17 +60,17 @@ fn scope(class: Class, first: u64, end: u64) -> Scope {
     }
 }
 
-fn requester(mailbox: &Mailbox, token: Token) -> Requester<Mailbox> {
+fn requester(queue: &TestQueue, token: Token) -> Requester<TestQueue> {
     Requester {
-        session: mailbox.clone(),
+        session: queue.clone(),
         token,
     }
 }
 
 /// What a session does with an operation, as the engine's: at once, or when its turn comes. `put_off`: the store goes on after the call.
-fn run(order: &StdArc<Order<Mailbox>>, scope: Scope, put_off: bool, at: impl Fn()) {
-    let mailbox = Mailbox::new();
-    let me = requester(&mailbox, 1);
+fn run(order: &StdArc<Order<TestQueue>>, scope: Scope, put_off: bool, at: impl Fn()) {
+    let queue = TestQueue::new();
+    let me = requester(&queue, 1);
     let placement = if order.begin(scope, SOURCE, MAX) {
         Placement::Clear
     } else {
@@ -92,7 +92,7 @@ fn run(order: &StdArc<Order<Mailbox>>, scope: Scope, put_off: bool, at: impl Fn(
             loop {
                 match place.turn() {
                     Turn::Go => break,
-                    Turn::NotYet => assert!(matches!(mailbox.wait(), Event::Again)),
+                    Turn::NotYet => assert!(matches!(queue.wait(), Event::Again)),
                     Turn::Superseded => unreachable!("nobody asked for the same"),
                 }
             }
@@ -199,24 +199,24 @@ fn a_duplicate_is_answered_or_runs_for_itself() {
             digest: 7,
         };
         let runs = Arc::new(AtomicUsize::new(0));
-        let first = Mailbox::new();
+        let first = TestQueue::new();
         assert!(order.begin(WRITE, SOURCE, MAX));
         let place = AtOnce::new(&order, WRITE).go_on(Some(like), SOURCE, requester(&first, TOKEN));
         let thread = thread::spawn({
             let (order, runs) = (StdArc::clone(&order), Arc::clone(&runs));
             move || {
-                let mailbox = Mailbox::new();
-                let me = requester(&mailbox, TOKEN);
+                let queue = TestQueue::new();
+                let me = requester(&queue, TOKEN);
                 match order.place(WRITE, Some(like), (SOURCE, MAX), &me) {
                     Placement::Duplicate(entry) => {
                         let place = Place::new(&order, entry, me);
-                        assert!(matches!(mailbox.wait(), Event::Finished(Ok(None))));
+                        assert!(matches!(queue.wait(), Event::Finished(Ok(None))));
                         drop(place);
                     }
                     Placement::Waits(entry) => {
                         let place = Place::new(&order, entry, me);
                         while place.turn() != Turn::Go {
-                            mailbox.wait();
+                            queue.wait();
                         }
                         runs.fetch_add(1, Ordering::Relaxed);
                     }
@@ -243,7 +243,7 @@ fn a_duplicate_is_answered_or_runs_for_itself() {
 fn a_session_that_ends_calls_those_that_wait() {
     loom::model(|| {
         let order = StdArc::new(Order::default());
-        let gone = Mailbox::new();
+        let gone = TestQueue::new();
         assert!(order.begin(WRITE, SOURCE, MAX));
         let place = AtOnce::new(&order, WRITE).go_on(None, SOURCE, requester(&gone, 1));
         let thread = thread::spawn({

@@ -4,10 +4,10 @@
 pub(crate) mod buffer;
 pub(crate) mod continuation;
 pub(crate) mod device;
-pub(crate) mod flight;
+pub(crate) mod device_queue;
 pub(crate) mod gate;
-pub(crate) mod lane;
 pub(crate) mod pool;
+pub(crate) mod request;
 pub(crate) mod returns;
 pub(crate) mod transfer;
 pub(crate) mod uring;

@@ -14,8 +14,8 @@ use io_uring::{IoUring, opcode, squeue};
 use slab::Slab;
 
 use crate::io::continuation::Pending;
-use crate::io::flight::Flight;
-use crate::io::lane::Lane;
+use crate::io::device_queue::DeviceQueue;
+use crate::io::request::IoRequest;
 use crate::io::transfer::{Direction, Transfer};
 use crate::tick::Tick;
 
@@ -28,9 +28,9 @@ const KERNEL_THREADS: u32 = 1024;
 pub(crate) struct Ring {
     ring: IoUring,
     /// In the kernel's hands, by user data. A transfer's buffer is not touched while it is here.
-    flights: Slab<InKernel>,
+    requests: Slab<InKernel>,
     /// One for each device with transfers here.
-    lanes: Vec<Lane>,
+    queues: Vec<DeviceQueue>,
     /// Ended, not yet taken.
     ended: VecDeque<Pending>,
     now: Tick,
@@ -40,18 +40,18 @@ pub(crate) struct Ring {
 
 /// What the kernel works on.
 struct InKernel {
-    flight: Flight,
+    request: IoRequest,
     /// The buffers of several.
     pieces: Box<[libc::iovec]>,
 }
 
-// SAFETY: the pointers lead to the flight's own buffers, which move with it only by handle; nobody but the kernel uses them.
+// SAFETY: the pointers lead to the request's own buffers, which move with it only by handle; nobody but the kernel uses them.
 unsafe impl Send for InKernel {}
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ring")
-            .field("flights", &self.flights.len())
+            .field("requests", &self.requests.len())
             .finish_non_exhaustive()
     }
 }
@@ -79,8 +79,8 @@ impl Ring {
         }
         Ok(Ring {
             ring,
-            flights: Slab::with_capacity(DEPTH as usize),
-            lanes: Vec::new(),
+            requests: Slab::with_capacity(DEPTH as usize),
+            queues: Vec::new(),
             ended: VecDeque::new(),
             now: Tick::now(),
             staged: false,
@@ -90,32 +90,32 @@ impl Ring {
     /// Queues a transfer; [`Ring::submit`] sends it.
     pub(crate) fn start(&mut self, pending: Pending) {
         let gate = &pending.device.gate;
-        let lane = match self.lanes.iter().position(|lane| lane.is_of(gate)) {
-            Some(at) => &mut self.lanes[at],
+        let queue = match self.queues.iter().position(|queue| queue.is_of(gate)) {
+            Some(at) => &mut self.queues[at],
             None => {
-                self.lanes.push(Lane::new(gate));
-                self.lanes.last_mut().expect("just pushed")
+                self.queues.push(DeviceQueue::new(gate));
+                self.queues.last_mut().expect("just pushed")
             }
         };
-        lane.push(pending);
+        queue.push(pending);
     }
 
     /// Whether no transfer is under way.
     pub(crate) fn is_empty(&self) -> bool {
-        self.lanes.is_empty() && self.ended.is_empty()
+        self.queues.is_empty() && self.ended.is_empty()
     }
 
     /// Hands what is queued to the kernel, as far as it may have it: one system call, or none.
     pub(crate) fn submit(&mut self, now: Tick) {
-        if self.lanes.is_empty() {
+        if self.queues.is_empty() {
             return;
         }
         self.now = now;
-        for at in 0..self.lanes.len() {
-            while self.flights.len() < DEPTH as usize
-                && let Some(flight) = self.lanes[at].pop()
+        for at in 0..self.queues.len() {
+            while self.requests.len() < DEPTH as usize
+                && let Some(request) = self.queues[at].pop()
             {
-                self.push(flight);
+                self.push(request);
             }
         }
         if !self.staged {
@@ -131,7 +131,7 @@ impl Ring {
     /// Whether [`Ring::next`] would find something. Looks at memory only.
     pub(crate) fn has_news(&mut self) -> bool {
         !self.ended.is_empty()
-            || !self.flights.is_empty()
+            || !self.requests.is_empty()
                 && (!self.ring.completion().is_empty() || self.ring.submission().taskrun())
     }
 
@@ -140,7 +140,7 @@ impl Ring {
         if let Some(pending) = self.ended.pop_front() {
             return Some(pending);
         }
-        if self.flights.is_empty() {
+        if self.requests.is_empty() {
             return None;
         }
         if self.ring.completion().is_empty() {
@@ -164,28 +164,28 @@ impl Ring {
 
     /// Takes in the end of what the kernel had.
     fn landed(&mut self, key: usize, result: io::Result<usize>) {
-        let flight = self.flights.remove(key).flight;
-        let gate = Arc::clone(&flight.pieces[0].device.gate);
+        let request = self.requests.remove(key).request;
+        let gate = Arc::clone(&request.pieces[0].device.gate);
         gate.note_answer(self.now);
-        let Some(at) = self.lanes.iter().position(|lane| lane.is_of(&gate)) else {
-            debug_assert!(false, "a lane lives as long as it has flights");
+        let Some(at) = self.queues.iter().position(|queue| queue.is_of(&gate)) else {
+            debug_assert!(false, "a queue lives as long as it has requests");
             return;
         };
-        let (lane, ended) = (&mut self.lanes[at], &mut self.ended);
-        lane.ended();
-        flight.answered(
+        let (queue, ended) = (&mut self.queues[at], &mut self.ended);
+        queue.ended();
+        request.answered(
             result,
             |pending| ended.push_back(pending),
-            |flight| lane.push_again(flight),
+            |request| queue.push_again(request),
         );
-        if lane.is_idle() {
-            self.lanes.swap_remove(at);
+        if queue.is_idle() {
+            self.queues.swap_remove(at);
         }
     }
 
-    fn push(&mut self, mut flight: Flight) {
-        let device = Arc::clone(&flight.pieces[0].device);
-        let pieces = match &mut flight.pieces[..] {
+    fn push(&mut self, mut request: IoRequest) {
+        let device = Arc::clone(&request.pieces[0].device);
+        let pieces = match &mut request.pieces[..] {
             [_] => Box::default(),
             several => several
                 .iter_mut()
@@ -193,12 +193,12 @@ impl Ring {
                 .collect(),
         };
         let is_prompt = device.gate.is_prompt(self.now) && !device.is_stuck(self.now);
-        let key = self.flights.insert(InKernel { flight, pieces });
-        let mut entry = entry(&mut self.flights[key]).user_data(key as u64);
+        let key = self.requests.insert(InKernel { request, pieces });
+        let mut entry = entry(&mut self.requests[key]).user_data(key as u64);
         if !is_prompt {
             entry = entry.flags(squeue::Flags::ASYNC);
         }
-        // SAFETY: the entry's memory belongs to a flight that stays in `flights`, its buffers' bytes and their list unmoved and
+        // SAFETY: the entry's memory belongs to a request that stays in `requests`, its buffers' bytes and their list unmoved and
         // untouched, until its completion was seen; the file is held open by the transfers.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             // Full of what was queued since the last round.
@@ -213,7 +213,7 @@ impl Ring {
 impl Drop for Ring {
     /// The kernel may still write to the buffers: they wait for it.
     fn drop(&mut self) {
-        while !self.flights.is_empty() {
+        while !self.requests.is_empty() {
             if let Err(error) = self.ring.submit_and_wait(1)
                 && !matches!(
                     error.raw_os_error(),
@@ -221,11 +221,11 @@ impl Drop for Ring {
                 )
             {
                 tracing::warn!("io_uring cannot be waited for, buffers are left to it: {error}");
-                std::mem::forget(std::mem::take(&mut self.flights));
+                std::mem::forget(std::mem::take(&mut self.requests));
                 return;
             }
             while let Some(entry) = self.ring.completion().next() {
-                self.flights.try_remove(entry.user_data() as usize);
+                self.requests.try_remove(entry.user_data() as usize);
             }
         }
     }
@@ -240,14 +240,14 @@ fn rest(transfer: &mut Transfer) -> libc::iovec {
     }
 }
 
-/// What is left of a flight as the kernel wants it.
-fn entry(flight: &mut InKernel) -> squeue::Entry {
-    let transfer = &mut flight.flight.pieces[0].transfer;
+/// What is left of a request as the kernel wants it.
+fn entry(in_kernel: &mut InKernel) -> squeue::Entry {
+    let transfer = &mut in_kernel.request.pieces[0].transfer;
     let fd = Fd(transfer.file.as_raw_fd());
     let position = transfer.position + transfer.done as u64;
     let (direction, lone) = (transfer.direction, rest(transfer));
     let (pointer, len) = (lone.iov_base.cast::<u8>(), lone.iov_len as u32);
-    let (list, count) = (flight.pieces.as_ptr(), flight.pieces.len() as u32);
+    let (list, count) = (in_kernel.pieces.as_ptr(), in_kernel.pieces.len() as u32);
     match (direction, count) {
         (Direction::Read, 0) => opcode::Read::new(fd, pointer, len).offset(position).build(),
         (Direction::Write, 0) => opcode::Write::new(fd, pointer, len).offset(position).build(),

@@ -56,7 +56,7 @@ pub struct OverlayStore {
 
 /// What an overlay holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OverlayFigures {
+pub struct OverlayUsage {
     /// Sectors that were written or trimmed.
     pub written_sectors: u64,
     /// Bytes of the delta that take space, by blocks of 4 KiB.
@@ -77,8 +77,8 @@ impl OverlayStore {
     }
 
     /// What it holds.
-    pub fn figures(&self) -> OverlayFigures {
-        OverlayFigures {
+    pub fn usage(&self) -> OverlayUsage {
+        OverlayUsage {
             written_sectors: self.marks.written_sectors(),
             allocated_bytes: self.marks.space().allocated_bytes(),
             refused_writes: self.marks.space().refused(),
@@ -279,11 +279,11 @@ impl Store<CompletionQueue> for OverlayStore {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        let figures = self.figures();
+        let usage = self.usage();
         let mut counters = vec![
-            ("overlay_written_sectors", figures.written_sectors),
-            ("overlay_allocated_bytes", figures.allocated_bytes),
-            ("overlay_refused_writes", figures.refused_writes),
+            ("overlay_written_sectors", usage.written_sectors),
+            ("overlay_allocated_bytes", usage.allocated_bytes),
+            ("overlay_refused_writes", usage.refused_writes),
         ];
         counters.extend(self.committer.iter().flat_map(|committer| committer.counters()));
         for figure in self.delta.counters() {

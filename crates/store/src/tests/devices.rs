@@ -210,7 +210,7 @@ fn a_file_and_a_loop_device_over_it_are_not_written_side_by_side() {
     let Some(mut disk) = Loop::new(8192) else { return };
     let name = disk.device.display().to_string();
     let file = StoreOptions::new(StoreKind::Mmap, &disk.file);
-    // The device is there: its file is not to be had, by no link either.
+    // The device is there: its file is refused, by any link.
     let link = disk.file.with_file_name("link");
     std::fs::hard_link(&disk.file, &link).unwrap();
     for path in [&disk.file, &link] {
@@ -222,7 +222,7 @@ fn a_file_and_a_loop_device_over_it_are_not_written_side_by_side() {
             "check says less"
         );
     }
-    // The file was exported first: the device is not to be had.
+    // The file was exported first: the device is refused.
     disk.detach();
     let store = opened(&file);
     disk.attach(&[]);

@@ -216,7 +216,7 @@ proptest! {
 
 /// Several workers with a queue each, every one on its own pieces of `unit` sectors, which share pages with the others' if they
 /// are smaller than those.
-fn many_lanes(subject: Subject, unit: u64) {
+fn many_queues(subject: Subject, unit: u64) {
     const WORKERS: u64 = 4;
     const ROUNDS: u64 = 400;
     let dir = subject.directory();
@@ -279,32 +279,32 @@ fn work(store: &Arc<dyn Store<CompletionQueue>>, (worker, workers): (u64, u64), 
 }
 
 #[test]
-fn mmap_serves_many_lanes() {
-    many_lanes(Subject::Mmap, 1);
+fn mmap_serves_many_queues() {
+    many_queues(Subject::Mmap, 1);
 }
 
 #[test]
-fn mmap_in_memory_serves_many_lanes() {
-    many_lanes(Subject::MmapInMemory, 1);
+fn mmap_in_memory_serves_many_queues() {
+    many_queues(Subject::MmapInMemory, 1);
 }
 
 #[test]
-fn whole_pages_come_and_go_in_many_lanes() {
-    many_lanes(Subject::Mmap, 8);
-    many_lanes(Subject::MmapInMemory, 8);
+fn whole_pages_come_and_go_in_many_queues() {
+    many_queues(Subject::Mmap, 8);
+    many_queues(Subject::MmapInMemory, 8);
 }
 
 #[test]
-fn ram_serves_many_lanes() {
-    many_lanes(Subject::Ram, 1);
+fn ram_serves_many_queues() {
+    many_queues(Subject::Ram, 1);
 }
 
 #[test]
-fn direct_serves_many_lanes() {
-    many_lanes(Subject::Direct, 1);
+fn direct_serves_many_queues() {
+    many_queues(Subject::Direct, 1);
 }
 
 #[test]
 fn neighbours_in_a_large_block_do_not_undo_each_other() {
-    many_lanes(Subject::DirectLargeBlocks, 1);
+    many_queues(Subject::DirectLargeBlocks, 1);
 }

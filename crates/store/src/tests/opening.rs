@@ -224,7 +224,7 @@ fn shared_is_for_the_direct_store_only() {
 }
 
 #[test]
-fn stores_outlive_their_lanes() {
+fn stores_outlive_their_queues() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     image(&path, 64);

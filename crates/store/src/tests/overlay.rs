@@ -196,9 +196,9 @@ fn the_limit_is_a_full_disk() {
     assert!(driver.read(32, 1).unwrap() == content[span(32, 1)], "as it was");
     // What has its space is written again.
     driver.write(1, &stamp(1, 2), Durability::WriteBack).unwrap();
-    assert_eq!(overlay.figures().allocated_bytes, 2 * 4096);
-    assert_eq!(overlay.figures().written_sectors, 3);
-    assert_eq!(overlay.figures().refused_writes, 1);
+    assert_eq!(overlay.usage().allocated_bytes, 2 * 4096);
+    assert_eq!(overlay.usage().written_sectors, 3);
+    assert_eq!(overlay.usage().refused_writes, 1);
     // What is given back can be taken again.
     driver.trim(&[Extent { lba: 0, count: 8 }]).unwrap();
     driver.write(32, &stamp(32, 3), Durability::WriteBack).unwrap();
@@ -312,7 +312,7 @@ fn a_persistent_overlay_is_there_after_a_restart_of_the_host() {
     options.persistent = false;
     let (overlay, mut driver) = overlay(&golden(StoreKind::Mmap, &path), &options);
     assert!(overlay.is_persistent());
-    assert_eq!(overlay.figures().written_sectors, 2);
+    assert_eq!(overlay.usage().written_sectors, 2);
     for lba in [5, 900] {
         assert!(driver.read(lba, 1).unwrap() == stamp(lba, 1));
     }

@@ -5,41 +5,41 @@ use super::scatter;
 
 /// A frame that is the link's, or the bytes of one that waits.
 #[derive(Debug)]
-pub(super) enum Held<F> {
+pub(super) enum RxFrame<F> {
     /// In the link's memory.
     Frame(F),
     /// As much of a request as is needed to go on with it: its headers, and what it has to write.
     Kept(Box<[u8]>),
 }
 
-impl<F> Held<F> {
+impl<F> RxFrame<F> {
     /// The frame's bytes.
     pub(crate) fn pieces<'a, L: Link<Frame = F>>(&'a self, link: &'a L) -> Pieces<'a> {
         match self {
-            Held::Frame(frame) => link.pieces(frame),
-            Held::Kept(bytes) => Pieces::from_iter([&bytes[..]]),
+            RxFrame::Frame(frame) => link.pieces(frame),
+            RxFrame::Kept(bytes) => Pieces::from_iter([&bytes[..]]),
         }
     }
 
     /// The frame's bytes for writing a reply over them.
     pub(crate) fn pieces_mut<'a, L: Link<Frame = F>>(&'a mut self, link: &'a L) -> PiecesMut<'a> {
         match self {
-            Held::Frame(frame) => link.pieces_mut(frame),
-            Held::Kept(bytes) => PiecesMut::from_iter([&mut bytes[..]]),
+            RxFrame::Frame(frame) => link.pieces_mut(frame),
+            RxFrame::Kept(bytes) => PiecesMut::from_iter([&mut bytes[..]]),
         }
     }
 
     /// As [`Link::resize`]; what was kept is in the link's memory afterwards.
     pub(crate) fn resize<L: Link<Frame = F>>(&mut self, link: &mut L, len: usize) -> bool {
         match self {
-            Held::Frame(frame) => link.resize(frame, len),
-            Held::Kept(bytes) => {
+            RxFrame::Frame(frame) => link.resize(frame, len),
+            RxFrame::Kept(bytes) => {
                 let Some(mut frame) = link.allocate(len) else {
                     return false;
                 };
                 let bytes = bytes.get(..len).unwrap_or(bytes);
                 scatter::scatter(&mut link.pieces_mut(&mut frame), &[bytes], |_| {});
-                *self = Held::Frame(frame);
+                *self = RxFrame::Frame(frame);
                 true
             }
         }
@@ -48,12 +48,12 @@ impl<F> Held<F> {
     /// As [`Link::renew`]; the frame is in the link's memory afterwards.
     pub(crate) fn renew<L: Link<Frame = F>>(&mut self, link: &mut L, len: usize) -> bool {
         match self {
-            Held::Frame(frame) => link.renew(frame, len),
-            Held::Kept(_) => {
+            RxFrame::Frame(frame) => link.renew(frame, len),
+            RxFrame::Kept(_) => {
                 let Some(frame) = link.allocate(len) else {
                     return false;
                 };
-                *self = Held::Frame(frame);
+                *self = RxFrame::Frame(frame);
                 true
             }
         }
@@ -62,21 +62,21 @@ impl<F> Held<F> {
     /// Sends it. Only what was made a reply, which is in the link's memory.
     pub(crate) fn send<L: Link<Frame = F>>(self, link: &mut L) {
         match self {
-            Held::Frame(frame) => link.send(frame),
-            Held::Kept(_) => debug_assert!(false, "a reply is built in the link's memory"),
+            RxFrame::Frame(frame) => link.send(frame),
+            RxFrame::Kept(_) => debug_assert!(false, "a reply is built in the link's memory"),
         }
     }
 
     /// Gives its memory back.
     pub(crate) fn free<L: Link<Frame = F>>(self, link: &mut L) {
-        if let Held::Frame(frame) = self {
+        if let RxFrame::Frame(frame) = self {
             link.free(frame);
         }
     }
 
     /// Keeps the first `len` bytes and gives the link's memory back: what waits must not keep others from being received.
-    pub(crate) fn keep<L: Link<Frame = F>>(self, link: &mut L, len: usize) -> Held<F> {
-        let Held::Frame(frame) = self else {
+    pub(crate) fn keep<L: Link<Frame = F>>(self, link: &mut L, len: usize) -> RxFrame<F> {
+        let RxFrame::Frame(frame) = self else {
             return self;
         };
         let pieces = link.pieces(&frame);
@@ -84,7 +84,7 @@ impl<F> Held<F> {
         scatter::gather(&pieces, 0, &mut bytes);
         drop(pieces);
         link.free(frame);
-        Held::Kept(bytes.into_boxed_slice())
+        RxFrame::Kept(bytes.into_boxed_slice())
     }
 }
 
@@ -98,13 +98,13 @@ mod tests {
         let mut link = MemLink::new(7);
         let bytes: Vec<u8> = (0..40).collect();
         let frame = link.receive(&bytes);
-        let mut held = Held::Frame(frame).keep(&mut link, 24);
+        let mut frame = RxFrame::Frame(frame).keep(&mut link, 24);
         assert_eq!(link.out, 0);
-        assert_eq!(held.pieces(&link).concat(), bytes[..24]);
-        assert!(held.resize(&mut link, 60));
+        assert_eq!(frame.pieces(&link).concat(), bytes[..24]);
+        assert!(frame.resize(&mut link, 60));
         assert_eq!(link.out, 1);
-        assert_eq!(held.pieces(&link).concat()[..24], bytes[..24]);
-        held.send(&mut link);
+        assert_eq!(frame.pieces(&link).concat()[..24], bytes[..24]);
+        frame.send(&mut link);
         assert_eq!(link.sent.pop_front().map(|sent| sent.len()), Some(60));
     }
 
@@ -112,12 +112,12 @@ mod tests {
     fn without_memory_it_stays_as_it_is() {
         let mut link = MemLink::new(64);
         let frame = link.receive(&[5; 30]);
-        let mut held = Held::Frame(frame).keep(&mut link, 100);
+        let mut frame = RxFrame::Frame(frame).keep(&mut link, 100);
         link.pool = 0;
-        assert!(!held.resize(&mut link, 60));
-        assert!(!held.renew(&mut link, 60));
-        assert_eq!(held.pieces(&link).concat(), [5; 30]);
-        held.free(&mut link);
+        assert!(!frame.resize(&mut link, 60));
+        assert!(!frame.renew(&mut link, 60));
+        assert_eq!(frame.pieces(&link).concat(), [5; 30]);
+        frame.free(&mut link);
         assert_eq!(link.out, 0);
     }
 }

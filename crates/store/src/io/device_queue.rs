@@ -4,25 +4,25 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::io::continuation::Pending;
-use crate::io::flight::Flight;
 use crate::io::gate::Gate;
+use crate::io::request::IoRequest;
 
-/// Waiting flights that a newcomer is compared with.
+/// Waiting requests that a newcomer is compared with.
 const LOOK_BACK: usize = 64;
 
 /// Transfers to one device.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct DeviceQueue {
     gate: Arc<Gate>,
     under_way: usize,
-    waiting: VecDeque<Flight>,
+    waiting: VecDeque<IoRequest>,
 }
 
-impl Lane {
+impl DeviceQueue {
     /// An empty one; the worker counts as a user of the device from now on.
-    pub(crate) fn new(gate: &Arc<Gate>) -> Lane {
+    pub(crate) fn new(gate: &Arc<Gate>) -> DeviceQueue {
         gate.enter();
-        Lane {
+        DeviceQueue {
             gate: Arc::clone(gate),
             under_way: 0,
             waiting: VecDeque::new(),
@@ -36,28 +36,28 @@ impl Lane {
 
     /// Queues a transfer, in one request with its neighbour if that waits, too.
     pub(crate) fn push(&mut self, mut pending: Pending) {
-        for flight in self.waiting.iter_mut().rev().take(LOOK_BACK) {
-            match flight.join(pending) {
+        for request in self.waiting.iter_mut().rev().take(LOOK_BACK) {
+            match request.join(pending) {
                 Ok(()) => return,
                 Err(back) => pending = back,
             }
         }
-        self.waiting.push_back(Flight::new(pending));
+        self.waiting.push_back(IoRequest::new(pending));
     }
 
     /// Queues what goes again by itself.
-    pub(crate) fn push_again(&mut self, flight: Flight) {
-        self.waiting.push_front(flight);
+    pub(crate) fn push_again(&mut self, request: IoRequest) {
+        self.waiting.push_front(request);
     }
 
     /// The next that the device may be given.
-    pub(crate) fn pop(&mut self) -> Option<Flight> {
+    pub(crate) fn pop(&mut self) -> Option<IoRequest> {
         if self.under_way >= self.gate.share() {
             return None;
         }
-        let flight = self.waiting.pop_front()?;
+        let request = self.waiting.pop_front()?;
         self.under_way += 1;
-        Some(flight)
+        Some(request)
     }
 
     /// One of those that were given has ended.
@@ -71,7 +71,7 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
+impl Drop for DeviceQueue {
     fn drop(&mut self) {
         self.gate.leave();
     }

@@ -12,15 +12,15 @@ const BYTES: u64 = 512 << 10;
 
 /// Transfers that lie side by side in one file and go the same way, in ascending order; at least one.
 #[derive(Debug)]
-pub(crate) struct Flight {
+pub(crate) struct IoRequest {
     pub(crate) pieces: Vec<Pending>,
     end: u64,
 }
 
-impl Flight {
+impl IoRequest {
     /// A single one.
-    pub(crate) fn new(pending: Pending) -> Flight {
-        Flight {
+    pub(crate) fn new(pending: Pending) -> IoRequest {
+        IoRequest {
             end: end(&pending.transfer),
             pieces: vec![pending],
         }
@@ -49,12 +49,12 @@ impl Flight {
         mut self,
         result: std::io::Result<usize>,
         mut ended: impl FnMut(Pending),
-        mut again: impl FnMut(Flight),
+        mut again: impl FnMut(IoRequest),
     ) {
         if self.pieces.len() == 1 {
             let mut pending = self.pieces.remove(0);
             return match pending.transfer.advance(result) {
-                true => again(Flight::new(pending)),
+                true => again(IoRequest::new(pending)),
                 false => ended(pending),
             };
         }
@@ -66,7 +66,7 @@ impl Flight {
             transfer.done += taken;
             match transfer.done == transfer.buffer.len() {
                 true => ended(pending),
-                false => again(Flight::new(pending)),
+                false => again(IoRequest::new(pending)),
             }
         }
     }
@@ -105,7 +105,7 @@ mod tests {
     fn neighbours_join_and_strangers_do_not() {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let other = Arc::new(tempfile::tempfile().unwrap());
-        let mut flight = Flight::new(pending(&file, 4096, 1024, Direction::Write));
+        let mut request = IoRequest::new(pending(&file, 4096, 1024, Direction::Write));
         for (stranger, why) in [
             (pending(&file, 5632, 512, Direction::Write), "a gap"),
             (pending(&file, 3072, 1024, Direction::Write), "before it"),
@@ -113,26 +113,26 @@ mod tests {
             (pending(&other, 5120, 512, Direction::Write), "another file"),
             (pending(&file, 5120, BYTES as usize, Direction::Write), "too long"),
         ] {
-            assert!(flight.join(stranger).is_err(), "{why}");
+            assert!(request.join(stranger).is_err(), "{why}");
         }
         for n in 1..PIECES as u64 {
-            flight
+            request
                 .join(pending(&file, 4096 + n * 1024, 1024, Direction::Write))
                 .unwrap();
         }
         let full = pending(&file, 4096 + PIECES as u64 * 1024, 1024, Direction::Write);
-        assert!(flight.join(full).is_err(), "too many");
+        assert!(request.join(full).is_err(), "too many");
     }
 
     /// Positions that ended, and positions with progress that go again.
-    fn answer(flight: Flight, result: std::io::Result<usize>) -> (Vec<u64>, Vec<(u64, usize)>) {
+    fn answer(request: IoRequest, result: std::io::Result<usize>) -> (Vec<u64>, Vec<(u64, usize)>) {
         let (mut ended, mut again) = (Vec::new(), Vec::new());
-        flight.answered(
+        request.answered(
             result,
             |pending| ended.push(pending.transfer.position),
-            |flight| {
-                assert_eq!(flight.pieces.len(), 1, "by itself");
-                let transfer = &flight.pieces[0].transfer;
+            |request| {
+                assert_eq!(request.pieces.len(), 1, "by itself");
+                let transfer = &request.pieces[0].transfer;
                 again.push((transfer.position, transfer.done));
             },
         );
@@ -142,27 +142,27 @@ mod tests {
     #[test]
     fn an_answer_is_shared_out_and_what_is_missing_goes_again_by_itself() {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        let flight = || {
-            let mut flight = Flight::new(pending(&file, 0, 1024, Direction::Write));
+        let request = || {
+            let mut request = IoRequest::new(pending(&file, 0, 1024, Direction::Write));
             for position in [1024, 2048] {
-                flight
+                request
                     .join(pending(&file, position, 1024, Direction::Write))
                     .unwrap();
             }
-            flight
+            request
         };
-        assert_eq!(answer(flight(), Ok(3072)), (vec![0, 1024, 2048], vec![]));
+        assert_eq!(answer(request(), Ok(3072)), (vec![0, 1024, 2048], vec![]));
         assert_eq!(
-            answer(flight(), Ok(1536)),
+            answer(request(), Ok(1536)),
             (vec![0], vec![(1024, 512), (2048, 0)])
         );
-        assert_eq!(answer(flight(), Ok(0)).1.len(), 3);
+        assert_eq!(answer(request(), Ok(0)).1.len(), 3);
         let error = std::io::Error::from_raw_os_error(libc::EIO);
         assert_eq!(
-            answer(flight(), Err(error)),
+            answer(request(), Err(error)),
             (vec![], vec![(0, 0), (1024, 0), (2048, 0)])
         );
-        let lone = || Flight::new(pending(&file, 0, 1024, Direction::Write));
+        let lone = || IoRequest::new(pending(&file, 0, 1024, Direction::Write));
         assert_eq!(answer(lone(), Ok(0)), (vec![0], vec![]), "the end of the file");
         let error = std::io::Error::from_raw_os_error(libc::EIO);
         assert_eq!(answer(lone(), Err(error)), (vec![0], vec![]), "its own error");

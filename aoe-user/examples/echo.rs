@@ -50,7 +50,7 @@ fn main() -> Result<()> {
 
     let mut link = SocketLink::new(Socket::open(&SocketConfig::for_mtu(ifindex, 0, port.mtu_bytes))?);
     let mut filter = Filter::load(port.mac, &everyone())?;
-    filter.set_socket(0, link.0.fd())?;
+    filter.set_socket(0, link.socket.fd())?;
     filter.attach(netif, ifindex, Attach::Native)?;
     let mut session = Session::new(
         Arc::new(Exports::new(vec![Arc::new(export(file)?)])),
@@ -61,19 +61,19 @@ fn main() -> Result<()> {
     loop {
         let mut served = 0;
         while served < BATCH
-            && let Some(frame) = link.0.receive()
+            && let Some(frame) = link.socket.receive()
         {
             served += 1;
-            match Read::of(&link.0, &frame) {
-                Some(read) => read.answer(&mut link.0, frame, &image, port.mac),
+            match Read::of(&link.socket, &frame) {
+                Some(read) => read.answer(&mut link.socket, frame, &image, port.mac),
                 None => session.frame(&mut link, &port, frame, 0),
             }
         }
-        link.0.kick();
+        link.socket.kick();
         if served != 0 {
             last = Instant::now();
         } else if last.elapsed() > PATIENCE {
-            poll(&mut [PollFd::new(&link.0.fd(), PollFlags::IN)], None)?;
+            poll(&mut [PollFd::new(&link.socket.fd(), PollFlags::IN)], None)?;
             last = Instant::now();
         }
     }

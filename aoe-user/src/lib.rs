@@ -1,7 +1,7 @@
 //! The user half of xblade: an ATA-over-Ethernet target on AF_XDP.
 //!
-//! Arrows run one way: `main → cli → {config, control, port} → {dump, filter, metrics, host}`, and all of these to the crates
-//! `{store → engine, xsk, initiator} → aoe-common`.
+//! Uses run one way: `main → cli → control → port → {config, dump, metrics → filter} → {host, target}`, and from all of these to
+//! the crates `store → engine`, `xsk`, `failover`, `initiator` and `aoe-common`. The suite `house` holds them to that.
 
 pub mod cli;
 pub mod config;

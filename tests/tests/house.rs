@@ -62,7 +62,7 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("target", &["store"]),
     ("host", &["initiator"]),
     ("config", &["host", "store"]),
-    ("filter", &["config"]),
+    ("filter", &[]),
     ("metrics", &["filter", "target"]),
     ("dump", &["host"]),
     (

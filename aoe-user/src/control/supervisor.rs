@@ -117,8 +117,9 @@ impl Supervisor {
         port_events: UnboundedSender<(PortId, PortEvent)>,
         notices: Arc<Notices>,
     ) -> Supervisor {
+        let start = Instant::now();
         Supervisor {
-            plan: Plan::new(),
+            plan: Plan::new(start),
             exports: HashMap::new(),
             ports: BTreeMap::new(),
             state: None,
@@ -135,7 +136,7 @@ impl Supervisor {
             pausing: Vec::new(),
             last_pause: 0,
             last_reload: None,
-            start: Instant::now(),
+            start,
             fenced_early: HashMap::new(),
             commit_failed: None,
             port_events,

@@ -7,7 +7,7 @@ use aoe_common::rules::{Access, Target, VlanClass, interval_ns};
 use aoe_common::wire::aoe;
 
 use super::{AllowList, ExportRule, FilterError, Rules};
-use crate::config::Vlan;
+use aoe_common::Vlan;
 
 /// Source address → time that each of its frames takes, 0 where the export's rate holds; in order of address.
 pub(super) type Sources = Arc<[(u64, u32)]>;

@@ -15,7 +15,7 @@ use aya::programs::links::FdLink;
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 
-use crate::config::Vlan;
+use aoe_common::Vlan;
 
 mod compile;
 mod error;

@@ -4,36 +4,57 @@ use aoe_common::rules::{STAMP_BYTES, stamp_ns};
 use engine::link::{Link, Pieces, PiecesMut};
 
 use super::arrivals::Arrivals;
-use super::others::Others;
+use super::hand_back::HandBack;
 use crate::dump::Tap;
 use crate::host::clock::monotonic_ns;
 use crate::xsk::{Frame, Socket};
 
 /// An AF_XDP socket as the engine sees it, who else on this host hears what is for everybody, and who wants to see all frames.
 #[derive(Debug)]
-pub struct SocketLink(pub Socket, Option<Others>, Arrivals, Option<Tap>);
+pub struct SocketLink {
+    /// The socket.
+    pub socket: Socket,
+    hand_back: Option<HandBack>,
+    arrivals: Arrivals,
+    tap: Option<Tap>,
+}
 
 impl SocketLink {
     /// A link that shares nothing.
     pub const fn new(socket: Socket) -> SocketLink {
-        SocketLink(socket, None, Arrivals::new(), None)
+        SocketLink {
+            socket,
+            hand_back: None,
+            arrivals: Arrivals::new(),
+            tap: None,
+        }
     }
 
     /// A link that shares requests for every shelf or slot, and shows frames.
-    pub(super) const fn shared(socket: Socket, others: Option<Others>, tap: Tap) -> SocketLink {
-        SocketLink(socket, others, Arrivals::new(), Some(tap))
+    pub(super) const fn shared(socket: Socket, hand_back: Option<HandBack>, tap: Tap) -> SocketLink {
+        SocketLink {
+            socket,
+            hand_back,
+            arrivals: Arrivals::new(),
+            tap: Some(tap),
+        }
     }
 
     /// Looks whether somebody wants to see the frames of this round.
     #[inline]
     pub(super) fn look_for_readers(&mut self) -> bool {
-        self.3.as_mut().is_some_and(Tap::look)
+        self.tap.as_mut().is_some_and(Tap::look)
     }
 
     /// Shows received frames to who wants to see them.
     #[cold]
     pub(super) fn show(&mut self, frames: &[Frame]) {
-        let SocketLink(socket, _, _, Some(tap)) = self else {
+        let SocketLink {
+            socket,
+            tap: Some(tap),
+            ..
+        } = self
+        else {
             return;
         };
         for frame in frames {
@@ -44,7 +65,12 @@ impl SocketLink {
 
     #[cold]
     fn show_sent(&mut self, frame: &Frame) {
-        let SocketLink(socket, _, _, Some(tap)) = self else {
+        let SocketLink {
+            socket,
+            tap: Some(tap),
+            ..
+        } = self
+        else {
             return;
         };
         tap.sent(monotonic_ns(), &socket.pieces(frame));
@@ -52,7 +78,7 @@ impl SocketLink {
 
     /// What is known of when frames arrived.
     pub(super) fn arrivals(&mut self) -> &mut Arrivals {
-        &mut self.2
+        &mut self.arrivals
     }
 }
 
@@ -65,47 +91,47 @@ impl Link for SocketLink {
     type Frame = Frame;
 
     fn pieces<'a>(&'a self, frame: &'a Frame) -> Pieces<'a> {
-        self.0.pieces(frame)
+        self.socket.pieces(frame)
     }
 
     fn pieces_mut<'a>(&'a self, frame: &'a mut Frame) -> PiecesMut<'a> {
-        self.0.pieces_mut(frame)
+        self.socket.pieces_mut(frame)
     }
 
     fn resize(&mut self, frame: &mut Frame, len: usize) -> bool {
-        self.0.resize(frame, len)
+        self.socket.resize(frame, len)
     }
 
     fn renew(&mut self, frame: &mut Frame, len: usize) -> bool {
-        self.0.renew(frame, len)
+        self.socket.renew(frame, len)
     }
 
     fn allocate(&mut self, len: usize) -> Option<Frame> {
-        self.0.allocate(len)
+        self.socket.allocate(len)
     }
 
     fn age_us(&self, frame: &Frame) -> u64 {
         let now_ns = monotonic_ns();
-        match arrival_ns(&self.0, frame).and_then(|stamp| now_ns.checked_sub(stamp)) {
+        match arrival_ns(&self.socket, frame).and_then(|stamp| now_ns.checked_sub(stamp)) {
             Some(age_ns) => age_ns / 1000,
-            None => self.2.age_us(now_ns / 1000),
+            None => self.arrivals.age_us(now_ns / 1000),
         }
     }
 
     fn send(&mut self, frame: Frame) {
-        if self.3.as_ref().is_some_and(Tap::is_on) {
+        if self.tap.as_ref().is_some_and(Tap::is_on) {
             self.show_sent(&frame);
         }
-        self.0.transmit(frame);
+        self.socket.transmit(frame);
     }
 
     fn free(&mut self, frame: Frame) {
-        self.0.free(frame);
+        self.socket.free(frame);
     }
 
     fn share(&self, frame: &Frame) {
-        if let Some(others) = &self.1 {
-            others.leave(&self.pieces(frame));
+        if let Some(hand_back) = &self.hand_back {
+            hand_back.leave(&self.pieces(frame));
         }
     }
 }

@@ -3,11 +3,11 @@
 mod arrivals;
 mod cut;
 mod ending;
+mod hand_back;
 mod link;
 pub(crate) mod mode;
 mod mtu;
 mod open;
-mod others;
 mod prove;
 mod spin;
 mod stations;

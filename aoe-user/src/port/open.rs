@@ -7,8 +7,8 @@ use aoe_common::wire::sectors_per_frame;
 use tracing::{info, warn};
 
 use super::SocketLink;
+use super::hand_back::HandBack;
 use super::mode::{Affected, Obtained, Way, first_that_works, left_after, ways};
-use super::others::Others;
 use super::stations::Stations;
 use super::watch::Watch;
 use super::worker::{Pace, Worker};
@@ -168,14 +168,14 @@ fn start_workers(
     exports: &Arc<Exports>,
     metrics: &Arc<Registry>,
 ) -> Result<Vec<Worker>, PortError> {
-    let others = Others::start(nic, filter.mark())
+    let hand_back = HandBack::start(nic, filter.mark())
         .inspect_err(|error| warn!("{}: no thread for other targets on this host: {error}", nic.name))
         .ok();
     let mut workers = Vec::new();
     for (queue, socket) in sockets.into_iter().enumerate() {
         let pace = pace(&options.tuning, queue);
         let tap = Tap::new(&options.dumps, &nic.name, queue);
-        let link = SocketLink::shared(socket, others.clone(), tap);
+        let link = SocketLink::shared(socket, hand_back.clone(), tap);
         let worker = Worker::start(
             nic,
             queue,

@@ -126,7 +126,7 @@ impl Worker {
             session.meters(),
             start,
         );
-        let release = link.0.queue_release();
+        let release = link.socket.queue_release();
         let data_path = DataPath {
             link,
             session,
@@ -258,13 +258,13 @@ impl DataPath {
         let now_us = self.us(now);
         let is_watched = self.link.look_for_readers();
         let mut worked = self.session.completions(&mut self.link, now_us);
-        let waiting = self.link.0.readable();
+        let waiting = self.link.socket.readable();
         self.link.arrivals().look(waiting, self.start_us + now_us);
         while !self.batch.is_full()
-            && let Some(frame) = self.link.0.receive()
+            && let Some(frame) = self.link.socket.receive()
         {
             self.link.arrivals().took(frame.chunks());
-            self.link.0.prefetch(&frame, HINT_BYTES);
+            self.link.socket.prefetch(&frame, HINT_BYTES);
             self.batch.push(frame);
         }
         if !self.batch.is_empty() {
@@ -285,13 +285,13 @@ impl DataPath {
         if self.next_advertisement_us.is_some_and(|due| due <= now_us) {
             self.next_advertisement_us = self.session.tick(&mut self.link, &self.port, now_us);
         }
-        self.link.0.kick();
+        self.link.socket.kick();
         worked
     }
 
     fn show_batch(&mut self, now_us: u64) {
         for frame in &self.batch {
-            let pieces = self.link.0.pieces(frame);
+            let pieces = self.link.socket.pieces(frame);
             self.trace.received(now_us, frame.bytes(), &pieces);
         }
     }
@@ -306,7 +306,7 @@ impl DataPath {
         } else {
             Cpu::Own
         };
-        let (socket, commands) = (&self.link.0, &self.commands);
+        let (socket, commands) = (&self.link.socket, &self.commands);
         self.spinner.spin(cpu, last_work, now, || {
             socket.is_readable() || !commands.is_empty()
         })
@@ -331,7 +331,7 @@ impl DataPath {
         let until_advertisement = self
             .next_advertisement_us
             .map(|due| Duration::from_micros(due.saturating_sub(now_us) + 1));
-        let until_kick = self.link.0.needs_kick().then_some(KICK_AGAIN);
+        let until_kick = self.link.socket.needs_kick().then_some(KICK_AGAIN);
         let timeout = [limit, until_advertisement, until_kick]
             .into_iter()
             .flatten()
@@ -339,7 +339,7 @@ impl DataPath {
         let timeout = timeout.and_then(|limit| limit.try_into().ok());
         let completions = self.session.completion_queue();
         let mut fds =
-            [self.link.0.fd(), completions.fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            [self.link.socket.fd(), completions.fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         // EINTR only makes the loop go round once more.
         let _ = poll(&mut fds, timeout.as_ref());
         if fds[0]
@@ -358,11 +358,11 @@ impl DataPath {
             rx_ring_full,
             fill_ring_empty,
             ..
-        } = self.link.0.statistics();
+        } = self.link.socket.statistics();
         let dropped = rx_dropped
             .saturating_add(rx_ring_full)
             .saturating_add(fill_ring_empty);
-        let chunks = self.link.0.chunk_counts();
+        let chunks = self.link.socket.chunk_counts();
         self.counters.publish(
             dropped,
             Chunks {
@@ -385,10 +385,10 @@ impl DataPath {
                 self.next_advertisement_us =
                     self.session
                         .advertise(&mut self.link, &self.port, &exports, now_us);
-                self.link.0.kick();
+                self.link.socket.kick();
             }
             Command::Pace(pace) => self.set_pace(pace),
-            Command::Prove(proof) => proof.of(&mut self.link.0),
+            Command::Prove(proof) => proof.of(&mut self.link.socket),
             Command::Stop => return true,
         }
         false

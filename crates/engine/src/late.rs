@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use aoe_common::Mac;
+use aoe_common::wire::aoe;
 
 use super::mutants::{self, Mutant};
 use super::scope::{Fingerprint, Span};
@@ -16,9 +17,6 @@ const MAX_WRITES: usize = 1024;
 
 /// How long.
 const MEMORY_US: u64 = 2_000_000;
-
-/// Tags with this bit are not the driver's.
-const USERLAND_TAG: u32 = 0x8000_0000;
 
 /// Width of the counter in bits 30 to 16.
 const COUNTER_MASK: u32 = 0x7fff;
@@ -102,7 +100,7 @@ impl Written {
 
 /// True when both tags are the Linux driver's and `tag` was given out before `other`.
 fn is_behind(tag: u32, other: u32) -> bool {
-    if (tag | other) & USERLAND_TAG != 0 {
+    if (tag | other) & aoe::TAG_OF_USER_SPACE != 0 {
         return false;
     }
     let counter = |tag: u32| tag >> 16;

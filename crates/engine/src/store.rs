@@ -29,7 +29,7 @@ pub enum Step {
 /// When a write counts as done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// It survives a crash of xblade (page cache); the flusher puts it on the medium within the flush interval.
+    /// It survives a crash of xblade (page cache); the committer puts it on the medium within the flush interval.
     WriteBack,
     /// It survives a power cut: on the medium before the operation is done (`sync`, FUA).
     Durable,

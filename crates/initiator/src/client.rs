@@ -262,22 +262,6 @@ impl Client {
     }
 }
 
-/// The ports that answer for an address on an interface, this host's own excepted: nobody hears himself.
-///
-/// Takes the whole `timeout`. A starting target asks this to learn that its address is taken.
-pub fn who_answers(
-    interface: &str,
-    shelf: u16,
-    slot: u8,
-    timeout: Duration,
-) -> Result<Vec<Mac>, InitiatorError> {
-    let found = Client::open(interface)?.discover(Some((shelf, slot)), timeout)?;
-    let mut macs: Vec<Mac> = found.into_iter().map(|target| target.mac).collect();
-    macs.sort();
-    macs.dedup();
-    Ok(macs)
-}
-
 fn outcome(reply: &Reply<'_>, target: &Found, request: AtaRequest) -> Result<Vec<u8>, InitiatorError> {
     let what = || describe(target, request);
     if let Some(code) = reply.error {

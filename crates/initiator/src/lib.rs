@@ -18,7 +18,7 @@ mod socket;
 pub mod stamp;
 mod transport;
 
-pub use client::{Client, Found, who_answers};
+pub use client::{Client, Found};
 pub use frame::Route;
 pub use identify::Identity;
 pub use links::{link_named, link_numbered, links};

@@ -11,7 +11,7 @@ const WORDS: usize = SECTOR_BYTES / 8;
 
 /// What a sector read back turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum StampCheck {
     /// A whole stamp of this LBA and seed; its generation.
     Stamped(u32),
     /// A sector that no run with this seed has stamped.
@@ -44,13 +44,13 @@ pub fn put(sector: &mut [u8], lba: u64, generation: u32, seed: u32) {
 }
 
 /// Says what a sector is.
-pub fn check(sector: &[u8], lba: u64, seed: u32) -> Verdict {
+pub fn check(sector: &[u8], lba: u64, seed: u32) -> StampCheck {
     let mut words = [0u64; WORDS];
     for (value, bytes) in words.iter_mut().zip(sector.chunks_exact(8)) {
         *value = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
     }
     if words[0] != MAGIC || words[2] as u32 != seed {
-        return Verdict::Foreign;
+        return StampCheck::Foreign;
     }
     let generation = (words[2] >> 32) as u32;
     let right = words
@@ -58,9 +58,9 @@ pub fn check(sector: &[u8], lba: u64, seed: u32) -> Verdict {
         .enumerate()
         .all(|(index, &value)| value == word(lba, generation, seed, index));
     if right {
-        Verdict::Stamped(generation)
+        StampCheck::Stamped(generation)
     } else {
-        Verdict::Wrong
+        StampCheck::Wrong
     }
 }
 
@@ -77,14 +77,14 @@ mod tests {
     #[test]
     fn a_stamp_says_what_it_is() {
         let sector = stamped(1 << 40, 7, 9);
-        assert_eq!(check(&sector, 1 << 40, 9), Verdict::Stamped(7));
-        assert_eq!(check(&sector, 1 << 40, 8), Verdict::Foreign);
-        assert_eq!(check(&[0; SECTOR_BYTES], 0, 9), Verdict::Foreign);
+        assert_eq!(check(&sector, 1 << 40, 9), StampCheck::Stamped(7));
+        assert_eq!(check(&sector, 1 << 40, 8), StampCheck::Foreign);
+        assert_eq!(check(&[0; SECTOR_BYTES], 0, 9), StampCheck::Foreign);
     }
 
     #[test]
     fn a_misplaced_sector_is_wrong() {
-        assert_eq!(check(&stamped(4, 1, 9), 5, 9), Verdict::Wrong);
+        assert_eq!(check(&stamped(4, 1, 9), 5, 9), StampCheck::Wrong);
     }
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
         for bit in 0..SECTOR_BYTES * 8 {
             let mut bad = good;
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert_ne!(check(&bad, 12345, 1), Verdict::Stamped(3), "bit {bit}");
+            assert_ne!(check(&bad, 12345, 1), StampCheck::Stamped(3), "bit {bit}");
         }
     }
 
@@ -102,7 +102,7 @@ mod tests {
         for cut in (32..SECTOR_BYTES).step_by(8) {
             let mut torn = stamped(77, 2, 1);
             torn[cut..].copy_from_slice(&stamped(77, 1, 1)[cut..]);
-            assert_eq!(check(&torn, 77, 1), Verdict::Wrong, "torn at {cut}");
+            assert_eq!(check(&torn, 77, 1), StampCheck::Wrong, "torn at {cut}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A worker's side of deferred operations: what it waits on and where they end.
 //!
-//! Each worker has one [`CompletionQueue`]. Other threads (committers, flushers, control) reach it through its [`QueueHandle`];
+//! Each worker has one [`CompletionQueue`]. Other threads (committers, pools, control) reach it through its [`QueueHandle`];
 //! I/O that the worker started itself (io_uring) ends on the queue's own ring. One file descriptor, [`CompletionQueue::fd`],
 //! becomes readable for both, so that a sleeping worker polls two things: its AF_XDP socket and its queue.
 

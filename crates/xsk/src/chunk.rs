@@ -42,7 +42,7 @@ impl ChunkCounts {
 /// The book of a socket's chunks: the pool, and who has the rest.
 #[derive(Debug)]
 pub(super) struct Chunks {
-    /// The warm end is the back: chunks that were sent come back there, whole in this CPU's cache, and replies take them
+    /// The warm end is the back: chunks that were sent come back there, whole in this CPU's cache, and [`Chunks`] gives them out
     /// first. Of a received chunk only the header was looked at: it goes to the front, from where the kernel is served.
     pool: VecDeque<u32>,
     fill: u32,

@@ -63,11 +63,11 @@ impl SocketConfig {
     ///
     /// | MTU | chunks | resident | frames that fit while nobody looks | at first |
     /// | --- | --- | --- | --- | --- |
-    /// | ≤ 1500 | 2048 × 2 KiB | 4 MiB | 1536: 24 initiators with 64 requests in flight | 512 |
+    /// | ≤ 1500 | 2048 × 2 KiB | 4 MiB | 1536 | 512 |
     /// | ≤ 1500, zero-copy | 2048 × 4 KiB | 8 MiB | the same | 1536 |
-    /// | 9000 | 2048 × 4 KiB | 8 MiB | 512 full-size writes: 8 initiators with 64 requests in flight | 256 |
+    /// | 9000 | 2048 × 4 KiB | 8 MiB | 512 of full size | 256 |
     ///
-    /// No headroom beyond the kernel's own: behind it a request for data lies in one cache line, and it is another CPU that
+    /// No headroom beyond the kernel's own: behind it the header of a short frame lies in one cache line, and it is another CPU that
     /// wrote it.
     pub fn for_mtu(ifindex: u32, queue: u32, mtu: u32) -> SocketConfig {
         let one_chunk = mtu <= 1500;

@@ -67,9 +67,7 @@ fn advice(call: &str, errno: Errno) -> &'static str {
         (_, Errno::NOMEM | Errno::NOBUFS) => {
             " (the kernel has no memory for it: use fewer chunks or a smaller ring)"
         }
-        (_, Errno::BUSY) => {
-            " (another AF_XDP socket has this queue: is another target running on the interface?)"
-        }
+        (_, Errno::BUSY) => " (another AF_XDP socket has this queue: is another program on the interface?)",
         (_, Errno::NODEV) => " (no such interface in this network namespace)",
         (_, Errno::NETDOWN) => " (the interface is down: `ip link set … up`)",
         (call::BIND_ZEROCOPY, Errno::OPNOTSUPP | Errno::INVAL) => {

@@ -17,7 +17,7 @@
 //! | `station` | one more address on an interface |
 //! | `release` | taking the queue back from an owner that hangs in the kernel |
 //!
-//! Minimum kernel: 5.18, as the filter in front of it needs; frames of several chunks (jumbo frames) need 6.6.
+//! Minimum kernel: 5.18, as XDP programs with `xdp.frags` need; frames of several chunks (jumbo frames) need 6.6.
 //! Source: Documentation/networking/af_xdp.rst of the Linux kernel.
 #![deny(clippy::arithmetic_side_effects)]
 

@@ -28,10 +28,10 @@ const SEND_BUFFER_BYTES: usize = 16 << 20;
 
 /// An AF_XDP socket on one receive queue, with its own frame memory. Any thread may have it, one at a time.
 ///
-/// The rhythm: [`Socket::receive`] all there is, [`Socket::transmit`] the replies, [`Socket::kick`] once. To sleep, poll
+/// The rhythm: [`Socket::receive`] all there is, [`Socket::transmit`] what is to be sent, [`Socket::kick`] once. To sleep, poll
 /// [`Socket::fd`] for reading, but for a moment only while [`Socket::needs_kick`].
 ///
-/// Minimum kernel: 5.18, as the filter in front of it needs; frames longer than a chunk need 6.6.
+/// Minimum kernel: 5.18, as XDP programs for frames of several chunks (`xdp.frags`) need; frames longer than a chunk need 6.6.
 pub struct Socket {
     // Dropped in this order: rings, socket, memory. Frames left over below may be dropped once the memory is gone.
     rx: Consumer<XdpDesc>,
@@ -54,7 +54,7 @@ pub struct Socket {
     /// Chunks that the kernel's receive side is to have, and the most it may have.
     fill_level: u32,
     fill_limit: u32,
-    /// Chunks that the receive side may not take, so that replies can grow while requests pour in.
+    /// Chunks that the receive side may not take, so that there is something to send from while frames pour in.
     reserve: u32,
     own: Statistics,
     release: QueueRelease,
@@ -75,12 +75,12 @@ impl Socket {
         let mut outcome = None;
         for attempt in config.attempts() {
             let opened = Socket::open_as(&attempt);
-            let is_last_word = match &opened {
+            let is_final = match &opened {
                 Ok(_) => true,
                 Err(error) => error.errno() == Some(Errno::BUSY),
             };
             outcome = Some(opened);
-            if is_last_word {
+            if is_final {
                 break;
             }
         }
@@ -245,8 +245,8 @@ impl Socket {
     }
 
     /// As [`Socket::resize`], but all bytes hold anything afterwards, and where there is a choice they lie in chunks that
-    /// were sent lately: still in the CPU's cache, they take the copy of a read's data twice as fast as the chunk of its
-    /// request does.
+    /// were sent lately: still in the CPU's cache, a copy into them is twice as fast as into the chunk that
+    /// was just received.
     #[inline]
     pub fn renew(&mut self, frame: &mut Frame, len: usize) -> bool {
         let Some(fresh) = self.allocate(len) else {

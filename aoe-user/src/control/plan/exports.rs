@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::super::backoff::Backoff;
 use super::super::store_options::same_store;
-use super::reload::Reload;
+use super::reload_report::ReloadReport;
 use super::{Action, ExportId, HANDOVER, Level, Plan, Refusal, Wanted, address_of};
 use crate::config::interfaces::Patterns;
 use crate::config::{Config, ExportConfig, Overlay, Vlan};
@@ -116,7 +116,7 @@ impl Plan {
     pub(crate) fn want(&mut self, config: Config, now: Instant) {
         self.want_groups(&config, now);
         let is_first = self.order.is_empty() && self.reload.is_none();
-        let mut report = Reload::new(now, is_first);
+        let mut report = ReloadReport::new(now, is_first);
         let mut patterns: HashMap<Vec<String>, Arc<Patterns>> = HashMap::new();
         let before = self.take_order();
         self.wanted = Wanted {
@@ -185,7 +185,7 @@ impl Plan {
         &mut self,
         config: ExportConfig,
         patterns: Arc<Patterns>,
-        report: &mut Reload,
+        report: &mut ReloadReport,
         now: Instant,
     ) -> ExportId {
         let id = ExportId(self.next_id());
@@ -251,7 +251,7 @@ impl Plan {
                 entry.config.path.display()
             );
             self.say(Level::Info, line);
-            let mut own = Reload::new(now, false);
+            let mut own = ReloadReport::new(now, false);
             if let Some(new) = self.renew(id, report.as_mut().unwrap_or(&mut own), now) {
                 self.pass_on_claims(id, new);
             }
@@ -263,7 +263,12 @@ impl Plan {
     }
 
     /// Has an open export closed and puts another opening of it in its place.
-    pub(super) fn renew(&mut self, id: ExportId, report: &mut Reload, now: Instant) -> Option<ExportId> {
+    pub(super) fn renew(
+        &mut self,
+        id: ExportId,
+        report: &mut ReloadReport,
+        now: Instant,
+    ) -> Option<ExportId> {
         let at = self.order.iter().position(|other| *other == id)?;
         let entry = self.exports.get(&id)?;
         let (config, patterns) = ((*entry.config).clone(), Arc::clone(&entry.patterns));
@@ -281,7 +286,7 @@ impl Plan {
         if !self.exports.get(&id).is_some_and(Entry::is_open) || self.group_fenced(id, &reason, now) {
             return;
         }
-        let Some(new) = self.renew(id, &mut Reload::new(now, false), now) else {
+        let Some(new) = self.renew(id, &mut ReloadReport::new(now, false), now) else {
             return;
         };
         let (backoff, _) = Backoff::after(None, reason, now);

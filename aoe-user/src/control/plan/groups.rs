@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use failover::{Group, Holder, Settings, State as Role, Step};
 
 use super::exports::{Entry, Life};
-use super::reload::Reload;
+use super::reload_report::ReloadReport;
 use super::{Action, ExportId, Plan, Refusal, address_of};
 use crate::config::{Config, FailoverGroup, StoreKind};
 use crate::store::{LockOf, Takeover};
@@ -324,7 +324,7 @@ impl Plan {
                 .exports
                 .get(&id)
                 .is_some_and(|entry| matches!(entry.life, Life::Open | Life::Opening(..)));
-            if opened && let Some(new) = self.renew(id, &mut Reload::new(now, false), now) {
+            if opened && let Some(new) = self.renew(id, &mut ReloadReport::new(now, false), now) {
                 self.pass_on_claims(id, new);
                 leaving.push(id);
             }

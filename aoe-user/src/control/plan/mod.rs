@@ -12,7 +12,7 @@ mod groups;
 mod port_events;
 mod ports;
 mod refusal;
-mod reload;
+mod reload_report;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -34,7 +34,7 @@ pub(super) use groups::{GroupStatus, LockOrder};
 use groups::{Membership, Retired};
 use ports::Port;
 pub(super) use refusal::Refusal;
-use reload::Reload;
+use reload_report::ReloadReport;
 pub(super) use status::{ExportStatus, PortStatus, State};
 
 /// Names one opening of one store; another store of the same address has another.
@@ -157,7 +157,7 @@ pub(super) struct Plan {
     /// Zero of the groups' clock.
     start: Instant,
     links: HashMap<String, Interface>,
-    reload: Option<Reload>,
+    reload: Option<ReloadReport>,
     last_id: u64,
     /// Something changed that ports depend on.
     ports_dirty: bool,
@@ -176,7 +176,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Nothing is wanted yet and nothing there.
-    pub(super) fn new() -> Plan {
+    pub(super) fn new(now: Instant) -> Plan {
         Plan {
             wanted: Wanted::default(),
             state: StateLife::Closed,
@@ -187,7 +187,7 @@ impl Plan {
             leaving_ports: BTreeMap::new(),
             groups: BTreeMap::new(),
             retired: Vec::new(),
-            start: Instant::now(),
+            start: now,
             links: HashMap::new(),
             reload: None,
             last_id: 0,
@@ -221,7 +221,7 @@ impl Plan {
         };
         let exports = self.exports.values().filter_map(|entry| entry.next_time(self));
         let ports = self.ports.values().filter_map(Port::next_time);
-        let reload = self.reload.as_ref().map(Reload::next_time);
+        let reload = self.reload.as_ref().map(ReloadReport::next_time);
         let look = self
             .ports_stale
             .then_some(self.ports_seen.map(|seen| seen + PORTS_PACE))

@@ -24,7 +24,7 @@ const PROGRESS: Duration = Duration::from_millis(200);
 /// Bits of a tag that name the slot; the rest tells one use of the slot from the next.
 const SLOT_BITS: u32 = MAX_DEPTH.trailing_zeros();
 
-/// A request that may be outstanding. Its frame is the slot's part of [`Engine::frames`].
+/// A request that may be outstanding. Its frame is the slot's part of [`LoadLoop::frames`].
 struct Slot {
     busy: bool,
     write: bool,
@@ -46,7 +46,7 @@ enum Phase {
     ReadBack(u64),
 }
 
-struct Engine<'a> {
+struct LoadLoop<'a> {
     plan: &'a Plan,
     pattern: Pattern,
     ledger: Ledger,
@@ -83,31 +83,31 @@ pub fn run(
         socket.receive_heads(MIN_FRAME_BYTES);
     }
     let start = Instant::now();
-    let mut engine = Engine::new(plan, start);
+    let mut load = LoadLoop::new(plan, start);
     let mut phase = Phase::Load;
     let (mut before, mut idle, mut last_event) = (start, false, start);
     let (mut timer_at, mut progress_at) = (start + TIMER, start + PROGRESS);
     loop {
         let now = Instant::now();
-        if idle && engine.measurement.is_some() {
-            engine.outcome.idle += now - before;
+        if idle && load.measurement.is_some() {
+            load.outcome.idle += now - before;
         }
         before = now;
-        phase = engine.measure(phase, start, now);
+        phase = load.measure(phase, start, now);
         match &mut phase {
-            Phase::Load => engine.issue_load(now),
-            Phase::Drain if engine.is_idle() && !plan.verify => break,
-            Phase::Drain if engine.is_idle() => phase = Phase::ReadBack(0),
+            Phase::Load => load.issue_load(now),
+            Phase::Drain if load.is_idle() && !plan.verify => break,
+            Phase::Drain if load.is_idle() => phase = Phase::ReadBack(0),
             Phase::Drain => {}
             Phase::ReadBack(next) => {
-                engine.issue_read_back(next, now);
-                if engine.is_idle() {
+                load.issue_read_back(next, now);
+                if load.is_idle() {
                     break;
                 }
             }
         }
-        let sent = engine.send(socket)?;
-        let answered = engine.receive(socket)?;
+        let sent = load.send(socket)?;
+        let answered = load.receive(socket)?;
         idle = sent + answered == 0;
         if !idle {
             last_event = now;
@@ -115,23 +115,23 @@ pub fn run(
             socket.wait(TIMER)?;
         }
         if now >= timer_at {
-            engine.retransmit(now);
+            load.retransmit(now);
             timer_at = now + TIMER;
         }
         if now >= progress_at {
-            if progress(&engine.outcome, now - start).is_break() {
-                engine.outcome.interrupted = true;
-                engine.end_measuring(now);
+            if progress(&load.outcome, now - start).is_break() {
+                load.outcome.interrupted = true;
+                load.end_measuring(now);
                 break;
             }
             progress_at = now + PROGRESS;
         }
     }
-    Ok(engine.outcome)
+    Ok(load.outcome)
 }
 
-impl<'a> Engine<'a> {
-    fn new(plan: &'a Plan, now: Instant) -> Engine<'a> {
+impl<'a> LoadLoop<'a> {
+    fn new(plan: &'a Plan, now: Instant) -> LoadLoop<'a> {
         let depth = plan.depth.clamp(1, MAX_DEPTH);
         let longest = AtaRequest {
             opcode: frame::OP_WRITE_EXT,
@@ -157,7 +157,7 @@ impl<'a> Engine<'a> {
             sent: now,
             retransmit_at: now,
         };
-        Engine {
+        LoadLoop {
             plan,
             pattern: Pattern::new(plan),
             ledger: Ledger::new(plan),

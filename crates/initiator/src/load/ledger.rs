@@ -3,7 +3,7 @@
 use aoe_common::wire::SECTOR_BYTES;
 
 use super::Plan;
-use crate::stamp::{self, Verdict};
+use crate::stamp::{self, StampCheck};
 
 const BUSY: u32 = 1 << 31;
 const FROZEN: u32 = 1 << 30;
@@ -92,8 +92,8 @@ impl Ledger {
         let mut unstamped = 0;
         for (lba, sector) in (plan.lba(block)..).zip(data.chunks_exact(SECTOR_BYTES)) {
             match stamp::check(sector, lba, plan.seed) {
-                Verdict::Stamped(found) if generation == 0 || found == generation => {}
-                Verdict::Foreign if generation == 0 => unstamped += 1,
+                StampCheck::Stamped(found) if generation == 0 || found == generation => {}
+                StampCheck::Foreign if generation == 0 => unstamped += 1,
                 _ => return Checked::Wrong(lba),
             }
         }

@@ -1,7 +1,7 @@
 //! Order among writes that share a block of the medium.
 //!
 //! Where the medium's block is larger than a sector, a write of some of its sectors reads the block, changes it and
-//! writes it back. the engine keeps overlapping *sectors* apart; two neighbours in one block are ours to keep apart.
+//! writes it back. The engine keeps overlapping *sectors* apart; two writes of adjacent sectors in one block are ours to keep apart.
 //! Who must wait waits as a pending transfer and comes back to its queue when it holds the block.
 
 use std::collections::HashMap;

@@ -65,7 +65,7 @@ pub(crate) struct Disk {
 
 impl Core {
     /// The end of a write that has reached the medium's cache. A durable one goes on to the next group commit, the
-    /// flusher sees to the rest.
+    /// committer sees to the rest.
     ///
     /// Not RWF_DSYNC: on a medium without forced writes (FUA) the kernel then flushes for each write by itself, from
     /// a kernel thread on the CPU that takes the medium's interrupts, and whoever spins there delays that by a tick.

@@ -1,4 +1,4 @@
-//! What goes to the kernel as one request: a transfer, or several neighbours in one vectored read or write.
+//! What goes to the kernel as one request: a transfer, or several adjacent ones in one vectored read or write.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! A queue's io_uring: transfers go in by the batch, and their ends are seen in memory, without a system call.
 //!
 //! **What keeps a worker from waiting in `io_uring_enter`.** A device is given less than it has requests for ([`Gate`](crate::io::gate::Gate)); what comes
-//! beyond that waits here, together with its neighbours. And while a device has not answered for a while, the kernel is
+//! beyond that waits here, together with adjacent transfers. And while a device has not answered for a while, the kernel is
 //! told to submit on a thread of its own (`IOSQE_ASYNC`): reading the file system's tables may then take for ever.
 
 use std::collections::VecDeque;

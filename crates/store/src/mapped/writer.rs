@@ -2,7 +2,7 @@
 //!
 //! `pwrite` into a page cache waits where nobody can foresee it: for the file system's journal, for a page's lock, for the kernel's limit
 //! of dirty pages. Some file systems can be asked not to wait (`RWF_NOWAIT`; ext4 and block devices cannot), and then the worker
-//! writes itself. Else it copies the payload and goes on. One thread for each store takes all that came meanwhile, puts neighbours together and
+//! writes itself. Else it copies the payload and goes on. One thread for each store takes all that came meanwhile, puts adjacent writes together and
 //! writes: a file system lets one writer into a file at a time anyway.
 //!
 //! The copies have bounded memory ([`LIMIT`]). Beyond it a write is told to come again when there is room.
@@ -212,9 +212,9 @@ impl Writer {
             .collect();
         writes.sort_unstable_by_key(|(_, write)| write.extent.lba);
         let mut durable = Vec::new();
-        let neighbours =
+        let adjacent =
             |(_, one): &(&Batch, &Write), (_, next): &(&Batch, &Write)| one.extent.end() == next.extent.lba;
-        for run in writes.chunk_by(neighbours).flat_map(|run| run.chunks(PIECES)) {
+        for run in writes.chunk_by(adjacent).flat_map(|run| run.chunks(PIECES)) {
             self.write_run(run, &mut durable);
         }
         if !durable.is_empty() {

@@ -31,7 +31,7 @@ use crate::completion_queue::CompletionQueue;
 use crate::metadata::Metadata;
 use crate::options::{StoreError, StoreOptions, served_sectors};
 use crate::rbd::error::Errno;
-use crate::rbd::fence::{Flight, Shared};
+use crate::rbd::fence::{Pending, Shared};
 use crate::rbd::ffi::{Operation, RawImage};
 use crate::rbd::keeper::{Bell, Keeper, Seen};
 use crate::rbd::opening::Opened;
@@ -160,8 +160,8 @@ impl RbdStore {
         (kind, lba): (FaultKind, u64),
         (operation, buffer): (Operation, Box<[u8]>),
     ) {
-        let (flight, part) = (Flight::new(&self.shared), parts.part());
-        let done = move |result: Result<Box<[u8]>, Errno>| part.end(flight.end(result, kind, lba).map(drop));
+        let (pending, part) = (Pending::new(&self.shared), parts.part());
+        let done = move |result: Result<Box<[u8]>, Errno>| part.end(pending.end(result, kind, lba).map(drop));
         // What cannot be started has an end of its own: some parts may be under way already.
         if let Err(fault) = self.start((kind, lba), |image| {
             image.start(operation, buffer, Box::new(done))
@@ -178,13 +178,13 @@ impl RbdStore {
     /// Asks the cluster something about the image. Blocks.
     fn ask<T>(&self, question: impl FnOnce(&RawImage) -> Result<T, Errno>) -> io::Result<T> {
         // Counted as under way: the image is not closed meanwhile. Workers are not kept waiting by the lock.
-        let flight = Flight::new(&self.shared);
+        let pending = Pending::new(&self.shared);
         let Some(opened) = self.opened.read().clone() else {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         };
         let answer = question(&opened.image);
         drop(opened);
-        flight
+        pending
             .end(answer, FaultKind::Write, 0)
             .map_err(|fault| fault.source)
     }
@@ -245,9 +245,9 @@ impl Store<CompletionQueue> for RbdStore {
     ) -> Result<Step, Fault> {
         let kind = FaultKind::Read;
         let at = self.place(extent, kind)?;
-        let (flight, handle) = (Flight::new(&self.shared), queue.handle());
+        let (pending, handle) = (Pending::new(&self.shared), queue.handle());
         let done = move |result| {
-            let event = Event::Finished(flight.end(result, kind, extent.lba).map(Some));
+            let event = Event::Finished(pending.end(result, kind, extent.lba).map(Some));
             handle.post(Completion { token, event });
         };
         let len = (extent.count * SECTOR_BYTES) as usize;
@@ -268,9 +268,9 @@ impl Store<CompletionQueue> for RbdStore {
     ) -> Result<Step, Fault> {
         let kind = FaultKind::Write;
         let at = self.place(extent, kind)?;
-        let (flight, handle) = (Flight::new(&self.shared), queue.handle());
+        let (pending, handle) = (Pending::new(&self.shared), queue.handle());
         let done = move |result| {
-            let event = Event::Finished(flight.end(result, kind, extent.lba).map(|_| None));
+            let event = Event::Finished(pending.end(result, kind, extent.lba).map(|_| None));
             handle.post(Completion { token, event });
         };
         let data = from.concat().into_boxed_slice();

@@ -81,7 +81,7 @@ fn link(name: &str, index: u32) -> Interface {
 impl World {
     fn new(interfaces: &[&str]) -> World {
         let mut world = World {
-            plan: Plan::new(),
+            plan: Plan::new(Instant::now()),
             now: Instant::now(),
             links: HashMap::new(),
             bad_paths: HashMap::new(),

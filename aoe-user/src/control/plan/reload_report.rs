@@ -15,7 +15,7 @@ const NAMED: usize = 20;
 
 /// A reload whose consequences are under way.
 #[derive(Debug)]
-pub(super) struct Reload {
+pub(super) struct ReloadReport {
     since: Instant,
     /// The first configuration of this process: nothing was reloaded.
     is_first: bool,
@@ -30,9 +30,9 @@ pub(super) struct Reload {
     pub examining: usize,
 }
 
-impl Reload {
-    pub(super) fn new(now: Instant, is_first: bool) -> Reload {
-        Reload {
+impl ReloadReport {
+    pub(super) fn new(now: Instant, is_first: bool) -> ReloadReport {
+        ReloadReport {
             since: now,
             is_first,
             added: Vec::new(),

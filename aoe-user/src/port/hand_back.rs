@@ -19,22 +19,22 @@ const FRAME_BYTES_MAX: usize = 1600;
 
 /// Where workers leave copies for a thread that hands them on. The thread ends with the last worker.
 #[derive(Debug, Clone)]
-pub(super) struct Others {
+pub(super) struct HandBack {
     copies: SyncSender<Vec<u8>>,
 }
 
-impl Others {
+impl HandBack {
     /// For a port whose filter knows returned frames by `mark`.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(super) fn start(nic: &Nic, mark: u64) -> std::io::Result<Others> {
+    pub(super) fn start(nic: &Nic, mark: u64) -> std::io::Result<HandBack> {
         let (copies, waiting) = sync_channel(WAITING_MAX);
         let (name, index) = (Arc::<str>::from(nic.name.as_str()), nic.index);
         std::thread::Builder::new()
             .name(format!("{}/others", nic.name))
             .spawn(move || hand_on(&name, index, mark, &waiting))?;
-        Ok(Others { copies })
+        Ok(HandBack { copies })
     }
 
     /// Leaves a copy of a frame. Never waits.

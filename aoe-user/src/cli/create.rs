@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -50,7 +51,13 @@ pub(super) fn run(args: &CreateArgs) -> anyhow::Result<()> {
 
 fn create(path: &Path, bytes: u64, prealloc: bool, interrupted: impl Fn() -> bool) -> anyhow::Result<()> {
     let name = path.display();
-    let file = match OpenOptions::new().write(true).create_new(true).open(path) {
+    // What initiators will write is nobody else's business.
+    let file = match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+    {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
             bail!("{name} exists already, and create never overwrites")
@@ -175,6 +182,7 @@ mod tests {
             assert_eq!(found.len(), 5 << 20);
             let taken = found.blocks() * 512;
             assert_eq!(taken >= 5 << 20, prealloc, "{name}: {taken}");
+            assert_eq!(found.mode() & 0o077, 0, "others could read it");
         }
     }
 

@@ -94,9 +94,11 @@ pub(super) fn open(
         known_losses(&config, key.clone(), Arc::clone(state))
     });
     let golden = (config.overlay != Overlay::None)
-        .then(|| machines::golden(&config, losses.clone()))
+        .then(|| machines::golden(&config, &losses))
         .transpose()?
         .map(|golden| Arc::new(CurrentGolden::new(golden)));
+    // Before the store: a file that comes into its place now is seen as another one later.
+    let file = identity(&config);
     let options = StoreOptions {
         takeover,
         ..store_options(&config)
@@ -113,7 +115,6 @@ pub(super) fn open(
         keeper,
         with_image,
     } = kept(metadata, state, &key)?;
-    let file = identity(&config);
     let mask = (!persistent.mask.is_empty()).then(|| persistent.mask.clone());
     let observer = Arc::new(Reporter::new(id, Arc::clone(notices)));
     let mut export = Export::new(

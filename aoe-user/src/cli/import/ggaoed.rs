@@ -46,7 +46,7 @@ pub(super) fn import(text: &str, ethers: &str) -> Import {
             .map_or(&none, |(_, group)| group)
     };
     let (defaults, acls) = (find("defaults"), find("acls"));
-    remarks("[defaults]", defaults, &mut import.remarks);
+    remarks("[defaults]", defaults, &FOR_ALL, &mut import.remarks);
     for (name, group) in &groups {
         if matches!(name.as_str(), "defaults" | "acls") {
             continue;
@@ -55,16 +55,25 @@ pub(super) fn import(text: &str, ethers: &str) -> Import {
             let names = Names { acls, ethers };
             import.exports.push(export(name, group, defaults, &names));
         } else {
-            remarks(&format!("[{name}]"), group, &mut import.remarks);
+            remarks(&format!("[{name}]"), group, &[], &mut import.remarks);
         }
     }
     import
 }
 
-fn remarks(place: &str, group: &Group, to: &mut Vec<String>) {
+/// Says of every key that is not taken over why it is not.
+fn remarks(place: &str, group: &Group, taken: &[&str], to: &mut Vec<String>) {
     for (key, value) in group {
-        if let Some((_, why)) = WITHOUT.iter().find(|(name, _)| name == key) {
-            to.push(format!("{place} {key} = {value}: no counterpart, {why}"));
+        let key = key.as_str();
+        let at = if place.is_empty() {
+            format!("{key} = {value}")
+        } else {
+            format!("{place} {key} = {value}")
+        };
+        match WITHOUT.iter().find(|(name, _)| *name == key) {
+            Some((_, why)) => to.push(format!("{at}: no counterpart, {why}")),
+            None if taken.contains(&key) => {}
+            None => to.push(format!("{at}: not understood")),
         }
     }
 }
@@ -170,6 +179,9 @@ const KNOWN: [&str; 10] = [
     "deny",
 ];
 
+/// Those of them that `[defaults]` may have for all devices.
+const FOR_ALL: [&str; 4] = ["interfaces", "queue-length", "direct-io", "read-only"];
+
 fn export(name: &str, group: &Group, defaults: &Group, names: &Names) -> Export {
     let mut export = Export {
         from: format!("[{name}]"),
@@ -212,12 +224,7 @@ fn export(name: &str, group: &Group, defaults: &Group, names: &Names) -> Export 
         Ok(allow) => export.allow = allow,
         Err(reason) => export.refuse(reason),
     }
-    remarks("", group, &mut export.remarks);
-    for (key, value) in group {
-        if !KNOWN.contains(&key.as_str()) && !WITHOUT.iter().any(|(name, _)| name == key) {
-            export.remark(format!("{key} = {value}: not understood"));
-        }
-    }
+    remarks("", group, &KNOWN, &mut export.remarks);
     export
 }
 
@@ -227,7 +234,7 @@ mod tests {
     use super::*;
     use crate::config::{StoreKind, file};
 
-    const FILE: &str = "[defaults]\nqueue-length = 32\ninterfaces = eth0, vif*\npid-file = /run/ggaoed.pid\n\
+    const FILE: &str = "[defaults]\nqueue-length = 32\ninterfaces = eth0, vif*\npid-file = /run/ggaoed.pid\nbuffers = 5\n\
         [acls]\nfoo = 00:C0:4F:A1:66:94, 00:1B:21:0A:AA:22\nbar = foo, host1, 00:0E:0C:3E:3B:0B\nloop = loop\n\
         [eth1]\nmtu = 9000\n";
 
@@ -246,6 +253,7 @@ mod tests {
         assert_eq!(refused, 0, "{text}");
         for line in [
             "# [eth1] mtu = 9000: no counterpart, the interface's own is used; max_sectors limits commands further",
+            "# [defaults] buffers = 5: not understood",
             "# [defaults] pid-file = /run/ggaoed.pid: no counterpart, systemd knows the process",
         ] {
             assert!(

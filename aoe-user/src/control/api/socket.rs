@@ -18,8 +18,9 @@ use tracing::{debug, warn};
 use super::types::{Reply, Request, SCHEMA};
 use crate::dump::{self, Session};
 
-/// Connections at a time; who comes on top of these is told so.
-const CONNECTIONS_MAX: usize = 32;
+/// Connections at a time of those who may read, and of those who may change; who comes on top of these is told so. Readers, who may
+/// stay as long as they like, never keep out whoever has to change something.
+const CONNECTIONS_MAX: [usize; 2] = [32, 16];
 /// Longest request.
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 /// How long a reader may take for one reply.
@@ -129,9 +130,14 @@ pub(in crate::control) fn listen(path: &Path) -> Result<(Socket, mpsc::Receiver<
         UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     let socket = Socket(path.to_owned());
     let group = Group::from_name(GROUP).ok().flatten().map(|group| group.gid);
-    permit(path, group).with_context(|| format!("cannot set who may use {}", path.display()))?;
+    if let Err(error) = permit(path, group) {
+        let (path, group) = (path.display(), GROUP);
+        warn!("{path}: the group {group} cannot be given the right to read ({error}): root only");
+        std::fs::set_permissions(&socket.0, std::fs::Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot set who may use {path}"))?;
+    }
     let (calls, receiver) = mpsc::channel(CALLS_MAX);
-    tokio::spawn(accept(listener, calls));
+    tokio::spawn(accept(listener, calls, may_change));
     Ok((socket, receiver))
 }
 
@@ -168,8 +174,8 @@ fn permit(path: &Path, group: Option<Gid>) -> Result<()> {
     Ok(())
 }
 
-async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, may_change: impl Fn(&UnixStream) -> bool) {
+    let places = CONNECTIONS_MAX.map(|max| Arc::new(Semaphore::new(max)));
     loop {
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -181,9 +187,10 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
             }
         };
         let calls = calls.clone();
-        match Arc::clone(&places).try_acquire_owned() {
+        let may_change = may_change(&stream);
+        match Arc::clone(&places[usize::from(may_change)]).try_acquire_owned() {
             Ok(place) => drop(tokio::spawn(async move {
-                Connection::new(stream, calls).serve().await;
+                Connection::new(stream, may_change, calls).serve().await;
                 drop(place);
             })),
             Err(_) => {
@@ -195,6 +202,12 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
     }
 }
 
+/// Root, and the user that the target runs as.
+fn may_change(stream: &UnixStream) -> bool {
+    let user = stream.peer_cred().map(|peer| peer.uid()).ok();
+    user.is_some_and(|user| user == 0 || user == geteuid().as_raw())
+}
+
 struct Connection {
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
@@ -203,9 +216,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(stream: UnixStream, calls: mpsc::Sender<Call>) -> Connection {
-        let user = stream.peer_cred().map(|peer| peer.uid()).ok();
-        let may_change = user.is_some_and(|user| user == 0 || user == geteuid().as_raw());
+    fn new(stream: UnixStream, may_change: bool, calls: mpsc::Sender<Call>) -> Connection {
         let (reader, writer) = stream.into_split();
         Connection {
             reader: BufReader::new(reader),
@@ -312,6 +323,8 @@ impl Connection {
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
+    use std::cell::Cell;
+
     use super::*;
 
     fn run(test: impl Future<Output = ()>) {
@@ -395,7 +408,7 @@ mod tests {
         run(async {
             let (_socket, path) = echo(directory.path());
             let mut stuck = Vec::new();
-            for _ in 0..CONNECTIONS_MAX - 1 {
+            for _ in 0..CONNECTIONS_MAX[1] - 1 {
                 let mut stream = UnixStream::connect(&path).await.unwrap();
                 // Far more replies than a socket buffers, and none is read.
                 let many = b"{\"call\":\"metrics\"}\n".repeat(2000);
@@ -410,6 +423,40 @@ mod tests {
             );
             let mut more = BufReader::new(UnixStream::connect(&path).await.unwrap());
             assert!(next(&mut more).await.contains("too many connections"));
+        });
+    }
+
+    #[test]
+    fn readers_keep_nobody_out_who_has_to_change_something() {
+        let directory = tempfile::tempdir().unwrap();
+        run(async {
+            let path = directory.path().join("control.sock");
+            let listener = UnixListener::bind(&path).unwrap();
+            let (calls, mut receiver) = mpsc::channel(1);
+            let accepted = Cell::new(0);
+            let may_change = move |_: &UnixStream| {
+                accepted.set(accepted.get() + 1);
+                accepted.get() > CONNECTIONS_MAX[0] + 1
+            };
+            let local = tokio::task::LocalSet::new();
+            local.spawn_local(accept(listener, calls, may_change));
+            local.spawn_local(async move {
+                while let Some(call) = receiver.recv().await {
+                    call.answer.result(format!("{:?}", call.request));
+                }
+            });
+            let asked = async {
+                let mut readers = Vec::new();
+                for _ in 0..CONNECTIONS_MAX[0] {
+                    readers.push(UnixStream::connect(&path).await.unwrap());
+                }
+                let mut more = BufReader::new(UnixStream::connect(&path).await.unwrap());
+                assert!(next(&mut more).await.contains("too many connections"));
+                let mut root = BufReader::new(UnixStream::connect(&path).await.unwrap());
+                let reply = ask(&mut root, b"{\"call\":\"reload\"}\n").await;
+                assert!(reply.contains("Reload"), "{reply}");
+            };
+            local.run_until(asked).await;
         });
     }
 

@@ -1,7 +1,8 @@
 //! The program that takes and gives back the storage of a group: for what has no lock that xblade knows.
 
 use std::io::Read as _;
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::super::plan::LockOrder;
@@ -14,7 +15,9 @@ const CHECK_PATIENCE: Duration = Duration::from_secs(5);
 /// How often to look whether it has ended.
 const PACE: Duration = Duration::from_millis(10);
 /// Bytes of what it says that are passed on.
-const SAID_BYTES: u64 = 4096;
+const SAID_BYTES: usize = 4096;
+/// How long to wait for the end of what it says, which a child of its own may keep open.
+const SAID_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the program of a group, and waits for its end.
 ///
@@ -34,6 +37,7 @@ pub(super) fn run(group: &FailoverGroup, order: LockOrder) -> Result<(), String>
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
+    let said = child.stderr.take().and_then(listen);
     let patience = match order {
         LockOrder::Check => CHECK_PATIENCE,
         LockOrder::Take | LockOrder::Release => PATIENCE,
@@ -53,12 +57,24 @@ pub(super) fn run(group: &FailoverGroup, order: LockOrder) -> Result<(), String>
     if status.success() {
         return Ok(());
     }
-    let mut said = String::new();
-    if let Some(stderr) = child.stderr.take() {
-        // What is no text is not passed on.
-        let _ = stderr.take(SAID_BYTES).read_to_string(&mut said);
-    }
+    let said = said.and_then(|said| said.recv_timeout(SAID_PATIENCE).ok());
+    let said = said.unwrap_or_default();
     Err(failed(format!("{status} {}", said.trim()).trim().to_owned()))
+}
+
+/// Reads all that it says, since it would wait for that, and gives the first of it. What is no text is replaced.
+fn listen(mut from: ChildStderr) -> Option<Receiver<String>> {
+    let (sender, receiver) = channel();
+    let read = move || {
+        let (mut said, mut buffer) = (Vec::new(), [0; SAID_BYTES]);
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            said.extend_from_slice(&buffer[..count.min(SAID_BYTES - said.len())]);
+        }
+        // Whoever waited may have given up.
+        let _ = sender.send(String::from_utf8_lossy(&said).into_owned());
+    };
+    let thread = std::thread::Builder::new().name("xblade-said".into()).spawn(read);
+    thread.ok().map(|_| receiver)
 }
 
 const fn word(order: LockOrder) -> &'static str {
@@ -92,6 +108,12 @@ mod tests {
         let reason = run(&says, LockOrder::Check).unwrap_err();
         assert!(
             reason.contains("/bin/sh check") && reason.contains("g check refused"),
+            "{reason}"
+        );
+        let talks = group("/bin/sh -c 'head -c 300000 /dev/zero | tr \"\\0\" x >&2; exit 3' lock");
+        let reason = run(&talks, LockOrder::Check).unwrap_err();
+        assert!(
+            reason.contains("exit status: 3 xxx") && reason.len() < 5000,
             "{reason}"
         );
         let missing = run(&group("/no/such/program"), LockOrder::Take).unwrap_err();

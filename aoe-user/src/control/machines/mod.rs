@@ -392,7 +392,7 @@ fn pause(export: &Export, paused: bool) {
 }
 
 /// The image as the export that everybody sees has it, with what is known to be lost of it.
-pub(super) fn golden(config: &ExportConfig, losses: Losses) -> anyhow::Result<Golden> {
+pub(super) fn golden(config: &ExportConfig, losses: &Losses) -> anyhow::Result<Golden> {
     Ok(Golden::open(
         &super::store_options::store_options(config),
         losses,

@@ -61,7 +61,7 @@ impl Room {
 
     fn start(&self) -> Start {
         let announced = Arc::clone(&self.announced);
-        let image = golden(&self.config, self.losses.clone()).unwrap();
+        let image = golden(&self.config, &self.losses).unwrap();
         Start {
             settings: self.settings(),
             golden: Arc::new(CurrentGolden::new(image)),

@@ -291,8 +291,11 @@ impl Shared {
         drop(state);
         thread::scope(|scope| {
             for stream in &connected.streams {
-                scope.spawn(|| self.send(stream));
-                scope.spawn(|| self.receive(stream));
+                let sending = thread::Builder::new().spawn_scoped(scope, || self.send(stream));
+                let receiving = thread::Builder::new().spawn_scoped(scope, || self.receive(stream));
+                if let Err(error) = sending.and(receiving) {
+                    self.broken(format!("no thread for the connection: {error}"));
+                }
             }
             self.attend(granted.takes_several(), doubts);
             connected.streams.iter().for_each(Stream::shut_down);

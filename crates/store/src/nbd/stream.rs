@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -62,16 +63,42 @@ impl Stream {
         };
     }
 
-    /// The process at the other end, where that can be known: it is on this host.
+    /// The process at the other end, where that can be known: it is on this host, and holds the connections that it has accepted.
+    ///
+    /// What the kernel tells is who made the socket. That may be somebody else: systemd, or a process that has left the work to
+    /// a child, so it is looked for among the process's open files, which takes the same user or CAP_SYS_PTRACE.
     pub(super) fn process(&self) -> Option<Process> {
         let Stream::Unix(stream) = self else { return None };
         let credentials = sockopt::socket_peercred(stream).ok()?;
         let fd = pidfd_open(credentials.pid, PidfdFlags::empty()).ok()?;
-        Some(Process {
-            pid: credentials.pid.as_raw_nonzero().get(),
-            fd,
-        })
+        let pid = credentials.pid.as_raw_nonzero().get();
+        let place = stream.peer_addr().ok()?;
+        let accepted = accepted_at(place.as_pathname()?)?;
+        // After the process was opened: another of its number would not have them.
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let mut links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        let holds = links.any(|link| accepted.iter().any(|inode| link == Path::new(inode)));
+        holds.then_some(Process { pid, fd })
     }
+}
+
+/// The connections that were accepted on a socket, as `/proc/PID/fd` names them (`socket:[INODE]`).
+fn accepted_at(place: &Path) -> Option<Vec<String>> {
+    /// SS_CONNECTED of linux/net.h, in the column `St` of `/proc/net/unix` (net/unix/af_unix.c, unix_seq_show).
+    const CONNECTED: &str = "03";
+    let table = std::fs::read_to_string("/proc/self/net/unix").ok()?;
+    let mut found = Vec::new();
+    for line in table.lines().skip(1) {
+        // Num RefCount Protocol Flags Type St Inode Path; the path may have blanks.
+        let mut words = line.split_ascii_whitespace();
+        let (state, inode) = (words.nth(5)?, words.next()?);
+        let is_at = |path: &str| path.trim_start().as_bytes() == place.as_os_str().as_encoded_bytes();
+        let path = line.split_once(inode).map(|(_, rest)| rest);
+        if state == CONNECTED && path.is_some_and(is_at) {
+            found.push(format!("socket:[{inode}]"));
+        }
+    }
+    Some(found)
 }
 
 fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
@@ -116,8 +143,6 @@ impl Write for &Stream {
 }
 
 /// A server's process.
-///
-/// Of a server that was given its socket by another process (socket activation) it is that one, which only errs on the safe side: it lives longer.
 #[derive(Debug)]
 pub(super) struct Process {
     pub pid: i32,
@@ -130,5 +155,26 @@ impl Process {
         let fd = self.fd.as_fd();
         let mut fds = [PollFd::new(&fd, PollFlags::IN)];
         matches!(poll(&mut fds, Some(&rustix::time::Timespec::default())), Ok(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn only_a_process_that_holds_the_connection_is_its_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a b.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let stream = Stream::connect(&Server::Unix(path)).unwrap();
+        // As when the process that made the socket has left it to another.
+        assert!(stream.process().is_none(), "nobody has accepted it");
+        let (_accepted, _) = listener.accept().unwrap();
+        let process = stream.process().expect("this process serves");
+        assert_eq!(process.pid, std::process::id().cast_signed());
+        assert!(!process.is_dead());
     }
 }

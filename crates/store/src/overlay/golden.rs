@@ -49,7 +49,7 @@ impl Golden {
     ///
     /// # Errors
     /// As [`crate::open()`].
-    pub fn open(options: &StoreOptions, losses: Losses) -> Result<Golden, StoreError> {
+    pub fn open(options: &StoreOptions, losses: &Losses) -> Result<Golden, StoreError> {
         Golden::open_as(options, losses, true)
     }
 
@@ -57,11 +57,11 @@ impl Golden {
     ///
     /// # Errors
     /// As [`crate::open()`].
-    pub fn open_to_write(options: &StoreOptions, losses: Losses) -> Result<Golden, StoreError> {
+    pub fn open_to_write(options: &StoreOptions, losses: &Losses) -> Result<Golden, StoreError> {
         Golden::open_as(options, losses, false)
     }
 
-    fn open_as(options: &StoreOptions, losses: Losses, read_only: bool) -> Result<Golden, StoreError> {
+    fn open_as(options: &StoreOptions, losses: &Losses, read_only: bool) -> Result<Golden, StoreError> {
         let options = StoreOptions {
             read_only,
             prealloc: false,
@@ -69,10 +69,23 @@ impl Golden {
         };
         let path = &options.path;
         let looking = |error| StoreError::system(path, "looking at it", error);
-        let reports = Reports { losses, fenced: None };
-        let store = open_with(&options, reports)?.store;
-        let file = File::open(path).map_err(looking)?;
-        let identity = Identity::of(&file.metadata().map_err(looking)?, store.sectors());
+        // Its own opening first: where another file is put in the place of this one meanwhile, the store may have that.
+        let mut file = File::open(path).map_err(looking)?;
+        let (store, meta) = loop {
+            let reports = Reports {
+                losses: losses.clone(),
+                fenced: None,
+            };
+            let store = open_with(&options, reports)?.store;
+            let (before, now) = (file.metadata(), File::open(path).map_err(looking)?);
+            let (before, meta) = (before.map_err(looking)?, now.metadata().map_err(looking)?);
+            if (before.dev(), before.ino()) == (meta.dev(), meta.ino()) {
+                break (store, meta);
+            }
+            store.unlock();
+            file = now;
+        };
+        let identity = Identity::of(&meta, store.sectors());
         Ok(Golden {
             shared: Arc::new(Opened {
                 store,

@@ -2,9 +2,11 @@
 //!
 //! Whatever ends it in the middle leaves the old image and the overlay as they were, and at most a file of another name.
 
-use std::fs::{File, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::{
+    FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, ioctl_ficlone, seek};
@@ -27,6 +29,19 @@ pub enum MergeError {
     /// A device cannot be replaced.
     #[error("{}: is no regular file: a new image cannot be put in its place by rename", .0.display())]
     NoFile(PathBuf),
+    /// It would belong to somebody else.
+    #[error("{}: belongs to user {user}, group {group}, and a file made here cannot be given to them ({source}): \
+             `chown` the image to the user that xblade runs as, or give it CAP_CHOWN", .path.display())]
+    Owner {
+        /// The image.
+        path: PathBuf,
+        /// Whom it belongs to.
+        user: u32,
+        /// Their group.
+        group: u32,
+        /// The cause.
+        source: io::Error,
+    },
     /// Writing, most often.
     #[error("{}: {doing}: {source}", .path.display())]
     System {
@@ -57,7 +72,7 @@ impl OverlayStore {
     /// Makes the new image and puts it in the old one's place. Nobody may use the overlay meanwhile; it stays as it is, on the old image.
     ///
     /// # Errors
-    /// [`MergeError`]; nothing has changed then.
+    /// [`MergeError`]; the old image is in its place then.
     pub fn merge(&self, files: &OverlayFiles) -> Result<(), MergeError> {
         let golden = self.golden();
         let path = golden.path();
@@ -78,21 +93,18 @@ impl OverlayStore {
             keep: false,
         };
         let doing = |doing| at(&new.path, doing);
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&new.path)
-            .map_err(doing("making it"))?;
+        let file = make(&new.path).map_err(doing("making it"))?;
+        give(&file, &meta).map_err(|source| MergeError::Owner {
+            path: place.clone(),
+            user: meta.uid(),
+            group: meta.gid(),
+            source,
+        })?;
         copy(old, &file, meta.len()).map_err(doing("copying the old image"))?;
         let delta = File::open(files.delta()).map_err(at(&files.delta(), "opening it"))?;
         let first = golden.offset() * SECTOR_BYTES;
         self.apply(&delta, &file, first)
             .map_err(doing("writing what the machine wrote"))?;
-        fchown(&file, Some(meta.uid()), Some(meta.gid())).map_err(doing("giving it its owner"))?;
-        file.set_permissions(Permissions::from_mode(meta.mode() & 0o7777))
-            .map_err(doing("giving it its rights"))?;
         file.sync_all().map_err(doing("putting it on the medium"))?;
         if !golden.is_current() || !golden.check_unchanged() {
             return Err(MergeError::Replaced(place));
@@ -100,9 +112,12 @@ impl OverlayStore {
         std::fs::rename(&new.path, &place).map_err(doing("putting it in the old one's place"))?;
         new.keep = true;
         let directory = place.parent().unwrap_or(Path::new("/"));
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(at(&place, "putting its name on the medium"))
+        let named = File::open(directory).and_then(|directory| directory.sync_all());
+        if let Err(error) = named {
+            // It is there, and on the medium; only a power cut now could bring the old one back.
+            tracing::warn!("{}: putting its name on the medium: {error}", place.display());
+        }
+        Ok(())
     }
 
     /// Writes all runs of written sectors; what is zeros takes no space.
@@ -127,6 +142,27 @@ impl OverlayStore {
         }
         Ok(())
     }
+}
+
+/// A file that nobody else can read yet. What an interrupted merge has left goes.
+fn make(path: &Path) -> io::Result<File> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    options.open(path)
+}
+
+/// Gives the new image the rights and the owner of the old one. The rights first: only an owner may set them.
+fn give(new: &File, old: &Metadata) -> io::Result<()> {
+    let made = new.metadata()?;
+    new.set_permissions(Permissions::from_mode(old.mode() & 0o7777))?;
+    if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
+        fchown(new, Some(old.uid()), Some(old.gid()))?;
+    }
+    Ok(())
 }
 
 fn at<'a>(path: &'a Path, doing: &'static str) -> impl FnOnce(io::Error) -> MergeError + use<'a> {

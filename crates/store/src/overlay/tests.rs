@@ -276,7 +276,7 @@ fn what_a_copy_loses_is_told_of_the_export_and_accepted_there() {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("golden");
     std::fs::write(&image, [7; 64 * 512]).unwrap();
-    let golden = Golden::open(&StoreOptions::new(StoreKind::Mmap, image), Losses::default()).unwrap();
+    let golden = Golden::open(&StoreOptions::new(StoreKind::Mmap, image), &Losses::default()).unwrap();
     let open = |name: &str| {
         let options = OverlayOptions {
             files: OverlayFiles::new(dir.path().join(name)),

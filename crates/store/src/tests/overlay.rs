@@ -1,5 +1,6 @@
 //! Overlays on one image against models, and what is left of them.
 
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ fn golden_file(dir: &Path) -> (Vec<u8>, std::path::PathBuf) {
 }
 
 fn golden(kind: StoreKind, path: &Path) -> Golden {
-    Golden::open(&StoreOptions::new(kind, path), crate::Losses::default()).unwrap()
+    Golden::open(&StoreOptions::new(kind, path), &crate::Losses::default()).unwrap()
 }
 
 fn options(dir: &Path, name: &str) -> OverlayOptions {
@@ -409,7 +410,7 @@ fn a_merge_is_a_new_image_in_the_old_one_s_place() {
         length: SECTORS - 16,
         ..StoreOptions::new(StoreKind::Mmap, &path)
     };
-    let golden = Golden::open(&store_options, crate::Losses::default()).unwrap();
+    let golden = Golden::open(&store_options, &crate::Losses::default()).unwrap();
     let options = options(dir.path(), "a");
     let (overlay, mut driver) = overlay(&golden, &options);
     let data: Vec<u8> = (3..400).flat_map(|lba| stamp(lba, 1)).collect();
@@ -419,6 +420,13 @@ fn a_merge_is_a_new_image_in_the_old_one_s_place() {
     content[span(8 + 3, 397)].copy_from_slice(&data);
     content[span(8 + 500, 100)].fill(0);
     content[span(8 + 550, 1)].copy_from_slice(&stamp(550, 2));
+    // It belongs to somebody, and a merge was interrupted once.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        std::os::unix::fs::chown(&path, Some(1234), Some(4321)).unwrap();
+    }
+    std::os::unix::fs::symlink("elsewhere", dir.path().join("golden.merging")).unwrap();
     let old = std::fs::File::open(&path).unwrap();
     let before = std::fs::read(&path).unwrap();
     overlay.merge(&options.files).unwrap();
@@ -426,7 +434,10 @@ fn a_merge_is_a_new_image_in_the_old_one_s_place() {
     let mut kept = Vec::new();
     std::io::Read::read_to_end(&mut &old, &mut kept).unwrap();
     assert!(kept == before, "who has the old image keeps it");
-    assert!(!dir.path().join("golden.merging").exists());
+    assert!(!dir.path().join("golden.merging").exists() && !dir.path().join("elsewhere").exists());
+    let new = std::fs::metadata(&path).unwrap();
+    assert_eq!(new.mode() & 0o7777, 0o640);
+    assert!(!is_root || (new.uid(), new.gid()) == (1234, 4321));
     // The copy lies on the old image, and cannot be merged into the new one.
     let again = overlay.merge(&options.files).unwrap_err().to_string();
     assert!(again.contains("replaced"), "{again}");

@@ -62,7 +62,7 @@ impl Maker {
         if held.is_open() && held.is_current() && held.check_unchanged() {
             return Ok(());
         }
-        match golden(&self.start.settings.config, self.losses()) {
+        match golden(&self.start.settings.config, &self.losses()) {
             Ok(new) => {
                 if held.is_open() {
                     tracing::info!(

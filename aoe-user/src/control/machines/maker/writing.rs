@@ -103,7 +103,7 @@ impl Maker {
 
     /// The image for reading, in the place of one that was closed or is about to be.
     fn read_again(&self) {
-        match golden(&self.start.settings.config, self.losses()) {
+        match golden(&self.start.settings.config, &self.losses()) {
             Ok(image) => self.start.golden.set(image),
             // Tried again when somebody asks for a disk.
             Err(error) => tracing::error!("{}: {error:#}", self.address()),
@@ -118,7 +118,7 @@ impl Maker {
             read_only: false,
             ..store_options(&self.start.settings.config)
         };
-        match Golden::open_to_write(&options, self.losses()) {
+        match Golden::open_to_write(&options, &self.losses()) {
             Ok(image) => {
                 self.start.golden.set(image.clone());
                 self.serve(name, Content::Image(image), SystemTime::now())
@@ -164,7 +164,7 @@ impl Maker {
                 );
             }
         }
-        let image = golden(&self.start.settings.config, self.losses())?;
+        let image = golden(&self.start.settings.config, &self.losses())?;
         self.forget(name)?;
         self.start.golden.set(image);
         self.shared.disks.lock().remove(name);

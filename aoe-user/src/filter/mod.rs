@@ -195,7 +195,8 @@ impl Filter {
     }
 
     /// Frames for exports are dropped again on this queue. Nothing happens where there is no socket.
-    pub fn clear_socket(&mut self, queue: u32) -> Result<(), FilterError> {
+    #[cfg(test)]
+    pub(crate) fn clear_socket(&mut self, queue: u32) -> Result<(), FilterError> {
         match self.sockets.unset(queue) {
             Err(error) if error::errno(&error) == Some(rustix::io::Errno::NOENT) => Ok(()),
             result => result.map_err(FilterError::map("sockets")),

@@ -311,7 +311,7 @@ impl<C: Completions> Export<C> {
     }
 
     /// Sources that may see it, for the filter and for advertisements; `None`: everyone.
-    pub fn visible_to(&self) -> Option<Vec<Mac>> {
+    pub(crate) fn visible_to(&self) -> Option<Vec<Mac>> {
         if !self.options.access.is_empty() {
             return Some(self.options.access.macs().collect());
         }

@@ -83,7 +83,7 @@ impl OverlayFiles {
     }
 
     /// Whether there are such files, made since the host was started. Older ones of a volatile overlay are as good as none.
-    pub fn are_of_this_boot(&self) -> bool {
+    pub(crate) fn are_of_this_boot(&self) -> bool {
         let header = File::open(self.map()).and_then(|map| Header::read(&map));
         self.delta().exists()
             && header.is_ok_and(|header| header.is_some_and(|header| header.is_of_this_boot()))

@@ -21,7 +21,7 @@ pub struct RbdPath {
 
 impl RbdPath {
     /// Whether a path is meant as such a name, well formed or not.
-    pub fn is_meant(path: &Path) -> bool {
+    pub(crate) fn is_meant(path: &Path) -> bool {
         path.to_str().is_some_and(|text| text.starts_with(SCHEME))
     }
 

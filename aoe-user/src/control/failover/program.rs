@@ -1,9 +1,17 @@
 //! The program that takes and gives back the storage of a group: for what has no lock that xblade knows.
 
-use std::io::Read as _;
-use std::process::{ChildStderr, Command, Stdio};
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, PipeReader, Read as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
+
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 use super::super::plan::LockOrder;
 use crate::config::FailoverGroup;
@@ -28,42 +36,62 @@ pub(super) fn run(group: &FailoverGroup, order: LockOrder) -> Result<(), String>
         return Ok(());
     };
     let failed = |what: String| format!("`{program} {word}`: {what}");
-    let mut child = Command::new(program)
-        .args(arguments)
-        .arg(word)
-        .env("XBLADE_FAILOVER_GROUP", &group.name)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed(error.to_string()))?;
-    let said = child.stderr.take().and_then(listen);
+    let all = [program].into_iter().chain(arguments).map(String::as_str);
+    let (child, stderr) = start(all.chain([word]), &group.name).map_err(|error| failed(error.to_string()))?;
+    let said = listen(stderr);
     let patience = match order {
         LockOrder::Check => CHECK_PATIENCE,
         LockOrder::Take | LockOrder::Release => PATIENCE,
     };
     let end = Instant::now() + patience;
     let status = loop {
-        match child.try_wait().map_err(|error| failed(error.to_string()))? {
-            Some(status) => break status,
-            None if Instant::now() >= end => {
-                let _ = child.kill();
-                let _ = child.wait();
+        match waitpid(child, Some(WaitPidFlag::WNOHANG)).map_err(|error| failed(error.to_string()))? {
+            WaitStatus::Exited(_, 0) => return Ok(()),
+            WaitStatus::Exited(_, code) => break format!("exit status: {code}"),
+            WaitStatus::Signaled(_, signal, _) => break format!("signal: {signal}"),
+            _ if Instant::now() >= end => {
+                let _ = kill(child, Signal::SIGKILL);
+                let _ = waitpid(child, None);
                 return Err(failed(format!("it took longer than {} s", patience.as_secs())));
             }
-            None => std::thread::sleep(PACE),
+            _ => std::thread::sleep(PACE),
         }
     };
-    if status.success() {
-        return Ok(());
-    }
     let said = said.and_then(|said| said.recv_timeout(SAID_PATIENCE).ok());
     let said = said.unwrap_or_default();
     Err(failed(format!("{status} {}", said.trim()).trim().to_owned()))
 }
 
+/// Starts a program with its arguments. By posix_spawn(3), because `std` hands on the signals that xblade has blocked: without SIGALRM
+/// `flock -w` waits for ever.
+fn start<'a>(words: impl Iterator<Item = &'a str>, group: &str) -> io::Result<(Pid, PipeReader)> {
+    let words = words.map(CString::new).collect::<Result<Vec<_>, _>>()?;
+    let mut environment = vec![CString::new(format!("XBLADE_FAILOVER_GROUP={group}"))?];
+    for (name, value) in std::env::vars_os().filter(|(name, _)| name != "XBLADE_FAILOVER_GROUP") {
+        environment.push(CString::new([name.as_bytes(), value.as_bytes()].join(&b'='))?);
+    }
+    let (stderr, theirs) = io::pipe()?;
+    let mut files = PosixSpawnFileActions::init()?;
+    let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    for (fd, number) in [
+        (nothing.as_raw_fd(), 0),
+        (nothing.as_raw_fd(), 1),
+        (theirs.as_raw_fd(), 2),
+    ] {
+        files.add_dup2(fd, number)?;
+    }
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_sigmask(&SigSet::empty())?;
+    // Which `std` has ignored in this process.
+    attributes.set_sigdefault(&SigSet::from_iter([Signal::SIGPIPE]))?;
+    attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)?;
+    let program = words.first().ok_or(io::ErrorKind::InvalidInput)?;
+    let pid = posix_spawnp(program, &files, &attributes, &words, &environment)?;
+    Ok((pid, stderr))
+}
+
 /// Reads all that it says, since it would wait for that, and gives the first of it. What is no text is replaced.
-fn listen(mut from: ChildStderr) -> Option<Receiver<String>> {
+fn listen(mut from: PipeReader) -> Option<Receiver<String>> {
     let (sender, receiver) = channel();
     let read = move || {
         let (mut said, mut buffer) = (Vec::new(), [0; SAID_BYTES]);
@@ -116,7 +144,18 @@ mod tests {
             reason.contains("exit status: 3 xxx") && reason.len() < 5000,
             "{reason}"
         );
+        let killed = run(&group("/bin/sh -c 'kill -9 $$'"), LockOrder::Take).unwrap_err();
+        assert!(killed.contains("SIGKILL"), "{killed}");
         let missing = run(&group("/no/such/program"), LockOrder::Take).unwrap_err();
         assert!(missing.contains("/no/such/program"), "{missing}");
+    }
+
+    /// xblade's threads have nearly all signals blocked, and a program that waits with a limit needs SIGALRM.
+    #[test]
+    fn it_has_no_signals_blocked() {
+        SigSet::all().thread_block().unwrap();
+        let blocked = group("/bin/sh -c 'grep SigBlk: /proc/self/status >&2; exit 1'");
+        let reason = run(&blocked, LockOrder::Take).unwrap_err();
+        assert!(reason.contains("SigBlk:\t0000000000000000"), "{reason}");
     }
 }

@@ -46,7 +46,7 @@ impl Supervisor {
                 self.plan.port_closed(*id);
             }
             Action::Look(group) => self.plan.group_looked(group, Err(reason), now),
-            Action::RunLock(group, _, order) => self.plan.lock_ended(group, *order, Err(reason), now),
+            Action::RunLock(run, _) => self.plan.lock_ended(*run, &Err(reason), now),
             // Nobody waits for an end of these.
             Action::Say(..)
             | Action::Reconfigure(_)
@@ -85,7 +85,7 @@ impl Supervisor {
             Action::AnnounceExport(id) => self.ports.values().for_each(|port| port.changed(*id, false)),
             Action::ClosePort(id) => self.with_port(*id, PortHandle::close),
             Action::Look(group) => self.look_for_owners(group),
-            Action::RunLock(group, config, order) => self.run_lock(group, config, *order),
+            Action::RunLock(run, config) => self.run_lock(*run, config),
         }
     }
 

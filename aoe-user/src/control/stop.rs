@@ -107,15 +107,26 @@ impl Stop {
 
     fn take_up(&mut self, event: Event) {
         match event {
-            Event::Closed(..) => self.supervisor.handle(event, Instant::now()),
+            Event::Closed(..) | Event::Locked(..) => self.supervisor.handle(event, Instant::now()),
             // Nobody serves it any more: dropped, it closes by itself.
             Event::Opened(_, Ok(served)) => drop(tokio::task::spawn_blocking(move || drop(served))),
             _ => {}
         }
     }
 
-    /// Gives back what the programs of failover groups took, where everything on it is closed.
+    /// Gives back what the programs of failover groups took, where everything on it is closed. One that is still taking it has to end
+    /// first: beside it, nobody knows which of the two comes last.
     async fn release_storage(&mut self) {
+        self.wait(self.end, |supervisor| {
+            supervisor.plan.locks_under_way().is_empty()
+        })
+        .await;
+        for group in self.supervisor.plan.locks_under_way() {
+            error!(
+                "left behind: the program of failover group {group} has not ended yet; what it takes stays taken until it is run \
+                 with `release`"
+            );
+        }
         let groups = self.supervisor.plan.storage_to_release();
         if groups.is_empty() || !self.supervisor.closing.is_empty() {
             return;

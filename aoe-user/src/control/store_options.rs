@@ -39,7 +39,7 @@ pub(super) fn same_store(one: &ExportConfig, other: &ExportConfig) -> bool {
         config
             .failover
             .as_ref()
-            .map(|group| (group.name.clone(), group.detect))
+            .map(|group| (group.name.clone(), group.detect, group.command.clone()))
     };
     let has_disks = [one, other].iter().any(|config| config.overlay != Overlay::None);
     store_options(one) == store_options(other)

@@ -18,7 +18,7 @@ use super::lists::Made;
 use super::notices::Notices;
 use super::open::{Served, StateKeys};
 use super::pauses::Pauses;
-use super::plan::{ExportId, LockOrder, Plan, PortId, Refusal};
+use super::plan::{ExportId, LockRun, Plan, PortId, Refusal};
 use super::port_thread::{PortEvent, PortHandle};
 use super::state::operator::Action as Order;
 use super::state::{StateDir, StateKey};
@@ -53,7 +53,7 @@ pub(super) enum Event {
     /// Who has the locks of a failover group's images.
     Looked(String, Result<HashMap<ExportId, Option<String>>, String>),
     /// What came of running the program of a failover group.
-    Locked(String, LockOrder, Result<(), String>),
+    Locked(LockRun, Result<(), String>),
     /// What `xblade state` asks for.
     Orders(Vec<(StateKey, Order)>),
     Port(PortId, PortEvent),
@@ -203,7 +203,7 @@ impl Supervisor {
             Event::Group(group, Heard::Asked) => self.plan.group_asked(&group, now),
             Event::Group(group, Heard::Answer) => self.plan.group_heard(&group, now),
             Event::Looked(group, found) => self.plan.group_looked(&group, found, now),
-            Event::Locked(group, order, result) => self.plan.lock_ended(&group, order, result, now),
+            Event::Locked(run, result) => self.plan.lock_ended(run, &result, now),
             Event::Closed(id, address, result) => {
                 self.fenced_early.remove(&id);
                 self.closing.remove(&id);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::open;
-use super::plan::{ExportId, LockOrder};
+use super::plan::{ExportId, LockOrder, LockRun};
 use super::supervisor::{Event, Supervisor};
 use crate::config::{ExportConfig, FailoverGroup};
 use crate::store::inspect_rbd;
@@ -50,11 +50,11 @@ impl Supervisor {
     }
 
     /// Runs the program of a group.
-    pub(super) fn run_lock(&mut self, name: &str, config: &Arc<FailoverGroup>, order: LockOrder) {
-        let (group, failed, config) = (name.to_owned(), name.to_owned(), Arc::clone(config));
+    pub(super) fn run_lock(&mut self, run: LockRun, config: &Arc<FailoverGroup>) {
+        let config = Arc::clone(config);
         self.jobs.start(
-            move || Event::Locked(group, order, program::run(&config, order)),
-            move |panic| Event::Locked(failed, order, Err(panic)),
+            move || Event::Locked(run, program::run(&config, run.order)),
+            move |panic| Event::Locked(run, Err(panic)),
         );
     }
 }

@@ -18,8 +18,8 @@ use super::reload_report::ReloadReport;
 use super::{Action, ExportId, Plan, Refusal, address_of};
 use crate::config::{Config, FailoverGroup, StoreKind};
 use crate::store::{LockOf, Takeover};
-pub(in crate::control) use program::LockOrder;
 pub(super) use program::Retired;
+pub(in crate::control) use program::{LockOrder, LockRun};
 pub(in crate::control) use status::GroupStatus;
 
 /// A lock is broken so soon after the decision, or not at all.
@@ -35,8 +35,10 @@ pub(super) struct Membership {
     from: Option<Holder>,
     /// The storage has been taken by the program, or needs none.
     has_storage: bool,
-    /// The program is taking it or giving it back: nothing else begins before that has ended.
-    is_moving: bool,
+    /// It is to be taken, when whoever had it under another configuration has given it back.
+    is_due: bool,
+    /// The program is running: nothing else begins before that has ended.
+    running: Option<LockRun>,
     /// The program is to be asked again then; `None`: it is running.
     check: Option<Instant>,
     /// Said last.
@@ -69,7 +71,10 @@ impl Plan {
             if self.groups.contains_key(&config.name) {
                 continue;
             }
-            let membership = match before.remove(&config.name) {
+            let is_same = |before: &Membership| before.config.command == config.command;
+            // Another program is another storage: it begins anew, and the one of before goes.
+            let goes_on = before.get(&config.name).is_some_and(is_same);
+            let membership = match goes_on.then(|| before.remove(&config.name)).flatten() {
                 Some(mut membership) => {
                     membership.machine.set_settings(settings(config));
                     membership.config = Arc::clone(config);
@@ -81,7 +86,8 @@ impl Plan {
                     owners: HashMap::new(),
                     from: None,
                     has_storage: false,
-                    is_moving: false,
+                    is_due: false,
+                    running: None,
                     check: None,
                     told: None,
                     leaving: Vec::new(),
@@ -91,11 +97,15 @@ impl Plan {
             self.groups.insert(config.name.clone(), membership);
         }
         for (name, membership) in before {
-            if membership.has_storage && membership.config.command.is_some() {
-                let openings = members.remove(&name).unwrap_or_default();
+            if membership.has_storage || membership.running.is_some() {
+                // Those that are closing already lie on it as well.
+                let mut openings = members.remove(&name).unwrap_or_default();
+                openings.extend(membership.leaving);
                 self.retired.push(Retired {
                     config: membership.config,
                     openings,
+                    has_storage: membership.has_storage,
+                    running: membership.running,
                 });
             }
         }
@@ -255,8 +265,10 @@ impl Plan {
     }
 
     pub(super) fn step_groups(&mut self, now: Instant) {
+        self.release_retired();
         let names: Vec<String> = self.groups.keys().cloned().collect();
         for name in names {
+            self.take_storage(&name, now);
             loop {
                 self.settle_taking(&name, now);
                 self.settle_leaving(&name, now);
@@ -268,7 +280,6 @@ impl Plan {
             self.check_storage(&name, now);
             self.tell_role(&name);
         }
-        self.release_retired();
     }
 
     fn poll_group(&mut self, name: &str, now: Instant) -> Option<Step> {
@@ -285,12 +296,9 @@ impl Plan {
             Step::Take { from } => {
                 group.from = from;
                 group.in_use = None;
-                group.has_storage = group.config.command.is_none();
-                group.is_moving = !group.has_storage;
-                match group.has_storage {
-                    true => self.open_members(name, now),
-                    false => self.run_lock(name, LockOrder::Take),
-                }
+                group.has_storage = false;
+                group.is_due = true;
+                self.take_storage(name, now);
             }
             Step::Serve => self.ports_dirty = true,
             Step::Announce => {
@@ -391,12 +399,11 @@ impl Plan {
         if !is_closed {
             return;
         }
-        if group.is_moving {
+        if group.running.is_some() {
             return;
         }
         let had_storage = std::mem::take(&mut group.has_storage);
         if had_storage && group.config.command.is_some() {
-            group.is_moving = true;
             self.run_lock(name, LockOrder::Release);
         } else {
             group.machine.left(us);

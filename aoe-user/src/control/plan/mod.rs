@@ -30,7 +30,7 @@ use crate::host::Interface;
 use crate::target::Address;
 use exports::{Entry, Leaving};
 pub(super) use failover::State as Role;
-pub(super) use groups::{GroupStatus, LockOrder};
+pub(super) use groups::{GroupStatus, LockOrder, LockRun};
 use groups::{Membership, Retired};
 use ports::Port;
 pub(super) use refusal::Refusal;
@@ -89,7 +89,7 @@ pub(super) enum Action {
     /// Find out who has the locks of a failover group's images. Ends in [`Plan::group_looked`].
     Look(String),
     /// Run the program of a failover group. Ends in [`Plan::lock_ended`].
-    RunLock(String, Arc<FailoverGroup>, LockOrder),
+    RunLock(LockRun, Arc<FailoverGroup>),
 }
 
 /// How important a line is.

@@ -22,83 +22,158 @@ pub(in crate::control) enum LockOrder {
     Check,
 }
 
-/// A group that is not configured any more, whose program has storage to give back.
+/// One run of a program. Its end is told by the number: a group may be another one of the same name by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::control) struct LockRun {
+    pub number: u64,
+    pub order: LockOrder,
+}
+
+/// A group that is not configured any more, or not with this program, and has storage to give back or may get it yet.
 #[derive(Debug)]
 pub(in super::super) struct Retired {
     pub(super) config: Arc<FailoverGroup>,
     /// What is on that storage.
     pub(super) openings: Vec<ExportId>,
+    pub(super) has_storage: bool,
+    /// Its program is still running.
+    pub(super) running: Option<LockRun>,
+}
+
+impl Retired {
+    /// Whether it may have what a group is to take. Between images in Ceph their locks decide.
+    fn stands_before(&self, config: &FailoverGroup) -> bool {
+        match (&self.config.command, &config.command) {
+            (None, None) => false,
+            (before, now) => before == now || self.config.name == config.name,
+        }
+    }
 }
 
 impl Plan {
-    /// What the program of a group took that is not configured any more is given back when all of it is closed.
+    /// What the program of a group took that is not configured any more is given back when all of it is closed, and the program has
+    /// ended: it may have been taking it.
     pub(super) fn release_retired(&mut self) {
-        let (exports, leaving) = (&self.exports, &self.leaving);
-        let is_open = |id: &ExportId| exports.contains_key(id) || leaving.contains_key(id);
-        let (open, closed) = std::mem::take(&mut self.retired)
-            .into_iter()
-            .partition(|retired| retired.openings.iter().any(is_open));
-        self.retired = open;
-        for Retired { config, .. } in closed {
-            self.actions
-                .push(Action::RunLock(config.name.clone(), config, LockOrder::Release));
+        for mut retired in std::mem::take(&mut self.retired) {
+            let is_open = |id: &ExportId| self.exports.contains_key(id) || self.leaving.contains_key(id);
+            let in_use = retired.running.is_some() || retired.openings.iter().any(is_open);
+            if !in_use && std::mem::take(&mut retired.has_storage) && retired.config.command.is_some() {
+                retired.running = Some(self.start_lock(&retired.config, LockOrder::Release));
+            } else if !in_use {
+                continue;
+            }
+            self.retired.push(retired);
+        }
+    }
+
+    /// Begins to take the storage of a group that is to be taken, once nobody of before is in the way.
+    pub(super) fn take_storage(&mut self, name: &str, now: Instant) {
+        let retired = &self.retired;
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        group.is_due &= *group.machine.state() == Role::Taking;
+        if !group.is_due || retired.iter().any(|retired| retired.stands_before(&group.config)) {
+            return;
+        }
+        group.is_due = false;
+        group.has_storage = group.config.command.is_none();
+        match group.has_storage {
+            true => self.open_members(name, now),
+            false => self.run_lock(name, LockOrder::Take),
         }
     }
 
     /// What came of running the program of a group.
-    pub(crate) fn lock_ended(
-        &mut self,
-        name: &str,
-        order: LockOrder,
-        result: Result<(), String>,
-        now: Instant,
-    ) {
+    pub(crate) fn lock_ended(&mut self, run: LockRun, result: &Result<(), String>, now: Instant) {
         let us = self.us(now);
-        if let (LockOrder::Release, Err(reason)) = (order, &result) {
-            self.say(Level::Error, format!("failover group {name}: {reason}"));
+        if let Some(retired) = self
+            .retired
+            .iter_mut()
+            .find(|retired| retired.running == Some(run))
+        {
+            retired.running = None;
+            retired.has_storage |= run.order == LockOrder::Take && result.is_ok();
+            let name = retired.config.name.clone();
+            return self.tell_release(&name, run, result);
         }
-        let Some(group) = self.groups.get_mut(name) else {
+        let Some((name, group)) = self
+            .groups
+            .iter_mut()
+            .find(|(_, group)| group.running == Some(run))
+        else {
             return;
         };
-        match (order, result) {
-            (LockOrder::Take, result) => {
-                group.is_moving = false;
-                group.has_storage = result.is_ok();
-                match result {
-                    // It may have been given up meanwhile: then it is given back.
-                    Ok(()) if *group.machine.state() == Role::Taking => {
-                        group.check = Some(now + CHECK_EVERY);
-                        self.open_members(name, now);
-                    }
-                    Ok(()) => {}
-                    Err(reason) => group.machine.refused(reason, us),
+        let name = name.clone();
+        group.running = None;
+        match (run.order, result) {
+            (LockOrder::Take, Ok(())) => {
+                group.has_storage = true;
+                // It may have been given up meanwhile: then it is given back.
+                if *group.machine.state() == Role::Taking {
+                    group.check = Some(now + CHECK_EVERY);
+                    self.open_members(&name, now);
                 }
             }
+            (LockOrder::Take, Err(reason)) => group.machine.refused(reason.clone(), us),
             (LockOrder::Check, Ok(())) => group.check = Some(now + CHECK_EVERY),
-            (LockOrder::Check, Err(reason)) => group.machine.fenced(reason, us),
-            (LockOrder::Release, _) => {
-                group.is_moving = false;
-                group.machine.left(us);
-            }
+            (LockOrder::Check, Err(reason)) => group.machine.fenced(reason.clone(), us),
+            (LockOrder::Release, _) => group.machine.left(us),
+        }
+        self.tell_release(&name, run, result);
+    }
+
+    fn tell_release(&mut self, name: &str, run: LockRun, result: &Result<(), String>) {
+        if let (LockOrder::Release, Err(reason)) = (run.order, result) {
+            self.say(Level::Error, format!("failover group {name}: {reason}"));
         }
     }
 
     /// For the end of the process: the groups whose programs have something to give back.
     pub(crate) fn storage_to_release(&self) -> Vec<Arc<FailoverGroup>> {
-        let held = self
+        let groups = self
             .groups
             .values()
-            .filter(|group| (group.has_storage || group.is_moving) && group.config.command.is_some());
-        let held = held.map(|group| Arc::clone(&group.config));
-        let retired = self.retired.iter().map(|retired| Arc::clone(&retired.config));
-        held.chain(retired).collect()
+            .map(|group| (&group.config, group.has_storage, group.running));
+        let retired = self.retired.iter();
+        let retired = retired.map(|retired| (&retired.config, retired.has_storage, retired.running));
+        groups
+            .chain(retired)
+            .filter(|(config, has_storage, running)| {
+                *has_storage && running.is_none() && config.command.is_some()
+            })
+            .map(|(config, ..)| Arc::clone(config))
+            .collect()
+    }
+
+    /// The groups whose programs are running.
+    pub(crate) fn locks_under_way(&self) -> Vec<String> {
+        let groups = self.groups.values().map(|group| (&group.config, group.running));
+        let retired = self
+            .retired
+            .iter()
+            .map(|retired| (&retired.config, retired.running));
+        groups
+            .chain(retired)
+            .filter_map(|(config, running)| running.map(|_| config.name.clone()))
+            .collect()
     }
 
     pub(super) fn run_lock(&mut self, name: &str, order: LockOrder) {
-        if let Some(group) = self.groups.get(name) {
-            let config = Arc::clone(&group.config);
-            self.actions.push(Action::RunLock(name.to_owned(), config, order));
+        let config = self.groups.get(name).map(|group| Arc::clone(&group.config));
+        let run = config.map(|config| self.start_lock(&config, order));
+        if let Some(group) = self.groups.get_mut(name) {
+            group.running = run;
         }
+    }
+
+    fn start_lock(&mut self, config: &Arc<FailoverGroup>, order: LockOrder) -> LockRun {
+        let run = LockRun {
+            number: self.next_id(),
+            order,
+        };
+        self.actions.push(Action::RunLock(run, Arc::clone(config)));
+        run
     }
 
     pub(super) fn check_storage(&mut self, name: &str, now: Instant) {
@@ -106,6 +181,7 @@ impl Plan {
             return;
         };
         let is_due = group.config.command.is_some()
+            && group.running.is_none()
             && group.machine.may_hold_locks()
             && group.check.is_some_and(|check| now >= check);
         if is_due {

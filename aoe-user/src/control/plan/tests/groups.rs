@@ -29,16 +29,33 @@ impl World {
         self.plan.group_looked(group, Ok(owners.collect()), self.now);
     }
 
-    pub(super) fn run_lock(&mut self, group: &str, order: LockOrder) {
-        self.orders.push(order);
-        if self.program_is_slow {
-            return;
+    pub(super) fn run_lock(&mut self, run: LockRun) {
+        self.orders.push(run.order);
+        self.running.push(run);
+        if !self.program_is_slow {
+            self.end_programs();
         }
-        let result = match (order, self.program_fails.clone()) {
-            (LockOrder::Take | LockOrder::Check, Some(reason)) => Err(reason),
-            _ => Ok(()),
-        };
-        self.plan.lock_ended(group, order, result, self.now);
+    }
+
+    /// The programs that are running come to their ends.
+    fn end_programs(&mut self) {
+        for run in std::mem::take(&mut self.running) {
+            let result = match (run.order, self.program_fails.clone()) {
+                (LockOrder::Take | LockOrder::Check, Some(reason)) => Err(reason),
+                _ => Ok(()),
+            };
+            self.plan.lock_ended(run, &result, self.now);
+        }
+    }
+
+    /// What is being closed is closed at last.
+    fn end_closing(&mut self) {
+        self.stuck_paths.clear();
+        for id in std::mem::take(&mut self.stuck) {
+            self.stores.remove(&id);
+            self.plan.export_closed(id, self.now);
+        }
+        self.run();
     }
 
     /// So many questions go out, which are answered or not.
@@ -60,6 +77,25 @@ impl World {
     fn served_on_eth0(&self) -> Vec<String> {
         self.served("eth0").unwrap_or_default()
     }
+}
+
+/// An export on storage that a program takes and gives back.
+fn drbd(program: &str) -> ExportConfig {
+    ExportConfig {
+        store: StoreKind::Direct,
+        ..member(1, "/dev/drbd0", Some(program))
+    }
+}
+
+/// The program is taking the storage, and does not come to an end.
+fn taking() -> World {
+    let mut world = World::new(&["eth0"]);
+    world.want(&[drbd("/sbin/lock")]);
+    world.program_is_slow = true;
+    world.plan.take_group("san1", world.now).unwrap();
+    world.run();
+    assert_eq!(world.orders, [LockOrder::Take]);
+    world
 }
 
 fn active(exports: &[ExportConfig]) -> World {
@@ -202,25 +238,16 @@ fn what_does_not_close_keeps_the_group_from_being_taken_again() {
     world.ask(600, false);
     assert_eq!(world.role(), Role::Leaving);
     assert_eq!(world.served_on_eth0(), Vec::<String>::new());
-    world.stuck_paths.clear();
-    for id in std::mem::take(&mut world.stuck) {
-        world.stores.remove(&id);
-        world.plan.export_closed(id, world.now);
-    }
-    world.run();
+    world.end_closing();
     world.ask(8, false);
     assert_ne!(world.role(), Role::Leaving);
 }
 
 #[test]
 fn storage_without_locks_is_taken_and_given_back_by_a_program() {
-    let drbd = |slot| ExportConfig {
-        store: StoreKind::Direct,
-        ..member(slot, "/dev/drbd0", Some("/sbin/lock"))
-    };
     let mut world = World::new(&["eth0"]);
     world.program_fails = Some("the peer is Primary".into());
-    world.want(&[drbd(1)]);
+    world.want(&[drbd("/sbin/lock")]);
     world.ask(20, false);
     assert_eq!((world.role(), world.stores.len()), (Role::Standby, 0));
     assert!(world.said("the peer is Primary") >= 1);
@@ -255,11 +282,7 @@ fn an_export_leaves_and_joins_a_group_with_a_store_of_its_own() {
 
 #[test]
 fn storage_of_a_group_that_is_taken_out_is_given_back_when_it_is_closed() {
-    let drbd = ExportConfig {
-        store: StoreKind::Direct,
-        ..member(1, "/dev/drbd0", Some("/sbin/lock"))
-    };
-    let mut world = active(&[drbd]);
+    let mut world = active(&[drbd("/sbin/lock")]);
     world.stuck_paths.insert("/dev/drbd0".into());
     world.want(&[export(1, 9, "/own", &["eth0"])]);
     world.pass(Duration::from_secs(20));
@@ -267,36 +290,92 @@ fn storage_of_a_group_that_is_taken_out_is_given_back_when_it_is_closed() {
         !world.orders.contains(&LockOrder::Release),
         "its last commit is under way"
     );
-    for id in std::mem::take(&mut world.stuck) {
-        world.stores.remove(&id);
-        world.plan.export_closed(id, world.now);
-    }
-    world.run();
+    world.end_closing();
     assert_eq!(world.orders.last(), Some(&LockOrder::Release));
 }
 
 #[test]
 fn storage_that_is_taken_too_late_is_given_back() {
-    let drbd = ExportConfig {
-        store: StoreKind::Direct,
-        ..member(1, "/dev/drbd0", Some("/sbin/lock"))
-    };
-    let mut world = World::new(&["eth0"]);
-    world.want(&[drbd]);
-    world.program_is_slow = true;
-    world.plan.take_group("san1", world.now).unwrap();
-    world.run();
-    assert_eq!(world.orders, [LockOrder::Take]);
+    let mut world = taking();
     world.plan.release_group("san1", world.now).unwrap();
     world.run();
     world.ask(30, false);
     assert_eq!(world.orders, [LockOrder::Take], "one at a time");
     world.program_is_slow = false;
-    world.plan.lock_ended("san1", LockOrder::Take, Ok(()), world.now);
+    world.end_programs();
     world.run();
     assert_eq!(
         (world.orders.last(), world.stores.len()),
         (Some(&LockOrder::Release), 0)
     );
     assert_eq!(world.role(), Role::Standby);
+}
+
+#[test]
+fn storage_that_is_taken_after_its_group_has_gone_is_given_back() {
+    let mut world = taking();
+    world.want(&[export(1, 9, "/own", &["eth0"])]);
+    assert_eq!(world.orders, [LockOrder::Take], "one at a time");
+    world.end_programs();
+    world.run();
+    assert_eq!(world.orders, [LockOrder::Take, LockOrder::Release]);
+    // Where it was refused there is nothing to give back.
+    let mut world = taking();
+    world.want(&[export(1, 9, "/own", &["eth0"])]);
+    world.program_fails = Some("the peer is Primary".into());
+    world.end_programs();
+    world.run();
+    assert_eq!(world.orders, [LockOrder::Take]);
+    assert!(world.plan.locks_under_way().is_empty());
+}
+
+#[test]
+fn a_group_that_comes_back_takes_its_storage_after_it_was_given_back() {
+    let mut world = taking();
+    world.want(&[export(1, 9, "/own", &["eth0"])]);
+    world.want(&[drbd("/sbin/lock"), export(1, 9, "/own", &["eth0"])]);
+    world.plan.take_group("san1", world.now).unwrap();
+    world.run();
+    assert_eq!(world.orders, [LockOrder::Take], "the first has not ended");
+    world.end_programs();
+    world.run();
+    assert_eq!(world.orders, [LockOrder::Take, LockOrder::Release]);
+    world.end_programs();
+    world.run();
+    assert_eq!(
+        world.orders,
+        [LockOrder::Take, LockOrder::Release, LockOrder::Take],
+        "the end of the group before is none of its own"
+    );
+    world.program_is_slow = false;
+    world.end_programs();
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.served_on_eth0(), ["e1.1", "e1.9"]);
+}
+
+#[test]
+fn what_one_program_took_is_given_back_by_it_and_not_by_the_one_of_a_new_configuration() {
+    let mut world = active(&[drbd("/sbin/lock")]);
+    world.stuck_paths.insert("/dev/drbd0".into());
+    world.program_is_slow = true;
+    world.orders.clear();
+    world.want(&[drbd("/sbin/other")]);
+    world.plan.take_group("san1", world.now).unwrap();
+    world.run();
+    assert!(world.orders.is_empty(), "its last commit is under way");
+    world.end_closing();
+    assert_eq!(world.orders, [LockOrder::Release]);
+    world.end_programs();
+    world.run();
+    assert_eq!(world.orders, [LockOrder::Release, LockOrder::Take]);
+}
+
+#[test]
+fn at_the_end_of_the_process_storage_is_given_back_after_the_program_that_takes_it() {
+    let mut world = taking();
+    assert_eq!(world.plan.locks_under_way(), ["san1"]);
+    assert!(world.plan.storage_to_release().is_empty(), "not beside it");
+    world.end_programs();
+    assert!(world.plan.locks_under_way().is_empty());
+    assert_eq!(world.plan.storage_to_release().len(), 1);
 }

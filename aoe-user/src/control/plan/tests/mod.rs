@@ -41,6 +41,8 @@ struct World {
     taken_from: Vec<LockOf>,
     /// What the programs of failover groups were run for, and why they refuse to take or to go on.
     orders: Vec<LockOrder>,
+    /// Those that have not ended.
+    running: Vec<LockRun>,
     program_fails: Option<String>,
     program_is_slow: bool,
 }
@@ -99,6 +101,7 @@ impl World {
             in_use: HashSet::new(),
             taken_from: Vec::new(),
             orders: Vec::new(),
+            running: Vec::new(),
             program_fails: None,
             program_is_slow: false,
         };
@@ -212,7 +215,7 @@ impl World {
                 self.plan.port_closed(id);
             }
             Action::Look(group) => self.look(&group),
-            Action::RunLock(group, _, order) => self.run_lock(&group, order),
+            Action::RunLock(run, _) => self.run_lock(run),
         }
     }
 

@@ -216,13 +216,34 @@ impl Maker {
         if self.said.insert(name.clone(), reason.clone()).as_ref() != Some(&reason) {
             tracing::error!("{}: {what} {name}: {reason}", self.address());
         }
-        let mut disks = self.shared.disks.lock();
-        let disk = disks.entry(name.clone()).or_insert_with(|| Disk {
-            instance: None,
-            since: SystemTime::now(),
-            problem: None,
-        });
-        disk.problem = Some(reason);
+        {
+            let mut disks = self.shared.disks.lock();
+            let disk = disks.entry(name.clone()).or_insert_with(|| Disk {
+                instance: None,
+                since: SystemTime::now(),
+                problem: None,
+            });
+            disk.problem = Some(reason);
+        }
+        self.note_known(name);
+    }
+
+    /// There is a disk: its machine is not turned away, whatever becomes of it and of others.
+    fn note_known(&self, name: &DiskName) {
+        if let DiskName::Unknown(mac) = name {
+            self.shared.table.write().known.insert(*mac);
+        }
+    }
+
+    /// A disk is no more, and another machine may have its place.
+    fn forget_disk(&mut self, name: &DiskName) {
+        self.said.remove(name);
+        self.shared.disks.lock().remove(name);
+        let mut table = self.shared.table.write();
+        table.full = false;
+        if let DiskName::Unknown(mac) = name {
+            table.known.remove(mac);
+        }
     }
 
     /// Whether a machine may have a disk now.
@@ -323,9 +344,7 @@ impl Maker {
             self.check_can_begin_anew(name)?;
         }
         self.discard(name)?;
-        self.said.remove(name);
-        self.shared.disks.lock().remove(name);
-        self.shared.table.write().full = false;
+        self.forget_disk(name);
         tracing::info!(
             "{}: the disk of {name} was discarded by the operator",
             self.address()

@@ -90,6 +90,8 @@ struct Table {
     reset: OverlayReset,
     /// There is no room for another unknown machine.
     full: bool,
+    /// Machines without a name that have a disk, whether it can be served or not.
+    known: HashSet<Mac>,
     paused: bool,
 }
 
@@ -318,7 +320,8 @@ impl Table {
 
     /// Nobody but those with a name or a disk gets one.
     fn turns_away(&self, mac: Mac) -> bool {
-        !self.named.contains_key(&mac) && (self.full || self.unknown == Unknown::Refuse)
+        let has_no_place = || self.unknown == Unknown::Refuse || (self.full && !self.known.contains(&mac));
+        !self.named.contains_key(&mac) && has_no_place()
     }
 }
 

@@ -58,7 +58,7 @@ impl Maker {
             self.address(),
             self.start.settings.config.path.display()
         );
-        self.shared.disks.lock().remove(name);
+        self.forget_disk(name);
         self.discard(name)
     }
 }

@@ -111,6 +111,7 @@ impl Maker {
             problem: None,
         };
         self.shared.disks.lock().insert(name.clone(), disk);
+        self.note_known(name);
         self.enter(name);
         Ok(())
     }

@@ -167,8 +167,7 @@ impl Maker {
         let image = golden(&self.start.settings.config, &self.losses())?;
         self.forget(name)?;
         self.start.golden.set(image);
-        self.shared.disks.lock().remove(name);
-        self.said.remove(name);
+        self.forget_disk(name);
         self.shared.asking.lock().clear();
         tracing::info!(
             "{}: what {name} changed of the image is everybody's",

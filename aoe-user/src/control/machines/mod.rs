@@ -379,9 +379,13 @@ impl engine::Machines<Export> for Disks {
     }
 
     fn set_paused(&self, paused: bool) {
-        let mut table = self.shared.table.write();
-        table.paused = paused;
-        for instance in table.by_mac.values() {
+        let instances: Vec<_> = {
+            let mut table = self.shared.table.write();
+            table.paused = paused;
+            table.by_mac.values().cloned().collect()
+        };
+        // A worker may be holding the lock of one while it waits for a disk. The table is what all others need meanwhile.
+        for instance in instances {
             pause(&instance.export, paused);
         }
     }

@@ -433,6 +433,39 @@ fn a_pause_holds_for_disks_that_are_made_meanwhile() {
 }
 
 #[test]
+fn a_worker_that_waits_for_one_disk_keeps_nobody_waiting_for_another_while_all_are_paused() {
+    let room = Room::new();
+    let disks = room.open();
+    let one = disk(&disks, PC[0]);
+    let other = disk(&disks, STRANGER);
+    drop(other);
+    std::thread::scope(|scope| {
+        // Dropped when something fails, so that everything ends.
+        let (go_on, waits) = mpsc::channel::<()>();
+        let (holds, held) = mpsc::channel::<()>();
+        let worker = Arc::clone(&one);
+        scope.spawn(move || {
+            let work = |_: &mut crate::target::Persistent| {
+                holds.send(()).unwrap();
+                let _ = waits.recv();
+            };
+            worker.change_persistent(work, |_| {}).unwrap();
+        });
+        held.recv().unwrap();
+        let paused = scope.spawn(|| disks.set_paused(true));
+        until("the table, which workers need", || {
+            disks.shared.table.try_read()?.paused.then_some(())
+        });
+        assert!(disks.instance(STRANGER).is_some());
+        assert!(!paused.is_finished(), "it waits for the one");
+        drop(go_on);
+        paused.join().unwrap();
+    });
+    assert_eq!(one.is_paused(), Some(true));
+    assert_eq!(disk(&disks, STRANGER).is_paused(), Some(true));
+}
+
+#[test]
 fn names_of_files_and_of_people_lead_back_to_the_disk() {
     for name in [DiskName::Machine("pc-1_a".into()), DiskName::Unknown(STRANGER)] {
         assert_eq!(name.to_string().parse(), Ok(name.clone()));

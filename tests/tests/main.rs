@@ -23,6 +23,7 @@ mod histories;
 mod house;
 mod hung_disk;
 mod isolation;
+mod kept;
 mod kill;
 mod life;
 mod links;

@@ -16,6 +16,7 @@ mod machines;
 mod notices;
 mod notify;
 mod open;
+mod orders;
 mod other_targets;
 mod pauses;
 mod plan;

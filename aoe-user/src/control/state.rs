@@ -102,6 +102,8 @@ pub struct StateDir {
     configured: Mutex<Vec<StateKey>>,
     /// Files whose names only earlier releases gave.
     old: Mutex<Vec<(String, OldName)>>,
+    /// Requests of the operator are carried out one at a time.
+    obeying: Mutex<()>,
     /// Unlocked by closing.
     lock: File,
 }
@@ -127,6 +129,7 @@ impl StateDir {
             files,
             writer,
             configured: Mutex::default(),
+            obeying: Mutex::default(),
             lock,
         };
         Ok(Arc::new(dir))

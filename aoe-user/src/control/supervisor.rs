@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use tokio::sync::mpsc::UnboundedSender;
@@ -29,9 +29,6 @@ use crate::metrics::Registry;
 use crate::store::Health;
 use crate::target::Address;
 
-/// How often `xblade state` is listened to.
-const OPERATOR_PACE: Duration = Duration::from_secs(2);
-
 /// What comes of jobs and ports.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -56,6 +53,8 @@ pub(super) enum Event {
     Locked(LockRun, Result<(), String>),
     /// What `xblade state` asks for.
     Orders(Vec<(StateKey, Order)>),
+    /// It was carried out for these, which are not in service.
+    Obeyed(Vec<StateKey>),
     Port(PortId, PortEvent),
     /// What came of a request to pause, by its number.
     Paused(u64, Result<(), String>),
@@ -100,7 +99,7 @@ pub(super) struct Supervisor {
     /// As the state directory must know them.
     pub(super) state_keys: Arc<StateKeys>,
     /// When `xblade state` was last listened to; `None`: that is under way.
-    heard_operator: Option<Instant>,
+    pub(super) heard_operator: Option<Instant>,
     /// Warnings about interfaces, said once.
     warned: HashSet<String>,
     pub(super) links: HashMap<String, Interface>,
@@ -215,6 +214,7 @@ impl Supervisor {
             }
             Event::Examined(id, replaced) => self.plan.examined(id, replaced, now),
             Event::Orders(orders) => self.obey(orders, now),
+            Event::Obeyed(keys) => self.obeyed(&keys, now),
             Event::Searched(port, asked, found, warnings) => {
                 for warning in warnings {
                     if self.warned.insert(warning.clone()) {
@@ -277,47 +277,6 @@ impl Supervisor {
                 self.ports.values().for_each(|port| port.changed(id, mask));
             }
         }
-    }
-
-    /// Looks for what `xblade state` asks for, from time to time.
-    fn hear_operator(&mut self, now: Instant) -> Option<Instant> {
-        let state = self.state.as_ref()?;
-        let next = self.heard_operator? + OPERATOR_PACE;
-        if now < next {
-            return Some(next);
-        }
-        let state = Arc::clone(state);
-        self.heard_operator = None;
-        self.jobs.start(
-            move || Event::Orders(state.requests()),
-            |_| Event::Orders(Vec::new()),
-        );
-        None
-    }
-
-    /// Has the operator's orders carried out: for what is served here, for all else when it is loaded the next time.
-    fn obey(&mut self, orders: Vec<(StateKey, Order)>, now: Instant) {
-        self.heard_operator = Some(now);
-        let Some(state) = self.state.clone().filter(|_| !orders.is_empty()) else {
-            return;
-        };
-        self.plan.try_all_again(now);
-        let export = |(key, order): (StateKey, Order)| {
-            let served = self
-                .exports
-                .values()
-                .find(|served| StateKey::from(&*served.config) == key)?;
-            Some((key, order, Arc::clone(served)))
-        };
-        let served: Vec<_> = orders.into_iter().filter_map(export).collect();
-        let work = move || {
-            for (key, order, served) in &served {
-                let keeper = served.kept_with_image.as_deref();
-                state.obey_in_service(key, order, &served.export, keeper);
-            }
-            Event::Orders(Vec::new())
-        };
-        self.jobs.start(work, |_| Event::Orders(Vec::new()));
     }
 
     /// Logs what is served, what is not and why, and what was counted.

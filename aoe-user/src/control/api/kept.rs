@@ -66,7 +66,7 @@ impl Control {
     }
 
     /// Carries out what the operator decided: for an export of the configuration by the way that `xblade state` goes without a
-    /// socket, so that no change of an initiator is in the middle of it; for any other here.
+    /// socket, on which the control thread decides how, when it knows how far the export is; for any other here.
     pub(super) fn decide_kept(&self, name: &str, action: Action, answer: Answer) {
         let Ok(key) = name.parse::<StateKey>() else {
             return answer.error(format!("{name} is no name of a state, as in 1.1 or 1.1-vlan-5"));

@@ -330,6 +330,14 @@ impl Plan {
         self.wanted.state_dir.is_none() || matches!(self.state, StateLife::Open)
     }
 
+    /// Those that failed of some exports are tried again with the next step.
+    pub(super) fn try_again(&mut self, is_meant: impl Fn(&ExportConfig) -> bool, now: Instant) {
+        let meant = self.exports.values_mut().filter(|entry| is_meant(&entry.config));
+        for backoff in meant.filter_map(Entry::backoff_mut) {
+            backoff.next_try = now;
+        }
+    }
+
     /// What failed is tried again with the next step.
     pub(super) fn try_all_again(&mut self, now: Instant) {
         let exports = self.exports.values_mut().filter_map(Entry::backoff_mut);

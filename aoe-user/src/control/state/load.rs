@@ -101,7 +101,7 @@ impl StateDir {
     /// # Errors
     /// When it may have one that is not known: see [`Shut`]. To be tried again later.
     pub fn load(&self, key: &StateKey) -> Result<Persistent, Shut> {
-        self.obey_request(key)?;
+        self.obey_at_load(key);
         match self.find(key)? {
             Place::Own(state) => Ok(state),
             Place::Old(files) => self.take_over(key, files),

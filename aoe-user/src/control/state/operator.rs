@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -100,8 +101,13 @@ pub enum OperatorError {
     #[error("the daemon that uses the state directory refused: {0}")]
     Refused(String),
     /// It said nothing.
-    #[error("the daemon that uses the state directory ({0}) did not answer; it will do it when it can")]
+    #[error(
+        "the daemon that uses the state directory ({0}) did not answer; it is not asked any more, and nothing was changed"
+    )]
     NoAnswer(String),
+    /// One at a time.
+    #[error("another decision about {0} is under way; try again in a minute")]
+    Busy(StateKey),
     /// What keeps the export shut still does.
     #[error(transparent)]
     Shut(#[from] Shut),
@@ -131,23 +137,74 @@ pub fn ask(dir: &Path, key: &StateKey, action: &Action) -> Result<(), OperatorEr
 }
 
 fn ask_daemon(dir: &Path, key: &StateKey, action: &Action, holder: String) -> Result<(), OperatorError> {
-    let (request, answer) = (request_path(dir, key), answer_path(dir, key));
-    let _ = std::fs::remove_file(&answer);
-    let body = serde_json::to_string(action).expect("an action has a JSON form");
-    files::replace(&request, &seal("request", VERSION, &body)).map_err(StateError::io("write", &request))?;
-    let deadline = Instant::now() + PATIENCE;
+    ask_within(PATIENCE, dir, key, action, holder)
+}
+
+/// The same, with another patience.
+pub(super) fn ask_within(
+    patience: Duration,
+    dir: &Path,
+    key: &StateKey,
+    action: &Action,
+    holder: String,
+) -> Result<(), OperatorError> {
+    let deadline = Instant::now() + patience;
+    leave_request(dir, key, action)?;
     while Instant::now() < deadline {
-        if let Found::Bytes(bytes) = files::read(&answer, FILE_BYTES_MAX) {
-            let _ = std::fs::remove_file(&answer);
-            let said = unseal("answer", VERSION, &bytes).map_or_else(
-                |error| Some(error.to_string()),
-                |(_, body)| serde_json::from_str::<Option<String>>(body).unwrap_or(None),
-            );
-            return said.map_or(Ok(()), |why| Err(OperatorError::Refused(why)));
+        if let Some(said) = take_answer(dir, key) {
+            return said;
         }
         std::thread::sleep(LOOK_AGAIN);
     }
-    Err(OperatorError::NoAnswer(holder))
+    // What nobody waits for any more is not to be carried out weeks later, when much else may have changed.
+    let _ = std::fs::remove_file(request_path(dir, key));
+    take_answer(dir, key).unwrap_or(Err(OperatorError::NoAnswer(holder)))
+}
+
+/// Leaves a request for the daemon, which is nobody else's.
+fn leave_request(dir: &Path, key: &StateKey, action: &Action) -> Result<(), OperatorError> {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let (request, answer) = (request_path(dir, key), answer_path(dir, key));
+    // Of somebody who has not read it yet, or of one that was killed.
+    if [&request, &answer].into_iter().any(|path| is_awaited(path)) {
+        return Err(OperatorError::Busy(key.clone()));
+    }
+    let _ = std::fs::remove_file(&request);
+    let _ = std::fs::remove_file(&answer);
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    let own = request.with_added_extension(format!("{}-{number}", std::process::id()));
+    let body = serde_json::to_string(action).expect("an action has a JSON form");
+    files::replace(&own, &seal("request", VERSION, &body)).map_err(StateError::io("write", &own))?;
+    let left = renameat_with(CWD, &own, CWD, &request, RenameFlags::NOREPLACE);
+    if left.is_err() {
+        let _ = std::fs::remove_file(&own);
+    }
+    match left {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => Err(OperatorError::Busy(key.clone())),
+        Err(error) => Err(StateError::io("write", &request)(error.into()).into()),
+    }
+}
+
+/// What the daemon said, once.
+fn take_answer(dir: &Path, key: &StateKey) -> Option<Result<(), OperatorError>> {
+    let answer = answer_path(dir, key);
+    let Found::Bytes(bytes) = files::read(&answer, FILE_BYTES_MAX) else {
+        return None;
+    };
+    let _ = std::fs::remove_file(&answer);
+    let said = unseal("answer", VERSION, &bytes).map_or_else(
+        |error| Some(error.to_string()),
+        |(_, body)| serde_json::from_str::<Option<String>>(body).unwrap_or(None),
+    );
+    Some(said.map_or(Ok(()), |why| Err(OperatorError::Refused(why))))
+}
+
+/// Whether there is a request or answer that somebody may still be waiting for.
+fn is_awaited(path: &Path) -> bool {
+    let written = std::fs::symlink_metadata(path).and_then(|file| file.modified());
+    // One from the future was written before the clock was set.
+    written.is_ok_and(|written| written.elapsed().unwrap_or_default() <= PATIENCE)
 }
 
 fn request_path(dir: &Path, key: &StateKey) -> std::path::PathBuf {
@@ -168,8 +225,7 @@ fn answer(dir: &Path, key: &StateKey, outcome: Result<(), String>) {
 }
 
 impl StateDir {
-    /// Decisions that wait for the process which holds the directory. Those about exports that are not in service
-    /// [`StateDir::load`] carries out.
+    /// Decisions that wait for the process which holds the directory.
     pub fn requests(&self) -> Vec<(StateKey, Action)> {
         let names = names_in(&self.files.dir).unwrap_or_default();
         let request = |(_, name): (std::path::PathBuf, String)| {
@@ -181,9 +237,17 @@ impl StateDir {
     }
 
     fn request(&self, key: &StateKey) -> Option<Action> {
-        let Found::Bytes(bytes) = files::read(&request_path(&self.files.dir, key), FILE_BYTES_MAX) else {
+        let path = request_path(&self.files.dir, key);
+        let Found::Bytes(bytes) = files::read(&path, FILE_BYTES_MAX) else {
             return None;
         };
+        if !is_awaited(&path) {
+            tracing::warn!(
+                "{key}: a request of `xblade state` is too old to be carried out: whoever left it is gone"
+            );
+            let _ = std::fs::remove_file(&path);
+            return None;
+        }
         let (_, body) = unseal("request", VERSION, &bytes).ok()?;
         serde_json::from_str(body).ok()
     }
@@ -236,15 +300,31 @@ impl StateDir {
         Ok(())
     }
 
+    /// Tells whoever asked why it is not done here.
+    pub fn refuse(&self, key: &StateKey, reason: String) {
+        answer(&self.files.dir, key, Err(reason));
+    }
+
     /// Carries out what the operator asked for an export that is not in service.
-    pub(super) fn obey_request(&self, key: &StateKey) -> Result<(), Shut> {
-        let Some(action) = self.request(key) else {
-            return Ok(());
+    pub fn obey_request(&self, key: &StateKey) {
+        self.obey_where(key, |_| true);
+    }
+
+    /// The same for an export that is being opened. What was lost of it has been read by then: to accept that is for when it is in
+    /// service.
+    pub(super) fn obey_at_load(&self, key: &StateKey) {
+        self.obey_where(key, |action| !matches!(action, Action::AcceptLostWrites));
+    }
+
+    fn obey_where(&self, key: &StateKey, is_meant: impl FnOnce(&Action) -> bool) {
+        // Whoever comes second finds no request.
+        let _alone = self.obeying.lock();
+        let Some(action) = self.request(key).filter(is_meant) else {
+            return;
         };
         let outcome = self.perform(key, &action);
         let outcome = outcome.map(|_| ()).map_err(|error| error.to_string());
         answer(&self.files.dir, key, outcome);
-        Ok(())
     }
 
     /// Carries out a decision about an export that is not in service, and logs it.

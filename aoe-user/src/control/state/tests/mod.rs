@@ -8,6 +8,7 @@ use super::*;
 use crate::store::{Completion, CompletionQueue, Completions as _, Event, FaultKind};
 
 mod model;
+mod orders;
 mod shut;
 mod upgrade;
 

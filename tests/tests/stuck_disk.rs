@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use disks::{Disk, Switches};
-use lab::faulty_export::{Mounted, STORES, cold, sparse};
+use lab::faulty_export::{Mounted, STORES, cold};
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::{Need, find, skip};
@@ -42,7 +42,19 @@ struct System {
     kind: Option<&'static str>,
     make: &'static [&'static str],
     options: &'static str,
+    /// The same for the direct store, whose writes note their time in the journal unless the file system does that lazily
+    /// (docs/architecture.md, "Who waits for a disk").
+    direct_options: &'static str,
     mib: usize,
+}
+
+impl System {
+    fn options(&self, store: &str) -> &'static str {
+        match store {
+            "direct" => self.direct_options,
+            _ => self.options,
+        }
+    }
 }
 
 const SYSTEMS: [System; 2] = [
@@ -50,12 +62,14 @@ const SYSTEMS: [System; 2] = [
         kind: None,
         make: &[],
         options: "",
+        direct_options: "",
         mib: 16,
     },
     System {
         kind: Some("ext4"),
         make: &["mkfs.ext4", "-q", "-F"],
         options: "commit=1",
+        direct_options: "commit=1,lazytime",
         mib: 64,
     },
 ];
@@ -92,9 +106,9 @@ impl Drop for Served {
 impl Served {
     /// `None`: the file system cannot be made here.
     ///
-    /// A cold image is on the disk and not in memory. Where reads do not hang it is sparse: a page that was read in lately, and is locked
-    /// for write-back while the disk stops, is what a worker can still wait for (docs/architecture.md, "Who waits for a disk").
-    fn new(system: System, store: &str, threads: bool, is_cold: bool) -> Result<Option<Served>> {
+    /// The image is on the disk and not in memory. So pages are read in while the disk works, written to, and met again when they are
+    /// locked for write-back to a disk that has stopped.
+    fn new(system: System, store: &str, threads: bool) -> Result<Option<Served>> {
         if let [program, ..] = system.make
             && find(program).is_none()
         {
@@ -110,13 +124,9 @@ impl Served {
                 let mut make = Command::new(system.make[0]);
                 make.args(&system.make[1..]).arg(&device);
                 lab.target.output(make)?;
-                let mounted = Mounted::new(&lab.target, &device, kind, system.options)?;
+                let mounted = Mounted::new(&lab.target, &device, kind, system.options(store))?;
                 let path = mounted.path("image");
-                if is_cold {
-                    cold(&lab.target, &path, IMAGE_BYTES as usize)?;
-                } else {
-                    sparse(&lab.target, &path, IMAGE_BYTES)?;
-                }
+                cold(&lab.target, &path, IMAGE_BYTES as usize)?;
                 (Some(mounted), path)
             }
         };
@@ -159,11 +169,16 @@ impl Served {
         self.initiator.send(&request.bytes())
     }
 
-    /// A round of requests: sequential and scattered writes, cold reads, now and then a flush and a TRIM.
+    /// A round of requests: sequential and scattered writes, reads of what was written lately, cold reads, now and then a flush and a
+    /// TRIM.
     fn load(&self, round: u64) -> Result<()> {
         let tag = 0x4000_0000 + (round as u32) * 8;
         let last = IMAGE_BYTES / SECTOR as u64 - 64;
-        let scattered = (round * 7919 * 8) % last;
+        let scattered_at = |round: u64| (round * 7919 * 8) % last;
+        let scattered = scattered_at(round);
+        if let Some(before) = round.checked_sub(2) {
+            self.send(ata::READ_EXT, scattered_at(before), 2, &[], tag + 5)?;
+        }
         if round * 2 < OUTSTANDING {
             self.send(ata::WRITE_EXT, scattered, 2, &[7; 2 * SECTOR], tag)?;
             self.send(ata::WRITE_EXT, round * 2, 2, &[8; 2 * SECTOR], tag + 1)?;
@@ -230,7 +245,7 @@ fn forbid_io_uring(lab: &Lab) -> Result<()> {
 /// Hangs the disk in one way while it is busy, and asks the other export throughout.
 fn costs_its_own_export_only(system: System, store: &str, hang: (&str, Hang), threads: bool) -> Result<()> {
     let (what, pick) = hang;
-    let Some(mut served) = Served::new(system, store, threads, what == "reads")? else {
+    let Some(mut served) = Served::new(system, store, threads)? else {
         return Ok(());
     };
     served.healthy_answers(0)?;

@@ -48,12 +48,10 @@ impl Backing {
             }
             _ => None,
         };
-        let file = rustix::fs::open(path, access | flags | OFlags::CLOEXEC, Mode::empty())
-            .map(File::from)
-            .map_err(|error| match error {
-                Errno::INVAL if flags.contains(OFlags::DIRECT) => StoreError::NoDirect(path.clone()),
-                _ => open_error(path, needed, error.into()),
-            })?;
+        let file = open_file(path, access | flags).map_err(|error| match error {
+            Errno::INVAL if flags.contains(OFlags::DIRECT) => StoreError::NoDirect(path.clone()),
+            _ => open_error(path, needed, error.into()),
+        })?;
         let size = Size::of(&file, device);
         let bytes = size
             .ask(&file)
@@ -101,6 +99,17 @@ impl Backing {
             locks_below: Mutex::new(locks_below),
         })
     }
+}
+
+/// Opens so that reads do not note their time, which would wait for the file system's journal; where that is not this process's right
+/// (CAP_FOWNER, or to own the file) as usual.
+fn open_file(path: &Path, flags: OFlags) -> rustix::io::Result<File> {
+    let open = |more| rustix::fs::open(path, flags | more | OFlags::CLOEXEC, Mode::empty());
+    let file = open(OFlags::NOATIME).or_else(|error| match error {
+        Errno::PERM => open(OFlags::empty()),
+        _ => Err(error),
+    });
+    file.map(File::from)
 }
 
 /// Locks the served range, and what leads to the same bytes by another way; the files that come back hold the locks of those.

@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -17,6 +18,8 @@ use crate::tick::Tick;
 
 /// What a device is taken to have if it does not say: the kernel's default.
 const DEFAULT_REQUESTS: u32 = 128;
+/// How often who waits for a whole file looks whether it is there for the taking.
+const LOOK: Duration = Duration::from_micros(100);
 /// How long after an answer a device is believed to answer still, in ticks.
 const PROMPT_TICKS: u32 = 2;
 
@@ -30,8 +33,10 @@ pub(crate) struct Gate {
     users: AtomicU32,
     /// When a request ended last.
     answered: AtomicU32,
-    /// System calls under way that have a whole file to themselves.
+    /// System calls under way that have a whole file to themselves, or wait for that.
     exclusive: AtomicU32,
+    /// Workers in a system call on a file of the device.
+    inside: AtomicU32,
 }
 
 /// As long as it lives, a system call has a whole file of the device to itself.
@@ -44,6 +49,16 @@ impl Drop for Exclusive<'_> {
     }
 }
 
+/// As long as it lives, no system call begins that has a whole file of the device to itself.
+#[derive(Debug)]
+pub(crate) struct Inside(Arc<Gate>);
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Gate {
     /// A gate of a device that has `requests` at a time.
     pub(crate) fn new(requests: u32) -> Gate {
@@ -53,6 +68,7 @@ impl Gate {
             // Long ago: nothing is known.
             answered: AtomicU32::new(Tick::now().0.wrapping_sub(u32::MAX / 4)),
             exclusive: AtomicU32::new(0),
+            inside: AtomicU32::new(0),
         }
     }
 
@@ -99,16 +115,29 @@ impl Gate {
         }
     }
 
-    /// To be held during a hole punch or discard: whoever reads a page in meanwhile waits for it, also with `RWF_NOWAIT`.
+    /// To be held during a hole punch or discard: whoever reads a page in meanwhile waits for it, and of a block device whoever reads
+    /// at all (since Linux 6.15), also with `RWF_NOWAIT`. Waits for what workers have under way; what comes meanwhile goes by other threads.
     pub(crate) fn exclusive(&self) -> Exclusive<'_> {
         self.exclusive.fetch_add(1, Ordering::SeqCst);
-        Exclusive(self)
+        let held = Exclusive(self);
+        while self.inside.load(Ordering::SeqCst) > 0 {
+            std::thread::sleep(LOOK);
+        }
+        held
     }
 
-    /// Whether it answered lately and no file on it is held.
+    /// To be held during a system call of a worker that must not wait, and until io_uring has done what it leaves to the worker's thread.
+    /// `None` while it might have to wait for a hole punch or discard.
+    pub(crate) fn go_inside(self: &Arc<Self>) -> Option<Inside> {
+        // First the own number, then a look at the other's; `exclusive` does it the other way round, so one of the two sees the other.
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        let inside = Inside(Arc::clone(self));
+        (self.exclusive.load(Ordering::SeqCst) == 0).then_some(inside)
+    }
+
+    /// Whether it answered lately.
     pub(crate) fn is_prompt(&self, now: Tick) -> bool {
-        self.exclusive.load(Ordering::SeqCst) == 0
-            && now.since(Tick(self.answered.load(Ordering::Relaxed))) < PROMPT_TICKS
+        now.since(Tick(self.answered.load(Ordering::Relaxed))) < PROMPT_TICKS
     }
 }
 
@@ -168,10 +197,29 @@ mod tests {
             "a worker that is behind"
         );
         assert!(!gate.is_prompt(Tick(now.0.wrapping_add(PROMPT_TICKS))));
+    }
+
+    #[test]
+    fn nobody_is_inside_while_a_file_is_held() {
+        let gate = Arc::new(Gate::new(128));
         let held = gate.exclusive();
-        assert!(!gate.is_prompt(now), "a discard is under way");
+        assert!(gate.go_inside().is_none(), "a discard is under way");
         drop(held);
-        assert!(gate.is_prompt(now));
+        let inside = gate.go_inside().expect("nothing is under way");
+        let (begun, begins) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let held = gate.exclusive();
+                begun.send(gate.inside.load(Ordering::SeqCst)).unwrap();
+                drop(held);
+            });
+            while gate.exclusive.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            assert!(begins.try_recv().is_err(), "a discard began beside a worker");
+            drop(inside);
+            assert_eq!(begins.recv().unwrap(), 0);
+        });
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! A queue's io_uring: transfers go in by the batch, and their ends are seen in memory, without a system call.
 //!
 //! **What keeps a worker from waiting in `io_uring_enter`.** A device is given less than it has requests for ([`Gate`](crate::io::gate::Gate)); what comes
-//! beyond that waits here, together with adjacent transfers. And while a device has not answered for a while, the kernel is
-//! told to submit on a thread of its own (`IOSQE_ASYNC`): reading the file system's tables may then take for ever.
+//! beyond that waits here, together with adjacent transfers. And while a device has not answered for a while, or a hole punch or discard has a
+//! file of it for itself, the kernel is told to submit on a thread of its own (`IOSQE_ASYNC`): reading the file system's tables, or
+//! waiting for the file, may then take for ever.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,6 +16,7 @@ use slab::Slab;
 
 use crate::io::continuation::Pending;
 use crate::io::device_queue::DeviceQueue;
+use crate::io::gate::Inside;
 use crate::io::request::IoRequest;
 use crate::io::transfer::{Direction, Transfer};
 use crate::tick::Tick;
@@ -43,6 +45,9 @@ struct InKernel {
     request: IoRequest,
     /// The buffers of several.
     pieces: Box<[libc::iovec]>,
+    /// Keeps hole punches and discards out while this thread works on it. Not during `io_uring_enter` only: a read of a page that was on
+    /// its way goes on, when that has come, on this thread as well.
+    _inside: Option<Inside>,
 }
 
 // SAFETY: the pointers lead to the request's own buffers, which move with it only by handle; nobody but the kernel uses them.
@@ -193,9 +198,15 @@ impl Ring {
                 .collect(),
         };
         let is_prompt = device.gate.is_prompt(self.now) && !device.is_stuck(self.now);
-        let key = self.requests.insert(InKernel { request, pieces });
+        let inside = is_prompt.then(|| device.gate.go_inside()).flatten();
+        let may_wait = inside.is_none();
+        let key = self.requests.insert(InKernel {
+            request,
+            pieces,
+            _inside: inside,
+        });
         let mut entry = entry(&mut self.requests[key]).user_data(key as u64);
-        if !is_prompt {
+        if may_wait {
             entry = entry.flags(squeue::Flags::ASYNC);
         }
         // SAFETY: the entry's memory belongs to a request that stays in `requests`, its buffers' bytes and their list unmoved and

@@ -13,13 +13,13 @@ use engine::{Extent, SECTOR_BYTES, Token};
 impl Core {
     /// Reads ahead of a sequential reader that is at these pages.
     pub(crate) fn read_ahead(&self, view: &View, residency: &Residency, pages: &RangeInclusive<usize>) {
-        let known = |first, last| residency.was_hot(first, last);
+        let known = |first, last| residency.was_in_memory(first, last);
         let Some(ahead) = self.streams.advance(*pages.start(), *pages.end(), known) else {
             return;
         };
         let (first, last) = (ahead.start as usize, ahead.end as usize - 1);
         let bytes = view.mapping.bytes_of(first).start..view.mapping.bytes_of(last).end;
-        if bytes.is_empty() || residency.was_hot(first, last) {
+        if bytes.is_empty() || residency.was_in_memory(first, last) {
             return;
         }
         let start = self.backing.position(0);
@@ -42,7 +42,7 @@ impl Core {
         let mut needed = [*pages.start(), *pages.end()].into_iter().filter(|page| {
             let bytes = view.mapping.bytes_of(*page);
             let covered = written.start <= bytes.start as u64 && bytes.end as u64 <= written.end;
-            !covered && !residency.was_hot(*page, *page)
+            !covered && !residency.was_in_memory(*page, *page)
         });
         let first = needed.next()?;
         let last = needed.next().unwrap_or(first);

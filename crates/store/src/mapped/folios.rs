@@ -43,7 +43,7 @@ pub(crate) fn settle(
         }
         // What is not in memory yet comes in small folios.
         let (mapping, _) = core.mapped();
-        let in_memory = pages_of(mapping, block).any(|page| residency.was_hot(page, page));
+        let in_memory = pages_of(mapping, block).any(|page| residency.was_in_memory(page, page));
         if !in_memory {
             residency.set_settled(block);
         }
@@ -67,7 +67,7 @@ fn look_and_change(core: &Core, block: usize) {
     let (mapping, Some(residency)) = core.mapped() else {
         return;
     };
-    let resident = || pages_of(mapping, block).filter(|page| residency.was_hot(*page, *page));
+    let resident = || pages_of(mapping, block).filter(|page| residency.was_in_memory(*page, *page));
     let stride = (resident().count() / SAMPLES).max(1);
     if resident()
         .step_by(stride)

@@ -41,8 +41,12 @@ impl View {
         self.note_existing(*pages.start(), *pages.end());
     }
 
-    /// These bytes were given back: the pages that lie in them whole exist no more.
+    /// These bytes were given back: the pages that lie in them whole exist no more, nor in memory.
     pub(super) fn forget(&self, bytes: Range<usize>) {
+        let bytes = bytes.start..bytes.end.min(self.mapping.len());
+        if let Some(residency) = self.residency.as_ref().filter(|_| !bytes.is_empty()) {
+            residency.forget_pages(&self.mapping.pages_of(bytes.clone()));
+        }
         let Some(existing) = self.existing.as_ref().filter(|_| !bytes.is_empty()) else {
             return;
         };

@@ -127,11 +127,12 @@ impl Mapping {
         epoch.is_multiple_of(2) && self.epoch() == epoch
     }
 
-    /// Maps the file again after a fault, if no other fault comes in between.
+    /// Maps the file again after a fault, if no other fault comes in between. `forget` is to forget what is known of its pages in the
+    /// page table, before the mapping counts as whole again.
     ///
     /// # Errors
     /// Of mmap.
-    pub(crate) fn mend(&self) -> io::Result<()> {
+    pub(crate) fn mend(&self, forget: impl FnOnce()) -> io::Result<()> {
         let Some(watched) = &self.file else { return Ok(()) };
         let total = self.total;
         watched.guard.mend(|| {
@@ -150,6 +151,7 @@ impl Mapping {
             };
             debug_assert_eq!(base, self.base.as_ptr().cast());
             self.advise_random();
+            forget();
             Ok(())
         })
     }

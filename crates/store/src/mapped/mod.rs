@@ -5,6 +5,7 @@
 
 mod changing;
 mod cold;
+mod entering;
 mod folios;
 mod holes;
 pub(crate) mod mmap;
@@ -13,6 +14,7 @@ pub(crate) mod residency;
 pub(crate) mod sigbus;
 mod streams;
 mod views;
+mod wanted;
 mod warmup;
 pub(crate) mod writer;
 
@@ -20,7 +22,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use self::views::{Core, Found, View, extent_bytes};
+use self::views::{Core, extent_bytes};
 use self::writer::{Cache, Writer};
 use crate::backing::Backing;
 use crate::commit::machine::Epoch;
@@ -143,40 +145,23 @@ impl Store<CompletionQueue> for MappedStore {
     ) -> Result<Step, Fault> {
         let core = &self.core;
         core.backing.check(extent, FaultKind::Read)?;
-        let mut found = core.find(queue.tick(), extent);
-        if let Found::Unsure(view, residency, pages) = found {
-            core.read_ahead(view, residency, &pages);
-            if !residency.look(&view.mapping, &pages, queue.tick()) {
-                core.cold.fetch_add(1, Ordering::Relaxed);
-                ColdRead::start(queue, core, token, extent);
-                return Ok(Step::Later);
-            }
-            found = core.find(queue.tick(), extent);
-        }
-        match found {
-            Found::Hot(view, ..)
-                if view.residency.is_some() && core.backing.device().is_stuck(queue.tick()) =>
-            {
-                if core.read_nowait(extent, into) {
-                    return Ok(Step::Done);
-                }
-            }
-            Found::Hot(view, ..) if view.may_have_hole(extent) => {
-                if core.read_around_holes(view, extent, into) {
-                    return Ok(Step::Done);
-                }
-            }
-            Found::Hot(view, at, epoch) => {
-                view.mapping.read(at, into);
-                if view.mapping.intact(epoch) {
-                    return Ok(Step::Done);
-                }
+        let is_read = match core.find(extent) {
+            None => {
                 core.recover_later();
+                false
             }
-            Found::Broken => core.recover_later(),
-            Found::Unsure(..) => {}
+            Some((view, epoch)) => match &view.residency {
+                Some(residency) if !core.may_touch(residency, view, extent, queue.tick()) => {
+                    core.read_untouched((view, epoch), residency, extent, queue.tick(), into)
+                }
+                None if view.may_have_hole(extent) => core.read_around_holes(view, extent, into),
+                _ => core.copy(view, epoch, extent, into),
+            },
+        };
+        if is_read {
+            return Ok(Step::Done);
         }
-        // By a system call, which says what is wrong.
+        // By a system call that may wait, which also says what is wrong.
         ColdRead::start(queue, core, token, extent);
         Ok(Step::Later)
     }
@@ -194,54 +179,32 @@ impl Store<CompletionQueue> for MappedStore {
         // Before the data: a failure from here on takes it down.
         let entered = self.committer.enter(extent.lba)?;
         let core = &self.core;
-        match core.find(queue.tick(), extent) {
-            Found::Hot(
-                view @ View {
-                    mapping,
-                    residency: None,
-                    ..
-                },
-                at,
-                epoch,
-            ) => {
-                mapping.write(at, from);
-                if mapping.intact(epoch) {
-                    view.note_written(extent);
-                    return self.written(queue, token, extent, durability, entered);
-                }
-                // Again, for what may have gone into a page that is not the file's.
-                core.recover_later();
-                return self.write_later(queue, token, extent, from, durability);
+        let Some((view, epoch)) = core.find(extent) else {
+            core.recover_later();
+            return self.write_later(queue, token, extent, from, durability);
+        };
+        let Some(residency) = &view.residency else {
+            view.mapping.write(extent_bytes(extent).start, from);
+            if view.mapping.intact(epoch) {
+                view.note_written(extent);
+                return self.written(queue, token, extent, durability, entered);
             }
-            Found::Hot(
-                View {
-                    mapping,
-                    residency: Some(residency),
-                    ..
-                },
-                ..,
-            ) => {
-                let pages = mapping.pages_of(extent_bytes(extent));
-                if core.settle(queue, token, residency, &pages) {
-                    return Ok(Step::Later);
-                }
-            }
-            Found::Unsure(view, residency, pages) => {
-                let hot = residency.look(&view.mapping, &pages, queue.tick());
-                if core.settle(queue, token, residency, &pages) {
-                    return Ok(Step::Later);
-                }
-                if !hot {
-                    core.cold.fetch_add(1, Ordering::Relaxed);
-                    if let Some(warm) = core.to_warm(view, residency, &pages, extent) {
-                        Warm::start(queue, core, token, warm);
-                        return Ok(Step::Later);
-                    }
-                }
-            }
-            Found::Broken => {
-                core.recover_later();
-                return self.write_later(queue, token, extent, from, durability);
+            // Again, for what may have gone into a page that is not the file's.
+            core.recover_later();
+            return self.write_later(queue, token, extent, from, durability);
+        };
+        let pages = view.mapping.pages_of(extent_bytes(extent));
+        let hot = residency.is_in_memory(&pages, queue.tick())
+            || residency.look(&view.mapping, &pages, queue.tick());
+        if core.settle(queue, token, residency, &pages) {
+            return Ok(Step::Later);
+        }
+        if !hot {
+            core.cold.fetch_add(1, Ordering::Relaxed);
+            if let Some(warm) = core.to_warm(view, residency, &pages, extent) {
+                residency.note_absent(&pages);
+                Warm::start(queue, core, token, warm);
+                return Ok(Step::Later);
             }
         }
         self.write_to_cache(queue, token, extent, from, durability, entered)

@@ -43,7 +43,10 @@ impl PageSet {
     /// Takes pages `first..=last` out, of which some may lie beyond the end.
     pub(crate) fn remove(&self, first: usize, last: usize) {
         for (word, mask) in words(first, last) {
-            if let Some(word) = self.words.get(word) {
+            // A look first: a word that nobody has written takes no memory.
+            if let Some(word) = self.words.get(word)
+                && word.load(Relaxed) & mask != 0
+            {
                 word.fetch_and(!mask, Relaxed);
             }
         }
@@ -57,6 +60,18 @@ impl PageSet {
                 .fold(0u64, |bits, bit| bits | 1 << bit);
             self.words[word].fetch_and(!mask | bits, Relaxed);
             self.words[word].fetch_or(bits, Relaxed);
+        }
+    }
+
+    /// Takes those of the pages `first..=last` out for which `stays` says no.
+    pub(crate) fn retain(&self, first: usize, last: usize, stays: impl Fn(usize) -> bool) {
+        for (word, mask) in words(first, last) {
+            let gone = (0..WORD_PAGES)
+                .filter(|bit| mask >> bit & 1 == 1 && !stays(word * WORD_PAGES + bit))
+                .fold(0u64, |bits, bit| bits | 1 << bit);
+            if self.words[word].load(Relaxed) & gone != 0 {
+                self.words[word].fetch_and(!gone, Relaxed);
+            }
         }
     }
 }
@@ -108,6 +123,17 @@ mod tests {
             set.insert(0, 199);
             set.assign(first, last, |page| page % 3 == 0);
             let expected = (0..200).filter(|page| !(first..=last).contains(page) || page % 3 == 0);
+            assert_eq!(pages(&set), expected.collect::<Vec<_>>(), "{first}..={last}");
+        }
+    }
+
+    #[test]
+    fn what_is_retained_was_there_before() {
+        for (first, last) in SPANS {
+            let set = PageSet::new(200);
+            set.insert(1, 150);
+            set.retain(first, last, |page| page % 3 == 0);
+            let expected = (1..=150).filter(|page| !(first..=last).contains(page) || page % 3 == 0);
             assert_eq!(pages(&set), expected.collect::<Vec<_>>(), "{first}..={last}");
         }
     }

@@ -1,7 +1,7 @@
 //! The mappings of the file, kept in step with it: grown with it, mended after a fault, passed by while broken.
 
 use std::io;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -17,10 +17,10 @@ use crate::mapped::mmap::Mapping;
 use crate::mapped::page_set::PageSet;
 use crate::mapped::residency::Residency;
 use crate::mapped::streams::Streams;
+use crate::mapped::wanted::Wanted;
 use crate::mapped::writer::Cache;
 use crate::options::StoreError;
 use crate::pages::Pages;
-use crate::tick::Tick;
 use engine::{Extent, Fault, SECTOR_BYTES};
 
 /// Each further mapping is at least twice as long as the last, so this suffices for ever.
@@ -44,6 +44,7 @@ pub(crate) struct Core {
     growing: Mutex<()>,
     pub(crate) streams: Streams,
     pub(crate) changing: Changing,
+    pub(crate) wanted: Wanted,
     mended: Mutex<Option<Instant>>,
     pub(crate) slow: AtomicU64,
     pub(crate) cold: AtomicU64,
@@ -104,6 +105,7 @@ impl Core {
             growing: Mutex::new(()),
             streams: Streams::default(),
             changing: Changing::default(),
+            wanted: Wanted::default(),
             mended: Mutex::new(None),
             slow: AtomicU64::new(0),
             cold: AtomicU64::new(0),
@@ -137,31 +139,23 @@ impl Core {
             .expect("a view is set before its number is published")
     }
 
-    /// The newest view, if its pages for the extent are in memory and the file's own; with the epoch for
-    /// [`Mapping::intact`] and the place in the mapping.
+    /// The newest view, if it has all of the extent; with the epoch for [`Mapping::intact`]. `None`: it cannot be trusted now.
     #[inline]
-    pub(crate) fn find(&self, now: Tick, extent: Extent) -> Found<'_> {
+    pub(crate) fn find(&self, extent: Extent) -> Option<(&View, u64)> {
         let view = self.view();
-        let mapping = &view.mapping;
-        let epoch = mapping.epoch();
+        let epoch = view.mapping.epoch();
         let end = extent.end() * SECTOR_BYTES;
-        if epoch % 2 == 1 || end > self.present.load(Ordering::Relaxed) || end > mapping.len() as u64 {
-            return Found::Broken;
-        }
-        if let Some(residency) = &view.residency {
-            let pages = mapping.pages_of(extent_bytes(extent));
-            if !residency.is_hot(*pages.start(), *pages.end(), now) {
-                return Found::Unsure(view, residency, pages);
-            }
-        }
-        Found::Hot(view, extent_bytes(extent).start, epoch)
+        let is_whole = epoch.is_multiple_of(2)
+            && end <= self.present.load(Ordering::Relaxed)
+            && end <= view.mapping.len() as u64;
+        is_whole.then_some((view, epoch))
     }
 
-    /// On the worker, which does not wait: from the page cache by a system call, for as long as the disk seems to hang. To touch
-    /// a page could mean to wait for it there. False: it is not all there.
-    #[cold]
+    /// On the worker, which does not wait: from the page cache by a system call. False: it is not all there, or a hole punch or
+    /// discard has the file for itself.
     pub(crate) fn read_nowait(&self, extent: Extent, into: &mut [&mut [u8]]) -> bool {
-        self.backing.read_nowait(extent, into)
+        let inside = self.backing.device().gate.go_inside();
+        inside.is_some() && self.backing.read_nowait(extent, into)
     }
 
     /// On the worker, where the file system can be asked not to wait: by pwrite, since a write through the mapping costs
@@ -204,7 +198,8 @@ impl Core {
             self.present.store(present, Ordering::Relaxed);
         }
         for view in self.views.iter().map_while(OnceLock::get) {
-            if let Err(error) = view.mapping.mend() {
+            let forget = || view.residency.iter().for_each(Residency::forget_all);
+            if let Err(error) = view.mapping.mend(forget) {
                 tracing::warn!(
                     "{}: mapping again after a fault: {error}",
                     self.backing.path().display()
@@ -243,16 +238,6 @@ pub(crate) fn extent_bytes(extent: Extent) -> Range<usize> {
     (extent.lba * SECTOR_BYTES) as usize..(extent.end() * SECTOR_BYTES) as usize
 }
 
-/// What [`Core::find`] finds.
-pub(crate) enum Found<'a> {
-    /// Copy, from this byte of the mapping, and compare the epoch afterwards.
-    Hot(&'a View, usize, u64),
-    /// Pages that may not be in memory.
-    Unsure(&'a View, &'a Residency, RangeInclusive<usize>),
-    /// The mapping cannot be trusted now.
-    Broken,
-}
-
 impl Cache for Core {
     fn write(&self, extent: Extent, pieces: &[&[u8]]) -> Result<(), Fault> {
         let device = self.backing.device();
@@ -285,6 +270,8 @@ impl Pages for Core {
     }
 
     fn gone(&self, extent: Extent) {
-        self.view().forget(extent_bytes(extent));
+        for view in self.views.iter().map_while(OnceLock::get) {
+            view.forget(extent_bytes(extent));
+        }
     }
 }

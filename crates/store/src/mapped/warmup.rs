@@ -115,14 +115,7 @@ mod tests {
 
     use crate::open::open;
     use crate::options::{StoreKind, StoreOptions};
-
-    /// Bytes of the process's mapping of `path` that are in the page table.
-    fn mapped_bytes(path: &str) -> u64 {
-        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let mut lines = smaps.lines().skip_while(|line| !line.ends_with(path));
-        let rss = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
-        rss.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-    }
+    use crate::tests::mapped_bytes;
 
     #[test]
     fn what_is_there_is_entered_and_holes_stay_holes() {

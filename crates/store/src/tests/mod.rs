@@ -34,6 +34,14 @@ fn image(path: &Path, sectors: u64) -> File {
     file
 }
 
+/// Bytes of the process's mapping of `path` that are in the page table.
+pub(crate) fn mapped_bytes(path: &str) -> u64 {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut lines = smaps.lines().skip_while(|line| !line.ends_with(path));
+    let rss = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    rss.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
 /// Why a program that sets something up for a test could not.
 fn why_not(output: &std::process::Output) -> &str {
     if !rustix::process::geteuid().is_root() {

@@ -108,6 +108,7 @@ impl CompletionQueue {
                 let (returns, device) = (self.returns.clone(), Arc::clone(&pending.device));
                 device.pool.run(move || {
                     let mut pending = pending;
+                    pending.begins();
                     pending.transfer.run();
                     returns.push(pending);
                 });

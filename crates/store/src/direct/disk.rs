@@ -54,6 +54,16 @@ pub(crate) struct Stamp {
     pub(crate) entered: Epoch,
 }
 
+impl Stamp {
+    /// The write begins to enter only now: what failed while it waited has not taken it down. While no writes are taken the old stamp
+    /// stays, with which it is refused.
+    pub(crate) fn renew(&mut self, committer: &Committer, extent: Extent) {
+        if let Ok(entered) = committer.enter(extent.lba) {
+            self.entered = entered;
+        }
+    }
+}
+
 /// The file and how to get at it.
 #[derive(Debug)]
 pub(crate) struct Disk {

@@ -82,6 +82,14 @@ impl DirectStore {
         Ok(DirectStore { core: Arc::new(core) })
     }
 
+    /// Has another committer answer for what is written, and gives the disk.
+    #[cfg(test)]
+    pub(crate) fn commit_by(&mut self, committer: &Arc<Committer>) -> &Arc<Disk> {
+        let core = Arc::get_mut(&mut self.core).expect("nothing has been written yet");
+        core.committer = Arc::clone(committer);
+        &self.core.disk
+    }
+
     fn check(&self, extent: Extent, kind: FaultKind) -> Result<(), Fault> {
         let backing = &self.core.disk.backing;
         backing.check(extent, kind)?;
@@ -139,6 +147,10 @@ struct WholeWrite {
 }
 
 impl Continuation for WholeWrite {
+    fn begins(&mut self) {
+        self.stamp.renew(&self.core.committer, self.extent);
+    }
+
     fn ended(self: Box<Self>, transfer: Transfer) -> Next {
         match self.core.disk.write_fault(&transfer, self.extent) {
             Some(fault) => Next::Done(Completion {

@@ -96,10 +96,9 @@ impl PartialWrite {
     }
 
     fn write(mut self: Box<Self>, read: Transfer) -> Next {
-        // Stamped anew: only now it enters the medium's cache.
-        match self.core.committer.enter(self.extent.lba) {
-            Ok(entered) => self.stamp.entered = entered,
-            Err(fault) => return self.finish(Some(fault)),
+        // Refused by now, perhaps.
+        if let Err(fault) = self.core.committer.enter(self.extent.lba) {
+            return self.finish(Some(fault));
         }
         let disk = &self.core.disk;
         let lead = (disk.backing.position(self.extent.lba) - read.position) as usize;
@@ -126,6 +125,12 @@ impl PartialWrite {
 }
 
 impl Continuation for PartialWrite {
+    fn begins(&mut self) {
+        if self.stage == Stage::Writing {
+            self.stamp.renew(&self.core.committer, self.extent);
+        }
+    }
+
     fn ended(self: Box<Self>, transfer: Transfer) -> Next {
         match self.stage {
             Stage::Taking(held) => self.take(transfer, held),

@@ -22,6 +22,10 @@ pub(crate) enum Next {
 
 /// Who is asked when a transfer has ended: on the queue that started it.
 pub(crate) trait Continuation: Send + std::fmt::Debug {
+    /// The transfer begins now: until then it waited for its turn. By whoever carries it out, which may be another thread. Told again
+    /// where nothing of it was done and all of it is done anew.
+    fn begins(&mut self) {}
+
     /// How the operation goes on.
     fn ended(self: Box<Self>, transfer: Transfer) -> Next;
 }
@@ -32,4 +36,13 @@ pub(crate) struct Pending {
     pub(crate) device: Arc<Device>,
     pub(crate) transfer: Transfer,
     pub(crate) continuation: Box<dyn Continuation>,
+}
+
+impl Pending {
+    /// The transfer, or what is left of it, is handed over now.
+    pub(crate) fn begins(&mut self) {
+        if self.transfer.done == 0 {
+            self.continuation.begins();
+        }
+    }
 }

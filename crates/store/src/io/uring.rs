@@ -190,6 +190,7 @@ impl Ring {
 
     fn push(&mut self, mut request: IoRequest) {
         let device = Arc::clone(&request.pieces[0].device);
+        request.pieces.iter_mut().for_each(Pending::begins);
         let pieces = match &mut request.pieces[..] {
             [_] => Box::default(),
             several => several

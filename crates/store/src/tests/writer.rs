@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::commit::{Fake, committer, ends, submit};
 use super::faults::patiently;
-use crate::commit::{Committer, Task};
+use crate::commit::{Committer, Losses, Task};
 use crate::completion_queue::CompletionQueue;
+use crate::direct::DirectStore;
 use crate::mapped::writer::{Cache, Writer};
-use engine::{Completions as _, Durability, Extent, Fault};
+use crate::options::{StoreKind, StoreOptions};
+use engine::{Completions as _, Durability, Event, Extent, Fault, Step, Store as _};
 
 /// A page cache that takes a write when the test lets it.
 #[derive(Debug)]
@@ -119,4 +121,57 @@ fn after_a_loss_nothing_that_waits_enters_the_cache() {
     setup.open.send(()).unwrap();
     assert_eq!(ends(&mut setup.queue, 2), [(2, false), (3, false)]);
     assert_eq!(setup.slow.begun.load(SeqCst), 2, "the third never began");
+}
+
+/// The same of the direct store: a write enters when it is handed to the kernel, not when it is queued.
+#[test]
+fn a_failure_does_not_take_down_direct_writes_that_still_waited() {
+    for (mut queue, block) in [
+        (CompletionQueue::new().unwrap(), 512),
+        (CompletionQueue::without_uring().unwrap(), 512),
+        (CompletionQueue::new().unwrap(), 4096),
+    ] {
+        let directory = tempfile::tempdir_in(".").unwrap();
+        let path = directory.path().join("image");
+        super::image(&path, 1024);
+        let (fake, committer) = committer(0, Duration::from_secs(60));
+        let options = StoreOptions::new(StoreKind::Direct, &path);
+        let mut store = DirectStore::open_with_block(&options, Losses::default(), block).unwrap();
+        let disk = Arc::clone(store.commit_by(&committer));
+        // Whatever carries the writes out has no time for them: a ring is not entered, threads are busy.
+        let gates: Vec<Sender<()>> = (0..64)
+            .map(|_| {
+                let (open, gate) = channel();
+                disk.backing.device().pool.run(move || {
+                    let _ = gate.recv();
+                });
+                open
+            })
+            .collect();
+        for (token, durability) in [(1, Durability::WriteBack), (2, Durability::Durable)] {
+            let extent = Extent {
+                lba: token * 64,
+                count: 1,
+            };
+            let step = store.write(&mut queue, token, extent, &[&[7; 512]], durability);
+            assert!(matches!(step, Ok(Step::Later)), "{step:?}");
+        }
+        let mut other = CompletionQueue::new().unwrap();
+        fake.errno.store(libc::EIO, SeqCst);
+        submit(&committer, &other, 9, Task::Flush);
+        assert_eq!(ends(&mut other, 1), [(9, false)]);
+        fake.errno.store(0, SeqCst);
+        drop(gates);
+        let mut told = Vec::new();
+        patiently("they end", || {
+            queue.submit(Instant::now());
+            while let Some(completion) = queue.next() {
+                let is_good = matches!(completion.event, Event::Finished(Ok(_)));
+                told.push((completion.token, is_good));
+            }
+            told.len() == 2
+        });
+        told.sort_unstable();
+        assert_eq!(told, [(1, true), (2, true)], "blocks of {block} bytes");
+    }
 }

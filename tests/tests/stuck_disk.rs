@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use disks::{Disk, Switches};
-use lab::faulty_export::{Mounted, STORES, cold};
+use lab::faulty_export::{Mounted, STORES, cold, sparse};
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::{Need, find, skip};
@@ -42,19 +42,7 @@ struct System {
     kind: Option<&'static str>,
     make: &'static [&'static str],
     options: &'static str,
-    /// The same for the direct store, whose writes note their time in the journal unless the file system does that lazily
-    /// (docs/architecture.md, "Who waits for a disk").
-    direct_options: &'static str,
     mib: usize,
-}
-
-impl System {
-    fn options(&self, store: &str) -> &'static str {
-        match store {
-            "direct" => self.direct_options,
-            _ => self.options,
-        }
-    }
 }
 
 const SYSTEMS: [System; 2] = [
@@ -62,14 +50,12 @@ const SYSTEMS: [System; 2] = [
         kind: None,
         make: &[],
         options: "",
-        direct_options: "",
         mib: 16,
     },
     System {
         kind: Some("ext4"),
         make: &["mkfs.ext4", "-q", "-F"],
         options: "commit=1",
-        direct_options: "commit=1,lazytime",
         mib: 64,
     },
 ];
@@ -106,9 +92,10 @@ impl Drop for Served {
 impl Served {
     /// `None`: the file system cannot be made here.
     ///
-    /// The image is on the disk and not in memory. So pages are read in while the disk works, written to, and met again when they are
-    /// locked for write-back to a disk that has stopped.
-    fn new(system: System, store: &str, threads: bool) -> Result<Option<Served>> {
+    /// A cold image is on the disk and not in memory: pages are read in while the disk works, written to, and met again when they are
+    /// locked for write-back to a disk that has stopped. For the direct store it is sparse where reads do not hang: writes to what is allocated
+    /// note their time in the file system's journal, which a worker can still wait for (docs/architecture.md, "Who waits for a disk").
+    fn new(system: System, store: &str, threads: bool, is_cold: bool) -> Result<Option<Served>> {
         if let [program, ..] = system.make
             && find(program).is_none()
         {
@@ -124,9 +111,13 @@ impl Served {
                 let mut make = Command::new(system.make[0]);
                 make.args(&system.make[1..]).arg(&device);
                 lab.target.output(make)?;
-                let mounted = Mounted::new(&lab.target, &device, kind, system.options(store))?;
+                let mounted = Mounted::new(&lab.target, &device, kind, system.options)?;
                 let path = mounted.path("image");
-                cold(&lab.target, &path, IMAGE_BYTES as usize)?;
+                if is_cold {
+                    cold(&lab.target, &path, IMAGE_BYTES as usize)?;
+                } else {
+                    sparse(&lab.target, &path, IMAGE_BYTES)?;
+                }
                 (Some(mounted), path)
             }
         };
@@ -245,7 +236,7 @@ fn forbid_io_uring(lab: &Lab) -> Result<()> {
 /// Hangs the disk in one way while it is busy, and asks the other export throughout.
 fn costs_its_own_export_only(system: System, store: &str, hang: (&str, Hang), threads: bool) -> Result<()> {
     let (what, pick) = hang;
-    let Some(mut served) = Served::new(system, store, threads)? else {
+    let Some(mut served) = Served::new(system, store, threads, what == "reads" || store == "mmap")? else {
         return Ok(());
     };
     served.healthy_answers(0)?;

@@ -90,8 +90,8 @@ impl Observer for Reporter {
     }
 
     fn fault(&self, address: Address, fault: &Fault) {
-        if self.faults.happened(fault.kind).is_some() {
-            warn!("{address}: {fault}");
+        if let Some(count) = self.faults.happened(fault.kind) {
+            warn!("{address}: {fault} ({count} such faults since the last report)");
         }
     }
 }

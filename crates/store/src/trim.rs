@@ -74,8 +74,9 @@ impl<O: Pages + 'static> Trim<O> {
         let entered = *self.entered.get_or_insert(now);
         if let Some(piece) = self.pieces.pop_front() {
             let backing = self.owner.backing();
+            // Before it as well: the pages go at its beginning, and whoever reads one in waits for its end.
             backing
-                .punch(piece)
+                .punch(piece, || self.owner.gone(piece))
                 .map_err(|error| backing.fault(FaultKind::Write, piece.lba, error))?;
             self.owner.gone(piece);
         }

@@ -26,15 +26,16 @@ impl Backing {
     }
 
     /// Gives an extent's space back; it reads as zeros afterwards. A medium discards whole blocks only: the parts of blocks at the
-    /// ends are written with zeros.
+    /// ends are written with zeros. `begins` is called when no worker is in a system call on the device any more.
     ///
     /// # Errors
     /// Of fallocate or pwrite.
-    pub(crate) fn punch(&self, extent: Extent) -> io::Result<()> {
+    pub(crate) fn punch(&self, extent: Extent, begins: impl FnOnce()) -> io::Result<()> {
         let (start, end) = (self.position(extent.lba), self.position(extent.end()));
         let first = start.next_multiple_of(self.block).min(end);
         let last = (end - end % self.block).max(first);
         let _held = self.disk.gate.exclusive();
+        begins();
         self.write_zeros(start, first)?;
         if first < last {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;

@@ -18,8 +18,8 @@ use crate::tick::Tick;
 
 /// What a device is taken to have if it does not say: the kernel's default.
 const DEFAULT_REQUESTS: u32 = 128;
-/// How often who waits for a whole file looks whether it is there for the taking.
-const LOOK: Duration = Duration::from_micros(100);
+/// How long who waits for a whole file sleeps until it looks again: at first, and at most, as when a disk hangs.
+const LOOK: [Duration; 2] = [Duration::from_micros(100), Duration::from_millis(50)];
 /// How long after an answer a device is believed to answer still, in ticks.
 const PROMPT_TICKS: u32 = 2;
 
@@ -120,8 +120,10 @@ impl Gate {
     pub(crate) fn exclusive(&self) -> Exclusive<'_> {
         self.exclusive.fetch_add(1, Ordering::SeqCst);
         let held = Exclusive(self);
+        let [mut pause, longest] = LOOK;
         while self.inside.load(Ordering::SeqCst) > 0 {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(longest);
         }
         held
     }

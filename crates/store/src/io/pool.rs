@@ -58,29 +58,39 @@ impl Pool {
 
     /// Lets a thread run `job`, after those that came before it.
     pub(crate) fn run(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) {
+        if let Err(job) = self.offer(Box::new(job)) {
+            // None at all: then this one has to wait for the disk.
+            job();
+        }
+    }
+
+    /// The same for what need not be done. False: no thread can be had, and nobody does it.
+    pub(crate) fn try_run(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) -> bool {
+        self.offer(Box::new(job)).is_ok()
+    }
+
+    /// Gives the job back if there is no thread, and none can be had.
+    fn offer(self: &Arc<Self>, job: Job) -> Result<(), Job> {
         let mut state = self.state.lock();
-        state.jobs.push_back(Box::new(job));
-        if state.idle >= state.jobs.len() || state.threads == THREADS {
-            self.work.notify_one();
-            return;
-        }
-        let pool = Arc::clone(self);
-        let started = std::thread::Builder::new()
-            .name(format!("disk {}", self.name))
-            .spawn(move || pool.work());
-        match started {
-            Ok(_) => state.threads += 1,
-            Err(error) if state.threads > 0 => {
-                tracing::debug!("no further thread for the disk of {}: {error}", self.name);
-            }
-            Err(error) => {
-                // None at all: then this one has to wait for the disk.
-                tracing::warn!("no thread for the disk of {}: {error}", self.name);
-                let jobs = std::mem::take(&mut state.jobs);
-                drop(state);
-                jobs.into_iter().for_each(|job| job());
+        if state.idle <= state.jobs.len() && state.threads < THREADS {
+            let pool = Arc::clone(self);
+            let started = std::thread::Builder::new()
+                .name(format!("disk {}", self.name))
+                .spawn(move || pool.work());
+            match started {
+                Ok(_) => state.threads += 1,
+                Err(error) if state.threads > 0 => {
+                    tracing::debug!("no further thread for the disk of {}: {error}", self.name);
+                }
+                Err(error) => {
+                    tracing::warn!("no thread for the disk of {}: {error}", self.name);
+                    return Err(job);
+                }
             }
         }
+        state.jobs.push_back(job);
+        self.work.notify_one();
+        Ok(())
     }
 
     /// Waits until no job is left. Jobs hold the file, and with it the lock on it.

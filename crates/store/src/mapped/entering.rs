@@ -80,12 +80,19 @@ impl Core {
     fn enter_later(self: &Arc<Self>, window: usize) {
         if self.wanted.add(window) {
             let core = Arc::downgrade(self);
-            self.backing.device().pool.run(move || enter(&core));
+            let begun = self.backing.device().pool.try_run(move || enter(&core));
+            if !begun {
+                self.wanted.give_up();
+            }
         }
     }
 
-    /// Touches what is in memory of a window. Waits for the disk, if it must.
+    /// Touches what is in memory of a window. Waits for the disk, if it must. Not during a hole punch or discard, which would find pages
+    /// entered that it has taken away: whoever reads there wants them again.
     fn enter_window(&self, window: usize) {
+        let Some(_inside) = self.backing.device().gate.go_inside() else {
+            return;
+        };
         let view = self.view();
         let Some(residency) = &view.residency else { return };
         residency.enter(window, |page| {
@@ -198,6 +205,25 @@ mod tests {
         drop(gates);
         wait_until_entered(&store, &mut driver);
         assert!(mapped(&path) > 0);
+    }
+
+    #[test]
+    fn nothing_is_entered_during_a_hole_punch() {
+        let (_directory, _path, store, mut driver) = image();
+        wait_until_entered(&store, &mut driver);
+        let (core, tick) = (&store.core, driver.queue.tick());
+        let view = core.view();
+        let residency = view.residency.as_ref().expect("not a file in memory");
+        let held = core.backing.device().gate.exclusive();
+        crate::pages::Pages::gone(&**core, FIRST);
+        assert!(!may_touch(&store, &driver), "it begins");
+        // Till the hole is there the pages seem to be in memory.
+        assert!(residency.look(&view.mapping, &view.mapping.pages_of(extent_bytes(FIRST)), tick));
+        core.enter_window(0);
+        assert!(!may_touch(&store, &driver));
+        drop(held);
+        core.enter_window(0);
+        assert!(may_touch(&store, &driver));
     }
 
     #[test]

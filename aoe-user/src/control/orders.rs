@@ -8,6 +8,7 @@ use super::plan::{ExportStatus, State};
 use super::state::StateKey;
 use super::state::operator::Action;
 use super::supervisor::{Event, Supervisor};
+use crate::config::ExportConfig;
 
 /// How often `xblade state` is listened to.
 const OPERATOR_PACE: Duration = Duration::from_secs(2);
@@ -65,8 +66,8 @@ impl Supervisor {
                         state.obey_in_service(&key, &action, &served.export, keeper);
                     }
                     Way::InDirectory => {
-                        state.obey_request(&key);
-                        obeyed.push(key);
+                        let done = state.obey_request(&key);
+                        obeyed.extend(done.map(|action| (key, action)));
                     }
                     Way::Later => {}
                     Way::Refused(reason) => state.refuse(&key, reason),
@@ -78,9 +79,16 @@ impl Supervisor {
     }
 
     /// What was decided may be what an export waited for.
-    pub(super) fn obeyed(&mut self, keys: &[StateKey], now: Instant) {
-        self.plan
-            .try_again(|config| keys.contains(&StateKey::from(config)), now);
+    pub(super) fn obeyed(&mut self, done: &[(StateKey, Action)], now: Instant) {
+        let is_meant = |config: &ExportConfig| done.iter().any(|(key, _)| *key == StateKey::from(config));
+        self.plan.try_again(is_meant, now);
+        for served in self.exports.values() {
+            let key = StateKey::from(&*served.config);
+            if done.contains(&(key, Action::AcceptLostWrites)) {
+                // It was being opened meanwhile, with the loss.
+                served.export.store().accept_lost_writes();
+            }
+        }
     }
 
     fn way(&self, key: &StateKey, status: &[ExportStatus]) -> Way {
@@ -105,5 +113,54 @@ impl Supervisor {
             }
         }
         way
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::lists::Made;
+    use crate::control::open::{self, StateKeys};
+    use crate::control::plan::ExportId;
+    use crate::control::state::operator::{Parts, ask};
+    use crate::control::state::{Before, StateDir};
+
+    const CLEAR: Action = Action::Clear(Parts::ALL);
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn what_was_heard_twice_is_carried_out_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let image = temp.path().join("image");
+        std::fs::write(&image, [0; 4096]).unwrap();
+        let config = Arc::new(ExportConfig::new(1, 1, image));
+        let key = StateKey::from(&*config);
+        let state = StateDir::open(&temp.path().join("state"), Before::Unknown).unwrap();
+        let lists = Made::default().of(&config.allow);
+        let keys = Arc::new(StateKeys::new(vec![key.clone()]));
+        let kept = Some((Arc::clone(&state), keys));
+        let served = open::open(ExportId(1), 1, config, lists, kept, None, &Arc::default()).unwrap();
+        let set = |text: &str| {
+            let change = |kept: &mut crate::target::Persistent| kept.string = text.into();
+            served.export.change_persistent(change, |_| {}).unwrap();
+        };
+        set("old");
+
+        let (dir, asked) = (temp.path().join("state"), key.clone());
+        let asking = std::thread::spawn(move || ask(&dir, &asked, &CLEAR));
+        let deadline = Instant::now() + PATIENCE;
+        while state.requests().is_empty() {
+            assert!(Instant::now() < deadline, "no request");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        state.obey_in_service(&key, &CLEAR, &served.export, None);
+        asking.join().unwrap().unwrap();
+        assert!(served.export.persistent().string.is_empty());
+        set("new");
+        // By a job that was started before the first one came to it.
+        state.obey_in_service(&key, &CLEAR, &served.export, None);
+        state.obey_in_service(&key, &Action::AcceptLostWrites, &served.export, None);
+        assert_eq!(&served.export.persistent().string[..], b"new");
+        assert!(!temp.path().join("state/1.1.answer").exists());
     }
 }

@@ -8,6 +8,7 @@
 //! ([`Shut`]) until the operator decides ([`operator`]).
 
 mod before;
+mod claim;
 mod files;
 pub mod format;
 pub mod image;
@@ -121,6 +122,7 @@ impl StateDir {
         }
         files::make_durably(path).map_err(StateError::io("make the state directory", path))?;
         let lock = files::lock(path)?;
+        claim::remove_left(path)?;
         let files = Arc::new(Files::open(path)?);
         let writer = Writer::start("xblade-state", Arc::clone(&files))
             .map_err(StateError::io("start a thread for", path))?;

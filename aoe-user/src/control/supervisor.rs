@@ -54,7 +54,7 @@ pub(super) enum Event {
     /// What `xblade state` asks for.
     Orders(Vec<(StateKey, Order)>),
     /// It was carried out for these, which are not in service.
-    Obeyed(Vec<StateKey>),
+    Obeyed(Vec<(StateKey, Order)>),
     Port(PortId, PortEvent),
     /// What came of a request to pause, by its number.
     Paused(u64, Result<(), String>),

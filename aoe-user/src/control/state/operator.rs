@@ -1,8 +1,9 @@
 //! What the operator decides about kept states with `xblade state`: a decision is carried out by whoever holds the directory,
-//! the tool itself or the daemon that runs, which finds it as `NAME.request` and leaves its answer as `NAME.answer`.
+//! the tool itself or the daemon that runs, which finds it as `NAME.request` and leaves its answer as `NAME.answer`. While it
+//! carries it out it is `NAME.taken`: it cannot be taken back any more, and nobody carries it out a second time.
 
+use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::claim::{Claim, PATIENCE, VERSION, answer_path, is_awaited, request_path, taken_path};
 use super::files::{self, Found};
 use super::image::ImageKeeper;
 use super::key::StateKey;
@@ -19,11 +21,8 @@ use super::{Before, Contents, ReadError, Shut, StateDir, StateError, file_path, 
 use crate::store::Health;
 use crate::target::{Export, Persistent};
 
-const VERSION: u32 = 1;
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
-/// How long a daemon has to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How often to look for its answer.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -105,6 +104,12 @@ pub enum OperatorError {
         "the daemon that uses the state directory ({0}) did not answer; it is not asked any more, and nothing was changed"
     )]
     NoAnswer(String),
+    /// It has begun and can no more be stopped.
+    #[error(
+        "the daemon that uses the state directory ({0}) has begun to carry it out and has not finished; `xblade state show` \
+         tells whether it is done"
+    )]
+    UnderWay(String),
     /// One at a time.
     #[error("another decision about {0} is under way; try again in a minute")]
     Busy(StateKey),
@@ -157,20 +162,28 @@ pub(super) fn ask_within(
         std::thread::sleep(LOOK_AGAIN);
     }
     // What nobody waits for any more is not to be carried out weeks later, when much else may have changed.
-    let _ = std::fs::remove_file(request_path(dir, key));
-    take_answer(dir, key).unwrap_or(Err(OperatorError::NoAnswer(holder)))
+    let request = request_path(dir, key);
+    let withdrawn = std::fs::remove_file(&request);
+    if let Some(said) = take_answer(dir, key) {
+        return said;
+    }
+    match withdrawn {
+        Ok(()) => Err(OperatorError::NoAnswer(holder)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(OperatorError::UnderWay(holder)),
+        Err(error) => Err(StateError::io("remove", &request)(error).into()),
+    }
 }
 
 /// Leaves a request for the daemon, which is nobody else's.
 fn leave_request(dir: &Path, key: &StateKey, action: &Action) -> Result<(), OperatorError> {
     static LAST: AtomicU64 = AtomicU64::new(0);
-    let (request, answer) = (request_path(dir, key), answer_path(dir, key));
-    // Of somebody who has not read it yet, or of one that was killed.
-    if [&request, &answer].into_iter().any(|path| is_awaited(path)) {
+    let request = request_path(dir, key);
+    remove_old(&request, key)?;
+    // However long that takes: the daemon that carries it out removes it, or the next one at its start.
+    if taken_path(dir, key).exists() {
         return Err(OperatorError::Busy(key.clone()));
     }
-    let _ = std::fs::remove_file(&request);
-    let _ = std::fs::remove_file(&answer);
+    remove_old(&answer_path(dir, key), key)?;
     let number = LAST.fetch_add(1, Ordering::Relaxed);
     let own = request.with_added_extension(format!("{}-{number}", std::process::id()));
     let body = serde_json::to_string(action).expect("an action has a JSON form");
@@ -184,6 +197,15 @@ fn leave_request(dir: &Path, key: &StateKey, action: &Action) -> Result<(), Oper
         Err(Errno::EXIST) => Err(OperatorError::Busy(key.clone())),
         Err(error) => Err(StateError::io("write", &request)(error.into()).into()),
     }
+}
+
+/// Removes what somebody left who was killed, not what somebody has yet to read.
+fn remove_old(path: &Path, key: &StateKey) -> Result<(), OperatorError> {
+    if is_awaited(path) {
+        return Err(OperatorError::Busy(key.clone()));
+    }
+    let _ = std::fs::remove_file(path);
+    Ok(())
 }
 
 /// What the daemon said, once.
@@ -200,28 +222,13 @@ fn take_answer(dir: &Path, key: &StateKey) -> Option<Result<(), OperatorError>> 
     Some(said.map_or(Ok(()), |why| Err(OperatorError::Refused(why))))
 }
 
-/// Whether there is a request or answer that somebody may still be waiting for.
-fn is_awaited(path: &Path) -> bool {
-    let written = std::fs::symlink_metadata(path).and_then(|file| file.modified());
-    // One from the future was written before the clock was set.
-    written.is_ok_and(|written| written.elapsed().unwrap_or_default() <= PATIENCE)
-}
-
-fn request_path(dir: &Path, key: &StateKey) -> std::path::PathBuf {
-    dir.join(format!("{key}.request"))
-}
-
-fn answer_path(dir: &Path, key: &StateKey) -> std::path::PathBuf {
-    dir.join(format!("{key}.answer"))
-}
-
-/// Tells whoever asked what became of it.
-fn answer(dir: &Path, key: &StateKey, outcome: Result<(), String>) {
-    let body = serde_json::to_string(&outcome.err()).expect("a text has a JSON form");
-    if let Err(error) = files::replace(&answer_path(dir, key), &seal("answer", VERSION, &body)) {
-        tracing::warn!("cannot answer `xblade state` about {key}: {error}");
-    }
-    let _ = std::fs::remove_file(request_path(dir, key));
+/// The decision in a request.
+fn action_in(path: &Path) -> Option<Action> {
+    let Found::Bytes(bytes) = files::read(path, FILE_BYTES_MAX) else {
+        return None;
+    };
+    let (_, body) = unseal("request", VERSION, &bytes).ok()?;
+    serde_json::from_str(body).ok()
 }
 
 impl StateDir {
@@ -238,18 +245,28 @@ impl StateDir {
 
     fn request(&self, key: &StateKey) -> Option<Action> {
         let path = request_path(&self.files.dir, key);
-        let Found::Bytes(bytes) = files::read(&path, FILE_BYTES_MAX) else {
-            return None;
-        };
-        if !is_awaited(&path) {
-            tracing::warn!(
-                "{key}: a request of `xblade state` is too old to be carried out: whoever left it is gone"
-            );
-            let _ = std::fs::remove_file(&path);
-            return None;
+        let action = action_in(&path)?;
+        if is_awaited(&path) {
+            return Some(action);
         }
-        let (_, body) = unseal("request", VERSION, &bytes).ok()?;
-        serde_json::from_str(body).ok()
+        tracing::warn!(
+            "{key}: a request of `xblade state` is too old to be carried out: whoever left it is gone"
+        );
+        let _ = std::fs::remove_file(&path);
+        None
+    }
+
+    /// Takes a request: from here on its asker cannot take it back, and nobody else has it.
+    pub(super) fn claim(
+        &self,
+        key: &StateKey,
+        is_meant: impl Fn(&Action) -> bool,
+    ) -> Option<(Claim, Action)> {
+        self.request(key).filter(&is_meant)?;
+        let claim = Claim::of(&self.files, key)?;
+        // It may be another one by now. What is not meant goes back.
+        let action = action_in(&taken_path(&self.files.dir, key)).filter(is_meant)?;
+        Some((claim, action))
     }
 
     /// Carries out what the operator asked for an export that is in service. An initiator's change that is under way comes first:
@@ -262,22 +279,22 @@ impl StateDir {
         export: &Export,
         kept_with_image: Option<&ImageKeeper>,
     ) {
+        let Some((claim, _)) = self.claim(key, |asked| asked == action) else {
+            return;
+        };
         let parts = match action {
             Action::Clear(parts) => parts,
             Action::Adopt(_) => {
-                let refused = Err(format!("{key} is in service with a state of its own"));
-                return answer(&self.files.dir, key, refused);
+                return claim.answer(Err(format!("{key} is in service with a state of its own")));
             }
             Action::AcceptLostWrites => {
                 let outcome = self.accept_in_service(key, export);
-                return answer(&self.files.dir, key, outcome.map_err(|error| error.to_string()));
+                return claim.answer(outcome.map_err(|error| error.to_string()));
             }
         };
-        // The files, not the directory with its writer: the writer's own thread calls this, and must not end the writer.
-        let (files, of_answer) = (Arc::clone(&self.files), key.clone());
+        // Where nothing is saved, the claim goes back with this.
         let told = Box::new(move |result: std::io::Result<()>| {
-            let outcome = result.map_err(|error| format!("cannot save it: {error}"));
-            answer(&files.dir, &of_answer, outcome);
+            claim.answer(result.map_err(|error| format!("cannot save it: {error}")));
         });
         let save = |state: &Persistent| match kept_with_image {
             Some(keeper) => keeper.save(state, told),
@@ -302,12 +319,15 @@ impl StateDir {
 
     /// Tells whoever asked why it is not done here.
     pub fn refuse(&self, key: &StateKey, reason: String) {
-        answer(&self.files.dir, key, Err(reason));
+        if let Some((claim, _)) = self.claim(key, |_| true) {
+            claim.answer(Err(reason));
+        }
     }
 
     /// Carries out what the operator asked for an export that is not in service.
-    pub fn obey_request(&self, key: &StateKey) {
-        self.obey_where(key, |_| true);
+    /// Returns what was done.
+    pub fn obey_request(&self, key: &StateKey) -> Option<Action> {
+        self.obey_where(key, |_| true)
     }
 
     /// The same for an export that is being opened. What was lost of it has been read by then: to accept that is for when it is in
@@ -316,15 +336,14 @@ impl StateDir {
         self.obey_where(key, |action| !matches!(action, Action::AcceptLostWrites));
     }
 
-    fn obey_where(&self, key: &StateKey, is_meant: impl FnOnce(&Action) -> bool) {
-        // Whoever comes second finds no request.
+    fn obey_where(&self, key: &StateKey, is_meant: impl Fn(&Action) -> bool) -> Option<Action> {
+        // Whoever opens the export waits until another thread has done it.
         let _alone = self.obeying.lock();
-        let Some(action) = self.request(key).filter(is_meant) else {
-            return;
-        };
+        let (claim, action) = self.claim(key, is_meant)?;
         let outcome = self.perform(key, &action);
-        let outcome = outcome.map(|_| ()).map_err(|error| error.to_string());
-        answer(&self.files.dir, key, outcome);
+        let done = outcome.is_ok().then_some(action);
+        claim.answer(outcome.map(|_| ()).map_err(|error| error.to_string()));
+        done
     }
 
     /// Carries out a decision about an export that is not in service, and logs it.

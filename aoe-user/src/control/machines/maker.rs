@@ -411,24 +411,20 @@ impl Maker {
         let Some(instance) = self.instance(name) else {
             return;
         };
-        loop {
-            // It may have to wait for a worker, which may wait for a disk: not with the table that all others need.
-            let paused = self.shared.table.read().paused;
-            pause(&instance.export, paused);
-            let mut table = self.shared.table.write();
-            if table.paused != paused {
-                continue;
-            }
-            table.remove(name);
-            if let DiskName::Unknown(mac) = name
-                && (table.named.contains_key(mac) || table.unknown == Unknown::Refuse)
-            {
-                return;
-            }
-            for mac in table.macs_of(name) {
-                table.by_mac.insert(mac, Arc::clone(&instance));
-            }
+        // No pause comes or ends meanwhile.
+        let _alone = self.shared.pausing.lock();
+        // It may have to wait for a worker, which may wait for a disk: not with the table that all others need.
+        let paused = self.shared.table.read().paused;
+        pause(&instance.export, paused);
+        let mut table = self.shared.table.write();
+        table.remove(name);
+        if let DiskName::Unknown(mac) = name
+            && (table.named.contains_key(mac) || table.unknown == Unknown::Refuse)
+        {
             return;
+        }
+        for mac in table.macs_of(name) {
+            table.by_mac.insert(mac, Arc::clone(&instance));
         }
     }
 

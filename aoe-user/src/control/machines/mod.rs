@@ -127,6 +127,8 @@ struct Shared {
     disks: Mutex<BTreeMap<DiskName, Disk>>,
     /// Who waits for a disk, and until when not to ask for it again.
     asking: Mutex<HashMap<Mac, Option<Instant>>>,
+    /// Held while copies are paused or resumed, so that none goes on after all. No worker takes it.
+    pausing: Mutex<()>,
 }
 
 /// See the module.
@@ -379,6 +381,7 @@ impl engine::Machines<Export> for Disks {
     }
 
     fn set_paused(&self, paused: bool) {
+        let _alone = self.shared.pausing.lock();
         let instances: Vec<_> = {
             let mut table = self.shared.table.write();
             table.paused = paused;

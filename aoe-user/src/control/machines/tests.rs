@@ -1,5 +1,6 @@
 //! Disks of machines over a real image, without a network.
 
+mod pausing;
 mod room;
 mod writing;
 
@@ -417,52 +418,6 @@ fn a_commit_that_cannot_be_leaves_the_disk_in_service_and_others_their_image() {
     assert!(refused.contains("replaced"), "{refused}");
     assert_eq!(read(&disk(&disks, STRANGER)), 2);
     assert_eq!(std::fs::read(&room.config.path).unwrap()[0], 9);
-}
-
-#[test]
-fn a_pause_holds_for_disks_that_are_made_meanwhile() {
-    let room = Room::new();
-    let disks = room.open();
-    let one = disk(&disks, PC[0]);
-    disks.set_paused(true);
-    assert_eq!(one.is_paused(), Some(true));
-    assert_eq!(disk(&disks, STRANGER).is_paused(), Some(true));
-    disks.set_paused(false);
-    assert_eq!(one.is_paused(), Some(false));
-    assert_eq!(disk(&disks, STRANGER).is_paused(), Some(false));
-}
-
-#[test]
-fn a_worker_that_waits_for_one_disk_keeps_nobody_waiting_for_another_while_all_are_paused() {
-    let room = Room::new();
-    let disks = room.open();
-    let one = disk(&disks, PC[0]);
-    let other = disk(&disks, STRANGER);
-    drop(other);
-    std::thread::scope(|scope| {
-        // Dropped when something fails, so that everything ends.
-        let (go_on, waits) = mpsc::channel::<()>();
-        let (holds, held) = mpsc::channel::<()>();
-        let worker = Arc::clone(&one);
-        scope.spawn(move || {
-            let work = |_: &mut crate::target::Persistent| {
-                holds.send(()).unwrap();
-                let _ = waits.recv();
-            };
-            worker.change_persistent(work, |_| {}).unwrap();
-        });
-        held.recv().unwrap();
-        let paused = scope.spawn(|| disks.set_paused(true));
-        until("the table, which workers need", || {
-            disks.shared.table.try_read()?.paused.then_some(())
-        });
-        assert!(disks.instance(STRANGER).is_some());
-        assert!(!paused.is_finished(), "it waits for the one");
-        drop(go_on);
-        paused.join().unwrap();
-    });
-    assert_eq!(one.is_paused(), Some(true));
-    assert_eq!(disk(&disks, STRANGER).is_paused(), Some(true));
 }
 
 #[test]

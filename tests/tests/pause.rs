@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Output;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use disks::Disk;
 use lab::image::{SECTOR, pattern, stamp};
 use lab::needs::Need;
-use lab::{Address, Image, Lab, Options, Request, Target, needs};
+use lab::{Address, Image, Lab, Options, Request, Target, eventually, needs};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -81,15 +81,8 @@ impl Site {
 
     /// Waits until an export is as it must be.
     fn wait_until(&self, name: &str, is_so: impl Fn(&Value) -> bool) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let export = self.export(name)?;
-            if is_so(&export) {
-                return Ok(());
-            }
-            ensure!(Instant::now() < end, "{export}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let what = format!("{name} is as it must be");
+        eventually(&what, PATIENCE, || Ok(is_so(&self.export(name)?)))
     }
 
     fn is_silent(&self, address: Address) -> Result<()> {

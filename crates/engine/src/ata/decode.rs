@@ -3,10 +3,11 @@
 use super::device::{Device, has_sectors, inside};
 use super::registers::MAX_LBA28;
 use super::{Opcode, Registers, Results, opcode, smart, trim};
-use crate::action::{Action, Refusal};
+use aoe_common::wire::error;
+
+use crate::commands::action::{Action, Refusal};
 use crate::mutants::{self, Mutant};
 use crate::store::{Durability, Extent};
-use aoe_common::wire::error;
 
 /// Judges a command.
 #[inline]

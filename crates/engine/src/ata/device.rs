@@ -26,7 +26,7 @@ pub(crate) struct Device<'a> {
 /// True when the payload has `count` sectors.
 #[inline]
 pub(super) fn has_sectors(payload: &[&[u8]], count: u8) -> bool {
-    crate::scatter::total(payload) >= bytes_of(count.into())
+    crate::frames::scatter::total(payload) >= bytes_of(count.into())
 }
 
 /// Bytes of `sectors` sectors; what does not fit memory cannot be there.

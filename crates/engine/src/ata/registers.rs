@@ -1,9 +1,9 @@
 //! The ATA registers as AoE carries them, both ways.
 
 use aoe_common::wire::ata;
+use aoe_common::wire::error;
 
 use crate::store::{Extent, Fault, FaultKind};
-use aoe_common::wire::error;
 
 /// Largest number of sectors that a 28-bit size can say.
 pub(super) const MAX_LBA28: u64 = 0x0fff_ffff;

@@ -3,7 +3,7 @@
 use aoe_common::wire::SECTOR_BYTES;
 
 use super::registers::Registers;
-use crate::action::{Action, Refusal};
+use crate::commands::action::{Action, Refusal};
 
 /// LBA mid and high must hold this key.
 const KEY: [u8; 2] = [0x4f, 0xc2];

@@ -1,13 +1,13 @@
 //! DATA SET MANAGEMENT with TRIM (ATA8-ACS-2 §7.5).
 
 use aoe_common::wire::SECTOR_BYTES;
+use aoe_common::wire::error;
 
 use super::device::{Device, bytes_of, has_sectors, inside};
 use super::registers::Registers;
-use crate::action::{Action, Refusal};
-use crate::scatter;
+use crate::commands::action::{Action, Refusal};
+use crate::frames::scatter;
 use crate::store::Extent;
-use aoe_common::wire::error;
 
 /// Blocks of 64 ranges that one command may carry where frames are large enough.
 const MAX_BLOCKS: u8 = 8;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::link::{Link, Pieces, PiecesMut};
+use crate::frames::link::{Link, Pieces, PiecesMut};
 
 /// What fresh memory holds: no such byte may ever be sent where it was not written on purpose.
 pub const FILL: u8 = 0xa7;

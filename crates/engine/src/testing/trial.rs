@@ -1,5 +1,6 @@
 //! A session under arbitrary frames, watched: the property tests and the fuzzer (`fuzz/`) share it.
 
+use aoe_common::{Access, Vlan};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -8,7 +9,6 @@ use super::link::FILL;
 use super::parser;
 use super::store::{MemStore, Mood};
 use crate::FaultKind;
-use aoe_common::{Access, Vlan};
 
 /// What is exported, each with settings of its own.
 const EXPORTS: [(u16, u8); 4] = [(7, 3), (7, 4), (8, 3), (9, 9)];

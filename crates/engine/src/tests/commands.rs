@@ -1,5 +1,6 @@
 //! ATA: the result table, opcode by opcode.
 
+use aoe_common::Access;
 use std::sync::Arc;
 
 use crate::store::FaultKind;
@@ -9,7 +10,6 @@ use crate::testing::bench::{
 };
 use crate::testing::store::{MemStore, Mood};
 use crate::{Change, Export, Persistent};
-use aoe_common::Access;
 
 const GOOD: (u8, u8) = (0x40, 0);
 const ABORT: (u8, u8) = (0x41, 0x04);

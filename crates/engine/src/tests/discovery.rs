@@ -1,5 +1,6 @@
 //! Addresses, wildcards, VLANs, access lists and advertisements.
 
+use aoe_common::{Access, Vlan};
 use std::sync::Arc;
 
 use aoe_common::Mac;
@@ -10,7 +11,6 @@ use crate::testing::bench::{
 use crate::testing::completions::MemCompletions;
 use crate::testing::store::MemStore;
 use crate::{Export, Exports};
-use aoe_common::{Access, Vlan};
 
 const QUERY: [u8; 8] = [0; 8];
 

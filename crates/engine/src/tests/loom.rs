@@ -10,10 +10,10 @@ use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
-use crate::entry::Requester;
+use crate::order::entry::Requester;
+use crate::order::place::{AtOnce, Place};
+use crate::order::scope::{Class, Fingerprint, Scope, Span};
 use crate::order::{Order, Placement, Turn};
-use crate::place::{AtOnce, Place};
-use crate::scope::{Class, Fingerprint, Scope, Span};
 use crate::{Completion, CompletionHandle, Event, Token};
 
 const SOURCE: Mac = Mac([2, 0, 0, 0, 0, 1]);

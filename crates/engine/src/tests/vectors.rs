@@ -1,5 +1,6 @@
 //! Every vector of `tests/data/vectors.txt`, byte for byte, and the same with frames cut into small pieces.
 
+use aoe_common::Vlan;
 use std::sync::Arc;
 
 use crate::ata::identify::{Facts, block};
@@ -8,7 +9,6 @@ use crate::testing::bench::{Witness, Worker, options};
 use crate::testing::store::MemStore;
 use crate::testing::vector_file::{Line, expand, vectors};
 use crate::{Export, Exports, Options, Persistent};
-use aoe_common::Vlan;
 
 fn run(piece_bytes: usize) -> usize {
     let store = MemStore::new(2048);

@@ -1,0 +1,174 @@
+//! A request that an export's order knows beyond the call that brought it: the store works on it, or it waits for its turn.
+
+use aoe_common::Mac;
+
+use crate::order::scope::{Fingerprint, Scope};
+use crate::order::sync::Mutex;
+use crate::session::completion::{Completion, CompletionHandle, Event, Token};
+
+/// A request in flight on some worker.
+#[derive(Clone, Debug)]
+pub(crate) struct Requester<H> {
+    /// The session that it is in flight on.
+    pub session: H,
+    pub token: Token,
+}
+
+impl<H: CompletionHandle> Requester<H> {
+    fn is(&self, other: &Requester<H>) -> bool {
+        self.token == other.token && self.session == other.session
+    }
+
+    /// Tells it to look at its entry again.
+    pub(crate) fn call(&self) {
+        self.post(Event::Again);
+    }
+
+    pub(crate) fn post(&self, event: Event) {
+        self.session.post(Completion {
+            token: self.token,
+            event,
+        });
+    }
+}
+
+/// How far an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Waiting,
+    /// Its owner has been told to look whether something still stands against it.
+    Called,
+    Running,
+    /// It only has to leave its stripes.
+    Ended,
+}
+
+/// What a request is to the entry that it is the same as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// It owns the entry now and waits for its turn.
+    Owner,
+    /// It waits for the outcome.
+    Follower,
+    /// The entry has just ended.
+    TooLate,
+}
+
+/// Who is concerned by an entry now.
+#[derive(Debug)]
+struct People<H> {
+    phase: Phase,
+    /// Runs it, or will.
+    owner: Requester<H>,
+    /// Gets the answer in the owner's place.
+    newest: Option<Requester<H>>,
+}
+
+/// A request in an export's order.
+#[derive(Debug)]
+pub(crate) struct Entry<H> {
+    pub scope: Scope,
+    pub fingerprint: Option<Fingerprint>,
+    /// Whose share it counts in.
+    pub source: Mac,
+    /// Taken with the lock of a stripe held, never the other way round.
+    people: Mutex<People<H>>,
+}
+
+impl<H: CompletionHandle> Entry<H> {
+    pub(crate) fn new(
+        scope: Scope,
+        fingerprint: Option<Fingerprint>,
+        source: Mac,
+        (owner, phase): (Requester<H>, Phase),
+    ) -> Entry<H> {
+        let newest = None;
+        Entry {
+            scope,
+            fingerprint,
+            source,
+            people: Mutex::new(People { phase, owner, newest }),
+        }
+    }
+
+    /// Gives a duplicate the place of the one that asked before. `calls` gets who is to look again.
+    pub(crate) fn join(&self, requester: Requester<H>, calls: &mut Vec<Requester<H>>) -> Joined {
+        let mut people = self.people.lock();
+        match people.phase {
+            Phase::Ended => Joined::TooLate,
+            Phase::Running => {
+                calls.extend(people.newest.replace(requester));
+                Joined::Follower
+            }
+            Phase::Waiting | Phase::Called => {
+                if people.phase == Phase::Called {
+                    calls.push(requester.clone());
+                }
+                calls.push(std::mem::replace(&mut people.owner, requester));
+                Joined::Owner
+            }
+        }
+    }
+
+    /// Nothing seems to stand against it any more: who is to be called, if it waits and has not been.
+    pub(crate) fn call(&self) -> Option<Requester<H>> {
+        let mut people = self.people.lock();
+        (people.phase == Phase::Waiting).then(|| {
+            people.phase = Phase::Called;
+            people.owner.clone()
+        })
+    }
+
+    /// Something still stands against it. Said under the lock of the stripe where that is, so that its end calls again.
+    pub(crate) fn wait_on(&self) {
+        let mut people = self.people.lock();
+        if people.phase == Phase::Called {
+            people.phase = Phase::Waiting;
+        }
+    }
+
+    /// Whether it waits for its turn and that is this requester's.
+    pub(crate) fn is_owned_by(&self, requester: &Requester<H>) -> bool {
+        let people = self.people.lock();
+        people.phase != Phase::Ended && people.owner.is(requester)
+    }
+
+    /// It runs from here on, unless somebody else has taken this requester's place.
+    pub(crate) fn start(&self, requester: &Requester<H>) -> bool {
+        let mut people = self.people.lock();
+        let owned = people.phase != Phase::Ended && people.owner.is(requester);
+        if owned {
+            people.phase = Phase::Running;
+        }
+        owned
+    }
+
+    /// True while this requester is the one to be answered in the owner's place.
+    pub(crate) fn is_newest(&self, requester: &Requester<H>) -> bool {
+        let people = self.people.lock();
+        people.newest.as_ref().is_some_and(|newest| newest.is(requester))
+    }
+
+    /// Nobody joins it any more; returns who is to be answered in the owner's place.
+    pub(crate) fn end(&self) -> Option<Requester<H>> {
+        let mut people = self.people.lock();
+        people.phase = Phase::Ended;
+        people.newest.take()
+    }
+
+    /// Leaves out a requester that goes. True: it was the owner's, and has ended; `calls` gets a duplicate that waited for the
+    /// outcome.
+    pub(crate) fn abandon(&self, requester: &Requester<H>, calls: &mut Vec<Requester<H>>) -> bool {
+        let mut people = self.people.lock();
+        if people.phase == Phase::Ended {
+            return false;
+        }
+        if people.owner.is(requester) {
+            people.phase = Phase::Ended;
+            calls.extend(people.newest.take());
+            return true;
+        }
+        people.newest.take_if(|newest| newest.is(requester));
+        false
+    }
+}

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
-use aoe_common::wire::{SECTOR_BYTES, aoe, ata, eth};
+use aoe_common::wire::ata::{self, command, status};
+use aoe_common::wire::{SECTOR_BYTES, aoe, eth};
 use rustix::event::{PollFd, PollFlags, poll};
 use xblade::config::Vlan;
 use xblade::filter::{Attach, ExportRule, Filter, Rules};
@@ -28,9 +29,6 @@ const BATCH: usize = 64;
 const PATIENCE: Duration = Duration::from_millis(2);
 /// Headers of an untagged ATA frame.
 const HEAD_BYTES: usize = eth::HEADER_LEN + aoe::HEADER_LEN + ata::HEADER_LEN;
-const READ_EXT: u8 = 0x24;
-/// ATA status: device ready.
-const READY: u8 = 0x40;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -91,8 +89,8 @@ impl Read {
         const AT: usize = eth::HEADER_LEN + aoe::HEADER_LEN;
         let pieces = socket.pieces(frame);
         let head: [u8; HEAD_BYTES] = *pieces.first()?.first_chunk()?;
-        let is_read =
-            head[eth::HEADER_LEN + aoe::COMMAND] == aoe::CMD_ATA && head[AT + ata::COMMAND] == READ_EXT;
+        let is_read = head[eth::HEADER_LEN + aoe::COMMAND] == aoe::CMD_ATA
+            && head[AT + ata::COMMAND] == command::READ_EXT;
         let mut lba = [0; 8];
         lba[..6].copy_from_slice(&head[AT + ata::LBA..][..6]);
         is_read.then_some(Read {
@@ -113,7 +111,7 @@ impl Read {
         self.head[eth::SRC..eth::SRC + 6].copy_from_slice(&own.0);
         self.head[eth::HEADER_LEN + aoe::VER_FLAGS] |= aoe::FLAG_RESPONSE;
         self.head[AT + ata::FEATURE] = 0;
-        self.head[AT + ata::COMMAND] = READY;
+        self.head[AT + ata::COMMAND] = status::DRDY;
         if !socket.renew(&mut frame, HEAD_BYTES + bytes) {
             return socket.free(frame);
         }

@@ -10,7 +10,7 @@ use rustix::fs::{Access as Permission, AtFlags, CWD, accessat};
 use super::{ExportConfig, StoreKind};
 use crate::store::{StoreError, inspect_nbd, inspect_rbd};
 
-const SECTOR_BYTES: u64 = 512;
+const SECTOR_BYTES: u64 = aoe_common::wire::SECTOR_BYTES as u64;
 
 /// The object behind an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

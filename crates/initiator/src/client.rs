@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use aoe_common::Mac;
+use aoe_common::wire::ata::command;
 use aoe_common::wire::{SECTOR_BYTES, aoe, sectors_per_frame};
 
 use super::frame::{self, AtaRequest, Reply, Route};
@@ -135,7 +136,7 @@ impl Client {
     /// IDENTIFY DEVICE.
     pub fn identify(&mut self, target: &Found, timeout: Duration) -> Result<Identity, InitiatorError> {
         let request = AtaRequest {
-            opcode: frame::OP_IDENTIFY,
+            opcode: command::IDENTIFY,
             sectors: 1,
             lba: 0,
         };
@@ -157,7 +158,7 @@ impl Client {
         timeout: Duration,
     ) -> Result<Vec<u8>, InitiatorError> {
         let request = AtaRequest {
-            opcode: frame::OP_READ_EXT,
+            opcode: command::READ_EXT,
             sectors,
             lba,
         };
@@ -193,7 +194,7 @@ impl Client {
         self.ata(
             target,
             AtaRequest {
-                opcode: frame::OP_WRITE_EXT,
+                opcode: command::WRITE_EXT,
                 sectors,
                 lba,
             },
@@ -206,7 +207,7 @@ impl Client {
     /// FLUSH CACHE EXT: everything acknowledged so far is on the medium when this returns.
     pub fn flush(&mut self, target: &Found, timeout: Duration) -> Result<(), InitiatorError> {
         let request = AtaRequest {
-            opcode: frame::OP_FLUSH_EXT,
+            opcode: command::FLUSH_EXT,
             sectors: 0,
             lba: 0,
         };
@@ -285,9 +286,9 @@ fn outcome(reply: &Reply<'_>, target: &Found, request: AtaRequest) -> Result<Vec
 fn describe(target: &Found, request: AtaRequest) -> String {
     let AtaRequest { opcode, sectors, lba } = request;
     let what = match opcode {
-        frame::OP_IDENTIFY => "IDENTIFY".into(),
-        frame::OP_FLUSH_EXT => "FLUSH CACHE".into(),
-        frame::OP_WRITE_EXT => format!("write of {sectors} sectors at {lba}"),
+        command::IDENTIFY => "IDENTIFY".into(),
+        command::FLUSH_EXT => "FLUSH CACHE".into(),
+        command::WRITE_EXT => format!("write of {sectors} sectors at {lba}"),
         _ => format!("read of {sectors} sectors at {lba}"),
     };
     format!("{}.{}: {what}", target.shelf, target.slot)

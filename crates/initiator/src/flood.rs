@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aoe_common::Mac;
+use aoe_common::wire::ata::command;
 use aoe_common::wire::{MIN_FRAME_BYTES, aoe, eth};
 
 use super::frame::{self, AtaRequest, Route};
@@ -64,7 +65,7 @@ fn variant(kind: Kind, mut route: Route, n: u64) -> Vec<u8> {
     }
     let mut bytes = vec![0; MIN_FRAME_BYTES];
     let request = AtaRequest {
-        opcode: frame::OP_READ_EXT,
+        opcode: command::READ_EXT,
         sectors: 1,
         lba: n % 8,
     };

@@ -1,27 +1,14 @@
 //! Requests as bytes and replies as structures.
 
 use aoe_common::Mac;
-use aoe_common::wire::{MIN_FRAME_BYTES, SECTOR_BYTES, aoe, ata, eth, query};
+use aoe_common::wire::ata::{self, command, status};
+use aoe_common::wire::{MIN_FRAME_BYTES, SECTOR_BYTES, aoe, error, eth, query};
 
 /// First byte of the command's argument in an untagged frame.
 const ARGUMENT: usize = eth::HEADER_LEN + aoe::HEADER_LEN;
 
 /// First data byte of an ATA frame; AF_PACKET shows frames without their VLAN tag.
 pub const ATA_DATA: usize = ARGUMENT + ata::HEADER_LEN;
-
-/// ATA: IDENTIFY DEVICE.
-pub const OP_IDENTIFY: u8 = 0xec;
-/// ATA: READ SECTORS EXT.
-pub const OP_READ_EXT: u8 = 0x24;
-/// ATA: WRITE SECTORS EXT.
-pub const OP_WRITE_EXT: u8 = 0x34;
-/// ATA: FLUSH CACHE EXT.
-pub const OP_FLUSH_EXT: u8 = 0xea;
-
-/// ATA status: the command failed.
-const STATUS_ERR: u8 = 0x01;
-/// ATA status bits that are clear when a command succeeded: BSY, DF, DRQ, ERR.
-const STATUS_BAD: u8 = 0x80 | 0x20 | 0x08 | STATUS_ERR;
 
 /// Who asks whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +37,7 @@ pub struct AtaRequest {
 impl AtaRequest {
     /// True when the request carries `sectors` of data.
     pub const fn is_write(self) -> bool {
-        self.opcode == OP_WRITE_EXT
+        self.opcode == command::WRITE_EXT
     }
 
     /// Bytes of the frame, padding included.
@@ -89,8 +76,8 @@ pub fn put_ata(frame: &mut [u8], route: &Route, tag: u32, request: AtaRequest) {
     let registers = &mut frame[ARGUMENT..ATA_DATA];
     registers.fill(0);
     registers[ata::AFLAGS] = match request.opcode {
-        OP_WRITE_EXT => ata::AFLAG_EXTENDED | ata::AFLAG_WRITE,
-        OP_READ_EXT | OP_FLUSH_EXT => ata::AFLAG_EXTENDED,
+        command::WRITE_EXT => ata::AFLAG_EXTENDED | ata::AFLAG_WRITE,
+        command::READ_EXT | command::FLUSH_EXT => ata::AFLAG_EXTENDED,
         _ => 0,
     };
     registers[ata::COUNT] = request.sectors;
@@ -202,7 +189,7 @@ pub struct AtaReply<'a> {
 impl AtaReply<'_> {
     /// True when the command succeeded.
     pub const fn is_ok(&self) -> bool {
-        self.status & STATUS_BAD == 0
+        self.status & status::FAILED == 0
     }
 }
 
@@ -222,12 +209,12 @@ pub struct ConfigReply<'a> {
 /// What an AoE error code means (AoEr11 §2.4).
 pub const fn error_text(code: u8) -> &'static str {
     match code {
-        1 => "unrecognised command",
-        2 => "bad argument",
-        3 => "device unavailable",
-        4 => "config string present",
-        5 => "unsupported version",
-        6 => "target is reserved",
+        error::COMMAND => "unrecognised command",
+        error::ARGUMENT => "bad argument",
+        error::UNAVAILABLE => "device unavailable",
+        error::STRING_PRESENT => "config string present",
+        error::VERSION => "unsupported version",
+        error::RESERVED => "target is reserved",
         _ => "unknown code",
     }
 }
@@ -253,7 +240,7 @@ mod tests {
     fn a_read_request_is_byte_for_byte_right() {
         let mut frame = [0xaa; MIN_FRAME_BYTES];
         let request = AtaRequest {
-            opcode: OP_READ_EXT,
+            opcode: command::READ_EXT,
             sectors: 2,
             lba: 0x0605_0403_0201,
         };
@@ -271,7 +258,7 @@ mod tests {
     #[test]
     fn a_write_request_keeps_its_data() {
         let request = AtaRequest {
-            opcode: OP_WRITE_EXT,
+            opcode: command::WRITE_EXT,
             sectors: 1,
             lba: 7,
         };
@@ -290,7 +277,7 @@ mod tests {
             &ROUTE,
             99,
             AtaRequest {
-                opcode: OP_FLUSH_EXT,
+                opcode: command::FLUSH_EXT,
                 sectors: 0,
                 lba: 0,
             },

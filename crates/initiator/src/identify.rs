@@ -1,6 +1,7 @@
 //! What IDENTIFY DEVICE tells of a disk.
 
 use aoe_common::wire::SECTOR_BYTES;
+use aoe_common::wire::identify::{self, Words, features, features2};
 
 /// The words of IDENTIFY that an initiator cares about (ACS-2 §7.16).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,31 +23,20 @@ pub struct Identity {
 impl Identity {
     /// Reads the 512 bytes of an IDENTIFY reply.
     pub fn parse(data: &[u8; SECTOR_BYTES]) -> Identity {
-        let word = |n: usize| u16::from_le_bytes([data[2 * n], data[2 * n + 1]]);
-        let number = |first: usize, words: usize| {
-            (0..words)
-                .rev()
-                .fold(0u64, |value, i| value << 16 | u64::from(word(first + i)))
-        };
-        let text = |first: usize, last: usize| {
-            let bytes: Vec<u8> = (first..=last).flat_map(|n| word(n).to_be_bytes()).collect();
-            let printable = |&b: &u8| {
-                if (0x20..0x7f).contains(&b) {
-                    char::from(b)
-                } else {
-                    ' '
-                }
-            };
-            bytes.iter().map(printable).collect::<String>().trim().to_owned()
-        };
-        let lba48 = word(83) & 1 << 10 != 0;
+        let words = Words::from(*data);
+        let text = |field| words.text(field).collect::<String>().trim().to_owned();
+        let lba48 = words.get(identify::FEATURES2) & features2::LBA48 != 0;
         Identity {
-            model: text(27, 46),
-            serial: text(10, 19),
-            firmware: text(23, 26),
-            sectors: if lba48 { number(100, 4) } else { number(60, 2) },
-            write_cache: word(85) & 1 << 5 != 0,
-            trim: word(169) & 1 != 0,
+            model: text(identify::MODEL),
+            serial: text(identify::SERIAL),
+            firmware: text(identify::FIRMWARE),
+            sectors: if lba48 {
+                words.number(identify::SECTORS_48, 4)
+            } else {
+                words.number(identify::SECTORS_28, 2)
+            },
+            write_cache: words.get(identify::ENABLED) & features::WRITE_CACHE != 0,
+            trim: words.get(identify::TRIM) & 1 != 0,
         }
     }
 }

@@ -45,6 +45,7 @@ impl PacketSocket {
     }
 
     /// Opens a socket that only sends. One that could hear would cost whoever sends to this interface a copy of each frame.
+    #[cfg(feature = "load")]
     pub(crate) fn open_deaf(interface: &str) -> Result<PacketSocket, InitiatorError> {
         PacketSocket::open_for(interface, 0)
     }

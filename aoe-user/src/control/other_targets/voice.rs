@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use aoe_common::Mac;
+use aoe_common::wire::ata::command;
 use aoe_common::wire::{SECTOR_BYTES, aoe, eth};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockFilter, SockRef};
@@ -190,7 +191,7 @@ impl Voices {
             slot: claim.address.slot,
         };
         let request = AtaRequest {
-            opcode: frame::OP_IDENTIFY,
+            opcode: command::IDENTIFY,
             sectors: 1,
             lba: 0,
         };

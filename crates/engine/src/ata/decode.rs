@@ -1,8 +1,8 @@
 //! From registers to what is to be done, or why it is not.
 
 use super::device::{Device, has_sectors, inside};
-use super::registers::MAX_LBA28;
 use super::{Opcode, Registers, Results, opcode, smart, trim};
+use aoe_common::wire::ata::MAX_LBA28;
 use aoe_common::wire::error;
 
 use crate::commands::action::{Action, Refusal};

@@ -1,8 +1,9 @@
 //! The 512 bytes that IDENTIFY DEVICE gives, word for word (ATA8-ACS-2 §7.16, `docs/conformance.md`).
 
 use aoe_common::wire::SECTOR_BYTES;
+use aoe_common::wire::ata::MAX_LBA28;
+use aoe_common::wire::identify::{self, Words};
 
-use super::registers::MAX_LBA28;
 use super::trim;
 use crate::store::Traits;
 
@@ -43,31 +44,27 @@ pub(crate) struct Facts<'a> {
 
 /// Builds the block.
 pub(crate) fn block(facts: &Facts<'_>) -> [u8; SECTOR_BYTES] {
-    let mut words = Words([0; SECTOR_BYTES]);
+    let mut words = Words::default();
     general(&mut words);
-    words.text(10, 20, &facts.identity.serial);
-    words.text(23, 8, &facts.identity.firmware);
-    words.text(27, 40, &facts.identity.model);
+    words.set_text(identify::SERIAL, &facts.identity.serial);
+    words.set_text(identify::FIRMWARE, &facts.identity.firmware);
+    words.set_text(identify::MODEL, &facts.identity.model);
     sizes(&mut words, facts);
     features(&mut words, facts);
     if facts.traits.trim {
         if facts.traits.zeroes_after_trim {
             // Deterministic reads after TRIM, and zeros at that.
-            words.set(69, 0x4020);
+            words.set(identify::TRIM_READS, 0x4020);
         }
-        words.set(105, trim::max_blocks(facts.per_frame).into());
-        words.set(169, 1);
+        words.set(identify::TRIM_BLOCKS, trim::max_blocks(facts.per_frame).into());
+        words.set(identify::TRIM, 1);
     }
     if let Some(wwn) = facts.identity.wwn {
-        let [a, b, c, d, e, f, g, h] = wwn.to_be_bytes();
-        for (word, pair) in [(108, [a, b]), (109, [c, d]), (110, [e, f]), (111, [g, h])] {
-            words.set(word, u16::from_be_bytes(pair));
+        for (word, pair) in (identify::WWN..).zip(wwn.to_be_bytes().as_chunks::<2>().0) {
+            words.set(word, u16::from_be_bytes(*pair));
         }
     }
-    let mut block = words.0;
-    block[510] = 0xa5;
-    checksum(&mut block);
-    block
+    words.finish()
 }
 
 /// What never changes.
@@ -99,58 +96,29 @@ fn general(words: &mut Words) {
 }
 
 fn sizes(words: &mut Words, facts: &Facts<'_>) {
-    let [a, b, c, d, ..] = facts.sectors.min(MAX_LBA28).to_le_bytes();
-    words.set(60, u16::from_le_bytes([a, b]));
-    words.set(61, u16::from_le_bytes([c, d]));
-    let [a, b, c, d, e, f, g, h] = facts.sectors.to_le_bytes();
-    for (word, pair) in [(100, [a, b]), (101, [c, d]), (102, [e, f]), (103, [g, h])] {
-        words.set(word, u16::from_le_bytes(pair));
-    }
+    words.set_number(identify::SECTORS_28, 2, facts.sectors.min(MAX_LBA28));
+    words.set_number(identify::SECTORS_48, 4, facts.sectors);
     let physical = match facts.traits.physical_exponent & 0x0f {
         0 => 0x4000,
         exponent => 0x6000 | u16::from(exponent),
     };
-    words.set(106, physical);
+    words.set(identify::SECTOR_SIZES, physical);
 }
 
 fn features(words: &mut Words, facts: &Facts<'_>) {
+    use identify::{features as bit, features2 as bit2};
     if facts.multiple != 0 {
         words.set(59, 0x0100 | u16::from(facts.multiple));
     }
-    let cache = if facts.sync { 0 } else { 0x0020 };
-    let base = 0x0048 | cache; // power management, look-ahead, write cache
-    words.set(82, base | u16::from(facts.smart.is_some()));
-    words.set(85, base | u16::from(facts.smart == Some(true)));
-    words.set(83, 0x7400); // FLUSH EXT, FLUSH, LBA48
-    words.set(86, 0x3400);
+    let cache = if facts.sync { 0 } else { bit::WRITE_CACHE };
+    let base = bit::POWER_MANAGEMENT | bit::LOOK_AHEAD | cache;
+    let smart = |on: bool| if on { bit::SMART } else { 0 };
+    words.set(identify::FEATURES, base | smart(facts.smart.is_some()));
+    words.set(identify::ENABLED, base | smart(facts.smart == Some(true)));
+    let flushes = bit2::FLUSH | bit2::FLUSH_EXT | bit2::LBA48;
+    words.set(identify::FEATURES2, 0x4000 | flushes);
+    words.set(identify::ENABLED2, flushes);
     let wwn = if facts.identity.wwn.is_some() { 0x0100 } else { 0 };
     words.set(84, 0x4040 | wwn); // FUA
     words.set(87, 0x4040 | wwn);
-}
-
-/// Sets the last byte so that all 512 add up to zero.
-pub(crate) fn checksum(block: &mut [u8; SECTOR_BYTES]) {
-    block[511] = 0;
-    let sum = block.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-    block[511] = sum.wrapping_neg();
-}
-
-struct Words([u8; SECTOR_BYTES]);
-
-impl Words {
-    fn set(&mut self, word: usize, value: u16) {
-        let (words, _) = self.0.as_chunks_mut::<2>();
-        words[word] = value.to_le_bytes();
-    }
-
-    /// Text of `len` characters, padded with spaces, the two characters of each word swapped.
-    fn text(&mut self, word: usize, len: usize, text: &str) {
-        let shown = |c: char| if matches!(c, ' '..='~') { c as u8 } else { b' ' };
-        let mut chars = text.chars().map(shown).chain(std::iter::repeat(b' '));
-        let (words, _) = self.0.as_chunks_mut::<2>();
-        for pair in words[word..].iter_mut().take(len.div_ceil(2)) {
-            let first = chars.next().unwrap_or(b' ');
-            *pair = [chars.next().unwrap_or(b' '), first];
-        }
-    }
 }

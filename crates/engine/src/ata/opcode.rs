@@ -1,5 +1,7 @@
 //! ATA opcodes that are served; every other one is aborted.
 
+use aoe_common::wire::ata::command;
+
 /// What a command register value means here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opcode {
@@ -51,28 +53,28 @@ pub(crate) const fn opcode(command: u8) -> Opcode {
         }
     }
     match command {
-        0xec => Opcode::Identify,
-        0x20 | 0xc8 => read(false, false),
-        0x24 | 0x25 => read(true, false),
-        0xc4 => read(false, true),
-        0x29 => read(true, true),
-        0x30 | 0xca => write(false, false, false),
-        0x34 | 0x35 => write(true, false, false),
-        0xc5 => write(false, true, false),
-        0x39 => write(true, true, false),
-        0x3d => write(true, false, true),
-        0xce => write(true, true, true),
-        0x40 => Opcode::Verify { extended: false },
-        0x42 => Opcode::Verify { extended: true },
-        0xe7 | 0xea => Opcode::Flush,
-        0xe0 | 0xe2 | 0xe6 => Opcode::PowerDown,
-        0xe1 | 0xe3 => Opcode::Idle,
-        0xe5 => Opcode::CheckPower,
-        0x06 => Opcode::DataSetManagement,
-        0xc6 => Opcode::SetMultiple,
-        0xef => Opcode::SetFeatures,
-        0x90 => Opcode::Diagnostic,
-        0xb0 => Opcode::Smart,
+        command::IDENTIFY => Opcode::Identify,
+        command::READ | command::READ_DMA => read(false, false),
+        command::READ_EXT | command::READ_DMA_EXT => read(true, false),
+        command::READ_MULTIPLE => read(false, true),
+        command::READ_MULTIPLE_EXT => read(true, true),
+        command::WRITE | command::WRITE_DMA => write(false, false, false),
+        command::WRITE_EXT | command::WRITE_DMA_EXT => write(true, false, false),
+        command::WRITE_MULTIPLE => write(false, true, false),
+        command::WRITE_MULTIPLE_EXT => write(true, true, false),
+        command::WRITE_DMA_FUA_EXT => write(true, false, true),
+        command::WRITE_MULTIPLE_FUA_EXT => write(true, true, true),
+        command::READ_VERIFY => Opcode::Verify { extended: false },
+        command::READ_VERIFY_EXT => Opcode::Verify { extended: true },
+        command::FLUSH | command::FLUSH_EXT => Opcode::Flush,
+        command::STANDBY_IMMEDIATE | command::STANDBY | command::SLEEP => Opcode::PowerDown,
+        command::IDLE_IMMEDIATE | command::IDLE => Opcode::Idle,
+        command::CHECK_POWER => Opcode::CheckPower,
+        command::DATA_SET_MANAGEMENT => Opcode::DataSetManagement,
+        command::SET_MULTIPLE => Opcode::SetMultiple,
+        command::SET_FEATURES => Opcode::SetFeatures,
+        command::DIAGNOSTIC => Opcode::Diagnostic,
+        command::SMART => Opcode::Smart,
         _ => Opcode::Unsupported,
     }
 }

@@ -1,26 +1,9 @@
 //! The ATA registers as AoE carries them, both ways.
 
-use aoe_common::wire::ata;
+use aoe_common::wire::ata::{self, error as err, status};
 use aoe_common::wire::error;
 
 use crate::store::{Extent, Fault, FaultKind};
-
-/// Largest number of sectors that a 28-bit size can say.
-pub(super) const MAX_LBA28: u64 = 0x0fff_ffff;
-
-/// Status bits.
-mod status {
-    pub(super) const DRDY: u8 = 0x40;
-    pub(super) const DF: u8 = 0x20;
-    pub(super) const ERR: u8 = 0x01;
-}
-
-/// Error bits.
-mod err {
-    pub(super) const UNC: u8 = 0x40;
-    pub(super) const IDNF: u8 = 0x10;
-    pub(super) const ABRT: u8 = 0x04;
-}
 
 /// What an initiator sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! SMART, as little of it as tools need: off unless the export says `smart = true`.
 
 use aoe_common::wire::SECTOR_BYTES;
+use aoe_common::wire::identify::set_checksum;
 
 use super::registers::Registers;
 use crate::commands::action::{Action, Refusal};
@@ -31,6 +32,6 @@ pub(super) fn decode(r: &Registers, smart: Option<bool>) -> Result<Action, Refus
 pub(crate) fn read_data() -> [u8; SECTOR_BYTES] {
     let mut data = [0; SECTOR_BYTES];
     data[0] = 16;
-    super::identify::checksum(&mut data);
+    set_checksum(&mut data);
     data
 }

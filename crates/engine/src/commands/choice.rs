@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
+use aoe_common::wire::query::subcommand;
+
 use crate::ata::opcode;
 use crate::commands::action::Refusal;
-use crate::commands::query::subcommand;
 use crate::counters::Silence;
 use crate::export::Export;
 use crate::frames::link::Link;

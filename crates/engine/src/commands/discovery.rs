@@ -1,11 +1,11 @@
 //! Requests by a wildcard or to the broadcast MAC: each export they are for answers, or stays silent, for itself.
 
 use aoe_common::wire::MIN_FRAME_BYTES;
+use aoe_common::wire::query::subcommand;
 
 use crate::ata::{Opcode, opcode};
 use crate::commands::action::{Action, Refusal, ReplyCodes};
 use crate::commands::choice::Chosen;
-use crate::commands::query;
 use crate::counters::Silence;
 use crate::counters::meter::Meter;
 use crate::export::exports::Exports;
@@ -90,7 +90,7 @@ impl<L: Link, C: Completions> Server<L, C> {
             Err(_) => return Err(Silence::Wildcard),
         }
         match &call.request.command {
-            Command::Query { subcommand, .. } if *subcommand <= query::subcommand::PREFIX => {
+            Command::Query { subcommand, .. } if *subcommand <= subcommand::PREFIX => {
                 self.counters.queries.bump();
                 crate::commands::admin::test(link, call, frame, &state.persistent)
             }

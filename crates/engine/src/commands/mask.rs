@@ -2,20 +2,11 @@
 
 use aoe_common::Mac;
 use aoe_common::wire::error;
-use aoe_common::wire::mask;
+use aoe_common::wire::mask::{self, directive, list_error, subcommand};
 
 use crate::commands::action::Decision;
 use crate::commands::action::{ReplyCodes, StateChange};
 use crate::{Change, MAX_MASK, Persistent};
-
-/// Edit the list.
-pub(crate) const EDIT: u8 = 1;
-
-/// Values of the reply's list error.
-mod list_error {
-    pub(crate) const BAD_DIRECTIVE: u8 = 2;
-    pub(crate) const FULL: u8 = 3;
-}
 
 /// Decides on a request; `directives` is `None` when the frame has fewer bytes than it claims.
 pub(crate) fn decide(mcmd: u8, directives: Option<&[u8]>, now: &Persistent, may_change: bool) -> Decision {
@@ -23,8 +14,8 @@ pub(crate) fn decide(mcmd: u8, directives: Option<&[u8]>, now: &Persistent, may_
         return Decision::answer(error::ARGUMENT);
     };
     match mcmd {
-        0 => Decision::answer(0),
-        EDIT if may_change => {
+        subcommand::READ => Decision::answer(0),
+        subcommand::EDIT if may_change => {
             let mut list = now.mask.clone();
             let codes = edit(&mut list, directives);
             if list == now.mask {
@@ -48,18 +39,18 @@ pub(crate) fn decide(mcmd: u8, directives: Option<&[u8]>, now: &Persistent, may_
 /// Applies directives in order up to the first bad one.
 fn edit(list: &mut Vec<Mac>, directives: &[u8]) -> ReplyCodes {
     let mut applied = 0u8;
-    for directive in directives.as_chunks::<{ mask::DIRECTIVE_LEN }>().0 {
-        let [_, command, a, b, c, d, e, f] = *directive;
+    for bytes in directives.as_chunks::<{ mask::DIRECTIVE_LEN }>().0 {
+        let [_, command, a, b, c, d, e, f] = *bytes;
         let mac = Mac([a, b, c, d, e, f]);
         let at = list.iter().position(|member| *member == mac);
         let list_error = match (command, at) {
-            (0, _) | (1, Some(_)) | (2, None) => 0,
-            (1, None) if list.len() >= MAX_MASK => list_error::FULL,
-            (1, None) => {
+            (directive::NONE, _) | (directive::ADD, Some(_)) | (directive::DELETE, None) => 0,
+            (directive::ADD, None) if list.len() >= MAX_MASK => list_error::FULL,
+            (directive::ADD, None) => {
                 list.push(mac);
                 0
             }
-            (2, Some(at)) => {
+            (directive::DELETE, Some(at)) => {
                 list.remove(at);
                 0
             }

@@ -1,21 +1,12 @@
 //! Query Config Information (AoEr11 §3.2).
 
-use aoe_common::wire::error;
-use aoe_common::wire::{MAX_CONFIG_STRING_BYTES, aoe, query};
+use aoe_common::wire::query::{self, subcommand};
+use aoe_common::wire::{MAX_CONFIG_STRING_BYTES, aoe, error};
 
 use crate::commands::action::Decision;
 use crate::commands::action::{ReplyCodes, StateChange};
 use crate::counters::Silence;
 use crate::{Change, Persistent};
-
-/// The subcommands.
-pub(crate) mod subcommand {
-    pub(crate) const READ: u8 = 0;
-    pub(crate) const TEST: u8 = 1;
-    pub(crate) const PREFIX: u8 = 2;
-    pub(crate) const SET: u8 = 3;
-    pub(crate) const FORCE_SET: u8 = 4;
-}
 
 /// Decides on a request; `string` is `None` when it is longer than allowed or than the frame.
 pub(crate) fn decide(ccmd: u8, string: Option<&[u8]>, now: &Persistent, may_change: bool) -> Decision {

@@ -2,15 +2,11 @@
 
 use aoe_common::Mac;
 use aoe_common::wire::error;
+use aoe_common::wire::reserve::subcommand::{FORCE_SET, READ, SET};
 
 use crate::commands::action::Decision;
 use crate::commands::action::{ReplyCodes, StateChange};
 use crate::{Change, MAX_RESERVE, Persistent};
-
-/// Replace the list if the source may.
-pub(crate) const SET: u8 = 1;
-/// Replace it whoever asks.
-pub(crate) const FORCE_SET: u8 = 2;
 
 /// Decides on a request; `addresses` is `None` when the frame has fewer bytes than it claims.
 pub(crate) fn decide(
@@ -22,7 +18,7 @@ pub(crate) fn decide(
 ) -> Decision {
     let holders = &now.reserve;
     match (rcmd, addresses) {
-        (0, Some(_)) => Decision::answer(0),
+        (READ, Some(_)) => Decision::answer(0),
         (SET | FORCE_SET, Some(addresses)) if may_change => {
             let list: Vec<Mac> = addresses.as_chunks::<6>().0.iter().map(|mac| Mac(*mac)).collect();
             if list.len() > MAX_RESERVE {

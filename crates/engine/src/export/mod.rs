@@ -11,10 +11,10 @@ pub(crate) mod state;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
+use aoe_common::wire::query::subcommand;
 use aoe_common::{Access, Mac, Vlan};
 
 use crate::ata::identify::{Identity, MAX_MULTIPLE};
-use crate::commands::query::subcommand;
 use crate::export::machines::Machines;
 use crate::export::observer::{Change, Observer};
 use crate::export::shared::Shared;

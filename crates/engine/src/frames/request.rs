@@ -248,15 +248,16 @@ impl Request {
     /// True for what changes sectors or what is kept of an export.
     #[inline]
     pub(crate) fn changes(&self) -> bool {
-        use crate::commands::query::subcommand::{FORCE_SET, SET};
         match &self.command {
             Command::Ata(registers) => opcode(registers.command).has_payload(),
-            Command::Query { subcommand, .. } => matches!(*subcommand, SET | FORCE_SET),
-            Command::Mask { subcommand, .. } => *subcommand == crate::commands::mask::EDIT,
+            Command::Query { subcommand, .. } => {
+                matches!(*subcommand, query::subcommand::SET | query::subcommand::FORCE_SET)
+            }
+            Command::Mask { subcommand, .. } => *subcommand == mask::subcommand::EDIT,
             Command::Reserve { subcommand, .. } => {
                 matches!(
                     *subcommand,
-                    crate::commands::reserve::SET | crate::commands::reserve::FORCE_SET
+                    reserve::subcommand::SET | reserve::subcommand::FORCE_SET
                 )
             }
             Command::Unknown(_) => false,

@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use aoe_common::wire::aoe;
+use aoe_common::wire::query::subcommand;
 use aoe_common::{Mac, Vlan};
 
-use crate::commands::query;
 use crate::counters::Counters;
 use crate::frames::link::Link;
 use crate::frames::reply::{Envelope, build};
@@ -150,7 +150,7 @@ fn advertise<L: Link, C: Completions>(
     };
     let receivers = listed.unwrap_or_else(|| vec![Mac::BROADCAST]);
     let string = export.persistent().string;
-    let argument = query_argument(port, export, query::subcommand::READ, &string);
+    let argument = query_argument(port, export, subcommand::READ, &string);
     for to in receivers {
         // Tag 0: 9front takes any other for a reply to a question of its own.
         let envelope = Envelope {

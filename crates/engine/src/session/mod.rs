@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+use aoe_common::wire::query::subcommand;
+
 use crate::ata::{Opcode, opcode};
 use crate::commands::choice::Chosen;
-use crate::commands::query;
 use crate::counters::meter::{ExportMeter, Meter, Meters};
 use crate::counters::{Counters, Silence};
 use crate::frames::link::Link;
@@ -282,7 +283,7 @@ fn changes_string(request: &Request) -> bool {
     matches!(
         request.command,
         Command::Query {
-            subcommand: query::subcommand::SET | query::subcommand::FORCE_SET,
+            subcommand: subcommand::SET | subcommand::FORCE_SET,
             ..
         }
     )

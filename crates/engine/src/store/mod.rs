@@ -18,7 +18,7 @@ use crate::session::completion::{Completions, Token};
 use crate::store::health::Health;
 
 /// Bytes in a sector, everywhere in AoE.
-pub const SECTOR_BYTES: u64 = 512;
+pub const SECTOR_BYTES: u64 = aoe_common::wire::SECTOR_BYTES as u64;
 
 /// How far an operation got in the call that started it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use aoe_common::wire::ata::command;
 use aoe_common::wire::{MIN_FRAME_BYTES, SECTOR_BYTES, aoe};
 use arrayvec::ArrayVec;
 
@@ -134,7 +135,7 @@ impl<'a> LoadLoop<'a> {
     fn new(plan: &'a Plan, now: Instant) -> LoadLoop<'a> {
         let depth = plan.depth.clamp(1, MAX_DEPTH);
         let longest = AtaRequest {
-            opcode: frame::OP_WRITE_EXT,
+            opcode: command::WRITE_EXT,
             sectors: plan.sectors,
             lba: 0,
         };
@@ -257,9 +258,9 @@ impl<'a> LoadLoop<'a> {
             retransmit_at,
         };
         let opcode = if write {
-            frame::OP_WRITE_EXT
+            command::WRITE_EXT
         } else {
-            frame::OP_READ_EXT
+            command::READ_EXT
         };
         let request = AtaRequest {
             opcode,
@@ -427,9 +428,9 @@ impl<'a> LoadLoop<'a> {
 impl Slot {
     fn request(&self, plan: &Plan) -> AtaRequest {
         let opcode = if self.write {
-            frame::OP_WRITE_EXT
+            command::WRITE_EXT
         } else {
-            frame::OP_READ_EXT
+            command::READ_EXT
         };
         AtaRequest {
             opcode,

@@ -4,6 +4,12 @@
 //! first byte of the frame ([`eth`]); an untagged frame has its AoE header at [`eth::HEADER_LEN`]. Sources: the AoE
 //! protocol definition revision 11 and IEEE 802.1Q; `docs/conformance.md` has the rules one by one.
 
+pub mod ata;
+pub mod identify;
+pub mod mask;
+pub mod query;
+pub mod reserve;
+
 /// Bytes of a logical sector. AoE knows no other size.
 pub const SECTOR_BYTES: usize = 512;
 
@@ -105,67 +111,4 @@ pub mod error {
     pub const VERSION: u8 = 5;
     /// Target is reserved.
     pub const RESERVED: u8 = 6;
-}
-
-/// The argument of an ATA command; offsets from its first byte (AoE header + 10).
-pub mod ata {
-    /// AFlags.
-    pub const AFLAGS: usize = 0;
-    /// Feature (request) or error (response) register.
-    pub const FEATURE: usize = 1;
-    /// Sector count register.
-    pub const COUNT: usize = 2;
-    /// Command (request) or status (response) register.
-    pub const COMMAND: usize = 3;
-    /// LBA, 6 bytes, little-endian.
-    pub const LBA: usize = 4;
-    /// Length of the argument; data follows.
-    pub const HEADER_LEN: usize = 12;
-
-    /// AFlags: LBA4 and LBA5 are valid.
-    pub const AFLAG_EXTENDED: u8 = 0x40;
-    /// AFlags: asynchronous write.
-    pub const AFLAG_ASYNC: u8 = 0x02;
-    /// AFlags: the data goes to the device.
-    pub const AFLAG_WRITE: u8 = 0x01;
-}
-
-/// The argument of Query Config; offsets from its first byte.
-pub mod query {
-    /// Buffer count, 2 bytes, big-endian.
-    pub const BUFFERS: usize = 0;
-    /// Firmware version, 2 bytes, big-endian.
-    pub const FIRMWARE: usize = 2;
-    /// Sectors per ATA command.
-    pub const SECTORS: usize = 4;
-    /// AoE version in the high nibble, subcommand in the low one.
-    pub const SUBCOMMAND: usize = 5;
-    /// Length of the config string, 2 bytes, big-endian.
-    pub const STRING_LEN: usize = 6;
-    /// Length of the argument; the string follows.
-    pub const HEADER_LEN: usize = 8;
-}
-
-/// The argument of MAC Mask List; offsets from its first byte.
-pub mod mask {
-    /// Subcommand: 0 read, 1 edit.
-    pub const SUBCOMMAND: usize = 1;
-    /// Error of the list (response).
-    pub const ERROR: usize = 2;
-    /// Number of directives.
-    pub const COUNT: usize = 3;
-    /// Length of the argument; directives follow.
-    pub const HEADER_LEN: usize = 4;
-    /// Length of one directive: reserved, command, MAC.
-    pub const DIRECTIVE_LEN: usize = 8;
-}
-
-/// The argument of Reserve/Release; offsets from its first byte.
-pub mod reserve {
-    /// Subcommand: 0 read, 1 set, 2 force set.
-    pub const SUBCOMMAND: usize = 0;
-    /// Number of addresses.
-    pub const COUNT: usize = 1;
-    /// Length of the argument; addresses follow.
-    pub const HEADER_LEN: usize = 2;
 }

@@ -11,7 +11,6 @@ use lab::needs::{Need, find};
 use lab::vm::{self, Guest};
 use lab::{Image, Lab, Options, Process, Target, needs};
 
-const IPXE_KERNEL: &str = "/usr/lib/ipxe/ipxe.lkrn";
 const NETWORK_ROM: &str = "/usr/lib/ipxe/qemu/pxe-virtio.rom";
 
 /// Makes an ext4 file system with these files in an image, without mounting anything.
@@ -184,11 +183,7 @@ fn booted(qemu: &mut Process, image: &Image) -> Result<()> {
 
 #[test]
 fn ipxe_boots_by_sanboot() -> Result<()> {
-    needs!(
-        Need::Root,
-        Need::Tool("qemu-system-x86_64"),
-        Need::File(IPXE_KERNEL)
-    );
+    needs!(Need::Root, Need::Tool("qemu-system-x86_64"), Need::File(vm::IPXE));
     let lab = Lab::new(Options::default())?;
     let image = bootable()?;
     let _target = Target::ready(&lab.target, &["serve", "12", "9", "eth0", image.as_str()], 1)?;
@@ -197,27 +192,12 @@ fn ipxe_boots_by_sanboot() -> Result<()> {
 
 /// A machine that boots from the export by a script for iPXE.
 fn sanboot(lab: &Lab, directory: &Path) -> Result<Process> {
-    let script = directory.join("script.ipxe");
-    std::fs::write(
-        &script,
-        "#!ipxe\nifopen net0\nsanboot aoe:e12.9 || sanboot aoe:e12.9\n",
-    )?;
-    let mut args = vm::machine(256);
-    let kernel = lab::packages::find_file(IPXE_KERNEL).context("no iPXE")?;
-    for (option, file) in [("-kernel", &kernel), ("-initrd", &script)] {
-        args.extend([option, file.to_str().context("odd path")?].map(str::to_owned));
-    }
-    args.extend(vm::cards(lab, 1, 1500, false)?);
-    vm::spawn(lab, &args)
+    vm::sanboot(lab, directory, "aoe:e12.9", 256)
 }
 
 #[test]
 fn ipxe_boots_into_a_copy_of_the_golden_image_that_begins_anew_each_time() -> Result<()> {
-    needs!(
-        Need::Root,
-        Need::Tool("qemu-system-x86_64"),
-        Need::File(IPXE_KERNEL)
-    );
+    needs!(Need::Root, Need::Tool("qemu-system-x86_64"), Need::File(vm::IPXE));
     let lab = Lab::new(Options::default())?;
     let golden = bootable()?;
     let before = golden.read(0, 32768)?;

@@ -8,6 +8,7 @@ mod bonds;
 mod boot;
 mod conformance;
 mod control;
+mod debian_root;
 mod degraded;
 mod dependencies;
 mod disk_faults;

@@ -65,22 +65,7 @@ find "$group" -depth -type d -exec rmdir {} +
 
 /// A tree of this release, with systemd; made once for this workspace.
 pub(crate) fn tree(codename: &str) -> Result<PathBuf> {
-    let root = packages::cached(&format!("debian/{codename}"), |root| {
-        let mut debootstrap = Command::new(packages::find_program("debootstrap").context("no debootstrap")?);
-        debootstrap
-            .args(["--variant=minbase", "--include=systemd,systemd-sysv,dbus"])
-            .arg(codename)
-            .arg(root.join("tree"))
-            .arg(packages::mirror()?);
-        let output = debootstrap.output().context("starting debootstrap")?;
-        ensure!(
-            output.status.success(),
-            "debootstrap: {}",
-            String::from_utf8_lossy(&output.stdout)
-        );
-        Ok(())
-    })?;
-    Ok(root.join("tree"))
+    packages::debian(codename, codename, &["systemd", "systemd-sysv", "dbus"])
 }
 
 /// A running system; ended when dropped.

@@ -41,6 +41,7 @@ const LAB: &[(&str, u32, usize)] = &[
     ("drivers", 1, BUSY),
     ("room", 1, BUSY),
     ("systemd", 1, BUSY),
+    ("debian_root", 1, BUSY),
     ("rbd", 1, WAITS),
     ("stuck_disk", 3, WAITS),
     ("linux", 1, BUSY),

@@ -22,6 +22,29 @@ pub fn mirror() -> Result<String> {
     sources::mirror(Path::new("/etc/apt"), &codename()?)
 }
 
+/// A tree of this release of Debian with these packages besides the smallest set, made once for this workspace and never written to afterwards.
+///
+/// # Errors
+/// Without root, debootstrap or network.
+pub fn debian(place: &str, codename: &str, include: &[&str]) -> Result<PathBuf> {
+    let root = cached(&format!("debian/{place}"), |root| {
+        let mut debootstrap = Command::new(find_program("debootstrap").context("no debootstrap")?);
+        debootstrap
+            .args(["--variant=minbase", &format!("--include={}", include.join(","))])
+            .arg(codename)
+            .arg(root.join("tree"))
+            .arg(mirror()?);
+        let output = debootstrap.output().context("starting debootstrap")?;
+        anyhow::ensure!(
+            output.status.success(),
+            "debootstrap: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        Ok(())
+    })?;
+    Ok(root.join("tree"))
+}
+
 /// Where downloads are kept: `target/lab` of the workspace.
 pub fn cache() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab")

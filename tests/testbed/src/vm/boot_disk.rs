@@ -97,13 +97,18 @@ pub fn make(path: &Path, mib: u64, device: &str, init: &str) -> Result<()> {
         .arg(path)
         .arg(format!("{}M", mib - 1));
     packages_output(mke2fs)?;
-    embed_grub(path, mib, scratch.path())
+    embed_grub(path, mib)
 }
 
-/// The boot sector with the table of one partition, and GRUB's core behind it.
-fn embed_grub(path: &Path, mib: u64, scratch: &Path) -> Result<()> {
+/// Makes a disk of `mib` MiB, with a file system of ext4 from its second MiB on, bootable: the boot sector with the table of one partition, and
+/// GRUB's core behind it, which reads `/boot/grub/grub.cfg`.
+///
+/// # Errors
+/// When GRUB is missing.
+pub fn embed_grub(path: &Path, mib: u64) -> Result<()> {
     let boot_sector = find_file(BOOT_SECTOR).context("no GRUB")?;
-    let core = scratch.join("core.img");
+    let scratch = tempfile::Builder::new().prefix("xblade-").tempdir()?;
+    let core = scratch.path().join("core.img");
     let mut mkimage = packages::command("grub-mkimage");
     mkimage.args(["-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-d"]);
     mkimage.arg(boot_sector.parent().context("odd path")?);
@@ -122,6 +127,8 @@ fn embed_grub(path: &Path, mib: u64, scratch: &Path) -> Result<()> {
         &sectors[..],
     ]
     .concat();
+    // The disk's signature, of which udev makes the partition's PARTUUID.
+    sector[440..444].copy_from_slice(b"aoe1");
     // On floppy disks GRUB has code there.
     sector[446..510].fill(0);
     sector[446..462].copy_from_slice(&entry);

@@ -11,13 +11,14 @@ pub mod machine;
 pub mod qemu;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tempfile::NamedTempFile;
 
 use crate::link::Lab;
+use crate::packages::find_file;
 use crate::process::Process;
 use initramfs::Initramfs;
 use kernel::{Kernel, Module};
@@ -198,6 +199,28 @@ pub fn machine(memory_mib: u32) -> Vec<String> {
 pub fn spawn(lab: &Lab, args: &[String]) -> Result<Process> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     Process::spawn(&lab.initiator, qemu::PROGRAM, &args)
+}
+
+/// iPXE as a kernel, of Debian's package `ipxe`.
+pub const IPXE: &str = "/usr/lib/ipxe/ipxe.lkrn";
+
+/// Starts a machine on link 0 that boots from an export of AoE by iPXE, `aoe:e12.9` for one. The script for iPXE is put into `directory`.
+///
+/// # Errors
+/// When iPXE is missing or qemu does not start.
+pub fn sanboot(lab: &Lab, directory: &Path, export: &str, memory_mib: u32) -> Result<Process> {
+    let script = directory.join("script.ipxe");
+    std::fs::write(
+        &script,
+        format!("#!ipxe\nifopen net0\nsanboot {export} || sanboot {export}\n"),
+    )?;
+    let mut args = machine(memory_mib);
+    let kernel = find_file(IPXE).context("no iPXE")?;
+    for (option, file) in [("-kernel", &kernel), ("-initrd", &script)] {
+        args.extend([option, file.to_str().context("odd path")?].map(str::to_owned));
+    }
+    args.extend(cards(lab, 1, 1500, false)?);
+    spawn(lab, &args)
 }
 
 /// Joins link `n` and a tap by a bridge; does nothing when that is so already.

@@ -357,6 +357,10 @@ fn the_book_has_all_its_chapters_and_its_links_lead_somewhere() {
                 docs.join(file)
             };
             assert!(target.exists(), "{name}: {link}");
+            assert!(
+                !file.starts_with(".."),
+                "{name}: {link} is not in the book, nor on its site"
+            );
             if !anchor.is_empty() {
                 let there = anchors(&fs::read_to_string(&target).unwrap());
                 assert!(

@@ -35,6 +35,7 @@ mod metrics;
 mod nbd;
 mod other_targets;
 mod overlay;
+mod packages;
 mod panics;
 mod paths;
 mod pause;

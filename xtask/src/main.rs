@@ -1,6 +1,7 @@
 //! What developers and first users run: `cargo xtask <task>`. One file a task; this one only dispatches.
 
 mod bench;
+mod book;
 mod cargo;
 mod clock;
 mod ebpf;
@@ -29,6 +30,8 @@ enum Task {
     Setup(setup::Args),
     /// Build the kernel half and put it where the user half embeds it from.
     Ebpf(ebpf::Args),
+    /// Build the book as a site (with mdBook) and follow its links.
+    Book(book::Args),
     /// Fuzz the engine and the readers of config and state files.
     Fuzz(fuzz::Args),
     /// Serve an image to an initiator in a lab of namespaces and check every byte; or run xblade with your arguments.
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().task {
         Task::Setup(args) => setup::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
+        Task::Book(args) => book::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Run(args) => run::run(&args),
         Task::Bench(args) => bench::run(&args),

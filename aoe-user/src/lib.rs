@@ -2,14 +2,16 @@
 //!
 //! Uses run one way: `main → cli → control → port → {config, dump, metrics → filter} → {host, target}`, and from all of these to
 //! the crates `store → engine`, `xsk`, `failover`, `initiator` and `aoe-common`. The suite `house` holds them to that.
+//!
+//! What is `pub` here is used from another crate: the binary, the lab's tests, the fuzz targets and the example.
 
 pub mod cli;
 pub mod config;
 pub mod control;
-pub mod dump;
+pub(crate) mod dump;
 pub mod filter;
-pub mod host;
-pub mod metrics;
+pub(crate) mod host;
+pub(crate) mod metrics;
 pub mod port;
 pub mod target;
 

@@ -1,9 +1,7 @@
 //! The engine with this machine's stores behind it.
 
-pub use engine::{
-    AccessList, Address, Change, Counter, Counters, Gateway, Identity, MAX_MASK, MAX_RESERVE, Observer,
-    Options, Persistent, PortInfo, ReplaceError, StateError, WireAdmin,
-};
+pub use engine::{AccessList, Address, Change, Identity, Observer, Options, Persistent, PortInfo, WireAdmin};
+pub(crate) use engine::{Counters, Gateway};
 
 use crate::store::CompletionQueue;
 
@@ -14,4 +12,4 @@ pub type Exports = engine::Exports<CompletionQueue>;
 /// The engine of one worker, on a link of kind `L`.
 pub type Session<L> = engine::Session<L, CompletionQueue>;
 /// Keeps what initiators change.
-pub type DynStateStore = dyn engine::StateStore<CompletionQueue>;
+pub(crate) type DynStateStore = dyn engine::StateStore<CompletionQueue>;

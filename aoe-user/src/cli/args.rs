@@ -20,15 +20,15 @@ use crate::config::{
     CephOptions, ExportConfig, ImageFormat, Mode, OnLostWrite, StoreKind, Vlan, ceph, device, interfaces,
 };
 
-pub use bench::BenchArgs;
-pub use doctor::DoctorArgs;
-pub use import::{Format, ImportArgs};
-pub use state::{StateAction, StateArgs, StatePlace, StateTarget};
+pub(crate) use bench::BenchArgs;
+pub(crate) use doctor::DoctorArgs;
+pub(crate) use import::{Format, ImportArgs};
+pub(crate) use state::{StateAction, StateArgs, StatePlace, StateTarget};
 
 /// Where `daemon` and `check` look for the config file.
-pub const CONFIG_FILE: &str = "/etc/xblade/xblade.toml";
+pub(crate) const CONFIG_FILE: &str = "/etc/xblade/xblade.toml";
 /// Where `daemon` keeps config strings, masks and reservations.
-pub const STATE_DIR: &str = "/var/lib/xblade";
+pub(crate) const STATE_DIR: &str = "/var/lib/xblade";
 
 /// ATA-over-Ethernet target: exports disk images and block devices on an Ethernet
 #[derive(Debug, Parser)]
@@ -40,7 +40,7 @@ pub struct Cli {
     /// What to log: error, warn, info, debug or trace, also by module as in info,xblade::port=debug [default: $XBLADE_LOG, else
     /// $RUST_LOG, else info]
     #[arg(long, global = true, value_name = "FILTER", value_parser = log::parse)]
-    pub log: Option<String>,
+    pub(crate) log: Option<String>,
 
     /// What to do
     #[command(subcommand)]
@@ -128,20 +128,20 @@ type Cpus = Vec<usize>;
 pub struct ServeArgs {
     /// Major address, 0 to 65534
     #[arg(value_parser = |text: &str| SHELF.parse::<u16>(text), allow_negative_numbers = true)]
-    pub shelf: u16,
+    pub(crate) shelf: u16,
     /// Minor address, 0 to 254
     #[arg(value_parser = |text: &str| SLOT.parse::<u8>(text), allow_negative_numbers = true)]
-    pub slot: u8,
+    pub(crate) slot: u8,
     /// Network interfaces to serve on, names or globs
     #[arg(value_name = "NETIF[,NETIF…]", value_parser = patterns)]
-    pub interfaces: Patterns,
+    pub(crate) interfaces: Patterns,
     /// Image file or block device (also PARTUUID=…), an image in Ceph (rbd:POOL/IMAGE), or an NBD server's (nbd+unix:///NAME?socket=PATH, nbd://HOST/NAME)
     #[arg(value_parser = OsStringValueParser::new().try_map(device::path))]
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
 
     /// Refuse writes
     #[arg(short, long)]
-    pub read_only: bool,
+    pub(crate) read_only: bool,
     /// Serve these initiators only [default: everyone]
     #[arg(
         short = 'm',
@@ -151,7 +151,7 @@ pub struct ServeArgs {
         num_args = 1
     )]
     #[arg(value_parser = values::initiator)]
-    pub allow: Vec<Mac>,
+    pub(crate) allow: Vec<Mac>,
     /// First sector of the file to export, or where it starts as in 1GiB
     #[arg(
         short,
@@ -161,7 +161,7 @@ pub struct ServeArgs {
         allow_negative_numbers = true
     )]
     #[arg(value_parser = values::sectors(OFFSET))]
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Number of sectors to export, or their size as in 1GiB; 0: to the end of the file
     #[arg(
         short,
@@ -171,85 +171,85 @@ pub struct ServeArgs {
         allow_negative_numbers = true
     )]
     #[arg(value_parser = values::sectors(LENGTH))]
-    pub length: u64,
+    pub(crate) length: u64,
     /// Requests that an initiator may have under way
     #[arg(short, long, value_name = "N", default_value_t = ExportConfig::BUFFERS, allow_negative_numbers = true)]
     #[arg(value_parser = |text: &str| BUFFERS.parse::<u16>(text))]
-    pub buffers: u16,
+    pub(crate) buffers: u16,
     /// Acknowledge a write only when it is on the medium
     #[arg(short, long)]
-    pub sync: bool,
+    pub(crate) sync: bool,
     /// Bypass the page cache: the same as --store direct
     #[arg(short, long, conflicts_with = "store")]
-    pub direct: bool,
+    pub(crate) direct: bool,
 
     /// How to attach to the interface: the best that works, or only this
     #[arg(long, default_value = "auto", value_parser = one_of(&Mode::NAMES, &Mode::OTHER_NAMES))]
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// Where sectors live: mapped file, O_DIRECT, an image in Ceph, an NBD server's export, or for measuring memory or nowhere
     #[arg(long, default_value = "mmap", value_parser = one_of(&StoreKind::NAMES, &[]))]
-    pub store: StoreKind,
+    pub(crate) store: StoreKind,
     /// Export the file's bytes as they are (raw), or refuse what looks like qcow2, VMDK, gzip and so on
     #[arg(long, default_value = "detect", value_parser = one_of(&ImageFormat::NAMES, &[]))]
-    pub format: ImageFormat,
+    pub(crate) format: ImageFormat,
     /// How long an idle worker spins before it sleeps, in microseconds
     #[arg(long, value_name = "N", default_value_t = ExportConfig::SPIN_US, allow_negative_numbers = true)]
     #[arg(value_parser = |text: &str| SPIN_US.parse::<u32>(text))]
-    pub spin_us: u32,
+    pub(crate) spin_us: u32,
     /// CPUs to pin workers to, by turns, as in 0-3,5 [default: the scheduler decides]
     #[arg(long, value_name = "LIST", value_parser = values::cpus)]
-    pub cpus: Option<Cpus>,
+    pub(crate) cpus: Option<Cpus>,
     /// Serial number to show, at most 20 characters [default: made from address and host]
     #[arg(long, value_name = "TEXT", value_parser = values::serial)]
-    pub serial: Option<String>,
+    pub(crate) serial: Option<String>,
     /// Answer frames of this VLAN, or any [default: untagged frames only]
     #[arg(long, value_name = "N|any", value_parser = values::vlan, allow_negative_numbers = true)]
-    pub vlan: Option<Vlan>,
+    pub(crate) vlan: Option<Vlan>,
     /// Frames that each initiator may send, such as 50k/s [default: no limit]
     #[arg(long, value_name = "RATE", value_parser = values::rate, allow_hyphen_values = true)]
-    pub rate_limit: Option<u32>,
+    pub(crate) rate_limit: Option<u32>,
     /// Without --sync, what a power cut may take away: the writes of this time, such as 500ms [default: 1s]
     #[arg(long, value_name = "TIME", value_parser = values::flush_interval, allow_hyphen_values = true)]
-    pub flush_interval: Option<Duration>,
+    pub(crate) flush_interval: Option<Duration>,
     /// Take no writes any more when acknowledged ones were lost, until `xblade state clear --lost-writes`, or go on
     #[arg(long, default_value = "stop", value_parser = one_of(&OnLostWrite::NAMES, &[]))]
-    pub on_lost_write: OnLostWrite,
+    pub(crate) on_lost_write: OnLostWrite,
     /// Reserve all of the file's space at start
     #[arg(long)]
-    pub prealloc: bool,
+    pub(crate) prealloc: bool,
     /// The file or device has other writers: take no lock; needs --direct
     #[arg(long)]
-    pub shared: bool,
+    pub(crate) shared: bool,
     /// Ceph's configuration file, for rbd: images [default: $CEPH_CONF, else /etc/ceph/ceph.conf]
     #[arg(long, value_name = "FILE")]
-    pub ceph_conf: Option<PathBuf>,
+    pub(crate) ceph_conf: Option<PathBuf>,
     /// The Ceph client to be, for rbd: images
     #[arg(long, value_name = "NAME", default_value = CephOptions::USER, value_parser = ceph::user)]
-    pub ceph_user: String,
+    pub(crate) ceph_user: String,
     /// Let initiators change MAC mask and reservation without an access list, too [default: only the config string]
     #[arg(long)]
-    pub wire_admin: bool,
+    pub(crate) wire_admin: bool,
     /// Refuse changes of config string, MAC mask and reservation by initiators
     #[arg(long, conflicts_with = "wire_admin")]
-    pub no_wire_admin: bool,
+    pub(crate) no_wire_admin: bool,
     /// Answer the minimal SMART commands
     #[arg(long)]
-    pub smart: bool,
+    pub(crate) smart: bool,
     /// Drop writes that look like late duplicates from a slow path (a heuristic for Linux initiators)
     #[arg(long)]
-    pub late_duplicates: bool,
+    pub(crate) late_duplicates: bool,
     /// Keep config string, MAC mask and reservation here [default: in memory only]
     #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
     /// Wait for what is missing or in use (interface, file, address) instead of failing at once
     #[arg(long)]
-    pub wait: bool,
+    pub(crate) wait: bool,
     /// Serve although shelf 4095 is refused by Linux, or another target has this address
     #[arg(long)]
-    pub force: bool,
+    pub(crate) force: bool,
     /// Listen here for `xblade status` and others [default: nowhere]
     #[arg(long, value_name = "PATH")]
-    pub control: Option<PathBuf>,
+    pub(crate) control: Option<PathBuf>,
 }
 
 /// `xblade daemon`
@@ -257,19 +257,19 @@ pub struct ServeArgs {
 pub struct DaemonArgs {
     /// The config file
     #[arg(short, long, value_name = "FILE", default_value = CONFIG_FILE)]
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     /// Keep config strings, MAC masks and reservations here
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    pub state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
     /// Serve nothing while the state directory is empty: it was used before, so what it kept is lost or not mounted
     #[arg(long)]
-    pub state_required: bool,
+    pub(crate) state_required: bool,
     /// Serve although shelf 4095 is refused by Linux, or another target has an address
     #[arg(long)]
-    pub force: bool,
+    pub(crate) force: bool,
     /// Listen here for `xblade status` and others [default: $XBLADE_CONTROL, else /run/xblade/control.sock]
     #[arg(long, value_name = "PATH")]
-    pub control: Option<PathBuf>,
+    pub(crate) control: Option<PathBuf>,
 }
 
 /// `xblade check`
@@ -277,26 +277,26 @@ pub struct DaemonArgs {
 pub struct CheckArgs {
     /// The config file
     #[arg(short, long, value_name = "FILE", default_value = CONFIG_FILE)]
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     /// Accept shelf 4095, which Linux refuses
     #[arg(long)]
-    pub force: bool,
+    pub(crate) force: bool,
     /// Look at the file alone and not at this machine: fail where the daemon would refuse it, print nothing
     #[arg(long)]
-    pub file_only: bool,
+    pub(crate) file_only: bool,
 }
 
 /// `xblade create`
 #[derive(Debug, Args)]
 pub struct CreateArgs {
     /// The file to make; must not be there yet
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Its size: 512M, 1.5G, 2TiB (powers of 1024), sectors as in 2097152s, or bytes without a unit
     #[arg(value_parser = values::size_bytes, allow_hyphen_values = true)]
-    pub size: u64,
+    pub(crate) size: u64,
     /// Reserve the space now, so that writes never find the disk full [default: sparse]
     #[arg(long)]
-    pub prealloc: bool,
+    pub(crate) prealloc: bool,
 }
 
 /// One of `names`; `others` are taken too, but not told.

@@ -14,16 +14,16 @@ const SECTOR_BYTES: u64 = aoe_common::wire::SECTOR_BYTES as u64;
 
 /// The object behind an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backing {
+pub(crate) struct Backing {
     /// Equal for two paths that lead to the same bytes, through links of any kind.
-    pub identity: Identity,
+    pub(crate) identity: Identity,
     /// Its size.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Which bytes a path leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Identity {
+pub(crate) enum Identity {
     /// A regular file.
     File {
         /// Device number of the file system.
@@ -39,12 +39,12 @@ pub enum Identity {
 
 impl Backing {
     /// Whole sectors.
-    pub fn sectors(&self) -> u64 {
+    pub(crate) fn sectors(&self) -> u64 {
         self.bytes / SECTOR_BYTES
     }
 
     /// Bytes after the last whole sector, which are not exported.
-    pub fn rest_bytes(&self) -> u64 {
+    pub(crate) fn rest_bytes(&self) -> u64 {
         self.bytes % SECTOR_BYTES
     }
 }
@@ -53,7 +53,7 @@ impl Backing {
 ///
 /// # Errors
 /// The key at fault and what is wrong with it.
-pub fn examine(export: &ExportConfig) -> Result<Backing, (&'static str, String)> {
+pub(crate) fn examine(export: &ExportConfig) -> Result<Backing, (&'static str, String)> {
     match export.store {
         StoreKind::Rbd => return Ok(examine_image(export)?.0),
         StoreKind::Nbd => return examine_nbd(export),
@@ -93,7 +93,9 @@ fn examine_nbd(export: &ExportConfig) -> Result<Backing, (&'static str, String)>
 ///
 /// # Errors
 /// The key at fault and what is wrong.
-pub fn examine_image(export: &ExportConfig) -> Result<(Backing, Option<String>), (&'static str, String)> {
+pub(crate) fn examine_image(
+    export: &ExportConfig,
+) -> Result<(Backing, Option<String>), (&'static str, String)> {
     let found = inspect_rbd(&export.path, &export.ceph).map_err(|error| {
         let key = match error {
             StoreError::CephLibrary { .. } => "store",
@@ -146,7 +148,7 @@ fn fitting(export: &ExportConfig, backing: Backing) -> Result<Backing, (&'static
 }
 
 /// The sectors that an export of `backing` serves, which fits by [`examine`].
-pub fn sectors_served(export: &ExportConfig, backing: &Backing) -> u64 {
+pub(crate) fn sectors_served(export: &ExportConfig, backing: &Backing) -> u64 {
     let rest = backing.sectors().saturating_sub(export.offset);
     if export.length == 0 {
         rest

@@ -32,7 +32,7 @@ fn read_conf(file: &Path, text: &str) -> Result<PathBuf, String> {
 ///
 /// # Errors
 /// When it is none.
-pub fn user(text: &str) -> Result<String, String> {
+pub(crate) fn user(text: &str) -> Result<String, String> {
     let name = text.strip_prefix("client.").unwrap_or(text);
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_graphic()) {
         return Err("the name of a Ceph client is needed, as in \"xblade\" for client.xblade".into());

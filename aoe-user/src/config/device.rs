@@ -15,7 +15,7 @@ const LABELS: [(&str, &str); 2] = [
 ];
 
 /// The device that such a text names; `None`: it is a path like any other. Nothing is looked at: the device may come later.
-pub fn named(text: &str) -> Option<Result<PathBuf, String>> {
+pub(crate) fn named(text: &str) -> Option<Result<PathBuf, String>> {
     let after = |(word, folder): &(&str, &'static str)| Some((text.strip_prefix(word)?.to_owned(), *folder));
     if let Some((id, folder)) = LINKS.iter().find_map(after) {
         let is_id = !id.is_empty() && id.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
@@ -36,12 +36,12 @@ pub fn named(text: &str) -> Option<Result<PathBuf, String>> {
 ///
 /// # Errors
 /// When what follows the word names no device.
-pub fn path(word: OsString) -> Result<PathBuf, String> {
+pub(crate) fn path(word: OsString) -> Result<PathBuf, String> {
     word.to_str().and_then(named).unwrap_or_else(|| Ok(word.into()))
 }
 
 /// The udev link goes by what is inside the file system, which whoever writes to the export can change.
-pub fn is_fickle(path: &Path) -> bool {
+pub(crate) fn is_fickle(path: &Path) -> bool {
     path.starts_with("/dev/disk/by-uuid") || path.starts_with("/dev/disk/by-label")
 }
 

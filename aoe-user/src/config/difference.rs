@@ -10,7 +10,7 @@ pub(super) type Setting = (String, String, String);
 
 impl ExportConfig {
     /// The settings that differ.
-    pub fn differences(&self, after: &ExportConfig) -> Vec<Setting> {
+    pub(crate) fn differences(&self, after: &ExportConfig) -> Vec<Setting> {
         let pairs = self.settings().into_iter().zip(after.settings());
         let differing = pairs.filter(|((_, before), (_, after))| before != after);
         differing

@@ -14,22 +14,22 @@ use super::{ExportConfig, Overlay, StoreKind, values};
 
 /// Exports that several gateways can serve, and that move from one to the other together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FailoverGroup {
+pub(crate) struct FailoverGroup {
     /// What it is called.
-    pub name: String,
+    pub(crate) name: String,
     /// The address that its exports are served under, on whichever gateway: the same in the configuration of each.
-    pub mac: Mac,
+    pub(crate) mac: Mac,
     /// The gateways' own addresses on the network of the initiators.
-    pub peers: Arc<[Mac]>,
+    pub(crate) peers: Arc<[Mac]>,
     /// After so long without an answer from the gateway that serves it, another one takes it.
-    pub detect: Duration,
+    pub(crate) detect: Duration,
     /// The program, with its arguments, that takes and gives back the storage; `None`: the images' locks in Ceph do.
-    pub command: Option<Vec<String>>,
+    pub(crate) command: Option<Vec<String>>,
 }
 
 impl FailoverGroup {
     /// How long a gateway that answers is not heard before another takes over, where nothing is said.
-    pub const DETECT: Duration = Duration::from_millis(1500);
+    pub(crate) const DETECT: Duration = Duration::from_millis(1500);
 }
 
 /// The groups by name.

@@ -75,7 +75,7 @@ impl Origin {
     }
 
     /// The place of an export, as in `x.toml:3:1`.
-    pub fn export(&self, export: usize) -> Option<String> {
+    pub(crate) fn export(&self, export: usize) -> Option<String> {
         let at = self.exports.get(export)?;
         let source = self.sources.get(at.source)?;
         Some(Place::new(source, at.heading.clone()).name())

@@ -11,7 +11,7 @@ const NAME_MAX: usize = 127;
 ///
 /// # Errors
 /// What a name or glob looks like.
-pub fn pattern(text: &str) -> Result<String, String> {
+pub(crate) fn pattern(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
         return Err("the name of a network interface, or a glob such as \"em*\", is needed".into());
     }
@@ -26,25 +26,25 @@ pub fn pattern(text: &str) -> Result<String, String> {
 }
 
 /// True when the text chooses by pattern instead of naming one interface.
-pub fn is_glob(text: &str) -> bool {
+pub(crate) fn is_glob(text: &str) -> bool {
     text.contains(['*', '?', '[', '{'])
 }
 
 /// True when one of the names and globs chooses `interface`. Globs leave out what cannot carry AoE.
-pub fn chosen(patterns: &[String], interface: &Interface) -> bool {
+pub(crate) fn chosen(patterns: &[String], interface: &Interface) -> bool {
     Patterns::new(patterns).choose(interface)
 }
 
 /// Names and globs, made ready to be asked often.
 #[derive(Debug)]
-pub struct Patterns {
+pub(crate) struct Patterns {
     names: Vec<String>,
     globs: Vec<globset::GlobMatcher>,
 }
 
 impl Patterns {
     /// A text that is no glob after all, which [`pattern`] refuses, chooses nothing.
-    pub fn new(patterns: &[String]) -> Patterns {
+    pub(crate) fn new(patterns: &[String]) -> Patterns {
         let (globs, names): (Vec<_>, Vec<_>) = patterns.iter().partition(|text| is_glob(text));
         Patterns {
             names: names.into_iter().cloned().collect(),
@@ -53,14 +53,14 @@ impl Patterns {
     }
 
     /// As [`chosen`].
-    pub fn choose(&self, interface: &Interface) -> bool {
+    pub(crate) fn choose(&self, interface: &Interface) -> bool {
         let matches = |glob: &globset::GlobMatcher| interface.names().any(|name| glob.is_match(name));
         self.names.iter().any(|name| interface.is_called(name))
             || interface.is_ethernet() && self.globs.iter().any(matches)
     }
 
     /// The interfaces that are named in full.
-    pub fn names(&self) -> &[String] {
+    pub(crate) fn names(&self) -> &[String] {
         &self.names
     }
 }

@@ -4,20 +4,20 @@
 //! text forms that the file and the command line share.
 
 mod access_lists;
-pub mod backing;
-pub mod ceph;
-pub mod device;
+pub(crate) mod backing;
+pub(crate) mod ceph;
+pub(crate) mod device;
 mod difference;
-pub mod failover;
+pub(crate) mod failover;
 pub mod file;
-pub mod interfaces;
-pub mod overlays;
-pub mod problem;
+pub(crate) mod interfaces;
+pub(crate) mod overlays;
+pub(crate) mod problem;
 mod reader;
-pub mod source;
-pub mod sources;
-pub mod validate;
-pub mod values;
+pub(crate) mod source;
+pub(crate) mod sources;
+pub(crate) mod validate;
+pub(crate) mod values;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -28,13 +28,13 @@ use aoe_common::Mac;
 
 pub use aoe_common::{Access, Vlan};
 
-pub use failover::FailoverGroup;
-pub use overlays::{Machine, Overlay, OverlayReset, Unknown};
+pub(crate) use failover::FailoverGroup;
+pub(crate) use overlays::{Machine, Overlay, OverlayReset, Unknown};
 
 pub use source::Source;
 
 use crate::store::RemotePath;
-pub use crate::store::{CephOptions, ImageFormat, OnLostWrite, StoreKind};
+pub(crate) use crate::store::{CephOptions, ImageFormat, OnLostWrite, StoreKind};
 
 /// Everything one process serves.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,95 +57,95 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExportConfig {
     /// Major address, 0 to 65534.
-    pub shelf: u16,
+    pub(crate) shelf: u16,
     /// Minor address, 0 to 254.
-    pub slot: u8,
+    pub(crate) slot: u8,
     /// The image or block device; unused by the `ram` and `null` stores but for its size.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Interface names or globs.
-    pub interfaces: Vec<String>,
+    pub(crate) interfaces: Vec<String>,
     /// How to attach and bind.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// Kind of store.
-    pub store: StoreKind,
+    pub(crate) store: StoreKind,
     /// Whether images that are no plain sectors are refused.
-    pub format: ImageFormat,
+    pub(crate) format: ImageFormat,
     /// Acknowledge a write only when it is on the medium.
-    pub sync: bool,
+    pub(crate) sync: bool,
     /// Refuse writes.
-    pub read_only: bool,
+    pub(crate) read_only: bool,
     /// First sector of the backing object that is exported.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Sectors exported; 0: to the end.
-    pub length: u64,
+    pub(crate) length: u64,
     /// Buffer count to advertise, at least 2.
-    pub buffers: u16,
+    pub(crate) buffers: u16,
     /// Most sectors in one command, where the MTU allows more; 255: as the MTU allows.
-    pub max_sectors: u8,
+    pub(crate) max_sectors: u8,
     /// How long an idle worker spins before it sleeps.
-    pub spin_us: u32,
+    pub(crate) spin_us: u32,
     /// Who may use the export; empty: everyone. Shared, because thousands of exports may take one list of thousands
     /// from the defaults.
-    pub allow: Arc<[AccessEntry]>,
+    pub(crate) allow: Arc<[AccessEntry]>,
     /// Frames this export answers to.
-    pub vlan: Vlan,
+    pub(crate) vlan: Vlan,
     /// Serial number for IDENTIFY, at most 20 printable ASCII characters; `None`: made from the address and the host.
-    pub serial: Option<String>,
+    pub(crate) serial: Option<String>,
     /// Frames a second that one source may send to this port where its entry names no rate; `None`: no limit.
-    pub rate_limit: Option<u32>,
+    pub(crate) rate_limit: Option<u32>,
     /// Let initiators change config string, mask and reservation, or nothing. `None`: the config string always, mask and
     /// reservation only where an access list says who may see the export.
-    pub wire_admin: Option<bool>,
+    pub(crate) wire_admin: Option<bool>,
     /// Tells its kept state from that of another export with the same address and VLAN, on other interfaces.
-    pub state_name: Option<String>,
+    pub(crate) state_name: Option<String>,
     /// Answer the minimal SMART commands.
-    pub smart: bool,
+    pub(crate) smart: bool,
     /// A write that arrived longer ago than this when its turn comes is dropped: its initiator has sent it again.
-    pub stale_after: Duration,
+    pub(crate) stale_after: Duration,
     /// Drop late duplicates of writes by Linux-style tags (a heuristic).
-    pub late_duplicates: bool,
+    pub(crate) late_duplicates: bool,
     /// The backing object has other writers: no lock, direct store only.
-    pub shared: bool,
+    pub(crate) shared: bool,
     /// Reserve all space at start.
-    pub prealloc: bool,
+    pub(crate) prealloc: bool,
     /// In write-back mode, what a power cut may take away: the writes acknowledged within this time.
-    pub flush_interval: Duration,
+    pub(crate) flush_interval: Duration,
     /// What becomes of the export when acknowledged writes were lost.
-    pub on_lost_write: OnLostWrite,
+    pub(crate) on_lost_write: OnLostWrite,
     /// How the cluster of an image in Ceph is reached: the same for all exports.
-    pub ceph: Arc<CephOptions>,
+    pub(crate) ceph: Arc<CephOptions>,
     /// The group of exports that another gateway may serve in this one's place.
-    pub failover: Option<Arc<FailoverGroup>>,
+    pub(crate) failover: Option<Arc<FailoverGroup>>,
     /// Whether each machine writes to a copy of its own.
-    pub overlay: Overlay,
+    pub(crate) overlay: Overlay,
     /// Where the copies are.
-    pub overlay_dir: Option<PathBuf>,
+    pub(crate) overlay_dir: Option<PathBuf>,
     /// Most bytes that one copy may take; `None`: as the file system has.
-    pub overlay_limit: Option<u64>,
+    pub(crate) overlay_limit: Option<u64>,
     /// When a copy begins anew by itself.
-    pub overlay_reset: OverlayReset,
+    pub(crate) overlay_reset: OverlayReset,
     /// What machines get that nobody named.
-    pub unknown: Unknown,
+    pub(crate) unknown: Unknown,
     /// How many of those.
-    pub unknown_max: u32,
+    pub(crate) unknown_max: u32,
     /// The machines with names; none for an export without overlays.
-    pub machines: Arc<[Machine]>,
+    pub(crate) machines: Arc<[Machine]>,
 }
 
 impl ExportConfig {
     /// Buffer count where none is given.
-    pub const BUFFERS: u16 = 64;
+    pub(crate) const BUFFERS: u16 = 64;
     /// Cap of the sectors in one command where none is given: the MTU decides.
-    pub const MAX_SECTORS: u8 = u8::MAX;
+    pub(crate) const MAX_SECTORS: u8 = u8::MAX;
     /// Spinning time where none is given, in microseconds.
-    pub const SPIN_US: u32 = 50;
+    pub(crate) const SPIN_US: u32 = 50;
     /// Age of a write that is too old where none is given: Linux's driver and all others wait at least as long before they resend.
-    pub const STALE_AFTER: Duration = Duration::from_millis(100);
+    pub(crate) const STALE_AFTER: Duration = Duration::from_millis(100);
     /// Flush interval where none is given.
-    pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+    pub(crate) const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
     /// An export with every setting at its default and no interface yet.
-    pub fn new(shelf: u16, slot: u8, path: PathBuf) -> ExportConfig {
+    pub(crate) fn new(shelf: u16, slot: u8, path: PathBuf) -> ExportConfig {
         ExportConfig {
             shelf,
             slot,
@@ -187,7 +187,7 @@ impl ExportConfig {
     }
 
     /// What a path that is an address decides: the store, and that a snapshot is only read.
-    pub fn settle_path(&mut self) {
+    pub(crate) fn settle_path(&mut self) {
         if let Some(Ok(remote)) = RemotePath::of(&self.path) {
             self.store = remote.store;
             self.read_only |= remote.read_only;
@@ -195,26 +195,26 @@ impl ExportConfig {
     }
 
     /// Whether what is behind its path is written.
-    pub fn writes_backing(&self) -> bool {
+    pub(crate) fn writes_backing(&self) -> bool {
         let is_there = self.store.uses_file() || self.store.is_remote();
         is_there && !self.read_only && self.overlay == Overlay::None
     }
 
     /// `shelf.slot`, as people write it.
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("{}.{}", self.shelf, self.slot)
     }
 }
 
 /// A member of an access list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AccessEntry {
+pub(crate) struct AccessEntry {
     /// The initiator's address.
-    pub mac: Mac,
+    pub(crate) mac: Mac,
     /// What it may do.
-    pub access: Access,
+    pub(crate) access: Access,
     /// Frames a second, over all exports of the port; `None`: the export's `rate_limit`.
-    pub rate_limit: Option<u32>,
+    pub(crate) rate_limit: Option<u32>,
 }
 
 /// How to attach the XDP program and bind AF_XDP sockets.
@@ -235,7 +235,7 @@ pub enum Mode {
 
 impl Mode {
     /// Every value by its name.
-    pub const NAMES: [(&'static str, Mode); 5] = [
+    pub(crate) const NAMES: [(&'static str, Mode); 5] = [
         ("auto", Mode::Auto),
         ("native", Mode::Native),
         ("zerocopy", Mode::ZeroCopy),
@@ -243,7 +243,7 @@ impl Mode {
         ("skb", Mode::Skb),
     ];
     /// Names that are taken as well: those of messages, of `ip link` and of other tools.
-    pub const OTHER_NAMES: [(&'static str, Mode); 5] = [
+    pub(crate) const OTHER_NAMES: [(&'static str, Mode); 5] = [
         ("zero-copy", Mode::ZeroCopy),
         ("drv", Mode::Native),
         ("xdpdrv", Mode::Native),

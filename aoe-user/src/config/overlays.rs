@@ -15,7 +15,7 @@ use super::{ExportConfig, StoreKind};
 
 /// Whether machines write to the export's image or to copies of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Overlay {
+pub(crate) enum Overlay {
     /// To the image.
     #[default]
     None,
@@ -27,7 +27,7 @@ pub enum Overlay {
 
 impl Overlay {
     /// Every value by its name.
-    pub const NAMES: [(&'static str, Overlay); 3] = [
+    pub(crate) const NAMES: [(&'static str, Overlay); 3] = [
         ("none", Overlay::None),
         ("volatile", Overlay::Volatile),
         ("persistent", Overlay::Persistent),
@@ -36,7 +36,7 @@ impl Overlay {
 
 /// When a machine's copy begins anew by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OverlayReset {
+pub(crate) enum OverlayReset {
     /// When its boot firmware (iPXE) looks for the disk.
     #[default]
     Boot,
@@ -46,13 +46,13 @@ pub enum OverlayReset {
 
 impl OverlayReset {
     /// Every value by its name.
-    pub const NAMES: [(&'static str, OverlayReset); 2] =
+    pub(crate) const NAMES: [(&'static str, OverlayReset); 2] =
         [("boot", OverlayReset::Boot), ("never", OverlayReset::Never)];
 }
 
 /// What machines get that no `[[machine]]` names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Unknown {
+pub(crate) enum Unknown {
     /// A volatile copy for each address.
     #[default]
     Volatile,
@@ -64,7 +64,7 @@ pub enum Unknown {
 
 impl Unknown {
     /// Every value by its name.
-    pub const NAMES: [(&'static str, Unknown); 3] = [
+    pub(crate) const NAMES: [(&'static str, Unknown); 3] = [
         ("volatile", Unknown::Volatile),
         ("refuse", Unknown::Refuse),
         ("none", Unknown::None),
@@ -73,24 +73,24 @@ impl Unknown {
 
 /// A machine with all its interfaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// What it is called.
-    pub name: String,
+    pub(crate) name: String,
     /// The addresses it asks from.
-    pub macs: Vec<Mac>,
+    pub(crate) macs: Vec<Mac>,
     /// Its copies, where they are not what the export says.
-    pub overlay: Option<Overlay>,
+    pub(crate) overlay: Option<Overlay>,
 }
 
 impl Machine {
     /// What its copy is on an export.
-    pub fn overlay_on(&self, export: &ExportConfig) -> Overlay {
+    pub(crate) fn overlay_on(&self, export: &ExportConfig) -> Overlay {
         self.overlay.unwrap_or(export.overlay)
     }
 }
 
 /// Machines that nobody named which get a copy, where no number is given.
-pub const UNKNOWN_MACHINES: u32 = 256;
+pub(crate) const UNKNOWN_MACHINES: u32 = 256;
 
 /// Reads the keys about overlays that `[defaults]` and `[[export]]` share.
 pub(super) fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConfig, file: &Path) {

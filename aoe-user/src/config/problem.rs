@@ -38,7 +38,7 @@ pub struct Place {
 
 impl Place {
     /// The place of any span of bytes; what is outside the text or the span's first line is cut off.
-    pub fn new(source: &Arc<Source>, span: Range<usize>) -> Place {
+    pub(crate) fn new(source: &Arc<Source>, span: Range<usize>) -> Place {
         let text = source.text();
         let start = text.floor_char_boundary(span.start);
         let (_, line) = source.line(start);
@@ -51,7 +51,7 @@ impl Place {
     }
 
     /// Its bytes in the text.
-    pub fn span(&self) -> Range<usize> {
+    pub(crate) fn span(&self) -> Range<usize> {
         self.span.clone()
     }
 
@@ -67,12 +67,12 @@ impl Place {
     }
 
     /// The file.
-    pub fn file(&self) -> &std::path::Path {
+    pub(crate) fn file(&self) -> &std::path::Path {
         self.source.file()
     }
 
     /// File, line and column, as compilers write them.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("{}:{}:{}", self.file().display(), self.line(), self.column())
     }
 

@@ -37,17 +37,17 @@ impl Source {
     }
 
     /// Its name.
-    pub fn file(&self) -> &Path {
+    pub(crate) fn file(&self) -> &Path {
         &self.file
     }
 
     /// All of it.
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
     /// The number of the line that holds byte `at`, from 1, and the bytes of that line without its end.
-    pub fn line(&self, at: usize) -> (usize, Range<usize>) {
+    pub(crate) fn line(&self, at: usize) -> (usize, Range<usize>) {
         let number = self.lines.partition_point(|start| *start <= at);
         let start = self.lines[number - 1];
         let end = self.lines.get(number).map_or(self.text.len(), |next| next - 1);
@@ -67,7 +67,7 @@ impl std::fmt::Debug for Source {
 ///
 /// # Errors
 /// Why it is no config file, in words that follow its name.
-pub fn read(file: &Path) -> Result<Vec<u8>, String> {
+pub(crate) fn read(file: &Path) -> Result<Vec<u8>, String> {
     // Not to wait for whoever may open the other end of a FIFO.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let opened = open(file, flags, Mode::empty()).map_err(|errno| match io::Error::from(errno) {

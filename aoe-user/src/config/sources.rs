@@ -15,7 +15,7 @@ const BYTES_MAX: usize = 16 << 20;
 
 /// The folder whose `*.toml` belong to a config file: `conf.d` beside `xblade.toml`, and `NAME.d` beside any other `NAME.toml`, so that
 /// several targets on a host have one each. `conf.toml` has none, and neither has what is called otherwise.
-pub fn folder(file: &Path) -> Option<PathBuf> {
+pub(crate) fn folder(file: &Path) -> Option<PathBuf> {
     let name = file.file_name()?.to_str()?.strip_suffix(".toml")?;
     let folder = match name {
         "xblade" => "conf.d".to_owned(),

@@ -17,27 +17,27 @@ const SHELF_LINUX_REFUSES: u16 = 4095;
 
 /// What a config would do on this machine.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     /// What must be mended before anything is served.
-    pub problems: Vec<Finding>,
+    pub(crate) problems: Vec<Finding>,
     /// What the operator should know.
-    pub warnings: Vec<Finding>,
+    pub(crate) warnings: Vec<Finding>,
     /// One for each export of the config, in its order.
-    pub exports: Vec<Seen>,
+    pub(crate) exports: Vec<Seen>,
 }
 
 /// An export as the machine sees it.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// The interfaces that its names and globs choose now.
-    pub interfaces: Vec<String>,
+    pub(crate) interfaces: Vec<String>,
     /// What is behind its path, when that can be used.
-    pub backing: Option<Backing>,
+    pub(crate) backing: Option<Backing>,
 }
 
 /// Whose words messages use for settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Words {
+pub(crate) enum Words {
     /// The config file's.
     File,
     /// The command line's.
@@ -46,20 +46,20 @@ pub enum Words {
 
 /// Something about one setting of one export.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// Index of the export in [`Config::exports`].
-    pub export: usize,
+    pub(crate) export: usize,
     /// The setting, as the config file names it.
-    pub key: &'static str,
+    pub(crate) key: &'static str,
     /// What is to be said.
-    pub message: String,
+    pub(crate) message: String,
     /// The export that it contradicts.
-    pub other: Option<usize>,
+    pub(crate) other: Option<usize>,
 }
 
 impl Report {
     /// The problems, with their places where the config came from a file.
-    pub fn problems(&self, origin: Option<&Origin>) -> Problems {
+    pub(crate) fn problems(&self, origin: Option<&Origin>) -> Problems {
         let problem = |finding: &Finding| {
             let other = finding
                 .other
@@ -82,7 +82,7 @@ impl Report {
     }
 
     /// Logs every warning.
-    pub fn log_warnings(&self) {
+    pub(crate) fn log_warnings(&self) {
         let mut seen = HashSet::new();
         for warning in self
             .warnings
@@ -95,7 +95,7 @@ impl Report {
 }
 
 /// Looks for everything that speaks against serving `config` on a machine with these interfaces.
-pub fn validate(config: &Config, interfaces: &[Interface], words: Words) -> Report {
+pub(crate) fn validate(config: &Config, interfaces: &[Interface], words: Words) -> Report {
     let mut check = Check {
         config,
         words,
@@ -123,7 +123,7 @@ pub fn validate(config: &Config, interfaces: &[Interface], words: Words) -> Repo
 
 /// Looks for what contradicts itself within `config`, whatever machine it is for: a daemon refuses that, and serves what it can of
 /// the rest.
-pub fn contradictions(config: &Config, words: Words) -> Report {
+pub(crate) fn contradictions(config: &Config, words: Words) -> Report {
     let mut check = Check {
         config,
         words,

@@ -13,7 +13,7 @@ use super::Vlan;
 
 /// A whole number with its range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Number {
+pub(crate) struct Number {
     /// What it is, with its article: "a shelf".
     what: &'static str,
     min: u64,
@@ -23,27 +23,27 @@ pub struct Number {
 }
 
 /// Major address. 65535 is the wildcard (AoEr11 §2.4).
-pub const SHELF: Number = Number::new("a shelf", 0, 65534, " (65535 is the wildcard)");
+pub(crate) const SHELF: Number = Number::new("a shelf", 0, 65534, " (65535 is the wildcard)");
 /// Minor address. 255 is the wildcard (AoEr11 §2.4).
-pub const SLOT: Number = Number::new("a slot", 0, 254, " (255 is the wildcard)");
+pub(crate) const SLOT: Number = Number::new("a slot", 0, 254, " (255 is the wildcard)");
 /// First sector of an export; LBA48 can count no further.
-pub const OFFSET: Number = Number::new("an offset", 0, (1 << 48) - 1, " sectors");
+pub(crate) const OFFSET: Number = Number::new("an offset", 0, (1 << 48) - 1, " sectors");
 /// Sectors of an export; 0 is "to the end".
-pub const LENGTH: Number = Number::new("a length", 0, (1 << 48) - 1, " sectors (0: to the end)");
+pub(crate) const LENGTH: Number = Number::new("a length", 0, (1 << 48) - 1, " sectors (0: to the end)");
 /// Sectors that a load goes to.
-pub const SPAN: Number = Number::new("a span", 1, (1 << 48) - 1, " sectors");
+pub(crate) const SPAN: Number = Number::new("a span", 1, (1 << 48) - 1, " sectors");
 /// Buffer count of Query Config: 16 bits on the wire, and initiators want two to keep one moving.
-pub const BUFFERS: Number = Number::new("a buffer count", 2, 65535, "");
+pub(crate) const BUFFERS: Number = Number::new("a buffer count", 2, 65535, "");
 /// Cap of the sectors in one command: a byte on the wire, and none would serve nothing.
-pub const MAX_SECTORS: Number = Number::new("a cap of sectors", 1, 255, " (255: as the MTU allows)");
+pub(crate) const MAX_SECTORS: Number = Number::new("a cap of sectors", 1, 255, " (255: as the MTU allows)");
 /// Longest spin before sleeping.
-pub const SPIN_US: Number = Number::new("a spinning time", 0, 1_000_000, " microseconds");
+pub(crate) const SPIN_US: Number = Number::new("a spinning time", 0, 1_000_000, " microseconds");
 /// Machines that nobody named which get an overlay.
-pub const UNKNOWN_MAX: Number = Number::new("a number of unknown machines", 0, 65535, "");
+pub(crate) const UNKNOWN_MAX: Number = Number::new("a number of unknown machines", 0, 65535, "");
 /// VLAN identifiers of IEEE 802.1Q; 0 is a priority tag and 4095 reserved.
-pub const VLAN: Number = Number::new("a VLAN", 1, 4094, ", or \"any\"");
+pub(crate) const VLAN: Number = Number::new("a VLAN", 1, 4094, ", or \"any\"");
 /// Number of a CPU, as far as the kernel's affinity masks go.
-pub const CPU: Number = Number::new("a CPU", 0, 1023, "");
+pub(crate) const CPU: Number = Number::new("a CPU", 0, 1023, "");
 
 /// A sector in bytes.
 const SECTOR: u64 = SECTOR_BYTES as u64;
@@ -58,7 +58,7 @@ impl Number {
     }
 
     /// What the number must be.
-    pub fn expected(&self) -> String {
+    pub(crate) fn expected(&self) -> String {
         let Number { what, min, max, note } = self;
         format!("{what} is a whole number from {min} to {max}{note}")
     }
@@ -67,7 +67,7 @@ impl Number {
     ///
     /// # Errors
     /// What the number must be.
-    pub fn check<T: TryFrom<u64>>(&self, value: u64) -> Result<T, String> {
+    pub(crate) fn check<T: TryFrom<u64>>(&self, value: u64) -> Result<T, String> {
         if !(self.min..=self.max).contains(&value) {
             return Err(self.expected());
         }
@@ -78,7 +78,7 @@ impl Number {
     ///
     /// # Errors
     /// What the number must be.
-    pub fn parse<T: TryFrom<u64>>(&self, text: &str) -> Result<T, String> {
+    pub(crate) fn parse<T: TryFrom<u64>>(&self, text: &str) -> Result<T, String> {
         self.check(text.parse().map_err(|_| self.expected())?)
     }
 }
@@ -87,7 +87,7 @@ impl Number {
 ///
 /// # Errors
 /// When the text is no Ethernet address, or one that no station can have.
-pub fn initiator(text: &str) -> Result<Mac, String> {
+pub(crate) fn initiator(text: &str) -> Result<Mac, String> {
     let mac: Mac = text
         .parse()
         .map_err(|e: aoe_common::mac::ParseMacError| e.to_string())?;
@@ -106,7 +106,7 @@ pub fn initiator(text: &str) -> Result<Mac, String> {
 ///
 /// # Errors
 /// What the rule must be.
-pub fn vlan(text: &str) -> Result<Vlan, String> {
+pub(crate) fn vlan(text: &str) -> Result<Vlan, String> {
     if text == "any" {
         return Ok(Vlan::Any);
     }
@@ -120,7 +120,7 @@ const STATE_NAME_MAX: usize = 32;
 ///
 /// # Errors
 /// What such a name looks like.
-pub fn state_name(text: &str) -> Result<String, String> {
+pub(crate) fn state_name(text: &str) -> Result<String, String> {
     let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if (1..=STATE_NAME_MAX).contains(&text.len()) && text.bytes().all(is_fit) {
         Ok(text.to_owned())
@@ -135,7 +135,7 @@ pub fn state_name(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// What a rate looks like.
-pub fn rate(text: &str) -> Result<u32, String> {
+pub(crate) fn rate(text: &str) -> Result<u32, String> {
     let count = text.strip_suffix("/s").unwrap_or(text);
     let decimal = Sizes::new().with_decimal().with_byte_suffix(ByteSuffix::Deny);
     let powers_of_1024 = count.contains(['i', 'I']);
@@ -153,7 +153,7 @@ pub fn rate(text: &str) -> Result<u32, String> {
 ///
 /// # Errors
 /// What a time looks like.
-pub fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let with_unit = if plain {
         Cow::from(format!("{text}s"))
@@ -171,7 +171,7 @@ pub fn time(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// What a time looks like.
-pub fn some_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
     match time(text)? {
         Duration::ZERO => Err("it must be longer than nothing".into()),
         time => Ok(time),
@@ -182,7 +182,7 @@ pub fn some_time(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// What an interval looks like.
-pub fn flush_interval(text: &str) -> Result<Duration, String> {
+pub(crate) fn flush_interval(text: &str) -> Result<Duration, String> {
     from_10ms_to_1h(text).ok_or_else(|| "an interval is a time from 10ms to 1h, such as 500ms".into())
 }
 
@@ -190,7 +190,7 @@ pub fn flush_interval(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// What an age looks like.
-pub fn stale_after(text: &str) -> Result<Duration, String> {
+pub(crate) fn stale_after(text: &str) -> Result<Duration, String> {
     from_10ms_to_1h(text).ok_or_else(|| "an age is a time from 10ms to 1h, such as 100ms".into())
 }
 
@@ -206,7 +206,7 @@ fn from_10ms_to_1h(text: &str) -> Option<Duration> {
 ///
 /// # Errors
 /// What a size looks like.
-pub fn size_bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn size_bytes(text: &str) -> Result<u64, String> {
     let bytes = match text.strip_suffix(['s', 'S']) {
         Some(sectors) => sectors
             .parse::<u64>()
@@ -226,7 +226,7 @@ pub fn size_bytes(text: &str) -> Result<u64, String> {
 }
 
 /// Reads sectors: a plain number of them, or a size with its unit that is whole sectors.
-pub fn sectors(range: Number) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync {
+pub(crate) fn sectors(range: Number) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync {
     move |text| {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             return range.parse(text);
@@ -266,7 +266,7 @@ fn scaled(sizes: &Sizes, text: &str) -> Option<u64> {
 ///
 /// # Errors
 /// What such a list looks like.
-pub fn cpus(text: &str) -> Result<Vec<usize>, String> {
+pub(crate) fn cpus(text: &str) -> Result<Vec<usize>, String> {
     let expected = || {
         format!(
             "a list of CPUs is numbers and ranges such as 0-3,5; {}",
@@ -292,7 +292,7 @@ pub fn cpus(text: &str) -> Result<Vec<usize>, String> {
 ///
 /// # Errors
 /// What a serial number must be.
-pub fn serial(text: &str) -> Result<String, String> {
+pub(crate) fn serial(text: &str) -> Result<String, String> {
     let printable = |b: u8| b == b' ' || b.is_ascii_graphic();
     if text.trim().is_empty() || text.len() > SERIAL_MAX || !text.bytes().all(printable) {
         return Err(format!(

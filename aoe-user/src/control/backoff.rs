@@ -13,13 +13,13 @@ const SAY_AGAIN: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Backoff {
     /// What went wrong the last time.
-    pub reason: String,
+    pub(crate) reason: String,
     /// Tries that failed so far.
-    pub tries: u32,
+    pub(crate) tries: u32,
     /// When it failed first.
-    pub since: Instant,
+    pub(crate) since: Instant,
     /// When it is tried again.
-    pub next_try: Instant,
+    pub(crate) next_try: Instant,
     logged: Instant,
 }
 

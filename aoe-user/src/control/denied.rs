@@ -36,11 +36,11 @@ pub(super) struct DeniedReport {
 #[derive(Debug, Clone)]
 pub(super) struct DeniedSource {
     /// Its last request.
-    pub latest: Denied,
+    pub(crate) latest: Denied,
     /// Its frames.
-    pub frames: u64,
+    pub(crate) frames: u64,
     /// When it was seen last.
-    pub seen: Instant,
+    pub(crate) seen: Instant,
 }
 
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use crate::target::AccessList;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Lists {
     /// Rights, for the engine.
-    pub access: AccessList,
+    pub(crate) access: AccessList,
     /// Rates, for the filter; `None`: everyone.
-    pub allow: Option<AllowList>,
+    pub(crate) allow: Option<AllowList>,
 }
 
 /// The lists made so far.

@@ -23,7 +23,7 @@ mod plan;
 mod port_thread;
 mod port_view;
 mod port_wishes;
-pub mod preflight;
+pub(crate) mod preflight;
 pub mod signals;
 pub mod state;
 mod stop;
@@ -65,13 +65,13 @@ const BATCH: usize = 128;
 const IDLE_THREAD: Duration = Duration::from_millis(200);
 
 /// Reads the configuration: at the start and for each SIGHUP. May block.
-pub type Load = Arc<dyn Fn() -> Result<Config> + Send + Sync>;
+pub(crate) type Load = Arc<dyn Fn() -> Result<Config> + Send + Sync>;
 
 /// Changes what is logged; fails with what is wrong with the filter.
-pub type SetLog = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+pub(crate) type SetLog = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// The last lines of the log that came after one with this number.
-pub type ReadLog = Arc<dyn Fn(u64) -> LogLines + Send + Sync>;
+pub(crate) type ReadLog = Arc<dyn Fn(u64) -> LogLines + Send + Sync>;
 
 /// What to serve, and what to do about what cannot be served.
 pub struct Service {

@@ -33,17 +33,17 @@ const MASK_PATIENCE: Duration = Duration::from_millis(2);
 /// An open export, under one configuration.
 #[derive(Debug)]
 pub(super) struct Served {
-    pub id: ExportId,
-    pub revision: u64,
-    pub config: Arc<ExportConfig>,
-    pub lists: Lists,
-    pub export: Arc<Export>,
+    pub(crate) id: ExportId,
+    pub(crate) revision: u64,
+    pub(crate) config: Arc<ExportConfig>,
+    pub(crate) lists: Lists,
+    pub(crate) export: Arc<Export>,
     /// The machines' own disks, where each has one.
-    pub disks: Option<Arc<Disks>>,
+    pub(crate) disks: Option<Arc<Disks>>,
     /// The file that was opened: device and inode.
-    pub file: Option<(u64, u64)>,
+    pub(crate) file: Option<(u64, u64)>,
     /// What keeps the state where the sectors are, and not in the state directory.
-    pub kept_with_image: Option<Arc<ImageKeeper>>,
+    pub(crate) kept_with_image: Option<Arc<ImageKeeper>>,
     /// The wire's mask as it was last seen.
     mask: Arc<Mutex<Option<Vec<aoe_common::Mac>>>>,
 }

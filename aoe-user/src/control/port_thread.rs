@@ -45,7 +45,7 @@ pub(super) enum PortEvent {
 /// Control's handle of a port.
 #[derive(Debug)]
 pub(super) struct PortHandle {
-    pub name: String,
+    pub(crate) name: String,
     shared: Arc<Shared>,
 }
 

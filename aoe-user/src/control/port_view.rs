@@ -17,12 +17,12 @@ use crate::target::{Export, Exports};
 /// What a port is to serve.
 #[derive(Debug, Clone)]
 pub(super) struct PortView {
-    pub exports: Vec<Arc<Served>>,
-    pub mode: Mode,
-    pub tuning: Tuning,
-    pub version: u64,
+    pub(crate) exports: Vec<Arc<Served>>,
+    pub(crate) mode: Mode,
+    pub(crate) tuning: Tuning,
+    pub(crate) version: u64,
     /// Who wants to see frames.
-    pub dumps: Arc<Hub>,
+    pub(crate) dumps: Arc<Hub>,
 }
 
 impl PortView {

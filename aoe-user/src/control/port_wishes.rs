@@ -14,37 +14,37 @@ use crate::port::QueueRelease;
 /// What control and the thread of a port both see.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    pub wishes: Mutex<Wishes>,
-    pub wake: Condvar,
+    pub(crate) wishes: Mutex<Wishes>,
+    pub(crate) wake: Condvar,
     /// Frees the queues of workers that hang.
-    pub queues: Mutex<Vec<QueueRelease>>,
-    pub about: Mutex<Option<About>>,
-    pub denied: Mutex<Vec<DeniedSource>>,
+    pub(crate) queues: Mutex<Vec<QueueRelease>>,
+    pub(crate) about: Mutex<Option<About>>,
+    pub(crate) denied: Mutex<Vec<DeniedSource>>,
 }
 
 /// What an open port is, for the operator.
 #[derive(Debug, Clone)]
 pub(super) struct About {
-    pub mode: String,
-    pub mac: Mac,
-    pub mtu_bytes: u32,
+    pub(crate) mode: String,
+    pub(crate) mac: Mac,
+    pub(crate) mtu_bytes: u32,
 }
 
 /// What control wants and the thread has not done yet.
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
-    pub view: Option<PortView>,
-    pub mac: Option<Mac>,
+    pub(crate) view: Option<PortView>,
+    pub(crate) mac: Option<Mac>,
     /// Masks changed: the rules are made anew.
-    pub masks: bool,
-    pub announce_all: bool,
-    pub announce: HashSet<ExportId>,
-    pub counters: bool,
+    pub(crate) masks: bool,
+    pub(crate) announce_all: bool,
+    pub(crate) announce: HashSet<ExportId>,
+    pub(crate) counters: bool,
     /// Other targets that an export is to be left to.
-    pub lost: Vec<OtherTarget>,
+    pub(crate) lost: Vec<OtherTarget>,
     /// A worker has panicked.
-    pub lost_worker: bool,
-    pub close: bool,
+    pub(crate) lost_worker: bool,
+    pub(crate) close: bool,
 }
 
 impl Wishes {

@@ -22,7 +22,7 @@ const DESCRIPTORS_BESIDE: u64 = 512;
 
 /// Something that keeps xblade from serving on this host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PreflightError {
+pub(crate) enum PreflightError {
     /// AF_XDP of this kernel is not enough.
     #[error("this is Linux {release}; xblade needs {}.{} or newer", KERNEL_MIN.0, KERNEL_MIN.1)]
     KernelTooOld {
@@ -36,7 +36,7 @@ pub enum PreflightError {
 
 /// Something that the operator should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Warning {
+pub(crate) enum Warning {
     /// The MTU is larger than what this kernel can give to AF_XDP.
     NoJumbo {
         /// The interface.
@@ -88,7 +88,7 @@ impl fmt::Display for Warning {
 ///
 /// # Errors
 /// What is missing.
-pub fn preflight(config: &Config) -> Result<Vec<Warning>, PreflightError> {
+pub(crate) fn preflight(config: &Config) -> Result<Vec<Warning>, PreflightError> {
     let mut warnings = Vec::new();
     let release = release();
     if judge_kernel(&release)? == Jumbo::No {
@@ -114,7 +114,7 @@ pub fn preflight(config: &Config) -> Result<Vec<Warning>, PreflightError> {
 }
 
 /// Takes as many file descriptors as the process may have. The usual 1024 are for programs that use select(2).
-pub fn raise_descriptors() {
+pub(crate) fn raise_descriptors() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let limit = Rlimit {
         current: maximum,
@@ -126,7 +126,7 @@ pub fn raise_descriptors() {
 }
 
 /// Whether the files of all exports may be too many to be open at the same time.
-pub fn descriptors(config: &Config) -> Option<Warning> {
+pub(crate) fn descriptors(config: &Config) -> Option<Warning> {
     judge_descriptors(config.exports.len() as u64, getrlimit(Resource::Nofile).maximum)
 }
 

@@ -11,12 +11,12 @@ mod before;
 mod claim;
 mod files;
 pub mod format;
-pub mod image;
+pub(crate) mod image;
 mod index;
-pub mod key;
+pub(crate) mod key;
 mod load;
-pub mod lost;
-pub mod operator;
+pub(crate) mod lost;
+pub(crate) mod operator;
 mod sealed;
 mod told;
 mod writer;
@@ -37,7 +37,7 @@ use format::{Contents, FormatError};
 use index::{Index, Kept};
 use key::OldName;
 pub use key::StateKey;
-pub use load::Shut;
+pub(crate) use load::Shut;
 use told::completes;
 use writer::{Medium, Writer};
 
@@ -141,7 +141,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn set_exports(&self, keys: Vec<StateKey>) -> Result<(), StateError> {
+    pub(crate) fn set_exports(&self, keys: Vec<StateKey>) -> Result<(), StateError> {
         *self.configured.lock() = keys;
         self.look_for_old_names()
     }
@@ -152,7 +152,7 @@ impl StateDir {
     }
 
     /// A keeper for one export.
-    pub fn keeper(self: &Arc<Self>, key: &StateKey) -> Arc<DynStateStore> {
+    pub(crate) fn keeper(self: &Arc<Self>, key: &StateKey) -> Arc<DynStateStore> {
         Arc::new(FileKeeper {
             key: key.clone(),
             dir: self.clone(),
@@ -160,7 +160,7 @@ impl StateDir {
     }
 
     /// For the end of the process: lets others have the directory although somebody still holds this value.
-    pub fn unlock(&self) {
+    pub(crate) fn unlock(&self) {
         files::unlock(&self.lock);
     }
 
@@ -419,11 +419,11 @@ fn read(path: &Path) -> Result<Contents, ReadError> {
 
 /// A state file as [`list`] finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Its name without the extension: a [`StateKey`], or what an earlier release made.
-    pub name: String,
+    pub(crate) name: String,
     /// The state, or why there is none.
-    pub state: Result<Persistent, String>,
+    pub(crate) state: Result<Persistent, String>,
 }
 
 /// What a directory keeps, by name, without a lock: files are replaced as a whole, so that reading is always safe. An export
@@ -431,7 +431,7 @@ pub struct Entry {
 ///
 /// # Errors
 /// When the directory cannot be read. A file that cannot be read is an entry with its reason.
-pub fn list(dir: &Path) -> Result<Vec<Entry>, StateError> {
+pub(crate) fn list(dir: &Path) -> Result<Vec<Entry>, StateError> {
     let listed = match index::read(dir)? {
         Kept::Index(index) => index.exports,
         Kept::Absent | Kept::Unusable(_) => Default::default(),

@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rtrb::Consumer;
 
-pub use tap::Tap;
-pub use writer::send;
+pub(crate) use tap::Tap;
+pub(crate) use writer::send;
 
 /// Readers at a time: each has rings of its own.
 const READERS_MAX: usize = 4;
@@ -26,13 +26,13 @@ const READERS_MAX: usize = 4;
 type Choice = Box<dyn Fn(u16, u8) -> bool + Send + Sync>;
 
 /// What somebody wants to see.
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// On these interfaces; none: on all.
-    pub interfaces: Vec<String>,
+    pub(crate) interfaces: Vec<String>,
     /// Of these exports, and whatever is for every shelf or slot; `None`: of all.
-    pub exports: Option<Choice>,
+    pub(crate) exports: Option<Choice>,
     /// So many bytes of each frame.
-    pub frame_bytes: u32,
+    pub(crate) frame_bytes: u32,
 }
 
 impl fmt::Debug for Wanted {
@@ -74,7 +74,7 @@ impl Hub {
     ///
     /// # Errors
     /// When there are as many readers as there may be.
-    pub fn start(self: &Arc<Hub>, wanted: Wanted) -> Result<Session, String> {
+    pub(crate) fn start(self: &Arc<Hub>, wanted: Wanted) -> Result<Session, String> {
         let mut readers = self.readers.lock();
         if readers.len() >= READERS_MAX {
             return Err(format!(
@@ -96,7 +96,7 @@ impl Hub {
 
 /// A reader that workers know of.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     hub: Arc<Hub>,
     reader: Arc<Reader>,
 }

@@ -16,14 +16,14 @@ pub(super) enum Direction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
     /// When it arrived or was sent, on `CLOCK_MONOTONIC`.
-    pub ns: u64,
+    pub(crate) ns: u64,
     /// Its length.
-    pub frame_bytes: u32,
+    pub(crate) frame_bytes: u32,
     /// So many of these were kept.
-    pub kept_bytes: u32,
+    pub(crate) kept_bytes: u32,
     /// Frames before it that found no room.
-    pub lost: u32,
-    pub direction: Direction,
+    pub(crate) lost: u32,
+    pub(crate) direction: Direction,
 }
 
 impl Head {

@@ -29,7 +29,7 @@ struct Sink {
 
 /// What a worker keeps frames with.
 #[derive(Debug)]
-pub struct Tap {
+pub(crate) struct Tap {
     hub: Arc<Hub>,
     interface: Arc<str>,
     queue: u32,
@@ -40,7 +40,7 @@ pub struct Tap {
 
 impl Tap {
     /// For the worker of a receive queue.
-    pub fn new(hub: &Arc<Hub>, interface: &str, queue: usize) -> Tap {
+    pub(crate) fn new(hub: &Arc<Hub>, interface: &str, queue: usize) -> Tap {
         Tap {
             hub: Arc::clone(hub),
             interface: interface.into(),
@@ -52,7 +52,7 @@ impl Tap {
 
     /// Whether somebody wants to see frames, as of now. To be asked once a round.
     #[inline]
-    pub fn look(&mut self) -> bool {
+    pub(crate) fn look(&mut self) -> bool {
         if self.hub.changes.load(Ordering::Relaxed) != self.seen {
             self.renew();
         }
@@ -61,7 +61,7 @@ impl Tap {
 
     /// Whether somebody wanted to, at the last [`Tap::look`].
     #[inline]
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         !self.sinks.is_empty()
     }
 
@@ -100,12 +100,12 @@ impl Tap {
     }
 
     /// A frame was received at this time of `CLOCK_MONOTONIC`.
-    pub fn received(&mut self, ns: u64, pieces: &[&[u8]]) {
+    pub(crate) fn received(&mut self, ns: u64, pieces: &[&[u8]]) {
         self.keep(Direction::Received, ns, pieces);
     }
 
     /// A frame is about to be sent.
-    pub fn sent(&mut self, ns: u64, pieces: &[&[u8]]) {
+    pub(crate) fn sent(&mut self, ns: u64, pieces: &[&[u8]]) {
         self.keep(Direction::Sent, ns, pieces);
     }
 

@@ -32,7 +32,7 @@ const NICE: i32 = 10;
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn send(session: Session, to: UnixStream) -> io::Result<()> {
+pub(crate) fn send(session: Session, to: UnixStream) -> io::Result<()> {
     to.set_nonblocking(false)?;
     to.set_write_timeout(Some(PATIENCE))?;
     let thread = std::thread::Builder::new().name("dump".into());

@@ -16,13 +16,13 @@ pub(super) type Sources = Arc<[(u64, u32)]>;
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     /// Exports and the wildcards that stand for them.
-    pub exports: Vec<(Target, Access)>,
+    pub(crate) exports: Vec<(Target, Access)>,
     /// The access lists, each once; number 1 stands first.
-    pub lists: Vec<Sources>,
+    pub(crate) lists: Vec<Sources>,
     /// Addresses besides the port's own that frames may be sent to.
-    pub stations: Vec<u64>,
+    pub(crate) stations: Vec<u64>,
     /// Some export takes frames of any VLAN.
-    pub any_vlan: bool,
+    pub(crate) any_vlan: bool,
 }
 
 impl Tables {

@@ -35,7 +35,7 @@ impl Filter {
     /// frame that is redirected is in the socket's ring when this returns, provided the socket takes frames of that interface.
     ///
     /// Works before the program is attached. Since Linux 5.18 (`BPF_F_TEST_XDP_LIVE_FRAMES`).
-    pub fn inject(&mut self, frame: &[u8], ifindex: u32) -> Result<(), FilterError> {
+    pub(crate) fn inject(&mut self, frame: &[u8], ifindex: u32) -> Result<(), FilterError> {
         let run = live_frame(&mut self.ebpf, PROGRAM, frame, ifindex);
         run.map_err(|error| FilterError::Inject {
             source: io::Error::other(error),
@@ -43,7 +43,7 @@ impl Filter {
     }
 
     /// Counts from zero again, for who has tried the filter out. Nothing may be under way.
-    pub fn forget_counts(&mut self) -> Result<(), FilterError> {
+    pub(crate) fn forget_counts(&mut self) -> Result<(), FilterError> {
         let failed = FilterError::map("counters");
         let cpus = nr_cpus().map_err(|(_, source)| FilterError::Inject { source })?;
         let zeros = PerCpuValues::try_from(vec![[0; Counter::COUNT]; cpus])

@@ -29,9 +29,9 @@ mod tables;
 mod tests;
 
 pub use error::FilterError;
-pub use report::{Counters, Denied};
-pub use responses::Responses;
-pub use returns::Returns;
+pub(crate) use report::{Counters, Denied};
+pub(crate) use responses::Responses;
+pub(crate) use returns::Returns;
 
 use compile::compile;
 use kernel_log::KernelLog;
@@ -46,9 +46,9 @@ const PROGRAM: &str = "aoe_filter";
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rules {
     /// The exports visible on the port.
-    pub exports: Vec<ExportRule>,
+    pub(crate) exports: Vec<ExportRule>,
     /// Addresses besides the port's own that frames may be sent to.
-    pub stations: BTreeSet<Mac>,
+    pub(crate) stations: BTreeSet<Mac>,
 }
 
 impl Rules {
@@ -64,7 +64,7 @@ impl Rules {
 /// Sources that may see an export, with their rate limit in frames a second.
 ///
 /// Shared, because thousands of exports may have one list of thousands of members.
-pub type AllowList = Arc<[(Mac, Option<u32>)]>;
+pub(crate) type AllowList = Arc<[(Mac, Option<u32>)]>;
 
 /// One export as the filter sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -212,12 +212,12 @@ impl Filter {
     }
 
     /// The port's address has changed.
-    pub fn set_mac(&mut self, mac: Mac) -> Result<(), FilterError> {
+    pub(crate) fn set_mac(&mut self, mac: Mac) -> Result<(), FilterError> {
         self.rules.set_own(mac)
     }
 
     /// What this filter knows frames by that [`Returns`] has put back on the receive path.
-    pub const fn mark(&self) -> u64 {
+    pub(crate) const fn mark(&self) -> u64 {
         self.mark
     }
 
@@ -227,7 +227,7 @@ impl Filter {
     }
 
     /// The same for other threads.
-    pub fn counter_reader(&self) -> CounterReader {
+    pub(crate) fn counter_reader(&self) -> CounterReader {
         self.counters.clone()
     }
 
@@ -248,11 +248,11 @@ impl Filter {
 
 /// Reads a filter's counters, from any thread and also when the filter is gone.
 #[derive(Clone)]
-pub struct CounterReader(Arc<PerCpuArray<MapData, [u64; Counter::COUNT]>>);
+pub(crate) struct CounterReader(Arc<PerCpuArray<MapData, [u64; Counter::COUNT]>>);
 
 impl CounterReader {
     /// Frames by row of the verdict table.
-    pub fn read(&self) -> Result<Counters, FilterError> {
+    pub(crate) fn read(&self) -> Result<Counters, FilterError> {
         let per_cpu = self.0.get(&0, 0).map_err(FilterError::map("counters"))?;
         Ok(Counters::sum(per_cpu.iter()))
     }

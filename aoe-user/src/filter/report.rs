@@ -12,12 +12,12 @@ pub struct Counters([u64; Counter::COUNT]);
 
 impl Counters {
     /// Each row with its number of frames.
-    pub fn iter(&self) -> impl Iterator<Item = (Counter, u64)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Counter, u64)> {
         Counter::ALL.into_iter().zip(self.0)
     }
 
     /// Adds what another filter counted.
-    pub fn add(&mut self, other: &Counters) {
+    pub(crate) fn add(&mut self, other: &Counters) {
         for (total, count) in self.0.iter_mut().zip(other.0) {
             *total = total.wrapping_add(count);
         }
@@ -68,7 +68,7 @@ pub struct Denied {
     /// Minor address, 0xff for every slot.
     pub slot: u8,
     /// The VLAN it asked on.
-    pub vlan: VlanClass,
+    pub(crate) vlan: VlanClass,
     /// Its frames since the last report.
     pub frames: u64,
 }
@@ -89,7 +89,7 @@ impl Denied {
 
 impl Denied {
     /// The export it asked for, as in `e1.2`, with `*` for every shelf or slot.
-    pub fn wanted(&self) -> String {
+    pub(crate) fn wanted(&self) -> String {
         let shelf = match self.shelf {
             u16::MAX => "*".to_owned(),
             shelf => shelf.to_string(),

@@ -16,7 +16,7 @@ pub(super) const PROGRAM: &str = "aoe_responses";
 /// interface's address whose tag has [`TAG_OF_USER_SPACE`](aoe_common::wire::aoe::TAG_OF_USER_SPACE).
 ///
 /// The interface is an ordinary one again as soon as this is dropped, or its process ended in whatever way.
-pub struct Responses {
+pub(crate) struct Responses {
     // First, so that it is dropped first.
     link: Option<FdLink>,
     pub(super) ebpf: Ebpf,
@@ -27,7 +27,7 @@ impl Responses {
     /// Loads the program for an interface with address `mac`. Nothing is attached yet.
     ///
     /// Needs what [`Filter::load`](super::Filter::load) needs.
-    pub fn load(mac: Mac) -> Result<Responses, FilterError> {
+    pub(crate) fn load(mac: Mac) -> Result<Responses, FilterError> {
         let mut ebpf = load_small(PROGRAM, &[])?;
         let mut state: Array<MapData, u64> = map(&mut ebpf, "STATE", "state")?;
         let own = State::new(Generation::default(), false, mac);
@@ -41,14 +41,19 @@ impl Responses {
 
     /// Answers on receive queue `queue` go to this AF_XDP socket, which must be bound to that queue. Those on a queue without
     /// a socket go to the network stack.
-    pub fn set_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), FilterError> {
+    pub(crate) fn set_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), FilterError> {
         self.sockets
             .set(queue, socket, 0)
             .map_err(FilterError::map("sockets"))
     }
 
     /// Attaches the program, as [`Filter::attach`](super::Filter::attach) does.
-    pub fn attach(&mut self, interface: &str, ifindex: u32, attach: Attach) -> Result<(), FilterError> {
+    pub(crate) fn attach(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        attach: Attach,
+    ) -> Result<(), FilterError> {
         self.link = Some(link(&mut self.ebpf, PROGRAM, interface, ifindex, attach)?);
         Ok(())
     }

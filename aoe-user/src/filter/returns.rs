@@ -13,7 +13,7 @@ const PROGRAM: &str = "aoe_pass";
 
 /// Puts copies of frames on an interface's receive path, behind the driver, by running a program that passes everything with a
 /// live frame (Linux 5.18).
-pub struct Returns {
+pub(crate) struct Returns {
     ebpf: Ebpf,
     ifindex: u32,
     mark: u64,
@@ -22,7 +22,7 @@ pub struct Returns {
 impl Returns {
     /// For the interface on which a [`Filter`](super::Filter) knows such frames by `mark`
     /// ([`Filter::mark`](super::Filter::mark)).
-    pub fn load(ifindex: u32, mark: u64) -> Result<Returns, FilterError> {
+    pub(crate) fn load(ifindex: u32, mark: u64) -> Result<Returns, FilterError> {
         let ebpf = load_small(PROGRAM, &["SOCKETS"])?;
         Ok(Returns { ebpf, ifindex, mark })
     }
@@ -31,7 +31,7 @@ impl Returns {
     ///
     /// # Errors
     /// When the interface is gone, the frame is larger than a page, or the kernel refuses.
-    pub fn put_back(&mut self, frame: &[u8]) -> Result<(), FilterError> {
+    pub(crate) fn put_back(&mut self, frame: &[u8]) -> Result<(), FilterError> {
         let mut bytes = Vec::with_capacity(frame.len() + RETURNED_BYTES);
         bytes.extend_from_slice(frame);
         bytes.extend_from_slice(&self.mark.to_be_bytes());

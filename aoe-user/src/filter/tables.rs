@@ -104,8 +104,8 @@ impl Installed {
 /// Entries of one generation that the maps of rules have room for; they hold two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Room {
-    pub exports: usize,
-    pub sources: usize,
+    pub(crate) exports: usize,
+    pub(crate) sources: usize,
 }
 
 impl Room {

@@ -3,12 +3,12 @@
 use rustix::time::{ClockId, clock_gettime};
 
 /// `CLOCK_MONOTONIC`: that of the filter's stamps.
-pub fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     ns_of(ClockId::Monotonic)
 }
 
 /// `CLOCK_REALTIME`.
-pub fn since_1970_ns() -> u64 {
+pub(crate) fn since_1970_ns() -> u64 {
     ns_of(ClockId::Realtime)
 }
 

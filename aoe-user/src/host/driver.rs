@@ -13,7 +13,7 @@ pub(super) fn ethtool_header(index: u32) -> Vec<u8> {
 }
 
 /// Family `ethtool`, command FEATURES_GET: the offloads that are on, and those that can be switched.
-pub fn offloads(index: u32) -> Option<(Vec<String>, Vec<String>)> {
+pub(crate) fn offloads(index: u32) -> Option<(Vec<String>, Vec<String>)> {
     const FEATURES_GET: u8 = 11;
     const SWITCHABLE: u16 = 2;
     const ACTIVE: u16 = 4;
@@ -41,39 +41,39 @@ fn names(bitset: &[u8]) -> Vec<String> {
 /// The bits of `NETDEV_A_DEV_XDP_FEATURES` (Documentation/netlink/specs/netdev.yaml), and how many pieces of a frame
 /// zero-copy allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct XdpFeatures {
+pub(crate) struct XdpFeatures {
     /// The bits.
     #[serde(rename = "feature_bits")]
-    pub bits: u64,
+    pub(crate) bits: u64,
     /// Pieces of a frame in zero-copy mode; 1: no multi-buffer there.
-    pub zero_copy_pieces: u32,
+    pub(crate) zero_copy_pieces: u32,
 }
 
 impl XdpFeatures {
     /// Native programs run, and their verdicts PASS, DROP and ABORTED hold.
-    pub const fn basic(self) -> bool {
+    pub(crate) const fn basic(self) -> bool {
         self.bits & 1 != 0
     }
     /// Native programs can redirect, to AF_XDP sockets for example.
-    pub const fn redirect(self) -> bool {
+    pub(crate) const fn redirect(self) -> bool {
         self.bits & 2 != 0
     }
     /// Native programs run, and what they redirect is dropped.
-    pub const fn lacks_redirect(self) -> bool {
+    pub(crate) const fn lacks_redirect(self) -> bool {
         self.basic() && !self.redirect()
     }
     /// AF_XDP without a copy.
-    pub const fn zero_copy(self) -> bool {
+    pub(crate) const fn zero_copy(self) -> bool {
         self.bits & 8 != 0
     }
     /// Frames of several buffers can be received.
-    pub const fn multi_buffer(self) -> bool {
+    pub(crate) const fn multi_buffer(self) -> bool {
         self.bits & 32 != 0
     }
 }
 
 /// Family `netdev` (kernel 6.3), command DEV_GET: what the driver says of XDP.
-pub fn xdp_features(index: u32) -> Option<XdpFeatures> {
+pub(crate) fn xdp_features(index: u32) -> Option<XdpFeatures> {
     const DEV_GET: u8 = 1;
     const IFINDEX: u16 = 1;
     const XDP_FEATURES: u16 = 3;

@@ -13,61 +13,61 @@ use super::driver::{XdpFeatures, xdp_features};
 use super::queues::used_rx_queues;
 
 /// What is said of an interface without an address of Ethernet: loopback, tunnels and the like.
-pub const NO_ETHERNET: &str = "carries no Ethernet frames with addresses, which AoE needs";
+pub(crate) const NO_ETHERNET: &str = "carries no Ethernet frames with addresses, which AoE needs";
 
 /// A network interface of this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Interface {
+pub(crate) struct Interface {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its alternative names (`ip link property add altname`), as good as the name wherever one is given.
-    pub altnames: Vec<String>,
+    pub(crate) altnames: Vec<String>,
     /// The kernel's number for it; a new one after the interface was deleted and made again.
-    pub index: u32,
+    pub(crate) index: u32,
     /// Its address; `None` when it is no Ethernet (tunnels and the like), so that it cannot carry AoE.
-    pub mac: Option<Mac>,
+    pub(crate) mac: Option<Mac>,
     /// Its MTU.
-    pub mtu_bytes: u32,
+    pub(crate) mtu_bytes: u32,
     /// Set up by the administrator.
-    pub up: bool,
+    pub(crate) up: bool,
     /// The cable is in.
-    pub carrier: bool,
+    pub(crate) carrier: bool,
     /// How often carrier came or went, so that a short flap is not missed.
-    pub carrier_changes: u32,
+    pub(crate) carrier_changes: u32,
     /// Some XDP program is attached.
-    pub has_xdp: bool,
+    pub(crate) has_xdp: bool,
     /// Receive queues.
-    pub rx_queues: u32,
+    pub(crate) rx_queues: u32,
     /// The loopback interface, which cannot carry AoE either.
-    pub loopback: bool,
+    pub(crate) loopback: bool,
     /// The kernel's number of the interface that this one is a slave or a port of.
-    pub controller: Option<u32>,
+    pub(crate) controller: Option<u32>,
     /// The interfaces whose frames native XDP of this one gets: its own number, or those of its slaves.
-    pub xdp_runs_on: Vec<u32>,
+    pub(crate) xdp_runs_on: Vec<u32>,
     /// Its driver says that it runs native XDP without redirect.
-    pub lacks_redirect: bool,
+    pub(crate) lacks_redirect: bool,
 }
 
 impl Interface {
     /// Whether `name` is its name or an alternative one.
-    pub fn is_called(&self, name: &str) -> bool {
+    pub(crate) fn is_called(&self, name: &str) -> bool {
         self.names().any(|own| own == name)
     }
 
     /// Its name and all alternative ones.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.name)
             .chain(&self.altnames)
             .map(String::as_str)
     }
 
     /// It can carry AoE.
-    pub fn is_ethernet(&self) -> bool {
+    pub(crate) fn is_ethernet(&self) -> bool {
         self.mac.is_some() && !self.loopback
     }
 
     /// Up, and the cable is in.
-    pub fn is_usable(&self) -> bool {
+    pub(crate) fn is_usable(&self) -> bool {
         self.up && self.carrier
     }
 
@@ -163,7 +163,7 @@ fn find_slaves(interfaces: &mut [Interface]) {
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub fn list() -> io::Result<Vec<Interface>> {
+pub(crate) fn list() -> io::Result<Vec<Interface>> {
     let mut found: Vec<Interface> = links()?.iter().map(Interface::from).collect();
     find_slaves(&mut found);
     found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -171,18 +171,18 @@ pub fn list() -> io::Result<Vec<Interface>> {
 }
 
 /// The interface that is called so, by its name or an alternative one.
-pub fn named<'a>(interfaces: &'a HashMap<String, Interface>, name: &str) -> Option<&'a Interface> {
+pub(crate) fn named<'a>(interfaces: &'a HashMap<String, Interface>, name: &str) -> Option<&'a Interface> {
     let called = || interfaces.values().find(|interface| interface.is_called(name));
     interfaces.get(name).or_else(called)
 }
 
 /// The name of the interface that is called so by any of its names; what nothing is called stays as it is.
-pub fn real_name(name: &str) -> String {
+pub(crate) fn real_name(name: &str) -> String {
     link_named(name).map_or_else(|_| name.to_owned(), |link| Interface::told_by(&link).name)
 }
 
 /// Whether the cable of the interface with this number is in at this moment; `None` where there is none, or the kernel does not tell.
-pub fn has_carrier(index: u32) -> Option<bool> {
+pub(crate) fn has_carrier(index: u32) -> Option<bool> {
     let link = link_numbered(index).ok()?;
     Some(link.header.flags.contains(LinkFlags::LowerUp))
 }

@@ -3,9 +3,9 @@
 use aoe_common::wire::{SECTOR_BYTES, sectors_per_frame};
 
 /// Up to this MTU a frame fits one zero-copy chunk of 4 KiB with every NIC, also those that count in KiB.
-pub const ZERO_COPY_ONE_CHUNK_MTU: u32 = 3046;
+pub(crate) const ZERO_COPY_ONE_CHUNK_MTU: u32 = 3046;
 /// The least MTU that has room for a sector.
-pub const LEAST_MTU: u32 = 548;
+pub(crate) const LEAST_MTU: u32 = 548;
 
 /// A buffer of its first ring has 3072 bytes, and what lies in two goes past XDP to the network stack
 /// (`VMXNET3_MAX_SKB_BUF_SIZE`, `vmxnet3_rq_rx_complete`). It takes programs up to 3494 all the same.
@@ -14,7 +14,7 @@ const VMXNET3_MTU: u32 = 3050;
 const QEDE_MTU: u32 = 3490;
 
 /// The largest MTU at which a driver without multi-buffer takes native XDP; `None` where the book does not know.
-pub fn native_mtu(driver: &str) -> Option<u32> {
+pub(crate) fn native_mtu(driver: &str) -> Option<u32> {
     let mtu = match driver {
         "igc" | "netsec" | "cpsw" | "cpsw-switch" => 1500,
         "rvu_nicpf" => 1508,
@@ -37,7 +37,7 @@ pub fn native_mtu(driver: &str) -> Option<u32> {
 
 /// Up to which MTU native XDP sees whole frames, for drivers that take a program at larger ones, too, and then give it none of the
 /// frames that are longer, or a part of them.
-pub fn whole_frames_mtu(driver: &str) -> Option<u32> {
+pub(crate) fn whole_frames_mtu(driver: &str) -> Option<u32> {
     match driver {
         "vmxnet3" => Some(VMXNET3_MTU),
         "qede" => Some(QEDE_MTU),
@@ -46,7 +46,7 @@ pub fn whole_frames_mtu(driver: &str) -> Option<u32> {
 }
 
 /// The least MTU that carries as many sectors as this one.
-pub fn least_mtu_with_sectors_of(mtu_bytes: u32) -> u32 {
+pub(crate) fn least_mtu_with_sectors_of(mtu_bytes: u32) -> u32 {
     let sectors = u32::from(sectors_per_frame(mtu_bytes));
     LEAST_MTU + sectors.saturating_sub(1) * SECTOR_BYTES as u32
 }

@@ -16,15 +16,15 @@ const LEAST_FRACTION: u64 = 8;
 
 /// The longest lists of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct PageLists {
+pub(crate) struct PageLists {
     /// Pages that a CPU's list may hold.
-    pub pages: u64,
+    pub(crate) pages: u64,
     /// What `vm.percpu_pagelist_high_fraction` would have to be for short lists; `None` where they are short enough.
-    pub wanted_fraction: Option<u64>,
+    pub(crate) wanted_fraction: Option<u64>,
 }
 
 /// Asks the kernel; `None` where it does not tell.
-pub fn page_lists() -> Option<PageLists> {
+pub(crate) fn page_lists() -> Option<PageLists> {
     longest(&fs::read_to_string("/proc/zoneinfo").ok()?)
 }
 

@@ -16,44 +16,44 @@ use super::queues::{rx_queues, sysfs, tx_queues};
 
 /// Facts about an interface and its host.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Probe {
+pub(crate) struct Probe {
     /// Interface.
-    pub interface: String,
+    pub(crate) interface: String,
     /// Kernel release.
-    pub kernel: String,
+    pub(crate) kernel: String,
     /// Driver, or kind of a virtual interface.
-    pub driver: Option<String>,
+    pub(crate) driver: Option<String>,
     /// Made by software, without a device.
-    pub is_virtual: bool,
+    pub(crate) is_virtual: bool,
     /// It receives by slaves, as a bond does: native XDP runs on them.
-    pub has_slaves: bool,
+    pub(crate) has_slaves: bool,
     /// Administratively up.
-    pub up: bool,
+    pub(crate) up: bool,
     /// MTU.
-    pub mtu_bytes: u32,
+    pub(crate) mtu_bytes: u32,
     /// Active receive queues.
-    pub rx_queues: usize,
+    pub(crate) rx_queues: usize,
     /// Active transmit queues.
-    pub tx_queues: usize,
+    pub(crate) tx_queues: usize,
     /// NAPI runs in kernel threads.
-    pub threaded: Option<bool>,
+    pub(crate) threaded: Option<bool>,
     /// Some XDP program is attached already.
-    pub has_program: bool,
+    pub(crate) has_program: bool,
     /// It runs in the driver.
-    pub has_native_program: bool,
+    pub(crate) has_native_program: bool,
     /// What the driver can do for XDP (kernel 6.3).
-    pub xdp: Option<XdpFeatures>,
+    pub(crate) xdp: Option<XdpFeatures>,
     /// Offloads that are on; `None`: the kernel does not tell.
-    pub offloads: Option<Vec<String>>,
+    pub(crate) offloads: Option<Vec<String>>,
     /// Offloads that can be switched.
-    pub switchable: Vec<String>,
+    pub(crate) switchable: Vec<String>,
 }
 
 /// Asks the kernel.
 ///
 /// # Errors
 /// When there is no such Ethernet interface.
-pub fn probe(interface: &str) -> Result<Probe> {
+pub(crate) fn probe(interface: &str) -> Result<Probe> {
     let link = link(interface)?;
     let found = Interface::from(&link);
     ensure!(found.is_ethernet(), "{interface} {NO_ETHERNET}");
@@ -103,7 +103,7 @@ pub fn probe(interface: &str) -> Result<Probe> {
 }
 
 /// The driver of an interface; `None` for what is made by software, and where /sys shows another network namespace.
-pub fn driver(interface: &str, index: u32) -> Option<String> {
+pub(crate) fn driver(interface: &str, index: u32) -> Option<String> {
     driver_of(&sysfs(interface, index)?)
 }
 
@@ -122,7 +122,7 @@ fn link(interface: &str) -> Result<LinkMessage> {
 }
 
 /// The kind of a virtual device, as `ip -d link` shows it; `None` for a real one, and where there is none of that name.
-pub fn kind(interface: &str) -> Option<String> {
+pub(crate) fn kind(interface: &str) -> Option<String> {
     link(interface).ok()?.attributes.iter().find_map(kind_in)
 }
 

@@ -9,7 +9,7 @@ use super::driver::ethtool_header;
 use super::genetlink::{Genetlink, find};
 
 /// Receive queues in use of an interface, where the kernel tells.
-pub fn rx_queues(name: &str) -> Option<u32> {
+pub(crate) fn rx_queues(name: &str) -> Option<u32> {
     used_rx_queues(name, if_nametoindex(name).ok()?)
 }
 
@@ -26,7 +26,7 @@ pub(super) fn used_rx_queues(name: &str, index: u32) -> Option<u32> {
 }
 
 /// The folder of an interface in sysfs, provided it shows this network namespace.
-pub fn sysfs(name: &str, index: u32) -> Option<PathBuf> {
+pub(crate) fn sysfs(name: &str, index: u32) -> Option<PathBuf> {
     let device = Path::new("/sys/class/net").join(name);
     let shown = std::fs::read_to_string(device.join("ifindex")).ok()?;
     (shown.trim().parse() == Ok(index)).then_some(device)

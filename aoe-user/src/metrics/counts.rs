@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where a count stands in OpenMetrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Metric {
+pub(crate) enum Metric {
     /// `xblade_export_NAME_total`.
     Total(&'static str),
     /// `xblade_export_errors_total` with this `kind`.
@@ -16,13 +16,13 @@ pub enum Metric {
 
 /// One of the counts.
 #[derive(Debug, Clone, Copy)]
-pub struct Count {
+pub(crate) struct Count {
     /// In OpenMetrics.
-    pub metric: Metric,
+    pub(crate) metric: Metric,
     /// What is counted.
-    pub help: &'static str,
+    pub(crate) help: &'static str,
     /// Its value.
-    pub get: fn(&Counts) -> u64,
+    pub(crate) get: fn(&Counts) -> u64,
 }
 
 /// Makes the struct and everything that goes through all of its fields.
@@ -30,13 +30,13 @@ macro_rules! counts {
     ($($(#[doc = $help:literal])+ $field:ident: $metric:expr, $of:expr;)+) => {
         /// What was counted of one export, by one worker or by many. All but what is of the moment only grows.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-        pub struct Counts {
+        pub(crate) struct Counts {
             $($(#[doc = $help])+ pub $field: u64,)+
         }
 
         impl Counts {
             /// All of them, in the order in which they are told.
-            pub const ALL: &[Count] = &[
+            pub(crate) const ALL: &[Count] = &[
                 $(Count {
                     metric: $metric,
                     help: concat!($($help),+),
@@ -51,7 +51,7 @@ macro_rules! counts {
             }
 
             /// Adds what was counted elsewhere.
-            pub fn add(&mut self, other: &Counts) {
+            pub(crate) fn add(&mut self, other: &Counts) {
                 $(self.$field += other.$field;)+
             }
         }
@@ -91,7 +91,7 @@ counts! {
 
 impl Counts {
     /// Answers that were errors.
-    pub fn errors(&self) -> u64 {
+    pub(crate) fn errors(&self) -> u64 {
         let errors = Counts::ALL.iter();
         let errors = errors.filter(|count| matches!(count.metric, Metric::Error(_)));
         errors.map(|count| (count.get)(self)).sum()

@@ -10,26 +10,26 @@ use super::counts::Counts;
 
 /// What initiators, or one of them, did with an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct InitiatorTotals {
+pub(crate) struct InitiatorTotals {
     /// Operations, sectors and errors.
-    pub counted: engine::InitiatorTotals,
+    pub(crate) counted: engine::InitiatorTotals,
     /// When its last request came; `None`: before a port was opened again.
-    pub last: Option<Instant>,
+    pub(crate) last: Option<Instant>,
 }
 
 /// What was counted of one export.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct ExportTotals {
+pub(crate) struct ExportTotals {
     /// The counts.
-    pub counts: Counts,
+    pub(crate) counts: Counts,
     /// Times of reads.
-    pub read_time: Latency,
+    pub(crate) read_time: Latency,
     /// Times of writes.
-    pub write_time: Latency,
+    pub(crate) write_time: Latency,
     /// Times of flushes.
-    pub flush_time: Latency,
+    pub(crate) flush_time: Latency,
     /// By initiator; `None`: all that have no row of their own.
-    pub initiators: BTreeMap<Option<Mac>, InitiatorTotals>,
+    pub(crate) initiators: BTreeMap<Option<Mac>, InitiatorTotals>,
 }
 
 impl ExportTotals {
@@ -58,7 +58,7 @@ impl ExportTotals {
     }
 
     /// Adds what was counted elsewhere.
-    pub fn add(&mut self, other: &ExportTotals) {
+    pub(crate) fn add(&mut self, other: &ExportTotals) {
         self.counts.add(&other.counts);
         self.read_time.add(&other.read_time);
         self.write_time.add(&other.write_time);

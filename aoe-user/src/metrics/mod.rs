@@ -9,7 +9,7 @@ mod export;
 mod registry;
 mod worker;
 
-pub use counts::{Counts, Metric};
-pub use export::{ExportTotals, InitiatorTotals};
-pub use registry::{ExportKey, FilterRegistration, PortTotals, Registration, Registry, Snapshot};
-pub use worker::{Chunks, QueueTotals, WorkerCounters};
+pub(crate) use counts::{Counts, Metric};
+pub(crate) use export::{ExportTotals, InitiatorTotals};
+pub(crate) use registry::{FilterRegistration, Registration, Registry, Snapshot};
+pub(crate) use worker::{Chunks, QueueTotals, WorkerCounters};

@@ -15,11 +15,11 @@ use crate::target::Address;
 
 /// An export as its counters are kept: by what initiators call it, on one interface.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ExportKey {
+pub(crate) struct ExportKey {
     /// The interface.
-    pub interface: Arc<str>,
+    pub(crate) interface: Arc<str>,
     /// Shelf and slot.
-    pub address: Address,
+    pub(crate) address: Address,
     /// The number of its VLAN; 0: untagged, `u16::MAX`: any.
     vlan: u16,
 }
@@ -72,36 +72,36 @@ struct Inner {
 
 /// A worker's place in the registry. When the worker's thread drops it, what was counted passes into the sums.
 #[derive(Debug)]
-pub struct Registration {
+pub(crate) struct Registration {
     id: u64,
     registry: Arc<Registry>,
 }
 
 /// As [`Registration`], of a filter.
 #[derive(Debug)]
-pub struct FilterRegistration(Registration);
+pub(crate) struct FilterRegistration(Registration);
 
 /// Counters of one interface.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct PortTotals {
+pub(crate) struct PortTotals {
     /// By receive queue.
-    pub queues: BTreeMap<usize, QueueTotals>,
+    pub(crate) queues: BTreeMap<usize, QueueTotals>,
     /// By verdict of the filter.
-    pub filter: filter::Counters,
+    pub(crate) filter: filter::Counters,
 }
 
 /// Everything counted, at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// By interface.
-    pub ports: BTreeMap<Arc<str>, PortTotals>,
+    pub(crate) ports: BTreeMap<Arc<str>, PortTotals>,
     /// By export and interface: those that had a request.
-    pub exports: HashMap<ExportKey, ExportTotals>,
+    pub(crate) exports: HashMap<ExportKey, ExportTotals>,
 }
 
 impl Registry {
     /// Enters a worker.
-    pub fn add_queue(
+    pub(crate) fn add_queue(
         self: &Arc<Registry>,
         (interface, queue): (&str, usize),
         engine: Arc<Counters>,
@@ -128,7 +128,11 @@ impl Registry {
     }
 
     /// Enters a filter.
-    pub fn add_filter(self: &Arc<Registry>, interface: &str, counters: CounterReader) -> FilterRegistration {
+    pub(crate) fn add_filter(
+        self: &Arc<Registry>,
+        interface: &str,
+        counters: CounterReader,
+    ) -> FilterRegistration {
         let mut inner = self.0.lock();
         inner.last_id += 1;
         let id = inner.last_id;
@@ -140,7 +144,7 @@ impl Registry {
     }
 
     /// All there is to know.
-    pub fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let inner = self.0.lock();
         let mut all = inner.past.clone();
         for queue in inner.queues.values() {
@@ -153,7 +157,7 @@ impl Registry {
     }
 
     /// The workers and what changes while they get on, as [`WorkerCounters::progress`].
-    pub fn progress(&self) -> Vec<(u64, Option<u64>)> {
+    pub(crate) fn progress(&self) -> Vec<(u64, Option<u64>)> {
         let inner = self.0.lock();
         let queues = inner.queues.iter();
         queues.map(|(id, queue)| (*id, queue.worker.progress())).collect()
@@ -182,7 +186,7 @@ impl Snapshot {
     }
 
     /// What was counted of an export on the interfaces that `on` chooses.
-    pub fn export(&self, address: Address, vlan: Vlan, on: impl Fn(&str) -> bool) -> ExportTotals {
+    pub(crate) fn export(&self, address: Address, vlan: Vlan, on: impl Fn(&str) -> bool) -> ExportTotals {
         let mut totals = ExportTotals::default();
         for interface in self.ports.keys().filter(|name| on(name)) {
             if let Some(more) = self.exports.get(&ExportKey::new(interface, address, vlan)) {

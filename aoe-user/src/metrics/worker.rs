@@ -7,22 +7,22 @@ use engine::{CounterTotals, Counters};
 
 /// Where the chunks of a socket's packet memory are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Chunks {
+pub(crate) struct Chunks {
     /// All of them.
-    pub total: u64,
+    pub(crate) total: u64,
     /// With the worker, to be filled.
-    pub pool: u64,
+    pub(crate) pool: u64,
     /// With the kernel, to be received into.
-    pub fill: u64,
+    pub(crate) fill: u64,
     /// In frames that are being worked on.
-    pub in_use: u64,
+    pub(crate) in_use: u64,
     /// With the kernel, to be sent.
-    pub tx: u64,
+    pub(crate) tx: u64,
 }
 
 /// One worker's own counters. The worker writes, anybody reads.
 #[derive(Debug, Default)]
-pub struct WorkerCounters {
+pub(crate) struct WorkerCounters {
     turns: AtomicU64,
     batches: AtomicU64,
     sleeps: AtomicU64,
@@ -40,34 +40,34 @@ fn bump(counter: &AtomicU64) {
 impl WorkerCounters {
     /// Once more through the worker's loop.
     #[inline]
-    pub fn turn(&self) {
+    pub(crate) fn turn(&self) {
         bump(&self.turns);
     }
 
     /// Frames were taken from the ring together.
     #[inline]
-    pub fn batch(&self) {
+    pub(crate) fn batch(&self) {
         bump(&self.batches);
     }
 
     /// The worker goes to sleep.
-    pub fn falls_asleep(&self) {
+    pub(crate) fn falls_asleep(&self) {
         bump(&self.sleeps);
         self.asleep.store(true, Ordering::Relaxed);
     }
 
     /// It is awake again.
-    pub fn wakes_up(&self) {
+    pub(crate) fn wakes_up(&self) {
         self.asleep.store(false, Ordering::Relaxed);
     }
 
     /// The worker has panicked and serves no more.
-    pub fn panicked(&self) {
+    pub(crate) fn panicked(&self) {
         bump(&self.panics);
     }
 
     /// What the kernel counted of the socket, and where its chunks are.
-    pub fn publish(&self, dropped: u64, chunks: Chunks) {
+    pub(crate) fn publish(&self, dropped: u64, chunks: Chunks) {
         self.dropped.store(dropped, Ordering::Relaxed);
         let Chunks {
             total,
@@ -82,7 +82,7 @@ impl WorkerCounters {
     }
 
     /// What changes as long as the worker is not stuck: `None` while it sleeps, as it may for ever.
-    pub fn progress(&self) -> Option<u64> {
+    pub(crate) fn progress(&self) -> Option<u64> {
         let turns = self.turns.load(Ordering::Relaxed);
         (!self.asleep.load(Ordering::Relaxed)).then_some(turns)
     }
@@ -107,22 +107,22 @@ impl WorkerCounters {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueTotals {
     /// By the engine.
-    pub engine: CounterTotals,
+    pub(crate) engine: CounterTotals,
     /// Times that frames were taken from the ring.
-    pub batches: u64,
+    pub(crate) batches: u64,
     /// Times that the worker went to sleep.
-    pub sleeps: u64,
+    pub(crate) sleeps: u64,
     /// Frames that the kernel dropped because xblade was too slow.
-    pub dropped: u64,
+    pub(crate) dropped: u64,
     /// Workers that panicked.
     pub workers_lost: u64,
     /// Chunks now.
-    pub chunks: Chunks,
+    pub(crate) chunks: Chunks,
 }
 
 impl QueueTotals {
     /// What a worker has counted so far.
-    pub fn of(engine: &Counters, worker: &WorkerCounters) -> QueueTotals {
+    pub(crate) fn of(engine: &Counters, worker: &WorkerCounters) -> QueueTotals {
         let mut totals = QueueTotals {
             engine: engine.totals(),
             ..QueueTotals::default()
@@ -132,7 +132,7 @@ impl QueueTotals {
     }
 
     /// Adds another queue.
-    pub fn add(&mut self, other: &QueueTotals) {
+    pub(crate) fn add(&mut self, other: &QueueTotals) {
         self.engine.add(&other.engine);
         self.batches += other.batches;
         self.sleeps += other.sleeps;
@@ -152,7 +152,7 @@ impl QueueTotals {
     }
 
     /// All of it by name.
-    pub fn named(&self) -> Vec<(&'static str, u64)> {
+    pub(crate) fn named(&self) -> Vec<(&'static str, u64)> {
         let mut all = self.engine.named();
         all.extend([
             ("batches", self.batches),

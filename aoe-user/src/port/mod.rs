@@ -31,13 +31,13 @@ use crate::metrics::{FilterRegistration, QueueTotals, Registry};
 use crate::target::{Export, Exports, PortInfo};
 use crate::xsk::{MAX_FRAME_BYTES, XskError};
 
-pub use crate::xsk::QueueRelease;
+pub(crate) use crate::xsk::QueueRelease;
 pub use ending::Alarm;
 pub use link::SocketLink;
-pub use mode::Obtained;
+pub(crate) use mode::Obtained;
 use mode::Way;
 use open::pace;
-pub use prove::Direction;
+pub(crate) use prove::Direction;
 use prove::Proof;
 use stations::Stations;
 use watch::Watch;
@@ -63,9 +63,9 @@ pub struct PortOptions {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tuning {
     /// How long an idle worker spins before it sleeps.
-    pub spin: Duration,
+    pub(crate) spin: Duration,
     /// CPUs for the workers, by turns; empty: the scheduler decides.
-    pub cpus: Vec<usize>,
+    pub(crate) cpus: Vec<usize>,
 }
 
 /// The interface as it is when a port is opened.
@@ -91,7 +91,7 @@ pub struct Nic {
 
 impl Nic {
     /// As a port is opened on it; `None` for what is no Ethernet.
-    pub fn of(link: &Interface) -> Option<Nic> {
+    pub(crate) fn of(link: &Interface) -> Option<Nic> {
         Some(Nic {
             name: link.name.clone(),
             index: link.index,
@@ -172,14 +172,14 @@ pub struct Port {
 
 impl PortError {
     /// Whether the rules have outgrown the filter: [`Port::reopen`] makes one with larger maps.
-    pub const fn is_outgrown(&self) -> bool {
+    pub(crate) const fn is_outgrown(&self) -> bool {
         matches!(self, PortError::Filter(FilterError::Full { .. }))
     }
 }
 
 impl Port {
     /// The modes obtained.
-    pub fn obtained(&self) -> Obtained {
+    pub(crate) fn obtained(&self) -> Obtained {
         self.obtained
     }
 
@@ -189,7 +189,7 @@ impl Port {
     ///
     /// # Errors
     /// When nothing gets through and no other mode works either: the port is closed.
-    pub fn watch(&mut self) -> Result<Option<Obtained>, PortError> {
+    pub(crate) fn watch(&mut self) -> Result<Option<Obtained>, PortError> {
         self.tell_of_cut_frames();
         let Some(silent) = self.silence()? else {
             return Ok(None);
@@ -259,7 +259,7 @@ impl Port {
     ///
     /// # Errors
     /// When the filter's rules could not be replaced; the old ones stay in force, with the old exports.
-    pub fn set_exports(&mut self, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
+    pub(crate) fn set_exports(&mut self, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
         self.set_rules(rules)?;
         self.exports = Arc::clone(exports);
         self.tell(|| Command::Exports(Arc::clone(exports)));
@@ -270,7 +270,7 @@ impl Port {
     ///
     /// # Errors
     /// When the maps could not be written; the old rules stay in force.
-    pub fn set_rules(&mut self, rules: &Rules) -> Result<(), PortError> {
+    pub(crate) fn set_rules(&mut self, rules: &Rules) -> Result<(), PortError> {
         self.filter.set_rules(rules)?;
         self.rules = rules.clone();
         self.stations.follow(&rules.stations, &self.nic);
@@ -278,7 +278,7 @@ impl Port {
     }
 
     /// Changes how the workers use the CPU; requests notice nothing.
-    pub fn set_tuning(&mut self, tuning: &Tuning) {
+    pub(crate) fn set_tuning(&mut self, tuning: &Tuning) {
         for (queue, worker) in self.workers.iter().enumerate() {
             worker.tell(Command::Pace(pace(tuning, queue)));
         }
@@ -291,7 +291,7 @@ impl Port {
     }
 
     /// For the end of the process: what frees the queues of workers that hang.
-    pub fn queue_releases(&self) -> Vec<QueueRelease> {
+    pub(crate) fn queue_releases(&self) -> Vec<QueueRelease> {
         self.workers.iter().map(Worker::queue_release).collect()
     }
 
@@ -299,7 +299,7 @@ impl Port {
     ///
     /// # Errors
     /// When the filter could not be told.
-    pub fn set_mac(&mut self, mac: Mac) -> Result<(), PortError> {
+    pub(crate) fn set_mac(&mut self, mac: Mac) -> Result<(), PortError> {
         self.filter.set_mac(mac)?;
         self.nic.mac = mac;
         let info = port_info(&self.nic);
@@ -310,7 +310,7 @@ impl Port {
     /// Has the first worker advertise these exports.
     ///
     /// They go out at once, or as soon as one a second for each export allows.
-    pub fn advertise(&self, exports: Vec<Arc<Export>>) {
+    pub(crate) fn advertise(&self, exports: Vec<Arc<Export>>) {
         if let Some(worker) = self.workers.first() {
             worker.tell(Command::Advertise(exports));
         }
@@ -320,7 +320,7 @@ impl Port {
     ///
     /// # Errors
     /// When the map could not be read.
-    pub fn filter_counters(&self) -> Result<Counters, PortError> {
+    pub(crate) fn filter_counters(&self) -> Result<Counters, PortError> {
         Ok(self.filter.counters()?)
     }
 
@@ -328,7 +328,7 @@ impl Port {
     ///
     /// # Errors
     /// When the map could not be read.
-    pub fn denied(&mut self) -> Result<Vec<Denied>, PortError> {
+    pub(crate) fn denied(&mut self) -> Result<Vec<Denied>, PortError> {
         Ok(self.filter.denied()?)
     }
 
@@ -346,7 +346,7 @@ impl Port {
 
     /// Ends the port: the interface becomes an ordinary one at once, then the workers answer what they have
     /// received and free their queues. What the disks still owe them then is waited for elsewhere.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         // The program goes first, so that the workers' rings run dry.
         self.filter.detach();
         for worker in &self.workers {

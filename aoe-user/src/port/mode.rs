@@ -14,9 +14,9 @@ use crate::xsk::{Bind, XskError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Obtained {
     /// The XDP program runs in the driver, not behind it.
-    pub native: bool,
+    pub(crate) native: bool,
     /// Frames go between NIC and UMEM without a copy.
-    pub zero_copy: bool,
+    pub(crate) zero_copy: bool,
 }
 
 impl fmt::Display for Obtained {
@@ -30,8 +30,8 @@ impl fmt::Display for Obtained {
 /// How to attach the program and bind the sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Way {
-    pub attach: Attach,
-    pub bind: Bind,
+    pub(crate) attach: Attach,
+    pub(crate) bind: Bind,
 }
 
 const AUTO: Way = Way {

@@ -50,7 +50,7 @@ impl Port {
     ///
     /// # Errors
     /// As [`Port::open`]: the port is closed then.
-    pub fn reopen(&mut self, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
+    pub(crate) fn reopen(&mut self, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
         self.open_again(self.way, exports, rules)
     }
 

@@ -130,11 +130,11 @@ pub(super) fn receives(
 #[derive(Debug)]
 pub(super) struct Proof {
     /// The NIC.
-    pub nic: Nic,
+    pub(crate) nic: Nic,
     /// The mode.
-    pub obtained: Obtained,
+    pub(crate) obtained: Obtained,
     /// Who wants to know.
-    pub answer: Sender<Result<bool, PortError>>,
+    pub(crate) answer: Sender<Result<bool, PortError>>,
 }
 
 impl Proof {

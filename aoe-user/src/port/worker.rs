@@ -57,11 +57,11 @@ pub(super) enum Command {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pace {
     /// How long it spins before it sleeps.
-    pub spin: Duration,
+    pub(crate) spin: Duration,
     /// CPUs that the workers have among them.
-    pub cpus: usize,
+    pub(crate) cpus: usize,
     /// The CPU to be pinned to; `None`: the scheduler decides.
-    pub cpu: Option<usize>,
+    pub(crate) cpu: Option<usize>,
 }
 
 /// Workers of this process, on all ports.

@@ -14,92 +14,92 @@ use crate::initiator::load::MAX_DEPTH;
 pub struct BenchArgs {
     /// Interface that the target is reached through
     #[arg(value_name = "NETIF")]
-    pub interface: String,
+    pub(crate) interface: String,
 
     /// Target, as in 7.3; may be left out where only one answers
     #[arg(value_name = "SHELF.SLOT", value_parser = parse_address)]
-    pub address: Option<(u16, u8)>,
+    pub(crate) address: Option<(u16, u8)>,
 
     /// Port of the target, where several answer for the address
     #[arg(long)]
-    pub mac: Option<Mac>,
+    pub(crate) mac: Option<Mac>,
 
     /// Write instead of reading
     #[arg(long, conflicts_with = "mix")]
-    pub write: bool,
+    pub(crate) write: bool,
 
     /// Read and write; this share of the requests are reads
     #[arg(long, value_name = "PERCENT_READ", value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub mix: Option<u8>,
+    pub(crate) mix: Option<u8>,
 
     /// Allow writes: they destroy what the target holds
     #[arg(long)]
-    pub destroy_data: bool,
+    pub(crate) destroy_data: bool,
 
     /// Go through the target in order instead of at random
     #[arg(long)]
-    pub sequential: bool,
+    pub(crate) sequential: bool,
 
     /// Sectors in a request [default: what target and MTU allow]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
-    pub sectors: Option<u8>,
+    pub(crate) sectors: Option<u8>,
 
     /// Requests outstanding
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_DEPTH)))]
-    pub depth: u16,
+    pub(crate) depth: u16,
 
     /// How long to measure, as in 10, 1.5s, 500ms, 2m or 1h [default: 10s, with --count no limit]
     #[arg(long, value_name = "TIME", value_parser = values::some_time, allow_hyphen_values = true)]
-    pub duration: Option<Duration>,
+    pub(crate) duration: Option<Duration>,
 
     /// Stop after this many requests
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..), allow_negative_numbers = true)]
-    pub count: Option<u64>,
+    pub(crate) count: Option<u64>,
 
     /// Time before measuring begins [default: 200ms, with --count none]
     #[arg(long, value_name = "TIME", value_parser = values::time, allow_hyphen_values = true)]
-    pub warmup: Option<Duration>,
+    pub(crate) warmup: Option<Duration>,
 
     /// First sector used, or where it starts as in 1GiB
     #[arg(long, value_name = "SECTORS", default_value = "0", value_parser = values::sectors(OFFSET), allow_negative_numbers = true)]
-    pub first: u64,
+    pub(crate) first: u64,
 
     /// Sectors used, or their size as in 1GiB [default: up to the end]
     #[arg(long, value_name = "SECTORS", value_parser = values::sectors(SPAN), allow_negative_numbers = true)]
-    pub span: Option<u64>,
+    pub(crate) span: Option<u64>,
 
     /// Stamp every sector written, check every sector read, read back all that was written
     ///
     /// Without writes, sectors are checked that an earlier run with the same --seed has written.
     #[arg(long)]
-    pub verify: bool,
+    pub(crate) verify: bool,
 
     /// Number that makes the order and the stamps of a run its own [default: by chance]
     #[arg(long)]
-    pub seed: Option<u32>,
+    pub(crate) seed: Option<u32>,
 
     /// A request without an answer for this long has failed
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::some_time, allow_hyphen_values = true)]
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 
     /// Send and receive by AF_XDP, for targets faster than a packet socket
     ///
     /// An XDP program on the interface brings the answers. While it is there, other user-space initiators on this interface
     /// hear none; Linux's own does. It needs root, and an interface without an XDP program.
     #[arg(long, conflicts_with = "flood")]
-    pub af_xdp: bool,
+    pub(crate) af_xdp: bool,
 
     /// Print one JSON object instead of a table
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 
     /// Send frames that the target must not care about, and measure nothing
     #[arg(long, value_name = "KIND", hide = true, requires = "rate")]
-    pub flood: Option<flood::Kind>,
+    pub(crate) flood: Option<flood::Kind>,
 
     /// Frames of the flood a second
     #[arg(long, hide = true, requires = "flood", value_parser = values::rate)]
-    pub rate: Option<u32>,
+    pub(crate) rate: Option<u32>,
 }
 
 /// Takes 7.3 and e7.3.

@@ -13,12 +13,12 @@ use crate::config::values::{self, SHELF, SLOT};
 pub struct StateArgs {
     /// What to do
     #[command(subcommand)]
-    pub action: StateAction,
+    pub(crate) action: StateAction,
 }
 
 /// The actions of `xblade state`.
 #[derive(Debug, Subcommand)]
-pub enum StateAction {
+pub(crate) enum StateAction {
     /// One line for each export that has something kept
     List(StatePlace),
     /// All that is kept for one export
@@ -54,34 +54,34 @@ pub enum StateAction {
 
 /// The export whose state is meant.
 #[derive(Debug, Args)]
-pub struct StateTarget {
+pub(crate) struct StateTarget {
     /// Major address
     #[arg(value_parser = |text: &str| SHELF.parse::<u16>(text), allow_negative_numbers = true)]
-    pub shelf: u16,
+    pub(crate) shelf: u16,
     /// Minor address
     #[arg(value_parser = |text: &str| SLOT.parse::<u8>(text), allow_negative_numbers = true)]
-    pub slot: u8,
+    pub(crate) slot: u8,
     /// Its `vlan` in the config file, where it has one
     #[arg(long, value_name = "N|any", value_parser = values::vlan, allow_negative_numbers = true)]
-    pub vlan: Option<Vlan>,
+    pub(crate) vlan: Option<Vlan>,
     /// Its `state_name` in the config file, where it has one
     #[arg(long, value_name = "NAME", value_parser = values::state_name)]
-    pub state_name: Option<String>,
+    pub(crate) state_name: Option<String>,
     /// Where it is
     #[command(flatten)]
-    pub place: StatePlace,
+    pub(crate) place: StatePlace,
 }
 
 /// Whom to ask about states.
 #[derive(Debug, Args)]
-pub struct StatePlace {
+pub(crate) struct StatePlace {
     /// Where the states are [default: what the running target has, else /var/lib/xblade]
     #[arg(long, value_name = "DIR", conflicts_with = "control")]
-    pub state_dir: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
     /// The running target
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// Print one JSON object instead of text
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }

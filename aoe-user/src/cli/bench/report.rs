@@ -12,12 +12,12 @@ pub(super) const SCHEMA: u32 = 1;
 
 /// A load that ran, against what, and what came of it.
 pub(super) struct Run {
-    pub target: Found,
-    pub identity: Identity,
-    pub plan: Plan,
-    pub mtu_bytes: u32,
-    pub transport: String,
-    pub outcome: Outcome,
+    pub(crate) target: Found,
+    pub(crate) identity: Identity,
+    pub(crate) plan: Plan,
+    pub(crate) mtu_bytes: u32,
+    pub(crate) transport: String,
+    pub(crate) outcome: Outcome,
 }
 
 pub(super) fn headline(args: &BenchArgs, target: &Found, identity: &Identity, mtu_bytes: u32) -> String {

@@ -22,10 +22,10 @@ pub(super) const FILTERS: &str = "rx-ntuple-filter";
 #[derive(Debug, Serialize)]
 pub(super) struct Advice {
     /// Without it exports are not served, or not as they should be.
-    pub bad: bool,
-    pub why: String,
+    pub(crate) bad: bool,
+    pub(crate) why: String,
     /// To be typed as they are.
-    pub commands: Vec<String>,
+    pub(crate) commands: Vec<String>,
 }
 
 /// How AoE frames are spread over receive queues.

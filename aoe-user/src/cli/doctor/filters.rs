@@ -22,15 +22,15 @@ pub(super) enum Filters {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Filter {
     /// The card's number of it.
-    pub id: u32,
+    pub(crate) id: u32,
     /// The source that it takes; `None`: any, or a group of them.
-    pub source: Option<String>,
+    pub(crate) source: Option<String>,
     /// The EtherType that it takes.
-    pub ethertype: Option<u16>,
+    pub(crate) ethertype: Option<u16>,
     /// It takes only some of these frames: those of a VLAN, or to a destination.
-    pub is_narrow: bool,
+    pub(crate) is_narrow: bool,
     /// Where it leads; `None`: it drops frames, or leads elsewhere.
-    pub queue: Option<usize>,
+    pub(crate) queue: Option<usize>,
 }
 
 impl Filter {

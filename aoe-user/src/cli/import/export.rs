@@ -14,26 +14,26 @@ use crate::config::values;
 #[derive(Debug, Default)]
 pub(super) struct Import {
     /// About all of it.
-    pub remarks: Vec<String>,
+    pub(crate) remarks: Vec<String>,
     /// The exports.
-    pub exports: Vec<Export>,
+    pub(crate) exports: Vec<Export>,
 }
 
 /// One of them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Export {
     /// Where it was.
-    pub from: String,
+    pub(crate) from: String,
     /// Keys of `[[export]]` but those below.
-    pub keys: BTreeMap<&'static str, Value>,
+    pub(crate) keys: BTreeMap<&'static str, Value>,
     /// Where it is served.
-    pub interfaces: Vec<String>,
+    pub(crate) interfaces: Vec<String>,
     /// Who may use it, and whether only for reading; `None`: everyone.
-    pub allow: Option<BTreeMap<Mac, bool>>,
+    pub(crate) allow: Option<BTreeMap<Mac, bool>>,
     /// What has no counterpart.
-    pub remarks: Vec<String>,
+    pub(crate) remarks: Vec<String>,
     /// Why it cannot be taken over.
-    pub refused: Option<String>,
+    pub(crate) refused: Option<String>,
 }
 
 impl Import {

@@ -22,24 +22,24 @@ pub(in crate::cli) fn socket(given: Option<PathBuf>) -> PathBuf {
 
 /// Which target is asked.
 #[derive(Debug, Clone, Args)]
-pub struct Target {
+pub(crate) struct Target {
     /// The target's control socket [default: $XBLADE_CONTROL, else /run/xblade/control.sock]
     #[arg(long, value_name = "PATH")]
-    pub control: Option<PathBuf>,
+    pub(crate) control: Option<PathBuf>,
 }
 
 /// How a table is shown.
 #[derive(Debug, Clone, Args)]
-pub struct Output {
+pub(crate) struct Output {
     /// Print one JSON object instead of a table
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Columns to show, in this order
     #[arg(short = 'o', long, value_name = "COLUMN[,COLUMN…]", value_delimiter = ',')]
-    pub columns: Vec<String>,
+    pub(crate) columns: Vec<String>,
     /// Leave the headings out
     #[arg(long)]
-    pub no_header: bool,
+    pub(crate) no_header: bool,
 }
 
 /// `xblade status`, `metrics`
@@ -47,10 +47,10 @@ pub struct Output {
 pub struct StatusArgs {
     /// Which target
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// Print one JSON object instead of text
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `xblade metrics`
@@ -58,13 +58,13 @@ pub struct StatusArgs {
 pub struct MetricsArgs {
     /// Which target
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// How they are written: text is Prometheus' older format, for node_exporter's textfile collector and promtool
     #[arg(long, value_parser = ["openmetrics", "text"], default_value = "openmetrics", conflicts_with = "http")]
-    pub format: String,
+    pub(crate) format: String,
     /// Read an HTTP request from standard input and answer it: for a systemd socket, as in packaging/
     #[arg(long)]
-    pub http: bool,
+    pub(crate) http: bool,
 }
 
 /// `xblade ls`, `initiators`
@@ -72,13 +72,13 @@ pub struct MetricsArgs {
 pub struct ListArgs {
     /// Exports, as in e1.2 or e1.* [default: all]
     #[arg(value_name = "EXPORT")]
-    pub exports: Vec<String>,
+    pub(crate) exports: Vec<String>,
     /// Which target
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// How it is shown
     #[command(flatten)]
-    pub output: Output,
+    pub(crate) output: Output,
 }
 
 /// `xblade denied`
@@ -86,10 +86,10 @@ pub struct ListArgs {
 pub struct DeniedArgs {
     /// Which target
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// How it is shown
     #[command(flatten)]
-    pub output: Output,
+    pub(crate) output: Output,
 }
 
 /// `xblade stat`
@@ -97,21 +97,21 @@ pub struct DeniedArgs {
 pub struct StatArgs {
     /// Time between two tables, such as 1s; then the exports, as in e1.2 or e1.* [default: one second, once, all]
     #[arg(value_name = "INTERVAL] [EXPORT")]
-    pub words: Vec<String>,
+    pub(crate) words: Vec<String>,
     /// Stop after this many tables
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
+    pub(crate) count: Option<u64>,
     /// Which target
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// How it is shown
     #[command(flatten)]
-    pub output: Output,
+    pub(crate) output: Output,
 }
 
 impl StatArgs {
     /// The interval, where one is given, and the exports.
-    pub fn split(&self) -> (Option<Duration>, &[String]) {
+    pub(crate) fn split(&self) -> (Option<Duration>, &[String]) {
         let first = self.words.split_first();
         match first.and_then(|(first, rest)| Some((values::some_time(first).ok()?, rest))) {
             Some((interval, rest)) => (Some(interval), rest),
@@ -126,13 +126,13 @@ impl StatArgs {
 pub struct TopArgs {
     /// Exports, as in e1.2 or e1.* [default: all]
     #[arg(value_name = "EXPORT")]
-    pub exports: Vec<String>,
+    pub(crate) exports: Vec<String>,
     /// How often to ask the target
     #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = values::some_time)]
-    pub interval: Duration,
+    pub(crate) interval: Duration,
     /// Which target
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
 }
 
 /// `xblade reload`
@@ -140,13 +140,13 @@ pub struct TopArgs {
 pub struct ReloadArgs {
     /// Only say what would change
     #[arg(short = 'n', long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
     /// Which target
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// Print one JSON object instead of text
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `xblade export`
@@ -154,12 +154,12 @@ pub struct ReloadArgs {
 pub struct ExportArgs {
     /// What to do
     #[command(subcommand)]
-    pub action: ExportAction,
+    pub(crate) action: ExportAction,
 }
 
 /// The actions of `xblade export`.
 #[derive(Debug, Subcommand)]
-pub enum ExportAction {
+pub(crate) enum ExportAction {
     /// Serve one more export until the next reload or restart
     Add {
         /// Major address
@@ -195,24 +195,24 @@ pub enum ExportAction {
 
 /// Some exports.
 #[derive(Debug, Args)]
-pub struct Chosen {
+pub(crate) struct Chosen {
     /// Exports, as in e1.2 or e1.*
     #[arg(value_name = "EXPORT", required = true)]
-    pub exports: Vec<String>,
+    pub(crate) exports: Vec<String>,
     /// How it is asked and shown
     #[command(flatten)]
-    pub ask: Ask,
+    pub(crate) ask: Ask,
 }
 
 /// Which target, and whether JSON is wanted.
 #[derive(Debug, Clone, Args)]
-pub struct Ask {
+pub(crate) struct Ask {
     /// Which target
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// Print one JSON object instead of text
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `xblade discover`
@@ -220,13 +220,13 @@ pub struct Ask {
 pub struct DiscoverArgs {
     /// The interface to ask on
     #[arg(value_name = "NETIF")]
-    pub interface: String,
+    pub(crate) interface: String,
     /// How long to wait for answers
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::some_time)]
-    pub wait: Duration,
+    pub(crate) wait: Duration,
     /// How it is shown
     #[command(flatten)]
-    pub output: Output,
+    pub(crate) output: Output,
 }
 
 /// `xblade dump`
@@ -234,24 +234,24 @@ pub struct DiscoverArgs {
 pub struct DumpArgs {
     /// Interfaces, then exports as in e1.2 or e1.* [default: all]
     #[arg(value_name = "NETIF] [EXPORT")]
-    pub words: Vec<String>,
+    pub(crate) words: Vec<String>,
     /// Write pcapng to this file; - is standard output, for a pipe to tshark
     #[arg(short, long, value_name = "FILE", default_value = "-")]
-    pub write: PathBuf,
+    pub(crate) write: PathBuf,
     /// Keep so many bytes of each frame; 128 have all headers and little of what is on the disks [default: all]
     #[arg(short, long, value_name = "BYTES", default_value_t = whole_frames(), hide_default_value = true)]
-    pub snaplen: u32,
+    pub(crate) snaplen: u32,
     /// Stop after this many frames
     #[arg(short, long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
+    pub(crate) count: Option<u64>,
     /// Which target
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
 }
 
 impl DumpArgs {
     /// The interfaces, and the exports.
-    pub fn split(&self) -> (Vec<String>, Vec<String>) {
+    pub(crate) fn split(&self) -> (Vec<String>, Vec<String>) {
         self.words.iter().cloned().partition(|word| !is_export(word))
     }
 }
@@ -268,10 +268,10 @@ fn is_export(word: &str) -> bool {
 pub struct LogArgs {
     /// What to log from now on, as for --log [default: print the last lines]
     #[arg(value_name = "FILTER")]
-    pub filter: Option<String>,
+    pub(crate) filter: Option<String>,
     /// How it is asked and shown
     #[command(flatten)]
-    pub ask: Ask,
+    pub(crate) ask: Ask,
 }
 
 /// `xblade overlay`
@@ -279,12 +279,12 @@ pub struct LogArgs {
 pub struct OverlayArgs {
     /// What to do
     #[command(subcommand)]
-    pub action: OverlayAction,
+    pub(crate) action: OverlayAction,
 }
 
 /// The actions of `xblade overlay`.
 #[derive(Debug, Subcommand)]
-pub enum OverlayAction {
+pub(crate) enum OverlayAction {
     /// List the machines' copies and what they hold
     List(ListArgs),
     /// Take away what machines wrote; they see the golden image again at once, so they must not be running
@@ -297,16 +297,16 @@ pub enum OverlayAction {
 
 /// A machine of an export.
 #[derive(Debug, Args)]
-pub struct OneMachine {
+pub(crate) struct OneMachine {
     /// The export, as in e1.2
     #[arg(value_name = "EXPORT")]
-    pub export: String,
+    pub(crate) export: String,
     /// Name of the machine, or its address if it has none
     #[arg(value_name = "MACHINE")]
-    pub machine: String,
+    pub(crate) machine: String,
     /// How it is asked and shown
     #[command(flatten)]
-    pub ask: Ask,
+    pub(crate) ask: Ask,
 }
 
 /// `xblade failover`
@@ -314,12 +314,12 @@ pub struct OneMachine {
 pub struct FailoverArgs {
     /// What to do
     #[command(subcommand)]
-    pub action: FailoverAction,
+    pub(crate) action: FailoverAction,
 }
 
 /// The actions of `xblade failover`.
 #[derive(Debug, Subcommand)]
-pub enum FailoverAction {
+pub(crate) enum FailoverAction {
     /// List the failover groups and what this gateway does for each
     Status(GroupsArgs),
     /// Take a group from the gateway that serves it, alive or dead, and wait until it is served here
@@ -330,38 +330,38 @@ pub enum FailoverAction {
 
 /// `xblade failover status`
 #[derive(Debug, Args)]
-pub struct GroupsArgs {
+pub(crate) struct GroupsArgs {
     /// Which target
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// How it is shown
     #[command(flatten)]
-    pub output: Output,
+    pub(crate) output: Output,
 }
 
 /// A failover group.
 #[derive(Debug, Args)]
-pub struct GroupArgs {
+pub(crate) struct GroupArgs {
     /// The group's name in the config file
     #[arg(value_name = "GROUP")]
-    pub group: String,
+    pub(crate) group: String,
     /// How it is asked and shown
     #[command(flatten)]
-    pub ask: Ask,
+    pub(crate) ask: Ask,
 }
 
 /// Some machines of an export.
 #[derive(Debug, Args)]
-pub struct Machines {
+pub(crate) struct Machines {
     /// The export, as in e1.2
     #[arg(value_name = "EXPORT")]
-    pub export: String,
+    pub(crate) export: String,
     /// Names of machines, or addresses of those without a name
     #[arg(value_name = "MACHINE", required = true)]
-    pub machines: Vec<String>,
+    pub(crate) machines: Vec<String>,
     /// How it is asked and shown
     #[command(flatten)]
-    pub ask: Ask,
+    pub(crate) ask: Ask,
 }
 
 #[cfg(test)]

@@ -11,27 +11,27 @@ use crate::control::api::types::{Export, ExportCounters, State, Times};
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(in crate::cli) struct Rates {
     /// As in `e1.2`.
-    pub export: String,
+    pub(crate) export: String,
     /// Reads a second.
-    pub reads_per_second: f64,
+    pub(crate) reads_per_second: f64,
     /// Bytes of these a second.
-    pub read_bytes_per_second: f64,
+    pub(crate) read_bytes_per_second: f64,
     /// Writes a second.
-    pub writes_per_second: f64,
+    pub(crate) writes_per_second: f64,
     /// Bytes of these a second.
-    pub written_bytes_per_second: f64,
+    pub(crate) written_bytes_per_second: f64,
     /// Requests in work on average.
-    pub queue_size: f64,
+    pub(crate) queue_size: f64,
     /// The time that half of all reads and writes did not exceed, in microseconds.
-    pub p50_us: Option<u64>,
+    pub(crate) p50_us: Option<u64>,
     /// And 99 of 100.
-    pub p99_us: Option<u64>,
+    pub(crate) p99_us: Option<u64>,
     /// Retransmissions that came while the first copy was in flight.
-    pub duplicates: u64,
+    pub(crate) duplicates: u64,
     /// Answers that were errors.
-    pub errors: u64,
+    pub(crate) errors: u64,
     /// At its end, since the oldest acknowledged write that was not on the medium yet.
-    pub dirty_seconds: Option<f64>,
+    pub(crate) dirty_seconds: Option<f64>,
 }
 
 fn since(before: &Times, after: &Times) -> Latency {

@@ -6,11 +6,11 @@ use crate::control::api::types::Request;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Change {
     /// Its name.
-    pub export: String,
+    pub(crate) export: String,
     /// Exports of this name are served on several VLANs: all of them are meant.
-    pub has_namesakes: bool,
+    pub(crate) has_namesakes: bool,
     /// It is to answer nobody; else to be served again.
-    pub pauses: bool,
+    pub(crate) pauses: bool,
 }
 
 impl Change {

@@ -8,13 +8,13 @@ use super::theme::Tone;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Head {
     /// Its heading.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Its width; the last one shown takes what is left.
-    pub width: u16,
+    pub(crate) width: u16,
     /// It is shown on screens of at least this width.
-    pub from: u16,
+    pub(crate) from: u16,
     /// Where its text goes.
-    pub side: Side,
+    pub(crate) side: Side,
 }
 
 /// How a text fits its column.
@@ -32,9 +32,9 @@ pub(super) enum Side {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Cell {
     /// As it is shown.
-    pub text: String,
+    pub(crate) text: String,
     /// Sorts before the text; `NAN` last.
-    pub number: f64,
+    pub(crate) number: f64,
 }
 
 impl Cell {
@@ -65,17 +65,17 @@ impl Cell {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Row {
     /// Stays the same as long as the thing it is about.
-    pub id: String,
+    pub(crate) id: String,
     /// One for each head.
-    pub cells: Vec<Cell>,
+    pub(crate) cells: Vec<Cell>,
     /// How it looks.
-    pub tone: Tone,
+    pub(crate) tone: Tone,
     /// What else is to be said of it.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 /// A column of things of a kind: its head, and a thing's cell in it.
-pub(super) struct Column<T>(pub Head, pub fn(&T) -> Cell);
+pub(super) struct Column<T>(pub(crate) Head, pub(crate) fn(&T) -> Cell);
 
 /// A column's head in one line.
 pub(super) const fn head(name: &'static str, width: u16, from: u16, side: Side) -> Head {
@@ -91,9 +91,9 @@ pub(super) const fn head(name: &'static str, width: u16, from: u16, side: Side) 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Grid {
     /// The columns.
-    pub heads: Vec<Head>,
+    pub(crate) heads: Vec<Head>,
     /// The rows.
-    pub rows: Vec<Row>,
+    pub(crate) rows: Vec<Row>,
 }
 
 impl Grid {

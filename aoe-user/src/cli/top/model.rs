@@ -54,9 +54,9 @@ impl Tab {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Choice {
     /// The column to sort by.
-    pub column: usize,
+    pub(crate) column: usize,
     /// The largest first.
-    pub falling: bool,
+    pub(crate) falling: bool,
     /// The row; `None`: the first.
     id: Option<String>,
 }
@@ -76,23 +76,23 @@ pub(super) enum Wish {
 #[derive(Debug)]
 pub(super) struct Model {
     /// The page.
-    pub tab: Tab,
+    pub(crate) tab: Tab,
     /// What is typed behind `/`; empty: everything is shown.
-    pub filter: String,
+    pub(crate) filter: String,
     /// Keys go into the filter.
-    pub is_typing: bool,
+    pub(crate) is_typing: bool,
     /// The keys are explained.
-    pub shows_help: bool,
+    pub(crate) shows_help: bool,
     /// What waits to be confirmed.
-    pub question: Option<Change>,
+    pub(crate) question: Option<Change>,
     /// What came of the last change, until the next key.
-    pub notice: Option<String>,
+    pub(crate) notice: Option<String>,
     /// What the target said last.
-    pub state: State,
+    pub(crate) state: State,
     /// What happened between that and what it said before.
-    pub sample: Sample,
+    pub(crate) sample: Sample,
     /// Why the target does not answer.
-    pub gone: Option<String>,
+    pub(crate) gone: Option<String>,
     choices: [Choice; Tab::ALL.len()],
     trends: HashMap<(String, String), Trend>,
     log: VecDeque<LogLine>,

@@ -9,13 +9,13 @@ use crate::control::api::types::{Export, Initiator, Interface, State};
 #[derive(Debug, Clone, Default)]
 pub(super) struct ExportNow {
     /// As the target tells it, without its initiators.
-    pub export: Export,
+    pub(crate) export: Export,
     /// In the last interval.
-    pub rates: Rates,
+    pub(crate) rates: Rates,
     /// Bytes a second of reads, the latest last.
-    pub reads: Vec<u64>,
+    pub(crate) reads: Vec<u64>,
     /// The same of writes.
-    pub writes: Vec<u64>,
+    pub(crate) writes: Vec<u64>,
 }
 
 impl ExportNow {
@@ -29,43 +29,43 @@ impl ExportNow {
 #[derive(Debug, Clone, Default)]
 pub(super) struct InitiatorNow {
     /// The export.
-    pub export: String,
+    pub(crate) export: String,
     /// Its VLAN.
-    pub vlan: String,
+    pub(crate) vlan: String,
     /// As the target tells it.
-    pub initiator: Initiator,
+    pub(crate) initiator: Initiator,
     /// Reads and writes a second.
-    pub operations: f64,
+    pub(crate) operations: f64,
     /// Bytes a second of reads.
-    pub read_bytes: f64,
+    pub(crate) read_bytes: f64,
     /// Bytes a second of writes.
-    pub written_bytes: f64,
+    pub(crate) written_bytes: f64,
 }
 
 /// An interface now, and what went through it lately.
 #[derive(Debug, Clone, Default)]
 pub(super) struct InterfaceNow {
     /// As the target tells it.
-    pub interface: Interface,
+    pub(crate) interface: Interface,
     /// Frames taken by the workers a second.
-    pub frames: f64,
+    pub(crate) frames: f64,
     /// Replies sent a second.
-    pub replies: f64,
+    pub(crate) replies: f64,
     /// Frames lost since the start because xblade was too slow.
-    pub dropped: u64,
+    pub(crate) dropped: u64,
     /// Frames that the XDP program turned down a second.
-    pub denied: f64,
+    pub(crate) denied: f64,
 }
 
 /// All of it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sample {
     /// By the order of the configuration.
-    pub exports: Vec<ExportNow>,
+    pub(crate) exports: Vec<ExportNow>,
     /// By export.
-    pub initiators: Vec<InitiatorNow>,
+    pub(crate) initiators: Vec<InitiatorNow>,
     /// By name.
-    pub interfaces: Vec<InterfaceNow>,
+    pub(crate) interfaces: Vec<InterfaceNow>,
 }
 
 /// What happened between two states.

@@ -32,9 +32,9 @@ pub(super) enum Update {
 /// A thread that asks.
 pub(super) struct Source {
     /// What it hears.
-    pub updates: Receiver<Update>,
+    pub(crate) updates: Receiver<Update>,
     /// What came of changes, in words.
-    pub told: Receiver<String>,
+    pub(crate) told: Receiver<String>,
     tell: Sender<String>,
     args: TopArgs,
 }

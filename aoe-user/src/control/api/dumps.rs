@@ -5,26 +5,26 @@ use serde::{Deserialize, Serialize};
 /// Which frames somebody wants to see.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WantedFrames {
+pub(crate) struct WantedFrames {
     /// Names of interfaces; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub interfaces: Vec<String>,
+    pub(crate) interfaces: Vec<String>,
     /// Globs of exports, as in `e1.*`; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub exports: Vec<String>,
+    pub(crate) exports: Vec<String>,
     /// So many bytes of each frame.
     #[serde(default = "whole_frames")]
-    pub frame_bytes: u32,
+    pub(crate) frame_bytes: u32,
 }
 
 /// No frame is longer.
-pub const fn whole_frames() -> u32 {
+pub(crate) const fn whole_frames() -> u32 {
     1 << 16
 }
 
 /// The result of [`super::types::Request::Dump`]; the line is followed by pcapng instead of further replies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dumping {
+pub(crate) struct Dumping {
     /// The interfaces that are served now and wanted; one that is opened later follows by itself.
-    pub interfaces: Vec<String>,
+    pub(crate) interfaces: Vec<String>,
 }

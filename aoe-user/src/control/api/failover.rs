@@ -6,48 +6,48 @@ use serde::{Deserialize, Serialize};
 
 /// The result of [`super::types::Request::FailoverGroups`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct FailoverGroups {
+pub(crate) struct FailoverGroups {
     /// By name.
-    pub groups: Vec<FailoverGroup>,
+    pub(crate) groups: Vec<FailoverGroup>,
 }
 
 /// A failover group as this gateway sees it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct FailoverGroup {
+pub(crate) struct FailoverGroup {
     /// Its name.
-    pub group: String,
+    pub(crate) group: String,
     /// What this gateway does for it.
-    pub role: Role,
+    pub(crate) role: Role,
     /// For how long it has.
-    pub since_seconds: f64,
+    pub(crate) since_seconds: f64,
     /// The address that it is served under.
-    pub mac: String,
+    pub(crate) mac: String,
     /// How long ago the gateway that serves it was last heard; none: never, or it is this one.
-    pub heard_seconds: Option<f64>,
+    pub(crate) heard_seconds: Option<f64>,
     /// For how long this gateway leaves it to others.
-    pub held_seconds: Option<f64>,
+    pub(crate) held_seconds: Option<f64>,
     /// What went wrong.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// Why this gateway could not take it the last time that was tried.
     #[serde(default)]
-    pub refused: Option<String>,
+    pub(crate) refused: Option<String>,
     /// What moves with it.
-    pub exports: Vec<Member>,
+    pub(crate) exports: Vec<Member>,
 }
 
 /// An export of a group.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Member {
+pub(crate) struct Member {
     /// Its address, as in `e1.1`.
-    pub export: String,
+    pub(crate) export: String,
     /// Who had the lock of its image when this gateway last looked.
-    pub owner: Option<String>,
+    pub(crate) owner: Option<String>,
 }
 
 /// What a gateway does for a group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Role {
+pub(crate) enum Role {
     /// It says nothing, and listens for the one that answers.
     #[default]
     Standby,

@@ -16,7 +16,7 @@ use crate::control::state::{self, Entry, StateError, StateKey};
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn kept(dir: &Path) -> Result<KeptStates, StateError> {
+pub(crate) fn kept(dir: &Path) -> Result<KeptStates, StateError> {
     let (entries, losses) = match state::list(dir) {
         Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
             (Vec::new(), Vec::new())

@@ -6,20 +6,20 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LogLines {
     /// The number of the latest line.
-    pub last: u64,
+    pub(crate) last: u64,
     /// What is still kept of those asked for, the oldest first.
-    pub lines: Vec<LogLine>,
+    pub(crate) lines: Vec<LogLine>,
 }
 
 /// One line of the log.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LogLine {
     /// Counted from the start of the process.
-    pub number: u64,
+    pub(crate) number: u64,
     /// When, in seconds since 1970.
-    pub time: f64,
+    pub(crate) time: f64,
     /// `error`, `warn`, `info`, `debug` or `trace`.
-    pub level: String,
+    pub(crate) level: String,
     /// The line.
-    pub text: String,
+    pub(crate) text: String,
 }

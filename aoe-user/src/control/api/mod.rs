@@ -5,14 +5,14 @@
 
 pub(super) mod calls;
 pub(super) mod dump_calls;
-pub mod dumps;
-pub mod failover;
+pub(crate) mod dumps;
+pub(crate) mod failover;
 pub(super) mod failover_calls;
-pub mod kept;
+pub(crate) mod kept;
 mod log_lines;
-pub mod openmetrics;
+pub(crate) mod openmetrics;
 pub(super) mod overlay_calls;
-pub mod overlays;
+pub(crate) mod overlays;
 mod pause;
 pub(super) mod pause_calls;
 pub(super) mod pausing;
@@ -22,4 +22,4 @@ pub mod types;
 pub(super) mod view;
 
 /// Where a daemon listens, and where commands look for it.
-pub const SOCKET: &str = "/run/xblade/control.sock";
+pub(crate) const SOCKET: &str = "/run/xblade/control.sock";

@@ -78,7 +78,7 @@ fn escaped(value: &str) -> String {
 }
 
 /// The text of a state.
-pub fn text(state: &State, format: Format) -> String {
+pub(crate) fn text(state: &State, format: Format) -> String {
     let mut to = Writer(String::new(), format);
     to.family("xblade_build", "info", "The running program");
     to.sample("xblade_build_info", &[("version", &state.version)], 1);

@@ -5,62 +5,62 @@ use serde::{Deserialize, Serialize};
 /// Whose copies are to go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ResetOverlays {
+pub(crate) struct ResetOverlays {
     /// The export, as in `e1.1`.
-    pub export: String,
+    pub(crate) export: String,
     /// Names of machines, or addresses of those without a name.
-    pub machines: Vec<String>,
+    pub(crate) machines: Vec<String>,
     /// Only take them away: a machine gets a new one when it asks again.
     #[serde(default)]
-    pub discard: bool,
+    pub(crate) discard: bool,
 }
 
 /// Whose copy is to be merged into its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct CommitOverlay {
+pub(crate) struct CommitOverlay {
     /// The export, as in `e1.1`.
-    pub export: String,
+    pub(crate) export: String,
     /// The machine's name, or its address.
-    pub machine: String,
+    pub(crate) machine: String,
 }
 
 /// The result of [`super::types::Request::Overlays`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Overlays {
+pub(crate) struct Overlays {
     /// By export and machine.
-    pub overlays: Vec<Overlay>,
+    pub(crate) overlays: Vec<Overlay>,
 }
 
 /// A machine's copy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Overlay {
+pub(crate) struct Overlay {
     /// Whose image it is a copy of, as in `e1.1`.
-    pub export: String,
+    pub(crate) export: String,
     /// The machine's name, or its address.
-    pub machine: String,
+    pub(crate) machine: String,
     /// The addresses it has the copy by.
-    pub macs: Vec<String>,
+    pub(crate) macs: Vec<String>,
     /// It outlives power cuts and its machine's boots.
     #[serde(default)]
-    pub persistent: bool,
+    pub(crate) persistent: bool,
     /// It has a copy; without one it has the image itself. A target of a release before this was told gives everybody one.
     #[serde(default = "yes")]
-    pub copy: bool,
+    pub(crate) copy: bool,
     /// Bytes of sectors that were written.
-    pub written_bytes: u64,
+    pub(crate) written_bytes: u64,
     /// Bytes that this takes on the disk.
-    pub allocated_bytes: u64,
+    pub(crate) allocated_bytes: u64,
     /// Writes that failed because of `overlay_limit`.
-    pub refused_writes: u64,
+    pub(crate) refused_writes: u64,
     /// When it began, in seconds since 1970.
-    pub since: f64,
+    pub(crate) since: f64,
     /// The golden image has been replaced since: the machine gets the new one when it boots.
-    pub old_image: bool,
+    pub(crate) old_image: bool,
     /// Requests under way.
-    pub in_flight: usize,
+    pub(crate) in_flight: usize,
     /// Why it is not served.
-    pub problem: Option<String>,
+    pub(crate) problem: Option<String>,
 }
 
 fn yes() -> bool {

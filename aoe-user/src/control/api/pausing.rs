@@ -10,10 +10,10 @@ use crate::control::plan::ExportId;
 #[derive(Debug)]
 pub(in crate::control) struct Pausing {
     /// By which its events name it.
-    pub number: u64,
-    pub keys: Vec<Key>,
-    pub step: Step,
-    pub answer: Answer,
+    pub(crate) number: u64,
+    pub(crate) keys: Vec<Key>,
+    pub(crate) step: Step,
+    pub(crate) answer: Answer,
 }
 
 /// What is being done.

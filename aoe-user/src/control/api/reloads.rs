@@ -10,11 +10,11 @@ use super::types::Reloaded;
 #[derive(Debug, Default)]
 pub(in crate::control) struct Reading {
     /// It is to be put in force.
-    pub apply: bool,
+    pub(crate) apply: bool,
     /// Who asked what it would change.
-    pub dry_runs: Vec<Answer>,
+    pub(crate) dry_runs: Vec<Answer>,
     /// Who asked for it to be put in force.
-    pub reloads: Vec<Answer>,
+    pub(crate) reloads: Vec<Answer>,
 }
 
 impl Reading {
@@ -65,7 +65,7 @@ impl Reading {
 #[derive(Debug)]
 pub(in crate::control) struct Settling {
     /// When it is told what has happened so far.
-    pub until: Instant,
-    pub reloaded: Reloaded,
-    pub answers: Vec<Answer>,
+    pub(crate) until: Instant,
+    pub(crate) reloaded: Reloaded,
+    pub(crate) answers: Vec<Answer>,
 }

@@ -37,8 +37,8 @@ const GROUP: &str = "xblade";
 /// A request on its way to the control loop.
 #[derive(Debug)]
 pub(in crate::control) struct Call {
-    pub request: Request,
-    pub answer: Answer,
+    pub(crate) request: Request,
+    pub(crate) answer: Answer,
 }
 
 /// A reply: a line of JSON, without its end, and what comes after it instead of further replies.

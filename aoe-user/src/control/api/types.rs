@@ -14,12 +14,12 @@ use crate::metrics::Counts;
 pub use super::log_lines::{LogLine, LogLines};
 
 /// The number of this form; it grows when a field changes its meaning or goes, not when one is added.
-pub const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// A request: one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "call", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Request {
+pub(crate) enum Request {
     /// What is served, and everything that was counted.
     State {
         /// Globs of exports, as in `e1.*`; empty: all.
@@ -129,7 +129,7 @@ pub enum Request {
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub(crate) enum Format {
     /// OpenMetrics 1.0.
     #[default]
     OpenMetrics,
@@ -139,7 +139,7 @@ pub enum Format {
 
 impl Request {
     /// Whether it changes anything, or shows what is on the disks: only root may ask for that.
-    pub fn is_for_root(&self) -> bool {
+    pub(crate) fn is_for_root(&self) -> bool {
         !matches!(
             self,
             Request::State { .. }
@@ -155,56 +155,56 @@ impl Request {
 
 /// A reply: one line.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Reply<T> {
+pub(crate) struct Reply<T> {
     /// [`SCHEMA`].
-    pub schema: u32,
+    pub(crate) schema: u32,
     /// What was asked for.
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
-    pub result: Option<T>,
+    pub(crate) result: Option<T>,
     /// Why there is no result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 /// The result of [`Request::State`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub(crate) struct State {
     /// Release of the running program.
-    pub version: String,
+    pub(crate) version: String,
     /// Its process.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Since its start.
-    pub uptime_seconds: f64,
+    pub(crate) uptime_seconds: f64,
     /// Everything that is configured is served.
-    pub healthy: bool,
+    pub(crate) healthy: bool,
     /// What is not, one line each.
-    pub problems: Vec<String>,
+    pub(crate) problems: Vec<String>,
     /// How the last reload went; `null`: there was none.
-    pub reload: Option<LastReload>,
+    pub(crate) reload: Option<LastReload>,
     /// By the order of the configuration.
-    pub exports: Vec<Export>,
+    pub(crate) exports: Vec<Export>,
     /// By name.
-    pub interfaces: Vec<Interface>,
+    pub(crate) interfaces: Vec<Interface>,
     /// Failover groups, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failover: Vec<FailoverGroup>,
+    pub(crate) failover: Vec<FailoverGroup>,
     /// Sources that were not on the access list of what they asked for.
-    pub denied: Vec<Denied>,
+    pub(crate) denied: Vec<Denied>,
 }
 
 /// How a reload went.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct LastReload {
+pub(crate) struct LastReload {
     /// The file could be taken over.
-    pub ok: bool,
+    pub(crate) ok: bool,
     /// When, in seconds since 1970.
-    pub time: f64,
+    pub(crate) time: f64,
 }
 
 /// How far something is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Condition {
+pub(crate) enum Condition {
     /// It is served.
     Ready,
     /// The operator has paused it.
@@ -222,15 +222,15 @@ pub enum Condition {
 
 /// Acknowledged writes of an export that did not reach the medium and never will.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LostWrites {
+pub(crate) struct LostWrites {
     /// First byte of the export where they may lie.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Bytes from there on.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// What the system said.
-    pub cause: String,
+    pub(crate) cause: String,
     /// Writes are refused until the operator accepts the loss; otherwise only flushes are.
-    pub stopped: bool,
+    pub(crate) stopped: bool,
 }
 
 impl fmt::Display for LostWrites {
@@ -247,80 +247,80 @@ impl fmt::Display for LostWrites {
 
 /// One export.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Export {
+pub(crate) struct Export {
     /// As in `e1.2`.
-    pub export: String,
+    pub(crate) export: String,
     /// Frames it answers: `untagged`, an id, or `any`.
-    pub vlan: String,
+    pub(crate) vlan: String,
     /// How far it is.
-    pub state: Condition,
+    pub(crate) state: Condition,
     /// Why it is not ready.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// Times that it failed in a row.
-    pub tries: u32,
+    pub(crate) tries: u32,
     /// What was lost of it; `null`: nothing.
     #[serde(default)]
-    pub lost_writes: Option<LostWrites>,
+    pub(crate) lost_writes: Option<LostWrites>,
     /// Since the oldest acknowledged write that is not on the medium yet; 0: there is none, `null`: that is not known here.
     #[serde(default)]
-    pub dirty_seconds: Option<f64>,
+    pub(crate) dirty_seconds: Option<f64>,
     /// After this time a power cut takes no write away.
     #[serde(default)]
-    pub flush_interval_seconds: f64,
+    pub(crate) flush_interval_seconds: f64,
     /// Size; `null` while it is not open.
-    pub size_bytes: Option<u64>,
+    pub(crate) size_bytes: Option<u64>,
     /// It refuses all writes.
-    pub read_only: bool,
+    pub(crate) read_only: bool,
     /// Writes are acknowledged when they are on the medium.
-    pub sync: bool,
+    pub(crate) sync: bool,
     /// Initiators on its access list; `null`: everyone may use it.
-    pub allow: Option<usize>,
+    pub(crate) allow: Option<usize>,
     /// Kind of store.
-    pub store: String,
+    pub(crate) store: String,
     /// Image or device.
-    pub path: String,
+    pub(crate) path: String,
     /// Interfaces where it is served now.
-    pub interfaces: Vec<String>,
+    pub(crate) interfaces: Vec<String>,
     /// Interfaces where something keeps it from being served.
-    pub kept_off: Vec<KeptOff>,
+    pub(crate) kept_off: Vec<KeptOff>,
     /// What was counted.
-    pub counters: ExportCounters,
+    pub(crate) counters: ExportCounters,
     /// What its store counted, by name.
-    pub store_counters: BTreeMap<String, u64>,
+    pub(crate) store_counters: BTreeMap<String, u64>,
     /// By initiator.
-    pub initiators: Vec<Initiator>,
+    pub(crate) initiators: Vec<Initiator>,
 }
 
 /// Why an export is not served on an interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptOff {
+pub(crate) struct KeptOff {
     /// The interface.
-    pub interface: String,
+    pub(crate) interface: String,
     /// The reason.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// What was counted of an export.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct ExportCounters {
+pub(crate) struct ExportCounters {
     /// The counts, side by side with the times.
     #[serde(flatten)]
-    pub counts: Counts,
+    pub(crate) counts: Counts,
     /// How long reads took.
-    pub read_time: Times,
+    pub(crate) read_time: Times,
     /// How long writes took.
-    pub write_time: Times,
+    pub(crate) write_time: Times,
     /// How long flushes took.
-    pub flush_time: Times,
+    pub(crate) flush_time: Times,
 }
 
 /// A histogram.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Times {
+pub(crate) struct Times {
     /// Pairs: the longest time of a bucket in microseconds, and the requests in it. Empty buckets are left out.
-    pub buckets: Vec<(u64, u64)>,
+    pub(crate) buckets: Vec<(u64, u64)>,
     /// All times together, in microseconds.
-    pub sum_us: u64,
+    pub(crate) sum_us: u64,
 }
 
 impl From<&Latency> for Times {
@@ -345,119 +345,119 @@ impl From<&Times> for Latency {
 
 /// What one initiator did with an export.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Initiator {
+pub(crate) struct Initiator {
     /// Its address; `other`: all that have no row of their own.
-    pub initiator: String,
+    pub(crate) initiator: String,
     /// READ commands answered with data.
-    pub reads: u64,
+    pub(crate) reads: u64,
     /// Bytes of these.
-    pub read_bytes: u64,
+    pub(crate) read_bytes: u64,
     /// WRITE commands acknowledged.
-    pub writes: u64,
+    pub(crate) writes: u64,
     /// Bytes of these.
-    pub written_bytes: u64,
+    pub(crate) written_bytes: u64,
     /// Answers that were errors.
-    pub errors: u64,
+    pub(crate) errors: u64,
     /// Since its last request; `null`: that was before its interface was opened again.
-    pub idle_seconds: Option<f64>,
+    pub(crate) idle_seconds: Option<f64>,
 }
 
 /// One interface.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Interface {
+pub(crate) struct Interface {
     /// Its name.
-    pub interface: String,
+    pub(crate) interface: String,
     /// How far it is.
-    pub state: Condition,
+    pub(crate) state: Condition,
     /// Why it is not ready.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// The mode obtained, as in `native XDP, zero-copy`.
-    pub mode: Option<String>,
+    pub(crate) mode: Option<String>,
     /// Its address.
-    pub mac: Option<String>,
+    pub(crate) mac: Option<String>,
     /// Its MTU.
-    pub mtu_bytes: Option<u32>,
+    pub(crate) mtu_bytes: Option<u32>,
     /// Exports served there.
-    pub exports: usize,
+    pub(crate) exports: usize,
     /// What each receive queue counted, by name.
-    pub queues: Vec<BTreeMap<String, u64>>,
+    pub(crate) queues: Vec<BTreeMap<String, u64>>,
     /// Frames by verdict of the XDP program.
-    pub filter: BTreeMap<String, u64>,
+    pub(crate) filter: BTreeMap<String, u64>,
 }
 
 /// A source that was turned away by the XDP program.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Denied {
+pub(crate) struct Denied {
     /// Where.
-    pub interface: String,
+    pub(crate) interface: String,
     /// Its address.
     pub source: String,
     /// What it asked for last.
-    pub export: String,
+    pub(crate) export: String,
     /// Its frames.
     pub frames: u64,
     /// Since the last of them was noticed.
-    pub idle_seconds: f64,
+    pub(crate) idle_seconds: f64,
 }
 
 /// The result of [`Request::Reload`], [`Request::Add`] and [`Request::Remove`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reloaded {
+pub(crate) struct Reloaded {
     /// Nothing was changed.
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
     /// New ones.
-    pub added: Vec<String>,
+    pub(crate) added: Vec<String>,
     /// Those whose settings differ.
-    pub changed: Vec<Changed>,
+    pub(crate) changed: Vec<Changed>,
     /// Those that are gone.
-    pub removed: Vec<String>,
+    pub(crate) removed: Vec<String>,
     /// How many went on as they were.
-    pub unchanged: usize,
+    pub(crate) unchanged: usize,
     /// Of the new and changed ones, those that cannot be served.
-    pub failed: Vec<Failed>,
+    pub(crate) failed: Vec<Failed>,
     /// Of the new and changed ones, those that are not open yet.
-    pub opening: Vec<String>,
+    pub(crate) opening: Vec<String>,
 }
 
 /// An export whose settings differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Changed {
+pub(crate) struct Changed {
     /// The export.
-    pub export: String,
+    pub(crate) export: String,
     /// Each key of the config file with its old and new value.
-    pub keys: Vec<(String, String, String)>,
+    pub(crate) keys: Vec<(String, String, String)>,
 }
 
 /// The result of [`Request::KeptStates`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptStates {
+pub(crate) struct KeptStates {
     /// By name.
-    pub states: Vec<KeptState>,
+    pub(crate) states: Vec<KeptState>,
 }
 
 /// What is kept for one export.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptState {
+pub(crate) struct KeptState {
     /// As in `1.1`, `1.1-vlan-5`, `1.1+name`.
-    pub state: String,
+    pub(crate) state: String,
     /// The config string, in which bytes that are no printable ASCII are written as in Rust and C.
-    pub string: String,
+    pub(crate) string: String,
     /// Its length.
-    pub string_bytes: usize,
+    pub(crate) string_bytes: usize,
     /// The MAC mask; empty: everyone.
-    pub mask: Vec<String>,
+    pub(crate) mask: Vec<String>,
     /// Whom it is reserved for; empty: nobody.
-    pub reserve: Vec<String>,
+    pub(crate) reserve: Vec<String>,
     /// Why nothing is known of it.
-    pub problem: Option<String>,
+    pub(crate) problem: Option<String>,
     /// Acknowledged writes that are lost, in words; until the operator accepts it the export takes no more.
     #[serde(default)]
-    pub lost_writes: Option<String>,
+    pub(crate) lost_writes: Option<String>,
 }
 
 impl KeptState {
     /// It says nothing.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         let named = KeptState {
             state: self.state.clone(),
             ..KeptState::default()
@@ -468,11 +468,11 @@ impl KeptState {
 
 /// An export that cannot be served.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failed {
+pub(crate) struct Failed {
     /// The export.
-    pub export: String,
+    pub(crate) export: String,
     /// Why.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 #[cfg(test)]

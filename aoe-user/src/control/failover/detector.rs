@@ -30,9 +30,9 @@ pub(in crate::control) enum Heard {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::control) struct Asking {
     /// The group's address.
-    pub mac: Mac,
+    pub(crate) mac: Mac,
     /// The group's exports on each interface.
-    pub interfaces: BTreeMap<String, Vec<Sought>>,
+    pub(crate) interfaces: BTreeMap<String, Vec<Sought>>,
 }
 
 /// The detectors of all groups that others serve.

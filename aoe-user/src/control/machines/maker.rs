@@ -31,13 +31,13 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// What disks are made from.
 pub(in crate::control) struct Start {
-    pub settings: Settings,
-    pub golden: Arc<CurrentGolden>,
+    pub(crate) settings: Settings,
+    pub(crate) golden: Arc<CurrentGolden>,
     /// What an earlier process lost of the image, and who keeps a new loss in mind.
-    pub losses: Losses,
-    pub observer: Arc<dyn Observer>,
+    pub(crate) losses: Losses,
+    pub(crate) observer: Arc<dyn Observer>,
     /// Has the export advertised: a machine that got no answer need not wait until it asks again.
-    pub announce: Box<dyn Fn() + Send>,
+    pub(crate) announce: Box<dyn Fn() + Send>,
 }
 
 struct Maker {

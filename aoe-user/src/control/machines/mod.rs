@@ -65,9 +65,9 @@ enum Left {
 #[derive(Debug)]
 pub(super) struct Settings {
     /// The configuration.
-    pub config: Arc<ExportConfig>,
+    pub(crate) config: Arc<ExportConfig>,
     /// Of the export that everybody sees.
-    pub options: Options,
+    pub(crate) options: Options,
 }
 
 /// A machine's disk, ready to be used.
@@ -98,18 +98,18 @@ struct Table {
 /// A disk, for the operator.
 #[derive(Debug, Clone)]
 pub(super) struct DiskState {
-    pub name: DiskName,
-    pub macs: Vec<Mac>,
+    pub(crate) name: DiskName,
+    pub(crate) macs: Vec<Mac>,
     /// When it began.
-    pub since: SystemTime,
-    pub usage: OverlayUsage,
+    pub(crate) since: SystemTime,
+    pub(crate) usage: OverlayUsage,
     /// Which kind; none: it is the image itself.
-    pub kind: Overlay,
+    pub(crate) kind: Overlay,
     /// Its image was replaced; it gets the new one when it begins anew.
-    pub old_image: bool,
-    pub in_flight: usize,
+    pub(crate) old_image: bool,
+    pub(crate) in_flight: usize,
     /// Why it is not served.
-    pub problem: Option<String>,
+    pub(crate) problem: Option<String>,
 }
 
 /// A disk as the thread left it.

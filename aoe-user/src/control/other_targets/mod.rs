@@ -29,22 +29,22 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct OtherTarget {
     /// Its address.
-    pub address: Address,
+    pub(crate) address: Address,
     /// The VLAN it was heard on; `None`: untagged.
-    pub vlan: Option<u16>,
+    pub(crate) vlan: Option<u16>,
     /// The port that answered.
-    pub mac: Mac,
+    pub(crate) mac: Mac,
 }
 
 /// An export about to be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sought {
     /// Its address.
-    pub address: Address,
+    pub(crate) address: Address,
     /// The frames it answers.
-    pub vlan: Vlan,
+    pub(crate) vlan: Vlan,
     /// Its serial number.
-    pub serial: Serial,
+    pub(crate) serial: Serial,
 }
 
 impl Sought {

@@ -46,13 +46,13 @@ struct Voice {
 #[derive(Debug, Clone)]
 pub(in crate::control) struct Heard {
     /// Who sent it.
-    pub mac: Mac,
+    pub(crate) mac: Mac,
     /// The address it speaks for.
-    pub address: Address,
+    pub(crate) address: Address,
     /// It answers our IDENTIFY.
     is_identify: bool,
     /// What it then tells of itself.
-    pub identity: Option<Identity>,
+    pub(crate) identity: Option<Identity>,
     /// Where it was heard.
     place: Place,
 }

@@ -16,14 +16,14 @@ use crate::target::Address;
 /// An export that is wanted.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub config: Arc<ExportConfig>,
+    pub(crate) config: Arc<ExportConfig>,
     /// Changes with the configuration.
-    pub revision: u64,
+    pub(crate) revision: u64,
     /// Shared by exports with the same list.
-    pub patterns: Arc<Patterns>,
+    pub(crate) patterns: Arc<Patterns>,
     /// What has to close first: it has the same address or file.
     after: Vec<ExportId>,
-    pub life: Life,
+    pub(crate) life: Life,
 }
 
 /// How far an export's store is.
@@ -39,7 +39,7 @@ pub(super) enum Life {
 /// An export that is not wanted any more and not closed yet.
 #[derive(Debug)]
 pub(super) struct Leaving {
-    pub address: Address,
+    pub(crate) address: Address,
     path: PathBuf,
     since: Instant,
     /// The end of its opening has not been reported: it is closed then.

@@ -39,11 +39,11 @@ pub(super) use status::{ExportStatus, PortStatus, State};
 
 /// Names one opening of one store; another store of the same address has another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct ExportId(pub u64);
+pub(super) struct ExportId(pub(crate) u64);
 
 /// Names one opening of one port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct PortId(pub u64);
+pub(super) struct PortId(pub(crate) u64);
 
 /// How long what is to follow waits for the end of what went before; then it is tried all the same, and what stands in the way
 /// is its reason to fail.
@@ -104,12 +104,12 @@ pub(super) enum Level {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct View {
     /// The exports, by their order in the configuration, each with the number of its configuration.
-    pub exports: Vec<(ExportId, u64)>,
-    pub mode: Mode,
-    pub spin_us: u32,
-    pub cpus: Vec<usize>,
+    pub(crate) exports: Vec<(ExportId, u64)>,
+    pub(crate) mode: Mode,
+    pub(crate) spin_us: u32,
+    pub(crate) cpus: Vec<usize>,
     /// Counts the views of a port.
-    pub version: u64,
+    pub(crate) version: u64,
 }
 
 /// What is wanted, apart from the exports themselves.

@@ -11,22 +11,22 @@ use crate::host::{Interface, NO_ETHERNET, named};
 /// An interface that some export names, or that a glob chooses.
 #[derive(Debug)]
 pub(super) struct Port {
-    pub life: Life,
+    pub(crate) life: Life,
     /// Named in full by some export.
-    pub literal: bool,
-    pub claims: HashMap<ExportId, Claim>,
+    pub(crate) literal: bool,
+    pub(crate) claims: HashMap<ExportId, Claim>,
     /// What it is to serve.
-    pub view: View,
+    pub(crate) view: View,
     /// The version of the last view that it serves for certain.
-    pub applied: u64,
+    pub(crate) applied: u64,
     /// Since when `view` has not been handed over, while exports are still coming.
-    pub stale: Option<Instant>,
+    pub(crate) stale: Option<Instant>,
     /// The mode of the view that it was opened with.
-    pub opened_mode: Mode,
+    pub(crate) opened_mode: Mode,
     /// Exports that are not served here because an earlier one answers the same frames.
-    pub hidden: HashSet<ExportId>,
+    pub(crate) hidden: HashSet<ExportId>,
     /// Some export is served by another gateway: the port is open all the same, so that it can be served at once.
-    pub stands_by: bool,
+    pub(crate) stands_by: bool,
 }
 
 /// No interface has the name.

@@ -3,9 +3,9 @@
 /// Why an export could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::control) struct Refusal {
-    pub reason: String,
+    pub(crate) reason: String,
     /// Somebody else has its storage.
-    pub in_use: bool,
+    pub(crate) in_use: bool,
 }
 
 impl From<String> for Refusal {

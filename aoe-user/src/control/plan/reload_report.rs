@@ -19,15 +19,15 @@ pub(super) struct ReloadReport {
     since: Instant,
     /// The first configuration of this process: nothing was reloaded.
     is_first: bool,
-    pub added: Vec<Address>,
-    pub changed: Vec<Address>,
-    pub removed: Vec<Address>,
+    pub(crate) added: Vec<Address>,
+    pub(crate) changed: Vec<Address>,
+    pub(crate) removed: Vec<Address>,
     /// Their files were replaced.
-    pub renewed: Vec<Address>,
+    pub(crate) renewed: Vec<Address>,
     /// Exports that are being opened because of it.
-    pub coming: HashSet<ExportId>,
+    pub(crate) coming: HashSet<ExportId>,
     /// Exports whose paths are being looked at.
-    pub examining: usize,
+    pub(crate) examining: usize,
 }
 
 impl ReloadReport {

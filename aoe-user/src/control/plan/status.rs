@@ -17,36 +17,36 @@ use crate::target::Address;
 #[derive(Debug, Clone, Default)]
 pub(in crate::control) struct Status {
     /// By the order of the configuration.
-    pub exports: Vec<ExportStatus>,
+    pub(crate) exports: Vec<ExportStatus>,
     /// By name.
-    pub ports: Vec<PortStatus>,
+    pub(crate) ports: Vec<PortStatus>,
     /// Exports that are not wanted any more and whose last commit is not over.
-    pub closing: Vec<Address>,
+    pub(crate) closing: Vec<Address>,
 }
 
 /// One export.
 #[derive(Debug, Clone)]
 pub(in crate::control) struct ExportStatus {
-    pub id: ExportId,
-    pub address: Address,
-    pub config: Arc<ExportConfig>,
-    pub path: PathBuf,
-    pub state: State,
+    pub(crate) id: ExportId,
+    pub(crate) address: Address,
+    pub(crate) config: Arc<ExportConfig>,
+    pub(crate) path: PathBuf,
+    pub(crate) state: State,
     /// Interfaces that serve it now.
-    pub served_on: Vec<String>,
+    pub(crate) served_on: Vec<String>,
     /// Interfaces where another target has its address, or another export.
-    pub kept_off: Vec<(String, String)>,
+    pub(crate) kept_off: Vec<(String, String)>,
 }
 
 /// One interface.
 #[derive(Debug, Clone)]
 pub(in crate::control) struct PortStatus {
-    pub name: String,
+    pub(crate) name: String,
     /// Its opening, where it is open.
-    pub id: Option<PortId>,
-    pub state: State,
+    pub(crate) id: Option<PortId>,
+    pub(crate) state: State,
     /// Exports served there.
-    pub exports: usize,
+    pub(crate) exports: usize,
 }
 
 /// How far something is.

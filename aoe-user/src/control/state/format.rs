@@ -9,7 +9,7 @@ use super::key::StateKey;
 use super::sealed::{seal, unseal};
 use crate::target::Persistent;
 
-pub use super::sealed::FormatError;
+pub(crate) use super::sealed::FormatError;
 
 const KIND: &str = "state";
 /// Since 2 a file says whose state it is.

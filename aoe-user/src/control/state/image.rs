@@ -19,7 +19,7 @@ const NAME: &str = "xblade.state";
 ///
 /// # Errors
 /// When it cannot be read, or what is there is no state: then the export must stay shut.
-pub fn load(metadata: &dyn Metadata) -> Result<Option<Persistent>, String> {
+pub(crate) fn load(metadata: &dyn Metadata) -> Result<Option<Persistent>, String> {
     let text = metadata
         .get(NAME)
         .map_err(|error| format!("cannot read the metadata {NAME} of the image: {error}"))?;
@@ -37,7 +37,7 @@ pub fn load(metadata: &dyn Metadata) -> Result<Option<Persistent>, String> {
 ///
 /// # Errors
 /// When the cluster refuses.
-pub fn store(metadata: &dyn Metadata, state: &Persistent) -> io::Result<()> {
+pub(crate) fn store(metadata: &dyn Metadata, state: &Persistent) -> io::Result<()> {
     // Whose it is is the image's to say: another gateway may have another name for the export.
     let contents = Contents {
         export: None,
@@ -49,7 +49,7 @@ pub fn store(metadata: &dyn Metadata, state: &Persistent) -> io::Result<()> {
 
 /// Saves the state of one export with its image. Waiting for the cluster is a thread's of its own, which ends with this.
 #[derive(Debug)]
-pub struct ImageKeeper {
+pub(crate) struct ImageKeeper {
     key: StateKey,
     writer: Writer,
 }
@@ -59,13 +59,13 @@ impl ImageKeeper {
     ///
     /// # Errors
     /// When the system gives none.
-    pub fn start(key: StateKey, metadata: Arc<dyn Metadata>) -> io::Result<ImageKeeper> {
+    pub(crate) fn start(key: StateKey, metadata: Arc<dyn Metadata>) -> io::Result<ImageKeeper> {
         let writer = Writer::start("rbd-state", Image(metadata))?;
         Ok(ImageKeeper { key, writer })
     }
 
     /// Saves a state after all that were to be saved before.
-    pub fn save(&self, state: &Persistent, told: Told) {
+    pub(crate) fn save(&self, state: &Persistent, told: Told) {
         self.writer.save(&self.key, state, told);
     }
 }

@@ -25,10 +25,10 @@ pub(super) const FILE: &str = "index";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Index {
     /// False once an index was lost: an export that is not listed may have had a state all the same.
-    pub complete: bool,
-    pub exports: BTreeSet<StateKey>,
+    pub(crate) complete: bool,
+    pub(crate) exports: BTreeSet<StateKey>,
     /// Files of earlier releases that one of several possible owners took over: another one may have been meant.
-    pub taken_over: BTreeSet<String>,
+    pub(crate) taken_over: BTreeSet<String>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -23,7 +23,7 @@ const ANY: u16 = 4096;
 
 impl StateKey {
     /// The key of an export of this address and VLAN.
-    pub fn new(address: Address, vlan: Vlan) -> StateKey {
+    pub(crate) fn new(address: Address, vlan: Vlan) -> StateKey {
         StateKey {
             shelf: address.shelf,
             slot: address.slot,
@@ -38,13 +38,13 @@ impl StateKey {
 
     /// The same with a `state_name`.
     #[must_use]
-    pub fn labelled(mut self, label: Option<&str>) -> StateKey {
+    pub(crate) fn labelled(mut self, label: Option<&str>) -> StateKey {
         self.label = label.map(str::to_owned);
         self
     }
 
     /// Of which address.
-    pub fn address(&self) -> Address {
+    pub(crate) fn address(&self) -> Address {
         Address {
             shelf: self.shelf,
             slot: self.slot,
@@ -52,7 +52,7 @@ impl StateKey {
     }
 
     /// As arguments of `xblade state`.
-    pub fn arguments(&self) -> String {
+    pub(crate) fn arguments(&self) -> String {
         let mut text = format!("{} {}", self.shelf, self.slot);
         match self.vlan {
             0 => {}

@@ -57,7 +57,7 @@ impl Mark {
 
 impl StateDir {
     /// The loss that stands for an export that is about to be served. A mark that cannot be read is one, of unknown extent.
-    pub fn lost_writes(&self, key: &StateKey, stopped: bool) -> Option<LostWrites> {
+    pub(crate) fn lost_writes(&self, key: &StateKey, stopped: bool) -> Option<LostWrites> {
         let marks = self.marks(key);
         marks.standing.map(|mark| mark.lost(stopped))
     }
@@ -66,7 +66,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn mark_lost(&self, key: &StateKey, lost: &LostWrites) -> Result<(), StateError> {
+    pub(crate) fn mark_lost(&self, key: &StateKey, lost: &LostWrites) -> Result<(), StateError> {
         let mut marks = self.marks(key);
         marks.standing = Some(Mark {
             first_sector: lost.extent.lba,
@@ -82,7 +82,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn accept_lost(&self, key: &StateKey) -> Result<bool, StateError> {
+    pub(crate) fn accept_lost(&self, key: &StateKey) -> Result<bool, StateError> {
         let mut marks = self.marks(key);
         let Some(mut mark) = marks.standing.take() else {
             return Ok(false);
@@ -137,7 +137,7 @@ fn read(path: &std::path::Path) -> Result<Marks, Mark> {
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub fn list(dir: &std::path::Path) -> Result<Vec<(String, String)>, StateError> {
+pub(crate) fn list(dir: &std::path::Path) -> Result<Vec<(String, String)>, StateError> {
     let standing = |(path, name): (PathBuf, String)| {
         let name = name.strip_suffix(EXTENSION)?.strip_suffix('.')?.to_owned();
         let marks = read(&path).unwrap_or_else(|damage| Marks {

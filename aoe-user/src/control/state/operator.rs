@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// A decision about one export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "lowercase")]
-pub enum Action {
+pub(crate) enum Action {
     /// Forget these parts.
     Clear(Parts),
     /// Take the state in this file of an earlier release, by its name without the extension.
@@ -41,25 +41,25 @@ pub enum Action {
 /// Parts of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Parts {
+pub(crate) struct Parts {
     /// The config string.
-    pub string: bool,
+    pub(crate) string: bool,
     /// The MAC mask.
-    pub mask: bool,
+    pub(crate) mask: bool,
     /// The reservation.
-    pub reserve: bool,
+    pub(crate) reserve: bool,
 }
 
 impl Parts {
     /// All of it.
-    pub const ALL: Parts = Parts {
+    pub(crate) const ALL: Parts = Parts {
         string: true,
         mask: true,
         reserve: true,
     };
 
     /// Empties these parts of a state.
-    pub fn clear(self, state: &mut Persistent) {
+    pub(crate) fn clear(self, state: &mut Persistent) {
         if self.string {
             state.string.clear();
         }
@@ -74,7 +74,7 @@ impl Parts {
 
 /// Why a decision could not be carried out.
 #[derive(Debug, thiserror::Error)]
-pub enum OperatorError {
+pub(crate) enum OperatorError {
     /// Nothing to decide about.
     #[error("nothing is kept for {key} in {}{hint}", dir.display())]
     Nothing {
@@ -125,7 +125,7 @@ pub enum OperatorError {
 ///
 /// # Errors
 /// When it was not carried out.
-pub fn decide(dir: &Path, key: &StateKey, action: &Action) -> Result<(), OperatorError> {
+pub(crate) fn decide(dir: &Path, key: &StateKey, action: &Action) -> Result<(), OperatorError> {
     match StateDir::open(dir, Before::Unknown) {
         Ok(state) => state.perform(key, action).map(|_| ()),
         Err(StateError::InUse { holder, .. }) => ask_daemon(dir, key, action, holder),
@@ -137,7 +137,7 @@ pub fn decide(dir: &Path, key: &StateKey, action: &Action) -> Result<(), Operato
 ///
 /// # Errors
 /// As [`decide`].
-pub fn ask(dir: &Path, key: &StateKey, action: &Action) -> Result<(), OperatorError> {
+pub(crate) fn ask(dir: &Path, key: &StateKey, action: &Action) -> Result<(), OperatorError> {
     ask_daemon(dir, key, action, "the target".into())
 }
 
@@ -233,7 +233,7 @@ fn action_in(path: &Path) -> Option<Action> {
 
 impl StateDir {
     /// Decisions that wait for the process which holds the directory.
-    pub fn requests(&self) -> Vec<(StateKey, Action)> {
+    pub(crate) fn requests(&self) -> Vec<(StateKey, Action)> {
         let names = names_in(&self.files.dir).unwrap_or_default();
         let request = |(_, name): (std::path::PathBuf, String)| {
             let key: StateKey = name.strip_suffix(".request")?.parse().ok()?;
@@ -272,7 +272,7 @@ impl StateDir {
     /// Carries out what the operator asked for an export that is in service. An initiator's change that is under way comes first:
     /// to be called again from time to time.
     /// `kept_with_image`: what saves its state in the place of the directory.
-    pub fn obey_in_service(
+    pub(crate) fn obey_in_service(
         &self,
         key: &StateKey,
         action: &Action,
@@ -318,7 +318,7 @@ impl StateDir {
     }
 
     /// Tells whoever asked why it is not done here.
-    pub fn refuse(&self, key: &StateKey, reason: String) {
+    pub(crate) fn refuse(&self, key: &StateKey, reason: String) {
         if let Some((claim, _)) = self.claim(key, |_| true) {
             claim.answer(Err(reason));
         }
@@ -326,7 +326,7 @@ impl StateDir {
 
     /// Carries out what the operator asked for an export that is not in service.
     /// Returns what was done.
-    pub fn obey_request(&self, key: &StateKey) -> Option<Action> {
+    pub(crate) fn obey_request(&self, key: &StateKey) -> Option<Action> {
         self.obey_where(key, |_| true)
     }
 
@@ -350,7 +350,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When nothing was decided about, or a file could not be read or written.
-    pub fn perform(&self, key: &StateKey, action: &Action) -> Result<Persistent, OperatorError> {
+    pub(crate) fn perform(&self, key: &StateKey, action: &Action) -> Result<Persistent, OperatorError> {
         let state = match action {
             Action::Adopt(file) => self.adopt(key, file)?,
             Action::Clear(parts) => self.clear(key, *parts)?,

@@ -5,16 +5,16 @@ use super::*;
 /// A request, Query Config unless said otherwise.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
-    pub destination: Mac,
-    pub source: Mac,
+    pub(crate) destination: Mac,
+    pub(crate) source: Mac,
     /// EtherType and TCI of each tag, the outer one first.
-    pub tags: Vec<(u16, u16)>,
-    pub ether_type: u16,
-    pub ver_flags: u8,
-    pub shelf: u16,
-    pub slot: u8,
+    pub(crate) tags: Vec<(u16, u16)>,
+    pub(crate) ether_type: u16,
+    pub(crate) ver_flags: u8,
+    pub(crate) shelf: u16,
+    pub(crate) slot: u8,
     /// Length, where it is not that of a padded request.
-    pub cut: Option<usize>,
+    pub(crate) cut: Option<usize>,
 }
 
 impl Frame {

@@ -25,8 +25,8 @@ pub(in crate::control) enum LockOrder {
 /// One run of a program. Its end is told by the number: a group may be another one of the same name by then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::control) struct LockRun {
-    pub number: u64,
-    pub order: LockOrder,
+    pub(crate) number: u64,
+    pub(crate) order: LockOrder,
 }
 
 /// A group that is not configured any more, or not with this program, and has storage to give back or may get it yet.

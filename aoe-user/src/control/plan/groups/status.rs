@@ -13,20 +13,20 @@ use crate::config::FailoverGroup;
 /// A group, for whoever asks.
 #[derive(Debug, Clone)]
 pub(in crate::control) struct GroupStatus {
-    pub config: Arc<FailoverGroup>,
-    pub role: Role,
+    pub(crate) config: Arc<FailoverGroup>,
+    pub(crate) role: Role,
     /// Since when.
-    pub since: Instant,
+    pub(crate) since: Instant,
     /// When the gateway that answers was last heard.
-    pub heard: Option<Instant>,
+    pub(crate) heard: Option<Instant>,
     /// Until when it is left to others.
-    pub held_until: Option<Instant>,
+    pub(crate) held_until: Option<Instant>,
     /// What went wrong.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// Why it could not be taken the last time that was tried.
-    pub refused: Option<String>,
+    pub(crate) refused: Option<String>,
     /// The exports, with who had their images' locks when that was last looked at.
-    pub exports: Vec<(ExportId, Option<String>)>,
+    pub(crate) exports: Vec<(ExportId, Option<String>)>,
 }
 
 impl Plan {

@@ -353,8 +353,10 @@ mod tests {
     fn vlan_classes_do_not_meet() {
         assert_eq!(VlanClass::id(0), VlanClass::UNTAGGED);
         assert_eq!(VlanClass::id(4095), VlanClass::OTHER);
-        let all: HashSet<u16> = (0..4095).map(|vid| VlanClass::id(vid).bits()).collect();
-        assert_eq!(all.len(), 4095);
+        let step = if cfg!(miri) { 91 } else { 1 };
+        let ids = (0..4095).step_by(step);
+        let all: HashSet<u16> = ids.clone().map(|vid| VlanClass::id(vid).bits()).collect();
+        assert_eq!(all.len(), ids.len());
         for special in [VlanClass::OTHER, VlanClass::ANY] {
             assert!(!all.contains(&special.bits()));
             assert_eq!(VlanClass::from_bits(special.bits()), special);
@@ -440,8 +442,10 @@ mod tests {
         let count = admitted(1000, 10_000_000_000, 250_000);
         assert!((10_000..=10_066).contains(&count), "{count}");
         // Fast links: 50 ms ahead.
-        let count = admitted(1_000_000, 1_000_000_000, 500);
-        assert!((1_000_000..=1_050_002).contains(&count), "{count}");
+        let parts = if cfg!(miri) { 100 } else { 1 };
+        let count = admitted(1_000_000, 1_000_000_000 / parts, 500);
+        let expected = 1_000_000 / parts;
+        assert!((expected..=expected + 50_002).contains(&count), "{count}");
         // Below its rate a source loses nothing.
         assert_eq!(admitted(1000, 1_000_000_000, 1_000_000), 1000);
         // An idle hour saves no tokens beyond the burst: what is past is past.

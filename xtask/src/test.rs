@@ -3,6 +3,7 @@
 //! Without root only what needs none is run: a test of the lab says by itself what it lacks, and counts as skipped.
 
 mod harness;
+mod miri;
 mod schedule;
 mod suites;
 
@@ -51,6 +52,8 @@ const FUZZER: &str = "libfuzzer";
 const SIMULATOR: &str = "sim";
 /// The suite that is the engine built anew: loom runs every way in which threads can meet in an export's order.
 const LOOM: &str = "loom";
+/// The suite that is another compiler's: Miri.
+const MIRI: &str = "miri";
 /// The priority of what only uses time that is left (`nice 19`).
 const LAST: i32 = 19;
 /// How long it runs new seeds.
@@ -83,7 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .iter()
         .find(|built| built.target == "xblade" && !built.is_test)
         .context("cargo built no xblade")?;
-    let suites = suites::sort(&built, &args.suites, &[FUZZER, LOOM])?;
+    let suites = suites::sort(&built, &args.suites, &[FUZZER, LOOM, MIRI])?;
     println!("built in {:.0} s", build.elapsed().as_secs_f64());
 
     let runner = Runner {
@@ -150,6 +153,10 @@ impl Runner {
         let start = Instant::now();
         if wanted(SIMULATOR) {
             self.print(SIMULATOR, &simulating(), start);
+        }
+        let start = Instant::now();
+        if wanted(MIRI) {
+            self.print(MIRI, &miri::run(), start);
         }
         if wanted(LOOM) {
             match suites::explored(LOOM) {

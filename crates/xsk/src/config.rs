@@ -157,7 +157,7 @@ mod tests {
     /// igb, igc and ixgbe program the room in a chunk in whole KiB and cut what is longer.
     #[test]
     fn no_nic_that_counts_in_kib_cuts_a_frame_that_is_to_lie_in_one_chunk() {
-        for mtu in 68..=9216 {
+        for mtu in (68..=9216).step_by(if cfg!(miri) { 509 } else { 1 }) {
             for bind in [Bind::Auto, Bind::ZeroCopy] {
                 let config = SocketConfig {
                     bind,

@@ -31,7 +31,13 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Fresh memory, all zero, page-aligned.
     pub(crate) fn anonymous(bytes: usize) -> Result<Mapping, Errno> {
-        let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
+        // Miri has no MAP_POPULATE.
+        let populate = if cfg!(miri) {
+            MapFlags::empty()
+        } else {
+            MapFlags::POPULATE
+        };
+        let flags = MapFlags::PRIVATE | populate;
         // SAFETY: the kernel picks the address, so no existing mapping is touched.
         let base =
             unsafe { mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags) }?;

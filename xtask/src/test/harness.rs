@@ -38,6 +38,15 @@ impl Outcome {
         }
     }
 
+    /// Of a suite that lacks something.
+    pub(super) fn skipped(why: &str) -> Outcome {
+        Outcome {
+            skipped: 1,
+            reasons: BTreeMap::from([(why.to_owned(), 1)]),
+            ..Outcome::default()
+        }
+    }
+
     /// The suite's line of the report. A lone reason for skipping stands on it, several follow, one a line.
     pub(super) fn line(&self, name: &str, took: Duration) -> String {
         let mut line = format!(
@@ -85,6 +94,18 @@ pub(super) fn execute(suite: &Suite, xblade: &Path, soak: Option<u32>) -> Result
         if !success {
             outcome.output += &output;
         }
+    }
+    Ok(outcome)
+}
+
+/// Runs a command that runs tests, and reads what they report.
+pub(super) fn run(command: &mut Command) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let (output, success) = finish(command, LONGEST)?;
+    count(&output, success, &mut outcome).with_context(|| output.clone())?;
+    if !success {
+        outcome.failed = outcome.failed.max(1);
+        outcome.output = output;
     }
     Ok(outcome)
 }

@@ -62,7 +62,7 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("target", &["store"]),
     ("host", &["initiator"]),
     ("config", &["host", "store"]),
-    ("filter", &[]),
+    ("filter", &["host"]),
     ("metrics", &["filter", "target"]),
     ("dump", &["host"]),
     (
@@ -100,6 +100,16 @@ const ROOMS: [(&str, &[&str]); 9] = [
             "xsk",
         ],
     ),
+];
+
+/// What tells of this machine: only `host` asks for it, or the store where it is about a disk.
+const OF_THE_MACHINE: [&str; 6] = [
+    "system::uname",
+    "KernelVersion",
+    "\"/proc/net",
+    "\"/proc/sys",
+    "\"/sys/class",
+    "\"/sys/dev",
 ];
 
 const LONGEST_FILE: usize = 500;
@@ -217,6 +227,19 @@ fn rooms_use_only_whom_they_may() {
                 !code(&source).any(|line| line.contains("aya::")),
                 "{name}: only filter knows aya"
             );
+        }
+    }
+}
+
+#[test]
+fn the_machine_is_asked_in_one_place() {
+    for (name, source) in sources("aoe-user/src") {
+        if name.starts_with("aoe-user/src/host/") {
+            continue;
+        }
+        for (number, line) in code(&source).enumerate() {
+            let asked = OF_THE_MACHINE.iter().find(|word| line.contains(*word));
+            assert_eq!(asked, None, "{name}:{}: that is asked by host", number + 1);
         }
     }
 }

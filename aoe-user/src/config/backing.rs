@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{Access as Permission, AtFlags, CWD, accessat};
 
 use super::{ExportConfig, StoreKind};
-use crate::store::{StoreError, inspect_nbd, inspect_rbd};
+use crate::store::{StoreError, device_bytes, inspect_nbd, inspect_rbd};
 
 const SECTOR_BYTES: u64 = aoe_common::wire::SECTOR_BYTES as u64;
 
@@ -187,14 +187,6 @@ fn locate(path: &Path) -> Result<Backing, String> {
         "neither a regular file nor a block device"
     };
     Err(format!("it is {kind}; an image file or a block device is needed"))
-}
-
-/// The size of a block device as sysfs tells it: always in units of 512 bytes.
-fn device_bytes(number: u64) -> io::Result<u64> {
-    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
-    let text = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/size"))?;
-    let sectors: u64 = text.trim().parse().map_err(io::Error::other)?;
-    Ok(sectors.saturating_mul(SECTOR_BYTES))
 }
 
 fn permitted(export: &ExportConfig) -> Result<(), String> {

@@ -19,6 +19,7 @@ use super::state::{StateDir, StateError, StateKey};
 use super::store_options::store_options;
 use crate::config::{ExportConfig, OnLostWrite, Overlay};
 use crate::filter::{AllowList, ExportRule};
+use crate::host::kernel::host_name;
 use crate::store::{
     self, CompletionQueue, CurrentGolden, Losses, LostWrites, Metadata, Reports, SECTOR_BYTES, Store,
     StoreError, StoreOptions, Takeover,
@@ -445,7 +446,7 @@ fn firmware_version() -> u16 {
 
 /// Address and host name: the same after every restart and on every path.
 fn default_serial(address: Address) -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = host_name();
     format!("{}.{}:{host}", address.shelf, address.slot)
         .chars()
         .filter(char::is_ascii_graphic)

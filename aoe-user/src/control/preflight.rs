@@ -24,7 +24,7 @@ const DESCRIPTORS_BESIDE: u64 = 512;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PreflightError {
     /// AF_XDP of this kernel is not enough.
-    #[error("this is Linux {release}; xblade needs {}.{} or newer", KERNEL_MIN.0, KERNEL_MIN.1)]
+    #[error("this is Linux {release}; xblade needs {KERNEL_MIN} or newer")]
     KernelTooOld {
         /// As uname(2) tells it.
         release: String,
@@ -65,9 +65,8 @@ impl fmt::Display for Warning {
         match self {
             Warning::NoJumbo { interface, release } => write!(
                 f,
-                "{interface}: an MTU above {MTU_PLAIN} needs Linux {}.{} or newer, and this is {release}: lower it, \
-                 or frames may be lost",
-                KERNEL_JUMBO.0, KERNEL_JUMBO.1
+                "{interface}: an MTU above {MTU_PLAIN} needs Linux {KERNEL_JUMBO} or newer, and this is {release}: lower it, \
+                 or frames may be lost"
             ),
             Warning::LockedMemory { limit_bytes } => write!(
                 f,

@@ -2,9 +2,7 @@
 //! untagged to the filter.
 
 use crate::config::Vlan;
-use crate::host::{kind, offloads};
-
-use super::other_targets::vlan_devices;
+use crate::host::{kind, offloads, vlan_devices};
 
 /// The offload that takes tags out of received frames, as the kernel calls it.
 pub(crate) const STRIPS_TAGS: &str = "rx-vlan-hw-parse";

@@ -4,11 +4,11 @@ use std::error::Error;
 use std::io;
 
 use aya::programs::ProgramError;
-use aya::util::KernelVersion;
 use aya::{EbpfError, maps::MapError};
 use rustix::io::Errno;
 
 use super::Attach;
+use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, release, version};
 
 /// Lines of the verifier's log that an error shows.
 const VERIFIER_LINES: usize = 20;
@@ -26,7 +26,9 @@ pub enum FilterError {
         what: String,
     },
     /// The kernel lacks what the filter is made of.
-    #[error("Linux {have} is too old for the filter: Linux 5.18 is needed, 6.6 for jumbo frames")]
+    #[error(
+        "Linux {have} is too old for the filter: Linux {KERNEL_MIN} is needed, {KERNEL_JUMBO} for jumbo frames"
+    )]
     KernelTooOld {
         /// The running kernel.
         have: String,
@@ -162,11 +164,10 @@ impl FilterError {
                 what: "load the filter".into(),
             };
         }
-        match KernelVersion::current() {
-            // Asked only now: distributions carry features to kernels that look older.
-            Ok(version) if version < KernelVersion::new(5, 18, 0) => FilterError::KernelTooOld {
-                have: running_kernel(),
-            },
+        // Asked only now: distributions carry features to kernels that look older.
+        let have = release();
+        match version(&have) {
+            Some(version) if version < KERNEL_MIN => FilterError::KernelTooOld { have },
             _ => FilterError::Load(refusal(error)),
         }
     }
@@ -249,10 +250,6 @@ fn refusal(error: &EbpfError) -> String {
         next = error.source();
     }
     text
-}
-
-fn running_kernel() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! This machine: its interfaces with their queues, offloads and drivers, and what its kernel can do. Asked here and nowhere else, in
+//! This machine: its interfaces with their queues, VLANs, offloads and drivers, its name, and what its kernel can do. Asked here and nowhere else, in
 //! the network namespace of the thread that asks.
 
 pub(crate) mod clock;
@@ -10,9 +10,11 @@ pub(crate) mod limits;
 mod page_lists;
 mod probe;
 mod queues;
+mod vlans;
 
 pub(crate) use driver::{XdpFeatures, offloads, xdp_features};
 pub(crate) use interface::{Interface, NO_ETHERNET, has_carrier, list as interfaces, named, real_name};
 pub(crate) use page_lists::{PageLists, page_lists};
 pub(crate) use probe::{Probe, driver, kind, probe};
 pub(crate) use queues::{rx_queues, sysfs};
+pub(crate) use vlans::vlan_devices;

@@ -36,6 +36,7 @@ mod trim;
 mod users;
 
 pub use address::RemotePath;
+pub use backing::device_bytes;
 pub use commit::Losses;
 pub use commit::machine::OnLostWrite;
 pub use completion_queue::CompletionQueue;

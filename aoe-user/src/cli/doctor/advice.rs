@@ -126,10 +126,9 @@ fn bad(probe: &Probe) -> Vec<Advice> {
         });
     };
     let too_old = version(&probe.kernel).filter(|version| *version < KERNEL_MIN);
-    if let Some((major, minor)) = too_old {
-        let (least, minor_least) = KERNEL_MIN;
+    if let Some(version) = too_old {
         add(
-            format!("Linux {major}.{minor} is too old: install {least}.{minor_least} or newer"),
+            format!("Linux {version} is too old: install {KERNEL_MIN} or newer"),
             vec!["uname -r".into()],
         );
     }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::cli::output;
+use crate::host::kernel::host_name;
 use crate::host::sysfs;
 
 /// Changes when a key of the JSON object changes its meaning or goes away.
@@ -98,11 +99,6 @@ fn ask(program: &str, arguments: &[&str]) -> Value {
         Ok(output) => json!({ "refused": text(&output.stderr) }),
         Err(error) => json!({ "not_asked": error.to_string() }),
     }
-}
-
-fn host_name() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
 }
 
 /// The text with the host's name taken out, and the last three bytes of every MAC.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::Finding;
 use super::advice::{Advice, spread};
 use crate::control::tags::Tags;
-use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, version};
+use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, KERNEL_TELLS_XDP, version};
 use crate::host::{Probe, XdpFeatures};
 
 /// What was found of an interface, and what is advised.
@@ -57,7 +57,7 @@ fn link(finding: &Finding) -> String {
 
 fn xdp(probe: &Probe) -> String {
     let mut text = match probe.xdp {
-        None => "  XDP          unknown: the kernel does not tell before 6.3\n".to_owned(),
+        None => format!("  XDP          unknown: the kernel does not tell before {KERNEL_TELLS_XDP}\n"),
         Some(xdp) => format!(
             "  XDP          native {}, redirect {}, zero-copy {}, multi-buffer {}\n",
             yes(xdp.basic()),
@@ -127,13 +127,10 @@ fn zero_copy(xdp: XdpFeatures) -> String {
 fn kernel_note(release: &str) -> String {
     match version(release) {
         Some(version) if version < KERNEL_MIN => {
-            format!(": too old, {}.{} is the least", KERNEL_MIN.0, KERNEL_MIN.1)
+            format!(": too old, {KERNEL_MIN} is the least")
         }
         Some(version) if version < KERNEL_JUMBO => {
-            format!(
-                ": no jumbo frames, they need {}.{}",
-                KERNEL_JUMBO.0, KERNEL_JUMBO.1
-            )
+            format!(": no jumbo frames, they need {KERNEL_JUMBO}")
         }
         Some(_) => String::new(),
         None => ": version unknown".to_owned(),

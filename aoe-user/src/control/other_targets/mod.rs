@@ -18,7 +18,7 @@ use crate::config::Vlan;
 use crate::target::Address;
 use tie::Serial;
 use voice::Heard;
-pub(super) use voice::{Voices, vlan_devices, wait};
+pub(super) use voice::{Voices, wait};
 
 /// How long others have to answer. A target that is awake takes well under a millisecond.
 const PATIENCE: Duration = Duration::from_millis(300);

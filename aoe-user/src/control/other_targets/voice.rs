@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockFilter, SockRef};
 
 use super::{OtherTarget, Sought};
+use crate::host::vlan_devices;
 use crate::initiator::frame::{self, ATA_DATA, AtaRequest};
 use crate::initiator::{Identity, InitiatorError, PacketSocket, Route, Transport as _};
 use crate::target::Address;
@@ -336,18 +337,6 @@ fn put_tag(frame: &mut Vec<u8>, vid: u16) {
     let [t0, t1] = eth::TYPE_VLAN.to_be_bytes();
     let [v0, v1] = vid.to_be_bytes();
     frame.splice(eth::TYPE..eth::TYPE, [t0, t1, v0, v1]);
-}
-
-/// The VLANs that have a device of their own on an interface.
-pub(in crate::control) fn vlan_devices(interface: &str) -> BTreeMap<u16, String> {
-    // It is there once the kernel's VLAN module is.
-    let text = std::fs::read_to_string("/proc/net/vlan/config").unwrap_or_default();
-    let device = |line: &str| {
-        let mut columns = line.split('|').map(str::trim);
-        let (name, vid, parent) = (columns.next()?, columns.next()?, columns.next()?);
-        (parent == interface).then(|| Some((vid.parse().ok()?, name.to_owned())))?
-    };
-    text.lines().filter_map(device).collect()
 }
 
 #[cfg(test)]

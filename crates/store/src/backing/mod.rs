@@ -22,6 +22,8 @@ use crate::pace::FaultPace;
 use engine::{Extent, Fault, FaultKind, SECTOR_BYTES, Traits};
 use size::Size;
 
+pub use size::device_bytes;
+
 /// How fstatfs(2) names tmpfs.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 

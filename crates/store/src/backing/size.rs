@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
+use engine::SECTOR_BYTES;
 use rustix::fs::{AtFlags, SeekFrom, StatxFlags, statx};
 
 /// How to find out.
@@ -21,10 +22,7 @@ impl Size {
     pub(super) fn of(file: &File, device: bool) -> Size {
         match device {
             false => Size::File,
-            true => Size::Device(file.metadata().ok().and_then(|meta| {
-                let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
-                File::open(format!("/sys/dev/block/{major}:{minor}/size")).ok()
-            })),
+            true => Size::Device(file.metadata().ok().and_then(|meta| open_size(meta.rdev()).ok())),
         }
     }
 
@@ -33,13 +31,9 @@ impl Size {
         match self {
             Size::File => stat(file, AtFlags::STATX_DONT_SYNC),
             Size::Device(Some(size)) => {
-                let mut text = [0u8; 24];
+                let mut text = SizeText::default();
                 match size.read_at(&mut text, 0) {
-                    Ok(len) => {
-                        let text = std::str::from_utf8(&text[..len]).unwrap_or_default();
-                        let sectors: u64 = text.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
-                        Ok(sectors * 512)
-                    }
+                    Ok(len) => bytes_of(&text[..len]),
                     // The device is gone, and its entry with it.
                     Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(0),
                     Err(error) => Err(error),
@@ -57,6 +51,31 @@ impl Size {
             Size::Device(_) => Ok(rustix::fs::seek(file, SeekFrom::End(0))?),
         }
     }
+}
+
+/// Bytes of the block device with this number, as sysfs tells them.
+///
+/// # Errors
+/// When there is no such device, or no sysfs.
+pub fn device_bytes(number: u64) -> io::Result<u64> {
+    let mut text = SizeText::default();
+    let len = open_size(number)?.read_at(&mut text, 0)?;
+    bytes_of(&text[..len])
+}
+
+/// What sysfs says of a device's size, and room to spare.
+type SizeText = [u8; 24];
+
+fn open_size(device: u64) -> io::Result<File> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    File::open(format!("/sys/dev/block/{major}:{minor}/size"))
+}
+
+/// Sysfs counts in units of 512 bytes, whatever the device's block is.
+fn bytes_of(text: &[u8]) -> io::Result<u64> {
+    let text = std::str::from_utf8(text).unwrap_or_default();
+    let sectors: u64 = text.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(sectors.saturating_mul(SECTOR_BYTES))
 }
 
 /// Asks for the size and no more. Who reads a file's times (fstat does) makes Linux 6.13 and later change them with

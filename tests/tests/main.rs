@@ -26,6 +26,7 @@ mod hung_disk;
 mod isolation;
 mod kept;
 mod kill;
+mod lesson;
 mod life;
 mod links;
 mod linux;

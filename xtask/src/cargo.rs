@@ -87,6 +87,14 @@ pub(crate) fn demo() -> Result<PathBuf> {
     one("demo", &["--no-default-features", "--bin", "xblade"], "xblade")
 }
 
+/// As [`demo`], with `xblade top`.
+///
+/// # Errors
+/// When the build fails.
+pub(crate) fn demo_with_top() -> Result<PathBuf> {
+    one("demo", &["--bin", "xblade"], "xblade")
+}
+
 /// Builds the AF_XDP echo, in release, and returns its path.
 ///
 /// # Errors

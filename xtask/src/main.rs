@@ -6,6 +6,7 @@ mod cargo;
 mod clock;
 mod ebpf;
 mod fuzz;
+mod lesson;
 mod run;
 mod setup;
 mod sh;
@@ -36,6 +37,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Serve an image to an initiator in a lab of namespaces and check every byte; or run xblade with your arguments.
     Run(run::Args),
+    /// A lab of two namespaces to type in, for the lesson "AoE in an evening"; taken down when the shell ends.
+    Lab(lesson::Args),
     /// Measure xblade and the peers installed against each other.
     Bench(bench::Args),
     /// Simulate the target and its initiators, with faults, from seeds.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Task::Book(args) => book::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Run(args) => run::run(&args),
+        Task::Lab(args) => lesson::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Sim(args) => sim::run(&args),
         Task::Test(args) => test::run(&args),

@@ -62,7 +62,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .with_context(|| format!("starting {}", binary.display()));
     }
     if let Some(sudo) = sudo {
-        return again_as_root(&sudo, &binary);
+        return again_as_root(
+            &sudo,
+            "run",
+            &binary,
+            &[format!(
+                "--waited-ms={}",
+                clock::since_the_command_began().as_millis()
+            )],
+        );
     }
     setup::ensure(&["iproute2"])?;
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).context("catching Ctrl-C")?;
@@ -85,17 +93,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Goes on through sudo, with the binary that is built already: root would leave files of its own in the build directory.
-fn again_as_root(sudo: &Path, binary: &Path) -> Result<()> {
+pub(crate) fn again_as_root(sudo: &Path, task: &str, binary: &Path, more: &[String]) -> Result<()> {
     say("the lab is made of network namespaces, which needs root: going on through sudo");
     let mut command = Command::new(sudo);
     command
         .arg(std::env::current_exe()?)
-        .args(["run", "--binary"])
+        .args([task, "--binary"])
         .arg(binary)
-        .arg(format!(
-            "--waited-ms={}",
-            clock::since_the_command_began().as_millis()
-        ));
+        .args(more);
     Err(command.exec()).context("starting sudo")
 }
 

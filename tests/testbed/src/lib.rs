@@ -19,6 +19,7 @@ mod poll;
 pub mod process;
 mod random_use;
 mod seed;
+pub mod shell;
 pub mod target;
 pub mod values;
 pub mod vm;

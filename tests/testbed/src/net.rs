@@ -109,7 +109,12 @@ impl Namespace {
 
     /// The path by which `ip … netns PATH` finds this namespace.
     pub fn path(&self) -> String {
-        format!("/proc/{}/task/{}/ns/net", std::process::id(), self.tid)
+        self.path_of("net")
+    }
+
+    /// The path of its namespace of this kind: `net`, or `mnt` for its mounts.
+    pub fn path_of(&self, kind: &str) -> String {
+        format!("/proc/{}/task/{}/ns/{kind}", std::process::id(), self.tid)
     }
 
     /// The label it was made with.

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use disks::{Disk, Switches};
-use lab::faulty_export::{Mounted, STORES, cold, sparse};
+use lab::faulty_export::{Mounted, STORES, cold};
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::{Need, find, skip};
-use lab::{Address, Image, Initiator, Lab, Options, Request, Target, needs};
+use lab::{Address, Image, Initiator, Lab, Options, Process, Request, Target, needs};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use tempfile::TempDir;
 
@@ -54,7 +54,14 @@ const SYSTEMS: [System; 2] = [
     },
     System {
         kind: Some("ext4"),
-        make: &["mkfs.ext4", "-q", "-F"],
+        // Nothing is left for the kernel to do by itself later, when a test takes the disk to be idle.
+        make: &[
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-E",
+            "lazy_itable_init=0,lazy_journal_init=0",
+        ],
         options: "commit=1",
         mib: 64,
     },
@@ -73,6 +80,8 @@ struct Served {
     // Dropped in this order.
     target: Target,
     disk: Disk,
+    /// What is served from it.
+    path: PathBuf,
     _mounted: Option<Mounted>,
     _healthy: Image,
     initiator: Initiator,
@@ -92,10 +101,10 @@ impl Drop for Served {
 impl Served {
     /// `None`: the file system cannot be made here.
     ///
-    /// A cold image is on the disk and not in memory: pages are read in while the disk works, written to, and met again when they are
-    /// locked for write-back to a disk that has stopped. For the direct store it is sparse where reads do not hang: writes to what is allocated
-    /// note their time in the file system's journal, which a worker can still wait for (docs/architecture.md, "Who waits for a disk").
-    fn new(system: System, store: &str, threads: bool, is_cold: bool) -> Result<Option<Served>> {
+    /// The image is on the disk and not in memory: pages are read in while the disk works, written to, and met again when they are
+    /// locked for write-back to a disk that has stopped. And all of it is allocated: a direct write then changes nothing but the file's times, for
+    /// which the file system may still wait for its journal.
+    fn new(system: System, store: &str, threads: bool) -> Result<Option<Served>> {
         if let [program, ..] = system.make
             && find(program).is_none()
         {
@@ -113,11 +122,7 @@ impl Served {
                 lab.target.output(make)?;
                 let mounted = Mounted::new(&lab.target, &device, kind, system.options)?;
                 let path = mounted.path("image");
-                if is_cold {
-                    cold(&lab.target, &path, IMAGE_BYTES as usize)?;
-                } else {
-                    sparse(&lab.target, &path, IMAGE_BYTES)?;
-                }
+                cold(&lab.target, &path, IMAGE_BYTES as usize)?;
                 (Some(mounted), path)
             }
         };
@@ -144,6 +149,7 @@ impl Served {
         Ok(Some(Served {
             target,
             disk,
+            path,
             _mounted: mounted,
             _healthy: healthy,
             initiator,
@@ -236,11 +242,15 @@ fn forbid_io_uring(lab: &Lab) -> Result<()> {
 /// Hangs the disk in one way while it is busy, and asks the other export throughout.
 fn costs_its_own_export_only(system: System, store: &str, hang: (&str, Hang), threads: bool) -> Result<()> {
     let (what, pick) = hang;
-    let Some(mut served) = Served::new(system, store, threads, what == "reads" || store == "mmap")? else {
+    let Some(mut served) = Served::new(system, store, threads)? else {
         return Ok(());
     };
     served.healthy_answers(0)?;
     pick(served.disk.switches()).store(true, Ordering::Relaxed);
+    if what == "flushes" {
+        // Acknowledged before anybody has asked for a flush, so that the file system does not wait for one either: it cannot be committed any more.
+        served.initiator.find(STUCK)?.write(0, &[9; 2 * SECTOR])?;
+    }
     let first = served.wait_until_held(0)?;
     for round in first..first + ROUNDS {
         served.load(round)?;
@@ -262,6 +272,45 @@ fn costs_its_own_export_only(system: System, store: &str, hang: (&str, Hang), th
         ensure!(Instant::now() < deadline, "what was written stays uncommitted");
         std::thread::sleep(PAUSE);
     }
+    served.target.process.stop()?;
+    Ok(())
+}
+
+/// A direct write notes its time in the file system's journal. That waits as soon as the disk has stopped, when nobody can have noticed it yet.
+#[test]
+fn a_direct_write_to_a_disk_that_has_just_stopped_keeps_no_worker() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    // Dropped last: it cannot end before the disk answers.
+    let mut sync;
+    let Some(mut served) = Served::new(SYSTEMS[1], "direct", false)? else {
+        return Ok(());
+    };
+    let path = served.path.to_str().context("odd path")?.to_owned();
+    served.healthy_answers(0)?;
+    // The disk is known to answer, and the journal has the file's times to write.
+    served.initiator.find(STUCK)?.write(0, &[7; 2 * SECTOR])?;
+    let switches = served.disk.switches();
+    switches.writes_hang.store(true, Ordering::Relaxed);
+    sync = Process::spawn(&served.lab.target, "sync", &[&path])?;
+    let deadline = Instant::now() + PATIENCE;
+    while switches.held.load(Ordering::Relaxed) == 0 {
+        ensure!(Instant::now() < deadline, "the journal was not written");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for round in 1..=8 {
+        served.send(
+            ata::WRITE_EXT,
+            round * 64,
+            2,
+            &[8; 2 * SECTOR],
+            0x4000_0000 + round as u32,
+        )?;
+        served
+            .healthy_answers(round)
+            .with_context(|| format!("write {round}"))?;
+    }
+    switches.writes_hang.store(false, Ordering::Relaxed);
+    ensure!(sync.wait(PATIENCE)?.success());
     served.target.process.stop()?;
     Ok(())
 }

@@ -13,6 +13,7 @@ mod completion_queue;
 mod conflict;
 mod direct;
 mod fetch;
+mod file_system;
 mod format;
 mod handle;
 mod io;

@@ -17,15 +17,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::lock;
+use crate::file_system::{self, HUGETLBFS, RAMFS, TMPFS};
 use crate::io::device::Device;
 use crate::pace::FaultPace;
 use engine::{Extent, Fault, FaultKind, SECTOR_BYTES, Traits};
 use size::Size;
 
 pub use size::device_bytes;
-
-/// How fstatfs(2) names tmpfs.
-const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// An opened backing object and the run of it that is served.
 #[derive(Debug)]
@@ -111,19 +109,17 @@ impl Backing {
 
     /// Whether the file system keeps its pages in memory anyway.
     pub(crate) fn in_memory(&self) -> bool {
-        const RAMFS_MAGIC: i64 = 0x8584_58f6;
-        const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
-        self.is_on(&[TMPFS_MAGIC, RAMFS_MAGIC, HUGETLBFS_MAGIC])
+        self.is_on(&[TMPFS, RAMFS, HUGETLBFS])
     }
 
     /// Whether a page fault fills a hole for good, and a system call reads it without.
     pub(crate) fn has_costly_holes(&self) -> bool {
-        self.is_on(&[TMPFS_MAGIC])
+        self.is_on(&[TMPFS])
     }
 
     /// Whether it is a file on a file system of one of these kinds.
     fn is_on(&self, kinds: &[i64]) -> bool {
-        !self.device && rustix::fs::fstatfs(&self.file).is_ok_and(|stat| kinds.contains(&stat.f_type))
+        !self.device && file_system::is_on(&self.file, kinds)
     }
 
     /// Whether mincore(2) tells the truth: it says "resident" of everything to who neither owns the file nor may write to it.

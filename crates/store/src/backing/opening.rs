@@ -75,6 +75,7 @@ impl Backing {
                 source,
             })?;
         }
+        let disk = Device::of(&file, &super::name_of(path));
         let traits = find_traits(&file, device, options.read_only, bytes);
         Ok(Backing {
             path: path.clone(),
@@ -83,8 +84,8 @@ impl Backing {
             sectors: AtomicU64::new(sectors),
             device,
             size,
-            disk: Device::of(&file, &super::name_of(path)),
-            no_nowait: AtomicBool::new(false),
+            no_nowait: AtomicBool::new(!disk.writes_nowait),
+            disk,
             read_only: options.read_only,
             traits,
             faults: AtomicU64::new(0),

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::file_system::notes_times_without_waiting;
 use crate::io::gate::Gate;
 use crate::io::pool::Pool;
 use crate::tick::Tick;
@@ -25,6 +26,8 @@ pub(crate) enum Waiting {
 pub(crate) struct Device {
     pub(crate) gate: Arc<Gate>,
     pub(crate) pool: Arc<Pool>,
+    /// Whether a write that is asked not to wait does not.
+    pub(crate) writes_nowait: bool,
     /// When the system call under way began, plus one; 0: there is none. One for each [`Waiting`].
     since: [AtomicU32; 2],
 }
@@ -35,6 +38,7 @@ impl Device {
         Arc::new(Device {
             gate: Gate::of(file),
             pool: Pool::new(name),
+            writes_nowait: notes_times_without_waiting(file),
             since: Default::default(),
         })
     }

@@ -1,9 +1,9 @@
 //! A queue's io_uring: transfers go in by the batch, and their ends are seen in memory, without a system call.
 //!
 //! **What keeps a worker from waiting in `io_uring_enter`.** A device is given less than it has requests for ([`Gate`](crate::io::gate::Gate)); what comes
-//! beyond that waits here, together with adjacent transfers. And while a device has not answered for a while, or a hole punch or discard has a
-//! file of it for itself, the kernel is told to submit on a thread of its own (`IOSQE_ASYNC`): reading the file system's tables, or
-//! waiting for the file, may then take for ever.
+//! beyond that waits here, together with adjacent transfers. And the kernel is told to submit on a thread of its own (`IOSQE_ASYNC`) while a device
+//! has not answered for a while, or a hole punch or discard has a file of it for itself: reading the file system's tables, or
+//! waiting for the file, may then take for ever. So it is always for writes where the file system waits for its journal to note their time (ext4).
 
 use std::collections::VecDeque;
 use std::io;
@@ -199,7 +199,9 @@ impl Ring {
                 .collect(),
         };
         let is_prompt = device.gate.is_prompt(self.now) && !device.is_stuck(self.now);
-        let inside = is_prompt.then(|| device.gate.go_inside()).flatten();
+        let notes_times = request.pieces[0].transfer.direction == Direction::Write && !device.writes_nowait;
+        let may_go_inside = is_prompt && !notes_times;
+        let inside = may_go_inside.then(|| device.gate.go_inside()).flatten();
         let may_wait = inside.is_none();
         let key = self.requests.insert(InKernel {
             request,

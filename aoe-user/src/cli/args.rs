@@ -22,7 +22,7 @@ use crate::config::{
 
 pub(crate) use bench::BenchArgs;
 pub(crate) use doctor::DoctorArgs;
-pub(crate) use import::{Format, ImportArgs};
+pub(crate) use import::{ImportArgs, ImportFormat};
 pub(crate) use state::{StateAction, StateArgs, StatePlace, StateTarget};
 
 /// Where `daemon` and `check` look for the config file.

@@ -15,7 +15,7 @@ use super::args::BenchArgs;
 use super::interrupt::Interrupt;
 use super::output;
 use crate::host;
-use crate::initiator::load::{self, Order, Outcome, Plan};
+use crate::initiator::load::{self, LoadOrder, LoadOutcome, LoadPlan};
 use crate::initiator::{Client, Found, Identity, Route, Transport, flood};
 use report::{Run, SCHEMA};
 use xdp::XdpSocket;
@@ -106,10 +106,10 @@ fn show(args: &BenchArgs, run: &Run) -> anyhow::Result<()> {
 /// Runs the plan and shows how far it is. Ctrl-C ends it, and leaves what was measured so far.
 fn measure(
     transport: &mut impl Transport,
-    plan: &Plan,
+    plan: &LoadPlan,
     args: &BenchArgs,
     way: &str,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<LoadOutcome> {
     let interrupt = Interrupt::catch()?;
     if !args.json {
         output::line(format_args!("{}, through {way}", report::describe(plan)))?;
@@ -183,7 +183,7 @@ fn sectors(args: &BenchArgs, target: &Found) -> anyhow::Result<u8> {
     Ok(sectors)
 }
 
-fn plan(args: &BenchArgs, route: Route, target: &Found, identity: &Identity) -> anyhow::Result<Plan> {
+fn plan(args: &BenchArgs, route: Route, target: &Found, identity: &Identity) -> anyhow::Result<LoadPlan> {
     let read_percent = args.mix.unwrap_or(if args.write { 0 } else { 100 });
     ensure!(
         read_percent == 100 || args.destroy_data,
@@ -204,13 +204,13 @@ fn plan(args: &BenchArgs, route: Route, target: &Found, identity: &Identity) -> 
         "--first and --span: the target has {} sectors",
         identity.sectors
     );
-    let plan = Plan {
+    let plan = LoadPlan {
         route,
         read_percent,
         order: if args.sequential {
-            Order::Sequential
+            LoadOrder::Sequential
         } else {
-            Order::Random
+            LoadOrder::Random
         },
         sectors,
         depth: args.depth,
@@ -251,7 +251,7 @@ fn seed_by_chance() -> u32 {
 }
 
 /// A bar on a terminal, nothing elsewhere.
-fn progress_bar(plan: &Plan) -> ProgressBar {
+fn progress_bar(plan: &LoadPlan) -> ProgressBar {
     if !stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -263,7 +263,7 @@ fn progress_bar(plan: &Plan) -> ProgressBar {
     ProgressBar::new(length).with_style(style)
 }
 
-fn advance(bar: &ProgressBar, plan: &Plan, so_far: &Outcome, elapsed: Duration) {
+fn advance(bar: &ProgressBar, plan: &LoadPlan, so_far: &LoadOutcome, elapsed: Duration) {
     bar.set_position(if plan.count.is_some() {
         so_far.requests
     } else {

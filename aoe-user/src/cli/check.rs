@@ -1,13 +1,13 @@
 //! `xblade check`: what a config file would serve here.
 
 use crate::config::backing;
-use crate::config::validate::{Finding, Report, Seen, Words, contradictions};
+use crate::config::validate::{Finding, Report, SeenExport, Words, contradictions};
 use crate::config::{Access, ExportConfig, file};
 use crate::control::preflight;
 use crate::store::{ImageFormat, SECTOR_BYTES, StoreKind, conflict, foreign};
 
 use super::args::CheckArgs;
-use super::table::{Table, size};
+use super::table::{TextTable, size};
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let mut file = file::load(&args.config)?;
@@ -56,8 +56,8 @@ fn refused(exports: &[ExportConfig]) -> impl Iterator<Item = Finding> {
     })
 }
 
-fn table(exports: &[ExportConfig], report: &Report) -> Table {
-    let mut table = Table::new([
+fn table(exports: &[ExportConfig], report: &Report) -> TextTable {
+    let mut table = TextTable::new([
         "ADDRESS",
         "INTERFACES",
         "VLAN",
@@ -86,7 +86,7 @@ fn table(exports: &[ExportConfig], report: &Report) -> Table {
     table
 }
 
-fn served_size(export: &ExportConfig, seen: &Seen) -> String {
+fn served_size(export: &ExportConfig, seen: &SeenExport) -> String {
     // Validation passed, so the backing object is known.
     seen.backing.map_or_else(String::new, |backing| {
         size(backing::sectors_served(export, &backing))

@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 
 use crate::config::Vlan;
 use crate::control::api::kept::kept;
-use crate::control::api::types::{KeptState, KeptStates, Request, SCHEMA};
+use crate::control::api::types::{ControlRequest, KeptState, KeptStates, SCHEMA};
 use crate::control::state::StateKey;
-use crate::control::state::operator::{Action, Parts, decide};
+use crate::control::state::operator::{OperatorAction, Parts, decide};
 use crate::target::Address;
 
 use super::args::{STATE_DIR, StateAction, StatePlace, StateTarget};
 use super::live::NoTarget;
-use super::live::client::Client;
+use super::live::client::ControlClient;
 use super::output;
-use super::table::Table;
+use super::table::TextTable;
 
 pub(super) fn run(action: StateAction) -> Result<()> {
     match action {
@@ -32,7 +32,7 @@ pub(super) fn run(action: StateAction) -> Result<()> {
             lost_writes,
         } => {
             if lost_writes {
-                return change(&target, Action::AcceptLostWrites);
+                return change(&target, OperatorAction::AcceptLostWrites);
             }
             let named = Parts {
                 mask,
@@ -44,18 +44,18 @@ pub(super) fn run(action: StateAction) -> Result<()> {
             } else {
                 Parts::ALL
             };
-            change(&target, Action::Clear(parts))
+            change(&target, OperatorAction::Clear(parts))
         }
         StateAction::Adopt { target, from } => {
             let name = from.strip_suffix(".state").unwrap_or(&from).to_owned();
-            change(&target, Action::Adopt(name))
+            change(&target, OperatorAction::Adopt(name))
         }
     }
 }
 
 /// Who knows.
 enum Source {
-    Target(Client),
+    Target(ControlClient),
     Directory(PathBuf),
 }
 
@@ -65,7 +65,7 @@ impl Source {
         if let Some(dir) = &place.state_dir {
             return Ok(Source::Directory(dir.clone()));
         }
-        match Client::new(&place.target) {
+        match ControlClient::new(&place.target) {
             Ok(client) => Ok(Source::Target(client)),
             Err(error) if error.is::<NoTarget>() && place.target.control.is_none() => {
                 Ok(Source::Directory(STATE_DIR.into()))
@@ -76,31 +76,31 @@ impl Source {
 
     fn states(self) -> Result<Vec<KeptState>> {
         let KeptStates { states } = match self {
-            Source::Target(mut client) => client.ask(&Request::KeptStates {})?,
+            Source::Target(mut client) => client.ask(&ControlRequest::KeptStates {})?,
             Source::Directory(dir) => kept(Path::new(&dir))?,
         };
         Ok(states)
     }
 
-    fn decide(self, key: &StateKey, action: Action) -> Result<()> {
+    fn decide(self, key: &StateKey, action: OperatorAction) -> Result<()> {
         let mut client = match self {
             Source::Target(client) => client,
             Source::Directory(dir) => return Ok(decide(&dir, key, &action)?),
         };
         let state = key.to_string();
         let request = match action {
-            Action::Clear(Parts {
+            OperatorAction::Clear(Parts {
                 string,
                 mask,
                 reserve,
-            }) => Request::ClearState {
+            }) => ControlRequest::ClearState {
                 state,
                 string,
                 mask,
                 reserve,
             },
-            Action::Adopt(from) => Request::AdoptState { state, from },
-            Action::AcceptLostWrites => Request::AcceptLostWrites { state },
+            OperatorAction::Adopt(from) => ControlRequest::AdoptState { state, from },
+            OperatorAction::AcceptLostWrites => ControlRequest::AcceptLostWrites { state },
         };
         client.ask::<Value>(&request).map(drop)
     }
@@ -114,7 +114,7 @@ fn key(target: &StateTarget) -> StateKey {
     StateKey::new(address, target.vlan.unwrap_or(Vlan::Untagged)).labelled(target.state_name.as_deref())
 }
 
-fn change(target: &StateTarget, action: Action) -> Result<()> {
+fn change(target: &StateTarget, action: OperatorAction) -> Result<()> {
     let key = key(target);
     Source::of(&target.place)?.decide(&key, action)?;
     if target.place.json {
@@ -129,7 +129,7 @@ fn list(place: &StatePlace) -> Result<()> {
     if place.json {
         return output::line(json!({ "schema": SCHEMA, "states": states }));
     }
-    let mut table = Table::new(["EXPORT", "CONFIG STRING", "MASK", "RESERVED FOR"]);
+    let mut table = TextTable::new(["EXPORT", "CONFIG STRING", "MASK", "RESERVED FOR"]);
     for mut kept in states {
         if let Some(lost) = kept.lost_writes.take() {
             let lost = format!("LOST WRITES: {lost}");

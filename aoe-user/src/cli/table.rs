@@ -4,20 +4,20 @@ use super::output;
 
 /// Rows of text, each column as wide as its widest cell.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct TextTable {
     rows: Vec<Vec<String>>,
 }
 
-impl Table {
-    pub(super) fn new<const N: usize>(heading: [&str; N]) -> Table {
-        Table {
+impl TextTable {
+    pub(super) fn new<const N: usize>(heading: [&str; N]) -> TextTable {
+        TextTable {
             rows: vec![heading.map(str::to_owned).to_vec()],
         }
     }
 
     /// Of rows, the headings among them.
-    pub(super) fn of(rows: Vec<Vec<String>>) -> Table {
-        Table { rows }
+    pub(super) fn of(rows: Vec<Vec<String>>) -> TextTable {
+        TextTable { rows }
     }
 
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let mut table = Table::new(["A", "LONG"]);
+        let mut table = TextTable::new(["A", "LONG"]);
         table.row(["wide".into(), "é".into()]);
         assert_eq!(table.text(), "A     LONG\nwide  é\n");
     }

@@ -15,7 +15,7 @@ use super::{Access, AccessEntry};
 
 /// The lists under `[acl]`, by name.
 #[derive(Debug, Default)]
-pub(super) struct Lists(BTreeMap<String, Named>);
+pub(super) struct NamedLists(BTreeMap<String, Named>);
 
 /// A list, and where its name stands.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ struct Named {
     place: Place,
 }
 
-impl Lists {
+impl NamedLists {
     /// Adds the lists of a table. One with a mistake is there, so that who refers to it is not told of a second one.
     pub(super) fn read(&mut self, table: &DeTable<'_>, source: &Arc<Source>, mistakes: &mut Vec<Mistake>) {
         for (name, value) in table {

@@ -14,16 +14,16 @@ const SECTOR_BYTES: u64 = aoe_common::wire::SECTOR_BYTES as u64;
 
 /// The object behind an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Backing {
+pub(crate) struct BackingFacts {
     /// Equal for two paths that lead to the same bytes, through links of any kind.
-    pub(crate) identity: Identity,
+    pub(crate) identity: BackingIdentity,
     /// Its size.
     pub(crate) bytes: u64,
 }
 
 /// Which bytes a path leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Identity {
+pub(crate) enum BackingIdentity {
     /// A regular file.
     File {
         /// Device number of the file system.
@@ -37,7 +37,7 @@ pub(crate) enum Identity {
     Image(u64),
 }
 
-impl Backing {
+impl BackingFacts {
     /// Whole sectors.
     pub(crate) fn sectors(&self) -> u64 {
         self.bytes / SECTOR_BYTES
@@ -53,7 +53,7 @@ impl Backing {
 ///
 /// # Errors
 /// The key at fault and what is wrong with it.
-pub(crate) fn examine(export: &ExportConfig) -> Result<Backing, (&'static str, String)> {
+pub(crate) fn examine(export: &ExportConfig) -> Result<BackingFacts, (&'static str, String)> {
     match export.store {
         StoreKind::Rbd => return Ok(examine_image(export)?.0),
         StoreKind::Nbd => return examine_nbd(export),
@@ -71,7 +71,7 @@ pub(crate) fn examine(export: &ExportConfig) -> Result<Backing, (&'static str, S
 ///
 /// # Errors
 /// The key at fault and what is wrong.
-fn examine_nbd(export: &ExportConfig) -> Result<Backing, (&'static str, String)> {
+fn examine_nbd(export: &ExportConfig) -> Result<BackingFacts, (&'static str, String)> {
     let found = inspect_nbd(&export.path).map_err(|error| ("path", error.to_string()))?;
     if found.read_only && export.writes_backing() {
         let message = format!(
@@ -82,8 +82,8 @@ fn examine_nbd(export: &ExportConfig) -> Result<Backing, (&'static str, String)>
     }
     let mut digest = DefaultHasher::new();
     export.path.hash(&mut digest);
-    let backing = Backing {
-        identity: Identity::Image(digest.finish()),
+    let backing = BackingFacts {
+        identity: BackingIdentity::Image(digest.finish()),
         bytes: found.bytes,
     };
     fitting(export, backing)
@@ -95,7 +95,7 @@ fn examine_nbd(export: &ExportConfig) -> Result<Backing, (&'static str, String)>
 /// The key at fault and what is wrong.
 pub(crate) fn examine_image(
     export: &ExportConfig,
-) -> Result<(Backing, Option<String>), (&'static str, String)> {
+) -> Result<(BackingFacts, Option<String>), (&'static str, String)> {
     let found = inspect_rbd(&export.path, &export.ceph).map_err(|error| {
         let key = match error {
             StoreError::CephLibrary { .. } => "store",
@@ -105,15 +105,15 @@ pub(crate) fn examine_image(
     })?;
     let mut digest = DefaultHasher::new();
     (&export.path, &export.ceph.conf).hash(&mut digest);
-    let backing = Backing {
-        identity: Identity::Image(digest.finish()),
+    let backing = BackingFacts {
+        identity: BackingIdentity::Image(digest.finish()),
         bytes: found.bytes,
     };
     Ok((fitting(export, backing)?, found.owner))
 }
 
 /// Whether offset and length fit.
-fn fitting(export: &ExportConfig, backing: Backing) -> Result<Backing, (&'static str, String)> {
+fn fitting(export: &ExportConfig, backing: BackingFacts) -> Result<BackingFacts, (&'static str, String)> {
     let sectors = backing.sectors();
     let name = export.path.display();
     if sectors == 0 {
@@ -148,7 +148,7 @@ fn fitting(export: &ExportConfig, backing: Backing) -> Result<Backing, (&'static
 }
 
 /// The sectors that an export of `backing` serves, which fits by [`examine`].
-pub(crate) fn sectors_served(export: &ExportConfig, backing: &Backing) -> u64 {
+pub(crate) fn sectors_served(export: &ExportConfig, backing: &BackingFacts) -> u64 {
     let rest = backing.sectors().saturating_sub(export.offset);
     if export.length == 0 {
         rest
@@ -157,18 +157,18 @@ pub(crate) fn sectors_served(export: &ExportConfig, backing: &Backing) -> u64 {
     }
 }
 
-fn locate(path: &Path) -> Result<Backing, String> {
+fn locate(path: &Path) -> Result<BackingFacts, String> {
     let found = std::fs::metadata(path).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => "no such file or block device".to_owned(),
         _ => e.to_string(),
     })?;
     let kind = found.file_type();
     if kind.is_file() {
-        let identity = Identity::File {
+        let identity = BackingIdentity::File {
             device: found.dev(),
             inode: found.ino(),
         };
-        return Ok(Backing {
+        return Ok(BackingFacts {
             identity,
             bytes: found.len(),
         });
@@ -176,8 +176,8 @@ fn locate(path: &Path) -> Result<Backing, String> {
     if kind.is_block_device() {
         let number = found.rdev();
         let bytes = device_bytes(number).map_err(|e| format!("its size cannot be read: {e}"))?;
-        return Ok(Backing {
-            identity: Identity::Device(number),
+        return Ok(BackingFacts {
+            identity: BackingIdentity::Device(number),
             bytes,
         });
     }

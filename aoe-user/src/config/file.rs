@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
-use super::access_lists::Lists;
+use super::access_lists::NamedLists;
 use super::ceph;
 use super::device;
 use super::failover::Groups;
@@ -288,7 +288,7 @@ fn read_exports(
 /// What exports name.
 #[derive(Default)]
 struct Tables {
-    lists: Lists,
+    lists: NamedLists,
     groups: Groups,
     machines: Machines,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::backing::{self, Backing, Identity};
+use super::backing::{self, BackingFacts, BackingIdentity};
 use super::device;
 use super::failover;
 use super::interfaces;
@@ -23,16 +23,16 @@ pub(crate) struct Report {
     /// What the operator should know.
     pub(crate) warnings: Vec<Finding>,
     /// One for each export of the config, in its order.
-    pub(crate) exports: Vec<Seen>,
+    pub(crate) exports: Vec<SeenExport>,
 }
 
 /// An export as the machine sees it.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct SeenExport {
     /// The interfaces that its names and globs choose now.
     pub(crate) interfaces: Vec<String>,
     /// What is behind its path, when that can be used.
-    pub(crate) backing: Option<Backing>,
+    pub(crate) backing: Option<BackingFacts>,
 }
 
 /// Whose words messages use for settings.
@@ -102,14 +102,14 @@ pub(crate) fn validate(config: &Config, interfaces: &[Interface], words: Words) 
         report: Report::default(),
     };
     for (index, export) in config.exports.iter().enumerate() {
-        let mut seen = Seen::default();
+        let mut seen = SeenExport::default();
         check.settings(index, export);
         seen.interfaces = check.interfaces(index, export, interfaces);
         seen.backing = check.backing(index, export);
         check.report.exports.push(seen);
     }
     check.shared_interfaces();
-    let identities: Vec<Option<Identity>> = check
+    let identities: Vec<Option<BackingIdentity>> = check
         .report
         .exports
         .iter()
@@ -131,7 +131,7 @@ pub(crate) fn contradictions(config: &Config, words: Words) -> Report {
     };
     for (index, export) in config.exports.iter().enumerate() {
         check.settings(index, export);
-        check.report.exports.push(Seen {
+        check.report.exports.push(SeenExport {
             // Two exports of one glob meet wherever it matches.
             interfaces: export.interfaces.clone(),
             backing: None,
@@ -303,7 +303,7 @@ impl Check<'_> {
     }
 
     /// An image in Ceph. That another client has its lock is no mistake: it may be the very xblade that serves it.
-    fn image(&mut self, index: usize, export: &ExportConfig) -> Result<Backing, (&'static str, String)> {
+    fn image(&mut self, index: usize, export: &ExportConfig) -> Result<BackingFacts, (&'static str, String)> {
         let (backing, owner) = backing::examine_image(export)?;
         if let Some(owner) = owner.filter(|_| !export.read_only) {
             let path = export.path.display();
@@ -321,7 +321,7 @@ impl Check<'_> {
         Ok(backing)
     }
 
-    fn backing(&mut self, index: usize, export: &ExportConfig) -> Option<Backing> {
+    fn backing(&mut self, index: usize, export: &ExportConfig) -> Option<BackingFacts> {
         let examined = match export.store {
             StoreKind::Rbd => self.image(index, export),
             _ => backing::examine(export),

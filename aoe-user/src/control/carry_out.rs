@@ -9,12 +9,12 @@ use tracing::{error, info, warn};
 use super::guard::caught;
 use super::open;
 use super::other_targets::{self, OtherTarget, Sought};
-use super::plan::{Action, ExportId, Level, PortId, Refusal, View};
+use super::plan::{ExportId, Level, PlanAction, PortId, PortPlan, Refusal};
 use super::port_thread::{PortEvent, PortHandle};
 use super::port_view::PortView;
 use super::state::StateDir;
 use super::supervisor::{Event, Supervisor};
-use super::tags::Tags;
+use super::tags::TagPlace;
 use crate::host::Interface;
 use crate::port::{Nic, Tuning};
 
@@ -23,69 +23,69 @@ const IN_FLIGHT_LIMIT: Duration = Duration::from_secs(5);
 
 impl Supervisor {
     /// Carries out one decision. Where that ends in a panic the plan hears that it failed, and tries it again in its time.
-    pub(super) fn carry_out(&mut self, action: &Action, now: Instant) {
+    pub(super) fn carry_out(&mut self, action: &PlanAction, now: Instant) {
         if let Err(reason) = caught(|| self.act(action)) {
             error!("{reason}");
             self.failed(action, reason, now);
         }
     }
 
-    fn failed(&mut self, action: &Action, reason: String, now: Instant) {
+    fn failed(&mut self, action: &PlanAction, reason: String, now: Instant) {
         match action {
-            Action::OpenState(..) => self.plan.state_failed(reason, now),
-            Action::OpenExport(id) => self.plan.export_failed(*id, reason, now),
-            Action::CloseExport(id) => self.plan.export_closed(*id, now),
-            Action::Examine(id) => self.plan.examined(*id, false, now),
-            Action::Search(port, asked) => self.plan.searched(port, asked, &Err(reason), now),
-            Action::OpenPort(id, ..) => {
+            PlanAction::OpenState(..) => self.plan.state_failed(reason, now),
+            PlanAction::OpenExport(id) => self.plan.export_failed(*id, reason, now),
+            PlanAction::CloseExport(id) => self.plan.export_closed(*id, now),
+            PlanAction::Examine(id) => self.plan.examined(*id, false, now),
+            PlanAction::Search(port, asked) => self.plan.searched(port, asked, &Err(reason), now),
+            PlanAction::OpenPort(id, ..) => {
                 self.ports.remove(id);
                 self.plan.port_failed(*id, reason, now);
             }
-            Action::ClosePort(id) => {
+            PlanAction::ClosePort(id) => {
                 self.ports.remove(id);
                 self.plan.port_closed(*id);
             }
-            Action::Look(group) => self.plan.group_looked(group, Err(reason), now),
-            Action::RunLock(run, _) => self.plan.lock_ended(*run, &Err(reason), now),
+            PlanAction::Look(group) => self.plan.group_looked(group, Err(reason), now),
+            PlanAction::RunLock(run, _) => self.plan.lock_ended(*run, &Err(reason), now),
             // Nobody waits for an end of these.
-            Action::Say(..)
-            | Action::Reconfigure(_)
-            | Action::ListLinks
-            | Action::Apply(..)
-            | Action::SetMac(..)
-            | Action::Announce(_)
-            | Action::AnnounceExport(_) => {}
+            PlanAction::Say(..)
+            | PlanAction::Reconfigure(_)
+            | PlanAction::ListLinks
+            | PlanAction::Apply(..)
+            | PlanAction::SetMac(..)
+            | PlanAction::Announce(_)
+            | PlanAction::AnnounceExport(_) => {}
         }
     }
 
-    fn act(&mut self, action: &Action) {
+    fn act(&mut self, action: &PlanAction) {
         #[cfg(test)]
         assert!(!(self.panics_in)(action), "on purpose, for a test");
         match action {
-            Action::Say(Level::Info, line) => info!("{line}"),
-            Action::Say(Level::Warn, line) => warn!("{line}"),
-            Action::Say(Level::Error, line) => error!("{line}"),
-            Action::OpenState(path, before) => {
+            PlanAction::Say(Level::Info, line) => info!("{line}"),
+            PlanAction::Say(Level::Warn, line) => warn!("{line}"),
+            PlanAction::Say(Level::Error, line) => error!("{line}"),
+            PlanAction::OpenState(path, before) => {
                 let (path, before) = (path.clone(), *before);
                 self.jobs.start(
                     move || Event::State(StateDir::open(&path, before).map_err(|error| error.to_string())),
                     |panic| Event::State(Err(panic)),
                 );
             }
-            Action::OpenExport(id) => self.open_export(*id),
-            Action::Reconfigure(id) => self.reconfigure(*id),
-            Action::CloseExport(id) => self.close_export(*id, IN_FLIGHT_LIMIT),
-            Action::Examine(id) => self.examine(*id),
-            Action::Search(port, asked) => self.search(port.clone(), asked.clone()),
-            Action::ListLinks => self.list_links = true,
-            Action::OpenPort(id, link, view) => self.open_port(*id, link, view),
-            Action::Apply(id, view) => self.with_port(*id, |port| port.apply(self.port_view(view))),
-            Action::SetMac(id, mac) => self.with_port(*id, |port| port.set_mac(*mac)),
-            Action::Announce(id) => self.with_port(*id, PortHandle::announce_all),
-            Action::AnnounceExport(id) => self.ports.values().for_each(|port| port.changed(*id, false)),
-            Action::ClosePort(id) => self.with_port(*id, PortHandle::close),
-            Action::Look(group) => self.look_for_owners(group),
-            Action::RunLock(run, config) => self.run_lock(*run, config),
+            PlanAction::OpenExport(id) => self.open_export(*id),
+            PlanAction::Reconfigure(id) => self.reconfigure(*id),
+            PlanAction::CloseExport(id) => self.close_export(*id, IN_FLIGHT_LIMIT),
+            PlanAction::Examine(id) => self.examine(*id),
+            PlanAction::Search(port, asked) => self.search(port.clone(), asked.clone()),
+            PlanAction::ListLinks => self.list_links = true,
+            PlanAction::OpenPort(id, link, view) => self.open_port(*id, link, view),
+            PlanAction::Apply(id, view) => self.with_port(*id, |port| port.apply(self.port_view(view))),
+            PlanAction::SetMac(id, mac) => self.with_port(*id, |port| port.set_mac(*mac)),
+            PlanAction::Announce(id) => self.with_port(*id, PortHandle::announce_all),
+            PlanAction::AnnounceExport(id) => self.ports.values().for_each(|port| port.changed(*id, false)),
+            PlanAction::ClosePort(id) => self.with_port(*id, PortHandle::close),
+            PlanAction::Look(group) => self.look_for_owners(group),
+            PlanAction::RunLock(run, config) => self.run_lock(*run, config),
         }
     }
 
@@ -180,7 +180,7 @@ impl Supervisor {
         });
     }
 
-    fn open_port(&mut self, id: PortId, link: &Interface, view: &View) {
+    fn open_port(&mut self, id: PortId, link: &Interface, view: &PortPlan) {
         let Some(nic) = Nic::of(link) else { return };
         let events = self.port_events.clone();
         // Fails only while the process ends.
@@ -195,7 +195,7 @@ impl Supervisor {
         }
     }
 
-    fn port_view(&self, view: &View) -> PortView {
+    fn port_view(&self, view: &PortPlan) -> PortView {
         let exports = view.exports.iter().filter_map(|(id, _)| self.exports.get(id));
         PortView {
             exports: exports.cloned().collect(),
@@ -217,7 +217,7 @@ fn look_around(
     index: u32,
     wanted: &[(ExportId, Sought)],
 ) -> (Result<HashMap<ExportId, String>, String>, Vec<String>) {
-    let tags = Tags::on(port, index);
+    let tags = TagPlace::on(port, index);
     let warning = |sought: &Sought| {
         Some(format!(
             "{}: {}",
@@ -249,7 +249,7 @@ fn look_around(
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use super::super::plan::State;
+    use super::super::plan::Progress;
     use super::*;
     use crate::config::{Config, ExportConfig};
 
@@ -281,10 +281,10 @@ mod tests {
             let (ports, _port_events) = tokio::sync::mpsc::unbounded_channel();
             let mut supervisor = Supervisor::new(ends, ports, Arc::default());
             supervisor.panics_in =
-                |action| matches!(action, Action::OpenExport(_)) && PANICS.load(Ordering::Relaxed);
+                |action| matches!(action, PlanAction::OpenExport(_)) && PANICS.load(Ordering::Relaxed);
             let now = Instant::now();
             let _image = serve_an_image(&mut supervisor, now);
-            let State::Failed { reason, next_try, .. } = supervisor.plan.status().exports[0].state.clone()
+            let Progress::Failed { reason, next_try, .. } = supervisor.plan.status().exports[0].state.clone()
             else {
                 panic!("{:?}", supervisor.plan.status());
             };
@@ -293,7 +293,7 @@ mod tests {
             supervisor.turn(next_try);
             let event = results.recv().await.expect("the job has an end");
             supervisor.handle(event, next_try);
-            assert_eq!(supervisor.plan.status().exports[0].state, State::Open);
+            assert_eq!(supervisor.plan.status().exports[0].state, Progress::Open);
         });
     }
 
@@ -315,7 +315,7 @@ mod tests {
             supervisor.changed(now);
             supervisor.handle(opened, now);
             let state = supervisor.plan.status().exports[0].state.clone();
-            let State::Failed { reason, .. } = &state else {
+            let Progress::Failed { reason, .. } = &state else {
                 panic!("{state:?}");
             };
             assert_eq!(reason, "another client has it");

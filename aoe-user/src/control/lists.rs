@@ -9,7 +9,7 @@ use crate::target::AccessList;
 
 /// One list in both forms.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Lists {
+pub(super) struct ListForms {
     /// Rights, for the engine.
     pub(crate) access: AccessList,
     /// Rates, for the filter; `None`: everyone.
@@ -20,14 +20,14 @@ pub(super) struct Lists {
 #[derive(Debug, Default)]
 pub(super) struct Made {
     /// By where the list lies; holding it keeps the place from being used again.
-    by_place: HashMap<usize, (Arc<[AccessEntry]>, Lists)>,
+    by_place: HashMap<usize, (Arc<[AccessEntry]>, ListForms)>,
 }
 
 impl Made {
     /// The list of a configuration.
-    pub(super) fn of(&mut self, entries: &Arc<[AccessEntry]>) -> Lists {
+    pub(super) fn of(&mut self, entries: &Arc<[AccessEntry]>) -> ListForms {
         if entries.is_empty() {
-            return Lists::default();
+            return ListForms::default();
         }
         let (_, lists) = self.by_place.entry(entries.as_ptr().addr()).or_insert_with(|| {
             let access = AccessList::new(entries.iter().map(|entry| (entry.mac, entry.access)));
@@ -37,7 +37,7 @@ impl Made {
                 .collect();
             (
                 Arc::clone(entries),
-                Lists {
+                ListForms {
                     access,
                     allow: Some(allow),
                 },

@@ -42,7 +42,7 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::host::{self, Interface};
 use api::reloads::{Reading, Settling};
-use api::socket::{self, Call};
+use api::socket::{self, ControlCall};
 use api::types::LogLines;
 use guard::guard;
 use links::Links;
@@ -130,7 +130,7 @@ struct Control {
     reading: Option<Reading>,
     next_reading: Reading,
     settling: Vec<Settling>,
-    calls: Option<mpsc::Receiver<Call>>,
+    calls: Option<mpsc::Receiver<ControlCall>>,
     notify: Notify,
 }
 
@@ -192,16 +192,16 @@ impl Control {
             };
             tokio::select! {
                 signal = self.signals.next() => match signal {
-                    signals::Event::Stop(name) => {
+                    signals::SignalEvent::Stop(name) => {
                         info!("{name}: finishing what is in flight");
                         return Ok(stop::PATIENCE);
                     }
-                    signals::Event::Quit => {
+                    signals::SignalEvent::Quit => {
                         warn!("SIGQUIT: ending at once");
                         return Ok(Duration::ZERO);
                     }
-                    signals::Event::Reload => drop(guard("reading the configuration", || self.reload())),
-                    signals::Event::Report => drop(guard("reporting", || self.supervisor.report())),
+                    signals::SignalEvent::Reload => drop(guard("reading the configuration", || self.reload())),
+                    signals::SignalEvent::Report => drop(guard("reporting", || self.supervisor.report())),
                 },
                 () = self.links.changed() => {
                     self.list_at.get_or_insert(Instant::now() + SETTLE);
@@ -355,7 +355,7 @@ impl Control {
 }
 
 /// Listens for the operator. A target without its socket serves all the same.
-fn listen(path: Option<&std::path::Path>) -> (Option<socket::Socket>, Option<mpsc::Receiver<Call>>) {
+fn listen(path: Option<&std::path::Path>) -> (Option<socket::Socket>, Option<mpsc::Receiver<ControlCall>>) {
     let listening = path.and_then(|path| {
         let listening = socket::listen(path);
         listening
@@ -365,7 +365,7 @@ fn listen(path: Option<&std::path::Path>) -> (Option<socket::Socket>, Option<mps
     listening.unzip()
 }
 
-async fn next_call(calls: &mut Option<mpsc::Receiver<Call>>) -> Option<Call> {
+async fn next_call(calls: &mut Option<mpsc::Receiver<ControlCall>>) -> Option<ControlCall> {
     match calls {
         Some(calls) => calls.recv().await,
         None => std::future::pending().await,

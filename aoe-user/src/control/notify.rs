@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use tracing::{debug, error};
 
-use super::plan::{Plan, State};
+use super::plan::{Plan, Progress};
 
 /// Least time between two looks at what to say.
 const STATUS_PACE: Duration = Duration::from_secs(1);
@@ -134,7 +134,7 @@ fn say(state: &[NotifyState<'_>]) {
 
 fn status(plan: &Plan) -> String {
     let status = plan.status();
-    let is_open = |state: &State| *state == State::Open;
+    let is_open = |state: &Progress| *state == Progress::Open;
     let exports = &status.exports;
     let ready = exports.iter().filter(|export| is_open(&export.state)).count();
     let ports: Vec<&str> = status

@@ -9,13 +9,13 @@ use anyhow::{Context, Result, anyhow};
 use indicatif::BinaryBytes;
 use parking_lot::Mutex;
 
-use super::lists::Lists;
+use super::lists::ListForms;
 use super::machines::{self, Disks};
 use super::notices::{Notices, Reporter};
 use super::other_targets::{Sought, tie::MODEL};
 use super::plan::ExportId;
 use super::state::image::{self, ImageKeeper};
-use super::state::{StateDir, StateError, StateKey};
+use super::state::{StateDir, StateDirError, StateKey};
 use super::store_options::store_options;
 use crate::config::{ExportConfig, OnLostWrite, Overlay};
 use crate::filter::{AllowList, ExportRule};
@@ -37,7 +37,7 @@ pub(super) struct Served {
     pub(crate) id: ExportId,
     pub(crate) revision: u64,
     pub(crate) config: Arc<ExportConfig>,
-    pub(crate) lists: Lists,
+    pub(crate) lists: ListForms,
     pub(crate) export: Arc<Export>,
     /// The machines' own disks, where each has one.
     pub(crate) disks: Option<Arc<Disks>>,
@@ -65,7 +65,7 @@ impl StateKeys {
     }
 
     /// Tells the directory, once.
-    fn tell(&self, state: &StateDir) -> Result<(), StateError> {
+    fn tell(&self, state: &StateDir) -> Result<(), StateDirError> {
         let mut told = self.told.lock();
         if !*told {
             state.set_exports(self.keys.clone())?;
@@ -83,7 +83,7 @@ pub(super) fn open(
     id: ExportId,
     revision: u64,
     config: Arc<ExportConfig>,
-    lists: Lists,
+    lists: ListForms,
     state: Option<(Arc<StateDir>, Arc<StateKeys>)>,
     takeover: Option<Takeover>,
     notices: &Arc<Notices>,
@@ -149,7 +149,7 @@ pub(super) fn open(
 fn open_disks(
     golden: Arc<CurrentGolden>,
     losses: Losses,
-    settings: machines::Settings,
+    settings: machines::MachineSettings,
     observer: Arc<Reporter>,
 ) -> Result<Arc<Disks>> {
     Disks::open(machines::Start {
@@ -249,7 +249,7 @@ fn known_losses(config: &ExportConfig, key: StateKey, state: Arc<StateDir>) -> L
 
 impl Served {
     /// The same export under another configuration that has the same store.
-    pub(super) fn reconfigured(&self, revision: u64, config: Arc<ExportConfig>, lists: Lists) -> Served {
+    pub(super) fn reconfigured(&self, revision: u64, config: Arc<ExportConfig>, lists: ListForms) -> Served {
         let export = self.export.reconfigured(options(&config, &lists));
         if let Some(disks) = &self.disks {
             disks.configure(settings(&config, &lists));
@@ -387,14 +387,14 @@ fn serial(config: &ExportConfig) -> String {
 }
 
 /// What the machines' disks are made by.
-pub(super) fn settings(config: &Arc<ExportConfig>, lists: &Lists) -> machines::Settings {
-    machines::Settings {
+pub(super) fn settings(config: &Arc<ExportConfig>, lists: &ListForms) -> machines::MachineSettings {
+    machines::MachineSettings {
         config: Arc::clone(config),
         options: options(config, lists),
     }
 }
 
-fn options(config: &ExportConfig, lists: &Lists) -> Options {
+fn options(config: &ExportConfig, lists: &ListForms) -> Options {
     let address = Address {
         shelf: config.shelf,
         slot: config.slot,

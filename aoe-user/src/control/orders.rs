@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::open::Served;
-use super::plan::{ExportStatus, State};
+use super::plan::{ExportStatus, Progress};
 use super::state::StateKey;
-use super::state::operator::Action;
+use super::state::operator::OperatorAction;
 use super::supervisor::{Event, Supervisor};
 use crate::config::ExportConfig;
 
@@ -44,13 +44,13 @@ impl Supervisor {
     }
 
     /// Has the operator's orders carried out.
-    pub(super) fn obey(&mut self, orders: Vec<(StateKey, Action)>, now: Instant) {
+    pub(super) fn obey(&mut self, orders: Vec<(StateKey, OperatorAction)>, now: Instant) {
         self.heard_operator = Some(now);
         let Some(state) = self.state.clone().filter(|_| !orders.is_empty()) else {
             return;
         };
         let status = self.plan.status().exports;
-        let ways: Vec<(StateKey, Action, Way)> = orders
+        let ways: Vec<(StateKey, OperatorAction, Way)> = orders
             .into_iter()
             .map(|(key, action)| {
                 let way = self.way(&key, &status);
@@ -79,12 +79,12 @@ impl Supervisor {
     }
 
     /// What was decided may be what an export waited for.
-    pub(super) fn obeyed(&mut self, done: &[(StateKey, Action)], now: Instant) {
+    pub(super) fn obeyed(&mut self, done: &[(StateKey, OperatorAction)], now: Instant) {
         let is_meant = |config: &ExportConfig| done.iter().any(|(key, _)| *key == StateKey::from(config));
         self.plan.try_again(is_meant, now);
         for served in self.exports.values() {
             let key = StateKey::from(&*served.config);
-            if done.contains(&(key, Action::AcceptLostWrites)) {
+            if done.contains(&(key, OperatorAction::AcceptLostWrites)) {
                 // It was being opened meanwhile, with the loss.
                 served.export.store().accept_lost_writes();
             }
@@ -102,14 +102,14 @@ impl Supervisor {
         let mut way = Way::InDirectory;
         for export in own {
             match &export.state {
-                State::Open | State::Waiting(_) => return Way::Later,
-                State::Standby(what) => {
+                Progress::Open | Progress::Waiting(_) => return Way::Later,
+                Progress::Standby(what) => {
                     way = Way::Refused(format!(
                         "{} is not served here ({what}): ask the gateway that serves it",
                         export.address
                     ));
                 }
-                State::Failed { .. } => {}
+                Progress::Failed { .. } => {}
             }
         }
         way
@@ -125,7 +125,7 @@ mod tests {
     use crate::control::state::operator::{Parts, ask};
     use crate::control::state::{Before, StateDir};
 
-    const CLEAR: Action = Action::Clear(Parts::ALL);
+    const CLEAR: OperatorAction = OperatorAction::Clear(Parts::ALL);
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
         set("new");
         // By a job that was started before the first one came to it.
         state.obey_in_service(&key, &CLEAR, &served.export, None);
-        state.obey_in_service(&key, &Action::AcceptLostWrites, &served.export, None);
+        state.obey_in_service(&key, &OperatorAction::AcceptLostWrites, &served.export, None);
         assert_eq!(&served.export.persistent().string[..], b"new");
         assert!(!temp.path().join("state/1.1.answer").exists());
     }

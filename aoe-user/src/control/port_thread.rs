@@ -11,10 +11,10 @@ use tracing::{error, info, warn};
 use super::denied::{DeniedReport, DeniedSource};
 use super::guard::caught;
 use super::other_targets::OtherTarget;
-use super::other_targets::watch::Watch;
+use super::other_targets::watch::TargetWatch;
 use super::plan::ExportId;
 use super::port_view::PortView;
-use super::port_wishes::{About, Shared, Wishes};
+use super::port_wishes::{About, PortShared, PortWishes};
 use crate::filter::Rules;
 use crate::metrics::Registry;
 use crate::port::{Alarm, Nic, Port, PortError, PortOptions};
@@ -46,7 +46,7 @@ pub(super) enum PortEvent {
 #[derive(Debug)]
 pub(super) struct PortHandle {
     pub(crate) name: String,
-    shared: Arc<Shared>,
+    shared: Arc<PortShared>,
 }
 
 impl PortHandle {
@@ -60,7 +60,7 @@ impl PortHandle {
         metrics: Arc<Registry>,
         report: impl Fn(PortEvent) + Send + 'static,
     ) -> std::io::Result<PortHandle> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(PortShared::default());
         let (name, theirs) = (nic.name.clone(), Arc::clone(&shared));
         std::thread::Builder::new()
             .name(format!("port {name}"))
@@ -121,7 +121,7 @@ impl PortHandle {
         }
     }
 
-    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+    fn wish(&self, change: impl FnOnce(&mut PortWishes)) {
         self.shared.wish(change);
     }
 }
@@ -134,13 +134,13 @@ struct Running<'a> {
     view: PortView,
     by_id: HashMap<ExportId, Arc<Export>>,
     /// Listens for other targets; `None` where the system gave no thread.
-    watch: Option<Watch>,
+    watch: Option<TargetWatch>,
     denied: DeniedReport,
     /// When rules were changed because of masks.
     rules_made: Option<Instant>,
     /// When the port was opened again because a worker had panicked.
     reopened: Option<Instant>,
-    shared: &'a Shared,
+    shared: &'a PortShared,
 }
 
 /// Opens the port of a view. Keeps nothing of the view: an export closes only when nobody holds it any more.
@@ -148,7 +148,7 @@ fn open(
     nic: &Nic,
     view: &PortView,
     metrics: &Arc<Registry>,
-    shared: &Arc<Shared>,
+    shared: &Arc<PortShared>,
 ) -> Result<Port, PortError> {
     let options = PortOptions {
         mode: view.mode,
@@ -168,7 +168,7 @@ fn run(
     nic: &Nic,
     view: PortView,
     metrics: &Arc<Registry>,
-    shared: &Arc<Shared>,
+    shared: &Arc<PortShared>,
     report: &dyn Fn(PortEvent),
 ) -> PortEvent {
     let port = match open(nic, &view, metrics, shared) {
@@ -181,7 +181,7 @@ fn run(
         nic: nic.clone(),
         port,
         by_id: view.by_id(),
-        watch: Watch::start(&nic.name, view.sought(), lost(shared))
+        watch: TargetWatch::start(&nic.name, view.sought(), lost(shared))
             .inspect_err(|error| warn!("{}: cannot listen for other targets: {error}", nic.name))
             .ok(),
         view: PortView {
@@ -228,7 +228,7 @@ impl Running<'_> {
     }
 
     /// Waits for wishes until the tick.
-    fn wait(&self, tick: Instant) -> Wishes {
+    fn wait(&self, tick: Instant) -> PortWishes {
         let mut wishes = self.shared.wishes.lock();
         while wishes.is_empty() {
             if self.shared.wake.wait_until(&mut wishes, tick).timed_out() {
@@ -240,7 +240,7 @@ impl Running<'_> {
 
     /// # Errors
     /// Why the port had to be closed.
-    fn fulfil(&mut self, wishes: Wishes, report: &dyn Fn(PortEvent)) -> Result<(), String> {
+    fn fulfil(&mut self, wishes: PortWishes, report: &dyn Fn(PortEvent)) -> Result<(), String> {
         if let Some(mac) = wishes.mac {
             self.nic.mac = mac;
             self.tell_about();
@@ -445,7 +445,7 @@ impl Running<'_> {
 }
 
 /// Wishes told what is to be left to others.
-fn lost(shared: &Arc<Shared>) -> impl Fn(OtherTarget) + Send + Sync + 'static {
+fn lost(shared: &Arc<PortShared>) -> impl Fn(OtherTarget) + Send + Sync + 'static {
     let shared = Arc::downgrade(shared);
     move |other| {
         if let Some(shared) = shared.upgrade() {

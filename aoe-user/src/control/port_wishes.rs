@@ -13,8 +13,8 @@ use crate::port::QueueRelease;
 
 /// What control and the thread of a port both see.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
-    pub(crate) wishes: Mutex<Wishes>,
+pub(super) struct PortShared {
+    pub(crate) wishes: Mutex<PortWishes>,
     pub(crate) wake: Condvar,
     /// Frees the queues of workers that hang.
     pub(crate) queues: Mutex<Vec<QueueRelease>>,
@@ -32,7 +32,7 @@ pub(super) struct About {
 
 /// What control wants and the thread has not done yet.
 #[derive(Debug, Default)]
-pub(super) struct Wishes {
+pub(super) struct PortWishes {
     pub(crate) view: Option<PortView>,
     pub(crate) mac: Option<Mac>,
     /// Masks changed: the rules are made anew.
@@ -47,7 +47,7 @@ pub(super) struct Wishes {
     pub(crate) close: bool,
 }
 
-impl Wishes {
+impl PortWishes {
     /// Nothing is wished.
     pub(super) fn is_empty(&self) -> bool {
         self.view.is_none()
@@ -58,9 +58,9 @@ impl Wishes {
     }
 }
 
-impl Shared {
+impl PortShared {
     /// Wishes something, and wakes the thread.
-    pub(super) fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+    pub(super) fn wish(&self, change: impl FnOnce(&mut PortWishes)) {
         change(&mut self.wishes.lock());
         self.wake.notify_one();
     }

@@ -57,7 +57,7 @@ impl Blocked {
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum SignalEvent {
     /// Finish what is under way and end (SIGTERM, SIGINT).
     Stop(&'static str),
     /// End now (SIGQUIT).
@@ -98,14 +98,14 @@ impl Signals {
     }
 
     /// The next signal.
-    pub(super) async fn next(&mut self) -> Event {
+    pub(super) async fn next(&mut self) -> SignalEvent {
         tokio::select! {
             biased;
-            _ = self.quit.recv() => Event::Quit,
-            _ = self.terminate.recv() => Event::Stop("SIGTERM"),
-            _ = self.interrupt.recv() => Event::Stop("SIGINT"),
-            _ = self.hangup.recv() => Event::Reload,
-            _ = self.report.recv() => Event::Report,
+            _ = self.quit.recv() => SignalEvent::Quit,
+            _ = self.terminate.recv() => SignalEvent::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => SignalEvent::Stop("SIGINT"),
+            _ = self.hangup.recv() => SignalEvent::Reload,
+            _ = self.report.recv() => SignalEvent::Report,
         }
     }
 }

@@ -32,20 +32,20 @@ use crate::store::{CompletionQueue, QueueHandle, Token};
 use crate::target::{Address, DynStateStore, Persistent};
 pub use before::Before;
 use engine::StateStore;
-use files::Found;
+use files::FoundFile;
 use format::{Contents, FormatError};
-use index::{Index, Kept};
+use index::{Index, IndexFound};
 use key::OldName;
 pub use key::StateKey;
 pub(crate) use load::Shut;
 use told::completes;
-use writer::{Medium, Writer};
+use writer::{Medium, StateWriter};
 
 const EXTENSION: &str = "state";
 
 /// A state directory or a file in it that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub enum StateDirError {
     /// A system call failed.
     #[error("cannot {what} {}", path.display())]
     Io {
@@ -84,9 +84,9 @@ pub enum StateError {
     },
 }
 
-impl StateError {
-    fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StateError + 'a {
-        move |source| StateError::Io {
+impl StateDirError {
+    fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StateDirError + 'a {
+        move |source| StateDirError::Io {
             what,
             path: path.to_owned(),
             source,
@@ -98,7 +98,7 @@ impl StateError {
 #[derive(Debug)]
 pub struct StateDir {
     files: Arc<Files>,
-    writer: Writer,
+    writer: StateWriter,
     /// Every export of the configuration, to see who else may own a file of an earlier release.
     configured: Mutex<Vec<StateKey>>,
     /// Files whose names only earlier releases gave.
@@ -114,18 +114,18 @@ impl StateDir {
     ///
     /// # Errors
     /// When it cannot be made or written, another process uses it, or it is empty and must not be.
-    pub fn open(path: &Path, before: Before) -> Result<Arc<StateDir>, StateError> {
+    pub fn open(path: &Path, before: Before) -> Result<Arc<StateDir>, StateDirError> {
         if before == Before::Used && before::is_unused(path)? {
-            return Err(StateError::Empty {
+            return Err(StateDirError::Empty {
                 path: path.to_owned(),
             });
         }
-        files::make_durably(path).map_err(StateError::io("make the state directory", path))?;
+        files::make_durably(path).map_err(StateDirError::io("make the state directory", path))?;
         let lock = files::lock(path)?;
         claim::remove_left(path)?;
         let files = Arc::new(Files::open(path)?);
-        let writer = Writer::start("xblade-state", Arc::clone(&files))
-            .map_err(StateError::io("start a thread for", path))?;
+        let writer = StateWriter::start("xblade-state", Arc::clone(&files))
+            .map_err(StateDirError::io("start a thread for", path))?;
         let dir = StateDir {
             old: Mutex::new(old_names(path)?),
             files,
@@ -141,12 +141,12 @@ impl StateDir {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub(crate) fn set_exports(&self, keys: Vec<StateKey>) -> Result<(), StateError> {
+    pub(crate) fn set_exports(&self, keys: Vec<StateKey>) -> Result<(), StateDirError> {
         *self.configured.lock() = keys;
         self.look_for_old_names()
     }
 
-    fn look_for_old_names(&self) -> Result<(), StateError> {
+    fn look_for_old_names(&self) -> Result<(), StateDirError> {
         *self.old.lock() = old_names(&self.files.dir)?;
         Ok(())
     }
@@ -168,7 +168,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn store(&self, key: &StateKey, state: &Persistent) -> Result<(), StateError> {
+    pub fn store(&self, key: &StateKey, state: &Persistent) -> Result<(), StateDirError> {
         self.files.store(key, state)
     }
 }
@@ -199,11 +199,11 @@ struct IndexFile {
 }
 
 impl Files {
-    fn open(dir: &Path) -> Result<Files, StateError> {
+    fn open(dir: &Path) -> Result<Files, StateDirError> {
         let (index, is_stored) = match index::read(dir)? {
-            Kept::Index(index) => (index, true),
-            Kept::Absent => (rebuilt(dir, None)?, false),
-            Kept::Unusable(reason) => {
+            IndexFound::Index(index) => (index, true),
+            IndexFound::Absent => (rebuilt(dir, None)?, false),
+            IndexFound::Unusable(reason) => {
                 files::move_aside(&dir.join(index::FILE), "damaged")?;
                 (rebuilt(dir, Some(&reason))?, false)
             }
@@ -272,12 +272,12 @@ impl Files {
         index.index.taken_over.iter().find(is_own).cloned()
     }
 
-    fn store(&self, key: &StateKey, state: &Persistent) -> Result<(), StateError> {
+    fn store(&self, key: &StateKey, state: &Persistent) -> Result<(), StateDirError> {
         let result = self
             .store_all(&[(key, state)])
             .pop()
             .expect("one result for each");
-        result.map_err(StateError::io("write", &self.path(key)))
+        result.map_err(StateDirError::io("write", &self.path(key)))
     }
 
     /// Puts states on the medium; one result for each.
@@ -323,7 +323,7 @@ impl Medium for Arc<Files> {
 /// An index for a directory that has none which can be used: from its files.
 ///
 /// A directory without any file of this release is new or comes from an earlier one, which kept no index: nothing was lost.
-fn rebuilt(dir: &Path, damage: Option<&str>) -> Result<Index, StateError> {
+fn rebuilt(dir: &Path, damage: Option<&str>) -> Result<Index, StateDirError> {
     let mut index = Index {
         complete: damage.is_none(),
         exports: Default::default(),
@@ -362,8 +362,8 @@ fn rebuilt(dir: &Path, damage: Option<&str>) -> Result<Index, StateError> {
 }
 
 /// Files of the directory by name.
-fn names_in(dir: &Path) -> Result<Vec<(PathBuf, String)>, StateError> {
-    let failed = || StateError::io("read the state directory", dir);
+fn names_in(dir: &Path) -> Result<Vec<(PathBuf, String)>, StateDirError> {
+    let failed = || StateDirError::io("read the state directory", dir);
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed())? {
         let entry = entry.map_err(failed())?;
@@ -376,7 +376,7 @@ fn names_in(dir: &Path) -> Result<Vec<(PathBuf, String)>, StateError> {
 }
 
 /// State files whose names say that an earlier release made them.
-fn old_names(dir: &Path) -> Result<Vec<(String, OldName)>, StateError> {
+fn old_names(dir: &Path) -> Result<Vec<(String, OldName)>, StateDirError> {
     let old = |(_, name): (PathBuf, String)| {
         let name = name.strip_suffix(".state")?;
         let old = name.contains('@').then(|| OldName::parse(name))??;
@@ -407,10 +407,10 @@ impl std::fmt::Display for ReadError {
 
 fn read(path: &Path) -> Result<Contents, ReadError> {
     match files::read(path, format::FILE_BYTES_MAX) {
-        Found::Absent => Err(ReadError::Absent),
-        Found::NoFile(reason) => Err(ReadError::Damaged(reason)),
-        Found::Failed(error) => Err(ReadError::Io(error)),
-        Found::Bytes(bytes) => format::decode(&bytes).map_err(|error| match error {
+        FoundFile::Absent => Err(ReadError::Absent),
+        FoundFile::NoFile(reason) => Err(ReadError::Damaged(reason)),
+        FoundFile::Failed(error) => Err(ReadError::Io(error)),
+        FoundFile::Bytes(bytes) => format::decode(&bytes).map_err(|error| match error {
             FormatError::Damaged(reason) => ReadError::Damaged(reason),
             newer @ FormatError::Newer { .. } => ReadError::Newer(newer.to_string()),
         }),
@@ -419,7 +419,7 @@ fn read(path: &Path) -> Result<Contents, ReadError> {
 
 /// A state file as [`list`] finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct StateEntry {
     /// Its name without the extension: a [`StateKey`], or what an earlier release made.
     pub(crate) name: String,
     /// The state, or why there is none.
@@ -431,12 +431,12 @@ pub(crate) struct Entry {
 ///
 /// # Errors
 /// When the directory cannot be read. A file that cannot be read is an entry with its reason.
-pub(crate) fn list(dir: &Path) -> Result<Vec<Entry>, StateError> {
+pub(crate) fn list(dir: &Path) -> Result<Vec<StateEntry>, StateDirError> {
     let listed = match index::read(dir)? {
-        Kept::Index(index) => index.exports,
-        Kept::Absent | Kept::Unusable(_) => Default::default(),
+        IndexFound::Index(index) => index.exports,
+        IndexFound::Absent | IndexFound::Unusable(_) => Default::default(),
     };
-    let mut found: Vec<Entry> = Vec::new();
+    let mut found: Vec<StateEntry> = Vec::new();
     for (path, name) in names_in(dir)? {
         let Some(name) = name.strip_suffix(".state") else {
             continue;
@@ -450,7 +450,7 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<Entry>, StateError> {
                 .map(|contents| contents.state)
                 .map_err(|error| error.to_string()),
         };
-        found.push(Entry {
+        found.push(StateEntry {
             name: name.to_owned(),
             state,
         });
@@ -459,7 +459,7 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<Entry>, StateError> {
         let name = key.to_string();
         if !found.iter().any(|entry| entry.name == name) {
             let state = Err("its file is gone".to_owned());
-            found.push(Entry { name, state });
+            found.push(StateEntry { name, state });
         }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));

@@ -87,12 +87,12 @@ impl Stop {
                 .min(self.end);
             tokio::select! {
                 signal = self.signals.next() => match signal {
-                    signals::Event::Stop(name) => {
+                    signals::SignalEvent::Stop(name) => {
                         warn!("{name} again: ending at once");
                         self.end = now;
                     }
-                    signals::Event::Quit => self.end = now,
-                    signals::Event::Reload | signals::Event::Report => {}
+                    signals::SignalEvent::Quit => self.end = now,
+                    signals::SignalEvent::Reload | signals::SignalEvent::Report => {}
                 },
                 Some((id, event)) = self.port_events.recv() => {
                     if matches!(event, PortEvent::Closed | PortEvent::Failed(_)) {

@@ -20,7 +20,7 @@ use super::open::{Served, StateKeys};
 use super::pauses::Pauses;
 use super::plan::{ExportId, LockRun, Plan, PortId, Refusal};
 use super::port_thread::{PortEvent, PortHandle};
-use super::state::operator::Action as Order;
+use super::state::operator::OperatorAction as LoadOrder;
 use super::state::{StateDir, StateKey};
 use crate::config::{Config, Vlan};
 use crate::dump::Hub;
@@ -52,9 +52,9 @@ pub(super) enum Event {
     /// What came of running the program of a failover group.
     Locked(LockRun, Result<(), String>),
     /// What `xblade state` asks for.
-    Orders(Vec<(StateKey, Order)>),
+    Orders(Vec<(StateKey, LoadOrder)>),
     /// It was carried out for these, which are not in service.
-    Obeyed(Vec<(StateKey, Order)>),
+    Obeyed(Vec<(StateKey, LoadOrder)>),
     Port(PortId, PortEvent),
     /// What came of a request to pause, by its number.
     Paused(u64, Result<(), String>),
@@ -107,7 +107,7 @@ pub(super) struct Supervisor {
     pub(super) list_links: bool,
     /// Which actions panic.
     #[cfg(test)]
-    pub(super) panics_in: fn(&super::plan::Action) -> bool,
+    pub(super) panics_in: fn(&super::plan::PlanAction) -> bool,
 }
 
 impl Supervisor {
@@ -282,7 +282,7 @@ impl Supervisor {
     /// Logs what is served, what is not and why, and what was counted.
     pub(super) fn report(&self) {
         let status = self.plan.status();
-        let is_open = |state: &super::plan::State| *state == super::plan::State::Open;
+        let is_open = |state: &super::plan::Progress| *state == super::plan::Progress::Open;
         let open = status
             .exports
             .iter()

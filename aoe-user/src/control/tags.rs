@@ -12,7 +12,7 @@ const STACKED: [&str; 6] = ["bond", "team", "bridge", "macvlan", "macvtap", "ipv
 
 /// Where the tags of received frames are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tags {
+pub(crate) enum TagPlace {
     /// In the frame.
     InFrame,
     /// Beside it, because the NIC takes them out.
@@ -23,22 +23,22 @@ pub(crate) enum Tags {
     SenderDecides,
 }
 
-impl Tags {
+impl TagPlace {
     /// By the kind of a virtual device and the offloads that are on; `None` where the kernel tells neither.
-    pub(crate) fn of(kind: Option<&str>, offloads: Option<&[String]>) -> Option<Tags> {
+    pub(crate) fn of(kind: Option<&str>, offloads: Option<&[String]>) -> Option<TagPlace> {
         match kind {
-            Some("veth") => Some(Tags::SenderDecides),
-            Some(kind) if STACKED.contains(&kind) => Some(Tags::StrippedBelow),
-            _ if offloads?.iter().any(|on| on == STRIPS_TAGS) => Some(Tags::StrippedByNic),
-            _ => Some(Tags::InFrame),
+            Some("veth") => Some(TagPlace::SenderDecides),
+            Some(kind) if STACKED.contains(&kind) => Some(TagPlace::StrippedBelow),
+            _ if offloads?.iter().any(|on| on == STRIPS_TAGS) => Some(TagPlace::StrippedByNic),
+            _ => Some(TagPlace::InFrame),
         }
     }
 
     /// Of an interface that is there.
-    pub(crate) fn on(interface: &str, index: u32) -> Option<Tags> {
+    pub(crate) fn on(interface: &str, index: u32) -> Option<TagPlace> {
         let kind = kind(interface);
         let on = offloads(index).map(|(on, _)| on);
-        Tags::of(kind.as_deref(), on.as_deref())
+        TagPlace::of(kind.as_deref(), on.as_deref())
     }
 
     /// Why an export of this VLAN rule cannot be served there, and what to do.
@@ -57,12 +57,12 @@ impl Tags {
             Vlan::Untagged | Vlan::Any => "export it untagged on VLAN devices".to_owned(),
         };
         match self {
-            Tags::InFrame | Tags::SenderDecides => None,
-            Tags::StrippedByNic => Some(format!(
+            TagPlace::InFrame | TagPlace::SenderDecides => None,
+            TagPlace::StrippedByNic => Some(format!(
                 "{what}, because the NIC takes the tags out: `ethtool -K {interface} rxvlan off`, or {}",
                 device()
             )),
-            Tags::StrippedBelow => Some(format!(
+            TagPlace::StrippedBelow => Some(format!(
                 "{what}, because it stands on other interfaces: {}",
                 device()
             )),
@@ -72,11 +72,11 @@ impl Tags {
     /// What the operator should know of exports that are served.
     pub(crate) fn warning(self, interface: &str, vlan: Vlan) -> Option<String> {
         match (self, vlan) {
-            (Tags::SenderDecides, Vlan::Id(_) | Vlan::Any) => Some(format!(
+            (TagPlace::SenderDecides, Vlan::Id(_) | Vlan::Any) => Some(format!(
                 "{interface} is a veth: tags reach XDP only if the other end puts them into the frame; where frames come from a \
                  VLAN device there, `ethtool -K PEER txvlan off` on it (rxvlan here changes nothing)"
             )),
-            (Tags::StrippedByNic | Tags::StrippedBelow, Vlan::Untagged)
+            (TagPlace::StrippedByNic | TagPlace::StrippedBelow, Vlan::Untagged)
                 if !vlan_devices(interface).is_empty() =>
             {
                 Some(format!(
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn exports_in_vlans_are_refused_where_tags_do_not_reach_xdp() {
         let strips = [STRIPS_TAGS.to_owned()];
-        let of = |kind, on: &[String]| Tags::of(kind, Some(on)).unwrap();
+        let of = |kind, on: &[String]| TagPlace::of(kind, Some(on)).unwrap();
         for (kind, on, expected) in [
             (None, &strips[..], Some("`ethtool -K eth1 rxvlan off`")),
             (
@@ -117,7 +117,7 @@ mod tests {
             }
             assert_eq!(tags.refusal("eth1", Vlan::Any).is_some(), expected.is_some());
         }
-        assert_eq!(Tags::of(None, None), None);
+        assert_eq!(TagPlace::of(None, None), None);
         assert!(
             of(Some("veth"), &[])
                 .warning("eth1", Vlan::Id(5))

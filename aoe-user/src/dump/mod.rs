@@ -26,7 +26,7 @@ const READERS_MAX: usize = 4;
 type Choice = Box<dyn Fn(u16, u8) -> bool + Send + Sync>;
 
 /// What somebody wants to see.
-pub(crate) struct Wanted {
+pub(crate) struct DumpWanted {
     /// On these interfaces; none: on all.
     pub(crate) interfaces: Vec<String>,
     /// Of these exports, and whatever is for every shelf or slot; `None`: of all.
@@ -35,7 +35,7 @@ pub(crate) struct Wanted {
     pub(crate) frame_bytes: u32,
 }
 
-impl fmt::Debug for Wanted {
+impl fmt::Debug for DumpWanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wanted")
             .field("interfaces", &self.interfaces)
@@ -56,7 +56,7 @@ struct Source {
 /// One reader.
 #[derive(Debug)]
 struct Reader {
-    wanted: Wanted,
+    wanted: DumpWanted,
     /// Rings that its thread has not taken over yet.
     new_sources: Mutex<Vec<Source>>,
 }
@@ -74,7 +74,7 @@ impl Hub {
     ///
     /// # Errors
     /// When there are as many readers as there may be.
-    pub(crate) fn start(self: &Arc<Hub>, wanted: Wanted) -> Result<Session, String> {
+    pub(crate) fn start(self: &Arc<Hub>, wanted: DumpWanted) -> Result<DumpSession, String> {
         let mut readers = self.readers.lock();
         if readers.len() >= READERS_MAX {
             return Err(format!(
@@ -87,7 +87,7 @@ impl Hub {
         });
         readers.push(Arc::clone(&reader));
         self.changes.fetch_add(1, Ordering::Release);
-        Ok(Session {
+        Ok(DumpSession {
             hub: Arc::clone(self),
             reader,
         })
@@ -96,12 +96,12 @@ impl Hub {
 
 /// A reader that workers know of.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct DumpSession {
     hub: Arc<Hub>,
     reader: Arc<Reader>,
 }
 
-impl Drop for Session {
+impl Drop for DumpSession {
     fn drop(&mut self) {
         let mut readers = self.hub.readers.lock();
         readers.retain(|reader| !Arc::ptr_eq(reader, &self.reader));

@@ -2,7 +2,7 @@
 //!
 //! Written by hand: the crates for it are release candidates or cannot write nanoseconds, and this is four blocks of plain fields.
 
-use super::record::{Direction, Head};
+use super::record::{FrameDirection, FrameHead};
 
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
@@ -90,10 +90,16 @@ pub(super) fn interface(to: &mut Vec<u8>, name: &str, frame_bytes: u32) {
 }
 
 /// A frame, at this time since 1970.
-pub(super) fn frame(to: &mut Vec<u8>, (interface, queue): (u32, u32), ns: u64, head: &Head, bytes: &[u8]) {
+pub(super) fn frame(
+    to: &mut Vec<u8>,
+    (interface, queue): (u32, u32),
+    ns: u64,
+    head: &FrameHead,
+    bytes: &[u8],
+) {
     let direction: u32 = match head.direction {
-        Direction::Received => 1,
-        Direction::Sent => 2,
+        FrameDirection::Received => 1,
+        FrameDirection::Sent => 2,
     };
     let block = Block::new(to, FRAME)
         .u32(interface)

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aoe_common::wire::{aoe, eth};
 use rtrb::{Producer, RingBuffer};
 
-use super::record::{Direction, Head, put};
+use super::record::{FrameDirection, FrameHead, put};
 use super::{Hub, Reader, Source};
 
 /// Bytes that one worker keeps for one reader: what a 100 Gbit/s port receives in a third of a millisecond, and all headers of 50 000 frames.
@@ -101,22 +101,22 @@ impl Tap {
 
     /// A frame was received at this time of `CLOCK_MONOTONIC`.
     pub(crate) fn received(&mut self, ns: u64, pieces: &[&[u8]]) {
-        self.keep(Direction::Received, ns, pieces);
+        self.keep(FrameDirection::Received, ns, pieces);
     }
 
     /// A frame is about to be sent.
     pub(crate) fn sent(&mut self, ns: u64, pieces: &[&[u8]]) {
-        self.keep(Direction::Sent, ns, pieces);
+        self.keep(FrameDirection::Sent, ns, pieces);
     }
 
-    fn keep(&mut self, direction: Direction, ns: u64, pieces: &[&[u8]]) {
+    fn keep(&mut self, direction: FrameDirection, ns: u64, pieces: &[&[u8]]) {
         let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
         let frame_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let address = address(pieces);
         for sink in &mut self.sinks {
             sink.keep(
                 address,
-                Head {
+                FrameHead {
                     ns,
                     frame_bytes,
                     kept_bytes: frame_bytes.min(sink.reader.wanted.frame_bytes),
@@ -130,7 +130,7 @@ impl Tap {
 }
 
 impl Sink {
-    fn keep(&mut self, address: Option<(u16, u8)>, head: Head, pieces: &[&[u8]]) {
+    fn keep(&mut self, address: Option<(u16, u8)>, head: FrameHead, pieces: &[&[u8]]) {
         if !self.wants(address) {
             return;
         }

@@ -22,8 +22,8 @@ fn frame(shelf: u16, slot: u8, tags: usize, data: usize) -> Vec<u8> {
     frame
 }
 
-fn wanted() -> Wanted {
-    Wanted {
+fn wanted() -> DumpWanted {
+    DumpWanted {
         interfaces: Vec::new(),
         exports: None,
         frame_bytes: u32::MAX,
@@ -67,7 +67,7 @@ fn frames_come_with_their_interface_direction_and_length() {
     let hub = Arc::new(Hub::default());
     let (mut here, there) = UnixStream::pair().unwrap();
     let session = hub
-        .start(Wanted {
+        .start(DumpWanted {
             frame_bytes: 40,
             ..wanted()
         })
@@ -98,7 +98,7 @@ fn only_what_is_wanted_is_kept() {
     let hub = Arc::new(Hub::default());
     let (mut here, there) = UnixStream::pair().unwrap();
     let session = hub
-        .start(Wanted {
+        .start(DumpWanted {
             interfaces: vec!["eth1".into()],
             exports: Some(Box::new(|shelf, slot| (shelf, slot) == (1, 2))),
             ..wanted()

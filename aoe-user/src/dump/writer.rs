@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::record::{Head, take};
-use super::{Session, Source, pcapng};
+use super::record::{FrameHead, take};
+use super::{DumpSession, Source, pcapng};
 use crate::host::clock;
 
 /// How long to wait before the next look at the rings: where there was nothing, and where there was something.
@@ -32,7 +32,7 @@ const NICE: i32 = 10;
 ///
 /// # Errors
 /// When the system gives no thread.
-pub(crate) fn send(session: Session, to: UnixStream) -> io::Result<()> {
+pub(crate) fn send(session: DumpSession, to: UnixStream) -> io::Result<()> {
     to.set_nonblocking(false)?;
     to.set_write_timeout(Some(PATIENCE))?;
     let thread = std::thread::Builder::new().name("dump".into());
@@ -65,7 +65,7 @@ struct Interface {
 }
 
 struct Writer {
-    session: Session,
+    session: DumpSession,
     to: UnixStream,
     sources: Vec<Source>,
     interfaces: BTreeMap<Arc<str>, Interface>,
@@ -75,7 +75,7 @@ struct Writer {
 
 /// A frame on its way.
 struct Taken {
-    head: Head,
+    head: FrameHead,
     bytes: Vec<u8>,
     place: (u32, u32),
 }

@@ -29,7 +29,7 @@ mod tables;
 mod tests;
 
 pub use error::FilterError;
-pub(crate) use report::{Counters, Denied};
+pub(crate) use report::{Denied, FilterCounters};
 pub(crate) use responses::Responses;
 pub(crate) use returns::Returns;
 
@@ -222,7 +222,7 @@ impl Filter {
     }
 
     /// Frames by row of the verdict table.
-    pub fn counters(&self) -> Result<Counters, FilterError> {
+    pub fn counters(&self) -> Result<FilterCounters, FilterError> {
         self.counters.read()
     }
 
@@ -252,9 +252,9 @@ pub(crate) struct CounterReader(Arc<PerCpuArray<MapData, [u64; Counter::COUNT]>>
 
 impl CounterReader {
     /// Frames by row of the verdict table.
-    pub(crate) fn read(&self) -> Result<Counters, FilterError> {
+    pub(crate) fn read(&self) -> Result<FilterCounters, FilterError> {
         let per_cpu = self.0.get(&0, 0).map_err(FilterError::map("counters"))?;
-        Ok(Counters::sum(per_cpu.iter()))
+        Ok(FilterCounters::sum(per_cpu.iter()))
     }
 }
 

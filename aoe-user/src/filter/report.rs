@@ -8,34 +8,34 @@ use aoe_common::rules::{Counter, DeniedValue, Target, VlanClass};
 
 /// Frames by row of the verdict table, over all CPUs, since the filter was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counters([u64; Counter::COUNT]);
+pub struct FilterCounters([u64; Counter::COUNT]);
 
-impl Counters {
+impl FilterCounters {
     /// Each row with its number of frames.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Counter, u64)> {
         Counter::ALL.into_iter().zip(self.0)
     }
 
     /// Adds what another filter counted.
-    pub(crate) fn add(&mut self, other: &Counters) {
+    pub(crate) fn add(&mut self, other: &FilterCounters) {
         for (total, count) in self.0.iter_mut().zip(other.0) {
             *total = total.wrapping_add(count);
         }
     }
 
     /// The sum of what each CPU counted.
-    pub(super) fn sum<'a>(per_cpu: impl Iterator<Item = &'a [u64; Counter::COUNT]>) -> Counters {
+    pub(super) fn sum<'a>(per_cpu: impl Iterator<Item = &'a [u64; Counter::COUNT]>) -> FilterCounters {
         let mut sum = [0u64; Counter::COUNT];
         for counters in per_cpu {
             for (total, count) in sum.iter_mut().zip(counters) {
                 *total = total.wrapping_add(*count);
             }
         }
-        Counters(sum)
+        FilterCounters(sum)
     }
 }
 
-impl fmt::Display for Counters {
+impl fmt::Display for FilterCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
         for (counter, frames) in self.iter().filter(|(_, frames)| *frames > 0) {
@@ -50,7 +50,7 @@ impl fmt::Display for Counters {
     }
 }
 
-impl Index<Counter> for Counters {
+impl Index<Counter> for FilterCounters {
     type Output = u64;
 
     fn index(&self, counter: Counter) -> &u64 {

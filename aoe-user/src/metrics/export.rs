@@ -10,7 +10,7 @@ use super::counts::Counts;
 
 /// What initiators, or one of them, did with an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct InitiatorTotals {
+pub(crate) struct InitiatorCounts {
     /// Operations, sectors and errors.
     pub(crate) counted: engine::InitiatorTotals,
     /// When its last request came; `None`: before a port was opened again.
@@ -29,7 +29,7 @@ pub(crate) struct ExportTotals {
     /// Times of flushes.
     pub(crate) flush_time: Latency,
     /// By initiator; `None`: all that have no row of their own.
-    pub(crate) initiators: BTreeMap<Option<Mac>, InitiatorTotals>,
+    pub(crate) initiators: BTreeMap<Option<Mac>, InitiatorCounts>,
 }
 
 impl ExportTotals {
@@ -43,7 +43,7 @@ impl ExportTotals {
             let last = start + Duration::from_micros(counted.last_us);
             self.add_initiator(
                 initiator,
-                &InitiatorTotals {
+                &InitiatorCounts {
                     counted,
                     last: Some(last),
                 },
@@ -51,7 +51,7 @@ impl ExportTotals {
         }
     }
 
-    fn add_initiator(&mut self, initiator: Option<Mac>, more: &InitiatorTotals) {
+    fn add_initiator(&mut self, initiator: Option<Mac>, more: &InitiatorCounts) {
         let row = self.initiators.entry(initiator).or_default();
         row.counted.add(&more.counted);
         row.last = row.last.max(more.last);

@@ -10,6 +10,6 @@ mod registry;
 mod worker;
 
 pub(crate) use counts::{Counts, Metric};
-pub(crate) use export::{ExportTotals, InitiatorTotals};
+pub(crate) use export::{ExportTotals, InitiatorCounts};
 pub(crate) use registry::{FilterRegistration, Registration, Registry, Snapshot};
 pub(crate) use worker::{Chunks, QueueTotals, WorkerCounters};

@@ -87,7 +87,7 @@ pub(crate) struct PortTotals {
     /// By receive queue.
     pub(crate) queues: BTreeMap<usize, QueueTotals>,
     /// By verdict of the filter.
-    pub(crate) filter: filter::Counters,
+    pub(crate) filter: filter::FilterCounters,
 }
 
 /// Everything counted, at one moment.

@@ -34,7 +34,7 @@ enum State {
 }
 
 /// The worker's side.
-pub(super) struct End {
+pub(super) struct WorkerEnd {
     shared: Arc<(Mutex<State>, Condvar)>,
     alarm: Alarm,
 }
@@ -43,13 +43,13 @@ pub(super) struct End {
 #[derive(Debug)]
 pub(super) struct Ending(Arc<(Mutex<State>, Condvar)>);
 
-impl End {
+impl WorkerEnd {
     /// Both sides of a worker that serves.
-    pub(super) fn new(alarm: &Alarm) -> (End, Ending) {
+    pub(super) fn new(alarm: &Alarm) -> (WorkerEnd, Ending) {
         let shared = Arc::new((Mutex::new(State::Serving), Condvar::new()));
         let ending = Ending(Arc::clone(&shared));
         let alarm = alarm.clone();
-        (End { shared, alarm }, ending)
+        (WorkerEnd { shared, alarm }, ending)
     }
 
     /// The queue is free: the worker was stopped, or has panicked. Only the first call counts.
@@ -68,7 +68,7 @@ impl End {
     }
 }
 
-impl Drop for End {
+impl Drop for WorkerEnd {
     fn drop(&mut self) {
         // Said before, unless the thread panicked outside the part that is watched.
         self.tell(true);
@@ -137,14 +137,14 @@ mod tests {
     #[test]
     fn a_panic_raises_the_alarm_once_and_a_stop_does_not() {
         let (alarm, calls) = counted();
-        let (mut end, ending) = End::new(&alarm);
+        let (mut end, ending) = WorkerEnd::new(&alarm);
         end.tell(false);
         drop(end);
         ending.wait();
         assert!(!ending.has_panicked());
         assert_eq!(calls.load(Ordering::SeqCst), 0);
 
-        let (mut end, ending) = End::new(&alarm);
+        let (mut end, ending) = WorkerEnd::new(&alarm);
         end.tell(true);
         drop(end);
         ending.wait();
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn a_thread_that_says_nothing_has_panicked() {
         let (alarm, calls) = counted();
-        let (end, ending) = End::new(&alarm);
+        let (end, ending) = WorkerEnd::new(&alarm);
         drop(end);
         ending.wait();
         assert!(ending.has_panicked());

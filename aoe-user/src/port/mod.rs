@@ -25,7 +25,7 @@ use tracing::error;
 
 use crate::config::Mode;
 use crate::dump::Hub;
-use crate::filter::{Counters, Denied, Filter, FilterError, Rules};
+use crate::filter::{Denied, Filter, FilterCounters, FilterError, Rules};
 use crate::host::{Interface, driver, has_carrier};
 use crate::metrics::{FilterRegistration, QueueTotals, Registry};
 use crate::target::{Export, Exports, PortInfo};
@@ -37,11 +37,11 @@ pub use link::SocketLink;
 pub(crate) use mode::Obtained;
 use mode::Way;
 use open::pace;
-pub(crate) use prove::Direction;
 use prove::Proof;
+pub(crate) use prove::ProofDirection;
 use stations::Stations;
 use watch::Watch;
-use worker::{Command, Worker};
+use worker::{Worker, WorkerCommand};
 
 /// How long a worker may take to show that its frames get out; one that cannot takes a second.
 const PROOF_PATIENCE: Duration = Duration::from_secs(3);
@@ -132,7 +132,7 @@ pub enum PortError {
         /// What was tried.
         obtained: Obtained,
         /// Where they get lost.
-        direction: Direction,
+        direction: ProofDirection,
     },
     /// The system refused a thread or its eventfd.
     #[error("cannot start the worker of queue {queue} on {nic}")]
@@ -227,7 +227,7 @@ impl Port {
         let totals = self.totals();
         let arrived = totals.engine.frames.saturating_add(totals.dropped);
         let direction = match self.watch.look(redirected, arrived) {
-            Some(redirected) => Direction::Arriving { redirected },
+            Some(redirected) => ProofDirection::Arriving { redirected },
             None => return Ok(None),
         };
         Ok(Some(PortError::Silent {
@@ -241,7 +241,7 @@ impl Port {
     fn prove_sending(&self) -> Result<bool, PortError> {
         let (answer, answers) = channel();
         self.tell(|| {
-            Command::Prove(Proof {
+            WorkerCommand::Prove(Proof {
                 nic: self.nic.clone(),
                 obtained: self.obtained,
                 answer: answer.clone(),
@@ -262,7 +262,7 @@ impl Port {
     pub(crate) fn set_exports(&mut self, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
         self.set_rules(rules)?;
         self.exports = Arc::clone(exports);
-        self.tell(|| Command::Exports(Arc::clone(exports)));
+        self.tell(|| WorkerCommand::Exports(Arc::clone(exports)));
         Ok(())
     }
 
@@ -280,7 +280,7 @@ impl Port {
     /// Changes how the workers use the CPU; requests notice nothing.
     pub(crate) fn set_tuning(&mut self, tuning: &Tuning) {
         for (queue, worker) in self.workers.iter().enumerate() {
-            worker.tell(Command::Pace(pace(tuning, queue)));
+            worker.tell(WorkerCommand::Pace(pace(tuning, queue)));
         }
         self.options.tuning = tuning.clone();
     }
@@ -303,7 +303,7 @@ impl Port {
         self.filter.set_mac(mac)?;
         self.nic.mac = mac;
         let info = port_info(&self.nic);
-        self.tell(|| Command::Port(info));
+        self.tell(|| WorkerCommand::Port(info));
         Ok(())
     }
 
@@ -312,7 +312,7 @@ impl Port {
     /// They go out at once, or as soon as one a second for each export allows.
     pub(crate) fn advertise(&self, exports: Vec<Arc<Export>>) {
         if let Some(worker) = self.workers.first() {
-            worker.tell(Command::Advertise(exports));
+            worker.tell(WorkerCommand::Advertise(exports));
         }
     }
 
@@ -320,7 +320,7 @@ impl Port {
     ///
     /// # Errors
     /// When the map could not be read.
-    pub(crate) fn filter_counters(&self) -> Result<Counters, PortError> {
+    pub(crate) fn filter_counters(&self) -> Result<FilterCounters, PortError> {
         Ok(self.filter.counters()?)
     }
 
@@ -350,14 +350,14 @@ impl Port {
         // The program goes first, so that the workers' rings run dry.
         self.filter.detach();
         for worker in &self.workers {
-            worker.tell(Command::Stop);
+            worker.tell(WorkerCommand::Stop);
         }
         for worker in &mut self.workers {
             worker.join();
         }
     }
 
-    fn tell(&self, command: impl Fn() -> Command) {
+    fn tell(&self, command: impl Fn() -> WorkerCommand) {
         for worker in &self.workers {
             worker.tell(command());
         }

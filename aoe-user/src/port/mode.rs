@@ -150,13 +150,13 @@ impl From<&PortError> for Affected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::port::prove::Direction;
+    use crate::port::prove::ProofDirection;
 
     fn silent(native: bool, zero_copy: bool) -> PortError {
         PortError::Silent {
             nic: "eth0".into(),
             obtained: Obtained { native, zero_copy },
-            direction: Direction::Transmit,
+            direction: ProofDirection::Transmit,
         }
     }
 

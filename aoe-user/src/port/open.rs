@@ -11,7 +11,7 @@ use super::hand_back::HandBack;
 use super::mode::{Affected, Obtained, Way, first_that_works, left_after, ways};
 use super::stations::Stations;
 use super::watch::Watch;
-use super::worker::{Pace, Worker};
+use super::worker::{CpuUse, Worker};
 use super::{Nic, Port, PortError, PortOptions, Tuning, mtu, prove};
 use crate::dump::Tap;
 use crate::filter::{Attach, Filter, FilterError, Rules};
@@ -195,11 +195,11 @@ fn start_workers(
 }
 
 /// How the worker of a queue uses the CPU.
-pub(super) fn pace(tuning: &Tuning, queue: usize) -> Pace {
+pub(super) fn pace(tuning: &Tuning, queue: usize) -> CpuUse {
     let own = queue
         .checked_rem(tuning.cpus.len())
         .and_then(|at| tuning.cpus.get(at));
-    Pace {
+    CpuUse {
         spin: tuning.spin,
         cpus: cpus_for_workers(&tuning.cpus),
         cpu: own.copied(),

@@ -37,7 +37,7 @@ const TYPE_EXPERIMENT: u16 = 0x88b5;
 
 /// The way that was tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub enum ProofDirection {
     /// From the interface with this number to the socket.
     Receive {
         /// Its number.
@@ -52,17 +52,17 @@ pub enum Direction {
     },
 }
 
-impl fmt::Display for Direction {
+impl fmt::Display for ProofDirection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Direction::Receive { from: 0 } => {
+            ProofDirection::Receive { from: 0 } => {
                 f.write_str("its frames are those of slaves, and it has none yet that could bring any")
             }
-            Direction::Receive { from } => {
+            ProofDirection::Receive { from } => {
                 write!(f, "a frame of {} did not reach the socket", name_of(*from))
             }
-            Direction::Transmit => f.write_str("a frame handed to it was not sent within a second"),
-            Direction::Arriving { redirected } => {
+            ProofDirection::Transmit => f.write_str("a frame handed to it was not sent within a second"),
+            ProofDirection::Arriving { redirected } => {
                 write!(f, "{redirected} requests arrived, and none reached a socket")
             }
         }
@@ -90,7 +90,7 @@ pub(super) fn receives(
     let silent = |from| PortError::Silent {
         nic: nic.name.clone(),
         obtained,
-        direction: Direction::Receive { from },
+        direction: ProofDirection::Receive { from },
     };
     let own = [nic.index];
     let sources: &[u32] = if obtained.native { &nic.xdp_runs_on } else { &own };
@@ -183,7 +183,7 @@ pub(super) fn sends(nic: &Nic, obtained: Obtained, sockets: &mut [Socket]) -> Re
             return Err(PortError::Silent {
                 nic: nic.name.clone(),
                 obtained,
-                direction: Direction::Transmit,
+                direction: ProofDirection::Transmit,
             });
         }
         std::thread::sleep(LOOK_AGAIN);

@@ -17,7 +17,7 @@ use crate::store::{CompletionQueue, Completions as _, QueueHandle};
 use crate::target::{Counters, Export, Exports, PortInfo, Session};
 use crate::xsk::{Frame, QueueRelease, Statistics};
 
-use super::ending::{End, Ending, see_off};
+use super::ending::{Ending, WorkerEnd, see_off};
 use super::prove::Proof;
 use super::spin::{Cpu, Spinner};
 use super::trace::{self, Trace};
@@ -38,7 +38,7 @@ const DEAD_PAUSE: Duration = Duration::from_millis(10);
 
 /// What control may ask of a worker.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum WorkerCommand {
     /// Serve these from now on.
     Exports(Arc<Exports>),
     /// The interface has changed.
@@ -46,7 +46,7 @@ pub(super) enum Command {
     /// Advertise these exports.
     Advertise(Vec<Arc<Export>>),
     /// Use the CPU like this from now on.
-    Pace(Pace),
+    Pace(CpuUse),
     /// Show that a frame gets out.
     Prove(Proof),
     /// Finish what was received and end.
@@ -55,7 +55,7 @@ pub(super) enum Command {
 
 /// How a worker uses the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pace {
+pub(super) struct CpuUse {
     /// How long it spins before it sleeps.
     pub(crate) spin: Duration,
     /// CPUs that the workers have among them.
@@ -86,7 +86,7 @@ impl Drop for Counted {
 /// Control's handle of a worker thread.
 #[derive(Debug)]
 pub(super) struct Worker {
-    commands: Arc<SegQueue<Command>>,
+    commands: Arc<SegQueue<WorkerCommand>>,
     handle: QueueHandle,
     totals: Totals,
     queue: QueueRelease,
@@ -107,7 +107,7 @@ impl Worker {
         queue: usize,
         link: SocketLink,
         exports: Arc<Exports>,
-        pace: Pace,
+        pace: CpuUse,
         (alarm, metrics): (&Alarm, &Arc<Registry>),
     ) -> io::Result<Worker> {
         let completions = CompletionQueue::new()?;
@@ -135,13 +135,13 @@ impl Worker {
             commands: Arc::clone(&commands),
             counters: Arc::clone(&totals.worker),
             spinner: Spinner::new(pace.spin),
-            pace: Pace { cpu: None, ..pace },
+            pace: CpuUse { cpu: None, ..pace },
             start,
             start_us: monotonic_ns() / 1000,
             trace: Trace::default(),
             next_advertisement_us: None,
         };
-        let (end, ending) = End::new(alarm);
+        let (end, ending) = WorkerEnd::new(alarm);
         // Not joined: it may go on for what a disk still owes it when its queue is free for others.
         std::thread::Builder::new()
             .name(format!("{}/{queue}", nic.name))
@@ -156,7 +156,7 @@ impl Worker {
     }
 
     /// Hands the worker a command and wakes it.
-    pub(super) fn tell(&self, command: Command) {
+    pub(super) fn tell(&self, command: WorkerCommand) {
         self.commands.push(command);
         self.handle.wake();
     }
@@ -189,10 +189,10 @@ struct DataPath {
     /// Frames of this round; empty between rounds.
     batch: ArrayVec<Frame, BATCH>,
     port: PortInfo,
-    commands: Arc<SegQueue<Command>>,
+    commands: Arc<SegQueue<WorkerCommand>>,
     counters: Arc<WorkerCounters>,
     spinner: Spinner,
-    pace: Pace,
+    pace: CpuUse,
     /// Zero of the engine's clock, and the same as the kernel counts it, in microseconds.
     start: Instant,
     start_us: u64,
@@ -204,7 +204,7 @@ struct DataPath {
 impl DataPath {
     /// The thread: serves until it is to stop, or panics; frees the queue, and sees to the end of what is with the disks.
     /// What was counted passes into the sums with `registration`.
-    fn run(mut self, pace: Pace, mut end: End, registration: Registration) {
+    fn run(mut self, pace: CpuUse, mut end: WorkerEnd, registration: Registration) {
         let counted = Counted::new();
         let served = catch_unwind(AssertUnwindSafe(|| self.serve(pace)));
         drop(counted);
@@ -219,7 +219,7 @@ impl DataPath {
         see_off(remains);
     }
 
-    fn serve(&mut self, pace: Pace) {
+    fn serve(&mut self, pace: CpuUse) {
         self.set_pace(pace);
         // The socket has just been opened: what it holds is new.
         self.link.arrivals().rested(self.start_us);
@@ -376,25 +376,25 @@ impl DataPath {
     }
 
     /// Carries out a command; true when it was the last.
-    fn obey(&mut self, command: Command) -> bool {
+    fn obey(&mut self, command: WorkerCommand) -> bool {
         match command {
-            Command::Exports(exports) => self.session.set_exports(exports),
-            Command::Port(port) => self.port = port,
-            Command::Advertise(exports) => {
+            WorkerCommand::Exports(exports) => self.session.set_exports(exports),
+            WorkerCommand::Port(port) => self.port = port,
+            WorkerCommand::Advertise(exports) => {
                 let now_us = self.now_us();
                 self.next_advertisement_us =
                     self.session
                         .advertise(&mut self.link, &self.port, &exports, now_us);
                 self.link.socket.kick();
             }
-            Command::Pace(pace) => self.set_pace(pace),
-            Command::Prove(proof) => proof.of(&mut self.link.socket),
-            Command::Stop => return true,
+            WorkerCommand::Pace(pace) => self.set_pace(pace),
+            WorkerCommand::Prove(proof) => proof.of(&mut self.link.socket),
+            WorkerCommand::Stop => return true,
         }
         false
     }
 
-    fn set_pace(&mut self, pace: Pace) {
+    fn set_pace(&mut self, pace: CpuUse) {
         if self.pace.cpu != pace.cpu {
             pin_to(pace.cpu);
         }

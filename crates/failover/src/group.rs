@@ -8,7 +8,7 @@ pub const ANNOUNCE_EVERY_US: u64 = 1_000_000;
 
 /// The times of a group, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct GroupSettings {
     /// How many questions in a row without an answer it takes to take the group over. Questions are counted, not time: a process
     /// that was stopped, or has no interface to ask on, has heard no silence.
     pub questions: u32,
@@ -19,11 +19,11 @@ pub struct Settings {
     pub hold_us: u64,
 }
 
-impl Settings {
+impl GroupSettings {
     /// A group that is taken over after `detect_us` of silence, with one second of quiet and at most one take-over a minute.
-    pub fn with_detect_us(detect_us: u64) -> Settings {
+    pub fn with_detect_us(detect_us: u64) -> GroupSettings {
         let questions = detect_us.div_ceil(ASK_EVERY_US).max(2);
-        Settings {
+        GroupSettings {
             questions: u32::try_from(questions).unwrap_or(u32::MAX),
             quiet_us: 1_000_000,
             hold_us: 60_000_000,
@@ -45,7 +45,7 @@ pub enum Holder {
 
 /// What a gateway does for the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum GroupState {
     /// Says nothing, and listens for the gateway that answers.
     Standby,
     /// Takes the locks.
@@ -60,7 +60,7 @@ pub enum State {
 
 /// Something to do. At most one is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum GroupStep {
     /// Find out who has the locks; ends in [`Group::looked`].
     Look,
     /// Take the locks and open everything; `from` is who may be shut out for that, `None`: whoever it is. Ends in
@@ -83,8 +83,8 @@ pub enum Step {
 /// See the crate.
 #[derive(Clone, Debug)]
 pub struct Group {
-    settings: Settings,
-    state: State,
+    settings: GroupSettings,
+    state: GroupState,
     /// When the gateway that answers was heard last.
     heard_us: Option<u64>,
     /// Questions since then, but for those of times when the group is left to others.
@@ -131,10 +131,10 @@ const DOUBLINGS: u32 = 5;
 
 impl Group {
     /// A gateway that has just started: it listens first.
-    pub const fn new(settings: Settings, now_us: u64) -> Group {
+    pub const fn new(settings: GroupSettings, now_us: u64) -> Group {
         Group {
             settings,
-            state: State::Standby,
+            state: GroupState::Standby,
             heard_us: None,
             unanswered: 0,
             since_look: 0,
@@ -152,7 +152,7 @@ impl Group {
     }
 
     /// What it does now.
-    pub const fn state(&self) -> &State {
+    pub const fn state(&self) -> &GroupState {
         &self.state
     }
 
@@ -183,17 +183,20 @@ impl Group {
 
     /// Whether its exports may be open: their locks are being taken, or held.
     pub const fn may_hold_locks(&self) -> bool {
-        matches!(self.state, State::Taking | State::Quiet | State::Active)
+        matches!(
+            self.state,
+            GroupState::Taking | GroupState::Quiet | GroupState::Active
+        )
     }
 
     /// Other times; what is under way goes on.
-    pub const fn set_settings(&mut self, settings: Settings) {
+    pub const fn set_settings(&mut self, settings: GroupSettings) {
         self.settings = settings;
     }
 
     /// Whether it is to ask, every [`ASK_EVERY_US`], for the gateway that answers.
     pub fn is_asking(&self) -> bool {
-        self.state == State::Standby
+        self.state == GroupState::Standby
     }
 
     /// The gateway that answers is being asked for, on at least one interface.
@@ -208,7 +211,7 @@ impl Group {
     pub fn heard(&mut self, now_us: u64) {
         self.heard_us = Some(now_us);
         self.unanswered = 0;
-        if self.state == State::Standby {
+        if self.state == GroupState::Standby {
             self.failures = 0;
             self.reason = None;
             self.look = match self.look {
@@ -237,20 +240,20 @@ impl Group {
 
     /// The locks are held and everything is read that was kept with the images.
     pub fn taken(&mut self, now_us: u64) {
-        if self.state == State::Taking {
+        if self.state == GroupState::Taking {
             self.under_way = false;
             self.refusal = None;
-            self.enter(State::Quiet, now_us);
+            self.enter(GroupState::Quiet, now_us);
         }
     }
 
     /// The locks could not be taken; what was taken of them is to be given back.
     pub fn refused(&mut self, reason: String, now_us: u64) {
-        if self.state == State::Taking {
+        if self.state == GroupState::Taking {
             self.under_way = false;
             self.refusal = Some(reason.clone());
             self.failed(reason, now_us);
-            self.enter(State::Leaving, now_us);
+            self.enter(GroupState::Leaving, now_us);
         }
     }
 
@@ -260,15 +263,15 @@ impl Group {
             self.under_way = false;
             self.reason = Some(reason);
             self.hold(now_us);
-            self.enter(State::Leaving, now_us);
+            self.enter(GroupState::Leaving, now_us);
         }
     }
 
     /// Everything is closed.
     pub fn left(&mut self, now_us: u64) {
-        if self.state == State::Leaving {
+        if self.state == GroupState::Leaving {
             self.under_way = false;
-            self.enter(State::Standby, now_us);
+            self.enter(GroupState::Standby, now_us);
             self.unanswered = 0;
             self.look = Look::NotAsked;
         }
@@ -276,7 +279,7 @@ impl Group {
 
     /// The operator wants the group here, now. False where it is already.
     pub fn take(&mut self, now_us: u64) -> bool {
-        if self.state != State::Standby {
+        if self.state != GroupState::Standby {
             return false;
         }
         self.ordered = true;
@@ -293,31 +296,33 @@ impl Group {
         self.under_way = false;
         self.reason = Some("released by the operator".to_owned());
         self.held_until_us = now_us.saturating_add(RELEASED_US);
-        self.enter(State::Leaving, now_us);
+        self.enter(GroupState::Leaving, now_us);
         true
     }
 
     /// What to do now.
-    pub fn poll(&mut self, now_us: u64) -> Option<Step> {
+    pub fn poll(&mut self, now_us: u64) -> Option<GroupStep> {
         if self.under_way {
             return None;
         }
         let step = match self.state {
-            State::Standby => self.step_standby(now_us)?,
-            State::Active if now_us >= self.announced_us.saturating_add(ANNOUNCE_EVERY_US) => {
+            GroupState::Standby => self.step_standby(now_us)?,
+            GroupState::Active if now_us >= self.announced_us.saturating_add(ANNOUNCE_EVERY_US) => {
                 self.announced_us = now_us;
-                return Some(Step::Announce);
+                return Some(GroupStep::Announce);
             }
-            State::Taking | State::Active => return None,
-            State::Quiet if now_us < self.since_us.saturating_add(self.settings.quiet_us) => return None,
-            State::Quiet => {
-                self.enter(State::Active, now_us);
+            GroupState::Taking | GroupState::Active => return None,
+            GroupState::Quiet if now_us < self.since_us.saturating_add(self.settings.quiet_us) => {
+                return None;
+            }
+            GroupState::Quiet => {
+                self.enter(GroupState::Active, now_us);
                 self.failures = 0;
                 self.reason = None;
                 self.announced_us = now_us;
-                return Some(Step::Serve);
+                return Some(GroupStep::Serve);
             }
-            State::Leaving => Step::Leave,
+            GroupState::Leaving => GroupStep::Leave,
         };
         self.under_way = true;
         Some(step)
@@ -329,26 +334,26 @@ impl Group {
             return None;
         }
         match self.state {
-            State::Standby if self.ordered => Some(self.since_us),
-            State::Quiet => Some(self.since_us.saturating_add(self.settings.quiet_us)),
-            State::Leaving => Some(self.since_us),
-            State::Active => Some(self.announced_us.saturating_add(ANNOUNCE_EVERY_US)),
+            GroupState::Standby if self.ordered => Some(self.since_us),
+            GroupState::Quiet => Some(self.since_us.saturating_add(self.settings.quiet_us)),
+            GroupState::Leaving => Some(self.since_us),
+            GroupState::Active => Some(self.announced_us.saturating_add(ANNOUNCE_EVERY_US)),
             // They go on by an event.
-            State::Standby | State::Taking => None,
+            GroupState::Standby | GroupState::Taking => None,
         }
     }
 
-    fn step_standby(&mut self, now_us: u64) -> Option<Step> {
+    fn step_standby(&mut self, now_us: u64) -> Option<GroupStep> {
         if std::mem::take(&mut self.ordered) {
-            self.enter(State::Taking, now_us);
-            return Some(Step::Take { from: None });
+            self.enter(GroupState::Taking, now_us);
+            return Some(GroupStep::Take { from: None });
         }
         let grace = self.grace();
         match &self.look {
             // A question counts as unanswered when the next is asked.
             Look::NotAsked if self.unanswered > self.settings.questions.saturating_sub(grace).max(1) => {
                 self.look = Look::Asked;
-                Some(Step::Look)
+                Some(GroupStep::Look)
             }
             Look::Known(Holder::Nobody) => self.take_over(Holder::Nobody, now_us),
             Look::Known(holder) if self.unanswered > self.settings.questions && self.since_look >= grace => {
@@ -365,10 +370,10 @@ impl Group {
         u32::try_from(quiet).unwrap_or(u32::MAX).saturating_add(2)
     }
 
-    fn take_over(&mut self, from: Holder, now_us: u64) -> Option<Step> {
+    fn take_over(&mut self, from: Holder, now_us: u64) -> Option<GroupStep> {
         self.look = Look::NotAsked;
-        self.enter(State::Taking, now_us);
-        Some(Step::Take { from: Some(from) })
+        self.enter(GroupState::Taking, now_us);
+        Some(GroupStep::Take { from: Some(from) })
     }
 
     /// Nothing is tried for a while.
@@ -384,7 +389,7 @@ impl Group {
         self.held_until_us = now_us.saturating_add(self.settings.hold_us);
     }
 
-    fn enter(&mut self, state: State, now_us: u64) {
+    fn enter(&mut self, state: GroupState, now_us: u64) {
         self.state = state;
         self.since_us = now_us;
     }

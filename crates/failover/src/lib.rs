@@ -1,7 +1,7 @@
 //! Failover groups: several gateways can serve the same exports under one address, and one of them does.
 //!
 //! A [`Group`] is one gateway's view of one group. It decides and does nothing else: what it hears comes in as events with
-//! their time, what is to be done comes out of [`Group::poll`] as a [`Step`], and the end of each step comes in as an event
+//! their time, what is to be done comes out of [`Group::poll`] as a [`GroupStep`], and the end of each step comes in as an event
 //! again. It has no thread, no clock, no socket and no randomness, so that the simulator can run it.
 //!
 //! ```text
@@ -18,4 +18,4 @@ mod group;
 #[cfg(test)]
 mod tests;
 
-pub use group::{ANNOUNCE_EVERY_US, ASK_EVERY_US, Group, Holder, Settings, State, Step};
+pub use group::{ANNOUNCE_EVERY_US, ASK_EVERY_US, Group, GroupSettings, GroupState, GroupStep, Holder};

@@ -3,7 +3,7 @@ use super::*;
 const SECOND: u64 = 1_000_000;
 
 fn group() -> Group {
-    Group::new(Settings::with_detect_us(1_500_000), 0)
+    Group::new(GroupSettings::with_detect_us(1_500_000), 0)
 }
 
 fn known(name: &str) -> Holder {
@@ -11,7 +11,7 @@ fn known(name: &str) -> Holder {
 }
 
 /// Asks without an answer until there is something to do; the time then.
-fn silence(group: &mut Group, mut now_us: u64) -> (Step, u64) {
+fn silence(group: &mut Group, mut now_us: u64) -> (GroupStep, u64) {
     for _ in 0..1000 {
         now_us += ASK_EVERY_US;
         group.asked(now_us);
@@ -26,17 +26,17 @@ fn silence(group: &mut Group, mut now_us: u64) -> (Step, u64) {
 fn active() -> (Group, u64) {
     let mut group = group();
     let (look, now) = silence(&mut group, 0);
-    assert_eq!(look, Step::Look);
+    assert_eq!(look, GroupStep::Look);
     group.looked(Ok(known("a")), now);
     let (take, now) = silence(&mut group, now);
     assert_eq!(
         take,
-        Step::Take {
+        GroupStep::Take {
             from: Some(known("a"))
         }
     );
     group.taken(now);
-    assert_eq!(group.poll(now + SECOND), Some(Step::Serve));
+    assert_eq!(group.poll(now + SECOND), Some(GroupStep::Serve));
     (group, now + SECOND)
 }
 
@@ -44,32 +44,32 @@ fn active() -> (Group, u64) {
 fn silence_is_taken_over_in_time_from_whom_had_the_locks() {
     let mut group = group();
     let (look, now) = silence(&mut group, 0);
-    assert_eq!((look, now), (Step::Look, SECOND / 2));
+    assert_eq!((look, now), (GroupStep::Look, SECOND / 2));
     group.looked(Ok(known("a")), now);
     let (take, now) = silence(&mut group, now);
     // "a" may have taken the locks just before it was found: it was quiet until 1.5 s, and did not answer what was asked at 1.75 s.
     assert_eq!(
         (take, now),
         (
-            Step::Take {
+            GroupStep::Take {
                 from: Some(known("a"))
             },
             2 * SECOND
         )
     );
     group.taken(now);
-    assert_eq!(group.state(), &State::Quiet);
+    assert_eq!(group.state(), &GroupState::Quiet);
     assert_eq!(group.poll(now + SECOND - 1), None);
     assert_eq!(group.next_us(), Some(now + SECOND));
-    assert_eq!(group.poll(now + SECOND), Some(Step::Serve));
-    assert_eq!(group.state(), &State::Active);
+    assert_eq!(group.poll(now + SECOND), Some(GroupStep::Serve));
+    assert_eq!(group.state(), &GroupState::Active);
 }
 
 #[test]
 fn who_has_just_taken_the_locks_is_given_the_time_to_answer() {
     // Of two gateways that start within a second one is quiet when the other finds that it has the locks.
     for detect_us in [500_000, 1_500_000, 5_000_000] {
-        let mut group = Group::new(Settings::with_detect_us(detect_us), 0);
+        let mut group = Group::new(GroupSettings::with_detect_us(detect_us), 0);
         let (_, found) = silence(&mut group, 0);
         group.looked(Ok(known("a")), found);
         let (_, now) = silence(&mut group, found);
@@ -94,7 +94,7 @@ fn storage_that_answers_late_has_silenced_whoever_has_the_locks() {
     assert_eq!(group.poll(now), None);
     group.heard(now);
     let (step, later) = silence(&mut group, now);
-    assert_eq!((step, later), (Step::Look, now + 2 * ASK_EVERY_US));
+    assert_eq!((step, later), (GroupStep::Look, now + 2 * ASK_EVERY_US));
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn locks_that_nobody_has_are_taken_at_once() {
     group.looked(Ok(Holder::Nobody), now);
     assert_eq!(
         group.poll(now),
-        Some(Step::Take {
+        Some(GroupStep::Take {
             from: Some(Holder::Nobody)
         })
     );
@@ -120,10 +120,10 @@ fn who_hears_an_answer_takes_nothing() {
         if round % 4 == 0 {
             group.heard(now);
         }
-        assert!(!matches!(group.poll(now), Some(Step::Take { .. })));
+        assert!(!matches!(group.poll(now), Some(GroupStep::Take { .. })));
         group.looked(Ok(known("a")), now);
     }
-    assert_eq!(group.state(), &State::Standby);
+    assert_eq!(group.state(), &GroupState::Standby);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn time_alone_is_no_silence() {
     group.asked(0);
     group.asked(3600 * SECOND);
     // It may wonder, and does nothing.
-    assert_eq!(group.poll(3600 * SECOND), Some(Step::Look));
+    assert_eq!(group.poll(3600 * SECOND), Some(GroupStep::Look));
     group.looked(Ok(known("a")), 3600 * SECOND);
     group.asked(7200 * SECOND);
     assert_eq!(group.poll(7200 * SECOND), None);
@@ -147,20 +147,20 @@ fn what_was_found_before_an_answer_was_heard_is_not_used() {
     group.looked(Ok(Holder::Nobody), now);
     assert_eq!(group.poll(now), None);
     let (step, _) = silence(&mut group, now);
-    assert_eq!(step, Step::Look);
+    assert_eq!(step, GroupStep::Look);
 }
 
 #[test]
 fn a_lock_that_is_lost_ends_in_silence_and_is_left_to_others_for_a_minute() {
     let (mut group, now) = active();
     group.fenced("another client has it".into(), now);
-    assert_eq!(group.state(), &State::Leaving);
-    assert_eq!(group.poll(now), Some(Step::Leave));
+    assert_eq!(group.state(), &GroupState::Leaving);
+    assert_eq!(group.poll(now), Some(GroupStep::Leave));
     assert_eq!(group.poll(now), None);
     group.left(now);
     assert_eq!(group.reason(), Some("another client has it"));
     let (step, again) = silence(&mut group, now);
-    assert_eq!(step, Step::Look);
+    assert_eq!(step, GroupStep::Look);
     assert!(again >= now + 60 * SECOND);
 }
 
@@ -171,10 +171,10 @@ fn who_answers_says_so_again_and_again() {
         assert_eq!(group.poll(now), None);
         assert_eq!(group.next_us(), Some(now + ANNOUNCE_EVERY_US));
         now += ANNOUNCE_EVERY_US;
-        assert_eq!(group.poll(now), Some(Step::Announce));
+        assert_eq!(group.poll(now), Some(GroupStep::Announce));
     }
     // What was missed is not made up for.
-    assert_eq!(group.poll(now + 3600 * SECOND), Some(Step::Announce));
+    assert_eq!(group.poll(now + 3600 * SECOND), Some(GroupStep::Announce));
     assert_eq!(group.poll(now + 3600 * SECOND), None);
 }
 
@@ -183,15 +183,15 @@ fn the_operator_decides() {
     let (mut group, now) = active();
     assert!(!group.take(now));
     assert!(group.release(now));
-    assert_eq!(group.poll(now), Some(Step::Leave));
+    assert_eq!(group.poll(now), Some(GroupStep::Leave));
     group.left(now);
     assert!(!group.release(now));
     // Where no other gateway takes it, it is here again in time.
     let (step, again) = silence(&mut group.clone(), now);
-    assert_eq!(step, Step::Look);
+    assert_eq!(step, GroupStep::Look);
     assert!((now + 10 * SECOND..now + 12 * SECOND).contains(&again));
     assert!(group.take(now + SECOND));
-    assert_eq!(group.poll(now + SECOND), Some(Step::Take { from: None }));
+    assert_eq!(group.poll(now + SECOND), Some(GroupStep::Take { from: None }));
 }
 
 #[test]
@@ -203,9 +203,9 @@ fn a_take_over_that_fails_is_tried_again_later_and_later() {
         let before = now;
         let (_, found) = silence(&mut group, now);
         group.looked(Ok(Holder::Nobody), found);
-        assert!(matches!(group.poll(found), Some(Step::Take { .. })));
+        assert!(matches!(group.poll(found), Some(GroupStep::Take { .. })));
         group.refused("the image is not there".into(), found);
-        assert_eq!(group.poll(found), Some(Step::Leave));
+        assert_eq!(group.poll(found), Some(GroupStep::Leave));
         group.left(found);
         now = found;
         pauses.push(now - before);
@@ -221,7 +221,7 @@ fn storage_that_does_not_answer_is_asked_again_and_nothing_is_taken() {
     group.looked(Err("no monitor answers".into()), now);
     assert_eq!(group.reason(), Some("no monitor answers"));
     let (step, _) = silence(&mut group, now);
-    assert_eq!(step, Step::Look);
+    assert_eq!(step, GroupStep::Look);
 }
 
 #[test]
@@ -231,8 +231,8 @@ fn a_lock_lost_while_taking_or_quiet_is_given_up() {
     group.looked(Ok(Holder::Nobody), now);
     let _take = group.poll(now);
     group.fenced("gone".into(), now);
-    assert_eq!(group.state(), &State::Leaving);
+    assert_eq!(group.state(), &GroupState::Leaving);
     // What comes of the take-over changes nothing any more.
     group.taken(now);
-    assert_eq!(group.state(), &State::Leaving);
+    assert_eq!(group.state(), &GroupState::Leaving);
 }

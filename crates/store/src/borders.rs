@@ -37,7 +37,7 @@ impl Way {
 
 /// A store's place in its file, known to the others of this process as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct FilePlace {
     way: Way,
     bytes: Range<u64>,
     /// The blocks of the file that partial writes hold. One table for all direct stores of it.
@@ -47,13 +47,13 @@ pub(crate) struct Place {
 /// Device and inode, or a block device's number.
 type FileId = (bool, u64, u64);
 
-static PLACES: Mutex<Option<HashMap<FileId, Vec<Weak<Place>>>>> = Mutex::new(None);
+static PLACES: Mutex<Option<HashMap<FileId, Vec<Weak<FilePlace>>>>> = Mutex::new(None);
 
 /// The place of a store that writes through the page cache.
 ///
 /// # Errors
 /// [`StoreError::SharedBlock`].
-pub(crate) fn cached(backing: &Backing) -> Result<Arc<Place>, StoreError> {
+pub(crate) fn cached(backing: &Backing) -> Result<Arc<FilePlace>, StoreError> {
     enter(backing, Way::Cached)
 }
 
@@ -61,11 +61,11 @@ pub(crate) fn cached(backing: &Backing) -> Result<Arc<Place>, StoreError> {
 ///
 /// # Errors
 /// [`StoreError::SharedBlock`].
-pub(crate) fn direct(backing: &Backing, block: u64) -> Result<Arc<Place>, StoreError> {
+pub(crate) fn direct(backing: &Backing, block: u64) -> Result<Arc<FilePlace>, StoreError> {
     enter(backing, Way::Direct(block))
 }
 
-fn enter(backing: &Backing, way: Way) -> Result<Arc<Place>, StoreError> {
+fn enter(backing: &Backing, way: Way) -> Result<Arc<FilePlace>, StoreError> {
     let meta = backing
         .file()
         .metadata()
@@ -99,7 +99,7 @@ fn enter(backing: &Backing, way: Way) -> Result<Arc<Place>, StoreError> {
             blocks = Some(Arc::clone(&other.blocks));
         }
     }
-    let place = Arc::new(Place {
+    let place = Arc::new(FilePlace {
         way,
         bytes,
         blocks: blocks.unwrap_or_default(),

@@ -1,6 +1,6 @@
 //! Which protocol state of which export is written when, for whom, and what each is told: no thread, no file, no clock.
 //!
-//! The caller asks [`Machine::poll`] what to do, does it, and says how it went with [`Machine::done`]. The simulator runs the
+//! The caller asks [`SaveMachine::poll`] what to do, does it, and says how it went with [`SaveMachine::done`]. The simulator runs the
 //! same machine on a disk of its own.
 //!
 //! Of each export only the newest state waits: whoever changes it thousands of times a second costs one write at a time and no
@@ -34,8 +34,8 @@ pub struct Save<K, W> {
 
 /// What to do next.
 #[derive(Debug)]
-pub enum Action<K, W> {
-    /// Put these on the medium and call [`Machine::done`].
+pub enum SaveAction<K, W> {
+    /// Put these on the medium and call [`SaveMachine::done`].
     Write(Vec<Save<K, W>>),
     /// Nothing, before something happens.
     Wait,
@@ -45,7 +45,7 @@ pub enum Action<K, W> {
 
 /// How a save ended.
 #[derive(Debug)]
-pub struct Answer<W> {
+pub struct SaveAnswer<W> {
     /// Whose.
     pub who: W,
     /// On the medium, or why not.
@@ -54,15 +54,15 @@ pub struct Answer<W> {
 
 /// What comes of a round.
 #[derive(Debug)]
-pub struct Outcome<K, W> {
+pub struct SaveOutcome<K, W> {
     /// For everybody who waited for it.
-    pub answers: Vec<Answer<W>>,
+    pub answers: Vec<SaveAnswer<W>>,
     /// A failure that the log is to show, and how many there have been since the last that it was to show.
     pub report: Option<(K, io::Error, u64)>,
 }
 
 /// Decides for one medium. `K` tells exports apart.
-pub struct Machine<K, W> {
+pub struct SaveMachine<K, W> {
     waiting: BTreeMap<K, (Persistent, Vec<W>)>,
     /// A round is under way.
     writing: bool,
@@ -71,10 +71,10 @@ pub struct Machine<K, W> {
     failures: Pace<Time>,
 }
 
-impl<K: Ord, W> Machine<K, W> {
+impl<K: Ord, W> SaveMachine<K, W> {
     /// Nothing waits.
-    pub fn new() -> Machine<K, W> {
-        Machine {
+    pub fn new() -> SaveMachine<K, W> {
+        SaveMachine {
             waiting: BTreeMap::new(),
             writing: false,
             closed: false,
@@ -83,7 +83,7 @@ impl<K: Ord, W> Machine<K, W> {
     }
 
     /// A state is to be written, in place of one that waits for the same export; an answer if it will not be.
-    pub fn save(&mut self, key: K, state: &Persistent, who: W) -> Option<Answer<W>> {
+    pub fn save(&mut self, key: K, state: &Persistent, who: W) -> Option<SaveAnswer<W>> {
         if self.closed {
             return Some(refused(who, "the state writer has ended"));
         }
@@ -100,41 +100,41 @@ impl<K: Ord, W> Machine<K, W> {
     }
 
     /// What to do now. While a round is under way there is nothing to do.
-    pub fn poll(&mut self) -> Action<K, W> {
+    pub fn poll(&mut self) -> SaveAction<K, W> {
         if self.writing {
-            Action::Wait
+            SaveAction::Wait
         } else if !self.waiting.is_empty() {
             self.writing = true;
             let round = std::mem::take(&mut self.waiting).into_iter();
-            Action::Write(
+            SaveAction::Write(
                 round
                     .map(|(key, (state, who))| Save { key, state, who })
                     .collect(),
             )
         } else if self.closed {
-            Action::End
+            SaveAction::End
         } else {
-            Action::Wait
+            SaveAction::Wait
         }
     }
 
-    /// How the round went that [`Machine::poll`] asked for: a result for each of its saves, in their order. One that is missing is
+    /// How the round went that [`SaveMachine::poll`] asked for: a result for each of its saves, in their order. One that is missing is
     /// a failure.
     pub fn done(
         &mut self,
         round: Vec<Save<K, W>>,
         results: impl IntoIterator<Item = io::Result<()>>,
         now: Time,
-    ) -> Outcome<K, W> {
+    ) -> SaveOutcome<K, W> {
         self.writing = false;
         let missing = || Err(io::Error::other("it was not written"));
         let results = results.into_iter().chain(std::iter::repeat_with(missing));
-        let mut outcome = Outcome {
+        let mut outcome = SaveOutcome {
             answers: Vec::new(),
             report: None,
         };
         for (save, result) in round.into_iter().zip(results) {
-            let answer = |who| Answer {
+            let answer = |who| SaveAnswer {
                 who,
                 result: result.as_ref().copied().map_err(again),
             };
@@ -148,7 +148,7 @@ impl<K: Ord, W> Machine<K, W> {
         outcome
     }
 
-    /// Takes no more; [`Action::End`] follows when all that waits is written. Gives the time until which the end of the process
+    /// Takes no more; [`SaveAction::End`] follows when all that waits is written. Gives the time until which the end of the process
     /// waits for that.
     pub fn close(&mut self, now: Time) -> Time {
         self.closed = true;
@@ -156,14 +156,14 @@ impl<K: Ord, W> Machine<K, W> {
     }
 }
 
-impl<K: Ord, W> Default for Machine<K, W> {
-    fn default() -> Machine<K, W> {
-        Machine::new()
+impl<K: Ord, W> Default for SaveMachine<K, W> {
+    fn default() -> SaveMachine<K, W> {
+        SaveMachine::new()
     }
 }
 
-fn refused<W>(who: W, why: &str) -> Answer<W> {
-    Answer {
+fn refused<W>(who: W, why: &str) -> SaveAnswer<W> {
+    SaveAnswer {
         who,
         result: Err(io::Error::other(why)),
     }
@@ -187,7 +187,7 @@ impl<K: fmt::Debug, W> fmt::Debug for Save<K, W> {
     }
 }
 
-impl<K, W> fmt::Debug for Machine<K, W> {
+impl<K, W> fmt::Debug for SaveMachine<K, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Machine")
             .field("waiting", &self.waiting.len())
@@ -210,9 +210,9 @@ mod tests {
         }
     }
 
-    fn round(machine: &mut Machine<u8, u32>) -> Round {
+    fn round(machine: &mut SaveMachine<u8, u32>) -> Round {
         match machine.poll() {
-            Action::Write(round) => round,
+            SaveAction::Write(round) => round,
             other => panic!("{other:?}"),
         }
     }
@@ -224,8 +224,8 @@ mod tests {
             .collect()
     }
 
-    fn told(outcome: Outcome<u8, u32>) -> Vec<(u32, bool)> {
-        let told = |answer: Answer<u32>| (answer.who, answer.result.is_ok());
+    fn told(outcome: SaveOutcome<u8, u32>) -> Vec<(u32, bool)> {
+        let told = |answer: SaveAnswer<u32>| (answer.who, answer.result.is_ok());
         outcome.answers.into_iter().map(told).collect()
     }
 
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_changes_of_one_export_waits_in_one_place() {
-        let mut machine = Machine::new();
+        let mut machine = SaveMachine::new();
         let flood = 10_000;
         let refused: Vec<u32> = (0..flood)
             .filter_map(|who| machine.save(1, &state(&who.to_string()), who))
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_newest_of_each_export_is_written_and_all_who_wait_are_told() {
-        let mut machine = Machine::new();
+        let mut machine = SaveMachine::new();
         for (who, (key, text)) in (0..).zip([(2, "a"), (1, "b"), (2, "c")]) {
             assert!(machine.save(key, &state(text), who).is_none());
         }
@@ -264,24 +264,24 @@ mod tests {
         assert_eq!(texts(&round), [(1, b"b".as_slice()), (2, b"c")]);
         let full = io::Error::from_raw_os_error(28);
         let outcome = machine.done(round, [Ok(()), Err(full)], Time::ZERO);
-        let errno = |answer: &Answer<u32>| answer.result.as_ref().err().and_then(io::Error::raw_os_error);
+        let errno = |answer: &SaveAnswer<u32>| answer.result.as_ref().err().and_then(io::Error::raw_os_error);
         let told: Vec<_> = outcome
             .answers
             .iter()
             .map(|answer| (answer.who, errno(answer)))
             .collect();
         assert_eq!(told, [(1, None), (0, Some(28)), (2, Some(28))]);
-        assert!(matches!(machine.poll(), Action::Wait));
+        assert!(matches!(machine.poll(), SaveAction::Wait));
     }
 
     #[test]
     fn a_change_that_comes_while_a_round_is_under_way_is_in_the_next() {
-        let mut machine = Machine::new();
+        let mut machine = SaveMachine::new();
         machine.save(1, &state("old"), 1);
         let first = round(&mut machine);
         machine.save(1, &state("new"), 2);
         machine.save(2, &state("other"), 3);
-        assert!(matches!(machine.poll(), Action::Wait), "one round at a time");
+        assert!(matches!(machine.poll(), SaveAction::Wait), "one round at a time");
         let failed = || Err(io::Error::other("no disk"));
         assert_eq!(told(machine.done(first, [failed()], Time::ZERO)), [(1, false)]);
         let second = round(&mut machine);
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn who_gets_no_result_is_told_of_a_failure() {
-        let mut machine = Machine::new();
+        let mut machine = SaveMachine::new();
         machine.save(1, &state("a"), 1);
         machine.save(2, &state("b"), 2);
         let round = round(&mut machine);
@@ -304,24 +304,24 @@ mod tests {
 
     #[test]
     fn the_end_comes_when_all_is_written_and_nothing_is_taken_after_the_close() {
-        let mut machine = Machine::new();
+        let mut machine = SaveMachine::new();
         machine.save(1, &state("a"), 1);
         let first = round(&mut machine);
         machine.save(2, &state("b"), 2);
         assert_eq!(machine.close(at(10.0)), at(15.0));
         let refused = machine.save(3, &state("c"), 3).unwrap();
         assert_eq!((refused.who, refused.result.is_err()), (3, true));
-        assert!(matches!(machine.poll(), Action::Wait), "a round is under way");
+        assert!(matches!(machine.poll(), SaveAction::Wait), "a round is under way");
         machine.done(first, [Ok(())], at(11.0));
         let second = round(&mut machine);
         assert_eq!(texts(&second), [(2, b"b".as_slice())]);
         machine.done(second, [Ok(())], at(12.0));
-        assert!(matches!(machine.poll(), Action::End));
+        assert!(matches!(machine.poll(), SaveAction::End));
     }
 
     #[test]
     fn a_disk_that_fails_for_a_day_does_not_fill_the_log() {
-        let mut machine = Machine::new();
+        let mut machine = SaveMachine::new();
         let failed = || Err(io::Error::other("no disk"));
         let (mut reports, mut failures) = (0, 0);
         for second in 0..86_400 {

@@ -10,7 +10,7 @@ use engine::{
     Address, Completion, CompletionHandle as _, Event as End, Fault, FaultKind, Persistent, StateStore, Token,
 };
 use parking_lot::Mutex;
-use store::saves::{Action, Answer, Machine, Save};
+use store::saves::{Save, SaveAction, SaveAnswer, SaveMachine};
 
 use crate::bus::{Bus, CompletionQueue, Event, Handle};
 use crate::mutants::Mutant;
@@ -26,7 +26,7 @@ struct Inner {
     mutant: Option<Mutant>,
     saved: BTreeMap<Address, Persistent>,
     /// Decides for the process that runs.
-    writer: Machine<Address, Who>,
+    writer: SaveMachine<Address, Who>,
     /// What it has the disk write.
     round: Option<Round>,
     /// Saved, and perhaps not told yet.
@@ -60,7 +60,7 @@ impl SimState {
             random: Random::stream(seed, 0x7374_6174),
             mutant,
             saved: BTreeMap::new(),
-            writer: Machine::new(),
+            writer: SaveMachine::new(),
             round: None,
             latest: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -125,8 +125,8 @@ impl SimState {
         while !inner.hangs {
             inner.end_round();
             match inner.writer.poll() {
-                Action::Write(saves) => inner.begin(saves),
-                Action::Wait | Action::End => return,
+                SaveAction::Write(saves) => inner.begin(saves),
+                SaveAction::Wait | SaveAction::End => return,
             }
         }
     }
@@ -140,7 +140,7 @@ impl SimState {
                 inner.saved.insert(key, state);
             }
         }
-        inner.writer = Machine::new();
+        inner.writer = SaveMachine::new();
         inner.stuck = None;
         let mut asked = std::mem::take(&mut inner.latest);
         asked.append(&mut inner.asked);
@@ -158,7 +158,7 @@ impl Inner {
 
     /// Does what the machine wants.
     fn go_on(&mut self) {
-        if let Action::Write(saves) = self.writer.poll() {
+        if let SaveAction::Write(saves) = self.writer.poll() {
             let delay = self.random.between(100, 20_000);
             self.begin(saves);
             self.bus.after(delay, Event::Saved(self.next));
@@ -184,7 +184,7 @@ impl Inner {
             false => Ok(()),
         };
         let results: Vec<_> = saves.iter().map(|_| result()).collect();
-        let told = intruders.into_iter().map(|who| Answer {
+        let told = intruders.into_iter().map(|who| SaveAnswer {
             who,
             result: result(),
         });
@@ -205,7 +205,7 @@ impl Inner {
     }
 }
 
-fn tell(Answer { who, result }: Answer<Who>) {
+fn tell(SaveAnswer { who, result }: SaveAnswer<Who>) {
     let (handle, token) = who;
     let fault = |source| Fault {
         kind: FaultKind::Write,

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aoe_common::Mac;
 use lab::vm::STEP;
 use lab::{Address, Namespace};
-use xblade::initiator::load::{Order, Plan, run};
+use xblade::initiator::load::{LoadOrder, LoadPlan, run};
 use xblade::initiator::{Client, PacketSocket, Route};
 
 /// Requests of a round; what it wrote is read back at its end.
@@ -136,10 +136,10 @@ impl Drop for Traffic {
 }
 
 fn round(socket: &mut PacketSocket, route: &Route, sectors: u8, seed: u32, shared: &Shared) -> Result<()> {
-    let plan = Plan {
+    let plan = LoadPlan {
         route: *route,
         read_percent: 40,
-        order: Order::Random,
+        order: LoadOrder::Random,
         sectors,
         depth: 8,
         duration: STEP,

@@ -9,14 +9,14 @@ use clap::{Args, ValueEnum};
 pub struct ImportArgs {
     /// The other target
     #[arg(value_enum)]
-    pub(crate) format: Format,
+    pub(crate) format: ImportFormat,
     /// Its config file; for vblade also its directory, such as /etc/vblade.conf.d
     pub(crate) path: PathBuf,
 }
 
 /// Whose file it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub(crate) enum ImportFormat {
     /// Shell fragments of Debian's package, or lines of interface, shelf, slot, file and addresses
     Vblade,
     /// ggaoed.conf

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::live::args::Target;
+use crate::cli::live::args::TargetArgs;
 use crate::config::Vlan;
 use crate::config::values::{self, SHELF, SLOT};
 
@@ -80,7 +80,7 @@ pub(crate) struct StatePlace {
     pub(crate) state_dir: Option<PathBuf>,
     /// The running target
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: TargetArgs,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,7 +4,7 @@ use aoe_common::wire::SECTOR_BYTES;
 use serde_json::{Value, json};
 
 use super::super::args::BenchArgs;
-use crate::initiator::load::{Order, Outcome, Plan};
+use crate::initiator::load::{LoadOrder, LoadOutcome, LoadPlan};
 use crate::initiator::{Found, Identity};
 
 /// Changes when a key of the JSON object changes its meaning or goes away.
@@ -14,10 +14,10 @@ pub(super) const SCHEMA: u32 = 1;
 pub(super) struct Run {
     pub(crate) target: Found,
     pub(crate) identity: Identity,
-    pub(crate) plan: Plan,
+    pub(crate) plan: LoadPlan,
     pub(crate) mtu_bytes: u32,
     pub(crate) transport: String,
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: LoadOutcome,
 }
 
 pub(super) fn headline(args: &BenchArgs, target: &Found, identity: &Identity, mtu_bytes: u32) -> String {
@@ -35,10 +35,10 @@ pub(super) fn headline(args: &BenchArgs, target: &Found, identity: &Identity, mt
     )
 }
 
-pub(super) fn describe(plan: &Plan) -> String {
+pub(super) fn describe(plan: &LoadPlan) -> String {
     let order = match plan.order {
-        Order::Random => "random",
-        Order::Sequential => "sequential",
+        LoadOrder::Random => "random",
+        LoadOrder::Sequential => "sequential",
     };
     let what = match plan.read_percent {
         100 => "reads".into(),
@@ -54,7 +54,7 @@ pub(super) fn describe(plan: &Plan) -> String {
     format!("{order} {what} of {kib} KiB, depth {}{verified}", plan.depth)
 }
 
-pub(super) fn table(plan: &Plan, outcome: &Outcome) -> String {
+pub(super) fn table(plan: &LoadPlan, outcome: &LoadOutcome) -> String {
     let mut text = format!(
         "\nrequests   {:>12}  {:>10.0}/s  {:>9.1} MiB/s  in {:.2} s\n",
         outcome.requests,
@@ -122,7 +122,7 @@ pub(super) fn to_json(args: &BenchArgs, run: &Run) -> Value {
         "sectors": plan.sectors,
         "depth": plan.depth,
         "read_percent": plan.read_percent,
-        "sequential": plan.order == Order::Sequential,
+        "sequential": plan.order == LoadOrder::Sequential,
         "verify": plan.verify,
         "seed": plan.seed,
         "holds": outcome.holds(),

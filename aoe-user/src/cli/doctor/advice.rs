@@ -1,11 +1,11 @@
 //! What xblade will make of an interface, and what would help.
 
-use crate::control::tags::{STRIPS_TAGS, Tags};
+use crate::control::tags::{STRIPS_TAGS, TagPlace};
 use aoe_common::wire::sectors_per_frame;
 use serde::Serialize;
 
 use super::drivers::{Steering, steering};
-use super::filters::{Filter, Filters};
+use super::filters::{Filters, SteeringFilter};
 use crate::host::Probe;
 use crate::host::XdpFeatures;
 use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, version};
@@ -172,8 +172,8 @@ fn better(probe: &Probe, filters: Option<&Filters>) -> Vec<Advice> {
             commands,
         });
     };
-    let tags = Tags::of(probe.driver.as_deref(), probe.offloads.as_deref());
-    if tags == Some(Tags::StrippedByNic) && probe.can_turn_off(STRIPS_TAGS) {
+    let tags = TagPlace::of(probe.driver.as_deref(), probe.offloads.as_deref());
+    if tags == Some(TagPlace::StrippedByNic) && probe.can_turn_off(STRIPS_TAGS) {
         add(
             "for exports in VLANs: with tags stripped, frames of all VLANs look untagged",
             vec![format!("ethtool -K {interface} rxvlan off")],
@@ -240,7 +240,7 @@ fn better_queues(probe: &Probe, filters: Option<&Filters>) -> Vec<Advice> {
         return Vec::new();
     }
     let steered = match filters {
-        Some(Filters::Set(set)) => set.iter().any(Filter::is_about_aoe),
+        Some(Filters::Set(set)) => set.iter().any(SteeringFilter::is_about_aoe),
         _ => false,
     };
     if steered {

@@ -175,7 +175,7 @@ fn what_the_card_says_of_its_filters_counts() {
         "{refused}"
     );
     assert!(of(Filters::Set(Vec::new())).contains("--steer"));
-    let filter = Filter {
+    let filter = SteeringFilter {
         id: 7,
         source: Some("02:00:00:00:00:0a".into()),
         ethertype: Some(0x88a2),

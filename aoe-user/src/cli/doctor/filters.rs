@@ -11,7 +11,7 @@ use serde::Serialize;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Filters {
     /// These are set.
-    Set(Vec<Filter>),
+    Set(Vec<SteeringFilter>),
     /// The driver has none, in its words.
     Refused(String),
     /// There is no `ethtool` to ask by.
@@ -20,7 +20,7 @@ pub(super) enum Filters {
 
 /// A filter, as far as AoE is concerned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Filter {
+pub(super) struct SteeringFilter {
     /// The card's number of it.
     pub(crate) id: u32,
     /// The source that it takes; `None`: any, or a group of them.
@@ -33,7 +33,7 @@ pub(super) struct Filter {
     pub(crate) queue: Option<usize>,
 }
 
-impl Filter {
+impl SteeringFilter {
     /// Whether it takes all AoE frames of this source, and none of others.
     pub(super) fn steers(&self, source: Mac) -> bool {
         self.source.as_deref() == Some(source.to_string().as_str())
@@ -78,23 +78,23 @@ pub(super) trait Ethtool {
     ///
     /// # Errors
     /// What it says instead.
-    fn run(&mut self, words: &[&str]) -> Result<String, Failure>;
+    fn run(&mut self, words: &[&str]) -> Result<String, EthtoolFailure>;
 }
 
 /// Why a command of `ethtool` came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum EthtoolFailure {
     /// The driver, or the kernel for it, refused.
     Refused(String),
     /// It is not installed, or may not be run.
     NotRun(String),
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for EthtoolFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::Refused(said) => f.write_str(said),
-            Failure::NotRun(said) => write!(f, "{said} (is the package `ethtool` installed?)"),
+            EthtoolFailure::Refused(said) => f.write_str(said),
+            EthtoolFailure::NotRun(said) => write!(f, "{said} (is the package `ethtool` installed?)"),
         }
     }
 }
@@ -104,12 +104,12 @@ impl std::fmt::Display for Failure {
 pub(super) struct Program;
 
 impl Ethtool for Program {
-    fn run(&mut self, words: &[&str]) -> Result<String, Failure> {
+    fn run(&mut self, words: &[&str]) -> Result<String, EthtoolFailure> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         match Command::new("ethtool").args(words).env("LC_ALL", "C").output() {
             Ok(output) if output.status.success() => Ok(text(&output.stdout)),
-            Ok(output) => Err(Failure::Refused(text(&output.stderr).replace('\n', "; "))),
-            Err(error) => Err(Failure::NotRun(format!("ethtool: {error}"))),
+            Ok(output) => Err(EthtoolFailure::Refused(text(&output.stderr).replace('\n', "; "))),
+            Err(error) => Err(EthtoolFailure::NotRun(format!("ethtool: {error}"))),
         }
     }
 }
@@ -118,19 +118,19 @@ impl Ethtool for Program {
 pub(super) fn read(ethtool: &mut dyn Ethtool, interface: &str) -> Filters {
     match ethtool.run(&["-n", interface]) {
         Ok(said) => Filters::Set(parse(&said)),
-        Err(Failure::Refused(said)) => Filters::Refused(said),
-        Err(Failure::NotRun(said)) => Filters::NotAsked(said),
+        Err(EthtoolFailure::Refused(said)) => Filters::Refused(said),
+        Err(EthtoolFailure::NotRun(said)) => Filters::NotAsked(said),
     }
 }
 
 /// Reads what `ethtool -n` prints: a paragraph for each filter.
-fn parse(said: &str) -> Vec<Filter> {
+fn parse(said: &str) -> Vec<SteeringFilter> {
     said.split("Filter: ").skip(1).filter_map(filter).collect()
 }
 
-fn filter(text: &str) -> Option<Filter> {
+fn filter(text: &str) -> Option<SteeringFilter> {
     let mut lines = text.lines();
-    let mut filter = Filter {
+    let mut filter = SteeringFilter {
         id: lines.next()?.trim().parse().ok()?,
         source: None,
         ethertype: None,
@@ -202,7 +202,7 @@ Filter: 9
 
     #[test]
     fn filters_are_read_as_ethtool_prints_them() {
-        let filter = |id, source: Option<&str>, ethertype, queue| Filter {
+        let filter = |id, source: Option<&str>, ethertype, queue| SteeringFilter {
             id,
             source: source.map(str::to_owned),
             ethertype,
@@ -217,7 +217,7 @@ Filter: 9
         let found = parse(SAID);
         assert_eq!(found, expected);
         assert_eq!(
-            found.iter().map(Filter::is_about_aoe).collect::<Vec<_>>(),
+            found.iter().map(SteeringFilter::is_about_aoe).collect::<Vec<_>>(),
             [true, true, false]
         );
         assert!(found[0].steers(Mac([2, 0, 0, 0, 0, 10])) && !found[0].steers(Mac([2, 0, 0, 0, 0, 11])));

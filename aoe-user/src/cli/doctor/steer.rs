@@ -9,7 +9,7 @@ use aoe_common::Mac;
 
 use super::advice::{FILTERS, has_fixed_filters};
 use super::drivers::{Steering, steering};
-use super::filters::{Ethtool, Failure, Filter, Filters, read};
+use super::filters::{Ethtool, EthtoolFailure, Filters, SteeringFilter, read};
 use crate::cli::output;
 use crate::host::Probe;
 
@@ -68,7 +68,7 @@ pub(super) fn run(ethtool: &mut dyn Ethtool, probe: &Probe, sources: &[Mac], int
 }
 
 /// Up to the first that is refused: how many were carried out before it, and why.
-fn carry_out(ethtool: &mut dyn Ethtool, commands: &[Vec<String>]) -> Result<(), (usize, Failure)> {
+fn carry_out(ethtool: &mut dyn Ethtool, commands: &[Vec<String>]) -> Result<(), (usize, EthtoolFailure)> {
     for (done, command) in commands.iter().enumerate() {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         ethtool.run(&words).map_err(|failure| (done, failure))?;
@@ -77,7 +77,12 @@ fn carry_out(ethtool: &mut dyn Ethtool, commands: &[Vec<String>]) -> Result<(), 
 }
 
 /// Leaves the filters that were there before, and the switch for filters as it was.
-fn take_back(ethtool: &mut dyn Ethtool, probe: &Probe, before: &[Filter], switched_on: bool) -> Result<()> {
+fn take_back(
+    ethtool: &mut dyn Ethtool,
+    probe: &Probe,
+    before: &[SteeringFilter],
+    switched_on: bool,
+) -> Result<()> {
     let interface = &probe.interface;
     let Filters::Set(mut now) = read(ethtool, interface) else {
         bail!(
@@ -93,7 +98,7 @@ fn take_back(ethtool: &mut dyn Ethtool, probe: &Probe, before: &[Filter], switch
 }
 
 /// The words of `ethtool` that give each source a queue, those left out that have one.
-fn plan(probe: &Probe, present: &[Filter], sources: &[Mac]) -> Result<Vec<Vec<String>>> {
+fn plan(probe: &Probe, present: &[SteeringFilter], sources: &[Mac]) -> Result<Vec<Vec<String>>> {
     let interface = &probe.interface;
     ensure!(
         probe.rx_queues > 1,
@@ -131,7 +136,7 @@ fn plan(probe: &Probe, present: &[Filter], sources: &[Mac]) -> Result<Vec<Vec<St
     Ok(commands)
 }
 
-fn remove(ethtool: &mut dyn Ethtool, probe: &Probe, filters: &[Filter]) -> Result<()> {
+fn remove(ethtool: &mut dyn Ethtool, probe: &Probe, filters: &[SteeringFilter]) -> Result<()> {
     let interface = &probe.interface;
     for filter in filters {
         let id = filter.id.to_string();
@@ -164,9 +169,9 @@ fn check(ethtool: &mut dyn Ethtool, probe: &Probe, sources: &[Mac]) -> Result<()
 }
 
 /// Takes the filters of these sources away; the switch for filters stays as it is, since others may need it.
-fn undo(ethtool: &mut dyn Ethtool, probe: &Probe, present: &[Filter], sources: &[Mac]) -> Result<()> {
-    let is_theirs = |filter: &&Filter| sources.iter().any(|source| filter.steers(*source));
-    let theirs: Vec<Filter> = present.iter().filter(is_theirs).cloned().collect();
+fn undo(ethtool: &mut dyn Ethtool, probe: &Probe, present: &[SteeringFilter], sources: &[Mac]) -> Result<()> {
+    let is_theirs = |filter: &&SteeringFilter| sources.iter().any(|source| filter.steers(*source));
+    let theirs: Vec<SteeringFilter> = present.iter().filter(is_theirs).cloned().collect();
     for filter in &theirs {
         output::line(format_args!(
             "ethtool -N {} delete {}",

@@ -14,9 +14,9 @@ struct Card {
 }
 
 impl Ethtool for Card {
-    fn run(&mut self, words: &[&str]) -> Result<String, Failure> {
+    fn run(&mut self, words: &[&str]) -> Result<String, EthtoolFailure> {
         match words {
-            _ if self.refuses => Err(Failure::Refused("Operation not supported".into())),
+            _ if self.refuses => Err(EthtoolFailure::Refused("Operation not supported".into())),
             ["-n", "eth0"] => {
                 let filters = self
                     .filters
@@ -52,7 +52,9 @@ impl Ethtool for Card {
                     _ => panic!("{rest:?}"),
                 };
                 if !self.ntuple || self.filters.len() >= self.room {
-                    return Err(Failure::Refused("rmgr: Cannot insert RX class rule".into()));
+                    return Err(EthtoolFailure::Refused(
+                        "rmgr: Cannot insert RX class rule".into(),
+                    ));
                 }
                 self.next += 1;
                 if !self.forgets {

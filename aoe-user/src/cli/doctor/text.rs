@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Finding;
 use super::advice::{Advice, spread};
-use crate::control::tags::Tags;
+use crate::control::tags::TagPlace;
 use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, KERNEL_TELLS_XDP, version};
 use crate::host::{Probe, XdpFeatures};
 
@@ -79,14 +79,14 @@ fn xdp(probe: &Probe) -> String {
 }
 
 fn vlan(probe: &Probe) -> &'static str {
-    match Tags::of(probe.driver.as_deref(), probe.offloads.as_deref()) {
+    match TagPlace::of(probe.driver.as_deref(), probe.offloads.as_deref()) {
         None => "unknown whether the NIC strips tags",
-        Some(Tags::InFrame) => "tags reach XDP",
-        Some(Tags::StrippedByNic) => "the NIC strips tags before XDP sees them: no exports with `vlan`",
-        Some(Tags::StrippedBelow) => {
+        Some(TagPlace::InFrame) => "tags reach XDP",
+        Some(TagPlace::StrippedByNic) => "the NIC strips tags before XDP sees them: no exports with `vlan`",
+        Some(TagPlace::StrippedBelow) => {
             "the interfaces below strip tags: no exports with `vlan`; use VLAN devices on it"
         }
-        Some(Tags::SenderDecides) => {
+        Some(TagPlace::SenderDecides) => {
             "tags reach XDP where the other end puts them into the frame: `txvlan off` there"
         }
     }

@@ -16,12 +16,12 @@ pub(super) struct Import {
     /// About all of it.
     pub(crate) remarks: Vec<String>,
     /// The exports.
-    pub(crate) exports: Vec<Export>,
+    pub(crate) exports: Vec<ImportedExport>,
 }
 
 /// One of them.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Export {
+pub(super) struct ImportedExport {
     /// Where it was.
     pub(crate) from: String,
     /// Keys of `[[export]]` but those below.
@@ -38,10 +38,10 @@ pub(super) struct Export {
 
 impl Import {
     /// Exports that differ only in where they are served are one: the others have a process for each interface.
-    pub(super) fn merged(self) -> Vec<Export> {
-        let mut merged: Vec<Export> = Vec::new();
+    pub(super) fn merged(self) -> Vec<ImportedExport> {
+        let mut merged: Vec<ImportedExport> = Vec::new();
         for export in self.exports {
-            let is_same = |other: &&mut Export| {
+            let is_same = |other: &&mut ImportedExport| {
                 export.refused.is_none()
                     && other.refused.is_none()
                     && other.keys == export.keys
@@ -60,7 +60,7 @@ impl Import {
     }
 }
 
-impl Export {
+impl ImportedExport {
     /// Sets a key.
     pub(super) fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         self.keys.insert(key, value.into());

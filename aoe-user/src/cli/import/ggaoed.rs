@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aoe_common::Mac;
 
-use super::export::{Export, Import};
+use super::export::{Import, ImportedExport};
 use crate::config::values;
 
 type Group = BTreeMap<String, String>;
@@ -182,10 +182,10 @@ const KNOWN: [&str; 10] = [
 /// Those of them that `[defaults]` may have for all devices.
 const FOR_ALL: [&str; 4] = ["interfaces", "queue-length", "direct-io", "read-only"];
 
-fn export(name: &str, group: &Group, defaults: &Group, names: &Names) -> Export {
-    let mut export = Export {
+fn export(name: &str, group: &Group, defaults: &Group, names: &Names) -> ImportedExport {
+    let mut export = ImportedExport {
         from: format!("[{name}]"),
-        ..Export::default()
+        ..ImportedExport::default()
     };
     let get = |key: &str| group.get(key).or_else(|| defaults.get(key)).map(String::as_str);
     for key in ["shelf", "slot"] {

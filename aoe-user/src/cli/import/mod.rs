@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use super::args::{Format, ImportArgs};
+use super::args::{ImportArgs, ImportFormat};
 use super::live::DEGRADED;
 use super::output;
 use crate::config::file;
@@ -28,15 +28,15 @@ pub(super) fn run(args: &ImportArgs) -> Result<ExitCode> {
         Ok::<_, anyhow::Error>((path.display().to_string(), text))
     };
     let import = match args.format {
-        Format::Vblade => {
+        ImportFormat::Vblade => {
             let texts: Result<Vec<_>> = fragments(&args.path)?.iter().map(|path| read(path)).collect();
             vblade::import(&texts?)
         }
-        Format::Ggaoed => {
+        ImportFormat::Ggaoed => {
             let ethers = fs::read_to_string(ETHERS).unwrap_or_default();
             ggaoed::import(&read(&args.path)?.1, &ethers)
         }
-        Format::Qaoed => qaoed::import(&read(&args.path)?.1)
+        ImportFormat::Qaoed => qaoed::import(&read(&args.path)?.1)
             .with_context(|| format!("{} is no file of qaoed", args.path.display()))?,
     };
     let (text, refused) = text(import, &args.path.display().to_string());

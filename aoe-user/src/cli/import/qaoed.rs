@@ -7,7 +7,7 @@ use std::vec::IntoIter;
 use anyhow::{Result, bail};
 use aoe_common::Mac;
 
-use super::export::{Export, Import, addresses};
+use super::export::{Import, ImportedExport, addresses};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
@@ -213,12 +213,12 @@ fn allowed(acl: Option<&Block>, lists: &[List]) -> Result<Option<BTreeMap<Mac, b
     }
 }
 
-fn export(device: &Block, defaults: &Block, lists: &[List]) -> Export {
+fn export(device: &Block, defaults: &Block, lists: &[List]) -> ImportedExport {
     let get = |key: &str| device.get(key).or_else(|| defaults.get(key));
     let target = device.get("target").unwrap_or_default();
-    let mut export = Export {
+    let mut export = ImportedExport {
         from: format!("device {target}"),
-        ..Export::default()
+        ..ImportedExport::default()
     };
     export.set_number("shelf", get("shelf").unwrap_or("0"));
     match device.get("slot") {

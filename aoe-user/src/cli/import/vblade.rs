@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::export::{Export, Import, addresses};
+use super::export::{Import, ImportedExport, addresses};
 
 /// Variables that the scripts know.
 const VARIABLES: [&str; 6] = ["shelf", "slot", "netif", "filename", "options", "ionice"];
@@ -71,10 +71,10 @@ fn word(value: &str) -> Result<String, String> {
     }
 }
 
-fn fragment(name: &str, text: &str) -> Export {
-    let mut export = Export {
+fn fragment(name: &str, text: &str) -> ImportedExport {
+    let mut export = ImportedExport {
         from: name.to_owned(),
-        ..Export::default()
+        ..ImportedExport::default()
     };
     let mut values = BTreeMap::new();
     for (number, line) in lines(text) {
@@ -124,7 +124,7 @@ fn fragment(name: &str, text: &str) -> Export {
 }
 
 /// vblade's options, as getopt(3) reads them.
-fn take_options(export: &mut Export, words: &[String]) {
+fn take_options(export: &mut ImportedExport, words: &[String]) {
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) else {
@@ -154,7 +154,7 @@ fn take_options(export: &mut Export, words: &[String]) {
     }
 }
 
-fn take_option(export: &mut Export, letter: char, value: &str) {
+fn take_option(export: &mut ImportedExport, letter: char, value: &str) {
     match letter {
         'b' => export.set_number("buffers", value),
         'o' => export.set_number("offset", value),
@@ -170,10 +170,10 @@ fn take_option(export: &mut Export, letter: char, value: &str) {
 }
 
 /// `eth0 0 1 /dev/sdb 00:11:22:33:44:55,…`
-fn row(name: &str, number: usize, line: &str) -> Export {
-    let mut export = Export {
+fn row(name: &str, number: usize, line: &str) -> ImportedExport {
+    let mut export = ImportedExport {
         from: format!("{name} line {number}"),
-        ..Export::default()
+        ..ImportedExport::default()
     };
     let words: Vec<&str> = line.split_whitespace().collect();
     let (&[netif, shelf, slot, path], macs) = words.split_at(words.len().min(4)) else {

@@ -22,7 +22,7 @@ pub(in crate::cli) fn socket(given: Option<PathBuf>) -> PathBuf {
 
 /// Which target is asked.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Target {
+pub(crate) struct TargetArgs {
     /// The target's control socket [default: $XBLADE_CONTROL, else /run/xblade/control.sock]
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
@@ -30,7 +30,7 @@ pub(crate) struct Target {
 
 /// How a table is shown.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Output {
+pub(crate) struct OutputArgs {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,
@@ -47,7 +47,7 @@ pub(crate) struct Output {
 pub struct StatusArgs {
     /// Which target
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: TargetArgs,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
@@ -58,7 +58,7 @@ pub struct StatusArgs {
 pub struct MetricsArgs {
     /// Which target
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: TargetArgs,
     /// How they are written: text is Prometheus' older format, for node_exporter's textfile collector and promtool
     #[arg(long, value_parser = ["openmetrics", "text"], default_value = "openmetrics", conflicts_with = "http")]
     pub(crate) format: String,
@@ -75,10 +75,10 @@ pub struct ListArgs {
     pub(crate) exports: Vec<String>,
     /// Which target
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: TargetArgs,
     /// How it is shown
     #[command(flatten)]
-    pub(crate) output: Output,
+    pub(crate) output: OutputArgs,
 }
 
 /// `xblade denied`
@@ -86,10 +86,10 @@ pub struct ListArgs {
 pub struct DeniedArgs {
     /// Which target
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: TargetArgs,
     /// How it is shown
     #[command(flatten)]
-    pub(crate) output: Output,
+    pub(crate) output: OutputArgs,
 }
 
 /// `xblade stat`
@@ -103,10 +103,10 @@ pub struct StatArgs {
     pub(crate) count: Option<u64>,
     /// Which target
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: TargetArgs,
     /// How it is shown
     #[command(flatten)]
-    pub(crate) output: Output,
+    pub(crate) output: OutputArgs,
 }
 
 impl StatArgs {
@@ -132,7 +132,7 @@ pub struct TopArgs {
     pub(crate) interval: Duration,
     /// Which target
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: TargetArgs,
 }
 
 /// `xblade reload`
@@ -143,7 +143,7 @@ pub struct ReloadArgs {
     pub(crate) dry_run: bool,
     /// Which target
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: TargetArgs,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
@@ -186,16 +186,16 @@ pub(crate) enum ExportAction {
         ask: Ask,
     },
     /// Serve exports no more until the next reload or restart
-    Rm(Chosen),
+    Rm(ChosenExports),
     /// Finish what is in flight, commit it, and answer nobody: for snapshots and moves
-    Pause(Chosen),
+    Pause(ChosenExports),
     /// Serve paused exports again
-    Resume(Chosen),
+    Resume(ChosenExports),
 }
 
 /// Some exports.
 #[derive(Debug, Args)]
-pub(crate) struct Chosen {
+pub(crate) struct ChosenExports {
     /// Exports, as in e1.2 or e1.*
     #[arg(value_name = "EXPORT", required = true)]
     pub(crate) exports: Vec<String>,
@@ -209,7 +209,7 @@ pub(crate) struct Chosen {
 pub(crate) struct Ask {
     /// Which target
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: TargetArgs,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
@@ -226,7 +226,7 @@ pub struct DiscoverArgs {
     pub(crate) wait: Duration,
     /// How it is shown
     #[command(flatten)]
-    pub(crate) output: Output,
+    pub(crate) output: OutputArgs,
 }
 
 /// `xblade dump`
@@ -246,7 +246,7 @@ pub struct DumpArgs {
     pub(crate) count: Option<u64>,
     /// Which target
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: TargetArgs,
 }
 
 impl DumpArgs {
@@ -288,9 +288,9 @@ pub(crate) enum OverlayAction {
     /// List the machines' copies and what they hold
     List(ListArgs),
     /// Take away what machines wrote; they see the golden image again at once, so they must not be running
-    Reset(Machines),
+    Reset(ChosenMachines),
     /// Take the copies of machines away that are gone for good
-    Discard(Machines),
+    Discard(ChosenMachines),
     /// Make a new golden image of the old one and what a machine wrote; the machine must be off
     Commit(OneMachine),
 }
@@ -333,10 +333,10 @@ pub(crate) enum FailoverAction {
 pub(crate) struct GroupsArgs {
     /// Which target
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: TargetArgs,
     /// How it is shown
     #[command(flatten)]
-    pub(crate) output: Output,
+    pub(crate) output: OutputArgs,
 }
 
 /// A failover group.
@@ -352,7 +352,7 @@ pub(crate) struct GroupArgs {
 
 /// Some machines of an export.
 #[derive(Debug, Args)]
-pub(crate) struct Machines {
+pub(crate) struct ChosenMachines {
     /// The export, as in e1.2
     #[arg(value_name = "EXPORT")]
     pub(crate) export: String,

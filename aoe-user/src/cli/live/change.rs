@@ -9,18 +9,18 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use super::DEGRADED;
-use super::args::{Ask, Chosen, ExportAction, LogArgs, ReloadArgs};
-use super::client::Client;
+use super::args::{Ask, ChosenExports, ExportAction, LogArgs, ReloadArgs};
+use super::client::ControlClient;
 use crate::cli::output;
 use crate::config::device;
-use crate::control::api::types::{LogLine, LogLines, Reloaded, Request, SCHEMA};
+use crate::control::api::types::{ControlRequest, LogLine, LogLines, Reloaded, SCHEMA};
 use crate::store::RemotePath;
 
 pub(in crate::cli) fn reload(args: &ReloadArgs) -> Result<ExitCode> {
-    let request = Request::Reload {
+    let request = ControlRequest::Reload {
         dry_run: args.dry_run,
     };
-    let reloaded = Client::new(&args.target)?.ask(&request)?;
+    let reloaded = ControlClient::new(&args.target)?.ask(&request)?;
     tell(&reloaded, args.json)
 }
 
@@ -77,15 +77,19 @@ pub(in crate::cli) fn export(action: ExportAction) -> Result<ExitCode> {
             ask,
         } => {
             let toml = table(shelf, slot, &interfaces, &file, &set)?;
-            let reloaded = Client::new(&ask.target)?.ask(&Request::Add { toml })?;
+            let reloaded = ControlClient::new(&ask.target)?.ask(&ControlRequest::Add { toml })?;
             tell(&reloaded, ask.json)
         }
-        ExportAction::Rm(Chosen { exports, ask }) => {
-            let reloaded = Client::new(&ask.target)?.ask(&Request::Remove { exports })?;
+        ExportAction::Rm(ChosenExports { exports, ask }) => {
+            let reloaded = ControlClient::new(&ask.target)?.ask(&ControlRequest::Remove { exports })?;
             tell(&reloaded, ask.json)
         }
-        ExportAction::Pause(Chosen { exports, ask }) => named(&Request::Pause { exports }, &ask),
-        ExportAction::Resume(Chosen { exports, ask }) => named(&Request::Resume { exports }, &ask),
+        ExportAction::Pause(ChosenExports { exports, ask }) => {
+            named(&ControlRequest::Pause { exports }, &ask)
+        }
+        ExportAction::Resume(ChosenExports { exports, ask }) => {
+            named(&ControlRequest::Resume { exports }, &ask)
+        }
     }
 }
 
@@ -120,8 +124,8 @@ fn table(shelf: u16, slot: u8, interfaces: &[String], file: &Path, set: &[String
 }
 
 /// Asks for a change whose result has a name and a list of exports.
-fn named(request: &Request, ask: &Ask) -> Result<ExitCode> {
-    let result: Value = Client::new(&ask.target)?.ask(request)?;
+fn named(request: &ControlRequest, ask: &Ask) -> Result<ExitCode> {
+    let result: Value = ControlClient::new(&ask.target)?.ask(request)?;
     if ask.json {
         let mut result = result;
         result["schema"] = json!(SCHEMA);
@@ -148,8 +152,8 @@ pub(in crate::cli) fn log(args: &LogArgs) -> Result<ExitCode> {
     let Some(filter) = args.filter.clone() else {
         return lines(args);
     };
-    let request = Request::Log { filter };
-    let result: Value = Client::new(&args.ask.target)?.ask(&request)?;
+    let request = ControlRequest::Log { filter };
+    let result: Value = ControlClient::new(&args.ask.target)?.ask(&request)?;
     if args.ask.json {
         let mut result = result;
         result["schema"] = json!(SCHEMA);
@@ -159,7 +163,7 @@ pub(in crate::cli) fn log(args: &LogArgs) -> Result<ExitCode> {
 }
 
 fn lines(args: &LogArgs) -> Result<ExitCode> {
-    let log: LogLines = Client::new(&args.ask.target)?.ask(&Request::LogLines { after: 0 })?;
+    let log: LogLines = ControlClient::new(&args.ask.target)?.ask(&ControlRequest::LogLines { after: 0 })?;
     if args.ask.json {
         let mut value = json!(log);
         value["schema"] = json!(SCHEMA);
@@ -181,7 +185,7 @@ fn lines(args: &LogArgs) -> Result<ExitCode> {
 mod tests {
     use super::*;
     use crate::config::file::parse;
-    use crate::control::api::types::{Changed, Failed};
+    use crate::control::api::types::{Changed, FailedExport};
 
     #[test]
     fn an_export_on_the_command_line_is_one_of_the_config_file() {
@@ -218,7 +222,7 @@ mod tests {
             }],
             removed: vec!["e1.9".into()],
             unchanged: 37,
-            failed: vec![Failed {
+            failed: vec![FailedExport {
                 export: "e1.3".into(),
                 reason: "no such file".into(),
             }],

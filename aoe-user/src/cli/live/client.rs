@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde::de::DeserializeOwned;
 
-use super::args::{Target, socket};
-use crate::control::api::types::{Reply, Request, SCHEMA, State};
+use super::args::{TargetArgs, socket};
+use crate::control::api::types::{ControlReply, ControlRequest, DaemonState, SCHEMA};
 
 /// Nobody listens.
 #[derive(Debug, thiserror::Error)]
@@ -21,17 +21,17 @@ pub(in crate::cli) struct NoTarget {
 }
 
 /// A connection to a target.
-pub(in crate::cli) struct Client {
+pub(in crate::cli) struct ControlClient {
     path: PathBuf,
     reader: BufReader<UnixStream>,
 }
 
-impl Client {
+impl ControlClient {
     /// Connects.
     ///
     /// # Errors
     /// [`NoTarget`], or a socket that this user may not use.
-    pub(crate) fn new(target: &Target) -> Result<Client> {
+    pub(crate) fn new(target: &TargetArgs) -> Result<ControlClient> {
         let path = socket(target.control.clone());
         let stream = match UnixStream::connect(&path) {
             Ok(stream) => stream,
@@ -49,7 +49,7 @@ impl Client {
                 .into());
             }
         };
-        Ok(Client {
+        Ok(ControlClient {
             path,
             reader: BufReader::new(stream),
         })
@@ -68,7 +68,7 @@ impl Client {
     ///
     /// # Errors
     /// What the target says against it.
-    pub(crate) fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
+    pub(crate) fn ask<T: DeserializeOwned>(&mut self, request: &ControlRequest) -> Result<T> {
         let line = serde_json::to_string(request)? + "\n";
         let sent = self.reader.get_mut().write_all(line.as_bytes());
         sent.with_context(|| format!("cannot ask on {}", self.path.display()))?;
@@ -83,7 +83,7 @@ impl Client {
     /// The next reply.
     ///
     /// # Errors
-    /// As [`Client::ask`].
+    /// As [`ControlClient::ask`].
     pub(crate) fn next<T: DeserializeOwned>(&mut self) -> Result<T> {
         let mut line = String::new();
         let read = self.reader.read_line(&mut line);
@@ -96,7 +96,7 @@ impl Client {
         if line.is_empty() {
             bail!("the target closed the connection: it is ending");
         }
-        let reply: Reply<T> = serde_json::from_str(&line)
+        let reply: ControlReply<T> = serde_json::from_str(&line)
             .with_context(|| format!("{} gives no reply that is understood", Path::display(&self.path)))?;
         if reply.schema != SCHEMA {
             bail!(
@@ -114,9 +114,9 @@ impl Client {
 /// Everything about some exports, or all.
 ///
 /// # Errors
-/// As [`Client::ask`].
-pub(super) fn state(target: &Target, exports: &[String]) -> Result<State> {
-    Client::new(target)?.ask(&Request::State {
+/// As [`ControlClient::ask`].
+pub(super) fn state(target: &TargetArgs, exports: &[String]) -> Result<DaemonState> {
+    ControlClient::new(target)?.ask(&ControlRequest::State {
         exports: exports.to_vec(),
         every_ms: None,
     })

@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail};
 
-use super::args::Output;
-use crate::cli::table::Table;
+use super::args::OutputArgs;
+use crate::cli::table::TextTable;
 
 /// A column: its name, as `-o` takes it, and a row's cell in it.
 pub(super) type Column<T> = (&'static str, fn(&T) -> String);
@@ -15,7 +15,7 @@ pub(super) type Column<T> = (&'static str, fn(&T) -> String);
 pub(super) fn choose<'a, T>(
     all: &'a [Column<T>],
     usual: usize,
-    output: &Output,
+    output: &OutputArgs,
 ) -> Result<Vec<&'a Column<T>>> {
     if output.columns.is_empty() {
         return Ok(all.iter().take(usual).collect());
@@ -32,7 +32,7 @@ pub(super) fn choose<'a, T>(
 }
 
 /// The rows as text.
-pub(super) fn table<T>(columns: &[&Column<T>], rows: &[T], output: &Output) -> Table {
+pub(super) fn table<T>(columns: &[&Column<T>], rows: &[T], output: &OutputArgs) -> TextTable {
     let mut lines: Vec<Vec<String>> = Vec::new();
     if !output.no_header {
         // The names of iostat stay as everybody knows them.
@@ -49,7 +49,7 @@ pub(super) fn table<T>(columns: &[&Column<T>], rows: &[T], output: &Output) -> T
     for row in rows {
         lines.push(columns.iter().map(|(_, cell)| cell(row)).collect());
     }
-    Table::of(lines)
+    TextTable::of(lines)
 }
 
 #[cfg(test)]
@@ -62,8 +62,8 @@ mod tests {
         ("rare", |_| "x".into()),
     ];
 
-    fn output(columns: &[&str]) -> Output {
-        Output {
+    fn output(columns: &[&str]) -> OutputArgs {
+        OutputArgs {
             json: false,
             columns: columns.iter().map(ToString::to_string).collect(),
             no_header: false,
@@ -75,7 +75,7 @@ mod tests {
         let usual = output(&[]);
         let shown = table(&choose(&ALL, 2, &usual).unwrap(), &[4, 5], &usual);
         assert_eq!(shown.text(), "ONE  TWICE\n4    8\n5    10\n");
-        let named = Output {
+        let named = OutputArgs {
             no_header: true,
             ..output(&["RARE", "one"])
         };

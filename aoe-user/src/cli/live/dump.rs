@@ -13,11 +13,11 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::args::DumpArgs;
-use super::client::Client;
+use super::client::ControlClient;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::output;
 use crate::control::api::dumps::{Dumping, WantedFrames};
-use crate::control::api::types::Request;
+use crate::control::api::types::ControlRequest;
 
 /// Types of pcapng's blocks.
 const STATISTICS: u32 = 5;
@@ -120,9 +120,9 @@ pub(in crate::cli) fn dump(args: &DumpArgs) -> Result<ExitCode> {
         "pcapng is nothing to read: name a file with -w, or pipe it to `tshark -i -`"
     );
     let (interfaces, exports) = args.split();
-    let mut client = Client::new(&args.target)?;
+    let mut client = ControlClient::new(&args.target)?;
     let interrupt = Interrupt::catch()?;
-    let Dumping { interfaces } = client.ask(&Request::Dump(WantedFrames {
+    let Dumping { interfaces } = client.ask(&ControlRequest::Dump(WantedFrames {
         interfaces,
         exports,
         frame_bytes: args.snaplen,

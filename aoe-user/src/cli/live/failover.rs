@@ -7,19 +7,19 @@ use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::args::{FailoverAction, GroupArgs, GroupsArgs};
-use super::client::Client;
+use super::client::ControlClient;
 use super::columns::{Column, choose, table};
 use super::show::idle;
 use crate::cli::output;
-use crate::control::api::failover::{FailoverGroup, FailoverGroups, Role};
-use crate::control::api::types::{Request, SCHEMA};
+use crate::control::api::failover::{FailoverGroups, GroupInfo, Role};
+use crate::control::api::types::{ControlRequest, SCHEMA};
 
 /// How long a group may take to move.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often to look.
 const PACE: Duration = Duration::from_millis(100);
 
-const COLUMNS: [Column<FailoverGroup>; 8] = [
+const COLUMNS: [Column<GroupInfo>; 8] = [
     ("group", |row| row.group.clone()),
     ("role", |row| row.role.to_string()),
     ("since", |row| idle(row.since_seconds)),
@@ -40,13 +40,13 @@ pub(in crate::cli) fn failover(action: FailoverAction) -> Result<ExitCode> {
     match action {
         FailoverAction::Status(args) => status(&args)?,
         FailoverAction::Take(args) => {
-            let request = Request::TakeGroup {
+            let request = ControlRequest::TakeGroup {
                 group: args.group.clone(),
             };
             move_group(&args, &request, Role::Active)?;
         }
         FailoverAction::Release(args) => {
-            let request = Request::ReleaseGroup {
+            let request = ControlRequest::ReleaseGroup {
                 group: args.group.clone(),
             };
             move_group(&args, &request, Role::Standby)?;
@@ -57,7 +57,7 @@ pub(in crate::cli) fn failover(action: FailoverAction) -> Result<ExitCode> {
 
 fn status(args: &GroupsArgs) -> Result<()> {
     let columns = choose(&COLUMNS, 7, &args.output)?;
-    let groups: FailoverGroups = Client::new(&args.target)?.ask(&Request::FailoverGroups {})?;
+    let groups: FailoverGroups = ControlClient::new(&args.target)?.ask(&ControlRequest::FailoverGroups {})?;
     if args.output.json {
         let mut value = json!(groups);
         value["schema"] = json!(SCHEMA);
@@ -67,13 +67,13 @@ fn status(args: &GroupsArgs) -> Result<()> {
 }
 
 /// Asks for a move and waits until it is over.
-fn move_group(args: &GroupArgs, request: &Request, wanted: Role) -> Result<()> {
-    let mut client = Client::new(&args.ask.target)?;
+fn move_group(args: &GroupArgs, request: &ControlRequest, wanted: Role) -> Result<()> {
+    let mut client = ControlClient::new(&args.ask.target)?;
     let _: serde_json::Value = client.ask(request)?;
     let end = Instant::now() + PATIENCE;
     let mut moved = false;
     loop {
-        let groups: FailoverGroups = client.ask(&Request::FailoverGroups {})?;
+        let groups: FailoverGroups = client.ask(&ControlRequest::FailoverGroups {})?;
         let Some(group) = groups.groups.into_iter().find(|group| group.group == args.group) else {
             bail!("the failover group {} is not configured any more", args.group);
         };
@@ -104,7 +104,7 @@ fn move_group(args: &GroupArgs, request: &Request, wanted: Role) -> Result<()> {
     }
 }
 
-fn done(args: &GroupArgs, group: &FailoverGroup) -> Result<()> {
+fn done(args: &GroupArgs, group: &GroupInfo) -> Result<()> {
     if args.ask.json {
         let mut value = json!(group);
         value["schema"] = json!(SCHEMA);

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::args::MetricsArgs;
-use super::client::Client;
+use super::client::ControlClient;
 use crate::cli::output;
-use crate::control::api::types::{Format, Request};
+use crate::control::api::types::{ControlRequest, MetricsFormat};
 
 /// Longest HTTP request that is read.
 const REQUEST_BYTES_MAX: u64 = 16 << 10;
@@ -17,13 +17,15 @@ const OPEN_METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; ch
 const TEXT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(in crate::cli) fn metrics(args: &MetricsArgs) -> Result<ExitCode> {
-    let text = |format| -> Result<String> { Client::new(&args.target)?.ask(&Request::Metrics { format }) };
+    let text = |format| -> Result<String> {
+        ControlClient::new(&args.target)?.ask(&ControlRequest::Metrics { format })
+    };
     if args.http {
         output::print(answer(&request(), text))?;
     } else {
         let format = match args.format.as_str() {
-            "text" => Format::Text,
-            _ => Format::OpenMetrics,
+            "text" => MetricsFormat::Text,
+            _ => MetricsFormat::OpenMetrics,
         };
         output::print(text(format)?)?;
     }
@@ -34,7 +36,7 @@ pub(in crate::cli) fn metrics(args: &MetricsArgs) -> Result<ExitCode> {
 struct Asked {
     /// The request line.
     line: String,
-    format: Format,
+    format: MetricsFormat,
 }
 
 /// Reads the request up to the empty line, so that closing the connection loses no answer.
@@ -45,22 +47,22 @@ fn request() -> Asked {
 
 fn asked(mut lines: impl Iterator<Item = String>) -> Asked {
     let line = lines.next().unwrap_or_default();
-    let mut format = Format::Text;
+    let mut format = MetricsFormat::Text;
     for header in lines.take_while(|line| !line.trim().is_empty()) {
         let (name, value) = header.split_once(':').unwrap_or_default();
         if name.eq_ignore_ascii_case("accept") && value.contains(OPEN_METRICS) {
-            format = Format::OpenMetrics;
+            format = MetricsFormat::OpenMetrics;
         }
     }
     Asked { line, format }
 }
 
-fn answer(asked: &Asked, text: impl FnOnce(Format) -> Result<String>) -> String {
+fn answer(asked: &Asked, text: impl FnOnce(MetricsFormat) -> Result<String>) -> String {
     let mut words = asked.line.split(' ');
     let (status, kind, body) = match (words.next(), words.next()) {
         (Some("GET"), Some("/metrics" | "/")) => match (text(asked.format), asked.format) {
-            (Ok(text), Format::OpenMetrics) => ("200 OK", OPEN_METRICS_TYPE, text),
-            (Ok(text), Format::Text) => ("200 OK", TEXT_TYPE, text),
+            (Ok(text), MetricsFormat::OpenMetrics) => ("200 OK", OPEN_METRICS_TYPE, text),
+            (Ok(text), MetricsFormat::Text) => ("200 OK", TEXT_TYPE, text),
             (Err(error), _) => ("503 Service Unavailable", "text/plain", format!("{error:#}\n")),
         },
         (Some("GET"), Some(_)) => ("404 Not Found", "text/plain", "try /metrics\n".to_owned()),

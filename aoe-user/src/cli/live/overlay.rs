@@ -6,16 +6,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::args::{ListArgs, Machines, OneMachine, OverlayAction};
-use super::client::Client;
+use super::args::{ChosenMachines, ListArgs, OneMachine, OverlayAction};
+use super::client::ControlClient;
 use super::columns::{Column, choose, table};
 use super::show::idle;
 use crate::cli::output;
 use crate::cli::table::size;
-use crate::control::api::overlays::{CommitOverlay, Overlay, Overlays, ResetOverlays};
-use crate::control::api::types::{Request, SCHEMA};
+use crate::control::api::overlays::{CommitOverlay, OverlayInfo, Overlays, ResetOverlays};
+use crate::control::api::types::{ControlRequest, SCHEMA};
 
-const COLUMNS: [Column<Overlay>; 10] = [
+const COLUMNS: [Column<OverlayInfo>; 10] = [
     ("export", |row| row.export.clone()),
     ("machine", |row| row.machine.clone()),
     ("kind", |row| kind(row).to_owned()),
@@ -28,21 +28,21 @@ const COLUMNS: [Column<Overlay>; 10] = [
     ("problem", |row| row.problem.clone().unwrap_or_default()),
 ];
 
-fn state(row: &Overlay) -> &'static str {
+fn state(row: &OverlayInfo) -> &'static str {
     match row {
-        Overlay { problem: Some(_), .. } => "FAILED",
-        Overlay { old_image: true, .. } => "old image",
-        Overlay {
+        OverlayInfo { problem: Some(_), .. } => "FAILED",
+        OverlayInfo { old_image: true, .. } => "old image",
+        OverlayInfo {
             refused_writes: 1.., ..
         } => "full",
         _ => "ready",
     }
 }
 
-fn kind(row: &Overlay) -> &'static str {
+fn kind(row: &OverlayInfo) -> &'static str {
     match row {
-        Overlay { copy: false, .. } => "none",
-        Overlay { persistent: true, .. } => "persistent",
+        OverlayInfo { copy: false, .. } => "none",
+        OverlayInfo { persistent: true, .. } => "persistent",
         _ => "volatile",
     }
 }
@@ -70,7 +70,7 @@ fn list(args: ListArgs) -> Result<()> {
         output,
     } = args;
     let columns = choose(&COLUMNS, 7, &output)?;
-    let overlays: Overlays = Client::new(&target)?.ask(&Request::Overlays { exports })?;
+    let overlays: Overlays = ControlClient::new(&target)?.ask(&ControlRequest::Overlays { exports })?;
     if output.json {
         let mut value = json!(overlays);
         value["schema"] = json!(SCHEMA);
@@ -79,8 +79,8 @@ fn list(args: ListArgs) -> Result<()> {
     table(&columns, &overlays.overlays, &output).print()
 }
 
-fn reset(args: Machines, discard: bool) -> Result<()> {
-    let Machines {
+fn reset(args: ChosenMachines, discard: bool) -> Result<()> {
+    let ChosenMachines {
         export,
         machines,
         ask,
@@ -90,7 +90,7 @@ fn reset(args: Machines, discard: bool) -> Result<()> {
         machines: machines.clone(),
         discard,
     };
-    let mut done: Value = Client::new(&ask.target)?.ask(&Request::ResetOverlays(asked))?;
+    let mut done: Value = ControlClient::new(&ask.target)?.ask(&ControlRequest::ResetOverlays(asked))?;
     if ask.json {
         done["schema"] = json!(SCHEMA);
         return output::line(done);
@@ -104,7 +104,7 @@ fn commit(args: OneMachine) -> Result<()> {
     let said =
         format!("what {machine} wrote is in the golden image of {export}, for every machine that boots");
     let asked = CommitOverlay { export, machine };
-    let mut done: Value = Client::new(&ask.target)?.ask(&Request::CommitOverlay(asked))?;
+    let mut done: Value = ControlClient::new(&ask.target)?.ask(&ControlRequest::CommitOverlay(asked))?;
     if ask.json {
         done["schema"] = json!(SCHEMA);
         return output::line(done);
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_worst_is_told() {
-        let mut row = Overlay::default();
+        let mut row = OverlayInfo::default();
         assert_eq!(state(&row), "ready");
         row.refused_writes = 3;
         assert_eq!(state(&row), "full");

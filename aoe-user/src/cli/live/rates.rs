@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use engine::Latency;
 use serde::Serialize;
 
-use crate::control::api::types::{Export, ExportCounters, State, Times};
+use crate::control::api::types::{DaemonState, ExportCounters, ExportInfo, Times};
 
 /// What one export did in an interval.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -39,7 +39,7 @@ fn since(before: &Times, after: &Times) -> Latency {
 }
 
 impl Rates {
-    fn new(before: &ExportCounters, after: &Export, seconds: f64) -> Rates {
+    fn new(before: &ExportCounters, after: &ExportInfo, seconds: f64) -> Rates {
         let (now, then) = (&after.counters.counts, &before.counts);
         let rate = |before: u64, after: u64| after.saturating_sub(before) as f64 / seconds;
         let mut times = since(&before.read_time, &after.counters.read_time);
@@ -62,7 +62,7 @@ impl Rates {
 }
 
 /// The time between two states in seconds, and what each export of the second one did in it.
-pub(in crate::cli) fn between(before: &State, after: &State) -> (f64, Vec<Rates>) {
+pub(in crate::cli) fn between(before: &DaemonState, after: &DaemonState) -> (f64, Vec<Rates>) {
     // A target that was started in between has counted from zero.
     let is_same = before.pid == after.pid && before.uptime_seconds <= after.uptime_seconds;
     let passed = if is_same {
@@ -71,7 +71,7 @@ pub(in crate::cli) fn between(before: &State, after: &State) -> (f64, Vec<Rates>
         after.uptime_seconds
     };
     let seconds = passed.max(1e-3);
-    let name = |export: &Export| (export.export.clone(), export.vlan.clone());
+    let name = |export: &ExportInfo| (export.export.clone(), export.vlan.clone());
     let known: HashMap<_, _> = before
         .exports
         .iter()
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
     use crate::metrics::Counts;
 
-    fn state(uptime_seconds: f64, reads: u64, times: &[(u64, u64)]) -> State {
+    fn state(uptime_seconds: f64, reads: u64, times: &[(u64, u64)]) -> DaemonState {
         let counters = ExportCounters {
             counts: Counts {
                 reads,
@@ -104,14 +104,14 @@ mod tests {
             },
             ..ExportCounters::default()
         };
-        State {
+        DaemonState {
             uptime_seconds,
-            exports: vec![Export {
+            exports: vec![ExportInfo {
                 export: "e1.1".into(),
                 counters,
-                ..Export::default()
+                ..ExportInfo::default()
             }],
-            ..State::default()
+            ..DaemonState::default()
         }
     }
 

@@ -13,7 +13,7 @@ use super::columns::{Column, choose, table};
 use super::stat::age;
 use super::{DEGRADED, client};
 use crate::cli::{output, table::size};
-use crate::control::api::types::{Condition, Denied, Export, Initiator, SCHEMA, State};
+use crate::control::api::types::{Condition, DaemonState, DeniedInfo, ExportInfo, Initiator, SCHEMA};
 
 /// Not everything is served: exit code 3.
 fn code(healthy: bool) -> ExitCode {
@@ -34,26 +34,26 @@ pub(in crate::cli) fn status(args: &StatusArgs) -> Result<ExitCode> {
     Ok(code(state.healthy))
 }
 
-fn ready(state: &State) -> usize {
-    let ready = |export: &&Export| export.state == Condition::Ready;
+fn ready(state: &DaemonState) -> usize {
+    let ready = |export: &&ExportInfo| export.state == Condition::Ready;
     state.exports.iter().filter(ready).count()
 }
 
 /// Addresses that have asked for something.
-fn active(state: &State) -> usize {
+fn active(state: &DaemonState) -> usize {
     let rows = state.exports.iter().flat_map(|export| &export.initiators);
     let all: BTreeSet<&str> = rows.map(|row| row.initiator.as_str()).collect();
     all.len()
 }
 
 /// The export whose oldest uncommitted write has waited longest, and how long; none where no store knows.
-fn most_behind(state: &State) -> Option<(&str, f64)> {
+fn most_behind(state: &DaemonState) -> Option<(&str, f64)> {
     let known = state.exports.iter();
     let known = known.filter_map(|export| Some((export.export.as_str(), export.dirty_seconds?)));
     known.max_by(|(_, one), (_, other)| one.total_cmp(other))
 }
 
-fn status_json(state: &State) -> serde_json::Value {
+fn status_json(state: &DaemonState) -> serde_json::Value {
     let interfaces: Vec<_> = state
         .interfaces
         .iter()
@@ -74,7 +74,7 @@ fn status_json(state: &State) -> serde_json::Value {
     })
 }
 
-fn status_text(state: &State) -> String {
+fn status_text(state: &DaemonState) -> String {
     let mut text = String::new();
     let up = humantime::format_duration(Duration::from_secs(state.uptime_seconds as u64));
     let health = if state.healthy { "healthy" } else { "DEGRADED" };
@@ -122,7 +122,7 @@ fn status_text(state: &State) -> String {
     text
 }
 
-const LS: [Column<Export>; 15] = [
+const LS: [Column<ExportInfo>; 15] = [
     ("export", |export| export.export.clone()),
     ("state", |export| state_name(export.state).to_owned()),
     ("size", |export| {
@@ -161,7 +161,7 @@ fn or_dash(text: &str) -> String {
 }
 
 /// Who may use it, and how.
-pub(in crate::cli) fn rights(export: &Export) -> String {
+pub(in crate::cli) fn rights(export: &ExportInfo) -> String {
     let mode = if export.read_only { "ro" } else { "rw" };
     export
         .allow
@@ -169,7 +169,7 @@ pub(in crate::cli) fn rights(export: &Export) -> String {
 }
 
 /// Why it is not served, or not everywhere; empty: it is.
-pub(in crate::cli) fn reasons(export: &Export) -> String {
+pub(in crate::cli) fn reasons(export: &ExportInfo) -> String {
     let own = export.reason.iter().cloned();
     let off = export
         .kept_off
@@ -178,7 +178,7 @@ pub(in crate::cli) fn reasons(export: &Export) -> String {
     own.chain(off).collect::<Vec<_>>().join("; ")
 }
 
-fn file(export: &Export) -> String {
+fn file(export: &ExportInfo) -> String {
     match reasons(export) {
         reasons if reasons.is_empty() => export.path.clone(),
         // Most begin with it.
@@ -195,7 +195,7 @@ pub(in crate::cli) fn ls(args: &ListArgs) -> Result<ExitCode> {
     } else {
         table(&columns, &state.exports, &args.output).print()?;
     }
-    let served = |export: &Export| export.state == Condition::Ready && export.kept_off.is_empty();
+    let served = |export: &ExportInfo| export.state == Condition::Ready && export.kept_off.is_empty();
     Ok(code(state.exports.iter().all(served)))
 }
 
@@ -244,7 +244,7 @@ pub(in crate::cli) fn initiators(args: &ListArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const DENIED: [Column<Denied>; 5] = [
+const DENIED: [Column<DeniedInfo>; 5] = [
     ("source", |row| row.source.clone()),
     ("interface", |row| row.interface.clone()),
     ("export", |row| row.export.clone()),

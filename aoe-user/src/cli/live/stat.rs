@@ -7,11 +7,11 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::args::StatArgs;
-use super::client::Client;
+use super::client::ControlClient;
 use super::columns::{Column, choose, table};
 use super::rates::{Rates, between};
 use crate::cli::output;
-use crate::control::api::types::{Request, SCHEMA, State};
+use crate::control::api::types::{ControlRequest, DaemonState, SCHEMA};
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -54,14 +54,14 @@ pub(in crate::cli) fn stat(args: &StatArgs) -> Result<ExitCode> {
     let (interval, exports) = args.split();
     let every = interval.unwrap_or(Duration::from_secs(1));
     let last = args.count.or(interval.is_none().then_some(1));
-    let mut client = Client::new(&args.target)?;
-    let mut before: State = client.ask(&Request::State {
+    let mut client = ControlClient::new(&args.target)?;
+    let mut before: DaemonState = client.ask(&ControlRequest::State {
         exports: exports.to_vec(),
         every_ms: Some(u64::try_from(every.as_millis()).unwrap_or(u64::MAX)),
     })?;
     let mut told = 0;
     while last.is_none_or(|last| told < last) {
-        let after: State = client.next()?;
+        let after: DaemonState = client.next()?;
         let (seconds, rates) = between(&before, &after);
         if args.output.json {
             output::line(json!({ "schema": SCHEMA, "seconds": seconds, "exports": rates }))?;

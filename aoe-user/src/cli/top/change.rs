@@ -1,10 +1,10 @@
 //! What keys change at the target: an export is paused or served again, once that is confirmed.
 
-use crate::control::api::types::Request;
+use crate::control::api::types::ControlRequest;
 
 /// What is done to an export once it is confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Change {
+pub(super) struct TopChange {
     /// Its name.
     pub(crate) export: String,
     /// Exports of this name are served on several VLANs: all of them are meant.
@@ -13,7 +13,7 @@ pub(super) struct Change {
     pub(crate) pauses: bool,
 }
 
-impl Change {
+impl TopChange {
     /// What the user is asked.
     pub(super) fn question(&self) -> String {
         let whole = if self.has_namesakes {
@@ -28,11 +28,11 @@ impl Change {
     }
 
     /// What the target is asked.
-    pub(super) fn request(&self) -> Request {
+    pub(super) fn request(&self) -> ControlRequest {
         let exports = vec![self.export.clone()];
         match self.pauses {
-            true => Request::Pause { exports },
-            false => Request::Resume { exports },
+            true => ControlRequest::Pause { exports },
+            false => ControlRequest::Resume { exports },
         }
     }
 }

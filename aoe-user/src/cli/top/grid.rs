@@ -63,7 +63,7 @@ impl Cell {
 
 /// A row.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Row {
+pub(super) struct GridRow {
     /// Stays the same as long as the thing it is about.
     pub(crate) id: String,
     /// One for each head.
@@ -75,7 +75,7 @@ pub(super) struct Row {
 }
 
 /// A column of things of a kind: its head, and a thing's cell in it.
-pub(super) struct Column<T>(pub(crate) Head, pub(crate) fn(&T) -> Cell);
+pub(super) struct GridColumn<T>(pub(crate) Head, pub(crate) fn(&T) -> Cell);
 
 /// A column's head in one line.
 pub(super) const fn head(name: &'static str, width: u16, from: u16, side: Side) -> Head {
@@ -93,27 +93,27 @@ pub(super) struct Grid {
     /// The columns.
     pub(crate) heads: Vec<Head>,
     /// The rows.
-    pub(crate) rows: Vec<Row>,
+    pub(crate) rows: Vec<GridRow>,
 }
 
 impl Grid {
     /// Of things, each with its id, tone and detail.
     pub(super) fn of<T>(
-        columns: &[Column<T>],
+        columns: &[GridColumn<T>],
         things: &[T],
         about: fn(&T) -> (String, Tone, String),
     ) -> Grid {
         let row = |thing: &T| {
             let (id, tone, detail) = about(thing);
-            Row {
+            GridRow {
                 id,
-                cells: columns.iter().map(|Column(_, cell)| cell(thing)).collect(),
+                cells: columns.iter().map(|GridColumn(_, cell)| cell(thing)).collect(),
                 tone,
                 detail,
             }
         };
         Grid {
-            heads: columns.iter().map(|Column(head, _)| *head).collect(),
+            heads: columns.iter().map(|GridColumn(head, _)| *head).collect(),
             rows: things.iter().map(row).collect(),
         }
     }
@@ -148,10 +148,10 @@ mod tests {
 
     fn grid() -> Grid {
         let columns = [
-            Column(head("NAME", 4, 0, Side::Left), |n: &f64| {
+            GridColumn(head("NAME", 4, 0, Side::Left), |n: &f64| {
                 Cell::text(format!("n{n}"))
             }),
-            Column(head("VALUE", 4, 0, Side::Right), |n: &f64| {
+            GridColumn(head("VALUE", 4, 0, Side::Right), |n: &f64| {
                 Cell::number(if *n == 3.0 { f64::NAN } else { *n }, n.to_string())
             }),
         ];

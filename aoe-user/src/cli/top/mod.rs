@@ -27,8 +27,8 @@ use rustix::io::Errno;
 
 use super::interrupt::Interrupt;
 use super::live::args::TopArgs;
-use model::{Model, Wish};
-use source::Source;
+use model::{KeyAction, Model};
+use source::TopSource;
 use theme::Theme;
 
 /// How often to look for signals and news while no key is pressed.
@@ -41,7 +41,7 @@ pub(super) fn top(args: &TopArgs) -> Result<ExitCode> {
     );
     let interrupt = Interrupt::catch().context("cannot catch signals")?;
     // Before the screen is taken: without a target there is nothing to show.
-    let source = Source::start(args)?;
+    let source = TopSource::start(args)?;
     let mut model = Model::default();
     let theme = Theme::of_environment();
     end_with_the_terminal()?;
@@ -71,7 +71,7 @@ fn end_with_the_terminal() -> Result<()> {
 fn show(
     terminal: &mut DefaultTerminal,
     model: &mut Model,
-    source: &Source,
+    source: &TopSource,
     interrupt: &Interrupt,
     theme: Theme,
 ) -> Result<()> {
@@ -103,13 +103,13 @@ fn show(
             continue;
         }
         match model.key(key) {
-            Wish::None => {}
-            Wish::Quit => return Ok(()),
-            Wish::Change(change) => {
+            KeyAction::None => {}
+            KeyAction::Quit => return Ok(()),
+            KeyAction::Change(change) => {
                 model.notice = Some(format!("{}: asked", change.export));
                 source.change(&change);
             }
-            Wish::Suspend => {
+            KeyAction::Suspend => {
                 ratatui::try_restore()?;
                 raise(Signal::SIGTSTP)?;
                 *terminal = ratatui::try_init()?;

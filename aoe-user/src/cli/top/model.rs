@@ -4,12 +4,12 @@ use std::collections::{HashMap, VecDeque};
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::change::Change;
+use super::change::TopChange;
 use super::grid::Grid;
 use super::panes;
 use super::rates::{Sample, sample};
 use super::source::Update;
-use crate::control::api::types::{Condition, LogLine, LogLines, State};
+use crate::control::api::types::{Condition, DaemonState, LogLine, LogLines};
 
 /// Intervals that the trends show.
 const TREND: usize = 120;
@@ -52,7 +52,7 @@ impl Tab {
 
 /// What somebody at the keyboard has chosen in a tab.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Choice {
+pub(super) struct TabChoice {
     /// The column to sort by.
     pub(crate) column: usize,
     /// The largest first.
@@ -63,13 +63,13 @@ pub(super) struct Choice {
 
 /// What a key asks of the terminal.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum KeyAction {
     None,
     Quit,
     /// As Ctrl-Z everywhere.
     Suspend,
     /// It was confirmed.
-    Change(Change),
+    Change(TopChange),
 }
 
 /// Everything that is shown.
@@ -84,16 +84,16 @@ pub(super) struct Model {
     /// The keys are explained.
     pub(crate) shows_help: bool,
     /// What waits to be confirmed.
-    pub(crate) question: Option<Change>,
+    pub(crate) question: Option<TopChange>,
     /// What came of the last change, until the next key.
     pub(crate) notice: Option<String>,
     /// What the target said last.
-    pub(crate) state: State,
+    pub(crate) state: DaemonState,
     /// What happened between that and what it said before.
     pub(crate) sample: Sample,
     /// Why the target does not answer.
     pub(crate) gone: Option<String>,
-    choices: [Choice; Tab::ALL.len()],
+    choices: [TabChoice; Tab::ALL.len()],
     trends: HashMap<(String, String), Trend>,
     log: VecDeque<LogLine>,
 }
@@ -103,10 +103,10 @@ type Trend = (VecDeque<u64>, VecDeque<u64>);
 
 impl Default for Model {
     fn default() -> Model {
-        let mut choices: [Choice; Tab::ALL.len()] = Default::default();
+        let mut choices: [TabChoice; Tab::ALL.len()] = Default::default();
         // The newest line and the busiest stranger are what one looks for.
         choices[Tab::Log as usize].falling = true;
-        choices[Tab::Denied as usize] = Choice {
+        choices[Tab::Denied as usize] = TabChoice {
             column: 3,
             falling: true,
             id: None,
@@ -118,7 +118,7 @@ impl Default for Model {
             shows_help: false,
             question: None,
             notice: None,
-            state: State::default(),
+            state: DaemonState::default(),
             sample: Sample::default(),
             gone: None,
             choices,
@@ -141,7 +141,7 @@ impl Model {
         }
     }
 
-    fn take(&mut self, state: State) {
+    fn take(&mut self, state: DaemonState) {
         // All that was counted since the target's start is no rate of this moment.
         let before = if self.state.pid == 0 { &state } else { &self.state };
         let is_first = self.state.pid == 0;
@@ -188,7 +188,7 @@ impl Model {
     }
 
     /// What was chosen in this tab.
-    pub(super) fn choice(&self) -> &Choice {
+    pub(super) fn choice(&self) -> &TabChoice {
         &self.choices[self.tab as usize]
     }
 
@@ -200,30 +200,30 @@ impl Model {
     }
 
     /// Does what a key says.
-    pub(super) fn key(&mut self, key: KeyEvent) -> Wish {
+    pub(super) fn key(&mut self, key: KeyEvent) -> KeyAction {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
-                KeyCode::Char('c') => Wish::Quit,
-                KeyCode::Char('z') => Wish::Suspend,
-                _ => Wish::None,
+                KeyCode::Char('c') => KeyAction::Quit,
+                KeyCode::Char('z') => KeyAction::Suspend,
+                _ => KeyAction::None,
             };
         }
         self.notice = None;
         if let Some(change) = self.question.take() {
             return match key.code {
-                KeyCode::Char('y') => Wish::Change(change),
-                _ => Wish::None,
+                KeyCode::Char('y') => KeyAction::Change(change),
+                _ => KeyAction::None,
             };
         }
         if self.is_typing {
             self.type_filter(key.code);
-            return Wish::None;
+            return KeyAction::None;
         }
         if std::mem::take(&mut self.shows_help) {
-            return Wish::None;
+            return KeyAction::None;
         }
         match key.code {
-            KeyCode::Char('q') => return Wish::Quit,
+            KeyCode::Char('q') => return KeyAction::Quit,
             KeyCode::Char('?' | 'h') => self.shows_help = true,
             KeyCode::Char('p') => self.question = self.change(),
             KeyCode::Char('/') => self.is_typing = true,
@@ -245,11 +245,11 @@ impl Model {
             KeyCode::End | KeyCode::Char('G') => self.go(|_, last| last),
             _ => {}
         }
-        Wish::None
+        KeyAction::None
     }
 
     /// Pauses the chosen export, or serves it again.
-    fn change(&self) -> Option<Change> {
+    fn change(&self) -> Option<TopChange> {
         let grid = self.grid();
         let row = grid.rows.get(self.chosen(&grid))?;
         let now = match self.tab {
@@ -264,7 +264,7 @@ impl Model {
             .exports
             .iter()
             .filter(|now| now.export.export == export);
-        Some(Change {
+        Some(TopChange {
             has_namesakes: same.count() > 1,
             pauses: now.export.state != Condition::Paused,
             export,

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::grid::{Cell, Column, Grid, Side, head};
+use super::grid::{Cell, Grid, GridColumn, Side, head};
 use super::rates::{ExportNow, InitiatorNow, InterfaceNow};
 use super::theme::Tone;
 use crate::cli::live::show::{idle, reasons, rights, state_name};
 use crate::cli::live::stat::time;
 use crate::cli::table::size;
-use crate::control::api::types::{Condition, Denied, LogLine};
+use crate::control::api::types::{Condition, DeniedInfo, LogLine};
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -79,38 +79,38 @@ fn trend(now: &ExportNow) -> String {
     all.iter().map(bar).collect()
 }
 
-const EXPORTS: [Column<ExportNow>; 12] = [
-    Column(head("EXPORT", 8, 0, Side::Left), |now| {
+const EXPORTS: [GridColumn<ExportNow>; 12] = [
+    GridColumn(head("EXPORT", 8, 0, Side::Left), |now| {
         export_name(&now.export.export)
     }),
-    Column(head("STATE", 7, 0, Side::Left), |now| condition(now.export.state)),
-    Column(head("r/s", 6, 0, Side::Right), |now| {
+    GridColumn(head("STATE", 7, 0, Side::Left), |now| condition(now.export.state)),
+    GridColumn(head("r/s", 6, 0, Side::Right), |now| {
         rate(now.rates.reads_per_second)
     }),
-    Column(head("rMiB/s", 6, 0, Side::Right), |now| {
+    GridColumn(head("rMiB/s", 6, 0, Side::Right), |now| {
         rate(now.rates.read_bytes_per_second / MIB)
     }),
-    Column(head("w/s", 6, 0, Side::Right), |now| {
+    GridColumn(head("w/s", 6, 0, Side::Right), |now| {
         rate(now.rates.writes_per_second)
     }),
-    Column(head("wMiB/s", 6, 0, Side::Right), |now| {
+    GridColumn(head("wMiB/s", 6, 0, Side::Right), |now| {
         rate(now.rates.written_bytes_per_second / MIB)
     }),
-    Column(head("p50", 7, 76, Side::Right), |now| latency(now.rates.p50_us)),
-    Column(head("p99", 7, 0, Side::Right), |now| latency(now.rates.p99_us)),
-    Column(head("aqu-sz", 6, 84, Side::Right), |now| {
+    GridColumn(head("p50", 7, 76, Side::Right), |now| latency(now.rates.p50_us)),
+    GridColumn(head("p99", 7, 0, Side::Right), |now| latency(now.rates.p99_us)),
+    GridColumn(head("aqu-sz", 6, 84, Side::Right), |now| {
         Cell::number(now.rates.queue_size, format!("{:.2}", now.rates.queue_size))
     }),
-    Column(head("ERRORS", 6, 92, Side::Right), |now| {
+    GridColumn(head("ERRORS", 6, 92, Side::Right), |now| {
         count(now.export.counters.counts.errors())
     }),
-    Column(head("SIZE", 9, 104, Side::Right), |now| {
+    GridColumn(head("SIZE", 9, 104, Side::Right), |now| {
         match now.export.size_bytes {
             Some(bytes) => Cell::number(bytes as f64, size(bytes / 512)),
             None => Cell::number(f64::NAN, "-"),
         }
     }),
-    Column(head("TREND", 6, 0, Side::End), |now| Cell::text(trend(now))),
+    GridColumn(head("TREND", 6, 0, Side::End), |now| Cell::text(trend(now))),
 ];
 
 /// Exports.
@@ -135,25 +135,25 @@ pub(super) fn exports(things: &[ExportNow]) -> Grid {
     })
 }
 
-const INITIATORS: [Column<InitiatorNow>; 8] = [
-    Column(head("EXPORT", 8, 0, Side::Left), |now| export_name(&now.export)),
-    Column(head("INITIATOR", 17, 0, Side::Left), |now| {
+const INITIATORS: [GridColumn<InitiatorNow>; 8] = [
+    GridColumn(head("EXPORT", 8, 0, Side::Left), |now| export_name(&now.export)),
+    GridColumn(head("INITIATOR", 17, 0, Side::Left), |now| {
         Cell::text(&now.initiator.initiator)
     }),
-    Column(head("op/s", 6, 0, Side::Right), |now| rate(now.operations)),
-    Column(head("rMiB/s", 6, 0, Side::Right), |now| {
+    GridColumn(head("op/s", 6, 0, Side::Right), |now| rate(now.operations)),
+    GridColumn(head("rMiB/s", 6, 0, Side::Right), |now| {
         rate(now.read_bytes / MIB)
     }),
-    Column(head("wMiB/s", 6, 0, Side::Right), |now| {
+    GridColumn(head("wMiB/s", 6, 0, Side::Right), |now| {
         rate(now.written_bytes / MIB)
     }),
-    Column(head("READS", 12, 80, Side::Right), |now| {
+    GridColumn(head("READS", 12, 80, Side::Right), |now| {
         count(now.initiator.reads)
     }),
-    Column(head("WRITES", 12, 94, Side::Right), |now| {
+    GridColumn(head("WRITES", 12, 94, Side::Right), |now| {
         count(now.initiator.writes)
     }),
-    Column(head("IDLE", 6, 0, Side::Left), |now| {
+    GridColumn(head("IDLE", 6, 0, Side::Left), |now| {
         match now.initiator.idle_seconds {
             Some(seconds) => Cell::number(seconds, idle(seconds)),
             None => Cell::number(f64::NAN, "-"),
@@ -178,21 +178,21 @@ pub(super) fn initiators(things: &[InitiatorNow]) -> Grid {
     })
 }
 
-const INTERFACES: [Column<InterfaceNow>; 8] = [
-    Column(head("INTERFACE", 9, 0, Side::Left), |now| {
+const INTERFACES: [GridColumn<InterfaceNow>; 8] = [
+    GridColumn(head("INTERFACE", 9, 0, Side::Left), |now| {
         Cell::text(&now.interface.interface)
     }),
-    Column(head("STATE", 7, 0, Side::Left), |now| {
+    GridColumn(head("STATE", 7, 0, Side::Left), |now| {
         condition(now.interface.state)
     }),
-    Column(head("frame/s", 7, 0, Side::Right), |now| rate(now.frames)),
-    Column(head("reply/s", 7, 0, Side::Right), |now| rate(now.replies)),
-    Column(head("deny/s", 6, 0, Side::Right), |now| rate(now.denied)),
-    Column(head("DROPPED", 8, 66, Side::Right), |now| count(now.dropped)),
-    Column(head("MTU", 6, 80, Side::Right), |now| {
+    GridColumn(head("frame/s", 7, 0, Side::Right), |now| rate(now.frames)),
+    GridColumn(head("reply/s", 7, 0, Side::Right), |now| rate(now.replies)),
+    GridColumn(head("deny/s", 6, 0, Side::Right), |now| rate(now.denied)),
+    GridColumn(head("DROPPED", 8, 66, Side::Right), |now| count(now.dropped)),
+    GridColumn(head("MTU", 6, 80, Side::Right), |now| {
         count(u64::from(now.interface.mtu_bytes.unwrap_or(0)))
     }),
-    Column(head("MODE", 12, 0, Side::Left), |now| {
+    GridColumn(head("MODE", 12, 0, Side::Left), |now| {
         Cell::text(now.interface.mode.as_deref().unwrap_or("-"))
     }),
 ];
@@ -216,39 +216,39 @@ pub(super) fn interfaces(things: &[InterfaceNow]) -> Grid {
     })
 }
 
-const DENIED: [Column<Denied>; 5] = [
-    Column(head("SOURCE", 17, 0, Side::Left), |row| Cell::text(&row.source)),
-    Column(head("INTERFACE", 9, 0, Side::Left), |row| {
+const DENIED: [GridColumn<DeniedInfo>; 5] = [
+    GridColumn(head("SOURCE", 17, 0, Side::Left), |row| Cell::text(&row.source)),
+    GridColumn(head("INTERFACE", 9, 0, Side::Left), |row| {
         Cell::text(&row.interface)
     }),
-    Column(head("EXPORT", 8, 0, Side::Left), |row| export_name(&row.export)),
-    Column(head("FRAMES", 8, 0, Side::Right), |row| count(row.frames)),
-    Column(head("IDLE", 8, 0, Side::Left), |row| {
+    GridColumn(head("EXPORT", 8, 0, Side::Left), |row| export_name(&row.export)),
+    GridColumn(head("FRAMES", 8, 0, Side::Right), |row| count(row.frames)),
+    GridColumn(head("IDLE", 8, 0, Side::Left), |row| {
         Cell::number(row.idle_seconds, idle(row.idle_seconds))
     }),
 ];
 
 /// Sources that were turned away.
-pub(super) fn denied(things: &[Denied]) -> Grid {
+pub(super) fn denied(things: &[DeniedInfo]) -> Grid {
     Grid::of(&DENIED, things, |row| {
         let about = format!("not on the access list of {}", row.export);
         (format!("{} {}", row.interface, row.source), Tone::Plain, about)
     })
 }
 
-const LOG: [Column<LogLine>; 3] = [
-    Column(head("TIME", 9, 0, Side::Left), |line| {
+const LOG: [GridColumn<LogLine>; 3] = [
+    GridColumn(head("TIME", 9, 0, Side::Left), |line| {
         let time = UNIX_EPOCH + Duration::try_from_secs_f64(line.time).unwrap_or_default();
         let text = humantime::format_rfc3339_seconds(time).to_string();
         // 2026-11-26T04:16:01Z
         Cell::number(line.number as f64, text.get(11..).unwrap_or(&text))
     }),
-    Column(head("LEVEL", 5, 0, Side::Left), |line| {
+    GridColumn(head("LEVEL", 5, 0, Side::Left), |line| {
         let place = ["error", "warn", "info", "debug", "trace"].map(|level| level == line.level);
         let place = place.iter().position(|is_it| *is_it).unwrap_or(5);
         Cell::number(place as f64, line.level.to_uppercase())
     }),
-    Column(head("MESSAGE", 20, 0, Side::Left), |line| Cell::text(&line.text)),
+    GridColumn(head("MESSAGE", 20, 0, Side::Left), |line| Cell::text(&line.text)),
 ];
 
 /// The log.

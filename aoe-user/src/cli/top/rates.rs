@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use crate::cli::live::rates::{Rates, between};
-use crate::control::api::types::{Export, Initiator, Interface, State};
+use crate::control::api::types::{DaemonState, ExportInfo, Initiator, InterfaceInfo};
 
 /// An export now, and what it did lately.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ExportNow {
     /// As the target tells it, without its initiators.
-    pub(crate) export: Export,
+    pub(crate) export: ExportInfo,
     /// In the last interval.
     pub(crate) rates: Rates,
     /// Bytes a second of reads, the latest last.
@@ -46,7 +46,7 @@ pub(super) struct InitiatorNow {
 #[derive(Debug, Clone, Default)]
 pub(super) struct InterfaceNow {
     /// As the target tells it.
-    pub(crate) interface: Interface,
+    pub(crate) interface: InterfaceInfo,
     /// Frames taken by the workers a second.
     pub(crate) frames: f64,
     /// Replies sent a second.
@@ -69,17 +69,17 @@ pub(super) struct Sample {
 }
 
 /// What happened between two states.
-pub(super) fn sample(before: &State, after: &State) -> Sample {
+pub(super) fn sample(before: &DaemonState, after: &DaemonState) -> Sample {
     let (seconds, rates) = between(before, after);
     let exports = after.exports.iter().zip(rates).map(|(export, rates)| ExportNow {
-        export: Export {
+        export: ExportInfo {
             initiators: Vec::new(),
             ..export.clone()
         },
         rates,
         ..ExportNow::default()
     });
-    let none = State::default();
+    let none = DaemonState::default();
     // One that was started anew has counted from zero.
     let before = match before.pid == after.pid {
         true => before,
@@ -96,18 +96,18 @@ fn rate(before: u64, after: u64, seconds: f64) -> f64 {
     after.saturating_sub(before) as f64 / seconds
 }
 
-fn initiators(before: &State, after: &State, seconds: f64) -> Vec<InitiatorNow> {
-    fn rows(state: &State) -> impl Iterator<Item = (&Export, &Initiator)> {
+fn initiators(before: &DaemonState, after: &DaemonState, seconds: f64) -> Vec<InitiatorNow> {
+    fn rows(state: &DaemonState) -> impl Iterator<Item = (&ExportInfo, &Initiator)> {
         let of = |export| move |row| (export, row);
         let all = state.exports.iter();
         all.flat_map(move |export| export.initiators.iter().map(of(export)))
     }
-    fn id<'a>((export, row): (&'a Export, &'a Initiator)) -> (&'a str, &'a str, &'a str) {
+    fn id<'a>((export, row): (&'a ExportInfo, &'a Initiator)) -> (&'a str, &'a str, &'a str) {
         (&export.export, &export.vlan, &row.initiator)
     }
     let known: HashMap<_, &Initiator> = rows(before).map(|row| (id(row), row.1)).collect();
     let none = Initiator::default();
-    let now = |(export, row): (&Export, &Initiator)| {
+    let now = |(export, row): (&ExportInfo, &Initiator)| {
         let before = known.get(&id((export, row))).copied().unwrap_or(&none);
         InitiatorNow {
             export: export.export.clone(),
@@ -121,7 +121,7 @@ fn initiators(before: &State, after: &State, seconds: f64) -> Vec<InitiatorNow> 
     rows(after).map(now).collect()
 }
 
-fn counted(interface: &Interface, name: &str) -> u64 {
+fn counted(interface: &InterfaceInfo, name: &str) -> u64 {
     let queues = interface.queues.iter();
     queues.filter_map(|queue| queue.get(name)).sum()
 }
@@ -129,17 +129,17 @@ fn counted(interface: &Interface, name: &str) -> u64 {
 /// Verdicts of the XDP program that say no.
 const TURNED_DOWN: [&str; 2] = ["denied", "rate_limited"];
 
-fn turned_down(interface: &Interface) -> u64 {
+fn turned_down(interface: &InterfaceInfo) -> u64 {
     let verdicts = TURNED_DOWN.iter();
     verdicts
         .filter_map(|verdict| interface.filter.get(*verdict))
         .sum()
 }
 
-fn interfaces(before: &State, after: &State, seconds: f64) -> Vec<InterfaceNow> {
-    let none = Interface::default();
-    let now = |interface: &Interface| {
-        let same = |old: &&Interface| old.interface == interface.interface;
+fn interfaces(before: &DaemonState, after: &DaemonState, seconds: f64) -> Vec<InterfaceNow> {
+    let none = InterfaceInfo::default();
+    let now = |interface: &InterfaceInfo| {
+        let same = |old: &&InterfaceInfo| old.interface == interface.interface;
         let before = before.interfaces.iter().find(same).unwrap_or(&none);
         let of = |name: &str| rate(counted(before, name), counted(interface, name), seconds);
         InterfaceNow {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::change::Change;
+use super::change::TopChange;
 use crate::cli::live::args::TopArgs;
 use crate::cli::live::change::told;
-use crate::cli::live::client::Client;
-use crate::control::api::types::{LogLines, Request, State};
+use crate::cli::live::client::ControlClient;
+use crate::control::api::types::{ControlRequest, DaemonState, LogLines};
 
 /// How long a target may take to answer.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -24,13 +24,13 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum Update {
     /// Everything about the exports, and the lines logged since the last of these.
-    State(Box<State>, LogLines),
+    State(Box<DaemonState>, LogLines),
     /// The target does not answer, for this reason.
     Gone(String),
 }
 
 /// A thread that asks.
-pub(super) struct Source {
+pub(super) struct TopSource {
     /// What it hears.
     pub(crate) updates: Receiver<Update>,
     /// What came of changes, in words.
@@ -46,12 +46,12 @@ struct Poller {
     told: (u32, u64),
 }
 
-impl Source {
+impl TopSource {
     /// Starts asking, once the target has answered.
     ///
     /// # Errors
     /// When it does not.
-    pub(super) fn start(args: &TopArgs) -> Result<Source> {
+    pub(super) fn start(args: &TopArgs) -> Result<TopSource> {
         // Nobody takes them while the user has stopped the process.
         let (sender, updates) = sync_channel(2);
         let mut poller = Poller {
@@ -67,7 +67,7 @@ impl Source {
             .spawn(move || poller.run(client))
             .context("cannot start a thread")?;
         let (tell, told_of) = channel();
-        Ok(Source {
+        Ok(TopSource {
             updates,
             told: told_of,
             tell,
@@ -76,7 +76,7 @@ impl Source {
     }
 
     /// Has the target change an export, and does not wait: what is in flight may take a while to be committed.
-    pub(super) fn change(&self, change: &Change) {
+    pub(super) fn change(&self, change: &TopChange) {
         let (args, request, tell) = (self.args.clone(), change.request(), self.tell.clone());
         let ask = move || {
             // A connection of its own: the other one may be waiting for a reply.
@@ -94,28 +94,28 @@ impl Source {
     }
 }
 
-fn connect(args: &TopArgs, limit: Duration) -> Result<Client> {
-    let client = Client::new(&args.target)?;
+fn connect(args: &TopArgs, limit: Duration) -> Result<ControlClient> {
+    let client = ControlClient::new(&args.target)?;
     client.limit(limit)?;
     Ok(client)
 }
 
 impl Poller {
-    fn ask(&mut self, client: &mut Client) -> Result<Update> {
-        let state: State = client.ask(&Request::State {
+    fn ask(&mut self, client: &mut ControlClient) -> Result<Update> {
+        let state: DaemonState = client.ask(&ControlRequest::State {
             exports: self.args.exports.clone(),
             every_ms: None,
         })?;
         if self.told.0 != state.pid {
             self.told = (state.pid, 0);
         }
-        let log: LogLines = client.ask(&Request::LogLines { after: self.told.1 })?;
+        let log: LogLines = client.ask(&ControlRequest::LogLines { after: self.told.1 })?;
         self.told.1 = log.last;
         Ok(Update::State(Box::new(state), log))
     }
 
     /// Until nobody listens any more.
-    fn run(mut self, client: Client) {
+    fn run(mut self, client: ControlClient) {
         let mut client = Some(client);
         loop {
             thread::sleep(if client.is_some() {

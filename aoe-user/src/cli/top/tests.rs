@@ -5,19 +5,20 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::{Color, Modifier};
 
-use super::change::Change;
-use super::model::{Model, Wish};
+use super::change::TopChange;
+use super::model::{KeyAction, Model};
 use super::source::Update;
 use super::theme::Theme;
 use super::view;
 use crate::control::api::types::{
-    Condition, Denied, Export, ExportCounters, Initiator, Interface, LogLine, LogLines, State, Times,
+    Condition, DaemonState, DeniedInfo, ExportCounters, ExportInfo, Initiator, InterfaceInfo, LogLine,
+    LogLines, Times,
 };
 use crate::metrics::Counts;
 
-fn export(slot: u32, reads: u64, state: Condition) -> Export {
+fn export(slot: u32, reads: u64, state: Condition) -> ExportInfo {
     let name = format!("e1.{slot}");
-    Export {
+    ExportInfo {
         vlan: "untagged".into(),
         state,
         reason: (state == Condition::Failed).then(|| "no such file or directory".into()),
@@ -45,13 +46,13 @@ fn export(slot: u32, reads: u64, state: Condition) -> Export {
             ..Initiator::default()
         }],
         export: name,
-        ..Export::default()
+        ..ExportInfo::default()
     }
 }
 
 /// After this many seconds.
-fn state(seconds: u64) -> State {
-    State {
+fn state(seconds: u64) -> DaemonState {
+    DaemonState {
         version: "0.1.0".into(),
         pid: 7,
         uptime_seconds: 100.0 + seconds as f64,
@@ -62,23 +63,23 @@ fn state(seconds: u64) -> State {
             export(10, 0, Condition::Failed),
             export(2, 25_000 * seconds, Condition::Ready),
         ],
-        interfaces: vec![Interface {
+        interfaces: vec![InterfaceInfo {
             interface: "eth1".into(),
             mode: Some("native XDP, zero-copy".into()),
             mac: Some("02:00:00:00:01:00".into()),
             mtu_bytes: Some(9000),
             exports: 2,
             queues: vec![[("frames".to_owned(), 26_000 * seconds)].into()],
-            ..Interface::default()
+            ..InterfaceInfo::default()
         }],
-        denied: vec![Denied {
+        denied: vec![DeniedInfo {
             interface: "eth1".into(),
             source: "02:00:00:00:00:66".into(),
             export: "e1.1".into(),
             frames: 42,
             idle_seconds: 3.0,
         }],
-        ..State::default()
+        ..DaemonState::default()
     }
 }
 
@@ -105,8 +106,8 @@ fn model() -> Model {
     model
 }
 
-fn press(model: &mut Model, keys: &str) -> Wish {
-    let mut wish = Wish::None;
+fn press(model: &mut Model, keys: &str) -> KeyAction {
+    let mut wish = KeyAction::None;
     for letter in keys.chars() {
         let code = match letter {
             '\n' => KeyCode::Enter,
@@ -198,7 +199,7 @@ fn rows_are_sorted_filtered_and_followed() {
     assert_eq!(lines(&model)[3], " none with this text");
     press(&mut model, "\x1b");
     assert!(lines(&model)[5].starts_with(" e1.2"));
-    assert_eq!(press(&mut model, "q"), Wish::Quit);
+    assert_eq!(press(&mut model, "q"), KeyAction::Quit);
 }
 
 #[test]
@@ -209,14 +210,18 @@ fn an_export_is_paused_once_that_is_confirmed() {
         lines(&model)[14],
         " pause e1.2 (it answers nobody)? y: yes, any other: no"
     );
-    assert_eq!(press(&mut model, "q"), Wish::None, "any other key is no");
-    assert_eq!(press(&mut model, "y"), Wish::None, "nothing is asked any more");
-    let change = |pauses| Change {
+    assert_eq!(press(&mut model, "q"), KeyAction::None, "any other key is no");
+    assert_eq!(
+        press(&mut model, "y"),
+        KeyAction::None,
+        "nothing is asked any more"
+    );
+    let change = |pauses| TopChange {
         export: "e1.2".into(),
         has_namesakes: false,
         pauses,
     };
-    assert_eq!(press(&mut model, "py"), Wish::Change(change(true)));
+    assert_eq!(press(&mut model, "py"), KeyAction::Change(change(true)));
     model.notice = Some("paused e1.2".into());
     assert_eq!(lines(&model)[13], " paused e1.2");
     let mut paused = state(3);
@@ -224,9 +229,9 @@ fn an_export_is_paused_once_that_is_confirmed() {
     model.update(Update::State(Box::new(paused), log(4..=4)));
     press(&mut model, "p");
     assert!(lines(&model)[14].starts_with(" serve e1.2 again? y"));
-    assert_eq!(press(&mut model, "y"), Wish::Change(change(false)));
+    assert_eq!(press(&mut model, "y"), KeyAction::Change(change(false)));
     let mut twice = state(4);
-    twice.exports.push(Export {
+    twice.exports.push(ExportInfo {
         vlan: "5".into(),
         ..export(1, 0, Condition::Ready)
     });
@@ -235,9 +240,9 @@ fn an_export_is_paused_once_that_is_confirmed() {
     assert!(lines(&model)[14].starts_with(" pause e1.1 on all its VLANs"));
     press(&mut model, "n");
     // Only what is on the screen can be meant.
-    assert_eq!(press(&mut model, "2py"), Wish::None);
+    assert_eq!(press(&mut model, "2py"), KeyAction::None);
     model.update(Update::Gone("nobody listens".into()));
-    assert_eq!(press(&mut model, "1py"), Wish::None);
+    assert_eq!(press(&mut model, "1py"), KeyAction::None);
 }
 
 #[test]
@@ -248,7 +253,7 @@ fn a_target_that_goes_and_comes_back_is_told() {
     assert_eq!(screen[0], " NO ANSWER, trying again: nobody listens");
     assert!(screen[3].starts_with(" e1.1"), "what was known last stays");
     // Another process: counters and log begin anew.
-    let again = State {
+    let again = DaemonState {
         pid: 8,
         uptime_seconds: 1.0,
         ..state(0)

@@ -8,7 +8,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph, Sparkline};
 
-use super::grid::{Grid, Head, Row, Side};
+use super::grid::{Grid, GridRow, Head, Side};
 use super::model::{Model, Tab};
 use super::theme::{Theme, Tone};
 use crate::control::api::types::Condition;
@@ -184,7 +184,7 @@ fn draw_rows(frame: &mut Frame, model: &Model, grid: &Grid, [heads, area]: [Rect
     frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), area);
 }
 
-fn draw_trends(frame: &mut Frame, model: &Model, row: &Row, area: Rect, theme: Theme) {
+fn draw_trends(frame: &mut Frame, model: &Model, row: &GridRow, area: Rect, theme: Theme) {
     let mut exports = model.sample.exports.iter();
     let Some(now) = exports.find(|now| now.id() == row.id) else {
         return;
@@ -208,7 +208,7 @@ fn draw_trends(frame: &mut Frame, model: &Model, row: &Row, area: Rect, theme: T
     }
 }
 
-fn detail_line(model: &Model, row: Option<&Row>, theme: Theme) -> Line<'static> {
+fn detail_line(model: &Model, row: Option<&GridRow>, theme: Theme) -> Line<'static> {
     if let Some(notice) = &model.notice {
         return Line::raw(format!(" {notice}"));
     }

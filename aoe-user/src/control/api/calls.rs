@@ -7,61 +7,58 @@ use serde_json::json;
 use tracing::info;
 
 use super::reloads::{Reading, Settling};
-use super::socket::{Answer, Call};
-use super::types::{Condition, Failed, LastReload, Reloaded, Request};
+use super::socket::{ControlAnswer, ControlCall};
+use super::types::{Condition, ControlRequest, FailedExport, LastReload, Reloaded};
 use super::view::Selection;
 use super::{openmetrics, view};
 use crate::config::Config;
 use crate::config::file;
 use crate::config::validate::{Words, contradictions};
 use crate::control::Control;
-use crate::control::state::operator::{Action, Parts};
+use crate::control::state::operator::{OperatorAction, Parts};
 
 /// Whoever asked for a reload is told what has happened after this time, though not all of it may have.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
 impl Control {
     /// Answers a request, now or when it is done.
-    pub(in crate::control) fn call(&mut self, call: Call, now: Instant) {
-        let Call { request, answer } = call;
-        let globs = match &request {
-            Request::State { exports, .. }
-            | Request::Pause { exports }
-            | Request::Resume { exports }
-            | Request::Remove { exports }
-            | Request::Overlays { exports } => &exports[..],
-            Request::Dump(wanted) => &wanted.exports,
-            _ => &[],
-        };
-        let selection = match Selection::new(globs) {
+    pub(in crate::control) fn call(&mut self, call: ControlCall, now: Instant) {
+        let ControlCall { request, answer } = call;
+        let selection = match Selection::new(globs(&request)) {
             Ok(selection) => selection,
             Err(reason) => return answer.error(reason),
         };
         match request {
-            Request::State { .. } => answer.result(view::state(&self.supervisor, &selection, now)),
-            Request::Metrics { format } => {
+            ControlRequest::State { .. } => answer.result(view::state(&self.supervisor, &selection, now)),
+            ControlRequest::Metrics { format } => {
                 let state = view::state(&self.supervisor, &selection, now);
                 answer.result(openmetrics::text(&state, format));
             }
-            Request::Reload { .. } if !self.service.reloads => {
+            ControlRequest::Reload { .. } if !self.service.reloads => {
                 answer.error("there is no config file: this is `xblade serve`");
             }
-            Request::Reload { dry_run } => self.load(Reading::of(answer, dry_run)),
-            Request::Pause { exports } if exports.is_empty() => answer.error("name the exports to pause"),
-            Request::Pause { .. } => self.supervisor.pause(&selection, answer),
-            Request::Resume { exports } if exports.is_empty() => answer.error("name the exports to resume"),
-            Request::Resume { .. } => self.supervisor.resume(&selection, answer),
-            Request::Add { toml } => self.add(toml, answer, now),
-            Request::Remove { exports } if exports.is_empty() => answer.error("name the exports to remove"),
-            Request::Remove { .. } => self.remove(&selection, answer, now),
-            Request::KeptStates {} => self.tell_kept(answer),
-            Request::ClearState {
+            ControlRequest::Reload { dry_run } => self.load(Reading::of(answer, dry_run)),
+            ControlRequest::Pause { exports } if exports.is_empty() => {
+                answer.error("name the exports to pause");
+            }
+            ControlRequest::Pause { .. } => self.supervisor.pause(&selection, answer),
+            ControlRequest::Resume { exports } if exports.is_empty() => {
+                answer.error("name the exports to resume");
+            }
+            ControlRequest::Resume { .. } => self.supervisor.resume(&selection, answer),
+            ControlRequest::Add { toml } => self.add(toml, answer, now),
+            ControlRequest::Remove { exports } if exports.is_empty() => {
+                answer.error("name the exports to remove");
+            }
+            ControlRequest::Remove { .. } => self.remove(&selection, answer, now),
+            ControlRequest::KeptStates {} => self.tell_kept(answer),
+            ControlRequest::ClearState {
                 string: false,
                 mask: false,
                 reserve: false,
                 ..
             } => answer.error("name what to clear: string, mask or reserve"),
-            Request::ClearState {
+            ControlRequest::ClearState {
                 state,
                 string,
                 mask,
@@ -72,23 +69,27 @@ impl Control {
                     reserve,
                     string,
                 };
-                self.decide_kept(&state, Action::Clear(parts), answer);
+                self.decide_kept(&state, OperatorAction::Clear(parts), answer);
             }
-            Request::AdoptState { state, from } => self.decide_kept(&state, Action::Adopt(from), answer),
-            Request::AcceptLostWrites { state } => self.decide_kept(&state, Action::AcceptLostWrites, answer),
-            Request::Overlays { .. } => self.supervisor.tell_overlays(&selection, answer),
-            Request::ResetOverlays(asked) => self.supervisor.reset_overlays(asked, answer),
-            Request::FailoverGroups {} => self.supervisor.tell_groups(answer, now),
-            Request::TakeGroup { group } => self.supervisor.take_group(&group, answer, now),
-            Request::ReleaseGroup { group } => self.supervisor.release_group(&group, answer, now),
-            Request::CommitOverlay(asked) => self.supervisor.commit_overlay(asked, answer),
-            Request::Dump(wanted) => self.supervisor.dump(&wanted, selection, answer),
-            Request::LogLines { after } => answer.result((self.service.read_log)(after)),
-            Request::Log { filter } => self.set_log(&filter, answer),
+            ControlRequest::AdoptState { state, from } => {
+                self.decide_kept(&state, OperatorAction::Adopt(from), answer);
+            }
+            ControlRequest::AcceptLostWrites { state } => {
+                self.decide_kept(&state, OperatorAction::AcceptLostWrites, answer);
+            }
+            ControlRequest::Overlays { .. } => self.supervisor.tell_overlays(&selection, answer),
+            ControlRequest::ResetOverlays(asked) => self.supervisor.reset_overlays(asked, answer),
+            ControlRequest::FailoverGroups {} => self.supervisor.tell_groups(answer, now),
+            ControlRequest::TakeGroup { group } => self.supervisor.take_group(&group, answer, now),
+            ControlRequest::ReleaseGroup { group } => self.supervisor.release_group(&group, answer, now),
+            ControlRequest::CommitOverlay(asked) => self.supervisor.commit_overlay(asked, answer),
+            ControlRequest::Dump(wanted) => self.supervisor.dump(&wanted, selection, answer),
+            ControlRequest::LogLines { after } => answer.result((self.service.read_log)(after)),
+            ControlRequest::Log { filter } => self.set_log(&filter, answer),
         }
     }
 
-    fn set_log(&self, filter: &str, answer: Answer) {
+    fn set_log(&self, filter: &str, answer: ControlAnswer) {
         match (self.service.set_log)(filter) {
             Ok(()) => {
                 info!("the log shows {filter} from here on");
@@ -98,7 +99,7 @@ impl Control {
         }
     }
 
-    fn add(&mut self, toml: String, answer: Answer, now: Instant) {
+    fn add(&mut self, toml: String, answer: ControlAnswer, now: Instant) {
         let Some(mut config) = self.current.clone() else {
             return answer.error("the configuration has not been read yet; try again");
         };
@@ -114,7 +115,7 @@ impl Control {
         self.put_in_force(config, vec![answer], now);
     }
 
-    fn remove(&mut self, selection: &Selection, answer: Answer, now: Instant) {
+    fn remove(&mut self, selection: &Selection, answer: ControlAnswer, now: Instant) {
         let Some(mut config) = self.current.clone() else {
             return answer.error("the configuration has not been read yet; try again");
         };
@@ -147,7 +148,7 @@ impl Control {
         reading.refuse(reason);
     }
 
-    fn put_in_force(&mut self, config: Config, answers: Vec<Answer>, now: Instant) {
+    fn put_in_force(&mut self, config: Config, answers: Vec<ControlAnswer>, now: Instant) {
         if !answers.is_empty() {
             self.settling.push(Settling {
                 until: now + SETTLE_LIMIT,
@@ -183,12 +184,14 @@ impl Control {
                 }
                 let off = export.kept_off.first().map(|off| off.reason.clone());
                 match (export.state, export.reason.clone().or(off)) {
-                    (Condition::Failed | Condition::FailedDegraded, reason) => reloaded.failed.push(Failed {
-                        export: export.export.clone(),
-                        reason: reason.unwrap_or_default(),
-                    }),
+                    (Condition::Failed | Condition::FailedDegraded, reason) => {
+                        reloaded.failed.push(FailedExport {
+                            export: export.export.clone(),
+                            reason: reason.unwrap_or_default(),
+                        });
+                    }
                     (Condition::Waiting, _) => reloaded.opening.push(export.export.clone()),
-                    (Condition::Ready, Some(reason)) => reloaded.failed.push(Failed {
+                    (Condition::Ready, Some(reason)) => reloaded.failed.push(FailedExport {
                         export: export.export.clone(),
                         reason,
                     }),
@@ -209,5 +212,18 @@ fn last_reload(ok: bool) -> LastReload {
     LastReload {
         ok,
         time: time.unwrap_or_default().as_secs_f64(),
+    }
+}
+
+/// The exports that a request is about.
+fn globs(request: &ControlRequest) -> &[String] {
+    match request {
+        ControlRequest::State { exports, .. }
+        | ControlRequest::Pause { exports }
+        | ControlRequest::Resume { exports }
+        | ControlRequest::Remove { exports }
+        | ControlRequest::Overlays { exports } => &exports[..],
+        ControlRequest::Dump(wanted) => &wanted.exports,
+        _ => &[],
     }
 }

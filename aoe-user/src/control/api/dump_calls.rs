@@ -1,16 +1,16 @@
 //! Begins to show frames to somebody who asked for them.
 
 use super::dumps::{Dumping, WantedFrames, whole_frames};
-use super::socket::Answer;
+use super::socket::ControlAnswer;
 use super::view::Selection;
 use crate::control::supervisor::Supervisor;
-use crate::dump::Wanted;
+use crate::dump::DumpWanted;
 use crate::host;
 use crate::target::Address;
 
 impl Supervisor {
     /// Replies with what is shown, and hands the connection over to who writes it.
-    pub(in crate::control) fn dump(&self, asked: &WantedFrames, selection: Selection, answer: Answer) {
+    pub(in crate::control) fn dump(&self, asked: &WantedFrames, selection: Selection, answer: ControlAnswer) {
         let served = || self.ports.values().map(|port| port.name.clone());
         let names: Vec<String> = asked
             .interfaces
@@ -29,7 +29,7 @@ impl Supervisor {
             interfaces: served().filter(is_shown).collect(),
         };
         let has_choice = !asked.exports.is_empty();
-        let wanted = Wanted {
+        let wanted = DumpWanted {
             interfaces: names,
             exports: has_choice
                 .then(|| Box::new(move |shelf, slot| selection.has_address(Address { shelf, slot })) as _),

@@ -22,7 +22,7 @@ pub(crate) const fn whole_frames() -> u32 {
     1 << 16
 }
 
-/// The result of [`super::types::Request::Dump`]; the line is followed by pcapng instead of further replies.
+/// The result of [`super::types::ControlRequest::Dump`]; the line is followed by pcapng instead of further replies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Dumping {
     /// The interfaces that are served now and wanted; one that is opened later follows by itself.

@@ -4,16 +4,16 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The result of [`super::types::Request::FailoverGroups`].
+/// The result of [`super::types::ControlRequest::FailoverGroups`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FailoverGroups {
     /// By name.
-    pub(crate) groups: Vec<FailoverGroup>,
+    pub(crate) groups: Vec<GroupInfo>,
 }
 
 /// A failover group as this gateway sees it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct FailoverGroup {
+pub(crate) struct GroupInfo {
     /// Its name.
     pub(crate) group: String,
     /// What this gateway does for it.
@@ -32,12 +32,12 @@ pub(crate) struct FailoverGroup {
     #[serde(default)]
     pub(crate) refused: Option<String>,
     /// What moves with it.
-    pub(crate) exports: Vec<Member>,
+    pub(crate) exports: Vec<GroupExport>,
 }
 
 /// An export of a group.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Member {
+pub(crate) struct GroupExport {
     /// Its address, as in `e1.1`.
     pub(crate) export: String,
     /// Who had the lock of its image when this gateway last looked.

@@ -6,25 +6,25 @@ use std::path::Path;
 use aoe_common::Mac;
 use serde_json::json;
 
-use super::socket::Answer;
+use super::socket::ControlAnswer;
 use super::types::{KeptState, KeptStates};
 use crate::control::Control;
-use crate::control::state::operator::{self, Action};
-use crate::control::state::{self, Entry, StateError, StateKey};
+use crate::control::state::operator::{self, OperatorAction};
+use crate::control::state::{self, StateDirError, StateEntry, StateKey};
 
 /// What is kept in a directory; nothing in one that no daemon has made yet.
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn kept(dir: &Path) -> Result<KeptStates, StateError> {
+pub(crate) fn kept(dir: &Path) -> Result<KeptStates, StateDirError> {
     let (entries, losses) = match state::list(dir) {
-        Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+        Err(StateDirError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
             (Vec::new(), Vec::new())
         }
         entries => (entries?, state::lost::list(dir)?),
     };
     let list = |macs: &[Mac]| macs.iter().map(Mac::to_string).collect();
-    let states = entries.into_iter().map(|Entry { name, state }| match state {
+    let states = entries.into_iter().map(|StateEntry { name, state }| match state {
         Ok(state) => KeptState {
             state: name,
             string: state.string.escape_ascii().to_string(),
@@ -55,7 +55,7 @@ pub(crate) fn kept(dir: &Path) -> Result<KeptStates, StateError> {
 
 impl Control {
     /// Tells what is kept. The directory is read beside the control thread: its disk may hang.
-    pub(super) fn tell_kept(&self, answer: Answer) {
+    pub(super) fn tell_kept(&self, answer: ControlAnswer) {
         let Some(dir) = self.state_dir() else {
             return answer.error(NOTHING_KEPT);
         };
@@ -67,7 +67,7 @@ impl Control {
 
     /// Carries out what the operator decided: for an export of the configuration by the way that `xblade state` goes without a
     /// socket, on which the control thread decides how, when it knows how far the export is; for any other here.
-    pub(super) fn decide_kept(&self, name: &str, action: Action, answer: Answer) {
+    pub(super) fn decide_kept(&self, name: &str, action: OperatorAction, answer: ControlAnswer) {
         let Ok(key) = name.parse::<StateKey>() else {
             return answer.error(format!("{name} is no name of a state, as in 1.1 or 1.1-vlan-5"));
         };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The result of [`super::types::Request::LogLines`].
+/// The result of [`super::types::ControlRequest::LogLines`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LogLines {
     /// The number of the latest line.

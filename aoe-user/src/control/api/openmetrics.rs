@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use engine::Latency;
 
 use super::failover::Role;
-use super::types::{Condition, Export, Format, Initiator, State, Times};
+use super::types::{Condition, DaemonState, ExportInfo, Initiator, MetricsFormat, Times};
 use crate::metrics::{Counts, Metric};
 
 /// Limits of the histograms' buckets that are told, in microseconds: powers of two, where our buckets end.
@@ -26,7 +26,7 @@ const LIMITS_US: [u64; 13] = [
 ];
 
 /// Writes one metric after the other.
-struct Writer(String, Format);
+struct Writer(String, MetricsFormat);
 
 impl Writer {
     /// Begins a metric: a name without `_total`, a kind, and what it is.
@@ -34,8 +34,8 @@ impl Writer {
         let help = help.trim().trim_end_matches('.');
         // The older format knows no `info`, and calls families as their samples.
         let (suffix, kind) = match (self.1, kind) {
-            (Format::Text, "info") => ("_info", "gauge"),
-            (Format::Text, "counter") => ("_total", "counter"),
+            (MetricsFormat::Text, "info") => ("_info", "gauge"),
+            (MetricsFormat::Text, "counter") => ("_total", "counter"),
             _ => ("", kind),
         };
         let _ = writeln!(
@@ -78,7 +78,7 @@ fn escaped(value: &str) -> String {
 }
 
 /// The text of a state.
-pub(crate) fn text(state: &State, format: Format) -> String {
+pub(crate) fn text(state: &DaemonState, format: MetricsFormat) -> String {
     let mut to = Writer(String::new(), format);
     to.family("xblade_build", "info", "The running program");
     to.sample("xblade_build_info", &[("version", &state.version)], 1);
@@ -112,13 +112,13 @@ pub(crate) fn text(state: &State, format: Format) -> String {
     groups(&mut to, state);
     initiators(&mut to, state);
     interfaces(&mut to, state);
-    if format == Format::OpenMetrics {
+    if format == MetricsFormat::OpenMetrics {
         to.0.push_str("# EOF\n");
     }
     to.0
 }
 
-fn groups(to: &mut Writer, state: &State) {
+fn groups(to: &mut Writer, state: &DaemonState) {
     if state.failover.is_empty() {
         return;
     }
@@ -146,7 +146,7 @@ fn groups(to: &mut Writer, state: &State) {
 }
 
 /// What tells an export from all others.
-fn labels(export: &Export) -> Vec<(&str, &str)> {
+fn labels(export: &ExportInfo) -> Vec<(&str, &str)> {
     let mut labels = vec![("export", export.export.as_str())];
     if export.vlan != "untagged" {
         labels.push(("vlan", &export.vlan));
@@ -154,7 +154,7 @@ fn labels(export: &Export) -> Vec<(&str, &str)> {
     labels
 }
 
-fn exports(to: &mut Writer, state: &State) {
+fn exports(to: &mut Writer, state: &DaemonState) {
     let all = || state.exports.iter().map(|export| (export, labels(export)));
     to.family("xblade_export", "info", "What an export is");
     for (export, mut labels) in all() {
@@ -194,7 +194,7 @@ fn exports(to: &mut Writer, state: &State) {
             to.sample("xblade_export_size_bytes", &labels, size);
         }
     }
-    let commits = |export: &Export| export.store_counters.get("commits").copied().unwrap_or(0);
+    let commits = |export: &ExportInfo| export.store_counters.get("commits").copied().unwrap_or(0);
     to.family("xblade_export_commits", "counter", "Commits of the store");
     for (export, labels) in all() {
         to.sample("xblade_export_commits_total", &labels, commits(export));
@@ -204,7 +204,7 @@ fn exports(to: &mut Writer, state: &State) {
 }
 
 /// How far the medium is behind, of stores that know.
-fn durability(to: &mut Writer, state: &State) {
+fn durability(to: &mut Writer, state: &DaemonState) {
     let known = || {
         let exports = state.exports.iter();
         exports.filter_map(|export| Some((export, export.dirty_seconds?)))
@@ -232,7 +232,7 @@ fn durability(to: &mut Writer, state: &State) {
     }
 }
 
-fn export_counts(to: &mut Writer, state: &State) {
+fn export_counts(to: &mut Writer, state: &DaemonState) {
     let all = || state.exports.iter().map(|export| (export, labels(export)));
     for count in Counts::ALL {
         let (family, kind, suffix) = match count.metric {
@@ -263,7 +263,7 @@ fn export_counts(to: &mut Writer, state: &State) {
     }
 }
 
-fn export_times(to: &mut Writer, state: &State) {
+fn export_times(to: &mut Writer, state: &DaemonState) {
     let all = || state.exports.iter().map(|export| (export, labels(export)));
     let name = "xblade_export_request_duration_seconds";
     to.family(
@@ -298,7 +298,7 @@ const OF_INITIATOR: [OfInitiator; 3] = [
     }),
 ];
 
-fn initiators(to: &mut Writer, state: &State) {
+fn initiators(to: &mut Writer, state: &DaemonState) {
     for (name, help, value) in OF_INITIATOR {
         let family = format!("xblade_initiator_{name}");
         to.family(&family, "counter", help);
@@ -312,7 +312,7 @@ fn initiators(to: &mut Writer, state: &State) {
     }
 }
 
-fn interfaces(to: &mut Writer, state: &State) {
+fn interfaces(to: &mut Writer, state: &DaemonState) {
     to.family("xblade_interface_up", "gauge", "1 where an interface is served");
     for port in &state.interfaces {
         let mut labels = vec![("interface", port.interface.as_str())];

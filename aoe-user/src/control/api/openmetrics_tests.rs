@@ -1,17 +1,17 @@
 //! What stands in the text, and in the book.
 
 use super::*;
-use crate::control::api::failover::FailoverGroup;
-use crate::control::api::types::{ExportCounters, Initiator, Interface};
+use crate::control::api::failover::GroupInfo;
+use crate::control::api::types::{ExportCounters, Initiator, InterfaceInfo};
 
-fn state() -> State {
+fn state() -> DaemonState {
     let read_time = Times {
         buckets: vec![(4, 2), (1280, 1)],
         sum_us: 1206,
     };
-    State {
+    DaemonState {
         version: "1".into(),
-        exports: vec![Export {
+        exports: vec![ExportInfo {
             export: "e1.1".into(),
             vlan: "untagged".into(),
             path: "/a \"b\"\\".into(),
@@ -33,15 +33,15 @@ fn state() -> State {
                 read_bytes: 512,
                 ..Initiator::default()
             }],
-            ..Export::default()
+            ..ExportInfo::default()
         }],
-        interfaces: vec![Interface {
+        interfaces: vec![InterfaceInfo {
             interface: "eth1".into(),
             filter: [("redirected".into(), 7)].into(),
             queues: vec![[("frames".into(), 7)].into()],
-            ..Interface::default()
+            ..InterfaceInfo::default()
         }],
-        ..State::default()
+        ..DaemonState::default()
     }
 }
 
@@ -49,12 +49,12 @@ fn state() -> State {
 fn a_standby_is_told_from_what_is_down() {
     let mut state = state();
     state.exports[0].state = Condition::Standby;
-    state.failover = vec![FailoverGroup {
+    state.failover = vec![GroupInfo {
         group: "san1".into(),
         heard_seconds: Some(0.25),
-        ..FailoverGroup::default()
+        ..GroupInfo::default()
     }];
-    let text = text(&state, Format::OpenMetrics);
+    let text = text(&state, MetricsFormat::OpenMetrics);
     assert!(!text.contains("xblade_export_up{"), "{text}");
     for line in [
         "xblade_failover_active{group=\"san1\"} 0",
@@ -66,7 +66,7 @@ fn a_standby_is_told_from_what_is_down() {
 
 #[test]
 fn counters_stand_under_their_names() {
-    let text = text(&state(), Format::OpenMetrics);
+    let text = text(&state(), MetricsFormat::OpenMetrics);
     for line in [
         "xblade_export_reads_completed_total{export=\"e1.1\"} 3",
         "xblade_export_info{export=\"e1.1\",path=\"/a \\\"b\\\"\\\\\",store=\"mmap\",mode=\"rw\"} 1",
@@ -96,7 +96,7 @@ fn counters_stand_under_their_names() {
 fn what_a_store_does_not_know_is_not_told() {
     let mut state = state();
     state.exports[0].dirty_seconds = None;
-    let text = text(&state, Format::OpenMetrics);
+    let text = text(&state, MetricsFormat::OpenMetrics);
     assert!(
         !text.contains("dirty") && !text.contains("flush_interval"),
         "{text}"
@@ -105,7 +105,7 @@ fn what_a_store_does_not_know_is_not_told() {
 
 #[test]
 fn each_family_comes_once_and_its_samples_follow_it() {
-    for format in [Format::OpenMetrics, Format::Text] {
+    for format in [MetricsFormat::OpenMetrics, MetricsFormat::Text] {
         families(&text(&state(), format));
     }
 }
@@ -126,7 +126,7 @@ fn families(text: &str) {
 
 #[test]
 fn the_older_format_has_only_what_it_knows() {
-    let text = text(&state(), Format::Text);
+    let text = text(&state(), MetricsFormat::Text);
     for line in [
         "# TYPE xblade_export_info gauge",
         "# TYPE xblade_export_reads_completed_total counter",
@@ -143,7 +143,7 @@ fn the_older_format_has_only_what_it_knows() {
 #[test]
 fn every_metric_stands_in_the_book() {
     let book = include_str!("../../../../docs/operations.md");
-    let text = text(&state(), Format::Text);
+    let text = text(&state(), MetricsFormat::Text);
     for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let name = name.split(' ').next().unwrap();
         // Those of a row that have the same beginning are shortened to what differs.

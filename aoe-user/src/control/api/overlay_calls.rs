@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use super::overlays::{CommitOverlay, Overlay, Overlays, ResetOverlays};
-use super::socket::Answer;
+use super::overlays::{CommitOverlay, OverlayInfo, Overlays, ResetOverlays};
+use super::socket::ControlAnswer;
 use super::view::Selection;
 use crate::config::Overlay as Kind;
 use crate::control::machines::{DiskName, DiskState, Disks};
 use crate::control::supervisor::{Event, Supervisor};
 
-fn overlay(export: &str, state: DiskState) -> Overlay {
+fn overlay(export: &str, state: DiskState) -> OverlayInfo {
     let since = state.since.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Overlay {
+    OverlayInfo {
         export: format!("e{export}"),
         machine: state.name.to_string(),
         macs: state.macs.iter().map(ToString::to_string).collect(),
@@ -42,10 +42,10 @@ impl Supervisor {
     }
 
     /// Tells of all copies. Looks at files, so it is a job.
-    pub(super) fn tell_overlays(&mut self, selection: &Selection, answer: Answer) {
+    pub(super) fn tell_overlays(&mut self, selection: &Selection, answer: ControlAnswer) {
         let disks = self.disks(selection);
         let work = move || {
-            let of = |(export, disks): &(String, Arc<Disks>)| -> Vec<Overlay> {
+            let of = |(export, disks): &(String, Arc<Disks>)| -> Vec<OverlayInfo> {
                 let states = disks.states().into_iter();
                 states.map(|state| overlay(export, state)).collect()
             };
@@ -66,7 +66,7 @@ impl Supervisor {
     }
 
     /// Merges a copy into a new golden image.
-    pub(super) fn commit_overlay(&mut self, asked: CommitOverlay, answer: Answer) {
+    pub(super) fn commit_overlay(&mut self, asked: CommitOverlay, answer: ControlAnswer) {
         let CommitOverlay { export, machine } = asked;
         let (export, disks) = match self.disks_of(&export) {
             Ok(found) => found,
@@ -87,7 +87,7 @@ impl Supervisor {
     }
 
     /// Takes copies away.
-    pub(super) fn reset_overlays(&mut self, asked: ResetOverlays, answer: Answer) {
+    pub(super) fn reset_overlays(&mut self, asked: ResetOverlays, answer: ControlAnswer) {
         let ResetOverlays {
             export,
             machines,

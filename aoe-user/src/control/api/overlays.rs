@@ -25,16 +25,16 @@ pub(crate) struct CommitOverlay {
     pub(crate) machine: String,
 }
 
-/// The result of [`super::types::Request::Overlays`].
+/// The result of [`super::types::ControlRequest::Overlays`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Overlays {
     /// By export and machine.
-    pub(crate) overlays: Vec<Overlay>,
+    pub(crate) overlays: Vec<OverlayInfo>,
 }
 
 /// A machine's copy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Overlay {
+pub(crate) struct OverlayInfo {
     /// Whose image it is a copy of, as in `e1.1`.
     pub(crate) export: String,
     /// The machine's name, or its address.
@@ -73,9 +73,9 @@ mod tests {
 
     #[test]
     fn who_does_not_say_it_has_a_copy_has_one() {
-        let mut told = serde_json::to_value(Overlay::default()).unwrap();
+        let mut told = serde_json::to_value(OverlayInfo::default()).unwrap();
         let has_copy =
-            |told: &serde_json::Value| serde_json::from_value::<Overlay>(told.clone()).unwrap().copy;
+            |told: &serde_json::Value| serde_json::from_value::<OverlayInfo>(told.clone()).unwrap().copy;
         assert!(!has_copy(&told));
         told.as_object_mut().unwrap().remove("copy");
         assert!(has_copy(&told));

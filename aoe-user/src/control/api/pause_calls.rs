@@ -7,8 +7,8 @@ use serde_json::json;
 use tracing::{error, info};
 
 use super::pause;
-use super::pausing::{Pausing, Step};
-use super::socket::Answer;
+use super::pausing::{PauseStep, Pausing};
+use super::socket::ControlAnswer;
 use super::view::Selection;
 use crate::control::open::Served;
 use crate::control::pauses::Key;
@@ -17,7 +17,7 @@ use crate::control::supervisor::{Event, Supervisor};
 
 impl Supervisor {
     /// Pauses exports.
-    pub(super) fn pause(&mut self, selection: &Selection, answer: Answer) {
+    pub(super) fn pause(&mut self, selection: &Selection, answer: ControlAnswer) {
         let all = self.exports.values();
         let mut chosen: Vec<_> = all
             .filter(|served| selection.has(&served.config))
@@ -34,7 +34,7 @@ impl Supervisor {
             return answer.error(reason);
         }
         let ids = chosen.iter().map(|served| served.id).collect();
-        let number = self.begin(keys, Step::Pause(ids), answer);
+        let number = self.begin(keys, PauseStep::Pause(ids), answer);
         let exports: Vec<_> = chosen.iter().map(|served| Arc::clone(&served.export)).collect();
         let disks: Vec<_> = chosen.iter().filter_map(|served| served.disks.clone()).collect();
         // The job keeps what it needs of them, and no more: who closes a store waits until nobody uses it.
@@ -48,17 +48,17 @@ impl Supervisor {
     }
 
     /// Serves paused exports again.
-    pub(super) fn resume(&mut self, selection: &Selection, answer: Answer) {
+    pub(super) fn resume(&mut self, selection: &Selection, answer: ControlAnswer) {
         match self.pauses.resume(|(address, _)| selection.has_address(address)) {
             Ok(keys) => {
-                let number = self.begin(keys, Step::Resume(HashSet::new()), answer);
+                let number = self.begin(keys, PauseStep::Resume(HashSet::new()), answer);
                 self.serve_again(number);
             }
             Err(reason) => answer.error(reason),
         }
     }
 
-    fn begin(&mut self, keys: Vec<Key>, step: Step, answer: Answer) -> u64 {
+    fn begin(&mut self, keys: Vec<Key>, step: PauseStep, answer: ControlAnswer) -> u64 {
         self.last_pause += 1;
         let number = self.last_pause;
         self.pausing.push(Pausing {
@@ -78,7 +78,7 @@ impl Supervisor {
         let Pausing {
             keys, step, answer, ..
         } = self.pausing.swap_remove(at);
-        let Step::Pause(ids) = step else { return };
+        let PauseStep::Pause(ids) = step else { return };
         // What was put on the medium is not what is served under that name now.
         let is_same = ids.iter().all(|id| self.exports.contains_key(id));
         let done = done.and_then(|()| match is_same {
@@ -97,7 +97,7 @@ impl Supervisor {
                 let back = self.pauses.pause_failed(&keys);
                 let stay: Vec<Key> = keys.into_iter().filter(|key| !back.contains(key)).collect();
                 let reason = failure(&reason, &back, &stay);
-                let number = self.begin(back, Step::Undo(HashSet::new(), reason), answer);
+                let number = self.begin(back, PauseStep::Undo(HashSet::new(), reason), answer);
                 self.serve_again(number);
             }
         }
@@ -114,7 +114,7 @@ impl Supervisor {
             .filter(|served| asked.keys.contains(&served.key()))
             .cloned()
             .collect();
-        if let Step::Resume(left) | Step::Undo(left, _) = &mut asked.step {
+        if let PauseStep::Resume(left) | PauseStep::Undo(left, _) = &mut asked.step {
             left.extend(silent.iter().map(|served| served.id));
         }
         for served in silent {
@@ -134,7 +134,7 @@ impl Supervisor {
     pub(in crate::control) fn is_resumed(&mut self, number: u64, id: ExportId) {
         self.ports.values().for_each(|port| port.changed(id, false));
         let asked = self.pausing.iter_mut().find(|asked| asked.number == number);
-        if let Some(Step::Resume(left) | Step::Undo(left, _)) = asked.map(|asked| &mut asked.step) {
+        if let Some(PauseStep::Resume(left) | PauseStep::Undo(left, _)) = asked.map(|asked| &mut asked.step) {
             left.remove(&id);
         }
         self.answer_resumed(number);
@@ -143,8 +143,8 @@ impl Supervisor {
     /// Answers a request whose exports are all served again.
     fn answer_resumed(&mut self, number: u64) {
         let is_over = |asked: &Pausing| match &asked.step {
-            Step::Resume(left) | Step::Undo(left, _) => asked.number == number && left.is_empty(),
-            Step::Pause(_) => false,
+            PauseStep::Resume(left) | PauseStep::Undo(left, _) => asked.number == number && left.is_empty(),
+            PauseStep::Pause(_) => false,
         };
         let Some(at) = self.pausing.iter().position(is_over) else {
             return;
@@ -153,7 +153,7 @@ impl Supervisor {
             keys, step, answer, ..
         } = self.pausing.swap_remove(at);
         self.pauses.are_resumed(&keys);
-        if let Step::Undo(_, reason) = step {
+        if let PauseStep::Undo(_, reason) = step {
             error!("pausing failed: {reason}");
             return answer.error(reason);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::socket::Answer;
+use super::socket::ControlAnswer;
 use crate::control::pauses::Key;
 use crate::control::plan::ExportId;
 
@@ -12,13 +12,13 @@ pub(in crate::control) struct Pausing {
     /// By which its events name it.
     pub(crate) number: u64,
     pub(crate) keys: Vec<Key>,
-    pub(crate) step: Step,
-    pub(crate) answer: Answer,
+    pub(crate) step: PauseStep,
+    pub(crate) answer: ControlAnswer,
 }
 
 /// What is being done.
 #[derive(Debug)]
-pub(in crate::control) enum Step {
+pub(in crate::control) enum PauseStep {
     /// To these openings.
     Pause(HashSet<ExportId>),
     /// Those that are not served again yet.

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::socket::Answer;
+use super::socket::ControlAnswer;
 use super::types::Reloaded;
 
 /// What one reading of the file is for.
@@ -12,9 +12,9 @@ pub(in crate::control) struct Reading {
     /// It is to be put in force.
     pub(crate) apply: bool,
     /// Who asked what it would change.
-    pub(crate) dry_runs: Vec<Answer>,
+    pub(crate) dry_runs: Vec<ControlAnswer>,
     /// Who asked for it to be put in force.
-    pub(crate) reloads: Vec<Answer>,
+    pub(crate) reloads: Vec<ControlAnswer>,
 }
 
 impl Reading {
@@ -27,7 +27,7 @@ impl Reading {
     }
 
     /// For somebody who waits.
-    pub(crate) fn of(answer: Answer, dry_run: bool) -> Reading {
+    pub(crate) fn of(answer: ControlAnswer, dry_run: bool) -> Reading {
         let mut reading = Reading {
             apply: !dry_run,
             ..Reading::default()
@@ -67,5 +67,5 @@ pub(in crate::control) struct Settling {
     /// When it is told what has happened so far.
     pub(crate) until: Instant,
     pub(crate) reloaded: Reloaded,
-    pub(crate) answers: Vec<Answer>,
+    pub(crate) answers: Vec<ControlAnswer>,
 }

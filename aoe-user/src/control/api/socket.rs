@@ -15,8 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
-use super::types::{Reply, Request, SCHEMA};
-use crate::dump::{self, Session};
+use super::types::{ControlReply, ControlRequest, SCHEMA};
+use crate::dump::{self, DumpSession};
 
 /// Connections at a time of those who may read, and of those who may change; who comes on top of these is told so. Readers, who may
 /// stay as long as they like, never keep out whoever has to change something.
@@ -36,16 +36,16 @@ const GROUP: &str = "xblade";
 
 /// A request on its way to the control loop.
 #[derive(Debug)]
-pub(in crate::control) struct Call {
-    pub(crate) request: Request,
-    pub(crate) answer: Answer,
+pub(in crate::control) struct ControlCall {
+    pub(crate) request: ControlRequest,
+    pub(crate) answer: ControlAnswer,
 }
 
 /// A reply: a line of JSON, without its end, and what comes after it instead of further replies.
 #[derive(Debug)]
 struct Replied {
     line: String,
-    dump: Option<Session>,
+    dump: Option<DumpSession>,
 }
 
 impl Replied {
@@ -57,12 +57,12 @@ impl Replied {
 
 /// Where the reply goes.
 #[derive(Debug)]
-pub(in crate::control) struct Answer(oneshot::Sender<Replied>);
+pub(in crate::control) struct ControlAnswer(oneshot::Sender<Replied>);
 
-impl Answer {
+impl ControlAnswer {
     /// Replies with a result.
     pub(crate) fn result<T: Serialize>(self, result: T) {
-        self.send(&Reply {
+        self.send(&ControlReply {
             schema: SCHEMA,
             result: Some(result),
             error: None,
@@ -71,7 +71,7 @@ impl Answer {
 
     /// Replies that it could not be done.
     pub(crate) fn error(self, reason: impl Into<String>) {
-        self.send(&Reply::<()> {
+        self.send(&ControlReply::<()> {
             schema: SCHEMA,
             result: None,
             error: Some(reason.into()),
@@ -79,8 +79,8 @@ impl Answer {
     }
 
     /// Replies with a result, after which the connection is for the frames that the session shows.
-    pub(in crate::control) fn and_dump<T: Serialize>(self, result: T, session: Session) {
-        let line = line(&Reply {
+    pub(in crate::control) fn and_dump<T: Serialize>(self, result: T, session: DumpSession) {
+        let line = line(&ControlReply {
             schema: SCHEMA,
             result: Some(result),
             error: None,
@@ -90,20 +90,20 @@ impl Answer {
         let _ = self.0.send(Replied { line, dump });
     }
 
-    fn send<T: Serialize>(self, reply: &Reply<T>) {
+    fn send<T: Serialize>(self, reply: &ControlReply<T>) {
         // As above.
         let _ = self.0.send(Replied::line(line(reply)));
     }
 }
 
-fn line<T: Serialize>(reply: &Reply<T>) -> String {
+fn line<T: Serialize>(reply: &ControlReply<T>) -> String {
     serde_json::to_string(reply).unwrap_or_else(|error| {
         format!("{{\"schema\":{SCHEMA},\"error\":\"the reply cannot be written: {error}\"}}")
     })
 }
 
 fn error_line(reason: &str) -> String {
-    line(&Reply::<()> {
+    line(&ControlReply::<()> {
         schema: SCHEMA,
         result: None,
         error: Some(reason.to_owned()),
@@ -124,7 +124,7 @@ impl Drop for Socket {
 ///
 /// # Errors
 /// When the path cannot be bound, or somebody listens there.
-pub(in crate::control) fn listen(path: &Path) -> Result<(Socket, mpsc::Receiver<Call>)> {
+pub(in crate::control) fn listen(path: &Path) -> Result<(Socket, mpsc::Receiver<ControlCall>)> {
     make_way(path)?;
     let listener =
         UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
@@ -174,7 +174,11 @@ fn permit(path: &Path, group: Option<Gid>) -> Result<()> {
     Ok(())
 }
 
-async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, may_change: impl Fn(&UnixStream) -> bool) {
+async fn accept(
+    listener: UnixListener,
+    calls: mpsc::Sender<ControlCall>,
+    may_change: impl Fn(&UnixStream) -> bool,
+) {
     let places = CONNECTIONS_MAX.map(|max| Arc::new(Semaphore::new(max)));
     loop {
         let (stream, _) = match listener.accept().await {
@@ -212,11 +216,11 @@ struct Connection {
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
     may_change: bool,
-    calls: mpsc::Sender<Call>,
+    calls: mpsc::Sender<ControlCall>,
 }
 
 impl Connection {
-    fn new(stream: UnixStream, may_change: bool, calls: mpsc::Sender<Call>) -> Connection {
+    fn new(stream: UnixStream, may_change: bool, calls: mpsc::Sender<ControlCall>) -> Connection {
         let (reader, writer) = stream.into_split();
         Connection {
             reader: BufReader::new(reader),
@@ -241,7 +245,7 @@ impl Connection {
     }
 
     /// The next line; `None` when the connection is to be closed.
-    async fn next_request(&mut self) -> Option<Result<Request, String>> {
+    async fn next_request(&mut self) -> Option<Result<ControlRequest, String>> {
         let mut text = Vec::new();
         let mut limited = (&mut self.reader).take(REQUEST_BYTES_MAX);
         let read = tokio::time::timeout(IDLE_LIMIT, limited.read_until(b'\n', &mut text)).await;
@@ -260,7 +264,7 @@ impl Connection {
     }
 
     /// The connection is a thread's from now on: its reader may be slower than everything.
-    fn hand_over(self, session: Session) {
+    fn hand_over(self, session: DumpSession) {
         let Connection { reader, writer, .. } = self;
         let stream = reader.into_inner().reunite(writer);
         let sent = match stream.map(UnixStream::into_std) {
@@ -274,13 +278,13 @@ impl Connection {
     }
 
     /// Answers once, or again and again; `None` when the connection is to be closed.
-    async fn answer(&mut self, request: Request) -> Option<Option<Session>> {
+    async fn answer(&mut self, request: ControlRequest) -> Option<Option<DumpSession>> {
         if request.is_for_root() && !self.may_change {
             let refused = "only root may change anything, or see what is on the disks";
             return self.write(&error_line(refused)).await.map(|()| None);
         }
         let every = match &request {
-            Request::State {
+            ControlRequest::State {
                 every_ms: Some(every_ms),
                 ..
             } => Some(Duration::from_millis(*every_ms).max(EVERY_MIN)),
@@ -288,9 +292,9 @@ impl Connection {
         };
         loop {
             let (answer, reply) = oneshot::channel();
-            let call = Call {
+            let call = ControlCall {
                 request: request.clone(),
-                answer: Answer(answer),
+                answer: ControlAnswer(answer),
             };
             self.calls.send(call).await.ok()?;
             let silence = |_| Replied::line(error_line("the target is ending, or could not answer"));

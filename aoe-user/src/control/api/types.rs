@@ -7,7 +7,7 @@ use engine::Latency;
 use serde::{Deserialize, Serialize};
 
 use super::dumps::WantedFrames;
-use super::failover::FailoverGroup;
+use super::failover::GroupInfo;
 use super::overlays::{CommitOverlay, ResetOverlays};
 use crate::metrics::Counts;
 
@@ -19,7 +19,7 @@ pub(crate) const SCHEMA: u32 = 1;
 /// A request: one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "call", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum Request {
+pub(crate) enum ControlRequest {
     /// What is served, and everything that was counted.
     State {
         /// Globs of exports, as in `e1.*`; empty: all.
@@ -33,7 +33,7 @@ pub(crate) enum Request {
     Metrics {
         /// How they are written.
         #[serde(default)]
-        format: Format,
+        format: MetricsFormat,
     },
     /// Read the config file again and answer when it is in force.
     Reload {
@@ -70,7 +70,7 @@ pub(crate) enum Request {
     KeptStates {},
     /// Forget parts of what is kept for an export.
     ClearState {
-        /// Its name, as [`Request::KeptStates`] tells it.
+        /// Its name, as [`ControlRequest::KeptStates`] tells it.
         state: String,
         /// The config string.
         #[serde(default)]
@@ -129,7 +129,7 @@ pub(crate) enum Request {
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Format {
+pub(crate) enum MetricsFormat {
     /// OpenMetrics 1.0.
     #[default]
     OpenMetrics,
@@ -137,25 +137,25 @@ pub(crate) enum Format {
     Text,
 }
 
-impl Request {
+impl ControlRequest {
     /// Whether it changes anything, or shows what is on the disks: only root may ask for that.
     pub(crate) fn is_for_root(&self) -> bool {
         !matches!(
             self,
-            Request::State { .. }
-                | Request::Metrics { .. }
-                | Request::LogLines { .. }
-                | Request::KeptStates {}
-                | Request::Overlays { .. }
-                | Request::FailoverGroups {}
-                | Request::Reload { dry_run: true }
+            ControlRequest::State { .. }
+                | ControlRequest::Metrics { .. }
+                | ControlRequest::LogLines { .. }
+                | ControlRequest::KeptStates {}
+                | ControlRequest::Overlays { .. }
+                | ControlRequest::FailoverGroups {}
+                | ControlRequest::Reload { dry_run: true }
         )
     }
 }
 
 /// A reply: one line.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Reply<T> {
+pub(crate) struct ControlReply<T> {
     /// [`SCHEMA`].
     pub(crate) schema: u32,
     /// What was asked for.
@@ -166,9 +166,9 @@ pub(crate) struct Reply<T> {
     pub(crate) error: Option<String>,
 }
 
-/// The result of [`Request::State`].
+/// The result of [`ControlRequest::State`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct State {
+pub(crate) struct DaemonState {
     /// Release of the running program.
     pub(crate) version: String,
     /// Its process.
@@ -182,14 +182,14 @@ pub(crate) struct State {
     /// How the last reload went; `null`: there was none.
     pub(crate) reload: Option<LastReload>,
     /// By the order of the configuration.
-    pub(crate) exports: Vec<Export>,
+    pub(crate) exports: Vec<ExportInfo>,
     /// By name.
-    pub(crate) interfaces: Vec<Interface>,
+    pub(crate) interfaces: Vec<InterfaceInfo>,
     /// Failover groups, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) failover: Vec<FailoverGroup>,
+    pub(crate) failover: Vec<GroupInfo>,
     /// Sources that were not on the access list of what they asked for.
-    pub(crate) denied: Vec<Denied>,
+    pub(crate) denied: Vec<DeniedInfo>,
 }
 
 /// How a reload went.
@@ -214,7 +214,7 @@ pub(crate) enum Condition {
     /// It is on its way, or waits for something that is no failure.
     #[default]
     Waiting,
-    /// Acknowledged writes are lost: it waits for the operator, see [`LostWrites`].
+    /// Acknowledged writes are lost: it waits for the operator, see [`LostWritesInfo`].
     FailedDegraded,
     /// It does not work and is tried again.
     Failed,
@@ -222,7 +222,7 @@ pub(crate) enum Condition {
 
 /// Acknowledged writes of an export that did not reach the medium and never will.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LostWrites {
+pub(crate) struct LostWritesInfo {
     /// First byte of the export where they may lie.
     pub(crate) offset: u64,
     /// Bytes from there on.
@@ -233,7 +233,7 @@ pub(crate) struct LostWrites {
     pub(crate) stopped: bool,
 }
 
-impl fmt::Display for LostWrites {
+impl fmt::Display for LostWritesInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let last = self.offset.saturating_add(self.bytes).saturating_sub(1);
         let (offset, cause) = (self.offset, &self.cause);
@@ -247,7 +247,7 @@ impl fmt::Display for LostWrites {
 
 /// One export.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Export {
+pub(crate) struct ExportInfo {
     /// As in `e1.2`.
     pub(crate) export: String,
     /// Frames it answers: `untagged`, an id, or `any`.
@@ -260,7 +260,7 @@ pub(crate) struct Export {
     pub(crate) tries: u32,
     /// What was lost of it; `null`: nothing.
     #[serde(default)]
-    pub(crate) lost_writes: Option<LostWrites>,
+    pub(crate) lost_writes: Option<LostWritesInfo>,
     /// Since the oldest acknowledged write that is not on the medium yet; 0: there is none, `null`: that is not known here.
     #[serde(default)]
     pub(crate) dirty_seconds: Option<f64>,
@@ -364,7 +364,7 @@ pub(crate) struct Initiator {
 
 /// One interface.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Interface {
+pub(crate) struct InterfaceInfo {
     /// Its name.
     pub(crate) interface: String,
     /// How far it is.
@@ -387,20 +387,20 @@ pub(crate) struct Interface {
 
 /// A source that was turned away by the XDP program.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Denied {
+pub(crate) struct DeniedInfo {
     /// Where.
     pub(crate) interface: String,
     /// Its address.
-    pub source: String,
+    pub(crate) source: String,
     /// What it asked for last.
     pub(crate) export: String,
     /// Its frames.
-    pub frames: u64,
+    pub(crate) frames: u64,
     /// Since the last of them was noticed.
     pub(crate) idle_seconds: f64,
 }
 
-/// The result of [`Request::Reload`], [`Request::Add`] and [`Request::Remove`].
+/// The result of [`ControlRequest::Reload`], [`ControlRequest::Add`] and [`ControlRequest::Remove`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reloaded {
     /// Nothing was changed.
@@ -414,7 +414,7 @@ pub(crate) struct Reloaded {
     /// How many went on as they were.
     pub(crate) unchanged: usize,
     /// Of the new and changed ones, those that cannot be served.
-    pub(crate) failed: Vec<Failed>,
+    pub(crate) failed: Vec<FailedExport>,
     /// Of the new and changed ones, those that are not open yet.
     pub(crate) opening: Vec<String>,
 }
@@ -428,7 +428,7 @@ pub(crate) struct Changed {
     pub(crate) keys: Vec<(String, String, String)>,
 }
 
-/// The result of [`Request::KeptStates`].
+/// The result of [`ControlRequest::KeptStates`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptStates {
     /// By name.
@@ -468,7 +468,7 @@ impl KeptState {
 
 /// An export that cannot be served.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Failed {
+pub(crate) struct FailedExport {
     /// The export.
     pub(crate) export: String,
     /// Why.

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use super::types::{
-    Condition, Denied, Export, ExportCounters, Initiator, Interface, KeptOff, LostWrites, State, Times,
+    Condition, DaemonState, DeniedInfo, ExportCounters, ExportInfo, Initiator, InterfaceInfo, KeptOff,
+    LostWritesInfo, Times,
 };
 use crate::config::ExportConfig;
 use crate::control::open::Served;
 use crate::control::pauses::Pause;
-use crate::control::plan::{ExportStatus, PortStatus, State as PlanState};
+use crate::control::plan::{ExportStatus, PortStatus, Progress};
 use crate::control::supervisor::Supervisor;
 use crate::metrics::{ExportTotals, Snapshot};
 use crate::store::{Health, SECTOR_BYTES};
@@ -57,7 +58,7 @@ impl Selection {
 }
 
 /// Everything at this moment.
-pub(in crate::control) fn state(supervisor: &Supervisor, selection: &Selection, now: Instant) -> State {
+pub(in crate::control) fn state(supervisor: &Supervisor, selection: &Selection, now: Instant) -> DaemonState {
     let status = supervisor.plan.status();
     let snapshot = supervisor.metrics.snapshot();
     // Exports of one address on different interfaces count apart.
@@ -77,7 +78,7 @@ pub(in crate::control) fn state(supervisor: &Supervisor, selection: &Selection, 
         .ports
         .iter()
         .map(|port| interface(supervisor, port, &snapshot));
-    let mut state = State {
+    let mut state = DaemonState {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_seconds: now.duration_since(supervisor.start).as_secs_f64(),
@@ -95,7 +96,7 @@ pub(in crate::control) fn state(supervisor: &Supervisor, selection: &Selection, 
 }
 
 /// What is configured and not served, one line each.
-fn problems(state: &State) -> Vec<String> {
+fn problems(state: &DaemonState) -> Vec<String> {
     let exports = state.exports.iter().flat_map(|export| {
         let name = &export.export;
         let own = match export.state {
@@ -127,12 +128,12 @@ fn problems(state: &State) -> Vec<String> {
     exports.chain(interfaces).chain(groups).collect()
 }
 
-fn condition(state: &PlanState) -> (Condition, Option<String>, u32) {
+fn condition(state: &Progress) -> (Condition, Option<String>, u32) {
     match state {
-        PlanState::Open => (Condition::Ready, None, 0),
-        PlanState::Standby(what) => (Condition::Standby, Some(what.clone()), 0),
-        PlanState::Waiting(what) => (Condition::Waiting, Some(what.clone()), 0),
-        PlanState::Failed { reason, tries, .. } => (Condition::Failed, Some(reason.clone()), *tries),
+        Progress::Open => (Condition::Ready, None, 0),
+        Progress::Standby(what) => (Condition::Standby, Some(what.clone()), 0),
+        Progress::Waiting(what) => (Condition::Waiting, Some(what.clone()), 0),
+        Progress::Failed { reason, tries, .. } => (Condition::Failed, Some(reason.clone()), *tries),
     }
 }
 
@@ -150,7 +151,7 @@ fn export(
     snapshot: &Snapshot,
     is_only: bool,
     now: Instant,
-) -> Export {
+) -> ExportInfo {
     let config = &status.config;
     let served = supervisor.exports.get(&status.id);
     let (mut state, mut reason, tries) = condition(&status.state);
@@ -173,7 +174,7 @@ fn export(
             (state, reason) = (Condition::FailedDegraded, Some(why));
         }
         Some(Health::LostWrites(lost)) => {
-            let lost = LostWrites {
+            let lost = LostWritesInfo {
                 offset: lost.extent.lba * SECTOR_BYTES,
                 bytes: lost.extent.count * SECTOR_BYTES,
                 cause: lost.cause,
@@ -187,7 +188,7 @@ fn export(
         _ => {}
     }
     let totals = snapshot.export(status.address, config.vlan, on);
-    Export {
+    ExportInfo {
         export: status.address.to_string(),
         vlan: config.vlan.to_string(),
         state,
@@ -241,7 +242,7 @@ fn counters(totals: &ExportTotals) -> ExportCounters {
 }
 
 fn initiators(totals: &ExportTotals, now: Instant) -> Vec<Initiator> {
-    let row = |(mac, row): (&Option<aoe_common::Mac>, &crate::metrics::InitiatorTotals)| Initiator {
+    let row = |(mac, row): (&Option<aoe_common::Mac>, &crate::metrics::InitiatorCounts)| Initiator {
         initiator: mac.map_or_else(|| "other".to_owned(), |mac| mac.to_string()),
         reads: row.counted.reads,
         read_bytes: row.counted.read_sectors * SECTOR_BYTES,
@@ -259,13 +260,13 @@ fn seconds(now: Instant, then: Instant) -> f64 {
     Duration::from_millis(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)).as_secs_f64()
 }
 
-fn interface(supervisor: &Supervisor, status: &PortStatus, snapshot: &Snapshot) -> Interface {
+fn interface(supervisor: &Supervisor, status: &PortStatus, snapshot: &Snapshot) -> InterfaceInfo {
     let (state, reason, _) = condition(&status.state);
     let port = status.id.and_then(|id| supervisor.ports.get(&id));
     let about = port.and_then(crate::control::port_thread::PortHandle::about);
     let counted = snapshot.ports.get(status.name.as_str());
     let named = |(name, value): (&str, u64)| (name.to_owned(), value);
-    Interface {
+    InterfaceInfo {
         interface: status.name.clone(),
         state,
         reason,
@@ -286,10 +287,10 @@ fn interface(supervisor: &Supervisor, status: &PortStatus, snapshot: &Snapshot) 
     }
 }
 
-fn denied(supervisor: &Supervisor, now: Instant) -> Vec<Denied> {
+fn denied(supervisor: &Supervisor, now: Instant) -> Vec<DeniedInfo> {
     let mut all = Vec::new();
     for port in supervisor.ports.values() {
-        all.extend(port.denied().into_iter().map(|source| Denied {
+        all.extend(port.denied().into_iter().map(|source| DeniedInfo {
             interface: port.name.clone(),
             source: source.latest.source.to_string(),
             export: source.latest.wanted(),

@@ -19,7 +19,7 @@ use rustix::fs::FlockOperation;
 
 use super::content::Content;
 use super::naming::{DiskName, directory};
-use super::{Disk, Instance, Order, RETRY, Settings, Shared, pause};
+use super::{Disk, Instance, MachineSettings, Order, RETRY, Shared, pause};
 use crate::config::{Overlay, OverlayReset, Unknown};
 use crate::store::{CurrentGolden, Losses, OverlayFiles};
 use crate::target::Observer;
@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// What disks are made from.
 pub(in crate::control) struct Start {
-    pub(crate) settings: Settings,
+    pub(crate) settings: MachineSettings,
     pub(crate) golden: Arc<CurrentGolden>,
     /// What an earlier process lost of the image, and who keeps a new loss in mind.
     pub(crate) losses: Losses,

@@ -41,7 +41,7 @@ enum Order {
     /// Somebody boots.
     Boot(Mac),
     /// Other settings are in force.
-    Configure(Box<Settings>),
+    Configure(Box<MachineSettings>),
     /// The operator's: take a disk away, and make another at once or not.
     Reset(DiskName, bool, Sender<Result<(), String>>),
     /// The operator's: take a disk out of service, for its merge.
@@ -63,7 +63,7 @@ enum Left {
 
 /// What disks are made by.
 #[derive(Debug)]
-pub(super) struct Settings {
+pub(super) struct MachineSettings {
     /// The configuration.
     pub(crate) config: Arc<ExportConfig>,
     /// Of the export that everybody sees.
@@ -161,7 +161,7 @@ impl Disks {
     }
 
     /// Other settings with the same image and directory.
-    pub(super) fn configure(&self, settings: Settings) {
+    pub(super) fn configure(&self, settings: MachineSettings) {
         self.order(Order::Configure(Box::new(settings)));
     }
 

@@ -54,7 +54,7 @@ impl Room {
         }
     }
 
-    fn settings(&self) -> Settings {
+    fn settings(&self) -> MachineSettings {
         settings(
             &Arc::new(self.config.clone()),
             &Made::default().of(&self.config.allow),

@@ -17,7 +17,7 @@ use aoe_common::Mac;
 use crate::config::Vlan;
 use crate::target::Address;
 use tie::Serial;
-use voice::Heard;
+use voice::HeardResponse;
 pub(super) use voice::{Voices, wait};
 
 /// How long others have to answer. A target that is awake takes well under a millisecond.
@@ -99,7 +99,7 @@ fn claims(voices: &mut Voices, sought: &[Sought]) -> Result<BTreeSet<OtherTarget
 }
 
 /// What a frame claims of the exports in question.
-fn claimed(heard: &Heard, sought: &[Sought]) -> Vec<OtherTarget> {
+fn claimed(heard: &HeardResponse, sought: &[Sought]) -> Vec<OtherTarget> {
     let claim = |sought: &Sought| OtherTarget {
         address: sought.address,
         vlan: sought.asked_on(),

@@ -45,7 +45,7 @@ struct Voice {
 
 /// A response.
 #[derive(Debug, Clone)]
-pub(in crate::control) struct Heard {
+pub(in crate::control) struct HeardResponse {
     /// Who sent it.
     pub(crate) mac: Mac,
     /// The address it speaks for.
@@ -66,7 +66,7 @@ enum Place {
     Unknown,
 }
 
-impl Heard {
+impl HeardResponse {
     /// False when it is known to be from another VLAN.
     pub(crate) fn may_be_on(&self, vlan: Option<u16>) -> bool {
         match self.place {
@@ -224,7 +224,11 @@ impl Voices {
     }
 
     /// Hands what arrives until then to `each`, until that says false.
-    pub(crate) fn hear_until(&mut self, end: Instant, mut each: impl FnMut(Heard) -> bool) -> Result<()> {
+    pub(crate) fn hear_until(
+        &mut self,
+        end: Instant,
+        mut each: impl FnMut(HeardResponse) -> bool,
+    ) -> Result<()> {
         let mut go_on = true;
         while go_on && Instant::now() < end {
             wait(self.fds(), end.saturating_duration_since(Instant::now()));
@@ -234,7 +238,7 @@ impl Voices {
     }
 
     /// Hands what has arrived to `each`.
-    pub(crate) fn hear(&mut self, mut each: impl FnMut(Heard)) -> Result<()> {
+    pub(crate) fn hear(&mut self, mut each: impl FnMut(HeardResponse)) -> Result<()> {
         let (nonce, vlans) = (self.nonce, &self.vlans);
         let place = |number: u8| {
             vlans
@@ -268,7 +272,7 @@ fn parse(
     nonce: u32,
     place: impl Fn(u8) -> Option<Option<u16>>,
     of_vlan: Option<u16>,
-) -> Option<Heard> {
+) -> Option<HeardResponse> {
     let (ethernet, aoe_header) = frame.split_at_checked(eth::HEADER_LEN)?;
     let header = aoe_header.get(..aoe::HEADER_LEN)?;
     // The version does not matter: vblade advertises with 0.
@@ -285,7 +289,7 @@ fn parse(
     let tag = u32::from_be_bytes(header[aoe::TAG..aoe::TAG + 4].try_into().ok()?);
     let [.., number] = tag.to_be_bytes();
     let is_identify = tag & 0x100 != 0;
-    let heard = |is_identify, place| Heard {
+    let heard = |is_identify, place| HeardResponse {
         mac,
         address,
         is_identify,
@@ -358,7 +362,7 @@ mod tests {
         frame
     }
 
-    fn heard(frame: &[u8]) -> Option<Heard> {
+    fn heard(frame: &[u8]) -> Option<HeardResponse> {
         parse(frame, NONCE, |number| (number == 1).then_some(Some(5)), None)
     }
 

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::tie::{self, GRACE};
-use super::voice::{Heard, Voices, wait};
+use super::voice::{HeardResponse, Voices, wait};
 use super::{OtherTarget, Sought, claimed, own_addresses};
 use crate::config::Vlan;
 use crate::control::guard::caught;
@@ -49,7 +49,7 @@ const OPEN_AGAIN: Duration = Duration::from_secs(2);
 
 /// The thread that listens on one interface; ends when this is dropped.
 #[derive(Debug)]
-pub(in crate::control) struct Watch {
+pub(in crate::control) struct TargetWatch {
     shared: Arc<Shared>,
 }
 
@@ -75,7 +75,7 @@ struct Wishes {
     is_over: bool,
 }
 
-impl Watch {
+impl TargetWatch {
     /// Starts to listen for other targets with these addresses. `yielded` is told of those that one of them must be left to.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl Watch {
         interface: &str,
         sought: Vec<Sought>,
         yielded: impl Fn(OtherTarget) + Send + Sync + 'static,
-    ) -> std::io::Result<Watch> {
+    ) -> std::io::Result<TargetWatch> {
         let shared = Arc::new(Shared {
             interface: interface.to_owned(),
             wishes: Mutex::new(Wishes {
@@ -98,7 +98,7 @@ impl Watch {
         std::thread::Builder::new()
             .name(format!("watch {interface}"))
             .spawn(move || theirs.listen())?;
-        Ok(Watch { shared })
+        Ok(TargetWatch { shared })
     }
 
     /// Listens for these from now on.
@@ -113,7 +113,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for TargetWatch {
     fn drop(&mut self) {
         self.tell(|wishes| wishes.is_over = true);
     }
@@ -193,7 +193,14 @@ impl Shared {
     }
 
     /// Another target has one of these addresses: one of the two yields, or it is alarmed.
-    fn found(&self, other: OtherTarget, heard: &Heard, mac: Option<Mac>, known: &mut Known, now: Instant) {
+    fn found(
+        &self,
+        other: OtherTarget,
+        heard: &HeardResponse,
+        mac: Option<Mac>,
+        known: &mut Known,
+        now: Instant,
+    ) {
         let interface = &self.interface;
         let OtherTarget {
             address, mac: theirs, ..
@@ -226,7 +233,7 @@ impl Shared {
 
 /// A claim is asked who it is.
 fn look_into(
-    heard: &Heard,
+    heard: &HeardResponse,
     sought: &[Sought],
     voices: &mut Voices,
     claims: &mut HashMap<OtherTarget, Instant>,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::super::backoff::Backoff;
-use super::{Action, Claim, ExportId, Level, Plan, address_of};
+use super::{Claim, ExportId, Level, Plan, PlanAction, address_of};
 
 impl Plan {
     /// Claims whose time has come are searched for again; those of exports that are gone are forgotten.
@@ -23,7 +23,7 @@ impl Plan {
             exports.contains_key(id)
         });
         if !due.is_empty() {
-            self.actions.push(Action::Search(name.to_owned(), due));
+            self.actions.push(PlanAction::Search(name.to_owned(), due));
         }
     }
 
@@ -59,7 +59,7 @@ impl Plan {
             port.claims.insert(*id, Claim::Asking(now, None));
         }
         if !asked.is_empty() {
-            self.actions.push(Action::Search(name.to_owned(), asked));
+            self.actions.push(PlanAction::Search(name.to_owned(), asked));
         }
     }
 

@@ -1,6 +1,6 @@
 //! What another configuration would change.
 
-use super::exports::{Kept, Old};
+use super::exports::{KeptExport, Old};
 use super::{Plan, address_of};
 use crate::config::Config;
 use crate::control::api::types::{Changed, Reloaded};
@@ -12,8 +12,8 @@ impl Plan {
         let mut old = Old::new(self, self.order.clone());
         for export in &config.exports {
             match old.find(self, export) {
-                Some(Kept::Unchanged(_)) => reloaded.unchanged += 1,
-                Some(Kept::Changed(id) | Kept::Renewed(id)) => reloaded.changed.push(Changed {
+                Some(KeptExport::Unchanged(_)) => reloaded.unchanged += 1,
+                Some(KeptExport::Changed(id) | KeptExport::Renewed(id)) => reloaded.changed.push(Changed {
                     export: address_of(export).to_string(),
                     keys: self.exports[&id].config.differences(export),
                 }),

@@ -8,14 +8,14 @@ use std::time::Instant;
 use super::super::backoff::Backoff;
 use super::super::store_options::same_store;
 use super::reload_report::ReloadReport;
-use super::{Action, ExportId, HANDOVER, Level, Plan, Refusal, Wanted, address_of};
+use super::{ExportId, HANDOVER, Level, Plan, PlanAction, Refusal, Wanted, address_of};
 use crate::config::interfaces::Patterns;
 use crate::config::{Config, ExportConfig, Overlay, Vlan};
 use crate::target::Address;
 
 /// An export that is wanted.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ExportEntry {
     pub(crate) config: Arc<ExportConfig>,
     /// Changes with the configuration.
     pub(crate) revision: u64,
@@ -23,12 +23,12 @@ pub(super) struct Entry {
     pub(crate) patterns: Arc<Patterns>,
     /// What has to close first: it has the same address or file.
     after: Vec<ExportId>,
-    pub(crate) life: Life,
+    pub(crate) life: ExportLife,
 }
 
 /// How far an export's store is.
 #[derive(Debug)]
-pub(super) enum Life {
+pub(super) enum ExportLife {
     /// For the state directory or for a predecessor, since then.
     Waiting(Instant),
     Opening(Instant, Option<Backoff>),
@@ -46,41 +46,41 @@ pub(super) struct Leaving {
     opening: bool,
 }
 
-impl Entry {
+impl ExportEntry {
     pub(super) fn backoff(&self) -> Option<&Backoff> {
         match &self.life {
-            Life::Failed(backoff) => Some(backoff),
+            ExportLife::Failed(backoff) => Some(backoff),
             _ => None,
         }
     }
 
     pub(super) fn backoff_mut(&mut self) -> Option<&mut Backoff> {
         match &mut self.life {
-            Life::Failed(backoff) => Some(backoff),
+            ExportLife::Failed(backoff) => Some(backoff),
             _ => None,
         }
     }
 
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.life, Life::Open)
+        matches!(self.life, ExportLife::Open)
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        matches!(self.life, Life::Open | Life::Failed(_))
+        matches!(self.life, ExportLife::Open | ExportLife::Failed(_))
     }
 
     /// Since when it is on its way to be open.
     pub(super) fn coming_since(&self) -> Option<Instant> {
         match &self.life {
-            Life::Waiting(since) | Life::Opening(since, _) => Some(*since),
+            ExportLife::Waiting(since) | ExportLife::Opening(since, _) => Some(*since),
             _ => None,
         }
     }
 
     pub(super) fn next_time(&self, plan: &Plan) -> Option<Instant> {
         match &self.life {
-            Life::Failed(backoff) => Some(backoff.next_try),
-            Life::Waiting(_) => {
+            ExportLife::Failed(backoff) => Some(backoff.next_try),
+            ExportLife::Waiting(_) => {
                 let leaving = self.after.iter().filter_map(|id| plan.leaving.get(id));
                 leaving.map(|leaving| leaving.since + HANDOVER).min()
             }
@@ -104,7 +104,7 @@ fn follows_path(config: &ExportConfig) -> bool {
 }
 
 /// How an export of the configuration in force goes on under another one.
-pub(super) enum Kept {
+pub(super) enum KeptExport {
     Unchanged(ExportId),
     Changed(ExportId),
     /// It needs another store.
@@ -132,12 +132,12 @@ impl Plan {
                 .or_insert_with(|| Arc::new(Patterns::new(&export.interfaces)));
             let patterns = Arc::clone(patterns);
             match old.find(self, &export) {
-                Some(Kept::Unchanged(id)) => self.keep(id),
-                Some(Kept::Changed(id)) => {
+                Some(KeptExport::Unchanged(id)) => self.keep(id),
+                Some(KeptExport::Changed(id)) => {
                     report.changed.push(address_of(&export));
                     self.change(id, export, patterns);
                 }
-                Some(Kept::Renewed(id)) => {
+                Some(KeptExport::Renewed(id)) => {
                     report.changed.push(address_of(&export));
                     self.leave(id, now);
                     self.add(export, patterns, &mut report, now);
@@ -175,7 +175,7 @@ impl Plan {
             entry.patterns = patterns;
             entry.revision = revision;
             if entry.is_open() {
-                self.actions.push(Action::Reconfigure(id));
+                self.actions.push(PlanAction::Reconfigure(id));
             }
         }
         self.order.push(id);
@@ -192,12 +192,12 @@ impl Plan {
         report.coming.insert(id);
         self.exports.insert(
             id,
-            Entry {
+            ExportEntry {
                 config: Arc::new(config),
                 revision: id.0,
                 patterns,
                 after: Vec::new(),
-                life: Life::Waiting(now),
+                life: ExportLife::Waiting(now),
             },
         );
         self.order.push(id);
@@ -210,7 +210,7 @@ impl Plan {
             return;
         };
         self.ports_dirty = true;
-        let opening = matches!(entry.life, Life::Opening(..));
+        let opening = matches!(entry.life, ExportLife::Opening(..));
         if !opening && !entry.is_open() {
             return;
         }
@@ -222,7 +222,7 @@ impl Plan {
         };
         self.leaving.insert(id, leaving);
         if !opening {
-            self.actions.push(Action::CloseExport(id));
+            self.actions.push(PlanAction::CloseExport(id));
         }
     }
 
@@ -234,7 +234,8 @@ impl Plan {
                 .is_some_and(|entry| entry.is_open() && follows_path(&entry.config))
         };
         let open: Vec<ExportId> = self.order.iter().filter(open).copied().collect();
-        self.actions.extend(open.iter().map(|id| Action::Examine(*id)));
+        self.actions
+            .extend(open.iter().map(|id| PlanAction::Examine(*id)));
         open.len()
     }
 
@@ -283,7 +284,7 @@ impl Plan {
     /// Another client has the store of an open export, which has been silent since: it has failed, and is opened anew in its time. What
     /// has its address on the network meanwhile is asked for first.
     pub(crate) fn fenced(&mut self, id: ExportId, reason: String, now: Instant) {
-        if !self.exports.get(&id).is_some_and(Entry::is_open) || self.group_fenced(id, &reason, now) {
+        if !self.exports.get(&id).is_some_and(ExportEntry::is_open) || self.group_fenced(id, &reason, now) {
             return;
         }
         let Some(new) = self.renew(id, &mut ReloadReport::new(now, false), now) else {
@@ -299,7 +300,7 @@ impl Plan {
             entry.config.path.display(),
             backoff.reason
         );
-        entry.life = Life::Failed(backoff);
+        entry.life = ExportLife::Failed(backoff);
         self.say(Level::Error, line);
     }
 
@@ -315,7 +316,7 @@ impl Plan {
                 continue;
             };
             let before = match &entry.life {
-                Life::Waiting(_) => {
+                ExportLife::Waiting(_) => {
                     if entry.after.is_empty() {
                         // Only what was leaving already can be a predecessor, and all of it is known by now.
                         entry.after = predecessors(leaving, &entry.config);
@@ -330,11 +331,11 @@ impl Plan {
                     }
                     None
                 }
-                Life::Failed(backoff) if backoff.is_due(now) => Some(backoff.clone()),
+                ExportLife::Failed(backoff) if backoff.is_due(now) => Some(backoff.clone()),
                 _ => continue,
             };
-            entry.life = Life::Opening(now, before);
-            self.actions.push(Action::OpenExport(*id));
+            entry.life = ExportLife::Opening(now, before);
+            self.actions.push(PlanAction::OpenExport(*id));
             self.ports_stale = true;
         }
     }
@@ -344,23 +345,23 @@ impl Plan {
         self.ports_stale = true;
         if let Some(leaving) = self.leaving.get_mut(&id) {
             leaving.opening = false;
-            self.actions.push(Action::CloseExport(id));
+            self.actions.push(PlanAction::CloseExport(id));
             return false;
         }
         let Some(entry) = self.exports.get_mut(&id) else {
             return false;
         };
-        if let Life::Opening(_, Some(before)) = &entry.life {
+        if let ExportLife::Opening(_, Some(before)) = &entry.life {
             let line = format!(
                 "{}: open now, after {} failed tries",
                 address_of(&entry.config),
                 before.tries
             );
-            self.actions.push(Action::Say(Level::Info, line));
+            self.actions.push(PlanAction::Say(Level::Info, line));
         }
-        entry.life = Life::Open;
+        entry.life = ExportLife::Open;
         if entry.revision != revision {
-            self.actions.push(Action::Reconfigure(id));
+            self.actions.push(PlanAction::Reconfigure(id));
         }
         true
     }
@@ -375,8 +376,8 @@ impl Plan {
         let Some(entry) = self.exports.get_mut(&id) else {
             return;
         };
-        let before = match std::mem::replace(&mut entry.life, Life::Waiting(now)) {
-            Life::Opening(_, before) => before,
+        let before = match std::mem::replace(&mut entry.life, ExportLife::Waiting(now)) {
+            ExportLife::Opening(_, before) => before,
             _ => None,
         };
         let (backoff, log) = Backoff::after(before, reason, now);
@@ -385,7 +386,7 @@ impl Plan {
             address_of(&entry.config),
             backoff.reason
         );
-        entry.life = Life::Failed(backoff);
+        entry.life = ExportLife::Failed(backoff);
         if log {
             self.say(Level::Error, line);
         }
@@ -447,7 +448,7 @@ impl Old {
     }
 
     /// Finds the export that `wanted` goes on with: same address and VLAN, some interface in common.
-    pub(super) fn find(&mut self, plan: &Plan, wanted: &ExportConfig) -> Option<Kept> {
+    pub(super) fn find(&mut self, plan: &Plan, wanted: &ExportConfig) -> Option<KeptExport> {
         let kept = &mut self.kept;
         let id = self.by_key.get(&key(wanted))?.iter().find(|id| {
             let names = &plan.exports[id].config.interfaces;
@@ -456,11 +457,11 @@ impl Old {
         let now = &plan.exports[id].config;
         kept.insert(*id);
         Some(if **now == *wanted {
-            Kept::Unchanged(*id)
+            KeptExport::Unchanged(*id)
         } else if same_store(now, wanted) {
-            Kept::Changed(*id)
+            KeptExport::Changed(*id)
         } else {
-            Kept::Renewed(*id)
+            KeptExport::Renewed(*id)
         })
     }
 

@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use failover::{Group, Holder, Settings, State as Role, Step};
+use failover::{Group, GroupSettings, GroupState as Role, GroupStep, Holder};
 
-use super::exports::{Entry, Life};
+use super::exports::{ExportEntry, ExportLife};
 use super::reload_report::ReloadReport;
-use super::{Action, ExportId, Plan, Refusal, address_of};
+use super::{ExportId, Plan, PlanAction, Refusal, address_of};
 use crate::config::{Config, FailoverGroup, StoreKind};
 use crate::store::{LockOf, Takeover};
 pub(super) use program::Retired;
@@ -49,8 +49,8 @@ pub(super) struct Membership {
     in_use: Option<String>,
 }
 
-fn settings(config: &FailoverGroup) -> Settings {
-    Settings::with_detect_us(u64::try_from(config.detect.as_micros()).unwrap_or(u64::MAX))
+fn settings(config: &FailoverGroup) -> GroupSettings {
+    GroupSettings::with_detect_us(u64::try_from(config.detect.as_micros()).unwrap_or(u64::MAX))
 }
 
 impl Plan {
@@ -122,23 +122,23 @@ impl Plan {
     }
 
     /// Whether the export may be open: it is in no group, or its group may hold the locks.
-    pub(super) fn may_open(&self, entry: &Entry) -> bool {
+    pub(super) fn may_open(&self, entry: &ExportEntry) -> bool {
         self.group_of(entry)
             .is_none_or(|group| group.machine.may_hold_locks() && group.has_storage)
     }
 
     /// Whether requests for the export are answered here, as far as its group goes.
-    pub(super) fn answers(&self, entry: &Entry) -> bool {
+    pub(super) fn answers(&self, entry: &ExportEntry) -> bool {
         self.group_of(entry)
             .is_none_or(|group| *group.machine.state() == Role::Active)
     }
 
     /// Whether another gateway is left to serve it.
-    pub(super) fn stands_by(&self, entry: &Entry) -> bool {
+    pub(super) fn stands_by(&self, entry: &ExportEntry) -> bool {
         !self.may_open(entry)
     }
 
-    fn group_of(&self, entry: &Entry) -> Option<&Membership> {
+    fn group_of(&self, entry: &ExportEntry) -> Option<&Membership> {
         self.groups.get(&entry.config.failover.as_ref()?.name)
     }
 
@@ -282,33 +282,33 @@ impl Plan {
         }
     }
 
-    fn poll_group(&mut self, name: &str, now: Instant) -> Option<Step> {
+    fn poll_group(&mut self, name: &str, now: Instant) -> Option<GroupStep> {
         let us = self.us(now);
         self.groups.get_mut(name)?.machine.poll(us)
     }
 
-    fn carry_out_step(&mut self, name: &str, step: Step, now: Instant) {
+    fn carry_out_step(&mut self, name: &str, step: GroupStep, now: Instant) {
         let Some(group) = self.groups.get_mut(name) else {
             return;
         };
         match step {
-            Step::Look => self.actions.push(Action::Look(name.to_owned())),
-            Step::Take { from } => {
+            GroupStep::Look => self.actions.push(PlanAction::Look(name.to_owned())),
+            GroupStep::Take { from } => {
                 group.from = from;
                 group.in_use = None;
                 group.has_storage = false;
                 group.is_due = true;
                 self.take_storage(name, now);
             }
-            Step::Serve => self.ports_dirty = true,
-            Step::Announce => {
+            GroupStep::Serve => self.ports_dirty = true,
+            GroupStep::Announce => {
                 let first = self
                     .members(name)
                     .into_iter()
                     .find(|id| self.exports[id].is_open());
-                self.actions.extend(first.map(Action::AnnounceExport));
+                self.actions.extend(first.map(PlanAction::AnnounceExport));
             }
-            Step::Leave => {
+            GroupStep::Leave => {
                 self.ports_dirty = true;
                 self.close_members(name, now);
             }
@@ -318,9 +318,9 @@ impl Plan {
     fn open_members(&mut self, name: &str, now: Instant) {
         for id in self.members(name) {
             if let Some(entry) = self.exports.get_mut(&id)
-                && matches!(entry.life, Life::Failed(_) | Life::Waiting(_))
+                && matches!(entry.life, ExportLife::Failed(_) | ExportLife::Waiting(_))
             {
-                entry.life = Life::Waiting(now);
+                entry.life = ExportLife::Waiting(now);
             }
         }
     }
@@ -331,7 +331,7 @@ impl Plan {
             let opened = self
                 .exports
                 .get(&id)
-                .is_some_and(|entry| matches!(entry.life, Life::Open | Life::Opening(..)));
+                .is_some_and(|entry| matches!(entry.life, ExportLife::Open | ExportLife::Opening(..)));
             if opened && let Some(new) = self.renew(id, &mut ReloadReport::new(now, false), now) {
                 self.pass_on_claims(id, new);
                 leaving.push(id);
@@ -350,25 +350,25 @@ impl Plan {
         if *group.machine.state() != Role::Taking || !group.has_storage {
             return;
         }
-        let lives: Vec<&Life> = self
+        let lives: Vec<&ExportLife> = self
             .members(name)
             .iter()
             .filter_map(|id| Some(&self.exports.get(id)?.life))
             .collect();
         if !lives
             .iter()
-            .all(|life| matches!(life, Life::Open | Life::Failed(_)))
+            .all(|life| matches!(life, ExportLife::Open | ExportLife::Failed(_)))
         {
             return;
         }
         let failed = || {
             lives.iter().filter_map(|life| match life {
-                Life::Failed(backoff) => Some(backoff.reason.clone()),
+                ExportLife::Failed(backoff) => Some(backoff.reason.clone()),
                 _ => None,
             })
         };
         let in_use = group.in_use.clone();
-        let refused = match lives.iter().any(|life| matches!(life, Life::Open)) {
+        let refused = match lives.iter().any(|life| matches!(life, ExportLife::Open)) {
             true => in_use,
             false => in_use
                 .or_else(|| failed().next())

@@ -1,5 +1,5 @@
 //! Compares what is wanted with what is there and says what to do next. Decides only: it has no thread, no clock and no
-//! descriptor; the time is an argument, and whatever blocks is an [`Action`] whose end comes back as an event.
+//! descriptor; the time is an argument, and whatever blocks is a [`PlanAction`] whose end comes back as an event.
 //!
 //! Three kinds of things have a life here: the state directory, the exports (their stores), and the ports (interfaces being
 //! served). Each fails and is tried again by itself. An export is served on a port when its store is open and the search
@@ -28,14 +28,14 @@ use crate::config::{ExportConfig, FailoverGroup, Mode};
 use crate::control::state::Before;
 use crate::host::Interface;
 use crate::target::Address;
-use exports::{Entry, Leaving};
-pub(super) use failover::State as Role;
+use exports::{ExportEntry, Leaving};
+pub(super) use failover::GroupState as Role;
 pub(super) use groups::{GroupStatus, LockOrder, LockRun};
 use groups::{Membership, Retired};
-use ports::Port;
+use ports::PlannedPort;
 pub(super) use refusal::Refusal;
 use reload_report::ReloadReport;
-pub(super) use status::{ExportStatus, PortStatus, State};
+pub(super) use status::{ExportStatus, PortStatus, Progress};
 
 /// Names one opening of one store; another store of the same address has another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,7 +57,7 @@ const PORTS_PACE: Duration = Duration::from_millis(100);
 
 /// Something to do. What is not instant is done elsewhere and ends in an event of the name given.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Action {
+pub(super) enum PlanAction {
     /// Log a line.
     Say(Level, String),
     /// Ends in [`Plan::state_opened`] or [`Plan::state_failed`].
@@ -75,9 +75,9 @@ pub(super) enum Action {
     /// List the interfaces anew. Ends in [`Plan::see`].
     ListLinks,
     /// Ends in [`Plan::port_opened`] or [`Plan::port_failed`].
-    OpenPort(PortId, Box<Interface>, View),
+    OpenPort(PortId, Box<Interface>, PortPlan),
     /// Serve this from now on. Ends in [`Plan::port_applied`].
-    Apply(PortId, View),
+    Apply(PortId, PortPlan),
     /// The interface has another address.
     SetMac(PortId, aoe_common::Mac),
     /// Advertise all exports of the port.
@@ -102,7 +102,7 @@ pub(super) enum Level {
 
 /// What a port is to serve, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct View {
+pub(super) struct PortPlan {
     /// The exports, by their order in the configuration, each with the number of its configuration.
     pub(crate) exports: Vec<(ExportId, u64)>,
     pub(crate) mode: Mode,
@@ -147,9 +147,9 @@ pub(super) struct Plan {
     state: StateLife,
     /// The exports by the order of the configuration.
     order: Vec<ExportId>,
-    exports: HashMap<ExportId, Entry>,
+    exports: HashMap<ExportId, ExportEntry>,
     leaving: BTreeMap<ExportId, Leaving>,
-    ports: BTreeMap<String, Port>,
+    ports: BTreeMap<String, PlannedPort>,
     leaving_ports: BTreeMap<PortId, Instant>,
     /// Failover groups by name.
     groups: BTreeMap<String, Membership>,
@@ -171,7 +171,7 @@ pub(super) struct Plan {
     listing: bool,
     /// Globs that matched nothing, as was logged.
     unmatched: Vec<String>,
-    actions: Vec<Action>,
+    actions: Vec<PlanAction>,
 }
 
 impl Plan {
@@ -204,7 +204,7 @@ impl Plan {
     /// Decides what to do now. To be called after events, and at the time that [`Plan::next_time`] gives.
     ///
     /// Actions are put into `actions` as they are decided: what was decided before a panic is still carried out.
-    pub(super) fn step(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn step(&mut self, now: Instant, actions: &mut Vec<PlanAction>) {
         self.step_state(now);
         self.step_groups(now);
         self.step_exports(now);
@@ -220,7 +220,7 @@ impl Plan {
             _ => None,
         };
         let exports = self.exports.values().filter_map(|entry| entry.next_time(self));
-        let ports = self.ports.values().filter_map(Port::next_time);
+        let ports = self.ports.values().filter_map(PlannedPort::next_time);
         let reload = self.reload.as_ref().map(ReloadReport::next_time);
         let look = self
             .ports_stale
@@ -251,7 +251,7 @@ impl Plan {
         let tried = self.order.iter().map(|id| &self.exports[id]);
         let exports = tried
             .filter(|entry| self.may_open(entry))
-            .filter_map(Entry::backoff);
+            .filter_map(ExportEntry::backoff);
         let exports = exports.map(|backoff| backoff.reason.clone());
         let ports = self
             .ports
@@ -273,7 +273,7 @@ impl Plan {
                 .all(|entry| entry.is_settled() || self.stands_by(entry))
             && self.leaving.is_empty()
             && self.leaving_ports.is_empty()
-            && self.ports.values().all(Port::is_settled)
+            && self.ports.values().all(PlannedPort::is_settled)
     }
 
     fn next_id(&mut self) -> u64 {
@@ -282,7 +282,7 @@ impl Plan {
     }
 
     fn say(&mut self, level: Level, line: String) {
-        self.actions.push(Action::Say(level, line));
+        self.actions.push(PlanAction::Say(level, line));
     }
 
     fn step_state(&mut self, now: Instant) {
@@ -302,7 +302,7 @@ impl Plan {
             true => Before::Used,
             false => Before::Unknown,
         };
-        self.actions.push(Action::OpenState(path, used));
+        self.actions.push(PlanAction::OpenState(path, used));
     }
 
     /// Kept state can be read and written.
@@ -333,15 +333,15 @@ impl Plan {
     /// Those that failed of some exports are tried again with the next step.
     pub(super) fn try_again(&mut self, is_meant: impl Fn(&ExportConfig) -> bool, now: Instant) {
         let meant = self.exports.values_mut().filter(|entry| is_meant(&entry.config));
-        for backoff in meant.filter_map(Entry::backoff_mut) {
+        for backoff in meant.filter_map(ExportEntry::backoff_mut) {
             backoff.next_try = now;
         }
     }
 
     /// What failed is tried again with the next step.
     pub(super) fn try_all_again(&mut self, now: Instant) {
-        let exports = self.exports.values_mut().filter_map(Entry::backoff_mut);
-        let ports = self.ports.values_mut().flat_map(Port::backoffs_mut);
+        let exports = self.exports.values_mut().filter_map(ExportEntry::backoff_mut);
+        let ports = self.ports.values_mut().flat_map(PlannedPort::backoffs_mut);
         let state = match &mut self.state {
             StateLife::Failed(backoff) => Some(backoff),
             _ => None,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::super::backoff::Backoff;
-use super::ports::Life;
+use super::ports::PortLife;
 use super::{ExportId, Level, Plan, PortId};
 
 impl Plan {
@@ -21,11 +21,11 @@ impl Plan {
         let Some(port) = self.ports.get_mut(&name) else {
             return false;
         };
-        let Life::Opening(_, link, _) = &port.life else {
+        let PortLife::Opening(_, link, _) = &port.life else {
             return false;
         };
         let link = link.clone();
-        port.life = Life::Open(id, link);
+        port.life = PortLife::Open(id, link);
         port.applied = version;
         if port.view.version != version {
             port.stale = Some(now);
@@ -41,8 +41,8 @@ impl Plan {
         let Some(port) = self.ports.get_mut(&name) else {
             return;
         };
-        let before = match std::mem::replace(&mut port.life, Life::Empty) {
-            Life::Opening(_, _, before) => before,
+        let before = match std::mem::replace(&mut port.life, PortLife::Empty) {
+            PortLife::Opening(_, _, before) => before,
             _ => None,
         };
         self.fail_port(&name, before, reason, now);
@@ -52,7 +52,7 @@ impl Plan {
         let (backoff, log) = Backoff::after(before, reason, now);
         let line = format!("{name} FAILED, trying again: {}", backoff.reason);
         if let Some(port) = self.ports.get_mut(name) {
-            port.life = Life::Failed(backoff);
+            port.life = PortLife::Failed(backoff);
         }
         if log {
             self.say(Level::Error, line);

@@ -4,19 +4,19 @@ use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use super::super::backoff::Backoff;
-use super::{Action, Claim, ExportId, GATHER, HANDOVER, Level, PORTS_PACE, Plan, PortId, View};
+use super::{Claim, ExportId, GATHER, HANDOVER, Level, PORTS_PACE, Plan, PlanAction, PortId, PortPlan};
 use crate::config::Mode;
 use crate::host::{Interface, NO_ETHERNET, named};
 
 /// An interface that some export names, or that a glob chooses.
 #[derive(Debug)]
-pub(super) struct Port {
-    pub(crate) life: Life,
+pub(super) struct PlannedPort {
+    pub(crate) life: PortLife,
     /// Named in full by some export.
     pub(crate) literal: bool,
     pub(crate) claims: HashMap<ExportId, Claim>,
     /// What it is to serve.
-    pub(crate) view: View,
+    pub(crate) view: PortPlan,
     /// The version of the last view that it serves for certain.
     pub(crate) applied: u64,
     /// Since when `view` has not been handed over, while exports are still coming.
@@ -34,7 +34,7 @@ const NO_INTERFACE: &str = "does not exist";
 
 /// How far an interface is.
 #[derive(Debug)]
-pub(super) enum Life {
+pub(super) enum PortLife {
     /// There is no interface that could be served: what is said of the name.
     Absent(&'static str),
     /// It is down.
@@ -48,13 +48,13 @@ pub(super) enum Life {
     Failed(Backoff),
 }
 
-impl Port {
-    fn new(literal: bool) -> Port {
-        Port {
-            life: Life::Empty,
+impl PlannedPort {
+    fn new(literal: bool) -> PlannedPort {
+        PlannedPort {
+            life: PortLife::Empty,
             literal,
             claims: HashMap::new(),
-            view: View::default(),
+            view: PortPlan::default(),
             applied: 0,
             stale: None,
             opened_mode: Mode::default(),
@@ -65,14 +65,14 @@ impl Port {
 
     pub(super) fn open_id(&self) -> Option<PortId> {
         match &self.life {
-            Life::Opening(id, ..) | Life::Open(id, _) => Some(*id),
+            PortLife::Opening(id, ..) | PortLife::Open(id, _) => Some(*id),
             _ => None,
         }
     }
 
     pub(super) fn backoffs_mut(&mut self) -> impl Iterator<Item = &mut Backoff> {
         let own = match &mut self.life {
-            Life::Failed(backoff) => Some(backoff),
+            PortLife::Failed(backoff) => Some(backoff),
             _ => None,
         };
         let claims = self.claims.values_mut().filter_map(|claim| match claim {
@@ -100,8 +100,8 @@ impl Port {
 
     pub(super) fn first_failure(&self, name: &str) -> Option<String> {
         let own = match &self.life {
-            Life::Failed(backoff) => Some(format!("cannot serve {name}: {}", backoff.reason)),
-            Life::Absent(what) => Some(format!(
+            PortLife::Failed(backoff) => Some(format!("cannot serve {name}: {}", backoff.reason)),
+            PortLife::Absent(what) => Some(format!(
                 "interface {name} {what}; `ip link` lists those that exist"
             )),
             _ => None,
@@ -115,17 +115,17 @@ impl Port {
             .values()
             .any(|claim| matches!(claim, Claim::Asking(..)));
         match &self.life {
-            Life::Absent(_) | Life::Down | Life::Failed(_) => true,
-            Life::Empty => !asking,
-            Life::Open(..) => !asking && self.stale.is_none() && self.applied == self.view.version,
-            Life::After(..) | Life::Opening(..) => false,
+            PortLife::Absent(_) | PortLife::Down | PortLife::Failed(_) => true,
+            PortLife::Empty => !asking,
+            PortLife::Open(..) => !asking && self.stale.is_none() && self.applied == self.view.version,
+            PortLife::After(..) | PortLife::Opening(..) => false,
         }
     }
 
     pub(super) fn next_time(&self) -> Option<Instant> {
         let own = match &self.life {
-            Life::Failed(backoff) => Some(backoff.next_try),
-            Life::After(_, since) => Some(*since + HANDOVER),
+            PortLife::Failed(backoff) => Some(backoff.next_try),
+            PortLife::After(_, since) => Some(*since + HANDOVER),
             _ => None,
         };
         let claims = self.claims.values().filter_map(|claim| match claim {
@@ -149,7 +149,7 @@ impl Plan {
         let changed = |name: &String| before.get(name) != self.links.get(name);
         let retried = self.ports.iter_mut().filter(|(name, _)| changed(name));
         for (_, port) in retried {
-            if let Life::Failed(backoff) = &mut port.life {
+            if let PortLife::Failed(backoff) = &mut port.life {
                 backoff.next_try = now;
             }
         }
@@ -201,7 +201,7 @@ impl Plan {
         for (name, literal) in wanted {
             self.ports
                 .entry(name)
-                .or_insert_with(|| Port::new(literal))
+                .or_insert_with(|| PlannedPort::new(literal))
                 .literal = literal;
         }
         self.tell_unmatched(unmatched);
@@ -216,7 +216,7 @@ impl Plan {
             if !self.unmatched.contains(patterns) {
                 let line =
                     format!("no interface matches {patterns} yet; its exports will be served when one does");
-                self.actions.push(Action::Say(Level::Warn, line));
+                self.actions.push(PlanAction::Say(Level::Warn, line));
             }
         }
         self.unmatched = unmatched;
@@ -224,17 +224,17 @@ impl Plan {
 
     fn close_port(&mut self, id: PortId, now: Instant) {
         self.leaving_ports.insert(id, now);
-        self.actions.push(Action::ClosePort(id));
+        self.actions.push(PlanAction::ClosePort(id));
     }
 
     /// Closes what a port has open and says what it is instead.
-    pub(super) fn end(&mut self, name: &str, life: Life, now: Instant) {
+    pub(super) fn end(&mut self, name: &str, life: PortLife, now: Instant) {
         let Some(port) = self.ports.get_mut(name) else {
             return;
         };
         let open = port.open_id();
         port.life = match (life, open) {
-            (Life::Empty, Some(id)) => Life::After(id, now),
+            (PortLife::Empty, Some(id)) => PortLife::After(id, now),
             (life, _) => life,
         };
         port.applied = 0;
@@ -254,26 +254,26 @@ impl Plan {
                 false => (NO_INTERFACE, "it does"),
                 true => (NO_ETHERNET, "another one has its name"),
             };
-            if !matches!(port.life, Life::Absent(said) if said == what) {
+            if !matches!(port.life, PortLife::Absent(said) if said == what) {
                 port.claims.clear();
                 let line = format!("{name} {what}; its exports will be served when {when}");
                 self.say(Level::Warn, line);
-                self.end(name, Life::Absent(what), now);
+                self.end(name, PortLife::Absent(what), now);
             }
             return;
         };
         let link = link.clone();
         match &mut port.life {
-            Life::Absent(_) => port.life = Life::Empty,
-            Life::Down if link.up => port.life = Life::Empty,
-            Life::Empty | Life::Failed(_) if !link.up => {
-                port.life = Life::Down;
+            PortLife::Absent(_) => port.life = PortLife::Empty,
+            PortLife::Down if link.up => port.life = PortLife::Empty,
+            PortLife::Empty | PortLife::Failed(_) if !link.up => {
+                port.life = PortLife::Down;
                 let line = format!(
                     "{name} is down; its exports will be served when it is up (`ip link set {name} up`)"
                 );
                 self.say(Level::Warn, line);
             }
-            Life::Open(id, now_served) => {
+            PortLife::Open(id, now_served) => {
                 let (id, before) = (*id, std::mem::replace(now_served, Box::new(link.clone())));
                 self.adjust(name, id, &before, &link, now);
             }
@@ -281,10 +281,10 @@ impl Plan {
         }
         // A second look: what exists again may be down.
         if let Some(port) = self.ports.get_mut(name)
-            && matches!(port.life, Life::Empty)
+            && matches!(port.life, PortLife::Empty)
             && !link.up
         {
-            port.life = Life::Down;
+            port.life = PortLife::Down;
             let line =
                 format!("{name} is down; its exports will be served when it is up (`ip link set {name} up`)");
             self.say(Level::Warn, line);
@@ -301,7 +301,7 @@ impl Plan {
             if let Some(port) = self.ports.get_mut(name) {
                 port.claims.clear();
             }
-            return self.end(name, Life::Empty, now);
+            return self.end(name, PortLife::Empty, now);
         }
         if (link.mtu_bytes, link.rx_queues) != (before.mtu_bytes, before.rx_queues) {
             let line = format!(
@@ -309,13 +309,13 @@ impl Plan {
                 link.mtu_bytes, link.rx_queues
             );
             self.say(Level::Info, line);
-            return self.end(name, Life::Empty, now);
+            return self.end(name, PortLife::Empty, now);
         }
         if let Some(mac) = link.mac
             && link.mac != before.mac
         {
             self.say(Level::Info, format!("{name}: its address is {mac} now"));
-            self.actions.push(Action::SetMac(id, mac));
+            self.actions.push(PlanAction::SetMac(id, mac));
         }
         match (before.is_usable(), link.is_usable()) {
             (true, false) => self.say(Level::Warn, format!("{name}: link down")),
@@ -327,7 +327,7 @@ impl Plan {
             ..link.clone()
         };
         if link.is_usable() && own_part(before) != own_part(link) {
-            self.actions.push(Action::Announce(id));
+            self.actions.push(PlanAction::Announce(id));
         }
     }
 
@@ -355,34 +355,34 @@ impl Plan {
             return;
         };
         let before = match &port.life {
-            Life::Empty => None,
-            Life::After(id, since) if !leaving.contains_key(id) || now >= *since + HANDOVER => None,
-            Life::Failed(backoff) if backoff.is_due(now) => Some(backoff.clone()),
+            PortLife::Empty => None,
+            PortLife::After(id, since) if !leaving.contains_key(id) || now >= *since + HANDOVER => None,
+            PortLife::Failed(backoff) if backoff.is_due(now) => Some(backoff.clone()),
             _ => return,
         };
         let Some(link) = self.links.get(name).filter(|link| link.mac.is_some()).cloned() else {
             return;
         };
         if !link.up {
-            port.life = Life::Down;
+            port.life = PortLife::Down;
             return;
         }
         let gathering = port.stale.is_some_and(|since| now < since + GATHER);
         if port.view.exports.is_empty() && !port.stands_by || gathering {
-            if matches!(port.life, Life::After(..)) {
-                port.life = Life::Empty;
+            if matches!(port.life, PortLife::After(..)) {
+                port.life = PortLife::Empty;
             }
             return;
         }
         if before.is_some() && !self.fresh_links {
             // The reason may have gone without a message: an XDP program that was detached, for one.
             if !std::mem::replace(&mut self.listing, true) {
-                self.actions.push(Action::ListLinks);
+                self.actions.push(PlanAction::ListLinks);
             }
             return;
         }
         // After a port of ours its own program may still be told of; if another's is there, the kernel refuses ours.
-        if link.has_xdp && !matches!(port.life, Life::After(..)) {
+        if link.has_xdp && !matches!(port.life, PortLife::After(..)) {
             let reason = format!(
                 "{name} already has an XDP program, and only one fits: one xblade serves all exports of an interface; \
                  `ip link set {name} xdp off` removes a program that was left behind"
@@ -396,8 +396,8 @@ impl Plan {
         port.stale = None;
         port.applied = 0;
         port.opened_mode = port.view.mode;
-        port.life = Life::Opening(id, Box::new(link.clone()), before);
+        port.life = PortLife::Opening(id, Box::new(link.clone()), before);
         let view = port.view.clone();
-        self.actions.push(Action::OpenPort(id, Box::new(link), view));
+        self.actions.push(PlanAction::OpenPort(id, Box::new(link), view));
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use super::ports::Port;
-use super::{Action, ExportId, Level, Plan, address_of};
+use super::ports::PlannedPort;
+use super::{ExportId, Level, Plan, PlanAction, address_of};
 use crate::target::Address;
 
 /// After this time it is said what has happened so far.
@@ -86,7 +86,7 @@ impl Plan {
         let is_done = reload.examining == 0
             && !(self.ports_dirty || self.ports_stale)
             && !reload.coming.iter().any(|id| coming(&id))
-            && self.ports.values().all(Port::is_settled)
+            && self.ports.values().all(PlannedPort::is_settled)
             && self.leaving.is_empty();
         if !is_done && now < reload.next_time() {
             return;
@@ -114,7 +114,7 @@ impl Plan {
             Some((Level::Warn, line))
         };
         self.actions
-            .extend(line.map(|(level, line)| Action::Say(level, line)));
+            .extend(line.map(|(level, line)| PlanAction::Say(level, line)));
         self.reload = None;
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::backoff::Backoff;
-use super::exports::Life as ExportLife;
-use super::ports::Life as PortLife;
+use super::exports::ExportLife;
+use super::ports::PortLife;
 use super::{ExportId, Plan, PortId, StateLife, address_of};
 use crate::config::ExportConfig;
 use crate::target::Address;
@@ -31,7 +31,7 @@ pub(in crate::control) struct ExportStatus {
     pub(crate) address: Address,
     pub(crate) config: Arc<ExportConfig>,
     pub(crate) path: PathBuf,
-    pub(crate) state: State,
+    pub(crate) state: Progress,
     /// Interfaces that serve it now.
     pub(crate) served_on: Vec<String>,
     /// Interfaces where another target has its address, or another export.
@@ -44,14 +44,14 @@ pub(in crate::control) struct PortStatus {
     pub(crate) name: String,
     /// Its opening, where it is open.
     pub(crate) id: Option<PortId>,
-    pub(crate) state: State,
+    pub(crate) state: Progress,
     /// Exports served there.
     pub(crate) exports: usize,
 }
 
 /// How far something is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::control) enum State {
+pub(in crate::control) enum Progress {
     /// It works.
     Open,
     /// Another gateway serves it, or will in a moment.
@@ -67,9 +67,9 @@ pub(in crate::control) enum State {
     },
 }
 
-impl State {
-    fn failed(backoff: &Backoff) -> State {
-        State::Failed {
+impl Progress {
+    fn failed(backoff: &Backoff) -> Progress {
+        Progress::Failed {
             reason: backoff.reason.clone(),
             tries: backoff.tries,
             since: backoff.since,
@@ -78,13 +78,13 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            State::Open => f.write_str("serving"),
-            State::Standby(what) => write!(f, "standby: {what}"),
-            State::Waiting(what) => write!(f, "waiting: {what}"),
-            State::Failed { reason, tries, .. } => write!(f, "FAILED ({tries} tries): {reason}"),
+            Progress::Open => f.write_str("serving"),
+            Progress::Standby(what) => write!(f, "standby: {what}"),
+            Progress::Waiting(what) => write!(f, "waiting: {what}"),
+            Progress::Failed { reason, tries, .. } => write!(f, "FAILED ({tries} tries): {reason}"),
         }
     }
 }
@@ -126,17 +126,17 @@ impl Plan {
         let entry = self.exports.get(&id)?;
         let state = match (&entry.life, &self.state) {
             _ if self.standby_text(entry).is_some() => {
-                State::Standby(self.standby_text(entry).unwrap_or_default())
+                Progress::Standby(self.standby_text(entry).unwrap_or_default())
             }
-            (ExportLife::Open, _) => State::Open,
+            (ExportLife::Open, _) => Progress::Open,
             (ExportLife::Failed(backoff), _) | (ExportLife::Waiting(_), StateLife::Failed(backoff)) => {
-                State::failed(backoff)
+                Progress::failed(backoff)
             }
             (ExportLife::Waiting(_), StateLife::Opening(_)) => {
-                State::Waiting("the state directory is being opened".into())
+                Progress::Waiting("the state directory is being opened".into())
             }
-            (ExportLife::Waiting(_), _) => State::Waiting("the export before it is being closed".into()),
-            (ExportLife::Opening(..), _) => State::Waiting("being opened".into()),
+            (ExportLife::Waiting(_), _) => Progress::Waiting("the export before it is being closed".into()),
+            (ExportLife::Opening(..), _) => Progress::Waiting("being opened".into()),
         };
         let taken = self.ports.iter().flat_map(|(name, port)| {
             let by_others = port
@@ -161,11 +161,11 @@ impl Plan {
 
     fn port_status(&self, name: &str) -> Option<PortStatus> {
         let port = self.ports.get(name)?;
-        let waiting = |what: &str| State::Waiting(what.to_owned());
+        let waiting = |what: &str| Progress::Waiting(what.to_owned());
         let state = match &port.life {
-            PortLife::Open(..) => State::Open,
-            PortLife::Failed(backoff) => State::failed(backoff),
-            PortLife::Absent(what) => State::Waiting(format!("it {what}")),
+            PortLife::Open(..) => Progress::Open,
+            PortLife::Failed(backoff) => Progress::failed(backoff),
+            PortLife::Absent(what) => Progress::Waiting(format!("it {what}")),
             PortLife::Down => waiting("it is down"),
             PortLife::Empty => waiting("no export can be served there yet"),
             PortLife::After(..) => waiting("its workers are ending"),

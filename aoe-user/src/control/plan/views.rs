@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use super::ports::Life;
-use super::{Action, Claim, ExportId, GATHER, Level, Plan, View, address_of};
+use super::ports::PortLife;
+use super::{Claim, ExportId, GATHER, Level, Plan, PlanAction, PortPlan, address_of};
 use crate::config::Vlan;
 
 impl Plan {
@@ -51,7 +51,7 @@ impl Plan {
                  VLANs that differ",
                 entry.config.path.display()
             );
-            self.actions.push(Action::Say(Level::Error, line));
+            self.actions.push(PlanAction::Say(Level::Error, line));
         }
         port.hidden = hidden;
     }
@@ -78,7 +78,7 @@ impl Plan {
             .any(|(id, entry)| is_coming(&id, entry.coming_since()));
         let stands_by = entries().any(|(_, entry)| !self.answers(entry));
         let first = entries().next().map(|(_, entry)| entry);
-        let view = View {
+        let view = PortPlan {
             mode: first.map(|entry| entry.config.mode).unwrap_or_default(),
             spin_us: entries()
                 .map(|(_, entry)| entry.config.spin_us)
@@ -103,15 +103,15 @@ impl Plan {
         port.stands_by = stands_by;
         let Some(stale) = port.stale else { return };
         match &port.life {
-            Life::Open(..) if mode_differs => {
+            PortLife::Open(..) if mode_differs => {
                 self.say(Level::Info, format!("{name}: another mode; opening it again"));
-                self.end(name, Life::Empty, now);
+                self.end(name, PortLife::Empty, now);
             }
-            Life::Open(id, _) if narrows || !more_coming || now >= stale + GATHER => {
+            PortLife::Open(id, _) if narrows || !more_coming || now >= stale + GATHER => {
                 port.stale = None;
-                self.actions.push(Action::Apply(*id, port.view.clone()));
+                self.actions.push(PlanAction::Apply(*id, port.view.clone()));
             }
-            Life::Open(..) | Life::Opening(..) => {}
+            PortLife::Open(..) | PortLife::Opening(..) => {}
             _ if more_coming => {}
             _ => port.stale = None,
         }

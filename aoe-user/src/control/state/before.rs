@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{EXTENSION, StateError, index, lost, names_in};
+use super::{EXTENSION, StateDirError, index, lost, names_in};
 
 /// What the operator says of a state directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,9 +15,9 @@ pub enum Before {
 }
 
 /// Whether a directory is missing or has neither an index nor a state of any release.
-pub(super) fn is_unused(dir: &Path) -> Result<bool, StateError> {
+pub(super) fn is_unused(dir: &Path) -> Result<bool, StateDirError> {
     let names = match names_in(dir) {
-        Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(StateDirError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(true),
         names => names?,
     };
     let is_kept = |(_, name): &(PathBuf, String)| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::sealed::seal;
-use super::{Files, StateError, StateKey, files, names_in};
+use super::{Files, StateDirError, StateKey, files, names_in};
 
 /// Of a request and of its answer.
 pub(super) const VERSION: u32 = 1;
@@ -91,13 +91,13 @@ impl Drop for Claim {
 }
 
 /// Removes what a process that is gone was carrying out, for the one that has the directory now.
-pub(super) fn remove_left(dir: &Path) -> Result<(), StateError> {
+pub(super) fn remove_left(dir: &Path) -> Result<(), StateDirError> {
     let names = names_in(dir)?;
     for (path, _) in names
         .iter()
         .filter(|(path, _)| path.extension().is_some_and(|it| it == TAKEN))
     {
-        std::fs::remove_file(path).map_err(StateError::io("remove", path))?;
+        std::fs::remove_file(path).map_err(StateDirError::io("remove", path))?;
     }
     Ok(())
 }

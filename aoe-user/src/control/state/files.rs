@@ -8,12 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
 
-use super::StateError;
+use super::StateDirError;
 
 const LOCK_FILE: &str = "lock";
 
 /// What is at a path.
-pub(super) enum Found {
+pub(super) enum FoundFile {
     Absent,
     Bytes(Vec<u8>),
     /// Something that was never written by xblade: no regular file, or too large.
@@ -23,14 +23,16 @@ pub(super) enum Found {
 }
 
 /// Reads a regular file of at most `limit` bytes. Nothing else is waited for: opening a FIFO or a device is.
-pub(super) fn read(path: &Path, limit: u64) -> Found {
+pub(super) fn read(path: &Path, limit: u64) -> FoundFile {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     // A socket cannot be opened, and a device should not be.
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() => {}
-        Ok(metadata) => return Found::NoFile(format!("it is {}, not a file", kind(metadata.file_type()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Absent,
-        Err(error) => return Found::Failed(error),
+        Ok(metadata) => {
+            return FoundFile::NoFile(format!("it is {}, not a file", kind(metadata.file_type())));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return FoundFile::Absent,
+        Err(error) => return FoundFile::Failed(error),
     }
     let opened = OpenOptions::new()
         .read(true)
@@ -38,19 +40,19 @@ pub(super) fn read(path: &Path, limit: u64) -> Found {
         .open(path);
     let file = match opened {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Absent,
-        Err(error) => return Found::Failed(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return FoundFile::Absent,
+        Err(error) => return FoundFile::Failed(error),
     };
     match file.metadata() {
-        Ok(metadata) if !metadata.is_file() => return Found::NoFile("it is not a file".into()),
-        Err(error) => return Found::Failed(error),
+        Ok(metadata) if !metadata.is_file() => return FoundFile::NoFile("it is not a file".into()),
+        Err(error) => return FoundFile::Failed(error),
         Ok(_) => {}
     }
     let mut bytes = Vec::new();
     match file.take(limit + 1).read_to_end(&mut bytes) {
-        Ok(_) if bytes.len() as u64 > limit => Found::NoFile(format!("it has more than {limit} bytes")),
-        Ok(_) => Found::Bytes(bytes),
-        Err(error) => Found::Failed(error),
+        Ok(_) if bytes.len() as u64 > limit => FoundFile::NoFile(format!("it has more than {limit} bytes")),
+        Ok(_) => FoundFile::Bytes(bytes),
+        Err(error) => FoundFile::Failed(error),
     }
 }
 
@@ -100,7 +102,7 @@ pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
 }
 
 /// Gives a file a name of its own that says why, never over an earlier one.
-pub(super) fn move_aside(path: &Path, why: &str) -> Result<PathBuf, StateError> {
+pub(super) fn move_aside(path: &Path, why: &str) -> Result<PathBuf, StateDirError> {
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| time.as_secs());
@@ -110,7 +112,7 @@ pub(super) fn move_aside(path: &Path, why: &str) -> Result<PathBuf, StateError> 
         match renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE) {
             Ok(()) => return Ok(aside),
             Err(rustix::io::Errno::EXIST) => number += 1,
-            Err(error) => return Err(StateError::io("move aside", path)(error.into())),
+            Err(error) => return Err(StateDirError::io("move aside", path)(error.into())),
         }
     }
 }
@@ -130,7 +132,7 @@ pub(super) fn make_durably(path: &Path) -> io::Result<()> {
 }
 
 /// Keeps other processes out of a directory for as long as the file lives.
-pub(super) fn lock(dir: &Path) -> Result<File, StateError> {
+pub(super) fn lock(dir: &Path) -> Result<File, StateDirError> {
     let path = dir.join(LOCK_FILE);
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut options = OpenOptions::new();
@@ -141,7 +143,7 @@ pub(super) fn lock(dir: &Path) -> Result<File, StateError> {
         .truncate(false)
         .mode(0o600)
         .custom_flags(i32::try_from(flags.bits()).unwrap_or(0));
-    let mut file = options.open(&path).map_err(StateError::io("open", &path))?;
+    let mut file = options.open(&path).map_err(StateDirError::io("open", &path))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -151,12 +153,12 @@ pub(super) fn lock(dir: &Path) -> Result<File, StateError> {
                 Ok(pid) => format!("process {pid}"),
                 Err(_) => "another process".into(),
             };
-            return Err(StateError::InUse {
+            return Err(StateDirError::InUse {
                 path: dir.to_owned(),
                 holder,
             });
         }
-        Err(error) => return Err(StateError::io("lock", &path)(error.into())),
+        Err(error) => return Err(StateDirError::io("lock", &path)(error.into())),
     }
     // Who holds it is for a message only; a full disk does not keep anybody from being served.
     let _ = file

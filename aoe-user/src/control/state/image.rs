@@ -8,7 +8,7 @@ use engine::StateStore;
 use super::format::{Contents, decode, encode};
 use super::key::StateKey;
 use super::told::{Told, completes};
-use super::writer::{Medium, Writer};
+use super::writer::{Medium, StateWriter};
 use crate::store::{CompletionQueue, Metadata, QueueHandle, Token};
 use crate::target::{Address, Persistent};
 
@@ -51,7 +51,7 @@ pub(crate) fn store(metadata: &dyn Metadata, state: &Persistent) -> io::Result<(
 #[derive(Debug)]
 pub(crate) struct ImageKeeper {
     key: StateKey,
-    writer: Writer,
+    writer: StateWriter,
 }
 
 impl ImageKeeper {
@@ -60,7 +60,7 @@ impl ImageKeeper {
     /// # Errors
     /// When the system gives none.
     pub(crate) fn start(key: StateKey, metadata: Arc<dyn Metadata>) -> io::Result<ImageKeeper> {
-        let writer = Writer::start("rbd-state", Image(metadata))?;
+        let writer = StateWriter::start("rbd-state", Image(metadata))?;
         Ok(ImageKeeper { key, writer })
     }
 

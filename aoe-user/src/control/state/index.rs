@@ -9,8 +9,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::StateError;
-use super::files::{self, Found};
+use super::StateDirError;
+use super::files::{self, FoundFile};
 use super::key::StateKey;
 use super::sealed::{FormatError, seal, unseal};
 
@@ -40,7 +40,7 @@ struct Body {
 }
 
 /// What became of the index file.
-pub(super) enum Kept {
+pub(super) enum IndexFound {
     /// It is whole.
     Index(Index),
     /// There is none.
@@ -53,18 +53,18 @@ pub(super) enum Kept {
 ///
 /// # Errors
 /// When a newer xblade wrote it: only that one knows what it means.
-pub(super) fn read(dir: &Path) -> Result<Kept, StateError> {
+pub(super) fn read(dir: &Path) -> Result<IndexFound, StateDirError> {
     let path = dir.join(FILE);
     let bytes = match files::read(&path, FILE_BYTES_MAX) {
-        Found::Bytes(bytes) => bytes,
-        Found::Absent => return Ok(Kept::Absent),
-        Found::NoFile(reason) => return Ok(Kept::Unusable(reason)),
-        Found::Failed(source) => return Err(StateError::io("read", &path)(source)),
+        FoundFile::Bytes(bytes) => bytes,
+        FoundFile::Absent => return Ok(IndexFound::Absent),
+        FoundFile::NoFile(reason) => return Ok(IndexFound::Unusable(reason)),
+        FoundFile::Failed(source) => return Err(StateDirError::io("read", &path)(source)),
     };
     match decode(&bytes) {
-        Ok(index) => Ok(Kept::Index(index)),
-        Err(FormatError::Damaged(reason)) => Ok(Kept::Unusable(reason)),
-        Err(newer @ FormatError::Newer { .. }) => Err(StateError::Newer {
+        Ok(index) => Ok(IndexFound::Index(index)),
+        Err(FormatError::Damaged(reason)) => Ok(IndexFound::Unusable(reason)),
+        Err(newer @ FormatError::Newer { .. }) => Err(StateDirError::Newer {
             path,
             reason: newer.to_string(),
         }),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::key::{OldName, StateKey};
-use super::{Contents, ReadError, StateDir, StateError, file_path, read};
+use super::{Contents, ReadError, StateDir, StateDirError, file_path, read};
 use crate::config::Vlan;
 use crate::target::Persistent;
 
@@ -72,7 +72,7 @@ pub enum Shut {
     },
     /// The directory could not be read or written.
     #[error(transparent)]
-    State(#[from] StateError),
+    State(#[from] StateDirError),
 }
 
 fn way_out(key: &StateKey) -> String {
@@ -83,7 +83,7 @@ fn way_out(key: &StateKey) -> String {
 }
 
 /// Where an export's state may be.
-pub(super) enum Place {
+pub(super) enum StateAt {
     /// In its own file.
     Own(Persistent),
     /// In these files, by name, whose owner is not known for sure.
@@ -103,9 +103,9 @@ impl StateDir {
     pub fn load(&self, key: &StateKey) -> Result<Persistent, Shut> {
         self.obey_at_load(key);
         match self.find(key)? {
-            Place::Own(state) => Ok(state),
-            Place::Old(files) => self.take_over(key, files),
-            Place::None => {
+            StateAt::Own(state) => Ok(state),
+            StateAt::Old(files) => self.take_over(key, files),
+            StateAt::None => {
                 self.warn_of_namesakes(key);
                 Ok(Persistent::default())
             }
@@ -113,7 +113,7 @@ impl StateDir {
     }
 
     /// Looks for the state of an export; changes nothing but the index.
-    pub(super) fn find(&self, key: &StateKey) -> Result<Place, Shut> {
+    pub(super) fn find(&self, key: &StateKey) -> Result<StateAt, Shut> {
         let path = self.files.path(key);
         let key = || key.clone();
         match read(&path) {
@@ -123,8 +123,8 @@ impl StateDir {
             }) if owner == key() => {
                 // A crash may have come between file and index.
                 let listed = self.files.enlist([owner].iter());
-                listed.map_err(StateError::io("list the export in the index of", &path))?;
-                Ok(Place::Own(state))
+                listed.map_err(StateDirError::io("list the export in the index of", &path))?;
+                Ok(StateAt::Own(state))
             }
             Ok(Contents {
                 export: Some(owner), ..
@@ -136,7 +136,7 @@ impl StateDir {
             Ok(Contents { export: None, .. }) => {
                 let mut files = vec![key().to_string()];
                 files.extend(self.old_files(&key()));
-                Ok(Place::Old(files))
+                Ok(StateAt::Old(files))
             }
             Err(ReadError::Damaged(reason)) => Err(Shut::Damaged {
                 key: key(),
@@ -148,14 +148,14 @@ impl StateDir {
                 path,
                 reason,
             }),
-            Err(ReadError::Io(error)) => Err(StateError::io("read", &path)(error).into()),
+            Err(ReadError::Io(error)) => Err(StateDirError::io("read", &path)(error).into()),
             Err(ReadError::Absent) if self.files.is_listed(&key()) => Err(Shut::Lost { key: key(), path }),
             Err(ReadError::Absent) => match self.old_files(&key()) {
-                files if !files.is_empty() => Ok(Place::Old(files)),
+                files if !files.is_empty() => Ok(StateAt::Old(files)),
                 _ if !self.files.index_is_complete() => Err(Shut::Unknown { key: key() }),
                 _ => match self.files.taken_over_by_another(&key()) {
                     Some(file) => Err(Shut::TakenOver { key: key(), file }),
-                    None => Ok(Place::None),
+                    None => Ok(StateAt::None),
                 },
             },
         }
@@ -197,7 +197,7 @@ impl StateDir {
             });
         }
         let noted = self.files.note_taking_over(file);
-        noted.map_err(StateError::io(
+        noted.map_err(StateDirError::io(
             "note in the index of",
             &file_path(&self.files.dir, file),
         ))?;
@@ -229,7 +229,7 @@ impl StateDir {
                     reason,
                 });
             }
-            Err(ReadError::Io(error)) => return Err(StateError::io("read", &path)(error).into()),
+            Err(ReadError::Io(error)) => return Err(StateDirError::io("read", &path)(error).into()),
             Err(other) => {
                 return Err(Shut::Damaged {
                     key: key.clone(),
@@ -241,7 +241,7 @@ impl StateDir {
         self.files.store(key, &state)?;
         if file != key.to_string() {
             // The state is safe already. A copy that stays behind only keeps exports shut that need not be.
-            std::fs::remove_file(&path).map_err(StateError::io("remove", &path))?;
+            std::fs::remove_file(&path).map_err(StateDirError::io("remove", &path))?;
         }
         Ok(state)
     }

@@ -6,10 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{self, Found};
+use super::files::{self, FoundFile};
 use super::key::StateKey;
 use super::sealed::{seal, unseal};
-use super::{StateDir, StateError, names_in};
+use super::{StateDir, StateDirError, names_in};
 use crate::store::{Extent, LostWrites};
 
 /// What the files' names end with.
@@ -66,7 +66,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn mark_lost(&self, key: &StateKey, lost: &LostWrites) -> Result<(), StateError> {
+    pub(crate) fn mark_lost(&self, key: &StateKey, lost: &LostWrites) -> Result<(), StateDirError> {
         let mut marks = self.marks(key);
         marks.standing = Some(Mark {
             first_sector: lost.extent.lba,
@@ -82,7 +82,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn accept_lost(&self, key: &StateKey) -> Result<bool, StateError> {
+    pub(crate) fn accept_lost(&self, key: &StateKey) -> Result<bool, StateDirError> {
         let mut marks = self.marks(key);
         let Some(mut mark) = marks.standing.take() else {
             return Ok(false);
@@ -102,10 +102,10 @@ impl StateDir {
         })
     }
 
-    fn put_marks(&self, key: &StateKey, marks: &Marks) -> Result<(), StateError> {
+    fn put_marks(&self, key: &StateKey, marks: &Marks) -> Result<(), StateDirError> {
         let path = self.mark_path(key);
         let body = serde_json::to_string(marks).expect("texts and numbers have a JSON form");
-        files::replace(&path, &seal(KIND, VERSION, &body)).map_err(StateError::io("write", &path))
+        files::replace(&path, &seal(KIND, VERSION, &body)).map_err(StateDirError::io("write", &path))
     }
 
     fn mark_path(&self, key: &StateKey) -> PathBuf {
@@ -123,10 +123,10 @@ fn read(path: &std::path::Path) -> Result<Marks, Mark> {
         accepted: None,
     };
     match files::read(path, FILE_BYTES_MAX) {
-        Found::Absent => Ok(Marks::default()),
-        Found::NoFile(reason) => Err(unreadable(reason)),
-        Found::Failed(error) => Err(unreadable(error.to_string())),
-        Found::Bytes(bytes) => {
+        FoundFile::Absent => Ok(Marks::default()),
+        FoundFile::NoFile(reason) => Err(unreadable(reason)),
+        FoundFile::Failed(error) => Err(unreadable(error.to_string())),
+        FoundFile::Bytes(bytes) => {
             let (_, body) = unseal(KIND, VERSION, &bytes).map_err(|error| unreadable(error.to_string()))?;
             serde_json::from_str(body).map_err(|error| unreadable(error.to_string()))
         }
@@ -137,7 +137,7 @@ fn read(path: &std::path::Path) -> Result<Marks, Mark> {
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub(crate) fn list(dir: &std::path::Path) -> Result<Vec<(String, String)>, StateError> {
+pub(crate) fn list(dir: &std::path::Path) -> Result<Vec<(String, String)>, StateDirError> {
     let standing = |(path, name): (PathBuf, String)| {
         let name = name.strip_suffix(EXTENSION)?.strip_suffix('.')?.to_owned();
         let marks = read(&path).unwrap_or_else(|damage| Marks {

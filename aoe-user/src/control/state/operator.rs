@@ -12,12 +12,12 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::claim::{Claim, PATIENCE, VERSION, answer_path, is_awaited, request_path, taken_path};
-use super::files::{self, Found};
+use super::files::{self, FoundFile};
 use super::image::ImageKeeper;
 use super::key::StateKey;
-use super::load::Place;
+use super::load::StateAt;
 use super::sealed::{seal, unseal};
-use super::{Before, Contents, ReadError, Shut, StateDir, StateError, file_path, names_in, read};
+use super::{Before, Contents, ReadError, Shut, StateDir, StateDirError, file_path, names_in, read};
 use crate::store::Health;
 use crate::target::{Export, Persistent};
 
@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// A decision about one export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "lowercase")]
-pub(crate) enum Action {
+pub(crate) enum OperatorAction {
     /// Forget these parts.
     Clear(Parts),
     /// Take the state in this file of an earlier release, by its name without the extension.
@@ -118,17 +118,17 @@ pub(crate) enum OperatorError {
     Shut(#[from] Shut),
     /// A file could not be read or written.
     #[error(transparent)]
-    State(#[from] StateError),
+    State(#[from] StateDirError),
 }
 
 /// Carries out a decision in a directory, by way of the daemon where one uses it.
 ///
 /// # Errors
 /// When it was not carried out.
-pub(crate) fn decide(dir: &Path, key: &StateKey, action: &Action) -> Result<(), OperatorError> {
+pub(crate) fn decide(dir: &Path, key: &StateKey, action: &OperatorAction) -> Result<(), OperatorError> {
     match StateDir::open(dir, Before::Unknown) {
         Ok(state) => state.perform(key, action).map(|_| ()),
-        Err(StateError::InUse { holder, .. }) => ask_daemon(dir, key, action, holder),
+        Err(StateDirError::InUse { holder, .. }) => ask_daemon(dir, key, action, holder),
         Err(error) => Err(error.into()),
     }
 }
@@ -137,11 +137,16 @@ pub(crate) fn decide(dir: &Path, key: &StateKey, action: &Action) -> Result<(), 
 ///
 /// # Errors
 /// As [`decide`].
-pub(crate) fn ask(dir: &Path, key: &StateKey, action: &Action) -> Result<(), OperatorError> {
+pub(crate) fn ask(dir: &Path, key: &StateKey, action: &OperatorAction) -> Result<(), OperatorError> {
     ask_daemon(dir, key, action, "the target".into())
 }
 
-fn ask_daemon(dir: &Path, key: &StateKey, action: &Action, holder: String) -> Result<(), OperatorError> {
+fn ask_daemon(
+    dir: &Path,
+    key: &StateKey,
+    action: &OperatorAction,
+    holder: String,
+) -> Result<(), OperatorError> {
     ask_within(PATIENCE, dir, key, action, holder)
 }
 
@@ -150,7 +155,7 @@ pub(super) fn ask_within(
     patience: Duration,
     dir: &Path,
     key: &StateKey,
-    action: &Action,
+    action: &OperatorAction,
     holder: String,
 ) -> Result<(), OperatorError> {
     let deadline = Instant::now() + patience;
@@ -170,12 +175,12 @@ pub(super) fn ask_within(
     match withdrawn {
         Ok(()) => Err(OperatorError::NoAnswer(holder)),
         Err(error) if error.kind() == ErrorKind::NotFound => Err(OperatorError::UnderWay(holder)),
-        Err(error) => Err(StateError::io("remove", &request)(error).into()),
+        Err(error) => Err(StateDirError::io("remove", &request)(error).into()),
     }
 }
 
 /// Leaves a request for the daemon, which is nobody else's.
-fn leave_request(dir: &Path, key: &StateKey, action: &Action) -> Result<(), OperatorError> {
+fn leave_request(dir: &Path, key: &StateKey, action: &OperatorAction) -> Result<(), OperatorError> {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let request = request_path(dir, key);
     remove_old(&request, key)?;
@@ -187,7 +192,7 @@ fn leave_request(dir: &Path, key: &StateKey, action: &Action) -> Result<(), Oper
     let number = LAST.fetch_add(1, Ordering::Relaxed);
     let own = request.with_added_extension(format!("{}-{number}", std::process::id()));
     let body = serde_json::to_string(action).expect("an action has a JSON form");
-    files::replace(&own, &seal("request", VERSION, &body)).map_err(StateError::io("write", &own))?;
+    files::replace(&own, &seal("request", VERSION, &body)).map_err(StateDirError::io("write", &own))?;
     let left = renameat_with(CWD, &own, CWD, &request, RenameFlags::NOREPLACE);
     if left.is_err() {
         let _ = std::fs::remove_file(&own);
@@ -195,7 +200,7 @@ fn leave_request(dir: &Path, key: &StateKey, action: &Action) -> Result<(), Oper
     match left {
         Ok(()) => Ok(()),
         Err(Errno::EXIST) => Err(OperatorError::Busy(key.clone())),
-        Err(error) => Err(StateError::io("write", &request)(error.into()).into()),
+        Err(error) => Err(StateDirError::io("write", &request)(error.into()).into()),
     }
 }
 
@@ -211,7 +216,7 @@ fn remove_old(path: &Path, key: &StateKey) -> Result<(), OperatorError> {
 /// What the daemon said, once.
 fn take_answer(dir: &Path, key: &StateKey) -> Option<Result<(), OperatorError>> {
     let answer = answer_path(dir, key);
-    let Found::Bytes(bytes) = files::read(&answer, FILE_BYTES_MAX) else {
+    let FoundFile::Bytes(bytes) = files::read(&answer, FILE_BYTES_MAX) else {
         return None;
     };
     let _ = std::fs::remove_file(&answer);
@@ -223,8 +228,8 @@ fn take_answer(dir: &Path, key: &StateKey) -> Option<Result<(), OperatorError>> 
 }
 
 /// The decision in a request.
-fn action_in(path: &Path) -> Option<Action> {
-    let Found::Bytes(bytes) = files::read(path, FILE_BYTES_MAX) else {
+fn action_in(path: &Path) -> Option<OperatorAction> {
+    let FoundFile::Bytes(bytes) = files::read(path, FILE_BYTES_MAX) else {
         return None;
     };
     let (_, body) = unseal("request", VERSION, &bytes).ok()?;
@@ -233,7 +238,7 @@ fn action_in(path: &Path) -> Option<Action> {
 
 impl StateDir {
     /// Decisions that wait for the process which holds the directory.
-    pub(crate) fn requests(&self) -> Vec<(StateKey, Action)> {
+    pub(crate) fn requests(&self) -> Vec<(StateKey, OperatorAction)> {
         let names = names_in(&self.files.dir).unwrap_or_default();
         let request = |(_, name): (std::path::PathBuf, String)| {
             let key: StateKey = name.strip_suffix(".request")?.parse().ok()?;
@@ -243,7 +248,7 @@ impl StateDir {
         names.into_iter().filter_map(request).collect()
     }
 
-    fn request(&self, key: &StateKey) -> Option<Action> {
+    fn request(&self, key: &StateKey) -> Option<OperatorAction> {
         let path = request_path(&self.files.dir, key);
         let action = action_in(&path)?;
         if is_awaited(&path) {
@@ -260,8 +265,8 @@ impl StateDir {
     pub(super) fn claim(
         &self,
         key: &StateKey,
-        is_meant: impl Fn(&Action) -> bool,
-    ) -> Option<(Claim, Action)> {
+        is_meant: impl Fn(&OperatorAction) -> bool,
+    ) -> Option<(Claim, OperatorAction)> {
         self.request(key).filter(&is_meant)?;
         let claim = Claim::of(&self.files, key)?;
         // It may be another one by now. What is not meant goes back.
@@ -275,7 +280,7 @@ impl StateDir {
     pub(crate) fn obey_in_service(
         &self,
         key: &StateKey,
-        action: &Action,
+        action: &OperatorAction,
         export: &Export,
         kept_with_image: Option<&ImageKeeper>,
     ) {
@@ -283,11 +288,11 @@ impl StateDir {
             return;
         };
         let parts = match action {
-            Action::Clear(parts) => parts,
-            Action::Adopt(_) => {
+            OperatorAction::Clear(parts) => parts,
+            OperatorAction::Adopt(_) => {
                 return claim.answer(Err(format!("{key} is in service with a state of its own")));
             }
-            Action::AcceptLostWrites => {
+            OperatorAction::AcceptLostWrites => {
                 let outcome = self.accept_in_service(key, export);
                 return claim.answer(outcome.map_err(|error| error.to_string()));
             }
@@ -313,7 +318,10 @@ impl StateDir {
             return Err(OperatorError::NothingLost(key.clone()));
         }
         export.store().accept_lost_writes();
-        tracing::warn!("{key}: by the operator's order, {}", Action::AcceptLostWrites);
+        tracing::warn!(
+            "{key}: by the operator's order, {}",
+            OperatorAction::AcceptLostWrites
+        );
         Ok(())
     }
 
@@ -326,17 +334,21 @@ impl StateDir {
 
     /// Carries out what the operator asked for an export that is not in service.
     /// Returns what was done.
-    pub(crate) fn obey_request(&self, key: &StateKey) -> Option<Action> {
+    pub(crate) fn obey_request(&self, key: &StateKey) -> Option<OperatorAction> {
         self.obey_where(key, |_| true)
     }
 
     /// The same for an export that is being opened. What was lost of it has been read by then: to accept that is for when it is in
     /// service.
     pub(super) fn obey_at_load(&self, key: &StateKey) {
-        self.obey_where(key, |action| !matches!(action, Action::AcceptLostWrites));
+        self.obey_where(key, |action| !matches!(action, OperatorAction::AcceptLostWrites));
     }
 
-    fn obey_where(&self, key: &StateKey, is_meant: impl Fn(&Action) -> bool) -> Option<Action> {
+    fn obey_where(
+        &self,
+        key: &StateKey,
+        is_meant: impl Fn(&OperatorAction) -> bool,
+    ) -> Option<OperatorAction> {
         // Whoever opens the export waits until another thread has done it.
         let _alone = self.obeying.lock();
         let (claim, action) = self.claim(key, is_meant)?;
@@ -350,12 +362,16 @@ impl StateDir {
     ///
     /// # Errors
     /// When nothing was decided about, or a file could not be read or written.
-    pub(crate) fn perform(&self, key: &StateKey, action: &Action) -> Result<Persistent, OperatorError> {
+    pub(crate) fn perform(
+        &self,
+        key: &StateKey,
+        action: &OperatorAction,
+    ) -> Result<Persistent, OperatorError> {
         let state = match action {
-            Action::Adopt(file) => self.adopt(key, file)?,
-            Action::Clear(parts) => self.clear(key, *parts)?,
-            Action::AcceptLostWrites if self.accept_lost(key)? => Persistent::default(),
-            Action::AcceptLostWrites => return Err(OperatorError::NothingLost(key.clone())),
+            OperatorAction::Adopt(file) => self.adopt(key, file)?,
+            OperatorAction::Clear(parts) => self.clear(key, *parts)?,
+            OperatorAction::AcceptLostWrites if self.accept_lost(key)? => Persistent::default(),
+            OperatorAction::AcceptLostWrites => return Err(OperatorError::NothingLost(key.clone())),
         };
         tracing::warn!("{key}: by the operator's order, {action}");
         Ok(state)
@@ -363,23 +379,23 @@ impl StateDir {
 
     fn clear(&self, key: &StateKey, parts: Parts) -> Result<Persistent, OperatorError> {
         let mut state = match self.find(key) {
-            Ok(Place::Own(state)) => state,
-            Ok(Place::None) => {
+            Ok(StateAt::Own(state)) => state,
+            Ok(StateAt::None) => {
                 return Err(OperatorError::Nothing {
                     key: key.clone(),
                     dir: self.files.dir.clone(),
                     hint: hint(&self.files.dir, key),
                 });
             }
-            Ok(Place::Old(_)) if parts == Parts::ALL => Persistent::default(),
-            Ok(Place::Old(files)) => {
+            Ok(StateAt::Old(_)) if parts == Parts::ALL => Persistent::default(),
+            Ok(StateAt::Old(files)) => {
                 let shut = Shut::Ambiguous {
                     key: key.clone(),
                     files,
                 };
                 return Err(unreadable(key, shut));
             }
-            Err(Shut::State(error @ StateError::Io { .. })) if parts != Parts::ALL => {
+            Err(Shut::State(error @ StateDirError::Io { .. })) if parts != Parts::ALL => {
                 return Err(error.into());
             }
             Err(shut) if parts != Parts::ALL => return Err(unreadable(key, shut)),
@@ -393,7 +409,7 @@ impl StateDir {
 
     /// Keeps what is in the way of a new file: a damaged one for the operator's eyes, one of an earlier release for the
     /// exports that may still own it.
-    fn set_aside(&self, key: &StateKey) -> Result<(), StateError> {
+    fn set_aside(&self, key: &StateKey) -> Result<(), StateDirError> {
         let path = self.files.path(key);
         match read(&path) {
             Err(ReadError::Absent) => Ok(()),
@@ -406,7 +422,7 @@ impl StateDir {
                 match renameat_with(CWD, &path, CWD, &other, RenameFlags::NOREPLACE) {
                     Ok(()) => {}
                     Err(Errno::EXIST) => files::move_aside(&path, "unused").map(|_| ())?,
-                    Err(error) => return Err(StateError::io("rename", &path)(error.into())),
+                    Err(error) => return Err(StateDirError::io("rename", &path)(error.into())),
                 }
                 self.look_for_old_names()
             }
@@ -439,12 +455,12 @@ fn hint(dir: &Path, key: &StateKey) -> String {
     }
 }
 
-impl std::fmt::Display for Action {
+impl std::fmt::Display for OperatorAction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Action::Adopt(file) => write!(f, "the state in {file}.state is its own now"),
-            Action::AcceptLostWrites => f.write_str("the loss of acknowledged writes is accepted"),
-            Action::Clear(parts) => {
+            OperatorAction::Adopt(file) => write!(f, "the state in {file}.state is its own now"),
+            OperatorAction::AcceptLostWrites => f.write_str("the loss of acknowledged writes is accepted"),
+            OperatorAction::Clear(parts) => {
                 let names = [
                     (parts.mask, "MAC mask"),
                     (parts.reserve, "reservation"),

@@ -1,4 +1,4 @@
-//! The thread that puts changed states where they are kept, so that no worker waits for a disk. [`Machine`] decides what is
+//! The thread that puts changed states where they are kept, so that no worker waits for a disk. [`SaveMachine`] decides what is
 //! written when.
 
 use std::io;
@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::key::StateKey;
 use super::told::Told;
 use crate::control::guard::caught;
-use crate::store::saves::{Action, Machine, Save, Time};
+use crate::store::saves::{Save, SaveAction, SaveMachine, Time};
 use crate::target::Persistent;
 
 /// Where states are kept.
@@ -26,7 +26,7 @@ pub(super) trait Medium: Send + 'static {
 
 /// Hands states to the thread, which ends with this.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(super) struct StateWriter {
     shared: Arc<Shared>,
     ended: Mutex<Receiver<()>>,
     thread: ThreadId,
@@ -34,17 +34,17 @@ pub(super) struct Writer {
 
 #[derive(Debug)]
 struct Shared {
-    machine: Mutex<Machine<StateKey, Told>>,
+    machine: Mutex<SaveMachine<StateKey, Told>>,
     changed: Condvar,
     /// The machine's time begins here.
     start: Instant,
 }
 
-impl Writer {
+impl StateWriter {
     /// Starts the thread.
-    pub(super) fn start(name: &str, medium: impl Medium) -> io::Result<Writer> {
+    pub(super) fn start(name: &str, medium: impl Medium) -> io::Result<StateWriter> {
         let shared = Arc::new(Shared {
-            machine: Mutex::new(Machine::new()),
+            machine: Mutex::new(SaveMachine::new()),
             changed: Condvar::new(),
             start: Instant::now(),
         });
@@ -57,7 +57,7 @@ impl Writer {
                 of_thread.write(round, &medium);
             }
         })?;
-        Ok(Writer {
+        Ok(StateWriter {
             shared,
             ended: Mutex::new(ended),
             thread: thread.thread().id(),
@@ -85,7 +85,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for StateWriter {
     fn drop(&mut self) {
         self.shared.close();
     }
@@ -103,9 +103,9 @@ impl Shared {
         let mut machine = self.machine.lock();
         loop {
             match machine.poll() {
-                Action::Write(round) => return Some(round),
-                Action::Wait => self.changed.wait(&mut machine),
-                Action::End => return None,
+                SaveAction::Write(round) => return Some(round),
+                SaveAction::Wait => self.changed.wait(&mut machine),
+                SaveAction::End => return None,
             }
         }
     }
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn whoever_is_told_may_end_the_writer_and_what_waits_is_written_all_the_same() {
         let (put, written) = channel();
-        let writer = Arc::new(Writer::start("test", Listing(put)).unwrap());
+        let writer = Arc::new(StateWriter::start("test", Listing(put)).unwrap());
         let (first, second): (StateKey, StateKey) = ("1.1".parse().unwrap(), "1.2".parse().unwrap());
         let (closed, ended) = channel();
         // The last one who has it is the writer's own thread.

@@ -8,10 +8,10 @@ use aoe_common::wire::{MIN_FRAME_BYTES, SECTOR_BYTES, aoe};
 use arrayvec::ArrayVec;
 
 use super::ledger::{Checked, Ledger};
-use super::outcome::Outcome;
+use super::outcome::LoadOutcome;
 use super::pattern::Pattern;
 use super::rto::Rto;
-use super::{MAX_DEPTH, Plan};
+use super::{LoadPlan, MAX_DEPTH};
 use crate::frame::{self, AtaRequest, Reply};
 use crate::transport::{BATCH, Transport};
 use crate::{InitiatorError, stamp};
@@ -48,7 +48,7 @@ enum Phase {
 }
 
 struct LoadLoop<'a> {
-    plan: &'a Plan,
+    plan: &'a LoadPlan,
     pattern: Pattern,
     ledger: Ledger,
     rto: Rto,
@@ -61,7 +61,7 @@ struct LoadLoop<'a> {
     issued: u64,
     /// While it is measured.
     measurement: Option<Measurement>,
-    outcome: Outcome,
+    outcome: LoadOutcome,
 }
 
 #[derive(Clone, Copy)]
@@ -77,9 +77,9 @@ struct Measurement {
 /// Errors of the target are counted in the outcome; only what keeps the load from running is an error here.
 pub fn run(
     socket: &mut impl Transport,
-    plan: &Plan,
-    mut progress: impl FnMut(&Outcome, Duration) -> ControlFlow<()>,
-) -> Result<Outcome, InitiatorError> {
+    plan: &LoadPlan,
+    mut progress: impl FnMut(&LoadOutcome, Duration) -> ControlFlow<()>,
+) -> Result<LoadOutcome, InitiatorError> {
     if !plan.verify {
         socket.receive_heads(MIN_FRAME_BYTES);
     }
@@ -132,7 +132,7 @@ pub fn run(
 }
 
 impl<'a> LoadLoop<'a> {
-    fn new(plan: &'a Plan, now: Instant) -> LoadLoop<'a> {
+    fn new(plan: &'a LoadPlan, now: Instant) -> LoadLoop<'a> {
         let depth = plan.depth.clamp(1, MAX_DEPTH);
         let longest = AtaRequest {
             opcode: command::WRITE_EXT,
@@ -170,7 +170,7 @@ impl<'a> LoadLoop<'a> {
             frame_stride,
             issued: 0,
             measurement: None,
-            outcome: Outcome::default(),
+            outcome: LoadOutcome::default(),
         }
     }
 
@@ -426,7 +426,7 @@ impl<'a> LoadLoop<'a> {
 }
 
 impl Slot {
-    fn request(&self, plan: &Plan) -> AtaRequest {
+    fn request(&self, plan: &LoadPlan) -> AtaRequest {
         let opcode = if self.write {
             command::WRITE_EXT
         } else {

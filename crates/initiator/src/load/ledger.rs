@@ -2,7 +2,7 @@
 
 use aoe_common::wire::SECTOR_BYTES;
 
-use super::Plan;
+use super::LoadPlan;
 use crate::stamp::{self, StampCheck};
 
 const BUSY: u32 = 1 << 31;
@@ -29,7 +29,7 @@ pub(super) enum Checked {
 
 impl Ledger {
     /// Memory for a plan's blocks.
-    pub(super) fn new(plan: &Plan) -> Ledger {
+    pub(super) fn new(plan: &LoadPlan) -> Ledger {
         let blocks = if plan.verify { plan.blocks() as usize } else { 0 };
         Ledger {
             blocks: vec![0; blocks],
@@ -84,7 +84,7 @@ impl Ledger {
     }
 
     /// Compares what a read of the block returned with what it must hold.
-    pub(super) fn check(&self, plan: &Plan, block: u64, data: &[u8]) -> Checked {
+    pub(super) fn check(&self, plan: &LoadPlan, block: u64, data: &[u8]) -> Checked {
         let generation = self
             .blocks
             .get(block as usize)
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use crate::load::tests_plan;
 
-    fn sectors(plan: &Plan, block: u64, generation: u32) -> Vec<u8> {
+    fn sectors(plan: &LoadPlan, block: u64, generation: u32) -> Vec<u8> {
         let mut data = vec![0; usize::from(plan.sectors) * SECTOR_BYTES];
         for (lba, sector) in (plan.lba(block)..).zip(data.chunks_exact_mut(SECTOR_BYTES)) {
             stamp::put(sector, lba, generation, plan.seed);
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_block_has_one_request_at_a_time() {
-        let mut ledger = Ledger::new(&Plan {
+        let mut ledger = Ledger::new(&LoadPlan {
             verify: true,
             ..tests_plan()
         });
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_lost_or_stale_write_is_found() {
-        let plan = Plan {
+        let plan = LoadPlan {
             verify: true,
             ..tests_plan()
         };
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_this_run_did_not_write_is_only_checked_where_it_has_a_stamp() {
-        let plan = Plan {
+        let plan = LoadPlan {
             verify: true,
             ..tests_plan()
         };
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_retransmitted_write_is_not_overwritten_and_still_read_back() {
-        let mut ledger = Ledger::new(&Plan {
+        let mut ledger = Ledger::new(&LoadPlan {
             verify: true,
             ..tests_plan()
         });

@@ -9,8 +9,8 @@ mod rto;
 use std::time::Duration;
 
 pub use engine::run;
-pub use outcome::Outcome;
-pub use pattern::Order;
+pub use outcome::LoadOutcome;
+pub use pattern::LoadOrder;
 
 use super::Route;
 
@@ -19,13 +19,13 @@ pub const MAX_DEPTH: u16 = 4096;
 
 /// What to do to which target.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct LoadPlan {
     /// The target.
     pub route: Route,
     /// Share of reads; the rest are writes.
     pub read_percent: u8,
     /// In which order the span is walked.
-    pub order: Order,
+    pub order: LoadOrder,
     /// Sectors in a request: what fits a frame.
     pub sectors: u8,
     /// Requests outstanding, 1 to [`MAX_DEPTH`].
@@ -48,7 +48,7 @@ pub struct Plan {
     pub give_up: Duration,
 }
 
-impl Plan {
+impl LoadPlan {
     /// Requests that fit the span side by side.
     pub const fn blocks(&self) -> u64 {
         self.span / self.sectors as u64
@@ -61,9 +61,9 @@ impl Plan {
 }
 
 #[cfg(test)]
-fn tests_plan() -> Plan {
+fn tests_plan() -> LoadPlan {
     use aoe_common::Mac;
-    Plan {
+    LoadPlan {
         route: Route {
             source: Mac([2, 0, 0, 0, 0, 1]),
             destination: Mac([2, 0, 0, 0, 0, 2]),
@@ -71,7 +71,7 @@ fn tests_plan() -> Plan {
             slot: 2,
         },
         read_percent: 100,
-        order: Order::Random,
+        order: LoadOrder::Random,
         sectors: 2,
         depth: 8,
         duration: Duration::from_secs(1),

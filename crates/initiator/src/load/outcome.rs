@@ -10,7 +10,7 @@ const NOTES: usize = 5;
 
 /// Counters and latencies of a run. What was sent before measuring began is checked, but not counted as a request.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct LoadOutcome {
     /// Requests answered while measuring; a failed one counts too.
     pub requests: u64,
     /// Reads among them.
@@ -46,9 +46,9 @@ pub struct Outcome {
     latency_ns: Histogram<u64>,
 }
 
-impl Default for Outcome {
-    fn default() -> Outcome {
-        Outcome {
+impl Default for LoadOutcome {
+    fn default() -> LoadOutcome {
+        LoadOutcome {
             requests: 0,
             reads: 0,
             bytes: 0,
@@ -71,7 +71,7 @@ impl Default for Outcome {
     }
 }
 
-impl Outcome {
+impl LoadOutcome {
     /// True when every request was answered, without an error and with the right data.
     pub const fn holds(&self) -> bool {
         self.errors == 0 && self.mismatches == 0 && self.timeouts == 0
@@ -166,12 +166,12 @@ impl Outcome {
 mod tests {
     use super::*;
 
-    fn outcome() -> Outcome {
-        let mut outcome = Outcome {
+    fn outcome() -> LoadOutcome {
+        let mut outcome = LoadOutcome {
             requests: 1000,
             reads: 600,
             bytes: 1 << 20,
-            ..Outcome::default()
+            ..LoadOutcome::default()
         };
         outcome.elapsed = Duration::from_millis(500);
         outcome.idle = Duration::from_millis(50);
@@ -205,39 +205,39 @@ mod tests {
 
     #[test]
     fn nothing_measured_gives_zeros_and_no_nan() {
-        let json = Outcome::default().to_json();
+        let json = LoadOutcome::default().to_json();
         assert_eq!(json["rps"], 0.0);
         assert_eq!(json["lat_us"]["p50"], 0.0);
     }
 
     #[test]
     fn only_a_run_without_faults_holds() {
-        assert!(Outcome::default().holds());
+        assert!(LoadOutcome::default().holds());
         assert!(
-            Outcome {
+            LoadOutcome {
                 retransmits: 3,
-                ..Outcome::default()
+                ..LoadOutcome::default()
             }
             .holds()
         );
         assert!(
-            !Outcome {
+            !LoadOutcome {
                 errors: 1,
-                ..Outcome::default()
+                ..LoadOutcome::default()
             }
             .holds()
         );
         assert!(
-            !Outcome {
+            !LoadOutcome {
                 mismatches: 1,
-                ..Outcome::default()
+                ..LoadOutcome::default()
             }
             .holds()
         );
         assert!(
-            !Outcome {
+            !LoadOutcome {
                 timeouts: 1,
-                ..Outcome::default()
+                ..LoadOutcome::default()
             }
             .holds()
         );

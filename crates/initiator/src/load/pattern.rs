@@ -1,11 +1,11 @@
 //! Which block comes next, and whether it is read or written.
 
-use super::Plan;
+use super::LoadPlan;
 use crate::stamp::mix;
 
 /// In which order blocks are visited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum LoadOrder {
     /// Each block as likely as every other.
     Random,
     /// One after the other, from the start again after the last.
@@ -15,7 +15,7 @@ pub enum Order {
 /// The endless sequence of requests of a plan; the same for the same seed.
 #[derive(Debug)]
 pub(super) struct Pattern {
-    order: Order,
+    order: LoadOrder,
     blocks: u64,
     read_percent: u64,
     state: u64,
@@ -24,7 +24,7 @@ pub(super) struct Pattern {
 
 impl Pattern {
     /// The sequence from its start.
-    pub(super) fn new(plan: &Plan) -> Pattern {
+    pub(super) fn new(plan: &LoadPlan) -> Pattern {
         Pattern {
             order: plan.order,
             blocks: plan.blocks(),
@@ -37,8 +37,8 @@ impl Pattern {
     /// The next request: a block, and whether it is written.
     pub(super) fn draw(&mut self) -> (u64, bool) {
         let block = match self.order {
-            Order::Random => self.below(self.blocks),
-            Order::Sequential => {
+            LoadOrder::Random => self.below(self.blocks),
+            LoadOrder::Sequential => {
                 let block = self.next;
                 self.next = if block + 1 < self.blocks { block + 1 } else { 0 };
                 block
@@ -66,8 +66,8 @@ mod tests {
 
     #[test]
     fn sequential_visits_each_block_once_a_round() {
-        let plan = Plan {
-            order: Order::Sequential,
+        let plan = LoadPlan {
+            order: LoadOrder::Sequential,
             ..tests_plan()
         };
         let mut pattern = Pattern::new(&plan);
@@ -79,11 +79,11 @@ mod tests {
 
     #[test]
     fn random_covers_the_span_and_repeats_for_a_seed() {
-        let plan = Plan {
+        let plan = LoadPlan {
             read_percent: 70,
             ..tests_plan()
         };
-        let draw = |plan: &Plan| -> Vec<(u64, bool)> {
+        let draw = |plan: &LoadPlan| -> Vec<(u64, bool)> {
             let mut pattern = Pattern::new(plan);
             (0..10_000).map(|_| pattern.draw()).collect()
         };
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(drawn, draw(&plan));
         assert_ne!(
             drawn,
-            draw(&Plan {
+            draw(&LoadPlan {
                 seed: plan.seed + 1,
                 ..plan.clone()
             })

@@ -1,4 +1,4 @@
-//! The thread around [`Machine`], and what workers see of it without a lock.
+//! The thread around [`CommitMachine`], and what workers see of it without a lock.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use engine::{Extent, Fault, FaultKind, Health, LostWrites};
 
 use super::dirty::{DirtyMap, Regions};
-use super::machine::{Action, Answer, Epoch, Failed, Failure, Machine, Member, Time};
+use super::machine::{CommitAction, CommitAnswer, CommitMachine, Epoch, Failed, Failure, Member, Time};
 use super::policy::{OnLoss, Policy};
 use super::task::{Medium, Task, Waiter};
 
@@ -50,7 +50,7 @@ impl std::fmt::Debug for Told {
 
 #[derive(Debug)]
 struct State {
-    machine: Machine<Waiter>,
+    machine: CommitMachine<Waiter>,
     /// There is a thread that will look.
     running: bool,
     /// [`Committer::close`] was called.
@@ -77,7 +77,7 @@ impl Committer {
             losses,
             leftovers,
         } = policy;
-        let machine = Machine::new(flush_interval, on_lost_write, losses.known);
+        let machine = CommitMachine::new(flush_interval, on_lost_write, losses.known);
         let committer = Arc::new(Committer {
             dirty: DirtyMap::new(medium.sectors()),
             medium,
@@ -111,7 +111,7 @@ impl Committer {
     }
 
     /// Lets workers see what the machine decided.
-    fn publish(&self, machine: &Machine<Waiter>) {
+    fn publish(&self, machine: &CommitMachine<Waiter>) {
         let stopped = if machine.is_stopped() { STOPPED } else { 0 };
         self.gate.store(machine.epoch().0 | stopped, Ordering::SeqCst);
         let late_at = machine.late_at().map_or(u64::MAX, |time| time.as_micros() as u64);
@@ -252,13 +252,13 @@ impl Committer {
         loop {
             let now = Instant::now();
             match state.machine.poll(self.time(now)) {
-                Action::Commit(group) => {
+                CommitAction::Commit(group) => {
                     if !group.is_empty() || self.counters.commits.load(Ordering::Relaxed) > 0 {
                         idle = IDLE;
                     }
                     state = self.commit(state, group).0;
                 }
-                Action::Wait(due) => {
+                CommitAction::Wait(due) => {
                     let until = due.map_or(now + idle, |due| self.start + due);
                     let timed_out = self.work.wait_until(&mut state, until).timed_out();
                     // Asked anew: something may have come while the lock was free.
@@ -266,7 +266,7 @@ impl Committer {
                         break;
                     }
                 }
-                Action::End => break,
+                CommitAction::End => break,
             }
         }
         state.running = false;
@@ -389,7 +389,7 @@ impl Committer {
         let mut state = self.state.lock();
         state.closed = true;
         state.machine.close(false);
-        let Action::Commit(group) = state.machine.begin() else {
+        let CommitAction::Commit(group) = state.machine.begin() else {
             return Ok(());
         };
         let (state, result) = self.commit(state, group);
@@ -441,8 +441,8 @@ impl Committer {
     }
 }
 
-fn answer(answers: Vec<Answer<Waiter>>) {
-    for Answer { who, result } in answers {
+fn answer(answers: Vec<CommitAnswer<Waiter>>) {
+    for CommitAnswer { who, result } in answers {
         let lba = who.task.lba();
         who.post(result.map_err(|failure| fault(lba, failure)));
     }

@@ -1,6 +1,6 @@
 //! Which commit runs when, for whom, and what each is told: no thread, no file, no clock.
 //!
-//! The caller asks [`Machine::poll`] what to do, does it, and says how it went with [`Machine::done`]. The simulator runs the
+//! The caller asks [`CommitMachine::poll`] what to do, does it, and says how it went with [`CommitMachine::done`]. The simulator runs the
 //! same machine on a disk of its own.
 //!
 //! **Errors.** The kernel reports a failed write-back once and marks the pages clean, so nobody writes them again. A failure
@@ -41,8 +41,8 @@ pub struct Member<W> {
 
 /// What to do next.
 #[derive(Debug)]
-pub enum Action<W> {
-    /// Make what is [`Wish::Unmade`], commit, and call [`Machine::done`].
+pub enum CommitAction<W> {
+    /// Make what is [`Wish::Unmade`], commit, and call [`CommitMachine::done`].
     Commit(Vec<Member<W>>),
     /// Nothing before this time, or before something happens.
     Wait(Option<Time>),
@@ -61,7 +61,7 @@ pub enum Failure {
 
 /// How a wish ended.
 #[derive(Debug)]
-pub struct Answer<W> {
+pub struct CommitAnswer<W> {
     /// Whose.
     pub who: W,
     /// Done, or why not.
@@ -95,7 +95,7 @@ impl OnLostWrite {
 
 /// Decides for one store.
 #[derive(Debug)]
-pub struct Machine<W> {
+pub struct CommitMachine<W> {
     flush_interval: Duration,
     on_lost_write: OnLostWrite,
     waiting: Vec<Member<W>>,
@@ -118,10 +118,14 @@ pub struct Machine<W> {
     last_group: usize,
 }
 
-impl<W> Machine<W> {
+impl<W> CommitMachine<W> {
     /// Nothing written yet. `lost` is a loss that is known from an earlier process.
-    pub fn new(flush_interval: Duration, on_lost_write: OnLostWrite, lost: Option<LostWrites>) -> Machine<W> {
-        Machine {
+    pub fn new(
+        flush_interval: Duration,
+        on_lost_write: OnLostWrite,
+        lost: Option<LostWrites>,
+    ) -> CommitMachine<W> {
+        CommitMachine {
             flush_interval,
             on_lost_write,
             waiting: Vec::new(),
@@ -164,7 +168,7 @@ impl<W> Machine<W> {
         Some(self.oldest_uncommitted()? + self.flush_interval)
     }
 
-    /// When the oldest acknowledged write was acknowledged that is not on the medium yet. What is [lost](Machine::lost) is none of
+    /// When the oldest acknowledged write was acknowledged that is not on the medium yet. What is [lost](CommitMachine::lost) is none of
     /// them: it never will be.
     pub fn oldest_uncommitted(&self) -> Option<Time> {
         self.oldest_running.or(self.oldest)
@@ -195,13 +199,13 @@ impl<W> Machine<W> {
     }
 
     /// Someone waits for the next commit; an answer if it cannot end well.
-    pub fn join(&mut self, who: W, wish: Wish) -> Option<Answer<W>> {
+    pub fn join(&mut self, who: W, wish: Wish) -> Option<CommitAnswer<W>> {
         match self.refusal(wish) {
             None => {
                 self.waiting.push(Member { who, wish });
                 None
             }
-            Some(failure) => Some(Answer {
+            Some(failure) => Some(CommitAnswer {
                 who,
                 result: Err(failure),
             }),
@@ -219,8 +223,8 @@ impl<W> Machine<W> {
     }
 
     /// Nobody can commit now: whoever waits is told so. What was acknowledged stays due.
-    pub fn give_up(&mut self, errno: i32) -> Vec<Answer<W>> {
-        let failed = |member: Member<W>| Answer {
+    pub fn give_up(&mut self, errno: i32) -> Vec<CommitAnswer<W>> {
+        let failed = |member: Member<W>| CommitAnswer {
             who: member.who,
             result: Err(Failure::Commit(errno)),
         };
@@ -232,7 +236,7 @@ impl<W> Machine<W> {
         self.waiting.iter().map(|member| &member.who)
     }
 
-    /// Commits what there is, then [`Action::End`]; or, with false, works on.
+    /// Commits what there is, then [`CommitAction::End`]; or, with false, works on.
     pub fn close(&mut self, closed: bool) {
         self.closed = closed;
     }
@@ -243,31 +247,31 @@ impl<W> Machine<W> {
     }
 
     /// What to do now. While a commit runs there is nothing to do.
-    pub fn poll(&mut self, now: Time) -> Action<W> {
+    pub fn poll(&mut self, now: Time) -> CommitAction<W> {
         if self.running {
-            Action::Wait(None)
+            CommitAction::Wait(None)
         } else if self.wants_commit(now) {
             self.begin()
         } else if self.closed {
-            Action::End
+            CommitAction::End
         } else {
-            Action::Wait(self.due)
+            CommitAction::Wait(self.due)
         }
     }
 
     /// Begins a commit whether or not one is due.
-    pub fn begin(&mut self) -> Action<W> {
+    pub fn begin(&mut self) -> CommitAction<W> {
         self.running = true;
         self.due = None;
         self.oldest_running = self.oldest.take();
         let group = std::mem::take(&mut self.waiting);
         self.last_group = group.len();
-        Action::Commit(group)
+        CommitAction::Commit(group)
     }
 
-    /// How the commit went that [`Machine::poll`] asked for, and who of its group still waits for that. Gives the answers, also
+    /// How the commit went that [`CommitMachine::poll`] asked for, and who of its group still waits for that. Gives the answers, also
     /// of others that the failure took down.
-    pub fn done(&mut self, group: Vec<Member<W>>, result: Result<(), Failed>) -> Vec<Answer<W>> {
+    pub fn done(&mut self, group: Vec<Member<W>>, result: Result<(), Failed>) -> Vec<CommitAnswer<W>> {
         self.running = false;
         self.oldest_running = None;
         let failure = result.err().map(|failed| self.fail(&failed));
@@ -278,26 +282,26 @@ impl<W> Machine<W> {
                 (_, Some(errno)) => Err(Failure::Commit(*errno)),
                 _ => Ok(()),
             };
-            Answer {
+            CommitAnswer {
                 who: member.who,
                 result,
             }
         };
-        let mut answers: Vec<Answer<W>> = group.into_iter().map(end).collect();
+        let mut answers: Vec<CommitAnswer<W>> = group.into_iter().map(end).collect();
         for Member { who, wish } in std::mem::take(&mut self.waiting) {
             answers.extend(self.join(who, wish));
         }
         answers
     }
 
-    /// The running commit has failed: what enters from here on is not taken down by it. [`Machine::done`] follows, or has it done.
+    /// The running commit has failed: what enters from here on is not taken down by it. [`CommitMachine::done`] follows, or has it done.
     pub fn fails(&mut self, errno: i32) {
         self.failures += 1;
         self.last_errno = errno;
         self.failing = true;
     }
 
-    /// The loss that stands when [`Machine::done`] is told of this failure.
+    /// The loss that stands when [`CommitMachine::done`] is told of this failure.
     pub fn loss_by(&self, failed: &Failed) -> Option<LostWrites> {
         let extent = failed.lost?;
         Some(LostWrites {

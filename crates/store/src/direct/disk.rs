@@ -9,7 +9,7 @@ use std::time::Instant;
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use crate::backing::Backing;
-use crate::borders::Place;
+use crate::borders::FilePlace;
 use crate::commit::machine::Epoch;
 use crate::commit::{Committer, Task};
 use crate::io::continuation::Next;
@@ -42,7 +42,7 @@ impl Alignment {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) disk: Arc<Disk>,
-    pub(crate) place: Arc<Place>,
+    pub(crate) place: Arc<FilePlace>,
     pub(crate) committer: Arc<Committer>,
     pub(crate) partial: AtomicU64,
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::backing::Backing;
-use crate::borders::{self, Place};
+use crate::borders::{self, FilePlace};
 use crate::commit::Committer;
 use crate::io::device::Waiting;
 use crate::mapped::changing::Changing;
@@ -33,7 +33,7 @@ const MEND_INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) struct Core {
     pub(crate) backing: Backing,
     /// Keeps direct stores off the blocks at its ends.
-    _place: Arc<Place>,
+    _place: Arc<FilePlace>,
     /// Whom errors of the page cache's upkeep concern; it holds on to this.
     committer: OnceLock<Weak<Committer>>,
     /// Mappings of the range, each longer than the one before; old ones stay, since readers may be inside.

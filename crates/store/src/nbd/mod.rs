@@ -28,8 +28,8 @@ use parking_lot::Mutex;
 use crate::completion_queue::CompletionQueue;
 use crate::options::{StoreError, StoreOptions, served_sectors};
 use session::{Shared, connect, release_command};
-use table::{Outcome, Work};
-use wire::Command;
+use table::{NbdOutcome, Work};
+use wire::NbdCommand;
 
 pub(crate) use address::NbdAddress;
 #[cfg(test)]
@@ -120,7 +120,7 @@ impl NbdStore {
         let sectors = (u64::from(granted.best_block) / SECTOR_BYTES).max(1);
         let traits = Traits {
             trim: !options.read_only && release.is_some(),
-            zeroes_after_trim: !options.read_only && release == Some(Command::WriteZeroes),
+            zeroes_after_trim: !options.read_only && release == Some(NbdCommand::WriteZeroes),
             physical_exponent: sectors.ilog2().min(MAX_EXPONENT) as u8,
         };
         let shared = Arc::new(Shared::new(address, !options.read_only, granted.bytes));
@@ -169,7 +169,7 @@ impl NbdStore {
         work: Work,
     ) -> Step {
         let handle = queue.handle();
-        let end = move |outcome: Outcome| {
+        let end = move |outcome: NbdOutcome| {
             let fault = |error: u32| Fault {
                 kind,
                 lba,

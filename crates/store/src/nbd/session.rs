@@ -17,7 +17,7 @@ use super::address::NbdAddress;
 use super::handshake::{Granted, Refusal, negotiate};
 use super::stream::{Process, Stream};
 use super::table::{End, Message, SHUTTING_DOWN, Session, Table, Told, Work};
-use super::wire::{Chunk, ChunkKind, Command, Head, no_reply, read_chunk};
+use super::wire::{Chunk, ChunkKind, Head, NbdCommand, no_reply, read_chunk};
 
 /// Connections to a server that takes several.
 const CONNECTIONS: usize = 4;
@@ -116,11 +116,11 @@ pub(super) fn ask(address: &NbdAddress) -> Result<Granted, Refusal> {
 }
 
 /// How a server gives space back.
-pub(super) fn release_command(granted: &Granted) -> Option<Command> {
+pub(super) fn release_command(granted: &Granted) -> Option<NbdCommand> {
     if granted.can_write_zeroes() {
-        Some(Command::WriteZeroes)
+        Some(NbdCommand::WriteZeroes)
     } else {
-        granted.can_trim().then_some(Command::Trim)
+        granted.can_trim().then_some(NbdCommand::Trim)
     }
 }
 
@@ -342,7 +342,7 @@ impl Shared {
                 drop(state);
                 // So that it does not take the end for a failure.
                 let goodbye = Head {
-                    command: Command::Disconnect,
+                    command: NbdCommand::Disconnect,
                     cookie: 0,
                     offset: 0,
                     length: 0,

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::wire::{Command, Head};
+use super::wire::{Head, NbdCommand};
 
 /// The server ends, and has not done what it answers so.
 pub(super) const SHUTTING_DOWN: u32 = 108;
@@ -41,10 +41,10 @@ pub(super) enum Work {
 }
 
 /// A read's data, or an error number.
-pub(super) type Outcome = Result<Option<Box<[u8]>>, u32>;
+pub(super) type NbdOutcome = Result<Option<Box<[u8]>>, u32>;
 
 /// Is told the outcome.
-pub(super) type End = Box<dyn FnOnce(Outcome) + Send>;
+pub(super) type End = Box<dyn FnOnce(NbdOutcome) + Send>;
 
 /// Names a connected server.
 pub(super) type Session = u64;
@@ -85,7 +85,7 @@ pub(super) struct Message {
 }
 
 /// An end that is to be told, outside of all locks.
-pub(super) type Told = (End, Outcome);
+pub(super) type Told = (End, NbdOutcome);
 
 /// All operations of a store.
 #[derive(Default)]
@@ -99,12 +99,12 @@ pub(super) struct Table {
     /// The server wants flushes.
     flushes: bool,
     /// How it gives space back.
-    release: Option<Command>,
+    release: Option<NbdCommand>,
 }
 
 impl Table {
     /// A server is there from now on. `release` is its command for TRIM.
-    pub(super) fn connected(&mut self, flushes: bool, release: Option<Command>) {
+    pub(super) fn connected(&mut self, flushes: bool, release: Option<NbdCommand>) {
         (self.flushes, self.release) = (flushes, release);
     }
 
@@ -120,25 +120,25 @@ impl Table {
     pub(super) fn next(&mut self) -> Option<Message> {
         if let Some(flush) = self.flush.as_mut().filter(|flush| !flush.sent) {
             flush.sent = true;
-            let (command, cookie) = (Command::Flush, flush.cookie);
+            let (command, cookie) = (NbdCommand::Flush, flush.cookie);
             return Some(plain(command, cookie, (0, 0)));
         }
         let cookie = self.queue.pop_front()?;
-        let release = self.release.unwrap_or(Command::Trim);
+        let release = self.release.unwrap_or(NbdCommand::Trim);
         let operation = self.operations.get_mut(&cookie)?;
         operation.phase = Phase::Sent;
         Some(match &operation.work {
-            Work::Read { at, length } => plain(Command::Read, cookie, (*at, *length)),
+            Work::Read { at, length } => plain(NbdCommand::Read, cookie, (*at, *length)),
             Work::Write { at, bytes } => Message {
                 payload: Some(Arc::clone(bytes)),
-                ..plain(Command::Write, cookie, (*at, bytes.len() as u32))
+                ..plain(NbdCommand::Write, cookie, (*at, bytes.len() as u32))
             },
             Work::Release { left } => plain(
                 release,
                 cookie,
                 left.last().map_or((0, 0), |part| piece(*part, RELEASE_BYTES)),
             ),
-            Work::Verify { at, end } => plain(Command::Read, cookie, piece((*at, *end), VERIFY_BYTES)),
+            Work::Verify { at, end } => plain(NbdCommand::Read, cookie, piece((*at, *end), VERIFY_BYTES)),
         })
     }
 
@@ -160,7 +160,7 @@ impl Table {
     }
 
     /// A request was answered. Gives who is to be told of an end.
-    pub(super) fn answered(&mut self, cookie: u64, outcome: Outcome) -> Vec<Told> {
+    pub(super) fn answered(&mut self, cookie: u64, outcome: NbdOutcome) -> Vec<Told> {
         if self.flush.as_ref().is_some_and(|flush| flush.cookie == cookie) {
             return self.flushed(outcome.map(drop));
         }
@@ -296,7 +296,7 @@ fn piece(part: (u64, u64), most: u64) -> (u64, u32) {
     (part.0, (end_of(part, most) - part.0) as u32)
 }
 
-fn plain(command: Command, cookie: u64, (offset, length): (u64, u32)) -> Message {
+fn plain(command: NbdCommand, cookie: u64, (offset, length): (u64, u32)) -> Message {
     Message {
         head: Head {
             command,

@@ -18,7 +18,7 @@ const FLAG_DONE: u16 = 1;
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
-pub(super) enum Command {
+pub(super) enum NbdCommand {
     Read = 0,
     Write = 1,
     Disconnect = 2,
@@ -30,7 +30,7 @@ pub(super) enum Command {
 /// A request but for its payload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
-    pub command: Command,
+    pub command: NbdCommand,
     /// Comes back in the reply.
     pub cookie: u64,
     /// In bytes.

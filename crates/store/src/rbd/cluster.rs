@@ -16,17 +16,17 @@ use crate::options::StoreError;
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) rados: Rados,
-    pub(crate) client: Arc<Client>,
+    pub(crate) client: Arc<CephClient>,
 }
 
 /// What images under way know of the client that they belong to.
 #[derive(Debug, Default)]
-pub(crate) struct Client {
+pub(crate) struct CephClient {
     blocklisted: AtomicBool,
     retired: AtomicBool,
 }
 
-impl Client {
+impl CephClient {
     /// The cluster takes nothing from it any more, for good: another client has to be made.
     pub(crate) fn is_blocklisted(&self) -> bool {
         self.blocklisted.load(Ordering::Acquire)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use engine::{Fault, FaultKind};
 use parking_lot::Mutex;
 
-use super::cluster::Client;
+use super::cluster::CephClient;
 use super::error::Errno;
 
 /// Is told, once, that a store is fenced and why. Called by any thread, and must not block.
@@ -20,7 +20,7 @@ pub(crate) const LOST_LOCK: &str =
 
 /// The part of a store that its operations hold.
 pub(crate) struct Shared {
-    client: Arc<Client>,
+    client: Arc<CephClient>,
     fenced: AtomicBool,
     /// Whoever opens it anew.
     told: Mutex<Option<OnFence>>,
@@ -42,7 +42,7 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(client: Arc<Client>, told: Option<OnFence>, lease: Option<Duration>) -> Shared {
+    pub(crate) fn new(client: Arc<CephClient>, told: Option<OnFence>, lease: Option<Duration>) -> Shared {
         Shared {
             client,
             lease: lease.map(Lease::new),
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     fn ended(errno: i32, kind: FaultKind) -> (FaultKind, bool, bool, usize) {
-        let (client, told) = (Arc::new(Client::default()), Arc::new(AtomicUsize::new(0)));
+        let (client, told) = (Arc::new(CephClient::default()), Arc::new(AtomicUsize::new(0)));
         let counts = Arc::clone(&told);
         let on_fence: OnFence = Arc::new(move |_| {
             counts.fetch_add(1, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::error::Errno;
 use super::fence::{LOST_LOCK, Shared};
-use super::opening::Opened;
+use super::opening::OpenedImage;
 
 /// How often an image without I/O is asked for.
 const PACE: Duration = Duration::from_secs(1);
@@ -74,7 +74,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn start(
-        opened: Arc<Opened>,
+        opened: Arc<OpenedImage>,
         locked: bool,
         bell: Arc<Bell>,
         shared: Arc<Shared>,
@@ -106,7 +106,7 @@ impl Keeper {
 }
 
 struct Look {
-    opened: Arc<Opened>,
+    opened: Arc<OpenedImage>,
     locked: bool,
     shared: Arc<Shared>,
     seen: Arc<Seen>,

@@ -34,7 +34,7 @@ use crate::rbd::error::Errno;
 use crate::rbd::fence::{Pending, Shared};
 use crate::rbd::ffi::{Operation, RawImage};
 use crate::rbd::keeper::{Bell, Keeper, Seen};
-use crate::rbd::opening::Opened;
+use crate::rbd::opening::OpenedImage;
 use crate::rbd::parts::Parts;
 
 pub use error::LoadError;
@@ -54,7 +54,7 @@ const TRIM_BYTES: u64 = 1 << 30;
 #[derive(Debug)]
 pub(crate) struct RbdStore {
     /// `None` after [`Store::close`].
-    opened: RwLock<Option<Arc<Opened>>>,
+    opened: RwLock<Option<Arc<OpenedImage>>>,
     keeper: Mutex<Option<Keeper>>,
     shared: Arc<Shared>,
     seen: Arc<Seen>,

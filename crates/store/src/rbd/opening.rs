@@ -19,7 +19,7 @@ const EXCLUSIVE_LOCK: u64 = 1 << 2;
 
 /// An open image, and all that has to live as long.
 #[derive(Debug)]
-pub(crate) struct Opened {
+pub(crate) struct OpenedImage {
     // Dropped in this order.
     pub(crate) image: RawImage,
     _pool: Pool,
@@ -106,7 +106,7 @@ pub(super) fn open(
     path: &RbdPath,
     read_only: bool,
     changed: Box<dyn Fn() + Send + Sync>,
-) -> Result<Opened, StoreError> {
+) -> Result<OpenedImage, StoreError> {
     let cluster = cluster::connect(&options.ceph, path)?;
     let opened = find(&cluster.rados, path, read_only).and_then(|(mut image, pool)| {
         if !read_only {
@@ -126,7 +126,7 @@ pub(super) fn open(
             cluster.client.blocklist();
         }
     })?;
-    let opened = Opened {
+    let opened = OpenedImage {
         image,
         _pool: pool,
         cluster,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::commit::machine::{Action, Failed, Failure, Machine, Member, OnLostWrite, Wish};
+use crate::commit::machine::{CommitAction, CommitMachine, Failed, Failure, Member, OnLostWrite, Wish};
 use engine::Extent;
 
 const INTERVAL: Duration = Duration::from_millis(1000);
@@ -11,14 +11,14 @@ fn at(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn machine() -> Machine<u32> {
-    Machine::new(INTERVAL, OnLostWrite::Stop, None)
+fn machine() -> CommitMachine<u32> {
+    CommitMachine::new(INTERVAL, OnLostWrite::Stop, None)
 }
 
 /// The commit that is to begin now.
-fn begins(machine: &mut Machine<u32>, now: Duration) -> Vec<Member<u32>> {
+fn begins(machine: &mut CommitMachine<u32>, now: Duration) -> Vec<Member<u32>> {
     match machine.poll(now) {
-        Action::Commit(group) => group,
+        CommitAction::Commit(group) => group,
         other => panic!("{other:?}"),
     }
 }
@@ -39,7 +39,7 @@ fn a_commit_begins_after_half_of_the_interval_and_writers_wait_after_all_of_it()
         !machine.is_idle(),
         "something will be due: whoever polls must not go away"
     );
-    assert!(matches!(machine.poll(at(599)), Action::Wait(Some(due)) if due == at(600)));
+    assert!(matches!(machine.poll(at(599)), CommitAction::Wait(Some(due)) if due == at(600)));
     let group = begins(&mut machine, at(600));
     machine.acknowledged(at(700));
     assert_eq!(
@@ -48,7 +48,7 @@ fn a_commit_begins_after_half_of_the_interval_and_writers_wait_after_all_of_it()
         "the oldest counts, also while it is committed"
     );
     assert!(
-        matches!(machine.poll(at(5000)), Action::Wait(None)),
+        matches!(machine.poll(at(5000)), CommitAction::Wait(None)),
         "one at a time"
     );
     assert!(machine.done(group, Ok(())).is_empty());
@@ -60,7 +60,7 @@ fn losses_add_up_and_flushes_hear_of_them_until_they_are_accepted() {
     let mut machine = machine();
     for (lba, count) in [(100, 8), (40, 4)] {
         let group = match machine.begin() {
-            Action::Commit(group) => group,
+            CommitAction::Commit(group) => group,
             other => panic!("{other:?}"),
         };
         machine.done(group, lost(lba, count));

@@ -1,4 +1,4 @@
-//! The real committer's machine ([`Machine`]) on a simulated disk: this is its thread, and the kernel below it.
+//! The real committer's machine ([`CommitMachine`]) on a simulated disk: this is its thread, and the kernel below it.
 //!
 //! What the machine knows of a loss outlives the process, as the mark in the state directory does.
 
@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use aoe_common::wire::SECTOR_BYTES;
 use engine::{Extent, FaultKind};
-use store::commit::machine::{Action, Answer, Epoch, Failed, Failure, Machine, Member, OnLostWrite, Wish};
+use store::commit::machine::{
+    CommitAction, CommitAnswer, CommitMachine, Epoch, Failed, Failure, Member, OnLostWrite, Wish,
+};
 
 use super::transfer::{Operation, Waiter, Write};
 use super::{Disk, PAGE};
@@ -50,7 +52,7 @@ type Taken = (u64, bool, Vec<u8>);
 #[derive(Debug)]
 pub struct Committer {
     flush_interval: Duration,
-    machine: Machine<Who>,
+    machine: CommitMachine<Who>,
     group: Vec<Member<Who>>,
     /// What the running commit writes.
     taken: Vec<Taken>,
@@ -73,7 +75,7 @@ impl Committer {
     pub(super) fn new(flush_interval_ms: u64) -> Committer {
         Committer {
             flush_interval: Duration::from_millis(flush_interval_ms),
-            machine: Machine::new(Duration::from_millis(flush_interval_ms), OnLostWrite::Stop, None),
+            machine: CommitMachine::new(Duration::from_millis(flush_interval_ms), OnLostWrite::Stop, None),
             group: Vec::new(),
             taken: Vec::new(),
             running: false,
@@ -148,7 +150,7 @@ impl Committer {
     /// The process is gone; what the kernel has begun goes on.
     pub(super) fn forget(&mut self) {
         let lost = self.machine.lost().cloned();
-        self.machine = Machine::new(self.flush_interval, OnLostWrite::Stop, lost);
+        self.machine = CommitMachine::new(self.flush_interval, OnLostWrite::Stop, lost);
         self.group.clear();
         self.spared.clear();
         self.noted = false;
@@ -221,7 +223,7 @@ impl Disk {
             return;
         }
         let committer = &mut self.committers[store];
-        let Action::Commit(group) = committer.machine.poll(Duration::from_micros(now)) else {
+        let CommitAction::Commit(group) = committer.machine.poll(Duration::from_micros(now)) else {
             return;
         };
         committer.running = true;
@@ -400,7 +402,7 @@ impl Disk {
         answers.into_iter().for_each(Self::answer);
     }
 
-    fn answer(Answer { who, result }: Answer<Who>) {
+    fn answer(CommitAnswer { who, result }: CommitAnswer<Who>) {
         let (waiter, task) = who;
         let sector = match &task {
             Task::Write(first, _) => *first,

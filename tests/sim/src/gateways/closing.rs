@@ -69,7 +69,7 @@ impl Gateways {
     /// Looks whether everything is closed; then the lock is given back.
     pub(super) fn close(&mut self, gateway: u8) {
         let Some(life) = self.life(gateway) else { return };
-        if *life.group.state() != failover::State::Leaving || life.unlocking.is_some() {
+        if *life.group.state() != failover::GroupState::Leaving || life.unlocking.is_some() {
             return;
         }
         if self.is(Mutant::LeavesTalking) {

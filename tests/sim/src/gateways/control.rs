@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use failover::{ASK_EVERY_US, Holder, State, Step};
+use failover::{ASK_EVERY_US, GroupState, GroupStep, Holder};
 
 use super::answer::{Answer, ClientId};
 use super::ceph::{To, Work};
@@ -141,12 +141,12 @@ impl Gateways {
             self.bus.say(|| format!("gateway {gateway}: {step:?}"));
             self.note_state(gateway);
             match step {
-                Step::Look => self.look(gateway),
-                Step::Take { from } => self.take(gateway, from),
-                Step::Serve => self.serve(gateway),
-                Step::Announce if self.is(Mutant::AnnouncesOnce) => {}
-                Step::Announce => self.announce(gateway),
-                Step::Leave => self.leave(gateway),
+                GroupStep::Look => self.look(gateway),
+                GroupStep::Take { from } => self.take(gateway, from),
+                GroupStep::Serve => self.serve(gateway),
+                GroupStep::Announce if self.is(Mutant::AnnouncesOnce) => {}
+                GroupStep::Announce => self.announce(gateway),
+                GroupStep::Leave => self.leave(gateway),
             }
         }
         self.note_state(gateway);
@@ -241,7 +241,7 @@ impl Gateways {
         let Some(life) = self.life(gateway) else { return };
         life.ending = true;
         life.group.release(clock);
-        if *life.group.state() == State::Standby {
+        if *life.group.state() == GroupState::Standby {
             self.kill(gateway);
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aoe_common::Mac;
 use aoe_common::wire::aoe;
-use failover::{Group, Holder, Settings, State};
+use failover::{Group, GroupSettings, GroupState, Holder};
 
 use super::answer::ClientId;
 use super::client::{Client, Clock};
@@ -88,7 +88,7 @@ pub(super) struct Life {
     /// Number of the last question for the gateway that answers.
     pub question: u32,
     /// What was said of its state last.
-    pub said: State,
+    pub said: GroupState,
 }
 
 /// A machine.
@@ -130,12 +130,12 @@ impl Gateway {
     }
 
     /// What it does for the group.
-    pub(super) fn state(&self) -> Option<&State> {
+    pub(super) fn state(&self) -> Option<&GroupState> {
         self.life.as_ref().map(|life| life.group.state())
     }
 
     /// Starts a process.
-    pub(super) fn start(&mut self, settings: Settings, asks: Arc<Client>) {
+    pub(super) fn start(&mut self, settings: GroupSettings, asks: Arc<Client>) {
         self.life = Some(Life {
             group: Group::new(settings, self.clock.now_us()),
             asks,
@@ -150,7 +150,7 @@ impl Gateway {
             without_lock: 0,
             ending: false,
             question: 0,
-            said: State::Standby,
+            said: GroupState::Standby,
         });
     }
 }

@@ -1,6 +1,6 @@
 //! What must hold of gateways, watched from outside.
 
-use failover::State;
+use failover::GroupState;
 
 use super::answer::ClientId;
 use super::world::Gateways;
@@ -48,7 +48,7 @@ impl Gateways {
         let Some((from, life, state)) = (0..).zip(&self.gateways).find_map(owner) else {
             return;
         };
-        if state == State::Leaving {
+        if state == GroupState::Leaving {
             // It gives the group up anyhow.
             return;
         }
@@ -141,7 +141,7 @@ impl Gateways {
         let gateway = &self.gateways[usize::from(number)];
         let client = gateway.life.as_ref().and_then(|life| life.client.as_ref());
         let silent = client.is_none_or(|client| client.is_shut_out() || client.has_lapsed());
-        gateway.state() == Some(&State::Active) && !silent && self.seen_at == Some(number)
+        gateway.state() == Some(&GroupState::Active) && !silent && self.seen_at == Some(number)
     }
 
     fn is_disturbed(&self, number: u8) -> bool {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use engine::PortInfo;
-use failover::{Settings, State};
+use failover::{GroupSettings, GroupState};
 use parking_lot::Mutex;
 
 use super::answer::ClientId;
@@ -31,7 +31,7 @@ const BOUND_US: u64 = 150_000_000;
 /// Everything.
 pub(super) struct Gateways {
     pub(super) plan: Plan,
-    pub(super) settings: Settings,
+    pub(super) settings: GroupSettings,
     pub(super) bus: Bus,
     pub(super) random: Random,
     pub(super) network: Network,
@@ -73,7 +73,7 @@ impl Gateways {
         let mut oracle = Oracle::new();
         oracle.add(export, &disk, 0, 0, BTreeMap::new());
         let ceph = Ceph::new(&gateways, plan.seed, &bus, disk, plan.mutant);
-        let mut settings = Settings::with_detect_us(gateways.detect_ms * 1000);
+        let mut settings = GroupSettings::with_detect_us(gateways.detect_ms * 1000);
         if plan.mutant == Some(Mutant::NoQuietTime) {
             settings.quiet_us = 0;
         }
@@ -142,7 +142,8 @@ impl Gateways {
             let owner = self.ceph.lock().owner();
             let serving = self.gateways.iter().filter_map(|gateway| {
                 let life = gateway.life.as_ref()?;
-                let serves = *life.group.state() == State::Active && owner == Some(life.client.as_ref()?.id);
+                let serves =
+                    *life.group.state() == GroupState::Active && owner == Some(life.client.as_ref()?.id);
                 life.process.as_ref().filter(|_| serves)
             });
             let states: Vec<_> = serving.map(|process| process.exports[0].persistent()).collect();
@@ -189,7 +190,7 @@ impl Gateways {
         self.record.sent(self.bus.now_us(), bytes);
         self.bus.say(|| crate::trace::reply(gateway, bytes));
         let state = self.gateways[usize::from(gateway)].state().cloned();
-        if state != Some(State::Active) {
+        if state != Some(GroupState::Active) {
             let text = format!("gateway {gateway} has sent a frame while it was {state:?}");
             self.oracle.broken(Promise::Silence, text);
         }
@@ -229,7 +230,7 @@ impl Gateways {
             }
             return self.heard(gateway);
         }
-        if self.is(Mutant::TakesOnFrame) && at.state() == Some(&State::Standby) {
+        if self.is(Mutant::TakesOnFrame) && at.state() == Some(&GroupState::Standby) {
             let of_host =
                 Header::request(&frame.bytes, GROUP).is_some_and(|header| header.source.0[1] == 0xc1);
             let clock = at.clock.now_us();

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use failover::State as Role;
+use failover::GroupState as Role;
 
 use super::super::Plan;
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use failover::State as Role;
+use failover::GroupState as Role;
 
-use super::super::{Action, ExportId, Level, Plan};
+use super::super::{ExportId, Level, Plan, PlanAction};
 use crate::config::FailoverGroup;
 
 /// How often the program of a group is asked whether the storage is still this gateway's.
@@ -172,7 +172,7 @@ impl Plan {
             number: self.next_id(),
             order,
         };
-        self.actions.push(Action::RunLock(run, Arc::clone(config)));
+        self.actions.push(PlanAction::RunLock(run, Arc::clone(config)));
         run
     }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use failover::{Holder, State as Role};
+use failover::{GroupState as Role, Holder};
 
-use super::super::exports::Entry;
+use super::super::exports::ExportEntry;
 use super::super::{ExportId, Level, Plan};
 use super::Membership;
 use crate::config::FailoverGroup;
@@ -84,7 +84,7 @@ impl Plan {
     }
 
     /// What is said of an export that is not open because of its group.
-    pub(in super::super) fn standby_text(&self, entry: &Entry) -> Option<String> {
+    pub(in super::super) fn standby_text(&self, entry: &ExportEntry) -> Option<String> {
         let group = self.group_of(entry)?;
         let text = match group.machine.state() {
             Role::Active => return None,

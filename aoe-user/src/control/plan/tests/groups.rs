@@ -120,7 +120,7 @@ fn a_gateway_stands_by_while_another_answers_and_takes_over_when_it_does_not() {
     assert!(world.plan.is_settled(), "to stand by is no failure");
     assert!(matches!(
         world.plan.status().exports[0].state,
-        crate::control::plan::State::Standby(_)
+        crate::control::plan::Progress::Standby(_)
     ));
     world.ask(8, false);
     assert_eq!(world.role(), Role::Quiet, "{:#?}", world.said);

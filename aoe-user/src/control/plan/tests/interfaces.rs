@@ -58,7 +58,9 @@ fn without_its_state_directory_nothing_is_served_and_with_it_all() {
         (None, 1)
     );
     let status = world.plan.status();
-    assert!(matches!(&status.exports[0].state, State::Failed { reason, .. } if reason.contains("process 7")));
+    assert!(
+        matches!(&status.exports[0].state, Progress::Failed { reason, .. } if reason.contains("process 7"))
+    );
     world.bad_state = None;
     world.pass(Duration::from_secs(31));
     assert_eq!(world.served("eth0"), Some(vec!["e1.1".into()]));

@@ -31,7 +31,7 @@ struct World {
     bad_state: Option<String>,
     /// What is open: the path of each store, and the view of each port.
     stores: HashMap<ExportId, String>,
-    ports: HashMap<PortId, (String, View)>,
+    ports: HashMap<PortId, (String, PortPlan)>,
     said: Vec<String>,
     log: Vec<String>,
     stuck: Vec<ExportId>,
@@ -149,26 +149,26 @@ impl World {
         self.run();
     }
 
-    fn act(&mut self, action: Action) {
+    fn act(&mut self, action: PlanAction) {
         match &action {
-            Action::Say(_, line) => self.said.push(line.clone()),
+            PlanAction::Say(_, line) => self.said.push(line.clone()),
             other => self
                 .log
                 .push(format!("{other:?}").split(['(', '{']).next().unwrap().to_owned()),
         }
         let now = self.now;
         match action {
-            Action::Say(..)
-            | Action::Reconfigure(_)
-            | Action::SetMac(..)
-            | Action::Announce(_)
-            | Action::AnnounceExport(_) => {}
-            Action::OpenState(..) => match self.bad_state.clone() {
+            PlanAction::Say(..)
+            | PlanAction::Reconfigure(_)
+            | PlanAction::SetMac(..)
+            | PlanAction::Announce(_)
+            | PlanAction::AnnounceExport(_) => {}
+            PlanAction::OpenState(..) => match self.bad_state.clone() {
                 Some(reason) => self.plan.state_failed(reason, now),
                 None => self.plan.state_opened(),
             },
-            Action::OpenExport(id) => self.open_export(id),
-            Action::CloseExport(id) => {
+            PlanAction::OpenExport(id) => self.open_export(id),
+            PlanAction::CloseExport(id) => {
                 let path = self.stores.get(&id).expect("only what is open is closed").clone();
                 if self.stuck_paths.contains(&path) {
                     self.stuck.push(id);
@@ -177,14 +177,14 @@ impl World {
                     self.plan.export_closed(id, now);
                 }
             }
-            Action::Examine(id) => {
+            PlanAction::Examine(id) => {
                 let replaced = self
                     .stores
                     .get(&id)
                     .is_some_and(|path| self.replaced.contains(path));
                 self.plan.examined(id, replaced, now);
             }
-            Action::Search(port, asked) => {
+            PlanAction::Search(port, asked) => {
                 let taken = |id: &ExportId| {
                     let address = address_of(&self.plan.config(*id)?.0);
                     self.others
@@ -194,8 +194,8 @@ impl World {
                 let taken = asked.iter().filter_map(taken).collect();
                 self.plan.searched(&port, &asked, &Ok(taken), now);
             }
-            Action::ListLinks => self.plan.see(self.links.clone(), now),
-            Action::OpenPort(id, link, view) => {
+            PlanAction::ListLinks => self.plan.see(self.links.clone(), now),
+            PlanAction::OpenPort(id, link, view) => {
                 if let Some(reason) = self.bad_ports.get(&link.name) {
                     return self.plan.port_failed(id, reason.clone(), now);
                 }
@@ -205,17 +205,17 @@ impl World {
                 self.ports.insert(id, (link.name.clone(), view));
                 self.plan.port_opened(id, version, now);
             }
-            Action::Apply(id, view) => {
+            PlanAction::Apply(id, view) => {
                 let version = view.version;
                 self.ports.get_mut(&id).expect("an open port").1 = view;
                 self.plan.port_applied(id, version);
             }
-            Action::ClosePort(id) => {
+            PlanAction::ClosePort(id) => {
                 self.ports.remove(&id);
                 self.plan.port_closed(id);
             }
-            Action::Look(group) => self.look(&group),
-            Action::RunLock(run, _) => self.run_lock(run),
+            PlanAction::Look(group) => self.look(&group),
+            PlanAction::RunLock(run, _) => self.run_lock(run),
         }
     }
 
@@ -466,7 +466,7 @@ fn a_fenced_export_leaves_its_ports_at_once_and_is_opened_anew() {
     };
     fence(&mut world);
     assert_eq!(world.served("eth0").unwrap(), ["e1.2"]);
-    let State::Failed { reason, .. } = world.plan.status().exports[0].state.clone() else {
+    let Progress::Failed { reason, .. } = world.plan.status().exports[0].state.clone() else {
         panic!("{:?}", world.plan.status());
     };
     assert_eq!(

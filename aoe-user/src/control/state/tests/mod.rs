@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use aoe_common::Mac;
 
-use super::operator::{Action, Parts, decide};
+use super::operator::{OperatorAction, Parts, decide};
 use super::*;
 use crate::store::{Completion, CompletionQueue, Completions as _, Event, FaultKind};
 

@@ -149,7 +149,10 @@ impl World {
             Step::DamageIndex(pick) => damage(&self.temp.path().join(index::FILE), pick),
             Step::Clear(at) if !self.served.contains(&at) => {
                 let dir = self.dir.as_ref().unwrap();
-                if dir.perform(&key(KEYS[at]), &Action::Clear(Parts::ALL)).is_ok() {
+                if dir
+                    .perform(&key(KEYS[at]), &OperatorAction::Clear(Parts::ALL))
+                    .is_ok()
+                {
                     self.known.insert(at, [vec![]].into());
                 }
             }

@@ -4,7 +4,7 @@ use super::super::operator::{OperatorError, ask_within};
 use super::*;
 use crate::store::{Extent, LostWrites};
 
-const CLEAR: Action = Action::Clear(Parts::ALL);
+const CLEAR: OperatorAction = OperatorAction::Clear(Parts::ALL);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn kept() -> (tempfile::TempDir, Arc<StateDir>) {
@@ -18,7 +18,7 @@ fn kept() -> (tempfile::TempDir, Arc<StateDir>) {
 fn asking(
     temp: &tempfile::TempDir,
     dir: &StateDir,
-    action: Action,
+    action: OperatorAction,
 ) -> std::thread::JoinHandle<Result<(), OperatorError>> {
     let path = temp.path().to_owned();
     let asking =
@@ -82,7 +82,7 @@ fn a_loss_is_not_accepted_for_a_store_that_has_been_opened_with_it() {
         stopped: true,
     };
     dir.mark_lost(&key("1.1"), &lost).unwrap();
-    let asked = asking(&temp, &dir, Action::AcceptLostWrites);
+    let asked = asking(&temp, &dir, OperatorAction::AcceptLostWrites);
     dir.load(&key("1.1")).unwrap();
     assert_eq!(dir.requests().len(), 1, "it is for the export in service");
     assert!(dir.lost_writes(&key("1.1"), true).is_some());

@@ -55,13 +55,13 @@ fn whatever_happens_to_the_file_the_export_stays_shut_until_the_operator_clears_
                 "{expected}"
             );
         }
-        let part = Action::Clear(Parts {
+        let part = OperatorAction::Clear(Parts {
             string: true,
             mask: false,
             reserve: false,
         });
         decide(temp.path(), &key("1.1"), &part).unwrap_err();
-        decide(temp.path(), &key("1.1"), &Action::Clear(Parts::ALL)).unwrap();
+        decide(temp.path(), &key("1.1"), &OperatorAction::Clear(Parts::ALL)).unwrap();
         let dir = open(temp.path(), &["1.1"]);
         assert_eq!(
             dir.load(&key("1.1")).unwrap(),
@@ -111,7 +111,7 @@ fn with_the_index_lost_only_exports_with_a_file_open() {
                 "{reason}"
             );
         }
-        decide(temp.path(), &key("1.2"), &Action::Clear(Parts::ALL)).unwrap();
+        decide(temp.path(), &key("1.2"), &OperatorAction::Clear(Parts::ALL)).unwrap();
         let dir = open(temp.path(), &["1.1", "1.2", "1.3"]);
         assert_eq!(dir.load(&key("1.2")).unwrap(), Persistent::default());
         reason(&dir, "1.3");
@@ -159,7 +159,7 @@ fn the_operator_decides_while_a_daemon_holds_the_directory() {
     let dir = open(temp.path(), &["1.1"]);
     reason(&dir, "1.1");
     let path = temp.path().to_owned();
-    let asking = std::thread::spawn(move || decide(&path, &key("1.1"), &Action::Clear(Parts::ALL)));
+    let asking = std::thread::spawn(move || decide(&path, &key("1.1"), &OperatorAction::Clear(Parts::ALL)));
     // The daemon tries again from time to time.
     let deadline = Instant::now() + Duration::from_secs(20);
     let opened = loop {
@@ -177,7 +177,7 @@ fn the_operator_decides_while_a_daemon_holds_the_directory() {
 #[test]
 fn nothing_is_cleared_where_nothing_is_kept() {
     let (temp, _) = kept();
-    let all = Action::Clear(Parts::ALL);
+    let all = OperatorAction::Clear(Parts::ALL);
     let error = decide(temp.path(), &key("2.2"), &all).unwrap_err().to_string();
     assert!(error.starts_with("nothing is kept for 2.2 in "), "{error}");
     let error = decide(temp.path(), &key("1.1-vlan-5"), &all)

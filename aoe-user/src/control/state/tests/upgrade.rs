@@ -70,7 +70,12 @@ fn several_files_or_several_owners_wait_for_the_operator() {
         }
         drop(dir);
         let last = files.last().unwrap();
-        decide(temp.path(), &key(opened), &Action::Adopt((*last).to_string())).unwrap();
+        decide(
+            temp.path(),
+            &key(opened),
+            &OperatorAction::Adopt((*last).to_string()),
+        )
+        .unwrap();
         let dir = open(temp.path(), exports);
         assert_eq!(dir.load(&key(opened)).unwrap(), state(last), "{files:?}");
     }
@@ -81,7 +86,8 @@ fn clearing_one_possible_owner_leaves_the_file_to_the_other() {
     let temp = tempfile::tempdir().unwrap();
     plant(temp.path(), "1.1", &state("old"));
     let dir = open(temp.path(), &["1.1", "1.1-vlan-5"]);
-    dir.perform(&key("1.1"), &Action::Clear(Parts::ALL)).unwrap();
+    dir.perform(&key("1.1"), &OperatorAction::Clear(Parts::ALL))
+        .unwrap();
     assert_eq!(dir.load(&key("1.1")).unwrap(), Persistent::default());
     assert_eq!(dir.load(&key("1.1-vlan-5")).unwrap(), state("old"));
 }

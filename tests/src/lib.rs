@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use fuser::{
@@ -54,6 +54,8 @@ pub struct Switches {
     pub flushes_hang: AtomicBool,
     /// Discards are not answered until this is over.
     pub discards_hang: AtomicBool,
+    /// Microseconds that each request takes, one after the other; 0: no time.
+    pub request_us: AtomicU64,
     /// Requests that were made to wait so far.
     pub held: AtomicU64,
     /// Flushes that succeeded.
@@ -69,6 +71,8 @@ struct Media {
     cells: Mutex<Cells>,
     bytes: u64,
     switches: Switches,
+    /// When the last request of a slow disk is done.
+    busy_until: Mutex<Instant>,
 }
 
 #[derive(Debug)]
@@ -94,6 +98,7 @@ impl Disk {
             cells,
             bytes: bytes as u64,
             switches: Switches::default(),
+            busy_until: Mutex::new(Instant::now()),
         });
         let directory = tempfile::Builder::new().prefix("xblade-disk-").tempdir()?;
         let (served, at) = (Served(Arc::clone(&media)), directory.path().to_owned());
@@ -164,6 +169,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         let switches = self.switches();
+        switches.request_us.store(0, Ordering::Relaxed);
         for fails in [
             &switches.reads_fail,
             &switches.writes_fail,
@@ -234,6 +240,10 @@ impl Media {
             let switches = &media.switches;
             switches.hangs.load(Ordering::Relaxed) || hangs(switches).load(Ordering::Relaxed)
         };
+        let takes = Duration::from_micros(self.switches.request_us.load(Ordering::Relaxed));
+        if !takes.is_zero() {
+            return self.answer_in_turn(takes, work);
+        }
         if !held(self) {
             return work(self);
         }
@@ -243,6 +253,18 @@ impl Media {
             while held(&media) {
                 std::thread::sleep(Duration::from_millis(10));
             }
+            work(&media);
+        });
+    }
+
+    /// Carries out what answers a request when those before it are done and its own time is over.
+    fn answer_in_turn(self: &Arc<Self>, takes: Duration, work: impl FnOnce(&Media) + Send + 'static) {
+        let mut busy_until = self.busy_until.lock().expect("no server panics");
+        let done = (*busy_until).max(Instant::now()) + takes;
+        *busy_until = done;
+        let media = Arc::clone(self);
+        std::thread::spawn(move || {
+            std::thread::sleep(done.saturating_duration_since(Instant::now()));
             work(&media);
         });
     }

@@ -1,5 +1,7 @@
 //! A request that an export's order knows beyond the call that brought it: the store works on it, or it waits for its turn.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use aoe_common::Mac;
 
 use crate::order::scope::{Fingerprint, Scope};
@@ -71,7 +73,9 @@ pub(crate) struct Entry<H> {
     pub fingerprint: Option<Fingerprint>,
     /// Whose share it counts in.
     pub source: Mac,
-    /// Taken with the lock of a stripe held, never the other way round.
+    /// It counts among what the store has of its source. Changed with the lock of that share held.
+    at_work: AtomicBool,
+    /// Taken with the lock of a stripe or of a share held, never the other way round.
     people: Mutex<People<H>>,
 }
 
@@ -87,8 +91,18 @@ impl<H: CompletionHandle> Entry<H> {
             scope,
             fingerprint,
             source,
+            at_work: AtomicBool::new(phase == Phase::Running),
             people: Mutex::new(People { phase, owner, newest }),
         }
+    }
+
+    /// Whether it counts among what the store has of its source.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.at_work.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_at_work(&self) {
+        self.at_work.store(true, Ordering::Relaxed);
     }
 
     /// Gives a duplicate the place of the one that asked before. `calls` gets who is to look again.
@@ -119,7 +133,7 @@ impl<H: CompletionHandle> Entry<H> {
         })
     }
 
-    /// Something still stands against it. Said under the lock of the stripe where that is, so that its end calls again.
+    /// Something still stands against it. Said under the lock of the stripe, or share, where that is, so that its end calls again.
     pub(crate) fn wait_on(&self) {
         let mut people = self.people.lock();
         if people.phase == Phase::Called {

@@ -60,7 +60,7 @@ pub(crate) enum Turn {
 pub(crate) struct Order<H> {
     stripes: Vec<Line<H>>,
     /// Reads in one, all else in the other: neither keeps the other out.
-    shares: [Shares; 2],
+    shares: [Shares<H>; 2],
     pub late: Mutex<LateLog>,
 }
 
@@ -102,7 +102,7 @@ impl<H: CompletionHandle> Order<H> {
     /// Enters an operation that a worker does now, where nothing is in flight that stands against it or may be the same request.
     #[inline]
     pub(crate) fn begin(&self, scope: Scope, source: Mac, max: usize) -> bool {
-        if !self.shares(scope.class).has_room(source, max) {
+        if !self.shares(scope.class).is_open(source, max) {
             return false;
         }
         let set = StripeSet::of(scope);
@@ -145,8 +145,11 @@ impl<H: CompletionHandle> Order<H> {
             if !has_room {
                 return Placement::Full;
             }
-            if stripes.iter().any(|stripe| stripe.conflicts(scope)) {
-                self.shares(scope.class).add(source);
+            let conflicts = stripes.iter().any(|stripe| stripe.conflicts(scope));
+            if conflicts {
+                self.shares(scope.class).add(&entry);
+            }
+            if conflicts || self.shares(scope.class).add_if_it_waits(&entry) {
                 stripes
                     .iter_mut()
                     .for_each(|stripe| stripe.wait(Arc::clone(&entry)));
@@ -160,7 +163,7 @@ impl<H: CompletionHandle> Order<H> {
     }
 
     #[inline]
-    fn shares(&self, class: Class) -> &Shares {
+    fn shares(&self, class: Class) -> &Shares<H> {
         let [reads, others] = &self.shares;
         if class == Class::Read { reads } else { others }
     }
@@ -174,7 +177,7 @@ impl<H: CompletionHandle> Order<H> {
         owner: Requester<H>,
     ) -> Arc<Entry<H>> {
         let entry = Arc::new(Entry::new(scope, fingerprint, source, (owner, Phase::Running)));
-        self.shares(scope.class).add(source);
+        self.shares(scope.class).add(&entry);
         self.with(StripeSet::of(scope), |stripes| {
             stripes
                 .iter_mut()
@@ -214,6 +217,9 @@ impl<H: CompletionHandle> Order<H> {
                 return Turn::NotYet;
             }
         }
+        if !self.shares(entry.scope.class).turn(entry) {
+            return Turn::NotYet;
+        }
         if entry.start(requester) {
             Turn::Go
         } else {
@@ -246,7 +252,8 @@ impl<H: CompletionHandle> Order<H> {
             }
             calls.iter().for_each(Requester::call);
         }
-        self.shares(entry.scope.class).remove(entry.source);
+        let calls = self.shares(entry.scope.class).remove(entry);
+        calls.iter().for_each(Requester::call);
     }
 
     /// True while a change of the protocol state is being saved or waits for that.

@@ -1,31 +1,88 @@
-//! Who has how many places of an export's order.
+//! Who has how many places of an export's order, and whose turn it is where a disk is slow.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use aoe_common::Mac;
 
+use crate::order::entry::{Entry, Requester};
 use crate::order::sync::{AtomicUsize, Mutex, Ordering};
+use crate::session::completion::CompletionHandle;
 
 /// Locks that sources are spread over: those that come in on different queues seldom meet in one.
 const LOCKS: usize = 8;
+/// Requests of an export that its store has at a time, where several sources share it: as many as a fast disk has use for. A disk
+/// takes them in the order of arrival, so that its time is shared as these are.
+const AT_WORK: usize = 64;
 
 /// Entries of one kind, by source. A source that is alone may have nearly all places; of several, each has its part, and one that has
 /// more from before gets no new ones until it has less. The last eighth is for sources that have few, so that a newcomer finds room
-/// however hard another presses.
-#[derive(Debug, Default)]
-pub(crate) struct Shares {
+/// however hard another presses. Of what the store works on each of several sources has its part as well; what it has beyond that
+/// waits here.
+#[derive(Debug)]
+pub(crate) struct Shares<H> {
     total: AtomicUsize,
     /// How many have any.
     sources: AtomicUsize,
-    by_source: [Line; LOCKS],
+    by_source: [Line<H>; LOCKS],
 }
 
 /// On a cache line of its own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(64))]
-struct Line(Mutex<HashMap<Mac, usize>>);
+struct Line<H>(Mutex<HashMap<Mac, Share<H>>>);
 
-impl Shares {
+/// What one source has.
+#[derive(Debug)]
+struct Share<H> {
+    entries: usize,
+    /// Of these, what the store works on, or may.
+    at_work: usize,
+    /// What could be at work but for this source's share, the oldest first.
+    waiting: VecDeque<Arc<Entry<H>>>,
+}
+
+impl<H> Default for Shares<H> {
+    fn default() -> Shares<H> {
+        Shares {
+            total: AtomicUsize::default(),
+            sources: AtomicUsize::default(),
+            by_source: std::array::from_fn(|_| Line(Mutex::new(HashMap::new()))),
+        }
+    }
+}
+
+impl<H> Default for Share<H> {
+    fn default() -> Share<H> {
+        Share {
+            entries: 0,
+            at_work: 0,
+            waiting: VecDeque::new(),
+        }
+    }
+}
+
+impl<H: CompletionHandle> Share<H> {
+    /// Whether the next request may go to the store at once.
+    fn is_open(&self, part: usize) -> bool {
+        self.at_work < part && self.waiting.is_empty()
+    }
+
+    /// Gives those that wait the turns that there are; returns who is to be told.
+    fn admit(&mut self, part: usize) -> Vec<Requester<H>> {
+        let mut calls = Vec::new();
+        while self.at_work < part
+            && let Some(entry) = self.waiting.pop_front()
+        {
+            entry.set_at_work();
+            self.at_work = self.at_work.saturating_add(1);
+            calls.extend(entry.call());
+        }
+        calls
+    }
+}
+
+impl<H: CompletionHandle> Shares<H> {
     /// Places taken.
     #[inline]
     pub(crate) fn total(&self) -> usize {
@@ -33,15 +90,32 @@ impl Shares {
     }
 
     /// Whether `source` may have another of `max` places.
-    #[inline]
     pub(crate) fn has_room(&self, source: Mac, max: usize) -> bool {
         let total = self.total();
-        // With so few not even a source that has all of them has its share: n of n + 1, and one other.
-        total.saturating_mul(total) < max || self.has_share(source, total, max)
+        Shares::<H>::has_plenty(total, max)
+            || self.has_share(self.line(source).lock().get(&source), total, max)
     }
 
-    fn has_share(&self, source: Mac, total: usize, max: usize) -> bool {
-        let own = self.line(source).lock().get(&source).copied().unwrap_or(0);
+    /// Whether a request of `source` may have another of `max` places, and go to the store at once.
+    #[inline]
+    pub(crate) fn is_open(&self, source: Mac, max: usize) -> bool {
+        let total = self.total();
+        if Shares::<H>::has_plenty(total, max) {
+            return true;
+        }
+        let line = self.line(source).lock();
+        let share = line.get(&source);
+        self.has_share(share, total, max) && share.is_none_or(|share| share.is_open(self.part()))
+    }
+
+    /// With so few places taken not even a source that has all of them has its share: n of n + 1, and one other.
+    #[inline]
+    fn has_plenty(total: usize, max: usize) -> bool {
+        total.saturating_mul(total) < max
+    }
+
+    fn has_share(&self, share: Option<&Share<H>>, total: usize, max: usize) -> bool {
+        let own = share.map_or(0, |share| share.entries);
         let others = self.sources.load(Ordering::Relaxed);
         let sources = others.saturating_add(usize::from(own == 0));
         let has_few = own < max.div_ceil(16);
@@ -53,54 +127,131 @@ impl Shares {
         total < open && own < max.div_ceil(sources.max(1))
     }
 
-    fn line(&self, source: Mac) -> &Mutex<HashMap<Mac, usize>> {
+    /// How many requests of a source the store may have.
+    fn part(&self) -> usize {
+        match self.sources.load(Ordering::Relaxed) {
+            0 | 1 => usize::MAX,
+            sources => AT_WORK.div_ceil(sources),
+        }
+    }
+
+    fn line(&self, source: Mac) -> &Mutex<HashMap<Mac, Share<H>>> {
         let sum = source.0.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
         &self.by_source[usize::from(sum) % LOCKS].0
     }
 
-    /// `source` has one more.
-    pub(crate) fn add(&self, source: Mac) {
-        self.total.fetch_add(1, Ordering::AcqRel);
-        let mut line = self.line(source).lock();
-        let own = line.entry(source).or_default();
-        if *own == 0 {
-            self.sources.fetch_add(1, Ordering::Relaxed);
-        }
-        *own = own.saturating_add(1);
+    /// Its source has one more entry.
+    pub(crate) fn add(&self, entry: &Entry<H>) {
+        self.with(entry, |share| {
+            if entry.is_at_work() {
+                share.at_work = share.at_work.saturating_add(1);
+            }
+        });
     }
 
-    /// `source` has one less of those that it had.
-    pub(crate) fn remove(&self, source: Mac) {
-        let mut line = self.line(source).lock();
-        let Some(own) = line.get_mut(&source) else {
-            return;
+    /// Its source has one more entry if the store has enough of that source: it waits.
+    pub(crate) fn add_if_it_waits(&self, entry: &Arc<Entry<H>>) -> bool {
+        let mut line = self.line(entry.source).lock();
+        let part = self.part();
+        match line.get_mut(&entry.source) {
+            Some(share) if !share.is_open(part) => {
+                share.entries = share.entries.saturating_add(1);
+                share.waiting.push_back(Arc::clone(entry));
+                self.total.fetch_add(1, Ordering::AcqRel);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn with(&self, entry: &Entry<H>, work: impl FnOnce(&mut Share<H>)) {
+        self.total.fetch_add(1, Ordering::AcqRel);
+        let mut line = self.line(entry.source).lock();
+        let share = line.entry(entry.source).or_default();
+        if share.entries == 0 {
+            self.sources.fetch_add(1, Ordering::Relaxed);
+        }
+        share.entries = share.entries.saturating_add(1);
+        work(share);
+    }
+
+    /// Asks for an entry, against which nothing else stands, whether the store may have it. If not, its owner is called later.
+    pub(crate) fn turn(&self, entry: &Arc<Entry<H>>) -> bool {
+        let mut line = self.line(entry.source).lock();
+        let part = self.part();
+        let Some(share) = line.get_mut(&entry.source) else {
+            return true;
         };
-        *own = own.saturating_sub(1);
-        if *own == 0 {
-            line.remove(&source);
+        if entry.is_at_work() {
+            return true;
+        }
+        let waits = share.waiting.iter().any(|other| Arc::ptr_eq(other, entry));
+        if !waits && share.is_open(part) {
+            share.at_work = share.at_work.saturating_add(1);
+            entry.set_at_work();
+            return true;
+        }
+        // With the lock held, so that who gives it its turn finds it waiting.
+        entry.wait_on();
+        if !waits {
+            share.waiting.push_back(Arc::clone(entry));
+        }
+        false
+    }
+
+    /// Its source has one less of those that it had; returns who is to be called in its place.
+    pub(crate) fn remove(&self, entry: &Arc<Entry<H>>) -> Vec<Requester<H>> {
+        let mut line = self.line(entry.source).lock();
+        let Some(share) = line.get_mut(&entry.source) else {
+            return Vec::new();
+        };
+        if entry.is_at_work() {
+            share.at_work = share.at_work.saturating_sub(1);
+        } else {
+            share.waiting.retain(|other| !Arc::ptr_eq(other, entry));
+        }
+        share.entries = share.entries.saturating_sub(1);
+        let calls = share.admit(self.part());
+        if share.entries == 0 {
+            line.remove(&entry.source);
             self.sources.fetch_sub(1, Ordering::Relaxed);
         }
         self.total.fetch_sub(1, Ordering::AcqRel);
+        calls
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::collections::VecDeque;
-
     use super::*;
+    use crate::order::entry::Phase;
+    use crate::order::scope::{Class, Scope, Span};
+    use crate::session::completion::Completions as _;
+    use crate::testing::completions::{MemCompletions, MemHandle};
 
     fn mac(n: u64) -> Mac {
         Mac::from_u64(0x0200_0000_0000 | n)
     }
 
+    fn entry(queue: &MemCompletions, source: u64, token: u64, phase: Phase) -> Arc<Entry<MemHandle>> {
+        let scope = Scope {
+            class: Class::Read,
+            span: Span { first: 0, end: 1 },
+        };
+        let owner = Requester {
+            session: queue.handle(),
+            token,
+        };
+        Arc::new(Entry::new(scope, None, mac(source), (owner, phase)))
+    }
+
     #[test]
     fn a_newcomer_finds_room_beside_one_that_has_all_it_can_get() {
-        let shares = Shares::default();
+        let (shares, queue) = (Shares::default(), MemCompletions::new());
         let fill = |source| {
             let mut got = 0;
             while shares.has_room(mac(source), 64) {
-                shares.add(mac(source));
+                shares.add(&entry(&queue, source, 0, Phase::Waiting));
                 got += 1;
             }
             got
@@ -112,34 +263,115 @@ mod tests {
         assert_eq!(fill(4), 0, "nobody has room where all places are taken");
     }
 
+    /// A store that does one request after the other, in the order in which it gets them.
+    struct SlowStore {
+        shares: Shares<MemHandle>,
+        queue: MemCompletions,
+        waiting: HashMap<u64, Arc<Entry<MemHandle>>>,
+        at_work: VecDeque<(u64, Arc<Entry<MemHandle>>)>,
+        tokens: u64,
+    }
+
+    impl SlowStore {
+        fn ask(&mut self, source: u64, max: usize) {
+            if !self.shares.has_room(mac(source), max) {
+                return;
+            }
+            self.tokens += 1;
+            let waits = entry(&self.queue, source, self.tokens, Phase::Waiting);
+            if self.shares.add_if_it_waits(&waits) {
+                self.waiting.insert(self.tokens, waits);
+            } else {
+                let runs = entry(&self.queue, source, self.tokens, Phase::Running);
+                self.shares.add(&runs);
+                self.at_work.push_back((source, runs));
+            }
+        }
+
+        fn serve(&mut self) -> Option<u64> {
+            let (source, entry) = self.at_work.pop_front()?;
+            let calls = self.shares.remove(&entry);
+            calls.iter().for_each(Requester::call);
+            while let Some(completion) = self.queue.next() {
+                let entry = self.waiting.remove(&completion.token).expect("it waits");
+                assert!(self.shares.turn(&entry));
+                let source = entry.source.to_u64() & 0xff;
+                self.at_work.push_back((source, entry));
+            }
+            Some(source)
+        }
+    }
+
+    /// How many of 4000 requests each of four sources gets: all but the first ask for `window` at a time, that one all the time.
+    fn served(max: usize, window: usize) -> [u64; 4] {
+        let mut store = SlowStore {
+            shares: Shares::default(),
+            queue: MemCompletions::new(),
+            waiting: HashMap::new(),
+            at_work: VecDeque::new(),
+            tokens: 0,
+        };
+        let mut served = [0; 4];
+        for round in 0..6000 {
+            for _ in 0..100 {
+                store.ask(1, max);
+            }
+            // The first one is there before the others.
+            for source in (2..=4).filter(|_| round > 200) {
+                let own = |n: &u64| *n == source;
+                let waiting = store.waiting.values().map(|entry| entry.source.to_u64() & 0xff);
+                let has = store
+                    .at_work
+                    .iter()
+                    .map(|(n, _)| *n)
+                    .chain(waiting)
+                    .filter(own)
+                    .count();
+                (has..window).for_each(|_| store.ask(source, max));
+            }
+            let source = store.serve().expect("there is always work");
+            if round >= 2000 {
+                served[source as usize - 1] += 1;
+            }
+        }
+        served
+    }
+
     #[test]
     fn a_slow_export_is_shared_evenly_however_hard_one_source_presses() {
-        const MAX: usize = 64;
-        let shares = Shares::default();
-        let (mut queue, mut served) = (VecDeque::new(), HashMap::new());
-        for round in 0..20_000u64 {
-            // The first source is there before the other three, and tries a hundred times as often.
-            let others = if round < 200 { 0 } else { 3 };
-            for source in (0..100).map(|_| 1).chain([2, 3, 4].into_iter().take(others)) {
-                if shares.has_room(mac(source), MAX) {
-                    shares.add(mac(source));
-                    queue.push_back(source);
-                }
-            }
-            if let Some(source) = queue.pop_front() {
-                shares.remove(mac(source));
-                if round > 1000 {
-                    *served.entry(source).or_insert(0u64) += 1;
-                }
-            }
-        }
-        let total: u64 = served.values().sum();
-        for source in 1..=4 {
-            let part = served[&source] * 4;
+        for (max, window) in [(64, 64), (512, 512), (512, 16), (512, 8)] {
+            let served = served(max, window);
+            let all_have_their_part = served.iter().all(|part| (500..=2000).contains(part));
             assert!(
-                part >= total / 2 && part <= total * 2,
-                "source {source}: {part} of {total}"
+                all_have_their_part,
+                "{max} places, windows of {window}: {served:?}"
             );
         }
+    }
+
+    #[test]
+    fn who_is_alone_has_all_of_the_store() {
+        let (shares, queue) = (Shares::default(), MemCompletions::new());
+        for token in 0..400 {
+            assert!(shares.is_open(mac(1), 512), "{token}");
+            shares.add(&entry(&queue, 1, token, Phase::Running));
+        }
+    }
+
+    #[test]
+    fn what_ends_while_it_waits_takes_no_turn() {
+        let (shares, mut queue) = (Shares::default(), MemCompletions::new());
+        shares.add(&entry(&queue, 2, 0, Phase::Running));
+        let running: Vec<_> = (0..32).map(|n| entry(&queue, 1, n, Phase::Running)).collect();
+        running.iter().for_each(|entry| shares.add(entry));
+        let waiting: Vec<_> = (100..103).map(|n| entry(&queue, 1, n, Phase::Waiting)).collect();
+        assert!(waiting.iter().all(|entry| shares.add_if_it_waits(entry)));
+        assert!(shares.remove(&waiting[0]).is_empty());
+        shares.remove(&running[0]).iter().for_each(Requester::call);
+        assert_eq!(queue.next().map(|completion| completion.token), Some(101));
+        // It goes without having been at work: the next one gets its turn.
+        shares.remove(&waiting[1]).iter().for_each(Requester::call);
+        assert_eq!(queue.next().map(|completion| completion.token), Some(102));
+        assert!(shares.turn(&waiting[2]));
     }
 }

@@ -45,7 +45,7 @@ struct System {
     mib: usize,
 }
 
-const SYSTEMS: [System; 2] = [
+const SYSTEMS: [System; 4] = [
     System {
         kind: None,
         make: &[],
@@ -64,6 +64,18 @@ const SYSTEMS: [System; 2] = [
         ],
         options: "commit=1",
         mib: 64,
+    },
+    System {
+        kind: Some("xfs"),
+        make: &["mkfs.xfs", "-q", "-f"],
+        options: "",
+        mib: 320,
+    },
+    System {
+        kind: Some("btrfs"),
+        make: &["mkfs.btrfs", "-q", "-f"],
+        options: "commit=1",
+        mib: 160,
     },
 ];
 
@@ -111,14 +123,21 @@ impl Served {
             skip("stuck_disk", &format!("needs the program {program}"));
             return Ok(None);
         }
+        if let Some(kind) = system.kind
+            && !kernel_has(kind)?
+        {
+            skip("stuck_disk", &format!("needs a kernel with {kind}"));
+            return Ok(None);
+        }
         let lab = Lab::new(Options::default())?;
         let mut disk = Disk::new(&lab.target, system.mib)?;
         let device = disk.block_device(&lab.target)?;
         let (mounted, path) = match system.kind {
             None => (None, PathBuf::from(&device)),
             Some(kind) => {
-                let mut make = Command::new(system.make[0]);
-                make.args(&system.make[1..]).arg(&device);
+                let program = lab::packages::words(system.make[0]);
+                let mut make = Command::new(&program[0]);
+                make.args(&program[1..]).args(&system.make[1..]).arg(&device);
                 lab.target.output(make)?;
                 let mounted = Mounted::new(&lab.target, &device, kind, system.options)?;
                 let path = mounted.path("image");
@@ -223,6 +242,13 @@ impl Served {
         }
         Ok(round)
     }
+}
+
+/// Whether the kernel has a file system, or can load it.
+fn kernel_has(kind: &str) -> Result<bool> {
+    let _ = Command::new("modprobe").arg(kind).output();
+    let known = std::fs::read_to_string("/proc/filesystems")?;
+    Ok(known.split_whitespace().any(|word| word == kind))
 }
 
 /// What starts in the namespace from now on has no io_uring, as in many containers.
@@ -339,6 +365,18 @@ fn a_block_device_that_hangs_costs_its_own_export_only() -> Result<()> {
 fn a_disk_under_ext4_that_hangs_costs_its_own_export_only() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
     all_hangs(SYSTEMS[1], false)
+}
+
+#[test]
+fn a_disk_under_xfs_that_hangs_costs_its_own_export_only() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    all_hangs(SYSTEMS[2], false)
+}
+
+#[test]
+fn a_disk_under_btrfs_that_hangs_costs_its_own_export_only() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    all_hangs(SYSTEMS[3], false)
 }
 
 #[test]

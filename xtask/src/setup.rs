@@ -55,6 +55,8 @@ const PACKAGES: &[Package] = &[
     package("tshark", "tests: an independent dissector reads every reply"),
     package("fio", "tests: verified random I/O inside the VMs"),
     package("e2fsprogs", "tests: ext4 made and checked on an export"),
+    package("xfsprogs", "tests: XFS on a disk that hangs"),
+    package("btrfs-progs", "tests: btrfs on a disk that hangs"),
     package("fdisk", "tests: partitions of an exported disk"),
     package("busybox-static", "tests: the user land of the VMs"),
     package("kmod", "tests: the aoe driver's dependencies for the VMs"),
@@ -86,6 +88,8 @@ const PACKAGES: &[Package] = &[
 /// Of these, what is unpacked in a folder of ours even where it could be installed: that would start a service, or have a say in how the machine boots.
 const SERVICES: &[&str] = &[
     "prometheus",
+    "xfsprogs",
+    "btrfs-progs",
     "ceph-mon",
     "ceph-osd",
     "ceph-common",

@@ -26,6 +26,8 @@ const PACKAGES: &[&str] = &[
     "tshark",
     "fio",
     "e2fsprogs",
+    "xfsprogs",
+    "btrfs-progs",
     "fdisk",
     "busybox-static",
     "kmod",

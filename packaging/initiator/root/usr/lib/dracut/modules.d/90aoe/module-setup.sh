@@ -25,7 +25,14 @@ installkernel() {
 install() {
     inst_multiple ip
     inst_rules 61-aoe.rules
+    # Interfaces have the names here that they have afterwards.
+    inst_rules 75-net-description.rules 80-net-setup-link.rules
+    inst_multiple -o /usr/lib/systemd/network/99-default.link /lib/systemd/network/99-default.link
     inst_multiple -o /etc/modprobe.d/aoe.conf
     inst_simple /usr/share/xblade-initiator/functions /lib/aoe-functions
     inst_hook initqueue/settled 30 "$moddir/aoe.sh"
+    # Newer versions run that queue only where a module says so.
+    if declare -F dracut_need_initqueue >/dev/null; then
+        dracut_need_initqueue
+    fi
 }

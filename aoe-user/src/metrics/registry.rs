@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use aoe_common::Vlan;
@@ -59,7 +60,11 @@ impl Queue {
 
 /// Everything that counts and has counted.
 #[derive(Debug, Default)]
-pub struct Registry(Mutex<Inner>);
+pub struct Registry {
+    inner: Mutex<Inner>,
+    /// Workers that serve, on all ports.
+    serving: AtomicUsize,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -76,6 +81,10 @@ pub(crate) struct Registration {
     id: u64,
     registry: Arc<Registry>,
 }
+
+/// One of the workers that serve, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Serving(Arc<Registry>);
 
 /// As [`Registration`], of a filter.
 #[derive(Debug)]
@@ -109,7 +118,7 @@ impl Registry {
         meters: Arc<Meters>,
         start: Instant,
     ) -> Registration {
-        let mut inner = self.0.lock();
+        let mut inner = self.inner.lock();
         inner.last_id += 1;
         let id = inner.last_id;
         let queue = Queue {
@@ -127,13 +136,25 @@ impl Registry {
         }
     }
 
+    /// Counts a worker among those that serve.
+    pub(crate) fn begin_to_serve(self: &Arc<Registry>) -> Serving {
+        self.serving.fetch_add(1, Ordering::Relaxed);
+        Serving(Arc::clone(self))
+    }
+
+    /// How many workers serve, on all ports.
+    #[inline]
+    pub(crate) fn serving(&self) -> usize {
+        self.serving.load(Ordering::Relaxed)
+    }
+
     /// Enters a filter.
     pub(crate) fn add_filter(
         self: &Arc<Registry>,
         interface: &str,
         counters: CounterReader,
     ) -> FilterRegistration {
-        let mut inner = self.0.lock();
+        let mut inner = self.inner.lock();
         inner.last_id += 1;
         let id = inner.last_id;
         inner.filters.insert(id, (interface.into(), counters));
@@ -145,7 +166,7 @@ impl Registry {
 
     /// All there is to know.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let inner = self.0.lock();
+        let inner = self.inner.lock();
         let mut all = inner.past.clone();
         for queue in inner.queues.values() {
             all.add_queue(queue, &queue.totals());
@@ -158,7 +179,7 @@ impl Registry {
 
     /// The workers and what changes while they get on, as [`WorkerCounters::progress`].
     pub(crate) fn progress(&self) -> Vec<(u64, Option<u64>)> {
-        let inner = self.0.lock();
+        let inner = self.inner.lock();
         let queues = inner.queues.iter();
         queues.map(|(id, queue)| (*id, queue.worker.progress())).collect()
     }
@@ -199,7 +220,7 @@ impl Snapshot {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let mut inner = self.registry.0.lock();
+        let mut inner = self.registry.inner.lock();
         if let Some(queue) = inner.queues.remove(&self.id) {
             inner.past.add_queue(&queue, &queue.totals().without_chunks());
             // Nothing of it is in flight any more.
@@ -209,9 +230,15 @@ impl Drop for Registration {
     }
 }
 
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.serving.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Drop for FilterRegistration {
     fn drop(&mut self) {
-        let mut inner = self.0.registry.0.lock();
+        let mut inner = self.0.registry.inner.lock();
         if let Some((interface, reader)) = inner.filters.remove(&self.0.id) {
             inner.past.add_filter(&interface, &reader);
         }

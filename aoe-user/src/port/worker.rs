@@ -3,7 +3,6 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -64,25 +63,6 @@ pub(super) struct CpuUse {
     pub(crate) cpu: Option<usize>,
 }
 
-/// Workers of this process, on all ports.
-static WORKERS: AtomicUsize = AtomicUsize::new(0);
-
-/// One of [`WORKERS`], until it ends in whatever way.
-struct Counted;
-
-impl Counted {
-    fn new() -> Counted {
-        WORKERS.fetch_add(1, Ordering::Relaxed);
-        Counted
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        WORKERS.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Control's handle of a worker thread.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -134,6 +114,7 @@ impl Worker {
             port: port_info(nic),
             commands: Arc::clone(&commands),
             counters: Arc::clone(&totals.worker),
+            metrics: Arc::clone(metrics),
             spinner: Spinner::new(pace.spin),
             pace: CpuUse { cpu: None, ..pace },
             start,
@@ -191,6 +172,7 @@ struct DataPath {
     port: PortInfo,
     commands: Arc<SegQueue<WorkerCommand>>,
     counters: Arc<WorkerCounters>,
+    metrics: Arc<Registry>,
     spinner: Spinner,
     pace: CpuUse,
     /// Zero of the engine's clock, and the same as the kernel counts it, in microseconds.
@@ -205,9 +187,9 @@ impl DataPath {
     /// The thread: serves until it is to stop, or panics; frees the queue, and sees to the end of what is with the disks.
     /// What was counted passes into the sums with `registration`.
     fn run(mut self, pace: CpuUse, mut end: WorkerEnd, registration: Registration) {
-        let counted = Counted::new();
+        let serving = self.metrics.begin_to_serve();
         let served = catch_unwind(AssertUnwindSafe(|| self.serve(pace)));
-        drop(counted);
+        drop(serving);
         if served.is_err() {
             self.counters.panicked();
         }
@@ -301,7 +283,7 @@ impl DataPath {
         if self.session.pending() > 0 {
             return false;
         }
-        let cpu = if WORKERS.load(Ordering::Relaxed) > self.pace.cpus {
+        let cpu = if self.metrics.serving() > self.pace.cpus {
             Cpu::Shared
         } else {
             Cpu::Own

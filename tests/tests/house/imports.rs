@@ -161,7 +161,7 @@ pub(super) fn paths(source: &str) -> Vec<Vec<String>> {
     Source::read(String::new(), source).paths
 }
 
-fn without_tests(text: &str) -> String {
+pub(super) fn without_tests(text: &str) -> String {
     let lines: Vec<&str> = code(text).collect();
     let tests = lines.windows(2).position(|pair| {
         let is_test = pair[0].starts_with("#[cfg(") && pair[0].contains("test");

@@ -1,0 +1,149 @@
+//! State of the whole process: what can be passed in is passed in, so that two targets in one process (as in the simulator) know
+//! nothing of each other.
+
+use std::collections::BTreeSet;
+
+use super::imports::without_tests;
+use super::sources;
+
+/// The statics that change, each with what it stands for of the process or its kernel, of which there is one whatever is passed in.
+const KNOWN: [(&str, &str, &str); 18] = [
+    (
+        "aoe-user/src/control/other_targets/voice.rs",
+        "RUN",
+        "the process's questions on the wire: no two have one tag",
+    ),
+    (
+        "aoe-user/src/control/state/operator.rs",
+        "LAST",
+        "the process's temporary files beside a request: no two have one name",
+    ),
+    (
+        "crates/engine/src/mutants.rs",
+        "PLANTED",
+        "a defect planted for a test, in the simulator's thread; in no release",
+    ),
+    (
+        "crates/store/src/borders.rs",
+        "PLACES",
+        "ranges of files that this process writes: two stores that did not know each other would damage a block",
+    ),
+    (
+        "crates/store/src/completion_queue.rs",
+        "ONCE",
+        "the log has one line of io_uring, which the kernel refuses to the whole process",
+    ),
+    (
+        "crates/store/src/io/gate.rs",
+        "GATES",
+        "block devices of this kernel: what one store learns of a disk holds for all",
+    ),
+    (
+        "crates/store/src/lock.rs",
+        "CLAIMS",
+        "exclusive opens: the kernel grants the process one for each block device",
+    ),
+    (
+        "crates/store/src/mapped/folios.rs",
+        "TABLES",
+        "/proc/self/pagemap and /proc/kpageflags",
+    ),
+    (
+        "crates/store/src/mapped/sigbus.rs",
+        "SLOTS",
+        "what the handler of SIGBUS looks at",
+    ),
+    (
+        "crates/store/src/mapped/sigbus.rs",
+        "PREVIOUS",
+        "the handler of SIGBUS that was there before",
+    ),
+    (
+        "crates/store/src/mapped/sigbus.rs",
+        "ONCE",
+        "the process has one handler of SIGBUS",
+    ),
+    (
+        "crates/store/src/mapped/sigbus.rs",
+        "FAILED",
+        "the process has one handler of SIGBUS",
+    ),
+    (
+        "crates/store/src/mapped/warmup.rs",
+        "JOBS",
+        "one thread reads ahead for all stores, so that they do not take the disk from each other",
+    ),
+    ("crates/store/src/mapped/warmup.rs", "WORKING", "the same thread"),
+    (
+        "crates/store/src/overlay/files.rs",
+        "MADE",
+        "the process's copies: no two have one number",
+    ),
+    (
+        "crates/store/src/rbd/cluster.rs",
+        "CLIENTS",
+        "connections to Ceph: their number for the whole process is configured",
+    ),
+    (
+        "crates/store/src/rbd/ffi.rs",
+        "FUNCTIONS",
+        "librbd, loaded into the process once",
+    ),
+    ("crates/store/src/tick.rs", "START", "zero of a clock"),
+];
+
+/// Crates of the daemon. `xsk` is not among them: it has a set of live UMEMs in debug builds, and a number for each.
+const CRATES: [&str; 6] = [
+    "aoe-common/src",
+    "aoe-user/src",
+    "crates/engine/src",
+    "crates/failover/src",
+    "crates/initiator/src",
+    "crates/store/src",
+];
+
+/// What makes a static one that changes.
+const CHANGING: [&str; 6] = ["Atomic", "Mutex", "RwLock", "Once", "Lazy", "Cell"];
+
+/// The name of a static that changes, when the line begins one.
+fn changing_static(line: &str) -> Option<&str> {
+    let (_, after) = line.split_once("static ")?;
+    let (name, kind) = after.split_once(':')?;
+    let is_mutable = name.starts_with("mut ");
+    let name = name.trim_start_matches("mut ");
+    let is_name = !name.is_empty() && name.chars().all(|sign| sign.is_ascii_uppercase() || sign == '_');
+    let changes = is_mutable || CHANGING.iter().any(|word| kind.contains(word));
+    (is_name && changes).then_some(name)
+}
+
+#[test]
+fn no_state_of_the_whole_process_but_what_is_known() {
+    let mut found = BTreeSet::new();
+    for (name, source) in CRATES.into_iter().flat_map(sources) {
+        if name.contains("tests") || name.contains("/testing/") {
+            continue;
+        }
+        let source = without_tests(&source);
+        let statics = source.lines().filter_map(changing_static);
+        found.extend(statics.map(|item| format!("{name}: {item}")));
+    }
+    let known: BTreeSet<String> = KNOWN
+        .iter()
+        .map(|(file, name, _)| format!("{file}: {name}"))
+        .collect();
+    assert_eq!(
+        found, known,
+        "pass it in, or say here what of the process it stands for"
+    );
+}
+
+#[test]
+fn statics_that_change_are_told_from_others() {
+    assert_eq!(
+        changing_static("    static RUN: AtomicU32 = AtomicU32::new(0);"),
+        Some("RUN")
+    );
+    assert_eq!(changing_static("static mut OLD: usize = 0;"), Some("OLD"));
+    assert_eq!(changing_static("static ZEROS: [u8; 4] = [0; 4];"), None);
+    assert_eq!(changing_static("fn name(self) -> &'static str {"), None);
+}

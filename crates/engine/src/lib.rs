@@ -28,8 +28,8 @@ mod tests;
 
 pub use aoe_common::Address;
 pub use ata::identify::Identity;
-pub use counters::histogram::{BUCKETS, Histogram, Latency, bucket_limit_us};
-pub use counters::initiators::{INITIATORS_MAX, InitiatorTotals, Initiators};
+pub use counters::histogram::{BUCKETS, Histogram, Latency};
+pub use counters::initiators::{InitiatorTotals, Initiators};
 pub use counters::meter::{ExportMeter, Meters};
 pub use counters::{Counter, CounterTotals, Counters};
 pub use export::access::AccessList;

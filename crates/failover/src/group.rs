@@ -4,19 +4,19 @@
 pub const ASK_EVERY_US: u64 = 250_000;
 
 /// How often a gateway that answers for the group says so unasked, in microseconds.
-pub const ANNOUNCE_EVERY_US: u64 = 1_000_000;
+pub(crate) const ANNOUNCE_EVERY_US: u64 = 1_000_000;
 
 /// The times of a group, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupSettings {
     /// How many questions in a row without an answer it takes to take the group over. Questions are counted, not time: a process
     /// that was stopped, or has no interface to ask on, has heard no silence.
-    pub questions: u32,
+    pub(crate) questions: u32,
     /// How long nobody is answered after the locks were taken: what the network still carries for the gateway before dies out.
     pub quiet_us: u64,
     /// How long a gateway that lost the group leaves it to the others. Two
     /// gateways that do not hear each other take the group from each other at most this often.
-    pub hold_us: u64,
+    pub(crate) hold_us: u64,
 }
 
 impl GroupSettings {

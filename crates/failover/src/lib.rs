@@ -18,4 +18,4 @@ mod group;
 #[cfg(test)]
 mod tests;
 
-pub use group::{ANNOUNCE_EVERY_US, ASK_EVERY_US, Group, GroupSettings, GroupState, GroupStep, Holder};
+pub use group::{ASK_EVERY_US, Group, GroupSettings, GroupState, GroupStep, Holder};

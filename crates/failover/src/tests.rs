@@ -1,3 +1,4 @@
+use super::group::ANNOUNCE_EVERY_US;
 use super::*;
 
 const SECOND: u64 = 1_000_000;

@@ -1,4 +1,4 @@
-//! One request at a time: discovery, IDENTIFY, reads and writes with retransmission.
+//! One request at a time: discovery and IDENTIFY, with retransmission.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub struct Found {
     /// Requests that the target queues.
     pub buffers: u16,
     /// Firmware version of the target.
-    pub firmware: u16,
+    pub(crate) firmware: u16,
     /// Most sectors in a request: what target and this interface's MTU allow.
     pub sectors: u8,
     /// The config string.
@@ -140,93 +140,25 @@ impl Client {
             sectors: 1,
             lba: 0,
         };
-        let data = self.ata(target, request, &[], timeout)?;
+        let data = self.ata(target, request, timeout)?;
         let block = data.first_chunk().ok_or_else(|| InitiatorError::Short {
-            what: describe(target, request),
+            what: describe(target),
             got: data.len(),
             wanted: SECTOR_BYTES,
         })?;
         Ok(Identity::parse(block))
     }
 
-    /// Reads sectors, as many as a frame may hold.
-    pub fn read(
-        &mut self,
-        target: &Found,
-        lba: u64,
-        sectors: u8,
-        timeout: Duration,
-    ) -> Result<Vec<u8>, InitiatorError> {
-        let request = AtaRequest {
-            opcode: command::READ_EXT,
-            sectors,
-            lba,
-        };
-        let mut data = self.ata(target, request, &[], timeout)?;
-        let wanted = usize::from(sectors) * SECTOR_BYTES;
-        if data.len() < wanted {
-            return Err(InitiatorError::Short {
-                what: describe(target, request),
-                got: data.len(),
-                wanted,
-            });
-        }
-        data.truncate(wanted);
-        Ok(data)
-    }
-
-    /// Writes whole sectors, as many as a frame may hold.
-    ///
-    /// # Panics
-    /// When `data` is no whole number of 1 to 255 sectors.
-    pub fn write(
-        &mut self,
-        target: &Found,
-        lba: u64,
-        data: &[u8],
-        timeout: Duration,
-    ) -> Result<(), InitiatorError> {
-        assert!(
-            data.len().is_multiple_of(SECTOR_BYTES),
-            "data of a write come in sectors"
-        );
-        let sectors = u8::try_from(data.len() / SECTOR_BYTES).expect("a frame holds at most 255 sectors");
-        self.ata(
-            target,
-            AtaRequest {
-                opcode: command::WRITE_EXT,
-                sectors,
-                lba,
-            },
-            data,
-            timeout,
-        )?;
-        Ok(())
-    }
-
-    /// FLUSH CACHE EXT: everything acknowledged so far is on the medium when this returns.
-    pub fn flush(&mut self, target: &Found, timeout: Duration) -> Result<(), InitiatorError> {
-        let request = AtaRequest {
-            opcode: command::FLUSH_EXT,
-            sectors: 0,
-            lba: 0,
-        };
-        self.ata(target, request, &[], timeout)?;
-        Ok(())
-    }
-
     fn ata(
         &mut self,
         target: &Found,
         request: AtaRequest,
-        data: &[u8],
         timeout: Duration,
     ) -> Result<Vec<u8>, InitiatorError> {
         let route = self.route(target);
         let tag = self.next_tag();
         let mut bytes = vec![0; request.frame_bytes()];
         frame::put_ata(&mut bytes, &route, tag, request);
-        bytes[frame::ATA_DATA..frame::ATA_DATA + data.len()].copy_from_slice(data);
         let start = Instant::now();
         let mut retransmit = FIRST_RETRANSMIT;
         let mut answer = None;
@@ -243,7 +175,7 @@ impl Client {
                             == (tag, target.shelf, target.slot, route.source)
                     };
                     if let Some(reply) = reply.filter(ours) {
-                        answer = Some(outcome(&reply, target, request));
+                        answer = Some(outcome(&reply, target));
                     }
                 })?;
             }
@@ -251,7 +183,7 @@ impl Client {
         }
         answer.unwrap_or_else(|| {
             Err(InitiatorError::Timeout {
-                what: describe(target, request),
+                what: describe(target),
                 seconds: start.elapsed().as_secs_f64(),
             })
         })
@@ -263,8 +195,8 @@ impl Client {
     }
 }
 
-fn outcome(reply: &Reply<'_>, target: &Found, request: AtaRequest) -> Result<Vec<u8>, InitiatorError> {
-    let what = || describe(target, request);
+fn outcome(reply: &Reply<'_>, target: &Found) -> Result<Vec<u8>, InitiatorError> {
+    let what = || describe(target);
     if let Some(code) = reply.error {
         return Err(InitiatorError::Aoe { what: what(), code });
     }
@@ -283,13 +215,6 @@ fn outcome(reply: &Reply<'_>, target: &Found, request: AtaRequest) -> Result<Vec
     }
 }
 
-fn describe(target: &Found, request: AtaRequest) -> String {
-    let AtaRequest { opcode, sectors, lba } = request;
-    let what = match opcode {
-        command::IDENTIFY => "IDENTIFY".into(),
-        command::FLUSH_EXT => "FLUSH CACHE".into(),
-        command::WRITE_EXT => format!("write of {sectors} sectors at {lba}"),
-        _ => format!("read of {sectors} sectors at {lba}"),
-    };
-    format!("{}.{}: {what}", target.shelf, target.slot)
+fn describe(target: &Found) -> String {
+    format!("{}.{}: IDENTIFY", target.shelf, target.slot)
 }

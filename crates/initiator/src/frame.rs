@@ -36,7 +36,7 @@ pub struct AtaRequest {
 
 impl AtaRequest {
     /// True when the request carries `sectors` of data.
-    pub const fn is_write(self) -> bool {
+    pub(crate) const fn is_write(self) -> bool {
         self.opcode == command::WRITE_EXT
     }
 
@@ -97,28 +97,28 @@ pub fn query_read(route: &Route, tag: u32) -> [u8; MIN_FRAME_BYTES] {
 
 /// A reply, its headers read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reply<'a> {
+pub(crate) struct Reply<'a> {
     /// Who answers.
-    pub source: Mac,
+    pub(crate) source: Mac,
     /// Who is answered.
-    pub destination: Mac,
+    pub(crate) destination: Mac,
     /// The answering device's major address.
-    pub shelf: u16,
+    pub(crate) shelf: u16,
     /// The answering device's minor address.
-    pub slot: u8,
+    pub(crate) slot: u8,
     /// The command that is answered.
-    pub command: u8,
+    pub(crate) command: u8,
     /// The request's tag.
-    pub tag: u32,
+    pub(crate) tag: u32,
     /// AoE error code, where the frame reports one.
-    pub error: Option<u8>,
+    pub(crate) error: Option<u8>,
     /// The command's argument and data.
-    pub argument: &'a [u8],
+    pub(crate) argument: &'a [u8],
 }
 
 impl<'a> Reply<'a> {
     /// Reads a frame; `None` unless it is an AoE version 1 response.
-    pub fn parse(frame: &'a [u8]) -> Option<Reply<'a>> {
+    pub(crate) fn parse(frame: &'a [u8]) -> Option<Reply<'a>> {
         let (headers, argument) = frame.split_at_checked(ARGUMENT)?;
         let (ethernet, header) = headers.split_at(eth::HEADER_LEN);
         let flags = header[aoe::VER_FLAGS];
@@ -142,7 +142,7 @@ impl<'a> Reply<'a> {
     }
 
     /// The registers and data of an ATA reply; `None` for another command or a frame too short for one.
-    pub fn ata(&self) -> Option<AtaReply<'a>> {
+    pub(crate) fn ata(&self) -> Option<AtaReply<'a>> {
         if self.command != aoe::CMD_ATA {
             return None;
         }
@@ -155,7 +155,7 @@ impl<'a> Reply<'a> {
     }
 
     /// What a Query Config reply tells; `None` for another command or a frame too short for one.
-    pub fn config(&self) -> Option<ConfigReply<'a>> {
+    pub(crate) fn config(&self) -> Option<ConfigReply<'a>> {
         if self.command != aoe::CMD_QUERY {
             return None;
         }
@@ -177,37 +177,37 @@ impl<'a> Reply<'a> {
 
 /// What an ATA reply says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AtaReply<'a> {
+pub(crate) struct AtaReply<'a> {
     /// Status register.
-    pub status: u8,
+    pub(crate) status: u8,
     /// Error register.
-    pub error: u8,
+    pub(crate) error: u8,
     /// Data, with the frame's padding.
-    pub data: &'a [u8],
+    pub(crate) data: &'a [u8],
 }
 
 impl AtaReply<'_> {
     /// True when the command succeeded.
-    pub const fn is_ok(&self) -> bool {
+    pub(crate) const fn is_ok(&self) -> bool {
         self.status & status::FAILED == 0
     }
 }
 
 /// What a Query Config reply says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConfigReply<'a> {
+pub(crate) struct ConfigReply<'a> {
     /// Requests that the target queues.
-    pub buffers: u16,
+    pub(crate) buffers: u16,
     /// Firmware version.
-    pub firmware: u16,
+    pub(crate) firmware: u16,
     /// Most sectors in a request.
-    pub sectors: u8,
+    pub(crate) sectors: u8,
     /// The config string.
-    pub string: &'a [u8],
+    pub(crate) string: &'a [u8],
 }
 
 /// What an AoE error code means (AoEr11 §2.4).
-pub const fn error_text(code: u8) -> &'static str {
+pub(crate) const fn error_text(code: u8) -> &'static str {
     match code {
         error::COMMAND => "unrecognised command",
         error::ARGUMENT => "bad argument",

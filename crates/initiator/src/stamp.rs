@@ -11,7 +11,7 @@ const WORDS: usize = SECTOR_BYTES / 8;
 
 /// What a sector read back turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StampCheck {
+pub(crate) enum StampCheck {
     /// A whole stamp of this LBA and seed; its generation.
     Stamped(u32),
     /// A sector that no run with this seed has stamped.
@@ -37,14 +37,14 @@ const fn word(lba: u64, generation: u32, seed: u32, index: usize) -> u64 {
 }
 
 /// Stamps a sector.
-pub fn put(sector: &mut [u8], lba: u64, generation: u32, seed: u32) {
+pub(crate) fn put(sector: &mut [u8], lba: u64, generation: u32, seed: u32) {
     for (index, bytes) in sector[..SECTOR_BYTES].chunks_exact_mut(8).enumerate() {
         bytes.copy_from_slice(&word(lba, generation, seed, index).to_le_bytes());
     }
 }
 
 /// Says what a sector is.
-pub fn check(sector: &[u8], lba: u64, seed: u32) -> StampCheck {
+pub(crate) fn check(sector: &[u8], lba: u64, seed: u32) -> StampCheck {
     let mut words = [0u64; WORDS];
     for (value, bytes) in words.iter_mut().zip(sector.chunks_exact(8)) {
         *value = u64::from_le_bytes(bytes.try_into().unwrap_or_default());

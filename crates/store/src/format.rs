@@ -39,7 +39,7 @@ impl fmt::Display for ImageFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Foreign {
     /// As people call it.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     tool: Tool,
 }
 

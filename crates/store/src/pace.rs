@@ -16,7 +16,7 @@ const QUIET: Duration = Duration::from_secs(1200);
 
 /// When one thing is told again. `T` is a time that never goes back; an [`Instant`], or the time since some beginning.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace<T = Instant> {
+pub(crate) struct Pace<T = Instant> {
     last: Option<Last<T>>,
 }
 
@@ -30,12 +30,12 @@ struct Last<T> {
 
 impl<T: Copy + Ord + Add<Duration, Output = T>> Pace<T> {
     /// Nothing has happened yet.
-    pub const fn new() -> Pace<T> {
+    pub(crate) const fn new() -> Pace<T> {
         Pace { last: None }
     }
 
     /// It happened again. If it is to be told now: how often it happened since it was told last, this time included.
-    pub fn happened(&mut self, now: T) -> Option<u64> {
+    pub(crate) fn happened(&mut self, now: T) -> Option<u64> {
         let told = |pause, count| {
             let last = Last {
                 seen: now,

@@ -18,9 +18,9 @@ const SYSFS_SECTOR: u64 = 512;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Below {
     /// The file.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its bytes; up to `u64::MAX`: to the end, wherever that will be.
-    pub bytes: Range<u64>,
+    pub(crate) bytes: Range<u64>,
     /// The loop device that is made of it, on the way from the device that was asked about.
     through: u64,
 }

@@ -58,7 +58,7 @@ fn bucket_of(us: u64) -> usize {
 }
 
 /// The longest time that a bucket takes, in microseconds; of the last one, where it begins to take more.
-pub fn bucket_limit_us(bucket: usize) -> u64 {
+pub(crate) fn bucket_limit_us(bucket: usize) -> u64 {
     let next = u64::try_from(bucket).unwrap_or(0).saturating_add(1);
     if next < 4 {
         return next;

@@ -12,7 +12,8 @@ const BLOCK: usize = 8;
 /// Blocks at most.
 const BLOCKS: usize = 8;
 /// Initiators with a row of their own; what others did is counted as theirs together.
-pub const INITIATORS_MAX: usize = BLOCK * BLOCKS;
+#[cfg(test)]
+const INITIATORS_MAX: usize = BLOCK * BLOCKS;
 /// A full table gives up the row of an initiator that was silent for this long, if another wants it.
 const SILENT_US: u64 = 60_000_000;
 

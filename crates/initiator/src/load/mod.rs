@@ -55,7 +55,7 @@ impl LoadPlan {
     }
 
     /// First sector of a block.
-    pub const fn lba(&self, block: u64) -> u64 {
+    pub(crate) const fn lba(&self, block: u64) -> u64 {
         self.first + block * self.sectors as u64
     }
 }

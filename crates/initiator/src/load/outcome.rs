@@ -14,9 +14,9 @@ pub struct LoadOutcome {
     /// Requests answered while measuring; a failed one counts too.
     pub requests: u64,
     /// Reads among them.
-    pub reads: u64,
+    pub(crate) reads: u64,
     /// Bytes moved by those that succeeded.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Answers that report an error, or that are too short.
     pub errors: u64,
     /// Reads that returned other data than were written.
@@ -26,7 +26,7 @@ pub struct LoadOutcome {
     /// Requests without any answer.
     pub timeouts: u64,
     /// Answers to nothing that is outstanding: to copies, mostly.
-    pub stale: u64,
+    pub(crate) stale: u64,
     /// Reads whose data were checked and right.
     pub verified: u64,
     /// Reads of data that no run with this seed has written.
@@ -78,12 +78,12 @@ impl LoadOutcome {
     }
 
     /// Counts a latency.
-    pub fn record(&mut self, latency: Duration) {
+    pub(crate) fn record(&mut self, latency: Duration) {
         self.latency_ns.saturating_record(latency.as_nanos() as u64);
     }
 
     /// Keeps an error message, if it is among the first.
-    pub fn note(&mut self, text: impl FnOnce() -> String) {
+    pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
         if self.notes.len() < NOTES {
             self.notes.push(text());
         }

@@ -170,12 +170,12 @@ impl<W> CommitMachine<W> {
 
     /// When the oldest acknowledged write was acknowledged that is not on the medium yet. What is [lost](CommitMachine::lost) is none of
     /// them: it never will be.
-    pub fn oldest_uncommitted(&self) -> Option<Time> {
+    pub(crate) fn oldest_uncommitted(&self) -> Option<Time> {
         self.oldest_running.or(self.oldest)
     }
 
     /// Nobody waits, nothing runs and nothing will be due.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         !self.running && self.waiting.is_empty() && self.due.is_none()
     }
 
@@ -223,7 +223,7 @@ impl<W> CommitMachine<W> {
     }
 
     /// Nobody can commit now: whoever waits is told so. What was acknowledged stays due.
-    pub fn give_up(&mut self, errno: i32) -> Vec<CommitAnswer<W>> {
+    pub(crate) fn give_up(&mut self, errno: i32) -> Vec<CommitAnswer<W>> {
         let failed = |member: Member<W>| CommitAnswer {
             who: member.who,
             result: Err(Failure::Commit(errno)),
@@ -237,7 +237,7 @@ impl<W> CommitMachine<W> {
     }
 
     /// Commits what there is, then [`CommitAction::End`]; or, with false, works on.
-    pub fn close(&mut self, closed: bool) {
+    pub(crate) fn close(&mut self, closed: bool) {
         self.closed = closed;
     }
 
@@ -260,7 +260,7 @@ impl<W> CommitMachine<W> {
     }
 
     /// Begins a commit whether or not one is due.
-    pub fn begin(&mut self) -> CommitAction<W> {
+    pub(crate) fn begin(&mut self) -> CommitAction<W> {
         self.running = true;
         self.due = None;
         self.oldest_running = self.oldest.take();
@@ -295,14 +295,14 @@ impl<W> CommitMachine<W> {
     }
 
     /// The running commit has failed: what enters from here on is not taken down by it. [`CommitMachine::done`] follows, or has it done.
-    pub fn fails(&mut self, errno: i32) {
+    pub(crate) fn fails(&mut self, errno: i32) {
         self.failures += 1;
         self.last_errno = errno;
         self.failing = true;
     }
 
     /// The loss that stands when [`CommitMachine::done`] is told of this failure.
-    pub fn loss_by(&self, failed: &Failed) -> Option<LostWrites> {
+    pub(crate) fn loss_by(&self, failed: &Failed) -> Option<LostWrites> {
         let extent = failed.lost?;
         Some(LostWrites {
             extent: match &self.lost {

@@ -35,13 +35,13 @@ const MAX_REPLY_LEN: u32 = 64 << 10;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Granted {
     /// Its size.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Transmission flags.
     flags: u16,
     /// Offsets and lengths are multiples of this many bytes.
-    pub least_block: u32,
+    pub(crate) least_block: u32,
     /// This many bytes are best.
-    pub best_block: u32,
+    pub(crate) best_block: u32,
 }
 
 impl Granted {

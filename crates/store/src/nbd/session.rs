@@ -34,11 +34,11 @@ const CLOSED: u32 = libc::ESHUTDOWN.cast_unsigned();
 
 /// What store and threads share.
 pub(super) struct Shared {
-    pub address: NbdAddress,
+    pub(crate) address: NbdAddress,
     /// The store writes.
     writes: bool,
     /// Size of the export in bytes, as it was last heard.
-    pub bytes: AtomicU64,
+    pub(crate) bytes: AtomicU64,
     state: Mutex<State>,
     /// For senders.
     work: Condvar,
@@ -74,7 +74,7 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Connected {
     streams: Vec<Stream>,
-    pub granted: Granted,
+    pub(crate) granted: Granted,
     process: Option<Process>,
 }
 

@@ -145,7 +145,7 @@ impl Write for &Stream {
 /// A server's process.
 #[derive(Debug)]
 pub(super) struct Process {
-    pub pid: i32,
+    pub(crate) pid: i32,
     fd: OwnedFd,
 }
 

@@ -79,9 +79,9 @@ struct Flush {
 /// A request to be sent.
 #[derive(Debug)]
 pub(super) struct Message {
-    pub head: Head,
+    pub(crate) head: Head,
     /// What a write carries.
-    pub payload: Option<Arc<[u8]>>,
+    pub(crate) payload: Option<Arc<[u8]>>,
 }
 
 /// An end that is to be told, outside of all locks.

@@ -30,13 +30,13 @@ pub(super) enum NbdCommand {
 /// A request but for its payload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
-    pub command: NbdCommand,
+    pub(crate) command: NbdCommand,
     /// Comes back in the reply.
-    pub cookie: u64,
+    pub(crate) cookie: u64,
     /// In bytes.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// In bytes.
-    pub length: u32,
+    pub(crate) length: u32,
 }
 
 impl Head {
@@ -55,10 +55,10 @@ impl Head {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chunk {
     /// The request's.
-    pub cookie: u64,
+    pub(crate) cookie: u64,
     /// No more follow.
-    pub last: bool,
-    pub kind: ChunkKind,
+    pub(crate) last: bool,
+    pub(crate) kind: ChunkKind,
 }
 
 /// What a part of a reply brings.

@@ -57,11 +57,11 @@ impl Gather {
 /// How an operation of a persistent overlay ends, when its data is in the delta and its bits are set.
 #[derive(Debug)]
 pub(crate) struct Ending {
-    pub committer: Arc<Committer>,
+    pub(crate) committer: Arc<Committer>,
     /// From before the data entered the cache.
-    pub entered: Epoch,
+    pub(crate) entered: Epoch,
     /// Waits for a commit.
-    pub durable: bool,
+    pub(crate) durable: bool,
 }
 
 impl Ending {

@@ -27,8 +27,8 @@ pub(crate) trait Files: Send + Sync + std::fmt::Debug {
 /// The real ones. Each is an opening of its own: the kernel tells each of a failed write-back once.
 #[derive(Debug)]
 pub(crate) struct OpenFiles {
-    pub delta: File,
-    pub records: File,
+    pub(crate) delta: File,
+    pub(crate) records: File,
 }
 
 impl Files for OpenFiles {
@@ -48,12 +48,12 @@ impl Files for OpenFiles {
 /// The medium of a persistent overlay.
 #[derive(Debug)]
 pub(crate) struct Durable<F> {
-    pub files: F,
-    pub marks: Arc<Marks>,
-    pub copy: u64,
-    pub sectors: u64,
+    pub(crate) files: F,
+    pub(crate) marks: Arc<Marks>,
+    pub(crate) copy: u64,
+    pub(crate) sectors: u64,
     /// For the log.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 impl<F: Files> Durable<F> {

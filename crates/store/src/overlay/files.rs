@@ -32,11 +32,11 @@ pub struct OverlayFiles {
 /// What a map says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
-    pub sectors: u64,
-    pub golden: Identity,
-    pub boot_id: String,
+    pub(crate) sectors: u64,
+    pub(crate) golden: Identity,
+    pub(crate) boot_id: String,
     /// The persistent overlay whose bits they are; 0: a volatile one's.
-    pub copy: u64,
+    pub(crate) copy: u64,
 }
 
 impl OverlayFiles {
@@ -46,7 +46,7 @@ impl OverlayFiles {
     }
 
     /// The sectors that were written.
-    pub fn delta(&self) -> PathBuf {
+    pub(crate) fn delta(&self) -> PathBuf {
         self.with(".delta")
     }
 

@@ -21,10 +21,10 @@ const FIRST_PARTITION: u64 = 1 << 20;
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fingerprint {
-    pub sectors: u64,
+    pub(crate) sectors: u64,
     /// Seconds and nanoseconds; zero for a block device.
     pub modified: (i64, i64),
-    pub samples: u64,
+    pub(crate) samples: u64,
 }
 
 impl std::fmt::Display for Fingerprint {

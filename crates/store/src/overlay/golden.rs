@@ -37,8 +37,8 @@ struct Opened {
 /// Which image, and which content of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
-    pub device: u64,
-    pub inode: u64,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
     pub sectors: u64,
     /// Seconds and nanoseconds; zero for a block device, which has no such time.
     pub modified: (i64, i64),

@@ -25,9 +25,9 @@ const MAGIC: [u8; 8] = *b"XBLDPER\x01";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RecordsHeader {
     /// Another number for each overlay that was ever made.
-    pub copy: u64,
-    pub sectors: u64,
-    pub golden: Fingerprint,
+    pub(crate) copy: u64,
+    pub(crate) sectors: u64,
+    pub(crate) golden: Fingerprint,
 }
 
 /// Pages for so many words of bits.

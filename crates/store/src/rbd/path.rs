@@ -10,13 +10,13 @@ const SCHEME: &str = "rbd:";
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RbdPath {
     /// The pool.
-    pub pool: String,
+    pub(crate) pool: String,
     /// The namespace in it; none: the pool's own.
-    pub namespace: Option<String>,
+    pub(crate) namespace: Option<String>,
     /// The image.
-    pub image: String,
+    pub(crate) image: String,
     /// Its snapshot; none: the image as it is now.
-    pub snapshot: Option<String>,
+    pub(crate) snapshot: Option<String>,
 }
 
 impl RbdPath {

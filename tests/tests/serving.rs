@@ -6,7 +6,7 @@ use lab::frame::ata;
 use lab::image::{Random, pattern, stamp};
 use lab::initiator::{Disk, Initiator};
 use lab::needs::Need;
-use lab::{Address, Image, Lab, Options, Request, Target, needs};
+use lab::{Address, Image, Lab, Options, Process, Request, Target, needs};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -311,5 +311,34 @@ fn a_write_to_everybody_changes_nothing() -> Result<()> {
         ensure!(replies.is_empty(), "{replies:?}");
     }
     ensure!(image.read(0, 64)? == (0..64).flat_map(stamp).collect::<Vec<u8>>());
+    Ok(())
+}
+
+/// In a time namespace, as of a container that was moved here from another host, the clock is not that of the filter's stamps.
+#[test]
+fn in_a_time_namespace_writes_are_not_taken_for_old() -> Result<()> {
+    needs!(Need::Root, Need::Tool("unshare"));
+    for ahead in ["100000", "-20"] {
+        let lab = Lab::new(Options::default())?;
+        let image = Image::stamped(64)?;
+        let xblade = lab::target::binary()?;
+        let arguments = [
+            "--time",
+            "--monotonic",
+            ahead,
+            &xblade,
+            "serve",
+            "1",
+            "1",
+            "eth0",
+            image.as_str(),
+        ];
+        let mut target = Process::spawn(&lab.target, "unshare", &arguments)?;
+        let initiator = lab.open(0)?;
+        let disk = initiator.find(E11)?;
+        disk.write(3, &[7; 512])?;
+        ensure!(disk.read(3, 1)? == [7; 512], "{ahead} s ahead");
+        target.stop()?;
+    }
     Ok(())
 }

@@ -6,7 +6,7 @@ use engine::link::{Link, Pieces, PiecesMut};
 use super::arrivals::Arrivals;
 use super::hand_back::HandBack;
 use crate::dump::Tap;
-use crate::host::clock::monotonic_ns;
+use crate::host::clock::{ahead_of_filter_ns, monotonic_ns};
 use crate::xsk::{Frame, Socket};
 
 /// An AF_XDP socket as the engine sees it, who else on this host hears what is for everybody, and who wants to see all frames.
@@ -15,26 +15,30 @@ pub struct SocketLink {
     /// The socket.
     pub socket: Socket,
     hand_back: Option<HandBack>,
+    /// What is to be added to the filter's stamps for the same time on this process's clock.
+    ahead_of_filter_ns: i64,
     arrivals: Arrivals,
     tap: Option<Tap>,
 }
 
 impl SocketLink {
     /// A link that shares nothing.
-    pub const fn new(socket: Socket) -> SocketLink {
+    pub fn new(socket: Socket) -> SocketLink {
         SocketLink {
             socket,
             hand_back: None,
+            ahead_of_filter_ns: ahead_of_filter_ns(),
             arrivals: Arrivals::new(),
             tap: None,
         }
     }
 
     /// A link that shares requests for every shelf or slot, and shows frames.
-    pub(super) const fn shared(socket: Socket, hand_back: Option<HandBack>, tap: Tap) -> SocketLink {
+    pub(super) fn shared(socket: Socket, hand_back: Option<HandBack>, tap: Tap) -> SocketLink {
         SocketLink {
             socket,
             hand_back,
+            ahead_of_filter_ns: ahead_of_filter_ns(),
             arrivals: Arrivals::new(),
             tap: Some(tap),
         }
@@ -51,6 +55,7 @@ impl SocketLink {
     pub(super) fn show(&mut self, frames: &[Frame]) {
         let SocketLink {
             socket,
+            ahead_of_filter_ns,
             tap: Some(tap),
             ..
         } = self
@@ -58,7 +63,7 @@ impl SocketLink {
             return;
         };
         for frame in frames {
-            let ns = arrival_ns(socket, frame).unwrap_or_else(monotonic_ns);
+            let ns = arrival_ns(socket, *ahead_of_filter_ns, frame).unwrap_or_else(monotonic_ns);
             tap.received(ns, &socket.pieces(frame));
         }
     }
@@ -82,9 +87,13 @@ impl SocketLink {
     }
 }
 
-/// When the filter saw a frame, where it could leave a stamp.
-fn arrival_ns(socket: &Socket, frame: &Frame) -> Option<u64> {
-    socket.metadata::<STAMP_BYTES>(frame).as_ref().and_then(stamp_ns)
+/// When the filter saw a frame, by this process's clock, where it could leave a stamp.
+fn arrival_ns(socket: &Socket, ahead_of_filter_ns: i64, frame: &Frame) -> Option<u64> {
+    let stamp = socket
+        .metadata::<STAMP_BYTES>(frame)
+        .as_ref()
+        .and_then(stamp_ns)?;
+    Some(stamp.wrapping_add_signed(ahead_of_filter_ns))
 }
 
 impl Link for SocketLink {
@@ -112,7 +121,9 @@ impl Link for SocketLink {
 
     fn age_us(&self, frame: &Frame) -> u64 {
         let now_ns = monotonic_ns();
-        match arrival_ns(&self.socket, frame).and_then(|stamp| now_ns.checked_sub(stamp)) {
+        match arrival_ns(&self.socket, self.ahead_of_filter_ns, frame)
+            .and_then(|stamp| now_ns.checked_sub(stamp))
+        {
             Some(age_ns) => age_ns / 1000,
             None => self.arrivals.age_us(now_ns / 1000),
         }

@@ -7,13 +7,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use disks::{Disk, Switches};
-use lab::faulty_export::{Mounted, STORES, cold};
+use lab::faulty_export::{GOOD, Mounted, STORES, cold, registers};
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::{Need, find, skip};
-use lab::{Address, Image, Initiator, Lab, Options, Process, Request, Target, needs};
+use lab::{Address, Image, Initiator, Lab, Options, Process, Reply, Request, Target, needs};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use tempfile::TempDir;
 
@@ -23,6 +23,8 @@ const NEEDS: [Need; 3] = [
     Need::File("/dev/loop-control"),
 ];
 const PATIENCE: Duration = Duration::from_secs(60);
+/// When to ask again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 const STUCK: Address = Address::new(1, 1);
 const HEALTHY: Address = Address::new(1, 2);
@@ -185,6 +187,29 @@ impl Served {
         self.initiator.send(&request.bytes())
     }
 
+    /// Writes the first sectors. Asks again, as initiators do: a target that a busy machine lets get to a write late leaves it to the next copy.
+    fn write(&self) -> Result<()> {
+        const TAG: u32 = 0x5000_0000;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            self.send(ata::WRITE_EXT, 0, 2, &[9; 2 * SECTOR], TAG)?;
+            let again = Instant::now() + AGAIN;
+            while let Some(frame) = self
+                .initiator
+                .receive(again.saturating_duration_since(Instant::now()))?
+            {
+                // The target's own requests are no replies.
+                if let Ok(reply) = Reply::parse(&frame)
+                    && reply.tag == TAG
+                {
+                    ensure!(registers(&reply) == GOOD, "{reply:?}");
+                    return Ok(());
+                }
+            }
+        }
+        bail!("a write is not answered")
+    }
+
     /// A round of requests: sequential and scattered writes, reads of what was written lately, cold reads, now and then a flush and a
     /// TRIM.
     fn load(&self, round: u64) -> Result<()> {
@@ -275,7 +300,7 @@ fn costs_its_own_export_only(system: System, store: &str, hang: (&str, Hang), th
     pick(served.disk.switches()).store(true, Ordering::Relaxed);
     if what == "flushes" {
         // Acknowledged before anybody has asked for a flush, so that the file system does not wait for one either: it cannot be committed any more.
-        served.initiator.find(STUCK)?.write(0, &[9; 2 * SECTOR])?;
+        served.write()?;
     }
     let first = served.wait_until_held(0)?;
     for round in first..first + ROUNDS {
@@ -314,7 +339,7 @@ fn a_direct_write_to_a_disk_that_has_just_stopped_keeps_no_worker() -> Result<()
     let path = served.path.to_str().context("odd path")?.to_owned();
     served.healthy_answers(0)?;
     // The disk is known to answer, and the journal has the file's times to write.
-    served.initiator.find(STUCK)?.write(0, &[7; 2 * SECTOR])?;
+    served.write()?;
     let switches = served.disk.switches();
     switches.writes_hang.store(true, Ordering::Relaxed);
     sync = Process::spawn(&served.lab.target, "sync", &[&path])?;

@@ -1,6 +1,6 @@
 //! What another configuration would change.
 
-use super::exports::{KeptExport, Old};
+use super::reload::{KeptExport, Old};
 use super::{Plan, address_of};
 use crate::config::Config;
 use crate::control::api::types::{Changed, Reloaded};

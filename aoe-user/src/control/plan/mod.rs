@@ -12,6 +12,7 @@ mod groups;
 mod port_events;
 mod ports;
 mod refusal;
+mod reload;
 mod reload_report;
 mod status;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! All workers of all ports that serve the export share it. Every operation on its sectors is entered before the store is called
 //! and leaves when it is over. Two of them conflict when they overlap and one of them writes; one that conflicts with what was
 //! entered before waits for it. Nothing is copied and nobody is called with a lock held: the locks, one for each
-//! [stripe](crate::order::stripe), are held only to look and to enter.
+//! [stripe], are held only to look and to enter.
 //!
 //! What a worker does in the call that brought it is only noted. What the store puts off, and what waits, is an [`Entry`] with all
 //! that it takes to go on, and counts in its source's share.

@@ -41,8 +41,9 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::host::{self, Interface};
+use api::listening::Listening;
 use api::reloads::{Reading, Settling};
-use api::socket::{self, ControlCall};
+use api::socket::ControlCall;
 use api::types::LogLines;
 use guard::guard;
 use links::Links;
@@ -140,7 +141,7 @@ async fn supervise(service: Service) -> Result<()> {
     let (ends, port_events) = (unbounded_channel(), unbounded_channel());
     let notices = Arc::new(Notices::default());
     let supervisor = Supervisor::new(ends.0.clone(), port_events.0, Arc::clone(&notices));
-    let (_socket, calls) = listen(service.control.as_deref());
+    let (_listening, calls) = service.control.as_deref().map(Listening::new).unzip();
     let mut control = Control {
         service,
         supervisor,
@@ -352,17 +353,6 @@ impl Control {
         }
         Ok(())
     }
-}
-
-/// Listens for the operator. A target without its socket serves all the same.
-fn listen(path: Option<&std::path::Path>) -> (Option<socket::Socket>, Option<mpsc::Receiver<ControlCall>>) {
-    let listening = path.and_then(|path| {
-        let listening = socket::listen(path);
-        listening
-            .inspect_err(|error| warn!("`xblade status` and others cannot reach this target: {error:#}"))
-            .ok()
-    });
-    listening.unzip()
 }
 
 async fn next_call(calls: &mut Option<mpsc::Receiver<ControlCall>>) -> Option<ControlCall> {

@@ -70,9 +70,14 @@ impl ControlClient {
     /// What the target says against it.
     pub(crate) fn ask<T: DeserializeOwned>(&mut self, request: &ControlRequest) -> Result<T> {
         let line = serde_json::to_string(request)? + "\n";
-        let sent = self.reader.get_mut().write_all(line.as_bytes());
-        sent.with_context(|| format!("cannot ask on {}", self.path.display()))?;
-        self.next()
+        match self.reader.get_mut().write_all(line.as_bytes()) {
+            // It may have said why before it closed the connection.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => self.next(),
+            sent => {
+                sent.with_context(|| format!("cannot ask on {}", self.path.display()))?;
+                self.next()
+            }
+        }
     }
 
     /// For what comes after the last reply, where that is no reply.

@@ -9,6 +9,7 @@ pub(crate) mod dumps;
 pub(crate) mod failover;
 pub(super) mod failover_calls;
 pub(crate) mod kept;
+pub(super) mod listening;
 mod log_lines;
 pub(crate) mod openmetrics;
 pub(super) mod overlay_calls;

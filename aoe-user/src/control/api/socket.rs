@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a connection may ask for nothing.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// Requests that wait for the control loop, of all connections.
-const CALLS_MAX: usize = 64;
+pub(super) const CALLS_MAX: usize = 64;
 /// Shortest time between two replies of a stream.
 const EVERY_MIN: Duration = Duration::from_millis(50);
 /// Members of this group may read.
@@ -110,35 +110,22 @@ fn error_line(reason: &str) -> String {
     })
 }
 
-/// The socket's place in the file system; removed when dropped.
-#[derive(Debug)]
-pub(in crate::control) struct Socket(PathBuf);
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// Listens; requests come out of the receiver. Must be called inside the runtime.
+/// A socket at this path. Must be called inside the runtime.
 ///
 /// # Errors
 /// When the path cannot be bound, or somebody listens there.
-pub(in crate::control) fn listen(path: &Path) -> Result<(Socket, mpsc::Receiver<ControlCall>)> {
+pub(super) fn bind(path: &Path) -> Result<UnixListener> {
     make_way(path)?;
     let listener =
         UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    let socket = Socket(path.to_owned());
     let group = Group::from_name(GROUP).ok().flatten().map(|group| group.gid);
     if let Err(error) = permit(path, group) {
-        let (path, group) = (path.display(), GROUP);
-        warn!("{path}: the group {group} cannot be given the right to read ({error}): root only");
-        std::fs::set_permissions(&socket.0, std::fs::Permissions::from_mode(0o600))
-            .with_context(|| format!("cannot set who may use {path}"))?;
+        let (shown, group) = (path.display(), GROUP);
+        warn!("{shown}: the group {group} cannot be given the right to read ({error}): root only");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot set who may use {shown}"))?;
     }
-    let (calls, receiver) = mpsc::channel(CALLS_MAX);
-    tokio::spawn(accept(listener, calls, may_change));
-    Ok((socket, receiver))
+    Ok(listener)
 }
 
 /// Removes a socket that a process has left behind that was killed.
@@ -174,22 +161,27 @@ fn permit(path: &Path, group: Option<Gid>) -> Result<()> {
     Ok(())
 }
 
-async fn accept(
-    listener: UnixListener,
+/// Takes connections, for ever.
+pub(super) async fn accept(
+    listener: &UnixListener,
     calls: mpsc::Sender<ControlCall>,
     may_change: impl Fn(&UnixStream) -> bool,
 ) {
     let places = CONNECTIONS_MAX.map(|max| Arc::new(Semaphore::new(max)));
+    let mut is_told = false;
     loop {
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!("control socket: {error}");
+                if !std::mem::replace(&mut is_told, true) {
+                    warn!("control socket: no connection can be taken, trying again each second: {error}");
+                }
                 // Out of descriptors, most likely: it passes.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
         };
+        is_told = false;
         let calls = calls.clone();
         let may_change = may_change(&stream);
         match Arc::clone(&places[usize::from(may_change)]).try_acquire_owned() {
@@ -207,7 +199,7 @@ async fn accept(
 }
 
 /// Root, and the user that the target runs as.
-fn may_change(stream: &UnixStream) -> bool {
+pub(super) fn may_change(stream: &UnixStream) -> bool {
     let user = stream.peer_cred().map(|peer| peer.uid()).ok();
     user.is_some_and(|user| user == 0 || user == geteuid().as_raw())
 }
@@ -329,7 +321,9 @@ mod tests {
 
     use std::cell::Cell;
 
+    use super::super::listening::Listening;
     use super::*;
+    use std::path::PathBuf;
 
     fn run(test: impl Future<Output = ()>) {
         let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -337,9 +331,9 @@ mod tests {
     }
 
     /// A socket whose every request is answered with its text.
-    fn echo(directory: &Path) -> (Socket, PathBuf) {
+    fn echo(directory: &Path) -> (Listening, PathBuf) {
         let path = directory.join("sub/control.sock");
-        let (socket, mut calls) = listen(&path).unwrap();
+        let (socket, mut calls) = Listening::new(&path);
         tokio::spawn(async move {
             while let Some(call) = calls.recv().await {
                 call.answer.result(format!("{:?}", call.request));
@@ -443,7 +437,7 @@ mod tests {
                 accepted.get() > CONNECTIONS_MAX[0] + 1
             };
             let local = tokio::task::LocalSet::new();
-            local.spawn_local(accept(listener, calls, may_change));
+            local.spawn_local(async move { accept(&listener, calls, may_change).await });
             local.spawn_local(async move {
                 while let Some(call) = receiver.recv().await {
                     call.answer.result(format!("{:?}", call.request));
@@ -473,11 +467,11 @@ mod tests {
             drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
             let (_socket, path) = echo(directory.path());
             assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o660);
-            let error = listen(&path).unwrap_err().to_string();
+            let error = bind(&path).unwrap_err().to_string();
             assert!(error.contains("another xblade"), "{error}");
             let file = directory.path().join("file");
             std::fs::write(&file, "").unwrap();
-            assert!(listen(&file).unwrap_err().to_string().contains("is no socket"));
+            assert!(bind(&file).unwrap_err().to_string().contains("is no socket"));
         });
     }
 }

@@ -1,0 +1,191 @@
+//! The control socket's place in the file system: taken as soon as it is free, and again when it was lost.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use super::socket::{self, CALLS_MAX, ControlCall};
+
+/// How often it is looked whether the socket is still in its place.
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 5000 });
+/// Pauses between two tries to listen: the first, and the longest.
+const PAUSES: [Duration; 2] = match cfg!(test) {
+    true => [Duration::from_millis(10), Duration::from_millis(40)],
+    false => [Duration::from_secs(1), Duration::from_secs(15)],
+};
+
+/// What a path leads to: device and inode.
+type Place = (u64, u64);
+
+/// Listens for the operator. Dropped, it removes its socket, and nothing else that lies there.
+#[derive(Debug)]
+pub(in crate::control) struct Listening {
+    path: PathBuf,
+    ours: Arc<Mutex<Option<Place>>>,
+    task: JoinHandle<()>,
+}
+
+impl Listening {
+    /// Listens at this path as soon as that can be; requests come out of the receiver. Must be called inside the runtime.
+    pub(in crate::control) fn new(path: &Path) -> (Listening, mpsc::Receiver<ControlCall>) {
+        let (calls, receiver) = mpsc::channel(CALLS_MAX);
+        let ours = Arc::new(Mutex::new(None));
+        // At once: who starts a target may ask it when it says that it is ready.
+        let first = take(path, &ours);
+        let task = tokio::spawn(keep(path.to_owned(), first, Arc::clone(&ours), calls));
+        let path = path.to_owned();
+        (Listening { path, ours, task }, receiver)
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.task.abort();
+        let ours = self.ours.lock().take();
+        if ours.is_some() && place(&self.path) == ours {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn place(path: &Path) -> Option<Place> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+fn take(path: &Path, ours: &Mutex<Option<Place>>) -> anyhow::Result<UnixListener> {
+    let listener = socket::bind(path)?;
+    *ours.lock() = place(path);
+    Ok(listener)
+}
+
+/// Takes connections; listens again when the socket was removed, or something else lies in its place.
+async fn keep(
+    path: PathBuf,
+    mut taken: anyhow::Result<UnixListener>,
+    ours: Arc<Mutex<Option<Place>>>,
+    calls: mpsc::Sender<ControlCall>,
+) {
+    let (mut told, mut pause) = (None, PAUSES[0]);
+    loop {
+        match taken {
+            Ok(listener) => {
+                if told.take().is_some() {
+                    info!("{}: listening", path.display());
+                }
+                pause = PAUSES[0];
+                tokio::select! {
+                    () = socket::accept(&listener, calls.clone(), socket::may_change) => {}
+                    () = lost(&path, *ours.lock()) => {}
+                }
+                told = Some(String::new());
+                warn!(
+                    "{}: the control socket is gone from there: it is made again",
+                    path.display()
+                );
+            }
+            Err(error) => {
+                let reason = format!("{error:#}");
+                if told.as_ref() != Some(&reason) {
+                    warn!("`xblade status` and others cannot reach this target, trying again: {reason}");
+                }
+                told = Some(reason);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSES[1]);
+            }
+        }
+        taken = take(&path, &ours);
+    }
+}
+
+/// Until the path leads elsewhere.
+async fn lost(path: &Path, ours: Option<Place>) {
+    while place(path) == ours {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    fn run(test: impl Future<Output = ()>) {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap().block_on(test);
+    }
+
+    /// The answer of whoever listens there, as soon as somebody does.
+    async fn asked(path: &Path) -> String {
+        let mut stream = loop {
+            match UnixStream::connect(path).await {
+                Ok(stream) => break BufReader::new(stream),
+                Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        };
+        stream.write_all(b"{\"call\":\"metrics\"}\n").await.unwrap();
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        line
+    }
+
+    fn answering(path: &Path) -> Listening {
+        let (listening, mut calls) = Listening::new(path);
+        tokio::spawn(async move {
+            while let Some(call) = calls.recv().await {
+                call.answer.result("here");
+            }
+        });
+        listening
+    }
+
+    #[test]
+    fn a_socket_that_was_removed_is_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        run(async {
+            let _listening = answering(&path);
+            assert!(asked(&path).await.contains("here"));
+            std::fs::remove_file(&path).unwrap();
+            assert!(asked(&path).await.contains("here"));
+        });
+    }
+
+    #[test]
+    fn a_place_that_another_one_had_is_taken_when_that_has_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        run(async {
+            let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            let _listening = answering(&path);
+            tokio::time::sleep(PAUSES[1] * 2).await;
+            drop(other);
+            assert!(asked(&path).await.contains("here"));
+        });
+    }
+
+    #[test]
+    fn what_others_have_put_there_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        run(async {
+            let listening = answering(&path);
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, "mine").unwrap();
+            drop(listening);
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+            std::fs::remove_file(&path).unwrap();
+            drop(answering(&path));
+            assert!(!path.exists());
+        });
+    }
+}

@@ -101,6 +101,28 @@ fn a_signal_ends_it_with_a_summary() -> Result<()> {
     Ok(())
 }
 
+/// As `timeout` and service managers do, which signal a process and its group.
+#[test]
+fn two_signals_at_the_same_moment_are_no_alarm() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    for round in 0..5 {
+        let image = Image::stamped(64)?;
+        let arguments = ["serve", "1", "1", "eth0", image.as_str()];
+        let mut target = Target::ready(&lab.target, &arguments, 1)?;
+        ensure!(lab.open(0)?.find(E11)?.read(5, 1)? == stamp(5));
+        target.process.signal(nix::sys::signal::Signal::SIGTERM)?;
+        target.process.signal(nix::sys::signal::Signal::SIGINT)?;
+        let status = target.process.wait(PATIENCE)?;
+        let log = target.process.log();
+        ensure!(
+            status.code() == Some(0) && !log.contains("left behind:"),
+            "round {round}: {status}\n{log}"
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn idle_costs_nothing() -> Result<()> {
     needs!(Need::Root);

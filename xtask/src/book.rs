@@ -57,12 +57,18 @@ fn mdbook() -> Result<PathBuf> {
         return Ok(found);
     }
     eprintln!(
-        "there is no mdbook here: building it in {}, which takes some minutes",
+        "there is no mdbook here: building it in {}, which takes a minute or two",
         tools.display()
     );
     let mut install = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     install
-        .args(["install", "--locked", "--no-default-features", "--root"])
+        .args([
+            "install",
+            "--debug",
+            "--locked",
+            "--no-default-features",
+            "--root",
+        ])
         .arg(&tools)
         .arg(MDBOOK);
     sh::run(&mut install)?;

@@ -18,6 +18,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(6);
 const DRAIN: Duration = Duration::from_millis(3500);
 /// How long a port may still use an export that is being closed.
 const LET_GO: Duration = Duration::from_millis(200);
+/// What all that does not hang is given to end in, also when somebody is out of patience: two signals may come at the same moment.
+const LEAST: Duration = Duration::from_millis(400);
 /// How long freeing the queues of a hanging worker may take.
 const RELEASE: Duration = Duration::from_secs(1);
 
@@ -73,22 +75,20 @@ pub(super) async fn stop(
 impl Stop {
     /// Takes up what ends until `is_done`, the time is over, or somebody is out of patience.
     async fn wait(&mut self, until: Instant, is_done: impl Fn(&Supervisor) -> bool) {
+        let least = Instant::now() + LEAST;
         loop {
             let now = Instant::now();
             self.supervisor.jobs.pump(now);
-            if is_done(&self.supervisor) || now >= until.min(self.end) {
+            let until = until.min(self.end).max(least);
+            if is_done(&self.supervisor) || now >= until {
                 return;
             }
-            let next = self
-                .supervisor
-                .jobs
-                .next_time(now)
-                .map_or(until, |next| next.min(until))
-                .min(self.end);
+            let next = self.supervisor.jobs.next_time(now);
+            let next = next.map_or(until, |next| next.min(until));
             tokio::select! {
                 signal = self.signals.next() => match signal {
                     signals::SignalEvent::Stop(name) => {
-                        warn!("{name} again: ending at once");
+                        warn!("{name} again: ending at once, what hangs is left behind");
                         self.end = now;
                     }
                     signals::SignalEvent::Quit => self.end = now,

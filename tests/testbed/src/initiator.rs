@@ -17,6 +17,8 @@ use crate::net::Namespace;
 
 /// Longest wait for an answer that must come; generous, the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait before a request is sent again.
+const LOST: Duration = Duration::from_secs(3);
 /// How long to wait before a query that may have come too early is sent again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -158,14 +160,20 @@ impl Initiator {
         Ok(())
     }
 
-    /// Sends a request from this interface's address (unless it has another) and waits for the answer to its tag.
+    /// Sends a request from this interface's address (unless it has another), and again where there is no answer, and waits for the
+    /// answer to its tag.
     ///
     /// # Errors
     /// When none comes, or it is malformed.
     pub fn ask(&self, mut request: Request) -> Result<Reply> {
         self.fill(&mut request);
-        self.send(&request.bytes())?;
-        if let Some(reply) = self.reply_to(request.tag, PATIENCE)? {
+        let deadline = Instant::now() + PATIENCE;
+        // As initiators do: a write that the machine was too busy to look at in time is dropped.
+        while Instant::now() < deadline {
+            self.send(&request.bytes())?;
+            let Some(reply) = self.reply_to(request.tag, LOST)? else {
+                continue;
+            };
             ensure!(reply.dst == request.src, "the reply went to {}", reply.dst);
             ensure!(
                 reply.command == request.command,

@@ -322,6 +322,60 @@ fn exports_come_and_go_without_the_file() -> Result<()> {
 }
 
 #[test]
+fn a_name_that_is_no_exports_is_refused_before_anything_is_done() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new("")?;
+    for args in [
+        &["export", "pause", "e1.*", "e7.7"][..],
+        &["export", "resume", "e1.1", "e7.7"],
+        &["export", "rm", "e1.*", "e7.7"],
+        &["ls", "e7.7"],
+        &["ls", "e1.1", "e7.7"],
+        &["initiators", "e7.7"],
+        &["stat", "e7.7"],
+        &["overlay", "list", "e7.7"],
+        &["dump", "e7.7", "-w", "/dev/null"],
+    ] {
+        let output = site.target.ask(args)?;
+        let said = told(&output);
+        ensure!(output.status.code() == Some(1), "{args:?}: {said}");
+        ensure!(
+            output.stdout.is_empty() && said.contains("e7.7"),
+            "{args:?}: {said}"
+        );
+    }
+    ensure!(site.export()?["state"] == "ready");
+    Ok(())
+}
+
+#[test]
+fn a_group_that_cannot_be_taken_is_told_at_once() -> Result<()> {
+    needs!(Need::Root);
+    let image = Image::stamped(64)?;
+    let group = "[[failover]]\nname = \"g\"\nmac = \"02:78:62:00:00:01\"\npeers = [\"02:00:00:00:00:0a\"]\n\
+                 command = \"/no/such/program\"\ndetect = \"60s\"\n";
+    let site = Site::new(&(group.to_owned() + &export(2, image.as_str(), "failover = \"g\"")))?;
+    for _ in 0..3 {
+        // A try ends before anybody can look; waiting for the group to move would take a minute.
+        let begin = Instant::now();
+        let output = site.target.ask(&["failover", "take", "g"])?;
+        let said = told(&output);
+        ensure!(
+            output.status.code() == Some(1) && said.contains("/no/such/program take"),
+            "{said}"
+        );
+        ensure!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+    }
+    let ls = site.target.ask(&["ls", "e1.2", "-o", "reason"])?;
+    let said = told(&ls);
+    ensure!(
+        said.contains("/no/such/program take") && !said.contains("another gateway"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
 fn counters_go_on_when_a_port_is_opened_again() -> Result<()> {
     needs!(Need::Root);
     let mut site = Site::new("")?;

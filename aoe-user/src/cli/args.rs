@@ -133,7 +133,7 @@ pub struct ServeArgs {
     #[arg(value_parser = |text: &str| SLOT.parse::<u8>(text), allow_negative_numbers = true)]
     pub(crate) slot: u8,
     /// Network interfaces to serve on, names or globs
-    #[arg(value_name = "NETIF[,NETIF…]", value_parser = patterns)]
+    #[arg(value_name = "NETIF[,NETIF…]", value_parser = interfaces::patterns)]
     pub(crate) interfaces: Patterns,
     /// Image file or block device (also PARTUUID=…), an image in Ceph (rbd:POOL/IMAGE), or an NBD server's (nbd+unix:///NAME?socket=PATH, nbd://HOST/NAME)
     #[arg(value_parser = OsStringValueParser::new().try_map(device::path))]
@@ -312,11 +312,6 @@ fn one_of<T: Copy + Send + Sync>(
         let known = names.iter().chain(others).find(|(name, _)| *name == given);
         known.map(|(_, value)| *value).ok_or("unknown name")
     })
-}
-
-/// The interfaces of one word: `eth0,eth1`.
-fn patterns(text: &str) -> Result<Patterns, String> {
-    text.split(',').map(interfaces::pattern).collect()
 }
 
 #[cfg(test)]

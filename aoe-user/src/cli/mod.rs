@@ -20,9 +20,12 @@ mod table;
 #[cfg(feature = "top")]
 mod top;
 
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use args::{Cli, Command};
 use live::NoTarget;
@@ -35,6 +38,39 @@ use crate::config::problem::{Problem, Problems};
 use crate::config::validate::{Report, Words, contradictions, validate};
 use crate::control::preflight::{preflight, raise_descriptors};
 use crate::host;
+
+/// Reads the command line; `Err`: the process ends with this code, and all is said. `has_output`: standard output was open when it
+/// began.
+pub fn parse(has_output: bool) -> Result<Cli, ExitCode> {
+    if !has_output {
+        output::is_missing();
+    }
+    let mut error = match Cli::try_parse() {
+        Ok(cli) => return Ok(cli),
+        Err(error) => error,
+    };
+    if error.use_stderr() {
+        // "To pass '-s' as a value, use '-- -s'": nobody who mistypes an option means that.
+        if error.kind() == ErrorKind::UnknownArgument {
+            error.insert(ContextKind::Suggested, ContextValue::None);
+        }
+        // There is nobody else to tell.
+        let _ = error.print();
+        return Err(ExitCode::from(2));
+    }
+    let text = error.render();
+    let told = match std::io::stdout().is_terminal() {
+        true => output::print(text.ansi()),
+        false => output::print(text),
+    };
+    match told {
+        Err(failure) if !failure.is::<Closed>() => {
+            let _ = writeln!(std::io::stderr(), "xblade: {failure:#}");
+            Err(ExitCode::FAILURE)
+        }
+        _ => Err(ExitCode::SUCCESS),
+    }
+}
 
 /// Does what the command line says, and says itself what kept it from being done.
 pub fn run(cli: Cli) -> ExitCode {

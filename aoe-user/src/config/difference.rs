@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use super::{AccessEntry, ExportConfig, FailoverGroup, Machine};
+use super::{AccessEntry, CephOptions, ExportConfig, FailoverGroup, Machine};
 
 /// A setting: its key in the config file, its value before, its value after.
 pub(super) type Setting = (String, String, String);
@@ -55,7 +55,7 @@ impl ExportConfig {
             flush_interval => time(flush_interval),
             on_lost_write => format!("{on_lost_write:?}").to_lowercase(),
             stale_after => time(stale_after),
-            ceph => format!("client.{} of {:?}, clusters = {}", ceph.user, ceph.conf, ceph.clusters),
+            ceph => ceph_text(ceph),
             failover => failover.as_ref().map_or("none".into(), |group| group_text(group)),
             overlay => format!("{overlay:?}").to_lowercase(),
             overlay_dir => or_none(overlay_dir),
@@ -68,15 +68,26 @@ impl ExportConfig {
     }
 }
 
+fn ceph_text(ceph: &CephOptions) -> String {
+    let conf = ceph
+        .conf
+        .as_ref()
+        .map_or("the usual file".into(), |path| path.display().to_string());
+    format!("client.{} of {conf}, clusters = {}", ceph.user, ceph.clusters)
+}
+
 fn group_text(group: &FailoverGroup) -> String {
     let peers: Vec<String> = group.peers.iter().map(ToString::to_string).collect();
     format!(
-        "{} {} of {}, detect {:?}, command {:?}",
+        "{} {} of {}, detect {}, command {}",
         group.name,
         group.mac,
         peers.join(" "),
-        group.detect,
-        group.command
+        humantime::format_duration(group.detect),
+        group
+            .command
+            .as_ref()
+            .map_or("none".into(), |words| words.join(" "))
     )
 }
 

@@ -1,10 +1,12 @@
 //! Failover groups: the `[[failover]]` tables, and the `failover` key of an export.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aoe_common::Mac;
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use toml::de::DeValue;
 
 use super::problem::Place;
@@ -169,6 +171,25 @@ fn command(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
+/// What is wrong with the program of an export's group on this machine.
+pub(super) fn program_problem(export: &ExportConfig) -> Option<String> {
+    let group = export.failover.as_ref()?;
+    let program = group.command.as_ref()?.first()?;
+    let name = &group.name;
+    let reason = match std::fs::metadata(program) {
+        Err(error) if error.kind() == ErrorKind::NotFound => "no such file".to_owned(),
+        Err(error) => error.to_string(),
+        Ok(file) if !file.is_file() => "it is no file".to_owned(),
+        Ok(_) => match accessat(CWD, program, Access::EXEC_OK, AtFlags::EACCESS) {
+            Ok(()) => return None,
+            Err(_) => "it may not be executed: `chmod +x` it".to_owned(),
+        },
+    };
+    Some(format!(
+        "{program}, the `command` of the failover group {name}: {reason}"
+    ))
+}
+
 /// What speaks against a failover group for this export: the key at fault and why.
 pub(super) fn contradictions(export: &ExportConfig) -> Vec<(&'static str, String)> {
     let Some(group) = &export.failover else {
@@ -191,6 +212,16 @@ pub(super) fn contradictions(export: &ExportConfig) -> Vec<(&'static str, String
             "read_only in a failover group: an image that nobody writes has no lock to take; without `failover` any number of \
              gateways can serve it"
                 .into(),
+        ));
+    }
+    if export.store != StoreKind::Rbd && export.read_only && group.command.is_some() {
+        found.push((
+            "read_only",
+            format!(
+                "read_only in a failover group: what nobody writes needs no `command` of the group {} to take it; without `failover` \
+                 any number of gateways can serve it",
+                group.name
+            ),
         ));
     }
     if export.overlay != Overlay::None {
@@ -289,6 +320,14 @@ mod tests {
                 format!("{GROUP}{EXPORT}read_only = true\n"),
                 ":11:",
                 "no lock to take",
+            ),
+            (
+                format!(
+                    "{GROUP}command = \"/sbin/lock\"\n{}read_only = true\n",
+                    EXPORT.replace("rbd:p/i", "/dev/drbd0")
+                ),
+                ":12:",
+                "read_only in a failover group",
             ),
             (
                 format!("{GROUP}{}", EXPORT.replace("rbd:p/i", "/dev/drbd0")),

@@ -7,6 +7,14 @@ use crate::host::Interface;
 /// Longest name of an interface: that of an alternative name (ALTIFNAMSIZ without its end).
 const NAME_MAX: usize = 127;
 
+/// The interfaces of one word: `eth0,eth1`.
+///
+/// # Errors
+/// As [`pattern`].
+pub(crate) fn patterns(text: &str) -> Result<Vec<String>, String> {
+    text.split(',').map(pattern).collect()
+}
+
 /// Checks a name or glob as written in a config.
 ///
 /// # Errors

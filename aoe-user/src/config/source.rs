@@ -63,21 +63,14 @@ impl std::fmt::Debug for Source {
     }
 }
 
-/// Reads a config file, of which nothing is known yet: it may be a disk image, a pipe that nobody writes to, or a folder.
+/// Reads a config file, ours or another target's, of which nothing is known yet: it may be a disk image, a pipe that nobody writes to, or a folder.
 ///
 /// # Errors
 /// Why it is no config file, in words that follow its name.
 pub(crate) fn read(file: &Path) -> Result<Vec<u8>, String> {
     // Not to wait for whoever may open the other end of a FIFO.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let opened = open(file, flags, Mode::empty()).map_err(|errno| match io::Error::from(errno) {
-        error if error.kind() == io::ErrorKind::NotFound => {
-            format!(
-                "{error}; --config names another, and the example that comes with xblade is a start for one"
-            )
-        }
-        error => error.to_string(),
-    })?;
+    let opened = open(file, flags, Mode::empty()).map_err(|errno| io::Error::from(errno).to_string())?;
     let kind = fstat(&opened).map_err(|errno| errno.to_string())?.st_mode;
     let mut bytes = Vec::new();
     let file = File::from(opened);
@@ -89,6 +82,10 @@ pub(crate) fn read(file: &Path) -> Result<Vec<u8>, String> {
         _ => return Err("it is no file with text in it".into()),
     }
     .map_err(|error| error.to_string())?;
+    // A FIFO that nobody has open for writing is at its end at once.
+    if bytes.is_empty() && FileType::from_raw_mode(kind) == FileType::Fifo {
+        return Err("it is a pipe that nobody writes to".into());
+    }
     if bytes.len() as u64 > MAX_BYTES {
         return Err(format!(
             "it has more than {} MiB, which no config has; is it another file?",
@@ -161,7 +158,7 @@ mod tests {
         assert!(
             read(&dir.path().join("none"))
                 .unwrap_err()
-                .contains("--config names another")
+                .contains("No such file")
         );
     }
 

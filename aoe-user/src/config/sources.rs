@@ -99,7 +99,12 @@ fn read_one(file: &Path) -> Result<Arc<Source>, Problem> {
         let message = format!("cannot read the config file {}: {reason}", file.display());
         Problem { message, place: None }
     };
-    let bytes = source::read(file).map_err(|reason| refused(&reason))?;
+    let bytes = source::read(file).map_err(|reason| match file.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => refused(&format!(
+            "{reason}; --config names another, and the example that comes with xblade is a start for one"
+        )),
+        _ => refused(&reason),
+    })?;
     if bytes.contains(&0) {
         return Err(refused("it holds no text; is it a disk image?"));
     }

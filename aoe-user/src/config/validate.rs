@@ -289,6 +289,9 @@ impl Check<'_> {
             .filter(|interface| interfaces::chosen(&export.interfaces, interface));
         let chosen: Vec<&Interface> = chosen.collect();
         self.peers(index, export, &chosen);
+        if let Some(message) = failover::program_problem(export) {
+            self.problem(index, "failover", message);
+        }
         let names: Vec<String> = chosen.iter().map(|interface| interface.name.clone()).collect();
         if names.is_empty()
             && export

@@ -219,8 +219,8 @@ pub(crate) fn size_bytes(text: &str) -> Result<u64, String> {
         .and_then(|bytes| bytes.checked_next_multiple_of(SECTOR))
         .filter(|&bytes| bytes > 0 && bytes < 1 << 48)
         .ok_or_else(|| {
-            "a size is a number with its unit, such as 512M, 1.5G or 2TiB (powers of 1024), sectors as in 2097152s, or a \
-             number of bytes; from 1s to 256T - 512 bytes"
+            "a size is a number with its unit, such as 512M, 1.5G or 2TiB (powers of 1024; GB is 1000 to some: write G or GiB), sectors \
+             as in 2097152s, or a number of bytes; from 1s to 256T - 512 bytes"
                 .into()
         })
 }

@@ -140,7 +140,8 @@ async fn supervise(service: Service) -> Result<()> {
     let links = Links::open()?;
     let (ends, port_events) = (unbounded_channel(), unbounded_channel());
     let notices = Arc::new(Notices::default());
-    let supervisor = Supervisor::new(ends.0.clone(), port_events.0, Arc::clone(&notices));
+    let mut supervisor = Supervisor::new(ends.0.clone(), port_events.0, Arc::clone(&notices));
+    supervisor.plan.gives_up = service.must_start;
     let (_listening, calls) = service.control.as_deref().map(Listening::new).unzip();
     let mut control = Control {
         service,
@@ -350,6 +351,7 @@ impl Control {
         }
         if self.supervisor.plan.is_settled() {
             self.service.must_start = false;
+            self.supervisor.plan.gives_up = false;
         }
         Ok(())
     }

@@ -74,13 +74,17 @@ impl Pauses {
         back
     }
 
+    /// What is paused, or on its way there or back.
+    pub(super) fn known(&self) -> impl Iterator<Item = Key> {
+        self.paused.iter().chain(self.changing.keys()).copied()
+    }
+
     /// Begins to serve again what is chosen and paused, which is returned.
     ///
     /// # Errors
     /// When one that is chosen is changing already, or none is paused.
     pub(super) fn resume(&mut self, is_chosen: impl Fn(Key) -> bool) -> Result<Vec<Key>, String> {
-        let known = self.paused.iter().chain(self.changing.keys());
-        let mut chosen: Vec<Key> = known.copied().filter(|key| is_chosen(*key)).collect();
+        let mut chosen: Vec<Key> = self.known().filter(|key| is_chosen(*key)).collect();
         // Never in the order of a hash table: it is told to the operator.
         chosen.sort_unstable_by_key(|(address, _)| (address.shelf, address.slot));
         chosen.dedup();

@@ -17,6 +17,7 @@ pub(crate) mod key;
 mod load;
 pub(crate) mod lost;
 pub(crate) mod operator;
+mod operator_error;
 mod sealed;
 mod told;
 mod writer;
@@ -47,14 +48,14 @@ const EXTENSION: &str = "state";
 #[derive(Debug, thiserror::Error)]
 pub enum StateDirError {
     /// A system call failed.
-    #[error("cannot {what} {}", path.display())]
+    #[error("cannot {what} {}: {cause}", path.display())]
     Io {
         /// What was tried.
         what: &'static str,
         /// On which file.
         path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
+        /// Why it failed. Part of the message, so no `source()`: that is said once, whoever prints it.
+        cause: io::Error,
     },
     /// Another process uses the directory.
     #[error("the state directory {} is in use by {holder}; every xblade needs its own", path.display())]
@@ -86,10 +87,10 @@ pub enum StateDirError {
 
 impl StateDirError {
     fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StateDirError + 'a {
-        move |source| StateDirError::Io {
+        move |cause| StateDirError::Io {
             what,
             path: path.to_owned(),
-            source,
+            cause,
         }
     }
 }

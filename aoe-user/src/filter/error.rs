@@ -85,15 +85,14 @@ pub enum FilterError {
         interface: String,
     },
     /// Another reason why the program cannot be attached.
-    #[error("cannot attach the filter to {interface} in {attach} mode")]
+    #[error("cannot attach the filter to {interface} in {attach} mode: {cause}")]
     Attach {
         /// The interface.
         interface: String,
         /// The mode that was tried.
         attach: Attach,
         /// The kernel's answer.
-        #[source]
-        source: io::Error,
+        cause: io::Error,
     },
     /// Two exports would both have to answer a frame.
     #[error("two exports answer to {shelf}.{slot} on the same VLAN of one interface")]
@@ -124,20 +123,18 @@ pub enum FilterError {
         room: usize,
     },
     /// The filter could not be tried out.
-    #[error("cannot try the filter out")]
+    #[error("cannot try the filter out: {cause}")]
     Inject {
         /// The kernel's answer.
-        #[source]
-        source: io::Error,
+        cause: io::Error,
     },
     /// A map operation failed.
-    #[error("cannot access the filter's {map}")]
+    #[error("cannot access the filter's {map}: {cause}")]
     Map {
         /// What the map holds.
         map: &'static str,
         /// The kernel's answer.
-        #[source]
-        source: Box<dyn Error + Send + Sync>,
+        cause: String,
     },
 }
 
@@ -186,14 +183,14 @@ impl FilterError {
             Some(Errno::NOSPC) if native => FilterError::TooFewQueues { interface },
             Some(Errno::RANGE) if native => FilterError::MtuTooLarge { interface },
             _ => {
-                let source = match errno {
+                let cause = match errno {
                     Some(errno) => errno.into(),
                     None => io::Error::other(error.to_string()),
                 };
                 FilterError::Attach {
                     interface,
                     attach,
-                    source,
+                    cause,
                 }
             }
         }
@@ -202,7 +199,7 @@ impl FilterError {
     pub(super) fn map(map: &'static str) -> impl Fn(MapError) -> FilterError {
         move |error| FilterError::Map {
             map,
-            source: Box::new(error),
+            cause: with_causes(&error),
         }
     }
 }
@@ -240,6 +237,11 @@ fn refusal(error: &EbpfError) -> String {
             return format!("{io_error}. The verifier's log ends with:\n{}", end.join("\n"));
         }
     }
+    with_causes(error)
+}
+
+/// What an error says, and what its causes say beyond that.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

@@ -38,19 +38,19 @@ impl Filter {
     pub(crate) fn inject(&mut self, frame: &[u8], ifindex: u32) -> Result<(), FilterError> {
         let run = live_frame(&mut self.ebpf, PROGRAM, frame, ifindex);
         run.map_err(|error| FilterError::Inject {
-            source: io::Error::other(error),
+            cause: io::Error::other(error),
         })
     }
 
     /// Counts from zero again, for who has tried the filter out. Nothing may be under way.
     pub(crate) fn forget_counts(&mut self) -> Result<(), FilterError> {
         let failed = FilterError::map("counters");
-        let cpus = nr_cpus().map_err(|(_, source)| FilterError::Inject { source })?;
+        let cpus = nr_cpus().map_err(|(_, cause)| FilterError::Inject { cause })?;
         let zeros = PerCpuValues::try_from(vec![[0; Counter::COUNT]; cpus])
-            .map_err(|source| FilterError::Inject { source })?;
+            .map_err(|cause| FilterError::Inject { cause })?;
         // Whoever reads them from elsewhere does so later on.
         let counters = Arc::get_mut(&mut self.counters.0).ok_or_else(|| FilterError::Inject {
-            source: io::Error::other("the counters are being read"),
+            cause: io::Error::other("the counters are being read"),
         })?;
         counters.set(0, zeros, 0).map_err(failed)
     }

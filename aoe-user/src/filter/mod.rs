@@ -310,7 +310,7 @@ fn link(
     FdLink::try_from(link).map_err(|_| FilterError::Attach {
         interface: interface.to_owned(),
         attach,
-        source: rustix::io::Errno::INVAL.into(),
+        cause: rustix::io::Errno::INVAL.into(),
     })
 }
 

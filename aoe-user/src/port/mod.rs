@@ -135,14 +135,14 @@ pub enum PortError {
         direction: ProofDirection,
     },
     /// The system refused a thread or its eventfd.
-    #[error("cannot start the worker of queue {queue} on {nic}")]
+    #[error("cannot start the worker of queue {queue} on {nic}: {cause}")]
     Worker {
         /// Nic.
         nic: String,
         /// Receive queue.
         queue: usize,
         /// Cause.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 }
 

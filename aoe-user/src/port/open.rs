@@ -184,10 +184,10 @@ fn start_workers(
             pace,
             (&options.alarm, metrics),
         )
-        .map_err(|source| PortError::Worker {
+        .map_err(|cause| PortError::Worker {
             nic: nic.name.clone(),
             queue,
-            source,
+            cause,
         })?;
         workers.push(worker);
     }

@@ -111,7 +111,7 @@ fn what_is_no_config_file_is_refused_in_a_moment() {
     for (file, expected) in [
         (place.image.as_str(), "is it a disk image?"),
         (&binary, "more than 4 MiB"),
-        (fifo.to_str().unwrap(), "nothing to serve"),
+        (fifo.to_str().unwrap(), "a pipe that nobody writes to"),
         (huge.to_str().unwrap(), "more than 4 MiB"),
         ("/dev/urandom", "no file with text"),
         ("/", "a folder"),

@@ -7,4 +7,5 @@ mod config;
 mod exports;
 mod here;
 mod messages;
+mod mistakes;
 mod place;

@@ -283,6 +283,8 @@ impl Group {
             return false;
         }
         self.ordered = true;
+        // Of a try before this one.
+        self.refusal = None;
         self.held_until_us = now_us;
         true
     }

@@ -40,14 +40,14 @@ pub enum InitiatorError {
     #[error("a raw socket on {0} needs root or CAP_NET_RAW")]
     Permission(String),
     /// A system call on the socket failed.
-    #[error("{interface}: {action}: {source}")]
+    #[error("{interface}: {action}: {cause}")]
     Socket {
         /// The interface.
         interface: String,
         /// What was tried.
         action: &'static str,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Nobody answered in time.
     #[error("{what}: no answer within {seconds:.1} s")]

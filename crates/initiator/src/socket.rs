@@ -52,10 +52,10 @@ impl PacketSocket {
 
     fn open_for(interface: &str, ether_type: u16) -> Result<PacketSocket, InitiatorError> {
         let failed = |action| {
-            move |source: io::Error| InitiatorError::Socket {
+            move |cause: io::Error| InitiatorError::Socket {
                 interface: interface.into(),
                 action,
-                source,
+                cause,
             }
         };
         let (address, flags) = link_address(interface)
@@ -114,7 +114,7 @@ impl PacketSocket {
         InitiatorError::Socket {
             interface: self.interface.clone(),
             action,
-            source: errno.into(),
+            cause: errno.into(),
         }
     }
 }

@@ -193,8 +193,5 @@ fn describe(pid: u32) -> String {
 
 /// Whether `error` means that nobody may open the object this way.
 pub(crate) fn is_permission(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EACCES | libc::EPERM | libc::EROFS)
-    )
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
 }

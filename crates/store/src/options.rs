@@ -137,6 +137,9 @@ pub enum StoreError {
         /// "read" or "read and write".
         access: &'static str,
     },
+    /// A mount is in the way, not rights.
+    #[error("{}: lies on a read-only file system; export it read-only, or mount that for writing", .0.display())]
+    ReadOnlyFileSystem(PathBuf),
     /// Nothing in it.
     #[error("{}: is empty", .0.display())]
     Empty(PathBuf),
@@ -216,14 +219,14 @@ pub enum StoreError {
         kind: StoreKind,
     },
     /// `prealloc` failed.
-    #[error("{}: cannot reserve {bytes} bytes", .path.display())]
+    #[error("{}: cannot reserve {bytes} bytes: {cause}", .path.display())]
     Prealloc {
         /// What was opened.
         path: PathBuf,
         /// Size of the range.
         bytes: u64,
         /// The cause.
-        source: io::Error,
+        cause: io::Error,
     },
     /// `ram` or `null` without a size.
     #[error("{}: no such file, so the {kind} store needs a length in sectors", .path.display())]
@@ -242,12 +245,12 @@ pub enum StoreError {
         reason: &'static str,
     },
     /// Ceph's libraries are not there.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     CephLibrary {
         /// What was to be opened.
         path: String,
         /// What is missing.
-        source: LoadError,
+        cause: LoadError,
     },
     /// There is no such image in the cluster.
     #[error("{path}: {what}")]
@@ -292,14 +295,14 @@ pub enum StoreError {
         spec: String,
     },
     /// Anything else that Ceph said.
-    #[error("{path}: {doing}: {source}")]
+    #[error("{path}: {doing}: {cause}")]
     Ceph {
         /// What it happened to.
         path: String,
         /// What was being done.
         doing: String,
         /// The cause.
-        source: io::Error,
+        cause: io::Error,
     },
     /// An NBD server that is not there, or refuses.
     #[error("{}: {reason}", .path.display())]
@@ -310,24 +313,24 @@ pub enum StoreError {
         reason: String,
     },
     /// Anything else the system said.
-    #[error("{}: {doing}", .path.display())]
+    #[error("{}: {doing}: {cause}", .path.display())]
     System {
         /// What it happened to.
         path: PathBuf,
         /// What was being done.
         doing: &'static str,
         /// The cause.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
 impl StoreError {
     /// A [`StoreError::System`] with its context.
-    pub(crate) fn system(path: &Path, doing: &'static str, source: impl Into<io::Error>) -> StoreError {
+    pub(crate) fn system(path: &Path, doing: &'static str, cause: impl Into<io::Error>) -> StoreError {
         StoreError::System {
             path: path.to_owned(),
             doing,
-            source: source.into(),
+            cause: cause.into(),
         }
     }
 }

@@ -148,7 +148,7 @@ impl Transport for XdpSocket {
             Err(errno) => Err(InitiatorError::Socket {
                 interface: self.packet.interface().into(),
                 action: "wait for an answer",
-                source: errno.into(),
+                cause: errno.into(),
             }),
         }
     }

@@ -10,30 +10,27 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use super::args::{ImportArgs, ImportFormat};
 use super::live::DEGRADED;
 use super::output;
-use crate::config::file;
 use crate::config::validate::{Words, contradictions};
+use crate::config::{file, source};
 use export::text;
 
 /// Where names of Ethernet addresses are looked up, as ggaoed does.
 const ETHERS: &str = "/etc/ethers";
 
 pub(super) fn run(args: &ImportArgs) -> Result<ExitCode> {
-    let read = |path: &Path| {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok::<_, anyhow::Error>((path.display().to_string(), text))
-    };
+    let read = |path: &Path| Ok::<_, anyhow::Error>((path.display().to_string(), text_of(path)?));
     let import = match args.format {
         ImportFormat::Vblade => {
             let texts: Result<Vec<_>> = fragments(&args.path)?.iter().map(|path| read(path)).collect();
             vblade::import(&texts?)
         }
         ImportFormat::Ggaoed => {
-            let ethers = fs::read_to_string(ETHERS).unwrap_or_default();
+            let ethers = text_of(Path::new(ETHERS)).unwrap_or_default();
             ggaoed::import(&read(&args.path)?.1, &ethers)
         }
         ImportFormat::Qaoed => qaoed::import(&read(&args.path)?.1)
@@ -56,6 +53,13 @@ pub(super) fn run(args: &ImportArgs) -> Result<ExitCode> {
         return Ok(ExitCode::from(DEGRADED));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a configuration file of another target says: text, and not without end.
+fn text_of(path: &Path) -> Result<String> {
+    let bytes = source::read(path).map_err(|reason| anyhow!("cannot read {}: {reason}", path.display()))?;
+    let text = String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));
+    text.with_context(|| format!("{} is no text: is it a disk image?", path.display()))
 }
 
 /// The file, or those of a directory that vblade's scripts take.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::config::interfaces;
 use crate::config::values::{self, SHELF, SLOT};
 use crate::control::api::SOCKET;
 use crate::control::api::dumps::whole_frames;
@@ -157,6 +158,9 @@ pub struct ExportArgs {
     pub(crate) action: ExportAction,
 }
 
+/// Values of one word, in which commas part them.
+type Patterns = Vec<String>;
+
 /// The actions of `xblade export`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ExportAction {
@@ -169,13 +173,8 @@ pub(crate) enum ExportAction {
         #[arg(value_parser = |text: &str| SLOT.parse::<u8>(text), allow_negative_numbers = true)]
         slot: u8,
         /// Network interfaces, names or globs
-        #[arg(
-            value_name = "NETIF[,NETIF…]",
-            value_delimiter = ',',
-            num_args = 1,
-            required = true
-        )]
-        interfaces: Vec<String>,
+        #[arg(value_name = "NETIF[,NETIF…]", value_parser = interfaces::patterns)]
+        interfaces: Patterns,
         /// Image file or block device
         file: PathBuf,
         /// Any other key of an export in the config file, as in read_only=true

@@ -80,8 +80,9 @@ fn move_group(args: &GroupArgs, request: &ControlRequest, wanted: Role) -> Resul
         if group.role == wanted {
             return done(args, &group);
         }
-        // It went the way back.
-        if moved && group.role == Role::Standby {
+        // It went the way back, perhaps faster than anybody looked: a try before this one has left no refusal.
+        let is_refused = wanted == Role::Active && group.refused.is_some();
+        if (moved || is_refused) && group.role == Role::Standby {
             bail!(
                 "failover group {}: {}",
                 args.group,

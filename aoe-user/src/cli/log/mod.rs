@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer as Text;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
@@ -36,8 +36,24 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn parse(filter: &str) -> Result<String, ParseError> {
-    EnvFilter::builder().parse(filter).map(|_| filter.to_owned())
+pub(super) fn parse(filter: &str) -> Result<String, String> {
+    filter_of(filter).map(|_| filter.to_owned())
+}
+
+/// Reads a filter. A word that is no level would be a module to the parser, of which everything is logged, and nothing of all others.
+fn filter_of(text: &str) -> Result<EnvFilter, String> {
+    let wrong = |reason: String| format!("no log filter, such as info or info,xblade::port=debug: {reason}");
+    for part in text.split(',') {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            return Err(wrong(format!(
+                "{part:?} names no level; there are error, warn, info, debug, trace and off"
+            )));
+        }
+    }
+    EnvFilter::builder()
+        .parse(text)
+        .map_err(|error| wrong(error.to_string()))
 }
 
 /// The log of this process. Dropping it writes what is still to be written, as long as that goes on.
@@ -118,23 +134,20 @@ impl Drop for Log {
 
 fn changer<S: 'static>(handle: Handle<EnvFilter, S>) -> SetLog {
     Arc::new(move |text| {
-        let filter = EnvFilter::builder().parse(text).map_err(|error| {
-            format!("{text} is no log filter, such as info or info,xblade::port=debug: {error}")
-        })?;
+        let filter = filter_of(text)?;
         handle.reload(filter).map_err(|error| error.to_string())
     })
 }
 
 /// What to log, and the variable that says it wrongly.
 fn chosen(argument: Option<&str>) -> (EnvFilter, Option<&'static str>) {
-    let parse = |text: &str| EnvFilter::builder().parse(text);
-    if let Some(filter) = argument.and_then(|text| parse(text).ok()) {
+    if let Some(filter) = argument.and_then(|text| filter_of(text).ok()) {
         return (filter, None);
     }
     let set = VARIABLES
         .into_iter()
         .find_map(|name| Some((name, std::env::var(name).ok().filter(|text| !text.is_empty())?)));
-    match set.map(|(name, text)| (name, parse(&text))) {
+    match set.map(|(name, text)| (name, filter_of(&text))) {
         Some((_, Ok(filter))) => (filter, None),
         Some((name, Err(_))) => (EnvFilter::new(DEFAULT), Some(name)),
         None => (EnvFilter::new(DEFAULT), None),

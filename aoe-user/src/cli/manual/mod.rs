@@ -3,6 +3,7 @@
 mod config;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -26,7 +27,11 @@ pub(super) fn man(dir: Option<&Path>) -> anyhow::Result<()> {
         page(Cli::command()).render(&mut text)?;
         return output::bytes(&text);
     };
-    fs::create_dir_all(dir).with_context(|| format!("cannot make the directory {}", dir.display()))?;
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        made => made,
+    }
+    .with_context(|| format!("cannot make the directory {}", dir.display()))?;
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     pages(command, dir)

@@ -16,6 +16,7 @@ use crate::config::file;
 use crate::config::validate::{Words, contradictions};
 use crate::control::Control;
 use crate::control::state::operator::{OperatorAction, Parts};
+use crate::target::Address;
 
 /// Whoever asked for a reload is told what has happened after this time, though not all of it may have.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
@@ -28,6 +29,9 @@ impl Control {
             Ok(selection) => selection,
             Err(reason) => return answer.error(reason),
         };
+        if let Some(reason) = self.unknown(&request, &selection) {
+            return answer.error(reason);
+        }
         match request {
             ControlRequest::State { .. } => answer.result(view::state(&self.supervisor, &selection, now)),
             ControlRequest::Metrics { format } => {
@@ -89,6 +93,22 @@ impl Control {
         }
     }
 
+    /// Says which name or pattern of a request is no export's. Nothing is done then: who mistypes one of two names of exports to pause
+    /// must not believe that both are.
+    fn unknown(&self, request: &ControlRequest, selection: &Selection) -> Option<String> {
+        // What is paused or was added need not be in the plan yet, or any more: those two look for themselves.
+        let is_for_others = matches!(
+            request,
+            ControlRequest::Resume { .. } | ControlRequest::Remove { .. }
+        );
+        if is_for_others || globs(request).is_empty() {
+            return None;
+        }
+        let status = self.supervisor.plan.status();
+        let known = status.exports.iter().map(|export| export.address);
+        selection.unmatched(known).map(no_such_export)
+    }
+
     fn set_log(&self, filter: &str, answer: ControlAnswer) {
         match (self.service.set_log)(filter) {
             Ok(()) => {
@@ -119,11 +139,14 @@ impl Control {
         let Some(mut config) = self.current.clone() else {
             return answer.error("the configuration has not been read yet; try again");
         };
-        let before = config.exports.len();
-        config.exports.retain(|export| !selection.has(export));
-        if config.exports.len() == before {
-            return answer.error("no export has such a name");
+        let configured = config.exports.iter().map(|export| Address {
+            shelf: export.shelf,
+            slot: export.slot,
+        });
+        if let Some(glob) = selection.unmatched(configured) {
+            return answer.error(no_such_export(glob));
         }
+        config.exports.retain(|export| !selection.has(export));
         self.put_in_force(config, vec![answer], now);
     }
 
@@ -205,6 +228,11 @@ impl Control {
                 .for_each(|answer| answer.result(reloaded));
         }
     }
+}
+
+/// The answer where a name or pattern is no export's.
+pub(super) fn no_such_export(glob: &str) -> String {
+    format!("{glob} matches no export; `xblade ls` lists them")
 }
 
 fn last_reload(ok: bool) -> LastReload {

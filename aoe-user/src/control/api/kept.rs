@@ -18,7 +18,7 @@ use crate::control::state::{self, StateDirError, StateEntry, StateKey};
 /// When it cannot be read.
 pub(crate) fn kept(dir: &Path) -> Result<KeptStates, StateDirError> {
     let (entries, losses) = match state::list(dir) {
-        Err(StateDirError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+        Err(StateDirError::Io { cause, .. }) if cause.kind() == ErrorKind::NotFound => {
             (Vec::new(), Vec::new())
         }
         entries => (entries?, state::lost::list(dir)?),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tracing::{error, info};
 
+use super::calls::no_such_export;
 use super::pause;
 use super::pausing::{PauseStep, Pausing};
 use super::socket::ControlAnswer;
@@ -23,8 +24,9 @@ impl Supervisor {
             .filter(|served| selection.has(&served.config))
             .cloned()
             .collect();
-        if chosen.is_empty() {
-            return answer.error("no export that is open has such a name");
+        let open = chosen.iter().map(|served| served.export.address());
+        if let Some(glob) = selection.unmatched(open) {
+            return answer.error(format!("{glob}: no such export is open, and nothing was paused"));
         }
         chosen.sort_by_key(|served| order(&served.key()));
         let mut keys: Vec<Key> = chosen.iter().map(|served| served.key()).collect();
@@ -49,6 +51,12 @@ impl Supervisor {
 
     /// Serves paused exports again.
     pub(super) fn resume(&mut self, selection: &Selection, answer: ControlAnswer) {
+        let status = self.plan.status();
+        let configured = status.exports.iter().map(|export| export.address);
+        let known = configured.chain(self.pauses.known().map(|(address, _)| address));
+        if let Some(glob) = selection.unmatched(known) {
+            return answer.error(no_such_export(glob));
+        }
         match self.pauses.resume(|(address, _)| selection.has_address(address)) {
             Ok(keys) => {
                 let number = self.begin(keys, PauseStep::Resume(HashSet::new()), answer);

@@ -130,9 +130,21 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener> {
 
 /// Removes a socket that a process has left behind that was killed.
 fn make_way(path: &Path) -> Result<()> {
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+    if let Some(directory) = path
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty())
+    {
+        // Only that of the packages, which a start takes away: whoever mistypes a path is not to find new directories.
+        if path == Path::new(super::SOCKET) {
+            std::fs::create_dir_all(directory)
+                .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+        }
+        if !directory.is_dir() {
+            bail!(
+                "there is no directory {} to make the control socket in; make it, or give another path by --control",
+                directory.display()
+            );
+        }
     }
     let kind = match std::fs::symlink_metadata(path) {
         Ok(meta) => meta.file_type(),
@@ -332,7 +344,7 @@ mod tests {
 
     /// A socket whose every request is answered with its text.
     fn echo(directory: &Path) -> (Listening, PathBuf) {
-        let path = directory.join("sub/control.sock");
+        let path = directory.join("control.sock");
         let (socket, mut calls) = Listening::new(&path);
         tokio::spawn(async move {
             while let Some(call) = calls.recv().await {
@@ -462,13 +474,16 @@ mod tests {
     fn a_socket_left_behind_is_taken_over_and_a_live_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
         run(async {
-            let path = directory.path().join("sub/control.sock");
-            std::fs::create_dir(directory.path().join("sub")).unwrap();
+            let path = directory.path().join("control.sock");
             drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
             let (_socket, path) = echo(directory.path());
             assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o660);
             let error = bind(&path).unwrap_err().to_string();
             assert!(error.contains("another xblade"), "{error}");
+            let missing = directory.path().join("no/control.sock");
+            let error = bind(&missing).unwrap_err().to_string();
+            assert!(error.contains("there is no directory"), "{error}");
+            assert!(!directory.path().join("no").exists());
             let file = directory.path().join("file");
             std::fs::write(&file, "").unwrap();
             assert!(bind(&file).unwrap_err().to_string().contains("is no socket"));

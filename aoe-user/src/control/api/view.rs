@@ -20,7 +20,7 @@ use crate::target::Address;
 
 /// Exports by their names.
 #[derive(Debug)]
-pub(in crate::control) struct Selection(Option<GlobSet>);
+pub(in crate::control) struct Selection(Option<GlobSet>, Vec<String>);
 
 impl Selection {
     /// Those that one of the globs matches, as in `e1.*`; all without a glob. The `e` may be left out.
@@ -29,19 +29,19 @@ impl Selection {
     /// When one is no glob.
     pub(crate) fn new(globs: &[String]) -> Result<Selection, String> {
         if globs.is_empty() {
-            return Ok(Selection(None));
+            return Ok(Selection(None, Vec::new()));
         }
         let mut set = GlobSetBuilder::new();
         for glob in globs {
             set.add(Glob::new(glob.trim_start_matches('e')).map_err(|error| error.to_string())?);
         }
         let set = set.build().map_err(|error| error.to_string())?;
-        Ok(Selection(Some(set)))
+        Ok(Selection(Some(set), globs.to_vec()))
     }
 
     /// All of them.
     pub(crate) const fn all() -> Selection {
-        Selection(None)
+        Selection(None, Vec::new())
     }
 
     /// Whether the export is one of them.
@@ -54,6 +54,19 @@ impl Selection {
     pub(crate) fn has_address(&self, address: Address) -> bool {
         let set = self.0.as_ref();
         set.is_none_or(|set| set.is_match(format!("{}.{}", address.shelf, address.slot)))
+    }
+
+    /// The first of the globs that matches none of these.
+    pub(crate) fn unmatched(&self, known: impl IntoIterator<Item = Address>) -> Option<&str> {
+        let set = self.0.as_ref()?;
+        let mut found = vec![false; self.1.len()];
+        for address in known {
+            for at in set.matches(format!("{}.{}", address.shelf, address.slot)) {
+                found[at] = true;
+            }
+        }
+        let at = found.iter().position(|found| !found)?;
+        Some(&self.1[at])
     }
 }
 
@@ -326,5 +339,23 @@ mod tests {
             );
         }
         assert!(Selection::new(&["e1.[".into()]).is_err());
+    }
+
+    #[test]
+    fn each_glob_is_to_match_something() {
+        let known = [Address { shelf: 1, slot: 1 }, Address { shelf: 1, slot: 2 }];
+        for (globs, unmatched) in [
+            (&[][..], None),
+            (&["e1.1", "1.*"], None),
+            (&["e1.*", "e7.7"], Some("e7.7")),
+            (&["nope", "e1.1"], Some("nope")),
+        ] {
+            let globs: Vec<String> = globs.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                Selection::new(&globs).unwrap().unmatched(known),
+                unmatched,
+                "{globs:?}"
+            );
+        }
     }
 }

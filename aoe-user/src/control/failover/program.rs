@@ -24,6 +24,8 @@ const CHECK_PATIENCE: Duration = Duration::from_secs(5);
 const PACE: Duration = Duration::from_millis(10);
 /// Bytes of what it says that are passed on.
 const SAID_BYTES: usize = 4096;
+/// Characters of that which are told.
+const TOLD_CHARACTERS: usize = 200;
 /// How long to wait for the end of what it says, which a child of its own may keep open.
 const SAID_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -59,7 +61,26 @@ pub(super) fn run(group: &FailoverGroup, order: LockOrder) -> Result<(), String>
     };
     let said = said.and_then(|said| said.recv_timeout(SAID_PATIENCE).ok());
     let said = said.unwrap_or_default();
-    Err(failed(format!("{status} {}", said.trim()).trim().to_owned()))
+    Err(failed(
+        format!("{status} {}", one_line(&said)).trim_end().to_owned(),
+    ))
+}
+
+/// What a program said, in one line that fits a table: where it said much, the end, which is where the reason is.
+fn one_line(said: &str) -> String {
+    let visible = |c: char| if c.is_control() { ' ' } else { c };
+    let lines = said
+        .lines()
+        .map(|line| line.chars().map(visible).collect::<String>());
+    let lines: Vec<String> = lines
+        .map(|line| line.trim().to_owned())
+        .filter(|line| !line.is_empty())
+        .collect();
+    let all = lines.join("; ");
+    match all.char_indices().nth_back(TOLD_CHARACTERS - 1) {
+        Some((at, _)) if at > 0 => format!("…{}", &all[at..]),
+        _ => all,
+    }
 }
 
 /// Starts a program with its arguments. By posix_spawn(3), because `std` hands on the signals that xblade has blocked: without SIGALRM
@@ -90,13 +111,14 @@ fn start<'a>(words: impl Iterator<Item = &'a str>, group: &str) -> io::Result<(P
     Ok((pid, stderr))
 }
 
-/// Reads all that it says, since it would wait for that, and gives the first of it. What is no text is replaced.
+/// Reads all that it says, since it would wait for that, and gives the last of it. What is no text is replaced.
 fn listen(mut from: PipeReader) -> Option<Receiver<String>> {
     let (sender, receiver) = channel();
     let read = move || {
         let (mut said, mut buffer) = (Vec::new(), [0; SAID_BYTES]);
         while let Ok(count @ 1..) = from.read(&mut buffer) {
-            said.extend_from_slice(&buffer[..count.min(SAID_BYTES - said.len())]);
+            said.extend_from_slice(&buffer[..count]);
+            said.drain(..said.len().saturating_sub(SAID_BYTES));
         }
         // Whoever waited may have given up.
         let _ = sender.send(String::from_utf8_lossy(&said).into_owned());
@@ -141,7 +163,13 @@ mod tests {
         let talks = group("/bin/sh -c 'head -c 300000 /dev/zero | tr \"\\0\" x >&2; exit 3' lock");
         let reason = run(&talks, LockOrder::Check).unwrap_err();
         assert!(
-            reason.contains("exit status: 3 xxx") && reason.len() < 5000,
+            reason.contains("exit status: 3 …xxx") && reason.len() < 400,
+            "{reason}"
+        );
+        let lines = group("/bin/sh -c 'for i in $(seq 500); do echo line $i; done >&2; exit 3' lock");
+        let reason = run(&lines, LockOrder::Check).unwrap_err();
+        assert!(
+            !reason.contains('\n') && reason.ends_with("line 499; line 500") && reason.len() < 400,
             "{reason}"
         );
         let killed = run(&group("/bin/sh -c 'kill -9 $$'"), LockOrder::Take).unwrap_err();
@@ -156,6 +184,6 @@ mod tests {
         SigSet::all().thread_block().unwrap();
         let blocked = group("/bin/sh -c 'grep SigBlk: /proc/self/status >&2; exit 1'");
         let reason = run(&blocked, LockOrder::Take).unwrap_err();
-        assert!(reason.contains("SigBlk:\t0000000000000000"), "{reason}");
+        assert!(reason.contains("SigBlk: 0000000000000000"), "{reason}");
     }
 }

@@ -117,6 +117,7 @@ impl Plan {
         now: Instant,
     ) {
         let force = self.wanted.force;
+        let again = self.again();
         let (Some(entry), Some(port)) = (self.exports.get(&id), self.ports.get_mut(name)) else {
             return;
         };
@@ -129,7 +130,7 @@ impl Plan {
             );
         }
         let (backoff, log) = Backoff::after(before, reason, now);
-        let line = format!("{address} FAILED on {name}, trying again: {}", backoff.reason);
+        let line = format!("{address} FAILED on {name}{again}: {}", backoff.reason);
         port.claims.insert(id, Claim::Taken(backoff));
         if log {
             self.say(Level::Error, line);

@@ -243,6 +243,7 @@ impl Plan {
         let reason = refusal.reason;
         self.ports_stale = true;
         self.leaving.remove(&id);
+        let again = self.again();
         let Some(entry) = self.exports.get_mut(&id) else {
             return;
         };
@@ -251,11 +252,7 @@ impl Plan {
             _ => None,
         };
         let (backoff, log) = Backoff::after(before, reason, now);
-        let line = format!(
-            "{} FAILED, trying again: {}",
-            address_of(&entry.config),
-            backoff.reason
-        );
+        let line = format!("{} FAILED{again}: {}", address_of(&entry.config), backoff.reason);
         entry.life = ExportLife::Failed(backoff);
         if log {
             self.say(Level::Error, line);

@@ -149,6 +149,8 @@ pub(super) struct Plan {
     /// The exports by the order of the configuration.
     order: Vec<ExportId>,
     exports: HashMap<ExportId, ExportEntry>,
+    /// The process ends with the first failure.
+    pub(crate) gives_up: bool,
     leaving: BTreeMap<ExportId, Leaving>,
     ports: BTreeMap<String, PlannedPort>,
     leaving_ports: BTreeMap<PortId, Instant>,
@@ -183,6 +185,7 @@ impl Plan {
             state: StateLife::Closed,
             order: Vec::new(),
             exports: HashMap::new(),
+            gives_up: false,
             leaving: BTreeMap::new(),
             ports: BTreeMap::new(),
             leaving_ports: BTreeMap::new(),
@@ -306,6 +309,11 @@ impl Plan {
         self.actions.push(PlanAction::OpenState(path, used));
     }
 
+    /// What is said of a failure beside it.
+    const fn again(&self) -> &'static str {
+        if self.gives_up { "" } else { ", trying again" }
+    }
+
     /// Kept state can be read and written.
     pub(super) fn state_opened(&mut self) {
         self.state = StateLife::Open;
@@ -319,7 +327,8 @@ impl Plan {
         let (backoff, log) = Backoff::after(before, reason, now);
         if log {
             let line = format!(
-                "no export can be served yet: FAILED, trying again: {}",
+                "no export can be served yet: FAILED{}: {}",
+                self.again(),
                 backoff.reason
             );
             self.say(Level::Error, line);

@@ -49,8 +49,14 @@ impl Plan {
     }
 
     pub(super) fn fail_port(&mut self, name: &str, before: Option<Backoff>, reason: String, now: Instant) {
+        // Most errors of a port begin with its name, and so do the places where this is shown.
+        let own = format!("{name}: ");
+        let reason = match reason.strip_prefix(&own) {
+            Some(rest) => rest.to_owned(),
+            None => reason,
+        };
         let (backoff, log) = Backoff::after(before, reason, now);
-        let line = format!("{name} FAILED, trying again: {}", backoff.reason);
+        let line = format!("{name} FAILED{}: {}", self.again(), backoff.reason);
         if let Some(port) = self.ports.get_mut(name) {
             port.life = PortLife::Failed(backoff);
         }

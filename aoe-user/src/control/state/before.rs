@@ -17,7 +17,7 @@ pub enum Before {
 /// Whether a directory is missing or has neither an index nor a state of any release.
 pub(super) fn is_unused(dir: &Path) -> Result<bool, StateDirError> {
     let names = match names_in(dir) {
-        Err(StateDirError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(StateDirError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => return Ok(true),
         names => names?,
     };
     let is_kept = |(_, name): &(PathBuf, String)| {

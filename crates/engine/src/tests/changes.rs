@@ -114,7 +114,10 @@ fn what_cannot_be_saved_is_not_answered_and_not_in_force() {
         assert_eq!(k.export.persistent(), Persistent::default());
         assert_eq!(k.export.in_flight(), 0);
     }
-    assert_eq!(k.witness.faults.lock().len(), 3);
+    assert!(
+        k.witness.faults.lock().is_empty(),
+        "the disk is well: whoever keeps states says it"
+    );
     assert!(k.witness.changes.lock().is_empty());
     assert_eq!(k.worker.ata(&write(0, 1, 1)), (0x40, 0));
 }

@@ -69,10 +69,10 @@ impl Backing {
         }
         if options.prealloc && !options.read_only && !device {
             let bytes = sectors * SECTOR_BYTES;
-            preallocate(&file, start, bytes).map_err(|source| StoreError::Prealloc {
+            preallocate(&file, start, bytes).map_err(|cause| StoreError::Prealloc {
                 path: path.clone(),
                 bytes,
-                source,
+                cause,
             })?;
         }
         let disk = Device::of(&file, &super::name_of(path));
@@ -169,11 +169,12 @@ fn open_error(path: &Path, access: &'static str, error: io::Error) -> StoreError
     match error.kind() {
         io::ErrorKind::NotFound => StoreError::Missing(path),
         io::ErrorKind::IsADirectory => StoreError::Directory(path),
+        io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnlyFileSystem(path),
         _ if lock::is_permission(&error) => StoreError::Permission { path, access },
         _ => StoreError::System {
             path,
             doing: "opening",
-            source: error,
+            cause: error,
         },
     }
 }

@@ -30,7 +30,7 @@ pub enum MergeError {
     #[error("{}: is no regular file: a new image cannot be put in its place by rename", .0.display())]
     NoFile(PathBuf),
     /// It would belong to somebody else.
-    #[error("{}: belongs to user {user}, group {group}, and a file made here cannot be given to them ({source}): \
+    #[error("{}: belongs to user {user}, group {group}, and a file made here cannot be given to them ({cause}): \
              `chown` the image to the user that xblade runs as, or give it CAP_CHOWN", .path.display())]
     Owner {
         /// The image.
@@ -40,17 +40,17 @@ pub enum MergeError {
         /// Their group.
         group: u32,
         /// The cause.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Writing, most often.
-    #[error("{}: {doing}: {source}", .path.display())]
+    #[error("{}: {doing}: {cause}", .path.display())]
     System {
         /// The new image.
         path: PathBuf,
         /// What was being done.
         doing: &'static str,
         /// The cause.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -94,11 +94,11 @@ impl OverlayStore {
         };
         let doing = |doing| at(&new.path, doing);
         let file = make(&new.path).map_err(doing("making it"))?;
-        give(&file, &meta).map_err(|source| MergeError::Owner {
+        give(&file, &meta).map_err(|cause| MergeError::Owner {
             path: place.clone(),
             user: meta.uid(),
             group: meta.gid(),
-            source,
+            cause,
         })?;
         copy(old, &file, meta.len()).map_err(doing("copying the old image"))?;
         let delta = File::open(files.delta()).map_err(at(&files.delta(), "opening it"))?;
@@ -166,10 +166,10 @@ fn give(new: &File, old: &Metadata) -> io::Result<()> {
 }
 
 fn at<'a>(path: &'a Path, doing: &'static str) -> impl FnOnce(io::Error) -> MergeError + use<'a> {
-    move |source| MergeError::System {
+    move |cause| MergeError::System {
         path: path.to_owned(),
         doing,
-        source,
+        cause,
     }
 }
 

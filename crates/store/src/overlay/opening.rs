@@ -62,14 +62,14 @@ pub enum OverlayError {
         what: String,
     },
     /// Its files cannot be made or read.
-    #[error("{}: {doing}: {source}", .path.display())]
+    #[error("{}: {doing}: {cause}", .path.display())]
     Files {
         /// Which.
         path: PathBuf,
         /// What was being done.
         doing: &'static str,
         /// The cause.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The delta cannot be opened.
     #[error(transparent)]
@@ -107,7 +107,7 @@ impl OverlayStore {
 impl Opening<'_> {
     fn failed(&self, doing: &'static str) -> impl FnOnce(io::Error) -> OverlayError {
         let path = self.options.files.base().to_owned();
-        move |source| OverlayError::Files { path, doing, source }
+        move |cause| OverlayError::Files { path, doing, cause }
     }
 
     fn other_golden(&self, what: String, boot: &'static str) -> OverlayError {

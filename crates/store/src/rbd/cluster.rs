@@ -85,14 +85,14 @@ pub(super) fn new_client(
         move |errno: Errno| StoreError::Ceph {
             path: path.to_string(),
             doing,
-            source: errno.into(),
+            cause: errno.into(),
         }
     };
     let user = &options.user;
     let rados = Rados::new(user)
-        .map_err(|source| StoreError::CephLibrary {
+        .map_err(|cause| StoreError::CephLibrary {
             path: path.to_string(),
-            source,
+            cause,
         })?
         .map_err(failed(format!("making the client client.{user}")))?;
     let conf = options.conf.as_ref().map(|conf| conf.to_string_lossy());

@@ -71,7 +71,7 @@ pub(super) fn failure(path: &RbdPath, doing: &'static str, errno: Errno) -> Stor
     StoreError::Ceph {
         path: path.to_string(),
         doing: doing.to_owned(),
-        source: errno.into(),
+        cause: errno.into(),
     }
 }
 
@@ -119,8 +119,8 @@ pub(super) fn open(
         Ok((image, pool))
     });
     let (image, pool) = opened.inspect_err(|error| {
-        if let StoreError::Ceph { source, .. } = error
-            && source.raw_os_error() == Some(libc::ESHUTDOWN)
+        if let StoreError::Ceph { cause, .. } = error
+            && cause.raw_os_error() == Some(libc::ESHUTDOWN)
         {
             // The client was fenced before: the next one that opens needs another.
             cluster.client.blocklist();
@@ -219,10 +219,10 @@ fn refuse_foreign(image: &RawImage, name: &Path, path: &RbdPath) -> Result<(), S
         let result = end.recv().map_err(io::Error::other)?;
         Ok(result?)
     };
-    let foreign = format::recognise_in(bytes, read).map_err(|source| StoreError::Ceph {
+    let foreign = format::recognise_in(bytes, read).map_err(|cause| StoreError::Ceph {
         path: path.to_string(),
         doing: "reading it".to_owned(),
-        source,
+        cause,
     })?;
     match foreign {
         Some(foreign) => Err(StoreError::Foreign {

@@ -86,12 +86,15 @@ impl Plan {
     /// What is said of an export that is not open because of its group.
     pub(in super::super) fn standby_text(&self, entry: &ExportEntry) -> Option<String> {
         let group = self.group_of(entry)?;
-        let text = match group.machine.state() {
-            Role::Active => return None,
-            Role::Standby => "another gateway serves it",
-            Role::Taking => "being taken from the gateway before",
-            Role::Quiet => "taken, and silent for a moment",
-            Role::Leaving => "silent, being closed",
+        let text = match (group.machine.state(), group.machine.reason()) {
+            (Role::Active, _) => return None,
+            // Whoever is heard is the reason of nothing that went wrong before.
+            (Role::Standby, Some(reason)) => reason,
+            (Role::Standby, None) if group.machine.heard_us().is_some() => "another gateway serves it",
+            (Role::Standby, None) => "no gateway that serves it was heard yet",
+            (Role::Taking, _) => "being taken from the gateway before",
+            (Role::Quiet, _) => "taken, and silent for a moment",
+            (Role::Leaving, _) => "silent, being closed",
         };
         Some(format!("failover group {}: {text}", group.config.name))
     }

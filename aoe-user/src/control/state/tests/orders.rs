@@ -1,6 +1,7 @@
 //! What the operator asks of a process that holds the directory.
 
-use super::super::operator::{OperatorError, ask_within};
+use super::super::operator::ask_within;
+use super::super::operator_error::OperatorError;
 use super::*;
 use crate::store::{Extent, LostWrites};
 

@@ -236,11 +236,7 @@ fn known_losses(config: &ExportConfig, key: StateKey, state: Arc<StateDir>) -> L
         );
     }
     // Before anybody is answered.
-    let told = move |lost: &LostWrites| {
-        if let Err(error) = state.mark_lost(&key, lost) {
-            tracing::error!("{key}: the lost writes are not kept in mind beyond a restart: {error}");
-        }
-    };
+    let told = move |lost: &LostWrites| state.keep_loss(&key, lost);
     Losses {
         known,
         told: Some(Arc::new(told)),

@@ -20,6 +20,7 @@ pub(crate) mod operator;
 mod operator_error;
 mod sealed;
 mod told;
+mod unkept;
 mod writer;
 
 use std::fs::{self, File};
@@ -40,6 +41,7 @@ use key::OldName;
 pub use key::StateKey;
 pub(crate) use load::Shut;
 use told::completes;
+use unkept::Unkept;
 use writer::{Medium, StateWriter};
 
 const EXTENSION: &str = "state";
@@ -106,6 +108,7 @@ pub struct StateDir {
     old: Mutex<Vec<(String, OldName)>>,
     /// Requests of the operator are carried out one at a time.
     obeying: Mutex<()>,
+    unkept: Unkept,
     /// Unlocked by closing.
     lock: File,
 }
@@ -133,6 +136,7 @@ impl StateDir {
             writer,
             configured: Mutex::default(),
             obeying: Mutex::default(),
+            unkept: Unkept::new(path),
             lock,
         };
         Ok(Arc::new(dir))
@@ -176,6 +180,7 @@ impl StateDir {
 
 impl Drop for StateDir {
     fn drop(&mut self) {
+        self.keep_losses();
         if !self.writer.close() {
             tracing::error!(
                 "the disk of the state directory does not answer: the last changes by initiators are lost \

@@ -174,10 +174,13 @@ impl Stop {
             let _ = tokio::time::timeout(RELEASE, release).await;
         }
         if let Some(state) = supervisor.state.take() {
-            let unlock = tokio::task::spawn_blocking(move || match std::sync::Arc::try_unwrap(state) {
-                // Waits for what is being written.
-                Ok(state) => drop(state),
-                Err(held) => held.unlock(),
+            let unlock = tokio::task::spawn_blocking(move || {
+                state.keep_losses();
+                match std::sync::Arc::try_unwrap(state) {
+                    // Waits for what is being written.
+                    Ok(state) => drop(state),
+                    Err(held) => held.unlock(),
+                }
             });
             if tokio::time::timeout(RELEASE, unlock).await.is_err() {
                 error!("left behind: the state directory does not answer");

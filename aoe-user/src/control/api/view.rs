@@ -1,6 +1,7 @@
 //! What the supervisor knows, in the words of the control socket.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
@@ -13,6 +14,7 @@ use crate::config::ExportConfig;
 use crate::control::open::Served;
 use crate::control::pauses::Pause;
 use crate::control::plan::{ExportStatus, PortStatus, Progress};
+use crate::control::state::{StateDir, StateKey};
 use crate::control::supervisor::Supervisor;
 use crate::metrics::{ExportTotals, Snapshot};
 use crate::store::{Health, SECTOR_BYTES};
@@ -194,7 +196,12 @@ fn export(
                 stopped: lost.stopped,
             };
             if state == Condition::Ready {
-                (state, reason) = (Condition::FailedDegraded, Some(lost.to_string()));
+                let is_unkept = |dir: &Arc<StateDir>| dir.has_unkept(&StateKey::from(&**config));
+                let note = match supervisor.state.as_ref().is_some_and(is_unkept) {
+                    true => "; a restart would forget it, its mark cannot be written to the state directory",
+                    false => "",
+                };
+                (state, reason) = (Condition::FailedDegraded, Some(format!("{lost}{note}")));
             }
             lost_writes = Some(lost);
         }

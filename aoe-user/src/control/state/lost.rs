@@ -58,15 +58,15 @@ impl Mark {
 impl StateDir {
     /// The loss that stands for an export that is about to be served. A mark that cannot be read is one, of unknown extent.
     pub(crate) fn lost_writes(&self, key: &StateKey, stopped: bool) -> Option<LostWrites> {
-        let marks = self.marks(key);
-        marks.standing.map(|mark| mark.lost(stopped))
+        let kept = || Some(self.marks(key).standing?.lost(stopped));
+        self.unkept.get(key).or_else(kept)
     }
 
-    /// Keeps a loss in mind. On the medium when it returns.
+    /// Writes a mark. On the medium when it returns.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn mark_lost(&self, key: &StateKey, lost: &LostWrites) -> Result<(), StateDirError> {
+    pub(super) fn mark_lost(&self, key: &StateKey, lost: &LostWrites) -> Result<(), StateDirError> {
         let mut marks = self.marks(key);
         marks.standing = Some(Mark {
             first_sector: lost.extent.lba,
@@ -83,9 +83,10 @@ impl StateDir {
     /// # Errors
     /// When the file cannot be written.
     pub(crate) fn accept_lost(&self, key: &StateKey) -> Result<bool, StateDirError> {
+        let was_unkept = self.unkept.forget(key);
         let mut marks = self.marks(key);
         let Some(mut mark) = marks.standing.take() else {
-            return Ok(false);
+            return Ok(was_unkept);
         };
         mark.accepted = Some(now());
         marks.accepted.push(mark);

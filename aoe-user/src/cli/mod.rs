@@ -39,12 +39,8 @@ use crate::config::validate::{Report, Words, contradictions, validate};
 use crate::control::preflight::{preflight, raise_descriptors};
 use crate::host;
 
-/// Reads the command line; `Err`: the process ends with this code, and all is said. `has_output`: standard output was open when it
-/// began.
-pub fn parse(has_output: bool) -> Result<Cli, ExitCode> {
-    if !has_output {
-        output::is_missing();
-    }
+/// Reads the command line; `Err`: the process ends with this code, and all is said.
+pub fn parse() -> Result<Cli, ExitCode> {
     let mut error = match Cli::try_parse() {
         Ok(cli) => return Ok(cli),
         Err(error) => error,

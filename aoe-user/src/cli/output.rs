@@ -2,22 +2,13 @@
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write as _};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 /// Whoever read standard output has enough. Not worth a word: see [`super::run`].
 #[derive(Debug, thiserror::Error)]
 #[error("standard output was closed")]
 pub(super) struct Closed;
-
-static NONE_AT_START: AtomicBool = AtomicBool::new(false);
-
-/// There was no standard output when the process began. Rust's runtime puts /dev/null in its place, where all would be lost without
-/// an error.
-pub(super) fn is_missing() {
-    NONE_AT_START.store(true, Ordering::Relaxed);
-}
 
 /// Writes to standard output.
 ///
@@ -40,9 +31,6 @@ pub(super) fn line(text: impl Display) -> Result<()> {
 /// # Errors
 /// As [`print()`].
 pub(super) fn bytes(bytes: &[u8]) -> Result<()> {
-    if NONE_AT_START.load(Ordering::Relaxed) {
-        bail!("cannot write to standard output: it is closed");
-    }
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Closed.into()),

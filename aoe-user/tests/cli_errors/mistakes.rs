@@ -24,16 +24,11 @@ fn output_that_is_lost_is_a_failure_of_every_command() {
         "check --version",
         "man",
     ] {
-        for (to, reason) in [(">/dev/full", "No space left on device"), (">&-", "it is closed")] {
-            let (code, stderr) = shell(&format!("$x {command} {to}"));
-            assert_eq!(code, Some(1), "{command} {to}: {stderr}");
-            let told = stderr.contains("cannot write to standard output") && stderr.contains(reason);
-            assert!(told, "{command} {to}: {stderr}");
-        }
+        let (code, stderr) = shell(&format!("$x {command} >/dev/full"));
+        assert_eq!(code, Some(1), "{command}: {stderr}");
+        let told = stderr.contains("cannot write to standard output") && stderr.contains("No space left");
+        assert!(told, "{command}: {stderr}");
         let (code, stderr) = shell(&format!("$x {command} >/dev/null"));
-        assert_eq!((code, &*stderr), (Some(0), ""), "{command}");
-        // As Python's DEVNULL.
-        let (code, stderr) = shell(&format!("$x {command} 1<>/dev/null"));
         assert_eq!((code, &*stderr), (Some(0), ""), "{command}");
     }
 }

@@ -7,12 +7,7 @@ use super::imports::without_tests;
 use super::sources;
 
 /// The statics that change, each with what it stands for of the process or its kernel, of which there is one whatever is passed in.
-const KNOWN: [(&str, &str, &str); 20] = [
-    (
-        "aoe-user/src/cli/output.rs",
-        "NONE_AT_START",
-        "the process's standard output, which was closed when it began",
-    ),
+const KNOWN: [(&str, &str, &str); 18] = [
     (
         "aoe-user/src/control/other_targets/voice.rs",
         "RUN",
@@ -22,11 +17,6 @@ const KNOWN: [(&str, &str, &str); 20] = [
         "aoe-user/src/control/state/operator.rs",
         "LAST",
         "the process's temporary files beside a request: no two have one name",
-    ),
-    (
-        "aoe-user/src/main.rs",
-        "OPEN",
-        "the process's standard output, as it was before the runtime",
     ),
     (
         "crates/engine/src/mutants.rs",

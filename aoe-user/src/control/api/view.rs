@@ -160,6 +160,17 @@ fn paused(pause: Option<Pause>) -> Option<(Condition, &'static str)> {
     })
 }
 
+/// A loss in words, and whether a restart would forget it.
+fn why_lost(supervisor: &Supervisor, config: &ExportConfig, lost: &LostWritesInfo) -> String {
+    let is_unkept = |dir: &Arc<StateDir>| dir.has_unkept(&StateKey::from(config));
+    match supervisor.state.as_ref().is_some_and(is_unkept) {
+        true => {
+            format!("{lost}; a restart would forget it, its mark cannot be written to the state directory")
+        }
+        false => lost.to_string(),
+    }
+}
+
 fn export(
     supervisor: &Supervisor,
     status: &ExportStatus,
@@ -196,12 +207,10 @@ fn export(
                 stopped: lost.stopped,
             };
             if state == Condition::Ready {
-                let is_unkept = |dir: &Arc<StateDir>| dir.has_unkept(&StateKey::from(&**config));
-                let note = match supervisor.state.as_ref().is_some_and(is_unkept) {
-                    true => "; a restart would forget it, its mark cannot be written to the state directory",
-                    false => "",
-                };
-                (state, reason) = (Condition::FailedDegraded, Some(format!("{lost}{note}")));
+                (state, reason) = (
+                    Condition::FailedDegraded,
+                    Some(why_lost(supervisor, config, &lost)),
+                );
             }
             lost_writes = Some(lost);
         }

@@ -157,7 +157,7 @@ mod tests {
         let dir = loop {
             match StateDir::open(temp.path(), Before::Unknown) {
                 Err(super::super::StateDirError::InUse { .. }) => {
-                    std::thread::sleep(Duration::from_millis(1))
+                    std::thread::sleep(Duration::from_millis(1));
                 }
                 dir => break dir.unwrap(),
             }

@@ -17,7 +17,7 @@ use crate::control::plan::{ExportStatus, PortStatus, Progress};
 use crate::control::state::{StateDir, StateKey};
 use crate::control::supervisor::Supervisor;
 use crate::metrics::{ExportTotals, Snapshot};
-use crate::store::{Health, SECTOR_BYTES};
+use crate::store::{Health, LostWrites, SECTOR_BYTES};
 use crate::target::Address;
 
 /// Exports by their names.
@@ -160,6 +160,17 @@ fn paused(pause: Option<Pause>) -> Option<(Condition, &'static str)> {
     })
 }
 
+impl From<LostWrites> for LostWritesInfo {
+    fn from(lost: LostWrites) -> LostWritesInfo {
+        LostWritesInfo {
+            offset: lost.extent.lba * SECTOR_BYTES,
+            bytes: lost.extent.count * SECTOR_BYTES,
+            cause: lost.cause,
+            stopped: lost.stopped,
+        }
+    }
+}
+
 /// A loss in words, and whether a restart would forget it.
 fn why_lost(supervisor: &Supervisor, config: &ExportConfig, lost: &LostWritesInfo) -> String {
     let is_unkept = |dir: &Arc<StateDir>| dir.has_unkept(&StateKey::from(config));
@@ -191,30 +202,23 @@ fn export(
     }
     let on = |name: &str| is_only || status.served_on.iter().any(|served| served == name);
     let health = served.map(|served| served.export.store().health());
-    let mut lost_writes = None;
-    match health {
+    let lost_writes = match health {
         Some(Health::Silent(why)) if state == Condition::Ready => {
             (state, reason) = (Condition::Failed, Some(why));
+            None
         }
         Some(Health::Degraded(why)) if state == Condition::Ready => {
             (state, reason) = (Condition::FailedDegraded, Some(why));
+            None
         }
-        Some(Health::LostWrites(lost)) => {
-            let lost = LostWritesInfo {
-                offset: lost.extent.lba * SECTOR_BYTES,
-                bytes: lost.extent.count * SECTOR_BYTES,
-                cause: lost.cause,
-                stopped: lost.stopped,
-            };
-            if state == Condition::Ready {
-                (state, reason) = (
-                    Condition::FailedDegraded,
-                    Some(why_lost(supervisor, config, &lost)),
-                );
-            }
-            lost_writes = Some(lost);
-        }
-        _ => {}
+        Some(Health::LostWrites(lost)) => Some(LostWritesInfo::from(lost)),
+        _ => None,
+    };
+    if let Some(lost) = lost_writes.as_ref().filter(|_| state == Condition::Ready) {
+        (state, reason) = (
+            Condition::FailedDegraded,
+            Some(why_lost(supervisor, config, lost)),
+        );
     }
     let totals = snapshot.export(status.address, config.vlan, on);
     ExportInfo {

@@ -12,7 +12,7 @@ use lab::initiator::PATIENCE;
 use lab::link::target_mac;
 use lab::needs::Need;
 use lab::target::binary;
-use lab::{Address, Image, Lab, Options, Request, Target, namespace, needs};
+use lab::{Address, Image, Lab, Namespace, Options, Request, Target, namespace, needs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xblade::initiator::Client;
@@ -46,6 +46,29 @@ fn service_goes_on_after_the_link_was_down() -> Result<()> {
     lab.set_carrier(0, true)?;
     initiator.advertisement(|reply| reply.address == E11)?;
     ensure!(initiator.find(E11)?.read(6, 1)? == stamp(6));
+    Ok(())
+}
+
+/// The kernel takes the queues away, and all else is as before when the target looks again.
+#[test]
+fn service_goes_on_after_the_interface_was_in_another_namespace() -> Result<()> {
+    needs!(Need::Root);
+    let (lab, _image, mut target) = served(1500)?;
+    let initiator = lab.open(0)?;
+    ensure!(initiator.find(E11)?.read(5, 1)? == stamp(5));
+    let elsewhere = Namespace::new("elsewhere")?;
+    for _ in 0..2 {
+        target.process.signal(Signal::SIGSTOP)?;
+        lab.target
+            .ip(&format!("link set eth0 netns {}", elsewhere.path()))?;
+        elsewhere.ip(&format!("link set eth0 netns {}", lab.target.path()))?;
+        lab.target.ip("link set eth0 up")?;
+        target.process.signal(Signal::SIGCONT)?;
+        // Asked again and again until somebody answers.
+        ensure!(initiator.find(E11)?.read(6, 1)? == stamp(6));
+    }
+    let is_told = |line: &str| line.contains("eth0") && line.contains("took its receive queues away");
+    target.process.wait_for_after(0, is_told, PATIENCE)?;
     Ok(())
 }
 

@@ -140,6 +140,8 @@ struct Running<'a> {
     rules_made: Option<Instant>,
     /// When the port was opened again because a worker had panicked.
     reopened: Option<Instant>,
+    /// At the last look a queue was gone.
+    lost_queues: bool,
     shared: &'a PortShared,
 }
 
@@ -191,6 +193,7 @@ fn run(
         denied: DeniedReport::new(Instant::now()),
         rules_made: None,
         reopened: None,
+        lost_queues: false,
         shared,
     };
     running.tell_about();
@@ -220,7 +223,10 @@ impl Running<'_> {
             if Instant::now() >= tick {
                 tick = Instant::now() + TICK;
                 self.report_denied();
-                if let Err(reason) = self.look_whether_frames_arrive() {
+                let looked = self
+                    .look_for_queues()
+                    .and_then(|()| self.look_whether_frames_arrive());
+                if let Err(reason) = looked {
                     return PortEvent::Failed(reason);
                 }
             }
@@ -373,6 +379,21 @@ impl Running<'_> {
             Ok(()) => {}
         }
         self.rules_made = Some(Instant::now());
+        Ok(())
+    }
+
+    /// An interface that left this network namespace for a moment looks as it did before, but has lost its queues. Of one that is
+    /// gone, control hears from the kernel before the second look.
+    fn look_for_queues(&mut self) -> Result<(), String> {
+        let lost = self.shared.queues.lock().iter().any(|queue| !queue.is_bound());
+        if std::mem::replace(&mut self.lost_queues, lost) && lost {
+            self.close();
+            return Err(
+                "the kernel took its receive queues away: the interface was removed and made anew, or moved to another network \
+                 namespace and back"
+                    .into(),
+            );
+        }
         Ok(())
     }
 

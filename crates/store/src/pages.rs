@@ -26,6 +26,10 @@ impl<O: Pages> Medium for O {
         self.backing().sync()
     }
 
+    fn take_cut(&self) -> Option<Extent> {
+        self.backing().take_cut()
+    }
+
     fn fault(&self, lba: u64, source: io::Error) -> Fault {
         self.backing().fault(FaultKind::Write, lba, source)
     }

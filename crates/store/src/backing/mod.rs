@@ -46,6 +46,8 @@ pub(crate) struct Backing {
     read_only: bool,
     traits: Traits,
     faults: AtomicU64,
+    /// The object's bytes when it was seen to be shorter than what is served, the fewest; `u64::MAX`: it was not.
+    shortest: AtomicU64,
     /// The path leads elsewhere now.
     replaced: AtomicBool,
     pace: FaultPace,
@@ -143,6 +145,7 @@ impl Backing {
     /// Of statx or lseek.
     pub(crate) fn measure(&self) -> io::Result<u64> {
         let end = self.size.ask(&self.file)?;
+        self.look_for_cut();
         self.warn_if_replaced();
         if self.length != 0 {
             return Ok(self.length);
@@ -171,6 +174,27 @@ impl Backing {
     /// Whether [`Backing::measure`] found another file, or none, at the path.
     pub(crate) fn is_replaced(&self) -> bool {
         self.replaced.load(Ordering::Relaxed)
+    }
+
+    /// Notes it when a file that is written to is shorter than what is served.
+    fn look_for_cut(&self) {
+        if self.device || self.read_only {
+            return;
+        }
+        if let Ok(bytes) = self.object_bytes()
+            && bytes < self.position(self.sectors())
+        {
+            self.shortest.fetch_min(bytes, Ordering::AcqRel);
+        }
+    }
+
+    /// The sectors that somebody cut off a file that is written to, also where the file is whole again; once for each time it was seen.
+    pub(crate) fn take_cut(&self) -> Option<Extent> {
+        self.look_for_cut();
+        let bytes = self.shortest.swap(u64::MAX, Ordering::AcqRel);
+        let lba = bytes.saturating_sub(self.start) / SECTOR_BYTES;
+        let count = self.sectors().checked_sub(lba).filter(|count| *count > 0)?;
+        Some(Extent { lba, count })
     }
 
     /// Lets others have the object; nothing is served any more.
@@ -233,6 +257,7 @@ impl Backing {
             _ => (kind, source),
         };
         self.faults.fetch_add(1, Ordering::Relaxed);
+        self.look_for_cut();
         if let Some(count) = self.pace.happened(kind) {
             tracing::warn!(
                 "{}: {kind} at sector {lba} (byte {}): {source} ({count} such faults since the last report)",

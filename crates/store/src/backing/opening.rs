@@ -89,6 +89,7 @@ impl Backing {
             read_only: options.read_only,
             traits,
             faults: AtomicU64::new(0),
+            shortest: AtomicU64::new(u64::MAX),
             replaced: AtomicBool::new(false),
             pace: FaultPace::default(),
             block: match device {

@@ -11,12 +11,16 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use engine::{Extent, Fault, FaultKind, Health, LostWrites};
 
 use super::dirty::{DirtyMap, Regions};
-use super::machine::{CommitAction, CommitAnswer, CommitMachine, Epoch, Failed, Failure, Member, Time};
+use super::machine::{CommitAction, CommitAnswer, CommitMachine, Epoch, Failed, Failure, Member, Time, hull};
 use super::policy::{OnLoss, Policy};
 use super::task::{Medium, Task, Waiter};
+use crate::backing::short_file;
 
 /// An idle thread ends after this time; the next work starts another.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// Why sectors are lost that were on the medium.
+const CUT: &str = "the file was cut short";
 
 /// In [`Committer::gate`]: no writes are taken. The other bits are the machine's epoch.
 const STOPPED: u64 = 1 << 63;
@@ -287,8 +291,16 @@ impl Committer {
         let group = self.make(group);
         let began = Instant::now();
         let result = self.medium.commit();
+        let cut = self.medium.take_cut();
+        let result = match cut {
+            Some(_) => result.and(Err(short_file())),
+            None => result,
+        };
         self.count(began.elapsed(), waiters, result.is_err());
-        let failed = result.as_ref().err().map(|error| self.failed(error, &covered));
+        let failed = result
+            .as_ref()
+            .err()
+            .map(|error| self.failed(error, &covered, cut));
         let mut state = self.state.lock();
         let stood = state.machine.lost().is_some();
         let answers = state.machine.done(group, failed.map_or(Ok(()), Err));
@@ -303,15 +315,22 @@ impl Committer {
     }
 
     /// A commit failed: finds out what is lost, and has it kept in mind before anybody is told.
-    fn failed(&self, error: &io::Error, covered: &Regions) -> Failed {
-        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+    fn failed(&self, error: &io::Error, covered: &Regions, cut: Option<Extent>) -> Failed {
+        let own = error.raw_os_error();
+        let errno = own.unwrap_or(libc::EIO);
         let mut state = self.state.lock();
         // First: who enters from here on is not taken down, and who entered before finds out.
         state.machine.fails(errno);
         self.publish(&state.machine);
         let failed = Failed {
             errno,
-            lost: self.uncommitted(covered),
+            cause: cut.map(|_| CUT),
+            lost: match (cut, own) {
+                // The rest is on the medium.
+                (Some(cut), None) => Some(cut),
+                (Some(cut), Some(_)) => Some(self.uncommitted(covered).map_or(cut, |other| hull(cut, other))),
+                (None, _) => self.uncommitted(covered),
+            },
         };
         let (before, loss) = (state.machine.lost().cloned(), state.machine.loss_by(&failed));
         drop(state);

@@ -73,6 +73,8 @@ pub struct CommitAnswer<W> {
 pub struct Failed {
     /// OS error.
     pub errno: i32,
+    /// In words, where the error's own do not say it.
+    pub cause: Option<&'static str>,
     /// Where acknowledged writes were that had not been committed, by the time the commit returned.
     pub lost: Option<Extent>,
 }
@@ -309,7 +311,10 @@ impl<W> CommitMachine<W> {
                 Some(before) => hull(before.extent, extent),
                 None => extent,
             },
-            cause: std::io::Error::from_raw_os_error(failed.errno).to_string(),
+            cause: match failed.cause {
+                Some(cause) => cause.to_owned(),
+                None => std::io::Error::from_raw_os_error(failed.errno).to_string(),
+            },
             stopped: self.on_lost_write == OnLostWrite::Stop,
         })
     }
@@ -326,7 +331,7 @@ impl<W> CommitMachine<W> {
 }
 
 /// The smallest extent around both.
-fn hull(one: Extent, other: Extent) -> Extent {
+pub(super) fn hull(one: Extent, other: Extent) -> Extent {
     let lba = one.lba.min(other.lba);
     Extent {
         lba,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use engine::{Completion, CompletionHandle as _, Event, Fault, SECTOR_BYTES, Token};
+use engine::{Completion, CompletionHandle as _, Event, Extent, Fault, SECTOR_BYTES, Token};
 
 use super::machine::{Epoch, Wish};
 use crate::handle::QueueHandle;
@@ -12,6 +12,11 @@ use crate::io::transfer::Transfer;
 pub(crate) trait Medium: Send + Sync + std::fmt::Debug {
     /// Puts everything written so far on the medium. Only the committer calls it: the kernel tells each open file of an error once.
     fn commit(&self) -> io::Result<()>;
+
+    /// Sectors that are gone because somebody cut the file short, since this was asked last.
+    fn take_cut(&self) -> Option<Extent> {
+        None
+    }
 
     /// Logs and counts a failure, and gives the fault to answer with.
     fn fault(&self, lba: u64, source: io::Error) -> Fault;

@@ -9,7 +9,7 @@ use super::driver::counter;
 use super::{Driver, image, stamp};
 use crate::open::open;
 use crate::options::{StoreKind, StoreOptions};
-use engine::{Durability, FaultKind};
+use engine::{Durability, FaultKind, Health};
 
 pub(super) fn patiently(what: &str, mut attempt: impl FnMut() -> bool) {
     let limit = Instant::now() + Duration::from_secs(60);
@@ -52,13 +52,20 @@ fn file_cut_short(kind: StoreKind) {
         1001 * 512,
         "a write must not make it longer again"
     );
+    assert_eq!(store.refresh().unwrap(), 4096, "a disk does not shrink");
+    // The operator makes it as long as before, but what was written is gone.
+    file.set_len(4096 * 512).unwrap();
+    driver.flush().expect_err("acknowledged writes are lost");
+    let Health::LostWrites(lost) = store.health() else {
+        panic!("healthy");
+    };
+    assert_eq!((lost.extent.lba, lost.extent.end()), (1001, 4096));
+    assert!(lost.stopped && lost.cause.contains("cut short"), "{lost}");
+    assert!(driver.write(5, &stamp(5, 3), Durability::WriteBack).is_err());
     for lba in 0..1001 {
         assert_eq!(driver.read(lba, 1).unwrap(), stamp(lba, 1), "sector {lba}");
-        driver.write(lba, &stamp(lba, 3), Durability::WriteBack).unwrap();
     }
-    assert_eq!(store.refresh().unwrap(), 4096, "a disk does not shrink");
-    // The operator repairs it.
-    file.set_len(4096 * 512).unwrap();
+    store.accept_lost_writes();
     patiently("no recovery", || driver.read(3000, 1).is_ok());
     assert_eq!(driver.read(3000, 1).unwrap(), [0; 512]);
     driver.write(3000, &stamp(3000, 4), Durability::Durable).unwrap();
@@ -66,7 +73,26 @@ fn file_cut_short(kind: StoreKind) {
     store.close().unwrap();
     let bytes = std::fs::read(&path).unwrap();
     assert_eq!(bytes[3000 * 512..3001 * 512], stamp(3000, 4));
-    assert!((0..1001).all(|lba| bytes[lba * 512..(lba + 1) * 512] == stamp(lba as u64, 3)));
+    assert!((0..1001).all(|lba| bytes[lba * 512..(lba + 1) * 512] == stamp(lba as u64, 1)));
+}
+
+/// Nothing is asked beyond the end, and all of it was on the medium before.
+#[test]
+fn a_flush_notices_that_the_file_was_cut_short() {
+    for kind in [StoreKind::Mmap, StoreKind::Direct] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        let file = image(&path, 4096);
+        let store = open(&StoreOptions::new(kind, &path)).unwrap();
+        let mut driver = Driver::new(&store);
+        driver.write(1000, &stamp(1000, 1), Durability::Durable).unwrap();
+        driver.flush().unwrap();
+        file.set_len(0).unwrap();
+        driver.flush().expect_err("the write is gone");
+        file.set_len(4096 * 512).unwrap();
+        driver.flush().expect_err("it does not come back");
+        assert!(matches!(store.health(), Health::LostWrites(_)));
+    }
 }
 
 /// Reads while the file is cut and restored all the time: never a byte that is neither the file's nor a fault's.
@@ -103,16 +129,15 @@ fn no_foreign_page_is_ever_read() {
         for round in 0..200u64 {
             file.set_len(KEPT * 512).unwrap();
             for lba in 0..8 {
-                writer
-                    .write(KEPT - 1 - lba, &stamp(KEPT - 1 - lba, 1), Durability::WriteBack)
-                    .unwrap();
+                // Refused as soon as the cut is noticed.
+                let _ = writer.write(KEPT - 1 - lba, &stamp(KEPT - 1 - lba, 1), Durability::WriteBack);
             }
             std::thread::sleep(Duration::from_millis(round % 4));
             file.set_len(2048 * 512).unwrap();
         }
         stop.store(true, Relaxed);
     });
-    store.close().unwrap();
+    store.close().expect_err("what was cut off is lost");
     let bytes = std::fs::read(&path).unwrap();
     assert!((0..KEPT).all(|lba| bytes[lba as usize * 512..(lba as usize + 1) * 512] == stamp(lba, 1)));
 }

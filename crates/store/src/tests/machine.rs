@@ -25,6 +25,7 @@ fn begins(machine: &mut CommitMachine<u32>, now: Duration) -> Vec<Member<u32>> {
 
 fn lost(lba: u64, count: u64) -> Result<(), Failed> {
     Err(Failed {
+        cause: None,
         errno: libc::EIO,
         lost: Some(Extent { lba, count }),
     })
@@ -92,6 +93,7 @@ fn a_failure_reaches_into_the_group_that_waits() {
         assert!(machine.join(who, wish).is_none());
     }
     let failed = Err(Failed {
+        cause: None,
         errno: libc::EIO,
         lost: None,
     });

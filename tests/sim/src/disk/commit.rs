@@ -375,6 +375,7 @@ impl Disk {
         let result = match failed {
             None => Ok(()),
             Some(lost) => Err(Failed {
+                cause: None,
                 errno: EIO,
                 lost: lost.then_some(all),
             }),

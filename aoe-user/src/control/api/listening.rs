@@ -1,11 +1,16 @@
 //! The control socket's place in the file system: taken as soon as it is free, and again when it was lost.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context as _, Result, bail};
+use nix::unistd::{Gid, Group, chown};
 use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -20,6 +25,9 @@ const PAUSES: [Duration; 2] = match cfg!(test) {
     true => [Duration::from_millis(10), Duration::from_millis(40)],
     false => [Duration::from_secs(1), Duration::from_secs(15)],
 };
+
+/// Members of this group may read.
+const GROUP: &str = "xblade";
 
 /// What a path leads to: device and inode.
 type Place = (u64, u64);
@@ -55,13 +63,90 @@ impl Drop for Listening {
     }
 }
 
+/// A socket at this path. Must be called inside the runtime.
+///
+/// # Errors
+/// When the path cannot be bound, or somebody listens there.
+fn bind(path: &Path) -> Result<UnixListener> {
+    make_way(path)?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let group = Group::from_name(GROUP).ok().flatten().map(|group| group.gid);
+    if let Err(error) = permit(path, group) {
+        let (shown, group) = (path.display(), GROUP);
+        warn!("{shown}: the group {group} cannot be given the right to read ({error}): root only");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot set who may use {shown}"))?;
+    }
+    Ok(listener)
+}
+
+/// Removes a socket that a process has left behind that was killed.
+fn make_way(path: &Path) -> Result<()> {
+    if let Some(directory) = path
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty())
+    {
+        // Only that of the packages, which a start takes away: whoever mistypes a path is not to find new directories.
+        if path == Path::new(super::SOCKET) {
+            std::fs::create_dir_all(directory)
+                .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+        }
+        if !directory.is_dir() {
+            bail!(
+                "there is no directory {} to make the control socket in; make it, or give another path by --control",
+                directory.display()
+            );
+        }
+    }
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(meta) => meta.file_type(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    };
+    if !kind.is_socket() {
+        bail!("{} is no socket: give another path by --control", path.display());
+    }
+    if has_listener(path) {
+        bail!(
+            "another xblade listens on {}: give one of them another path by --control",
+            path.display()
+        );
+    }
+    std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
+}
+
+/// Whether somebody has this socket. Never waits for one that takes no connections, as a process that was stopped.
+fn has_listener(path: &Path) -> bool {
+    let connected = || {
+        let socket = socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::NONBLOCK,
+            None,
+        )?;
+        connect(&socket, &SocketAddrUnix::new(path)?)
+    };
+    connected() != Err(Errno::CONNREFUSED)
+}
+
+fn permit(path: &Path, group: Option<Gid>) -> Result<()> {
+    if let Some(group) = group {
+        chown(path, None, Some(group))?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(())
+}
+
 fn place(path: &Path) -> Option<Place> {
     let metadata = std::fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
 
-fn take(path: &Path, ours: &Mutex<Option<Place>>) -> anyhow::Result<UnixListener> {
-    let listener = socket::bind(path)?;
+fn take(path: &Path, ours: &Mutex<Option<Place>>) -> Result<UnixListener> {
+    // A place that was lost may be somebody else's by now, under the same number.
+    *ours.lock() = None;
+    let listener = bind(path)?;
     *ours.lock() = place(path);
     Ok(listener)
 }
@@ -69,7 +154,7 @@ fn take(path: &Path, ours: &Mutex<Option<Place>>) -> anyhow::Result<UnixListener
 /// Takes connections; listens again when the socket was removed, or something else lies in its place.
 async fn keep(
     path: PathBuf,
-    mut taken: anyhow::Result<UnixListener>,
+    mut taken: Result<UnixListener>,
     ours: Arc<Mutex<Option<Place>>>,
     calls: mpsc::Sender<ControlCall>,
 ) {
@@ -186,6 +271,32 @@ mod tests {
             std::fs::remove_file(&path).unwrap();
             drop(answering(&path));
             assert!(!path.exists());
+        });
+    }
+
+    #[test]
+    fn a_socket_left_behind_is_taken_over_and_a_live_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        run(async {
+            let path = directory.path().join("control.sock");
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            let _listening = answering(&path);
+            assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o660);
+            let error = bind(&path).unwrap_err().to_string();
+            assert!(error.contains("another xblade"), "{error}");
+            let missing = directory.path().join("no/control.sock");
+            let error = bind(&missing).unwrap_err().to_string();
+            assert!(error.contains("there is no directory"), "{error}");
+            assert!(!directory.path().join("no").exists());
+            let stopped = directory.path().join("stopped.sock");
+            let listener = std::os::unix::net::UnixListener::bind(&stopped).unwrap();
+            rustix::net::listen(&listener, 0).unwrap();
+            let _queued = std::os::unix::net::UnixStream::connect(&stopped).unwrap();
+            let error = bind(&stopped).unwrap_err().to_string();
+            assert!(error.contains("another xblade"), "at once: {error}");
+            let file = directory.path().join("file");
+            std::fs::write(&file, "").unwrap();
+            assert!(bind(&file).unwrap_err().to_string().contains("is no socket"));
         });
     }
 }

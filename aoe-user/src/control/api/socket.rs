@@ -1,13 +1,9 @@
 //! The socket itself: who may connect, how much they may send, and how long they may take to read.
 
-use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use nix::unistd::{Gid, Group, chown, geteuid};
+use nix::unistd::geteuid;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -31,8 +27,6 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 pub(super) const CALLS_MAX: usize = 64;
 /// Shortest time between two replies of a stream.
 const EVERY_MIN: Duration = Duration::from_millis(50);
-/// Members of this group may read.
-const GROUP: &str = "xblade";
 
 /// A request on its way to the control loop.
 #[derive(Debug)]
@@ -108,69 +102,6 @@ fn error_line(reason: &str) -> String {
         result: None,
         error: Some(reason.to_owned()),
     })
-}
-
-/// A socket at this path. Must be called inside the runtime.
-///
-/// # Errors
-/// When the path cannot be bound, or somebody listens there.
-pub(super) fn bind(path: &Path) -> Result<UnixListener> {
-    make_way(path)?;
-    let listener =
-        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    let group = Group::from_name(GROUP).ok().flatten().map(|group| group.gid);
-    if let Err(error) = permit(path, group) {
-        let (shown, group) = (path.display(), GROUP);
-        warn!("{shown}: the group {group} cannot be given the right to read ({error}): root only");
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-            .with_context(|| format!("cannot set who may use {shown}"))?;
-    }
-    Ok(listener)
-}
-
-/// Removes a socket that a process has left behind that was killed.
-fn make_way(path: &Path) -> Result<()> {
-    if let Some(directory) = path
-        .parent()
-        .filter(|directory| !directory.as_os_str().is_empty())
-    {
-        // Only that of the packages, which a start takes away: whoever mistypes a path is not to find new directories.
-        if path == Path::new(super::SOCKET) {
-            std::fs::create_dir_all(directory)
-                .with_context(|| format!("cannot make the directory {}", directory.display()))?;
-        }
-        if !directory.is_dir() {
-            bail!(
-                "there is no directory {} to make the control socket in; make it, or give another path by --control",
-                directory.display()
-            );
-        }
-    }
-    let kind = match std::fs::symlink_metadata(path) {
-        Ok(meta) => meta.file_type(),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
-    };
-    if !kind.is_socket() {
-        bail!("{} is no socket: give another path by --control", path.display());
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => bail!(
-            "another xblade listens on {}: give one of them another path by --control",
-            path.display()
-        ),
-    }
-}
-
-fn permit(path: &Path, group: Option<Gid>) -> Result<()> {
-    if let Some(group) = group {
-        chown(path, None, Some(group))?;
-    }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(())
 }
 
 /// Takes connections, for ever.
@@ -329,13 +260,11 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
-
     use std::cell::Cell;
 
     use super::super::listening::Listening;
     use super::*;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     fn run(test: impl Future<Output = ()>) {
         let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -467,26 +396,6 @@ mod tests {
                 assert!(reply.contains("Reload"), "{reply}");
             };
             local.run_until(asked).await;
-        });
-    }
-
-    #[test]
-    fn a_socket_left_behind_is_taken_over_and_a_live_one_is_not() {
-        let directory = tempfile::tempdir().unwrap();
-        run(async {
-            let path = directory.path().join("control.sock");
-            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-            let (_socket, path) = echo(directory.path());
-            assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o660);
-            let error = bind(&path).unwrap_err().to_string();
-            assert!(error.contains("another xblade"), "{error}");
-            let missing = directory.path().join("no/control.sock");
-            let error = bind(&missing).unwrap_err().to_string();
-            assert!(error.contains("there is no directory"), "{error}");
-            assert!(!directory.path().join("no").exists());
-            let file = directory.path().join("file");
-            std::fs::write(&file, "").unwrap();
-            assert!(bind(&file).unwrap_err().to_string().contains("is no socket"));
         });
     }
 }

@@ -1,5 +1,6 @@
 //! `xblade dump`: what AF_XDP takes and sends, as Wireshark sees it, and what that costs.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -20,6 +21,7 @@ struct Site {
     target: Target,
     lab: Lab,
     image: Image,
+    _other: Image,
 }
 
 impl Site {
@@ -28,12 +30,32 @@ impl Site {
             mtu,
             ..Options::default()
         })?;
-        let image = Image::stamped(4096)?;
-        let control = image.directory().join("control.sock");
-        let control = control.to_str().context("an odd path")?;
-        let args = ["serve", "1", "1", "eth0", image.as_str(), "--control", control];
-        let target = Target::ready(&lab.target, &args, 1)?;
-        Ok(Site { target, lab, image })
+        let (image, other) = (Image::stamped(4096)?, Image::stamped(64)?);
+        let config = image.directory().join("xblade.toml");
+        let mut text = String::from("[defaults]\ninterfaces = [\"eth0\"]\n");
+        for (slot, image) in [(1, &image), (2, &other)] {
+            let path = image.path();
+            writeln!(text, "[[export]]\nshelf = 1\nslot = {slot}\npath = {path:?}")?;
+        }
+        std::fs::write(&config, text)?;
+        let [config, state, control] = ["xblade.toml", "state", "control.sock"]
+            .map(|name| image.directory().join(name).display().to_string());
+        let args = [
+            "daemon",
+            "--config",
+            &config,
+            "--state-dir",
+            &state,
+            "--control",
+            &control,
+        ];
+        let target = Target::ready(&lab.target, &args, 2)?;
+        Ok(Site {
+            target,
+            lab,
+            image,
+            _other: other,
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -174,6 +196,9 @@ fn a_dump_ends_after_its_frames_and_shows_what_was_asked_for() -> Result<()> {
         output.status.success() && output.stdout.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]),
         "{output:?}"
     );
+    let refused = site.command(&["dump", "e9.9"])?.stdout(Stdio::null()).output()?;
+    let said = String::from_utf8(refused.stderr)?;
+    ensure!(said.contains("e9.9 matches no export"), "{said}");
     let refused = site.command(&["dump", "eth9"])?.stdout(Stdio::null()).output()?;
     let said = String::from_utf8(refused.stderr)?;
     ensure!(

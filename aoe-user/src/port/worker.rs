@@ -34,6 +34,8 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 const KICK_AGAIN: Duration = Duration::from_millis(1);
 /// How long to leave an interface alone that poll(2) calls dead.
 const DEAD_PAUSE: Duration = Duration::from_millis(10);
+/// A disk whose last answer is older is slow.
+const SOON: Duration = Duration::from_millis(1);
 
 /// What control may ask of a worker.
 #[derive(Debug)]
@@ -121,6 +123,7 @@ impl Worker {
             start_us: monotonic_ns() / 1000,
             trace: Trace::default(),
             next_advertisement_us: None,
+            last_completion: start,
         };
         let (end, ending) = WorkerEnd::new(alarm);
         // Not joined: it may go on for what a disk still owes it when its queue is free for others.
@@ -181,6 +184,8 @@ struct DataPath {
     trace: Trace,
     /// When the engine wants to advertise again, on that clock.
     next_advertisement_us: Option<u64>,
+    /// When a store last ended something that it had put off.
+    last_completion: Instant,
 }
 
 impl DataPath {
@@ -240,6 +245,9 @@ impl DataPath {
         let now_us = self.us(now);
         let is_watched = self.link.look_for_readers();
         let mut worked = self.session.completions(&mut self.link, now_us);
+        if worked {
+            self.last_completion = now;
+        }
         let waiting = self.link.socket.readable();
         self.link.arrivals().look(waiting, self.start_us + now_us);
         while !self.batch.is_full()
@@ -278,9 +286,11 @@ impl DataPath {
         }
     }
 
-    /// Waits awake for work for a while. Whoever waits for a disk does not: the thread that commits may need this very CPU.
+    /// Waits awake for work for a while. Whoever waits for a disk that answers soon does not: the thread that commits may need this very
+    /// CPU. One that has been silent for longer needs none, and is no reason to answer others later.
     fn spin_until_work(&mut self, last_work: Instant, now: Instant) -> bool {
-        if self.session.pending() > 0 {
+        let waits = self.session.pending() > 0;
+        if waits && now.duration_since(self.last_completion) < SOON {
             return false;
         }
         let cpu = if self.metrics.serving() > self.pace.cpus {
@@ -289,8 +299,9 @@ impl DataPath {
             Cpu::Own
         };
         let (socket, commands) = (&self.link.socket, &self.commands);
+        let completions = self.session.completion_queue();
         self.spinner.spin(cpu, last_work, now, || {
-            socket.is_readable() || !commands.is_empty()
+            socket.is_readable() || !commands.is_empty() || (waits && completions.has_news())
         })
     }
 

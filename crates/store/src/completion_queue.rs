@@ -229,15 +229,20 @@ impl CompletionQueue {
         self.handle.waker().fd()
     }
 
-    /// To be called before polling [`CompletionQueue::fd`]; false means that something arrived meanwhile: do not sleep.
-    pub fn prepare_sleep(&mut self) -> bool {
-        self.submit(Instant::now());
-        self.handle.waker().prepare_sleep();
+    /// Whether something may have ended. Without a system call.
+    pub fn has_news(&mut self) -> bool {
         let ring_news = match &mut self.transfers {
             Some(TransferEngine::Ring(ring)) => ring.has_news(),
             _ => false,
         };
-        if !ring_news && self.handle.is_empty() && self.returns.is_empty() {
+        ring_news || !self.handle.is_empty() || !self.returns.is_empty()
+    }
+
+    /// To be called before polling [`CompletionQueue::fd`]; false means that something arrived meanwhile: do not sleep.
+    pub fn prepare_sleep(&mut self) -> bool {
+        self.submit(Instant::now());
+        self.handle.waker().prepare_sleep();
+        if !self.has_news() {
             return true;
         }
         self.awake();

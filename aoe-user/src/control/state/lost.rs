@@ -83,16 +83,17 @@ impl StateDir {
     /// # Errors
     /// When the file cannot be written.
     pub(crate) fn accept_lost(&self, key: &StateKey) -> Result<bool, StateDirError> {
-        let was_unkept = self.unkept.forget(key);
+        let mut unkept = self.unkept.lock();
         let mut marks = self.marks(key);
         let Some(mut mark) = marks.standing.take() else {
-            return Ok(was_unkept);
+            return Ok(unkept.by_key.remove(key).is_some());
         };
         mark.accepted = Some(now());
         marks.accepted.push(mark);
         let old = marks.accepted.len().saturating_sub(ACCEPTED_MAX);
         marks.accepted.drain(..old);
         self.put_marks(key, &marks)?;
+        unkept.by_key.remove(key);
         Ok(true)
     }
 

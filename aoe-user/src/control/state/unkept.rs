@@ -4,11 +4,14 @@
 //! accepts the loss, or the process ends.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tracing::{error, info};
 
 use super::StateDir;
@@ -28,8 +31,16 @@ const PAUSES: [Duration; 2] = match cfg!(test) {
 /// What is not kept yet.
 #[derive(Debug)]
 pub(super) struct Unkept {
-    marks: Mutex<BTreeMap<StateKey, LostWrites>>,
+    /// Held while a mark is written, so that the latest one stays.
+    losses: Mutex<Losses>,
     reserve: PathBuf,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    pub(super) by_key: BTreeMap<StateKey, LostWrites>,
+    /// A thread tries.
+    is_tried: bool,
 }
 
 impl Unkept {
@@ -37,73 +48,87 @@ impl Unkept {
     pub(super) fn new(dir: &Path) -> Unkept {
         let reserve = dir.join(RESERVE);
         let is_there = reserve
-            .metadata()
-            .is_ok_and(|meta| meta.len() == RESERVE_BYTES as u64);
-        // Written, not only made longer: on some file systems that reserves nothing.
-        if !is_there && std::fs::write(&reserve, [0; RESERVE_BYTES]).is_err() {
+            .symlink_metadata()
+            .is_ok_and(|meta| meta.is_file() && meta.len() == RESERVE_BYTES as u64);
+        if !is_there {
             let _ = std::fs::remove_file(&reserve);
+            if fill(&reserve).is_err() {
+                let _ = std::fs::remove_file(&reserve);
+            }
         }
         Unkept {
-            marks: Mutex::default(),
+            losses: Mutex::default(),
             reserve,
         }
     }
 
     pub(super) fn get(&self, key: &StateKey) -> Option<LostWrites> {
-        self.marks.lock().get(key).cloned()
+        self.lock().by_key.get(key).cloned()
     }
 
-    /// The operator accepts a loss; true: it was one of these.
-    pub(super) fn forget(&self, key: &StateKey) -> bool {
-        self.marks.lock().remove(key).is_some()
+    pub(super) fn lock(&self) -> MutexGuard<'_, Losses> {
+        self.losses.lock()
     }
+}
+
+/// Makes the file that holds room: written, not only made long, which reserves nothing on some file systems.
+fn fill(reserve: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(reserve)?;
+    file.write_all(&[0; RESERVE_BYTES])?;
+    file.sync_all()
 }
 
 impl StateDir {
     /// Keeps a loss in mind: on the medium when it returns, or else as soon as that is possible.
     pub(crate) fn keep_loss(self: &Arc<Self>, key: &StateKey, lost: &LostWrites) {
+        let mut losses = self.unkept.lock();
+        losses.by_key.remove(key);
         let Err(first) = self.mark_lost(key, lost) else {
             return;
         };
+        let first = anyhow::Error::from(first);
         if std::fs::remove_file(&self.unkept.reserve).is_ok() && self.mark_lost(key, lost).is_ok() {
             info!(
                 "{key}: the lost writes are kept in mind in the room that was reserved for that: {first:#}"
             );
             return;
         }
-        let first = anyhow::Error::from(first);
         error!("{key}: the lost writes are not kept in mind beyond a restart yet, trying again: {first:#}");
-        let mut marks = self.unkept.marks.lock();
-        let is_tried = !marks.is_empty();
-        marks.insert(key.clone(), lost.clone());
-        drop(marks);
+        losses.by_key.insert(key.clone(), lost.clone());
+        if losses.is_tried {
+            return;
+        }
         let dir = Arc::downgrade(self);
-        if !is_tried
-            && let Err(error) = std::thread::Builder::new()
-                .name("xblade-marks".into())
-                .spawn(move || try_again(&dir))
-        {
-            error!("no thread to try it again, only at the end: {error}");
+        let thread = std::thread::Builder::new().name("xblade-marks".into());
+        match thread.spawn(move || try_again(&dir)) {
+            Ok(_) => losses.is_tried = true,
+            Err(error) => error!("no thread to try it again, only at the end: {error}"),
         }
     }
 
-    /// Whether the loss of an export would be forgotten at a restart.
+    /// Whether the loss of an export would be forgotten at a restart. Does not wait: a disk may be at the writing of marks for ever.
     pub(crate) fn has_unkept(&self, key: &StateKey) -> bool {
-        self.unkept.get(key).is_some()
+        let losses = self.unkept.losses.try_lock();
+        losses.is_none_or(|losses| losses.by_key.contains_key(key))
     }
 
     /// Tries once more to keep what is not; true: all of it is.
     pub(crate) fn keep_losses(&self) -> bool {
-        let marks = self.unkept.marks.lock().clone();
-        for (key, lost) in marks {
-            // Held meanwhile: what the operator accepts must not come back.
-            let mut marks = self.unkept.marks.lock();
-            if marks.get(&key) == Some(&lost) && self.mark_lost(&key, &lost).is_ok() {
+        let mut losses = self.unkept.lock();
+        losses.by_key.retain(|key, lost| {
+            let is_kept = self.mark_lost(key, lost).is_ok();
+            if is_kept {
                 info!("{key}: the lost writes are kept in mind now");
-                marks.remove(&key);
             }
-        }
-        self.unkept.marks.lock().is_empty()
+            !is_kept
+        });
+        let all = losses.by_key.is_empty();
+        losses.is_tried &= !all;
+        all
     }
 }
 
@@ -175,5 +200,41 @@ mod tests {
         std::fs::remove_dir_all(block).unwrap();
         assert!(dir.keep_losses());
         assert_eq!(dir.lost_writes(&key, true), None);
+    }
+
+    #[test]
+    fn a_later_loss_is_not_overwritten_by_an_earlier_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let key: StateKey = "1.1".parse().unwrap();
+        let (dir, block) = blocked(temp.path(), &key);
+        dir.keep_loss(&key, &lost());
+        std::fs::remove_dir_all(block).unwrap();
+        let larger = LostWrites {
+            extent: Extent { lba: 0, count: 99 },
+            ..lost()
+        };
+        dir.keep_loss(&key, &larger);
+        assert!(dir.keep_losses());
+        assert_eq!(dir.lost_writes(&key, true), Some(larger));
+    }
+
+    #[test]
+    fn room_is_reserved_in_a_file_of_our_own() {
+        let temp = tempfile::tempdir().unwrap();
+        let (elsewhere, reserve) = (temp.path().join("precious"), temp.path().join("state/reserve"));
+        std::fs::write(&elsewhere, "data").unwrap();
+        std::fs::create_dir(temp.path().join("state")).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &reserve).unwrap();
+        drop(StateDir::open(&temp.path().join("state"), Before::Unknown).unwrap());
+        assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "data");
+        let made = reserve.symlink_metadata().unwrap();
+        assert!(made.is_file() && made.len() == RESERVE_BYTES as u64);
+        std::fs::remove_file(&reserve).unwrap();
+        nix::unistd::mkfifo(&reserve, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        drop(StateDir::open(&temp.path().join("state"), Before::Unknown).unwrap());
+        assert!(
+            reserve.symlink_metadata().unwrap().is_file(),
+            "nobody waits for a writer"
+        );
     }
 }

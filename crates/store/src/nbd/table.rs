@@ -96,6 +96,8 @@ pub(super) struct Table {
     /// Answered since the last flush began.
     answered: Vec<u64>,
     flush: Option<Flush>,
+    /// The server has said that it shuts down: it gets no further requests, on no connection.
+    is_ending: bool,
     /// The server wants flushes.
     flushes: bool,
     /// How it gives space back.
@@ -118,6 +120,9 @@ impl Table {
 
     /// The next request to be sent.
     pub(super) fn next(&mut self) -> Option<Message> {
+        if self.is_ending {
+            return None;
+        }
         if let Some(flush) = self.flush.as_mut().filter(|flush| !flush.sent) {
             flush.sent = true;
             let (command, cookie) = (NbdCommand::Flush, flush.cookie);
@@ -170,6 +175,7 @@ impl Table {
         if outcome == Err(SHUTTING_DOWN) {
             operation.phase = Phase::Queued;
             self.queue.push_back(cookie);
+            self.is_ending = true;
             return Vec::new();
         }
         let goes_on = outcome.is_ok() && operation.work.advance();
@@ -208,6 +214,7 @@ impl Table {
         };
         if result == Err(SHUTTING_DOWN) {
             // The connection is lost with it.
+            self.is_ending = true;
             self.answered.extend(flush.covers);
             return Vec::new();
         }
@@ -224,6 +231,7 @@ impl Table {
 
     /// The server is lost. What may be begun again is; gives how many writes are in doubt.
     pub(super) fn lost(&mut self, session: Session) -> usize {
+        self.is_ending = false;
         self.flush = None;
         self.answered.clear();
         self.queue.clear();
@@ -305,5 +313,32 @@ fn plain(command: NbdCommand, cookie: u64, (offset, length): (u64, u32)) -> Mess
             length,
         },
         payload: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another connection to the same server may be quicker than the one that was told.
+    #[test]
+    fn a_server_that_shuts_down_gets_nothing_more_on_any_connection() {
+        let mut table = Table::default();
+        table.connected(true, None);
+        let write = |at| Work::Write {
+            at,
+            bytes: Arc::new([1; 512]),
+        };
+        table.add(write(0), Box::new(|_| {}));
+        let cookie = table.next().unwrap().head.cookie;
+        assert!(table.answered(cookie, Err(SHUTTING_DOWN)).is_empty());
+        table.add(write(512), Box::new(|_| {}));
+        assert!(table.next().is_none());
+        assert_eq!(table.lost(1), 0, "nothing is in doubt");
+        table.connected(true, None);
+        let sent: Vec<u64> = std::iter::from_fn(|| table.next())
+            .map(|message| message.head.cookie)
+            .collect();
+        assert_eq!(sent, [cookie, cookie + 1]);
     }
 }

@@ -63,15 +63,17 @@ fn run_load(args: &BenchArgs) -> anyhow::Result<Run> {
     if !args.json {
         output::line(report::headline(args, &target, &identity, mtu_bytes))?;
     }
+    // Before the interface is changed: what comes from here on ends the measurement, and the interface is an ordinary one again.
+    let interrupt = Interrupt::catch()?;
     let (transport, outcome) = if args.af_xdp {
         let rx_queues = host::rx_queues(&args.interface).unwrap_or(1);
         let mut socket = XdpSocket::open(client.into_socket(), rx_queues, plan.depth)?;
         let transport = format!("AF_XDP, {}", socket.mode());
-        let outcome = measure(&mut socket, &plan, args, &transport)?;
+        let outcome = measure(&mut socket, &plan, args, (&transport, &interrupt))?;
         (transport, outcome)
     } else {
         let transport = "AF_PACKET".to_owned();
-        let outcome = measure(&mut client.into_socket(), &plan, args, &transport)?;
+        let outcome = measure(&mut client.into_socket(), &plan, args, (&transport, &interrupt))?;
         (transport, outcome)
     };
     Ok(Run {
@@ -108,9 +110,8 @@ fn measure(
     transport: &mut impl Transport,
     plan: &LoadPlan,
     args: &BenchArgs,
-    way: &str,
+    (way, interrupt): (&str, &Interrupt),
 ) -> anyhow::Result<LoadOutcome> {
-    let interrupt = Interrupt::catch()?;
     if !args.json {
         output::line(format_args!("{}, through {way}", report::describe(plan)))?;
     }

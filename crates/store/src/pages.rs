@@ -30,6 +30,10 @@ impl<O: Pages> Medium for O {
         self.backing().take_cut()
     }
 
+    fn forget_cut(&self, accepted: Extent) {
+        self.backing().forget_cut(accepted);
+    }
+
     fn fault(&self, lba: u64, source: io::Error) -> Fault {
         self.backing().fault(FaultKind::Write, lba, source)
     }

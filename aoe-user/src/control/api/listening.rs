@@ -192,7 +192,7 @@ async fn keep(
 
 /// Until the path leads elsewhere.
 async fn lost(path: &Path, ours: Option<Place>) {
-    while place(path) == ours {
+    while ours.is_some() && place(path) == ours {
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -43,6 +43,17 @@ struct Mark {
 }
 
 impl Mark {
+    /// Of a loss that is noticed now.
+    fn of(lost: &LostWrites) -> Mark {
+        Mark {
+            first_sector: lost.extent.lba,
+            sectors: lost.extent.count,
+            cause: lost.cause.clone(),
+            noticed: now(),
+            accepted: None,
+        }
+    }
+
     fn lost(&self, stopped: bool) -> LostWrites {
         LostWrites {
             extent: Extent {
@@ -68,13 +79,7 @@ impl StateDir {
     /// When the file cannot be written.
     pub(super) fn mark_lost(&self, key: &StateKey, lost: &LostWrites) -> Result<(), StateDirError> {
         let mut marks = self.marks(key);
-        marks.standing = Some(Mark {
-            first_sector: lost.extent.lba,
-            sectors: lost.extent.count,
-            cause: lost.cause.clone(),
-            noticed: now(),
-            accepted: None,
-        });
+        marks.standing = Some(Mark::of(lost));
         self.put_marks(key, &marks)
     }
 
@@ -88,6 +93,9 @@ impl StateDir {
         let Some(mut mark) = marks.standing.take() else {
             return Ok(unkept.by_key.remove(key).is_some());
         };
+        if let Some(later) = unkept.by_key.get(key) {
+            mark = Mark::of(later);
+        }
         mark.accepted = Some(now());
         marks.accepted.push(mark);
         let old = marks.accepted.len().saturating_sub(ACCEPTED_MAX);

@@ -141,6 +141,11 @@ impl<H: CompletionHandle> Entry<H> {
         }
     }
 
+    /// Whether it only has to leave its stripes, or has left them.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.people.lock().phase == Phase::Ended
+    }
+
     /// Whether it waits for its turn and that is this requester's.
     pub(crate) fn is_owned_by(&self, requester: &Requester<H>) -> bool {
         let people = self.people.lock();

@@ -182,7 +182,8 @@ impl<H: CompletionHandle> Shares<H> {
         let Some(share) = line.get_mut(&entry.source) else {
             return true;
         };
-        if entry.is_at_work() {
+        // One that has just ended on another worker is no longer counted: starting it comes to nothing.
+        if entry.is_at_work() || entry.has_ended() {
             return true;
         }
         let waits = share.waiting.iter().any(|other| Arc::ptr_eq(other, entry));

@@ -197,6 +197,16 @@ impl Backing {
         Some(Extent { lba, count })
     }
 
+    /// A cut within these sectors was accepted. A file that is still short is found again.
+    pub(crate) fn forget_cut(&self, accepted: Extent) {
+        let begin = self.position(accepted.lba);
+        let _ = self
+            .shortest
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |bytes| {
+                (accepted.lba == 0 || bytes >= begin).then_some(u64::MAX)
+            });
+    }
+
     /// Lets others have the object; nothing is served any more.
     pub(super) fn unlock(&self) {
         self.sectors.store(0, Ordering::Release);

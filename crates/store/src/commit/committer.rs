@@ -226,6 +226,9 @@ impl Committer {
     /// The operator accepts what is lost.
     pub(crate) fn accept_lost_writes(&self) {
         let mut state = self.state.lock();
+        if let Some(lost) = state.machine.lost() {
+            self.medium.forget_cut(lost.extent);
+        }
         state.machine.accept();
         self.publish(&state.machine);
     }

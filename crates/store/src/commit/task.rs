@@ -18,6 +18,9 @@ pub(crate) trait Medium: Send + Sync + std::fmt::Debug {
         None
     }
 
+    /// The operator has accepted that these sectors are gone: what was noted of the same cut since is no new one.
+    fn forget_cut(&self, _accepted: Extent) {}
+
     /// Logs and counts a failure, and gives the fault to answer with.
     fn fault(&self, lba: u64, source: io::Error) -> Fault;
 

@@ -95,6 +95,27 @@ fn a_flush_notices_that_the_file_was_cut_short() {
     }
 }
 
+/// Reads that fail meanwhile see the same cut.
+#[test]
+fn a_cut_that_was_accepted_does_not_come_back() {
+    for kind in [StoreKind::Mmap, StoreKind::Direct] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        let file = image(&path, 4096);
+        let store = open(&StoreOptions::new(kind, &path)).unwrap();
+        let mut driver = Driver::new(&store);
+        driver.write(1000, &stamp(1000, 1), Durability::Durable).unwrap();
+        file.set_len(0).unwrap();
+        driver.flush().expect_err("the write is gone");
+        driver.read(2000, 1).expect_err("nothing is there");
+        file.set_len(4096 * 512).unwrap();
+        store.accept_lost_writes();
+        driver.write(1000, &stamp(1000, 2), Durability::Durable).unwrap();
+        driver.flush().unwrap();
+        assert_eq!(store.health(), Health::Healthy, "{kind:?}");
+    }
+}
+
 /// Reads while the file is cut and restored all the time: never a byte that is neither the file's nor a fault's.
 #[test]
 fn no_foreign_page_is_ever_read() {

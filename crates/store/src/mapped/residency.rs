@@ -120,6 +120,11 @@ impl Residency {
         is_new
     }
 
+    /// The window was not entered after all: whoever reads there next asks for it again.
+    pub(crate) fn want_again(&self, window: usize) {
+        self.wanted.remove(window, window);
+    }
+
     /// Has the pages of a window that are in memory touched, and believes that they are entered if `touch` says that all
     /// went well.
     pub(crate) fn enter(&self, window: usize, touch: impl Fn(usize) -> bool) {
@@ -230,6 +235,8 @@ mod tests {
         map.note(17, 19);
         assert!(!map.is_entered(&(17..=19), now), "nobody has touched it");
         assert!(map.wants(1) && !map.wants(1), "once");
+        map.want_again(1);
+        assert!(map.wants(1), "it was not entered");
         let touched = std::cell::RefCell::new(Vec::new());
         map.enter(1, |page| {
             touched.borrow_mut().push(page);

@@ -104,10 +104,13 @@ impl Supervisor {
             .state
             .clone()
             .map(|state| (state, Arc::clone(&self.state_keys)));
-        let notices = Arc::clone(&self.notices);
+        let shared = open::Shared {
+            registry: self.store_registry.clone(),
+            notices: Arc::clone(&self.notices),
+        };
         let takeover = self.plan.takeover(id);
         let work = move || {
-            let opened = open::open(id, revision, config, lists, state, takeover, &notices);
+            let opened = open::open(id, revision, config, lists, state, takeover, &shared);
             let refusal = |error: anyhow::Error| Refusal {
                 reason: format!("{error:#}"),
                 in_use: open::is_in_use(&error),

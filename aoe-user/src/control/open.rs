@@ -21,8 +21,8 @@ use crate::config::{ExportConfig, OnLostWrite, Overlay};
 use crate::filter::{AllowList, ExportRule};
 use crate::host::kernel::host_name;
 use crate::store::{
-    self, CompletionQueue, CurrentGolden, Losses, LostWrites, Metadata, Reports, SECTOR_BYTES, Store,
-    StoreError, StoreOptions, Takeover,
+    self, CompletionQueue, CurrentGolden, Losses, LostWrites, Metadata, SECTOR_BYTES, Store, StoreError,
+    StoreOptions, StoreRegistry, Takeover,
 };
 use crate::target::{Address, DynStateStore, Export, Gateway, Identity, Options, Persistent, WireAdmin};
 
@@ -75,6 +75,13 @@ impl StateKeys {
     }
 }
 
+/// What all exports of a target have in common.
+#[derive(Clone, Default)]
+pub(super) struct Shared {
+    pub(super) registry: StoreRegistry,
+    pub(super) notices: Arc<Notices>,
+}
+
 /// Opens an export: what was kept of it first, so that it is never served without.
 ///
 /// # Errors
@@ -86,7 +93,7 @@ pub(super) fn open(
     lists: ListForms,
     state: Option<(Arc<StateDir>, Arc<StateKeys>)>,
     takeover: Option<Takeover>,
-    notices: &Arc<Notices>,
+    shared: &Shared,
 ) -> Result<Served> {
     let key = StateKey::from(&*config);
     let told = state.map(|(state, keys)| keys.tell(&state).map(|()| state));
@@ -95,7 +102,7 @@ pub(super) fn open(
         known_losses(&config, key.clone(), Arc::clone(state))
     });
     let golden = (config.overlay != Overlay::None)
-        .then(|| machines::golden(&config, &losses))
+        .then(|| machines::golden(&config, &shared.registry, &losses))
         .transpose()?
         .map(|golden| Arc::new(CurrentGolden::new(golden)));
     // Before the store: a file that comes into its place now is seen as another one later.
@@ -107,7 +114,7 @@ pub(super) fn open(
     let (store, metadata) = match &golden {
         Some(golden) => (Arc::clone(golden) as _, None),
         None => {
-            let opened = store::open_with(&options, reports(id, losses.clone(), notices))?;
+            let opened = store::open_with(&options, context(id, losses.clone(), shared))?;
             (opened.store, opened.metadata)
         }
     };
@@ -117,7 +124,7 @@ pub(super) fn open(
         with_image,
     } = kept(metadata, state, &key)?;
     let mask = (!persistent.mask.is_empty()).then(|| persistent.mask.clone());
-    let observer = Arc::new(Reporter::new(id, Arc::clone(notices)));
+    let observer = Arc::new(Reporter::new(id, Arc::clone(&shared.notices)));
     let mut export = Export::new(
         self::options(&config, &lists),
         store,
@@ -164,10 +171,11 @@ fn open_disks(
     })
 }
 
-/// Who hears of what happens to the store.
-fn reports(id: ExportId, losses: Losses, notices: &Arc<Notices>) -> Reports {
-    let told = Arc::clone(notices);
-    Reports {
+/// What the store has to do with the others, and who hears of what happens to it.
+fn context(id: ExportId, losses: Losses, shared: &Shared) -> store::Context {
+    let told = Arc::clone(&shared.notices);
+    store::Context {
+        registry: shared.registry.clone(),
         losses,
         fenced: Some(Arc::new(move |reason: &str| told.fenced(id, reason))),
     }

@@ -139,7 +139,16 @@ mod tests {
         let lists = Made::default().of(&config.allow);
         let keys = Arc::new(StateKeys::new(vec![key.clone()]));
         let kept = Some((Arc::clone(&state), keys));
-        let served = open::open(ExportId(1), 1, config, lists, kept, None, &Arc::default()).unwrap();
+        let served = open::open(
+            ExportId(1),
+            1,
+            config,
+            lists,
+            kept,
+            None,
+            &open::Shared::default(),
+        )
+        .unwrap();
         let set = |text: &str| {
             let change = |kept: &mut crate::target::Persistent| kept.string = text.into();
             served.export.change_persistent(change, |_| {}).unwrap();

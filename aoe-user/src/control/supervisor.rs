@@ -26,7 +26,7 @@ use crate::config::{Config, Vlan};
 use crate::dump::Hub;
 use crate::host::Interface;
 use crate::metrics::Registry;
-use crate::store::Health;
+use crate::store::{Health, StoreRegistry};
 use crate::target::Address;
 
 /// What comes of jobs and ports.
@@ -95,6 +95,8 @@ pub(super) struct Supervisor {
     pub(super) commit_failed: Option<String>,
     pub(super) port_events: UnboundedSender<(PortId, PortEvent)>,
     pub(super) notices: Arc<Notices>,
+    /// What the stores know of each other.
+    pub(super) store_registry: StoreRegistry,
     pub(super) made: Made,
     /// As the state directory must know them.
     pub(super) state_keys: Arc<StateKeys>,
@@ -140,6 +142,7 @@ impl Supervisor {
             commit_failed: None,
             port_events,
             notices,
+            store_registry: StoreRegistry::default(),
             made: Made::default(),
             state_keys: Arc::default(),
             heard_operator: Some(Instant::now()),

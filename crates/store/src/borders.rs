@@ -35,7 +35,7 @@ impl Way {
     }
 }
 
-/// A store's place in its file, known to the others of this process as long as it lives.
+/// A store's place in its file, known to the others of its registry as long as it lives.
 #[derive(Debug)]
 pub(crate) struct FilePlace {
     way: Way,
@@ -47,25 +47,27 @@ pub(crate) struct FilePlace {
 /// Device and inode, or a block device's number.
 type FileId = (bool, u64, u64);
 
-static PLACES: Mutex<Option<HashMap<FileId, Vec<Weak<FilePlace>>>>> = Mutex::new(None);
+/// The places of all stores, by their file.
+#[derive(Debug, Default)]
+pub(crate) struct Places(Mutex<HashMap<FileId, Vec<Weak<FilePlace>>>>);
 
 /// The place of a store that writes through the page cache.
 ///
 /// # Errors
 /// [`StoreError::SharedBlock`].
-pub(crate) fn cached(backing: &Backing) -> Result<Arc<FilePlace>, StoreError> {
-    enter(backing, Way::Cached)
+pub(crate) fn cached(places: &Places, backing: &Backing) -> Result<Arc<FilePlace>, StoreError> {
+    enter(places, backing, Way::Cached)
 }
 
 /// The place of a store that writes blocks past the page cache.
 ///
 /// # Errors
 /// [`StoreError::SharedBlock`].
-pub(crate) fn direct(backing: &Backing, block: u64) -> Result<Arc<FilePlace>, StoreError> {
-    enter(backing, Way::Direct(block))
+pub(crate) fn direct(places: &Places, backing: &Backing, block: u64) -> Result<Arc<FilePlace>, StoreError> {
+    enter(places, backing, Way::Direct(block))
 }
 
-fn enter(backing: &Backing, way: Way) -> Result<Arc<FilePlace>, StoreError> {
+fn enter(places: &Places, backing: &Backing, way: Way) -> Result<Arc<FilePlace>, StoreError> {
     let meta = backing
         .file()
         .metadata()
@@ -75,8 +77,7 @@ fn enter(backing: &Backing, way: Way) -> Result<Arc<FilePlace>, StoreError> {
         false => (false, meta.dev(), meta.ino()),
     };
     let bytes = backing.range();
-    let mut places = PLACES.lock();
-    let places = places.get_or_insert_default();
+    let mut places = places.0.lock();
     places.retain(|_, stores| {
         stores.retain(|store| store.strong_count() > 0);
         !stores.is_empty()

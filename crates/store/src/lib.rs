@@ -12,6 +12,7 @@ pub mod commit;
 mod completion_queue;
 mod conflict;
 mod direct;
+mod disks;
 mod fetch;
 mod file_system;
 mod format;
@@ -29,6 +30,7 @@ pub mod pace;
 mod pages;
 mod ram;
 mod rbd;
+mod registry;
 pub mod saves;
 #[cfg(test)]
 mod tests;
@@ -50,7 +52,7 @@ pub use format::ImageFormat;
 pub use handle::QueueHandle;
 pub use metadata::Metadata;
 pub use nbd::{NbdExport, inspect as inspect_nbd};
-pub use open::{Opened, Reports, open, open_with};
+pub use open::{Context, Opened, open, open_with};
 pub use options::{StoreError, StoreKind, StoreOptions};
 pub use overlay::{
     CurrentGolden, Golden, MergeError, OverlayError, OverlayFiles, OverlayOptions, OverlayStore, OverlayUsage,
@@ -59,6 +61,7 @@ pub use rbd::{
     CephOptions, LoadError, LockOf, RbdImage, RbdPath, Takeover, available as rbd_available,
     inspect as inspect_rbd,
 };
+pub use registry::StoreRegistry;
 
 /// Says that the running test is skipped and why, on the real standard error: `cargo xtask test` counts these lines.
 #[cfg(test)]

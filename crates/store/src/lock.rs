@@ -101,16 +101,18 @@ pub(super) fn lock_other_ways(
     Ok(locks)
 }
 
+/// Exclusive opens of block devices, by number. For each a lock of its own: opening one may hang.
+#[derive(Debug, Default)]
+pub(crate) struct Claims(Mutex<BTreeMap<u64, Arc<Mutex<Weak<File>>>>>);
+
 /// The exclusive open that keeps mounts and other exclusive users away from a block device.
 ///
-/// The kernel grants one per device, so all exports of this process that write to it hold the same one.
+/// The kernel grants one per device, so all exports of a target that write to it hold the same one.
 ///
 /// # Errors
 /// [`StoreError::InUse`] when the device is mounted or opened exclusively elsewhere.
-pub(crate) fn claim_device(path: &Path, device: u64) -> Result<Arc<File>, StoreError> {
-    /// For each device a lock of its own: opening one may hang.
-    static CLAIMS: Mutex<BTreeMap<u64, Arc<Mutex<Weak<File>>>>> = Mutex::new(BTreeMap::new());
-    let claim = Arc::clone(CLAIMS.lock().entry(device).or_default());
+pub(crate) fn claim_device(claims: &Claims, path: &Path, device: u64) -> Result<Arc<File>, StoreError> {
+    let claim = Arc::clone(claims.0.lock().entry(device).or_default());
     let mut known = claim.lock();
     if let Some(claim) = known.upgrade() {
         return Ok(claim);

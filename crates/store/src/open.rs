@@ -15,8 +15,9 @@ use crate::null::NullStore;
 use crate::options::{StoreError, StoreKind, StoreOptions};
 use crate::ram::{RamStore, volatile_sectors};
 use crate::rbd::{OnFence, RbdStore};
+use crate::registry::StoreRegistry;
 
-/// Opens what `options` name.
+/// Opens what `options` name, as the only store of its target.
 ///
 /// A file is locked against other writers by byte range (an open file description lock, so that several exports
 /// of one process may serve disjoint ranges of one file); a block device to be written is opened exclusively.
@@ -24,7 +25,7 @@ use crate::rbd::{OnFence, RbdStore};
 /// # Errors
 /// [`StoreError`]; its message names the path, the bad value and what is possible.
 pub fn open(options: &StoreOptions) -> Result<Arc<dyn Store<CompletionQueue>>, StoreError> {
-    Ok(open_with(options, Reports::default())?.store)
+    Ok(open_with(options, Context::default())?.store)
 }
 
 /// An open store.
@@ -36,29 +37,35 @@ pub struct Opened {
     pub metadata: Option<Arc<dyn Metadata>>,
 }
 
-/// Who hears of what happens to a store later.
+/// What a store has to do with the rest of its target.
 #[derive(Clone, Default)]
-pub struct Reports {
-    /// Of lost writes; those of an earlier process are known.
+pub struct Context {
+    /// The other stores.
+    pub registry: StoreRegistry,
+    /// Who hears of lost writes; those of an earlier process are known.
     pub losses: Losses,
-    /// Of a store that another client has taken: it is to be closed and opened anew.
+    /// Who hears of a store that another client has taken: it is to be closed and opened anew.
     pub fenced: Option<OnFence>,
 }
 
-impl std::fmt::Debug for Reports {
+impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reports")
+        f.debug_struct("Context")
             .field("losses", &self.losses)
             .finish_non_exhaustive()
     }
 }
 
-/// The same for whoever wants to hear of what happens to it.
+/// The same as one of several stores, for whoever wants to hear of what happens to it.
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_with(options: &StoreOptions, reports: Reports) -> Result<Opened, StoreError> {
-    let losses = reports.losses;
+pub fn open_with(options: &StoreOptions, context: Context) -> Result<Opened, StoreError> {
+    let Context {
+        registry,
+        losses,
+        fenced,
+    } = context;
     if options.shared && options.kind != StoreKind::Direct {
         return Err(StoreError::SharedNeedsDirect {
             path: options.path.clone(),
@@ -68,20 +75,20 @@ pub fn open_with(options: &StoreOptions, reports: Reports) -> Result<Opened, Sto
     let mut metadata = None;
     let store: Arc<dyn Store<CompletionQueue>> = match options.kind {
         StoreKind::Mmap => {
-            let backing = Backing::open(options)?;
-            Arc::new(MappedStore::new(backing, options, losses)?)
+            let backing = Backing::open(options, registry.disks())?;
+            Arc::new(MappedStore::new(backing, options, &registry, losses)?)
         }
-        StoreKind::Direct => Arc::new(DirectStore::open(options, losses)?),
+        StoreKind::Direct => Arc::new(DirectStore::open(options, &registry, losses)?),
         StoreKind::Rbd => {
-            let store = Arc::new(RbdStore::open(options, reports.fenced)?);
+            let store = Arc::new(RbdStore::open(options, registry.clients(), fenced)?);
             if store.keeps_metadata() {
                 metadata = Some(Arc::clone(&store) as _);
             }
             store
         }
         StoreKind::Nbd => Arc::new(NbdStore::open(options)?),
-        StoreKind::Ram => Arc::new(RamStore::open(options)?),
-        StoreKind::Null => Arc::new(NullStore::new(volatile_sectors(options)?)),
+        StoreKind::Ram => Arc::new(RamStore::open(options, registry.disks())?),
+        StoreKind::Null => Arc::new(NullStore::new(volatile_sectors(options, registry.disks())?)),
     };
     Ok(Opened { store, metadata })
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::SeekFrom;
 
 use crate::backing::Backing;
+use crate::disks::Disks;
 use crate::mapped::mmap::Mapping;
 use crate::options::reading;
 use crate::options::{StoreError, StoreOptions};
@@ -16,9 +17,9 @@ use engine::{Completions, Durability, Extent, Fault, FaultKind, SECTOR_BYTES, St
 const LOAD_BYTES: usize = 1 << 20;
 
 /// Size of a store that does not keep its data: the file's range if there is a file, else what was asked for.
-pub(crate) fn volatile_sectors(options: &StoreOptions) -> Result<u64, StoreError> {
+pub(crate) fn volatile_sectors(options: &StoreOptions, disks: &Disks) -> Result<u64, StoreError> {
     if options.path.exists() {
-        return Ok(Backing::open(&reading(options))?.sectors());
+        return Ok(Backing::open(&reading(options), disks)?.sectors());
     }
     match options.length {
         0 => Err(StoreError::NoSize {
@@ -43,13 +44,13 @@ impl RamStore {
     ///
     /// # Errors
     /// [`StoreError`] when there is a file but it cannot be read, or neither file nor length.
-    pub(crate) fn open(options: &StoreOptions) -> Result<RamStore, StoreError> {
-        let sectors = volatile_sectors(options)?;
+    pub(crate) fn open(options: &StoreOptions, disks: &Disks) -> Result<RamStore, StoreError> {
+        let sectors = volatile_sectors(options, disks)?;
         let failed = |doing| move |error: io::Error| StoreError::system(&options.path, doing, error);
         let bytes = usize::try_from(sectors.saturating_mul(SECTOR_BYTES)).unwrap_or(usize::MAX);
         let memory = Mapping::anonymous(bytes).map_err(failed("getting memory of its size"))?;
         if options.path.exists() {
-            let backing = Backing::open(&reading(options))?;
+            let backing = Backing::open(&reading(options), disks)?;
             load(backing.file(), backing.position(0), &memory).map_err(failed("loading"))?;
         }
         Ok(RamStore {

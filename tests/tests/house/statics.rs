@@ -7,7 +7,7 @@ use super::imports::without_tests;
 use super::sources;
 
 /// The statics that change, each with what it stands for of the process or its kernel, of which there is one whatever is passed in.
-const KNOWN: [(&str, &str, &str); 18] = [
+const KNOWN: [(&str, &str, &str); 12] = [
     (
         "aoe-user/src/control/other_targets/voice.rs",
         "RUN",
@@ -24,24 +24,9 @@ const KNOWN: [(&str, &str, &str); 18] = [
         "a defect planted for a test, in the simulator's thread; in no release",
     ),
     (
-        "crates/store/src/borders.rs",
-        "PLACES",
-        "ranges of files that this process writes: two stores that did not know each other would damage a block",
-    ),
-    (
         "crates/store/src/completion_queue.rs",
         "ONCE",
         "the log has one line of io_uring, which the kernel refuses to the whole process",
-    ),
-    (
-        "crates/store/src/io/gate.rs",
-        "GATES",
-        "block devices of this kernel: what one store learns of a disk holds for all",
-    ),
-    (
-        "crates/store/src/lock.rs",
-        "CLAIMS",
-        "exclusive opens: the kernel grants the process one for each block device",
     ),
     (
         "crates/store/src/mapped/folios.rs",
@@ -69,20 +54,9 @@ const KNOWN: [(&str, &str, &str); 18] = [
         "the process has one handler of SIGBUS",
     ),
     (
-        "crates/store/src/mapped/warmup.rs",
-        "JOBS",
-        "one thread reads ahead for all stores, so that they do not take the disk from each other",
-    ),
-    ("crates/store/src/mapped/warmup.rs", "WORKING", "the same thread"),
-    (
         "crates/store/src/overlay/files.rs",
         "MADE",
         "the process's copies: no two have one number",
-    ),
-    (
-        "crates/store/src/rbd/cluster.rs",
-        "CLIENTS",
-        "connections to Ceph: their number for the whole process is configured",
     ),
     (
         "crates/store/src/rbd/ffi.rs",

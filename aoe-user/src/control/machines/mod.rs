@@ -19,7 +19,7 @@ use aoe_common::Mac;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::{ExportConfig, Overlay, OverlayReset, Unknown};
-use crate::store::{Golden, Health, Losses, OverlayFiles, OverlayStore, OverlayUsage};
+use crate::store::{Golden, Health, Losses, OverlayFiles, OverlayStore, OverlayUsage, StoreRegistry};
 use crate::target::{Export, Options};
 
 use content::Content;
@@ -402,9 +402,14 @@ fn pause(export: &Export, paused: bool) {
 }
 
 /// The image as the export that everybody sees has it, with what is known to be lost of it.
-pub(super) fn golden(config: &ExportConfig, losses: &Losses) -> anyhow::Result<Golden> {
+pub(super) fn golden(
+    config: &ExportConfig,
+    registry: &StoreRegistry,
+    losses: &Losses,
+) -> anyhow::Result<Golden> {
     Ok(Golden::open(
         &super::store_options::store_options(config),
+        registry,
         losses,
     )?)
 }

@@ -13,7 +13,7 @@ use super::*;
 use crate::config::{Machine, Overlay};
 use crate::control::lists::Made;
 use crate::control::open::settings;
-use crate::store::{CompletionQueue, CurrentGolden};
+use crate::store::{CompletionQueue, CurrentGolden, StoreRegistry};
 use crate::target::{Address, Change, Observer};
 
 const SECTORS: usize = 64;
@@ -63,7 +63,7 @@ impl Room {
 
     fn start(&self) -> Start {
         let announced = Arc::clone(&self.announced);
-        let image = golden(&self.config, &self.losses).unwrap();
+        let image = golden(&self.config, &StoreRegistry::default(), &self.losses).unwrap();
         Start {
             settings: self.settings(),
             golden: Arc::new(CurrentGolden::new(image)),

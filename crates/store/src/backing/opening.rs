@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::Backing;
 use super::size::Size;
+use crate::disks::Disks;
 use crate::format::{self, ImageFormat};
 use crate::io::device::Device;
 use crate::lock;
@@ -27,15 +28,19 @@ impl Backing {
     ///
     /// # Errors
     /// As [`crate::open()`].
-    pub(crate) fn open(options: &StoreOptions) -> Result<Backing, StoreError> {
-        Self::open_with(options, OFlags::empty())
+    pub(crate) fn open(options: &StoreOptions, disks: &Disks) -> Result<Backing, StoreError> {
+        Self::open_with(options, disks, OFlags::empty())
     }
 
     /// The same with more flags for open(2).
     ///
     /// # Errors
     /// As [`crate::open()`].
-    pub(crate) fn open_with(options: &StoreOptions, flags: OFlags) -> Result<Backing, StoreError> {
+    pub(crate) fn open_with(
+        options: &StoreOptions,
+        disks: &Disks,
+        flags: OFlags,
+    ) -> Result<Backing, StoreError> {
         let path = &options.path;
         let device = is_device(path)?;
         let (access, needed) = match options.read_only {
@@ -44,7 +49,7 @@ impl Backing {
         };
         let claim = match std::fs::metadata(path) {
             Ok(meta) if device && !options.read_only && !options.shared => {
-                Some(lock::claim_device(path, meta.rdev())?)
+                Some(lock::claim_device(&disks.claims, path, meta.rdev())?)
             }
             _ => None,
         };
@@ -75,7 +80,7 @@ impl Backing {
                 cause,
             })?;
         }
-        let disk = Device::of(&file, &super::name_of(path));
+        let disk = Device::of(&file, &disks.gates, &super::name_of(path));
         let traits = find_traits(&file, device, options.read_only, bytes);
         Ok(Backing {
             path: path.clone(),

@@ -27,6 +27,7 @@ use crate::io::buffer::Buffer;
 use crate::io::continuation::{Continuation, Next};
 use crate::io::transfer::{Direction, Transfer, copy};
 use crate::options::{StoreError, StoreOptions};
+use crate::registry::StoreRegistry;
 use crate::trim::trim;
 use engine::{
     Completion, Durability, Event, Extent, Fault, FaultKind, Health, SECTOR_BYTES, Step, Store, Token, Traits,
@@ -43,24 +44,29 @@ impl DirectStore {
     ///
     /// # Errors
     /// As [`crate::open()`]; also where the file system has no direct I/O.
-    pub(crate) fn open(options: &StoreOptions, losses: Losses) -> Result<DirectStore, StoreError> {
-        Self::open_with_block(options, losses, SECTOR_BYTES)
+    pub(crate) fn open(
+        options: &StoreOptions,
+        registry: &StoreRegistry,
+        losses: Losses,
+    ) -> Result<DirectStore, StoreError> {
+        Self::open_with_block(options, registry, losses, SECTOR_BYTES)
     }
 
     /// The same with blocks of at least `block` bytes, whatever the medium says.
     pub(crate) fn open_with_block(
         options: &StoreOptions,
+        registry: &StoreRegistry,
         losses: Losses,
         block: u64,
     ) -> Result<DirectStore, StoreError> {
-        let backing = Backing::open_with(options, OFlags::DIRECT)?;
+        let backing = Backing::open_with(options, registry.disks(), OFlags::DIRECT)?;
         let found =
             find_alignment(backing.file()).ok_or_else(|| StoreError::NoDirect(options.path.clone()))?;
         let alignment = Alignment {
             block: found.block.max(block),
             ..found
         };
-        let place = borders::direct(&backing, alignment.block)?;
+        let place = borders::direct(registry.places(), &backing, alignment.block)?;
         // Not by its path: there may be another file by now.
         let buffered = File::options()
             .read(true)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::file_system::notes_times_without_waiting;
-use crate::io::gate::Gate;
+use crate::io::gate::{Gate, Gates};
 use crate::io::pool::Pool;
 use crate::tick::Tick;
 
@@ -34,9 +34,9 @@ pub(crate) struct Device {
 
 impl Device {
     /// The disk of `file`, whose threads are named `name`.
-    pub(crate) fn of(file: &File, name: &str) -> Arc<Device> {
+    pub(crate) fn of(file: &File, gates: &Gates, name: &str) -> Arc<Device> {
         Arc::new(Device {
-            gate: Gate::of(file),
+            gate: gates.of(file),
             pool: Pool::new(name),
             writes_nowait: notes_times_without_waiting(file),
             since: Default::default(),
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn a_call_that_does_not_return_is_noticed() {
         let file = tempfile::tempfile().unwrap();
-        let device = Device::of(&file, "test");
+        let device = Device::of(&file, &Gates::default(), "test");
         let now = Tick::now();
         device.wait(Waiting::Commit, || {
             assert!(!device.is_stuck(now));

@@ -72,27 +72,6 @@ impl Gate {
         }
     }
 
-    /// The gate of the device that `file` is or lies on.
-    pub(crate) fn of(file: &File) -> Arc<Gate> {
-        static GATES: Mutex<Option<HashMap<u64, Weak<Gate>>>> = Mutex::new(None);
-        let device = file
-            .metadata()
-            .map_or(0, |meta| match meta.file_type().is_block_device() {
-                true => meta.rdev(),
-                false => meta.dev(),
-            });
-        let device = whole_disk(device);
-        let mut gates = GATES.lock();
-        let gates = gates.get_or_insert_default();
-        if let Some(gate) = gates.get(&device).and_then(Weak::upgrade) {
-            return gate;
-        }
-        gates.retain(|_, gate| gate.strong_count() > 0);
-        let gate = Arc::new(Gate::new(requests_of(device)));
-        gates.insert(device, Arc::downgrade(&gate));
-        gate
-    }
-
     /// What one worker may have under way now.
     pub(crate) fn share(&self) -> usize {
         (self.limit / self.users.load(Ordering::Relaxed).max(1)).max(1) as usize
@@ -140,6 +119,31 @@ impl Gate {
     /// Whether it answered lately.
     pub(crate) fn is_prompt(&self, now: Tick) -> bool {
         now.since(Tick(self.answered.load(Ordering::Relaxed))) < PROMPT_TICKS
+    }
+}
+
+/// The gates of the devices in use, by number.
+#[derive(Debug, Default)]
+pub(crate) struct Gates(Mutex<HashMap<u64, Weak<Gate>>>);
+
+impl Gates {
+    /// The gate of the device that `file` is or lies on.
+    pub(crate) fn of(&self, file: &File) -> Arc<Gate> {
+        let device = file
+            .metadata()
+            .map_or(0, |meta| match meta.file_type().is_block_device() {
+                true => meta.rdev(),
+                false => meta.dev(),
+            });
+        let device = whole_disk(device);
+        let mut gates = self.0.lock();
+        if let Some(gate) = gates.get(&device).and_then(Weak::upgrade) {
+            return gate;
+        }
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        let gate = Arc::new(Gate::new(requests_of(device)));
+        gates.insert(device, Arc::downgrade(&gate));
+        gate
     }
 }
 
@@ -228,6 +232,9 @@ mod tests {
     fn files_on_one_device_share_its_gate() {
         let dir = tempfile::tempdir_in(".").unwrap();
         let file = |name| File::create(dir.path().join(name)).unwrap();
-        assert!(Arc::ptr_eq(&Gate::of(&file("a")), &Gate::of(&file("b"))));
+        let gates = Gates::default();
+        let gate = gates.of(&file("a"));
+        assert!(Arc::ptr_eq(&gate, &gates.of(&file("b"))));
+        assert!(!Arc::ptr_eq(&gate, &Gates::default().of(&file("b"))));
     }
 }

@@ -134,6 +134,7 @@ mod tests {
     use crate::completion_queue::CompletionQueue;
     use crate::mapped::MappedStore;
     use crate::options::{StoreKind, StoreOptions};
+    use crate::registry::StoreRegistry;
     use crate::tests::{Driver, mapped_bytes};
     use engine::{Step, Store};
 
@@ -146,8 +147,9 @@ mod tests {
         let path = directory.path().canonicalize().unwrap().join("image");
         std::fs::write(&path, vec![7; 4 << 20]).unwrap();
         let options = StoreOptions::new(StoreKind::Mmap, &path);
-        let backing = Backing::open(&options).unwrap();
-        let store = Arc::new(MappedStore::new(backing, &options, Losses::default()).unwrap());
+        let registry = StoreRegistry::default();
+        let backing = Backing::open(&options, registry.disks()).unwrap();
+        let store = Arc::new(MappedStore::new(backing, &options, &registry, Losses::default()).unwrap());
         let same: Arc<dyn Store<CompletionQueue>> = store.clone();
         (directory, path, store, Driver::new(&same))
     }

@@ -15,7 +15,7 @@ pub(crate) mod sigbus;
 mod streams;
 mod views;
 mod wanted;
-mod warmup;
+pub(crate) mod warmup;
 pub(crate) mod writer;
 
 use std::io;
@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use self::views::{Core, extent_bytes};
+use self::warmup::WarmUp;
 use self::writer::{Cache, Writer};
 use crate::backing::Backing;
 use crate::commit::machine::Epoch;
@@ -30,6 +31,7 @@ use crate::commit::{Committer, Losses, Medium, Task};
 use crate::completion_queue::CompletionQueue;
 use crate::fetch::{ColdRead, Warm, verify};
 use crate::options::{StoreError, StoreOptions};
+use crate::registry::StoreRegistry;
 use crate::trim::trim;
 use engine::{Completions as _, Durability, Extent, Fault, FaultKind, Health, Step, Store, Token, Traits};
 
@@ -39,6 +41,7 @@ pub(crate) struct MappedStore {
     core: Arc<Core>,
     committer: Arc<Committer>,
     writer: Arc<Writer>,
+    warm_up: Arc<WarmUp>,
 }
 
 impl MappedStore {
@@ -49,11 +52,12 @@ impl MappedStore {
     pub(crate) fn new(
         backing: Backing,
         options: &StoreOptions,
+        registry: &StoreRegistry,
         losses: Losses,
     ) -> Result<MappedStore, StoreError> {
-        let core = Arc::new(Core::new(backing)?);
+        let core = Arc::new(Core::new(backing, registry.places())?);
         if core.backing.in_memory() && core.backing.may_ask_residency() {
-            warmup::start(&core);
+            registry.warm_up().start(&core);
         }
         let committer = Committer::new(Arc::clone(&core) as Arc<dyn Medium>, options.policy(losses));
         core.set_committer(&committer);
@@ -62,6 +66,7 @@ impl MappedStore {
             core,
             committer,
             writer,
+            warm_up: Arc::clone(registry.warm_up()),
         })
     }
 
@@ -117,7 +122,7 @@ impl MappedStore {
 
 impl Drop for MappedStore {
     fn drop(&mut self) {
-        warmup::stop(&self.core);
+        self.warm_up.stop(&self.core);
         self.writer.abandon();
         self.committer.abandon();
     }

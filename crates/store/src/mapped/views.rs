@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::backing::Backing;
-use crate::borders::{self, FilePlace};
+use crate::borders::{self, FilePlace, Places};
 use crate::commit::Committer;
 use crate::io::device::Waiting;
 use crate::mapped::changing::Changing;
@@ -84,7 +84,7 @@ impl Core {
     ///
     /// # Errors
     /// [`StoreError::System`] when it cannot be mapped.
-    pub(crate) fn new(backing: Backing) -> Result<Core, StoreError> {
+    pub(crate) fn new(backing: Backing, places: &Places) -> Result<Core, StoreError> {
         let path = backing.path().to_owned();
         // Before the first page comes in, so that it comes alone (see mmap.rs).
         if let Err(error) = rustix::fs::fadvise(backing.file(), 0, None, rustix::fs::Advice::Random) {
@@ -96,7 +96,7 @@ impl Core {
             _ => StoreError::system(&path, "mapping", error),
         })?;
         let core = Core {
-            _place: borders::cached(&backing)?,
+            _place: borders::cached(places, &backing)?,
             backing,
             committer: OnceLock::new(),
             views: [const { OnceLock::new() }; MAX_VIEWS],

@@ -23,72 +23,81 @@ struct Continuation {
     next_page: usize,
 }
 
-/// What is to be done, the last one first; `None` while there is no thread.
-static JOBS: Mutex<Option<Vec<Continuation>>> = Mutex::new(None);
-
-/// Held as long as the thread holds on to a store. Locked after [`JOBS`].
-static WORKING: Mutex<()> = Mutex::new(());
-
-/// Starts it, in one thread for all stores, which ends when none is left.
-pub(crate) fn start(core: &Arc<Core>) {
-    let continuation = Continuation {
-        store: Arc::downgrade(core),
-        next_page: 0,
-    };
-    let mut jobs = JOBS.lock();
-    if let Some(jobs) = &mut *jobs {
-        return jobs.push(continuation);
-    }
-    match thread::Builder::new().name("warm up".to_owned()).spawn(run) {
-        Ok(_) => *jobs = Some(vec![continuation]),
-        // Requests will do it.
-        Err(error) => tracing::debug!("no thread to warm up with: {error}"),
-    }
+/// The thread that warms up for all stores, one after the other, so that they do not take the processor from requests.
+#[derive(Debug, Default)]
+pub(crate) struct WarmUp {
+    /// What is to be done, the last one first; `None` while there is no thread.
+    jobs: Mutex<Option<Vec<Continuation>>>,
+    /// Held as long as the thread holds on to a store. Locked after `jobs`.
+    working: Mutex<()>,
 }
 
-/// Ends it for a store that is to be closed: afterwards the thread does not keep the file open, or its lock.
-pub(crate) fn stop(core: &Arc<Core>) {
-    let mut jobs = JOBS.lock();
-    let Some(waiting) = &mut *jobs else { return };
-    let before = waiting.len();
-    waiting.retain(|continuation| !std::ptr::eq(continuation.store.as_ptr(), Arc::as_ptr(core)));
-    let was_there = waiting.len() != before;
-    drop(jobs);
-    if was_there {
-        drop(WORKING.lock());
-    }
-}
-
-fn run() {
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!("nice {NICE}: {error}");
-    }
-    while let Some((core, block, working)) = next_block() {
-        if let Err(error) = warm(core.view(), block) {
-            tracing::debug!("{}: warming up: {error}", core.backing.path().display());
+impl WarmUp {
+    /// Adds a store, and starts the thread unless it runs. It ends when no store is left.
+    pub(crate) fn start(self: &Arc<Self>, core: &Arc<Core>) {
+        let continuation = Continuation {
+            store: Arc::downgrade(core),
+            next_page: 0,
+        };
+        let mut jobs = self.jobs.lock();
+        if let Some(jobs) = &mut *jobs {
+            return jobs.push(continuation);
         }
-        drop(core);
-        drop(working);
+        let same = Arc::clone(self);
+        match thread::Builder::new()
+            .name("warm up".to_owned())
+            .spawn(move || same.run())
+        {
+            Ok(_) => *jobs = Some(vec![continuation]),
+            // Requests will do it.
+            Err(error) => tracing::debug!("no thread to warm up with: {error}"),
+        }
     }
-}
 
-/// Pages to look at, at most a block, and the store they belong to.
-fn next_block() -> Option<(Arc<Core>, Range<usize>, MutexGuard<'static, ()>)> {
-    let mut jobs = JOBS.lock();
-    let waiting = jobs.as_mut()?;
-    while let Some(continuation) = waiting.last_mut() {
-        if let Some(core) = continuation.store.upgrade() {
-            let end = (continuation.next_page + BLOCK_PAGES).min(core.mapped().0.pages());
-            let block = continuation.next_page..end;
-            if !block.is_empty() {
-                continuation.next_page = end;
-                return Some((core, block, WORKING.lock()));
+    /// Takes out a store that is to be closed: afterwards the thread does not keep its file open, or its lock.
+    pub(crate) fn stop(&self, core: &Arc<Core>) {
+        let mut jobs = self.jobs.lock();
+        let Some(waiting) = &mut *jobs else { return };
+        let before = waiting.len();
+        waiting.retain(|continuation| !std::ptr::eq(continuation.store.as_ptr(), Arc::as_ptr(core)));
+        let was_there = waiting.len() != before;
+        drop(jobs);
+        if was_there {
+            drop(self.working.lock());
+        }
+    }
+
+    fn run(&self) {
+        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+            tracing::debug!("nice {NICE}: {error}");
+        }
+        while let Some((core, block, working)) = self.next_block() {
+            if let Err(error) = warm(core.view(), block) {
+                tracing::debug!("{}: warming up: {error}", core.backing.path().display());
             }
+            drop(core);
+            drop(working);
         }
-        waiting.pop();
     }
-    *jobs = None;
-    None
+
+    /// Pages to look at, at most a block, and the store they belong to.
+    fn next_block(&self) -> Option<(Arc<Core>, Range<usize>, MutexGuard<'_, ()>)> {
+        let mut jobs = self.jobs.lock();
+        let waiting = jobs.as_mut()?;
+        while let Some(continuation) = waiting.last_mut() {
+            if let Some(core) = continuation.store.upgrade() {
+                let end = (continuation.next_page + BLOCK_PAGES).min(core.mapped().0.pages());
+                let block = continuation.next_page..end;
+                if !block.is_empty() {
+                    continuation.next_page = end;
+                    return Some((core, block, self.working.lock()));
+                }
+            }
+            waiting.pop();
+        }
+        *jobs = None;
+        None
+    }
 }
 
 /// Enters those of a block's pages that exist. To touch a hole would fill it.

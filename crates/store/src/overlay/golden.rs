@@ -12,8 +12,9 @@ use engine::{Health, LostWrites, SECTOR_BYTES, Store};
 use super::fingerprint::{self, Fingerprint};
 use crate::commit::Losses;
 use crate::completion_queue::CompletionQueue;
-use crate::open::{Reports, open_with};
+use crate::open::{Context, open_with};
 use crate::options::{StoreError, StoreOptions};
+use crate::registry::StoreRegistry;
 
 /// An image that overlays lie on. Clones are the same opening.
 #[derive(Clone, Debug)]
@@ -24,6 +25,7 @@ pub struct Golden {
 #[derive(Debug)]
 struct Opened {
     store: Arc<dyn Store<CompletionQueue>>,
+    registry: StoreRegistry,
     file: File,
     path: PathBuf,
     /// First sector served.
@@ -49,19 +51,32 @@ impl Golden {
     ///
     /// # Errors
     /// As [`crate::open()`].
-    pub fn open(options: &StoreOptions, losses: &Losses) -> Result<Golden, StoreError> {
-        Golden::open_as(options, losses, true)
+    pub fn open(
+        options: &StoreOptions,
+        registry: &StoreRegistry,
+        losses: &Losses,
+    ) -> Result<Golden, StoreError> {
+        Golden::open_as(options, registry, losses, true)
     }
 
     /// Opens what `options` name for whoever changes the image itself: no overlay may lie on it.
     ///
     /// # Errors
     /// As [`crate::open()`].
-    pub fn open_to_write(options: &StoreOptions, losses: &Losses) -> Result<Golden, StoreError> {
-        Golden::open_as(options, losses, false)
+    pub fn open_to_write(
+        options: &StoreOptions,
+        registry: &StoreRegistry,
+        losses: &Losses,
+    ) -> Result<Golden, StoreError> {
+        Golden::open_as(options, registry, losses, false)
     }
 
-    fn open_as(options: &StoreOptions, losses: &Losses, read_only: bool) -> Result<Golden, StoreError> {
+    fn open_as(
+        options: &StoreOptions,
+        registry: &StoreRegistry,
+        losses: &Losses,
+        read_only: bool,
+    ) -> Result<Golden, StoreError> {
         let options = StoreOptions {
             read_only,
             prealloc: false,
@@ -72,11 +87,12 @@ impl Golden {
         // Its own opening first: where another file is put in the place of this one meanwhile, the store may have that.
         let mut file = File::open(path).map_err(looking)?;
         let (store, meta) = loop {
-            let reports = Reports {
+            let context = Context {
+                registry: registry.clone(),
                 losses: losses.clone(),
                 fenced: None,
             };
-            let store = open_with(&options, reports)?.store;
+            let store = open_with(&options, context)?.store;
             let (before, now) = (file.metadata(), File::open(path).map_err(looking)?);
             let (before, meta) = (before.map_err(looking)?, now.metadata().map_err(looking)?);
             if (before.dev(), before.ino()) == (meta.dev(), meta.ino()) {
@@ -89,6 +105,7 @@ impl Golden {
         Ok(Golden {
             shared: Arc::new(Opened {
                 store,
+                registry: registry.clone(),
                 file,
                 path: path.clone(),
                 offset: options.offset,
@@ -112,6 +129,11 @@ impl Golden {
     /// Whether there is anything to be read: what was closed has no sectors.
     pub fn is_open(&self) -> bool {
         self.shared.store.sectors() > 0
+    }
+
+    /// The other stores of its target.
+    pub fn registry(&self) -> &StoreRegistry {
+        &self.shared.registry
     }
 
     /// Its sectors.

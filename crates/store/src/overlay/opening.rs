@@ -20,7 +20,7 @@ use crate::commit::machine::OnLostWrite;
 use crate::commit::policy::{Losses, Policy};
 use crate::completion_queue::CompletionQueue;
 use crate::format::ImageFormat;
-use crate::open::open;
+use crate::open::{Context, open_with};
 use crate::options::{StoreError, StoreKind, StoreOptions};
 
 /// How an overlay is opened.
@@ -173,12 +173,17 @@ impl Opening<'_> {
     }
 
     fn delta(&self) -> Result<Arc<dyn Store<CompletionQueue>>, OverlayError> {
-        Ok(open(&StoreOptions {
+        let options = StoreOptions {
             format: ImageFormat::Raw,
             flush_interval: self.options.flush_interval,
             length: self.sectors,
             ..StoreOptions::new(StoreKind::Mmap, self.options.files.delta())
-        })?)
+        };
+        let context = Context {
+            registry: self.golden.registry().clone(),
+            ..Context::default()
+        };
+        Ok(open_with(&options, context)?.store)
     }
 
     fn marks(&self) -> Result<Marks, OverlayError> {

@@ -23,6 +23,7 @@ use crate::commit::machine::OnLostWrite;
 use crate::commit::policy::{Losses, Policy};
 use crate::commit::{Committer, Medium};
 use crate::options::{StoreKind, StoreOptions};
+use crate::registry::StoreRegistry;
 
 /// Enough for several pages of records.
 const SECTORS: u64 = 4032 * 8 * 2 + 100;
@@ -276,7 +277,12 @@ fn what_a_copy_loses_is_told_of_the_export_and_accepted_there() {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("golden");
     std::fs::write(&image, [7; 64 * 512]).unwrap();
-    let golden = Golden::open(&StoreOptions::new(StoreKind::Mmap, image), &Losses::default()).unwrap();
+    let golden = Golden::open(
+        &StoreOptions::new(StoreKind::Mmap, image),
+        &StoreRegistry::default(),
+        &Losses::default(),
+    )
+    .unwrap();
     let open = |name: &str| {
         let options = OverlayOptions {
             files: OverlayFiles::new(dir.path().join(name)),

@@ -49,15 +49,20 @@ impl CephClient {
 /// How long a connection may take to be made. Nothing else has a limit: a cluster that does not answer is waited for.
 const CONNECT_SECONDS: &str = "15";
 
-type Clients = Arc<Mutex<Vec<Weak<Cluster>>>>;
+/// The connections to each cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Clients(Mutex<HashMap<CephOptions, OfCluster>>);
+
+/// For each cluster a lock of its own: connecting takes time.
+type OfCluster = Arc<Mutex<Vec<Weak<Cluster>>>>;
 
 /// A client for one more image: the one with the fewest, or a new one.
-pub(crate) fn connect(options: &CephOptions, path: &RbdPath) -> Result<Arc<Cluster>, StoreError> {
-    static CLIENTS: Mutex<Option<HashMap<CephOptions, Clients>>> = Mutex::new(None);
-    let clients = {
-        let mut all = CLIENTS.lock();
-        Arc::clone(all.get_or_insert_default().entry(options.clone()).or_default())
-    };
+pub(crate) fn connect(
+    all: &Clients,
+    options: &CephOptions,
+    path: &RbdPath,
+) -> Result<Arc<Cluster>, StoreError> {
+    let clients = Arc::clone(all.0.lock().entry(options.clone()).or_default());
     // Held while connecting: whoever else wants one takes it, too.
     let mut clients = clients.lock();
     let usable = |client: &Weak<Cluster>| client.upgrade().filter(|cluster| cluster.client.is_usable());

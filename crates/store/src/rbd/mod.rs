@@ -4,7 +4,7 @@
 //! has a time limit, so that a cluster that does not answer is silence on the wire, never an error. The image is written under its
 //! exclusive lock; when that is lost, or Ceph shuts the client out, the store is fenced for good and whoever opened it opens it anew.
 
-mod cluster;
+pub(crate) mod cluster;
 mod error;
 mod fence;
 mod ffi;
@@ -30,6 +30,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::completion_queue::CompletionQueue;
 use crate::metadata::Metadata;
 use crate::options::{StoreError, StoreOptions, served_sectors};
+use crate::rbd::cluster::Clients;
 use crate::rbd::error::Errno;
 use crate::rbd::fence::{Pending, Shared};
 use crate::rbd::ffi::{Operation, RawImage};
@@ -68,12 +69,22 @@ impl RbdStore {
     ///
     /// # Errors
     /// As [`crate::open()`]; also without Ceph's libraries.
-    pub(crate) fn open(options: &StoreOptions, told: Option<OnFence>) -> Result<RbdStore, StoreError> {
+    pub(crate) fn open(
+        options: &StoreOptions,
+        clients: &Clients,
+        told: Option<OnFence>,
+    ) -> Result<RbdStore, StoreError> {
         let path = opening::parse(&options.path)?;
         let read_only = options.read_only || path.snapshot.is_some();
         let bell = Arc::new(Bell::default());
         let rings = Arc::clone(&bell);
-        let opened = opening::open(options, &path, read_only, Box::new(move || rings.changed()))?;
+        let opened = opening::open(
+            options,
+            clients,
+            &path,
+            read_only,
+            Box::new(move || rings.changed()),
+        )?;
         let failed = |doing| move |errno| opening::failure(&path, doing, errno);
         let bytes = opened.image.bytes().map_err(failed.clone()("reading its size"))?;
         served_sectors(&options.path, bytes, options.offset, options.length)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::cluster::{self, Cluster};
+use super::cluster::{self, Clients, Cluster};
 use super::error::{Errno, LoadError};
 use super::ffi::{self, Operation, Pool, Rados, RawImage};
 use super::options::{CephOptions, Takeover};
@@ -103,11 +103,12 @@ fn find(rados: &Rados, path: &RbdPath, read_only: bool) -> Result<(RawImage, Poo
 /// Opens what `options` name; locked, unless it is only read. `changed` is called when the image's header changes.
 pub(super) fn open(
     options: &StoreOptions,
+    clients: &Clients,
     path: &RbdPath,
     read_only: bool,
     changed: Box<dyn Fn() + Send + Sync>,
 ) -> Result<OpenedImage, StoreError> {
-    let cluster = cluster::connect(&options.ceph, path)?;
+    let cluster = cluster::connect(clients, &options.ceph, path)?;
     let opened = find(&cluster.rados, path, read_only).and_then(|(mut image, pool)| {
         if !read_only {
             check_options(&image, path)?;

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Driver, image, stamp};
+use super::{Driver, image, open_beside, stamp};
 use crate::Losses;
 use crate::completion_queue::CompletionQueue;
 use crate::direct::DirectStore;
-use crate::open::open;
 use crate::options::{StoreError, StoreKind, StoreOptions};
+use crate::registry::StoreRegistry;
 use engine::{Durability, Store};
 
 const BLOCK: u64 = 4096;
@@ -27,9 +27,10 @@ fn two_direct_exports_that_share_a_block_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     image(&path, 24);
+    let registry = StoreRegistry::default();
     let direct = |offset| -> Arc<dyn Store<CompletionQueue>> {
         let options = part(StoreKind::Direct, &path, offset, 12);
-        Arc::new(DirectStore::open_with_block(&options, Losses::default(), BLOCK).unwrap())
+        Arc::new(DirectStore::open_with_block(&options, &registry, Losses::default(), BLOCK).unwrap())
     };
     let (left, right) = (direct(0), direct(12));
     std::thread::scope(|scope| {
@@ -56,6 +57,8 @@ fn a_block_is_not_written_both_through_the_page_cache_and_past_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     image(&path, 64);
+    let registry = StoreRegistry::default();
+    let open = |options: &StoreOptions| open_beside(&registry, options);
     for (first, second) in [
         (StoreKind::Mmap, StoreKind::Direct),
         (StoreKind::Direct, StoreKind::Mmap),

@@ -5,11 +5,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Driver, image, stamp};
+use super::{Driver, image, open_beside, stamp};
 use crate::completion_queue::CompletionQueue;
 use crate::conflict::conflict;
 use crate::open::open;
 use crate::options::{StoreError, StoreKind, StoreOptions};
+use crate::registry::StoreRegistry;
 use engine::{Durability, Extent, Store};
 
 /// A loop device over a file, detached when dropped.
@@ -79,9 +80,14 @@ impl Drop for Loop {
 
 /// Opens a store that is free. A program that another test starts has all descriptors, and with them the locks, until it runs.
 fn opened(options: &StoreOptions) -> Arc<dyn Store<CompletionQueue>> {
+    opened_beside(&StoreRegistry::default(), options)
+}
+
+/// The same beside others of one target.
+fn opened_beside(registry: &StoreRegistry, options: &StoreOptions) -> Arc<dyn Store<CompletionQueue>> {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
-        match open(options) {
+        match open_beside(registry, options) {
             Err(StoreError::InUse { .. }) if Instant::now() < end => {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -171,8 +177,16 @@ fn one_process_may_split_a_device_but_not_share_a_mounted_one() {
         length,
         ..StoreOptions::new(StoreKind::Mmap, &disk.device)
     };
-    let halves = (opened(&range(0, 1000)), opened(&range(1000, 1000)));
-    assert!(open(&range(999, 2)).is_err());
+    let registry = StoreRegistry::default();
+    let halves = (
+        opened_beside(&registry, &range(0, 1000)),
+        opened_beside(&registry, &range(1000, 1000)),
+    );
+    let meets_both = open_beside(&registry, &range(999, 2));
+    assert!(
+        matches!(meets_both, Err(StoreError::InUse { .. })),
+        "{meets_both:?}"
+    );
     halves.0.close().unwrap();
     halves.1.close().unwrap();
     drop(halves);

@@ -16,10 +16,27 @@ mod writer;
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 pub(crate) use driver::Driver;
 
-use engine::SECTOR_BYTES;
+use crate::completion_queue::CompletionQueue;
+use crate::open::{Context, open_with};
+use crate::options::{StoreError, StoreOptions};
+use crate::registry::StoreRegistry;
+use engine::{SECTOR_BYTES, Store};
+
+/// Opens a store beside others of one target.
+fn open_beside(
+    registry: &StoreRegistry,
+    options: &StoreOptions,
+) -> Result<Arc<dyn Store<CompletionQueue>>, StoreError> {
+    let context = Context {
+        registry: registry.clone(),
+        ..Context::default()
+    };
+    Ok(open_with(options, context)?.store)
+}
 
 /// A sparse file of `sectors`.
 fn image(path: &Path, sectors: u64) -> File {

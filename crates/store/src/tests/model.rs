@@ -61,9 +61,15 @@ impl Subject {
             ..StoreOptions::new(kind, path)
         };
         match self {
-            Subject::DirectLargeBlocks => {
-                Arc::new(DirectStore::open_with_block(&options, crate::Losses::default(), 4096).unwrap())
-            }
+            Subject::DirectLargeBlocks => Arc::new(
+                DirectStore::open_with_block(
+                    &options,
+                    &crate::StoreRegistry::default(),
+                    crate::Losses::default(),
+                    4096,
+                )
+                .unwrap(),
+            ),
             _ => open(&options).unwrap(),
         }
     }

@@ -13,6 +13,7 @@ use super::{Driver, stamp};
 use crate::completion_queue::CompletionQueue;
 use crate::options::{StoreKind, StoreOptions};
 use crate::overlay::{Golden, OverlayError, OverlayFiles, OverlayOptions, OverlayStore};
+use crate::{Losses, StoreRegistry};
 use engine::{Durability, Extent, FaultKind, Store};
 
 const SECTORS: u64 = 1200;
@@ -26,7 +27,11 @@ fn golden_file(dir: &Path) -> (Vec<u8>, std::path::PathBuf) {
 }
 
 fn golden(kind: StoreKind, path: &Path) -> Golden {
-    Golden::open(&StoreOptions::new(kind, path), &crate::Losses::default()).unwrap()
+    opened_golden(&StoreOptions::new(kind, path))
+}
+
+fn opened_golden(options: &StoreOptions) -> Golden {
+    Golden::open(options, &StoreRegistry::default(), &Losses::default()).unwrap()
 }
 
 fn options(dir: &Path, name: &str) -> OverlayOptions {
@@ -410,7 +415,7 @@ fn a_merge_is_a_new_image_in_the_old_one_s_place() {
         length: SECTORS - 16,
         ..StoreOptions::new(StoreKind::Mmap, &path)
     };
-    let golden = Golden::open(&store_options, &crate::Losses::default()).unwrap();
+    let golden = opened_golden(&store_options);
     let options = options(dir.path(), "a");
     let (overlay, mut driver) = overlay(&golden, &options);
     let data: Vec<u8> = (3..400).flat_map(|lba| stamp(lba, 1)).collect();

@@ -14,6 +14,7 @@ use crate::completion_queue::CompletionQueue;
 use crate::direct::DirectStore;
 use crate::mapped::writer::{Cache, Writer};
 use crate::options::{StoreKind, StoreOptions};
+use crate::registry::StoreRegistry;
 use engine::{Completions as _, Durability, Event, Extent, Fault, Step, Store as _};
 
 /// A page cache that takes a write when the test lets it.
@@ -136,7 +137,9 @@ fn a_failure_does_not_take_down_direct_writes_that_still_waited() {
         super::image(&path, 1024);
         let (fake, committer) = committer(0, Duration::from_secs(60));
         let options = StoreOptions::new(StoreKind::Direct, &path);
-        let mut store = DirectStore::open_with_block(&options, Losses::default(), block).unwrap();
+        let mut store =
+            DirectStore::open_with_block(&options, &StoreRegistry::default(), Losses::default(), block)
+                .unwrap();
         let disk = Arc::clone(store.commit_by(&committer));
         // Whatever carries the writes out has no time for them: a ring is not entered, threads are busy.
         let gates: Vec<Sender<()>> = (0..64)

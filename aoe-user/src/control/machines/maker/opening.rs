@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, bail};
 
 use super::super::content::Content;
 use super::super::naming::DiskName;
-use super::super::{Disk, Instance, golden};
+use super::super::{Disk, Instance};
 use super::Maker;
 use crate::config::Overlay;
 use crate::store::{Losses, OverlayOptions, OverlayStore};
@@ -62,7 +62,7 @@ impl Maker {
         if held.is_open() && held.is_current() && held.check_unchanged() {
             return Ok(());
         }
-        match golden(&self.start.settings.config, &self.losses()) {
+        match self.open_golden() {
             Ok(new) => {
                 if held.is_open() {
                     tracing::info!(

@@ -101,9 +101,15 @@ impl Maker {
         Ok(())
     }
 
+    /// Opens what the configuration's path names now.
+    pub(super) fn open_golden(&self) -> Result<Golden> {
+        let registry = self.start.golden.get().registry().clone();
+        golden(&self.start.settings.config, &registry, &self.losses())
+    }
+
     /// The image for reading, in the place of one that was closed or is about to be.
     fn read_again(&self) {
-        match golden(&self.start.settings.config, &self.losses()) {
+        match self.open_golden() {
             Ok(image) => self.start.golden.set(image),
             // Tried again when somebody asks for a disk.
             Err(error) => tracing::error!("{}: {error:#}", self.address()),
@@ -113,12 +119,13 @@ impl Maker {
     fn open_image(&self, name: &DiskName) -> Result<()> {
         self.look_for_new_image()?;
         // Nobody has a copy on it. Its lock is in the way of who writes.
-        self.start.golden.get().store().unlock();
+        let golden = self.start.golden.get();
+        golden.store().unlock();
         let options = StoreOptions {
             read_only: false,
             ..store_options(&self.start.settings.config)
         };
-        match Golden::open_to_write(&options, &self.losses()) {
+        match Golden::open_to_write(&options, golden.registry(), &self.losses()) {
             Ok(image) => {
                 self.start.golden.set(image.clone());
                 self.serve(name, Content::Image(image), SystemTime::now())
@@ -164,7 +171,7 @@ impl Maker {
                 );
             }
         }
-        let image = golden(&self.start.settings.config, &self.losses())?;
+        let image = self.open_golden()?;
         self.forget(name)?;
         self.start.golden.set(image);
         self.forget_disk(name);

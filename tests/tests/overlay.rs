@@ -1,5 +1,6 @@
 //! One golden image behind one address, and a private copy of it for each machine.
 
+mod keeping;
 mod lost;
 
 use std::time::{Duration, Instant};

@@ -60,7 +60,7 @@ impl ExportConfig {
             overlay => format!("{overlay:?}").to_lowercase(),
             overlay_dir => or_none(overlay_dir),
             overlay_limit => or_none(overlay_limit),
-            overlay_reset => format!("{overlay_reset:?}").to_lowercase(),
+            overlay_reset => overlay_reset.to_string(),
             unknown => format!("{unknown:?}").to_lowercase(),
             unknown_max => unknown_max.to_string(),
             machines => machine_names(machines),

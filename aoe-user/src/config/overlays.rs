@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aoe_common::Mac;
 use toml::de::DeValue;
@@ -42,12 +43,33 @@ pub(crate) enum OverlayReset {
     Boot,
     /// Only when the operator says so.
     Never,
+    /// When its machine has said nothing for so long.
+    Idle(Duration),
 }
 
-impl OverlayReset {
-    /// Every value by its name.
-    pub(crate) const NAMES: [(&'static str, OverlayReset); 2] =
-        [("boot", OverlayReset::Boot), ("never", OverlayReset::Never)];
+/// Reads when a copy begins anew.
+fn overlay_reset(text: &str) -> Result<OverlayReset, String> {
+    // A Linux machine that runs looks for its disks once a minute.
+    let range = Duration::from_secs(300)..=Duration::from_secs(365 * 86_400);
+    match (text, text.strip_prefix("idle:")) {
+        ("boot", _) => Ok(OverlayReset::Boot),
+        ("never", _) => Ok(OverlayReset::Never),
+        (_, Some(time)) => match values::time(time)? {
+            time if range.contains(&time) => Ok(OverlayReset::Idle(time)),
+            _ => Err("a silence from 5m to 365d is needed, such as \"idle:12h\"".into()),
+        },
+        _ => Err("it is one of \"boot\", \"never\", \"idle:12h\" (with a time of yours)".into()),
+    }
+}
+
+impl std::fmt::Display for OverlayReset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            OverlayReset::Boot => f.write_str("boot"),
+            OverlayReset::Never => f.write_str("never"),
+            OverlayReset::Idle(time) => write!(f, "idle:{}", humantime::format_duration(*time)),
+        }
+    }
 }
 
 /// What machines get that no `[[machine]]` names.
@@ -109,11 +131,7 @@ pub(super) fn read_settings(keys: &mut Keys<'_, '_, '_>, export: &mut ExportConf
     if let Some(limit) = keys.get("overlay_limit", text_or_number(values::size_bytes)) {
         export.overlay_limit = Some(limit);
     }
-    keys.set(
-        "overlay_reset",
-        &mut export.overlay_reset,
-        one_of(&OverlayReset::NAMES, &[]),
-    );
+    keys.set("overlay_reset", &mut export.overlay_reset, text(overlay_reset));
     keys.set("unknown", &mut export.unknown, one_of(&Unknown::NAMES, &[]));
     keys.set("unknown_max", &mut export.unknown_max, number(UNKNOWN_MAX));
 }

@@ -97,7 +97,17 @@ fn mistakes_about_overlays_are_told_with_their_place() {
         (
             overlay("overlay_reset = \"idle\"\n"),
             ":8:17",
-            "\"boot\", \"never\"",
+            "\"boot\", \"never\", \"idle:12h\"",
+        ),
+        (
+            overlay("overlay_reset = \"idle:1m\"\n"),
+            ":8:17",
+            "from 5m to 365d",
+        ),
+        (
+            overlay("overlay_reset = \"idle:soon\"\n"),
+            ":8:17",
+            "a number with its unit",
         ),
         (
             overlay("unknown = \"nobody\"\n"),

@@ -55,7 +55,8 @@ pub use nbd::{NbdExport, inspect as inspect_nbd};
 pub use open::{Context, Opened, open, open_with};
 pub use options::{StoreError, StoreKind, StoreOptions};
 pub use overlay::{
-    CurrentGolden, Golden, MergeError, OverlayError, OverlayFiles, OverlayOptions, OverlayStore, OverlayUsage,
+    CurrentGolden, Golden, MergeError, OverlayError, OverlayFigures, OverlayFiles, OverlayOptions,
+    OverlayStore, OverlayUsage,
 };
 pub use rbd::{
     CephOptions, LoadError, LockOf, RbdImage, RbdPath, Takeover, available as rbd_available,

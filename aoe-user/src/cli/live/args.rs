@@ -290,6 +290,10 @@ pub(crate) enum OverlayAction {
     Reset(ChosenMachines),
     /// Take the copies of machines away that are gone for good
     Discard(ChosenMachines),
+    /// Have volatile copies stay as they are, on the image they are on, when their machines boot
+    Pin(ChosenMachines),
+    /// Have copies begin anew again when their machines boot
+    Unpin(ChosenMachines),
     /// Make a new golden image of the old one and what a machine wrote; the machine must be off
     Commit(OneMachine),
 }

@@ -12,10 +12,10 @@ use super::columns::{Column, choose, table};
 use super::show::idle;
 use crate::cli::output;
 use crate::cli::table::size;
-use crate::control::api::overlays::{CommitOverlay, OverlayInfo, Overlays, ResetOverlays};
+use crate::control::api::overlays::{CommitOverlay, OverlayInfo, Overlays, PinOverlays, ResetOverlays};
 use crate::control::api::types::{ControlRequest, SCHEMA};
 
-const COLUMNS: [Column<OverlayInfo>; 10] = [
+const COLUMNS: [Column<OverlayInfo>; 13] = [
     ("export", |row| row.export.clone()),
     ("machine", |row| row.machine.clone()),
     ("kind", |row| kind(row).to_owned()),
@@ -23,6 +23,9 @@ const COLUMNS: [Column<OverlayInfo>; 10] = [
     ("written", |row| size(row.written_bytes / 512)),
     ("on disk", |row| size(row.allocated_bytes / 512)),
     ("age", |row| age(row.since)),
+    ("image reads", |row| size(row.image_read_bytes / 512)),
+    ("copy reads", |row| size(row.copy_read_bytes / 512)),
+    ("writes", |row| size(row.wrote_bytes / 512)),
     ("macs", |row| row.macs.join(",")),
     ("refused", |row| row.refused_writes.to_string()),
     ("problem", |row| row.problem.clone().unwrap_or_default()),
@@ -43,6 +46,7 @@ fn kind(row: &OverlayInfo) -> &'static str {
     match row {
         OverlayInfo { copy: false, .. } => "none",
         OverlayInfo { persistent: true, .. } => "persistent",
+        OverlayInfo { pinned: true, .. } => "pinned",
         _ => "volatile",
     }
 }
@@ -56,8 +60,10 @@ fn age(since: f64) -> String {
 pub(in crate::cli) fn overlay(action: OverlayAction) -> Result<ExitCode> {
     match action {
         OverlayAction::List(args) => list(args)?,
-        OverlayAction::Reset(args) => reset(args, false)?,
-        OverlayAction::Discard(args) => reset(args, true)?,
+        OverlayAction::Reset(args) => reset(&args, false)?,
+        OverlayAction::Discard(args) => reset(&args, true)?,
+        OverlayAction::Pin(args) => pin(&args, true)?,
+        OverlayAction::Unpin(args) => pin(&args, false)?,
         OverlayAction::Commit(args) => commit(args)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -69,7 +75,7 @@ fn list(args: ListArgs) -> Result<()> {
         target,
         output,
     } = args;
-    let columns = choose(&COLUMNS, 7, &output)?;
+    let columns = choose(&COLUMNS, 9, &output)?;
     let overlays: Overlays = ControlClient::new(&target)?.ask(&ControlRequest::Overlays { exports })?;
     if output.json {
         let mut value = json!(overlays);
@@ -79,23 +85,36 @@ fn list(args: ListArgs) -> Result<()> {
     table(&columns, &overlays.overlays, &output).print()
 }
 
-fn reset(args: ChosenMachines, discard: bool) -> Result<()> {
+fn reset(args: &ChosenMachines, discard: bool) -> Result<()> {
+    let asked = ControlRequest::ResetOverlays(ResetOverlays {
+        export: args.export.clone(),
+        machines: args.machines.clone(),
+        discard,
+    });
+    change(args, &asked, if discard { "discarded" } else { "reset" })
+}
+
+fn pin(args: &ChosenMachines, pinned: bool) -> Result<()> {
+    let asked = ControlRequest::PinOverlays(PinOverlays {
+        export: args.export.clone(),
+        machines: args.machines.clone(),
+        pinned,
+    });
+    change(args, &asked, if pinned { "pinned" } else { "unpinned" })
+}
+
+/// Has something done with machines' copies, and says that it was.
+fn change(args: &ChosenMachines, asked: &ControlRequest, what: &str) -> Result<()> {
     let ChosenMachines {
         export,
         machines,
         ask,
     } = args;
-    let asked = ResetOverlays {
-        export: export.clone(),
-        machines: machines.clone(),
-        discard,
-    };
-    let mut done: Value = ControlClient::new(&ask.target)?.ask(&ControlRequest::ResetOverlays(asked))?;
+    let mut done: Value = ControlClient::new(&ask.target)?.ask(asked)?;
     if ask.json {
         done["schema"] = json!(SCHEMA);
         return output::line(done);
     }
-    let what = if discard { "discarded" } else { "reset" };
     output::line(format_args!("{what} {} of {export}", machines.join(", ")))
 }
 

@@ -83,6 +83,7 @@ impl Control {
             }
             ControlRequest::Overlays { .. } => self.supervisor.tell_overlays(&selection, answer),
             ControlRequest::ResetOverlays(asked) => self.supervisor.reset_overlays(asked, answer),
+            ControlRequest::PinOverlays(asked) => self.supervisor.pin_overlays(asked, answer),
             ControlRequest::FailoverGroups {} => self.supervisor.tell_groups(answer, now),
             ControlRequest::TakeGroup { group } => self.supervisor.take_group(&group, answer, now),
             ControlRequest::ReleaseGroup { group } => self.supervisor.release_group(&group, answer, now),

@@ -1,27 +1,38 @@
 //! Carries out what `xblade overlay` asks for.
 
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::overlays::{CommitOverlay, OverlayInfo, Overlays, ResetOverlays};
+use super::overlays::{CommitOverlay, OverlayInfo, Overlays, PinOverlays, ResetOverlays};
 use super::socket::ControlAnswer;
 use super::view::Selection;
 use crate::config::Overlay as Kind;
 use crate::control::machines::{DiskName, DiskState, Disks};
 use crate::control::supervisor::{Event, Supervisor};
+use crate::store::OverlayFigures;
+
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
 
 fn overlay(export: &str, state: DiskState) -> OverlayInfo {
-    let since = state.since.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let figures = state.figures;
+    let bytes = |sectors: fn(OverlayFigures) -> u64| figures.map_or(0, sectors) * 512;
     OverlayInfo {
         export: format!("e{export}"),
         machine: state.name.to_string(),
         macs: state.macs.iter().map(ToString::to_string).collect(),
         persistent: state.kind == Kind::Persistent,
         copy: state.kind != Kind::None,
+        pinned: state.pinned,
+        image_read_bytes: bytes(|figures| figures.golden_sectors),
+        copy_read_bytes: bytes(|figures| figures.delta_sectors),
+        wrote_bytes: bytes(|figures| figures.written_sectors),
+        counted_since: figures.map(|figures| seconds(figures.since)),
         written_bytes: state.usage.written_sectors * 512,
         allocated_bytes: state.usage.allocated_bytes,
         refused_writes: state.usage.refused_writes,
-        since: since.as_secs_f64(),
+        since: seconds(state.since),
         old_image: state.old_image,
         in_flight: state.in_flight,
         problem: state.problem,
@@ -86,6 +97,18 @@ impl Supervisor {
         self.jobs.start(work, |_| Event::Answered);
     }
 
+    /// Has copies stay when their machines boot, or not any more.
+    pub(super) fn pin_overlays(&mut self, asked: PinOverlays, answer: ControlAnswer) {
+        let PinOverlays {
+            export,
+            machines,
+            pinned,
+        } = asked;
+        let done = if pinned { "pinned" } else { "unpinned" };
+        let pin = move |disks: &Disks, name| disks.pin(name, pinned);
+        self.change_overlays(&export, machines, done, pin, answer);
+    }
+
     /// Takes copies away.
     pub(super) fn reset_overlays(&mut self, asked: ResetOverlays, answer: ControlAnswer) {
         let ResetOverlays {
@@ -93,7 +116,21 @@ impl Supervisor {
             machines,
             discard,
         } = asked;
-        let (export, disks) = match self.disks_of(&export) {
+        let done = if discard { "discarded" } else { "reset" };
+        let reset = move |disks: &Disks, name| disks.reset(name, discard);
+        self.change_overlays(&export, machines, done, reset, answer);
+    }
+
+    /// Does something with the copies of the machines that are named, up to the first that it fails with.
+    fn change_overlays(
+        &mut self,
+        export: &str,
+        machines: Vec<String>,
+        done: &'static str,
+        change: impl Fn(&Disks, DiskName) -> Result<(), String> + Send + 'static,
+        answer: ControlAnswer,
+    ) {
+        let (export, disks) = match self.disks_of(export) {
             Ok(found) => found,
             Err(reason) => return answer.error(reason),
         };
@@ -101,13 +138,12 @@ impl Supervisor {
             return answer.error("name the machines");
         }
         let work = move || {
-            let reset = |machine: &String| {
+            let change = |machine: &String| {
                 let Ok(name) = machine.parse::<DiskName>();
-                disks.reset(name, discard)
+                change(&disks, name)
             };
-            match machines.iter().try_for_each(reset) {
+            match machines.iter().try_for_each(change) {
                 Ok(()) => {
-                    let done = if discard { "discarded" } else { "reset" };
                     answer.result(serde_json::json!({ "export": format!("e{export}"), done: machines }));
                 }
                 Err(reason) => answer.error(reason),

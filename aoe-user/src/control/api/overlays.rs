@@ -25,6 +25,19 @@ pub(crate) struct CommitOverlay {
     pub(crate) machine: String,
 }
 
+/// Whose copies are to stay when their machines boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PinOverlays {
+    /// The export, as in `e1.1`.
+    pub(crate) export: String,
+    /// Names of machines, or addresses of those without a name.
+    pub(crate) machines: Vec<String>,
+    /// False: not any more.
+    #[serde(default = "yes")]
+    pub(crate) pinned: bool,
+}
+
 /// The result of [`super::types::ControlRequest::Overlays`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Overlays {
@@ -47,6 +60,21 @@ pub(crate) struct OverlayInfo {
     /// It has a copy; without one it has the image itself. A target of a release before this was told gives everybody one.
     #[serde(default = "yes")]
     pub(crate) copy: bool,
+    /// It stays when its machine boots, by the operator's order.
+    #[serde(default)]
+    pub(crate) pinned: bool,
+    /// Bytes that the machine has read from the image since `counted_since`.
+    #[serde(default)]
+    pub(crate) image_read_bytes: u64,
+    /// Bytes that it has read from its copy.
+    #[serde(default)]
+    pub(crate) copy_read_bytes: u64,
+    /// Bytes that it has written, those of a sector each time.
+    #[serde(default)]
+    pub(crate) wrote_bytes: u64,
+    /// When that count began, in seconds since 1970: the machine booted, or its copy was opened. Null: it has none that is open.
+    #[serde(default)]
+    pub(crate) counted_since: Option<f64>,
     /// Bytes of sectors that were written.
     pub(crate) written_bytes: u64,
     /// Bytes that this takes on the disk.

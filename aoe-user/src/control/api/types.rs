@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dumps::WantedFrames;
 use super::failover::GroupInfo;
-use super::overlays::{CommitOverlay, ResetOverlays};
+use super::overlays::{CommitOverlay, PinOverlays, ResetOverlays};
 use crate::metrics::Counts;
 
 pub use super::log_lines::{LogLine, LogLines};
@@ -102,6 +102,8 @@ pub(crate) enum ControlRequest {
     },
     /// Take away what machines wrote to their copies.
     ResetOverlays(ResetOverlays),
+    /// Have machines' copies stay when they boot, or not any more.
+    PinOverlays(PinOverlays),
     /// The failover groups, and what this gateway does for each.
     FailoverGroups {},
     /// Take a failover group from the gateway that serves it.

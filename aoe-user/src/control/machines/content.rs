@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::config::Overlay;
-use crate::store::{CompletionQueue, Golden, Health, OverlayStore, OverlayUsage, Store};
+use crate::store::{CompletionQueue, Golden, Health, OverlayFigures, OverlayStore, OverlayUsage, Store};
 
 /// Where a machine's sectors are.
 #[derive(Debug, Clone)]
@@ -47,6 +47,31 @@ impl Content {
     /// Whether what is written to it outlives a boot of its machine.
     pub(super) fn is_kept(&self) -> bool {
         self.kind() == Overlay::Persistent || self.writes_image()
+    }
+
+    /// Whether the operator has it stay when its machine boots.
+    pub(super) fn is_pinned(&self) -> bool {
+        matches!(self, Content::Copy(store) if store.is_pinned())
+    }
+
+    /// Whether it is as it was after a boot of its machine.
+    pub(super) fn stays(&self) -> bool {
+        self.is_kept() || self.is_pinned()
+    }
+
+    /// What its machine has read and written; `None`: it has no copy.
+    pub(super) fn figures(&self) -> Option<OverlayFigures> {
+        match self {
+            Content::Copy(store) => Some(store.figures()),
+            Content::Image(_) => None,
+        }
+    }
+
+    /// Its machine boots: what it does is counted from here on.
+    pub(super) fn count_anew(&self) {
+        if let Content::Copy(store) = self {
+            store.count_anew();
+        }
     }
 
     pub(super) fn usage(&self) -> OverlayUsage {

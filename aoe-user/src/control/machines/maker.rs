@@ -1,5 +1,6 @@
 //! The thread that opens, resets and closes the machines' disks of one export.
 
+mod keeping;
 mod merging;
 mod opening;
 mod writing;
@@ -9,7 +10,7 @@ use std::fs::File;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,6 +19,7 @@ use aoe_common::Mac;
 use rustix::fs::FlockOperation;
 
 use super::content::Content;
+use super::heard::Heard;
 use super::naming::{DiskName, directory};
 use super::{Disk, Instance, MachineSettings, Order, RETRY, Shared, pause};
 use crate::config::{Overlay, OverlayReset, Unknown};
@@ -90,7 +92,9 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
 
 impl Maker {
     fn run(mut self, orders: &Receiver<Order>) {
-        for order in orders {
+        while let Some(order) = self.next(orders) {
+            self.discard_idle();
+            let Some(order) = order else { continue };
             match order {
                 Order::Open(mac) => {
                     let result = self.open_for(mac);
@@ -109,6 +113,10 @@ impl Maker {
                     let result = self.reset(&name, again).map_err(|error| format!("{error:#}"));
                     let _ = answer.send(result);
                 }
+                Order::Pin(name, pinned, answer) => {
+                    let result = self.pin(&name, pinned).map_err(|error| format!("{error:#}"));
+                    let _ = answer.send(result);
+                }
                 Order::Leave(name, answer) => {
                     let left = self.leave(&name).map_err(|error| format!("{error:#}"));
                     let _ = answer.send(left);
@@ -121,6 +129,18 @@ impl Maker {
             }
         }
         self.close_all();
+    }
+
+    /// What is to be done next, `Some(None)`: nothing that anybody asked for; `None`: nobody is there any more.
+    fn next(&self, orders: &Receiver<Order>) -> Option<Option<Order>> {
+        let Some(wait) = self.next_look() else {
+            return orders.recv().ok().map(Some);
+        };
+        match orders.recv_timeout(wait) {
+            Ok(order) => Some(Some(order)),
+            Err(RecvTimeoutError::Timeout) => Some(None),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
     }
 
     fn address(&self) -> String {
@@ -304,8 +324,9 @@ impl Maker {
         if !self.may_have(&name) {
             return Ok(None);
         }
-        let never = self.start.settings.config.overlay_reset == OverlayReset::Never;
-        if never || self.writer.is_some() || self.files(&name).are_persistent() {
+        let at_boot = self.start.settings.config.overlay_reset == OverlayReset::Boot;
+        let files = self.files(&name);
+        if !at_boot || self.writer.is_some() || files.are_persistent() || files.are_pinned() {
             return self.open_for(mac);
         }
         let kind = self.kind(&name);
@@ -401,6 +422,7 @@ impl Maker {
                 export: Arc::clone(&instance.export),
                 content: instance.content.clone(),
                 ready: Instant::now(),
+                heard: Heard::now(),
             }));
         }
         self.enter(name);
@@ -443,6 +465,8 @@ impl Maker {
                     export: Arc::new(instance.export.reconfigured(options)),
                     content: instance.content.clone(),
                     ready: instance.ready,
+                    // Nobody noted it, if silence did not matter before.
+                    heard: Heard::now(),
                 }));
             }
             self.enter(&name);

@@ -4,6 +4,7 @@
 //! resets and closes disks, because all of that blocks. Until a disk is ready its machine hears nothing and asks again.
 
 mod content;
+mod heard;
 mod maker;
 mod naming;
 #[cfg(test)]
@@ -19,10 +20,13 @@ use aoe_common::Mac;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::{ExportConfig, Overlay, OverlayReset, Unknown};
-use crate::store::{Golden, Health, Losses, OverlayFiles, OverlayStore, OverlayUsage, StoreRegistry};
+use crate::store::{
+    Golden, Health, Losses, OverlayFigures, OverlayFiles, OverlayStore, OverlayUsage, StoreRegistry,
+};
 use crate::target::{Export, Options};
 
 use content::Content;
+use heard::Heard;
 pub(super) use maker::Start;
 pub(super) use naming::DiskName;
 
@@ -44,6 +48,8 @@ enum Order {
     Configure(Box<MachineSettings>),
     /// The operator's: take a disk away, and make another at once or not.
     Reset(DiskName, bool, Sender<Result<(), String>>),
+    /// The operator's: have a copy stay when its machine boots, or not any more.
+    Pin(DiskName, bool, Sender<Result<(), String>>),
     /// The operator's: take a disk out of service, for its merge.
     Leave(DiskName, Sender<Result<Left, String>>),
     /// The merge is over; true: the image has all of it, and the disk can go.
@@ -78,6 +84,8 @@ struct Instance {
     content: Content,
     /// Since when it has been as it is for a machine that boots.
     ready: Instant,
+    /// When its machine was, where its copy goes with its silence.
+    heard: Heard,
 }
 
 /// What workers look at.
@@ -103,6 +111,10 @@ pub(super) struct DiskState {
     /// When it began.
     pub(crate) since: SystemTime,
     pub(crate) usage: OverlayUsage,
+    /// What its machine does; `None`: it has no copy that is open.
+    pub(crate) figures: Option<OverlayFigures>,
+    /// The copy stays when its machine boots.
+    pub(crate) pinned: bool,
     /// Which kind; none: it is the image itself.
     pub(crate) kind: Overlay,
     /// Its image was replaced; it gets the new one when it begins anew.
@@ -175,6 +187,8 @@ impl Disks {
                     macs: Vec::new(),
                     since: disk.since,
                     usage: OverlayUsage::default(),
+                    figures: None,
+                    pinned: false,
                     kind: Overlay::Volatile,
                     old_image: false,
                     in_flight: 0,
@@ -191,6 +205,8 @@ impl Disks {
                 let content = &instance.content;
                 state.usage = content.usage();
                 state.kind = content.kind();
+                state.figures = content.figures();
+                state.pinned = content.is_pinned();
                 if let Health::LostWrites(lost) = content.health() {
                     let until = match content.writes_image() {
                         true => "accepted (`xblade state clear`, --lost-writes)",
@@ -217,6 +233,14 @@ impl Disks {
     /// Why it does not.
     pub(super) fn reset(&self, name: DiskName, discard: bool) -> Result<(), String> {
         self.have(|answer| Order::Reset(name, !discard, answer))
+    }
+
+    /// Has a volatile copy stay when its machine boots, or not any more; waits for that.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(super) fn pin(&self, name: DiskName, pinned: bool) -> Result<(), String> {
+        self.have(|answer| Order::Pin(name, pinned, answer))
     }
 
     /// Makes a new golden image out of the one of now and a disk, which ends; waits for that. Of the machine that changes the image
@@ -332,6 +356,9 @@ impl engine::Machines<Export> for Disks {
         {
             let table = self.shared.table.read();
             if let Some(instance) = table.by_mac.get(&source) {
+                if matches!(table.reset, OverlayReset::Idle(_)) {
+                    instance.heard.note(Instant::now());
+                }
                 return Some(Arc::clone(&instance.export));
             }
             if table.turns_away(source) {
@@ -346,8 +373,10 @@ impl engine::Machines<Export> for Disks {
         {
             let table = self.shared.table.read();
             match table.by_mac.get(&source) {
-                Some(_) if table.reset == OverlayReset::Never => return true,
-                Some(instance) if instance.content.is_kept() => return true,
+                Some(instance) if table.reset != OverlayReset::Boot || instance.content.stays() => {
+                    instance.content.count_anew();
+                    return true;
+                }
                 Some(instance) => {
                     let untouched = instance.content.usage().written_sectors == 0;
                     if untouched && instance.ready.elapsed() < FRESH {

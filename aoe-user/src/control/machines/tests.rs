@@ -1,5 +1,6 @@
 //! Disks of machines over a real image, without a network.
 
+mod keeping;
 mod pausing;
 mod room;
 mod writing;

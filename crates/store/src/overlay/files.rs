@@ -22,6 +22,8 @@ pub(crate) const HEADER_BYTES: u64 = 4096;
 const MAGIC: [u8; 8] = *b"XBLDOVL\x01";
 /// Characters of a boot id.
 const BOOT_ID: usize = 36;
+/// Where the header says whether it is pinned.
+const PINNED_AT: u64 = (MAGIC.len() + 6 * 8 + BOOT_ID + 8) as u64;
 
 /// The files of one overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub(crate) struct Header {
     pub(crate) boot_id: String,
     /// The persistent overlay whose bits they are; 0: a volatile one's.
     pub(crate) copy: u64,
+    /// It stays when its machine boots.
+    pub(crate) pinned: bool,
 }
 
 impl OverlayFiles {
@@ -80,6 +84,18 @@ impl OverlayFiles {
     pub fn are_persistent(&self) -> bool {
         // One that cannot be looked at is there all the same.
         self.records().try_exists().unwrap_or(true)
+    }
+
+    /// Whether it is a volatile one that stays when its machine boots.
+    pub fn are_pinned(&self) -> bool {
+        let header = File::open(self.map()).and_then(|map| Header::read(&map));
+        header.is_ok_and(|header| header.is_some_and(|header| header.pinned && header.is_of_this_boot()))
+    }
+
+    /// Writes that down. It ends with the overlay.
+    pub(crate) fn set_pinned(&self, pinned: bool) -> io::Result<()> {
+        let map = File::options().write(true).open(self.map())?;
+        map.write_all_at(&[pinned.into()], PINNED_AT)
     }
 
     /// Whether there are such files, made since the host was started. Older ones of a volatile overlay are as good as none.
@@ -152,6 +168,7 @@ impl OverlayFiles {
             golden: *golden,
             boot_id: boot_id()?,
             copy,
+            pinned: false,
         };
         map.write_all_at(&header.to_bytes(), 0)
     }
@@ -219,6 +236,8 @@ impl Header {
         bytes.extend(self.boot_id.as_bytes());
         // Zero in maps of releases that knew no persistent overlays.
         bytes.extend(self.copy.to_le_bytes());
+        debug_assert_eq!(bytes.len() as u64, PINNED_AT);
+        bytes.push(self.pinned.into());
         bytes.resize(HEADER_BYTES as usize, 0);
         bytes
     }
@@ -232,6 +251,7 @@ impl Header {
         };
         let (boot_id, rest) = rest.split_at_checked(BOOT_ID)?;
         let boot_id = std::str::from_utf8(boot_id).ok()?;
+        let (copy, rest) = rest.split_first_chunk()?;
         Some(Header {
             sectors: number(0)?,
             golden: Identity {
@@ -241,7 +261,8 @@ impl Header {
                 modified: (number(4)?.cast_signed(), number(5)?.cast_signed()),
             },
             boot_id: boot_id.to_owned(),
-            copy: u64::from_le_bytes(*rest.first_chunk()?),
+            copy: u64::from_le_bytes(*copy),
+            pinned: rest.first() == Some(&1),
         })
     }
 }
@@ -268,6 +289,7 @@ mod tests {
             },
             boot_id: boot_id().unwrap(),
             copy: 5,
+            pinned: true,
         };
         assert_eq!(Header::parse(&header.to_bytes()), Some(header.clone()));
         assert!(header.is_of_this_boot());

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use engine::{Health, LostWrites, SECTOR_BYTES, Store};
+use engine::{Health, LostWrites, SECTOR_BYTES, Step, Store};
 
 use super::fingerprint::{self, Fingerprint};
 use crate::commit::Losses;
 use crate::completion_queue::CompletionQueue;
 use crate::open::{Context, open_with};
-use crate::options::{StoreError, StoreOptions};
+use crate::options::{StoreError, StoreKind, StoreOptions};
 use crate::registry::StoreRegistry;
 
 /// An image that overlays lie on. Clones are the same opening.
@@ -34,6 +34,8 @@ struct Opened {
     fingerprint: OnceLock<Fingerprint>,
     changed: AtomicBool,
     writable: bool,
+    /// A read that was put off is asked for again, not ended.
+    repeats: bool,
 }
 
 /// Which image, and which content of it.
@@ -114,8 +116,14 @@ impl Golden {
                 // Who writes it is not told that it was written.
                 changed: AtomicBool::new(!read_only),
                 writable: !read_only,
+                repeats: options.kind == StoreKind::Mmap,
             }),
         })
+    }
+
+    /// Whether this step of a read is the last one that its caller sees before the end.
+    pub(crate) fn is_last(&self, step: Step) -> bool {
+        step == Step::Done || !self.shared.repeats
     }
 
     /// Acknowledged writes of it that are lost, and not accepted.

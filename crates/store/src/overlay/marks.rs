@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use engine::{Extent, Fault, FaultKind};
 
+use super::figures::Figures;
 use super::records::{PAGE_WORDS, pages_for};
 use super::space::Space;
 use crate::mapped::mmap::Mapping;
@@ -28,6 +29,7 @@ pub(crate) struct Marks {
     bits: Mapping,
     written: AtomicU64,
     space: Space,
+    figures: Figures,
     /// Of a persistent overlay: pages of records that have bits which are not on the medium, one bit a page.
     changed: Option<Box<[AtomicU64]>>,
 }
@@ -75,6 +77,7 @@ impl Marks {
             bits,
             written: AtomicU64::new(0),
             space,
+            figures: Figures::new(),
             changed: None,
         };
         let set = words(Extent {
@@ -144,6 +147,11 @@ impl Marks {
         &self.space
     }
 
+    /// What its machine does.
+    pub(crate) fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
     /// Sectors whose bit is set.
     pub(crate) fn written_sectors(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
@@ -191,6 +199,11 @@ impl Marks {
     /// # Errors
     /// When the file with the bits is damaged: they would be forgotten.
     pub(crate) fn written(&self, extent: Extent) -> Result<(), Fault> {
+        self.figures.written(extent.count);
+        self.set(extent)
+    }
+
+    fn set(&self, extent: Extent) -> Result<(), Fault> {
         let epoch = self.bits.epoch();
         for index in words(extent) {
             let mask = mask(index, extent);
@@ -220,7 +233,7 @@ impl Marks {
     /// As [`Marks::written`].
     pub(crate) fn trimmed(&self, extents: &[Extent]) -> Result<(), Fault> {
         for extent in extents {
-            self.written(*extent)?;
+            self.set(*extent)?;
             self.space.release(*extent);
         }
         Ok(())

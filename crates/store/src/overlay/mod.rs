@@ -12,6 +12,7 @@
 mod current;
 pub(crate) mod deferred;
 mod durable;
+mod figures;
 mod files;
 mod fingerprint;
 mod golden;
@@ -25,6 +26,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use engine::{Durability, Extent, Fault, FaultKind, Health, SECTOR_BYTES, Step, Store, Token, Traits};
 
@@ -34,6 +36,7 @@ use crate::commit::{Committer, Task};
 use crate::completion_queue::CompletionQueue;
 
 pub use current::CurrentGolden;
+pub use figures::OverlayFigures;
 pub use files::OverlayFiles;
 pub use golden::Golden;
 pub use merge::MergeError;
@@ -52,6 +55,7 @@ pub struct OverlayStore {
     sectors: u64,
     /// Puts delta and bits on the medium; `None`: volatile.
     committer: Option<Arc<Committer>>,
+    pinned: AtomicBool,
 }
 
 /// What an overlay holds.
@@ -74,6 +78,31 @@ impl OverlayStore {
     /// Whether it outlives the host's boot.
     pub fn is_persistent(&self) -> bool {
         self.committer.is_some()
+    }
+
+    /// Whether it stays when its machine boots.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned.load(Ordering::Relaxed)
+    }
+
+    /// Has a volatile one stay when its machine boots, or not any more. `files` are its own.
+    ///
+    /// # Errors
+    /// When they cannot be written: it is as before.
+    pub fn set_pinned(&self, files: &OverlayFiles, pinned: bool) -> io::Result<()> {
+        files.set_pinned(pinned)?;
+        self.pinned.store(pinned, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What its machine has done since [`OverlayStore::count_anew`], or since it was opened.
+    pub fn figures(&self) -> OverlayFigures {
+        self.marks.figures().get()
+    }
+
+    /// Begins to count anew: its machine boots.
+    pub fn count_anew(&self) {
+        self.marks.figures().clear();
     }
 
     /// What it holds.
@@ -139,11 +168,14 @@ impl OverlayStore {
             }
         }
         let (mut bytes, delta) = gather.into_layers();
+        let mut own = 0;
         for run in self.marks.written_runs(extent) {
+            own += run.count;
             let at = ((run.lba - extent.lba) * SECTOR_BYTES) as usize;
             let span = at..at + (run.count * SECTOR_BYTES) as usize;
             bytes[span.clone()].copy_from_slice(&delta[span]);
         }
+        self.marks.figures().read(extent.count - own, own);
         let mut rest = &bytes[..];
         for piece in into {
             let (now, later) = rest.split_at(piece.len());
@@ -177,8 +209,21 @@ impl Store<CompletionQueue> for OverlayStore {
     ) -> Result<Step, Fault> {
         self.check(extent, FaultKind::Read)?;
         match self.marks.place(extent) {
-            Where::Golden => self.golden.store().read(queue, token, extent, into),
-            Where::Delta => self.delta.read(queue, token, extent, into),
+            Where::Golden => {
+                let step = self.golden.store().read(queue, token, extent, into)?;
+                if self.golden.is_last(step) {
+                    self.marks.figures().read(extent.count, 0);
+                }
+                Ok(step)
+            }
+            Where::Delta => {
+                let step = self.delta.read(queue, token, extent, into)?;
+                // Put off, it is asked for again: the delta is mapped.
+                if step == Step::Done {
+                    self.marks.figures().read(0, extent.count);
+                }
+                Ok(step)
+            }
             Where::Both => self.read_both(queue, token, extent, into),
         }
     }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use engine::{SECTOR_BYTES, Store};
@@ -204,6 +205,7 @@ impl Opening<'_> {
             marks: Arc::new(self.marks()?),
             sectors: self.sectors,
             committer: None,
+            pinned: AtomicBool::new(self.options.files.are_pinned()),
         })
     }
 
@@ -265,6 +267,7 @@ impl Opening<'_> {
             marks,
             sectors: self.sectors,
             committer: Some(Committer::new(Arc::new(durable), policy)),
+            pinned: AtomicBool::new(false),
         })
     }
 

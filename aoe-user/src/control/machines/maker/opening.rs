@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::{Result, anyhow, bail};
 
 use super::super::content::Content;
+use super::super::heard::Heard;
 use super::super::naming::DiskName;
 use super::super::{Disk, Instance};
 use super::Maker;
@@ -106,6 +107,7 @@ impl Maker {
                 export: Arc::new(export),
                 content,
                 ready: Instant::now(),
+                heard: Heard::now(),
             })),
             since,
             problem: None,

@@ -17,8 +17,8 @@ use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, needs
 const ADDRESS: Address = Address::new(12, 9);
 const SECTORS: u64 = 256;
 /// The machine that the config names, with two interfaces.
-const PC: [Mac; 2] = [Mac([2, 0, 0, 0xae, 0, 1]), Mac([2, 0, 0, 0xae, 0, 2])];
-const STRANGER: Mac = Mac([2, 0, 0, 0xae, 0, 9]);
+pub(crate) const PC: [Mac; 2] = [Mac([2, 0, 0, 0xae, 0, 1]), Mac([2, 0, 0, 0xae, 0, 2])];
+pub(crate) const STRANGER: Mac = Mac([2, 0, 0, 0xae, 0, 9]);
 /// As iPXE's queries carry it.
 const IPXE: u32 = 0x18ae_0001;
 /// How long to wait before a request is sent again: as iPXE does at first.
@@ -30,7 +30,7 @@ struct Room {
 }
 
 /// A machine on the wire.
-struct Machine<'a> {
+pub(crate) struct Machine<'a> {
     initiator: &'a Initiator,
     mac: Mac,
 }
@@ -83,7 +83,7 @@ impl Room {
     }
 }
 
-fn machine(initiator: &Initiator, mac: Mac) -> Machine<'_> {
+pub(crate) fn machine(initiator: &Initiator, mac: Mac) -> Machine<'_> {
     Machine { initiator, mac }
 }
 
@@ -130,12 +130,12 @@ impl Machine<'_> {
     }
 
     /// Looks for the disk as an initiator's driver does.
-    fn find(&self) -> Result<()> {
+    pub(crate) fn find(&self) -> Result<()> {
         self.ask(&Machine::query(0x8000_0042)).map(drop)
     }
 
     /// Looks for the disk as iPXE does.
-    fn boot(&self) -> Result<()> {
+    pub(crate) fn boot(&self) -> Result<()> {
         self.ask(&Machine::query(IPXE)).map(drop)
     }
 
@@ -148,26 +148,26 @@ impl Machine<'_> {
         self.ask(&request)
     }
 
-    fn read(&self, lba: u64) -> Result<Vec<u8>> {
+    pub(crate) fn read(&self, lba: u64) -> Result<Vec<u8>> {
         let reply = self.ata(ata::READ_EXT, lba, 1, &[])?;
         ensure!(reply.status() == 0x40, "status {:#04x}", reply.status());
         Ok(reply.data()[..512].to_vec())
     }
 
-    fn write(&self, lba: u64, word: [u8; 8]) -> Result<()> {
+    pub(crate) fn write(&self, lba: u64, word: [u8; 8]) -> Result<()> {
         let reply = self.ata(ata::WRITE_EXT, lba, 1, &pattern(lba, word))?;
         ensure!(reply.status() == 0x40, "status {:#04x}", reply.status());
         Ok(())
     }
 
-    fn serial(&self) -> Result<String> {
+    pub(crate) fn serial(&self) -> Result<String> {
         let reply = self.ata(ata::IDENTIFY, 0, 1, &[])?;
         Ok(Identity::new(reply.data()).text(10..20))
     }
 }
 
 /// What `xblade overlay list --json` tells of a machine.
-fn told(target: &Target, machine: &str) -> Result<Option<serde_json::Value>> {
+pub(crate) fn told(target: &Target, machine: &str) -> Result<Option<serde_json::Value>> {
     let output = target.ask(&["overlay", "list", "--json"])?;
     ensure!(output.status.success(), "{output:?}");
     let all: serde_json::Value = serde_json::from_slice(&output.stdout)?;
@@ -175,7 +175,7 @@ fn told(target: &Target, machine: &str) -> Result<Option<serde_json::Value>> {
     Ok(rows.iter().find(|row| row["machine"] == machine).cloned())
 }
 
-fn done(target: &Target, args: &[&str]) -> Result<()> {
+pub(crate) fn done(target: &Target, args: &[&str]) -> Result<()> {
     let output = target.ask(args)?;
     ensure!(output.status.success(), "{args:?}: {output:?}");
     Ok(())

@@ -1,6 +1,8 @@
 //! Images in Ceph as exports, on a small cluster of our own: what an initiator sees, also when Ceph stalls, forgets the image or shuts
 //! xblade out.
 
+mod clones;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;

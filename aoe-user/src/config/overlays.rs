@@ -251,12 +251,13 @@ pub(super) fn contradictions(export: &ExportConfig) -> Vec<(&'static str, String
         "an overlay needs overlay_dir, the directory for what machines write (on a tmpfs to keep it in memory)",
     );
     say(
-        !matches!(export.store, StoreKind::Mmap | StoreKind::Direct),
+        !matches!(export.store, StoreKind::Mmap | StoreKind::Direct | StoreKind::Rbd),
         "store",
-        "an overlay lies on an image in a file or block device: store = \"mmap\" or \"direct\"",
+        "an overlay lies on an image in a file or block device, or on a snapshot in Ceph: store = \"mmap\", \"direct\" or \"rbd\"",
     );
     say(
-        export.read_only,
+        // A snapshot is read-only by itself.
+        export.read_only && export.store != StoreKind::Rbd,
         "read_only",
         "read_only with an overlay: the image is never written, and the overlays are there to be written; leave one of them out",
     );
@@ -286,21 +287,51 @@ pub(super) fn contradictions(export: &ExportConfig) -> Vec<(&'static str, String
         "wire_admin",
         "wire_admin with an overlay: a mask or reservation set by one machine would shut out the others that share the address",
     );
-    say(
-        export.unknown == Unknown::Refuse && export.machines.is_empty(),
-        "unknown",
-        "unknown = \"refuse\" and no [[machine]]: nobody could use the export",
-    );
-    say(
-        export.unknown == Unknown::None
-            && export
-                .machines
-                .iter()
-                .any(|machine| machine.overlay_on(export) == Overlay::None),
-        "unknown",
-        "unknown = \"none\" beside a machine with overlay = \"none\": machines that read the image without a copy would see it change below them",
-    );
+    found.extend(contradictions_about_unknown(export));
+    if export.store == StoreKind::Rbd {
+        found.extend(contradictions_in_ceph(export));
+    }
     found
+}
+
+/// The same about machines without a name.
+fn contradictions_about_unknown(export: &ExportConfig) -> Option<(&'static str, String)> {
+    let is_none = |machine: &Machine| machine.overlay_on(export) == Overlay::None;
+    let message = match export.unknown {
+        Unknown::Refuse if export.machines.is_empty() => {
+            "unknown = \"refuse\" and no [[machine]]: nobody could use the export"
+        }
+        Unknown::None if export.machines.iter().any(is_none) => {
+            "unknown = \"none\" beside a machine with overlay = \"none\": machines that read the image without a copy would see it change below them"
+        }
+        Unknown::Volatile | Unknown::Refuse | Unknown::None => return None,
+    };
+    Some(("unknown", message.to_owned()))
+}
+
+/// The same about an image in Ceph, of which each machine has a clone.
+fn contradictions_in_ceph(export: &ExportConfig) -> Vec<(&'static str, String)> {
+    let is_snapshot = export.path.to_string_lossy().contains('@');
+    let is_changed = |machine: &Machine| machine.overlay_on(export) == Overlay::None;
+    let wrong = [
+        (
+            !is_snapshot,
+            "path",
+            "an overlay on an image in Ceph lies on a snapshot of it, rbd:POOL/IMAGE@SNAPSHOT: each machine has a clone of that",
+        ),
+        (
+            export.overlay_limit.is_some(),
+            "overlay_limit",
+            "overlay_limit with an image in Ceph: a clone takes at most the image's size, and a quota of the pool bounds all of them",
+        ),
+        (
+            export.machines.iter().any(is_changed),
+            "path",
+            "a machine with overlay = \"none\" is to change the image, and a snapshot in Ceph cannot be changed",
+        ),
+    ];
+    let found = wrong.into_iter().filter(|(is_wrong, ..)| *is_wrong);
+    found.map(|(_, key, message)| (key, message.to_owned())).collect()
 }
 
 #[cfg(test)]

@@ -204,3 +204,20 @@ fn mistakes_about_machines_are_told_with_their_place() {
         ),
     ]);
 }
+
+#[test]
+fn an_overlay_in_ceph_lies_on_a_snapshot() {
+    let in_ceph = |path: &str, lines: &str| overlay(lines).replace("a.img", path);
+    let config = read(&in_ceph("rbd:rbd/golden@v1", "")).unwrap();
+    assert_eq!(config.exports[0].store, StoreKind::Rbd);
+    let none = "[[machine]]\nname = \"a\"\nmacs = [\"520000000001\"]\noverlay = \"none\"\n";
+    told([
+        (in_ceph("rbd:rbd/golden", ""), ":4:8", "rbd:POOL/IMAGE@SNAPSHOT"),
+        (
+            in_ceph("rbd:rbd/golden@v1", "overlay_limit = \"1GiB\"\n"),
+            ":8:17",
+            "a quota of the pool",
+        ),
+        (in_ceph("rbd:rbd/golden@v1", none), ":4:8", "cannot be changed"),
+    ]);
+}

@@ -59,8 +59,8 @@ pub use overlay::{
     OverlayStore, OverlayUsage,
 };
 pub use rbd::{
-    CephOptions, LoadError, LockOf, RbdImage, RbdPath, Takeover, available as rbd_available,
-    inspect as inspect_rbd,
+    CLONE_PINNED, CephOptions, LoadError, LockOf, RbdClone, RbdClones, RbdImage, RbdPath, Takeover,
+    available as rbd_available, inspect as inspect_rbd, pinned_text,
 };
 pub use registry::StoreRegistry;
 

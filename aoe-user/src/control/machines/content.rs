@@ -2,7 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::clone::CloneDisk;
 use crate::config::Overlay;
 use crate::store::{CompletionQueue, Golden, Health, OverlayFigures, OverlayStore, OverlayUsage, Store};
 
@@ -11,6 +13,8 @@ use crate::store::{CompletionQueue, Golden, Health, OverlayFigures, OverlayStore
 pub(super) enum Content {
     /// In a copy of its own, as far as it has written them.
     Copy(Arc<OverlayStore>),
+    /// In a clone of its own in Ceph.
+    Clone(Arc<CloneDisk>),
     /// In the image: to be read, or to be changed by the one machine that may.
     Image(Golden),
 }
@@ -19,6 +23,7 @@ impl Content {
     pub(super) fn store(&self) -> Arc<dyn Store<CompletionQueue>> {
         match self {
             Content::Copy(store) => Arc::clone(store) as _,
+            Content::Clone(clone) => Arc::clone(&clone.store),
             Content::Image(golden) => Arc::clone(golden.store()),
         }
     }
@@ -26,6 +31,7 @@ impl Content {
     pub(super) fn golden(&self) -> &Golden {
         match self {
             Content::Copy(store) => store.golden(),
+            Content::Clone(clone) => &clone.golden,
             Content::Image(golden) => golden,
         }
     }
@@ -34,7 +40,8 @@ impl Content {
     pub(super) fn kind(&self) -> Overlay {
         match self {
             Content::Copy(store) if store.is_persistent() => Overlay::Persistent,
-            Content::Copy(_) => Overlay::Volatile,
+            Content::Clone(clone) if clone.persistent => Overlay::Persistent,
+            Content::Copy(_) | Content::Clone(_) => Overlay::Volatile,
             Content::Image(_) => Overlay::None,
         }
     }
@@ -51,7 +58,28 @@ impl Content {
 
     /// Whether the operator has it stay when its machine boots.
     pub(super) fn is_pinned(&self) -> bool {
-        matches!(self, Content::Copy(store) if store.is_pinned())
+        match self {
+            Content::Copy(store) => store.is_pinned(),
+            Content::Clone(clone) => clone.pinned.load(Ordering::Relaxed),
+            Content::Image(_) => false,
+        }
+    }
+
+    /// Whether nothing was written to it since it began.
+    pub(super) fn is_untouched(&self) -> bool {
+        match self {
+            Content::Copy(store) => store.usage().written_sectors == 0,
+            Content::Clone(clone) => clone.is_untouched(),
+            Content::Image(_) => true,
+        }
+    }
+
+    /// Whether others that begin anew get another image.
+    pub(super) fn is_old(&self) -> bool {
+        match self {
+            Content::Clone(clone) => clone.old,
+            Content::Copy(_) | Content::Image(_) => !self.golden().is_current(),
+        }
     }
 
     /// Whether it is as it was after a boot of its machine.
@@ -63,6 +91,7 @@ impl Content {
     pub(super) fn figures(&self) -> Option<OverlayFigures> {
         match self {
             Content::Copy(store) => Some(store.figures()),
+            Content::Clone(clone) => Some(clone.figures()),
             Content::Image(_) => None,
         }
     }
@@ -77,14 +106,14 @@ impl Content {
     pub(super) fn usage(&self) -> OverlayUsage {
         match self {
             Content::Copy(store) => store.usage(),
-            Content::Image(_) => OverlayUsage::default(),
+            Content::Clone(_) | Content::Image(_) => OverlayUsage::default(),
         }
     }
 
     pub(super) fn health(&self) -> Health {
         match self {
             Content::Copy(store) => store.health(),
-            Content::Image(golden) => golden.store().health(),
+            Content::Clone(_) | Content::Image(_) => self.store().health(),
         }
     }
 
@@ -104,6 +133,7 @@ impl Content {
     pub(super) fn is_held(&self) -> bool {
         match self {
             Content::Copy(store) => Arc::strong_count(store) > 2,
+            Content::Clone(clone) => clone.is_held(),
             Content::Image(golden) => golden.is_writable() && Arc::strong_count(golden.store()) > 2,
         }
     }

@@ -1,5 +1,6 @@
 //! The thread that opens, resets and closes the machines' disks of one export.
 
+mod copies;
 mod keeping;
 mod merging;
 mod opening;
@@ -23,8 +24,9 @@ use super::heard::Heard;
 use super::naming::{DiskName, directory};
 use super::{Disk, Instance, MachineSettings, Order, RETRY, Shared, pause};
 use crate::config::{Overlay, OverlayReset, Unknown};
-use crate::store::{CurrentGolden, Losses, OverlayFiles};
+use crate::store::{CurrentGolden, Losses};
 use crate::target::Observer;
+use copies::Copies;
 
 /// How long requests of a machine that is gone may take to end before its disk goes.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -45,6 +47,7 @@ pub(in crate::control) struct Start {
 struct Maker {
     shared: Arc<Shared>,
     directory: PathBuf,
+    copies: Copies,
     /// Keeps other processes from the directory.
     _lock: File,
     start: Start,
@@ -76,6 +79,7 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
     let name = format!("overlay {}", config.address());
     let mut maker = Maker {
         shared,
+        copies: Copies::new(config, directory.clone(), start.golden.get().registry())?,
         directory,
         _lock: lock,
         start,
@@ -147,10 +151,6 @@ impl Maker {
         self.start.settings.config.address()
     }
 
-    fn files(&self, name: &DiskName) -> OverlayFiles {
-        OverlayFiles::new(self.directory.join(name.file_stem()))
-    }
-
     /// Who has a name, and what is done with others.
     fn take_settings(&mut self) {
         let config = &self.start.settings.config;
@@ -170,21 +170,15 @@ impl Maker {
 
     /// Persistent disks go on, and others of this boot of the host: whoever runs on one of them notices nothing of a restart.
     fn open_what_is_left(&mut self) -> Result<()> {
-        let entries = std::fs::read_dir(&self.directory)
-            .with_context(|| format!("{}: cannot be read", self.directory.display()))?;
-        let names = entries.filter_map(|entry| DiskName::of_file(&entry.ok()?.path()));
-        for name in names.collect::<BTreeSet<_>>() {
-            let files = self.files(&name);
+        for name in self.copies.names()?.into_iter().collect::<BTreeSet<_>>() {
             match &name {
-                _ if files.are_left() => {
+                _ if self.copies.left(&name)?.is_some() => {
                     if let Err(error) = self.open(&name) {
                         self.failed(&name, &error);
                     }
                 }
                 // Nobody knows whether it ever comes again.
-                DiskName::Unknown(_) => files
-                    .discard()
-                    .with_context(|| format!("{}: cannot be removed", files.base().display()))?,
+                DiskName::Unknown(_) => self.copies.discard(&name)?,
                 DiskName::Machine(_) => {}
             }
         }
@@ -308,6 +302,13 @@ impl Maker {
         if !self.may_have(&name) {
             return Ok(None);
         }
+        if self
+            .instance(&name)
+            .is_some_and(|instance| instance.export.store().is_silenced())
+        {
+            // It was shut out, and is opened anew.
+            self.take_out(&name)?;
+        }
         let is_open = self.instance(&name).is_some();
         match is_open {
             true => self.put_back(&name),
@@ -325,17 +326,14 @@ impl Maker {
             return Ok(None);
         }
         let at_boot = self.start.settings.config.overlay_reset == OverlayReset::Boot;
-        let files = self.files(&name);
-        if !at_boot || self.writer.is_some() || files.are_persistent() || files.are_pinned() {
+        let left = self.copies.left(&name)?.unwrap_or_default();
+        if !at_boot || self.writer.is_some() || left.persistent || left.pinned {
             return self.open_for(mac);
         }
         let kind = self.kind(&name);
         let as_new = self.instance(&name).is_some_and(|instance| {
             let (content, golden) = (&instance.content, instance.content.golden());
-            content.kind() == kind
-                && content.usage().written_sectors == 0
-                && golden.is_current()
-                && golden.check_unchanged()
+            content.kind() == kind && content.is_untouched() && !content.is_old() && golden.check_unchanged()
         });
         match as_new {
             true => self.put_back(&name),
@@ -350,9 +348,8 @@ impl Maker {
 
     /// The operator has a disk begin anew, or go: its machine gets another when it asks the next time.
     fn reset(&mut self, name: &DiskName, again: bool) -> Result<()> {
-        let files = self.files(name);
         let known = self.shared.disks.lock().contains_key(name);
-        if !known && !files.map().exists() && !files.are_persistent() {
+        if !known && !self.copies.has_any(name)? {
             bail!("{}: {name} has no disk", self.address());
         }
         if self.leaving.contains(name) {
@@ -383,10 +380,7 @@ impl Maker {
     /// Takes a disk away, with all that was written.
     fn discard(&mut self, name: &DiskName) -> Result<()> {
         self.take_out(name)?;
-        let files = self.files(name);
-        files
-            .discard()
-            .with_context(|| format!("{}: cannot be removed", files.base().display()))
+        self.copies.discard(name)
     }
 
     /// Takes a disk out of service: nobody has it when this returns.

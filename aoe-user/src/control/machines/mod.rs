@@ -3,6 +3,7 @@
 //! Workers look a machine up in a table and never wait; what is not there yet is asked for. One thread an export ([`maker`]) opens,
 //! resets and closes disks, because all of that blocks. Until a disk is ready its machine hears nothing and asks again.
 
+mod clone;
 mod content;
 mod heard;
 mod maker;
@@ -219,7 +220,7 @@ impl Disks {
                     };
                     state.problem = Some(format!("{lost}; {what} until {until}"));
                 }
-                state.old_image = !content.golden().is_current();
+                state.old_image = content.is_old();
                 state.in_flight = instance.export.in_flight();
             }
             state
@@ -377,14 +378,11 @@ impl engine::Machines<Export> for Disks {
                     instance.content.count_anew();
                     return true;
                 }
-                Some(instance) => {
-                    let untouched = instance.content.usage().written_sectors == 0;
-                    if untouched && instance.ready.elapsed() < FRESH {
-                        return true;
-                    }
+                Some(instance) if instance.content.is_untouched() && instance.ready.elapsed() < FRESH => {
+                    return true;
                 }
                 None if table.turns_away(source) => return false,
-                None => {}
+                Some(_) | None => {}
             }
         }
         {

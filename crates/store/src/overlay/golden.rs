@@ -26,7 +26,8 @@ pub struct Golden {
 struct Opened {
     store: Arc<dyn Store<CompletionQueue>>,
     registry: StoreRegistry,
-    file: File,
+    /// `None`: it is no file.
+    file: Option<File>,
     path: PathBuf,
     /// First sector served.
     offset: u64,
@@ -39,7 +40,7 @@ struct Opened {
 }
 
 /// Which image, and which content of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) device: u64,
     pub(crate) inode: u64,
@@ -84,6 +85,9 @@ impl Golden {
             prealloc: false,
             ..options.clone()
         };
+        if options.kind == StoreKind::Rbd {
+            return Golden::open_snapshot(&options, registry, losses);
+        }
         let path = &options.path;
         let looking = |error| StoreError::system(path, "looking at it", error);
         // Its own opening first: where another file is put in the place of this one meanwhile, the store may have that.
@@ -108,7 +112,7 @@ impl Golden {
             shared: Arc::new(Opened {
                 store,
                 registry: registry.clone(),
-                file,
+                file: Some(file),
                 path: path.clone(),
                 offset: options.offset,
                 identity,
@@ -117,6 +121,38 @@ impl Golden {
                 changed: AtomicBool::new(!read_only),
                 writable: !read_only,
                 repeats: options.kind == StoreKind::Mmap,
+            }),
+        })
+    }
+
+    /// A snapshot of an image in Ceph, which does not change.
+    fn open_snapshot(
+        options: &StoreOptions,
+        registry: &StoreRegistry,
+        losses: &Losses,
+    ) -> Result<Golden, StoreError> {
+        let context = Context {
+            registry: registry.clone(),
+            losses: losses.clone(),
+            fenced: None,
+        };
+        let store = open_with(options, context)?.store;
+        let identity = Identity {
+            sectors: store.sectors(),
+            ..Identity::default()
+        };
+        Ok(Golden {
+            shared: Arc::new(Opened {
+                store,
+                registry: registry.clone(),
+                file: None,
+                path: options.path.clone(),
+                offset: options.offset,
+                identity,
+                fingerprint: OnceLock::new(),
+                changed: AtomicBool::new(false),
+                writable: false,
+                repeats: false,
             }),
         })
     }
@@ -134,9 +170,9 @@ impl Golden {
         }
     }
 
-    /// Whether there is anything to be read: what was closed has no sectors.
+    /// Whether there is anything to be read: what was closed has no sectors, and what Ceph has shut out is silent.
     pub fn is_open(&self) -> bool {
-        self.shared.store.sectors() > 0
+        self.shared.store.sectors() > 0 && !self.shared.store.is_silenced()
     }
 
     /// The other stores of its target.
@@ -169,7 +205,9 @@ impl Golden {
     /// Whether it still has the content that overlays were made on; says once when it has not.
     pub fn check_unchanged(&self) -> bool {
         let Opened { file, identity, .. } = &*self.shared;
-        let Ok(now) = file.metadata() else { return true };
+        let Some(Ok(now)) = file.as_ref().map(File::metadata) else {
+            return true;
+        };
         let same = Identity::of(&now, identity.sectors) == *identity;
         if !same && !self.shared.changed.swap(true, Ordering::Relaxed) {
             tracing::error!(
@@ -195,14 +233,18 @@ impl Golden {
         let found = Fingerprint {
             sectors,
             modified: opened.identity.modified,
-            samples: fingerprint::samples(&opened.file, start, bytes)?,
+            samples: fingerprint::samples(self.file()?, start, bytes)?,
         };
         Ok(*opened.fingerprint.get_or_init(|| found))
     }
 
     /// The file, opened for reading.
-    pub(crate) fn file(&self) -> &File {
-        &self.shared.file
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(crate) fn file(&self) -> io::Result<&File> {
+        let file = self.shared.file.as_ref();
+        file.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "the image is no file"))
     }
 
     /// First sector served of it.

@@ -81,7 +81,7 @@ impl OverlayStore {
         }
         // A link would be replaced, not what it leads to.
         let place = std::fs::canonicalize(path).map_err(at(path, "looking for it"))?;
-        let old = golden.file();
+        let old = golden.file().map_err(at(&place, "opening it"))?;
         let meta = old.metadata().map_err(at(&place, "looking at it"))?;
         if !meta.is_file() || meta.file_type().is_block_device() {
             return Err(MergeError::NoFile(place));

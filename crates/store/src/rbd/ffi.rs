@@ -22,6 +22,9 @@ mod image;
 
 pub(crate) use image::{Operation, RawImage};
 
+/// Room for the names of a pool's images, at first.
+const NAMES_BYTES: usize = 1 << 16;
+
 /// A text that a library gave.
 fn text(text: Text) -> String {
     // SAFETY: only asked of texts in what a successful call has filled in: NUL-terminated, and freed later.
@@ -87,6 +90,9 @@ functions! {
     librbd {
         rbd_open: fn(Handle, *const c_char, *mut Handle, *const c_char) -> c_int;
         rbd_open_read_only: fn(Handle, *const c_char, *mut Handle, *const c_char) -> c_int;
+        rbd_clone: fn(Handle, *const c_char, *const c_char, Handle, *const c_char, u64, *mut c_int) -> c_int;
+        rbd_remove: fn(Handle, *const c_char) -> c_int;
+        rbd_list: fn(Handle, *mut c_char, *mut usize) -> c_int;
         rbd_close: fn(Handle) -> c_int;
         rbd_get_size: fn(Handle, *mut u64) -> c_int;
         rbd_get_features: fn(Handle, *mut u64) -> c_int;
@@ -272,6 +278,50 @@ impl Pool {
         // SAFETY: a live handle, NUL-terminated names (or null for no snapshot) and a place for the new handle.
         check(unsafe { open(self.handle, image.as_ptr(), &raw mut handle, snapshot) })?;
         Ok(RawImage::new(self.functions, handle))
+    }
+
+    /// Makes a clone of a snapshot in the same pool. Blocks.
+    pub(crate) fn clone_image(
+        &self,
+        (image, snapshot): (&str, &str),
+        name: &str,
+        features: u64,
+    ) -> Result<(), Errno> {
+        let (image, snapshot, name) = (c(image)?, c(snapshot)?, c(name)?);
+        // 0: objects of the usual size.
+        let mut order = 0;
+        let (pool, of, at, called) = (self.handle, image.as_ptr(), snapshot.as_ptr(), name.as_ptr());
+        call!(
+            self,
+            rbd_clone(pool, of, at, pool, called, features, &raw mut order)
+        )
+        .map(drop)
+    }
+
+    /// Takes an image away. Blocks until all of its objects are gone.
+    pub(crate) fn remove(&self, image: &str) -> Result<(), Errno> {
+        let image = c(image)?;
+        call!(self, rbd_remove(self.handle, image.as_ptr())).map(drop)
+    }
+
+    /// The names of all images. Blocks.
+    pub(crate) fn images(&self) -> Result<Vec<String>, Errno> {
+        let mut names = vec![0u8; NAMES_BYTES];
+        loop {
+            let mut len = names.len();
+            let into = names.as_mut_ptr().cast();
+            match call!(self, rbd_list(self.handle, into, &raw mut len)) {
+                // It says how much room they need.
+                Err(Errno(libc::ERANGE)) => names.resize(len.max(names.len() * 2), 0),
+                Err(errno) => return Err(errno),
+                Ok(_) => {
+                    let all = names.split(|byte| *byte == 0).take_while(|name| !name.is_empty());
+                    return Ok(all
+                        .map(|name| String::from_utf8_lossy(name).into_owned())
+                        .collect());
+                }
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! has a time limit, so that a cluster that does not answer is silence on the wire, never an error. The image is written under its
 //! exclusive lock; when that is lost, or Ceph shuts the client out, the store is fenced for good and whoever opened it opens it anew.
 
+mod clones;
 pub(crate) mod cluster;
 mod error;
 mod fence;
@@ -38,6 +39,7 @@ use crate::rbd::keeper::{Bell, Keeper, Seen};
 use crate::rbd::opening::OpenedImage;
 use crate::rbd::parts::Parts;
 
+pub use clones::{CLONE_PINNED, RbdClone, RbdClones, pinned_text};
 pub use error::LoadError;
 pub(crate) use fence::OnFence;
 pub use opening::{RbdImage, available, inspect};
@@ -62,6 +64,8 @@ pub(crate) struct RbdStore {
     options: StoreOptions,
     read_only: bool,
     zeroes_after_trim: bool,
+    sectors_read: AtomicU64,
+    sectors_written: AtomicU64,
 }
 
 impl RbdStore {
@@ -118,6 +122,8 @@ impl RbdStore {
             options: options.clone(),
             read_only,
             zeroes_after_trim: !skips_parts,
+            sectors_read: AtomicU64::new(0),
+            sectors_written: AtomicU64::new(0),
         })
     }
 
@@ -265,6 +271,7 @@ impl Store<CompletionQueue> for RbdStore {
         self.start((kind, extent.lba), |image| {
             image.start(Operation::Read(at), zeros(len), Box::new(done))
         })?;
+        self.sectors_read.fetch_add(extent.count, Ordering::Relaxed);
         Ok(Step::Later)
     }
 
@@ -288,6 +295,7 @@ impl Store<CompletionQueue> for RbdStore {
         self.start((kind, extent.lba), |image| {
             image.start(Operation::Write(at), data, Box::new(done))
         })?;
+        self.sectors_written.fetch_add(extent.count, Ordering::Relaxed);
         Ok(Step::Later)
     }
 
@@ -330,6 +338,8 @@ impl Store<CompletionQueue> for RbdStore {
         vec![
             ("faults", self.shared.faults()),
             ("in_flight", self.shared.in_flight() as u64),
+            ("sectors_read", self.sectors_read.load(Ordering::Relaxed)),
+            ("sectors_written", self.sectors_written.load(Ordering::Relaxed)),
         ]
     }
 

@@ -19,16 +19,16 @@ impl Maker {
         let Some(instance) = self.instance(name) else {
             bail!("{address}: {name} has no copy that is open");
         };
-        let Content::Copy(store) = &instance.content else {
-            bail!("{address}: {name} has no copy: it has the image itself");
-        };
         if instance.content.kind() == Overlay::Persistent {
             bail!("{address}: the copy of {name} is persistent: it stays as it is when the machine boots");
         }
-        let files = self.files(name);
-        store
-            .set_pinned(&files, pinned)
-            .with_context(|| format!("{}: cannot be written", files.map().display()))?;
+        let files = self.copies.files(name);
+        let noted = match &instance.content {
+            Content::Copy(store) => store.set_pinned(&files, pinned),
+            Content::Clone(clone) => clone.set_pinned(pinned),
+            Content::Image(_) => bail!("{address}: {name} has no copy: it has the image itself"),
+        };
+        noted.with_context(|| format!("{address}: the copy of {name}: cannot be written"))?;
         let what = if pinned { "stays" } else { "begins anew" };
         tracing::info!("{address}: by the operator, the copy of {name} {what} when its machine boots");
         Ok(())
@@ -84,10 +84,10 @@ impl Maker {
         let Some(instance) = self.instance(name) else {
             return false;
         };
-        let Content::Copy(store) = &instance.content else {
+        if matches!(instance.content, Content::Image(_)) {
             return false;
-        };
-        let stays = instance.content.is_kept() || store.is_pinned() || self.leaving.contains(name);
+        }
+        let stays = instance.content.stays() || self.leaving.contains(name);
         !stays && instance.export.in_flight() == 0 && instance.heard.silence(Instant::now()) >= limit
     }
 }

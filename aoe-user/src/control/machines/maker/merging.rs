@@ -21,6 +21,14 @@ impl Maker {
             return self.end_writing(name).map(|()| Left::Image);
         }
         let instance = self.instance(name);
+        if instance
+            .as_ref()
+            .is_some_and(|instance| matches!(instance.content, Content::Clone(_)))
+        {
+            bail!(
+                "{address}: the copy of {name} is a clone in Ceph: shut it down and copy the clone to an image of its own (`rbd cp`)"
+            );
+        }
         if !instance.is_some_and(|instance| matches!(instance.content, Content::Copy(_))) {
             bail!("{address}: {name} has no copy that is open");
         }
@@ -44,7 +52,7 @@ impl Maker {
         if let Some(disk) = self.shared.disks.lock().get_mut(name) {
             disk.problem = Some(MERGING.into());
         }
-        Ok(Left::Copy(store, self.files(name)))
+        Ok(Left::Copy(store, self.copies.files(name)))
     }
 
     /// The merge of a disk is over.

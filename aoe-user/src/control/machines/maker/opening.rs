@@ -1,17 +1,20 @@
 //! Opens a machine's disk: its copy, or the image itself.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Result, anyhow, bail};
 
+use super::super::clone::CloneDisk;
 use super::super::content::Content;
 use super::super::heard::Heard;
 use super::super::naming::DiskName;
 use super::super::{Disk, Instance};
 use super::Maker;
+use super::copies::Copies;
 use crate::config::Overlay;
-use crate::store::{Losses, OverlayOptions, OverlayStore};
+use crate::store::{self, Golden, Losses, OverlayOptions, OverlayStore, RbdClone, RbdClones};
 use crate::target::{Export, Identity, Options, Persistent, WireAdmin};
 
 impl Maker {
@@ -20,8 +23,7 @@ impl Maker {
         if let Some(writer) = self.writer.as_ref().filter(|writer| *writer != name) {
             bail!("{writer} changes the image itself (`xblade overlay commit` ends that)");
         }
-        let files = self.files(name);
-        let is_left = files.are_left();
+        let is_left = self.copies.left(name)?.is_some();
         let kind = self.kind(name);
         if !is_left && kind == Overlay::None && matches!(name, DiskName::Machine(_)) {
             return self.begin_writing(name);
@@ -33,14 +35,26 @@ impl Maker {
         if !is_left && kind == Overlay::None {
             return self.serve(name, Content::Image(image), SystemTime::now());
         }
+        let persistent = kind == Overlay::Persistent;
+        match &self.copies {
+            Copies::Files(_) => self.open_files(name, &image, persistent),
+            Copies::Clones(clones) => {
+                let clone = self.open_clone(clones, name, image, persistent)?;
+                let opened = clone.opened;
+                self.serve(name, Content::Clone(Arc::new(clone)), opened)
+            }
+        }
+    }
+
+    fn open_files(&self, name: &DiskName, image: &Golden, persistent: bool) -> Result<()> {
         let config = &self.start.settings.config;
         let options = OverlayOptions {
-            files,
-            persistent: kind == Overlay::Persistent,
+            files: self.copies.files(name),
+            persistent,
             limit_bytes: config.overlay_limit.unwrap_or(0),
             flush_interval: config.flush_interval,
         };
-        let store = Arc::new(OverlayStore::open(&image, &options)?);
+        let store = Arc::new(OverlayStore::open(image, &options)?);
         self.start.golden.watch(name.to_string(), &store);
         let oldest = match store.is_persistent() {
             true => options.files.records(),
@@ -52,6 +66,53 @@ impl Maker {
             Content::Copy(store),
             began.unwrap_or_else(|_| SystemTime::now()),
         )
+    }
+
+    /// Opens what is left of a clone, or makes one.
+    fn open_clone(
+        &self,
+        clones: &RbdClones,
+        name: &DiskName,
+        golden: Golden,
+        persistent: bool,
+    ) -> Result<CloneDisk> {
+        let stem = name.file_stem();
+        let left = clones.find(&stem)?;
+        let new = left.is_none();
+        let found = match left {
+            Some(found) => found,
+            None => {
+                clones.make(&stem, persistent)?;
+                RbdClone {
+                    persistent,
+                    pinned: false,
+                    current: true,
+                }
+            }
+        };
+        let context = store::Context {
+            registry: golden.registry().clone(),
+            losses: Losses::default(),
+            fenced: Some(Arc::new({
+                // Its machine asks for it, and gets it opened anew.
+                let (shared, name, address) = (Arc::clone(&self.shared), name.clone(), self.address());
+                move |reason: &str| {
+                    tracing::error!("{address}: the clone of {name} is opened anew: {reason}");
+                    shared.table.write().remove(&name);
+                }
+            })),
+        };
+        let opened = store::open_with(&clones.options(&stem), context)?;
+        Ok(CloneDisk {
+            store: opened.store,
+            metadata: opened.metadata,
+            golden,
+            persistent: found.persistent,
+            pinned: AtomicBool::new(found.pinned),
+            old: !found.current,
+            new,
+            opened: SystemTime::now(),
+        })
     }
 
     /// Takes the image that lies at the path now for disks that begin anew.

@@ -67,7 +67,8 @@ impl Maker {
     fn copies_on_image(&self, own: &DiskName) -> Vec<String> {
         let is_on_it = |(name, instance): &(DiskName, Option<Arc<Instance>>)| match instance {
             Some(instance) => instance.content.golden().is_current(),
-            None => self.files(name).are_left(),
+            // What cannot be told may be there.
+            None => self.copies.left(name).map_or(true, |left| left.is_some()),
         };
         let others = self.others(own).into_iter();
         others

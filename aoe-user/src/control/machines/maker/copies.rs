@@ -1,0 +1,118 @@
+//! What there is of machines' copies: files beside each other, or clones in Ceph.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use super::super::naming::DiskName;
+use crate::config::{ExportConfig, StoreKind};
+use crate::control::store_options::store_options;
+use crate::store::{OverlayFiles, RbdClones, StoreRegistry};
+
+/// Where the copies of an export are.
+#[derive(Debug)]
+pub(super) enum Copies {
+    /// Files in this directory.
+    Files(PathBuf),
+    /// Clones of the image's snapshot.
+    Clones(Box<RbdClones>),
+}
+
+/// What a copy that is there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Left {
+    pub(super) persistent: bool,
+    /// It stays when its machine boots.
+    pub(super) pinned: bool,
+}
+
+impl Copies {
+    /// Those of an export whose own directory this is.
+    pub(super) fn new(config: &ExportConfig, directory: PathBuf, registry: &StoreRegistry) -> Result<Copies> {
+        if config.store != StoreKind::Rbd {
+            return Ok(Copies::Files(directory));
+        }
+        // The directory's name tells exports apart.
+        let prefix = directory.file_name().unwrap_or_default().to_string_lossy();
+        let clones = RbdClones::new(&store_options(config), registry, &prefix)?;
+        Ok(Copies::Clones(Box::new(clones)))
+    }
+
+    /// The files of a copy; of a clone, which has none, where they would be.
+    pub(super) fn files(&self, name: &DiskName) -> OverlayFiles {
+        match self {
+            Copies::Files(directory) => OverlayFiles::new(directory.join(name.file_stem())),
+            Copies::Clones(_) => OverlayFiles::new(name.file_stem()),
+        }
+    }
+
+    /// Everybody of whose copy there is something, even if it does not go on.
+    pub(super) fn names(&self) -> Result<Vec<DiskName>> {
+        Ok(match self {
+            Copies::Files(directory) => {
+                let entries = std::fs::read_dir(directory)
+                    .with_context(|| format!("{}: cannot be read", directory.display()))?;
+                let names = entries.filter_map(|entry| DiskName::of_file(&entry.ok()?.path()));
+                names.collect()
+            }
+            Copies::Clones(clones) => {
+                let names = clones.names()?;
+                names.iter().filter_map(|name| DiskName::of_stem(name)).collect()
+            }
+        })
+    }
+
+    /// What a copy is that goes on; `None`: there is none.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub(super) fn left(&self, name: &DiskName) -> Result<Option<Left>> {
+        match self {
+            Copies::Files(_) => {
+                let files = self.files(name);
+                let left = Left {
+                    persistent: files.are_persistent(),
+                    pinned: files.are_pinned(),
+                };
+                Ok(files.are_left().then_some(left))
+            }
+            Copies::Clones(clones) => {
+                let found = clones.find(&name.file_stem())?;
+                Ok(found.map(|clone| Left {
+                    persistent: clone.persistent,
+                    pinned: clone.pinned,
+                }))
+            }
+        }
+    }
+
+    /// Whether there is anything that can be taken away.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub(super) fn has_any(&self, name: &DiskName) -> Result<bool> {
+        Ok(match self {
+            Copies::Files(_) => {
+                let files = self.files(name);
+                files.map().exists() || files.are_persistent()
+            }
+            Copies::Clones(clones) => clones.find(&name.file_stem())?.is_some(),
+        })
+    }
+
+    /// Takes a copy away that nobody has open.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub(super) fn discard(&self, name: &DiskName) -> Result<()> {
+        match self {
+            Copies::Files(_) => {
+                let files = self.files(name);
+                files
+                    .discard()
+                    .with_context(|| format!("{}: cannot be removed", files.base().display()))
+            }
+            Copies::Clones(clones) => Ok(clones.remove(&name.file_stem())?),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! One golden image in Ceph, and a clone of it for each machine.
+
+use lab::image::{pattern, stamp};
+use lab::{Image, Initiator};
+
+use super::*;
+use crate::overlay::{Machine, PC, STRANGER, done, machine, told};
+
+const IMAGE_SECTORS: u64 = 8 << 11;
+/// The machine with a persistent copy.
+const KEEPER: aoe_common::Mac = aoe_common::Mac([2, 0, 0, 0xae, 0, 5]);
+
+/// With an image `rbd/golden` and two snapshots of it, which differ in sector 6.
+fn site() -> Result<Site> {
+    let site = Site::new()?;
+    let image = Image::stamped(IMAGE_SECTORS)?;
+    site.rbd(&format!("import --no-progress {} rbd/golden", image.as_str()))?;
+    site.rbd("snap create --no-progress rbd/golden@one")?;
+    let mut target = site.ready("eth1", "rbd:rbd/golden")?;
+    let initiator = site.lab.open(1)?;
+    initiator.find(super::ADDRESS)?.write(6, &[7; SECTOR])?;
+    ensure!(target.process.stop()? == 0, "{}", target.process.log());
+    site.rbd("snap create --no-progress rbd/golden@two")?;
+    for snapshot in ["one", "two"] {
+        site.rbd(&format!("snap protect rbd/golden@{snapshot}"))?;
+    }
+    Ok(site)
+}
+
+fn config(site: &Site, snapshot: &str) -> Result<String> {
+    let text = format!(
+        "[ceph]\nconf = {:?}\n[[export]]\nshelf = 12\nslot = 9\npath = \"rbd:rbd/golden@{snapshot}\"\ninterfaces = [\"eth0\"]\n\
+         overlay = \"volatile\"\noverlay_dir = \"overlays\"\n[[machine]]\nname = \"pc17\"\nmacs = [\"{}\", \"{}\"]\n\
+         [[machine]]\nname = \"keeper\"\nmacs = [\"{KEEPER}\"]\noverlay = \"persistent\"\n",
+        site.ceph.conf(),
+        PC[0],
+        PC[1]
+    );
+    let path = site.ceph.path("xblade.toml");
+    fs::write(&path, text)?;
+    Ok(path.to_str().context("odd path")?.to_owned())
+}
+
+fn start(site: &Site, snapshot: &str) -> Result<Target> {
+    let config = config(site, snapshot)?;
+    let state = site.ceph.path("state");
+    let state = state.to_str().context("odd path")?;
+    let args = ["daemon", "--config", &config, "--state-dir", state];
+    Target::ready_again(&site.lab.target, &args, 1)
+}
+
+fn machines(initiator: &Initiator) -> [Machine<'_>; 3] {
+    [PC[0], KEEPER, STRANGER].map(|mac| machine(initiator, mac))
+}
+
+#[test]
+fn each_machine_has_a_clone_of_its_own_and_new_snapshots_are_for_who_boots() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
+    let site = site()?;
+    let mut target = start(&site, "one")?;
+    let initiator = site.lab.open(0)?;
+    let [pc, keeper, stranger] = machines(&initiator);
+    let all = [
+        (&pc, *b"machine1"),
+        (&keeper, *b"keeper.."),
+        (&stranger, *b"stranger"),
+    ];
+    for (machine, word) in all {
+        machine.boot()?;
+        machine.write(5, word)?;
+    }
+    for (machine, word) in all {
+        ensure!(machine.read(5)? == pattern(5, word) && machine.read(6)? == stamp(6));
+    }
+    ensure!(machine(&initiator, PC[1]).read(5)? == pattern(5, *b"machine1"));
+    ensure!(pc.serial()? == "12.9:pc17");
+    let row = told(&target, "pc17")?.context("pc17")?;
+    ensure!(row["wrote_bytes"] == 512 && row["old_image"] == false, "{row}");
+    let images = site.rbd("ls rbd")?;
+    for name in ["machine-pc17", "machine-keeper", "unknown-02-00-00-ae-00-09"] {
+        ensure!(images.contains(&format!("golden.12.9.{name}\n")), "{images}");
+    }
+
+    // A restart disturbs nobody, nor does another snapshot in the config.
+    ensure!(target.process.stop()? == 0, "{}", target.process.log());
+    let target = start(&site, "two")?;
+    for (machine, word) in all {
+        machine.find()?;
+        ensure!(machine.read(5)? == pattern(5, word) && machine.read(6)? == stamp(6));
+    }
+    ensure!(told(&target, "pc17")?.context("pc17")?["old_image"] == true);
+    pc.boot()?;
+    ensure!(pc.read(5)? == stamp(5) && pc.read(6)? == [7; SECTOR]);
+    keeper.boot()?;
+    ensure!(keeper.read(5)? == pattern(5, *b"keeper..") && keeper.read(6)? == stamp(6));
+
+    done(&target, &["overlay", "reset", "e12.9", "keeper"])?;
+    ensure!(keeper.read(5)? == stamp(5) && keeper.read(6)? == [7; SECTOR]);
+    ensure!(told(&target, "keeper")?.context("keeper")?["persistent"] == true);
+    done(&target, &["overlay", "discard", "e12.9", &STRANGER.to_string()])?;
+    ensure!(!site.rbd("ls rbd")?.contains("unknown-"));
+    let output = target.ask(&["overlay", "commit", "e12.9", "pc17"])?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success() && said.contains("rbd cp"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_pinned_clone_stays_and_one_that_ceph_shuts_out_is_opened_anew() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
+    let site = site()?;
+    let mut target = start(&site, "one")?;
+    let initiator = site.lab.open(0)?;
+    let [pc, keeper, _] = machines(&initiator);
+    for machine in [&pc, &keeper] {
+        machine.boot()?;
+        machine.write(5, *b"written.")?;
+    }
+    done(&target, &["overlay", "pin", "e12.9", "pc17"])?;
+    ensure!(target.process.stop()? == 0, "{}", target.process.log());
+    let target = start(&site, "one")?;
+    pc.boot()?;
+    ensure!(told(&target, "pc17")?.context("pc17")?["pinned"] == true);
+    ensure!(pc.read(5)? == pattern(5, *b"written."));
+
+    let clone = "rbd/golden.12.9.machine-pc17";
+    let watchers = site.ceph.watchers(&site.lab.target, clone)?;
+    ensure!(watchers.len() == 1, "{watchers:?}");
+    site.ceph
+        .ceph(&site.lab.target, &format!("osd blocklist add {}", watchers[0]))?;
+    for machine in [&pc, &keeper] {
+        ensure!(machine.read(5)? == pattern(5, *b"written."));
+        machine.write(5, *b"go.on...")?;
+        ensure!(machine.read(5)? == pattern(5, *b"go.on..."));
+    }
+    done(&target, &["overlay", "unpin", "e12.9", "pc17"])?;
+    pc.boot()?;
+    ensure!(pc.read(5)? == stamp(5));
+    Ok(())
+}

@@ -145,6 +145,7 @@ fn through_all(card: &Card) -> Result<()> {
         kernel: Kernel::with_all_drivers().context("a kernel with this card's driver")?,
         modules: card.modules,
         programs: &["ip", "ethtool"],
+        files: &[],
         xblade: Path::new(&xblade),
         devices: &[device.trim_end_matches(',').to_owned()],
         cables: 1,

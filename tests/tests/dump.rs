@@ -10,10 +10,15 @@ use lab::capture::dissect;
 use lab::image::stamp;
 use lab::needs::Need;
 use lab::process::Process;
-use lab::{Address, Image, Lab, Options, Target, needs, target};
+use lab::vm::kernel::Kernel;
+use lab::vm::machine::{Machine, mac};
+use lab::vm::qemu;
+use lab::{Address, Image, Initiator, Lab, Namespace, Options, Target, needs, target};
 use nix::sys::signal::Signal;
 
 const E11: Address = Address::new(1, 1);
+/// What xdpdump has the kernel run.
+const XDPDUMP_PROGRAM: &str = "/usr/lib/x86_64-linux-gnu/bpf/xdpdump_bpf.o";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A target with a control socket.
@@ -147,6 +152,51 @@ fn wireshark_sees_every_request_and_its_reply() -> Result<()> {
             let rows = dissect(&file, filter, &["frame.number"])?;
             ensure!(rows.is_empty(), "MTU {mtu}: {filter}: {rows:?}");
         }
+    }
+    Ok(())
+}
+
+/// In a guest: not every host's kernel can trace programs.
+#[test]
+fn xdpdump_attaches_to_the_program_that_runs() -> Result<()> {
+    needs!(
+        Need::Root,
+        Need::Tool("qemu-system-x86_64"),
+        Need::Tool("xdpdump"),
+        Need::Tool("xz"),
+        Need::File("/bin/busybox"),
+        Need::File(XDPDUMP_PROGRAM)
+    );
+    qemu::ensure()?;
+    let namespace = Namespace::new("outside")?;
+    let xblade = target::binary()?;
+    let device = format!("virtio-net-pci,netdev=net0,mac={},romfile=", mac(0));
+    let machine = Machine {
+        kernel: Kernel::with_all_drivers()?,
+        modules: &["virtio_pci", "virtio_net"],
+        programs: &["ip", "xdpdump"],
+        files: &[XDPDUMP_PROGRAM],
+        xblade: Path::new(&xblade),
+        devices: &[device],
+        cables: 1,
+        queues: 1,
+    };
+    let mut shell = machine.boot(&namespace)?;
+    shell.must("truncate -s 1M /tmp/image; ip link set eth0 up")?;
+    shell.must("/opt/xblade serve 1 1 eth0 /tmp/image >/tmp/log 2>&1 &")?;
+    shell.until("grep ' ready on ' /tmp/log", |line| !line.is_empty())?;
+    shell.must("/opt/xdpdump -i eth0 --rx-capture entry,exit >/tmp/dump 2>&1 & dump=$!")?;
+    shell.until("cat /tmp/dump", |said| said.contains("listening on eth0"))?;
+    let initiator = Initiator::open(&namespace, "tap0")?;
+    let disk = initiator.find(E11)?;
+    for lba in 0..100 {
+        disk.read(lba, 1)?;
+    }
+    shell.must("kill $dump; wait $dump")?;
+    for word in ["aoe_filter()@entry", "aoe_filter()@exit[REDIRECT]"] {
+        let said = shell.must(&format!("grep -cF '{word}' /tmp/dump"))?;
+        let count: u32 = said.trim().parse()?;
+        ensure!(count >= 100, "{word}: {count}");
     }
     Ok(())
 }

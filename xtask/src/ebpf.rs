@@ -3,7 +3,7 @@
 //!
 //! The object is checked in so that users need stable Rust only. Debian's `rustc-web` comes with a prebuilt
 //! `core` for BPF; rustc hands one bitcode object (fat LTO) to the "linker", which here is a script that calls
-//! `llc`. Without debug information the result does not depend on where the source lies.
+//! `llc`. Without debug information the result does not depend on where the source lies. BTF comes from [`func_info`].
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use lab::packages;
 
-use crate::{setup, sh};
+use crate::{func_info, setup, sh};
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -102,7 +102,26 @@ fn build() -> Result<PathBuf> {
         .args(["--target", TARGET, "--target-dir"])
         .arg(&target_dir);
     sh::run(&mut cargo)?;
-    Ok(target_dir.join(TARGET).join("release/aoe-ebpf"))
+    add_func_info(&target_dir.join(TARGET).join("release/aoe-ebpf"))
+}
+
+/// The object with BTF in place of LLVM's, which is empty without debug information.
+fn add_func_info(object: &Path) -> Result<PathBuf> {
+    let mut objdump = Command::new(tool("llvm-objdump-22"));
+    let symbols = sh::output(objdump.arg("--syms").arg(object))?;
+    let sections = func_info::of(&String::from_utf8(symbols)?)?;
+    let result = object.with_extension("o");
+    let mut objcopy = Command::new(tool("llvm-objcopy-22"));
+    objcopy.args(["--remove-section", ".BTF"]);
+    for (name, bytes) in [(".BTF", &sections.btf), (".BTF.ext", &sections.ext)] {
+        let file = object.with_extension(name.trim_start_matches('.'));
+        std::fs::write(&file, bytes)?;
+        objcopy
+            .arg("--add-section")
+            .arg(format!("{name}={}", file.display()));
+    }
+    sh::run(objcopy.arg(object).arg(&result))?;
+    Ok(result)
 }
 
 /// Where a tool is started from, installed or unpacked.

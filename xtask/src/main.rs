@@ -5,6 +5,7 @@ mod book;
 mod cargo;
 mod clock;
 mod ebpf;
+mod func_info;
 mod fuzz;
 mod lesson;
 mod run;

@@ -53,6 +53,7 @@ const PACKAGES: &[Package] = &[
         "tests: the initiator tools that users have (aoeping, aoecfg, aoe-sancheck)",
     ),
     package("tshark", "tests: an independent dissector reads every reply"),
+    package("xdp-tools", "tests: xdpdump attaches to the program that runs"),
     package("fio", "tests: verified random I/O inside the VMs"),
     package("e2fsprogs", "tests: ext4 made and checked on an export"),
     package("xfsprogs", "tests: XFS on a disk that hangs"),

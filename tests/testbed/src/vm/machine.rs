@@ -15,6 +15,7 @@ use super::initramfs::Initramfs;
 use super::kernel::{Kernel, Module};
 use super::{PRELUDE, STEP, qemu};
 use crate::net::Namespace;
+use crate::packages::find_file;
 use crate::process::Process;
 
 /// How often a condition in the guest is looked at again.
@@ -41,6 +42,8 @@ pub struct Machine<'a> {
     pub modules: &'a [&'a str],
     /// Programs of the host.
     pub programs: &'a [&'a str],
+    /// Files of the host, which have the same place in the guest.
+    pub files: &'a [&'a str],
     /// The binary.
     pub xblade: &'a Path,
     /// QEMU's devices, one `-device` for each: `netdev=net0` is the cable `tap0`, and so on.
@@ -129,6 +132,10 @@ impl Machine<'_> {
             archive.program(program)?;
             // busybox's shell prefers its own applets to what is in PATH, but functions to both.
             script += &format!("{program}() {{ /opt/{program} \"$@\"; }}\n");
+        }
+        for file in self.files {
+            let from = find_file(file).with_context(|| format!("no {file}"))?;
+            archive.host_file(from, file.trim_start_matches('/'))?;
         }
         let (_stripped, xblade) = strip(self.xblade)?;
         archive.program_file(&xblade, "xblade")?;

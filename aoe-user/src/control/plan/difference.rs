@@ -10,8 +10,9 @@ impl Plan {
     pub(crate) fn difference(&self, config: &Config) -> Reloaded {
         let mut reloaded = Reloaded::default();
         let mut old = Old::new(self, self.order.clone());
-        for export in &config.exports {
-            match old.find(self, export) {
+        let kept = old.pair(self, &config.exports);
+        for (export, kept) in config.exports.iter().zip(kept) {
+            match kept {
                 Some(KeptExport::Unchanged(_)) => reloaded.unchanged += 1,
                 Some(KeptExport::Changed(id) | KeptExport::Renewed(id)) => reloaded.changed.push(Changed {
                     export: address_of(export).to_string(),

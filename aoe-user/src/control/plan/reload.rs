@@ -47,12 +47,13 @@ impl Plan {
             force: config.force,
         };
         let mut old = Old::new(self, before);
-        for export in config.exports {
+        let kept = old.pair(self, &config.exports);
+        for (export, kept) in config.exports.into_iter().zip(kept) {
             let patterns = patterns
                 .entry(export.interfaces.clone())
                 .or_insert_with(|| Arc::new(Patterns::new(&export.interfaces)));
             let patterns = Arc::clone(patterns);
-            match old.find(self, &export) {
+            match kept {
                 Some(KeptExport::Unchanged(id)) => self.keep(id),
                 Some(KeptExport::Changed(id)) => {
                     report.changed.push(address_of(&export));
@@ -162,13 +163,36 @@ impl Old {
         }
     }
 
-    /// Finds the export that `wanted` goes on with: same address and VLAN, some interface in common.
-    pub(super) fn find(&mut self, plan: &Plan, wanted: &ExportConfig) -> Option<KeptExport> {
+    /// Finds the export that each of `wanted` goes on with: same address and VLAN, and an interface in common; else the same store, since
+    /// one interface can be written in several ways (by a name, an altname, a pattern).
+    pub(super) fn pair(&mut self, plan: &Plan, wanted: &[ExportConfig]) -> Vec<Option<KeptExport>> {
+        let shares_name = |now: &ExportConfig, then: &ExportConfig| {
+            now.interfaces.iter().any(|name| then.interfaces.contains(name))
+        };
+        let mut pairs: Vec<_> = wanted
+            .iter()
+            .map(|export| self.find(plan, export, shares_name))
+            .collect();
+        // Only after all: an interface in common decides between exports of one address.
+        for (pair, export) in pairs.iter_mut().zip(wanted) {
+            *pair = pair.take().or_else(|| self.find(plan, export, same_store));
+        }
+        pairs
+    }
+
+    /// The first export of this address and VLAN that nothing goes on with yet and that `is_it`.
+    fn find(
+        &mut self,
+        plan: &Plan,
+        wanted: &ExportConfig,
+        is_it: impl Fn(&ExportConfig, &ExportConfig) -> bool,
+    ) -> Option<KeptExport> {
         let kept = &mut self.kept;
-        let id = self.by_key.get(&key(wanted))?.iter().find(|id| {
-            let names = &plan.exports[id].config.interfaces;
-            !kept.contains(id) && names.iter().any(|name| wanted.interfaces.contains(name))
-        })?;
+        let id = self
+            .by_key
+            .get(&key(wanted))?
+            .iter()
+            .find(|id| !kept.contains(id) && is_it(&plan.exports[id].config, wanted))?;
         let now = &plan.exports[id].config;
         kept.insert(*id);
         Some(if **now == *wanted {

@@ -152,3 +152,30 @@ fn what_is_taken_away_from_a_port_goes_at_once() {
     world.want(&[closed, export(1, 2, "/coming", &["eth0"])]);
     assert_eq!(world.done("Apply"), applied + 1);
 }
+
+#[test]
+fn an_interface_may_be_written_another_way_without_a_stall() {
+    let mut world = World::new(&["eth0", "eth1"]);
+    // One address on two interfaces: each has a disk of its own.
+    let written = |one: &str, other: &str| {
+        [
+            export(1, 1, "/a", &[one]),
+            ExportConfig {
+                state_name: Some("second".into()),
+                ..export(1, 1, "/b", &[other])
+            },
+        ]
+    };
+    world.want(&written("eth0", "eth1"));
+    let mark = world.log.len();
+    for (one, other) in [("eth[0]", "eth1"), ("*0", "*1"), ("eth0", "eth1")] {
+        world.want(&written(one, other));
+        let opened = world.log[mark..]
+            .iter()
+            .filter(|done| *done == "OpenExport" || *done == "CloseExport");
+        assert_eq!(opened.count(), 0, "{one} {other}: {:#?}", &world.log[mark..]);
+        assert_eq!(world.served("eth0"), Some(vec!["e1.1".into()]));
+        assert_eq!(world.served("eth1"), Some(vec!["e1.1".into()]));
+    }
+    assert_eq!(world.said("2 exports; changed 2 (e1.1, e1.1)"), 2);
+}

@@ -14,6 +14,8 @@ use lab::{Address, Image, Initiator, Lab, Options, Request, Target, needs};
 use nix::sys::signal::Signal;
 
 const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0x66]);
+/// Of the bridge that joins two links.
+const BRIDGE: Mac = Mac([2, 0, 0, 0, 0, 0xb0]);
 /// Far more than anything here takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -125,6 +127,61 @@ fn another_target_that_comes_later_raises_an_alarm_and_stops_nothing() -> Result
         "{line}"
     );
     ensure!(target.process.is_running(), "an export in use was stopped");
+    Ok(())
+}
+
+/// Two links whose other ends are one network.
+fn two_links_of_one_network() -> Result<Lab> {
+    let lab = Lab::new(Options {
+        links: 2,
+        ..Options::default()
+    })?;
+    let network = &lab.initiator;
+    network.ip("link add br0 type bridge forward_delay 0 mcast_snooping 0")?;
+    for link in ["eth0", "eth1"] {
+        network.ip(&format!("link set {link} master br0"))?;
+    }
+    network.ip(&format!("link set br0 address {BRIDGE} up"))?;
+    Ok(lab)
+}
+
+#[test]
+fn another_target_of_this_host_is_another_target() -> Result<()> {
+    needs!(Need::Root, Need::Tool("vblade"));
+    let lab = two_links_of_one_network()?;
+    let (one, two) = (Image::stamped(64)?, Image::stamped(64)?);
+    let mut first = Target::ready(&lab.target, &["serve", "1", "1", "eth0", one.as_str()], 1)?;
+    let mut second = Target::start(&lab.target, &["serve", "1", "1", "eth1", two.as_str()])?;
+    let status = second.process.wait(lab::target::START)?;
+    let log = second.process.log();
+    ensure!(
+        !status.success() && log.contains("already served by") && log.contains("on eth1"),
+        "{status}: {log}"
+    );
+    let _vblade = Process::spawn(&lab.target, "vblade", &["1", "1", "eth1", two.as_str()])?;
+    let line = first.process.wait_for("as well: two targets", LIMIT)?;
+    ensure!(line.contains("1.1 is served by"), "{line}");
+    Ok(())
+}
+
+#[test]
+fn ports_of_one_process_on_one_network_are_paths_and_no_other_target() -> Result<()> {
+    needs!(Need::Root);
+    let lab = two_links_of_one_network()?;
+    let (image, image_2) = (Image::stamped(64)?, Image::stamped(64)?);
+    let mut target = Target::ready(&lab.target, &["serve", "1", "1", "eth0,eth1", image.as_str()], 2)?;
+    // It has asked and heard: another target is found in the meantime.
+    let _other = Target::ready(
+        &lab.initiator,
+        &["serve", "--force", "1", "1", "br0", image_2.as_str()],
+        1,
+    )?;
+    let line = target.process.wait_for("as well: two targets", LIMIT)?;
+    let other = BRIDGE.to_string();
+    ensure!(line.contains(&other), "{line}");
+    let log = target.process.log();
+    let alarms = log.lines().filter(|line| line.contains("as well: two targets"));
+    ensure!(alarms.into_iter().all(|line| line.contains(&other)), "{log}");
     Ok(())
 }
 

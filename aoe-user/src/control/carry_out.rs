@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 
 use super::guard::caught;
 use super::open;
+use super::other_targets::own::OwnAddresses;
 use super::other_targets::{self, OtherTarget, Sought};
 use super::plan::{ExportId, Level, PlanAction, PortId, PortPlan, Refusal};
 use super::port_thread::{PortEvent, PortHandle};
@@ -173,9 +174,9 @@ impl Supervisor {
             .iter()
             .filter_map(|id| Some((*id, open::sought(&self.plan.config(*id)?.0))));
         let wanted: Vec<(ExportId, Sought)> = wanted.collect();
-        let (again, name) = (asked.clone(), port.clone());
+        let (again, name, own) = (asked.clone(), port.clone(), self.own.clone());
         let work = move || {
-            let (found, warnings) = look_around(&port, index, &wanted);
+            let (found, warnings) = look_around(&port, index, &wanted, &own);
             Event::Searched(port, asked, found, warnings)
         };
         self.jobs.start(work, move |panic| {
@@ -209,6 +210,7 @@ impl Supervisor {
             },
             version: view.version,
             dumps: Arc::clone(&self.dumps),
+            own: self.own.clone(),
         }
     }
 }
@@ -219,6 +221,7 @@ fn look_around(
     port: &str,
     index: u32,
     wanted: &[(ExportId, Sought)],
+    own: &OwnAddresses,
 ) -> (Result<HashMap<ExportId, String>, String>, Vec<String>) {
     let tags = TagPlace::on(port, index);
     let warning = |sought: &Sought| {
@@ -230,7 +233,7 @@ fn look_around(
     };
     let warnings = wanted.iter().filter_map(|(_, sought)| warning(sought)).collect();
     let all: Vec<Sought> = wanted.iter().map(|(_, sought)| *sought).collect();
-    let found = other_targets::search(port, &all).map_err(|error| format!("{error:#}"));
+    let found = other_targets::search(port, &all, own).map_err(|error| format!("{error:#}"));
     let refusal = |sought: &Sought, found: &[OtherTarget]| {
         tags.and_then(|tags| tags.refusal(port, sought.vlan)).or_else(|| {
             let other = found.iter().find(|other| sought.is(other))?;

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use super::denied::{DeniedReport, DeniedSource};
 use super::guard::caught;
 use super::other_targets::OtherTarget;
+use super::other_targets::own::OwnAddress;
 use super::other_targets::watch::TargetWatch;
 use super::plan::ExportId;
 use super::port_view::PortView;
@@ -131,6 +132,8 @@ struct Running<'a> {
     name: String,
     nic: Nic,
     port: Port,
+    /// Its address is one of the process's own.
+    own: OwnAddress,
     view: PortView,
     by_id: HashMap<ExportId, Arc<Export>>,
     /// Listens for other targets; `None` where the system gave no thread.
@@ -173,6 +176,8 @@ fn run(
     shared: &Arc<PortShared>,
     report: &dyn Fn(PortEvent),
 ) -> PortEvent {
+    // Before it answers.
+    let own = view.own.add(nic.mac);
     let port = match open(nic, &view, metrics, shared) {
         Ok(port) => port,
         Err(error) => return PortEvent::Failed(format!("{:#}", anyhow::Error::new(error))),
@@ -182,8 +187,9 @@ fn run(
         name: nic.name.clone(),
         nic: nic.clone(),
         port,
+        own,
         by_id: view.by_id(),
-        watch: TargetWatch::start(&nic.name, view.sought(), lost(shared))
+        watch: TargetWatch::start(&nic.name, view.sought(), view.own.clone(), lost(shared))
             .inspect_err(|error| warn!("{}: cannot listen for other targets: {error}", nic.name))
             .ok(),
         view: PortView {
@@ -249,6 +255,7 @@ impl Running<'_> {
     fn fulfil(&mut self, wishes: PortWishes, report: &dyn Fn(PortEvent)) -> Result<(), String> {
         if let Some(mac) = wishes.mac {
             self.nic.mac = mac;
+            self.own = self.view.own.add(mac);
             self.tell_about();
             if let Err(error) = self.port.set_mac(mac) {
                 error!(

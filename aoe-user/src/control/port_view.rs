@@ -7,6 +7,7 @@ use aoe_common::Mac;
 
 use super::open::Served;
 use super::other_targets::Sought;
+use super::other_targets::own::OwnAddresses;
 use super::plan::ExportId;
 use crate::config::Mode;
 use crate::dump::Hub;
@@ -23,6 +24,8 @@ pub(super) struct PortView {
     pub(crate) version: u64,
     /// Who wants to see frames.
     pub(crate) dumps: Arc<Hub>,
+    /// Where the process answers from.
+    pub(crate) own: OwnAddresses,
 }
 
 impl PortView {

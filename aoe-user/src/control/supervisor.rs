@@ -17,6 +17,7 @@ use super::jobs::Jobs;
 use super::lists::Made;
 use super::notices::Notices;
 use super::open::{Served, StateKeys};
+use super::other_targets::own::OwnAddresses;
 use super::pauses::Pauses;
 use super::plan::{ExportId, LockRun, Plan, PortId, Refusal};
 use super::port_thread::{PortEvent, PortHandle};
@@ -97,6 +98,8 @@ pub(super) struct Supervisor {
     pub(super) notices: Arc<Notices>,
     /// What the stores know of each other.
     pub(super) store_registry: StoreRegistry,
+    /// Where the ports answer from.
+    pub(super) own: OwnAddresses,
     pub(super) made: Made,
     /// As the state directory must know them.
     pub(super) state_keys: Arc<StateKeys>,
@@ -143,6 +146,7 @@ impl Supervisor {
             port_events,
             notices,
             store_registry: StoreRegistry::default(),
+            own: OwnAddresses::default(),
             made: Made::default(),
             state_keys: Arc::default(),
             heard_operator: Some(Instant::now()),

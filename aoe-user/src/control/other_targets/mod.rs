@@ -4,6 +4,7 @@
 //! ([`watch`]). Somebody counts as a target only when it answers IDENTIFY itself: what a stranger merely claims keeps no export
 //! down.
 
+pub(super) mod own;
 pub(super) mod tie;
 mod voice;
 pub(super) mod watch;
@@ -16,6 +17,7 @@ use aoe_common::Mac;
 
 use crate::config::Vlan;
 use crate::target::Address;
+use own::OwnAddresses;
 use tie::Serial;
 use voice::HeardResponse;
 pub(super) use voice::{Voices, wait};
@@ -48,29 +50,39 @@ pub(super) struct Sought {
 }
 
 impl Sought {
-    /// The VLAN to ask on. Of an export for every VLAN the untagged network is asked.
-    const fn asked_on(self) -> Option<u16> {
+    /// The VLANs to ask in (`None`: untagged). An export for every VLAN has no list of them: those that have a device on the interface.
+    fn asked_in(self, with_device: &[u16]) -> Vec<Option<u16>> {
         match self.vlan {
-            Vlan::Id(vid) => Some(vid),
-            Vlan::Untagged | Vlan::Any => None,
+            Vlan::Id(vid) => vec![Some(vid)],
+            Vlan::Untagged => vec![None],
+            Vlan::Any => {
+                let tagged = with_device.iter().copied().map(Some);
+                std::iter::once(None).chain(tagged).collect()
+            }
         }
     }
 
     /// True when this target answers the same frames.
     pub(super) fn is(self, other: &OtherTarget) -> bool {
-        self.address == other.address && self.asked_on() == other.vlan
+        let is_on = match self.vlan {
+            Vlan::Id(vid) => other.vlan == Some(vid),
+            Vlan::Untagged => other.vlan.is_none(),
+            Vlan::Any => true,
+        };
+        self.address == other.address && is_on
     }
 }
 
-/// Asks on an interface which of these exports another target has, by wildcard and by each address, in the VLAN of each. Takes
-/// [`PATIENCE`], twice where somebody claims one.
+/// Asks on an interface which of these exports another target has, by wildcard and by each address, in the VLAN of each; of an export
+/// for every VLAN untagged and in those that have a device on the interface. `own` are no others. Takes [`PATIENCE`], twice where
+/// somebody claims one.
 ///
 /// # Errors
 /// When the interface cannot be asked on.
-pub(super) fn search(interface: &str, sought: &[Sought]) -> Result<Vec<OtherTarget>> {
+pub(super) fn search(interface: &str, sought: &[Sought], own: &OwnAddresses) -> Result<Vec<OtherTarget>> {
     let asked = || -> Result<Vec<OtherTarget>> {
         let mut voices = Voices::open(interface, sought)?;
-        let claims = claims(&mut voices, sought)?;
+        let claims = claims(&mut voices, sought, own)?;
         if claims.is_empty() {
             return Ok(Vec::new());
         }
@@ -80,18 +92,15 @@ pub(super) fn search(interface: &str, sought: &[Sought]) -> Result<Vec<OtherTarg
 }
 
 /// Whoever says that it has one of these addresses.
-fn claims(voices: &mut Voices, sought: &[Sought]) -> Result<BTreeSet<OtherTarget>> {
-    let own = own_addresses();
+fn claims(voices: &mut Voices, sought: &[Sought], own: &OwnAddresses) -> Result<BTreeSet<OtherTarget>> {
+    let with_device = voices.with_device().to_vec();
     let mut claims = BTreeSet::new();
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         voices.ask(sought)?;
         voices.hear_until(end.min(Instant::now() + ASK_AGAIN), |heard| {
-            for claim in claimed(&heard, sought) {
-                if !own.contains(&claim.mac) {
-                    claims.insert(claim);
-                }
-            }
+            let others = claimed(&heard, sought, &with_device);
+            claims.extend(others.into_iter().filter(|claim| !own.contains(claim.mac)));
             true
         })?;
     }
@@ -99,15 +108,16 @@ fn claims(voices: &mut Voices, sought: &[Sought]) -> Result<BTreeSet<OtherTarget
 }
 
 /// What a frame claims of the exports in question.
-fn claimed(heard: &HeardResponse, sought: &[Sought]) -> Vec<OtherTarget> {
-    let claim = |sought: &Sought| OtherTarget {
-        address: sought.address,
-        vlan: sought.asked_on(),
+fn claimed(heard: &HeardResponse, sought: &[Sought], with_device: &[u16]) -> Vec<OtherTarget> {
+    let claim = |vlan| OtherTarget {
+        address: heard.address,
+        vlan,
         mac: heard.mac,
     };
     sought
         .iter()
         .filter(|sought| sought.address == heard.address)
+        .flat_map(|sought| sought.asked_in(with_device))
         .map(claim)
         .filter(|claim| heard.may_be_on(claim.vlan))
         .collect()
@@ -129,10 +139,31 @@ fn confirmed(voices: &mut Voices, claims: &BTreeSet<OtherTarget>) -> Result<Vec<
     Ok(confirmed.into_iter().collect())
 }
 
-/// The addresses of this host's interfaces. Who answers from one of them is this process by another path.
-fn own_addresses() -> BTreeSet<Mac> {
-    let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    addresses
-        .filter_map(|entry| entry.address?.as_link_addr()?.addr().map(Mac))
-        .collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_is_asked_for_where_its_frames_are() {
+        let address = Address { shelf: 7, slot: 3 };
+        let heard_in = |vlan| OtherTarget {
+            address,
+            vlan,
+            mac: Mac([2, 0, 0, 0, 0, 9]),
+        };
+        for (vlan, asked, others) in [
+            (Vlan::Untagged, vec![None], [true, false, false]),
+            (Vlan::Id(5), vec![Some(5)], [false, true, false]),
+            (Vlan::Any, vec![None, Some(5), Some(9)], [true, true, true]),
+        ] {
+            let sought = Sought {
+                address,
+                vlan,
+                serial: Serial::from("x"),
+            };
+            assert_eq!(sought.asked_in(&[5, 9]), asked, "{vlan:?}");
+            let is = [None, Some(5), Some(6)].map(|vlan| sought.is(&heard_in(vlan)));
+            assert_eq!(is, others, "{vlan:?}");
+        }
+    }
 }

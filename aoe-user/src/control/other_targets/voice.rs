@@ -1,6 +1,6 @@
 //! Speaking and hearing AoE on an interface, untagged and in VLANs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub(in crate::control) struct Voices {
     nonce: u32,
     /// VLAN (`None`: untagged) → its number in tags and the socket that speaks there.
     vlans: BTreeMap<Option<u16>, (u8, usize)>,
+    /// VLANs that have a device on the interface.
+    with_device: Vec<u16>,
 }
 
 /// A socket, and whether it is on the interface itself.
@@ -101,13 +103,24 @@ impl Voices {
             sockets: Vec::new(),
             nonce: aoe::TAG_OF_USER_SPACE | (run & 0x3f_ffff) << 9,
             vlans: BTreeMap::new(),
+            with_device: Vec::new(),
         };
         voices.add_socket(interface, None)?;
         let devices = vlan_devices(interface);
-        for sought in sought {
-            voices.add_vlan(sought.asked_on(), &devices)?;
+        voices.with_device = devices.keys().copied().collect();
+        let of_exports: BTreeSet<Option<u16>> = sought
+            .iter()
+            .flat_map(|sought| sought.asked_in(&voices.with_device))
+            .collect();
+        for vlan in of_exports {
+            voices.add_vlan(vlan, &devices)?;
         }
         Ok(voices)
+    }
+
+    /// VLANs that have a device on the interface.
+    pub(crate) fn with_device(&self) -> &[u16] {
+        &self.with_device
     }
 
     fn add_vlan(&mut self, vlan: Option<u16>, devices: &BTreeMap<u16, String>) -> Result<()> {
@@ -160,7 +173,9 @@ impl Voices {
         let vlans: Vec<Option<u16>> = self.vlans.keys().copied().collect();
         for vlan in vlans {
             let mut addresses = first.to_vec();
-            let of_vlan = sought.iter().filter(|sought| sought.asked_on() == vlan);
+            let of_vlan = sought
+                .iter()
+                .filter(|sought| sought.asked_in(&self.with_device).contains(&vlan));
             addresses.extend(of_vlan.map(|sought| (sought.address.shelf, sought.address.slot)));
             let Some((tag, socket, source)) = self.way(vlan, false) else {
                 continue;

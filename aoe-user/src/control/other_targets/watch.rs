@@ -13,9 +13,10 @@ use aoe_common::Mac;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::own::OwnAddresses;
 use super::tie::{self, GRACE};
 use super::voice::{HeardResponse, Voices, wait};
-use super::{OtherTarget, Sought, claimed, own_addresses};
+use super::{OtherTarget, Sought, claimed};
 use crate::config::Vlan;
 use crate::control::guard::caught;
 use crate::target::Address;
@@ -55,6 +56,7 @@ pub(in crate::control) struct TargetWatch {
 
 struct Shared {
     interface: String,
+    own: OwnAddresses,
     wishes: Mutex<Wishes>,
     wake: OwnedFd,
     /// Told of exports that yield to another target.
@@ -76,17 +78,19 @@ struct Wishes {
 }
 
 impl TargetWatch {
-    /// Starts to listen for other targets with these addresses. `yielded` is told of those that one of them must be left to.
+    /// Starts to listen for other targets with these addresses; `own` are none. `yielded` is told of those that one of them must be left to.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub(crate) fn start(
         interface: &str,
         sought: Vec<Sought>,
+        own: OwnAddresses,
         yielded: impl Fn(OtherTarget) + Send + Sync + 'static,
     ) -> std::io::Result<TargetWatch> {
         let shared = Arc::new(Shared {
             interface: interface.to_owned(),
+            own,
             wishes: Mutex::new(Wishes {
                 sought: Some(sought),
                 is_over: false,
@@ -181,7 +185,7 @@ impl Shared {
                         self.found(other, &response, voices.mac(), known, now);
                     }
                 }
-                look_into(&response, sought, &mut voices, &mut claims, now)?;
+                self.look_into(&response, sought, &mut voices, &mut claims, now)?;
             }
         }
         Ok(())
@@ -190,6 +194,29 @@ impl Shared {
     fn is_unchanged(&self) -> bool {
         let wishes = self.wishes.lock();
         wishes.sought.is_none() && !wishes.is_over
+    }
+
+    /// A claim is asked who it is.
+    fn look_into(
+        &self,
+        heard: &HeardResponse,
+        sought: &[Sought],
+        voices: &mut Voices,
+        claims: &mut HashMap<OtherTarget, Instant>,
+        now: Instant,
+    ) -> Result<()> {
+        for claim in claimed(heard, sought, voices.with_device()) {
+            let known = claims.get(&claim);
+            let is_new = known.is_none() && claims.len() < CLAIMS_MAX;
+            let is_old = known.is_some_and(|looked_into| now >= *looked_into + LOOK_INTO_AGAIN);
+            if (is_new || is_old) && !self.own.contains(claim.mac) {
+                claims.insert(claim, now);
+                voices.identify(&claim)?;
+            } else if claims.len() >= CLAIMS_MAX {
+                claims.retain(|_, looked_into| now < *looked_into + LOOK_INTO_AGAIN);
+            }
+        }
+        Ok(())
     }
 
     /// Another target has one of these addresses: one of the two yields, or it is alarmed.
@@ -229,28 +256,6 @@ impl Shared {
             );
         }
     }
-}
-
-/// A claim is asked who it is.
-fn look_into(
-    heard: &HeardResponse,
-    sought: &[Sought],
-    voices: &mut Voices,
-    claims: &mut HashMap<OtherTarget, Instant>,
-    now: Instant,
-) -> Result<()> {
-    for claim in claimed(heard, sought) {
-        let known = claims.get(&claim);
-        let is_new = known.is_none() && claims.len() < CLAIMS_MAX;
-        let is_old = known.is_some_and(|looked_into| now >= *looked_into + LOOK_INTO_AGAIN);
-        if (is_new || is_old) && !own_addresses().contains(&claim.mac) {
-            claims.insert(claim, now);
-            voices.identify(&claim)?;
-        } else if claims.len() >= CLAIMS_MAX {
-            claims.retain(|_, looked_into| now < *looked_into + LOOK_INTO_AGAIN);
-        }
-    }
-    Ok(())
 }
 
 /// What is remembered from one set of exports to the next.

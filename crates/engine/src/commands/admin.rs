@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use aoe_common::Access;
 use aoe_common::wire::{MAX_CONFIG_STRING_BYTES, mask as mask_wire};
 use crossbeam_utils::sync::ShardedLockWriteGuard;
 
@@ -41,7 +42,9 @@ fn decide<L: Link, C: Completions>(
 ) -> Decision {
     let request = call.request;
     let wire_admin = call.export.options.wire_admin;
-    let may_shut_out = wire_admin == WireAdmin::All;
+    // Who may only read shuts out nobody who may write.
+    let reads_only = call.export.options.access.of(request.source) == Some(Access::ReadOnly);
+    let may_shut_out = wire_admin == WireAdmin::All && !reads_only;
     let len = request.command.payload_bytes();
     // What a request claims counts only as far as its frame goes.
     let mut bytes = [0u8; MAX_LIST_BYTES];

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aoe_common::Mac;
+use aoe_common::{Access, Mac};
 
 use crate::testing::bench::{
     ONE, OTHER, SlowStateStore, TARGET, Witness, Worker, aoe_error, ata, export, frame_from, options, read,
@@ -405,6 +405,34 @@ fn strings_alone_may_be_left_open() {
         ..Persistent::default()
     };
     assert_eq!(export.persistent(), expected);
+}
+
+#[test]
+fn a_member_that_may_only_read_shuts_nobody_out() {
+    let mut listed = options(7, 3);
+    listed.access = [(ONE, Access::ReadWrite), (OTHER, Access::ReadOnly)].into();
+    let store = MemStore::new(64);
+    let export = export(listed, &store);
+    let mut worker = Worker::new(vec![export.clone()]);
+    let from_reader = |command, argument: &[u8]| frame_from(OTHER, TARGET, 7, 3, command, 5, argument);
+    for (command, argument) in [
+        (2, edit(&[(1, OTHER)])),
+        (3, reserve(1, &[OTHER])),
+        (3, reserve(2, &[OTHER])),
+    ] {
+        assert_eq!(aoe_error(&worker.answer(&from_reader(command, &argument))), 2);
+    }
+    assert_eq!(export.persistent(), Persistent::default());
+    assert_eq!(
+        aoe_error(&worker.answer(&from_reader(3, &reserve(0, &[])))),
+        0,
+        "reading is free"
+    );
+    assert_eq!(
+        aoe_error(&worker.answer(&request(3, &reserve(1, &[ONE])))),
+        0,
+        "who may write may"
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod access;
 mod aoetools;
+mod backing;
 mod bench;
 mod bench_af_xdp;
 mod bonds;

@@ -166,6 +166,28 @@ impl Supervisor {
         );
     }
 
+    /// Has exports look at what is behind them; returns when the next do. Each is a job of its own: one that hangs keeps no other.
+    pub(super) fn check_backings(&mut self, now: Instant) -> Option<Instant> {
+        if self.exports.is_empty() {
+            return None;
+        }
+        let (due, next) = self.backing_checks.due(self.exports.keys().copied(), now);
+        for id in due {
+            let store = self
+                .exports
+                .get(&id)
+                .map(|served| Arc::downgrade(served.export.store()));
+            let look = move || {
+                if let Some(store) = store.and_then(|store| store.upgrade()) {
+                    store.look_at_backing();
+                }
+                Event::BackingChecked(id)
+            };
+            self.jobs.start(look, move |_| Event::BackingChecked(id));
+        }
+        Some(next)
+    }
+
     fn search(&mut self, port: String, asked: Vec<ExportId>) {
         let Some(index) = self.links.get(&port).map(|link| link.index) else {
             return;

@@ -4,6 +4,7 @@
 //! port. The workers never wait for it.
 
 pub mod api;
+mod backing_checks;
 mod backoff;
 mod carry_out;
 mod denied;

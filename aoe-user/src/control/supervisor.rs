@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::api::pausing::Pausing;
 use super::api::types::LastReload;
+use super::backing_checks::BackingChecks;
 use super::failover::{Detectors, Heard};
 use super::guard::guard;
 use super::jobs::Jobs;
@@ -39,6 +40,8 @@ pub(super) enum Event {
     Opened(ExportId, Result<Box<Served>, Refusal>),
     Closed(ExportId, Address, Result<(), String>),
     Examined(ExportId, bool),
+    /// An export has looked at what is behind it.
+    BackingChecked(ExportId),
     /// With what to warn of.
     Searched(
         String,
@@ -105,6 +108,7 @@ pub(super) struct Supervisor {
     pub(super) state_keys: Arc<StateKeys>,
     /// When `xblade state` was last listened to; `None`: that is under way.
     pub(super) heard_operator: Option<Instant>,
+    pub(super) backing_checks: BackingChecks,
     /// Warnings about interfaces, said once.
     warned: HashSet<String>,
     pub(super) links: HashMap<String, Interface>,
@@ -150,6 +154,7 @@ impl Supervisor {
             made: Made::default(),
             state_keys: Arc::default(),
             heard_operator: Some(Instant::now()),
+            backing_checks: BackingChecks::new(start),
             warned: HashSet::new(),
             links: HashMap::new(),
             list_links: false,
@@ -220,6 +225,7 @@ impl Supervisor {
                 }
             }
             Event::Examined(id, replaced) => self.plan.examined(id, replaced, now),
+            Event::BackingChecked(id) => self.backing_checks.ended(id),
             Event::Orders(orders) => self.obey(orders, now),
             Event::Obeyed(keys) => self.obeyed(&keys, now),
             Event::Searched(port, asked, found, warnings) => {
@@ -262,10 +268,11 @@ impl Supervisor {
             self.carry_out(&action, now);
         }
         self.ask_for_groups();
-        let operator = self.hear_operator(now);
+        let own = [self.hear_operator(now), self.check_backings(now)];
         self.jobs.pump(now);
-        [self.plan.next_time(now), self.jobs.next_time(now), operator]
+        [self.plan.next_time(now), self.jobs.next_time(now)]
             .into_iter()
+            .chain(own)
             .flatten()
             .min()
     }

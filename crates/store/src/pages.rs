@@ -30,6 +30,10 @@ impl<O: Pages> Medium for O {
         self.backing().take_cut()
     }
 
+    fn is_cut(&self) -> bool {
+        self.backing().is_cut()
+    }
+
     fn forget_cut(&self, accepted: Extent) {
         self.backing().forget_cut(accepted);
     }

@@ -51,6 +51,7 @@ const LAB: &[(&str, u32, usize)] = &[
     ("kill", 2, WAITS),
     ("histories", 2, BUSY),
     ("bonds", 1, BUSY),
+    ("backing", 1, BUSY),
     ("degraded", 1, BUSY),
     ("overlay", 1, WAITS),
     ("disk_faults", 2, WAITS),

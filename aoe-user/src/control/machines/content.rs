@@ -113,7 +113,8 @@ impl Content {
     pub(super) fn health(&self) -> Health {
         match self {
             Content::Copy(store) => store.health(),
-            Content::Clone(_) | Content::Image(_) => self.store().health(),
+            Content::Clone(_) => self.store().health(),
+            Content::Image(golden) => golden.health(),
         }
     }
 

@@ -133,6 +133,26 @@ struct Disk {
     problem: Option<String>,
 }
 
+/// What is wrong with what a machine is served.
+fn problem(content: &Content) -> Option<String> {
+    match content.health() {
+        Health::Healthy => None,
+        Health::LostWrites(lost) => {
+            let until = match content.writes_image() {
+                true => "accepted (`xblade state clear`, --lost-writes)",
+                false => "it is reset, or the loss accepted (`xblade state clear`, --lost-writes)",
+            };
+            let what = if lost.stopped {
+                "no writes are taken"
+            } else {
+                "flushes fail"
+            };
+            Some(format!("{lost}; {what} until {until}"))
+        }
+        Health::Silent(why) | Health::Degraded(why) => Some(why),
+    }
+}
+
 /// What the thread and everybody else share.
 #[derive(Debug, Default)]
 struct Shared {
@@ -208,18 +228,7 @@ impl Disks {
                 state.kind = content.kind();
                 state.figures = content.figures();
                 state.pinned = content.is_pinned();
-                if let Health::LostWrites(lost) = content.health() {
-                    let until = match content.writes_image() {
-                        true => "accepted (`xblade state clear`, --lost-writes)",
-                        false => "it is reset, or the loss accepted (`xblade state clear`, --lost-writes)",
-                    };
-                    let what = if lost.stopped {
-                        "no writes are taken"
-                    } else {
-                        "flushes fail"
-                    };
-                    state.problem = Some(format!("{lost}; {what} until {until}"));
-                }
+                state.problem = problem(content).or(state.problem);
                 state.old_image = content.is_old();
                 state.in_flight = instance.export.in_flight();
             }

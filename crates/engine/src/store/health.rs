@@ -14,7 +14,7 @@ pub enum Health {
     LostWrites(LostWrites),
     /// What the store is made of cannot be reached, for this reason; nobody is answered until it is back.
     Silent(String),
-    /// Some requests wait, for this reason; others are served.
+    /// It serves, but not everything, or not what the operator believes, for this reason.
     Degraded(String),
 }
 

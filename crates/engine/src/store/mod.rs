@@ -122,6 +122,10 @@ pub trait Store<C: Completions>: Send + Sync + std::fmt::Debug {
         Vec::new()
     }
 
+    /// Looks whether the backing object is still there and whole; [`Store::health`] has what was found. May wait for a disk: never called
+    /// on the data path.
+    fn look_at_backing(&self) {}
+
     /// Whether all that was acknowledged is still there, and can be reached.
     fn health(&self) -> Health {
         Health::Healthy

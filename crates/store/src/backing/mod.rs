@@ -2,6 +2,7 @@
 //! what goes wrong with it.
 
 mod blocking;
+pub(crate) mod condition;
 mod nowait;
 mod opening;
 mod size;
@@ -20,10 +21,12 @@ use super::lock;
 use crate::file_system::{self, HUGETLBFS, RAMFS, TMPFS};
 use crate::io::device::Device;
 use crate::pace::FaultPace;
-use engine::{Extent, Fault, FaultKind, SECTOR_BYTES, Traits};
+use condition::{AtPath, FileIdentity, Trouble};
+use engine::{Extent, Fault, FaultKind, Health, SECTOR_BYTES, Traits};
 use size::Size;
 
 pub use size::device_bytes;
+pub(crate) use size::file_bytes;
 
 /// An opened backing object and the run of it that is served.
 #[derive(Debug)]
@@ -48,8 +51,9 @@ pub(crate) struct Backing {
     faults: AtomicU64,
     /// The object's bytes when it was seen to be shorter than what is served, the fewest; `u64::MAX`: it was not.
     shortest: AtomicU64,
-    /// The path leads elsewhere now.
-    replaced: AtomicBool,
+    identity: FileIdentity,
+    /// What the last look at it found.
+    trouble: Mutex<Option<Trouble>>,
     pace: FaultPace,
     /// The medium's logical block: what it discards, it discards by.
     block: u64,
@@ -146,34 +150,64 @@ impl Backing {
     pub(crate) fn measure(&self) -> io::Result<u64> {
         let end = self.size.ask(&self.file)?;
         self.look_for_cut();
-        self.warn_if_replaced();
         if self.length != 0 {
             return Ok(self.length);
         }
         Ok((end.saturating_sub(self.start) / SECTOR_BYTES).max(self.sectors()))
     }
 
-    /// A file that was deleted or replaced lives on as long as it is open, so initiators notice nothing; its data goes
-    /// when xblade ends, and the operator should know before that.
-    fn warn_if_replaced(&self) {
-        let (Ok(own), now) = (self.file.metadata(), std::fs::metadata(&self.path)) else {
-            return;
-        };
-        let same = now.is_ok_and(|now| now.dev() == own.dev() && now.ino() == own.ino());
-        if self.replaced.swap(!same, Ordering::Relaxed) || same {
-            return;
+    /// Looks whether the object is still what its path leads to, and as long as what is served; what is wrong is told once, and part of
+    /// [`Backing::health`]. A file that was deleted or replaced lives on as long as it is open, so initiators notice nothing; its data
+    /// goes when xblade ends, and the operator should know before that. May wait for a disk.
+    pub(crate) fn look(&self) {
+        let now = self.find_trouble();
+        let before = std::mem::replace(&mut *self.trouble.lock(), now);
+        let path = self.path.display();
+        match now {
+            _ if now == before || self.sectors() == 0 => {}
+            Some(trouble) if trouble.is_of_path() => tracing::error!(
+                "{path}: {trouble} (it is /proc/{}/fd/{})",
+                std::process::id(),
+                self.file.as_raw_fd()
+            ),
+            Some(trouble) => tracing::error!("{path}: {trouble}"),
+            None => tracing::info!("{path}: is there again, and whole"),
         }
-        tracing::error!(
-            "{}: was deleted or replaced; the old one is served until xblade ends and is lost then (now: /proc/{}/fd/{})",
-            self.path.display(),
-            std::process::id(),
-            self.file.as_raw_fd()
-        );
     }
 
-    /// Whether [`Backing::measure`] found another file, or none, at the path.
+    fn find_trouble(&self) -> Option<Trouble> {
+        if self.device || self.read_only {
+            // Of a file that is written to a cut is a loss.
+            match self.object_bytes() {
+                Ok(0) if self.device => return Some(Trouble::Unplugged),
+                Ok(bytes) if bytes < self.position(self.sectors()) => return Some(Trouble::Short(bytes)),
+                _ => {}
+            }
+        }
+        match self.identity.look(&self.path) {
+            AtPath::Same => None,
+            AtPath::Other => Some(Trouble::Replaced),
+            AtPath::Nothing => Some(Trouble::Deleted),
+        }
+    }
+
+    /// Whether the last look found nothing wrong.
+    pub(crate) fn health(&self) -> Health {
+        match &*self.trouble.lock() {
+            None => Health::Healthy,
+            Some(trouble) => Health::Degraded(format!("{}: {trouble}", self.path.display())),
+        }
+    }
+
+    /// Whether [`Backing::look`] found another file, or none, at the path.
     pub(crate) fn is_replaced(&self) -> bool {
-        self.replaced.load(Ordering::Relaxed)
+        self.trouble.lock().is_some_and(Trouble::is_of_path)
+    }
+
+    /// Whether a file that is written to was seen to be cut, and nobody has been told.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.look_for_cut();
+        self.shortest.load(Ordering::Acquire) != u64::MAX
     }
 
     /// Notes it when a file that is written to is shorter than what is served.

@@ -13,6 +13,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Backing;
+use super::condition::FileIdentity;
 use super::size::Size;
 use crate::disks::Disks;
 use crate::format::{self, ImageFormat};
@@ -57,6 +58,8 @@ impl Backing {
             Errno::INVAL if flags.contains(OFlags::DIRECT) => StoreError::NoDirect(path.clone()),
             _ => open_error(path, needed, error.into()),
         })?;
+        let identity =
+            FileIdentity::of(&file).map_err(|error| StoreError::system(path, "finding what it is", error))?;
         let size = Size::of(&file, device);
         let bytes = size
             .ask(&file)
@@ -65,13 +68,7 @@ impl Backing {
         let start = options.offset * SECTOR_BYTES;
         refuse_foreign(&file, options, bytes)?;
         let locks_below = lock_all(&file, options)?;
-        if bytes % SECTOR_BYTES != 0 && options.length == 0 {
-            tracing::warn!(
-                "{}: the last {} bytes are less than a sector and are not exported",
-                path.display(),
-                bytes % SECTOR_BYTES
-            );
-        }
+        warn_of_part_sector(options, bytes);
         if options.prealloc && !options.read_only && !device {
             let bytes = sectors * SECTOR_BYTES;
             preallocate(&file, start, bytes).map_err(|cause| StoreError::Prealloc {
@@ -95,7 +92,8 @@ impl Backing {
             traits,
             faults: AtomicU64::new(0),
             shortest: AtomicU64::new(u64::MAX),
-            replaced: AtomicBool::new(false),
+            identity,
+            trouble: Mutex::default(),
             pace: FaultPace::default(),
             block: match device {
                 true => rustix::fs::ioctl_blksszget(&file).map_or(SECTOR_BYTES, u64::from),
@@ -105,6 +103,16 @@ impl Backing {
             claim: Mutex::new(claim),
             locks_below: Mutex::new(locks_below),
         })
+    }
+}
+
+fn warn_of_part_sector(options: &StoreOptions, bytes: u64) {
+    if !bytes.is_multiple_of(SECTOR_BYTES) && options.length == 0 {
+        tracing::warn!(
+            "{}: the last {} bytes are less than a sector and are not exported",
+            options.path.display(),
+            bytes % SECTOR_BYTES
+        );
     }
 }
 

@@ -29,7 +29,7 @@ impl Size {
     /// Bytes as this host knows them, without asking a server or waiting for a disk.
     pub(super) fn known(&self, file: &File) -> io::Result<u64> {
         match self {
-            Size::File => stat(file, AtFlags::STATX_DONT_SYNC),
+            Size::File => file_bytes(file),
             Size::Device(Some(size)) => {
                 let mut text = SizeText::default();
                 match size.read_at(&mut text, 0) {
@@ -76,6 +76,14 @@ fn bytes_of(text: &[u8]) -> io::Result<u64> {
     let text = std::str::from_utf8(text).unwrap_or_default();
     let sectors: u64 = text.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
     Ok(sectors.saturating_mul(SECTOR_BYTES))
+}
+
+/// Bytes of a file as this host knows them, without waiting for its disk.
+///
+/// # Errors
+/// Of statx.
+pub(crate) fn file_bytes(file: &File) -> io::Result<u64> {
+    stat(file, AtFlags::STATX_DONT_SYNC)
 }
 
 /// Asks for the size and no more. Who reads a file's times (fstat does) makes Linux 6.13 and later change them with

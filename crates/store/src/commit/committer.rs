@@ -205,6 +205,18 @@ impl Committer {
         self.start(&mut state);
     }
 
+    /// Has a commit find out what is lost where the file was cut short. Where a loss stands that is known, or its next commit finds it.
+    pub(crate) fn look_for_cut(self: &Arc<Self>) {
+        if !self.medium.is_cut() {
+            return;
+        }
+        let mut state = self.state.lock();
+        if !state.closed && state.machine.lost().is_none() {
+            state.machine.commit_leftovers(self.time(Instant::now()));
+            self.start(&mut state);
+        }
+    }
+
     /// Whether acknowledged writes are lost.
     pub(crate) fn health(&self) -> Health {
         let state = self.state.lock();
@@ -295,15 +307,15 @@ impl Committer {
         let began = Instant::now();
         let result = self.medium.commit();
         let cut = self.medium.take_cut();
+        let failed = match (&result, cut) {
+            (Ok(()), None) => None,
+            (result, cut) => Some(self.failed(result.as_ref().err(), &covered, cut)),
+        };
         let result = match cut {
             Some(_) => result.and(Err(short_file())),
             None => result,
         };
         self.count(began.elapsed(), waiters, result.is_err());
-        let failed = result
-            .as_ref()
-            .err()
-            .map(|error| self.failed(error, &covered, cut));
         let mut state = self.state.lock();
         let stood = state.machine.lost().is_some();
         let answers = state.machine.done(group, failed.map_or(Ok(()), Err));
@@ -317,30 +329,35 @@ impl Committer {
         (self.state.lock(), result)
     }
 
-    /// A commit failed: finds out what is lost, and has it kept in mind before anybody is told.
-    fn failed(&self, error: &io::Error, covered: &Regions, cut: Option<Extent>) -> Failed {
-        let own = error.raw_os_error();
-        let errno = own.unwrap_or(libc::EIO);
+    /// A commit failed, or found the file cut short: finds out what is lost, and has it kept in mind before anybody is told.
+    fn failed(&self, error: Option<&io::Error>, covered: &Regions, cut: Option<Extent>) -> Failed {
+        let errno = error.and_then(io::Error::raw_os_error).unwrap_or(libc::EIO);
         let mut state = self.state.lock();
         // First: who enters from here on is not taken down, and who entered before finds out.
         state.machine.fails(errno);
         self.publish(&state.machine);
+        let uncommitted = || self.uncommitted(covered);
         let failed = Failed {
             errno,
-            cause: cut.map(|_| CUT),
-            lost: match (cut, own) {
+            cause: Some(match (error, cut) {
+                (None, _) => CUT.to_owned(),
+                (Some(error), None) => error.to_string(),
+                (Some(error), Some(_)) => format!("{error}; {CUT}"),
+            }),
+            lost: match (cut, error) {
                 // The rest is on the medium.
                 (Some(cut), None) => Some(cut),
-                (Some(cut), Some(_)) => Some(self.uncommitted(covered).map_or(cut, |other| hull(cut, other))),
-                (None, _) => self.uncommitted(covered),
+                (Some(cut), Some(_)) => Some(uncommitted().map_or(cut, |other| hull(cut, other))),
+                (None, _) => uncommitted(),
             },
         };
         let (before, loss) = (state.machine.lost().cloned(), state.machine.loss_by(&failed));
         drop(state);
         // Logs; the answers are made one by one.
+        let what = error.map_or_else(|| short_file().to_string(), io::Error::to_string);
         self.medium.fault(
             0,
-            io::Error::other(format!("committing what was written: {error}")),
+            io::Error::other(format!("committing what was written: {what}")),
         );
         if let (Some(told), Some(lost)) = (&self.on_loss.0, loss.filter(|loss| before.as_ref() != Some(loss)))
         {

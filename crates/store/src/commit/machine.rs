@@ -73,8 +73,8 @@ pub struct CommitAnswer<W> {
 pub struct Failed {
     /// OS error.
     pub errno: i32,
-    /// In words, where the error's own do not say it.
-    pub cause: Option<&'static str>,
+    /// In words; none: those of the error.
+    pub cause: Option<String>,
     /// Where acknowledged writes were that had not been committed, by the time the commit returned.
     pub lost: Option<Extent>,
 }
@@ -311,12 +311,20 @@ impl<W> CommitMachine<W> {
                 Some(before) => hull(before.extent, extent),
                 None => extent,
             },
-            cause: match failed.cause {
-                Some(cause) => cause.to_owned(),
-                None => std::io::Error::from_raw_os_error(failed.errno).to_string(),
-            },
+            cause: self.cause_with(failed),
             stopped: self.on_lost_write == OnLostWrite::Stop,
         })
+    }
+
+    /// Why writes are lost: all that went wrong, the first of it first.
+    fn cause_with(&self, failed: &Failed) -> String {
+        let of_errno = || std::io::Error::from_raw_os_error(failed.errno).to_string();
+        let cause = failed.cause.clone().unwrap_or_else(of_errno);
+        match &self.lost {
+            Some(before) if before.cause.contains(&cause) => before.cause.clone(),
+            Some(before) if !cause.contains(&before.cause) => format!("{}; {cause}", before.cause),
+            _ => cause,
+        }
     }
 
     /// Returns the error for whoever waited for it.

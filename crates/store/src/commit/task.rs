@@ -18,6 +18,11 @@ pub(crate) trait Medium: Send + Sync + std::fmt::Debug {
         None
     }
 
+    /// Whether [`Medium::take_cut`] would find some now.
+    fn is_cut(&self) -> bool {
+        false
+    }
+
     /// The operator has accepted that these sectors are gone: what was noted of the same cut since is no new one.
     fn forget_cut(&self, _accepted: Extent) {}
 

@@ -305,8 +305,16 @@ impl Store<CompletionQueue> for DirectStore {
         counters
     }
 
+    fn look_at_backing(&self) {
+        self.core.disk.backing.look();
+        self.core.committer.look_for_cut();
+    }
+
     fn health(&self) -> Health {
-        self.core.committer.health()
+        match self.core.committer.health() {
+            Health::Healthy => self.core.disk.backing.health(),
+            lost => lost,
+        }
     }
 
     fn uncommitted_us(&self) -> Option<u64> {

@@ -256,8 +256,16 @@ impl Store<CompletionQueue> for MappedStore {
         counters
     }
 
+    fn look_at_backing(&self) {
+        self.core.backing.look();
+        self.committer.look_for_cut();
+    }
+
     fn health(&self) -> Health {
-        self.committer.health()
+        match self.committer.health() {
+            Health::Healthy => self.core.backing.health(),
+            lost => lost,
+        }
     }
 
     fn uncommitted_us(&self) -> Option<u64> {

@@ -110,19 +110,35 @@ impl Store<CompletionQueue> for CurrentGolden {
         self.now.read().store().counters()
     }
 
-    /// That of the image, or else of the first machine's copy that lost writes.
-    fn health(&self) -> Health {
-        match self.now.read().store().health() {
-            Health::Healthy => {}
-            unwell => return unwell,
+    fn look_at_backing(&self) {
+        self.get().look();
+        let overlays = self.overlays.lock().clone();
+        // One at a time: whoever takes one out of service waits until nobody has it.
+        for overlay in overlays.iter().filter_map(|(_, overlay)| overlay.upgrade()) {
+            overlay.look_at_backing();
         }
+    }
+
+    /// The worst of the image and the machines' copies; lost writes are worse than all else.
+    fn health(&self) -> Health {
+        let image = self.now.read().health();
+        if matches!(image, Health::LostWrites(_) | Health::Silent(_)) {
+            return image;
+        }
+        let mut worst = image;
         for (machine, overlay) in self.overlays() {
-            if let Health::LostWrites(mut lost) = overlay.health() {
-                lost.cause = format!("{}, in the copy of {machine}", lost.cause);
-                return Health::LostWrites(lost);
+            match overlay.health() {
+                Health::LostWrites(mut lost) => {
+                    lost.cause = format!("{}, in the copy of {machine}", lost.cause);
+                    return Health::LostWrites(lost);
+                }
+                Health::Degraded(why) if worst == Health::Healthy => {
+                    worst = Health::Degraded(format!("the copy of {machine}: {why}"));
+                }
+                _ => {}
             }
         }
-        Health::Healthy
+        worst
     }
 
     fn accept_lost_writes(&self) {

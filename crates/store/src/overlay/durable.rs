@@ -8,16 +8,19 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use engine::{Fault, FaultKind};
+use engine::{Extent, Fault, FaultKind, SECTOR_BYTES};
 
 use super::marks::Marks;
 use super::records;
+use crate::backing::file_bytes;
 use crate::commit::Medium;
 
 /// Where a commit goes; a fake in tests.
 pub(crate) trait Files: Send + Sync + std::fmt::Debug {
     /// Puts the delta's data on the medium.
     fn sync_delta(&self) -> io::Result<()>;
+    /// Bytes that the delta has, without waiting for its disk.
+    fn delta_bytes(&self) -> io::Result<u64>;
     /// Writes a page of records.
     fn write_page(&self, page: u64, bytes: &[u8]) -> io::Result<()>;
     /// Puts the records on the medium.
@@ -34,6 +37,10 @@ pub(crate) struct OpenFiles {
 impl Files for OpenFiles {
     fn sync_delta(&self) -> io::Result<()> {
         Ok(rustix::fs::fdatasync(&self.delta)?)
+    }
+
+    fn delta_bytes(&self) -> io::Result<u64> {
+        file_bytes(&self.delta)
     }
 
     fn write_page(&self, page: u64, bytes: &[u8]) -> io::Result<()> {
@@ -71,6 +78,15 @@ impl<F: Files> Durable<F> {
     }
 }
 
+impl<F: Files> Durable<F> {
+    /// The sectors that the delta lacks because somebody cut it short.
+    fn cut(&self) -> Option<Extent> {
+        let lba = self.files.delta_bytes().ok()? / SECTOR_BYTES;
+        let count = self.sectors.checked_sub(lba).filter(|count| *count > 0)?;
+        Some(Extent { lba, count })
+    }
+}
+
 impl<F: Files> Medium for Durable<F> {
     fn commit(&self) -> io::Result<()> {
         let pages = self.marks.take_changed();
@@ -79,6 +95,14 @@ impl<F: Files> Medium for Durable<F> {
             self.marks.give_changed_back(&pages);
         }
         result
+    }
+
+    fn take_cut(&self) -> Option<Extent> {
+        self.cut()
+    }
+
+    fn is_cut(&self) -> bool {
+        self.cut().is_some()
     }
 
     fn fault(&self, lba: u64, source: io::Error) -> Fault {

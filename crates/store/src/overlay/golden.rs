@@ -33,7 +33,10 @@ struct Opened {
     offset: u64,
     identity: Identity,
     fingerprint: OnceLock<Fingerprint>,
+    /// It was changed in place.
     changed: AtomicBool,
+    /// Another image lies at its path: that is how machines are given a new one.
+    superseded: AtomicBool,
     writable: bool,
     /// A read that was put off is asked for again, not ended.
     repeats: bool,
@@ -117,8 +120,8 @@ impl Golden {
                 offset: options.offset,
                 identity,
                 fingerprint: OnceLock::new(),
-                // Who writes it is not told that it was written.
-                changed: AtomicBool::new(!read_only),
+                changed: AtomicBool::new(false),
+                superseded: AtomicBool::new(false),
                 writable: !read_only,
                 repeats: options.kind == StoreKind::Mmap,
             }),
@@ -151,6 +154,7 @@ impl Golden {
                 identity,
                 fingerprint: OnceLock::new(),
                 changed: AtomicBool::new(false),
+                superseded: AtomicBool::new(false),
                 writable: false,
                 repeats: false,
             }),
@@ -209,14 +213,45 @@ impl Golden {
             return true;
         };
         let same = Identity::of(&now, identity.sectors) == *identity;
-        if !same && !self.shared.changed.swap(true, Ordering::Relaxed) {
-            tracing::error!(
-                "{}: the golden image was changed in place; the machines that run on it see other sectors under their file \
-                 systems. Boot them anew, and next time put a new image in its place by rename",
-                self.shared.path.display()
-            );
+        // Who writes it is not told that it was written.
+        let changed = !same && !self.is_writable();
+        let known = self.shared.changed.swap(changed, Ordering::Relaxed);
+        if changed && !known {
+            tracing::error!("{}", self.changed_in_place());
         }
         same
+    }
+
+    fn changed_in_place(&self) -> String {
+        format!(
+            "{}: the golden image was changed in place; the machines that run on it see other sectors under their file systems. Boot \
+             them anew, and next time put a new image in its place by rename",
+            self.shared.path.display()
+        )
+    }
+
+    /// Looks whether it is still there and as it was. May wait for a disk.
+    pub(crate) fn look(&self) {
+        let superseded = !self.is_writable() && !self.is_current();
+        self.shared.superseded.store(superseded, Ordering::Relaxed);
+        if !superseded {
+            self.shared.store.look_at_backing();
+        }
+        self.check_unchanged();
+    }
+
+    /// What the last look found.
+    pub fn health(&self) -> Health {
+        let changed = || match self.shared.changed.load(Ordering::Relaxed) {
+            true => Health::Degraded(self.changed_in_place()),
+            false => Health::Healthy,
+        };
+        match self.shared.store.health() {
+            Health::Healthy => changed(),
+            // From before there was another.
+            Health::Degraded(_) if self.shared.superseded.load(Ordering::Relaxed) => changed(),
+            unwell => unwell,
+        }
     }
 
     /// What it is known by after a restart of the host. The first call reads samples of it.

@@ -19,6 +19,7 @@ mod golden;
 mod marks;
 mod merge;
 mod opening;
+mod presence;
 mod records;
 mod space;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use engine::{Durability, Extent, Fault, FaultKind, Health, SECTOR_BYTES, Step, S
 
 use self::deferred::{Ending, Layer};
 use self::marks::{Marks, Where};
+use self::presence::Presence;
 use crate::commit::{Committer, Task};
 use crate::completion_queue::CompletionQueue;
 
@@ -53,6 +55,7 @@ pub struct OverlayStore {
     delta: Shared,
     marks: Arc<Marks>,
     sectors: u64,
+    presence: Presence,
     /// Puts delta and bits on the medium; `None`: volatile.
     committer: Option<Arc<Committer>>,
     pinned: AtomicBool,
@@ -265,6 +268,8 @@ impl Store<CompletionQueue> for OverlayStore {
     fn flush(&self, queue: &mut CompletionQueue, token: Token) -> Result<Step, Fault> {
         match &self.committer {
             None => self.delta.flush(queue, token),
+            // It says so. What is lost of the delta need not be seen by the commit of the bits.
+            Some(_) if matches!(self.delta.health(), Health::LostWrites(_)) => self.delta.flush(queue, token),
             Some(committer) => {
                 queue.commit(committer, token, Task::Flush);
                 Ok(Step::Later)
@@ -339,10 +344,20 @@ impl Store<CompletionQueue> for OverlayStore {
         counters
     }
 
+    fn look_at_backing(&self) {
+        self.delta.look_at_backing();
+        self.presence.look();
+        if let Some(committer) = &self.committer {
+            committer.look_for_cut();
+        }
+    }
+
     fn health(&self) -> Health {
-        match self.committer.as_ref().map(|committer| committer.health()) {
-            Some(lost @ Health::LostWrites(_)) => lost,
-            _ => self.delta.health(),
+        let bits = self.committer.as_ref().map(|committer| committer.health());
+        match (bits, self.delta.health()) {
+            (Some(lost @ Health::LostWrites(_)), _) => lost,
+            (_, Health::Healthy) => self.presence.health(),
+            (_, of_delta) => of_delta,
         }
     }
 

@@ -14,6 +14,7 @@ use super::durable::{Durable, OpenFiles};
 use super::files::{HEADER_BYTES, Header, OverlayFiles, another_copy};
 use super::golden::Golden;
 use super::marks::{Marks, bytes_for, words_for};
+use super::presence::Presence;
 use super::records::RecordsHeader;
 use super::space::Space;
 use crate::commit::Committer;
@@ -198,12 +199,17 @@ impl Opening<'_> {
             .map_err(self.failed("mapping what it holds"))
     }
 
+    fn presence(&self, persistent: bool) -> Result<Presence, OverlayError> {
+        Presence::of(&self.options.files, persistent).map_err(self.failed("looking at its files"))
+    }
+
     fn volatile(&self) -> Result<OverlayStore, OverlayError> {
         Ok(OverlayStore {
             golden: self.golden.clone(),
             delta: self.delta()?,
             marks: Arc::new(self.marks()?),
             sectors: self.sectors,
+            presence: self.presence(false)?,
             committer: None,
             pinned: AtomicBool::new(self.options.files.are_pinned()),
         })
@@ -266,6 +272,7 @@ impl Opening<'_> {
             delta,
             marks,
             sectors: self.sectors,
+            presence: self.presence(true)?,
             committer: Some(Committer::new(Arc::new(durable), policy)),
             pinned: AtomicBool::new(false),
         })

@@ -79,6 +79,10 @@ impl Files for Arc<Fake> {
         Ok(())
     }
 
+    fn delta_bytes(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
     fn write_page(&self, page: u64, bytes: &[u8]) -> io::Result<()> {
         self.step();
         self.host.lock().pages_cache.insert(page, bytes.to_vec());

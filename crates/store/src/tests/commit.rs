@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use super::driver::counter;
@@ -26,6 +26,8 @@ pub(super) struct Fake {
     /// What commits fail with; 0: they succeed.
     pub(super) errno: AtomicI32,
     slow_ms: u64,
+    /// Somebody cut the file short.
+    is_cut: AtomicBool,
 }
 
 impl Medium for Fake {
@@ -36,6 +38,11 @@ impl Medium for Fake {
             0 => Ok(()),
             errno => Err(io::Error::from_raw_os_error(errno)),
         }
+    }
+
+    fn take_cut(&self) -> Option<Extent> {
+        let extent = Extent { lba: 5000, count: 8 };
+        self.is_cut.swap(false, SeqCst).then_some(extent)
     }
 
     fn fault(&self, lba: u64, source: io::Error) -> Fault {
@@ -447,4 +454,31 @@ fn durable_direct_writes_share_commits() {
         assert_eq!(driver.read(lba, 1).unwrap(), stamp(lba, 2));
     }
     assert_eq!(counter(&store, "commits") - before, 5);
+}
+
+/// Each thing that went wrong is in the cause, the first of them first.
+#[test]
+fn a_cut_hides_no_error_and_a_later_failure_not_the_first() {
+    let eio = io::Error::from_raw_os_error(libc::EIO).to_string();
+    let (fake, committer) = committer(0, Duration::from_secs(60));
+    let mut queue = CompletionQueue::new().unwrap();
+    let mut fails = |errno, is_cut| {
+        fake.errno.store(errno, SeqCst);
+        fake.is_cut.store(is_cut, SeqCst);
+        committer.suspect();
+        patiently("the commit", || lost(&committer).is_some());
+        // The suspect's commit has ended by then, and this one finds the loss that stands.
+        submit(&committer, &queue, 1, Task::Flush);
+        assert_eq!(ends(&mut queue, 1), [(1, false)]);
+        lost(&committer).unwrap().cause
+    };
+    assert_eq!(fails(libc::EIO, true), format!("{eio}; the file was cut short"));
+    committer.accept_lost_writes();
+    assert_eq!(fails(0, true), "the file was cut short");
+    // Found by the last commit, while the loss stands.
+    fake.errno.store(libc::EIO, SeqCst);
+    fake.is_cut.store(true, SeqCst);
+    committer.close().unwrap_err();
+    let cause = lost(&committer).unwrap().cause;
+    assert!(cause.contains(&eio) && cause.contains("cut short"), "{cause}");
 }

@@ -5,7 +5,6 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::driver::counter;
 use super::{Driver, image, stamp};
 use crate::open::open;
 use crate::options::{StoreKind, StoreOptions};
@@ -161,26 +160,6 @@ fn no_foreign_page_is_ever_read() {
     store.close().expect_err("what was cut off is lost");
     let bytes = std::fs::read(&path).unwrap();
     assert!((0..KEPT).all(|lba| bytes[lba as usize * 512..(lba as usize + 1) * 512] == stamp(lba, 1)));
-}
-
-#[test]
-fn a_deleted_file_is_served_and_told_about() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("image");
-    for kind in [StoreKind::Mmap, StoreKind::Direct] {
-        image(&path, 64);
-        let store = open(&StoreOptions::new(kind, &path)).unwrap();
-        let mut driver = Driver::new(&store);
-        driver.write(5, &stamp(5, 1), Durability::WriteBack).unwrap();
-        assert_eq!((store.refresh().unwrap(), counter(&store, "replaced")), (64, 0));
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!((store.refresh().unwrap(), counter(&store, "replaced")), (64, 1));
-        image(&path, 128);
-        assert_eq!((store.refresh().unwrap(), counter(&store, "replaced")), (64, 1));
-        assert_eq!(driver.read(5, 1).unwrap(), stamp(5, 1));
-        driver.flush().unwrap();
-        store.close().unwrap();
-    }
 }
 
 /// A small file system, gone when dropped.

@@ -12,6 +12,7 @@ mod machine;
 mod model;
 mod opening;
 mod overlay;
+mod presence;
 mod writer;
 
 use std::fs::File;

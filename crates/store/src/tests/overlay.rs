@@ -19,14 +19,14 @@ use engine::{Durability, Extent, FaultKind, Store};
 const SECTORS: u64 = 1200;
 
 /// A golden image in which each sector says which one it is.
-fn golden_file(dir: &Path) -> (Vec<u8>, std::path::PathBuf) {
+pub(super) fn golden_file(dir: &Path) -> (Vec<u8>, std::path::PathBuf) {
     let content: Vec<u8> = (0..SECTORS).flat_map(|lba| stamp(lba, u64::MAX)).collect();
     let path = dir.join("golden");
     std::fs::write(&path, &content).unwrap();
     (content, path)
 }
 
-fn golden(kind: StoreKind, path: &Path) -> Golden {
+pub(super) fn golden(kind: StoreKind, path: &Path) -> Golden {
     opened_golden(&StoreOptions::new(kind, path))
 }
 
@@ -34,7 +34,7 @@ fn opened_golden(options: &StoreOptions) -> Golden {
     Golden::open(options, &StoreRegistry::default(), &Losses::default()).unwrap()
 }
 
-fn options(dir: &Path, name: &str) -> OverlayOptions {
+pub(super) fn options(dir: &Path, name: &str) -> OverlayOptions {
     OverlayOptions {
         files: OverlayFiles::new(dir.join(name)),
         persistent: false,
@@ -43,7 +43,7 @@ fn options(dir: &Path, name: &str) -> OverlayOptions {
     }
 }
 
-fn persistent(dir: &Path, name: &str) -> OverlayOptions {
+pub(super) fn persistent(dir: &Path, name: &str) -> OverlayOptions {
     OverlayOptions {
         persistent: true,
         ..options(dir, name)
@@ -51,7 +51,7 @@ fn persistent(dir: &Path, name: &str) -> OverlayOptions {
 }
 
 /// An overlay, and the same as an ordinary store.
-fn overlay(golden: &Golden, options: &OverlayOptions) -> (Arc<OverlayStore>, Driver) {
+pub(super) fn overlay(golden: &Golden, options: &OverlayOptions) -> (Arc<OverlayStore>, Driver) {
     let overlay = Arc::new(OverlayStore::open(golden, options).unwrap());
     let store: Arc<dyn Store<CompletionQueue>> = overlay.clone();
     let driver = Driver::new(&store);
@@ -461,7 +461,7 @@ fn flip(path: &Path, at: u64) {
     file.write_all_at(&[!byte[0]], at).unwrap();
 }
 
-fn cut(path: &Path, bytes: u64) {
+pub(super) fn cut(path: &Path, bytes: u64) {
     let file = std::fs::File::options().write(true).open(path).unwrap();
     file.set_len(bytes).unwrap();
 }

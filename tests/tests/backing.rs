@@ -1,0 +1,116 @@
+//! What becomes of an image behind a running target is in its health: nobody who is served notices, so the operator is told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::image::stamp;
+use lab::needs::Need;
+use lab::{Address, Image, Lab, Options, Target, eventually, needs};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A daemon that serves an image as e1.1.
+struct Site {
+    lab: Lab,
+    image: Image,
+    target: Target,
+}
+
+impl Site {
+    fn new() -> Result<Site> {
+        let lab = Lab::new(Options::default())?;
+        let image = Image::stamped(64)?;
+        let text = format!(
+            "[[export]]\nshelf = 1\nslot = 1\npath = {:?}\ninterfaces = [\"eth0\"]\n",
+            image.as_str()
+        );
+        let (config, state) = (
+            image.directory().join("xblade.toml"),
+            image.directory().join("state"),
+        );
+        std::fs::write(&config, text)?;
+        let text = |path: &'_ PathBuf| path.to_str().map(str::to_owned).context("odd path");
+        let args = [
+            "daemon",
+            "--config",
+            &text(&config)?,
+            "--state-dir",
+            &text(&state)?,
+        ];
+        let target = Target::ready(&lab.target, &args, 1)?;
+        Ok(Site { lab, image, target })
+    }
+
+    fn ask(&self, args: &[&str]) -> Result<(Option<i32>, String)> {
+        let output = self.target.ask(args)?;
+        Ok((
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        ))
+    }
+
+    /// Waits until `xblade status` ends with this code and says all of this, then looks whether the others say the same.
+    fn told(&self, code: i32, said: &[&str]) -> Result<()> {
+        let mut last = (None, String::new());
+        eventually("what status says", LIMIT, || {
+            last = self.ask(&["status"])?;
+            Ok(last.0 == Some(code) && said.iter().all(|said| last.1.contains(said)))
+        })
+        .with_context(|| format!("not {code}, {said:?}: {last:?}"))?;
+        let (ls, table) = self.ask(&["ls"])?;
+        ensure!(ls == Some(code), "{table}");
+        ensure!(code == 0 || table.contains("FAILED-DEGRADED"), "{table}");
+        let (_, metrics) = self.ask(&["metrics"])?;
+        let healthy = format!("xblade_healthy {}", u8::from(code == 0));
+        ensure!(metrics.contains(&healthy), "{metrics}");
+        Ok(())
+    }
+
+    fn reads(&self, lba: u64) -> Result<Vec<u8>> {
+        self.lab.open(0)?.find(Address::new(1, 1))?.read(lba, 1)
+    }
+}
+
+#[test]
+fn an_image_that_is_deleted_or_replaced_is_told_until_it_is_back_or_reloaded() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new()?;
+    site.told(0, &[])?;
+    let aside = site.image.directory().join("aside");
+    std::fs::rename(site.image.path(), &aside)?;
+    site.told(3, &["e1.1", site.image.as_str(), "deleted"])?;
+    ensure!(site.reads(5)? == stamp(5), "it is served on");
+    std::fs::rename(&aside, site.image.path())?;
+    site.told(0, &[])?;
+
+    let other = Image::sparse(64)?;
+    std::fs::rename(other.path(), site.image.path())?;
+    site.told(3, &["e1.1", site.image.as_str(), "replaced", "xblade reload"])?;
+    ensure!(site.reads(5)? == stamp(5), "the old one is served on");
+    let (reloaded, said) = site.ask(&["reload"])?;
+    ensure!(reloaded == Some(0), "{said}");
+    site.told(0, &[])?;
+    ensure!(site.reads(5)? == [0; 512], "the new one is served");
+    Ok(())
+}
+
+#[test]
+fn an_image_that_is_cut_short_is_told_while_it_is_only_read() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new()?;
+    ensure!(site.reads(40)? == stamp(40));
+    site.image.file().set_len(32 * 512)?;
+    ensure!(site.reads(5)? == stamp(5));
+    site.told(3, &["e1.1", "lost", "cut short"])?;
+    let (_, metrics) = site.ask(&["metrics"])?;
+    ensure!(
+        metrics.contains("xblade_export_lost_writes{export=\"e1.1\"} 1"),
+        "{metrics}"
+    );
+    ensure!(site.reads(5)? == stamp(5));
+    site.image.file().set_len(64 * 512)?;
+    let (cleared, said) = site.ask(&["state", "clear", "--lost-writes", "1", "1"])?;
+    ensure!(cleared == Some(0), "{said}");
+    site.told(0, &[])
+}

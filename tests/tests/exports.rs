@@ -44,6 +44,46 @@ fn count(replies: &[Reply]) -> BTreeMap<(u16, u8), usize> {
 }
 
 #[test]
+fn an_export_that_is_saved_outlives_reload_and_restart() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let images = [Image::stamped(64)?, Image::stamped(64)?];
+    let lines = "interfaces = [\"eth0\"]";
+    let mut target = daemon(&lab, &[(1, 1, &images[0], lines)], 1)?;
+    let ask = |target: &Target, args: &[&str], code: i32| -> Result<String> {
+        let output = target.ask(args)?;
+        ensure!(output.status.code() == Some(code), "{args:?}: {output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let saved = images[0].directory().join("conf.d/e1.5.toml");
+    let shown = saved.display();
+    let add = ["export", "add", "1", "5", "eth0", images[1].as_str(), "--save"];
+    let said = ask(&target, &add, 0)?;
+    ensure!(
+        said == format!("+ e1.5\n= 1 unchanged\nsaved {shown}\n"),
+        "{said}"
+    );
+    ensure!(ask(&target, &["reload"], 0)? == "= 2 unchanged\n");
+    ask(&target, &add, 1)?;
+    target.process.stop()?;
+    let target = daemon(&lab, &[(1, 1, &images[0], lines)], 2)?;
+    let initiator = lab.open(0)?;
+    ensure!(initiator.find(Address::new(1, 5))?.read(5, 1)? == stamp(5));
+
+    // What stands in the config file itself is the operator's to edit, and is served on.
+    ask(&target, &["export", "rm", "e1.*", "--save"], 1)?;
+    ensure!(saved.exists());
+    let said = ask(&target, &["export", "rm", "e1.5", "--save"], 0)?;
+    ensure!(
+        said == format!("- e1.5\n= 1 unchanged\ndeleted {shown}\n"),
+        "{said}"
+    );
+    ensure!(!saved.exists());
+    ensure!(ask(&target, &["reload"], 0)? == "= 1 unchanged\n");
+    Ok(())
+}
+
+#[test]
 fn three_exports_on_two_interfaces_answer_once_each() -> Result<()> {
     needs!(Need::Root);
     let lab = Lab::new(Options {

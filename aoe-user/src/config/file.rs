@@ -74,6 +74,12 @@ impl Origin {
         Some(Place::new(self.sources.get(source)?, span))
     }
 
+    /// The file that an export stands in.
+    pub(crate) fn source(&self, export: usize) -> Option<&Source> {
+        let at = self.exports.get(export)?;
+        self.sources.get(at.source).map(Arc::as_ref)
+    }
+
     /// The place of an export, as in `x.toml:3:1`.
     pub(crate) fn export(&self, export: usize) -> Option<String> {
         let at = self.exports.get(export)?;

@@ -91,6 +91,8 @@ pub(super) struct Supervisor {
     /// The number of the last of them.
     pub(super) last_pause: u64,
     pub(super) last_reload: Option<LastReload>,
+    /// Where the configuration comes from.
+    pub(super) config_file: Option<String>,
     /// When the process started.
     pub(super) start: Instant,
     /// Stores that another client has taken before they were known to be open, and why.
@@ -144,6 +146,7 @@ impl Supervisor {
             pausing: Vec::new(),
             last_pause: 0,
             last_reload: None,
+            config_file: None,
             start,
             fenced_early: HashMap::new(),
             commit_failed: None,
@@ -175,6 +178,10 @@ impl Supervisor {
         };
         self.pauses.retain(wanted);
         self.made = Made::default();
+        let file = config.sources.first().map(|source| source.file());
+        // Whoever asks has another working directory.
+        let file = file.and_then(|file| std::path::absolute(file).ok());
+        self.config_file = file.map(|file| file.display().to_string());
         self.plan.want(config, now);
     }
 

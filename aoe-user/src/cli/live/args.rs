@@ -164,7 +164,7 @@ type Patterns = Vec<String>;
 /// The actions of `xblade export`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ExportAction {
-    /// Serve one more export until the next reload or restart
+    /// Serve one more export: until the next reload or restart, or for good
     Add {
         /// Major address
         #[arg(value_parser = |text: &str| SHELF.parse::<u16>(text), allow_negative_numbers = true)]
@@ -180,12 +180,24 @@ pub(crate) enum ExportAction {
         /// Any other key of an export in the config file, as in read_only=true
         #[arg(short, long, value_name = "KEY=VALUE")]
         set: Vec<String>,
+        /// Write it to a file of its own in the config folder, as in /etc/xblade/conf.d/e1.2.toml: a reload or restart does not
+        /// forget it
+        #[arg(long)]
+        save: bool,
         /// How it is asked and shown
         #[command(flatten)]
         ask: Ask,
     },
-    /// Serve exports no more until the next reload or restart
-    Rm(ChosenExports),
+    /// Serve exports no more: until the next reload or restart, or for good
+    Rm {
+        /// Delete their files in the config folder, too: a reload or restart does not bring them back. Refused where a file has
+        /// other things
+        #[arg(long)]
+        save: bool,
+        /// Which
+        #[command(flatten)]
+        chosen: ChosenExports,
+    },
     /// Finish what is in flight, commit it, and answer nobody: for snapshots and moves
     Pause(ChosenExports),
     /// Serve paused exports again

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::DEGRADED;
 use super::args::{Ask, ChosenExports, ExportAction, LogArgs, ReloadArgs};
 use super::client::ControlClient;
+use super::save::{NewFile, OldFiles};
 use crate::cli::output;
 use crate::config::device;
 use crate::control::api::types::{ControlRequest, LogLine, LogLines, Reloaded, SCHEMA};
@@ -21,17 +22,48 @@ pub(in crate::cli) fn reload(args: &ReloadArgs) -> Result<ExitCode> {
         dry_run: args.dry_run,
     };
     let reloaded = ControlClient::new(&args.target)?.ask(&request)?;
-    tell(&reloaded, args.json)
+    tell(&reloaded, Kept::Reloaded, args.json)
+}
+
+/// Whether a change outlives the next reload.
+#[derive(Debug)]
+enum Kept {
+    /// It came from the file.
+    Reloaded,
+    /// It does not.
+    No,
+    /// What was done to these files.
+    Files(&'static str, Result<Vec<String>>),
+}
+
+impl Kept {
+    fn of(what: &'static str, files: Option<Result<Vec<String>>>) -> Kept {
+        files.map_or(Kept::No, |files| Kept::Files(what, files))
+    }
 }
 
 /// Says what changed; exit code 3 where something of it cannot be served.
-fn tell(reloaded: &Reloaded, json: bool) -> Result<ExitCode> {
+fn tell(reloaded: &Reloaded, kept: Kept, json: bool) -> Result<ExitCode> {
+    let mut value = json!(reloaded);
+    value["schema"] = json!(SCHEMA);
+    let mut text = text(reloaded);
+    let mut failure = None;
+    match kept {
+        Kept::Reloaded => {}
+        Kept::No => text += "not saved: the next reload or restart forgets it (--save keeps it)\n",
+        Kept::Files(what, Ok(files)) => {
+            files.iter().for_each(|file| text += &format!("{what} {file}\n"));
+            value[what] = json!(files);
+        }
+        Kept::Files(_, Err(error)) => failure = Some(error),
+    }
     if json {
-        let mut value = json!(reloaded);
-        value["schema"] = json!(SCHEMA);
         output::line(value)?;
     } else {
-        output::print(text(reloaded))?;
+        output::print(text)?;
+    }
+    if let Some(error) = failure {
+        return Err(error);
     }
     Ok(if reloaded.failed.is_empty() {
         ExitCode::SUCCESS
@@ -74,15 +106,24 @@ pub(in crate::cli) fn export(action: ExportAction) -> Result<ExitCode> {
             interfaces,
             file,
             set,
+            save,
             ask,
         } => {
             let toml = table(shelf, slot, &interfaces, &file, &set)?;
+            let new = save.then(|| NewFile::write(shelf, slot, &toml, &ask));
+            let new = new.transpose()?;
             let reloaded = ControlClient::new(&ask.target)?.ask(&ControlRequest::Add { toml })?;
-            tell(&reloaded, ask.json)
+            let files = new.map(|new| Ok(vec![new.keep()?]));
+            tell(&reloaded, Kept::of("saved", files), ask.json)
         }
-        ExportAction::Rm(ChosenExports { exports, ask }) => {
+        ExportAction::Rm {
+            save,
+            chosen: ChosenExports { exports, ask },
+        } => {
+            let old = save.then(|| OldFiles::of(&exports, &ask)).transpose()?;
             let reloaded = ControlClient::new(&ask.target)?.ask(&ControlRequest::Remove { exports })?;
-            tell(&reloaded, ask.json)
+            let files = old.map(OldFiles::delete);
+            tell(&reloaded, Kept::of("deleted", files), ask.json)
         }
         ExportAction::Pause(ChosenExports { exports, ask }) => {
             named(&ControlRequest::Pause { exports }, &ask)

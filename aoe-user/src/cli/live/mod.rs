@@ -10,6 +10,7 @@ mod failover;
 mod metrics;
 mod overlay;
 pub(super) mod rates;
+mod save;
 pub(super) mod show;
 pub(super) mod stat;
 

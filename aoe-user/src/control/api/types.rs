@@ -181,6 +181,9 @@ pub(crate) struct DaemonState {
     pub(crate) healthy: bool,
     /// What is not, one line each.
     pub(crate) problems: Vec<String>,
+    /// The config file; `null`: there is none, as with `xblade serve`.
+    #[serde(default)]
+    pub(crate) config_file: Option<String>,
     /// How the last reload went; `null`: there was none.
     pub(crate) reload: Option<LastReload>,
     /// By the order of the configuration.

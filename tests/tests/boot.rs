@@ -251,8 +251,8 @@ fn ipxe_boots_by_dhcp_root_path() -> Result<()> {
     let _dhcp = dhcp_server(&lab, image.directory())?;
     let mut args = vm::machine(256);
     args.extend(["-boot", "n"].map(str::to_owned));
-    args.extend(vm::cards(&lab, 1, 1500, true)?);
-    booted(&mut vm::spawn(&lab, &args)?, &image)
+    args.extend(vm::cards(&lab.initiator, 1, 1500, true)?);
+    booted(&mut vm::spawn(&lab.initiator, &args)?, &image)
 }
 
 /// A DHCP server on the target's side that names the export as root path.

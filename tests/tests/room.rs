@@ -84,7 +84,7 @@ impl Room {
                 .collect(),
         };
         boot_disk::make(&room.golden(), IMAGE_MIB, ROOT, INIT)?;
-        vm::bridge(&room.lab, 0, 1500)?;
+        vm::bridge(&room.lab.initiator, 0, 1500)?;
         Ok(room)
     }
 
@@ -153,7 +153,7 @@ impl Room {
         ));
         Ok(Running {
             machine: machine.clone(),
-            process: vm::spawn(&self.lab, &args)?,
+            process: vm::spawn(&self.lab.initiator, &args)?,
             mark: 0,
             since: Instant::now(),
         })

@@ -45,7 +45,7 @@ const LAB: &[(&str, u32, usize)] = &[
     ("rbd", 1, WAITS),
     ("stuck_disk", 3, WAITS),
     ("linux", 1, BUSY),
-    ("failover", 1, WAITS),
+    ("failover", 1, BUSY),
     ("boot", 1, BUSY),
     ("paths", 2, WAITS),
     ("kill", 2, WAITS),

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use tempfile::NamedTempFile;
 
 use crate::link::Lab;
+use crate::net::Namespace;
 use crate::packages::find_file;
 use crate::process::Process;
 use initramfs::Initramfs;
@@ -105,6 +106,14 @@ impl Guest {
     /// # Errors
     /// When the kernel cannot be had, or qemu does not start.
     pub fn boot(&self, lab: &Lab) -> Result<Vm> {
+        self.boot_in(&lab.initiator)
+    }
+
+    /// The same in a namespace whose `eth0` and following lead to the targets.
+    ///
+    /// # Errors
+    /// As [`Guest::boot`].
+    pub fn boot_in(&self, namespace: &Namespace) -> Result<Vm> {
         let kernel = Kernel::get().context("getting a kernel for the guest")?;
         let mut archive = Initramfs::new()?;
         for (n, Module { file_name, bytes }) in kernel.modules(&self.modules)?.iter().enumerate() {
@@ -144,8 +153,8 @@ impl Guest {
         let append = "console=ttyS0 loglevel=5 panic=-1 mitigations=off tsc=reliable";
         let mut args = machine(self.memory_mib);
         args.extend(["-kernel", &image, "-initrd", &initrd_path, "-append", append].map(str::to_owned));
-        args.extend(cards(lab, self.nics, self.mtu, false)?);
-        let process = spawn(lab, &args)?;
+        args.extend(cards(namespace, self.nics, self.mtu, false)?);
+        let process = spawn(namespace, &args)?;
         Ok(Vm {
             process,
             mark: 0,
@@ -160,11 +169,11 @@ impl Guest {
 ///
 /// # Errors
 /// When `ip` fails.
-pub fn cards(lab: &Lab, nics: u32, mtu: u32, firmware: bool) -> Result<Vec<String>> {
+pub fn cards(namespace: &Namespace, nics: u32, mtu: u32, firmware: bool) -> Result<Vec<String>> {
     let rom = if firmware { "" } else { ",romfile=" };
     let mut args = Vec::new();
     for n in 0..nics {
-        bridge(lab, n, mtu)?;
+        bridge(namespace, n, mtu)?;
         args.push("-netdev".to_owned());
         args.push(format!("tap,id=net{n},ifname=tap{n},script=no,downscript=no"));
         args.push("-device".to_owned());
@@ -192,13 +201,13 @@ pub fn machine(memory_mib: u32) -> Vec<String> {
     .collect()
 }
 
-/// Starts qemu in the initiator's namespace.
+/// Starts qemu in a namespace.
 ///
 /// # Errors
 /// When it does not start.
-pub fn spawn(lab: &Lab, args: &[String]) -> Result<Process> {
+pub fn spawn(namespace: &Namespace, args: &[String]) -> Result<Process> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    Process::spawn(&lab.initiator, qemu::PROGRAM, &args)
+    Process::spawn(namespace, qemu::PROGRAM, &args)
 }
 
 /// iPXE as a kernel, of Debian's package `ipxe`.
@@ -219,16 +228,15 @@ pub fn sanboot(lab: &Lab, directory: &Path, export: &str, memory_mib: u32) -> Re
     for (option, file) in [("-kernel", &kernel), ("-initrd", &script)] {
         args.extend([option, file.to_str().context("odd path")?].map(str::to_owned));
     }
-    args.extend(cards(lab, 1, 1500, false)?);
-    spawn(lab, &args)
+    args.extend(cards(&lab.initiator, 1, 1500, false)?);
+    spawn(&lab.initiator, &args)
 }
 
 /// Joins link `n` and a tap by a bridge; does nothing when that is so already.
 ///
 /// # Errors
 /// When `ip` fails.
-pub fn bridge(lab: &Lab, n: u32, mtu: u32) -> Result<()> {
-    let ns = &lab.initiator;
+pub fn bridge(ns: &Namespace, n: u32, mtu: u32) -> Result<()> {
     if ns.ip(&format!("link show br{n}")).is_ok() {
         return Ok(());
     }

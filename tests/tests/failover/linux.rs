@@ -1,0 +1,183 @@
+//! The same with Linux's driver in a virtual machine: fio verifies what it writes, and beside it a writer stamps eight blocks by turns, each
+//! write after the one before was acknowledged.
+
+use std::time::Instant;
+
+use lab::needs::Need;
+use lab::vm::{Guest, Vm, guest_mac};
+
+use super::site::{GROUP, own_mac};
+use super::*;
+
+/// For so long nobody may be served: twice what it takes on a machine that has no other work. A request waits longer by the driver's
+/// own time till it sends again, which grows with the spread of the answers' times.
+const LONGEST_SILENCE: Duration = Duration::from_secs(8);
+
+const SCRIPT: &str = r#"
+disk=/dev/etherd/e1.1
+must aoe_up aoe_deadsecs=0
+within 30 test -b $disk
+must mount -t debugfs debug /sys/kernel/debug
+echo 0 >/tmp/longest
+
+# Stamp n goes to block n mod 8 of those behind fio's.
+stamp() { printf 'stamp%011d' $1 | dd of=/tmp/block bs=4096 conv=sync 2>/dev/null; }
+stamps() {
+    n=1
+    while [ ! -e /tmp/stop ]; do
+        stamp $n
+        began=$(now)
+        dd if=/tmp/block of=$disk bs=4096 seek=$((8192 + n % 8)) oflag=direct conv=notrunc 2>/tmp/dd || fail stamp $n: $(cat /tmp/dd)
+        took=$(($(now) - began))
+        [ $took -gt $(cat /tmp/longest) ] && echo $took >/tmp/longest
+        echo $n >/tmp/stamped
+        n=$((n + 1))
+    done
+    touch /tmp/stamps-end
+}
+verify() {
+    while [ ! -e /tmp/stop ]; do
+        fio --name=v --filename=$disk --direct=1 --ioengine=libaio --iodepth=8 --rw=randwrite --bs=4k --size=2m --verify=crc32c \
+            --do_verify=1 --verify_fatal=1 </dev/null >/tmp/fio 2>&1 || { cat /tmp/fio; fail fio; }
+        grep -q 'err= 0' /tmp/fio || { cat /tmp/fio; fail fio; }
+        echo x >>/tmp/verified
+    done
+    touch /tmp/verify-end
+}
+verified() { [ "$(wc -l </tmp/verified)" -ge $1 ]; }
+stamped() { [ "$(cat /tmp/stamped)" -ge $1 ]; }
+# After so many milliseconds the driver sends a request again.
+again() { set -- $(grep rttavg /sys/kernel/debug/aoe/e1.1); echo $((($2 * 2 + $4 * 8) / 1000)); }
+# Something happens to a gateway while all this goes on; some writes later it is over.
+through() {
+    echo 0 >/tmp/longest
+    again=$(again)
+    point $1
+    within 60 stamped $(($(cat /tmp/stamped) + 10))
+    within 60 verified $(($(wc -l </tmp/verified) + 1))
+    ok $1 $(cat /tmp/longest)0 $again
+}
+
+stamps &
+verify &
+within 60 test -e /tmp/stamped
+within 60 test -e /tmp/verified
+for event in killed stopped ended cut; do through $event; done
+touch /tmp/stop
+within 60 test -e /tmp/stamps-end
+within 60 test -e /tmp/verify-end
+last=$(cat /tmp/stamped)
+for n in 0 1 2 3 4 5 6 7; do
+    stamp $((last - n))
+    dd if=$disk of=/tmp/back bs=4096 skip=$((8192 + (last - n) % 8)) count=1 iflag=direct 2>/dev/null
+    cmp /tmp/block /tmp/back || fail stamp $((last - n)) is lost: $(head -c 16 /tmp/back)
+done
+ok stamps $last
+[ "$(dmesg | grep -c 'I/O error')" = 0 ] || fail errors
+"#;
+
+/// The guest, and the gateways of which the first is active.
+struct Trial<'a> {
+    site: &'a Site,
+    vm: Vm,
+}
+
+impl Trial<'_> {
+    /// Something happens to a gateway, and the other is to take its place.
+    fn through(
+        &mut self,
+        event: &str,
+        (standby, number): (&Target, usize),
+        happens: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        // While it stands by, all that it says is to ask for the one that serves.
+        let port = ["ga", "gb"][number];
+        let heard = Capture::start(&self.site.net.hub, port)?;
+        self.vm.point(event)?;
+        let frames = heard.stop()?.frames()?;
+        // The switch knows where the guest is: what goes to it does not pass by here, but for what comes from here.
+        let says = |frame: &&Vec<u8>| frame[6..12] == own_mac(number as u8).0 || frame[..6] == guest_mac(0).0;
+        let asks = |frame: &&Vec<u8>| frame[..6] == GROUP.0 && frame[14] & 8 == 0 && frame[19] == 1;
+        let said = frames.iter().filter(says).find(|frame| !asks(frame));
+        ensure!(said.is_none(), "{event}: a standby says {said:x?}");
+        ensure!(
+            frames.iter().any(|frame| asks(&frame)),
+            "{event}: it does not ask"
+        );
+
+        let began = Instant::now();
+        happens()?;
+        wait_for_role(standby, "active")?;
+        let silence = began.elapsed();
+        self.vm.go()?;
+        let told = self.vm.expect(event)?;
+        let mut told = told
+            .split(' ')
+            .map(|word| word.parse().map(Duration::from_millis));
+        let mut next = || told.next().context("two times")?.context("a time");
+        let (longest, again) = (next()?, next()?);
+        println!(
+            "{event}: served again after {silence:.1?}; a write waited {longest:?}; on its own the driver sends again after {again:?}"
+        );
+        ensure!(
+            silence < LONGEST_SILENCE && longest < LONGEST_SILENCE + 2 * again,
+            "{event}: {silence:?}, a write took {longest:?}:\n{}",
+            standby.process.log()
+        );
+        Ok(())
+    }
+}
+
+#[test]
+fn linux_loses_nothing_whatever_happens_to_the_active_gateway() -> Result<()> {
+    needs!(
+        NEEDS[0],
+        NEEDS[1],
+        NEEDS[2],
+        NEEDS[3],
+        NEEDS[4],
+        Need::Tool("qemu-system-x86_64"),
+        Need::File("/bin/busybox"),
+        Need::Tool("fio"),
+        Need::Tool("dumpcap")
+    );
+    let site = Site::new()?;
+    let standby = |number: usize| -> Result<Target> {
+        let target = site.start(number)?;
+        wait_for_role(&target, "standby")?;
+        eventually("the other one heard", PATIENCE, || {
+            Ok(role(&target)?.1.is_empty())
+        })?;
+        Ok(target)
+    };
+    let mut a = site.start(0)?;
+    wait_for_role(&a, "active")?;
+    let mut b = standby(1)?;
+    let vm = Guest::new(SCRIPT)
+        .programs(&["fio"])
+        .boot_in(&site.net.initiators)?;
+    let mut trial = Trial { site: &site, vm };
+
+    trial.through("killed", (&b, 1), || a.process.kill())?;
+    a = standby(0)?;
+
+    // It wakes up when the other one has long been writing, and says no more.
+    let mark = b.process.mark();
+    trial.through("stopped", (&a, 0), || b.process.signal(Signal::SIGSTOP))?;
+    b.process.signal(Signal::SIGCONT)?;
+    b.process
+        .wait_for_after(mark, |line| line.contains("standing by"), PATIENCE)?;
+    // A gateway that lost the group leaves it alone for a minute; a new one does not.
+    b.process.kill()?;
+    b = standby(1)?;
+
+    trial.through("ended", (&b, 1), || stop(a))?;
+    a = standby(0)?;
+
+    trial.through("cut", (&a, 0), || site.net.connect_initiators(1, false))?;
+    wait_for_role(&b, "standby")?;
+    site.net.connect_initiators(1, true)?;
+    let stamps = trial.vm.expect("stamps")?;
+    println!("{stamps} stamps");
+    trial.vm.finish()
+}

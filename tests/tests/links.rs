@@ -72,6 +72,80 @@ fn service_goes_on_after_the_interface_was_in_another_namespace() -> Result<()> 
     Ok(())
 }
 
+/// The kernel's message has the target look: it does not wait for a time of its own.
+#[test]
+fn lost_queues_are_taken_again_at_once_and_counted() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let control = image.directory().join("control");
+    let control = control.to_str().context("an odd path")?;
+    let arguments = ["serve", "--control", control, "1", "1", "eth0", image.as_str()];
+    let mut target = Target::ready(&lab.target, &arguments, 1)?;
+    let initiator = lab.open(0)?;
+    let elsewhere = Namespace::new("elsewhere")?;
+    let mut took = Vec::new();
+    for _ in 0..5 {
+        ensure!(initiator.find(E11)?.read(6, 1)? == stamp(6));
+        let mark = target.process.mark();
+        target.process.signal(Signal::SIGSTOP)?;
+        lab.target
+            .ip(&format!("link set eth0 netns {}", elsewhere.path()))?;
+        elsewhere.ip(&format!("link set eth0 netns {}", lab.target.path()))?;
+        lab.target.ip("link set eth0 up")?;
+        let start = Instant::now();
+        target.process.signal(Signal::SIGCONT)?;
+        let again = |line: &str| line.contains("eth0: served in ");
+        target.process.wait_for_after(mark, again, PATIENCE)?;
+        took.push(start.elapsed());
+    }
+    ensure!(initiator.find(E11)?.read(6, 1)? == stamp(6));
+    took.sort_unstable();
+    // A look every two seconds, the second of which decided, took two to four and a pause.
+    ensure!(took[2] < Duration::from_secs(1), "{took:?}");
+    let metrics = String::from_utf8(target.ask(&["metrics", "--control", control])?.stdout)?;
+    let opens = "xblade_interface_opens_total{interface=\"eth0\"} 6";
+    ensure!(metrics.lines().any(|line| line == opens), "{metrics}");
+    Ok(())
+}
+
+/// In copy mode what arrives on a queue is answered on the transmit queue of that number.
+#[test]
+fn receive_queues_that_cannot_answer_are_named_with_what_to_do() -> Result<()> {
+    needs!(Need::Root, Need::Tool("ethtool"));
+    let target_side = Namespace::new("few")?;
+    target_side
+        .ip("link add few numrxqueues 4 numtxqueues 2 type veth peer name far numrxqueues 2 numtxqueues 2")?;
+    target_side.ip("link set few up")?;
+    target_side.ip("link set far up")?;
+    let image = Image::stamped(64)?;
+    let mut target = Target::start(
+        &target_side,
+        &["serve", "--wait", "1", "1", "few", image.as_str()],
+    )?;
+    let line = target.process.wait_for("FAILED", PATIENCE)?;
+    let says = |text: &str, word: &str| text.contains(word);
+    ensure!(
+        says(&line, "4 receive queues and 2 transmit") && says(&line, "ethtool -L few rx 2"),
+        "{line}"
+    );
+    let mut doctor = Command::new(binary()?);
+    doctor.args(["doctor", "few"]);
+    let output = target_side.run(move || doctor.output())?;
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        says(&report, "cannot serve it") && says(&report, "\n  ethtool -L few rx 2\n"),
+        "{report}"
+    );
+    let mark = target.process.mark();
+    let mut mend = Command::new("ethtool");
+    mend.args(["-L", "few", "rx", "2"]);
+    target_side.output(mend)?;
+    let ready = target.wait_ready(mark, 1)?;
+    ensure!(says(&ready, "native copy, 2 queues"), "{ready}");
+    Ok(())
+}
+
 #[test]
 fn service_goes_on_after_the_target_s_interface_was_down() -> Result<()> {
     needs!(Need::Root);

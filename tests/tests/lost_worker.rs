@@ -190,6 +190,7 @@ fn open_port(export: &Arc<Export>, alarms: &Arc<AtomicUsize>) -> Port {
         carrier: true,
         xdp_runs_on: vec![index_of("port")],
         lacks_redirect: false,
+        tx_queues: None,
     };
     let options = PortOptions {
         mode: Mode::Auto,

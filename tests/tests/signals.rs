@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::frame::ata;
 use lab::image::stamp;
 use lab::needs::Need;
@@ -14,6 +14,33 @@ use nix::time::{ClockId, clock_gettime};
 
 const E11: Address = Address::new(1, 1);
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// As it hastens exports that failed.
+#[test]
+fn a_hangup_hastens_listening_on_the_control_socket() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let control = image.directory().join("taken.sock");
+    let other = std::os::unix::net::UnixListener::bind(&control)?;
+    let control = control.to_str().context("an odd path")?;
+    let arguments = ["serve", "--control", control, "1", "1", "eth0", image.as_str()];
+    let mut target = Target::ready(&lab.target, &arguments, 1)?;
+    // Each try asks whether somebody is there. The next comes a second after the first, then 2, 4, 8.
+    for _ in 0..4 {
+        other.accept()?;
+    }
+    drop(other);
+    let start = Instant::now();
+    let mark = target.process.mark();
+    target.process.signal(Signal::SIGHUP)?;
+    target
+        .process
+        .wait_for_after(mark, |line| line.contains("taken.sock: listening"), PATIENCE)?;
+    let took = start.elapsed();
+    ensure!(took < Duration::from_secs(4), "{took:?}");
+    Ok(())
+}
 
 #[test]
 fn a_daemon_survives_what_ends_other_programs() -> Result<()> {

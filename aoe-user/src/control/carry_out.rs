@@ -55,6 +55,7 @@ impl Supervisor {
             | PlanAction::Apply(..)
             | PlanAction::SetMac(..)
             | PlanAction::Announce(_)
+            | PlanAction::CheckPort(_)
             | PlanAction::AnnounceExport(_) => {}
         }
     }
@@ -83,6 +84,7 @@ impl Supervisor {
             PlanAction::Apply(id, view) => self.with_port(*id, |port| port.apply(self.port_view(view))),
             PlanAction::SetMac(id, mac) => self.with_port(*id, |port| port.set_mac(*mac)),
             PlanAction::Announce(id) => self.with_port(*id, PortHandle::announce_all),
+            PlanAction::CheckPort(id) => self.with_port(*id, PortHandle::check),
             PlanAction::AnnounceExport(id) => self.ports.values().for_each(|port| port.changed(*id, false)),
             PlanAction::ClosePort(id) => self.with_port(*id, PortHandle::close),
             PlanAction::Look(group) => self.look_for_owners(group),

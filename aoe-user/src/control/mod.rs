@@ -132,6 +132,7 @@ struct Control {
     reading: Option<Reading>,
     next_reading: Reading,
     settling: Vec<Settling>,
+    listening: Option<Listening>,
     calls: Option<mpsc::Receiver<ControlCall>>,
     notify: Notify,
 }
@@ -143,7 +144,7 @@ async fn supervise(service: Service) -> Result<()> {
     let notices = Arc::new(Notices::default());
     let mut supervisor = Supervisor::new(ends.0.clone(), port_events.0, Arc::clone(&notices));
     supervisor.plan.gives_up = service.must_start;
-    let (_listening, calls) = service.control.as_deref().map(Listening::new).unzip();
+    let (listening, calls) = service.control.as_deref().map(Listening::new).unzip();
     let mut control = Control {
         service,
         supervisor,
@@ -161,6 +162,7 @@ async fn supervise(service: Service) -> Result<()> {
         reading: None,
         next_reading: Reading::default(),
         settling: Vec::new(),
+        listening,
         calls,
         notify: Notify::new(Instant::now()),
     };
@@ -289,6 +291,9 @@ impl Control {
     }
 
     fn reload(&mut self) {
+        if let Some(listening) = &self.listening {
+            listening.hasten();
+        }
         if self.service.reloads {
             self.load(Reading::to_apply());
         } else {

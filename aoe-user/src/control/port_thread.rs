@@ -17,6 +17,7 @@ use super::plan::ExportId;
 use super::port_view::PortView;
 use super::port_wishes::{About, PortShared, PortWishes};
 use crate::filter::Rules;
+use crate::host::link_state;
 use crate::metrics::Registry;
 use crate::port::{Alarm, Nic, Port, PortError, PortOptions};
 use crate::target::{Export, Exports};
@@ -100,6 +101,11 @@ impl PortHandle {
         self.wish(|wishes| wishes.counters = true);
     }
 
+    /// Something happened to the interface: wishes it checked that it still has the port's queues and program.
+    pub(super) fn check(&self) {
+        self.wish(|wishes| wishes.check = true);
+    }
+
     /// What it is; `None` while it is not open.
     pub(super) fn about(&self) -> Option<About> {
         self.shared.about.lock().clone()
@@ -143,8 +149,6 @@ struct Running<'a> {
     rules_made: Option<Instant>,
     /// When the port was opened again because a worker had panicked.
     reopened: Option<Instant>,
-    /// At the last look a queue was gone.
-    lost_queues: bool,
     shared: &'a PortShared,
 }
 
@@ -180,7 +184,7 @@ fn run(
     let own = view.own.add(nic.mac);
     let port = match open(nic, &view, metrics, shared) {
         Ok(port) => port,
-        Err(error) => return PortEvent::Failed(format!("{:#}", anyhow::Error::new(error))),
+        Err(error) => return PortEvent::Failed(reason_of(error)),
     };
     *shared.queues.lock() = port.queue_releases();
     let mut running = Running {
@@ -199,7 +203,6 @@ fn run(
         denied: DeniedReport::new(Instant::now()),
         rules_made: None,
         reopened: None,
-        lost_queues: false,
         shared,
     };
     running.tell_about();
@@ -218,10 +221,13 @@ impl Running<'_> {
                 self.close();
                 return PortEvent::Closed;
             }
-            let lost_worker = wishes.lost_worker;
+            let (lost_worker, check) = (wishes.lost_worker, wishes.check);
             let mut fulfilled = self.fulfil(wishes, report);
             if lost_worker && fulfilled.is_ok() {
                 fulfilled = self.replace_workers();
+            }
+            if check && fulfilled.is_ok() {
+                fulfilled = self.check_attachments();
             }
             if let Err(reason) = fulfilled {
                 return PortEvent::Failed(reason);
@@ -230,7 +236,7 @@ impl Running<'_> {
                 tick = Instant::now() + TICK;
                 self.report_denied();
                 let looked = self
-                    .look_for_queues()
+                    .check_attachments()
                     .and_then(|()| self.look_whether_frames_arrive());
                 if let Err(reason) = looked {
                     return PortEvent::Failed(reason);
@@ -324,10 +330,8 @@ impl Running<'_> {
     fn make_room(&mut self, error: &PortError, exports: &Arc<Exports>, rules: &Rules) -> Result<(), String> {
         let name = &self.name;
         warn!("{name}: {error}: opening it again with larger maps; initiators resend what is lost meanwhile");
-        let opened = self.port.reopen(exports, rules);
-        opened.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
-        *self.shared.queues.lock() = self.port.queue_releases();
-        info!("{name}: served in {} again", self.port.obtained());
+        self.port.reopen(exports, rules).map_err(reason_of)?;
+        self.opened_again();
         Ok(())
     }
 
@@ -389,32 +393,41 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// An interface that left this network namespace for a moment looks as it did before, but has lost its queues. Of one that is
-    /// gone, control hears from the kernel before the second look.
-    fn look_for_queues(&mut self) -> Result<(), String> {
-        let lost = self.shared.queues.lock().iter().any(|queue| !queue.is_bound());
-        if std::mem::replace(&mut self.lost_queues, lost) && lost {
-            self.close();
-            return Err(
+    /// An interface that left this network namespace for a moment looks as it did before, but its sockets have lost their queues;
+    /// and an administrator can detach the program of a port. The port is opened again, as soon as there is a carrier: of an
+    /// interface that is gone or down control hears from the kernel, and has this looked at again once it is back.
+    fn check_attachments(&mut self) -> Result<(), String> {
+        let lost_queues = self.shared.queues.lock().iter().any(|queue| !queue.is_bound());
+        let Some(link) = link_state(self.nic.index).filter(|link| link.carrier) else {
+            return Ok(());
+        };
+        let reason = match (lost_queues, link.has_program) {
+            (false, true) => return Ok(()),
+            (true, _) => {
                 "the kernel took its receive queues away: the interface was removed and made anew, or moved to another network \
                  namespace and back"
-                    .into(),
-            );
-        }
+            }
+            (false, false) => "its XDP program was detached by somebody else",
+        };
+        warn!("{}: {reason}. The port is opened again", self.name);
+        self.port.replace_workers().map_err(reason_of)?;
+        self.opened_again();
         Ok(())
+    }
+
+    /// After the port was opened again: its sockets are others, its mode may be, and initiators hear that it is there.
+    fn opened_again(&self) {
+        *self.shared.queues.lock() = self.port.queue_releases();
+        self.tell_about();
+        info!("{}: served in {} again", self.name, self.port.obtained());
+        self.port.advertise(self.by_id.values().cloned().collect());
     }
 
     /// Where the filter redirects requests and no worker gets any, the port goes on in its next mode and is announced again.
     fn look_whether_frames_arrive(&mut self) -> Result<(), String> {
-        let changed = self
-            .port
-            .watch()
-            .map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
-        if let Some(obtained) = changed {
-            info!("{}: served in {obtained} now", self.name);
-            *self.shared.queues.lock() = self.port.queue_releases();
-            self.tell_about();
-            self.port.advertise(self.by_id.values().cloned().collect());
+        let changed = self.port.watch().map_err(reason_of)?;
+        if changed.is_some() {
+            self.opened_again();
         }
         Ok(())
     }
@@ -435,11 +448,8 @@ impl Running<'_> {
             return Err(reason.into());
         }
         error!("{}: {reason}. The port is opened again", self.name);
-        self.port
-            .replace_workers()
-            .map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
-        *self.shared.queues.lock() = self.port.queue_releases();
-        self.port.advertise(self.by_id.values().cloned().collect());
+        self.port.replace_workers().map_err(reason_of)?;
+        self.opened_again();
         Ok(())
     }
 
@@ -470,6 +480,11 @@ impl Running<'_> {
         self.shared.queues.lock().clear();
         self.log_counters();
     }
+}
+
+/// An error with its causes.
+fn reason_of(error: PortError) -> String {
+    format!("{:#}", anyhow::Error::new(error))
 }
 
 /// Wishes told what is to be left to others.

@@ -44,6 +44,8 @@ pub(super) struct PortWishes {
     pub(crate) lost: Vec<OtherTarget>,
     /// A worker has panicked.
     pub(crate) lost_worker: bool,
+    /// The interface may have lost its queues or the program.
+    pub(crate) check: bool,
     pub(crate) close: bool,
 }
 
@@ -54,7 +56,12 @@ impl PortWishes {
             && self.mac.is_none()
             && self.announce.is_empty()
             && self.lost.is_empty()
-            && !(self.masks || self.announce_all || self.counters || self.lost_worker || self.close)
+            && !(self.masks
+                || self.announce_all
+                || self.counters
+                || self.lost_worker
+                || self.check
+                || self.close)
     }
 }
 

@@ -10,7 +10,7 @@ use rtnetlink::packet_route::link::{
 };
 
 use super::driver::{XdpFeatures, xdp_features};
-use super::queues::used_rx_queues;
+use super::queues::{used_rx_queues, used_tx_queues};
 
 /// What is said of an interface without an address of Ethernet: loopback, tunnels and the like.
 pub(crate) const NO_ETHERNET: &str = "carries no Ethernet frames with addresses, which AoE needs";
@@ -38,6 +38,8 @@ pub(crate) struct Interface {
     pub(crate) has_xdp: bool,
     /// Receive queues.
     pub(crate) rx_queues: u32,
+    /// Transmit queues in use, where the kernel tells.
+    pub(crate) tx_queues: Option<u32>,
     /// The loopback interface, which cannot carry AoE either.
     pub(crate) loopback: bool,
     /// The kernel's number of the interface that this one is a slave or a port of.
@@ -119,6 +121,7 @@ impl From<&LinkMessage> for Interface {
         if let Some(queues) = used_rx_queues(&interface.name, interface.index) {
             interface.rx_queues = queues;
         }
+        interface.tx_queues = used_tx_queues(&interface.name, interface.index);
         interface.lacks_redirect = xdp_features(interface.index).is_some_and(XdpFeatures::lacks_redirect);
         interface
     }
@@ -181,10 +184,27 @@ pub(crate) fn real_name(name: &str) -> String {
     link_named(name).map_or_else(|_| name.to_owned(), |link| Interface::told_by(&link).name)
 }
 
+/// What an open port asks about its interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LinkState {
+    /// The cable is in.
+    pub(crate) carrier: bool,
+    /// Some XDP program is attached.
+    pub(crate) has_program: bool,
+}
+
+/// The interface with this number at this moment; `None` where there is none, or the kernel does not tell.
+pub(crate) fn link_state(index: u32) -> Option<LinkState> {
+    let link = Interface::told_by(&link_numbered(index).ok()?);
+    Some(LinkState {
+        carrier: link.carrier,
+        has_program: link.has_xdp,
+    })
+}
+
 /// Whether the cable of the interface with this number is in at this moment; `None` where there is none, or the kernel does not tell.
 pub(crate) fn has_carrier(index: u32) -> Option<bool> {
-    let link = link_numbered(index).ok()?;
-    Some(link.header.flags.contains(LinkFlags::LowerUp))
+    link_state(index).map(|link| link.carrier)
 }
 
 #[cfg(test)]

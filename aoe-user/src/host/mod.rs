@@ -13,8 +13,10 @@ mod queues;
 mod vlans;
 
 pub(crate) use driver::{XdpFeatures, offloads, xdp_features};
-pub(crate) use interface::{Interface, NO_ETHERNET, has_carrier, list as interfaces, named, real_name};
+pub(crate) use interface::{
+    Interface, NO_ETHERNET, has_carrier, link_state, list as interfaces, named, real_name,
+};
 pub(crate) use page_lists::{PageLists, page_lists};
 pub(crate) use probe::{Probe, driver, kind, probe};
-pub(crate) use queues::{rx_queues, sysfs};
+pub(crate) use queues::{fewer_rx_queues, rx_queues, sysfs};
 pub(crate) use vlans::vlan_devices;

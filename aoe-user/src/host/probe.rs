@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::driver::{XdpFeatures, offloads, xdp_features};
 use super::interface::{Interface, NO_ETHERNET};
 use super::kernel;
-use super::queues::{rx_queues, sysfs, tx_queues};
+use super::queues::{fewer_rx_queues, rx_queues, sysfs};
 
 /// Facts about an interface and its host.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -35,6 +35,9 @@ pub(crate) struct Probe {
     pub(crate) rx_queues: usize,
     /// Active transmit queues.
     pub(crate) tx_queues: usize,
+    /// How to have no more receive queues than transmit queues, where there are.
+    #[serde(skip)]
+    pub(crate) fewer_rx_queues: Option<String>,
     /// NAPI runs in kernel threads.
     pub(crate) threaded: Option<bool>,
     /// Some XDP program is attached already.
@@ -71,12 +74,14 @@ pub(crate) fn probe(interface: &str) -> Result<Probe> {
         mtu_bytes: found.mtu_bytes,
         rx_queues: rx_queues(interface).map_or(0, |count| count as usize),
         has_program: found.has_xdp,
-        tx_queues: tx_queues(interface).map_or(0, |count| count as usize),
+        tx_queues: found.tx_queues.map_or(0, |count| count as usize),
         threaded: sys
             .and_then(|sys| fs::read_to_string(sys.join("threaded")).ok())
             .map(|text| text.trim() != "0"),
         ..Probe::default()
     };
+    let few = found.tx_queues.filter(|tx| *tx < found.rx_queues);
+    probe.fewer_rx_queues = few.map(|tx| fewer_rx_queues(interface, index, tx));
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::LinkInfo(_) => {

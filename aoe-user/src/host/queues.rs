@@ -14,15 +14,27 @@ pub(crate) fn rx_queues(name: &str) -> Option<u32> {
 }
 
 /// Transmit queues in use of an interface, where the kernel tells.
-pub(super) fn tx_queues(name: &str) -> Option<u32> {
+pub(super) fn used_tx_queues(name: &str, index: u32) -> Option<u32> {
     const TX_COUNT: u16 = 7;
-    let index = if_nametoindex(name).ok()?;
-    shown_queues(name, index, "tx-").or_else(|| channels(index, TX_COUNT))
+    shown_queues(name, index, "tx-").or_else(|| Channels::of(index)?.total(TX_COUNT))
+}
+
+/// What leaves an interface with that many transmit queues no more receive queues than these.
+pub(crate) fn fewer_rx_queues(name: &str, index: u32, tx_queues: u32) -> String {
+    match Channels::of(index) {
+        Some(channels) => {
+            let rx = tx_queues.saturating_sub(channels.count(Channels::COMBINED));
+            format!("`ethtool -L {name} rx {rx}`")
+        }
+        None => {
+            "give it as many of both when it is made (`numtxqueues`, `numrxqueues` of `ip link add`)".into()
+        }
+    }
 }
 
 pub(super) fn used_rx_queues(name: &str, index: u32) -> Option<u32> {
     const RX_COUNT: u16 = 6;
-    shown_queues(name, index, "rx-").or_else(|| channels(index, RX_COUNT))
+    shown_queues(name, index, "rx-").or_else(|| Channels::of(index)?.total(RX_COUNT))
 }
 
 /// The folder of an interface in sysfs, provided it shows this network namespace.
@@ -42,17 +54,28 @@ fn shown_queues(name: &str, index: u32, prefix: &str) -> Option<u32> {
     u32::try_from(count).ok().filter(|count| *count > 0)
 }
 
-/// The same, as the driver tells it `ethtool -l`, which not every driver does: those of one direction and those of both.
-fn channels(index: u32, one_way: u16) -> Option<u32> {
-    const CHANNELS_GET: u8 = 17;
-    const COMBINED_COUNT: u16 = 9;
-    let mut netlink = Genetlink::open().ok()?;
-    let family = netlink.family("ethtool").ok()?;
-    let answer = netlink.ask(family, CHANNELS_GET, &ethtool_header(index)).ok()?;
-    let count = |kind| {
-        let value = find(&answer, kind)?.try_into().ok()?;
-        Some(u32::from_ne_bytes(value))
-    };
-    let (one_way, combined) = (count(one_way).unwrap_or(0), count(COMBINED_COUNT).unwrap_or(0));
-    one_way.checked_add(combined).filter(|count| *count > 0)
+/// The numbers of queues in use, as the driver tells them `ethtool -l`, which not every driver does: of one direction, and of both.
+struct Channels(Vec<u8>);
+
+impl Channels {
+    const COMBINED: u16 = 9;
+
+    fn of(index: u32) -> Option<Channels> {
+        const CHANNELS_GET: u8 = 17;
+        let mut netlink = Genetlink::open().ok()?;
+        let family = netlink.family("ethtool").ok()?;
+        let answer = netlink.ask(family, CHANNELS_GET, &ethtool_header(index)).ok()?;
+        Some(Channels(answer.to_vec()))
+    }
+
+    fn count(&self, kind: u16) -> u32 {
+        let value = find(&self.0, kind).and_then(|value| value.try_into().ok());
+        value.map_or(0, u32::from_ne_bytes)
+    }
+
+    /// Those of one direction and those of both.
+    fn total(&self, one_way: u16) -> Option<u32> {
+        let total = self.count(one_way).checked_add(self.count(Channels::COMBINED));
+        total.filter(|count| *count > 0)
+    }
 }

@@ -97,6 +97,8 @@ pub(crate) struct PortTotals {
     pub(crate) queues: BTreeMap<usize, QueueTotals>,
     /// By verdict of the filter.
     pub(crate) filter: filter::FilterCounters,
+    /// Times that it was opened.
+    pub(crate) opens: u64,
 }
 
 /// Everything counted, at one moment.
@@ -134,6 +136,12 @@ impl Registry {
             id,
             registry: Arc::clone(self),
         }
+    }
+
+    /// Counts that an interface was opened.
+    pub(crate) fn opened(&self, interface: &str) {
+        let mut inner = self.inner.lock();
+        inner.past.ports.entry(interface.into()).or_default().opens += 1;
     }
 
     /// Counts a worker among those that serve.

@@ -42,6 +42,7 @@ mod tests {
             carrier: true,
             xdp_runs_on: vec![1],
             lacks_redirect: false,
+            tx_queues: None,
         };
         let of = |native, zero_copy| {
             let obtained = Obtained { native, zero_copy };

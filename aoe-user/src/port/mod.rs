@@ -81,6 +81,8 @@ pub struct Nic {
     pub mtu_bytes: u32,
     /// Active receive queues.
     pub rx_queues: u32,
+    /// Active transmit queues, where the kernel tells.
+    pub tx_queues: Option<u32>,
     /// The cable is in.
     pub carrier: bool,
     /// The interfaces whose frames native XDP of this one gets: itself, or its slaves (a bond's).
@@ -98,6 +100,7 @@ impl Nic {
             mac: link.mac?,
             mtu_bytes: link.mtu_bytes,
             rx_queues: link.rx_queues,
+            tx_queues: link.tx_queues,
             carrier: link.carrier,
             xdp_runs_on: link.xdp_runs_on.clone(),
             lacks_redirect: link.lacks_redirect,
@@ -133,6 +136,21 @@ pub enum PortError {
         obtained: Obtained,
         /// Where they get lost.
         direction: ProofDirection,
+    },
+    /// What arrives on some queue could not be answered.
+    #[error(
+        "{nic} has {rx_queues} receive queues and {tx_queues} transmit queues, and in copy mode a queue answers on the transmit \
+         queue of its own number: {remedy}"
+    )]
+    TooFewTransmit {
+        /// Nic.
+        nic: String,
+        /// Receive queues.
+        rx_queues: u32,
+        /// Transmit queues.
+        tx_queues: u32,
+        /// What to do.
+        remedy: String,
     },
     /// The system refused a thread or its eventfd.
     #[error("cannot start the worker of queue {queue} on {nic}: {cause}")]

@@ -142,7 +142,9 @@ impl From<&PortError> for Affected {
             PortError::Socket(error) => error.into(),
             PortError::Silent { obtained, .. } if obtained.zero_copy => Affected::Way,
             PortError::Silent { .. } => Affected::Native,
-            PortError::MtuTooSmall { .. } | PortError::Worker { .. } => Affected::Interface,
+            PortError::MtuTooSmall { .. } | PortError::TooFewTransmit { .. } | PortError::Worker { .. } => {
+                Affected::Interface
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use super::worker::{CpuUse, Worker};
 use super::{Nic, Port, PortError, PortOptions, Tuning, mtu, prove};
 use crate::dump::Tap;
 use crate::filter::{Attach, Filter, FilterError, Rules};
+use crate::host::fewer_rx_queues;
 use crate::metrics::Registry;
 use crate::target::Exports;
 use crate::xsk::{Socket, SocketConfig};
@@ -98,6 +99,7 @@ fn open_from(
 ) -> Result<Port, PortError> {
     let open = |way| open_as(nic, way, options, exports, rules, metrics);
     let port = first_that_works(options.mode, first, open, |error| Affected::from(error))?;
+    metrics.opened(&nic.name);
     if let Some(costs) = mtu::costs(nic, options.mode, port.obtained) {
         info!("{costs}");
     }
@@ -132,6 +134,9 @@ fn open_as(
         native: way.attach == Attach::Native,
         zero_copy: sockets.iter().all(Socket::is_zerocopy),
     };
+    if !obtained.zero_copy {
+        every_queue_sends(nic)?;
+    }
     if let Some(first) = sockets.first_mut().filter(|_| !obtained.zero_copy) {
         prove::receives(nic, obtained, &mut filter, first, rules)?;
     }
@@ -158,6 +163,21 @@ fn open_as(
         rules: rules.clone(),
         metrics: Arc::clone(metrics),
     })
+}
+
+/// In copy mode a socket sends on the transmit queue with the number of its receive queue, and the kernel leaves what is handed
+/// to one beyond those where it is (`__xsk_generic_xmit`, net/xdp/xsk.c). A socket of another queue is no way out: it receives only
+/// what arrives on its own, and what no socket receives is not answered.
+fn every_queue_sends(nic: &Nic) -> Result<(), PortError> {
+    match nic.tx_queues {
+        Some(tx_queues) if tx_queues < nic.rx_queues => Err(PortError::TooFewTransmit {
+            nic: nic.name.clone(),
+            rx_queues: nic.rx_queues,
+            tx_queues,
+            remedy: fewer_rx_queues(&nic.name, nic.index, tx_queues),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn start_workers(

@@ -32,7 +32,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 /// When to ask the kernel again to send what it would not send yet.
 const KICK_AGAIN: Duration = Duration::from_millis(1);
-/// How long to leave an interface alone that poll(2) calls dead.
+/// How long to leave a descriptor alone that poll(2) calls dead.
 const DEAD_PAUSE: Duration = Duration::from_millis(10);
 /// A disk whose last answer is older is slow.
 const SOON: Duration = Duration::from_millis(1);
@@ -339,7 +339,8 @@ impl DataPath {
             .revents()
             .intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL)
         {
-            // The interface is gone or down: poll would return at once for ever. Control will see to it.
+            // Poll returns at once for ever: the socket was led nowhere (`QueueRelease::release`) for the end of the process. Of a
+            // socket that lost its queue poll tells nothing; the port's thread looks for those (`QueueRelease::is_bound`).
             std::thread::sleep(DEAD_PAUSE);
         }
     }

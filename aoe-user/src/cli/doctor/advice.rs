@@ -46,6 +46,9 @@ pub(super) fn mode(probe: &Probe) -> &'static str {
     if probe.mtu_bytes < LEAST_MTU {
         return "cannot serve it: the MTU has no room for a sector, 548 are needed";
     }
+    if probe.fewer_rx_queues.is_some() && !probe.xdp.is_some_and(XdpFeatures::zero_copy) {
+        return "cannot serve it: what arrives on a receive queue without a transmit queue could not be answered";
+    }
     match probe.xdp {
         Some(_) if probe.has_slaves => {
             "generic XDP, by copy: native XDP runs on its slaves, whose frames no socket of its own gets"
@@ -143,6 +146,16 @@ fn bad(probe: &Probe) -> Vec<Advice> {
             format!("no sector fits a frame: AoE needs an MTU of {LEAST_MTU} or more"),
             vec![format!("ip link set {interface} mtu 1500")],
         );
+    }
+    if let Some(remedy) = &probe.fewer_rx_queues {
+        let (rx, tx) = (probe.rx_queues, probe.tx_queues);
+        let why = format!(
+            "{rx} receive queues and {tx} transmit queues: in copy mode a queue answers on the transmit queue of its own number"
+        );
+        match remedy.trim_matches('`') {
+            command if command.len() + 2 == remedy.len() => add(why, vec![command.to_owned()]),
+            _ => add(format!("{why}; {remedy}"), Vec::new()),
+        }
     }
     if probe.mtu_bytes > ONE_CHUNK_MTU && !kernel_takes_jumbo(probe) {
         add(

@@ -12,6 +12,7 @@ pub(in super::super) fn nic() -> Probe {
         mtu_bytes: 9000,
         rx_queues: 1,
         tx_queues: 1,
+        fewer_rx_queues: None,
         threaded: Some(false),
         has_program: false,
         has_native_program: false,
@@ -271,4 +272,33 @@ fn an_old_kernel_gets_no_advice_that_it_cannot_follow() {
         report.contains("no jumbo frames, they need 6.6") && !report.contains("mtu 9000"),
         "{report}"
     );
+}
+
+#[test]
+fn a_receive_queue_that_cannot_answer_is_bad() {
+    let report_of = |remedy: &str| {
+        let probe = Probe {
+            driver: Some("veth".into()),
+            is_virtual: true,
+            xdp: Some(XdpFeatures {
+                bits: 0x23,
+                zero_copy_pieces: 1,
+            }),
+            rx_queues: 4,
+            tx_queues: 2,
+            fewer_rx_queues: Some(remedy.into()),
+            ..nic()
+        };
+        report(&Finding::with(probe, None))
+    };
+    let with_command = report_of("`ethtool -L eth0 rx 2`");
+    let must_change = "must change:\n\n  # 4 receive queues and 2 transmit queues";
+    assert!(with_command.contains(must_change), "{with_command}");
+    assert!(
+        with_command.contains("\n  ethtool -L eth0 rx 2\n"),
+        "{with_command}"
+    );
+    assert!(with_command.contains("cannot serve it"), "{with_command}");
+    let without = report_of("make it anew");
+    assert!(without.contains("own number; make it anew\n"), "{without}");
 }

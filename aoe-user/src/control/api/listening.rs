@@ -12,8 +12,9 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::socket::{self, CALLS_MAX, ControlCall};
@@ -37,6 +38,7 @@ type Place = (u64, u64);
 pub(in crate::control) struct Listening {
     path: PathBuf,
     ours: Arc<Mutex<Option<Place>>>,
+    look: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -47,9 +49,25 @@ impl Listening {
         let ours = Arc::new(Mutex::new(None));
         // At once: who starts a target may ask it when it says that it is ready.
         let first = take(path, &ours);
-        let task = tokio::spawn(keep(path.to_owned(), first, Arc::clone(&ours), calls));
-        let path = path.to_owned();
-        (Listening { path, ours, task }, receiver)
+        let look = Arc::new(Notify::new());
+        let task = tokio::spawn(keep(
+            path.to_owned(),
+            first,
+            (Arc::clone(&ours), Arc::clone(&look)),
+            calls,
+        ));
+        let listening = Listening {
+            path: path.to_owned(),
+            ours,
+            look,
+            task,
+        };
+        (listening, receiver)
+    }
+
+    /// Tries again at once where it does not listen, and looks whether its socket is still in its place where it does.
+    pub(in crate::control) fn hasten(&self) {
+        self.look.notify_waiters();
     }
 }
 
@@ -155,7 +173,7 @@ fn take(path: &Path, ours: &Mutex<Option<Place>>) -> Result<UnixListener> {
 async fn keep(
     path: PathBuf,
     mut taken: Result<UnixListener>,
-    ours: Arc<Mutex<Option<Place>>>,
+    (ours, look): (Arc<Mutex<Option<Place>>>, Arc<Notify>),
     calls: mpsc::Sender<ControlCall>,
 ) {
     let (mut told, mut pause) = (None, PAUSES[0]);
@@ -168,7 +186,7 @@ async fn keep(
                 pause = PAUSES[0];
                 tokio::select! {
                     () = socket::accept(&listener, calls.clone(), socket::may_change) => {}
-                    () = lost(&path, *ours.lock()) => {}
+                    () = lost(&path, *ours.lock(), &look) => {}
                 }
                 told = Some(String::new());
                 warn!(
@@ -182,7 +200,7 @@ async fn keep(
                     warn!("`xblade status` and others cannot reach this target, trying again: {reason}");
                 }
                 told = Some(reason);
-                tokio::time::sleep(pause).await;
+                let _ = timeout(pause, look.notified()).await;
                 pause = (pause * 2).min(PAUSES[1]);
             }
         }
@@ -191,9 +209,9 @@ async fn keep(
 }
 
 /// Until the path leads elsewhere.
-async fn lost(path: &Path, ours: Option<Place>) {
+async fn lost(path: &Path, ours: Option<Place>, look: &Notify) {
     while ours.is_some() && place(path) == ours {
-        tokio::time::sleep(LOOK).await;
+        let _ = timeout(LOOK, look.notified()).await;
     }
 }
 

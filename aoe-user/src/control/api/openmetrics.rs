@@ -326,6 +326,15 @@ fn interfaces(to: &mut Writer, state: &DaemonState) {
         );
     }
     to.family(
+        "xblade_interface_opens",
+        "counter",
+        "Times that an interface was opened: first to be served, and again where it, or what is wanted of it, changed",
+    );
+    for port in &state.interfaces {
+        let labels = [("interface", port.interface.as_str())];
+        to.sample("xblade_interface_opens_total", &labels, port.opens);
+    }
+    to.family(
         "xblade_filter_frames",
         "counter",
         "Frames by verdict of the XDP program",
@@ -336,6 +345,10 @@ fn interfaces(to: &mut Writer, state: &DaemonState) {
             to.sample("xblade_filter_frames_total", &labels, frames);
         }
     }
+    queues(to, state);
+}
+
+fn queues(to: &mut Writer, state: &DaemonState) {
     for (name, field, help) in [
         ("frames", "frames", "Frames that a worker took from its queue"),
         ("replies", "replies", "Replies sent"),

@@ -37,6 +37,7 @@ fn state() -> DaemonState {
         }],
         interfaces: vec![InterfaceInfo {
             interface: "eth1".into(),
+            opens: 2,
             filter: [("redirected".into(), 7)].into(),
             queues: vec![[("frames".into(), 7)].into()],
             ..InterfaceInfo::default()
@@ -81,6 +82,7 @@ fn counters_stand_under_their_names() {
         "xblade_export_request_duration_seconds_bucket{export=\"e1.1\",op=\"read\",le=\"+Inf\"} 3",
         "xblade_export_request_duration_seconds_sum{export=\"e1.1\",op=\"read\"} 0.001206",
         "xblade_initiator_read_bytes_total{export=\"e1.1\",initiator=\"02:00:00:00:00:01\"} 512",
+        "xblade_interface_opens_total{interface=\"eth1\"} 2",
         "xblade_filter_frames_total{interface=\"eth1\",verdict=\"redirected\"} 7",
         "xblade_queue_frames_total{interface=\"eth1\",queue=\"0\"} 7",
     ] {

@@ -384,6 +384,9 @@ pub(crate) struct InterfaceInfo {
     pub(crate) mtu_bytes: Option<u32>,
     /// Exports served there.
     pub(crate) exports: usize,
+    /// Times that it was opened.
+    #[serde(default)]
+    pub(crate) opens: u64,
     /// What each receive queue counted, by name.
     pub(crate) queues: Vec<BTreeMap<String, u64>>,
     /// Frames by verdict of the XDP program.

@@ -308,6 +308,7 @@ fn interface(supervisor: &Supervisor, status: &PortStatus, snapshot: &Snapshot) 
         mac: about.as_ref().map(|about| about.mac.to_string()),
         mtu_bytes: about.as_ref().map(|about| about.mtu_bytes),
         exports: status.exports,
+        opens: counted.map_or(0, |port| port.opens),
         queues: counted
             .into_iter()
             .flat_map(|port| port.queues.values())

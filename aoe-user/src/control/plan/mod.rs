@@ -83,6 +83,8 @@ pub(super) enum PlanAction {
     SetMac(PortId, aoe_common::Mac),
     /// Advertise all exports of the port.
     Announce(PortId),
+    /// The interface may have lost the port's queues or program without looking otherwise: have that checked.
+    CheckPort(PortId),
     /// Advertise the export on all ports that serve it.
     AnnounceExport(ExportId),
     /// Ends in [`Plan::port_closed`].

@@ -303,9 +303,16 @@ impl Plan {
             }
             return self.end(name, PortLife::Empty, now);
         }
-        if (link.mtu_bytes, link.rx_queues) != (before.mtu_bytes, before.rx_queues) {
+        let shape = |link: &Interface| {
+            let can_answer = link.tx_queues.is_none_or(|tx_queues| tx_queues >= link.rx_queues);
+            (link.mtu_bytes, link.rx_queues, can_answer)
+        };
+        if shape(link) != shape(before) {
+            let transmit = link
+                .tx_queues
+                .map_or_else(String::new, |tx_queues| format!(" and {tx_queues} transmit"));
             let line = format!(
-                "{name}: now MTU {}, {} receive queues; opening it again",
+                "{name}: now MTU {}, {} receive{transmit} queues; opening it again",
                 link.mtu_bytes, link.rx_queues
             );
             self.say(Level::Info, line);
@@ -326,8 +333,13 @@ impl Plan {
             has_xdp: false,
             ..link.clone()
         };
-        if link.is_usable() && own_part(before) != own_part(link) {
-            self.actions.push(PlanAction::Announce(id));
+        if link.is_usable() {
+            if self.fresh_links {
+                self.actions.push(PlanAction::CheckPort(id));
+            }
+            if own_part(before) != own_part(link) {
+                self.actions.push(PlanAction::Announce(id));
+            }
         }
     }
 
@@ -376,13 +388,14 @@ impl Plan {
         }
         if before.is_some() && !self.fresh_links {
             // The reason may have gone without a message: an XDP program that was detached, for one.
-            if !std::mem::replace(&mut self.listing, true) {
-                self.actions.push(PlanAction::ListLinks);
-            }
-            return;
+            return self.list_anew();
         }
         // After a port of ours its own program may still be told of; if another's is there, the kernel refuses ours.
         if link.has_xdp && !matches!(port.life, PortLife::After(..)) {
+            if !self.fresh_links {
+                // Nor does the kernel tell when a port of ours that was there takes its program away.
+                return self.list_anew();
+            }
             let reason = format!(
                 "{name} already has an XDP program, and only one fits: one xblade serves all exports of an interface; \
                  `ip link set {name} xdp off` removes a program that was left behind"
@@ -399,5 +412,11 @@ impl Plan {
         port.life = PortLife::Opening(id, Box::new(link.clone()), before);
         let view = port.view.clone();
         self.actions.push(PlanAction::OpenPort(id, Box::new(link), view));
+    }
+
+    fn list_anew(&mut self) {
+        if !std::mem::replace(&mut self.listing, true) {
+            self.actions.push(PlanAction::ListLinks);
+        }
     }
 }

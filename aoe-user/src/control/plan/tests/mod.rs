@@ -162,6 +162,7 @@ impl World {
             | PlanAction::Reconfigure(_)
             | PlanAction::SetMac(..)
             | PlanAction::Announce(_)
+            | PlanAction::CheckPort(_)
             | PlanAction::AnnounceExport(_) => {}
             PlanAction::OpenState(..) => match self.bad_state.clone() {
                 Some(reason) => self.plan.state_failed(reason, now),
@@ -378,9 +379,15 @@ fn a_port_is_reopened_for_its_own_mode_and_queues_only() {
     world.links.get_mut("eth1").unwrap().rx_queues = 4;
     world.see();
     assert_eq!((world.done("OpenPort"), world.done("ClosePort")), (4, 2));
+    // As many transmit queues as before matter only where they are fewer.
+    for (tx_queues, opens) in [(8, 4), (4, 4), (2, 5), (1, 5), (4, 6)] {
+        world.links.get_mut("eth1").unwrap().tx_queues = Some(tx_queues);
+        world.see();
+        assert_eq!(world.done("OpenPort"), opens, "{tx_queues} transmit queues");
+    }
     world.links.get_mut("eth1").unwrap().mac = Some(Mac([2, 9, 9, 9, 9, 9]));
     world.see();
-    assert_eq!((world.done("OpenPort"), world.done("SetMac")), (4, 1));
+    assert_eq!((world.done("OpenPort"), world.done("SetMac")), (6, 1));
     assert!(world.served("eth0").is_some() && world.served("eth1").is_some());
 }
 

@@ -1,10 +1,20 @@
 //! `xblade state` about exports that are not served: it is done at once, or not at all.
 
-use std::process::Output;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use lab::faulty_export::{Mounted, at};
+use lab::image::stamp;
 use lab::needs::Need;
-use lab::{Address, Image, Lab, Options, Target, needs};
+use lab::{Address, Image, Lab, Options, Request, Target, needs};
+
+/// Longest wait for what must happen; generous, the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const E11: Address = Address::new(1, 1);
 
 struct Site {
     // Dropped in this order.
@@ -14,6 +24,72 @@ struct Site {
 }
 
 impl Site {
+    /// Serves e1.1 over eth0 with a state directory elsewhere.
+    fn with_state(lab: Lab, state: &Path) -> Result<Site> {
+        let image = Image::stamped(64)?;
+        configure(&image, &(export(1, image.as_str()) + "wire_admin = true\n"))?;
+        let state = state.to_str().context("odd path")?;
+        let args = [
+            "daemon",
+            "--config",
+            &file(&image, "xblade.toml")?,
+            "--state-dir",
+            state,
+        ];
+        let target = Target::ready(&lab.target, &args, 1)?;
+        Ok(Site { target, image, lab })
+    }
+
+    /// Has an initiator set a config string and shut all others out.
+    fn change(&self, string: &[u8]) -> Result<()> {
+        let initiator = self.lab.open(0)?;
+        let disk = initiator.find(Address::new(1, 1))?;
+        disk.query(4, string)?.context("no answer")?;
+        let own = initiator.mac();
+        initiator.ask(Request::mask(disk.mac, E11, 1, &[(1, own)]))?;
+        self.has(string, 1)
+    }
+
+    /// Has one try the same where it cannot be kept: there is no answer, and nothing changes.
+    fn change_in_vain(&mut self, before: &[u8]) -> Result<()> {
+        let mark = self.target.process.mark();
+        let initiator = self.lab.open(0)?;
+        let mac = initiator.find(E11)?.mac;
+        let mut mask = Request::mask(mac, E11, 1, &[(1, initiator.mac())]);
+        let mut string = Request::query(mac, E11, 4, b"refused");
+        for request in [&mut mask, &mut string] {
+            request.src = initiator.mac();
+            initiator.send(&request.bytes())?;
+        }
+        let told = |line: &str| line.contains("the initiator's change is not in force");
+        self.target.process.wait_for_after(mark, told, PATIENCE)?;
+        self.has(before, 0)
+    }
+
+    /// Holds config string and length of the mask against what they should be.
+    fn has(&self, string: &[u8], masked: u8) -> Result<()> {
+        let initiator = self.lab.open(0)?;
+        let disk = initiator.find(E11)?;
+        let now = disk.query(0, b"")?.context("no answer")?.config().2;
+        let mask = initiator.ask(Request::mask(disk.mac, E11, 0, &[]))?;
+        ensure!(now == string && mask.argument[3] == masked, "{now:?} {mask:?}");
+        Ok(())
+    }
+
+    /// Waits until `xblade status` ends with this code and says this.
+    fn wait_status(&self, code: i32, word: &str) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let output = self.target.ask(&["status"])?;
+            let said = told(&output);
+            if output.status.code() == Some(code) && said.contains(word) {
+                return Ok(said);
+            }
+            ensure!(Instant::now() < deadline, "{said}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Serves e1.1 over eth0, and what else `more` says.
     fn new(more: &str) -> Result<Site> {
         let lab = Lab::new(Options::default())?;
@@ -79,5 +155,71 @@ fn what_another_gateway_serves_is_decided_there() -> Result<()> {
         refused.contains("e1.2 is not served here") && refused.contains("san1"),
         "{refused}"
     );
+    Ok(())
+}
+
+/// As `mount -o remount` does it.
+fn remount(lab: &Lab, at: &Path, options: &str) -> Result<()> {
+    let mut mount = Command::new("mount");
+    mount.args(["-o", &format!("remount,{options}")]).arg(at);
+    lab.target.output(mount).map(drop)
+}
+
+#[test]
+fn a_full_state_directory_refuses_changes_and_takes_them_when_there_is_room() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let place = Mounted::new(&lab.target, "tmpfs", "tmpfs", "size=128k")?;
+    let mut site = Site::with_state(lab, &place.path("state"))?;
+    site.lab.open(0)?.find(E11)?.query(4, b"before")?;
+    site.wait_status(0, "")?;
+    let filler = place.path("filler");
+    at(&site.lab.target, &filler, |path| {
+        let mut file = std::fs::File::create(path)?;
+        while file.write_all(&[0; 512]).is_ok() {}
+        Ok(())
+    })?;
+    site.change_in_vain(b"before")?;
+    let said = site.wait_status(3, "No space left on device")?;
+    ensure!(
+        said.contains("masks, reservations and config strings cannot be changed"),
+        "{said}"
+    );
+    let read = site.lab.open(0)?.find(E11)?.read(5, 1)?;
+    ensure!(read == stamp(5), "data is served all the same");
+    at(&site.lab.target, &filler, |path| std::fs::remove_file(path))?;
+    site.wait_status(0, "")?;
+    site.has(b"before", 0)?;
+    site.change(b"after")?;
+    ensure!(site.target.process.stop()? == 0);
+    Ok(())
+}
+
+#[test]
+fn a_state_directory_that_can_only_be_read_gives_what_it_keeps_and_takes_changes_when_it_can() -> Result<()> {
+    needs!(Need::Root);
+    for has_lock in [true, false] {
+        let lab = Lab::new(Options::default())?;
+        let place = Mounted::new(&lab.target, "tmpfs", "tmpfs", "size=1m")?;
+        let (root, state) = (place.path(""), place.path("state"));
+        let mut site = Site::with_state(lab, &state)?;
+        site.lab.open(0)?.find(E11)?.query(4, b"kept")?;
+        ensure!(site.target.process.stop()? == 0);
+        if !has_lock {
+            at(&site.lab.target, &state.join("lock"), |path| {
+                std::fs::remove_file(path)
+            })?;
+        }
+        remount(&site.lab, &root, "ro")?;
+        let Site { lab, .. } = site;
+        let mut site = Site::with_state(lab, &state)?;
+        site.has(b"kept", 0)?;
+        site.wait_status(3, "Read-only file system")?;
+        site.change_in_vain(b"kept")?;
+        remount(&site.lab, &root, "rw")?;
+        site.wait_status(0, "")?;
+        site.change(b"after")?;
+        ensure!(site.target.process.stop()? == 0);
+    }
     Ok(())
 }

@@ -29,6 +29,7 @@ mod kept;
 mod kill;
 mod lesson;
 mod life;
+mod limits;
 mod links;
 mod linux;
 mod logging;

@@ -72,8 +72,7 @@ pub fn parse() -> Result<Cli, ExitCode> {
 pub fn run(cli: Cli) -> ExitCode {
     let log = match Log::start(cli.log.as_deref()) {
         Ok(log) => log,
-        // Without a thread to write it, there is nobody left to tell but whoever looks at the exit code.
-        Err(_) => return ExitCode::FAILURE,
+        Err(error) => return no_thread(&error),
     };
     match command(cli.command, &log) {
         Ok(code) => code,
@@ -88,6 +87,14 @@ pub fn run(cli: Cli) -> ExitCode {
             }
         }
     }
+}
+
+/// Says what keeps the process from starting a thread, without the one that writes the log.
+pub fn no_thread(error: &std::io::Error) -> ExitCode {
+    let why = crate::store::limits::no_thread(error);
+    // There is nobody else to tell.
+    let _ = writeln!(std::io::stderr(), "xblade: cannot start: {why}");
+    ExitCode::FAILURE
 }
 
 fn command(command: Command, log: &Log) -> anyhow::Result<ExitCode> {

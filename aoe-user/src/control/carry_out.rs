@@ -217,7 +217,8 @@ impl Supervisor {
         match PortHandle::open(nic, self.port_view(view), metrics, report) {
             Ok(port) => drop(self.ports.insert(id, port)),
             Err(error) => {
-                let reason = format!("cannot start a thread for {}: {error}", link.name);
+                let why = crate::store::limits::no_thread(&error);
+                let reason = format!("cannot start a thread for {}: {why}", link.name);
                 let _ = self.port_events.send((id, PortEvent::Failed(reason)));
             }
         }
@@ -309,7 +310,7 @@ mod tests {
         runtime.block_on(async {
             let (ends, mut results) = tokio::sync::mpsc::unbounded_channel();
             let (ports, _port_events) = tokio::sync::mpsc::unbounded_channel();
-            let mut supervisor = Supervisor::new(ends, ports, Arc::default());
+            let mut supervisor = Supervisor::new(ends, ports, Arc::default()).unwrap();
             supervisor.panics_in =
                 |action| matches!(action, PlanAction::OpenExport(_)) && PANICS.load(Ordering::Relaxed);
             let now = Instant::now();
@@ -334,7 +335,7 @@ mod tests {
             let (ends, mut results) = tokio::sync::mpsc::unbounded_channel();
             let (ports, _port_events) = tokio::sync::mpsc::unbounded_channel();
             let notices = Arc::new(super::super::notices::Notices::default());
-            let mut supervisor = Supervisor::new(ends, ports, Arc::clone(&notices));
+            let mut supervisor = Supervisor::new(ends, ports, Arc::clone(&notices)).unwrap();
             let now = Instant::now();
             let _image = serve_an_image(&mut supervisor, now);
             let opened = results.recv().await.expect("the job has an end");

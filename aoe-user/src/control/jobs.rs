@@ -4,29 +4,54 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::guard::caught;
+use crate::store::limits::no_thread;
 
 /// Jobs at a time, as long as they get on.
 const AT_A_TIME: usize = 8;
 /// A job that takes longer does not count any more: it waits for a disk, not for a CPU.
 const QUICK: Duration = Duration::from_millis(50);
 
+/// How long after it was told that there is no further thread it is not told again.
+const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// Threads that jobs may have at most, whatever hangs.
-pub(super) const THREADS_MAX: usize = 16384;
+const THREADS_MAX: usize = 16384;
 
 /// What a job does; its result is an event.
 pub(super) type Work<E> = Box<dyn FnOnce() -> E + Send>;
 
-/// Jobs that wait, and threads that take one after the other.
+/// When the thread took the job that it has now; `None`: it has none.
+type Since = Arc<Mutex<Option<Instant>>>;
+
+/// Jobs that wait, and threads that take one after the other. One of them is kept from the start: where the system gives no other, it
+/// does what there is.
 #[derive(Debug)]
 pub(super) struct Jobs<E> {
+    shared: Arc<Shared<E>>,
+    kept: Since,
+    /// Further threads, which end when no job waits.
+    runners: Vec<Since>,
+    /// When it was told that there is no further thread.
+    told: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Shared<E> {
     ends: UnboundedSender<E>,
-    queue: Arc<Mutex<VecDeque<Job<E>>>>,
-    /// When each thread took the job that it has now; `None`: it has ended.
-    runners: Vec<Arc<Mutex<Option<Instant>>>>,
+    queue: Mutex<Queue<E>>,
+    /// The kept thread has something to look for.
+    filled: Condvar,
+}
+
+#[derive(Debug)]
+struct Queue<E> {
+    jobs: VecDeque<Job<E>>,
+    /// Why there was no further thread, to be told by the kept one: the limits are read from files.
+    refused: Option<std::io::Error>,
+    is_over: bool,
 }
 
 struct Job<E> {
@@ -43,12 +68,29 @@ impl<E> std::fmt::Debug for Job<E> {
 
 impl<E: Send + 'static> Jobs<E> {
     /// Results are sent to `ends`.
-    pub(super) fn new(ends: UnboundedSender<E>) -> Jobs<E> {
-        Jobs {
+    ///
+    /// # Errors
+    /// When the system gives no thread at all.
+    pub(super) fn new(ends: UnboundedSender<E>) -> std::io::Result<Jobs<E>> {
+        let queue = Queue {
+            jobs: VecDeque::new(),
+            refused: None,
+            is_over: false,
+        };
+        let shared = Arc::new(Shared {
             ends,
-            queue: Arc::default(),
+            queue: Mutex::new(queue),
+            filled: Condvar::new(),
+        });
+        let (theirs, kept) = (Arc::clone(&shared), Since::default());
+        let since = Arc::clone(&kept);
+        thread().spawn(move || theirs.keep(&since))?;
+        Ok(Jobs {
+            shared,
+            kept,
             runners: Vec::new(),
-        }
+            told: None,
+        })
     }
 
     /// Queues a job; when it panics, `failed` makes the event from what the panic said.
@@ -57,47 +99,135 @@ impl<E: Send + 'static> Jobs<E> {
         work: impl FnOnce() -> E + Send + 'static,
         failed: impl FnOnce(String) -> E + Send + 'static,
     ) {
-        self.queue.lock().push_back(Job {
+        self.shared.queue.lock().jobs.push_back(Job {
             work: Box::new(work),
             failed: Box::new(failed),
         });
     }
 
-    /// Sees to it that jobs which wait are taken. Must be called inside the runtime.
+    /// Sees to it that jobs which wait are taken.
     pub(super) fn pump(&mut self, now: Instant) {
         self.runners.retain(|runner| runner.lock().is_some());
-        let is_quick =
-            |runner: &&Arc<Mutex<Option<Instant>>>| runner.lock().is_some_and(|since| now < since + QUICK);
-        let quick = self.runners.iter().filter(is_quick).count();
-        let waiting = self.queue.lock().len();
-        for _ in 0..AT_A_TIME.saturating_sub(quick).min(waiting) {
+        let waiting = self.shared.queue.lock().jobs.len();
+        if waiting == 0 {
+            return;
+        }
+        let is_quick = |since: Option<Instant>| since.is_some_and(|since| now < since + QUICK);
+        let quick = self
+            .runners
+            .iter()
+            .filter(|runner| is_quick(*runner.lock()))
+            .count();
+        let kept = *self.kept.lock();
+        let is_free = kept.is_none();
+        if is_free {
+            self.shared.filled.notify_one();
+        }
+        let enough = quick + usize::from(is_free || is_quick(kept));
+        let wanted = AT_A_TIME
+            .saturating_sub(enough)
+            .min(waiting - usize::from(is_free));
+        for _ in 0..wanted.min(THREADS_MAX.saturating_sub(self.runners.len())) {
             let runner = Arc::new(Mutex::new(Some(now)));
-            self.runners.push(Arc::clone(&runner));
-            let (queue, ends) = (Arc::clone(&self.queue), self.ends.clone());
-            tokio::task::spawn_blocking(move || run_all(&queue, &runner, &ends));
+            let (shared, since) = (Arc::clone(&self.shared), Arc::clone(&runner));
+            match thread().spawn(move || shared.run(&since)) {
+                Ok(_) => self.runners.push(runner),
+                // Tried again in a moment.
+                Err(error) => return self.refused(error, now),
+            }
+        }
+    }
+
+    fn refused(&mut self, error: std::io::Error, now: Instant) {
+        if self.told.is_none_or(|told| now >= told + TELL_AGAIN) {
+            self.told = Some(now);
+            self.shared.queue.lock().refused = Some(error);
+            self.shared.filled.notify_one();
         }
     }
 
     /// When [`Jobs::pump`] may have something to do though nothing has ended.
     pub(super) fn next_time(&self, now: Instant) -> Option<Instant> {
-        (!self.queue.lock().is_empty()).then_some(now + QUICK)
+        (!self.shared.queue.lock().jobs.is_empty()).then_some(now + QUICK)
+    }
+
+    /// Has something done, and waits for it at most for `limit`; false: it has not ended. Other events wait.
+    pub(super) async fn aside(
+        &mut self,
+        limit: Duration,
+        work: impl FnOnce() -> E + Send + 'static,
+        failed: fn(String) -> E,
+    ) -> bool {
+        let (done, mut is_done) = tokio::sync::oneshot::channel::<()>();
+        let work = move || {
+            // Dropped at the end, however that comes: this is the answer.
+            let _done = done;
+            work()
+        };
+        self.start(work, failed);
+        let end = Instant::now() + limit;
+        loop {
+            let now = Instant::now();
+            self.pump(now);
+            let until = self.next_time(now).map_or(end, |next| next.min(end));
+            match tokio::time::timeout_at(until.into(), &mut is_done).await {
+                Ok(_) => return true,
+                Err(_) if Instant::now() >= end => return false,
+                Err(_) => {}
+            }
+        }
     }
 }
 
-/// Takes jobs until none is left.
-fn run_all<E>(queue: &Mutex<VecDeque<Job<E>>>, runner: &Mutex<Option<Instant>>, ends: &UnboundedSender<E>) {
-    loop {
-        let next = {
-            let mut queue = queue.lock();
-            let next = queue.pop_front();
-            // Under the queue's lock: whoever queues a job later finds out that this thread has ended.
-            *runner.lock() = next.is_some().then(Instant::now);
-            next
-        };
-        let Some(job) = next else { return };
-        let event = caught(job.work).unwrap_or_else(job.failed);
-        // Fails only while the process ends.
-        let _ = ends.send(event);
+impl<E> Drop for Jobs<E> {
+    fn drop(&mut self) {
+        self.shared.queue.lock().is_over = true;
+        self.shared.filled.notify_one();
+    }
+}
+
+fn thread() -> std::thread::Builder {
+    std::thread::Builder::new().name("xblade-job".to_owned())
+}
+
+impl<E> Shared<E> {
+    /// Takes jobs until none is left.
+    fn run(&self, runner: &Mutex<Option<Instant>>) {
+        loop {
+            let next = {
+                let mut queue = self.queue.lock();
+                let next = queue.jobs.pop_front();
+                // Under the queue's lock: whoever queues a job later finds out that this thread has ended.
+                *runner.lock() = next.is_some().then(Instant::now);
+                next
+            };
+            let Some(job) = next else { return };
+            let event = caught(job.work).unwrap_or_else(job.failed);
+            // Fails only while the process ends.
+            let _ = self.ends.send(event);
+        }
+    }
+
+    /// The same for ever.
+    fn keep(&self, since: &Mutex<Option<Instant>>) {
+        loop {
+            self.run(since);
+            let mut queue = self.queue.lock();
+            while queue.jobs.is_empty() && queue.refused.is_none() {
+                if queue.is_over {
+                    return;
+                }
+                self.filled.wait(&mut queue);
+            }
+            let refused = queue.refused.take();
+            drop(queue);
+            if let Some(error) = refused {
+                tracing::warn!(
+                    "opening, closing and looking after exports goes by one thread, slower: {}",
+                    no_thread(&error)
+                );
+            }
+        }
     }
 }
 
@@ -109,11 +239,7 @@ mod tests {
 
     fn runtime() -> tokio::runtime::Runtime {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder
-            .enable_all()
-            .max_blocking_threads(THREADS_MAX)
-            .build()
-            .unwrap()
+        builder.enable_all().build().unwrap()
     }
 
     #[test]
@@ -123,7 +249,7 @@ mod tests {
         let hold = std::sync::Arc::new(std::sync::Mutex::new(hold));
         runtime.block_on(async {
             let (ends, mut results) = tokio::sync::mpsc::unbounded_channel();
-            let mut jobs = Jobs::new(ends);
+            let mut jobs = Jobs::new(ends).unwrap();
             for _ in 0..3 * AT_A_TIME {
                 let hold = hold.clone();
                 jobs.start(
@@ -151,7 +277,7 @@ mod tests {
     fn a_panic_is_a_result() {
         runtime().block_on(async {
             let (ends, mut results) = tokio::sync::mpsc::unbounded_channel();
-            let mut jobs = Jobs::new(ends);
+            let mut jobs = Jobs::new(ends).unwrap();
             jobs.start(|| panic!("on purpose, for a test"), |text| text);
             jobs.pump(Instant::now());
             let event = results.recv().await.unwrap();

@@ -63,8 +63,6 @@ const LIST_AGAIN: Duration = Duration::from_secs(1);
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 /// Events taken up before the next look at signals and interfaces.
 const BATCH: usize = 128;
-/// How long a thread for jobs waits for the next.
-const IDLE_THREAD: Duration = Duration::from_millis(200);
 
 /// Reads the configuration: at the start and for each SIGHUP. May block.
 pub(crate) type Load = Arc<dyn Fn() -> Result<Config> + Send + Sync>;
@@ -97,11 +95,9 @@ pub struct Service {
 /// When the first configuration cannot be read, when something must start and does not, when the last commit of an export
 /// failed, or when one was left behind because its disk does not answer.
 pub fn run(service: Service) -> Result<()> {
+    preflight::enough_descriptors()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(jobs::THREADS_MAX)
-        // Idle ones go soon: a daemon that waits has no more threads than it needs.
-        .thread_keep_alive(IDLE_THREAD)
         .build()
         .context("cannot start the control thread")?;
     let result = runtime.block_on(supervise(service));
@@ -142,7 +138,8 @@ async fn supervise(service: Service) -> Result<()> {
     let links = Links::open()?;
     let (ends, port_events) = (unbounded_channel(), unbounded_channel());
     let notices = Arc::new(Notices::default());
-    let mut supervisor = Supervisor::new(ends.0.clone(), port_events.0, Arc::clone(&notices));
+    let mut supervisor = Supervisor::new(ends.0.clone(), port_events.0, Arc::clone(&notices))
+        .map_err(|error| anyhow!("cannot start: {}", crate::store::limits::no_thread(&error)))?;
     supervisor.plan.gives_up = service.must_start;
     let (listening, calls) = service.control.as_deref().map(Listening::new).unzip();
     let mut control = Control {

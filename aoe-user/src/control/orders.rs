@@ -37,7 +37,10 @@ impl Supervisor {
         let state = Arc::clone(state);
         self.heard_operator = None;
         self.jobs.start(
-            move || Event::Orders(state.requests()),
+            move || {
+                state.look_again();
+                Event::Orders(state.requests())
+            },
             |_| Event::Orders(Vec::new()),
         );
         None

@@ -149,7 +149,12 @@ struct Running<'a> {
     rules_made: Option<Instant>,
     /// When the port was opened again because a worker had panicked.
     reopened: Option<Instant>,
-    shared: &'a PortShared,
+    shared: &'a Arc<PortShared>,
+}
+
+/// Listens for other targets that serve what the view has.
+fn watch(nic: &Nic, view: &PortView, shared: &Arc<PortShared>) -> std::io::Result<TargetWatch> {
+    TargetWatch::start(&nic.name, view.sought(), view.own.clone(), lost(shared))
 }
 
 /// Opens the port of a view. Keeps nothing of the view: an export closes only when nobody holds it any more.
@@ -193,8 +198,8 @@ fn run(
         port,
         own,
         by_id: view.by_id(),
-        watch: TargetWatch::start(&nic.name, view.sought(), view.own.clone(), lost(shared))
-            .inspect_err(|error| warn!("{}: cannot listen for other targets: {error}", nic.name))
+        watch: watch(nic, &view, shared)
+            .inspect_err(|error| warn!("{}: cannot listen for other targets yet: {error}", nic.name))
             .ok(),
         view: PortView {
             exports: Vec::new(),
@@ -235,6 +240,7 @@ impl Running<'_> {
             if Instant::now() >= tick {
                 tick = Instant::now() + TICK;
                 self.report_denied();
+                self.listen_again();
                 let looked = self
                     .check_attachments()
                     .and_then(|()| self.look_whether_frames_arrive());
@@ -242,6 +248,13 @@ impl Running<'_> {
                     return PortEvent::Failed(reason);
                 }
             }
+        }
+    }
+
+    /// Listens for other targets where that failed so far.
+    fn listen_again(&mut self) {
+        if self.watch.is_none() {
+            self.watch = watch(&self.nic, &self.view, self.shared).ok();
         }
     }
 

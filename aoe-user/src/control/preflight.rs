@@ -17,6 +17,8 @@ const LOCKED_BYTES_PER_QUEUE: u64 = 16 << 20;
 
 /// File descriptors of an export, at most: the file, the file again past the page cache, a block device's claim.
 const DESCRIPTORS_PER_EXPORT: u64 = 3;
+/// What one export on one interface of a few queues takes.
+const DESCRIPTORS_LEAST: u64 = 64;
 /// What all else may take: filters, sockets and rings of the ports.
 const DESCRIPTORS_BESIDE: u64 = 512;
 
@@ -32,6 +34,12 @@ pub(crate) enum PreflightError {
     /// The process may not do what it must.
     #[error("missing capability: {}; run as root, or grant it (in a systemd unit: AmbientCapabilities=)", .0.join(", "))]
     Capabilities(Vec<&'static str>),
+    /// Not even an idle process could open what it needs.
+    #[error(
+        "only {0} files may be open at a time, and xblade needs {DESCRIPTORS_LEAST} at least: raise the hard limit (ulimit -Hn, or \
+         LimitNOFILE= in a systemd unit)"
+    )]
+    Descriptors(u64),
 }
 
 /// Something that the operator should know.
@@ -121,6 +129,21 @@ pub(crate) fn raise_descriptors() {
     };
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::debug!("the limit of open files stays as it was: {error}");
+    }
+}
+
+/// Whether the process may open what it needs before it knows what it serves.
+///
+/// # Errors
+/// When the limit is too low.
+pub(crate) fn enough_descriptors() -> Result<(), PreflightError> {
+    judge_least_descriptors(getrlimit(Resource::Nofile).current)
+}
+
+fn judge_least_descriptors(limit: Option<u64>) -> Result<(), PreflightError> {
+    match limit {
+        Some(limit) if limit < DESCRIPTORS_LEAST => Err(PreflightError::Descriptors(limit)),
+        _ => Ok(()),
     }
 }
 

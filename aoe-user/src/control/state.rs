@@ -9,6 +9,7 @@
 
 mod before;
 mod claim;
+mod directory;
 mod files;
 pub mod format;
 pub(crate) mod image;
@@ -23,7 +24,7 @@ mod told;
 mod unkept;
 mod writer;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,16 +34,17 @@ use parking_lot::Mutex;
 use crate::store::{CompletionQueue, QueueHandle, Token};
 use crate::target::{Address, DynStateStore, Persistent};
 pub use before::Before;
+use directory::Files;
 use engine::StateStore;
 use files::FoundFile;
 use format::{Contents, FormatError};
-use index::{Index, IndexFound};
+use index::IndexFound;
 use key::OldName;
 pub use key::StateKey;
 pub(crate) use load::Shut;
 use told::completes;
 use unkept::Unkept;
-use writer::{Medium, StateWriter};
+use writer::StateWriter;
 
 const EXTENSION: &str = "state";
 
@@ -109,15 +111,14 @@ pub struct StateDir {
     /// Requests of the operator are carried out one at a time.
     obeying: Mutex<()>,
     unkept: Unkept,
-    /// Unlocked by closing.
-    lock: File,
 }
 
 impl StateDir {
-    /// Opens the directory, which is made if need be, and keeps other processes out of it.
+    /// Opens the directory, which is made if need be, and keeps other processes out of it. One that can only be read gives what it
+    /// keeps; what is to be kept is refused until it can be written.
     ///
     /// # Errors
-    /// When it cannot be made or written, another process uses it, or it is empty and must not be.
+    /// When it cannot be made or read, another process uses it, or it is empty and must not be.
     pub fn open(path: &Path, before: Before) -> Result<Arc<StateDir>, StateDirError> {
         if before == Before::Used && before::is_unused(path)? {
             return Err(StateDirError::Empty {
@@ -126,8 +127,11 @@ impl StateDir {
         }
         files::make_durably(path).map_err(StateDirError::io("make the state directory", path))?;
         let lock = files::lock(path)?;
-        claim::remove_left(path)?;
-        let files = Arc::new(Files::open(path)?);
+        let left = claim::remove_left(path);
+        if lock.unwritable.is_none() {
+            left?;
+        }
+        let files = Arc::new(Files::open(path, lock)?);
         let writer = StateWriter::start("xblade-state", Arc::clone(&files))
             .map_err(StateDirError::io("start a thread for", path))?;
         let dir = StateDir {
@@ -137,7 +141,6 @@ impl StateDir {
             configured: Mutex::default(),
             obeying: Mutex::default(),
             unkept: Unkept::new(path),
-            lock,
         };
         Ok(Arc::new(dir))
     }
@@ -166,7 +169,20 @@ impl StateDir {
 
     /// For the end of the process: lets others have the directory although somebody still holds this value.
     pub(crate) fn unlock(&self) {
-        files::unlock(&self.lock);
+        self.files.unlock();
+    }
+
+    /// Why nothing can be kept now, for people; `None`: everything can. Does not wait.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.files.trouble()
+    }
+
+    /// Looks again whether what could not be kept can be. May block.
+    pub(crate) fn look_again(self: &Arc<Self>) {
+        if self.files.look_again() {
+            self.unkept.reserve_room();
+        }
+        self.look_after_losses();
     }
 
     /// Replaces a state and waits until it is on the medium: for tools, not for workers.
@@ -187,184 +203,9 @@ impl Drop for StateDir {
                  (none of them was acknowledged)"
             );
         }
+        // The writer's thread may hold the files a moment longer.
+        self.files.unlock();
     }
-}
-
-/// The files of a directory that this process has locked.
-#[derive(Debug)]
-struct Files {
-    dir: PathBuf,
-    index: Mutex<IndexFile>,
-}
-
-/// The index, and whether it is on the medium as it is here.
-#[derive(Debug)]
-struct IndexFile {
-    index: Index,
-    is_stored: bool,
-}
-
-impl Files {
-    fn open(dir: &Path) -> Result<Files, StateDirError> {
-        let (index, is_stored) = match index::read(dir)? {
-            IndexFound::Index(index) => (index, true),
-            IndexFound::Absent => (rebuilt(dir, None)?, false),
-            IndexFound::Unusable(reason) => {
-                files::move_aside(&dir.join(index::FILE), "damaged")?;
-                (rebuilt(dir, Some(&reason))?, false)
-            }
-        };
-        let files = Files {
-            dir: dir.to_owned(),
-            index: Mutex::new(IndexFile { index, is_stored }),
-        };
-        // A full disk keeps nobody from being served: before the first change it is tried again.
-        if let Err(error) = files.store_index() {
-            tracing::warn!("cannot write {}: {error}", dir.join(index::FILE).display());
-        }
-        Ok(files)
-    }
-
-    fn path(&self, key: &StateKey) -> PathBuf {
-        file_path(&self.dir, &key.to_string())
-    }
-
-    /// True when the export has had a state.
-    fn is_listed(&self, key: &StateKey) -> bool {
-        self.index.lock().index.exports.contains(key)
-    }
-
-    fn index_is_complete(&self) -> bool {
-        self.index.lock().index.complete
-    }
-
-    fn store_index(&self) -> io::Result<()> {
-        let mut file = self.index.lock();
-        if !file.is_stored {
-            index::write(&self.dir, &file.index)?;
-            file.is_stored = true;
-        }
-        Ok(())
-    }
-
-    /// Enters exports in the index, durably. Their files must be.
-    fn enlist<'a>(&self, keys: impl Iterator<Item = &'a StateKey>) -> io::Result<()> {
-        {
-            let mut file = self.index.lock();
-            for key in keys {
-                if file.index.exports.insert(key.clone()) {
-                    file.is_stored = false;
-                }
-            }
-        }
-        self.store_index()
-    }
-
-    /// Notes, durably, that one export is about to take over this file of an earlier release.
-    fn note_taking_over(&self, file: &str) -> io::Result<()> {
-        {
-            let mut index = self.index.lock();
-            if index.index.taken_over.insert(file.to_owned()) {
-                index.is_stored = false;
-            }
-        }
-        self.store_index()
-    }
-
-    /// The file of an earlier release by which another export may have got this one's state.
-    fn taken_over_by_another(&self, key: &StateKey) -> Option<String> {
-        let index = self.index.lock();
-        let is_own = |name: &&String| OldName::parse(name).is_some_and(|old| key.may_have_been(&old));
-        index.index.taken_over.iter().find(is_own).cloned()
-    }
-
-    fn store(&self, key: &StateKey, state: &Persistent) -> Result<(), StateDirError> {
-        let result = self
-            .store_all(&[(key, state)])
-            .pop()
-            .expect("one result for each");
-        result.map_err(StateDirError::io("write", &self.path(key)))
-    }
-
-    /// Puts states on the medium; one result for each.
-    fn store_all(&self, states: &[(&StateKey, &Persistent)]) -> Vec<io::Result<()>> {
-        // The index comes first once, or a directory with states would look as if its index were lost.
-        if let Err(error) = self.store_index() {
-            let all_failed = |_: &_| Err(io::Error::new(error.kind(), error.to_string()));
-            return states.iter().map(all_failed).collect();
-        }
-        let put = |&(key, state): &(&StateKey, &Persistent)| {
-            let contents = Contents {
-                export: Some(key.clone()),
-                state: state.clone(),
-            };
-            files::put(&self.path(key), &format::encode(&contents))
-        };
-        let mut results: Vec<io::Result<()>> = states.iter().map(put).collect();
-        let stored = states
-            .iter()
-            .zip(&results)
-            .filter(|(_, result)| result.is_ok())
-            .map(|((key, _), _)| *key);
-        let durable = files::sync_parent(&self.dir.join(index::FILE)).and_then(|()| self.enlist(stored));
-        if let Err(error) = durable {
-            for result in results.iter_mut().filter(|result| result.is_ok()) {
-                *result = Err(io::Error::new(error.kind(), error.to_string()));
-            }
-        }
-        results
-    }
-}
-
-impl Medium for Arc<Files> {
-    fn store_all(&self, states: &[(&StateKey, &Persistent)]) -> Vec<io::Result<()>> {
-        Files::store_all(self, states)
-    }
-
-    fn describe(&self, key: &StateKey) -> String {
-        format!("{key}: cannot write {}", self.path(key).display())
-    }
-}
-
-/// An index for a directory that has none which can be used: from its files.
-///
-/// A directory without any file of this release is new or comes from an earlier one, which kept no index: nothing was lost.
-fn rebuilt(dir: &Path, damage: Option<&str>) -> Result<Index, StateDirError> {
-    let mut index = Index {
-        complete: damage.is_none(),
-        exports: Default::default(),
-        taken_over: Default::default(),
-    };
-    for (path, name) in names_in(dir)? {
-        if name.starts_with("index.damaged-") {
-            index.complete = false;
-        }
-        let Some(name) = name.strip_suffix(".state") else {
-            continue;
-        };
-        match read(&path) {
-            Ok(Contents { export: None, .. }) => {}
-            Ok(Contents {
-                export: Some(export), ..
-            }) if export.to_string() == name => {
-                index.exports.insert(export);
-                index.complete = false;
-            }
-            Ok(_) | Err(_) => index.complete = false,
-        }
-    }
-    if !index.complete {
-        tracing::error!(
-            "{} {}, so that nobody knows which exports had a mask or reservation: those without a state file stay \
-             shut until `xblade state clear`",
-            dir.join(index::FILE).display(),
-            damage.map_or_else(
-                || "is missing".to_owned(),
-                |reason| format!("is damaged ({reason}) and was moved aside")
-            ),
-        );
-    }
-    Ok(index)
 }
 
 /// Files of the directory by name.

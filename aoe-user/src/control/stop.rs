@@ -109,7 +109,13 @@ impl Stop {
         match event {
             Event::Closed(..) | Event::Locked(..) => self.supervisor.handle(event, Instant::now()),
             // Nobody serves it any more: dropped, it closes by itself.
-            Event::Opened(_, Ok(served)) => drop(tokio::task::spawn_blocking(move || drop(served))),
+            Event::Opened(_, Ok(served)) => {
+                let close = move || {
+                    drop(served);
+                    Event::Answered
+                };
+                self.supervisor.jobs.start(close, |_| Event::Answered);
+            }
             _ => {}
         }
     }
@@ -131,11 +137,20 @@ impl Stop {
         if groups.is_empty() || !self.supervisor.closing.is_empty() {
             return;
         }
-        let release = tokio::task::spawn_blocking(move || super::failover::release(&groups));
         let left = self.end.saturating_duration_since(Instant::now()).max(RELEASE);
-        if tokio::time::timeout(left, release).await.is_err() {
+        let release = move || super::failover::release(&groups);
+        if !self.beside(left, release).await {
             error!("left behind: the program of a failover group has not given back its storage yet");
         }
+    }
+
+    /// Has done what may block, and waits for it at most for `limit`; false: it has not ended.
+    async fn beside(&mut self, limit: Duration, work: impl FnOnce() + Send + 'static) -> bool {
+        let work = move || {
+            work();
+            Event::Answered
+        };
+        self.supervisor.jobs.aside(limit, work, |_| Event::Answered).await
     }
 
     /// Names what is left and frees what the next process needs although threads hang.
@@ -166,23 +181,23 @@ impl Stop {
             );
         }
         if !ports_left.is_empty() {
-            let release = tokio::task::spawn_blocking(move || {
+            let release = move || {
                 ports_left
                     .iter()
                     .for_each(super::port_thread::PortHandle::release_queues);
-            });
-            let _ = tokio::time::timeout(RELEASE, release).await;
+            };
+            self.beside(RELEASE, release).await;
         }
-        if let Some(state) = supervisor.state.take() {
-            let unlock = tokio::task::spawn_blocking(move || {
+        if let Some(state) = self.supervisor.state.take() {
+            let unlock = move || {
                 state.keep_losses();
                 match std::sync::Arc::try_unwrap(state) {
                     // Waits for what is being written.
                     Ok(state) => drop(state),
                     Err(held) => held.unlock(),
                 }
-            });
-            if tokio::time::timeout(RELEASE, unlock).await.is_err() {
+            };
+            if !self.beside(RELEASE, unlock).await {
                 error!("left behind: the state directory does not answer");
             }
         }
@@ -191,7 +206,7 @@ impl Stop {
                 "{exports} exports and {ports} interfaces were left behind, because their disks have not answered yet"
             );
         }
-        if let Some(reason) = supervisor.commit_failed.take() {
+        if let Some(reason) = self.supervisor.commit_failed.take() {
             bail!("{reason}");
         }
         info!("ended");

@@ -122,13 +122,17 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
+    /// With nothing to serve yet.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
     pub(super) fn new(
         ends: UnboundedSender<Event>,
         port_events: UnboundedSender<(PortId, PortEvent)>,
         notices: Arc<Notices>,
-    ) -> Supervisor {
+    ) -> std::io::Result<Supervisor> {
         let start = Instant::now();
-        Supervisor {
+        Ok(Supervisor {
             plan: Plan::new(start),
             exports: HashMap::new(),
             ports: BTreeMap::new(),
@@ -138,7 +142,7 @@ impl Supervisor {
                 // Fails only while the process ends.
                 move |group, heard| drop(ends.send(Event::Group(group.to_owned(), heard)))
             }),
-            jobs: Jobs::new(ends),
+            jobs: Jobs::new(ends)?,
             closing: HashMap::new(),
             metrics: Arc::default(),
             dumps: Arc::default(),
@@ -163,7 +167,7 @@ impl Supervisor {
             list_links: false,
             #[cfg(test)]
             panics_in: |_| false,
-        }
+        })
     }
 
     /// Takes over a configuration.

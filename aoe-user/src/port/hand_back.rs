@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 
 use super::Nic;
 use crate::filter::Returns;
+use crate::store::limits::refused;
 
 /// Copies that wait; more are not made.
 const WAITING_MAX: usize = 32;
@@ -33,7 +34,8 @@ impl HandBack {
         let (name, index) = (Arc::<str>::from(nic.name.as_str()), nic.index);
         std::thread::Builder::new()
             .name(format!("{}/others", nic.name))
-            .spawn(move || hand_on(&name, index, mark, &waiting))?;
+            .spawn(move || hand_on(&name, index, mark, &waiting))
+            .map_err(|error| refused(&error))?;
         Ok(HandBack { copies })
     }
 

@@ -188,14 +188,16 @@ fn start_workers(
     exports: &Arc<Exports>,
     metrics: &Arc<Registry>,
 ) -> Result<Vec<Worker>, PortError> {
-    let hand_back = HandBack::start(nic, filter.mark())
-        .inspect_err(|error| warn!("{}: no thread for other targets on this host: {error}", nic.name))
-        .ok();
+    let hand_back = HandBack::start(nic, filter.mark()).map_err(|cause| PortError::Worker {
+        nic: nic.name.clone(),
+        queue: 0,
+        cause,
+    })?;
     let mut workers = Vec::new();
     for (queue, socket) in sockets.into_iter().enumerate() {
         let pace = pace(&options.tuning, queue);
         let tap = Tap::new(&options.dumps, &nic.name, queue);
-        let link = SocketLink::shared(socket, hand_back.clone(), tap);
+        let link = SocketLink::shared(socket, Some(hand_back.clone()), tap);
         let worker = Worker::start(
             nic,
             queue,

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use crate::host::clock::monotonic_ns;
 use crate::metrics::{Chunks, QueueTotals, Registration, Registry, WorkerCounters};
+use crate::store::limits::refused;
 use crate::store::{CompletionQueue, Completions as _, QueueHandle};
 use crate::target::{Counters, Export, Exports, PortInfo, Session};
 use crate::xsk::{Frame, QueueRelease, Statistics};
@@ -129,7 +130,8 @@ impl Worker {
         // Not joined: it may go on for what a disk still owes it when its queue is free for others.
         std::thread::Builder::new()
             .name(format!("{}/{queue}", nic.name))
-            .spawn(move || data_path.run(pace, end, registration))?;
+            .spawn(move || data_path.run(pace, end, registration))
+            .map_err(|error| refused(&error))?;
         Ok(Worker {
             commands,
             handle,

@@ -80,6 +80,10 @@ impl CompletionQueue {
         }
         if let Some(TransferEngine::Ring(ring)) = &mut self.transfers {
             ring.submit(self.tick);
+            let refused = ring.take_refused();
+            refused
+                .into_iter()
+                .for_each(|pending| self.give_to_threads(pending));
         }
     }
 
@@ -104,16 +108,30 @@ impl CompletionQueue {
         let wake = self.handle.waker().fd();
         match self.transfers.get_or_insert_with(|| TransferEngine::new(wake)) {
             TransferEngine::Ring(ring) => ring.start(pending),
-            TransferEngine::Threads => {
-                let (returns, device) = (self.returns.clone(), Arc::clone(&pending.device));
-                device.pool.run(move || {
-                    let mut pending = pending;
-                    pending.begins();
-                    pending.transfer.run();
-                    returns.push(pending);
-                });
-            }
+            TransferEngine::Threads => self.give_to_threads(pending),
         }
+    }
+
+    /// Lets a thread of the store carry it out.
+    fn give_to_threads(&self, mut pending: Pending) {
+        let (returns, pool) = (self.returns.clone(), Arc::clone(&pending.device.pool));
+        pool.run(move || {
+            pending.begins();
+            pending.transfer.run();
+            returns.push(pending);
+        });
+    }
+
+    /// The next transfer of the ring that has ended.
+    fn next_of_ring(&mut self) -> Option<Pending> {
+        let Some(TransferEngine::Ring(ring)) = &mut self.transfers else {
+            return None;
+        };
+        let next = ring.next();
+        for refused in ring.take_refused() {
+            self.give_to_threads(refused);
+        }
+        next
     }
 
     /// The way back for an operation that is made to wait elsewhere.
@@ -191,10 +209,9 @@ impl CompletionQueue {
             if let Some(completion) = self.handle.pop() {
                 return Some(completion);
             }
-            let pending = match (self.returns.pop(), &mut self.transfers) {
-                (Some(pending), _) => pending,
-                (None, Some(TransferEngine::Ring(ring))) => ring.next()?,
-                (None, _) => return None,
+            let pending = match self.returns.pop() {
+                Some(pending) => pending,
+                None => self.next_of_ring()?,
             };
             let device = pending.device;
             match pending.continuation.ended(pending.transfer) {

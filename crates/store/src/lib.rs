@@ -18,6 +18,7 @@ mod file_system;
 mod format;
 mod handle;
 mod io;
+pub mod limits;
 mod lock;
 mod mapped;
 mod metadata;

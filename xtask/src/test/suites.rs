@@ -64,6 +64,7 @@ const LAB: &[(&str, u32, usize)] = &[
     ("links", 2, WAITS),
     ("life", 2, WAITS),
     ("faults", 2, WAITS),
+    ("limits", 1, WAITS),
     ("aoetools", 2, WAITS),
     // What they are about is how soon something happens.
     ("hung_disk", 1, ALONE),

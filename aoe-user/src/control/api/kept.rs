@@ -11,6 +11,8 @@ use super::types::{KeptState, KeptStates};
 use crate::control::Control;
 use crate::control::state::operator::{self, OperatorAction};
 use crate::control::state::{self, StateDirError, StateEntry, StateKey};
+use crate::control::supervisor::Event;
+use crate::store::limits::no_thread;
 
 /// What is kept in a directory; nothing in one that no daemon has made yet.
 ///
@@ -55,19 +57,23 @@ pub(crate) fn kept(dir: &Path) -> Result<KeptStates, StateDirError> {
 
 impl Control {
     /// Tells what is kept. The directory is read beside the control thread: its disk may hang.
-    pub(super) fn tell_kept(&self, answer: ControlAnswer) {
+    pub(super) fn tell_kept(&mut self, answer: ControlAnswer) {
         let Some(dir) = self.state_dir() else {
             return answer.error(NOTHING_KEPT);
         };
-        tokio::task::spawn_blocking(move || match kept(&dir) {
-            Ok(states) => answer.result(states),
-            Err(error) => answer.error(error.to_string()),
-        });
+        let tell = move || {
+            match kept(&dir) {
+                Ok(states) => answer.result(states),
+                Err(error) => answer.error(error.to_string()),
+            }
+            Event::Answered
+        };
+        self.supervisor.jobs.start(tell, |_| Event::Answered);
     }
 
     /// Carries out what the operator decided: for an export of the configuration by the way that `xblade state` goes without a
     /// socket, on which the control thread decides how, when it knows how far the export is; for any other here.
-    pub(super) fn decide_kept(&self, name: &str, action: OperatorAction, answer: ControlAnswer) {
+    pub(super) fn decide_kept(&mut self, name: &str, action: OperatorAction, answer: ControlAnswer) {
         let Ok(key) = name.parse::<StateKey>() else {
             return answer.error(format!("{name} is no name of a state, as in 1.1 or 1.1-vlan-5"));
         };
@@ -76,16 +82,32 @@ impl Control {
         };
         let exports = self.current.iter().flat_map(|config| &config.exports);
         let is_configured = exports.map(StateKey::from).any(|known| known == key);
-        tokio::task::spawn_blocking(move || {
-            let done = match is_configured {
-                true => operator::ask(&dir, &key, &action),
-                false => state.perform(&key, &action).map(drop),
+        let tell = |answer: ControlAnswer, key: &StateKey, done: Result<(), String>| match done {
+            Ok(()) => answer.result(json!({ "state": key.to_string() })),
+            Err(error) => answer.error(error),
+        };
+        if !is_configured {
+            let decide = move || {
+                let done = state.perform(&key, &action);
+                tell(answer, &key, done.map(drop).map_err(|error| error.to_string()));
+                Event::Answered
             };
-            match done {
-                Ok(()) => answer.result(json!({ "state": key.to_string() })),
-                Err(error) => answer.error(error.to_string()),
+            return self.supervisor.jobs.start(decide, |_| Event::Answered);
+        }
+        // No job: it waits for one, and there may be one thread for all.
+        let (give, take) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new().name("xblade-order".to_owned());
+        let ask = move || {
+            if let Ok(answer) = take.recv() {
+                let done = operator::ask(&dir, &key, &action);
+                tell(answer, &key, done.map_err(|error| error.to_string()));
             }
-        });
+        };
+        match thread.spawn(ask) {
+            // It is there as long as the thread is.
+            Ok(_) => drop(give.send(answer)),
+            Err(error) => answer.error(format!("nothing was done: {}", no_thread(&error))),
+        }
     }
 
     fn state_dir(&self) -> Option<std::path::PathBuf> {

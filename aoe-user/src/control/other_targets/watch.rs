@@ -19,6 +19,7 @@ use super::voice::{HeardResponse, Voices, wait};
 use super::{OtherTarget, Sought, claimed};
 use crate::config::Vlan;
 use crate::control::guard::caught;
+use crate::store::limits::refused;
 use crate::target::Address;
 
 /// When to ask after exports were added: another target may have started in the same second, or a switch may not have let
@@ -101,7 +102,8 @@ impl TargetWatch {
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new()
             .name(format!("watch {interface}"))
-            .spawn(move || theirs.listen())?;
+            .spawn(move || theirs.listen())
+            .map_err(|error| refused(&error))?;
         Ok(TargetWatch { shared })
     }
 

@@ -131,24 +131,70 @@ pub(super) fn make_durably(path: &Path) -> io::Result<()> {
         .try_for_each(|parent| File::open(parent)?.sync_all())
 }
 
-/// Keeps other processes out of a directory for as long as the file lives.
-pub(super) fn lock(dir: &Path) -> Result<File, StateDirError> {
-    let path = dir.join(LOCK_FILE);
+/// The right to use a directory, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Lock {
+    file: File,
+    /// Why nothing can be written, as far as that is known.
+    pub(super) unwritable: Option<io::Error>,
+    /// There was no file to lock and none could be made: somebody who can make one finds the directory free.
+    pub(super) is_partial: bool,
+}
+
+/// Whether what cannot be written now can be read all the same, and perhaps be written later.
+pub(super) fn may_be_read(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(
+        error.kind(),
+        PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull
+    )
+}
+
+/// Opens the file to be locked: to read it only where more is not possible, or the directory itself where there is no such file.
+fn open_lock(dir: &Path, path: &Path) -> io::Result<Lock> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).unwrap_or(0);
     let mut options = OpenOptions::new();
-    options
-        .read(true)
+    options.read(true).custom_flags(flags);
+    let whole = |file, unwritable| Lock {
+        file,
+        unwritable,
+        is_partial: false,
+    };
+    let to_write = options
+        .clone()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .custom_flags(i32::try_from(flags.bits()).unwrap_or(0));
-    let mut file = options.open(&path).map_err(StateDirError::io("open", &path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        .open(path);
+    let error = match to_write {
+        Ok(file) => return Ok(whole(file, None)),
+        Err(error) if may_be_read(&error) => error,
+        Err(error) => return Err(error),
+    };
+    if let Ok(file) = options.open(path) {
+        return Ok(whole(file, Some(error)));
+    }
+    match File::open(dir) {
+        Ok(file) => Ok(Lock {
+            file,
+            unwritable: Some(error),
+            is_partial: true,
+        }),
+        Err(_) => Err(error),
+    }
+}
+
+/// Keeps other processes out of a directory for as long as the lock lives.
+pub(super) fn lock(dir: &Path) -> Result<Lock, StateDirError> {
+    let path = dir.join(LOCK_FILE);
+    let mut lock = open_lock(dir, &path).map_err(StateDirError::io("open", &path))?;
+    match flock(&lock.file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut pid = String::new();
-            let _ = (&file).take(32).read_to_string(&mut pid);
+            let _ = (&lock.file).take(32).read_to_string(&mut pid);
             let holder = match pid.trim().parse::<u32>() {
                 Ok(pid) => format!("process {pid}"),
                 Err(_) => "another process".into(),
@@ -160,15 +206,18 @@ pub(super) fn lock(dir: &Path) -> Result<File, StateDirError> {
         }
         Err(error) => return Err(StateDirError::io("lock", &path)(error.into())),
     }
-    // Who holds it is for a message only; a full disk does not keep anybody from being served.
-    let _ = file
-        .set_len(0)
-        .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
-    Ok(file)
+    if lock.unwritable.is_none() {
+        // Who holds it is for a message only; a full disk does not keep anybody from being served.
+        let _ = lock.file.set_len(0).and_then(|()| {
+            lock.file
+                .write_all(format!("{}\n", std::process::id()).as_bytes())
+        });
+    }
+    Ok(lock)
 }
 
 /// Gives up what [`lock`] got, whoever holds the file.
-pub(super) fn unlock(file: &File) {
+pub(super) fn unlock(lock: &Lock) {
     // It fails only for what is no file.
-    let _ = flock(file, FlockOperation::Unlock);
+    let _ = flock(&lock.file, FlockOperation::Unlock);
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::key::{OldName, StateKey};
-use super::{Contents, ReadError, StateDir, StateDirError, file_path, read};
+use super::{Contents, ReadError, StateDir, StateDirError, file_path, files, read};
 use crate::config::Vlan;
 use crate::target::Persistent;
 
@@ -122,8 +122,11 @@ impl StateDir {
                 state,
             }) if owner == key() => {
                 // A crash may have come between file and index.
-                let listed = self.files.enlist([owner].iter());
-                listed.map_err(StateDirError::io("list the export in the index of", &path))?;
+                match self.files.enlist([owner].iter()) {
+                    // It is listed when the directory can be written again, before anything else is.
+                    Err(error) if files::may_be_read(&error) => {}
+                    listed => listed.map_err(StateDirError::io("list the export in the index of", &path))?,
+                }
                 Ok(StateAt::Own(state))
             }
             Ok(Contents {

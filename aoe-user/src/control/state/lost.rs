@@ -88,20 +88,20 @@ impl StateDir {
     /// # Errors
     /// When the file cannot be written.
     pub(crate) fn accept_lost(&self, key: &StateKey) -> Result<bool, StateDirError> {
-        let mut unkept = self.unkept.lock();
+        let _writing = self.unkept.write();
         let mut marks = self.marks(key);
         let Some(mut mark) = marks.standing.take() else {
-            return Ok(unkept.by_key.remove(key).is_some());
+            return Ok(self.unkept.forget(key));
         };
-        if let Some(later) = unkept.by_key.get(key) {
-            mark = Mark::of(later);
+        if let Some(later) = self.unkept.get(key) {
+            mark = Mark::of(&later);
         }
         mark.accepted = Some(now());
         marks.accepted.push(mark);
         let old = marks.accepted.len().saturating_sub(ACCEPTED_MAX);
         marks.accepted.drain(..old);
         self.put_marks(key, &marks)?;
-        unkept.by_key.remove(key);
+        self.unkept.forget(key);
         Ok(true)
     }
 
@@ -114,6 +114,7 @@ impl StateDir {
 
     fn put_marks(&self, key: &StateKey, marks: &Marks) -> Result<(), StateDirError> {
         let path = self.mark_path(key);
+        self.files.own().map_err(StateDirError::io("write", &path))?;
         let body = serde_json::to_string(marks).expect("texts and numbers have a JSON form");
         files::replace(&path, &seal(KIND, VERSION, &body)).map_err(StateDirError::io("write", &path))
     }

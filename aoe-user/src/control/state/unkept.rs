@@ -14,8 +14,8 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tracing::{error, info};
 
-use super::StateDir;
 use super::key::StateKey;
+use super::{StateDir, StateDirError};
 use crate::store::LostWrites;
 
 /// The file that holds room.
@@ -31,14 +31,16 @@ const PAUSES: [Duration; 2] = match cfg!(test) {
 /// What is not kept yet.
 #[derive(Debug)]
 pub(super) struct Unkept {
-    /// Held while a mark is written, so that the latest one stays.
+    /// Held while a mark is written, so that the latest one stays. A disk may be at that for ever.
+    writing: Mutex<()>,
+    /// Never held while anything waits for a disk. Locked after `writing`.
     losses: Mutex<Losses>,
     reserve: PathBuf,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Losses {
-    pub(super) by_key: BTreeMap<StateKey, LostWrites>,
+struct Losses {
+    by_key: BTreeMap<StateKey, LostWrites>,
     /// A thread tries.
     is_tried: bool,
 }
@@ -46,28 +48,51 @@ pub(super) struct Losses {
 impl Unkept {
     /// For a directory in which room is reserved, as far as there is any.
     pub(super) fn new(dir: &Path) -> Unkept {
-        let reserve = dir.join(RESERVE);
+        let unkept = Unkept {
+            writing: Mutex::default(),
+            losses: Mutex::default(),
+            reserve: dir.join(RESERVE),
+        };
+        unkept.reserve_room();
+        unkept
+    }
+
+    /// Makes the file that holds room, where there is none.
+    pub(super) fn reserve_room(&self) {
+        let reserve = &self.reserve;
         let is_there = reserve
             .symlink_metadata()
             .is_ok_and(|meta| meta.is_file() && meta.len() == RESERVE_BYTES as u64);
         if !is_there {
-            let _ = std::fs::remove_file(&reserve);
-            if fill(&reserve).is_err() {
-                let _ = std::fs::remove_file(&reserve);
+            let _ = std::fs::remove_file(reserve);
+            if fill(reserve).is_err() {
+                let _ = std::fs::remove_file(reserve);
             }
         }
-        Unkept {
-            losses: Mutex::default(),
-            reserve,
-        }
     }
 
+    /// The loss of an export that is not kept, or is being written.
     pub(super) fn get(&self, key: &StateKey) -> Option<LostWrites> {
-        self.lock().by_key.get(key).cloned()
+        self.losses.lock().by_key.get(key).cloned()
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Losses> {
-        self.losses.lock()
+    /// The right to write marks.
+    pub(super) fn write(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock()
+    }
+
+    /// It is kept, or the operator has accepted it. False: there was none.
+    pub(super) fn forget(&self, key: &StateKey) -> bool {
+        self.losses.lock().by_key.remove(key).is_some()
+    }
+
+    /// The same, unless it is another by now.
+    fn is_kept(&self, key: &StateKey, lost: &LostWrites) -> bool {
+        let by_key = &mut self.losses.lock().by_key;
+        if by_key.get(key) == Some(lost) {
+            by_key.remove(key);
+        }
+        !by_key.contains_key(key)
     }
 }
 
@@ -85,47 +110,65 @@ fn fill(reserve: &Path) -> io::Result<()> {
 impl StateDir {
     /// Keeps a loss in mind: on the medium when it returns, or else as soon as that is possible.
     pub(crate) fn keep_loss(self: &Arc<Self>, key: &StateKey, lost: &LostWrites) {
-        let mut losses = self.unkept.lock();
-        losses.by_key.remove(key);
-        let Err(first) = self.mark_lost(key, lost) else {
+        // First: whoever opens the export while the disk hangs learns of it.
+        self.unkept.losses.lock().by_key.insert(key.clone(), lost.clone());
+        let writing = self.unkept.write();
+        let Some(Err(first)) = self.try_to_keep(key) else {
             return;
         };
         let first = anyhow::Error::from(first);
-        if std::fs::remove_file(&self.unkept.reserve).is_ok() && self.mark_lost(key, lost).is_ok() {
+        if std::fs::remove_file(&self.unkept.reserve).is_ok()
+            && self.try_to_keep(key).is_none_or(|kept| kept.is_ok())
+        {
             info!(
                 "{key}: the lost writes are kept in mind in the room that was reserved for that: {first:#}"
             );
             return;
         }
+        drop(writing);
         error!("{key}: the lost writes are not kept in mind beyond a restart yet, trying again: {first:#}");
-        losses.by_key.insert(key.clone(), lost.clone());
-        if losses.is_tried {
+        self.look_after_losses();
+    }
+
+    /// Sees to it that what is not kept is tried again. Does not wait.
+    pub(super) fn look_after_losses(self: &Arc<Self>) {
+        let mut losses = self.unkept.losses.lock();
+        if losses.is_tried || losses.by_key.is_empty() {
             return;
         }
         let dir = Arc::downgrade(self);
         let thread = std::thread::Builder::new().name("xblade-marks".into());
-        match thread.spawn(move || try_again(&dir)) {
-            Ok(_) => losses.is_tried = true,
-            Err(error) => error!("no thread to try it again, only at the end: {error}"),
+        // Where there is none: this is asked again.
+        losses.is_tried = thread.spawn(move || try_again(&dir)).is_ok();
+    }
+
+    /// Writes the mark of what is not kept of an export; `None`: there is nothing. Whoever calls this has [`Unkept::write`].
+    fn try_to_keep(&self, key: &StateKey) -> Option<Result<(), StateDirError>> {
+        loop {
+            let lost = self.unkept.get(key)?;
+            let written = self.mark_lost(key, &lost);
+            // A larger one may have come meanwhile.
+            if written.is_err() || self.unkept.is_kept(key, &lost) {
+                return Some(written);
+            }
         }
     }
 
     /// Whether the loss of an export would be forgotten at a restart. Does not wait: a disk may be at the writing of marks for ever.
     pub(crate) fn has_unkept(&self, key: &StateKey) -> bool {
-        let losses = self.unkept.losses.try_lock();
-        losses.is_none_or(|losses| losses.by_key.contains_key(key))
+        self.unkept.get(key).is_some()
     }
 
     /// Tries once more to keep what is not; true: all of it is.
     pub(crate) fn keep_losses(&self) -> bool {
-        let mut losses = self.unkept.lock();
-        losses.by_key.retain(|key, lost| {
-            let is_kept = self.mark_lost(key, lost).is_ok();
-            if is_kept {
+        let _writing = self.unkept.write();
+        let keys: Vec<StateKey> = self.unkept.losses.lock().by_key.keys().cloned().collect();
+        for key in keys {
+            if let Some(Ok(())) = self.try_to_keep(&key) {
                 info!("{key}: the lost writes are kept in mind now");
             }
-            !is_kept
-        });
+        }
+        let mut losses = self.unkept.losses.lock();
         let all = losses.by_key.is_empty();
         losses.is_tried &= !all;
         all
@@ -188,6 +231,32 @@ mod tests {
             }
         };
         assert_eq!(dir.lost_writes(&key, true), Some(lost()));
+    }
+
+    #[test]
+    fn nobody_who_asks_waits_for_a_mark_that_is_being_written() {
+        let temp = tempfile::tempdir().unwrap();
+        let key: StateKey = "1.1".parse().unwrap();
+        let dir = StateDir::open(temp.path(), Before::Unknown).unwrap();
+        // As if a disk hung under a mark.
+        let hanging = dir.unkept.write();
+        std::thread::scope(|scope| {
+            scope.spawn(|| dir.keep_loss(&key, &lost()));
+            while !dir.has_unkept(&key) {
+                std::thread::yield_now();
+            }
+            assert_eq!(
+                dir.lost_writes(&key, true),
+                Some(lost()),
+                "an export that is opened"
+            );
+            dir.look_after_losses();
+            drop(hanging);
+        });
+        while dir.has_unkept(&key) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(dir.lost_writes(&key, true), Some(lost()), "on the medium");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::key::StateKey;
 use super::told::Told;
 use crate::control::guard::caught;
+use crate::store::limits::refused;
 use crate::store::saves::{Save, SaveAction, SaveMachine, Time};
 use crate::target::Persistent;
 
@@ -56,7 +57,8 @@ impl StateWriter {
             while let Some(round) = of_thread.next() {
                 of_thread.write(round, &medium);
             }
-        })?;
+        });
+        let thread = thread.map_err(|error| refused(&error))?;
         Ok(StateWriter {
             shared,
             ended: Mutex::new(ended),

@@ -77,7 +77,8 @@ impl Backing {
                 cause,
             })?;
         }
-        let disk = Device::of(&file, &disks.gates, &super::name_of(path));
+        let disk = Device::of(&file, &disks.gates, &super::name_of(path))
+            .map_err(|error| StoreError::system(path, "starting a thread for it", error))?;
         let traits = find_traits(&file, device, options.read_only, bytes);
         Ok(Backing {
             path: path.clone(),

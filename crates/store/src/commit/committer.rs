@@ -3,18 +3,19 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use engine::{Extent, Fault, FaultKind, Health, LostWrites};
 
+use super::counters::Counters;
 use super::dirty::{DirtyMap, Regions};
 use super::machine::{CommitAction, CommitAnswer, CommitMachine, Epoch, Failed, Failure, Member, Time, hull};
-use super::policy::{OnLoss, Policy};
+use super::policy::{Policy, Told};
 use super::task::{Medium, Task, Waiter};
 use crate::backing::short_file;
+use crate::io::threads::{Threads, Working};
 
 /// An idle thread ends after this time; the next work starts another.
 const IDLE: Duration = Duration::from_secs(10);
@@ -29,6 +30,7 @@ const STOPPED: u64 = 1 << 63;
 #[derive(Debug)]
 pub(crate) struct Committer {
     medium: Arc<dyn Medium>,
+    threads: Arc<Threads>,
     start: Instant,
     /// Where acknowledged writes lie that no commit covers.
     dirty: DirtyMap,
@@ -40,41 +42,25 @@ pub(crate) struct Committer {
     late_at_us: AtomicU64,
     state: Mutex<State>,
     work: Condvar,
+    /// Nobody works any more.
+    ended: Condvar,
     counters: Counters,
     on_loss: Told,
-}
-
-struct Told(Option<OnLoss>);
-
-impl std::fmt::Debug for Told {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Told")
-    }
 }
 
 #[derive(Debug)]
 struct State {
     machine: CommitMachine<Waiter>,
-    /// There is a thread that will look.
-    running: bool,
+    working: Working,
+    /// When the thread that the device keeps will look, without one of its own.
+    spare_at: Option<Time>,
     /// [`Committer::close`] was called.
     closed: bool,
-    /// The thread, also after its end, until it is waited for or followed by another.
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    commits: AtomicU64,
-    failed: AtomicU64,
-    waiters: AtomicU64,
-    largest_group: AtomicU64,
-    commit_us: AtomicU64,
-    longest_us: AtomicU64,
 }
 
 impl Committer {
-    pub(crate) fn new(medium: Arc<dyn Medium>, policy: Policy) -> Arc<Committer> {
+    /// For what is written to `medium`, by one of the threads of its device.
+    pub(crate) fn new(medium: Arc<dyn Medium>, policy: Policy, threads: &Arc<Threads>) -> Arc<Committer> {
         let Policy {
             flush_interval,
             on_lost_write,
@@ -85,17 +71,19 @@ impl Committer {
         let committer = Arc::new(Committer {
             dirty: DirtyMap::new(medium.sectors()),
             medium,
+            threads: Arc::clone(threads),
             start: Instant::now(),
             noted: AtomicBool::new(leftovers),
             gate: AtomicU64::new(0),
             late_at_us: AtomicU64::new(u64::MAX),
             state: Mutex::new(State {
                 machine,
-                running: false,
+                working: Working::default(),
+                spare_at: None,
                 closed: false,
-                thread: None,
             }),
             work: Condvar::new(),
+            ended: Condvar::new(),
             counters: Counters::default(),
             on_loss: Told(losses.told),
         });
@@ -246,22 +234,45 @@ impl Committer {
     }
 
     fn start(self: &Arc<Self>, state: &mut State) {
-        if state.running {
+        if state.working.running {
             self.work.notify_one();
             return;
         }
-        state.running = true;
+        state.working.running = true;
         let committer = Arc::clone(self);
-        let thread = std::thread::Builder::new().name(format!("commit {}", self.medium.name()));
-        match thread.spawn(move || committer.run()) {
-            Ok(thread) => state.thread = Some(thread),
-            Err(error) => {
-                state.running = false;
-                let errno = error.raw_os_error().unwrap_or(libc::EAGAIN);
-                tracing::error!("{}: no thread to commit with: {error}", self.medium.describe());
-                answer(state.machine.give_up(errno));
-            }
+        let name = format!("commit {}", self.medium.name());
+        state.working.thread = self.threads.start(name, move || committer.run());
+        if state.working.thread.is_none() {
+            let committer = Arc::clone(self);
+            self.threads.spare(move || committer.help());
         }
+    }
+
+    /// One commit, or a look when one is due, by the thread that other stores of the device need, too.
+    fn help(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        let action = state.machine.poll(self.time(Instant::now()));
+        if let CommitAction::Commit(group) = action {
+            state = self.commit(state, group).0;
+            state.working.running = false;
+            // By a thread of its own, if there is one by now.
+            return self.start(&mut state);
+        }
+        state.working.running = false;
+        if let CommitAction::Wait(Some(due)) = action
+            && state.spare_at.is_none_or(|at| at > due)
+        {
+            state.spare_at = Some(due);
+            let committer = Arc::downgrade(self);
+            self.threads.spare_at(self.start + due, move || {
+                if let Some(committer) = committer.upgrade() {
+                    let mut state = committer.state.lock();
+                    state.spare_at = None;
+                    committer.start(&mut state);
+                }
+            });
+        }
+        self.ended.notify_all();
     }
 
     fn run(&self) {
@@ -272,7 +283,7 @@ impl Committer {
             let now = Instant::now();
             match state.machine.poll(self.time(now)) {
                 CommitAction::Commit(group) => {
-                    if !group.is_empty() || self.counters.commits.load(Ordering::Relaxed) > 0 {
+                    if !group.is_empty() || self.counters.any() {
                         idle = IDLE;
                     }
                     state = self.commit(state, group).0;
@@ -288,7 +299,7 @@ impl Committer {
                 CommitAction::End => break,
             }
         }
-        state.running = false;
+        state.working.running = false;
     }
 
     /// One commit, without the lock while it runs.
@@ -315,7 +326,7 @@ impl Committer {
             Some(_) => result.and(Err(short_file())),
             None => result,
         };
-        self.count(began.elapsed(), waiters, result.is_err());
+        self.counters.count(began.elapsed(), waiters, result.is_err());
         let mut state = self.state.lock();
         let stood = state.machine.lost().is_some();
         let answers = state.machine.done(group, failed.map_or(Ok(()), Err));
@@ -407,23 +418,11 @@ impl Committer {
         );
     }
 
-    fn count(&self, took: Duration, waiters: usize, failed: bool) {
-        let (counters, took_us) = (&self.counters, took.as_micros() as u64);
-        counters.commits.fetch_add(1, Ordering::Relaxed);
-        counters.failed.fetch_add(u64::from(failed), Ordering::Relaxed);
-        counters.waiters.fetch_add(waiters as u64, Ordering::Relaxed);
-        counters
-            .largest_group
-            .fetch_max(waiters as u64, Ordering::Relaxed);
-        counters.commit_us.fetch_add(took_us, Ordering::Relaxed);
-        counters.longest_us.fetch_max(took_us, Ordering::Relaxed);
-    }
-
     /// A last commit, waiting for what is under way; then the thread ends. Blocks.
     ///
     /// # Errors
     /// Of the last commit, or that acknowledged writes are lost.
-    pub(crate) fn close(&self) -> io::Result<()> {
+    pub(crate) fn close(self: &Arc<Self>) -> io::Result<()> {
         self.end();
         let mut state = self.state.lock();
         state.closed = true;
@@ -441,7 +440,7 @@ impl Committer {
 
     /// Nobody will write any more: the thread commits what is unsynced and ends. Waits for that, since the thread holds the file,
     /// unless [`Committer::close`] has: then a worker may be the last one to let go, and it must not wait for a disk.
-    pub(crate) fn abandon(&self) {
+    pub(crate) fn abandon(self: &Arc<Self>) {
         let mut state = self.state.lock();
         if state.closed {
             state.machine.close(true);
@@ -453,30 +452,27 @@ impl Committer {
     }
 
     /// What is unsynced is committed, and the thread ends. Blocks to its very end: it holds the file, and with it the lock on it.
-    fn end(&self) {
+    fn end(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.machine.close(true);
         self.work.notify_one();
-        let thread = state.thread.take();
-        drop(state);
-        if thread.is_some_and(|thread| thread.join().is_err()) {
+        if state.spare_at.is_some() && !state.working.running {
+            self.start(&mut state);
+        }
+        if !self.threads.wait(state, &self.ended, |state| &mut state.working) {
             tracing::error!("the commit thread of {} panicked", self.medium.describe());
         }
     }
 
+    /// Whether a thread of its own works for it.
+    #[cfg(test)]
+    pub(crate) fn has_thread(&self) -> bool {
+        self.state.lock().working.thread.is_some()
+    }
+
     /// Counters by name.
     pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
-        let counters = &self.counters;
-        [
-            ("commits", &counters.commits),
-            ("commits_failed", &counters.failed),
-            ("commit_waiters", &counters.waiters),
-            ("commit_group_max", &counters.largest_group),
-            ("commit_us_total", &counters.commit_us),
-            ("commit_us_max", &counters.longest_us),
-        ]
-        .map(|(name, figure)| (name, figure.load(Ordering::Relaxed)))
-        .to_vec()
+        self.counters.by_name()
     }
 }
 

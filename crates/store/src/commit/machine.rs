@@ -224,15 +224,6 @@ impl<W> CommitMachine<W> {
         }
     }
 
-    /// Nobody can commit now: whoever waits is told so. What was acknowledged stays due.
-    pub(crate) fn give_up(&mut self, errno: i32) -> Vec<CommitAnswer<W>> {
-        let failed = |member: Member<W>| CommitAnswer {
-            who: member.who,
-            result: Err(Failure::Commit(errno)),
-        };
-        self.waiting.drain(..).map(failed).collect()
-    }
-
     /// Who waits for the next commit.
     pub fn waiting(&self) -> impl Iterator<Item = &W> {
         self.waiting.iter().map(|member| &member.who)

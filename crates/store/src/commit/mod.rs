@@ -4,6 +4,7 @@
 //! carries it out on a thread of its own, [`dirty`] knows where acknowledged writes lie that are not committed yet.
 
 mod committer;
+mod counters;
 mod dirty;
 pub mod machine;
 pub(crate) mod policy;

@@ -36,3 +36,12 @@ pub(crate) struct Policy {
     /// An earlier process may have left unsynced writes: never on what is only read.
     pub(crate) leftovers: bool,
 }
+
+/// Whoever is told of a loss, if anybody is.
+pub(super) struct Told(pub(super) Option<OnLoss>);
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Told")
+    }
+}

@@ -78,7 +78,12 @@ impl DirectStore {
             alignment,
             buffered: Arc::new(buffered),
         });
-        let committer = Committer::new(Arc::clone(&disk) as Arc<dyn Medium>, options.policy(losses));
+        let threads = Arc::clone(&disk.backing.device().gate.threads);
+        let committer = Committer::new(
+            Arc::clone(&disk) as Arc<dyn Medium>,
+            options.policy(losses),
+            &threads,
+        );
         let core = Core {
             disk,
             place,

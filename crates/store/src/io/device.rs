@@ -1,6 +1,7 @@
 //! The disk behind one store, as far as those must know it who do not want to wait for it.
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -34,13 +35,17 @@ pub(crate) struct Device {
 
 impl Device {
     /// The disk of `file`, whose threads are named `name`.
-    pub(crate) fn of(file: &File, gates: &Gates, name: &str) -> Arc<Device> {
-        Arc::new(Device {
-            gate: gates.of(file),
-            pool: Pool::new(name),
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn of(file: &File, gates: &Gates, name: &str) -> io::Result<Arc<Device>> {
+        let gate = gates.of(file)?;
+        Ok(Arc::new(Device {
+            pool: Pool::new(name, &gate.threads),
+            gate,
             writes_nowait: notes_times_without_waiting(file),
             since: Default::default(),
-        })
+        }))
     }
 
     /// Runs what may wait for the disk, on a thread of the store: [`Device::is_stuck`] knows of it.
@@ -71,7 +76,7 @@ mod tests {
     #[test]
     fn a_call_that_does_not_return_is_noticed() {
         let file = tempfile::tempfile().unwrap();
-        let device = Device::of(&file, &Gates::default(), "test");
+        let device = Device::of(&file, &Gates::default(), "test").unwrap();
         let now = Tick::now();
         device.wait(Waiting::Commit, || {
             assert!(!device.is_stuck(now));

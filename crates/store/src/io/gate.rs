@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::io::threads::Threads;
 use crate::tick::Tick;
 
 /// What a device is taken to have if it does not say: the kernel's default.
@@ -37,6 +39,8 @@ pub(crate) struct Gate {
     exclusive: AtomicU32,
     /// Workers in a system call on a file of the device.
     inside: AtomicU32,
+    /// Wait for it in place of workers.
+    pub(crate) threads: Arc<Threads>,
 }
 
 /// As long as it lives, a system call has a whole file of the device to itself.
@@ -61,15 +65,19 @@ impl Drop for Inside {
 
 impl Gate {
     /// A gate of a device that has `requests` at a time.
-    pub(crate) fn new(requests: u32) -> Gate {
-        Gate {
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn new(requests: u32) -> io::Result<Gate> {
+        Ok(Gate {
             limit: (requests / 2).max(1),
             users: AtomicU32::new(0),
             // Long ago: nothing is known.
             answered: AtomicU32::new(Tick::now().0.wrapping_sub(u32::MAX / 4)),
             exclusive: AtomicU32::new(0),
             inside: AtomicU32::new(0),
-        }
+            threads: Threads::new()?,
+        })
     }
 
     /// What one worker may have under way now.
@@ -128,7 +136,10 @@ pub(crate) struct Gates(Mutex<HashMap<u64, Weak<Gate>>>);
 
 impl Gates {
     /// The gate of the device that `file` is or lies on.
-    pub(crate) fn of(&self, file: &File) -> Arc<Gate> {
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn of(&self, file: &File) -> io::Result<Arc<Gate>> {
         let device = file
             .metadata()
             .map_or(0, |meta| match meta.file_type().is_block_device() {
@@ -138,12 +149,12 @@ impl Gates {
         let device = whole_disk(device);
         let mut gates = self.0.lock();
         if let Some(gate) = gates.get(&device).and_then(Weak::upgrade) {
-            return gate;
+            return Ok(gate);
         }
         gates.retain(|_, gate| gate.strong_count() > 0);
-        let gate = Arc::new(Gate::new(requests_of(device)));
+        let gate = Arc::new(Gate::new(requests_of(device))?);
         gates.insert(device, Arc::downgrade(&gate));
-        gate
+        Ok(gate)
     }
 }
 
@@ -180,21 +191,21 @@ mod tests {
 
     #[test]
     fn workers_share_half_of_what_the_device_has() {
-        let gate = Gate::new(128);
+        let gate = Gate::new(128).unwrap();
         for (workers, share) in [(1, 64), (2, 32), (3, 21)] {
             gate.enter();
             assert_eq!(gate.share(), share, "{workers} workers");
         }
         gate.leave();
         assert_eq!(gate.share(), 32);
-        let narrow = Gate::new(1);
+        let narrow = Gate::new(1).unwrap();
         (0..4).for_each(|_| narrow.enter());
         assert_eq!(narrow.share(), 1, "never none");
     }
 
     #[test]
     fn a_device_is_prompt_for_a_while_after_an_answer() {
-        let (gate, now) = (Gate::new(128), Tick::now());
+        let (gate, now) = (Gate::new(128).unwrap(), Tick::now());
         assert!(!gate.is_prompt(now), "nothing is known yet");
         gate.note_answer(now);
         assert!(gate.is_prompt(now));
@@ -207,7 +218,7 @@ mod tests {
 
     #[test]
     fn nobody_is_inside_while_a_file_is_held() {
-        let gate = Arc::new(Gate::new(128));
+        let gate = Arc::new(Gate::new(128).unwrap());
         let held = gate.exclusive();
         assert!(gate.go_inside().is_none(), "a discard is under way");
         drop(held);
@@ -233,8 +244,8 @@ mod tests {
         let dir = tempfile::tempdir_in(".").unwrap();
         let file = |name| File::create(dir.path().join(name)).unwrap();
         let gates = Gates::default();
-        let gate = gates.of(&file("a"));
-        assert!(Arc::ptr_eq(&gate, &gates.of(&file("b"))));
-        assert!(!Arc::ptr_eq(&gate, &Gates::default().of(&file("b"))));
+        let gate = gates.of(&file("a")).unwrap();
+        assert!(Arc::ptr_eq(&gate, &gates.of(&file("b")).unwrap()));
+        assert!(!Arc::ptr_eq(&gate, &Gates::default().of(&file("b")).unwrap()));
     }
 }

@@ -9,5 +9,6 @@ pub(crate) mod gate;
 pub(crate) mod pool;
 pub(crate) mod request;
 pub(crate) mod returns;
+pub(crate) mod threads;
 pub(crate) mod transfer;
 pub(crate) mod uring;

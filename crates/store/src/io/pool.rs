@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::io::threads::Threads;
 
 /// Threads of a store.
 const THREADS: usize = 8;
@@ -17,6 +19,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// The threads of one store, started when there is something to do.
 pub(crate) struct Pool {
     name: String,
+    threads: Arc<Threads>,
     state: Mutex<State>,
     work: Condvar,
     /// All jobs have ended.
@@ -30,6 +33,8 @@ struct State {
     idle: usize,
     /// Threads in a job.
     busy: usize,
+    /// The thread that the device keeps will look.
+    spare: bool,
 }
 
 impl std::fmt::Debug for Pool {
@@ -42,9 +47,10 @@ impl std::fmt::Debug for Pool {
 
 impl Pool {
     /// A pool without threads yet, for the file of this name.
-    pub(crate) fn new(name: &str) -> Arc<Pool> {
+    pub(crate) fn new(name: &str, threads: &Arc<Threads>) -> Arc<Pool> {
         Arc::new(Pool {
             name: name.to_owned(),
+            threads: Arc::clone(threads),
             state: Mutex::default(),
             work: Condvar::new(),
             quiet: Condvar::new(),
@@ -58,39 +64,66 @@ impl Pool {
 
     /// Lets a thread run `job`, after those that came before it.
     pub(crate) fn run(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) {
-        if let Err(job) = self.offer(Box::new(job)) {
-            // None at all: then this one has to wait for the disk.
-            job();
+        let mut state = self.state.lock();
+        let has_threads = self.grow(&mut state, 1);
+        state.jobs.push_back(Box::new(job));
+        self.work.notify_one();
+        if !has_threads {
+            self.take_spare(&mut state);
         }
     }
 
     /// The same for what need not be done. False: no thread can be had, and nobody does it.
     pub(crate) fn try_run(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) -> bool {
-        self.offer(Box::new(job)).is_ok()
+        let mut state = self.state.lock();
+        if !self.grow(&mut state, 1) && state.threads == 0 {
+            return false;
+        }
+        state.jobs.push_back(Box::new(job));
+        self.work.notify_one();
+        true
     }
 
-    /// Gives the job back if there is no thread, and none can be had.
-    fn offer(self: &Arc<Self>, job: Job) -> Result<(), Job> {
-        let mut state = self.state.lock();
-        if state.idle <= state.jobs.len() && state.threads < THREADS {
-            let pool = Arc::clone(self);
-            let started = std::thread::Builder::new()
-                .name(format!("disk {}", self.name))
-                .spawn(move || pool.work());
-            match started {
-                Ok(_) => state.threads += 1,
-                Err(error) if state.threads > 0 => {
-                    tracing::debug!("no further thread for the disk of {}: {error}", self.name);
-                }
-                Err(error) => {
-                    tracing::warn!("no thread for the disk of {}: {error}", self.name);
-                    return Err(job);
-                }
-            }
+    /// Starts a thread if `more` jobs on top of those that wait need one. False: there is none to be had.
+    fn grow(self: &Arc<Self>, state: &mut State, more: usize) -> bool {
+        if state.idle >= state.jobs.len() + more || state.threads >= THREADS {
+            return true;
         }
-        state.jobs.push_back(job);
-        self.work.notify_one();
-        Ok(())
+        let pool = Arc::clone(self);
+        let started = self
+            .threads
+            .start(format!("disk {}", self.name), move || pool.work());
+        state.threads += usize::from(started.is_some());
+        started.is_some()
+    }
+
+    /// Has the device's kept thread help out.
+    fn take_spare(self: &Arc<Self>, state: &mut State) {
+        if !std::mem::replace(&mut state.spare, true) {
+            let pool = Arc::clone(self);
+            self.threads.spare(move || pool.help());
+        }
+    }
+
+    /// One job, by the thread that other stores of the device need, too.
+    fn help(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.spare = false;
+        let Some(job) = state.jobs.pop_front() else { return };
+        if !state.jobs.is_empty() && !self.grow(&mut state, 0) {
+            self.take_spare(&mut state);
+        }
+        drop(self.do_job(state, job));
+    }
+
+    fn do_job<'a>(&'a self, mut state: MutexGuard<'a, State>, job: Job) -> MutexGuard<'a, State> {
+        state.busy += 1;
+        MutexGuard::unlocked(&mut state, job);
+        state.busy -= 1;
+        if state.busy == 0 && state.jobs.is_empty() {
+            self.quiet.notify_all();
+        }
+        state
     }
 
     /// Waits until no job is left. Jobs hold the file, and with it the lock on it.
@@ -105,14 +138,7 @@ impl Pool {
         let mut state = self.state.lock();
         loop {
             if let Some(job) = state.jobs.pop_front() {
-                state.busy += 1;
-                drop(state);
-                job();
-                state = self.state.lock();
-                state.busy -= 1;
-                if state.busy == 0 && state.jobs.is_empty() {
-                    self.quiet.notify_all();
-                }
+                state = self.do_job(state, job);
                 continue;
             }
             state.idle += 1;
@@ -137,7 +163,8 @@ mod tests {
 
     #[test]
     fn jobs_that_hang_keep_neither_the_rest_of_the_pool_nor_another_pool_waiting() {
-        let (stuck, other) = (Pool::new("stuck"), Pool::new("other"));
+        let threads = Threads::new().unwrap();
+        let (stuck, other) = (Pool::new("stuck", &threads), Pool::new("other", &threads));
         let (ended, ends) = channel();
         let mut gates = Vec::new();
         for _ in 1..THREADS {
@@ -162,5 +189,27 @@ mod tests {
         assert_eq!(stuck.state.lock().threads, THREADS);
         drop(gates);
         assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), "after the gates");
+    }
+    #[test]
+    fn without_threads_all_jobs_are_done_and_nobody_does_one_in_its_own() {
+        let threads = Threads::refused();
+        let pool = Pool::new("poor", &threads);
+        let (ended, ends) = channel();
+        for number in 0..100 {
+            let ended = ended.clone();
+            pool.run(move || ended.send((number, std::thread::current().id())).unwrap());
+        }
+        let own = std::thread::current().id();
+        for number in 0..100 {
+            let (which, by) = ends.recv_timeout(PATIENCE).unwrap();
+            assert!(which == number && by != own);
+        }
+        assert!(!pool.try_run(|| ()), "what need not be done is not");
+        pool.drain();
+        // The next one tries again.
+        threads.give_again();
+        pool.run(move || ended.send((100, std::thread::current().id())).unwrap());
+        assert_eq!(ends.recv_timeout(PATIENCE).unwrap().0, 100);
+        assert_eq!(pool.state.lock().threads, 1);
     }
 }

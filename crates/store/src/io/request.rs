@@ -95,7 +95,7 @@ mod tests {
 
     fn pending(file: &Arc<std::fs::File>, position: u64, len: usize, direction: Direction) -> Pending {
         Pending {
-            device: Device::of(file, &crate::io::gate::Gates::default(), "test"),
+            device: Device::of(file, &crate::io::gate::Gates::default(), "test").unwrap(),
             transfer: Transfer::new(file, position, direction, Buffer::new(len, 1)),
             continuation: Box::new(Nobody),
         }

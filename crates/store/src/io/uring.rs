@@ -26,6 +26,9 @@ const DEPTH: u32 = 256;
 /// Kernel threads that may be waiting for disks: those of one disk that hangs must leave some for the others.
 const KERNEL_THREADS: u32 = 1024;
 
+/// How long the kernel is not asked for a thread after it had none: it tries for some 50 ms before it says so.
+const REFUSED_TICKS: u32 = 10;
+
 /// The ring and what is in it.
 pub(crate) struct Ring {
     ring: IoUring,
@@ -35,6 +38,10 @@ pub(crate) struct Ring {
     queues: Vec<DeviceQueue>,
     /// Ended, not yet taken.
     ended: VecDeque<Pending>,
+    /// What the kernel has no thread for.
+    refused: Vec<Pending>,
+    /// When it said so last.
+    refused_at: Option<Tick>,
     now: Tick,
     /// Queued since the last system call.
     staged: bool,
@@ -87,6 +94,8 @@ impl Ring {
             requests: Slab::with_capacity(DEPTH as usize),
             queues: Vec::new(),
             ended: VecDeque::new(),
+            refused: Vec::new(),
+            refused_at: None,
             now: Tick::now(),
             staged: false,
         })
@@ -120,8 +129,11 @@ impl Ring {
             while self.requests.len() < DEPTH as usize
                 && let Some(request) = self.queues[at].pop()
             {
-                self.push(request);
+                self.push(request, at);
             }
+        }
+        if !self.refused.is_empty() {
+            self.queues.retain(|queue| !queue.is_idle());
         }
         if !self.staged {
             return;
@@ -167,6 +179,11 @@ impl Ring {
         self.ended.pop_front()
     }
 
+    /// What the kernel has given back undone, as it does where it has no thread left: somebody else is to do it.
+    pub(crate) fn take_refused(&mut self) -> Vec<Pending> {
+        std::mem::take(&mut self.refused)
+    }
+
     /// Takes in the end of what the kernel had.
     fn landed(&mut self, key: usize, result: io::Result<usize>) {
         let request = self.requests.remove(key).request;
@@ -178,18 +195,37 @@ impl Ring {
         };
         let (queue, ended) = (&mut self.queues[at], &mut self.ended);
         queue.ended();
-        request.answered(
-            result,
-            |pending| ended.push_back(pending),
-            |request| queue.push_again(request),
-        );
+        match result {
+            // What it would have had done by a thread of its own, when it can start none.
+            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {
+                self.refused_at = Some(self.now);
+                self.refused.extend(request.pieces);
+            }
+            result => request.answered(
+                result,
+                |pending| ended.push_back(pending),
+                |request| queue.push_again(request),
+            ),
+        }
         if queue.is_idle() {
             self.queues.swap_remove(at);
         }
     }
 
-    fn push(&mut self, mut request: IoRequest) {
+    /// Gives a request of a queue to the kernel, or back where the kernel has no thread for it.
+    fn push(&mut self, mut request: IoRequest, queue: usize) {
         let device = Arc::clone(&request.pieces[0].device);
+        let is_prompt = device.gate.is_prompt(self.now) && !device.is_stuck(self.now);
+        let notes_times = request.pieces[0].transfer.direction == Direction::Write && !device.writes_nowait;
+        let may_go_inside = is_prompt && !notes_times;
+        let inside = may_go_inside.then(|| device.gate.go_inside()).flatten();
+        let may_wait = inside.is_none();
+        let is_short = |at| self.now.since(at) < REFUSED_TICKS;
+        if may_wait && self.refused_at.is_some_and(is_short) {
+            self.queues[queue].ended();
+            self.refused.extend(request.pieces);
+            return;
+        }
         request.pieces.iter_mut().for_each(Pending::begins);
         let pieces = match &mut request.pieces[..] {
             [_] => Box::default(),
@@ -198,11 +234,6 @@ impl Ring {
                 .map(|piece| rest(&mut piece.transfer))
                 .collect(),
         };
-        let is_prompt = device.gate.is_prompt(self.now) && !device.is_stuck(self.now);
-        let notes_times = request.pieces[0].transfer.direction == Direction::Write && !device.writes_nowait;
-        let may_go_inside = is_prompt && !notes_times;
-        let inside = may_go_inside.then(|| device.gate.go_inside()).flatten();
-        let may_wait = inside.is_none();
         let key = self.requests.insert(InKernel {
             request,
             pieces,

@@ -59,9 +59,14 @@ impl MappedStore {
         if core.backing.in_memory() && core.backing.may_ask_residency() {
             registry.warm_up().start(&core);
         }
-        let committer = Committer::new(Arc::clone(&core) as Arc<dyn Medium>, options.policy(losses));
+        let threads = Arc::clone(&core.backing.device().gate.threads);
+        let committer = Committer::new(
+            Arc::clone(&core) as Arc<dyn Medium>,
+            options.policy(losses),
+            &threads,
+        );
         core.set_committer(&committer);
-        let writer = Writer::new(Arc::clone(&core) as Arc<dyn Cache>, &committer);
+        let writer = Writer::new(Arc::clone(&core) as Arc<dyn Cache>, &committer, &threads);
         Ok(MappedStore {
             core,
             committer,

@@ -10,14 +10,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::commit::machine::Epoch;
 use crate::commit::{Committer, Task, Waiter};
 use crate::handle::QueueHandle;
+use crate::io::threads::{Threads, Working};
 use engine::{Completion, CompletionHandle as _, Durability, Event, Extent, Fault, SECTOR_BYTES, Token};
 
 /// Payload bytes that a store may hold. A thousand frames of 8 KiB.
@@ -82,10 +82,13 @@ impl Batch {
 pub(crate) struct Writer {
     cache: Arc<dyn Cache>,
     committer: Arc<Committer>,
+    threads: Arc<Threads>,
     /// Payload bytes of writes that have not ended.
     held: AtomicUsize,
     state: Mutex<State>,
     work: Condvar,
+    /// Nobody works any more.
+    ended: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -94,21 +97,40 @@ struct State {
     spares: Vec<(Vec<u8>, Vec<Write>)>,
     /// Writes that found no room.
     refused: Vec<(QueueHandle, Token)>,
-    running: bool,
+    working: Working,
     closed: bool,
-    /// The thread, also after its end, until it is waited for or followed by another.
-    thread: Option<JoinHandle<()>>,
+}
+
+impl State {
+    /// What is written together.
+    fn round(&mut self) -> Vec<Batch> {
+        let mut round = Vec::new();
+        let mut bytes = 0;
+        while bytes < ROUND_BYTES
+            && let Some(batch) = self.batches.pop_front()
+        {
+            bytes += batch.payload.len();
+            round.push(batch);
+        }
+        round
+    }
 }
 
 impl Writer {
-    /// Writes to `cache`; `committer` hears of it.
-    pub(crate) fn new(cache: Arc<dyn Cache>, committer: &Arc<Committer>) -> Arc<Writer> {
+    /// Writes to `cache`, by one of the threads of its device; `committer` hears of it.
+    pub(crate) fn new(
+        cache: Arc<dyn Cache>,
+        committer: &Arc<Committer>,
+        threads: &Arc<Threads>,
+    ) -> Arc<Writer> {
         Arc::new(Writer {
             cache,
             committer: Arc::clone(committer),
+            threads: Arc::clone(threads),
             held: AtomicUsize::new(0),
             state: Mutex::default(),
             work: Condvar::new(),
+            ended: Condvar::new(),
         })
     }
 
@@ -143,65 +165,55 @@ impl Writer {
     pub(crate) fn submit(self: &Arc<Self>, batch: Batch) {
         let mut state = self.state.lock();
         state.batches.push_back(batch);
-        if state.running {
+        if state.working.running {
             self.work.notify_one();
             return;
         }
-        let writer = Arc::clone(self);
-        let thread = std::thread::Builder::new().name(format!("write {}", self.cache.name()));
-        match thread.spawn(move || writer.run()) {
-            Ok(thread) => {
-                state.running = true;
-                state.thread = Some(thread);
-            }
-            Err(error) => {
-                let batches: Vec<_> = state.batches.drain(..).collect();
-                drop(state);
-                self.refuse(batches, &error);
-            }
-        }
+        self.start(&mut state);
     }
 
-    /// Where no thread can be had nothing is written.
-    fn refuse(&self, batches: Vec<Batch>, error: &std::io::Error) {
-        tracing::warn!("no thread to write {} with: {error}", self.cache.name());
-        let raw = error.raw_os_error().unwrap_or(libc::EAGAIN);
-        for batch in batches {
-            for write in &batch.writes {
-                let fault = Fault {
-                    kind: engine::FaultKind::Write,
-                    lba: write.extent.lba,
-                    source: std::io::Error::from_raw_os_error(raw),
-                };
-                batch.handle.post(finished(write.token, Err(fault)));
-            }
-            self.give_back(batch);
+    fn start(self: &Arc<Self>, state: &mut State) {
+        state.working.running = true;
+        let writer = Arc::clone(self);
+        let name = format!("write {}", self.cache.name());
+        state.working.thread = self.threads.start(name, move || writer.run());
+        if state.working.thread.is_none() {
+            let writer = Arc::clone(self);
+            self.threads.spare(move || writer.help());
         }
     }
 
     fn run(&self) {
         let mut state = self.state.lock();
         loop {
-            let mut round = Vec::new();
-            let mut bytes = 0;
-            while bytes < ROUND_BYTES
-                && let Some(batch) = state.batches.pop_front()
-            {
-                bytes += batch.payload.len();
-                round.push(batch);
-            }
+            let round = state.round();
             if !round.is_empty() {
-                drop(state);
-                self.write(&round);
-                round.into_iter().for_each(|batch| self.give_back(batch));
-                state = self.state.lock();
+                MutexGuard::unlocked(&mut state, || self.carry_out(round));
             } else if state.closed
                 || self.work.wait_for(&mut state, IDLE).timed_out() && state.batches.is_empty()
             {
                 break;
             }
         }
-        state.running = false;
+        state.working.running = false;
+    }
+
+    /// One round, by the thread that other stores of the device need, too.
+    fn help(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        let round = state.round();
+        MutexGuard::unlocked(&mut state, || self.carry_out(round));
+        state.working.running = false;
+        match state.batches.is_empty() {
+            true => drop(self.ended.notify_all()),
+            // By a thread of its own, if there is one by now.
+            false => self.start(&mut state),
+        }
+    }
+
+    fn carry_out(&self, round: Vec<Batch>) {
+        self.write(&round);
+        round.into_iter().for_each(|batch| self.give_back(batch));
     }
 
     /// Writes a round, in the file's order, and tells who wrote.
@@ -298,14 +310,10 @@ impl Writer {
 
     /// Waits until all is written; then the thread ends. Blocks.
     pub(crate) fn close(&self) {
-        let thread = {
-            let mut state = self.state.lock();
-            state.closed = true;
-            self.work.notify_one();
-            state.thread.take()
-        };
-        // To its very end: it holds the file, and with it the lock on it.
-        if thread.is_some_and(|thread| thread.join().is_err()) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        self.work.notify_one();
+        if !self.threads.wait(state, &self.ended, |state| &mut state.working) {
             tracing::error!("the thread that writes {} panicked", self.cache.name());
         }
         self.state.lock().closed = false;

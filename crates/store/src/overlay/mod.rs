@@ -374,10 +374,7 @@ impl Store<CompletionQueue> for OverlayStore {
 
     fn close(&self) -> io::Result<()> {
         let data = self.delta.close();
-        let bits = self
-            .committer
-            .as_ref()
-            .map_or(Ok(()), |committer| committer.close());
+        let bits = self.committer.as_ref().map_or(Ok(()), Committer::close);
         data.and(bits)
     }
 

@@ -251,9 +251,14 @@ impl Opening<'_> {
         let mut marks = self.marks()?;
         marks.persist(&words);
         let marks = Arc::new(marks);
+        let written = File::open(files.delta()).map_err(self.failed("opening what was written"))?;
+        let gates = &self.golden.registry().disks().gates;
+        let gate = gates
+            .of(&written)
+            .map_err(self.failed("starting a thread for what is written"))?;
         let durable = Durable {
             files: OpenFiles {
-                delta: File::open(files.delta()).map_err(self.failed("opening what was written"))?,
+                delta: written,
                 records,
             },
             marks: Arc::clone(&marks),
@@ -273,7 +278,7 @@ impl Opening<'_> {
             marks,
             sectors: self.sectors,
             presence: self.presence(true)?,
-            committer: Some(Committer::new(Arc::new(durable), policy)),
+            committer: Some(Committer::new(Arc::new(durable), policy, &gate.threads)),
             pinned: AtomicBool::new(false),
         })
     }

@@ -22,6 +22,7 @@ use super::{OverlayOptions, OverlayStore};
 use crate::commit::machine::OnLostWrite;
 use crate::commit::policy::{Losses, Policy};
 use crate::commit::{Committer, Medium};
+use crate::io::threads::Threads;
 use crate::options::{StoreKind, StoreOptions};
 use crate::registry::StoreRegistry;
 
@@ -303,7 +304,7 @@ fn what_a_copy_loses_is_told_of_the_export_and_accepted_there() {
         losses: Losses::default(),
         leftovers: false,
     };
-    let committer = Committer::new(Arc::new(Broken), policy);
+    let committer = Committer::new(Arc::new(Broken), policy, &Threads::new().unwrap());
     broken.committer = Some(Arc::clone(&committer));
     let broken = Arc::new(broken);
     let current = CurrentGolden::new(golden.clone());

@@ -15,6 +15,7 @@ use crate::commit::policy::{Losses, Policy};
 use crate::commit::{Committer, Medium, Task, Waiter};
 use crate::completion_queue::CompletionQueue;
 use crate::io::buffer::Buffer;
+use crate::io::threads::Threads;
 use crate::io::transfer::{Direction, Transfer};
 use crate::open::open;
 use crate::options::{StoreKind, StoreOptions};
@@ -22,7 +23,7 @@ use engine::{Completions as _, Durability, Event, Extent, Fault, FaultKind, Heal
 
 #[derive(Debug, Default)]
 pub(super) struct Fake {
-    commits: AtomicU64,
+    pub(super) commits: AtomicU64,
     /// What commits fail with; 0: they succeed.
     pub(super) errno: AtomicI32,
     slow_ms: u64,
@@ -64,7 +65,7 @@ impl Medium for Fake {
 
 const SECTORS: u64 = 1 << 24;
 
-fn policy(interval: Duration) -> Policy {
+pub(super) fn policy(interval: Duration) -> Policy {
     Policy {
         flush_interval: interval,
         on_lost_write: OnLostWrite::Stop,
@@ -78,7 +79,11 @@ fn with_policy(slow_ms: u64, policy: Policy) -> (Arc<Fake>, Arc<Committer>) {
         slow_ms,
         ..Fake::default()
     });
-    let committer = Committer::new(Arc::clone(&fake) as Arc<dyn Medium>, policy);
+    let committer = Committer::new(
+        Arc::clone(&fake) as Arc<dyn Medium>,
+        policy,
+        &Threads::new().unwrap(),
+    );
     (fake, committer)
 }
 
@@ -277,7 +282,11 @@ fn what_an_earlier_process_left_is_committed_at_once() {
     // What that reveals is a loss, and nobody knows where.
     let fake = Arc::new(Fake::default());
     fake.errno.store(libc::EIO, SeqCst);
-    let committer = Committer::new(Arc::clone(&fake) as Arc<dyn Medium>, leftovers());
+    let committer = Committer::new(
+        Arc::clone(&fake) as Arc<dyn Medium>,
+        leftovers(),
+        &Threads::new().unwrap(),
+    );
     patiently("lost", || lost(&committer).is_some());
     let all = Extent {
         lba: 0,

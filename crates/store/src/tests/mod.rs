@@ -13,6 +13,7 @@ mod model;
 mod opening;
 mod overlay;
 mod presence;
+mod threads;
 mod writer;
 
 use std::fs::File;

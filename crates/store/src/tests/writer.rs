@@ -12,6 +12,7 @@ use super::faults::patiently;
 use crate::commit::{Committer, Losses, Task};
 use crate::completion_queue::CompletionQueue;
 use crate::direct::DirectStore;
+use crate::io::threads::Threads;
 use crate::mapped::writer::{Cache, Writer};
 use crate::options::{StoreKind, StoreOptions};
 use crate::registry::StoreRegistry;
@@ -48,12 +49,13 @@ struct Setup {
 impl Setup {
     fn new() -> Setup {
         let (fake, committer) = committer(0, Duration::from_secs(60));
+        let threads = Threads::new().unwrap();
         let (open, gate) = channel();
         let slow = Arc::new(Slow {
             begun: AtomicUsize::new(0),
             gate: Mutex::new(gate),
         });
-        let writer = Writer::new(Arc::clone(&slow) as Arc<dyn Cache>, &committer);
+        let writer = Writer::new(Arc::clone(&slow) as Arc<dyn Cache>, &committer, &threads);
         let queue = CompletionQueue::new().unwrap();
         Setup {
             fake,

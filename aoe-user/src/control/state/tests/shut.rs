@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 
 use rustix::fs::{FileType, Mode, mknodat};
 
+use super::super::index::Index;
 use super::*;
 
 /// A directory that keeps a state for 1.1, and none for 1.2.

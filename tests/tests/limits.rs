@@ -1,0 +1,281 @@
+//! A machine that gives xblade little: no further thread, few open files, a small stack, a bounded address space.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::image::stamp;
+use lab::needs::Need;
+use lab::{Address, Image, Lab, Options, Process, needs, target};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+/// Longest wait for what must happen; generous, the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Nobody else runs as this user: RLIMIT_NPROC counts all of a user's threads, and does not hold root.
+const USER: &str = "--reuid=47301";
+/// What xblade needs, and to reach files of root.
+const RIGHTS: &str = "+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock,+sys_nice,+dac_override";
+
+/// The words that start a program as a user whom RLIMIT_NPROC holds.
+fn as_user() -> [String; 5] {
+    [
+        USER.to_owned(),
+        "--clear-groups".to_owned(),
+        format!("--inh-caps={RIGHTS}"),
+        format!("--ambient-caps={RIGHTS}"),
+        "--".to_owned(),
+    ]
+}
+
+/// A daemon with a config file of its own, as a user whom RLIMIT_NPROC holds.
+struct Site {
+    lab: Lab,
+    directory: TempDir,
+    images: Vec<Image>,
+}
+
+impl Site {
+    fn new(stores: &[&str]) -> Result<Site> {
+        let site = Site {
+            lab: Lab::new(Options::default())?,
+            directory: tempfile::Builder::new().prefix("xblade-").tempdir()?,
+            images: stores
+                .iter()
+                .map(|_| Image::stamped(4096))
+                .collect::<Result<_>>()?,
+        };
+        site.configure(stores)?;
+        Ok(site)
+    }
+
+    fn configure(&self, stores: &[&str]) -> Result<()> {
+        let export = |(slot, (store, image)): (usize, (&&str, &Image))| {
+            format!(
+                "[[export]]\nshelf = 1\nslot = {}\npath = {:?}\ninterfaces = [\"eth0\"]\nstore = {store:?}\nwire_admin = true\n",
+                slot + 1,
+                image.path()
+            )
+        };
+        let text: String = stores.iter().zip(&self.images).enumerate().map(export).collect();
+        Ok(std::fs::write(self.directory.path().join("xblade.toml"), text)?)
+    }
+
+    fn path(&self, name: &str) -> Result<String> {
+        let path = self.directory.path().join(name);
+        Ok(path.to_str().context("odd path")?.to_owned())
+    }
+
+    /// Starts it with limits as prlimit(1) takes them.
+    fn start(&self, limits: &[&str]) -> Result<Process> {
+        let mut words = as_user().to_vec();
+        words.push("prlimit".to_owned());
+        words.extend(limits.iter().map(|&limit| limit.to_owned()));
+        words.push(target::binary()?);
+        let (config, state, control) = (self.path("xblade.toml")?, self.path("state")?, self.path("sock")?);
+        let args = [
+            "daemon",
+            "--config",
+            &config,
+            "--state-dir",
+            &state,
+            "--control",
+            &control,
+        ];
+        words.extend(args.map(str::to_owned));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        Process::spawn(&self.lab.target, "setpriv", &words)
+    }
+
+    fn ask(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(target::binary()?);
+        command.args(args).env("XBLADE_CONTROL", self.path("sock")?);
+        Ok(command.output()?)
+    }
+
+    /// Writes, reads and flushes an export for a while.
+    fn use_export(&self, slot: u8) -> Result<()> {
+        let initiator = self.lab.open(0)?;
+        let disk = initiator.find(Address::new(1, slot))?;
+        for round in 0..200 {
+            let lba = 2 * (round * 37 % 2000);
+            let data: Vec<u8> = (lba..lba + 2).flat_map(|lba| stamp(lba + 7)).collect();
+            disk.write(lba, &data)
+                .with_context(|| format!("1.{slot}: write {round}"))?;
+            if round % 20 == 0 {
+                disk.flush().with_context(|| format!("1.{slot}: flush"))?;
+            }
+            let back = disk
+                .read(lba, 2)
+                .with_context(|| format!("1.{slot}: read {round}"))?;
+            ensure!(back == data, "1.{slot} reads something else");
+        }
+        Ok(())
+    }
+}
+
+fn wait_ready(process: &mut Process, mark: usize) -> Result<String> {
+    Ok(process
+        .wait_for_after(mark, |line| line.contains(" ready"), PATIENCE)?
+        .1)
+}
+
+/// Sets the soft limit of a running process, as its user may.
+fn limit(process: &Process, limit: &str) -> Result<()> {
+    let pid = process.pid().to_string();
+    let status = Command::new("setpriv")
+        .args([USER, "--clear-groups", "--", "prlimit", "--pid", &pid, limit])
+        .status()?;
+    ensure!(status.success(), "prlimit {limit}");
+    Ok(())
+}
+
+fn threads(process: &Process) -> Result<Vec<String>> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.pid()))?;
+    let names = tasks
+        .flatten()
+        .map(|task| std::fs::read_to_string(task.path().join("comm")));
+    Ok(names.flatten().map(|name| name.trim().to_owned()).collect())
+}
+
+fn said_nothing_of_defects(log: &str) -> Result<()> {
+    ensure!(
+        !log.contains("panicked") && !log.contains("defect of xblade"),
+        "{log}"
+    );
+    Ok(())
+}
+
+#[test]
+fn without_further_threads_everything_is_served_slower_and_threads_come_back() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new(&["mmap", "direct", "mmap"])?;
+    site.configure(&["mmap", "direct"])?;
+    let mut process = site.start(&[])?;
+    wait_ready(&mut process, 0)?;
+    limit(&process, "--nproc=1:")?;
+    let mark = process.mark();
+    for slot in [1, 2, 1, 2] {
+        site.use_export(slot)?;
+    }
+    // Control goes on: what initiators set is kept, what the operator asks is answered, a reload adds an export.
+    let initiator = site.lab.open(0)?;
+    let set = initiator.find(Address::new(1, 1))?.query(3, b"kept")?;
+    ensure!(
+        set.is_some_and(|reply| reply.error == 0),
+        "the config string is refused"
+    );
+    let kept = site.ask(&["state", "list"])?;
+    ensure!(kept.status.success(), "{kept:?}");
+    site.configure(&["mmap", "direct", "mmap"])?;
+    process.signal(Signal::SIGHUP)?;
+    process.wait_for_after(mark, |line| line.contains("was reloaded"), PATIENCE)?;
+    site.use_export(3)?;
+    let lines = process.lines(mark..process.mark());
+    let told = lines
+        .iter()
+        .filter(|line| line.contains("RLIMIT_NPROC is 1 (ulimit -u"))
+        .count();
+    ensure!((1..=3).contains(&told) && lines.len() < 30, "{lines:#?}");
+    // There are threads again.
+    limit(&process, "--nproc=1000:")?;
+    let deadline = Instant::now() + PATIENCE;
+    while !threads(&process)?.iter().any(|name| name.starts_with("write")) {
+        ensure!(Instant::now() < deadline, "{:?}", threads(&process)?);
+        site.use_export(1)?;
+    }
+    ensure!(process.stop()? == 0);
+    said_nothing_of_defects(&process.log())
+}
+
+#[test]
+fn too_few_threads_at_the_start_are_an_error_of_serve_and_something_that_a_daemon_tries_again() -> Result<()>
+{
+    needs!(Need::Root);
+    let site = Site::new(&["mmap"])?;
+    let image = site.images[0].as_str();
+    let mut is_served = false;
+    for limit in 1..40 {
+        let mut words = as_user().to_vec();
+        let serve = ["serve", "1", "1", "eth0", image].map(str::to_owned);
+        words.extend([
+            "prlimit".to_owned(),
+            format!("--nproc={limit}"),
+            target::binary()?,
+        ]);
+        words.extend(serve);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut process = Process::spawn(&site.lab.target, "setpriv", &words)?;
+        is_served = wait_ready(&mut process, 0).is_ok();
+        if is_served {
+            ensure!(limit > 4, "{limit} threads are not enough");
+            ensure!(process.stop()? == 0);
+        } else {
+            let status = process.wait(PATIENCE)?;
+            let log = process.log();
+            ensure!(status.code() == Some(1), "{limit}: {status}\n{log}");
+            ensure!(
+                log.contains(&format!("RLIMIT_NPROC is {limit}")),
+                "{limit}: {log}"
+            );
+        }
+        said_nothing_of_defects(&process.log())?;
+        if is_served {
+            break;
+        }
+    }
+    ensure!(is_served);
+    // The log and the control thread have theirs, what serves has not.
+    let mut process = site.start(&["--nproc=6:"])?;
+    let failed = process.wait_for("RLIMIT_NPROC is 6", PATIENCE)?;
+    ensure!(failed.contains("trying again"), "{failed}");
+    limit(&process, "--nproc=1000:")?;
+    wait_ready(&mut process, 0)?;
+    site.use_export(1)?;
+    ensure!(process.stop()? == 0);
+    said_nothing_of_defects(&process.log())
+}
+
+/// Runs `serve` as `sh` does with a limit, to its end or until it is ready.
+fn limited(lab: &Lab, ulimit: &str, image: &Path) -> Result<(bool, String)> {
+    let script = format!(
+        "ulimit {ulimit} && exec {} serve 1 1 eth0 {}",
+        target::binary()?,
+        image.display()
+    );
+    let mut process = Process::spawn(&lab.target, "sh", &["-c", &script])?;
+    if wait_ready(&mut process, 0).is_ok() {
+        ensure!(process.stop()? == 0);
+        return Ok((true, process.log()));
+    }
+    let status = process.wait(PATIENCE)?;
+    ensure!(status.code() == Some(1), "{status}\n{}", process.log());
+    Ok((false, process.log()))
+}
+
+#[test]
+fn few_open_files_are_an_error_that_names_the_limit_and_a_small_stack_is_none() -> Result<()> {
+    needs!(Need::Root);
+    let (lab, image) = (Lab::new(Options::default())?, Image::stamped(64)?);
+    for files in [8, 20, 40] {
+        let (ready, log) = limited(&lab, &format!("-n {files}"), image.path())?;
+        let told = format!("only {files} files may be open");
+        ensure!(
+            !ready && log.contains(&told) && log.contains("ulimit -Hn"),
+            "{log}"
+        );
+        said_nothing_of_defects(&log)?;
+    }
+    ensure!(
+        limited(&lab, "-n 64", image.path())?.0,
+        "as many as the message asks for"
+    );
+    for kib in [64, 128] {
+        ensure!(
+            limited(&lab, &format!("-s {kib}"), image.path())?.0,
+            "a stack of {kib} KiB"
+        );
+    }
+    Ok(())
+}

@@ -88,6 +88,10 @@ const PACKAGES: &[Package] = &[
 
 /// Of these, what is unpacked in a folder of ours even where it could be installed: that would start a service, or have a say in how the machine boots.
 const SERVICES: &[&str] = &[
+    "vblade",
+    "aoetools",
+    "ipxe",
+    "fio",
     "prometheus",
     "xfsprogs",
     "btrfs-progs",
@@ -299,6 +303,52 @@ mod tests {
             );
         }
         assert!(EBPF.iter().all(|name| PACKAGES.iter().any(|p| p.name == *name)));
+    }
+
+    /// Files by which a package does more than bring programs: it starts something, or has a say in how the machine boots.
+    fn meddles(file: &str) -> bool {
+        let places = [
+            "/etc/init.d/",
+            "/etc/grub.d/",
+            "/etc/cron",
+            "/etc/modules-load.d/",
+            "/usr/lib/modules-load.d/",
+        ];
+        let is_unit =
+            file.contains("/systemd/system/") && (file.ends_with(".service") || file.ends_with(".timer"));
+        is_unit || places.iter().any(|place| file.starts_with(place))
+    }
+
+    #[test]
+    fn what_is_installed_starts_nothing_and_leaves_booting_alone() {
+        for package in PACKAGES
+            .iter()
+            .filter(|package| !SERVICES.contains(&package.name))
+        {
+            let mut query = Command::new("dpkg-query");
+            query.args([
+                "--show",
+                "--showformat=${db:Status-Status} ${Priority}",
+                package.name,
+            ]);
+            let Ok(answer) = sh::output(&mut query) else {
+                continue;
+            };
+            // What every Debian has is not installed by us.
+            if answer != b"installed optional" {
+                continue;
+            }
+            let files = sh::output(Command::new("dpkg-query").args(["--listfiles", package.name])).unwrap();
+            let files = String::from_utf8(files).unwrap();
+            let found: Vec<&str> = files.lines().filter(|file| meddles(file)).collect();
+            assert!(
+                found.is_empty(),
+                "{} belongs into SERVICES: {found:?}",
+                package.name
+            );
+        }
+        assert!(meddles("/lib/systemd/system/vblade.service") && meddles("/etc/grub.d/20_ipxe"));
+        assert!(!meddles("/usr/bin/fio"));
     }
 
     #[test]

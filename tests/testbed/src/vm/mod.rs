@@ -210,8 +210,8 @@ pub fn spawn(namespace: &Namespace, args: &[String]) -> Result<Process> {
     Process::spawn(namespace, qemu::PROGRAM, &args)
 }
 
-/// iPXE as a kernel, of Debian's package `ipxe`.
-pub const IPXE: &str = "/usr/lib/ipxe/ipxe.lkrn";
+/// iPXE as a kernel, of Debian's package `ipxe`; what that has elsewhere is a link to this.
+pub const IPXE: &str = "/boot/ipxe.lkrn";
 
 /// Starts a machine on link 0 that boots from an export of AoE by iPXE, `aoe:e12.9` for one. The script for iPXE is put into `directory`.
 ///

@@ -41,7 +41,7 @@ pub enum Counter {
     BadVersion,
     /// The source is a group, zero or this port itself.
     BadSource,
-    /// Neither to this port nor to everyone.
+    /// Neither to this port nor to everyone: for who is behind a bridge or has a macvlan over the interface.
     OtherDestination,
     /// The source is on no access list of what it asks for.
     Denied,
@@ -75,7 +75,9 @@ impl Counter {
     /// What becomes of the frames counted here.
     pub const fn verdict(self) -> Verdict {
         match self {
-            Counter::Foreign | Counter::Response | Counter::NotOurs => Verdict::Pass,
+            Counter::Foreign | Counter::Response | Counter::NotOurs | Counter::OtherDestination => {
+                Verdict::Pass
+            }
             Counter::Redirected => Verdict::Redirect,
             _ => Verdict::Drop,
         }
@@ -107,7 +109,7 @@ impl Counter {
             Counter::Runt => "dropped: too short for an AoE header",
             Counter::BadVersion => "dropped: another AoE version, not addressed to one export",
             Counter::BadSource => "dropped: source address is a group, zero or this port's own",
-            Counter::OtherDestination => "dropped: addressed neither to this port nor to everyone",
+            Counter::OtherDestination => "passed: addressed neither to this port nor to everyone",
             Counter::Denied => "dropped: the source is not on the access list",
             Counter::RateLimited => "dropped: the source is over its rate limit",
             Counter::NoSocket => "dropped: no AF_XDP socket on the receive queue",

@@ -4,10 +4,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aoe_common::Mac;
 use lab::frame::ata;
 use lab::image::{pattern, stamp};
 use lab::needs::Need;
-use lab::{Address, Image, Lab, Options, Target, needs};
+use lab::{Address, Image, Lab, Options, Request, Target, needs};
 
 const E11: Address = Address::new(1, 1);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -187,5 +188,25 @@ fn frames_that_are_cut_are_refused_counted_and_told_once() -> Result<()> {
     let log = target.process.log();
     let told = log.matches("fewer bytes than the headers").count();
     ensure!(told == 1 && mark > 0, "told {told} times: {log}");
+    Ok(())
+}
+
+#[test]
+fn an_interface_and_the_bridge_over_it_are_both_served() -> Result<()> {
+    needs!(Need::Root);
+    let (lab, image) = (Lab::new(Options::default())?, Image::stamped(64)?);
+    let bridge = Mac([2, 0, 0, 0, 0, 0xb1]);
+    lab.target
+        .ip("link add br0 type bridge forward_delay 0 mcast_snooping 0")?;
+    lab.target.ip(&format!("link set br0 address {bridge} up"))?;
+    lab.target.ip("link set eth0 master br0")?;
+    let _target = Target::ready(&lab.target, &["serve", "1", "1", "eth0,br0", image.as_str()], 2)?;
+    let initiator = lab.open(0)?;
+    for port in [lab::link::target_mac(0), bridge] {
+        // The filter of the interface below must not keep from the bridge what is addressed to it.
+        let answer = initiator.ask(Request::query(port, E11, 0, b""));
+        let answer = answer.with_context(|| format!("the port {port}"))?;
+        ensure!(answer.src == port, "{port}: {answer:?}");
+    }
     Ok(())
 }

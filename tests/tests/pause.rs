@@ -144,6 +144,32 @@ fn a_pause_that_fails_leaves_silent_what_was_paused_before() -> Result<()> {
 }
 
 #[test]
+fn a_pause_with_a_time_ends_by_itself() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    let site = Site::new()?;
+    site.ask(&["export", "pause", "e1.*", "--for", "1h"], 0)?;
+    site.is_silent(GOOD)?;
+    let left = site.export("e1.1")?["resumes_in_seconds"].as_f64();
+    ensure!(
+        left.is_some_and(|left| (3000.0..=3600.0).contains(&left)),
+        "{left:?}"
+    );
+    let status = site.ask(&["status"], 3)?;
+    ensure!(
+        status.contains("e1.1: paused by the operator; served again in "),
+        "{status}"
+    );
+    // What is said last holds.
+    site.ask(&["export", "pause", "e1.2"], 0)?;
+    ensure!(site.export("e1.2")?["resumes_in_seconds"].is_null());
+    site.ask(&["export", "pause", "e1.1", "--for", "1s"], 0)?;
+    site.wait_until("e1.1", |export| export["state"] == "ready")?;
+    site.is_served(GOOD)?;
+    ensure!(site.export("e1.2")?["state"] == "paused");
+    site.is_silent(FAULTY)
+}
+
+#[test]
 fn an_export_that_is_opened_anew_while_it_is_paused_is_not_told_as_paused() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
     let site = Site::new()?;

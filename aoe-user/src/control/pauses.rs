@@ -1,8 +1,9 @@
-//! Which exports the operator has paused, and which are on their way there or back. Decides only, without threads or clocks.
+//! Which exports the operator has paused, for how long, and which are on their way there or back. Decides only, without threads or clocks.
 //!
 //! An export is named by what it is to the operator, not by its store: it may be opened anew meanwhile, and must stay silent then.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use crate::config::Vlan;
 use crate::target::Address;
@@ -23,6 +24,8 @@ pub(super) enum Pause {
 #[derive(Debug, Default)]
 pub(super) struct Pauses {
     paused: HashSet<Key>,
+    /// When pauses end by themselves.
+    until: HashMap<Key, Instant>,
     /// What is under way. One change at a time: two for one export would end in an order that nobody has chosen.
     changing: HashMap<Key, Change>,
 }
@@ -59,10 +62,40 @@ impl Pauses {
         self.begin(keys, Change::Pausing)
     }
 
-    /// Everything is silent and on the medium.
-    pub(super) fn are_paused(&mut self, keys: &[Key]) {
+    /// Everything is silent and on the medium: until this time, or until it is resumed, whatever was said before.
+    pub(super) fn are_paused(&mut self, keys: &[Key], until: Option<Instant>) {
         self.paused.extend(keys);
+        self.until.retain(|key, _| !keys.contains(key));
+        self.until.extend(
+            until
+                .into_iter()
+                .flat_map(|until| keys.iter().map(move |key| (*key, until))),
+        );
         self.end(keys);
+    }
+
+    /// Time until a pause ends by itself.
+    pub(super) fn left(&self, key: Key, now: Instant) -> Option<Duration> {
+        let until = self.until.get(&key)?;
+        Some(until.saturating_duration_since(now))
+    }
+
+    /// When the next pause ends by itself. What is changing is looked at when that is over.
+    pub(super) fn next_time(&self) -> Option<Instant> {
+        let still = self
+            .until
+            .iter()
+            .filter(|(key, _)| !self.changing.contains_key(key));
+        still.map(|(_, until)| *until).min()
+    }
+
+    /// Begins to serve again what was paused until now, and returns it.
+    pub(super) fn resume_due(&mut self, now: Instant) -> Vec<Key> {
+        let is_due = |(key, until): &(&Key, &Instant)| **until <= now && !self.changing.contains_key(key);
+        let due: Vec<Key> = self.until.iter().filter(is_due).map(|(key, _)| *key).collect();
+        self.changing
+            .extend(due.iter().map(|key| (*key, Change::Resuming)));
+        due
     }
 
     /// It has failed. Those that were not paused before are to be served again, and are returned; the others stay paused.
@@ -98,12 +131,14 @@ impl Pauses {
     /// They are served again.
     pub(super) fn are_resumed(&mut self, keys: &[Key]) {
         self.paused.retain(|key| !keys.contains(key));
+        self.until.retain(|key, _| !keys.contains(key));
         self.end(keys);
     }
 
     /// Forgets what is not wanted any more. What is under way ends all the same.
     pub(super) fn retain(&mut self, is_wanted: impl Fn(&Key) -> bool) {
-        self.paused.retain(is_wanted);
+        self.paused.retain(&is_wanted);
+        self.until.retain(|key, _| is_wanted(key));
     }
 
     fn begin(&mut self, keys: &[Key], change: Change) -> Result<(), String> {
@@ -137,8 +172,43 @@ mod tests {
     fn paused(keys: &[Key]) -> Pauses {
         let mut pauses = Pauses::default();
         pauses.pause(keys).unwrap();
-        pauses.are_paused(keys);
+        pauses.are_paused(keys, None);
         pauses
+    }
+
+    #[test]
+    fn a_pause_with_a_time_ends_by_itself_unless_something_else_was_said() {
+        let start = Instant::now();
+        let end = start + Duration::from_secs(30);
+        let mut pauses = paused(&[key(1)]);
+        assert_eq!((pauses.next_time(), pauses.left(key(1), start)), (None, None));
+        pauses.pause(&[key(1), key(2)]).unwrap();
+        pauses.are_paused(&[key(1), key(2)], Some(end));
+        assert_eq!(pauses.next_time(), Some(end));
+        assert_eq!(pauses.left(key(1), start), Some(Duration::from_secs(30)));
+        assert_eq!(pauses.resume_due(start), []);
+        // Without an end from now on.
+        pauses.pause(&[key(2)]).unwrap();
+        pauses.are_paused(&[key(2)], None);
+        assert_eq!(pauses.resume_due(end), [key(1)]);
+        assert_eq!(pauses.next_time(), None, "it is under way");
+        pauses.are_resumed(&[key(1)]);
+        assert_eq!(pauses.of(key(1)), None);
+        assert_eq!(pauses.of(key(2)), Some(Pause::Paused));
+        assert_eq!(pauses.resume_due(end), []);
+    }
+
+    #[test]
+    fn what_is_being_paused_anew_does_not_end_meanwhile() {
+        let end = Instant::now();
+        let mut pauses = Pauses::default();
+        pauses.pause(&[key(1)]).unwrap();
+        pauses.are_paused(&[key(1)], Some(end));
+        pauses.pause(&[key(1)]).unwrap();
+        assert_eq!((pauses.next_time(), pauses.resume_due(end)), (None, vec![]));
+        // As before, then.
+        assert_eq!(pauses.pause_failed(&[key(1)]), []);
+        assert_eq!(pauses.resume_due(end), [key(1)]);
     }
 
     #[test]
@@ -176,7 +246,7 @@ mod tests {
         assert!(busy.contains("e1.1 is being paused"), "{busy}");
         assert_eq!(pauses.of(key(2)), None, "nothing of it has begun");
         pauses.resume(|_| true).unwrap_err();
-        pauses.are_paused(&[key(1)]);
+        pauses.are_paused(&[key(1)], None);
         assert_eq!(pauses.resume(|_| true).unwrap(), [key(1)]);
         // It is served again when that is over, and told so then.
         assert_eq!(pauses.of(key(1)), Some(Pause::Paused));

@@ -248,7 +248,7 @@ impl Supervisor {
                 self.plan.searched(&port, &asked, &found, now);
             }
             Event::Port(id, event) => self.port_event(id, event, now),
-            Event::Paused(number, done) => self.pause_ended(number, done),
+            Event::Paused(number, done) => self.pause_ended(number, done, now),
             Event::Resumed(number, id) => self.is_resumed(number, id),
         }
     }
@@ -274,6 +274,7 @@ impl Supervisor {
     /// Decides and acts; returns when to look again although nothing happens.
     pub(super) fn turn(&mut self, now: Instant) -> Option<Instant> {
         let mut actions = Vec::new();
+        self.resume_due(now);
         guard("deciding what to do", || self.plan.step(now, &mut actions));
         for action in actions {
             self.carry_out(&action, now);
@@ -284,6 +285,7 @@ impl Supervisor {
         [self.plan.next_time(now), self.jobs.next_time(now)]
             .into_iter()
             .chain(own)
+            .chain([self.pauses.next_time()])
             .flatten()
             .min()
     }

@@ -199,7 +199,14 @@ pub(crate) enum ExportAction {
         chosen: ChosenExports,
     },
     /// Finish what is in flight, commit it, and answer nobody: for snapshots and moves
-    Pause(ChosenExports),
+    Pause {
+        /// Serve them again by itself after this time, as in 30s
+        #[arg(long = "for", value_name = "TIME", value_parser = values::some_time)]
+        limit: Option<Duration>,
+        /// Which
+        #[command(flatten)]
+        chosen: ChosenExports,
+    },
     /// Serve paused exports again
     Resume(ChosenExports),
 }

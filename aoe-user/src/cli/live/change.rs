@@ -125,8 +125,12 @@ pub(in crate::cli) fn export(action: ExportAction) -> Result<ExitCode> {
             let files = old.map(OldFiles::delete);
             tell(&reloaded, Kept::of("deleted", files), ask.json)
         }
-        ExportAction::Pause(ChosenExports { exports, ask }) => {
-            named(&ControlRequest::Pause { exports }, &ask)
+        ExportAction::Pause {
+            limit,
+            chosen: ChosenExports { exports, ask },
+        } => {
+            let for_ms = limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+            named(&ControlRequest::Pause { exports, for_ms }, &ask)
         }
         ExportAction::Resume(ChosenExports { exports, ask }) => {
             named(&ControlRequest::Resume { exports }, &ask)

@@ -31,7 +31,10 @@ impl TopChange {
     pub(super) fn request(&self) -> ControlRequest {
         let exports = vec![self.export.clone()];
         match self.pauses {
-            true => ControlRequest::Pause { exports },
+            true => ControlRequest::Pause {
+                exports,
+                for_ms: None,
+            },
             false => ControlRequest::Resume { exports },
         }
     }

@@ -42,10 +42,10 @@ impl Control {
                 answer.error("there is no config file: this is `xblade serve`");
             }
             ControlRequest::Reload { dry_run } => self.load(Reading::of(answer, dry_run)),
-            ControlRequest::Pause { exports } if exports.is_empty() => {
+            ControlRequest::Pause { exports, .. } if exports.is_empty() => {
                 answer.error("name the exports to pause");
             }
-            ControlRequest::Pause { .. } => self.supervisor.pause(&selection, answer),
+            ControlRequest::Pause { for_ms, .. } => self.supervisor.pause(&selection, for_ms, answer),
             ControlRequest::Resume { exports } if exports.is_empty() => {
                 answer.error("name the exports to resume");
             }
@@ -248,7 +248,7 @@ fn last_reload(ok: bool) -> LastReload {
 fn globs(request: &ControlRequest) -> &[String] {
     match request {
         ControlRequest::State { exports, .. }
-        | ControlRequest::Pause { exports }
+        | ControlRequest::Pause { exports, .. }
         | ControlRequest::Resume { exports }
         | ControlRequest::Remove { exports }
         | ControlRequest::Overlays { exports } => &exports[..],

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tracing::{error, info};
@@ -17,8 +18,9 @@ use crate::control::plan::ExportId;
 use crate::control::supervisor::{Event, Supervisor};
 
 impl Supervisor {
-    /// Pauses exports.
-    pub(super) fn pause(&mut self, selection: &Selection, answer: ControlAnswer) {
+    /// Pauses exports, with a limit until that time has passed.
+    pub(super) fn pause(&mut self, selection: &Selection, limit_ms: Option<u64>, answer: ControlAnswer) {
+        let limit = limit_ms.map(Duration::from_millis);
         let all = self.exports.values();
         let mut chosen: Vec<_> = all
             .filter(|served| selection.has(&served.config))
@@ -36,7 +38,7 @@ impl Supervisor {
             return answer.error(reason);
         }
         let ids = chosen.iter().map(|served| served.id).collect();
-        let number = self.begin(keys, PauseStep::Pause(ids), answer);
+        let number = self.begin(keys, PauseStep::Pause(ids, limit), Some(answer));
         let exports: Vec<_> = chosen.iter().map(|served| Arc::clone(&served.export)).collect();
         let disks: Vec<_> = chosen.iter().filter_map(|served| served.disks.clone()).collect();
         // The job keeps what it needs of them, and no more: who closes a store waits until nobody uses it.
@@ -59,14 +61,24 @@ impl Supervisor {
         }
         match self.pauses.resume(|(address, _)| selection.has_address(address)) {
             Ok(keys) => {
-                let number = self.begin(keys, PauseStep::Resume(HashSet::new()), answer);
+                let number = self.begin(keys, PauseStep::Resume(HashSet::new()), Some(answer));
                 self.serve_again(number);
             }
             Err(reason) => answer.error(reason),
         }
     }
 
-    fn begin(&mut self, keys: Vec<Key>, step: PauseStep, answer: ControlAnswer) -> u64 {
+    /// Serves again what was paused until now.
+    pub(in crate::control) fn resume_due(&mut self, now: Instant) {
+        let due = self.pauses.resume_due(now);
+        if !due.is_empty() {
+            info!("the time of the pause is over: {}", names(&due).join(", "));
+            let number = self.begin(due, PauseStep::Resume(HashSet::new()), None);
+            self.serve_again(number);
+        }
+    }
+
+    fn begin(&mut self, keys: Vec<Key>, step: PauseStep, answer: Option<ControlAnswer>) -> u64 {
         self.last_pause += 1;
         let number = self.last_pause;
         self.pausing.push(Pausing {
@@ -79,14 +91,16 @@ impl Supervisor {
     }
 
     /// What came of pausing.
-    pub(in crate::control) fn pause_ended(&mut self, number: u64, done: Result<(), String>) {
+    pub(in crate::control) fn pause_ended(&mut self, number: u64, done: Result<(), String>, now: Instant) {
         let Some(at) = self.pausing.iter().position(|asked| asked.number == number) else {
             return;
         };
         let Pausing {
             keys, step, answer, ..
         } = self.pausing.swap_remove(at);
-        let PauseStep::Pause(ids) = step else { return };
+        let PauseStep::Pause(ids, limit) = step else {
+            return;
+        };
         // What was put on the medium is not what is served under that name now.
         let is_same = ids.iter().all(|id| self.exports.contains_key(id));
         let done = done.and_then(|()| match is_same {
@@ -97,9 +111,13 @@ impl Supervisor {
         });
         match done {
             Ok(()) => {
-                self.pauses.are_paused(&keys);
+                // What is longer than any clock goes is no limit.
+                let until = limit.and_then(|limit| now.checked_add(limit));
+                self.pauses.are_paused(&keys, until);
                 info!("paused {}", names(&keys).join(", "));
-                answer.result(json!({ "paused": names(&keys) }));
+                if let Some(answer) = answer {
+                    answer.result(json!({ "paused": names(&keys) }));
+                }
             }
             Err(reason) => {
                 let back = self.pauses.pause_failed(&keys);
@@ -152,7 +170,7 @@ impl Supervisor {
     fn answer_resumed(&mut self, number: u64) {
         let is_over = |asked: &Pausing| match &asked.step {
             PauseStep::Resume(left) | PauseStep::Undo(left, _) => asked.number == number && left.is_empty(),
-            PauseStep::Pause(_) => false,
+            PauseStep::Pause(..) => false,
         };
         let Some(at) = self.pausing.iter().position(is_over) else {
             return;
@@ -163,10 +181,12 @@ impl Supervisor {
         self.pauses.are_resumed(&keys);
         if let PauseStep::Undo(_, reason) = step {
             error!("pausing failed: {reason}");
-            return answer.error(reason);
+            return answer.into_iter().for_each(|answer| answer.error(&reason));
         }
         info!("resumed {}", names(&keys).join(", "));
-        answer.result(json!({ "resumed": names(&keys) }));
+        if let Some(answer) = answer {
+            answer.result(json!({ "resumed": names(&keys) }));
+        }
     }
 }
 

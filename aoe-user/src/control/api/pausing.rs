@@ -1,6 +1,7 @@
 //! Requests to pause or resume that are under way: who is answered when what has ended.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::socket::ControlAnswer;
 use crate::control::pauses::Key;
@@ -13,14 +14,15 @@ pub(in crate::control) struct Pausing {
     pub(crate) number: u64,
     pub(crate) keys: Vec<Key>,
     pub(crate) step: PauseStep,
-    pub(crate) answer: ControlAnswer,
+    /// Nobody asked for the end of a pause that ends by itself.
+    pub(crate) answer: Option<ControlAnswer>,
 }
 
 /// What is being done.
 #[derive(Debug)]
 pub(in crate::control) enum PauseStep {
-    /// To these openings.
-    Pause(HashSet<ExportId>),
+    /// To these openings, for so long.
+    Pause(HashSet<ExportId>, Option<Duration>),
     /// Those that are not served again yet.
     Resume(HashSet<ExportId>),
     /// As that, of what the pause that failed has made silent, and why it failed.

@@ -45,6 +45,9 @@ pub(crate) enum ControlRequest {
     Pause {
         /// Globs of exports.
         exports: Vec<String>,
+        /// Serve them again by itself after this many milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_ms: Option<u64>,
     },
     /// Serve paused exports again.
     Resume {
@@ -261,6 +264,9 @@ pub(crate) struct ExportInfo {
     pub(crate) state: Condition,
     /// Why it is not ready.
     pub(crate) reason: Option<String>,
+    /// When a pause ends by itself; `null`: it does not, or there is none.
+    #[serde(default)]
+    pub(crate) resumes_in_seconds: Option<f64>,
     /// Times that it failed in a row.
     pub(crate) tries: u32,
     /// What was lost of it; `null`: nothing.

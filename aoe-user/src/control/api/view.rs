@@ -119,11 +119,9 @@ fn problems(state: &DaemonState) -> Vec<String> {
         let name = &export.export;
         let own = match export.state {
             Condition::Ready | Condition::Standby => None,
-            Condition::Paused => Some(format!("{name}: paused")),
-            Condition::Waiting | Condition::FailedDegraded | Condition::Failed => Some(format!(
-                "{name}: {}",
-                export.reason.as_deref().unwrap_or("not open yet")
-            )),
+            Condition::Paused | Condition::Waiting | Condition::FailedDegraded | Condition::Failed => Some(
+                format!("{name}: {}", export.reason.as_deref().unwrap_or("not open yet")),
+            ),
         };
         let off = export
             .kept_off
@@ -156,11 +154,19 @@ fn condition(state: &Progress) -> (Condition, Option<String>, u32) {
 }
 
 /// As it is told; none where the operator has not paused it.
-fn paused(pause: Option<Pause>) -> Option<(Condition, &'static str)> {
-    Some(match pause? {
-        Pause::Pausing => (Condition::Waiting, "being paused: not on the medium yet"),
-        Pause::Paused => (Condition::Paused, "paused by the operator"),
-    })
+fn paused(pause: Option<Pause>, left: Option<Duration>) -> Option<(Condition, String)> {
+    let (state, mut why) = match pause? {
+        Pause::Pausing => (
+            Condition::Waiting,
+            "being paused: not on the medium yet".to_owned(),
+        ),
+        Pause::Paused => (Condition::Paused, "paused by the operator".to_owned()),
+    };
+    if let Some(left) = left.filter(|_| state == Condition::Paused) {
+        let left = Duration::from_secs(left.as_secs_f64().ceil() as u64);
+        why += &format!("; served again in {}", humantime::format_duration(left));
+    }
+    Some((state, why))
 }
 
 impl From<LostWrites> for LostWritesInfo {
@@ -194,11 +200,13 @@ fn export(
 ) -> ExportInfo {
     let config = &status.config;
     let served = supervisor.exports.get(&status.id);
+    let key = (status.address, config.vlan);
+    let left = supervisor.pauses.left(key, now);
     let (mut state, mut reason, tries) = condition(&status.state);
     if state == Condition::Ready
-        && let Some((paused, why)) = paused(supervisor.pauses.of((status.address, config.vlan)))
+        && let Some((paused, why)) = paused(supervisor.pauses.of(key), left)
     {
-        (state, reason) = (paused, Some(why.to_owned()));
+        (state, reason) = (paused, Some(why));
     }
     if state == Condition::Ready && status.served_on.is_empty() && status.kept_off.is_empty() {
         (state, reason) = (Condition::Waiting, Some("served on no interface".to_owned()));
@@ -229,6 +237,7 @@ fn export(
         vlan: config.vlan.to_string(),
         state,
         reason,
+        resumes_in_seconds: left.map(|left| left.as_secs_f64()),
         tries,
         lost_writes,
         dirty_seconds: served.and_then(|served| uncommitted_seconds(served)),

@@ -21,6 +21,7 @@ mod orders;
 mod other_targets;
 mod pauses;
 mod plan;
+mod port_targets;
 mod port_thread;
 mod port_view;
 mod port_wishes;

@@ -14,6 +14,7 @@ use super::other_targets::OtherTarget;
 use super::other_targets::own::OwnAddress;
 use super::other_targets::watch::TargetWatch;
 use super::plan::ExportId;
+use super::port_targets::listen;
 use super::port_view::PortView;
 use super::port_wishes::{About, PortShared, PortWishes};
 use crate::filter::Rules;
@@ -152,11 +153,6 @@ struct Running<'a> {
     shared: &'a Arc<PortShared>,
 }
 
-/// Listens for other targets that serve what the view has.
-fn watch(nic: &Nic, view: &PortView, shared: &Arc<PortShared>) -> std::io::Result<TargetWatch> {
-    TargetWatch::start(&nic.name, view.sought(), view.own.clone(), lost(shared))
-}
-
 /// Opens the port of a view. Keeps nothing of the view: an export closes only when nobody holds it any more.
 fn open(
     nic: &Nic,
@@ -198,7 +194,7 @@ fn run(
         port,
         own,
         by_id: view.by_id(),
-        watch: watch(nic, &view, shared)
+        watch: listen(&nic.name, &view, shared)
             .inspect_err(|error| warn!("{}: cannot listen for other targets yet: {error}", nic.name))
             .ok(),
         view: PortView {
@@ -254,7 +250,7 @@ impl Running<'_> {
     /// Listens for other targets where that failed so far.
     fn listen_again(&mut self) {
         if self.watch.is_none() {
-            self.watch = watch(&self.nic, &self.view, self.shared).ok();
+            self.watch = listen(&self.name, &self.view, self.shared).ok();
         }
     }
 
@@ -498,14 +494,4 @@ impl Running<'_> {
 /// An error with its causes.
 fn reason_of(error: PortError) -> String {
     format!("{:#}", anyhow::Error::new(error))
-}
-
-/// Wishes told what is to be left to others.
-fn lost(shared: &Arc<PortShared>) -> impl Fn(OtherTarget) + Send + Sync + 'static {
-    let shared = Arc::downgrade(shared);
-    move |other| {
-        if let Some(shared) = shared.upgrade() {
-            shared.wish(|wishes| wishes.lost.push(other));
-        }
-    }
 }

@@ -2,6 +2,7 @@
 
 mod keeping;
 mod lost;
+mod storm;
 
 use std::time::{Duration, Instant};
 
@@ -161,8 +162,7 @@ impl Machine<'_> {
     }
 
     pub(crate) fn serial(&self) -> Result<String> {
-        let reply = self.ata(ata::IDENTIFY, 0, 1, &[])?;
-        Ok(Identity::new(reply.data()).text(10..20))
+        Ok(Identity::new(self.ata(ata::IDENTIFY, 0, 1, &[])?.data()).text(10..20))
     }
 }
 

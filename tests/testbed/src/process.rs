@@ -284,12 +284,20 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn anonymous_kib(&self) -> Result<u64> {
+        self.memory_kib("RssAnon")
+    }
+
+    /// Resident memory of one kind, in KiB: `RssAnon`, or `RssFile`, what it has mapped of files.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn memory_kib(&self, kind: &str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let line = status
             .lines()
-            .find(|line| line.starts_with("RssAnon:"))
-            .context("no RssAnon")?;
-        Ok(line.split_whitespace().nth(1).context("no value")?.parse()?)
+            .find_map(|line| line.strip_prefix(kind)?.strip_prefix(':'))
+            .with_context(|| format!("no {kind}"))?;
+        Ok(line.split_whitespace().next().context("no value")?.parse()?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Interfaces that are made of others: bonds, a bridge over a bond, a VLAN device, macvlan. In a guest, because a machine's own
+//! Interfaces that are made of others: bonds, a bridge over a bond, a VLAN device, macvlan, VXLAN. In a guest, because a machine's own
 //! kernel may have none of them; xblade serves there, on veths whose other ends are bridged to the guest's card.
 
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use lab::image::pattern;
 use lab::needs::Need;
-use lab::vm::Guest;
+use lab::vm::{Guest, Vm};
 use lab::{Address, Initiator, Lab, Options, needs};
 
 const E73: Address = Address::new(7, 3);
@@ -15,11 +15,14 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Sectors that are written and read back in a round.
 const ROUND: u64 = 60;
 
-const SCRIPT: &str = r#"
+/// Begins both scripts.
+const COMMON: &str = r#"
 # What led to it is in xblade's log.
 fail() { echo; cat /tmp/log; echo "@@fail $*"; finish; }
 serve() {
     name=$1; shift
+    # Not what the one before said.
+    rm -f /tmp/log
     /opt/xblade serve 7 3 "$@" /tmp/image >/tmp/log 2>&1 &
     xblade=$!
     within 100 grep -q ' ready' /tmp/log
@@ -51,7 +54,9 @@ for n in 0 1; do
     must ip link set p$n up
     must ip link set p$n master br0
 done
+"#;
 
+const KINDS: &str = r#"
 bond mode active-backup
 serve active-backup --mode auto bond0
 # The test writes meanwhile.
@@ -113,6 +118,86 @@ serve macvlan m0
 stop
 "#;
 
+/// Each mode of a bond, with one cable pulled after the other while the test writes. Modes that send on all slaves have a bond of the
+/// same mode at the other end, those that receive on one have a bridge.
+const MODES: &str = r#"
+peer() {
+    must ip link add bond1 type bond miimon 100 "$@"
+    for n in 0 1; do
+        must ip link set p$n down
+        must ip link set p$n nomaster
+        must ip link set p$n master bond1
+        must ip link set p$n up
+    done
+    must ip link set bond1 up
+    must ip link set bond1 master br0
+}
+no_peer() {
+    must ip link del bond1
+    for n in 0 1; do
+        must ip link set p$n master br0
+        must ip link set p$n up
+    done
+}
+pull() {
+    for n in 0 1; do
+        must ip link set p$n down
+        within 20 grep -q down /sys/class/net/v$n/bonding_slave/mii_status
+        ok $1-without-$n
+        point $1-without-$n
+        must ip link set p$n up
+        within 20 grep -q up /sys/class/net/v$n/bonding_slave/mii_status
+    done
+}
+for mode in balance-tlb balance-alb; do
+    bond mode $mode
+    serve $mode bond0
+    pull $mode
+    stop
+    must ip link del bond0
+done
+for mode in balance-rr balance-xor broadcast 802.3ad; do
+    bond mode $mode
+    peer mode $mode
+    serve $mode bond0
+    pull $mode
+    stop
+    must ip link del bond0
+    no_peer
+done
+
+bond mode active-backup
+must ip link add br1 type bridge forward_delay 0 mcast_snooping 0
+must ip link set bond0 master br1
+must ip link set br1 up
+serve bridge br1
+pull bridge
+stop
+
+must mkdir -p /run /var/run
+must ip netns add far
+must ip link add u0 type veth peer name u1 netns far
+must ip addr add 10.99.0.1/24 dev u0
+must ip link set u0 up
+must ip link add x0 type vxlan id 7 dstport 4789 local 10.99.0.1 remote 10.99.0.2 dev u0
+must ip link set x0 up
+must ip -n far addr add 10.99.0.2/24 dev u1
+must ip -n far link set u1 up
+must ip -n far link add x1 type vxlan id 7 dstport 4789 local 10.99.0.2 remote 10.99.0.1 dev u1
+must ip -n far link add br2 type bridge forward_delay 0 mcast_snooping 0
+must ip link add y0 type veth peer name y1 netns far
+must ip link set y0 master br0
+must ip link set y0 up
+for device in x1 y1; do
+    must ip -n far link set $device master br2
+    must ip -n far link set $device up
+done
+must ip -n far link set br2 up
+serve vxlan x0
+stop
+finish
+"#;
+
 /// Asks until it is answered.
 fn patiently<T>(what: &str, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
@@ -138,6 +223,15 @@ fn verify(initiator: &Initiator, first: u64, word: [u8; 8]) -> Result<()> {
     Ok(())
 }
 
+/// Waits till it is served in the mode that carries frames, and uses it.
+fn served(vm: &mut Vm, initiator: &Initiator, name: &str) -> Result<()> {
+    let ready = vm.expect(name)?;
+    println!("{name}: {ready}");
+    ensure!(ready.contains(": generic copy, "), "{name}: {ready}");
+    vm.point(&format!("{name}-served"))?;
+    verify(initiator, 0, word(name)).with_context(|| format!("on {name}: {ready}"))
+}
+
 #[test]
 fn interfaces_made_of_others_are_served_in_a_mode_that_works() -> Result<()> {
     needs!(
@@ -146,20 +240,14 @@ fn interfaces_made_of_others_are_served_in_a_mode_that_works() -> Result<()> {
         Need::File("/bin/busybox")
     );
     let lab = Lab::new(Options::default())?;
-    let guest = Guest::new(SCRIPT)
+    let guest = Guest::new(&[COMMON, KINDS].concat())
         .modules(&["veth", "bridge", "bonding", "8021q", "macvlan"])
         .programs(&["ip"])
         .xblade(lab::target::binary()?);
     let mut vm = guest.boot(&lab)?;
     let initiator = Initiator::open(&lab.target, "eth0")?;
-    let served = |vm: &mut lab::vm::Vm, name: &str| -> Result<()> {
-        let ready = vm.expect(name)?;
-        println!("{name}: {ready}");
-        vm.point(&format!("{name}-served"))?;
-        verify(&initiator, 0, word(name)).with_context(|| format!("on {name}: {ready}"))
-    };
 
-    served(&mut vm, "active-backup")?;
+    served(&mut vm, &initiator, "active-backup")?;
     let log = vm.log();
     let reasons = log.lines().find(|line| line.starts_with("@@reasons"));
     let reasons = reasons.context("no reasons")?;
@@ -178,15 +266,59 @@ fn interfaces_made_of_others_are_served_in_a_mode_that_works() -> Result<()> {
     verify(&initiator, 400, *b"withagai")?;
     for name in ["copy", "bridge", "802.3ad", "vlan", "macvlan"] {
         vm.go()?;
-        served(&mut vm, name)?;
+        served(&mut vm, &initiator, name)?;
     }
+    vm.go()?;
+    vm.finish()
+}
+
+#[test]
+fn every_mode_of_a_bond_is_served_while_its_slaves_fail() -> Result<()> {
+    needs!(
+        Need::Root,
+        Need::Tool("qemu-system-x86_64"),
+        Need::File("/bin/busybox")
+    );
+    let lab = Lab::new(Options::default())?;
+    let guest = Guest::new(&[COMMON, MODES].concat())
+        .modules(&["veth", "bridge", "bonding", "vxlan"])
+        .programs(&["ip"])
+        .xblade(lab::target::binary()?);
+    let mut vm = guest.boot(&lab)?;
+    let initiator = Initiator::open(&lab.target, "eth0")?;
+    let bonds = [
+        "balance-tlb",
+        "balance-alb",
+        "balance-rr",
+        "balance-xor",
+        "broadcast",
+        "802.3ad",
+    ];
+    // Each round writes something else.
+    let mut words = (1..).map(u64::to_be_bytes);
+    let mut next = move || words.next().unwrap_or_default();
+    for name in bonds.into_iter().chain(["bridge"]) {
+        served(&mut vm, &initiator, name)?;
+        for slave in 0..2 {
+            let without = format!("{name}-without-{slave}");
+            vm.go()?;
+            // The cable is pulled meanwhile.
+            verify(&initiator, 200, next()).with_context(|| format!("up to {without}"))?;
+            vm.expect(&without)?;
+            vm.point(&without)?;
+            verify(&initiator, 300, next()).with_context(|| without.clone())?;
+        }
+        vm.go()?;
+    }
+    served(&mut vm, &initiator, "vxlan")?;
     vm.go()?;
     vm.finish()
 }
 
 fn word(name: &str) -> [u8; 8] {
     let mut word = [b'.'; 8];
-    for (to, from) in word.iter_mut().zip(name.bytes()) {
+    // Where names differ.
+    for (to, from) in word.iter_mut().zip(name.bytes().rev()) {
         *to = from;
     }
     word

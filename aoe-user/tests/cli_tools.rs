@@ -422,7 +422,7 @@ fn the_packaged_example_reads_with_and_without_its_comments() {
 
 #[test]
 fn the_examples_of_the_manual_read() {
-    for (page, examples) in [("docs/configuration.md", 3), ("docs/one-image.md", 1)] {
+    for (page, examples) in [("docs/configuration.md", 3), ("docs/one-image.md", 2)] {
         let text = project(page);
         let blocks = text
             .split("```toml\n")

@@ -2,6 +2,7 @@
 //! xblade out.
 
 mod clones;
+mod keys;
 
 use std::fmt::Write as _;
 use std::fs;

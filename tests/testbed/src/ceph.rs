@@ -67,11 +67,47 @@ impl Ceph {
         Ceph::start_with(namespace, BLUESTORE, LOOPBACK)
     }
 
+    /// The same with authentication (cephx), and a client `xblade` with the least rights: to the images of the pool `rbd`.
+    ///
+    /// # Errors
+    /// As [`Ceph::start`].
+    pub fn start_with_keys(namespace: &Namespace) -> Result<Ceph> {
+        let cluster = Ceph::start_as(namespace, "memstore", LOOPBACK, true)?;
+        let conf = cluster.conf();
+        let keyring = cluster.path("xblade.keyring").display().to_string();
+        let words = [
+            "-c",
+            &conf,
+            "auth",
+            "get-or-create",
+            "client.xblade",
+            "mon",
+            "profile rbd",
+            "osd",
+            "profile rbd pool=rbd",
+            "-o",
+            &keyring,
+        ];
+        run(namespace, "ceph", &words)?;
+        Ok(cluster)
+    }
+
     fn start_with(namespace: &Namespace, objectstore: &str, address: &str) -> Result<Ceph> {
+        Ceph::start_as(namespace, objectstore, address, false)
+    }
+
+    fn start_as(namespace: &Namespace, objectstore: &str, address: &str, keys: bool) -> Result<Ceph> {
         let directory = tempfile::Builder::new().prefix("xblade-ceph-").tempdir()?;
         let at = directory.path().to_str().context("odd path")?.to_owned();
         let fsid = uuid()?;
-        let conf = configuration(&at, &fsid, objectstore, address)?;
+        let mut conf = configuration(&at, &fsid, objectstore, address)?;
+        if keys {
+            conf = conf.replace("_required = none", "_required = cephx");
+            write!(
+                conf,
+                "keyring = {at}/keyring\n[client.xblade]\nkeyring = {at}/xblade.keyring\n"
+            )?;
+        }
         let file = format!("{at}/ceph.conf");
         fs::write(&file, conf)?;
         for folder in ["mon", "run", "osd"] {
@@ -84,7 +120,13 @@ impl Ceph {
             "monmaptool",
             &["--create", "--fsid", &fsid, "--addv", "a", &monitors, &map],
         )?;
-        run("ceph-mon", &["-c", &file, "-i", "a", "--mkfs", "--monmap", &map])?;
+        let mut making = vec!["-c", &file, "-i", "a", "--mkfs", "--monmap", &map];
+        let keyring = format!("{at}/keyring");
+        if keys {
+            make_keys(namespace, &keyring)?;
+            making.extend(["--keyring", &keyring]);
+        }
+        run("ceph-mon", &making)?;
         let monitor = Process::spawn(namespace, "ceph-mon", &["-c", &file, "-i", "a", "-f"])?;
         let id = uuid()?;
         let ceph = |words: &[&str]| {
@@ -185,6 +227,30 @@ impl Ceph {
             .filter_map(|word| word.strip_prefix("watcher="));
         Ok(addresses.map(str::to_owned).collect())
     }
+}
+
+/// The keys of the daemons and of the administrator.
+fn make_keys(namespace: &Namespace, keyring: &str) -> Result<()> {
+    for (name, rights) in [
+        ("mon.", &["--cap", "mon", "allow *"][..]),
+        (
+            "client.admin",
+            &["--cap", "mon", "allow *", "--cap", "osd", "allow *"],
+        ),
+        (
+            "osd.0",
+            &["--cap", "mon", "allow profile osd", "--cap", "osd", "allow *"],
+        ),
+    ] {
+        let words = [
+            &["--create-keyring", keyring][usize::from(name != "mon.")..],
+            &["--gen-key", "-n", name],
+            rights,
+        ]
+        .concat();
+        run(namespace, "ceph-authtool", &words)?;
+    }
+    Ok(())
 }
 
 fn start_osd(namespace: &Namespace, conf: &str) -> Result<Process> {

@@ -114,3 +114,30 @@ fn an_image_that_is_cut_short_is_told_while_it_is_only_read() -> Result<()> {
     ensure!(cleared == Some(0), "{said}");
     site.told(0, &[])
 }
+
+/// Who watches is not sent away by a reload; who asks anew is told.
+#[test]
+fn stat_goes_on_when_a_reload_takes_its_export_out() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new()?;
+    let config = site.image.directory().join("xblade.toml");
+    let text = std::fs::read_to_string(&config)?.replace("slot = 1", "slot = 2");
+    let args = ["stat", "200ms", "e1.1", "--count", "40"];
+    let watched = std::thread::scope(|scope| {
+        let watching = scope.spawn(|| site.target.ask(&args));
+        std::fs::write(&config, text)?;
+        let (reloaded, said) = site.ask(&["reload"])?;
+        ensure!(reloaded == Some(0), "{said}");
+        watching.join().expect("no panic")
+    })?;
+    let told = String::from_utf8_lossy(&watched.stderr);
+    ensure!(watched.status.success(), "{told}");
+    ensure!(told.contains("e1.1 is not exported any more"), "{told}");
+    let anew = site.target.ask(&["stat", "200ms", "e1.1", "--count", "1"])?;
+    let told = String::from_utf8_lossy(&anew.stderr);
+    ensure!(
+        !anew.status.success() && told.contains("matches no export"),
+        "{told}"
+    );
+    Ok(())
+}

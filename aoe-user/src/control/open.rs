@@ -118,6 +118,8 @@ pub(super) fn open(
             (opened.store, opened.metadata)
         }
     };
+    let of_machines = state.clone().map(|state| (state, key.clone()));
+    let listed = || machines::ListedCopies::read(of_machines);
     let Kept {
         persistent,
         keeper,
@@ -134,7 +136,7 @@ pub(super) fn open(
     )
     .context("what was kept of it cannot be used")?;
     let disks = golden
-        .map(|golden| open_disks(golden, losses, settings(&config, &lists), observer))
+        .map(|golden| open_disks(golden, losses, listed(), settings(&config, &lists), observer))
         .transpose()?;
     if let Some(disks) = &disks {
         export = export.with_machines(Arc::clone(disks) as _);
@@ -156,6 +158,7 @@ pub(super) fn open(
 fn open_disks(
     golden: Arc<CurrentGolden>,
     losses: Losses,
+    listed: machines::ListedCopies,
     settings: machines::MachineSettings,
     observer: Arc<Reporter>,
 ) -> Result<Arc<Disks>> {
@@ -163,6 +166,7 @@ fn open_disks(
         settings,
         golden,
         losses,
+        listed,
         announce: Box::new({
             let observer = Arc::clone(&observer);
             move || observer.announce()

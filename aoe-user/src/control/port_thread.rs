@@ -359,6 +359,8 @@ impl Running<'_> {
             match before.get(&served.id) {
                 Some(revision) if *revision == served.revision => continue,
                 Some(_) => {}
+                // Not "ready" after it was said that it goes.
+                None if self.shared.wishes.lock().gives_up(served.id) => continue,
                 None => info!(
                     "{} ready on {} ({}): {}, {} {queues}, MTU {}, {}",
                     served.export.address(),

@@ -50,6 +50,12 @@ pub(super) struct PortWishes {
 }
 
 impl PortWishes {
+    /// Whether an export is to be served no more when what is being done is done.
+    pub(super) fn gives_up(&self, id: ExportId) -> bool {
+        let is_gone = |view: &PortView| view.exports.iter().all(|served| served.id != id);
+        self.close || self.view.as_ref().is_some_and(is_gone)
+    }
+
     /// Nothing is wished.
     pub(super) fn is_empty(&self) -> bool {
         self.view.is_none()

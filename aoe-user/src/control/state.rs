@@ -9,6 +9,7 @@
 
 mod before;
 mod claim;
+mod copies;
 mod directory;
 mod files;
 pub mod format;

@@ -1,5 +1,6 @@
 //! `xblade stat`: rates, as iostat shows them.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -62,6 +63,9 @@ pub(in crate::cli) fn stat(args: &StatArgs) -> Result<ExitCode> {
     let mut told = 0;
     while last.is_none_or(|last| told < last) {
         let after: DaemonState = client.next()?;
+        for gone in gone(&before, &after) {
+            tracing::warn!("{gone} is not exported any more");
+        }
         let (seconds, rates) = between(&before, &after);
         if args.output.json {
             output::line(json!({ "schema": SCHEMA, "seconds": seconds, "exports": rates }))?;
@@ -74,6 +78,13 @@ pub(in crate::cli) fn stat(args: &StatArgs) -> Result<ExitCode> {
         told += 1;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The exports that a reload has taken out meanwhile.
+fn gone<'a>(before: &'a DaemonState, after: &DaemonState) -> impl Iterator<Item = &'a str> {
+    let left: HashSet<String> = after.exports.iter().map(|export| export.export.clone()).collect();
+    let names = before.exports.iter().map(|export| export.export.as_str());
+    names.filter(move |name| !left.contains(*name))
 }
 
 #[cfg(test)]

@@ -24,14 +24,12 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 impl Control {
     /// Answers a request, now or when it is done.
     pub(in crate::control) fn call(&mut self, call: ControlCall, now: Instant) {
-        let ControlCall { request, answer } = call;
-        let selection = match Selection::new(globs(&request)) {
+        let selection = self.selection(&call);
+        let ControlCall { request, answer, .. } = call;
+        let selection = match selection {
             Ok(selection) => selection,
             Err(reason) => return answer.error(reason),
         };
-        if let Some(reason) = self.unknown(&request, &selection) {
-            return answer.error(reason);
-        }
         match request {
             ControlRequest::State { .. } => answer.result(view::state(&self.supervisor, &selection, now)),
             ControlRequest::Metrics { format } => {
@@ -94,6 +92,15 @@ impl Control {
         }
     }
 
+    /// The exports that a request is about, all of which there must be. Whoever watches one goes on when a reload takes it out.
+    fn selection(&self, call: &ControlCall) -> Result<Selection, String> {
+        let selection = Selection::new(globs(&call.request))?;
+        match self.unknown(&call.request, &selection).filter(|_| !call.again) {
+            Some(reason) => Err(reason),
+            None => Ok(selection),
+        }
+    }
+
     /// Says which name or pattern of a request is no export's. Nothing is done then: who mistypes one of two names of exports to pause
     /// must not believe that both are.
     fn unknown(&self, request: &ControlRequest, selection: &Selection) -> Option<String> {
@@ -107,7 +114,11 @@ impl Control {
         }
         let status = self.supervisor.plan.status();
         let known = status.exports.iter().map(|export| export.address);
-        selection.unmatched(known).map(no_such_export)
+        let unmatched = selection.unmatched(known)?;
+        Some(match self.has_config {
+            true => no_such_export(unmatched),
+            false => format!("{unmatched} is not known yet: xblade is still starting; try again in a moment"),
+        })
     }
 
     fn set_log(&self, filter: &str, answer: ControlAnswer) {

@@ -33,6 +33,8 @@ const EVERY_MIN: Duration = Duration::from_millis(50);
 pub(in crate::control) struct ControlCall {
     pub(crate) request: ControlRequest,
     pub(crate) answer: ControlAnswer,
+    /// It was answered before on this connection, and is asked for over and over.
+    pub(crate) again: bool,
 }
 
 /// A reply: a line of JSON, without its end, and what comes after it instead of further replies.
@@ -225,11 +227,13 @@ impl Connection {
             } => Some(Duration::from_millis(*every_ms).max(EVERY_MIN)),
             _ => None,
         };
+        let mut again = false;
         loop {
             let (answer, reply) = oneshot::channel();
             let call = ControlCall {
                 request: request.clone(),
                 answer: ControlAnswer(answer),
+                again: std::mem::replace(&mut again, true),
             };
             self.calls.send(call).await.ok()?;
             let silence = |_| Replied::line(error_line("the target is ending, or could not answer"));

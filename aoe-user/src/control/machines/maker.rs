@@ -22,7 +22,7 @@ use rustix::fs::FlockOperation;
 use super::content::Content;
 use super::heard::Heard;
 use super::naming::{DiskName, directory};
-use super::{Disk, Instance, MachineSettings, Order, RETRY, Shared, pause};
+use super::{Disk, Instance, ListedCopies, MachineSettings, Order, RETRY, Shared, pause};
 use crate::config::{Overlay, OverlayReset, Unknown};
 use crate::store::{CurrentGolden, Losses};
 use crate::target::Observer;
@@ -39,6 +39,8 @@ pub(in crate::control) struct Start {
     pub(crate) golden: Arc<CurrentGolden>,
     /// What an earlier process lost of the image, and who keeps a new loss in mind.
     pub(crate) losses: Losses,
+    /// Who has persistent copies.
+    pub(crate) listed: ListedCopies,
     pub(crate) observer: Arc<dyn Observer>,
     /// Has the export advertised: a machine that got no answer need not wait until it asks again.
     pub(crate) announce: Box<dyn Fn() + Send>,
@@ -170,9 +172,11 @@ impl Maker {
 
     /// Persistent disks go on, and others of this boot of the host: whoever runs on one of them notices nothing of a restart.
     fn open_what_is_left(&mut self) -> Result<()> {
-        for name in self.copies.names()?.into_iter().collect::<BTreeSet<_>>() {
+        let mut names: BTreeSet<DiskName> = self.copies.names()?.into_iter().collect();
+        names.extend(self.start.listed.names());
+        for name in names {
             match &name {
-                _ if self.copies.left(&name)?.is_some() => {
+                _ if self.start.listed.has(&name) || self.copies.left(&name)?.is_some() => {
                     if let Err(error) = self.open(&name) {
                         self.failed(&name, &error);
                     }
@@ -327,7 +331,8 @@ impl Maker {
         }
         let at_boot = self.start.settings.config.overlay_reset == OverlayReset::Boot;
         let left = self.copies.left(&name)?.unwrap_or_default();
-        if !at_boot || self.writer.is_some() || left.persistent || left.pinned {
+        let persistent = left.persistent || self.start.listed.has(&name);
+        if !at_boot || self.writer.is_some() || persistent || left.pinned {
             return self.open_for(mac);
         }
         let kind = self.kind(&name);
@@ -380,7 +385,11 @@ impl Maker {
     /// Takes a disk away, with all that was written.
     fn discard(&mut self, name: &DiskName) -> Result<()> {
         self.take_out(name)?;
-        self.copies.discard(name)
+        // First: a copy that is left after all is listed again when it is opened.
+        self.start.listed.remove(name)?;
+        self.copies.discard(name)?;
+        self.start.golden.tell_missing(&name.to_string(), None);
+        Ok(())
     }
 
     /// Takes a disk out of service: nobody has it when this returns.

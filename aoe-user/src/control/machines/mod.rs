@@ -6,6 +6,7 @@
 mod clone;
 mod content;
 mod heard;
+mod listed;
 mod maker;
 mod naming;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::target::{Export, Options};
 
 use content::Content;
 use heard::Heard;
+pub(super) use listed::ListedCopies;
 pub(super) use maker::Start;
 pub(super) use naming::DiskName;
 

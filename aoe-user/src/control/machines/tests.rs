@@ -1,6 +1,7 @@
 //! Disks of machines over a real image, without a network.
 
 mod keeping;
+mod listed;
 mod pausing;
 mod room;
 mod writing;
@@ -14,6 +15,7 @@ use super::*;
 use crate::config::{Machine, Overlay};
 use crate::control::lists::Made;
 use crate::control::open::settings;
+use crate::control::state::{StateDir, StateKey};
 use crate::store::{CompletionQueue, CurrentGolden, StoreRegistry};
 use crate::target::{Address, Change, Observer};
 
@@ -34,6 +36,8 @@ struct Room {
     config: ExportConfig,
     announced: Arc<AtomicUsize>,
     losses: Losses,
+    /// Where the list of persistent copies is kept.
+    state: Option<Arc<StateDir>>,
 }
 
 impl Room {
@@ -52,6 +56,7 @@ impl Room {
             config,
             announced: Arc::default(),
             losses: Losses::default(),
+            state: None,
         }
     }
 
@@ -69,6 +74,11 @@ impl Room {
             settings: self.settings(),
             golden: Arc::new(CurrentGolden::new(image)),
             losses: self.losses.clone(),
+            listed: ListedCopies::read(
+                self.state
+                    .clone()
+                    .map(|state| (state, StateKey::from(&self.config))),
+            ),
             observer: Arc::new(Nobody),
             announce: Box::new(move || {
                 announced.fetch_add(1, Ordering::SeqCst);

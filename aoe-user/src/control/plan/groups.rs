@@ -15,7 +15,7 @@ use failover::{Group, GroupSettings, GroupState as Role, GroupStep, Holder};
 
 use super::exports::{ExportEntry, ExportLife};
 use super::reload_report::ReloadReport;
-use super::{ExportId, Plan, PlanAction, Refusal, address_of};
+use super::{ExportId, Plan, PlanAction, Refusal, StateLife, address_of};
 use crate::config::{Config, FailoverGroup, StoreKind};
 use crate::store::{LockOf, Takeover};
 pub(super) use program::Retired;
@@ -355,15 +355,23 @@ impl Plan {
             .iter()
             .filter_map(|id| Some(&self.exports.get(id)?.life))
             .collect();
-        if !lives
-            .iter()
-            .all(|life| matches!(life, ExportLife::Open | ExportLife::Failed(_)))
-        {
+        // What waits for a state directory that cannot be used has failed as well: else the group would be taken for ever.
+        let no_state = match &self.state {
+            StateLife::Failed(backoff) => Some(&backoff.reason),
+            _ => None,
+        };
+        let has_ended = |life: &&ExportLife| match life {
+            ExportLife::Open | ExportLife::Failed(_) => true,
+            ExportLife::Waiting(_) => no_state.is_some(),
+            ExportLife::Opening(..) => false,
+        };
+        if !lives.iter().all(has_ended) {
             return;
         }
         let failed = || {
             lives.iter().filter_map(|life| match life {
                 ExportLife::Failed(backoff) => Some(backoff.reason.clone()),
+                ExportLife::Waiting(_) => no_state.cloned(),
                 _ => None,
             })
         };

@@ -25,6 +25,13 @@ impl Maker {
         }
         let is_left = self.copies.left(name)?.is_some();
         let kind = self.kind(name);
+        let missing = match is_left {
+            true => Ok(()),
+            false => self.start.listed.may_begin(name, kind == Overlay::Persistent),
+        };
+        let told = missing.as_ref().err().map(ToString::to_string);
+        self.start.golden.tell_missing(&name.to_string(), told);
+        missing?;
         if !is_left && kind == Overlay::None && matches!(name, DiskName::Machine(_)) {
             return self.begin_writing(name);
         }
@@ -41,8 +48,21 @@ impl Maker {
             Copies::Clones(clones) => {
                 let clone = self.open_clone(clones, name, image, persistent)?;
                 let opened = clone.opened;
+                if clone.persistent {
+                    self.list(name);
+                }
                 self.serve(name, Content::Clone(Arc::new(clone)), opened)
             }
+        }
+    }
+
+    /// Lists a persistent copy, before its machine has it. Where that fails the copy is served all the same.
+    fn list(&self, name: &DiskName) {
+        if let Err(error) = self.start.listed.add(name) {
+            tracing::error!(
+                "{}: {error:#}: nobody would miss the copy of {name} if it vanished",
+                self.address()
+            );
         }
     }
 
@@ -60,6 +80,9 @@ impl Maker {
             true => options.files.records(),
             false => options.files.map(),
         };
+        if store.is_persistent() {
+            self.list(name);
+        }
         let began = std::fs::metadata(oldest).and_then(|file| file.created());
         self.serve(
             name,

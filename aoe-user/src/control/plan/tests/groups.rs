@@ -379,3 +379,20 @@ fn at_the_end_of_the_process_storage_is_given_back_after_the_program_that_takes_
     assert!(world.plan.locks_under_way().is_empty());
     assert_eq!(world.plan.storage_to_release().len(), 1);
 }
+
+/// Nothing of it can be opened: it must not be taken for ever, silently.
+#[test]
+fn a_group_whose_state_cannot_be_used_is_refused_with_the_reason() {
+    let mut world = World::new(&["eth0"]);
+    world.bad_state = Some("in use by process 7".into());
+    world.want(&[member(1, "rbd:p/a", None)]);
+    world.ask(8, false);
+    let group = &world.plan.groups()[0];
+    let reason = group.reason.clone().unwrap_or_default();
+    assert!(reason.contains("process 7"), "{group:?}");
+    world.bad_state = None;
+    world.pass(Duration::from_secs(40));
+    world.ask(8, false);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.role(), Role::Active, "{:#?}", world.said);
+}

@@ -1,0 +1,99 @@
+//! Persistent copies that vanish.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::control::state::Before;
+
+fn room() -> Room {
+    let mut room = Room::new();
+    room.config.overlay = Overlay::Persistent;
+    room.state = Some(StateDir::open(&room.dir.path().join("state"), Before::Unknown).unwrap());
+    room
+}
+
+fn copies(room: &Room) -> PathBuf {
+    naming::directory(&room.config).unwrap()
+}
+
+fn problem(disks: &Disks) -> String {
+    until("a problem", || disks.states().first()?.problem.clone())
+}
+
+fn ask(disks: &Disks, mac: Mac) {
+    assert!(disks.instance(mac).is_none());
+}
+
+#[test]
+fn a_persistent_copy_that_vanished_is_shut_until_it_is_back_or_reset() {
+    let room = room();
+    let aside = room.dir.path().join("aside");
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    disks.close();
+    std::fs::rename(copies(&room), &aside).unwrap();
+
+    let start = room.start();
+    let golden = Arc::clone(&start.golden);
+    let disks = Disks::open(start).unwrap();
+    assert!(problem(&disks).contains("xblade overlay reset"));
+    let told = engine::Store::<CompletionQueue>::health(&*golden);
+    assert!(
+        matches!(&told, Health::Degraded(why) if why.contains("pc17")),
+        "{told:?}"
+    );
+    // Neither its asking nor its boot has it begin anew.
+    ask(&disks, PC[0]);
+    disks.order(Order::Boot(PC[0]));
+    disks.order(Order::Open(PC[0]));
+    disks.close();
+    assert!(!copies(&room).join("machine-pc17.marks").exists());
+    std::fs::remove_dir_all(copies(&room)).unwrap();
+    std::fs::rename(&aside, copies(&room)).unwrap();
+    let disks = room.open();
+    assert_eq!(read(&disk(&disks, PC[0])), 1, "it is back");
+    disks.close();
+
+    std::fs::remove_dir_all(copies(&room)).unwrap();
+    let start = room.start();
+    let golden = Arc::clone(&start.golden);
+    let disks = Disks::open(start).unwrap();
+    problem(&disks);
+    disks.reset(DiskName::Machine("pc17".into()), false).unwrap();
+    assert_eq!(read(&disk(&disks, PC[0])), 7, "it has begun anew");
+    assert_eq!(
+        engine::Store::<CompletionQueue>::health(&*golden),
+        Health::Healthy
+    );
+    disks.close();
+}
+
+#[test]
+fn a_copy_that_vanishes_while_it_is_served_does_not_begin_anew_at_the_next_boot() {
+    let room = room();
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    std::fs::remove_dir_all(copies(&room)).unwrap();
+    boot(&disks, PC[0]);
+    assert_eq!(read(&disk(&disks, PC[0])), 1, "it is served on");
+    disks.close();
+}
+
+#[test]
+fn a_list_that_cannot_be_read_lets_no_persistent_copy_begin() {
+    let room = room();
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    disks.close();
+    let list = room.dir.path().join("state/12.9.copies");
+    assert!(list.exists());
+    std::fs::write(&list, "nonsense").unwrap();
+    let disks = room.open();
+    assert_eq!(read(&disk(&disks, PC[0])), 1, "what is there is served");
+    disks.close();
+    std::fs::remove_dir_all(copies(&room)).unwrap();
+    let disks = room.open();
+    ask(&disks, PC[0]);
+    assert!(problem(&disks).contains("12.9.copies"));
+    disks.close();
+}

@@ -285,3 +285,29 @@ fn signals_and_links_are_followed_at_once_beside_a_disk_that_hangs() -> Result<(
     }
     Ok(())
 }
+
+/// As a worker is told to stop, what hangs already is not waited for: others on the interface are answered again at once.
+#[test]
+fn a_port_is_opened_again_at_once_beside_a_disk_that_hangs() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    let mut served = Served::new("direct")?;
+    served.hang()?;
+    served.healthy_reads()?;
+    std::thread::sleep(Duration::from_millis(500)); // what is older than 100 ms hangs
+    let process = &mut served.target.process;
+    let (mark, changed) = (process.mark(), Instant::now());
+    served.lab.target.ip("link set eth0 mtu 1400")?;
+    process.wait_for_after(mark, |line| line.contains("with their disks"), PATIENCE)?;
+    let handed_over = changed.elapsed();
+    process.wait_for_after(mark, |line| line.contains("e1.2 ready"), PATIENCE)?;
+    // It used to be 3 s and more.
+    ensure!(handed_over < Duration::from_millis(2500), "{handed_over:?}");
+    served.healthy_reads()?;
+    served
+        .disk
+        .switches()
+        .hangs
+        .store(false, std::sync::atomic::Ordering::Relaxed);
+    ensure!(served.target.process.stop()? == 0);
+    Ok(())
+}

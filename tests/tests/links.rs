@@ -253,6 +253,26 @@ fn an_interface_that_vanishes_and_returns_is_served_again() -> Result<()> {
     Ok(())
 }
 
+/// As udev does it a second after an interface was plugged in.
+#[test]
+fn an_interface_that_gets_another_name_is_served_under_it() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    lab.target.ip("link set eth0 name late0")?;
+    let image = Image::stamped(64)?;
+    let mut target = Target::ready(&lab.target, &["serve", "1", "1", "late*", image.as_str()], 1)?;
+    let initiator = lab.open(0)?;
+    for (old, new) in [("late0", "late7"), ("late7", "late0")] {
+        let mark = target.process.mark();
+        lab.target.ip(&format!("link set {old} name {new}"))?;
+        target.wait_ready(mark, 1)?;
+        ensure!(initiator.find(E11)?.read(6, 1)? == stamp(6));
+    }
+    let log = target.process.log();
+    ensure!(!log.contains("FAILED") && !log.contains("XDP program"), "{log}");
+    Ok(())
+}
+
 /// As `ip netns exec` is not, but `nsenter --net` and containers are: the interfaces of /sys are another namespace's.
 #[test]
 fn a_namespace_without_a_sysfs_of_its_own_is_served() -> Result<()> {

@@ -17,7 +17,7 @@ use super::state::StateDir;
 use super::supervisor::{Event, Supervisor};
 use super::tags::TagPlace;
 use crate::host::Interface;
-use crate::port::{Nic, Tuning};
+use crate::port::{Drain, Nic, Tuning};
 
 /// How long requests of an export that goes may still be under way.
 const IN_FLIGHT_LIMIT: Duration = Duration::from_secs(5);
@@ -86,7 +86,7 @@ impl Supervisor {
             PlanAction::Announce(id) => self.with_port(*id, PortHandle::announce_all),
             PlanAction::CheckPort(id) => self.with_port(*id, PortHandle::check),
             PlanAction::AnnounceExport(id) => self.ports.values().for_each(|port| port.changed(*id, false)),
-            PlanAction::ClosePort(id) => self.with_port(*id, PortHandle::close),
+            PlanAction::ClosePort(id) => self.with_port(*id, |port| port.close(Drain::Healthy)),
             PlanAction::Look(group) => self.look_for_owners(group),
             PlanAction::RunLock(run, config) => self.run_lock(*run, config),
         }

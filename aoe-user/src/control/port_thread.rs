@@ -20,7 +20,7 @@ use super::port_wishes::{About, PortShared, PortWishes};
 use crate::filter::Rules;
 use crate::host::link_state;
 use crate::metrics::Registry;
-use crate::port::{Alarm, Nic, Port, PortError, PortOptions};
+use crate::port::{Alarm, Drain, Nic, Port, PortError, PortOptions};
 use crate::target::{Export, Exports};
 
 /// Denied sources are asked for and workers looked after this often.
@@ -118,8 +118,8 @@ impl PortHandle {
     }
 
     /// Wishes the port closed.
-    pub(super) fn close(&self) {
-        self.wish(|wishes| wishes.close = true);
+    pub(super) fn close(&self, drain: Drain) {
+        self.wish(|wishes| wishes.close = Some(drain));
     }
 
     /// For the end of the process: frees the queues although workers hang.
@@ -218,8 +218,8 @@ impl Running<'_> {
         let mut tick = Instant::now() + TICK;
         loop {
             let wishes = self.wait(tick);
-            if wishes.close {
-                self.close();
+            if let Some(drain) = wishes.close {
+                self.close(drain);
                 return PortEvent::Closed;
             }
             let (lost_worker, check) = (wishes.lost_worker, wishes.check);
@@ -455,7 +455,7 @@ impl Running<'_> {
             .replace(Instant::now())
             .is_some_and(|before| before.elapsed() < WORKER_PACE);
         if again {
-            self.close();
+            self.close(Drain::Healthy);
             return Err(reason.into());
         }
         error!("{}: {reason}. The port is opened again", self.name);
@@ -484,10 +484,10 @@ impl Running<'_> {
         info!("{}: served: {}", self.name, self.port.totals());
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, drain: Drain) {
         // Of the time since the last tick.
         self.report_denied();
-        self.port.close();
+        self.port.close(drain);
         self.shared.queues.lock().clear();
         self.log_counters();
     }

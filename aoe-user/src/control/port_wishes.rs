@@ -9,7 +9,7 @@ use super::denied::DeniedSource;
 use super::other_targets::OtherTarget;
 use super::plan::ExportId;
 use super::port_view::PortView;
-use crate::port::QueueRelease;
+use crate::port::{Drain, QueueRelease};
 
 /// What control and the thread of a port both see.
 #[derive(Debug, Default)]
@@ -46,14 +46,14 @@ pub(super) struct PortWishes {
     pub(crate) lost_worker: bool,
     /// The interface may have lost its queues or the program.
     pub(crate) check: bool,
-    pub(crate) close: bool,
+    pub(crate) close: Option<Drain>,
 }
 
 impl PortWishes {
     /// Whether an export is to be served no more when what is being done is done.
     pub(super) fn gives_up(&self, id: ExportId) -> bool {
         let is_gone = |view: &PortView| view.exports.iter().all(|served| served.id != id);
-        self.close || self.view.as_ref().is_some_and(is_gone)
+        self.close.is_some() || self.view.as_ref().is_some_and(is_gone)
     }
 
     /// Nothing is wished.
@@ -62,12 +62,8 @@ impl PortWishes {
             && self.mac.is_none()
             && self.announce.is_empty()
             && self.lost.is_empty()
-            && !(self.masks
-                || self.announce_all
-                || self.counters
-                || self.lost_worker
-                || self.check
-                || self.close)
+            && self.close.is_none()
+            && !(self.masks || self.announce_all || self.counters || self.lost_worker || self.check)
     }
 }
 

@@ -10,6 +10,7 @@ use super::plan::{ExportId, PortId};
 use super::port_thread::PortEvent;
 use super::signals::{self, Signals};
 use super::supervisor::{Event, Supervisor};
+use crate::port::Drain;
 use crate::store::{RemotePath, StoreKind};
 
 /// How long the end may take, for all exports together.
@@ -54,7 +55,7 @@ pub(super) async fn stop(
     stop.supervisor
         .ports
         .values()
-        .for_each(super::port_thread::PortHandle::close);
+        .for_each(|port| port.close(Drain::All));
     stop.wait(now + DRAIN.min(patience), |supervisor| {
         supervisor.ports.is_empty()
     })

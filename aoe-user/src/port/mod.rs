@@ -41,6 +41,7 @@ use prove::Proof;
 pub(crate) use prove::ProofDirection;
 use stations::Stations;
 use watch::Watch;
+pub(crate) use worker::Drain;
 use worker::{Worker, WorkerCommand};
 
 /// How long a worker may take to show that its frames get out; one that cannot takes a second.
@@ -364,11 +365,11 @@ impl Port {
 
     /// Ends the port: the interface becomes an ordinary one at once, then the workers answer what they have
     /// received and free their queues. What the disks still owe them then is waited for elsewhere.
-    pub(crate) fn close(&mut self) {
+    pub(crate) fn close(&mut self, drain: Drain) {
         // The program goes first, so that the workers' rings run dry.
         self.filter.detach();
         for worker in &self.workers {
-            worker.tell(WorkerCommand::Stop);
+            worker.tell(WorkerCommand::Stop(drain));
         }
         for worker in &mut self.workers {
             worker.join();
@@ -384,7 +385,7 @@ impl Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        self.close();
+        self.close(Drain::Healthy);
     }
 }
 

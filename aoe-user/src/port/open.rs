@@ -11,7 +11,7 @@ use super::hand_back::HandBack;
 use super::mode::{Affected, Obtained, Way, first_that_works, left_after, ways};
 use super::stations::Stations;
 use super::watch::Watch;
-use super::worker::{CpuUse, Worker};
+use super::worker::{CpuUse, Drain, Worker};
 use super::{Nic, Port, PortError, PortOptions, Tuning, mtu, prove};
 use crate::dump::Tap;
 use crate::filter::{Attach, Filter, FilterError, Rules};
@@ -81,7 +81,7 @@ impl Port {
     fn open_again(&mut self, way: Way, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
         let panicked = self.workers.iter().filter(|worker| worker.has_panicked()).count();
         let lost = self.lost.saturating_add(panicked as u64);
-        self.close();
+        self.close(Drain::Healthy);
         let metrics = Arc::clone(&self.metrics);
         *self = open_from(way, &self.nic, &self.options, exports, rules, &metrics)?;
         self.lost = lost;

@@ -27,8 +27,10 @@ use super::{Alarm, Nic, SocketLink, port_info};
 const BATCH: usize = 32;
 /// Bytes of a received frame to have brought in before they are asked for: all of an ordinary one.
 const HINT_BYTES: usize = 1536;
-/// How long a stopping worker waits for operations that the disk still owes it.
+/// How long a stopping worker waits for operations that the disk still owes it, as nobody is served meanwhile.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+/// What has been with its disk for longer than this when a worker is told to stop hangs: healthy disks answer sooner.
+const HUNG: Duration = Duration::from_millis(100);
 /// How often it looks meanwhile.
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 /// When to ask the kernel again to send what it would not send yet.
@@ -52,7 +54,16 @@ pub(super) enum WorkerCommand {
     /// Show that a frame gets out.
     Prove(Proof),
     /// Finish what was received and end.
-    Stop,
+    Stop(Drain),
+}
+
+/// What a worker waits for that is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Drain {
+    /// All that disks may answer within a few seconds: nobody is served after it.
+    All,
+    /// The same without what hangs already: others wait until the queue is served again.
+    Healthy,
 }
 
 /// How a worker uses the CPU.
@@ -213,7 +224,7 @@ impl DataPath {
         // The socket has just been opened: what it holds is new.
         self.link.arrivals().rested(self.start_us);
         let mut last_work = Instant::now();
-        let mut stopping: Option<Instant> = None;
+        let mut stopping: Option<(Instant, Drain)> = None;
         loop {
             // The only look at the clock in a round: several would cost a lone request more than its engine does.
             let now = Instant::now();
@@ -223,8 +234,8 @@ impl DataPath {
                 && let Some(command) = self.commands.pop()
             {
                 worked = true;
-                if self.obey(command) {
-                    stopping.get_or_insert(now);
+                if let Some(drain) = self.obey(command) {
+                    stopping.get_or_insert((now, drain));
                 }
             }
             if worked {
@@ -232,13 +243,27 @@ impl DataPath {
                 continue;
             }
             match stopping {
-                Some(since) if self.session.pending() == 0 || since.elapsed() > DRAIN_LIMIT => break,
+                Some((since, drain))
+                    if !self.expects_answers(since, drain) || since.elapsed() > DRAIN_LIMIT =>
+                {
+                    break;
+                }
                 Some(_) => self.sleep(Some(DRAIN_PAUSE)),
                 None if self.spin_until_work(last_work, now) => {}
                 None => self.sleep(None),
             }
             let rested_us = self.start_us + self.now_us();
             self.link.arrivals().rested(rested_us);
+        }
+    }
+
+    /// Whether a disk may answer soon what this worker has left with it.
+    fn expects_answers(&self, stopping_since: Instant, drain: Drain) -> bool {
+        let hung_us = HUNG.as_micros().try_into().unwrap_or(u64::MAX);
+        let since_us = self.us(stopping_since).saturating_sub(hung_us);
+        match drain {
+            Drain::All => self.session.pending() > 0,
+            Drain::Healthy => self.session.is_working_on(since_us),
         }
     }
 
@@ -371,8 +396,8 @@ impl DataPath {
         );
     }
 
-    /// Carries out a command; true when it was the last.
-    fn obey(&mut self, command: WorkerCommand) -> bool {
+    /// Carries out a command; the last one says what is waited for.
+    fn obey(&mut self, command: WorkerCommand) -> Option<Drain> {
         match command {
             WorkerCommand::Exports(exports) => self.session.set_exports(exports),
             WorkerCommand::Port(port) => self.port = port,
@@ -385,9 +410,9 @@ impl DataPath {
             }
             WorkerCommand::Pace(pace) => self.set_pace(pace),
             WorkerCommand::Prove(proof) => proof.of(&mut self.link.socket),
-            WorkerCommand::Stop => return true,
+            WorkerCommand::Stop(drain) => return Some(drain),
         }
-        false
+        None
     }
 
     fn set_pace(&mut self, pace: CpuUse) {

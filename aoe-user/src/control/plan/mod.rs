@@ -33,7 +33,7 @@ use exports::{ExportEntry, Leaving};
 pub(super) use failover::GroupState as Role;
 pub(super) use groups::{GroupStatus, LockOrder, LockRun};
 use groups::{Membership, Retired};
-use ports::PlannedPort;
+use ports::{LeavingPort, PlannedPort};
 pub(super) use refusal::Refusal;
 use reload_report::ReloadReport;
 pub(super) use status::{ExportStatus, PortStatus, Progress};
@@ -155,7 +155,7 @@ pub(super) struct Plan {
     pub(crate) gives_up: bool,
     leaving: BTreeMap<ExportId, Leaving>,
     ports: BTreeMap<String, PlannedPort>,
-    leaving_ports: BTreeMap<PortId, Instant>,
+    leaving_ports: BTreeMap<PortId, LeavingPort>,
     /// Failover groups by name.
     groups: BTreeMap<String, Membership>,
     retired: Vec<Retired>,

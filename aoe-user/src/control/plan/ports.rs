@@ -29,6 +29,14 @@ pub(super) struct PlannedPort {
     pub(crate) stands_by: bool,
 }
 
+/// A port that is being closed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LeavingPort {
+    since: Instant,
+    /// The kernel's number of its interface.
+    index: u32,
+}
+
 /// No interface has the name.
 const NO_INTERFACE: &str = "does not exist";
 
@@ -66,6 +74,14 @@ impl PlannedPort {
     pub(super) fn open_id(&self) -> Option<PortId> {
         match &self.life {
             PortLife::Opening(id, ..) | PortLife::Open(id, _) => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// The kernel's number of the interface that it has open, or is opening.
+    fn open_index(&self) -> Option<u32> {
+        match &self.life {
+            PortLife::Opening(_, link, _) | PortLife::Open(_, link) => Some(link.index),
             _ => None,
         }
     }
@@ -136,6 +152,13 @@ impl PlannedPort {
         own.into_iter().chain(stale).chain(claims).min()
     }
 
+    /// What is known of other targets, without what is still being asked for.
+    fn settled_claims(self) -> HashMap<ExportId, Claim> {
+        let mut claims = self.claims;
+        claims.retain(|_, claim| !matches!(claim, Claim::Asking(..)));
+        claims
+    }
+
     pub(super) fn is_free(&self, id: ExportId) -> bool {
         matches!(self.claims.get(&id), Some(Claim::Free))
     }
@@ -187,22 +210,29 @@ impl Plan {
             .filter(|name| !wanted.contains_key(*name))
             .cloned()
             .collect();
+        let mut settled = HashMap::new();
         for name in lost {
             if let Some(port) = self.ports.remove(&name)
-                && let Some(id) = port.open_id()
+                && let (Some(id), Some(index)) = (port.open_id(), port.open_index())
             {
-                self.say(
-                    Level::Info,
-                    format!("{name}: no longer served (the interface or its exports are gone)"),
-                );
-                self.close_port(id, now);
+                let renamed = self.links.values().find(|link| link.index == index);
+                let line = match renamed.filter(|link| wanted.contains_key(&link.name)) {
+                    Some(link) => format!("{name} is called {} now; opening it again", link.name),
+                    None => format!("{name}: no longer served (the interface or its exports are gone)"),
+                };
+                self.say(Level::Info, line);
+                self.close_port(id, index, now);
+                settled.insert(index, port.settled_claims());
             }
         }
         for (name, literal) in wanted {
-            self.ports
-                .entry(name)
-                .or_insert_with(|| PlannedPort::new(literal))
-                .literal = literal;
+            let index = self.links.get(&name).map(|link| link.index);
+            let port = self.ports.entry(name).or_insert_with(|| PlannedPort {
+                // What was found out on the same wire under its former name holds.
+                claims: index.and_then(|index| settled.remove(&index)).unwrap_or_default(),
+                ..PlannedPort::new(literal)
+            });
+            port.literal = literal;
         }
         self.tell_unmatched(unmatched);
         let names: Vec<String> = self.ports.keys().cloned().collect();
@@ -222,8 +252,8 @@ impl Plan {
         self.unmatched = unmatched;
     }
 
-    fn close_port(&mut self, id: PortId, now: Instant) {
-        self.leaving_ports.insert(id, now);
+    fn close_port(&mut self, id: PortId, index: u32, now: Instant) {
+        self.leaving_ports.insert(id, LeavingPort { since: now, index });
         self.actions.push(PlanAction::ClosePort(id));
     }
 
@@ -232,15 +262,15 @@ impl Plan {
         let Some(port) = self.ports.get_mut(name) else {
             return;
         };
-        let open = port.open_id();
+        let (open, index) = (port.open_id(), port.open_index());
         port.life = match (life, open) {
             (PortLife::Empty, Some(id)) => PortLife::After(id, now),
             (life, _) => life,
         };
         port.applied = 0;
         port.stale = None;
-        if let Some(id) = open {
-            self.close_port(id, now);
+        if let (Some(id), Some(index)) = (open, index) {
+            self.close_port(id, index, now);
         }
     }
 
@@ -379,11 +409,15 @@ impl Plan {
             port.life = PortLife::Down;
             return;
         }
+        let is_after = matches!(port.life, PortLife::After(..));
         let gathering = port.stale.is_some_and(|since| now < since + GATHER);
         if port.view.exports.is_empty() && !port.stands_by || gathering {
-            if matches!(port.life, PortLife::After(..)) {
+            if is_after {
                 port.life = PortLife::Empty;
             }
+            return;
+        }
+        if self.waits_for_another_name(name, link.index, now) {
             return;
         }
         if before.is_some() && !self.fresh_links {
@@ -391,7 +425,7 @@ impl Plan {
             return self.list_anew();
         }
         // After a port of ours its own program may still be told of; if another's is there, the kernel refuses ours.
-        if link.has_xdp && !matches!(port.life, PortLife::After(..)) {
+        if link.has_xdp && !is_after {
             if !self.fresh_links {
                 // Nor does the kernel tell when a port of ours that was there takes its program away.
                 return self.list_anew();
@@ -412,6 +446,23 @@ impl Plan {
         port.life = PortLife::Opening(id, Box::new(link.clone()), before);
         let view = port.view.clone();
         self.actions.push(PlanAction::OpenPort(id, Box::new(link), view));
+    }
+
+    /// Whether a port still has this interface under another name, as after `ip link set NAME name OTHER` or where two have changed
+    /// their names. Then its end is waited for: a program that the kernel tells of is its.
+    fn waits_for_another_name(&mut self, name: &str, index: u32, now: Instant) -> bool {
+        let leaving = self
+            .leaving_ports
+            .iter()
+            .find(|(_, leaving)| leaving.index == index && now < leaving.since + HANDOVER)
+            .map(|(id, leaving)| (*id, leaving.since));
+        if let (Some((id, since)), Some(port)) = (leaving, self.ports.get_mut(name)) {
+            port.life = PortLife::After(id, since);
+            return true;
+        }
+        // It is being opened, and closed as soon as it is open: its own interface is another one by now.
+        let mut others = self.ports.iter().filter(|(other, _)| *other != name);
+        others.any(|(_, other)| other.open_index() == Some(index))
     }
 
     fn list_anew(&mut self) {

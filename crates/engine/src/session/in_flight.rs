@@ -71,6 +71,16 @@ impl<F, C: Completions> InFlightTable<F, C> {
         self.slots.len()
     }
 
+    /// Whether somebody works on a request that came at this time or later.
+    pub(crate) fn has_running(&self, since_us: u64) -> bool {
+        let requests = self.slots.iter().filter_map(|(_, slot)| slot.request.as_ref());
+        let mut running = requests.filter(|request| request.stage == Stage::Running);
+        running.any(|request| {
+            let put_off = request.put_off.as_ref();
+            put_off.is_none_or(|put_off| put_off.since_us >= since_us)
+        })
+    }
+
     /// The token that the next request to be entered must have.
     pub(crate) fn next_token(&self) -> Token {
         token(self.generation, self.slots.vacant_key())
@@ -159,6 +169,7 @@ fn key(token: Token) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counters::meter::Meters;
     use crate::order::entry::Requester;
     use crate::order::place::AtOnce;
     use crate::order::scope::{Class, Scope, Span};
@@ -211,6 +222,32 @@ mod tests {
         assert!(table.take(first).is_none(), "the slot has another user");
         table.release(first);
         assert!(table.take(second).is_some());
+    }
+
+    #[test]
+    fn work_that_came_before_a_time_is_told_from_later_work() {
+        let export = export(options(7, 3), &MemStore::new(8));
+        let mut table = InFlightTable::new();
+        let meters = Meters::default();
+        let meter = meters.of(options(7, 3).address, options(7, 3).vlan);
+        let since = |since_us| Some(PutOff::new(&meter, since_us));
+        let old = InFlight {
+            put_off: since(100),
+            ..in_flight(&export, Stage::Running, table.next_token())
+        };
+        table.put(old);
+        let waiting = InFlight {
+            put_off: since(300),
+            ..in_flight(&export, Stage::Waiting, table.next_token())
+        };
+        table.put(waiting);
+        assert!(table.has_running(100) && !table.has_running(101));
+        let new = InFlight {
+            put_off: since(300),
+            ..in_flight(&export, Stage::Running, table.next_token())
+        };
+        table.put(new);
+        assert!(table.has_running(300) && !table.has_running(301));
     }
 
     #[test]

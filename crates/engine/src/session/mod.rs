@@ -82,6 +82,12 @@ impl<L: Link, C: Completions> Session<L, C> {
         self.server.in_flight.len()
     }
 
+    /// Whether a store works on a request that came at this time or later, on the clock of [`Session::frame`]. What waits for others
+    /// is not meant: it goes on with them.
+    pub fn is_working_on(&self, since_us: u64) -> bool {
+        self.server.in_flight.has_running(since_us)
+    }
+
     /// Where operations end, for whoever waits for them.
     pub fn completion_queue(&mut self) -> &mut C {
         &mut self.server.completions

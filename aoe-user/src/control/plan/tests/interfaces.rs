@@ -2,6 +2,36 @@
 
 use super::*;
 
+impl World {
+    /// Gives an interface another name; the kernel tells of the program that is still attached.
+    fn rename(&mut self, from: &str, to: &str) {
+        let link = self.links.remove(from).expect("an interface");
+        let link = Interface {
+            name: to.to_owned(),
+            has_xdp: true,
+            ..link
+        };
+        self.links.insert(to.to_owned(), link);
+    }
+
+    pub(super) fn close_port(&mut self, id: PortId) {
+        if self.slow_ports {
+            return self.closing_ports.push(id);
+        }
+        self.ports.remove(&id);
+        self.plan.port_closed(id);
+    }
+
+    fn close_slow_ports(&mut self) {
+        self.slow_ports = false;
+        for id in std::mem::take(&mut self.closing_ports) {
+            self.close_port(id);
+        }
+        self.run();
+        self.pass(PORTS_PACE);
+    }
+}
+
 #[test]
 fn an_address_that_is_taken_is_searched_for_again() {
     let mut world = World::new(&["eth0", "eth1"]);
@@ -178,4 +208,60 @@ fn an_interface_may_be_written_another_way_without_a_stall() {
         assert_eq!(world.served("eth1"), Some(vec!["e1.1".into()]));
     }
     assert_eq!(world.said("2 exports; changed 2 (e1.1, e1.1)"), 2);
+}
+
+/// As udev does it a second after an interface was plugged in. What the kernel tells of then is our own program.
+#[test]
+fn an_interface_with_another_name_waits_for_the_end_of_its_port() {
+    let mut world = World::new(&["late0"]);
+    world.want(&[export(1, 1, "/a", &["late*"])]);
+    let searches = world.done("Search");
+    world.slow_ports = true;
+    world.rename("late0", "late7");
+    world.see();
+    let is_served = |world: &World| world.served("late7").is_some();
+    assert!(!is_served(&world) && !world.plan.is_settled());
+    assert_eq!(
+        (world.said("late0 is called late7 now"), world.said("FAILED")),
+        (1, 0)
+    );
+    assert_eq!(world.done("Search"), searches, "the wire is the same");
+    // The name comes back before the first port is closed.
+    world.rename("late7", "late0");
+    world.see();
+    world.rename("late0", "late7");
+    world.see();
+    world.close_slow_ports();
+    assert!(is_served(&world) && world.plan.is_settled());
+    assert_eq!(world.said("FAILED"), 0);
+}
+
+#[test]
+fn interfaces_that_change_names_wait_for_each_other() {
+    let mut world = World::new(&["eth0", "eth1"]);
+    world.want(&[export(1, 1, "/a", &["eth0", "eth1"])]);
+    world.slow_ports = true;
+    world.rename("eth0", "tmp");
+    world.rename("eth1", "eth0");
+    world.rename("tmp", "eth1");
+    world.see();
+    assert_eq!((world.done("ClosePort"), world.done("OpenPort")), (2, 2));
+    world.close_slow_ports();
+    assert!(world.served("eth0").is_some() && world.served("eth1").is_some());
+    assert_eq!(world.said("FAILED"), 0);
+}
+
+/// It is tried in the end, and what stands in the way is the reason to fail.
+#[test]
+fn a_port_that_never_ends_is_not_waited_for_for_ever() {
+    let mut world = World::new(&["late0"]);
+    world.want(&[export(1, 1, "/a", &["late*"])]);
+    world.slow_ports = true;
+    world.rename("late0", "late7");
+    world.see();
+    world
+        .bad_ports
+        .insert("late7".into(), "Device or resource busy".into());
+    world.pass(HANDOVER + Duration::from_secs(1));
+    assert_eq!(world.said("resource busy"), 1);
 }

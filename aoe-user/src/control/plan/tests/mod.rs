@@ -32,6 +32,9 @@ struct World {
     /// What is open: the path of each store, and the view of each port.
     stores: HashMap<ExportId, String>,
     ports: HashMap<PortId, (String, PortPlan)>,
+    /// Ports close only with [`World::close_slow_ports`].
+    slow_ports: bool,
+    closing_ports: Vec<PortId>,
     said: Vec<String>,
     log: Vec<String>,
     stuck: Vec<ExportId>,
@@ -94,6 +97,8 @@ impl World {
             bad_state: None,
             stores: HashMap::new(),
             ports: HashMap::new(),
+            slow_ports: false,
+            closing_ports: Vec::new(),
             said: Vec::new(),
             log: Vec::new(),
             stuck: Vec::new(),
@@ -211,10 +216,7 @@ impl World {
                 self.ports.get_mut(&id).expect("an open port").1 = view;
                 self.plan.port_applied(id, version);
             }
-            PlanAction::ClosePort(id) => {
-                self.ports.remove(&id);
-                self.plan.port_closed(id);
-            }
+            PlanAction::ClosePort(id) => self.close_port(id),
             PlanAction::Look(group) => self.look(&group),
             PlanAction::RunLock(run, _) => self.run_lock(run),
         }

@@ -272,7 +272,8 @@ impl Plan {
 
     /// True when nothing is under way any more: all that can be served is.
     pub(super) fn is_settled(&self) -> bool {
-        !(self.ports_dirty || self.ports_stale)
+        // A port that waits for the list of interfaces looks like one with nothing to do.
+        !(self.ports_dirty || self.ports_stale || self.listing)
             && self
                 .exports
                 .values()

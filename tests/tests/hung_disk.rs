@@ -63,6 +63,19 @@ impl Served {
 
     /// The disk stops answering while it has reads and writes to do.
     fn hang(&self) -> Result<()> {
+        self.hang_with_reads()?;
+        let initiator = self.lab.open(0)?;
+        for n in 0..64 {
+            let mac = lab::link::target_mac(0);
+            let mut write = Request::ata(mac, HUNG, ata::WRITE_EXT, 4096 + 8 * n, 1, &[7; SECTOR]);
+            (write.src, write.tag) = (initiator.mac(), 0x8200_0000 + n as u32);
+            initiator.send(&write.bytes())?;
+        }
+        Ok(())
+    }
+
+    /// The disk stops answering while it has reads to do.
+    fn hang_with_reads(&self) -> Result<()> {
         self.disk
             .switches()
             .hangs
@@ -73,9 +86,6 @@ impl Served {
             let mut read = Request::ata(mac, HUNG, ata::READ_EXT, 2048 + 8 * n, 1, &[]);
             (read.src, read.tag) = (initiator.mac(), 0x8100_0000 + n as u32);
             initiator.send(&read.bytes())?;
-            let mut write = Request::ata(mac, HUNG, ata::WRITE_EXT, 4096 + 8 * n, 1, &[7; SECTOR]);
-            (write.src, write.tag) = (initiator.mac(), 0x8200_0000 + n as u32);
-            initiator.send(&write.bytes())?;
         }
         Ok(())
     }
@@ -103,6 +113,33 @@ fn start(lab: &Lab, directory: &Path) -> Result<Target> {
         &lab.target,
         &["daemon", "--config", &config, "--state-dir", &state],
     )
+}
+
+#[test]
+fn a_stop_names_reads_that_a_disk_has_not_answered() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    for store in ["mmap", "direct"] {
+        // Nothing is to be committed, and the export can be closed.
+        let mut served = Served::new(store)?;
+        served.hang_with_reads()?;
+        // Answered after the reads were taken up: one worker serves both exports, in the order of their requests.
+        served.healthy_reads()?;
+        served.target.process.signal(Signal::SIGTERM)?;
+        let line = served.target.process.wait_for("left behind: e1.1", END)?;
+        ensure!(
+            line.contains(served.device.to_str().context("odd path")?),
+            "{store}: {line}"
+        );
+        ensure!(!served.target.process.log().contains("left behind: e1.2"));
+        served
+            .disk
+            .switches()
+            .hangs
+            .store(false, std::sync::atomic::Ordering::Relaxed);
+        let status = served.target.process.wait(PATIENCE)?;
+        ensure!(status.code() == Some(1), "{store}: {status}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -168,11 +168,6 @@ impl StateDir {
         })
     }
 
-    /// For the end of the process: lets others have the directory although somebody still holds this value.
-    pub(crate) fn unlock(&self) {
-        self.files.unlock();
-    }
-
     /// Why nothing can be kept now, for people; `None`: everything can. Does not wait.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.files.trouble()
@@ -197,6 +192,14 @@ impl StateDir {
 
 impl Drop for StateDir {
     fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl StateDir {
+    /// For the end of the process: has everything written that waits, and lets others have the directory although somebody still holds
+    /// this value. Waits for the directory's disk for a while.
+    pub(crate) fn end(&self) {
         self.keep_losses();
         if !self.writer.close() {
             tracing::error!(

@@ -1,5 +1,6 @@
 //! The end: everything is committed and given back, or left behind when a disk does not answer.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -12,6 +13,7 @@ use super::signals::{self, Signals};
 use super::supervisor::{Event, Supervisor};
 use crate::port::Drain;
 use crate::store::{RemotePath, StoreKind};
+use crate::target::Address;
 
 /// How long the end may take, for all exports together.
 pub(super) const PATIENCE: Duration = Duration::from_secs(6);
@@ -31,6 +33,15 @@ struct Stop {
     ends: UnboundedReceiver<Event>,
     port_events: UnboundedReceiver<(PortId, PortEvent)>,
     end: Instant,
+    /// The exports that were open when the end began.
+    served: Vec<WasServed>,
+}
+
+struct WasServed {
+    address: Address,
+    path: PathBuf,
+    /// Requests that its store has not finished.
+    outstanding: Box<dyn Fn() -> usize + Send + Sync>,
 }
 
 /// Ends ports and exports, at most for `patience`; says what is left behind, and frees what the next process needs.
@@ -51,6 +62,7 @@ pub(super) async fn stop(
         ends,
         port_events,
         end: now + patience,
+        served: Vec::new(),
     };
     stop.supervisor
         .ports
@@ -61,6 +73,16 @@ pub(super) async fn stop(
     })
     .await;
     let exports: Vec<ExportId> = stop.supervisor.exports.keys().copied().collect();
+    stop.served = stop
+        .supervisor
+        .exports
+        .values()
+        .map(|served| WasServed {
+            address: served.export.address(),
+            path: served.config.path.clone(),
+            outstanding: served.export.outstanding(),
+        })
+        .collect();
     for id in exports {
         stop.supervisor.close_export(id, LET_GO);
     }
@@ -154,10 +176,35 @@ impl Stop {
         self.supervisor.jobs.aside(limit, work, |_| Event::Answered).await
     }
 
+    /// Names exports that are closed although workers have left operations with their disks, and counts them.
+    fn name_unanswered(&self) -> usize {
+        let closing: Vec<Address> = self
+            .supervisor
+            .closing
+            .values()
+            .map(|(address, _)| *address)
+            .collect();
+        let mut unanswered = 0;
+        for served in &self.served {
+            let count = (served.outstanding)();
+            if count > 0 && !closing.contains(&served.address) {
+                unanswered += 1;
+                error!(
+                    "left behind: {}: {} has not answered {count} requests yet, none of which was acknowledged; the process \
+                     stays until it does",
+                    served.address,
+                    served.path.display()
+                );
+            }
+        }
+        unanswered
+    }
+
     /// Names what is left and frees what the next process needs although threads hang.
     async fn leave(&mut self) -> Result<()> {
+        let unanswered = self.name_unanswered();
         let supervisor = &mut self.supervisor;
-        let (ports, exports) = (supervisor.ports.len(), supervisor.closing.len());
+        let (ports, exports) = (supervisor.ports.len(), supervisor.closing.len() + unanswered);
         for (address, path) in supervisor.closing.values() {
             let consequence = match RemotePath::of(path) {
                 Some(Ok(remote)) if remote.store == StoreKind::Rbd => {
@@ -189,18 +236,14 @@ impl Stop {
             };
             self.beside(RELEASE, release).await;
         }
-        if let Some(state) = self.supervisor.state.take() {
-            let unlock = move || {
-                state.keep_losses();
-                match std::sync::Arc::try_unwrap(state) {
-                    // Waits for what is being written.
-                    Ok(state) => drop(state),
-                    Err(held) => held.unlock(),
-                }
-            };
-            if !self.beside(RELEASE, unlock).await {
-                error!("left behind: the state directory does not answer");
-            }
+        if let Some(state) = self.supervisor.state.take()
+            && !self.beside(RELEASE, move || state.end()).await
+        {
+            error!(
+                "left behind: the disk of the state directory has not answered yet; what initiators changed last is not kept, \
+                 and was not acknowledged"
+            );
+            bail!("the state directory was left behind, because its disk has not answered yet");
         }
         if ports + exports > 0 {
             bail!(

@@ -343,6 +343,16 @@ impl<C: Completions> Export<C> {
         own.saturating_add(self.machines.as_ref().map_or(0, |machines| machines.in_flight()))
     }
 
+    /// The same later on, for somebody who must not keep the export's store open: what a worker has given up and its store has not finished
+    /// is counted as long as it lasts.
+    pub fn outstanding(&self) -> Box<dyn Fn() -> usize + Send + Sync>
+    where
+        C::Handle: 'static,
+    {
+        let order = Arc::downgrade(&self.order);
+        Box::new(move || order.upgrade().map_or(0, |order| order.len()))
+    }
+
     /// What `source` may do; `None`: it does not see the export.
     pub(crate) fn access_of(&self, state: &State, source: Mac) -> Option<Access> {
         if !self.options.access.is_empty() {

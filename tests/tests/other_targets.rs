@@ -1,6 +1,7 @@
 //! Other targets: on this host and on the network, with other addresses and with ours.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -49,6 +50,32 @@ fn another_target_on_this_interface_is_discovered_beside() -> Result<()> {
         let found = answering(&initiator, 2)?;
         ensure!(found == [(1, 1), (1, 2)].into(), "{mode}: {found:?}");
     }
+    Ok(())
+}
+
+/// Both answer from one address, so that what is heard tells nothing.
+#[test]
+fn a_target_of_this_host_on_this_interface_is_warned_of() -> Result<()> {
+    needs!(Need::Root, Need::Tool("vblade"));
+    let lab = Lab::new(Options::default())?;
+    let (ours, theirs) = (Image::stamped(64)?, Image::stamped(64)?);
+    let vblade = Process::spawn(&lab.target, "vblade", &["1", "2", "eth0", theirs.as_str()])?;
+    let who = format!("vblade (pid {})", vblade.pid());
+    answering(&lab.open(0)?, 1)?;
+    let doctor = || {
+        let mut doctor = Command::new(lab::target::binary()?);
+        doctor.args(["doctor", "eth0"]);
+        lab.target.output(doctor)
+    };
+    let told = doctor()?;
+    ensure!(told.contains(&who), "{told}");
+    let mut target = Target::ready(&lab.target, &["serve", "1", "1", "eth0", ours.as_str()], 1)?;
+    let line = target.process.wait_for("AoE is also spoken", LIMIT)?;
+    ensure!(line.contains(&who) && line.contains("WARN"), "{line}");
+    // xblade itself listens there, and is none.
+    drop(vblade);
+    let told = doctor()?;
+    ensure!(!told.contains("also spoken"), "{told}");
     Ok(())
 }
 

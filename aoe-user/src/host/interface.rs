@@ -6,7 +6,7 @@ use std::io;
 use aoe_common::Mac;
 use initiator::{link_named, link_numbered, links};
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Prop,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Prop, XdpAttached,
 };
 
 use super::driver::{XdpFeatures, xdp_features};
@@ -139,8 +139,16 @@ fn has_slaves(part: &LinkInfo) -> bool {
     matches!(part, LinkInfo::Kind(InfoKind::Bond | InfoKind::Team))
 }
 
+/// The kernel gives a single number only where one program is attached, and numbers by mode where there are more (in the card and in
+/// the driver).
 fn is_program(part: &LinkXdp) -> bool {
-    matches!(part, LinkXdp::ProgId(id) if *id != 0)
+    match part {
+        LinkXdp::Attached(how) => *how != XdpAttached::None,
+        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => {
+            *id != 0
+        }
+        _ => false,
+    }
 }
 
 /// Who is a slave or port of another has its frames seen by the other's native program, and only as its own: a bond, and a
@@ -249,6 +257,25 @@ mod tests {
             (real_name("lo").as_str(), real_name("no such").as_str()),
             ("lo", "no such")
         );
+    }
+
+    #[test]
+    fn programs_in_several_modes_are_programs() {
+        let has_xdp = |parts: Vec<LinkXdp>| interface(2, vec![LinkAttribute::Xdp(parts)]).has_xdp;
+        let attached = LinkXdp::Attached;
+        assert!(!has_xdp(vec![attached(XdpAttached::None)]));
+        assert!(has_xdp(vec![
+            attached(XdpAttached::Driver),
+            LinkXdp::ProgId(7),
+            LinkXdp::DrvProgId(7)
+        ]));
+        // In the driver and in the card: no single number.
+        assert!(has_xdp(vec![
+            LinkXdp::DrvProgId(7),
+            LinkXdp::HwProgId(8),
+            attached(XdpAttached::Multiple)
+        ]));
+        assert!(has_xdp(vec![attached(XdpAttached::Multiple)]));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::args::DoctorArgs;
 use super::output;
+use crate::control::speakers_beside;
 use crate::host::{PageLists, Probe, page_lists, probe};
 use crate::store::rbd_available;
 use advice::{Advice, advice, mode};
@@ -138,7 +139,14 @@ impl Finding {
     fn of(probe: Probe) -> Finding {
         let has_use = probe.rx_queues > 1 && !probe.is_virtual;
         let filters = has_use.then(|| filters::read(&mut Program, &probe.interface));
-        Finding::with(probe, filters)
+        let beside = speakers_beside(&probe.interface);
+        let mut finding = Finding::with(probe, filters);
+        finding.advice.extend(beside.map(|why| Advice {
+            bad: false,
+            why,
+            commands: Vec::new(),
+        }));
+        finding
     }
 
     fn with(probe: Probe, filters: Option<Filters>) -> Finding {

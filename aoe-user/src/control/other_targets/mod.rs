@@ -4,6 +4,7 @@
 //! ([`watch`]). Somebody counts as a target only when it answers IDENTIFY itself: what a stranger merely claims keeps no export
 //! down.
 
+mod beside;
 pub(super) mod own;
 pub(super) mod tie;
 mod voice;
@@ -17,6 +18,7 @@ use aoe_common::Mac;
 
 use crate::config::Vlan;
 use crate::target::Address;
+pub(crate) use beside::speakers_beside;
 use own::OwnAddresses;
 use tie::Serial;
 use voice::HeardResponse;

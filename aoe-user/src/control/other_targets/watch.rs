@@ -13,6 +13,7 @@ use aoe_common::Mac;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::beside::Beside;
 use super::own::OwnAddresses;
 use super::tie::{self, GRACE};
 use super::voice::{HeardResponse, Voices, wait};
@@ -129,12 +130,13 @@ impl Shared {
     fn listen(&self) {
         let mut sought = Vec::new();
         let mut known = Known::default();
+        let mut beside = Beside::new(Instant::now());
         loop {
             if self.take_wishes(&mut sought) == Wish::End {
                 return;
             }
             known.follow(&sought, Instant::now());
-            let round = caught(|| self.round(&sought, &mut known)).map_err(|panic| {
+            let round = caught(|| self.round(&sought, &mut known, &mut beside)).map_err(|panic| {
                 tracing::error!("{}: listening for other targets: {panic}", self.interface);
                 anyhow!(panic)
             });
@@ -161,7 +163,7 @@ impl Shared {
     }
 
     /// Listens until the wishes change.
-    fn round(&self, sought: &[Sought], known: &mut Known) -> Result<()> {
+    fn round(&self, sought: &[Sought], known: &mut Known, beside: &mut Beside) -> Result<()> {
         let mut voices = Voices::open(&self.interface, sought)?;
         let mut plan = Questions::new(Instant::now());
         let mut claims: HashMap<OtherTarget, Instant> = HashMap::new();
@@ -170,9 +172,11 @@ impl Shared {
             if plan.is_due(now) {
                 voices.ask(plan.next_addresses(sought))?;
             }
+            beside.look(&self.interface, sought, now);
+            let next = plan.next.min(beside.next());
             wait(
                 voices.fds().chain([self.wake.as_fd()]),
-                plan.next.saturating_duration_since(now),
+                next.saturating_duration_since(now),
             );
             let mut heard = Vec::new();
             voices.hear(|response| heard.push(response))?;

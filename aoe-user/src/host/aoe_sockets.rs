@@ -1,0 +1,129 @@
+//! Programs of this host that speak AoE through packet sockets: vblade, ggaoed and the like.
+//!
+//! What they answer leaves from the interface's own address, as what xblade answers does, so that nobody on the network can tell the two
+//! apart. The kernel's initiator has no socket, and a program that hears all protocols (tcpdump) is none of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs;
+use std::path::Path;
+
+use initiator::link_named;
+
+use super::vlans::vlan_devices;
+
+/// The protocol of AoE, as the kernel prints it.
+const AOE: &str = "88a2";
+/// `ifindex` of a socket that is bound to no interface, and so hears all.
+const ALL_INTERFACES: u32 = 0;
+/// Of whoever asks, too: what its sockets are for it knows itself.
+const OWN_NAME: &str = "xblade";
+
+/// The sockets of other programs that speak AoE on an interface, or on the devices over it of VLANs that matter, in the network namespace
+/// of the thread: their inodes. It may block.
+pub(crate) fn aoe_sockets_of_others(interface: &str, matters: impl Fn(u16) -> bool) -> BTreeSet<u64> {
+    let devices = vlan_devices(interface);
+    let devices = devices.iter().filter(|(vlan, _)| matters(**vlan));
+    let names = std::iter::once(interface).chain(devices.map(|(_, name)| name.as_str()));
+    let mut places = vec![ALL_INTERFACES];
+    places.extend(names.filter_map(|name| Some(link_named(name).ok()?.header.index)));
+    let table = fs::read_to_string("/proc/thread-self/net/packet").unwrap_or_default();
+    let found = aoe_sockets(&table, &places);
+    if found.is_empty() {
+        return found;
+    }
+    let own: HashSet<u64> = sockets_of(Path::new("/proc/self")).collect();
+    found.into_iter().filter(|inode| !own.contains(inode)).collect()
+}
+
+/// The inodes of the sockets of AoE that are bound to one of these interfaces.
+fn aoe_sockets(table: &str, places: &[u32]) -> BTreeSet<u64> {
+    // sk RefCnt Type Proto Iface R Rmem User Inode (net/packet/af_packet.c, packet_seq_show)
+    let socket = |line: &str| {
+        let mut columns = line.split_ascii_whitespace().skip(3);
+        let (protocol, place) = (columns.next()?, columns.next()?.parse().ok()?);
+        let inode = columns.nth(3)?.parse().ok()?;
+        (protocol == AOE && places.contains(&place)).then_some(inode)
+    };
+    table.lines().filter_map(socket).collect()
+}
+
+/// The programs that hold these sockets, as `NAME (pid PID)`; other xblades (`bench`, `discover`) are left out. The processes of other
+/// users are seen by root alone: a socket whose program is not found is `None`. It looks at every process, so it may block.
+pub(crate) fn programs_with(sockets: &BTreeSet<u64>) -> Vec<Option<String>> {
+    let mut left = sockets.clone();
+    // By number: the first one that has a socket made it, and its children inherited it.
+    let mut found: BTreeMap<u32, String> = BTreeMap::new();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pid = |entry: &fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    let mut pids: Vec<u32> = processes.filter_map(|entry| pid(&entry)).collect();
+    pids.sort_unstable();
+    for pid in pids {
+        if left.is_empty() {
+            break;
+        }
+        let process = Path::new("/proc").join(pid.to_string());
+        let its: Vec<u64> = sockets_of(&process)
+            .filter(|inode| left.contains(inode))
+            .collect();
+        if its.is_empty() {
+            continue;
+        }
+        its.iter().for_each(|inode| {
+            left.remove(inode);
+        });
+        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        if name.trim_end() != OWN_NAME {
+            found.insert(pid, format!("{} (pid {pid})", name.trim_end()));
+        }
+    }
+    let unknown = (!left.is_empty()).then_some(None);
+    found.into_values().map(Some).chain(unknown).collect()
+}
+
+/// The inodes of a process's sockets, as far as we may see them.
+fn sockets_of(process: &Path) -> impl Iterator<Item = u64> + use<> {
+    let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    files.filter_map(|file| {
+        let link = fs::read_link(file.path()).ok()?;
+        let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+        inode.parse().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd as _;
+
+    #[test]
+    fn sockets_of_aoe_on_the_interface_or_on_all_are_found() {
+        let table = "\
+sk               RefCnt Type Proto  Iface R Rmem   User   Inode
+00000000a1b2c3d4 3      3    88a2   2     1 0      0      101   
+00000000a1b2c3d4 3      3    88a2   0     1 0      0      102   
+00000000a1b2c3d4 3      3    0003   2     1 0      0      103   
+00000000a1b2c3d4 3      3    88a2   3     1 0      0      104   
+00000000a1b2c3d4 3      3    0800   2     1 0      0      105   
+cut off 3 88a2
+";
+        assert_eq!(aoe_sockets(table, &[0, 2]), [101, 102].into());
+        assert_eq!(aoe_sockets(table, &[0, 3]), [102, 104].into());
+        assert_eq!(aoe_sockets("", &[0]), [].into());
+    }
+
+    #[test]
+    fn the_program_of_a_socket_is_named() {
+        let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
+        let inode: u64 = link.to_str().unwrap()[8..].trim_end_matches(']').parse().unwrap();
+        assert!(sockets_of(Path::new("/proc/self")).any(|own| own == inode));
+        // That of a test is called after its file, `xblade-…`, and is no xblade.
+        let pid = format!("(pid {})", std::process::id());
+        match programs_with(&[inode].into()).as_slice() {
+            [Some(name)] => assert!(name.ends_with(&pid), "{name}"),
+            other => panic!("{other:?}"),
+        }
+        // Nobody has it.
+        assert_eq!(programs_with(&[u64::MAX].into()), [None]);
+    }
+}

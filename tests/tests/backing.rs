@@ -89,9 +89,25 @@ fn an_image_that_is_deleted_or_replaced_is_told_until_it_is_back_or_reloaded() -
     site.told(3, &["e1.1", site.image.as_str(), "replaced", "xblade reload"])?;
     ensure!(site.reads(5)? == stamp(5), "the old one is served on");
     let (reloaded, said) = site.ask(&["reload"])?;
-    ensure!(reloaded == Some(0), "{said}");
+    let renewed = format!("~ e1.1  {} was replaced\n= 0 unchanged\n", site.image.as_str());
+    ensure!((reloaded, &said) == (Some(0), &renewed), "{said}");
     site.told(0, &[])?;
     ensure!(site.reads(5)? == [0; 512], "the new one is served");
+    ensure!(site.ask(&["reload"])? == (Some(0), "= 1 unchanged\n".to_owned()));
+
+    // One that cannot be served: the reload says so, and fails.
+    let mut qcow2 = b"QFI\xfb\0\0\0\x03".to_vec();
+    qcow2.resize(64 * 512, 0);
+    std::fs::write(&aside, qcow2)?;
+    std::fs::rename(&aside, site.image.path())?;
+    let (reloaded, said) = site.ask(&["reload"])?;
+    ensure!(
+        reloaded == Some(3)
+            && said.starts_with(&renewed)
+            && said.contains("FAILED e1.1: ")
+            && said.contains("qcow2"),
+        "{said}"
+    );
     Ok(())
 }
 

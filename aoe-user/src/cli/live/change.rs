@@ -14,7 +14,8 @@ use super::client::ControlClient;
 use super::save::{NewFile, OldFiles};
 use crate::cli::output;
 use crate::config::device;
-use crate::control::api::types::{ControlRequest, LogLine, LogLines, Reloaded, SCHEMA};
+use crate::control::api::reloaded::{Reloaded, Replaced};
+use crate::control::api::types::{ControlRequest, LogLine, LogLines, SCHEMA};
 use crate::store::RemotePath;
 
 pub(in crate::cli) fn reload(args: &ReloadArgs) -> Result<ExitCode> {
@@ -84,6 +85,9 @@ fn text(reloaded: &Reloaded) -> String {
             .map(|(key, before, after)| format!("{key} {before} → {after}"));
         let keys: Vec<String> = keys.collect();
         let _ = writeln!(text, "~ {}  {}", changed.export, keys.join(", "));
+    }
+    for Replaced { export, path } in &reloaded.renewed {
+        let _ = writeln!(text, "~ {export}  {} was replaced", path.display());
     }
     for name in &reloaded.removed {
         let _ = writeln!(text, "- {name}");
@@ -230,7 +234,7 @@ fn lines(args: &LogArgs) -> Result<ExitCode> {
 mod tests {
     use super::*;
     use crate::config::file::parse;
-    use crate::control::api::types::{Changed, FailedExport};
+    use crate::control::api::reloaded::{Changed, FailedExport};
 
     #[test]
     fn an_export_on_the_command_line_is_one_of_the_config_file() {
@@ -265,6 +269,10 @@ mod tests {
                 export: "e1.2".into(),
                 keys: vec![("read_only".into(), "false".into(), "true".into())],
             }],
+            renewed: vec![Replaced {
+                export: "e1.4".into(),
+                path: "/srv/golden.raw".into(),
+            }],
             removed: vec!["e1.9".into()],
             unchanged: 37,
             failed: vec![FailedExport {
@@ -273,8 +281,8 @@ mod tests {
             }],
             ..Reloaded::default()
         };
-        let told =
-            "+ e1.3\n~ e1.2  read_only false → true\n- e1.9\n= 37 unchanged\nFAILED e1.3: no such file\n";
+        let told = "+ e1.3\n~ e1.2  read_only false → true\n~ e1.4  /srv/golden.raw was replaced\n- e1.9\n\
+                    = 37 unchanged\nFAILED e1.3: no such file\n";
         assert_eq!(text(&reloaded), told);
     }
 }

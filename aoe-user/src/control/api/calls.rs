@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::reloads::{Reading, Settling};
 use super::socket::{ControlAnswer, ControlCall};
-use super::types::{Condition, ControlRequest, FailedExport, LastReload, Reloaded};
+use super::types::{ControlRequest, LastReload};
 use super::view::Selection;
 use super::{openmetrics, view};
 use crate::config::Config;
@@ -184,6 +184,10 @@ impl Control {
     }
 
     fn put_in_force(&mut self, config: Config, answers: Vec<ControlAnswer>, now: Instant) {
+        // Who waits for an earlier reload is told what came of that one, too.
+        if self.settling.is_empty() {
+            self.supervisor.plan.renewed.clear();
+        }
         if !answers.is_empty() {
             self.settling.push(Settling {
                 until: now + SETTLE_LIMIT,
@@ -208,31 +212,9 @@ impl Control {
         }
         let all = view::state(&self.supervisor, &Selection::all(), now);
         for mut settling in std::mem::take(&mut self.settling) {
-            let reloaded = &mut settling.reloaded;
-            let is_new = |reloaded: &Reloaded, name: &String| {
-                reloaded.added.contains(name)
-                    || reloaded.changed.iter().any(|changed| changed.export == *name)
-            };
-            for export in &all.exports {
-                if !is_new(reloaded, &export.export) {
-                    continue;
-                }
-                let off = export.kept_off.first().map(|off| off.reason.clone());
-                match (export.state, export.reason.clone().or(off)) {
-                    (Condition::Failed | Condition::FailedDegraded, reason) => {
-                        reloaded.failed.push(FailedExport {
-                            export: export.export.clone(),
-                            reason: reason.unwrap_or_default(),
-                        });
-                    }
-                    (Condition::Waiting, _) => reloaded.opening.push(export.export.clone()),
-                    (Condition::Ready, Some(reason)) => reloaded.failed.push(FailedExport {
-                        export: export.export.clone(),
-                        reason,
-                    }),
-                    (Condition::Ready | Condition::Paused | Condition::Standby, _) => {}
-                }
-            }
+            settling
+                .reloaded
+                .settle(&self.supervisor.plan.renewed, &all.exports);
             let reloaded = &settling.reloaded;
             settling
                 .answers

@@ -17,6 +17,7 @@ pub(crate) mod overlays;
 mod pause;
 pub(super) mod pause_calls;
 pub(super) mod pausing;
+pub(crate) mod reloaded;
 pub(super) mod reloads;
 pub(super) mod socket;
 pub mod types;

@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
+use super::reloaded::Reloaded;
 use super::socket::ControlAnswer;
-use super::types::Reloaded;
 
 /// What one reading of the file is for.
 #[derive(Debug, Default)]

@@ -414,34 +414,6 @@ pub(crate) struct DeniedInfo {
     pub(crate) idle_seconds: f64,
 }
 
-/// The result of [`ControlRequest::Reload`], [`ControlRequest::Add`] and [`ControlRequest::Remove`].
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Reloaded {
-    /// Nothing was changed.
-    pub(crate) dry_run: bool,
-    /// New ones.
-    pub(crate) added: Vec<String>,
-    /// Those whose settings differ.
-    pub(crate) changed: Vec<Changed>,
-    /// Those that are gone.
-    pub(crate) removed: Vec<String>,
-    /// How many went on as they were.
-    pub(crate) unchanged: usize,
-    /// Of the new and changed ones, those that cannot be served.
-    pub(crate) failed: Vec<FailedExport>,
-    /// Of the new and changed ones, those that are not open yet.
-    pub(crate) opening: Vec<String>,
-}
-
-/// An export whose settings differ.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Changed {
-    /// The export.
-    pub(crate) export: String,
-    /// Each key of the config file with its old and new value.
-    pub(crate) keys: Vec<(String, String, String)>,
-}
-
 /// The result of [`ControlRequest::KeptStates`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptStates {
@@ -478,15 +450,6 @@ impl KeptState {
         };
         *self == named
     }
-}
-
-/// An export that cannot be served.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FailedExport {
-    /// The export.
-    pub(crate) export: String,
-    /// Why.
-    pub(crate) reason: String,
 }
 
 #[cfg(test)]

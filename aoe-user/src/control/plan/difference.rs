@@ -3,7 +3,7 @@
 use super::reload::{KeptExport, Old};
 use super::{Plan, address_of};
 use crate::config::Config;
-use crate::control::api::types::{Changed, Reloaded};
+use crate::control::api::reloaded::{Changed, Reloaded};
 
 impl Plan {
     /// Compares the configuration in force with another one. Changes nothing.

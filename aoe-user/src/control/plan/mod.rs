@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use crate::config::{ExportConfig, FailoverGroup, Mode};
+use crate::control::api::reloaded::Replaced;
 use crate::control::state::Before;
 use crate::host::Interface;
 use crate::target::Address;
@@ -163,6 +164,8 @@ pub(super) struct Plan {
     start: Instant,
     links: HashMap<String, Interface>,
     reload: Option<ReloadReport>,
+    /// Exports whose files were found to be replaced, for the answer to a reload.
+    pub(crate) renewed: Vec<Replaced>,
     last_id: u64,
     /// Something changed that ports depend on.
     ports_dirty: bool,
@@ -196,6 +199,7 @@ impl Plan {
             start: now,
             links: HashMap::new(),
             reload: None,
+            renewed: Vec::new(),
             last_id: 0,
             ports_dirty: true,
             ports_stale: false,

@@ -9,6 +9,7 @@ use super::reload_report::ReloadReport;
 use super::{ExportId, Level, Plan, PlanAction, Wanted, address_of};
 use crate::config::interfaces::Patterns;
 use crate::config::{Config, ExportConfig, Overlay, Vlan};
+use crate::control::api::reloaded::Replaced;
 
 /// Same address on the same VLAN.
 fn key(config: &ExportConfig) -> (u16, u8, Option<u16>, bool) {
@@ -124,6 +125,10 @@ impl Plan {
         }
         if replaced && let Some(entry) = self.exports.get(&id) {
             let address = address_of(&entry.config);
+            self.renewed.push(Replaced {
+                export: address.to_string(),
+                path: entry.config.path.clone(),
+            });
             let line = format!(
                 "{address}: {} was replaced; opening the new one",
                 entry.config.path.display()

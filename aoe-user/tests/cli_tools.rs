@@ -153,9 +153,11 @@ fn kept_states_are_shown_and_cleared() {
 fn states_that_are_not_there_are_told_and_looking_moves_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
-    // A host on which no daemon has run yet.
-    assert_eq!(done(dir, "state list --state-dir none").lines().count(), 1);
-    assert!(!dir.join("none").exists());
+    for action in ["list", "show 1 1", "clear 1 1", "adopt 1 1 --from x"] {
+        let line = format!("state {action} --state-dir none");
+        failed(dir, &line, "there is no directory none");
+        assert!(!dir.join("none").exists(), "{action}");
+    }
 
     let kept = StateDir::open(&dir.join("s"), Before::Unknown).unwrap();
     kept.store(&key("1.1"), &state()).unwrap();

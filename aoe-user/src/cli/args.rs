@@ -20,6 +20,7 @@ use crate::config::{
     CephOptions, ExportConfig, ImageFormat, Mode, OnLostWrite, StoreKind, Vlan, ceph, device, interfaces,
 };
 
+pub(crate) use crate::control::state::STATE_DIR;
 pub(crate) use bench::BenchArgs;
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use import::{ImportArgs, ImportFormat};
@@ -27,8 +28,6 @@ pub(crate) use state::{StateAction, StateArgs, StatePlace, StateTarget};
 
 /// Where `daemon` and `check` look for the config file.
 pub(crate) const CONFIG_FILE: &str = "/etc/xblade/xblade.toml";
-/// Where `daemon` keeps config strings, masks and reservations.
-pub(crate) const STATE_DIR: &str = "/var/lib/xblade";
 
 /// ATA-over-Ethernet target: exports disk images and block devices on an Ethernet
 #[derive(Debug, Parser)]

@@ -63,6 +63,12 @@ impl Source {
     /// The directory that is named, else the target that runs, else the usual directory.
     fn of(place: &StatePlace) -> Result<Source> {
         if let Some(dir) = &place.state_dir {
+            // The usual one may not be there yet. To find nothing in one that is mistyped would look like an answer.
+            ensure!(
+                !matches!(dir.try_exists(), Ok(false)),
+                "there is no directory {}: --state-dir is where the daemon keeps states",
+                dir.display()
+            );
             return Ok(Source::Directory(dir.clone()));
         }
         match ControlClient::new(&place.target) {

@@ -240,7 +240,7 @@ fn known_losses(config: &ExportConfig, key: StateKey, state: Arc<StateDir>) -> L
         tracing::error!(
             "{}: {lost}; until `xblade state clear {} --lost-writes` {}",
             config.address(),
-            key.arguments(),
+            state.arguments(&key),
             match lost.stopped {
                 true => "no writes are taken",
                 false => "flushes fail",

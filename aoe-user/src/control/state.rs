@@ -47,6 +47,8 @@ use told::completes;
 use unkept::Unkept;
 use writer::StateWriter;
 
+/// Where `daemon` keeps config strings, masks and reservations unless it is told otherwise.
+pub(crate) const STATE_DIR: &str = "/var/lib/xblade";
 const EXTENSION: &str = "state";
 
 /// A state directory or a file in it that cannot be used.
@@ -69,6 +71,16 @@ pub enum StateDirError {
         path: PathBuf,
         /// Whoever holds the lock.
         holder: String,
+    },
+    /// The directory is missing, and so is the one that it would be in.
+    #[error(
+        "there is no directory {} to make the state directory {} in: make it, mount its disk, or give another path by --state-dir",
+        path.parent().unwrap_or(path).display(),
+        path.display()
+    )]
+    NoParent {
+        /// The state directory.
+        path: PathBuf,
     },
     /// There is nothing in a directory that was used before.
     #[error(
@@ -115,7 +127,7 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Opens the directory, which is made if need be, and keeps other processes out of it. One that can only be read gives what it
+    /// Opens the directory, which is made if need be (none above it), and keeps other processes out of it. One that can only be read gives what it
     /// keeps; what is to be kept is refused until it can be written.
     ///
     /// # Errors
@@ -126,7 +138,7 @@ impl StateDir {
                 path: path.to_owned(),
             });
         }
-        files::make_durably(path).map_err(StateDirError::io("make the state directory", path))?;
+        files::make_durably(path)?;
         let lock = files::lock(path)?;
         let left = claim::remove_left(path);
         if lock.unwritable.is_none() {
@@ -144,6 +156,11 @@ impl StateDir {
             unkept: Unkept::new(path),
         };
         Ok(Arc::new(dir))
+    }
+
+    /// Names the state of an export to `xblade state`.
+    pub(crate) fn arguments(&self, key: &StateKey) -> String {
+        key.arguments_in(&self.files.dir)
     }
 
     /// The exports of the configuration. To be told at start and at each reload, before any is loaded.

@@ -176,7 +176,10 @@ fn kept_states_are_named_as_they_are() {
     refused(
         &state(&["clear", "1", "1"]),
         1,
-        "xblade state clear 1 1 --lost-writes",
+        &format!(
+            "xblade state clear 1 1 --state-dir {} --lost-writes",
+            dir.display()
+        ),
     );
     refused(&state(&["adopt", "1", "1", "--from", "nope"]), 1, "there is no");
     let other = place.file("other.state", "precious");

@@ -123,6 +123,9 @@ pub enum StoreError {
     /// There is nothing at the path.
     #[error("{}: no such file; `xblade create` makes an image", .0.display())]
     Missing(PathBuf),
+    /// There is nothing at a path under /dev.
+    #[error("{}: no such device: it is not plugged in, not set up yet, or has another name", .0.display())]
+    NoDevice(PathBuf),
     /// The path is a directory.
     #[error("{}: is a directory, not an image or a block device", .0.display())]
     Directory(PathBuf),

@@ -117,18 +117,23 @@ pub(super) fn move_aside(path: &Path, why: &str) -> Result<PathBuf, StateDirErro
     }
 }
 
-/// Makes a directory and all above it, each synced in its parent: what is saved in it must not vanish with it.
-pub(super) fn make_durably(path: &Path) -> io::Result<()> {
-    let missing = path
-        .ancestors()
-        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
-        .count();
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let path = fs::canonicalize(path)?;
-    path.ancestors()
-        .skip(1)
-        .take(missing)
-        .try_for_each(|parent| File::open(parent)?.sync_all())
+/// Makes a directory, synced in its parent: what is saved in it must not vanish with it. None above it is made: where that is missing
+/// the path is mistyped, or its disk is not mounted, and what was kept would look as if it had never been.
+pub(super) fn make_durably(path: &Path) -> Result<(), StateDirError> {
+    let failed = || StateDirError::io("make the state directory", path);
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(_) if path.is_dir() => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(StateDirError::NoParent {
+                path: path.to_owned(),
+            });
+        }
+        made => made.map_err(failed())?,
+    }
+    let made = fs::canonicalize(path).map_err(failed())?;
+    sync_parent(&made).map_err(failed())?;
+    tracing::info!("made the state directory {}: nothing is kept yet", made.display());
+    Ok(())
 }
 
 /// The right to use a directory, until it is dropped.

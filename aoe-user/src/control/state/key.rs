@@ -1,8 +1,10 @@
 //! Whose state a file holds: its name is made from the export's own settings and from nothing else.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
+use super::STATE_DIR;
 use crate::config::{ExportConfig, Vlan, values};
 use crate::target::Address;
 
@@ -61,6 +63,16 @@ impl StateKey {
         }
         if let Some(label) = &self.label {
             text += &format!(" --state-name {label}");
+        }
+        text
+    }
+
+    /// The same for a state that is kept in `dir`: nobody finds it there by itself where that is not the usual place.
+    pub(super) fn arguments_in(&self, dir: &Path) -> String {
+        let mut text = self.arguments();
+        if dir != Path::new(STATE_DIR) {
+            let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+            text += &format!(" --state-dir {}", dir.display());
         }
         text
     }

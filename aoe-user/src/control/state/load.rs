@@ -11,40 +11,40 @@ use crate::target::Persistent;
 #[derive(Debug, thiserror::Error)]
 pub enum Shut {
     /// Its file is there and cannot be used.
-    #[error("its state file {} is damaged ({reason}); {}", path.display(), way_out(key))]
+    #[error("its state file {} is damaged ({reason}); {}", path.display(), way_out(arguments))]
     Damaged {
-        /// The export.
-        key: StateKey,
+        /// Names the export's state to `xblade state`.
+        arguments: String,
         /// The file.
         path: PathBuf,
         /// What was noticed.
         reason: String,
     },
     /// It had a file, which is gone.
-    #[error("its state file {} is gone; put it back, or: {}", path.display(), way_out(key))]
+    #[error("its state file {} is gone; put it back, or: {}", path.display(), way_out(arguments))]
     Lost {
-        /// The export.
-        key: StateKey,
+        /// Names the export's state to `xblade state`.
+        arguments: String,
         /// The file.
         path: PathBuf,
     },
     /// It has no file, and the list of those that had one was lost.
     #[error(
         "it has no state file, and the index that tells whether it had one was lost; {}",
-        way_out(key)
+        way_out(arguments)
     )]
     Unknown {
-        /// The export.
-        key: StateKey,
+        /// Names the export's state to `xblade state`.
+        arguments: String,
     },
     /// An earlier release kept its state in a file that another export has taken over.
     #[error(
         "an earlier release may have kept its state in {file}.state, which another export has taken over; {}",
-        way_out(key)
+        way_out(arguments)
     )]
     TakenOver {
-        /// The export.
-        key: StateKey,
+        /// Names the export's state to `xblade state`.
+        arguments: String,
         /// The file's name.
         file: String,
     },
@@ -52,19 +52,19 @@ pub enum Shut {
     #[error(
         "{} may hold its state, and an earlier release did not say which export's it is; choose with `xblade state adopt \
          {} --from FILE`, or: {}",
-        files.join(", "), key.arguments(), way_out(key)
+        files.join(", "), arguments, way_out(arguments)
     )]
     Ambiguous {
-        /// The export.
-        key: StateKey,
+        /// Names the export's state to `xblade state`.
+        arguments: String,
         /// Names of the files.
         files: Vec<String>,
     },
     /// The file was written by a newer xblade.
-    #[error("its state file {} comes from a newer xblade ({reason}); use that one, or: {}", path.display(), way_out(key))]
+    #[error("its state file {} comes from a newer xblade ({reason}); use that one, or: {}", path.display(), way_out(arguments))]
     Newer {
-        /// The export.
-        key: StateKey,
+        /// Names the export's state to `xblade state`.
+        arguments: String,
         /// The file.
         path: PathBuf,
         /// Its version and ours.
@@ -75,11 +75,8 @@ pub enum Shut {
     State(#[from] StateDirError),
 }
 
-fn way_out(key: &StateKey) -> String {
-    format!(
-        "`xblade state clear {}` opens it without mask and reservation",
-        key.arguments()
-    )
+fn way_out(arguments: &str) -> String {
+    format!("`xblade state clear {arguments}` opens it without mask and reservation")
 }
 
 /// Where an export's state may be.
@@ -115,12 +112,12 @@ impl StateDir {
     /// Looks for the state of an export; changes nothing but the index.
     pub(super) fn find(&self, key: &StateKey) -> Result<StateAt, Shut> {
         let path = self.files.path(key);
-        let key = || key.clone();
+        let arguments = || self.arguments(key);
         match read(&path) {
             Ok(Contents {
                 export: Some(owner),
                 state,
-            }) if owner == key() => {
+            }) if owner == *key => {
                 // A crash may have come between file and index.
                 match self.files.enlist([owner].iter()) {
                     // It is listed when the directory can be written again, before anything else is.
@@ -133,31 +130,39 @@ impl StateDir {
                 export: Some(owner), ..
             }) => Err(Shut::Damaged {
                 reason: format!("it holds the state of {owner}"),
-                key: key(),
+                arguments: arguments(),
                 path,
             }),
             Ok(Contents { export: None, .. }) => {
-                let mut files = vec![key().to_string()];
-                files.extend(self.old_files(&key()));
+                let mut files = vec![key.to_string()];
+                files.extend(self.old_files(key));
                 Ok(StateAt::Old(files))
             }
             Err(ReadError::Damaged(reason)) => Err(Shut::Damaged {
-                key: key(),
+                arguments: arguments(),
                 path,
                 reason,
             }),
             Err(ReadError::Newer(reason)) => Err(Shut::Newer {
-                key: key(),
+                arguments: arguments(),
                 path,
                 reason,
             }),
             Err(ReadError::Io(error)) => Err(StateDirError::io("read", &path)(error).into()),
-            Err(ReadError::Absent) if self.files.is_listed(&key()) => Err(Shut::Lost { key: key(), path }),
-            Err(ReadError::Absent) => match self.old_files(&key()) {
+            Err(ReadError::Absent) if self.files.is_listed(key) => Err(Shut::Lost {
+                arguments: arguments(),
+                path,
+            }),
+            Err(ReadError::Absent) => match self.old_files(key) {
                 files if !files.is_empty() => Ok(StateAt::Old(files)),
-                _ if !self.files.index_is_complete() => Err(Shut::Unknown { key: key() }),
-                _ => match self.files.taken_over_by_another(&key()) {
-                    Some(file) => Err(Shut::TakenOver { key: key(), file }),
+                _ if !self.files.index_is_complete() => Err(Shut::Unknown {
+                    arguments: arguments(),
+                }),
+                _ => match self.files.taken_over_by_another(key) {
+                    Some(file) => Err(Shut::TakenOver {
+                        arguments: arguments(),
+                        file,
+                    }),
                     None => Ok(StateAt::None),
                 },
             },
@@ -189,13 +194,13 @@ impl StateDir {
     fn take_over(&self, key: &StateKey, files: Vec<String>) -> Result<Persistent, Shut> {
         let [file] = files.as_slice() else {
             return Err(Shut::Ambiguous {
-                key: key.clone(),
+                arguments: self.arguments(key),
                 files,
             });
         };
         if self.others_may_own(key, file) {
             return Err(Shut::Ambiguous {
-                key: key.clone(),
+                arguments: self.arguments(key),
                 files,
             });
         }
@@ -227,7 +232,7 @@ impl StateDir {
             Ok(contents) => contents.state,
             Err(ReadError::Newer(reason)) => {
                 return Err(Shut::Newer {
-                    key: key.clone(),
+                    arguments: self.arguments(key),
                     path,
                     reason,
                 });
@@ -235,7 +240,7 @@ impl StateDir {
             Err(ReadError::Io(error)) => return Err(StateDirError::io("read", &path)(error).into()),
             Err(other) => {
                 return Err(Shut::Damaged {
-                    key: key.clone(),
+                    arguments: self.arguments(key),
                     path,
                     reason: other.to_string(),
                 });

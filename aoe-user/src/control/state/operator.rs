@@ -354,7 +354,7 @@ impl StateDir {
             Ok(StateAt::Old(_)) if parts == Parts::ALL => Persistent::default(),
             Ok(StateAt::Old(files)) => {
                 let shut = Shut::Ambiguous {
-                    key: key.clone(),
+                    arguments: self.arguments(key),
                     files,
                 };
                 return Err(unreadable(key, shut));

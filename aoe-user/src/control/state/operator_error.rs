@@ -75,7 +75,7 @@ pub(super) fn hint(dir: &Path, key: &StateKey) -> String {
     let mut hint = String::new();
     let marks = lost::list(dir).unwrap_or_default();
     if marks.iter().any(|(name, _)| *name == key.to_string()) {
-        let arguments = key.arguments();
+        let arguments = key.arguments_in(dir);
         hint = format!(
             " but the mark of lost writes, which `xblade state clear {arguments} --lost-writes` takes away"
         );

@@ -179,9 +179,15 @@ fn is_device(path: &Path) -> Result<bool, StoreError> {
     Ok(kind.is_block_device())
 }
 
+/// Whether devices are found there; /dev/shm has files.
+fn is_of_device(path: &Path) -> bool {
+    path.starts_with("/dev") && !path.starts_with("/dev/shm")
+}
+
 fn open_error(path: &Path, access: &'static str, error: io::Error) -> StoreError {
     let path = path.to_owned();
     match error.kind() {
+        io::ErrorKind::NotFound if is_of_device(&path) => StoreError::NoDevice(path),
         io::ErrorKind::NotFound => StoreError::Missing(path),
         io::ErrorKind::IsADirectory => StoreError::Directory(path),
         io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnlyFileSystem(path),

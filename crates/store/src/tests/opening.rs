@@ -1,5 +1,6 @@
 //! What can be opened, and what the messages for the rest say.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Driver, image, stamp};
@@ -8,7 +9,7 @@ use crate::open::open;
 use crate::options::{StoreKind, StoreOptions};
 use engine::{Durability, Store};
 
-fn options(path: &std::path::Path) -> StoreOptions {
+fn options(path: &Path) -> StoreOptions {
     StoreOptions::new(StoreKind::Mmap, path)
 }
 
@@ -19,9 +20,18 @@ fn refusal(options: &StoreOptions) -> String {
 #[test]
 fn bad_paths_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(refusal(&options(&dir.path().join("none"))).contains("none: no such file"));
+    assert!(refusal(&options(&dir.path().join("none"))).contains("none: no such file; `xblade create`"));
+    for device in ["/dev/xblade-none", "/dev/disk/by-uuid/ABCD-1234"] {
+        let told = refusal(&options(Path::new(device)));
+        assert!(
+            told.contains("no such device") && !told.contains("create"),
+            "{told}"
+        );
+    }
+    let in_memory = refusal(&options(Path::new("/dev/shm/xblade-none")));
+    assert!(in_memory.contains("no such file"), "{in_memory}");
     assert!(refusal(&options(dir.path())).contains("is a directory"));
-    assert!(refusal(&options(std::path::Path::new("/dev/null"))).contains("neither a regular file nor"));
+    assert!(refusal(&options(Path::new("/dev/null"))).contains("neither a regular file nor"));
     let path = dir.path().join("empty");
     image(&path, 0);
     assert!(refusal(&options(&path)).contains("is empty"));
@@ -92,7 +102,7 @@ fn growth_is_served_by_direct_io() {
 }
 
 fn growth(kind: StoreKind) {
-    let options = |path: &std::path::Path| StoreOptions::new(kind, path);
+    let options = |path: &Path| StoreOptions::new(kind, path);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let file = image(&path, 16);

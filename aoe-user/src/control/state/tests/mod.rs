@@ -66,7 +66,7 @@ fn done(completions: &mut CompletionQueue) -> Token {
 #[test]
 fn what_was_saved_is_found_by_the_next_process() {
     let temp = tempfile::tempdir().unwrap();
-    let path = temp.path().join("made/on/demand");
+    let path = temp.path().join("made-on-demand");
     let mut completions = CompletionQueue::new().unwrap();
     let dir = open(&path, &["1.1"]);
     assert_eq!(dir.load(&key("1.1")).unwrap(), Persistent::default());

@@ -41,13 +41,14 @@ fn whatever_happens_to_the_file_the_export_stays_shut_until_the_operator_clears_
     ];
     for (expected, damage) in damages {
         let (temp, file) = kept();
+        let way_out = format!("`xblade state clear 1 1 --state-dir {}`", temp.path().display());
         fs::remove_file(&file).unwrap();
         damage(&file);
         for _ in 0..2 {
             let dir = open(temp.path(), &["1.1", "1.2"]);
             let reason = reason(&dir, "1.1");
             assert!(
-                reason.contains(expected) && reason.contains("xblade state clear 1 1`"),
+                reason.contains(expected) && reason.contains(&way_out),
                 "{expected}: {reason}"
             );
             assert_eq!(
@@ -217,4 +218,34 @@ fn a_directory_of_an_earlier_release_has_been_used() {
     let temp = tempfile::tempdir().unwrap();
     fs::write(temp.path().join("1.1@eth0.state"), "anything").unwrap();
     StateDir::open(temp.path(), Before::Used).unwrap();
+}
+
+/// One that is mistyped, or whose disk is not mounted, would begin without masks and reservations.
+#[test]
+fn no_directory_above_a_state_directory_is_made() {
+    let temp = tempfile::tempdir().unwrap();
+    let above = temp.path().join("disk");
+    let dir = above.join("state");
+    let error = StateDir::open(&dir, Before::Unknown).unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("there is no directory {} ", above.display()))
+            && error.contains("--state-dir"),
+        "{error}"
+    );
+    assert!(!above.exists());
+    fs::create_dir(&above).unwrap();
+    for _ in 0..2 {
+        StateDir::open(&dir, Before::Unknown).unwrap();
+    }
+}
+
+/// A state in the usual place is found there.
+#[test]
+fn the_way_out_names_a_directory_that_is_not_the_usual_one() {
+    let key = key("1.1-vlan-5");
+    assert_eq!(key.arguments_in(Path::new(STATE_DIR)), "1 1 --vlan 5");
+    assert_eq!(
+        key.arguments_in(Path::new("/srv/s")),
+        "1 1 --vlan 5 --state-dir /srv/s"
+    );
 }

@@ -191,3 +191,21 @@ fn the_journal_gets_whole_messages_with_their_priority() -> Result<()> {
     ensure!(rest.is_empty(), "and nothing twice: {rest}");
     Ok(())
 }
+
+#[test]
+fn cpus_that_are_not_there_are_told_in_one_line_and_nobody_is_pinned_to_them() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let image = Image::stamped(64)?;
+    let args = ["serve", "1", "1", "eth0", image.as_str(), "--cpus", "1000-1023"];
+    let mut target = Target::ready(&lab.target, &args, 1)?;
+    ensure!(lab.open(0)?.find(E11)?.read(5, 1)? == stamp(5));
+    ensure!(target.process.stop()? == 0);
+    let log = target.process.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("CPU")).collect();
+    ensure!(
+        told.len() == 1 && told[0].contains("CPUs 1000-1023 are not"),
+        "{log}"
+    );
+    Ok(())
+}

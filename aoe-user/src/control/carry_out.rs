@@ -16,7 +16,7 @@ use super::port_view::PortView;
 use super::state::StateDir;
 use super::supervisor::{Event, Supervisor};
 use super::tags::TagPlace;
-use crate::host::Interface;
+use crate::host::{self, Interface};
 use crate::port::{Drain, Nic, Tuning};
 
 /// How long requests of an export that goes may still be under way.
@@ -231,7 +231,8 @@ impl Supervisor {
             mode: view.mode,
             tuning: Tuning {
                 spin: Duration::from_micros(u64::from(view.spin_us)),
-                cpus: view.cpus.clone(),
+                // What is missing has been warned of; who is pinned by turns goes to those that are there.
+                cpus: host::cpus::online(&view.cpus),
             },
             version: view.version,
             dumps: Arc::clone(&self.dumps),

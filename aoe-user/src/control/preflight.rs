@@ -57,8 +57,8 @@ pub(crate) enum Warning {
         /// RLIMIT_MEMLOCK.
         limit_bytes: u64,
     },
-    /// Pinning to a CPU that the process may not use.
-    NoSuchCpu(usize),
+    /// Pinning to CPUs that the process may not use.
+    NoSuchCpus(Vec<usize>),
     /// Not every file may be opened.
     Descriptors {
         /// How many are needed.
@@ -86,7 +86,18 @@ impl fmt::Display for Warning {
                 "these exports may need {need} file descriptors, and only {hard_limit} may be had: raise the limit \
                  (ulimit -Hn, or LimitNOFILE= in a systemd unit)"
             ),
-            Warning::NoSuchCpu(cpu) => write!(f, "cpus: CPU {cpu} is not among those that xblade may use"),
+            Warning::NoSuchCpus(missing) => {
+                let (noun, are) = if missing.len() == 1 {
+                    ("CPU", "is")
+                } else {
+                    ("CPUs", "are")
+                };
+                let missing = host::cpus::ranges(missing);
+                write!(
+                    f,
+                    "cpus: {noun} {missing} {are} not among those that xblade may use"
+                )
+            }
         }
     }
 }
@@ -113,11 +124,15 @@ pub(crate) fn preflight(config: &Config) -> Result<Vec<Warning>, PreflightError>
 
     let allowed = rustix::thread::sched_getaffinity(None);
     if let Ok(allowed) = allowed {
-        let missing = config.cpus.iter().filter(|&&cpu| !allowed.is_set(cpu));
-        warnings.extend(missing.map(|&cpu| Warning::NoSuchCpu(cpu)));
+        warnings.extend(judge_cpus(&config.cpus, |cpu| allowed.is_set(cpu)));
     }
     warnings.extend(descriptors(config));
     Ok(warnings)
+}
+
+fn judge_cpus(wanted: &[usize], may_use: impl Fn(usize) -> bool) -> Option<Warning> {
+    let missing: Vec<usize> = wanted.iter().copied().filter(|cpu| !may_use(*cpu)).collect();
+    (!missing.is_empty()).then_some(Warning::NoSuchCpus(missing))
 }
 
 /// Takes as many file descriptors as the process may have. The usual 1024 are for programs that use select(2).
@@ -256,6 +271,17 @@ mod tests {
             message.contains("need 5012") && message.contains("1024") && message.contains("LimitNOFILE"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn cpus_that_are_missing_are_told_once() {
+        let told = |wanted: &[usize]| judge_cpus(wanted, |cpu| cpu < 2).map(|warning| warning.to_string());
+        assert_eq!(told(&[0, 1, 1]), None);
+        let many: Vec<usize> = (0..1024).collect();
+        let line = "cpus: CPUs 2-1023 are not among those that xblade may use";
+        assert_eq!(told(&many).as_deref(), Some(line));
+        let line = "cpus: CPU 7 is not among those that xblade may use";
+        assert_eq!(told(&[0, 7]).as_deref(), Some(line));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod aoe_sockets;
 pub(crate) mod clock;
+pub(crate) mod cpus;
 mod driver;
 mod genetlink;
 mod interface;

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use engine::Latency;
 use serde::Serialize;
 
-use crate::control::api::types::{DaemonState, ExportCounters, ExportInfo, Times};
+use crate::control::api::times::Times;
+use crate::control::api::types::{DaemonState, ExportCounters, ExportInfo};
 
 /// What one export did in an interval.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]

@@ -10,9 +10,10 @@ use super::model::{KeyAction, Model};
 use super::source::Update;
 use super::theme::Theme;
 use super::view;
+use crate::control::api::times::Times;
 use crate::control::api::types::{
     Condition, DaemonState, DeniedInfo, ExportCounters, ExportInfo, Initiator, InterfaceInfo, LogLine,
-    LogLines, Times,
+    LogLines,
 };
 use crate::metrics::Counts;
 

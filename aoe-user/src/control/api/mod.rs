@@ -20,6 +20,7 @@ pub(super) mod pausing;
 pub(crate) mod reloaded;
 pub(super) mod reloads;
 pub(super) mod socket;
+pub(crate) mod times;
 pub mod types;
 pub(super) mod view;
 

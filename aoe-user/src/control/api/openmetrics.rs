@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use engine::Latency;
 
 use super::failover::Role;
-use super::types::{Condition, DaemonState, ExportInfo, Initiator, MetricsFormat, Times};
+use super::overlays::MachineInfo;
+use super::times::Times;
+use super::types::{Condition, DaemonState, ExportInfo, Initiator, MetricsFormat};
 use crate::metrics::{Counts, Metric};
 
 /// Limits of the histograms' buckets that are told, in microseconds: powers of two, where our buckets end.
@@ -111,6 +113,7 @@ pub(crate) fn text(state: &DaemonState, format: MetricsFormat) -> String {
     exports(&mut to, state);
     groups(&mut to, state);
     initiators(&mut to, state);
+    machines(&mut to, state);
     interfaces(&mut to, state);
     if format == MetricsFormat::OpenMetrics {
         to.0.push_str("# EOF\n");
@@ -283,10 +286,10 @@ fn export_times(to: &mut Writer, state: &DaemonState) {
     }
 }
 
-/// What is told of an initiator: name, what it is, and its value.
-type OfInitiator = (&'static str, &'static str, fn(&Initiator) -> u64);
+/// What is told of a row: name, what it is, and its value.
+type OfRow<T> = (&'static str, &'static str, fn(&T) -> u64);
 
-const OF_INITIATOR: [OfInitiator; 3] = [
+const OF_INITIATOR: [OfRow<Initiator>; 3] = [
     ("read_bytes", "Bytes sent to an initiator", |row| row.read_bytes),
     (
         "written_bytes",
@@ -306,6 +309,42 @@ fn initiators(to: &mut Writer, state: &DaemonState) {
             for row in &export.initiators {
                 let mut labels = labels(export);
                 labels.push(("initiator", &row.initiator));
+                to.sample(&format!("{family}_total"), &labels, value(row));
+            }
+        }
+    }
+}
+
+/// What is counted of a machine's copy. It begins anew when the machine boots.
+const OF_MACHINE: [OfRow<MachineInfo>; 3] = [
+    (
+        "image_read_bytes",
+        "Bytes that a machine has read from the golden image",
+        |row| row.image_read_bytes,
+    ),
+    (
+        "copy_read_bytes",
+        "Bytes that a machine has read from its copy",
+        |row| row.copy_read_bytes,
+    ),
+    (
+        "written_bytes",
+        "Bytes that a machine has written to its copy",
+        |row| row.written_bytes,
+    ),
+];
+
+fn machines(to: &mut Writer, state: &DaemonState) {
+    if state.exports.iter().all(|export| export.machines.is_empty()) {
+        return;
+    }
+    for (name, help, value) in OF_MACHINE {
+        let family = format!("xblade_machine_{name}");
+        to.family(&family, "counter", help);
+        for export in &state.exports {
+            for row in &export.machines {
+                let mut labels = labels(export);
+                labels.push(("machine", &row.machine));
                 to.sample(&format!("{family}_total"), &labels, value(row));
             }
         }

@@ -33,6 +33,11 @@ fn state() -> DaemonState {
                 read_bytes: 512,
                 ..Initiator::default()
             }],
+            machines: vec![MachineInfo {
+                machine: "pc01".into(),
+                image_read_bytes: 1024,
+                ..MachineInfo::default()
+            }],
             ..ExportInfo::default()
         }],
         interfaces: vec![InterfaceInfo {
@@ -81,6 +86,7 @@ fn counters_stand_under_their_names() {
         "xblade_export_request_duration_seconds_bucket{export=\"e1.1\",op=\"read\",le=\"0.004096\"} 3",
         "xblade_export_request_duration_seconds_bucket{export=\"e1.1\",op=\"read\",le=\"+Inf\"} 3",
         "xblade_export_request_duration_seconds_sum{export=\"e1.1\",op=\"read\"} 0.001206",
+        "xblade_machine_image_read_bytes_total{export=\"e1.1\",machine=\"pc01\"} 1024",
         "xblade_initiator_read_bytes_total{export=\"e1.1\",initiator=\"02:00:00:00:00:01\"} 512",
         "xblade_interface_opens_total{interface=\"eth1\"} 2",
         "xblade_filter_frames_total{interface=\"eth1\",verdict=\"redirected\"} 7",
@@ -149,7 +155,12 @@ fn every_metric_stands_in_the_book() {
     for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let name = name.split(' ').next().unwrap();
         // Those of a row that have the same beginning are shortened to what differs.
-        let short = ["xblade_export", "xblade_initiator", "xblade_queue"];
+        let short = [
+            "xblade_export",
+            "xblade_initiator",
+            "xblade_machine",
+            "xblade_queue",
+        ];
         let short = short.into_iter().find_map(|prefix| name.strip_prefix(prefix));
         let is_there = book.contains(name) || short.is_some_and(|short| book.contains(&format!("…{short}")));
         assert!(is_there, "{name} is not in docs/operations.md");

@@ -91,6 +91,19 @@ pub(crate) struct OverlayInfo {
     pub(crate) problem: Option<String>,
 }
 
+/// What a machine has read and written since it booted, or since its copy was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MachineInfo {
+    /// The machine's name, or its address; "other" for all beyond 64, taken together.
+    pub(crate) machine: String,
+    /// Bytes read from the golden image.
+    pub(crate) image_read_bytes: u64,
+    /// Bytes read from its copy.
+    pub(crate) copy_read_bytes: u64,
+    /// Bytes written, those of a sector each time.
+    pub(crate) written_bytes: u64,
+}
+
 fn yes() -> bool {
     true
 }

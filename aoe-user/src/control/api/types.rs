@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use engine::Latency;
 use serde::{Deserialize, Serialize};
 
 use super::dumps::WantedFrames;
 use super::failover::GroupInfo;
-use super::overlays::{CommitOverlay, PinOverlays, ResetOverlays};
+use super::overlays::{CommitOverlay, MachineInfo, PinOverlays, ResetOverlays};
+use super::times::Times;
 use crate::metrics::Counts;
 
 pub use super::log_lines::{LogLine, LogLines};
@@ -300,6 +300,9 @@ pub(crate) struct ExportInfo {
     pub(crate) store_counters: BTreeMap<String, u64>,
     /// By initiator.
     pub(crate) initiators: Vec<Initiator>,
+    /// By machine, where each has a copy of its own.
+    #[serde(default)]
+    pub(crate) machines: Vec<MachineInfo>,
 }
 
 /// Why an export is not served on an interface.
@@ -323,35 +326,6 @@ pub(crate) struct ExportCounters {
     pub(crate) write_time: Times,
     /// How long flushes took.
     pub(crate) flush_time: Times,
-}
-
-/// A histogram.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Times {
-    /// Pairs: the longest time of a bucket in microseconds, and the requests in it. Empty buckets are left out.
-    pub(crate) buckets: Vec<(u64, u64)>,
-    /// All times together, in microseconds.
-    pub(crate) sum_us: u64,
-}
-
-impl From<&Latency> for Times {
-    fn from(latency: &Latency) -> Times {
-        Times {
-            buckets: latency.filled().collect(),
-            sum_us: latency.sum_us,
-        }
-    }
-}
-
-impl From<&Times> for Latency {
-    fn from(times: &Times) -> Latency {
-        let mut latency = Latency::default();
-        for (limit_us, count) in &times.buckets {
-            latency.add_bucket(*limit_us, *count);
-        }
-        latency.sum_us = times.sum_us;
-        latency
-    }
 }
 
 /// What one initiator did with an export.

@@ -17,14 +17,3 @@ fn requests_are_what_the_documentation_says() {
         "a typo is no request for everything"
     );
 }
-
-#[test]
-fn histograms_survive_the_journey() {
-    let mut latency = Latency::default();
-    latency.add_bucket(8, 3);
-    latency.add_bucket(1024, 1);
-    latency.sum_us = 1048;
-    let times = Times::from(&latency);
-    assert_eq!(times.buckets, [(8, 3), (1024, 1)]);
-    assert_eq!(Latency::from(&times), latency);
-}

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
+use super::overlays::MachineInfo;
+use super::times::Times;
 use super::types::{
     Condition, DaemonState, DeniedInfo, ExportCounters, ExportInfo, Initiator, InterfaceInfo, KeptOff,
-    LostWritesInfo, Times,
+    LostWritesInfo,
 };
 use crate::config::ExportConfig;
+use crate::control::machines::MachineCounts;
 use crate::control::open::Served;
 use crate::control::pauses::Pause;
 use crate::control::plan::{ExportStatus, PortStatus, Progress};
@@ -257,6 +260,7 @@ fn export(
             .map(|(name, value)| (name.to_owned(), value))
             .collect(),
         initiators: initiators(&totals, now),
+        machines: served.map_or_else(Vec::new, |served| machines(served)),
         counters: counters(&totals),
     }
 }
@@ -297,6 +301,17 @@ fn initiators(totals: &ExportTotals, now: Instant) -> Vec<Initiator> {
         idle_seconds: row.last.map(|last| seconds(now, last)),
     };
     totals.initiators.iter().map(row).collect()
+}
+
+fn machines(served: &Served) -> Vec<MachineInfo> {
+    let counts = served.disks.iter().flat_map(|disks| disks.counts());
+    let row = |counts: MachineCounts| MachineInfo {
+        machine: counts.machine,
+        image_read_bytes: counts.image_read,
+        copy_read_bytes: counts.copy_read,
+        written_bytes: counts.written,
+    };
+    counts.map(row).collect()
 }
 
 fn seconds(now: Instant, then: Instant) -> f64 {

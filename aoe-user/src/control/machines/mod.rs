@@ -5,6 +5,7 @@
 
 mod clone;
 mod content;
+mod counts;
 mod heard;
 mod listed;
 mod maker;
@@ -28,6 +29,7 @@ use crate::store::{
 use crate::target::{Export, Options};
 
 use content::Content;
+pub(in crate::control) use counts::MachineCounts;
 use heard::Heard;
 pub(super) use listed::ListedCopies;
 pub(super) use maker::Start;
@@ -278,6 +280,16 @@ impl Disks {
         answered
             .recv()
             .unwrap_or_else(|_| Err("the export is being closed".into()))
+    }
+
+    /// What the machines have read and written.
+    pub(in crate::control) fn counts(&self) -> Vec<MachineCounts> {
+        let disks = self.shared.disks.lock();
+        let counted = disks.iter().filter_map(|(name, disk)| {
+            let figures = disk.instance.as_ref()?.content.figures()?;
+            Some((name.to_string(), figures))
+        });
+        counts::rows(counted)
     }
 
     /// The disks that have to be committed for everything to be on the medium.

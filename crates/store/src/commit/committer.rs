@@ -15,7 +15,7 @@ use super::machine::{CommitAction, CommitAnswer, CommitMachine, Epoch, Failed, F
 use super::policy::{Policy, Told};
 use super::task::{Medium, Task, Waiter};
 use crate::backing::short_file;
-use crate::io::threads::{Threads, Working};
+use crate::io::threads::{Threads, Working, caught};
 
 /// An idle thread ends after this time; the next work starts another.
 const IDLE: Duration = Duration::from_secs(10);
@@ -243,9 +243,12 @@ impl Committer {
         let name = format!("commit {}", self.medium.name());
         state.working.thread = self.threads.start(name, move || committer.run());
         if state.working.thread.is_none() {
+            state.working.spared = true;
             let committer = Arc::clone(self);
             self.threads.spare(move || committer.help());
         }
+        // Whoever waits for the end has somebody else to wait for.
+        self.ended.notify_all();
     }
 
     /// One commit, or a look when one is due, by the thread that other stores of the device need, too.
@@ -300,6 +303,7 @@ impl Committer {
             }
         }
         state.working.running = false;
+        self.ended.notify_all();
     }
 
     /// One commit, without the lock while it runs.
@@ -316,7 +320,7 @@ impl Committer {
         let waiters = group.len();
         let group = self.make(group);
         let began = Instant::now();
-        let result = self.medium.commit();
+        let result = caught(|| self.medium.commit()).flatten();
         let cut = self.medium.take_cut();
         let failed = match (&result, cut) {
             (Ok(()), None) => None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::io::threads::Threads;
+use crate::io::threads::{Threads, caught};
 
 /// Threads of a store.
 const THREADS: usize = 8;
@@ -118,7 +118,7 @@ impl Pool {
 
     fn do_job<'a>(&'a self, mut state: MutexGuard<'a, State>, job: Job) -> MutexGuard<'a, State> {
         state.busy += 1;
-        MutexGuard::unlocked(&mut state, job);
+        MutexGuard::unlocked(&mut state, || drop(caught(job)));
         state.busy -= 1;
         if state.busy == 0 && state.jobs.is_empty() {
             self.quiet.notify_all();
@@ -190,6 +190,19 @@ mod tests {
         drop(gates);
         assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), "after the gates");
     }
+
+    #[test]
+    fn a_job_that_panics_ends_and_its_thread_goes_on() {
+        let pool = Pool::new("panic", &Threads::new().unwrap());
+        pool.run(|| panic!("on purpose, for a test"));
+        pool.drain();
+        let (ended, ends) = channel();
+        pool.run(move || ended.send(()).unwrap());
+        assert_eq!(ends.recv_timeout(PATIENCE), Ok(()));
+        pool.drain();
+        assert!(pool.state.lock().threads <= 2);
+    }
+
     #[test]
     fn without_threads_all_jobs_are_done_and_nobody_does_one_in_its_own() {
         let threads = Threads::refused();

@@ -52,6 +52,8 @@ pub(crate) struct Working {
     pub(crate) running: bool,
     /// A thread of its own, also after its end, until it is waited for or followed by another.
     pub(crate) thread: Option<JoinHandle<()>>,
+    /// The kept thread has worked, and may not have let go of the store yet.
+    pub(crate) spared: bool,
 }
 
 /// The kept thread's work.
@@ -72,6 +74,14 @@ impl std::fmt::Debug for Kept {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Kept")
     }
+}
+
+/// Does work whose thread is needed afterwards. A panic is told by its hook.
+///
+/// # Errors
+/// When it panicked.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| io::Error::other("it panicked"))
 }
 
 impl Threads {
@@ -142,14 +152,14 @@ impl Threads {
     }
 
     /// Waits until nobody works for a store any more, to the very end: whoever works holds the file, and with it the lock on it.
-    /// `working` tells who does, `ended` when one has ended that is not waited for by itself. False: a thread panicked.
+    /// `working` tells who does, `ended` when one has ended or somebody else goes on. False: a thread panicked.
     pub(crate) fn wait<S>(
         &self,
         mut state: MutexGuard<'_, S>,
         ended: &Condvar,
         working: impl Fn(&mut S) -> &mut Working,
     ) -> bool {
-        let (mut helped, mut is_good) = (false, true);
+        let mut is_good = true;
         loop {
             let now = working(&mut state);
             if let Some(thread) = now.thread.take() {
@@ -161,12 +171,12 @@ impl Threads {
             } else if self.is_spare() {
                 MutexGuard::unlocked(&mut state, || self.settle());
             } else {
-                helped = true;
                 ended.wait(&mut state);
             }
         }
+        let spared = std::mem::take(&mut working(&mut state).spared);
         drop(state);
-        if helped {
+        if spared {
             self.settle();
         }
         is_good
@@ -216,8 +226,7 @@ impl Kept {
         loop {
             while let Some(next) = self.next() {
                 match next {
-                    // A panic is told by its hook. The others still need this thread.
-                    Given::Job(job) => drop(catch_unwind(AssertUnwindSafe(job))),
+                    Given::Job(job) => drop(caught(job)),
                     // Whoever waits is there.
                     Given::Mark(done) => drop(done.send(())),
                 }

@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::commit::machine::Epoch;
 use crate::commit::{Committer, Task, Waiter};
 use crate::handle::QueueHandle;
-use crate::io::threads::{Threads, Working};
+use crate::io::threads::{Threads, Working, caught};
 use engine::{Completion, CompletionHandle as _, Durability, Event, Extent, Fault, SECTOR_BYTES, Token};
 
 /// Payload bytes that a store may hold. A thousand frames of 8 KiB.
@@ -178,9 +178,12 @@ impl Writer {
         let name = format!("write {}", self.cache.name());
         state.working.thread = self.threads.start(name, move || writer.run());
         if state.working.thread.is_none() {
+            state.working.spared = true;
             let writer = Arc::clone(self);
             self.threads.spare(move || writer.help());
         }
+        // Whoever waits for the end has somebody else to wait for.
+        self.ended.notify_all();
     }
 
     fn run(&self) {
@@ -196,6 +199,7 @@ impl Writer {
             }
         }
         state.working.running = false;
+        self.ended.notify_all();
     }
 
     /// One round, by the thread that other stores of the device need, too.
@@ -212,7 +216,7 @@ impl Writer {
     }
 
     fn carry_out(&self, round: Vec<Batch>) {
-        self.write(&round);
+        drop(caught(|| self.write(&round)));
         round.into_iter().for_each(|batch| self.give_back(batch));
     }
 

@@ -1,6 +1,7 @@
 //! Every store against the same model, and each against its own faults.
 
 mod borders;
+mod closing;
 mod cold;
 mod commit;
 mod devices;

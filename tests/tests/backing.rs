@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::image::stamp;
 use lab::needs::Need;
+use lab::process::Process;
 use lab::{Address, Image, Lab, Options, Target, eventually, needs};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -139,16 +140,20 @@ fn stat_goes_on_when_a_reload_takes_its_export_out() -> Result<()> {
     let config = site.image.directory().join("xblade.toml");
     let text = std::fs::read_to_string(&config)?.replace("slot = 1", "slot = 2");
     let args = ["stat", "200ms", "e1.1", "--count", "40"];
-    let watched = std::thread::scope(|scope| {
-        let watching = scope.spawn(|| site.target.ask(&args));
-        std::fs::write(&config, text)?;
-        let (reloaded, said) = site.ask(&["reload"])?;
-        ensure!(reloaded == Some(0), "{said}");
-        watching.join().expect("no panic")
-    })?;
-    let told = String::from_utf8_lossy(&watched.stderr);
-    ensure!(watched.status.success(), "{told}");
-    ensure!(told.contains("e1.1 is not exported any more"), "{told}");
+    let control = site.target.control();
+    let mut watching = Process::spawn_with(
+        &site.lab.target,
+        &lab::target::binary()?,
+        &args,
+        &[("XBLADE_CONTROL", control.to_str().context("odd path")?)],
+    )?;
+    watching.wait_for("e1.1", LIMIT)?;
+    std::fs::write(&config, text)?;
+    let (reloaded, said) = site.ask(&["reload"])?;
+    ensure!(reloaded == Some(0), "{said}");
+    watching.wait_for("e1.1 is not exported any more", LIMIT)?;
+    let status = watching.wait(LIMIT)?;
+    ensure!(status.success(), "{status}: {}", watching.log());
     let anew = site.target.ask(&["stat", "200ms", "e1.1", "--count", "1"])?;
     let told = String::from_utf8_lossy(&anew.stderr);
     ensure!(

@@ -216,6 +216,7 @@ fn a_state_directory_that_can_only_be_read_gives_what_it_keeps_and_takes_changes
         site.has(b"kept", 0)?;
         site.wait_status(3, "Read-only file system")?;
         site.change_in_vain(b"kept")?;
+        site.wait_status(3, "Read-only file system")?;
         remount(&site.lab, &root, "rw")?;
         site.wait_status(0, "")?;
         site.change(b"after")?;

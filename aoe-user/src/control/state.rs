@@ -29,6 +29,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -124,6 +125,7 @@ pub struct StateDir {
     /// Requests of the operator are carried out one at a time.
     obeying: Mutex<()>,
     unkept: Unkept,
+    ended: AtomicBool,
 }
 
 impl StateDir {
@@ -154,6 +156,7 @@ impl StateDir {
             configured: Mutex::default(),
             obeying: Mutex::default(),
             unkept: Unkept::new(path),
+            ended: AtomicBool::new(false),
         };
         Ok(Arc::new(dir))
     }
@@ -217,6 +220,9 @@ impl StateDir {
     /// For the end of the process: has everything written that waits, and lets others have the directory although somebody still holds
     /// this value. Waits for the directory's disk for a while.
     pub(crate) fn end(&self) {
+        if self.ended.swap(true, Ordering::Relaxed) {
+            return;
+        }
         self.keep_losses();
         if !self.writer.close() {
             tracing::error!(

@@ -32,7 +32,7 @@ impl CloneDisk {
 
     /// Whether it is as its image is.
     pub(super) fn is_untouched(&self) -> bool {
-        self.new && self.count("sectors_written") == 0
+        self.new && self.count("sectors_written") == 0 && self.count("sectors_trimmed") == 0
     }
 
     /// Has it stay when its machine boots, or not any more. Blocks.

@@ -62,6 +62,9 @@ impl StateDir {
             machines: machines.clone(),
         };
         let body = serde_json::to_string(&copies).expect("texts have a JSON form");
-        files::replace(&path, &seal(KIND, VERSION, &body)).map_err(StateDirError::io("write", &path))
+        self.files
+            .own()
+            .and_then(|()| files::replace(&path, &seal(KIND, VERSION, &body)))
+            .map_err(StateDirError::io("write", &path))
     }
 }

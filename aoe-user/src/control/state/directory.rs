@@ -75,16 +75,7 @@ impl Files {
         if !lock.is_partial {
             return Ok(());
         }
-        let whole = files::lock(&self.dir).map_err(|error| match error {
-            StateDirError::Io { cause, .. } => cause,
-            other => io::Error::other(other.to_string()),
-        })?;
-        if whole.is_partial {
-            return Err(whole
-                .unwritable
-                .unwrap_or_else(|| io::ErrorKind::PermissionDenied.into()));
-        }
-        *lock = whole;
+        *lock = files::lock_whole(&self.dir)?;
         Ok(())
     }
 

@@ -194,7 +194,29 @@ fn open_lock(dir: &Path, path: &Path) -> io::Result<Lock> {
 /// Keeps other processes out of a directory for as long as the lock lives.
 pub(super) fn lock(dir: &Path) -> Result<Lock, StateDirError> {
     let path = dir.join(LOCK_FILE);
-    let mut lock = open_lock(dir, &path).map_err(StateDirError::io("open", &path))?;
+    let lock = open_lock(dir, &path).map_err(StateDirError::io("open", &path))?;
+    take(lock, dir, &path)
+}
+
+/// The whole of a lock that was partial.
+///
+/// # Errors
+/// Where there is still no file to lock, or somebody else has it.
+pub(super) fn lock_whole(dir: &Path) -> io::Result<Lock> {
+    let path = dir.join(LOCK_FILE);
+    let lock = open_lock(dir, &path)?;
+    if lock.is_partial {
+        return Err(lock
+            .unwritable
+            .unwrap_or_else(|| io::ErrorKind::PermissionDenied.into()));
+    }
+    take(lock, dir, &path).map_err(|error| match error {
+        StateDirError::Io { cause, .. } => cause,
+        other => io::Error::other(other.to_string()),
+    })
+}
+
+fn take(mut lock: Lock, dir: &Path, path: &Path) -> Result<Lock, StateDirError> {
     match flock(&lock.file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -209,7 +231,7 @@ pub(super) fn lock(dir: &Path) -> Result<Lock, StateDirError> {
                 holder,
             });
         }
-        Err(error) => return Err(StateDirError::io("lock", &path)(error.into())),
+        Err(error) => return Err(StateDirError::io("lock", path)(error.into())),
     }
     if lock.unwritable.is_none() {
         // Who holds it is for a message only; a full disk does not keep anybody from being served.

@@ -66,6 +66,7 @@ pub(crate) struct RbdStore {
     zeroes_after_trim: bool,
     sectors_read: AtomicU64,
     sectors_written: AtomicU64,
+    sectors_trimmed: AtomicU64,
 }
 
 impl RbdStore {
@@ -124,6 +125,7 @@ impl RbdStore {
             zeroes_after_trim: !skips_parts,
             sectors_read: AtomicU64::new(0),
             sectors_written: AtomicU64::new(0),
+            sectors_trimmed: AtomicU64::new(0),
         })
     }
 
@@ -313,6 +315,8 @@ impl Store<CompletionQueue> for RbdStore {
         let places = extents.iter().map(|extent| self.place(*extent, kind));
         let places = places.collect::<Result<Vec<u64>, Fault>>()?;
         let parts = Parts::new(queue.handle(), token);
+        let sectors = extents.iter().map(|extent| extent.count).sum();
+        self.sectors_trimmed.fetch_add(sectors, Ordering::Relaxed);
         for (extent, start) in extents.iter().zip(places) {
             for (at, len) in cut(start, extent.count * SECTOR_BYTES, TRIM_BYTES) {
                 let operation = (Operation::Discard(at, len), Box::default());
@@ -340,6 +344,7 @@ impl Store<CompletionQueue> for RbdStore {
             ("in_flight", self.shared.in_flight() as u64),
             ("sectors_read", self.sectors_read.load(Ordering::Relaxed)),
             ("sectors_written", self.sectors_written.load(Ordering::Relaxed)),
+            ("sectors_trimmed", self.sectors_trimmed.load(Ordering::Relaxed)),
         ]
     }
 

@@ -343,3 +343,51 @@ fn the_other_interface_is_not_disturbed() -> Result<()> {
     );
     Ok(())
 }
+
+/// The kernel attaches no program below one: of the two, the lower one has to be opened first, whichever comes first.
+#[test]
+fn a_bridge_and_its_port_are_both_served() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    lab.target
+        .ip("link add brt type bridge forward_delay 0 mcast_snooping 0")?;
+    lab.target.ip("link set eth0 master brt")?;
+    lab.target.ip("link set brt up")?;
+    lab.target.ip("link set eth0 down")?;
+    let image = Image::stamped(64)?;
+    let args = ["serve", "1", "1", "brt,eth0", image.as_str(), "--mode", "skb"];
+    let mut target = Target::start(&lab.target, &args)?;
+    target.process.wait_for("ready on brt", PATIENCE)?;
+    for change in ["up", "mtu 1400"] {
+        let mark = target.process.mark();
+        lab.target.ip(&format!("link set eth0 {change}"))?;
+        for name in ["ready on eth0", "ready on brt"] {
+            target
+                .process
+                .wait_for_after(mark, |line| line.contains(name), PATIENCE)?;
+        }
+    }
+    let log = target.process.log();
+    ensure!(!log.contains("FAILED"), "{log}");
+    ensure!(lab.open(0)?.find(E11)?.read(5, 1)? == stamp(5));
+    // Of two processes nobody can decide that.
+    drop(target);
+    let args = |slot, interface| {
+        [
+            "serve",
+            "1",
+            slot,
+            interface,
+            image.as_str(),
+            "--mode",
+            "skb",
+            "--read-only",
+        ]
+    };
+    let _above = Target::ready(&lab.target, &args("1", "brt"), 1)?;
+    let mut below = Target::start(&lab.target, &args("2", "eth0"))?;
+    below
+        .process
+        .wait_for("brt is made of eth0 and has an XDP program", PATIENCE)?;
+    Ok(())
+}

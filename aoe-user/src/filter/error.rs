@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::Attach;
 use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, release, version};
+use crate::host::upper_with_program;
 
 /// Lines of the verifier's log that an error shows.
 const VERIFIER_LINES: usize = 20;
@@ -44,6 +45,17 @@ pub enum FilterError {
     Busy {
         /// The interface.
         interface: String,
+    },
+    /// An interface above has a program.
+    #[error(
+        "{upper} is made of {interface} and has an XDP program: the kernel attaches none to {interface} then. Serve only one of the \
+         two, or restart xblade, which opens {interface} first; if the program is not xblade's, `ip link set dev {upper} xdp off` removes it"
+    )]
+    BelowBusy {
+        /// The interface.
+        interface: String,
+        /// The one above.
+        upper: String,
     },
     /// The interface is gone.
     #[error("there is no interface {interface} any more")]
@@ -174,7 +186,10 @@ impl FilterError {
         let errno = errno(error);
         let native = attach == Attach::Native;
         match errno {
-            Some(Errno::BUSY | Errno::EXIST) => FilterError::Busy { interface },
+            Some(Errno::BUSY | Errno::EXIST) => match upper_with_program(&interface) {
+                Some(upper) => FilterError::BelowBusy { interface, upper },
+                None => FilterError::Busy { interface },
+            },
             Some(Errno::PERM | Errno::ACCESS) => FilterError::Permission {
                 what: format!("attach the filter to {interface}"),
             },

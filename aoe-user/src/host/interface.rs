@@ -44,6 +44,8 @@ pub(crate) struct Interface {
     pub(crate) loopback: bool,
     /// The kernel's number of the interface that this one is a slave or a port of.
     pub(crate) controller: Option<u32>,
+    /// The kernel's number of the interface that this one is made on, as a VLAN device or a macvlan is.
+    pub(crate) lower: Option<u32>,
     /// The interfaces whose frames native XDP of this one gets: its own number, or those of its slaves.
     pub(crate) xdp_runs_on: Vec<u32>,
     /// Its driver says that it runs native XDP without redirect.
@@ -66,6 +68,11 @@ impl Interface {
     /// It can carry AoE.
     pub(crate) fn is_ethernet(&self) -> bool {
         self.mac.is_some() && !self.loopback
+    }
+
+    /// The other one is a port or slave of it, or its parent.
+    pub(crate) fn is_over(&self, other: &Interface) -> bool {
+        other.controller == Some(self.index) || self.lower == Some(other.index)
     }
 
     /// Up, and the cable is in.
@@ -104,6 +111,7 @@ impl Interface {
                 LinkAttribute::LinkInfo(parts) if parts.iter().any(has_slaves) => {
                     interface.xdp_runs_on.clear();
                 }
+                LinkAttribute::Link(index) if is_stacked(message) => interface.lower = Some(*index),
                 LinkAttribute::NumRxQueues(queues) => interface.rx_queues = *queues,
                 LinkAttribute::Xdp(parts) => interface.has_xdp = parts.iter().any(is_program),
                 _ => {}
@@ -137,6 +145,23 @@ fn altname(property: &Prop) -> Option<String> {
 /// Kinds that receive by slaves, also while they have none.
 fn has_slaves(part: &LinkInfo) -> bool {
     matches!(part, LinkInfo::Kind(InfoKind::Bond | InfoKind::Team))
+}
+
+/// Kinds that are made on another interface of this network namespace. Of a veth the same attribute names its other end.
+fn is_stacked(message: &LinkMessage) -> bool {
+    let stacked = |part: &LinkInfo| {
+        matches!(
+            part,
+            LinkInfo::Kind(
+                InfoKind::Vlan | InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan | InfoKind::MacSec
+            )
+        )
+    };
+    let mut attributes = message.attributes.iter();
+    let is_elsewhere = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::LinkNetNsId(_));
+    !message.attributes.iter().any(is_elsewhere)
+        && attributes
+            .any(|attribute| matches!(attribute, LinkAttribute::LinkInfo(parts) if parts.iter().any(stacked)))
 }
 
 /// The kernel gives a single number only where one program is attached, and numbers by mode where there are more (in the card and in
@@ -179,6 +204,14 @@ pub(crate) fn list() -> io::Result<Vec<Interface>> {
     find_slaves(&mut found);
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
+}
+
+/// An interface over this one that has an XDP program: the kernel attaches none to this one then.
+pub(crate) fn upper_with_program(name: &str) -> Option<String> {
+    let found: Vec<Interface> = links().ok()?.iter().map(Interface::told_by).collect();
+    let lower = found.iter().find(|interface| interface.is_called(name))?;
+    let mut above = found.iter().filter(|upper| upper.is_over(lower));
+    Some(above.find(|upper| upper.has_xdp)?.name.clone())
 }
 
 /// The interface that is called so, by its name or an alternative one.
@@ -257,6 +290,24 @@ mod tests {
             (real_name("lo").as_str(), real_name("no such").as_str()),
             ("lo", "no such")
         );
+    }
+
+    #[test]
+    fn what_is_made_of_another_is_over_it() {
+        let kind = |kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
+        let over = |index, attributes| interface(index, attributes);
+        let nic = interface(2, vec![LinkAttribute::Controller(5)]);
+        let macvlan = over(3, vec![LinkAttribute::Link(2), kind(InfoKind::MacVlan)]);
+        assert!(macvlan.is_over(&nic) && !nic.is_over(&macvlan));
+        assert!(interface(5, vec![kind(InfoKind::Bridge)]).is_over(&nic));
+        // The other end is no lower device, nor what has its number in another namespace.
+        assert!(!over(3, vec![LinkAttribute::Link(2), kind(InfoKind::Veth)]).is_over(&nic));
+        let elsewhere = vec![
+            LinkAttribute::Link(2),
+            kind(InfoKind::MacVlan),
+            LinkAttribute::LinkNetNsId(0),
+        ];
+        assert!(!over(3, elsewhere).is_over(&nic));
     }
 
     #[test]

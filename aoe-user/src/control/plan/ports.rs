@@ -1,5 +1,7 @@
 //! The ports' part of the plan: interfaces that come, go, change and fail, and which exports are served on them.
 
+mod layers;
+
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
@@ -49,8 +51,8 @@ pub(super) enum PortLife {
     Down,
     /// Nothing can be served on it yet.
     Empty,
-    /// The one before is being closed.
-    After(PortId, Instant),
+    /// The one before is being closed, or one that is in its way.
+    After(PortId, Instant, Option<Backoff>),
     Opening(PortId, Box<Interface>, Option<Backoff>),
     Open(PortId, Box<Interface>),
     Failed(Backoff),
@@ -141,7 +143,7 @@ impl PlannedPort {
     pub(super) fn next_time(&self) -> Option<Instant> {
         let own = match &self.life {
             PortLife::Failed(backoff) => Some(backoff.next_try),
-            PortLife::After(_, since) => Some(*since + HANDOVER),
+            PortLife::After(_, since, _) => Some(*since + HANDOVER),
             _ => None,
         };
         let claims = self.claims.values().filter_map(|claim| match claim {
@@ -264,7 +266,7 @@ impl Plan {
         };
         let (open, index) = (port.open_id(), port.open_index());
         port.life = match (life, open) {
-            (PortLife::Empty, Some(id)) => PortLife::After(id, now),
+            (PortLife::Empty, Some(id)) => PortLife::After(id, now, None),
             (life, _) => life,
         };
         port.applied = 0;
@@ -380,13 +382,16 @@ impl Plan {
             (self.ports_dirty, self.ports_stale, self.ports_seen) = (false, false, Some(now));
         }
         let names: Vec<String> = self.ports.keys().cloned().collect();
-        for name in names {
-            self.renew_claims(&name, now);
-            if look || self.ports[&name].stale.is_some_and(|since| now >= since + GATHER) {
-                self.search(&name, now);
-                self.renew_view(&name, now);
+        for name in &names {
+            self.renew_claims(name, now);
+            if look || self.ports[name].stale.is_some_and(|since| now >= since + GATHER) {
+                self.search(name, now);
+                self.renew_view(name, now);
             }
-            self.open_if_due(&name, now);
+        }
+        // Once it is known of each whether it has something to serve.
+        for name in &names {
+            self.open_if_due(name, now);
         }
         self.fresh_links = false;
     }
@@ -398,7 +403,9 @@ impl Plan {
         };
         let before = match &port.life {
             PortLife::Empty => None,
-            PortLife::After(id, since) if !leaving.contains_key(id) || now >= *since + HANDOVER => None,
+            PortLife::After(id, since, before) if !leaving.contains_key(id) || now >= *since + HANDOVER => {
+                before.clone()
+            }
             PortLife::Failed(backoff) if backoff.is_due(now) => Some(backoff.clone()),
             _ => return,
         };
@@ -420,7 +427,7 @@ impl Plan {
         if self.waits_for_another_name(name, link.index, now) {
             return;
         }
-        if before.is_some() && !self.fresh_links {
+        if before.is_some() && !is_after && !self.fresh_links {
             // The reason may have gone without a message: an XDP program that was detached, for one.
             return self.list_anew();
         }
@@ -435,6 +442,9 @@ impl Plan {
                  `ip link set {name} xdp off` removes a program that was left behind"
             );
             return self.fail_port(name, before, reason, now);
+        }
+        if self.waits_for_layers(name, &link, before.as_ref(), now) {
+            return;
         }
         let id = PortId(self.next_id());
         let Some(port) = self.ports.get_mut(name) else {
@@ -457,7 +467,7 @@ impl Plan {
             .find(|(_, leaving)| leaving.index == index && now < leaving.since + HANDOVER)
             .map(|(id, leaving)| (*id, leaving.since));
         if let (Some((id, since)), Some(port)) = (leaving, self.ports.get_mut(name)) {
-            port.life = PortLife::After(id, since);
+            port.life = PortLife::After(id, since, None);
             return true;
         }
         // It is being opened, and closed as soon as it is open: its own interface is another one by now.

@@ -14,6 +14,14 @@ impl World {
         self.links.insert(to.to_owned(), link);
     }
 
+    /// Why the kernel refuses to have this interface served.
+    pub(super) fn refusal(&self, link: &Interface) -> Option<String> {
+        let served = |upper: &&Interface| self.ports.values().any(|(name, _)| *name == upper.name);
+        let mut above = self.links.values().filter(|upper| upper.is_over(link));
+        let above = above.find(served).map(|upper| format!("{} is above", upper.name));
+        self.bad_ports.get(&link.name).cloned().or(above)
+    }
+
     pub(super) fn close_port(&mut self, id: PortId) {
         if self.slow_ports {
             return self.closing_ports.push(id);
@@ -264,4 +272,81 @@ fn a_port_that_never_ends_is_not_waited_for_for_ever() {
         .insert("late7".into(), "Device or resource busy".into());
     world.pass(HANDOVER + Duration::from_secs(1));
     assert_eq!(world.said("resource busy"), 1);
+}
+
+/// A bridge br over t1, and a macvlan mv over t2, all served.
+fn layers() -> World {
+    let mut world = World::new(&["br", "t1", "mv", "t2"]);
+    world.links.get_mut("t1").unwrap().controller = Some(1);
+    world.links.get_mut("mv").unwrap().lower = Some(4);
+    world
+}
+
+fn all_are_served(world: &World) -> bool {
+    ["br", "t1", "mv", "t2"]
+        .iter()
+        .all(|name| world.served(name).is_some())
+}
+
+#[test]
+fn lower_interfaces_are_opened_first() {
+    // In whatever order the ports are looked at.
+    for _ in 0..20 {
+        let mut world = layers();
+        world.see();
+        world.want(&[export(1, 1, "/a", &["*"]), export(1, 2, "/b", &["br"])]);
+        assert!(
+            all_are_served(&world) && world.said("FAILED") == 0,
+            "{:?}",
+            world.said
+        );
+        assert_eq!(world.done("ClosePort"), 0);
+    }
+}
+
+#[test]
+fn a_lower_interface_that_comes_later_or_is_opened_again_gets_its_turn() {
+    for slow_ports in [false, true] {
+        let mut world = layers();
+        for name in ["t1", "t2"] {
+            world.links.get_mut(name).unwrap().up = false;
+        }
+        world.see();
+        world.want(&[export(1, 1, "/a", &["*"])]);
+        assert!(world.served("br").is_some() && world.served("t1").is_none());
+        let changes: [fn(&mut Interface); 2] = [|link| link.up = true, |link| link.mtu_bytes = 9000];
+        for change in changes {
+            world.slow_ports = slow_ports;
+            for name in ["t1", "t2"] {
+                change(world.links.get_mut(name).unwrap());
+            }
+            world.see();
+            world.close_slow_ports();
+            assert!(
+                all_are_served(&world) && world.said("FAILED") == 0,
+                "{:?}",
+                world.said
+            );
+        }
+    }
+}
+
+#[test]
+fn a_lower_interface_that_fails_leaves_the_upper_one_alone() {
+    let mut world = layers();
+    world.bad_ports.insert("t1".into(), "no native XDP".into());
+    world.see();
+    world.want(&[export(1, 1, "/a", &["*"])]);
+    world.pass(Duration::from_secs(600));
+    assert!(world.served("br").is_some() && world.served("t1").is_none());
+    assert!(world.done("ClosePort") <= 3, "{}", world.done("ClosePort"));
+    // A port that fails once, as where its workers cannot be replaced, comes back.
+    let id = |world: &World, name: &str| *world.ports.iter().find(|(_, port)| port.0 == name).unwrap().0;
+    let t2 = id(&world, "t2");
+    world.ports.remove(&t2);
+    world.plan.port_failed(t2, "lost".into(), world.now);
+    world.run();
+    assert!(world.served("t2").is_none() && world.served("mv").is_some());
+    world.pass(Duration::from_secs(5));
+    assert!(world.served("t2").is_some() && world.served("mv").is_some());
 }

@@ -202,8 +202,8 @@ impl World {
             }
             PlanAction::ListLinks => self.plan.see(self.links.clone(), now),
             PlanAction::OpenPort(id, link, view) => {
-                if let Some(reason) = self.bad_ports.get(&link.name) {
-                    return self.plan.port_failed(id, reason.clone(), now);
+                if let Some(reason) = self.refusal(&link) {
+                    return self.plan.port_failed(id, reason, now);
                 }
                 let twice = self.ports.values().any(|(name, _)| *name == link.name);
                 assert!(!twice, "{} is opened twice", link.name);

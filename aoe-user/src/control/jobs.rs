@@ -31,7 +31,6 @@ type Since = Arc<Mutex<Option<Instant>>>;
 #[derive(Debug)]
 pub(super) struct Jobs<E> {
     shared: Arc<Shared<E>>,
-    kept: Since,
     /// Further threads, which end when no job waits.
     runners: Vec<Since>,
     /// When it was told that there is no further thread.
@@ -51,6 +50,8 @@ struct Queue<E> {
     jobs: VecDeque<Job<E>>,
     /// Why there was no further thread, to be told by the kept one: the limits are read from files.
     refused: Option<std::io::Error>,
+    /// No other thread can be had for what waits.
+    needs_kept: bool,
     is_over: bool,
 }
 
@@ -75,6 +76,7 @@ impl<E: Send + 'static> Jobs<E> {
         let queue = Queue {
             jobs: VecDeque::new(),
             refused: None,
+            needs_kept: false,
             is_over: false,
         };
         let shared = Arc::new(Shared {
@@ -82,12 +84,10 @@ impl<E: Send + 'static> Jobs<E> {
             queue: Mutex::new(queue),
             filled: Condvar::new(),
         });
-        let (theirs, kept) = (Arc::clone(&shared), Since::default());
-        let since = Arc::clone(&kept);
-        thread().spawn(move || theirs.keep(&since))?;
+        let theirs = Arc::clone(&shared);
+        thread().spawn(move || theirs.keep())?;
         Ok(Jobs {
             shared,
-            kept,
             runners: Vec::new(),
             told: None,
         })
@@ -118,19 +118,15 @@ impl<E: Send + 'static> Jobs<E> {
             .iter()
             .filter(|runner| is_quick(*runner.lock()))
             .count();
-        let kept = *self.kept.lock();
-        let is_free = kept.is_none();
-        if is_free {
-            self.shared.filled.notify_one();
-        }
-        let enough = quick + usize::from(is_free || is_quick(kept));
-        let wanted = AT_A_TIME
-            .saturating_sub(enough)
-            .min(waiting - usize::from(is_free));
-        for _ in 0..wanted.min(THREADS_MAX.saturating_sub(self.runners.len())) {
+        let wanted = AT_A_TIME.saturating_sub(quick).min(waiting);
+        for _ in 0..wanted {
             let runner = Arc::new(Mutex::new(Some(now)));
             let (shared, since) = (Arc::clone(&self.shared), Arc::clone(&runner));
-            match thread().spawn(move || shared.run(&since)) {
+            let started = match self.runners.len() < THREADS_MAX {
+                true => thread().spawn(move || shared.run(&since)),
+                false => Err(std::io::Error::other("as many jobs hang as may have a thread")),
+            };
+            match started {
                 Ok(_) => self.runners.push(runner),
                 // Tried again in a moment.
                 Err(error) => return self.refused(error, now),
@@ -138,12 +134,15 @@ impl<E: Send + 'static> Jobs<E> {
         }
     }
 
+    /// Has the kept thread do what waits. It is not asked before: a job that hangs would keep it from those that find no other.
     fn refused(&mut self, error: std::io::Error, now: Instant) {
+        let mut queue = self.shared.queue.lock();
+        queue.needs_kept = true;
         if self.told.is_none_or(|told| now >= told + TELL_AGAIN) {
             self.told = Some(now);
-            self.shared.queue.lock().refused = Some(error);
-            self.shared.filled.notify_one();
+            queue.refused = Some(error);
         }
+        self.shared.filled.notify_one();
     }
 
     /// When [`Jobs::pump`] may have something to do though nothing has ended.
@@ -209,11 +208,11 @@ impl<E> Shared<E> {
     }
 
     /// The same for ever.
-    fn keep(&self, since: &Mutex<Option<Instant>>) {
+    fn keep(&self) {
+        let since = Mutex::new(None);
         loop {
-            self.run(since);
             let mut queue = self.queue.lock();
-            while queue.jobs.is_empty() && queue.refused.is_none() {
+            while !std::mem::take(&mut queue.needs_kept) {
                 if queue.is_over {
                     return;
                 }
@@ -227,6 +226,7 @@ impl<E> Shared<E> {
                     no_thread(&error)
                 );
             }
+            self.run(&since);
         }
     }
 }

@@ -182,7 +182,11 @@ impl Maker {
                     }
                 }
                 // Nobody knows whether it ever comes again.
-                DiskName::Unknown(_) => self.copies.discard(&name)?,
+                DiskName::Unknown(_) => {
+                    if let Err(error) = self.copies.discard(&name) {
+                        tracing::warn!("{}: the disk of {name}: {error:#}", self.address());
+                    }
+                }
                 DiskName::Machine(_) => {}
             }
         }

@@ -434,6 +434,12 @@ impl engine::Machines<Export> for Disks {
         let _alone = self.shared.pausing.lock();
         let instances: Vec<_> = {
             let mut table = self.shared.table.write();
+            // Silence begins anew: while it was paused nobody was heard.
+            let now = Instant::now();
+            table
+                .by_mac
+                .values()
+                .for_each(|instance| instance.heard.note(now));
             table.paused = paused;
             table.by_mac.values().cloned().collect()
         };

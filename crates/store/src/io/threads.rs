@@ -163,9 +163,10 @@ impl Threads {
         loop {
             let now = working(&mut state);
             if let Some(thread) = now.thread.take() {
-                is_good = MutexGuard::unlocked(&mut state, || thread.join().is_ok());
-                // It has not said that it ended.
-                working(&mut state).running &= is_good;
+                let has_ended = MutexGuard::unlocked(&mut state, || thread.join().is_ok());
+                // One that panicked has not said that it ended.
+                working(&mut state).running &= has_ended;
+                is_good &= has_ended;
             } else if !now.running {
                 break;
             } else if self.is_spare() {
@@ -215,7 +216,7 @@ impl Kept {
         let mut marks = Vec::new();
         while let Some(next) = self.next() {
             match next {
-                Given::Job(job) => job(),
+                Given::Job(job) => drop(caught(job)),
                 mark @ Given::Mark(_) => marks.push(mark),
             }
         }

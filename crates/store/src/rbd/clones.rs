@@ -143,10 +143,26 @@ impl RbdClones {
     /// Takes a clone away, with all that was written to it; that there is none is well. Nobody may have it open.
     ///
     /// # Errors
-    /// Of the cluster.
+    /// Of the cluster, and for an image of that name that is not known to be a clone made here.
     pub fn remove(&self, name: &str) -> Result<(), StoreError> {
         let (_cluster, pool) = self.pool()?;
         let path = self.path(name);
+        let marked = match pool.open(&path.image, None, true) {
+            Err(Errno(libc::ENOENT)) => return Ok(()),
+            image => image.and_then(|image| image.metadata(GOLDEN)),
+        };
+        match marked {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                return Err(failure(
+                    &path,
+                    "an image of that name is there that xblade did not make, or whose making was cut off: `rbd rm` it, or give it \
+                     another name",
+                    Errno(libc::EEXIST),
+                ));
+            }
+            Err(errno) => return Err(failure(&path, "finding out who made it", errno)),
+        }
         match pool.remove(&path.image) {
             Ok(()) | Err(Errno(libc::ENOENT)) => Ok(()),
             Err(errno) => Err(failure(

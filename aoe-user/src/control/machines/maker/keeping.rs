@@ -51,6 +51,10 @@ impl Maker {
     /// Takes the copies of machines away that have been silent for so long. They get new ones when they ask again.
     pub(super) fn discard_idle(&mut self) {
         let Some(limit) = self.idle_limit() else { return };
+        if self.shared.table.read().paused {
+            // Nobody is heard then, who may be at work all the same.
+            return;
+        }
         let names: Vec<DiskName> = self.shared.disks.lock().keys().cloned().collect();
         for name in names {
             if !self.is_idle(&name, limit) {

@@ -108,6 +108,21 @@ fn a_silent_machine_s_disk_begins_anew_and_no_other_one() {
 }
 
 #[test]
+fn a_pause_is_no_silence() {
+    let mut room = Room::new();
+    let limit = Duration::from_millis(500);
+    room.config.overlay_reset = OverlayReset::Idle(limit);
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    disks.set_paused(true);
+    // Looks come four times within the limit.
+    std::thread::sleep(3 * limit);
+    assert_eq!(disks.states().len(), 1, "nobody could be heard");
+    disks.set_paused(false);
+    assert_eq!(read(&disk(&disks, PC[0])), 1);
+}
+
+#[test]
 fn what_a_machine_does_is_counted_from_its_boot_on() {
     let room = Room::new();
     let disks = room.open();

@@ -228,8 +228,8 @@ fn too_few_threads_at_the_start_are_an_error_of_serve_and_something_that_a_daemo
     ensure!(is_served);
     // The log and the control thread have theirs, what serves has not.
     let mut process = site.start(&["--nproc=6:"])?;
-    let failed = process.wait_for("RLIMIT_NPROC is 6", PATIENCE)?;
-    ensure!(failed.contains("trying again"), "{failed}");
+    let failed = |line: &str| line.contains("RLIMIT_NPROC is 6") && line.contains("trying again");
+    process.wait_for_after(0, failed, PATIENCE)?;
     limit(&process, "--nproc=1000:")?;
     wait_ready(&mut process, 0)?;
     site.use_export(1)?;

@@ -182,11 +182,9 @@ impl Maker {
                     }
                 }
                 // Nobody knows whether it ever comes again.
-                DiskName::Unknown(_) => {
-                    if let Err(error) = self.copies.discard(&name) {
-                        tracing::warn!("{}: the disk of {name}: {error:#}", self.address());
-                    }
-                }
+                DiskName::Unknown(_) => drop(self.copies.discard(&name).inspect_err(|error| {
+                    tracing::warn!("{}: the disk of {name}: {error:#}", self.address());
+                })),
                 DiskName::Machine(_) => {}
             }
         }

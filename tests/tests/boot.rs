@@ -209,7 +209,10 @@ fn ipxe_boots_into_a_copy_of_the_golden_image_that_begins_anew_each_time() -> Re
     );
     std::fs::write(&config, text)?;
     let config = config.to_str().context("odd path")?;
-    let mut target = Target::ready(&lab.target, &["daemon", "--config", config], 1)?;
+    let state = golden.directory().join("state");
+    let state = state.to_str().context("odd path")?;
+    let args = ["daemon", "--config", config, "--state-dir", state];
+    let mut target = Target::ready(&lab.target, &args, 1)?;
     let said = |qemu: &mut Process| -> Result<String> {
         let (_, line) = qemu.wait_for_after(0, |line| line.contains("int13"), vm::STEP)?;
         Ok(line)

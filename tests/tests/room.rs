@@ -117,7 +117,10 @@ impl Room {
             }
         }
         let config = self.file("xblade.toml", &text)?;
-        Target::ready_again(&self.lab.target, &["daemon", "--config", &config], 1)
+        let state = self.directory.path().join("state");
+        let state = state.to_str().context("odd path")?;
+        let args = ["daemon", "--config", &config, "--state-dir", state];
+        Target::ready_again(&self.lab.target, &args, 1)
     }
 
     fn dhcp(&self) -> Result<Process> {

@@ -52,8 +52,12 @@ impl Target {
     /// Starts `xblade` with these arguments and does not wait.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When it cannot be started, or would keep its state where other tests and the machine's own xblade do.
     pub fn start(namespace: &Namespace, args: &[&str]) -> Result<Target> {
+        ensure!(
+            args.first() != Some(&"daemon") || args.contains(&"--state-dir"),
+            "{args:?}: a daemon needs a --state-dir of its own"
+        );
         let directory = tempfile::Builder::new().prefix("xblade-").tempdir()?;
         let control = socket(&directory);
         let control = control.to_str().context("odd path")?;

@@ -53,11 +53,12 @@ impl Asked {
         Some(Asked { command, sub, list })
     }
 
-    /// The state that it asks for, and the answer when that is in force; `None`: silence.
-    pub fn judge(&self, source: Mac, now: &Persistent) -> Option<(Persistent, Answer)> {
+    /// The state that it asks for, and the answer when that is in force; `None`: silence. Who may not write shuts nobody out.
+    pub fn judge(&self, source: Mac, may_write: bool, now: &Persistent) -> Option<(Persistent, Answer)> {
         let mut next = now.clone();
         let (error, list_error) = match self.command {
             aoe::CMD_QUERY => (self.string(&mut next)?, None),
+            aoe::CMD_MASK | aoe::CMD_RESERVE if !may_write && self.sub != 0 => (2, None),
             aoe::CMD_MASK => self.mask(&mut next),
             _ => (self.reserve(source, &mut next), None),
         };

@@ -327,13 +327,13 @@ impl Oracle {
     fn administered(&mut self, number: usize, asked: &super::Asked, arrival: &Arrival, reply: &Reply<'_>) {
         let export = &self.exports[number];
         let source = arrival.header.source;
-        if export.admits(source).is_none() {
+        let Some(may_write) = export.admits(source) else {
             return self.broken(
                 Promise::Access,
                 format!("{source} was answered by e7.{number}, which is hidden from it"),
             );
-        }
-        let Some((next, answer)) = asked.judge(source, &export.state) else {
+        };
+        let Some((next, answer)) = asked.judge(source, may_write, &export.state) else {
             return self.broken(
                 Promise::State,
                 format!("an answer to {asked:?} of {source}, where silence is right"),

@@ -2,6 +2,7 @@
 //!
 //! What the machine knows of a loss outlives the process, as the mark in the state directory does.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aoe_common::wire::SECTOR_BYTES;
@@ -418,7 +419,15 @@ impl Disk {
     /// Dirty pages are written back with nobody waiting. An error waits for the next commit of each store.
     pub(super) fn write_back(&mut self) {
         if self.kind == StoreKind::Mapped {
+            // A page that a commit has under way is not written a second time until that is over.
+            let under_way = self.committers.iter().flat_map(|committer| &committer.taken);
+            let under_way: BTreeSet<u64> = under_way.map(|(unit, ..)| *unit).collect();
+            let (held, free) = std::mem::take(&mut self.dirty)
+                .into_iter()
+                .partition(|(unit, _)| under_way.contains(unit));
+            self.dirty = free;
             let taken = self.take_dirty();
+            self.dirty = held;
             self.settle(taken);
         }
     }

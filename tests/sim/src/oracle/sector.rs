@@ -40,7 +40,7 @@ pub struct Sector {
     arrived: BTreeSet<u64>,
     /// A failed commit took something of it: anything may be read until the next write that is answered.
     pub damaged: bool,
-    /// When the medium put other contents there. A read that arrived before may have seen either.
+    /// When the medium put other contents there, or a write ended the damage. A read that arrived before may have seen either.
     settled: Tick,
 }
 
@@ -143,8 +143,16 @@ impl Sector {
         if std::mem::take(&mut self.damaged) {
             // From here on only what may come after this write counts.
             let kept = self.clusters[at].clone();
-            self.clusters.retain(|cluster| !cluster.happened());
+            let past = &mut self.past;
+            self.clusters.retain(|cluster| {
+                // It may be on the medium still, for a power cut before the next commit to bring back.
+                if cluster.happened() {
+                    past.push((cluster.value, cluster.first_reply));
+                }
+                !cluster.happened()
+            });
             self.clusters.push(kept);
+            self.settled = tick;
             return Ok(true);
         }
         self.judge(at).map(|()| true)

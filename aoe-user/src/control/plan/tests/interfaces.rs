@@ -69,6 +69,32 @@ fn an_address_that_is_taken_is_searched_for_again() {
 }
 
 #[test]
+fn another_target_is_looked_for_at_a_reload_and_when_a_link_comes_up() {
+    let mut world = World::new(&["eth0"]);
+    let (first, second) = (export(1, 1, "/a", &["eth0"]), export(1, 2, "/b", &["eth0"]));
+    world.want(&[first.clone()]);
+    world.others.insert(Address { shelf: 1, slot: 2 });
+    world.want(&[first, second]);
+    world.pass(PORTS_PACE);
+    assert_eq!(world.said("e1.2 FAILED on eth0"), 1, "added by a reload");
+    assert_eq!(world.served("eth0"), Some(vec!["e1.1".into()]));
+
+    let mut world = World::new(&["eth0"]);
+    world.links.get_mut("eth0").unwrap().up = false;
+    world.see();
+    world.want(&[export(1, 2, "/b", &["eth0"])]);
+    world.others.insert(Address { shelf: 1, slot: 2 });
+    world.links.get_mut("eth0").unwrap().up = true;
+    world.see();
+    world.pass(PORTS_PACE);
+    assert_eq!(
+        world.said("e1.2 FAILED on eth0"),
+        1,
+        "on a link that came up later"
+    );
+}
+
+#[test]
 fn with_force_a_taken_address_is_served_with_a_warning() {
     let mut world = World::new(&["eth0"]);
     world.others.insert(Address { shelf: 1, slot: 1 });

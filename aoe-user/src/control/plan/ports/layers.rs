@@ -75,7 +75,8 @@ impl Plan {
         match self.ports.get_mut(name).map(|port| &mut port.life) {
             Some(PortLife::Failed(backoff)) => backoff.next_try = now + LOOK_AGAIN,
             Some(PortLife::After(_, since, _)) if now >= *since + HANDOVER => *since = now,
-            _ => {}
+            // What it waits for may end without an event: with nothing to serve after all, for one.
+            _ => self.ports_stale = true,
         }
     }
 }

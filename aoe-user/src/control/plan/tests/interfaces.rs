@@ -358,6 +358,24 @@ fn a_lower_interface_that_comes_later_or_is_opened_again_gets_its_turn() {
 }
 
 #[test]
+fn an_upper_interface_does_not_wait_for_one_that_has_nothing_to_serve_any_more() {
+    // In whatever order the ports are looked at.
+    for _ in 0..20 {
+        let mut world = layers();
+        world.see();
+        let upper = export(1, 2, "/b", &["br"]);
+        world.want(&[export(1, 1, "/a", &["t1"]), upper.clone()]);
+        world.slow_ports = true;
+        world.links.get_mut("t1").unwrap().mtu_bytes = 9000;
+        world.see();
+        world.want(&[upper]);
+        world.close_slow_ports();
+        world.pass(Duration::from_secs(1));
+        assert_eq!(world.served("br"), Some(vec!["e1.2".into()]), "{:?}", world.said);
+    }
+}
+
+#[test]
 fn a_lower_interface_that_fails_leaves_the_upper_one_alone() {
     let mut world = layers();
     world.bad_ports.insert("t1".into(), "no native XDP".into());

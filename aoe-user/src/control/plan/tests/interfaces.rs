@@ -72,7 +72,7 @@ fn an_address_that_is_taken_is_searched_for_again() {
 fn another_target_is_looked_for_at_a_reload_and_when_a_link_comes_up() {
     let mut world = World::new(&["eth0"]);
     let (first, second) = (export(1, 1, "/a", &["eth0"]), export(1, 2, "/b", &["eth0"]));
-    world.want(&[first.clone()]);
+    world.want(std::slice::from_ref(&first));
     world.others.insert(Address { shelf: 1, slot: 2 });
     world.want(&[first, second]);
     world.pass(PORTS_PACE);

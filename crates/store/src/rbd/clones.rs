@@ -106,7 +106,7 @@ impl RbdClones {
         }))
     }
 
-    /// Makes a clone; what is left of an interrupted making goes.
+    /// Makes a clone in the place of one that is there. What a crash in the middle of this leaves is refused, as [`RbdClones::remove`] does.
     ///
     /// # Errors
     /// Of the cluster.
@@ -131,13 +131,19 @@ impl RbdClones {
         )
         .map_err(|errno| failure(golden, doing, errno))?;
         let noting = |errno| failure(&path, "noting what it is", errno);
-        let image = pool.open(&path.image, None, false).map_err(noting)?;
         let kind = if persistent { PERSISTENT } else { VOLATILE };
-        for (key, value) in [(GOLDEN, golden.to_string().as_str()), (KIND, kind)] {
-            image.set_metadata(key, value).map_err(noting)?;
+        let note = || {
+            let image = pool.open(&path.image, None, false)?;
+            image.set_metadata(GOLDEN, &golden.to_string())?;
+            image.set_metadata(KIND, kind)
+        };
+        let noted = note();
+        if noted.is_err() {
+            // Without its marks it would be in the way for good.
+            let _ = pool.remove(&path.image);
         }
-        drop((image, pool, cluster));
-        Ok(())
+        drop((pool, cluster));
+        noted.map_err(noting)
     }
 
     /// Takes a clone away, with all that was written to it; that there is none is well. Nobody may have it open.

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
 
-use super::StateDirError;
+use super::{STATE_DIR, StateDirError};
 
 const LOCK_FILE: &str = "lock";
 
@@ -121,6 +121,13 @@ pub(super) fn move_aside(path: &Path, why: &str) -> Result<PathBuf, StateDirErro
 /// the path is mistyped, or its disk is not mounted, and what was kept would look as if it had never been.
 pub(super) fn make_durably(path: &Path) -> Result<(), StateDirError> {
     let failed = || StateDirError::io("make the state directory", path);
+    if path == Path::new(STATE_DIR)
+        && let Some(parent) = path.parent()
+        && !parent.exists()
+    {
+        // The usual place is not mistyped: a small system may have no /var/lib yet.
+        fs::create_dir_all(parent).map_err(failed())?;
+    }
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(_) if path.is_dir() => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

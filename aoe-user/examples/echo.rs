@@ -1,8 +1,9 @@
-//! The most that a target on AF_XDP can reach: it answers reads with a copy from memory and looks at nothing else. No access
-//! rights, no order, no checks, hardly ever a sleep: a bound to measure against (`cargo xtask bench`), never to store data on.
+//! The most that a target on AF_XDP can reach: it answers reads with a copy from memory and writes with a copy into it, and looks at
+//! nothing else. No access rights, no order, no checks, hardly ever a sleep: a bound to measure against (`cargo xtask bench`), never to
+//! store data on.
 //!
-//! `echo NETIF FILE` serves the first sectors of FILE, read into memory at the start, as e1.2 until it is killed. Everything that
-//! is not an untagged READ EXT goes to the ordinary engine over a store that keeps nothing.
+//! `echo NETIF FILE` serves the first sectors of FILE, read into memory at the start, as e1.2 until it is killed; what is written is
+//! lost then. Everything that is not an untagged READ EXT or WRITE EXT goes to the ordinary engine over a store that keeps nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,7 +35,7 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     ensure!(arguments.len() == 2, "usage: echo NETIF FILE");
     let (netif, file) = (&arguments[0], &arguments[1]);
-    let image = std::fs::read(file).with_context(|| format!("reading {file}"))?;
+    let mut image = std::fs::read(file).with_context(|| format!("reading {file}"))?;
     let ifindex = nix::net::if_::if_nametoindex(netif.as_str()).with_context(|| netif.clone())?;
     let about = |what: &str| -> Result<String> {
         let path = format!("/sys/class/net/{netif}/{what}");
@@ -62,8 +63,8 @@ fn main() -> Result<()> {
             && let Some(frame) = link.socket.receive()
         {
             served += 1;
-            match Read::of(&link.socket, &frame) {
-                Some(read) => read.answer(&mut link.socket, frame, &image, port.mac),
+            match Transfer::of(&link.socket, &frame) {
+                Some(transfer) => transfer.answer(&mut link.socket, frame, &mut image, port.mac),
                 None => session.frame(&mut link, &port, frame, 0),
             }
         }
@@ -77,34 +78,40 @@ fn main() -> Result<()> {
     }
 }
 
-/// A read as far as the echo looks at it.
-struct Read {
+/// A read or a write as far as the echo looks at it.
+struct Transfer {
     head: [u8; HEAD_BYTES],
+    writes: bool,
     lba: u64,
     count: u8,
 }
 
-impl Read {
-    fn of(socket: &Socket, frame: &Frame) -> Option<Read> {
+impl Transfer {
+    fn of(socket: &Socket, frame: &Frame) -> Option<Transfer> {
         const AT: usize = eth::HEADER_LEN + aoe::HEADER_LEN;
         let pieces = socket.pieces(frame);
         let head: [u8; HEAD_BYTES] = *pieces.first()?.first_chunk()?;
-        let is_read = head[eth::HEADER_LEN + aoe::COMMAND] == aoe::CMD_ATA
-            && head[AT + ata::COMMAND] == command::READ_EXT;
+        let is_ata = head[eth::HEADER_LEN + aoe::COMMAND] == aoe::CMD_ATA;
+        let writes = match head[AT + ata::COMMAND] {
+            command::READ_EXT if is_ata => false,
+            command::WRITE_EXT if is_ata => true,
+            _ => return None,
+        };
         let mut lba = [0; 8];
         lba[..6].copy_from_slice(&head[AT + ata::LBA..][..6]);
-        is_read.then_some(Read {
+        Some(Transfer {
             head,
+            writes,
             lba: u64::from_le_bytes(lba),
             count: head[AT + ata::COUNT],
         })
     }
 
-    fn answer(mut self, socket: &mut Socket, mut frame: Frame, image: &[u8], own: Mac) {
+    fn answer(mut self, socket: &mut Socket, mut frame: Frame, image: &mut [u8], own: Mac) {
         const AT: usize = eth::HEADER_LEN + aoe::HEADER_LEN;
         let bytes = usize::from(self.count) * SECTOR_BYTES;
         let start = self.lba as usize * SECTOR_BYTES;
-        let Some(mut data) = image.get(start..start + bytes) else {
+        let Some(sectors) = image.get_mut(start..start + bytes) else {
             return socket.free(frame);
         };
         self.head.copy_within(eth::SRC..eth::SRC + 6, eth::DST);
@@ -112,7 +119,13 @@ impl Read {
         self.head[eth::HEADER_LEN + aoe::VER_FLAGS] |= aoe::FLAG_RESPONSE;
         self.head[AT + ata::FEATURE] = 0;
         self.head[AT + ata::COMMAND] = status::DRDY;
-        if !socket.renew(&mut frame, HEAD_BYTES + bytes) {
+        let mut data: &[u8] = &[];
+        if self.writes {
+            take(socket, &frame, sectors);
+        } else {
+            data = sectors;
+        }
+        if !socket.renew(&mut frame, HEAD_BYTES + data.len()) {
             return socket.free(frame);
         }
         let mut skip = HEAD_BYTES;
@@ -126,13 +139,25 @@ impl Read {
     }
 }
 
+/// Copies a write's payload into memory; a frame that is too short writes as much as it has.
+fn take(socket: &Socket, frame: &Frame, mut sectors: &mut [u8]) {
+    let mut skip = HEAD_BYTES;
+    for piece in socket.pieces(frame).iter() {
+        let data = piece.get(skip..).unwrap_or_default();
+        let bytes = data.len().min(sectors.len());
+        let (now, later) = sectors.split_at_mut(bytes);
+        now.copy_from_slice(&data[..bytes]);
+        (skip, sectors) = (skip.saturating_sub(piece.len()), later);
+    }
+}
+
 /// The export that discovery and IDENTIFY see.
 fn export(file: &str) -> Result<Export> {
     let store = xblade::store::open(&StoreOptions::new(StoreKind::Null, file))?;
     let options = Options {
         address: ADDRESS,
         vlan: Vlan::Untagged,
-        read_only: true,
+        read_only: false,
         sync: false,
         access: AccessList::default(),
         buffers: 64,

@@ -247,21 +247,14 @@ impl Process {
         self.wait(END).map(drop)
     }
 
-    /// Processor time used so far by the threads it has now.
+    /// Processor time used so far, by threads that have ended as well.
     ///
     /// # Errors
-    /// When the process is gone, or the kernel keeps no account.
+    /// When the process is gone.
     pub fn cpu_time(&self) -> Result<Duration> {
-        let mut nanoseconds = 0;
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.pid()))? {
-            let account = std::fs::read_to_string(task?.path().join("schedstat"))?;
-            nanoseconds += account
-                .split_whitespace()
-                .next()
-                .context("an empty schedstat")?
-                .parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(nanoseconds))
+        let clock =
+            nix::time::clock_getcpuclockid(Pid::from_raw(self.pid())).context("the process is gone")?;
+        Ok(clock.now()?.into())
     }
 
     /// How often its threads were switched, willingly or not: an asleep process's number stands still.

@@ -68,6 +68,7 @@ pub(super) fn judge(results: &Results) -> Vec<Bar> {
     };
     table.reads();
     table.writes();
+    table.against_the_echo();
     table.sequential();
     table.holes_and_others();
     table.cpu_and_unpinned();
@@ -98,15 +99,19 @@ impl Table<'_> {
                 self.against_vblade(stage, &Load::reads(sectors, depth), "rate", rate, least(limit));
             }
         }
+    }
+
+    fn against_the_echo(&mut self) {
         for (stage, sectors) in [(RAM_1500, 2), (RAM_9000, 16)] {
             for depth in [16, 64] {
-                let load = Load::reads(sectors, depth);
-                let ratio = self.ratio(stage, &load, Echo, rate);
-                self.add(
-                    format!("{stage}, {}: rate (echo)", load.name()),
-                    least(0.95),
-                    ratio,
-                );
+                for load in [Load::reads(sectors, depth), Load::writes(sectors, depth)] {
+                    let ratio = self.ratio(stage, &load, Echo, rate);
+                    self.add(
+                        format!("{stage}, {}: rate (echo)", load.name()),
+                        least(0.95),
+                        ratio,
+                    );
+                }
             }
         }
     }

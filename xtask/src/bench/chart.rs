@@ -144,7 +144,9 @@ const fn colour(contender: Contender) -> &'static str {
         Contender::Ggaoed => "#e69f00",
         Contender::Nbdkit => "#009e73",
         Contender::QemuNbd => "#cc79a7",
+        Contender::Tgt => "#d55e00",
         Contender::Echo => "#56b4e9",
+        Contender::Fio => "#f0e442",
     }
 }
 

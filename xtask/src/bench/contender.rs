@@ -10,7 +10,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::load::{Figures, Load, Run};
-use super::{Bench, GENERATOR_CPU, SHELF, SLOT, TARGET_CPU, nbd};
+use super::{Bench, GENERATOR_CPU, SHELF, SLOT, TARGET_CPU, iscsi, nbd, tcp};
 use crate::sh;
 
 /// How long a target may take until it answers.
@@ -32,8 +32,12 @@ pub(super) enum Contender {
     Nbdkit,
     /// Of Debian's package `qemu-utils`: NBD over TCP.
     QemuNbd,
-    /// No contender but the upper bound for reads of an image in RAM.
+    /// `tgtd` of Debian's package `tgt`, with `iscsi-perf` of `libiscsi-bin`: iSCSI.
+    Tgt,
+    /// No contender but the upper bound for an image in RAM.
     Echo,
+    /// No contender but the upper bound for an image on disk: the same I/O by `fio` on the same file, without a network.
+    Fio,
 }
 
 impl Contender {
@@ -45,13 +49,20 @@ impl Contender {
             Contender::Ggaoed => "ggaoed",
             Contender::Nbdkit => "nbdkit",
             Contender::QemuNbd => "qemu-nbd",
+            Contender::Tgt => "tgtd",
             Contender::Echo => "echo",
+            Contender::Fio => "fio",
         }
     }
 
-    /// Whether it speaks NBD.
-    pub(super) fn is_nbd(self) -> bool {
-        matches!(self, Contender::Nbdkit | Contender::QemuNbd)
+    /// Whether it is reached over TCP.
+    pub(super) fn is_on_tcp(self) -> bool {
+        matches!(self, Contender::Nbdkit | Contender::QemuNbd | Contender::Tgt)
+    }
+
+    /// Whether its generator can make this load.
+    pub(super) fn can(self, load: &Load) -> bool {
+        self != Contender::Tgt || iscsi::can(load)
     }
 
     /// Those of AoE that are installed; xblade always is.
@@ -121,7 +132,7 @@ pub(super) struct Running {
     /// Kernel threads that do the target's receive work.
     napi_threads: Vec<i32>,
     /// Config files and state, while the target runs.
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Running {
@@ -132,8 +143,8 @@ impl Running {
             queues: serving.queues,
             links: serving.links,
         })?;
-        if contender.is_nbd() {
-            nbd::address(&lab)?;
+        if contender.is_on_tcp() {
+            tcp::address(&lab)?;
         }
         let path = |path: &Path| Ok(path.to_str().context("an odd path")?.to_owned()) as Result<String>;
         let xblade = path(&bench.xblade)?;
@@ -157,8 +168,16 @@ impl Running {
             xblade,
             pinned: serving.pinned,
             napi_threads: Vec::new(),
-            _directory: directory,
+            directory,
         };
+        if contender == Contender::Tgt {
+            running.process.wait_for("bs_init", START)?;
+            iscsi::export(
+                &running.lab,
+                &path(running.directory.path())?,
+                &path(&serving.image)?,
+            )?;
+        }
         running.wait(started)?;
         if serving.threaded {
             running.napi_threads = match thread_napi(&running.lab) {
@@ -209,8 +228,10 @@ impl Running {
 
     /// Starts `xblade bench` and waits for its figures. `more` are further arguments.
     pub(super) fn generate(&self, load: &Load, more: &[&str]) -> Result<Figures> {
-        if self.contender.is_nbd() {
-            return nbd::generate(&self.lab, load);
+        match self.contender {
+            Contender::Nbdkit | Contender::QemuNbd => return nbd::generate(&self.lab, load),
+            Contender::Tgt => return iscsi::generate(&self.lab, load),
+            _ => (),
         }
         let mut process = self.spawn_bench(load.link, GENERATOR_CPU, &load.arguments(), more)?;
         figures(&mut process)
@@ -317,6 +338,8 @@ fn command(ours: &str, contender: Contender, serving: &Serving, directory: &Path
         Contender::Echo => words = vec![ours, &interfaces, image],
         Contender::Nbdkit => words = nbd::nbdkit(image),
         Contender::QemuNbd => words = nbd::qemu_nbd(image),
+        Contender::Tgt => return Ok(iscsi::tgtd(directory)),
+        Contender::Fio => bail!("fio serves nothing"),
         Contender::Ggaoed => {
             ensure!(!serving.sync && !serving.access_list, "not compared with ggaoed");
             config = format!("{directory}/ggaoed.conf");

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use super::contender::{Contender, Running, Serving, figures};
 use super::images::drop_caches;
 use super::load::{Load, Run};
-use super::{Bench, GENERATOR_CPU, SHELF, SLOT};
+use super::{Bench, GENERATOR_CPU, SHELF, SLOT, TARGET_CPU, fio};
+use crate::sh;
 
 /// Name of a stage, as [`super::bars`] looks it up.
 pub(super) const WRITES: &str = "image on disk, MTU 1500, final flush counted";
@@ -42,6 +43,9 @@ pub(super) fn sync(bench: &mut Bench) {
                 Err(error) => bench.failed(&format!("{SYNC}, {}", contender.name()), &error),
             }
         }
+        // As one commit covers all writes under way, so does one of fio's.
+        let flush = format!("--fdatasync={depth}");
+        by_fio(bench, SYNC, &load, &[&flush]);
     }
 }
 
@@ -63,6 +67,7 @@ pub(super) fn writes(bench: &mut Bench) {
                 Err(error) => bench.failed(&format!("{WRITES}, {}", contender.name()), &error),
             }
         }
+        by_fio(bench, WRITES, &load, &["--end_fsync=1"]);
     }
 }
 
@@ -100,6 +105,7 @@ pub(super) fn cold(bench: &mut Bench) {
                     Err(error) => bench.failed(&format!("{name}, {}", contender.name()), &error),
                 }
             }
+            by_fio(bench, name, &load, &["--direct=1"]);
         }
     }
 }
@@ -160,6 +166,42 @@ fn beside_cold(bench: &Bench, together: bool) -> Result<f64> {
     let run = running.load(&hot_load)?;
     figures(&mut generator)?;
     Ok(run.figures.rps)
+}
+
+/// The same I/O by fio on a file of the same kind, pinned as the targets are; its rate counts the flush at its end.
+fn by_fio(bench: &mut Bench, stage: &str, load: &Load, more: &[&str]) {
+    if sh::find("fio").is_none() {
+        return bench.failed(
+            stage,
+            &anyhow::anyhow!("no fio is on the PATH, so no bound is measured"),
+        );
+    }
+    let run = || -> Result<Run> {
+        let image = bench.images.on_disk(Contender::Fio.name())?;
+        drop_caches()?;
+        let file = format!("--filename={}", image.display());
+        let engine: Vec<&str> = ["--ioengine=io_uring", &file]
+            .iter()
+            .chain(more)
+            .copied()
+            .collect();
+        let started = Instant::now();
+        let said = sh::output(&mut fio::command(TARGET_CPU, &engine, load))?;
+        let elapsed = started.elapsed().as_secs_f64();
+        let mut figures = fio::figures(&String::from_utf8_lossy(&said), load, "the file itself")?;
+        if load.write && load.warm_up == 0.0 {
+            figures.rps = figures.requests as f64 / elapsed;
+        }
+        Ok(Run {
+            figures,
+            target_us: f64::NAN,
+            system_us: f64::NAN,
+        })
+    };
+    match run() {
+        Ok(run) => bench.results.add(stage, &load.name(), Contender::Fio, run),
+        Err(error) => bench.failed(&format!("{stage}, fio"), &error),
+    }
 }
 
 /// The contenders that the bars on disks are about.

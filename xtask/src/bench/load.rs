@@ -66,7 +66,7 @@ impl Load {
         Load { af_xdp: true, ..self }
     }
 
-    /// True for what the echo can answer.
+    /// True for reads that are not in order.
     pub(super) const fn is_random_read(&self) -> bool {
         !self.write && !self.sequential
     }

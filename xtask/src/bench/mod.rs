@@ -1,16 +1,18 @@
 //! `cargo xtask bench`: the same loads on xblade and on every peer installed, by turns, in a lab of namespaces.
 //!
 //! Target and generator are pinned to a cpu each. What is compared are ratios of medians in one run: absolute
-//! figures are this machine's. Beside the contenders stands an upper bound, an AF_XDP echo of reads
-//! (`aoe-user/examples/echo.rs`).
+//! figures are this machine's. Beside the contenders stands an upper bound: an AF_XDP echo (`aoe-user/examples/echo.rs`) for an
+//! image in RAM, `fio` on the same file for one on disk.
 
 mod bars;
 mod chart;
 mod contender;
 mod disk;
+mod fio;
 mod flood;
 mod holes;
 mod images;
+mod iscsi;
 mod load;
 mod nbd;
 mod others;
@@ -18,6 +20,7 @@ mod report;
 mod results;
 mod scale;
 mod stages;
+mod tcp;
 
 use std::path::PathBuf;
 use std::time::Instant;

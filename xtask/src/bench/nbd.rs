@@ -1,24 +1,13 @@
 //! NBD servers over TCP on a lab's wire, with fio as their initiator.
 
-use std::process::Command;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use lab::Lab;
-use serde_json::Value;
 
-use super::GENERATOR_CPU;
-use super::load::{Figures, Latency, Load};
+use super::load::{Figures, Load};
+use super::tcp::TARGET;
+use super::{GENERATOR_CPU, fio};
 
-const TARGET: &str = "10.9.0.1";
-const INITIATOR: &str = "10.9.0.2";
 const PORT: &str = "10809";
-
-/// Gives both ends of a link an address for TCP.
-pub(super) fn address(lab: &Lab) -> Result<()> {
-    lab.target.ip(&format!("addr add {TARGET}/24 dev eth0"))?;
-    lab.initiator.ip(&format!("addr add {INITIATOR}/24 dev eth0"))?;
-    Ok(())
-}
 
 /// The command of `nbdkit`.
 pub(super) fn nbdkit(image: &str) -> Vec<&str> {
@@ -34,81 +23,7 @@ pub(super) fn qemu_nbd(image: &str) -> Vec<&str> {
 
 /// Runs fio in the place of `xblade bench`.
 pub(super) fn generate(lab: &Lab, load: &Load) -> Result<Figures> {
-    let order = if load.sequential { "" } else { "rand" };
-    let kind = if load.write { "write" } else { "read" };
-    let mut fio = Command::new("taskset");
-    fio.args(["-c", GENERATOR_CPU, "fio", "--name=load", "--ioengine=nbd"])
-        .arg(format!("--uri=nbd://{TARGET}:{PORT}/"))
-        .arg(format!("--rw={order}{kind}"))
-        .arg(format!("--bs={}", load.sectors * 512))
-        .arg(format!("--iodepth={}", load.depth))
-        .args(["--thread", "--output-format=json"]);
-    match load.count {
-        Some(count) => fio.arg(format!("--number_ios={count}")),
-        None => fio
-            .arg("--time_based")
-            .arg(format!("--runtime={}ms", (load.seconds * 1e3) as u64))
-            .arg(format!("--ramp_time={}ms", (load.warm_up * 1e3) as u64)),
-    };
-    let said = lab.initiator.output(fio)?;
-    // It may warn before.
-    let json = said.find('{').and_then(|at| said.get(at..));
-    let report: Value = serde_json::from_str(json.context("fio printed no JSON")?).context("fio's JSON")?;
-    figures(&report["jobs"][0], kind)
-}
-
-/// What fio tells of its only job.
-fn figures(job: &Value, kind: &str) -> Result<Figures> {
-    ensure!(job["error"] == 0, "fio: error {}", job["error"]);
-    let done = &job[kind];
-    let number = |value: &Value, name: &str| {
-        value[name]
-            .as_f64()
-            .with_context(|| format!("fio tells no {name}"))
-    };
-    let percentile = |name: &str| number(&done["clat_ns"]["percentile"], name).map(|ns| ns / 1e3);
-    Ok(Figures {
-        requests: number(done, "total_ios")? as u64,
-        rps: number(done, "iops")?,
-        mibs: number(done, "bw_bytes")? / f64::from(1 << 20),
-        seconds: number(done, "runtime")? / 1e3,
-        errors: number(job, "total_err").unwrap_or(0.0) as u64,
-        timeouts: 0,
-        retransmits: 0,
-        lat_us: Latency {
-            p50: percentile("50.000000")?,
-            p99: percentile("99.000000")?,
-        },
-        generator_idle_pct: (100.0 - number(job, "usr_cpu")? - number(job, "sys_cpu")?).max(0.0),
-        generator_starved_pct: 0.0,
-        transport: "TCP, fio".to_owned(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn what_fio_prints_is_read() {
-        let percentile = json!({ "50.000000": 40_000, "99.000000": 90_500 });
-        let job = json!({
-            "error": 0, "total_err": 0, "usr_cpu": 30.0, "sys_cpu": 45.5,
-            "read": { "total_ios": 0, "iops": 0.0, "bw_bytes": 0, "runtime": 0 },
-            "write": {
-                "total_ios": 5000, "iops": 10_000.0, "bw_bytes": 1 << 20, "runtime": 500,
-                "clat_ns": { "percentile": percentile },
-            },
-        });
-        let figures = figures(&job, "write").unwrap();
-        assert_eq!(
-            (figures.requests, figures.rps, figures.seconds),
-            (5000, 10_000.0, 0.5)
-        );
-        assert_eq!((figures.lat_us.p50, figures.lat_us.p99), (40.0, 90.5));
-        assert_eq!((figures.mibs, figures.generator_idle_pct), (1.0, 24.5));
-        assert!(super::figures(&job, "read").is_err(), "nothing was read");
-    }
+    let uri = format!("--uri=nbd://{TARGET}:{PORT}/");
+    let command = fio::command(GENERATOR_CPU, &["--ioengine=nbd", &uri], load);
+    fio::figures(&lab.initiator.output(command)?, load, "TCP")
 }

@@ -7,17 +7,24 @@ use super::stages::stage_of;
 use crate::sh;
 
 /// Name of a stage, as [`super::bars`] looks it up.
-pub(super) const NBD_9000: &str = "image in RAM, MTU 9000, beside NBD over TCP";
+pub(super) const NBD_9000: &str = "image in RAM, MTU 9000, beside NBD and iSCSI over TCP";
 
-/// xblade, and NBD servers by fio, by turns.
+/// xblade, NBD servers by fio, and tgt by iscsi-perf, by turns.
 pub(super) fn nbd(bench: &mut Bench) {
-    let servers = [Contender::Nbdkit, Contender::QemuNbd];
+    let servers = [
+        (Contender::Nbdkit, "fio"),
+        (Contender::QemuNbd, "fio"),
+        (Contender::Tgt, "iscsi-perf"),
+    ];
+    let is_here = |program: &str| sh::find(program).is_some();
     let installed = servers
         .into_iter()
-        .filter(|server| sh::find("fio").is_some() && sh::find(server.name()).is_some());
+        .filter(|(server, generator)| is_here(server.name()) && is_here(generator))
+        .map(|(server, _)| server);
     let contenders: Vec<Contender> = [Contender::Xblade].into_iter().chain(installed).collect();
     if contenders.len() == 1 {
-        let missing = anyhow::anyhow!("neither nbdkit nor qemu-nbd, or no fio, is on the PATH");
+        let missing =
+            anyhow::anyhow!("nbdkit or qemu-nbd with fio, or tgtd with iscsi-perf, are not on the PATH");
         return bench.failed(NBD_9000, &missing);
     }
     let loads = [

@@ -21,8 +21,8 @@ pub(super) fn text(results: &Results, bars: &[Bar]) -> String {
             stage = &series.stage;
             let _ = write!(
                 text,
-                "\n{stage}\n{:34} {:8} {:>10} {:>23} {:>6} {:>8} {:>8} {:>7} {:>7}\n",
-                "", "", "requests/s", "min – max", "ratio", "p50 µs", "p99 µs", "T µs", "S µs"
+                "\n{stage}\n{:34} {:8} {:>10} {:>23} {:>6} {:>6} {:>8} {:>8} {:>7} {:>7}\n",
+                "", "", "requests/s", "min – max", "ratio", "bound", "p50 µs", "p99 µs", "T µs", "S µs"
             );
         }
         text += &line(results, series);
@@ -45,7 +45,7 @@ pub(super) fn text(results: &Results, bars: &[Bar]) -> String {
     for failure in &results.failures {
         let _ = writeln!(text, "failed: {failure}");
     }
-    text += "\nratio: to vblade; T and S: CPU for a request, of the target and of the whole machine, generator included;\n\
+    text += "\nratio: to vblade; bound: to the echo, or to fio on the same file; T and S: CPU for a request, of the target and of the whole machine, generator included;\n\
              *: the generator was the limit; !: requests failed; ~: others took the generator's cpu; \
              x: it used AF_XDP\n";
     text
@@ -54,10 +54,12 @@ pub(super) fn text(results: &Results, bars: &[Bar]) -> String {
 fn line(results: &Results, series: &Series) -> String {
     let rps = series.median(|run| run.figures.rps);
     let (low, high) = series.range();
-    let peer = results
-        .find(&series.stage, &series.load, Contender::Vblade)
-        .map(|s| s.median(|run| run.figures.rps));
-    let ratio = peer.map_or_else(|| "–".to_owned(), |peer| format!("{:.2}", rps / peer));
+    let to = |peer: Contender| {
+        let peer = results.find(&series.stage, &series.load, peer)?;
+        Some(rps / peer.median(|run| run.figures.rps))
+    };
+    let ratio = number(to(Contender::Vblade), 2);
+    let bound = number(to(Contender::Echo).or_else(|| to(Contender::Fio)), 2);
     let mark = |yes: bool, mark: &str| if yes { mark.to_owned() } else { String::new() };
     let marks = mark(series.median(|run| run.figures.generator_idle_pct) < 5.0, "*")
         + &mark(
@@ -70,15 +72,23 @@ fn line(results: &Results, series: &Series) -> String {
         + &mark(series.median(|run| run.figures.generator_starved_pct) > 5.0, "~")
         + &mark(series.runs.iter().any(|run| run.figures.by_af_xdp()), "x");
     format!(
-        "{:34} {:8} {rps:>10.0} {:>23} {ratio:>6} {:>8.1} {:>8.1} {:>7.2} {:>7.2} {marks}\n",
+        "{:34} {:8} {rps:>10.0} {:>23} {ratio:>6} {bound:>6} {:>8} {:>8} {:>7} {:>7} {marks}\n",
         series.load,
         series.contender.name(),
         format!("{low:.0} – {high:.0}"),
-        series.median(|run| run.figures.lat_us.p50),
-        series.median(|run| run.figures.lat_us.p99),
-        series.median(|run| run.target_us),
-        series.median(|run| run.system_us),
+        number(Some(series.median(|run| run.figures.lat_us.p50)), 1),
+        number(Some(series.median(|run| run.figures.lat_us.p99)), 1),
+        number(Some(series.median(|run| run.target_us)), 2),
+        number(Some(series.median(|run| run.system_us)), 2),
     )
+}
+
+/// A dash where there is none.
+fn number(value: Option<f64>, digits: usize) -> String {
+    match value.filter(|value| value.is_finite()) {
+        Some(value) => format!("{value:.digits$}"),
+        None => "–".to_owned(),
+    }
 }
 
 fn limit(limit: Limit) -> String {

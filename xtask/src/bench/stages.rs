@@ -63,10 +63,10 @@ pub(super) fn unpinned(bench: &mut Bench) {
     }
 }
 
-/// Starts every AoE target, and the echo where it can answer, and runs the loads on them by turns.
+/// Starts every AoE target, and the echo, and runs the loads on them by turns.
 fn stage(bench: &mut Bench, name: &str, loads: &[Load], adjust: impl Fn(&mut Serving)) {
     let mut contenders = bench.contenders.clone();
-    contenders.extend(loads.iter().any(Load::is_random_read).then_some(Contender::Echo));
+    contenders.push(Contender::Echo);
     stage_of(bench, name, &contenders, loads, adjust);
 }
 
@@ -91,9 +91,13 @@ pub(super) fn stage_of(
                 seconds: bench.seconds,
                 ..load.clone()
             };
-            let fits = |running: &Running| running.contender != Contender::Echo || load.is_random_read();
-            stands.retain_mut(
-                |running| match fits(running).then(|| running.load(&load)).transpose() {
+            stands.retain_mut(|running| {
+                match running
+                    .contender
+                    .can(&load)
+                    .then(|| running.load(&load))
+                    .transpose()
+                {
                     Ok(None) => true,
                     Ok(Some(run)) => {
                         bench.results.add(name, &load.name(), running.contender, run);
@@ -106,8 +110,8 @@ pub(super) fn stage_of(
                         );
                         false
                     }
-                },
-            );
+                }
+            });
         }
     }
 }

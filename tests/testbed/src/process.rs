@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -270,6 +271,21 @@ impl Process {
             }
         }
         Ok(switches)
+    }
+
+    /// What each of its threads waits for in the kernel, for whoever reads why a test failed; root sees the stacks.
+    pub fn threads(&self) -> String {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let of_task = |path: PathBuf| {
+            let read = |file: &str| std::fs::read_to_string(path.join(file)).unwrap_or_default();
+            format!("{}{}", read("stat"), read("stack"))
+        };
+        tasks
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|task| of_task(task.path()))
+            .collect()
     }
 
     /// Anonymous resident memory, in KiB: what the process has allocated, not what it has mapped.

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::file_system::notes_times_without_waiting;
+use crate::file_system::{notes_times_without_waiting, reads_without_waiting};
 use crate::io::gate::{Gate, Gates};
 use crate::io::pool::Pool;
 use crate::tick::Tick;
@@ -29,6 +29,8 @@ pub(crate) struct Device {
     pub(crate) pool: Arc<Pool>,
     /// Whether a write that is asked not to wait does not.
     pub(crate) writes_nowait: bool,
+    /// The same of a read.
+    pub(crate) reads_nowait: bool,
     /// When the system call under way began, plus one; 0: there is none. One for each [`Waiting`].
     since: [AtomicU32; 2],
 }
@@ -44,6 +46,7 @@ impl Device {
             pool: Pool::new(name, &gate.threads),
             gate,
             writes_nowait: notes_times_without_waiting(file),
+            reads_nowait: reads_without_waiting(file),
             since: Default::default(),
         }))
     }

@@ -3,7 +3,8 @@
 //! **What keeps a worker from waiting in `io_uring_enter`.** A device is given less than it has requests for ([`Gate`](crate::io::gate::Gate)); what comes
 //! beyond that waits here, together with adjacent transfers. And the kernel is told to submit on a thread of its own (`IOSQE_ASYNC`) while a device
 //! has not answered for a while, or a hole punch or discard has a file of it for itself: reading the file system's tables, or
-//! waiting for the file, may then take for ever. So it is always for writes where the file system waits for its journal to note their time (ext4).
+//! waiting for the file, may then take for ever. So it is always where the file system waits although it is asked not to: for its journal to note the
+//! time of a write (ext4), or for the file's lock before a read (btrfs).
 
 use std::collections::VecDeque;
 use std::io;
@@ -216,8 +217,11 @@ impl Ring {
     fn push(&mut self, mut request: IoRequest, queue: usize) {
         let device = Arc::clone(&request.pieces[0].device);
         let is_prompt = device.gate.is_prompt(self.now) && !device.is_stuck(self.now);
-        let notes_times = request.pieces[0].transfer.direction == Direction::Write && !device.writes_nowait;
-        let may_go_inside = is_prompt && !notes_times;
+        let keeps_nowait = match request.pieces[0].transfer.direction {
+            Direction::Read => device.reads_nowait,
+            Direction::Write => device.writes_nowait,
+        };
+        let may_go_inside = is_prompt && keeps_nowait;
         let inside = may_go_inside.then(|| device.gate.go_inside()).flatten();
         let may_wait = inside.is_none();
         let is_short = |at| self.now.since(at) < REFUSED_TICKS;

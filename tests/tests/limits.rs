@@ -279,3 +279,18 @@ fn few_open_files_are_an_error_that_names_the_limit_and_a_small_stack_is_none() 
     }
     Ok(())
 }
+
+#[test]
+fn an_image_that_the_address_space_has_no_room_for_is_an_error_that_names_the_limit() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("image");
+    std::fs::File::create(&path)?.set_len(16 << 30)?;
+    let (ready, log) = limited(&lab, &format!("-v {}", 8 << 20), &path)?;
+    ensure!(
+        !ready && log.contains("more than can be mapped here (RLIMIT_AS is 8589934592 bytes"),
+        "{log}"
+    );
+    said_nothing_of_defects(&log)
+}

@@ -112,9 +112,18 @@ fn system(root: &Path) -> Option<String> {
 
 /// RLIMIT_AS: a thread's stack is address space.
 fn address_space(root: &Path) -> Option<String> {
+    addresses_for(root, THREAD_BYTES)
+}
+
+/// The limit that leaves the process no room to map so many bytes.
+pub(crate) fn no_room_to_map(bytes: u64) -> Option<String> {
+    addresses_for(Path::new("/"), bytes)
+}
+
+fn addresses_for(root: &Path, bytes: u64) -> Option<String> {
     let limit = getrlimit(Resource::As).current?;
     let used = field(&read(&root.join("proc/self/status"))?, "VmSize:")? << 10;
-    (used + THREAD_BYTES > limit)
+    (used.saturating_add(bytes) > limit)
         .then(|| format!("RLIMIT_AS is {limit} bytes (ulimit -v, LimitAS= of a systemd unit)"))
 }
 

@@ -206,12 +206,14 @@ pub enum StoreError {
     #[error("{}: its file system has no direct I/O (O_DIRECT); use store = \"mmap\"", .0.display())]
     NoDirect(PathBuf),
     /// There are not as many addresses.
-    #[error("{}: {bytes} bytes are more than can be mapped here; use store = \"direct\" (--direct), which maps nothing", .path.display())]
+    #[error("{}: {bytes} bytes are more than can be mapped here{}; use store = \"direct\" (--direct), which maps nothing", .path.display(), .limit.as_ref().map_or(String::new(), |limit| format!(" ({limit})")))]
     TooLargeToMap {
         /// What was to be mapped.
         path: PathBuf,
         /// Bytes to map.
         bytes: u64,
+        /// The limit that is in the way, where it is one of the process's own.
+        limit: Option<String>,
     },
     /// `shared` without `direct`.
     #[error("{}: a shared backend needs the direct store, not {kind}: a page cache here would hide the other side's writes", .path.display())]

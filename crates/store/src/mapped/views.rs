@@ -12,6 +12,7 @@ use crate::backing::Backing;
 use crate::borders::{self, FilePlace, Places};
 use crate::commit::Committer;
 use crate::io::device::Waiting;
+use crate::limits::no_room_to_map;
 use crate::mapped::changing::Changing;
 use crate::mapped::mmap::Mapping;
 use crate::mapped::page_set::PageSet;
@@ -92,7 +93,11 @@ impl Core {
         }
         let bytes = backing.sectors() * SECTOR_BYTES;
         let view = View::new(&backing, bytes).map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOMEM) => StoreError::TooLargeToMap { path, bytes },
+            Some(libc::ENOMEM) => StoreError::TooLargeToMap {
+                path,
+                bytes,
+                limit: no_room_to_map(bytes),
+            },
             _ => StoreError::system(&path, "mapping", error),
         })?;
         let core = Core {

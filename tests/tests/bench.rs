@@ -219,3 +219,23 @@ fn mistakes_are_refused_before_anything_is_written() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_reader_of_the_results_that_has_gone_ends_the_generator_quietly() -> Result<()> {
+    needs!(Need::Root, Need::Tool("vblade"));
+    let bench = Bench::new(1500)?;
+    let binary = target::binary()?;
+    for reader in ["head -n 1", "true"] {
+        for options in ["", "--json"] {
+            let line = format!("{binary} bench eth0 --count 500 {options} | {reader}");
+            let mut process = Process::spawn(&bench.lab.initiator, "bash", &["-o", "pipefail", "-c", &line])?;
+            let (code, said) = end(&mut process)?;
+            ensure!(matches!(code, 0..=2), "{line}: {code}: {said}");
+            ensure!(
+                !said.contains("panicked") && !said.contains("Broken pipe"),
+                "{line}: {said}"
+            );
+        }
+    }
+    Ok(())
+}

@@ -75,6 +75,9 @@ fn tell(reloaded: &Reloaded, kept: Kept, json: bool) -> Result<ExitCode> {
 
 fn text(reloaded: &Reloaded) -> String {
     let mut text = String::new();
+    for (key, before, after) in &reloaded.settings {
+        let _ = writeln!(text, "~ {key} {before} → {after}");
+    }
     for name in &reloaded.added {
         let _ = writeln!(text, "+ {name}");
     }
@@ -269,6 +272,7 @@ mod tests {
                 export: "e1.2".into(),
                 keys: vec![("read_only".into(), "false".into(), "true".into())],
             }],
+            settings: vec![("cpus".into(), "all".into(), "2,3".into())],
             renewed: vec![Replaced {
                 export: "e1.4".into(),
                 path: "/srv/golden.raw".into(),
@@ -281,7 +285,7 @@ mod tests {
             }],
             ..Reloaded::default()
         };
-        let told = "+ e1.3\n~ e1.2  read_only false → true\n~ e1.4  /srv/golden.raw was replaced\n- e1.9\n\
+        let told = "~ cpus all → 2,3\n+ e1.3\n~ e1.2  read_only false → true\n~ e1.4  /srv/golden.raw was replaced\n- e1.9\n\
                     = 37 unchanged\nFAILED e1.3: no such file\n";
         assert_eq!(text(&reloaded), told);
     }

@@ -22,6 +22,9 @@ pub(crate) struct Reloaded {
     /// Those whose file was replaced by another one of its name, which is opened in its place.
     #[serde(default)]
     pub(crate) renewed: Vec<Replaced>,
+    /// Each key that is not an export's, with its old and new value.
+    #[serde(default)]
+    pub(crate) settings: Vec<(String, String, String)>,
     /// Those that are gone.
     pub(crate) removed: Vec<String>,
     /// How many went on as they were.

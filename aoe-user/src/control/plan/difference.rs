@@ -9,6 +9,10 @@ impl Plan {
     /// Compares the configuration in force with another one. Changes nothing.
     pub(crate) fn difference(&self, config: &Config) -> Reloaded {
         let mut reloaded = Reloaded::default();
+        if self.wanted.cpus != config.cpus {
+            let change = ("cpus".to_owned(), cpus(&self.wanted.cpus), cpus(&config.cpus));
+            reloaded.settings.push(change);
+        }
         let mut old = Old::new(self, self.order.clone());
         let kept = old.pair(self, &config.exports);
         for (export, kept) in config.exports.iter().zip(kept) {
@@ -29,5 +33,13 @@ impl Plan {
     /// A configuration has been taken over and its consequences are under way.
     pub(crate) fn is_reloading(&self) -> bool {
         self.reload.is_some()
+    }
+}
+
+/// CPUs as `cpus` in a config file names them.
+fn cpus(cpus: &[usize]) -> String {
+    match cpus {
+        [] => "all".to_owned(),
+        cpus => cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
     }
 }

@@ -40,6 +40,7 @@ impl Plan {
         let is_first = self.order.is_empty() && self.reload.is_none();
         let mut report = ReloadReport::new(now, is_first);
         let mut patterns: HashMap<Vec<String>, Arc<Patterns>> = HashMap::new();
+        report.cpus_changed = self.wanted.cpus != config.cpus;
         let before = self.take_order();
         self.wanted = Wanted {
             state_dir: config.state_dir,

@@ -19,6 +19,8 @@ pub(super) struct ReloadReport {
     since: Instant,
     /// The first configuration of this process: nothing was reloaded.
     is_first: bool,
+    /// Workers have other CPUs than before.
+    pub(crate) cpus_changed: bool,
     pub(crate) added: Vec<Address>,
     pub(crate) changed: Vec<Address>,
     pub(crate) removed: Vec<Address>,
@@ -35,6 +37,7 @@ impl ReloadReport {
         ReloadReport {
             since: now,
             is_first,
+            cpus_changed: false,
             added: Vec::new(),
             changed: Vec::new(),
             removed: Vec::new(),
@@ -59,6 +62,10 @@ impl ReloadReport {
             ("still opening", coming),
         ];
         let mut separator = "";
+        if self.cpus_changed {
+            line.push_str("cpus changed");
+            separator = ", ";
+        }
         for (what, addresses) in parts.into_iter().filter(|(_, addresses)| !addresses.is_empty()) {
             let _ = write!(line, "{separator}{what} {}", named(addresses));
             separator = ", ";

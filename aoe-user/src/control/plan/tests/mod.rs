@@ -2,6 +2,7 @@
 
 mod groups;
 mod interfaces;
+mod settings;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};

@@ -21,8 +21,8 @@ use super::ring::{Entry, Offsets};
 use super::umem::{Mapping, Umem};
 
 /// The kernel frees the queue of a closed socket a little later, in the background: a port that is opened again at once
-/// (new MTU, restart) finds it busy for some milliseconds.
-const QUEUE_RELEASE: Duration = Duration::from_millis(500);
+/// (new MTU, restart after a kill) finds it busy for some milliseconds, on a machine that is short of CPU for more than half a second.
+const QUEUE_RELEASE: Duration = Duration::from_secs(3);
 
 /// The mapping of a ring and where its parts are.
 pub(super) type RingMemory = (Arc<Mapping>, Offsets);

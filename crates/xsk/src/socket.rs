@@ -64,7 +64,7 @@ impl Socket {
     /// Opens the socket, gives the kernel chunks to receive into, and binds it.
     ///
     /// Frames arrive once an XDP program redirects them to it. Without `CAP_IPC_LOCK` the frame memory counts against
-    /// `RLIMIT_MEMLOCK`. May wait up to half a second for the queue's last socket to go away.
+    /// `RLIMIT_MEMLOCK`. May wait up to three seconds for the queue's last socket to go away.
     ///
     /// With [`Bind::Auto`](super::Bind::Auto) zero-copy is tried first, as the kernel itself would, but with a memory of its own: the two modes
     /// want other chunks.

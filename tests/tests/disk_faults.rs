@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use disks::Disk;
 use lab::faulty_export::{
-    ADDRESS, FaultyExport, GOOD, READ_FAULT, STORES, WRITE_FAULT, lba, logged, recovers, registers,
+    ADDRESS, FaultyExport, GOOD, Mounted, READ_FAULT, STORES, WRITE_FAULT, cold, lba, logged, recovers,
+    registers,
 };
 use lab::frame::ata;
 use lab::image::{SECTOR, pattern, stamp};
@@ -240,6 +241,48 @@ fn lost_write(store: &str, pick: Pick) -> Result<()> {
         kept.contains("\"standing\":null") && kept.contains("\"accepted\":1"),
         "not recorded: {kept}"
     );
+    Ok(())
+}
+
+/// Before the first write to a part of an image that lies in large folios, as a copy leaves it, the store writes that part back and waits for it. An error that
+/// it meets there is the committer's to tell.
+#[test]
+fn an_error_that_write_back_has_met_is_told_also_when_another_block_is_written_first() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    let export = FaultyExport::new()?;
+    let mut disk = Disk::new(&export.lab.target, 64)?;
+    let device = disk.block_device(&export.lab.target)?;
+    let mut make = Command::new("mkfs.ext4");
+    // Without a journal whose own error would stop the file system.
+    make.args(["-q", "-F", "-O", "^has_journal", &device]);
+    export.lab.target.output(make)?;
+    let mounted = Mounted::new(&export.lab.target, &device, "ext4", "")?;
+    let image = mounted.path("image");
+    let path = image.to_str().context("odd path")?.to_owned();
+    let run = |line: String| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line]);
+        export.lab.target.output(shell)
+    };
+    cold(&export.lab.target, &image, 32 << 20)?;
+    // As a copy or a backup reads: read-ahead grows, and the folios with it.
+    run(format!("cat {path} > /dev/null"))?;
+    let target = export.serve(&image, &["--flush-interval", "1h"])?;
+    let far = (16 << 20) / SECTOR as u64;
+    ensure!(registers(&export.write(100, *b"is lost!")?) == GOOD);
+    disk.switches().writes_fail.store(true, Ordering::Relaxed);
+    ensure!(run(format!("sync {path}")).is_err(), "the disk took it");
+    disk.switches().writes_fail.store(false, Ordering::Relaxed);
+    export.write(far, *b"by-stand")?;
+    for _ in 0..2 {
+        assert_eq!(
+            registers(&export.flush()?),
+            WRITE_FAULT,
+            "the loss is passed over"
+        );
+        assert_eq!(registers(&export.write(far, *b"too late")?), WRITE_FAULT);
+    }
+    drop(target);
     Ok(())
 }
 

@@ -102,3 +102,38 @@ fn a_crate_is_built_in_one_version() {
         "in one version again, take them out of deny.toml: {unused:?}"
     );
 }
+
+/// Packages below one of ours, each with the features that it is built with there.
+fn features_below(package: &str) -> BTreeSet<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["tree", "--locked", "--offline", "--package", package])
+        .args([
+            "--edges=normal,build",
+            "--prefix=none",
+            "--no-dedupe",
+            "--format={p} {f}",
+        ])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "cargo tree");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    text.lines().map(str::to_owned).collect()
+}
+
+/// `cargo xtask run` builds xtask and then xblade: what both use with the same features is built once.
+#[test]
+fn xtask_and_xblade_build_what_they_share_once() {
+    let [ours, theirs] = ["xtask", "xblade"].map(features_below);
+    let name = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    let shared: BTreeSet<String> = theirs.iter().map(|line| name(line)).collect();
+    let twice: Vec<&String> = ours
+        .iter()
+        .filter(|line| shared.contains(&name(line)) && !theirs.contains(*line))
+        .collect();
+    assert!(
+        twice.is_empty(),
+        "ask for their features in xtask/Cargo.toml: {twice:?}"
+    );
+}

@@ -155,7 +155,12 @@ fn through_all(card: &Card) -> Result<()> {
     println!("booted after {:?}", start.elapsed());
     let result = served(card, &mut shell, &namespace);
     if result.is_err() {
-        shell.run("cat /tmp/log; dmesg | tail -n 20; for n in 1 2 3; do ip -s link; sleep 1; done")?;
+        // Where frames stay: with the interface, its queues, the program, or on this side of the cable.
+        shell.run(
+            "cat /tmp/log; dmesg | tail -n 20; cat /proc/interrupts; ip -s link; ethtool -S eth0; \
+             /opt/xblade metrics --control /tmp/control",
+        )?;
+        println!("{}", namespace.ip("-s link show tap0")?);
     }
     println!("done after {:?}", start.elapsed());
     result

@@ -6,7 +6,8 @@ use std::io;
 use aoe_common::Mac;
 use initiator::{link_named, link_numbered, links};
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Prop, XdpAttached,
+    InfoData, InfoHsr, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    LinkXdp, Prop, XdpAttached,
 };
 
 use super::driver::{XdpFeatures, xdp_features};
@@ -44,8 +45,8 @@ pub(crate) struct Interface {
     pub(crate) loopback: bool,
     /// The kernel's number of the interface that this one is a slave or a port of.
     pub(crate) controller: Option<u32>,
-    /// The kernel's number of the interface that this one is made on, as a VLAN device or a macvlan is.
-    pub(crate) lower: Option<u32>,
+    /// The kernel's numbers of the interfaces that this one is made on, as a VLAN device or a macvlan is.
+    pub(crate) lower: Vec<u32>,
     /// The interfaces whose frames native XDP of this one gets: its own number, or those of its slaves.
     pub(crate) xdp_runs_on: Vec<u32>,
     /// Its driver says that it runs native XDP without redirect.
@@ -72,7 +73,7 @@ impl Interface {
 
     /// The other one is a port or slave of it, or its parent.
     pub(crate) fn is_over(&self, other: &Interface) -> bool {
-        other.controller == Some(self.index) || self.lower == Some(other.index)
+        other.controller == Some(self.index) || self.lower.contains(&other.index)
     }
 
     /// Up, and the cable is in.
@@ -108,10 +109,15 @@ impl Interface {
                 LinkAttribute::Controller(index) => {
                     interface.controller = Some(*index).filter(|index| *index != 0);
                 }
-                LinkAttribute::LinkInfo(parts) if parts.iter().any(has_slaves) => {
-                    interface.xdp_runs_on.clear();
+                LinkAttribute::LinkInfo(parts) => {
+                    if parts.iter().any(has_slaves) {
+                        interface.xdp_runs_on.clear();
+                    }
+                    if !is_made_elsewhere(message) {
+                        interface.lower.extend(parts.iter().flat_map(made_on));
+                    }
                 }
-                LinkAttribute::Link(index) if is_stacked(message) => interface.lower = Some(*index),
+                LinkAttribute::Link(index) if is_stacked(message) => interface.lower.push(*index),
                 LinkAttribute::NumRxQueues(queues) => interface.rx_queues = *queues,
                 LinkAttribute::Xdp(parts) => interface.has_xdp = parts.iter().any(is_program),
                 _ => {}
@@ -147,21 +153,54 @@ fn has_slaves(part: &LinkInfo) -> bool {
     matches!(part, LinkInfo::Kind(InfoKind::Bond | InfoKind::Team))
 }
 
+/// What some kinds say of themselves only: the interface below a VXLAN device, those of an HSR or PRP ring.
+fn made_on(part: &LinkInfo) -> Vec<u32> {
+    let index = |below: u32| (below != 0).then_some(below);
+    match part {
+        LinkInfo::Data(InfoData::Vxlan(all)) => {
+            let below = all.iter().filter_map(|part| match part {
+                InfoVxlan::Link(below) => index(*below),
+                _ => None,
+            });
+            below.collect()
+        }
+        LinkInfo::Data(InfoData::Hsr(all)) => {
+            let below = all.iter().filter_map(|part| match part {
+                InfoHsr::Port1(below) | InfoHsr::Port2(below) => index(*below),
+                _ => None,
+            });
+            below.collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// Kinds that are made on another interface of this network namespace. Of a veth the same attribute names its other end.
 fn is_stacked(message: &LinkMessage) -> bool {
     let stacked = |part: &LinkInfo| {
         matches!(
             part,
             LinkInfo::Kind(
-                InfoKind::Vlan | InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan | InfoKind::MacSec
+                InfoKind::Vlan
+                    | InfoKind::MacVlan
+                    | InfoKind::MacVtap
+                    | InfoKind::IpVlan
+                    | InfoKind::IpVtap
+                    | InfoKind::MacSec
+                    | InfoKind::Dsa
             )
         )
     };
     let mut attributes = message.attributes.iter();
-    let is_elsewhere = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::LinkNetNsId(_));
-    !message.attributes.iter().any(is_elsewhere)
+    !is_made_elsewhere(message)
         && attributes
             .any(|attribute| matches!(attribute, LinkAttribute::LinkInfo(parts) if parts.iter().any(stacked)))
+}
+
+/// What it is made on is in another network namespace, and so is the number of that.
+fn is_made_elsewhere(message: &LinkMessage) -> bool {
+    let is_elsewhere = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::LinkNetNsId(_));
+    message.attributes.iter().any(is_elsewhere)
 }
 
 /// The kernel gives a single number only where one program is attached, and numbers by mode where there are more (in the card and in
@@ -300,6 +339,13 @@ mod tests {
         let macvlan = over(3, vec![LinkAttribute::Link(2), kind(InfoKind::MacVlan)]);
         assert!(macvlan.is_over(&nic) && !nic.is_over(&macvlan));
         assert!(interface(5, vec![kind(InfoKind::Bridge)]).is_over(&nic));
+        // A port of a switch, over the interface that leads to it.
+        assert!(over(3, vec![LinkAttribute::Link(2), kind(InfoKind::Dsa)]).is_over(&nic));
+        let with = |data| interface(3, vec![LinkAttribute::LinkInfo(vec![LinkInfo::Data(data)])]);
+        assert!(with(InfoData::Vxlan(vec![InfoVxlan::Link(2)])).is_over(&nic));
+        assert!(!with(InfoData::Vxlan(vec![InfoVxlan::Link(0)])).is_over(&nic));
+        let ring = with(InfoData::Hsr(vec![InfoHsr::Port1(7), InfoHsr::Port2(2)]));
+        assert!(ring.is_over(&nic) && !nic.is_over(&ring));
         // The other end is no lower device, nor what has its number in another namespace.
         assert!(!over(3, vec![LinkAttribute::Link(2), kind(InfoKind::Veth)]).is_over(&nic));
         let elsewhere = vec![

@@ -358,15 +358,12 @@ impl Plan {
     /// What failed is tried again with the next step.
     pub(super) fn try_all_again(&mut self, now: Instant) {
         let exports = self.exports.values_mut().filter_map(ExportEntry::backoff_mut);
-        let ports = self.ports.values_mut().flat_map(PlannedPort::backoffs_mut);
+        self.ports.values_mut().for_each(|port| port.hasten(now));
         let state = match &mut self.state {
             StateLife::Failed(backoff) => Some(backoff),
             _ => None,
         };
-        exports
-            .chain(ports)
-            .chain(state)
-            .for_each(|backoff| backoff.next_try = now);
+        exports.chain(state).for_each(|backoff| backoff.next_try = now);
     }
 }
 

@@ -26,6 +26,7 @@ impl Plan {
         };
         let link = link.clone();
         port.life = PortLife::Open(id, link);
+        port.interruptions.forget();
         port.applied = version;
         if port.view.version != version {
             port.stale = Some(now);

@@ -1,6 +1,7 @@
 //! The ports' part of the plan: interfaces that come, go, change and fail, and which exports are served on them.
 
 mod layers;
+mod renamed;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -29,6 +30,8 @@ pub(super) struct PlannedPort {
     pub(crate) hidden: HashSet<ExportId>,
     /// Some export is served by another gateway: the port is open all the same, so that it can be served at once.
     pub(crate) stands_by: bool,
+    /// How often those above it were closed for it.
+    pub(crate) interruptions: layers::Interruptions,
 }
 
 /// A port that is being closed.
@@ -70,6 +73,7 @@ impl PlannedPort {
             opened_mode: Mode::default(),
             hidden: HashSet::new(),
             stands_by: false,
+            interruptions: layers::Interruptions::default(),
         }
     }
 
@@ -88,7 +92,13 @@ impl PlannedPort {
         }
     }
 
-    pub(super) fn backoffs_mut(&mut self) -> impl Iterator<Item = &mut Backoff> {
+    /// What failed is tried again at once, whoever is disturbed by that.
+    pub(super) fn hasten(&mut self, now: Instant) {
+        self.interruptions.allow();
+        self.backoffs_mut().for_each(|backoff| backoff.next_try = now);
+    }
+
+    fn backoffs_mut(&mut self) -> impl Iterator<Item = &mut Backoff> {
         let own = match &mut self.life {
             PortLife::Failed(backoff) => Some(backoff),
             _ => None,
@@ -171,9 +181,14 @@ impl Plan {
     pub(crate) fn see(&mut self, links: HashMap<String, Interface>, now: Instant) {
         let before = std::mem::replace(&mut self.links, links);
         self.listing = false;
-        let changed = |name: &String| before.get(name) != self.links.get(name);
-        let retried = self.ports.iter_mut().filter(|(name, _)| changed(name));
-        for (_, port) in retried {
+        for (name, port) in &mut self.ports {
+            let (before, link) = (before.get(name), self.links.get(name));
+            if before == link {
+                continue;
+            }
+            if layers::is_set_anew(before, link) {
+                port.interruptions.allow();
+            }
             if let PortLife::Failed(backoff) = &mut port.life {
                 backoff.next_try = now;
             }
@@ -305,6 +320,9 @@ impl Plan {
                 );
                 self.say(Level::Warn, line);
             }
+            PortLife::Opening(_, opening, _) if opening.index != link.index => {
+                self.end_of_former(name, now);
+            }
             PortLife::Open(id, now_served) => {
                 let (id, before) = (*id, std::mem::replace(now_served, Box::new(link.clone())));
                 self.adjust(name, id, &before, &link, now);
@@ -326,14 +344,7 @@ impl Plan {
     /// An open port's interface changed.
     fn adjust(&mut self, name: &str, id: PortId, before: &Interface, link: &Interface, now: Instant) {
         if before.index != link.index {
-            self.say(
-                Level::Info,
-                format!("{name}: is another interface now; opening it"),
-            );
-            if let Some(port) = self.ports.get_mut(name) {
-                port.claims.clear();
-            }
-            return self.end(name, PortLife::Empty, now);
+            return self.end_of_former(name, now);
         }
         let shape = |link: &Interface| {
             let can_answer = link.tx_queues.is_none_or(|tx_queues| tx_queues >= link.rx_queues);
@@ -456,23 +467,6 @@ impl Plan {
         port.life = PortLife::Opening(id, Box::new(link.clone()), before);
         let view = port.view.clone();
         self.actions.push(PlanAction::OpenPort(id, Box::new(link), view));
-    }
-
-    /// Whether a port still has this interface under another name, as after `ip link set NAME name OTHER` or where two have changed
-    /// their names. Then its end is waited for: a program that the kernel tells of is its.
-    fn waits_for_another_name(&mut self, name: &str, index: u32, now: Instant) -> bool {
-        let leaving = self
-            .leaving_ports
-            .iter()
-            .find(|(_, leaving)| leaving.index == index && now < leaving.since + HANDOVER)
-            .map(|(id, leaving)| (*id, leaving.since));
-        if let (Some((id, since)), Some(port)) = (leaving, self.ports.get_mut(name)) {
-            port.life = PortLife::After(id, since, None);
-            return true;
-        }
-        // It is being opened, and closed as soon as it is open: its own interface is another one by now.
-        let mut others = self.ports.iter().filter(|(other, _)| *other != name);
-        others.any(|(_, other)| other.open_index() == Some(index))
     }
 
     fn list_anew(&mut self) {

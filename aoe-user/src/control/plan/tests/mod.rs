@@ -2,6 +2,7 @@
 
 mod groups;
 mod interfaces;
+mod layers;
 mod settings;
 
 use std::collections::{HashMap, HashSet};
@@ -203,8 +204,8 @@ impl World {
             }
             PlanAction::ListLinks => self.plan.see(self.links.clone(), now),
             PlanAction::OpenPort(id, link, view) => {
-                if let Some(reason) = self.refusal(&link) {
-                    return self.plan.port_failed(id, reason, now);
+                if self.keeps_closed(id, &link) {
+                    return;
                 }
                 let twice = self.ports.values().any(|(name, _)| *name == link.name);
                 assert!(!twice, "{} is opened twice", link.name);

@@ -80,6 +80,19 @@ fn an_export_that_is_saved_outlives_reload_and_restart() -> Result<()> {
     );
     ensure!(!saved.exists());
     ensure!(ask(&target, &["reload"], 0)? == "= 1 unchanged\n");
+
+    // Whoever forgot --save says it once more.
+    ask(&target, &add[..6], 0)?;
+    let other = [&add[..], &["--set", "read_only=true"]].concat();
+    ask(&target, &other, 1)?;
+    ensure!(!saved.exists(), "with other settings it is another export");
+    let said = ask(&target, &add, 0)?;
+    ensure!(said == format!("= 2 unchanged\nsaved {shown}\n"), "{said}");
+    ask(&target, &["export", "rm", "e1.5"], 0)?;
+    ask(&target, &["export", "rm", "e1.5", "e1.6", "--save"], 1)?;
+    let said = ask(&target, &["export", "rm", "e1.5", "--save"], 0)?;
+    ensure!(said == format!("= 1 unchanged\ndeleted {shown}\n"), "{said}");
+    ensure!(ask(&target, &["reload"], 0)? == "= 1 unchanged\n");
     Ok(())
 }
 

@@ -119,7 +119,8 @@ pub(in crate::cli) fn export(action: ExportAction) -> Result<ExitCode> {
             let toml = table(shelf, slot, &interfaces, &file, &set)?;
             let new = save.then(|| NewFile::write(shelf, slot, &toml, &ask));
             let new = new.transpose()?;
-            let reloaded = ControlClient::new(&ask.target)?.ask(&ControlRequest::Add { toml })?;
+            let reloaded =
+                ControlClient::new(&ask.target)?.ask(&ControlRequest::Add { toml, served: save })?;
             let files = new.map(|new| Ok(vec![new.keep()?]));
             tell(&reloaded, Kept::of("saved", files), ask.json)
         }
@@ -128,7 +129,8 @@ pub(in crate::cli) fn export(action: ExportAction) -> Result<ExitCode> {
             chosen: ChosenExports { exports, ask },
         } => {
             let old = save.then(|| OldFiles::of(&exports, &ask)).transpose()?;
-            let reloaded = ControlClient::new(&ask.target)?.ask(&ControlRequest::Remove { exports })?;
+            let request = ControlRequest::Remove { exports, gone: save };
+            let reloaded = ControlClient::new(&ask.target)?.ask(&request)?;
             let files = old.map(OldFiles::delete);
             tell(&reloaded, Kept::of("deleted", files), ask.json)
         }

@@ -7,28 +7,38 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 use tempfile::NamedTempFile;
 
 use super::args::Ask;
 use super::client::ControlClient;
+use crate::config::ExportConfig;
 use crate::config::file::{self, ConfigFile};
 use crate::config::sources;
 use crate::config::validate::{Words, contradictions};
+use crate::control::api::selection::Selection;
 use crate::control::api::types::{ControlRequest, DaemonState};
+use crate::target::Address;
 
 /// What the target serves, and from which file.
-fn known(exports: &[String], ask: &Ask) -> Result<(Vec<String>, PathBuf)> {
+fn known(ask: &Ask) -> Result<(Vec<Address>, PathBuf)> {
     let request = ControlRequest::State {
-        exports: exports.to_vec(),
+        exports: Vec::new(),
         every_ms: None,
     };
     let state: DaemonState = ControlClient::new(&ask.target)?.ask(&request)?;
-    let names = state.exports.into_iter().map(|export| export.export);
+    let address = |name: &str| {
+        let (shelf, slot) = name.strip_prefix('e')?.split_once('.')?;
+        Some(Address {
+            shelf: shelf.parse().ok()?,
+            slot: slot.parse().ok()?,
+        })
+    };
+    let served = state.exports.iter().filter_map(|export| address(&export.export));
     let file = state
         .config_file
         .context("this target has no config file (it is `xblade serve`): nothing can be saved")?;
-    Ok((names.collect(), file.into()))
+    Ok((served.collect(), file.into()))
 }
 
 fn load(config: &Path) -> Result<ConfigFile> {
@@ -48,7 +58,7 @@ impl NewFile {
     /// # Errors
     /// When the configuration would contradict itself with them, or the file cannot be written.
     pub(super) fn write(shelf: u16, slot: u8, toml: &str, ask: &Ask) -> Result<NewFile> {
-        NewFile::beside(&known(&[], ask)?.1, &format!("e{shelf}.{slot}.toml"), toml)
+        NewFile::beside(&known(ask)?.1, &format!("e{shelf}.{slot}.toml"), toml)
     }
 
     fn beside(config: &Path, name: &str, toml: &str) -> Result<NewFile> {
@@ -110,16 +120,27 @@ impl OldFiles {
     /// # Errors
     /// When one stands in a file with other things, which this command does not edit, or nothing would be left to serve.
     pub(super) fn of(globs: &[String], ask: &Ask) -> Result<OldFiles> {
-        let (names, config) = known(globs, ask)?;
-        OldFiles::of_names(&names, &config)
+        let (served, config) = known(ask)?;
+        OldFiles::of_globs(globs, served, &config)
     }
 
-    fn of_names(names: &[String], config: &Path) -> Result<OldFiles> {
+    fn of_globs(globs: &[String], served: Vec<Address>, config: &Path) -> Result<OldFiles> {
         let ConfigFile { config: all, origin } = load(config)?;
-        let is_named = |shelf: u16, slot: u8| names.iter().any(|name| *name == format!("e{shelf}.{slot}"));
+        let chosen = Selection::new(globs).map_err(Error::msg)?;
+        // One that was removed without `--save` stands in its file alone.
+        let address = |export: &ExportConfig| Address {
+            shelf: export.shelf,
+            slot: export.slot,
+        };
+        let known = served.into_iter().chain(all.exports.iter().map(address));
+        if let Some(glob) = chosen.unmatched(known) {
+            bail!(
+                "{glob} matches no export, served or in the config file; `xblade ls` lists those that are served"
+            );
+        }
         let mut files = Vec::new();
         for (at, export) in all.exports.iter().enumerate() {
-            if !is_named(export.shelf, export.slot) {
+            if !chosen.has(export) {
                 continue;
             }
             let source = origin.source(at).context("an export without a place")?;
@@ -196,7 +217,10 @@ mod tests {
         assert_eq!(load(&config).unwrap().config.exports.len(), 2);
 
         let names = ["e1.7".to_owned()];
-        OldFiles::of_names(&names, &config).unwrap().delete().unwrap();
+        OldFiles::of_globs(&names, vec![], &config)
+            .unwrap()
+            .delete()
+            .unwrap();
         assert_eq!(load(&config).unwrap().config.exports.len(), 1);
         assert!(!path.exists());
     }
@@ -223,13 +247,13 @@ mod tests {
         let two = format!("{EXPORT}{}", EXPORT.replace("slot = 7", "slot = 8"));
         fs::write(folder.join("two.toml"), two).unwrap();
         for (name, place) in [("e1.1", "xblade.toml:1:1"), ("e1.8", "two.toml:6:1")] {
-            let refused = OldFiles::of_names(&[name.to_owned()], &config).unwrap_err();
+            let refused = OldFiles::of_globs(&[name.to_owned()], vec![], &config).unwrap_err();
             assert!(refused.to_string().contains(place), "{refused}");
         }
         fs::remove_file(folder.join("two.toml")).unwrap();
         fs::write(folder.join("one.toml"), EXPORT).unwrap();
         fs::write(&config, "").unwrap();
-        let refused = OldFiles::of_names(&["e1.7".to_owned()], &config).unwrap_err();
+        let refused = OldFiles::of_globs(&["e1.7".to_owned()], vec![], &config).unwrap_err();
         assert!(refused.to_string().contains("nothing would be left"), "{refused}");
     }
 }

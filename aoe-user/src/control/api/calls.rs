@@ -48,11 +48,11 @@ impl Control {
                 answer.error("name the exports to resume");
             }
             ControlRequest::Resume { .. } => self.supervisor.resume(&selection, answer),
-            ControlRequest::Add { toml } => self.add(toml, answer, now),
-            ControlRequest::Remove { exports } if exports.is_empty() => {
+            ControlRequest::Add { toml, served } => self.add(toml, served, answer, now),
+            ControlRequest::Remove { exports, .. } if exports.is_empty() => {
                 answer.error("name the exports to remove");
             }
-            ControlRequest::Remove { .. } => self.remove(&selection, answer, now),
+            ControlRequest::Remove { gone, .. } => self.remove(&selection, gone, answer, now),
             ControlRequest::KeptStates {} => self.tell_kept(answer),
             ControlRequest::ClearState {
                 string: false,
@@ -131,12 +131,15 @@ impl Control {
         }
     }
 
-    fn add(&mut self, toml: String, answer: ControlAnswer, now: Instant) {
+    fn add(&mut self, toml: String, served: bool, answer: ControlAnswer, now: Instant) {
         let Some(mut config) = self.current.clone() else {
             return answer.error("the configuration has not been read yet; try again");
         };
         match file::parse_further(&config.sources, Path::new("request"), toml) {
             Ok(further) if further.is_empty() => return answer.error("it names no [[export]]"),
+            Ok(further) if served && further.iter().all(|export| config.exports.contains(export)) => {
+                return answer.result(self.supervisor.plan.difference(&config));
+            }
             Ok(further) => config.exports.extend(further),
             Err(problems) => return answer.error(problems.to_string()),
         }
@@ -147,7 +150,7 @@ impl Control {
         self.put_in_force(config, vec![answer], now);
     }
 
-    fn remove(&mut self, selection: &Selection, answer: ControlAnswer, now: Instant) {
+    fn remove(&mut self, selection: &Selection, gone: bool, answer: ControlAnswer, now: Instant) {
         let Some(mut config) = self.current.clone() else {
             return answer.error("the configuration has not been read yet; try again");
         };
@@ -155,7 +158,7 @@ impl Control {
             shelf: export.shelf,
             slot: export.slot,
         });
-        if let Some(glob) = selection.unmatched(configured) {
+        if let Some(glob) = selection.unmatched(configured).filter(|_| !gone) {
             return answer.error(no_such_export(glob));
         }
         config.exports.retain(|export| !selection.has(export));
@@ -243,7 +246,7 @@ fn globs(request: &ControlRequest) -> &[String] {
         ControlRequest::State { exports, .. }
         | ControlRequest::Pause { exports, .. }
         | ControlRequest::Resume { exports }
-        | ControlRequest::Remove { exports }
+        | ControlRequest::Remove { exports, .. }
         | ControlRequest::Overlays { exports } => &exports[..],
         ControlRequest::Dump(wanted) => &wanted.exports,
         _ => &[],

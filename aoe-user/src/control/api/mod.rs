@@ -19,6 +19,7 @@ pub(super) mod pause_calls;
 pub(super) mod pausing;
 pub(crate) mod reloaded;
 pub(super) mod reloads;
+pub(crate) mod selection;
 pub(super) mod socket;
 pub(crate) mod times;
 pub mod types;

@@ -58,11 +58,17 @@ pub(crate) enum ControlRequest {
     Add {
         /// `[[export]]` tables, as in the config file.
         toml: String,
+        /// One that is served with just these settings is no mistake.
+        #[serde(default)]
+        served: bool,
     },
     /// Serve exports no more until the next reload.
     Remove {
         /// Globs of exports.
         exports: Vec<String>,
+        /// One that is not served is no mistake.
+        #[serde(default)]
+        gone: bool,
     },
     /// Log something else from now on.
     Log {

@@ -13,6 +13,8 @@ use lab::link::target_mac;
 use lab::needs::Need;
 use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, needs};
 
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Serves a config file of `(shelf, slot, image, further lines)` for each export; what it and the target keep lies beside
 /// the first image. Waits for `ready` this many times.
 fn daemon(lab: &Lab, exports: &[(u16, u8, &Image, &str)], times: usize) -> Result<Target> {
@@ -319,6 +321,75 @@ fn vlans_are_kept_apart() -> Result<()> {
     );
     ensure!(on_the_wire(&lab, &initiator, Some(5), write(2))?.len() == 1);
     ensure!(images[1].read(3, 1)? == pattern(3, *b"by vlan5"));
+    Ok(())
+}
+
+/// A bridge gets its frames without their tags: an export in a VLAN would be deaf there, and is told so by whoever is asked.
+#[test]
+fn a_vlan_whose_tags_do_not_reach_xdp_is_refused_at_start_and_reload_and_doctor_says_it() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    lab.target
+        .ip("link add br0 type bridge forward_delay 0 mcast_snooping 0")?;
+    lab.target.ip("link set br0 up")?;
+    lab.target.ip("link set eth0 master br0")?;
+    let images = [Image::stamped(64)?, Image::stamped(64)?];
+    let tagged = "interfaces = [\"br0\"]\nvlan = 5";
+    let untagged = (1, 1, &images[0], "interfaces = [\"br0\"]");
+    let refused =
+        |line: &str| line.contains("look untagged to XDP on br0") && line.contains("type vlan id 5");
+
+    let mut target = daemon(&lab, &[untagged, (1, 2, &images[1], tagged)], 1)?;
+    let (_, line) = target.process.wait_for_after(0, refused, PATIENCE)?;
+    ensure!(line.contains("1.2") && line.contains("FAILED"), "{line}");
+    ensure!(target.ask(&["status"])?.status.code() == Some(3));
+    ensure!(target.process.stop()? == 0);
+
+    let mut target = daemon(&lab, &[untagged], 1)?;
+    let config = images[0].directory().join("xblade.toml");
+    let mut text = std::fs::read_to_string(&config)?;
+    let path = images[1].as_str();
+    write!(
+        text,
+        "[[export]]\nshelf = 1\nslot = 2\npath = {path:?}\n{tagged}\n"
+    )?;
+    std::fs::write(&config, text)?;
+    target.ask(&["reload"])?;
+    let (_, line) = target.process.wait_for_after(0, refused, PATIENCE)?;
+    ensure!(line.contains("1.2") && line.contains("FAILED"), "{line}");
+    // What is served is served on.
+    ensure!(lab.open(0)?.find(Address::new(1, 1))?.read(5, 1)? == stamp(5));
+
+    let mut doctor = std::process::Command::new(lab::target::binary()?);
+    doctor.args(["doctor", "br0"]);
+    let report = lab.target.output(doctor)?;
+    ensure!(report.contains("no exports with `vlan`"), "{report}");
+    Ok(())
+}
+
+/// The other end of a veth decides: served, with a word.
+#[test]
+fn a_vlan_on_a_veth_is_served_with_a_warning_at_start_and_reload() -> Result<()> {
+    needs!(Need::Root);
+    let lab = Lab::new(Options::default())?;
+    let images = [Image::stamped(64)?, Image::stamped(64)?];
+    let tagged = "interfaces = [\"eth0\"]\nvlan = 5";
+    let warned = |line: &str| line.contains("1.2: eth0 is a veth") && line.contains("txvlan off");
+    let mut target = daemon(&lab, &[(1, 2, &images[0], tagged)], 1)?;
+    target.process.wait_for_after(0, warned, PATIENCE)?;
+    ensure!(target.process.stop()? == 0);
+
+    let mut target = daemon(&lab, &[(1, 1, &images[0], "interfaces = [\"eth0\"]")], 1)?;
+    let config = images[0].directory().join("xblade.toml");
+    let mut text = std::fs::read_to_string(&config)?;
+    let path = images[1].as_str();
+    write!(
+        text,
+        "[[export]]\nshelf = 1\nslot = 2\npath = {path:?}\n{tagged}\n"
+    )?;
+    std::fs::write(&config, text)?;
+    target.ask(&["reload"])?;
+    target.process.wait_for_after(0, warned, PATIENCE)?;
     Ok(())
 }
 

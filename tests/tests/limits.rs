@@ -294,3 +294,38 @@ fn an_image_that_the_address_space_has_no_room_for_is_an_error_that_names_the_li
     );
     said_nothing_of_defects(&log)
 }
+
+/// An image that finds no addresses is FAILED with the limit's name and served when that is raised; others are served meanwhile.
+#[test]
+fn a_bounded_address_space_is_named_and_what_finds_no_room_in_it_is_tried_again() -> Result<()> {
+    needs!(Need::Root);
+    let site = Site::new(&["mmap", "mmap"])?;
+    site.configure(&["mmap"])?;
+    let mut process = site.start(&[])?;
+    wait_ready(&mut process, 0)?;
+    std::fs::File::options()
+        .write(true)
+        .open(site.images[1].path())?
+        .set_len(4 << 30)?;
+    // Room for what goes on, and none for four gigabytes.
+    let bound = (process.memory_kib("VmSize")? << 10) + (512 << 20);
+    limit(&process, &format!("--as={bound}:"))?;
+    let mark = process.mark();
+    site.configure(&["mmap", "mmap"])?;
+    process.signal(Signal::SIGHUP)?;
+    let failed =
+        |line: &str| line.contains("FAILED") && line.contains("4294967296 bytes are more than can be mapped");
+    let (_, line) = process.wait_for_after(mark, failed, PATIENCE)?;
+    let named = format!("RLIMIT_AS is {bound} bytes (ulimit -v, LimitAS= of a systemd unit)");
+    ensure!(
+        line.contains(&named) && line.contains("store = \"direct\""),
+        "{line}"
+    );
+    site.use_export(1)?;
+    let mark = process.mark();
+    limit(&process, "--as=unlimited:")?;
+    wait_ready(&mut process, mark)?;
+    site.use_export(2)?;
+    ensure!(process.stop()? == 0);
+    said_nothing_of_defects(&process.log())
+}

@@ -157,6 +157,43 @@ fn another_target_that_comes_later_raises_an_alarm_and_stops_nothing() -> Result
     Ok(())
 }
 
+/// A target with an access list does not answer strangers, and who starts second is one.
+#[test]
+fn another_target_with_an_access_list_is_found_where_one_of_the_two_answers_the_other() -> Result<()> {
+    needs!(Need::Root);
+    let ours = lab::link::target_mac(0).to_string();
+    let stranger = STRANGER.to_string();
+    // Its list names the host of the second one: as any other.
+    let lab = Lab::new(Options::default())?;
+    let (one, two) = (Image::stamped(64)?, Image::stamped(64)?);
+    let listed = ["serve", "1", "1", "eth0", two.as_str(), "--allow", &ours];
+    let other = Target::ready(&lab.initiator, &listed, 1)?;
+    let mut second = Target::start(&lab.target, &["serve", "1", "1", "eth0", one.as_str()])?;
+    let status = second.process.wait(lab::target::START)?;
+    let log = second.process.log();
+    ensure!(
+        !status.success() && log.contains("already served by"),
+        "{status}: {log}"
+    );
+    drop(other);
+    // Its list does not: the second one hears nothing. The first hears the second, which answers everybody.
+    let lab = Lab::new(Options::default())?;
+    let shut = ["serve", "1", "1", "eth0", two.as_str(), "--allow", &stranger];
+    let mut first = Target::ready(&lab.initiator, &shut, 1)?;
+    let _second = Target::ready(&lab.target, &["serve", "1", "1", "eth0", one.as_str()], 1)?;
+    let told = |line: &str| {
+        let words = [
+            "as well: two targets",
+            "left to it",
+            "at the same time, which yields",
+        ];
+        words.iter().any(|words| line.contains(words))
+    };
+    let (_, line) = first.process.wait_for_after(0, told, LIMIT)?;
+    ensure!(line.contains("1.1") && line.contains(&ours), "{line}");
+    Ok(())
+}
+
 /// Two links whose other ends are one network.
 fn two_links_of_one_network() -> Result<Lab> {
     let lab = Lab::new(Options {

@@ -1,6 +1,7 @@
 //! What systemd is told, what the unit files say, and the package under a real systemd with I/O going on.
 
 mod container;
+mod lintian;
 mod package;
 
 use std::fs::File;

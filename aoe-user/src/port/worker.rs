@@ -243,9 +243,13 @@ impl DataPath {
                 continue;
             }
             match stopping {
-                Some((since, drain))
-                    if !self.expects_answers(since, drain) || since.elapsed() > DRAIN_LIMIT =>
-                {
+                Some((since, drain)) if !self.expects_answers(since, drain) => break,
+                Some((since, _)) if since.elapsed() > DRAIN_LIMIT => {
+                    let pending = self.session.pending();
+                    let name = std::thread::current().name().unwrap_or_default().to_owned();
+                    warn!(
+                        "{name}: {pending} operations that have not ended in {DRAIN_LIMIT:?} are no longer waited for"
+                    );
                     break;
                 }
                 Some(_) => self.sleep(Some(DRAIN_PAUSE)),

@@ -1,4 +1,5 @@
-//! Which limit keeps the process from having another thread, for messages: the system says only "Resource temporarily unavailable".
+//! Which limit keeps the process from having another thread or more addresses, for messages: the system says only "Resource temporarily
+//! unavailable" and "Cannot allocate memory".
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,18 @@ pub fn no_thread(error: &io::Error) -> String {
 #[must_use]
 pub fn refused(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), no_thread(error))
+}
+
+/// Words for the end of a message: the limit of this process, where it has one and the failure may come from it.
+pub(crate) fn of_failure(error: &io::Error) -> String {
+    match (error.raw_os_error(), getrlimit(Resource::As).current) {
+        (Some(libc::ENOMEM), Some(limit)) => format!(" ({}: raise it)", named_address_space(limit)),
+        _ => String::new(),
+    }
+}
+
+fn named_address_space(limit: u64) -> String {
+    format!("RLIMIT_AS is {limit} bytes (ulimit -v, LimitAS= of a systemd unit)")
 }
 
 fn read(path: &Path) -> Option<String> {
@@ -123,8 +136,7 @@ pub(crate) fn no_room_to_map(bytes: u64) -> Option<String> {
 fn addresses_for(root: &Path, bytes: u64) -> Option<String> {
     let limit = getrlimit(Resource::As).current?;
     let used = field(&read(&root.join("proc/self/status"))?, "VmSize:")? << 10;
-    (used.saturating_add(bytes) > limit)
-        .then(|| format!("RLIMIT_AS is {limit} bytes (ulimit -v, LimitAS= of a systemd unit)"))
+    (used.saturating_add(bytes) > limit).then(|| named_address_space(limit))
 }
 
 #[cfg(test)]

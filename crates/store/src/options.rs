@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::commit::machine::OnLostWrite;
 use crate::commit::policy::{Losses, Policy};
 use crate::format::ImageFormat;
+use crate::limits;
 use crate::rbd::{CephOptions, LoadError, Takeover};
 use engine::SECTOR_BYTES;
 
@@ -318,7 +319,7 @@ pub enum StoreError {
         reason: String,
     },
     /// Anything else the system said.
-    #[error("{}: {doing}: {cause}", .path.display())]
+    #[error("{}: {doing}: {cause}{}", .path.display(), limits::of_failure(.cause))]
     System {
         /// What it happened to.
         path: PathBuf,

@@ -1,6 +1,7 @@
 //! Why a socket could not be opened, and what to do about it.
 
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 /// Why [`super::Socket::open`] failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +57,17 @@ pub(super) mod call {
 }
 
 /// What a person can do about it: the part of the message after the kernel's own words.
-fn advice(call: &str, errno: Errno) -> &'static str {
+fn advice(call: &str, errno: Errno) -> String {
+    match (call, errno, getrlimit(Resource::As).current) {
+        // The kernel has memory, the process has no addresses for it.
+        (call::UMEM | call::MMAP, Errno::NOMEM | Errno::AGAIN, Some(limit)) => {
+            format!(" (RLIMIT_AS is {limit} bytes, `ulimit -v` or LimitAS= of a systemd unit: raise it)")
+        }
+        _ => known_advice(call, errno).to_owned(),
+    }
+}
+
+fn known_advice(call: &str, errno: Errno) -> &'static str {
     match (call, errno) {
         (call::SOCKET, Errno::AFNOSUPPORT) => " (this kernel has no AF_XDP; it needs CONFIG_XDP_SOCKETS)",
         (call::SOCKET, Errno::PERM | Errno::ACCESS) => " (needs CAP_NET_RAW: run as root)",
@@ -102,5 +113,22 @@ mod tests {
         assert!(refused(call::BIND_ZEROCOPY, Errno::OPNOTSUPP).contains("mode auto or copy"));
         assert!(refused(call::BIND, Errno::NETDOWN).contains("is down"));
         assert!(refused(call::SOCKET, Errno::PERM).contains("CAP_NET_RAW"));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no limits")]
+    fn a_bounded_address_space_is_named_where_it_may_be_the_cause() {
+        use rustix::process::{Rlimit, setrlimit};
+        // Bounded, and more than any test uses.
+        let before = getrlimit(Resource::As);
+        let current = Some(1 << 46);
+        setrlimit(Resource::As, Rlimit { current, ..before }).unwrap();
+        for call in [call::UMEM, call::MMAP] {
+            let words = advice(call, Errno::NOMEM);
+            assert!(words.contains("RLIMIT_AS is 70368744177664 bytes"), "{words}");
+            assert!(words.contains("LimitAS="), "{words}");
+        }
+        assert!(advice(call::UMEM_REG, Errno::NOMEM).contains("RLIMIT_MEMLOCK"));
+        setrlimit(Resource::As, before).unwrap();
     }
 }

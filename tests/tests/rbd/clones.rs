@@ -75,7 +75,10 @@ fn each_machine_has_a_clone_of_its_own_and_new_snapshots_are_for_who_boots() -> 
     ensure!(machine(&initiator, PC[1]).read(5)? == pattern(5, *b"machine1"));
     ensure!(pc.serial()? == "12.9:pc17");
     let row = told(&target, "pc17")?.context("pc17")?;
-    ensure!(row["wrote_bytes"] == 512 && row["old_image"] == false, "{row}");
+    ensure!(
+        row["wrote_bytes"].as_u64() >= Some(512) && row["old_image"] == false,
+        "{row}"
+    );
     let images = site.rbd("ls rbd")?;
     for name in ["machine-pc17", "machine-keeper", "unknown-02-00-00-ae-00-09"] {
         ensure!(images.contains(&format!("golden.12.9.{name}\n")), "{images}");

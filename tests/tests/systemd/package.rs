@@ -29,15 +29,36 @@ pub(crate) fn build(folder: &Path, version: &str) -> Result<PathBuf> {
     }
     let control = tree.join("DEBIAN");
     fs::create_dir_all(&control)?;
-    let field = |name: &str| deb[name].as_str().with_context(|| format!("no {name}"));
+    let field = |name: &str| {
+        deb.get(name)
+            .and_then(toml::Value::as_str)
+            .with_context(|| format!("no {name}"))
+    };
+    let workspace: toml::Table = fs::read_to_string(manifest_folder().join("../Cargo.toml"))?.parse()?;
+    let summary = workspace["workspace"]["package"]["description"].as_str();
+    let described: String = field("extended-description")?
+        .lines()
+        .map(|line| format!(" {line}\n"))
+        .collect();
     fs::write(
         control.join("control"),
         format!(
-            "Package: {}\nVersion: {version}\nArchitecture: amd64\nMaintainer: {}\nDescription: under test\n",
+            "Package: {}\nVersion: {version}\nArchitecture: amd64\nMaintainer: {}\nSection: {}\nPriority: {}\nDepends: libc6\n\
+             Description: {}\n{described}",
             field("name")?,
-            field("maintainer")?
+            field("maintainer")?,
+            field("section")?,
+            field("priority")?,
+            summary.context("no description")?
         ),
     )?;
+    let changelog = manifest_folder().join(field("changelog")?);
+    copy(
+        &changelog,
+        &tree.join("usr/share/doc/xblade/changelog.Debian"),
+        0o644,
+    )?;
+    finish(&tree)?;
     let conffiles = deb["conf-files"].as_array().context("no conf-files")?;
     let conffiles: String = conffiles
         .iter()
@@ -55,6 +76,17 @@ pub(crate) fn build(folder: &Path, version: &str) -> Result<PathBuf> {
         .arg(&tree)
         .arg(&package))?;
     Ok(package)
+}
+
+/// What cargo-deb does to the files by itself: binaries are stripped, what is read by eye is packed.
+fn finish(tree: &Path) -> Result<()> {
+    run(Command::new("strip").arg(tree.join("usr/sbin/xblade")))?;
+    let mut texts = vec![tree.join("usr/share/doc/xblade/changelog.Debian")];
+    for section in ["man5", "man8"] {
+        let pages = fs::read_dir(tree.join("usr/share/man").join(section))?;
+        texts.extend(pages.flatten().map(|page| page.path()));
+    }
+    run(Command::new("gzip").args(["--best", "--no-name"]).args(texts))
 }
 
 /// Man pages and completions, by the binary.

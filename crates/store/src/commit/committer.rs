@@ -247,8 +247,7 @@ impl Committer {
             let committer = Arc::clone(self);
             self.threads.spare(move || committer.help());
         }
-        // Whoever waits for the end has somebody else to wait for.
-        self.ended.notify_all();
+        self.ended.notify_all(); // Whoever waits for the end has somebody else to wait for.
     }
 
     /// One commit, or a look when one is due, by the thread that other stores of the device need, too.
@@ -468,10 +467,11 @@ impl Committer {
         }
     }
 
-    /// Whether a thread of its own works for it.
+    /// Whether a thread of its own works for it, and whether somebody closes it: who does holds the lock until it waits.
     #[cfg(test)]
-    pub(crate) fn has_thread(&self) -> bool {
-        self.state.lock().working.thread.is_some()
+    pub(crate) fn has_thread_and_end(&self) -> (bool, bool) {
+        let state = self.state.lock();
+        (state.working.thread.is_some(), state.machine.is_closed())
     }
 
     /// Counters by name.

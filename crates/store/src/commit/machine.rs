@@ -234,6 +234,12 @@ impl<W> CommitMachine<W> {
         self.closed = closed;
     }
 
+    /// Nobody will write any more.
+    #[cfg(test)]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Whether a commit is to begin now, unless one runs.
     pub fn wants_commit(&self, now: Time) -> bool {
         !self.waiting.is_empty() || self.due.is_some_and(|due| due <= now || self.closed)

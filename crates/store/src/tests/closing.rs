@@ -64,6 +64,10 @@ fn whoever_closes_while_another_thread_takes_over_is_told_of_its_end() {
     let (closed, is_closed) = channel();
     let closing = Arc::clone(&committer);
     let closes = thread::spawn(move || closed.send(closing.close().is_ok()).unwrap());
+    // It waits for the kept thread, and for nobody else.
+    super::faults::patiently("the close waits", || {
+        committer.has_thread_and_end() == (false, true)
+    });
     threads.give_again();
     drop(open);
     assert_eq!(is_closed.recv_timeout(PATIENCE), Ok(true));

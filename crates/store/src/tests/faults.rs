@@ -195,6 +195,14 @@ impl Mount {
         })
     }
 
+    fn ramfs() -> Option<Mount> {
+        Mount::new(|_, point| {
+            let mut command = Command::new("mount");
+            command.args(["-t", "ramfs", "xblade-test"]).arg(point);
+            command
+        })
+    }
+
     fn ext4() -> Option<Mount> {
         Mount::new(|dir, point| {
             let disk = dir.join("disk");
@@ -266,6 +274,24 @@ fn full_file_system(kind: StoreKind, durability: Durability, mount: &Mount) {
         std::fs::read(&path).unwrap()[failed as usize * 512..][..512],
         stamp(failed, 6)
     );
+}
+
+/// It has no O_DIRECT; the mapping serves it.
+#[test]
+fn on_ramfs_the_direct_store_is_refused_in_one_message_that_names_the_other() {
+    let Some(mount) = Mount::ramfs() else { return };
+    let path = mount.point.join("image");
+    image(&path, 64);
+    let direct = open(&StoreOptions::new(StoreKind::Direct, &path)).unwrap_err();
+    let message = direct.to_string();
+    let wanted = "its file system has no direct I/O (O_DIRECT); use store = \"mmap\"";
+    assert!(message.contains(wanted) && message.contains("image"), "{message}");
+    assert!(!message.contains("os error"), "{message}");
+    assert!(std::error::Error::source(&direct).is_none(), "told twice");
+    let store = open(&StoreOptions::new(StoreKind::Mmap, &path)).unwrap();
+    let mut driver = Driver::new(&store);
+    driver.write(3, &stamp(3, 1), Durability::Durable).unwrap();
+    assert_eq!(driver.read(3, 1).unwrap(), stamp(3, 1));
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn what_is_due_later_is_committed_in_its_time_by_a_thread_of_its_own_when_there_
     write(&writer, &queue, 2, Durability::WriteBack);
     assert_eq!(ends(&mut queue, 1), [(2, true)]);
     patiently("committed", || fake.commits.load(SeqCst) == 2);
-    assert!(committer.has_thread(), "a thread of its own");
+    assert!(committer.has_thread_and_end().0, "a thread of its own");
     writer.close();
     committer.close().unwrap();
 }

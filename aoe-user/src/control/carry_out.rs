@@ -163,7 +163,7 @@ impl Supervisor {
         };
         let (path, file) = (served.config.path.clone(), served.file);
         self.jobs.start(
-            move || Event::Examined(id, open::is_replaced(&path, file)),
+            move || Event::Examined(id, file.is_some_and(|file| file.is_replaced_at(&path))),
             move |_| Event::Examined(id, false),
         );
     }

@@ -1,7 +1,5 @@
 //! Opens and closes exports: kept state, store, and what the engine is to know of them. All of it may block.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,8 +19,8 @@ use crate::config::{ExportConfig, OnLostWrite, Overlay};
 use crate::filter::{AllowList, ExportRule};
 use crate::host::kernel::host_name;
 use crate::store::{
-    self, CompletionQueue, CurrentGolden, Losses, LostWrites, Metadata, SECTOR_BYTES, Store, StoreError,
-    StoreOptions, StoreRegistry, Takeover,
+    self, CompletionQueue, CurrentGolden, FileIdentity, Losses, LostWrites, Metadata, SECTOR_BYTES, Store,
+    StoreError, StoreOptions, StoreRegistry, Takeover,
 };
 use crate::target::{Address, DynStateStore, Export, Gateway, Identity, Options, Persistent, WireAdmin};
 
@@ -42,7 +40,7 @@ pub(super) struct Served {
     /// The machines' own disks, where each has one.
     pub(crate) disks: Option<Arc<Disks>>,
     /// The file that was opened: device and inode.
-    pub(crate) file: Option<(u64, u64)>,
+    pub(crate) file: Option<FileIdentity>,
     /// What keeps the state where the sectors are, and not in the state directory.
     pub(crate) kept_with_image: Option<Arc<ImageKeeper>>,
     /// The wire's mask as it was last seen.
@@ -358,20 +356,10 @@ pub(super) fn close(store: &Arc<dyn Store<CompletionQueue>>, patience: Duration)
     result
 }
 
-/// Device and inode of what the export's path leads to.
-fn identity(config: &ExportConfig) -> Option<(u64, u64)> {
-    config.store.uses_file().then(|| file_identity(&config.path))?
-}
-
-/// Device and inode of a file; `None` where there is none.
-fn file_identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
-}
-
-/// Whether another file lies at the path now. One that is gone is served on: its data lives as long as it is open.
-pub(super) fn is_replaced(path: &Path, file: Option<(u64, u64)>) -> bool {
-    let now = file_identity(path);
-    now.is_some() && file.is_some() && now != file
+/// The file that the export's path leads to.
+fn identity(config: &ExportConfig) -> Option<FileIdentity> {
+    let uses_file = config.store.uses_file();
+    uses_file.then(|| FileIdentity::at(&config.path).ok()).flatten()
 }
 
 /// What nobody else may serve where this export is served.

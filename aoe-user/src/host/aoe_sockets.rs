@@ -47,13 +47,27 @@ fn aoe_sockets(table: &str, places: &[u32]) -> BTreeSet<u64> {
     table.lines().filter_map(socket).collect()
 }
 
-/// The programs that hold these sockets, as `NAME (pid PID)`; other xblades (`bench`, `discover`) are left out. The processes of other
-/// users are seen by root alone: a socket whose program is not found is `None`. It looks at every process, so it may block.
-pub(crate) fn programs_with(sockets: &BTreeSet<u64>) -> Vec<Option<String>> {
+/// Who holds some sockets.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holders {
+    /// Programs, as `NAME (pid PID)`; other xblades (`bench`, `discover`) are left out. The processes of other users are seen by root
+    /// alone: a socket whose program is not found is `None`.
+    pub(crate) programs: Vec<Option<String>>,
+    /// Those whose program is not found may be of an xblade that only asks, and that we may not look into: it cannot be told now.
+    pub(crate) may_only_ask: bool,
+}
+
+/// The programs that hold these sockets. It looks at every process, so it may block.
+pub(crate) fn programs_with(sockets: &BTreeSet<u64>) -> Holders {
+    holders_of(Path::new("/proc"), sockets)
+}
+
+fn holders_of(proc: &Path, sockets: &BTreeSet<u64>) -> Holders {
     let mut left = sockets.clone();
     // By number: the first one that has a socket made it, and its children inherited it.
     let mut found: BTreeMap<u32, String> = BTreeMap::new();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut may_only_ask = false;
+    let processes = fs::read_dir(proc).into_iter().flatten().flatten();
     let pid = |entry: &fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
     let mut pids: Vec<u32> = processes.filter_map(|entry| pid(&entry)).collect();
     pids.sort_unstable();
@@ -61,23 +75,39 @@ pub(crate) fn programs_with(sockets: &BTreeSet<u64>) -> Vec<Option<String>> {
         if left.is_empty() {
             break;
         }
-        let process = Path::new("/proc").join(pid.to_string());
+        let process = proc.join(pid.to_string());
         let its: Vec<u64> = sockets_of(&process)
             .filter(|inode| left.contains(inode))
             .collect();
         if its.is_empty() {
+            may_only_ask |= fs::read_dir(process.join("fd")).is_err() && only_asks(&process);
             continue;
         }
         its.iter().for_each(|inode| {
             left.remove(inode);
         });
-        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-        if name.trim_end() != OWN_NAME {
-            found.insert(pid, format!("{} (pid {pid})", name.trim_end()));
+        let name = name_of(&process);
+        if name != OWN_NAME {
+            found.insert(pid, format!("{name} (pid {pid})"));
         }
     }
-    let unknown = (!left.is_empty()).then_some(None);
-    found.into_values().map(Some).chain(unknown).collect()
+    let unknown = (!left.is_empty() && !may_only_ask).then_some(None);
+    Holders {
+        programs: found.into_values().map(Some).chain(unknown).collect(),
+        may_only_ask: !left.is_empty() && may_only_ask,
+    }
+}
+
+fn name_of(process: &Path) -> String {
+    let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
+/// Whether it is an xblade that serves nothing. Name and arguments of every process are there for everybody.
+fn only_asks(process: &Path) -> bool {
+    let line = fs::read(process.join("cmdline")).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == 0);
+    name_of(process) == OWN_NAME && !words.any(|word| word == b"serve" || word == b"daemon")
 }
 
 /// The inodes of a process's sockets, as far as we may see them.
@@ -119,11 +149,33 @@ cut off 3 88a2
         assert!(sockets_of(Path::new("/proc/self")).any(|own| own == inode));
         // That of a test is called after its file, `xblade-…`, and is no xblade.
         let pid = format!("(pid {})", std::process::id());
-        match programs_with(&[inode].into()).as_slice() {
+        match programs_with(&[inode].into()).programs.as_slice() {
             [Some(name)] => assert!(name.ends_with(&pid), "{name}"),
             other => panic!("{other:?}"),
         }
         // Nobody has it.
-        assert_eq!(programs_with(&[u64::MAX].into()), [None]);
+        let nobody = holders_of(Path::new("/no such folder"), &[u64::MAX].into());
+        assert_eq!((nobody.programs, nobody.may_only_ask), (vec![None], false));
+    }
+
+    #[test]
+    fn an_xblade_of_another_user_that_only_asks_is_no_target() {
+        let proc = tempfile::tempdir().unwrap();
+        // What we may not look into has no `fd` here.
+        let process = |pid: &str, name: &str, line: &str| {
+            let process = proc.path().join(pid);
+            fs::create_dir(&process).unwrap();
+            fs::write(process.join("comm"), format!("{name}\n")).unwrap();
+            fs::write(process.join("cmdline"), line).unwrap();
+        };
+        let look = || {
+            let found = holders_of(proc.path(), &[7].into());
+            (found.programs, found.may_only_ask)
+        };
+        process("1", "vblade", "vblade\00\01\0eth1\0/a");
+        process("2", "xblade", "xblade\0serve\01\01\0eth2\0/a");
+        assert_eq!(look(), (vec![None], false));
+        process("3", "xblade", "/usr/bin/xblade\0bench\0eth1\0e1.1\0");
+        assert_eq!(look(), (vec![], true));
     }
 }

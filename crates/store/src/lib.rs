@@ -14,6 +14,7 @@ mod conflict;
 mod direct;
 mod disks;
 mod fetch;
+mod file_identity;
 mod file_system;
 mod format;
 mod handle;
@@ -49,6 +50,7 @@ pub use engine::{
     Completion, CompletionHandle, Completions, Durability, Event, Extent, Fault, FaultKind, Health,
     LostWrites, SECTOR_BYTES, Step, Store, Token, Traits,
 };
+pub use file_identity::FileIdentity;
 pub use format::ImageFormat;
 pub use handle::QueueHandle;
 pub use metadata::Metadata;

@@ -16,6 +16,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 
+use crate::file_identity::FileIdentity;
 use crate::options::StoreError;
 use crate::users;
 
@@ -133,9 +134,8 @@ pub(crate) fn claim_device(claims: &Claims, path: &Path, device: u64) -> Result<
 
 /// Finds a process with a lock on the same inode; the kernel shows such locks in the holder's fdinfo only.
 fn lock_holder(file: &File) -> Option<String> {
-    let own = file.metadata().ok()?;
-    let same =
-        |fd: &Path| fs::metadata(fd).is_ok_and(|meta| meta.dev() == own.dev() && meta.ino() == own.ino());
+    let own = FileIdentity::of(&file.metadata().ok()?);
+    let same = |fd: &Path| FileIdentity::at(fd).is_ok_and(|other| other == own);
     for_each_open_file(|pid, fd_number, fd| {
         if !same(fd) {
             return None;

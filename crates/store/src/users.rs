@@ -4,6 +4,7 @@
 //! off the file below it, nor does the file's user notice. So who exports a loop device (or a partition of one, or a mapping over
 //! one) locks the file's range below it as well, and who exports a file looks for loop devices over it.
 
+use crate::file_identity::FileIdentity;
 use std::fs::{self, File, Metadata};
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -213,7 +214,7 @@ impl Kernel<'_> {
             return false;
         };
         if !meta.file_type().is_block_device() {
-            return (other.dev(), other.ino()) == (meta.dev(), meta.ino()) && overlap(bytes, &over.bytes);
+            return FileIdentity::of(&other) == FileIdentity::of(meta) && overlap(bytes, &over.bytes);
         }
         let place =
             |device, bytes: &Range<u64>| self.in_disk(device, bytes).unwrap_or((device, bytes.clone()));
@@ -259,7 +260,7 @@ impl Loop {
 fn is_same(meta: &Metadata, path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|other| match meta.file_type().is_block_device() {
         true => other.file_type().is_block_device() && other.rdev() == meta.rdev(),
-        false => (other.dev(), other.ino()) == (meta.dev(), meta.ino()),
+        false => FileIdentity::of(&other) == FileIdentity::of(meta),
     })
 }
 

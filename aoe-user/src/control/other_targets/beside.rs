@@ -47,11 +47,25 @@ impl Beside {
                 .any(|export| matches!(export.vlan, Vlan::Any) || export.vlan == Vlan::Id(vlan))
         };
         let new = self.new_of(aoe_sockets_of_others(interface, matters));
-        if !new.is_empty()
-            && let Some(who) = speakers(&programs_with(&new))
-        {
+        if new.is_empty() {
+            return;
+        }
+        let holders = programs_with(&new);
+        if holders.may_only_ask {
+            // Once that one has ended it is known who is left.
+            self.ask_again(&new);
+        }
+        if let Some(who) = speakers(&holders.programs) {
             tracing::warn!("{interface}: {}", warning(&who));
         }
+    }
+
+    /// These were not told of.
+    fn ask_again(&mut self, sockets: &BTreeSet<u64>) {
+        let known = self.known.iter_mut();
+        known
+            .filter(|(inode, _)| sockets.contains(inode))
+            .for_each(|(_, told)| *told = false);
     }
 
     /// Those of these sockets that were there at the look before and were not told of.
@@ -89,7 +103,7 @@ fn warning(who: &str) -> String {
 
 /// What is to be said at once of whoever speaks AoE on an interface now, where the program is known.
 pub(crate) fn speakers_beside(interface: &str) -> Option<String> {
-    let mut programs = programs_with(&aoe_sockets_of_others(interface, |_| true));
+    let mut programs = programs_with(&aoe_sockets_of_others(interface, |_| true)).programs;
     // It may be xblade itself, which serves.
     programs.retain(Option::is_some);
     speakers(&programs).map(|who| warning(&who))
@@ -113,6 +127,19 @@ mod tests {
         // 1 has gone before the second look; 2 comes again at the end.
         let expected: [&[u64]; 8] = [&[], &[], &[2], &[3], &[], &[], &[], &[2]];
         assert_eq!(told.each_ref().map(Vec::as_slice), expected);
+    }
+
+    #[test]
+    fn a_socket_that_could_not_be_told_is_asked_for_again() {
+        let mut beside = Beside::new(Instant::now());
+        let seen: BTreeSet<u64> = [1].into();
+        assert!(beside.new_of(seen.clone()).is_empty());
+        for _ in 0..3 {
+            assert_eq!(beside.new_of(seen.clone()), seen);
+            beside.ask_again(&seen);
+        }
+        assert_eq!(beside.new_of(seen.clone()), seen);
+        assert!(beside.new_of(seen).is_empty());
     }
 
     #[test]

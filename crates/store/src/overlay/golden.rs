@@ -12,6 +12,7 @@ use engine::{Health, LostWrites, SECTOR_BYTES, Step, Store};
 use super::fingerprint::{self, Fingerprint};
 use crate::commit::Losses;
 use crate::completion_queue::CompletionQueue;
+use crate::file_identity::FileIdentity;
 use crate::open::{Context, open_with};
 use crate::options::{StoreError, StoreKind, StoreOptions};
 use crate::registry::StoreRegistry;
@@ -104,7 +105,7 @@ impl Golden {
             let store = open_with(&options, context)?.store;
             let (before, now) = (file.metadata(), File::open(path).map_err(looking)?);
             let (before, meta) = (before.map_err(looking)?, now.metadata().map_err(looking)?);
-            if (before.dev(), before.ino()) == (meta.dev(), meta.ino()) {
+            if FileIdentity::of(&before) == FileIdentity::of(&meta) {
                 break (store, meta);
             }
             store.unlock();
@@ -201,9 +202,8 @@ impl Golden {
 
     /// Whether its path still leads to it. An image that is gone without another in its place counts as current: there is no other.
     pub fn is_current(&self) -> bool {
-        let own = &self.shared.identity;
-        std::fs::metadata(&self.shared.path)
-            .map_or(true, |now| (now.dev(), now.ino()) == (own.device, own.inode))
+        let Identity { device, inode, .. } = self.shared.identity;
+        !FileIdentity { device, inode }.is_replaced_at(&self.shared.path)
     }
 
     /// Whether it still has the content that overlays were made on; says once when it has not.

@@ -17,6 +17,7 @@ pub(crate) mod overlays;
 mod pause;
 pub(super) mod pause_calls;
 pub(super) mod pausing;
+mod places;
 pub(crate) mod reloaded;
 pub(super) mod reloads;
 pub(crate) mod selection;

@@ -1,6 +1,5 @@
 //! The socket itself: who may connect, how much they may send, and how long they may take to read.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::geteuid;
@@ -8,15 +7,15 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
+use super::places::{Place, Places};
 use super::types::{ControlReply, ControlRequest, SCHEMA};
 use crate::dump::{self, DumpSession};
 
-/// Connections at a time of those who may read, and of those who may change; who comes on top of these is told so. Readers, who may
-/// stay as long as they like, never keep out whoever has to change something.
-const CONNECTIONS_MAX: [usize; 2] = [32, 16];
+/// What those are told who find no place.
+const TOO_MANY: &str = "too many connections; try again";
 /// Longest request.
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 /// How long a reader may take for one reply.
@@ -112,7 +111,7 @@ pub(super) async fn accept(
     calls: mpsc::Sender<ControlCall>,
     may_change: impl Fn(&UnixStream) -> bool,
 ) {
-    let places = CONNECTIONS_MAX.map(|max| Arc::new(Semaphore::new(max)));
+    let places = Places::new();
     let mut is_told = false;
     loop {
         let (stream, _) = match listener.accept().await {
@@ -129,18 +128,28 @@ pub(super) async fn accept(
         is_told = false;
         let calls = calls.clone();
         let may_change = may_change(&stream);
-        match Arc::clone(&places[usize::from(may_change)]).try_acquire_owned() {
-            Ok(place) => drop(tokio::spawn(async move {
-                Connection::new(stream, may_change, calls).serve().await;
-                drop(place);
-            })),
-            Err(_) => {
-                let busy = error_line("too many connections; try again");
-                // One short line fits the socket's buffer.
-                let _ = stream.try_write(format!("{busy}\n").as_bytes());
+        let places = places.clone();
+        let Some(waiting) = places.ask(may_change) else {
+            refuse(&stream);
+            continue;
+        };
+        drop(tokio::spawn(async move {
+            match waiting.place().await {
+                Some(place) => {
+                    let connection = Connection::new(stream, may_change, calls);
+                    connection.serve(place, &places).await;
+                }
+                None => refuse(&stream),
             }
-        }
+        }));
     }
+}
+
+/// Tells that there is no place, to whoever is not going to have one.
+fn refuse(stream: &UnixStream) {
+    let busy = error_line(TOO_MANY);
+    // One short line fits the socket's buffer.
+    let _ = stream.try_write(format!("{busy}\n").as_bytes());
 }
 
 /// Root, and the user that the target runs as.
@@ -167,9 +176,19 @@ impl Connection {
         }
     }
 
-    async fn serve(mut self) {
-        while let Some(request) = self.next_request().await {
+    async fn serve(mut self, mut place: Place, places: &Places) {
+        while let Some(request) = self.next_request(&place).await {
             let going_on = match request {
+                Ok(request) if request.every().is_some() && !place.is_watcher(places) => {
+                    // It may stay for ever, and then not in a place that others need to change something.
+                    match places.watcher() {
+                        Some(watcher) => {
+                            place = watcher;
+                            self.answer(request).await
+                        }
+                        None => self.write(&error_line(TOO_MANY)).await.map(|()| None),
+                    }
+                }
                 Ok(request) => self.answer(request).await,
                 Err(reason) => self.write(&error_line(&reason)).await.map(|()| None),
             };
@@ -182,10 +201,19 @@ impl Connection {
     }
 
     /// The next line; `None` when the connection is to be closed.
-    async fn next_request(&mut self) -> Option<Result<ControlRequest, String>> {
+    async fn next_request(&mut self, place: &Place) -> Option<Result<ControlRequest, String>> {
         let mut text = Vec::new();
         let mut limited = (&mut self.reader).take(REQUEST_BYTES_MAX);
-        let read = tokio::time::timeout(IDLE_LIMIT, limited.read_until(b'\n', &mut text)).await;
+        let mut idle = place.idle();
+        let read = tokio::select! {
+            biased;
+            read = tokio::time::timeout(IDLE_LIMIT, limited.read_until(b'\n', &mut text)) => read,
+            _ = &mut idle.leave => {
+                debug!("control socket: a connection that asks for nothing gives way to another");
+                return None;
+            }
+        };
+        drop(idle);
         let count = read.ok()?.ok()?;
         if count == 0 {
             return None;
@@ -220,13 +248,7 @@ impl Connection {
             let refused = "only root may change anything, or see what is on the disks";
             return self.write(&error_line(refused)).await.map(|()| None);
         }
-        let every = match &request {
-            ControlRequest::State {
-                every_ms: Some(every_ms),
-                ..
-            } => Some(Duration::from_millis(*every_ms).max(EVERY_MIN)),
-            _ => None,
-        };
+        let every = request.every().map(|every| every.max(EVERY_MIN));
         let mut again = false;
         loop {
             let (answer, reply) = oneshot::channel();
@@ -267,6 +289,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::super::listening::Listening;
+    use super::super::places::CONNECTIONS_MAX;
     use super::*;
     use std::path::{Path, PathBuf};
 
@@ -346,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_does_not_read_holds_up_nobody_and_connections_are_bounded() {
+    fn a_reader_that_does_not_read_holds_up_nobody() {
         let directory = tempfile::tempdir().unwrap();
         run(async {
             let (_socket, path) = echo(directory.path());
@@ -364,8 +387,34 @@ mod tests {
                     .await
                     .contains("Metrics")
             );
+        });
+    }
+
+    #[test]
+    fn connections_are_bounded_where_all_have_something_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        run(async {
+            let path = directory.path().join("control.sock");
+            let (_socket, mut calls) = Listening::new(&path);
+            let mut unanswered = Vec::new();
+            let mut busy = Vec::new();
+            for _ in 0..CONNECTIONS_MAX[1] {
+                let mut stream = UnixStream::connect(&path).await.unwrap();
+                stream.write_all(b"{\"call\":\"reload\"}\n").await.unwrap();
+                unanswered.push(calls.recv().await.unwrap());
+                busy.push(stream);
+            }
             let mut more = BufReader::new(UnixStream::connect(&path).await.unwrap());
             assert!(next(&mut more).await.contains("too many connections"));
+            let mut more = BufReader::new(UnixStream::connect(&path).await.unwrap());
+            drop(busy);
+            drop(unanswered);
+            more.write_all(b"{\"call\":\"reload\"}\n").await.unwrap();
+            calls.recv().await.unwrap().answer.error("as asked");
+            assert!(
+                next(&mut more).await.contains("as asked"),
+                "it waited for a place"
+            );
         });
     }
 
@@ -391,7 +440,7 @@ mod tests {
             let asked = async {
                 let mut readers = Vec::new();
                 for _ in 0..CONNECTIONS_MAX[0] {
-                    readers.push(UnixStream::connect(&path).await.unwrap());
+                    readers.push(watching(&path).await);
                 }
                 let mut more = BufReader::new(UnixStream::connect(&path).await.unwrap());
                 assert!(next(&mut more).await.contains("too many connections"));
@@ -400,6 +449,46 @@ mod tests {
                 assert!(reply.contains("Reload"), "{reply}");
             };
             local.run_until(asked).await;
+        });
+    }
+
+    /// A connection that is answered over and over.
+    async fn watching(path: &Path) -> BufReader<UnixStream> {
+        let mut stream = BufReader::new(UnixStream::connect(path).await.unwrap());
+        let reply = ask(&mut stream, b"{\"call\":\"state\",\"every_ms\":50}\n").await;
+        assert!(reply.contains("State"), "{reply}");
+        stream
+    }
+
+    #[test]
+    fn roots_own_streams_and_forgotten_connections_keep_root_out_neither() {
+        let directory = tempfile::tempdir().unwrap();
+        run(async {
+            let (_socket, path) = echo(directory.path());
+            let mut streams = Vec::new();
+            for _ in 0..CONNECTIONS_MAX[0] {
+                streams.push(watching(&path).await);
+            }
+            let mut more = BufReader::new(UnixStream::connect(&path).await.unwrap());
+            let reply = ask(&mut more, b"{\"call\":\"state\",\"every_ms\":50}\n").await;
+            assert!(reply.contains("too many connections"), "{reply}");
+            let reply = ask(&mut more, b"{\"call\":\"reload\"}\n").await;
+            assert!(
+                reply.contains("Reload"),
+                "a change on the same connection: {reply}"
+            );
+            drop(more);
+
+            let mut forgotten = Vec::new();
+            for _ in 0..CONNECTIONS_MAX[1] * 2 {
+                let mut stream = UnixStream::connect(&path).await.unwrap();
+                stream.write_all(b"{\"call\"").await.unwrap();
+                forgotten.push(stream);
+            }
+            let mut root = BufReader::new(UnixStream::connect(&path).await.unwrap());
+            let reply = ask(&mut root, b"{\"call\":\"reload\"}\n").await;
+            assert!(reply.contains("Reload"), "{reply}");
+            assert!(next(&mut streams[0]).await.contains("State"), "streams go on");
         });
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -161,6 +162,14 @@ impl ControlRequest {
                 | ControlRequest::FailoverGroups {}
                 | ControlRequest::Reload { dry_run: true }
         )
+    }
+
+    /// How often it wants to be answered, where once is not enough.
+    pub(crate) fn every(&self) -> Option<Duration> {
+        match self {
+            ControlRequest::State { every_ms, .. } => every_ms.map(Duration::from_millis),
+            _ => None,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::handle::QueueHandle;
 use crate::io::continuation::{Continuation, Next, Pending};
 use crate::io::device::Device;
 use crate::io::returns::Returns;
+use crate::io::threads::caught;
 use crate::io::transfer::Transfer;
 use crate::io::uring::Ring;
 use crate::mapped::writer::{Batch, Writer};
@@ -116,8 +117,13 @@ impl CompletionQueue {
     fn give_to_threads(&self, mut pending: Pending) {
         let (returns, pool) = (self.returns.clone(), Arc::clone(&pending.device.pool));
         pool.run(move || {
-            pending.begins();
-            pending.transfer.run();
+            let run = || {
+                pending.begins();
+                pending.transfer.run();
+            };
+            if let Err(panic) = caught(run) {
+                pending.transfer.error = Some(panic);
+            }
             returns.push(pending);
         });
     }
@@ -168,11 +174,7 @@ impl CompletionQueue {
 
     /// Takes part in `committer`'s next commit.
     pub(crate) fn commit(&mut self, committer: &Arc<Committer>, token: Token, task: Task) {
-        let waiter = Waiter {
-            handle: self.handle(),
-            token,
-            task,
-        };
+        let waiter = Waiter::new(self.handle(), token, task);
         self.commits.push((Arc::clone(committer), waiter));
     }
 

@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use crate::backing::{Backing, short_file};
 use crate::completion_queue::CompletionQueue;
+use crate::handle::Owed;
 use crate::io::buffer::Buffer;
 use crate::io::continuation::{Continuation, Next};
 use crate::io::transfer::{Direction, Transfer, copy};
 use crate::pages::Pages;
-use engine::{
-    Completion, CompletionHandle as _, Completions as _, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Token,
-};
+use engine::{Completion, Completions as _, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Token};
 
 /// How much READ VERIFY reads at a time.
 const VERIFY_BYTES: u64 = 256 << 10;
@@ -120,15 +119,13 @@ pub(crate) fn verify<O: Pages + 'static>(
     extent: Extent,
     align: usize,
 ) {
-    let (owner, handle) = (Arc::clone(owner), queue.handle());
+    let owed = Owed::new(queue.handle(), token, FaultKind::Read);
+    let owner = Arc::clone(owner);
     let pool = Arc::clone(&owner.backing().device().pool);
     pool.run(move || {
-        let result = read_through(owner.backing(), extent, align).map(|()| None);
+        let result = read_through(owner.backing(), extent, align);
         drop(owner);
-        handle.post(Completion {
-            token,
-            event: Event::Finished(result),
-        });
+        owed.finish(result);
     });
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use crossbeam_queue::SegQueue;
 use rustix::event::{EventfdFlags, eventfd};
 
-use engine::{Completion, CompletionHandle};
+use engine::{Completion, CompletionHandle, Event, Fault, FaultKind, Token};
 
 /// What a sleeping worker polls.
 #[derive(Debug)]
@@ -116,6 +116,66 @@ impl CompletionHandle for QueueHandle {
     fn post(&self, completion: Completion) {
         self.post_quietly(completion);
         self.wake();
+    }
+}
+
+/// The answer that an operation is owed by whoever has it. Dropped without one, as by a panic, it answers with a fault: else the
+/// operation's range would be taken for ever.
+#[derive(Debug)]
+pub(crate) struct Owed {
+    handle: QueueHandle,
+    token: Token,
+    kind: FaultKind,
+    is_paid: bool,
+}
+
+impl Owed {
+    /// For the operation `token` of the queue behind `handle`; `kind` is what has failed if nobody answers.
+    pub(crate) fn new(handle: QueueHandle, token: Token, kind: FaultKind) -> Owed {
+        Owed {
+            handle,
+            token,
+            kind,
+            is_paid: false,
+        }
+    }
+
+    /// Answers.
+    pub(crate) fn finish(mut self, result: Result<(), Fault>) {
+        self.post(result);
+    }
+
+    /// The operation, for somebody else to answer.
+    pub(crate) fn hand_over(mut self) -> (QueueHandle, Token) {
+        self.is_paid = true;
+        (self.handle.clone(), self.token)
+    }
+
+    fn post(&mut self, result: Result<(), Fault>) {
+        self.is_paid = true;
+        self.handle.post(Completion {
+            token: self.token,
+            event: Event::Finished(result.map(|()| None)),
+        });
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if !self.is_paid {
+            self.post(Err(unanswered(self.kind)));
+        }
+    }
+}
+
+/// What an operation is told whose thread panicked.
+pub(crate) fn unanswered(kind: FaultKind) -> Fault {
+    Fault {
+        kind,
+        lba: 0,
+        source: io::Error::other(
+            "the thread that had the request panicked, a bug in xblade: the log says where",
+        ),
     }
 }
 

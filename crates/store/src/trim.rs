@@ -6,11 +6,9 @@ use std::sync::Arc;
 use crate::commit::machine::Epoch;
 use crate::commit::{Committer, Task, Waiter};
 use crate::completion_queue::CompletionQueue;
-use crate::handle::QueueHandle;
+use crate::handle::Owed;
 use crate::pages::Pages;
-use engine::{
-    Completion, CompletionHandle as _, Completions as _, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Token,
-};
+use engine::{Completions as _, Extent, Fault, FaultKind, SECTOR_BYTES, Token};
 
 /// What is given back in one system call, which has the file to itself meanwhile.
 const PIECE_SECTORS: u64 = (8 << 20) / SECTOR_BYTES;
@@ -19,8 +17,7 @@ const PIECE_SECTORS: u64 = (8 << 20) / SECTOR_BYTES;
 struct Trim<O> {
     owner: Arc<O>,
     committer: Arc<Committer>,
-    handle: QueueHandle,
-    token: Token,
+    owed: Owed,
     /// Its first sector.
     lba: u64,
     pieces: VecDeque<Extent>,
@@ -44,8 +41,7 @@ pub(crate) fn trim<O: Pages + 'static>(
     let trim = Trim {
         owner: Arc::clone(owner),
         committer: Arc::clone(committer),
-        handle: queue.handle(),
-        token,
+        owed: Owed::new(queue.handle(), token, FaultKind::Write),
         lba,
         pieces: extents.iter().copied().flat_map(pieces).collect(),
         entered: None,
@@ -61,10 +57,7 @@ impl<O: Pages + 'static> Trim<O> {
         pool.run(move || match self.punch() {
             Ok(entered) if self.pieces.is_empty() => self.commit(entered),
             Ok(_) => self.go_on(),
-            Err(fault) => self.handle.post(Completion {
-                token: self.token,
-                event: Event::Finished(Err(fault)),
-            }),
+            Err(fault) => self.owed.finish(Err(fault)),
         });
     }
 
@@ -85,11 +78,9 @@ impl<O: Pages + 'static> Trim<O> {
 
     fn commit(self, entered: Epoch) {
         drop(self.owner);
-        self.committer.submit([Waiter {
-            handle: self.handle,
-            token: self.token,
-            task: Task::Write(self.lba, entered),
-        }]);
+        let (handle, token) = self.owed.hand_over();
+        let task = Task::Write(self.lba, entered);
+        self.committer.submit([Waiter::new(handle, token, task)]);
     }
 }
 

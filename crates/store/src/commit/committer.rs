@@ -317,7 +317,7 @@ impl Committer {
         self.publish(&state.machine);
         drop(state);
         let waiters = group.len();
-        let group = self.make(group);
+        let group = caught(|| self.make(group)).unwrap_or_default();
         let began = Instant::now();
         let result = caught(|| self.medium.commit()).flatten();
         let cut = self.medium.take_cut();

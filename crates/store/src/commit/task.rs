@@ -2,10 +2,10 @@
 
 use std::io;
 
-use engine::{Completion, CompletionHandle as _, Event, Extent, Fault, SECTOR_BYTES, Token};
+use engine::{Extent, Fault, FaultKind, SECTOR_BYTES, Token};
 
 use super::machine::{Epoch, Wish};
-use crate::handle::QueueHandle;
+use crate::handle::{Owed, QueueHandle};
 use crate::io::transfer::Transfer;
 
 /// What the thread does to the medium; a file, or a fake in tests.
@@ -41,11 +41,10 @@ pub(crate) trait Medium: Send + Sync + std::fmt::Debug {
     }
 }
 
-/// Who waits for a commit.
+/// Who waits for a commit. Answered with a fault if it is dropped.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    pub(crate) handle: QueueHandle,
-    pub(crate) token: Token,
+    owed: Owed,
     pub(crate) task: Task,
 }
 
@@ -80,10 +79,15 @@ impl Task {
 }
 
 impl Waiter {
-    pub(super) fn post(&self, result: Result<(), Fault>) {
-        self.handle.post(Completion {
-            token: self.token,
-            event: Event::Finished(result.map(|()| None)),
-        });
+    /// The operation `token` of the queue behind `handle`.
+    pub(crate) fn new(handle: QueueHandle, token: Token, task: Task) -> Waiter {
+        Waiter {
+            owed: Owed::new(handle, token, FaultKind::Write),
+            task,
+        }
+    }
+
+    pub(super) fn post(self, result: Result<(), Fault>) {
+        self.owed.finish(result);
     }
 }

@@ -18,6 +18,7 @@ use rustix::fs::{Advice, fadvise};
 
 use crate::completion_queue::CompletionQueue;
 use crate::fetch::bring_in;
+use crate::io::threads::caught;
 use crate::mapped::mmap::{Mapping, write_back};
 use crate::mapped::residency::{BLOCK_PAGES, Residency};
 use crate::mapped::views::Core;
@@ -55,7 +56,12 @@ pub(crate) fn settle(
     if first {
         let owner = Arc::clone(core);
         core.backing.device().pool.run(move || {
-            look_and_change(&owner, block);
+            // Who waits is called in any case, and not sent here again.
+            if caught(|| look_and_change(&owner, block)).is_err()
+                && let (_, Some(residency)) = owner.mapped()
+            {
+                residency.set_settled(block);
+            }
             owner.changing.ended(block);
         });
     }

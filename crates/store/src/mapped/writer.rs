@@ -7,6 +7,7 @@
 //!
 //! The copies have bounded memory ([`LIMIT`]). Beyond it a write is told to come again when there is room.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,9 +17,11 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::commit::machine::Epoch;
 use crate::commit::{Committer, Task, Waiter};
-use crate::handle::QueueHandle;
+use crate::handle::{QueueHandle, unanswered};
 use crate::io::threads::{Threads, Working, caught};
-use engine::{Completion, CompletionHandle as _, Durability, Event, Extent, Fault, SECTOR_BYTES, Token};
+use engine::{
+    Completion, CompletionHandle as _, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Token,
+};
 
 /// Payload bytes that a store may hold. A thousand frames of 8 KiB.
 const LIMIT: usize = 8 << 20;
@@ -49,13 +52,15 @@ pub(crate) struct Batch {
     writes: Vec<Write>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Write {
     token: Token,
     extent: Extent,
     /// Where its bytes begin in the batch's payload.
     at: usize,
     durability: Durability,
+    /// Its writer is told, or somebody else is to tell.
+    is_done: Cell<bool>,
 }
 
 impl Batch {
@@ -66,10 +71,28 @@ impl Batch {
             extent,
             at: self.payload.len(),
             durability,
+            is_done: Cell::new(false),
         });
         for piece in from {
             self.payload.extend_from_slice(piece);
         }
+    }
+
+    /// Tells who wrote; [`QueueHandle::wake`] is to follow.
+    fn tell(&self, write: &Write, result: Result<(), Fault>) {
+        write.is_done.set(true);
+        self.handle.post_quietly(Completion {
+            token: write.token,
+            event: Event::Finished(result.map(|()| None)),
+        });
+    }
+
+    /// Tells those who were not told because the thread panicked.
+    fn tell_rest(&self) {
+        for write in self.writes.iter().filter(|write| !write.is_done.get()) {
+            self.tell(write, Err(unanswered(FaultKind::Write)));
+        }
+        self.handle.wake();
     }
 
     fn bytes(&self, write: &Write) -> &[u8] {
@@ -216,7 +239,9 @@ impl Writer {
     }
 
     fn carry_out(&self, round: Vec<Batch>) {
-        drop(caught(|| self.write(&round)));
+        if caught(|| self.write(&round)).is_err() {
+            round.iter().for_each(Batch::tell_rest);
+        }
         round.into_iter().for_each(|batch| self.give_back(batch));
     }
 
@@ -260,7 +285,7 @@ impl Writer {
             }
             Err(fault) if run.len() == 1 => {
                 let (batch, write) = run[0];
-                batch.handle.post_quietly(finished(write.token, Err(fault)));
+                batch.tell(write, Err(fault));
             }
             // Whose fault it is, each learns by itself. To write the same bytes again changes nothing.
             Err(_) => run.chunks(1).for_each(|one| self.write_run(one, durable)),
@@ -276,16 +301,12 @@ impl Writer {
 
     /// The end of a write that is in the cache: it waits for a commit, or its writer is told.
     fn written(&self, batch: &Batch, write: &Write, entered: Epoch, late: bool) -> Option<Waiter> {
-        let handle = &batch.handle;
         if write.durability == Durability::Durable || late {
-            return Some(Waiter {
-                handle: handle.clone(),
-                token: write.token,
-                task: Task::Write(write.extent.lba, entered),
-            });
+            write.is_done.set(true);
+            let task = Task::Write(write.extent.lba, entered);
+            return Some(Waiter::new(batch.handle.clone(), write.token, task));
         }
-        let acknowledged = self.committer.acknowledge(write.extent, entered);
-        handle.post_quietly(finished(write.token, acknowledged.map(|()| None)));
+        batch.tell(write, self.committer.acknowledge(write.extent, entered));
         None
     }
 
@@ -327,12 +348,5 @@ impl Writer {
     pub(crate) fn abandon(&self) {
         self.state.lock().closed = true;
         self.work.notify_one();
-    }
-}
-
-fn finished(token: Token, result: Result<Option<Box<[u8]>>, Fault>) -> Completion {
-    Completion {
-        token,
-        event: Event::Finished(result),
     }
 }

@@ -130,11 +130,7 @@ pub(super) fn ends(queue: &mut CompletionQueue, count: usize) -> Vec<(u64, bool)
 }
 
 pub(super) fn submit(committer: &Arc<Committer>, queue: &CompletionQueue, token: u64, task: Task) {
-    committer.submit([Waiter {
-        handle: queue.handle(),
-        token,
-        task,
-    }]);
+    committer.submit([Waiter::new(queue.handle(), token, task)]);
 }
 
 #[test]
@@ -158,14 +154,13 @@ fn a_failed_commit_is_told_to_all_it_covered_and_to_nobody_else() {
     let (fake, committer) = committer(0, Duration::from_secs(60));
     let mut queue = CompletionQueue::new().unwrap();
     fake.errno.store(libc::EIO, SeqCst);
-    committer.submit((0..3).map(|token| Waiter {
-        handle: queue.handle(),
-        token,
-        task: if token == 2 {
+    committer.submit((0..3).map(|token| {
+        let task = if token == 2 {
             Task::Flush
         } else {
             durable(&committer, token)
-        },
+        };
+        Waiter::new(queue.handle(), token, task)
     }));
     assert_eq!(ends(&mut queue, 3), [(0, false), (1, false), (2, false)]);
     // The disk is well again. Nothing that was acknowledged is lost: each of them was told.
@@ -316,7 +311,7 @@ fn writers_wait_when_the_oldest_uncommitted_write_is_as_old_as_the_interval() {
 }
 
 /// A sector that waits to be written.
-fn lone_write(file: File, lba: u64) -> Task {
+pub(super) fn lone_write(file: File, lba: u64) -> Task {
     let mut buffer = Buffer::new(512, 1);
     buffer.gather(0, &[&stamp(lba, 1)]);
     let transfer = Transfer::new(&Arc::new(file), lba * 512, Direction::Write, buffer);
@@ -336,11 +331,10 @@ fn a_write_that_comes_undone_is_made_before_the_commit_and_fails_alone() {
         lone_write(unwritable, 4),
         durable(&committer, 5),
     ];
-    committer.submit((0..).zip(tasks).map(|(token, task)| Waiter {
-        handle: queue.handle(),
-        token,
-        task,
-    }));
+    let waiters = (0..)
+        .zip(tasks)
+        .map(|(token, task)| Waiter::new(queue.handle(), token, task));
+    committer.submit(waiters);
     assert_eq!(ends(&mut queue, 3), [(0, true), (1, false), (2, true)]);
     let bytes = std::fs::read(&path).unwrap();
     assert_eq!(bytes[3 * 512..4 * 512], stamp(3, 1));

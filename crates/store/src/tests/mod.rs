@@ -13,6 +13,7 @@ mod machine;
 mod model;
 mod opening;
 mod overlay;
+mod panics;
 mod presence;
 mod threads;
 mod writer;

@@ -38,11 +38,12 @@ fn the_alert_rules_fire_when_they_should() -> Result<()> {
     Ok(())
 }
 
-/// A daemon that serves e1.1 and cannot serve e1.2.
+/// A daemon that serves e1.1, cannot serve e1.2, and has a copy of e1.3 for each machine.
 struct Site {
     lab: Lab,
     target: Target,
     _image: Image,
+    _golden: Image,
     directory: tempfile::TempDir,
 }
 
@@ -50,12 +51,17 @@ impl Site {
     fn new() -> Result<Site> {
         let lab = Lab::new(Options::default())?;
         let image = Image::stamped(64)?;
+        let golden = Image::stamped(64)?;
         let directory = tempfile::tempdir()?;
         let export = |slot, path| {
             format!("[[export]]\nshelf = 1\nslot = {slot}\npath = {path:?}\ninterfaces = [\"eth0\"]\n")
         };
         let config = directory.path().join("xblade.toml");
-        std::fs::write(&config, export(1, image.as_str()) + &export(2, "/nonexistent"))?;
+        let copies = export(3, golden.as_str()) + "overlay = \"volatile\"\noverlay_dir = \"overlays\"\n";
+        std::fs::write(
+            &config,
+            export(1, image.as_str()) + &export(2, "/nonexistent") + &copies,
+        )?;
         let state = directory.path().join("state");
         let word = |path: &Path| Ok::<_, anyhow::Error>(path.to_str().context("an odd path")?.to_owned());
         let (config, state) = (word(&config)?, word(&state)?);
@@ -66,11 +72,13 @@ impl Site {
         for lba in 0..5 {
             ensure!(disk.read(lba, 1)? == stamp(lba));
         }
+        ensure!(initiator.find(Address::new(1, 3))?.read(0, 1)? == stamp(0));
         drop(initiator);
         Ok(Site {
             lab,
             target,
             _image: image,
+            _golden: golden,
             directory,
         })
     }

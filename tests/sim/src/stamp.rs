@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 /// are no stamp (corrupted on the way, or an adversary's), their hash with the highest bit set.
 pub type Value = u64;
 
-/// A sector of zeros: trimmed, or never written.
+/// A sector of zeros: trimmed. Before the first write a sector is [`INITIAL`]; which trim it was, the trim's payload tells.
 pub const ZEROS: Value = 0;
 
 /// What a disk holds before the first write.

@@ -153,8 +153,10 @@ impl Base {
             Want::ForcedWrite => write(opcode::WRITE_FUA, lba, short, stamp),
             Want::Flush => ata(0x40, 0, 0, opcode::FLUSH, 0, &[]),
             Want::Trim => {
+                // The second entry has no sectors, so that targets pass over it: it tells this trim from others of the same sectors.
                 let mut data = [0; SECTOR_BYTES];
                 data[..8].copy_from_slice(&(lba | count << 48).to_le_bytes());
+                data[8..16].copy_from_slice(&(stamp & 0xffff_ffff_ffff).to_le_bytes());
                 ata(0x41, 1, 1, opcode::TRIM, 0, &data)
             }
             Want::Verify => ata(0x40, 0, short, opcode::VERIFY, lba, &[]),
@@ -223,5 +225,43 @@ impl Base {
             command: aoe::CMD_RESERVE,
             argument,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::Bus;
+    use crate::plan::{HostKind, HostPlan};
+    use crate::random::Random;
+
+    #[test]
+    fn trims_of_the_same_sectors_differ() {
+        let mut mix = [0; Want::KINDS];
+        mix[Want::Trim as usize] = 1;
+        let plan = HostPlan {
+            kind: HostKind::Linux,
+            export: 0,
+            ports: vec![0],
+            burst: 1,
+            pause_us: 1,
+            requests: 2,
+            first: 0,
+            area: 1,
+            mix,
+        };
+        let mut base = Base {
+            number: 0,
+            plan,
+            random: Random::stream(1, 1),
+            bus: Bus::default(),
+            out: Vec::new(),
+            quiet: false,
+        };
+        let mut draw = |number: u64| base.draw(1 << 32 | number, 64, 2).argument;
+        let (one, other) = (draw(1), draw(2));
+        let range = ata::HEADER_LEN..ata::HEADER_LEN + 8;
+        assert_eq!(one[range.clone()], other[range]);
+        assert_ne!(one, other);
     }
 }

@@ -7,6 +7,8 @@ mod cluster;
 mod crash;
 mod replies;
 pub mod sector;
+#[cfg(test)]
+mod tests;
 pub mod violation;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -208,10 +210,9 @@ impl Oracle {
         };
         // What reads around a part of a block before it is carried out, on a disk that others use.
         let transfer_us = 1000 + 100 * self.exports[number].plan.io_us;
-        let waited = self
-            .arrivals
-            .values()
-            .find(|arrival| arrival.worker == worker && arrival.writes(value));
+        let waited = self.arrivals.values().find(|arrival| {
+            arrival.worker == worker && arrival.export == Some(number) && arrival.key_of(lba, value).is_some()
+        });
         let (promise, since) = match waited {
             // An adversary's frame with a piece of the write in it: a write of its own.
             Some(arrival) if arrival.odd => return,
@@ -253,8 +254,8 @@ impl Oracle {
         fits.last()
     }
 
-    /// Trims look alike: zeros are stale when every trim of the sector that waits is a copy of one that was answered before a
-    /// newer write was.
+    /// Zeros do not say which trim they are of: they are stale when every trim of the sector that waits is a copy of one that was
+    /// answered before a newer write was.
     fn stale_trim(&self, number: usize, lba: u64, value: Value) -> Option<Value> {
         if value != stamp::ZEROS {
             return None;

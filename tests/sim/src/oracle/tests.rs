@@ -1,0 +1,150 @@
+//! Trims as events of their own: zeros alone do not say which trim they are of.
+
+use aoe_common::wire::{MIN_FRAME_BYTES, SECTOR_BYTES, aoe, ata, eth};
+
+use super::*;
+use crate::bus::Bus;
+use crate::frame::{self, DATA_AT, Frame};
+use crate::plan::StoreKind;
+
+const PORT: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const HOST: Mac = Mac([2, 0, 0, 0, 1, 0]);
+const LATE_US: u64 = 10 * STALE_AFTER_US;
+
+/// An export of one disk with two workers before it.
+struct Watched {
+    oracle: Oracle,
+    disk: Arc<Mutex<Disk>>,
+    now_us: u64,
+}
+
+impl Watched {
+    fn new() -> Watched {
+        let plan = ExportPlan {
+            store: StoreKind::Mapped,
+            sectors: 8,
+            sync: false,
+            late_duplicates: false,
+            buffers: 16,
+            flush_interval_ms: 20,
+            beside: None,
+            access: Vec::new(),
+            io_us: 100,
+            commit_us: 500,
+            cold: 0,
+        };
+        let mut disk = Disk::new(0, &plan, plan.sectors, 1, &Bus::default(), None);
+        disk.begin_export(0, plan.sectors);
+        let (disk, mut oracle) = (Arc::new(Mutex::new(disk)), Oracle::new());
+        oracle.add(&plan, &disk, 0, 0, BTreeMap::new());
+        Watched {
+            oracle,
+            disk,
+            now_us: 0,
+        }
+    }
+
+    fn at(worker: WorkerId) -> At {
+        At {
+            worker,
+            port: 0,
+            mac: PORT,
+            mtu: 1500,
+        }
+    }
+
+    fn later(&mut self, us: u64) {
+        self.now_us += us;
+        self.oracle.set_now(self.now_us);
+    }
+
+    fn arrives(&mut self, worker: WorkerId, bytes: &[u8]) {
+        self.later(10);
+        let frame = Frame {
+            bytes: bytes.to_vec(),
+            odd: false,
+            sent_us: self.now_us,
+        };
+        assert!(self.oracle.arrived(Self::at(worker), &frame).is_some());
+    }
+
+    /// Sector 0 becomes this, by what a worker has been asked.
+    fn carried_out(&mut self, worker: WorkerId, value: Value) {
+        self.later(10);
+        self.disk.lock().put(0, &stamp::sectors(value, 0, 1), worker);
+        self.oracle.applied(0, 0, 1, worker);
+    }
+
+    fn answered(&mut self, worker: WorkerId, request: &[u8]) {
+        self.later(10);
+        let mut bytes = request[..DATA_AT].to_vec();
+        bytes[eth::DST..][..6].copy_from_slice(&HOST.0);
+        bytes[eth::SRC..][..6].copy_from_slice(&PORT.0);
+        bytes[eth::HEADER_LEN + aoe::VER_FLAGS] |= aoe::FLAG_RESPONSE;
+        let registers = DATA_AT - ata::HEADER_LEN;
+        bytes[registers + ata::FEATURE] = 0;
+        bytes[registers + ata::COMMAND] = 0x40;
+        bytes.resize(MIN_FRAME_BYTES, 0);
+        self.oracle.sent(Self::at(worker), &bytes);
+    }
+
+    fn promise(&self) -> Option<Promise> {
+        self.oracle.violation.as_ref().map(|violation| violation.promise)
+    }
+}
+
+fn request(tag: u32, registers: &[u8], data: &[u8]) -> Vec<u8> {
+    frame::request(PORT, HOST, SHELF, 0, aoe::CMD_ATA, tag, &[registers, data])
+}
+
+/// TRIM of sector 0, with what tells it from others in an entry of no sectors.
+fn trim(tag: u32, number: u32) -> Vec<u8> {
+    let mut data = [0; SECTOR_BYTES];
+    data[..8].copy_from_slice(&(1_u64 << 48).to_le_bytes());
+    data[8..12].copy_from_slice(&number.to_le_bytes());
+    request(tag, &frame::registers(0x41, 1, 1, 0x06, 0), &data)
+}
+
+fn write(tag: u32, value: Value) -> Vec<u8> {
+    let registers = frame::registers(0x41, 0, 1, 0x34, 0);
+    request(tag, &registers, &stamp::sectors(value, 0, 1))
+}
+
+/// A trim is answered by one worker while `second` waits at the other one, then a write; and after `waits_us` `second` is carried out.
+fn behind_a_write(second: &[u8], waits_us: u64) -> Option<Promise> {
+    let (first, value) = (trim(1, 1), 1 << 32 | 7);
+    let mut watched = Watched::new();
+    watched.arrives(0, &first);
+    watched.arrives(1, second);
+    watched.carried_out(0, stamp::ZEROS);
+    watched.answered(0, &first);
+    let written = write(3, value);
+    watched.arrives(0, &written);
+    watched.carried_out(0, value);
+    watched.answered(0, &written);
+    assert_eq!(watched.promise(), None, "before the second trim");
+    watched.later(waits_us);
+    watched.carried_out(1, stamp::ZEROS);
+    watched.promise()
+}
+
+#[test]
+fn a_young_copy_of_a_trim_is_a_trim_of_its_own() {
+    assert_eq!(behind_a_write(&trim(1, 1), 0), None);
+}
+
+#[test]
+fn an_old_copy_of_a_trim_is_stale() {
+    assert_eq!(behind_a_write(&trim(1, 1), LATE_US), Some(Promise::StaleFromRing));
+}
+
+#[test]
+fn another_trim_of_the_same_sectors_is_never_stale() {
+    assert_eq!(behind_a_write(&trim(2, 2), LATE_US), None);
+}
+
+#[test]
+fn zeros_that_no_trim_waits_for_are_stale() {
+    let unrelated = request(2, &frame::registers(0x40, 0, 0, 0xea, 0), &[]);
+    assert_eq!(behind_a_write(&unrelated, LATE_US), Some(Promise::StaleWrite));
+}

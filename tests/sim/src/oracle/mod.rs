@@ -238,11 +238,13 @@ impl Oracle {
     }
 
     /// The request that may have been carried out just now: of the writes and trims at the worker that are too young to be known as
-    /// old, the one that came first.
+    /// old, or that the network has changed into writes of their own, the one that came first.
     fn copy_in(&self, worker: WorkerId, (number, lba): (usize, u64), value: Value) -> Option<Copy> {
         let newest_first = self.arrivals.iter().rev();
-        let young = newest_first.take_while(|(_, arrival)| self.now_us - arrival.at_us <= STALE_AFTER_US);
-        let here = young.filter(|(_, arrival)| arrival.worker == worker && arrival.export == Some(number));
+        let counts = |arrival: &Arrival| arrival.odd || self.now_us - arrival.at_us <= STALE_AFTER_US;
+        let here = newest_first.filter(|(_, arrival)| {
+            arrival.worker == worker && arrival.export == Some(number) && counts(arrival)
+        });
         let fits = here.filter_map(|(tick, arrival)| {
             Some(Copy {
                 value,

@@ -54,11 +54,16 @@ impl Oracle {
         let Some(arrival) = arrival.filter(|_| number < self.exports.len()) else {
             return;
         };
+        let other_copy = !certain;
         // An answer just now may have changed what is right.
         let certain = certain && !self.unsure.contains(&number);
         let done = certain && reply.error == 0 && reply.status() == Some((0x40, 0));
         if !discovery && !done {
             self.ended_badly(number, &arrival);
+            if other_copy {
+                // It may have been another copy's answer: then this one may be carried out yet.
+                self.enter(number, &arrival.what, tick, &arrival.header);
+            }
         }
         if !certain && matches!(arrival.what, What::Admin(_)) {
             self.unsure.push(number);

@@ -172,8 +172,8 @@ cut off 3 88a2
             let found = holders_of(proc.path(), &[7].into());
             (found.programs, found.may_only_ask)
         };
-        process("1", "vblade", "vblade\00\01\0eth1\0/a");
-        process("2", "xblade", "xblade\0serve\01\01\0eth2\0/a");
+        process("1", "vblade", "vblade\x000\x001\0eth1\0/a");
+        process("2", "xblade", "xblade\0serve\x001\x001\0eth2\0/a");
         assert_eq!(look(), (vec![None], false));
         process("3", "xblade", "/usr/bin/xblade\0bench\0eth1\0e1.1\0");
         assert_eq!(look(), (vec![], true));

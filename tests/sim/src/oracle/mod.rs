@@ -245,7 +245,7 @@ impl Oracle {
         let here = newest_first.filter(|(_, arrival)| {
             arrival.worker == worker && arrival.export == Some(number) && counts(arrival)
         });
-        let fits = here.filter_map(|(tick, arrival)| {
+        let mut fits = here.filter_map(|(tick, arrival)| {
             Some(Copy {
                 value,
                 key: arrival.key_of(lba, value)?,
@@ -253,7 +253,7 @@ impl Oracle {
                 source: arrival.header.source,
             })
         });
-        fits.last()
+        fits.next_back()
     }
 
     /// Zeros do not say which trim they are of: they are stale when every trim of the sector that waits is a copy of one that was

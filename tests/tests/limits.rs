@@ -329,3 +329,34 @@ fn a_bounded_address_space_is_named_and_what_finds_no_room_in_it_is_tried_again(
     ensure!(process.stop()? == 0);
     said_nothing_of_defects(&process.log())
 }
+
+/// The links, the config and the control socket need descriptors, too, and most of all where there are none for exports.
+#[test]
+fn exports_leave_descriptors_for_the_way_out() -> Result<()> {
+    needs!(Need::Root);
+    let stores = ["mmap"; 90];
+    let site = Site::new(&stores)?;
+    let mut target = site.start(&["--nofile=96:96"])?;
+    target.wait_for_after(0, |line| line.contains("exports cannot be served yet"), PATIENCE)?;
+    let log = target.log();
+    ensure!(
+        log.contains("of 96 are kept for interfaces and commands"),
+        "{log}"
+    );
+    ensure!(!log.contains("Too many open files"), "{log}");
+    wait_ready(&mut target, 0)?;
+
+    // An interface that goes and comes back is opened anew.
+    let mark = target.mark();
+    site.lab.target.ip("link set eth0 mtu 4000")?;
+    wait_ready(&mut target, mark)?;
+    site.use_export(1)?;
+
+    site.configure(&stores[..20])?;
+    let told = site.ask(&["reload"])?;
+    ensure!(told.status.success(), "{told:?}");
+    let listed = site.ask(&["ls"])?;
+    ensure!(listed.status.success(), "{listed:?}\n{}", target.log());
+    ensure!(target.stop()? == 0);
+    said_nothing_of_defects(&target.log())
+}

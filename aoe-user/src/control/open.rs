@@ -17,6 +17,7 @@ use super::state::{StateDir, StateDirError, StateKey};
 use super::store_options::store_options;
 use crate::config::{ExportConfig, OnLostWrite, Overlay};
 use crate::filter::{AllowList, ExportRule};
+use crate::host::descriptors::leave_room;
 use crate::host::kernel::host_name;
 use crate::store::{
     self, CompletionQueue, CurrentGolden, FileIdentity, Losses, LostWrites, Metadata, SECTOR_BYTES, Store,
@@ -93,6 +94,7 @@ pub(super) fn open(
     takeover: Option<Takeover>,
     shared: &Shared,
 ) -> Result<Served> {
+    leave_room()?;
     let key = StateKey::from(&*config);
     let told = state.map(|(state, keys)| keys.tell(&state).map(|()| state));
     let state = told.transpose()?;
@@ -116,6 +118,7 @@ pub(super) fn open(
             (opened.store, opened.metadata)
         }
     };
+    leave_room()?;
     let of_machines = state.clone().map(|state| (state, key.clone()));
     let listed = || machines::ListedCopies::read(of_machines);
     let Kept {

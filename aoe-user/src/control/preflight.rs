@@ -8,6 +8,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::config::{Config, interfaces};
 use crate::host;
+use crate::host::descriptors;
 use crate::host::kernel::{KERNEL_JUMBO, KERNEL_MIN, release, version};
 
 /// The largest MTU whose frames fit one descriptor.
@@ -19,8 +20,6 @@ const LOCKED_BYTES_PER_QUEUE: u64 = 16 << 20;
 const DESCRIPTORS_PER_EXPORT: u64 = 3;
 /// What one export on one interface of a few queues takes.
 const DESCRIPTORS_LEAST: u64 = 64;
-/// What all else may take: filters, sockets and rings of the ports.
-const DESCRIPTORS_BESIDE: u64 = 512;
 
 /// Something that keeps xblade from serving on this host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -168,7 +167,7 @@ pub(crate) fn descriptors(config: &Config) -> Option<Warning> {
 }
 
 fn judge_descriptors(exports: u64, hard_limit: Option<u64>) -> Option<Warning> {
-    let need = DESCRIPTORS_BESIDE.saturating_add(exports.saturating_mul(DESCRIPTORS_PER_EXPORT));
+    let need = descriptors::BESIDE.saturating_add(exports.saturating_mul(DESCRIPTORS_PER_EXPORT));
     let hard_limit = hard_limit?;
     // A few exports get by with much less.
     (exports > 1 && hard_limit < need).then_some(Warning::Descriptors { need, hard_limit })

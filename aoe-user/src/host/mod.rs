@@ -4,6 +4,7 @@
 mod aoe_sockets;
 pub(crate) mod clock;
 pub(crate) mod cpus;
+pub(crate) mod descriptors;
 mod driver;
 mod genetlink;
 mod interface;

@@ -14,6 +14,7 @@ use super::super::{Disk, Instance};
 use super::Maker;
 use super::copies::Copies;
 use crate::config::Overlay;
+use crate::host::descriptors::leave_room;
 use crate::store::{self, Golden, Losses, OverlayOptions, OverlayStore, RbdClone, RbdClones};
 use crate::target::{Export, Identity, Options, Persistent, WireAdmin};
 
@@ -23,6 +24,7 @@ impl Maker {
         if let Some(writer) = self.writer.as_ref().filter(|writer| *writer != name) {
             bail!("{writer} changes the image itself (`xblade overlay commit` ends that)");
         }
+        leave_room()?;
         let is_left = self.copies.left(name)?.is_some();
         let kind = self.kind(name);
         let missing = match is_left {

@@ -243,6 +243,24 @@ fn what_is_imported_is_a_config_file() {
     );
 }
 
+/// What the packages install for scripts that call vblade.
+#[test]
+fn a_line_of_vblade_reaches_serve() {
+    let script = |line: &str| {
+        let folder = Path::new(env!("CARGO_BIN_EXE_xblade")).parent().unwrap();
+        let mut shell = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/xblade-vblade"));
+        shell.env("PATH", format!("{}:/usr/bin:/bin", folder.display()));
+        shell.args(line.split(' ')).output().unwrap()
+    };
+    let refused = script("-b 32 -d -s -r -m 020000000001 1 2 nosuch0 /nonexistent/a.raw");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("/nonexistent/a.raw"), "{said}");
+    let wrong = script("1 2 eth0");
+    let said = String::from_utf8_lossy(&wrong.stderr);
+    assert!(wrong.status.code() == Some(2) && said.contains("FILE"), "{said}");
+}
+
 #[test]
 fn packagers_get_manuals_and_completions() {
     let temp = tempfile::tempdir().unwrap();

@@ -106,7 +106,9 @@ fn read_one(file: &Path) -> Result<Arc<Source>, Problem> {
         _ => refused(&reason),
     })?;
     if bytes.contains(&0) {
-        return Err(refused("it holds no text; is it a disk image?"));
+        return Err(refused(
+            "it holds no text of UTF-8; is it a disk image, or UTF-16?",
+        ));
     }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Arc::new(Source::new(file, text))),

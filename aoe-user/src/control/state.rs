@@ -83,6 +83,12 @@ pub enum StateDirError {
         /// The state directory.
         path: PathBuf,
     },
+    /// Something else has its name, or the name leads nowhere.
+    #[error("{} is no directory, and --state-dir takes the one that states are kept in", path.display())]
+    NoDirectory {
+        /// The path.
+        path: PathBuf,
+    },
     /// There is nothing in a directory that was used before.
     #[error(
         "the state directory {} is empty, and --state-required says that it was used before: mount it, or bring back what it \

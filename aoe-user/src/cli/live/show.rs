@@ -95,9 +95,10 @@ fn status_text(state: &DaemonState) -> String {
             .as_deref()
             .or(port.reason.as_deref())
             .unwrap_or("opening");
+        let exports = if port.exports == 1 { "export" } else { "exports" };
         let _ = writeln!(
             text,
-            "interface   {}: {what}, {} exports",
+            "interface   {}: {what}, {} {exports}",
             port.interface, port.exports
         );
     }

@@ -135,6 +135,11 @@ pub(super) fn make_durably(path: &Path) -> Result<(), StateDirError> {
                 path: path.to_owned(),
             });
         }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(StateDirError::NoDirectory {
+                path: path.to_owned(),
+            });
+        }
         made => made.map_err(failed())?,
     }
     let made = fs::canonicalize(path).map_err(failed())?;

@@ -249,3 +249,18 @@ fn the_way_out_names_a_directory_that_is_not_the_usual_one() {
         "1 1 --vlan 5 --state-dir /srv/s"
     );
 }
+
+#[test]
+fn what_is_no_directory_is_called_so() {
+    let temp = tempfile::tempdir().unwrap();
+    let (file, link) = (temp.path().join("file"), temp.path().join("link"));
+    fs::write(&file, "").unwrap();
+    symlink(&link, &link).unwrap();
+    for path in [&file, &link, Path::new("/dev/null")] {
+        let error = StateDir::open(path, Before::Unknown).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("{} is no directory", path.display())),
+            "{error}"
+        );
+    }
+}

@@ -44,7 +44,7 @@ const SLOT: u8 = 2;
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Fewer and shorter rounds: under five minutes.
+    /// Fewer and shorter rounds: some eight minutes.
     #[arg(long)]
     quick: bool,
     /// Measure only the parts whose name contains this: ram, holes, nbd, disk, sync, cold, flood, scale, idle.

@@ -114,7 +114,9 @@ pub(super) fn write(directory: &Path, bench: &Bench, bars: &[Bar]) -> Result<()>
     } else {
         "cargo xtask bench"
     };
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    // What a distribution or a cloud adds says nothing to others.
+    let kernel = release.split('-').next().unwrap_or_default();
     let json = json!({
         "command": command,
         "kernel": kernel.trim(),

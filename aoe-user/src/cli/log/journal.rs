@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::fstat;
 use tracing::Level;
 
+use super::fields;
 use super::writer::Sink;
 
 /// Where the journal listens.
@@ -52,7 +53,11 @@ fn entry(level: Level, text: &[u8]) -> Vec<u8> {
     let text = text.trim_ascii();
     let text = &text[..text.len().min(MESSAGE_BYTES)];
     let priority = priority(level);
-    let mut entry = format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER=xblade\nMESSAGE\n").into_bytes();
+    let mut entry = format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER=xblade\n");
+    for (name, value) in str::from_utf8(text).map(fields::of).unwrap_or_default() {
+        entry += &format!("{name}={value}\n");
+    }
+    let mut entry = (entry + "MESSAGE\n").into_bytes();
     entry.extend((text.len() as u64).to_le_bytes());
     entry.extend(text);
     entry.push(b'\n');
@@ -79,11 +84,16 @@ mod tests {
         let path = dir.path().join("socket");
         let journald = UnixDatagram::bind(&path).unwrap();
         let mut journal = Journal::at(&path).unwrap();
-        journal.write(Level::WARN, b"two\nlines\n").unwrap();
         let mut bytes = [0; 1000];
-        let count = journald.recv(&mut bytes).unwrap();
+        let mut received = |text: &[u8]| {
+            journal.write(Level::WARN, text).unwrap();
+            let count = journald.recv(&mut bytes).unwrap();
+            bytes[..count].to_vec()
+        };
         let expected = b"PRIORITY=4\nSYSLOG_IDENTIFIER=xblade\nMESSAGE\n\x09\0\0\0\0\0\0\0two\nlines\n";
-        assert_eq!(&bytes[..count], expected);
+        assert_eq!(received(b"two\nlines\n"), expected);
+        let expected = b"PRIORITY=4\nSYSLOG_IDENTIFIER=xblade\nXBLADE_EXPORT=e1.1\nMESSAGE\n\x0a\0\0\0\0\0\0\0e1.1: lost\n";
+        assert_eq!(received(b"e1.1: lost\n"), expected);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! No thread that logs ever waits for who reads (see [`writer`]).
 
+mod fields;
 mod journal;
 mod recent;
 mod writer;

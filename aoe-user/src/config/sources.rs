@@ -107,7 +107,7 @@ fn read_one(file: &Path) -> Result<Arc<Source>, Problem> {
     })?;
     if bytes.contains(&0) {
         return Err(refused(
-            "it holds no text of UTF-8; is it a disk image, or UTF-16?",
+            "it holds no text; is it a disk image? (one in UTF-16 is to be saved as UTF-8)",
         ));
     }
     match String::from_utf8(bytes) {

@@ -58,12 +58,16 @@ pub(super) mod call {
 
 /// What a person can do about it: the part of the message after the kernel's own words.
 fn advice(call: &str, errno: Errno) -> String {
-    match (call, errno, getrlimit(Resource::As).current) {
-        // The kernel has memory, the process has no addresses for it.
-        (call::UMEM | call::MMAP, Errno::NOMEM | Errno::AGAIN, Some(limit)) => {
+    // The kernel has memory, the process has no addresses for it.
+    let of_addresses = matches!(
+        (call, errno),
+        (call::UMEM | call::MMAP, Errno::NOMEM | Errno::AGAIN)
+    );
+    match of_addresses.then(|| getrlimit(Resource::As).current).flatten() {
+        Some(limit) => {
             format!(" (RLIMIT_AS is {limit} bytes, `ulimit -v` or LimitAS= of a systemd unit: raise it)")
         }
-        _ => known_advice(call, errno).to_owned(),
+        None => known_advice(call, errno).to_owned(),
     }
 }
 

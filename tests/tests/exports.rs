@@ -324,6 +324,20 @@ fn vlans_are_kept_apart() -> Result<()> {
     Ok(())
 }
 
+/// Has the daemon that serves the first image serve the second one, too, as 1.2 with these settings.
+fn reload_with(target: &Target, images: &[Image; 2], settings: &str) -> Result<()> {
+    let config = images[0].directory().join("xblade.toml");
+    let mut text = std::fs::read_to_string(&config)?;
+    let path = images[1].as_str();
+    write!(
+        text,
+        "[[export]]\nshelf = 1\nslot = 2\npath = {path:?}\n{settings}\n"
+    )?;
+    std::fs::write(&config, text)?;
+    target.ask(&["reload"])?;
+    Ok(())
+}
+
 /// A bridge gets its frames without their tags: an export in a VLAN would be deaf there, and is told so by whoever is asked.
 #[test]
 fn a_vlan_whose_tags_do_not_reach_xdp_is_refused_at_start_and_reload_and_doctor_says_it() -> Result<()> {
@@ -346,15 +360,7 @@ fn a_vlan_whose_tags_do_not_reach_xdp_is_refused_at_start_and_reload_and_doctor_
     ensure!(target.process.stop()? == 0);
 
     let mut target = daemon(&lab, &[untagged], 1)?;
-    let config = images[0].directory().join("xblade.toml");
-    let mut text = std::fs::read_to_string(&config)?;
-    let path = images[1].as_str();
-    write!(
-        text,
-        "[[export]]\nshelf = 1\nslot = 2\npath = {path:?}\n{tagged}\n"
-    )?;
-    std::fs::write(&config, text)?;
-    target.ask(&["reload"])?;
+    reload_with(&target, &images, tagged)?;
     let (_, line) = target.process.wait_for_after(0, refused, PATIENCE)?;
     ensure!(line.contains("1.2") && line.contains("FAILED"), "{line}");
     // What is served is served on.
@@ -380,15 +386,7 @@ fn a_vlan_on_a_veth_is_served_with_a_warning_at_start_and_reload() -> Result<()>
     ensure!(target.process.stop()? == 0);
 
     let mut target = daemon(&lab, &[(1, 1, &images[0], "interfaces = [\"eth0\"]")], 1)?;
-    let config = images[0].directory().join("xblade.toml");
-    let mut text = std::fs::read_to_string(&config)?;
-    let path = images[1].as_str();
-    write!(
-        text,
-        "[[export]]\nshelf = 1\nslot = 2\npath = {path:?}\n{tagged}\n"
-    )?;
-    std::fs::write(&config, text)?;
-    target.ask(&["reload"])?;
+    reload_with(&target, &images, tagged)?;
     target.process.wait_for_after(0, warned, PATIENCE)?;
     Ok(())
 }

@@ -133,21 +133,25 @@ fn a_stop_names_reads_that_a_disk_has_not_answered() -> Result<()> {
         // Answered after the reads were taken up: one worker serves both exports, in the order of their requests.
         served.healthy_reads()?;
         served.target.process.signal(Signal::SIGTERM)?;
-        let line = served.target.process.wait_for("left behind: e1.1", END)?;
-        ensure!(
-            line.contains(served.device.to_str().context("odd path")?),
-            "{store}: {line}"
-        );
-        ensure!(!served.target.process.log().contains("left behind: e1.2"));
-        served
-            .disk
+        served.leaves_the_hung_one_behind().context(store)?;
+    }
+    Ok(())
+}
+
+impl Served {
+    /// A target that was told to stop names the export whose disk hangs, and no other, and ends when that disk answers.
+    fn leaves_the_hung_one_behind(&mut self) -> Result<()> {
+        let line = self.target.process.wait_for("left behind: e1.1", END)?;
+        ensure!(line.contains(self.device.to_str().context("odd path")?), "{line}");
+        ensure!(!self.target.process.log().contains("left behind: e1.2"));
+        self.disk
             .switches()
             .hangs
             .store(false, std::sync::atomic::Ordering::Relaxed);
-        let status = served.target.process.wait(PATIENCE)?;
-        ensure!(status.code() == Some(1), "{store}: {status}");
+        let status = self.target.process.wait(PATIENCE)?;
+        ensure!(status.code() == Some(1), "{status}");
+        Ok(())
     }
-    Ok(())
 }
 
 /// Their requests are none of the export that everybody sees.
@@ -161,19 +165,7 @@ fn a_stop_names_reads_of_a_machine_s_copy_that_the_golden_image_s_disk_has_not_a
     served.hang_with_reads()?;
     served.healthy_reads()?;
     served.target.process.signal(Signal::SIGTERM)?;
-    let line = served.target.process.wait_for("left behind: e1.1", END)?;
-    ensure!(
-        line.contains(served.device.to_str().context("odd path")?),
-        "{line}"
-    );
-    served
-        .disk
-        .switches()
-        .hangs
-        .store(false, std::sync::atomic::Ordering::Relaxed);
-    let status = served.target.process.wait(PATIENCE)?;
-    ensure!(status.code() == Some(1), "{status}");
-    Ok(())
+    served.leaves_the_hung_one_behind()
 }
 
 #[test]

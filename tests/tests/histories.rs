@@ -1,7 +1,7 @@
 //! Histories of a few sectors under many clients, a bad network, killed targets and flapping links. What is shown
 //! and what the wire itself cannot give: docs/durability.md. `XBLADE_SEED=N` repeats a run.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -38,7 +38,13 @@ fn against_fake(plan: &Plan, mutant: Mutant) -> Outcome {
             let is_done = || done.load(Ordering::Relaxed);
             scope.spawn(move || disturb(seed, Duration::from_millis(60), is_done, |_| restart()));
         }
-        let outcome = run(plan, &network, ADDRESS, &paths(plan.clients, &[mac(0), mac(1)]));
+        let outcome = run(
+            plan,
+            &network,
+            ADDRESS,
+            &paths(plan.clients, &[mac(0), mac(1)]),
+            || true,
+        );
         done.store(true, Ordering::Relaxed);
         outcome
     });
@@ -205,7 +211,7 @@ struct Disruptions {
     flaps: bool,
 }
 
-/// Runs clients against `xblade` on two ports of two queues.
+/// Runs clients against `xblade` on two ports of two queues, until it was disrupted three times at least.
 fn against_xblade(plan: &Plan, disruptions: Disruptions, extra: &[&str]) -> Result<Outcome> {
     let lab = Lab::new(lab::Options {
         queues: 2,
@@ -219,10 +225,10 @@ fn against_xblade(plan: &Plan, disruptions: Disruptions, extra: &[&str]) -> Resu
     let network = Network::start(plan.weather(), plan.queues, |replies| {
         Veth::open(&lab, 2, plan.queues, &replies).expect("the lab has two links")
     });
-    let done = AtomicBool::new(false);
+    let (done, times) = (AtomicBool::new(false), AtomicUsize::new(0));
     let outcome = std::thread::scope(|scope| {
         let is_done = || done.load(Ordering::Relaxed);
-        let lab = &lab;
+        let (lab, times) = (&lab, &times);
         let troublemaker = scope.spawn(move || {
             let step = |random: &mut Random| {
                 if disruptions.kills && (!disruptions.flaps || random.below(2) == 0) {
@@ -234,23 +240,24 @@ fn against_xblade(plan: &Plan, disruptions: Disruptions, extra: &[&str]) -> Resu
                     std::thread::sleep(Duration::from_millis(random.below(100)));
                     lab.set_carrier(link, true).expect("the link is there");
                 }
+                times.fetch_add(1, Ordering::Relaxed);
             };
-            let times = disturb(plan.seed, Duration::from_millis(700), is_done, step);
-            (times, target)
+            disturb(plan.seed, Duration::from_millis(700), is_done, step);
+            target
         });
         let outcome = run(
             plan,
             &network,
             ADDRESS,
             &paths(plan.clients, &[target_mac(0), target_mac(1)]),
+            || times.load(Ordering::Relaxed) >= 3 || troublemaker.is_finished(),
         );
         done.store(true, Ordering::Relaxed);
         // The target lives till here.
-        let (times, _target) = troublemaker
+        let _target = troublemaker
             .join()
             .expect("no disruptions beyond what was asked for");
-        println!("{times} kills and flaps");
-        assert!(times > 2, "it went too quietly");
+        println!("{} kills and flaps", times.load(Ordering::Relaxed));
         outcome
     });
     let (history, tally) = (&outcome.history, network.tally());

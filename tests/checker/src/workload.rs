@@ -36,7 +36,7 @@ pub struct Plan {
     pub clients: usize,
     /// Sectors they all use.
     pub sectors: u64,
-    /// Operations of each client.
+    /// Operations of each client at least.
     pub operations: usize,
     /// Queues of each port.
     pub queues: usize,
@@ -100,43 +100,51 @@ pub struct Outcome {
     pub complaints: Vec<String>,
 }
 
-/// Runs the clients to their end. `path(client, port)` gives their ways to the target.
-pub fn run(plan: &Plan, network: &Network, address: Address, paths: &[Vec<Path>]) -> Outcome {
+/// Runs the clients until each has done its operations and `enough` says so. `paths[client][port]` gives their ways to
+/// the target.
+pub fn run(
+    plan: &Plan,
+    network: &Network,
+    address: Address,
+    paths: &[Vec<Path>],
+    enough: impl Fn() -> bool + Sync,
+) -> Outcome {
     let locks = Arc::new(Locks::default());
     let clock = Arc::new(Clock::default());
-    let start = Arc::new(Barrier::new(plan.clients));
-    let workers: Vec<_> = (0..plan.clients)
-        .map(|number| {
-            let mut client = Client::new(network, address, paths[number].clone());
+    let (start, enough) = (Barrier::new(plan.clients), &enough);
+    std::thread::scope(|scope| {
+        let start = &start;
+        let mut workers = Vec::new();
+        for (number, ways) in paths.iter().enumerate().take(plan.clients) {
+            let mut client = Client::new(network, address, ways.clone());
             (client.patience, client.deadline) = (plan.patience, plan.deadline);
-            let (locks, clock, start) = (Arc::clone(&locks), Arc::clone(&clock), Arc::clone(&start));
             let mut worker = Worker {
                 plan: *plan,
                 number,
                 client,
-                locks,
-                clock,
+                locks: Arc::clone(&locks),
+                clock: Arc::clone(&clock),
                 longest: network.longest(),
                 outcome: Outcome::default(),
                 random: Random::new(plan.seed.wrapping_add(number as u64 * 7919)),
                 values: 0,
             };
-            std::thread::spawn(move || {
+            workers.push(scope.spawn(move || {
                 start.wait();
-                worker.run();
+                worker.run(enough);
                 worker.outcome.retransmissions = worker.client.retransmissions;
                 worker.outcome
-            })
-        })
-        .collect();
-    let mut all = Outcome::default();
-    for worker in workers {
-        let outcome = worker.join().expect("a client panicked");
-        all.history.merge(outcome.history);
-        all.retransmissions += outcome.retransmissions;
-        all.complaints.extend(outcome.complaints);
-    }
-    all
+            }));
+        }
+        let mut all = Outcome::default();
+        for worker in workers {
+            let outcome = worker.join().expect("a client panicked");
+            all.history.merge(outcome.history);
+            all.retransmissions += outcome.retransmissions;
+            all.complaints.extend(outcome.complaints);
+        }
+        all
+    })
 }
 
 /// The usual addresses: every client has one on each port's link.
@@ -167,8 +175,10 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(&mut self) {
-        for _ in 0..self.plan.operations {
+    fn run(&mut self, enough: impl Fn() -> bool) {
+        let mut operations = 0;
+        while operations < self.plan.operations || !enough() {
+            operations += 1;
             let count = 1 + self.random.below(2);
             let lba = self.random.below(self.plan.sectors - count + 1);
             if self.random.below(5) < 2 {
@@ -288,25 +298,18 @@ impl Locks {
     }
 }
 
-/// Repeats `step` at random moments, on average every `pause`, till `done` says so; returns how often.
-pub fn disturb(
-    seed: u64,
-    pause: Duration,
-    done: impl Fn() -> bool,
-    mut step: impl FnMut(&mut Random),
-) -> usize {
+/// Repeats `step` at random moments, on average every `pause`, till `done` says so.
+pub fn disturb(seed: u64, pause: Duration, done: impl Fn() -> bool, mut step: impl FnMut(&mut Random)) {
     let mut random = Random::new(seed);
-    let mut times = 0;
     loop {
         let wait = pause.mul_f64(0.5 + random.below(1000) as f64 / 1000.0);
         let until = Instant::now() + wait;
         while Instant::now() < until {
             if done() {
-                return times;
+                return;
             }
             std::thread::sleep(Duration::from_millis(2).min(wait));
         }
         step(&mut random);
-        times += 1;
     }
 }

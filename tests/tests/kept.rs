@@ -3,13 +3,16 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use disks::Disk;
 use lab::faulty_export::{Mounted, at};
 use lab::image::stamp;
 use lab::needs::Need;
 use lab::{Address, Image, Lab, Options, Request, Target, needs};
+use nix::sys::signal::Signal;
 
 /// Longest wait for what must happen; generous, the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -222,5 +225,102 @@ fn a_state_directory_that_can_only_be_read_gives_what_it_keeps_and_takes_changes
         site.change(b"after")?;
         ensure!(site.target.process.stop()? == 0);
     }
+    Ok(())
+}
+
+/// A state directory on a disk of its own, which hangs on command; the last field to be dropped.
+struct StateDisk {
+    place: Mounted,
+    disk: Disk,
+}
+
+impl StateDisk {
+    fn new(lab: &Lab) -> Result<StateDisk> {
+        let mut disk = Disk::new(&lab.target, 32)?;
+        let device = disk.block_device(&lab.target)?;
+        let mut make = Command::new("mkfs.ext4");
+        make.args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
+            .arg(&device);
+        lab.target.output(make)?;
+        let place = Mounted::new(&lab.target, &device, "ext4", "")?;
+        Ok(StateDisk { place, disk })
+    }
+
+    fn hang(&self, hangs: bool) {
+        self.disk.switches().hangs.store(hangs, Ordering::Relaxed);
+    }
+}
+
+impl Drop for StateDisk {
+    /// The target cannot end before the disk answers.
+    fn drop(&mut self) {
+        self.hang(false);
+    }
+}
+
+/// Has an initiator set a config string, and waits until the state directory's disk has been asked to keep it.
+fn change_that_waits(site: &Site, disk: &Disk, string: &[u8]) -> Result<()> {
+    disk.switches().held.store(0, Ordering::Relaxed);
+    let initiator = site.lab.open(0)?;
+    let mac = initiator.find(E11)?.mac;
+    let mut string = Request::query(mac, E11, 4, string);
+    string.src = initiator.mac();
+    let deadline = Instant::now() + PATIENCE;
+    while disk.switches().held.load(Ordering::Relaxed) == 0 {
+        ensure!(Instant::now() < deadline, "the disk was asked for nothing");
+        initiator.send(&string.bytes())?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_state_directory_whose_disk_hangs_holds_up_changes_alone() -> Result<()> {
+    needs!(
+        Need::Root,
+        Need::File("/dev/fuse"),
+        Need::File("/dev/loop-control")
+    );
+    let lab = Lab::new(Options::default())?;
+    let kept = StateDisk::new(&lab)?;
+    let mut site = Site::with_state(lab, &kept.place.path("state"))?;
+    site.change(b"before")?;
+    kept.hang(true);
+    change_that_waits(&site, &kept.disk, b"later")?;
+    // Nothing is answered that is not kept, and everything else is.
+    for lba in 0..20 {
+        let initiator = site.lab.open(0)?;
+        let disk = initiator.find(E11)?;
+        ensure!(disk.read(lba, 1)? == stamp(lba));
+        let mark = site.target.process.mark();
+        site.target.process.signal(Signal::SIGUSR1)?;
+        let told = |line: &str| line.contains("1 of 1 exports are open");
+        site.target.process.wait_for_after(mark, told, PATIENCE)?;
+    }
+    site.wait_status(0, "")?;
+    let initiator = site.lab.open(0)?;
+    ensure!(
+        initiator
+            .find(E11)?
+            .query(0, b"")?
+            .context("no answer")?
+            .config()
+            .2
+            == b"before"
+    );
+    kept.hang(false);
+    let deadline = Instant::now() + PATIENCE;
+    while site.has(b"later", 1).is_err() {
+        ensure!(Instant::now() < deadline, "the change is not in force");
+        initiator.find(E11)?.query(4, b"later")?;
+    }
+    // The end does not wait for it either.
+    kept.hang(true);
+    change_that_waits(&site, &kept.disk, b"never")?;
+    site.target.process.signal(Signal::SIGTERM)?;
+    let left = "left behind: the disk of the state directory has not answered yet";
+    site.target.process.wait_for(left, PATIENCE)?;
+    kept.hang(false);
+    ensure!(site.target.process.wait(PATIENCE)?.code() == Some(1));
     Ok(())
 }

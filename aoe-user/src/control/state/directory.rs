@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -13,6 +14,9 @@ use super::key::{OldName, StateKey};
 use super::writer::Medium;
 use super::{StateDirError, file_path, files, names_in, read};
 use crate::target::Persistent;
+
+/// A write that takes longer is told as one that the disk does not answer.
+const SLOWEST_WRITE: Duration = Duration::from_secs(5);
 
 /// The files of a directory that this process has locked.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub(super) struct Files {
     lock: Mutex<Lock>,
     /// Why the last write failed. Never held while anything waits for a disk.
     trouble: Mutex<Option<String>>,
+    /// Since when states have been written that are not on the medium yet. Never held while anything waits for a disk.
+    writing_since: Mutex<Option<Instant>>,
 }
 
 /// The index, and whether it is on the medium as it is here.
@@ -52,6 +58,7 @@ impl Files {
             index: Mutex::new(IndexFile { index, is_stored }),
             writing_index: Mutex::default(),
             trouble: Mutex::new(lock.unwritable.as_ref().map(io::Error::to_string)),
+            writing_since: Mutex::default(),
             lock: Mutex::new(lock),
         };
         // A full disk keeps nobody from being served: before the first change it is tried again.
@@ -81,7 +88,11 @@ impl Files {
 
     /// Why nothing can be written, for people.
     pub(super) fn trouble(&self) -> Option<String> {
-        let cause = self.trouble.lock().clone()?;
+        let waited = self.writing_since.lock().map(|since| since.elapsed());
+        let cause = match waited.filter(|waited| *waited >= SLOWEST_WRITE) {
+            Some(waited) => format!("its disk has not answered for {} s", waited.as_secs()),
+            None => self.trouble.lock().clone()?,
+        };
         Some(format!(
             "the state directory {} cannot be written ({cause}): masks, reservations and config strings cannot be changed until it can",
             self.dir.display()
@@ -204,9 +215,27 @@ impl Files {
     }
 }
 
+/// States are being written, until this is dropped.
+struct Writing<'a>(&'a Mutex<Option<Instant>>);
+
+impl Writing<'_> {
+    fn begin(since: &Mutex<Option<Instant>>) -> Writing<'_> {
+        *since.lock() = Some(Instant::now());
+        Writing(since)
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+    }
+}
+
 impl Medium for Arc<Files> {
     fn store_all(&self, states: &[(&StateKey, &Persistent)]) -> Vec<io::Result<()>> {
+        let writing = Writing::begin(&self.writing_since);
         let results = Files::store_all(self, states);
+        drop(writing);
         if let Some(result) = results.iter().find(|result| result.is_err()).or(results.first()) {
             self.wrote(result);
         }

@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use disks::Disk;
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::Need;
-use lab::{Address, Image, Lab, Options, Request, Target, needs};
+use lab::{Address, Image, Lab, Options, Request, Stopwatch, Target, needs};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -141,7 +141,7 @@ fn a_stop_names_reads_that_a_disk_has_not_answered() -> Result<()> {
 impl Served {
     /// A target that was told to stop names the export whose disk hangs, and no other, and ends when that disk answers.
     fn leaves_the_hung_one_behind(&mut self) -> Result<()> {
-        let line = self.target.process.wait_for("left behind: e1.1", END)?;
+        let line = self.target.process.wait_for("left behind: e1.1", PATIENCE)?;
         ensure!(line.contains(self.device.to_str().context("odd path")?), "{line}");
         ensure!(!self.target.process.log().contains("left behind: e1.2"));
         self.disk
@@ -175,10 +175,11 @@ fn a_stop_says_what_it_leaves_behind_and_the_next_process_serves_the_rest() -> R
         let mut served = Served::new(store)?;
         served.hang()?;
         std::thread::sleep(Duration::from_millis(1500)); // so that the flusher is stuck, too
-        let begin = Instant::now();
+        let watch = Stopwatch::start()?;
         served.target.process.signal(Signal::SIGTERM)?;
-        let line = served.target.process.wait_for("left behind: e1.1", END)?;
-        ensure!(begin.elapsed() < END, "{store}: {:?}", begin.elapsed());
+        let line = served.target.process.wait_for("left behind: e1.1", PATIENCE)?;
+        let took = watch.idle_time()?;
+        ensure!(took < END, "{store}: {took:?}");
         ensure!(
             line.contains(served.device.to_str().context("odd path")?),
             "{line}"
@@ -276,17 +277,14 @@ fn a_second_signal_and_sigquit_end_it_at_once() -> Result<()> {
     for signals in [&[Signal::SIGQUIT][..], &[Signal::SIGTERM, Signal::SIGTERM]] {
         let mut served = Served::new("direct")?;
         served.hang()?;
-        let begin = Instant::now();
+        let watch = Stopwatch::start()?;
         for signal in signals {
             served.target.process.signal(*signal)?;
             std::thread::sleep(Duration::from_millis(300));
         }
         served.target.process.wait_for("left behind", PATIENCE)?;
-        ensure!(
-            begin.elapsed() < Duration::from_secs(5),
-            "{signals:?}: {:?}",
-            begin.elapsed()
-        );
+        let took = watch.idle_time()?;
+        ensure!(took < Duration::from_secs(5), "{signals:?}: {took:?}");
         served
             .disk
             .switches()
@@ -317,23 +315,23 @@ fn signals_and_links_are_followed_at_once_beside_a_disk_that_hangs() -> Result<(
         let process = &mut served.target.process;
         let mut answers = Vec::new();
         for _ in 0..TIMES {
-            let (mark, asked) = (process.mark(), Instant::now());
+            let (mark, watch) = (process.mark(), Stopwatch::start()?);
             process.signal(Signal::SIGUSR1)?;
             let told = |line: &str| line.contains("2 of 2 exports are open");
             process.wait_for_after(mark, told, PATIENCE)?;
-            answers.push(asked.elapsed());
+            answers.push(watch.idle_time()?);
         }
         are_prompt("SIGUSR1", answers)?;
         let (mut downs, mut ups) = (Vec::new(), Vec::new());
         for _ in 0..TIMES {
             for (state, times) in [("down", &mut downs), ("up", &mut ups)] {
-                let mark = process.mark();
+                let (mark, mut watch) = (process.mark(), Stopwatch::start()?);
                 served.lab.target.ip(&format!("link set eth0 {state}"))?;
-                let changed = Instant::now();
+                watch.restart();
                 let words = format!("eth0: link {state}");
                 let told = |line: &str| line.contains(&words);
                 process.wait_for_after(mark, told, PATIENCE)?;
-                times.push(changed.elapsed());
+                times.push(watch.idle_time()?);
             }
         }
         are_prompt("a link that goes down", downs)?;

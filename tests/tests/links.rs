@@ -12,7 +12,7 @@ use lab::initiator::PATIENCE;
 use lab::link::target_mac;
 use lab::needs::Need;
 use lab::target::binary;
-use lab::{Address, Image, Lab, Namespace, Options, Request, Target, namespace, needs};
+use lab::{Address, Image, Lab, Namespace, Options, Request, Stopwatch, Target, namespace, needs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xblade::initiator::Client;
@@ -93,11 +93,11 @@ fn lost_queues_are_taken_again_at_once_and_counted() -> Result<()> {
             .ip(&format!("link set eth0 netns {}", elsewhere.path()))?;
         elsewhere.ip(&format!("link set eth0 netns {}", lab.target.path()))?;
         lab.target.ip("link set eth0 up")?;
-        let start = Instant::now();
+        let watch = Stopwatch::start()?;
         target.process.signal(Signal::SIGCONT)?;
         let again = |line: &str| line.contains("eth0: served in ");
         target.process.wait_for_after(mark, again, PATIENCE)?;
-        took.push(start.elapsed());
+        took.push(watch.idle_time()?);
     }
     ensure!(initiator.find(E11)?.read(6, 1)? == stamp(6));
     took.sort_unstable();
@@ -326,9 +326,9 @@ fn the_other_interface_is_not_disturbed() -> Result<()> {
     let slowest = |for_how_long: Duration| -> Result<Duration> {
         let (end, mut slowest) = (Instant::now() + for_how_long, Duration::ZERO);
         while Instant::now() < end {
-            let start = Instant::now();
+            let watch = Stopwatch::start()?;
             ensure!(disk.read(5, 1)? == stamp(5));
-            slowest = slowest.max(start.elapsed());
+            slowest = slowest.max(watch.idle_time()?);
         }
         Ok(slowest)
     };

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
+use lab::image::stamp;
 use lab::needs::Need;
 use lab::net::Namespace;
 use lab::process::Process;
@@ -154,6 +155,50 @@ fn another_target_that_comes_later_raises_an_alarm_and_stops_nothing() -> Result
         "{line}"
     );
     ensure!(target.process.is_running(), "an export in use was stopped");
+    Ok(())
+}
+
+/// The cable may lead to another network when it is plugged in again.
+#[test]
+fn behind_a_cable_that_was_plugged_in_again_only_what_is_in_use_goes_on_beside_another_target() -> Result<()>
+{
+    needs!(Need::Root, Need::Tool("vblade"));
+    let lab = Lab::new(Options::default())?;
+    let (used, unused) = (Image::stamped(64)?, Image::stamped(64)?);
+    let config = used.directory().join("xblade.toml");
+    let mut text = String::from("[defaults]\ninterfaces = [\"eth0\"]\n");
+    for (slot, image) in [(1, &used), (2, &unused)] {
+        text += &format!(
+            "[[export]]\nshelf = 1\nslot = {slot}\npath = {:?}\n",
+            image.as_str()
+        );
+    }
+    std::fs::write(&config, text)?;
+    let (config, state) = (
+        config.to_string_lossy().into_owned(),
+        used.directory().join("state").to_string_lossy().into_owned(),
+    );
+    let arguments = ["daemon", "--config", &config, "--state-dir", &state];
+    let mut target = Target::ready(&lab.target, &arguments, 2)?;
+    ensure!(lab.open(0)?.find(Address::new(1, 1))?.read(3, 1)? == stamp(3));
+    let plug = |target: &mut Target, carrier: bool| -> Result<()> {
+        let mark = target.process.mark();
+        lab.set_carrier(0, carrier)?;
+        let words = format!("link {}", if carrier { "up" } else { "down" });
+        let told = |line: &str| line.contains(&words);
+        target.process.wait_for_after(mark, told, LIMIT).map(drop)
+    };
+    plug(&mut target, false)?;
+    let theirs = Image::stamped(64)?;
+    let vblade = |slot| Process::spawn(&lab.initiator, "vblade", &["1", slot, "eth0", theirs.as_str()]);
+    let others = (vblade("1")?, vblade("2")?);
+    plug(&mut target, true)?;
+    target.process.wait_for("e1.2 FAILED on eth0", LIMIT)?;
+    target.process.wait_for("1.1 is served by", LIMIT)?;
+    ensure!(!target.process.log().contains("e1.1 FAILED"), "it is in use");
+    let mark = target.process.mark();
+    drop(others);
+    target.wait_ready(mark, 1)?;
     Ok(())
 }
 

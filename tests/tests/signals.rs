@@ -8,9 +8,8 @@ use anyhow::{Context, Result, ensure};
 use lab::frame::ata;
 use lab::image::stamp;
 use lab::needs::Need;
-use lab::{Address, Image, Lab, Options, Request, Target, needs};
+use lab::{Address, Image, Lab, Options, Request, Stopwatch, Target, needs, slowdown};
 use nix::sys::signal::Signal;
-use nix::time::{ClockId, clock_gettime};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 const E11: Address = Address::new(1, 1);
@@ -32,13 +31,13 @@ fn a_hangup_hastens_listening_on_the_control_socket() -> Result<()> {
         other.accept()?;
     }
     drop(other);
-    let start = Instant::now();
+    let watch = Stopwatch::start()?;
     let mark = target.process.mark();
     target.process.signal(Signal::SIGHUP)?;
     target
         .process
         .wait_for_after(mark, |line| line.contains("taken.sock: listening"), PATIENCE)?;
-    let took = start.elapsed();
+    let took = watch.idle_time()?;
     // The next try of its own would have come after eight.
     ensure!(took < Duration::from_secs(7), "{took:?}");
     Ok(())
@@ -203,15 +202,6 @@ fn mask_edit(to: aoe_common::Mac, from: aoe_common::Mac, tag: u32) -> Vec<u8> {
 
 /// Promised for every signal.
 const PROMPT: Duration = Duration::from_millis(100);
-
-/// How many times longer than alone a thread needs here, now, for a little work.
-fn slowdown() -> Result<f64> {
-    const WORK: Duration = Duration::from_millis(10);
-    let used = || Ok::<_, nix::Error>(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?));
-    let (begin, before) = (Instant::now(), used()?);
-    while used()? - before < WORK {}
-    Ok((begin.elapsed().as_secs_f64() / WORK.as_secs_f64()).max(1.0))
-}
 
 /// How long the answers to SIGUSR1 take, one after the other, as shares of what is promised; the quickest first. Where others want
 /// the same CPU, control has its turn as everybody has: what it takes is compared with how slow all is then.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use super::guard::caught;
-use super::open;
+use super::open::{self, Served};
 use super::other_targets::own::OwnAddresses;
 use super::other_targets::{self, OtherTarget, Sought};
 use super::plan::{ExportId, Level, PlanAction, PortId, PortPlan, Refusal};
@@ -51,6 +51,7 @@ impl Supervisor {
             // Nobody waits for an end of these.
             PlanAction::Say(..)
             | PlanAction::Reconfigure(_)
+            | PlanAction::FindUnused(_)
             | PlanAction::ListLinks
             | PlanAction::Apply(..)
             | PlanAction::SetMac(..)
@@ -79,6 +80,7 @@ impl Supervisor {
             PlanAction::CloseExport(id) => self.close_export(*id, IN_FLIGHT_LIMIT),
             PlanAction::Examine(id) => self.examine(*id),
             PlanAction::Search(port, asked) => self.search(port.clone(), asked.clone()),
+            PlanAction::FindUnused(port) => self.plan.search_again(port, &self.unused(), Instant::now()),
             PlanAction::ListLinks => self.list_links = true,
             PlanAction::OpenPort(id, link, view) => self.open_port(*id, link, view),
             PlanAction::Apply(id, view) => self.with_port(*id, |port| port.apply(self.port_view(view))),
@@ -90,6 +92,20 @@ impl Supervisor {
             PlanAction::Look(group) => self.look_for_owners(group),
             PlanAction::RunLock(run, config) => self.run_lock(*run, config),
         }
+    }
+
+    /// Exports of which nobody has read or written anything yet.
+    fn unused(&self) -> Vec<ExportId> {
+        let counted = self.metrics.snapshot();
+        let is_unused = |served: &Served| {
+            let totals = counted.export(served.export.address(), served.config.vlan, |_| true);
+            totals.counts.is_unused()
+        };
+        let exports = self.exports.iter();
+        exports
+            .filter(|(_, served)| is_unused(served))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     fn with_port(&self, id: PortId, work: impl FnOnce(&PortHandle)) {

@@ -90,6 +90,17 @@ counts! {
 }
 
 impl Counts {
+    /// Nothing was read or written: nobody has it as a disk.
+    pub(crate) fn is_unused(&self) -> bool {
+        [
+            self.reads,
+            self.writes,
+            self.flushes,
+            self.discards,
+            self.in_flight,
+        ] == [0; 5]
+    }
+
     /// Answers that were errors.
     pub(crate) fn errors(&self) -> u64 {
         let errors = Counts::ALL.iter();

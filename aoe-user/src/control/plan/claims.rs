@@ -63,6 +63,31 @@ impl Plan {
         }
     }
 
+    /// A link is up again, perhaps in another network. What nobody has used is not served on it before it is known that no other
+    /// target has the address there, as at the start. What is in use goes on: the watch raises an alarm.
+    pub(crate) fn search_again(&mut self, name: &str, unused: &[ExportId], now: Instant) {
+        let (exports, Some(port)) = (&self.exports, self.ports.get_mut(name)) else {
+            return;
+        };
+        let in_group = |id: &ExportId| {
+            exports
+                .get(id)
+                .is_none_or(|entry| entry.config.failover.is_some())
+        };
+        let asked: Vec<ExportId> = unused
+            .iter()
+            .copied()
+            .filter(|id| port.is_free(*id) && !in_group(id))
+            .collect();
+        for id in &asked {
+            port.claims.insert(*id, Claim::Asking(now, None));
+        }
+        if !asked.is_empty() {
+            self.ports_dirty = true;
+            self.actions.push(PlanAction::Search(name.to_owned(), asked));
+        }
+    }
+
     /// What a search found: `taken` has those whose address another target answers for, and by whom; `Err` why it could not be
     /// made. With `--force` such an export is served all the same.
     pub(crate) fn searched(

@@ -74,6 +74,8 @@ pub(super) enum PlanAction {
     Examine(ExportId),
     /// Look for other targets with the addresses of these exports. Ends in [`Plan::searched`].
     Search(String, Vec<ExportId>),
+    /// A link is up again: find out which exports have never been used. Ends in [`Plan::search_again`].
+    FindUnused(String),
     /// List the interfaces anew. Ends in [`Plan::see`].
     ListLinks,
     /// Ends in [`Plan::port_opened`] or [`Plan::port_failed`].

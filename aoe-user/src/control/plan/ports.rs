@@ -369,7 +369,10 @@ impl Plan {
         }
         match (before.is_usable(), link.is_usable()) {
             (true, false) => self.say(Level::Warn, format!("{name}: link down")),
-            (false, true) => self.say(Level::Info, format!("{name}: link up")),
+            (false, true) => {
+                self.say(Level::Info, format!("{name}: link up"));
+                self.actions.push(PlanAction::FindUnused(name.to_owned()));
+            }
             _ => {}
         }
         let own_part = |link: &Interface| Interface {

@@ -5,7 +5,33 @@ use super::*;
 /// Why an interface is not served whose opening never ends.
 const HANGS: &str = "hangs";
 
+/// An interface that works.
+pub(super) fn link(name: &str, index: u32) -> Interface {
+    Interface {
+        name: name.to_owned(),
+        index,
+        mac: Some(Mac([2, 0, 0, 0, 0, index as u8])),
+        mtu_bytes: 1500,
+        up: true,
+        carrier: true,
+        carrier_changes: 1,
+        rx_queues: 1,
+        xdp_runs_on: vec![index],
+        ..Interface::default()
+    }
+}
+
 impl World {
+    /// A link came up again.
+    pub(super) fn find_unused(&mut self, port: &str) {
+        let is_used = |id: &ExportId| {
+            let config = self.plan.config(*id);
+            config.is_some_and(|(config, _)| self.used.contains(&address_of(&config)))
+        };
+        let unused: Vec<ExportId> = self.stores.keys().copied().filter(|id| !is_used(id)).collect();
+        self.plan.search_again(port, &unused, self.now);
+    }
+
     /// Gives an interface another name; the kernel tells of the program that is still attached.
     fn rename(&mut self, from: &str, to: &str) {
         let link = self.links.remove(from).expect("an interface");
@@ -102,6 +128,30 @@ fn another_target_is_looked_for_at_a_reload_and_when_a_link_comes_up() {
         1,
         "on a link that came up later"
     );
+}
+
+/// The cable may be in another network now.
+#[test]
+fn what_nobody_uses_yields_to_a_target_that_is_found_when_a_link_is_up_again() {
+    let mut world = World::new(&["eth0"]);
+    world.want(&[export(1, 1, "/a", &["eth0"]), export(1, 2, "/b", &["eth0"])]);
+    let (used, unused) = (Address { shelf: 1, slot: 1 }, Address { shelf: 1, slot: 2 });
+    world.used.insert(used);
+    let plug = |world: &mut World, carrier| {
+        world.links.get_mut("eth0").unwrap().carrier = carrier;
+        world.see();
+    };
+    plug(&mut world, false);
+    assert_eq!(world.served("eth0").unwrap().len(), 2, "nothing changes");
+    world.others.extend([used, unused]);
+    plug(&mut world, true);
+    assert_eq!(world.served("eth0"), Some(vec!["e1.1".into()]));
+    assert_eq!(world.said("e1.2 FAILED on eth0"), 1);
+    plug(&mut world, false);
+    world.others.clear();
+    plug(&mut world, true);
+    world.pass(Duration::from_secs(31));
+    assert_eq!(world.served("eth0").unwrap().len(), 2);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use aoe_common::Mac;
 use super::*;
 use crate::config::Config;
 use crate::store::LockOf;
+use interfaces::link;
 
 /// What the plan's actions are carried out on.
 struct World {
@@ -29,6 +30,8 @@ struct World {
     bad_ports: HashMap<String, String>,
     /// Addresses of other targets.
     others: HashSet<Address>,
+    /// Addresses that initiators use.
+    used: HashSet<Address>,
     /// Why the state directory cannot be used.
     bad_state: Option<String>,
     /// What is open: the path of each store, and the view of each port.
@@ -70,21 +73,6 @@ fn config(exports: &[ExportConfig]) -> Config {
     }
 }
 
-fn link(name: &str, index: u32) -> Interface {
-    Interface {
-        name: name.to_owned(),
-        index,
-        mac: Some(Mac([2, 0, 0, 0, 0, index as u8])),
-        mtu_bytes: 1500,
-        up: true,
-        carrier: true,
-        carrier_changes: 1,
-        rx_queues: 1,
-        xdp_runs_on: vec![index],
-        ..Interface::default()
-    }
-}
-
 impl World {
     fn new(interfaces: &[&str]) -> World {
         let mut world = World {
@@ -96,6 +84,7 @@ impl World {
             replaced: HashSet::new(),
             bad_ports: HashMap::new(),
             others: HashSet::new(),
+            used: HashSet::new(),
             bad_state: None,
             stores: HashMap::new(),
             ports: HashMap::new(),
@@ -202,6 +191,7 @@ impl World {
                 let taken = asked.iter().filter_map(taken).collect();
                 self.plan.searched(&port, &asked, &Ok(taken), now);
             }
+            PlanAction::FindUnused(port) => self.find_unused(&port),
             PlanAction::ListLinks => self.plan.see(self.links.clone(), now),
             PlanAction::OpenPort(id, link, view) => {
                 if self.keeps_closed(id, &link) {

@@ -99,7 +99,8 @@ impl Machine<'_> {
             // Each copy is work for a target that is slow already.
             again = (2 * again).min(16 * AGAIN);
         }
-        anyhow::bail!("{} hears nothing", self.mac)
+        // A panic, not an error: so the log of the target is printed.
+        panic!("{} hears nothing", self.mac)
     }
 
     fn ask_once(&self, request: &Request, patience: Duration) -> Result<Option<Reply>> {

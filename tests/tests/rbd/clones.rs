@@ -141,3 +141,21 @@ fn a_pinned_clone_stays_and_one_that_ceph_shuts_out_is_opened_anew() -> Result<(
     ensure!(pc.read(5)? == stamp(5));
     Ok(())
 }
+
+/// An image that was opened a moment ago is closed again for each of them: with several threads of librados that ended the process
+/// in one of five runs of this.
+#[test]
+fn one_machine_after_the_other_gets_a_clone() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
+    const MACHINES: u8 = 24;
+    let site = site()?;
+    let mut target = start(&site, "one")?;
+    let initiator = site.lab.open(0)?;
+    for number in 0..MACHINES {
+        let mac = aoe_common::Mac([2, 0, 0, 0xaf, 0, number]);
+        machine(&initiator, mac).boot()?;
+    }
+    ensure!(site.rbd("ls rbd")?.matches("golden.12.9.unknown-").count() == usize::from(MACHINES));
+    ensure!(target.process.stop()? == 0, "{}", target.process.log());
+    Ok(())
+}

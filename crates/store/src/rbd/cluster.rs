@@ -115,6 +115,10 @@ pub(super) fn new_client(
         // An operation that was given up has an unknown end, and none may be told to an initiator.
         ("rados_osd_op_timeout", "0"),
         ("client_mount_timeout", CONNECT_SECONDS),
+        // One thread ends all operations. With more, the one that told that an image is open may look at it once more after another
+        // one has closed it: librbd's ImageState::complete_action_unlock (src/librbd/ImageState.cc) takes its lock again, and the
+        // process ends with `std::system_error`. More clients (`clusters`) are more threads.
+        ("librados_thread_count", "1"),
     ];
     for (option, value) in usual.iter().chain(more) {
         rados

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::frame::Frame;
 use crate::gateways::Answer;
+use crate::stamp::Value;
 
 /// A worker of one life of the process: a port's queue. Never used again.
 pub type WorkerId = u32;
@@ -121,8 +122,8 @@ pub enum Note {
         disk: u8,
         /// The first sector.
         first: u64,
-        /// How many.
-        count: u64,
+        /// What they hold from then on: by the time that this is read, they may hold something else.
+        values: Vec<Value>,
         /// For whom.
         worker: WorkerId,
     },

@@ -209,9 +209,9 @@ impl World {
             Note::Applied {
                 disk,
                 first,
-                count,
+                values,
                 worker,
-            } => self.oracle.applied(disk, first, count, worker),
+            } => self.oracle.applied(disk, first, &values, worker),
             Note::Lost { disk, sectors } => self.oracle.lost(disk, &sectors),
             Note::Broken(text) => self.oracle.broken(Promise::Overlap, text),
             Note::Said(line) => self.record.tell(self.bus.now_us(), &line),

@@ -226,10 +226,11 @@ impl Disk {
         while let Some(begin) = (at..first + count).find(changed) {
             let same = |at: &u64| !changed(at);
             at = (begin..first + count).find(same).unwrap_or(first + count);
+            let values = (begin..at).map(|at| self.value(at, sector_of(bytes, at - first)));
             self.bus.note(Note::Applied {
                 disk,
                 first: begin,
-                count: at - begin,
+                values: values.collect(),
                 worker,
             });
         }
@@ -301,10 +302,11 @@ impl Disk {
             let at = sector as usize * SECTOR_BYTES;
             let durable = self.durable[at..][..SECTOR_BYTES].to_vec();
             self.seen[at..][..SECTOR_BYTES].copy_from_slice(&durable);
+            let values = vec![self.value(sector, &durable)];
             self.bus.note(Note::Applied {
                 disk: self.number,
                 first: sector,
-                count: 1,
+                values,
                 worker: WorkerId::MAX,
             });
         }

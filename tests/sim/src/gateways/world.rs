@@ -124,9 +124,9 @@ impl Gateways {
                 Note::Applied {
                     disk,
                     first,
-                    count,
+                    values,
                     worker,
-                } => self.oracle.applied(disk, first, count, worker),
+                } => self.oracle.applied(disk, first, &values, worker),
                 Note::Lost { .. } => {}
                 Note::Broken(text) => self.oracle.broken(Promise::Overlap, text),
                 Note::Said(line) => self.record.tell(self.bus.now_us(), &line),

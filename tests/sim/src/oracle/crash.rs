@@ -13,6 +13,9 @@ impl Oracle {
         for tick in ticks {
             self.leave(tick);
         }
+        for sector in self.exports.iter_mut().flat_map(|export| &mut export.sectors) {
+            sector.process_gone();
+        }
     }
 
     /// What every sector must hold now that the process is gone; `power`: and the machine was, too.

@@ -163,18 +163,18 @@ impl Oracle {
         self.arrivals.keys().next().copied().unwrap_or(self.tick)
     }
 
-    /// Sectors of a disk have changed where reads see it.
-    pub fn applied(&mut self, disk: u8, first: u64, count: u64, worker: WorkerId) {
+    /// Sectors of a disk have changed where reads see it, to these values.
+    pub fn applied(&mut self, disk: u8, first: u64, values: &[Value], worker: WorkerId) {
         if worker == WorkerId::MAX {
             // The operator's doing, or the medium's.
-            return self.settle(disk, first, count);
+            return self.settle(disk, first, values.len() as u64);
         }
-        for at in first..first + count {
-            self.applied_at(disk, at, worker);
+        for (at, value) in (first..).zip(values) {
+            self.applied_at(disk, at, *value, worker);
         }
     }
 
-    fn applied_at(&mut self, disk: u8, at: u64, worker: WorkerId) {
+    fn applied_at(&mut self, disk: u8, at: u64, value: Value, worker: WorkerId) {
         let holds = |export: &Exported| {
             export.disk_number == disk && (export.base..export.base + export.plan.sectors).contains(&at)
         };
@@ -185,7 +185,6 @@ impl Oracle {
                 continue;
             }
             let lba = at - export.base;
-            let value = export.seen(lba);
             let sector = &export.sectors[lba as usize];
             let newer = sector
                 .is_stale(value)
@@ -440,10 +439,5 @@ impl Exported {
 
     fn may_write(&self, source: Mac) -> bool {
         source == Mac::ZERO || (self.admits(source) == Some(true) && self.holds(source))
-    }
-
-    /// The value that reads see at this sector.
-    pub fn seen(&self, lba: u64) -> Value {
-        stamp::value(lba, self.disk.lock().seen(self.base + lba))
     }
 }

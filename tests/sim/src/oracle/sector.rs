@@ -36,7 +36,7 @@ pub struct Sector {
     pub clusters: Vec<Cluster>,
     /// Pruned, with their first replies: what a power cut may still bring back.
     past: Vec<(Value, Tick)>,
-    /// All writes that ever arrived: a late copy may be answered without being carried out.
+    /// All writes that have arrived since the process began: it may answer a late copy without carrying it out.
     arrived: BTreeSet<u64>,
     /// A failed commit took something of it: anything may be read until the next write that is answered.
     pub damaged: bool,
@@ -72,9 +72,15 @@ impl Sector {
     /// The medium holds this value from now on, whatever was written; writes under way go on.
     pub fn settle(&mut self, value: Value, tick: Tick) {
         let under_way: Vec<_> = self.under_way().collect();
+        let arrived = std::mem::take(&mut self.arrived);
         *self = Sector::holding(value, tick, Mac::ZERO);
         self.clusters.extend(under_way);
-        self.settled = tick;
+        (self.arrived, self.settled) = (arrived, tick);
+    }
+
+    /// The process is gone, and with it what it knew of earlier writes: a new one carries out every copy that it answers.
+    pub fn process_gone(&mut self) {
+        self.arrived.clear();
     }
 
     /// A write arrives. A copy of one that has not been answered is the same write; `key` tells that.
@@ -437,6 +443,21 @@ mod tests {
         assert!(sector.read_answered(10, 3, 6).is_ok());
         assert!(sector.read_answered(10, 6, 7).is_err());
         assert!(sector.read_answered(INITIAL, 6, 7).is_ok());
+    }
+
+    #[test]
+    fn a_late_copy_is_known_until_the_process_ends() {
+        let answered_again = |between: fn(&mut Sector)| {
+            let mut sector = Sector::default();
+            wrote(&mut sector, 10, 1, 2).unwrap();
+            wrote(&mut sector, 11, 3, 4).unwrap();
+            between(&mut sector);
+            sector.write_arrives(10, 10, 6, M);
+            sector.write_answered(10, 6, 7, 0, true).unwrap()
+        };
+        assert!(!answered_again(|_| {}), "it may have been remembered");
+        assert!(!answered_again(|sector| sector.settle(11, 5)), "also now");
+        assert!(answered_again(Sector::process_gone), "nobody remembers it");
     }
 
     #[test]

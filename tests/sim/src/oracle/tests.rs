@@ -1,9 +1,10 @@
-//! Trims as events of their own: zeros alone do not say which trim they are of.
+//! What is carried out, told from what the disk holds later; and trims as events of their own: zeros alone do not say which
+//! trim they are of.
 
 use aoe_common::wire::{MIN_FRAME_BYTES, SECTOR_BYTES, aoe, ata, eth};
 
 use super::*;
-use crate::bus::Bus;
+use crate::bus::{Bus, Note};
 use crate::frame::{self, DATA_AT, Frame};
 use crate::plan::StoreKind;
 
@@ -15,6 +16,7 @@ const LATE_US: u64 = 10 * STALE_AFTER_US;
 struct Watched {
     oracle: Oracle,
     disk: Arc<Mutex<Disk>>,
+    bus: Bus,
     now_us: u64,
 }
 
@@ -33,13 +35,15 @@ impl Watched {
             commit_us: 500,
             cold: 0,
         };
-        let mut disk = Disk::new(0, &plan, plan.sectors, 1, &Bus::default(), None);
+        let bus = Bus::default();
+        let mut disk = Disk::new(0, &plan, plan.sectors, 1, &bus, None);
         disk.begin_export(0, plan.sectors);
         let (disk, mut oracle) = (Arc::new(Mutex::new(disk)), Oracle::new());
         oracle.add(&plan, &disk, 0, 0, BTreeMap::new());
         Watched {
             oracle,
             disk,
+            bus,
             now_us: 0,
         }
     }
@@ -71,11 +75,34 @@ impl Watched {
     /// Sector 0 becomes this, by what a worker has been asked.
     fn carried_out(&mut self, worker: WorkerId, value: Value) {
         self.later(10);
+        self.becomes(worker, value);
+        self.sees_notes();
+    }
+
+    fn becomes(&mut self, worker: WorkerId, value: Value) {
         self.disk.lock().put(0, &stamp::sectors(value, 0, 1), worker);
-        self.oracle.applied(0, 0, 1, worker);
+    }
+
+    /// The oracle is shown what has happened since the last time.
+    fn sees_notes(&mut self) {
+        for note in self.bus.take_notes(Vec::new()) {
+            if let Note::Applied {
+                disk,
+                first,
+                values,
+                worker,
+            } = note
+            {
+                self.oracle.applied(disk, first, &values, worker);
+            }
+        }
     }
 
     fn answered(&mut self, worker: WorkerId, request: &[u8]) {
+        self.answered_with(worker, request, &[]);
+    }
+
+    fn answered_with(&mut self, worker: WorkerId, request: &[u8], data: &[u8]) {
         self.later(10);
         let mut bytes = request[..DATA_AT].to_vec();
         bytes[eth::DST..][..6].copy_from_slice(&HOST.0);
@@ -84,7 +111,8 @@ impl Watched {
         let registers = DATA_AT - ata::HEADER_LEN;
         bytes[registers + ata::FEATURE] = 0;
         bytes[registers + ata::COMMAND] = 0x40;
-        bytes.resize(MIN_FRAME_BYTES, 0);
+        bytes.extend(data);
+        bytes.resize(bytes.len().max(MIN_FRAME_BYTES), 0);
         self.oracle.sent(Self::at(worker), &bytes);
     }
 
@@ -147,4 +175,29 @@ fn another_trim_of_the_same_sectors_is_never_stale() {
 fn zeros_that_no_trim_waits_for_are_stale() {
     let unrelated = request(2, &frame::registers(0x40, 0, 0, 0xea, 0), &[]);
     assert_eq!(behind_a_write(&unrelated, LATE_US), Some(Promise::StaleWrite));
+}
+
+#[test]
+fn what_is_overwritten_in_the_same_step_was_carried_out() {
+    let [older, newer] = [7, 8].map(|number| 1 << 32 | number);
+    let (first, second) = (write(1, older), write(2, newer));
+    let mut watched = Watched::new();
+    watched.arrives(0, &first);
+    watched.carried_out(0, older);
+    // A young copy of it waits at the other worker.
+    watched.arrives(1, &first);
+    watched.answered(0, &first);
+    watched.arrives(0, &second);
+    watched.carried_out(0, newer);
+    watched.answered(0, &second);
+    // It is carried out there, and a third write behind it, before the oracle is shown anything.
+    let third = write(3, 1 << 32 | 9);
+    watched.arrives(1, &third);
+    watched.becomes(1, older);
+    watched.becomes(1, 1 << 32 | 9);
+    watched.sees_notes();
+    let read = request(4, &frame::registers(0x40, 0, 1, 0x24, 0), &[]);
+    watched.arrives(0, &read);
+    watched.answered_with(0, &read, &stamp::sectors(older, 0, 1));
+    assert_eq!(watched.promise(), None, "it was there for a moment");
 }

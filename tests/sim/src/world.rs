@@ -295,12 +295,14 @@ impl World {
         self.bus.after(1_000_000, Event::Quiet);
     }
 
-    /// The operator accepts what was lost and lets everybody in.
+    /// The operator accepts what was lost and lets everybody in; they hear of it, as from the daemon: who was shut out may not know
+    /// the port's address of today.
     fn operator(&mut self) {
         for disk in &self.disks {
             disk.lock().accept();
         }
         let Some(process) = &self.process else { return };
+        let mut changed = false;
         for (number, export) in process.exports.iter().enumerate() {
             let empty = Persistent::default();
             if self.oracle.exports[number].state != empty
@@ -310,7 +312,11 @@ impl World {
             {
                 self.state.put(export.address(), &empty);
                 self.oracle.exports[number].state = empty;
+                changed = true;
             }
+        }
+        if changed {
+            (0..self.ports.len() as u8).for_each(|port| self.advertise(port));
         }
     }
 

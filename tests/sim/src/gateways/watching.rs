@@ -58,6 +58,8 @@ impl Gateways {
         let back = back.filter(|(_, life)| *life == by_life).map(|(at, _)| *at);
         let again = last.filter(|(_, other)| *other == life).map(|(at, _)| at);
         if ordered {
+            // It has the group by the operator's wish: who took it from there before may have to do so again.
+            self.watch.takes.remove(&(from, by));
             return;
         }
         if let Some(at) = [back, again].into_iter().flatten().find(|at| now < at + TURN_US) {

@@ -3,6 +3,7 @@
 
 mod admin;
 mod arrival;
+mod carried_out;
 mod cluster;
 mod crash;
 mod replies;
@@ -21,12 +22,12 @@ use parking_lot::Mutex;
 use self::admin::Asked;
 pub use self::arrival::{Arrival, What};
 pub use self::cluster::Tick;
-use self::sector::{Copy, Sector};
+use self::sector::Sector;
 pub use self::violation::{Promise, Violation};
 use crate::bus::WorkerId;
 use crate::disk::Disk;
 use crate::plan::ExportPlan;
-use crate::stamp::{self, Value};
+use crate::stamp;
 
 /// The shelf of every export.
 pub const SHELF: u16 = 7;
@@ -161,117 +162,6 @@ impl Oracle {
     /// The earliest arrival that still waits.
     fn horizon(&self) -> Tick {
         self.arrivals.keys().next().copied().unwrap_or(self.tick)
-    }
-
-    /// Sectors of a disk have changed where reads see it, to these values.
-    pub fn applied(&mut self, disk: u8, first: u64, values: &[Value], worker: WorkerId) {
-        if worker == WorkerId::MAX {
-            // The operator's doing, or the medium's.
-            return self.settle(disk, first, values.len() as u64);
-        }
-        for (at, value) in (first..).zip(values) {
-            self.applied_at(disk, at, *value, worker);
-        }
-    }
-
-    fn applied_at(&mut self, disk: u8, at: u64, value: Value, worker: WorkerId) {
-        let holds = |export: &Exported| {
-            export.disk_number == disk && (export.base..export.base + export.plan.sectors).contains(&at)
-        };
-        let mut stale = None;
-        for number in 0..self.exports.len() {
-            let export = &self.exports[number];
-            if !holds(export) {
-                continue;
-            }
-            let lba = at - export.base;
-            let sector = &export.sectors[lba as usize];
-            let newer = sector
-                .is_stale(value)
-                .or_else(|| self.stale_trim(number, lba, value));
-            if let Some(newer) = newer {
-                stale.get_or_insert((number, lba, value, newer));
-            }
-            if let Some(source) = sector.refused(value, |mac| export.may_write(mac)) {
-                let text = format!(
-                    "{} of {source} is carried out at sector {lba} although it may not write",
-                    stamp::name(value)
-                );
-                return self.broken(Promise::Access, text);
-            }
-            let copy = self.copy_in(worker, (number, lba), value);
-            if let Some(copy) = copy {
-                self.exports[number].sectors[lba as usize].carried_out(&copy);
-            }
-        }
-        let Some((number, lba, value, newer)) = stale else {
-            return;
-        };
-        // What reads around a part of a block before it is carried out, on a disk that others use.
-        let transfer_us = 1000 + 100 * self.exports[number].plan.io_us;
-        let waited = self.arrivals.values().find(|arrival| {
-            arrival.worker == worker && arrival.export == Some(number) && arrival.key_of(lba, value).is_some()
-        });
-        let (promise, since) = match waited {
-            // An adversary's frame with a piece of the write in it: a write of its own.
-            Some(arrival) if arrival.odd => return,
-            // Doubled by the network and hardly late when its turn came: no target can tell it from a new write.
-            Some(arrival) if self.now_us - arrival.at_us <= STALE_AFTER_US + transfer_us => return,
-            Some(arrival) => (
-                Promise::StaleFromRing,
-                format!(
-                    "a copy had waited at that worker for {} ms",
-                    (self.now_us - arrival.at_us) / 1000
-                ),
-            ),
-            None => (Promise::StaleWrite, "no copy waits at that worker".to_owned()),
-        };
-        self.broken(
-            promise,
-            format!(
-                "{} is carried out at sector {lba} after its answer and the newer {}'s; {since}",
-                stamp::name(value),
-                stamp::name(newer)
-            ),
-        );
-    }
-
-    /// The request that may have been carried out just now: of the writes and trims at the worker that are too young to be known as
-    /// old, or that the network has changed into writes of their own, the one that came first.
-    fn copy_in(&self, worker: WorkerId, (number, lba): (usize, u64), value: Value) -> Option<Copy> {
-        let newest_first = self.arrivals.iter().rev();
-        let counts = |arrival: &Arrival| arrival.odd || self.now_us - arrival.at_us <= STALE_AFTER_US;
-        let here = newest_first.filter(|(_, arrival)| {
-            arrival.worker == worker && arrival.export == Some(number) && counts(arrival)
-        });
-        let mut fits = here.filter_map(|(tick, arrival)| {
-            Some(Copy {
-                value,
-                key: arrival.key_of(lba, value)?,
-                arrived: *tick,
-                source: arrival.header.source,
-            })
-        });
-        fits.next_back()
-    }
-
-    /// Zeros do not say which trim they are of: they are stale when every trim of the sector that waits is a copy of one that was
-    /// answered before a newer write was.
-    fn stale_trim(&self, number: usize, lba: u64, value: Value) -> Option<Value> {
-        if value != stamp::ZEROS {
-            return None;
-        }
-        let mut newer = None;
-        for (tick, arrival) in &self.arrivals {
-            let What::Trim(spans, key) = &arrival.what else {
-                continue;
-            };
-            let covers = |&(first, count): &(u64, u64)| (first..first.saturating_add(count)).contains(&lba);
-            if arrival.export == Some(number) && spans.iter().any(covers) {
-                newer = Some(self.exports[number].sectors[lba as usize].overwritten(*key, *tick)?);
-            }
-        }
-        newer
     }
 
     /// What an export's state is, where its answers could not tell.

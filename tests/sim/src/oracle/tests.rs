@@ -7,6 +7,7 @@ use super::*;
 use crate::bus::{Bus, Note};
 use crate::frame::{self, DATA_AT, Frame};
 use crate::plan::StoreKind;
+use crate::stamp::Value;
 
 const PORT: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const HOST: Mac = Mac([2, 0, 0, 0, 1, 0]);
@@ -63,10 +64,14 @@ impl Watched {
     }
 
     fn arrives(&mut self, worker: WorkerId, bytes: &[u8]) {
+        self.arrives_as(worker, bytes, false);
+    }
+
+    fn arrives_as(&mut self, worker: WorkerId, bytes: &[u8], odd: bool) {
         self.later(10);
         let frame = Frame {
             bytes: bytes.to_vec(),
-            odd: false,
+            odd,
             sent_us: self.now_us,
         };
         assert!(self.oracle.arrived(Self::at(worker), &frame).is_some());
@@ -76,6 +81,13 @@ impl Watched {
     fn carried_out(&mut self, worker: WorkerId, value: Value) {
         self.later(10);
         self.becomes(worker, value);
+        self.sees_notes();
+    }
+
+    /// The sectors of a write become what is in it.
+    fn carried_out_all(&mut self, worker: WorkerId, write: &[u8]) {
+        self.later(10);
+        self.disk.lock().put(0, &write[DATA_AT..], worker);
         self.sees_notes();
     }
 
@@ -103,6 +115,11 @@ impl Watched {
     }
 
     fn answered_with(&mut self, worker: WorkerId, request: &[u8], data: &[u8]) {
+        self.reply(worker, request, (0, 0x40), data);
+    }
+
+    /// The reply with this AoE error, or else this status.
+    fn reply(&mut self, worker: WorkerId, request: &[u8], (error, status): (u8, u8), data: &[u8]) {
         self.later(10);
         let mut bytes = request[..DATA_AT].to_vec();
         bytes[eth::DST..][..6].copy_from_slice(&HOST.0);
@@ -110,7 +127,11 @@ impl Watched {
         bytes[eth::HEADER_LEN + aoe::VER_FLAGS] |= aoe::FLAG_RESPONSE;
         let registers = DATA_AT - ata::HEADER_LEN;
         bytes[registers + ata::FEATURE] = 0;
-        bytes[registers + ata::COMMAND] = 0x40;
+        bytes[registers + ata::COMMAND] = status;
+        if error != 0 {
+            bytes[eth::HEADER_LEN + aoe::VER_FLAGS] |= aoe::FLAG_ERROR;
+            bytes[eth::HEADER_LEN + aoe::ERROR] = error;
+        }
         bytes.extend(data);
         bytes.resize(bytes.len().max(MIN_FRAME_BYTES), 0);
         self.oracle.sent(Self::at(worker), &bytes);
@@ -134,12 +155,21 @@ fn trim(tag: u32, number: u32) -> Vec<u8> {
 }
 
 fn write(tag: u32, value: Value) -> Vec<u8> {
-    let registers = frame::registers(0x41, 0, 1, 0x34, 0);
-    request(tag, &registers, &stamp::sectors(value, 0, 1))
+    write_of(tag, value, 1)
 }
 
-/// A trim is answered by one worker while `second` waits at the other one, then a write; and after `waits_us` `second` is carried out.
-fn behind_a_write(second: &[u8], waits_us: u64) -> Option<Promise> {
+fn write_two(tag: u32, value: Value) -> Vec<u8> {
+    write_of(tag, value, 2)
+}
+
+/// WRITE of so many sectors from sector 0 on.
+fn write_of(tag: u32, value: Value, sectors: u8) -> Vec<u8> {
+    let registers = frame::registers(0x41, 0, sectors, 0x34, 0);
+    request(tag, &registers, &stamp::sectors(value, 0, sectors.into()))
+}
+
+/// A trim is answered by one worker while `second` waits at the other one, then a write.
+fn overwritten_while_it_waits(second: &[u8]) -> Watched {
     let (first, value) = (trim(1, 1), 1 << 32 | 7);
     let mut watched = Watched::new();
     watched.arrives(0, &first);
@@ -151,6 +181,12 @@ fn behind_a_write(second: &[u8], waits_us: u64) -> Option<Promise> {
     watched.carried_out(0, value);
     watched.answered(0, &written);
     assert_eq!(watched.promise(), None, "before the second trim");
+    watched
+}
+
+/// The same, and after `waits_us` `second` is carried out.
+fn behind_a_write(second: &[u8], waits_us: u64) -> Option<Promise> {
+    let mut watched = overwritten_while_it_waits(second);
     watched.later(waits_us);
     watched.carried_out(1, stamp::ZEROS);
     watched.promise()
@@ -169,6 +205,49 @@ fn an_old_copy_of_a_trim_is_stale() {
 #[test]
 fn another_trim_of_the_same_sectors_is_never_stale() {
     assert_eq!(behind_a_write(&trim(2, 2), LATE_US), None);
+}
+
+#[test]
+fn a_trim_whose_tag_was_answered_to_another_frame_may_be_carried_out_yet() {
+    let mut watched = overwritten_while_it_waits(&trim(1, 1));
+    let (third, bad) = (
+        trim(4, 2),
+        request(4, &frame::registers(0x41, 1, 2, 0x06, 0), &[]),
+    );
+    watched.arrives(1, &third);
+    // An adversary's: cut, and with the same tag.
+    watched.arrives_as(1, &bad, true);
+    watched.reply(1, &bad, (2, 0), &[]);
+    watched.later(LATE_US);
+    watched.carried_out(1, stamp::ZEROS);
+    assert_eq!(watched.promise(), None);
+}
+
+#[test]
+fn an_odd_frame_with_a_part_of_an_old_write_is_a_write_of_its_own() {
+    let old = 1 << 32 | 7;
+    let (first, mut changed) = (write_two(1, old), write_two(2, old));
+    let after = changed.len() - 1;
+    changed[after] ^= 1;
+    let carried_out = |changed: Option<&[u8]>| {
+        let mut watched = Watched::new();
+        watched.arrives(0, &first);
+        watched.arrives(1, &first);
+        if let Some(changed) = changed {
+            watched.arrives_as(1, changed, true);
+        }
+        watched.carried_out_all(0, &first);
+        watched.answered(0, &first);
+        let newer = write_two(3, old + 1);
+        watched.arrives(0, &newer);
+        watched.carried_out_all(0, &newer);
+        watched.answered(0, &newer);
+        watched.later(LATE_US);
+        watched.carried_out_all(1, changed.unwrap_or(&first));
+        watched.promise()
+    };
+    assert_eq!(carried_out(Some(&changed)), None);
+    assert_eq!(carried_out(None), Some(Promise::StaleFromRing));
 }
 
 #[test]

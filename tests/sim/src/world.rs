@@ -288,7 +288,10 @@ impl World {
                 self.fault(number, false);
             }
             self.hosts.iter_mut().for_each(|host| host.base().quiet = true);
-            self.bus.after(BOUND_US, Event::End);
+            // What the network holds back is a fault until it has arrived: an old advertisement leads astray for a minute.
+            let held = &self.plan.network;
+            let held_us = if held.held > 0 { held.held_ms * 1000 } else { 0 };
+            self.bus.after(held_us + BOUND_US, Event::End);
             self.say("load and faults are over");
         }
         self.operator();

@@ -55,6 +55,9 @@ impl Gateways {
                     } else {
                         life.group.release(clock)
                     };
+                    if done && !here {
+                        self.watch.released(gateway);
+                    }
                     self.bus
                         .say(|| format!("gateway {gateway}: the operator's order is {done}"));
                 }

@@ -35,6 +35,11 @@ impl Watch {
         self.disturbed[usize::from(gateway)] = Some(now_us);
     }
 
+    /// The operator has a gateway give the group away: whoever took it from there before has nothing to do with what comes now.
+    pub(super) fn released(&mut self, gateway: u8) {
+        self.takes.retain(|(_, from), _| *from != gateway);
+    }
+
     /// A gateway has the lock.
     pub(super) fn locked(&mut self, gateway: u8, now_us: u64) {
         self.locked[usize::from(gateway)] = now_us;

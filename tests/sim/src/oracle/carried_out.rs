@@ -1,7 +1,6 @@
 //! What is carried out, seen at the disks: by whom it may be asked, and whether it comes too late.
 
 use super::arrival::{Arrival, What};
-use super::cluster::Cluster;
 use super::sector::Copy;
 use super::violation::Promise;
 use super::{Exported, Oracle, STALE_AFTER_US};
@@ -164,15 +163,6 @@ impl Oracle {
                 newer = Some(self.exports[number].sectors[lba as usize].overwritten(*key, *tick)?);
             }
         }
-        // Nobody can say whether it was this trim that was answered, or a frame with its tag: it may be carried out yet.
-        let unclear = |cluster: &Cluster| {
-            let mut arrivals = self.arrivals.values();
-            cluster.value == stamp::ZEROS && !arrivals.any(|arrival| arrival.writes(cluster.key))
-        };
-        newer.filter(|_| {
-            !self.exports[number].sectors[lba as usize]
-                .under_way()
-                .any(|open| unclear(&open))
-        })
+        newer
     }
 }

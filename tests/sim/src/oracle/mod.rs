@@ -80,6 +80,8 @@ pub struct Oracle {
     arrivals: BTreeMap<Tick, Box<Arrival>>,
     /// Those that wait, by worker, source and tag.
     by_tag: BTreeSet<(WorkerId, Mac, u32, Tick)>,
+    /// Writes that may have been answered, or another frame with their tag was.
+    unclear: BTreeSet<(WorkerId, Tick)>,
     /// The first broken promise.
     pub violation: Option<Violation>,
     /// Exports whose state an answer changed of which nobody can say what it answers.
@@ -100,6 +102,7 @@ impl Oracle {
             exports: Vec::new(),
             arrivals: BTreeMap::new(),
             by_tag: BTreeSet::new(),
+            unclear: BTreeSet::new(),
             violation: None,
             unsure: Vec::new(),
             unanswered: BTreeSet::new(),
@@ -212,7 +215,10 @@ impl Oracle {
     pub fn idle(&mut self, worker: WorkerId, in_ring: &dyn Fn(Tick) -> bool) {
         let first = (worker, Mac([0; 6]), 0, 0);
         let its_own = self.by_tag.range(first..).take_while(|(at, ..)| *at == worker);
-        let ticks = its_own.map(|(.., tick)| *tick);
+        let unclear = self.unclear.range((worker, 0)..=(worker, Tick::MAX));
+        let ticks = its_own
+            .map(|(.., tick)| *tick)
+            .chain(unclear.map(|(_, tick)| *tick));
         let mut gone: Vec<Tick> = ticks.filter(|tick| !in_ring(*tick)).collect();
         gone.sort_unstable();
         for tick in gone {
@@ -249,12 +255,23 @@ impl Oracle {
         }
     }
 
+    /// A write is answered, or is not and may be carried out yet: until the worker has nothing any more of what it took.
+    fn stays(&mut self, tick: Tick) -> Option<Box<Arrival>> {
+        let arrival = self.arrivals.get(&tick)?;
+        let header = &arrival.header;
+        self.by_tag
+            .remove(&(arrival.worker, header.source, header.tag, tick));
+        self.unclear.insert((arrival.worker, tick));
+        Some(arrival.clone())
+    }
+
     /// A request is answered or given up.
     fn leave(&mut self, tick: Tick) -> Option<Box<Arrival>> {
         let arrival = self.arrivals.remove(&tick)?;
         let header = &arrival.header;
         self.by_tag
             .remove(&(arrival.worker, header.source, header.tag, tick));
+        self.unclear.remove(&(arrival.worker, tick));
         if let Some(number) = arrival.export {
             self.give_up(number, &arrival.what);
         }

@@ -48,30 +48,25 @@ impl Oracle {
         }
         let arrival = if discovery {
             Some(self.arrivals[&asked].clone())
+        } else if !certain && self.arrivals[&asked].is_write() {
+            // It may have been another copy's answer: then this one may be carried out yet.
+            self.stays(asked)
         } else {
             self.leave(asked)
         };
         let Some(arrival) = arrival.filter(|_| number < self.exports.len()) else {
             return;
         };
-        let other_copy = !certain;
         // An answer just now may have changed what is right.
         let certain = certain && !self.unsure.contains(&number);
         let done = certain && reply.error == 0 && reply.status() == Some((0x40, 0));
         if !discovery && !done {
             self.ended_badly(number, &arrival);
-            if other_copy {
-                // It may have been another copy's answer: then this one may be carried out yet.
-                self.enter(number, &arrival.what, tick, &arrival.header);
-            }
         }
         if !certain && matches!(arrival.what, What::Admin(_)) {
             self.unsure.push(number);
         }
         if certain {
-            if matches!(arrival.what, What::Admin(_)) {
-                self.unanswered.remove(&number);
-            }
             self.judge(number, asked, tick, &arrival, &reply);
         }
     }
@@ -359,6 +354,10 @@ impl Oracle {
         if answer.error == 0 {
             if self.exports[number].state.reserve != next.reserve {
                 self.exports[number].reserved = self.tick;
+            }
+            if self.exports[number].state != next {
+                // Changes run one at a time: one that was not answered is over. What changes nothing waits for none.
+                self.unanswered.remove(&number);
             }
             self.exports[number].state = next;
         }

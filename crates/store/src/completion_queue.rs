@@ -21,7 +21,7 @@ use crate::io::transfer::Transfer;
 use crate::io::uring::Ring;
 use crate::mapped::writer::{Batch, Writer};
 use crate::overlay::deferred::{Deferred, Followed};
-use crate::tick::Tick;
+use crate::tick::{Tick, Ticks};
 use engine::{Completion, Completions, Durability, Extent, Token};
 
 /// One worker's deferred operations. Not shared: stores get it by `&mut` in each call.
@@ -40,6 +40,7 @@ pub struct CompletionQueue {
     /// What overlays do when operations of theirs end.
     overlays: Deferred,
     tick: Tick,
+    ticks: Ticks,
     now: Instant,
 }
 
@@ -59,6 +60,7 @@ impl CompletionQueue {
             writes: Vec::new(),
             overlays: Deferred::default(),
             tick: Tick::now(),
+            ticks: Ticks::new(),
             now: Instant::now(),
         })
     }
@@ -67,7 +69,7 @@ impl CompletionQueue {
     /// (one hand-over per group commit, one system call for all I/O). Nothing deferred: no system call.
     /// `now` is about now: stores tell the time by it.
     pub fn submit(&mut self, now: Instant) {
-        self.tick = Tick::of(now);
+        self.tick = self.ticks.of(now);
         self.now = now;
         while let Some((committer, _)) = self.commits.first() {
             let committer = Arc::clone(committer);

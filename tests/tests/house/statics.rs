@@ -7,17 +7,7 @@ use super::imports::without_tests;
 use super::sources;
 
 /// The statics that change, each with what it stands for of the process or its kernel, of which there is one whatever is passed in.
-const KNOWN: [(&str, &str, &str); 12] = [
-    (
-        "aoe-user/src/control/other_targets/voice.rs",
-        "RUN",
-        "the process's questions on the wire: no two have one tag",
-    ),
-    (
-        "aoe-user/src/control/state/operator.rs",
-        "LAST",
-        "the process's temporary files beside a request: no two have one name",
-    ),
+const KNOWN: [(&str, &str, &str); 6] = [
     (
         "crates/engine/src/mutants.rs",
         "PLANTED",
@@ -27,11 +17,6 @@ const KNOWN: [(&str, &str, &str); 12] = [
         "crates/store/src/completion_queue.rs",
         "ONCE",
         "the log has one line of io_uring, which the kernel refuses to the whole process",
-    ),
-    (
-        "crates/store/src/mapped/folios.rs",
-        "TABLES",
-        "/proc/self/pagemap and /proc/kpageflags",
     ),
     (
         "crates/store/src/mapped/sigbus.rs",
@@ -45,25 +30,14 @@ const KNOWN: [(&str, &str, &str); 12] = [
     ),
     (
         "crates/store/src/mapped/sigbus.rs",
-        "ONCE",
+        "INSTALLED",
         "the process has one handler of SIGBUS",
-    ),
-    (
-        "crates/store/src/mapped/sigbus.rs",
-        "FAILED",
-        "the process has one handler of SIGBUS",
-    ),
-    (
-        "crates/store/src/overlay/files.rs",
-        "MADE",
-        "the process's copies: no two have one number",
     ),
     (
         "crates/store/src/rbd/ffi.rs",
         "FUNCTIONS",
         "librbd, loaded into the process once",
     ),
-    ("crates/store/src/tick.rs", "START", "zero of a clock"),
 ];
 
 /// Crates of the daemon. `xsk` is not among them: it has a set of live UMEMs in debug builds, and a number for each.

@@ -1,8 +1,8 @@
 //! Speaking and hearing AoE on an interface, untagged and in VLANs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -95,10 +95,8 @@ impl Voices {
     /// Opens what it takes to ask for these exports. Where a VLAN has a device of its own on the interface, the kernel hands the
     /// VLAN's frames to that alone.
     pub(crate) fn open(interface: &str, sought: &[Sought]) -> Result<Voices> {
-        static RUN: AtomicU32 = AtomicU32::new(0);
-        let run = RUN
-            .fetch_add(1, Ordering::Relaxed)
-            .wrapping_add(std::process::id() << 8);
+        // Not another's: its keys are others for each call.
+        let run = RandomState::new().hash_one(interface) as u32;
         let mut voices = Voices {
             sockets: Vec::new(),
             nonce: aoe::TAG_OF_USER_SPACE | (run & 0x3f_ffff) << 9,

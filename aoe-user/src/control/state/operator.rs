@@ -2,9 +2,9 @@
 //! the tool itself or the daemon that runs, which finds it as `NAME.request` and leaves its answer as `NAME.answer`. While it
 //! carries it out it is `NAME.taken`: it cannot be taken back any more, and nobody carries it out a second time.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -133,7 +133,6 @@ pub(super) fn ask_within(
 
 /// Leaves a request for the daemon, which is nobody else's.
 fn leave_request(dir: &Path, key: &StateKey, action: &OperatorAction) -> Result<(), OperatorError> {
-    static LAST: AtomicU64 = AtomicU64::new(0);
     let request = request_path(dir, key);
     remove_old(&request, key)?;
     // However long that takes: the daemon that carries it out removes it, or the next one at its start.
@@ -141,8 +140,9 @@ fn leave_request(dir: &Path, key: &StateKey, action: &OperatorAction) -> Result<
         return Err(OperatorError::Busy(key.clone()));
     }
     remove_old(&answer_path(dir, key), key)?;
-    let number = LAST.fetch_add(1, Ordering::Relaxed);
-    let own = request.with_added_extension(format!("{}-{number}", std::process::id()));
+    // No two of a process have one name either: the hasher's keys are others for each call.
+    let number = RandomState::new().hash_one(&request);
+    let own = request.with_added_extension(format!("{}-{number:x}", std::process::id()));
     let body = serde_json::to_string(action).expect("an action has a JSON form");
     files::replace(&own, &seal("request", VERSION, &body)).map_err(StateDirError::io("write", &own))?;
     let left = renameat_with(CWD, &own, CWD, &request, RenameFlags::NOREPLACE);

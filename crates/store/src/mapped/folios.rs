@@ -11,8 +11,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rustix::fs::{Advice, fadvise};
 
@@ -77,7 +76,7 @@ fn look_and_change(core: &Core, block: usize) {
     let stride = (resident().count() / SAMPLES).max(1);
     if resident()
         .step_by(stride)
-        .any(|page| in_large_folio(mapping, page))
+        .any(|page| core.page_tables.is_in_large_folio(mapping, page))
     {
         change(core, mapping, residency, block);
         core.changing.note_changed();
@@ -128,34 +127,4 @@ fn is_in_memory(mapping: &Mapping, pages: &Range<usize>) -> bool {
 /// The pages of a block.
 fn pages_of(mapping: &Mapping, block: usize) -> Range<usize> {
     block * BLOCK_PAGES..((block + 1) * BLOCK_PAGES).min(mapping.pages())
-}
-
-/// Whether a resident page is part of a larger folio; "yes" where the kernel does not tell (that needs
-/// CAP_SYS_ADMIN), which costs reading the block once.
-fn in_large_folio(mapping: &Mapping, page: usize) -> bool {
-    const PRESENT: u64 = 1 << 63;
-    const FRAME: u64 = (1 << 55) - 1;
-    /// KPF_COMPOUND_HEAD and KPF_COMPOUND_TAIL.
-    const COMPOUND: u64 = 1 << 15 | 1 << 16;
-    static TABLES: OnceLock<Option<[File; 2]>> = OnceLock::new();
-    let tables = TABLES.get_or_init(|| {
-        let open = |path| File::open(path).ok();
-        Some([open("/proc/self/pagemap")?, open("/proc/kpageflags")?])
-    });
-    let Some([map, flags]) = tables else { return true };
-    let word = |file: &File, index: u64| {
-        let mut word = [0; 8];
-        file.read_exact_at(&mut word, index * 8).ok()?;
-        Some(u64::from_ne_bytes(word))
-    };
-    // A touch enters the page in this process's page table.
-    let at = mapping.bytes_of(page).start;
-    let mut byte = [0];
-    mapping.read(at, &mut [&mut byte]);
-    std::hint::black_box(byte);
-    let entry = word(map, mapping.table_index(page)).filter(|entry| entry & PRESENT != 0);
-    let Some(frame) = entry.map(|entry| entry & FRAME).filter(|frame| *frame != 0) else {
-        return true;
-    };
-    word(flags, frame).is_none_or(|flags| flags & COMPOUND != 0)
 }

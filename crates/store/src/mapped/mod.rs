@@ -10,6 +10,7 @@ mod folios;
 mod holes;
 pub(crate) mod mmap;
 mod page_set;
+mod page_tables;
 pub(crate) mod residency;
 pub(crate) mod sigbus;
 mod streams;

@@ -15,7 +15,7 @@ use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::Once;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 /// One mapping, as the handler sees it. Slots are never freed, only used again, so the handler may walk the list
@@ -33,8 +33,8 @@ pub(crate) struct Slot {
 
 static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 
-/// What handled SIGBUS before; written once, before our handler is installed.
-static mut PREVIOUS: MaybeUninit<libc::sigaction> = MaybeUninit::uninit();
+/// What handled SIGBUS before; known before our handler is installed.
+static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
 /// Makes faults in a mapping survivable; dropped before the mapping is unmapped.
 #[derive(Debug)]
@@ -129,29 +129,32 @@ fn append() -> &'static Slot {
 }
 
 fn install() -> io::Result<()> {
-    static ONCE: Once = Once::new();
-    static FAILED: AtomicBool = AtomicBool::new(false);
-    ONCE.call_once(|| {
-        let previous = &raw mut PREVIOUS;
-        // SAFETY: runs once, before anything reads PREVIOUS; the struct is plain data for which zeros are valid;
-        // the first call only reads the current action, so PREVIOUS is complete before our handler can run.
-        let result = unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_sigbus;
-            action.sa_sigaction = handler as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-            // No other handler on top of this one: the alternate stack has room for two frames, or one with AMX.
-            libc::sigfillset(&mut action.sa_mask);
-            match libc::sigaction(libc::SIGBUS, ptr::null(), (*previous).as_mut_ptr()) {
-                0 => libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()),
-                error => error,
-            }
-        };
-        FAILED.store(result != 0, SeqCst);
-    });
-    match FAILED.load(SeqCst) {
-        true => Err(io::Error::other("cannot install a SIGBUS handler")),
-        false => Ok(()),
+    static INSTALLED: OnceLock<bool> = OnceLock::new();
+    match INSTALLED.get_or_init(install_once) {
+        true => Ok(()),
+        false => Err(io::Error::other("cannot install a SIGBUS handler")),
+    }
+}
+
+/// True: it is installed.
+fn install_once() -> bool {
+    let mut previous = MaybeUninit::uninit();
+    // SAFETY: this only reads the current action.
+    if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), previous.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: the call has succeeded and filled it in.
+    PREVIOUS.get_or_init(|| unsafe { previous.assume_init() });
+    // SAFETY: the struct is plain data for which zeros are valid, and the handler has the type that SA_SIGINFO asks for. PREVIOUS is
+    // complete before it can run.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_sigbus;
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // No other handler on top of this one: the alternate stack has room for two frames, or one with AMX.
+        libc::sigfillset(&mut action.sa_mask);
+        libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) == 0
     }
 }
 
@@ -205,12 +208,11 @@ fn cover(slot: &Slot, address: usize) -> bool {
 
 /// Not ours: as if we were not there.
 fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    let previous = &raw const PREVIOUS;
-    // SAFETY: PREVIOUS was completed before this handler was installed. Its function pointer is what the process
-    // had registered, called by the convention that its flags name. Without one the default action is put
-    // back, and returning repeats the fault, which then ends the process as it should.
+    // It was there before this handler was.
+    let Some(previous) = PREVIOUS.get() else { return };
+    // SAFETY: the function pointer is what the process had registered, called by the convention that its flags name. Without one
+    // the default action is put back, and returning repeats the fault, which then ends the process as it should.
     unsafe {
-        let previous = (*previous).assume_init_ref();
         match previous.sa_sigaction {
             libc::SIG_DFL | libc::SIG_IGN => {
                 libc::signal(signal, libc::SIG_DFL);

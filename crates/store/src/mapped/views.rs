@@ -16,6 +16,7 @@ use crate::limits::no_room_to_map;
 use crate::mapped::changing::Changing;
 use crate::mapped::mmap::Mapping;
 use crate::mapped::page_set::PageSet;
+use crate::mapped::page_tables::PageTables;
 use crate::mapped::residency::Residency;
 use crate::mapped::streams::Streams;
 use crate::mapped::wanted::Wanted;
@@ -45,6 +46,7 @@ pub(crate) struct Core {
     growing: Mutex<()>,
     pub(crate) streams: Streams,
     pub(crate) changing: Changing,
+    pub(crate) page_tables: PageTables,
     pub(crate) wanted: Wanted,
     mended: Mutex<Option<Instant>>,
     pub(crate) slow: AtomicU64,
@@ -110,6 +112,7 @@ impl Core {
             growing: Mutex::new(()),
             streams: Streams::default(),
             changing: Changing::default(),
+            page_tables: PageTables::default(),
             wanted: Wanted::default(),
             mended: Mutex::new(None),
             slow: AtomicU64::new(0),

@@ -1,15 +1,14 @@
 //! The files of an overlay: the delta, the map with a header that says what they belong to, and the records of a persistent one.
 
 use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
-use xxhash_rust::xxh3::xxh3_64;
 
 use engine::SECTOR_BYTES;
 
@@ -190,10 +189,8 @@ fn removed(path: &Path) -> io::Result<bool> {
 pub(crate) fn another_copy() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let seed = (now.unwrap_or_default(), std::process::id(), boot_id().ok());
-    static MADE: AtomicU64 = AtomicU64::new(0);
-    let text = format!("{seed:?} {}", MADE.fetch_add(1, Ordering::Relaxed));
-    // 0 is no overlay.
-    xxh3_64(text.as_bytes()).max(1)
+    // With keys that come from the kernel's random numbers and are others for each call. 0 is no overlay.
+    RandomState::new().hash_one(seed).max(1)
 }
 
 fn zeros(file: &File, bytes: u64) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 mod container;
 mod lintian;
+mod operator;
 mod package;
 
 use std::fs::File;
@@ -107,12 +108,15 @@ const SECOND: &str = "[[export]]\nshelf = 1\nslot = 2\npath = \"/srv/b.raw\"\nin
 struct Site {
     system: Container,
     writer: Writer,
-    _lab: Lab,
+    lab: Lab,
 }
 
 impl Site {
-    fn new(codename: &str) -> Result<Site> {
-        let lab = Lab::new(Options::default())?;
+    fn new(codename: &str, links: u32) -> Result<Site> {
+        let lab = Lab::new(Options {
+            links,
+            ..Options::default()
+        })?;
         let system = Container::boot(&lab.target, &container::tree(codename)?)?;
         let writer = Writer::new(
             lab.open(0)?,
@@ -126,11 +130,7 @@ impl Site {
                 patience: Duration::from_millis(200),
             },
         );
-        Ok(Site {
-            system,
-            writer,
-            _lab: lab,
-        })
+        Ok(Site { system, writer, lab })
     }
 
     fn systemctl(&self, words: &[&str]) -> Result<String> {
@@ -192,6 +192,29 @@ impl Site {
         self.systemctl(&["daemon-reload"]).map(drop)
     }
 
+    /// Where even root may not lock more memory than is usual, the right to do so takes the limit's place.
+    fn may_lock_memory(&self) -> Result<()> {
+        let limit = self.system.run(&["sh", "-c", "ulimit -l unlimited"])?;
+        if limit.status.success() {
+            return Ok(());
+        }
+        let right = "CAP_IPC_LOCK";
+        let text = format!("[Service]\nAmbientCapabilities={right}\nCapabilityBoundingSet={right}\n");
+        self.drop_in("lock", &text)
+    }
+
+    /// Makes the image that is written to, which belongs to root. Gives it open.
+    fn image(&self) -> Result<File> {
+        let image = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(self.system.path(IMAGE))?;
+        image.set_len(SECTORS * SECTOR as u64)?;
+        self.system.done(&["chmod", "600", IMAGE])?;
+        Ok(image)
+    }
+
     /// Installed from nothing, configured and enabled. Gives the image that initiators write to, open.
     fn is_installed_and_started(&mut self, package: &Path) -> Result<File> {
         self.install(package)?;
@@ -203,28 +226,10 @@ impl Site {
             self.property("UnitFileState")? == "disabled",
             "enabled by its installation"
         );
-        // Where even root may not lock more memory than is usual, the right to do so takes the limit's place.
-        if !self
-            .system
-            .run(&["sh", "-c", "ulimit -l unlimited"])?
-            .status
-            .success()
-        {
-            let right = "CAP_IPC_LOCK";
-            self.drop_in(
-                "lock",
-                &format!("[Service]\nAmbientCapabilities={right}\nCapabilityBoundingSet={right}\n"),
-            )?;
-        }
+        self.may_lock_memory()?;
 
         // An image that belongs to root, and one that is not there.
-        let image = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(self.system.path(IMAGE))?;
-        image.set_len(SECTORS * SECTOR as u64)?;
-        self.system.done(&["chmod", "600", IMAGE])?;
+        let image = self.image()?;
         self.system
             .write("/etc/xblade/xblade.toml", &[CONFIG, SECOND].concat())?;
         self.systemctl(&["enable", "--now", "xblade"])?;
@@ -344,7 +349,7 @@ impl Site {
 #[test]
 fn the_package_lives_under_systemd_while_an_initiator_writes() -> Result<()> {
     needs!(container::NEEDS[0], container::NEEDS[1]);
-    let mut site = Site::new("bookworm")?;
+    let mut site = Site::new("bookworm", 1)?;
     let folder = tempfile::Builder::new().prefix("xblade-package-").tempdir()?;
     let image = site.is_installed_and_started(&package::build(folder.path(), "0.1.0")?)?;
     site.is_upgraded(&package::build(folder.path(), "0.1.1")?)?;

@@ -114,14 +114,20 @@ impl Container {
         std::fs::write(path, text).with_context(|| format!("writing {file}"))
     }
 
-    /// Runs a command in the system, to its end.
-    pub(crate) fn run(&self, words: &[&str]) -> Result<Output> {
+    /// A command to run in the system. What it starts ends with the system at the latest.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args(["--all", "--target", &self.init.to_string(), "env", "-i"])
             .args(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"])
             .args(words);
-        command.output().with_context(|| format!("running {words:?}"))
+        command
+    }
+
+    /// Runs a command in the system, to its end.
+    pub(crate) fn run(&self, words: &[&str]) -> Result<Output> {
+        let output = self.command(words).output();
+        output.with_context(|| format!("running {words:?}"))
     }
 
     /// As [`Container::run`], and it must succeed; gives what it printed.

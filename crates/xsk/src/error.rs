@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "Miri has no limits")]
+    #[cfg(not(miri))] // it has no limits
     fn a_bounded_address_space_is_named_where_it_may_be_the_cause() {
         use rustix::process::{Rlimit, setrlimit};
         // Bounded, and more than any test uses.

@@ -3,7 +3,6 @@
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-#[cfg(feature = "top")]
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -12,18 +11,31 @@ use serde::de::DeserializeOwned;
 use super::args::{TargetArgs, socket};
 use crate::control::api::types::{ControlReply, ControlRequest, DaemonState, SCHEMA};
 
-/// Nobody listens.
+/// How long a target that works takes at the most to say how it is. It waits for no disk to do so.
+const ANSWER_LIMIT: Duration = match cfg!(test) {
+    true => Duration::from_millis(10),
+    false => Duration::from_secs(30),
+};
+
+/// Nobody answers.
 #[derive(Debug, thiserror::Error)]
-#[error("no xblade listens on {path}: {error}; is it running? (`systemctl status xblade`)")]
-pub(in crate::cli) struct NoTarget {
-    path: String,
-    error: std::io::Error,
+pub(in crate::cli) enum NoTarget {
+    /// Nobody listens.
+    #[error("no xblade listens on {path}: {error}; is it running? (`systemctl status xblade`)")]
+    Absent { path: String, error: std::io::Error },
+    /// Somebody listens and says nothing.
+    #[error(
+        "xblade has not answered on {path} for {limit:?}: its process is stopped, or hangs (`systemctl status xblade`)"
+    )]
+    Silent { path: String, limit: Duration },
 }
 
 /// A connection to a target.
 pub(in crate::cli) struct ControlClient {
     path: PathBuf,
     reader: BufReader<UnixStream>,
+    /// For each reply, whatever is asked.
+    limit: Option<Duration>,
 }
 
 impl ControlClient {
@@ -42,7 +54,7 @@ impl ControlClient {
                 )
             }
             Err(error) => {
-                return Err(NoTarget {
+                return Err(NoTarget::Absent {
                     path: path.display().to_string(),
                     error,
                 }
@@ -52,23 +64,25 @@ impl ControlClient {
         Ok(ControlClient {
             path,
             reader: BufReader::new(stream),
+            limit: None,
         })
     }
 
-    /// From now on waits no longer than this for each reply.
-    ///
-    /// # Errors
-    /// When the system refuses it.
+    /// From now on waits no longer than this for each reply, also to what takes its time.
     #[cfg(feature = "top")]
-    pub(crate) fn limit(&self, limit: Duration) -> Result<()> {
-        Ok(self.reader.get_ref().set_read_timeout(Some(limit))?)
+    pub(crate) fn limit(&mut self, limit: Duration) {
+        self.limit = Some(limit);
     }
 
-    /// Asks something.
+    /// Asks something. A question has to be answered in half a minute; a change takes the time that it takes.
     ///
     /// # Errors
-    /// What the target says against it.
+    /// What the target says against it; [`NoTarget`].
     pub(crate) fn ask<T: DeserializeOwned>(&mut self, request: &ControlRequest) -> Result<T> {
+        let of_question =
+            || (!request.is_for_root()).then(|| ANSWER_LIMIT + request.every().unwrap_or_default());
+        let limit = self.limit.or_else(of_question);
+        self.reader.get_ref().set_read_timeout(limit)?;
         let line = serde_json::to_string(request)? + "\n";
         match self.reader.get_mut().write_all(line.as_bytes()) {
             // It may have said why before it closed the connection.
@@ -93,8 +107,14 @@ impl ControlClient {
         let mut line = String::new();
         let read = self.reader.read_line(&mut line);
         if let Err(error) = read {
-            if error.kind() == ErrorKind::WouldBlock {
-                bail!("the target does not answer in time");
+            if let (ErrorKind::WouldBlock, Some(limit)) =
+                (error.kind(), self.reader.get_ref().read_timeout()?)
+            {
+                return Err(NoTarget::Silent {
+                    path: self.path.display().to_string(),
+                    limit,
+                }
+                .into());
             }
             return Err(error).with_context(|| format!("cannot read from {}", self.path.display()));
         }
@@ -125,4 +145,31 @@ pub(super) fn state(target: &TargetArgs, exports: &[String]) -> Result<DaemonSta
         exports: exports.to_vec(),
         every_ms: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_target_that_says_nothing_is_not_waited_for_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let _hangs = UnixListener::bind(&path).unwrap();
+        let target = TargetArgs { control: Some(path) };
+        for every_ms in [None, Some(5)] {
+            let request = ControlRequest::State {
+                exports: Vec::new(),
+                every_ms,
+            };
+            let answer: Result<Value> = ControlClient::new(&target).unwrap().ask(&request);
+            let error = answer.unwrap_err();
+            assert!(error.is::<NoTarget>(), "exit code 4");
+            assert!(error.to_string().contains("has not answered"), "{error}");
+        }
+    }
 }

@@ -95,8 +95,8 @@ impl TopSource {
 }
 
 fn connect(args: &TopArgs, limit: Duration) -> Result<ControlClient> {
-    let client = ControlClient::new(&args.target)?;
-    client.limit(limit)?;
+    let mut client = ControlClient::new(&args.target)?;
+    client.limit(limit);
     Ok(client)
 }
 

@@ -35,8 +35,11 @@ pub(crate) fn named(text: &str) -> Option<Result<PathBuf, String>> {
 /// A path of the command line, which may be such a text.
 ///
 /// # Errors
-/// When what follows the word names no device.
+/// When it is empty, or what follows the word names no device.
 pub(crate) fn path(word: OsString) -> Result<PathBuf, String> {
+    if word.is_empty() {
+        return Err("the path of an image or block device is needed".into());
+    }
     word.to_str().and_then(named).unwrap_or_else(|| Ok(word.into()))
 }
 
@@ -62,6 +65,7 @@ mod tests {
             assert_eq!(path(text.into()), Ok(PathBuf::from(expected)));
         }
         for (text, reason) in [
+            ("", "is needed"),
             ("UUID=", "hexadecimal"),
             ("UUID=../../sda", "hexadecimal"),
             ("PARTUUID=\"1\"", "hexadecimal"),

@@ -41,17 +41,19 @@ fn run(command: &mut Command) -> Result<String> {
     Ok(text)
 }
 
-/// What a distribution's initramfs has to do for a root on AoE.
-const INITRAMFS: &str = r#"
-must aoe_up
-within 10 test -b /dev/etherd/e12.9
-must mount -t ext4 /dev/etherd/e12.9 /mnt
-ok mounted
-mount -o move /proc /mnt/proc
-mount -o move /sys /mnt/sys
-mount -o move /dev /mnt/dev
-exec switch_root /mnt /sbin/init
-"#;
+/// What a distribution's initramfs has to do for a root on AoE, as the book has it.
+fn initramfs() -> Result<String> {
+    const FIRST: &str = "ip link set eth0 up\n";
+    const LAST: &str = "exec switch_root /mnt /sbin/init\n";
+    let page = include_str!("../../docs/booting.md");
+    let found = page.split_once(&format!("```sh\n{FIRST}"));
+    let lines = found.and_then(|(_, rest)| rest.split_once(&format!("{LAST}```")));
+    let (lines, _) = lines.context("docs/booting.md has no such box")?;
+    Ok(format!(
+        "modprobe() {{ insmod /modules/$1.ko; }}\n{FIRST}{lines}ok mounted\n\
+         for part in proc sys dev; do mount -o move /$part /mnt/$part; done\n{LAST}"
+    ))
+}
 
 /// The init of that root.
 const INIT: &str = r#"#!/bin/busybox sh
@@ -85,7 +87,7 @@ fn linux_with_its_root_on_an_export() -> Result<()> {
         &[("bin/busybox", &busybox), ("sbin/init", INIT.as_bytes())],
     )?;
     let _target = Target::ready(&lab.target, &["serve", "12", "9", "eth0", image.as_str()], 1)?;
-    let mut vm = Guest::new(INITRAMFS).boot(&lab)?;
+    let mut vm = Guest::new(&initramfs()?).boot(&lab)?;
     vm.expect("mounted")?;
     vm.expect("root")?;
     let sum = vm.expect("written")?;

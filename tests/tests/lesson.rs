@@ -60,7 +60,7 @@ fn steps(page: &str) -> Vec<Step> {
 }
 
 /// True when a line is as the page says it is: `…` stands for anything, and columns may have other widths.
-fn is_seen(written: &str, line: &str) -> bool {
+pub(crate) fn is_seen(written: &str, line: &str) -> bool {
     let one_space = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let line = one_space(line);
     let parts: Vec<String> = written.split('…').map(one_space).collect();

@@ -6,6 +6,7 @@ mod backing;
 mod bench;
 mod bench_af_xdp;
 mod bonds;
+mod book;
 mod boot;
 mod conformance;
 mod control;

@@ -1,6 +1,5 @@
 //! What systemd is told, what the unit files say, and the package under a real systemd with I/O going on.
 
-mod container;
 mod lintian;
 mod operator;
 mod package;
@@ -12,14 +11,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lab::container::{self, Container, STEP};
 use lab::image::SECTOR;
 use lab::link::target_mac;
 use lab::needs::Need;
 use lab::process::Process;
 use lab::writer::{self, Writer};
 use lab::{Address, Image, Lab, Options, eventually, needs, seed, target};
-
-use container::{Container, STEP};
 
 /// What docs/security.md says `systemd-analyze security` says, and with packaging/hardened.conf.
 const LEVELS: [f64; 2] = [2.4, 2.0];

@@ -53,6 +53,11 @@ const PACKAGES: &[Package] = &[
         "tests: the initiator tools that users have (aoeping, aoecfg, aoe-sancheck)",
     ),
     package("tshark", "tests: an independent dissector reads every reply"),
+    package(
+        "socat",
+        "tests: the control socket from a shell, as the book has it",
+    ),
+    package("jq", "tests: the same"),
     package("xdp-tools", "tests: xdpdump attaches to the program that runs"),
     package("fio", "tests: verified random I/O inside the VMs"),
     package("e2fsprogs", "tests: ext4 made and checked on an export"),

@@ -24,6 +24,8 @@ const PACKAGES: &[&str] = &[
     "ethtool",
     "aoetools",
     "tshark",
+    "socat",
+    "jq",
     "fio",
     "e2fsprogs",
     "xfsprogs",

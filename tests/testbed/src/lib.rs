@@ -6,6 +6,7 @@
 
 pub mod capture;
 pub mod ceph;
+pub mod container;
 pub mod faulty_export;
 pub mod frame;
 pub mod image;

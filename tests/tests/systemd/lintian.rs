@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use lab::{needs, packages};
+use lab::{container, needs, packages};
 
-use super::{container, package};
+use super::package;
 
 /// Runs lintian in a tree that is not written to. Arguments: an empty folder, the tree, the package.
 const LINTIAN: &str = r#"

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::capture::dissect;
+use lab::container::{self, STEP};
 use lab::image::pattern;
 use lab::link::initiator_mac;
 use lab::needs::Need;
 use lab::{Address, Initiator, Request, eventually, needs};
 
-use super::container::{self, STEP};
 use super::{Site, package};
 
 const E12: Address = Address::new(1, 2);

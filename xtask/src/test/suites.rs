@@ -42,6 +42,7 @@ const LAB: &[(&str, u32, usize)] = &[
     ("room", 1, BUSY),
     ("systemd", 1, BUSY),
     ("debian_root", 1, BUSY),
+    ("book", 1, BUSY),
     ("rbd", 1, WAITS),
     ("stuck_disk", 3, WAITS),
     ("linux", 1, BUSY),

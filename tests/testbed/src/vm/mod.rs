@@ -129,7 +129,7 @@ impl Guest {
         for program in &self.programs {
             archive.program(program)?;
             // busybox's shell prefers its own applets to what is in PATH, but functions to both.
-            if !program.contains('-') {
+            if !program.contains(['-', '.']) {
                 script += &format!("{program}() {{ /opt/{program} \"$@\"; }}\n");
             }
         }

@@ -26,6 +26,7 @@ mod histories;
 mod house;
 mod hung_disk;
 mod isolation;
+mod json_output;
 mod kept;
 mod kill;
 mod lesson;

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::args::BenchArgs;
 use super::interrupt::Interrupt;
-use super::output;
+use super::output::{self, Shown};
 use crate::host;
 use crate::initiator::load::{self, LoadOrder, LoadOutcome, LoadPlan};
 use crate::initiator::{Client, Found, Identity, Route, Transport, flood};
@@ -31,27 +31,10 @@ const WARM_UP: Duration = Duration::from_millis(200);
 
 /// Measures; an error when anything did not hold.
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let ran = match (args.flood, args.rate) {
+    match (args.flood, args.rate) {
         (Some(kind), Some(rate)) => run_flood(args, kind, rate),
         _ => run_load(args).and_then(|run| show(args, &run)),
-    };
-    if let Err(error) = &ran
-        && args.json
-        && !error.is::<DidNotHold>()
-    {
-        output::line(json!({ "schema": SCHEMA, "error": format!("{error:#}") }))?;
     }
-    ran
-}
-
-/// The target did not do as it should; the figures have been shown.
-#[derive(Debug, thiserror::Error)]
-#[error("{address} did not hold: {errors} errors, {mismatches} mismatches, {timeouts} requests unanswered")]
-struct DidNotHold {
-    address: String,
-    errors: u64,
-    mismatches: u64,
-    timeouts: u64,
 }
 
 fn run_load(args: &BenchArgs) -> anyhow::Result<Run> {
@@ -94,12 +77,11 @@ fn show(args: &BenchArgs, run: &Run) -> anyhow::Result<()> {
     };
     let outcome = &run.outcome;
     if !outcome.holds() {
-        return Err(DidNotHold {
-            address: format!("{}.{}", run.target.shelf, run.target.slot),
-            errors: outcome.errors,
-            mismatches: outcome.mismatches,
-            timeouts: outcome.timeouts,
-        }
+        let (shelf, slot) = (run.target.shelf, run.target.slot);
+        let (errors, mismatches, timeouts) = (outcome.errors, outcome.mismatches, outcome.timeouts);
+        return Err(Shown(format!(
+            "{shelf}.{slot} did not hold: {errors} errors, {mismatches} mismatches, {timeouts} requests unanswered"
+        ))
         .into());
     }
     shown
@@ -292,5 +274,10 @@ fn run_flood(args: &BenchArgs, kind: flood::Kind, rate: u32) -> anyhow::Result<(
     drop(client);
     let flooded = flood::run(&args.interface, kind, &route, rate, duration)?;
     let seconds = flooded.elapsed.as_secs_f64();
-    output::line(json!({ "sent": flooded.sent, "seconds": seconds, "rate": flooded.sent as f64 / seconds }))
+    output::line(json!({
+        "schema": SCHEMA,
+        "sent": flooded.sent,
+        "seconds": seconds,
+        "rate": flooded.sent as f64 / seconds,
+    }))
 }

@@ -24,18 +24,20 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory as _, Parser as _};
+use serde_json::json;
 
 use args::{Cli, Command};
 use live::NoTarget;
 use log::Log;
-use output::Closed;
+use output::{Closed, Shown};
 
 use crate::config::Config;
 use crate::config::file::Origin;
 use crate::config::problem::{Problem, Problems};
 use crate::config::validate::{Report, Words, contradictions, validate};
+use crate::control::api::types::SCHEMA;
 use crate::control::preflight::{preflight, raise_descriptors};
 use crate::host;
 
@@ -80,6 +82,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
         Err(error) => {
             log.failure(&format!("{error:#}"));
+            if wants_json() && !error.is::<Shown>() {
+                // There is nobody else to tell.
+                let _ = output::line(json!({ "schema": SCHEMA, "error": format!("{error:#}") }));
+            }
             if error.is::<NoTarget>() {
                 ExitCode::from(live::NO_TARGET)
             } else {
@@ -87,6 +93,18 @@ pub fn run(cli: Cli) -> ExitCode {
             }
         }
     }
+}
+
+/// Whether the command was called with `--json`.
+fn wants_json() -> bool {
+    let Ok(all) = Cli::command().try_get_matches() else {
+        return false;
+    };
+    let mut matches = &all;
+    while let Some((_, of_command)) = matches.subcommand() {
+        matches = of_command;
+    }
+    matches!(matches.try_get_one("json"), Ok(Some(true)))
 }
 
 /// Says what keeps the process from starting a thread, without the one that writes the log.

@@ -10,6 +10,11 @@ use anyhow::{Context as _, Result};
 #[error("standard output was closed")]
 pub(super) struct Closed;
 
+/// What went wrong is in what standard output has said already: with `--json` no object is to follow.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Shown(pub(super) String);
+
 /// Writes to standard output.
 ///
 /// # Errors

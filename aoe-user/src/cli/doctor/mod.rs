@@ -7,13 +7,13 @@ mod filters;
 mod steer;
 mod text;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use aoe_common::wire::sectors_per_frame;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::DoctorArgs;
-use super::output;
+use super::output::{self, Shown};
 use crate::control::speakers_beside;
 use crate::host::{PageLists, Probe, page_lists, probe};
 use crate::store::rbd_available;
@@ -54,7 +54,9 @@ pub(super) fn run(args: &DoctorArgs) -> Result<()> {
         Err(error) => Some(format!("{error:#}")),
     };
     let wrong: Vec<String> = found.iter().filter_map(wrong).collect();
-    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    if !wrong.is_empty() {
+        return Err(Shown(wrong.join("\n")).into());
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@ mod bench_af_xdp;
 mod bonds;
 mod book;
 mod boot;
+mod completions;
 mod conformance;
 mod control;
 mod debian_root;

@@ -26,6 +26,8 @@ const PACKAGES: &[&str] = &[
     "tshark",
     "socat",
     "jq",
+    "zsh",
+    "fish",
     "fio",
     "e2fsprogs",
     "xfsprogs",

@@ -6,9 +6,11 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use aoe_common::Mac;
+use lab::frame::ata;
 use lab::image::stamp;
 use lab::needs::Need;
-use lab::{Address, Image, Lab, Options, Target, needs, target};
+use lab::{Address, Image, Lab, Options, Request, Target, needs, target};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -232,5 +234,40 @@ fn prometheus_reads_a_running_target_and_the_dashboard_asks_for_what_there_is() 
             }
         }
     }
+    Ok(())
+}
+
+/// More than there are rows for: the rest are told together, and nothing is lost.
+#[test]
+fn initiators_beyond_the_bound_share_a_row() -> Result<()> {
+    needs!(Need::Root);
+    // Where one has a row already.
+    let site = Site::new()?;
+    let initiator = site.lab.open(0)?;
+    let address = Address::new(1, 1);
+    let to = initiator.find(address)?.mac;
+    for n in 1..=70 {
+        let reply = initiator.ask(Request {
+            src: Mac([2, 0, 0, 0, 0xaf, n]),
+            ..Request::ata(to, address, ata::READ_EXT, u64::from(n % 64), 1, &[])
+        })?;
+        ensure!(reply.data() == stamp(u64::from(n % 64)), "{reply:?}");
+    }
+    let columns = ["--no-header", "-o", "initiator,reads"];
+    let words = [&["initiators", "e1.1"], &columns[..]].concat();
+    let said = check(&site.target.ask(&words)?)?;
+    let mut rows: Vec<(&str, &str)> = said.lines().filter_map(|row| row.split_once("  ")).collect();
+    rows.retain(|(initiator, _)| *initiator != lab::link::initiator_mac(0).to_string());
+    let (others, named): (Vec<_>, Vec<_>) = rows
+        .iter()
+        .partition(|(initiator, _)| initiator.starts_with("other"));
+    ensure!(
+        named.len() == 63 && named.iter().all(|(_, reads)| reads.trim() == "1"),
+        "{said}"
+    );
+    ensure!(others.len() == 1 && others[0].1.trim() == "7", "{said}");
+    let metrics = check(&site.target.ask(&["metrics"])?)?;
+    let line = "xblade_initiator_read_bytes_total{export=\"e1.1\",initiator=\"other\"} 3584";
+    ensure!(metrics.lines().any(|found| found == line), "{metrics}");
     Ok(())
 }

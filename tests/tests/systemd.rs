@@ -248,6 +248,16 @@ impl Site {
             "cat",
         ])?;
         ensure!(warnings.contains("/srv/b.raw"), "{warnings:?}");
+        // The message of what is ready, by its number in docs/operations.md.
+        let ready = [
+            "MESSAGE_ID=938c79a84bfd4358ad2a207a4e7b6e62",
+            "XBLADE_EXPORT=e1.1",
+        ];
+        let words = [&["journalctl", "--output", "cat"], &ready[..]].concat();
+        eventually("the journal has it", STEP, || {
+            let found = self.system.run(&words)?.stdout;
+            Ok(found.starts_with(b"e1.1 ready on eth0"))
+        })?;
         Ok(image)
     }
 

@@ -122,7 +122,7 @@ impl CompletionHandle for QueueHandle {
 /// The answer that an operation is owed by whoever has it. Dropped without one, as by a panic, it answers with a fault: else the
 /// operation's range would be taken for ever.
 #[derive(Debug)]
-pub(crate) struct Owed {
+pub struct Owed {
     handle: QueueHandle,
     token: Token,
     kind: FaultKind,
@@ -131,7 +131,7 @@ pub(crate) struct Owed {
 
 impl Owed {
     /// For the operation `token` of the queue behind `handle`; `kind` is what has failed if nobody answers.
-    pub(crate) fn new(handle: QueueHandle, token: Token, kind: FaultKind) -> Owed {
+    pub fn new(handle: QueueHandle, token: Token, kind: FaultKind) -> Owed {
         Owed {
             handle,
             token,
@@ -141,7 +141,7 @@ impl Owed {
     }
 
     /// Answers.
-    pub(crate) fn finish(mut self, result: Result<(), Fault>) {
+    pub fn finish(mut self, result: Result<(), Fault>) {
         self.post(result);
     }
 

@@ -52,7 +52,7 @@ pub use engine::{
 };
 pub use file_identity::FileIdentity;
 pub use format::ImageFormat;
-pub use handle::QueueHandle;
+pub use handle::{Owed, QueueHandle};
 pub use metadata::Metadata;
 pub use nbd::{NbdExport, inspect as inspect_nbd};
 pub use open::{Context, Opened, open, open_with};

@@ -148,6 +148,11 @@ impl<K: Ord, W> SaveMachine<K, W> {
         outcome
     }
 
+    /// The round that is under way has ended without a result, by a panic, and who waited for it was told of that.
+    pub fn round_is_lost(&mut self) {
+        self.writing = false;
+    }
+
     /// Takes no more; [`SaveAction::End`] follows when all that waits is written. Gives the time until which the end of the process
     /// waits for that.
     pub fn close(&mut self, now: Time) -> Time {

@@ -4,6 +4,7 @@ mod copies;
 mod keeping;
 mod merging;
 mod opening;
+mod orders;
 mod writing;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -11,7 +12,7 @@ use std::fs::File;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -97,58 +98,6 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
 }
 
 impl Maker {
-    fn run(mut self, orders: &Receiver<Order>) {
-        while let Some(order) = self.next(orders) {
-            self.discard_idle();
-            let Some(order) = order else { continue };
-            match order {
-                Order::Open(mac) => {
-                    let result = self.open_for(mac);
-                    self.answer(mac, result);
-                }
-                Order::Boot(mac) => {
-                    let result = self.boot(mac);
-                    self.answer(mac, result);
-                }
-                Order::Configure(settings) => {
-                    self.start.settings = *settings;
-                    self.take_settings();
-                    self.reconfigure();
-                }
-                Order::Reset(name, again, answer) => {
-                    let result = self.reset(&name, again).map_err(|error| format!("{error:#}"));
-                    let _ = answer.send(result);
-                }
-                Order::Pin(name, pinned, answer) => {
-                    let result = self.pin(&name, pinned).map_err(|error| format!("{error:#}"));
-                    let _ = answer.send(result);
-                }
-                Order::Leave(name, answer) => {
-                    let left = self.leave(&name).map_err(|error| format!("{error:#}"));
-                    let _ = answer.send(left);
-                }
-                Order::Return(name, merged, answer) => {
-                    let result = self.come_back(&name, merged);
-                    let _ = answer.send(result.map_err(|error| format!("{error:#}")));
-                }
-                Order::Stop => break,
-            }
-        }
-        self.close_all();
-    }
-
-    /// What is to be done next, `Some(None)`: nothing that anybody asked for; `None`: nobody is there any more.
-    fn next(&self, orders: &Receiver<Order>) -> Option<Option<Order>> {
-        let Some(wait) = self.next_look() else {
-            return orders.recv().ok().map(Some);
-        };
-        match orders.recv_timeout(wait) {
-            Ok(order) => Some(Some(order)),
-            Err(RecvTimeoutError::Timeout) => Some(None),
-            Err(RecvTimeoutError::Disconnected) => None,
-        }
-    }
-
     fn address(&self) -> String {
         self.start.settings.config.address()
     }

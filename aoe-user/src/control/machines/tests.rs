@@ -194,6 +194,22 @@ fn a_machine_has_one_disk_behind_all_its_addresses() {
     assert_eq!(states[0].usage.written_sectors, 1);
 }
 
+/// A bug costs what it happened in.
+#[test]
+fn a_panic_in_looking_after_one_disk_keeps_nobody_from_another() {
+    let room = Room::new();
+    let mut start = room.start();
+    let announced = Arc::clone(&room.announced);
+    start.announce = Box::new(move || {
+        let first = announced.fetch_add(1, Ordering::SeqCst) == 0;
+        assert!(!first, "on purpose, for a test");
+    });
+    let disks = Disks::open(start).unwrap();
+    write(&disk(&disks, PC[0]), 1);
+    write(&disk(&disks, STRANGER), 2);
+    assert_eq!(read(&disk(&disks, PC[0])), 1);
+}
+
 #[test]
 fn a_disk_begins_anew_when_its_machine_boots_and_by_order_and_not_else() {
     let room = Room::new();

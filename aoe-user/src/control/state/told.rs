@@ -2,22 +2,20 @@
 
 use std::io;
 
-use crate::store::{Completion, CompletionHandle as _, Event, Fault, FaultKind, QueueHandle, Token};
+use crate::store::{Fault, FaultKind, Owed, QueueHandle, Token};
 
-/// Told once, when the state is where it survives a power cut or cannot be put there.
+/// Told once, when the state is where it survives a power cut or cannot be put there. Whoever waits for it is to notice when it is dropped.
 pub(super) type Told = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// Completes the operation of a worker's that waits for it.
+/// Completes the operation of a worker's that waits for it; with a fault, if it is dropped.
 pub(super) fn completes(handle: QueueHandle, token: Token) -> Told {
+    let owed = Owed::new(handle, token, FaultKind::Write);
     Box::new(move |result| {
         let fault = |source| Fault {
             kind: FaultKind::Write,
             lba: 0,
             source,
         };
-        handle.post(Completion {
-            token,
-            event: Event::Finished(result.map(|()| None).map_err(fault)),
-        });
+        owed.finish(result.map_err(fault));
     })
 }

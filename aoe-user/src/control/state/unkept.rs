@@ -16,6 +16,7 @@ use tracing::{error, info};
 
 use super::key::StateKey;
 use super::{StateDir, StateDirError};
+use crate::control::guard::guard;
 use crate::store::LostWrites;
 
 /// The file that holds room.
@@ -180,7 +181,9 @@ fn try_again(dir: &Weak<StateDir>) {
     loop {
         std::thread::sleep(pause);
         pause = (pause * 2).min(longest);
-        if dir.upgrade().is_none_or(|dir| dir.keep_losses()) {
+        // A panic is a try that failed.
+        let keeps = |dir: Arc<StateDir>| guard("keeping lost writes in mind", || dir.keep_losses());
+        if dir.upgrade().is_none_or(|dir| keeps(dir).unwrap_or(false)) {
             return;
         }
     }

@@ -54,8 +54,10 @@ impl StateWriter {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             // Dropped when the thread ends, however it does.
             let _alive = alive;
-            while let Some(round) = of_thread.next() {
-                of_thread.write(round, &medium);
+            // A panic costs the round that it happened in: who waited for that is told, since dropped.
+            while let Err(panic) = caught(|| of_thread.write_all(&medium)) {
+                tracing::error!("the thread that keeps strings, masks and reservations: {panic}");
+                of_thread.machine.lock().round_is_lost();
             }
         });
         let thread = thread.map_err(|error| refused(&error))?;
@@ -112,6 +114,13 @@ impl Shared {
         }
     }
 
+    /// Writes until the end.
+    fn write_all(&self, medium: &impl Medium) {
+        while let Some(round) = self.next() {
+            self.write(round, medium);
+        }
+    }
+
     fn write(&self, round: Vec<Save<StateKey, Told>>, medium: &impl Medium) {
         let states: Vec<_> = round.iter().map(|save| (&save.key, &save.state)).collect();
         let results = caught(|| medium.store_all(&states)).unwrap_or_else(|reason| {
@@ -138,7 +147,11 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use engine::{Completions as _, Event};
+
+    use super::super::told::completes;
     use super::*;
+    use crate::store::CompletionQueue;
 
     /// Says what it has written.
     struct Listing(std::sync::mpsc::Sender<StateKey>);
@@ -153,6 +166,45 @@ mod tests {
         fn describe(&self, key: &StateKey) -> String {
             key.to_string()
         }
+    }
+
+    /// Writes nothing, and panics where it is asked for words.
+    struct Wordless;
+
+    impl Medium for Wordless {
+        fn store_all(&self, states: &[(&StateKey, &Persistent)]) -> Vec<io::Result<()>> {
+            let full = |(key, _): &(&StateKey, &Persistent)| match key.to_string() == "1.1" {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            };
+            states.iter().map(full).collect()
+        }
+
+        fn describe(&self, _: &StateKey) -> String {
+            panic!("on purpose, for a test")
+        }
+    }
+
+    #[test]
+    fn a_panic_of_the_thread_is_told_and_the_next_change_is_kept() {
+        let writer = StateWriter::start("test", Wordless).unwrap();
+        let mut queue = CompletionQueue::new().unwrap();
+        let mut is_kept = |key: &str, token| {
+            let told = completes(queue.handle(), token);
+            writer.save(&key.parse().unwrap(), &Persistent::default(), told);
+            let end = Instant::now() + std::time::Duration::from_secs(60);
+            loop {
+                if let Some(completion) = queue.next() {
+                    assert_eq!(completion.token, token);
+                    return matches!(completion.event, Event::Finished(Ok(_)));
+                }
+                assert!(Instant::now() < end, "no answer in a minute");
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        };
+        assert!(!is_kept("1.1", 1), "its disk is full");
+        assert!(is_kept("1.2", 2));
+        assert!(writer.close(), "the thread works on");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The thread around [`CommitMachine`], and what workers see of it without a lock.
 
+mod failing;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use engine::{Extent, Fault, FaultKind, Health, LostWrites};
+use engine::{Extent, Fault, FaultKind, Health};
 
+use self::failing::UnderWay;
 use super::counters::Counters;
-use super::dirty::{DirtyMap, Regions};
-use super::machine::{CommitAction, CommitAnswer, CommitMachine, Epoch, Failed, Failure, Member, Time, hull};
+use super::dirty::DirtyMap;
+use super::machine::{CommitAction, CommitAnswer, CommitMachine, Epoch, Failure, Member, Time};
 use super::policy::{Policy, Told};
 use super::task::{Medium, Task, Waiter};
 use crate::backing::short_file;
@@ -19,9 +22,6 @@ use crate::io::threads::{Threads, Working, caught};
 
 /// An idle thread ends after this time; the next work starts another.
 const IDLE: Duration = Duration::from_secs(10);
-
-/// Why sectors are lost that were on the medium.
-const CUT: &str = "the file was cut short";
 
 /// In [`Committer::gate`]: no writes are taken. The other bits are the machine's epoch.
 const STOPPED: u64 = 1 << 63;
@@ -54,6 +54,8 @@ struct State {
     working: Working,
     /// When the thread that the device keeps will look, without one of its own.
     spare_at: Option<Time>,
+    /// The commit that runs.
+    under_way: Option<UnderWay>,
     /// [`Committer::close`] was called.
     closed: bool,
 }
@@ -80,6 +82,7 @@ impl Committer {
                 machine,
                 working: Working::default(),
                 spare_at: None,
+                under_way: None,
                 closed: false,
             }),
             work: Condvar::new(),
@@ -241,11 +244,13 @@ impl Committer {
         state.working.running = true;
         let committer = Arc::clone(self);
         let name = format!("commit {}", self.medium.name());
-        state.working.thread = self.threads.start(name, move || committer.run());
+        state.working.thread = self
+            .threads
+            .start(name, move || committer.guarded(|| committer.run()));
         if state.working.thread.is_none() {
             state.working.spared = true;
             let committer = Arc::clone(self);
-            self.threads.spare(move || committer.help());
+            self.threads.spare(move || committer.guarded(|| committer.help()));
         }
         self.ended.notify_all(); // Whoever waits for the end has somebody else to wait for.
     }
@@ -308,12 +313,12 @@ impl Committer {
     /// One commit, without the lock while it runs.
     fn commit<'a>(
         &'a self,
-        state: MutexGuard<'a, State>,
+        mut state: MutexGuard<'a, State>,
         group: Vec<Member<Waiter>>,
     ) -> (MutexGuard<'a, State>, io::Result<()>) {
         // A write that finds its note has its data where this commit finds it.
         self.noted.store(false, Ordering::SeqCst);
-        let covered = self.dirty.take();
+        state.under_way = Some(UnderWay::covering(self.dirty.take()));
         self.publish(&state.machine);
         drop(state);
         let waiters = group.len();
@@ -323,7 +328,7 @@ impl Committer {
         let cut = self.medium.take_cut();
         let failed = match (&result, cut) {
             (Ok(()), None) => None,
-            (result, cut) => Some(self.failed(result.as_ref().err(), &covered, cut)),
+            (result, cut) => Some(self.failed(result.as_ref().err(), cut)),
         };
         let result = match cut {
             Some(_) => result.and(Err(short_file())),
@@ -333,6 +338,7 @@ impl Committer {
         let mut state = self.state.lock();
         let stood = state.machine.lost().is_some();
         let answers = state.machine.done(group, failed.map_or(Ok(()), Err));
+        state.under_way = None;
         self.publish(&state.machine);
         let lost = state.machine.lost().cloned();
         drop(state);
@@ -341,51 +347,6 @@ impl Committer {
         }
         answer(answers);
         (self.state.lock(), result)
-    }
-
-    /// A commit failed, or found the file cut short: finds out what is lost, and has it kept in mind before anybody is told.
-    fn failed(&self, error: Option<&io::Error>, covered: &Regions, cut: Option<Extent>) -> Failed {
-        let errno = error.and_then(io::Error::raw_os_error).unwrap_or(libc::EIO);
-        let mut state = self.state.lock();
-        // First: who enters from here on is not taken down, and who entered before finds out.
-        state.machine.fails(errno);
-        self.publish(&state.machine);
-        let uncommitted = || self.uncommitted(covered);
-        let failed = Failed {
-            errno,
-            cause: Some(match (error, cut) {
-                (None, _) => CUT.to_owned(),
-                (Some(error), None) => error.to_string(),
-                (Some(error), Some(_)) => format!("{error}; {CUT}"),
-            }),
-            lost: match (cut, error) {
-                // The rest is on the medium.
-                (Some(cut), None) => Some(cut),
-                (Some(cut), Some(_)) => Some(uncommitted().map_or(cut, |other| hull(cut, other))),
-                (None, _) => uncommitted(),
-            },
-        };
-        let (before, loss) = (state.machine.lost().cloned(), state.machine.loss_by(&failed));
-        drop(state);
-        // Logs; the answers are made one by one.
-        let what = error.map_or_else(|| short_file().to_string(), io::Error::to_string);
-        self.medium.fault(
-            0,
-            io::Error::other(format!("committing what was written: {what}")),
-        );
-        if let (Some(told), Some(lost)) = (&self.on_loss.0, loss.filter(|loss| before.as_ref() != Some(loss)))
-        {
-            told(&lost);
-        }
-        failed
-    }
-
-    /// Where acknowledged writes lie that the commit which just failed covered, or that came meanwhile.
-    fn uncommitted(&self, covered: &Regions) -> Option<Extent> {
-        covered
-            .clone()
-            .with(&self.dirty.look())
-            .hull(self.medium.sectors())
     }
 
     /// Makes what is to be made before the commit; who fails at that is answered.
@@ -410,23 +371,17 @@ impl Committer {
         group.into_iter().filter_map(make).collect()
     }
 
-    fn log(&self, lost: &LostWrites) {
-        let then = match lost.stopped {
-            true => "no writes are taken any more",
-            false => "flushes fail, writes go on (on_lost_write = \"continue\")",
-        };
-        tracing::error!(
-            "{}: {lost}; {then}, until `xblade state clear --lost-writes`",
-            self.medium.describe()
-        );
-    }
-
     /// A last commit, waiting for what is under way; then the thread ends. Blocks.
     ///
     /// # Errors
     /// Of the last commit, or that acknowledged writes are lost.
     pub(crate) fn close(self: &Arc<Self>) -> io::Result<()> {
         self.end();
+        let closed = caught(|| self.last_commit());
+        closed.inspect_err(|_| self.mend()).flatten()
+    }
+
+    fn last_commit(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         state.closed = true;
         state.machine.close(false);

@@ -12,6 +12,7 @@ pub(super) struct Counters {
     largest_group: AtomicU64,
     commit_us: AtomicU64,
     longest_us: AtomicU64,
+    panics: AtomicU64,
 }
 
 impl Counters {
@@ -31,6 +32,12 @@ impl Counters {
         self.longest_us.fetch_max(took_us, Ordering::Relaxed);
     }
 
+    /// Counts a panic of whoever commits; gives how many there have been.
+    pub(super) fn count_panic(&self) -> u32 {
+        let before = self.panics.fetch_add(1, Ordering::Relaxed);
+        u32::try_from(before + 1).unwrap_or(u32::MAX)
+    }
+
     /// All figures.
     pub(super) fn by_name(&self) -> Vec<(&'static str, u64)> {
         [
@@ -40,6 +47,7 @@ impl Counters {
             ("commit_group_max", &self.largest_group),
             ("commit_us_total", &self.commit_us),
             ("commit_us_max", &self.longest_us),
+            ("commit_panics", &self.panics),
         ]
         .map(|(name, figure)| (name, figure.load(Ordering::Relaxed)))
         .to_vec()

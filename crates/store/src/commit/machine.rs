@@ -196,8 +196,7 @@ impl<W> CommitMachine<W> {
 
     /// What an earlier process left in the cache is committed at once.
     pub fn commit_leftovers(&mut self, now: Time) {
-        self.oldest.get_or_insert(now);
-        self.due = Some(now);
+        self.commit_at(now, Duration::ZERO);
     }
 
     /// Someone waits for the next commit; an answer if it cannot end well.
@@ -274,6 +273,7 @@ impl<W> CommitMachine<W> {
         self.running = false;
         self.oldest_running = None;
         let failure = result.err().map(|failed| self.fail(&failed));
+        self.failing = false;
         let lost = self.lost.clone();
         let end = |member: Member<W>| {
             let result = match (&lost, &failure) {
@@ -298,6 +298,22 @@ impl<W> CommitMachine<W> {
         self.failures += 1;
         self.last_errno = errno;
         self.failing = true;
+    }
+
+    /// Nobody knows how a panic left the machine: it begins anew, as one whose running commit has [failed](CommitMachine::fails). Gives
+    /// who waited; [`CommitMachine::done`] may follow.
+    pub(crate) fn begin_anew(&mut self, errno: i32) -> Vec<Member<W>> {
+        let mut anew = CommitMachine::new(self.flush_interval, self.on_lost_write, self.lost.take());
+        anew.closed = self.closed;
+        anew.failures = self.failures;
+        anew.fails(errno);
+        std::mem::replace(self, anew).waiting
+    }
+
+    /// A commit begins after this time, also where nobody comes: something was acknowledged of which the machine does not know.
+    pub(crate) fn commit_at(&mut self, now: Time, pause: Duration) {
+        self.oldest.get_or_insert(now);
+        self.due = Some(now + pause);
     }
 
     /// The loss that stands when [`CommitMachine::done`] is told of this failure.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::views::{Core, View, extent_bytes};
+use crate::io::threads::caught;
 use crate::mapped::residency::{Residency, WINDOW_PAGES};
 use crate::tick::Tick;
 use engine::Extent;
@@ -80,7 +81,13 @@ impl Core {
     fn enter_later(self: &Arc<Self>, window: usize) {
         if self.wanted.add(window) {
             let core = Arc::downgrade(self);
-            let begun = self.backing.device().pool.try_run(move || enter(&core));
+            let begun = self.backing.device().pool.try_run(move || {
+                if caught(|| enter(&core)).is_err()
+                    && let Some(core) = core.upgrade()
+                {
+                    core.wanted.give_up();
+                }
+            });
             if !begun {
                 self.wanted.give_up();
             }

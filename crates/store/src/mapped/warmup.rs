@@ -11,6 +11,7 @@ use std::thread;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::views::{Core, View};
+use crate::io::threads::caught;
 use crate::mapped::residency::BLOCK_PAGES;
 
 /// The thread's niceness: requests come first.
@@ -44,10 +45,12 @@ impl WarmUp {
             return jobs.push(continuation);
         }
         let same = Arc::clone(self);
-        match thread::Builder::new()
-            .name("warm up".to_owned())
-            .spawn(move || same.run())
-        {
+        match thread::Builder::new().name("warm up".to_owned()).spawn(move || {
+            if caught(|| same.run()).is_err() {
+                // The next store starts another thread.
+                *same.jobs.lock() = None;
+            }
+        }) {
             Ok(_) => *jobs = Some(vec![continuation]),
             // Requests will do it.
             Err(error) => tracing::debug!("no thread to warm up with: {error}"),

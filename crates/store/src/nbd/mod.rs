@@ -6,6 +6,7 @@
 
 mod address;
 mod handshake;
+mod partial;
 mod session;
 mod stream;
 mod table;

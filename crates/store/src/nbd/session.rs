@@ -15,9 +15,11 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::address::NbdAddress;
 use super::handshake::{Granted, Refusal, negotiate};
+use super::partial::Partial;
 use super::stream::{Process, Stream};
 use super::table::{End, Message, SHUTTING_DOWN, Session, Table, Told, Work};
 use super::wire::{Chunk, ChunkKind, Head, NbdCommand, no_reply, read_chunk};
+use crate::io::threads::caught;
 
 /// Connections to a server that takes several.
 const CONNECTIONS: usize = 4;
@@ -194,8 +196,24 @@ impl Shared {
         self.attend.notify_all();
     }
 
-    /// Connects again and again, and serves. `connected` is the first server.
+    /// Work for a connection. A panic ends the connection: what is under way is begun again by the next.
+    fn guarded(&self, work: impl FnOnce()) {
+        if caught(work).is_err() {
+            self.broken("a thread of it panicked, a bug in xblade: the log says where".into());
+        }
+    }
+
+    /// Serves until the store is closed. `connected` is the first server. After a panic nobody connects again: all fail.
     pub(super) fn run(&self, connected: Connected) {
+        if caught(|| self.sessions(connected)).is_err() {
+            self.close();
+            let why = "its thread panicked, a bug in xblade: the log says where; every request fails";
+            self.state.lock().silent = Some(why.to_owned());
+        }
+    }
+
+    /// Connects again and again, and serves.
+    fn sessions(&self, connected: Connected) {
         let mut doubts = Vec::new();
         let mut next = Some(connected);
         for session in 1.. {
@@ -291,13 +309,15 @@ impl Shared {
         drop(state);
         thread::scope(|scope| {
             for stream in &connected.streams {
-                let sending = thread::Builder::new().spawn_scoped(scope, || self.send(stream));
-                let receiving = thread::Builder::new().spawn_scoped(scope, || self.receive(stream));
+                let send = || self.guarded(|| self.send(stream));
+                let receive = || self.guarded(|| self.receive(stream));
+                let sending = thread::Builder::new().spawn_scoped(scope, send);
+                let receiving = thread::Builder::new().spawn_scoped(scope, receive);
                 if let Err(error) = sending.and(receiving) {
                     self.broken(format!("no thread for the connection: {error}"));
                 }
             }
-            self.attend(granted.takes_several(), doubts);
+            self.guarded(|| self.attend(granted.takes_several(), doubts));
             connected.streams.iter().for_each(Stream::shut_down);
         });
     }
@@ -434,50 +454,4 @@ fn doubt(writes: usize, process: Option<&Process>) -> String {
     format!(
         "{writes} writes had no answer, and the server that was lost may still carry them out; they wait, and who overlaps them, {until}"
     )
-}
-
-/// What has come of a reply.
-struct Partial {
-    at: u64,
-    data: Box<[u8]>,
-    filled: usize,
-    error: Option<u32>,
-}
-
-impl Partial {
-    fn new((at, length): (u64, u32)) -> Partial {
-        Partial {
-            at,
-            data: vec![0; length as usize].into_boxed_slice(),
-            filled: 0,
-            error: None,
-        }
-    }
-
-    /// Where a part of the data goes.
-    fn part(&mut self, offset: u64, length: u32) -> io::Result<&mut [u8]> {
-        let outside = || {
-            no_reply(format!(
-                "data of {length} bytes at {offset}, which were not asked for"
-            ))
-        };
-        let begin =
-            usize::try_from(offset.checked_sub(self.at).ok_or_else(outside)?).map_err(|_| outside())?;
-        let end = begin.checked_add(length as usize).ok_or_else(outside)?;
-        self.filled = self.filled.saturating_add(length as usize);
-        self.data.get_mut(begin..end).ok_or_else(outside)
-    }
-
-    fn outcome(self) -> io::Result<Result<Option<Box<[u8]>>, u32>> {
-        match self.error {
-            Some(error) => Ok(Err(error)),
-            None if self.filled != self.data.len() => Err(no_reply(format!(
-                "{} bytes of data where {} were asked for",
-                self.filled,
-                self.data.len()
-            ))),
-            None if self.data.is_empty() => Ok(Ok(None)),
-            None => Ok(Ok(Some(self.data))),
-        }
-    }
 }

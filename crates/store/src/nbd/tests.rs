@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::server::{ALL_FLAGS, Manner, Server, Trick, address};
+use super::NbdStore;
+use super::table::Work;
 use crate::completion_queue::CompletionQueue;
 use crate::options::{StoreKind, StoreOptions};
-use crate::tests::Driver;
+use crate::tests::{Driver, counter};
 use engine::{Durability, Event, Extent, FaultKind, Health, Step, Store};
 
 const SECTORS: u64 = 64;
@@ -40,6 +42,22 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
         );
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A bug of ours ends the connection, and the next one goes on.
+#[test]
+fn a_panic_of_a_connection_costs_the_connection() {
+    let server = Server::start(Manner::new(SECTORS));
+    let store = Arc::new(NbdStore::open(&options(&server.address())).unwrap());
+    let panics = Box::new(|_| panic!("on purpose, for a test"));
+    store.shared.add(Work::Read { at: 0, length: 512 }, panics);
+    let same: Arc<dyn Store<CompletionQueue>> = store;
+    until("the connection ends", || {
+        counter(&same, "nbd_lost_connections") == 1
+    });
+    let mut driver = Driver::new(&same);
+    driver.write(3, &sectors(7, 4), Durability::WriteBack).unwrap();
+    assert_eq!(driver.read(3, 4).unwrap(), sectors(7, 4));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use super::error::Errno;
 use super::fence::{LOST_LOCK, Shared};
 use super::opening::OpenedImage;
+use crate::io::threads::caught;
 
 /// How often an image without I/O is asked for.
 const PACE: Duration = Duration::from_secs(1);
@@ -126,18 +127,25 @@ impl Look {
             if self.shared.is_fenced() {
                 return;
             }
-            match self.opened.image.bytes() {
-                Ok(bytes) => self.seen.bytes.store(bytes, Ordering::Release),
-                Err(errno) => self.failed(errno),
+            // A panic costs one look. Where looks prove that the lock is still there, several of them cost the lease.
+            if caught(|| self.look()).is_err() {
+                tracing::error!("looking after an image in Ceph panicked, a bug in xblade");
             }
-            let succeeded = self.shared.succeeded();
-            let is_proven = succeeded != self.succeeded && !self.seen.gone.load(Ordering::Relaxed);
-            self.succeeded = succeeded;
-            match is_proven {
-                true => {}
-                false if self.locked => self.ask_for_lock(),
-                false => self.ask_for_header(),
-            }
+        }
+    }
+
+    fn look(&mut self) {
+        match self.opened.image.bytes() {
+            Ok(bytes) => self.seen.bytes.store(bytes, Ordering::Release),
+            Err(errno) => self.failed(errno),
+        }
+        let succeeded = self.shared.succeeded();
+        let is_proven = succeeded != self.succeeded && !self.seen.gone.load(Ordering::Relaxed);
+        self.succeeded = succeeded;
+        match is_proven {
+            true => {}
+            false if self.locked => self.ask_for_lock(),
+            false => self.ask_for_header(),
         }
     }
 

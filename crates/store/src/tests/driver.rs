@@ -116,7 +116,7 @@ impl Driver {
 }
 
 /// A figure of the store by its name.
-pub(super) fn counter(store: &Arc<dyn Store<CompletionQueue>>, name: &str) -> u64 {
+pub(crate) fn counter(store: &Arc<dyn Store<CompletionQueue>>, name: &str) -> u64 {
     let counters = store.counters();
     let found = counters.iter().find(|(known, _)| *known == name);
     found

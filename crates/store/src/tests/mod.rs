@@ -22,7 +22,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use driver::Driver;
+pub(crate) use driver::{Driver, counter};
 
 use crate::completion_queue::CompletionQueue;
 use crate::open::{Context, open_with};

@@ -5,6 +5,7 @@
 )]
 
 mod arbitrary;
+mod at_once;
 mod changes;
 mod commands;
 mod cut;

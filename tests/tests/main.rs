@@ -53,6 +53,7 @@ mod room;
 mod serving;
 mod signals;
 mod soak;
+mod stalled;
 mod stuck_disk;
 mod systemd;
 mod top;

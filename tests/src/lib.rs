@@ -4,12 +4,14 @@
 //! device makes a block device of it. The kernel never caches it: what the disk was not told it does not know, and what
 //! it was not told to flush it may lose.
 
-use std::collections::HashMap;
+pub mod io_engine;
+
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -42,6 +44,8 @@ pub struct Switches {
     pub reads_fail: AtomicBool,
     /// Writes fail with EIO.
     pub writes_fail: AtomicBool,
+    /// So many writes fail with EIO from now on.
+    pub next_writes_fail: AtomicU64,
     /// Flushes fail with EIO.
     pub flushes_fail: AtomicBool,
     /// Nothing is answered until this is over.
@@ -54,6 +58,8 @@ pub struct Switches {
     pub flushes_hang: AtomicBool,
     /// Discards are not answered until this is over.
     pub discards_hang: AtomicBool,
+    /// Of requests that were made to wait the last one is carried out first. To be set before the disk is used.
+    pub newest_first: AtomicBool,
     /// Microseconds that each request takes, one after the other; 0: no time.
     pub request_us: AtomicU64,
     /// Requests that were made to wait so far.
@@ -71,6 +77,8 @@ struct Media {
     cells: Mutex<Cells>,
     bytes: u64,
     switches: Switches,
+    /// Requests that wait until the disk answers again, by number.
+    waiting: Mutex<BTreeSet<u64>>,
     /// When the last request of a slow disk is done.
     busy_until: Mutex<Instant>,
 }
@@ -98,6 +106,7 @@ impl Disk {
             cells,
             bytes: bytes as u64,
             switches: Switches::default(),
+            waiting: Mutex::default(),
             busy_until: Mutex::new(Instant::now()),
         });
         let directory = tempfile::Builder::new().prefix("xblade-disk-").tempdir()?;
@@ -125,6 +134,11 @@ impl Disk {
     /// What fails.
     pub fn switches(&self) -> &Switches {
         &self.media.switches
+    }
+
+    /// Requests that were made to wait and are not answered yet.
+    pub fn waiting(&self) -> usize {
+        self.media.waiting().len()
     }
 
     /// The power fails: of what was not flushed, every sector is on the medium or not, by chance. Returns how many
@@ -247,14 +261,35 @@ impl Media {
         if !held(self) {
             return work(self);
         }
-        self.switches.held.fetch_add(1, Ordering::Relaxed);
+        let number = self.switches.held.fetch_add(1, Ordering::Relaxed);
+        self.waiting().insert(number);
         let media = Arc::clone(self);
         std::thread::spawn(move || {
-            while held(&media) {
+            while held(&media) || media.has_newer(number) {
                 std::thread::sleep(Duration::from_millis(10));
             }
             work(&media);
+            media.waiting().remove(&number);
         });
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.waiting.lock().expect("no server panics")
+    }
+
+    /// Whether a newer request has to be carried out before.
+    fn has_newer(&self, number: u64) -> bool {
+        self.switches.newest_first.load(Ordering::Relaxed) && self.waiting().last() != Some(&number)
+    }
+
+    /// Whether this write fails.
+    fn write_fails(&self) -> bool {
+        let one_less = |left: u64| left.checked_sub(1);
+        let next = &self.switches.next_writes_fail;
+        self.switches.writes_fail.load(Ordering::Relaxed)
+            || next
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+                .is_ok()
     }
 
     /// Carries out what answers a request when those before it are done and its own time is over.
@@ -320,7 +355,12 @@ impl Filesystem for Served {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+        let mut flags = FopenFlags::FOPEN_DIRECT_IO;
+        if self.0.switches.newest_first.load(Ordering::Relaxed) {
+            // Several at a time, or there would be no newest.
+            flags |= FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+        }
+        reply.opened(FileHandle(0), flags);
     }
 
     fn read(
@@ -364,7 +404,7 @@ impl Filesystem for Served {
         self.0.answer(
             |switches| &switches.writes_hang,
             move |media| {
-                if media.switches.writes_fail.load(Ordering::Relaxed) {
+                if media.write_fails() {
                     reply.error(media.refuse());
                 } else if !whole || offset + data.len() as u64 > media.bytes {
                     reply.error(Errno::EINVAL);

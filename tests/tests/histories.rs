@@ -14,6 +14,7 @@ use checker::network::{Network, Parcel, Wire};
 use checker::record::{Action, History, Op};
 use checker::veth::Veth;
 use checker::workload::{Discipline, Outcome, Plan, disturb, paths, run};
+use disks::io_engine::IoEngine;
 use lab::frame::{Request, ata};
 use lab::image::Random;
 use lab::link::target_mac;
@@ -213,11 +214,21 @@ struct Disruptions {
 
 /// Runs clients against `xblade` on two ports of two queues, until it was disrupted three times at least.
 fn against_xblade(plan: &Plan, disruptions: Disruptions, extra: &[&str]) -> Result<Outcome> {
+    against_xblade_by(IoEngine::Uring, plan, disruptions, extra)
+}
+
+fn against_xblade_by(
+    engine: IoEngine,
+    plan: &Plan,
+    disruptions: Disruptions,
+    extra: &[&str],
+) -> Result<Outcome> {
     let lab = Lab::new(lab::Options {
         queues: 2,
         links: 2,
         ..Default::default()
     })?;
+    engine.choose(&lab.target)?;
     let image = Image::sparse(plan.sectors)?;
     let mut args = vec!["serve", "7", "3", "eth0,eth1", image.as_str()];
     args.extend(extra);
@@ -314,6 +325,14 @@ fn one_writer_a_sector_sees_one_disk_with_the_direct_store() -> Result<()> {
         ALL_DISRUPTIONS,
         &["--direct"],
     )?)
+}
+
+#[test]
+fn one_writer_a_sector_sees_one_disk_with_the_direct_store_without_io_uring() -> Result<()> {
+    needs!(Need::Root);
+    let plan = real_plan(Discipline::Owned);
+    let outcome = against_xblade_by(IoEngine::Threads, &plan, ALL_DISRUPTIONS, &["--direct"]);
+    passes(&outcome?)
 }
 
 #[test]

@@ -63,12 +63,17 @@ fn cut_again_and_again(arguments: &str, enough: Enough) -> Result<Vec<Cut>> {
 const INITIATOR: &str = "02:00:00:ae:00:01";
 
 fn cut_again_and_again_after(prepare: &str, arguments: &str, enough: Enough) -> Result<Vec<Cut>> {
+    cut_again_and_again_with(Kernel::get()?, prepare, arguments, enough)
+}
+
+/// The machine, and its disk, which goes last.
+fn machine(kernel: Kernel, prepare: &str, arguments: &str) -> Result<(Disk, Host)> {
     let namespace = Namespace::new("host")?;
     let disk = Disk::new(&namespace, 64)?;
     disk.preset(&ext4(64)?);
     let binary = lab::target::binary()?;
     let parts = Parts {
-        kernel: Kernel::get()?,
+        kernel,
         disk: disk.path(),
         xblade: Path::new(&binary),
         prepare,
@@ -77,6 +82,16 @@ fn cut_again_and_again_after(prepare: &str, arguments: &str, enough: Enough) -> 
     };
     let host = Host::new(namespace, &parts)?;
     host.namespace.ip(&format!("link set tap0 address {INITIATOR}"))?;
+    Ok((disk, host))
+}
+
+fn cut_again_and_again_with(
+    kernel: Kernel,
+    prepare: &str,
+    arguments: &str,
+    enough: Enough,
+) -> Result<Vec<Cut>> {
+    let (disk, host) = machine(kernel, prepare, arguments)?;
     let options = Options {
         seed: seed(),
         address: Address::new(7, 3),
@@ -106,9 +121,10 @@ fn cut_again_and_again_after(prepare: &str, arguments: &str, enough: Enough) -> 
         vm = host.switch_on()?;
         let verdict = writer.judge_by_reading()?;
         assert!(
-            verdict.foreign.is_empty(),
-            "sectors {:?} hold what nobody wrote",
-            verdict.foreign
+            verdict.foreign.is_empty() && verdict.torn.is_empty(),
+            "sectors {:?} hold what nobody wrote, {:?} are torn",
+            verdict.foreign,
+            verdict.torn
         );
         let cut = Cut {
             at,
@@ -152,6 +168,23 @@ fn no_write_acknowledged_in_sync_mode_is_lost() -> Result<()> {
 fn no_write_acknowledged_by_the_direct_store_in_sync_mode_is_lost() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
     let cuts = cut_again_and_again("serve 7 3 eth0 /mnt/image --direct --sync", ANY)?;
+    assert!(
+        cuts.iter().all(|cut| cut.lost.is_empty()),
+        "acknowledged writes were lost"
+    );
+    Ok(())
+}
+
+/// In the guest's kernel, which is nobody else's.
+const NO_IO_URING: &str = "echo 2 > /proc/sys/kernel/io_uring_disabled || fail io_uring\n";
+
+#[test]
+fn nor_is_one_where_io_uring_is_forbidden() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
+    let prepare = format!("{MOUNTED}{NO_IO_URING}");
+    let arguments = "serve 7 3 eth0 /mnt/image --direct --sync";
+    // The setting is Linux 6.6's.
+    let cuts = cut_again_and_again_with(Kernel::with_all_drivers()?, &prepare, arguments, ANY)?;
     assert!(
         cuts.iter().all(|cut| cut.lost.is_empty()),
         "acknowledged writes were lost"

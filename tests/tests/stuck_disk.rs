@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use disks::io_engine::IoEngine;
 use disks::{Disk, Switches};
 use lab::faulty_export::{GOOD, Mounted, STORES, cold, registers};
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::{Need, find, skip};
 use lab::{Address, Image, Initiator, Lab, Options, Process, Reply, Request, Target, needs};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use tempfile::TempDir;
 
 const NEEDS: [Need; 3] = [
@@ -118,7 +118,7 @@ impl Served {
     /// The image is on the disk and not in memory: pages are read in while the disk works, written to, and met again when they are
     /// locked for write-back to a disk that has stopped. And all of it is allocated: a direct write then changes nothing but the file's times, for
     /// which the file system may still wait for its journal.
-    fn new(system: System, store: &str, threads: bool) -> Result<Option<Served>> {
+    fn new(system: System, store: &str, engine: IoEngine) -> Result<Option<Served>> {
         if let [program, ..] = system.make
             && find(program).is_none()
         {
@@ -158,9 +158,7 @@ impl Served {
         )?;
         let config = directory.path().join("xblade.toml");
         std::fs::write(&config, text)?;
-        if threads {
-            forbid_io_uring(&lab)?;
-        }
+        engine.choose(&lab.target)?;
         let config = config.to_str().context("odd path")?;
         let state = directory.path().join("state");
         let state = state.to_str().context("odd path")?;
@@ -278,24 +276,15 @@ fn kernel_has(kind: &str) -> Result<bool> {
     Ok(known.split_whitespace().any(|word| word == kind))
 }
 
-/// What starts in the namespace from now on has no io_uring, as in many containers.
-fn forbid_io_uring(lab: &Lab) -> Result<()> {
-    // The same number on every architecture.
-    const IO_URING_SETUP: i64 = 425;
-    let filter = SeccompFilter::new(
-        [(IO_URING_SETUP, Vec::new())].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(nix::errno::Errno::EPERM as u32),
-        std::env::consts::ARCH.try_into()?,
-    )?;
-    let program: BpfProgram = filter.try_into()?;
-    Ok(lab.target.run(move || seccompiler::apply_filter(&program))?)
-}
-
 /// Hangs the disk in one way while it is busy, and asks the other export throughout.
-fn costs_its_own_export_only(system: System, store: &str, hang: (&str, Hang), threads: bool) -> Result<()> {
+fn costs_its_own_export_only(
+    system: System,
+    store: &str,
+    hang: (&str, Hang),
+    engine: IoEngine,
+) -> Result<()> {
     let (what, pick) = hang;
-    let Some(mut served) = Served::new(system, store, threads)? else {
+    let Some(mut served) = Served::new(system, store, engine)? else {
         return Ok(());
     };
     served.healthy_answers(0)?;
@@ -335,7 +324,7 @@ fn a_direct_write_to_a_disk_that_has_just_stopped_keeps_no_worker() -> Result<()
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
     // Dropped last: it cannot end before the disk answers.
     let mut sync;
-    let Some(mut served) = Served::new(SYSTEMS[1], "direct", false)? else {
+    let Some(mut served) = Served::new(SYSTEMS[1], "direct", IoEngine::Uring)? else {
         return Ok(());
     };
     let path = served.path.to_str().context("odd path")?.to_owned();
@@ -376,7 +365,7 @@ fn a_direct_read_beside_an_fsync_that_hangs_keeps_no_worker() -> Result<()> {
     for system in &SYSTEMS[1..] {
         // Dropped last: it cannot end before the disk answers.
         let mut other;
-        let Some(mut served) = Served::new(*system, "direct", false)? else {
+        let Some(mut served) = Served::new(*system, "direct", IoEngine::Uring)? else {
             continue;
         };
         served.healthy_answers(0)?;
@@ -416,14 +405,14 @@ fn a_direct_read_beside_an_fsync_that_hangs_keeps_no_worker() -> Result<()> {
     Ok(())
 }
 
-fn all_hangs(system: System, threads: bool) -> Result<()> {
+fn all_hangs(system: System, engine: IoEngine) -> Result<()> {
     for store in STORES {
         for hang in HANGS {
             // A file system discards nothing of its device unless it is told to.
             if system.kind.is_some() && hang.0 == "discards" {
                 continue;
             }
-            costs_its_own_export_only(system, store, hang, threads)
+            costs_its_own_export_only(system, store, hang, engine)
                 .with_context(|| format!("{system:?}, {store}, {} hang", hang.0))?;
         }
     }
@@ -433,30 +422,30 @@ fn all_hangs(system: System, threads: bool) -> Result<()> {
 #[test]
 fn a_block_device_that_hangs_costs_its_own_export_only() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    all_hangs(SYSTEMS[0], false)
+    all_hangs(SYSTEMS[0], IoEngine::Uring)
 }
 
 #[test]
 fn a_disk_under_ext4_that_hangs_costs_its_own_export_only() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    all_hangs(SYSTEMS[1], false)
+    all_hangs(SYSTEMS[1], IoEngine::Uring)
 }
 
 #[test]
 fn a_disk_under_xfs_that_hangs_costs_its_own_export_only() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    all_hangs(SYSTEMS[2], false)
+    all_hangs(SYSTEMS[2], IoEngine::Uring)
 }
 
 #[test]
 fn a_disk_under_btrfs_that_hangs_costs_its_own_export_only() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    all_hangs(SYSTEMS[3], false)
+    all_hangs(SYSTEMS[3], IoEngine::Uring)
 }
 
 #[test]
 fn without_io_uring_it_is_the_same() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    all_hangs(SYSTEMS[0], true)?;
-    all_hangs(SYSTEMS[1], true)
+    all_hangs(SYSTEMS[0], IoEngine::Threads)?;
+    all_hangs(SYSTEMS[1], IoEngine::Threads)
 }

@@ -24,9 +24,17 @@ impl Image {
     /// # Errors
     /// When it cannot be written.
     pub fn sparse(sectors: u64) -> Result<Image> {
+        Image::sparse_in(&std::env::temp_dir(), sectors)
+    }
+
+    /// The same in a directory of another file system.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn sparse_in(place: &Path, sectors: u64) -> Result<Image> {
         let directory = tempfile::Builder::new()
             .prefix("xblade-")
-            .tempdir()
+            .tempdir_in(place)
             .context("making a temporary directory")?;
         let path = directory.path().join("image.raw");
         let file = OpenOptions::new()

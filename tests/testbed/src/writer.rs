@@ -76,7 +76,9 @@ pub struct Verdict {
     pub unanswered: usize,
     /// When each lost value was acknowledged, for every acknowledged value newer than what its sector holds.
     pub lost: Vec<(u64, Instant)>,
-    /// Sectors that hold anything else: torn, misplaced, or from before the last judgement.
+    /// Sectors that hold a part of what was under way.
+    pub torn: Vec<u64>,
+    /// Sectors that hold anything else: misplaced, or from before the last judgement, or torn although nothing was under way.
     pub foreign: Vec<u64>,
 }
 
@@ -91,6 +93,7 @@ impl Verdict {
             "sectors {:?} hold what was never acknowledged nor under way",
             self.foreign
         );
+        ensure!(self.torn.is_empty(), "sectors {:?} are torn", self.torn);
         ensure!(
             self.lost.is_empty(),
             "{} acknowledged writes are gone, the first of sector {}",
@@ -207,6 +210,7 @@ impl Writer {
             let last = entries[entries.len() - 1];
             match (found, place) {
                 (Some(value), None) if under_way.get(&lba) == Some(&value) => verdict.unanswered += 1,
+                (None, _) if under_way.contains_key(&lba) => verdict.torn.push(lba),
                 (_, None) => verdict.foreign.push(lba),
                 (_, Some(place)) if place + 1 == entries.len() => verdict.kept += 1,
                 (_, Some(place)) => verdict

@@ -1,12 +1,15 @@
 //! Disks that fail under a running target, for each store: what fails is an ATA error for the requests concerned and a
 //! line in the log; the process lives on, and when the cause is gone so are the errors.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use disks::Disk;
+use disks::io_engine::IoEngine;
 use lab::faulty_export::{
     ADDRESS, FaultyExport, GOOD, Mounted, READ_FAULT, STORES, WRITE_FAULT, cold, lba, logged, recovers,
     registers,
@@ -17,7 +20,7 @@ use lab::initiator::PATIENCE;
 use lab::needs::Need;
 use lab::vm::host::{Host, PULLED_OUT, Parts};
 use lab::vm::kernel::Kernel;
-use lab::{Namespace, Target, needs};
+use lab::{Namespace, Reply, Request, Target, needs};
 use nix::sys::signal::Signal;
 
 const NEEDS: [Need; 3] = [
@@ -42,8 +45,9 @@ struct Served {
 }
 
 impl Served {
-    fn new(contents: &[u8], options: &[&str]) -> Result<Served> {
+    fn new(contents: &[u8], options: &[&str], engine: IoEngine) -> Result<Served> {
         let export = FaultyExport::new()?;
+        engine.choose(&export.lab.target)?;
         let mut disk = Disk::new(&export.lab.target, 8)?;
         disk.preset(contents);
         let device = PathBuf::from(disk.block_device(&export.lab.target)?);
@@ -68,6 +72,15 @@ impl Served {
             "sector {lba} is another"
         );
         Ok(())
+    }
+
+    /// Whether a sector of [`WORD`] is in the page cache, as another program sees the device.
+    fn is_in_cache(&self, lba: u64) -> bool {
+        let mut reader = Command::new("dd");
+        reader.args(["bs=512", "count=1", "status=none", &format!("skip={lba}")]);
+        reader.arg(format!("if={}", self.device.display()));
+        let output = self.export.lab.target.run(move || reader.output());
+        output.is_ok_and(|output| output.stdout == pattern(lba, WORD))
     }
 
     /// Writes and flushes fail, also the same ones again; reads go on.
@@ -118,18 +131,36 @@ impl Served {
 #[test]
 fn a_disk_that_does_not_read_fails_these_reads_only() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    STORES
+        .iter()
+        .try_for_each(|store| fails_to_read(store, IoEngine::Uring).with_context(|| (*store).to_owned()))
+}
+
+fn fails_to_read(store: &str, engine: IoEngine) -> Result<()> {
+    let contents: Vec<u8> = (0..16384).flat_map(stamp).collect();
+    let mut served = Served::new(&contents, &["--store", store], engine)?;
+    served.disk.switches().reads_fail.store(true, Ordering::Relaxed);
+    let bad = served.export.read(9000)?;
+    assert_eq!((registers(&bad), lba(&bad)), (READ_FAULT, 9000));
+    served.logged()?;
+    served.disk.switches().reads_fail.store(false, Ordering::Relaxed);
+    recovers("a read", || served.export.read(9000))?;
+    assert_eq!(served.export.read(9000)?.data()[..SECTOR], stamp(9000));
+    engine.is_used_by(&served.target)
+}
+
+/// Where the stores' transfers are done by threads, all of it is the same.
+#[test]
+fn without_io_uring_a_disk_that_fails_is_told_as_well() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
     for store in STORES {
-        let contents: Vec<u8> = (0..16384).flat_map(stamp).collect();
-        let mut served = Served::new(&contents, &["--store", store])?;
-        served.disk.switches().reads_fail.store(true, Ordering::Relaxed);
-        let bad = served.export.read(9000)?;
-        assert_eq!((registers(&bad), lba(&bad)), (READ_FAULT, 9000), "{store}");
-        served.logged()?;
-        served.disk.switches().reads_fail.store(false, Ordering::Relaxed);
-        recovers("a read", || served.export.read(9000))?;
-        assert_eq!(served.export.read(9000)?.data()[..SECTOR], stamp(9000), "{store}");
+        fails_to_read(store, IoEngine::Threads).with_context(|| store.to_owned())?;
     }
-    Ok(())
+    for (what, pick) in BAD_WRITES {
+        fails_at_once("direct", pick, IoEngine::Threads).with_context(|| what.to_owned())?;
+    }
+    let (_, flushes) = BAD_WRITES[1];
+    lost_write("direct", flushes, IoEngine::Threads)
 }
 
 /// With `--sync` the error belongs to the write itself.
@@ -138,14 +169,14 @@ fn a_disk_that_does_not_write_fails_synchronous_writes() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
     for store in STORES {
         for (what, pick) in BAD_WRITES {
-            fails_at_once(store, pick).with_context(|| format!("{store}, {what}"))?;
+            fails_at_once(store, pick, IoEngine::Uring).with_context(|| format!("{store}, {what}"))?;
         }
     }
     Ok(())
 }
 
-fn fails_at_once(store: &str, pick: Pick) -> Result<()> {
-    let mut served = Served::new(&[], &["--store", store, "--sync"])?;
+fn fails_at_once(store: &str, pick: Pick, engine: IoEngine) -> Result<()> {
+    let mut served = Served::new(&[], &["--store", store, "--sync"], engine)?;
     served.writes(100, *b"it works")?;
     pick(&served.disk).store(true, Ordering::Relaxed);
     let bad = served.export.write(200, *b"it fails")?;
@@ -166,6 +197,86 @@ fn fails_at_once(store: &str, pick: Pick) -> Result<()> {
     Ok(())
 }
 
+/// The kernel tells of a failed write-back once. What came into the cache while it ran waits for the next commit, which finds nothing wrong.
+#[test]
+fn a_commit_that_fails_takes_down_what_came_while_it_ran() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    let served = Served::new(&[], &["--store", "mmap", "--sync"], IoEngine::Uring)?;
+    // A loop device does one thing after the other: nothing is to be read in while a write hangs.
+    for lba in [100, 9000] {
+        ensure!(registers(&served.export.read(lba)?) == GOOD);
+    }
+    let switches = served.disk.switches();
+    switches.writes_hang.store(true, Ordering::Relaxed);
+    let mut writes = Writes::default();
+    writes.send_until(&served, &[100], || switches.held.load(Ordering::Relaxed) > 0)?;
+    // In the same page, and in another one; both are in the cache while the first is being committed.
+    let others = [101, 9000];
+    writes.send_until(&served, &others, || {
+        others.iter().all(|lba| served.is_in_cache(*lba))
+    })?;
+    assert!(writes.answers.is_empty(), "none of them is on the disk");
+    // One write fails: that of the commit which runs. The next ones do not.
+    switches.next_writes_fail.store(1, Ordering::Relaxed);
+    switches.writes_hang.store(false, Ordering::Relaxed);
+    writes.collect(&served, |writes| writes.answers.len() == 3)?;
+    for lba in [100, 101, 9000] {
+        assert_eq!(writes.answers[&lba], WRITE_FAULT, "sector {lba}");
+    }
+    ensure!(
+        switches.refused.load(Ordering::Relaxed) == 1,
+        "others failed, too"
+    );
+    recovers("a write", || served.export.write(100, *b"it works"))
+}
+
+/// Writes under way, and the first answer to each.
+#[derive(Default)]
+struct Writes {
+    answers: BTreeMap<u64, (u8, u8)>,
+}
+
+impl Writes {
+    /// Writes sectors, again and again as initiators do, until something is so.
+    fn send_until(&mut self, served: &Served, sectors: &[u64], is_so: impl Fn() -> bool) -> Result<()> {
+        let initiator = &served.export.initiator;
+        let start = Instant::now();
+        while !is_so() {
+            ensure!(start.elapsed() < PATIENCE, "{sectors:?}: {:?}", self.answers);
+            for lba in sectors {
+                let data = pattern(*lba, WORD);
+                let mac = lab::link::target_mac(0);
+                let mut write = Request::ata(mac, ADDRESS, ata::WRITE_EXT, *lba, 1, &data);
+                (write.src, write.tag) = (initiator.mac(), TAGS + *lba as u32);
+                initiator.send(&write.bytes())?;
+            }
+            let sent = Instant::now();
+            self.collect(served, |_| is_so() || sent.elapsed() > AGAIN)?;
+        }
+        Ok(())
+    }
+
+    /// Takes answers until it is enough.
+    fn collect(&mut self, served: &Served, enough: impl Fn(&Writes) -> bool) -> Result<()> {
+        let start = Instant::now();
+        while !enough(self) {
+            ensure!(start.elapsed() < PATIENCE, "only {:?}", self.answers);
+            if let Some(frame) = served.export.initiator.receive(Duration::from_millis(10))?
+                && let Ok(reply) = Reply::parse(&frame)
+                && let Some(lba) = reply.tag.checked_sub(TAGS)
+            {
+                self.answers.entry(u64::from(lba)).or_insert(registers(&reply));
+            }
+        }
+        Ok(())
+    }
+}
+
+const TAGS: u32 = 0x5000_0000;
+const WORD: [u8; 8] = *b"not yet!";
+/// When a write that was not answered is sent again.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// In write-back the write was acknowledged before the disk was asked, and an initiator that never flushes hears of nothing. So the export
 /// takes no writes any more, whoever asks, until the operator knows.
 #[test]
@@ -176,13 +287,13 @@ fn a_lost_write_stops_the_export_until_the_operator_accepts_it() -> Result<()> {
             if store == "direct" && what == "writes" {
                 continue; // the direct store asks the disk before it acknowledges: the test above
             }
-            lost_write(store, pick).with_context(|| format!("{store}, {what}"))?;
+            lost_write(store, pick, IoEngine::Uring).with_context(|| format!("{store}, {what}"))?;
         }
     }
     Ok(())
 }
 
-fn lost_write(store: &str, pick: Pick) -> Result<()> {
+fn lost_write(store: &str, pick: Pick, engine: IoEngine) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let state = directory.path().to_str().context("odd path")?;
     let socket = directory.path().join("control.sock");
@@ -197,7 +308,7 @@ fn lost_write(store: &str, pick: Pick) -> Result<()> {
         "--control",
         control,
     ];
-    let mut served = Served::new(&[], &options)?;
+    let mut served = Served::new(&[], &options, engine)?;
     pick(&served.disk).store(true, Ordering::Relaxed);
     served.writes(100, *b"not yet!")?;
     let is_told = |line: &str| line.contains("acknowledged writes are lost") && line.contains("os error 5");

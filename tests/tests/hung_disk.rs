@@ -1,11 +1,14 @@
 //! A disk that does not answer any more costs its own export, and keeps neither control nor the end nor the next process waiting.
 
+mod closed_port;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use disks::Disk;
+use disks::io_engine::IoEngine;
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::Need;
@@ -38,15 +41,21 @@ struct Served {
 
 impl Served {
     fn new(store: &str) -> Result<Served> {
-        Served::with(store, "")
+        Served::with(store, "", IoEngine::Uring)
     }
 
     /// The same with further lines about the one whose disk hangs.
-    fn with(store: &str, of_hung: &str) -> Result<Served> {
+    fn with(store: &str, of_hung: &str, engine: IoEngine) -> Result<Served> {
         let lab = Lab::new(Options::default())?;
+        engine.choose(&lab.target)?;
         let mut disk = Disk::new(&lab.target, 8)?;
         disk.preset(&(0..1024).flat_map(stamp).collect::<Vec<u8>>());
         let device = PathBuf::from(disk.block_device(&lab.target)?);
+        Served::over(lab, (disk, device), store, of_hung)
+    }
+
+    /// The same with a disk that is there, by this path.
+    fn over(lab: Lab, (disk, device): (Disk, PathBuf), store: &str, of_hung: &str) -> Result<Served> {
         let image = Image::stamped(64)?;
         let directory = tempfile::Builder::new().prefix("xblade-").tempdir()?;
         let mut text = format!("[defaults]\ninterfaces = [\"eth0\"]\nstore = \"{store}\"\n");
@@ -158,7 +167,11 @@ impl Served {
 #[test]
 fn a_stop_names_reads_of_a_machine_s_copy_that_the_golden_image_s_disk_has_not_answered() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    let mut served = Served::with("direct", "overlay = \"volatile\"\noverlay_dir = \"overlays\"")?;
+    let mut served = Served::with(
+        "direct",
+        "overlay = \"volatile\"\noverlay_dir = \"overlays\"",
+        IoEngine::Uring,
+    )?;
     // The copy is made, and reads the image.
     let initiator = served.lab.open(0)?;
     ensure!(initiator.find(HUNG)?.read(5, 1)? == stamp(5));
@@ -171,8 +184,12 @@ fn a_stop_names_reads_of_a_machine_s_copy_that_the_golden_image_s_disk_has_not_a
 #[test]
 fn a_stop_says_what_it_leaves_behind_and_the_next_process_serves_the_rest() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    for store in ["mmap", "direct"] {
-        let mut served = Served::new(store)?;
+    for (store, engine) in [
+        ("mmap", IoEngine::Uring),
+        ("direct", IoEngine::Uring),
+        ("direct", IoEngine::Threads),
+    ] {
+        let mut served = Served::with(store, "", engine)?;
         served.hang()?;
         std::thread::sleep(Duration::from_millis(1500)); // so that the flusher is stuck, too
         let watch = Stopwatch::start()?;
@@ -351,9 +368,17 @@ fn signals_and_links_are_followed_at_once_beside_a_disk_that_hangs() -> Result<(
 #[test]
 fn a_port_is_opened_again_at_once_beside_a_disk_that_hangs() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    let mut served = Served::new("direct")?;
+    for engine in [IoEngine::Uring, IoEngine::Threads] {
+        opens_again_at_once(engine).with_context(|| format!("{engine:?}"))?;
+    }
+    Ok(())
+}
+
+fn opens_again_at_once(engine: IoEngine) -> Result<()> {
+    let mut served = Served::with("direct", "", engine)?;
     served.hang()?;
     served.healthy_reads()?;
+    engine.is_used_by(&served.target)?;
     std::thread::sleep(Duration::from_millis(500)); // at least: what is older than 100 ms hangs
     let process = &mut served.target.process;
     let mark = process.mark();
@@ -370,5 +395,39 @@ fn a_port_is_opened_again_at_once_beside_a_disk_that_hangs() -> Result<()> {
         .hangs
         .store(false, std::sync::atomic::Ordering::Relaxed);
     ensure!(served.target.process.stop()? == 0);
+    Ok(())
+}
+
+/// To open an image is to read from it.
+#[test]
+fn an_export_whose_disk_hangs_as_it_is_opened_keeps_nobody_waiting() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    for store in ["mmap", "direct"] {
+        let mut served = Served::new(store)?;
+        ensure!(served.target.process.stop()? == 0);
+        let hangs = |served: &Served, hangs| {
+            let switch = &served.disk.switches().hangs;
+            switch.store(hangs, std::sync::atomic::Ordering::Relaxed);
+        };
+        hangs(&served, true);
+        served.target = start(&served.lab, served.directory.path())?;
+        served.target.wait_ready(0, 1)?;
+        ensure!(
+            served.disk.waiting() > 0,
+            "{store}: the disk was asked for nothing"
+        );
+        served.healthy_reads()?;
+        ensure!(!served.target.process.log().contains("e1.1 ready"), "{store}");
+        // Control goes on.
+        let mark = served.target.process.mark();
+        served.target.process.signal(Signal::SIGUSR1)?;
+        let told = |line: &str| line.contains("1 of 2 exports are open");
+        served.target.process.wait_for_after(mark, told, PATIENCE)?;
+        let mark = served.target.process.mark();
+        hangs(&served, false);
+        served.target.wait_ready(mark, 1)?;
+        ensure!(served.lab.open(0)?.find(HUNG)?.read(5, 1)? == stamp(5));
+        ensure!(served.target.process.stop()? == 0);
+    }
     Ok(())
 }

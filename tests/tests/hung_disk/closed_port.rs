@@ -11,6 +11,14 @@ use lab::{Lab, Options, Reply, Request, needs};
 
 use super::{HUNG, PATIENCE, Served};
 
+/// Sectors of a write: a whole block of the disk, of which no part has to be read first.
+const SECTORS: u8 = 8;
+
+fn sectors(lba: u64, word: [u8; 8]) -> Vec<u8> {
+    let numbers = lba..lba + u64::from(SECTORS);
+    numbers.flat_map(|lba| pattern(lba, word)).collect()
+}
+
 impl Served {
     /// Sends a write to the export whose disk hangs until something is so; whether it was answered.
     fn write_until(&self, lba: u64, word: [u8; 8], is_so: impl Fn() -> bool) -> Result<bool> {
@@ -20,7 +28,7 @@ impl Served {
         loop {
             ensure!(start.elapsed() < PATIENCE, "it does not come to that");
             let mac = lab::link::target_mac(0);
-            let mut write = Request::ata(mac, HUNG, ata::WRITE_EXT, lba, 1, &pattern(lba, word));
+            let mut write = Request::ata(mac, HUNG, ata::WRITE_EXT, lba, SECTORS, &sectors(lba, word));
             (write.src, write.tag) = (initiator.mac(), TAG + lba as u32);
             initiator.send(&write.bytes())?;
             let again = Instant::now() + Duration::from_millis(500);
@@ -43,7 +51,10 @@ impl Served {
 #[test]
 fn what_a_closed_port_has_left_at_the_disk_lands_before_what_is_written_later() -> Result<()> {
     needs!(super::NEEDS[0], super::NEEDS[1], super::NEEDS[2]);
-    let lab = Lab::new(Options::default())?;
+    let lab = Lab::new(Options {
+        mtu: 9000,
+        ..Options::default()
+    })?;
     // The file itself: a loop device would do one write after the other. Of two that it has, the disk does the later one first.
     let disk = Disk::new(&lab.target, 8)?;
     disk.switches().newest_first.store(true, Ordering::Relaxed);
@@ -56,7 +67,7 @@ fn what_a_closed_port_has_left_at_the_disk_lands_before_what_is_written_later() 
     std::thread::sleep(Duration::from_millis(200)); // older than what would be waited for
     let process = &mut served.target.process;
     let mark = process.mark();
-    served.lab.target.ip("link set eth0 mtu 1400")?;
+    served.lab.target.ip("link set eth0 mtu 8000")?;
     process.wait_for_after(mark, |line| line.contains("e1.2 ready"), PATIENCE)?;
     // Taken up by the new worker, since it answers what comes behind it.
     let turns = std::cell::Cell::new(0);
@@ -76,9 +87,9 @@ fn what_a_closed_port_has_left_at_the_disk_lands_before_what_is_written_later() 
         ensure!(start.elapsed() < PATIENCE, "the disk has not answered all");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let found = served.lab.open(0)?.find(HUNG)?.read(8, 1)?;
+    let found = served.lab.open(0)?.find(HUNG)?.read(8, SECTORS)?;
     ensure!(
-        found == pattern(8, *b"is newer"),
+        found == sectors(8, *b"is newer"),
         "the old one has landed after it"
     );
     ensure!(served.target.process.stop()? == 0);

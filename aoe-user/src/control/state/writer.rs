@@ -147,11 +147,14 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::Sender;
+    use std::time::Duration;
+
     use engine::{Completions as _, Event};
 
     use super::super::told::completes;
     use super::*;
-    use crate::store::CompletionQueue;
+    use crate::store::{CompletionQueue, Token};
 
     /// Says what it has written.
     struct Listing(std::sync::mpsc::Sender<StateKey>);
@@ -168,42 +171,49 @@ mod tests {
         }
     }
 
-    /// Writes nothing, and panics where it is asked for words.
-    struct Wordless;
+    /// Says when it has begun to write, and goes on when it is let.
+    struct Gated(Sender<()>, Receiver<()>);
 
-    impl Medium for Wordless {
+    impl Medium for Gated {
         fn store_all(&self, states: &[(&StateKey, &Persistent)]) -> Vec<io::Result<()>> {
-            let full = |(key, _): &(&StateKey, &Persistent)| match key.to_string() == "1.1" {
-                true => Err(io::ErrorKind::StorageFull.into()),
-                false => Ok(()),
-            };
-            states.iter().map(full).collect()
+            let _ = self.0.send(());
+            let _ = self.1.recv();
+            states.iter().map(|_| Ok(())).collect()
         }
 
-        fn describe(&self, _: &StateKey) -> String {
-            panic!("on purpose, for a test")
+        fn describe(&self, key: &StateKey) -> String {
+            key.to_string()
+        }
+    }
+
+    /// Whether the state is kept that this operation saves.
+    fn is_kept(queue: &mut CompletionQueue, token: Token) -> bool {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(completion) = queue.next() {
+                assert_eq!(completion.token, token);
+                return matches!(completion.event, Event::Finished(Ok(_)));
+            }
+            assert!(Instant::now() < end, "no answer in a minute");
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
     #[test]
     fn a_panic_of_the_thread_is_told_and_the_next_change_is_kept() {
-        let writer = StateWriter::start("test", Wordless).unwrap();
+        let ((begun, begins), (open, gate)) = (channel(), channel());
+        let writer = StateWriter::start("test", Gated(begun, gate)).unwrap();
         let mut queue = CompletionQueue::new().unwrap();
-        let mut is_kept = |key: &str, token| {
-            let told = completes(queue.handle(), token);
-            writer.save(&key.parse().unwrap(), &Persistent::default(), told);
-            let end = Instant::now() + std::time::Duration::from_secs(60);
-            loop {
-                if let Some(completion) = queue.next() {
-                    assert_eq!(completion.token, token);
-                    return matches!(completion.event, Event::Finished(Ok(_)));
-                }
-                assert!(Instant::now() < end, "no answer in a minute");
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
-        };
-        assert!(!is_kept("1.1", 1), "its disk is full");
-        assert!(is_kept("1.2", 2));
+        let save = |told| writer.save(&"1.1".parse().unwrap(), &Persistent::default(), told);
+        save(Box::new(drop));
+        begins.recv().unwrap();
+        // Together in the next round: the first one panics, and the other is behind it.
+        save(Box::new(|_| panic!("on purpose, for a test")));
+        save(completes(queue.handle(), 1));
+        drop(open);
+        assert!(!is_kept(&mut queue, 1), "nobody has told it");
+        save(completes(queue.handle(), 2));
+        assert!(is_kept(&mut queue, 2));
         assert!(writer.close(), "the thread works on");
     }
 

@@ -212,7 +212,8 @@ fn check_write_back(cuts: &[Cut]) {
         "nothing was ever lost: was the power cut at all?"
     );
     for cut in cuts {
-        // Writing back begins one interval after the first write that is not on the medium, and then takes its time.
+        // The oldest write that is lost is at most one interval older than the newest; a write that was answered when it was
+        // committed itself may have waited for as long as a commit takes.
         let bound = FLUSH_INTERVAL + cut.commit + MARGIN;
         assert!(
             cut.reach() <= bound,

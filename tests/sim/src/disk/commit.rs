@@ -142,6 +142,11 @@ impl Committer {
         })
     }
 
+    /// When the commit began that runs now.
+    pub(super) fn running_since(&self) -> Option<u64> {
+        self.running.then_some(self.began_us)
+    }
+
     /// The power is gone: what the running commit had under way.
     pub(super) fn take_running(&mut self) -> Vec<Taken> {
         self.running = false;

@@ -10,6 +10,11 @@ impl Disk {
     /// The power fails: of what was not committed, each sector is kept or lost by itself.
     pub fn power_cut(&mut self) {
         self.half_finished();
+        // One that has not ended counts as well: it may have begun on a slow disk.
+        let begun = self.committers.iter().filter_map(Committer::running_since);
+        let now = self.bus.now_us();
+        let running = begun.map(|began| now - began).max();
+        self.longest_commit_us = self.longest_commit_us.max(running.unwrap_or(0));
         // What a commit has under way is on the medium in part.
         let taken: Vec<_> = self
             .committers

@@ -88,7 +88,8 @@ impl Oracle {
         let first = &self.arrivals[&tick];
         let same = |other: &Tick| {
             let other = &self.arrivals[other];
-            other.what == first.what && other.odd == first.odd && !other.unclear
+            let version = other.header.version == first.header.version;
+            other.what == first.what && other.odd == first.odd && version && !other.unclear
         };
         let certain = fitting.iter().all(same);
         if !certain {

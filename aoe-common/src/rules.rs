@@ -1,15 +1,15 @@
 //! The types of the eBPF maps: what the user half writes for the kernel half to decide by, and what it counts.
 //!
 //! Everything that crosses is packed into 64-bit numbers: both halves agree on a layout without `unsafe`, hashing
-//! is quick, and a single store replaces [`State`] as a whole.
+//! is quick, and a single store replaces [`FilterState`] as a whole.
 //!
 //! The filter looks a frame up twice. **Exports**: [`export_key`] (generation, VLAN, shelf, slot) gives an
-//! [`Access`]; wildcards of the protocol, shelf 0xffff and slot 0xff, are entries like any other, which the user
+//! [`ExportEntry`]; wildcards of the protocol, shelf 0xffff and slot 0xff, are entries like any other, which the user
 //! half makes from all exports they stand for. **Sources**: unless that access is open to everyone, its list and
 //! the source address ([`source_key`]) must have an entry. Exports with equal lists share one list id, so 4096
 //! exports with one list of 16 384 addresses cost one list.
 //!
-//! Rules are replaced by generation: the new ones are written beside the old ones, [`State`] changes over in one
+//! Rules are replaced by generation: the new ones are written beside the old ones, [`FilterState`] changes over in one
 //! store, and the old ones go when no frame can be under way with them any more.
 
 use crate::Mac;
@@ -171,14 +171,14 @@ impl Generation {
 
 /// What the kernel half reads first for every request: one number, so that it changes as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct State(pub u64);
+pub struct FilterState(pub u64);
 
-impl State {
+impl FilterState {
     const ANY_VLAN: u64 = 1 << 62;
 
     /// `any_vlan`: some export takes any frame, so a second look is needed where the first finds nothing.
-    pub const fn new(generation: Generation, any_vlan: bool, own: Mac) -> State {
-        State(generation.bit() | if any_vlan { State::ANY_VLAN } else { 0 } | own.to_u64())
+    pub const fn new(generation: Generation, any_vlan: bool, own: Mac) -> FilterState {
+        FilterState(generation.bit() | if any_vlan { FilterState::ANY_VLAN } else { 0 } | own.to_u64())
     }
 
     /// The rules in force.
@@ -188,7 +188,7 @@ impl State {
 
     /// Whether some export takes frames of any VLAN.
     pub const fn any_vlan(self) -> bool {
-        self.0 & State::ANY_VLAN != 0
+        self.0 & FilterState::ANY_VLAN != 0
     }
 
     /// The port's address, as [`Mac::to_u64`] has it.
@@ -197,7 +197,7 @@ impl State {
     }
 }
 
-/// Where the map of the [`State`] holds the mark of frames that user space has put back on the receive path; 0: there are none.
+/// Where the map of the [`FilterState`] holds the mark of frames that user space has put back on the receive path; 0: there are none.
 pub const RETURNED: u32 = 1;
 
 /// Bytes of that mark, big-endian, at the end of such a frame.
@@ -246,21 +246,21 @@ impl Target {
     }
 }
 
-/// Key of an export (or wildcard) in the map of exports; the value is [`Access::to_u64`].
+/// Key of an export (or wildcard) in the map of exports; the value is [`ExportEntry::to_u64`].
 pub const fn export_key(generation: Generation, target: Target) -> u64 {
     generation.bit() | target.0
 }
 
 /// Who may use an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Access {
-    /// The list of sources, 1 to [`Access::MAX_LIST`]; 0: everyone.
+pub struct ExportEntry {
+    /// The list of sources, 1 to [`ExportEntry::MAX_LIST`]; 0: everyone.
     pub list: u16,
     /// Time that each frame takes of a source without a rate of its own; 0: no limit.
     pub interval_ns: u32,
 }
 
-impl Access {
+impl ExportEntry {
     /// The largest list id: it shares 16 bits with the generation.
     pub const MAX_LIST: u16 = 0x7fff;
 
@@ -269,9 +269,9 @@ impl Access {
         (self.list as u64) << 32 | self.interval_ns as u64
     }
 
-    /// The inverse of [`Access::to_u64`].
-    pub const fn from_u64(value: u64) -> Access {
-        Access {
+    /// The inverse of [`ExportEntry::to_u64`].
+    pub const fn from_u64(value: u64) -> ExportEntry {
+        ExportEntry {
             list: (value >> 32) as u16,
             interval_ns: value as u32,
         }
@@ -388,7 +388,7 @@ mod tests {
         }
         let mut keys = HashSet::new();
         for generation in [old, old.other()] {
-            for list in [STATIONS, 1, 2, Access::MAX_LIST] {
+            for list in [STATIONS, 1, 2, ExportEntry::MAX_LIST] {
                 for source in [1, 2, MAC_BITS] {
                     assert!(keys.insert(source_key(generation, list, source)));
                 }
@@ -401,18 +401,18 @@ mod tests {
         let own = Mac([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff]);
         for generation in [Generation::default(), Generation::default().other()] {
             for any in [false, true] {
-                let state = State::new(generation, any, own);
+                let state = FilterState::new(generation, any, own);
                 assert_eq!(
                     (state.generation(), state.any_vlan(), state.own()),
                     (generation, any, own.to_u64())
                 );
             }
         }
-        let access = Access {
-            list: Access::MAX_LIST,
+        let access = ExportEntry {
+            list: ExportEntry::MAX_LIST,
             interval_ns: u32::MAX,
         };
-        assert_eq!(Access::from_u64(access.to_u64()), access);
+        assert_eq!(ExportEntry::from_u64(access.to_u64()), access);
     }
 
     #[test]

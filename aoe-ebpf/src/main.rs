@@ -18,7 +18,7 @@ mod sources;
 mod stamp;
 
 use aoe_common::Mac;
-use aoe_common::rules::{Counter, State, Target, Verdict, VlanClass, export_key};
+use aoe_common::rules::{Counter, FilterState, Target, Verdict, VlanClass, export_key};
 use aoe_common::wire::aoe;
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::xdp;
@@ -50,7 +50,7 @@ pub fn aoe_filter(ctx: XdpContext) -> u32 {
     }
 }
 
-/// In place of an [`Access`](aoe_common::rules::Access) where there is no export. A number, because the compiler
+/// In place of an [`ExportEntry`](aoe_common::rules::ExportEntry) where there is no export. A number, because the compiler
 /// makes of two `Option`s what the verifier rejects: arithmetic on pointers, reads of what was never set.
 const ABSENT: u64 = u64::MAX;
 
@@ -61,7 +61,7 @@ fn decide(ctx: &XdpContext) -> Result<(), Counter> {
     if frame.ver_flags & aoe::FLAG_RESPONSE != 0 {
         return Err(Counter::Response);
     }
-    let state = State(maps::load(STATE.get_ptr(0).ok_or(Counter::NotOurs)?));
+    let state = FilterState(maps::load(STATE.get_ptr(0).ok_or(Counter::NotOurs)?));
     let export = lookup(state, &frame, frame.vlan);
     let any_vlan = if state.any_vlan() {
         lookup(state, &frame, VlanClass::ANY)
@@ -96,7 +96,7 @@ fn decide(ctx: &XdpContext) -> Result<(), Counter> {
 }
 
 #[inline(always)]
-fn lookup(state: State, frame: &Frame, vlan: VlanClass) -> u64 {
+fn lookup(state: FilterState, frame: &Frame, vlan: VlanClass) -> u64 {
     let key = export_key(state.generation(), Target::new(vlan, frame.shelf, frame.slot));
     // SAFETY: an entry of the generation in force is not removed while a frame is under way with it.
     unsafe { EXPORTS.get(key) }.copied().unwrap_or(ABSENT)
@@ -104,7 +104,7 @@ fn lookup(state: State, frame: &Frame, vlan: VlanClass) -> u64 {
 
 /// What no target answers, whoever may use it (protocol rules R6 and R14 of `docs/conformance.md`).
 #[inline(always)]
-fn check_addresses(frame: &Frame, state: State) -> Result<(), Counter> {
+fn check_addresses(frame: &Frame, state: FilterState) -> Result<(), Counter> {
     let everyone = frame.destination == Mac::BROADCAST.to_u64();
     if frame.ver_flags >> 4 != aoe::VERSION {
         let wildcard = frame.shelf == aoe::SHELF_ANY || frame.slot == aoe::SLOT_ANY;

@@ -5,11 +5,11 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, XskMap};
 
-/// One `rules::State`, and at `rules::RETURNED` the mark of frames that user space has put back.
+/// One `rules::FilterState`, and at `rules::RETURNED` the mark of frames that user space has put back.
 #[map]
 pub static STATE: Array<u64> = Array::with_max_entries(2, 0);
 
-/// `rules::export_key` → `rules::Access`. Memory only for what is there: nothing is inserted on the data path.
+/// `rules::export_key` → `rules::ExportEntry`. Memory only for what is there: nothing is inserted on the data path.
 #[map]
 pub static EXPORTS: HashMap<u64, u64> = HashMap::with_max_entries(1 << 15, BPF_F_NO_PREALLOC);
 

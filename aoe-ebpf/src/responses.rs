@@ -1,6 +1,6 @@
 //! The other end of the wire: answers for the load generator, `xblade bench --af-xdp`.
 
-use aoe_common::rules::{State, VlanClass};
+use aoe_common::rules::{FilterState, VlanClass};
 use aoe_common::wire::aoe;
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::xdp;
@@ -34,5 +34,5 @@ fn is_for_generator(ctx: &XdpContext) -> bool {
     frame.ver_flags & aoe::FLAG_RESPONSE != 0
         && frame.tag & aoe::TAG_OF_USER_SPACE != 0
         && frame.vlan == VlanClass::UNTAGGED
-        && frame.destination == State(maps::load(state)).own()
+        && frame.destination == FilterState(maps::load(state)).own()
 }

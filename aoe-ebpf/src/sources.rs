@@ -1,6 +1,6 @@
 //! Who asks: access lists, rate limits, and the report of those denied.
 
-use aoe_common::rules::{Access, STATIONS, State, Target, admit, source_key};
+use aoe_common::rules::{ExportEntry, FilterState, STATIONS, Target, admit, source_key};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 
 use crate::frame::Frame;
@@ -8,8 +8,8 @@ use crate::maps::{self, BUCKETS, DENIED, PAUSE, SOURCES};
 
 /// The time that a frame of this source takes, 0 without a limit; `None` where the source may not use the export.
 #[inline(always)]
-pub fn permitted(state: State, access: u64, source: u64) -> Option<u32> {
-    let access = Access::from_u64(access);
+pub fn permitted(state: FilterState, access: u64, source: u64) -> Option<u32> {
+    let access = ExportEntry::from_u64(access);
     if access.list == 0 {
         return Some(access.interval_ns);
     }
@@ -20,7 +20,7 @@ pub fn permitted(state: State, access: u64, source: u64) -> Option<u32> {
 
 /// Whether frames may be sent to this address, besides the port's own.
 #[inline(always)]
-pub fn is_station(state: State, destination: u64) -> bool {
+pub fn is_station(state: FilterState, destination: u64) -> bool {
     // SAFETY: as for the exports.
     unsafe { SOURCES.get(source_key(state.generation(), STATIONS, destination)) }.is_some()
 }

@@ -3,6 +3,7 @@
 //! Read from the manifests and sources as text, so the rules hold for what is not built here, too.
 
 mod imports;
+mod names;
 mod published;
 mod statics;
 

@@ -43,12 +43,12 @@ pub struct Cli {
 
     /// What to do
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CliCommand {
     /// Serve one export
     Serve(Box<ServeArgs>),
     /// Serve every export of a config file
@@ -109,10 +109,10 @@ pub enum Command {
     },
 }
 
-impl Command {
+impl CliCommand {
     /// Whether it takes signals up itself, those from its first moments included.
     pub fn handles_signals(&self) -> bool {
-        matches!(self, Command::Serve(_) | Command::Daemon(_))
+        matches!(self, CliCommand::Serve(_) | CliCommand::Daemon(_))
     }
 }
 
@@ -322,7 +322,7 @@ mod tests {
     fn serve(line: &str) -> ServeArgs {
         let cli = Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         match cli.command {
-            Command::Serve(args) => *args,
+            CliCommand::Serve(args) => *args,
             other => panic!("{other:?}"),
         }
     }

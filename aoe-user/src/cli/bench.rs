@@ -16,7 +16,7 @@ use super::interrupt::Interrupt;
 use super::output::{self, Shown};
 use crate::host;
 use crate::initiator::load::{self, LoadOrder, LoadOutcome, LoadPlan};
-use crate::initiator::{Client, Found, Identity, Route, Transport, flood};
+use crate::initiator::{Client, DiskIdentity, Found, Route, Transport, flood};
 use report::{Run, SCHEMA};
 use xdp::XdpSocket;
 
@@ -166,7 +166,7 @@ fn sectors(args: &BenchArgs, target: &Found) -> anyhow::Result<u8> {
     Ok(sectors)
 }
 
-fn plan(args: &BenchArgs, route: Route, target: &Found, identity: &Identity) -> anyhow::Result<LoadPlan> {
+fn plan(args: &BenchArgs, route: Route, target: &Found, identity: &DiskIdentity) -> anyhow::Result<LoadPlan> {
     let read_percent = args.mix.unwrap_or(if args.write { 0 } else { 100 });
     ensure!(
         read_percent == 100 || args.destroy_data,

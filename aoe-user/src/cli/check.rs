@@ -1,7 +1,7 @@
 //! `xblade check`: what a config file would serve here.
 
 use crate::config::backing;
-use crate::config::validate::{Finding, Report, SeenExport, Words, contradictions};
+use crate::config::validate::{Finding, Report, SeenExport, SettingNames, contradictions};
 use crate::config::{Access, ExportConfig, file};
 use crate::control::preflight;
 use crate::store::{ImageFormat, SECTOR_BYTES, StoreKind, conflict, foreign};
@@ -13,12 +13,12 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let mut file = file::load(&args.config)?;
     file.config.force = args.force;
     if args.file_only {
-        let report = contradictions(&file.config, Words::File);
+        let report = contradictions(&file.config, SettingNames::File);
         let problems = report.problems(Some(&file.origin));
         anyhow::ensure!(problems.0.is_empty(), problems);
         return Ok(());
     }
-    let mut report = super::validate_here(&file.config, Words::File)?;
+    let mut report = super::validate_here(&file.config, SettingNames::File)?;
     report.problems.extend(refused(&file.config.exports));
     report.log_warnings();
     if let Some(warning) = preflight::descriptors(&file.config) {

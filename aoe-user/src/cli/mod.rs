@@ -28,7 +28,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser as _};
 use serde_json::json;
 
-use args::{Cli, Command};
+use args::{Cli, CliCommand};
 use live::NoTarget;
 use log::Log;
 use output::{Closed, Shown};
@@ -36,7 +36,7 @@ use output::{Closed, Shown};
 use crate::config::Config;
 use crate::config::file::Origin;
 use crate::config::problem::{Problem, Problems};
-use crate::config::validate::{Report, Words, contradictions, validate};
+use crate::config::validate::{Report, SettingNames, contradictions, validate};
 use crate::control::api::types::SCHEMA;
 use crate::control::preflight::{preflight, raise_descriptors};
 use crate::host;
@@ -115,55 +115,55 @@ pub fn no_thread(error: &std::io::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn command(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
+fn command(command: CliCommand, log: &Log) -> anyhow::Result<ExitCode> {
     raise_descriptors();
     match command {
-        Command::Status(args) => return live::status(&args),
-        Command::Ls(args) => return live::ls(&args),
-        Command::Stat(args) => return live::stat(&args),
+        CliCommand::Status(args) => return live::status(&args),
+        CliCommand::Ls(args) => return live::ls(&args),
+        CliCommand::Stat(args) => return live::stat(&args),
         #[cfg(feature = "top")]
-        Command::Top(args) => return top::top(&args),
-        Command::Import(args) => return import::run(&args),
-        Command::Initiators(args) => return live::initiators(&args),
-        Command::Denied(args) => return live::denied(&args),
-        Command::Reload(args) => return live::reload(&args),
-        Command::Export(args) => return live::export(args.action),
-        Command::Failover(args) => return live::failover(args.action),
-        Command::Overlay(args) => return live::overlay(args.action),
-        Command::Log(args) => return live::log(&args),
-        Command::Dump(args) => return live::dump(&args),
-        Command::Metrics(args) => return live::metrics(&args),
-        Command::Discover(args) => return live::discover(&args),
-        Command::Serve(args) => serve::run(*args, log),
-        Command::Daemon(args) => daemon::run(args, log),
-        Command::Check(args) => check::run(&args),
-        Command::Create(args) => create::run(&args),
-        Command::State(args) => state::run(args.action),
-        Command::Bench(mut args) => {
+        CliCommand::Top(args) => return top::top(&args),
+        CliCommand::Import(args) => return import::run(&args),
+        CliCommand::Initiators(args) => return live::initiators(&args),
+        CliCommand::Denied(args) => return live::denied(&args),
+        CliCommand::Reload(args) => return live::reload(&args),
+        CliCommand::Export(args) => return live::export(args.action),
+        CliCommand::Failover(args) => return live::failover(args.action),
+        CliCommand::Overlay(args) => return live::overlay(args.action),
+        CliCommand::Log(args) => return live::log(&args),
+        CliCommand::Dump(args) => return live::dump(&args),
+        CliCommand::Metrics(args) => return live::metrics(&args),
+        CliCommand::Discover(args) => return live::discover(&args),
+        CliCommand::Serve(args) => serve::run(*args, log),
+        CliCommand::Daemon(args) => daemon::run(args, log),
+        CliCommand::Check(args) => check::run(&args),
+        CliCommand::Create(args) => create::run(&args),
+        CliCommand::State(args) => state::run(args.action),
+        CliCommand::Bench(mut args) => {
             args.interface = host::real_name(&args.interface);
             bench::run(&args)
         }
-        Command::Doctor(mut args) => {
+        CliCommand::Doctor(mut args) => {
             args.interfaces
                 .iter_mut()
                 .for_each(|name| *name = host::real_name(name));
             doctor::run(&args)
         }
-        Command::Completions { shell } => manual::completions(shell),
-        Command::Man { dir } => manual::man(dir.as_deref()),
+        CliCommand::Completions { shell } => manual::completions(shell),
+        CliCommand::Man { dir } => manual::man(dir.as_deref()),
     }
     .map(|()| ExitCode::SUCCESS)
 }
 
 /// Holds the config against this machine.
-fn validate_here(config: &Config, words: Words) -> anyhow::Result<Report> {
+fn validate_here(config: &Config, words: SettingNames) -> anyhow::Result<Report> {
     let interfaces = host::interfaces().context("cannot list the network interfaces")?;
     Ok(validate(config, &interfaces, words))
 }
 
 /// Holds the config against this machine; all that speaks against it is told at once.
 fn fit_to_serve(config: Config) -> anyhow::Result<Config> {
-    let report = validate_here(&config, Words::Options)?;
+    let report = validate_here(&config, SettingNames::Options)?;
     report.log_warnings();
     refuse(host_problems(&config), &report, None)?;
     Ok(config)
@@ -171,7 +171,7 @@ fn fit_to_serve(config: Config) -> anyhow::Result<Config> {
 
 /// Refuses what no machine could serve, and a host that never can. What this machine lacks now (a file, an interface) may come.
 fn fit_to_wait(config: Config, origin: Option<&Origin>) -> anyhow::Result<Config> {
-    let words = origin.map_or(Words::Options, |_| Words::File);
+    let words = origin.map_or(SettingNames::Options, |_| SettingNames::File);
     let report = contradictions(&config, words);
     report.log_warnings();
     refuse(host_problems(&config), &report, origin)?;

@@ -100,13 +100,13 @@ mod tests {
 
     use clap::Parser as _;
 
-    use super::super::args::{Cli, Command};
+    use super::super::args::{Cli, CliCommand};
     use super::*;
     use crate::config::{ImageFormat, Mode, OnLostWrite};
 
     fn parsed(line: &str) -> Config {
         match Cli::try_parse_from(line.split(' ')).unwrap().command {
-            Command::Serve(args) => config(*args),
+            CliCommand::Serve(args) => config(*args),
             other => panic!("{other:?}"),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use aoe_common::Mac;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::Place;
+use super::problem::TextPlace;
 use super::reader::{Keys, Mistake, Value, one_of, read_element, text, text_or_number};
 use super::source::Source;
 use super::values;
@@ -21,7 +21,7 @@ pub(super) struct NamedLists(BTreeMap<String, Named>);
 #[derive(Debug)]
 struct Named {
     entries: Vec<AccessEntry>,
-    place: Place,
+    place: TextPlace,
 }
 
 impl NamedLists {
@@ -61,7 +61,7 @@ impl NamedLists {
             }
             let named = Named {
                 entries: list.entries,
-                place: Place::new(source, name.span()),
+                place: TextPlace::new(source, name.span()),
             };
             self.0.insert(key.to_owned(), named);
         }

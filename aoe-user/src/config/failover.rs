@@ -9,7 +9,7 @@ use aoe_common::Mac;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use toml::de::DeValue;
 
-use super::problem::Place;
+use super::problem::TextPlace;
 use super::reader::{Keys, Mistake, Value, read_element, show, text, text_or_number};
 use super::source::Source;
 use super::{ExportConfig, Overlay, StoreKind, values};
@@ -39,7 +39,7 @@ impl FailoverGroup {
 pub(super) struct Groups {
     by_name: HashMap<String, Arc<FailoverGroup>>,
     /// Where each is called so.
-    names: HashMap<String, Place>,
+    names: HashMap<String, TextPlace>,
     /// Whose an address is.
     macs: HashMap<Mac, String>,
 }
@@ -101,7 +101,7 @@ fn read_group(
     }
     let name = keys.get("name", text(group_name));
     if let (Some(name), Some(value)) = (&name, table.get("name")) {
-        let place = Place::new(source, value.span());
+        let place = TextPlace::new(source, value.span());
         if let Some(other) = groups.names.insert(name.clone(), place) {
             let message = "another failover group is called so, at";
             keys.mistake(
@@ -244,7 +244,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::file::parse;
-    use super::super::validate::{Words, contradictions};
+    use super::super::validate::{SettingNames, contradictions};
     use super::*;
 
     const GROUP: &str = "[[failover]]\nname = \"san1\"\nmac = \"02:78:62:00:00:01\"\n\
@@ -256,7 +256,7 @@ mod tests {
         match parse(Path::new("x.toml"), text.to_owned()) {
             Err(problems) => problems.to_string(),
             Ok(file) => {
-                let problems = contradictions(&file.config, Words::File).problems(Some(&file.origin));
+                let problems = contradictions(&file.config, SettingNames::File).problems(Some(&file.origin));
                 match problems.0.is_empty() {
                     true => String::new(),
                     false => problems.to_string(),

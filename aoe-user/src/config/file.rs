@@ -12,7 +12,7 @@ use super::device;
 use super::failover::Groups;
 use super::interfaces;
 use super::overlays::{self, Machines};
-use super::problem::{Place, Problem, Problems};
+use super::problem::{Problem, Problems, TextPlace};
 use super::reader::{
     Keys, Mistake, Spans, Value, boolean, number, one_of, read_element, show, text, text_or_number,
 };
@@ -64,14 +64,14 @@ struct ExportPlace {
 
 impl Origin {
     /// The place of a setting: in the export itself, else in the defaults, else the export's heading.
-    pub fn place(&self, export: usize, key: &str) -> Option<Place> {
+    pub fn place(&self, export: usize, key: &str) -> Option<TextPlace> {
         let at = self.exports.get(export)?;
         let (source, span) = match (at.spans.get(key), self.defaults.get(key)) {
             (Some(span), _) => (at.source, span),
             (None, Some(span)) => (0, span),
             (None, None) => (at.source, at.heading.clone()),
         };
-        Some(Place::new(self.sources.get(source)?, span))
+        Some(TextPlace::new(self.sources.get(source)?, span))
     }
 
     /// The file that an export stands in.
@@ -84,7 +84,7 @@ impl Origin {
     pub(crate) fn export(&self, export: usize) -> Option<String> {
         let at = self.exports.get(export)?;
         let source = self.sources.get(at.source)?;
-        Some(Place::new(source, at.heading.clone()).name())
+        Some(TextPlace::new(source, at.heading.clone()).name())
     }
 }
 
@@ -142,7 +142,7 @@ pub(super) fn understand(sources: Vec<Arc<Source>>) -> Result<ConfigFile, Proble
         mistakes.sort_by_key(|mistake| mistake.span.start);
         problems.extend(mistakes.into_iter().map(|Mistake { span, message }| Problem {
             message,
-            place: Some(Place::new(source, span)),
+            place: Some(TextPlace::new(source, span)),
         }));
     }
     Err(Problems(problems))

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aoe_common::Mac;
 use toml::de::DeValue;
 
-use super::problem::Place;
+use super::problem::TextPlace;
 use super::reader::{Keys, Mistake, Value, number, one_of, read_element, show, text, text_or_number};
 use super::source::Source;
 use super::values::{self, UNKNOWN_MAX};
@@ -168,8 +168,8 @@ fn machine_name(text: &str) -> Result<String, String> {
 /// What belongs to one machine only.
 #[derive(Debug, Default)]
 struct Seen {
-    names: HashMap<String, Place>,
-    macs: HashMap<Mac, (String, Place)>,
+    names: HashMap<String, TextPlace>,
+    macs: HashMap<Mac, (String, TextPlace)>,
 }
 
 fn read_machine(
@@ -195,7 +195,9 @@ fn read_machine(
     }
     let name = keys.get("name", text(machine_name));
     if let (Some(name), Some(place)) = (&name, table.get("name"))
-        && let Some(other) = seen.names.insert(name.clone(), Place::new(source, place.span()))
+        && let Some(other) = seen
+            .names
+            .insert(name.clone(), TextPlace::new(source, place.span()))
     {
         let message = format!(
             "name = {name:?}: another machine is called so, at {}",
@@ -206,7 +208,7 @@ fn read_machine(
     let called = name.clone().unwrap_or_default();
     let macs = keys.list("macs", |value, mistakes| {
         let mac = read_element("macs", value, text(values::initiator), mistakes)?;
-        let here = (called.clone(), Place::new(source, value.span()));
+        let here = (called.clone(), TextPlace::new(source, value.span()));
         if let Some((other, place)) = seen.macs.insert(mac, here) {
             let message = match other == called {
                 true => format!("macs: {mac} is listed twice"),

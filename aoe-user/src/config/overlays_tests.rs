@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::super::file::parse;
-use super::super::validate::{Words, contradictions};
+use super::super::validate::{SettingNames, contradictions};
 use super::*;
 
 const HEAD: &str = "[[export]]\nshelf = 1\nslot = 1\npath = \"a.img\"\ninterfaces = [\"eth1\"]\n";
@@ -9,7 +9,7 @@ const HEAD: &str = "[[export]]\nshelf = 1\nslot = 1\npath = \"a.img\"\ninterface
 fn read(text: &str) -> Result<super::super::Config, String> {
     let file =
         parse(Path::new("/etc/xblade.toml"), text.to_owned()).map_err(|problems| problems.to_string())?;
-    let report = contradictions(&file.config, Words::File);
+    let report = contradictions(&file.config, SettingNames::File);
     let problems = report.problems(Some(&file.origin));
     match problems.0.is_empty() {
         true => Ok(file.config),

@@ -25,26 +25,26 @@ pub struct Problem {
     /// What is wrong and what would be right.
     pub message: String,
     /// Where it stands; `None` for the command line.
-    pub place: Option<Place>,
+    pub place: Option<TextPlace>,
 }
 
 /// A place in a config file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct TextPlace {
     source: Arc<Source>,
     /// Bytes of the text; on character boundaries, inside one line, of which it may be the end.
     span: Range<usize>,
 }
 
-impl Place {
+impl TextPlace {
     /// The place of any span of bytes; what is outside the text or the span's first line is cut off.
-    pub(crate) fn new(source: &Arc<Source>, span: Range<usize>) -> Place {
+    pub(crate) fn new(source: &Arc<Source>, span: Range<usize>) -> TextPlace {
         let text = source.text();
         let start = text.floor_char_boundary(span.start);
         let (_, line) = source.line(start);
         let start = start.min(line.end);
         let end = text.floor_char_boundary(span.end).clamp(start, line.end);
-        Place {
+        TextPlace {
             source: Arc::clone(source),
             span: start..end,
         }
@@ -175,8 +175,8 @@ mod tests {
 
     use super::*;
 
-    fn place(text: &str, span: Range<usize>) -> Place {
-        Place::new(&Arc::new(Source::new(Path::new("x.toml"), text.into())), span)
+    fn place(text: &str, span: Range<usize>) -> TextPlace {
+        TextPlace::new(&Arc::new(Source::new(Path::new("x.toml"), text.into())), span)
     }
 
     fn problem(message: &str, text: &str, span: Range<usize>) -> String {

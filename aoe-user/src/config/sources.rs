@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::problem::{Place, Problem, Problems};
+use super::problem::{Problem, Problems, TextPlace};
 use super::source::{self, Source};
 
 /// Files in the folder at most: more than there are exports that one process can serve.
@@ -118,7 +118,7 @@ fn read_one(file: &Path) -> Result<Arc<Source>, Problem> {
             let end = good.len();
             Err(Problem {
                 message: "not UTF-8 text from here on".into(),
-                place: Some(Place::new(&Arc::new(Source::new(file, good)), end..end)),
+                place: Some(TextPlace::new(&Arc::new(Source::new(file, good)), end..end)),
             })
         }
     }

@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::*;
 use crate::config::file::{load, parse_further};
-use crate::config::validate::{Words, contradictions};
+use crate::config::validate::{SettingNames, contradictions};
 
 const MAIN: &str = "[defaults]\ninterfaces = [\"eth0\"]\n[acl]\nlab = [\"02:00:00:00:00:01\"]\n";
 
@@ -37,7 +37,7 @@ impl Files {
         match load(&self.main()) {
             Err(problems) => problems.to_string(),
             Ok(file) => {
-                let report = contradictions(&file.config, Words::File);
+                let report = contradictions(&file.config, SettingNames::File);
                 report.problems(Some(&file.origin)).to_string()
             }
         }

@@ -7,7 +7,7 @@ use super::device;
 use super::failover;
 use super::interfaces;
 use super::overlays;
-use super::problem::{Place, Problem, Problems};
+use super::problem::{Problem, Problems, TextPlace};
 use super::{Config, ExportConfig, Overlay, StoreKind};
 use crate::config::file::Origin;
 use crate::host::{Interface, NO_ETHERNET};
@@ -37,7 +37,7 @@ pub(crate) struct SeenExport {
 
 /// Whose words messages use for settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Words {
+pub(crate) enum SettingNames {
     /// The config file's.
     File,
     /// The command line's.
@@ -75,7 +75,7 @@ impl Report {
         // What one line of the defaults does to every export is one mistake.
         let mut seen = HashSet::new();
         let first = |problem: &Problem| {
-            let at = |place: &Place| (place.file().to_owned(), place.span());
+            let at = |place: &TextPlace| (place.file().to_owned(), place.span());
             seen.insert((problem.message.clone(), problem.place.as_ref().map(at)))
         };
         Problems(self.problems.iter().map(problem).filter(first).collect())
@@ -95,7 +95,7 @@ impl Report {
 }
 
 /// Looks for everything that speaks against serving `config` on a machine with these interfaces.
-pub(crate) fn validate(config: &Config, interfaces: &[Interface], words: Words) -> Report {
+pub(crate) fn validate(config: &Config, interfaces: &[Interface], words: SettingNames) -> Report {
     let mut check = Check {
         config,
         words,
@@ -123,7 +123,7 @@ pub(crate) fn validate(config: &Config, interfaces: &[Interface], words: Words) 
 
 /// Looks for what contradicts itself within `config`, whatever machine it is for: a daemon refuses that, and serves what it can of
 /// the rest.
-pub(crate) fn contradictions(config: &Config, words: Words) -> Report {
+pub(crate) fn contradictions(config: &Config, words: SettingNames) -> Report {
     let mut check = Check {
         config,
         words,
@@ -146,7 +146,7 @@ pub(crate) fn contradictions(config: &Config, words: Words) -> Report {
 
 struct Check<'c> {
     config: &'c Config,
-    words: Words,
+    words: SettingNames,
     report: Report,
 }
 
@@ -190,8 +190,8 @@ impl Check<'_> {
         }
         if export.shared && export.store != StoreKind::Direct {
             let (shared, remedy) = match self.words {
-                Words::File => ("shared", "use store = \"direct\""),
-                Words::Options => ("--shared", "add --direct"),
+                SettingNames::File => ("shared", "use store = \"direct\""),
+                SettingNames::Options => ("--shared", "add --direct"),
             };
             let message = match export.store {
                 StoreKind::Rbd => {
@@ -209,8 +209,8 @@ impl Check<'_> {
             self.problem(index, "shared", message);
         }
         let prealloc = match self.words {
-            Words::File => "prealloc",
-            Words::Options => "--prealloc",
+            SettingNames::File => "prealloc",
+            SettingNames::Options => "--prealloc",
         };
         if export.prealloc && export.read_only {
             let message = format!("{prealloc} reserves space for writing, but the export is read-only");

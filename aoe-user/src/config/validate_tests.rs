@@ -61,7 +61,7 @@ impl Machine {
             cpus: vec![],
             force: false,
         };
-        validate(&config, &self.interfaces, Words::File)
+        validate(&config, &self.interfaces, SettingNames::File)
     }
 
     /// The one problem: its export, key and message.
@@ -368,7 +368,7 @@ fn shelf_4095_needs_force() {
         force: true,
     };
     assert!(
-        validate(&forced, &machine.interfaces, Words::File)
+        validate(&forced, &machine.interfaces, SettingNames::File)
             .problems
             .is_empty()
     );
@@ -397,7 +397,7 @@ fn problems_point_at_the_line_of_a_config_file() {
     let machine = Machine::new();
     let text = "[[export]]\nshelf = 1\nslot = 1\npath = \"a.raw\"\noffset = 9\ninterfaces = [\"eth7\"]\n";
     let file = crate::config::file::parse(&machine.path("x.toml"), text.to_owned()).unwrap();
-    let report = validate(&file.config, &machine.interfaces, Words::File);
+    let report = validate(&file.config, &machine.interfaces, SettingNames::File);
     let problems = report.problems(Some(&file.origin)).0;
     let lines: Vec<usize> = problems
         .iter()

@@ -10,7 +10,7 @@ use super::guard::caught;
 use super::open::{self, Served};
 use super::other_targets::own::OwnAddresses;
 use super::other_targets::{self, OtherTarget, Sought};
-use super::plan::{ExportId, Level, PlanAction, PortId, PortPlan, Refusal};
+use super::plan::{ExportId, Level, OpenRefusal, PlanAction, PortId, PortPlan};
 use super::port_thread::{PortEvent, PortHandle};
 use super::port_view::PortView;
 use super::state::StateDir;
@@ -130,7 +130,7 @@ impl Supervisor {
         let takeover = self.plan.takeover(id);
         let work = move || {
             let opened = open::open(id, revision, config, lists, state, takeover, &shared);
-            let refusal = |error: anyhow::Error| Refusal {
+            let refusal = |error: anyhow::Error| OpenRefusal {
                 reason: format!("{error:#}"),
                 in_use: open::is_in_use(&error),
             };

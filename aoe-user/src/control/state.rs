@@ -195,8 +195,8 @@ impl StateDir {
     }
 
     /// Why nothing can be kept now, for people; `None`: everything can. Does not wait.
-    pub(crate) fn trouble(&self) -> Option<String> {
-        self.files.trouble()
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.files.problem()
     }
 
     /// Looks again whether what could not be kept can be. May block.

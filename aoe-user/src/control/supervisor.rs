@@ -20,7 +20,7 @@ use super::notices::Notices;
 use super::open::{Served, StateKeys};
 use super::other_targets::own::OwnAddresses;
 use super::pauses::Pauses;
-use super::plan::{ExportId, LockRun, Plan, PortId, Refusal};
+use super::plan::{ExportId, LockRun, OpenRefusal, Plan, PortId};
 use super::port_thread::{PortEvent, PortHandle};
 use super::state::operator::OperatorAction as LoadOrder;
 use super::state::{StateDir, StateKey};
@@ -37,7 +37,7 @@ pub(super) enum Event {
     Config(Result<Box<Config>, String>),
     Links(Result<HashMap<String, Interface>, String>),
     State(Result<Arc<StateDir>, String>),
-    Opened(ExportId, Result<Box<Served>, Refusal>),
+    Opened(ExportId, Result<Box<Served>, OpenRefusal>),
     Closed(ExportId, Address, Result<(), String>),
     Examined(ExportId, bool),
     /// An export has looked at what is behind it.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use aoe_common::rules::{Access, Target, VlanClass, interval_ns};
+use aoe_common::rules::{ExportEntry, Target, VlanClass, interval_ns};
 use aoe_common::wire::aoe;
 
 use super::{AllowList, ExportRule, FilterError, Rules};
@@ -16,7 +16,7 @@ pub(super) type Sources = Arc<[(u64, u32)]>;
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     /// Exports and the wildcards that stand for them.
-    pub(crate) exports: Vec<(Target, Access)>,
+    pub(crate) exports: Vec<(Target, ExportEntry)>,
     /// The access lists, each once; number 1 stands first.
     pub(crate) lists: Vec<Sources>,
     /// Addresses besides the port's own that frames may be sent to.
@@ -58,8 +58,8 @@ pub(super) fn compile(rules: &Rules) -> Result<Tables, FilterError> {
         .into_iter()
         .map(|(target, union)| (target, union.access(&mut lists)))
         .collect();
-    if lists.lists.len() > usize::from(Access::MAX_LIST) {
-        let room = usize::from(Access::MAX_LIST);
+    if lists.lists.len() > usize::from(ExportEntry::MAX_LIST) {
+        let room = usize::from(ExportEntry::MAX_LIST);
         return Err(FilterError::TooManyLists {
             need: lists.lists.len(),
             room,
@@ -167,9 +167,9 @@ impl Union {
         }
     }
 
-    fn access(self, lists: &mut Lists) -> Access {
+    fn access(self, lists: &mut Lists) -> ExportEntry {
         if let Some(interval_ns) = self.open {
-            return Access { list: 0, interval_ns };
+            return ExportEntry { list: 0, interval_ns };
         }
         let (index, interval_ns) = match self.lists.iter().next() {
             Some((list, interval)) if self.lists.len() == 1 => (*list, *interval),
@@ -186,7 +186,7 @@ impl Union {
             }
         };
         // Too many are refused when all are known.
-        Access {
+        ExportEntry {
             list: u16::try_from(index + 1).unwrap_or(u16::MAX),
             interval_ns,
         }

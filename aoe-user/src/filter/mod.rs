@@ -31,7 +31,7 @@ mod tests;
 pub use error::FilterError;
 pub(crate) use report::{Denied, FilterCounters};
 pub(crate) use responses::Responses;
-pub(crate) use returns::Returns;
+pub(crate) use returns::PassedFrames;
 
 use compile::compile;
 use kernel_log::KernelLog;
@@ -216,7 +216,7 @@ impl Filter {
         self.rules.set_own(mac)
     }
 
-    /// What this filter knows frames by that [`Returns`] has put back on the receive path.
+    /// What this filter knows frames by that [`PassedFrames`] has put back on the receive path.
     pub(crate) const fn mark(&self) -> u64 {
         self.mark
     }

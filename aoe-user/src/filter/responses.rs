@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use aoe_common::Mac;
-use aoe_common::rules::{Generation, State};
+use aoe_common::rules::{FilterState, Generation};
 use aya::Ebpf;
 use aya::maps::{Array, MapData, XskMap};
 use aya::programs::links::FdLink;
@@ -30,7 +30,7 @@ impl Responses {
     pub(crate) fn load(mac: Mac) -> Result<Responses, FilterError> {
         let mut ebpf = load_small(PROGRAM, &[])?;
         let mut state: Array<MapData, u64> = map(&mut ebpf, "STATE", "state")?;
-        let own = State::new(Generation::default(), false, mac);
+        let own = FilterState::new(Generation::default(), false, mac);
         state.set(0, own.0, 0).map_err(FilterError::map("state"))?;
         Ok(Responses {
             link: None,

@@ -13,18 +13,18 @@ const PROGRAM: &str = "aoe_pass";
 
 /// Puts copies of frames on an interface's receive path, behind the driver, by running a program that passes everything with a
 /// live frame (Linux 5.18).
-pub(crate) struct Returns {
+pub(crate) struct PassedFrames {
     ebpf: Ebpf,
     ifindex: u32,
     mark: u64,
 }
 
-impl Returns {
+impl PassedFrames {
     /// For the interface on which a [`Filter`](super::Filter) knows such frames by `mark`
     /// ([`Filter::mark`](super::Filter::mark)).
-    pub(crate) fn load(ifindex: u32, mark: u64) -> Result<Returns, FilterError> {
+    pub(crate) fn load(ifindex: u32, mark: u64) -> Result<PassedFrames, FilterError> {
         let ebpf = load_small(PROGRAM, &["SOCKETS"])?;
-        Ok(Returns { ebpf, ifindex, mark })
+        Ok(PassedFrames { ebpf, ifindex, mark })
     }
 
     /// Has the network stack receive this frame, with the mark behind it.
@@ -46,9 +46,9 @@ pub(super) fn new_mark() -> u64 {
     RandomState::new().build_hasher().finish().max(1)
 }
 
-impl std::fmt::Debug for Returns {
+impl std::fmt::Debug for PassedFrames {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Returns")
+        f.debug_struct("PassedFrames")
             .field("ifindex", &self.ifindex)
             .finish_non_exhaustive()
     }

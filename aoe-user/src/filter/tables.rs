@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aoe_common::Mac;
-use aoe_common::rules::{Generation, RETURNED, STATIONS, State, export_key, source_key};
+use aoe_common::rules::{FilterState, Generation, RETURNED, STATIONS, export_key, source_key};
 use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, MapError};
 use rustix::io::Errno;
@@ -94,7 +94,7 @@ impl Installed {
     }
 
     fn set_state(&mut self, generation: Generation, any_vlan: bool, own: Mac) -> Result<(), FilterError> {
-        let state = State::new(generation, any_vlan, own);
+        let state = FilterState::new(generation, any_vlan, own);
         self.state.set(0, state.0, 0).map_err(FilterError::map("state"))?;
         (self.generation, self.any_vlan, self.own) = (generation, any_vlan, own);
         Ok(())

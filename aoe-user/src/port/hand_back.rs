@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use super::Nic;
-use crate::filter::Returns;
+use crate::filter::PassedFrames;
 use crate::store::limits::refused;
 
 /// Copies that wait; more are not made.
@@ -54,7 +54,7 @@ fn hand_on(name: &str, index: u32, mark: u64, waiting: &Receiver<Vec<u8>>) {
         // Most hosts never see one.
         let returns = match &mut returns {
             Some(returns) => returns,
-            none => match Returns::load(index, mark) {
+            none => match PassedFrames::load(index, mark) {
                 Ok(loaded) => none.insert(loaded),
                 Err(error) => {
                     warn!(

@@ -31,7 +31,7 @@ pub use ata::identify::Identity;
 pub use counters::histogram::{BUCKETS, Histogram, Latency};
 pub use counters::initiators::{InitiatorTotals, Initiators};
 pub use counters::meter::{ExportMeter, Meters};
-pub use counters::{Counter, CounterTotals, Counters};
+pub use counters::{CounterTotals, Counters, EventCount};
 pub use export::access::AccessList;
 pub use export::exports::Exports;
 pub use export::machines::Machines;

@@ -10,7 +10,7 @@ use aoe_common::wire::{SECTOR_BYTES, aoe, sectors_per_frame};
 use super::frame::{self, AtaRequest, Reply, Route};
 use super::socket::PacketSocket;
 use super::transport::{BATCH, Transport};
-use super::{Identity, InitiatorError};
+use super::{DiskIdentity, InitiatorError};
 
 /// How long the first copy of a request may stay unanswered; every further copy waits twice as long.
 const FIRST_RETRANSMIT: Duration = Duration::from_millis(200);
@@ -134,7 +134,7 @@ impl Client {
     }
 
     /// IDENTIFY DEVICE.
-    pub fn identify(&mut self, target: &Found, timeout: Duration) -> Result<Identity, InitiatorError> {
+    pub fn identify(&mut self, target: &Found, timeout: Duration) -> Result<DiskIdentity, InitiatorError> {
         let request = AtaRequest {
             opcode: command::IDENTIFY,
             sectors: 1,
@@ -146,7 +146,7 @@ impl Client {
             got: data.len(),
             wanted: SECTOR_BYTES,
         })?;
-        Ok(Identity::parse(block))
+        Ok(DiskIdentity::parse(block))
     }
 
     fn ata(

@@ -5,7 +5,7 @@ use aoe_common::wire::identify::{self, Words, features, features2};
 
 /// The words of IDENTIFY that an initiator cares about (ACS-2 §7.16).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub struct DiskIdentity {
     /// Words 27–46.
     pub model: String,
     /// Words 10–19.
@@ -20,13 +20,13 @@ pub struct Identity {
     pub trim: bool,
 }
 
-impl Identity {
+impl DiskIdentity {
     /// Reads the 512 bytes of an IDENTIFY reply.
-    pub fn parse(data: &[u8; SECTOR_BYTES]) -> Identity {
+    pub fn parse(data: &[u8; SECTOR_BYTES]) -> DiskIdentity {
         let words = Words::from(*data);
         let text = |field| words.text(field).collect::<String>().trim().to_owned();
         let lba48 = words.get(identify::FEATURES2) & features2::LBA48 != 0;
-        Identity {
+        DiskIdentity {
             model: text(identify::MODEL),
             serial: text(identify::SERIAL),
             firmware: text(identify::FIRMWARE),
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn strings_are_swapped_back_and_trimmed() {
-        let identity = Identity::parse(&block());
+        let identity = DiskIdentity::parse(&block());
         assert_eq!(identity.serial, "e7.3-001");
         assert_eq!(identity.firmware, "0.1");
         assert_eq!(identity.model, "AoE");
@@ -67,17 +67,17 @@ mod tests {
     #[test]
     fn the_size_comes_from_the_words_that_count() {
         let mut data = block();
-        assert_eq!(Identity::parse(&data).sectors, 0x0fff_ffff);
+        assert_eq!(DiskIdentity::parse(&data).sectors, 0x0fff_ffff);
         data[167] = 0x04;
-        assert_eq!(Identity::parse(&data).sectors, 0x1_8000_0000);
+        assert_eq!(DiskIdentity::parse(&data).sectors, 0x1_8000_0000);
     }
 
     #[test]
     fn features_are_read() {
         let mut data = block();
-        assert!(!Identity::parse(&data).write_cache && !Identity::parse(&data).trim);
+        assert!(!DiskIdentity::parse(&data).write_cache && !DiskIdentity::parse(&data).trim);
         data[170] = 0x20;
         data[338] = 1;
-        assert!(Identity::parse(&data).write_cache && Identity::parse(&data).trim);
+        assert!(DiskIdentity::parse(&data).write_cache && DiskIdentity::parse(&data).trim);
     }
 }

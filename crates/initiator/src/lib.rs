@@ -20,7 +20,7 @@ mod transport;
 
 pub use client::{Client, Found};
 pub use frame::Route;
-pub use identify::Identity;
+pub use identify::DiskIdentity;
 pub use links::{link_named, link_numbered, links};
 pub use socket::PacketSocket;
 pub use transport::{BATCH, Transport};

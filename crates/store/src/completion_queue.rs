@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::commit::{Committer, Task, Waiter};
 use crate::handle::QueueHandle;
-use crate::io::continuation::{Continuation, Next, Pending};
+use crate::io::continuation::{Continuation, Next, PendingTransfer};
 use crate::io::device::Device;
 use crate::io::returns::Returns;
 use crate::io::threads::caught;
@@ -99,7 +99,7 @@ impl CompletionQueue {
         continuation: Box<dyn Continuation>,
     ) {
         self.expected += 1;
-        self.carry_out(Pending {
+        self.carry_out(PendingTransfer {
             device: Arc::clone(device),
             transfer,
             continuation,
@@ -107,7 +107,7 @@ impl CompletionQueue {
     }
 
     /// Lets somebody carry it out.
-    fn carry_out(&mut self, pending: Pending) {
+    fn carry_out(&mut self, pending: PendingTransfer) {
         let wake = self.handle.waker().fd();
         match self.transfers.get_or_insert_with(|| TransferEngine::new(wake)) {
             TransferEngine::Ring(ring) => ring.start(pending),
@@ -116,7 +116,7 @@ impl CompletionQueue {
     }
 
     /// Lets a thread of the store carry it out.
-    fn give_to_threads(&self, mut pending: Pending) {
+    fn give_to_threads(&self, mut pending: PendingTransfer) {
         let (returns, pool) = (self.returns.clone(), Arc::clone(&pending.device.pool));
         pool.run(move || {
             let run = || {
@@ -131,7 +131,7 @@ impl CompletionQueue {
     }
 
     /// The next transfer of the ring that has ended.
-    fn next_of_ring(&mut self) -> Option<Pending> {
+    fn next_of_ring(&mut self) -> Option<PendingTransfer> {
         let Some(TransferEngine::Ring(ring)) = &mut self.transfers else {
             return None;
         };
@@ -227,7 +227,7 @@ impl CompletionQueue {
                     self.expected -= 1;
                     self.commit(&committer, token, task);
                 }
-                Next::Start(transfer, continuation) => self.carry_out(Pending {
+                Next::Start(transfer, continuation) => self.carry_out(PendingTransfer {
                     device,
                     transfer,
                     continuation,

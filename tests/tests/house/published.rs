@@ -18,7 +18,11 @@ const LIBRARIES: [&str; 4] = [
 const USERS: [&str; 6] = ["aoe-common", "aoe-user", "crates", "fuzz", "tests", "xtask"];
 
 /// Handed out for what they are part of, though nobody has to name them.
-const UNNAMED: [(&str, &str); 7] = [
+const UNNAMED: [(&str, &str); 8] = [
+    (
+        "crates/engine: EventCount",
+        "what `Counters` and meters are made of",
+    ),
     ("crates/engine: ReplaceError", "an error of `Export::replace`"),
     ("crates/engine: StateError", "an error of `Persistent`"),
     ("crates/engine: StoreResult", "what `Event::Finished` has"),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::args::BenchArgs;
 use crate::initiator::load::{LoadOrder, LoadOutcome, LoadPlan};
-use crate::initiator::{Found, Identity};
+use crate::initiator::{DiskIdentity, Found};
 
 /// Changes when a key of the JSON object changes its meaning or goes away.
 pub(super) const SCHEMA: u32 = 1;
@@ -13,14 +13,14 @@ pub(super) const SCHEMA: u32 = 1;
 /// A load that ran, against what, and what came of it.
 pub(super) struct Run {
     pub(crate) target: Found,
-    pub(crate) identity: Identity,
+    pub(crate) identity: DiskIdentity,
     pub(crate) plan: LoadPlan,
     pub(crate) mtu_bytes: u32,
     pub(crate) transport: String,
     pub(crate) outcome: LoadOutcome,
 }
 
-pub(super) fn headline(args: &BenchArgs, target: &Found, identity: &Identity, mtu_bytes: u32) -> String {
+pub(super) fn headline(args: &BenchArgs, target: &Found, identity: &DiskIdentity, mtu_bytes: u32) -> String {
     let size_mib = identity.sectors as f64 * SECTOR_BYTES as f64 / f64::from(1 << 20);
     format!(
         "{}.{} at {} through {} (MTU {mtu_bytes}): {} {}, {size_mib:.1} MiB, {} buffers, up to {} sectors a request",

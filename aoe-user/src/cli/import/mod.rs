@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, anyhow};
 use super::args::{ImportArgs, ImportFormat};
 use super::live::DEGRADED;
 use super::output;
-use crate::config::validate::{Words, contradictions};
+use crate::config::validate::{SettingNames, contradictions};
 use crate::config::{file, source};
 use export::text;
 
@@ -39,7 +39,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<ExitCode> {
     let (text, refused) = text(import, &args.path.display().to_string());
     output::print(&text)?;
     let problems = match file::parse(Path::new("the output"), text) {
-        Ok(whole) => contradictions(&whole.config, Words::File).problems(None),
+        Ok(whole) => contradictions(&whole.config, SettingNames::File).problems(None),
         // There is no export in it.
         Err(problems) => problems,
     };

@@ -15,7 +15,7 @@ use super::client::ControlClient;
 use crate::config::ExportConfig;
 use crate::config::file::{self, ConfigFile};
 use crate::config::sources;
-use crate::config::validate::{Words, contradictions};
+use crate::config::validate::{SettingNames, contradictions};
 use crate::control::api::selection::Selection;
 use crate::control::api::types::{ControlRequest, DaemonState};
 use crate::target::Address;
@@ -73,7 +73,7 @@ impl NewFile {
         let mut all = load(config)?.config;
         let further = file::parse_further(&all.sources, &path, toml.to_owned())?;
         all.exports.extend(further);
-        let problems = contradictions(&all, Words::File).problems(None);
+        let problems = contradictions(&all, SettingNames::File).problems(None);
         if !problems.0.is_empty() {
             bail!("{problems}");
         }

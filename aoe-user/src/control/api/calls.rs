@@ -13,7 +13,7 @@ use super::view::Selection;
 use super::{openmetrics, view};
 use crate::config::Config;
 use crate::config::file;
-use crate::config::validate::{Words, contradictions};
+use crate::config::validate::{SettingNames, contradictions};
 use crate::control::Control;
 use crate::control::state::operator::{OperatorAction, Parts};
 use crate::target::Address;
@@ -143,7 +143,7 @@ impl Control {
             Ok(further) => config.exports.extend(further),
             Err(problems) => return answer.error(problems.to_string()),
         }
-        let problems = contradictions(&config, Words::File).problems(None);
+        let problems = contradictions(&config, SettingNames::File).problems(None);
         if !problems.0.is_empty() {
             return answer.error(problems.to_string());
         }

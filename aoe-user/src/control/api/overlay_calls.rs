@@ -9,15 +9,15 @@ use super::view::Selection;
 use crate::config::Overlay as Kind;
 use crate::control::machines::{DiskName, DiskState, Disks};
 use crate::control::supervisor::{Event, Supervisor};
-use crate::store::OverlayFigures;
+use crate::store::OverlayTotals;
 
 fn seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 fn overlay(export: &str, state: DiskState) -> OverlayInfo {
-    let figures = state.figures;
-    let bytes = |sectors: fn(OverlayFigures) -> u64| figures.map_or(0, sectors) * 512;
+    let totals = state.totals;
+    let bytes = |sectors: fn(OverlayTotals) -> u64| totals.map_or(0, sectors) * 512;
     OverlayInfo {
         export: format!("e{export}"),
         machine: state.name.to_string(),
@@ -25,10 +25,10 @@ fn overlay(export: &str, state: DiskState) -> OverlayInfo {
         persistent: state.kind == Kind::Persistent,
         copy: state.kind != Kind::None,
         pinned: state.pinned,
-        image_read_bytes: bytes(|figures| figures.golden_sectors),
-        copy_read_bytes: bytes(|figures| figures.delta_sectors),
-        wrote_bytes: bytes(|figures| figures.written_sectors),
-        counted_since: figures.map(|figures| seconds(figures.since)),
+        image_read_bytes: bytes(|totals| totals.golden_sectors),
+        copy_read_bytes: bytes(|totals| totals.delta_sectors),
+        wrote_bytes: bytes(|totals| totals.written_sectors),
+        counted_since: totals.map(|totals| seconds(totals.since)),
         written_bytes: state.usage.written_sectors * 512,
         allocated_bytes: state.usage.allocated_bytes,
         refused_writes: state.usage.refused_writes,

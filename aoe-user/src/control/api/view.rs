@@ -56,8 +56,8 @@ pub(in crate::control) fn state(supervisor: &Supervisor, selection: &Selection, 
         denied: denied(supervisor, now),
     };
     state.problems = problems(&state);
-    let trouble = supervisor.state.as_ref().and_then(|dir| dir.trouble());
-    state.problems.extend(trouble);
+    let problem = supervisor.state.as_ref().and_then(|dir| dir.problem());
+    state.problems.extend(problem);
     state.healthy = state.problems.is_empty();
     state
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use crate::store::{CLONE_PINNED, CompletionQueue, Golden, Metadata, OverlayFigures, Store, pinned_text};
+use crate::store::{CLONE_PINNED, CompletionQueue, Golden, Metadata, OverlayTotals, Store, pinned_text};
 
 /// An open clone.
 #[derive(Debug)]
@@ -46,8 +46,8 @@ impl CloneDisk {
     }
 
     /// Ceph alone knows which of its reads end in the image.
-    pub(super) fn figures(&self) -> OverlayFigures {
-        OverlayFigures {
+    pub(super) fn totals(&self) -> OverlayTotals {
+        OverlayTotals {
             golden_sectors: 0,
             delta_sectors: self.count("sectors_read"),
             written_sectors: self.count("sectors_written"),

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::clone::CloneDisk;
 use crate::config::Overlay;
-use crate::store::{CompletionQueue, Golden, Health, OverlayFigures, OverlayStore, OverlayUsage, Store};
+use crate::store::{CompletionQueue, Golden, Health, OverlayStore, OverlayTotals, OverlayUsage, Store};
 
 /// Where a machine's sectors are.
 #[derive(Debug, Clone)]
@@ -88,10 +88,10 @@ impl Content {
     }
 
     /// What its machine has read and written; `None`: it has no copy.
-    pub(super) fn figures(&self) -> Option<OverlayFigures> {
+    pub(super) fn totals(&self) -> Option<OverlayTotals> {
         match self {
-            Content::Copy(store) => Some(store.figures()),
-            Content::Clone(clone) => Some(clone.figures()),
+            Content::Copy(store) => Some(store.totals()),
+            Content::Clone(clone) => Some(clone.totals()),
             Content::Image(_) => None,
         }
     }

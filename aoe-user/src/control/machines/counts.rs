@@ -1,6 +1,6 @@
 //! What machines have read and written, for metrics: a bounded number of rows.
 
-use crate::store::{OverlayFigures, SECTOR_BYTES};
+use crate::store::{OverlayTotals, SECTOR_BYTES};
 
 /// Machines with a row of their own, the first by name. As of initiators.
 const ROWS: usize = 64;
@@ -19,11 +19,11 @@ pub(in crate::control) struct MachineCounts {
 }
 
 /// The rows of machines in the order of their names.
-pub(super) fn rows(machines: impl Iterator<Item = (String, OverlayFigures)>) -> Vec<MachineCounts> {
+pub(super) fn rows(machines: impl Iterator<Item = (String, OverlayTotals)>) -> Vec<MachineCounts> {
     let mut rows: Vec<MachineCounts> = Vec::new();
-    for (machine, figures) in machines {
+    for (machine, totals) in machines {
         match rows.get_mut(ROWS) {
-            Some(other) => add(other, &figures),
+            Some(other) => add(other, &totals),
             None => {
                 let machine = if rows.len() < ROWS {
                     machine
@@ -34,7 +34,7 @@ pub(super) fn rows(machines: impl Iterator<Item = (String, OverlayFigures)>) -> 
                     machine,
                     ..MachineCounts::default()
                 };
-                add(&mut row, &figures);
+                add(&mut row, &totals);
                 rows.push(row);
             }
         }
@@ -42,10 +42,10 @@ pub(super) fn rows(machines: impl Iterator<Item = (String, OverlayFigures)>) -> 
     rows
 }
 
-fn add(row: &mut MachineCounts, figures: &OverlayFigures) {
-    row.image_read += figures.golden_sectors * SECTOR_BYTES;
-    row.copy_read += figures.delta_sectors * SECTOR_BYTES;
-    row.written += figures.written_sectors * SECTOR_BYTES;
+fn add(row: &mut MachineCounts, totals: &OverlayTotals) {
+    row.image_read += totals.golden_sectors * SECTOR_BYTES;
+    row.copy_read += totals.delta_sectors * SECTOR_BYTES;
+    row.written += totals.written_sectors * SECTOR_BYTES;
 }
 
 #[cfg(test)]
@@ -56,13 +56,13 @@ mod tests {
 
     #[test]
     fn machines_beyond_the_bound_are_counted_together() {
-        let figures = OverlayFigures {
+        let totals = OverlayTotals {
             golden_sectors: 4,
             delta_sectors: 2,
             written_sectors: 1,
             since: SystemTime::UNIX_EPOCH,
         };
-        let rows = rows((0..70).map(|n| (format!("pc{n:02}"), figures)));
+        let rows = rows((0..70).map(|n| (format!("pc{n:02}"), totals)));
         assert_eq!(rows.len(), 65);
         assert_eq!((rows[63].machine.as_str(), rows[63].image_read), ("pc63", 2048));
         let other = MachineCounts {

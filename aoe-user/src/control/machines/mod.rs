@@ -24,7 +24,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::config::{ExportConfig, Overlay, OverlayReset, Unknown};
 use crate::store::{
-    Golden, Health, Losses, OverlayFigures, OverlayFiles, OverlayStore, OverlayUsage, StoreRegistry,
+    Golden, Health, Losses, OverlayFiles, OverlayStore, OverlayTotals, OverlayUsage, StoreRegistry,
 };
 use crate::target::{Export, Options};
 
@@ -117,7 +117,7 @@ pub(super) struct DiskState {
     pub(crate) since: SystemTime,
     pub(crate) usage: OverlayUsage,
     /// What its machine does; `None`: it has no copy that is open.
-    pub(crate) figures: Option<OverlayFigures>,
+    pub(crate) totals: Option<OverlayTotals>,
     /// The copy stays when its machine boots.
     pub(crate) pinned: bool,
     /// Which kind; none: it is the image itself.
@@ -212,7 +212,7 @@ impl Disks {
                     macs: Vec::new(),
                     since: disk.since,
                     usage: OverlayUsage::default(),
-                    figures: None,
+                    totals: None,
                     pinned: false,
                     kind: Overlay::Volatile,
                     old_image: false,
@@ -230,7 +230,7 @@ impl Disks {
                 let content = &instance.content;
                 state.usage = content.usage();
                 state.kind = content.kind();
-                state.figures = content.figures();
+                state.totals = content.totals();
                 state.pinned = content.is_pinned();
                 state.problem = problem(content).or(state.problem);
                 state.old_image = content.is_old();
@@ -286,8 +286,8 @@ impl Disks {
     pub(in crate::control) fn counts(&self) -> Vec<MachineCounts> {
         let disks = self.shared.disks.lock();
         let counted = disks.iter().filter_map(|(name, disk)| {
-            let figures = disk.instance.as_ref()?.content.figures()?;
-            Some((name.to_string(), figures))
+            let totals = disk.instance.as_ref()?.content.totals()?;
+            Some((name.to_string(), totals))
         });
         counts::rows(counted)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aoe_common::Mac;
 
-use crate::initiator::Identity;
+use crate::initiator::DiskIdentity;
 
 /// For this long after it began to be served an export yields.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ impl From<&str> for Serial {
 }
 
 /// True when `own` is to be given up for the other one, that has this address and says this of itself.
-pub(super) fn yields(own: (Serial, Mac), mac: Mac, other: &Identity) -> bool {
+pub(super) fn yields(own: (Serial, Mac), mac: Mac, other: &DiskIdentity) -> bool {
     other.model == MODEL && (Serial::from(other.serial.as_str()), mac) < own
 }
 
@@ -39,8 +39,8 @@ pub(super) fn yields(own: (Serial, Mac), mac: Mac, other: &Identity) -> bool {
 mod tests {
     use super::*;
 
-    fn identity(model: &str, serial: &str) -> Identity {
-        Identity {
+    fn identity(model: &str, serial: &str) -> DiskIdentity {
+        DiskIdentity {
             model: model.into(),
             serial: serial.into(),
             firmware: String::new(),

@@ -15,7 +15,7 @@ use socket2::{SockFilter, SockRef};
 use super::{OtherTarget, Sought};
 use crate::host::vlan_devices;
 use crate::initiator::frame::{self, ATA_DATA, AtaRequest};
-use crate::initiator::{Identity, InitiatorError, PacketSocket, Route, Transport as _};
+use crate::initiator::{DiskIdentity, InitiatorError, PacketSocket, Route, Transport as _};
 use crate::target::Address;
 
 /// Most frames that one call of a socket moves.
@@ -55,7 +55,7 @@ pub(in crate::control) struct HeardResponse {
     /// It answers our IDENTIFY.
     is_identify: bool,
     /// What it then tells of itself.
-    pub(crate) identity: Option<Identity>,
+    pub(crate) identity: Option<DiskIdentity>,
     /// Where it was heard.
     place: Place,
 }
@@ -321,8 +321,8 @@ fn parse(
 }
 
 /// What a whole answer to IDENTIFY tells.
-fn identity(frame: &[u8]) -> Option<Identity> {
-    Some(Identity::parse(frame.get(ATA_DATA..)?.first_chunk()?))
+fn identity(frame: &[u8]) -> Option<DiskIdentity> {
+    Some(DiskIdentity::parse(frame.get(ATA_DATA..)?.first_chunk()?))
 }
 
 /// Query Config responses, asked for or not, and answers to our own IDENTIFY: in the kernel, so that the traffic of an

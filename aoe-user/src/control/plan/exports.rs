@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::super::backoff::Backoff;
 use super::reload_report::ReloadReport;
-use super::{ExportId, HANDOVER, Level, Plan, PlanAction, Refusal, address_of};
+use super::{ExportId, HANDOVER, Level, OpenRefusal, Plan, PlanAction, address_of};
 use crate::config::ExportConfig;
 use crate::config::interfaces::Patterns;
 use crate::target::Address;
@@ -237,7 +237,7 @@ impl Plan {
     }
 
     /// A store could not be opened.
-    pub(crate) fn export_failed(&mut self, id: ExportId, refusal: impl Into<Refusal>, now: Instant) {
+    pub(crate) fn export_failed(&mut self, id: ExportId, refusal: impl Into<OpenRefusal>, now: Instant) {
         let refusal = refusal.into();
         self.note_in_use(id, &refusal);
         let reason = refusal.reason;

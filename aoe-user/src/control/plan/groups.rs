@@ -15,7 +15,7 @@ use failover::{Group, GroupSettings, GroupState as Role, GroupStep, Holder};
 
 use super::exports::{ExportEntry, ExportLife};
 use super::reload_report::ReloadReport;
-use super::{ExportId, Plan, PlanAction, Refusal, StateLife, address_of};
+use super::{ExportId, OpenRefusal, Plan, PlanAction, StateLife, address_of};
 use crate::config::{Config, FailoverGroup, StoreKind};
 use crate::store::{LockOf, Takeover};
 pub(super) use program::Retired;
@@ -428,7 +428,7 @@ impl Plan {
     }
 
     /// Somebody else has the storage of a member.
-    pub(super) fn note_in_use(&mut self, id: ExportId, refusal: &Refusal) {
+    pub(super) fn note_in_use(&mut self, id: ExportId, refusal: &OpenRefusal) {
         let group = self
             .exports
             .get(&id)

@@ -35,7 +35,7 @@ pub(super) use failover::GroupState as Role;
 pub(super) use groups::{GroupStatus, LockOrder, LockRun};
 use groups::{Membership, Retired};
 use ports::{LeavingPort, PlannedPort};
-pub(super) use refusal::Refusal;
+pub(super) use refusal::OpenRefusal;
 use reload_report::ReloadReport;
 pub(super) use status::{ExportStatus, PortStatus, Progress};
 

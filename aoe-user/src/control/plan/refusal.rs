@@ -2,15 +2,15 @@
 
 /// Why an export could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::control) struct Refusal {
+pub(in crate::control) struct OpenRefusal {
     pub(crate) reason: String,
     /// Somebody else has its storage.
     pub(crate) in_use: bool,
 }
 
-impl From<String> for Refusal {
-    fn from(reason: String) -> Refusal {
-        Refusal {
+impl From<String> for OpenRefusal {
+    fn from(reason: String) -> OpenRefusal {
+        OpenRefusal {
             reason,
             in_use: false,
         }

@@ -28,7 +28,7 @@ pub(super) struct Files {
     writing_index: Mutex<()>,
     lock: Mutex<Lock>,
     /// Why the last write failed. Never held while anything waits for a disk.
-    trouble: Mutex<Option<String>>,
+    problem: Mutex<Option<String>>,
     /// Since when states have been written that are not on the medium yet. Never held while anything waits for a disk.
     writing_since: Mutex<Option<Instant>>,
 }
@@ -57,7 +57,7 @@ impl Files {
             dir: dir.to_owned(),
             index: Mutex::new(IndexFile { index, is_stored }),
             writing_index: Mutex::default(),
-            trouble: Mutex::new(lock.unwritable.as_ref().map(io::Error::to_string)),
+            problem: Mutex::new(lock.unwritable.as_ref().map(io::Error::to_string)),
             writing_since: Mutex::default(),
             lock: Mutex::new(lock),
         };
@@ -65,8 +65,8 @@ impl Files {
         if let Err(error) = files.store_index() {
             files.wrote(&Err(error));
         }
-        if let Some(trouble) = files.trouble() {
-            tracing::warn!("{trouble}; exports are served with what it keeps");
+        if let Some(problem) = files.problem() {
+            tracing::warn!("{problem}; exports are served with what it keeps");
         }
         Ok(files)
     }
@@ -87,11 +87,11 @@ impl Files {
     }
 
     /// Why nothing can be written, for people.
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub(super) fn problem(&self) -> Option<String> {
         let waited = self.writing_since.lock().map(|since| since.elapsed());
         let cause = match waited.filter(|waited| *waited >= SLOWEST_WRITE) {
             Some(waited) => format!("its disk has not answered for {} s", waited.as_secs()),
-            None => self.trouble.lock().clone()?,
+            None => self.problem.lock().clone()?,
         };
         Some(format!(
             "the state directory {} cannot be written ({cause}): masks, reservations and config strings cannot be changed until it can",
@@ -101,12 +101,12 @@ impl Files {
 
     /// Notes what came of a write.
     fn wrote(&self, result: &io::Result<()>) {
-        *self.trouble.lock() = result.as_ref().err().map(io::Error::to_string);
+        *self.problem.lock() = result.as_ref().err().map(io::Error::to_string);
     }
 
     /// Writes something again where that failed the last time; true: it can be written again.
     pub(super) fn look_again(&self) -> bool {
-        if self.trouble.lock().is_none() {
+        if self.problem.lock().is_none() {
             return false;
         }
         self.index.lock().is_stored = false;

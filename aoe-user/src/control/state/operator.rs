@@ -213,7 +213,7 @@ impl StateDir {
         None
     }
 
-    /// Takes a request: from here on its asker cannot take it back, and nobody else has it.
+    /// Takes a request: from here on whoever left it cannot take it back, and nobody else has it.
     pub(super) fn claim(
         &self,
         key: &StateKey,

@@ -1,7 +1,7 @@
 //! Wildcards, against a plain statement of the rule: a source sees one when it may see an export it stands for.
 
 use super::*;
-use aoe_common::rules::{Access, Target, VlanClass, interval_ns};
+use aoe_common::rules::{ExportEntry, Target, VlanClass, interval_ns};
 
 use super::compile::{Tables, compile};
 
@@ -93,7 +93,7 @@ fn tables_say(tables: &Tables, vlan: VlanClass, shelf: u16, slot: u8, source: Ma
             .find(|(t, _)| *t == target)
             .map(|(_, access)| *access)
     };
-    let found: Vec<Access> = find(vlan).into_iter().chain(find(VlanClass::ANY)).collect();
+    let found: Vec<ExportEntry> = find(vlan).into_iter().chain(find(VlanClass::ANY)).collect();
     if found.is_empty() {
         return None;
     }

@@ -1,6 +1,6 @@
 //! From registers to what is to be done, or why it is not.
 
-use super::device::{Device, has_sectors, inside};
+use super::device::{AtaDevice, has_sectors, inside};
 use super::{Opcode, Registers, Results, opcode, smart, trim};
 use aoe_common::wire::ata::MAX_LBA28;
 use aoe_common::wire::error;
@@ -11,7 +11,7 @@ use crate::store::{Durability, Extent};
 
 /// Judges a command.
 #[inline]
-pub(crate) fn decode(registers: &Registers, device: &Device<'_>) -> Result<Action, Refusal> {
+pub(crate) fn decode(registers: &Registers, device: &AtaDevice<'_>) -> Result<Action, Refusal> {
     let r = registers;
     let abort = Err(Refusal::Ata(r.abort()));
     match opcode(r.command) {
@@ -78,7 +78,7 @@ pub(crate) fn decode(registers: &Registers, device: &Device<'_>) -> Result<Actio
 }
 
 /// Whether what SET FEATURES asks for is so already: nothing can be switched.
-fn holds(feature: u8, device: &Device<'_>) -> bool {
+fn holds(feature: u8, device: &AtaDevice<'_>) -> bool {
     match feature {
         // Transfer mode, look-ahead off and on, keep or revert settings at reset: nothing to do.
         0x03 | 0x55 | 0xaa | 0x66 | 0xcc => true,
@@ -91,7 +91,7 @@ fn holds(feature: u8, device: &Device<'_>) -> bool {
 
 /// The extent of a READ or WRITE.
 #[inline]
-fn transfer(r: &Registers, device: &Device<'_>, extended: bool, out: bool) -> Result<Extent, Refusal> {
+fn transfer(r: &Registers, device: &AtaDevice<'_>, extended: bool, out: bool) -> Result<Extent, Refusal> {
     if r.writes() != out || r.count == 0 || r.count > device.per_frame {
         return Err(Refusal::Ata(r.abort()));
     }
@@ -102,7 +102,7 @@ fn transfer(r: &Registers, device: &Device<'_>, extended: bool, out: bool) -> Re
 }
 
 #[inline]
-fn within(r: &Registers, device: &Device<'_>, extended: bool, count: u64) -> Result<Extent, Refusal> {
+fn within(r: &Registers, device: &AtaDevice<'_>, extended: bool, count: u64) -> Result<Extent, Refusal> {
     let extent = Extent {
         lba: r.lba(extended),
         count,
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn short_addresses_end_where_identify_says() {
-        let device = Device {
+        let device = AtaDevice {
             sectors: 1 << 33,
             per_frame: 17,
             read_only: false,

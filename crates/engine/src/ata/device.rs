@@ -4,7 +4,7 @@ use crate::store::{Extent, Traits};
 
 /// What a command is judged by.
 #[derive(Debug)]
-pub(crate) struct Device<'a> {
+pub(crate) struct AtaDevice<'a> {
     /// Sectors the export has.
     pub sectors: u64,
     /// Sectors that fit a frame of this port.

@@ -9,7 +9,7 @@ mod smart;
 mod trim;
 
 pub(super) use decode::decode;
-pub(super) use device::{Device, bytes_of};
+pub(super) use device::{AtaDevice, bytes_of};
 pub(super) use opcode::{Opcode, opcode};
 pub(super) use registers::{Registers, Results};
 pub(super) use smart::read_data as smart_data;

@@ -3,7 +3,7 @@
 use aoe_common::wire::SECTOR_BYTES;
 use aoe_common::wire::error;
 
-use super::device::{Device, bytes_of, has_sectors, inside};
+use super::device::{AtaDevice, bytes_of, has_sectors, inside};
 use super::registers::Registers;
 use crate::commands::action::{Action, Refusal};
 use crate::frames::scatter;
@@ -18,7 +18,7 @@ pub(super) fn max_blocks(per_frame: u8) -> u8 {
 }
 
 /// Judges the command and reads its ranges; all are checked before any is trimmed.
-pub(super) fn decode(r: &Registers, device: &Device<'_>) -> Result<Action, Refusal> {
+pub(super) fn decode(r: &Registers, device: &AtaDevice<'_>) -> Result<Action, Refusal> {
     let is_trim = r.feature & 1 != 0;
     let fits = (1..=max_blocks(device.per_frame)).contains(&r.count);
     if !is_trim || !fits || !r.writes() || device.read_only || !device.traits.trim {

@@ -7,9 +7,9 @@ use aoe_common::Access;
 use aoe_common::wire::SECTOR_BYTES;
 use crossbeam_utils::sync::ShardedLockReadGuard;
 
-use crate::ata::{self, Device, Opcode, Registers};
+use crate::ata::{self, AtaDevice, Opcode, Registers};
 use crate::commands::action::{Action, Refusal};
-use crate::commands::operation::Failure;
+use crate::commands::operation::OperationFailure;
 use crate::counters::Silence;
 use crate::export::State;
 use crate::frames::link::{Link, Pieces};
@@ -145,7 +145,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         };
         ata::decode(
             registers,
-            &Device {
+            &AtaDevice {
                 sectors: export.store.sectors(),
                 per_frame: call.per_frame(),
                 read_only: export.options.read_only
@@ -301,7 +301,13 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Takes an operation out of the order and answers whoever asked last.
-    fn conclude(&mut self, link: &mut L, in_flight: Pending<L, C>, result: Result<(), Failure>, now_us: u64) {
+    fn conclude(
+        &mut self,
+        link: &mut L,
+        in_flight: Pending<L, C>,
+        result: Result<(), OperationFailure>,
+        now_us: u64,
+    ) {
         self.in_flight.release(in_flight.token);
         let (export, put_off) = (&in_flight.export, in_flight.put_off.as_ref());
         let call = Call::resumed(export, &in_flight.request, put_off, now_us);
@@ -317,8 +323,8 @@ impl<L: Link, C: Completions> Server<L, C> {
                 let copy = in_flight.action.copy(link, &in_flight.frame, call.request);
                 requester.post(Event::Finished(Ok(copy)));
             }
-            Err(Failure::Store(fault)) => requester.post(Event::Finished(Err(fault))),
-            Err(Failure::NoMemory) => requester.call(),
+            Err(OperationFailure::Store(fault)) => requester.post(Event::Finished(Err(fault))),
+            Err(OperationFailure::NoMemory) => requester.call(),
         }
         self.silent(link, in_flight.frame, Silence::Superseded);
     }
@@ -359,7 +365,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         call: Call<'_, C>,
         frame: RxFrame<L::Frame>,
         action: &Action,
-        result: Result<(), Failure>,
+        result: Result<(), OperationFailure>,
     ) {
         let Command::Ata(registers) = &call.request.command else {
             return self.silent(link, frame, Silence::Runt);
@@ -374,11 +380,11 @@ impl<L: Link, C: Completions> Server<L, C> {
                 self.measure(call, action);
                 self.succeed(link, call, registers, frame, action);
             }
-            Err(Failure::NoMemory) => self.silent(link, frame, Silence::NoMemory),
-            Err(Failure::Store(_)) if mutants::is(Mutant::FaultToldAsSuccess) => {
+            Err(OperationFailure::NoMemory) => self.silent(link, frame, Silence::NoMemory),
+            Err(OperationFailure::Store(_)) if mutants::is(Mutant::FaultToldAsSuccess) => {
                 self.results(link, call, registers, frame, registers.success(), &[]);
             }
-            Err(Failure::Store(fault)) => {
+            Err(OperationFailure::Store(fault)) => {
                 call.export.failed(&fault);
                 let refusal = registers
                     .fault(&fault, action.extent())
@@ -432,7 +438,11 @@ impl<L: Link, C: Completions> Server<L, C> {
 
 impl<F, C: Completions> InFlight<RxFrame<F>, C> {
     /// Puts what the store brought into the frame.
-    fn fill<L: Link<Frame = F>>(&mut self, link: &mut L, result: StoreResult) -> Result<(), Failure> {
+    fn fill<L: Link<Frame = F>>(
+        &mut self,
+        link: &mut L,
+        result: StoreResult,
+    ) -> Result<(), OperationFailure> {
         let bytes = result?;
         self.action
             .fill(bytes.as_deref(), link, &mut self.frame, &self.request)

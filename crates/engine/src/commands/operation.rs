@@ -16,16 +16,16 @@ use crate::store::{Extent, Fault, FaultKind, Step};
 
 /// Why an operation did not go on.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum OperationFailure {
     /// The link has no memory for the reply: silence, the initiator asks again.
     NoMemory,
     /// The store failed.
     Store(Fault),
 }
 
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Failure {
-        Failure::Store(fault)
+impl From<Fault> for OperationFailure {
+    fn from(fault: Fault) -> OperationFailure {
+        OperationFailure::Store(fault)
     }
 }
 
@@ -98,13 +98,13 @@ impl Action {
         link: &mut L,
         frame: &mut RxFrame<L::Frame>,
         request: &Request,
-    ) -> Result<Step, Failure> {
+    ) -> Result<Step, OperationFailure> {
         let store = &export.store;
         let at = request.payload_at;
         Ok(match self {
             Action::Read { extent, .. } => {
                 if !frame.renew(link, at.saturating_add(bytes_of(extent.count))) {
-                    return Err(Failure::NoMemory);
+                    return Err(OperationFailure::NoMemory);
                 }
                 let mut into = scatter::tail(frame.pieces_mut(link), at);
                 store.read(completions, token, *extent, &mut into)?
@@ -131,14 +131,14 @@ impl Action {
         link: &mut L,
         frame: &mut RxFrame<L::Frame>,
         request: &Request,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), OperationFailure> {
         let Action::Read { extent, .. } = self else {
             return Ok(());
         };
         let len = bytes_of(extent.count);
         let Some(bytes) = bytes.filter(|bytes| bytes.len() == len) else {
             let source = std::io::Error::other("the store finished a read without its bytes");
-            return Err(Failure::Store(Fault {
+            return Err(OperationFailure::Store(Fault {
                 kind: FaultKind::Read,
                 lba: extent.lba,
                 source,
@@ -146,7 +146,7 @@ impl Action {
         };
         let at = request.payload_at;
         if !frame.resize(link, at.saturating_add(len)) {
-            return Err(Failure::NoMemory);
+            return Err(OperationFailure::NoMemory);
         }
         scatter::scatter(&mut scatter::tail(frame.pieces_mut(link), at), &[bytes], |_| {});
         Ok(())

@@ -3,7 +3,7 @@
 //! Buckets are log-linear, four to each power of two: a quantile read from them is at most a quarter too high. A value of
 //! exactly a power of two is the last of its bucket, so that cumulative counts up to powers of two are exact.
 
-use crate::counters::Counter;
+use crate::counters::EventCount;
 
 /// Buckets; the last takes everything from about a minute on.
 pub const BUCKETS: usize = 104;
@@ -11,15 +11,15 @@ pub const BUCKETS: usize = 104;
 /// Times by bucket.
 #[derive(Debug)]
 pub struct Histogram {
-    buckets: [Counter; BUCKETS],
-    sum_us: Counter,
+    buckets: [EventCount; BUCKETS],
+    sum_us: EventCount,
 }
 
 impl Default for Histogram {
     fn default() -> Histogram {
         Histogram {
-            buckets: std::array::from_fn(|_| Counter::default()),
-            sum_us: Counter::default(),
+            buckets: std::array::from_fn(|_| EventCount::default()),
+            sum_us: EventCount::default(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aoe_common::Mac;
 
-use crate::counters::Counter;
+use crate::counters::EventCount;
 
 /// Places in a block of the table; the addresses of one block share a cache line.
 const BLOCK: usize = 8;
@@ -20,13 +20,13 @@ const SILENT_US: u64 = 60_000_000;
 /// What one initiator did.
 #[derive(Debug, Default)]
 struct Row {
-    reads: Counter,
-    read_sectors: Counter,
-    writes: Counter,
-    written_sectors: Counter,
-    errors: Counter,
+    reads: EventCount,
+    read_sectors: EventCount,
+    writes: EventCount,
+    written_sectors: EventCount,
+    errors: EventCount,
     /// The worker's time of its last request.
-    last_us: Counter,
+    last_us: EventCount,
 }
 
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::Address;
 use crate::commands::action::Action;
-use crate::counters::Counter;
+use crate::counters::EventCount;
 use crate::counters::histogram::Histogram;
 use crate::counters::initiators::{Done, Initiators};
 
@@ -31,33 +31,33 @@ pub struct ExportMeter {
     /// Frames that the export answers to.
     pub vlan: Vlan,
     /// READ commands answered with data.
-    pub reads: Counter,
+    pub reads: EventCount,
     /// Sectors sent.
-    pub read_sectors: Counter,
+    pub read_sectors: EventCount,
     /// WRITE commands acknowledged.
-    pub writes: Counter,
+    pub writes: EventCount,
     /// Sectors of these.
-    pub written_sectors: Counter,
+    pub written_sectors: EventCount,
     /// Flushes that succeeded.
-    pub flushes: Counter,
+    pub flushes: EventCount,
     /// DATA SET MANAGEMENT commands that succeeded.
-    pub discards: Counter,
+    pub discards: EventCount,
     /// Other requests answered with success.
-    pub others: Counter,
+    pub others: EventCount,
     /// Answers with an ATA error that the backing object has no part in.
-    pub ata_errors: Counter,
+    pub ata_errors: EventCount,
     /// Answers with an AoE error.
-    pub aoe_errors: Counter,
+    pub aoe_errors: EventCount,
     /// Answers with an error because the backing object failed.
-    pub medium_errors: Counter,
+    pub medium_errors: EventCount,
     /// Requests that got no answer.
-    pub silent: Counter,
+    pub silent: EventCount,
     /// Requests that waited for one that overlaps them.
-    pub waited: Counter,
+    pub waited: EventCount,
     /// Requests that were in flight already.
-    pub duplicates: Counter,
+    pub duplicates: EventCount,
     /// Requests that have been put off, and of these the ones that have ended.
-    put_off: [Counter; 2],
+    put_off: [EventCount; 2],
     /// Times of READ, from the round of the worker that took it up to the end of the round that answered it.
     pub read_time: Histogram,
     /// Times of WRITE.
@@ -73,19 +73,19 @@ impl ExportMeter {
         ExportMeter {
             address,
             vlan,
-            reads: Counter::default(),
-            read_sectors: Counter::default(),
-            writes: Counter::default(),
-            written_sectors: Counter::default(),
-            flushes: Counter::default(),
-            discards: Counter::default(),
-            others: Counter::default(),
-            ata_errors: Counter::default(),
-            aoe_errors: Counter::default(),
-            medium_errors: Counter::default(),
-            silent: Counter::default(),
-            waited: Counter::default(),
-            duplicates: Counter::default(),
+            reads: EventCount::default(),
+            read_sectors: EventCount::default(),
+            writes: EventCount::default(),
+            written_sectors: EventCount::default(),
+            flushes: EventCount::default(),
+            discards: EventCount::default(),
+            others: EventCount::default(),
+            ata_errors: EventCount::default(),
+            aoe_errors: EventCount::default(),
+            medium_errors: EventCount::default(),
+            silent: EventCount::default(),
+            waited: EventCount::default(),
+            duplicates: EventCount::default(),
             put_off: Default::default(),
             read_time: Histogram::default(),
             write_time: Histogram::default(),
@@ -133,7 +133,7 @@ impl ExportMeter {
     }
 
     /// Counts an answer that is an error.
-    pub(crate) fn failed(&self, counter: &Counter, source: Mac, now_us: u64) {
+    pub(crate) fn failed(&self, counter: &EventCount, source: Mac, now_us: u64) {
         counter.bump();
         self.initiators.count(source, Done::Error, now_us);
     }

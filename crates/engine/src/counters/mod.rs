@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A number that one thread raises and others read.
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub struct EventCount(AtomicU64);
 
-impl Counter {
+impl EventCount {
     /// The number now.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -39,7 +39,7 @@ macro_rules! counters {
     ($($(#[$doc:meta])+ $name:ident,)+) => {
         /// A session's counters.
         #[derive(Debug, Default)]
-        pub struct Counters { $($(#[$doc])+ pub $name: Counter,)+ }
+        pub struct Counters { $($(#[$doc])+ pub $name: EventCount,)+ }
 
         /// What sessions had counted at one moment, added up.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use aoe_common::{Access, Mac, Vlan};
 use crate::ata::identify::{Identity, MAX_MULTIPLE};
 use crate::export::machines::Machines;
 use crate::export::observer::{Change, Observer};
-use crate::export::shared::Shared;
+use crate::export::shared::ReadMostly;
 use crate::frames::port::PortInfo;
 use crate::frames::request::{Command, Request};
 use crate::mutants::{self, Mutant};
@@ -98,7 +98,7 @@ pub struct Export<C: Completions> {
     /// An initiator was told that the store is unavailable, and no operation has reached it since.
     gone: AtomicBool,
     /// What a worker does in the call that brought it, it does with this held to read: who has it to write is alone.
-    pub(crate) state: Arc<Shared<State>>,
+    pub(crate) state: Arc<ReadMostly<State>>,
     /// What is in flight.
     pub(crate) order: Arc<Order<C::Handle>>,
 }
@@ -168,7 +168,7 @@ impl<C: Completions> Export<C> {
             store,
             state_store,
             observer,
-            (Arc::new(Shared::new(state)), Arc::default()),
+            (Arc::new(ReadMostly::new(state)), Arc::default()),
         ))
     }
 
@@ -199,7 +199,7 @@ impl<C: Completions> Export<C> {
         store: Arc<dyn Store<C>>,
         state_store: Option<Arc<dyn StateStore<C>>>,
         observer: Arc<dyn Observer>,
-        (state, order): (Arc<Shared<State>>, Arc<Order<C::Handle>>),
+        (state, order): (Arc<ReadMostly<State>>, Arc<Order<C::Handle>>),
     ) -> Export<C> {
         if options.identity.serial.trim().is_empty() {
             // 9front never sets the size of a device without one.

@@ -6,11 +6,11 @@ use std::sync::{PoisonError, TryLockError};
 /// A readers-writer lock in shards, each on cache lines of its own: threads that read take different ones. To change the value takes
 /// all of them.
 #[derive(Debug)]
-pub(crate) struct Shared<T>(ShardedLock<T>);
+pub(crate) struct ReadMostly<T>(ShardedLock<T>);
 
-impl<T> Shared<T> {
-    pub(crate) fn new(value: T) -> Shared<T> {
-        Shared(ShardedLock::new(value))
+impl<T> ReadMostly<T> {
+    pub(crate) fn new(value: T) -> ReadMostly<T> {
+        ReadMostly(ShardedLock::new(value))
     }
 
     /// The value as it is while the guard lives. Not to be taken twice by one thread.
@@ -19,7 +19,7 @@ impl<T> Shared<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Shared::read`]; `None` where that would wait.
+    /// As [`ReadMostly::read`]; `None` where that would wait.
     pub(crate) fn try_read(&self) -> Option<ShardedLockReadGuard<'_, T>> {
         match self.0.try_read() {
             Ok(guard) => Some(guard),

@@ -43,7 +43,7 @@ fn operations_are_counted_by_export_and_initiator() {
         &row.ata_errors,
         &row.medium_errors,
     ];
-    assert_eq!(counted.map(crate::Counter::get), [2, 3, 1, 1, 1, 1, 0]);
+    assert_eq!(counted.map(crate::EventCount::get), [2, 3, 1, 1, 1, 1, 0]);
     let initiators = row.initiators.totals();
     assert_eq!(initiators.len(), 2);
     assert_eq!(initiators[0].0, Some(ONE));

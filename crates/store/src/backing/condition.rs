@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, statx};
 
 /// Which file or block device: by its number where it is a device, whose node may be made anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FileIdentity {
+pub(crate) struct BackingFileId {
     device: (u32, u32),
     inode: u64,
 }
@@ -25,12 +25,12 @@ pub(crate) enum AtPath {
     Nothing,
 }
 
-impl FileIdentity {
+impl BackingFileId {
     /// Of an open file.
     ///
     /// # Errors
     /// Of statx.
-    pub(crate) fn of(file: &File) -> io::Result<FileIdentity> {
+    pub(crate) fn of(file: &File) -> io::Result<BackingFileId> {
         Ok(statx(file, "", AtFlags::EMPTY_PATH, WANTED)?.into())
     }
 
@@ -38,13 +38,13 @@ impl FileIdentity {
     ///
     /// # Errors
     /// Of statx.
-    pub(crate) fn at(path: &Path) -> io::Result<FileIdentity> {
+    pub(crate) fn at(path: &Path) -> io::Result<BackingFileId> {
         Ok(statx(CWD, path, AtFlags::empty(), WANTED)?.into())
     }
 
     /// What lies at `path`, where this file did. May wait for a disk.
     pub(crate) fn look(&self, path: &Path) -> AtPath {
-        match FileIdentity::at(path) {
+        match BackingFileId::at(path) {
             Ok(now) if now == *self => AtPath::Same,
             Ok(_) => AtPath::Other,
             Err(error) if is_nothing(&error) => AtPath::Nothing,
@@ -64,14 +64,14 @@ fn is_nothing(error: &io::Error) -> bool {
     )
 }
 
-impl From<Statx> for FileIdentity {
-    fn from(stat: Statx) -> FileIdentity {
+impl From<Statx> for BackingFileId {
+    fn from(stat: Statx) -> BackingFileId {
         match FileType::from_raw_mode(stat.stx_mode.into()) {
-            FileType::BlockDevice => FileIdentity {
+            FileType::BlockDevice => BackingFileId {
                 device: (stat.stx_rdev_major, stat.stx_rdev_minor),
                 inode: 0,
             },
-            _ => FileIdentity {
+            _ => BackingFileId {
                 device: (stat.stx_dev_major, stat.stx_dev_minor),
                 inode: stat.stx_ino,
             },
@@ -81,7 +81,7 @@ impl From<Statx> for FileIdentity {
 
 /// What is wrong with a backing object that is served all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum Degradation {
     /// A device without a size: it was pulled out.
     Unplugged,
     /// It has so many bytes, and more are served.
@@ -92,25 +92,25 @@ pub(super) enum Trouble {
     Replaced,
 }
 
-impl Trouble {
+impl Degradation {
     /// Whether its path does not lead to it.
     pub(super) fn is_of_path(self) -> bool {
-        matches!(self, Trouble::Deleted | Trouble::Replaced)
+        matches!(self, Degradation::Deleted | Degradation::Replaced)
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for Degradation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::Unplugged => f.write_str("the device is gone"),
-            Trouble::Short(bytes) => write!(
+            Degradation::Unplugged => f.write_str("the device is gone"),
+            Degradation::Short(bytes) => write!(
                 f,
                 "is shorter than the export, {bytes} bytes: what lies beyond cannot be read"
             ),
-            Trouble::Deleted => f.write_str(
+            Degradation::Deleted => f.write_str(
                 "was deleted or renamed; it is still served, until xblade ends: put it back, or copy what it holds",
             ),
-            Trouble::Replaced => f.write_str(
+            Degradation::Replaced => f.write_str(
                 "was replaced; the old one is still served, until a reload (`xblade reload`) or a restart opens the new one",
             ),
         }

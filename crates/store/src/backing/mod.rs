@@ -21,7 +21,7 @@ use super::lock;
 use crate::file_system::{self, HUGETLBFS, RAMFS, TMPFS};
 use crate::io::device::Device;
 use crate::pace::FaultPace;
-use condition::{AtPath, FileIdentity, Trouble};
+use condition::{AtPath, BackingFileId, Degradation};
 use engine::{Extent, Fault, FaultKind, Health, SECTOR_BYTES, Traits};
 use size::Size;
 
@@ -51,9 +51,9 @@ pub(crate) struct Backing {
     faults: AtomicU64,
     /// The object's bytes when it was seen to be shorter than what is served, the fewest; `u64::MAX`: it was not.
     shortest: AtomicU64,
-    identity: FileIdentity,
+    identity: BackingFileId,
     /// What the last look at it found.
-    trouble: Mutex<Option<Trouble>>,
+    degradation: Mutex<Option<Degradation>>,
     pace: FaultPace,
     /// The medium's logical block: what it discards, it discards by.
     block: u64,
@@ -160,48 +160,48 @@ impl Backing {
     /// [`Backing::health`]. A file that was deleted or replaced lives on as long as it is open, so initiators notice nothing; its data
     /// goes when xblade ends, and the operator should know before that. May wait for a disk.
     pub(crate) fn look(&self) {
-        let now = self.find_trouble();
-        let before = std::mem::replace(&mut *self.trouble.lock(), now);
+        let now = self.find_degradation();
+        let before = std::mem::replace(&mut *self.degradation.lock(), now);
         let path = self.path.display();
         match now {
             _ if now == before || self.sectors() == 0 => {}
-            Some(trouble) if trouble.is_of_path() => tracing::error!(
-                "{path}: {trouble} (it is /proc/{}/fd/{})",
+            Some(degradation) if degradation.is_of_path() => tracing::error!(
+                "{path}: {degradation} (it is /proc/{}/fd/{})",
                 std::process::id(),
                 self.file.as_raw_fd()
             ),
-            Some(trouble) => tracing::error!("{path}: {trouble}"),
+            Some(degradation) => tracing::error!("{path}: {degradation}"),
             None => tracing::info!("{path}: is there again, and whole"),
         }
     }
 
-    fn find_trouble(&self) -> Option<Trouble> {
+    fn find_degradation(&self) -> Option<Degradation> {
         if self.device || self.read_only {
             // Of a file that is written to a cut is a loss.
             match self.object_bytes() {
-                Ok(0) if self.device => return Some(Trouble::Unplugged),
-                Ok(bytes) if bytes < self.position(self.sectors()) => return Some(Trouble::Short(bytes)),
+                Ok(0) if self.device => return Some(Degradation::Unplugged),
+                Ok(bytes) if bytes < self.position(self.sectors()) => return Some(Degradation::Short(bytes)),
                 _ => {}
             }
         }
         match self.identity.look(&self.path) {
             AtPath::Same => None,
-            AtPath::Other => Some(Trouble::Replaced),
-            AtPath::Nothing => Some(Trouble::Deleted),
+            AtPath::Other => Some(Degradation::Replaced),
+            AtPath::Nothing => Some(Degradation::Deleted),
         }
     }
 
     /// Whether the last look found nothing wrong.
     pub(crate) fn health(&self) -> Health {
-        match &*self.trouble.lock() {
+        match &*self.degradation.lock() {
             None => Health::Healthy,
-            Some(trouble) => Health::Degraded(format!("{}: {trouble}", self.path.display())),
+            Some(degradation) => Health::Degraded(format!("{}: {degradation}", self.path.display())),
         }
     }
 
     /// Whether [`Backing::look`] found another file, or none, at the path.
     pub(crate) fn is_replaced(&self) -> bool {
-        self.trouble.lock().is_some_and(Trouble::is_of_path)
+        self.degradation.lock().is_some_and(Degradation::is_of_path)
     }
 
     /// Whether a file that is written to was seen to be cut, and nobody has been told.

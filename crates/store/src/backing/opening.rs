@@ -13,7 +13,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Backing;
-use super::condition::FileIdentity;
+use super::condition::BackingFileId;
 use super::size::Size;
 use crate::disks::Disks;
 use crate::format::{self, ImageFormat};
@@ -58,8 +58,8 @@ impl Backing {
             Errno::INVAL if flags.contains(OFlags::DIRECT) => StoreError::NoDirect(path.clone()),
             _ => open_error(path, needed, error.into()),
         })?;
-        let identity =
-            FileIdentity::of(&file).map_err(|error| StoreError::system(path, "finding what it is", error))?;
+        let identity = BackingFileId::of(&file)
+            .map_err(|error| StoreError::system(path, "finding what it is", error))?;
         let size = Size::of(&file, device);
         let bytes = size
             .ask(&file)
@@ -94,7 +94,7 @@ impl Backing {
             faults: AtomicU64::new(0),
             shortest: AtomicU64::new(u64::MAX),
             identity,
-            trouble: Mutex::default(),
+            degradation: Mutex::default(),
             pace: FaultPace::default(),
             block: match device {
                 true => rustix::fs::ioctl_blksszget(&file).map_or(SECTOR_BYTES, u64::from),

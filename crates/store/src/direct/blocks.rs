@@ -9,19 +9,24 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 
-use crate::io::continuation::Pending;
+use crate::io::continuation::PendingTransfer;
 use crate::io::returns::Returns;
 
 /// The blocks being changed, and who waits for each, first come first served.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
-    busy: Mutex<HashMap<u64, VecDeque<(Pending, Returns)>>>,
+    busy: Mutex<HashMap<u64, VecDeque<(PendingTransfer, Returns)>>>,
 }
 
 impl Blocks {
     /// Takes `block` and gives the transfer back; or keeps it until the block is free, then holds the block
     /// for it and gives it to `returns`. Blocks are taken in ascending order, so nobody waits in a circle.
-    pub(crate) fn take(&self, block: u64, pending: Pending, returns: Returns) -> Option<Pending> {
+    pub(crate) fn take(
+        &self,
+        block: u64,
+        pending: PendingTransfer,
+        returns: Returns,
+    ) -> Option<PendingTransfer> {
         let mut busy = self.busy.lock();
         match busy.get_mut(&block) {
             None => {

@@ -40,7 +40,7 @@ impl Alignment {
 
 /// What operations under way hold on to.
 #[derive(Debug)]
-pub(crate) struct Core {
+pub(crate) struct DirectCore {
     pub(crate) disk: Arc<Disk>,
     pub(crate) place: Arc<FilePlace>,
     pub(crate) committer: Arc<Committer>,
@@ -73,7 +73,7 @@ pub(crate) struct Disk {
     pub(crate) buffered: Arc<File>,
 }
 
-impl Core {
+impl DirectCore {
     /// The end of a write that has reached the medium's cache. A durable one goes on to the next group commit, the
     /// committer sees to the rest.
     ///

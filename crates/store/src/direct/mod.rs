@@ -20,7 +20,7 @@ use crate::backing::{Backing, short_file};
 use crate::borders;
 use crate::commit::{Committer, Losses, Medium, Task};
 use crate::completion_queue::CompletionQueue;
-use crate::direct::disk::{Alignment, Core, Disk, Stamp, find_alignment};
+use crate::direct::disk::{Alignment, DirectCore, Disk, Stamp, find_alignment};
 use crate::direct::partial::PartialWrite;
 use crate::fetch::verify;
 use crate::io::buffer::Buffer;
@@ -36,7 +36,7 @@ use engine::{
 /// Serves a file or block device without a cache.
 #[derive(Debug)]
 pub(crate) struct DirectStore {
-    core: Arc<Core>,
+    core: Arc<DirectCore>,
 }
 
 impl DirectStore {
@@ -84,7 +84,7 @@ impl DirectStore {
             options.policy(losses),
             &threads,
         );
-        let core = Core {
+        let core = DirectCore {
             disk,
             place,
             committer,
@@ -151,7 +151,7 @@ impl Continuation for DirectRead {
 /// A write of whole blocks under way.
 #[derive(Debug)]
 struct WholeWrite {
-    core: Arc<Core>,
+    core: Arc<DirectCore>,
     token: Token,
     extent: Extent,
     stamp: Stamp,

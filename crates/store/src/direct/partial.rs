@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::completion_queue::CompletionQueue;
-use crate::direct::disk::{Core, Stamp};
+use crate::direct::disk::{DirectCore, Stamp};
 use crate::fetch::read_fault;
 use crate::io::buffer::Buffer;
-use crate::io::continuation::{Continuation, Next, Pending};
+use crate::io::continuation::{Continuation, Next, PendingTransfer};
 use crate::io::returns::Returns;
 use crate::io::transfer::{Direction, Transfer};
 use engine::{Completion, Event, Extent, Fault, FaultKind, Token};
@@ -14,7 +14,7 @@ use engine::{Completion, Event, Extent, Fault, FaultKind, Token};
 /// The write, between its steps.
 #[derive(Debug)]
 pub(crate) struct PartialWrite {
-    core: Arc<Core>,
+    core: Arc<DirectCore>,
     token: Token,
     extent: Extent,
     stamp: Stamp,
@@ -37,7 +37,7 @@ impl PartialWrite {
     /// Starts it. The file has all of the blocks.
     pub(crate) fn start(
         queue: &mut CompletionQueue,
-        core: &Arc<Core>,
+        core: &Arc<DirectCore>,
         token: Token,
         extent: Extent,
         data: Buffer,
@@ -83,7 +83,7 @@ impl PartialWrite {
         };
         self.stage = Stage::Taking(held + 1);
         let (core, returns) = (Arc::clone(&self.core), self.returns.clone());
-        let pending = Pending {
+        let pending = PendingTransfer {
             device: Arc::clone(core.disk.backing.device()),
             transfer,
             continuation: self,

@@ -32,13 +32,13 @@ pub(crate) trait Continuation: Send + std::fmt::Debug {
 
 /// A transfer with what follows it.
 #[derive(Debug)]
-pub(crate) struct Pending {
+pub(crate) struct PendingTransfer {
     pub(crate) device: Arc<Device>,
     pub(crate) transfer: Transfer,
     pub(crate) continuation: Box<dyn Continuation>,
 }
 
-impl Pending {
+impl PendingTransfer {
     /// The transfer, or what is left of it, is handed over now.
     pub(crate) fn begins(&mut self) {
         if self.transfer.done == 0 {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::io::continuation::Pending;
+use crate::io::continuation::PendingTransfer;
 use crate::io::gate::Gate;
 use crate::io::request::IoRequest;
 
@@ -35,7 +35,7 @@ impl DeviceQueue {
     }
 
     /// Queues a transfer, in one request with its neighbour if that waits, too.
-    pub(crate) fn push(&mut self, mut pending: Pending) {
+    pub(crate) fn push(&mut self, mut pending: PendingTransfer) {
         for request in self.waiting.iter_mut().rev().take(LOOK_BACK) {
             match request.join(pending) {
                 Ok(()) => return,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::io::continuation::Pending;
+use crate::io::continuation::PendingTransfer;
 use crate::io::transfer::Transfer;
 
 /// Transfers in one request.
@@ -13,13 +13,13 @@ const BYTES: u64 = 512 << 10;
 /// Transfers that lie side by side in one file and go the same way, in ascending order; at least one.
 #[derive(Debug)]
 pub(crate) struct IoRequest {
-    pub(crate) pieces: Vec<Pending>,
+    pub(crate) pieces: Vec<PendingTransfer>,
     end: u64,
 }
 
 impl IoRequest {
     /// A single one.
-    pub(crate) fn new(pending: Pending) -> IoRequest {
+    pub(crate) fn new(pending: PendingTransfer) -> IoRequest {
         IoRequest {
             end: end(&pending.transfer),
             pieces: vec![pending],
@@ -27,7 +27,7 @@ impl IoRequest {
     }
 
     /// Takes in a transfer that begins where these end; or gives it back.
-    pub(crate) fn join(&mut self, pending: Pending) -> Result<(), Pending> {
+    pub(crate) fn join(&mut self, pending: PendingTransfer) -> Result<(), PendingTransfer> {
         let first = &self.pieces[0].transfer;
         let next = &pending.transfer;
         let fits = next.position + next.done as u64 == self.end
@@ -48,7 +48,7 @@ impl IoRequest {
     pub(crate) fn answered(
         mut self,
         result: std::io::Result<usize>,
-        mut ended: impl FnMut(Pending),
+        mut ended: impl FnMut(PendingTransfer),
         mut again: impl FnMut(IoRequest),
     ) {
         if self.pieces.len() == 1 {
@@ -93,8 +93,13 @@ mod tests {
         }
     }
 
-    fn pending(file: &Arc<std::fs::File>, position: u64, len: usize, direction: Direction) -> Pending {
-        Pending {
+    fn pending(
+        file: &Arc<std::fs::File>,
+        position: u64,
+        len: usize,
+        direction: Direction,
+    ) -> PendingTransfer {
+        PendingTransfer {
             device: Device::of(file, &crate::io::gate::Gates::default(), "test").unwrap(),
             transfer: Transfer::new(file, position, direction, Buffer::new(len, 1)),
             continuation: Box::new(Nobody),

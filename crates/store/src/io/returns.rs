@@ -5,12 +5,12 @@ use std::sync::Arc;
 use crossbeam_queue::SegQueue;
 
 use crate::handle::Wake;
-use crate::io::continuation::Pending;
+use crate::io::continuation::PendingTransfer;
 
 /// The way back to one queue. Cloning gives another handle to the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Returns {
-    pending: Arc<SegQueue<Pending>>,
+    pending: Arc<SegQueue<PendingTransfer>>,
     wake: Arc<Wake>,
 }
 
@@ -24,7 +24,7 @@ impl Returns {
     }
 
     /// Gives one back and wakes the worker.
-    pub(crate) fn push(&self, pending: Pending) {
+    pub(crate) fn push(&self, pending: PendingTransfer) {
         self.pending.push(pending);
         self.wake.wake();
     }
@@ -35,7 +35,7 @@ impl Returns {
     }
 
     /// For the worker: the next one.
-    pub(crate) fn pop(&self) -> Option<Pending> {
+    pub(crate) fn pop(&self) -> Option<PendingTransfer> {
         // Asked first: taking from an empty queue costs a fence.
         if self.is_empty() {
             return None;

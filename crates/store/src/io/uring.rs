@@ -15,7 +15,7 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, opcode, squeue};
 use slab::Slab;
 
-use crate::io::continuation::Pending;
+use crate::io::continuation::PendingTransfer;
 use crate::io::device_queue::DeviceQueue;
 use crate::io::gate::Inside;
 use crate::io::request::IoRequest;
@@ -38,9 +38,9 @@ pub(crate) struct Ring {
     /// One for each device with transfers here.
     queues: Vec<DeviceQueue>,
     /// Ended, not yet taken.
-    ended: VecDeque<Pending>,
+    ended: VecDeque<PendingTransfer>,
     /// What the kernel has no thread for.
-    refused: Vec<Pending>,
+    refused: Vec<PendingTransfer>,
     /// When it said so last.
     refused_at: Option<Tick>,
     now: Tick,
@@ -103,7 +103,7 @@ impl Ring {
     }
 
     /// Queues a transfer; [`Ring::submit`] sends it.
-    pub(crate) fn start(&mut self, pending: Pending) {
+    pub(crate) fn start(&mut self, pending: PendingTransfer) {
         let gate = &pending.device.gate;
         let queue = match self.queues.iter().position(|queue| queue.is_of(gate)) {
             Some(at) => &mut self.queues[at],
@@ -154,7 +154,7 @@ impl Ring {
     }
 
     /// The next transfer that has ended.
-    pub(crate) fn next(&mut self) -> Option<Pending> {
+    pub(crate) fn next(&mut self) -> Option<PendingTransfer> {
         if let Some(pending) = self.ended.pop_front() {
             return Some(pending);
         }
@@ -181,7 +181,7 @@ impl Ring {
     }
 
     /// What the kernel has given back undone, as it does where it has no thread left: somebody else is to do it.
-    pub(crate) fn take_refused(&mut self) -> Vec<Pending> {
+    pub(crate) fn take_refused(&mut self) -> Vec<PendingTransfer> {
         std::mem::take(&mut self.refused)
     }
 
@@ -230,7 +230,7 @@ impl Ring {
             self.refused.extend(request.pieces);
             return;
         }
-        request.pieces.iter_mut().for_each(Pending::begins);
+        request.pieces.iter_mut().for_each(PendingTransfer::begins);
         let pieces = match &mut request.pieces[..] {
             [_] => Box::default(),
             several => several

@@ -12,14 +12,14 @@ const PORT: u16 = 10809;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NbdAddress {
     /// Where its server listens.
-    pub(crate) server: Server,
+    pub(crate) server: NbdServer,
     /// Its name; empty: the server's default.
     pub(crate) export: String,
 }
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Server {
+pub(crate) enum NbdServer {
     /// On a socket of this host.
     Unix(PathBuf),
     /// On a port of a host, a name or an address.
@@ -46,7 +46,7 @@ impl NbdAddress {
                 return Err(UNIX);
             }
             return Ok(NbdAddress {
-                server: Server::Unix(decode(socket)?.into()),
+                server: NbdServer::Unix(decode(socket)?.into()),
                 export: decode(export)?,
             });
         }
@@ -67,7 +67,7 @@ impl NbdAddress {
             return Err(TCP);
         }
         Ok(NbdAddress {
-            server: Server::Tcp(host.to_owned(), port),
+            server: NbdServer::Tcp(host.to_owned(), port),
             export: decode(export)?,
         })
     }
@@ -98,8 +98,8 @@ fn decode(text: &str) -> Result<String, &'static str> {
 impl fmt::Display for NbdAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.server {
-            Server::Unix(socket) => write!(f, "the NBD server at {}", socket.display())?,
-            Server::Tcp(host, port) => write!(f, "the NBD server at {host} port {port}")?,
+            NbdServer::Unix(socket) => write!(f, "the NBD server at {}", socket.display())?,
+            NbdServer::Tcp(host, port) => write!(f, "the NBD server at {host} port {port}")?,
         }
         match self.export.as_str() {
             "" => Ok(()),
@@ -115,11 +115,11 @@ mod tests {
     #[test]
     fn addresses_are_read() {
         let unix = |socket: &str, export: &str| NbdAddress {
-            server: Server::Unix(socket.into()),
+            server: NbdServer::Unix(socket.into()),
             export: export.into(),
         };
         let tcp = |host: &str, port, export: &str| NbdAddress {
-            server: Server::Tcp(host.into(), port),
+            server: NbdServer::Tcp(host.into(), port),
             export: export.into(),
         };
         for (text, address) in [

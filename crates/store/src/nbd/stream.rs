@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt;
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::address::Server;
+use super::address::NbdServer;
 
 /// How long a server has for each step until it is ready for requests. After that it may take as long as it wants.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,10 +27,10 @@ pub(super) enum Stream {
 
 impl Stream {
     /// Connects. Reads end with an error after [`PATIENCE`] until [`Stream::wait_for_ever`].
-    pub(super) fn connect(server: &Server) -> io::Result<Stream> {
+    pub(super) fn connect(server: &NbdServer) -> io::Result<Stream> {
         let stream = match server {
-            Server::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
-            Server::Tcp(host, port) => Stream::Tcp(tcp(host, *port)?),
+            NbdServer::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
+            NbdServer::Tcp(host, port) => Stream::Tcp(tcp(host, *port)?),
         };
         stream.set_patience(Some(PATIENCE))?;
         Ok(stream)
@@ -169,7 +169,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a b.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        let stream = Stream::connect(&Server::Unix(path)).unwrap();
+        let stream = Stream::connect(&NbdServer::Unix(path)).unwrap();
         // As when the process that made the socket has left it to another.
         assert!(stream.process().is_none(), "nobody has accepted it");
         let (_accepted, _) = listener.accept().unwrap();

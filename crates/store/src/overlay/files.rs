@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use engine::SECTOR_BYTES;
 
-use super::golden::Identity;
+use super::golden::GoldenIdentity;
 use super::marks::{bytes_for, words_for};
 use super::records::RecordsHeader;
 
@@ -34,7 +34,7 @@ pub struct OverlayFiles {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) sectors: u64,
-    pub(crate) golden: Identity,
+    pub(crate) golden: GoldenIdentity,
     pub(crate) boot_id: String,
     /// The persistent overlay whose bits they are; 0: a volatile one's.
     pub(crate) copy: u64,
@@ -128,14 +128,18 @@ impl OverlayFiles {
     }
 
     /// Makes delta and map, empty, for an overlay on `golden`. The header is written last.
-    pub(crate) fn create(&self, sectors: u64, golden: &Identity) -> io::Result<()> {
+    pub(crate) fn create(&self, sectors: u64, golden: &GoldenIdentity) -> io::Result<()> {
         self.discard()?;
         create(&self.delta())?.set_len(sectors * SECTOR_BYTES)?;
         self.create_map(sectors, golden, 0)
     }
 
     /// The same for one that outlives a power cut. The records get their name last: with them the overlay is there, whole and empty.
-    pub(crate) fn create_persistent(&self, golden: &Identity, header: &RecordsHeader) -> io::Result<()> {
+    pub(crate) fn create_persistent(
+        &self,
+        golden: &GoldenIdentity,
+        header: &RecordsHeader,
+    ) -> io::Result<()> {
         self.discard()?;
         let delta = create(&self.delta())?;
         delta.set_len(header.sectors * SECTOR_BYTES)?;
@@ -153,7 +157,7 @@ impl OverlayFiles {
     }
 
     /// Makes a map without bits.
-    pub(crate) fn create_map(&self, sectors: u64, golden: &Identity, copy: u64) -> io::Result<()> {
+    pub(crate) fn create_map(&self, sectors: u64, golden: &GoldenIdentity, copy: u64) -> io::Result<()> {
         removed(&self.map())?;
         let map = create(&self.map())?;
         let bytes = HEADER_BYTES + bytes_for(sectors);
@@ -217,7 +221,7 @@ impl Header {
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        let Identity {
+        let GoldenIdentity {
             device,
             inode,
             sectors,
@@ -251,7 +255,7 @@ impl Header {
         let (copy, rest) = rest.split_first_chunk()?;
         Some(Header {
             sectors: number(0)?,
-            golden: Identity {
+            golden: GoldenIdentity {
                 device: number(1)?,
                 inode: number(2)?,
                 sectors: number(3)?,
@@ -278,7 +282,7 @@ mod tests {
     fn a_header_is_read_as_it_was_written() {
         let header = Header {
             sectors: 7,
-            golden: Identity {
+            golden: GoldenIdentity {
                 device: 1,
                 inode: u64::MAX,
                 sectors: 9,

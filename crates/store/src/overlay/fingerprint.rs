@@ -20,16 +20,16 @@ const FIRST_PARTITION: u64 = 1 << 20;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fingerprint {
+pub(crate) struct GoldenFingerprint {
     pub(crate) sectors: u64,
     /// Seconds and nanoseconds; zero for a block device.
     pub modified: (i64, i64),
     pub(crate) samples: u64,
 }
 
-impl std::fmt::Display for Fingerprint {
+impl std::fmt::Display for GoldenFingerprint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Fingerprint {
+        let GoldenFingerprint {
             sectors,
             modified: (seconds, nanoseconds),
             samples,

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use engine::{Health, LostWrites, SECTOR_BYTES, Step, Store};
 
-use super::fingerprint::{self, Fingerprint};
+use super::fingerprint::{self, GoldenFingerprint};
 use crate::commit::Losses;
 use crate::completion_queue::CompletionQueue;
 use crate::file_identity::FileIdentity;
@@ -32,8 +32,8 @@ struct Opened {
     path: PathBuf,
     /// First sector served.
     offset: u64,
-    identity: Identity,
-    fingerprint: OnceLock<Fingerprint>,
+    identity: GoldenIdentity,
+    fingerprint: OnceLock<GoldenFingerprint>,
     /// It was changed in place.
     changed: AtomicBool,
     /// Another image lies at its path: that is how machines are given a new one.
@@ -45,7 +45,7 @@ struct Opened {
 
 /// Which image, and which content of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct GoldenIdentity {
     pub(crate) device: u64,
     pub(crate) inode: u64,
     pub sectors: u64,
@@ -111,7 +111,7 @@ impl Golden {
             store.unlock();
             file = now;
         };
-        let identity = Identity::of(&meta, store.sectors());
+        let identity = GoldenIdentity::of(&meta, store.sectors());
         Ok(Golden {
             shared: Arc::new(Opened {
                 store,
@@ -141,9 +141,9 @@ impl Golden {
             fenced: None,
         };
         let store = open_with(options, context)?.store;
-        let identity = Identity {
+        let identity = GoldenIdentity {
             sectors: store.sectors(),
-            ..Identity::default()
+            ..GoldenIdentity::default()
         };
         Ok(Golden {
             shared: Arc::new(Opened {
@@ -202,7 +202,7 @@ impl Golden {
 
     /// Whether its path still leads to it. An image that is gone without another in its place counts as current: there is no other.
     pub fn is_current(&self) -> bool {
-        let Identity { device, inode, .. } = self.shared.identity;
+        let GoldenIdentity { device, inode, .. } = self.shared.identity;
         !FileIdentity { device, inode }.is_replaced_at(&self.shared.path)
     }
 
@@ -212,7 +212,7 @@ impl Golden {
         let Some(Ok(now)) = file.as_ref().map(File::metadata) else {
             return true;
         };
-        let same = Identity::of(&now, identity.sectors) == *identity;
+        let same = GoldenIdentity::of(&now, identity.sectors) == *identity;
         // Who writes it is not told that it was written.
         let changed = !same && !self.is_writable();
         let known = self.shared.changed.swap(changed, Ordering::Relaxed);
@@ -258,14 +258,14 @@ impl Golden {
     ///
     /// # Errors
     /// Of the reads.
-    pub(crate) fn fingerprint(&self) -> io::Result<Fingerprint> {
+    pub(crate) fn fingerprint(&self) -> io::Result<GoldenFingerprint> {
         let opened = &*self.shared;
         if let Some(known) = opened.fingerprint.get() {
             return Ok(*known);
         }
         let sectors = opened.store.sectors();
         let (start, bytes) = (opened.offset * SECTOR_BYTES, sectors * SECTOR_BYTES);
-        let found = Fingerprint {
+        let found = GoldenFingerprint {
             sectors,
             modified: opened.identity.modified,
             samples: fingerprint::samples(self.file()?, start, bytes)?,
@@ -287,15 +287,15 @@ impl Golden {
         self.shared.offset
     }
 
-    pub(crate) fn identity(&self) -> &Identity {
+    pub(crate) fn identity(&self) -> &GoldenIdentity {
         &self.shared.identity
     }
 }
 
-impl Identity {
-    fn of(meta: &Metadata, sectors: u64) -> Identity {
+impl GoldenIdentity {
+    fn of(meta: &Metadata, sectors: u64) -> GoldenIdentity {
         let is_device = meta.file_type().is_block_device();
-        Identity {
+        GoldenIdentity {
             device: meta.dev(),
             inode: meta.ino(),
             sectors: match is_device {

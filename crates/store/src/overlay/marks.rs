@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use engine::{Extent, Fault, FaultKind};
 
-use super::figures::Figures;
+use super::counters::OverlayCounters;
 use super::records::{PAGE_WORDS, pages_for};
 use super::space::Space;
 use crate::mapped::mmap::Mapping;
@@ -29,7 +29,7 @@ pub(crate) struct Marks {
     bits: Mapping,
     written: AtomicU64,
     space: Space,
-    figures: Figures,
+    counters: OverlayCounters,
     /// Of a persistent overlay: pages of records that have bits which are not on the medium, one bit a page.
     changed: Option<Box<[AtomicU64]>>,
 }
@@ -77,7 +77,7 @@ impl Marks {
             bits,
             written: AtomicU64::new(0),
             space,
-            figures: Figures::new(),
+            counters: OverlayCounters::new(),
             changed: None,
         };
         let set = words(Extent {
@@ -148,8 +148,8 @@ impl Marks {
     }
 
     /// What its machine does.
-    pub(crate) fn figures(&self) -> &Figures {
-        &self.figures
+    pub(crate) fn counters(&self) -> &OverlayCounters {
+        &self.counters
     }
 
     /// Sectors whose bit is set.
@@ -199,7 +199,7 @@ impl Marks {
     /// # Errors
     /// When the file with the bits is damaged: they would be forgotten.
     pub(crate) fn written(&self, extent: Extent) -> Result<(), Fault> {
-        self.figures.written(extent.count);
+        self.counters.written(extent.count);
         self.set(extent)
     }
 

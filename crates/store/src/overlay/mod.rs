@@ -9,10 +9,10 @@
 //! too, as its durability says: it has a third file with the bits that are on the medium, and a commit writes them there after the data
 //! ([`durable`]). An operation that waits for that is in the delta first, its bits are set, and then it waits.
 
+mod counters;
 mod current;
 pub(crate) mod deferred;
 mod durable;
-mod figures;
 mod files;
 mod fingerprint;
 mod golden;
@@ -37,8 +37,8 @@ use self::presence::Presence;
 use crate::commit::{Committer, Task};
 use crate::completion_queue::CompletionQueue;
 
+pub use counters::OverlayTotals;
 pub use current::CurrentGolden;
-pub use figures::OverlayFigures;
 pub use files::OverlayFiles;
 pub use golden::Golden;
 pub use merge::MergeError;
@@ -99,13 +99,13 @@ impl OverlayStore {
     }
 
     /// What its machine has done since [`OverlayStore::count_anew`], or since it was opened.
-    pub fn figures(&self) -> OverlayFigures {
-        self.marks.figures().get()
+    pub fn totals(&self) -> OverlayTotals {
+        self.marks.counters().get()
     }
 
     /// Begins to count anew: its machine boots.
     pub fn count_anew(&self) {
-        self.marks.figures().clear();
+        self.marks.counters().clear();
     }
 
     /// What it holds.
@@ -178,7 +178,7 @@ impl OverlayStore {
             let span = at..at + (run.count * SECTOR_BYTES) as usize;
             bytes[span.clone()].copy_from_slice(&delta[span]);
         }
-        self.marks.figures().read(extent.count - own, own);
+        self.marks.counters().read(extent.count - own, own);
         let mut rest = &bytes[..];
         for piece in into {
             let (now, later) = rest.split_at(piece.len());
@@ -215,7 +215,7 @@ impl Store<CompletionQueue> for OverlayStore {
             Where::Golden => {
                 let step = self.golden.store().read(queue, token, extent, into)?;
                 if self.golden.is_last(step) {
-                    self.marks.figures().read(extent.count, 0);
+                    self.marks.counters().read(extent.count, 0);
                 }
                 Ok(step)
             }
@@ -223,7 +223,7 @@ impl Store<CompletionQueue> for OverlayStore {
                 let step = self.delta.read(queue, token, extent, into)?;
                 // Put off, it is asked for again: the delta is mapped.
                 if step == Step::Done {
-                    self.marks.figures().read(0, extent.count);
+                    self.marks.counters().read(0, extent.count);
                 }
                 Ok(step)
             }

@@ -7,12 +7,12 @@ use engine::Health;
 use parking_lot::Mutex;
 
 use super::files::OverlayFiles;
-use crate::backing::condition::{AtPath, FileIdentity};
+use crate::backing::condition::{AtPath, BackingFileId};
 
 /// The files beside the delta, as they were opened.
 #[derive(Debug)]
 pub(super) struct Presence {
-    files: Vec<(PathBuf, FileIdentity)>,
+    files: Vec<(PathBuf, BackingFileId)>,
     /// One that is not in its place any more.
     missing: Mutex<Option<PathBuf>>,
 }
@@ -24,7 +24,7 @@ impl Presence {
     /// Of statx.
     pub(super) fn of(files: &OverlayFiles, persistent: bool) -> io::Result<Presence> {
         let paths = [Some(files.map()), persistent.then(|| files.records())];
-        let known = |path: PathBuf| FileIdentity::at(&path).map(|identity| (path, identity));
+        let known = |path: PathBuf| BackingFileId::at(&path).map(|identity| (path, identity));
         Ok(Presence {
             files: paths
                 .into_iter()
@@ -37,7 +37,7 @@ impl Presence {
 
     /// Looks for them; one that is gone is told once. May wait for a disk.
     pub(super) fn look(&self) {
-        let gone = |(path, identity): &&(PathBuf, FileIdentity)| identity.look(path) != AtPath::Same;
+        let gone = |(path, identity): &&(PathBuf, BackingFileId)| identity.look(path) != AtPath::Same;
         let now = self.files.iter().find(gone).map(|(path, _)| path.clone());
         let before = std::mem::replace(&mut *self.missing.lock(), now.clone());
         if let Some(path) = now.filter(|_| before.is_none()) {

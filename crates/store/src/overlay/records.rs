@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::fingerprint::Fingerprint;
+use super::fingerprint::GoldenFingerprint;
 
 /// What is written at a time: a page of the page cache, so that no record goes to the disk half copied.
 pub(crate) const PAGE_BYTES: u64 = 4096;
@@ -27,7 +27,7 @@ pub(crate) struct RecordsHeader {
     /// Another number for each overlay that was ever made.
     pub(crate) copy: u64,
     pub(crate) sectors: u64,
-    pub(crate) golden: Fingerprint,
+    pub(crate) golden: GoldenFingerprint,
 }
 
 /// Pages for so many words of bits.
@@ -128,7 +128,7 @@ impl RecordsHeader {
     }
 
     fn payload(&self) -> Vec<u8> {
-        let Fingerprint {
+        let GoldenFingerprint {
             sectors,
             modified,
             samples,
@@ -149,7 +149,7 @@ impl RecordsHeader {
         Some(RecordsHeader {
             copy: number(0)?,
             sectors: number(1)?,
-            golden: Fingerprint {
+            golden: GoldenFingerprint {
                 sectors: number(2)?,
                 samples: number(3)?,
                 modified: (number(4)?.cast_signed(), number(5)?.cast_signed()),
@@ -177,7 +177,7 @@ mod tests {
         RecordsHeader {
             copy: 77,
             sectors: 100_000,
-            golden: Fingerprint {
+            golden: GoldenFingerprint {
                 sectors: 100_008,
                 modified: (-5, 999_999_999),
                 samples: u64::MAX,

@@ -2,7 +2,7 @@
 
 use super::cluster::{self, Clients, Cluster};
 use super::error::Errno;
-use super::ffi::Pool;
+use super::ffi::RadosPool;
 use super::opening::{failure, parse};
 use super::path::RbdPath;
 use crate::options::{StoreError, StoreKind, StoreOptions};
@@ -188,7 +188,7 @@ impl RbdClones {
     }
 
     /// The client is to live as long as the pool.
-    fn pool(&self) -> Result<(std::sync::Arc<Cluster>, Pool), StoreError> {
+    fn pool(&self) -> Result<(std::sync::Arc<Cluster>, RadosPool), StoreError> {
         let clients: &Clients = self.registry.clients();
         let cluster = cluster::connect(clients, &self.options.ceph, &self.golden)?;
         let pool = cluster

@@ -177,15 +177,15 @@ impl Lease {
 
 /// An operation under way, as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Pending {
+pub(crate) struct OutstandingOperation {
     shared: Arc<Shared>,
     asked: u64,
 }
 
-impl Pending {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Pending {
+impl OutstandingOperation {
+    pub(crate) fn new(shared: &Arc<Shared>) -> OutstandingOperation {
         shared.in_flight.fetch_add(1, Ordering::AcqRel);
-        Pending {
+        OutstandingOperation {
             shared: Arc::clone(shared),
             asked: shared.asked(),
         }
@@ -201,7 +201,7 @@ impl Pending {
     }
 }
 
-impl Drop for Pending {
+impl Drop for OutstandingOperation {
     fn drop(&mut self) {
         self.shared.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
@@ -218,10 +218,10 @@ mod tests {
             counts.fetch_add(1, Ordering::Relaxed);
         });
         let shared = Arc::new(Shared::new(Arc::clone(&client), Some(on_fence), None));
-        let fault = Pending::new(&shared)
+        let fault = OutstandingOperation::new(&shared)
             .end::<()>(Err(Errno(errno)), kind, 7)
             .unwrap_err();
-        let _ = Pending::new(&shared).end::<()>(Err(Errno(errno)), kind, 8);
+        let _ = OutstandingOperation::new(&shared).end::<()>(Err(Errno(errno)), kind, 8);
         assert_eq!((fault.lba, shared.in_flight(), shared.faults()), (7, 0, 2));
         (
             fault.kind,
@@ -273,7 +273,7 @@ mod tests {
     fn an_answer_proves_that_the_image_was_ours_when_it_was_asked_for() {
         let limit = Duration::from_millis(50);
         let shared = Arc::new(Shared::new(Arc::default(), None, Some(limit)));
-        let old = Pending::new(&shared);
+        let old = OutstandingOperation::new(&shared);
         while !shared.has_lapsed() {
             std::thread::yield_now();
         }
@@ -283,7 +283,9 @@ mod tests {
         assert!(shared.is_silenced());
         // However slow this machine is, it is quick enough once.
         let answers = |()| {
-            Pending::new(&shared).end(Ok(()), FaultKind::Read, 0).unwrap();
+            OutstandingOperation::new(&shared)
+                .end(Ok(()), FaultKind::Read, 0)
+                .unwrap();
             !shared.is_silenced()
         };
         assert!(std::iter::repeat_n((), 1000).any(answers));

@@ -223,7 +223,7 @@ impl Rados {
     }
 
     /// Opens a pool, and a namespace in it. Blocks.
-    pub(crate) fn pool(&self, pool: &str, namespace: Option<&str>) -> Result<Pool, Errno> {
+    pub(crate) fn pool(&self, pool: &str, namespace: Option<&str>) -> Result<RadosPool, Errno> {
         let (pool, namespace) = (c(pool)?, namespace.map(c).transpose()?);
         let mut handle = ptr::null_mut();
         call!(
@@ -234,7 +234,7 @@ impl Rados {
             // SAFETY: the handle was made above.
             unsafe { (self.functions.rados_ioctx_set_namespace)(handle, namespace.as_ptr()) };
         }
-        Ok(Pool {
+        Ok(RadosPool {
             functions: self.functions,
             handle,
         })
@@ -250,17 +250,17 @@ impl Drop for Rados {
 
 /// A pool (`rados_ioctx_t`). The [`Rados`] that gave it has to live as long.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct RadosPool {
     functions: &'static Functions,
     handle: Handle,
 }
 
 // SAFETY: as for Rados; it is used to open images only.
-unsafe impl Send for Pool {}
+unsafe impl Send for RadosPool {}
 // SAFETY: the same.
-unsafe impl Sync for Pool {}
+unsafe impl Sync for RadosPool {}
 
-impl Pool {
+impl RadosPool {
     /// Opens an image, or a snapshot of it. Blocks.
     pub(crate) fn open(
         &self,
@@ -325,7 +325,7 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl Drop for RadosPool {
     fn drop(&mut self) {
         // SAFETY: nobody has the handle any more.
         unsafe { (self.functions.rados_ioctx_destroy)(self.handle) };

@@ -33,7 +33,7 @@ use crate::metadata::Metadata;
 use crate::options::{StoreError, StoreOptions, served_sectors};
 use crate::rbd::cluster::Clients;
 use crate::rbd::error::Errno;
-use crate::rbd::fence::{Pending, Shared};
+use crate::rbd::fence::{OutstandingOperation, Shared};
 use crate::rbd::ffi::{Operation, RawImage};
 use crate::rbd::keeper::{Bell, Keeper, Seen};
 use crate::rbd::opening::OpenedImage;
@@ -179,7 +179,7 @@ impl RbdStore {
         (kind, lba): (FaultKind, u64),
         (operation, buffer): (Operation, Box<[u8]>),
     ) {
-        let (pending, part) = (Pending::new(&self.shared), parts.part());
+        let (pending, part) = (OutstandingOperation::new(&self.shared), parts.part());
         let done = move |result: Result<Box<[u8]>, Errno>| part.end(pending.end(result, kind, lba).map(drop));
         // What cannot be started has an end of its own: some parts may be under way already.
         if let Err(fault) = self.start((kind, lba), |image| {
@@ -197,7 +197,7 @@ impl RbdStore {
     /// Asks the cluster something about the image. Blocks.
     fn ask<T>(&self, question: impl FnOnce(&RawImage) -> Result<T, Errno>) -> io::Result<T> {
         // Counted as under way: the image is not closed meanwhile. Workers are not kept waiting by the lock.
-        let pending = Pending::new(&self.shared);
+        let pending = OutstandingOperation::new(&self.shared);
         let Some(opened) = self.opened.read().clone() else {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         };
@@ -264,7 +264,7 @@ impl Store<CompletionQueue> for RbdStore {
     ) -> Result<Step, Fault> {
         let kind = FaultKind::Read;
         let at = self.place(extent, kind)?;
-        let (pending, handle) = (Pending::new(&self.shared), queue.handle());
+        let (pending, handle) = (OutstandingOperation::new(&self.shared), queue.handle());
         let done = move |result| {
             let event = Event::Finished(pending.end(result, kind, extent.lba).map(Some));
             handle.post(Completion { token, event });
@@ -288,7 +288,7 @@ impl Store<CompletionQueue> for RbdStore {
     ) -> Result<Step, Fault> {
         let kind = FaultKind::Write;
         let at = self.place(extent, kind)?;
-        let (pending, handle) = (Pending::new(&self.shared), queue.handle());
+        let (pending, handle) = (OutstandingOperation::new(&self.shared), queue.handle());
         let done = move |result| {
             let event = Event::Finished(pending.end(result, kind, extent.lba).map(|_| None));
             handle.post(Completion { token, event });

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::cluster::{self, Clients, Cluster};
 use super::error::{Errno, LoadError};
-use super::ffi::{self, Operation, Pool, Rados, RawImage};
+use super::ffi::{self, Operation, Rados, RadosPool, RawImage};
 use super::options::{CephOptions, Takeover};
 use super::path::RbdPath;
 use crate::format;
@@ -22,7 +22,7 @@ const EXCLUSIVE_LOCK: u64 = 1 << 2;
 pub(crate) struct OpenedImage {
     // Dropped in this order.
     pub(crate) image: RawImage,
-    _pool: Pool,
+    _pool: RadosPool,
     pub(crate) cluster: Arc<Cluster>,
 }
 
@@ -76,7 +76,7 @@ pub(super) fn failure(path: &RbdPath, doing: &'static str, errno: Errno) -> Stor
 }
 
 /// Finds and opens it.
-fn find(rados: &Rados, path: &RbdPath, read_only: bool) -> Result<(RawImage, Pool), StoreError> {
+fn find(rados: &Rados, path: &RbdPath, read_only: bool) -> Result<(RawImage, RadosPool), StoreError> {
     let missing = |what: String| {
         move |errno: Errno| match errno {
             Errno(libc::ENOENT) => StoreError::RbdMissing {

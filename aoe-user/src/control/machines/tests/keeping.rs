@@ -148,12 +148,12 @@ fn a_pause_is_no_silence() {
 fn what_a_machine_does_is_counted_from_its_boot_on() {
     let room = Room::new();
     let disks = room.open();
-    let figures = || {
-        let figures = disks.states()[0].figures.unwrap();
+    let totals = || {
+        let totals = disks.states()[0].totals.unwrap();
         (
-            figures.golden_sectors,
-            figures.delta_sectors,
-            figures.written_sectors,
+            totals.golden_sectors,
+            totals.delta_sectors,
+            totals.written_sectors,
         )
     };
     let export = disk(&disks, PC[0]);
@@ -162,11 +162,11 @@ fn what_a_machine_does_is_counted_from_its_boot_on() {
     write(&export, 1);
     read(&export);
     read(&export);
-    assert_eq!(figures(), (1, 2, 2));
+    assert_eq!(totals(), (1, 2, 2));
     drop(export);
     disks.pin(pc(), true).unwrap();
     boot(&disks, PC[0]);
-    assert_eq!(figures(), (0, 0, 0));
-    let began = disks.states()[0].figures.unwrap().since;
+    assert_eq!(totals(), (0, 0, 0));
+    let began = disks.states()[0].totals.unwrap().since;
     assert!(began.elapsed().unwrap_or_default() < Duration::from_secs(60));
 }

@@ -223,7 +223,7 @@ impl World {
         self.taken_from
             .extend(self.plan.takeover(id).map(|takeover| takeover.from));
         if self.in_use.contains(&path) {
-            let refusal = Refusal {
+            let refusal = OpenRefusal {
                 reason: "in use by another client".into(),
                 in_use: true,
             };

@@ -32,7 +32,7 @@ fn asking(
     asking
 }
 
-/// Lets the request look as if its asker had gone.
+/// Lets the request look as if whoever left it had gone.
 fn age(path: &Path) {
     let old = std::time::SystemTime::now() - 2 * PATIENCE;
     let file = fs::File::options().write(true).open(path).unwrap();

@@ -14,7 +14,7 @@ const METADATA_BYTES: usize = 1 << 16;
 /// What is called when an image's header changes.
 pub(crate) type OnUpdate = Box<dyn Fn() + Send + Sync>;
 
-/// An open image. The [`Pool`](super::Pool) that gave it has to live as long. Dropping it blocks until what was started has ended.
+/// An open image. The [`RadosPool`](super::RadosPool) that gave it has to live as long. Dropping it blocks until what was started has ended.
 #[derive(Debug)]
 pub(crate) struct RawImage {
     functions: &'static Functions,
@@ -29,7 +29,7 @@ unsafe impl Send for RawImage {}
 unsafe impl Sync for RawImage {}
 
 /// What is called with an operation's end, and with its buffer.
-pub(crate) type Done = Box<dyn FnOnce(Result<Box<[u8]>, Errno>) + Send>;
+pub(crate) type OnDone = Box<dyn FnOnce(Result<Box<[u8]>, Errno>) + Send>;
 
 /// What librbd is asked for, each at a byte of the image.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ pub(crate) enum Operation {
 struct Aio {
     functions: &'static Functions,
     buffer: Box<[u8]>,
-    done: Done,
+    done: OnDone,
 }
 
 /// librbd's callback, from a thread of its own.
@@ -91,7 +91,12 @@ impl RawImage {
 
     /// Starts an operation, whose buffer belongs to it until it ends; `done` is called with both by a thread of librbd's, unless it could
     /// not be started.
-    pub(crate) fn start(&self, operation: Operation, mut buffer: Box<[u8]>, done: Done) -> Result<(), Errno> {
+    pub(crate) fn start(
+        &self,
+        operation: Operation,
+        mut buffer: Box<[u8]>,
+        done: OnDone,
+    ) -> Result<(), Errno> {
         let (memory, len) = (buffer.as_mut_ptr().cast(), buffer.len());
         let functions = self.functions;
         let aio = Box::into_raw(Box::new(Aio {

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What was read from where and written, since [`OverlayFigures::since`].
+/// What was read from where and written, since [`OverlayTotals::since`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OverlayFigures {
+pub struct OverlayTotals {
     /// Sectors read from the golden image.
     pub golden_sectors: u64,
     /// Sectors read from the delta.
@@ -18,7 +18,7 @@ pub struct OverlayFigures {
 
 /// Counts for one overlay. They are for people: one is not exact in relation to another.
 #[derive(Debug)]
-pub(crate) struct Figures {
+pub(crate) struct OverlayCounters {
     golden: AtomicU64,
     delta: AtomicU64,
     written: AtomicU64,
@@ -26,9 +26,9 @@ pub(crate) struct Figures {
     since: AtomicU64,
 }
 
-impl Figures {
-    pub(crate) fn new() -> Figures {
-        Figures {
+impl OverlayCounters {
+    pub(crate) fn new() -> OverlayCounters {
+        OverlayCounters {
             golden: AtomicU64::new(0),
             delta: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -58,8 +58,8 @@ impl Figures {
         }
     }
 
-    pub(crate) fn get(&self) -> OverlayFigures {
-        OverlayFigures {
+    pub(crate) fn get(&self) -> OverlayTotals {
+        OverlayTotals {
             golden_sectors: self.golden.load(Ordering::Relaxed),
             delta_sectors: self.delta.load(Ordering::Relaxed),
             written_sectors: self.written.load(Ordering::Relaxed),

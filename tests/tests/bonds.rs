@@ -116,6 +116,12 @@ must ip link add link w0 name m0 type macvlan mode bridge
 must ip link set m0 up
 serve macvlan m0
 stop
+must ip link del m0
+must ip link add link w0 name i0 type ipvlan mode l2
+must ip link set i0 up
+# By the address of w0 it would hear broadcasts, and no request.
+mustnt timeout 60 /opt/xblade serve 7 3 i0 /tmp/image
+grep -q 'i0 is an ipvlan' /tmp/out || { cat /tmp/out; fail ipvlan; }
 "#;
 
 /// Each mode of a bond, with one cable pulled after the other while the test writes. Modes that send on all slaves have a bond of the
@@ -198,6 +204,46 @@ stop
 finish
 "#;
 
+/// Each runner of a team, which teamd chooses, with one cable pulled after the other while the test writes.
+const TEAMS: &str = r#"
+must mkdir -p /var/run/teamd
+# team RUNNER NAME PORT PORT
+team() {
+    for port in $3 $4; do
+        must ip link set $port nomaster
+        must ip link set $port down
+    done
+    config='{"device": "'$2'", "runner": {"name": "'$1'"}, "link_watch": {"name": "ethtool"}, "ports": {"'$3'": {}, "'$4'": {}}}'
+    must /opt/teamd -d -p /var/run/teamd/$2.pid -c "$config"
+    must ip link set $2 up
+}
+no_team() { must /opt/teamd -k -t $1 -p /var/run/teamd/$1.pid; within 20 test ! -e /sys/class/net/$1; }
+# As teamd knows it.
+port_is() { /opt/teamnl team0 ports | grep -q " $1: $2"; }
+pull() {
+    for n in 0 1; do
+        must ip link set p$n down
+        within 20 port_is v$n down
+        ok $1-without-$n
+        point $1-without-$n
+        must ip link set p$n up
+        within 20 port_is v$n up
+    done
+}
+for runner in activebackup roundrobin random loadbalance broadcast lacp; do
+    # What sends on all ports, or receives on all, has a team of the same kind at the other end.
+    case $runner in activebackup) ;; *) team $runner team1 p0 p1; must ip link set team1 master br0 ;; esac
+    team $runner team0 v0 v1
+    within 20 grep -q 1 /sys/class/net/team0/carrier
+    serve $runner --mode auto team0
+    pull $runner
+    stop
+    no_team team0
+    case $runner in activebackup) ;; *) no_team team1 ;; esac
+done
+finish
+"#;
+
 /// Asks until it is answered.
 fn patiently<T>(what: &str, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
@@ -232,6 +278,27 @@ fn served(vm: &mut Vm, initiator: &Initiator, name: &str) -> Result<()> {
     verify(initiator, 0, word(name)).with_context(|| format!("on {name}: {ready}"))
 }
 
+/// Uses each of them while one cable after the other is pulled.
+fn through_failures(vm: &mut Vm, initiator: &Initiator, names: &[&str]) -> Result<()> {
+    // Each round writes something else.
+    let mut words = (1..).map(u64::to_be_bytes);
+    let mut next = move || words.next().unwrap_or_default();
+    for name in names {
+        served(vm, initiator, name)?;
+        for slave in 0..2 {
+            let without = format!("{name}-without-{slave}");
+            vm.go()?;
+            // The cable is pulled meanwhile.
+            verify(initiator, 200, next()).with_context(|| format!("up to {without}"))?;
+            vm.expect(&without)?;
+            vm.point(&without)?;
+            verify(initiator, 300, next()).with_context(|| without.clone())?;
+        }
+        vm.go()?;
+    }
+    Ok(())
+}
+
 #[test]
 fn interfaces_made_of_others_are_served_in_a_mode_that_works() -> Result<()> {
     needs!(
@@ -241,7 +308,7 @@ fn interfaces_made_of_others_are_served_in_a_mode_that_works() -> Result<()> {
     );
     let lab = Lab::new(Options::default())?;
     let guest = Guest::new(&[COMMON, KINDS].concat())
-        .modules(&["veth", "bridge", "bonding", "8021q", "macvlan"])
+        .modules(&["veth", "bridge", "bonding", "8021q", "macvlan", "ipvlan"])
         .programs(&["ip"])
         .xblade(lab::target::binary()?);
     let mut vm = guest.boot(&lab)?;
@@ -293,25 +360,47 @@ fn every_mode_of_a_bond_is_served_while_its_slaves_fail() -> Result<()> {
         "balance-xor",
         "broadcast",
         "802.3ad",
+        "bridge",
     ];
-    // Each round writes something else.
-    let mut words = (1..).map(u64::to_be_bytes);
-    let mut next = move || words.next().unwrap_or_default();
-    for name in bonds.into_iter().chain(["bridge"]) {
-        served(&mut vm, &initiator, name)?;
-        for slave in 0..2 {
-            let without = format!("{name}-without-{slave}");
-            vm.go()?;
-            // The cable is pulled meanwhile.
-            verify(&initiator, 200, next()).with_context(|| format!("up to {without}"))?;
-            vm.expect(&without)?;
-            vm.point(&without)?;
-            verify(&initiator, 300, next()).with_context(|| without.clone())?;
-        }
-        vm.go()?;
-    }
+    through_failures(&mut vm, &initiator, &bonds)?;
     served(&mut vm, &initiator, "vxlan")?;
     vm.go()?;
+    vm.finish()
+}
+
+#[test]
+fn every_runner_of_a_team_is_served_while_its_ports_fail() -> Result<()> {
+    needs!(
+        Need::Root,
+        Need::Tool("qemu-system-x86_64"),
+        Need::Tool("teamd"),
+        Need::File("/bin/busybox")
+    );
+    let lab = Lab::new(Options::default())?;
+    let guest = Guest::new(&[COMMON, TEAMS].concat())
+        .modules(&[
+            "veth",
+            "bridge",
+            "team",
+            "team_mode_activebackup",
+            "team_mode_broadcast",
+            "team_mode_loadbalance",
+            "team_mode_random",
+            "team_mode_roundrobin",
+        ])
+        .programs(&["ip", "teamd", "teamnl"])
+        .xblade(lab::target::binary()?);
+    let mut vm = guest.boot(&lab)?;
+    let initiator = Initiator::open(&lab.target, "eth0")?;
+    let runners = [
+        "activebackup",
+        "roundrobin",
+        "random",
+        "loadbalance",
+        "broadcast",
+        "lacp",
+    ];
+    through_failures(&mut vm, &initiator, &runners)?;
     vm.finish()
 }
 

@@ -59,6 +59,7 @@ const PACKAGES: &[Package] = &[
     ),
     package("jq", "tests: the same"),
     package("xdp-tools", "tests: xdpdump attaches to the program that runs"),
+    package("libteam-utils", "tests: teamd, which drives team devices"),
     package("fio", "tests: verified random I/O inside the VMs"),
     package("e2fsprogs", "tests: ext4 made and checked on an export"),
     package("xfsprogs", "tests: XFS on a disk that hangs"),

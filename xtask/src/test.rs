@@ -22,6 +22,7 @@ use crate::{cargo, clock, fuzz, setup, sim};
 const PACKAGES: &[&str] = &[
     "iproute2",
     "ethtool",
+    "libteam-utils",
     "aoetools",
     "tshark",
     "socat",

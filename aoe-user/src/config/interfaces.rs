@@ -64,7 +64,7 @@ impl Patterns {
     pub(crate) fn choose(&self, interface: &Interface) -> bool {
         let matches = |glob: &globset::GlobMatcher| interface.names().any(|name| glob.is_match(name));
         self.names.iter().any(|name| interface.is_called(name))
-            || interface.is_ethernet() && self.globs.iter().any(matches)
+            || interface.is_fit() && self.globs.iter().any(matches)
     }
 
     /// The interfaces that are named in full.

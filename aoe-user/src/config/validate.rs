@@ -10,7 +10,7 @@ use super::overlays;
 use super::problem::{Problem, Problems, TextPlace};
 use super::{Config, ExportConfig, Overlay, StoreKind};
 use crate::config::file::Origin;
-use crate::host::{Interface, NO_ETHERNET};
+use crate::host::Interface;
 
 /// The shelf that Linux's driver refuses (its minor numbers end before it).
 const SHELF_LINUX_REFUSES: u16 = 4095;
@@ -273,15 +273,15 @@ impl Check<'_> {
                     let message = format!("no interface {pattern} here; there are: {}", names.join(", "));
                     self.problem(index, "interfaces", message);
                 }
-                Some(interface) if !interface.is_ethernet() => {
-                    let message = format!("{pattern} {NO_ETHERNET}");
-                    self.problem(index, "interfaces", message);
+                Some(interface) => {
+                    if let Some(why) = interface.unfit() {
+                        self.problem(index, "interfaces", format!("{pattern} {why}"));
+                    } else if !interface.up {
+                        let message =
+                            format!("{pattern} is down; its exports are served there when it is up");
+                        self.warning(index, "interfaces", message);
+                    }
                 }
-                Some(interface) if !interface.up => {
-                    let message = format!("{pattern} is down; its exports are served there when it is up");
-                    self.warning(index, "interfaces", message);
-                }
-                Some(_) => {}
             }
         }
         let chosen = all

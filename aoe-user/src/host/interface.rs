@@ -14,7 +14,11 @@ use super::driver::{XdpFeatures, xdp_features};
 use super::queues::{used_rx_queues, used_tx_queues};
 
 /// What is said of an interface without an address of Ethernet: loopback, tunnels and the like.
-pub(crate) const NO_ETHERNET: &str = "carries no Ethernet frames with addresses, which AoE needs";
+const NO_ETHERNET: &str = "carries no Ethernet frames with addresses, which AoE needs";
+
+/// What is said of an ipvlan (`ipvlan_handle_mode_l2` of the kernel's `drivers/net/ipvlan/ipvlan_core.c`): it hears broadcasts, and what is sent to
+/// its address, which is its parent's, goes to the parent unless it is IP.
+const IPVLAN: &str = "is an ipvlan, which gets what is IP and broadcasts only, so no AoE requests: serve the interface below it, or a macvlan";
 
 /// A network interface of this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,7 +29,7 @@ pub(crate) struct Interface {
     pub(crate) altnames: Vec<String>,
     /// The kernel's number for it; a new one after the interface was deleted and made again.
     pub(crate) index: u32,
-    /// Its address; `None` when it is no Ethernet (tunnels and the like), so that it cannot carry AoE.
+    /// Its address; `None` when it is no Ethernet (tunnels and the like) or has none of its own, so that it cannot carry AoE.
     pub(crate) mac: Option<Mac>,
     /// Its MTU.
     pub(crate) mtu_bytes: u32,
@@ -51,6 +55,8 @@ pub(crate) struct Interface {
     pub(crate) xdp_runs_on: Vec<u32>,
     /// Its driver says that it runs native XDP without redirect.
     pub(crate) lacks_redirect: bool,
+    /// It shares its parent's address, and gets frames by their IP addresses.
+    pub(crate) is_ipvlan: bool,
 }
 
 impl Interface {
@@ -66,9 +72,17 @@ impl Interface {
             .map(String::as_str)
     }
 
+    /// Why it cannot carry AoE; `None` where it can.
+    pub(crate) fn unfit(&self) -> Option<&'static str> {
+        if self.is_ipvlan {
+            return Some(IPVLAN);
+        }
+        (self.mac.is_none() || self.loopback).then_some(NO_ETHERNET)
+    }
+
     /// It can carry AoE.
-    pub(crate) fn is_ethernet(&self) -> bool {
-        self.mac.is_some() && !self.loopback
+    pub(crate) fn is_fit(&self) -> bool {
+        self.unfit().is_none()
     }
 
     /// The other one is a port or slave of it, or its parent.
@@ -110,6 +124,7 @@ impl Interface {
                     interface.controller = Some(*index).filter(|index| *index != 0);
                 }
                 LinkAttribute::LinkInfo(parts) => {
+                    interface.is_ipvlan = parts.iter().any(is_ipvlan);
                     if parts.iter().any(has_slaves) {
                         interface.xdp_runs_on.clear();
                     }
@@ -122,6 +137,10 @@ impl Interface {
                 LinkAttribute::Xdp(parts) => interface.has_xdp = parts.iter().any(is_program),
                 _ => {}
             }
+        }
+        if interface.is_ipvlan {
+            // Its parent's.
+            interface.mac = None;
         }
         interface
     }
@@ -151,6 +170,10 @@ fn altname(property: &Prop) -> Option<String> {
 /// Kinds that receive by slaves, also while they have none.
 fn has_slaves(part: &LinkInfo) -> bool {
     matches!(part, LinkInfo::Kind(InfoKind::Bond | InfoKind::Team))
+}
+
+fn is_ipvlan(part: &LinkInfo) -> bool {
+    matches!(part, LinkInfo::Kind(InfoKind::IpVlan | InfoKind::IpVtap))
 }
 
 /// What some kinds say of themselves only: the interface below a VXLAN device, those of an HSR or PRP ring.
@@ -314,6 +337,22 @@ mod tests {
             link.header.link_layer_type = other;
             assert_eq!(Interface::from(&link).mac, None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn an_ipvlan_has_no_address_of_its_own() {
+        let made = |kind| {
+            let address = LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]);
+            let mut link = LinkMessage::default();
+            link.header.link_layer_type = LinkLayerType::Ether;
+            link.attributes = vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]), address];
+            Interface::told_by(&link)
+        };
+        for kind in [InfoKind::IpVlan, InfoKind::IpVtap] {
+            let interface = made(kind);
+            assert_eq!((interface.mac, interface.unfit()), (None, Some(IPVLAN)));
+        }
+        assert!(made(InfoKind::MacVlan).is_fit());
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod vlans;
 pub(crate) use aoe_sockets::{aoe_sockets_of_others, programs_with};
 pub(crate) use driver::{XdpFeatures, offloads, xdp_features};
 pub(crate) use interface::{
-    Interface, NO_ETHERNET, has_carrier, link_state, list as interfaces, named, real_name, upper_with_program,
+    Interface, has_carrier, link_state, list as interfaces, named, real_name, upper_with_program,
 };
 pub(crate) use page_lists::{PageLists, page_lists};
 pub(crate) use probe::{Probe, driver, kind, probe};

@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail};
 use initiator::link_named;
 use nix::errno::Errno;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached};
 use serde::Serialize;
 
 use super::driver::{XdpFeatures, offloads, xdp_features};
-use super::interface::{Interface, NO_ETHERNET};
+use super::interface::Interface;
 use super::kernel;
 use super::queues::{fewer_rx_queues, rx_queues, sysfs};
 
@@ -59,7 +59,9 @@ pub(crate) struct Probe {
 pub(crate) fn probe(interface: &str) -> Result<Probe> {
     let link = link(interface)?;
     let found = Interface::from(&link);
-    ensure!(found.is_ethernet(), "{interface} {NO_ETHERNET}");
+    if let Some(why) = found.unfit() {
+        bail!("{interface} {why}");
+    }
     let index = found.index;
     let sys = sysfs(interface, index);
     let sys = sys.as_deref();

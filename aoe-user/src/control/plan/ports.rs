@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::super::backoff::Backoff;
 use super::{Claim, ExportId, GATHER, HANDOVER, Level, PORTS_PACE, Plan, PlanAction, PortId, PortPlan};
 use crate::config::Mode;
-use crate::host::{Interface, NO_ETHERNET, named};
+use crate::host::{Interface, named};
 
 /// An interface that some export names, or that a glob chooses.
 #[derive(Debug)]
@@ -296,20 +296,23 @@ impl Plan {
         let Some(port) = self.ports.get_mut(name) else {
             return;
         };
-        let Some(link) = self.links.get(name).filter(|link| link.mac.is_some()) else {
-            let (what, when) = match self.links.contains_key(name) {
-                false => (NO_INTERFACE, "it does"),
-                true => (NO_ETHERNET, "another one has its name"),
-            };
-            if !matches!(port.life, PortLife::Absent(said) if said == what) {
-                port.claims.clear();
-                let line = format!("{name} {what}; its exports will be served when {when}");
-                self.say(Level::Warn, line);
-                self.end(name, PortLife::Absent(what), now);
+        let link = self.links.get(name).ok_or((NO_INTERFACE, "it does"));
+        let fit = link.and_then(|link| match link.unfit() {
+            Some(why) => Err((why, "another one has its name")),
+            None => Ok(link.clone()),
+        });
+        let link = match fit {
+            Ok(link) => link,
+            Err((what, when)) => {
+                if !matches!(port.life, PortLife::Absent(said) if said == what) {
+                    port.claims.clear();
+                    let line = format!("{name} {what}; its exports will be served when {when}");
+                    self.say(Level::Warn, line);
+                    self.end(name, PortLife::Absent(what), now);
+                }
+                return;
             }
-            return;
         };
-        let link = link.clone();
         match &mut port.life {
             PortLife::Absent(_) => port.life = PortLife::Empty,
             PortLife::Down if link.up => port.life = PortLife::Empty,

@@ -14,17 +14,24 @@ pub(super) enum Event {
     Refused(&'static str),
 }
 
-/// The driver lets go of the card and takes it again, which makes a new interface.
-const UNBIND: &str = "device=$(readlink -f /sys/class/net/eth0/device); driver=$(readlink -f $device/driver); device=${device##*/}; \
+/// Which makes a new interface.
+const BOUND_AGAIN: &str = "device=$(readlink -f /sys/class/net/eth0/device); driver=$(readlink -f $device/driver); device=${device##*/}; \
     echo $device >$driver/unbind && echo $device >$driver/bind && ip link set eth0 mtu 1500 up";
+
+/// The driver lets go of the card and takes it again.
+pub(super) const UNBIND: Event = Event::Command(BOUND_AGAIN);
+/// The interface is down for a moment.
+pub(super) const DOWN_AND_UP: Event = Event::Command("ip link set eth0 down && ip link set eth0 up");
+/// Another MTU for a moment.
+pub(super) const OTHER_MTU: Event = Event::Command("ip link set eth0 mtu 1400 && ip link set eth0 mtu 1500");
 
 /// Those that every driver knows.
 pub(super) const OF_ALL_CARDS: &[Event] = &[
     Event::Cable,
-    Event::Command("ip link set eth0 down && ip link set eth0 up"),
-    Event::Command("ip link set eth0 mtu 1400 && ip link set eth0 mtu 1500"),
+    DOWN_AND_UP,
+    OTHER_MTU,
     Event::Command("for n in 1 2 3 4 5; do ip link set eth0 down; ip link set eth0 up; done"),
-    Event::Command(UNBIND),
+    UNBIND,
 ];
 
 impl Event {

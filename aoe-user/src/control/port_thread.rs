@@ -1,6 +1,8 @@
 //! A served interface and the thread that opens it, changes it and ends it: all of that may wait, for the kernel, for a worker
 //! or for a disk. What is wished of it lies in slots, the newest only, so that nothing piles up however slow it is.
 
+mod looks;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +45,8 @@ pub(super) enum PortEvent {
     Failed(String),
     /// It was closed, as was wished.
     Closed,
+    /// Its interface has another number of receive queues.
+    OtherQueues,
 }
 
 /// Control's handle of a port.
@@ -240,6 +244,7 @@ impl Running<'_> {
                 let looked = self
                     .check_attachments()
                     .and_then(|()| self.look_whether_frames_arrive());
+                self.look_at_queues(report);
                 if let Err(reason) = looked {
                     return PortEvent::Failed(reason);
                 }
@@ -432,15 +437,6 @@ impl Running<'_> {
         self.tell_about();
         info!("{}: served in {} again", self.name, self.port.obtained());
         self.port.advertise(self.by_id.values().cloned().collect());
-    }
-
-    /// Where the filter redirects requests and no worker gets any, the port goes on in its next mode and is announced again.
-    fn look_whether_frames_arrive(&mut self) -> Result<(), String> {
-        let changed = self.port.watch().map_err(reason_of)?;
-        if changed.is_some() {
-            self.opened_again();
-        }
-        Ok(())
     }
 
     /// A worker has panicked: its queue is served again at once, unless it happens again and again.

@@ -264,6 +264,7 @@ impl Supervisor {
                 self.ports.remove(&id);
                 self.plan.port_failed(id, reason, now);
             }
+            PortEvent::OtherQueues => self.list_links = true,
             PortEvent::Closed => {
                 self.ports.remove(&id);
                 self.plan.port_closed(id);

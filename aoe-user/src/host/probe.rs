@@ -29,6 +29,8 @@ pub(crate) struct Probe {
     pub(crate) has_slaves: bool,
     /// Administratively up.
     pub(crate) up: bool,
+    /// The cable is in, and the other end is up.
+    pub(crate) carrier: bool,
     /// MTU.
     pub(crate) mtu_bytes: u32,
     /// Active receive queues.
@@ -73,6 +75,7 @@ pub(crate) fn probe(interface: &str) -> Result<Probe> {
         driver,
         has_slaves: sys.is_some_and(|sys| is_controller(interface, sys)),
         up: found.up,
+        carrier: found.carrier,
         mtu_bytes: found.mtu_bytes,
         rx_queues: rx_queues(interface).map_or(0, |count| count as usize),
         has_program: found.has_xdp,

@@ -9,6 +9,7 @@ pub(in super::super) fn nic() -> Probe {
         is_virtual: false,
         has_slaves: false,
         up: true,
+        carrier: true,
         mtu_bytes: 9000,
         rx_queues: 1,
         tx_queues: 1,
@@ -245,6 +246,17 @@ fn what_is_bad_is_told_from_what_would_help() {
             "{finding:?}"
         );
     }
+}
+
+#[test]
+fn a_missing_carrier_is_told() {
+    let unplugged = Probe {
+        carrier: false,
+        ..nic()
+    };
+    let finding = Finding::with(unplugged, None);
+    assert!(report(&finding).contains("link         up, without a carrier"));
+    assert!(!finding.is_bad(), "a host may be made ready before its cable is");
 }
 
 #[test]

@@ -42,7 +42,11 @@ fn link(finding: &Finding) -> String {
         tx_queues,
         ..
     } = probe;
-    let state = if probe.up { "up" } else { "down" };
+    let state = match (probe.up, probe.carrier) {
+        (true, true) => "up",
+        (true, false) => "up, without a carrier (is the cable in, and the other end up?)",
+        (false, _) => "down",
+    };
     let kib = f64::from(*sectors) / 2.0;
     let mut text = format!(
         "  link         {state}, MTU {mtu_bytes}: {sectors} sectors ({kib} KiB) a request\n  \

@@ -58,6 +58,8 @@ const PACKAGES: &[Package] = &[
         "tests: the control socket from a shell, as the book has it",
     ),
     package("jq", "tests: the same"),
+    package("zsh", "tests: its completions are loaded"),
+    package("fish", "tests: the same"),
     package("xdp-tools", "tests: xdpdump attaches to the program that runs"),
     package("libteam-utils", "tests: teamd, which drives team devices"),
     package("fio", "tests: verified random I/O inside the VMs"),
@@ -308,7 +310,9 @@ mod tests {
                 package.name
             );
         }
-        assert!(EBPF.iter().all(|name| PACKAGES.iter().any(|p| p.name == *name)));
+        for name in EBPF.iter().chain(crate::test::PACKAGES) {
+            assert!(PACKAGES.iter().any(|p| p.name == *name), "{name}");
+        }
     }
 
     /// Files by which a package does more than bring programs: it starts something, or has a say in how the machine boots.

@@ -19,7 +19,7 @@ use suites::Suite;
 use crate::{cargo, clock, fuzz, setup, sim};
 
 /// What the tests need of the distribution.
-const PACKAGES: &[&str] = &[
+pub(crate) const PACKAGES: &[&str] = &[
     "iproute2",
     "ethtool",
     "libteam-utils",

@@ -142,7 +142,7 @@ pub(crate) const ROWS: &[Row] = &[
         .after("mkdir -p /srv/aoe; truncate -s 1M /srv/aoe/a.raw")
         .without(&[("vblade", "is what the line below it stands for")]),
     row("docs/one-image.md", "xblade overlay list", Ends(Room)),
-    row("docs/one-image.md", "truncate", DEBIAN),
+    row("docs/one-image.md", "mkdir -p /srv/golden", DEBIAN),
     row("docs/one-image.md", "apt install", DEBIAN),
     row("docs/one-image.md", "grub-install", DEBIAN),
     row("docs/one-image.md", "rbd import", CEPH),

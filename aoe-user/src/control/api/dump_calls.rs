@@ -11,14 +11,14 @@ use crate::target::Address;
 impl Supervisor {
     /// Replies with what is shown, and hands the connection over to who writes it.
     pub(in crate::control) fn dump(&self, asked: &WantedFrames, selection: Selection, answer: ControlAnswer) {
-        let served = || self.ports.values().map(|port| port.name.clone());
+        let mut served: Vec<String> = self.ports.values().map(|port| port.name.clone()).collect();
+        served.sort_unstable();
         let names: Vec<String> = asked
             .interfaces
             .iter()
             .map(|name| host::named(&self.links, name).map_or_else(|| name.clone(), |link| link.name.clone()))
             .collect();
-        if let Some(other) = names.iter().find(|name| !served().any(|served| served == **name)) {
-            let served: Vec<String> = served().collect();
+        if let Some(other) = names.iter().find(|name| !served.contains(name)) {
             return answer.error(format!(
                 "nothing is served on {other}; there are: {}",
                 served.join(", ")
@@ -26,7 +26,7 @@ impl Supervisor {
         }
         let is_shown = |name: &String| names.is_empty() || names.contains(name);
         let dumping = Dumping {
-            interfaces: served().filter(is_shown).collect(),
+            interfaces: served.into_iter().filter(is_shown).collect(),
         };
         let has_choice = !asked.exports.is_empty();
         let wanted = DumpWanted {

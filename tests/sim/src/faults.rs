@@ -63,7 +63,10 @@ impl World {
     /// A process that was to end is there again, or is killed for not ending.
     fn back(&mut self, number: usize) {
         let begun = self.plan.faults[number].at_ms * 1000;
+        let left_behind = || self.disks.iter().any(|disk| disk.lock().has_transfers());
         match &self.process {
+            // Its files are locked for as long as a disk has not answered what it left there.
+            None if left_behind() => self.bus.after(1_000_000, Event::Fault(number, false)),
             None => self.bus.after(1, Event::Boot),
             Some(process) if process.terminating => {
                 if self.bus.now_us() > begun + World::kill_limit_us() {

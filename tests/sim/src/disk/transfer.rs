@@ -143,6 +143,13 @@ impl Operation {
 }
 
 impl Disk {
+    /// Whether a worker has anything under way, of a process that has ended, too.
+    pub fn has_transfers(&self) -> bool {
+        self.operations
+            .values()
+            .any(|operation| operation.worker().is_some())
+    }
+
     /// Transfers that a worker has under way: its end must wait for them.
     pub fn transfers_of(&self, worker: WorkerId) -> usize {
         let transfers = self

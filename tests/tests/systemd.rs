@@ -354,10 +354,8 @@ impl Site {
 }
 
 /// Installed, enabled, upgraded, reloaded, killed, stopped by the watchdog, hardened, removed and purged, while an initiator writes.
-#[test]
-fn the_package_lives_under_systemd_while_an_initiator_writes() -> Result<()> {
-    needs!(container::NEEDS[0], container::NEEDS[1]);
-    let mut site = Site::new("bookworm", 1)?;
+fn the_package_lives_in(codename: &str) -> Result<()> {
+    let mut site = Site::new(codename, 1)?;
     let folder = tempfile::Builder::new().prefix("xblade-package-").tempdir()?;
     let image = site.is_installed_and_started(&package::build(folder.path(), "0.1.0")?)?;
     site.is_upgraded(&package::build(folder.path(), "0.1.1")?)?;
@@ -367,4 +365,16 @@ fn the_package_lives_under_systemd_while_an_initiator_writes() -> Result<()> {
     site.is_hardened()?;
     site.is_removed_and_purged()?;
     site.has_kept_all(&image)
+}
+
+#[test]
+fn the_package_lives_under_systemd_while_an_initiator_writes() -> Result<()> {
+    needs!(container::NEEDS[0], container::NEEDS[1]);
+    the_package_lives_in("bookworm")
+}
+
+#[test]
+fn the_package_lives_in_debian_13_as_well() -> Result<()> {
+    needs!(container::NEEDS[0], container::NEEDS[1]);
+    the_package_lives_in("trixie")
 }

@@ -11,7 +11,7 @@ use disks::Disk;
 use lab::faulty_export::{Mounted, at};
 use lab::image::stamp;
 use lab::needs::Need;
-use lab::{Address, Image, Lab, Options, Request, Target, needs};
+use lab::{Address, Image, Lab, Options, Request, Target, eventually, needs};
 use nix::sys::signal::Signal;
 
 /// Longest wait for what must happen; generous, the machine may be busy.
@@ -265,13 +265,10 @@ fn change_that_waits(site: &Site, disk: &Disk, string: &[u8]) -> Result<()> {
     let mac = initiator.find(E11)?.mac;
     let mut string = Request::query(mac, E11, 4, string);
     string.src = initiator.mac();
-    let deadline = Instant::now() + PATIENCE;
-    while disk.switches().held.load(Ordering::Relaxed) == 0 {
-        ensure!(Instant::now() < deadline, "the disk was asked for nothing");
+    eventually("the disk is asked to keep it", PATIENCE, || {
         initiator.send(&string.bytes())?;
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
+        Ok(disk.switches().held.load(Ordering::Relaxed) > 0)
+    })
 }
 
 #[test]
@@ -309,11 +306,10 @@ fn a_state_directory_whose_disk_hangs_holds_up_changes_alone() -> Result<()> {
             == b"before"
     );
     kept.hang(false);
-    let deadline = Instant::now() + PATIENCE;
-    while site.has(b"later", 1).is_err() {
-        ensure!(Instant::now() < deadline, "the change is not in force");
+    eventually("the change is in force", PATIENCE, || {
         initiator.find(E11)?.query(4, b"later")?;
-    }
+        Ok(site.has(b"later", 1).is_ok())
+    })?;
     // The end does not wait for it either.
     kept.hang(true);
     change_that_waits(&site, &kept.disk, b"never")?;

@@ -2,13 +2,13 @@
 //! there afterwards undoes nothing.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::frame::ata;
 use lab::image::{SECTOR, pattern};
 use lab::needs::Need;
-use lab::{Address, Image, Lab, Options, Request, Target, needs};
+use lab::{Address, Image, Lab, Options, Request, Target, eventually, needs};
 use nix::sys::signal::Signal;
 
 const ADDRESS: Address = Address::new(7, 3);
@@ -52,11 +52,9 @@ fn after_a_stall(more: &str) -> Result<Vec<u8>> {
 
     stalled.process.signal(Signal::SIGSTOP)?;
     let state = format!("/proc/{}/stat", stalled.process.pid());
-    let deadline = Instant::now() + PATIENCE;
-    while !std::fs::read_to_string(&state)?.contains(") T ") {
-        ensure!(Instant::now() < deadline, "it runs on");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    eventually("it stands still", PATIENCE, || {
+        Ok(std::fs::read_to_string(&state)?.contains(") T "))
+    })?;
     let old = pattern(LBA, *b"is old!!");
     let mut write = Request::ata(lab::link::target_mac(0), ADDRESS, ata::WRITE_EXT, LBA, 1, &old);
     (write.src, write.tag) = (one.mac(), 0x5000_0000);

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use disks::Disk;
 use lab::frame::ata;
 use lab::image::pattern;
-use lab::{Lab, Options, Reply, Request, needs};
+use lab::{Lab, Options, Reply, Request, eventually, needs};
 
 use super::{HUNG, PATIENCE, Served};
 
@@ -82,11 +82,9 @@ fn what_a_closed_port_has_left_at_the_disk_lands_before_what_is_written_later() 
     ensure!(served.disk.waiting() == 1, "it has been begun");
     served.disk.switches().writes_hang.store(false, Ordering::Relaxed);
     ensure!(served.write_until(8, *b"is newer", || false)?);
-    let start = Instant::now();
-    while served.disk.waiting() > 0 {
-        ensure!(start.elapsed() < PATIENCE, "the disk has not answered all");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually("the disk has answered all", PATIENCE, || {
+        Ok(served.disk.waiting() == 0)
+    })?;
     let found = served.lab.open(0)?.find(HUNG)?.read(8, SECTORS)?;
     ensure!(
         found == sectors(8, *b"is newer"),

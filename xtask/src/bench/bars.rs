@@ -154,6 +154,15 @@ impl Table<'_> {
             self.against_vblade(WRITES, &Load::writes(2, depth), "rate", rate, least(3.0));
         }
         self.fact(AMPLIFICATION, most(5.0));
+        for (stage, load) in super::direct::cells() {
+            let peers = [Vblade, Ggaoed].map(|peer| self.ratio(stage, &load, peer, rate));
+            let best = peers.into_iter().flatten().reduce(f64::min);
+            self.add(
+                format!("{stage}, {}: rate (best peer)", load.name()),
+                least(1.0),
+                best,
+            );
+        }
         for (depth, limit) in [(1, 1.0), (16, 3.0), (64, 4.0)] {
             self.against_vblade(SYNC, &Load::writes(2, depth), "rate", rate, least(limit));
         }

@@ -89,6 +89,8 @@ pub(super) struct Serving {
     pub image: PathBuf,
     /// Acknowledge writes only when they are on the medium.
     pub sync: bool,
+    /// Past the page cache.
+    pub direct: bool,
     /// Serve this lab's initiator only.
     pub access_list: bool,
     /// Pin target and generator to their cpus.
@@ -109,6 +111,7 @@ impl Serving {
             served: 1,
             image: image.into(),
             sync: false,
+            direct: false,
             access_list: false,
             pinned: true,
             threaded: false,
@@ -321,6 +324,7 @@ fn command(ours: &str, contender: Contender, serving: &Serving, directory: &Path
             } else {
                 words.extend(["serve", "--buffers", "64"]);
                 words.extend(serving.sync.then_some("--sync"));
+                words.extend(serving.direct.then_some("--direct"));
                 if serving.access_list {
                     words.extend(["--allow", &mac]);
                 }
@@ -330,6 +334,7 @@ fn command(ours: &str, contender: Contender, serving: &Serving, directory: &Path
         Contender::Vblade => {
             words = vec!["vblade", "-b", "64"];
             words.extend(serving.sync.then_some("-s"));
+            words.extend(serving.direct.then_some("-d"));
             if serving.access_list {
                 words.extend(["-m", &mac]);
             }
@@ -344,8 +349,9 @@ fn command(ours: &str, contender: Contender, serving: &Serving, directory: &Path
             ensure!(!serving.sync && !serving.access_list, "not compared with ggaoed");
             config = format!("{directory}/ggaoed.conf");
             let text = format!(
-                "[defaults]\ninterfaces = {interfaces}\nqueue-length = 64\n\
-                 [bench]\nshelf = {shelf}\nslot = {slot}\npath = {image}\n"
+                "[defaults]\ninterfaces = {interfaces}\nqueue-length = 64\ndirect-io = {}\n\
+                 [bench]\nshelf = {shelf}\nslot = {slot}\npath = {image}\n",
+                serving.direct
             );
             std::fs::write(&config, text)?;
             words = vec!["ggaoed", "-n", "-c", &config];

@@ -169,7 +169,7 @@ fn beside_cold(bench: &Bench, together: bool) -> Result<f64> {
 }
 
 /// The same I/O by fio on a file of the same kind, pinned as the targets are; its rate counts the flush at its end.
-fn by_fio(bench: &mut Bench, stage: &str, load: &Load, more: &[&str]) {
+pub(super) fn by_fio(bench: &mut Bench, stage: &str, load: &Load, more: &[&str]) {
     if sh::find("fio").is_none() {
         return bench.failed(
             stage,

@@ -7,6 +7,7 @@
 mod bars;
 mod chart;
 mod contender;
+mod direct;
 mod disk;
 mod fio;
 mod flood;
@@ -47,7 +48,8 @@ pub(crate) struct Args {
     /// Fewer and shorter rounds: some eight minutes.
     #[arg(long)]
     quick: bool,
-    /// Measure only the parts whose name contains this: ram, holes, nbd, disk, sync, cold, flood, scale, idle.
+    /// Measure only the parts whose name contains this: ram, holes, nbd, disk, sync,
+    /// direct, cold, flood, scale, idle.
     #[arg(long, value_name = "WORD")]
     only: Option<String>,
     /// Directory on a disk's file system, for the images that are not in RAM.
@@ -129,13 +131,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// A part of the benchmark; what fails in it is noted in the results.
 type Part = fn(&mut Bench);
 
-const PARTS: [(&str, Part); 14] = [
+const PARTS: [(&str, Part); 15] = [
     ("ram: reads and writes at MTU 1500 and 9000", stages::ram),
     ("holes: a sparse image in RAM", holes::holes),
     ("ram: threaded NAPI", stages::threaded),
     ("ram: unpinned", stages::unpinned),
     ("nbd: what else serves an image", others::nbd),
     ("sync: acknowledged when on the medium", disk::sync),
+    ("direct: past the page cache", direct::direct),
     ("disk: random writes and their way to the medium", disk::writes),
     ("cold: nothing in the page cache", disk::cold),
     ("cold: a hot export beside it", disk::hot_beside_cold),

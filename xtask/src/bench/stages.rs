@@ -70,7 +70,7 @@ fn stage(bench: &mut Bench, name: &str, loads: &[Load], adjust: impl Fn(&mut Ser
     stage_of(bench, name, &contenders, loads, adjust);
 }
 
-/// Starts these targets and runs the loads on them by turns. A target that fails is left out from there on.
+/// Starts these targets on images in RAM and runs the loads on them by turns.
 pub(super) fn stage_of(
     bench: &mut Bench,
     name: &str,
@@ -78,24 +78,42 @@ pub(super) fn stage_of(
     loads: &[Load],
     adjust: impl Fn(&mut Serving),
 ) {
-    let mut stands = Vec::new();
+    let (rounds, seconds) = (bench.rounds, bench.seconds);
+    let loads: Vec<Load> = loads
+        .iter()
+        .map(|load| Load {
+            seconds,
+            ..load.clone()
+        })
+        .collect();
+    by_turns(bench, name, contenders, &loads, rounds, |bench, contender| {
+        start(bench, contender, &adjust)
+    });
+}
+
+/// Has `start` start these targets and runs the loads on them by turns. A target that fails is left out from there on.
+pub(super) fn by_turns(
+    bench: &mut Bench,
+    name: &str,
+    contenders: &[Contender],
+    loads: &[Load],
+    rounds: usize,
+    start: impl Fn(&Bench, Contender) -> Result<Running>,
+) {
+    let mut targets = Vec::new();
     for &contender in contenders {
-        match start(bench, contender, &adjust) {
-            Ok(running) => stands.push(running),
+        match start(bench, contender) {
+            Ok(running) => targets.push(running),
             Err(error) => bench.failed(&format!("{name}, {}", contender.name()), &error),
         }
     }
-    for _ in 0..bench.rounds {
+    for _ in 0..rounds {
         for load in loads {
-            let load = Load {
-                seconds: bench.seconds,
-                ..load.clone()
-            };
-            stands.retain_mut(|running| {
+            targets.retain_mut(|running| {
                 match running
                     .contender
-                    .can(&load)
-                    .then(|| running.load(&load))
+                    .can(load)
+                    .then(|| running.load(load))
                     .transpose()
                 {
                     Ok(None) => true,

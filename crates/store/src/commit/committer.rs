@@ -353,16 +353,12 @@ impl Committer {
     fn make(&self, group: Vec<Member<Waiter>>) -> Vec<Member<Waiter>> {
         let make = |mut member: Member<Waiter>| {
             let made = match &mut member.who.task {
-                Task::LoneWrite(transfer, _) => {
-                    transfer.run();
-                    transfer.shortfall().map_or(Ok(()), Err)
-                }
+                Task::LoneWrite(write) => write.make(&*self.medium),
                 Task::Write(..) | Task::Flush => Ok(()),
             };
             match made {
                 Ok(()) => Some(member),
-                Err(error) => {
-                    let fault = self.medium.fault(member.who.task.lba(), error);
+                Err(fault) => {
                     member.who.post(Err(fault));
                     None
                 }

@@ -12,4 +12,4 @@ mod task;
 
 pub(crate) use self::committer::Committer;
 pub use self::policy::{Losses, OnLoss};
-pub(crate) use self::task::{Medium, Task, Waiter};
+pub(crate) use self::task::{Medium, Task, UnmadeTransfer, UnmadeWrite, Waiter};

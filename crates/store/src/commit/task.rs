@@ -41,6 +41,46 @@ pub(crate) trait Medium: Send + Sync + std::fmt::Debug {
     }
 }
 
+/// A write whose payload waits for the thread that commits.
+pub(crate) trait UnmadeWrite: Send + std::fmt::Debug {
+    /// The sector that a failure is about.
+    fn lba(&self) -> u64;
+
+    /// Makes it; waits for the disk, if it must.
+    ///
+    /// # Errors
+    /// The fault to answer with, logged and counted.
+    fn make(&mut self, medium: &dyn Medium) -> Result<(), Fault>;
+}
+
+/// An [`UnmadeWrite`] that is one transfer to the file.
+#[derive(Debug)]
+pub(crate) struct UnmadeTransfer {
+    transfer: Transfer,
+    lba: u64,
+}
+
+impl UnmadeTransfer {
+    /// Of a write that begins at sector `lba` of the export.
+    pub(crate) fn new(transfer: Transfer, lba: u64) -> UnmadeTransfer {
+        UnmadeTransfer { transfer, lba }
+    }
+}
+
+impl UnmadeWrite for UnmadeTransfer {
+    fn lba(&self) -> u64 {
+        self.lba + self.transfer.done as u64 / SECTOR_BYTES
+    }
+
+    fn make(&mut self, medium: &dyn Medium) -> Result<(), Fault> {
+        self.transfer.run();
+        match self.transfer.shortfall() {
+            None => Ok(()),
+            Some(error) => Err(medium.fault(self.lba(), error)),
+        }
+    }
+}
+
 /// Who waits for a commit. Answered with a fault if it is dropped.
 #[derive(Debug)]
 pub(crate) struct Waiter {
@@ -53,8 +93,8 @@ pub(crate) struct Waiter {
 pub(crate) enum Task {
     /// A durable write or a TRIM, already in the page cache or the medium's; its first sector, and its stamp.
     Write(u64, Epoch),
-    /// A durable write yet to be made, before the commit; its first sector.
-    LoneWrite(Box<Transfer>, u64),
+    /// A durable write yet to be made, before the commit.
+    LoneWrite(Box<dyn UnmadeWrite>),
     /// All that was acknowledged.
     Flush,
 }
@@ -64,7 +104,7 @@ impl Task {
     pub(super) fn lba(&self) -> u64 {
         match self {
             Task::Write(lba, _) => *lba,
-            Task::LoneWrite(transfer, lba) => lba + transfer.done as u64 / SECTOR_BYTES,
+            Task::LoneWrite(write) => write.lba(),
             Task::Flush => 0,
         }
     }

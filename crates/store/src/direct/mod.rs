@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 
 use crate::backing::{Backing, short_file};
 use crate::borders;
-use crate::commit::{Committer, Losses, Medium, Task};
+use crate::commit::{Committer, Losses, Medium, Task, UnmadeTransfer};
 use crate::completion_queue::CompletionQueue;
 use crate::direct::disk::{Alignment, DirectCore, Disk, Stamp, find_alignment};
 use crate::direct::partial::PartialWrite;
@@ -247,7 +247,7 @@ impl Store<CompletionQueue> for DirectStore {
             let transfer = Transfer::new(file, bytes.start, Direction::Write, buffer);
             if durability == Durability::Durable && queue.is_idle() && self.core.committer.is_quiet() {
                 // One thread to wake instead of two, and none of the kernel's: the quickest way for a single write.
-                let task = Task::LoneWrite(Box::new(transfer), extent.lba);
+                let task = Task::LoneWrite(Box::new(UnmadeTransfer::new(transfer, extent.lba)));
                 queue.commit(&self.core.committer, token, task);
                 return Ok(Step::Later);
             }

@@ -6,6 +6,8 @@
 //! writes: a file system lets one writer into a file at a time anyway.
 //!
 //! The copies have bounded memory ([`LIMIT`]). Beyond it a write is told to come again when there is room.
+//!
+//! A durable write that is alone ([`LoneWrite`]) goes to the thread that commits, which makes it first.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::commit::machine::Epoch;
-use crate::commit::{Committer, Task, Waiter};
+use crate::commit::{Committer, Medium, Task, UnmadeWrite, Waiter};
 use crate::handle::{QueueHandle, unanswered};
 use crate::io::threads::{Threads, Working, caught};
 use engine::{
@@ -50,6 +52,8 @@ pub(crate) struct Batch {
     handle: QueueHandle,
     payload: Vec<u8>,
     writes: Vec<Write>,
+    /// Something was posted since the queue's worker was woken last.
+    has_news: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -61,6 +65,24 @@ struct Write {
     durability: Durability,
     /// Its writer is told, or somebody else is to tell.
     is_done: Cell<bool>,
+}
+
+/// A durable write that is made by the thread that commits.
+#[derive(Debug)]
+pub(crate) struct LoneWrite {
+    cache: Arc<dyn Cache>,
+    extent: Extent,
+    payload: Box<[u8]>,
+}
+
+impl UnmadeWrite for LoneWrite {
+    fn lba(&self) -> u64 {
+        self.extent.lba
+    }
+
+    fn make(&mut self, _: &dyn Medium) -> Result<(), Fault> {
+        self.cache.write(self.extent, &[&self.payload])
+    }
 }
 
 impl Batch {
@@ -78,9 +100,10 @@ impl Batch {
         }
     }
 
-    /// Tells who wrote; [`QueueHandle::wake`] is to follow.
+    /// Tells who wrote; [`Batch::wake`] is to follow.
     fn tell(&self, write: &Write, result: Result<(), Fault>) {
         write.is_done.set(true);
+        self.has_news.set(true);
         self.handle.post_quietly(Completion {
             token: write.token,
             event: Event::Finished(result.map(|()| None)),
@@ -92,7 +115,14 @@ impl Batch {
         for write in self.writes.iter().filter(|write| !write.is_done.get()) {
             self.tell(write, Err(unanswered(FaultKind::Write)));
         }
-        self.handle.wake();
+        self.wake();
+    }
+
+    /// Wakes the worker, if something was posted: one whose writes all wait for a commit would look and sleep again.
+    fn wake(&self) {
+        if self.has_news.take() {
+            self.handle.wake();
+        }
     }
 
     fn bytes(&self, write: &Write) -> &[u8] {
@@ -157,6 +187,15 @@ impl Writer {
         })
     }
 
+    /// Copies a write that is to be made by the thread that commits. `None`: others are under way here, and one commit is to cover them all.
+    pub(crate) fn lone(&self, extent: Extent, from: &[&[u8]]) -> Option<LoneWrite> {
+        (self.held.load(Ordering::Relaxed) == 0).then(|| LoneWrite {
+            cache: Arc::clone(&self.cache),
+            extent,
+            payload: from.concat().into(),
+        })
+    }
+
     /// Takes room for a write. False: there is none, and the write will be asked to come again.
     pub(crate) fn admit(&self, handle: impl FnOnce() -> QueueHandle, token: Token, extent: Extent) -> bool {
         let bytes = (extent.count * SECTOR_BYTES) as usize;
@@ -181,6 +220,7 @@ impl Writer {
             handle: handle.clone(),
             payload,
             writes,
+            has_news: Cell::new(false),
         }
     }
 
@@ -261,9 +301,7 @@ impl Writer {
         if !durable.is_empty() {
             self.committer.submit(durable);
         }
-        for batch in round {
-            batch.handle.wake();
-        }
+        round.iter().for_each(Batch::wake);
     }
 
     /// Writes what follows each other in one system call. Who must wait for a commit goes to `durable`.

@@ -12,7 +12,7 @@ use super::faults::patiently;
 use super::{Driver, image, stamp};
 use crate::commit::machine::{Epoch, OnLostWrite};
 use crate::commit::policy::{Losses, Policy};
-use crate::commit::{Committer, Medium, Task, Waiter};
+use crate::commit::{Committer, Medium, Task, UnmadeTransfer, Waiter};
 use crate::completion_queue::CompletionQueue;
 use crate::io::buffer::Buffer;
 use crate::io::threads::Threads;
@@ -315,7 +315,7 @@ pub(super) fn lone_write(file: File, lba: u64) -> Task {
     let mut buffer = Buffer::new(512, 1);
     buffer.gather(0, &[&stamp(lba, 1)]);
     let transfer = Transfer::new(&Arc::new(file), lba * 512, Direction::Write, buffer);
-    Task::LoneWrite(Box::new(transfer), lba)
+    Task::LoneWrite(Box::new(UnmadeTransfer::new(transfer, lba)))
 }
 
 #[test]

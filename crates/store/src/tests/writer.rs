@@ -91,6 +91,25 @@ impl Drop for Setup {
     }
 }
 
+/// One thread makes it and commits, instead of two that wake each other.
+#[test]
+fn a_durable_write_that_is_alone_is_made_by_the_thread_that_commits() {
+    let mut setup = Setup::new();
+    let extent = Extent { lba: 1, count: 1 };
+    let lone = setup.writer.lone(extent, &[&[7; 512]]).expect("nothing else");
+    submit(&setup.committer, &setup.queue, 1, Task::LoneWrite(Box::new(lone)));
+    patiently("it enters", || setup.slow.begun.load(SeqCst) == 1);
+    assert_eq!(setup.fake.commits.load(SeqCst), 0, "the write comes first");
+    setup.open.send(()).unwrap();
+    assert_eq!(ends(&mut setup.queue, 1), [(1, true)]);
+    assert_eq!(setup.fake.commits.load(SeqCst), 1);
+    setup.write(2, Durability::Durable);
+    let other = setup.writer.lone(extent, &[&[7; 512]]);
+    assert!(other.is_none(), "one commit can cover both");
+    setup.open.send(()).unwrap();
+    assert_eq!(ends(&mut setup.queue, 1), [(2, true)]);
+}
+
 /// The stamp is taken where the data enters: not before, when the write is still waiting for the thread, and not after.
 #[test]
 fn a_failure_takes_down_what_was_entering_the_cache_and_not_what_still_waited() {

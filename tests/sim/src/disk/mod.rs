@@ -295,21 +295,38 @@ impl Disk {
         }
     }
 
-    /// The operator accepts what was lost: writes are taken again.
+    /// The operator accepts what was lost: writes are taken again. Reads see what the medium has from now on, until a write that had
+    /// read around itself before puts a lost sector of its block back.
     pub fn accept(&mut self) {
         self.committers.iter_mut().for_each(Committer::accept);
         for sector in std::mem::take(&mut self.lost) {
             let at = sector as usize * SECTOR_BYTES;
             let durable = self.durable[at..][..SECTOR_BYTES].to_vec();
             self.seen[at..][..SECTOR_BYTES].copy_from_slice(&durable);
-            let values = vec![self.value(sector, &durable)];
-            self.bus.note(Note::Applied {
-                disk: self.number,
-                first: sector,
-                values,
-                worker: WorkerId::MAX,
+            let (disk, values) = (self.number, vec![self.value(sector, &durable)]);
+            self.bus.note(if self.is_put_back(sector) {
+                let sectors = vec![sector];
+                Note::Lost { disk, sectors }
+            } else {
+                Note::Applied {
+                    disk,
+                    first: sector,
+                    values,
+                    worker: WorkerId::MAX,
+                }
             });
         }
+    }
+
+    /// Whether a write under way has read this sector around its own, and writes it again.
+    fn is_put_back(&self, sector: u64) -> bool {
+        self.operations.values().any(|operation| match operation {
+            Operation::Put(write, first, bytes) => {
+                let end = first + (bytes.len() / SECTOR_BYTES) as u64;
+                (*first..end).contains(&sector) && !write.sectors().contains(&sector)
+            }
+            _ => false,
+        })
     }
 
     /// Whether a store of this disk refuses writes because acknowledged ones are lost.

@@ -72,6 +72,11 @@ impl Write {
     fn end(&self) -> u64 {
         self.first + (self.bytes.len() / SECTOR_BYTES) as u64
     }
+
+    /// What it was asked for, without what it reads around that.
+    pub(super) fn sectors(&self) -> std::ops::Range<u64> {
+        self.first..self.end()
+    }
 }
 
 /// What a read is for.

@@ -160,7 +160,6 @@ const SEEDS: &[(Mutant, u64)] = &[
     (Mutant::BlockClosedForEver, 798),
     (Mutant::OrderGivenUpEarly, 87),
     (Mutant::ReloadForgetsOrder, 62),
-    (Mutant::LeftoversNotCommitted, 102_006),
     (Mutant::StateJoinsRunningWrite, 3806),
     (Mutant::StateOfAnother, 43),
     (Mutant::KillTearsSectors, 28),

@@ -44,6 +44,10 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub command: CliCommand,
+
+    /// Whether the command was called with `--json`, for who tells what kept it from being done.
+    #[arg(skip)]
+    pub(crate) json: bool,
 }
 
 /// The subcommands.

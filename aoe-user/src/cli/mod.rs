@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory as _, Parser as _};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use serde_json::json;
 
 use args::{Cli, CliCommand};
@@ -43,7 +43,7 @@ use crate::host;
 
 /// Reads the command line; `Err`: the process ends with this code, and all is said.
 pub fn parse() -> Result<Cli, ExitCode> {
-    let mut error = match Cli::try_parse() {
+    let mut error = match try_parse() {
         Ok(cli) => return Ok(cli),
         Err(error) => error,
     };
@@ -70,19 +70,37 @@ pub fn parse() -> Result<Cli, ExitCode> {
     }
 }
 
+fn try_parse() -> Result<Cli, clap::Error> {
+    let mut matches = Cli::command().try_get_matches()?;
+    let json = has_json(&matches);
+    let mut cli =
+        Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut Cli::command()))?;
+    cli.json = json;
+    Ok(cli)
+}
+
+/// Whether `--json` is there, of whatever subcommand.
+fn has_json(mut matches: &ArgMatches) -> bool {
+    while let Some((_, of_command)) = matches.subcommand() {
+        matches = of_command;
+    }
+    matches!(matches.try_get_one("json"), Ok(Some(true)))
+}
+
 /// Does what the command line says, and says itself what kept it from being done.
 pub fn run(cli: Cli) -> ExitCode {
     let log = match Log::start(cli.log.as_deref()) {
         Ok(log) => log,
         Err(error) => return no_thread(&error),
     };
+    let json = cli.json;
     match command(cli.command, &log) {
         Ok(code) => code,
         // As with other tools: `xblade check | head -1` is no failure.
         Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
         Err(error) => {
             log.failure(&format!("{error:#}"));
-            if wants_json() && !error.is::<Shown>() {
+            if json && !error.is::<Shown>() {
                 // There is nobody else to tell.
                 let _ = output::line(json!({ "schema": SCHEMA, "error": format!("{error:#}") }));
             }
@@ -93,18 +111,6 @@ pub fn run(cli: Cli) -> ExitCode {
             }
         }
     }
-}
-
-/// Whether the command was called with `--json`.
-fn wants_json() -> bool {
-    let Ok(all) = Cli::command().try_get_matches() else {
-        return false;
-    };
-    let mut matches = &all;
-    while let Some((_, of_command)) = matches.subcommand() {
-        matches = of_command;
-    }
-    matches!(matches.try_get_one("json"), Ok(Some(true)))
 }
 
 /// Says what keeps the process from starting a thread, without the one that writes the log.

@@ -200,7 +200,7 @@ fn measure(lab: &Lab, binary: &str, sectors_per_frame: &[u8]) -> Result<Vec<Row>
     Ok(rows)
 }
 
-/// Runs `xblade bench` on link `n` and takes its figures.
+/// Runs `xblade bench` on link `n` and takes its result.
 fn bench(lab: &Lab, binary: &str, n: usize, what: &'static str, options: &str) -> Result<Row> {
     let interface = format!("eth{n}");
     let mut args = vec!["bench", &interface, "1.1", "--json"];
@@ -208,8 +208,8 @@ fn bench(lab: &Lab, binary: &str, n: usize, what: &'static str, options: &str) -
     let mut process = Process::spawn(&lab.initiator, binary, &args)?;
     let (_, line) = wait(&mut process, 0, |line| line.starts_with('{'))?;
     let status = process.wait(Duration::from_secs(10))?;
-    let figures: Value = serde_json::from_str(&line).with_context(|| format!("bench printed {line}"))?;
-    let number = |path: &str| figures.pointer(path).and_then(Value::as_f64).unwrap_or(f64::NAN);
+    let result: Value = serde_json::from_str(&line).with_context(|| format!("bench printed {line}"))?;
+    let number = |path: &str| result.pointer(path).and_then(Value::as_f64).unwrap_or(f64::NAN);
     for wrong in ["/errors", "/mismatches", "/timeouts", "/unstamped"] {
         ensure!(
             number(wrong) == 0.0,

@@ -52,7 +52,7 @@ const fn most(limit: f64) -> Limit {
 }
 
 fn rate(run: &Run) -> f64 {
-    run.figures.rps
+    run.result.rps
 }
 
 struct Table<'a> {
@@ -92,7 +92,7 @@ impl Table<'_> {
         let p50 = self
             .results
             .find(RAM_1500, &one.name(), Xblade)
-            .map(|s| s.median(|run| run.figures.lat_us.p50));
+            .map(|s| s.median(|run| run.result.lat_us.p50));
         self.add(format!("{}: p50 in µs", one.name()), most(6.0), p50);
         for (stage, sectors, limit) in [(RAM_1500, 2, 1.9), (RAM_9000, 16, 1.35)] {
             for depth in [16, 64] {
@@ -244,11 +244,11 @@ mod tests {
 
     use super::*;
     use crate::bench::contender::Contender;
-    use crate::bench::load::{Figures, Latency};
+    use crate::bench::load::{Latency, LoadResult};
 
     fn run(rps: f64) -> Run {
         let lat_us = Latency { p50: 5.0, p99: 9.0 };
-        let figures = Figures {
+        let result = LoadResult {
             requests: 1000,
             rps,
             mibs: 1.0,
@@ -263,7 +263,7 @@ mod tests {
         };
         Run::new(
             &Load::reads(2, 1),
-            figures,
+            result,
             Duration::from_millis(2),
             Duration::from_millis(4),
         )

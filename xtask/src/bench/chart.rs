@@ -78,7 +78,7 @@ fn groups(results: &Results, stage: &str) -> Vec<Group> {
     by_load(results, stage, |series| {
         let (low, high) = series.range();
         (
-            series.median(|run| run.figures.rps) / 1e3,
+            series.median(|run| run.result.rps) / 1e3,
             Some((low / 1e3, high / 1e3)),
         )
     })

@@ -9,7 +9,7 @@ use lab::{Lab, Options, Process};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::load::{Figures, Load, Run};
+use super::load::{Load, LoadResult, Run};
 use super::{Bench, GENERATOR_CPU, SHELF, SLOT, TARGET_CPU, iscsi, nbd, tcp};
 use crate::sh;
 
@@ -217,7 +217,7 @@ impl Running {
     /// Runs a load and accounts for it.
     pub(super) fn load(&mut self, load: &Load) -> Result<Run> {
         let (cpu, napi, busy) = (self.process.cpu_time()?, self.napi_time(), system_busy()?);
-        let figures = self.generate(load, &[])?;
+        let result = self.generate(load, &[])?;
         let target = self.process.cpu_time()?.saturating_sub(cpu) + self.napi_time().saturating_sub(napi);
         let system = system_busy()?.saturating_sub(busy);
         ensure!(
@@ -226,18 +226,18 @@ impl Running {
             self.contender.name(),
             self.process.log()
         );
-        Ok(Run::new(load, figures, target, system))
+        Ok(Run::new(load, result, target, system))
     }
 
-    /// Starts `xblade bench` and waits for its figures. `more` are further arguments.
-    pub(super) fn generate(&self, load: &Load, more: &[&str]) -> Result<Figures> {
+    /// Starts `xblade bench` and waits for its result. `more` are further arguments.
+    pub(super) fn generate(&self, load: &Load, more: &[&str]) -> Result<LoadResult> {
         match self.contender {
             Contender::Nbdkit | Contender::QemuNbd => return nbd::generate(&self.lab, load),
             Contender::Tgt => return iscsi::generate(&self.lab, load),
             _ => (),
         }
         let mut process = self.spawn_bench(load.link, GENERATOR_CPU, &load.arguments(), more)?;
-        figures(&mut process)
+        result(&mut process)
     }
 
     /// Starts `xblade bench` on a link with these arguments.
@@ -289,7 +289,7 @@ impl Running {
 }
 
 /// Waits for a generator's end and reads what it measured.
-pub(super) fn figures(process: &mut Process) -> Result<Figures> {
+pub(super) fn result(process: &mut Process) -> Result<LoadResult> {
     let json = |line: &str| line.starts_with('{');
     // found here, or at its end: the generator has printed it a moment ago then
     if process.wait_for_after(0, json, GENERATOR).is_err() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::contender::{Contender, Running, Serving, figures};
+use super::contender::{Contender, Running, Serving, result};
 use super::images::drop_caches;
 use super::load::{Load, Run};
 use super::{Bench, GENERATOR_CPU, SHELF, SLOT, TARGET_CPU, fio};
@@ -79,8 +79,8 @@ fn write_and_flush(bench: &Bench, contender: Contender, load: &Load) -> Result<(
     running.process.stop().ok();
     File::open(&image)?.sync_data()?;
     let (elapsed, after) = (started.elapsed().as_secs_f64(), device_bytes_written(&image)?);
-    run.figures.rps = run.figures.requests as f64 / elapsed;
-    let acknowledged_bytes = run.figures.requests as f64 * f64::from(load.sectors) * 512.0;
+    run.result.rps = run.result.requests as f64 / elapsed;
+    let acknowledged_bytes = run.result.requests as f64 * f64::from(load.sectors) * 512.0;
     Ok((run, (after - before) as f64 / acknowledged_bytes))
 }
 
@@ -164,8 +164,8 @@ fn beside_cold(bench: &Bench, together: bool) -> Result<f64> {
     let mut generator = running.spawn_bench(u32::from(!together), GENERATOR_CPU, &cold_arguments, &[])?;
     std::thread::sleep(Duration::from_millis(200));
     let run = running.load(&hot_load)?;
-    figures(&mut generator)?;
-    Ok(run.figures.rps)
+    result(&mut generator)?;
+    Ok(run.result.rps)
 }
 
 /// The same I/O by fio on a file of the same kind, pinned as the targets are; its rate counts the flush at its end.
@@ -188,12 +188,12 @@ pub(super) fn by_fio(bench: &mut Bench, stage: &str, load: &Load, more: &[&str])
         let started = Instant::now();
         let said = sh::output(&mut fio::command(TARGET_CPU, &engine, load))?;
         let elapsed = started.elapsed().as_secs_f64();
-        let mut figures = fio::figures(&String::from_utf8_lossy(&said), load, "the file itself")?;
+        let mut result = fio::result(&String::from_utf8_lossy(&said), load, "the file itself")?;
         if load.write && load.warm_up == 0.0 {
-            figures.rps = figures.requests as f64 / elapsed;
+            result.rps = result.requests as f64 / elapsed;
         }
         Ok(Run {
-            figures,
+            result,
             target_us: f64::NAN,
             system_us: f64::NAN,
         })

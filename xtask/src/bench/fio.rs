@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::load::{Figures, Latency, Load};
+use super::load::{Latency, Load, LoadResult};
 
 /// fio with this load on what `engine` says (`--ioengine=…` and what belongs to it), pinned to a cpu.
 pub(super) fn command(cpu: &str, engine: &[&str], load: &Load) -> Command {
@@ -32,7 +32,7 @@ const fn kind(load: &Load) -> &'static str {
 }
 
 /// What fio's output tells of this load; `transport` is how it reached the storage.
-pub(super) fn figures(said: &str, load: &Load, transport: &str) -> Result<Figures> {
+pub(super) fn result(said: &str, load: &Load, transport: &str) -> Result<LoadResult> {
     // It may warn before.
     let json = said.find('{').and_then(|at| said.get(at..));
     let report: Value = serde_json::from_str(json.context("fio printed no JSON")?).context("fio's JSON")?;
@@ -40,7 +40,7 @@ pub(super) fn figures(said: &str, load: &Load, transport: &str) -> Result<Figure
 }
 
 /// What fio tells of its only job.
-fn of_job(job: &Value, kind: &str, transport: &str) -> Result<Figures> {
+fn of_job(job: &Value, kind: &str, transport: &str) -> Result<LoadResult> {
     ensure!(job["error"] == 0, "fio: error {}", job["error"]);
     let done = &job[kind];
     let number = |value: &Value, name: &str| {
@@ -49,7 +49,7 @@ fn of_job(job: &Value, kind: &str, transport: &str) -> Result<Figures> {
             .with_context(|| format!("fio tells no {name}"))
     };
     let percentile = |name: &str| number(&done["clat_ns"]["percentile"], name).map(|ns| ns / 1e3);
-    Ok(Figures {
+    Ok(LoadResult {
         requests: number(done, "total_ios")? as u64,
         rps: number(done, "iops")?,
         mibs: number(done, "bw_bytes")? / f64::from(1 << 20),
@@ -84,14 +84,14 @@ mod tests {
                 "clat_ns": { "percentile": percentile },
             },
         });
-        let figures = of_job(&job, "write", "TCP").unwrap();
+        let result = of_job(&job, "write", "TCP").unwrap();
         assert_eq!(
-            (figures.requests, figures.rps, figures.seconds),
+            (result.requests, result.rps, result.seconds),
             (5000, 10_000.0, 0.5)
         );
-        assert_eq!((figures.lat_us.p50, figures.lat_us.p99), (40.0, 90.5));
-        assert_eq!((figures.mibs, figures.generator_idle_pct), (1.0, 24.5));
-        assert_eq!(figures.transport, "TCP, fio");
+        assert_eq!((result.lat_us.p50, result.lat_us.p99), (40.0, 90.5));
+        assert_eq!((result.mibs, result.generator_idle_pct), (1.0, 24.5));
+        assert_eq!(result.transport, "TCP, fio");
         assert!(of_job(&job, "read", "TCP").is_err(), "nothing was read");
     }
 }

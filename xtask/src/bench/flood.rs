@@ -125,7 +125,7 @@ fn compare(running: &mut Running, kind: &str, seconds: f64) -> Result<f64> {
             sent > 0.5 * wanted,
             "the flood of {kind} reached only {sent:.0} frames/s"
         );
-        Ok(run.figures.rps)
+        Ok(run.result.rps)
     };
     let elsewhere = rate(1)?;
     Ok(rate(0)? / elsewhere)

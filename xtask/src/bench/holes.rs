@@ -52,7 +52,7 @@ fn by_turns(bench: &mut Bench, stage: &str, mtu: u32, contender: Contender) -> R
     let mut ratios = Vec::new();
     for _ in 0..bench.rounds {
         let run = of_hole.load(&load)?;
-        ratios.push(run.figures.rps / of_data.load(&load)?.figures.rps);
+        ratios.push(run.result.rps / of_data.load(&load)?.result.rps);
         bench.results.add(stage, &load.name(), contender, run);
     }
     bench

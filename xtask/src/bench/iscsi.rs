@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use lab::Lab;
 
 use super::GENERATOR_CPU;
-use super::load::{Figures, Latency, Load};
+use super::load::{Latency, Load, LoadResult};
 use super::tcp::TARGET;
 
 const NAME: &str = "iqn.2026-01.xblade:bench";
@@ -52,7 +52,7 @@ pub(super) const fn can(load: &Load) -> bool {
 }
 
 /// Runs `iscsi-perf` in the place of `xblade bench`.
-pub(super) fn generate(lab: &Lab, load: &Load) -> Result<Figures> {
+pub(super) fn generate(lab: &Lab, load: &Load) -> Result<LoadResult> {
     ensure!(can(load), "iscsi-perf only reads at random");
     // It counts in whole seconds.
     let seconds = load.seconds.max(1.0).ceil();
@@ -61,17 +61,17 @@ pub(super) fn generate(lab: &Lab, load: &Load) -> Result<Figures> {
         .args(["-m", &load.depth.to_string(), "-b", &load.sectors.to_string()])
         .args(["-t", &format!("{seconds}")])
         .arg(format!("iscsi://{TARGET}/{NAME}/1"));
-    figures(&lab.initiator.output(perf)?, load, seconds)
+    result(&lab.initiator.output(perf)?, load, seconds)
 }
 
 /// What its last line tells.
-fn figures(said: &str, load: &Load, seconds: f64) -> Result<Figures> {
+fn result(said: &str, load: &Load, seconds: f64) -> Result<LoadResult> {
     let average = said.rsplit("iops average").next().unwrap_or_default();
     let rps = average.split_whitespace().next();
     let rps: f64 = rps
         .and_then(|n| n.parse().ok())
         .with_context(|| format!("iscsi-perf: {said}"))?;
-    Ok(Figures {
+    Ok(LoadResult {
         requests: (rps * seconds) as u64,
         rps,
         mibs: rps * f64::from(load.sectors) * 512.0 / f64::from(1 << 20),
@@ -97,11 +97,8 @@ mod tests {
     fn what_iscsi_perf_prints_is_read() {
         let said = "will run for 2 seconds.\n\n\
                     iops current 9 (1 MB/s), iops average 7 (0 MB/s)\riops average 2048 (16 MB/s)   \n\nfinished.\n";
-        let figures = figures(said, &Load::reads(16, 16), 2.0).unwrap();
-        assert_eq!(
-            (figures.rps, figures.requests, figures.mibs),
-            (2048.0, 4096, 16.0)
-        );
-        assert!(super::figures("refused", &Load::reads(16, 16), 2.0).is_err());
+        let result = result(said, &Load::reads(16, 16), 2.0).unwrap();
+        assert_eq!((result.rps, result.requests, result.mibs), (2048.0, 4096, 16.0));
+        assert!(super::result("refused", &Load::reads(16, 16), 2.0).is_err());
     }
 }

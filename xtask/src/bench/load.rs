@@ -103,7 +103,7 @@ impl Load {
 
 /// The part of `xblade bench --json` that is used here.
 #[derive(Debug, Clone, Deserialize, Serialize)]
-pub(super) struct Figures {
+pub(super) struct LoadResult {
     /// Requests answered.
     pub requests: u64,
     /// Requests a second.
@@ -128,7 +128,7 @@ pub(super) struct Figures {
     pub transport: String,
 }
 
-impl Figures {
+impl LoadResult {
     /// Whether the generator used AF_XDP.
     pub(super) fn by_af_xdp(&self) -> bool {
         self.transport.starts_with("AF_XDP")
@@ -149,7 +149,7 @@ pub(super) struct Latency {
 pub(super) struct Run {
     /// What the generator measured.
     #[serde(flatten)]
-    pub figures: Figures,
+    pub result: LoadResult,
     /// CPU of the target (and its NAPI threads) for a request.
     pub target_us: f64,
     /// CPU of the whole machine for a request, the generator's and other people's included.
@@ -158,14 +158,14 @@ pub(super) struct Run {
 
 impl Run {
     /// Divides CPU time by requests.
-    pub(super) fn new(load: &Load, figures: Figures, target: Duration, system: Duration) -> Run {
+    pub(super) fn new(load: &Load, result: LoadResult, target: Duration, system: Duration) -> Run {
         // the warm-up's requests cost CPU too, and are not among those measured
-        let measured = figures.seconds / (figures.seconds + load.warm_up);
-        let each = |time: Duration| time.as_secs_f64() * 1e6 * measured / figures.requests.max(1) as f64;
+        let measured = result.seconds / (result.seconds + load.warm_up);
+        let each = |time: Duration| time.as_secs_f64() * 1e6 * measured / result.requests.max(1) as f64;
         Run {
             target_us: each(target),
             system_us: each(system),
-            figures,
+            result,
         }
     }
 }

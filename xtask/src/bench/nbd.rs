@@ -3,7 +3,7 @@
 use anyhow::Result;
 use lab::Lab;
 
-use super::load::{Figures, Load};
+use super::load::{Load, LoadResult};
 use super::tcp::TARGET;
 use super::{GENERATOR_CPU, fio};
 
@@ -22,8 +22,8 @@ pub(super) fn qemu_nbd(image: &str) -> Vec<&str> {
 }
 
 /// Runs fio in the place of `xblade bench`.
-pub(super) fn generate(lab: &Lab, load: &Load) -> Result<Figures> {
+pub(super) fn generate(lab: &Lab, load: &Load) -> Result<LoadResult> {
     let uri = format!("--uri=nbd://{TARGET}:{PORT}/");
     let command = fio::command(GENERATOR_CPU, &["--ioengine=nbd", &uri], load);
-    fio::figures(&lab.initiator.output(command)?, load, "TCP")
+    fio::result(&lab.initiator.output(command)?, load, "TCP")
 }

@@ -28,7 +28,7 @@ pub(super) fn text(results: &Results, bars: &[Bar]) -> String {
         text += &line(results, series);
     }
     if !results.facts.is_empty() {
-        text += "\nsingle figures\n";
+        text += "\nsingle values\n";
     }
     let mut seen: Vec<(&str, Contender)> = Vec::new();
     for fact in &results.facts {
@@ -52,32 +52,32 @@ pub(super) fn text(results: &Results, bars: &[Bar]) -> String {
 }
 
 fn line(results: &Results, series: &Series) -> String {
-    let rps = series.median(|run| run.figures.rps);
+    let rps = series.median(|run| run.result.rps);
     let (low, high) = series.range();
     let to = |peer: Contender| {
         let peer = results.find(&series.stage, &series.load, peer)?;
-        Some(rps / peer.median(|run| run.figures.rps))
+        Some(rps / peer.median(|run| run.result.rps))
     };
     let ratio = number(to(Contender::Vblade), 2);
     let bound = number(to(Contender::Echo).or_else(|| to(Contender::Fio)), 2);
     let mark = |yes: bool, mark: &str| if yes { mark.to_owned() } else { String::new() };
-    let marks = mark(series.median(|run| run.figures.generator_idle_pct) < 5.0, "*")
+    let marks = mark(series.median(|run| run.result.generator_idle_pct) < 5.0, "*")
         + &mark(
             series
                 .runs
                 .iter()
-                .any(|run| run.figures.errors + run.figures.timeouts > 0),
+                .any(|run| run.result.errors + run.result.timeouts > 0),
             "!",
         )
-        + &mark(series.median(|run| run.figures.generator_starved_pct) > 5.0, "~")
-        + &mark(series.runs.iter().any(|run| run.figures.by_af_xdp()), "x");
+        + &mark(series.median(|run| run.result.generator_starved_pct) > 5.0, "~")
+        + &mark(series.runs.iter().any(|run| run.result.by_af_xdp()), "x");
     format!(
         "{:34} {:8} {rps:>10.0} {:>23} {ratio:>6} {bound:>6} {:>8} {:>8} {:>7} {:>7} {marks}\n",
         series.load,
         series.contender.name(),
         format!("{low:.0} – {high:.0}"),
-        number(Some(series.median(|run| run.figures.lat_us.p50)), 1),
-        number(Some(series.median(|run| run.figures.lat_us.p99)), 1),
+        number(Some(series.median(|run| run.result.lat_us.p50)), 1),
+        number(Some(series.median(|run| run.result.lat_us.p99)), 1),
         number(Some(series.median(|run| run.target_us)), 2),
         number(Some(series.median(|run| run.system_us)), 2),
     )

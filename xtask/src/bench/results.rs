@@ -26,7 +26,7 @@ impl Series {
 
     /// Smallest and largest rate.
     pub(super) fn range(&self) -> (f64, f64) {
-        let rates = self.runs.iter().map(|run| run.figures.rps);
+        let rates = self.runs.iter().map(|run| run.result.rps);
         rates.fold((f64::INFINITY, 0.0), |(low, high), rate| {
             (low.min(rate), high.max(rate))
         })
@@ -49,7 +49,7 @@ pub(super) struct Fact {
 pub(super) struct Results {
     /// Loads.
     pub series: Vec<Series>,
-    /// Single figures.
+    /// Single values.
     pub facts: Vec<Fact>,
     /// What failed, and how.
     pub failures: Vec<String>,
@@ -89,7 +89,7 @@ impl Results {
             .find(|s| s.stage == stage && s.load == load && s.contender == contender)
     }
 
-    /// Median of the single figures of a name.
+    /// Median of the single values of a name.
     pub(super) fn value(&self, name: &str, contender: Contender) -> Option<f64> {
         let facts = self
             .facts

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::contender::{Contender, Running, Serving, figures};
+use super::contender::{Contender, Running, Serving, result};
 use super::load::{Load, median};
 use super::{Bench, GENERATOR_CPU, SHELF, SLOT};
 use crate::{cargo, sh};
@@ -73,7 +73,7 @@ fn many(bench: &mut Bench) -> Result<()> {
     };
     let mut shares = Vec::new();
     for _ in 0..bench.rounds {
-        shares.push(1.0 / one.load(&load)?.figures.rps * many.load(&load)?.figures.rps);
+        shares.push(1.0 / one.load(&load)?.result.rps * many.load(&load)?.result.rps);
     }
     bench
         .results
@@ -136,7 +136,7 @@ fn two_interfaces(bench: &mut Bench) -> Result<()> {
     let rate = |links: [u32; 2]| -> Result<f64> {
         let start = |link| running.spawn_bench(link, GENERATOR_CPU, &half.arguments(), &[]);
         let (mut first, mut second) = (start(links[0])?, start(links[1])?);
-        Ok(figures(&mut first)?.rps + figures(&mut second)?.rps)
+        Ok(result(&mut first)?.rps + result(&mut second)?.rps)
     };
     for _ in 0..bench.rounds {
         let one = rate([0, 0])?;

@@ -1,6 +1,7 @@
-//! What both halves of xblade agree on: the ATA-over-Ethernet wire format ([`wire`]), Ethernet addresses
-//! ([`mac`]), what an export is called and who may use it ([`Address`], [`Vlan`], [`Access`]), and the types of the eBPF
-//! maps ([`rules`]).
+//! The ATA-over-Ethernet wire format ([`wire`]), Ethernet addresses ([`mac`]), and what an export is called and who may use it
+//! ([`Address`], [`Vlan`], [`Access`]): for targets, initiators, firmware and eBPF programs. Nothing is allocated.
+//!
+//! [`rules`] is of no use to others: the types of the eBPF maps through which the two halves of the target xblade talk.
 #![no_std]
 #![forbid(unsafe_code)]
 

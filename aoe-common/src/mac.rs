@@ -4,6 +4,15 @@ use core::fmt;
 use core::str::FromStr;
 
 /// A 48-bit Ethernet address in wire order.
+///
+/// ```
+/// use aoe_common::Mac;
+///
+/// let mac: Mac = "02-00-00-00-00-0a".parse()?;
+/// assert!(mac.is_station() && !mac.is_group());
+/// assert_eq!(mac.to_string(), "02:00:00:00:00:0a");
+/// # Ok::<(), aoe_common::mac::ParseMacError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Mac(pub [u8; 6]);
 

@@ -149,7 +149,7 @@ impl VlanClass {
     }
 
     /// The inverse of [`VlanClass::bits`].
-    pub const fn from_bits(bits: u16) -> VlanClass {
+    const fn from_bits(bits: u16) -> VlanClass {
         VlanClass(bits & 0x1fff)
     }
 }
@@ -218,7 +218,7 @@ pub fn stamp_ns(bytes: &[u8; STAMP_BYTES]) -> Option<u64> {
 }
 
 /// The low 48 bits of a key that holds an Ethernet address.
-pub const MAC_BITS: u64 = (1 << 48) - 1;
+const MAC_BITS: u64 = (1 << 48) - 1;
 
 /// The address an export is asked by: VLAN, shelf and slot in one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -289,10 +289,10 @@ pub const fn source_key(generation: Generation, list: u16, source: u64) -> u64 {
 }
 
 /// A source may be this far ahead of its rate: bursts are how initiators work.
-pub const BURST_NS: u64 = 50_000_000;
+const BURST_NS: u64 = 50_000_000;
 
 /// And this many frames ahead, however low its rate: Linux sends up to 64 requests at once.
-pub const BURST_FRAMES: u64 = 64;
+const BURST_FRAMES: u64 = 64;
 
 /// The time between frames at `rate` frames a second.
 ///

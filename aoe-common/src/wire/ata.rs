@@ -1,4 +1,20 @@
 //! The argument of an ATA command, offsets from its first byte (AoE header + 10), and the values in it (ATA8-ACS-2).
+//!
+//! ```
+//! use aoe_common::wire::ata;
+//!
+//! /// The argument that reads `count` sectors from `lba` on, with 48-bit addresses.
+//! fn read(lba: u64, count: u8) -> [u8; ata::HEADER_LEN] {
+//!     let mut argument = [0; ata::HEADER_LEN];
+//!     argument[ata::AFLAGS] = ata::AFLAG_EXTENDED;
+//!     argument[ata::COUNT] = count;
+//!     argument[ata::COMMAND] = ata::command::READ_EXT;
+//!     argument[ata::LBA..ata::LBA + 6].copy_from_slice(&lba.to_le_bytes()[..6]);
+//!     argument
+//! }
+//!
+//! assert_eq!(read(0x0102, 2), [0x40, 0, 2, 0x24, 0x02, 0x01, 0, 0, 0, 0, 0, 0]);
+//! ```
 
 /// AFlags.
 pub const AFLAGS: usize = 0;

@@ -1,4 +1,17 @@
 //! What IDENTIFY DEVICE gives: 256 little-endian words (ATA8-ACS-2 §7.16).
+//!
+//! ```
+//! use aoe_common::wire::identify::{MODEL, SECTORS_48, Words};
+//!
+//! let mut words = Words::default();
+//! words.set_number(SECTORS_48, 4, 2048);
+//! words.set_text(MODEL, "a disk");
+//! let block = words.finish();
+//!
+//! let read = Words::from(block);
+//! assert_eq!(read.number(SECTORS_48, 4), 2048);
+//! assert!(read.text(MODEL).collect::<String>().starts_with("a disk"));
+//! ```
 
 use super::SECTOR_BYTES;
 

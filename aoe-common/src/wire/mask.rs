@@ -1,4 +1,22 @@
 //! The argument of MAC Mask List (AoE command 2); offsets from its first byte.
+//!
+//! ```
+//! use aoe_common::Mac;
+//! use aoe_common::wire::mask;
+//!
+//! /// The argument that puts one address on the list.
+//! fn add(mac: Mac) -> [u8; mask::HEADER_LEN + mask::DIRECTIVE_LEN] {
+//!     let mut argument = [0; mask::HEADER_LEN + mask::DIRECTIVE_LEN];
+//!     argument[mask::SUBCOMMAND] = mask::subcommand::EDIT;
+//!     argument[mask::COUNT] = 1;
+//!     let directive = &mut argument[mask::HEADER_LEN..];
+//!     directive[1] = mask::directive::ADD;
+//!     directive[2..].copy_from_slice(&mac.0);
+//!     argument
+//! }
+//!
+//! assert_eq!(add(Mac([2, 0, 0, 0, 0, 10])), [0, 1, 0, 1, 0, 1, 2, 0, 0, 0, 0, 10]);
+//! ```
 
 /// A [`subcommand`].
 pub const SUBCOMMAND: usize = 1;

@@ -23,6 +23,12 @@ pub const MAX_CONFIG_STRING_BYTES: usize = 1024;
 ///
 /// The fixed 36 bytes count the Ethernet header although the MTU leaves it out: every initiator and target
 /// computes it this way, and both ends must agree.
+///
+/// ```
+/// use aoe_common::wire::sectors_per_frame;
+///
+/// assert_eq!([1500, 9000].map(sectors_per_frame), [2, 17]);
+/// ```
 pub const fn sectors_per_frame(mtu_bytes: u32) -> u8 {
     let sectors = mtu_bytes.saturating_sub(36) / SECTOR_BYTES as u32;
     if sectors > 255 { 255 } else { sectors as u8 }

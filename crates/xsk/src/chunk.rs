@@ -16,7 +16,7 @@ impl Chunk {
     }
 }
 
-/// Where the chunks of a socket are. The five counts other than `total` always add up to it.
+/// Where the chunks of a socket are. The four others always add up to `total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkCounts {
     /// Free.

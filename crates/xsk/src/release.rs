@@ -10,6 +10,8 @@ use super::umem::{Mapping, lead_nowhere};
 
 /// Tells whether a socket has its receive queue, and frees it where its owner hangs in the kernel and will never run again: for the
 /// end of a process, which the kernel cannot finish before that thread's system call returns. It does not keep the socket alive.
+///
+/// Minimum kernel: as [`Socket`](super::Socket).
 #[derive(Debug, Clone)]
 pub struct QueueRelease {
     fd: Weak<OwnedFd>,

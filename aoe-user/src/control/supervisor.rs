@@ -227,6 +227,8 @@ impl Supervisor {
             Event::Looked(group, found) => self.plan.group_looked(&group, found, now),
             Event::Locked(run, result) => self.plan.lock_ended(run, &result, now),
             Event::Closed(id, address, result) => {
+                // It was lost before it was closed.
+                self.hear_fenced(now);
                 self.fenced_early.remove(&id);
                 self.closing.remove(&id);
                 self.plan.export_closed(id, now);
@@ -291,15 +293,20 @@ impl Supervisor {
             .min()
     }
 
-    /// Exports that initiators or their stores changed.
-    pub(super) fn changed(&mut self, now: Instant) {
+    /// Stores that were lost to other clients.
+    fn hear_fenced(&mut self, now: Instant) {
         for (id, reason) in self.notices.take_fenced() {
-            match self.exports.contains_key(&id) {
+            match self.exports.contains_key(&id) || self.closing.contains_key(&id) {
                 true => self.plan.fenced(id, reason, now),
                 // It is told once, and its opening has not been taken up yet.
                 false => drop(self.fenced_early.insert(id, reason)),
             }
         }
+    }
+
+    /// Exports that initiators or their stores changed.
+    pub(super) fn changed(&mut self, now: Instant) {
+        self.hear_fenced(now);
         for (id, mask) in self.notices.take() {
             if self.exports.contains_key(&id) {
                 self.ports.values().for_each(|port| port.changed(id, mask));

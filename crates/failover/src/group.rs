@@ -257,12 +257,17 @@ impl Group {
         }
     }
 
-    /// A lock is lost: another gateway has the group, or somebody broke the lock.
+    /// A lock is lost that this gateway has not given back: another gateway has the group, or somebody broke the lock. That happens as well while
+    /// the group is left, and counts until the locks are given back. What is seen of them after that must not be told here: a lock that was
+    /// given back looks like one that was lost.
     pub fn fenced(&mut self, reason: String, now_us: u64) {
-        if self.may_hold_locks() {
+        if self.state == GroupState::Standby {
+            return;
+        }
+        self.reason = Some(reason);
+        self.held_until_us = now_us.saturating_add(self.settings.hold_us);
+        if self.state != GroupState::Leaving {
             self.under_way = false;
-            self.reason = Some(reason);
-            self.hold(now_us);
             self.enter(GroupState::Leaving, now_us);
         }
     }
@@ -385,10 +390,6 @@ impl Group {
         self.put_off_until_us = now_us.saturating_add(pause_us);
         self.unanswered = 0;
         self.reason = Some(reason);
-    }
-
-    fn hold(&mut self, now_us: u64) {
-        self.held_until_us = now_us.saturating_add(self.settings.hold_us);
     }
 
     fn enter(&mut self, state: GroupState, now_us: u64) {

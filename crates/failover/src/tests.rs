@@ -166,6 +166,26 @@ fn a_lock_that_is_lost_ends_in_silence_and_is_left_to_others_for_a_minute() {
 }
 
 #[test]
+fn a_lock_that_is_lost_while_it_is_given_back_is_left_to_others_for_a_minute_too() {
+    let (mut group, now) = active();
+    assert!(group.release(now));
+    assert_eq!(group.poll(now), Some(GroupStep::Leave));
+    group.fenced("another client has it".into(), now + SECOND);
+    // It is being left already.
+    assert_eq!(group.poll(now + SECOND), None);
+    group.left(now + 2 * SECOND);
+    assert_eq!(group.state(), &GroupState::Standby);
+    assert_eq!(group.reason(), Some("another client has it"));
+    let (_, again) = silence(&mut group.clone(), now);
+    assert!(again >= now + 61 * SECOND);
+    // Whatever is told of it later was of a lock that is not there any more.
+    group.fenced("nobody has it".into(), now + 50 * SECOND);
+    assert_eq!(group.reason(), Some("another client has it"));
+    let (_, again) = silence(&mut group, now);
+    assert!((now + 61 * SECOND..now + 63 * SECOND).contains(&again));
+}
+
+#[test]
 fn who_answers_says_so_again_and_again() {
     let (mut group, mut now) = active();
     for _ in 0..100 {

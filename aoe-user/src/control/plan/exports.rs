@@ -41,6 +41,8 @@ pub(super) struct Leaving {
     pub(crate) address: Address,
     path: PathBuf,
     since: Instant,
+    /// The failover group that it is in, or was.
+    pub(crate) group: Option<String>,
     /// The end of its opening has not been reported: it is closed then.
     opening: bool,
 }
@@ -125,6 +127,7 @@ impl Plan {
             address: address_of(&entry.config),
             path: entry.config.path.clone(),
             since: now,
+            group: entry.config.failover.as_ref().map(|group| group.name.clone()),
             opening,
         };
         self.leaving.insert(id, leaving);
@@ -154,7 +157,7 @@ impl Plan {
     /// Another client has the store of an open export, which has been silent since: it has failed, and is opened anew in its time. What
     /// has its address on the network meanwhile is asked for first.
     pub(crate) fn fenced(&mut self, id: ExportId, reason: String, now: Instant) {
-        if !self.exports.get(&id).is_some_and(ExportEntry::is_open) || self.group_fenced(id, &reason, now) {
+        if self.group_fenced(id, &reason, now) || !self.exports.get(&id).is_some_and(ExportEntry::is_open) {
             return;
         }
         let Some(new) = self.renew(id, &mut ReloadReport::new(now, false), now) else {

@@ -247,17 +247,20 @@ impl Plan {
         group.machine.looked(holder, us);
     }
 
-    /// A lock of a group is lost. False where the export is in none.
+    /// A lock of a group is lost, of an export that is open or being closed. False where it is in none.
     pub(super) fn group_fenced(&mut self, id: ExportId, reason: &str, now: Instant) -> bool {
         let us = self.us(now);
-        let Some(entry) = self.exports.get(&id) else {
+        let open = self.exports.get(&id).filter(|entry| entry.is_open());
+        let open = open.map(|entry| {
+            let group = entry.config.failover.as_ref();
+            (address_of(&entry.config), group.map(|group| &group.name))
+        });
+        let closing = self.leaving.get(&id);
+        let closing = closing.map(|leaving| (leaving.address, leaving.group.as_ref()));
+        let Some((address, Some(name))) = open.or(closing) else {
             return false;
         };
-        let Some(name) = entry.config.failover.as_ref().map(|group| group.name.clone()) else {
-            return false;
-        };
-        let address = address_of(&entry.config);
-        let Some(group) = self.groups.get_mut(&name) else {
+        let Some(group) = self.groups.get_mut(name) else {
             return false;
         };
         group.machine.fenced(format!("{address}: {reason}"), us);

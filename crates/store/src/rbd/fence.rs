@@ -101,6 +101,11 @@ impl Shared {
         }
     }
 
+    /// The image is given back.
+    pub(crate) fn tell_nobody(&self) {
+        self.told.lock().take();
+    }
+
     /// What an operation's error comes to.
     pub(crate) fn fault(&self, kind: FaultKind, lba: u64, errno: Errno) -> Fault {
         self.faults.fetch_add(1, Ordering::Relaxed);

@@ -219,6 +219,8 @@ impl RbdStore {
         while self.shared.in_flight() > 0 {
             std::thread::sleep(CLOSE_PACE);
         }
+        // The lock goes with the image: from here on nothing tells that it is lost.
+        self.shared.tell_nobody();
         // Nobody else holds it: the keeper has ended, and workers borrow it under the lock.
         debug_assert!(
             Arc::get_mut(&mut opened).is_some(),

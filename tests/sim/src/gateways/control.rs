@@ -221,7 +221,8 @@ impl Gateways {
         let Some(own) = self.life(gateway).and_then(|life| life.client.clone()) else {
             return;
         };
-        if own.id != client || own.is_shut_out() {
+        let gives_back = self.life(gateway).is_some_and(|life| life.unlocking.is_some());
+        if own.id != client || own.is_shut_out() || gives_back {
             return;
         }
         own.look_at_lease();

@@ -176,6 +176,33 @@ fn a_lock_that_is_lost_silences_the_whole_group_at_once() {
 }
 
 #[test]
+fn a_lock_that_is_lost_while_it_is_given_back_is_left_to_others_for_a_minute() {
+    for lost in [false, true] {
+        let mut world = active(&[member(1, "rbd:p/a", None)]);
+        let first = world.plan.order[0];
+        world.stuck_paths.insert("rbd:p/a".into());
+        world.plan.release_group("san1", world.now).unwrap();
+        world.run();
+        assert_eq!(world.role(), Role::Leaving);
+        if lost {
+            world
+                .plan
+                .fenced(first, "another client has it".into(), world.now);
+            assert_eq!(world.role(), Role::Leaving);
+        }
+        world.end_closing();
+        assert_eq!(world.role(), Role::Standby);
+        // Told late, of a store that is closed.
+        world
+            .plan
+            .fenced(first, "another client has it".into(), world.now);
+        world.ask(80, false);
+        world.pass(Duration::from_secs(2));
+        assert_eq!(world.role() == Role::Active, !lost, "{:#?}", world.said);
+    }
+}
+
+#[test]
 fn one_image_in_other_hands_keeps_the_group_away_and_a_missing_one_does_not() {
     let mut world = World::new(&["eth0"]);
     world.in_use.insert("rbd:p/b".into());

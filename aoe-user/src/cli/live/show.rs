@@ -196,7 +196,10 @@ pub(in crate::cli) fn ls(args: &ListArgs) -> Result<ExitCode> {
     } else {
         table(&columns, &state.exports, &args.output).print()?;
     }
-    let served = |export: &ExportInfo| export.state == Condition::Ready && export.kept_off.is_empty();
+    // What another gateway is to serve is not missing here.
+    let served = |export: &ExportInfo| {
+        matches!(export.state, Condition::Ready | Condition::Standby) && export.kept_off.is_empty()
+    };
     Ok(code(state.exports.iter().all(served)))
 }
 

@@ -72,7 +72,7 @@ fn write_files(folder: &Path, word: &str) -> Result<()> {
         "boot/grub/grub.cfg",
         &format!(
             "serial --unit=0 --speed=115200\nterminal_output serial\necho @@ok grub\n\
-             linux /boot/vmlinuz root=UUID={UUID} ro {word} console=ttyS0 panic=-1 mitigations=off tsc=reliable\n\
+             linux /boot/vmlinuz root=UUID={UUID} ro {word} console=ttyS0 panic=-1 mitigations=off no_timer_check tsc=reliable\n\
              initrd /boot/initrd.img\necho @@ok loaded\nboot\n"
         ),
     )?;

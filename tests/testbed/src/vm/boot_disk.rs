@@ -40,7 +40,7 @@ pub const NEEDS: [Need; 4] = [
 const GRUB: &str = "serial --unit=0 --speed=115200
 terminal_output serial
 echo @@ok grub
-linux /boot/vmlinuz console=ttyS0 loglevel=4 panic=-1 mitigations=off tsc=reliable
+linux /boot/vmlinuz console=ttyS0 loglevel=4 panic=-1 mitigations=off no_timer_check tsc=reliable
 initrd /boot/initrd.img
 echo @@ok loaded
 boot

@@ -95,7 +95,7 @@ impl Host {
 
         let mut arguments = machine(512);
         let text = |path: &Path| path.to_str().map(str::to_owned).context("odd path");
-        let append = "console=ttyS0 loglevel=4 panic=-1 mitigations=off tsc=unstable";
+        let append = "console=ttyS0 loglevel=4 panic=-1 mitigations=off no_timer_check tsc=unstable";
         let more = [
             "-kernel".to_owned(),
             text(&parts.kernel.image)?,

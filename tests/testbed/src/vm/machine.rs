@@ -94,7 +94,7 @@ impl Machine<'_> {
         // source). Where addresses are drawn at random that is somebody's page in one boot of some twenty, and the host drops every frame, as was seen.
         // The processor's counter is the host's. A guest that boots while the host is busy mistakes its speed, and its clock goes at many times the right one: a
         // second is over in a tenth of one. The emulated HPET and PM timer go right.
-        let append = "console=ttyS0 loglevel=1 panic=-1 mitigations=off tsc=unstable nokaslr";
+        let append = "console=ttyS0 loglevel=1 panic=-1 mitigations=off no_timer_check tsc=unstable nokaslr";
         let (image, files) = (text(&self.kernel.image)?, text(initrd.path())?);
         words.extend(["-kernel", &image, "-initrd", &files, "-append", append].map(str::to_owned));
         let socket = format!("socket,id=monitor,path={},server=on,wait=off", text(&monitor)?);

@@ -150,7 +150,7 @@ impl Guest {
 
         let image = kernel.image.to_str().context("odd path")?.to_owned();
         let initrd_path = initrd.path().to_str().context("odd path")?.to_owned();
-        let append = "console=ttyS0 loglevel=5 panic=-1 mitigations=off tsc=unstable";
+        let append = "console=ttyS0 loglevel=5 panic=-1 mitigations=off no_timer_check tsc=unstable";
         let mut args = machine(self.memory_mib);
         args.extend(["-kernel", &image, "-initrd", &initrd_path, "-append", append].map(str::to_owned));
         args.extend(cards(namespace, self.nics, self.mtu, false)?);

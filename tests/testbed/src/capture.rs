@@ -92,6 +92,14 @@ impl Captured {
         frames(&self.path())
     }
 
+    /// The frames, each with the time since 1970 at which it passed.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn timed_frames(&self) -> Result<Vec<(Duration, Vec<u8>)>> {
+        timed_frames(&self.path())
+    }
+
     /// As [`dissect`].
     ///
     /// # Errors
@@ -135,7 +143,7 @@ fn last_frame(src: Mac) -> Vec<u8> {
 }
 
 /// Reads a little-endian pcap file with microseconds, as dumpcap writes it on every machine we run on.
-fn frames(path: &Path) -> Result<Vec<Vec<u8>>> {
+fn timed_frames(path: &Path) -> Result<Vec<(Duration, Vec<u8>)>> {
     let bytes = std::fs::read(path)?;
     ensure!(
         bytes.get(..4) == Some(&[0xd4, 0xc3, 0xb2, 0xa1]),
@@ -145,10 +153,17 @@ fn frames(path: &Path) -> Result<Vec<Vec<u8>>> {
     let mut frames = Vec::new();
     let mut rest = bytes.get(24..).context("no frame yet")?;
     while rest.len() >= 16 {
-        let length = u32::from_le_bytes(rest[8..12].try_into()?) as usize;
+        let word = |at: usize| -> Result<u32> { Ok(u32::from_le_bytes(rest[at..at + 4].try_into()?)) };
+        let length = word(8)? as usize;
         ensure!(rest.len() >= 16 + length, "the capture ends in a frame");
-        frames.push(rest[16..16 + length].to_vec());
+        let time = Duration::from_secs(word(0)?.into()) + Duration::from_micros(word(4)?.into());
+        frames.push((time, rest[16..16 + length].to_vec()));
         rest = &rest[16 + length..];
     }
     Ok(frames)
+}
+
+fn frames(path: &Path) -> Result<Vec<Vec<u8>>> {
+    let frames = timed_frames(path)?;
+    Ok(frames.into_iter().map(|(_, frame)| frame).collect())
 }

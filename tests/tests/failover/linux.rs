@@ -1,10 +1,13 @@
 //! The same with Linux's driver in a virtual machine: fio verifies what it writes, and beside it a writer stamps eight blocks by turns, each
 //! write after the one before was acknowledged.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use lab::capture::Captured;
 use lab::needs::Need;
 use lab::vm::{Guest, Vm, guest_mac};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 
 use super::site::{GROUP, own_mac};
 use super::*;
@@ -12,6 +15,8 @@ use super::*;
 /// For so long nobody may be served: twice what it takes on a machine that has no other work. A request waits longer by the driver's
 /// own time till it sends again, which grows with the spread of the answers' times.
 const LONGEST_SILENCE: Duration = Duration::from_secs(8);
+/// A gateway that lost Ceph answers for 1 s, which is its lease, and this is twice as much.
+const LONGEST_UNPROVEN: Duration = Duration::from_secs(2);
 
 const SCRIPT: &str = r#"
 disk=/dev/etherd/e1.1
@@ -54,6 +59,9 @@ settled() { [ $(again) -lt 2000 ]; }
 # Something happens to a gateway while all this goes on; some writes later it is over.
 through() {
     within 60 settled
+    # It is captured from here on: at least one write is answered before anything happens.
+    point before_$1
+    within 60 stamped $(($(cat /tmp/stamped) + 2))
     echo 0 >/tmp/longest
     again=$(again)
     point $1
@@ -66,7 +74,7 @@ stamps &
 verify &
 within 60 test -e /tmp/stamped
 within 60 test -e /tmp/verified
-for event in killed stopped ended cut; do through $event; done
+for event in killed stopped ended cut without_ceph deaf; do through $event; done
 touch /tmp/stop
 within 60 test -e /tmp/stamps-end
 within 60 test -e /tmp/verify-end
@@ -80,37 +88,49 @@ ok stamps $last
 [ "$(dmesg | grep -c 'I/O error')" = 0 ] || fail errors
 "#;
 
-/// The guest, and the gateways of which the first is active.
+/// The guest, and the gateways.
 struct Trial<'a> {
     site: &'a Site,
     vm: Vm,
 }
 
+/// The hub's port to each gateway.
+const PORTS: [&str; 2] = ["ga", "gb"];
+
+/// When the guest was answered through the port of a gateway. The switch knows where the guest is, so that what another gateway answers
+/// does not pass by there.
+fn answers(captured: &Captured) -> Result<Vec<Duration>> {
+    let to_guest = |frame: &[u8]| frame[..6] == guest_mac(0).0 && frame[6..12] == GROUP.0;
+    let frames = captured.timed_frames()?.into_iter();
+    Ok(frames
+        .filter(|(_, frame)| to_guest(frame))
+        .map(|(time, _)| time)
+        .collect())
+}
+
 impl Trial<'_> {
-    /// Something happens to a gateway, and the other is to take its place.
+    /// Something happens to a gateway, and the other is to take its place; `afterwards` the first one is as it was, as far as it can be.
+    /// Says how long after the event the first one still answered.
     fn through(
         &mut self,
         event: &str,
         (standby, number): (&Target, usize),
         happens: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        // While it stands by, all that it says is to ask for the one that serves.
-        let port = ["ga", "gb"][number];
-        let heard = Capture::start(&self.site.net.hub, port)?;
+        afterwards: impl FnOnce() -> Result<()>,
+    ) -> Result<Duration> {
+        let port = PORTS[number];
+        let hub = &self.site.net.hub;
+        self.vm.point(&format!("before_{event}"))?;
+        let first = Capture::start(hub, PORTS[1 - number])?;
+        let heard = Capture::start(hub, port)?;
+        self.vm.go()?;
         self.vm.point(event)?;
-        let frames = heard.stop()?.frames()?;
-        // The switch knows where the guest is: what goes to it does not pass by here, but for what comes from here.
-        let says = |frame: &&Vec<u8>| frame[6..12] == own_mac(number as u8).0 || frame[..6] == guest_mac(0).0;
-        let asks = |frame: &&Vec<u8>| frame[..6] == GROUP.0 && frame[14] & 8 == 0 && frame[19] == 1;
-        let said = frames.iter().filter(says).find(|frame| !asks(frame));
-        ensure!(said.is_none(), "{event}: a standby says {said:x?}");
-        ensure!(
-            frames.iter().any(|frame| asks(&frame)),
-            "{event}: it does not ask"
-        );
+        says_nothing(&heard.stop()?, number).with_context(|| event.to_owned())?;
 
+        let second = Capture::start(hub, port)?;
         let began = Instant::now();
         happens()?;
+        let happened = SystemTime::now().duration_since(UNIX_EPOCH)?;
         wait_for_role(standby, "active")?;
         let silence = began.elapsed();
         self.vm.go()?;
@@ -120,16 +140,36 @@ impl Trial<'_> {
             .map(|word| word.parse().map(Duration::from_millis));
         let mut next = || told.next().context("two times")?.context("a time");
         let (longest, again) = (next()?, next()?);
+        afterwards()?;
+        let [first, second] = [first, second].map(|capture| answers(&capture.stop()?));
+        let (last, next) = (first?.last().copied(), second?.first().copied());
+        let last = last.with_context(|| format!("{event}: it did not answer before"))?;
+        let next = next.with_context(|| format!("{event}: the other one does not answer"))?;
+        let answered = last.saturating_sub(happened);
         println!(
-            "{event}: served again after {silence:.1?}; a write waited {longest:?}; on its own the driver sends again after {again:?}"
+            "{event}: served again after {silence:.1?}; a write waited {longest:?}; on its own the driver sends again after {again:?}; \
+             it answered for {answered:.1?}"
         );
         ensure!(
             silence < LONGEST_SILENCE && longest < LONGEST_SILENCE + 2 * again,
             "{event}: {silence:?}, a write took {longest:?}:\n{}",
             standby.process.log()
         );
-        Ok(())
+        ensure!(last < next, "{event}: both answer, for {:?}", last - next);
+        Ok(answered)
     }
+}
+
+/// While a gateway stands by, all that it says is to ask for the one that serves.
+fn says_nothing(heard: &Captured, number: usize) -> Result<()> {
+    let frames = heard.frames()?;
+    // What goes to the guest does not pass by here, but for what comes from here.
+    let says = |frame: &&Vec<u8>| frame[6..12] == own_mac(number as u8).0 || frame[..6] == guest_mac(0).0;
+    let asks = |frame: &&Vec<u8>| frame[..6] == GROUP.0 && frame[14] & 8 == 0 && frame[19] == 1;
+    let said = frames.iter().filter(says).find(|frame| !asks(frame));
+    ensure!(said.is_none(), "a standby says {said:x?}");
+    ensure!(frames.iter().any(|frame| asks(&frame)), "it does not ask");
+    Ok(())
 }
 
 #[test]
@@ -146,42 +186,105 @@ fn linux_loses_nothing_whatever_happens_to_the_active_gateway() -> Result<()> {
         Need::Tool("dumpcap")
     );
     let site = Site::new()?;
-    let standby = |number: usize| -> Result<Target> {
-        let target = site.start(number)?;
-        wait_for_role(&target, "standby")?;
-        eventually("the other one heard", PATIENCE, || {
-            Ok(role(&target)?.1.is_empty())
-        })?;
-        Ok(target)
-    };
     let mut a = site.start(0)?;
     wait_for_role(&a, "active")?;
-    let mut b = standby(1)?;
+    let mut b = standby(&site, 1)?;
     let vm = Guest::new(SCRIPT)
         .programs(&["fio"])
         .boot_in(&site.net.initiators)?;
     let mut trial = Trial { site: &site, vm };
 
-    trial.through("killed", (&b, 1), || a.process.kill())?;
-    a = standby(0)?;
+    trial.through("killed", (&b, 1), || a.process.kill(), || Ok(()))?;
+    a = standby(&site, 0)?;
 
     // It wakes up when the other one has long been writing, and says no more.
     let mark = b.process.mark();
-    trial.through("stopped", (&a, 0), || b.process.signal(Signal::SIGSTOP))?;
-    b.process.signal(Signal::SIGCONT)?;
-    b.process
-        .wait_for_after(mark, |line| line.contains("standing by"), PATIENCE)?;
+    let pid = b.process.pid();
+    let signal = |signal| Ok(kill(Pid::from_raw(pid), signal)?);
+    trial.through(
+        "stopped",
+        (&a, 0),
+        || signal(Signal::SIGSTOP),
+        || {
+            signal(Signal::SIGCONT)?;
+            let is_over = |line: &str| line.contains("standing by");
+            b.process.wait_for_after(mark, is_over, PATIENCE).map(drop)
+        },
+    )?;
     // A gateway that lost the group leaves it alone for a minute; a new one does not.
     b.process.kill()?;
-    b = standby(1)?;
+    b = standby(&site, 1)?;
 
-    trial.through("ended", (&b, 1), || stop(a))?;
-    a = standby(0)?;
+    trial.through("ended", (&b, 1), || stop(a), || Ok(()))?;
+    a = standby(&site, 0)?;
 
-    trial.through("cut", (&a, 0), || site.net.connect_initiators(1, false))?;
-    wait_for_role(&b, "standby")?;
-    site.net.connect_initiators(1, true)?;
+    trial.through(
+        "cut",
+        (&a, 0),
+        || site.net.connect_initiators(1, false),
+        || {
+            wait_for_role(&b, "standby")?;
+            site.net.connect_initiators(1, true)
+        },
+    )?;
+    b.process.kill()?;
+    b = standby(&site, 1)?;
+    loses_ceph(&mut trial, a, &b)?;
+    a = standby(&site, 0)?;
+    do_not_hear_each_other(&mut trial, &a, &b)?;
     let stamps = trial.vm.expect("stamps")?;
     println!("{stamps} stamps");
     trial.vm.finish()
+}
+
+/// Starts a gateway, which hears the other one.
+fn standby(site: &Site, number: usize) -> Result<Target> {
+    let target = site.start(number)?;
+    wait_for_role(&target, "standby")?;
+    eventually("the other one heard", PATIENCE, || {
+        Ok(role(&target)?.1.is_empty())
+    })?;
+    Ok(target)
+}
+
+/// The first gateway loses Ceph, and the initiators still reach it, with writes inside librbd; Ceph comes back when they are old.
+fn loses_ceph(trial: &mut Trial<'_>, mut first: Target, second: &Target) -> Result<()> {
+    let net = &trial.site.net;
+    let mark = first.process.mark();
+    let answered = trial.through(
+        "without_ceph",
+        (second, 1),
+        || net.connect_ceph(0, false),
+        || {
+            net.connect_ceph(0, true)?;
+            let is_over = |line: &str| line.contains("standing by");
+            first.process.wait_for_after(mark, is_over, PATIENCE).map(drop)
+        },
+    )?;
+    ensure!(
+        answered < LONGEST_UNPROVEN,
+        "without Ceph it answers for {answered:?}"
+    );
+    first.process.kill()
+}
+
+/// Both are well. The one that stands by takes the group; the other one leaves it alone for a minute.
+fn do_not_hear_each_other(trial: &mut Trial<'_>, standby: &Target, active: &Target) -> Result<()> {
+    let hub = &trial.site.net.hub;
+    let hear_each_other = |word: &str| {
+        PORTS.iter().try_for_each(|port| {
+            hub.ip(&format!("link set {port} type bridge_slave isolated {word}"))
+                .map(drop)
+        })
+    };
+    let is_held = || -> Result<()> {
+        wait_for_role(active, "standby")?;
+        let held = active.ask(&["failover", "status", "--columns", "role,held"])?;
+        let held = String::from_utf8_lossy(&held.stdout).into_owned();
+        ensure!(held.contains("standby") && !held.contains(" -"), "{held}");
+        ensure!(role(standby)?.0 == "active");
+        hear_each_other("off")
+    };
+    trial.through("deaf", (standby, 0), || hear_each_other("on"), is_held)?;
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Two gateways in front of one image in Ceph, of which one answers: what initiators see when it dies, hangs, loses Ceph or the
 //! network, or is told to go; and that no acknowledged write is ever lost on the way.
 
+mod attacked;
 mod linux;
 mod site;
 

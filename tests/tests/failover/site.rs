@@ -1,6 +1,7 @@
 //! Two gateways, a Ceph cluster and an initiator, each in a namespace of its own, around one switch.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -8,7 +9,8 @@ use aoe_common::Mac;
 use lab::ceph::Ceph;
 use lab::initiator::Initiator;
 use lab::writer::{Options, Writer};
-use lab::{Address, Namespace, Target, eventually, seed};
+use lab::{Address, Namespace, Process, Target, eventually, seed};
+use nix::sys::signal::Signal;
 
 pub(super) const ADDRESS: Address = Address::new(1, 1);
 /// What the group is served under.
@@ -55,7 +57,7 @@ impl Site {
 
     /// Whether the card of a gateway takes frames to the group's address.
     pub(super) fn takes_group_address(&self, number: usize) -> Result<bool> {
-        let mut show = std::process::Command::new("bridge");
+        let mut show = Command::new("bridge");
         show.args(["fdb", "show", "dev", "eth0"]);
         let shown = self.net.gateways[number].namespace.output(show)?;
         Ok(shown.contains(&GROUP.to_string()))
@@ -63,14 +65,37 @@ impl Site {
 
     /// Starts a gateway's daemon with the image in the group `san1`.
     pub(super) fn start(&self, number: usize) -> Result<Target> {
-        let text = format!(
+        self.net.gateways[number].start(&self.config(""))
+    }
+
+    /// The gateways' configuration, with more for the export.
+    pub(super) fn config(&self, export: &str) -> String {
+        format!(
             "[ceph]\nconf = {:?}\n[[failover]]\nname = \"san1\"\nmac = \"{GROUP}\"\npeers = [\"{}\", \"{}\"]\n[[export]]\nshelf = 1\n\
-             slot = 1\npath = \"rbd:rbd/vm\"\ninterfaces = [\"eth0\"]\nfailover = \"san1\"\n",
+             slot = 1\npath = \"rbd:rbd/vm\"\ninterfaces = [\"eth0\"]\nfailover = \"san1\"\n{export}",
             self.ceph.conf(),
             own_mac(0),
             own_mac(1)
-        );
-        self.net.gateways[number].start(&text)
+        )
+    }
+
+    /// Removes the image's lock, as an administrator may.
+    pub(super) fn remove_lock(&self) -> Result<()> {
+        let locks = self.ceph.rbd(&self.net.hub, "lock ls rbd/vm")?;
+        // The locker, the lock's name of two words, an address.
+        let row = locks.lines().find(|line| line.starts_with("client."));
+        let words: Vec<&str> = row.context("no lock")?.split_whitespace().collect();
+        ensure!(words.len() == 4, "{locks}");
+        let mut remove = Command::new("timeout");
+        remove.arg("60").args(lab::ceph::words_of("rbd"));
+        remove.args(["-c", &self.ceph.conf(), "lock", "rm", "rbd/vm"]);
+        remove.arg(words[1..3].join(" ")).arg(words[0]);
+        self.net.hub.output(remove).map(drop)
+    }
+
+    /// The OSD.
+    pub(super) fn osd(&mut self) -> &mut Process {
+        self.ceph.osd()
     }
 }
 
@@ -150,6 +175,12 @@ impl Gateway {
             namespace,
             directory: tempfile::tempdir()?,
         })
+    }
+
+    /// Has its daemon read this configuration.
+    pub(super) fn reload(&self, daemon: &Target, config: &str) -> Result<()> {
+        fs::write(self.directory.path().join("xblade.toml"), config)?;
+        daemon.process.signal(Signal::SIGHUP)
     }
 
     /// Starts its daemon with this configuration.

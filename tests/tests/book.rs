@@ -2,6 +2,7 @@
 //! says what it needs and is run here, or by which test it is run, or why it is not.
 
 mod boxes;
+mod ceph;
 mod rows;
 mod scene;
 

@@ -1,7 +1,8 @@
 //! A room of machines without disks: DHCP by dnsmasq, one golden image, a private copy for each machine. Each boots Debian's kernel by iPXE and GRUB
 //! from the image, writes, shuts down clean and boots again; xblade is killed and started again while they boot.
 //!
-//! Three machines, two at a time; eight where `XBLADE_SOAK_MINUTES` (`cargo xtask test --soak N`) is half an hour or more.
+//! Three machines, two at a time; eight where `XBLADE_SOAK_MINUTES` (`cargo xtask test --soak N`) is half an hour or more, and as many as
+//! `XBLADE_ROOM_MACHINES` says.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -203,6 +204,17 @@ fn sha256(path: &Path) -> Result<String> {
     Ok(text.split(' ').next().context("no sum")?.to_owned())
 }
 
+/// How many machines there are.
+fn machines() -> Result<u8> {
+    if let Ok(text) = std::env::var("XBLADE_ROOM_MACHINES") {
+        let machines = text.parse().ok().filter(|machines| (2..=80).contains(machines));
+        return machines.with_context(|| format!("XBLADE_ROOM_MACHINES={text}: not from 2 to 80"));
+    }
+    let minutes = std::env::var("XBLADE_SOAK_MINUTES").ok();
+    let minutes: f64 = minutes.map_or(Ok(0.0), |text| text.parse())?;
+    Ok(if minutes >= LONG_FORM_MINUTES { 8 } else { 3 })
+}
+
 #[test]
 fn a_room_of_machines_boots_writes_and_boots_again_from_one_golden_image() -> Result<()> {
     needs!(
@@ -215,10 +227,8 @@ fn a_room_of_machines_boots_writes_and_boots_again_from_one_golden_image() -> Re
         boot_disk::NEEDS[2],
         boot_disk::NEEDS[3]
     );
-    let minutes = std::env::var("XBLADE_SOAK_MINUTES").ok();
-    let minutes: f64 = minutes.map_or(Ok(0.0), |text| text.parse())?;
-    let machines = if minutes >= LONG_FORM_MINUTES { 8 } else { 3 };
-    let room = Room::new(machines)?;
+    let begun = Instant::now();
+    let room = Room::new(machines()?)?;
     let before = sha256(&room.golden())?;
     let mut target = room.xblade()?;
     let _dhcp = room.dhcp()?;
@@ -262,5 +272,10 @@ fn a_room_of_machines_boots_writes_and_boots_again_from_one_golden_image() -> Re
     }
     ensure!(target.process.stop()? == 0);
     ensure!(sha256(&room.golden())? == before, "the golden image was written");
+    println!(
+        "{} machines in {:.0} s",
+        room.machines.len(),
+        begun.elapsed().as_secs_f64()
+    );
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! A Ceph cluster of one monitor and one OSD, for a test: some seven seconds to start, and nothing of the machine's is touched. No
 //! systemd, no manager, no cephx.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -92,11 +93,25 @@ impl Ceph {
         Ok(cluster)
     }
 
+    /// The same at an address that the namespace has, without any pool or client but the administrator's.
+    ///
+    /// # Errors
+    /// As [`Ceph::start`].
+    pub fn start_empty_with_keys(namespace: &Namespace, address: &str) -> Result<Ceph> {
+        Ceph::start_daemons(namespace, "memstore", address, true)
+    }
+
     fn start_with(namespace: &Namespace, objectstore: &str, address: &str) -> Result<Ceph> {
         Ceph::start_as(namespace, objectstore, address, false)
     }
 
     fn start_as(namespace: &Namespace, objectstore: &str, address: &str, keys: bool) -> Result<Ceph> {
+        let cluster = Ceph::start_daemons(namespace, objectstore, address, keys)?;
+        cluster.pool(namespace, "rbd")?;
+        Ok(cluster)
+    }
+
+    fn start_daemons(namespace: &Namespace, objectstore: &str, address: &str, keys: bool) -> Result<Ceph> {
         let directory = tempfile::Builder::new().prefix("xblade-ceph-").tempdir()?;
         let at = directory.path().to_str().context("odd path")?.to_owned();
         let fsid = uuid()?;
@@ -138,13 +153,11 @@ impl Ceph {
         ceph(&["osd", "new", &id])?;
         run("ceph-osd", &["-c", &file, "-i", "0", "--mkfs", "--osd-uuid", &id])?;
         let osd = start_osd(namespace, &file)?;
-        let cluster = Ceph {
+        Ok(Ceph {
             osd,
             _monitor: monitor,
             directory,
-        };
-        cluster.pool(namespace, "rbd")?;
-        Ok(cluster)
+        })
     }
 
     /// Makes a pool for images, and waits until it stores one. The states of its placement groups are a manager's business, and there is
@@ -261,13 +274,22 @@ fn run(namespace: &Namespace, program: &str, words: &[&str]) -> Result<String> {
     // However it hangs, the test has an end.
     let mut command = Command::new("timeout");
     command.arg(START.as_secs().to_string());
-    command.args(packages::words(program)).args(words);
-    if let Some(modules) = packages::find_file("/usr/lib/python3/dist-packages/ceph_argparse.py") {
-        command.env("PYTHONPATH", modules.parent().context("no folder")?);
-    }
+    command.args(words_of(program)).args(words);
     namespace
         .output(command)
         .with_context(|| format!("{program} {}", words.join(" ")))
+}
+
+/// The words that start a program of Ceph's, wherever its packages are.
+pub fn words_of(program: &str) -> Vec<OsString> {
+    let mut words = packages::words(program);
+    let modules = packages::find_file("/usr/lib/python3/dist-packages/ceph_argparse.py");
+    if let Some(modules) = modules.as_deref().and_then(Path::parent) {
+        let mut path = OsString::from("PYTHONPATH=");
+        path.push(modules);
+        words.splice(0..0, ["env".into(), path]);
+    }
+    words
 }
 
 fn uuid() -> Result<String> {

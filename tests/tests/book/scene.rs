@@ -2,6 +2,7 @@
 //! for granted and a container has not stands in for it.
 
 use std::cell::Cell;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lab::container::{Container, STEP};
-use lab::{Namespace, eventually, packages, target};
+use lab::{Namespace, ceph, eventually, packages, target};
 
 use super::boxes::{self, CommandBox};
 use super::rows::{How, Row};
@@ -81,14 +82,22 @@ impl Stage {
             stage.script(&format!("/usr/sbin/{name}"), text.as_bytes())?;
         }
         for tool in TOOLS {
-            let words = packages::words(tool);
-            let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
-            if words.len() > 1 {
-                let text = format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "));
-                stage.script(&format!("/usr/sbin/{tool}"), text.as_bytes())?;
-            }
+            stage.tool(tool, &packages::words(tool))?;
+        }
+        for tool in ["ceph", "rbd"] {
+            stage.tool(tool, &ceph::words_of(tool))?;
         }
         Ok(stage)
+    }
+
+    /// Has a program that may lie beside the machine's.
+    fn tool(&self, name: &str, words: &[OsString]) -> Result<()> {
+        let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
+        if words.len() > 1 {
+            let text = format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "));
+            self.script(&format!("/usr/sbin/{name}"), text.as_bytes())?;
+        }
+        Ok(())
     }
 
     /// Writes a file.
@@ -139,6 +148,12 @@ impl Stage {
             running = running.says(text)?;
         }
         Ok(running)
+    }
+
+    /// What a script says, which ends well.
+    pub(crate) fn output(&self, script: &str) -> Result<String> {
+        let folder = self.folder("README.md")?;
+        self.start(&folder, script)?.ends()
     }
 
     /// A new folder with the page's configuration files.
@@ -209,7 +224,7 @@ impl Running<'_> {
     }
 
     /// Ends it as Ctrl-C or systemd would.
-    fn stop(mut self) -> Result<()> {
+    pub(crate) fn stop(mut self) -> Result<()> {
         self.signal();
         eventually("its end", STEP, || Ok(self.child.try_wait()?.is_some()))
     }

@@ -491,3 +491,7 @@ fn read_path(file: &Path, text: &str) -> Result<PathBuf, String> {
 #[cfg(test)]
 #[path = "file_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "file_mistakes_tests.rs"]
+mod mistakes_tests;

@@ -9,6 +9,7 @@ use crossbeam_utils::sync::ShardedLockReadGuard;
 
 use crate::ata::{self, AtaDevice, Opcode, Registers};
 use crate::commands::action::{Action, Refusal};
+use crate::commands::duplicates::{remember_write, treatment};
 use crate::commands::operation::OperationFailure;
 use crate::counters::Silence;
 use crate::export::State;
@@ -17,9 +18,9 @@ use crate::frames::request::Command;
 use crate::frames::rx_frame::RxFrame;
 use crate::frames::scatter;
 use crate::mutants::{self, Mutant};
-use crate::order::late::{Treatment, Written};
+use crate::order::late::Treatment;
 use crate::order::place::AtOnce;
-use crate::order::scope::{Fingerprint, Span};
+use crate::order::scope::Fingerprint;
 use crate::order::{Placement, Turn};
 use crate::session::completion::{Completions, Event, StoreResult, Token};
 use crate::session::in_flight::{InFlight, Pending, Stage};
@@ -205,23 +206,6 @@ impl<L: Link, C: Completions> Server<L, C> {
         self.reply(link, call, frame, &action, step.map(|_| ()));
     }
 
-    /// A late duplicate: answered or dropped, not run.
-    fn late(
-        &mut self,
-        link: &mut L,
-        call: Call<'_, C>,
-        frame: RxFrame<L::Frame>,
-        action: &Action,
-        treatment: Treatment,
-    ) {
-        if treatment == Treatment::Answer {
-            self.counters.late_answered.bump();
-            self.reply(link, call, frame, action, Ok(()));
-        } else {
-            self.silent(link, frame, Silence::Stale);
-        }
-    }
-
     /// A request that waited may start: everything is judged again, for what it waited for may have changed it.
     pub(crate) fn resume(&mut self, link: &mut L, mut in_flight: Pending<L, C>, now_us: u64) {
         let export = Arc::clone(&in_flight.export);
@@ -329,37 +313,8 @@ impl<L: Link, C: Completions> Server<L, C> {
         self.silent(link, in_flight.frame, Silence::Superseded);
     }
 
-    /// The end of a request that another one like it, perhaps on another worker, has run.
-    pub(crate) fn duplicate_finished(
-        &mut self,
-        link: &mut L,
-        mut in_flight: Pending<L, C>,
-        result: StoreResult,
-        now_us: u64,
-    ) {
-        self.in_flight.release(in_flight.token);
-        let result = in_flight.fill(link, result);
-        let result = if mutants::is(Mutant::DuplicateToldSuccess) {
-            Ok(())
-        } else {
-            result
-        };
-        let (export, put_off) = (&in_flight.export, in_flight.put_off.as_ref());
-        let call = Call::resumed(export, &in_flight.request, put_off, now_us);
-        self.reply(link, call, in_flight.frame, &in_flight.action, result);
-    }
-
-    /// A duplicate is told to look whether it is still the one to be answered.
-    pub(crate) fn check_duplicate(&mut self, link: &mut L, in_flight: Pending<L, C>) {
-        if in_flight.place.is_newest() {
-            self.in_flight.put(in_flight);
-        } else {
-            self.superseded(link, in_flight);
-        }
-    }
-
     /// Answers with the end of an action; a read's data is in the frame.
-    fn reply(
+    pub(crate) fn reply(
         &mut self,
         link: &mut L,
         call: Call<'_, C>,
@@ -438,7 +393,7 @@ impl<L: Link, C: Completions> Server<L, C> {
 
 impl<F, C: Completions> InFlight<RxFrame<F>, C> {
     /// Puts what the store brought into the frame.
-    fn fill<L: Link<Frame = F>>(
+    pub(crate) fn fill<L: Link<Frame = F>>(
         &mut self,
         link: &mut L,
         result: StoreResult,
@@ -459,42 +414,4 @@ fn payload<'a, L: Link, C: Completions>(
     let at = call.request.payload_at;
     let len = scatter::total(&pieces).saturating_sub(at);
     scatter::part(&pieces, at, len).unwrap_or_default()
-}
-
-/// A write as the memory of writes done knows it; `None` for what is no write, or where nothing is remembered.
-fn written<C: Completions>(
-    call: Call<'_, C>,
-    action: &Action,
-    fingerprint: Option<Fingerprint>,
-) -> Option<Written> {
-    let Action::Write { extent, .. } = action else {
-        return None;
-    };
-    let fingerprint = fingerprint.filter(|_| call.export.options.late_duplicates)?;
-    let (source, tag) = (call.request.source, call.request.tag);
-    Some(Written::new(
-        call.now_us,
-        source,
-        tag,
-        Span::of(*extent),
-        &fingerprint,
-    ))
-}
-
-fn remember_write<C: Completions>(call: Call<'_, C>, action: &Action, fingerprint: Option<Fingerprint>) {
-    if let Some(written) = written(call, action, fingerprint) {
-        call.export.order.late.lock().record(written);
-    }
-}
-
-/// What is to become of a write, in the light of those that were done lately.
-fn treatment<C: Completions>(
-    call: Call<'_, C>,
-    action: &Action,
-    fingerprint: Option<Fingerprint>,
-) -> Treatment {
-    match written(call, action, fingerprint) {
-        Some(write) => call.export.order.late.lock().judge(&write),
-        None => Treatment::Execute,
-    }
 }

@@ -6,6 +6,7 @@ pub(crate) mod ata;
 pub(crate) mod choice;
 pub(crate) mod discovery;
 pub(crate) mod dispatch;
+pub(crate) mod duplicates;
 pub(crate) mod mask;
 pub(crate) mod operation;
 pub(crate) mod query;

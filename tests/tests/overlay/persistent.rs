@@ -1,0 +1,102 @@
+//! What copies outlive: kills, boots and, where they are persistent, a restart of the host.
+
+use super::*;
+
+#[test]
+fn a_copy_outlives_a_kill() -> Result<()> {
+    needs!(Need::Root);
+    outlives_kills("")
+}
+
+#[test]
+fn a_persistent_copy_outlives_a_kill_before_its_commit() -> Result<()> {
+    needs!(Need::Root);
+    outlives_kills("overlay = \"persistent\"\n")
+}
+
+fn outlives_kills(of_pc: &str) -> Result<()> {
+    let room = Room::new()?;
+    let initiator = room.lab.open(0)?;
+    let (pc, stranger) = (machine(&initiator, PC[0]), machine(&initiator, STRANGER));
+    for round in 0..4u64 {
+        let mut target = room.start_with("flush_interval = \"1h\"", of_pc)?;
+        pc.find()?;
+        stranger.find()?;
+        for before in 0..round {
+            ensure!(pc.read(before)? == pattern(before, *b"machine1"), "round {round}");
+            ensure!(
+                stranger.read(before)? == pattern(before, *b"stranger"),
+                "round {round}"
+            );
+        }
+        pc.write(round, *b"machine1")?;
+        stranger.write(round, *b"stranger")?;
+        target.process.kill()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_persistent_copy_outlives_boots_and_a_restart_of_the_host() -> Result<()> {
+    needs!(Need::Root);
+    let room = Room::new()?;
+    let initiator = room.lab.open(0)?;
+    let (pc, stranger) = (machine(&initiator, PC[0]), machine(&initiator, STRANGER));
+    let of_pc = "overlay = \"persistent\"\n";
+    let mut target = room.start_with("sync = true", of_pc)?;
+    for machine in [&pc, &stranger] {
+        machine.boot()?;
+        machine.write(5, *b"written.")?;
+        machine.boot()?;
+    }
+    ensure!(pc.read(5)? == pattern(5, *b"written."));
+    ensure!(stranger.read(5)? == stamp(5));
+    let row = told(&target, "pc17")?.context("pc17")?;
+    ensure!(row["persistent"] == true && row["written_bytes"] == 512, "{row}");
+    target.process.kill()?;
+
+    // What the page cache alone knew is of another boot of the host.
+    let map = room.golden.directory().join("overlays/12.9/machine-pc17.map");
+    std::fs::write(&map, b"what a power cut left")?;
+    let mut target = room.start_with("sync = true", of_pc)?;
+    pc.find()?;
+    ensure!(pc.read(5)? == pattern(5, *b"written.") && pc.read(6)? == stamp(6));
+    ensure!(target.process.stop()? == 0);
+
+    // Another image is refused until the operator says so.
+    room.replace(7)?;
+    let mut target = room.start_with("", of_pc)?;
+    target.process.wait_for_after(
+        0,
+        |line| line.contains("was made on another golden image"),
+        PATIENCE,
+    )?;
+    ensure!(pc.hears_nothing()?);
+    let row = told(&target, "pc17")?.context("pc17")?;
+    ensure!(
+        row["problem"]
+            .as_str()
+            .is_some_and(|said| said.contains("xblade overlay reset")),
+        "{row}"
+    );
+    done(&target, &["overlay", "reset", "e12.9", "pc17"])?;
+    ensure!(pc.read(5)? == [7; 512]);
+    Ok(())
+}
+
+#[test]
+fn a_pause_puts_persistent_copies_on_their_medium() -> Result<()> {
+    needs!(Need::Root);
+    let room = Room::new()?;
+    let mut target = room.start_with("flush_interval = \"1h\"", "overlay = \"persistent\"\n")?;
+    let initiator = room.lab.open(0)?;
+    let pc = machine(&initiator, PC[0]);
+    pc.find()?;
+    pc.write(5, *b"written.")?;
+    done(&target, &["export", "pause", "e12.9"])?;
+    target.process.kill()?;
+    std::fs::remove_file(room.golden.directory().join("overlays/12.9/machine-pc17.map"))?;
+    let _target = room.start_with("", "overlay = \"persistent\"\n")?;
+    ensure!(pc.read(5)? == pattern(5, *b"written."));
+    Ok(())
+}

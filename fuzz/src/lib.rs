@@ -24,7 +24,7 @@ pub fn frame(data: &[u8]) {
         if let Some((n, fault)) = step.finish() {
             trial.finish(n, fault);
         }
-        trial.ask(sequence.fit(&step.frame), step.mood());
+        trial.ask(sequence.fit(&step.frame), step.mode());
     }
     trial.end();
 }

@@ -10,7 +10,7 @@
 //! | length | the frame |
 
 use engine::FaultKind;
-use engine::testing::store::Mood;
+use engine::testing::store::StoreMode;
 
 /// An input.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(crate) struct Sequence {
     pub steps: Vec<Step>,
 }
 
-/// One frame, and what the store does about it: bits 0–1 mood, 2–3 kind of fault, 4–5 what ends before the frame comes,
+/// One frame, and what the store does about it: bits 0–1 mode, 2–3 kind of fault, 4–5 what ends before the frame comes,
 /// 6–7 which of the operations that were put off.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Step {
@@ -85,11 +85,11 @@ impl Sequence {
 }
 
 impl Step {
-    pub(crate) fn mood(&self) -> Mood {
+    pub(crate) fn mode(&self) -> StoreMode {
         match self.control & 3 {
-            0 | 1 => Mood::Prompt,
-            2 => Mood::Defer,
-            _ => Mood::Fail(
+            0 | 1 => StoreMode::Prompt,
+            2 => StoreMode::Defer,
+            _ => StoreMode::Fail(
                 self.fault(),
                 u64::from(self.frame.last().copied().unwrap_or(0)) % 128,
             ),

@@ -186,7 +186,7 @@ fn flood(lab: &Lab, seed: u64, stop: &AtomicBool) -> Result<u64> {
 }
 
 /// First half: restarts, kills, reloads. Second half: reloads only, and a look at the footprint before and after each.
-fn trouble(lab: &Lab, site: &Site, seed: u64) -> Result<(Target, Vec<Footprint>)> {
+fn disturb(lab: &Lab, site: &Site, seed: u64) -> Result<(Target, Vec<Footprint>)> {
     let mut random = Random::new(seed);
     let mut target = site.start(lab)?;
     let half = length() / 2;
@@ -269,20 +269,20 @@ fn it_goes_on_and_on_and_nothing_grows_or_is_lost() -> Result<()> {
     site.configure(false)?;
     let stop = AtomicBool::new(false);
     let (lab, site, stop) = (&lab, &site, &stop);
-    let (writers, flooded, troubled) = std::thread::scope(|scope| {
+    let (writers, flooded, disturbed) = std::thread::scope(|scope| {
         let loads: Vec<_> = (0..EXPORTS.len())
             .map(|n| scope.spawn(move || load(lab, n, seed, stop)))
             .collect();
         let flooder = scope.spawn(move || flood(lab, seed, stop));
-        let troubled = trouble(lab, site, seed);
+        let disturbed = disturb(lab, site, seed);
         stop.store(true, Ordering::Relaxed);
         let writers: Vec<_> = loads
             .into_iter()
             .map(|load| load.join().expect("a writer panicked"))
             .collect();
-        (writers, flooder.join().expect("the flooder panicked"), troubled)
+        (writers, flooder.join().expect("the flooder panicked"), disturbed)
     });
-    let (mut target, footprints) = troubled?;
+    let (mut target, footprints) = disturbed?;
     let flooded = flooded?;
 
     for (writer, image) in writers.into_iter().zip(&site.images) {

@@ -15,18 +15,18 @@ fn a_pinned_copy_stays_over_a_boot_and_its_machine_s_figures_begin_anew() -> Res
         machine.read(5)?;
         machine.read(6)?;
     }
-    let figures = |target: &Target| -> Result<[u64; 3]> {
+    let counted = |target: &Target| -> Result<[u64; 3]> {
         let row = told(target, "pc17")?.context("pc17")?;
         ensure!(row["counted_since"].as_f64() >= row["since"].as_f64(), "{row}");
-        let figure = |key: &str| row[key].as_u64().with_context(|| format!("{key}: {row}"));
+        let bytes = |key: &str| row[key].as_u64().with_context(|| format!("{key}: {row}"));
         Ok([
-            figure("image_read_bytes")?,
-            figure("copy_read_bytes")?,
-            figure("wrote_bytes")?,
+            bytes("image_read_bytes")?,
+            bytes("copy_read_bytes")?,
+            bytes("wrote_bytes")?,
         ])
     };
     // Who reads ahead reads more of it, and what is answered late is asked for again.
-    let [image, copy, wrote] = figures(&target)?;
+    let [image, copy, wrote] = counted(&target)?;
     ensure!(
         image >= 512 && copy >= 512 && wrote >= 512,
         "{image} {copy} {wrote}"
@@ -38,7 +38,7 @@ fn a_pinned_copy_stays_over_a_boot_and_its_machine_s_figures_begin_anew() -> Res
     ensure!(table.contains("pinned"), "{table}");
     for _ in 0..2 {
         pc.boot()?;
-        ensure!(figures(&target)? == [0; 3]);
+        ensure!(counted(&target)? == [0; 3]);
         ensure!(pc.read(5)? == pattern(5, *b"written.") && pc.read(6)? == stamp(6));
         target.process.kill()?;
         target = room.start("")?;

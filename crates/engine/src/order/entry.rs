@@ -58,7 +58,7 @@ pub(crate) enum Joined {
 
 /// Who is concerned by an entry now.
 #[derive(Debug)]
-struct People<H> {
+struct Parties<H> {
     phase: Phase,
     /// Runs it, or will.
     owner: Requester<H>,
@@ -76,7 +76,7 @@ pub(crate) struct Entry<H> {
     /// It counts among what the store has of its source. Changed with the lock of that share held.
     at_work: AtomicBool,
     /// Taken with the lock of a stripe or of a share held, never the other way round.
-    people: Mutex<People<H>>,
+    parties: Mutex<Parties<H>>,
 }
 
 impl<H: CompletionHandle> Entry<H> {
@@ -92,7 +92,7 @@ impl<H: CompletionHandle> Entry<H> {
             fingerprint,
             source,
             at_work: AtomicBool::new(phase == Phase::Running),
-            people: Mutex::new(People { phase, owner, newest }),
+            parties: Mutex::new(Parties { phase, owner, newest }),
         }
     }
 
@@ -107,18 +107,18 @@ impl<H: CompletionHandle> Entry<H> {
 
     /// Gives a duplicate the place of the one that asked before. `calls` gets who is to look again.
     pub(crate) fn join(&self, requester: Requester<H>, calls: &mut Vec<Requester<H>>) -> Joined {
-        let mut people = self.people.lock();
-        match people.phase {
+        let mut parties = self.parties.lock();
+        match parties.phase {
             Phase::Ended => Joined::TooLate,
             Phase::Running => {
-                calls.extend(people.newest.replace(requester));
+                calls.extend(parties.newest.replace(requester));
                 Joined::Follower
             }
             Phase::Waiting | Phase::Called => {
-                if people.phase == Phase::Called {
+                if parties.phase == Phase::Called {
                     calls.push(requester.clone());
                 }
-                calls.push(std::mem::replace(&mut people.owner, requester));
+                calls.push(std::mem::replace(&mut parties.owner, requester));
                 Joined::Owner
             }
         }
@@ -126,68 +126,68 @@ impl<H: CompletionHandle> Entry<H> {
 
     /// Nothing seems to stand against it any more: who is to be called, if it waits and has not been.
     pub(crate) fn call(&self) -> Option<Requester<H>> {
-        let mut people = self.people.lock();
-        (people.phase == Phase::Waiting).then(|| {
-            people.phase = Phase::Called;
-            people.owner.clone()
+        let mut parties = self.parties.lock();
+        (parties.phase == Phase::Waiting).then(|| {
+            parties.phase = Phase::Called;
+            parties.owner.clone()
         })
     }
 
     /// Something still stands against it. Said under the lock of the stripe, or share, where that is, so that its end calls again.
     pub(crate) fn wait_on(&self) {
-        let mut people = self.people.lock();
-        if people.phase == Phase::Called {
-            people.phase = Phase::Waiting;
+        let mut parties = self.parties.lock();
+        if parties.phase == Phase::Called {
+            parties.phase = Phase::Waiting;
         }
     }
 
     /// Whether it only has to leave its stripes, or has left them.
     pub(crate) fn has_ended(&self) -> bool {
-        self.people.lock().phase == Phase::Ended
+        self.parties.lock().phase == Phase::Ended
     }
 
     /// Whether it waits for its turn and that is this requester's.
     pub(crate) fn is_owned_by(&self, requester: &Requester<H>) -> bool {
-        let people = self.people.lock();
-        people.phase != Phase::Ended && people.owner.is(requester)
+        let parties = self.parties.lock();
+        parties.phase != Phase::Ended && parties.owner.is(requester)
     }
 
     /// It runs from here on, unless somebody else has taken this requester's place.
     pub(crate) fn start(&self, requester: &Requester<H>) -> bool {
-        let mut people = self.people.lock();
-        let owned = people.phase != Phase::Ended && people.owner.is(requester);
+        let mut parties = self.parties.lock();
+        let owned = parties.phase != Phase::Ended && parties.owner.is(requester);
         if owned {
-            people.phase = Phase::Running;
+            parties.phase = Phase::Running;
         }
         owned
     }
 
     /// True while this requester is the one to be answered in the owner's place.
     pub(crate) fn is_newest(&self, requester: &Requester<H>) -> bool {
-        let people = self.people.lock();
-        people.newest.as_ref().is_some_and(|newest| newest.is(requester))
+        let parties = self.parties.lock();
+        parties.newest.as_ref().is_some_and(|newest| newest.is(requester))
     }
 
     /// Nobody joins it any more; returns who is to be answered in the owner's place.
     pub(crate) fn end(&self) -> Option<Requester<H>> {
-        let mut people = self.people.lock();
-        people.phase = Phase::Ended;
-        people.newest.take()
+        let mut parties = self.parties.lock();
+        parties.phase = Phase::Ended;
+        parties.newest.take()
     }
 
     /// Leaves out a requester that goes. True: it was the owner's, and has ended; `calls` gets a duplicate that waited for the
     /// outcome.
     pub(crate) fn abandon(&self, requester: &Requester<H>, calls: &mut Vec<Requester<H>>) -> bool {
-        let mut people = self.people.lock();
-        if people.phase == Phase::Ended {
+        let mut parties = self.parties.lock();
+        if parties.phase == Phase::Ended {
             return false;
         }
-        if people.owner.is(requester) {
-            people.phase = Phase::Ended;
-            calls.extend(people.newest.take());
+        if parties.owner.is(requester) {
+            parties.phase = Phase::Ended;
+            calls.extend(parties.newest.take());
             return true;
         }
-        people.newest.take_if(|newest| newest.is(requester));
+        parties.newest.take_if(|newest| newest.is(requester));
         false
     }
 }

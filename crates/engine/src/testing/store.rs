@@ -14,7 +14,7 @@ use crate::{
 
 /// How a [`MemStore`] treats its next operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mood {
+pub enum StoreMode {
     /// At once.
     Prompt,
     /// Later, when [`MemStore::finish`] is called.
@@ -53,7 +53,7 @@ impl Operation {
 #[derive(Debug)]
 pub struct Inner {
     pub image: Vec<u8>,
-    pub mood: Mood,
+    pub mode: StoreMode,
     /// Put-off reads end with `Again` rather than with their bytes.
     pub again: bool,
     deferred: Vec<Deferred>,
@@ -88,7 +88,7 @@ impl MemStore {
         }
         let inner = Inner {
             image,
-            mood: Mood::Prompt,
+            mode: StoreMode::Prompt,
             again: false,
             deferred: Vec::new(),
             granted: Vec::new(),
@@ -112,8 +112,8 @@ impl MemStore {
         self.fenced.store(true, Ordering::Relaxed);
     }
 
-    pub fn mood(&self, mood: Mood) {
-        self.inner.lock().mood = mood;
+    pub fn mode(&self, mode: StoreMode) {
+        self.inner.lock().mode = mode;
     }
 
     pub fn log(&self) -> Vec<String> {
@@ -211,14 +211,14 @@ impl MemStore {
             "{name} {lba}+{}",
             spans.first().map_or(0, |extent| extent.count)
         ));
-        match inner.mood {
-            Mood::Panic => panic!("on purpose, for a test"),
-            Mood::Fail(kind, lba) => Err(Fault {
+        match inner.mode {
+            StoreMode::Panic => panic!("on purpose, for a test"),
+            StoreMode::Fail(kind, lba) => Err(Fault {
                 kind,
                 lba,
                 source: io::Error::other("as told"),
             }),
-            Mood::Defer if granted.is_none() => {
+            StoreMode::Defer if granted.is_none() => {
                 inner.deferred.push(Deferred {
                     handle,
                     token,

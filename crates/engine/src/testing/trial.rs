@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::bench::{ONE, OTHER, Worker, export, options};
 use super::link::FILL;
 use super::parser;
-use super::store::{MemStore, Mood};
+use super::store::{MemStore, StoreMode};
 use crate::FaultKind;
 
 /// What is exported, each with settings of its own.
@@ -51,15 +51,15 @@ impl Trial {
         }
     }
 
-    /// Gives a frame to the engine while the store is in this mood.
-    pub fn ask(&mut self, mut frame: Vec<u8>, mood: Mood) {
+    /// Gives a frame to the engine while the store is in this mode.
+    pub fn ask(&mut self, mut frame: Vec<u8>, mode: StoreMode) {
         for byte in &mut frame {
             // So that memory nobody wrote is known when it shows; the second becomes the first without its DEI bit.
             if [FILL, FILL | 0x10].contains(byte) {
                 *byte = 0;
             }
         }
-        self.store.mood(mood);
+        self.store.mode(mode);
         self.worker.now_us += 1000;
         let mut from = HashSet::new();
         for reply in self.worker.ask(&frame) {
@@ -91,7 +91,7 @@ impl Trial {
 
     /// Lets everything that was put off end one way or the other: then nothing is left.
     pub fn end(mut self) {
-        self.store.mood(Mood::Prompt);
+        self.store.mode(StoreMode::Prompt);
         let mut turn = 0;
         while self.store.deferred() > 0 || self.worker.session.pending() > 0 {
             self.finish(0, (turn % 3 == 0).then_some(FaultKind::Read));

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::store::FaultKind;
 use crate::testing::bench::{ONE, OTHER, TARGET, frame_from};
-use crate::testing::store::Mood;
+use crate::testing::store::StoreMode;
 use crate::testing::trial::Trial;
 
 fn mac() -> impl Strategy<Value = Mac> {
@@ -108,16 +108,16 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![9 => likely(), 1 => any_bytes]
 }
 
-fn mood() -> impl Strategy<Value = Mood> {
+fn mode() -> impl Strategy<Value = StoreMode> {
     let kind = prop_oneof![
         Just(FaultKind::Read),
         Just(FaultKind::Write),
         Just(FaultKind::Gone)
     ];
     prop_oneof![
-        6 => Just(Mood::Prompt),
-        3 => Just(Mood::Defer),
-        1 => (kind, 0..128u64).prop_map(|(kind, lba)| Mood::Fail(kind, lba)),
+        6 => Just(StoreMode::Prompt),
+        3 => Just(StoreMode::Defer),
+        1 => (kind, 0..128u64).prop_map(|(kind, lba)| StoreMode::Fail(kind, lba)),
     ]
 }
 
@@ -126,7 +126,7 @@ proptest! {
 
     #[test]
     fn silence_or_a_well_formed_reply(
-        frames in proptest::collection::vec((frame(), mood()), 1..20),
+        frames in proptest::collection::vec((frame(), mode()), 1..20),
         (mtu_bytes, piece_bytes) in prop_oneof![
             (Just(9000u32), 2048..=4096usize),
             (Just(1500u32), 140..600usize),
@@ -134,8 +134,8 @@ proptest! {
         pool in prop_oneof![9 => Just(usize::MAX), 1 => 0..20usize],
     ) {
         let mut trial = Trial::new(mtu_bytes, piece_bytes, pool);
-        for (frame, mood) in frames {
-            trial.ask(frame, mood);
+        for (frame, mode) in frames {
+            trial.ask(frame, mode);
         }
         trial.end();
     }

@@ -9,7 +9,7 @@ use crate::testing::bench::{
     request, status, write,
 };
 use crate::testing::completions::MemCompletions;
-use crate::testing::store::{MemStore, Mood};
+use crate::testing::store::{MemStore, StoreMode};
 use crate::{Change, Export, Options, Persistent, WireAdmin};
 
 fn query(ccmd: u8, string: &[u8]) -> Vec<u8> {
@@ -125,7 +125,7 @@ fn what_cannot_be_saved_is_not_answered_and_not_in_force() {
 #[test]
 fn a_reservation_is_a_fence() {
     let mut k = kept(options(7, 3));
-    k.store.mood(Mood::Defer);
+    k.store.mode(StoreMode::Defer);
     assert!(
         k.worker.ask(&request(0, &write(1, 1, 0x11))).is_empty(),
         "in flight, of the host to be fenced"

@@ -8,7 +8,7 @@ use crate::testing::bench::{
     ONE, OTHER, TARGET, Witness, Worker, aoe_error, ata, export, frame_from, options, read, request, status,
     write,
 };
-use crate::testing::store::{MemStore, Mood};
+use crate::testing::store::{MemStore, StoreMode};
 use crate::{Change, Export, Persistent};
 
 const GOOD: (u8, u8) = (0x40, 0);
@@ -263,7 +263,7 @@ fn jumbo_frames_hold_seventeen_sectors() {
 fn faults_become_registers() {
     let (mut worker, store) = worker();
     worker.port.mtu_bytes = 9000;
-    store.mood(Mood::Fail(FaultKind::Read, 13));
+    store.mode(StoreMode::Fail(FaultKind::Read, 13));
     let reply = worker.answer(&request(0, &read(10, 8)));
     assert_eq!((status(&reply), reply[26], reply[28]), ((0x41, 0x40), 5, 13));
     assert!(
@@ -271,7 +271,7 @@ fn faults_become_registers() {
         "no data, no trace of it"
     );
     assert_eq!(worker.ata(&ata(0, 0, 9, 0x42, 7, &[])), (0x41, 0x40));
-    store.mood(Mood::Fail(FaultKind::Write, 11));
+    store.mode(StoreMode::Fail(FaultKind::Write, 11));
     let reply = worker.answer(&request(0, &write(10, 2, 1)));
     assert_eq!((status(&reply), reply[26], reply[28]), ((0x61, 0x04), 1, 11));
     assert_eq!(
@@ -279,12 +279,12 @@ fn faults_become_registers() {
         (0x61, 0x04),
         "a flush that failed"
     );
-    store.mood(Mood::Fail(FaultKind::Gone, 0));
+    store.mode(StoreMode::Fail(FaultKind::Gone, 0));
     for argument in [read(10, 1), write(10, 1, 1), ata(0, 0, 0, 0xea, 0, &[])] {
         let reply = worker.answer(&request(0, &argument));
         assert_eq!((aoe_error(&reply), &reply[24..36]), (3, &argument[..12]));
     }
-    store.mood(Mood::Prompt);
+    store.mode(StoreMode::Prompt);
     assert_eq!(worker.ata(&read(10, 1)), GOOD, "and back");
 }
 
@@ -302,7 +302,7 @@ fn a_device_that_comes_back_is_announced_once() {
     .unwrap();
     let mut worker = Worker::new(vec![Arc::new(export)]);
     let mut deferred = |argument: &[u8], fault: Option<FaultKind>| {
-        store.mood(Mood::Defer);
+        store.mode(StoreMode::Defer);
         assert!(worker.ask(&request(0, argument)).is_empty());
         store.finish(0, fault);
         let replies = worker.poll();

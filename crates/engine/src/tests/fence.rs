@@ -4,7 +4,7 @@ use aoe_common::Mac;
 
 use crate::FaultKind;
 use crate::testing::bench::{ONE, TARGET, Worker, export, frame_from, options, read, request, write};
-use crate::testing::store::{MemStore, Mood};
+use crate::testing::store::{MemStore, StoreMode};
 
 #[test]
 fn a_fenced_export_answers_nobody_and_asks_nothing_of_its_store() {
@@ -39,7 +39,7 @@ fn what_had_begun_and_what_waited_get_no_answer_however_they_end() {
     let store = MemStore::new(64);
     let export = export(options(7, 3), &store);
     let mut worker = Worker::new(vec![export.clone()]);
-    store.mood(Mood::Defer);
+    store.mode(StoreMode::Defer);
     worker.ask(&request(0, &write(5, 1, 7)));
     worker.ask(&request(0, &read(5, 1)));
     worker.ask(&request(0, &read(9, 1)));

@@ -10,7 +10,7 @@ use crate::testing::bench::{
     ONE, OTHER, TARGET, Witness, Worker, export, frame_from, options, read, status, write,
 };
 use crate::testing::completions::MemCompletions;
-use crate::testing::store::{MemStore, Mood};
+use crate::testing::store::{MemStore, StoreMode};
 use crate::{Export, Identity, Machines, Options, Persistent};
 
 const QUERY: [u8; 8] = [0; 8];
@@ -195,7 +195,7 @@ fn a_pause_holds_for_all_machines() {
         one,
         ..
     } = scene();
-    one.mood(Mood::Defer);
+    one.mode(StoreMode::Defer);
     worker.ask(&from(ONE, &write(5, 1, 7)));
     worker.ask(&from(ONE, &write(5, 1, 8)));
     assert_eq!(shared.in_flight(), 2);

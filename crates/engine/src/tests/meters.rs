@@ -6,7 +6,7 @@ use crate::store::FaultKind;
 use crate::testing::bench::{
     ONE, OTHER, TARGET, Worker, ata, export, frame_from, options, read, request, write,
 };
-use crate::testing::store::{MemStore, Mood};
+use crate::testing::store::{MemStore, StoreMode};
 use crate::{ExportMeter, Exports, Histogram, Latency};
 
 fn row(worker: &Worker) -> Arc<ExportMeter> {
@@ -66,7 +66,7 @@ fn what_is_answered_at_once_took_as_long_as_its_round() {
 fn what_waits_for_the_store_is_in_flight_until_it_is_answered() {
     let store = MemStore::new(64);
     let mut worker = Worker::new(vec![export(options(7, 3), &store)]);
-    store.mood(Mood::Defer);
+    store.mode(StoreMode::Defer);
     worker.ask(&request(0, &write(5, 1, 7)));
     worker.ask(&request(0, &write(5, 1, 8)));
     worker.ask(&request(0, &write(5, 1, 7)));

@@ -16,7 +16,7 @@ use oracle::Model;
 
 use crate::Persistent;
 use crate::testing::bench::{Worker, export, options};
-use crate::testing::store::{MemStore, Mood};
+use crate::testing::store::{MemStore, StoreMode};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -78,7 +78,11 @@ fn play(steps: Vec<Step>, again: bool) {
         match &step {
             Step::Defer(defer) => {
                 model.defer = *defer;
-                store.mood(if *defer { Mood::Defer } else { Mood::Prompt });
+                store.mode(if *defer {
+                    StoreMode::Defer
+                } else {
+                    StoreMode::Prompt
+                });
             }
             Step::Ask { worker, host, op } => {
                 model.ask(*host, op, tag);

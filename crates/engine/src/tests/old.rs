@@ -3,7 +3,7 @@
 use crate::testing::bench::{
     ONE, TARGET, Worker, ata, export, frame_from, options, read, request, status, write,
 };
-use crate::testing::store::{MemStore, Mood};
+use crate::testing::store::{MemStore, StoreMode};
 
 const GOOD: (u8, u8) = (0x40, 0);
 const LIMIT_US: u64 = 100_000;
@@ -57,7 +57,7 @@ fn what_changes_nothing_is_answered_however_old() {
 fn what_waits_in_the_order_does_not_grow_old() {
     let store = MemStore::new(64);
     let mut worker = Worker::new(vec![export(options(7, 3), &store)]);
-    store.mood(Mood::Defer);
+    store.mode(StoreMode::Defer);
     assert!(worker.ask(&request(0, &write(4, 1, 0x11))).is_empty());
     assert!(worker.ask(&request(0, &write(4, 1, 0x22))).is_empty());
     worker.link.age_us = u64::MAX;

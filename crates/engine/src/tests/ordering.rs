@@ -7,14 +7,14 @@ use crate::store::FaultKind;
 use crate::testing::bench::{
     ONE, OTHER, TARGET, Worker, ata, export, frame_from, options, read, status, write,
 };
-use crate::testing::store::{MemStore, Mood};
+use crate::testing::store::{MemStore, StoreMode};
 
 const GOOD: (u8, u8) = (0x40, 0);
 
 fn pair() -> (Worker, Worker, Arc<MemStore>) {
     let store = MemStore::new(256);
     let export = export(options(7, 3), &store);
-    store.mood(Mood::Defer);
+    store.mode(StoreMode::Defer);
     (
         Worker::new(vec![export.clone()]),
         Worker::new(vec![export]),
@@ -99,7 +99,7 @@ fn overlapping_requests_wait_in_the_order_they_came() {
         ["write 10+2", "write 20+1"],
         "only what overlaps nothing starts"
     );
-    store.mood(Mood::Prompt);
+    store.mode(StoreMode::Prompt);
     assert_eq!(tags(&one.ask(&tagged(6, &read(30, 1)))), [6], "others go on");
     assert!(
         one.ask(&tagged(7, &read(10, 1))).is_empty(),
@@ -214,7 +214,7 @@ fn a_worker_that_ends_leaves_nobody_waiting() {
     one.ask(&tagged(3, &write(11, 1, 0x33)));
     two.ask(&tagged(4, &write(11, 1, 0x44)));
     two.ask(&tagged(5, &write(10, 1, 0x11)));
-    store.mood(Mood::Prompt);
+    store.mode(StoreMode::Prompt);
     let Worker {
         session, mut link, ..
     } = one;
@@ -273,7 +273,7 @@ fn what_a_closed_session_leaves_ends_in_every_way() {
     let (mut one, mut two, store) = pair();
     one.ask(&tagged(1, &write(10, 1, 0x11)));
     two.ask(&tagged(2, &read(10, 1)));
-    store.mood(Mood::Prompt);
+    store.mode(StoreMode::Prompt);
     drop(one.session);
     store.abandon();
     assert_eq!(
@@ -290,10 +290,10 @@ fn a_panic_leaves_nothing_locked() {
     one.ask(&tagged(2, &write(10, 1, 0x22)));
     two.ask(&tagged(3, &read(10, 1)));
     store.finish(0, None);
-    store.mood(Mood::Panic);
+    store.mode(StoreMode::Panic);
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.poll()));
     assert!(panicked.is_err());
-    store.mood(Mood::Prompt);
+    store.mode(StoreMode::Prompt);
     let remains = one.session.close(&mut one.link);
     assert_eq!(remains.pending(), 0);
     assert_eq!(
@@ -308,7 +308,7 @@ fn a_reconfigured_export_keeps_the_order_of_the_old_one() {
     let store = MemStore::new(64);
     let old = export(options(7, 3), &store);
     let mut worker = Worker::new(vec![old.clone()]);
-    store.mood(Mood::Defer);
+    store.mode(StoreMode::Defer);
     worker.ask(&tagged(1, &write(10, 1, 0x11)));
     worker.ask(&tagged(2, &write(10, 1, 0x22)));
     let mut other = options(7, 3);
@@ -348,7 +348,7 @@ fn late_duplicates_are_known_where_asked_for() {
     assert_eq!(ask(7, 0x11), 1, "A, B, A");
     assert_eq!(store.inner.lock().image[4 * 512], 0x11);
 
-    store.mood(Mood::Defer);
+    store.mode(StoreMode::Defer);
     worker.ask(&tagged(8 << 16, &write(5, 1, 0x33)));
     store.finish(0, None);
     assert_eq!(worker.poll().len(), 1);

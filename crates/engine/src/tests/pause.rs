@@ -3,7 +3,7 @@
 use aoe_common::Mac;
 
 use crate::testing::bench::{ONE, TARGET, Worker, export, frame_from, options, read, request, write};
-use crate::testing::store::{MemStore, Mood};
+use crate::testing::store::{MemStore, StoreMode};
 
 const QUERY: [u8; 8] = [0; 8];
 
@@ -45,7 +45,7 @@ fn what_had_begun_ends_and_what_waited_does_not_begin() {
     let store = MemStore::new(64);
     let export = export(options(7, 3), &store);
     let mut worker = Worker::new(vec![export.clone()]);
-    store.mood(Mood::Defer);
+    store.mode(StoreMode::Defer);
     worker.ask(&request(0, &write(5, 1, 7)));
     worker.ask(&request(0, &write(5, 1, 8)));
     export.pause();

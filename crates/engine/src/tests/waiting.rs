@@ -3,7 +3,7 @@
 use crate::testing::bench::{
     ONE, OTHER, TARGET, Worker, ata, export, frame_from, options, read, request, write,
 };
-use crate::testing::store::{MemStore, Mood};
+use crate::testing::store::{MemStore, StoreMode};
 
 /// Places of the export; an eighth of them is kept for newcomers.
 const PLACES: usize = 16 * 8;
@@ -17,7 +17,7 @@ fn what_waits_holds_no_frame_and_is_answered_in_a_new_one() {
     for piece_bytes in [128, 4096] {
         let store = MemStore::new(256);
         let mut worker = Worker::cut(vec![export(options(7, 3), &store)], piece_bytes);
-        store.mood(Mood::Defer);
+        store.mode(StoreMode::Defer);
         store.inner.lock().again = true;
         // `ask` asserts that none of them holds a frame.
         for argument in [
@@ -50,7 +50,7 @@ fn what_waits_holds_no_frame_and_is_answered_in_a_new_one() {
 fn a_reply_that_finds_no_memory_is_silence() {
     let store = MemStore::new(256);
     let mut worker = Worker::new(vec![export(options(7, 3), &store)]);
-    store.mood(Mood::Defer);
+    store.mode(StoreMode::Defer);
     worker.ask(&request(0, &write(4, 1, 0x11)));
     worker.link.pool = 0;
     store.finish(0, None);
@@ -63,7 +63,7 @@ fn a_reply_that_finds_no_memory_is_silence() {
 fn one_source_does_not_take_the_places_of_others() {
     let store = MemStore::new(4096);
     let mut worker = Worker::new(vec![export(options(7, 3), &store)]);
-    store.mood(Mood::Defer);
+    store.mode(StoreMode::Defer);
     for lba in 0..1000 {
         worker.ask(&from(ONE, &write(lba, 1, 0x11)));
     }
@@ -87,12 +87,12 @@ fn one_source_does_not_take_the_places_of_others() {
 fn reads_are_served_while_writes_have_taken_all_their_places() {
     let store = MemStore::new(4096);
     let mut worker = Worker::new(vec![export(options(7, 3), &store)]);
-    store.mood(Mood::Defer);
+    store.mode(StoreMode::Defer);
     for lba in 0..1000 {
         worker.ask(&request(0, &write(lba, 1, 0x11)));
     }
     assert!(worker.session.counters().silent_full.get() > 0);
-    store.mood(Mood::Prompt);
+    store.mode(StoreMode::Prompt);
     assert_eq!(worker.ask(&request(0, &read(3000, 1))).len(), 1);
 }
 
@@ -100,7 +100,7 @@ fn reads_are_served_while_writes_have_taken_all_their_places() {
 fn verifies_run_one_at_a_time() {
     let store = MemStore::new(4096);
     let mut worker = Worker::new(vec![export(options(7, 3), &store)]);
-    store.mood(Mood::Defer);
+    store.mode(StoreMode::Defer);
     for lba in 0..3 {
         worker.ask(&from(ONE, &ata(0, 0, 9, 0x42, lba * 100, &[])));
     }

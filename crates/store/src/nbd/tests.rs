@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::server::{ALL_FLAGS, Manner, Server, Trick, address};
+use self::server::{ALL_FLAGS, Misbehaviour, Server, ServerBehaviour, address};
 use super::NbdStore;
 use super::table::Work;
 use crate::completion_queue::CompletionQueue;
@@ -47,7 +47,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 /// A bug of ours ends the connection, and the next one goes on.
 #[test]
 fn a_panic_of_a_connection_costs_the_connection() {
-    let server = Server::start(Manner::new(SECTORS));
+    let server = Server::start(ServerBehaviour::new(SECTORS));
     let store = Arc::new(NbdStore::open(&options(&server.address())).unwrap());
     let panics = Box::new(|_| panic!("on purpose, for a test"));
     store.shared.add(Work::Read { at: 0, length: 512 }, panics);
@@ -63,9 +63,9 @@ fn a_panic_of_a_connection_costs_the_connection() {
 #[test]
 fn what_is_answered_has_been_flushed() {
     for structured in [false, true] {
-        let server = Server::start(Manner {
+        let server = Server::start(ServerBehaviour {
             structured,
-            ..Manner::new(SECTORS)
+            ..ServerBehaviour::new(SECTORS)
         });
         let mut driver = driver(&server);
         assert_eq!(driver.store.sectors(), SECTORS);
@@ -91,9 +91,9 @@ fn what_is_answered_has_been_flushed() {
 
 #[test]
 fn a_server_without_flush_has_done_what_it_answers() {
-    let server = Server::start(Manner {
+    let server = Server::start(ServerBehaviour {
         flags: 0,
-        ..Manner::new(SECTORS)
+        ..ServerBehaviour::new(SECTORS)
     });
     let mut driver = driver(&server);
     driver.write(0, &sectors(9, 1), Durability::Durable).unwrap();
@@ -104,10 +104,10 @@ fn a_server_without_flush_has_done_what_it_answers() {
 
 #[test]
 fn errors_are_told_as_what_they_are() {
-    let server = Server::start(Manner::new(SECTORS));
+    let server = Server::start(ServerBehaviour::new(SECTORS));
     let mut driver = driver(&server);
     let mut fails = |command, error: i32, run: &mut dyn FnMut(&mut Driver) -> Result<(), engine::Fault>| {
-        server.set(|manner| manner.trick = Some((command, Trick::Error(error as u32))));
+        server.set(|behaviour| behaviour.misbehaviour = Some((command, Misbehaviour::Error(error as u32))));
         let fault = run(&mut driver).unwrap_err();
         assert_eq!(fault.source.raw_os_error(), Some(error));
         // It does not stay.
@@ -133,11 +133,11 @@ fn errors_are_told_as_what_they_are() {
 
 #[test]
 fn a_crash_of_the_server_takes_nothing_that_was_answered() {
-    let server = Server::start(Manner::new(SECTORS));
+    let server = Server::start(ServerBehaviour::new(SECTORS));
     let mut driver = driver(&server);
     driver.write(0, &sectors(1, 1), Durability::WriteBack).unwrap();
     // The write has an answer and is not flushed.
-    server.set(|manner| manner.trick = Some((3, Trick::Crash)));
+    server.set(|behaviour| behaviour.misbehaviour = Some((3, Misbehaviour::Crash)));
     driver.write(1, &sectors(2, 1), Durability::WriteBack).unwrap();
     assert_eq!(
         [server.durable(0), server.durable(1)],
@@ -151,19 +151,21 @@ fn a_crash_of_the_server_takes_nothing_that_was_answered() {
 
 #[test]
 fn reads_survive_a_lost_connection_and_a_server_that_shuts_down() {
-    let server = Server::start(Manner::new(SECTORS));
+    let server = Server::start(ServerBehaviour::new(SECTORS));
     let mut driver = driver(&server);
     driver.write(0, &sectors(1, 1), Durability::WriteBack).unwrap();
-    for trick in [
-        Trick::Hangup,
-        Trick::WrongCookie,
-        Trick::Error(libc::ESHUTDOWN as u32),
+    for misbehaviour in [
+        Misbehaviour::Hangup,
+        Misbehaviour::WrongCookie,
+        Misbehaviour::Error(libc::ESHUTDOWN as u32),
     ] {
-        server.set(|manner| manner.trick = Some((0, trick)));
-        assert_eq!(driver.read(0, 1).unwrap(), sectors(1, 1), "{trick:?}");
+        server.set(|behaviour| behaviour.misbehaviour = Some((0, misbehaviour)));
+        assert_eq!(driver.read(0, 1).unwrap(), sectors(1, 1), "{misbehaviour:?}");
     }
     for command in [1, 3] {
-        server.set(|manner| manner.trick = Some((command, Trick::Error(libc::ESHUTDOWN as u32))));
+        server.set(|behaviour| {
+            behaviour.misbehaviour = Some((command, Misbehaviour::Error(libc::ESHUTDOWN as u32)));
+        });
         driver.write(5, &sectors(3, 1), Durability::WriteBack).unwrap();
     }
     assert_eq!(server.durable(5), sectors(3, 1));
@@ -172,10 +174,10 @@ fn reads_survive_a_lost_connection_and_a_server_that_shuts_down() {
 /// The server is this process, and lives: it may still carry the write out.
 #[test]
 fn a_write_without_an_answer_is_never_sent_to_another_server_while_the_old_one_may_live() {
-    let server = Server::start(Manner::new(SECTORS));
+    let server = Server::start(ServerBehaviour::new(SECTORS));
     let mut driver = driver(&server);
     driver.write(0, &sectors(1, 1), Durability::WriteBack).unwrap();
-    server.set(|manner| manner.trick = Some((1, Trick::Hangup)));
+    server.set(|behaviour| behaviour.misbehaviour = Some((1, Misbehaviour::Hangup)));
     let token = driver.token();
     let (store, extent) = (Arc::clone(&driver.store), Extent { lba: 0, count: 1 });
     let step = store.write(
@@ -207,7 +209,7 @@ fn a_write_without_an_answer_is_never_sent_to_another_server_while_the_old_one_m
 
 #[test]
 fn a_larger_export_is_served_as_it_is_heard_of() {
-    let server = Server::start(Manner::new(SECTORS));
+    let server = Server::start(ServerBehaviour::new(SECTORS));
     let mut driver = driver(&server);
     server.grow(2 * SECTORS);
     until("the new size", || driver.store.refresh().unwrap() == 2 * SECTORS);
@@ -218,28 +220,28 @@ fn a_larger_export_is_served_as_it_is_heard_of() {
 
 #[test]
 fn what_cannot_be_served_says_why() {
-    let refused = |manner: Manner, word: &str| {
-        let server = Server::start(manner);
+    let refused = |behaviour: ServerBehaviour, word: &str| {
+        let server = Server::start(behaviour);
         let error = open(&server.address()).unwrap_err();
         assert!(error.contains(word), "{error}");
     };
-    let good = Manner::new(SECTORS);
+    let good = ServerBehaviour::new(SECTORS);
     refused(
-        Manner {
+        ServerBehaviour {
             flags: ALL_FLAGS | 1 << 1,
             ..good.clone()
         },
         "read_only",
     );
     refused(
-        Manner {
+        ServerBehaviour {
             least_block: 4096,
             ..good.clone()
         },
         "4096 bytes",
     );
     refused(
-        Manner {
+        ServerBehaviour {
             bytes: 0,
             ..good.clone()
         },

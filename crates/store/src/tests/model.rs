@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::{Driver, image, stamp};
 use crate::completion_queue::CompletionQueue;
 use crate::direct::DirectStore;
-use crate::nbd::server::{Manner, Server};
+use crate::nbd::server::{Server, ServerBehaviour};
 use crate::open::open;
 use crate::options::{StoreKind, StoreOptions};
 use engine::{Durability, Extent, Store};
@@ -109,7 +109,8 @@ fn check(subject: Subject, offset: u64, actions: &[Action]) -> Result<(), TestCa
     let dir = subject.directory();
     let path = dir.path().join("image");
     let file = image(&path, SECTORS + offset);
-    let server = matches!(subject, Subject::Nbd).then(|| Server::start(Manner::new(SECTORS + offset)));
+    let server =
+        matches!(subject, Subject::Nbd).then(|| Server::start(ServerBehaviour::new(SECTORS + offset)));
     let address = server.as_ref().map(Server::address);
     let store = subject.open(address.as_ref().unwrap_or(&path), offset);
     let mut model = vec![0u8; SECTORS as usize * 512];

@@ -13,7 +13,7 @@ use super::super::wire::array;
 
 /// How a server behaves.
 #[derive(Clone, Debug)]
-pub(crate) struct Manner {
+pub(crate) struct ServerBehaviour {
     /// Transmission flags beside the one that says that there are flags.
     pub flags: u16,
     /// Replies come in parts.
@@ -21,12 +21,12 @@ pub(crate) struct Manner {
     pub least_block: u32,
     pub bytes: u64,
     /// What becomes of the next request of a kind: 0 read, 1 write, 3 flush, 6 write zeroes.
-    pub trick: Option<(u16, Trick)>,
+    pub misbehaviour: Option<(u16, Misbehaviour)>,
 }
 
 /// What a server does once instead of what it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trick {
+pub(crate) enum Misbehaviour {
     /// It answers with this error.
     Error(u32),
     /// The connection ends, and nothing is carried out.
@@ -40,21 +40,21 @@ pub(crate) enum Trick {
 /// Flush, trim, write zeroes, several connections.
 pub(crate) const ALL_FLAGS: u16 = 1 << 2 | 1 << 5 | 1 << 6 | 1 << 8;
 
-impl Manner {
-    pub(crate) fn new(sectors: u64) -> Manner {
-        Manner {
+impl ServerBehaviour {
+    pub(crate) fn new(sectors: u64) -> ServerBehaviour {
+        ServerBehaviour {
             flags: ALL_FLAGS,
             structured: true,
             least_block: 512,
             bytes: sectors * 512,
-            trick: None,
+            misbehaviour: None,
         }
     }
 }
 
 #[derive(Debug)]
 struct Disk {
-    manner: Manner,
+    behaviour: ServerBehaviour,
     durable: Vec<u8>,
     cached: Vec<u8>,
     /// Requests carried out or not, by command.
@@ -72,11 +72,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn start(manner: Manner) -> Server {
+    pub(crate) fn start(behaviour: ServerBehaviour) -> Server {
         let dir = tempfile::tempdir().unwrap();
-        let bytes = vec![0; manner.bytes as usize];
+        let bytes = vec![0; behaviour.bytes as usize];
         let disk = Disk {
-            manner,
+            behaviour,
             durable: bytes.clone(),
             cached: bytes,
             seen: Vec::new(),
@@ -112,13 +112,13 @@ impl Server {
         address(&self.socket(), "disk")
     }
 
-    pub(crate) fn set(&self, change: impl FnOnce(&mut Manner)) {
-        change(&mut self.disk.0.lock().manner);
+    pub(crate) fn set(&self, change: impl FnOnce(&mut ServerBehaviour)) {
+        change(&mut self.disk.0.lock().behaviour);
     }
 
     pub(crate) fn grow(&self, sectors: u64) {
         let mut disk = self.disk.0.lock();
-        disk.manner.bytes = sectors * 512;
+        disk.behaviour.bytes = sectors * 512;
         disk.durable.resize(sectors as usize * 512, 0);
         disk.cached.resize(sectors as usize * 512, 0);
     }
@@ -189,14 +189,14 @@ fn serve(mut stream: UnixStream, shared: &(Mutex<Disk>, Condvar)) -> io::Result<
         let mut disk = shared.0.lock();
         disk.seen.push(command);
         shared.1.notify_all();
-        let trick = disk.manner.trick.take_if(|(kind, _)| *kind == command);
-        match trick.map(|(_, trick)| trick) {
-            Some(Trick::Error(error)) => {
+        let misbehaviour = disk.behaviour.misbehaviour.take_if(|(kind, _)| *kind == command);
+        match misbehaviour.map(|(_, misbehaviour)| misbehaviour) {
+            Some(Misbehaviour::Error(error)) => {
                 answer(&mut stream, structured, cookie, Err(error))?;
                 continue;
             }
-            Some(trick @ (Trick::Hangup | Trick::Crash)) => {
-                if trick == Trick::Crash {
+            Some(misbehaviour @ (Misbehaviour::Hangup | Misbehaviour::Crash)) => {
+                if misbehaviour == Misbehaviour::Crash {
                     disk.cached = disk.durable.clone();
                 }
                 for stream in disk.streams.drain(..) {
@@ -204,7 +204,7 @@ fn serve(mut stream: UnixStream, shared: &(Mutex<Disk>, Condvar)) -> io::Result<
                 }
                 return Ok(());
             }
-            Some(Trick::WrongCookie) => {
+            Some(Misbehaviour::WrongCookie) => {
                 answer(&mut stream, structured, cookie + 1000, Ok((0, &[])))?;
                 continue;
             }
@@ -287,7 +287,7 @@ fn negotiate(stream: &mut UnixStream, shared: &(Mutex<Disk>, Condvar)) -> io::Re
         let option = u32::from_be_bytes(array(stream)?);
         let mut data = vec![0; u32::from_be_bytes(array(stream)?) as usize];
         stream.read_exact(&mut data)?;
-        let manner = shared.0.lock().manner.clone();
+        let behaviour = shared.0.lock().behaviour.clone();
         let mut reply = |kind: u32, data: &[u8]| -> io::Result<()> {
             let mut bytes = 0x0003_e889_0455_65a9u64.to_be_bytes().to_vec();
             bytes.extend(option.to_be_bytes());
@@ -297,17 +297,17 @@ fn negotiate(stream: &mut UnixStream, shared: &(Mutex<Disk>, Condvar)) -> io::Re
             stream.write_all(&bytes)
         };
         match option {
-            8 if manner.structured => {
+            8 if behaviour.structured => {
                 structured = true;
                 reply(1, &[])?;
             }
             6 | 7 if data[4..8] == *b"disk" => {
                 let mut export = 0u16.to_be_bytes().to_vec();
-                export.extend(manner.bytes.to_be_bytes());
-                export.extend((manner.flags | 1).to_be_bytes());
+                export.extend(behaviour.bytes.to_be_bytes());
+                export.extend((behaviour.flags | 1).to_be_bytes());
                 reply(3, &export)?;
                 let mut blocks = 3u16.to_be_bytes().to_vec();
-                for size in [manner.least_block, 4096, 32 << 20] {
+                for size in [behaviour.least_block, 4096, 32 << 20] {
                     blocks.extend(size.to_be_bytes());
                 }
                 reply(3, &blocks)?;

@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 use super::guard::caught;
 use super::open::{self, Served};
 use super::other_targets::own::OwnAddresses;
-use super::other_targets::{self, OtherTarget, Sought};
+use super::other_targets::{self, OtherTarget, ProbedExport};
 use super::plan::{ExportId, Level, OpenRefusal, PlanAction, PortId, PortPlan};
 use super::port_thread::{PortEvent, PortHandle};
 use super::port_view::PortView;
@@ -212,8 +212,8 @@ impl Supervisor {
         };
         let wanted = asked
             .iter()
-            .filter_map(|id| Some((*id, open::sought(&self.plan.config(*id)?.0))));
-        let wanted: Vec<(ExportId, Sought)> = wanted.collect();
+            .filter_map(|id| Some((*id, open::probed(&self.plan.config(*id)?.0))));
+        let wanted: Vec<(ExportId, ProbedExport)> = wanted.collect();
         let (again, name, own) = (asked.clone(), port.clone(), self.own.clone());
         let work = move || {
             let (found, warnings) = look_around(&port, index, &wanted, &own);
@@ -262,32 +262,32 @@ impl Supervisor {
 fn look_around(
     port: &str,
     index: u32,
-    wanted: &[(ExportId, Sought)],
+    wanted: &[(ExportId, ProbedExport)],
     own: &OwnAddresses,
 ) -> (Result<HashMap<ExportId, String>, String>, Vec<String>) {
     let tags = TagPlace::on(port, index);
-    let warning = |sought: &Sought| {
+    let warning = |probed: &ProbedExport| {
         Some(format!(
             "{}: {}",
-            sought.address,
-            tags?.warning(port, sought.vlan)?
+            probed.address,
+            tags?.warning(port, probed.vlan)?
         ))
     };
-    let warnings = wanted.iter().filter_map(|(_, sought)| warning(sought)).collect();
-    let all: Vec<Sought> = wanted.iter().map(|(_, sought)| *sought).collect();
+    let warnings = wanted.iter().filter_map(|(_, probed)| warning(probed)).collect();
+    let all: Vec<ProbedExport> = wanted.iter().map(|(_, probed)| *probed).collect();
     let found = other_targets::search(port, &all, own).map_err(|error| format!("{error:#}"));
-    let refusal = |sought: &Sought, found: &[OtherTarget]| {
-        tags.and_then(|tags| tags.refusal(port, sought.vlan)).or_else(|| {
-            let other = found.iter().find(|other| sought.is(other))?;
+    let refusal = |probed: &ProbedExport, found: &[OtherTarget]| {
+        tags.and_then(|tags| tags.refusal(port, probed.vlan)).or_else(|| {
+            let other = found.iter().find(|other| probed.is(other))?;
             Some(format!(
                 "{} is already served by {} on {port}: two targets with one address corrupt data; choose another \
                  address, stop the other target, or use --force",
-                sought.address, other.mac
+                probed.address, other.mac
             ))
         })
     };
     let refused = found.map(|found| {
-        let of = |(id, sought): &(ExportId, Sought)| Some((*id, refusal(sought, &found)?));
+        let of = |(id, probed): &(ExportId, ProbedExport)| Some((*id, refusal(probed, &found)?));
         wanted.iter().filter_map(of).collect()
     });
     (refused, warnings)

@@ -51,7 +51,7 @@ use guard::guard;
 use links::Links;
 use notices::Notices;
 use notify::Notify;
-pub(crate) use other_targets::speakers_beside;
+pub(crate) use other_targets::other_aoe_programs;
 use plan::PortId;
 use port_thread::PortEvent;
 use signals::Signals;

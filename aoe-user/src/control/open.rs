@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::lists::ListForms;
 use super::machines::{self, Disks};
 use super::notices::{Notices, Reporter};
-use super::other_targets::{Sought, tie::MODEL};
+use super::other_targets::{ProbedExport, tie::MODEL};
 use super::plan::ExportId;
 use super::state::image::{self, ImageKeeper};
 use super::state::{StateDir, StateDirError, StateKey};
@@ -282,8 +282,8 @@ impl Served {
     }
 
     /// What nobody else may serve where this is served.
-    pub(super) fn sought(&self) -> Sought {
-        sought(&self.config)
+    pub(super) fn probed(&self) -> ProbedExport {
+        probed(&self.config)
     }
 
     /// Its size and file, for the log.
@@ -366,8 +366,8 @@ fn identity(config: &ExportConfig) -> Option<FileIdentity> {
 }
 
 /// What nobody else may serve where this export is served.
-pub(super) fn sought(config: &ExportConfig) -> Sought {
-    Sought {
+pub(super) fn probed(config: &ExportConfig) -> ProbedExport {
+    ProbedExport {
         address: Address {
             shelf: config.shelf,
             slot: config.slot,

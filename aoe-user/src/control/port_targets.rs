@@ -16,7 +16,7 @@ pub(super) fn listen(
     shared: &Arc<PortShared>,
 ) -> std::io::Result<TargetWatch> {
     let shared = Arc::downgrade(shared);
-    TargetWatch::start(interface, view.sought(), view.own.clone(), move |other| {
+    TargetWatch::start(interface, view.probed(), view.own.clone(), move |other| {
         if let Some(shared) = shared.upgrade() {
             shared.wish(|wishes| wishes.lost.push(other));
         }

@@ -2,6 +2,7 @@
 //! or for a disk. What is wished of it lies in slots, the newest only, so that nothing piles up however slow it is.
 
 mod looks;
+mod reopening;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,11 +20,9 @@ use super::plan::ExportId;
 use super::port_targets::listen;
 use super::port_view::PortView;
 use super::port_wishes::{About, PortShared, PortWishes};
-use crate::filter::Rules;
-use crate::host::link_state;
 use crate::metrics::Registry;
 use crate::port::{Alarm, Drain, Nic, Port, PortError, PortOptions};
-use crate::target::{Export, Exports};
+use crate::target::Export;
 
 /// Denied sources are asked for and workers looked after this often.
 const TICK: Duration = Duration::from_secs(2);
@@ -317,7 +316,7 @@ impl Running<'_> {
         }
         self.by_id = view.by_id();
         if let Some(watch) = &self.watch {
-            watch.want(view.sought());
+            watch.want(view.probed());
         }
         self.greet(&view);
         self.view = view;
@@ -329,7 +328,7 @@ impl Running<'_> {
             .view
             .exports
             .iter()
-            .filter(|served| served.sought().is(&other))
+            .filter(|served| served.probed().is(&other))
         {
             let reason = format!(
                 "{} was started by {} on {} at the same time, and is left to it: two targets with one address corrupt data; stop \
@@ -338,15 +337,6 @@ impl Running<'_> {
             );
             report(PortEvent::Lost(served.id, reason));
         }
-    }
-
-    /// Opens the port again with a filter that has room for these rules.
-    fn make_room(&mut self, error: &PortError, exports: &Arc<Exports>, rules: &Rules) -> Result<(), String> {
-        let name = &self.name;
-        warn!("{name}: {error}: opening it again with larger maps; initiators resend what is lost meanwhile");
-        self.port.reopen(exports, rules).map_err(reason_of)?;
-        self.opened_again();
-        Ok(())
     }
 
     /// Says which exports of a view are served from now on, and advertises them and those that changed.
@@ -390,74 +380,6 @@ impl Running<'_> {
             mac: self.nic.mac,
             mtu_bytes: self.nic.mtu_bytes,
         });
-    }
-
-    fn renew_rules(&mut self) -> Result<(), String> {
-        if let Some(made) = self.rules_made {
-            std::thread::sleep((made + MASK_PACE).saturating_duration_since(Instant::now()));
-        }
-        let (exports, rules) = self.view.halves();
-        match self.port.set_rules(&rules) {
-            Err(error) if error.is_outgrown() => self.make_room(&error, &exports, &rules)?,
-            Err(error) => {
-                let name = &self.name;
-                error!("{name}: the filter keeps its old rules, the process enforces the new ones: {error}");
-            }
-            Ok(()) => {}
-        }
-        self.rules_made = Some(Instant::now());
-        Ok(())
-    }
-
-    /// An interface that left this network namespace for a moment looks as it did before, but its sockets have lost their queues;
-    /// and an administrator can detach the program of a port. The port is opened again, as soon as there is a carrier: of an
-    /// interface that is gone or down control hears from the kernel, and has this looked at again once it is back.
-    fn check_attachments(&mut self) -> Result<(), String> {
-        let lost_queues = self.shared.queues.lock().iter().any(|queue| !queue.is_bound());
-        let Some(link) = link_state(self.nic.index).filter(|link| link.carrier) else {
-            return Ok(());
-        };
-        let reason = match (lost_queues, link.has_program) {
-            (false, true) => return Ok(()),
-            (true, _) => {
-                "the kernel took its receive queues away: the interface was removed and made anew, or moved to another network \
-                 namespace and back"
-            }
-            (false, false) => "its XDP program was detached by somebody else",
-        };
-        warn!("{}: {reason}. The port is opened again", self.name);
-        self.port.replace_workers().map_err(reason_of)?;
-        self.opened_again();
-        Ok(())
-    }
-
-    /// After the port was opened again: its sockets are others, its mode may be, and initiators hear that it is there.
-    fn opened_again(&self) {
-        *self.shared.queues.lock() = self.port.queue_releases();
-        self.tell_about();
-        info!("{}: served in {} again", self.name, self.port.obtained());
-        self.port.advertise(self.by_id.values().cloned().collect());
-    }
-
-    /// A worker has panicked: its queue is served again at once, unless it happens again and again.
-    fn replace_workers(&mut self) -> Result<(), String> {
-        if !self.port.has_lost_worker() {
-            // Of the port as it was before.
-            return Ok(());
-        }
-        let reason = "a worker ended by a panic; please report it with the log above";
-        let again = self
-            .reopened
-            .replace(Instant::now())
-            .is_some_and(|before| before.elapsed() < WORKER_PACE);
-        if again {
-            self.close(Drain::Healthy);
-            return Err(reason.into());
-        }
-        error!("{}: {reason}. The port is opened again", self.name);
-        self.port.replace_workers().map_err(reason_of)?;
-        self.opened_again();
-        Ok(())
     }
 
     fn report_denied(&mut self) {

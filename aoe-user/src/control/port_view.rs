@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aoe_common::Mac;
 
 use super::open::Served;
-use super::other_targets::Sought;
+use super::other_targets::ProbedExport;
 use super::other_targets::own::OwnAddresses;
 use super::plan::ExportId;
 use crate::config::Mode;
@@ -49,12 +49,12 @@ impl PortView {
     }
 
     /// What nobody else may serve there. Whose groups other gateways may serve is settled by their locks.
-    pub(super) fn sought(&self) -> Vec<Sought> {
+    pub(super) fn probed(&self) -> Vec<ProbedExport> {
         let alone = self
             .exports
             .iter()
             .filter(|served| served.config.failover.is_none());
-        alone.map(|served| served.sought()).collect()
+        alone.map(|served| served.probed()).collect()
     }
 
     /// The exports by their openings.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::args::DoctorArgs;
 use super::output::{self, Shown};
-use crate::control::speakers_beside;
+use crate::control::other_aoe_programs;
 use crate::host::{PageLists, Probe, page_lists, probe};
 use crate::store::rbd_available;
 use advice::{Advice, advice, mode};
@@ -141,9 +141,9 @@ impl Finding {
     fn of(probe: Probe) -> Finding {
         let has_use = probe.rx_queues > 1 && !probe.is_virtual;
         let filters = has_use.then(|| filters::read(&mut Program, &probe.interface));
-        let beside = speakers_beside(&probe.interface);
+        let others = other_aoe_programs(&probe.interface);
         let mut finding = Finding::with(probe, filters);
-        finding.advice.extend(beside.map(|why| Advice {
+        finding.advice.extend(others.map(|why| Advice {
             bad: false,
             why,
             commands: Vec::new(),

@@ -12,7 +12,7 @@ use aoe_common::Mac;
 use failover::ASK_EVERY_US;
 
 use crate::control::guard::caught;
-use crate::control::other_targets::{Sought, Voices, wait};
+use crate::control::other_targets::{ProbeSockets, ProbedExport, wait};
 
 /// Between two rounds of questions.
 const ASK_EVERY: Duration = Duration::from_micros(ASK_EVERY_US);
@@ -32,7 +32,7 @@ pub(in crate::control) struct Asking {
     /// The group's address.
     pub(crate) mac: Mac,
     /// The group's exports on each interface.
-    pub(crate) interfaces: BTreeMap<String, Vec<Sought>>,
+    pub(crate) interfaces: BTreeMap<String, Vec<ProbedExport>>,
 }
 
 /// The detectors of all groups that others serve.
@@ -110,12 +110,12 @@ impl Detectors {
 
 /// Asks and listens until it is over.
 fn rounds(asking: &Asking, is_over: &AtomicBool, tell: &dyn Fn(Heard)) {
-    let mut open: BTreeMap<&String, Voices> = BTreeMap::new();
+    let mut open: BTreeMap<&String, ProbeSockets> = BTreeMap::new();
     while !is_over.load(Ordering::Relaxed) {
         let next = Instant::now() + ASK_EVERY;
         let mut asked = false;
-        for (interface, sought) in &asking.interfaces {
-            match ask(interface, asking.mac, sought, &mut open) {
+        for (interface, probed) in &asking.interfaces {
+            match ask(interface, asking.mac, probed, &mut open) {
                 Ok(()) => asked = true,
                 Err(error) => {
                     // Down, or gone: nothing is heard there, and silence proves nothing.
@@ -132,9 +132,13 @@ fn rounds(asking: &Asking, is_over: &AtomicBool, tell: &dyn Fn(Heard)) {
         }
         while Instant::now() < next && !is_over.load(Ordering::Relaxed) {
             let left = next.saturating_duration_since(Instant::now());
-            wait(open.values().flat_map(Voices::fds), left);
+            wait(open.values().flat_map(ProbeSockets::fds), left);
             let mut answered = false;
-            open.retain(|_, voices| voices.hear(|heard| answered |= heard.mac == asking.mac).is_ok());
+            open.retain(|_, sockets| {
+                sockets
+                    .receive(|heard| answered |= heard.mac == asking.mac)
+                    .is_ok()
+            });
             if answered {
                 tell(Heard::Answer);
                 // One is enough for this round.
@@ -147,12 +151,14 @@ fn rounds(asking: &Asking, is_over: &AtomicBool, tell: &dyn Fn(Heard)) {
 fn ask<'a>(
     interface: &'a String,
     mac: Mac,
-    sought: &[Sought],
-    open: &mut BTreeMap<&'a String, Voices>,
+    probed: &[ProbedExport],
+    open: &mut BTreeMap<&'a String, ProbeSockets>,
 ) -> Result<()> {
-    let voices = match open.entry(interface) {
-        std::collections::btree_map::Entry::Occupied(voices) => voices.into_mut(),
-        std::collections::btree_map::Entry::Vacant(place) => place.insert(Voices::open(interface, sought)?),
+    let sockets = match open.entry(interface) {
+        std::collections::btree_map::Entry::Occupied(sockets) => sockets.into_mut(),
+        std::collections::btree_map::Entry::Vacant(place) => {
+            place.insert(ProbeSockets::open(interface, probed)?)
+        }
     };
-    voices.ask_station(mac, sought)
+    sockets.ask_station(mac, probed)
 }

@@ -25,9 +25,9 @@ impl Supervisor {
                 let Some((config, _)) = self.plan.config(id) else {
                     continue;
                 };
-                let sought = open::sought(&config);
+                let probed = open::probed(&config);
                 for name in self.plan.usable_interfaces(id) {
-                    interfaces.entry(name).or_default().push(sought);
+                    interfaces.entry(name).or_default().push(probed);
                 }
             }
             let asking = Asking {

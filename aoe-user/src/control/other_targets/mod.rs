@@ -4,10 +4,10 @@
 //! ([`watch`]). Somebody counts as a target only when it answers IDENTIFY itself: what a stranger merely claims keeps no export
 //! down.
 
-mod beside;
+mod other_programs;
 pub(super) mod own;
+mod probe_sockets;
 pub(super) mod tie;
-mod voice;
 pub(super) mod watch;
 
 use std::collections::BTreeSet;
@@ -18,11 +18,11 @@ use aoe_common::Mac;
 
 use crate::config::Vlan;
 use crate::target::Address;
-pub(crate) use beside::speakers_beside;
+pub(crate) use other_programs::other_aoe_programs;
 use own::OwnAddresses;
+use probe_sockets::HeardResponse;
+pub(super) use probe_sockets::{ProbeSockets, wait};
 use tie::Serial;
-use voice::HeardResponse;
-pub(super) use voice::{Voices, wait};
 
 /// How long others have to answer. A target that is awake takes well under a millisecond.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -40,9 +40,9 @@ pub(super) struct OtherTarget {
     pub(crate) mac: Mac,
 }
 
-/// An export about to be served.
+/// An export that other targets are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sought {
+pub(super) struct ProbedExport {
     /// Its address.
     pub(crate) address: Address,
     /// The frames it answers.
@@ -51,7 +51,7 @@ pub(super) struct Sought {
     pub(crate) serial: Serial,
 }
 
-impl Sought {
+impl ProbedExport {
     /// The VLANs to ask in (`None`: untagged). An export for every VLAN has no list of them: those that have a device on the interface.
     fn asked_in(self, with_device: &[u16]) -> Vec<Option<u16>> {
         match self.vlan {
@@ -81,27 +81,35 @@ impl Sought {
 ///
 /// # Errors
 /// When the interface cannot be asked on.
-pub(super) fn search(interface: &str, sought: &[Sought], own: &OwnAddresses) -> Result<Vec<OtherTarget>> {
+pub(super) fn search(
+    interface: &str,
+    probed: &[ProbedExport],
+    own: &OwnAddresses,
+) -> Result<Vec<OtherTarget>> {
     let asked = || -> Result<Vec<OtherTarget>> {
-        let mut voices = Voices::open(interface, sought)?;
-        let claims = claims(&mut voices, sought, own)?;
+        let mut sockets = ProbeSockets::open(interface, probed)?;
+        let claims = claims(&mut sockets, probed, own)?;
         if claims.is_empty() {
             return Ok(Vec::new());
         }
-        confirmed(&mut voices, &claims)
+        confirmed(&mut sockets, &claims)
     };
     asked().with_context(|| format!("cannot ask on {interface} who else is there"))
 }
 
 /// Whoever says that it has one of these addresses.
-fn claims(voices: &mut Voices, sought: &[Sought], own: &OwnAddresses) -> Result<BTreeSet<OtherTarget>> {
-    let with_device = voices.with_device().to_vec();
+fn claims(
+    sockets: &mut ProbeSockets,
+    probed: &[ProbedExport],
+    own: &OwnAddresses,
+) -> Result<BTreeSet<OtherTarget>> {
+    let with_device = sockets.with_device().to_vec();
     let mut claims = BTreeSet::new();
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
-        voices.ask(sought)?;
-        voices.hear_until(end.min(Instant::now() + ASK_AGAIN), |heard| {
-            let others = claimed(&heard, sought, &with_device);
+        sockets.ask(probed)?;
+        sockets.receive_until(end.min(Instant::now() + ASK_AGAIN), |heard| {
+            let others = claimed(&heard, probed, &with_device);
             claims.extend(others.into_iter().filter(|claim| !own.contains(claim.mac)));
             true
         })?;
@@ -110,30 +118,30 @@ fn claims(voices: &mut Voices, sought: &[Sought], own: &OwnAddresses) -> Result<
 }
 
 /// What a frame claims of the exports in question.
-fn claimed(heard: &HeardResponse, sought: &[Sought], with_device: &[u16]) -> Vec<OtherTarget> {
+fn claimed(heard: &HeardResponse, probed: &[ProbedExport], with_device: &[u16]) -> Vec<OtherTarget> {
     let claim = |vlan| OtherTarget {
         address: heard.address,
         vlan,
         mac: heard.mac,
     };
-    sought
+    probed
         .iter()
-        .filter(|sought| sought.address == heard.address)
-        .flat_map(|sought| sought.asked_in(with_device))
+        .filter(|probed| probed.address == heard.address)
+        .flat_map(|probed| probed.asked_in(with_device))
         .map(claim)
         .filter(|claim| heard.may_be_on(claim.vlan))
         .collect()
 }
 
 /// Those that answer IDENTIFY.
-fn confirmed(voices: &mut Voices, claims: &BTreeSet<OtherTarget>) -> Result<Vec<OtherTarget>> {
+fn confirmed(sockets: &mut ProbeSockets, claims: &BTreeSet<OtherTarget>) -> Result<Vec<OtherTarget>> {
     let mut confirmed = BTreeSet::new();
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end && confirmed.len() < claims.len() {
         for claim in claims.difference(&confirmed.clone()) {
-            voices.identify(claim)?;
+            sockets.identify(claim)?;
         }
-        voices.hear_until(end.min(Instant::now() + ASK_AGAIN), |heard| {
+        sockets.receive_until(end.min(Instant::now() + ASK_AGAIN), |heard| {
             confirmed.extend(heard.identified().filter(|other| claims.contains(other)));
             confirmed.len() < claims.len()
         })?;
@@ -158,13 +166,13 @@ mod tests {
             (Vlan::Id(5), vec![Some(5)], [false, true, false]),
             (Vlan::Any, vec![None, Some(5), Some(9)], [true, true, true]),
         ] {
-            let sought = Sought {
+            let probed = ProbedExport {
                 address,
                 vlan,
                 serial: Serial::from("x"),
             };
-            assert_eq!(sought.asked_in(&[5, 9]), asked, "{vlan:?}");
-            let is = [None, Some(5), Some(6)].map(|vlan| sought.is(&heard_in(vlan)));
+            assert_eq!(probed.asked_in(&[5, 9]), asked, "{vlan:?}");
+            let is = [None, Some(5), Some(6)].map(|vlan| probed.is(&heard_in(vlan)));
             assert_eq!(is, others, "{vlan:?}");
         }
     }

@@ -13,11 +13,11 @@ use aoe_common::Mac;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::beside::Beside;
+use super::other_programs::OtherPrograms;
 use super::own::OwnAddresses;
+use super::probe_sockets::{HeardResponse, ProbeSockets, wait};
 use super::tie::{self, GRACE};
-use super::voice::{HeardResponse, Voices, wait};
-use super::{OtherTarget, Sought, claimed};
+use super::{OtherTarget, ProbedExport, claimed};
 use crate::config::Vlan;
 use crate::control::guard::caught;
 use crate::store::limits::refused;
@@ -75,7 +75,7 @@ impl fmt::Debug for Shared {
 
 #[derive(Debug, Default)]
 struct Wishes {
-    sought: Option<Vec<Sought>>,
+    probed: Option<Vec<ProbedExport>>,
     is_over: bool,
 }
 
@@ -86,7 +86,7 @@ impl TargetWatch {
     /// When the system gives no thread.
     pub(crate) fn start(
         interface: &str,
-        sought: Vec<Sought>,
+        probed: Vec<ProbedExport>,
         own: OwnAddresses,
         yielded: impl Fn(OtherTarget) + Send + Sync + 'static,
     ) -> std::io::Result<TargetWatch> {
@@ -94,7 +94,7 @@ impl TargetWatch {
             interface: interface.to_owned(),
             own,
             wishes: Mutex::new(Wishes {
-                sought: Some(sought),
+                probed: Some(probed),
                 is_over: false,
             }),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -109,8 +109,8 @@ impl TargetWatch {
     }
 
     /// Listens for these from now on.
-    pub(crate) fn want(&self, sought: Vec<Sought>) {
-        self.tell(|wishes| wishes.sought = Some(sought));
+    pub(crate) fn want(&self, probed: Vec<ProbedExport>) {
+        self.tell(|wishes| wishes.probed = Some(probed));
     }
 
     fn tell(&self, change: impl FnOnce(&mut Wishes)) {
@@ -128,15 +128,15 @@ impl Drop for TargetWatch {
 
 impl Shared {
     fn listen(&self) {
-        let mut sought = Vec::new();
+        let mut probed = Vec::new();
         let mut known = Known::default();
-        let mut beside = Beside::new(Instant::now());
+        let mut programs = OtherPrograms::new(Instant::now());
         loop {
-            if self.take_wishes(&mut sought) == Wish::End {
+            if self.take_wishes(&mut probed) == Wish::End {
                 return;
             }
-            known.follow(&sought, Instant::now());
-            let round = caught(|| self.round(&sought, &mut known, &mut beside)).map_err(|panic| {
+            known.follow(&probed, Instant::now());
+            let round = caught(|| self.round(&probed, &mut known, &mut programs)).map_err(|panic| {
                 tracing::error!("{}: listening for other targets: {panic}", self.interface);
                 anyhow!(panic)
             });
@@ -147,15 +147,15 @@ impl Shared {
         }
     }
 
-    fn take_wishes(&self, sought: &mut Vec<Sought>) -> Wish {
+    fn take_wishes(&self, probed: &mut Vec<ProbedExport>) -> Wish {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         let mut wishes = self.wishes.lock();
         if wishes.is_over {
             return Wish::End;
         }
-        match wishes.sought.take() {
+        match wishes.probed.take() {
             Some(new) => {
-                *sought = new;
+                *probed = new;
                 Wish::Changed
             }
             None => Wish::Nothing,
@@ -163,23 +163,23 @@ impl Shared {
     }
 
     /// Listens until the wishes change.
-    fn round(&self, sought: &[Sought], known: &mut Known, beside: &mut Beside) -> Result<()> {
-        let mut voices = Voices::open(&self.interface, sought)?;
+    fn round(&self, probed: &[ProbedExport], known: &mut Known, programs: &mut OtherPrograms) -> Result<()> {
+        let mut sockets = ProbeSockets::open(&self.interface, probed)?;
         let mut plan = Questions::new(Instant::now());
         let mut claims: HashMap<OtherTarget, Instant> = HashMap::new();
         while self.is_unchanged() {
             let now = Instant::now();
             if plan.is_due(now) {
-                voices.ask(plan.next_addresses(sought))?;
+                sockets.ask(plan.next_addresses(probed))?;
             }
-            beside.look(&self.interface, sought, now);
-            let next = plan.next.min(beside.next());
+            programs.look(&self.interface, probed, now);
+            let next = plan.next.min(programs.next());
             wait(
-                voices.fds().chain([self.wake.as_fd()]),
+                sockets.fds().chain([self.wake.as_fd()]),
                 next.saturating_duration_since(now),
             );
             let mut heard = Vec::new();
-            voices.hear(|response| heard.push(response))?;
+            sockets.receive(|response| heard.push(response))?;
             if heard.len() >= FLOOD {
                 // Somebody sends what looks like answers. What does not fit the socket meanwhile is lost, and asked for again.
                 wait([self.wake.as_fd()].into_iter(), BREATH);
@@ -188,10 +188,10 @@ impl Shared {
                 let now = Instant::now();
                 for other in response.identified() {
                     if claims.contains_key(&other) {
-                        self.found(other, &response, voices.mac(), known, now);
+                        self.found(other, &response, sockets.mac(), known, now);
                     }
                 }
-                self.look_into(&response, sought, &mut voices, &mut claims, now)?;
+                self.look_into(&response, probed, &mut sockets, &mut claims, now)?;
             }
         }
         Ok(())
@@ -199,25 +199,25 @@ impl Shared {
 
     fn is_unchanged(&self) -> bool {
         let wishes = self.wishes.lock();
-        wishes.sought.is_none() && !wishes.is_over
+        wishes.probed.is_none() && !wishes.is_over
     }
 
     /// A claim is asked who it is.
     fn look_into(
         &self,
         heard: &HeardResponse,
-        sought: &[Sought],
-        voices: &mut Voices,
+        probed: &[ProbedExport],
+        sockets: &mut ProbeSockets,
         claims: &mut HashMap<OtherTarget, Instant>,
         now: Instant,
     ) -> Result<()> {
-        for claim in claimed(heard, sought, voices.with_device()) {
+        for claim in claimed(heard, probed, sockets.with_device()) {
             let known = claims.get(&claim);
             let is_new = known.is_none() && claims.len() < CLAIMS_MAX;
             let is_old = known.is_some_and(|looked_into| now >= *looked_into + LOOK_INTO_AGAIN);
             if (is_new || is_old) && !self.own.contains(claim.mac) {
                 claims.insert(claim, now);
-                voices.identify(&claim)?;
+                sockets.identify(&claim)?;
             } else if claims.len() >= CLAIMS_MAX {
                 claims.retain(|_, looked_into| now < *looked_into + LOOK_INTO_AGAIN);
             }
@@ -271,24 +271,24 @@ struct Known {
     /// The same for targets that yield.
     ties: Alarms,
     /// Since when each export has been served.
-    since: HashMap<(Address, Vlan), (Sought, Instant)>,
+    since: HashMap<(Address, Vlan), (ProbedExport, Instant)>,
 }
 
 impl Known {
-    fn follow(&mut self, sought: &[Sought], now: Instant) {
+    fn follow(&mut self, probed: &[ProbedExport], now: Instant) {
         let mut before = std::mem::take(&mut self.since);
-        let entry = |sought: &Sought| {
-            let key = (sought.address, sought.vlan);
+        let entry = |probed: &ProbedExport| {
+            let key = (probed.address, probed.vlan);
             let since = before.remove(&key).map_or(now, |(_, since)| since);
-            (key, (*sought, since))
+            (key, (*probed, since))
         };
-        self.since = sought.iter().map(entry).collect();
+        self.since = probed.iter().map(entry).collect();
     }
 
     /// The export that this target has too, and itself where it began to be served a moment ago.
-    fn export(&self, other: &OtherTarget, now: Instant) -> Option<((Address, Vlan), Option<Sought>)> {
-        let (key, (sought, since)) = self.since.iter().find(|(_, (sought, _))| sought.is(other))?;
-        Some((*key, (now < *since + GRACE).then_some(*sought)))
+    fn export(&self, other: &OtherTarget, now: Instant) -> Option<((Address, Vlan), Option<ProbedExport>)> {
+        let (key, (probed, since)) = self.since.iter().find(|(_, (probed, _))| probed.is(other))?;
+        Some((*key, (now < *since + GRACE).then_some(*probed)))
     }
 }
 
@@ -330,12 +330,12 @@ impl Questions {
     }
 
     /// Some of the addresses, by turns.
-    fn next_addresses<'a>(&mut self, sought: &'a [Sought]) -> &'a [Sought] {
-        if self.address >= sought.len() {
+    fn next_addresses<'a>(&mut self, probed: &'a [ProbedExport]) -> &'a [ProbedExport] {
+        if self.address >= probed.len() {
             self.address = 0;
         }
-        let end = sought.len().min(self.address + ADDRESSES_AT_A_TIME);
-        let some = &sought[self.address..end];
+        let end = probed.len().min(self.address + ADDRESSES_AT_A_TIME);
+        let some = &probed[self.address..end];
         self.address = end;
         some
     }
@@ -431,8 +431,8 @@ mod tests {
     fn questions_are_soon_then_rare_and_reach_every_address() {
         let start = Instant::now();
         let mut questions = Questions::new(start);
-        let sought: Vec<Sought> = (0..150)
-            .map(|slot| Sought {
+        let probed: Vec<ProbedExport> = (0..150)
+            .map(|slot| ProbedExport {
                 address: Address { shelf: 1, slot },
                 vlan: Vlan::Untagged,
                 serial: "s".into(),
@@ -445,9 +445,9 @@ mod tests {
                 times.push(second);
                 asked.extend(
                     questions
-                        .next_addresses(&sought)
+                        .next_addresses(&probed)
                         .iter()
-                        .map(|sought| sought.address.slot),
+                        .map(|probed| probed.address.slot),
                 );
             }
         }
@@ -458,19 +458,19 @@ mod tests {
     #[test]
     fn an_export_has_just_begun_once() {
         let start = Instant::now();
-        let sought = |slot| Sought {
+        let probed = |slot| ProbedExport {
             address: Address { shelf: 1, slot },
             vlan: Vlan::Untagged,
             serial: "s".into(),
         };
         let mut known = Known::default();
-        known.follow(&[sought(1)], start);
+        known.follow(&[probed(1)], start);
         assert!(known.export(&NEIGHBOUR, start).unwrap().1.is_some());
         // Others that are added make it no younger.
-        known.follow(&[sought(1), sought(2)], start + GRACE / 2);
+        known.follow(&[probed(1), probed(2)], start + GRACE / 2);
         assert!(known.export(&NEIGHBOUR, start + GRACE).unwrap().1.is_none());
-        known.follow(&[sought(2)], start + GRACE);
-        known.follow(&[sought(1)], start + GRACE);
+        known.follow(&[probed(2)], start + GRACE);
+        known.follow(&[probed(1)], start + GRACE);
         assert!(
             known.export(&NEIGHBOUR, start + GRACE).unwrap().1.is_some(),
             "taken up again"

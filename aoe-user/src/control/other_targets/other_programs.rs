@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::Sought;
+use super::ProbedExport;
 use crate::config::Vlan;
 use crate::host::{aoe_sockets_of_others, programs_with};
 
@@ -13,15 +13,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(8);
 
 /// What is known of them on one interface.
 #[derive(Debug)]
-pub(super) struct Beside {
+pub(super) struct OtherPrograms {
     next: Instant,
     /// Sockets of the last look → they were told of.
     known: BTreeMap<u64, bool>,
 }
 
-impl Beside {
-    pub(super) fn new(now: Instant) -> Beside {
-        Beside {
+impl OtherPrograms {
+    pub(super) fn new(now: Instant) -> OtherPrograms {
+        OtherPrograms {
             next: now,
             known: BTreeMap::new(),
         }
@@ -33,7 +33,7 @@ impl Beside {
     }
 
     /// Looks, if it is time, and warns of those who have come to stay where these exports are served.
-    pub(super) fn look(&mut self, interface: &str, served: &[Sought], now: Instant) {
+    pub(super) fn look(&mut self, interface: &str, served: &[ProbedExport], now: Instant) {
         if now < self.next {
             return;
         }
@@ -101,8 +101,8 @@ fn warning(who: &str) -> String {
     )
 }
 
-/// What is to be said at once of whoever speaks AoE on an interface now, where the program is known.
-pub(crate) fn speakers_beside(interface: &str) -> Option<String> {
+/// A warning of other programs that speak AoE on an interface now, where they are known.
+pub(crate) fn other_aoe_programs(interface: &str) -> Option<String> {
     let mut programs = programs_with(&aoe_sockets_of_others(interface, |_| true)).programs;
     // It may be xblade itself, which serves.
     programs.retain(Option::is_some);
@@ -115,9 +115,9 @@ mod tests {
 
     #[test]
     fn a_socket_is_told_of_once_and_only_when_it_stays() {
-        let mut beside = Beside::new(Instant::now());
+        let mut programs = OtherPrograms::new(Instant::now());
         let look = |seen: &[u64]| -> Vec<u64> {
-            beside
+            programs
                 .new_of(seen.iter().copied().collect())
                 .into_iter()
                 .collect()
@@ -131,15 +131,15 @@ mod tests {
 
     #[test]
     fn a_socket_that_could_not_be_told_is_asked_for_again() {
-        let mut beside = Beside::new(Instant::now());
+        let mut programs = OtherPrograms::new(Instant::now());
         let seen: BTreeSet<u64> = [1].into();
-        assert!(beside.new_of(seen.clone()).is_empty());
+        assert!(programs.new_of(seen.clone()).is_empty());
         for _ in 0..3 {
-            assert_eq!(beside.new_of(seen.clone()), seen);
-            beside.ask_again(&seen);
+            assert_eq!(programs.new_of(seen.clone()), seen);
+            programs.ask_again(&seen);
         }
-        assert_eq!(beside.new_of(seen.clone()), seen);
-        assert!(beside.new_of(seen).is_empty());
+        assert_eq!(programs.new_of(seen.clone()), seen);
+        assert!(programs.new_of(seen).is_empty());
     }
 
     #[test]

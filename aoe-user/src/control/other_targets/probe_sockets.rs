@@ -1,4 +1,4 @@
-//! Speaking and hearing AoE on an interface, untagged and in VLANs.
+//! The sockets that other targets on an interface are asked by, untagged and in VLANs, and their answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -12,7 +12,7 @@ use aoe_common::wire::{SECTOR_BYTES, aoe, eth};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockFilter, SockRef};
 
-use super::{OtherTarget, Sought};
+use super::{OtherTarget, ProbedExport};
 use crate::host::vlan_devices;
 use crate::initiator::frame::{self, ATA_DATA, AtaRequest};
 use crate::initiator::{DiskIdentity, InitiatorError, PacketSocket, Route, Transport as _};
@@ -27,9 +27,9 @@ const COMMAND: usize = eth::HEADER_LEN + aoe::COMMAND;
 const FLAGS: usize = eth::HEADER_LEN + aoe::VER_FLAGS;
 const TAG: usize = eth::HEADER_LEN + aoe::TAG;
 
-/// Sockets that hear all AoE responses which concern us, and what to ask with.
-pub(in crate::control) struct Voices {
-    sockets: Vec<Voice>,
+/// Sockets that receive all AoE responses which concern us, and what to ask with.
+pub(in crate::control) struct ProbeSockets {
+    sockets: Vec<ProbeSocket>,
     /// The upper bits of all tags of our requests.
     nonce: u32,
     /// VLAN (`None`: untagged) → its number in tags and the socket that speaks there.
@@ -39,8 +39,8 @@ pub(in crate::control) struct Voices {
 }
 
 /// A socket, and whether it is on the interface itself.
-struct Voice {
-    socket: PacketSocket,
+struct ProbeSocket {
+    packets: PacketSocket,
     /// It is on the device of a VLAN: frames come and go without the tag.
     of_vlan: Option<u16>,
 }
@@ -91,29 +91,29 @@ impl HeardResponse {
     }
 }
 
-impl Voices {
+impl ProbeSockets {
     /// Opens what it takes to ask for these exports. Where a VLAN has a device of its own on the interface, the kernel hands the
     /// VLAN's frames to that alone.
-    pub(crate) fn open(interface: &str, sought: &[Sought]) -> Result<Voices> {
+    pub(crate) fn open(interface: &str, probed: &[ProbedExport]) -> Result<ProbeSockets> {
         // Not another's: its keys are others for each call.
         let run = RandomState::new().hash_one(interface) as u32;
-        let mut voices = Voices {
+        let mut opened = ProbeSockets {
             sockets: Vec::new(),
             nonce: aoe::TAG_OF_USER_SPACE | (run & 0x3f_ffff) << 9,
             vlans: BTreeMap::new(),
             with_device: Vec::new(),
         };
-        voices.add_socket(interface, None)?;
+        opened.add_socket(interface, None)?;
         let devices = vlan_devices(interface);
-        voices.with_device = devices.keys().copied().collect();
-        let of_exports: BTreeSet<Option<u16>> = sought
+        opened.with_device = devices.keys().copied().collect();
+        let of_exports: BTreeSet<Option<u16>> = probed
             .iter()
-            .flat_map(|sought| sought.asked_in(&voices.with_device))
+            .flat_map(|probed| probed.asked_in(&opened.with_device))
             .collect();
         for vlan in of_exports {
-            voices.add_vlan(vlan, &devices)?;
+            opened.add_vlan(vlan, &devices)?;
         }
-        Ok(voices)
+        Ok(opened)
     }
 
     /// VLANs that have a device on the interface.
@@ -143,38 +143,41 @@ impl Voices {
         socket.receive_heads(HEAD_BYTES);
         // Without it more is heard than concerns us, which costs time only.
         let _ = SockRef::from(&socket).attach_filter(&responses_that_concern_us(self.nonce));
-        self.sockets.push(Voice { socket, of_vlan });
+        self.sockets.push(ProbeSocket {
+            packets: socket,
+            of_vlan,
+        });
         Ok(())
     }
 
     /// The address that is asked from.
     pub(crate) fn mac(&self) -> Option<Mac> {
-        Some(self.sockets.first()?.socket.mac())
+        Some(self.sockets.first()?.packets.mac())
     }
 
     /// The sockets, to be waited for.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.sockets.iter().map(|voice| voice.socket.as_fd())
+        self.sockets.iter().map(|socket| socket.packets.as_fd())
     }
 
     /// Asks for everybody and for each of these addresses.
-    pub(crate) fn ask(&mut self, sought: &[Sought]) -> Result<()> {
-        self.query(Mac::BROADCAST, &[(aoe::SHELF_ANY, aoe::SLOT_ANY)], sought)
+    pub(crate) fn ask(&mut self, probed: &[ProbedExport]) -> Result<()> {
+        self.query(Mac::BROADCAST, &[(aoe::SHELF_ANY, aoe::SLOT_ANY)], probed)
     }
 
     /// Asks one station for each of these addresses.
-    pub(crate) fn ask_station(&mut self, station: Mac, sought: &[Sought]) -> Result<()> {
-        self.query(station, &[], sought)
+    pub(crate) fn ask_station(&mut self, station: Mac, probed: &[ProbedExport]) -> Result<()> {
+        self.query(station, &[], probed)
     }
 
-    fn query(&mut self, destination: Mac, first: &[(u16, u8)], sought: &[Sought]) -> Result<()> {
+    fn query(&mut self, destination: Mac, first: &[(u16, u8)], probed: &[ProbedExport]) -> Result<()> {
         let vlans: Vec<Option<u16>> = self.vlans.keys().copied().collect();
         for vlan in vlans {
             let mut addresses = first.to_vec();
-            let of_vlan = sought
+            let of_vlan = probed
                 .iter()
-                .filter(|sought| sought.asked_in(&self.with_device).contains(&vlan));
-            addresses.extend(of_vlan.map(|sought| (sought.address.shelf, sought.address.slot)));
+                .filter(|probed| probed.asked_in(&self.with_device).contains(&vlan));
+            addresses.extend(of_vlan.map(|probed| (probed.address.shelf, probed.address.slot)));
             let Some((tag, socket, source)) = self.way(vlan, false) else {
                 continue;
             };
@@ -218,12 +221,12 @@ impl Voices {
     fn way(&self, vlan: Option<u16>, is_identify: bool) -> Option<(u32, usize, Mac)> {
         let (number, socket) = *self.vlans.get(&vlan)?;
         let tag = self.nonce | u32::from(is_identify) << 8 | u32::from(number);
-        Some((tag, socket, self.sockets.get(socket)?.socket.mac()))
+        Some((tag, socket, self.sockets.get(socket)?.packets.mac()))
     }
 
     fn send(&mut self, socket: usize, vlan: Option<u16>, mut frames: Vec<Vec<u8>>) -> Result<()> {
-        let voice = &mut self.sockets[socket];
-        if voice.of_vlan.is_none()
+        let socket = &mut self.sockets[socket];
+        if socket.of_vlan.is_none()
             && let Some(vid) = vlan
         {
             frames.iter_mut().for_each(|frame| put_tag(frame, vid));
@@ -231,13 +234,13 @@ impl Voices {
         let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
         for batch in frames.chunks(BATCH) {
             // What finds no room is asked the next time.
-            voice.socket.send(batch)?;
+            socket.packets.send(batch)?;
         }
         Ok(())
     }
 
     /// Hands what arrives until then to `each`, until that says false.
-    pub(crate) fn hear_until(
+    pub(crate) fn receive_until(
         &mut self,
         end: Instant,
         mut each: impl FnMut(HeardResponse) -> bool,
@@ -245,13 +248,13 @@ impl Voices {
         let mut go_on = true;
         while go_on && Instant::now() < end {
             wait(self.fds(), end.saturating_duration_since(Instant::now()));
-            self.hear(|heard| go_on &= each(heard))?;
+            self.receive(|heard| go_on &= each(heard))?;
         }
         Ok(())
     }
 
     /// Hands what has arrived to `each`.
-    pub(crate) fn hear(&mut self, mut each: impl FnMut(HeardResponse)) -> Result<()> {
+    pub(crate) fn receive(&mut self, mut each: impl FnMut(HeardResponse)) -> Result<()> {
         let (nonce, vlans) = (self.nonce, &self.vlans);
         let place = |number: u8| {
             vlans
@@ -259,9 +262,9 @@ impl Voices {
                 .find(|(_, (other, _))| *other == number)
                 .map(|(vlan, _)| *vlan)
         };
-        for voice in &mut self.sockets {
-            voice.socket.receive(BATCH, |bytes, _| {
-                if let Some(heard) = parse(bytes, nonce, place, voice.of_vlan) {
+        for socket in &mut self.sockets {
+            socket.packets.receive(BATCH, |bytes, _| {
+                if let Some(heard) = parse(bytes, nonce, place, socket.of_vlan) {
                     each(heard);
                 }
             })?;

@@ -1,9 +1,11 @@
 //! One golden image behind one address, and a private copy of it for each machine.
 
+mod attacked;
 mod keeping;
 mod lost;
 mod persistent;
 mod storm;
+mod strangers;
 
 use std::time::{Duration, Instant};
 
@@ -365,38 +367,5 @@ fn a_full_copy_is_a_full_disk() -> Result<()> {
         .process
         .wait_for_after(0, |line| line.contains("overlay_limit"), PATIENCE)?;
     ensure!(told(&target, "pc17")?.context("pc17")?["refused_writes"] == 1);
-    Ok(())
-}
-
-#[test]
-fn strangers_are_refused_or_bounded_and_a_reload_names_them() -> Result<()> {
-    needs!(Need::Root);
-    let room = Room::new()?;
-    let mut target = room.start("unknown = \"refuse\"")?;
-    let initiator = room.lab.open(0)?;
-    let (pc, stranger) = (machine(&initiator, PC[0]), machine(&initiator, STRANGER));
-    pc.find()?;
-    pc.write(5, *b"machine1")?;
-    ensure!(stranger.ask_once(&Machine::query(0x8000_0042), AGAIN)?.is_none());
-    // What was answered after it says that it was dealt with.
-    pc.read(5)?;
-    let more = format!("[[machine]]\nname = \"new\"\nmacs = [\"{STRANGER}\"]\n");
-    room.config("unknown = \"refuse\"", &more)?;
-    done(&target, &["reload"])?;
-    stranger.find()?;
-    ensure!(stranger.serial()? == "12.9:new");
-    ensure!(pc.read(5)? == pattern(5, *b"machine1"), "disturbed by a reload");
-
-    room.config("unknown_max = 1", "")?;
-    done(&target, &["reload"])?;
-    stranger.find()?;
-    ensure!(stranger.serial()? == "12.9:020000ae0009");
-    let third = machine(&initiator, Mac([2, 0, 0, 0xae, 0, 10]));
-    ensure!(third.ask_once(&Machine::query(0x8000_0042), AGAIN)?.is_none());
-    target
-        .process
-        .wait_for_after(0, |line| line.contains("unknown_max"), PATIENCE)?;
-    ensure!(third.ask_once(&Machine::query(0x8000_0042), AGAIN)?.is_none());
-    ensure!(told(&target, "02:00:00:ae:00:0a")?.is_none());
     Ok(())
 }

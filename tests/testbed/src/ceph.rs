@@ -39,7 +39,7 @@ const BLUESTORE: &str = "bluestore";
 pub struct Ceph {
     // Dropped in this order.
     osd: Process,
-    _monitor: Process,
+    monitor: Process,
     directory: TempDir,
 }
 
@@ -155,7 +155,7 @@ impl Ceph {
         let osd = start_osd(namespace, &file)?;
         Ok(Ceph {
             osd,
-            _monitor: monitor,
+            monitor,
             directory,
         })
     }
@@ -192,6 +192,11 @@ impl Ceph {
     /// The OSD, to be stopped or killed.
     pub fn osd(&mut self) -> &mut Process {
         &mut self.osd
+    }
+
+    /// The monitor, to be stopped.
+    pub fn monitor(&mut self) -> &mut Process {
+        &mut self.monitor
     }
 
     /// Kills the OSD, and starts it again when `meanwhile` is over.

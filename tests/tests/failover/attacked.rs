@@ -130,6 +130,15 @@ fn what_administrators_do(trial: &mut Trial) -> Result<()> {
     trial.site.osd().signal(Signal::SIGCONT)?;
     trial.goes_on("the OSD stopped for eight seconds")?;
 
+    // The active one dies while nobody can be shut out, because the monitor stands still.
+    let (active, _) = trial.roles()?;
+    trial.site.monitor().signal(Signal::SIGSTOP)?;
+    trial.gateways[active].process.kill()?;
+    trial.writer.run_for(Duration::from_secs(6))?;
+    trial.site.monitor().signal(Signal::SIGCONT)?;
+    trial.goes_on("killed, and the monitor stopped for six seconds")?;
+    trial.gateways[active] = trial.site.start(active)?;
+
     // The export is opened anew by a reload, on the active one and on the other.
     let (active, standby) = trial.roles()?;
     for number in [active, standby] {

@@ -93,6 +93,11 @@ impl Site {
         self.net.hub.output(remove).map(drop)
     }
 
+    /// The monitor.
+    pub(super) fn monitor(&mut self) -> &mut Process {
+        self.ceph.monitor()
+    }
+
     /// The OSD.
     pub(super) fn osd(&mut self) -> &mut Process {
         self.ceph.osd()

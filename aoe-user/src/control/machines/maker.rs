@@ -22,6 +22,7 @@ use rustix::fs::FlockOperation;
 
 use super::content::Content;
 use super::heard::Heard;
+use super::moved::MovedAddress;
 use super::naming::{DiskName, directory};
 use super::{Disk, Instance, ListedCopies, MachineSettings, Order, RETRY, Shared, pause};
 use crate::config::{Overlay, OverlayReset, Unknown};
@@ -105,18 +106,22 @@ impl Maker {
     /// Who has a name, and what is done with others.
     fn take_settings(&mut self) {
         let config = &self.start.settings.config;
+        let named = config.machines.iter().flat_map(|machine| {
+            let name = DiskName::Machine(machine.name.clone());
+            machine.macs.iter().map(move |mac| (*mac, name.clone()))
+        });
         let mut table = self.shared.table.write();
-        table.named = config
-            .machines
-            .iter()
-            .flat_map(|machine| {
-                let name = DiskName::Machine(machine.name.clone());
-                machine.macs.iter().map(move |mac| (*mac, name.clone()))
-            })
-            .collect();
         table.unknown = config.unknown;
         table.reset = config.overlay_reset;
         table.full = false;
+        let moved = table.rename(named.collect());
+        drop(table);
+        for MovedAddress { mac, from, to } in moved {
+            tracing::warn!(
+                "{}: {mac} is of {to} now and keeps the disk of {from} until it boots, which it may be running on; `xblade overlay discard` takes that away",
+                self.address()
+            );
+        }
     }
 
     /// Persistent disks go on, and others of this boot of the host: whoever runs on one of them notices nothing of a restart.
@@ -210,6 +215,7 @@ impl Maker {
         self.shared.disks.lock().remove(name);
         let mut table = self.shared.table.write();
         table.full = false;
+        table.forget_moved(name);
         if let DiskName::Unknown(mac) = name {
             table.known.remove(mac);
         }
@@ -395,7 +401,7 @@ impl Maker {
         let mut table = self.shared.table.write();
         table.remove(name);
         if let DiskName::Unknown(mac) = name
-            && (table.named.contains_key(mac) || table.unknown == Unknown::Refuse)
+            && table.name_of(*mac).as_ref() != Some(name)
         {
             return;
         }

@@ -9,6 +9,7 @@ mod counts;
 mod heard;
 mod listed;
 mod maker;
+mod moved;
 mod naming;
 #[cfg(test)]
 mod tests;
@@ -99,6 +100,8 @@ struct Table {
     by_mac: HashMap<Mac, Arc<Instance>>,
     /// The machines with names.
     named: HashMap<Mac, DiskName>,
+    /// Whose address the configuration has given to another machine while it had a disk: it keeps that until it boots.
+    moved: HashMap<Mac, DiskName>,
     unknown: Unknown,
     reset: OverlayReset,
     /// There is no room for another unknown machine.
@@ -341,11 +344,14 @@ impl Table {
     /// The addresses of a disk's machine.
     fn macs_of(&self, name: &DiskName) -> Vec<Mac> {
         match name {
-            DiskName::Unknown(mac) => vec![*mac],
+            DiskName::Unknown(mac) => match self.moved.get(mac) {
+                Some(of) if of != name => Vec::new(),
+                _ => vec![*mac],
+            },
             DiskName::Machine(_) => {
-                let mut macs: Vec<Mac> = self
-                    .named
-                    .iter()
+                let stays = self.named.iter().filter(|(mac, _)| !self.moved.contains_key(mac));
+                let mut macs: Vec<Mac> = stays
+                    .chain(&self.moved)
                     .filter(|(_, of)| *of == name)
                     .map(|(mac, _)| *mac)
                     .collect();
@@ -357,6 +363,14 @@ impl Table {
 
     /// Whose disk an address has; `None`: nobody's.
     fn name_of(&self, mac: Mac) -> Option<DiskName> {
+        self.moved
+            .get(&mac)
+            .cloned()
+            .or_else(|| self.configured_name_of(mac))
+    }
+
+    /// The same by the configuration alone.
+    fn configured_name_of(&self, mac: Mac) -> Option<DiskName> {
         match (self.named.get(&mac), self.unknown) {
             (Some(name), _) => Some(name.clone()),
             (None, Unknown::Volatile | Unknown::None) => Some(DiskName::Unknown(mac)),
@@ -397,6 +411,7 @@ impl engine::Machines<Export> for Disks {
         {
             let table = self.shared.table.read();
             match table.by_mac.get(&source) {
+                Some(_) if table.moved.contains_key(&source) => {}
                 Some(instance) if table.reset != OverlayReset::Boot || instance.content.stays() => {
                     instance.content.count_anew();
                     return true;
@@ -410,7 +425,10 @@ impl engine::Machines<Export> for Disks {
         }
         {
             let mut table = self.shared.table.write();
-            if let Some(instance) = table.by_mac.get(&source) {
+            if table.moved.remove(&source).is_some() {
+                // Its other disk may have other users.
+                table.by_mac.remove(&source);
+            } else if let Some(instance) = table.by_mac.get(&source) {
                 let name = instance.name.clone();
                 // Nobody reads what is about to go.
                 table.remove(&name);

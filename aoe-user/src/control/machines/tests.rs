@@ -2,6 +2,7 @@
 
 mod keeping;
 mod listed;
+mod moved;
 mod pausing;
 mod room;
 mod writing;
@@ -321,6 +322,11 @@ fn strangers_are_bounded_and_may_be_refused() {
     until("the stranger to be shut out", || {
         disks.instance(stranger(3)).is_none().then_some(())
     });
+    // It may be running on the disk that it has.
+    let kept = disk(&disks, stranger(2));
+    assert_ne!(kept.options().identity.serial, "12.9:new");
+    drop(kept);
+    boot(&disks, stranger(2));
     let named = until("the new machine's disk", || {
         let export = disks.instance(stranger(2))?;
         (export.options().identity.serial == "12.9:new").then_some(export)

@@ -303,7 +303,12 @@ impl DataPath {
         if worked {
             self.session.completion_queue().submit(now);
         }
-        if self.next_advertisement_us.is_some_and(|due| due <= now_us) {
+        // What is asked for by a wildcard and not answered is advertised: see the engine's limit on such answers.
+        let is_due = match self.next_advertisement_us {
+            Some(due) => due <= now_us,
+            None => self.session.has_to_advertise(),
+        };
+        if is_due {
             self.next_advertisement_us = self.session.tick(&mut self.link, &self.port, now_us);
         }
         self.link.socket.kick();

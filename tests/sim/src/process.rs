@@ -104,7 +104,11 @@ impl Worker {
         if !batch.is_empty() {
             self.session.batch(&mut self.link, port, &mut batch, now_us);
         }
-        if self.due_us.is_some_and(|due| due <= now_us) {
+        let is_due = match self.due_us {
+            Some(due) => due <= now_us,
+            None => self.session.has_to_advertise(),
+        };
+        if is_due {
             self.due_us = self.session.tick(&mut self.link, port, now_us);
         }
         !self.ring.is_empty()

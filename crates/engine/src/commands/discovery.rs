@@ -9,6 +9,7 @@ use crate::commands::choice::Chosen;
 use crate::counters::Silence;
 use crate::counters::meter::Meter;
 use crate::export::exports::Exports;
+use crate::export::limiter::Introduction;
 use crate::frames::link::Link;
 use crate::frames::request::{Command, Request};
 use crate::frames::rx_frame::RxFrame;
@@ -24,7 +25,8 @@ impl<L: Link, C: Completions> Server<L, C> {
         }
     }
 
-    /// Answers a request with a wildcard once for each export it is for.
+    /// Answers a request with a wildcard once for each export it is for. True: all exports are to be advertised, since this one and others
+    /// get no answer.
     pub(crate) fn discover(
         &mut self,
         link: &mut L,
@@ -32,8 +34,8 @@ impl<L: Link, C: Completions> Server<L, C> {
         request: &Request,
         frame: RxFrame<L::Frame>,
         now_us: u64,
-    ) {
-        let mut found = false;
+    ) -> bool {
+        let (mut found, mut advertises) = (false, false);
         for export in exports.matching(request) {
             found = true;
             let call = Call {
@@ -59,18 +61,25 @@ impl<L: Link, C: Completions> Server<L, C> {
                     self.counters.silent(Silence::Wildcard);
                     break;
                 }
-                Err(why) => self.counters.silent(why),
-                Ok(()) if !exports.may_answer(request.source, now_us) => {
-                    self.counters.silent(Silence::Limited);
-                    break;
+                Err(why) => {
+                    self.counters.silent(why);
+                    continue;
                 }
-                Ok(()) => match link.allocate(MIN_FRAME_BYTES) {
+                Ok(()) => {}
+            }
+            match exports.turn_of(request.source, call.export.is_shut(), now_us) {
+                Introduction::Answer => match link.allocate(MIN_FRAME_BYTES) {
                     Some(reply) => self.introduce(link, call, RxFrame::Frame(reply)),
                     None => {
                         self.counters.silent(Silence::NoMemory);
                         break;
                     }
                 },
+                turn => {
+                    self.counters.silent(Silence::Limited);
+                    advertises = turn == Introduction::Advertise;
+                    break;
+                }
             }
         }
         if found {
@@ -78,6 +87,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         } else {
             self.silent(link, frame, Silence::NoExport);
         }
+        advertises
     }
 
     /// Decides whether an export answers a request by a wildcard or to the broadcast MAC. Only Query Config read,

@@ -9,7 +9,7 @@ use aoe_common::Mac;
 use aoe_common::wire::aoe;
 use parking_lot::Mutex;
 
-use crate::export::limiter::Limiter;
+use crate::export::limiter::{Introduction, Limiter};
 use crate::frames::request::Request;
 use crate::session::completion::Completions;
 use crate::{Address, Export};
@@ -66,9 +66,9 @@ impl<C: Completions> Exports<C> {
         })
     }
 
-    /// True when one more answer to a wildcard may go to `source`.
-    pub(crate) fn may_answer(&self, source: Mac, now_us: u64) -> bool {
-        self.limiter.lock().take(source, now_us)
+    /// Whether one more answer to a wildcard goes to `source`, which an access list or mask names or not.
+    pub(crate) fn turn_of(&self, source: Mac, is_named: bool, now_us: u64) -> Introduction {
+        self.limiter.lock().take(source, is_named, now_us)
     }
 }
 

@@ -7,10 +7,26 @@ use aoe_common::Mac;
 /// Sources remembered; when there are more, those that asked for nothing lately are forgotten.
 const MAX_SOURCES: usize = 1024;
 
-/// How many sources' worth of answers a port gives.
-const PORT_FACTOR: u64 = 64;
+/// How many times a port answers for all of its exports at once, and twice as long as that takes it to be ready to do so again.
+const PORT_TIMES: u64 = 16;
+/// What a port with few exports answers at once.
+const PORT_LEAST: u64 = 1024;
+
+/// Least time between two calls to advertise everything in the place of answers.
+const ADVERTISING_US: u64 = 2 * SECOND_US;
 
 const SECOND_US: u64 = 1_000_000;
+
+/// What becomes of a question by a wildcard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Introduction {
+    /// An answer to it.
+    Answer,
+    /// None, but all exports are to be advertised: one frame each, however many have asked.
+    Advertise,
+    /// Silence.
+    Silence,
+}
 
 #[derive(Debug)]
 struct Bucket {
@@ -26,8 +42,8 @@ impl Bucket {
         }
     }
 
-    /// Adds what has become due and takes one, if there is one. A bucket fills in two seconds.
-    fn take(&mut self, size: u64, now_us: u64) -> bool {
+    /// Adds what has become due and takes one, if more than `kept` are there. A bucket fills in two seconds.
+    fn take(&mut self, size: u64, kept: u64, now_us: u64) -> bool {
         let elapsed = now_us
             .saturating_sub(self.since_us)
             .min(SECOND_US.saturating_mul(4));
@@ -38,40 +54,61 @@ impl Bucket {
             self.left = self.left.saturating_add(due).min(size);
             self.since_us = now_us;
         }
-        match self.left.checked_sub(1) {
-            Some(left) => {
-                self.left = left;
-                true
-            }
-            None => false,
+        let may_go = self.left > kept;
+        if may_go {
+            self.left = self.left.saturating_sub(1);
         }
+        may_go
     }
 }
 
 /// Token buckets, one for the port and one for each source: a source may discover everything four times at once
-/// and twice a second after that (at least 64 and 32 answers).
+/// and twice a second after that (at least 64 and 32 answers). All sources together get what a port can spare; half of it is for
+/// those that an access list or mask names, since anybody can make up others. Where there is no answer, all exports are
+/// advertised instead, now and then, so that nobody is kept from discovering them.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     size: u64,
+    port_size: u64,
     port: Bucket,
     sources: HashMap<Mac, Bucket>,
     swept_us: u64,
+    advertised_us: Option<u64>,
 }
 
 impl Limiter {
     /// For a port with this many exports.
     pub(crate) fn new(exports: usize) -> Limiter {
-        let size = (exports as u64).saturating_mul(4).max(64);
+        let exports = exports as u64;
+        let port_size = exports.saturating_mul(PORT_TIMES).max(PORT_LEAST);
         Limiter {
-            size,
-            port: Bucket::full(size.saturating_mul(PORT_FACTOR), 0),
+            size: exports.saturating_mul(4).max(64),
+            port_size,
+            port: Bucket::full(port_size, 0),
             sources: HashMap::new(),
             swept_us: 0,
+            advertised_us: None,
         }
     }
 
-    /// True when one more answer may go to `source`.
-    pub(crate) fn take(&mut self, source: Mac, now_us: u64) -> bool {
+    /// Whether one more answer goes to `source`, which somebody has named or not.
+    pub(crate) fn take(&mut self, source: Mac, is_named: bool, now_us: u64) -> Introduction {
+        if self.has_its_share(source, now_us) {
+            let kept = if is_named { 0 } else { self.port_size.div_euclid(2) };
+            if self.port.take(self.port_size, kept, now_us) {
+                return Introduction::Answer;
+            }
+        }
+        let is_time = |last: u64| now_us.saturating_sub(last) >= ADVERTISING_US;
+        if self.advertised_us.is_none_or(is_time) {
+            self.advertised_us = Some(now_us);
+            return Introduction::Advertise;
+        }
+        Introduction::Silence
+    }
+
+    /// Whether one more is in the pace of `source` itself. Sources that find no place here are bounded by the port's pace alone.
+    fn has_its_share(&mut self, source: Mac, now_us: u64) -> bool {
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
             // Two seconds fill any bucket: such a source is as good as new. Not for each frame of a flood.
             let filled = SECOND_US.saturating_mul(2);
@@ -81,7 +118,7 @@ impl Limiter {
                     .retain(|_, bucket| now_us.saturating_sub(bucket.since_us) < filled);
             }
             if self.sources.len() >= MAX_SOURCES {
-                return false;
+                return true;
             }
         }
         let size = self.size;
@@ -89,7 +126,7 @@ impl Limiter {
             .sources
             .entry(source)
             .or_insert_with(|| Bucket::full(size, now_us));
-        bucket.take(size, now_us) && self.port.take(size.saturating_mul(PORT_FACTOR), now_us)
+        bucket.take(size, 0, now_us)
     }
 }
 
@@ -101,24 +138,62 @@ mod tests {
         Mac::from_u64(0x0200_0000_0000 | n)
     }
 
+    fn answers(limiter: &mut Limiter, source: Mac, is_named: bool, now_us: u64) -> bool {
+        limiter.take(source, is_named, now_us) == Introduction::Answer
+    }
+
     #[test]
     fn a_source_gets_its_burst_then_its_rate() {
         let mut limiter = Limiter::new(1);
-        let burst = (0..1000).filter(|_| limiter.take(mac(1), 5)).count();
+        let burst = (0..1000)
+            .filter(|_| answers(&mut limiter, mac(1), false, 5))
+            .count();
         assert_eq!(burst, 64);
-        assert!(limiter.take(mac(2), 5), "another source has its own");
+        assert!(
+            answers(&mut limiter, mac(2), false, 5),
+            "another source has its own"
+        );
         let later = (0..1000)
-            .filter(|i| limiter.take(mac(1), 5 + SECOND_US + i))
+            .filter(|i| answers(&mut limiter, mac(1), false, 5 + SECOND_US + i))
             .count();
         assert_eq!(later, 32);
     }
 
     #[test]
-    fn forged_sources_share_the_port() {
-        let mut limiter = Limiter::new(1);
-        let answers = (0..100_000).filter(|&i| limiter.take(mac(i), 7)).count();
-        assert!(answers <= 64 * 64, "{answers}");
+    fn forged_sources_share_half_of_the_port_and_leave_the_other_half_to_named_ones() {
+        let mut limiter = Limiter::new(1001);
+        let at_once = (0..100_000)
+            .filter(|&i| answers(&mut limiter, mac(i), false, 7))
+            .count();
+        assert_eq!(at_once, 1001 * 8);
+        let named = mac(1 << 20);
+        let of_one = (0..1001)
+            .filter(|_| answers(&mut limiter, named, true, 8))
+            .count();
+        assert_eq!(
+            of_one, 1001,
+            "one that is named discovers everything all the same"
+        );
+        let later = (0..100_000u64)
+            .filter(|&i| answers(&mut limiter, mac(i), false, SECOND_US + i))
+            .count();
+        assert!(later <= 1001 * 8, "{later} in a second");
         assert!(limiter.sources.len() <= MAX_SOURCES);
-        assert!(limiter.take(mac(200_000), 10 * SECOND_US), "recovers");
+        assert!(
+            answers(&mut limiter, mac(200_000), false, 10 * SECOND_US),
+            "recovers"
+        );
+    }
+
+    #[test]
+    fn who_gets_no_answer_is_advertised_to_now_and_then() {
+        let mut limiter = Limiter::new(1001);
+        let mut advertised = |now_us| {
+            let turns = (0..50_000).map(|i| limiter.take(mac(i), false, now_us));
+            turns.filter(|turn| *turn == Introduction::Advertise).count()
+        };
+        assert_eq!(advertised(5), 1);
+        assert_eq!(advertised(SECOND_US), 0);
+        assert_eq!(advertised(3 * SECOND_US), 1);
     }
 }

@@ -327,6 +327,11 @@ impl<C: Completions> Export<C> {
         (!mask.is_empty()).then(|| mask.clone())
     }
 
+    /// Whether only those see it whom an access list or a mask names.
+    pub(crate) fn is_shut(&self) -> bool {
+        !self.options.access.is_empty() || !self.state.read().persistent.mask.is_empty()
+    }
+
     /// As [`Export::visible_to`]; `None` where a worker that may be waiting for a disk keeps the answer now.
     pub fn try_visible_to(&self) -> Option<Option<Vec<Mac>>> {
         if !self.options.access.is_empty() {

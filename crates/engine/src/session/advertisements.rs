@@ -70,6 +70,11 @@ impl<C: Completions> Advertisements<C> {
         }
     }
 
+    /// Whether any has been asked for and not been sent.
+    pub(crate) fn has_some(&self) -> bool {
+        !self.due.is_empty()
+    }
+
     /// Forgets exports that are not served any more.
     pub(crate) fn retain(&mut self, exports: &Exports<C>) {
         if self.is_due.is_empty() {

@@ -173,7 +173,11 @@ impl<L: Link, C: Completions> Session<L, C> {
         }
         if request.is_wildcard() {
             link.share(&frame);
-            return server.discover(link, &self.exports, &request, RxFrame::Frame(frame), now_us);
+            if server.discover(link, &self.exports, &request, RxFrame::Frame(frame), now_us) {
+                let all = self.exports.iter();
+                all.for_each(|export| self.advertisements.ask(export));
+            }
+            return;
         }
         let Some((place, export)) = self.exports.find(&request) else {
             return server.silent(link, RxFrame::Frame(frame), Silence::NoExport);
@@ -243,6 +247,11 @@ impl<L: Link, C: Completions> Session<L, C> {
     ) -> Option<u64> {
         exports.iter().for_each(|export| self.advertisements.ask(export));
         self.tick(link, port, now_us)
+    }
+
+    /// Whether an advertisement waits for [`Session::tick`].
+    pub fn has_to_advertise(&self) -> bool {
+        self.advertisements.has_some()
     }
 
     /// Sends advertisements that are due; returns the time at which the next one is, if any waits.

@@ -282,6 +282,34 @@ fn a_wildcard_flood_is_answered_sparingly() {
     );
 }
 
+/// However many sources ask, and even if all of them are made up, who is new learns of everything: from advertisements.
+#[test]
+fn what_a_flood_keeps_from_being_answered_is_advertised() {
+    let mut worker = Worker::new(several(&MemStore::new(64)));
+    let mut ask = |n: u64, now_us: u64| {
+        worker.now_us = now_us;
+        let source = Mac::from_u64(0x0200_0000_0000 | n);
+        let query = frame_from(source, Mac::BROADCAST, 0xffff, 0xff, 1, 1, &QUERY);
+        let answers = worker.ask(&query).len();
+        let due = worker.session.has_to_advertise();
+        worker.session.tick(&mut worker.link, &worker.port, worker.now_us);
+        (answers, due, worker.sent())
+    };
+    let flood: Vec<_> = (0..2000).map(|n| ask(n, 10)).collect();
+    assert_eq!(flood.iter().map(|(answers, ..)| answers).sum::<usize>(), 512);
+    let advertised: Vec<_> = flood.iter().filter(|(_, due, _)| *due).collect();
+    assert_eq!(advertised.len(), 1);
+    let frames = &advertised[0].2;
+    assert_eq!(who(frames), [(1, 1), (1, 2), (2, 1), (65534, 254)]);
+    assert!(
+        frames
+            .iter()
+            .all(|frame| frame[..6] == [0xff; 6] && frame[20..24] == [0; 4])
+    );
+    let later = (0..2000).map(|n| ask(n, 2_000_010)).filter(|(_, due, _)| *due);
+    assert_eq!(later.count(), 1);
+}
+
 #[test]
 fn four_thousand_exports_are_all_found() {
     let store = MemStore::new(8);

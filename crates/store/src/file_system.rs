@@ -39,8 +39,12 @@ pub(crate) fn reads_without_waiting(file: &File) -> bool {
     let is_device = file
         .metadata()
         .is_ok_and(|meta| meta.file_type().is_block_device());
-    let is_direct = rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::DIRECT));
-    is_device || is_on(file, &[TMPFS, RAMFS, EXT4]) || is_direct && is_on(file, &[XFS])
+    is_device || is_on(file, &[TMPFS, RAMFS, EXT4]) || is_direct(file) && is_on(file, &[XFS])
+}
+
+/// Whether `file` was opened to go past the page cache.
+pub(crate) fn is_direct(file: &File) -> bool {
+    rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::DIRECT))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::file_system::{notes_times_without_waiting, reads_without_waiting};
+use crate::file_system::{is_direct, notes_times_without_waiting, reads_without_waiting};
 use crate::io::gate::{Gate, Gates};
 use crate::io::pool::Pool;
 use crate::tick::Tick;
@@ -30,7 +30,9 @@ pub(crate) struct Device {
     /// Whether a write that is asked not to wait does not.
     pub(crate) writes_nowait: bool,
     /// The same of a read.
-    pub(crate) reads_nowait: bool,
+    reads_nowait: bool,
+    /// Whether reads go through the page cache.
+    reads_by_cache: bool,
     /// When the system call under way began, plus one; 0: there is none. One for each [`Waiting`].
     since: [AtomicU32; 2],
 }
@@ -47,17 +49,25 @@ impl Device {
             gate,
             writes_nowait: notes_times_without_waiting(file),
             reads_nowait: reads_without_waiting(file),
+            reads_by_cache: !is_direct(file),
             since: Default::default(),
         }))
     }
 
     /// Runs what may wait for the disk, on a thread of the store: [`Device::is_stuck`] knows of it.
     pub(crate) fn wait<T>(&self, what: Waiting, work: impl FnOnce() -> T) -> T {
+        let _held = (what == Waiting::Commit).then(|| self.gate.write_back());
         let since = &self.since[what as usize];
         since.store(Tick::now().0.wrapping_add(1).max(1), Ordering::Relaxed);
         let result = work();
         since.store(0, Ordering::Relaxed);
         result
+    }
+
+    /// Whether a read that is asked not to wait may be begun by a worker now. Nobody asks the block layer not to wait for what is read into
+    /// the page cache, and write-back may have all of the device's requests.
+    pub(crate) fn may_read_at_once(&self) -> bool {
+        self.reads_nowait && !(self.reads_by_cache && self.gate.is_writing_back())
     }
 
     /// Whether a thread of the store has waited for the disk suspiciously long.
@@ -83,6 +93,7 @@ mod tests {
         let now = Tick::now();
         device.wait(Waiting::Commit, || {
             assert!(!device.is_stuck(now));
+            assert!(!device.may_read_at_once(), "its requests may be taken");
             assert!(device.is_stuck(Tick(now.0 + STUCK_TICKS + 1)));
         });
         assert!(!device.is_stuck(Tick(now.0 + 100)));

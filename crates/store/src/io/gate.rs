@@ -37,6 +37,8 @@ pub(crate) struct Gate {
     answered: AtomicU32,
     /// System calls under way that have a whole file to themselves, or wait for that.
     exclusive: AtomicU32,
+    /// System calls under way that write a file's dirty pages back.
+    writing_back: AtomicU32,
     /// Workers in a system call on a file of the device.
     inside: AtomicU32,
     /// Wait for it in place of workers.
@@ -50,6 +52,16 @@ pub(crate) struct Exclusive<'a>(&'a Gate);
 impl Drop for Exclusive<'_> {
     fn drop(&mut self) {
         self.0.exclusive.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// As long as it lives, a system call writes a file's dirty pages back.
+#[derive(Debug)]
+pub(crate) struct WritingBack<'a>(&'a Gate);
+
+impl Drop for WritingBack<'_> {
+    fn drop(&mut self) {
+        self.0.writing_back.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -75,6 +87,7 @@ impl Gate {
             // Long ago: nothing is known.
             answered: AtomicU32::new(Tick::now().0.wrapping_sub(u32::MAX / 4)),
             exclusive: AtomicU32::new(0),
+            writing_back: AtomicU32::new(0),
             inside: AtomicU32::new(0),
             threads: Threads::new()?,
         })
@@ -122,6 +135,17 @@ impl Gate {
         self.inside.fetch_add(1, Ordering::SeqCst);
         let inside = Inside(Arc::clone(self));
         (self.exclusive.load(Ordering::SeqCst) == 0).then_some(inside)
+    }
+
+    /// To be held while a file's dirty pages are written back: that may take all requests that the device has.
+    pub(crate) fn write_back(&self) -> WritingBack<'_> {
+        self.writing_back.fetch_add(1, Ordering::SeqCst);
+        WritingBack(self)
+    }
+
+    /// Whether that is under way. Who reads through the page cache waits for a free request then, also where he asks not to.
+    pub(crate) fn is_writing_back(&self) -> bool {
+        self.writing_back.load(Ordering::SeqCst) > 0
     }
 
     /// Whether it answered lately.
@@ -237,6 +261,16 @@ mod tests {
             drop(inside);
             assert_eq!(begins.recv().unwrap(), 0);
         });
+    }
+
+    #[test]
+    fn write_back_is_known_until_the_last_has_ended() {
+        let gate = Gate::new(128).unwrap();
+        let (one, two) = (gate.write_back(), gate.write_back());
+        drop(one);
+        assert!(gate.is_writing_back());
+        drop(two);
+        assert!(!gate.is_writing_back());
     }
 
     #[test]

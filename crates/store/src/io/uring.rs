@@ -218,7 +218,7 @@ impl Ring {
         let device = Arc::clone(&request.pieces[0].device);
         let is_prompt = device.gate.is_prompt(self.now) && !device.is_stuck(self.now);
         let keeps_nowait = match request.pieces[0].transfer.direction {
-            Direction::Read => device.reads_nowait,
+            Direction::Read => device.may_read_at_once(),
             Direction::Write => device.writes_nowait,
         };
         let may_go_inside = is_prompt && keeps_nowait;

@@ -93,8 +93,10 @@ fn change(core: &Core, mapping: &Mapping, residency: &Residency, block: usize) {
     // An open file of its own: to wait for write-back consumes the error that the committer must see on its own.
     let own = File::open(format!("/proc/self/fd/{}", core.backing.file().as_raw_fd()));
     // What is dirty cannot be dropped.
+    let held = core.backing.device().gate.write_back();
     let written_back =
         own.and_then(|file| write_back(&file, bytes.clone()).inspect_err(|_| core.write_back_failed()));
+    drop(held);
     if let Err(error) = written_back {
         tracing::debug!("{}: writing a block back: {error}", path.display());
         return;

@@ -14,6 +14,7 @@ use super::marks::Marks;
 use super::records;
 use crate::backing::file_bytes;
 use crate::commit::Medium;
+use crate::io::gate::Gate;
 
 /// Where a commit goes; a fake in tests.
 pub(crate) trait Files: Send + Sync + std::fmt::Debug {
@@ -32,10 +33,13 @@ pub(crate) trait Files: Send + Sync + std::fmt::Debug {
 pub(crate) struct OpenFiles {
     pub(crate) delta: File,
     pub(crate) records: File,
+    /// Of the disk that both are on.
+    pub(crate) gate: Arc<Gate>,
 }
 
 impl Files for OpenFiles {
     fn sync_delta(&self) -> io::Result<()> {
+        let _held = self.gate.write_back();
         Ok(rustix::fs::fdatasync(&self.delta)?)
     }
 
@@ -48,6 +52,7 @@ impl Files for OpenFiles {
     }
 
     fn sync_records(&self) -> io::Result<()> {
+        let _held = self.gate.write_back();
         Ok(rustix::fs::fdatasync(&self.records)?)
     }
 }

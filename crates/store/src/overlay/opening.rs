@@ -260,6 +260,7 @@ impl Opening<'_> {
             files: OpenFiles {
                 delta: written,
                 records,
+                gate: Arc::clone(&gate),
             },
             marks: Arc::clone(&marks),
             copy: header.copy,

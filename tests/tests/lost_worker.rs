@@ -246,7 +246,7 @@ fn body() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(export.in_flight(), 0, "its range is free");
-    port.replace_workers().expect("the port opens again");
+    port.open_anew().expect("the port opens again");
     assert!(!port.has_lost_worker());
     assert_eq!(port.totals().workers_lost, 1);
     let again = ask(&socket, ata::WRITE_EXT, 5, &[7; 512], 3, PATIENCE);

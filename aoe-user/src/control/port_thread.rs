@@ -379,6 +379,7 @@ impl Running<'_> {
             mode: self.port.obtained().to_string(),
             mac: self.nic.mac,
             mtu_bytes: self.nic.mtu_bytes,
+            fault: self.port.fault().map(str::to_owned),
         });
     }
 

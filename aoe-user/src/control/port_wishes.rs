@@ -28,6 +28,8 @@ pub(super) struct About {
     pub(crate) mode: String,
     pub(crate) mac: Mac,
     pub(crate) mtu_bytes: u32,
+    /// What is wrong with it although it is open.
+    pub(crate) fault: Option<String>,
 }
 
 /// What control wants and the thread has not done yet.

@@ -294,14 +294,22 @@ pub(crate) struct LinkState {
     pub(crate) carrier: bool,
     /// Some XDP program is attached.
     pub(crate) has_program: bool,
+    /// Frames that it has received.
+    pub(crate) received: Option<u64>,
 }
 
 /// The interface with this number at this moment; `None` where there is none, or the kernel does not tell.
 pub(crate) fn link_state(index: u32) -> Option<LinkState> {
-    let link = Interface::told_by(&link_numbered(index).ok()?);
+    let message = link_numbered(index).ok()?;
+    let link = Interface::told_by(&message);
+    let received = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Stats64(counted) => Some(counted.rx_packets),
+        _ => None,
+    });
     Some(LinkState {
         carrier: link.carrier,
         has_program: link.has_xdp,
+        received,
     })
 }
 

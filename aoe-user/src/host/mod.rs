@@ -1,6 +1,7 @@
 //! This machine: its interfaces with their queues, VLANs, offloads and drivers, its name, and what its kernel can do. Asked here and nowhere else, in
 //! the network namespace of the thread that asks.
 
+mod aoe_listener;
 mod aoe_sockets;
 pub(crate) mod clock;
 pub(crate) mod cpus;
@@ -15,6 +16,7 @@ mod probe;
 mod queues;
 mod vlans;
 
+pub(crate) use aoe_listener::AoeListener;
 pub(crate) use aoe_sockets::{aoe_sockets_of_others, programs_with};
 pub(crate) use driver::{XdpFeatures, offloads, xdp_features};
 pub(crate) use interface::{

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::driver::{XdpFeatures, offloads, xdp_features};
 use super::interface::Interface;
 use super::kernel;
-use super::queues::{fewer_rx_queues, rx_queues, sysfs};
+use super::queues::{fewer_rx_queues, one_rx_queue, rx_queues, sysfs};
 
 /// Facts about an interface and its host.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -33,6 +33,8 @@ pub(crate) struct Probe {
     pub(crate) carrier: bool,
     /// MTU.
     pub(crate) mtu_bytes: u32,
+    /// The largest MTU that the driver takes, where it tells.
+    pub(crate) max_mtu_bytes: Option<u32>,
     /// Active receive queues.
     pub(crate) rx_queues: usize,
     /// Active transmit queues.
@@ -40,6 +42,9 @@ pub(crate) struct Probe {
     /// How to have no more receive queues than transmit queues, where there are.
     #[serde(skip)]
     pub(crate) fewer_rx_queues: Option<String>,
+    /// How to have one receive queue; `None` where the driver does not let their number be set.
+    #[serde(skip)]
+    pub(crate) one_queue: Option<String>,
     /// NAPI runs in kernel threads.
     pub(crate) threaded: Option<bool>,
     /// Some XDP program is attached already.
@@ -87,6 +92,7 @@ pub(crate) fn probe(interface: &str) -> Result<Probe> {
     };
     let few = found.tx_queues.filter(|tx| *tx < found.rx_queues);
     probe.fewer_rx_queues = few.map(|tx| fewer_rx_queues(interface, index, tx));
+    probe.one_queue = one_rx_queue(interface, index);
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::LinkInfo(_) => {
@@ -96,6 +102,8 @@ pub(crate) fn probe(interface: &str) -> Result<Probe> {
                 probe.is_virtual |= kind.is_some();
                 probe.driver = probe.driver.or(kind);
             }
+            // 0: any.
+            LinkAttribute::MaxMtu(most) => probe.max_mtu_bytes = Some(most).filter(|most| *most > 0),
             LinkAttribute::Xdp(parts) => {
                 probe.has_native_program = parts
                     .iter()

@@ -32,6 +32,17 @@ pub(crate) fn fewer_rx_queues(name: &str, index: u32, tx_queues: u32) -> String 
     }
 }
 
+/// The command that leaves an interface one receive queue; `None` where its driver knows no change of their number.
+pub(super) fn one_rx_queue(name: &str, index: u32) -> Option<String> {
+    let channels = Channels::of(index)?;
+    let kind = match channels.count(Channels::COMBINED_MAX) {
+        0 => "rx",
+        _ => "combined",
+    };
+    (channels.count(Channels::COMBINED_MAX) > 1 || channels.count(Channels::RX_MAX) > 1)
+        .then(|| format!("ethtool -L {name} {kind} 1"))
+}
+
 pub(super) fn used_rx_queues(name: &str, index: u32) -> Option<u32> {
     const RX_COUNT: u16 = 6;
     shown_queues(name, index, "rx-").or_else(|| Channels::of(index)?.total(RX_COUNT))
@@ -58,6 +69,8 @@ fn shown_queues(name: &str, index: u32, prefix: &str) -> Option<u32> {
 struct Channels(Vec<u8>);
 
 impl Channels {
+    const RX_MAX: u16 = 2;
+    const COMBINED_MAX: u16 = 5;
     const COMBINED: u16 = 9;
 
     fn of(index: u32) -> Option<Channels> {

@@ -99,6 +99,8 @@ pub(crate) struct PortTotals {
     pub(crate) filter: filter::FilterCounters,
     /// Times that it was opened.
     pub(crate) opens: u64,
+    /// Times that it was found deaf.
+    pub(crate) deaf: u64,
 }
 
 /// Everything counted, at one moment.
@@ -142,6 +144,12 @@ impl Registry {
     pub(crate) fn opened(&self, interface: &str) {
         let mut inner = self.inner.lock();
         inner.past.ports.entry(interface.into()).or_default().opens += 1;
+    }
+
+    /// Counts that frames come in by an interface and none arrives.
+    pub(crate) fn deaf(&self, interface: &str) {
+        let mut inner = self.inner.lock();
+        inner.past.ports.entry(interface.into()).or_default().deaf += 1;
     }
 
     /// Counts a worker among those that serve.

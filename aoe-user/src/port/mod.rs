@@ -5,6 +5,7 @@ mod cut;
 mod ending;
 mod hand_back;
 mod link;
+mod mend;
 pub(crate) mod mode;
 mod mtu;
 mod open;
@@ -17,16 +18,16 @@ mod worker;
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aoe_common::Mac;
 use aoe_common::rules::Counter;
-use tracing::error;
+use tracing::{debug, error, info, warn};
 
 use crate::config::Mode;
 use crate::dump::Hub;
 use crate::filter::{Denied, Filter, FilterCounters, FilterError, Rules};
-use crate::host::{Interface, driver, has_carrier};
+use crate::host::{AoeListener, Interface, driver, link_state};
 use crate::metrics::{FilterRegistration, QueueTotals, Registry};
 use crate::target::{Export, Exports, PortInfo};
 use crate::xsk::{MAX_FRAME_BYTES, XskError};
@@ -34,18 +35,22 @@ use crate::xsk::{MAX_FRAME_BYTES, XskError};
 pub(crate) use crate::xsk::QueueRelease;
 pub use ending::Alarm;
 pub use link::SocketLink;
+use mend::Mend;
 pub(crate) use mode::Obtained;
 use mode::Way;
 use open::pace;
 use prove::Proof;
 pub(crate) use prove::ProofDirection;
 use stations::Stations;
-use watch::Watch;
+use watch::{Finding, Sight, Watch};
 pub(crate) use worker::Drain;
 use worker::{Worker, WorkerCommand};
 
 /// How long a worker may take to show that its frames get out; one that cannot takes a second.
 const PROOF_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where no mode is left.
+const ASKED_FOR: &str = ", and this mode was asked for: try `mode = \"auto\"`";
 
 /// How to serve an interface.
 #[derive(Debug, Clone)]
@@ -54,7 +59,7 @@ pub struct PortOptions {
     pub mode: Mode,
     /// What can be changed while it is served.
     pub tuning: Tuning,
-    /// Raised when a worker panics: its queue is served by nobody until [`Port::replace_workers`].
+    /// Raised when a worker panics: its queue is served by nobody until [`Port::open_anew`].
     pub alarm: Alarm,
     /// Who wants to see frames.
     pub dumps: Arc<Hub>,
@@ -176,6 +181,11 @@ pub struct Port {
     _counted: FilterRegistration,
     workers: Vec<Worker>,
     watch: Watch,
+    /// Listens behind the filter while the card receives frames and the filter sees none.
+    listener: Option<AoeListener>,
+    /// What changes while workers turn, at the last look.
+    progress: Vec<Option<u64>>,
+    mend: Mend,
     /// Frames were seen to leave, on every queue.
     proved: bool,
     /// It was said that frames arrive cut.
@@ -202,24 +212,77 @@ impl Port {
         self.obtained
     }
 
-    /// Looks whether what the filter redirects arrives and, where there was no carrier so far, whether frames get out; opens the port
-    /// again in the next mode where nothing does: then returns what was obtained. To be called every second or so; takes as long as
-    /// opening when it acts.
+    /// Looks whether what the card receives arrives and, where there was no carrier so far, whether frames get out; opens the port again
+    /// where nothing does, in the next mode if this one has never worked: then returns what was obtained. To be called every second or so;
+    /// takes as long as opening when it acts.
     ///
     /// # Errors
     /// When nothing gets through and no other mode works either: the port is closed.
     pub(crate) fn watch(&mut self) -> Result<Option<Obtained>, PortError> {
         self.tell_of_cut_frames();
-        let Some(silent) = self.silence()? else {
-            return Ok(None);
-        };
-        let fallen_back = self.fall_back(&silent)?;
-        if fallen_back.is_none() {
-            error!("{silent}, and this mode was asked for: try `mode = \"auto\"`");
-            self.watch.rest();
-            self.proved = true;
+        let link = link_state(self.nic.index);
+        if !self.proved && link.is_some_and(|link| link.carrier) {
+            match self.prove_sending() {
+                Ok(proved) => self.proved = proved,
+                Err(silent) => {
+                    let fallen_back = self.fall_back(&silent)?;
+                    if fallen_back.is_none() {
+                        error!("{silent}{ASKED_FOR}");
+                        self.proved = true;
+                    }
+                    return Ok(fallen_back);
+                }
+            }
         }
-        Ok(fallen_back)
+        let finding = self.look(link.and_then(|link| link.received))?;
+        self.listen_past_filter(finding);
+        let direction = match finding {
+            Finding::Works | Finding::Sees => {
+                if self.mend.looks_well(finding == Finding::Works) {
+                    info!("{}: its frames arrive again", self.nic.name);
+                }
+                return Ok(None);
+            }
+            Finding::Quiet | Finding::Listen => return Ok(None),
+            Finding::Past(frames) => ProofDirection::Past { frames },
+            Finding::Lost(redirected) => ProofDirection::Arriving { redirected },
+        };
+        self.mend(direction)
+    }
+
+    /// What is wrong with the way in, until frames are seen to arrive again.
+    pub(crate) fn fault(&self) -> Option<&str> {
+        self.mend.fault()
+    }
+
+    /// Nothing arrives: opens the port again, unless that was tried a moment ago.
+    fn mend(&mut self, direction: ProofDirection) -> Result<Option<Obtained>, PortError> {
+        let now = Instant::now();
+        if !self.mend.is_due(now) {
+            return Ok(None);
+        }
+        let silent = PortError::Silent {
+            nic: self.nic.name.clone(),
+            obtained: self.obtained,
+            direction,
+        };
+        let past_filter = matches!(direction, ProofDirection::Past { .. });
+        let has_failed = !past_filter && !self.watch.has_worked();
+        let is_new = self.mend.is_new();
+        let leave_mode = has_failed || self.mend.is_in_vain();
+        let fault = format!("{} carries no frames: {direction}", self.obtained);
+        self.mend.tried(fault, past_filter, now);
+        self.metrics.deaf(&self.nic.name);
+        if leave_mode && let Some(obtained) = self.fall_back(&silent)? {
+            return Ok(Some(obtained));
+        }
+        match (is_new, has_failed) {
+            (true, true) => error!("{silent}{ASKED_FOR}"),
+            (true, false) => warn!("{silent}. The port is opened again"),
+            (false, _) => debug!("{silent}, still. The port is opened again"),
+        }
+        self.open_anew()?;
+        Ok(Some(self.obtained))
     }
 
     /// Says once that frames arrive with less than their headers say: no mode is left for it, since a sender alone can be to blame.
@@ -234,26 +297,34 @@ impl Port {
         }
     }
 
-    /// What is known to be wrong with the way in or out.
-    fn silence(&mut self) -> Result<Option<PortError>, PortError> {
-        if !self.proved && has_carrier(self.nic.index) == Some(true) {
-            match self.prove_sending() {
-                Ok(proved) => self.proved = proved,
-                Err(silent) => return Ok(Some(silent)),
-            }
-        }
-        let redirected = self.filter.counters()?[Counter::Redirected];
+    fn look(&mut self, received: Option<u64>) -> Result<Finding, PortError> {
+        let progress: Vec<Option<u64>> = self.workers.iter().map(Worker::progress).collect();
+        let hangs = |(now, before): (&Option<u64>, &Option<u64>)| now.is_some() && now == before;
+        let workers_turn = !progress.iter().zip(&self.progress).any(hangs);
+        self.progress = progress;
+        // Whatever was heard, the filter has counted before if it saw it.
+        let heard = self.listener.as_mut().map(AoeListener::heard);
+        let counters = self.filter.counters()?;
         let totals = self.totals();
-        let arrived = totals.engine.frames.saturating_add(totals.dropped);
-        let direction = match self.watch.look(redirected, arrived) {
-            Some(redirected) => ProofDirection::Arriving { redirected },
-            None => return Ok(None),
-        };
-        Ok(Some(PortError::Silent {
-            nic: self.nic.name.clone(),
-            obtained: self.obtained,
-            direction,
+        Ok(self.watch.look(Sight {
+            received,
+            heard,
+            seen: counters
+                .iter()
+                .fold(0, |sum, (_, frames)| sum.wrapping_add(frames)),
+            redirected: counters[Counter::Redirected],
+            arrived: totals.engine.frames.saturating_add(totals.dropped),
+            workers_turn,
         }))
+    }
+
+    /// Only while there is a reason to: whoever listens costs each frame that is heard a copy.
+    fn listen_past_filter(&mut self, finding: Finding) {
+        match finding {
+            Finding::Listen if self.listener.is_none() => self.listener = AoeListener::open(&self.nic.name),
+            Finding::Listen | Finding::Past(_) => {}
+            Finding::Works | Finding::Sees | Finding::Quiet | Finding::Lost(_) => self.listener = None,
+        }
     }
 
     /// Has every worker show that its frames get out; false where that cannot be told now.

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::SocketLink;
 use super::hand_back::HandBack;
+use super::mend::Mend;
 use super::mode::{Affected, Obtained, Way, first_that_works, left_after, ways};
 use super::stations::Stations;
 use super::watch::Watch;
@@ -55,11 +56,11 @@ impl Port {
         self.open_again(self.way, exports, rules)
     }
 
-    /// Opens the port again as it is: with new workers in the place of those that have panicked.
+    /// Opens the port again as it is: with the program attached anew, and new workers in the place of those that have panicked.
     ///
     /// # Errors
     /// As [`Port::open`]: the port is closed then.
-    pub fn replace_workers(&mut self) -> Result<(), PortError> {
+    pub fn open_anew(&mut self) -> Result<(), PortError> {
         let (exports, rules) = (Arc::clone(&self.exports), self.rules.clone());
         self.open_again(self.way, &exports, &rules)
     }
@@ -81,10 +82,11 @@ impl Port {
     fn open_again(&mut self, way: Way, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
         let panicked = self.workers.iter().filter(|worker| worker.has_panicked()).count();
         let lost = self.lost.saturating_add(panicked as u64);
+        let mend = std::mem::take(&mut self.mend);
         self.close(Drain::Healthy);
         let metrics = Arc::clone(&self.metrics);
         *self = open_from(way, &self.nic, &self.options, exports, rules, &metrics)?;
-        self.lost = lost;
+        (self.lost, self.mend) = (lost, mend);
         Ok(())
     }
 }
@@ -156,6 +158,9 @@ fn open_as(
         _counted: metrics.add_filter(&nic.name, filter.counter_reader()),
         filter,
         watch: Watch::default(),
+        listener: None,
+        progress: Vec::new(),
+        mend: Mend::default(),
         proved,
         told_cut: false,
         lost: 0,

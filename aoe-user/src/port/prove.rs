@@ -50,6 +50,11 @@ pub enum ProofDirection {
         /// Frames that the filter redirected.
         redirected: u64,
     },
+    /// From the card to the filter, as real frames showed.
+    Past {
+        /// AoE frames that the network stack got and the filter has not seen.
+        frames: u64,
+    },
 }
 
 impl fmt::Display for ProofDirection {
@@ -65,6 +70,10 @@ impl fmt::Display for ProofDirection {
             ProofDirection::Arriving { redirected } => {
                 write!(f, "{redirected} requests arrived, and none reached a socket")
             }
+            ProofDirection::Past { frames } => write!(
+                f,
+                "{frames} AoE frames went to the network stack past the XDP program, which saw none: the driver has lost it"
+            ),
         }
     }
 }

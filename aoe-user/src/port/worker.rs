@@ -163,6 +163,11 @@ impl Worker {
         QueueTotals::of(&self.totals.engine, &self.totals.worker)
     }
 
+    /// What changes as long as it does not hang: `None` while it sleeps.
+    pub(super) fn progress(&self) -> Option<u64> {
+        self.totals.worker.progress()
+    }
+
     /// Frees its receive queue when it hangs.
     pub(super) fn queue_release(&self) -> QueueRelease {
         self.queue.clone()

@@ -10,6 +10,8 @@ pub(super) enum Event {
     Cable,
     /// A command in the guest that succeeds.
     Command(&'static str),
+    /// A command in the guest after which the driver gives the program no frame any more: it is told, and mended.
+    Deafens(&'static str),
     /// A command in the guest that the driver, or the kernel for it, refuses while it is served.
     Refused(&'static str),
 }
@@ -21,7 +23,11 @@ const BOUND_AGAIN: &str = "device=$(readlink -f /sys/class/net/eth0/device); dri
 /// The driver lets go of the card and takes it again.
 pub(super) const UNBIND: Event = Event::Command(BOUND_AGAIN);
 /// The interface is down for a moment.
-pub(super) const DOWN_AND_UP: Event = Event::Command("ip link set eth0 down && ip link set eth0 up");
+pub(super) const SET_DOWN_AND_UP: &str = "ip link set eth0 down && ip link set eth0 up";
+/// The same.
+pub(super) const DOWN_AND_UP: Event = Event::Command(SET_DOWN_AND_UP);
+/// It is so again and again.
+pub(super) const SHAKEN: &str = "for n in 1 2 3 4 5; do ip link set eth0 down; ip link set eth0 up; done";
 /// Another MTU for a moment.
 pub(super) const OTHER_MTU: Event = Event::Command("ip link set eth0 mtu 1400 && ip link set eth0 mtu 1500");
 
@@ -30,7 +36,7 @@ pub(super) const OF_ALL_CARDS: &[Event] = &[
     Event::Cable,
     DOWN_AND_UP,
     OTHER_MTU,
-    Event::Command("for n in 1 2 3 4 5; do ip link set eth0 down; ip link set eth0 up; done"),
+    Event::Command(SHAKEN),
     UNBIND,
 ];
 
@@ -47,6 +53,13 @@ impl Event {
                 shell.set_link("card0", true)
             }
             Event::Command(command) => shell.must(command).map(drop),
+            Event::Deafens(command) => {
+                shell.must(command)?;
+                let status = "/opt/xblade status --control /tmp/control";
+                shell
+                    .until(status, |said| said.contains("past the XDP program"))
+                    .map(drop)
+            }
             Event::Refused(command) => {
                 let (code, said) = shell.run(command)?;
                 ensure!(code != 0, "{command:?} is not refused: {said}");

@@ -218,13 +218,16 @@ fn better_mtu(probe: &Probe) -> Option<Advice> {
         return None;
     }
     let interface = &probe.interface;
+    let possible = |mtu_bytes: u32| probe.max_mtu_bytes.map_or(mtu_bytes, |most| most.min(mtu_bytes));
+    let now = sectors_per_frame(probe.mtu_bytes);
     let (mtu_bytes, why) = match probe.native_mtu() {
         Some(most) if probe.mtu_bytes > most => {
             let why =
                 "native XDP instead of generic, for fewer sectors a request: measure which is better for you";
             (least_mtu_with_sectors_of(most), why.to_owned())
         }
-        Some(most) if sectors_per_frame(most) > sectors_per_frame(probe.mtu_bytes) => {
+        Some(most) if sectors_per_frame(possible(most)) > now => {
+            let most = possible(most);
             let sectors = sectors_per_frame(most);
             let why = format!(
                 "{sectors} sectors a request, the most that keeps native XDP; switch and initiators must take them, too"
@@ -235,9 +238,14 @@ fn better_mtu(probe: &Probe) -> Option<Advice> {
         // The driver's limit is unknown: larger frames might cost native XDP.
         None if probe.xdp.is_some_and(|xdp| xdp.basic() && !xdp.multi_buffer()) => return None,
         None if probe.mtu_bytes >= JUMBO_MTU => return None,
+        None if sectors_per_frame(possible(JUMBO_MTU)) <= now => return None,
         None => {
-            let why = "17 sectors a request: fewer frames for the same data; switch and initiators must take them, too";
-            (JUMBO_MTU, why.to_owned())
+            let mtu_bytes = possible(JUMBO_MTU);
+            let why = format!(
+                "{} sectors a request: fewer frames for the same data; switch and initiators must take them, too",
+                sectors_per_frame(mtu_bytes)
+            );
+            (mtu_bytes, why)
         }
     };
     Some(Advice {
@@ -260,11 +268,12 @@ fn better_queues(probe: &Probe, filters: Option<&Filters>) -> Vec<Advice> {
         return Vec::new();
     }
     let interface = &probe.interface;
-    let mut list = vec![Advice {
+    let one_queue = probe.one_queue.clone().map(|command| Advice {
         bad: false,
         why: "one worker for the one queue that AoE arrives on, if one is enough".into(),
-        commands: vec![format!("ethtool -L {interface} combined 1")],
-    }];
+        commands: vec![command],
+    });
+    let mut list = Vec::from_iter(one_queue);
     let driver = probe.driver.as_deref().unwrap_or_default();
     let why = match steering(driver) {
         Steering::SourceAndType => "",

@@ -13,7 +13,9 @@ pub(in super::super) fn nic() -> Probe {
         mtu_bytes: 9000,
         rx_queues: 1,
         tx_queues: 1,
+        max_mtu_bytes: Some(9702),
         fewer_rx_queues: None,
+        one_queue: Some("ethtool -L eth0 combined 1".into()),
         threaded: Some(false),
         has_program: false,
         has_native_program: false,
@@ -313,4 +315,40 @@ fn a_receive_queue_that_cannot_answer_is_bad() {
     assert!(with_command.contains("cannot serve it"), "{with_command}");
     let without = report_of("make it anew");
     assert!(without.contains("own number; make it anew\n"), "{without}");
+}
+
+#[test]
+fn no_mtu_is_advised_that_the_driver_does_not_take() {
+    let advised = |mtu_bytes, max_mtu_bytes, bits| {
+        let probe = Probe {
+            mtu_bytes,
+            max_mtu_bytes,
+            driver: Some("8139cp".into()),
+            xdp: Some(XdpFeatures {
+                bits,
+                zero_copy_pieces: 1,
+            }),
+            ..nic()
+        };
+        better_mtu(&probe).map(|advice| (advice.commands.concat(), advice.why))
+    };
+    let (command, why) = advised(1500, Some(4096), 0).expect("larger frames");
+    assert_eq!(command, "ip link set eth0 mtu 4096");
+    assert!(why.starts_with("7 sectors"), "{why}");
+    assert_eq!(advised(1500, Some(1500), 0), None);
+    assert_eq!(advised(4096, Some(4096), 0), None);
+    assert!(advised(1500, None, 0).is_some_and(|(command, _)| command.ends_with("mtu 9000")));
+}
+
+#[test]
+fn a_number_of_queues_that_cannot_be_set_is_not_advised() {
+    let probe = |one_queue: Option<&str>| Probe {
+        rx_queues: 2,
+        driver: Some("vmxnet3".into()),
+        one_queue: one_queue.map(str::to_owned),
+        ..nic()
+    };
+    assert!(better_queues(&probe(None), None).is_empty());
+    let advised = better_queues(&probe(Some("ethtool -L eth0 rx 1")), None);
+    assert_eq!(advised[0].commands, ["ethtool -L eth0 rx 1"]);
 }

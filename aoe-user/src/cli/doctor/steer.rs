@@ -102,7 +102,7 @@ fn plan(probe: &Probe, present: &[SteeringFilter], sources: &[Mac]) -> Result<Ve
     let interface = &probe.interface;
     ensure!(
         probe.rx_queues > 1,
-        "{interface} has one receive queue, which gets everything: `ethtool -L {interface} combined N` first"
+        "{interface} has one receive queue, which gets everything: `ethtool -L {interface} combined N` first, where the card has more"
     );
     let known = steering(probe.driver.as_deref().unwrap_or_default());
     let by_type = match known {
@@ -188,9 +188,15 @@ fn undo(ethtool: &mut dyn Ethtool, probe: &Probe, present: &[SteeringFilter], so
 fn refusal(probe: &Probe, said: &str) -> String {
     let interface = &probe.interface;
     let driver = probe.driver.as_deref().unwrap_or("its driver");
+    let one_queue = match &probe.one_queue {
+        Some(command) => format!("Serve with one queue (`{command}`)"),
+        None => {
+            "All of it arrives on one queue, and the driver does not let their number be set: leave it so"
+                .to_owned()
+        }
+    };
     format!(
-        "{interface}: {driver} does not spread AoE over queues: {said}. Serve with one queue (`ethtool -L {interface} combined 1`), or give exports \
-         interfaces of their own"
+        "{interface}: {driver} does not spread AoE over queues: {said}. {one_queue}, or give exports interfaces of their own"
     )
 }
 

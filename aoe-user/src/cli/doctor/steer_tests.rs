@@ -88,6 +88,7 @@ fn nic(driver: &str) -> Probe {
         rx_queues: 2,
         offloads: Some(Vec::new()),
         switchable: vec![FILTERS.into()],
+        one_queue: Some("ethtool -L eth0 combined 1".into()),
         ..Probe::default()
     }
 }

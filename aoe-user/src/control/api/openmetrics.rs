@@ -374,6 +374,15 @@ fn interfaces(to: &mut Writer, state: &DaemonState) {
         to.sample("xblade_interface_opens_total", &labels, port.opens);
     }
     to.family(
+        "xblade_interface_deaf",
+        "counter",
+        "Times that an interface received frames of which none arrived, and was opened again for that",
+    );
+    for port in &state.interfaces {
+        let labels = [("interface", port.interface.as_str())];
+        to.sample("xblade_interface_deaf_total", &labels, port.deaf);
+    }
+    to.family(
         "xblade_filter_frames",
         "counter",
         "Frames by verdict of the XDP program",

@@ -43,6 +43,7 @@ fn state() -> DaemonState {
         interfaces: vec![InterfaceInfo {
             interface: "eth1".into(),
             opens: 2,
+            deaf: 1,
             filter: [("redirected".into(), 7)].into(),
             queues: vec![[("frames".into(), 7)].into()],
             ..InterfaceInfo::default()
@@ -89,6 +90,7 @@ fn counters_stand_under_their_names() {
         "xblade_machine_image_read_bytes_total{export=\"e1.1\",machine=\"pc01\"} 1024",
         "xblade_initiator_read_bytes_total{export=\"e1.1\",initiator=\"02:00:00:00:00:01\"} 512",
         "xblade_interface_opens_total{interface=\"eth1\"} 2",
+        "xblade_interface_deaf_total{interface=\"eth1\"} 1",
         "xblade_filter_frames_total{interface=\"eth1\",verdict=\"redirected\"} 7",
         "xblade_queue_frames_total{interface=\"eth1\",queue=\"0\"} 7",
     ] {

@@ -382,6 +382,9 @@ pub(crate) struct InterfaceInfo {
     /// Times that it was opened.
     #[serde(default)]
     pub(crate) opens: u64,
+    /// Times that it received frames of which none arrived.
+    #[serde(default)]
+    pub(crate) deaf: u64,
     /// What each receive queue counted, by name.
     pub(crate) queues: Vec<BTreeMap<String, u64>>,
     /// Frames by verdict of the XDP program.

@@ -267,9 +267,13 @@ fn seconds(now: Instant, then: Instant) -> f64 {
 }
 
 fn interface(supervisor: &Supervisor, status: &PortStatus, snapshot: &Snapshot) -> InterfaceInfo {
-    let (state, reason, _) = condition(&status.state);
+    let (mut state, mut reason, _) = condition(&status.state);
     let port = status.id.and_then(|id| supervisor.ports.get(&id));
     let about = port.and_then(crate::control::port_thread::PortHandle::about);
+    let fault = about.as_ref().and_then(|about| about.fault.clone());
+    if state == Condition::Ready && fault.is_some() {
+        (state, reason) = (Condition::FailedDegraded, fault);
+    }
     let counted = snapshot.ports.get(status.name.as_str());
     let named = |(name, value): (&str, u64)| (name.to_owned(), value);
     InterfaceInfo {
@@ -281,6 +285,7 @@ fn interface(supervisor: &Supervisor, status: &PortStatus, snapshot: &Snapshot) 
         mtu_bytes: about.as_ref().map(|about| about.mtu_bytes),
         exports: status.exports,
         opens: counted.map_or(0, |port| port.opens),
+        deaf: counted.map_or(0, |port| port.deaf),
         queues: counted
             .into_iter()
             .flat_map(|port| port.queues.values())

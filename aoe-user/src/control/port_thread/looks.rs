@@ -4,11 +4,14 @@ use super::{PortEvent, Running, reason_of};
 use crate::host::rx_queues;
 
 impl Running<'_> {
-    /// Where the filter redirects requests and no worker gets any, the port goes on in its next mode and is announced again.
+    /// Where frames come in and no worker gets any, the port is opened again, in its next mode where it has never worked, and is announced again.
     pub(super) fn look_whether_frames_arrive(&mut self) -> Result<(), String> {
+        let had_fault = self.port.fault().is_some();
         let changed = self.port.watch().map_err(reason_of)?;
         if changed.is_some() {
             self.opened_again();
+        } else if had_fault != self.port.fault().is_some() {
+            self.tell_about();
         }
         Ok(())
     }

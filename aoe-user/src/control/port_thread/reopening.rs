@@ -60,7 +60,7 @@ impl Running<'_> {
             (false, false) => "its XDP program was detached by somebody else",
         };
         warn!("{}: {reason}. The port is opened again", self.name);
-        self.port.replace_workers().map_err(reason_of)?;
+        self.port.open_anew().map_err(reason_of)?;
         self.opened_again();
         Ok(())
     }
@@ -89,7 +89,7 @@ impl Running<'_> {
             return Err(reason.into());
         }
         error!("{}: {reason}. The port is opened again", self.name);
-        self.port.replace_workers().map_err(reason_of)?;
+        self.port.open_anew().map_err(reason_of)?;
         self.opened_again();
         Ok(())
     }

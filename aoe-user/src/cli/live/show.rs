@@ -95,10 +95,14 @@ fn status_text(state: &DaemonState) -> String {
             .as_deref()
             .or(port.reason.as_deref())
             .unwrap_or("opening");
+        let degraded = match port.state {
+            Condition::FailedDegraded => "FAILED-DEGRADED, ",
+            _ => "",
+        };
         let exports = if port.exports == 1 { "export" } else { "exports" };
         let _ = writeln!(
             text,
-            "interface   {}: {what}, {} {exports}",
+            "interface   {}: {degraded}{what}, {} {exports}",
             port.interface, port.exports
         );
     }
@@ -265,4 +269,34 @@ pub(in crate::cli) fn denied(args: &DeniedArgs) -> Result<ExitCode> {
         table(&columns, &state.denied, &args.output).print()?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::status_text;
+    use crate::control::api::types::{Condition, DaemonState, InterfaceInfo};
+
+    #[test]
+    fn an_interface_where_nothing_arrives_is_told_in_its_own_line() {
+        for (state, wanted) in [
+            (Condition::Ready, "interface   eth1: native copy, 2 exports"),
+            (
+                Condition::FailedDegraded,
+                "interface   eth1: FAILED-DEGRADED, native copy, 2 exports",
+            ),
+        ] {
+            let port = InterfaceInfo {
+                interface: "eth1".into(),
+                mode: Some("native copy".into()),
+                exports: 2,
+                state,
+                ..InterfaceInfo::default()
+            };
+            let text = status_text(&DaemonState {
+                interfaces: vec![port],
+                ..DaemonState::default()
+            });
+            assert!(text.lines().any(|line| line == wanted), "{text}");
+        }
+    }
 }

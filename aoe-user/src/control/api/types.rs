@@ -237,7 +237,8 @@ pub(crate) enum Condition {
     /// It is on its way, or waits for something that is no failure.
     #[default]
     Waiting,
-    /// Acknowledged writes are lost: it waits for the operator, see [`LostWritesInfo`].
+    /// It is open, and something is wrong: acknowledged writes of an export are lost and it waits for the operator, see
+    /// [`LostWritesInfo`]; or frames come to an interface and none arrives.
     FailedDegraded,
     /// It does not work and is tried again.
     Failed,

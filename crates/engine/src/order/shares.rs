@@ -17,15 +17,23 @@ const AT_WORK: usize = 64;
 
 /// Entries of one kind, by source. A source that is alone may have nearly all places; of several, each has its part, and one that has
 /// more from before gets no new ones until it has less. The last eighth is for sources that have few, so that a newcomer finds room
-/// however hard another presses. Of what the store works on each of several sources has its part as well; what it has beyond that
+/// however hard another presses. One that finds none, as where others have all their parts, has its part from then on all the same: they get
+/// no new ones until there is room for it. Of what the store works on each of several sources has its part as well; what it has beyond that
 /// waits here.
 #[derive(Debug)]
 pub(crate) struct Shares<H> {
     total: AtomicUsize,
-    /// How many have any.
+    /// How many have any, or were refused lately.
     sources: AtomicUsize,
+    /// How many have ended so far.
+    ended: AtomicUsize,
     by_source: [Line<H>; LOCKS],
 }
+
+/// Sources of a lock that are remembered although they have no entry.
+const REFUSED: usize = 64;
+/// For so many ends of others.
+const FORGOTTEN: usize = 512;
 
 /// On a cache line of its own.
 #[derive(Debug)]
@@ -36,6 +44,8 @@ struct Line<H>(Mutex<HashMap<Mac, Share<H>>>);
 #[derive(Debug)]
 struct Share<H> {
     entries: usize,
+    /// Where it has none: how many had ended when it was refused.
+    refused: usize,
     /// Of these, what the store works on, or may.
     at_work: usize,
     /// What could be at work but for this source's share, the oldest first.
@@ -47,6 +57,7 @@ impl<H> Default for Shares<H> {
         Shares {
             total: AtomicUsize::default(),
             sources: AtomicUsize::default(),
+            ended: AtomicUsize::default(),
             by_source: std::array::from_fn(|_| Line(Mutex::new(HashMap::new()))),
         }
     }
@@ -56,6 +67,7 @@ impl<H> Default for Share<H> {
     fn default() -> Share<H> {
         Share {
             entries: 0,
+            refused: 0,
             at_work: 0,
             waiting: VecDeque::new(),
         }
@@ -89,11 +101,41 @@ impl<H: CompletionHandle> Shares<H> {
         self.total.load(Ordering::Acquire)
     }
 
-    /// Whether `source` may have another of `max` places.
+    /// Whether `source` may have another of `max` places. If not, it is remembered.
     pub(crate) fn has_room(&self, source: Mac, max: usize) -> bool {
         let total = self.total();
-        Shares::<H>::has_plenty(total, max)
-            || self.has_share(self.line(source).lock().get(&source), total, max)
+        if Shares::<H>::has_plenty(total, max) {
+            return true;
+        }
+        let mut line = self.line(source).lock();
+        let has_room = self.has_share(line.get(&source), total, max);
+        if !has_room {
+            let (refused, is_full) = (self.ended.load(Ordering::Relaxed), line.len() >= REFUSED);
+            match line.get_mut(&source) {
+                Some(share) => share.refused = refused,
+                None if !is_full => {
+                    self.sources.fetch_add(1, Ordering::Relaxed);
+                    let share = Share {
+                        refused,
+                        ..Share::default()
+                    };
+                    line.insert(source, share);
+                }
+                None => {}
+            }
+        }
+        has_room
+    }
+
+    /// Forgets who was refused and has not asked again since.
+    fn forget(&self, ended: usize) {
+        for line in &self.by_source {
+            let mut line = line.0.lock();
+            let before = line.len();
+            line.retain(|_, share| share.entries > 0 || ended.wrapping_sub(share.refused) < FORGOTTEN);
+            let gone = before.saturating_sub(line.len());
+            self.sources.fetch_sub(gone, Ordering::Relaxed);
+        }
     }
 
     /// Whether a request of `source` may have another of `max` places, and go to the store at once.
@@ -117,14 +159,14 @@ impl<H: CompletionHandle> Shares<H> {
     fn has_share(&self, share: Option<&Share<H>>, total: usize, max: usize) -> bool {
         let own = share.map_or(0, |share| share.entries);
         let others = self.sources.load(Ordering::Relaxed);
-        let sources = others.saturating_add(usize::from(own == 0));
+        let sources = others.saturating_add(usize::from(share.is_none()));
         let has_few = own < max.div_ceil(16);
         let open = if has_few {
             max
         } else {
             max.saturating_sub(max.div_euclid(8))
         };
-        total < open && own < max.div_ceil(sources.max(1))
+        total < open && own < max.div_euclid(sources.max(1)).max(1)
     }
 
     /// How many requests of a source the store may have.
@@ -167,10 +209,10 @@ impl<H: CompletionHandle> Shares<H> {
     fn with(&self, entry: &Entry<H>, work: impl FnOnce(&mut Share<H>)) {
         self.total.fetch_add(1, Ordering::AcqRel);
         let mut line = self.line(entry.source).lock();
-        let share = line.entry(entry.source).or_default();
-        if share.entries == 0 {
+        let share = line.entry(entry.source).or_insert_with(|| {
             self.sources.fetch_add(1, Ordering::Relaxed);
-        }
+            Share::default()
+        });
         share.entries = share.entries.saturating_add(1);
         work(share);
     }
@@ -202,6 +244,10 @@ impl<H: CompletionHandle> Shares<H> {
 
     /// Its source has one less of those that it had; returns who is to be called in its place.
     pub(crate) fn remove(&self, entry: &Arc<Entry<H>>) -> Vec<Requester<H>> {
+        let ended = self.ended.fetch_add(1, Ordering::Relaxed);
+        if ended.is_multiple_of(FORGOTTEN) {
+            self.forget(ended);
+        }
         let mut line = self.line(entry.source).lock();
         let Some(share) = line.get_mut(&entry.source) else {
             return Vec::new();
@@ -350,6 +396,46 @@ mod tests {
                 "{max} places, windows of {window}: {served:?}"
             );
         }
+    }
+
+    /// They ask in the same order again and again: the first of them are always there when a place becomes free.
+    #[test]
+    fn more_sources_than_have_room_share_a_slow_export_evenly_all_the_same() {
+        for count in [20u64, 24, 50] {
+            let mut store = SlowStore {
+                shares: Shares::default(),
+                queue: MemCompletions::new(),
+                waiting: HashMap::new(),
+                at_work: VecDeque::new(),
+                tokens: 0,
+            };
+            let mut served = vec![0; count as usize];
+            for round in 0..12_000 {
+                (0..count).for_each(|source| store.ask(source, 128));
+                let source = store.serve().expect("there is always work");
+                if round >= 2000 {
+                    served[source as usize] += 1;
+                }
+            }
+            let fair = 10_000 / count;
+            let is_even = |part: &u64| (fair / 2..=fair * 2).contains(part);
+            assert!(served.iter().all(is_even), "{count} sources: {served:?}");
+        }
+    }
+
+    #[test]
+    fn who_was_refused_and_does_not_ask_again_is_forgotten() {
+        let (shares, queue) = (Shares::default(), MemCompletions::new());
+        let all: Vec<_> = (0..64).map(|n| entry(&queue, 1, n, Phase::Running)).collect();
+        all.iter().for_each(|entry| shares.add(entry));
+        (2..2000).for_each(|source| assert!(!shares.has_room(mac(source), 64)));
+        for n in 0..3 * FORGOTTEN as u64 {
+            let other = entry(&queue, 1, 100 + n, Phase::Running);
+            shares.add(&other);
+            shares.remove(&other);
+        }
+        assert_eq!(shares.sources.load(Ordering::Relaxed), 1);
+        assert!(shares.by_source.iter().all(|line| line.0.lock().len() <= 1));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Disks that fail under a running target, for each store: what fails is an ATA error for the requests concerned and a
 //! line in the log; the process lives on, and when the cause is gone so are the errors.
 
+mod file_systems;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -35,11 +37,13 @@ const BAD_WRITES: [(&str, Pick); 2] = [
     ("flushes", |disk| &disk.switches().flushes_fail),
 ];
 
-/// A block device on a disk that fails on command, served.
+/// A block device on a disk that fails on command, or a file, served.
 struct Served {
     // Dropped in this order.
     target: Target,
     disk: Disk,
+    /// Where the disk has a file system.
+    _mounted: Option<Mounted>,
     export: FaultyExport,
     device: PathBuf,
 }
@@ -55,6 +59,7 @@ impl Served {
         Ok(Served {
             target,
             disk,
+            _mounted: None,
             export,
             device,
         })
@@ -201,7 +206,14 @@ fn fails_at_once(store: &str, pick: Pick, engine: IoEngine) -> Result<()> {
 #[test]
 fn a_commit_that_fails_takes_down_what_came_while_it_ran() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    let served = Served::new(&[], &["--store", "mmap", "--sync"], IoEngine::Uring)?;
+    commit_takes_down_what_came_while_it_ran(&Served::new(
+        &[],
+        &["--store", "mmap", "--sync"],
+        IoEngine::Uring,
+    )?)
+}
+
+fn commit_takes_down_what_came_while_it_ran(served: &Served) -> Result<()> {
     // A loop device does one thing after the other: nothing is to be read in while a write hangs.
     for lba in [100, 9000] {
         ensure!(registers(&served.export.read(lba)?) == GOOD);
@@ -209,17 +221,17 @@ fn a_commit_that_fails_takes_down_what_came_while_it_ran() -> Result<()> {
     let switches = served.disk.switches();
     switches.writes_hang.store(true, Ordering::Relaxed);
     let mut writes = Writes::default();
-    writes.send_until(&served, &[100], || switches.held.load(Ordering::Relaxed) > 0)?;
+    writes.send_until(served, &[100], || switches.held.load(Ordering::Relaxed) > 0)?;
     // In the same page, and in another one; both are in the cache while the first is being committed.
     let others = [101, 9000];
-    writes.send_until(&served, &others, || {
+    writes.send_until(served, &others, || {
         others.iter().all(|lba| served.is_in_cache(*lba))
     })?;
     assert!(writes.answers.is_empty(), "none of them is on the disk");
     // One write fails: that of the commit which runs. The next ones do not.
     switches.next_writes_fail.store(1, Ordering::Relaxed);
     switches.writes_hang.store(false, Ordering::Relaxed);
-    writes.collect(&served, |writes| writes.answers.len() == 3)?;
+    writes.collect(served, |writes| writes.answers.len() == 3)?;
     for lba in [100, 101, 9000] {
         assert_eq!(writes.answers[&lba], WRITE_FAULT, "sector {lba}");
     }
@@ -295,8 +307,20 @@ fn a_lost_write_stops_the_export_until_the_operator_accepts_it() -> Result<()> {
 
 fn lost_write(store: &str, pick: Pick, engine: IoEngine) -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let state = directory.path().to_str().context("odd path")?;
-    let socket = directory.path().join("control.sock");
+    lost_write_of(directory.path(), store, pick, |options| {
+        Served::new(&[], options, engine).map(Some)
+    })
+}
+
+/// `serve` serves something of which one kind of request fails at the disk; `None`: it cannot be made here.
+fn lost_write_of(
+    directory: &Path,
+    store: &str,
+    pick: Pick,
+    serve: impl FnOnce(&[&str]) -> Result<Option<Served>>,
+) -> Result<()> {
+    let state = directory.to_str().context("odd path")?;
+    let socket = directory.join("control.sock");
     let control = socket.to_str().context("odd path")?;
     let options = [
         "--store",
@@ -308,7 +332,9 @@ fn lost_write(store: &str, pick: Pick, engine: IoEngine) -> Result<()> {
         "--control",
         control,
     ];
-    let mut served = Served::new(&[], &options, engine)?;
+    let Some(mut served) = serve(&options)? else {
+        return Ok(());
+    };
     pick(&served.disk).store(true, Ordering::Relaxed);
     served.writes(100, *b"not yet!")?;
     let is_told = |line: &str| line.contains("acknowledged writes are lost") && line.contains("os error 5");
@@ -347,7 +373,7 @@ fn lost_write(store: &str, pick: Pick, engine: IoEngine) -> Result<()> {
     served.writes(100, *b"by now!!")?;
     assert_eq!(registers(&served.export.flush()?), GOOD);
     served.holds(100, *b"by now!!")?;
-    let kept = std::fs::read_to_string(directory.path().join("7.3.lost-writes"))?;
+    let kept = std::fs::read_to_string(directory.join("7.3.lost-writes"))?;
     ensure!(
         kept.contains("\"standing\":null") && kept.contains("\"accepted\":1"),
         "not recorded: {kept}"

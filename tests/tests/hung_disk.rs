@@ -1,6 +1,7 @@
 //! A disk that does not answer any more costs its own export, and keeps neither control nor the end nor the next process waiting.
 
 mod closed_port;
+mod neighbours;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -369,13 +370,15 @@ fn signals_and_links_are_followed_at_once_beside_a_disk_that_hangs() -> Result<(
 fn a_port_is_opened_again_at_once_beside_a_disk_that_hangs() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
     for engine in [IoEngine::Uring, IoEngine::Threads] {
-        opens_again_at_once(engine).with_context(|| format!("{engine:?}"))?;
+        for store in ["direct", "mmap"] {
+            opens_again_at_once(store, engine).with_context(|| format!("{store}, {engine:?}"))?;
+        }
     }
     Ok(())
 }
 
-fn opens_again_at_once(engine: IoEngine) -> Result<()> {
-    let mut served = Served::with("direct", "", engine)?;
+fn opens_again_at_once(store: &str, engine: IoEngine) -> Result<()> {
+    let mut served = Served::with(store, "", engine)?;
     served.hang()?;
     served.healthy_reads()?;
     engine.is_used_by(&served.target)?;
@@ -394,6 +397,13 @@ fn opens_again_at_once(engine: IoEngine) -> Result<()> {
         .switches()
         .hangs
         .store(false, std::sync::atomic::Ordering::Relaxed);
+    // None of what was being written stays taken.
+    let initiator = served.lab.open(0)?;
+    let disk = initiator.find(HUNG)?;
+    for n in 0..64 {
+        disk.write(4096 + 8 * n, &[9; SECTOR])
+            .with_context(|| format!("sector {}", 4096 + 8 * n))?;
+    }
     ensure!(served.target.process.stop()? == 0);
     Ok(())
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::image::SECTOR;
+use lab::frame::ata;
+use lab::image::{SECTOR, stamp};
 use lab::initiator::Disk;
 use lab::link::target_mac;
 use lab::needs::Need;
@@ -13,7 +14,8 @@ use lab::packages;
 use lab::process::Process;
 use lab::seed;
 use lab::writer::{Options, Writer};
-use lab::{Address, Lab, Target, eventually, needs, used_at_random};
+use lab::{Address, Image, Lab, Request, Stopwatch, Target, eventually, needs, used_at_random};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 const ADDRESS: Address = Address::new(1, 1);
@@ -268,5 +270,69 @@ fn an_export_waits_for_its_server() -> Result<()> {
     let _server = site.qemu_nbd()?;
     eventually("it is healthy again", PATIENCE, || Ok(state()?.0 == Some(0)))?;
     ensure!(disk.read(9, 1)? == [7; SECTOR]);
+    Ok(())
+}
+
+/// A server that is there and does not answer, as one whose own disk hangs: it costs its export only, and not the end.
+#[test]
+fn a_server_that_stops_answering_keeps_nobody_else_waiting() -> Result<()> {
+    needs!(Need::Root, Need::Tool("qemu-nbd"));
+    let site = Site::new()?;
+    let server = site.qemu_nbd()?;
+    let healthy = Image::stamped(64)?;
+    let (config, address) = (site.path("xblade.toml"), site.address(""));
+    let text = |exports: &[(u8, &str)]| {
+        let lines = exports
+            .iter()
+            .map(|(slot, path)| format!("[[export]]\nshelf = 1\nslot = {slot}\npath = {path:?}\n"));
+        format!(
+            "[defaults]\ninterfaces = [\"eth0\"]\n{}",
+            lines.collect::<String>()
+        )
+    };
+    fs::write(&config, text(&[(1, &address), (2, healthy.as_str())]))?;
+    let words = ["daemon", "--config", &config, "--state-dir", &site.path("state")];
+    let mut target = Target::ready(&site.lab.target, &words, 2)?;
+    let initiator = site.lab.open(0)?;
+    initiator.find(ADDRESS)?.write(9, &[7; SECTOR])?;
+    server.signal(Signal::SIGSTOP)?;
+    let other = Address::new(1, 2);
+    let answers = |target: &mut Target| -> Result<()> {
+        for lba in 0..20 {
+            ensure!(initiator.find(other)?.read(lba, 1)? == stamp(lba));
+        }
+        let mark = target.process.mark();
+        target.process.signal(Signal::SIGUSR1)?;
+        let told = |line: &str| line.contains("exports are open");
+        target.process.wait_for_after(mark, told, PATIENCE)?;
+        Ok(())
+    };
+    for n in 0..2000u64 {
+        let (to, lba) = (target_mac(0), n * 16 % (SECTORS - 16));
+        let mut request = match n % 3 {
+            0 => Request::ata(to, ADDRESS, ata::READ_EXT, lba, 8, &[]),
+            1 => Request::ata(to, ADDRESS, ata::WRITE_EXT, lba, 8, &[8; 8 * SECTOR]),
+            _ => Request::ata(to, ADDRESS, ata::FLUSH_EXT, 0, 0, &[]),
+        };
+        (request.src, request.tag) = (initiator.mac(), 0x8100_0000 + n as u32);
+        initiator.send(&request.bytes())?;
+    }
+    answers(&mut target)?;
+    // It goes and comes back, and does not answer at all.
+    fs::write(&config, text(&[(2, healthy.as_str())]))?;
+    target.process.signal(Signal::SIGHUP)?;
+    answers(&mut target)?;
+    fs::write(&config, text(&[(1, &address), (2, healthy.as_str())]))?;
+    target.process.signal(Signal::SIGHUP)?;
+    answers(&mut target)?;
+    server.signal(Signal::SIGCONT)?;
+    ensure!(initiator.find(ADDRESS)?.read(9, 1)?.len() == SECTOR);
+    server.signal(Signal::SIGSTOP)?;
+    let watch = Stopwatch::start()?;
+    target.process.signal(Signal::SIGTERM)?;
+    target.process.wait(PATIENCE)?;
+    let took = watch.idle_time()?;
+    ensure!(took < Duration::from_secs(12), "{took:?}");
+    server.signal(Signal::SIGCONT)?;
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! A target that stalls with requests in its ring, while others are answered by another path to the same image: what it finds
 //! there afterwards undoes nothing.
 
+mod hung_flush;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -405,6 +405,43 @@ fn a_direct_read_beside_an_fsync_that_hangs_keeps_no_worker() -> Result<()> {
     Ok(())
 }
 
+/// A commit has more to write back than the device has requests. Who reads a cold page then waits for a request to be free, also where the disk
+/// has answered just now.
+#[test]
+fn a_cold_read_beside_a_commit_that_has_all_requests_of_the_disk_keeps_no_worker() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
+    for system in &SYSTEMS[..2] {
+        let Some(mut served) = Served::new(*system, "mmap", IoEngine::Uring)? else {
+            continue;
+        };
+        // Pages that do not touch: a request each.
+        for n in 0..400 {
+            served.send(
+                ata::WRITE_EXT,
+                n * 16,
+                2,
+                &[8; 2 * SECTOR],
+                0x4000_0000 + n as u32,
+            )?;
+            served.healthy_answers(n)?;
+        }
+        let switches = served.disk.switches();
+        switches.writes_hang.store(true, Ordering::Relaxed);
+        served.send(ata::FLUSH_EXT, 0, 0, &[], 0x4100_0000)?;
+        for n in 0..100 {
+            let cold = 8192 + n * 128;
+            served.send(ata::READ_EXT, cold, 2, &[], 0x4200_0000 + n as u32)?;
+            let answers = served.healthy_answers(n);
+            answers.with_context(|| format!("{system:?}, read {n}"))?;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        ensure!(served.disk.waiting() > 0, "nothing is written back");
+        served.disk.switches().writes_hang.store(false, Ordering::Relaxed);
+        served.target.process.stop()?;
+    }
+    Ok(())
+}
+
 fn all_hangs(system: System, engine: IoEngine) -> Result<()> {
     for store in STORES {
         for hang in HANGS {

@@ -149,8 +149,8 @@ impl Supervisor {
         self.exports.insert(id, served);
     }
 
-    /// Has an export closed; for `patience` its requests may still be under way.
-    pub(super) fn close_export(&mut self, id: ExportId, patience: Duration) {
+    /// Has an export closed; for `timeout` its requests may still be under way.
+    pub(super) fn close_export(&mut self, id: ExportId, timeout: Duration) {
         let Some(served) = self.exports.remove(&id) else {
             return;
         };
@@ -165,7 +165,7 @@ impl Supervisor {
             if let Some(disks) = disks {
                 disks.close();
             }
-            open::close(&store, patience)
+            open::close(&store, timeout)
         };
         self.jobs.start(
             move || closed(close().map_err(|error| error.to_string())),

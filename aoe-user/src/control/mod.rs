@@ -168,16 +168,16 @@ async fn supervise(service: Service) -> Result<()> {
     control.load(Reading::to_apply());
     let end = control.serve().await;
     control.notify.stopping();
-    let (patience, failure) = match end {
-        Ok(patience) => (patience, None),
-        Err(failure) => (stop::PATIENCE, Some(failure)),
+    let (timeout, failure) = match end {
+        Ok(timeout) => (timeout, None),
+        Err(failure) => (stop::TIMEOUT, Some(failure)),
     };
     let stopped = stop::stop(
         control.supervisor,
         control.signals,
         control.ends.1,
         control.port_events,
-        patience,
+        timeout,
     )
     .await;
     failure.map_or(stopped, Err)
@@ -198,7 +198,7 @@ impl Control {
                 signal = self.signals.next() => match signal {
                     signals::SignalEvent::Stop(name) => {
                         info!("{name}: finishing what is in flight");
-                        return Ok(stop::PATIENCE);
+                        return Ok(stop::TIMEOUT);
                     }
                     signals::SignalEvent::Quit => {
                         warn!("SIGQUIT: ending at once");

@@ -344,12 +344,12 @@ pub(super) fn is_in_use(error: &anyhow::Error) -> bool {
         .any(|error| matches!(error, StoreError::RbdInUse { .. }))
 }
 
-/// Waits until nobody uses the store any more, at most for `patience`, then commits and closes it. The caller has seen to it that no port serves it.
+/// Waits until nobody uses the store any more, at most for `timeout`, then commits and closes it. The caller has seen to it that no port serves it.
 ///
 /// # Errors
 /// Of the last commit.
-pub(super) fn close(store: &Arc<dyn Store<CompletionQueue>>, patience: Duration) -> std::io::Result<()> {
-    let end = Instant::now() + patience;
+pub(super) fn close(store: &Arc<dyn Store<CompletionQueue>>, timeout: Duration) -> std::io::Result<()> {
+    let end = Instant::now() + timeout;
     while Arc::strong_count(store) > 1 && Instant::now() < end {
         std::thread::sleep(IN_FLIGHT_PAUSE);
     }

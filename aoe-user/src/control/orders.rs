@@ -129,7 +129,7 @@ mod tests {
     use crate::control::state::{Before, StateDir};
 
     const CLEAR: OperatorAction = OperatorAction::Clear(Parts::ALL);
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     #[test]
     fn what_was_heard_twice_is_carried_out_once() {
@@ -160,7 +160,7 @@ mod tests {
 
         let (dir, asked) = (temp.path().join("state"), key.clone());
         let asking = std::thread::spawn(move || ask(&dir, &asked, &CLEAR));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while state.requests().is_empty() {
             assert!(Instant::now() < deadline, "no request");
             std::thread::sleep(Duration::from_millis(1));

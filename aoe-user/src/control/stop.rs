@@ -16,12 +16,12 @@ use crate::store::{RemotePath, StoreKind};
 use crate::target::Address;
 
 /// How long the end may take, for all exports together.
-pub(super) const PATIENCE: Duration = Duration::from_secs(6);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(6);
 /// The part of it in which workers answer what they have received; they give up a little earlier.
 const DRAIN: Duration = Duration::from_millis(3500);
 /// How long a port may still use an export that is being closed.
 const LET_GO: Duration = Duration::from_millis(200);
-/// What all that does not hang is given to end in, also when somebody is out of patience: two signals may come at the same moment.
+/// What all that does not hang is given to end in, also when somebody waits no longer: two signals may come at the same moment.
 const LEAST: Duration = Duration::from_millis(400);
 /// How long freeing the queues of a hanging worker may take.
 const RELEASE: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ struct WasServed {
     outstanding: Box<dyn Fn() -> usize + Send + Sync>,
 }
 
-/// Ends ports and exports, at most for `patience`; says what is left behind, and frees what the next process needs.
+/// Ends ports and exports, at most for `timeout`; says what is left behind, and frees what the next process needs.
 ///
 /// # Errors
 /// When a last commit failed or something was left behind.
@@ -53,7 +53,7 @@ pub(super) async fn stop(
     signals: Signals,
     ends: UnboundedReceiver<Event>,
     port_events: UnboundedReceiver<(PortId, PortEvent)>,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<()> {
     let now = Instant::now();
     let mut stop = Stop {
@@ -61,17 +61,15 @@ pub(super) async fn stop(
         signals,
         ends,
         port_events,
-        end: now + patience,
+        end: now + timeout,
         served: Vec::new(),
     };
     stop.supervisor
         .ports
         .values()
         .for_each(|port| port.close(Drain::All));
-    stop.wait(now + DRAIN.min(patience), |supervisor| {
-        supervisor.ports.is_empty()
-    })
-    .await;
+    stop.wait(now + DRAIN.min(timeout), |supervisor| supervisor.ports.is_empty())
+        .await;
     let exports: Vec<ExportId> = stop.supervisor.exports.keys().copied().collect();
     stop.served = stop
         .supervisor
@@ -86,7 +84,7 @@ pub(super) async fn stop(
     for id in exports {
         stop.supervisor.close_export(id, LET_GO);
     }
-    stop.wait(now + patience, |supervisor| supervisor.closing.is_empty())
+    stop.wait(now + timeout, |supervisor| supervisor.closing.is_empty())
         .await;
     stop.release_storage().await;
     let result = stop.leave().await;
@@ -96,7 +94,7 @@ pub(super) async fn stop(
 }
 
 impl Stop {
-    /// Takes up what ends until `is_done`, the time is over, or somebody is out of patience.
+    /// Takes up what ends until `is_done`, the time is over, or somebody waits no longer.
     async fn wait(&mut self, until: Instant, is_done: impl Fn(&Supervisor) -> bool) {
         let least = Instant::now() + LEAST;
         loop {

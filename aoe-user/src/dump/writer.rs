@@ -22,7 +22,7 @@ const ROUND_BYTES: usize = 1 << 20;
 /// Rounds in which all is read that a ring can hold.
 const LAST_ROUNDS: u32 = 8;
 /// How long a reader may take nothing at all.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two blocks of statistics.
 const STATISTICS_EVERY: Duration = Duration::from_secs(1);
 /// So far behind the data path in the scheduler's eyes.
@@ -34,7 +34,7 @@ const NICE: i32 = 10;
 /// When the system gives no thread.
 pub(crate) fn send(session: DumpSession, to: UnixStream) -> io::Result<()> {
     to.set_nonblocking(false)?;
-    to.set_write_timeout(Some(PATIENCE))?;
+    to.set_write_timeout(Some(TIMEOUT))?;
     let thread = std::thread::Builder::new().name("dump".into());
     thread.spawn(move || {
         // Refused in some sandboxes, and not needed.

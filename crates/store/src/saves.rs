@@ -18,7 +18,7 @@ pub use crate::commit::machine::Time;
 use crate::pace::Pace;
 
 /// How long the end of the process waits for a state disk.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Saves of one export that wait for the same write. The engine has one at a time under way.
 const WAITING_MAX: usize = 256;
@@ -157,7 +157,7 @@ impl<K: Ord, W> SaveMachine<K, W> {
     /// waits for that.
     pub fn close(&mut self, now: Time) -> Time {
         self.closed = true;
-        now + PATIENCE
+        now + TIMEOUT
     }
 }
 

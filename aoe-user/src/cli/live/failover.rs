@@ -15,7 +15,7 @@ use crate::control::api::failover::{FailoverGroups, GroupInfo, Role};
 use crate::control::api::types::{ControlRequest, SCHEMA};
 
 /// How long a group may take to move.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// How often to look.
 const PACE: Duration = Duration::from_millis(100);
 
@@ -70,7 +70,7 @@ fn status(args: &GroupsArgs) -> Result<()> {
 fn move_group(args: &GroupArgs, request: &ControlRequest, wanted: Role) -> Result<()> {
     let mut client = ControlClient::new(&args.ask.target)?;
     let _: serde_json::Value = client.ask(request)?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     let mut moved = false;
     loop {
         let groups: FailoverGroups = client.ask(&ControlRequest::FailoverGroups {})?;

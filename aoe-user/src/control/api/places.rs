@@ -12,7 +12,7 @@ pub(super) const CONNECTIONS_MAX: [usize; 2] = [32, 16];
 /// Connections that wait for a place, of each kind; who comes on top of these is turned away.
 const WAITING_MAX: usize = 32;
 /// How long a connection waits for a place.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// Whoever has asked for nothing for so long gives its place to another.
 const IDLE_MIN: Duration = Duration::from_secs(1);
 /// How often whoever waits looks for one that gives way.
@@ -105,7 +105,7 @@ impl Waiting {
             Waiting::Over(place) => return Some(place),
             Waiting::Goes { ref kind, .. } => kind.clone(),
         };
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while Instant::now() < end {
             let free = Arc::clone(&kind.free).acquire_owned();
             match tokio::time::timeout(LOOK, free).await {

@@ -17,7 +17,7 @@ use super::super::plan::LockOrder;
 use crate::config::FailoverGroup;
 
 /// How long it may take to take or give back the storage.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it may take to find out whether the storage is still this gateway's. Longer is no answer.
 const CHECK_PATIENCE: Duration = Duration::from_secs(5);
 /// How often to look whether it has ended.
@@ -41,11 +41,11 @@ pub(super) fn run(group: &FailoverGroup, order: LockOrder) -> Result<(), String>
     let all = [program].into_iter().chain(arguments).map(String::as_str);
     let (child, stderr) = start(all.chain([word]), &group.name).map_err(|error| failed(error.to_string()))?;
     let said = listen(stderr);
-    let patience = match order {
+    let timeout = match order {
         LockOrder::Check => CHECK_PATIENCE,
-        LockOrder::Take | LockOrder::Release => PATIENCE,
+        LockOrder::Take | LockOrder::Release => TIMEOUT,
     };
-    let end = Instant::now() + patience;
+    let end = Instant::now() + timeout;
     let status = loop {
         match waitpid(child, Some(WaitPidFlag::WNOHANG)).map_err(|error| failed(error.to_string()))? {
             WaitStatus::Exited(_, 0) => return Ok(()),
@@ -54,7 +54,7 @@ pub(super) fn run(group: &FailoverGroup, order: LockOrder) -> Result<(), String>
             _ if Instant::now() >= end => {
                 let _ = kill(child, Signal::SIGKILL);
                 let _ = waitpid(child, None);
-                return Err(failed(format!("it took longer than {} s", patience.as_secs())));
+                return Err(failed(format!("it took longer than {} s", timeout.as_secs())));
             }
             _ => std::thread::sleep(PACE),
         }

@@ -25,7 +25,7 @@ pub(super) use probe_sockets::{ProbeSockets, wait};
 use tie::Serial;
 
 /// How long others have to answer. A target that is awake takes well under a millisecond.
-const PATIENCE: Duration = Duration::from_millis(300);
+const TIMEOUT: Duration = Duration::from_millis(300);
 /// Questions and answers may be lost: each is sent again after this time.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -76,7 +76,7 @@ impl ProbedExport {
 }
 
 /// Asks on an interface which of these exports another target has, by wildcard and by each address, in the VLAN of each; of an export
-/// for every VLAN untagged and in those that have a device on the interface. `own` are no others. Takes [`PATIENCE`], twice where
+/// for every VLAN untagged and in those that have a device on the interface. `own` are no others. Takes [`TIMEOUT`], twice where
 /// somebody claims one.
 ///
 /// # Errors
@@ -105,7 +105,7 @@ fn claims(
 ) -> Result<BTreeSet<OtherTarget>> {
     let with_device = sockets.with_device().to_vec();
     let mut claims = BTreeSet::new();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while Instant::now() < end {
         sockets.ask(probed)?;
         sockets.receive_until(end.min(Instant::now() + ASK_AGAIN), |heard| {
@@ -136,7 +136,7 @@ fn claimed(heard: &HeardResponse, probed: &[ProbedExport], with_device: &[u16]) 
 /// Those that answer IDENTIFY.
 fn confirmed(sockets: &mut ProbeSockets, claims: &BTreeSet<OtherTarget>) -> Result<Vec<OtherTarget>> {
     let mut confirmed = BTreeSet::new();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while Instant::now() < end && confirmed.len() < claims.len() {
         for claim in claims.difference(&confirmed.clone()) {
             sockets.identify(claim)?;

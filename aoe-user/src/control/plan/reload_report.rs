@@ -9,7 +9,7 @@ use super::{ExportId, Level, Plan, PlanAction, address_of};
 use crate::target::Address;
 
 /// After this time it is said what has happened so far.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Exports named in each part of the line.
 const NAMED: usize = 20;
 
@@ -48,7 +48,7 @@ impl ReloadReport {
     }
 
     pub(super) fn next_time(&self) -> Instant {
-        self.since + PATIENCE
+        self.since + TIMEOUT
     }
 
     fn line(&self, exports: usize, failed: &[Address], coming: &[Address]) -> String {

@@ -12,7 +12,7 @@ use super::{Files, StateDirError, StateKey, files, names_in};
 /// Of a request and of its answer.
 pub(super) const VERSION: u32 = 1;
 /// How long a daemon has to answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 /// The extension of a request that is being carried out.
 const TAKEN: &str = "taken";
 
@@ -32,7 +32,7 @@ pub(super) fn answer_path(dir: &Path, key: &StateKey) -> PathBuf {
 pub(super) fn is_awaited(path: &Path) -> bool {
     let written = std::fs::symlink_metadata(path).and_then(|file| file.modified());
     // One from the future was written before the clock was set.
-    written.is_ok_and(|written| written.elapsed().unwrap_or_default() <= PATIENCE)
+    written.is_ok_and(|written| written.elapsed().unwrap_or_default() <= TIMEOUT)
 }
 
 /// The right to carry out a request. Dropped without an answer it lets the request wait again.

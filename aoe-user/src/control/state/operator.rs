@@ -11,7 +11,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::claim::{Claim, PATIENCE, VERSION, answer_path, is_awaited, request_path, taken_path};
+use super::claim::{Claim, TIMEOUT, VERSION, answer_path, is_awaited, request_path, taken_path};
 use super::files::{self, FoundFile};
 use super::image::ImageKeeper;
 use super::key::StateKey;
@@ -99,18 +99,18 @@ fn ask_daemon(
     action: &OperatorAction,
     holder: String,
 ) -> Result<(), OperatorError> {
-    ask_within(PATIENCE, dir, key, action, holder)
+    ask_within(TIMEOUT, dir, key, action, holder)
 }
 
-/// The same, with another patience.
+/// The same, with another timeout.
 pub(super) fn ask_within(
-    patience: Duration,
+    timeout: Duration,
     dir: &Path,
     key: &StateKey,
     action: &OperatorAction,
     holder: String,
 ) -> Result<(), OperatorError> {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     leave_request(dir, key, action)?;
     while Instant::now() < deadline {
         if let Some(said) = take_answer(dir, key) {

@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     #[test]
     fn jobs_that_hang_keep_neither_the_rest_of_the_pool_nor_another_pool_waiting() {
@@ -176,7 +176,7 @@ mod tests {
         }
         let report = ended.clone();
         stuck.run(move || report.send("the last thread").unwrap());
-        assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), "the last thread");
+        assert_eq!(ends.recv_timeout(TIMEOUT).unwrap(), "the last thread");
         let (open, gate) = channel::<()>();
         gates.push(open);
         stuck.run(move || {
@@ -185,10 +185,10 @@ mod tests {
         let report = ended.clone();
         stuck.run(move || report.send("after the gates").unwrap());
         other.run(move || ended.send("another pool").unwrap());
-        assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), "another pool");
+        assert_eq!(ends.recv_timeout(TIMEOUT).unwrap(), "another pool");
         assert_eq!(stuck.state.lock().threads, THREADS);
         drop(gates);
-        assert_eq!(ends.recv_timeout(PATIENCE).unwrap(), "after the gates");
+        assert_eq!(ends.recv_timeout(TIMEOUT).unwrap(), "after the gates");
     }
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
         pool.drain();
         let (ended, ends) = channel();
         pool.run(move || ended.send(()).unwrap());
-        assert_eq!(ends.recv_timeout(PATIENCE), Ok(()));
+        assert_eq!(ends.recv_timeout(TIMEOUT), Ok(()));
         pool.drain();
         assert!(pool.state.lock().threads <= 2);
     }
@@ -214,7 +214,7 @@ mod tests {
         }
         let own = std::thread::current().id();
         for number in 0..100 {
-            let (which, by) = ends.recv_timeout(PATIENCE).unwrap();
+            let (which, by) = ends.recv_timeout(TIMEOUT).unwrap();
             assert!(which == number && by != own);
         }
         assert!(!pool.try_run(|| ()), "what need not be done is not");
@@ -222,7 +222,7 @@ mod tests {
         // The next one tries again.
         threads.give_again();
         pool.run(move || ended.send((100, std::thread::current().id())).unwrap());
-        assert_eq!(ends.recv_timeout(PATIENCE).unwrap().0, 100);
+        assert_eq!(ends.recv_timeout(TIMEOUT).unwrap().0, 100);
         assert_eq!(pool.state.lock().threads, 1);
     }
 }

@@ -275,7 +275,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     #[test]
     fn the_kept_thread_does_what_others_would_in_order_and_what_is_for_later_in_its_time() {
@@ -289,13 +289,13 @@ mod tests {
             let done = done.clone();
             threads.spare(move || done.send((number, true)).unwrap());
         }
-        let all: Vec<(i32, bool)> = (0..3).map(|_| order.recv_timeout(PATIENCE).unwrap()).collect();
+        let all: Vec<(i32, bool)> = (0..3).map(|_| order.recv_timeout(TIMEOUT).unwrap()).collect();
         assert_eq!(all, [(0, true), (1, true), (2, true)]);
         threads.give_again();
         threads
             .start("some".to_owned(), move || done.send((3, true)).unwrap())
             .expect("a thread");
-        assert_eq!(order.recv_timeout(PATIENCE).unwrap(), (3, true));
+        assert_eq!(order.recv_timeout(TIMEOUT).unwrap(), (3, true));
     }
 
     #[test]

@@ -145,7 +145,7 @@ mod tests {
     use crate::tests::{Driver, mapped_bytes};
     use engine::{Step, Store};
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
     const FIRST: Extent = Extent { lba: 0, count: 2 };
 
     /// An image that is in memory, as what has just been written is, and a worker. Not on tmpfs, where pages cannot leave memory.
@@ -185,7 +185,7 @@ mod tests {
 
     /// Until `is_so`, which is asked again and again.
     fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !is_so() {
             assert!(Instant::now() < deadline, "{what}");
             std::thread::sleep(Duration::from_millis(1));

@@ -14,7 +14,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use super::address::NbdServer;
 
 /// How long a server has for each step until it is ready for requests. After that it may take as long as it wants.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// When a silent host is asked whether it is still there, and how often then.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 
@@ -26,30 +26,30 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Connects. Reads end with an error after [`PATIENCE`] until [`Stream::wait_for_ever`].
+    /// Connects. Reads end with an error after [`TIMEOUT`] until [`Stream::wait_for_ever`].
     pub(super) fn connect(server: &NbdServer) -> io::Result<Stream> {
         let stream = match server {
             NbdServer::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
             NbdServer::Tcp(host, port) => Stream::Tcp(tcp(host, *port)?),
         };
-        stream.set_patience(Some(PATIENCE))?;
+        stream.set_timeout(Some(TIMEOUT))?;
         Ok(stream)
     }
 
     /// From here on only the end of the connection ends a read.
     pub(super) fn wait_for_ever(&self) -> io::Result<()> {
-        self.set_patience(None)
+        self.set_timeout(None)
     }
 
-    fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
+    fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Stream::Unix(stream) => {
-                stream.set_read_timeout(patience)?;
-                stream.set_write_timeout(patience)
+                stream.set_read_timeout(timeout)?;
+                stream.set_write_timeout(timeout)
             }
             Stream::Tcp(stream) => {
-                stream.set_read_timeout(patience)?;
-                stream.set_write_timeout(patience)
+                stream.set_read_timeout(timeout)?;
+                stream.set_write_timeout(timeout)
             }
         }
     }
@@ -104,7 +104,7 @@ fn accepted_at(place: &Path) -> Option<Vec<String>> {
 fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
+        match TcpStream::connect_timeout(&address, TIMEOUT) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 let (idle, interval, count) = KEEPALIVE;

@@ -10,7 +10,7 @@ use crate::commit::{Committer, Medium};
 use crate::io::threads::Threads;
 use engine::{Extent, Fault, FaultKind};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Commits wait to be let go on; the first may panic instead.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ fn whoever_closes_while_another_thread_takes_over_is_told_of_its_end() {
         .acknowledge(Extent { lba: 0, count: 1 }, entered)
         .unwrap();
     // By the kept thread, which is in the middle of it when the store is closed.
-    begins.recv_timeout(PATIENCE).unwrap();
+    begins.recv_timeout(TIMEOUT).unwrap();
     let (closed, is_closed) = channel();
     let closing = Arc::clone(&committer);
     let closes = thread::spawn(move || closed.send(closing.close().is_ok()).unwrap());
@@ -70,7 +70,7 @@ fn whoever_closes_while_another_thread_takes_over_is_told_of_its_end() {
     });
     threads.give_again();
     drop(open);
-    assert_eq!(is_closed.recv_timeout(PATIENCE), Ok(true));
+    assert_eq!(is_closed.recv_timeout(TIMEOUT), Ok(true));
     closes.join().unwrap();
 }
 
@@ -87,7 +87,7 @@ fn a_commit_that_panics_has_failed_and_the_next_is_made() {
         let committer = Committer::new(medium, policy(Duration::ZERO), &threads);
         let entered = committer.enter(0).unwrap();
         let _ = committer.acknowledge(Extent { lba: 0, count: 1 }, entered);
-        begins.recv_timeout(PATIENCE).unwrap();
+        begins.recv_timeout(TIMEOUT).unwrap();
         assert!(committer.close().is_err(), "what it was to commit is lost");
     }
 }

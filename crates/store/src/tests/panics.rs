@@ -24,7 +24,7 @@ use crate::options::{StoreKind, StoreOptions};
 use crate::registry::StoreRegistry;
 use engine::{Completion, Completions as _, Durability, Event, Extent, Fault, FaultKind, Health, LostWrites};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A page cache and a medium that panic while they are told to.
 #[derive(Debug, Default)]
@@ -203,7 +203,7 @@ fn a_commit_panics(at: At, acknowledged: bool, threads: &Arc<Threads>) {
     }
     let entered = enter();
     submit(&committer, &queue, 1, Task::Write(9, enter()));
-    begins.recv_timeout(PATIENCE).unwrap();
+    begins.recv_timeout(TIMEOUT).unwrap();
     // These wait for the next one, which would find nothing of the first.
     submit(&committer, &queue, 2, Task::Write(9, enter()));
     submit(&committer, &queue, 3, Task::Flush);
@@ -219,7 +219,7 @@ fn a_commit_panics(at: At, acknowledged: bool, threads: &Arc<Threads>) {
     );
     if acknowledged {
         assert!(committer.enter(9).is_err(), "writes are taken");
-        is_told.recv_timeout(PATIENCE).expect("it is kept in mind");
+        is_told.recv_timeout(TIMEOUT).expect("it is kept in mind");
         committer.accept_lost_writes();
     }
     let counters = committer.counters();

@@ -6,7 +6,7 @@ use super::*;
 use crate::store::{Extent, LostWrites};
 
 const CLEAR: OperatorAction = OperatorAction::Clear(Parts::ALL);
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn kept() -> (tempfile::TempDir, Arc<StateDir>) {
     let temp = tempfile::tempdir().unwrap();
@@ -23,8 +23,8 @@ fn asking(
 ) -> std::thread::JoinHandle<Result<(), OperatorError>> {
     let path = temp.path().to_owned();
     let asking =
-        std::thread::spawn(move || ask_within(PATIENCE, &path, &key("1.1"), &action, "a test".into()));
-    let deadline = Instant::now() + PATIENCE;
+        std::thread::spawn(move || ask_within(TIMEOUT, &path, &key("1.1"), &action, "a test".into()));
+    let deadline = Instant::now() + TIMEOUT;
     while dir.requests().is_empty() {
         assert!(Instant::now() < deadline, "no request");
         std::thread::sleep(Duration::from_millis(1));
@@ -34,7 +34,7 @@ fn asking(
 
 /// Lets the request look as if whoever left it had gone.
 fn age(path: &Path) {
-    let old = std::time::SystemTime::now() - 2 * PATIENCE;
+    let old = std::time::SystemTime::now() - 2 * TIMEOUT;
     let file = fs::File::options().write(true).open(path).unwrap();
     file.set_modified(old).unwrap();
 }
@@ -67,7 +67,7 @@ fn a_request_of_somebody_who_was_killed_is_dropped_in_time() {
 fn two_who_decide_about_one_export_do_not_take_each_other_s_answer() {
     let (temp, dir) = kept();
     let first = asking(&temp, &dir, CLEAR);
-    let second = ask_within(PATIENCE, temp.path(), &key("1.1"), &CLEAR, "a test".into());
+    let second = ask_within(TIMEOUT, temp.path(), &key("1.1"), &CLEAR, "a test".into());
     assert!(matches!(second, Err(OperatorError::Busy(_))), "{second:?}");
     dir.obey_request(&key("1.1"));
     first.join().unwrap().unwrap();
@@ -98,10 +98,9 @@ fn what_has_begun_is_not_called_undone() {
     let taken = temp.path().join("1.1.taken");
     let path = temp.path().to_owned();
     // Long enough for the request to be found, and over while it is carried out.
-    let patience = Duration::from_secs(3);
-    let asking =
-        std::thread::spawn(move || ask_within(patience, &path, &key("1.1"), &CLEAR, "a test".into()));
-    let deadline = Instant::now() + PATIENCE;
+    let timeout = Duration::from_secs(3);
+    let asking = std::thread::spawn(move || ask_within(timeout, &path, &key("1.1"), &CLEAR, "a test".into()));
+    let deadline = Instant::now() + TIMEOUT;
     while fs::rename(temp.path().join("1.1.request"), &taken).is_err() {
         assert!(Instant::now() < deadline, "no request");
         std::thread::sleep(Duration::from_millis(1));
@@ -126,7 +125,7 @@ fn what_is_being_carried_out_is_not_carried_out_again() {
     assert_eq!(dir.obey_request(&key("1.1")), None);
     dir.refuse(&key("1.1"), "a second answer".into());
     assert_eq!(dir.load(&key("1.1")).unwrap(), state("kept"), "by somebody else");
-    let second = ask_within(PATIENCE, temp.path(), &key("1.1"), &CLEAR, "a test".into());
+    let second = ask_within(TIMEOUT, temp.path(), &key("1.1"), &CLEAR, "a test".into());
     assert!(matches!(second, Err(OperatorError::Busy(_))), "{second:?}");
     claim.answer(Ok(()));
     asked.join().unwrap().unwrap();

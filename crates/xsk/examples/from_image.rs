@@ -1,10 +1,10 @@
 //! What is gained when a payload need not be copied into a frame, because the memory that it lies in is registered with the socket:
 //! `from_image NETIF [PAYLOAD_BYTES [BATCH]]` sends payloads from random places of an image in memory in three ways by turns, and prints
-//! what a frame costs in each.
+//! what a frame costs in each: the median of the batches, which others on the same CPU hardly move.
 //!
 //! `straight`: the image's pages are chunks of the socket, and a frame is sent as it lies there. `copied`: from an image beside them
-//! into chunks that were sent lately, which are in the CPU's cache. `prefetched`: the same, after one byte of each cache line of a batch
-//! was read, so that the memory brings many lines at a time.
+//! into chunks that were sent lately, which are in the CPU's cache. `prefetched`: the same, after a batch's memory was asked for, so
+//! that many places are on their way at a time: one byte of each cache line was read, of payloads over 1 KiB one of each page.
 //!
 //! NETIF needs an MTU that holds a payload and 22 bytes. The frames go to nobody: from a locally administered address, with the
 //! EtherType for local experiments (IEEE 802).
@@ -26,6 +26,7 @@ const IMAGE_BYTES: usize = 512 << 20;
 const OTHER_CHUNKS: u32 = 4096;
 const ROUNDS: usize = 11;
 const CACHE_LINE: usize = 64;
+const PAGE: usize = 4096;
 /// How long frames may be under way.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -35,6 +36,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let interface = arguments.next().ok_or(usage)?;
     let payload: usize = arguments.next().map_or(Ok(8192), |text| text.parse())?;
     let batch: usize = arguments.next().map_or(Ok(64), |text| text.parse())?;
+    if payload == 0 {
+        return Err(usage.into());
+    }
     let ifindex = if_nametoindex(interface.as_str()).map_err(|error| format!("{interface}: {error}"))?;
 
     let mut bench = Bench::open(ifindex, payload, batch)?;
@@ -94,6 +98,20 @@ impl Bench {
 
     /// Sends the image from where it lies, every frame once and in an order drawn at random.
     fn straight(&mut self) -> Result<f64, Box<dyn Error>> {
+        let mut frames = self.all_frames()?;
+        for last in (1..frames.len()).rev() {
+            let other = self.below(last + 1);
+            frames.swap(last, other);
+        }
+        let cost = self.send_all(frames)?;
+        // What was sent comes back last chunk first. Once more, and each frame's chunks follow each other again, as an image's do.
+        let frames = self.all_frames()?;
+        self.send_all(frames)?;
+        Ok(cost)
+    }
+
+    /// Frames of all chunks that belong to the image.
+    fn all_frames(&mut self) -> Result<Vec<Frame>, Box<dyn Error>> {
         let mut frames = Vec::with_capacity(self.frames);
         for _ in 0..self.frames {
             let mut frame = self.frame()?;
@@ -103,18 +121,20 @@ impl Bench {
             self.put_header(&mut frame);
             frames.push(frame);
         }
-        for last in (1..frames.len()).rev() {
-            let other = self.below(last + 1);
-            frames.swap(last, other);
-        }
-        let started = Instant::now();
+        Ok(frames)
+    }
+
+    fn send_all(&mut self, mut frames: Vec<Frame>) -> Result<f64, Box<dyn Error>> {
+        let mut costs = Vec::new();
         while !frames.is_empty() {
+            let (started, before) = (Instant::now(), frames.len());
             for frame in frames.drain(frames.len().saturating_sub(self.batch)..) {
                 self.socket.transmit(frame);
             }
             self.send()?;
+            costs.push(each(started, before - frames.len()));
         }
-        Ok(self.each(started))
+        Ok(median(costs))
     }
 
     /// Sends as many frames with copies of places drawn at random.
@@ -122,11 +142,13 @@ impl Bench {
         let places: Vec<usize> = (0..self.frames)
             .map(|_| self.below(self.image.len() / self.payload) * self.payload)
             .collect();
-        let started = Instant::now();
+        let step = if self.payload <= 1024 { CACHE_LINE } else { PAGE };
+        let mut costs = Vec::new();
         for batch in places.chunks(self.batch) {
+            let started = Instant::now();
             if ask_beforehand {
                 for &at in batch {
-                    let lines = self.image[at..at + self.payload].chunks(CACHE_LINE);
+                    let lines = self.image[at..at + self.payload].chunks(step);
                     black_box(lines.fold(0, |sum, line| sum ^ line[0]));
                 }
             }
@@ -142,8 +164,9 @@ impl Bench {
                 self.socket.transmit(frame);
             }
             self.send()?;
+            costs.push(each(started, batch.len()));
         }
-        Ok(self.each(started))
+        Ok(median(costs))
     }
 
     fn frame(&mut self) -> Result<Frame, Box<dyn Error>> {
@@ -170,11 +193,6 @@ impl Bench {
         Ok(())
     }
 
-    /// Nanoseconds a frame.
-    fn each(&self, started: Instant) -> f64 {
-        started.elapsed().as_nanos() as f64 / self.frames as f64
-    }
-
     /// A number below `limit`, by the xorshift of Marsaglia.
     fn below(&mut self, limit: usize) -> usize {
         self.random ^= self.random << 13;
@@ -182,6 +200,11 @@ impl Bench {
         self.random ^= self.random << 17;
         (self.random % limit as u64) as usize
     }
+}
+
+/// Nanoseconds a frame.
+fn each(started: Instant, frames: usize) -> f64 {
+    started.elapsed().as_nanos() as f64 / frames as f64
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

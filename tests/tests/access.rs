@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
 use lab::frame::ata;
 use lab::image::stamp;
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::link::initiator_mac;
 use lab::needs::Need;
 use lab::{Address, Image, Lab, Options, Request, Target, needs};
@@ -195,7 +195,7 @@ fn a_mask_hides_the_export_and_survives_a_restart() -> Result<()> {
     (strange.src, strange.tag) = (STRANGER, 0x0666);
     // The kernel half learns of it a moment later.
     let (start, mut heard) = (Instant::now(), Vec::new());
-    while heard.is_empty() && start.elapsed() < PATIENCE {
+    while heard.is_empty() && start.elapsed() < TIMEOUT {
         heard = initiator.answers(strange.clone(), &disk)?;
     }
     println!("the kernel half followed within {:?}", start.elapsed());

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::needs::Need;
 use lab::{Image, Lab, Options, Process, needs, target};
 use serde_json::Value;
@@ -158,7 +158,7 @@ fn a_target_that_dies_is_reported_and_does_not_hang_the_generator() -> Result<()
     };
     let (before, start) = (received()?, Instant::now());
     while received()? < before + 100 {
-        ensure!(start.elapsed() < PATIENCE, "the generator is not answered");
+        ensure!(start.elapsed() < TIMEOUT, "the generator is not answered");
         std::thread::sleep(Duration::from_millis(10));
     }
     bench.vblade.kill()?;
@@ -240,7 +240,7 @@ fn readers_that_go_away_end_bench_and_doctor_quietly() -> Result<()> {
     ] {
         let script = format!("{binary} {line}");
         let mut shell = Process::spawn(&bench.lab.initiator, "bash", &["-o", "pipefail", "-c", &script])?;
-        let status = shell.wait(PATIENCE * 10)?;
+        let status = shell.wait(TIMEOUT * 10)?;
         let said = shell.log();
         ensure!(matches!(status.code(), Some(0..=4)), "{line}: {status}: {said}");
         for word in ["panicked", "Broken pipe", "os error"] {

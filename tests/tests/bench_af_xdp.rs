@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::needs::Need;
 use lab::{Image, Lab, Options, Process, Target, needs, target};
 use nix::sys::signal::Signal;
@@ -41,7 +41,7 @@ impl Bench {
     fn measure(&self, arguments: &str) -> Result<Value> {
         let mut process = self.start(arguments)?;
         let (_, line) = process.wait_for_after(0, |line| line.starts_with('{'), Duration::from_secs(60))?;
-        let status = process.wait(PATIENCE)?;
+        let status = process.wait(TIMEOUT)?;
         ensure!(status.success(), "{arguments}: {status}: {}", process.log());
         Ok(serde_json::from_str(&line)?)
     }
@@ -106,7 +106,7 @@ fn the_interface_is_an_ordinary_one_however_the_generator_ends() -> Result<()> {
         let mut process = bench.start("--af-xdp --duration 1m")?;
         wait_until(|| bench.has_program()).context("no program appears")?;
         process.signal(signal)?;
-        process.wait(PATIENCE)?;
+        process.wait(TIMEOUT)?;
         wait_until(|| Ok(!bench.has_program()?))
             .with_context(|| format!("a program is left after {signal}"))?;
     }
@@ -144,7 +144,7 @@ fn an_interface_that_goes_down_ends_the_load() -> Result<()> {
     let mut process = bench.start("--af-xdp --duration 1m")?;
     wait_until(|| bench.has_program())?;
     bench.lab.set_carrier(0, false)?;
-    let status = process.wait(PATIENCE)?;
+    let status = process.wait(TIMEOUT)?;
     ensure!(
         !status.success() && process.log().contains("eth0 is down"),
         "{status}: {}",
@@ -155,11 +155,11 @@ fn an_interface_that_goes_down_ends_the_load() -> Result<()> {
 
 fn wait_until(mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < TIMEOUT {
         if holds()? {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    anyhow::bail!("not within {PATIENCE:?}")
+    anyhow::bail!("not within {TIMEOUT:?}")
 }

@@ -11,7 +11,7 @@ use lab::{Address, Initiator, Lab, Options, needs};
 
 const E73: Address = Address::new(7, 3);
 /// How long a request may be sent again and again: a bond that fails over loses some, and emulation is slow.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Sectors that are written and read back in a round.
 const ROUND: u64 = 60;
 
@@ -246,7 +246,7 @@ finish
 
 /// Asks until it is answered.
 fn patiently<T>(what: &str, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match ask() {
             Ok(answer) => return Ok(answer),

@@ -237,7 +237,7 @@ fn ipxe_boots_into_a_copy_of_the_golden_image_that_begins_anew_each_time() -> Re
     );
     target
         .process
-        .wait_for_after(0, |line| line.contains("begins anew"), lab::initiator::PATIENCE)?;
+        .wait_for_after(0, |line| line.contains("begins anew"), lab::initiator::TIMEOUT)?;
     ensure!(golden.read(0, 32768)? == before, "the golden image was written");
     Ok(())
 }
@@ -277,6 +277,6 @@ fn dhcp_server(lab: &Lab, directory: &Path) -> Result<Process> {
         "/bin/busybox",
         &["udhcpd", "-f", config.to_str().context("odd path")?],
     )?;
-    server.wait_for("started", lab::initiator::PATIENCE)?;
+    server.wait_for("started", lab::initiator::TIMEOUT)?;
     Ok(server)
 }

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 /// Longest wait for what must happen; generous, the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A config file and what its daemon keeps.
 struct Site {
@@ -62,7 +62,7 @@ fn reload(target: &mut Target) -> Result<String> {
     let mark = target.process.mark();
     target.process.signal(Signal::SIGHUP)?;
     let told = |line: &str| line.contains("was reloaded");
-    Ok(target.process.wait_for_after(mark, told, PATIENCE)?.1)
+    Ok(target.process.wait_for_after(mark, told, TIMEOUT)?.1)
 }
 
 fn reads(lab: &Lab, slot: u8) -> Result<()> {
@@ -80,7 +80,7 @@ fn a_missing_image_keeps_nobody_else_from_being_served() -> Result<()> {
     site.write(&[(1, image.path(), ETH0), (2, &late, ETH0)])?;
     let mut target = site.start(&lab)?;
     target.wait_ready(0, 1)?;
-    let failed = target.process.wait_for("e1.2 FAILED", PATIENCE)?;
+    let failed = target.process.wait_for("e1.2 FAILED", TIMEOUT)?;
     ensure!(
         failed.contains("late.raw") && failed.contains("no such file"),
         "{failed}"
@@ -110,7 +110,7 @@ fn an_interface_that_is_missing_is_served_when_it_comes() -> Result<()> {
     let (site, image) = (Site::new()?, Image::stamped(64)?);
     site.write(&[(1, image.path(), "interfaces = [\"eth0\", \"eth1\", \"em*\"]")])?;
     let mut target = site.start(&lab)?;
-    target.process.wait_for("eth1 does not exist", PATIENCE)?;
+    target.process.wait_for("eth1 does not exist", TIMEOUT)?;
     target.wait_ready(0, 1)?;
     reads(&lab, 1)?;
     let mark = target.process.mark();
@@ -128,9 +128,7 @@ fn a_glob_that_matches_nothing_yet_waits() -> Result<()> {
     let (site, image) = (Site::new()?, Image::stamped(64)?);
     site.write(&[(1, image.path(), "interfaces = [\"et*\"]")])?;
     let mut target = site.start(&lab)?;
-    target
-        .process
-        .wait_for("no interface matches et* yet", PATIENCE)?;
+    target.process.wait_for("no interface matches et* yet", TIMEOUT)?;
     let mark = target.process.mark();
     lab.plug(0)?;
     target.wait_ready(mark, 1)?;
@@ -155,7 +153,7 @@ fn what_others_hold_is_taken_when_they_let_go() -> Result<()> {
         (2, two.path(), "interfaces = [\"eth0\", \"eth1\"]"),
     ])?;
     let mut target = site.start(&lab)?;
-    let locked = target.process.wait_for("no export can be served yet", PATIENCE)?;
+    let locked = target.process.wait_for("no export can be served yet", TIMEOUT)?;
     ensure!(locked.contains("state") && locked.contains("in use"), "{locked}");
     let mark = target.process.mark();
     holder.process.kill()?;
@@ -173,14 +171,14 @@ fn wrong_syntax_ends_the_start_and_changes_nothing_later() -> Result<()> {
     let (site, image) = (Site::new()?, Image::stamped(64)?);
     std::fs::write(site.path("xblade.toml"), "[[export]\nshelf = 1")?;
     let mut target = site.start(&lab)?;
-    let status = target.process.wait(PATIENCE)?;
+    let status = target.process.wait(TIMEOUT)?;
     ensure!(status.code() == Some(1), "{status}: {}", target.process.log());
     site.write(&[(1, image.path(), ETH0)])?;
     let mut target = site.start(&lab)?;
     target.wait_ready(0, 1)?;
     std::fs::write(site.path("xblade.toml"), "[[export]\nshelf = 1")?;
     target.process.signal(Signal::SIGHUP)?;
-    target.process.wait_for("stays as it was", PATIENCE)?;
+    target.process.wait_for("stays as it was", TIMEOUT)?;
     reads(&lab, 1)?;
     // A dead interface and a missing image do not stand in the way of what else is new.
     let missing = site.path("missing.raw");
@@ -209,9 +207,9 @@ fn serve_fails_at_once_unless_it_waits() -> Result<()> {
     let late_text = late.to_str().context("odd path")?;
     let args = ["serve", "1", "1", "eth0", late_text];
     let mut target = Target::start(&lab.target, &args)?;
-    ensure!(target.process.wait(PATIENCE)?.code() == Some(1));
+    ensure!(target.process.wait(TIMEOUT)?.code() == Some(1));
     let mut target = Target::start(&lab.target, &[&args[..], &["--wait"]].concat())?;
-    target.process.wait_for("FAILED", PATIENCE)?;
+    target.process.wait_for("FAILED", TIMEOUT)?;
     std::fs::copy(image.path(), &late)?;
     target.wait_ready(0, 1)?;
     reads(&lab, 1)
@@ -348,7 +346,7 @@ fn thousands_of_exports_notice_nothing_of_a_reload() -> Result<()> {
     target.wait_ready(0, 1)?;
     target.process.wait_for(
         &format!("e{}.{} ready", 1 + (EXPORTS - 1) / 250, (EXPORTS - 1) % 250),
-        PATIENCE,
+        TIMEOUT,
     )?;
     let more = "[[export]]\nshelf = 99\nslot = 1\npath = \"/missing\"\nlength = 8\n";
     let mut silences = Vec::new();
@@ -400,7 +398,7 @@ fn rules_that_outgrow_the_filter_get_a_larger_one() -> Result<()> {
     reload(&mut target)?;
     target
         .process
-        .wait_for_after(mark, |line: &str| line.contains("larger maps"), PATIENCE)?;
+        .wait_for_after(mark, |line: &str| line.contains("larger maps"), TIMEOUT)?;
     reads(&lab, 1)?;
     let log = target.process.log();
     ensure!(!log.contains("old rules") && !log.contains("FAILED"), "{log}");
@@ -435,9 +433,9 @@ fn a_pipe_in_the_place_of_a_file_holds_nothing_up() -> Result<()> {
     // Nobody writes into it: while it is waited for, control answers.
     target.process.signal(Signal::SIGUSR1)?;
     let open = |line: &str| line.contains("1 of 1 exports are open");
-    target.process.wait_for_after(mark, open, PATIENCE)?;
+    target.process.wait_for_after(mark, open, TIMEOUT)?;
     let kept = |line: &str| line.contains("the configuration stays as it was");
-    target.process.wait_for_after(mark, kept, PATIENCE)?;
+    target.process.wait_for_after(mark, kept, TIMEOUT)?;
     reads(&lab, 1)?;
     ensure!(target.process.stop()? == 0);
     // A state file of that kind keeps its export shut, and nothing else.
@@ -448,7 +446,7 @@ fn a_pipe_in_the_place_of_a_file_holds_nothing_up() -> Result<()> {
     nix::unistd::mkfifo(&state, nix::sys::stat::Mode::S_IRWXU)?;
     site.write(&[(1, image.path(), ETH0), (2, other.path(), ETH0)])?;
     let mut target = site.start(&lab)?;
-    target.process.wait_for("a FIFO", PATIENCE)?;
+    target.process.wait_for("a FIFO", TIMEOUT)?;
     target.wait_ready(0, 1)?;
     reads(&lab, 2)?;
     ensure!(target.process.stop()? == 0);

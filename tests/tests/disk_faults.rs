@@ -18,7 +18,7 @@ use lab::faulty_export::{
 };
 use lab::frame::ata;
 use lab::image::{SECTOR, pattern, stamp};
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::needs::Need;
 use lab::vm::host::{Host, PULLED_OUT, Parts};
 use lab::vm::kernel::Kernel;
@@ -254,7 +254,7 @@ impl Writes {
         let initiator = &served.export.initiator;
         let start = Instant::now();
         while !is_so() {
-            ensure!(start.elapsed() < PATIENCE, "{sectors:?}: {:?}", self.answers);
+            ensure!(start.elapsed() < TIMEOUT, "{sectors:?}: {:?}", self.answers);
             for lba in sectors {
                 let data = pattern(*lba, WORD);
                 let mac = lab::link::target_mac(0);
@@ -272,7 +272,7 @@ impl Writes {
     fn collect(&mut self, served: &Served, enough: impl Fn(&Writes) -> bool) -> Result<()> {
         let start = Instant::now();
         while !enough(self) {
-            ensure!(start.elapsed() < PATIENCE, "only {:?}", self.answers);
+            ensure!(start.elapsed() < TIMEOUT, "only {:?}", self.answers);
             if let Some(frame) = served.export.initiator.receive(Duration::from_millis(10))?
                 && let Ok(reply) = Reply::parse(&frame)
                 && let Some(lba) = reply.tag.checked_sub(TAGS)
@@ -338,7 +338,7 @@ fn lost_write_of(
     pick(&served.disk).store(true, Ordering::Relaxed);
     served.writes(100, *b"not yet!")?;
     let is_told = |line: &str| line.contains("acknowledged writes are lost") && line.contains("os error 5");
-    served.target.process.wait_for_after(0, is_told, PATIENCE)?;
+    served.target.process.wait_for_after(0, is_told, TIMEOUT)?;
     served.logged()?;
     // The disk is well again before anybody asks.
     pick(&served.disk).store(false, Ordering::Relaxed);
@@ -346,7 +346,7 @@ fn lost_write_of(
     let mark = served.target.process.mark();
     served.target.process.signal(Signal::SIGUSR1)?;
     let degraded = |line: &str| line.contains("FAILED-DEGRADED") && line.contains("sectors 0 to");
-    served.target.process.wait_for_after(mark, degraded, PATIENCE)?;
+    served.target.process.wait_for_after(mark, degraded, TIMEOUT)?;
     served.told_once()?;
     served.shows_the_loss(control, true)?;
 
@@ -356,7 +356,7 @@ fn lost_write_of(
     let args = [&["serve", "7", "3", "eth0", &device][..], &options[..]].concat();
     served.target = Target::ready_again(&served.export.lab.target, &args, 1)?;
     served.export.initiator.drain()?;
-    served.target.process.wait_for_after(0, is_told, PATIENCE)?;
+    served.target.process.wait_for_after(0, is_told, TIMEOUT)?;
     served.takes_no_writes()?;
     ensure!(
         state_of(state, &["list"])?.contains("LOST WRITES"),
@@ -368,7 +368,7 @@ fn lost_write_of(
     served
         .target
         .process
-        .wait_for("the loss of acknowledged writes is accepted", PATIENCE)?;
+        .wait_for("the loss of acknowledged writes is accepted", TIMEOUT)?;
     served.shows_the_loss(control, false)?;
     served.writes(100, *b"by now!!")?;
     assert_eq!(registers(&served.export.flush()?), GOOD);
@@ -476,7 +476,7 @@ fn pulled_out(store: &str) -> Result<()> {
     // The log comes by another way than the replies.
     let start = std::time::Instant::now();
     while !vm.log().contains("/dev/vda: backing store unavailable") {
-        ensure!(start.elapsed() < PATIENCE, "not logged: {}", vm.log());
+        ensure!(start.elapsed() < TIMEOUT, "not logged: {}", vm.log());
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     // The process lives.

@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 const E11: Address = Address::new(1, 1);
 /// What xdpdump has the kernel run.
 const XDPDUMP_PROGRAM: &str = "/usr/lib/x86_64-linux-gnu/bpf/xdpdump_bpf.o";
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A target with a control socket.
 struct Site {
@@ -82,7 +82,7 @@ impl Site {
         let words = [file, &control].map(|path| path.to_str().unwrap_or_default().to_owned());
         let args = [&["dump", "-w", &words[0], "--control", &words[1]], args].concat();
         let mut process = Process::spawn(&self.lab.target, &target::binary()?, &args)?;
-        process.wait_for("frames on eth0", PATIENCE)?;
+        process.wait_for("frames on eth0", TIMEOUT)?;
         Ok(process)
     }
 }
@@ -94,7 +94,7 @@ fn now() -> Result<f64> {
 /// Ends a dump as Ctrl-C does.
 fn end(mut process: Process) -> Result<String> {
     process.signal(Signal::SIGINT)?;
-    ensure!(process.wait(PATIENCE)?.success(), "{}", process.log());
+    ensure!(process.wait(TIMEOUT)?.success(), "{}", process.log());
     Ok(process.log())
 }
 
@@ -214,7 +214,7 @@ fn a_dump_ends_after_its_frames_and_shows_what_was_asked_for() -> Result<()> {
     for lba in 0..20 {
         disk.read(lba, 4)?;
     }
-    ensure!(dump.wait(PATIENCE)?.success(), "{}", dump.log());
+    ensure!(dump.wait(TIMEOUT)?.success(), "{}", dump.log());
     let rows = dissect(&file, "aoe", &["frame.cap_len", "aoe.major", "aoe.minor"])?;
     ensure!(rows.len() == 20, "{} frames", rows.len());
     ensure!(
@@ -284,7 +284,7 @@ fn readers_that_stall_are_told_what_they_missed_and_hold_up_nobody() -> Result<(
     }
     let disk = site.lab.open(0)?;
     let disk = disk.find(E11)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !fifth_is_refused(&site, &|| disk.read(0, 1).map(drop))? {
         ensure!(Instant::now() < deadline, "four dumps do not come to be");
         disk.read(0, 1)?;
@@ -308,7 +308,7 @@ fn readers_that_stall_are_told_what_they_missed_and_hold_up_nobody() -> Result<(
         }
     });
     drop(stuck);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         disk.read(1, 1)?;
         if holds_a_loss(&std::fs::read(&file)?) {
@@ -352,7 +352,7 @@ fn fifth_is_refused(site: &Site, read: &dyn Fn() -> Result<()>) -> Result<bool> 
         .stderr(Stdio::piped())
         .spawn()?;
     // One that is not refused waits for a frame.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while child.try_wait()?.is_none() {
         read()?;
         ensure!(Instant::now() < deadline, "a dump of one frame does not end");

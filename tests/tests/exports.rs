@@ -13,7 +13,7 @@ use lab::link::target_mac;
 use lab::needs::Need;
 use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, needs};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves a config file of `(shelf, slot, image, further lines)` for each export; what it and the target keep lies beside
 /// the first image. Waits for `ready` this many times.
@@ -354,14 +354,14 @@ fn a_vlan_whose_tags_do_not_reach_xdp_is_refused_at_start_and_reload_and_doctor_
         |line: &str| line.contains("look untagged to XDP on br0") && line.contains("type vlan id 5");
 
     let mut target = daemon(&lab, &[untagged, (1, 2, &images[1], tagged)], 1)?;
-    let (_, line) = target.process.wait_for_after(0, refused, PATIENCE)?;
+    let (_, line) = target.process.wait_for_after(0, refused, TIMEOUT)?;
     ensure!(line.contains("1.2") && line.contains("FAILED"), "{line}");
     ensure!(target.ask(&["status"])?.status.code() == Some(3));
     ensure!(target.process.stop()? == 0);
 
     let mut target = daemon(&lab, &[untagged], 1)?;
     reload_with(&target, &images, tagged)?;
-    let (_, line) = target.process.wait_for_after(0, refused, PATIENCE)?;
+    let (_, line) = target.process.wait_for_after(0, refused, TIMEOUT)?;
     ensure!(line.contains("1.2") && line.contains("FAILED"), "{line}");
     // What is served is served on.
     ensure!(lab.open(0)?.find(Address::new(1, 1))?.read(5, 1)? == stamp(5));
@@ -382,12 +382,12 @@ fn a_vlan_on_a_veth_is_served_with_a_warning_at_start_and_reload() -> Result<()>
     let tagged = "interfaces = [\"eth0\"]\nvlan = 5";
     let warned = |line: &str| line.contains("1.2: eth0 is a veth") && line.contains("txvlan off");
     let mut target = daemon(&lab, &[(1, 2, &images[0], tagged)], 1)?;
-    target.process.wait_for_after(0, warned, PATIENCE)?;
+    target.process.wait_for_after(0, warned, TIMEOUT)?;
     ensure!(target.process.stop()? == 0);
 
     let mut target = daemon(&lab, &[(1, 1, &images[0], "interfaces = [\"eth0\"]")], 1)?;
     reload_with(&target, &images, tagged)?;
-    target.process.wait_for_after(0, warned, PATIENCE)?;
+    target.process.wait_for_after(0, warned, TIMEOUT)?;
     Ok(())
 }
 

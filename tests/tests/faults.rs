@@ -264,7 +264,7 @@ fn preallocation_refuses_to_start_without_the_space() -> Result<()> {
         "--prealloc",
     ];
     let mut target = Target::start(&export.lab.target, &args)?;
-    let status = target.process.wait(lab::initiator::PATIENCE)?;
+    let status = target.process.wait(lab::initiator::TIMEOUT)?;
     assert!(!status.success());
     let log = target.process.log();
     assert!(log.contains(args[4]) && log.contains("space"), "{log}");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use aoe_common::Mac;
 use aoe_common::rules::Counter;
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::namespace::{self, index_of, ip, veth};
 use lab::needs;
 use lab::needs::Need;
@@ -130,7 +130,7 @@ fn frames_of_a_link_are_judged_and_strangers_reported() -> Result<()> {
                 let done = expected
                     .iter()
                     .all(|(counter, count)| counters[*counter] == *count);
-                if done || start.elapsed() > PATIENCE {
+                if done || start.elapsed() > TIMEOUT {
                     break counters;
                 }
                 std::thread::sleep(Duration::from_millis(5));
@@ -305,7 +305,7 @@ fn a_killed_process_leaves_an_ordinary_interface() -> Result<()> {
 fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < PATIENCE, "{PATIENCE:?} passed before {what}");
+        assert!(start.elapsed() < TIMEOUT, "{TIMEOUT:?} passed before {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

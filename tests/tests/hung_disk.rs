@@ -22,7 +22,7 @@ const NEEDS: [Need; 3] = [
     Need::File("/dev/fuse"),
     Need::File("/dev/loop-control"),
 ];
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// What the documentation promises for the end, and what a busy machine may add.
 const END: Duration = Duration::from_secs(6 + 6);
 
@@ -151,14 +151,14 @@ fn a_stop_names_reads_that_a_disk_has_not_answered() -> Result<()> {
 impl Served {
     /// A target that was told to stop names the export whose disk hangs, and no other, and ends when that disk answers.
     fn leaves_the_hung_one_behind(&mut self) -> Result<()> {
-        let line = self.target.process.wait_for("left behind: e1.1", PATIENCE)?;
+        let line = self.target.process.wait_for("left behind: e1.1", TIMEOUT)?;
         ensure!(line.contains(self.device.to_str().context("odd path")?), "{line}");
         ensure!(!self.target.process.log().contains("left behind: e1.2"));
         self.disk
             .switches()
             .hangs
             .store(false, std::sync::atomic::Ordering::Relaxed);
-        let status = self.target.process.wait(PATIENCE)?;
+        let status = self.target.process.wait(TIMEOUT)?;
         ensure!(status.code() == Some(1), "{status}");
         Ok(())
     }
@@ -195,7 +195,7 @@ fn a_stop_says_what_it_leaves_behind_and_the_next_process_serves_the_rest() -> R
         std::thread::sleep(Duration::from_millis(1500)); // so that the flusher is stuck, too
         let watch = Stopwatch::start()?;
         served.target.process.signal(Signal::SIGTERM)?;
-        let line = served.target.process.wait_for("left behind: e1.1", PATIENCE)?;
+        let line = served.target.process.wait_for("left behind: e1.1", TIMEOUT)?;
         let took = watch.idle_time()?;
         ensure!(took < END, "{store}: {took:?}");
         ensure!(
@@ -207,7 +207,7 @@ fn a_stop_says_what_it_leaves_behind_and_the_next_process_serves_the_rest() -> R
         let mut next = start(&served.lab, served.directory.path())?;
         let (_, line) = next
             .process
-            .wait_for_after(0, |line| line.contains("e1.2 ready"), PATIENCE)?;
+            .wait_for_after(0, |line| line.contains("e1.2 ready"), TIMEOUT)?;
         served
             .healthy_reads()
             .with_context(|| format!("{store}: {line}"))?;
@@ -224,7 +224,7 @@ fn a_stop_says_what_it_leaves_behind_and_the_next_process_serves_the_rest() -> R
         }
         ensure!(served.lab.open(0)?.find(HUNG)?.read(5, 1)? == stamp(5));
         next.process.stop()?;
-        let old = served.target.process.wait(PATIENCE)?;
+        let old = served.target.process.wait(TIMEOUT)?;
         ensure!(old.code() == Some(1), "{store}: {old}");
     }
     Ok(())
@@ -240,7 +240,7 @@ fn after_a_kill_the_next_process_starts_and_takes_over_when_it_can() -> Result<(
     let mut next = start(&served.lab, served.directory.path())?;
     // It waits for what the dead process still holds.
     next.process
-        .wait_for_after(0, |line| line.contains("FAILED"), PATIENCE)?;
+        .wait_for_after(0, |line| line.contains("FAILED"), TIMEOUT)?;
     ensure!(next.process.is_running(), "{}", next.process.log());
     served
         .disk
@@ -279,7 +279,7 @@ fn reloads_go_on_beside_a_disk_that_hangs() -> Result<()> {
     let mark = served.target.process.mark();
     served.target.process.signal(Signal::SIGUSR1)?;
     let told = |line: &str| line.contains("e1.1: no longer wanted");
-    served.target.process.wait_for_after(mark, told, PATIENCE)?;
+    served.target.process.wait_for_after(mark, told, TIMEOUT)?;
     served
         .disk
         .switches()
@@ -300,7 +300,7 @@ fn a_second_signal_and_sigquit_end_it_at_once() -> Result<()> {
             served.target.process.signal(*signal)?;
             std::thread::sleep(Duration::from_millis(300));
         }
-        served.target.process.wait_for("left behind", PATIENCE)?;
+        served.target.process.wait_for("left behind", TIMEOUT)?;
         let took = watch.idle_time()?;
         ensure!(took < Duration::from_secs(5), "{signals:?}: {took:?}");
         served
@@ -308,7 +308,7 @@ fn a_second_signal_and_sigquit_end_it_at_once() -> Result<()> {
             .switches()
             .hangs
             .store(false, std::sync::atomic::Ordering::Relaxed);
-        served.target.process.wait(PATIENCE)?;
+        served.target.process.wait(TIMEOUT)?;
     }
     Ok(())
 }
@@ -336,7 +336,7 @@ fn signals_and_links_are_followed_at_once_beside_a_disk_that_hangs() -> Result<(
             let (mark, watch) = (process.mark(), Stopwatch::start()?);
             process.signal(Signal::SIGUSR1)?;
             let told = |line: &str| line.contains("2 of 2 exports are open");
-            process.wait_for_after(mark, told, PATIENCE)?;
+            process.wait_for_after(mark, told, TIMEOUT)?;
             answers.push(watch.idle_time()?);
         }
         are_prompt("SIGUSR1", answers)?;
@@ -348,7 +348,7 @@ fn signals_and_links_are_followed_at_once_beside_a_disk_that_hangs() -> Result<(
                 watch.restart();
                 let words = format!("eth0: link {state}");
                 let told = |line: &str| line.contains(&words);
-                process.wait_for_after(mark, told, PATIENCE)?;
+                process.wait_for_after(mark, told, TIMEOUT)?;
                 times.push(watch.idle_time()?);
             }
         }
@@ -386,8 +386,8 @@ fn opens_again_at_once(store: &str, engine: IoEngine) -> Result<()> {
     let process = &mut served.target.process;
     let mark = process.mark();
     served.lab.target.ip("link set eth0 mtu 1400")?;
-    process.wait_for_after(mark, |line| line.contains("with their disks"), PATIENCE)?;
-    process.wait_for_after(mark, |line| line.contains("e1.2 ready"), PATIENCE)?;
+    process.wait_for_after(mark, |line| line.contains("with their disks"), TIMEOUT)?;
+    process.wait_for_after(mark, |line| line.contains("e1.2 ready"), TIMEOUT)?;
     // The worker has not waited for them to the end of its patience, which it says.
     let log = process.lines(mark..process.mark()).join("\n");
     ensure!(!log.contains("no longer waited for"), "{log}");
@@ -432,7 +432,7 @@ fn an_export_whose_disk_hangs_as_it_is_opened_keeps_nobody_waiting() -> Result<(
         let mark = served.target.process.mark();
         served.target.process.signal(Signal::SIGUSR1)?;
         let told = |line: &str| line.contains("1 of 2 exports are open");
-        served.target.process.wait_for_after(mark, told, PATIENCE)?;
+        served.target.process.wait_for_after(mark, told, TIMEOUT)?;
         let mark = served.target.process.mark();
         hangs(&served, false);
         served.target.wait_ready(mark, 1)?;

@@ -24,7 +24,7 @@ const NEEDS: [Need; 3] = [
     Need::File("/dev/fuse"),
     Need::File("/dev/loop-control"),
 ];
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// In memory, beside the others.
 const HEALTHY: Address = Address::new(1, 0);
 
@@ -148,7 +148,7 @@ impl Served {
             // Of sectors that every load writes first: behind all that waits for them.
             initiator.find(bad(n))?.read(0, 1)?;
         }
-        eventually("the disk has nothing more to do", PATIENCE, || {
+        eventually("the disk has nothing more to do", TIMEOUT, || {
             let metrics = String::from_utf8(self.target.ask(&["metrics"])?.stdout)?;
             let is_clean = |line: &str| line.ends_with(" 0");
             let mut dirt = metrics

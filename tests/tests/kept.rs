@@ -15,7 +15,7 @@ use lab::{Address, Image, Lab, Options, Request, Target, eventually, needs};
 use nix::sys::signal::Signal;
 
 /// Longest wait for what must happen; generous, the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 const E11: Address = Address::new(1, 1);
 
@@ -65,7 +65,7 @@ impl Site {
             initiator.send(&request.bytes())?;
         }
         let told = |line: &str| line.contains("the initiator's change is not in force");
-        self.target.process.wait_for_after(mark, told, PATIENCE)?;
+        self.target.process.wait_for_after(mark, told, TIMEOUT)?;
         self.has(before, 0)
     }
 
@@ -81,7 +81,7 @@ impl Site {
 
     /// Waits until `xblade status` ends with this code and says this.
     fn wait_status(&self, code: i32, word: &str) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let output = self.target.ask(&["status"])?;
             let said = told(&output);
@@ -265,7 +265,7 @@ fn change_that_waits(site: &Site, disk: &Disk, string: &[u8]) -> Result<()> {
     let mac = initiator.find(E11)?.mac;
     let mut string = Request::query(mac, E11, 4, string);
     string.src = initiator.mac();
-    eventually("the disk is asked to keep it", PATIENCE, || {
+    eventually("the disk is asked to keep it", TIMEOUT, || {
         initiator.send(&string.bytes())?;
         Ok(disk.switches().held.load(Ordering::Relaxed) > 0)
     })
@@ -292,7 +292,7 @@ fn a_state_directory_whose_disk_hangs_holds_up_changes_alone() -> Result<()> {
         let mark = site.target.process.mark();
         site.target.process.signal(Signal::SIGUSR1)?;
         let told = |line: &str| line.contains("1 of 1 exports are open");
-        site.target.process.wait_for_after(mark, told, PATIENCE)?;
+        site.target.process.wait_for_after(mark, told, TIMEOUT)?;
     }
     site.wait_status(0, "")?;
     let initiator = site.lab.open(0)?;
@@ -306,7 +306,7 @@ fn a_state_directory_whose_disk_hangs_holds_up_changes_alone() -> Result<()> {
             == b"before"
     );
     kept.hang(false);
-    eventually("the change is in force", PATIENCE, || {
+    eventually("the change is in force", TIMEOUT, || {
         initiator.find(E11)?.query(4, b"later")?;
         Ok(site.has(b"later", 1).is_ok())
     })?;
@@ -315,8 +315,8 @@ fn a_state_directory_whose_disk_hangs_holds_up_changes_alone() -> Result<()> {
     change_that_waits(&site, &kept.disk, b"never")?;
     site.target.process.signal(Signal::SIGTERM)?;
     let left = "left behind: the disk of the state directory has not answered yet";
-    site.target.process.wait_for(left, PATIENCE)?;
+    site.target.process.wait_for(left, TIMEOUT)?;
     kept.hang(false);
-    ensure!(site.target.process.wait(PATIENCE)?.code() == Some(1));
+    ensure!(site.target.process.wait(TIMEOUT)?.code() == Some(1));
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use disks::io_engine::IoEngine;
 use lab::image::{Random, SECTOR};
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::link::target_mac;
 use lab::needs::Need;
 use lab::seed;
@@ -50,7 +50,7 @@ fn killed_in(place: &Path, mtu: u32, extra: &[&str], engine: IoEngine) -> Result
     let (start, mut torn) = (Instant::now(), 0);
     for round in 0..rounds {
         let mut target = Target::ready_again(&lab.target, &args, 1)?;
-        writer.run_till(20 + random.below(300), PATIENCE)?;
+        writer.run_till(20 + random.below(300), TIMEOUT)?;
         if engine == IoEngine::Threads {
             engine.is_used_by(&target)?;
         }
@@ -73,7 +73,7 @@ fn killed_in(place: &Path, mtu: u32, extra: &[&str], engine: IoEngine) -> Result
     println!("{rounds} kills, {acknowledged} writes acknowledged, {torn} sectors torn, {took:?}");
     // The same through a new process, with what was under way written at last.
     let _target = Target::ready_again(&lab.target, &args, 1)?;
-    writer.settle(PATIENCE)?;
+    writer.settle(TIMEOUT)?;
     writer.judge_by_reading()?.nothing_lost()?;
     assert_eq!(image.file().metadata()?.len(), sectors * SECTOR as u64);
     Ok(())
@@ -140,7 +140,7 @@ fn a_restart_loses_nothing_and_stalls_for_little_longer_than_it_takes() -> Resul
         patience: Duration::from_millis(50),
     };
     let mut writer = Writer::new(lab.open(0)?, options);
-    writer.run_till(100, PATIENCE)?;
+    writer.run_till(100, TIMEOUT)?;
     for _ in 0..3 {
         writer.longest_wait = Duration::ZERO;
         let (tx, restarted) = std::sync::mpsc::channel();
@@ -161,8 +161,8 @@ fn a_restart_loses_nothing_and_stalls_for_little_longer_than_it_takes() -> Resul
             }
         })?;
         target = again;
-        writer.run_till(100, PATIENCE)?;
-        writer.settle(PATIENCE)?;
+        writer.run_till(100, TIMEOUT)?;
+        writer.settle(TIMEOUT)?;
         println!(
             "a restart took {restart:?}, a write waited for {:?}",
             writer.longest_wait

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::image::stamp;
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::needs::Need;
 use lab::{Address, Image, Lab, Options, Target, needs};
 
@@ -16,7 +16,7 @@ fn ordinary_traffic_passes(lab: &Lab) -> Result<()> {
     let bind = |address: &'static str| {
         move || -> Result<UdpSocket> {
             let socket = UdpSocket::bind((address, 7777))?;
-            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.set_read_timeout(Some(TIMEOUT))?;
             Ok(socket)
         }
     };
@@ -58,7 +58,7 @@ fn the_interface_stays_ordinary_while_served_and_after_a_kill() -> Result<()> {
         // The kernel detaches when the last reference goes, a moment after the process.
         let killed = Instant::now();
         let mut link = lab.target.ip("-d link show eth0")?;
-        while link.contains("xdp") && killed.elapsed() < PATIENCE {
+        while link.contains("xdp") && killed.elapsed() < TIMEOUT {
             std::thread::sleep(Duration::from_millis(10));
             link = lab.target.ip("-d link show eth0")?;
         }
@@ -89,7 +89,7 @@ fn a_signal_ends_it_with_a_summary() -> Result<()> {
         }
         let mark = target.process.mark();
         target.process.signal(signal)?;
-        let status = target.process.wait(PATIENCE)?;
+        let status = target.process.wait(TIMEOUT)?;
         ensure!(status.code() == Some(0), "{signal}: {status}");
         let log = target.process.log();
         let summary: Vec<&str> = log.lines().skip(mark).collect();
@@ -113,7 +113,7 @@ fn two_signals_at_the_same_moment_are_no_alarm() -> Result<()> {
         ensure!(lab.open(0)?.find(E11)?.read(5, 1)? == stamp(5));
         target.process.signal(nix::sys::signal::Signal::SIGTERM)?;
         target.process.signal(nix::sys::signal::Signal::SIGINT)?;
-        let status = target.process.wait(PATIENCE)?;
+        let status = target.process.wait(TIMEOUT)?;
         let log = target.process.log();
         ensure!(
             status.code() == Some(0) && !log.contains("left behind:"),

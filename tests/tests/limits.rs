@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 /// Longest wait for what must happen; generous, the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Nobody else runs as this user: RLIMIT_NPROC counts all of a user's threads, and does not hold root.
 const USER: &str = "--reuid=47301";
 /// What xblade needs, and to reach files of root.
@@ -117,7 +117,7 @@ impl Site {
 
 fn wait_ready(process: &mut Process, mark: usize) -> Result<String> {
     Ok(process
-        .wait_for_after(mark, |line| line.contains(" ready"), PATIENCE)?
+        .wait_for_after(mark, |line| line.contains(" ready"), TIMEOUT)?
         .1)
 }
 
@@ -170,7 +170,7 @@ fn without_further_threads_everything_is_served_slower_and_threads_come_back() -
     ensure!(kept.status.success(), "{kept:?}");
     site.configure(&["mmap", "direct", "mmap"])?;
     process.signal(Signal::SIGHUP)?;
-    process.wait_for_after(mark, |line| line.contains("was reloaded"), PATIENCE)?;
+    process.wait_for_after(mark, |line| line.contains("was reloaded"), TIMEOUT)?;
     site.use_export(3)?;
     let lines = process.lines(mark..process.mark());
     let told = lines
@@ -180,7 +180,7 @@ fn without_further_threads_everything_is_served_slower_and_threads_come_back() -
     ensure!((1..=3).contains(&told) && lines.len() < 30, "{lines:#?}");
     // There are threads again.
     limit(&process, "--nproc=1000:")?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !threads(&process)?.iter().any(|name| name.starts_with("write")) {
         ensure!(Instant::now() < deadline, "{:?}", threads(&process)?);
         site.use_export(1)?;
@@ -212,7 +212,7 @@ fn too_few_threads_at_the_start_are_an_error_of_serve_and_something_that_a_daemo
             ensure!(limit > 4, "{limit} threads are not enough");
             ensure!(process.stop()? == 0);
         } else {
-            let status = process.wait(PATIENCE)?;
+            let status = process.wait(TIMEOUT)?;
             let log = process.log();
             ensure!(status.code() == Some(1), "{limit}: {status}\n{log}");
             ensure!(
@@ -229,7 +229,7 @@ fn too_few_threads_at_the_start_are_an_error_of_serve_and_something_that_a_daemo
     // The log and the control thread have theirs, what serves has not.
     let mut process = site.start(&["--nproc=6:"])?;
     let failed = |line: &str| line.contains("RLIMIT_NPROC is 6") && line.contains("trying again");
-    process.wait_for_after(0, failed, PATIENCE)?;
+    process.wait_for_after(0, failed, TIMEOUT)?;
     limit(&process, "--nproc=1000:")?;
     wait_ready(&mut process, 0)?;
     site.use_export(1)?;
@@ -249,7 +249,7 @@ fn limited(lab: &Lab, ulimit: &str, image: &Path) -> Result<(bool, String)> {
         ensure!(process.stop()? == 0);
         return Ok((true, process.log()));
     }
-    let status = process.wait(PATIENCE)?;
+    let status = process.wait(TIMEOUT)?;
     ensure!(status.code() == Some(1), "{status}\n{}", process.log());
     Ok((false, process.log()))
 }
@@ -315,7 +315,7 @@ fn a_bounded_address_space_is_named_and_what_finds_no_room_in_it_is_tried_again(
     process.signal(Signal::SIGHUP)?;
     let failed =
         |line: &str| line.contains("FAILED") && line.contains("4294967296 bytes are more than can be mapped");
-    let (_, line) = process.wait_for_after(mark, failed, PATIENCE)?;
+    let (_, line) = process.wait_for_after(mark, failed, TIMEOUT)?;
     let named = format!("RLIMIT_AS is {bound} bytes (ulimit -v, LimitAS= of a systemd unit)");
     ensure!(
         line.contains(&named) && line.contains("store = \"direct\""),
@@ -337,7 +337,7 @@ fn exports_leave_descriptors_for_the_way_out() -> Result<()> {
     let stores = ["mmap"; 90];
     let site = Site::new(&stores)?;
     let mut target = site.start(&["--nofile=96:96"])?;
-    target.wait_for_after(0, |line| line.contains("exports cannot be served yet"), PATIENCE)?;
+    target.wait_for_after(0, |line| line.contains("exports cannot be served yet"), TIMEOUT)?;
     let log = target.log();
     ensure!(
         log.contains("of 96 are kept for interfaces and commands"),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
 use lab::frame::ata;
 use lab::image::stamp;
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::link::target_mac;
 use lab::needs::Need;
 use lab::target::binary;
@@ -40,7 +40,7 @@ fn service_goes_on_after_the_link_was_down() -> Result<()> {
     target.process.wait_for_after(
         mark,
         |line| line.contains("eth0") && line.contains("down"),
-        PATIENCE,
+        TIMEOUT,
     )?;
     initiator.drain()?;
     lab.set_carrier(0, true)?;
@@ -68,7 +68,7 @@ fn service_goes_on_after_the_interface_was_in_another_namespace() -> Result<()> 
         ensure!(initiator.find(E11)?.read(6, 1)? == stamp(6));
     }
     let is_told = |line: &str| line.contains("eth0") && line.contains("took its receive queues away");
-    target.process.wait_for_after(0, is_told, PATIENCE)?;
+    target.process.wait_for_after(0, is_told, TIMEOUT)?;
     Ok(())
 }
 
@@ -96,7 +96,7 @@ fn lost_queues_are_taken_again_at_once_and_counted() -> Result<()> {
         let watch = Stopwatch::start()?;
         target.process.signal(Signal::SIGCONT)?;
         let again = |line: &str| line.contains("eth0: served in ");
-        target.process.wait_for_after(mark, again, PATIENCE)?;
+        target.process.wait_for_after(mark, again, TIMEOUT)?;
         took.push(watch.idle_time()?);
     }
     ensure!(initiator.find(E11)?.read(6, 1)? == stamp(6));
@@ -123,7 +123,7 @@ fn receive_queues_that_cannot_answer_are_named_with_what_to_do() -> Result<()> {
         &target_side,
         &["serve", "--wait", "1", "1", "few", image.as_str()],
     )?;
-    let line = target.process.wait_for("FAILED", PATIENCE)?;
+    let line = target.process.wait_for("FAILED", TIMEOUT)?;
     let says = |text: &str, word: &str| text.contains(word);
     ensure!(
         says(&line, "4 receive queues and 2 transmit") && says(&line, "ethtool -L few rx 2"),
@@ -139,7 +139,7 @@ fn receive_queues_that_cannot_answer_are_named_with_what_to_do() -> Result<()> {
     );
     let mark = target.process.mark();
     // Refused while xblade tries all queues once more.
-    lab::eventually("fewer queues", PATIENCE, || {
+    lab::eventually("fewer queues", TIMEOUT, || {
         let mut mend = Command::new("ethtool");
         mend.args(["-L", "few", "rx", "2"]);
         Ok(target_side.output(mend).is_ok())
@@ -159,7 +159,7 @@ fn service_goes_on_after_the_target_s_interface_was_down() -> Result<()> {
     target.process.wait_for_after(
         mark,
         |line| line.contains("eth0") && line.contains("down"),
-        PATIENCE,
+        TIMEOUT,
     )?;
     initiator.drain()?;
     lab.target.ip("link set eth0 up")?;
@@ -245,7 +245,7 @@ fn an_interface_that_vanishes_and_returns_is_served_again() -> Result<()> {
         lab.unplug(0)?;
         target
             .process
-            .wait_for_after(mark, |line| line.contains("eth0"), PATIENCE)
+            .wait_for_after(mark, |line| line.contains("eth0"), TIMEOUT)
             .with_context(|| format!("round {round}: it does not say that its interface is gone"))?;
         let mark = target.process.mark();
         lab.plug(0)?;
@@ -296,7 +296,7 @@ fn a_namespace_without_a_sysfs_of_its_own_is_served() -> Result<()> {
         }
     }
     let found = Client::open("far").and_then(|mut client| {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let found = client.discover(None, Duration::from_millis(300))?;
             if !found.is_empty() || Instant::now() > deadline {
@@ -360,14 +360,14 @@ fn a_bridge_and_its_port_are_both_served() -> Result<()> {
     let image = Image::stamped(64)?;
     let args = ["serve", "1", "1", "brt,eth0", image.as_str(), "--mode", "skb"];
     let mut target = Target::start(&lab.target, &args)?;
-    target.process.wait_for("ready on brt", PATIENCE)?;
+    target.process.wait_for("ready on brt", TIMEOUT)?;
     for change in ["up", "mtu 1400"] {
         let mark = target.process.mark();
         lab.target.ip(&format!("link set eth0 {change}"))?;
         for name in ["ready on eth0", "ready on brt"] {
             target
                 .process
-                .wait_for_after(mark, |line| line.contains(name), PATIENCE)?;
+                .wait_for_after(mark, |line| line.contains(name), TIMEOUT)?;
         }
     }
     let log = target.process.log();
@@ -391,6 +391,6 @@ fn a_bridge_and_its_port_are_both_served() -> Result<()> {
     let mut below = Target::start(&lab.target, &args("2", "eth0"))?;
     below
         .process
-        .wait_for("brt is made of eth0 and has an XDP program", PATIENCE)?;
+        .wait_for("brt is made of eth0 and has an XDP program", TIMEOUT)?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use aoe_common::Mac;
 use lab::frame::{Reply, ata};
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::namespace::{self, index_of, ip, veth};
 use lab::needs::Need;
 use lab::{Request, needs};
@@ -227,7 +227,7 @@ fn body() {
     .expect("a packet socket");
     let (export, alarms) = (Arc::new(export()), Arc::new(AtomicUsize::new(0)));
     let mut port = open_port(&export, &alarms);
-    let read = ask(&socket, ata::READ_EXT, 5, &[], 1, PATIENCE).expect("it serves");
+    let read = ask(&socket, ata::READ_EXT, 5, &[], 1, TIMEOUT).expect("it serves");
     assert_eq!(read.status(), 0x40);
     assert!(!port.has_lost_worker());
 
@@ -242,14 +242,14 @@ fn body() {
     assert!(lost.is_none(), "the worker panics instead");
     let begin = Instant::now();
     while !port.has_lost_worker() || alarms.load(Ordering::SeqCst) == 0 {
-        assert!(begin.elapsed() < PATIENCE, "nobody noticed");
+        assert!(begin.elapsed() < TIMEOUT, "nobody noticed");
         std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(export.in_flight(), 0, "its range is free");
     port.open_anew().expect("the port opens again");
     assert!(!port.has_lost_worker());
     assert_eq!(port.totals().workers_lost, 1);
-    let again = ask(&socket, ata::WRITE_EXT, 5, &[7; 512], 3, PATIENCE);
+    let again = ask(&socket, ata::WRITE_EXT, 5, &[7; 512], 3, TIMEOUT);
     let again = again.unwrap_or_else(|| panic!("the sector can be written: {}", port.totals()));
     assert_eq!(again.status(), 0x40);
     drop(port);

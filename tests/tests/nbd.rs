@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 const ADDRESS: Address = Address::new(1, 1);
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Sectors of an image: 64 MiB.
 const SECTORS: u64 = 64 << 11;
 
@@ -126,7 +126,7 @@ fn qemu_img(words: &[&str]) -> Result<()> {
 }
 
 fn appears(socket: &str) -> Result<()> {
-    eventually("the server's socket", PATIENCE, || Ok(Path::new(socket).exists()))
+    eventually("the server's socket", TIMEOUT, || Ok(Path::new(socket).exists()))
 }
 
 /// Uses a disk at random around the borders of qcow2's clusters of 64 KiB, and gives what it must hold then.
@@ -210,14 +210,14 @@ fn nothing_that_was_answered_is_lost_when_the_server_is_killed() -> Result<()> {
         },
     );
     for _ in 0..5 {
-        writer.run_till(100, PATIENCE)?;
+        writer.run_till(100, TIMEOUT)?;
         server.kill()?;
         // Silence, not errors: those would end the writer.
         writer.run_for(Duration::from_millis(300))?;
         server = site.qemu_nbd()?;
     }
-    writer.run_till(100, PATIENCE)?;
-    writer.settle(PATIENCE)?;
+    writer.run_till(100, TIMEOUT)?;
+    writer.settle(TIMEOUT)?;
     writer.judge_by_reading()?.nothing_lost()?;
     ensure!(target.process.is_running());
     Ok(())
@@ -228,8 +228,8 @@ fn an_export_waits_for_its_server() -> Result<()> {
     needs!(Need::Root, Need::Tool("qemu-nbd"));
     let site = Site::new()?;
     let mut refused = site.serve(&site.address(""), &[])?;
-    refused.process.wait_for("No such file or directory", PATIENCE)?;
-    ensure!(refused.process.wait(PATIENCE)?.code() == Some(1));
+    refused.process.wait_for("No such file or directory", TIMEOUT)?;
+    ensure!(refused.process.wait(TIMEOUT)?.code() == Some(1));
 
     let config = site.path("xblade.toml");
     let address = site.address("");
@@ -248,7 +248,7 @@ fn an_export_waits_for_its_server() -> Result<()> {
         &control,
     ];
     let mut target = Target::start(&site.lab.target, &words)?;
-    target.process.wait_for("FAILED", PATIENCE)?;
+    target.process.wait_for("FAILED", TIMEOUT)?;
     let mut server = site.qemu_nbd()?;
     target.wait_ready(0, 1)?;
     let initiator = site.lab.open(0)?;
@@ -263,12 +263,12 @@ fn an_export_waits_for_its_server() -> Result<()> {
         Ok((asked.status.code(), text))
     };
     server.kill()?;
-    eventually("the loss is shown", PATIENCE, || {
+    eventually("the loss is shown", TIMEOUT, || {
         let (code, text) = state()?;
         Ok(code == Some(3) && text.contains("silent until it is back"))
     })?;
     let _server = site.qemu_nbd()?;
-    eventually("it is healthy again", PATIENCE, || Ok(state()?.0 == Some(0)))?;
+    eventually("it is healthy again", TIMEOUT, || Ok(state()?.0 == Some(0)))?;
     ensure!(disk.read(9, 1)? == [7; SECTOR]);
     Ok(())
 }
@@ -304,7 +304,7 @@ fn a_server_that_stops_answering_keeps_nobody_else_waiting() -> Result<()> {
         let mark = target.process.mark();
         target.process.signal(Signal::SIGUSR1)?;
         let told = |line: &str| line.contains("exports are open");
-        target.process.wait_for_after(mark, told, PATIENCE)?;
+        target.process.wait_for_after(mark, told, TIMEOUT)?;
         Ok(())
     };
     for n in 0..2000u64 {
@@ -330,7 +330,7 @@ fn a_server_that_stops_answering_keeps_nobody_else_waiting() -> Result<()> {
     server.signal(Signal::SIGSTOP)?;
     let watch = Stopwatch::start()?;
     target.process.signal(Signal::SIGTERM)?;
-    target.process.wait(PATIENCE)?;
+    target.process.wait(TIMEOUT)?;
     let took = watch.idle_time()?;
     ensure!(took < Duration::from_secs(12), "{took:?}");
     server.signal(Signal::SIGCONT)?;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
 use lab::frame::{Identity, ata};
 use lab::image::{pattern, stamp};
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::link::target_mac;
 use lab::needs::Need;
 use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, needs};
@@ -94,7 +94,7 @@ pub(crate) fn machine(initiator: &Initiator, mac: Mac) -> Machine<'_> {
 impl Machine<'_> {
     /// Sends a request until it is answered.
     fn ask(&self, request: &Request) -> Result<Reply> {
-        let (deadline, mut again) = (Instant::now() + 6 * PATIENCE, AGAIN);
+        let (deadline, mut again) = (Instant::now() + 6 * TIMEOUT, AGAIN);
         while Instant::now() < deadline {
             if let Some(reply) = self.ask_once(request, again)? {
                 return Ok(reply);
@@ -332,7 +332,7 @@ fn a_machine_changes_the_image_itself_while_nobody_else_has_a_copy() -> Result<(
     ensure!(pc.hears_nothing()?);
     target
         .process
-        .wait_for_after(0, |line| line.contains("waits until the copies of"), PATIENCE)?;
+        .wait_for_after(0, |line| line.contains("waits until the copies of"), TIMEOUT)?;
     done(&target, &["overlay", "discard", "e12.9", &STRANGER.to_string()])?;
     pc.boot()?;
     pc.write(5, *b"changed.")?;
@@ -365,7 +365,7 @@ fn a_full_copy_is_a_full_disk() -> Result<()> {
     pc.write(1, *b"machine1")?;
     target
         .process
-        .wait_for_after(0, |line| line.contains("overlay_limit"), PATIENCE)?;
+        .wait_for_after(0, |line| line.contains("overlay_limit"), TIMEOUT)?;
     ensure!(told(&target, "pc17")?.context("pc17")?["refused_writes"] == 1);
     Ok(())
 }

@@ -17,7 +17,7 @@ use xblade::control::api::types::LogLines;
 use xblade::control::{Service, run};
 
 const E11: Address = Address::new(1, 1);
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Tells this program, started again, that it is the daemon, and where its files are.
 const DIRECTORY: &str = "XBLADE_TEST_PANICS";
 const NAME: &str = "panics::a_panic_in_control_code_is_survived";
@@ -77,7 +77,7 @@ fn a_panic_in_control_code_is_survived() -> Result<()> {
     let begin = Instant::now();
     while ask(directory, &["status"])?.status.code() != Some(0) {
         ensure!(
-            process.is_running() && begin.elapsed() < PATIENCE,
+            process.is_running() && begin.elapsed() < TIMEOUT,
             "{}",
             process.log()
         );
@@ -109,7 +109,7 @@ fn a_panic_in_control_code_is_survived() -> Result<()> {
     ensure!(ask(directory, &["reload"])?.status.success());
     process.signal(Signal::SIGTERM)?;
     ensure!(
-        process.wait(PATIENCE)?.code() == Some(0),
+        process.wait(TIMEOUT)?.code() == Some(0),
         "it ended otherwise:\n{}",
         process.log()
     );

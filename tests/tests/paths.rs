@@ -8,7 +8,7 @@ use lab::vm::Guest;
 use lab::{Image, Lab, Options, Target, needs};
 
 /// Emulated machines are slow, and slower beside others.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 const NEEDS: [Need; 3] = [
     Need::Root,
@@ -80,19 +80,19 @@ fn two_paths_one_of_which_is_down_for_15_seconds() -> Result<()> {
     let mut vm = Guest::new(&script).nics(2).boot(&lab)?;
     vm.point("working")?;
     ensure!(
-        both_used(&lab, &[0, 1], 200, PATIENCE)?,
+        both_used(&lab, &[0, 1], 200, TIMEOUT)?,
         "the driver does not use both paths"
     );
 
     lab.set_carrier(0, false)?;
     let down = Instant::now();
-    let goes_on = both_used(&lab, &[1], 200, PATIENCE)?;
+    let goes_on = both_used(&lab, &[1], 200, TIMEOUT)?;
     std::thread::sleep(Duration::from_secs(15).saturating_sub(down.elapsed()));
     lab.set_carrier(0, true)?;
     ensure!(goes_on, "I/O stopped although one path was up");
     // The driver has given the path up and probes it now and then, by reads with a payload.
     ensure!(
-        both_used(&lab, &[0, 1], 200, PATIENCE)?,
+        both_used(&lab, &[0, 1], 200, TIMEOUT)?,
         "the path that came back is not used again"
     );
     vm.go()?;
@@ -132,14 +132,14 @@ fn a_target_that_is_gone_for_a_while() -> Result<()> {
     vm.point("working")?;
     for round in 0..3 {
         ensure!(
-            both_used(&lab, &[0], 200, PATIENCE)?,
+            both_used(&lab, &[0], 200, TIMEOUT)?,
             "round {round}: I/O does not go on"
         );
         target.process.kill()?;
         std::thread::sleep(Duration::from_secs(2));
         target = Target::ready_again(&lab.target, &args, 1)?;
     }
-    ensure!(both_used(&lab, &[0], 200, PATIENCE)?, "I/O does not go on");
+    ensure!(both_used(&lab, &[0], 200, TIMEOUT)?, "I/O does not go on");
     vm.go()?;
     println!("rounds: {}", vm.expect("stopped")?);
     vm.point("gone")?;

@@ -19,7 +19,7 @@ const NEEDS: [Need; 3] = [
     Need::File("/dev/fuse"),
     Need::File("/dev/loop-control"),
 ];
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// On an image.
 const GOOD: Address = Address::new(1, 1);
@@ -82,7 +82,7 @@ impl Site {
     /// Waits until an export is as it must be.
     fn wait_until(&self, name: &str, is_so: impl Fn(&Value) -> bool) -> Result<()> {
         let what = format!("{name} is as it must be");
-        eventually(&what, PATIENCE, || Ok(is_so(&self.export(name)?)))
+        eventually(&what, TIMEOUT, || Ok(is_so(&self.export(name)?)))
     }
 
     fn is_silent(&self, address: Address) -> Result<()> {

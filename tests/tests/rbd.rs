@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 
 const ADDRESS: Address = Address::new(1, 1);
 /// Long enough for Ceph to give up a client that died, and for the pauses between tries.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Sectors of an image of the tests: 64 MiB.
 const SECTORS: u64 = 64 << 11;
 /// Sectors of one of Ceph's objects, which an image consists of: 4 MiB.
@@ -168,7 +168,7 @@ fn an_image_that_grows_is_served_as_it_is_and_a_snapshot_as_it_was() -> Result<(
     site.rbd("snap create --no-progress rbd/vm@before")?;
     disk.write(5, &[2; SECTOR])?;
     site.rbd("resize --no-progress --size 96M rbd/vm")?;
-    eventually("the new size", PATIENCE, || {
+    eventually("the new size", TIMEOUT, || {
         Ok(disk.identify()?.sectors() == SECTORS * 3 / 2)
     })?;
     disk.write(SECTORS + 7, &[3; SECTOR])?;
@@ -201,17 +201,17 @@ fn an_image_has_one_writer_and_the_next_one_waits_for_it() -> Result<()> {
     let site = Site::new()?;
     let mut first = site.ready("eth0", "rbd:rbd/vm")?;
     let mut writer = site.writer()?;
-    writer.run_till(200, PATIENCE)?;
+    writer.run_till(200, TIMEOUT)?;
     let mut second = site.serve("eth1", "rbd:rbd/vm", &[])?;
     second
         .process
-        .wait_for("rbd:rbd/vm: in use by 127.0.0.1:", PATIENCE)?;
-    ensure!(second.process.wait(PATIENCE)?.code() == Some(1));
-    writer.run_till(200, PATIENCE)?;
+        .wait_for("rbd:rbd/vm: in use by 127.0.0.1:", TIMEOUT)?;
+    ensure!(second.process.wait(TIMEOUT)?.code() == Some(1));
+    writer.run_till(200, TIMEOUT)?;
 
     // One that waits, as a daemon does.
     let mut waiting = site.serve("eth1", "rbd:rbd/vm", &["--wait"])?;
-    waiting.process.wait_for("in use by 127.0.0.1:", PATIENCE)?;
+    waiting.process.wait_for("in use by 127.0.0.1:", TIMEOUT)?;
     first.process.kill()?;
     writer.drain()?;
     waiting.wait_ready(0, 1)?;
@@ -229,11 +229,11 @@ fn whoever_is_shut_out_is_silent_and_opens_the_image_anew() -> Result<()> {
     target.wait_ready(0, 2)?;
     let mut writer = site.writer()?;
     for round in 0..3 {
-        writer.run_till(100, PATIENCE)?;
+        writer.run_till(100, TIMEOUT)?;
         let mark = target.process.mark();
         if round == 2 {
             // Nobody asks for anything: found out all the same.
-            writer.settle(PATIENCE)?;
+            writer.settle(TIMEOUT)?;
         }
         site.shut_out()?;
         // The other export belongs to the same client.
@@ -241,17 +241,17 @@ fn whoever_is_shut_out_is_silent_and_opens_the_image_anew() -> Result<()> {
             let fenced =
                 |line: &str| line.contains(address) && line.contains("FENCED, silent until it is open again");
             let open = |line: &str| line.contains(address) && line.contains("open now, after");
-            let (at, _) = target.process.wait_for_after(mark, fenced, PATIENCE)?;
-            target.process.wait_for_after(at, open, PATIENCE)?;
+            let (at, _) = target.process.wait_for_after(mark, fenced, TIMEOUT)?;
+            target.process.wait_for_after(at, open, TIMEOUT)?;
             if round < 2 {
                 // The writer takes no error for an answer.
-                writer.run_till(100, PATIENCE)?;
+                writer.run_till(100, TIMEOUT)?;
             }
         }
         let listed = said(&target, &["ls"])?;
         ensure!(!listed.contains("FAILED"), "{listed}");
     }
-    writer.settle(PATIENCE)?;
+    writer.settle(TIMEOUT)?;
     writer.judge_by_reading()?.nothing_lost()?;
     let initiator = site.lab.open(0)?;
     initiator.find(Address::new(1, 2))?.write(5, &[1; SECTOR])
@@ -263,7 +263,7 @@ fn while_ceph_stalls_nobody_is_told_an_error() -> Result<()> {
     let mut site = Site::new()?;
     let mut target = site.ready("eth0", "rbd:rbd/vm")?;
     let mut writer = site.writer()?;
-    writer.run_till(200, PATIENCE)?;
+    writer.run_till(200, TIMEOUT)?;
     site.ceph.osd().signal(Signal::SIGSTOP)?;
     // What is under way gets stuck; what comes meanwhile, too. An error would end the writer.
     writer.run_for(Duration::from_secs(8))?;
@@ -274,8 +274,8 @@ fn while_ceph_stalls_nobody_is_told_an_error() -> Result<()> {
         "{stuck} writes were acknowledged without a disk"
     );
     site.ceph.osd().signal(Signal::SIGCONT)?;
-    writer.run_till(200, PATIENCE)?;
-    writer.settle(PATIENCE)?;
+    writer.run_till(200, TIMEOUT)?;
+    writer.settle(TIMEOUT)?;
     writer.judge_by_reading()?.nothing_lost()?;
     ensure!(target.process.is_running());
 
@@ -286,7 +286,7 @@ fn while_ceph_stalls_nobody_is_told_an_error() -> Result<()> {
     let ended = target.process.wait(Duration::from_secs(20));
     target
         .process
-        .wait_for("left behind: e1.1: rbd:rbd/vm has not answered yet", PATIENCE)?;
+        .wait_for("left behind: e1.1: rbd:rbd/vm has not answered yet", TIMEOUT)?;
     site.ceph.osd().signal(Signal::SIGCONT)?;
     ensure!(ended?.code() == Some(1), "it says that it left something behind");
     Ok(())
@@ -299,12 +299,12 @@ fn an_osd_that_is_killed_loses_nothing_and_nobody_is_told_an_error() -> Result<(
     let _target = site.ready("eth0", "rbd:rbd/vm")?;
     let mut writer = site.writer()?;
     for _ in 0..3 {
-        writer.run_till(200, PATIENCE)?;
+        writer.run_till(200, TIMEOUT)?;
         let Site { ceph, lab } = &mut site;
         ceph.kill_osd(&lab.target, || writer.run_for(Duration::from_secs(2)))?;
     }
-    writer.run_till(200, PATIENCE)?;
-    writer.settle(PATIENCE)?;
+    writer.run_till(200, TIMEOUT)?;
+    writer.settle(TIMEOUT)?;
     writer.judge_by_reading()?.nothing_lost()
 }
 
@@ -324,7 +324,7 @@ fn an_image_that_is_gone_is_served_no_more_until_it_is_back() -> Result<()> {
         "osd pool delete other other --yes-i-really-really-mean-it",
     )?;
     let failed = |line: &str| line.contains("FAILED") && line.contains("there is no pool other");
-    let (mark, _) = target.process.wait_for_after(mark, failed, PATIENCE)?;
+    let (mark, _) = target.process.wait_for_after(mark, failed, TIMEOUT)?;
     site.ceph.pool(&site.lab.target, "other")?;
     site.rbd("create --size 64M other/vm")?;
     target.wait_ready(mark, 1)?;
@@ -386,9 +386,9 @@ fn what_is_wrong_is_said_with_its_place() -> Result<()> {
     let mut plain = site.serve("eth0", "rbd:rbd/plain", &[])?;
     plain
         .process
-        .wait_for("`rbd feature enable rbd/plain exclusive-lock`", PATIENCE)?;
+        .wait_for("`rbd feature enable rbd/plain exclusive-lock`", TIMEOUT)?;
     site.rbd("config image set rbd/vm rbd_cache true")?;
     let mut cached = site.serve("eth0", "rbd:rbd/vm", &[])?;
-    cached.process.wait_for("rbd_cache must be false", PATIENCE)?;
+    cached.process.wait_for("rbd_cache must be false", TIMEOUT)?;
     Ok(())
 }

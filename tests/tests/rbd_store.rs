@@ -13,7 +13,7 @@ use xblade::store::{
     StoreOptions, Token,
 };
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Sectors of one operation of [`run`].
 const PIECE: u64 = 16;
 /// Operations that it has under way at a time.
@@ -33,7 +33,7 @@ fn store(conf: &str) -> Result<Arc<dyn Store<CompletionQueue>>> {
 
 /// Waits for so many ends; what reads brought, by token.
 fn ends(queue: &mut CompletionQueue, count: u64) -> Result<BTreeMap<Token, Box<[u8]>>> {
-    let (mut came, mut brought, limit) = (0, BTreeMap::new(), Instant::now() + PATIENCE);
+    let (mut came, mut brought, limit) = (0, BTreeMap::new(), Instant::now() + TIMEOUT);
     while came < count {
         queue.submit(Instant::now());
         while let Some(completion) = queue.next() {
@@ -73,7 +73,7 @@ fn run(store: &Arc<dyn Store<CompletionQueue>>, number: u64) -> Result<()> {
                     .iter()
                     .any(|(name, count)| *name == "in_flight" && *count > 0)
             };
-            let limit = Instant::now() + PATIENCE;
+            let limit = Instant::now() + TIMEOUT;
             while under_way() {
                 ensure!(
                     Instant::now() < limit,

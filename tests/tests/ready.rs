@@ -11,7 +11,7 @@ use lab::needs::Need;
 use lab::{Address, Image, Lab, Options, Request, Target, needs};
 
 const E11: Address = Address::new(1, 1);
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The sectors that a full request has at an MTU.
 fn advertised(lab: &Lab) -> Result<u8> {
@@ -29,7 +29,7 @@ fn every_mtu_is_served_as_advertised_or_refused_by_name() -> Result<()> {
             ..Options::default()
         })?;
         let mut target = Target::start(&lab.target, &["serve", "1", "1", "eth0", image.as_str()])?;
-        let line = target.process.wait_for("548", PATIENCE)?;
+        let line = target.process.wait_for("548", TIMEOUT)?;
         ensure!(line.contains("eth0") && line.contains(&mtu.to_string()), "{line}");
         ensure!(
             !target.process.log().contains(" ready"),
@@ -132,7 +132,7 @@ fn fifteen_hundred_exports_at_the_usual_limit_of_descriptors() -> Result<()> {
         state
     );
     let mut process = lab::process::Process::spawn(&lab.target, "/bin/sh", &["-c", &script])?;
-    process.wait_for("5.249 ready", PATIENCE * 4)?;
+    process.wait_for("5.249 ready", TIMEOUT * 4)?;
     let initiator = lab.open(0)?;
     ensure!(initiator.find(Address::new(5, 249))?.read(0, 1)? == stamp(1499));
     // And where the administrator allows no more, the check says so.
@@ -165,9 +165,7 @@ fn frames_that_are_cut_are_refused_counted_and_told_once() -> Result<()> {
         let refused = disk.ata(ata::WRITE_EXT, 5, 2, &two[..len])?;
         ensure!(refused.aoe_error() == Some(2), "{len} bytes: {refused:?}");
     }
-    target
-        .process
-        .wait_for("fewer bytes than the headers", PATIENCE)?;
+    target.process.wait_for("fewer bytes than the headers", TIMEOUT)?;
     disk.write(5, &two)?;
     ensure!(disk.read(5, 2)? == two, "a whole one is taken");
     let mark = target.process.mark();
@@ -179,7 +177,7 @@ fn frames_that_are_cut_are_refused_counted_and_told_once() -> Result<()> {
             .lines()
             .any(|line| line.starts_with("xblade_queue_cut_total") && line.ends_with(" 4")))
     };
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + TIMEOUT;
     while !cut()? {
         ensure!(std::time::Instant::now() < deadline, "four were not counted");
     }

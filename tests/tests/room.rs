@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use aoe_common::Mac;
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::needs::Need;
 use lab::vm::{self, boot_disk};
 use lab::{Lab, Options, Process, Target, needs};
@@ -137,7 +137,7 @@ impl Room {
             "dnsmasq",
             &["--keep-in-foreground", &format!("--conf-file={config}")],
         )?;
-        server.wait_for("started", PATIENCE)?;
+        server.wait_for("started", TIMEOUT)?;
         Ok(server)
     }
 

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 const E11: Address = Address::new(1, 1);
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// As it hastens exports that failed.
 #[test]
@@ -36,7 +36,7 @@ fn a_hangup_hastens_listening_on_the_control_socket() -> Result<()> {
     target.process.signal(Signal::SIGHUP)?;
     target
         .process
-        .wait_for_after(mark, |line| line.contains("taken.sock: listening"), PATIENCE)?;
+        .wait_for_after(mark, |line| line.contains("taken.sock: listening"), TIMEOUT)?;
     let took = watch.idle_time()?;
     // The next try of its own would have come after eight.
     ensure!(took < Duration::from_secs(7), "{took:?}");
@@ -84,7 +84,7 @@ fn a_daemon_survives_what_ends_other_programs() -> Result<()> {
     let mark = target.process.mark();
     target.process.signal(Signal::SIGUSR1)?;
     let counters = |line: &str| line.contains("eth0: served:") && line.contains("reads=1");
-    target.process.wait_for_after(mark, counters, PATIENCE)?;
+    target.process.wait_for_after(mark, counters, TIMEOUT)?;
     ensure!(lab.open(0)?.find(E11)?.read(5, 1)? == stamp(5));
     ensure!(target.process.stop()? == 0);
     Ok(())
@@ -124,7 +124,7 @@ fn a_reload_in_the_first_moments_is_remembered() -> Result<()> {
         let status = format!("/proc/{}/status", target.process.pid());
         let begin = Instant::now();
         while !is_waiting_or_handled(&std::fs::read_to_string(&status)?, Signal::SIGHUP) {
-            ensure!(begin.elapsed() < PATIENCE);
+            ensure!(begin.elapsed() < TIMEOUT);
         }
         // Somewhere in the start, another place in each round.
         std::thread::sleep(Duration::from_millis(5 * round));
@@ -132,7 +132,7 @@ fn a_reload_in_the_first_moments_is_remembered() -> Result<()> {
         std::fs::write(&newer, export(1) + &export(2))?;
         std::fs::rename(&newer, &config)?;
         target.process.signal(Signal::SIGHUP)?;
-        target.process.wait_for("e1.2 ready", PATIENCE)?;
+        target.process.wait_for("e1.2 ready", TIMEOUT)?;
         ensure!(target.process.stop()? == 0, "round {round}");
     }
     Ok(())
@@ -177,10 +177,10 @@ fn a_flood_of_mask_changes_keeps_no_signal_waiting() -> Result<()> {
     {
         // How soon, control_answers_at_once_with_thousands_of_exports_a_flood_and_reloads asks.
         flood(&mut tag)?;
-        ensure!(asked.elapsed() < PATIENCE, "no answer in {:?}", asked.elapsed());
+        ensure!(asked.elapsed() < TIMEOUT, "no answer in {:?}", asked.elapsed());
     }
     target.process.signal(Signal::SIGTERM)?;
-    ensure!(target.process.wait(PATIENCE)?.code() == Some(0));
+    ensure!(target.process.wait(TIMEOUT)?.code() == Some(0));
     ensure!(!target.process.log().contains("left behind"));
     Ok(())
 }
@@ -213,11 +213,11 @@ fn answers(target: &mut Target, count: usize) -> Result<Vec<f64>> {
         let asked = Instant::now();
         target.process.signal(Signal::SIGUSR1)?;
         let told = |line: &str| line.contains("exports are open");
-        target.process.wait_for_after(mark, told, PATIENCE)?;
+        target.process.wait_for_after(mark, told, TIMEOUT)?;
         let took = asked.elapsed();
         // The rest of the report.
         let last = |line: &str| line.contains("eth0: served:");
-        target.process.wait_for_after(mark, last, PATIENCE)?;
+        target.process.wait_for_after(mark, last, TIMEOUT)?;
         let before = std::mem::replace(&mut slow, slowdown()?);
         times.push(took.as_secs_f64() / (PROMPT.as_secs_f64() * before.max(slow)));
     }
@@ -302,8 +302,8 @@ fn control_answers_at_once_with_thousands_of_exports_a_flood_and_reloads() -> Re
     let mark = target.process.mark();
     target.process.signal(Signal::SIGTERM)?;
     let heard = |line: &str| line.contains("SIGTERM: finishing");
-    target.process.wait_for_after(mark, heard, PATIENCE)?;
-    ensure!(target.process.wait(PATIENCE)?.code() == Some(0));
+    target.process.wait_for_after(mark, heard, TIMEOUT)?;
+    ensure!(target.process.wait(TIMEOUT)?.code() == Some(0));
     Ok(())
 }
 
@@ -375,7 +375,7 @@ fn rules_change_without_membarrier_and_control_does_not_sleep_for_it() -> Result
     let mut allowed = us.clone();
     while seen < 5 {
         ensure!(
-            begin.elapsed() < PATIENCE,
+            begin.elapsed() < TIMEOUT,
             "the port's thread was never seen asleep"
         );
         allowed = if allowed == us {
@@ -388,7 +388,7 @@ fn rules_change_without_membarrier_and_control_does_not_sleep_for_it() -> Result
         target.process.signal(Signal::SIGHUP)?;
         let reloaded = |line: &str| line.contains("was reloaded");
         while !target.process.log().lines().skip(mark).any(reloaded) {
-            ensure!(begin.elapsed() < PATIENCE, "no reload");
+            ensure!(begin.elapsed() < TIMEOUT, "no reload");
             seen += usize::from(only_the_port_sleeps(control)?);
         }
         for _ in 0..200 {
@@ -401,7 +401,7 @@ fn rules_change_without_membarrier_and_control_does_not_sleep_for_it() -> Result
     target.process.signal(Signal::SIGHUP)?;
     let query = || Request::query(lab::link::target_mac(0), E11, 0, b"");
     while initiator.ask(query()).is_ok() {
-        ensure!(begin.elapsed() < 2 * PATIENCE, "it is still served");
+        ensure!(begin.elapsed() < 2 * TIMEOUT, "it is still served");
     }
     ensure!(target.process.stop()? == 0);
     Ok(())

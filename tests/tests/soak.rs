@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
 use lab::image::Random;
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::link::target_mac;
 use lab::needs::Need;
 use lab::seed;
@@ -144,8 +144,8 @@ fn load(lab: &Lab, n: usize, seed: u64, stop: &AtomicBool) -> Result<Writer> {
     while !stop.load(Ordering::Relaxed) {
         writer.run_for(Duration::from_millis(50))?;
     }
-    writer.run_till(500, PATIENCE)?;
-    writer.settle(PATIENCE)?;
+    writer.run_till(500, TIMEOUT)?;
+    writer.settle(TIMEOUT)?;
     Ok(writer)
 }
 
@@ -251,7 +251,7 @@ fn reload(target: &mut Target, site: &Site, extra: bool) -> Result<()> {
     let reloaded = |line: &str| line.contains("reloaded");
     target
         .process
-        .wait_for_after(mark, reloaded, PATIENCE)
+        .wait_for_after(mark, reloaded, TIMEOUT)
         .context("waiting for the reload")?;
     Ok(())
 }

@@ -14,7 +14,7 @@ use lab::{Address, Image, Lab, Options, Request, Target, eventually, needs};
 use nix::sys::signal::Signal;
 
 const ADDRESS: Address = Address::new(7, 3);
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The sector that is written.
 const LBA: u64 = 100;
 
@@ -54,7 +54,7 @@ fn after_a_stall(more: &str) -> Result<Vec<u8>> {
 
     stalled.process.signal(Signal::SIGSTOP)?;
     let state = format!("/proc/{}/stat", stalled.process.pid());
-    eventually("it stands still", PATIENCE, || {
+    eventually("it stands still", TIMEOUT, || {
         Ok(std::fs::read_to_string(&state)?.contains(") T "))
     })?;
     let old = pattern(LBA, *b"is old!!");

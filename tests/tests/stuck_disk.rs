@@ -22,7 +22,7 @@ const NEEDS: [Need; 3] = [
     Need::File("/dev/fuse"),
     Need::File("/dev/loop-control"),
 ];
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// When to ask again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -188,7 +188,7 @@ impl Served {
     /// Writes the first sectors. Asks again, as initiators do: a target that a busy machine lets get to a write late leaves it to the next copy.
     fn write(&self) -> Result<()> {
         const TAG: u32 = 0x5000_0000;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while Instant::now() < deadline {
             self.send(ata::WRITE_EXT, 0, 2, &[9; 2 * SECTOR], TAG)?;
             let again = Instant::now() + AGAIN;
@@ -256,7 +256,7 @@ impl Served {
 
     /// Until the disk holds requests back.
     fn wait_until_held(&self, first: u64) -> Result<u64> {
-        let (deadline, mut round) = (Instant::now() + PATIENCE, first);
+        let (deadline, mut round) = (Instant::now() + TIMEOUT, first);
         while self.disk.switches().held.load(Ordering::Relaxed) == 0 {
             ensure!(Instant::now() < deadline, "the disk was asked for nothing");
             self.load(round)?;
@@ -309,7 +309,7 @@ fn costs_its_own_export_only(
     // The disk answers again: so does its export, and the target stops as ever.
     pick(served.disk.switches()).store(false, Ordering::Relaxed);
     ensure!(served.lab.open(0)?.find(STUCK)?.read(0, 1)?.len() == SECTOR);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while served.dirty_seconds(STUCK)? > 0.0 {
         ensure!(Instant::now() < deadline, "what was written stays uncommitted");
         std::thread::sleep(PAUSE);
@@ -334,7 +334,7 @@ fn a_direct_write_to_a_disk_that_has_just_stopped_keeps_no_worker() -> Result<()
     let switches = served.disk.switches();
     switches.writes_hang.store(true, Ordering::Relaxed);
     sync = Process::spawn(&served.lab.target, "sync", &[&path])?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while switches.held.load(Ordering::Relaxed) == 0 {
         ensure!(Instant::now() < deadline, "the journal was not written");
         std::thread::sleep(Duration::from_millis(1));
@@ -352,7 +352,7 @@ fn a_direct_write_to_a_disk_that_has_just_stopped_keeps_no_worker() -> Result<()
             .with_context(|| format!("write {round}"))?;
     }
     switches.writes_hang.store(false, Ordering::Relaxed);
-    ensure!(sync.wait(PATIENCE)?.success());
+    ensure!(sync.wait(TIMEOUT)?.success());
     served.target.process.stop()?;
     Ok(())
 }
@@ -383,7 +383,7 @@ fn a_direct_read_beside_an_fsync_that_hangs_keeps_no_worker() -> Result<()> {
         ];
         other = Process::spawn(&served.lab.target, "dd", &words)?;
         // Reads are answered all the time: the disk is taken to be well.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         for tag in 0x3000_0000.. {
             ensure!(Instant::now() < deadline, "the disk was asked for nothing");
             if switches.held.load(Ordering::Relaxed) > 0 {
@@ -399,7 +399,7 @@ fn a_direct_read_beside_an_fsync_that_hangs_keeps_no_worker() -> Result<()> {
             answers.with_context(|| format!("{system:?}, read {round}"))?;
         }
         served.disk.switches().writes_hang.store(false, Ordering::Relaxed);
-        ensure!(other.wait(PATIENCE)?.success());
+        ensure!(other.wait(TIMEOUT)?.success());
         served.target.process.stop()?;
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use lab::capture::Capture;
 use lab::image::stamp;
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::needs::Need;
 use lab::{Address, Image, Initiator, Lab, Options, Target, needs};
 
@@ -165,7 +165,7 @@ fn every_vector_holds_over_a_real_link() -> Result<()> {
 
 /// The next frame that `wanted` accepts.
 fn next(initiator: &Initiator, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let frame = initiator.receive(left)?.context("nothing came")?;

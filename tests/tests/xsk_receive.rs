@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use aoe_common::Mac;
 use aoe_common::rules::stamp_ns;
-use lab::initiator::PATIENCE;
+use lab::initiator::TIMEOUT;
 use lab::namespace::{self, index_of, veth};
 use lab::needs;
 use lab::needs::Need;
@@ -73,7 +73,7 @@ impl Pair {
 
     /// The next frame, asleep until it comes.
     fn next(&mut self) -> Frame {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some(frame) = self.target.receive() {
                 return frame;
@@ -345,7 +345,7 @@ fn a_sleeper_wakes_when_a_frame_arrives_and_not_before() -> Result<()> {
     assert!(!sleep_until_readable(&pair.target, Duration::from_millis(50)));
     assert!(!pair.target.is_readable());
     pair.request(&request(1, 60));
-    assert!(sleep_until_readable(&pair.target, PATIENCE));
+    assert!(sleep_until_readable(&pair.target, TIMEOUT));
     assert!(pair.target.is_readable());
     let frame = pair.target.receive().expect("it is there");
     pair.target.free(frame);
@@ -396,7 +396,7 @@ fn a_socket_and_its_frames_move_to_the_thread_of_a_worker() -> Result<()> {
     let mut frame = initiator.allocate(60).unwrap();
     initiator.pieces_mut(&mut frame)[0].copy_from_slice(&request(7, 60));
     let worker = std::thread::spawn(move || {
-        assert!(sleep_until_readable(&target, PATIENCE));
+        assert!(sleep_until_readable(&target, TIMEOUT));
         let frame = target.receive().expect("it is there");
         (target, frame)
     });

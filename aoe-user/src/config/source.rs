@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 /// Largest config file that is read: some 30 000 exports. The oddest text of this length takes a second or two to refuse.
 const MAX_BYTES: u64 = 4 << 20;
 /// How long a pipe may take to give all of a config.
-const PIPE_PATIENCE: Duration = Duration::from_secs(2);
+const PIPE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A file's text, with an index of its lines.
 #[derive(PartialEq, Eq)]
@@ -106,7 +106,7 @@ fn read_some(file: &File, bytes: &mut Vec<u8>) -> io::Result<bool> {
 }
 
 fn read_pipe(file: &File, bytes: &mut Vec<u8>) -> io::Result<()> {
-    let end = Instant::now() + PIPE_PATIENCE;
+    let end = Instant::now() + PIPE_TIMEOUT;
     while !read_some(file, bytes)? {
         let left = end.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).unwrap_or_default();
@@ -114,7 +114,7 @@ fn read_pipe(file: &File, bytes: &mut Vec<u8>) -> io::Result<()> {
         if left.is_zero() || poll(&mut wanted, Some(&timeout))? == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("it is a pipe, and its writer did not finish within {PIPE_PATIENCE:?}"),
+                format!("it is a pipe, and its writer did not finish within {PIPE_TIMEOUT:?}"),
             ));
         }
     }

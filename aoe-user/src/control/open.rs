@@ -28,7 +28,7 @@ use crate::target::{Address, DynStateStore, Export, Gateway, Identity, Options, 
 /// How often a store that goes is looked at meanwhile.
 const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(2);
 /// How long a filter's rules wait for a mask that a stuck worker keeps.
-const MASK_PATIENCE: Duration = Duration::from_millis(2);
+const MASK_TIMEOUT: Duration = Duration::from_millis(2);
 
 /// An open export, under one configuration.
 #[derive(Debug)]
@@ -319,7 +319,7 @@ impl Served {
     fn allowed(&self) -> Option<AllowList> {
         self.lists.allow.clone().or_else(|| {
             let mut mask = self.mask.lock();
-            let end = Instant::now() + MASK_PATIENCE;
+            let end = Instant::now() + MASK_TIMEOUT;
             loop {
                 if let Some(now) = self.export.try_visible_to() {
                     *mask = now;

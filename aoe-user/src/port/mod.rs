@@ -47,7 +47,7 @@ pub(crate) use worker::Drain;
 use worker::{Worker, WorkerCommand};
 
 /// How long a worker may take to show that its frames get out; one that cannot takes a second.
-const PROOF_PATIENCE: Duration = Duration::from_secs(3);
+const PROOF_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where no mode is left.
 const ASKED_FOR: &str = ", and this mode was asked for: try `mode = \"auto\"`";
@@ -340,7 +340,7 @@ impl Port {
         let mut all = true;
         for _ in &self.workers {
             // A worker that waits for a disk answers later.
-            all &= answers.recv_timeout(PROOF_PATIENCE).unwrap_or(Ok(false))?;
+            all &= answers.recv_timeout(PROOF_TIMEOUT).unwrap_or(Ok(false))?;
         }
         Ok(all)
     }

@@ -29,7 +29,7 @@ use crate::host::has_carrier;
 use crate::xsk::Socket;
 
 /// How long a frame may take to get out. A driver that works takes microseconds; one whose link is just coming up, milliseconds.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// How often to look.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// "Local experimental EtherType 1" of IEEE 802: no protocol's.
@@ -178,7 +178,7 @@ pub(super) fn sends(nic: &Nic, obtained: Obtained, sockets: &mut [Socket]) -> Re
         }
         socket.transmit(frame);
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         sockets.iter_mut().for_each(Socket::kick);
         if sockets.iter().all(|socket| socket.chunk_counts().tx == 0) {

@@ -28,7 +28,7 @@ const ROUNDS: usize = 11;
 const CACHE_LINE: usize = 64;
 const PAGE: usize = 4096;
 /// How long frames may be under way.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -186,7 +186,7 @@ impl Bench {
         let started = Instant::now();
         while self.socket.chunk_counts().tx != 0 {
             self.socket.kick();
-            if started.elapsed() > PATIENCE {
+            if started.elapsed() > TIMEOUT {
                 return Err("frames are still under way after 10 s: is the interface up?".into());
             }
         }

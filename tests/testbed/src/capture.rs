@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::frame::{Address, Request};
-use crate::initiator::{Initiator, PATIENCE};
+use crate::initiator::{Initiator, TIMEOUT};
 use crate::net::Namespace;
 use crate::packages;
 use crate::process::Process;
@@ -40,7 +40,7 @@ impl Capture {
         let filter = "ether proto 0x88a2 or (vlan and ether proto 0x88a2)";
         let args = ["-q", "-P", "-B", "64", "-i", interface, "-w", file, "-f", filter];
         let mut process = Process::spawn(namespace, "dumpcap", &args)?;
-        process.wait_for("File:", PATIENCE)?;
+        process.wait_for("File:", TIMEOUT)?;
         Ok(Capture {
             process,
             directory,
@@ -56,14 +56,14 @@ impl Capture {
         let last = last_frame(self.sender.mac());
         self.sender.send(&last)?;
         let file = self.directory.path().join("capture.pcap");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         // The file may end in the middle of a frame while it is written.
         while !frames(&file).is_ok_and(|frames| frames.contains(&last)) {
             ensure!(Instant::now() < deadline, "the last frame was not captured");
             std::thread::sleep(Duration::from_millis(20));
         }
         self.process.signal(Signal::SIGINT)?;
-        self.process.wait(PATIENCE)?;
+        self.process.wait(TIMEOUT)?;
         let log = self.process.log();
         // "Packets received/dropped on interface 'eth0': 12/0 (pcap:0/…"
         let counts = log

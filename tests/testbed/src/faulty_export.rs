@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::frame::ata;
 use crate::image::pattern;
-use crate::initiator::PATIENCE;
+use crate::initiator::TIMEOUT;
 use crate::{Address, Initiator, Lab, Namespace, Options, Reply, Target};
 
 /// What is served.
@@ -106,11 +106,11 @@ pub fn lba(reply: &Reply) -> u64 {
 /// Asks until the answer is good: a fault may outlast its cause by one report, not for ever.
 ///
 /// # Errors
-/// When it stays bad for [`PATIENCE`].
+/// When it stays bad for [`TIMEOUT`].
 pub fn recovers(what: &str, ask: impl Fn() -> Result<Reply>) -> Result<()> {
     let mut seen = Vec::new();
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < TIMEOUT {
         let reply = ask()?;
         if registers(&reply) == GOOD {
             return Ok(());
@@ -130,7 +130,7 @@ pub fn recovers(what: &str, ask: impl Fn() -> Result<Reply>) -> Result<()> {
 pub fn logged(target: &mut Target, file: &Path, cause: &str) -> Result<()> {
     let name = file.to_str().context("odd path")?.to_owned();
     let is_it = |line: &str| line.contains(&name) && line.contains(cause) && line.contains("sector");
-    let found = target.process.wait_for_after(0, is_it, PATIENCE);
+    let found = target.process.wait_for_after(0, is_it, TIMEOUT);
     found.with_context(|| format!("no line has {name}, {cause:?} and the sector"))?;
     ensure!(
         target.process.log().lines().count() < 100,

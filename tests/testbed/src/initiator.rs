@@ -16,7 +16,7 @@ use crate::frame::{Address, Identity, Reply, Request, ata};
 use crate::net::Namespace;
 
 /// Longest wait for an answer that must come; generous, the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait before a request is sent again.
 const LOST: Duration = Duration::from_secs(3);
 /// How long to wait before a query that may have come too early is sent again.
@@ -139,9 +139,9 @@ impl Initiator {
     /// Waits for the advertisement of an export, which nobody asked for.
     ///
     /// # Errors
-    /// When none that `wanted` accepts comes within [`PATIENCE`].
+    /// When none that `wanted` accepts comes within [`TIMEOUT`].
     pub fn advertisement(&self, wanted: impl Fn(&Reply) -> bool) -> Result<Reply> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let reply = self.reply_to(0, left)?.context("no advertisement")?;
@@ -167,7 +167,7 @@ impl Initiator {
     /// When none comes, or it is malformed.
     pub fn ask(&self, mut request: Request) -> Result<Reply> {
         self.fill(&mut request);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         // As initiators do: a write that the machine was too busy to look at in time is dropped.
         while Instant::now() < deadline {
             self.send(&request.bytes())?;
@@ -182,7 +182,7 @@ impl Initiator {
             );
             return Ok(reply);
         }
-        bail!("no answer within {PATIENCE:?} to {request:?}")
+        bail!("no answer within {TIMEOUT:?} to {request:?}")
     }
 
     /// Sends a request and returns every answer to its tag. None is silence, told by order and not by time: `witness`
@@ -209,13 +209,13 @@ impl Initiator {
     /// Broadcasts a config query and returns all answers, once there are this many; more are among them.
     ///
     /// # Errors
-    /// When there are not so many within [`PATIENCE`], or one is malformed.
+    /// When there are not so many within [`TIMEOUT`], or one is malformed.
     pub fn discover(&self, address: Address, expected: usize) -> Result<Vec<Reply>> {
         let mut query = Request::query(Mac::BROADCAST, address, 0, b"");
         self.fill(&mut query);
         self.send(&query.bytes())?;
         let mut replies = Vec::new();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while replies.len() < expected {
             let left = deadline.saturating_duration_since(Instant::now());
             let reply = self.reply_to(query.tag, left)?;
@@ -234,9 +234,9 @@ impl Initiator {
     /// Asks till an export at this address answers, and gives a handle to it.
     ///
     /// # Errors
-    /// When it does not within [`PATIENCE`].
+    /// When it does not within [`TIMEOUT`].
     pub fn find(&self, address: Address) -> Result<Disk<'_>> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while Instant::now() < deadline {
             let mut query = Request::query(Mac::BROADCAST, address, 0, b"");
             self.fill(&mut query);
@@ -370,7 +370,7 @@ impl Disk<'_> {
     /// link with several queues: of its queue). An error is an answer.
     ///
     /// # Errors
-    /// When the export does not answer within [`PATIENCE`].
+    /// When the export does not answer within [`TIMEOUT`].
     pub fn barrier(&self) -> Result<Vec<Vec<u8>>> {
         let flush = Request::ata(self.mac, self.address, ata::FLUSH_EXT, 0, 0, &[]);
         self.behind(vec![flush, self.question()])
@@ -386,7 +386,7 @@ impl Disk<'_> {
         for mut request in requests {
             self.initiator.fill(&mut request);
             self.initiator.send(&request.bytes())?;
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + TIMEOUT;
             loop {
                 let left = deadline.saturating_duration_since(Instant::now());
                 let frame = self.initiator.receive(left)?.with_context(|| {

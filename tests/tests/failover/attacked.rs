@@ -29,10 +29,10 @@ impl Trial {
     fn goes_on(&mut self, after: &str) -> Result<()> {
         self.writer.longest_wait = Duration::ZERO;
         self.writer
-            .run_till(200, PATIENCE)
+            .run_till(200, TIMEOUT)
             .with_context(|| self.log(after))?;
         println!("{after}: the longest wait was {:.1?}", self.writer.longest_wait);
-        self.writer.settle(PATIENCE)?;
+        self.writer.settle(TIMEOUT)?;
         self.writer
             .judge_by_reading()?
             .nothing_lost()
@@ -47,7 +47,7 @@ impl Trial {
     /// The gateway that is active, and the other one.
     fn roles(&self) -> Result<(usize, usize)> {
         let mut active = None;
-        eventually("one gateway that is active", PATIENCE, || {
+        eventually("one gateway that is active", TIMEOUT, || {
             let roles: Vec<String> = self
                 .gateways
                 .iter()
@@ -71,7 +71,7 @@ impl Trial {
         self.gateways[number] = self.site.start(number)?;
         let target = &self.gateways[number];
         wait_for_role(target, "standby")?;
-        eventually("the other one heard", PATIENCE, || Ok(role(target)?.1.is_empty()))
+        eventually("the other one heard", TIMEOUT, || Ok(role(target)?.1.is_empty()))
     }
 }
 
@@ -88,7 +88,7 @@ fn whatever_is_done_to_two_gateways_loses_nothing() -> Result<()> {
     let quiet = |line: &str| line.contains("answering in a moment");
     trial.gateways[standby]
         .process
-        .wait_for_after(mark, quiet, PATIENCE)?;
+        .wait_for_after(mark, quiet, TIMEOUT)?;
     trial.gateways[standby].process.kill()?;
     for number in [active, standby] {
         trial.gateways[number] = trial.site.start(number)?;
@@ -110,7 +110,7 @@ fn whatever_is_done_to_two_gateways_loses_nothing() -> Result<()> {
     let (active, standby) = trial.roles()?;
     for number in [standby, active, standby, active] {
         let _ = trial.gateways[number].ask(&["failover", "take", "san1"])?;
-        trial.writer.run_till(20, PATIENCE)?;
+        trial.writer.run_till(20, TIMEOUT)?;
     }
     trial.goes_on("moved to and fro")?;
     trial.renew(standby)?;

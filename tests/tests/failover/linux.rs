@@ -210,7 +210,7 @@ fn linux_loses_nothing_whatever_happens_to_the_active_gateway() -> Result<()> {
         || {
             signal(Signal::SIGCONT)?;
             let is_over = |line: &str| line.contains("standing by");
-            b.process.wait_for_after(mark, is_over, PATIENCE).map(drop)
+            b.process.wait_for_after(mark, is_over, TIMEOUT).map(drop)
         },
     )?;
     // A gateway that lost the group leaves it alone for a minute; a new one does not.
@@ -243,9 +243,7 @@ fn linux_loses_nothing_whatever_happens_to_the_active_gateway() -> Result<()> {
 fn standby(site: &Site, number: usize) -> Result<Target> {
     let target = site.start(number)?;
     wait_for_role(&target, "standby")?;
-    eventually("the other one heard", PATIENCE, || {
-        Ok(role(&target)?.1.is_empty())
-    })?;
+    eventually("the other one heard", TIMEOUT, || Ok(role(&target)?.1.is_empty()))?;
     Ok(target)
 }
 
@@ -260,7 +258,7 @@ fn loses_ceph(trial: &mut Trial<'_>, mut first: Target, second: &Target) -> Resu
         || {
             net.connect_ceph(0, true)?;
             let is_over = |line: &str| line.contains("standing by");
-            first.process.wait_for_after(mark, is_over, PATIENCE).map(drop)
+            first.process.wait_for_after(mark, is_over, TIMEOUT).map(drop)
         },
     )?;
     ensure!(

@@ -16,7 +16,7 @@ use lab::writer::Writer;
 use lab::{Target, eventually, needs};
 use nix::sys::signal::Signal;
 
-use site::{ADDRESS, Net, PATIENCE, Site, role, stop, wait_for_role};
+use site::{ADDRESS, Net, Site, TIMEOUT, role, stop, wait_for_role};
 
 /// Subcommands of Query Config.
 const READ: u8 = 0;
@@ -29,7 +29,7 @@ fn a_gateway_that_dies_or_goes_is_followed_by_the_other() -> Result<()> {
     let mut first = site.start(0)?;
     wait_for_role(&first, "active")?;
     let mut writer = site.net.writer()?;
-    writer.run_till(200, PATIENCE)?;
+    writer.run_till(200, TIMEOUT)?;
     let initiator = site.net.initiator()?;
     let disk = initiator.find(ADDRESS)?;
     ensure!(
@@ -47,7 +47,7 @@ fn a_gateway_that_dies_or_goes_is_followed_by_the_other() -> Result<()> {
     let second = site.start(1)?;
     wait_for_role(&second, "standby")?;
     ensure!(initiator.discover(ADDRESS, 1)?.len() == 1);
-    writer.run_till(500, PATIENCE)?;
+    writer.run_till(500, TIMEOUT)?;
     ensure!(role(&second)?.0 == "standby" && role(&first)?.0 == "active");
     let heard = heard.stop()?;
     let frames = heard.frames()?;
@@ -64,12 +64,12 @@ fn a_gateway_that_dies_or_goes_is_followed_by_the_other() -> Result<()> {
     // Killed.
     first.process.kill()?;
     writer.longest_wait = Duration::ZERO;
-    writer.run_till(500, PATIENCE)?;
+    writer.run_till(500, TIMEOUT)?;
     println!("killed: the longest wait was {:?}", writer.longest_wait);
     ensure!(role(&second)?.0 == "active");
     let reply = disk.query(READ, b"")?.context("no answer")?;
     ensure!(reply.config().2 == b"kept with the image", "{reply:?}");
-    writer.settle(PATIENCE)?;
+    writer.settle(TIMEOUT)?;
     writer.judge_by_reading()?.nothing_lost()?;
 
     // An orderly end hands over.
@@ -77,7 +77,7 @@ fn a_gateway_that_dies_or_goes_is_followed_by_the_other() -> Result<()> {
     wait_for_role(&first, "standby")?;
     stop(second)?;
     writer.longest_wait = Duration::ZERO;
-    writer.run_till(500, PATIENCE)?;
+    writer.run_till(500, TIMEOUT)?;
     println!("ended: the longest wait was {:?}", writer.longest_wait);
 
     moved_by_the_operator(&site, &mut writer, &first)
@@ -93,20 +93,20 @@ fn moved_by_the_operator(site: &Site, writer: &mut Writer, first: &Target) -> Re
         "{}",
         String::from_utf8_lossy(&taken.stderr)
     );
-    writer.run_till(300, PATIENCE)?;
+    writer.run_till(300, TIMEOUT)?;
     wait_for_role(first, "standby")?;
     ensure!(role(&second)?.0 == "active");
-    eventually("a card without the address", PATIENCE, || {
+    eventually("a card without the address", TIMEOUT, || {
         Ok(!site.takes_group_address(0)?)
     })?;
     ensure!(site.takes_group_address(1)?);
     let back = first.ask(&["failover", "take", "san1"])?;
     ensure!(back.status.success(), "{}", String::from_utf8_lossy(&back.stderr));
-    writer.run_till(300, PATIENCE)?;
+    writer.run_till(300, TIMEOUT)?;
     let released = first.ask(&["failover", "release", "san1"])?;
     ensure!(released.status.success());
     ensure!(role(first)?.0 == "standby");
-    writer.settle(PATIENCE)?;
+    writer.settle(TIMEOUT)?;
     writer.judge_by_reading()?.nothing_lost()
 }
 
@@ -119,40 +119,40 @@ fn a_gateway_that_hangs_or_loses_ceph_is_shut_out_and_answers_nobody_afterwards(
     let mut second = site.start(1)?;
     wait_for_role(&second, "standby")?;
     let mut writer = site.net.writer()?;
-    writer.run_till(200, PATIENCE)?;
+    writer.run_till(200, TIMEOUT)?;
 
     // It hangs with writes under way, and wakes up when the other one has long been writing.
     first.process.signal(Signal::SIGSTOP)?;
-    writer.run_till(500, PATIENCE)?;
+    writer.run_till(500, TIMEOUT)?;
     ensure!(role(&second)?.0 == "active");
     let mark = first.process.mark();
     first.process.signal(Signal::SIGCONT)?;
-    writer.run_till(500, PATIENCE)?;
+    writer.run_till(500, TIMEOUT)?;
     first
         .process
-        .wait_for_after(mark, |line| line.contains("standing by"), PATIENCE)?;
+        .wait_for_after(mark, |line| line.contains("standing by"), TIMEOUT)?;
     ensure!(role(&second)?.0 == "active", "it stays where it is");
-    writer.settle(PATIENCE)?;
+    writer.settle(TIMEOUT)?;
     writer.judge_by_reading()?.nothing_lost()?;
 
     // It loses Ceph and keeps the network of the initiators, with writes inside librbd; Ceph comes back when they are old.
     first.process.kill()?;
     let first = site.start(0)?;
     wait_for_role(&first, "standby")?;
-    writer.run_till(100, PATIENCE)?;
+    writer.run_till(100, TIMEOUT)?;
     site.net.connect_ceph(1, false)?;
     writer.longest_wait = Duration::ZERO;
-    writer.run_till(2000, PATIENCE)?;
+    writer.run_till(2000, TIMEOUT)?;
     println!("without Ceph: the longest wait was {:?}", writer.longest_wait);
     ensure!(role(&first)?.0 == "active");
     let mark = second.process.mark();
     site.net.connect_ceph(1, true)?;
     second
         .process
-        .wait_for_after(mark, |line| line.contains("standing by"), PATIENCE)?;
-    writer.run_till(500, PATIENCE)?;
+        .wait_for_after(mark, |line| line.contains("standing by"), TIMEOUT)?;
+    writer.run_till(500, TIMEOUT)?;
     ensure!(role(&first)?.0 == "active");
-    writer.settle(PATIENCE)?;
+    writer.settle(TIMEOUT)?;
     writer.judge_by_reading()?.nothing_lost()
 }
 
@@ -169,13 +169,13 @@ fn gateways_that_do_not_hear_each_other_take_the_image_once_and_not_in_turns() -
     let first = site.start(0)?;
     wait_for_role(&first, "active")?;
     let mut writer = site.net.writer()?;
-    writer.run_till(200, PATIENCE)?;
+    writer.run_till(200, TIMEOUT)?;
     let second = site.start(1)?;
     wait_for_role(&second, "active")?;
     wait_for_role(&first, "standby")?;
     let (_, reason) = role(&first)?;
     ensure!(!reason.is_empty());
-    writer.run_till(1000, PATIENCE)?;
+    writer.run_till(1000, TIMEOUT)?;
     // The first one leaves it to the second for a minute.
     let held = first.ask(&["failover", "status", "--columns", "group,role,held"])?;
     let held = String::from_utf8_lossy(&held.stdout).into_owned();
@@ -190,12 +190,12 @@ fn gateways_that_do_not_hear_each_other_take_the_image_once_and_not_in_turns() -
             .ip(&format!("link set {name} type bridge_slave isolated off"))?;
     }
     wait_for_role(&first, "standby")?;
-    eventually("the other one heard", PATIENCE, || Ok(role(&first)?.1.is_empty()))?;
+    eventually("the other one heard", TIMEOUT, || Ok(role(&first)?.1.is_empty()))?;
     site.net.connect_initiators(1, false)?;
-    writer.run_till(500, PATIENCE)?;
+    writer.run_till(500, TIMEOUT)?;
     ensure!(role(&first)?.0 == "active");
     wait_for_role(&second, "standby")?;
-    writer.settle(PATIENCE)?;
+    writer.settle(TIMEOUT)?;
     writer.judge_by_reading()?.nothing_lost()
 }
 
@@ -237,23 +237,23 @@ fn a_program_can_take_the_part_of_the_lock() -> Result<()> {
     let second = start(1)?;
     wait_for_role(&second, "standby")?;
     let mut writer = net.writer()?;
-    writer.run_till(300, PATIENCE)?;
+    writer.run_till(300, TIMEOUT)?;
     let refused = second.ask(&["failover", "take", "san1"])?;
     ensure!(!refused.status.success());
     ensure!(
         String::from_utf8_lossy(&refused.stderr).contains("it is in other hands"),
         "{refused:?}"
     );
-    writer.run_till(300, PATIENCE)?;
+    writer.run_till(300, TIMEOUT)?;
     first.process.kill()?;
-    writer.run_till(300, PATIENCE)?;
+    writer.run_till(300, TIMEOUT)?;
     ensure!(role(&second)?.0 == "active");
     // Somebody else has taken the storage away.
     fs::write(shared.path().join("owner"), "1")?;
     wait_for_role(&second, "standby")?;
     fs::remove_file(shared.path().join("owner"))?;
     let first = start(0)?;
-    writer.run_till(300, PATIENCE)?;
+    writer.run_till(300, TIMEOUT)?;
     ensure!(role(&first)?.0 == "active");
     stop(first)?;
     ensure!(

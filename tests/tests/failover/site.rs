@@ -16,7 +16,7 @@ pub(super) const ADDRESS: Address = Address::new(1, 1);
 /// What the group is served under.
 pub(super) const GROUP: Mac = Mac([2, 0x78, 0x62, 0, 0, 1]);
 /// Long enough for a busy machine; a take-over takes some four seconds.
-pub(super) const PATIENCE: Duration = Duration::from_secs(90);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(90);
 /// Sectors that are written to.
 pub(super) const SECTORS: u64 = 1024;
 
@@ -232,7 +232,7 @@ pub(super) fn role(target: &Target) -> Result<(String, String)> {
 
 /// Waits until a gateway does this for the group.
 pub(super) fn wait_for_role(target: &Target, wanted: &str) -> Result<()> {
-    eventually(&format!("a gateway that is {wanted}"), PATIENCE, || {
+    eventually(&format!("a gateway that is {wanted}"), TIMEOUT, || {
         // Its socket may not be there yet.
         Ok(role(target).is_ok_and(|(role, _)| role == wanted))
     })

@@ -9,7 +9,7 @@ use lab::frame::ata;
 use lab::image::pattern;
 use lab::{Lab, Options, Reply, Request, eventually, needs};
 
-use super::{HUNG, PATIENCE, Served};
+use super::{HUNG, Served, TIMEOUT};
 
 /// Sectors of a write: a whole block of the disk, of which no part has to be read first.
 const SECTORS: u8 = 8;
@@ -26,7 +26,7 @@ impl Served {
         let initiator = self.lab.open(0)?;
         let start = Instant::now();
         loop {
-            ensure!(start.elapsed() < PATIENCE, "it does not come to that");
+            ensure!(start.elapsed() < TIMEOUT, "it does not come to that");
             let mac = lab::link::target_mac(0);
             let mut write = Request::ata(mac, HUNG, ata::WRITE_EXT, lba, SECTORS, &sectors(lba, word));
             (write.src, write.tag) = (initiator.mac(), TAG + lba as u32);
@@ -68,7 +68,7 @@ fn what_a_closed_port_has_left_at_the_disk_lands_before_what_is_written_later() 
     let process = &mut served.target.process;
     let mark = process.mark();
     served.lab.target.ip("link set eth0 mtu 8000")?;
-    process.wait_for_after(mark, |line| line.contains("e1.2 ready"), PATIENCE)?;
+    process.wait_for_after(mark, |line| line.contains("e1.2 ready"), TIMEOUT)?;
     // Taken up by the new worker, since it answers what comes behind it.
     let turns = std::cell::Cell::new(0);
     let taken_up = || {
@@ -82,7 +82,7 @@ fn what_a_closed_port_has_left_at_the_disk_lands_before_what_is_written_later() 
     ensure!(served.disk.waiting() == 1, "it has been begun");
     served.disk.switches().writes_hang.store(false, Ordering::Relaxed);
     ensure!(served.write_until(8, *b"is newer", || false)?);
-    eventually("the disk has answered all", PATIENCE, || {
+    eventually("the disk has answered all", TIMEOUT, || {
         Ok(served.disk.waiting() == 0)
     })?;
     let found = served.lab.open(0)?.find(HUNG)?.read(8, SECTORS)?;

@@ -15,7 +15,7 @@ use lab::image::{SECTOR, stamp};
 use lab::{Address, Request, needs};
 use nix::sys::signal::Signal;
 
-use super::{HUNG, NEEDS, PATIENCE, Served};
+use super::{HUNG, NEEDS, Served, TIMEOUT};
 
 /// On the second disk.
 const OTHER: Address = Address::new(1, 3);
@@ -67,7 +67,7 @@ impl Served {
         let mark = self.target.process.mark();
         self.target.process.signal(Signal::SIGUSR1)?;
         let told = |line: &str| line.contains("exports are open");
-        self.target.process.wait_for_after(mark, told, PATIENCE)?;
+        self.target.process.wait_for_after(mark, told, TIMEOUT)?;
         Ok(())
     }
 }
@@ -137,7 +137,7 @@ fn an_export_that_is_taken_away_and_put_back_while_its_disk_hangs_is_served_when
             for exports in [&[healthy.clone()][..], &[hung.clone(), healthy.clone()]] {
                 let mark = served.reload(store, exports)?;
                 let told = |line: &str| line.contains("was reloaded");
-                served.target.process.wait_for_after(mark, told, PATIENCE)?;
+                served.target.process.wait_for_after(mark, told, TIMEOUT)?;
                 served
                     .healthy_reads()
                     .with_context(|| served.target.process.threads())?;
@@ -191,7 +191,7 @@ fn an_image_whose_file_system_does_not_answer_is_looked_for_by_nobody_who_has_ot
         (3, mounted.path("far/image")),
     ];
     served.reload("mmap", &exports)?;
-    lab::eventually("the disk is asked", PATIENCE, || Ok(disk.waiting() > 0))?;
+    lab::eventually("the disk is asked", TIMEOUT, || Ok(disk.waiting() > 0))?;
     served.healthy_reads()?;
     served.reads(HUNG)?;
     served.is_answered().context("control waits for the disk")?;

@@ -12,7 +12,7 @@ use lab::needs::Need;
 use lab::{Address, Image, Lab, Options, Reply, Request, Target, eventually, needs};
 
 use super::load::source;
-use super::{NEEDS, PATIENCE, Served, Site, bad};
+use super::{NEEDS, Served, Site, TIMEOUT, bad};
 
 /// READ VERIFY EXT.
 const VERIFY: u8 = 0x42;
@@ -50,7 +50,7 @@ fn verifies_of_what_is_in_memory_leave_their_part_to_others() -> Result<()> {
         let begin = Instant::now();
         initiator.find(bad(0))?.read(9, 1)?;
         ensure!(
-            begin.elapsed() < PATIENCE / 6,
+            begin.elapsed() < TIMEOUT / 6,
             "the verified export itself: {:?}",
             begin.elapsed()
         );
@@ -117,7 +117,7 @@ fn forge(lab: &Lab, a_second: u32, is_over: impl Fn() -> bool) -> Result<()> {
 /// Waits until nobody is advertised to any more.
 fn is_quiet(lab: &Lab) -> Result<()> {
     let mut last = received(lab)?;
-    eventually("the target is quiet", PATIENCE, || {
+    eventually("the target is quiet", TIMEOUT, || {
         std::thread::sleep(Duration::from_millis(1500));
         let now = received(lab)?;
         Ok(std::mem::replace(&mut last, now) == now)
@@ -132,7 +132,7 @@ fn discovered(lab: &Lab, over: &AtomicBool) -> Result<HashSet<(u16, u8)>> {
     (query.src, query.tag) = (client, 0x0700_0000);
     initiator.send(&query.bytes())?;
     let (mut seen, begin) = (HashSet::new(), Instant::now());
-    while seen.len() < EXPORTS as usize && begin.elapsed() < PATIENCE {
+    while seen.len() < EXPORTS as usize && begin.elapsed() < TIMEOUT {
         if let Some(frame) = initiator.receive(Duration::from_millis(100))?
             && let Ok(reply) = Reply::parse(&frame)
             && [client, Mac::BROADCAST].contains(&reply.dst)

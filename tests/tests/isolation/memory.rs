@@ -10,7 +10,7 @@ use lab::faulty_export::{Mounted, cold};
 use lab::{Lab, eventually, needs};
 
 use super::load::{Ask, OUTSTANDING, SOURCES};
-use super::{NEEDS, PATIENCE, Served, Site};
+use super::{NEEDS, Served, Site, TIMEOUT};
 
 /// Presses on a disk that needs so long for each request, and looks at the other export after that.
 fn on_a_slow_disk(site: Site, kind: Ask, request_us: u64) -> Result<()> {
@@ -72,7 +72,7 @@ fn on_a_stuck_disk(mut served: Served, kind: Ask, each: usize) -> Result<()> {
         if salt > 1 {
             return Ok(());
         }
-        eventually("the disk is asked for something", PATIENCE, || {
+        eventually("the disk is asked for something", TIMEOUT, || {
             Ok(served.disk.waiting() > 0)
         })
     })?;

@@ -69,7 +69,7 @@ fn a_persistent_copy_outlives_boots_and_a_restart_of_the_host() -> Result<()> {
     target.process.wait_for_after(
         0,
         |line| line.contains("was made on another golden image"),
-        PATIENCE,
+        TIMEOUT,
     )?;
     ensure!(pc.hears_nothing()?);
     let row = told(&target, "pc17")?.context("pc17")?;

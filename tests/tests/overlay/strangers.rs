@@ -32,7 +32,7 @@ fn strangers_are_refused_or_bounded_and_a_reload_names_them() -> Result<()> {
     ensure!(third.ask_once(&Machine::query(0x8000_0042), AGAIN)?.is_none());
     target
         .process
-        .wait_for_after(0, |line| line.contains("unknown_max"), PATIENCE)?;
+        .wait_for_after(0, |line| line.contains("unknown_max"), TIMEOUT)?;
     ensure!(third.ask_once(&Machine::query(0x8000_0042), AGAIN)?.is_none());
     ensure!(told(&target, "02:00:00:ae:00:0a")?.is_none());
     Ok(())

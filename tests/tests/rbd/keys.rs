@@ -8,19 +8,19 @@ fn a_client_with_the_rights_of_the_book_serves_images_of_its_pool_and_no_others(
     let site = Site::on(Ceph::start_with_keys)?;
     let mut target = site.ready("eth0", "rbd:rbd/vm")?;
     let mut writer = site.writer()?;
-    writer.run_till(200, PATIENCE)?;
+    writer.run_till(200, TIMEOUT)?;
     // It breaks the lock of the process that died, for which it has to shut that out.
     target.process.kill()?;
     target = site.serve("eth0", "rbd:rbd/vm", &["--wait"])?;
-    writer.run_till(200, PATIENCE)?;
-    writer.settle(PATIENCE)?;
+    writer.run_till(200, TIMEOUT)?;
+    writer.settle(TIMEOUT)?;
     writer.judge_by_reading()?.nothing_lost()?;
     ensure!(target.process.stop()? == 0, "{}", target.process.log());
 
     site.ceph.pool(&site.lab.target, "other")?;
     site.rbd("create --size 64M other/vm")?;
     let mut refused = site.serve("eth1", "rbd:other/vm", &[])?;
-    ensure!(!refused.process.wait(PATIENCE)?.success());
+    ensure!(!refused.process.wait(TIMEOUT)?.success());
     let said = refused.process.log();
     ensure!(said.contains("not permitted"), "{said}");
     Ok(())

@@ -17,7 +17,7 @@ use lab::needs::{Need, find, skip};
 use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, eventually, needs};
 use tempfile::TempDir;
 
-use super::{LBA, PATIENCE};
+use super::{LBA, TIMEOUT};
 
 const SLOW: Address = Address::new(1, 1);
 const FAST: Address = Address::new(1, 2);
@@ -112,7 +112,7 @@ impl Site {
         let switches = self.disk.switches();
         switches.flushes_hang.store(true, Ordering::Relaxed);
         let mut round = 0;
-        eventually("a flush hangs", PATIENCE, || {
+        eventually("a flush hangs", TIMEOUT, || {
             self.press(one, round)?;
             round += 1;
             Ok(switches.held.load(Ordering::Relaxed) > 0)
@@ -164,7 +164,7 @@ fn nothing_is_undone(make: &[&str], mib: usize, store: &str, engine: IoEngine) -
     // The first port answers for the export in memory while the disk hangs.
     let mut other = Request::ata(lab::link::target_mac(0), FAST, ata::WRITE_EXT, LBA + 8, 1, &old);
     (other.src, other.tag) = (one.mac(), 0x5000_0001);
-    eventually("a write to the export in memory is answered", PATIENCE, || {
+    eventually("a write to the export in memory is answered", TIMEOUT, || {
         is_answered(&one, &other)
     })
     .with_context(|| site.target.process.threads())?;
@@ -172,7 +172,7 @@ fn nothing_is_undone(make: &[&str], mib: usize, store: &str, engine: IoEngine) -
 
     site.disk.switches().flushes_hang.store(false, Ordering::Relaxed);
     one.find(SLOW)?.read(0, 1)?;
-    eventually("the disk has answered all", PATIENCE, || {
+    eventually("the disk has answered all", TIMEOUT, || {
         Ok(site.disk.waiting() == 0)
     })?;
     for disk in [slow, quick] {

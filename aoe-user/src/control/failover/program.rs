@@ -19,7 +19,7 @@ use crate::config::FailoverGroup;
 /// How long it may take to take or give back the storage.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it may take to find out whether the storage is still this gateway's. Longer is no answer.
-const CHECK_PATIENCE: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often to look whether it has ended.
 const PACE: Duration = Duration::from_millis(10);
 /// Bytes of what it says that are passed on.
@@ -27,7 +27,7 @@ const SAID_BYTES: usize = 4096;
 /// Characters of that which are told.
 const TOLD_CHARACTERS: usize = 200;
 /// How long to wait for the end of what it says, which a child of its own may keep open.
-const SAID_PATIENCE: Duration = Duration::from_secs(1);
+const SAID_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the program of a group, and waits for its end.
 ///
@@ -42,7 +42,7 @@ pub(super) fn run(group: &FailoverGroup, order: LockOrder) -> Result<(), String>
     let (child, stderr) = start(all.chain([word]), &group.name).map_err(|error| failed(error.to_string()))?;
     let said = listen(stderr);
     let timeout = match order {
-        LockOrder::Check => CHECK_PATIENCE,
+        LockOrder::Check => CHECK_TIMEOUT,
         LockOrder::Take | LockOrder::Release => TIMEOUT,
     };
     let end = Instant::now() + timeout;
@@ -59,7 +59,7 @@ pub(super) fn run(group: &FailoverGroup, order: LockOrder) -> Result<(), String>
             _ => std::thread::sleep(PACE),
         }
     };
-    let said = said.and_then(|said| said.recv_timeout(SAID_PATIENCE).ok());
+    let said = said.and_then(|said| said.recv_timeout(SAID_TIMEOUT).ok());
     let said = said.unwrap_or_default();
     Err(failed(
         format!("{status} {}", one_line(&said)).trim_end().to_owned(),

@@ -12,7 +12,7 @@ use crate::{Durability, Extent, Fault, Step, Store, Token, Traits};
 use crate::{Export, Persistent};
 
 /// When two have not met, they never will.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A store whose reads and writes return when two of them are in it.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ struct Meeting {
 
 impl Meeting {
     fn meet(&self) -> Step {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         let mut inside = self.inside.lock();
         *inside += 1;
         self.changed.notify_all();

@@ -15,7 +15,7 @@ use self::failing::UnderWay;
 use super::counters::Counters;
 use super::dirty::DirtyMap;
 use super::machine::{CommitAction, CommitAnswer, CommitMachine, Epoch, Failure, Member, Time};
-use super::policy::{Policy, Told};
+use super::policy::{LossListener, Policy};
 use super::task::{Medium, Task, Waiter};
 use crate::backing::short_file;
 use crate::io::threads::{Threads, Working, caught};
@@ -45,7 +45,7 @@ pub(crate) struct Committer {
     /// Nobody works any more.
     ended: Condvar,
     counters: Counters,
-    on_loss: Told,
+    on_loss: LossListener,
 }
 
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Committer {
             work: Condvar::new(),
             ended: Condvar::new(),
             counters: Counters::default(),
-            on_loss: Told(losses.told),
+            on_loss: LossListener(losses.told),
         });
         let mut state = committer.state.lock();
         if leftovers {

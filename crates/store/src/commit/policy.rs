@@ -38,10 +38,10 @@ pub(crate) struct Policy {
 }
 
 /// Whoever is told of a loss, if anybody is.
-pub(super) struct Told(pub(super) Option<OnLoss>);
+pub(super) struct LossListener(pub(super) Option<OnLoss>);
 
-impl std::fmt::Debug for Told {
+impl std::fmt::Debug for LossListener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Told")
+        f.write_str("LossListener")
     }
 }

@@ -21,40 +21,40 @@ const STACK_BYTES: usize = 1 << 20;
 
 /// Wakes the thread.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
-    rung: Mutex<Rung>,
-    rings: Condvar,
+pub(super) struct Wakeup {
+    state: Mutex<WakeupState>,
+    condition: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Rung {
+struct WakeupState {
     changed: bool,
     stop: bool,
 }
 
-impl Bell {
+impl Wakeup {
     /// The image's header has changed.
     pub(super) fn changed(&self) {
-        self.rung.lock().changed = true;
-        self.rings.notify_one();
+        self.state.lock().changed = true;
+        self.condition.notify_one();
     }
 
     fn stop(&self) {
-        self.rung.lock().stop = true;
-        self.rings.notify_one();
+        self.state.lock().stop = true;
+        self.condition.notify_one();
     }
 
     /// Returns at the next look; false: the last one was.
     fn wait(&self, pace: Duration) -> bool {
-        let mut rung = self.rung.lock();
+        let mut state = self.state.lock();
         let end = Instant::now() + pace;
-        while !rung.stop && !rung.changed {
-            if self.rings.wait_until(&mut rung, end).timed_out() {
+        while !state.stop && !state.changed {
+            if self.condition.wait_until(&mut state, end).timed_out() {
                 break;
             }
         }
-        rung.changed = false;
-        !rung.stop
+        state.changed = false;
+        !state.stop
     }
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Seen {
 /// The thread.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    bell: Arc<Bell>,
+    wakeup: Arc<Wakeup>,
     thread: JoinHandle<()>,
 }
 
@@ -77,7 +77,7 @@ impl Keeper {
     pub(super) fn start(
         opened: Arc<OpenedImage>,
         locked: bool,
-        bell: Arc<Bell>,
+        wakeup: Arc<Wakeup>,
         shared: Arc<Shared>,
         seen: Arc<Seen>,
     ) -> std::io::Result<Keeper> {
@@ -90,17 +90,17 @@ impl Keeper {
             succeeded: 0,
             without_lock: 0,
         };
-        let ears = Arc::clone(&bell);
+        let for_thread = Arc::clone(&wakeup);
         let thread = std::thread::Builder::new()
             .name("rbd-image".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || look.run(&ears, pace))?;
-        Ok(Keeper { bell, thread })
+            .spawn(move || look.run(&for_thread, pace))?;
+        Ok(Keeper { wakeup, thread })
     }
 
     /// Ends it. Waits for what it has asked the cluster.
     pub(super) fn end(self) {
-        self.bell.stop();
+        self.wakeup.stop();
         // It has ended anyhow.
         let _ = self.thread.join();
     }
@@ -118,8 +118,8 @@ struct Look {
 }
 
 impl Look {
-    fn run(mut self, bell: &Bell, pace: Duration) {
-        while bell.wait(pace) {
+    fn run(mut self, wakeup: &Wakeup, pace: Duration) {
+        while wakeup.wait(pace) {
             if self.shared.is_shut_out() {
                 // Another image of the same client may have found out first.
                 self.shared.shut_out();

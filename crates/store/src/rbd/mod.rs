@@ -35,7 +35,7 @@ use crate::rbd::cluster::Clients;
 use crate::rbd::error::Errno;
 use crate::rbd::fence::{OutstandingOperation, Shared};
 use crate::rbd::ffi::{Operation, RawImage};
-use crate::rbd::keeper::{Bell, Keeper, Seen};
+use crate::rbd::keeper::{Keeper, Seen, Wakeup};
 use crate::rbd::opening::OpenedImage;
 use crate::rbd::parts::Parts;
 
@@ -81,14 +81,14 @@ impl RbdStore {
     ) -> Result<RbdStore, StoreError> {
         let path = opening::parse(&options.path)?;
         let read_only = options.read_only || path.snapshot.is_some();
-        let bell = Arc::new(Bell::default());
-        let rings = Arc::clone(&bell);
+        let wakeup = Arc::new(Wakeup::default());
+        let on_change = Arc::clone(&wakeup);
         let opened = opening::open(
             options,
             clients,
             &path,
             read_only,
-            Box::new(move || rings.changed()),
+            Box::new(move || on_change.changed()),
         )?;
         let failed = |doing| move |errno| opening::failure(&path, doing, errno);
         let bytes = opened.image.bytes().map_err(failed.clone()("reading its size"))?;
@@ -110,7 +110,7 @@ impl RbdStore {
         let keeper = Keeper::start(
             Arc::clone(&opened),
             !read_only,
-            bell,
+            wakeup,
             Arc::clone(&shared),
             Arc::clone(&seen),
         )

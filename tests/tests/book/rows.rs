@@ -104,7 +104,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("docs/booting.md", "dpkg --install", DEBIAN),
     row("docs/cli.md", "xblade serve", LinesUntil(Target, &["e1.1 ready on eth1", "e1.2 ready on eth2"]))
         .after("truncate -s 64M vm.raw; mkdir -p /dev/vg0; truncate -s 64M /dev/vg0/lv1; ip link set eth2 up"),
-    row("docs/cli.md", "xblade reload", By("control::a_reload_tells_what_it_did")),
+    row("docs/cli.md", "xblade reload", By("control::changes::a_reload_tells_what_it_did")),
     row("docs/cli.md", "xblade create", Lines(Target)).without(&[("xblade create --prealloc", "takes 8 GiB: `cli_tools` has a smaller one")]),
     row("docs/cli.md", "xblade state", Ends(Running)).without(&[
         ("xblade state clear --lost-writes", "a disk has to fail: `disk_faults`"),

@@ -41,10 +41,11 @@ fn pairs() -> Result<Vec<(&'static Row, CommandBox)>> {
     Ok(pairs)
 }
 
-/// Whether there is a test of this name, as in `lesson::every_step_goes_as_it_is_written`.
+/// Whether there is a test of this name, as in `lesson::every_step_goes_as_it_is_written` or `control::changes::a_reload_tells_what_it_did`.
 fn is_test(test: &str) -> Result<bool> {
-    let (module, name) = test.split_once("::").context("a test is MODULE::NAME")?;
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/{module}.rs"));
+    let (module, name) = test.rsplit_once("::").context("a test is MODULE::NAME")?;
+    let file = module.replace("::", "/");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/{file}.rs"));
     let text = std::fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
     Ok(text.contains(&format!("#[test]\nfn {name}()")))
 }

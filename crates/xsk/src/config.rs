@@ -34,7 +34,7 @@ pub enum Bind {
     Copy,
 }
 
-/// What to open. [`SocketConfig::for_mtu`] fills it in; fields may be changed before [`super::Socket::open`].
+/// What to open; Linux 5.18 takes all of it but long frames. [`SocketConfig::for_mtu`] fills it in; fields may be changed before [`super::Socket::open`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketConfig {
     /// The interface, which must be in the network namespace of the calling thread.
@@ -44,7 +44,7 @@ pub struct SocketConfig {
     /// Zero-copy or copy.
     pub bind: Bind,
     /// The longest frame that the port carries, in bytes with its Ethernet header and tags. Where one chunk holds it,
-    /// multi-buffer mode is not asked for: several drivers have zero-copy only without it.
+    /// multi-buffer mode is not asked for: several drivers have zero-copy only without it. More than a chunk (`XDP_USE_SG`) needs Linux 6.6.
     pub frame_bytes: u32,
     /// Size of a chunk: 2048 or 4096. Zero-copy mode takes 4096 whatever is asked for, since NICs cut frames in smaller ones.
     pub chunk_bytes: u32,

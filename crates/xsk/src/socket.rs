@@ -190,7 +190,7 @@ impl Socket {
     }
 
     /// The `N` bytes in front of a received frame: what an XDP program has left there with `bpf_xdp_adjust_meta`, or anything. `None`
-    /// where the chunk has no room for them.
+    /// where the chunk has no room for them. Which fields are of use depends on the program, not on this crate; any kernel that [`Socket::open`] takes.
     #[inline]
     pub fn metadata<const N: usize>(&self, frame: &Frame) -> Option<[u8; N]> {
         self.umem.before(frame)
@@ -277,7 +277,8 @@ impl Socket {
 
     /// Has the queued frames sent, takes back the chunks of frames that are out, and gives the kernel room and chunks to
     /// receive into. To be called once for each batch, and also when nothing was sent. It does not wait: where the kernel or the
-    /// driver cannot take all frames now, [`Socket::needs_kick`] says so.
+    /// driver cannot take all frames now, [`Socket::needs_kick`] says so. In copy mode Linux before 6.17 sends 32 frames a system call, later ones a
+    /// whole ring.
     #[inline]
     pub fn kick(&mut self) {
         if self.chunks.in_transmission() != 0 {

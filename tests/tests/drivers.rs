@@ -249,8 +249,8 @@ fn through(
     Ok(())
 }
 
-/// Where the driver has lost the program it was told, and nowhere else, whatever happened: what a card receives at such a time and the filter
-/// does not see is no fault.
+/// The metric counts what the driver did to the program, and nothing else that happened: frames that a card receives at such a time and the filter
+/// does not see are no fault.
 fn was_deaf<'a>(shell: &mut Shell, mut events: impl Iterator<Item = &'a Event>) -> Result<()> {
     const NAME: &str = "xblade_interface_deaf_total{interface=\"eth0\"} ";
     let metrics = shell.must("/opt/xblade metrics --control /tmp/control")?;

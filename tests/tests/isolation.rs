@@ -1,5 +1,5 @@
 //! What waits for one export's disk costs that export only: another one on the same queue keeps its rate, and the sources of the slow
-//! one share it. So do floods of requests that are dear to answer.
+//! one share it. So do floods of requests whose answers cost much.
 
 mod floods;
 mod load;

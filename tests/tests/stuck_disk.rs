@@ -405,7 +405,7 @@ fn a_direct_read_beside_an_fsync_that_hangs_keeps_no_worker() -> Result<()> {
     Ok(())
 }
 
-/// A commit has more to write back than the device has requests. Who reads a cold page then waits for a request to be free, also where the disk
+/// A commit has more to write back than the device has requests. A read of a cold page then waits until a request is free, also where the disk
 /// has answered just now.
 #[test]
 fn a_cold_read_beside_a_commit_that_has_all_requests_of_the_disk_keeps_no_worker() -> Result<()> {

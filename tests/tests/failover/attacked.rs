@@ -106,7 +106,7 @@ fn whatever_is_done_to_two_gateways_loses_nothing() -> Result<()> {
     }
     trial.goes_on("both stopped for six seconds")?;
 
-    // The operator cannot make up his mind.
+    // The group is moved from one gateway to the other and back, again and again.
     let (active, standby) = trial.roles()?;
     for number in [standby, active, standby, active] {
         let _ = trial.gateways[number].ask(&["failover", "take", "san1"])?;

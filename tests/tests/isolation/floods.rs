@@ -1,4 +1,4 @@
-//! Requests of a few bytes that are dear to answer.
+//! Requests of a few bytes whose answers cost much.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;

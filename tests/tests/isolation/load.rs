@@ -1,4 +1,4 @@
-//! Who presses on the exports whose disk is bad.
+//! The load on the exports whose disk is bad.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -96,7 +96,7 @@ impl Sources {
         })
     }
 
-    /// What is outstanding is nobody's business any more.
+    /// Forgets what is outstanding and what was answered.
     pub(super) fn begin_anew(&mut self) -> Result<()> {
         self.outstanding.iter_mut().for_each(HashMap::clear);
         self.answered.fill(0);

@@ -52,7 +52,7 @@ fn slow(site: Site, kind: Ask, windows: &[usize], request_us: u64, enough: u32) 
         .switches()
         .request_us
         .store(request_us, Ordering::Relaxed);
-    // What was waiting before all of them had asked is nobody's share.
+    // Not counted: what was waiting before all of them had asked.
     sources.go_on(takes * 20 + Duration::from_millis(500))?;
     sources.answered.fill(0);
     while sources.answered.iter().sum::<u32>() < enough {

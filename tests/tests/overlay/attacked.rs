@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Rounds of writes and reads, with an order of the operator's in each.
+/// Rounds of writes and reads, with a command of the operator's in each.
 const ROUNDS: u64 = 24;
 
 /// A machine, and the last value of each sector that it wrote.

@@ -319,12 +319,17 @@ fn a_server_that_stops_answering_keeps_nobody_else_waiting() -> Result<()> {
     }
     answers(&mut target)?;
     // It goes and comes back, and does not answer at all.
-    fs::write(&config, text(&[(2, healthy.as_str())]))?;
-    target.process.signal(Signal::SIGHUP)?;
-    answers(&mut target)?;
-    fs::write(&config, text(&[(1, &address), (2, healthy.as_str())]))?;
-    target.process.signal(Signal::SIGHUP)?;
-    answers(&mut target)?;
+    for exports in [
+        &[(2, healthy.as_str())][..],
+        &[(1, &address), (2, healthy.as_str())],
+    ] {
+        fs::write(&config, text(exports))?;
+        let mark = target.process.mark();
+        target.process.signal(Signal::SIGHUP)?;
+        let is_read = |line: &str| line.contains("was reloaded");
+        target.process.wait_for_after(mark, is_read, TIMEOUT)?;
+        answers(&mut target)?;
+    }
     server.signal(Signal::SIGCONT)?;
     ensure!(initiator.find(ADDRESS)?.read(9, 1)?.len() == SECTOR);
     server.signal(Signal::SIGSTOP)?;

@@ -109,7 +109,9 @@ fn whatever_is_done_to_two_gateways_loses_nothing() -> Result<()> {
     // The group is moved from one gateway to the other and back, again and again.
     let (active, standby) = trial.roles()?;
     for number in [standby, active, standby, active] {
-        let _ = trial.gateways[number].ask(&["failover", "take", "san1"])?;
+        let taken = trial.gateways[number].ask(&["failover", "take", "san1"])?;
+        ensure!(taken.status.success(), "{taken:?}");
+        wait_for_role(&trial.gateways[number], "active").with_context(|| trial.log("take"))?;
         trial.writer.run_till(20, TIMEOUT)?;
     }
     trial.goes_on("moved to and fro")?;
@@ -143,17 +145,17 @@ fn what_administrators_do(trial: &mut Trial) -> Result<()> {
     let (active, standby) = trial.roles()?;
     for number in [active, standby] {
         let config = trial.site.config("length = \"32MiB\"\n");
-        trial.site.net.gateways[number].reload(&trial.gateways[number], &config)?;
+        trial.site.net.gateways[number].reload(&mut trial.gateways[number], &config)?;
     }
     trial.goes_on("the export changed")?;
 
     // It leaves the group, on the active one alone, and is put back.
     let (active, standby) = trial.roles()?;
     let alone = trial.site.config("").replace("failover = \"san1\"\n", "");
-    trial.site.net.gateways[active].reload(&trial.gateways[active], &alone)?;
+    trial.site.net.gateways[active].reload(&mut trial.gateways[active], &alone)?;
     trial.goes_on("taken out of the group on one gateway")?;
     let config = trial.site.config("");
-    trial.site.net.gateways[active].reload(&trial.gateways[active], &config)?;
+    trial.site.net.gateways[active].reload(&mut trial.gateways[active], &config)?;
     trial.gateways[standby].process.kill()?;
     trial.goes_on("put back, and the other one killed")
 }

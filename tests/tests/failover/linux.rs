@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use lab::capture::Captured;
 use lab::needs::Need;
+use lab::slowdown;
 use lab::vm::{Guest, Vm, guest_mac};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -152,8 +153,9 @@ impl Trial<'_> {
             "{event}: served again after {silence:.1?}; a write waited {longest:?}; on its own the driver sends again after {again:?}; \
              it answered for {answered:.1?}"
         );
+        let slow = slowdown()?;
         ensure!(
-            silence < LONGEST_SILENCE && longest < LONGEST_WAIT + 2 * again,
+            silence.div_f64(slow) < LONGEST_SILENCE && longest.div_f64(slow) < LONGEST_WAIT + 2 * again,
             "{event}: {silence:?}, a write took {longest:?}:\n{}",
             standby.process.log()
         );

@@ -182,10 +182,13 @@ impl Gateway {
         })
     }
 
-    /// Has its daemon read this configuration.
-    pub(super) fn reload(&self, daemon: &Target, config: &str) -> Result<()> {
+    /// Has its daemon read this configuration, and waits until it has.
+    pub(super) fn reload(&self, daemon: &mut Target, config: &str) -> Result<()> {
         fs::write(self.directory.path().join("xblade.toml"), config)?;
-        daemon.process.signal(Signal::SIGHUP)
+        let mark = daemon.process.mark();
+        daemon.process.signal(Signal::SIGHUP)?;
+        let is_read = |line: &str| line.contains("was reloaded");
+        daemon.process.wait_for_after(mark, is_read, TIMEOUT).map(drop)
     }
 
     /// Starts its daemon with this configuration.

@@ -196,7 +196,9 @@ fn an_image_whose_file_system_does_not_answer_is_looked_for_by_nobody_who_has_ot
     served.reads(HUNG)?;
     served.is_answered().context("control waits for the disk")?;
     // Another reload, and a look at it, are no worse off.
-    served.reload("mmap", &exports)?;
+    let mark = served.reload("mmap", &exports)?;
+    let is_read = |line: &str| line.contains("was reloaded");
+    served.target.process.wait_for_after(mark, is_read, TIMEOUT)?;
     served.is_answered()?;
     let status = served.target.ask(&["status"])?;
     ensure!(status.status.code() == Some(3), "{status:?}");

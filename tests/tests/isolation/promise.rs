@@ -2,7 +2,7 @@
 //! rate, and the 99th percentile of its answers within twice what it was and 100 µs.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use disks::io_engine::IoEngine;
@@ -10,7 +10,7 @@ use lab::image::SECTOR;
 use lab::needs;
 
 use super::load::{Ask, OUTSTANDING, SOURCES, Sources};
-use super::{NEEDS, Served, Site, bad};
+use super::{NEEDS, Served, Site, TIMEOUT, bad};
 
 /// How many each source keeps outstanding: all but the last as initiators do, that one as many as it can.
 const FEW: [usize; 4] = [16, 16, 16, 120];
@@ -55,7 +55,9 @@ fn slow(site: Site, kind: Ask, windows: &[usize], request_us: u64, enough: u32) 
     // Not counted: what was waiting before all of them had asked.
     sources.go_on(takes * 20 + Duration::from_millis(500))?;
     sources.answered.fill(0);
+    let limit = Instant::now() + TIMEOUT + takes * enough * 4;
     while sources.answered.iter().sum::<u32>() < enough {
+        ensure!(Instant::now() < limit, "{}", served.target.process.threads());
         sources.go_on(Duration::from_millis(500))?;
     }
     sources.are_even()?;

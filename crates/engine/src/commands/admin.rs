@@ -89,7 +89,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         };
         let requester = self.requester(token);
         let order = &call.export.order;
-        match order.place(scope, None, (source, max), &requester) {
+        match order.place(scope, None, (source, max, call.now_us), &requester) {
             Placement::Clear => {
                 let place = AtOnce::new(order, scope).go_on(None, source, requester);
                 let in_flight = call.in_flight(frame, action, place, Stage::Running);

@@ -69,7 +69,9 @@ impl<L: Link, C: Completions> Server<L, C> {
         } else {
             fingerprint = action.fingerprint(link, &frame, call.request, registers);
             let requester = self.requester(token);
-            export.order.place(scope, fingerprint, (source, max), &requester)
+            export
+                .order
+                .place(scope, fingerprint, (source, max, call.now_us), &requester)
         };
         let (entry, stage) = match placement {
             Placement::Clear => {

@@ -119,15 +119,15 @@ impl<H: CompletionHandle> Order<H> {
     }
 
     /// Finds a request its place: beside, behind or instead of what is in flight. At most `max` entries of its kind (and as many
-    /// more as there are workers that begin at the same moment), and of these a source has its share.
+    /// more as there are workers that begin at the same moment), and of these a source has its share, at `now_us`.
     pub(crate) fn place(
         &self,
         scope: Scope,
         fingerprint: Option<Fingerprint>,
-        (source, max): (Mac, usize),
+        (source, max, now_us): (Mac, usize, u64),
         requester: &Requester<H>,
     ) -> Placement<H> {
-        let has_room = self.shares(scope.class).has_room(source, max);
+        let has_room = self.shares(scope.class).has_room(source, max, now_us);
         let owner = (requester.clone(), Phase::Waiting);
         let entry = Arc::new(Entry::new(scope, fingerprint, source, owner));
         let mut calls = Vec::new();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aoe_common::Mac;
 
 use crate::order::entry::{Entry, Requester};
-use crate::order::sync::{AtomicUsize, Mutex, Ordering};
+use crate::order::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::session::completion::CompletionHandle;
 
 /// Locks that sources are spread over: those that come in on different queues seldom meet in one.
@@ -25,15 +25,15 @@ pub(crate) struct Shares<H> {
     total: AtomicUsize,
     /// How many have any, or were refused lately.
     sources: AtomicUsize,
-    /// How many have ended so far.
-    ended: AtomicUsize,
+    /// When those were forgotten last that had been refused.
+    forgot_us: AtomicU64,
     by_source: [Line<H>; LOCKS],
 }
 
 /// Sources of a lock that are remembered although they have no entry.
 const REFUSED: usize = 64;
-/// For so many ends of others.
-const FORGOTTEN: usize = 512;
+/// For so long: initiators that get no answer ask again within a second.
+const REMEMBERED_US: u64 = 2_000_000;
 
 /// On a cache line of its own.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ struct Line<H>(Mutex<HashMap<Mac, Share<H>>>);
 #[derive(Debug)]
 struct Share<H> {
     entries: usize,
-    /// Where it has none: how many had ended when it was refused.
-    refused: usize,
+    /// When it was refused last.
+    refused_us: u64,
     /// Of these, what the store works on, or may.
     at_work: usize,
     /// What could be at work but for this source's share, the oldest first.
@@ -57,7 +57,7 @@ impl<H> Default for Shares<H> {
         Shares {
             total: AtomicUsize::default(),
             sources: AtomicUsize::default(),
-            ended: AtomicUsize::default(),
+            forgot_us: AtomicU64::default(),
             by_source: std::array::from_fn(|_| Line(Mutex::new(HashMap::new()))),
         }
     }
@@ -67,7 +67,7 @@ impl<H> Default for Share<H> {
     fn default() -> Share<H> {
         Share {
             entries: 0,
-            refused: 0,
+            refused_us: 0,
             at_work: 0,
             waiting: VecDeque::new(),
         }
@@ -101,22 +101,23 @@ impl<H: CompletionHandle> Shares<H> {
         self.total.load(Ordering::Acquire)
     }
 
-    /// Whether `source` may have another of `max` places. If not, it is remembered.
-    pub(crate) fn has_room(&self, source: Mac, max: usize) -> bool {
+    /// Whether `source` may have another of `max` places at `now_us`. If not, it is remembered.
+    pub(crate) fn has_room(&self, source: Mac, max: usize, now_us: u64) -> bool {
         let total = self.total();
         if Shares::<H>::has_plenty(total, max) {
             return true;
         }
+        self.forget(now_us);
         let mut line = self.line(source).lock();
         let has_room = self.has_share(line.get(&source), total, max);
         if !has_room {
-            let (refused, is_full) = (self.ended.load(Ordering::Relaxed), line.len() >= REFUSED);
+            let is_full = line.len() >= REFUSED;
             match line.get_mut(&source) {
-                Some(share) => share.refused = refused,
+                Some(share) => share.refused_us = now_us,
                 None if !is_full => {
                     self.sources.fetch_add(1, Ordering::Relaxed);
                     let share = Share {
-                        refused,
+                        refused_us: now_us,
                         ..Share::default()
                     };
                     line.insert(source, share);
@@ -127,12 +128,21 @@ impl<H: CompletionHandle> Shares<H> {
         has_room
     }
 
-    /// Forgets who was refused and has not asked again since.
-    fn forget(&self, ended: usize) {
-        for line in &self.by_source {
+    /// Now and then: forgets who was refused and has not asked again since.
+    fn forget(&self, now_us: u64) {
+        let last = self.forgot_us.load(Ordering::Relaxed);
+        let is_time = now_us.saturating_sub(last) >= REMEMBERED_US.div_euclid(2);
+        let is_mine = is_time
+            && self
+                .forgot_us
+                .compare_exchange(last, now_us, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        for line in self.by_source.iter().filter(|_| is_mine) {
             let mut line = line.0.lock();
             let before = line.len();
-            line.retain(|_, share| share.entries > 0 || ended.wrapping_sub(share.refused) < FORGOTTEN);
+            line.retain(|_, share| {
+                share.entries > 0 || now_us.saturating_sub(share.refused_us) < REMEMBERED_US
+            });
             let gone = before.saturating_sub(line.len());
             self.sources.fetch_sub(gone, Ordering::Relaxed);
         }
@@ -244,10 +254,6 @@ impl<H: CompletionHandle> Shares<H> {
 
     /// Its source has one less of those that it had; returns who is to be called in its place.
     pub(crate) fn remove(&self, entry: &Arc<Entry<H>>) -> Vec<Requester<H>> {
-        let ended = self.ended.fetch_add(1, Ordering::Relaxed);
-        if ended.is_multiple_of(FORGOTTEN) {
-            self.forget(ended);
-        }
         let mut line = self.line(entry.source).lock();
         let Some(share) = line.get_mut(&entry.source) else {
             return Vec::new();
@@ -297,7 +303,7 @@ mod tests {
         let (shares, queue) = (Shares::default(), MemCompletions::new());
         let fill = |source| {
             let mut got = 0;
-            while shares.has_room(mac(source), 64) {
+            while shares.has_room(mac(source), 64, 0) {
                 shares.add(&entry(&queue, source, 0, Phase::Waiting));
                 got += 1;
             }
@@ -320,8 +326,8 @@ mod tests {
     }
 
     impl SlowStore {
-        fn ask(&mut self, source: u64, max: usize) {
-            if !self.shares.has_room(mac(source), max) {
+        fn ask(&mut self, source: u64, max: usize, now_us: u64) {
+            if !self.shares.has_room(mac(source), max, now_us) {
                 return;
             }
             self.tokens = self.tokens.wrapping_add(1);
@@ -361,7 +367,7 @@ mod tests {
         let mut served = HashMap::from([(1, 0u64), (2, 0), (3, 0), (4, 0)]);
         for round in 0..6000 {
             for _ in 0..100 {
-                store.ask(1, max);
+                store.ask(1, max, 0);
             }
             // The first one is there before the others.
             for source in (2..=4).filter(|_| round > 200) {
@@ -374,7 +380,7 @@ mod tests {
                     .chain(waiting)
                     .filter(own)
                     .count();
-                (has..window).for_each(|_| store.ask(source, max));
+                (has..window).for_each(|_| store.ask(source, max, 0));
             }
             let source = store.serve().expect("there is always work");
             if round >= 2000 {
@@ -411,7 +417,7 @@ mod tests {
             };
             let mut served = vec![0; count as usize];
             for round in 0..12_000 {
-                (0..count).for_each(|source| store.ask(source, 128));
+                (0..count).for_each(|source| store.ask(source, 128, round * 100));
                 let source = store.serve().expect("there is always work");
                 if round >= 2000 {
                     served[source as usize] += 1;
@@ -423,17 +429,39 @@ mod tests {
         }
     }
 
+    /// As Linux's driver does after 100 ms and more, however much of others ends meanwhile.
+    #[test]
+    fn who_asks_again_later_has_its_part_all_the_same() {
+        let (shares, queue) = (Shares::default(), MemCompletions::new());
+        let of = |source| -> Vec<_> {
+            let all = (0..16).map(|n| entry(&queue, source, n, Phase::Running));
+            all.inspect(|entry| shares.add(entry)).collect()
+        };
+        let mut all = [of(1), of(2), of(3), of(4)];
+        assert!(!shares.has_room(mac(9), 64, 0), "all places are taken");
+        let mut now_us = 0;
+        for token in 0..10_000u64 {
+            now_us += 50;
+            let source = 1 + token % 4;
+            let entries = &mut all[token as usize % 4];
+            shares.remove(&entries.remove(0));
+            if shares.has_room(mac(source), 64, now_us) {
+                let next = entry(&queue, source, 100 + token, Phase::Running);
+                shares.add(&next);
+                entries.push(next);
+            }
+        }
+        assert!(shares.has_room(mac(9), 64, now_us), "half a second later");
+    }
+
     #[test]
     fn who_was_refused_and_does_not_ask_again_is_forgotten() {
         let (shares, queue) = (Shares::default(), MemCompletions::new());
         let all: Vec<_> = (0..64).map(|n| entry(&queue, 1, n, Phase::Running)).collect();
         all.iter().for_each(|entry| shares.add(entry));
-        (2..2000).for_each(|source| assert!(!shares.has_room(mac(source), 64)));
-        for n in 0..3 * FORGOTTEN as u64 {
-            let other = entry(&queue, 1, 100 + n, Phase::Running);
-            shares.add(&other);
-            shares.remove(&other);
-        }
+        (2..2000).for_each(|source| assert!(!shares.has_room(mac(source), 64, 5)));
+        assert!(shares.sources.load(Ordering::Relaxed) > 100);
+        assert!(!shares.has_room(mac(1), 64, 5 + REMEMBERED_US));
         assert_eq!(shares.sources.load(Ordering::Relaxed), 1);
         assert!(shares.by_source.iter().all(|line| line.0.lock().len() <= 1));
     }

@@ -74,7 +74,7 @@ fn run(order: &StdArc<Order<TestQueue>>, scope: Scope, put_off: bool, at: impl F
     let placement = if order.begin(scope, SOURCE, MAX) {
         Placement::Clear
     } else {
-        order.place(scope, None, (SOURCE, MAX), &me)
+        order.place(scope, None, (SOURCE, MAX, 0), &me)
     };
     match placement {
         Placement::Clear => {
@@ -207,7 +207,7 @@ fn a_duplicate_is_answered_or_runs_for_itself() {
             move || {
                 let queue = TestQueue::new();
                 let me = requester(&queue, TOKEN);
-                match order.place(WRITE, Some(like), (SOURCE, MAX), &me) {
+                match order.place(WRITE, Some(like), (SOURCE, MAX, 0), &me) {
                     Placement::Duplicate(entry) => {
                         let place = Place::new(&order, entry, me);
                         assert!(matches!(queue.wait(), Event::Finished(Ok(None))));

@@ -18,8 +18,10 @@ const STUCK_TICKS: u32 = 2;
 pub(crate) enum Waiting {
     /// fdatasync.
     Commit,
-    /// A write into the page cache.
+    /// A write into the page cache, by the thread for those.
     Write,
+    /// One by the thread that commits.
+    LoneWrite,
 }
 
 /// One store's way to its disk.
@@ -34,7 +36,7 @@ pub(crate) struct Device {
     /// Whether reads go through the page cache.
     reads_by_cache: bool,
     /// When the system call under way began, plus one; 0: there is none. One for each [`Waiting`].
-    since: [AtomicU32; 2],
+    since: [AtomicU32; 3],
 }
 
 impl Device {

@@ -137,7 +137,8 @@ impl Gate {
         (self.exclusive.load(Ordering::SeqCst) == 0).then_some(inside)
     }
 
-    /// To be held while a file's dirty pages are written back: that may take all requests that the device has.
+    /// To be held while a file's dirty pages are written back: that may take all requests that the device has. What workers have begun, or hand
+    /// over with their round, is not waited for.
     pub(crate) fn write_back(&self) -> WritingBack<'_> {
         self.writing_back.fetch_add(1, Ordering::SeqCst);
         WritingBack(self)

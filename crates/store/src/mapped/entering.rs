@@ -56,8 +56,10 @@ impl Core {
         if !was_known {
             self.read_ahead(view, residency, &pages);
         }
-        // Asked for just before while the disk seems to hang: a system call starts to read what has been evicted, and would wait.
-        let is_known = was_known && !self.backing.device().is_stuck(now);
+        // Asked for just before while the disk seems to hang, or write-back may have all of its requests: a system call starts to read what has
+        // been evicted, and would wait.
+        let device = self.backing.device();
+        let is_known = was_known && !device.is_stuck(now) && !device.gate.is_writing_back();
         if !is_known && !residency.look(&view.mapping, &pages, now) {
             residency.note_absent(&pages);
             self.cold.fetch_add(1, Ordering::Relaxed);

@@ -247,9 +247,9 @@ pub(crate) fn extent_bytes(extent: Extent) -> Range<usize> {
 }
 
 impl Cache for Core {
-    fn write(&self, extent: Extent, pieces: &[&[u8]]) -> Result<(), Fault> {
+    fn write(&self, by: Waiting, extent: Extent, pieces: &[&[u8]]) -> Result<(), Fault> {
         let device = self.backing.device();
-        let result = device.wait(Waiting::Write, || self.backing.write_slices(extent, pieces));
+        let result = device.wait(by, || self.backing.write_slices(extent, pieces));
         // Before the caller's look at the notes, see `Committer::acknowledge`.
         fence(Ordering::SeqCst);
         match result {

@@ -20,6 +20,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::commit::machine::Epoch;
 use crate::commit::{Committer, Medium, Task, UnmadeWrite, Waiter};
 use crate::handle::{QueueHandle, unanswered};
+use crate::io::device::Waiting;
 use crate::io::threads::{Threads, Working, caught};
 use engine::{
     Completion, CompletionHandle as _, Durability, Event, Extent, Fault, FaultKind, SECTOR_BYTES, Token,
@@ -39,8 +40,8 @@ const SPARE_BYTES: usize = 1 << 20;
 
 /// Where the writes go; a file, or a fake in tests.
 pub(crate) trait Cache: Send + Sync + std::fmt::Debug {
-    /// Writes the pieces, which follow each other, from `extent`'s start on; waits for the disk, if it must.
-    fn write(&self, extent: Extent, pieces: &[&[u8]]) -> Result<(), Fault>;
+    /// Writes the pieces, which follow each other, from `extent`'s start on; waits for the disk, if it must. `by`: who waits.
+    fn write(&self, by: Waiting, extent: Extent, pieces: &[&[u8]]) -> Result<(), Fault>;
 
     /// For the thread's name.
     fn name(&self) -> String;
@@ -81,7 +82,8 @@ impl UnmadeWrite for LoneWrite {
     }
 
     fn make(&mut self, _: &dyn Medium) -> Result<(), Fault> {
-        self.cache.write(self.extent, &[&self.payload])
+        self.cache
+            .write(Waiting::LoneWrite, self.extent, &[&self.payload])
     }
 }
 
@@ -333,7 +335,7 @@ impl Writer {
     /// Into the cache. The stamp is taken here, where the data enters: a commit that failed while it waited has not taken it down.
     fn enter_and_write(&self, extent: Extent, pieces: &[&[u8]]) -> Result<Epoch, Fault> {
         let entered = self.committer.enter(extent.lba)?;
-        self.cache.write(extent, pieces)?;
+        self.cache.write(Waiting::Write, extent, pieces)?;
         Ok(entered)
     }
 

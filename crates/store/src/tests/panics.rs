@@ -16,6 +16,7 @@ use crate::direct::DirectStore;
 use crate::handle::Owed;
 use crate::io::buffer::Buffer;
 use crate::io::continuation::{Continuation, Next};
+use crate::io::device::Waiting;
 use crate::io::pool::Pool;
 use crate::io::threads::Threads;
 use crate::io::transfer::{Direction, Transfer};
@@ -39,7 +40,7 @@ impl Panics {
 }
 
 impl Cache for Panics {
-    fn write(&self, _: Extent, _: &[&[u8]]) -> Result<(), Fault> {
+    fn write(&self, _: Waiting, _: Extent, _: &[&[u8]]) -> Result<(), Fault> {
         self.maybe();
         Ok(())
     }

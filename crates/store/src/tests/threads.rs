@@ -8,6 +8,7 @@ use super::commit::{Fake, ends, policy, submit};
 use super::faults::patiently;
 use crate::commit::{Committer, Medium, Task};
 use crate::completion_queue::CompletionQueue;
+use crate::io::device::Waiting;
 use crate::io::threads::Threads;
 use crate::mapped::writer::{Cache, Writer};
 use engine::{Durability, Extent, Fault};
@@ -17,7 +18,7 @@ use engine::{Durability, Extent, Fault};
 struct Quick;
 
 impl Cache for Quick {
-    fn write(&self, _: Extent, _: &[&[u8]]) -> Result<(), Fault> {
+    fn write(&self, _: Waiting, _: Extent, _: &[&[u8]]) -> Result<(), Fault> {
         Ok(())
     }
 

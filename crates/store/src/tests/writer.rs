@@ -12,6 +12,7 @@ use super::faults::patiently;
 use crate::commit::{Committer, Losses, Task};
 use crate::completion_queue::CompletionQueue;
 use crate::direct::DirectStore;
+use crate::io::device::Waiting;
 use crate::io::threads::Threads;
 use crate::mapped::writer::{Cache, Writer};
 use crate::options::{StoreKind, StoreOptions};
@@ -26,7 +27,7 @@ struct Slow {
 }
 
 impl Cache for Slow {
-    fn write(&self, _: Extent, _: &[&[u8]]) -> Result<(), Fault> {
+    fn write(&self, _: Waiting, _: Extent, _: &[&[u8]]) -> Result<(), Fault> {
         self.begun.fetch_add(1, SeqCst);
         self.gate.lock().recv().expect("the test lives");
         Ok(())

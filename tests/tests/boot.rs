@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::image::stamp;
 use lab::needs::{Need, find};
 use lab::vm::{self, Guest};
@@ -257,8 +257,21 @@ fn ipxe_boots_by_dhcp_root_path() -> Result<()> {
     let mut args = vm::machine(256);
     args.extend(["-boot", "n"].map(str::to_owned));
     args.extend(vm::cards(&lab.initiator, 1, 1500, true)?);
-    booted(&mut vm::spawn(&lab.initiator, &args)?, &image)
+    // iPXE asks for an address for some seconds of its own time, which runs ahead on a busy host, and the firmware gives up: it is switched on again.
+    for _ in 0..SWITCHED_ON {
+        let mut machine = vm::spawn(&lab.initiator, &args)?;
+        let ends = |line: &str| line.contains("int13") || line.contains("No bootable device");
+        if !machine.wait_for_after(0, ends, vm::STEP)?.1.contains("int13") {
+            machine.kill()?;
+            continue;
+        }
+        return booted(&mut machine, &image);
+    }
+    bail!("the disk was not booted in {SWITCHED_ON} times")
 }
+
+/// How often a machine that found no disk is switched on.
+const SWITCHED_ON: u32 = 5;
 
 /// A DHCP server on the target's side that names the export as root path.
 fn dhcp_server(lab: &Lab, directory: &Path) -> Result<Process> {

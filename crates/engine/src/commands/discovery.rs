@@ -25,8 +25,8 @@ impl<L: Link, C: Completions> Server<L, C> {
         }
     }
 
-    /// Answers a request with a wildcard once for each export it is for. True: all exports are to be advertised, since this one and others
-    /// get no answer.
+    /// Answers a request with a wildcard once for each export it is for. Returns what became of the last of them: one that gets no answer
+    /// may be advertised instead, with those behind it.
     pub(crate) fn discover(
         &mut self,
         link: &mut L,
@@ -34,8 +34,8 @@ impl<L: Link, C: Completions> Server<L, C> {
         request: &Request,
         frame: RxFrame<L::Frame>,
         now_us: u64,
-    ) -> bool {
-        let (mut found, mut advertises) = (false, false);
+    ) -> Introduction {
+        let (mut found, mut last) = (false, Introduction::Answer);
         for export in exports.matching(request) {
             found = true;
             let call = Call {
@@ -67,7 +67,7 @@ impl<L: Link, C: Completions> Server<L, C> {
                 }
                 Ok(()) => {}
             }
-            match exports.turn_of(request.source, call.export.is_shut(), now_us) {
+            match exports.turn_of(request, call.export.is_shut(), now_us) {
                 Introduction::Answer => match link.allocate(MIN_FRAME_BYTES) {
                     Some(reply) => self.introduce(link, call, RxFrame::Frame(reply)),
                     None => {
@@ -77,7 +77,7 @@ impl<L: Link, C: Completions> Server<L, C> {
                 },
                 turn => {
                     self.counters.silent(Silence::Limited);
-                    advertises = turn == Introduction::Advertise;
+                    last = turn;
                     break;
                 }
             }
@@ -87,7 +87,7 @@ impl<L: Link, C: Completions> Server<L, C> {
         } else {
             self.silent(link, frame, Silence::NoExport);
         }
-        advertises
+        last
     }
 
     /// Decides whether an export answers a request by a wildcard or to the broadcast MAC. Only Query Config read,

@@ -5,7 +5,6 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
-use aoe_common::Mac;
 use aoe_common::wire::aoe;
 use parking_lot::Mutex;
 
@@ -66,9 +65,12 @@ impl<C: Completions> Exports<C> {
         })
     }
 
-    /// Whether one more answer to a wildcard goes to `source`, which an access list or mask names or not.
-    pub(crate) fn turn_of(&self, source: Mac, is_named: bool, now_us: u64) -> Introduction {
-        self.limiter.lock().take(source, is_named, now_us)
+    /// Whether one more answer to this wildcard goes to its source, which an access list or mask names or not.
+    pub(crate) fn turn_of(&self, request: &Request, is_named: bool, now_us: u64) -> Introduction {
+        let question = (request.address, request.tags.vid());
+        self.limiter
+            .lock()
+            .take(request.source, is_named, question, now_us)
     }
 }
 

@@ -42,14 +42,20 @@ impl Tags {
         &self.bytes[..self.len]
     }
 
-    /// True when an export with this rule answers frames tagged so. Priority tags (VID 0) count as untagged.
+    /// The VLAN of a frame that is in one at most, 0 where it is in none; `None` for other tags.
     #[inline]
-    pub(crate) fn served_by(&self, vlan: Vlan) -> bool {
-        let single = match *self.as_slice() {
+    pub(crate) fn vid(&self) -> Option<u16> {
+        match *self.as_slice() {
             [] => Some(0),
             [0x81, 0x00, c, d] => Some(u16::from_be_bytes([c, d]) & eth::TCI_VID),
             _ => None,
-        };
+        }
+    }
+
+    /// True when an export with this rule answers frames tagged so. Priority tags (VID 0) count as untagged.
+    #[inline]
+    pub(crate) fn served_by(&self, vlan: Vlan) -> bool {
+        let single = self.vid();
         match vlan {
             Vlan::Any => true,
             Vlan::Untagged => single == Some(0),

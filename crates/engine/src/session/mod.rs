@@ -16,6 +16,7 @@ use crate::ata::{Opcode, opcode};
 use crate::commands::choice::Chosen;
 use crate::counters::meter::{ExportMeter, Meter, Meters};
 use crate::counters::{Counters, Silence};
+use crate::export::limiter::Introduction;
 use crate::frames::link::Link;
 use crate::frames::port::PortInfo;
 use crate::frames::request::{Command, Request};
@@ -173,9 +174,12 @@ impl<L: Link, C: Completions> Session<L, C> {
         }
         if request.is_wildcard() {
             link.share(&frame);
-            if server.discover(link, &self.exports, &request, RxFrame::Frame(frame), now_us) {
-                let all = self.exports.iter();
-                all.for_each(|export| self.advertisements.ask(export));
+            let turn = server.discover(link, &self.exports, &request, RxFrame::Frame(frame), now_us);
+            let ask = |export| self.advertisements.ask(export);
+            match turn {
+                Introduction::Advertise => self.exports.matching(&request).for_each(ask),
+                Introduction::AdvertiseAll => self.exports.iter().for_each(ask),
+                Introduction::Answer | Introduction::Silence => {}
             }
             return;
         }
@@ -257,7 +261,7 @@ impl<L: Link, C: Completions> Session<L, C> {
     /// Sends advertisements that are due; returns the time at which the next one is, if any waits.
     pub fn tick(&mut self, link: &mut L, port: &PortInfo, now_us: u64) -> Option<u64> {
         self.advertisements
-            .tick(link, port, &self.server.counters, now_us)
+            .tick(link, port, self.exports.len(), &self.server.counters, now_us)
     }
 
     /// Ends the session: requests that still wait go unanswered and give up their place, and their frames are freed. What a store

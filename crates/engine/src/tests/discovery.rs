@@ -12,20 +12,20 @@ use crate::testing::completions::MemCompletions;
 use crate::testing::store::MemStore;
 use crate::{Export, Exports};
 
-const QUERY: [u8; 8] = [0; 8];
+pub(super) const QUERY: [u8; 8] = [0; 8];
 
 fn identify() -> Vec<u8> {
     ata(0, 0, 1, 0xec, 0, &[])
 }
 
-fn several(store: &Arc<MemStore>) -> Vec<Arc<Export<MemCompletions>>> {
+pub(super) fn several(store: &Arc<MemStore>) -> Vec<Arc<Export<MemCompletions>>> {
     [(1, 1), (1, 2), (2, 1), (65534, 254)]
         .map(|(shelf, slot)| export(options(shelf, slot), store))
         .into()
 }
 
 /// Shelf and slot of each reply.
-fn who(replies: &[Vec<u8>]) -> Vec<(u16, u8)> {
+pub(super) fn who(replies: &[Vec<u8>]) -> Vec<(u16, u8)> {
     replies
         .iter()
         .map(|reply| (u16::from_be_bytes([reply[16], reply[17]]), reply[18]))
@@ -327,107 +327,6 @@ fn four_thousand_exports_are_all_found() {
             .len(),
         4096
     );
-}
-
-#[test]
-fn advertisements_keep_their_pace_and_go_to_those_listed() {
-    let store = MemStore::new(64);
-    let export_1 = export(options(7, 3), &store);
-    let mut tagged_options = options(7, 4);
-    tagged_options.vlan = Vlan::Id(9);
-    tagged_options.access = [(ONE, Access::ReadOnly), (OTHER, Access::ReadWrite)].into();
-    let export_2 = export(tagged_options, &store);
-    let mut worker = Worker::new(vec![export_1.clone(), export_2.clone()]);
-    let advertise = |worker: &mut Worker, export: &Arc<Export<MemCompletions>>| {
-        worker.session.advertise(
-            &mut worker.link,
-            &worker.port,
-            std::slice::from_ref(export),
-            worker.now_us,
-        );
-        worker.sent()
-    };
-    let first = advertise(&mut worker, &export_1);
-    assert_eq!(first.len(), 1);
-    assert_eq!(
-        (&first[0][..6], first[0][14], &first[0][20..24]),
-        (&[0xff; 6][..], 0x18, &[0; 4][..])
-    );
-    worker.now_us += 300_000;
-    assert!(
-        advertise(&mut worker, &export_1).is_empty(),
-        "not twice in a second"
-    );
-    assert!(advertise(&mut worker, &export_1).is_empty());
-    let two = advertise(&mut worker, &export_2);
-    assert_eq!(
-        two.iter().map(|frame| &frame[..6]).collect::<Vec<_>>(),
-        [ONE.0, OTHER.0]
-    );
-    assert!(
-        two.iter()
-            .all(|frame| frame[12..16] == [0x81, 0, 0, 9] && frame.len() == 64)
-    );
-    let tick = |worker: &mut Worker| {
-        let next = worker.session.tick(&mut worker.link, &worker.port, worker.now_us);
-        (next, worker.sent().len())
-    };
-    assert_eq!(tick(&mut worker), (Some(2_000_000), 0));
-    worker.now_us = 2_000_000;
-    assert_eq!(tick(&mut worker), (None, 1), "what was put off is sent once");
-    worker.link.pool = 0;
-    worker.now_us = 9_000_000;
-    assert!(advertise(&mut worker, &export_1).is_empty());
-    worker.link.pool = 9;
-    worker.now_us += 1000;
-    let next = worker.session.tick(&mut worker.link, &worker.port, worker.now_us);
-    assert_eq!(
-        (next, worker.sent().len()),
-        (None, 1),
-        "an empty pool only delays it"
-    );
-}
-
-#[test]
-fn thousands_of_advertisements_go_out_some_at_a_time_and_each_once() {
-    const EXPORTS: u16 = 4097;
-    let store = MemStore::new(64);
-    let exports: Vec<Arc<Export<MemCompletions>>> =
-        (0..EXPORTS).map(|n| export(options(n, 1), &store)).collect();
-    let mut worker = Worker::new(exports.clone());
-    let mut next = worker
-        .session
-        .advertise(&mut worker.link, &worker.port, &exports, worker.now_us);
-    let mut seen = std::collections::HashSet::new();
-    let mut rounds = 0;
-    loop {
-        let sent = worker.sent();
-        assert!(sent.len() <= 64, "{} in one go", sent.len());
-        for frame in sent {
-            assert!(seen.insert(frame[16..19].to_vec()), "one was sent twice");
-        }
-        rounds += 1;
-        let Some(due) = next else { break };
-        assert!(
-            due > worker.now_us && due <= worker.now_us + 2000,
-            "it goes on at once"
-        );
-        worker.now_us = due;
-        next = worker.session.tick(&mut worker.link, &worker.port, worker.now_us);
-    }
-    assert_eq!(seen.len(), usize::from(EXPORTS));
-    assert!(rounds > 10);
-    // Asked for again at once: after a second, and what is not served any more never.
-    next = worker
-        .session
-        .advertise(&mut worker.link, &worker.port, &exports, worker.now_us);
-    assert!(worker.sent().len() <= 64 && next.is_some());
-    worker
-        .session
-        .set_exports(Arc::new(Exports::new(exports[..1].to_vec())));
-    worker.now_us += 2_000_000;
-    worker.session.tick(&mut worker.link, &worker.port, worker.now_us);
-    assert!(worker.sent().len() <= 1);
 }
 
 #[test]

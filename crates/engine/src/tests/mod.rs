@@ -4,6 +4,7 @@
     reason = "a test may panic, and should rather than go on"
 )]
 
+mod advertisements;
 mod arbitrary;
 mod at_once;
 mod changes;

@@ -34,13 +34,8 @@ pub(crate) fn fewer_rx_queues(name: &str, index: u32, tx_queues: u32) -> String 
 
 /// The command that leaves an interface one receive queue; `None` where its driver knows no change of their number.
 pub(super) fn one_rx_queue(name: &str, index: u32) -> Option<String> {
-    let channels = Channels::of(index)?;
-    let kind = match channels.count(Channels::COMBINED_MAX) {
-        0 => "rx",
-        _ => "combined",
-    };
-    (channels.count(Channels::COMBINED_MAX) > 1 || channels.count(Channels::RX_MAX) > 1)
-        .then(|| format!("ethtool -L {name} {kind} 1"))
+    let one = Channels::of(index)?.one_rx()?;
+    Some(format!("ethtool -L {name} {one}"))
 }
 
 pub(super) fn used_rx_queues(name: &str, index: u32) -> Option<u32> {
@@ -86,9 +81,44 @@ impl Channels {
         value.map_or(0, u32::from_ne_bytes)
     }
 
+    /// What leaves one receive queue; `None` where their number cannot be changed.
+    fn one_rx(&self) -> Option<String> {
+        if self.count(Channels::COMBINED_MAX) > 1 {
+            return Some("combined 1".into());
+        }
+        // One that both directions share is a receive queue, too.
+        let rx = 1_u32.saturating_sub(self.count(Channels::COMBINED));
+        (self.count(Channels::RX_MAX) > 1).then(|| format!("rx {rx}"))
+    }
+
     /// Those of one direction and those of both.
     fn total(&self, one_way: u16) -> Option<u32> {
         let total = self.count(one_way).checked_add(self.count(Channels::COMBINED));
         total.filter(|count| *count > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::genetlink::attribute;
+
+    #[test]
+    fn one_receive_queue_is_left_by_changing_the_kind_that_can_be_changed() {
+        let one_rx = |combined_max: u32, combined: u32, rx_max: u32| {
+            let counts = [
+                (Channels::RX_MAX, rx_max),
+                (Channels::COMBINED_MAX, combined_max),
+                (Channels::COMBINED, combined),
+            ];
+            let told = counts.map(|(kind, count)| attribute(kind, &count.to_ne_bytes()));
+            Channels(told.concat()).one_rx()
+        };
+        assert_eq!(one_rx(8, 8, 0).as_deref(), Some("combined 1"));
+        assert_eq!(one_rx(8, 8, 8).as_deref(), Some("combined 1"));
+        assert_eq!(one_rx(0, 0, 8).as_deref(), Some("rx 1"));
+        assert_eq!(one_rx(1, 0, 8).as_deref(), Some("rx 1"));
+        assert_eq!(one_rx(1, 1, 8).as_deref(), Some("rx 0"));
+        assert_eq!(one_rx(1, 1, 1), None);
     }
 }

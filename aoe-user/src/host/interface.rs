@@ -296,6 +296,8 @@ pub(crate) struct LinkState {
     pub(crate) has_program: bool,
     /// Frames that it has received.
     pub(crate) received: Option<u64>,
+    /// How often the carrier has come or gone.
+    pub(crate) carrier_changes: u32,
 }
 
 /// The interface with this number at this moment; `None` where there is none, or the kernel does not tell.
@@ -306,10 +308,15 @@ pub(crate) fn link_state(index: u32) -> Option<LinkState> {
         LinkAttribute::Stats64(counted) => Some(counted.rx_packets),
         _ => None,
     });
+    let carrier_changes = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::CarrierChanges(times) => Some(*times),
+        _ => None,
+    });
     Some(LinkState {
         carrier: link.carrier,
         has_program: link.has_xdp,
         received,
+        carrier_changes: carrier_changes.unwrap_or(0),
     })
 }
 

@@ -37,7 +37,7 @@ pub use ending::Alarm;
 pub use link::SocketLink;
 use mend::Mend;
 pub(crate) use mode::Obtained;
-use mode::Way;
+use mode::{Way, no_mode_left};
 use open::pace;
 use prove::Proof;
 pub(crate) use prove::ProofDirection;
@@ -49,8 +49,8 @@ use worker::{Worker, WorkerCommand};
 /// How long a worker may take to show that its frames get out; one that cannot takes a second.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where no mode is left.
-const ASKED_FOR: &str = ", and this mode was asked for: try `mode = \"auto\"`";
+/// What is said where opening the port again has never helped, after three times.
+const IN_VAIN: &str = "It was opened again three times in vain, and is left as it is until the link comes back or the interface changes";
 
 /// How to serve an interface.
 #[derive(Debug, Clone)]
@@ -221,13 +221,17 @@ impl Port {
     pub(crate) fn watch(&mut self) -> Result<Option<Obtained>, PortError> {
         self.tell_of_cut_frames();
         let link = link_state(self.nic.index);
+        let changes = link.map_or(0, |link| link.carrier_changes);
+        if let Some(link) = link {
+            self.mend.link(link.carrier, changes);
+        }
         if !self.proved && link.is_some_and(|link| link.carrier) {
             match self.prove_sending() {
                 Ok(proved) => self.proved = proved,
                 Err(silent) => {
                     let fallen_back = self.fall_back(&silent)?;
                     if fallen_back.is_none() {
-                        error!("{silent}{ASKED_FOR}");
+                        error!("{silent}{}", no_mode_left(self.options.mode));
                         self.proved = true;
                     }
                     return Ok(fallen_back);
@@ -236,18 +240,20 @@ impl Port {
         }
         let finding = self.look(link.and_then(|link| link.received))?;
         self.listen_past_filter(finding);
-        let direction = match finding {
-            Finding::Works | Finding::Sees => {
-                if self.mend.looks_well(finding == Finding::Works) {
-                    info!("{}: its frames arrive again", self.nic.name);
-                }
-                return Ok(None);
+        let name = &self.nic.name;
+        match finding {
+            Finding::Works | Finding::Sees if self.mend.looks_well(finding == Finding::Works) => {
+                info!("{name}: its frames arrive again");
             }
-            Finding::Quiet | Finding::Listen => return Ok(None),
-            Finding::Past(frames) => ProofDirection::Past { frames },
-            Finding::Lost(redirected) => ProofDirection::Arriving { redirected },
-        };
-        self.mend(direction)
+            Finding::Works | Finding::Sees | Finding::Quiet | Finding::Listen => {
+                if self.mend.is_forgiven(self.watch.missed(), Instant::now()) {
+                    info!("{name}: no frame got lost for five minutes");
+                }
+            }
+            Finding::Past(frames) => return self.mend(ProofDirection::Past { frames }, changes),
+            Finding::Lost(redirected) => return self.mend(ProofDirection::Arriving { redirected }, changes),
+        }
+        Ok(None)
     }
 
     /// What is wrong with the way in, until frames are seen to arrive again.
@@ -255,8 +261,12 @@ impl Port {
         self.mend.fault()
     }
 
-    /// Nothing arrives: opens the port again, unless that was tried a moment ago.
-    fn mend(&mut self, direction: ProofDirection) -> Result<Option<Obtained>, PortError> {
+    /// Nothing arrives: opens the port again, unless that was tried a moment ago or has never helped.
+    fn mend(
+        &mut self,
+        direction: ProofDirection,
+        carrier_changes: u32,
+    ) -> Result<Option<Obtained>, PortError> {
         let now = Instant::now();
         if !self.mend.is_due(now) {
             return Ok(None);
@@ -266,18 +276,23 @@ impl Port {
             obtained: self.obtained,
             direction,
         };
-        let past_filter = matches!(direction, ProofDirection::Past { .. });
-        let has_failed = !past_filter && !self.watch.has_worked();
-        let is_new = self.mend.is_new();
-        let leave_mode = has_failed || self.mend.is_in_vain();
         let fault = format!("{} carries no frames: {direction}", self.obtained);
+        let asked = no_mode_left(self.options.mode);
+        if self.mend.is_in_vain() && !self.has_mode_after(&silent) {
+            error!("{silent}{asked}. {IN_VAIN}");
+            self.mend.rest(format!("{fault}. {IN_VAIN}"), carrier_changes);
+            return Ok(None);
+        }
+        let past_filter = matches!(direction, ProofDirection::Past { .. });
+        let (is_new, has_failed) = (self.mend.is_new(), self.mend.has_failed(past_filter));
+        let leaves_mode = self.mend.leaves_mode(past_filter);
         self.mend.tried(fault, past_filter, now);
         self.metrics.deaf(&self.nic.name);
-        if leave_mode && let Some(obtained) = self.fall_back(&silent)? {
+        if leaves_mode && let Some(obtained) = self.fall_back(&silent)? {
             return Ok(Some(obtained));
         }
         match (is_new, has_failed) {
-            (true, true) => error!("{silent}{ASKED_FOR}"),
+            (true, true) => error!("{silent}{asked}. The port is opened again"),
             (true, false) => warn!("{silent}. The port is opened again"),
             (false, _) => debug!("{silent}, still. The port is opened again"),
         }

@@ -82,6 +82,14 @@ pub(super) fn left_after(mode: Mode, way: Way, affected: Affected) -> impl Itera
     })
 }
 
+/// What to say where no way is left: others are there unless all were tried already.
+pub(super) const fn no_mode_left(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Auto => "",
+        _ => ", and this mode was asked for: try `mode = \"auto\"`",
+    }
+}
+
 /// Opens something the best way of its mode that works, from `first` on; what does not work is logged.
 ///
 /// # Errors
@@ -175,6 +183,13 @@ mod tests {
         assert_eq!(next(AUTO, &no_native), Some(GENERIC));
         let busy = PortError::Filter(FilterError::Busy { interface });
         assert_eq!(next(AUTO, &busy), None);
+    }
+
+    #[test]
+    fn another_mode_is_advised_only_where_one_was_asked_for() {
+        for (name, mode) in Mode::NAMES {
+            assert_eq!(no_mode_left(mode).is_empty(), mode == Mode::Auto, "{name}");
+        }
     }
 
     #[test]

@@ -65,6 +65,13 @@ impl Port {
         self.open_again(self.way, &exports, &rules)
     }
 
+    /// Whether this error leaves a mode to try.
+    pub(super) fn has_mode_after(&self, error: &PortError) -> bool {
+        left_after(self.options.mode, self.way, error.into())
+            .next()
+            .is_some()
+    }
+
     /// Opens the port again in the next mode that this error leaves; `None`, and nothing changed, where there is none.
     ///
     /// # Errors
@@ -82,10 +89,13 @@ impl Port {
     fn open_again(&mut self, way: Way, exports: &Arc<Exports>, rules: &Rules) -> Result<(), PortError> {
         let panicked = self.workers.iter().filter(|worker| worker.has_panicked()).count();
         let lost = self.lost.saturating_add(panicked as u64);
-        let mend = std::mem::take(&mut self.mend);
+        let (mut mend, before) = (std::mem::take(&mut self.mend), self.way);
         self.close(Drain::Healthy);
         let metrics = Arc::clone(&self.metrics);
         *self = open_from(way, &self.nic, &self.options, exports, rules, &metrics)?;
+        if self.way != before {
+            mend.mode_changed();
+        }
         (self.lost, self.mend) = (lost, mend);
         Ok(())
     }

@@ -59,17 +59,20 @@ pub(super) struct Watch {
     redirected: u64,
     /// Lost since then, at the last look: what is on its way at this moment is nobody's fault.
     lost: u64,
+    /// Heard behind the filter, at the last look.
+    heard: u64,
 }
 
 impl Watch {
-    /// Something has arrived since the port was opened: its mode is one that works.
-    pub(super) const fn has_worked(&self) -> bool {
-        self.arrived > 0
+    /// Frames that did not arrive, as far as they were seen: it changes with each newly lost one.
+    pub(super) const fn missed(&self) -> u64 {
+        self.lost.saturating_add(self.heard)
     }
 
     /// To be called every second or so.
     pub(super) fn look(&mut self, sight: Sight) -> Finding {
         let arrives = self.arrived != sight.arrived;
+        self.heard = sight.heard.unwrap_or(0);
         if let Some(lost) = self.lost(sight) {
             return Finding::Lost(lost);
         }
@@ -138,7 +141,7 @@ mod tests {
             "these may be on their way"
         );
         assert_eq!(watch.look(redirected(6, 0)), Finding::Lost(6));
-        assert!(!watch.has_worked());
+        assert_eq!(watch.missed(), 6);
     }
 
     #[test]
@@ -149,7 +152,6 @@ mod tests {
         assert_eq!(watch.look(redirected(1001, 1000)), Finding::Works);
         assert_eq!(watch.look(redirected(1005, 1000)), Finding::Sees);
         assert_eq!(watch.look(redirected(1007, 1000)), Finding::Lost(6));
-        assert!(watch.has_worked());
     }
 
     #[test]
@@ -200,6 +202,7 @@ mod tests {
         };
         assert_eq!(watch.look(heard(2, 6, 1000)), Finding::Listen);
         assert_eq!(watch.look(heard(3, 7, 1000)), Finding::Past(3));
+        assert_eq!(watch.missed(), 3);
         assert_eq!(
             watch.look(heard(9, 20, 1006)),
             Finding::Sees,

@@ -6,11 +6,11 @@ use crate::host::rx_queues;
 impl Running<'_> {
     /// Where frames come in and no worker gets any, the port is opened again, in its next mode where it has never worked, and is announced again.
     pub(super) fn look_whether_frames_arrive(&mut self) -> Result<(), String> {
-        let had_fault = self.port.fault().is_some();
+        let before = self.port.fault().map(str::to_owned);
         let changed = self.port.watch().map_err(reason_of)?;
         if changed.is_some() {
             self.opened_again();
-        } else if had_fault != self.port.fault().is_some() {
+        } else if before.as_deref() != self.port.fault() {
             self.tell_about();
         }
         Ok(())

@@ -37,3 +37,46 @@ fn strangers_are_refused_or_bounded_and_a_reload_names_them() -> Result<()> {
     ensure!(told(&target, "02:00:00:ae:00:0a")?.is_none());
     Ok(())
 }
+
+/// The second machine has the disk's name now, the first one runs on it.
+fn is_kept_until_its_machine_boots(of_pc18: &str) -> Result<()> {
+    let third = Mac([2, 0, 0, 0xae, 0, 10]);
+    let pc18 = |mac| format!("[[machine]]\nname = \"pc18\"\nmacs = [\"{mac}\"]\n{of_pc18}");
+    let room = Room::new()?;
+    let config = room.config("", &pc18(STRANGER))?;
+    let mut target = room.start_config(&config)?;
+    let initiator = room.lab.open(0)?;
+    let (runs, waits) = (machine(&initiator, STRANGER), machine(&initiator, third));
+    runs.find()?;
+    runs.write(5, *b"machine1")?;
+    room.config("", &pc18(third))?;
+    done(&target, &["reload"])?;
+    // Not as iPXE does, which would have a volatile copy begin anew in the end.
+    let hears_nothing =
+        || Ok::<_, anyhow::Error>(waits.ask_once(&Machine::query(0x8000_0042), AGAIN)?.is_none());
+    ensure!(hears_nothing()?);
+    let told = |line: &str| line.contains("gets no disk yet");
+    target.process.wait_for_after(0, told, TIMEOUT)?;
+    runs.write(5, *b"machine2")?;
+    ensure!(hears_nothing()?, "the other one runs on it");
+    ensure!(runs.read(5)? == pattern(5, *b"machine2"));
+    runs.boot()?;
+    ensure!(runs.serial()? == "12.9:020000ae0009");
+    ensure!(runs.read(5)? == stamp(5));
+    waits.find()?;
+    ensure!(waits.serial()? == "12.9:pc18");
+    ensure!(waits.read(5)? == pattern(5, *b"machine2"));
+    Ok(())
+}
+
+#[test]
+fn a_volatile_copy_is_its_running_machine_s_after_a_reload_and_nobody_else_s() -> Result<()> {
+    needs!(Need::Root);
+    is_kept_until_its_machine_boots("")
+}
+
+#[test]
+fn a_persistent_copy_is_its_running_machine_s_after_a_reload_and_nobody_else_s() -> Result<()> {
+    needs!(Need::Root);
+    is_kept_until_its_machine_boots("overlay = \"persistent\"\n")
+}

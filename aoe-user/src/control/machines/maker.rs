@@ -3,6 +3,7 @@
 mod copies;
 mod keeping;
 mod merging;
+mod moved;
 mod opening;
 mod orders;
 mod writing;
@@ -22,7 +23,6 @@ use rustix::fs::FlockOperation;
 
 use super::content::Content;
 use super::heard::Heard;
-use super::moved::MovedAddress;
 use super::naming::{DiskName, directory};
 use super::{Disk, Instance, ListedCopies, MachineSettings, Order, RETRY, Shared, pause};
 use crate::config::{Overlay, OverlayReset, Unknown};
@@ -61,6 +61,8 @@ struct Maker {
     writer: Option<DiskName>,
     /// The last message about a disk, so that it is logged once.
     said: HashMap<DiskName, String>,
+    /// Who waits for a disk that others keep over a reload, as was logged.
+    waits: HashSet<Mac>,
 }
 
 /// Opens what is left and starts the thread.
@@ -90,6 +92,7 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
         leaving: HashSet::new(),
         writer: None,
         said: HashMap::new(),
+        waits: HashSet::new(),
     };
     maker.take_settings();
     maker.open_what_is_left()?;
@@ -110,18 +113,16 @@ impl Maker {
             let name = DiskName::Machine(machine.name.clone());
             machine.macs.iter().map(move |mac| (*mac, name.clone()))
         });
+        // Whoever changes the image itself does not keep it: the others wait for that to end.
+        let disks: Vec<DiskName> = self.shared.disks.lock().keys().cloned().collect();
+        let disks = disks.iter().filter(|name| self.writer.as_ref() != Some(name));
         let mut table = self.shared.table.write();
-        table.unknown = config.unknown;
         table.reset = config.overlay_reset;
         table.full = false;
-        let moved = table.rename(named.collect());
+        let moved = table.rename(named.collect(), config.unknown, disks);
         drop(table);
-        for MovedAddress { mac, from, to } in moved {
-            tracing::warn!(
-                "{}: {mac} is of {to} now and keeps the disk of {from} until it boots, which it may be running on; `xblade overlay discard` takes that away",
-                self.address()
-            );
-        }
+        self.waits.clear();
+        self.tell_moved(moved);
     }
 
     /// Persistent disks go on, and others of this boot of the host: whoever runs on one of them notices nothing of a restart.
@@ -164,6 +165,7 @@ impl Maker {
         let until = match result {
             Ok(Some(name)) => {
                 self.said.remove(&name);
+                self.waits.remove(&mac);
                 self.shared.asking.lock().remove(&mac);
                 (self.start.announce)();
                 return;
@@ -215,14 +217,14 @@ impl Maker {
         self.shared.disks.lock().remove(name);
         let mut table = self.shared.table.write();
         table.full = false;
-        table.forget_moved(name);
+        table.forget_kept(name);
         if let DiskName::Unknown(mac) = name {
             table.known.remove(mac);
         }
     }
 
-    /// Whether a machine may have a disk now.
-    fn may_have(&mut self, name: &DiskName) -> bool {
+    /// Whether a machine's address may have a disk now.
+    fn may_have(&mut self, name: &DiskName, mac: Mac) -> bool {
         self.stop_writing_by_settings();
         let image_is_free = match &self.writer {
             None => true,
@@ -230,7 +232,7 @@ impl Maker {
             Some(writer) if self.is_to_stop(writer) => writer == name && self.instance(name).is_some(),
             Some(writer) => writer == name,
         };
-        image_is_free && !self.leaving.contains(name) && self.has_room(name)
+        image_is_free && !self.leaving.contains(name) && self.has_room(name) && !self.is_kept_from(name, mac)
     }
 
     /// Whether there is room for one more machine that nobody named.
@@ -260,7 +262,7 @@ impl Maker {
         let Some(name) = self.shared.table.read().name_of(mac) else {
             return Ok(None);
         };
-        if !self.may_have(&name) {
+        if !self.may_have(&name, mac) {
             return Ok(None);
         }
         if self
@@ -280,10 +282,12 @@ impl Maker {
 
     /// A machine boots: its disk begins anew, unless it is persistent or as new.
     fn boot(&mut self, mac: Mac) -> Result<Option<DiskName>> {
+        // A reload may have come after its question.
+        self.shared.table.write().stop_keeping(mac);
         let Some(name) = self.shared.table.read().name_of(mac) else {
             return Ok(None);
         };
-        if !self.may_have(&name) {
+        if !self.may_have(&name, mac) {
             return Ok(None);
         }
         let at_boot = self.start.settings.config.overlay_reset == OverlayReset::Boot;

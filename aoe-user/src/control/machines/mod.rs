@@ -34,6 +34,7 @@ pub(in crate::control) use counts::MachineCounts;
 use heard::Heard;
 pub(super) use listed::ListedCopies;
 pub(super) use maker::Start;
+use moved::KeptDisk;
 pub(super) use naming::DiskName;
 
 /// A disk that began anew this recently, and to which nothing was written, is what a machine that boots wants. iPXE asks for 16 s.
@@ -100,8 +101,9 @@ struct Table {
     by_mac: HashMap<Mac, Arc<Instance>>,
     /// The machines with names.
     named: HashMap<Mac, DiskName>,
-    /// Whose address the configuration has given to another machine while it had a disk: it keeps that until it boots.
-    moved: HashMap<Mac, DiskName>,
+    /// The addresses of disks that the configuration gave to other machines in part: each keeps its disk until it boots, and meanwhile
+    /// nobody else has that.
+    kept: HashMap<Mac, KeptDisk>,
     unknown: Unknown,
     reset: OverlayReset,
     /// There is no room for another unknown machine.
@@ -341,43 +343,6 @@ impl Disks {
 }
 
 impl Table {
-    /// The addresses of a disk's machine.
-    fn macs_of(&self, name: &DiskName) -> Vec<Mac> {
-        match name {
-            DiskName::Unknown(mac) => match self.moved.get(mac) {
-                Some(of) if of != name => Vec::new(),
-                _ => vec![*mac],
-            },
-            DiskName::Machine(_) => {
-                let stays = self.named.iter().filter(|(mac, _)| !self.moved.contains_key(mac));
-                let mut macs: Vec<Mac> = stays
-                    .chain(&self.moved)
-                    .filter(|(_, of)| *of == name)
-                    .map(|(mac, _)| *mac)
-                    .collect();
-                macs.sort_unstable();
-                macs
-            }
-        }
-    }
-
-    /// Whose disk an address has; `None`: nobody's.
-    fn name_of(&self, mac: Mac) -> Option<DiskName> {
-        self.moved
-            .get(&mac)
-            .cloned()
-            .or_else(|| self.configured_name_of(mac))
-    }
-
-    /// The same by the configuration alone.
-    fn configured_name_of(&self, mac: Mac) -> Option<DiskName> {
-        match (self.named.get(&mac), self.unknown) {
-            (Some(name), _) => Some(name.clone()),
-            (None, Unknown::Volatile | Unknown::None) => Some(DiskName::Unknown(mac)),
-            (None, Unknown::Refuse) => None,
-        }
-    }
-
     fn remove(&mut self, name: &DiskName) {
         self.by_mac.retain(|_, instance| instance.name != *name);
     }
@@ -385,7 +350,7 @@ impl Table {
     /// Nobody but those with a name or a disk gets one.
     fn turns_away(&self, mac: Mac) -> bool {
         let has_no_place = || self.unknown == Unknown::Refuse || (self.full && !self.known.contains(&mac));
-        !self.named.contains_key(&mac) && has_no_place()
+        !self.named.contains_key(&mac) && !self.kept.contains_key(&mac) && has_no_place()
     }
 }
 
@@ -393,6 +358,9 @@ impl engine::Machines<Export> for Disks {
     fn instance(&self, source: Mac) -> Option<Arc<Export>> {
         {
             let table = self.shared.table.read();
+            if let Some(kept) = table.kept.get(&source) {
+                kept.heard.note(Instant::now());
+            }
             if let Some(instance) = table.by_mac.get(&source) {
                 if matches!(table.reset, OverlayReset::Idle(_)) {
                     instance.heard.note(Instant::now());
@@ -411,7 +379,7 @@ impl engine::Machines<Export> for Disks {
         {
             let table = self.shared.table.read();
             match table.by_mac.get(&source) {
-                Some(_) if table.moved.contains_key(&source) => {}
+                Some(_) if table.kept.contains_key(&source) => {}
                 Some(instance) if table.reset != OverlayReset::Boot || instance.content.stays() => {
                     instance.content.count_anew();
                     return true;
@@ -425,10 +393,9 @@ impl engine::Machines<Export> for Disks {
         }
         {
             let mut table = self.shared.table.write();
-            if table.moved.remove(&source).is_some() {
-                // Its other disk may have other users.
-                table.by_mac.remove(&source);
-            } else if let Some(instance) = table.by_mac.get(&source) {
+            if !table.stop_keeping(source)
+                && let Some(instance) = table.by_mac.get(&source)
+            {
                 let name = instance.name.clone();
                 // Nobody reads what is about to go.
                 table.remove(&name);
@@ -458,6 +425,7 @@ impl engine::Machines<Export> for Disks {
                 .by_mac
                 .values()
                 .for_each(|instance| instance.heard.note(now));
+            table.kept.values().for_each(|kept| kept.heard.note(now));
             table.paused = paused;
             table.by_mac.values().cloned().collect()
         };

@@ -113,13 +113,11 @@ impl Maker {
             let name = DiskName::Machine(machine.name.clone());
             machine.macs.iter().map(move |mac| (*mac, name.clone()))
         });
-        // Whoever changes the image itself does not keep it: the others wait for that to end.
-        let disks: Vec<DiskName> = self.shared.disks.lock().keys().cloned().collect();
-        let disks = disks.iter().filter(|name| self.writer.as_ref() != Some(name));
+        let disks = self.disks_in_use();
         let mut table = self.shared.table.write();
         table.reset = config.overlay_reset;
         table.full = false;
-        let moved = table.rename(named.collect(), config.unknown, disks);
+        let moved = table.rename(named.collect(), config.unknown, disks.iter());
         drop(table);
         self.waits.clear();
         self.tell_moved(moved);

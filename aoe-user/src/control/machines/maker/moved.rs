@@ -9,6 +9,24 @@ use super::super::naming::DiskName;
 use super::Maker;
 
 impl Maker {
+    /// The disks that machines may be running on, served at the moment or not.
+    pub(super) fn disks_in_use(&self) -> Vec<DiskName> {
+        let disks: Vec<(DiskName, bool)> = {
+            let disks = self.shared.disks.lock();
+            let disks = disks.iter();
+            disks
+                .map(|(name, disk)| (name.clone(), disk.instance.is_some()))
+                .collect()
+        };
+        let in_use = disks.into_iter().filter(|(name, is_open)| match &self.writer {
+            // Whoever changes the image itself does not keep it: the others wait for that to end.
+            Some(writer) if writer == name => false,
+            // Nobody runs on what could never be opened. What cannot be told may be there.
+            _ => *is_open || self.copies.left(name).map_or(true, |left| left.is_some()),
+        });
+        in_use.map(|(name, _)| name).collect()
+    }
+
     /// Logs who keeps a disk since a reload.
     pub(super) fn tell_moved(&self, moved: Vec<MovedAddress>) {
         for MovedAddress { mac, from, to } in moved {

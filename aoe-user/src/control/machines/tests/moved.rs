@@ -271,3 +271,24 @@ fn a_disk_is_kept_that_is_not_served_while_the_configuration_changes() {
     assert_eq!(has(&disks, PC[0]), ("12.9:pc17".into(), 1));
     assert_eq!(has(&disks, PC[1]), ("12.9:pc17".into(), 1));
 }
+
+#[test]
+fn a_disk_that_could_never_be_opened_is_kept_by_nobody() {
+    let mut room = Room::new();
+    let disks = room.open();
+    write(&disk(&disks, STRANGER), 1);
+    let mut machines = room.config.machines.to_vec();
+    machines[0].overlay = Some(Overlay::None);
+    room.config.machines = machines.into();
+    disks.configure(room.settings());
+    assert!(disks.instance(PC[0]).is_none());
+    wait_for_thread(&disks);
+    let states = disks.states();
+    let waits = states
+        .iter()
+        .find(|state| state.name == DiskName::Machine("pc17".into()));
+    let problem = waits.and_then(|state| state.problem.clone()).unwrap();
+    assert!(problem.contains("waits until the copies of"), "{problem}");
+    reload(&disks, &mut room, &[("pc17", &PC[1..]), ("pc18", &PC[..1])]);
+    assert_eq!(has(&disks, PC[0]), ("12.9:pc18".into(), 7));
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::commit::{Committer, Task};
 use crate::io::device::Device;
-use crate::io::transfer::Transfer;
+use crate::io::transfer::{Direction, Transfer};
 use engine::{Completion, Token};
 
 /// How an operation goes on after one of its transfers.
@@ -39,6 +39,11 @@ pub(crate) struct PendingTransfer {
 }
 
 impl PendingTransfer {
+    /// Whether it may have to wait for the file system's journal, so that no worker may start it.
+    pub(crate) fn waits_for_journal(&self) -> bool {
+        self.transfer.direction == Direction::Write && !self.device.writes_nowait
+    }
+
     /// The transfer, or what is left of it, is handed over now.
     pub(crate) fn begins(&mut self) {
         if self.transfer.done == 0 {

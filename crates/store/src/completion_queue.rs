@@ -114,7 +114,7 @@ impl CompletionQueue {
             // The kernel would start it on a thread of its own, and tell of its end by one that is bound to the CPU of the disk's interrupt:
             // a tick later where something else spins there. Who makes a system call has its end at once.
             TransferEngine::Ring(_) if is_alone && pending.waits_for_journal() => {
-                self.give_to_threads(pending)
+                self.give_to_threads(pending);
             }
             TransferEngine::Ring(ring) => ring.start(pending),
             TransferEngine::Threads => self.give_to_threads(pending),

@@ -71,9 +71,13 @@ fn verifies_of_what_is_on_a_slow_disk_cost_its_own_export_only() -> Result<()> {
             lines,
             ..Site::default()
         })?;
-        served.keeps_its_pace(|served| {
+        // What is read has to be copied as well, which takes its part of two processors.
+        let press = |served: &Served| {
             served.disk.switches().request_us.store(2000, Ordering::Relaxed);
             verifies(served)
+        };
+        served.keeps(60, press, |calm, loaded| {
+            loaded <= calm * 4 + Duration::from_micros(100)
         })?;
         served.target.process.stop()?;
     }

@@ -326,6 +326,16 @@ mod tests {
     }
 
     impl SlowStore {
+        fn new() -> SlowStore {
+            SlowStore {
+                shares: Shares::default(),
+                queue: MemCompletions::new(),
+                waiting: HashMap::new(),
+                at_work: VecDeque::new(),
+                tokens: 0,
+            }
+        }
+
         fn ask(&mut self, source: u64, max: usize, now_us: u64) {
             if !self.shares.has_room(mac(source), max, now_us) {
                 return;
@@ -357,13 +367,7 @@ mod tests {
 
     /// How many of 4000 requests each of four sources gets: all but the first ask for `window` at a time, that one all the time.
     fn served(max: usize, window: usize) -> HashMap<u64, u64> {
-        let mut store = SlowStore {
-            shares: Shares::default(),
-            queue: MemCompletions::new(),
-            waiting: HashMap::new(),
-            at_work: VecDeque::new(),
-            tokens: 0,
-        };
+        let mut store = SlowStore::new();
         let mut served = HashMap::from([(1, 0u64), (2, 0), (3, 0), (4, 0)]);
         for round in 0..6000 {
             for _ in 0..100 {
@@ -408,13 +412,7 @@ mod tests {
     #[test]
     fn more_sources_than_have_room_share_a_slow_export_evenly_all_the_same() {
         for count in [20u64, 24, 50] {
-            let mut store = SlowStore {
-                shares: Shares::default(),
-                queue: MemCompletions::new(),
-                waiting: HashMap::new(),
-                at_work: VecDeque::new(),
-                tokens: 0,
-            };
+            let mut store = SlowStore::new();
             let mut served = vec![0; count as usize];
             for round in 0..12_000 {
                 (0..count).for_each(|source| store.ask(source, 128, round * 100));

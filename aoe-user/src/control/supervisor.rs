@@ -224,6 +224,7 @@ impl Supervisor {
             Event::Opened(id, Err(refusal)) => self.plan.export_failed(id, refusal, now),
             Event::Group(group, Heard::Asked) => self.plan.group_asked(&group, now),
             Event::Group(group, Heard::Answer) => self.plan.group_heard(&group, now),
+            Event::Group(group, Heard::Unavailable) => self.plan.group_heard_unavailable(&group, now),
             Event::Looked(group, found) => self.plan.group_looked(&group, found, now),
             Event::Locked(run, result) => self.plan.lock_ended(run, &result, now),
             Event::Closed(id, address, result) => {

@@ -1,7 +1,11 @@
 //! One gateway's part in one group.
 
 /// How often a gateway that does not answer for the group asks for the one that does, in microseconds.
-pub const ASK_EVERY_US: u64 = 250_000;
+pub const ASK_EVERY_US: u64 = 125_000;
+
+/// An answer that the storage is not heard is worth so many questions without an answer: whoever gives it has waited for the storage
+/// already, and says that nothing will come of it for now.
+const WORTH_OF_UNAVAILABLE: u32 = 4;
 
 /// How often a gateway that answers for the group says so unasked, in microseconds.
 pub(crate) const ANNOUNCE_EVERY_US: u64 = 1_000_000;
@@ -201,10 +205,13 @@ impl Group {
 
     /// The gateway that answers is being asked for, on at least one interface.
     pub const fn asked(&mut self, now_us: u64) {
-        if now_us >= self.held_until_us && now_us >= self.put_off_until_us {
-            self.unanswered = self.unanswered.saturating_add(1);
-            self.since_look = self.since_look.saturating_add(1);
-        }
+        self.count_unanswered(1, now_us);
+    }
+
+    /// The last question was answered by the gateway that has the group, and nobody else: its storage is not heard, and so it answers no
+    /// initiator.
+    pub const fn heard_unavailable(&mut self, now_us: u64) {
+        self.count_unanswered(WORTH_OF_UNAVAILABLE - 1, now_us);
     }
 
     /// The gateway that answers was heard.
@@ -381,6 +388,13 @@ impl Group {
         self.look = Look::NotAsked;
         self.enter(GroupState::Taking, now_us);
         Some(GroupStep::Take { from: Some(from) })
+    }
+
+    const fn count_unanswered(&mut self, questions: u32, now_us: u64) {
+        if now_us >= self.held_until_us && now_us >= self.put_off_until_us {
+            self.unanswered = self.unanswered.saturating_add(questions);
+            self.since_look = self.since_look.saturating_add(questions);
+        }
     }
 
     /// Nothing is tried for a while.

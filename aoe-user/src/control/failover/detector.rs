@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use aoe_common::Mac;
+use aoe_common::wire::error;
 use failover::ASK_EVERY_US;
 
 use crate::control::guard::caught;
-use crate::control::other_targets::{ProbeSockets, ProbedExport, wait};
+use crate::control::other_targets::{HeardResponse, ProbeSockets, ProbedExport, wait};
 
 /// Between two rounds of questions.
 const ASK_EVERY: Duration = Duration::from_micros(ASK_EVERY_US);
@@ -24,6 +25,8 @@ pub(in crate::control) enum Heard {
     Asked,
     /// Somebody answered from the group's address.
     Answer,
+    /// Nobody did, but one of the gateways said that it has the group and does not hear its storage.
+    Unavailable,
 }
 
 /// Where a group is asked for, and what.
@@ -31,8 +34,24 @@ pub(in crate::control) enum Heard {
 pub(in crate::control) struct Asking {
     /// The group's address.
     pub(crate) mac: Mac,
+    /// The gateways' own.
+    pub(crate) peers: Arc<[Mac]>,
     /// The group's exports on each interface.
     pub(crate) interfaces: BTreeMap<String, Vec<ProbedExport>>,
+}
+
+impl Asking {
+    /// The better news: what was heard before in this round, or this response.
+    fn better(&self, before: Option<Heard>, response: &HeardResponse) -> Option<Heard> {
+        let says_unavailable =
+            response.error == Some(error::UNAVAILABLE) && self.peers.contains(&response.mac);
+        match before {
+            Some(Heard::Answer) => before,
+            _ if response.mac == self.mac => Some(Heard::Answer),
+            _ if says_unavailable => Some(Heard::Unavailable),
+            _ => before,
+        }
+    }
 }
 
 /// The detectors of all groups that others serve.
@@ -130,21 +149,20 @@ fn rounds(asking: &Asking, is_over: &AtomicBool, tell: &dyn Fn(Heard)) {
         if asked {
             tell(Heard::Asked);
         }
-        while Instant::now() < next && !is_over.load(Ordering::Relaxed) {
+        let mut heard = None;
+        while heard != Some(Heard::Answer) && Instant::now() < next && !is_over.load(Ordering::Relaxed) {
             let left = next.saturating_duration_since(Instant::now());
             wait(open.values().flat_map(ProbeSockets::fds), left);
-            let mut answered = false;
             open.retain(|_, sockets| {
                 sockets
-                    .receive(|heard| answered |= heard.mac == asking.mac)
+                    .receive(|response| heard = asking.better(heard, &response))
                     .is_ok()
             });
-            if answered {
-                tell(Heard::Answer);
-                // One is enough for this round.
-                std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            }
         }
+        // What a gateway says that does not answer initiators counts only when no other one does.
+        heard.into_iter().for_each(tell);
+        // One answer is enough for this round.
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -161,4 +179,36 @@ fn ask<'a>(
         }
     };
     sockets.ask_station(mac, probed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_counts_more_than_a_gateway_that_does_not_hear_its_storage() {
+        let [group, peer, stranger] = [1, 2, 3].map(|last| Mac([2, 0, 0, 0, 0, last]));
+        let asking = Asking {
+            mac: group,
+            peers: Arc::new([peer]),
+            interfaces: BTreeMap::new(),
+        };
+        let response = |mac, error| HeardResponse::of_test(mac, error);
+        let unavailable = Some(error::UNAVAILABLE);
+        let after = |responses: &[(Mac, Option<u8>)]| {
+            let responses = responses.iter().map(|(mac, error)| response(*mac, *error));
+            responses.fold(None, |before, response| asking.better(before, &response))
+        };
+        assert_eq!(after(&[(peer, unavailable)]), Some(Heard::Unavailable));
+        assert_eq!(after(&[(group, None)]), Some(Heard::Answer));
+        for order in [[0, 1], [1, 0]] {
+            let both = order.map(|at| [(peer, unavailable), (group, None)][at]);
+            assert_eq!(after(&both), Some(Heard::Answer));
+        }
+        // Nobody else may say so, and nothing else means it.
+        assert_eq!(
+            after(&[(stranger, unavailable), (peer, None), (peer, Some(1))]),
+            None
+        );
+    }
 }

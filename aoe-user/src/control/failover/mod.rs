@@ -32,6 +32,7 @@ impl Supervisor {
             }
             let asking = Asking {
                 mac: group.mac,
+                peers: Arc::clone(&group.peers),
                 interfaces,
             };
             wanted.insert(group.name.clone(), asking);

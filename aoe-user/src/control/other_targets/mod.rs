@@ -20,8 +20,7 @@ use crate::config::Vlan;
 use crate::target::Address;
 pub(crate) use other_programs::other_aoe_programs;
 use own::OwnAddresses;
-use probe_sockets::HeardResponse;
-pub(super) use probe_sockets::{ProbeSockets, wait};
+pub(super) use probe_sockets::{HeardResponse, ProbeSockets, wait};
 use tie::Serial;
 
 /// How long others have to answer. A target that is awake takes well under a millisecond.

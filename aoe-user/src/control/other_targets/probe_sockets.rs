@@ -52,6 +52,8 @@ pub(in crate::control) struct HeardResponse {
     pub(crate) mac: Mac,
     /// The address it speaks for.
     pub(crate) address: Address,
+    /// The code of an error that it answers our question with.
+    pub(crate) error: Option<u8>,
     /// It answers our IDENTIFY.
     is_identify: bool,
     /// What it then tells of itself.
@@ -74,6 +76,19 @@ impl HeardResponse {
         match self.place {
             Place::On(place) => place == vlan,
             Place::Unknown => true,
+        }
+    }
+
+    /// A response of an untagged target.
+    #[cfg(test)]
+    pub(in crate::control) fn of_test(mac: Mac, error: Option<u8>) -> HeardResponse {
+        HeardResponse {
+            mac,
+            address: Address { shelf: 7, slot: 3 },
+            error,
+            is_identify: false,
+            identity: None,
+            place: Place::On(None),
         }
     }
 
@@ -305,9 +320,12 @@ fn parse(
     let tag = u32::from_be_bytes(header[aoe::TAG..aoe::TAG + 4].try_into().ok()?);
     let [.., number] = tag.to_be_bytes();
     let is_identify = tag & 0x100 != 0;
+    let is_error = header[aoe::VER_FLAGS] & aoe::FLAG_ERROR != 0;
+    let error = is_error.then_some(header[aoe::ERROR]);
     let heard = |is_identify, place| HeardResponse {
         mac,
         address,
+        error: error.filter(|_| matches!(place, Place::On(_))),
         is_identify,
         identity: is_identify.then(|| identity(frame)).flatten(),
         place,
@@ -393,6 +411,17 @@ mod tests {
         let advertisement = heard(&advertisement).unwrap();
         assert!(advertisement.may_be_on(Some(5)) && advertisement.may_be_on(None));
         assert_eq!(advertisement.address, Address { shelf: 7, slot: 3 });
+    }
+
+    #[test]
+    fn an_error_is_told_where_it_answers_our_question() {
+        for (tag, told) in [(NONCE | 1, Some(3)), (0, None)] {
+            let mut refusal = response(1, tag);
+            refusal[FLAGS] |= aoe::FLAG_ERROR;
+            refusal[eth::HEADER_LEN + aoe::ERROR] = 3;
+            assert_eq!(heard(&refusal).unwrap().error, told);
+        }
+        assert_eq!(heard(&response(1, NONCE | 1)).unwrap().error, None);
     }
 
     #[test]

@@ -220,6 +220,14 @@ impl Plan {
         }
     }
 
+    /// The gateway that has it was heard, and says that it does not hear its storage.
+    pub(crate) fn group_heard_unavailable(&mut self, name: &str, now: Instant) {
+        let us = self.us(now);
+        if let Some(group) = self.groups.get_mut(name) {
+            group.machine.heard_unavailable(us);
+        }
+    }
+
     /// Who has the locks of a group's images.
     pub(crate) fn group_looked(
         &mut self,

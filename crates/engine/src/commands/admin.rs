@@ -68,6 +68,9 @@ fn decide<L: Link, C: Completions>(
 impl<L: Link, C: Completions> Server<L, C> {
     /// Serves one of the three commands to an exact address.
     pub(crate) fn administer(&mut self, link: &mut L, call: Call<'_, C>, frame: RxFrame<L::Frame>) {
+        if call.export.is_asked_by_peer(call.request) && call.export.store.is_unheard() {
+            return self.tell_unheard(link, call, frame);
+        }
         let action = {
             let state = call.export.state.read();
             if let Err(refusal) = Self::admit(call, &state) {

@@ -314,8 +314,9 @@ impl<C: Completions> Export<C> {
                 ..
             }
         );
-        let from_peer = |gateway: &Gateway| gateway.peers.contains(&request.source);
-        reads && !request.broadcast && self.options.gateway.as_ref().is_some_and(from_peer)
+        let is_peers =
+            |gateway: &Gateway| request.destination == gateway.mac && gateway.peers.contains(&request.source);
+        reads && self.options.gateway.as_ref().is_some_and(is_peers)
     }
 
     /// Sources that may see it, for the filter and for advertisements; `None`: everyone.

@@ -186,16 +186,30 @@ impl<L: Link, C: Completions> Server<L, C> {
     }
 
     /// Answers with `parts`, the first of them the headers.
-    pub(crate) fn send(
+    pub(crate) fn send(&self, link: &mut L, call: Call<'_, C>, frame: RxFrame<L::Frame>, parts: &[&[u8]]) {
+        if call.export.store.is_silenced() {
+            return self.silent(link, frame, Silence::Fenced);
+        }
+        self.send_unconditionally(link, call, frame, parts);
+    }
+
+    /// Tells another gateway of the failover group that the storage is not heard. From the port's own address: the group's would have
+    /// the switches send here what may be another gateway's by now.
+    pub(crate) fn tell_unheard(&self, link: &mut L, call: Call<'_, C>, frame: RxFrame<L::Frame>) {
+        self.counters.aoe_errors.bump();
+        let envelope = Envelope::answer(call.request, call.request.port.mac, call.export.address());
+        let head = envelope.head(error::UNAVAILABLE, &[]);
+        self.send_unconditionally(link, call, frame, &[&head]);
+    }
+
+    fn send_unconditionally(
         &self,
         link: &mut L,
         call: Call<'_, C>,
         mut frame: RxFrame<L::Frame>,
         parts: &[&[u8]],
     ) {
-        if call.export.store.is_silenced() {
-            self.silent(link, frame, Silence::Fenced);
-        } else if build(link, &mut frame, &call.request.tags, parts) {
+        if build(link, &mut frame, &call.request.tags, parts) {
             self.counters.replies.bump();
             frame.send(link);
         } else {

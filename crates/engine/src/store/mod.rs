@@ -144,6 +144,12 @@ pub trait Store<C: Completions>: Send + Sync + std::fmt::Debug {
         false
     }
 
+    /// Whether nobody is answered because the storage has not been heard for some time, and for no other reason: what a gateway of a
+    /// failover group tells the others, which may have better luck.
+    fn is_unheard(&self) -> bool {
+        false
+    }
+
     /// The operator knows of the lost writes: they are forgotten, and writes are taken again.
     fn accept_lost_writes(&self) {}
 

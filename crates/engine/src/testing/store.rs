@@ -70,6 +70,7 @@ pub struct MemStore {
     pub inner: Mutex<Inner>,
     pub traits: Traits,
     fenced: AtomicBool,
+    unheard: AtomicBool,
 }
 
 fn range(extent: Extent) -> std::ops::Range<usize> {
@@ -104,12 +105,18 @@ impl MemStore {
             inner: Mutex::new(inner),
             traits,
             fenced: AtomicBool::new(false),
+            unheard: AtomicBool::new(false),
         })
     }
 
     /// Another client takes its place.
     pub fn fence(&self) {
         self.fenced.store(true, Ordering::Relaxed);
+    }
+
+    /// What it stands for is not heard any more.
+    pub fn lose_storage(&self) {
+        self.unheard.store(true, Ordering::Relaxed);
     }
 
     pub fn mode(&self, mode: StoreMode) {
@@ -317,7 +324,11 @@ impl Store<MemCompletions> for MemStore {
     }
 
     fn is_silenced(&self) -> bool {
-        self.fenced.load(Ordering::Relaxed)
+        self.fenced.load(Ordering::Relaxed) || self.unheard.load(Ordering::Relaxed)
+    }
+
+    fn is_unheard(&self) -> bool {
+        self.unheard.load(Ordering::Relaxed) && !self.fenced.load(Ordering::Relaxed)
     }
 
     fn close(&self) -> io::Result<()> {

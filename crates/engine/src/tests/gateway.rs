@@ -1,5 +1,6 @@
 //! An export under the address of its failover group.
 
+use aoe_common::wire::{aoe, error, eth};
 use aoe_common::{Access, Mac};
 
 use crate::testing::bench::{ONE, OTHER, TARGET, Worker, ata, export, frame_from, options};
@@ -87,4 +88,33 @@ fn another_gateway_may_ask_whether_it_answers_and_nothing_else() {
     assert!(worker.ask(&from(PEER, 0, &identify)).is_empty());
     let everybody = frame_from(PEER, Mac::BROADCAST, 7, 3, 1, 1, &query(0, b""));
     assert!(worker.ask(&everybody).is_empty());
+}
+
+#[test]
+fn another_gateway_alone_is_told_that_the_storage_is_not_heard() {
+    const FLAGS: usize = eth::HEADER_LEN + aoe::VER_FLAGS;
+    const ERROR: usize = eth::HEADER_LEN + aoe::ERROR;
+    let store = MemStore::new(64);
+    let mut worker = Worker::new(vec![export(grouped(&[]), &store)]);
+    let from = |mac, to, subcommand| frame_from(mac, to, 7, 3, 1, 1, &query(subcommand, b""));
+    store.lose_storage();
+    let told = worker.ask(&from(PEER, GROUP, 0));
+    assert_eq!(told.len(), 1);
+    // From the port's own address: no switch is to look for the group's here.
+    assert_eq!((&told[0][..6], &told[0][6..12]), (&PEER.0[..], &TARGET.0[..]));
+    assert_eq!(told[0][FLAGS] & (aoe::FLAG_RESPONSE | aoe::FLAG_ERROR), 0x0c);
+    assert_eq!(told[0][ERROR], error::UNAVAILABLE);
+    for silent in [
+        from(ONE, GROUP, 0),
+        from(ONE, Mac::BROADCAST, 0),
+        from(PEER, Mac::BROADCAST, 0),
+        from(PEER, TARGET, 0),
+        from(PEER, GROUP, 1),
+        frame_from(PEER, GROUP, 7, 3, 0, 1, &ata(0, 0, 1, 0xec, 0, &[])),
+    ] {
+        assert!(worker.ask(&silent).is_empty(), "{silent:02x?}");
+    }
+    // Whose place another one has taken says nothing at all.
+    store.fence();
+    assert!(worker.ask(&from(PEER, GROUP, 0)).is_empty());
 }

@@ -16,6 +16,8 @@ use crate::io::threads::caught;
 const PACE: Duration = Duration::from_secs(1);
 /// The same for a gateway of a failover group, in the time that it answers without a word of Ceph's.
 const LOOKS_IN_A_LEASE: u32 = 3;
+/// The same, this many times as often, while nobody is answered for want of a word: the first one that comes ends that.
+const HASTE: u32 = 8;
 /// librbd's calls are deep, and this is what its own threads get along with.
 const STACK_BYTES: usize = 1 << 20;
 
@@ -119,7 +121,11 @@ struct Look {
 
 impl Look {
     fn run(mut self, wakeup: &Wakeup, pace: Duration) {
-        while wakeup.wait(pace) {
+        let pace_now = |shared: &Shared| match shared.has_lapsed() {
+            true => pace / HASTE,
+            false => pace,
+        };
+        while wakeup.wait(pace_now(&self.shared)) {
             if self.shared.is_shut_out() {
                 // Another image of the same client may have found out first.
                 self.shared.shut_out();

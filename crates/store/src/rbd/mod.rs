@@ -354,6 +354,10 @@ impl Store<CompletionQueue> for RbdStore {
         self.shared.is_silenced()
     }
 
+    fn is_unheard(&self) -> bool {
+        self.shared.has_lapsed() && !self.shared.is_fenced()
+    }
+
     fn health(&self) -> Health {
         match self.shared.has_lapsed() {
             true => Health::Silent("Ceph does not answer; nor does this gateway until it does".to_owned()),

@@ -8,7 +8,7 @@ use crate::bus::{Bus, Control, Event, WorkerId};
 use crate::mutants::Mutant;
 
 /// A gateway that has heard nothing of Ceph for so long answers nobody.
-pub(super) const LEASE_US: u64 = 1_500_000;
+pub(super) const LEASE_US: u64 = 1_000_000;
 
 /// A machine's clock. It may stand still.
 #[derive(Debug)]

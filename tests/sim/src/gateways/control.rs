@@ -6,14 +6,16 @@ use failover::{ASK_EVERY_US, GroupState, GroupStep, Holder};
 
 use super::answer::{Answer, ClientId};
 use super::ceph::{To, Work};
-use super::client::Client;
+use super::client::{Client, LEASE_US};
 use super::gateway::Life;
 use super::world::Gateways;
 use crate::bus::{Control, Event, WorkerId};
 use crate::mutants::Mutant;
 
 /// How often a gateway asks whether the lock is still its own.
-const KEEP_US: u64 = 500_000;
+const KEEP_US: u64 = LEASE_US / 3;
+/// The same when it has not heard for too long.
+const KEEP_SOON_US: u64 = KEEP_US / 8;
 /// A question about the lock that has no answer after this counts as failed.
 const LOOK_US: u64 = 10_000_000;
 
@@ -112,6 +114,9 @@ impl Gateways {
     fn ask_around(&mut self, gateway: u8, clock: u64) {
         let is_up = self.network.is_up(gateway);
         let Some(life) = self.life(gateway) else { return };
+        if std::mem::take(&mut life.heard_unavailable) {
+            life.group.heard_unavailable(clock);
+        }
         if life.group.is_asking() && is_up {
             life.group.asked(clock);
             life.question += 1;
@@ -131,8 +136,16 @@ impl Gateways {
     pub(super) fn heard(&mut self, gateway: u8) {
         let clock = self.gateways[usize::from(gateway)].clock.now_us();
         if let Some(life) = self.life(gateway) {
+            life.heard_unavailable = false;
             life.group.heard(clock);
             self.poll(gateway);
+        }
+    }
+
+    /// The gateway that has the group says that it does not hear Ceph: it counts when no other one answers this question.
+    pub(super) fn heard_unavailable(&mut self, gateway: u8) {
+        if let Some(life) = self.life(gateway) {
+            life.heard_unavailable = life.group.is_asking();
         }
     }
 
@@ -229,7 +242,8 @@ impl Gateways {
         self.ceph
             .lock()
             .submit(&own, WorkerId::MAX, Work::Owner, To::Control);
-        self.later(gateway, KEEP_US, Control::Keep(client));
+        let pace = if own.has_lapsed() { KEEP_SOON_US } else { KEEP_US };
+        self.later(gateway, pace, Control::Keep(client));
     }
 
     fn fenced(&mut self, gateway: u8, client: ClientId, reason: &str) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aoe_common::Mac;
-use aoe_common::wire::aoe;
+use aoe_common::wire::{aoe, error};
 use failover::{Group, GroupSettings, GroupState, Holder};
 
 use super::answer::ClientId;
@@ -30,6 +30,14 @@ pub(super) fn as_host(gateway: u8) -> u16 {
 pub(super) fn is_answer(bytes: &[u8], gateway: u8) -> bool {
     frame::destination(bytes) == own_mac(gateway)
         && Reply::parse(bytes).is_some_and(|reply| reply.from == GROUP && reply.command == aoe::CMD_QUERY)
+}
+
+/// Whether a frame tells a gateway that the one which has the group does not hear Ceph.
+pub(super) fn is_unavailable(bytes: &[u8], gateway: u8) -> bool {
+    let says_so = |reply: &Reply<'_>| {
+        reply.from != GROUP && reply.command == aoe::CMD_QUERY && reply.error == error::UNAVAILABLE
+    };
+    frame::destination(bytes) == own_mac(gateway) && Reply::parse(bytes).is_some_and(|reply| says_so(&reply))
 }
 
 /// How far a gateway is with taking the lock: what it waits for.
@@ -87,6 +95,8 @@ pub(super) struct Life {
     pub ending: bool,
     /// Number of the last question for the gateway that answers.
     pub question: u32,
+    /// It was told so since the last question.
+    pub heard_unavailable: bool,
     /// What was said of its state last.
     pub said: GroupState,
 }
@@ -150,6 +160,7 @@ impl Gateway {
             without_lock: 0,
             ending: false,
             question: 0,
+            heard_unavailable: false,
             said: GroupState::Standby,
         });
     }

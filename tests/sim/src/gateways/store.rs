@@ -139,6 +139,10 @@ impl Store<CompletionQueue> for Image {
         self.client.is_silent()
     }
 
+    fn is_unheard(&self) -> bool {
+        self.client.has_lapsed() && !self.client.is_shut_out()
+    }
+
     fn close(&self) -> io::Result<()> {
         Ok(())
     }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use engine::{Exports, StateStore, Store};
+use engine::{Exports, Options, StateStore, Store};
 use failover::Holder;
 
 use super::answer::Answer;
 use super::ceph::{To, Work};
 use super::client::Client;
 use super::control::name;
-use super::gateway::{Stage, Taking};
+use super::gateway::{GROUP, Stage, Taking, own_mac};
 use super::store::{Image, Metadata};
 use super::world::Gateways;
 use crate::bus::{CompletionQueue, Control, Event, WorkerId};
@@ -92,11 +92,14 @@ impl Gateways {
             ceph: Arc::clone(&self.ceph),
         });
         let stores: Vec<Arc<dyn Store<CompletionQueue>>> = vec![Arc::new(image)];
-        let options = vec![options(
-            0,
-            &self.plan.exports[0],
-            &std::collections::BTreeMap::new(),
-        )];
+        let alone = options(0, &self.plan.exports[0], &std::collections::BTreeMap::new());
+        let options = vec![Options {
+            gateway: Some(engine::Gateway {
+                mac: GROUP,
+                peers: (0..self.gateways.len() as u8).map(own_mac).collect(),
+            }),
+            ..alone
+        }];
         let process = Process::start(&self.bus, stores, options, |_| state.clone(), &keeper);
         let Some(life) = self.life(gateway) else { return };
         life.taking = None;
@@ -129,7 +132,7 @@ impl Gateways {
     /// Says unasked which gateway answers: for the hosts, and for the switches between, which may have seen another one since.
     pub(super) fn announce(&mut self, gateway: u8) {
         let clock = self.gateways[usize::from(gateway)].clock.now_us();
-        let info = self.port();
+        let info = self.port(gateway);
         let Some(life) = self.life(gateway) else { return };
         let Some(process) = &mut life.process else { return };
         let served: Arc<Exports<CompletionQueue>> = Arc::clone(&process.served);

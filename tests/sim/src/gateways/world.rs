@@ -9,11 +9,11 @@ use parking_lot::Mutex;
 
 use super::answer::ClientId;
 use super::ceph::Ceph;
-use super::gateway::{GROUP, Gateway, as_host, is_answer};
+use super::gateway::{GROUP, Gateway, as_host, is_answer, is_unavailable, own_mac};
 use super::watch::Watch;
 use crate::bus::{Bus, Control, Event, Note, WorkerId};
 use crate::disk::Disk;
-use crate::frame::{Frame, Header};
+use crate::frame::{self, Frame, Header};
 use crate::host::Host;
 use crate::mutants::Mutant;
 use crate::net::Network;
@@ -165,10 +165,10 @@ impl Gateways {
         }
     }
 
-    /// The port of the gateway that answers.
-    pub(super) fn port(&self) -> PortInfo {
+    /// The port of a gateway.
+    pub(super) fn port(&self, gateway: u8) -> PortInfo {
         PortInfo {
-            mac: GROUP,
+            mac: own_mac(gateway),
             mtu_bytes: self.plan.ports[0].mtu,
         }
     }
@@ -193,6 +193,11 @@ impl Gateways {
         if state != Some(GroupState::Active) {
             let text = format!("gateway {gateway} has sent a frame while it was {state:?}");
             self.oracle.broken(Promise::Silence, text);
+        }
+        let to_gateway = (0..self.gateways.len() as u8).any(|other| is_unavailable(bytes, other));
+        if to_gateway && frame::source(bytes) == own_mac(gateway) {
+            // For no initiator.
+            return self.sent_from(gateway, bytes);
         }
         if let Some(state) = self.life(gateway).and_then(|life| life.unshown.take()) {
             let asked = self.ceph.lock().take_asked();
@@ -229,6 +234,12 @@ impl Gateways {
                 return self.miss(gateway, Event::ToTarget(gateway, frame));
             }
             return self.heard(gateway);
+        }
+        if is_unavailable(&frame.bytes, gateway) {
+            return match at.is_stopped() {
+                true => self.miss(gateway, Event::ToTarget(gateway, frame)),
+                false => self.heard_unavailable(gateway),
+            };
         }
         if self.is(Mutant::TakesOnFrame) && at.state() == Some(&GroupState::Standby) {
             let of_host =
@@ -281,10 +292,10 @@ impl Gateways {
     }
 
     fn run_worker(&mut self, id: WorkerId) {
-        let info = self.port();
         let Some(&gateway) = self.by_worker.get(&id) else {
             return;
         };
+        let info = self.port(gateway);
         let at = &self.gateways[usize::from(gateway)];
         if at.is_stopped() {
             return self.miss(gateway, Event::Run(id));

@@ -101,7 +101,7 @@ fn taking() -> World {
 fn active(exports: &[ExportConfig]) -> World {
     let mut world = World::new(&["eth0"]);
     world.want(exports);
-    world.ask(8, false);
+    world.ask(16, false);
     world.pass(Duration::from_secs(2));
     assert_eq!(world.role(), Role::Active, "{:#?}", world.said);
     world
@@ -115,14 +115,14 @@ fn a_gateway_stands_by_while_another_answers_and_takes_over_when_it_does_not() {
     assert_eq!(world.said("cannot be served"), 0, "{:#?}", world.said);
     // Its own exports are served at once, and the port is there for the group's.
     assert_eq!(world.served_on_eth0(), ["e1.9"]);
-    world.ask(40, true);
+    world.ask(80, true);
     assert_eq!((world.role(), world.stores.len()), (Role::Standby, 1));
     assert!(world.plan.is_settled(), "to stand by is no failure");
     assert!(matches!(
         world.plan.status().exports[0].state,
         crate::control::plan::Progress::Standby(_)
     ));
-    world.ask(8, false);
+    world.ask(16, false);
     assert_eq!(world.role(), Role::Quiet, "{:#?}", world.said);
     assert_eq!(
         world.served_on_eth0(),
@@ -141,11 +141,11 @@ fn locks_are_broken_only_of_whom_was_seen_with_them() {
     let mut world = World::new(&["eth0"]);
     world.owner = Some("10.0.0.1:0/7".into());
     world.want(&[member(1, "rbd:p/a", None)]);
-    world.ask(8, false);
+    world.ask(16, false);
     assert_eq!(world.taken_from, [LockOf::Client("10.0.0.1:0/7".into())]);
     let mut world = World::new(&["eth0"]);
     world.want(&[member(1, "rbd:p/a", None)]);
-    world.ask(8, false);
+    world.ask(16, false);
     assert_eq!(world.taken_from, [LockOf::Nobody]);
     let mut world = World::new(&["eth0"]);
     world.want(&[member(1, "rbd:p/a", None)]);
@@ -167,9 +167,9 @@ fn a_lock_that_is_lost_silences_the_whole_group_at_once() {
     assert_eq!((world.role(), world.stores.len()), (Role::Standby, 0));
     assert_eq!(world.said("another client has it"), 2, "{:#?}", world.said);
     // For a minute it is the other one's.
-    world.ask(230, false);
+    world.ask(460, false);
     assert_eq!(world.role(), Role::Standby);
-    world.ask(30, false);
+    world.ask(60, false);
     world.pass(Duration::from_secs(2));
     assert_eq!(world.role(), Role::Active);
     assert_eq!(world.served_on_eth0(), ["e1.1", "e1.2"]);
@@ -196,7 +196,7 @@ fn a_lock_that_is_lost_while_it_is_given_back_is_left_to_others_for_a_minute() {
         world
             .plan
             .fenced(first, "another client has it".into(), world.now);
-        world.ask(80, false);
+        world.ask(160, false);
         world.pass(Duration::from_secs(2));
         assert_eq!(world.role() == Role::Active, !lost, "{:#?}", world.said);
     }
@@ -207,7 +207,7 @@ fn one_image_in_other_hands_keeps_the_group_away_and_a_missing_one_does_not() {
     let mut world = World::new(&["eth0"]);
     world.in_use.insert("rbd:p/b".into());
     world.want(&[member(1, "rbd:p/a", None), member(2, "rbd:p/b", None)]);
-    world.ask(8, false);
+    world.ask(16, false);
     assert_eq!(
         (world.role(), world.stores.len()),
         (Role::Standby, 0),
@@ -218,7 +218,7 @@ fn one_image_in_other_hands_keeps_the_group_away_and_a_missing_one_does_not() {
     world
         .bad_paths
         .insert("rbd:p/b".into(), "there is no image".into());
-    world.ask(20, false);
+    world.ask(40, false);
     world.pass(Duration::from_secs(2));
     assert_eq!(
         (world.role(), world.served_on_eth0()),
@@ -262,11 +262,11 @@ fn what_does_not_close_keeps_the_group_from_being_taken_again() {
     world.stuck_paths.insert("rbd:p/a".into());
     world.plan.release_group("san1", world.now).unwrap();
     world.run();
-    world.ask(600, false);
+    world.ask(1200, false);
     assert_eq!(world.role(), Role::Leaving);
     assert_eq!(world.served_on_eth0(), Vec::<String>::new());
     world.end_closing();
-    world.ask(8, false);
+    world.ask(16, false);
     assert_ne!(world.role(), Role::Leaving);
 }
 
@@ -275,11 +275,11 @@ fn storage_without_locks_is_taken_and_given_back_by_a_program() {
     let mut world = World::new(&["eth0"]);
     world.program_fails = Some("the peer is Primary".into());
     world.want(&[drbd("/sbin/lock")]);
-    world.ask(20, false);
+    world.ask(40, false);
     assert_eq!((world.role(), world.stores.len()), (Role::Standby, 0));
     assert!(world.said("the peer is Primary") >= 1);
     world.program_fails = None;
-    world.ask(40, false);
+    world.ask(80, false);
     world.pass(Duration::from_secs(3));
     assert_eq!(world.role(), Role::Active, "{:#?}", world.said);
     assert!(world.orders.contains(&LockOrder::Check));
@@ -302,7 +302,7 @@ fn an_export_leaves_and_joins_a_group_with_a_store_of_its_own() {
     assert_eq!(world.done("OpenExport"), 2);
     world.want(&[member(1, "rbd:p/a", None)]);
     assert_eq!(world.served_on_eth0(), Vec::<String>::new(), "it listens first");
-    world.ask(8, false);
+    world.ask(16, false);
     world.pass(Duration::from_secs(2));
     assert_eq!(world.served_on_eth0(), ["e1.1"]);
 }
@@ -326,7 +326,7 @@ fn storage_that_is_taken_too_late_is_given_back() {
     let mut world = taking();
     world.plan.release_group("san1", world.now).unwrap();
     world.run();
-    world.ask(30, false);
+    world.ask(60, false);
     assert_eq!(world.orders, [LockOrder::Take], "one at a time");
     world.program_is_slow = false;
     world.end_programs();
@@ -413,13 +413,13 @@ fn a_group_whose_state_cannot_be_used_is_refused_with_the_reason() {
     let mut world = World::new(&["eth0"]);
     world.bad_state = Some("in use by process 7".into());
     world.want(&[member(1, "rbd:p/a", None)]);
-    world.ask(8, false);
+    world.ask(16, false);
     let group = &world.plan.groups()[0];
     let reason = group.reason.clone().unwrap_or_default();
     assert!(reason.contains("process 7"), "{group:?}");
     world.bad_state = None;
     world.pass(Duration::from_secs(40));
-    world.ask(8, false);
+    world.ask(16, false);
     world.pass(Duration::from_secs(2));
     assert_eq!(world.role(), Role::Active, "{:#?}", world.said);
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{Access as Permission, AtFlags, CWD, accessat};
 
 use super::{ExportConfig, StoreKind};
-use crate::store::{StoreError, device_bytes, inspect_nbd, inspect_rbd};
+use crate::store::{RbdImage, StoreError, device_bytes, inspect_nbd, inspect_rbd};
 
 const SECTOR_BYTES: u64 = aoe_common::wire::SECTOR_BYTES as u64;
 
@@ -89,13 +89,13 @@ fn examine_nbd(export: &ExportConfig) -> Result<BackingFacts, (&'static str, Str
     fitting(export, backing)
 }
 
-/// Looks at an image in Ceph; with it comes the address of the client that has its lock.
+/// Looks at an image in Ceph.
 ///
 /// # Errors
 /// The key at fault and what is wrong.
 pub(crate) fn examine_image(
     export: &ExportConfig,
-) -> Result<(BackingFacts, Option<String>), (&'static str, String)> {
+) -> Result<(BackingFacts, RbdImage), (&'static str, String)> {
     let found = inspect_rbd(&export.path, &export.ceph).map_err(|error| {
         let key = match error {
             StoreError::CephLibrary { .. } => "store",
@@ -109,7 +109,7 @@ pub(crate) fn examine_image(
         identity: BackingIdentity::Image(digest.finish()),
         bytes: found.bytes,
     };
-    Ok((fitting(export, backing)?, found.owner))
+    Ok((fitting(export, backing)?, found))
 }
 
 /// Whether offset and length fit.

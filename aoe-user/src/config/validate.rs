@@ -307,12 +307,17 @@ impl Check<'_> {
 
     /// An image in Ceph. That another client has its lock is no mistake: it may be the very xblade that serves it.
     fn image(&mut self, index: usize, export: &ExportConfig) -> Result<BackingFacts, (&'static str, String)> {
-        let (backing, owner) = backing::examine_image(export)?;
-        if let Some(owner) = owner.filter(|_| !export.read_only) {
+        let (backing, found) = backing::examine_image(export)?;
+        if let Some(owner) = found.owner.filter(|_| !export.read_only) {
             let path = export.path.display();
             let message = match &export.failover {
                 None => format!(
                     "{path}: locked by {owner}; where that is not the xblade that serves this export, it waits for the lock"
+                ),
+                Some(group) if found.is_foreign => format!(
+                    "{path}: in use by {owner}, which is no gateway of a failover group: {} is not taken until it has let go, or \
+                     `xblade failover take {}` shuts it out",
+                    group.name, group.name
                 ),
                 Some(group) => format!(
                     "{path}: locked by {owner}; where that is another gateway of {}, this one stands by",

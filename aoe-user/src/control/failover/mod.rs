@@ -11,7 +11,7 @@ use super::open;
 use super::plan::{ExportId, LockOrder, LockRun};
 use super::supervisor::{Event, Supervisor};
 use crate::config::{ExportConfig, FailoverGroup};
-use crate::store::inspect_rbd;
+use crate::store::{RbdImage, inspect_rbd};
 use detector::Asking;
 pub(super) use detector::{Detectors, Heard};
 
@@ -69,12 +69,24 @@ pub(super) fn release(groups: &[Arc<FailoverGroup>]) {
     }
 }
 
-/// The owners of the locks of images. One that cannot be looked at has none, unless that is so of all.
+/// The owners of the locks of images. One that cannot be looked at has none, unless that is so of all. An owner that is no gateway is
+/// nobody to take an image from.
 fn owners(images: &[(ExportId, Arc<ExportConfig>)]) -> Result<HashMap<ExportId, Option<String>>, String> {
     let mut owners = HashMap::new();
     let mut failure = None;
     for (id, config) in images {
         match inspect_rbd(&config.path, &config.ceph) {
+            Ok(RbdImage {
+                owner: Some(owner),
+                is_foreign: true,
+                ..
+            }) => {
+                let path = config.path.display();
+                let group = config.failover.as_ref().map_or("NAME", |group| &group.name);
+                return Err(format!(
+                    "{path} is in use by {owner}, which is no gateway of a failover group; `xblade failover take {group}` shuts it out"
+                ));
+            }
             Ok(image) => drop(owners.insert(*id, image.owner)),
             Err(error) => failure = Some(error.to_string()),
         }

@@ -26,8 +26,6 @@ pub(crate) struct Shared {
     told: Mutex<Option<OnFence>>,
     /// Operations that librbd has.
     in_flight: AtomicUsize,
-    /// Operations that ended well: proof that the image is ours.
-    succeeded: AtomicU64,
     lease: Option<Lease>,
     faults: AtomicU64,
 }
@@ -49,7 +47,6 @@ impl Shared {
             fenced: AtomicBool::new(false),
             told: Mutex::new(told),
             in_flight: AtomicUsize::new(0),
-            succeeded: AtomicU64::new(0),
             faults: AtomicU64::new(0),
         }
     }
@@ -140,10 +137,6 @@ impl Shared {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    pub(crate) fn succeeded(&self) -> u64 {
-        self.succeeded.load(Ordering::Relaxed)
-    }
-
     pub(crate) fn faults(&self) -> u64 {
         self.faults.load(Ordering::Relaxed)
     }
@@ -199,7 +192,6 @@ impl OutstandingOperation {
     /// Its end, as the engine knows it.
     pub(crate) fn end<T>(&self, result: Result<T, Errno>, kind: FaultKind, lba: u64) -> Result<T, Fault> {
         if result.is_ok() {
-            self.shared.succeeded.fetch_add(1, Ordering::Relaxed);
             self.shared.proven(self.asked);
         }
         result.map_err(|errno| self.shared.fault(kind, lba, errno))

@@ -89,7 +89,6 @@ impl Keeper {
             locked,
             shared,
             seen,
-            succeeded: 0,
             without_lock: 0,
         };
         let for_thread = Arc::clone(&wakeup);
@@ -113,8 +112,6 @@ struct Look {
     locked: bool,
     shared: Arc<Shared>,
     seen: Arc<Seen>,
-    /// What had ended well at the last look.
-    succeeded: u64,
     /// Looks in a row that found no lock: librbd lets go of it for a moment when it takes up a lost connection again.
     without_lock: u32,
 }
@@ -145,12 +142,10 @@ impl Look {
             Ok(bytes) => self.seen.bytes.store(bytes, Ordering::Release),
             Err(errno) => self.failed(errno),
         }
-        let succeeded = self.shared.succeeded();
-        let is_proven = succeeded != self.succeeded && !self.seen.gone.load(Ordering::Relaxed);
-        self.succeeded = succeeded;
-        match is_proven {
-            true => {}
-            false if self.locked => self.ask_for_lock(),
+        // Operations that end well prove that Ceph answers, and not that the lock is still there: it can be removed without shutting its
+        // owner out.
+        match self.locked {
+            true => self.ask_for_lock(),
             false => self.ask_for_header(),
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::cluster::{self, Clients, Cluster};
+use super::cluster::{self, A_YEAR, BLOCKLIST_OPTION, BLOCKLIST_SECONDS, Clients, Cluster};
 use super::error::{Errno, LoadError};
 use super::ffi::{self, Operation, Rados, RadosPool, RawImage};
 use super::options::{CephOptions, Takeover};
@@ -16,6 +16,10 @@ use crate::options::{StoreError, StoreOptions};
 
 /// `RBD_FEATURE_EXCLUSIVE_LOCK`
 const EXCLUSIVE_LOCK: u64 = 1 << 2;
+
+/// Where a gateway of a failover group writes, in the image's metadata, that the lock is its own. Others of the group may break the lock
+/// that stands there, and nobody else's.
+const HOLDER_KEY: &str = "xblade.holder";
 
 /// An open image, and all that has to live as long.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub struct RbdImage {
     pub bytes: u64,
     /// Who has its lock: an address.
     pub owner: Option<String>,
+    /// The owner is alive and has not taken the lock as a gateway of a failover group: another program, or an xblade without a group.
+    pub is_foreign: bool,
 }
 
 /// Whether Ceph's libraries can be used; loads them.
@@ -48,14 +54,38 @@ pub fn available() -> Result<(), LoadError> {
 /// # Errors
 /// When it is not there, or its cluster cannot be reached or does not answer within some seconds.
 pub fn inspect(path: &Path, ceph: &CephOptions) -> Result<RbdImage, StoreError> {
-    let path = parse(path)?;
+    let path = &parse(path)?;
     // Nothing is written through this client, so that what it gives up may be given up.
-    let rados = cluster::new_client(ceph, &path, &[("rados_osd_op_timeout", "15")])?;
-    let (image, _pool) = find(&rados, &path, true)?;
-    let failed = |doing| move |errno| failure(&path, doing, errno);
-    let bytes = image.bytes().map_err(failed.clone()("reading its size"))?;
+    let rados = cluster::new_client(ceph, path, &[("rados_osd_op_timeout", "15")])?;
+    let (_pool, image) = find(&rados, path, true)?;
+    let failed = |doing| move |errno| failure(path, doing, errno);
+    let bytes = image.bytes().map_err(failed("reading its size"))?;
     let owner = image.lock_owner().map_err(failed("asking who has its lock"))?;
-    Ok(RbdImage { bytes, owner })
+    let is_foreign = match &owner {
+        Some(owner) => is_foreign(&image, path, owner)?,
+        None => false,
+    };
+    Ok(RbdImage {
+        bytes,
+        owner,
+        is_foreign,
+    })
+}
+
+/// Whether a lock's owner is no gateway of a failover group, and alive: it watches the image, or has stopped doing so less than half a
+/// minute ago.
+fn is_foreign(image: &RawImage, path: &RbdPath, owner: &String) -> Result<bool, StoreError> {
+    let holder = image
+        .metadata(HOLDER_KEY)
+        .map_err(|errno| failure(path, "reading which gateway has it", errno))?;
+    Ok(holder.as_ref() != Some(owner) && is_alive(image, path, owner)?)
+}
+
+fn is_alive(image: &RawImage, path: &RbdPath, client: &String) -> Result<bool, StoreError> {
+    let watchers = image
+        .watchers()
+        .map_err(|errno| failure(path, "asking who watches it", errno))?;
+    Ok(watchers.contains(client))
 }
 
 /// Reads a path.
@@ -75,8 +105,8 @@ pub(super) fn failure(path: &RbdPath, doing: &'static str, errno: Errno) -> Stor
     }
 }
 
-/// Finds and opens it.
-fn find(rados: &Rados, path: &RbdPath, read_only: bool) -> Result<(RawImage, RadosPool), StoreError> {
+/// Finds and opens it. The image must be dropped first.
+fn find(rados: &Rados, path: &RbdPath, read_only: bool) -> Result<(RadosPool, RawImage), StoreError> {
     let missing = |what: String| {
         move |errno: Errno| match errno {
             Errno(libc::ENOENT) => StoreError::RbdMissing {
@@ -97,7 +127,7 @@ fn find(rados: &Rados, path: &RbdPath, read_only: bool) -> Result<(RawImage, Rad
     let image = pool
         .open(&path.image, path.snapshot.as_deref(), read_only)
         .map_err(missing(what))?;
-    Ok((image, pool))
+    Ok((pool, image))
 }
 
 /// Opens what `options` name; locked, unless it is only read. `changed` is called when the image's header changes.
@@ -109,7 +139,7 @@ pub(super) fn open(
     changed: Box<dyn Fn() + Send + Sync>,
 ) -> Result<OpenedImage, StoreError> {
     let cluster = cluster::connect(clients, &options.ceph, path)?;
-    let opened = find(&cluster.rados, path, read_only).and_then(|(mut image, pool)| {
+    let opened = find(&cluster.rados, path, read_only).and_then(|(pool, mut image)| {
         if !read_only {
             check_options(&image, path)?;
             lock(&image, path, options.takeover.as_ref())?;
@@ -117,9 +147,9 @@ pub(super) fn open(
         image
             .watch(changed)
             .map_err(|errno| failure(path, "watching its header", errno))?;
-        Ok((image, pool))
+        Ok((pool, image))
     });
-    let (image, pool) = opened.inspect_err(|error| {
+    let (pool, image) = opened.inspect_err(|error| {
         if let StoreError::Ceph { cause, .. } = error
             && cause.raw_os_error() == Some(libc::ESHUTDOWN)
         {
@@ -144,12 +174,22 @@ fn check_options(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
         .options()
         .map_err(|errno| failure(path, "reading librbd's options for it", errno))?;
     let spec = path.spec();
-    for (option, needed) in [("rbd_cache", "false"), ("rbd_blocklist_on_break_lock", "true")] {
+    for (option, needed) in [
+        ("rbd_cache", "false"),
+        ("rbd_blocklist_on_break_lock", "true"),
+        (BLOCKLIST_OPTION, A_YEAR),
+    ] {
         let value = options
             .iter()
             .find(|(name, _)| name == option)
             .map(|(_, value)| value);
-        if value.is_some_and(|value| value != needed) {
+        let is_enough = |value: &String| match option {
+            BLOCKLIST_OPTION => value
+                .parse::<u64>()
+                .is_ok_and(|seconds| seconds >= BLOCKLIST_SECONDS),
+            _ => value == needed,
+        };
+        if value.is_some_and(|value| !is_enough(value)) {
             return Err(StoreError::RbdOption {
                 path: path.to_string(),
                 option,
@@ -189,23 +229,31 @@ fn lock(image: &RawImage, path: &RbdPath, takeover: Option<&Takeover>) -> Result
             Err(errno) => return Err(failure(path, "breaking the lock of the gateway before", errno)),
         }
     } else if let Some(owner) = &owner {
-        let watchers = image
-            .watchers()
-            .map_err(|errno| failure(path, "asking who watches it", errno))?;
-        // Whoever watches is alive, or has died less than half a minute ago. It would be asked for its lock, which takes five seconds
-        // when it does not answer; and one that is not exclusive would hand it over, in the middle of its work.
-        if watchers.contains(owner) {
+        // Whoever is alive would be asked for its lock, which takes five seconds when it does not answer; and one that is not exclusive
+        // would hand it over, in the middle of its work.
+        if is_alive(image, path, owner)? {
             return Err(in_use(owner.clone()));
         }
     }
     // A lock whose owner has gone is broken by librbd, which has the cluster shut the owner out first.
     match image.lock() {
+        Ok(()) if takeover.is_some() => tell_holder(image, path),
         Ok(()) => Ok(()),
         Err(Errno(libc::EROFS | libc::EBUSY)) => {
             Err(in_use(owner.unwrap_or_else(|| "another client".to_owned())))
         }
         Err(errno) => Err(failure(path, "taking its lock", errno)),
     }
+}
+
+/// Writes down that the lock is that of a gateway of a failover group.
+fn tell_holder(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
+    let told = image.lock_owner().and_then(|owner| match owner {
+        Some(owner) => image.set_metadata(HOLDER_KEY, &owner),
+        // It is lost again, which its keeper finds out.
+        None => Ok(()),
+    });
+    told.map_err(|errno| failure(path, "writing down which gateway has it", errno))
 }
 
 /// Images that are no plain sectors, as with files.

@@ -41,12 +41,14 @@ pub(in crate::control) struct Asking {
 }
 
 impl Asking {
-    /// The better news: what was heard before in this round, or this response.
+    /// The better news: what was heard before in this round, or this response. What is said unasked, as an advertisement, proves only that
+    /// its sender can send.
     fn better(&self, before: Option<Heard>, response: &HeardResponse) -> Option<Heard> {
         let says_unavailable =
             response.error == Some(error::UNAVAILABLE) && self.peers.contains(&response.mac);
         match before {
             Some(Heard::Answer) => before,
+            _ if !response.is_answer => before,
             _ if response.mac == self.mac => Some(Heard::Answer),
             _ if says_unavailable => Some(Heard::Unavailable),
             _ => before,
@@ -193,7 +195,7 @@ mod tests {
             peers: Arc::new([peer]),
             interfaces: BTreeMap::new(),
         };
-        let response = |mac, error| HeardResponse::of_test(mac, error);
+        let response = |mac, error| HeardResponse::of_test(mac, true, error);
         let unavailable = Some(error::UNAVAILABLE);
         let after = |responses: &[(Mac, Option<u8>)]| {
             let responses = responses.iter().map(|(mac, error)| response(*mac, *error));
@@ -204,6 +206,11 @@ mod tests {
         for order in [[0, 1], [1, 0]] {
             let both = order.map(|at| [(peer, unavailable), (group, None)][at]);
             assert_eq!(after(&both), Some(Heard::Answer));
+        }
+        for unasked in [(group, None), (peer, unavailable)] {
+            let (mac, error) = unasked;
+            let unasked = HeardResponse::of_test(mac, false, error);
+            assert_eq!(asking.better(None, &unasked), None);
         }
         // Nobody else may say so, and nothing else means it.
         assert_eq!(

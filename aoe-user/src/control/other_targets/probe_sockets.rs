@@ -52,7 +52,9 @@ pub(in crate::control) struct HeardResponse {
     pub(crate) mac: Mac,
     /// The address it speaks for.
     pub(crate) address: Address,
-    /// The code of an error that it answers our question with.
+    /// It answers a question of ours.
+    pub(crate) is_answer: bool,
+    /// The code of an error.
     pub(crate) error: Option<u8>,
     /// It answers our IDENTIFY.
     is_identify: bool,
@@ -81,10 +83,11 @@ impl HeardResponse {
 
     /// A response of an untagged target.
     #[cfg(test)]
-    pub(in crate::control) fn of_test(mac: Mac, error: Option<u8>) -> HeardResponse {
+    pub(in crate::control) fn of_test(mac: Mac, is_answer: bool, error: Option<u8>) -> HeardResponse {
         HeardResponse {
             mac,
             address: Address { shelf: 7, slot: 3 },
+            is_answer,
             error,
             is_identify: false,
             identity: None,
@@ -322,15 +325,17 @@ fn parse(
     let is_identify = tag & 0x100 != 0;
     let is_error = header[aoe::VER_FLAGS] & aoe::FLAG_ERROR != 0;
     let error = is_error.then_some(header[aoe::ERROR]);
+    let is_answer = tag & !0x1ff == nonce;
     let heard = |is_identify, place| HeardResponse {
         mac,
         address,
-        error: error.filter(|_| matches!(place, Place::On(_))),
+        is_answer,
+        error,
         is_identify,
         identity: is_identify.then(|| identity(frame)).flatten(),
         place,
     };
-    match (tag & !0x1ff == nonce, header[aoe::COMMAND]) {
+    match (is_answer, header[aoe::COMMAND]) {
         (true, aoe::CMD_QUERY) if !is_identify => Some(heard(false, Place::On(place(number)?))),
         (true, aoe::CMD_ATA) if is_identify => Some(heard(true, Place::On(place(number)?))),
         (false, aoe::CMD_QUERY) => {
@@ -414,14 +419,15 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_where_it_answers_our_question() {
-        for (tag, told) in [(NONCE | 1, Some(3)), (0, None)] {
+    fn what_answers_us_is_known_by_our_tag() {
+        for (tag, is_answer) in [(NONCE | 1, true), (0, false)] {
             let mut refusal = response(1, tag);
             refusal[FLAGS] |= aoe::FLAG_ERROR;
             refusal[eth::HEADER_LEN + aoe::ERROR] = 3;
-            assert_eq!(heard(&refusal).unwrap().error, told);
+            let heard_both = [&response(1, tag), &refusal].map(|frame| heard(frame).unwrap());
+            assert_eq!(heard_both.each_ref().map(|heard| heard.is_answer), [is_answer; 2]);
+            assert_eq!(heard_both.each_ref().map(|heard| heard.error), [None, Some(3)]);
         }
-        assert_eq!(heard(&response(1, NONCE | 1)).unwrap().error, None);
     }
 
     #[test]

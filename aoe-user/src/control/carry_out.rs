@@ -57,6 +57,7 @@ impl Supervisor {
             | PlanAction::SetMac(..)
             | PlanAction::Announce(_)
             | PlanAction::CheckPort(_)
+            | PlanAction::SilenceExport(_)
             | PlanAction::AnnounceExport(_) => {}
         }
     }
@@ -77,6 +78,11 @@ impl Supervisor {
             }
             PlanAction::OpenExport(id) => self.open_export(*id),
             PlanAction::Reconfigure(id) => self.reconfigure(*id),
+            PlanAction::SilenceExport(id) => {
+                if let Some(served) = self.exports.get(id) {
+                    served.export.silence();
+                }
+            }
             PlanAction::CloseExport(id) => self.close_export(*id, IN_FLIGHT_LIMIT),
             PlanAction::Examine(id) => self.examine(*id),
             PlanAction::Search(port, asked) => self.search(port.clone(), asked.clone()),

@@ -382,7 +382,12 @@ fn serial(config: &ExportConfig) -> String {
         shelf: config.shelf,
         slot: config.slot,
     };
-    config.serial.clone().unwrap_or_else(|| default_serial(address))
+    let own = || match &config.failover {
+        // The same disk, whichever gateway serves it.
+        Some(group) => default_serial(address, &group.name),
+        None => default_serial(address, &host_name()),
+    };
+    config.serial.clone().unwrap_or_else(own)
 }
 
 /// What the machines' disks are made by.
@@ -443,12 +448,42 @@ fn firmware_version() -> u16 {
     ])
 }
 
-/// Address and host name: the same after every restart and on every path.
-fn default_serial(address: Address) -> String {
-    let host = host_name();
-    format!("{}.{}:{host}", address.shelf, address.slot)
+/// Address and name of the host or the group: the same after every restart and on every path.
+fn default_serial(address: Address, name: &str) -> String {
+    format!("{}.{}:{name}", address.shelf, address.slot)
         .chars()
         .filter(char::is_ascii_graphic)
         .take(20)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_without_a_serial_number_has_the_same_on_each_gateway_of_its_group() {
+        let alone = ExportConfig::new(7, 3, "/disk".into());
+        assert_eq!(
+            serial(&alone),
+            default_serial(Address { shelf: 7, slot: 3 }, &host_name())
+        );
+        let group = crate::config::FailoverGroup {
+            name: "san1".into(),
+            mac: aoe_common::Mac([2; 6]),
+            peers: Arc::new([]),
+            detect: std::time::Duration::from_secs(1),
+            command: None,
+        };
+        let grouped = ExportConfig {
+            failover: Some(Arc::new(group)),
+            ..alone
+        };
+        assert_eq!(serial(&grouped), "7.3:san1");
+        let named = ExportConfig {
+            serial: Some("x".into()),
+            ..grouped
+        };
+        assert_eq!(serial(&named), "x");
+    }
 }

@@ -369,7 +369,8 @@ impl Group {
                 self.look = Look::Asked;
                 Some(GroupStep::Look)
             }
-            Look::Known(Holder::Nobody) => self.take_over(Holder::Nobody, now_us),
+            // Who opens an image anew gives its lock back for a moment.
+            Look::Known(Holder::Nobody) if self.since_look >= 2 => self.take_over(Holder::Nobody, now_us),
             Look::Known(holder) if self.unanswered > self.settings.questions && self.since_look >= grace => {
                 self.take_over(holder.clone(), now_us)
             }

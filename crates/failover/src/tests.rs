@@ -99,16 +99,18 @@ fn storage_that_answers_late_has_silenced_whoever_has_the_locks() {
 }
 
 #[test]
-fn locks_that_nobody_has_are_taken_at_once() {
+fn locks_that_nobody_has_are_taken_when_two_more_questions_have_no_answer() {
     let mut group = group();
     let (_, now) = silence(&mut group, 0);
     group.looked(Ok(Holder::Nobody), now);
-    assert_eq!(
-        group.poll(now),
-        Some(GroupStep::Take {
-            from: Some(Holder::Nobody)
-        })
-    );
+    let (take, later) = silence(&mut group.clone(), now);
+    let from = Some(Holder::Nobody);
+    assert_eq!((take, later), (GroupStep::Take { from }, now + 2 * ASK_EVERY_US));
+    // Somebody had given them back to take them anew.
+    group.asked(now + ASK_EVERY_US);
+    group.heard(now + ASK_EVERY_US);
+    let (step, _) = silence(&mut group, now + ASK_EVERY_US);
+    assert_eq!(step, GroupStep::Look);
 }
 
 #[test]
@@ -225,7 +227,8 @@ fn a_take_over_that_fails_is_tried_again_later_and_later() {
         let before = now;
         let (_, found) = silence(&mut group, now);
         group.looked(Ok(Holder::Nobody), found);
-        assert!(matches!(group.poll(found), Some(GroupStep::Take { .. })));
+        let (take, found) = silence(&mut group, found);
+        assert!(matches!(take, GroupStep::Take { .. }));
         group.refused("the image is not there".into(), found);
         assert_eq!(group.poll(found), Some(GroupStep::Leave));
         group.left(found);
@@ -251,7 +254,7 @@ fn a_lock_lost_while_taking_or_quiet_is_given_up() {
     let mut group = group();
     let (_, now) = silence(&mut group, 0);
     group.looked(Ok(Holder::Nobody), now);
-    let _take = group.poll(now);
+    let (_take, now) = silence(&mut group, now);
     group.fenced("gone".into(), now);
     assert_eq!(group.state(), &GroupState::Leaving);
     // What comes of the take-over changes nothing any more.

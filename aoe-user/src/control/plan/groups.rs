@@ -7,7 +7,7 @@ mod operator;
 mod program;
 mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ pub(in crate::control) use status::GroupStatus;
 
 /// A lock is broken so soon after the decision, or not at all.
 const TAKE_WITHIN: Duration = Duration::from_secs(5);
+/// And for each image more: several are opened side by side.
+const EACH_TAKES: Duration = Duration::from_millis(100);
 /// A group of the configuration.
 #[derive(Debug)]
 pub(super) struct Membership {
@@ -155,6 +157,7 @@ impl Plan {
     pub(crate) fn takeover(&self, id: ExportId) -> Option<Takeover> {
         let entry = self.exports.get(&id)?;
         let group = self.group_of(entry)?;
+        let members = u32::try_from(self.members(&group.config.name).len()).unwrap_or(u32::MAX);
         let from = match (group.machine.state(), &group.from) {
             (Role::Taking, None) => LockOf::Anybody,
             (Role::Taking, Some(_)) => group
@@ -168,7 +171,7 @@ impl Plan {
         };
         Some(Takeover {
             from,
-            by: self.at(group.machine.since_us()) + TAKE_WITHIN,
+            by: self.at(group.machine.since_us()) + TAKE_WITHIN + EACH_TAKES * members,
             // Together with the time to detect it and the quiet time: under four seconds.
             lease: group.config.detect * 2 / 3,
         })
@@ -313,17 +316,36 @@ impl Plan {
             }
             GroupStep::Serve => self.ports_dirty = true,
             GroupStep::Announce => {
-                let first = self
-                    .members(name)
-                    .into_iter()
-                    .find(|id| self.exports[id].is_open());
-                self.actions.extend(first.map(PlanAction::AnnounceExport));
+                let announced = self.one_on_each_network(name);
+                self.actions
+                    .extend(announced.into_iter().map(PlanAction::AnnounceExport));
             }
             GroupStep::Leave => {
                 self.ports_dirty = true;
                 self.close_members(name, now);
             }
         }
+    }
+
+    /// Open exports of a group such that there is one in each VLAN of each interface that the group is served on.
+    fn one_on_each_network(&self, name: &str) -> Vec<ExportId> {
+        let mut networks = HashSet::new();
+        let mut chosen = self.members(name);
+        chosen.retain(|id| {
+            let entry = &self.exports[id];
+            let interfaces = match entry.is_open() {
+                true => self.usable_interfaces(*id),
+                false => Vec::new(),
+            };
+            let known = networks.len();
+            networks.extend(
+                interfaces
+                    .into_iter()
+                    .map(|interface| (interface, entry.config.vlan)),
+            );
+            networks.len() > known
+        });
+        chosen
     }
 
     fn open_members(&mut self, name: &str, now: Instant) {
@@ -338,11 +360,19 @@ impl Plan {
 
     fn close_members(&mut self, name: &str, now: Instant) {
         let mut leaving = Vec::new();
+        let has_program = self
+            .groups
+            .get(name)
+            .is_some_and(|group| group.config.command.is_some());
         for id in self.members(name) {
             let opened = self
                 .exports
                 .get(&id)
                 .is_some_and(|entry| matches!(entry.life, ExportLife::Open | ExportLife::Opening(..)));
+            if opened && has_program {
+                // Whatever it has in flight may end when somebody else has the storage; a store of Ceph's knows that by itself.
+                self.actions.push(PlanAction::SilenceExport(id));
+            }
             if opened && let Some(new) = self.renew(id, &mut ReloadReport::new(now, false), now) {
                 self.pass_on_claims(id, new);
                 leaving.push(id);
@@ -439,19 +469,29 @@ impl Plan {
     }
 
     /// Somebody else has the storage of a member.
-    pub(super) fn note_in_use(&mut self, id: ExportId, refusal: &OpenRefusal) {
+    pub(super) fn note_in_use(&mut self, id: ExportId, refusal: &OpenRefusal, now: Instant) {
         let group = self
             .exports
             .get(&id)
             .and_then(|entry| entry.config.failover.as_ref());
-        let Some(name) = group.map(|group| group.name.clone()) else {
+        let Some(name) = group.map(|group| group.name.clone()).filter(|_| refusal.in_use) else {
             return;
         };
-        if let Some(group) = self.groups.get_mut(&name)
-            && refusal.in_use
-            && *group.machine.state() == Role::Taking
-        {
-            group.in_use = Some(refusal.reason.clone());
+        let serves_others = self.members(&name).iter().any(|other| {
+            let life = &self.exports[other].life;
+            *other != id && !matches!(life, ExportLife::Failed(_))
+        });
+        let us = self.us(now);
+        let Some(group) = self.groups.get_mut(&name) else {
+            return;
+        };
+        match group.machine.state() {
+            Role::Taking => group.in_use = Some(refusal.reason.clone()),
+            // It was to be opened anew, and somebody was faster. Where that was all, the group is there.
+            Role::Quiet | Role::Active if !serves_others => {
+                group.machine.fenced(refusal.reason.clone(), us);
+            }
+            _ => {}
         }
     }
 }

@@ -68,6 +68,8 @@ pub(super) enum PlanAction {
     OpenExport(ExportId),
     /// Give the open export its options of now. At once.
     Reconfigure(ExportId),
+    /// Answer nobody for the open export any more. At once.
+    SilenceExport(ExportId),
     /// Commit and close the store. Ends in [`Plan::export_closed`].
     CloseExport(ExportId),
     /// See whether the path still leads to what is open. Ends in [`Plan::examined`].

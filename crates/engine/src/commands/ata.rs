@@ -328,7 +328,7 @@ impl<L: Link, C: Completions> Server<L, C> {
             return self.silent(link, frame, Silence::Runt);
         };
         // However it ended: a fault is the fence's, and what was read may have been overwritten elsewhere since.
-        if call.export.store.is_silenced() {
+        if call.export.is_silenced() {
             call.meter.row().inspect(|row| row.silent.bump());
             return self.silent(link, frame, Silence::Fenced);
         }

@@ -97,6 +97,8 @@ pub struct Export<C: Completions> {
     sectors: AtomicU64,
     /// An initiator was told that the store is unavailable, and no operation has reached it since.
     gone: AtomicBool,
+    /// Nobody is answered any more, whatever becomes of what is in flight.
+    silenced: Arc<AtomicBool>,
     /// What a worker does in the call that brought it, it does with this held to read: who has it to write is alone.
     pub(crate) state: Arc<ReadMostly<State>>,
     /// What is in flight.
@@ -168,7 +170,7 @@ impl<C: Completions> Export<C> {
             store,
             state_store,
             observer,
-            (Arc::new(ReadMostly::new(state)), Arc::default()),
+            (Arc::new(ReadMostly::new(state)), Arc::default(), Arc::default()),
         ))
     }
 
@@ -181,7 +183,7 @@ impl<C: Completions> Export<C> {
             store,
             state_store,
             self.observer.clone(),
-            (self.state.clone(), self.order.clone()),
+            (self.state.clone(), self.order.clone(), self.silenced.clone()),
         );
         export.machines = self.machines.clone();
         export
@@ -199,7 +201,7 @@ impl<C: Completions> Export<C> {
         store: Arc<dyn Store<C>>,
         state_store: Option<Arc<dyn StateStore<C>>>,
         observer: Arc<dyn Observer>,
-        (state, order): (Arc<ReadMostly<State>>, Arc<Order<C::Handle>>),
+        (state, order, silenced): (Arc<ReadMostly<State>>, Arc<Order<C::Handle>>, Arc<AtomicBool>),
     ) -> Export<C> {
         if options.identity.serial.trim().is_empty() {
             // 9front never sets the size of a device without one.
@@ -215,6 +217,7 @@ impl<C: Completions> Export<C> {
             machines: None,
             sectors,
             gone: AtomicBool::new(false),
+            silenced,
             state,
             order,
         }
@@ -281,6 +284,17 @@ impl<C: Completions> Export<C> {
         if let Some(machines) = &self.machines {
             machines.set_paused(true);
         }
+    }
+
+    /// Answers nobody from here on, for good: not even what is in flight, since another gateway may have the storage by the time that it
+    /// ends. At once, and never waits.
+    pub fn silence(&self) {
+        self.silenced.store(true, Ordering::Release);
+    }
+
+    /// Whether nobody may be answered.
+    pub(crate) fn is_silenced(&self) -> bool {
+        self.silenced.load(Ordering::Acquire) || self.store.is_silenced()
     }
 
     /// Serves again. Initiators resend what got no answer meanwhile.

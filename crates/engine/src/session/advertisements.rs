@@ -178,7 +178,7 @@ impl<C: Completions> UnderWay<C> {
     fn send<L: Link>(&mut self, link: &mut L, port: &PortInfo, counters: &Counters, room: &mut u64) -> bool {
         let export = &*self.export;
         // A paused one is advertised when it is resumed.
-        if export.state.read().paused || export.store.is_silenced() {
+        if export.state.read().paused || export.is_silenced() {
             return true;
         }
         let tags = Tags::of(export.options.vlan);

@@ -138,10 +138,11 @@ impl<L: Link, C: Completions> Server<L, C> {
 
     /// What every command needs first: it was sent to the export, whose source may see it and speaks its version.
     pub(crate) fn admit(call: Call<'_, C>, state: &State) -> Result<Access, Refusal> {
-        if state.paused {
+        // A gateway that is paused still has the group: another one that hears nothing would take it, and serve what is to stand still.
+        if state.paused && !call.export.is_asked_by_peer(call.request) {
             return Err(Refusal::Silent(Silence::Paused));
         }
-        if call.export.store.is_silenced() {
+        if call.export.is_silenced() {
             return Err(Refusal::Silent(Silence::Fenced));
         }
         let (request, mac) = (call.request, call.export.mac(&call.request.port));
@@ -187,7 +188,7 @@ impl<L: Link, C: Completions> Server<L, C> {
 
     /// Answers with `parts`, the first of them the headers.
     pub(crate) fn send(&self, link: &mut L, call: Call<'_, C>, frame: RxFrame<L::Frame>, parts: &[&[u8]]) {
-        if call.export.store.is_silenced() {
+        if call.export.is_silenced() {
             return self.silent(link, frame, Silence::Fenced);
         }
         self.send_unconditionally(link, call, frame, parts);

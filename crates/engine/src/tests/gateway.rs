@@ -4,7 +4,7 @@ use aoe_common::wire::{aoe, error, eth};
 use aoe_common::{Access, Mac};
 
 use crate::testing::bench::{ONE, OTHER, TARGET, Worker, ata, export, frame_from, options};
-use crate::testing::store::MemStore;
+use crate::testing::store::{MemStore, StoreMode};
 use crate::{AccessList, Gateway, Options};
 
 const GROUP: Mac = Mac([2, 0x78, 0x62, 0, 0, 1]);
@@ -117,4 +117,32 @@ fn another_gateway_alone_is_told_that_the_storage_is_not_heard() {
     // Whose place another one has taken says nothing at all.
     store.fence();
     assert!(worker.ask(&from(PEER, GROUP, 0)).is_empty());
+}
+
+#[test]
+fn a_gateway_that_is_paused_says_to_others_that_it_is_there() {
+    let export = export(grouped(&[]), &MemStore::new(64));
+    let mut worker = Worker::new(vec![export.clone()]);
+    export.pause();
+    let from = |mac| frame_from(mac, GROUP, 7, 3, 1, 1, &query(0, b""));
+    assert_eq!(worker.ask(&from(PEER)).len(), 1);
+    assert!(worker.ask(&from(ONE)).is_empty());
+    let identify = frame_from(PEER, GROUP, 7, 3, 0, 1, &ata(0, 0, 1, 0xec, 0, &[]));
+    assert!(worker.ask(&identify).is_empty());
+}
+
+#[test]
+fn what_is_in_flight_is_not_answered_after_the_export_is_silenced() {
+    let store = MemStore::new(64);
+    let export = export(grouped(&[]), &store);
+    let mut worker = Worker::new(vec![export.clone()]);
+    store.mode(StoreMode::Defer);
+    let read = frame_from(ONE, GROUP, 7, 3, 0, 1, &ata(0, 0, 1, 0x20, 0, &[]));
+    assert!(worker.ask(&read).is_empty());
+    export.silence();
+    assert_eq!(store.deferred(), 1);
+    store.finish(0, None);
+    assert!(worker.poll().is_empty());
+    store.mode(StoreMode::Prompt);
+    assert!(worker.ask(&read).is_empty());
 }

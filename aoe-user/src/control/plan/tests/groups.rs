@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::config::{FailoverGroup, StoreKind};
+use crate::config::{FailoverGroup, StoreKind, Vlan};
 
 const QUESTION: Duration = Duration::from_micros(failover::ASK_EVERY_US);
 
@@ -229,6 +229,51 @@ fn one_image_in_other_hands_keeps_the_group_away_and_a_missing_one_does_not() {
     assert_eq!(world.served_on_eth0(), ["e1.1", "e1.2"]);
 }
 
+/// It is opened anew by a reload, and another gateway is faster.
+#[test]
+fn a_gateway_that_lost_its_only_image_while_it_was_opened_anew_stands_by() {
+    let mut world = active(&[member(1, "rbd:p/a", None), member(2, "rbd:p/b", None)]);
+    let changed = |slot, path| ExportConfig {
+        sync: true,
+        offset: 4096,
+        ..member(slot, path, None)
+    };
+    // What else the group has is served on.
+    world.in_use.insert("rbd:p/b".into());
+    world.want(&[member(1, "rbd:p/a", None), changed(2, "rbd:p/b")]);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(
+        (world.role(), world.served_on_eth0()),
+        (Role::Active, vec!["e1.1".to_owned()])
+    );
+    world.in_use.insert("rbd:p/a".into());
+    world.want(&[changed(1, "rbd:p/a"), changed(2, "rbd:p/b")]);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.role(), Role::Standby, "{:#?}", world.said);
+}
+
+#[test]
+fn it_is_announced_on_each_network_that_it_is_served_on() {
+    let mut world = World::new(&["eth0", "eth1"]);
+    let on = |slot, interface: &str, vlan| ExportConfig {
+        vlan,
+        interfaces: vec![interface.to_owned()],
+        ..member(slot, &format!("rbd:p/{slot}"), None)
+    };
+    world.want(&[
+        on(1, "eth0", Vlan::Untagged),
+        on(2, "eth0", Vlan::Untagged),
+        on(3, "eth0", Vlan::Id(5)),
+        on(4, "eth1", Vlan::Untagged),
+    ]);
+    world.ask(16, false);
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.role(), Role::Active);
+    let before = world.done("AnnounceExport");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.done("AnnounceExport") - before, 3);
+}
+
 #[test]
 fn the_operator_moves_it() {
     let mut world = active(&[member(1, "rbd:p/a", None)]);
@@ -287,6 +332,11 @@ fn storage_without_locks_is_taken_and_given_back_by_a_program() {
     world.pass(Duration::from_secs(2));
     assert_eq!((world.role(), world.stores.len()), (Role::Standby, 0));
     assert_eq!(world.orders.last(), Some(&LockOrder::Release));
+    assert_eq!(
+        world.done("SilenceExport"),
+        1,
+        "what is in flight is not answered"
+    );
 }
 
 #[test]

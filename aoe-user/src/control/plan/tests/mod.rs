@@ -159,6 +159,7 @@ impl World {
             | PlanAction::SetMac(..)
             | PlanAction::Announce(_)
             | PlanAction::CheckPort(_)
+            | PlanAction::SilenceExport(_)
             | PlanAction::AnnounceExport(_) => {}
             PlanAction::OpenState(..) => match self.bad_state.clone() {
                 Some(reason) => self.plan.state_failed(reason, now),

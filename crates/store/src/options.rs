@@ -276,6 +276,19 @@ pub enum StoreError {
         /// The client's address.
         holder: String,
     },
+    /// Another gateway of the failover group served another part of the image.
+    #[error(
+        "{path}: the gateway before served {before} of it (in sectors of 512 bytes), this one would serve {here}; make them alike in both \
+         configurations, or say with `xblade failover take` that it shall be this"
+    )]
+    RbdRange {
+        /// What was to be opened.
+        path: String,
+        /// What was served.
+        before: String,
+        /// What would be.
+        here: String,
+    },
     /// The image cannot be locked.
     #[error(
         "{path}: has no exclusive lock, without which two writers would not know of each other; add it with `rbd feature enable {spec} exclusive-lock`, or export it read-only"

@@ -2,11 +2,13 @@
 //! network, or is told to go; and that no acknowledged write is ever lost on the way.
 
 mod attacked;
+mod edge_cases;
 mod linux;
 mod site;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};

@@ -79,6 +79,16 @@ impl Site {
         )
     }
 
+    /// Has `ceph` do something.
+    pub(super) fn ceph(&self, words: &str) -> Result<String> {
+        self.ceph.ceph(&self.net.hub, words)
+    }
+
+    /// Has `rbd` do something.
+    pub(super) fn rbd(&self, arguments: &str) -> Result<String> {
+        self.ceph.rbd(&self.net.hub, arguments)
+    }
+
     /// Removes the image's lock, as an administrator may.
     pub(super) fn remove_lock(&self) -> Result<()> {
         let locks = self.ceph.rbd(&self.net.hub, "lock ls rbd/vm")?;
@@ -180,6 +190,12 @@ impl Gateway {
             namespace,
             directory: tempfile::tempdir()?,
         })
+    }
+
+    /// The file with its daemon's configuration.
+    pub(super) fn config_file(&self) -> Result<String> {
+        let file = self.directory.path().join("xblade.toml");
+        Ok(file.to_str().context("odd path")?.to_owned())
     }
 
     /// Has its daemon read this configuration, and waits until it has.

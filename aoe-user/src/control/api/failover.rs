@@ -26,6 +26,9 @@ pub(crate) struct GroupInfo {
     pub(crate) heard_seconds: Option<f64>,
     /// For how long this gateway leaves it to others.
     pub(crate) held_seconds: Option<f64>,
+    /// It is the active one, and answers nobody, because its storage does not answer.
+    #[serde(default)]
+    pub(crate) is_silent: bool,
     /// What went wrong.
     pub(crate) reason: Option<String>,
     /// Why this gateway could not take it the last time that was tried.

@@ -1,6 +1,6 @@
 //! Carries out what `xblade failover` asks for.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -8,6 +8,7 @@ use super::failover::{FailoverGroups, GroupExport, GroupInfo, Role};
 use super::socket::ControlAnswer;
 use crate::control::plan::{GroupStatus, Role as Machine};
 use crate::control::supervisor::Supervisor;
+use crate::store::Health;
 
 impl Supervisor {
     /// Tells of all groups.
@@ -32,6 +33,17 @@ impl Supervisor {
         told(self.plan.release_group(group, now), group, answer);
     }
 
+    /// Why a gateway that has the group answers nobody.
+    fn silence_of(&self, status: &GroupStatus) -> Option<String> {
+        let open = status.exports.iter().filter_map(|(id, _)| self.exports.get(id));
+        let mut silences = open.map(|served| match served.export.store().health() {
+            Health::Silent(why) => Some(why),
+            _ => None,
+        });
+        let first = silences.next()??;
+        silences.all(|silence| silence.is_some()).then_some(first)
+    }
+
     fn group(&self, status: &GroupStatus, now: Instant) -> GroupInfo {
         let role = match status.role {
             Machine::Standby => Role::Standby,
@@ -49,6 +61,11 @@ impl Supervisor {
                 owner: owner.clone(),
             })
         });
+        let reason = status.reason.clone().or_else(|| match role {
+            Role::Active => self.silence_of(status),
+            Role::Standby => left_to_others(status, held, now),
+            _ => None,
+        });
         GroupInfo {
             group: status.config.name.clone(),
             role,
@@ -56,11 +73,27 @@ impl Supervisor {
             mac: status.config.mac.to_string(),
             heard_seconds: status.heard.filter(|_| role != Role::Active).map(ago),
             held_seconds: held.filter(|held| !held.is_zero()).map(|held| held.as_secs_f64()),
-            reason: status.reason.clone(),
+            is_silent: role == Role::Active && self.silence_of(status).is_some(),
+            reason,
             refused: status.refused.clone(),
             exports: exports.collect(),
         }
     }
+}
+
+/// Why nobody answers although this gateway could, where that is so.
+fn left_to_others(status: &GroupStatus, held: Option<Duration>, now: Instant) -> Option<String> {
+    /// Whoever was heard within this time still answers.
+    const RECENT: Duration = Duration::from_secs(2);
+    let left = held.filter(|held| !held.is_zero())?;
+    let is_recent = |heard: Instant| now.saturating_duration_since(heard) < RECENT;
+    (!status.heard.is_some_and(is_recent)).then(|| {
+        format!(
+            "nobody is heard, and it is left to other gateways for {} s more, since it was lost here; `xblade failover take {}` ends that",
+            left.as_secs().max(1),
+            status.config.name
+        )
+    })
 }
 
 /// Says whether the move of a group has begun.

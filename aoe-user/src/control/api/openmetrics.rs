@@ -132,7 +132,7 @@ fn groups(to: &mut Writer, state: &DaemonState) {
         "1 where this gateway answers for the failover group",
     );
     for group in &state.failover {
-        let value = u8::from(group.role == Role::Active);
+        let value = u8::from(group.role == Role::Active && !group.is_silent);
         to.sample(active, &[("group", &group.group)], value);
     }
     let heard = "xblade_failover_heard_seconds";

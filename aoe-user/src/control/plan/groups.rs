@@ -171,6 +171,8 @@ impl Plan {
         };
         Some(Takeover {
             from,
+            // What is opened anew by a reload may have another; and the operator may say what is right.
+            same_range: *group.machine.state() == Role::Taking && group.from.is_some(),
             by: self.at(group.machine.since_us()) + TAKE_WITHIN + EACH_TAKES * members,
             // Together with the time to detect it and the quiet time: under four seconds.
             lease: group.config.detect * 2 / 3,

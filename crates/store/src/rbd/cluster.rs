@@ -80,12 +80,8 @@ pub(crate) fn connect(
     Ok(cluster)
 }
 
-/// For how long a client stays shut out.
+/// For how long librbd has a client shut out.
 pub(super) const BLOCKLIST_OPTION: &str = "rbd_blocklist_expire_seconds";
-/// What it is set to.
-pub(super) const A_YEAR: &str = "31536000";
-/// What it may be set to at least: an image's or a pool's own setting comes before ours.
-pub(super) const BLOCKLIST_SECONDS: u64 = 24 * 3600;
 
 /// A client with these options besides the usual ones.
 pub(super) fn new_client(
@@ -119,8 +115,9 @@ pub(super) fn new_client(
         ("rbd_skip_partial_discard", "false"),
         // Whoever loses its lock cannot write any more. Ceph 15 and older have another name for it.
         ("rbd_blocklist_on_break_lock", "true"),
-        // Nor for as long as anybody may have forgotten about it: what is still in its hands would be written when the entry has gone.
-        (BLOCKLIST_OPTION, A_YEAR),
+        // Zero is the monitors' own time, an hour. Of any other one librbd 16 makes a command that they do not understand, and no lock is
+        // broken. `Rados::shut_out` prolongs it.
+        (BLOCKLIST_OPTION, "0"),
         // An operation that was given up has an unknown end, and none may be told to an initiator.
         ("rados_osd_op_timeout", "0"),
         ("client_mount_timeout", CONNECT_SECONDS),

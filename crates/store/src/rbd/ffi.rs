@@ -3,7 +3,7 @@
 //! All of the store's unsafe code is here and in [`image`]. What is public to the store is safe: handles close what they opened, and the memory of
 //! an operation belongs to the operation until librbd has called back.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
@@ -83,6 +83,7 @@ functions! {
         rados_conf_set: fn(Handle, *const c_char, *const c_char) -> c_int;
         rados_connect: fn(Handle) -> c_int;
         rados_shutdown: fn(Handle);
+        rados_blocklist_add: fn(Handle, *mut c_char, u32) -> c_int;
         rados_ioctx_create: fn(Handle, *const c_char, *mut Handle) -> c_int;
         rados_ioctx_set_namespace: fn(Handle, *const c_char);
         rados_ioctx_destroy: fn(Handle);
@@ -220,6 +221,15 @@ impl Rados {
     /// Connects, once. Blocks.
     pub(crate) fn connect(&self) -> Result<(), Errno> {
         call!(self, rados_connect(self.handle)).map(drop)
+    }
+
+    /// Has the cluster refuse whatever a client of this address still sends, for so long. Blocks.
+    pub(crate) fn shut_out(&self, client: &str, seconds: u32) -> Result<(), Errno> {
+        let client = c(client)?.into_raw();
+        let done = call!(self, rados_blocklist_add(self.handle, client, seconds));
+        // SAFETY: it was made by `into_raw` above, and librados copies the text.
+        drop(unsafe { CString::from_raw(client) });
+        done.map(drop)
     }
 
     /// Opens a pool, and a namespace in it. Blocks.

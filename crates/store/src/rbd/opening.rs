@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::cluster::{self, A_YEAR, BLOCKLIST_OPTION, BLOCKLIST_SECONDS, Clients, Cluster};
+use super::cluster::{self, BLOCKLIST_OPTION, Clients, Cluster};
 use super::error::{Errno, LoadError};
 use super::ffi::{self, Operation, Rados, RadosPool, RawImage};
 use super::options::{CephOptions, Takeover};
@@ -20,6 +20,9 @@ const EXCLUSIVE_LOCK: u64 = 1 << 2;
 /// Where a gateway of a failover group writes, in the image's metadata, that the lock is its own. Others of the group may break the lock
 /// that stands there, and nobody else's.
 const HOLDER_KEY: &str = "xblade.holder";
+
+/// Where it writes which part of the image the group's initiators see. A gateway that would show them another one does not take it.
+const RANGE_KEY: &str = "xblade.range";
 
 /// An open image, and all that has to live as long.
 #[derive(Debug)]
@@ -142,7 +145,17 @@ pub(super) fn open(
     let opened = find(&cluster.rados, path, read_only).and_then(|(pool, mut image)| {
         if !read_only {
             check_options(&image, path)?;
-            lock(&image, path, options.takeover.as_ref())?;
+            if let Some(takeover) = &options.takeover
+                && takeover.same_range
+            {
+                check_range(&image, path, options)?;
+            }
+            if let Some(before) = lock(&image, path, options.takeover.as_ref())? {
+                keep_shut_out(&cluster.rados, path, &before);
+            }
+            if options.takeover.is_some() {
+                tell_others(&image, path, options)?;
+            }
         }
         image
             .watch(changed)
@@ -177,19 +190,13 @@ fn check_options(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
     for (option, needed) in [
         ("rbd_cache", "false"),
         ("rbd_blocklist_on_break_lock", "true"),
-        (BLOCKLIST_OPTION, A_YEAR),
+        (BLOCKLIST_OPTION, "0"),
     ] {
         let value = options
             .iter()
             .find(|(name, _)| name == option)
             .map(|(_, value)| value);
-        let is_enough = |value: &String| match option {
-            BLOCKLIST_OPTION => value
-                .parse::<u64>()
-                .is_ok_and(|seconds| seconds >= BLOCKLIST_SECONDS),
-            _ => value == needed,
-        };
-        if value.is_some_and(|value| !is_enough(value)) {
+        if value.is_some_and(|value| value != needed) {
             return Err(StoreError::RbdOption {
                 path: path.to_string(),
                 option,
@@ -201,8 +208,9 @@ fn check_options(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Takes the lock. Never from somebody who is alive, unless it is to be taken over from him.
-fn lock(image: &RawImage, path: &RbdPath, takeover: Option<&Takeover>) -> Result<(), StoreError> {
+/// Takes the lock. Never from somebody who is alive, unless it is to be taken over from him. Gives whose it was before, whom the cluster has
+/// shut out then.
+fn lock(image: &RawImage, path: &RbdPath, takeover: Option<&Takeover>) -> Result<Option<String>, StoreError> {
     let features = image
         .features()
         .map_err(|errno| failure(path, "reading its features", errno))?;
@@ -237,8 +245,7 @@ fn lock(image: &RawImage, path: &RbdPath, takeover: Option<&Takeover>) -> Result
     }
     // A lock whose owner has gone is broken by librbd, which has the cluster shut the owner out first.
     match image.lock() {
-        Ok(()) if takeover.is_some() => tell_holder(image, path),
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(owner),
         Err(Errno(libc::EROFS | libc::EBUSY)) => {
             Err(in_use(owner.unwrap_or_else(|| "another client".to_owned())))
         }
@@ -246,10 +253,45 @@ fn lock(image: &RawImage, path: &RbdPath, takeover: Option<&Takeover>) -> Result
     }
 }
 
-/// Writes down that the lock is that of a gateway of a failover group.
-fn tell_holder(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
+/// Keeps a client shut out for a year. What hangs in its hands while its way to the cluster is broken would be written when the entry goes
+/// before that way is mended, after all that was written since.
+fn keep_shut_out(rados: &Rados, path: &RbdPath, client: &str) {
+    const SECONDS: u32 = 365 * 24 * 3600;
+    if let Err(errno) = rados.shut_out(client, SECONDS) {
+        tracing::warn!(
+            "{path}: {client} is shut out of Ceph for an hour only, where a year was asked for: {errno}; where it hangs for longer, it must be \
+             ended before (`ceph osd blocklist add {client} {SECONDS}` does the same)"
+        );
+    }
+}
+
+/// The part of an image that is served, in sectors.
+fn range(options: &StoreOptions) -> String {
+    format!("offset {}, length {}", options.offset, options.length)
+}
+
+/// The gateway before served the same part of the image: another one would be another disk to initiators.
+fn check_range(image: &RawImage, path: &RbdPath, options: &StoreOptions) -> Result<(), StoreError> {
+    let before = image
+        .metadata(RANGE_KEY)
+        .map_err(|errno| failure(path, "reading which part of it was served", errno))?;
+    match before.filter(|before| *before != range(options)) {
+        Some(before) => Err(StoreError::RbdRange {
+            path: path.to_string(),
+            before,
+            here: range(options),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Writes down for other gateways of the failover group that the lock is that of one of them, and what it serves.
+fn tell_others(image: &RawImage, path: &RbdPath, options: &StoreOptions) -> Result<(), StoreError> {
     let told = image.lock_owner().and_then(|owner| match owner {
-        Some(owner) => image.set_metadata(HOLDER_KEY, &owner),
+        Some(owner) => {
+            image.set_metadata(HOLDER_KEY, &owner)?;
+            image.set_metadata(RANGE_KEY, &range(options))
+        }
         // It is lost again, which its keeper finds out.
         None => Ok(()),
     });

@@ -34,6 +34,8 @@ impl Default for CephOptions {
 pub struct Takeover {
     /// Whose lock may be broken.
     pub from: LockOf,
+    /// The image is taken only where the gateway before served the same part of it.
+    pub same_range: bool,
     /// No lock is broken after this time: where Ceph took so long, the gateway before was silent because of that, and may be well again.
     pub by: Instant,
     /// After so long without an answer of Ceph's nobody is answered until there is one.

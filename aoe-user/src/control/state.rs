@@ -8,6 +8,7 @@
 //! ([`Shut`]) until the operator decides ([`operator`]).
 
 mod before;
+pub(crate) mod bound;
 mod claim;
 mod copies;
 mod directory;

@@ -1,4 +1,4 @@
-//! Copies that the operator has stay, and what is told of their machines.
+//! Copies that the operator has stay, copies that running machines keep, and what is told of their machines.
 
 use super::*;
 
@@ -60,4 +60,98 @@ fn a_pinned_copy_stays_over_a_boot_and_its_machine_s_figures_begin_anew() -> Res
         "{said}"
     );
     Ok(())
+}
+
+const THIRD: Mac = Mac([2, 0, 0, 0xae, 0, 10]);
+
+fn pc18(mac: Mac, lines: &str) -> String {
+    format!("[[machine]]\nname = \"pc18\"\nmacs = [\"{mac}\"]\n{lines}")
+}
+
+/// How a process of xblade ends.
+#[derive(Clone, Copy)]
+enum End {
+    Kill,
+    Terminate,
+}
+
+impl End {
+    fn of(self, target: &mut Target) -> Result<()> {
+        match self {
+            End::Kill => target.process.kill(),
+            End::Terminate => {
+                ensure!(target.process.stop()? == 0);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The configuration gives the name of the copy that a machine runs on to another machine, and xblade is started again.
+fn is_kept_over_a_restart(of_pc18: &str, reloads: bool, ends: [End; 2]) -> Result<()> {
+    let room = Room::new()?;
+    let config = room.config("", &pc18(STRANGER, of_pc18))?;
+    let mut target = room.start_config(&config)?;
+    let initiator = room.lab.open(0)?;
+    let (runs, waits) = (machine(&initiator, STRANGER), machine(&initiator, THIRD));
+    runs.find()?;
+    runs.write(5, *b"machine1")?;
+    room.config("", &pc18(THIRD, of_pc18))?;
+    if reloads {
+        done(&target, &["reload"])?;
+    }
+    let hears_nothing =
+        || Ok::<_, anyhow::Error>(waits.ask_once(&Machine::query(0x8000_0042), AGAIN)?.is_none());
+    for end in ends {
+        end.of(&mut target)?;
+        target = room.start_config(&config)?;
+        ensure!(
+            runs.read(5)? == pattern(5, *b"machine1"),
+            "another copy under a running system"
+        );
+        ensure!(runs.serial()? == "12.9:pc18");
+        ensure!(hears_nothing()?, "the other one runs on it");
+        let keeps =
+            |line: &str| line.contains("keeps the disk of pc18") && line.contains(&STRANGER.to_string());
+        target.process.wait_for_after(0, keeps, TIMEOUT)?;
+        let waits = |line: &str| line.contains("gets no disk yet");
+        target.process.wait_for_after(0, waits, TIMEOUT)?;
+        ensure!(hears_nothing()?);
+        let row = told(&target, "pc18")?.context("pc18")?;
+        let keeps = serde_json::json!([STRANGER.to_string()]);
+        ensure!(row["macs"] == keeps && row["kept_by"] == keeps, "{row}");
+        let table = target.ask(&["overlay", "list"])?;
+        ensure!(String::from_utf8(table.stdout)?.contains("kept"));
+    }
+    runs.write(5, *b"machine2")?;
+    runs.boot()?;
+    ensure!(runs.serial()? == "12.9:020000ae0009" && runs.read(5)? == stamp(5));
+    waits.find()?;
+    ensure!(waits.serial()? == "12.9:pc18" && waits.read(5)? == pattern(5, *b"machine2"));
+    // What has ended stays so.
+    runs.write(5, *b"machine3")?;
+    ends[0].of(&mut target)?;
+    let _target = room.start_config(&config)?;
+    ensure!(runs.serial()? == "12.9:020000ae0009" && runs.read(5)? == pattern(5, *b"machine3"));
+    ensure!(waits.serial()? == "12.9:pc18" && waits.read(5)? == pattern(5, *b"machine2"));
+    Ok(())
+}
+
+#[test]
+fn a_volatile_copy_is_its_running_machine_s_after_a_start_under_another_configuration() -> Result<()> {
+    needs!(Need::Root);
+    is_kept_over_a_restart("", false, [End::Kill, End::Terminate])
+}
+
+#[test]
+fn a_persistent_copy_is_its_running_machine_s_after_a_start_under_another_configuration() -> Result<()> {
+    needs!(Need::Root);
+    let persistent = "overlay = \"persistent\"\n";
+    is_kept_over_a_restart(persistent, false, [End::Terminate, End::Kill])
+}
+
+#[test]
+fn a_copy_is_its_running_machine_s_after_a_reload_and_a_start() -> Result<()> {
+    needs!(Need::Root);
+    is_kept_over_a_restart("", true, [End::Kill, End::Terminate])
 }

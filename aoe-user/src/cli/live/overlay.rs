@@ -34,6 +34,7 @@ const COLUMNS: [Column<OverlayInfo>; 13] = [
 fn state(row: &OverlayInfo) -> &'static str {
     match row {
         OverlayInfo { problem: Some(_), .. } => "FAILED",
+        row if !row.kept_by.is_empty() => "kept",
         OverlayInfo { old_image: true, .. } => "old image",
         OverlayInfo {
             refused_writes: 1.., ..
@@ -143,6 +144,8 @@ mod tests {
         assert_eq!(state(&row), "full");
         row.old_image = true;
         assert_eq!(state(&row), "old image");
+        row.kept_by = vec!["02:00:00:00:00:01".into()];
+        assert_eq!(state(&row), "kept");
         row.problem = Some("gone".into());
         assert_eq!(state(&row), "FAILED");
     }

@@ -22,6 +22,7 @@ fn overlay(export: &str, state: DiskState) -> OverlayInfo {
         export: format!("e{export}"),
         machine: state.name.to_string(),
         macs: state.macs.iter().map(ToString::to_string).collect(),
+        kept_by: state.kept_by.iter().map(ToString::to_string).collect(),
         persistent: state.kind == Kind::Persistent,
         copy: state.kind != Kind::None,
         pinned: state.pinned,

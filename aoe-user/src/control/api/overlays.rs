@@ -54,6 +54,9 @@ pub(crate) struct OverlayInfo {
     pub(crate) machine: String,
     /// The addresses it has the copy by.
     pub(crate) macs: Vec<String>,
+    /// Those of them that the configuration gives to other machines: each has the copy until it boots, and nobody else gets it before.
+    #[serde(default)]
+    pub(crate) kept_by: Vec<String>,
     /// It outlives power cuts and its machine's boots.
     #[serde(default)]
     pub(crate) persistent: bool,

@@ -1,5 +1,6 @@
 //! The thread that opens, resets and closes the machines' disks of one export.
 
+mod bound;
 mod copies;
 mod keeping;
 mod merging;
@@ -21,6 +22,7 @@ use anyhow::{Context as _, Result, bail};
 use aoe_common::Mac;
 use rustix::fs::FlockOperation;
 
+use super::bound::BoundAddresses;
 use super::content::Content;
 use super::heard::Heard;
 use super::naming::{DiskName, directory};
@@ -52,6 +54,7 @@ struct Maker {
     shared: Arc<Shared>,
     directory: PathBuf,
     copies: Copies,
+    bound: BoundAddresses,
     /// Keeps other processes from the directory.
     _lock: File,
     start: Start,
@@ -61,7 +64,7 @@ struct Maker {
     writer: Option<DiskName>,
     /// The last message about a disk, so that it is logged once.
     said: HashMap<DiskName, String>,
-    /// Who waits for a disk that others keep over a reload, as was logged.
+    /// Who waits for a disk that others keep, as was logged.
     waits: HashSet<Mac>,
 }
 
@@ -86,6 +89,7 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
     let mut maker = Maker {
         shared,
         copies: Copies::new(config, directory.clone(), start.golden.get().registry())?,
+        bound: BoundAddresses::new(directory.clone()),
         directory,
         _lock: lock,
         start,
@@ -94,8 +98,12 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
         said: HashMap::new(),
         waits: HashSet::new(),
     };
-    maker.take_settings();
-    maker.open_what_is_left()?;
+    let left = maker.what_is_left()?;
+    maker.take_bound(&left);
+    maker.take_settings(&left);
+    // Once, and before anybody is served.
+    maker.write_bound(&left.iter().cloned().collect());
+    maker.open_what_is_left(&left);
     Ok(std::thread::Builder::new()
         .name(name)
         .spawn(move || maker.run(&orders))?)
@@ -106,34 +114,29 @@ impl Maker {
         self.start.settings.config.address()
     }
 
-    /// Who has a name, and what is done with others.
-    fn take_settings(&mut self) {
+    /// Who has a name, and what is done with others. Machines may be running on these disks.
+    fn take_settings(&mut self, in_use: &BTreeSet<DiskName>) {
         let config = &self.start.settings.config;
         let named = config.machines.iter().flat_map(|machine| {
             let name = DiskName::Machine(machine.name.clone());
             machine.macs.iter().map(move |mac| (*mac, name.clone()))
         });
-        let disks = self.disks_in_use();
         let mut table = self.shared.table.write();
         table.reset = config.overlay_reset;
         table.full = false;
-        let moved = table.rename(named.collect(), config.unknown, disks.iter());
+        let moved = table.rename(named.collect(), config.unknown, in_use.iter());
         drop(table);
         self.waits.clear();
         self.tell_moved(moved);
     }
 
     /// Persistent disks go on, and others of this boot of the host: whoever runs on one of them notices nothing of a restart.
-    fn open_what_is_left(&mut self) -> Result<()> {
-        let mut names: BTreeSet<DiskName> = self.copies.names()?.into_iter().collect();
-        names.extend(self.start.listed.names());
-        for name in names {
+    fn what_is_left(&self) -> Result<BTreeSet<DiskName>> {
+        let mut left: BTreeSet<DiskName> = self.start.listed.names().into_iter().collect();
+        for name in self.copies.names()? {
             match &name {
-                _ if self.start.listed.has(&name) || self.copies.left(&name)?.is_some() => {
-                    if let Err(error) = self.open(&name) {
-                        self.failed(&name, &error);
-                    }
-                }
+                _ if left.contains(&name) => {}
+                _ if self.copies.left(&name)?.is_some() => drop(left.insert(name)),
                 // Nobody knows whether it ever comes again.
                 DiskName::Unknown(_) => drop(self.copies.discard(&name).inspect_err(|error| {
                     tracing::warn!("{}: the disk of {name}: {error:#}", self.address());
@@ -141,8 +144,16 @@ impl Maker {
                 DiskName::Machine(_) => {}
             }
         }
+        Ok(left)
+    }
+
+    fn open_what_is_left(&mut self, left: &BTreeSet<DiskName>) {
+        for name in left {
+            if let Err(error) = self.open(name) {
+                self.failed(name, &error);
+            }
+        }
         self.go_on_writing();
-        Ok(())
     }
 
     /// What a disk is that begins anew.
@@ -395,6 +406,7 @@ impl Maker {
         let Some(instance) = self.instance(name) else {
             return;
         };
+        self.note_bound_to(name, &instance.content);
         // No pause comes or ends meanwhile.
         let _alone = self.shared.pausing.lock();
         // It may have to wait for a worker, which may wait for a disk: not with the table that all others need.
@@ -402,12 +414,7 @@ impl Maker {
         pause(&instance.export, paused);
         let mut table = self.shared.table.write();
         table.remove(name);
-        if let DiskName::Unknown(mac) = name
-            && table.name_of(*mac).as_ref() != Some(name)
-        {
-            return;
-        }
-        for mac in table.macs_of(name) {
+        for mac in table.served(name) {
             table.by_mac.insert(mac, Arc::clone(&instance));
         }
     }

@@ -3,6 +3,7 @@
 //! Workers look a machine up in a table and never wait; what is not there yet is asked for. One thread an export ([`maker`]) opens,
 //! resets and closes disks, because all of that blocks. Until a disk is ready its machine hears nothing and asks again.
 
+mod bound;
 mod clone;
 mod content;
 mod counts;
@@ -101,8 +102,8 @@ struct Table {
     by_mac: HashMap<Mac, Arc<Instance>>,
     /// The machines with names.
     named: HashMap<Mac, DiskName>,
-    /// The addresses of disks that the configuration gave to other machines in part: each keeps its disk until it boots, and meanwhile
-    /// nobody else has that.
+    /// The addresses of disks that the configuration gave to other machines in part, by a reload or before a start: each keeps its disk
+    /// until it boots, and meanwhile nobody else has that.
     kept: HashMap<Mac, KeptDisk>,
     unknown: Unknown,
     reset: OverlayReset,
@@ -118,6 +119,8 @@ struct Table {
 pub(super) struct DiskState {
     pub(crate) name: DiskName,
     pub(crate) macs: Vec<Mac>,
+    /// Those of them that the configuration gives to other machines.
+    pub(crate) kept_by: Vec<Mac>,
     /// When it began.
     pub(crate) since: SystemTime,
     pub(crate) usage: OverlayUsage,
@@ -215,6 +218,7 @@ impl Disks {
                 let state = DiskState {
                     name: name.clone(),
                     macs: Vec::new(),
+                    kept_by: Vec::new(),
                     since: disk.since,
                     usage: OverlayUsage::default(),
                     totals: None,
@@ -230,7 +234,11 @@ impl Disks {
         };
         let complete = |(mut state, instance): (DiskState, Option<Arc<Instance>>)| {
             // Workers need the table: nothing is waited for or looked at while it is held.
-            state.macs = self.shared.table.read().macs_of(&state.name);
+            {
+                let table = self.shared.table.read();
+                state.macs = table.macs_of(&state.name);
+                state.kept_by = table.kept_by(&state.name);
+            }
             if let Some(instance) = instance {
                 let content = &instance.content;
                 state.usage = content.usage();

@@ -1,8 +1,8 @@
-//! Machines whose addresses the configuration gives to others while they run: each address keeps the disk that it runs on until it boots,
-//! so that nobody sees another machine's sectors, or the image's, under a file system. Until then the disk is nobody else's, so that no
-//! two systems write to it.
+//! Machines whose addresses the configuration gives to others while they run, by a reload or for the next start of xblade
+//! ([`super::bound`]): each address keeps the disk that it runs on until it boots, so that nobody sees another machine's sectors, or the
+//! image's, under a file system. Until then the disk is nobody else's, so that no two systems write to it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use aoe_common::Mac;
@@ -15,7 +15,7 @@ use crate::config::{OverlayReset, Unknown};
 /// machine that runs looks for its disks once a minute.
 const SILENT: Duration = Duration::from_secs(600);
 
-/// A disk that an address keeps over a reload.
+/// A disk that an address keeps whatever the configuration says.
 #[derive(Debug)]
 pub(super) struct KeptDisk {
     name: DiskName,
@@ -57,6 +57,49 @@ impl Table {
         }
         macs.sort_unstable();
         macs
+    }
+
+    /// The addresses that are served a disk when it is open.
+    pub(super) fn served(&self, name: &DiskName) -> Vec<Mac> {
+        let mut macs = self.macs_of(name);
+        // One that has a name now has left what it had without.
+        macs.retain(|mac| self.name_of(*mac).as_ref() == Some(name));
+        macs
+    }
+
+    /// The same for many disks.
+    pub(super) fn addresses_of(&self, disks: &HashSet<DiskName>) -> BTreeMap<Mac, DiskName> {
+        let keeping: HashSet<&DiskName> = self.kept.values().map(|kept| &kept.name).collect();
+        let named = self.named.iter().map(|(mac, name)| (*mac, name));
+        let unknown = disks.iter().filter_map(|name| match name {
+            DiskName::Unknown(mac) => {
+                (self.configured_name_of(*mac).as_ref() == Some(name)).then_some((*mac, name))
+            }
+            DiskName::Machine(_) => None,
+        });
+        let own = named.chain(unknown);
+        let own = own.filter(|(mac, name)| !self.kept.contains_key(mac) && !keeping.contains(name));
+        let kept = self.kept.iter().map(|(mac, kept)| (*mac, &kept.name));
+        let all = own.chain(kept).filter(|(_, name)| disks.contains(*name));
+        all.map(|(mac, name)| (mac, name.clone())).collect()
+    }
+
+    /// The addresses that keep a disk although the configuration gives them another.
+    pub(super) fn kept_by(&self, name: &DiskName) -> Vec<Mac> {
+        let mut macs = self.keepers(name);
+        macs.retain(|mac| self.configured_name_of(*mac).as_ref() != Some(name));
+        macs.sort_unstable();
+        macs
+    }
+
+    /// Nothing is configured yet, and these addresses had these disks when the process before this one ended.
+    pub(super) fn keep_of_before(&mut self, bound: impl Iterator<Item = (Mac, DiskName)>) {
+        self.unknown = Unknown::Refuse;
+        let kept = bound.map(|(mac, name)| {
+            let heard = Heard::now();
+            (mac, KeptDisk { name, heard })
+        });
+        self.kept = kept.collect();
     }
 
     /// Whose disk an address has; `None`: nobody's.
@@ -152,13 +195,12 @@ impl Table {
 
     /// Whether an address may have a disk; who keeps it and is off does not any more.
     pub(super) fn claim(&mut self, name: &DiskName, mac: Mac, now: Instant) -> Claim {
-        let mut keepers = self.keepers(name);
+        let keepers = self.keepers(name);
         if keepers.is_empty() || keepers.contains(&mac) {
             return Claim::Free;
         }
         // Those of its own are the machine's that asks.
-        keepers.retain(|mac| self.configured_name_of(*mac).as_ref() != Some(name));
-        keepers.sort_unstable();
+        let keepers = self.kept_by(name);
         let limit = self.silent_limit();
         let is_silent = |mac: &Mac| {
             let kept = self.kept.get(mac);

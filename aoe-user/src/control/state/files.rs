@@ -74,6 +74,15 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// The same, but for the last step: it is durable after [`sync_parent`].
 pub(super) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put_with(path, bytes, File::sync_all)
+}
+
+/// Makes `bytes` the contents of the file, wholly or not at all, as long as the host runs.
+pub(super) fn put_for_this_boot(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put_with(path, bytes, |_| Ok(()))
+}
+
+fn put_with(path: &Path, bytes: &[u8], sync: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
     let new = path.with_added_extension("new");
     let written = (|| {
         // What an earlier attempt left, or whatever else has the name.
@@ -87,7 +96,7 @@ pub(super) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
             .mode(0o600)
             .open(&new)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        sync(&file)?;
         fs::rename(&new, path)
     })();
     if written.is_err() {

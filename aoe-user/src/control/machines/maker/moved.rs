@@ -1,5 +1,6 @@
-//! Addresses that keep a disk over a reload, and who waits for it meanwhile.
+//! Addresses that keep a disk whatever the configuration says, and who waits for it meanwhile.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use aoe_common::Mac;
@@ -10,7 +11,7 @@ use super::Maker;
 
 impl Maker {
     /// The disks that machines may be running on, served at the moment or not.
-    pub(super) fn disks_in_use(&self) -> Vec<DiskName> {
+    pub(super) fn disks_in_use(&self) -> BTreeSet<DiskName> {
         let disks: Vec<(DiskName, bool)> = {
             let disks = self.shared.disks.lock();
             let disks = disks.iter();
@@ -21,18 +22,22 @@ impl Maker {
         let in_use = disks.into_iter().filter(|(name, is_open)| match &self.writer {
             // Whoever changes the image itself does not keep it: the others wait for that to end.
             Some(writer) if writer == name => false,
-            // Nobody runs on what could never be opened. What cannot be told may be there.
-            _ => *is_open || self.copies.left(name).map_or(true, |left| left.is_some()),
+            // Nobody runs on what could never be opened. What cannot be told may be there, and what is missed was.
+            _ => {
+                *is_open
+                    || self.start.listed.has(name)
+                    || self.copies.left(name).map_or(true, |left| left.is_some())
+            }
         });
         in_use.map(|(name, _)| name).collect()
     }
 
-    /// Logs who keeps a disk since a reload.
+    /// Logs who keeps a disk since a reload, or since a start under another configuration.
     pub(super) fn tell_moved(&self, moved: Vec<MovedAddress>) {
         for MovedAddress { mac, from, to } in moved {
             tracing::warn!(
-                "{}: {mac} is of {to} now and keeps the disk of {from} until it boots, which it may be running on; nobody else gets that \
-                 before; `xblade overlay discard` takes it away",
+                "{}: {mac} is of {to} by the configuration and keeps the disk of {from}, which it may be running on, until it boots by iPXE; \
+                 nobody else gets that before: boot the machine at {mac}, or switch it off (`xblade overlay discard` takes that disk away)",
                 self.address()
             );
         }
@@ -50,7 +55,7 @@ impl Maker {
             Claim::Free => false,
             Claim::Released(macs) => {
                 tracing::warn!(
-                    "{}: {mac} gets the disk of {name}, which {} kept over a reload: silent for {limit}",
+                    "{}: {mac} gets the disk of {name}, which {} kept when the configuration was changed: silent for {limit}",
                     self.address(),
                     list(macs)
                 );
@@ -60,8 +65,8 @@ impl Maker {
                 if self.waits.insert(mac) {
                     let keepers = list(macs);
                     tracing::warn!(
-                        "{}: {mac} gets no disk yet: {keepers} had the disk of {name} before a reload and may be running on it; {mac} gets it \
-                         when {keepers} has booted by iPXE or been silent for {limit}, or after a restart of xblade: switch {keepers} off",
+                        "{}: {mac} gets no disk yet: {keepers} had the disk of {name} before the configuration was changed and may be running on \
+                         it; {mac} gets it when {keepers} has booted by iPXE or been silent for {limit}: switch {keepers} off",
                         self.address()
                     );
                 }

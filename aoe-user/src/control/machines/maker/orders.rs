@@ -48,7 +48,9 @@ impl Maker {
             }
             Some(Order::Configure(settings)) => {
                 self.start.settings = *settings;
-                self.take_settings();
+                self.take_settings(&self.disks_in_use());
+                // Once, and before anybody is served under them.
+                self.note_bound();
                 self.reconfigure();
             }
             Some(Order::Reset(name, again, answer)) => {
@@ -69,6 +71,8 @@ impl Maker {
             }
             Some(Order::Stop) => return false,
         }
+        // Who has left a disk, and which are gone.
+        self.note_bound();
         true
     }
 

@@ -1,5 +1,7 @@
 //! Addresses that the configuration gives to other machines while theirs may be running.
 
+mod started;
+
 use super::*;
 
 fn serial(disks: &Disks, mac: Mac) -> String {

@@ -42,10 +42,13 @@ fn config(site: &Site, snapshot: &str) -> Result<String> {
 }
 
 fn start(site: &Site, snapshot: &str) -> Result<Target> {
-    let config = config(site, snapshot)?;
+    start_config(site, &config(site, snapshot)?)
+}
+
+fn start_config(site: &Site, config: &str) -> Result<Target> {
     let state = site.ceph.path("state");
     let state = state.to_str().context("odd path")?;
-    let args = ["daemon", "--config", &config, "--state-dir", state];
+    let args = ["daemon", "--config", config, "--state-dir", state];
     Target::ready_again(&site.lab.target, &args, 1)
 }
 
@@ -139,6 +142,39 @@ fn a_pinned_clone_stays_and_one_that_ceph_shuts_out_is_opened_anew() -> Result<(
     done(&target, &["overlay", "unpin", "e12.9", "pc17"])?;
     pc.boot()?;
     ensure!(pc.read(5)? == stamp(5));
+    Ok(())
+}
+
+#[test]
+fn a_clone_is_its_running_machine_s_after_a_start_under_another_configuration() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
+    let site = site()?;
+    let mut target = start(&site, "one")?;
+    let initiator = site.lab.open(0)?;
+    let [pc, keeper, _] = machines(&initiator);
+    let all = [
+        (&pc, *b"machine1", "pc17", &PC[..]),
+        (&keeper, *b"keeper..", "keeper", &[KEEPER]),
+    ];
+    for (machine, word, ..) in all {
+        machine.boot()?;
+        machine.write(5, word)?;
+    }
+    ensure!(target.process.stop()? == 0, "{}", target.process.log());
+    // The names are swapped.
+    let config = config(&site, "one")?;
+    let swapped = fs::read_to_string(&config)?
+        .replace("name = \"keeper\"", "name = \"\"")
+        .replace("name = \"pc17\"", "name = \"keeper\"")
+        .replace("name = \"\"", "name = \"pc17\"");
+    fs::write(&config, swapped)?;
+    let target = start_config(&site, &config)?;
+    for (machine, word, name, macs) in all {
+        ensure!(machine.read(5)? == pattern(5, word) && machine.serial()? == format!("12.9:{name}"));
+        let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
+        let row = told(&target, name)?.with_context(|| name.to_owned())?;
+        ensure!(row["kept_by"] == serde_json::json!(macs), "{row}");
+    }
     Ok(())
 }
 

@@ -223,3 +223,25 @@ fn an_address_that_nobody_may_have_without_a_name_keeps_nothing() {
     assert!(gets_nothing(&disks, PC[0]));
     assert_eq!(has(&disks, STRANGER), (MACHINE.into(), 1));
 }
+
+/// xblade may be killed from the first answer on.
+#[test]
+fn the_list_has_an_address_before_it_is_served() {
+    let room = of(Overlay::Volatile, &[("pc17", &PC[..1])]);
+    let mut start = room.start();
+    let list = files(&room).join("addresses");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    start.announce = Box::new({
+        let seen = Arc::clone(&seen);
+        move || {
+            seen.lock()
+                .push(std::fs::read_to_string(&list).unwrap_or_default());
+        }
+    });
+    let disks = Disks::open(start).unwrap();
+    for (served, mac) in [PC[0], STRANGER].into_iter().enumerate() {
+        disk(&disks, mac);
+        wait_for_thread(&disks);
+        assert!(seen.lock()[served].contains(&mac.to_string()), "{seen:?}");
+    }
+}

@@ -16,6 +16,13 @@ pub enum IoEngine {
     Threads,
 }
 
+/// The stores that serve a file or a disk, each with what may carry out its transfers: the mapped one leaves them to the kernel.
+pub const WAYS: [(&str, IoEngine); 3] = [
+    ("mmap", IoEngine::Uring),
+    ("direct", IoEngine::Uring),
+    ("direct", IoEngine::Threads),
+];
+
 impl IoEngine {
     /// What starts in the namespace from now on gets along with this one.
     ///

@@ -5,11 +5,13 @@ mod neighbours;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aoe_common::Mac;
 use disks::Disk;
-use disks::io_engine::IoEngine;
+use disks::io_engine::{IoEngine, WAYS};
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::Need;
@@ -79,6 +81,11 @@ impl Served {
         })
     }
 
+    /// Whether the disk answers nothing from now on.
+    fn disk_hangs(&self, hangs: bool) {
+        self.disk.switches().hangs.store(hangs, Ordering::Relaxed);
+    }
+
     /// The disk stops answering while it has reads and writes to do.
     fn hang(&self) -> Result<()> {
         self.hang_with_reads()?;
@@ -94,16 +101,30 @@ impl Served {
 
     /// The disk stops answering while it has reads to do.
     fn hang_with_reads(&self) -> Result<()> {
-        self.disk
-            .switches()
-            .hangs
-            .store(true, std::sync::atomic::Ordering::Relaxed);
+        self.disk_hangs(true);
+        self.send_reads(lab::link::initiator_mac(0), 0x8100_0000)
+    }
+
+    /// Sends reads to the export whose disk hangs and waits for no answer.
+    fn send_reads(&self, src: Mac, first_tag: u32) -> Result<()> {
         let initiator = self.lab.open(0)?;
         let mac = lab::link::target_mac(0);
         for n in 0..64 {
             let mut read = Request::ata(mac, HUNG, ata::READ_EXT, 2048 + 8 * n, 1, &[]);
-            (read.src, read.tag) = (initiator.mac(), 0x8100_0000 + n as u32);
+            (read.src, read.tag) = (src, first_tag + n as u32);
             initiator.send(&read.bytes())?;
+        }
+        Ok(())
+    }
+
+    /// None of the sectors that were being written while the disk hung stays taken.
+    fn takes_writes_again(&self) -> Result<()> {
+        let initiator = self.lab.open(0)?;
+        let disk = initiator.find(HUNG)?;
+        for n in 0..64 {
+            let sector = 4096 + 8 * n;
+            disk.write(sector, &[9; SECTOR])
+                .with_context(|| format!("sector {sector}"))?;
         }
         Ok(())
     }
@@ -154,10 +175,7 @@ impl Served {
         let line = self.target.process.wait_for("left behind: e1.1", TIMEOUT)?;
         ensure!(line.contains(self.device.to_str().context("odd path")?), "{line}");
         ensure!(!self.target.process.log().contains("left behind: e1.2"));
-        self.disk
-            .switches()
-            .hangs
-            .store(false, std::sync::atomic::Ordering::Relaxed);
+        self.disk_hangs(false);
         let status = self.target.process.wait(TIMEOUT)?;
         ensure!(status.code() == Some(1), "{status}");
         Ok(())
@@ -185,11 +203,7 @@ fn a_stop_names_reads_of_a_machine_s_copy_that_the_golden_image_s_disk_has_not_a
 #[test]
 fn a_stop_says_what_it_leaves_behind_and_the_next_process_serves_the_rest() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    for (store, engine) in [
-        ("mmap", IoEngine::Uring),
-        ("direct", IoEngine::Uring),
-        ("direct", IoEngine::Threads),
-    ] {
+    for (store, engine) in WAYS {
         let mut served = Served::with(store, "", engine)?;
         served.hang()?;
         std::thread::sleep(Duration::from_millis(1500)); // so that the flusher is stuck, too
@@ -212,11 +226,7 @@ fn a_stop_says_what_it_leaves_behind_and_the_next_process_serves_the_rest() -> R
             .healthy_reads()
             .with_context(|| format!("{store}: {line}"))?;
         let mark = next.process.mark();
-        served
-            .disk
-            .switches()
-            .hangs
-            .store(false, std::sync::atomic::Ordering::Relaxed);
+        served.disk_hangs(false);
         let log = next.process.log();
         if !log.contains("e1.1 ready") {
             next.wait_ready(mark, 1)
@@ -242,11 +252,7 @@ fn after_a_kill_the_next_process_starts_and_takes_over_when_it_can() -> Result<(
     next.process
         .wait_for_after(0, |line| line.contains("FAILED"), TIMEOUT)?;
     ensure!(next.process.is_running(), "{}", next.process.log());
-    served
-        .disk
-        .switches()
-        .hangs
-        .store(false, std::sync::atomic::Ordering::Relaxed);
+    served.disk_hangs(false);
     next.wait_ready(0, 2)?;
     served.healthy_reads()?;
     ensure!(served.lab.open(0)?.find(HUNG)?.read(5, 1)? == stamp(5));
@@ -280,11 +286,7 @@ fn reloads_go_on_beside_a_disk_that_hangs() -> Result<()> {
     served.target.process.signal(Signal::SIGUSR1)?;
     let told = |line: &str| line.contains("e1.1: no longer wanted");
     served.target.process.wait_for_after(mark, told, TIMEOUT)?;
-    served
-        .disk
-        .switches()
-        .hangs
-        .store(false, std::sync::atomic::Ordering::Relaxed);
+    served.disk_hangs(false);
     ensure!(served.target.process.stop()? == 0);
     Ok(())
 }
@@ -303,11 +305,7 @@ fn a_second_signal_and_sigquit_end_it_at_once() -> Result<()> {
         served.target.process.wait_for("left behind", TIMEOUT)?;
         let took = watch.idle_time()?;
         ensure!(took < Duration::from_secs(5), "{signals:?}: {took:?}");
-        served
-            .disk
-            .switches()
-            .hangs
-            .store(false, std::sync::atomic::Ordering::Relaxed);
+        served.disk_hangs(false);
         served.target.process.wait(TIMEOUT)?;
     }
     Ok(())
@@ -355,11 +353,7 @@ fn signals_and_links_are_followed_at_once_beside_a_disk_that_hangs() -> Result<(
         are_prompt("a link that goes down", downs)?;
         are_prompt("a link that comes up", ups)?;
         served.healthy_reads()?;
-        served
-            .disk
-            .switches()
-            .hangs
-            .store(false, std::sync::atomic::Ordering::Relaxed);
+        served.disk_hangs(false);
         ensure!(served.target.process.stop()? == 0);
     }
     Ok(())
@@ -392,18 +386,8 @@ fn opens_again_at_once(store: &str, engine: IoEngine) -> Result<()> {
     let log = process.lines(mark..process.mark()).join("\n");
     ensure!(!log.contains("no longer waited for"), "{log}");
     served.healthy_reads()?;
-    served
-        .disk
-        .switches()
-        .hangs
-        .store(false, std::sync::atomic::Ordering::Relaxed);
-    // None of what was being written stays taken.
-    let initiator = served.lab.open(0)?;
-    let disk = initiator.find(HUNG)?;
-    for n in 0..64 {
-        disk.write(4096 + 8 * n, &[9; SECTOR])
-            .with_context(|| format!("sector {}", 4096 + 8 * n))?;
-    }
+    served.disk_hangs(false);
+    served.takes_writes_again()?;
     ensure!(served.target.process.stop()? == 0);
     Ok(())
 }
@@ -415,11 +399,7 @@ fn an_export_whose_disk_hangs_as_it_is_opened_keeps_nobody_waiting() -> Result<(
     for store in ["mmap", "direct"] {
         let mut served = Served::new(store)?;
         ensure!(served.target.process.stop()? == 0);
-        let hangs = |served: &Served, hangs| {
-            let switch = &served.disk.switches().hangs;
-            switch.store(hangs, std::sync::atomic::Ordering::Relaxed);
-        };
-        hangs(&served, true);
+        served.disk_hangs(true);
         served.target = start(&served.lab, served.directory.path())?;
         served.target.wait_ready(0, 1)?;
         ensure!(
@@ -434,7 +414,7 @@ fn an_export_whose_disk_hangs_as_it_is_opened_keeps_nobody_waiting() -> Result<(
         let told = |line: &str| line.contains("1 of 2 exports are open");
         served.target.process.wait_for_after(mark, told, TIMEOUT)?;
         let mark = served.target.process.mark();
-        hangs(&served, false);
+        served.disk_hangs(false);
         served.target.wait_ready(mark, 1)?;
         ensure!(served.lab.open(0)?.find(HUNG)?.read(5, 1)? == stamp(5));
         ensure!(served.target.process.stop()? == 0);

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use disks::Disk;
-use disks::io_engine::IoEngine;
+use disks::io_engine::{IoEngine, WAYS};
 use lab::faulty_export::{FaultyExport, Mounted, cold};
 use lab::needs;
 use lab::needs::{find, skip};
@@ -87,11 +87,7 @@ fn a_commit_that_fails_under_a_file_system_takes_down_what_came_while_it_ran() -
 #[test]
 fn a_write_that_is_lost_under_a_file_system_stops_the_export() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    for (store, engine) in [
-        ("mmap", IoEngine::Uring),
-        ("direct", IoEngine::Uring),
-        ("direct", IoEngine::Threads),
-    ] {
+    for (store, engine) in WAYS {
         for (what, pick) in BAD_WRITES {
             if store == "direct" && what == "writes" {
                 continue; // asked for before it is acknowledged

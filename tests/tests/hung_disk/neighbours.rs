@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
 use disks::Disk;
-use disks::io_engine::IoEngine;
+use disks::io_engine::{IoEngine, WAYS};
 use lab::faulty_export::{Mounted, at};
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
@@ -83,11 +83,7 @@ fn second_disk(served: &Served) -> Result<(Disk, PathBuf)> {
 #[test]
 fn of_two_disks_that_hang_each_costs_its_own_export_and_one_may_come_back_before_the_other() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    for (store, engine) in [
-        ("mmap", IoEngine::Uring),
-        ("direct", IoEngine::Uring),
-        ("direct", IoEngine::Threads),
-    ] {
+    for (store, engine) in WAYS {
         let mut served = Served::with(store, "", engine)?;
         // Dropped before the target's end is waited for.
         let (other, device) = second_disk(&served)?;
@@ -98,7 +94,7 @@ fn of_two_disks_that_hang_each_costs_its_own_export_and_one_may_come_back_before
         ];
         let mark = served.reload(store, &exports)?;
         served.target.wait_ready(mark, 1)?;
-        served.disk.switches().hangs.store(true, Ordering::Relaxed);
+        served.disk_hangs(true);
         other.switches().hangs.store(true, Ordering::Relaxed);
         for _ in 0..10 {
             served.press(HUNG)?;
@@ -112,7 +108,7 @@ fn of_two_disks_that_hang_each_costs_its_own_export_and_one_may_come_back_before
         served.reads(OTHER)?;
         served.healthy_reads()?;
         ensure!(served.disk.waiting() > 0, "{store}: the first has answered");
-        served.disk.switches().hangs.store(false, Ordering::Relaxed);
+        served.disk_hangs(false);
         served.reads(HUNG)?;
         ensure!(served.target.process.stop()? == 0);
     }
@@ -122,15 +118,11 @@ fn of_two_disks_that_hang_each_costs_its_own_export_and_one_may_come_back_before
 #[test]
 fn an_export_that_is_taken_away_and_put_back_while_its_disk_hangs_is_served_when_it_answers() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
-    for (store, engine) in [
-        ("mmap", IoEngine::Uring),
-        ("direct", IoEngine::Uring),
-        ("direct", IoEngine::Threads),
-    ] {
+    for (store, engine) in WAYS {
         let mut served = Served::with(store, "", engine)?;
         let healthy = (2, served.image.path().to_owned());
         let hung = (1, served.device.clone());
-        served.disk.switches().hangs.store(true, Ordering::Relaxed);
+        served.disk_hangs(true);
         served.press(HUNG)?;
         served.healthy_reads()?;
         for _ in 0..2 {
@@ -144,14 +136,9 @@ fn an_export_that_is_taken_away_and_put_back_while_its_disk_hangs_is_served_when
                 served.is_answered()?;
             }
         }
-        served.disk.switches().hangs.store(false, Ordering::Relaxed);
+        served.disk_hangs(false);
         served.reads(HUNG)?;
-        let initiator = served.lab.open(0)?;
-        let disk = initiator.find(HUNG)?;
-        for n in 0..64 {
-            disk.write(4096 + 8 * n, &[9; SECTOR])
-                .with_context(|| format!("{store}, sector {}", 4096 + 8 * n))?;
-        }
+        served.takes_writes_again().context(store)?;
         ensure!(served.target.process.stop()? == 0);
     }
     Ok(())
@@ -220,32 +207,20 @@ fn a_golden_image_whose_disk_hangs_keeps_nothing_but_its_own_sectors() -> Result
         let disk = initiator.find(HUNG)?;
         ensure!(disk.read(5, 1)? == stamp(5));
         disk.write(64, &[9; 2 * SECTOR])?;
-        served.disk.switches().hangs.store(true, Ordering::Relaxed);
         served.hang_with_reads()?;
         served.healthy_reads()?;
         ensure!(disk.read(64, 2)? == [9; 2 * SECTOR], "{store}");
         disk.write(128, &[8; 2 * SECTOR])?;
         ensure!(disk.read(128, 2)? == [8; 2 * SECTOR], "{store}");
         let stranger = Mac([2, 0, 0, 0, 0x77, 1]);
-        for n in 0..64 {
-            let mut read = Request::ata(
-                lab::link::target_mac(0),
-                HUNG,
-                ata::READ_EXT,
-                2048 + 8 * n,
-                1,
-                &[],
-            );
-            (read.src, read.tag) = (stranger, 0x8400_0000 + n as u32);
-            initiator.send(&read.bytes())?;
-        }
+        served.send_reads(stranger, 0x8400_0000)?;
         for _ in 0..10 {
             served
                 .healthy_reads()
                 .with_context(|| served.target.process.threads())?;
         }
         served.is_answered()?;
-        served.disk.switches().hangs.store(false, Ordering::Relaxed);
+        served.disk_hangs(false);
         let mut read = Request::ata(lab::link::target_mac(0), HUNG, ata::READ_EXT, 5, 1, &[]);
         read.src = stranger;
         ensure!(initiator.ask(read)?.data()[..SECTOR] == stamp(5));

@@ -9,6 +9,7 @@ use lab::image::stamp;
 use lab::initiator::TIMEOUT;
 use lab::link::initiator_mac;
 use lab::needs::Need;
+use lab::target::daemon;
 use lab::{Address, Image, Lab, Options, Request, Target, needs};
 
 const E11: Address = Address::new(1, 1);
@@ -116,16 +117,7 @@ fn a_read_only_initiator_reads_and_cannot_write() -> Result<()> {
             image.as_str()
         ),
     )?;
-    let state = image.directory().join("state");
-    let odd = "odd path";
-    let args = [
-        "daemon",
-        "--config",
-        config.to_str().context(odd)?,
-        "--state-dir",
-        state.to_str().context(odd)?,
-    ];
-    let _target = Target::ready(&lab.target, &args, 1)?;
+    let _target = Target::ready(&lab.target, &daemon(image.directory())?, 1)?;
     let initiator = lab.open(0)?;
     let mac = initiator.find(E11)?.mac;
     let ask = |src, command, data: &[u8]| {
@@ -242,21 +234,13 @@ fn a_second_export_of_the_address_leaves_the_first_ones_mask_in_force() -> Resul
     })?;
     let images = [Image::stamped(64)?, Image::stamped(64)?];
     let config = images[0].directory().join("xblade.toml");
-    let state = images[0].directory().join("state");
     let export = |n: usize, lines: &str| {
         format!(
             "[[export]]\nshelf = 1\nslot = 1\npath = {:?}\ninterfaces = [\"eth{n}\"]\nwire_admin = true\n{lines}\n",
             images[n].as_str()
         )
     };
-    let odd = "odd path";
-    let args = [
-        "daemon",
-        "--config",
-        config.to_str().context(odd)?,
-        "--state-dir",
-        state.to_str().context(odd)?,
-    ];
+    let args = daemon(images[0].directory())?;
     std::fs::write(&config, export(0, ""))?;
     let mut target = Target::ready(&lab.target, &args, 1)?;
     let initiator = lab.open(0)?;

@@ -1,12 +1,12 @@
 //! What becomes of an image behind a running target is in its health: nobody who is served notices, so the operator is told.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::image::stamp;
 use lab::needs::Need;
 use lab::process::Process;
+use lab::target::daemon;
 use lab::{Address, Image, Lab, Options, Target, eventually, needs};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -26,20 +26,8 @@ impl Site {
             "[[export]]\nshelf = 1\nslot = 1\npath = {:?}\ninterfaces = [\"eth0\"]\n",
             image.as_str()
         );
-        let (config, state) = (
-            image.directory().join("xblade.toml"),
-            image.directory().join("state"),
-        );
-        std::fs::write(&config, text)?;
-        let text = |path: &'_ PathBuf| path.to_str().map(str::to_owned).context("odd path");
-        let args = [
-            "daemon",
-            "--config",
-            &text(&config)?,
-            "--state-dir",
-            &text(&state)?,
-        ];
-        let target = Target::ready(&lab.target, &args, 1)?;
+        std::fs::write(image.directory().join("xblade.toml"), text)?;
+        let target = Target::ready(&lab.target, &daemon(image.directory())?, 1)?;
         Ok(Site { lab, image, target })
     }
 

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use lab::image::stamp;
 use lab::needs::{Need, find};
+use lab::target::daemon;
 use lab::vm::{self, Guest};
 use lab::{Image, Lab, Options, Process, Target, needs};
 
@@ -203,18 +204,13 @@ fn ipxe_boots_into_a_copy_of_the_golden_image_that_begins_anew_each_time() -> Re
     let lab = Lab::new(Options::default())?;
     let golden = bootable()?;
     let before = golden.read(0, 32768)?;
-    let config = golden.directory().join("xblade.toml");
     let text = format!(
         "[[export]]\nshelf = 12\nslot = 9\npath = {:?}\ninterfaces = [\"eth0\"]\noverlay = \"volatile\"\n\
          overlay_dir = \"overlays\"\n",
         golden.as_str()
     );
-    std::fs::write(&config, text)?;
-    let config = config.to_str().context("odd path")?;
-    let state = golden.directory().join("state");
-    let state = state.to_str().context("odd path")?;
-    let args = ["daemon", "--config", config, "--state-dir", state];
-    let mut target = Target::ready(&lab.target, &args, 1)?;
+    std::fs::write(golden.directory().join("xblade.toml"), text)?;
+    let mut target = Target::ready(&lab.target, &daemon(golden.directory())?, 1)?;
     let said = |qemu: &mut Process| -> Result<String> {
         let (_, line) = qemu.wait_for_after(0, |line| line.contains("int13"), vm::STEP)?;
         Ok(line)

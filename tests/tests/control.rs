@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use lab::image::{pattern, stamp};
 use lab::link::initiator_mac;
 use lab::needs::Need;
+use lab::target::daemon;
 use lab::{Address, Image, Lab, Options, Request, Stopwatch, Target, needs, target};
 use serde_json::Value;
 
@@ -32,9 +33,7 @@ impl Site {
         let lab = Lab::new(Options::default())?;
         let image = Image::stamped(64)?;
         write_config(&image, &(export(1, image.as_str(), "") + more))?;
-        let (config, state) = (path(&image, "xblade.toml"), path(&image, "state"));
-        let args = ["daemon", "--config", &config, "--state-dir", &state];
-        let target = Target::ready(&lab.target, &args, 1)?;
+        let target = Target::ready(&lab.target, &daemon(image.directory())?, 1)?;
         Ok(Site { lab, image, target })
     }
 

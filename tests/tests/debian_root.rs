@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use lab::needs::{Need, find};
 use lab::packages;
+use lab::target::daemon;
 use lab::vm::{self, boot_disk};
 use lab::{Image, Lab, Options, Process, Target, needs};
 
@@ -160,7 +161,6 @@ fn boots(codename: &str, initramfs: &str, word: &str) -> Result<()> {
     let mke2fs = find("mke2fs").context("no mke2fs")?;
     run(Command::new(mke2fs).args(["-q", "-t", "ext4", "-F", "-L", "data", data.as_str()]))?;
 
-    let config = root.directory().join("xblade.toml");
     let mut text = "[defaults]\ninterfaces = [\"eth0\"]\n".to_owned();
     for (slot, image) in [(9, &root), (10, &data), (11, &fresh)] {
         let path = image.as_str();
@@ -169,17 +169,8 @@ fn boots(codename: &str, initramfs: &str, word: &str) -> Result<()> {
             slot - 8
         );
     }
-    fs::write(&config, text)?;
-    let state = root.directory().join("state");
-    let odd = "odd path";
-    let args = [
-        "daemon",
-        "--config",
-        config.to_str().context(odd)?,
-        "--state-dir",
-        state.to_str().context(odd)?,
-    ];
-    let _target = Target::ready(&lab.target, &args, 3)?;
+    fs::write(root.directory().join("xblade.toml"), text)?;
+    let _target = Target::ready(&lab.target, &daemon(root.directory())?, 3)?;
     let mut machine = Machine {
         process: vm::sanboot(&lab, root.directory(), "aoe:e12.9", 768)?,
         mark: 0,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::image::stamp;
 use lab::needs::Need;
+use lab::target::daemon;
 use lab::{Address, Image, Lab, Options, Target, needs};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -42,16 +43,7 @@ impl Site {
     }
 
     fn start(&self, lab: &Lab) -> Result<Target> {
-        let (config, state) = (self.path("xblade.toml"), self.path("state"));
-        let text = |path: &'_ Path| path.to_str().map(str::to_owned).context("odd path");
-        let args = [
-            "daemon",
-            "--config",
-            &text(&config)?,
-            "--state-dir",
-            &text(&state)?,
-        ];
-        Target::start(&lab.target, &args)
+        Target::start(&lab.target, &daemon(self.directory.path())?)
     }
 }
 

@@ -10,6 +10,7 @@ use lab::capture::dissect;
 use lab::image::stamp;
 use lab::needs::Need;
 use lab::process::Process;
+use lab::target::daemon;
 use lab::vm::kernel::Kernel;
 use lab::vm::machine::{Machine, mac};
 use lab::vm::qemu;
@@ -36,25 +37,13 @@ impl Site {
             ..Options::default()
         })?;
         let (image, other) = (Image::stamped(4096)?, Image::stamped(64)?);
-        let config = image.directory().join("xblade.toml");
         let mut text = String::from("[defaults]\ninterfaces = [\"eth0\"]\n");
         for (slot, image) in [(1, &image), (2, &other)] {
             let path = image.path();
             writeln!(text, "[[export]]\nshelf = 1\nslot = {slot}\npath = {path:?}")?;
         }
-        std::fs::write(&config, text)?;
-        let [config, state, control] = ["xblade.toml", "state", "control.sock"]
-            .map(|name| image.directory().join(name).display().to_string());
-        let args = [
-            "daemon",
-            "--config",
-            &config,
-            "--state-dir",
-            &state,
-            "--control",
-            &control,
-        ];
-        let target = Target::ready(&lab.target, &args, 2)?;
+        std::fs::write(image.directory().join("xblade.toml"), text)?;
+        let target = Target::ready(&lab.target, &daemon(image.directory())?, 2)?;
         Ok(Site {
             target,
             lab,
@@ -70,15 +59,13 @@ impl Site {
     /// A command that asks the target.
     fn command(&self, args: &[&str]) -> Result<Command> {
         let mut command = Command::new(target::binary()?);
-        command
-            .args(args)
-            .env("XBLADE_CONTROL", self.path("control.sock"));
+        command.args(args).env("XBLADE_CONTROL", self.target.control());
         Ok(command)
     }
 
     /// A dump into a file, which has begun.
     fn dump(&self, file: &Path, args: &[&str]) -> Result<Process> {
-        let control = self.path("control.sock");
+        let control = self.target.control();
         let words = [file, &control].map(|path| path.to_str().unwrap_or_default().to_owned());
         let args = [&["dump", "-w", &words[0], "--control", &words[1]], args].concat();
         let mut process = Process::spawn(&self.lab.target, &target::binary()?, &args)?;

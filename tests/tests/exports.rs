@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +10,7 @@ use lab::capture::Capture;
 use lab::image::{pattern, stamp};
 use lab::link::target_mac;
 use lab::needs::Need;
-use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, needs};
+use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, needs, target};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -27,12 +26,8 @@ fn daemon(lab: &Lab, exports: &[(u16, u8, &Image, &str)], times: usize) -> Resul
         )?;
     }
     let place = exports[0].2.directory();
-    let (config, state) = (place.join("xblade.toml"), place.join("state"));
-    std::fs::write(&config, text)?;
-    let name = |path: &'_ Path| path.to_str().map(str::to_owned).context("odd path");
-    let (config, state) = (name(&config)?, name(&state)?);
-    let args = ["daemon", "--config", &config, "--state-dir", &state];
-    Target::ready(&lab.target, &args, times)
+    std::fs::write(place.join("xblade.toml"), text)?;
+    Target::ready(&lab.target, &target::daemon(place)?, times)
 }
 
 fn count(replies: &[Reply]) -> BTreeMap<(u16, u8), usize> {

@@ -15,6 +15,7 @@ use disks::io_engine::{IoEngine, WAYS};
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::Need;
+use lab::target::daemon;
 use lab::{Address, Image, Lab, Options, Request, Stopwatch, Target, needs};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -69,7 +70,7 @@ impl Served {
             )?;
         }
         std::fs::write(directory.path().join("xblade.toml"), text)?;
-        let mut target = start(&lab, directory.path())?;
+        let mut target = Target::start(&lab.target, &daemon(directory.path())?)?;
         target.wait_ready(0, 2)?;
         Ok(Served {
             target,
@@ -79,6 +80,11 @@ impl Served {
             directory,
             device,
         })
+    }
+
+    /// The next process.
+    fn start(&self) -> Result<Target> {
+        Target::start(&self.lab.target, &daemon(self.directory.path())?)
     }
 
     /// Whether the disk answers nothing from now on.
@@ -137,21 +143,6 @@ impl Served {
         ensure!(self.lab.open(0)?.find(HEALTHY)?.read(5, 1)? == stamp(5));
         Ok(())
     }
-}
-
-fn start(lab: &Lab, directory: &Path) -> Result<Target> {
-    let text = |name: &str| {
-        directory
-            .join(name)
-            .to_str()
-            .map(str::to_owned)
-            .context("odd path")
-    };
-    let (config, state) = (text("xblade.toml")?, text("state")?);
-    Target::start(
-        &lab.target,
-        &["daemon", "--config", &config, "--state-dir", &state],
-    )
 }
 
 #[test]
@@ -218,7 +209,7 @@ fn a_stop_says_what_it_leaves_behind_and_the_next_process_serves_the_rest() -> R
         );
         ensure!(!served.target.process.log().contains("left behind: e1.2"));
         // Its threads hang on in the kernel; the new one serves what it can at once, the rest when the disk answers.
-        let mut next = start(&served.lab, served.directory.path())?;
+        let mut next = served.start()?;
         let (_, line) = next
             .process
             .wait_for_after(0, |line| line.contains("e1.2 ready"), TIMEOUT)?;
@@ -247,7 +238,7 @@ fn after_a_kill_the_next_process_starts_and_takes_over_when_it_can() -> Result<(
     served.hang()?;
     std::thread::sleep(Duration::from_millis(1500));
     served.target.process.signal(Signal::SIGKILL)?;
-    let mut next = start(&served.lab, served.directory.path())?;
+    let mut next = served.start()?;
     // It waits for what the dead process still holds.
     next.process
         .wait_for_after(0, |line| line.contains("FAILED"), TIMEOUT)?;
@@ -400,7 +391,7 @@ fn an_export_whose_disk_hangs_as_it_is_opened_keeps_nobody_waiting() -> Result<(
         let mut served = Served::new(store)?;
         ensure!(served.target.process.stop()? == 0);
         served.disk_hangs(true);
-        served.target = start(&served.lab, served.directory.path())?;
+        served.target = served.start()?;
         served.target.wait_ready(0, 1)?;
         ensure!(
             served.disk.waiting() > 0,

@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use disks::Disk;
 use disks::io_engine::IoEngine;
 use lab::needs::Need;
+use lab::target::daemon;
 use lab::{Address, Image, Lab, Options, Target, eventually};
 use tempfile::TempDir;
 
@@ -111,16 +112,9 @@ impl Served {
                 "[[export]]\nshelf = 1\nslot = {slot}\npath = {path:?}\n{lines}"
             )?;
         }
-        let config = directory.path().join("xblade.toml");
-        std::fs::write(&config, text)?;
+        std::fs::write(directory.path().join("xblade.toml"), text)?;
         site.engine.choose(&lab.target)?;
-        let (config, state) = (config, directory.path().join("state"));
-        let (config, state) = (
-            config.to_str().context("odd path")?,
-            state.to_str().context("odd path")?,
-        );
-        let words = ["daemon", "--config", config, "--state-dir", state];
-        let target = Target::ready(&lab.target, &words, all.len())?;
+        let target = Target::ready(&lab.target, &daemon(directory.path())?, all.len())?;
         Ok(Served {
             target,
             disk,

@@ -9,6 +9,7 @@ use lab::frame::ata;
 use lab::image::stamp;
 use lab::needs::Need;
 use lab::process::Process;
+use lab::target::daemon;
 use lab::{Address, Image, Initiator, Lab, Options, Request, Target, needs, target};
 use serde_json::{Deserializer, Value};
 
@@ -149,12 +150,7 @@ fn start(lab: &Lab, image: &Image) -> Result<Target> {
         text += &format!("[[machine]]\nname = \"pc{n}\"\nmacs = [\"02:00:00:00:ae:0{n}\"]\n");
     }
     std::fs::write(path("xblade.toml"), text)?;
-    let (config, state) = (path("xblade.toml"), path("state"));
-    Target::ready(
-        &lab.target,
-        &["daemon", "--config", &config, "--state-dir", &state],
-        3,
-    )
+    Target::ready(&lab.target, &daemon(directory)?, 3)
 }
 
 /// Each machine writes into its copy.

@@ -11,6 +11,7 @@ use disks::Disk;
 use lab::faulty_export::{Mounted, at};
 use lab::image::stamp;
 use lab::needs::Need;
+use lab::target::daemon;
 use lab::{Address, Image, Lab, Options, Request, Target, eventually, needs};
 use nix::sys::signal::Signal;
 
@@ -98,9 +99,7 @@ impl Site {
         let lab = Lab::new(Options::default())?;
         let image = Image::stamped(64)?;
         configure(&image, &(export(1, image.as_str()) + more))?;
-        let (config, state) = (file(&image, "xblade.toml")?, file(&image, "state")?);
-        let args = ["daemon", "--config", &config, "--state-dir", &state];
-        let target = Target::ready(&lab.target, &args, 1)?;
+        let target = Target::ready(&lab.target, &daemon(image.directory())?, 1)?;
         Ok(Site { target, image, lab })
     }
 

@@ -73,17 +73,8 @@ impl Site {
         words.push("prlimit".to_owned());
         words.extend(limits.iter().map(|&limit| limit.to_owned()));
         words.push(target::binary()?);
-        let (config, state, control) = (self.path("xblade.toml")?, self.path("state")?, self.path("sock")?);
-        let args = [
-            "daemon",
-            "--config",
-            &config,
-            "--state-dir",
-            &state,
-            "--control",
-            &control,
-        ];
-        words.extend(args.map(str::to_owned));
+        words.extend(target::daemon(self.directory.path())?);
+        words.extend(["--control".to_owned(), self.path("sock")?]);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         Process::spawn(&self.lab.target, "setpriv", &words)
     }

@@ -3,9 +3,10 @@
 
 use std::os::unix::fs::FileExt;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use lab::capture::Capture;
 use lab::needs::Need;
+use lab::target::daemon;
 use lab::vm::Guest;
 use lab::{Image, Lab, Options, Target, needs};
 
@@ -277,18 +278,8 @@ fn many_exports_at_once() -> Result<()> {
             image.as_str()
         );
     }
-    let path = fixed.directory().join("xblade.toml");
-    std::fs::write(&path, config)?;
-    let state = fixed.directory().join("state");
-    let odd = "odd path";
-    let args = [
-        "daemon",
-        "--config",
-        path.to_str().context(odd)?,
-        "--state-dir",
-        state.to_str().context(odd)?,
-    ];
-    let _target = Target::ready(&lab.target, &args, 6)?;
+    std::fs::write(fixed.directory().join("xblade.toml"), config)?;
+    let _target = Target::ready(&lab.target, &daemon(fixed.directory())?, 6)?;
 
     let mut vm = Guest::new(MANY).boot(&lab)?;
     vm.expect("visible")?;

@@ -10,6 +10,7 @@ use aoe_common::Mac;
 use lab::frame::ata;
 use lab::image::stamp;
 use lab::needs::Need;
+use lab::target::daemon;
 use lab::{Address, Image, Lab, Options, Request, Target, needs, target};
 use serde_json::Value;
 
@@ -58,17 +59,12 @@ impl Site {
         let export = |slot, path| {
             format!("[[export]]\nshelf = 1\nslot = {slot}\npath = {path:?}\ninterfaces = [\"eth0\"]\n")
         };
-        let config = directory.path().join("xblade.toml");
         let copies = export(3, golden.as_str()) + "overlay = \"volatile\"\noverlay_dir = \"overlays\"\n";
         std::fs::write(
-            &config,
+            directory.path().join("xblade.toml"),
             export(1, image.as_str()) + &export(2, "/nonexistent") + &copies,
         )?;
-        let state = directory.path().join("state");
-        let word = |path: &Path| Ok::<_, anyhow::Error>(path.to_str().context("an odd path")?.to_owned());
-        let (config, state) = (word(&config)?, word(&state)?);
-        let args = ["daemon", "--config", &config, "--state-dir", &state];
-        let target = Target::ready(&lab.target, &args, 1)?;
+        let target = Target::ready(&lab.target, &daemon(directory.path())?, 1)?;
         let initiator = lab.open(0)?;
         let disk = initiator.find(Address::new(1, 1))?;
         for lba in 0..5 {

@@ -13,6 +13,7 @@ use lab::needs::Need;
 use lab::packages;
 use lab::process::Process;
 use lab::seed;
+use lab::target::daemon;
 use lab::writer::{Options, Writer};
 use lab::{Address, Image, Lab, Request, Stopwatch, Target, eventually, needs, used_at_random};
 use nix::sys::signal::Signal;
@@ -238,15 +239,8 @@ fn an_export_waits_for_its_server() -> Result<()> {
         format!("[[export]]\nshelf = 1\nslot = 1\npath = {address:?}\ninterfaces = [\"eth0\"]\n"),
     )?;
     let control = site.path("control.sock");
-    let words = [
-        "daemon",
-        "--config",
-        &config,
-        "--state-dir",
-        &site.path("state"),
-        "--control",
-        &control,
-    ];
+    let mut words = daemon(site.directory.path())?.to_vec();
+    words.extend(["--control".to_owned(), control.clone()]);
     let mut target = Target::start(&site.lab.target, &words)?;
     target.process.wait_for("FAILED", TIMEOUT)?;
     let mut server = site.qemu_nbd()?;
@@ -291,8 +285,7 @@ fn a_server_that_stops_answering_keeps_nobody_else_waiting() -> Result<()> {
         )
     };
     fs::write(&config, text(&[(1, &address), (2, healthy.as_str())]))?;
-    let words = ["daemon", "--config", &config, "--state-dir", &site.path("state")];
-    let mut target = Target::ready(&site.lab.target, &words, 2)?;
+    let mut target = Target::ready(&site.lab.target, &daemon(site.directory.path())?, 2)?;
     let initiator = site.lab.open(0)?;
     initiator.find(ADDRESS)?.write(9, &[7; SECTOR])?;
     server.signal(Signal::SIGSTOP)?;

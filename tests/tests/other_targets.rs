@@ -12,7 +12,7 @@ use lab::image::stamp;
 use lab::needs::Need;
 use lab::net::Namespace;
 use lab::process::Process;
-use lab::{Address, Image, Initiator, Lab, Options, Request, Target, needs};
+use lab::{Address, Image, Initiator, Lab, Options, Request, Target, needs, target};
 use nix::sys::signal::Signal;
 
 const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0x66]);
@@ -165,7 +165,6 @@ fn behind_a_cable_that_was_plugged_in_again_only_what_is_in_use_goes_on_beside_a
     needs!(Need::Root, Need::Tool("vblade"));
     let lab = Lab::new(Options::default())?;
     let (used, unused) = (Image::stamped(64)?, Image::stamped(64)?);
-    let config = used.directory().join("xblade.toml");
     let mut text = String::from("[defaults]\ninterfaces = [\"eth0\"]\n");
     for (slot, image) in [(1, &used), (2, &unused)] {
         text += &format!(
@@ -173,13 +172,8 @@ fn behind_a_cable_that_was_plugged_in_again_only_what_is_in_use_goes_on_beside_a
             image.as_str()
         );
     }
-    std::fs::write(&config, text)?;
-    let (config, state) = (
-        config.to_string_lossy().into_owned(),
-        used.directory().join("state").to_string_lossy().into_owned(),
-    );
-    let arguments = ["daemon", "--config", &config, "--state-dir", &state];
-    let mut target = Target::ready(&lab.target, &arguments, 2)?;
+    std::fs::write(used.directory().join("xblade.toml"), text)?;
+    let mut target = Target::ready(&lab.target, &target::daemon(used.directory())?, 2)?;
     ensure!(lab.open(0)?.find(Address::new(1, 1))?.read(3, 1)? == stamp(3));
     let plug = |target: &mut Target, carrier: bool| -> Result<()> {
         let mark = target.process.mark();
@@ -296,17 +290,12 @@ fn ports_of_one_process_on_one_network_are_paths_and_no_other_target() -> Result
 
 /// A daemon of one export, in a namespace.
 fn daemon(namespace: &Namespace, image: &Image) -> Result<Target> {
-    let config = image.directory().join("xblade.toml");
     let text = format!(
         "[[export]]\nshelf = 1\nslot = 1\npath = {:?}\ninterfaces = [\"eth0\"]\n",
         image.as_str()
     );
-    std::fs::write(&config, text)?;
-    let (config, state) = (
-        config.to_string_lossy().into_owned(),
-        image.directory().join("state").to_string_lossy().into_owned(),
-    );
-    Target::start(namespace, &["daemon", "--config", &config, "--state-dir", &state])
+    std::fs::write(image.directory().join("xblade.toml"), text)?;
+    Target::start(namespace, &target::daemon(image.directory())?)
 }
 
 /// Whether the export is served on eth0, as SIGUSR1 says.

@@ -6,10 +6,11 @@ use std::process::Output;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use disks::Disk;
 use lab::image::{SECTOR, pattern, stamp};
 use lab::needs::Need;
+use lab::target::daemon;
 use lab::{Address, Image, Lab, Options, Request, Target, eventually, needs};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -47,14 +48,7 @@ impl Site {
         let (good, witness) = (Image::stamped(64)?, Image::stamped(64)?);
         let directory = tempfile::Builder::new().prefix("xblade-").tempdir()?;
         configure(&directory, [good.path(), Path::new(&device), witness.path()])?;
-        let text = |name: &str| {
-            let path = directory.path().join(name);
-            path.to_str().map(str::to_owned).context("odd path")
-        };
-        let (config, state) = (text("xblade.toml")?, text("state")?);
-        let args = ["daemon", "--config", &config, "--state-dir", &state];
-        let mut target = Target::start(&lab.target, &args)?;
-        target.wait_ready(0, 3)?;
+        let target = Target::ready(&lab.target, &daemon(directory.path())?, 3)?;
         Ok(Site {
             target,
             disk,

@@ -14,6 +14,7 @@ use lab::frame::ata;
 use lab::image::SECTOR;
 use lab::link::target_mac;
 use lab::seed;
+use lab::target::daemon;
 use lab::writer::{Options, Writer};
 use lab::{Address, Lab, Namespace, Target, eventually, needs, used_at_random};
 use nix::sys::signal::Signal;
@@ -80,15 +81,8 @@ impl Site {
                 "[[export]]\nshelf = 1\nslot = {slot}\npath = \"rbd:rbd/{image}\""
             )?;
         }
-        let config = self.ceph.path("xblade.toml");
-        fs::write(&config, text)?;
-        let config = config.to_str().context("odd path")?;
-        let state = self.ceph.path("state");
-        let state = state.to_str().context("odd path")?;
-        Target::start(
-            &self.lab.target,
-            &["daemon", "--config", config, "--state-dir", state],
-        )
+        fs::write(self.ceph.path("xblade.toml"), text)?;
+        Target::start(&self.lab.target, &daemon(self.ceph.directory())?)
     }
 
     fn writer(&self) -> Result<Writer> {

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aoe_common::Mac;
 use lab::initiator::TIMEOUT;
 use lab::needs::Need;
+use lab::target::daemon;
 use lab::vm::{self, boot_disk};
 use lab::{Lab, Options, Process, Target, needs};
 
@@ -117,11 +118,8 @@ impl Room {
                 text += "overlay = \"persistent\"\n";
             }
         }
-        let config = self.file("xblade.toml", &text)?;
-        let state = self.directory.path().join("state");
-        let state = state.to_str().context("odd path")?;
-        let args = ["daemon", "--config", &config, "--state-dir", state];
-        Target::ready_again(&self.lab.target, &args, 1)
+        self.file("xblade.toml", &text)?;
+        Target::ready_again(&self.lab.target, &daemon(self.directory.path())?, 1)
     }
 
     fn dhcp(&self) -> Result<Process> {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use lab::frame::ata;
 use lab::image::stamp;
 use lab::needs::Need;
+use lab::target::daemon;
 use lab::{Address, Image, Lab, Options, Request, Stopwatch, Target, needs, slowdown};
 use nix::sys::signal::Signal;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
@@ -113,13 +114,9 @@ fn a_reload_in_the_first_moments_is_remembered() -> Result<()> {
         let path = images[slot - 1].as_str();
         format!("[[export]]\nshelf = 1\nslot = {slot}\npath = {path:?}\ninterfaces = [\"eth0\"]\n")
     };
-    let state = images[0].directory().join("state");
-    let state = state.to_string_lossy().into_owned();
     for round in 0..8 {
         std::fs::write(&config, export(1))?;
-        let config_path = config.to_string_lossy();
-        let args = ["daemon", "--config", &config_path, "--state-dir", &state];
-        let mut target = Target::start(&lab.target, &args)?;
+        let mut target = Target::start(&lab.target, &daemon(images[0].directory())?)?;
         // setpriv, which starts it, and the loader know no signals yet: wait until xblade blocks or catches them.
         let status = format!("/proc/{}/status", target.process.pid());
         let begin = Instant::now();
@@ -253,15 +250,7 @@ fn control_answers_at_once_with_thousands_of_exports_a_flood_and_reloads() -> Re
     let image = Image::stamped(64)?;
     let config = image.directory().join("xblade.toml");
     std::fs::write(&config, many_exports(EXPORTS, image.as_str())?)?;
-    let (config, state) = (
-        config.to_string_lossy().into_owned(),
-        image.directory().join("state").to_string_lossy().into_owned(),
-    );
-    let mut target = Target::start(
-        &lab.target,
-        &["daemon", "--config", &config, "--state-dir", &state],
-    )?;
-    target.wait_ready(0, EXPORTS)?;
+    let mut target = Target::ready(&lab.target, &daemon(image.directory())?, EXPORTS)?;
     let over = AtomicBool::new(false);
     let times = std::thread::scope(|scope| {
         let flood = scope.spawn(|| -> Result<()> {
@@ -360,15 +349,7 @@ fn rules_change_without_membarrier_and_control_does_not_sleep_for_it() -> Result
     let (us, other) = (format!("\"{}\"", initiator.mac()), "\"02:00:00:00:00:77\"");
     let config = image.directory().join("xblade.toml");
     std::fs::write(&config, export(&us))?;
-    let (path, state) = (
-        config.to_string_lossy().into_owned(),
-        image.directory().join("state").to_string_lossy().into_owned(),
-    );
-    let mut target = Target::ready(
-        &lab.target,
-        &["daemon", "--config", &path, "--state-dir", &state],
-        1,
-    )?;
+    let mut target = Target::ready(&lab.target, &daemon(image.directory())?, 1)?;
     let disk = initiator.find(E11)?;
     let control = target.process.pid();
     let (begin, mut seen) = (Instant::now(), 0);

@@ -15,6 +15,7 @@ use lab::initiator::TIMEOUT;
 use lab::link::target_mac;
 use lab::needs::Need;
 use lab::seed;
+use lab::target::daemon;
 use lab::writer::{Options, Writer};
 use lab::{Address, Image, Lab, Process, Request, Target, needs};
 use nix::sys::signal::Signal;
@@ -86,16 +87,7 @@ impl Site {
     }
 
     fn start(&self, lab: &Lab) -> Result<Target> {
-        let state = self.images[0].directory().join("state");
-        let text = |path: &PathBuf| path.to_str().map(str::to_owned).context("odd path");
-        let args = [
-            "daemon",
-            "--config",
-            &text(&self.config)?,
-            "--state-dir",
-            &text(&state)?,
-        ];
-        Target::ready_again(&lab.target, &args, 2)
+        Target::ready_again(&lab.target, &daemon(self.images[0].directory())?, 2)
     }
 }
 

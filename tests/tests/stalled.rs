@@ -6,10 +6,11 @@ mod hung_flush;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use lab::frame::ata;
 use lab::image::{SECTOR, pattern};
 use lab::needs::Need;
+use lab::target::daemon;
 use lab::{Address, Image, Lab, Options, Request, Target, eventually, needs};
 use nix::sys::signal::Signal;
 
@@ -22,20 +23,12 @@ const LBA: u64 = 100;
 fn serve(lab: &Lab, link: u32, image: &Image, directory: &Path, more: &str) -> Result<Target> {
     let directory = directory.join(format!("daemon{link}"));
     std::fs::create_dir(&directory)?;
-    let config = directory.join("xblade.toml");
     let text = format!(
         "[[export]]\nshelf = 7\nslot = 3\npath = {:?}\ninterfaces = [\"eth{link}\"]\nstore = \"direct\"\nshared = true\n{more}",
         image.path()
     );
-    std::fs::write(&config, text)?;
-    let state = directory.join("state");
-    let text = |path: &Path| path.to_str().map(str::to_owned).context("odd path");
-    let (config, state) = (text(&config)?, text(&state)?);
-    Target::ready(
-        &lab.target,
-        &["daemon", "--config", &config, "--state-dir", &state],
-        1,
-    )
+    std::fs::write(directory.join("xblade.toml"), text)?;
+    Target::ready(&lab.target, &daemon(&directory)?, 1)
 }
 
 /// What is in a sector in the end that was written anew while a copy of an older write lay in the ring of a process that had

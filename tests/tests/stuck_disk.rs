@@ -14,6 +14,7 @@ use lab::faulty_export::{GOOD, Mounted, STORES, cold, registers};
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::needs::{Need, find, skip};
+use lab::target::daemon;
 use lab::{Address, Image, Initiator, Lab, Options, Process, Reply, Request, Target, eventually, needs};
 use tempfile::TempDir;
 
@@ -156,14 +157,9 @@ impl Served {
             "[[export]]\nshelf = 1\nslot = 2\npath = {:?}\nstore = \"mmap\"\n",
             healthy.path()
         )?;
-        let config = directory.path().join("xblade.toml");
-        std::fs::write(&config, text)?;
+        std::fs::write(directory.path().join("xblade.toml"), text)?;
         engine.choose(&lab.target)?;
-        let config = config.to_str().context("odd path")?;
-        let state = directory.path().join("state");
-        let state = state.to_str().context("odd path")?;
-        let arguments = ["daemon", "--config", config, "--state-dir", state];
-        let target = Target::ready(&lab.target, &arguments, 2)?;
+        let target = Target::ready(&lab.target, &daemon(directory.path())?, 2)?;
         let initiator = lab.open(0)?;
         Ok(Some(Served {
             target,

@@ -186,7 +186,12 @@ impl Ceph {
 
     /// A file in the cluster's directory.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.directory().join(name)
+    }
+
+    /// The cluster's folder.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// The OSD, to be stopped or killed.

@@ -1,6 +1,6 @@
 //! The real `xblade`, started in a namespace.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,24 @@ pub fn binary() -> Result<String> {
     Ok(path.to_str().context("odd path")?.to_owned())
 }
 
+/// The words that start a daemon whose configuration is `xblade.toml` in a folder, and whose state is in `state` there.
+///
+/// # Errors
+/// When the folder's name is not UTF-8.
+pub fn daemon(folder: &Path) -> Result<[String; 5]> {
+    let [config, state] = ["xblade.toml", "state"].map(|name| {
+        let path = folder.join(name);
+        path.to_str().map(str::to_owned).context("odd path")
+    });
+    Ok([
+        "daemon".to_owned(),
+        "--config".to_owned(),
+        config?,
+        "--state-dir".to_owned(),
+        state?,
+    ])
+}
+
 fn socket(directory: &TempDir) -> PathBuf {
     directory.path().join("control.sock")
 }
@@ -53,7 +71,8 @@ impl Target {
     ///
     /// # Errors
     /// When it cannot be started, or would keep its state where other tests and the machine's own xblade do.
-    pub fn start(namespace: &Namespace, args: &[&str]) -> Result<Target> {
+    pub fn start(namespace: &Namespace, args: &[impl AsRef<str>]) -> Result<Target> {
+        let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
         ensure!(
             args.first() != Some(&"daemon") || args.contains(&"--state-dir"),
             "{args:?}: a daemon needs a --state-dir of its own"
@@ -62,7 +81,7 @@ impl Target {
         let control = socket(&directory);
         let control = control.to_str().context("odd path")?;
         Ok(Target {
-            process: Process::spawn_with(namespace, &binary()?, args, &[("XBLADE_CONTROL", control)])?,
+            process: Process::spawn_with(namespace, &binary()?, &args, &[("XBLADE_CONTROL", control)])?,
             directory,
         })
     }
@@ -88,7 +107,7 @@ impl Target {
     ///
     /// # Errors
     /// When it ends or does not get ready.
-    pub fn ready(namespace: &Namespace, args: &[&str], times: usize) -> Result<Target> {
+    pub fn ready(namespace: &Namespace, args: &[impl AsRef<str>], times: usize) -> Result<Target> {
         let mut target = Target::start(namespace, args)?;
         target.wait_ready(0, times)?;
         Ok(target)
@@ -99,7 +118,7 @@ impl Target {
     ///
     /// # Errors
     /// As [`Target::ready`].
-    pub fn ready_again(namespace: &Namespace, args: &[&str], times: usize) -> Result<Target> {
+    pub fn ready_again(namespace: &Namespace, args: &[impl AsRef<str>], times: usize) -> Result<Target> {
         let killed = Instant::now();
         loop {
             match Target::ready(namespace, args, times) {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
 use lab::ceph::Ceph;
 use lab::initiator::Initiator;
+use lab::target::daemon;
 use lab::writer::{Options, Writer};
 use lab::{Address, Namespace, Process, Target, eventually, seed};
 use nix::sys::signal::Signal;
@@ -209,16 +210,8 @@ impl Gateway {
 
     /// Starts its daemon with this configuration.
     pub(super) fn start(&self, config: &str) -> Result<Target> {
-        let path = |name: &str| -> Result<String> {
-            let path = self.directory.path().join(name);
-            Ok(path.to_str().context("odd path")?.to_owned())
-        };
-        let (file, state) = (path("xblade.toml")?, path("state")?);
-        fs::write(&file, config)?;
-        Target::start(
-            &self.namespace,
-            &["daemon", "--config", &file, "--state-dir", &state],
-        )
+        fs::write(self.directory.path().join("xblade.toml"), config)?;
+        Target::start(&self.namespace, &daemon(self.directory.path())?)
     }
 }
 

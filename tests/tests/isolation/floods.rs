@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
 use lab::link::{initiator_mac, target_mac};
 use lab::needs::Need;
+use lab::target::daemon;
 use lab::{Address, Image, Lab, Options, Reply, Request, Stopwatch, Target, eventually, needs};
 
 use super::load::source;
@@ -158,18 +159,8 @@ fn questions_from_forged_sources_make_no_flood_and_keep_nobody_from_discovering(
             image.path()
         )?;
     }
-    let config = image.directory().join("xblade.toml");
-    std::fs::write(&config, text)?;
-    let (config, state) = (config, image.directory().join("state"));
-    let odd = "odd path";
-    let words = [
-        "daemon",
-        "--config",
-        config.to_str().context(odd)?,
-        "--state-dir",
-        state.to_str().context(odd)?,
-    ];
-    let mut target = Target::ready(&lab.target, &words, EXPORTS as usize)?;
+    std::fs::write(image.directory().join("xblade.toml"), text)?;
+    let mut target = Target::ready(&lab.target, &daemon(image.directory())?, EXPORTS as usize)?;
     is_quiet(&lab)?;
 
     let (before, begin) = (received(&lab)?, Instant::now());

@@ -1,6 +1,7 @@
 //! One golden image in Ceph, and a clone of it for each machine.
 
 use lab::image::{pattern, stamp};
+use lab::target::daemon;
 use lab::{Image, Initiator};
 
 use super::*;
@@ -27,7 +28,7 @@ fn site() -> Result<Site> {
     Ok(site)
 }
 
-fn config(site: &Site, snapshot: &str) -> Result<String> {
+fn configure(site: &Site, snapshot: &str) -> Result<()> {
     let text = format!(
         "[ceph]\nconf = {:?}\n[[export]]\nshelf = 12\nslot = 9\npath = \"rbd:rbd/golden@{snapshot}\"\ninterfaces = [\"eth0\"]\n\
          overlay = \"volatile\"\noverlay_dir = \"overlays\"\n[[machine]]\nname = \"pc17\"\nmacs = [\"{}\", \"{}\"]\n\
@@ -36,20 +37,16 @@ fn config(site: &Site, snapshot: &str) -> Result<String> {
         PC[0],
         PC[1]
     );
-    let path = site.ceph.path("xblade.toml");
-    fs::write(&path, text)?;
-    Ok(path.to_str().context("odd path")?.to_owned())
+    Ok(fs::write(site.ceph.path("xblade.toml"), text)?)
 }
 
 fn start(site: &Site, snapshot: &str) -> Result<Target> {
-    start_config(site, &config(site, snapshot)?)
+    configure(site, snapshot)?;
+    start_again(site)
 }
 
-fn start_config(site: &Site, config: &str) -> Result<Target> {
-    let state = site.ceph.path("state");
-    let state = state.to_str().context("odd path")?;
-    let args = ["daemon", "--config", config, "--state-dir", state];
-    Target::ready_again(&site.lab.target, &args, 1)
+fn start_again(site: &Site) -> Result<Target> {
+    Target::ready_again(&site.lab.target, &daemon(site.ceph.directory())?, 1)
 }
 
 fn machines(initiator: &Initiator) -> [Machine<'_>; 3] {
@@ -162,13 +159,13 @@ fn a_clone_is_its_running_machine_s_after_a_start_under_another_configuration() 
     }
     ensure!(target.process.stop()? == 0, "{}", target.process.log());
     // The names are swapped.
-    let config = config(&site, "one")?;
+    let config = site.ceph.path("xblade.toml");
     let swapped = fs::read_to_string(&config)?
         .replace("name = \"keeper\"", "name = \"\"")
         .replace("name = \"pc17\"", "name = \"keeper\"")
         .replace("name = \"\"", "name = \"pc17\"");
     fs::write(&config, swapped)?;
-    let target = start_config(&site, &config)?;
+    let target = start_again(&site)?;
     for (machine, word, name, macs) in all {
         ensure!(machine.read(5)? == pattern(5, word) && machine.serial()? == format!("12.9:{name}"));
         let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();

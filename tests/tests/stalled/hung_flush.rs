@@ -14,6 +14,7 @@ use lab::faulty_export::{Mounted, STORES, cold};
 use lab::frame::ata;
 use lab::image::{SECTOR, pattern};
 use lab::needs::{Need, find, skip};
+use lab::target::daemon;
 use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, eventually, needs};
 use tempfile::TempDir;
 
@@ -71,18 +72,9 @@ impl Site {
                 "[[export]]\nshelf = 1\nslot = {slot}\npath = {path:?}\nstore = \"{store}\""
             )?;
         }
-        let config = directory.path().join("xblade.toml");
-        std::fs::write(&config, text)?;
+        std::fs::write(directory.path().join("xblade.toml"), text)?;
         engine.choose(&lab.target)?;
-        let (config, state) = (config, directory.path().join("state"));
-        let words = [
-            "daemon",
-            "--config",
-            config.to_str().context("odd path")?,
-            "--state-dir",
-            state.to_str().context("odd path")?,
-        ];
-        let target = Target::ready(&lab.target, &words, 4)?;
+        let target = Target::ready(&lab.target, &daemon(directory.path())?, 4)?;
         Ok(Some(Site {
             target,
             disk,

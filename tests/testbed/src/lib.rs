@@ -9,6 +9,7 @@ pub mod ceph;
 pub mod container;
 pub mod faulty_export;
 pub mod frame;
+pub mod gateways;
 pub mod image;
 pub mod initiator;
 pub mod link;

@@ -8,6 +8,7 @@ use aoe_common::Mac;
 use lab::ceph::{Ceph, NEEDS};
 use lab::container::STEP;
 use lab::frame::ata;
+use lab::gateways::{Cards, GatewayNet};
 use lab::image::stamp;
 use lab::initiator::Initiator;
 use lab::{Address, Namespace, Request, eventually, needs};
@@ -30,49 +31,15 @@ xblade check
 exec xblade daemon";
 
 /// The pages' own cards: a gateway has `eth1` to the initiators, and `eth0` to Ceph.
-struct Net {
-    hub: Namespace,
-    gateways: [Namespace; 2],
-    initiators: Namespace,
-}
-
-impl Net {
-    fn new() -> Result<Net> {
-        let hub = Namespace::new("hub")?;
-        for bridge in ["lan", "san"] {
-            hub.ip(&format!("link add {bridge} type bridge"))?;
-            hub.ip(&format!("link set {bridge} up"))?;
-        }
-        hub.ip(&format!("addr add {MONITOR}/24 dev san"))?;
-        let net = Net {
-            hub,
-            gateways: [Namespace::new("a")?, Namespace::new("b")?],
-            initiators: Namespace::new("initiators")?,
-        };
-        for (number, namespace) in net.gateways.iter().enumerate() {
-            let name = ["a", "b"][number];
-            net.cable(
-                "lan",
-                (&format!("g{name}"), namespace),
-                &format!("eth1 address 0c:c4:7a:00:00:0{name}"),
-            )?;
-            net.cable("san", (&format!("c{name}"), namespace), "eth0")?;
-            namespace.ip(&format!("addr add 10.0.0.{}/24 dev eth0", 10 + number))?;
-        }
-        net.cable("lan", ("i", &net.initiators), "eth0")?;
-        Ok(net)
-    }
-
-    fn cable(&self, bridge: &str, (port, to): (&str, &Namespace), interface: &str) -> Result<()> {
-        let peer = to.path();
-        self.hub.ip(&format!(
-            "link add {port} type veth peer name {interface} netns {peer}"
-        ))?;
-        self.hub.ip(&format!("link set {port} master {bridge} up"))?;
-        let name = interface.split(' ').next().context("no name")?;
-        to.ip(&format!("link set {name} up")).map(drop)
-    }
-}
+const CARDS: Cards = Cards {
+    initiators: "eth1",
+    macs: [
+        Mac([0x0c, 0xc4, 0x7a, 0, 0, 0x0a]),
+        Mac([0x0c, 0xc4, 0x7a, 0, 0, 0x0b]),
+    ],
+    ceph: "eth0",
+    network: "10.0.0",
+};
 
 /// A machine with Ceph's configuration file as clients have it, and a key.
 fn machine(namespace: &Namespace, conf: &str, key: Option<&Path>) -> Result<Stage> {
@@ -97,7 +64,7 @@ fn writes(initiator: &Initiator, address: Address, src: Mac) -> Result<()> {
 #[test]
 fn what_is_typed_about_ceph_and_two_gateways() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
-    let net = Net::new()?;
+    let net = GatewayNet::new(&CARDS)?;
     let cluster = Ceph::start_empty_with_keys(&net.hub, MONITOR)?;
     let conf = format!("[global]\nmon_host = [v2:{MONITOR}:3300,v1:{MONITOR}:6789]\n");
     let administrator = machine(&net.hub, &conf, Some(&cluster.path("keyring")))?;
@@ -105,7 +72,7 @@ fn what_is_typed_about_ceph_and_two_gateways() -> Result<()> {
     // It lies where the box was typed.
     let key = administrator.output("cat /book/*/ceph.client.xblade.keyring")?;
     let gateway = |number: usize| -> Result<Stage> {
-        let stage = machine(&net.gateways[number], &conf, None)?;
+        let stage = machine(&net.gateways[number].namespace, &conf, None)?;
         stage.write("/etc/ceph/ceph.client.xblade.keyring", &key)?;
         Ok(stage)
     };
@@ -114,14 +81,14 @@ fn what_is_typed_about_ceph_and_two_gateways() -> Result<()> {
     two_gateways(&net, &a, &b)?;
 
     let _daemon = a.begin("docs/one-image.md", CLONES, &["e12.9 ready on eth1"])?;
-    let initiator = Initiator::open(&net.initiators, "eth0")?;
+    let initiator = net.initiator()?;
     writes(&initiator, Address::new(12, 9), Mac([0x52, 0x54, 0, 0xae, 0, 1]))?;
     let images = cluster.rbd(&net.hub, "ls")?;
     ensure!(images.contains("debian12.12.9.machine-pc17"), "{images}");
     Ok(())
 }
 
-fn two_gateways(net: &Net, a: &Stage, b: &Stage) -> Result<()> {
+fn two_gateways(net: &GatewayNet, a: &Stage, b: &Stage) -> Result<()> {
     let page = "docs/failover.md";
     let first = a.begin(page, GATEWAY, &["san1: ACTIVE", "e1.1 ready on eth1"])?;
     let second = b.begin(page, GATEWAY, &["standing by"])?;
@@ -132,7 +99,7 @@ fn two_gateways(net: &Net, a: &Stage, b: &Stage) -> Result<()> {
         .context("no box that asks for the group")?
         .lines
         .join("\n");
-    let initiator = Initiator::open(&net.initiators, "eth0")?;
+    let initiator = net.initiator()?;
     initiator.find(Address::new(1, 1))?.write(7, &stamp(7))?;
     eventually("one is active, and the other one hears it", STEP, || {
         let shows = |stage: &Stage, word: &str| Ok::<_, anyhow::Error>(stage.output(&status)?.contains(word));

@@ -19,7 +19,7 @@ impl Trial {
         let second = site.start(1)?;
         wait_for_role(&second, "standby")?;
         Ok(Trial {
-            writer: site.net.writer()?,
+            writer: writer(&site.net)?,
             gateways: [first, second],
             site,
         })

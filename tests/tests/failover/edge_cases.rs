@@ -24,7 +24,7 @@ fn a_gateway_that_sends_and_does_not_receive_is_taken_over_from() -> Result<()> 
     needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
     let site = Site::new()?;
     let [first, second] = two_gateways(&site)?;
-    let mut writer = site.net.writer()?;
+    let mut writer = writer(&site.net)?;
     writer.run_till(100, TIMEOUT)?;
     let at_initiators = |word: &str| {
         let mut bridge = Command::new("bridge");
@@ -57,17 +57,7 @@ fn an_image_that_somebody_else_uses_is_left_to_him_until_the_operator_says_other
         })
     };
     refused("a gateway that leaves the image to its owner")?;
-    let mut check = Command::new("sh");
-    check.args([
-        "-c",
-        "exec \"$@\" 2>&1",
-        "sh",
-        &lab::target::binary()?,
-        "check",
-        "--config",
-    ]);
-    check.arg(site.net.gateways[1].config_file()?);
-    let said = site.net.gateways[1].namespace.output(check)?;
+    let said = site.net.gateways[1].check()?;
     ensure!(said.contains("which is no gateway of a failover group"), "{said}");
     refused("the same, later")?;
     ensure!(!other.process.log().contains("FENCED"), "{}", other.process.log());
@@ -83,7 +73,7 @@ fn a_paused_export_is_no_reason_to_take_it_over_and_each_gateway_shows_the_same_
     needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
     let site = Site::new()?;
     let [first, second] = two_gateways(&site)?;
-    let mut writer = site.net.writer()?;
+    let mut writer = writer(&site.net)?;
     writer.run_till(100, TIMEOUT)?;
     let initiator = site.net.initiator()?;
     let shown = || -> Result<_> { initiator.find(ADDRESS)?.identify() };

@@ -18,7 +18,7 @@ use lab::writer::Writer;
 use lab::{Target, eventually, needs};
 use nix::sys::signal::Signal;
 
-use site::{ADDRESS, Net, Site, TIMEOUT, role, stop, wait_for_role};
+use site::{ADDRESS, Site, TIMEOUT, network, role, stop, wait_for_role, writer};
 
 /// Subcommands of Query Config.
 const READ: u8 = 0;
@@ -30,7 +30,7 @@ fn a_gateway_that_dies_or_goes_is_followed_by_the_other() -> Result<()> {
     let site = Site::new()?;
     let mut first = site.start(0)?;
     wait_for_role(&first, "active")?;
-    let mut writer = site.net.writer()?;
+    let mut writer = writer(&site.net)?;
     writer.run_till(200, TIMEOUT)?;
     let initiator = site.net.initiator()?;
     let disk = initiator.find(ADDRESS)?;
@@ -120,7 +120,7 @@ fn a_gateway_that_hangs_or_loses_ceph_is_shut_out_and_answers_nobody_afterwards(
     wait_for_role(&first, "active")?;
     let mut second = site.start(1)?;
     wait_for_role(&second, "standby")?;
-    let mut writer = site.net.writer()?;
+    let mut writer = writer(&site.net)?;
     writer.run_till(200, TIMEOUT)?;
 
     // It hangs with writes under way, and wakes up when the other one has long been writing.
@@ -170,7 +170,7 @@ fn gateways_that_do_not_hear_each_other_take_the_image_once_and_not_in_turns() -
     }
     let first = site.start(0)?;
     wait_for_role(&first, "active")?;
-    let mut writer = site.net.writer()?;
+    let mut writer = writer(&site.net)?;
     writer.run_till(200, TIMEOUT)?;
     let second = site.start(1)?;
     wait_for_role(&second, "active")?;
@@ -204,7 +204,7 @@ fn gateways_that_do_not_hear_each_other_take_the_image_once_and_not_in_turns() -
 #[test]
 fn a_program_can_take_the_part_of_the_lock() -> Result<()> {
     needs!(NEEDS[0]);
-    let net = Net::new()?;
+    let net = network()?;
     let shared = tempfile::tempdir()?;
     let image = lab::Image::sparse(1 << 16)?;
     let program = shared.path().join("lock");
@@ -238,7 +238,7 @@ fn a_program_can_take_the_part_of_the_lock() -> Result<()> {
     wait_for_role(&first, "active")?;
     let second = start(1)?;
     wait_for_role(&second, "standby")?;
-    let mut writer = net.writer()?;
+    let mut writer = writer(&net)?;
     writer.run_till(300, TIMEOUT)?;
     let refused = second.ask(&["failover", "take", "san1"])?;
     ensure!(!refused.status.success());

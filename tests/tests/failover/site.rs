@@ -1,17 +1,14 @@
 //! Two gateways, a Ceph cluster and an initiator, each in a namespace of its own, around one switch.
 
-use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
 use lab::ceph::Ceph;
-use lab::initiator::Initiator;
-use lab::target::daemon;
+use lab::gateways::{Cards, GatewayNet};
 use lab::writer::{Options, Writer};
-use lab::{Address, Namespace, Process, Target, eventually, seed};
-use nix::sys::signal::Signal;
+use lab::{Address, Process, Target, eventually, seed};
 
 pub(super) const ADDRESS: Address = Address::new(1, 1);
 /// What the group is served under.
@@ -21,26 +18,11 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(90);
 /// Sectors that are written to.
 pub(super) const SECTORS: u64 = 1024;
 
-/// A gateway's place: its namespace has `eth0` to the initiators and `eth1` to Ceph.
-pub(super) struct Gateway {
-    name: &'static str,
-    pub namespace: Namespace,
-    directory: tempfile::TempDir,
-}
-
-/// The gateways, the initiators and what is between them.
-pub(super) struct Net {
-    /// The switches, and Ceph.
-    pub hub: Namespace,
-    pub gateways: [Gateway; 2],
-    pub initiators: Namespace,
-}
-
-/// The same with a cluster, and an image `rbd/vm`.
+/// The network, a cluster, and an image `rbd/vm` in it.
 pub(super) struct Site {
     // Dropped in this order.
     ceph: Ceph,
-    pub net: Net,
+    pub net: GatewayNet,
 }
 
 /// The address of a gateway's card.
@@ -50,7 +32,7 @@ pub(super) fn own_mac(number: u8) -> Mac {
 
 impl Site {
     pub(super) fn new() -> Result<Site> {
-        let net = Net::new()?;
+        let net = network()?;
         let ceph = Ceph::start_at(&net.hub, "10.77.0.1")?;
         ceph.rbd(&net.hub, "create --size 64M rbd/vm")?;
         Ok(Site { ceph, net })
@@ -115,121 +97,28 @@ impl Site {
     }
 }
 
-impl Net {
-    pub(super) fn new() -> Result<Net> {
-        let hub = Namespace::new("hub")?;
-        for bridge in ["lan", "san"] {
-            hub.ip(&format!("link add {bridge} type bridge"))?;
-            hub.ip(&format!("link set {bridge} up"))?;
-        }
-        hub.ip("addr add 10.77.0.1/24 dev san")?;
-        let gateways = [Gateway::new("a", 0, &hub)?, Gateway::new("b", 1, &hub)?];
-        let initiators = Namespace::new("initiators")?;
-        cable(&hub, "i", "lan", &initiators, "eth0", "02:00:00:00:00:64")?;
-        Ok(Net {
-            hub,
-            gateways,
-            initiators,
-        })
-    }
-
-    pub(super) fn initiator(&self) -> Result<Initiator> {
-        Initiator::open(&self.initiators, "eth0")
-    }
-
-    /// Writes to the group's address.
-    pub(super) fn writer(&self) -> Result<Writer> {
-        let options = Options {
-            seed: seed(),
-            address: ADDRESS,
-            target: GROUP,
-            sectors: SECTORS,
-            per_write: 2,
-            depth: 8,
-            patience: Duration::from_millis(200),
-        };
-        Ok(Writer::new(self.initiator()?, options))
-    }
-
-    /// Connects a gateway with Ceph, or cuts it off.
-    pub(super) fn connect_ceph(&self, number: usize, up: bool) -> Result<()> {
-        let word = if up { "up" } else { "down" };
-        let name = self.gateways[number].name;
-        self.hub.ip(&format!("link set c{name} {word}")).map(drop)
-    }
-
-    /// Connects a gateway with the initiators, or cuts it off: its own card keeps its carrier, as behind another switch.
-    pub(super) fn connect_initiators(&self, number: usize, up: bool) -> Result<()> {
-        let word = if up { "master lan" } else { "nomaster" };
-        let name = self.gateways[number].name;
-        self.hub.ip(&format!("link set g{name} {word}")).map(drop)
-    }
+/// A gateway has `eth0` to the initiators and `eth1` to Ceph.
+pub(super) fn network() -> Result<GatewayNet> {
+    GatewayNet::new(&Cards {
+        initiators: "eth0",
+        macs: [own_mac(0), own_mac(1)],
+        ceph: "eth1",
+        network: "10.77.0",
+    })
 }
 
-impl Gateway {
-    fn new(name: &'static str, number: u8, hub: &Namespace) -> Result<Gateway> {
-        let namespace = Namespace::new(name)?;
-        cable(
-            hub,
-            &format!("g{name}"),
-            "lan",
-            &namespace,
-            "eth0",
-            &own_mac(number).to_string(),
-        )?;
-        cable(
-            hub,
-            &format!("c{name}"),
-            "san",
-            &namespace,
-            "eth1",
-            &format!("02:00:00:00:01:{:02x}", 10 + number),
-        )?;
-        namespace.ip(&format!("addr add 10.77.0.{}/24 dev eth1", 10 + number))?;
-        Ok(Gateway {
-            name,
-            namespace,
-            directory: tempfile::tempdir()?,
-        })
-    }
-
-    /// The file with its daemon's configuration.
-    pub(super) fn config_file(&self) -> Result<String> {
-        let file = self.directory.path().join("xblade.toml");
-        Ok(file.to_str().context("odd path")?.to_owned())
-    }
-
-    /// Has its daemon read this configuration, and waits until it has.
-    pub(super) fn reload(&self, daemon: &mut Target, config: &str) -> Result<()> {
-        fs::write(self.directory.path().join("xblade.toml"), config)?;
-        let mark = daemon.process.mark();
-        daemon.process.signal(Signal::SIGHUP)?;
-        let is_read = |line: &str| line.contains("was reloaded");
-        daemon.process.wait_for_after(mark, is_read, TIMEOUT).map(drop)
-    }
-
-    /// Starts its daemon with this configuration.
-    pub(super) fn start(&self, config: &str) -> Result<Target> {
-        fs::write(self.directory.path().join("xblade.toml"), config)?;
-        Target::start(&self.namespace, &daemon(self.directory.path())?)
-    }
-}
-
-/// A port of a bridge of the hub, and the interface at the other end.
-fn cable(
-    hub: &Namespace,
-    port: &str,
-    bridge: &str,
-    to: &Namespace,
-    interface: &str,
-    mac: &str,
-) -> Result<()> {
-    hub.ip(&format!(
-        "link add {port} type veth peer name {interface} address {mac} netns {}",
-        to.path()
-    ))?;
-    hub.ip(&format!("link set {port} master {bridge} up"))?;
-    to.ip(&format!("link set {interface} up")).map(drop)
+/// Writes to the group's address.
+pub(super) fn writer(net: &GatewayNet) -> Result<Writer> {
+    let options = Options {
+        seed: seed(),
+        address: ADDRESS,
+        target: GROUP,
+        sectors: SECTORS,
+        per_write: 2,
+        depth: 8,
+        patience: Duration::from_millis(200),
+    };
+    Ok(Writer::new(net.initiator()?, options))
 }
 
 /// What a gateway does for the group, and the reason it gives.

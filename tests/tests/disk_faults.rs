@@ -13,9 +13,9 @@ use anyhow::{Context, Result, ensure};
 use disks::Disk;
 use disks::io_engine::IoEngine;
 use lab::faulty_export::{
-    ADDRESS, FaultyExport, GOOD, Mounted, READ_FAULT, STORES, WRITE_FAULT, cold, lba, logged, recovers,
-    registers,
+    ADDRESS, FaultyExport, GOOD, READ_FAULT, STORES, WRITE_FAULT, cold, lba, logged, recovers, registers,
 };
+use lab::file_system::{EXT4_WITHOUT_JOURNAL, Mounted};
 use lab::frame::ata;
 use lab::image::{SECTOR, pattern, stamp};
 use lab::initiator::TIMEOUT;
@@ -389,11 +389,7 @@ fn an_error_that_write_back_has_met_is_told_also_when_another_block_is_written_f
     let export = FaultyExport::new()?;
     let mut disk = Disk::new(&export.lab.target, 64)?;
     let device = disk.block_device(&export.lab.target)?;
-    let mut make = Command::new("mkfs.ext4");
-    // Without a journal whose own error would stop the file system.
-    make.args(["-q", "-F", "-O", "^has_journal", &device]);
-    export.lab.target.output(make)?;
-    let mounted = Mounted::new(&export.lab.target, &device, "ext4", "")?;
+    let mounted = EXT4_WITHOUT_JOURNAL.make(&export.lab.target, &device)?;
     let image = mounted.path("image");
     let path = image.to_str().context("odd path")?.to_owned();
     let run = |line: String| {

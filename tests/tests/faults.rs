@@ -5,13 +5,13 @@
 use anyhow::{Context, Result, ensure};
 use disks::Disk;
 use lab::faulty_export::{
-    ADDRESS, FaultyExport, GOOD, Mounted, READ_FAULT, STORES, WRITE_FAULT, at, fill, lba, logged, recovers,
-    registers, sparse,
+    ADDRESS, FaultyExport, GOOD, READ_FAULT, STORES, WRITE_FAULT, at, fill, lba, logged, recovers, registers,
+    sparse,
 };
+use lab::file_system::{EXT4, Mounted};
 use lab::frame::ata;
 use lab::image::{Random, SECTOR, pattern, stamp};
 use lab::needs::Need;
-use lab::vm::host::ext4;
 use lab::{Image, Target, needs};
 
 #[test]
@@ -240,9 +240,10 @@ fn a_full_ext4_refuses_writes_and_takes_them_when_there_is_room() -> Result<()> 
     for store in STORES {
         let export = FaultyExport::new()?;
         let mut disk = Disk::new(&export.lab.target, 16)?;
-        disk.preset(&ext4(16)?);
         let device = disk.block_device(&export.lab.target)?;
-        let place = Mounted::new(&export.lab.target, &device, "ext4", "errors=continue")?;
+        let place = EXT4
+            .mounted_with("errors=continue")
+            .make(&export.lab.target, &device)?;
         full(store, &export, &place).with_context(|| store.to_owned())?;
     }
     Ok(())

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use disks::Disk;
-use lab::faulty_export::{Mounted, at};
+use lab::faulty_export::at;
+use lab::file_system::{EXT4, Mounted};
 use lab::image::stamp;
 use lab::needs::Need;
 use lab::target::daemon;
@@ -237,11 +238,7 @@ impl StateDisk {
     fn new(lab: &Lab) -> Result<StateDisk> {
         let mut disk = Disk::new(&lab.target, 32)?;
         let device = disk.block_device(&lab.target)?;
-        let mut make = Command::new("mkfs.ext4");
-        make.args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
-            .arg(&device);
-        lab.target.output(make)?;
-        let place = Mounted::new(&lab.target, &device, "ext4", "")?;
+        let place = EXT4.make(&lab.target, &device)?;
         Ok(StateDisk { place, disk })
     }
 

@@ -3,17 +3,17 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use disks::io_engine::IoEngine;
 use disks::{Disk, Switches};
-use lab::faulty_export::{GOOD, Mounted, STORES, cold, registers};
+use lab::faulty_export::{GOOD, STORES, cold, registers};
+use lab::file_system::{BTRFS, EXT4, FileSystem, Mounted, XFS};
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
-use lab::needs::{Need, find, skip};
+use lab::needs::{Need, skip};
 use lab::target::daemon;
 use lab::{Address, Image, Initiator, Lab, Options, Process, Reply, Request, Target, eventually, needs};
 use tempfile::TempDir;
@@ -31,7 +31,9 @@ const STUCK: Address = Address::new(1, 1);
 const HEALTHY: Address = Address::new(1, 2);
 
 /// Bytes of the image on the disk.
-const IMAGE_BYTES: u64 = 16 << 20;
+const IMAGE_BYTES: u64 = (BLOCK_DEVICE_MIB as u64) << 20;
+/// MiB of the disk where it has no file system.
+const BLOCK_DEVICE_MIB: usize = 16;
 /// Rounds of requests after the disk has begun to hang, and the pause between: longer than the file system takes to run into the
 /// disk by itself (it is mounted so that it commits its journal every second).
 const ROUNDS: u64 = 50;
@@ -39,47 +41,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Requests to the stuck export: fewer than one export may have waiting, more than a disk takes.
 const OUTSTANDING: u64 = 280;
 
-/// What the image lies on: a file system, or none.
-#[derive(Clone, Copy, Debug)]
-struct System {
-    kind: Option<&'static str>,
-    make: &'static [&'static str],
-    options: &'static str,
-    mib: usize,
-}
+/// What the image lies on: a file system, or the block device itself.
+type System = Option<FileSystem>;
 
 const SYSTEMS: [System; 4] = [
-    System {
-        kind: None,
-        make: &[],
-        options: "",
-        mib: 16,
-    },
-    System {
-        kind: Some("ext4"),
-        // Nothing is left for the kernel to do by itself later, when a test takes the disk to be idle.
-        make: &[
-            "mkfs.ext4",
-            "-q",
-            "-F",
-            "-E",
-            "lazy_itable_init=0,lazy_journal_init=0",
-        ],
-        options: "commit=1",
-        mib: 64,
-    },
-    System {
-        kind: Some("xfs"),
-        make: &["mkfs.xfs", "-q", "-f"],
-        options: "",
-        mib: 320,
-    },
-    System {
-        kind: Some("btrfs"),
-        make: &["mkfs.btrfs", "-q", "-f"],
-        options: "commit=1",
-        mib: 160,
-    },
+    None,
+    Some(EXT4.mounted_with("commit=1")),
+    Some(XFS),
+    Some(BTRFS.mounted_with("commit=1")),
 ];
 
 type Hang = fn(&Switches) -> &AtomicBool;
@@ -120,29 +89,19 @@ impl Served {
     /// locked for write-back to a disk that has stopped. And all of it is allocated: a direct write then changes nothing but the file's times, for
     /// which the file system may still wait for its journal.
     fn new(system: System, store: &str, engine: IoEngine) -> Result<Option<Served>> {
-        if let [program, ..] = system.make
-            && find(program).is_none()
+        if let Some(kind) = system
+            && let Some(missing) = kind.missing()?
         {
-            skip("stuck_disk", &format!("needs the program {program}"));
-            return Ok(None);
-        }
-        if let Some(kind) = system.kind
-            && !kernel_has(kind)?
-        {
-            skip("stuck_disk", &format!("needs a kernel with {kind}"));
+            skip("stuck_disk", &missing);
             return Ok(None);
         }
         let lab = Lab::new(Options::default())?;
-        let mut disk = Disk::new(&lab.target, system.mib)?;
+        let mut disk = Disk::new(&lab.target, system.map_or(BLOCK_DEVICE_MIB, |system| system.mib))?;
         let device = disk.block_device(&lab.target)?;
-        let (mounted, path) = match system.kind {
+        let (mounted, path) = match system {
             None => (None, PathBuf::from(&device)),
-            Some(kind) => {
-                let program = lab::packages::words(system.make[0]);
-                let mut make = Command::new(&program[0]);
-                make.args(&program[1..]).args(&system.make[1..]).arg(&device);
-                lab.target.output(make)?;
-                let mounted = Mounted::new(&lab.target, &device, kind, system.options)?;
+            Some(system) => {
+                let mounted = system.make(&lab.target, &device)?;
                 let path = mounted.path("image");
                 cold(&lab.target, &path, IMAGE_BYTES as usize)?;
                 (Some(mounted), path)
@@ -263,13 +222,6 @@ impl Served {
         }
         Ok(round)
     }
-}
-
-/// Whether the kernel has a file system, or can load it.
-fn kernel_has(kind: &str) -> Result<bool> {
-    let _ = Command::new("modprobe").arg(kind).output();
-    let known = std::fs::read_to_string("/proc/filesystems")?;
-    Ok(known.split_whitespace().any(|word| word == kind))
 }
 
 /// Hangs the disk in one way while it is busy, and asks the other export throughout.
@@ -450,7 +402,7 @@ fn all_hangs(system: System, engine: IoEngine) -> Result<()> {
     for store in STORES {
         for hang in HANGS {
             // A file system discards nothing of its device unless it is told to.
-            if system.kind.is_some() && hang.0 == "discards" {
+            if system.is_some() && hang.0 == "discards" {
                 continue;
             }
             costs_its_own_export_only(system, store, hang, engine)

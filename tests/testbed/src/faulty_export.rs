@@ -1,12 +1,10 @@
 //! A target whose backing object is about to go bad, and how its answers tell.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use nix::mount::{MsFlags, mount};
-use tempfile::TempDir;
 
 use crate::frame::ata;
 use crate::image::pattern;
@@ -139,42 +137,6 @@ pub fn logged(target: &mut Target, file: &Path, cause: &str) -> Result<()> {
     );
     ensure!(target.process.is_running(), "the target is gone");
     Ok(())
-}
-
-/// A file system of the target's namespace on something.
-#[derive(Debug)]
-pub struct Mounted(TempDir);
-
-impl Mounted {
-    /// Mounts `source`.
-    ///
-    /// # Errors
-    /// When it cannot be mounted.
-    pub fn new(
-        namespace: &Namespace,
-        source: &str,
-        kind: &'static str,
-        options: &'static str,
-    ) -> Result<Mounted> {
-        let directory = tempfile::Builder::new().prefix("xblade-").tempdir()?;
-        let (source, at) = (source.to_owned(), directory.path().to_owned());
-        let mounted = namespace.run(move || {
-            mount(
-                Some(source.as_str()),
-                &at,
-                Some(kind),
-                MsFlags::empty(),
-                Some(options),
-            )
-        });
-        mounted.with_context(|| format!("mounting {kind}"))?;
-        Ok(Mounted(directory))
-    }
-
-    /// Where something on it is.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
 }
 
 /// Runs a job on a path as the namespace sees it.

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod ceph;
 pub mod container;
 pub mod faulty_export;
+pub mod file_system;
 pub mod frame;
 pub mod gateways;
 pub mod image;

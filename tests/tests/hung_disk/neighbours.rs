@@ -2,14 +2,14 @@
 //! that does not even find a file.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 use aoe_common::Mac;
 use disks::Disk;
 use disks::io_engine::{IoEngine, WAYS};
-use lab::faulty_export::{Mounted, at};
+use lab::faulty_export::at;
+use lab::file_system::EXT4;
 use lab::frame::ata;
 use lab::image::{SECTOR, stamp};
 use lab::{Address, Request, needs};
@@ -152,25 +152,14 @@ fn an_image_whose_file_system_does_not_answer_is_looked_for_by_nobody_who_has_ot
     let mut served = Served::new("mmap")?;
     let mut disk = Disk::new(&served.lab.target, 64)?;
     let device = disk.block_device(&served.lab.target)?;
-    let mut make = Command::new("mkfs.ext4");
-    make.args([
-        "-q",
-        "-F",
-        "-E",
-        "lazy_itable_init=0,lazy_journal_init=0",
-        &device,
-    ]);
-    served.lab.target.output(make)?;
-    let fill = Mounted::new(&served.lab.target, &device, "ext4", "")?;
+    let fill = EXT4.make(&served.lab.target, &device)?;
     at(&served.lab.target, &fill.path("far"), |path| {
         std::fs::create_dir(path)?;
         std::fs::write(path.join("image"), (0..64).flat_map(stamp).collect::<Vec<u8>>())
     })?;
-    let mut unmount = Command::new("umount");
-    unmount.arg(fill.path(""));
-    served.lab.target.output(unmount)?;
+    fill.unmount(&served.lab.target)?;
     // Mounted anew, nothing of the directory is in memory.
-    let mounted = Mounted::new(&served.lab.target, &device, "ext4", "")?;
+    let mounted = EXT4.mount(&served.lab.target, &device)?;
     disk.switches().reads_hang.store(true, Ordering::Relaxed);
     let exports = [
         (1, served.device.clone()),

@@ -1,12 +1,12 @@
 //! Loads that once took all the memory to receive into, each in a way of its own.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
 use disks::io_engine::IoEngine;
-use lab::faulty_export::{Mounted, cold};
+use lab::faulty_export::cold;
+use lab::file_system::EXT4;
 use lab::{Lab, eventually, needs};
 
 use super::load::{Ask, OUTSTANDING, SOURCES};
@@ -109,12 +109,8 @@ fn cold_images(engine: IoEngine) -> Result<()> {
     };
     let mut mounted = None;
     let served = Served::over(site, 128, |lab: &Lab, device: &Path| {
-        let mut make = Command::new("mkfs.ext4");
-        make.args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"]);
-        make.arg(device);
-        lab.target.output(make)?;
         let device = device.to_str().context("odd path")?;
-        let place = mounted.insert(Mounted::new(&lab.target, device, "ext4", "")?);
+        let place = mounted.insert(EXT4.make(&lab.target, device)?);
         let images = (0..EXPORTS).map(|n| {
             let path = place.path(&format!("image{n}"));
             cold(&lab.target, &path, site.mib << 20)?;

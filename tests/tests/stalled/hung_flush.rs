@@ -3,17 +3,17 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use disks::Disk;
 use disks::io_engine::IoEngine;
-use lab::faulty_export::{Mounted, STORES, cold};
+use lab::faulty_export::{STORES, cold};
+use lab::file_system::{EXT4, FileSystem, Mounted, XFS};
 use lab::frame::ata;
 use lab::image::{SECTOR, pattern};
-use lab::needs::{Need, find, skip};
+use lab::needs::{Need, skip};
 use lab::target::daemon;
 use lab::{Address, Image, Initiator, Lab, Options, Reply, Request, Target, eventually, needs};
 use tempfile::TempDir;
@@ -37,29 +37,18 @@ struct Site {
 
 impl Site {
     /// `None`: the file system cannot be made here.
-    fn new(make: &[&str], mib: usize, store: &str, engine: IoEngine) -> Result<Option<Site>> {
-        let kind = make[0].trim_start_matches("mkfs.");
-        let _ = Command::new("modprobe").arg(kind).output();
-        let known = std::fs::read_to_string("/proc/filesystems")?;
-        if find(make[0]).is_none() || !known.split_whitespace().any(|word| word == kind) {
-            skip("stalled", &format!("needs {kind}"));
+    fn new(system: FileSystem, store: &str, engine: IoEngine) -> Result<Option<Site>> {
+        if let Some(missing) = system.missing()? {
+            skip("stalled", &missing);
             return Ok(None);
         }
         let lab = Lab::new(Options {
             links: 2,
             ..Options::default()
         })?;
-        let mut disk = Disk::new(&lab.target, mib)?;
+        let mut disk = Disk::new(&lab.target, system.mib)?;
         let device = disk.block_device(&lab.target)?;
-        let words = lab::packages::words(make[0]);
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).args(&make[1..]).arg(&device);
-        lab.target.output(command)?;
-        let (kind, options) = match kind {
-            "ext4" => ("ext4", "commit=1"),
-            _ => ("xfs", ""),
-        };
-        let mounted = Mounted::new(&lab.target, &device, kind, options)?;
+        let mounted = system.make(&lab.target, &device)?;
         let slow = mounted.path("image");
         cold(&lab.target, &slow, IMAGE_BYTES as usize)?;
         // In memory, whatever the file system of temporary files is.
@@ -135,8 +124,8 @@ fn is_answered(one: &Initiator, request: &Request) -> Result<bool> {
     Ok(false)
 }
 
-fn nothing_is_undone(make: &[&str], mib: usize, store: &str, engine: IoEngine) -> Result<()> {
-    let Some(mut site) = Site::new(make, mib, store, engine)? else {
+fn nothing_is_undone(system: FileSystem, store: &str, engine: IoEngine) -> Result<()> {
+    let Some(mut site) = Site::new(system, store, engine)? else {
         return Ok(());
     };
     let (one, two) = (site.lab.open(0)?, site.lab.open(1)?);
@@ -182,17 +171,10 @@ fn what_lies_behind_a_write_to_a_hung_disk_undoes_no_newer_write() -> Result<()>
         Need::File("/dev/fuse"),
         Need::File("/dev/loop-control")
     );
-    let ext4 = [
-        "mkfs.ext4",
-        "-q",
-        "-F",
-        "-E",
-        "lazy_itable_init=0,lazy_journal_init=0",
-    ];
+    let ext4 = EXT4.mounted_with("commit=1");
     for store in STORES {
-        nothing_is_undone(&ext4, 64, store, IoEngine::Uring).with_context(|| format!("ext4, {store}"))?;
-        nothing_is_undone(&["mkfs.xfs", "-q", "-f"], 320, store, IoEngine::Uring)
-            .with_context(|| format!("XFS, {store}"))?;
+        nothing_is_undone(ext4, store, IoEngine::Uring).with_context(|| format!("ext4, {store}"))?;
+        nothing_is_undone(XFS, store, IoEngine::Uring).with_context(|| format!("XFS, {store}"))?;
     }
-    nothing_is_undone(&ext4, 64, "direct", IoEngine::Threads).context("ext4, direct, without io_uring")
+    nothing_is_undone(ext4, "direct", IoEngine::Threads).context("ext4, direct, without io_uring")
 }

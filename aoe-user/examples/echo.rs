@@ -27,7 +27,7 @@ const ADDRESS: Address = Address { shelf: 1, slot: 2 };
 /// Frames served before one kick.
 const BATCH: usize = 64;
 /// How long it spins before it sleeps: only between loads, when the CPU is another's.
-const TIMEOUT: Duration = Duration::from_millis(2);
+const SPIN: Duration = Duration::from_millis(2);
 /// Headers of an untagged ATA frame.
 const HEAD_BYTES: usize = eth::HEADER_LEN + aoe::HEADER_LEN + ata::HEADER_LEN;
 
@@ -71,7 +71,7 @@ fn main() -> Result<()> {
         link.socket.kick();
         if served != 0 {
             last = Instant::now();
-        } else if last.elapsed() > TIMEOUT {
+        } else if last.elapsed() > SPIN {
             poll(&mut [PollFd::new(&link.socket.fd(), PollFlags::IN)], None)?;
             last = Instant::now();
         }

@@ -38,8 +38,6 @@ const BLOCK_DEVICE_MIB: usize = 16;
 /// disk by itself (it is mounted so that it commits its journal every second).
 const ROUNDS: u64 = 50;
 const PAUSE: Duration = Duration::from_millis(50);
-/// Requests to the stuck export: fewer than one export may have waiting, more than a disk takes.
-const OUTSTANDING: u64 = 280;
 
 /// What the image lies on: a file system, or the block device itself.
 type System = Option<FileSystem>;
@@ -64,6 +62,8 @@ struct Served {
     // Dropped in this order.
     target: Target,
     disk: Disk,
+    /// Requests that the block device takes at a time; who has another one waits.
+    requests: u64,
     /// What is served from it.
     path: PathBuf,
     _mounted: Option<Mounted>,
@@ -98,6 +98,7 @@ impl Served {
         let lab = Lab::new(Options::default())?;
         let mut disk = Disk::new(&lab.target, system.map_or(BLOCK_DEVICE_MIB, |system| system.mib))?;
         let device = disk.block_device(&lab.target)?;
+        let requests = requests_of(&device)?;
         let (mounted, path) = match system {
             None => (None, PathBuf::from(&device)),
             Some(system) => {
@@ -123,6 +124,7 @@ impl Served {
         Ok(Some(Served {
             target,
             disk,
+            requests,
             path,
             _mounted: mounted,
             _healthy: healthy,
@@ -173,7 +175,8 @@ impl Served {
         if let Some(before) = round.checked_sub(2) {
             self.send(ata::READ_EXT, scattered_at(before), 2, &[], tag + 5)?;
         }
-        if round * 2 < OUTSTANDING {
+        // More than the disk takes, and not so many that the export has no room for another request.
+        if round < self.requests {
             self.send(ata::WRITE_EXT, scattered, 2, &[7; 2 * SECTOR], tag)?;
             self.send(ata::WRITE_EXT, round * 2, 2, &[8; 2 * SECTOR], tag + 1)?;
         }
@@ -222,6 +225,14 @@ impl Served {
         }
         Ok(round)
     }
+}
+
+/// How many requests a block device takes at a time.
+fn requests_of(device: &str) -> Result<u64> {
+    let name = device.trim_start_matches("/dev/");
+    let path = format!("/sys/block/{name}/queue/nr_requests");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    text.trim().parse().with_context(|| format!("{path}: {text:?}"))
 }
 
 /// Hangs the disk in one way while it is busy, and asks the other export throughout.
@@ -357,13 +368,21 @@ fn a_direct_read_beside_an_fsync_that_hangs_keeps_no_worker() -> Result<()> {
 /// has answered just now.
 #[test]
 fn a_cold_read_beside_a_commit_that_has_all_requests_of_the_disk_keeps_no_worker() -> Result<()> {
+    const COLD_READS: u64 = 100;
     needs!(NEEDS[0], NEEDS[1], NEEDS[2]);
     for system in &SYSTEMS[..2] {
         let Some(mut served) = Served::new(*system, "mmap", IoEngine::Uring)? else {
             continue;
         };
-        // Pages that do not touch: a request each.
-        for n in 0..400 {
+        // Pages that do not touch: a request each, more than the device has whatever it is doing already.
+        let pages = 3 * served.requests;
+        let first_cold = pages * 16;
+        ensure!(
+            first_cold + COLD_READS * 128 <= IMAGE_BYTES / SECTOR as u64,
+            "the image is too small for a device with {} requests",
+            served.requests
+        );
+        for n in 0..pages {
             served.send(
                 ata::WRITE_EXT,
                 n * 16,
@@ -384,8 +403,8 @@ fn a_cold_read_beside_a_commit_that_has_all_requests_of_the_disk_keeps_no_worker
             Ok(served.disk.waiting() > 0)
         })
         .with_context(|| format!("{system:?}"))?;
-        for n in 0..100 {
-            let cold = 8192 + n * 128;
+        for n in 0..COLD_READS {
+            let cold = first_cold + n * 128;
             served.send(ata::READ_EXT, cold, 2, &[], 0x4200_0000 + n as u32)?;
             let answers = served.healthy_answers(n);
             answers.with_context(|| format!("{system:?}, read {n}"))?;

@@ -205,11 +205,10 @@ impl Served {
 
     /// How long the oldest acknowledged write of an export has waited for its commit, as the metrics tell it.
     fn dirty_seconds(&self, export: Address) -> Result<f64> {
-        let metrics = String::from_utf8(self.target.ask(&["metrics"])?.stdout)?;
         let (shelf, slot) = (export.shelf, export.slot);
-        let name = format!("xblade_export_dirty_seconds{{export=\"e{shelf}.{slot}\"}} ");
-        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
-        Ok(line.with_context(|| metrics.clone())?.parse()?)
+        self.target.metric(&format!(
+            "xblade_export_dirty_seconds{{export=\"e{shelf}.{slot}\"}}"
+        ))
     }
 
     /// Until the disk holds requests back.

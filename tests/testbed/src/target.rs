@@ -103,6 +103,19 @@ impl Target {
             .with_context(|| format!("running xblade {args:?}"))
     }
 
+    /// The value of a metric: its name with its labels, as `xblade metrics` prints them.
+    ///
+    /// # Errors
+    /// When there is none, or the daemon does not answer.
+    pub fn metric(&self, sample: &str) -> Result<f64> {
+        let metrics = String::from_utf8(self.ask(&["metrics"])?.stdout)?;
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        let value = line.with_context(|| format!("no {sample} in:\n{metrics}"))?;
+        value.parse().with_context(|| format!("{sample}: {value}"))
+    }
+
     /// Starts `xblade` and waits till it says `ready` this many times.
     ///
     /// # Errors

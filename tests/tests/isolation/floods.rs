@@ -116,13 +116,36 @@ fn forge(lab: &Lab, a_second: u32, is_over: impl Fn() -> bool) -> Result<()> {
     Ok(())
 }
 
-/// Waits until nobody is advertised to any more.
+/// Waits until nobody is advertised to any more. Silence shows in nothing but time: an export is advertised once a second at most, so
+/// that one which is to be advertised again is heard within that time.
 fn is_quiet(lab: &Lab) -> Result<()> {
+    const SILENCE: Duration = Duration::from_millis(1500);
     let mut last = received(lab)?;
     eventually("the target is quiet", TIMEOUT, || {
-        std::thread::sleep(Duration::from_millis(1500));
+        std::thread::sleep(SILENCE);
         let now = received(lab)?;
         Ok(std::mem::replace(&mut last, now) == now)
+    })
+}
+
+/// Frames that the port has taken, and such that it has sent.
+fn traffic(target: &Target) -> Result<(f64, f64)> {
+    let of = |name: &str| {
+        target.metric(&format!(
+            "xblade_queue_{name}_total{{interface=\"eth0\",queue=\"0\"}}"
+        ))
+    };
+    Ok((of("frames")?, of("replies")?))
+}
+
+/// Waits until questions are left without an answer, with all that is asked for more than a worker takes at a time.
+fn are_left_unanswered(target: &Target) -> Result<()> {
+    const AT_A_TIME: f64 = 128.0;
+    let before = traffic(target)?;
+    eventually("what may be answered at once is used up", TIMEOUT, || {
+        let now = traffic(target)?;
+        let (taken, sent) = (now.0 - before.0, now.1 - before.1);
+        Ok((taken - AT_A_TIME) * EXPORTS as f64 > sent)
     })
 }
 
@@ -175,9 +198,7 @@ fn questions_from_forged_sources_make_no_flood_and_keep_nobody_from_discovering(
     let over = AtomicBool::new(false);
     let seen = std::thread::scope(|scope| {
         let flood = scope.spawn(|| forge(&lab, 1500, || over.load(Ordering::Relaxed)));
-        // Until what may be answered at once is used up.
-        std::thread::sleep(Duration::from_secs(2));
-        let seen = discovered(&lab);
+        let seen = are_left_unanswered(&target).and_then(|()| discovered(&lab));
         over.store(true, Ordering::Relaxed);
         flood.join().expect("it does not panic")?;
         seen

@@ -88,7 +88,9 @@ impl Site {
         Ok(())
     }
 
-    /// Until the disk has a flush that it does not answer, and the file system has had the time to run into it.
+    /// Until the disk has a flush that it does not answer, and the file system has had the time to run into it: ext4 begins another commit
+    /// every second, and it depends on the file system and on what is written whether a writer has to wait then. So there is nothing to wait
+    /// for but two of those seconds.
     fn hang(&self, one: &Initiator) -> Result<()> {
         let switches = self.disk.switches();
         switches.flushes_hang.store(true, Ordering::Relaxed);

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use aoe_common::Mac;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
-use toml::de::DeValue;
 
 use super::problem::TextPlace;
-use super::reader::{Keys, Mistake, Value, read_element, show, text, text_or_number};
+use super::reader::{Keys, Mistake, Value, read_element, text, text_or_number};
 use super::source::Source;
 use super::{ExportConfig, Overlay, StoreKind, values};
 
@@ -84,21 +83,13 @@ fn read_group(
     source: &Arc<Source>,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<FailoverGroup> {
-    let DeValue::Table(table) = value.get_ref() else {
-        let message = format!(
-            "failover = {}: a failover group is a table: write [[failover]]",
-            show(value.get_ref())
-        );
-        let span = value.span();
-        mistakes.push(Mistake { span, message });
-        return None;
-    };
-    let mut keys = Keys::new(table, mistakes);
-    for key in ["name", "mac", "peers"] {
-        if !table.contains_key(key) {
-            keys.mistake(value.span(), format!("the failover group has no `{key}`"));
-        }
-    }
+    let mut keys = Keys::of(
+        value,
+        ("failover", "a failover group"),
+        &["name", "mac", "peers"],
+        mistakes,
+    )?;
+    let table = keys.table();
     let name = keys.get("name", text(group_name));
     if let (Some(name), Some(value)) = (&name, table.get("name")) {
         let place = TextPlace::new(source, value.span());

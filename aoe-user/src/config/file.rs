@@ -13,7 +13,7 @@ use super::ceph;
 use super::failover::Groups;
 use super::overlays::Machines;
 use super::problem::{Problem, Problems, TextPlace};
-use super::reader::{Keys, Mistake, Spans, Value, number, read_element, show, text, text_or_number};
+use super::reader::{Keys, Mistake, Spans, Value, number, read_element, text, text_or_number};
 use super::source::Source;
 use super::sources;
 use super::values::{self, CPU, LENGTH, OFFSET, SHELF, SLOT};
@@ -344,24 +344,14 @@ fn read_export(
     (template, tables): (&ExportConfig, &Tables),
     mistakes: &mut Vec<Mistake>,
 ) -> Option<(ExportConfig, Spans)> {
-    let DeValue::Table(table) = value.get_ref() else {
-        let message = format!(
-            "export = {}: an export is a table: write [[export]]",
-            show(value.get_ref())
-        );
-        mistakes.push(Mistake {
-            span: value.span(),
-            message,
-        });
-        return None;
-    };
+    let mut keys = Keys::of(
+        value,
+        ("export", "an export"),
+        &["shelf", "slot", "path"],
+        mistakes,
+    )?;
+    let table = keys.table();
     let mut export = template.clone();
-    let mut keys = Keys::new(table, mistakes);
-    for key in ["shelf", "slot", "path"] {
-        if !table.contains_key(key) {
-            keys.mistake(value.span(), format!("the export has no `{key}`"));
-        }
-    }
     keys.set("shelf", &mut export.shelf, number(SHELF));
     keys.set("slot", &mut export.slot, number(SLOT));
     keys.set("path", &mut export.path, text(|text| read_path(file, text)));

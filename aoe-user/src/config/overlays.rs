@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aoe_common::Mac;
-use toml::de::DeValue;
 
 use super::problem::TextPlace;
-use super::reader::{Keys, Mistake, Value, number, one_of, read_element, show, text, text_or_number};
+use super::reader::{Keys, Mistake, Value, number, one_of, read_element, text, text_or_number};
 use super::source::Source;
 use super::values::{self, UNKNOWN_MAX};
 use super::{ExportConfig, StoreKind};
@@ -178,21 +177,8 @@ fn read_machine(
     source: &Arc<Source>,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<Machine> {
-    let DeValue::Table(table) = value.get_ref() else {
-        let message = format!(
-            "machine = {}: a machine is a table: write [[machine]]",
-            show(value.get_ref())
-        );
-        let span = value.span();
-        mistakes.push(Mistake { span, message });
-        return None;
-    };
-    let mut keys = Keys::new(table, mistakes);
-    for key in ["name", "macs"] {
-        if !table.contains_key(key) {
-            keys.mistake(value.span(), format!("the machine has no `{key}`"));
-        }
-    }
+    let mut keys = Keys::of(value, ("machine", "a machine"), &["name", "macs"], mistakes)?;
+    let table = keys.table();
     let name = keys.get("name", text(machine_name));
     if let (Some(name), Some(place)) = (&name, table.get("name"))
         && let Some(other) = seen

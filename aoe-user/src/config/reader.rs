@@ -53,6 +53,35 @@ impl<'t, 'i, 'm> Keys<'t, 'i, 'm> {
         }
     }
 
+    /// The table that each `[[key]]` is, with the keys it cannot do without; `what` is its name with an article. What is no table is noted and
+    /// leaves `None`.
+    pub(super) fn of(
+        value: &'t Value<'i>,
+        (key, what): (&str, &str),
+        needed: &[&str],
+        mistakes: &'m mut Vec<Mistake>,
+    ) -> Option<Self> {
+        let DeValue::Table(table) = value.get_ref() else {
+            let shown = show(value.get_ref());
+            mistakes.push(Mistake {
+                span: value.span(),
+                message: format!("{key} = {shown}: {what} is a table: write [[{key}]]"),
+            });
+            return None;
+        };
+        let mut keys = Keys::new(table, mistakes);
+        let name = what.split_once(' ').map_or(what, |(_, name)| name);
+        for key in needed.iter().filter(|key| !table.contains_key(**key)) {
+            keys.mistake(value.span(), format!("the {name} has no `{key}`"));
+        }
+        Some(keys)
+    }
+
+    /// The table.
+    pub(super) fn table(&self) -> &'t DeTable<'i> {
+        self.table
+    }
+
     /// The value of a key, unread.
     pub(super) fn raw(&mut self, key: &'static str) -> Option<&'t Value<'i>> {
         self.asked.push(key);

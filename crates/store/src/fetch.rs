@@ -23,65 +23,51 @@ const PREFETCH_BYTES: u64 = 128 << 10;
 /// Nothing is read ahead while so many jobs wait for the disk: it has enough to do.
 const PREFETCH_JOBS: usize = 16;
 
-/// A cold read: reads exactly its sectors, through the page cache, into its answer.
+/// Brings cold pages in for a request, through the page cache: exactly its sectors.
 #[derive(Debug)]
 pub(crate) struct ColdRead<O> {
     owner: Arc<O>,
     token: Token,
     extent: Extent,
+    /// What the request does.
+    kind: FaultKind,
 }
 
 impl<O: Pages + 'static> ColdRead<O> {
-    /// Starts it.
-    pub(crate) fn start(queue: &mut CompletionQueue, owner: &Arc<O>, token: Token, extent: Extent) {
+    /// For a read, whose answer it is.
+    pub(crate) fn answer(queue: &mut CompletionQueue, owner: &Arc<O>, token: Token, extent: Extent) {
+        ColdRead::start(queue, owner, (token, extent), FaultKind::Read);
+    }
+
+    /// For a write, the pages of `extent` that it covers in part only: so that it can be repeated without waiting.
+    pub(crate) fn before_write(queue: &mut CompletionQueue, owner: &Arc<O>, token: Token, extent: Extent) {
+        ColdRead::start(queue, owner, (token, extent), FaultKind::Write);
+    }
+
+    fn start(queue: &mut CompletionQueue, owner: &Arc<O>, (token, extent): (Token, Extent), kind: FaultKind) {
         let (backing, owner) = (owner.backing(), Arc::clone(owner));
         let transfer = reading(backing, extent);
         let device = Arc::clone(backing.device());
-        queue.start(&device, transfer, Box::new(ColdRead { owner, token, extent }));
+        let read = ColdRead {
+            owner,
+            token,
+            extent,
+            kind,
+        };
+        queue.start(&device, transfer, Box::new(read));
     }
 }
 
 impl<O: Pages> Continuation for ColdRead<O> {
     fn ended(self: Box<Self>, transfer: Transfer) -> Next {
-        let result = match read_fault(self.owner.backing(), &transfer, FaultKind::Read) {
-            Some(fault) => Err(fault),
-            None => {
-                self.owner.arrived(self.extent);
-                Ok(Some(transfer.buffer.into_boxed()))
-            }
-        };
-        Next::Done(Completion {
-            token: self.token,
-            event: Event::Finished(result),
-        })
-    }
-}
-
-/// Pages that a write covers in part only, brought in so that the write can be repeated without waiting.
-#[derive(Debug)]
-pub(crate) struct Warm<O> {
-    owner: Arc<O>,
-    token: Token,
-    extent: Extent,
-}
-
-impl<O: Pages + 'static> Warm<O> {
-    /// Starts it: the pages of `extent`, which [`Pages::arrived`] hears of.
-    pub(crate) fn start(queue: &mut CompletionQueue, owner: &Arc<O>, token: Token, extent: Extent) {
-        let (backing, owner) = (owner.backing(), Arc::clone(owner));
-        let transfer = reading(backing, extent);
-        let device = Arc::clone(backing.device());
-        queue.start(&device, transfer, Box::new(Warm { owner, token, extent }));
-    }
-}
-
-impl<O: Pages> Continuation for Warm<O> {
-    fn ended(self: Box<Self>, transfer: Transfer) -> Next {
-        let event = match read_fault(self.owner.backing(), &transfer, FaultKind::Write) {
+        let event = match read_fault(self.owner.backing(), &transfer, self.kind) {
             Some(fault) => Event::Finished(Err(fault)),
             None => {
                 self.owner.arrived(self.extent);
-                Event::Again
+                match self.kind == FaultKind::Write {
+                    true => Event::Again,
+                    false => Event::Finished(Ok(Some(transfer.buffer.into_boxed()))),
+                }
             }
         };
         Next::Done(Completion {

@@ -30,7 +30,7 @@ use crate::backing::Backing;
 use crate::commit::machine::Epoch;
 use crate::commit::{Committer, Losses, Medium, Task};
 use crate::completion_queue::CompletionQueue;
-use crate::fetch::{ColdRead, Warm, verify};
+use crate::fetch::{ColdRead, verify};
 use crate::options::{StoreError, StoreOptions};
 use crate::registry::StoreRegistry;
 use crate::trim::trim;
@@ -180,7 +180,7 @@ impl Store<CompletionQueue> for MappedStore {
             return Ok(Step::Done);
         }
         // By a system call that may wait, which also says what is wrong.
-        ColdRead::start(queue, core, token, extent);
+        ColdRead::answer(queue, core, token, extent);
         Ok(Step::Later)
     }
 
@@ -221,7 +221,7 @@ impl Store<CompletionQueue> for MappedStore {
             core.cold.fetch_add(1, Ordering::Relaxed);
             if let Some(warm) = core.to_warm(view, residency, &pages, extent) {
                 residency.note_absent(&pages);
-                Warm::start(queue, core, token, warm);
+                ColdRead::before_write(queue, core, token, warm);
                 return Ok(Step::Later);
             }
         }

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -52,8 +52,7 @@ pub(super) fn run(group: &FailoverGroup, order: LockOrder) -> Result<(), String>
             WaitStatus::Exited(_, code) => break format!("exit status: {code}"),
             WaitStatus::Signaled(_, signal, _) => break format!("signal: {signal}"),
             _ if Instant::now() >= end => {
-                let _ = kill(child, Signal::SIGKILL);
-                let _ = waitpid(child, None);
+                end_all(child, order);
                 return Err(failed(format!("it took longer than {} s", timeout.as_secs())));
             }
             _ => std::thread::sleep(PACE),
@@ -64,6 +63,23 @@ pub(super) fn run(group: &FailoverGroup, order: LockOrder) -> Result<(), String>
     Err(failed(
         format!("{status} {}", one_line(&said)).trim_end().to_owned(),
     ))
+}
+
+/// Ends a program that took too long, with all that it started: a `drbdadm primary` that goes on by itself would take the storage later, for nobody.
+fn end_all(program: Pid, order: LockOrder) {
+    let _ = killpg(program, Signal::SIGKILL);
+    let wait = move || {
+        let _ = waitpid(program, None);
+    };
+    match order {
+        // It changes nothing. What waits in the kernel for a device that hangs cannot be ended, and that must be known now.
+        LockOrder::Check => {
+            let waiter = std::thread::Builder::new().name("xblade-reaper".into());
+            let _ = waiter.spawn(wait);
+        }
+        // As long as it is there it may take or give back the storage.
+        LockOrder::Take | LockOrder::Release => wait(),
+    }
 }
 
 /// What a program said, in one line that fits a table: where it said much, the end, which is where the reason is.
@@ -105,7 +121,13 @@ fn start<'a>(words: impl Iterator<Item = &'a str>, group: &str) -> io::Result<(P
     attributes.set_sigmask(&SigSet::empty())?;
     // Which `std` has ignored in this process.
     attributes.set_sigdefault(&SigSet::from_iter([Signal::SIGPIPE]))?;
-    attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)?;
+    // A process group of its own, so that it can be ended with all that it started.
+    attributes.set_pgroup(Pid::from_raw(0))?;
+    attributes.set_flags(
+        PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
+            | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
+            | PosixSpawnFlags::POSIX_SPAWN_SETPGROUP,
+    )?;
     let program = words.first().ok_or(io::ErrorKind::InvalidInput)?;
     let pid = posix_spawnp(program, &files, &attributes, &words, &environment)?;
     Ok((pid, stderr))
@@ -185,5 +207,26 @@ mod tests {
         let blocked = group("/bin/sh -c 'grep SigBlk: /proc/self/status >&2; exit 1'");
         let reason = run(&blocked, LockOrder::Take).unwrap_err();
         assert!(reason.contains("SigBlk: 0000000000000000"), "{reason}");
+    }
+
+    /// What it started would otherwise go on, and take the storage when nobody expects it.
+    #[test]
+    fn one_that_takes_too_long_is_ended_with_all_that_it_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
+        let reason = run(&group(&format!("/bin/sh -c '{script}'")), LockOrder::Check).unwrap_err();
+        assert!(reason.contains("it took longer than 5 s"), "{reason}");
+        let pid = std::fs::read_to_string(file).unwrap();
+        // Whoever adopts it may not have waited for it yet: then it is a zombie.
+        let is_there = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim()));
+            status.is_ok_and(|status| !status.contains("State:\tZ"))
+        };
+        let end = Instant::now() + Duration::from_secs(60);
+        while is_there() {
+            assert!(Instant::now() < end, "it goes on");
+            std::thread::sleep(PACE);
+        }
     }
 }

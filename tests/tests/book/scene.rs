@@ -23,7 +23,7 @@ const TESTED: &str = "/usr/lib/xblade-tested";
 const PROJECT: &str = "/project";
 
 /// Programs that are not what they are elsewhere, and what they do instead.
-const STAND_INS: [(&str, &str); 5] = [
+const STAND_INS: [(&str, &str); 6] = [
     // A measurement ends as by Ctrl-C.
     (
         "xblade",
@@ -42,7 +42,11 @@ const STAND_INS: [(&str, &str); 5] = [
     // DRBD's state is a file.
     (
         "drbdadm",
-        "case $1 in primary) echo Primary >/run/role ;; secondary) echo Secondary >/run/role ;; role) cat /run/role ;; esac",
+        "case $1 in primary) echo Primary >/run/role ;; secondary) echo Secondary >/run/role ;; esac",
+    ),
+    (
+        "drbdsetup",
+        "[ $1 = status ] && printf '%s role:%s\\n  disk:UpToDate\\n' $2 $(cat /run/role)",
     ),
 ];
 

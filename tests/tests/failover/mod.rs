@@ -8,14 +8,18 @@ mod site;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use disks::Disk;
 use lab::capture::Capture;
 use lab::ceph::NEEDS;
+use lab::needs::Need;
 use lab::writer::Writer;
-use lab::{Target, eventually, needs};
+use lab::{Image, Target, eventually, needs};
 use nix::sys::signal::Signal;
 
 use site::{ADDRESS, Site, TIMEOUT, network, role, stop, wait_for_role, writer};
@@ -201,12 +205,25 @@ fn gateways_that_do_not_hear_each_other_take_the_image_once_and_not_in_turns() -
     writer.judge_by_reading()?.nothing_lost()
 }
 
+/// A group with the image, whose lock is this program.
+fn config_with(program: &Path, image: &Image) -> String {
+    format!(
+        "[[failover]]\nname = \"san1\"\nmac = \"{}\"\npeers = [\"{}\", \"{}\"]\ncommand = \"{}\"\n[[export]]\nshelf = 1\n\
+         slot = 1\npath = \"{}\"\ninterfaces = [\"eth0\"]\nfailover = \"san1\"\nsync = true\n",
+        site::GROUP,
+        site::own_mac(0),
+        site::own_mac(1),
+        program.display(),
+        image.as_str()
+    )
+}
+
 #[test]
 fn a_program_can_take_the_part_of_the_lock() -> Result<()> {
     needs!(NEEDS[0]);
     let net = network()?;
     let shared = tempfile::tempdir()?;
-    let image = lab::Image::sparse(1 << 16)?;
+    let image = Image::sparse(1 << 16)?;
     let program = shared.path().join("lock");
     // What a cluster manager knows: the owner is gone when its process is.
     let owner = shared.path().join("owner");
@@ -222,18 +239,8 @@ fn a_program_can_take_the_part_of_the_lock() -> Result<()> {
         ),
     )?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-    let start = |number: usize| {
-        let text = format!(
-            "[[failover]]\nname = \"san1\"\nmac = \"{}\"\npeers = [\"{}\", \"{}\"]\ncommand = \"{}\"\n[[export]]\nshelf = 1\n\
-             slot = 1\npath = \"{}\"\ninterfaces = [\"eth0\"]\nfailover = \"san1\"\nsync = true\n",
-            site::GROUP,
-            site::own_mac(0),
-            site::own_mac(1),
-            program.display(),
-            image.as_str()
-        );
-        net.gateways[number].start(&text)
-    };
+    let config = config_with(&program, &image);
+    let start = |number: usize| net.gateways[number].start(&config);
     let mut first = start(0)?;
     wait_for_role(&first, "active")?;
     let second = start(1)?;
@@ -263,4 +270,33 @@ fn a_program_can_take_the_part_of_the_lock() -> Result<()> {
         "it is given back at the end"
     );
     Ok(())
+}
+
+/// A process that waits in the kernel for a disk cannot be ended; the service can.
+#[test]
+fn a_check_that_hangs_with_its_disk_ends_the_service() -> Result<()> {
+    needs!(NEEDS[0], Need::File("/dev/fuse"), Need::File("/dev/loop-control"));
+    let net = Net::new()?;
+    let place = &net.gateways[0];
+    let mut disk = Disk::new(&place.namespace, 1)?;
+    let device = disk.block_device(&place.namespace)?;
+    let directory = tempfile::tempdir()?;
+    let program = directory.path().join("lock");
+    fs::write(
+        &program,
+        format!(
+            "#!/bin/sh\n[ \"$1\" != check ] || exec dd if={device} of=/dev/null bs=4096 count=1 iflag=direct\n"
+        ),
+    )?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    let image = Image::sparse(1 << 16)?;
+    let gateway = place.start(&config_with(&program, &image))?;
+    wait_for_role(&gateway, "active")?;
+    disk.switches().hangs.store(true, Ordering::Relaxed);
+    wait_for_role(&gateway, "standby")?;
+    let (_, reason) = role(&gateway)?;
+    ensure!(reason.contains("it took longer than 5 s"), "{reason}");
+    ensure!(disk.waiting() > 0, "it still waits");
+    disk.switches().hangs.store(false, Ordering::Relaxed);
+    stop(gateway)
 }

@@ -276,7 +276,7 @@ fn a_program_can_take_the_part_of_the_lock() -> Result<()> {
 #[test]
 fn a_check_that_hangs_with_its_disk_ends_the_service() -> Result<()> {
     needs!(NEEDS[0], Need::File("/dev/fuse"), Need::File("/dev/loop-control"));
-    let net = Net::new()?;
+    let net = network()?;
     let place = &net.gateways[0];
     let mut disk = Disk::new(&place.namespace, 1)?;
     let device = disk.block_device(&place.namespace)?;

@@ -34,7 +34,7 @@ fn a_gateway_that_sends_and_does_not_receive_is_taken_over_from() -> Result<()> 
     };
     // The switch has the group's address where no gateway is, whatever it sees.
     at_initiators("replace")?;
-    wait_for_role(&second, "active")?;
+    wait_for_role(&second, "active").with_context(|| second.process.log())?;
     at_initiators("del")?;
     writer.run_till(200, TIMEOUT)?;
     wait_for_role(&first, "standby")?;

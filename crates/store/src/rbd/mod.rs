@@ -58,6 +58,8 @@ const TRIM_BYTES: u64 = 1 << 30;
 pub(crate) struct RbdStore {
     /// `None` after [`Store::close`].
     opened: RwLock<Option<Arc<OpenedImage>>>,
+    /// It is being closed: what cannot be carried out any more gets no answer.
+    closing: AtomicBool,
     keeper: Mutex<Option<Keeper>>,
     shared: Arc<Shared>,
     seen: Arc<Seen>,
@@ -117,6 +119,7 @@ impl RbdStore {
         .map_err(|error| StoreError::system(&options.path, "starting a thread", error))?;
         Ok(RbdStore {
             opened: RwLock::new(Some(opened)),
+            closing: AtomicBool::new(false),
             keeper: Mutex::new(Some(keeper)),
             shared,
             seen,
@@ -210,6 +213,8 @@ impl RbdStore {
 
     /// Lets go of the image. Waits for what librbd has, however long.
     fn let_go(&self) {
+        // Before anything fails for want of an image.
+        self.closing.store(true, Ordering::Release);
         let Some(mut opened) = self.opened.write().take() else {
             return;
         };
@@ -351,7 +356,7 @@ impl Store<CompletionQueue> for RbdStore {
     }
 
     fn is_silenced(&self) -> bool {
-        self.shared.is_silenced()
+        self.closing.load(Ordering::Acquire) || self.shared.is_silenced()
     }
 
     fn is_unheard(&self) -> bool {

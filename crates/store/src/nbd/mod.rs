@@ -6,12 +6,15 @@
 
 mod address;
 mod handshake;
+mod leftover;
 mod partial;
+mod promises;
 mod session;
 mod stream;
 mod table;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod wire;
 
 use std::io;
@@ -28,9 +31,9 @@ use parking_lot::Mutex;
 
 use crate::completion_queue::CompletionQueue;
 use crate::options::{StoreError, StoreOptions, served_sectors};
-use session::{Shared, connect, release_command};
+use promises::Promises;
+use session::{Shared, connect};
 use table::{NbdOutcome, Work};
-use wire::NbdCommand;
 
 pub(crate) use address::NbdAddress;
 #[cfg(test)]
@@ -117,14 +120,14 @@ impl NbdStore {
             )));
         }
         served_sectors(&options.path, granted.bytes, options.offset, options.length)?;
-        let release = release_command(&granted);
+        let promises = Promises::of(&granted, !options.read_only);
         let sectors = (u64::from(granted.best_block) / SECTOR_BYTES).max(1);
         let traits = Traits {
-            trim: !options.read_only && release.is_some(),
-            zeroes_after_trim: !options.read_only && release == Some(NbdCommand::WriteZeroes),
+            trim: promises.trim(),
+            zeroes_after_trim: promises.zeroes_after_trim(),
             physical_exponent: sectors.ilog2().min(MAX_EXPONENT) as u8,
         };
-        let shared = Arc::new(Shared::new(address, !options.read_only, granted.bytes));
+        let shared = Arc::new(Shared::new(address, promises, granted.bytes));
         let runs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("nbd".into())
@@ -185,8 +188,10 @@ impl NbdStore {
 
     fn end(&self) {
         self.shared.close();
-        if let Some(thread) = self.thread.lock().take() {
-            // It ends by itself; a panic of its own was logged.
+        let thread = self.thread.lock().take();
+        // One that waits for a server is left to itself.
+        if let Some(thread) = thread.filter(|_| self.shared.has_ended()) {
+            // A panic of its own was logged.
             let _ = thread.join();
         }
     }
@@ -256,17 +261,11 @@ impl Store<CompletionQueue> for NbdStore {
 
     fn trim(&self, queue: &mut CompletionQueue, token: Token, extents: &[Extent]) -> Result<Step, Fault> {
         let places = extents.iter().map(|extent| self.place(*extent, FaultKind::Write));
-        let mut left = places.collect::<Result<Vec<_>, Fault>>()?;
-        left.reverse();
-        let Some(first) = extents.first() else {
+        let work = Work::release(places.collect::<Result<Vec<_>, Fault>>()?);
+        let (Some(first), Some(work)) = (extents.first(), work) else {
             return Ok(Step::Done);
         };
-        Ok(self.start(
-            queue,
-            token,
-            (FaultKind::Write, first.lba),
-            Work::Release { left },
-        ))
+        Ok(self.start(queue, token, (FaultKind::Write, first.lba), work))
     }
 
     fn verify(&self, queue: &mut CompletionQueue, token: Token, extent: Extent) -> Result<Step, Fault> {
@@ -281,6 +280,10 @@ impl Store<CompletionQueue> for NbdStore {
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         self.shared.counters()
+    }
+
+    fn is_silenced(&self) -> bool {
+        self.shared.is_silenced()
     }
 
     fn health(&self) -> Health {

@@ -3,55 +3,57 @@
 //! A worker only adds to the table; it never meets a socket. When one connection is lost all of them are closed, and the next server is
 //! looked for; meanwhile nobody is answered.
 
-use std::collections::HashMap;
-use std::io::{self, BufReader, BufWriter, Read as _, Write as _};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use arrayvec::ArrayVec;
 use engine::Health;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::address::NbdAddress;
 use super::handshake::{Granted, Refusal, negotiate};
-use super::partial::Partial;
+use super::promises::{Promises, release_command};
 use super::stream::{Process, Stream};
-use super::table::{End, Message, SHUTTING_DOWN, Session, Table, Told, Work};
-use super::wire::{Chunk, ChunkKind, Head, NbdCommand, no_reply, read_chunk};
+use super::table::{End, Session, Table, Told, Work};
 use crate::io::threads::caught;
 
 /// Connections to a server that takes several.
 const CONNECTIONS: usize = 4;
-/// Requests that are sent in one system call.
-const BATCH: usize = 16;
-/// Bytes that a connection reads and writes at once.
-const BUFFER_BYTES: usize = 256 << 10;
 /// How long to wait before the next try to connect: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How often it is asked whether a lost server is dead.
 const DOUBT_PAUSE: Duration = Duration::from_millis(100);
-/// What operations end with when the store is closed.
+/// How often it is looked whether a server is still at what clients that have ended have left.
+const LEFTOVER_PAUSE: Duration = Duration::from_millis(50);
+/// How many looks go by until it is told that there are any.
+const LEFTOVER_LOOKS: u32 = 10;
+/// How long the end of the thread is waited for. It may be about to connect, which has limits of its own.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// What operations end with when the store is closed. No initiator hears of it: the store is silenced before.
 const CLOSED: u32 = libc::ESHUTDOWN.cast_unsigned();
 
 /// What store and threads share.
 pub(super) struct Shared {
     pub(crate) address: NbdAddress,
-    /// The store writes.
-    writes: bool,
-    /// Size of the export in bytes, as it was last heard.
+    pub(crate) promises: Promises,
+    /// Size of the export in bytes, the largest that a connected server had: a disk does not shrink under its initiators.
     pub(crate) bytes: AtomicU64,
-    state: Mutex<State>,
+    /// Nobody may be answered any more.
+    silenced: AtomicBool,
+    pub(super) state: Mutex<State>,
     /// For senders.
-    work: Condvar,
+    pub(super) work: Condvar,
     /// For the thread that connects.
-    attend: Condvar,
+    pub(super) attend: Condvar,
 }
 
+/// What changes while a store is served.
 #[derive(Default)]
-struct State {
-    table: Table,
-    closed: bool,
+pub(super) struct State {
+    pub(super) table: Table,
+    pub(super) closed: bool,
+    /// The thread that connects has ended.
+    ended: bool,
     /// Why the connections of now are over.
     broken: Option<String>,
     /// The size is to be asked for.
@@ -60,6 +62,8 @@ struct State {
     silent: Option<String>,
     /// Why some writes wait.
     doubt: Option<String>,
+    /// What is wrong with the size of the export.
+    smaller: Option<String>,
     /// Connections of now.
     connections: usize,
     /// How often the connection was lost.
@@ -67,7 +71,7 @@ struct State {
 }
 
 impl State {
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.closed || self.broken.is_some()
     }
 }
@@ -117,21 +121,13 @@ pub(super) fn ask(address: &NbdAddress) -> Result<Granted, Refusal> {
     negotiate(&stream, &address.export, false)
 }
 
-/// How a server gives space back.
-pub(super) fn release_command(granted: &Granted) -> Option<NbdCommand> {
-    if granted.can_write_zeroes() {
-        Some(NbdCommand::WriteZeroes)
-    } else {
-        granted.can_trim().then_some(NbdCommand::Trim)
-    }
-}
-
 impl Shared {
-    pub(super) fn new(address: NbdAddress, writes: bool, bytes: u64) -> Shared {
+    pub(super) fn new(address: NbdAddress, promises: Promises, bytes: u64) -> Shared {
         Shared {
             address,
-            writes,
+            promises,
             bytes: AtomicU64::new(bytes),
+            silenced: AtomicBool::new(false),
             state: Mutex::default(),
             work: Condvar::new(),
             attend: Condvar::new(),
@@ -154,14 +150,14 @@ impl Shared {
     pub(super) fn ask_size(&self) {
         let mut state = self.state.lock();
         if !std::mem::replace(&mut state.ask_size, true) {
-            self.attend.notify_one();
+            self.attend.notify_all();
         }
     }
 
     /// Whether the server is there, and whether it owes answers that an earlier one took along.
     pub(super) fn health(&self) -> Health {
         let state = self.state.lock();
-        match (&state.silent, &state.doubt) {
+        match (&state.silent, state.doubt.as_ref().or(state.smaller.as_ref())) {
             (Some(why), _) => Health::Silent(why.clone()),
             (None, Some(why)) => Health::Degraded(why.clone()),
             (None, None) => Health::Healthy,
@@ -177,18 +173,42 @@ impl Shared {
         ]
     }
 
-    /// Ends all that is under way, and the threads.
+    /// Whether nobody may be answered: what is under way ends without having been carried out.
+    pub(super) fn is_silenced(&self) -> bool {
+        self.silenced.load(Ordering::Acquire)
+    }
+
+    /// Ends all that is under way, unanswered, and the threads.
     pub(super) fn close(&self) {
+        // Before anything ends: nobody is to hear of it.
+        self.silenced.store(true, Ordering::Release);
         let mut state = self.state.lock();
         state.closed = true;
+        let unfinished = state.table.unfinished();
         let told = state.table.end(CLOSED);
         drop(state);
+        if unfinished > 0 {
+            tracing::warn!(
+                "{}: {unfinished} writes, none of which was acknowledged, are left to the server, which may still carry them out. \
+                 A server on a socket of this host is waited for when the export is served again; restart any other before that",
+                self.address
+            );
+        }
         tell(told);
         self.work.notify_all();
         self.attend.notify_all();
     }
 
-    fn broken(&self, why: String) {
+    /// Waits for the end of the thread that connects; false: it goes on until its next step, and changes nothing any more.
+    pub(super) fn has_ended(&self) -> bool {
+        let end = Instant::now() + END_TIMEOUT;
+        let mut state = self.state.lock();
+        while !state.ended && !self.attend.wait_until(&mut state, end).timed_out() {}
+        state.ended
+    }
+
+    /// The connections are over.
+    pub(super) fn broken(&self, why: String) {
         let mut state = self.state.lock();
         state.broken.get_or_insert(why);
         drop(state);
@@ -203,13 +223,15 @@ impl Shared {
         }
     }
 
-    /// Serves until the store is closed. `connected` is the first server. After a panic nobody connects again: all fail.
+    /// Serves until the store is closed. `connected` is the first server. After a panic nobody connects again, and nobody is answered.
     pub(super) fn run(&self, connected: Connected) {
         if caught(|| self.sessions(connected)).is_err() {
             self.close();
-            let why = "its thread panicked, a bug in xblade: the log says where; every request fails";
+            let why = "its thread panicked, a bug in xblade: the log says where; nobody is answered until the export is opened anew";
             self.state.lock().silent = Some(why.to_owned());
         }
+        self.state.lock().ended = true;
+        self.attend.notify_all();
     }
 
     /// Connects again and again, and serves.
@@ -224,13 +246,22 @@ impl Shared {
                     None => return,
                 },
             };
+            if session == 1 {
+                self.wait_for_leftovers(&connected);
+            }
             self.serve(&connected, &mut doubts);
             let mut state = self.state.lock();
             if state.closed {
                 return;
             }
             let why = state.broken.take().unwrap_or_default();
+            let renewed = state.table.is_drained();
             let in_doubt = state.table.lost(session);
+            if renewed {
+                tracing::info!("{}: the export has grown: connecting again", self.address);
+                state.connections = 0;
+                continue;
+            }
             let silent = format!("the connection is lost ({why}); silent until it is back");
             tracing::warn!("{}: {silent}", self.address);
             (state.silent, state.connections) = (Some(silent), 0);
@@ -249,20 +280,22 @@ impl Shared {
         let mut told = String::new();
         loop {
             let failure = match connect(&self.address) {
-                Ok(connected) => match self.unfit(&connected.granted) {
-                    None => {
+                Ok(connected) => {
+                    let bytes = self.bytes.load(Ordering::Acquire);
+                    let Some(broken) = self.promises.broken_by(&connected.granted, bytes) else {
                         tracing::info!("{}: connected again", self.address);
                         return Some(connected);
-                    }
-                    Some(unfit) => unfit.to_owned(),
-                },
-                Err(refusal) => refusal.to_string(),
+                    };
+                    unfit(&broken)
+                }
+                Err(refusal) => format!("the connection is lost ({refusal}); silent until it is back"),
             };
             if failure != told {
-                tracing::warn!("{}: cannot connect again: {failure}; trying on", self.address);
-                told = failure;
+                tracing::warn!("{}: cannot connect again: {failure}", self.address);
+                told.clone_from(&failure);
             }
             let mut state = self.state.lock();
+            state.silent = Some(failure);
             if !state.closed {
                 self.attend.wait_for(&mut state, pause);
             }
@@ -275,12 +308,29 @@ impl Shared {
         }
     }
 
-    /// Why a server cannot go on where another one ended.
-    fn unfit(&self, granted: &Granted) -> Option<&'static str> {
-        if self.writes && granted.is_read_only() {
-            return Some("the export is read-only now");
+    /// Waits until the server has ended what it was asked by clients that are gone, among them, perhaps, an xblade that was killed: their
+    /// writes must not come after ours.
+    fn wait_for_leftovers(&self, connected: &Connected) {
+        let Some(stream) = connected.streams.first().filter(|_| self.promises.writes) else {
+            return;
+        };
+        for look in 0u32.. {
+            let leftovers = stream.leftovers();
+            let mut state = self.state.lock();
+            if leftovers == 0 || state.is_over() {
+                return;
+            }
+            let silent = format!(
+                "the server still has {leftovers} connections of clients that have ended, and may be writing what they asked for; \
+                 silent until it has closed them (if it never does, restart it)"
+            );
+            // A look at an export leaves one, too, for a moment.
+            if look == LEFTOVER_LOOKS {
+                tracing::warn!("{}: {silent}", self.address);
+            }
+            state.silent = Some(silent);
+            self.attend.wait_for(&mut state, LEFTOVER_PAUSE);
         }
-        (u64::from(granted.least_block) > engine::SECTOR_BYTES).then_some("it wants larger blocks now")
     }
 
     /// What dead servers have left in doubt is begun again.
@@ -299,9 +349,10 @@ impl Shared {
     /// Serves until the connections end, or the store is closed.
     fn serve(&self, connected: &Connected, doubts: &mut Vec<(Session, Option<Process>)>) {
         let granted = &connected.granted;
-        self.bytes.store(granted.bytes, Ordering::Release);
+        self.bytes.fetch_max(granted.bytes, Ordering::AcqRel);
         self.bury(doubts);
         let mut state = self.state.lock();
+        state.smaller = None;
         state
             .table
             .connected(granted.can_flush(), release_command(granted));
@@ -317,17 +368,22 @@ impl Shared {
                     self.broken(format!("no thread for the connection: {error}"));
                 }
             }
-            self.guarded(|| self.attend(granted.takes_several(), doubts));
+            self.guarded(|| self.attend(granted, doubts));
             connected.streams.iter().for_each(Stream::shut_down);
         });
     }
 
-    fn attend(&self, can_ask: bool, doubts: &mut Vec<(Session, Option<Process>)>) {
+    fn attend(&self, granted: &Granted, doubts: &mut Vec<(Session, Option<Process>)>) {
         let mut state = self.state.lock();
         while !state.is_over() {
-            if std::mem::take(&mut state.ask_size) && can_ask {
+            if state.table.is_drained() {
+                state.broken = Some(String::new());
+                self.work.notify_all();
+                return;
+            }
+            if std::mem::take(&mut state.ask_size) && granted.takes_several() {
                 // By a connection of its own: the others take requests only.
-                MutexGuard::unlocked(&mut state, || self.learn_size());
+                MutexGuard::unlocked(&mut state, || self.learn_size(granted.bytes));
                 continue;
             }
             let known = doubts.iter().any(|(_, process)| process.is_some());
@@ -340,107 +396,31 @@ impl Shared {
         }
     }
 
-    fn learn_size(&self) {
-        if let Ok(granted) = ask(&self.address) {
-            self.bytes.store(granted.bytes, Ordering::Release);
-        }
-    }
-
-    fn send(&self, stream: &Stream) {
-        let mut writer = BufWriter::with_capacity(BUFFER_BYTES, stream);
-        loop {
-            let mut batch = ArrayVec::<Message, BATCH>::new();
-            let mut state = self.state.lock();
-            while batch.is_empty() && !state.is_over() {
-                batch.extend(std::iter::from_fn(|| state.table.next()).take(BATCH));
-                if batch.is_empty() {
-                    self.work.wait(&mut state);
-                }
-            }
-            if state.is_over() {
-                let closed = state.closed;
-                drop(state);
-                // So that it does not take the end for a failure.
-                let goodbye = Head {
-                    command: NbdCommand::Disconnect,
-                    cookie: 0,
-                    offset: 0,
-                    length: 0,
-                };
-                let _ = closed.then(|| {
-                    writer
-                        .write_all(&goodbye.to_bytes())
-                        .and_then(|()| writer.flush())
-                });
-                return;
-            }
-            drop(state);
-            let sent = batch.iter().try_for_each(|message| {
-                writer.write_all(&message.head.to_bytes())?;
-                message
-                    .payload
-                    .iter()
-                    .try_for_each(|payload| writer.write_all(payload))
-            });
-            if let Err(error) = sent.and_then(|()| writer.flush()) {
-                return self.broken(error.to_string());
-            }
-        }
-    }
-
-    fn receive(&self, stream: &Stream) {
-        let mut reader = BufReader::with_capacity(BUFFER_BYTES, stream);
-        let mut partial = HashMap::new();
-        loop {
-            let received =
-                read_chunk(&mut reader).and_then(|chunk| self.take(chunk, &mut reader, &mut partial));
-            match received {
-                Ok(true) => {}
-                Ok(false) => return self.broken("the server shuts down".into()),
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return self.broken("the server ended it".into());
-                }
-                Err(error) => return self.broken(error.to_string()),
-            }
-        }
-    }
-
-    /// Takes a part of a reply; false when the server is about to end.
-    fn take(
-        &self,
-        chunk: Chunk,
-        reader: &mut BufReader<&Stream>,
-        partial: &mut HashMap<u64, Partial>,
-    ) -> io::Result<bool> {
-        let cookie = chunk.cookie;
-        let unasked = || no_reply(format!("a reply to request {cookie}, which waits for none"));
-        let expected = self.state.lock().table.expects(cookie).ok_or_else(unasked)?;
-        let mut reply = partial.remove(&cookie).unwrap_or_else(|| Partial::new(expected));
-        match chunk.kind {
-            ChunkKind::None => {}
-            ChunkKind::Simple => reader.read_exact(reply.part(reply.at, expected.1)?)?,
-            ChunkKind::Data { offset, length } => reader.read_exact(reply.part(offset, length)?)?,
-            ChunkKind::Hole { offset, length } => reply.part(offset, length)?.fill(0),
-            ChunkKind::Error(error) => reply.error = Some(error),
-        }
-        if !chunk.last {
-            partial.insert(cookie, reply);
-            return Ok(true);
-        }
-        let outcome = reply.outcome()?;
-        let goes_on = outcome != Err(SHUTTING_DOWN);
+    /// Asks for the size. Connections may know only the one from when they began, so that a larger export takes new ones.
+    fn learn_size(&self, known: u64) {
+        let Ok(granted) = ask(&self.address) else { return };
         let mut state = self.state.lock();
-        let told = state.table.answered(cookie, outcome);
-        drop(state);
-        // A flush, or the next part, may have become due.
-        self.work.notify_one();
-        tell(told);
-        Ok(goes_on)
+        let bytes = granted.bytes;
+        if bytes > known {
+            state.table.drain();
+        }
+        state.smaller = (bytes < known).then(|| {
+            format!(
+                "the server has cut the export short, from {known} bytes to {bytes}: what was there is lost"
+            )
+        });
     }
 }
 
-fn tell(told: Vec<Told>) {
+pub(super) fn tell(told: Vec<Told>) {
     told.into_iter().for_each(|(end, outcome)| end(outcome));
+}
+
+fn unfit(broken: &str) -> String {
+    format!(
+        "the server that is there now cannot take the place of the one that was lost: {broken}; silent until there is one that can. \
+         If this is what is to be served, take the export out and in again (`xblade export rm` and `add`) or restart xblade"
+    )
 }
 
 fn doubt(writes: usize, process: Option<&Process>) -> String {
@@ -452,6 +432,7 @@ fn doubt(writes: usize, process: Option<&Process>) -> String {
         }
     };
     format!(
-        "{writes} writes had no answer, and the server that was lost may still carry them out; they wait, and who overlaps them, {until}"
+        "{writes} writes had no answer or were not flushed, and the server that was lost may still carry them out; they wait, and who \
+         overlaps them, {until}"
     )
 }

@@ -5,18 +5,23 @@ use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::sockopt;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::address::NbdServer;
+use super::leftover;
 
 /// How long a server has for each step until it is ready for requests. After that it may take as long as it wants.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// When a silent host is asked whether it is still there, and how often then.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
+
+/// How often a server of this host that does not accept connections is tried.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connected socket.
 #[derive(Debug)]
@@ -29,7 +34,7 @@ impl Stream {
     /// Connects. Reads end with an error after [`TIMEOUT`] until [`Stream::wait_for_ever`].
     pub(super) fn connect(server: &NbdServer) -> io::Result<Stream> {
         let stream = match server {
-            NbdServer::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
+            NbdServer::Unix(path) => Stream::Unix(unix(path)?),
             NbdServer::Tcp(host, port) => Stream::Tcp(tcp(host, *port)?),
         };
         stream.set_timeout(Some(TIMEOUT))?;
@@ -63,6 +68,17 @@ impl Stream {
         };
     }
 
+    /// How many clients of its server have ended while the server may still be at their requests: 0 also where nobody can know, as of a
+    /// server on another host.
+    pub(super) fn leftovers(&self) -> usize {
+        let Stream::Unix(stream) = self else { return 0 };
+        let count = stream.peer_addr().and_then(|place| leftover::count(&place));
+        count.unwrap_or_else(|error| {
+            tracing::debug!("which clients of an NBD server have ended is not known: {error}");
+            0
+        })
+    }
+
     /// The process at the other end, where that can be known: it is on this host, and holds the connections that it has accepted.
     ///
     /// What the kernel tells is who made the socket. That may be somebody else: systemd, or a process that has left the work to
@@ -80,6 +96,29 @@ impl Stream {
         let holds = links.any(|link| accepted.iter().any(|inode| link == Path::new(inode)));
         holds.then_some(Process { pid, fd })
     }
+}
+
+/// Connects, to a server that accepts connections within [`TIMEOUT`]: a stopped one may have a queue that is full, which the kernel
+/// would wait for without an end.
+fn unix(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(path)?;
+    let end = Instant::now() + TIMEOUT;
+    // Nothing tells when there is room.
+    while let Err(error) = connect(&socket, &address) {
+        match error {
+            Errno::AGAIN if Instant::now() < end => std::thread::sleep(ACCEPT_PAUSE),
+            Errno::AGAIN => {
+                let what = "the server accepts no connections: those that wait for it fill its queue";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
+            error => return Err(error.into()),
+        }
+    }
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// The connections that were accepted on a socket, as `/proc/PID/fd` names them (`socket:[INODE]`).
@@ -158,6 +197,28 @@ impl Process {
     }
 }
 
+/// A socket whose queue of connections is full, and those who wait in it.
+#[cfg(test)]
+pub(super) fn full(path: &Path) -> (OwnedFd, Vec<OwnedFd>) {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let new = || socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+    let address = SocketAddrUnix::new(path).unwrap();
+    let listener = new();
+    rustix::net::bind(&listener, &address).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let socket = new();
+        match connect(&socket, &address) {
+            Ok(()) => waiting.push(socket),
+            Err(error) => {
+                assert_eq!(error, Errno::AGAIN);
+                return (listener, waiting);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
@@ -176,5 +237,19 @@ mod tests {
         let process = stream.process().expect("this process serves");
         assert_eq!(process.pid, std::process::id().cast_signed());
         assert!(!process.is_dead());
+    }
+
+    #[test]
+    fn a_server_that_accepts_nothing_is_waited_for_with_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (_listener, _waiting) = full(&path);
+        let (end, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || end.send(Stream::connect(&NbdServer::Unix(path)).map(drop)));
+        let error = ended
+            .recv_timeout(Duration::from_secs(60))
+            .expect("within a minute")
+            .unwrap_err();
+        assert!(error.to_string().contains("accepts no connections"), "{error}");
     }
 }

@@ -1,8 +1,9 @@
 //! What is under way at an NBD server, and what becomes of it when the connection is lost: no thread, no socket, no clock.
 //!
 //! A write counts as done when a flush has covered it: a server may keep what it has answered in memory of its own, and may end while xblade
-//! goes on. What was begun at a server that is lost is begun again at the next one, but for a write that has had no answer: the old
-//! server may still carry it out, after newer ones. It stays in doubt, and its sectors with it, until that server is known to be dead.
+//! goes on. What was begun at a server that is lost is begun again at the next one, but for a write that no flush has covered: the old
+//! server may still carry it out, or write it from its memory, after newer ones. It stays in doubt, and its sectors with it, until that
+//! server is known to be dead.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -29,9 +30,10 @@ pub(super) enum Work {
         at: u64,
         bytes: Arc<[u8]>,
     },
-    /// TRIM: offset and end of what is still to be done, the last one first.
+    /// TRIM: offsets and lengths, of which the first `done` have been answered.
     Release {
-        left: Vec<(u64, u64)>,
+        parts: Arc<[(u64, u32)]>,
+        done: usize,
     },
     /// Read and discard.
     Verify {
@@ -58,7 +60,7 @@ enum Phase {
     Sent,
     /// Answered; a flush is still to cover it.
     Answered,
-    /// Sent to a server that was lost, which may still carry it out.
+    /// Sent to a server that was lost, and not flushed: it may still reach the medium.
     InDoubt(Session),
 }
 
@@ -98,6 +100,8 @@ pub(super) struct Table {
     flush: Option<Flush>,
     /// The server has said that it shuts down: it gets no further requests, on no connection.
     is_ending: bool,
+    /// Nothing is begun, so that the connections can be given up without a doubt.
+    drains: bool,
     /// The server wants flushes.
     flushes: bool,
     /// How it gives space back.
@@ -128,7 +132,17 @@ impl Table {
             let (command, cookie) = (NbdCommand::Flush, flush.cookie);
             return Some(plain(command, cookie, (0, 0)));
         }
-        let cookie = self.queue.pop_front()?;
+        let cookie = match self.drains {
+            false => self.queue.pop_front()?,
+            true => {
+                let has_begun = |cookie: &u64| {
+                    self.operations
+                        .get(cookie)
+                        .is_some_and(|one| one.work.has_begun())
+                };
+                self.queue.remove(self.queue.iter().position(has_begun)?)?
+            }
+        };
         let release = self.release.unwrap_or(NbdCommand::Trim);
         let operation = self.operations.get_mut(&cookie)?;
         operation.phase = Phase::Sent;
@@ -138,11 +152,9 @@ impl Table {
                 payload: Some(Arc::clone(bytes)),
                 ..plain(NbdCommand::Write, cookie, (*at, bytes.len() as u32))
             },
-            Work::Release { left } => plain(
-                release,
-                cookie,
-                left.last().map_or((0, 0), |part| piece(*part, RELEASE_BYTES)),
-            ),
+            Work::Release { parts, done } => {
+                plain(release, cookie, parts.get(*done).copied().unwrap_or_default())
+            }
             Work::Verify { at, end } => plain(NbdCommand::Read, cookie, piece((*at, *end), VERIFY_BYTES)),
         })
     }
@@ -229,28 +241,48 @@ impl Table {
         told
     }
 
+    /// Begins nothing until the connection is lost.
+    pub(super) fn drain(&mut self) {
+        self.drains = true;
+    }
+
+    /// Whether it has been told to drain, and the connection can be lost without a doubt.
+    pub(super) fn is_drained(&self) -> bool {
+        let rests = |operation: &Operation| match operation.phase {
+            Phase::Queued => !operation.work.has_begun(),
+            Phase::Sent | Phase::Answered => false,
+            Phase::InDoubt(_) => true,
+        };
+        self.drains && self.flush.is_none() && self.operations.values().all(rests)
+    }
+
     /// The server is lost. What may be begun again is; gives how many writes are in doubt.
     pub(super) fn lost(&mut self, session: Session) -> usize {
-        self.is_ending = false;
+        (self.is_ending, self.drains) = (false, false);
         self.flush = None;
         self.answered.clear();
         self.queue.clear();
         let mut doubts = 0;
         for (cookie, operation) in &mut self.operations {
-            let writes = matches!(operation.work, Work::Write { .. } | Work::Release { .. });
-            match operation.phase {
-                Phase::InDoubt(_) => continue,
-                Phase::Sent if writes => {
-                    operation.phase = Phase::InDoubt(session);
-                    doubts += 1;
-                }
-                Phase::Sent | Phase::Queued | Phase::Answered => {
-                    operation.phase = Phase::Queued;
-                    self.queue.push_back(*cookie);
-                }
+            if matches!(operation.phase, Phase::InDoubt(_)) {
+                continue;
             }
+            if operation.may_come_late(self.flushes) {
+                operation.phase = Phase::InDoubt(session);
+                doubts += 1;
+            } else {
+                operation.phase = Phase::Queued;
+                self.queue.push_back(*cookie);
+            }
+            operation.work.restart();
         }
         doubts
+    }
+
+    /// How many writes a server may still carry out, or write from its memory.
+    pub(super) fn unfinished(&self) -> usize {
+        let is_unfinished = |operation: &&Operation| operation.may_come_late(self.flushes);
+        self.operations.values().filter(is_unfinished).count()
     }
 
     /// A lost server is dead: what was in doubt is begun again.
@@ -273,19 +305,48 @@ impl Table {
     }
 }
 
+impl Operation {
+    /// Whether it changes something, and a server may do that later than it is asked to: it has not answered, or keeps it in memory.
+    fn may_come_late(&self, flushes: bool) -> bool {
+        let writes = matches!(self.work, Work::Write { .. } | Work::Release { .. });
+        writes
+            && match self.phase {
+                Phase::Sent | Phase::Answered | Phase::InDoubt(_) => true,
+                Phase::Queued => flushes && self.work.has_begun(),
+            }
+    }
+}
+
 impl Work {
+    /// A TRIM of these places, each from an offset to an end; `None` when there is nothing in them.
+    pub(super) fn release(places: impl IntoIterator<Item = (u64, u64)>) -> Option<Work> {
+        let pieces = |(at, end): (u64, u64)| {
+            let starts = (at..end).step_by(RELEASE_BYTES as usize);
+            starts.map(move |at| piece((at, end), RELEASE_BYTES))
+        };
+        let parts: Arc<[(u64, u32)]> = places.into_iter().flat_map(pieces).collect();
+        (!parts.is_empty()).then_some(Work::Release { parts, done: 0 })
+    }
+
+    /// Whether some parts of a change have been answered, and others not.
+    fn has_begun(&self) -> bool {
+        matches!(self, Work::Release { done: 1.., .. })
+    }
+
+    /// A change is to be carried out by another server, which need not have what the first one kept in memory.
+    fn restart(&mut self) {
+        if let Work::Release { done, .. } = self {
+            *done = 0;
+        }
+    }
+
     /// A part of it is done; true while parts are left.
     fn advance(&mut self) -> bool {
         match self {
             Work::Read { .. } | Work::Write { .. } => false,
-            Work::Release { left } => {
-                if let Some((at, end)) = left.last_mut() {
-                    *at = end_of((*at, *end), RELEASE_BYTES);
-                    if *at >= *end {
-                        left.pop();
-                    }
-                }
-                !left.is_empty()
+            Work::Release { parts, done } => {
+                *done += 1;
+                *done < parts.len()
             }
             Work::Verify { at, end } => {
                 *at = end_of((*at, *end), VERIFY_BYTES);
@@ -340,5 +401,91 @@ mod tests {
             .map(|message| message.head.cookie)
             .collect();
         assert_eq!(sent, [cookie, cookie + 1]);
+    }
+
+    fn write(at: u64) -> Work {
+        Work::Write {
+            at,
+            bytes: Arc::new([1; 512]),
+        }
+    }
+
+    fn sent(table: &mut Table) -> Vec<Head> {
+        std::iter::from_fn(|| table.next())
+            .map(|message| message.head)
+            .collect()
+    }
+
+    /// A server may keep what it has answered in its memory, and write that later.
+    #[test]
+    fn what_was_answered_and_not_flushed_waits_until_its_server_is_dead() {
+        let mut table = Table::default();
+        table.connected(true, None);
+        table.add(write(0), Box::new(|_| {}));
+        let cookie = sent(&mut table)[0].cookie;
+        assert!(table.answered(cookie, Ok(None)).is_empty());
+        assert_eq!(table.unfinished(), 1);
+        assert_eq!(table.lost(1), 1);
+        table.connected(true, None);
+        assert!(sent(&mut table).is_empty(), "the old server may live");
+        assert_eq!(table.lost(2), 0, "it has not got to the second server");
+        table.connected(true, None);
+        table.dead(2);
+        assert!(sent(&mut table).is_empty());
+        table.dead(1);
+        let again = sent(&mut table);
+        assert_eq!((again.len(), again[0].cookie), (1, cookie));
+    }
+
+    #[test]
+    fn what_is_answered_by_a_server_without_flush_is_done() {
+        let mut table = Table::default();
+        table.connected(false, None);
+        table.add(write(0), Box::new(|_| {}));
+        let cookie = sent(&mut table)[0].cookie;
+        assert_eq!(table.answered(cookie, Ok(None)).len(), 1);
+        assert_eq!((table.unfinished(), table.lost(1)), (0, 0));
+    }
+
+    /// The parts that were answered can be lost with the server's memory.
+    #[test]
+    fn a_trim_in_parts_begins_anew_at_another_server() {
+        let mut table = Table::default();
+        let release = Some(NbdCommand::WriteZeroes);
+        table.connected(true, release);
+        let work = Work::release([(0, RELEASE_BYTES + 512)]).unwrap();
+        table.add(work, Box::new(|_| {}));
+        let first = sent(&mut table)[0];
+        assert_eq!((first.offset, u64::from(first.length)), (0, RELEASE_BYTES));
+        assert!(table.answered(first.cookie, Ok(None)).is_empty());
+        assert_eq!(table.lost(1), 1, "the first part is in the old server's memory");
+        table.connected(true, release);
+        assert!(sent(&mut table).is_empty());
+        table.dead(1);
+        let again = sent(&mut table)[0];
+        assert_eq!((again.offset, u64::from(again.length)), (0, RELEASE_BYTES));
+    }
+
+    #[test]
+    fn a_table_that_drains_ends_what_has_begun_and_leaves_no_doubt() {
+        let mut table = Table::default();
+        table.connected(true, Some(NbdCommand::WriteZeroes));
+        let work = Work::release([(0, RELEASE_BYTES + 512)]).unwrap();
+        table.add(work, Box::new(|_| {}));
+        let cookie = sent(&mut table)[0].cookie;
+        table.add(write(0), Box::new(|_| {}));
+        table.drain();
+        assert!(!table.is_drained());
+        assert!(table.answered(cookie, Ok(None)).is_empty());
+        assert!(!table.is_drained(), "half of a TRIM");
+        assert_eq!(sent(&mut table).len(), 1, "the other half, and not the write");
+        assert!(table.answered(cookie, Ok(None)).is_empty());
+        let flush = sent(&mut table);
+        assert_eq!((flush.len(), flush[0].command), (1, NbdCommand::Flush));
+        assert_eq!(table.answered(flush[0].cookie, Ok(None)).len(), 1);
+        assert!(table.is_drained());
+        assert_eq!(table.lost(1), 0);
+        table.connected(true, None);
+        assert_eq!(sent(&mut table).len(), 1, "the write");
     }
 }

@@ -12,7 +12,7 @@ use super::table::Work;
 use crate::completion_queue::CompletionQueue;
 use crate::options::{StoreKind, StoreOptions};
 use crate::tests::{Driver, counter};
-use engine::{Durability, Event, Extent, FaultKind, Health, Step, Store};
+use engine::{Durability, Event, Extent, FaultKind, Health, Step, Store, Token};
 
 const SECTORS: u64 = 64;
 
@@ -131,22 +131,38 @@ fn errors_are_told_as_what_they_are() {
     assert_eq!(outside.kind, FaultKind::Read);
 }
 
+/// The server is this process, and lives: it may still write what it has in memory.
 #[test]
-fn a_crash_of_the_server_takes_nothing_that_was_answered() {
+fn what_was_answered_and_not_flushed_is_never_sent_to_another_server_while_the_old_one_may_live() {
     let server = Server::start(ServerBehaviour::new(SECTORS));
     let mut driver = driver(&server);
     driver.write(0, &sectors(1, 1), Durability::WriteBack).unwrap();
-    // The write has an answer and is not flushed.
-    server.set(|behaviour| behaviour.misbehaviour = Some((3, Misbehaviour::Crash)));
-    driver.write(1, &sectors(2, 1), Durability::WriteBack).unwrap();
-    assert_eq!(
-        [server.durable(0), server.durable(1)],
-        [sectors(1, 1), sectors(2, 1)]
-    );
-    assert_eq!(
-        driver.read(0, 2).unwrap(),
-        [sectors(1, 1), sectors(2, 1)].concat()
-    );
+    server.set(|behaviour| behaviour.misbehaviour = Some((3, Misbehaviour::Hangup)));
+    let token = begin(&mut driver, 0, 2);
+    until("the loss", || is_in_doubt(&driver.store.health()));
+    for lba in 1..SECTORS {
+        driver.write(lba, &sectors(3, 1), Durability::WriteBack).unwrap();
+    }
+    assert_eq!(server.seen(1), 1 + SECTORS as usize, "it was not sent again");
+    assert!(is_in_doubt(&driver.store.health()));
+    driver.store.close().unwrap();
+    let ended = driver.wait(token);
+    assert!(matches!(ended, Event::Finished(Err(_))), "{ended:?}");
+    assert!(driver.store.is_silenced(), "no initiator hears of the error");
+}
+
+/// Begins a write of one sector.
+fn begin(driver: &mut Driver, lba: u64, byte: u8) -> Token {
+    let token = driver.token();
+    let (store, extent) = (Arc::clone(&driver.store), Extent { lba, count: 1 });
+    let (data, durability) = (sectors(byte, 1), Durability::WriteBack);
+    let step = store.write(&mut driver.queue, token, extent, &[&data], durability);
+    assert_eq!(step.unwrap(), Step::Later);
+    token
+}
+
+fn is_in_doubt(health: &Health) -> bool {
+    matches!(health, Health::Degraded(why) if why.contains("1 writes had no answer or were not flushed"))
 }
 
 #[test]
@@ -162,12 +178,10 @@ fn reads_survive_a_lost_connection_and_a_server_that_shuts_down() {
         server.set(|behaviour| behaviour.misbehaviour = Some((0, misbehaviour)));
         assert_eq!(driver.read(0, 1).unwrap(), sectors(1, 1), "{misbehaviour:?}");
     }
-    for command in [1, 3] {
-        server.set(|behaviour| {
-            behaviour.misbehaviour = Some((command, Misbehaviour::Error(libc::ESHUTDOWN as u32)));
-        });
-        driver.write(5, &sectors(3, 1), Durability::WriteBack).unwrap();
-    }
+    // What is answered so has not been carried out.
+    let shuts_down = Misbehaviour::Error(libc::ESHUTDOWN as u32);
+    server.set(|behaviour| behaviour.misbehaviour = Some((1, shuts_down)));
+    driver.write(5, &sectors(3, 1), Durability::WriteBack).unwrap();
     assert_eq!(server.durable(5), sectors(3, 1));
 }
 
@@ -178,21 +192,11 @@ fn a_write_without_an_answer_is_never_sent_to_another_server_while_the_old_one_m
     let mut driver = driver(&server);
     driver.write(0, &sectors(1, 1), Durability::WriteBack).unwrap();
     server.set(|behaviour| behaviour.misbehaviour = Some((1, Misbehaviour::Hangup)));
-    let token = driver.token();
-    let (store, extent) = (Arc::clone(&driver.store), Extent { lba: 0, count: 1 });
-    let step = store.write(
-        &mut driver.queue,
-        token,
-        extent,
-        &[&sectors(2, 1)],
-        Durability::WriteBack,
-    );
-    assert_eq!(step.unwrap(), Step::Later);
+    let store = Arc::clone(&driver.store);
+    let token = begin(&mut driver, 0, 2);
     server.wait_for(1, 2);
     // A write that is sent before the loss is noticed is in doubt, too.
-    let in_doubt =
-        |health: &Health| matches!(health, Health::Degraded(why) if why.contains("1 writes had no answer"));
-    until("the loss", || in_doubt(&store.health()));
+    until("the loss", || is_in_doubt(&store.health()));
     // Everything else goes on at the new connection.
     for lba in 1..SECTORS {
         driver.write(lba, &sectors(3, 1), Durability::WriteBack).unwrap();
@@ -200,21 +204,148 @@ fn a_write_without_an_answer_is_never_sent_to_another_server_while_the_old_one_m
     }
     assert_eq!(server.seen(1), 2 + SECTORS as usize - 1, "it was not sent again");
     let health = store.health();
-    assert!(in_doubt(&health), "{health:?}");
+    assert!(is_in_doubt(&health), "{health:?}");
     assert_eq!(driver.read(0, 1).unwrap(), sectors(1, 1));
     store.close().unwrap();
     let ended = driver.wait(token);
     assert!(matches!(ended, Event::Finished(Err(_))), "{ended:?}");
 }
 
+/// Connections know the size from when they began, as nbdkit's do.
 #[test]
 fn a_larger_export_is_served_as_it_is_heard_of() {
     let server = Server::start(ServerBehaviour::new(SECTORS));
     let mut driver = driver(&server);
-    server.grow(2 * SECTORS);
+    driver.write(0, &sectors(1, 1), Durability::WriteBack).unwrap();
+    server.resize(2 * SECTORS);
     until("the new size", || driver.store.refresh().unwrap() == 2 * SECTORS);
     driver
         .write(2 * SECTORS - 1, &sectors(1, 1), Durability::WriteBack)
+        .unwrap();
+    assert_eq!(counter(&driver.store, "nbd_lost_connections"), 0);
+    assert_eq!(driver.store.health(), Health::Healthy);
+}
+
+#[test]
+fn an_export_that_is_cut_short_fails_where_it_is_cut_and_says_so() {
+    let server = Server::start(ServerBehaviour::new(SECTORS));
+    let mut driver = driver(&server);
+    driver.write(0, &sectors(1, 1), Durability::WriteBack).unwrap();
+    server.resize(SECTORS / 2);
+    let is_told =
+        |health: Health| matches!(health, Health::Degraded(why) if why.contains("cut the export short"));
+    until("it is noticed", || {
+        assert_eq!(driver.store.refresh().unwrap(), SECTORS, "a disk does not shrink");
+        is_told(driver.store.health())
+    });
+    assert_eq!(driver.read(0, 1).unwrap(), sectors(1, 1));
+    assert_eq!(driver.read(SECTORS - 1, 1).unwrap_err().kind, FaultKind::Read);
+    server.resize(SECTORS);
+    until("it is whole again", || {
+        driver.store.refresh().unwrap();
+        driver.store.health() == Health::Healthy
+    });
+}
+
+/// Another server comes up in the place of the first one, and can less: nobody is answered until there is one that can as much.
+#[test]
+fn a_server_that_cannot_do_what_was_promised_gets_nothing() {
+    type Change = fn(&mut ServerBehaviour);
+    let cases: [(&str, Change); 6] = [
+        ("it cannot write zeros", |now| now.flags &= !(1 << 6)),
+        ("it cannot write zeros", |now| now.flags &= !(1 << 5 | 1 << 6)),
+        ("it cannot flush", |now| now.flags &= !(1 << 2)),
+        ("is read-only", |now| now.flags |= 1 << 1),
+        ("larger blocks", |now| now.least_block = 4096),
+        ("has 16384 bytes and the one that is served has 32768", |now| {
+            now.bytes /= 2;
+        }),
+    ];
+    for (reason, change) in cases {
+        let first = ServerBehaviour::new(SECTORS);
+        let server = Server::start(first.clone());
+        let mut driver = driver(&server);
+        driver.write(0, &sectors(1, 1), Durability::WriteBack).unwrap();
+        server.set(change);
+        server.hang_up();
+        let store = Arc::clone(&driver.store);
+        until(
+            reason,
+            || matches!(store.health(), Health::Silent(why) if why.contains(reason)),
+        );
+        let token = begin(&mut driver, 0, 2);
+        assert_eq!(server.seen(1), 1, "{reason}: nothing is sent to it");
+        server.set(|now| *now = first);
+        let ended = driver.wait(token);
+        assert!(matches!(ended, Event::Finished(Ok(_))), "{reason}: {ended:?}");
+        assert_eq!(server.durable(0), sectors(2, 1));
+        until("it is healthy", || store.health() == Health::Healthy);
+    }
+}
+
+/// A server without flush is believed, and one that only knows TRIM promises nothing of what is read: more is welcome.
+#[test]
+fn a_server_that_can_more_takes_the_place_of_one_that_can_less() {
+    let server = Server::start(ServerBehaviour {
+        flags: 1 << 5,
+        ..ServerBehaviour::new(SECTORS)
+    });
+    let mut driver = driver(&server);
+    driver.write(0, &sectors(1, 1), Durability::WriteBack).unwrap();
+    server.set(|now| now.flags = ALL_FLAGS);
+    server.hang_up();
+    until("the loss", || counter(&driver.store, "nbd_lost_connections") == 1);
+    driver.write(0, &sectors(2, 1), Durability::WriteBack).unwrap();
+    assert_eq!(server.durable(0), sectors(2, 1));
+    driver.trim(&[Extent { lba: 0, count: 1 }]).unwrap();
+    assert_eq!(server.durable(0), sectors(0, 1));
+}
+
+/// A write of a store that has ended is still at the server, as after `kill -9`: the next store waits for it.
+#[test]
+fn what_an_earlier_client_has_left_at_the_server_comes_before_anything_new() {
+    let server = Server::start(ServerBehaviour::new(SECTORS));
+    let mut earlier = driver(&server);
+    server.set(|behaviour| behaviour.misbehaviour = Some((1, Misbehaviour::Hold)));
+    begin(&mut earlier, 0, 1);
+    server.wait_for(1, 1);
+    earlier.store.close().unwrap();
+    let probe = super::stream::Stream::connect(&super::parse(&server.address()).unwrap().server).unwrap();
+    if probe.leftovers() == 0 {
+        println!("skipped: the kernel does not tell of Unix sockets");
+        return;
+    }
+    drop(probe);
+    let mut later = driver(&server);
+    let waits =
+        |health: Health| matches!(health, Health::Silent(why) if why.contains("clients that have ended"));
+    until("it waits", || waits(later.store.health()));
+    let token = begin(&mut later, 0, 2);
+    assert_eq!(server.seen(1), 1, "nothing is sent");
+    server.let_go();
+    let ended = later.wait(token);
+    assert!(matches!(ended, Event::Finished(Ok(_))), "{ended:?}");
+    assert_eq!(server.durable(0), sectors(2, 1));
+    assert_eq!(later.store.health(), Health::Healthy);
+}
+
+/// A server that is stopped accepts nothing: the end does not wait for it.
+#[test]
+fn a_store_that_cannot_connect_again_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let server = Server::start(ServerBehaviour::new(SECTORS));
+    server.link(&path);
+    let store = open(&address(&path, "disk")).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let _full = super::stream::full(&path);
+    server.hang_up();
+    until("the loss", || counter(&store, "nbd_lost_connections") == 1);
+    let (end, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || end.send(store.close()));
+    ended
+        .recv_timeout(Duration::from_secs(60))
+        .expect("within a minute")
         .unwrap();
 }
 

@@ -1,5 +1,6 @@
 //! An NBD server in this process that goes wrong at will. What it has answered it loses unless a flush came after it.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub(crate) enum Misbehaviour {
     Crash,
     /// It answers a request that nobody has sent.
     WrongCookie,
+    /// It carries the request out when it is let go on, even if the client has gone by then.
+    Hold,
 }
 
 /// Flush, trim, write zeroes, several connections.
@@ -59,7 +62,12 @@ struct Disk {
     cached: Vec<u8>,
     /// Requests carried out or not, by command.
     seen: Vec<u16>,
-    streams: Vec<UnixStream>,
+    /// Clients of now, by their number.
+    streams: BTreeMap<usize, UnixStream>,
+    /// Clients so far.
+    clients: usize,
+    /// Requests are held.
+    holds: bool,
     ends: bool,
 }
 
@@ -80,7 +88,9 @@ impl Server {
             durable: bytes.clone(),
             cached: bytes,
             seen: Vec::new(),
-            streams: Vec::new(),
+            streams: BTreeMap::new(),
+            clients: 0,
+            holds: false,
             ends: false,
         };
         let disk = Arc::new((Mutex::new(disk), Condvar::new()));
@@ -94,10 +104,16 @@ impl Server {
                     if disk.ends {
                         break;
                     }
-                    disk.streams.push(stream.try_clone().unwrap());
+                    disk.clients += 1;
+                    let client = disk.clients;
+                    disk.streams.insert(client, stream.try_clone().unwrap());
                     drop(disk);
-                    // Ends with an error when either side hangs up.
-                    scope.spawn(|| drop(serve(stream, &serves)));
+                    let serves = &serves;
+                    scope.spawn(move || {
+                        // Ends with an error when either side hangs up.
+                        drop(serve(stream, serves));
+                        serves.0.lock().streams.remove(&client);
+                    });
                 }
             });
         }));
@@ -108,6 +124,11 @@ impl Server {
         self.dir.path().join("s")
     }
 
+    /// Gives its socket another name beside the one it has.
+    pub(crate) fn link(&self, path: &Path) {
+        std::fs::hard_link(self.socket(), path).unwrap();
+    }
+
     pub(crate) fn address(&self) -> PathBuf {
         address(&self.socket(), "disk")
     }
@@ -116,11 +137,23 @@ impl Server {
         change(&mut self.disk.0.lock().behaviour);
     }
 
-    pub(crate) fn grow(&self, sectors: u64) {
+    /// Gives the export another size, which connections of now do not hear of.
+    pub(crate) fn resize(&self, sectors: u64) {
         let mut disk = self.disk.0.lock();
         disk.behaviour.bytes = sectors * 512;
         disk.durable.resize(sectors as usize * 512, 0);
         disk.cached.resize(sectors as usize * 512, 0);
+    }
+
+    /// The connections of now end.
+    pub(crate) fn hang_up(&self) {
+        hang_up(&mut self.disk.0.lock());
+    }
+
+    /// Lets go on who was held.
+    pub(crate) fn let_go(&self) {
+        self.disk.0.lock().holds = false;
+        self.disk.1.notify_all();
     }
 
     /// What a crash would leave.
@@ -162,10 +195,10 @@ impl Drop for Server {
     fn drop(&mut self) {
         let mut disk = self.disk.0.lock();
         disk.ends = true;
-        for stream in &disk.streams {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-        }
+        disk.holds = false;
+        hang_up(&mut disk);
         drop(disk);
+        self.disk.1.notify_all();
         let _ = UnixStream::connect(self.socket());
         let ended = self.thread.take().map(JoinHandle::join);
         assert!(
@@ -175,8 +208,15 @@ impl Drop for Server {
     }
 }
 
+fn hang_up(disk: &mut Disk) {
+    for stream in std::mem::take(&mut disk.streams).into_values() {
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
 fn serve(mut stream: UnixStream, shared: &(Mutex<Disk>, Condvar)) -> io::Result<()> {
     let structured = negotiate(&mut stream, shared)?;
+    let bytes = shared.0.lock().behaviour.bytes as usize;
     loop {
         let head: [u8; 28] = array(&mut stream)?;
         assert_eq!(&head[..4], &0x2560_9513u32.to_be_bytes());
@@ -199,16 +239,25 @@ fn serve(mut stream: UnixStream, shared: &(Mutex<Disk>, Condvar)) -> io::Result<
                 if misbehaviour == Misbehaviour::Crash {
                     disk.cached = disk.durable.clone();
                 }
-                for stream in disk.streams.drain(..) {
-                    let _ = stream.shutdown(std::net::Shutdown::Both);
-                }
+                hang_up(&mut disk);
                 return Ok(());
             }
             Some(Misbehaviour::WrongCookie) => {
                 answer(&mut stream, structured, cookie + 1000, Ok((0, &[])))?;
                 continue;
             }
+            Some(Misbehaviour::Hold) => {
+                disk.holds = true;
+                while disk.holds {
+                    shared.1.wait(&mut disk);
+                }
+            }
             None => {}
+        }
+        if at + length > bytes.min(disk.cached.len()) {
+            drop(disk);
+            answer(&mut stream, structured, cookie, Err(libc::EINVAL as u32))?;
+            continue;
         }
         match command {
             0 => {

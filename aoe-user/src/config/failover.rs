@@ -187,7 +187,15 @@ pub(super) fn contradictions(export: &ExportConfig) -> Vec<(&'static str, String
         return Vec::new();
     };
     let mut found = Vec::new();
-    if export.store != StoreKind::Rbd && group.command.is_none() {
+    if export.store == StoreKind::Nbd {
+        found.push((
+            "failover",
+            "an export of an NBD server in a failover group: NBD has no lock, and the server may still carry out what the gateway asked \
+             for that the other one took over from, after newer writes; serve it by one xblade, or have the gateways serve what the server \
+             opens"
+                .into(),
+        ));
+    } else if export.store != StoreKind::Rbd && group.command.is_none() {
         found.push((
             "failover",
             format!(
@@ -324,6 +332,14 @@ mod tests {
                 format!("{GROUP}{}", EXPORT.replace("rbd:p/i", "/dev/drbd0")),
                 ":10:",
                 "give the group san1 a `command`",
+            ),
+            (
+                format!(
+                    "{GROUP}command = \"/sbin/lock\"\n{}",
+                    EXPORT.replace("rbd:p/i", "nbd://h/disk")
+                ),
+                ":11:",
+                "NBD has no lock",
             ),
         ] {
             let problems = problems(&text);

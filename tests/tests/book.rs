@@ -109,6 +109,7 @@ fn what_is_typed_on_a_target() -> Result<()> {
     needs!(
         Need::Root,
         Need::Tool("qemu-nbd"),
+        Need::Tool("qemu-storage-daemon"),
         Need::Tool("qemu-img"),
         Need::Tool("ethtool")
     );

@@ -1,5 +1,7 @@
 //! Exports of NBD servers as exports of xblade: what an initiator sees of servers of three kinds, also when they are killed.
 
+mod servers;
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

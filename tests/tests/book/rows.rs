@@ -99,6 +99,8 @@ pub(crate) const ROWS: &[Row] = &[
         .without(&[("apt install", "is the machine's own")]),
     row("docs/beyond-one-machine.md", "qemu-nbd", Until(Target, "e1.1 ready on eth1"))
         .after("qemu-img create -f qcow2 vm.qcow2 64M"),
+    row("docs/beyond-one-machine.md", "qemu-storage-daemon", Until(Target, "e1.1 ready on eth1"))
+        .after("qemu-img create -f qcow2 vm.qcow2 64M"),
     row("docs/booting.md", "xblade serve", Until(Target, "e12.9 ready on eth1")).after("truncate -s 64M root.raw"),
     row("docs/booting.md", "ip link", By("boot::linux_with_its_root_on_an_export")),
     row("docs/booting.md", "dpkg --install", DEBIAN),

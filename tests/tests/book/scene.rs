@@ -51,7 +51,14 @@ const STAND_INS: [(&str, &str); 6] = [
 ];
 
 /// Tools of other packages, which may be unpacked beside the machine's.
-const TOOLS: [&str; 5] = ["qemu-nbd", "qemu-img", "tshark", "socat", "jq"];
+const TOOLS: [&str; 6] = [
+    "qemu-nbd",
+    "qemu-storage-daemon",
+    "qemu-img",
+    "tshark",
+    "socat",
+    "jq",
+];
 
 /// One side of a lab to type in.
 #[derive(Debug)]

@@ -285,7 +285,7 @@ fn an_old_write_of_a_killed_xblade_does_not_come_after_newer_ones() -> Result<()
     let raw = site.raw(BYTES)?;
     let [hold, held, go] = ["hold", "held", "go"].map(|name| site.path(name));
     let pwrite = format!(
-        "pwrite=if mv {hold} {held} 2>/dev/null; then while ! [ -e {go} ]; do sleep 0.05; done; fi; \
+        "pwrite=if mv {hold} {held} 2>/dev/null; then while [ -e {held} ] && ! [ -e {go} ]; do sleep 0.05; done; fi; \
          dd of={raw} oflag=seek_bytes conv=notrunc seek=$4 bs=1M iflag=fullblock status=none"
     );
     let pread = format!(

@@ -1,6 +1,7 @@
 //! What waits for one export's disk costs that export only: another one on the same queue keeps its rate, and the sources of the slow
 //! one share it. So do floods of requests whose answers cost much.
 
+mod copies;
 mod floods;
 mod load;
 mod memory;

@@ -59,7 +59,7 @@ pub use open::{Context, Opened, open, open_with};
 pub use options::{StoreError, StoreKind, StoreOptions};
 pub use overlay::{
     CurrentGolden, Golden, MergeError, OverlayError, OverlayFiles, OverlayOptions, OverlayStore,
-    OverlayTotals, OverlayUsage,
+    OverlayTotals, OverlayUsage, memory_directory,
 };
 pub use rbd::{
     CLONE_PINNED, CephOptions, LoadError, LockOf, RbdClone, RbdClones, RbdImage, RbdPath, Takeover,

@@ -150,6 +150,9 @@ impl Drop for Namespace {
     }
 }
 
+/// A tmpfs of the namespace's own.
+pub(crate) const MEMORY: &str = "/mnt";
+
 /// Moves the calling thread into new namespaces and returns its id.
 fn enter() -> Result<i32> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
@@ -160,6 +163,8 @@ fn enter() -> Result<i32> {
     let _ = umount2("/sys", MntFlags::MNT_DETACH);
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).context("mounting /sys")?;
     let _ = mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none);
+    // What xblade keeps for this boot of the host goes with the namespace.
+    mount(Some("tmpfs"), MEMORY, Some("tmpfs"), MsFlags::empty(), none).context("mounting a tmpfs")?;
     for which in ["all", "default"] {
         let path = format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6");
         if let Err(error) = fs::write(&path, "1")

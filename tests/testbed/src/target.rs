@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use crate::net::Namespace;
+use crate::net::{MEMORY, Namespace};
 use crate::process::Process;
 
 /// Longest wait for the word `ready`.
@@ -80,8 +80,10 @@ impl Target {
         let directory = tempfile::Builder::new().prefix("xblade-").tempdir()?;
         let control = socket(&directory);
         let control = control.to_str().context("odd path")?;
+        // As a unit's runtime directory: nothing is left in the machine's own.
+        let environment = [("XBLADE_CONTROL", control), ("RUNTIME_DIRECTORY", MEMORY)];
         Ok(Target {
-            process: Process::spawn_with(namespace, &binary()?, &args, &[("XBLADE_CONTROL", control)])?,
+            process: Process::spawn_with(namespace, &binary()?, &args, &environment)?,
             directory,
         })
     }

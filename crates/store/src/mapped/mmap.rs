@@ -12,7 +12,9 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap, mmap_anonymous, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MlockFlags, ProtFlags, madvise, mlock_with, mmap, mmap_anonymous, munmap,
+};
 
 use crate::mapped::sigbus::Guard;
 
@@ -232,13 +234,13 @@ impl Mapping {
         unsafe { AtomicU64::from_ptr(word) }
     }
 
-    /// Keeps all of it in memory.
+    /// Keeps in memory what is touched of it from here on.
     ///
     /// # Errors
     /// Of mlock, as when the process may not lock so much.
-    pub(crate) fn lock(&self) -> io::Result<()> {
+    pub(crate) fn lock_touched(&self) -> io::Result<()> {
         // SAFETY: our own mapping; its content does not change.
-        unsafe { mlock(self.base.as_ptr().cast(), self.total)? };
+        unsafe { mlock_with(self.base.as_ptr().cast(), self.total, MlockFlags::ONFAULT)? };
         Ok(())
     }
 

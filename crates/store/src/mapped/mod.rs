@@ -9,7 +9,7 @@ mod entering;
 mod folios;
 mod holes;
 pub(crate) mod mmap;
-mod page_set;
+pub(crate) mod page_set;
 mod page_tables;
 pub(crate) mod residency;
 pub(crate) mod sigbus;

@@ -72,6 +72,8 @@ impl<F: Files> Durable<F> {
     fn put(&self, pages: &[u64]) -> io::Result<()> {
         let encode = |page: &u64| records::encode(self.copy, *page, |index| self.marks.bits_of(index));
         let taken: Vec<Vec<u8>> = pages.iter().map(encode).collect();
+        // Zeros of a file that is cut would take the place of what is known on the medium.
+        self.marks.check()?;
         self.files.sync_delta()?;
         if pages.is_empty() {
             return Ok(());

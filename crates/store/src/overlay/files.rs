@@ -1,19 +1,18 @@
 //! The files of an overlay: the delta, the map with a header that says what they belong to, and the records of a persistent one.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
-
 use engine::SECTOR_BYTES;
 
 use super::golden::GoldenIdentity;
-use super::marks::{bytes_for, words_for};
+use super::marks::words_for;
 use super::records::RecordsHeader;
 
 /// Where the bits begin: a page of its own for the header.
@@ -23,11 +22,16 @@ const MAGIC: [u8; 8] = *b"XBLDOVL\x01";
 const BOOT_ID: usize = 36;
 /// Where the header says whether it is pinned.
 const PINNED_AT: u64 = (MAGIC.len() + 6 * 8 + BOOT_ID + 8) as u64;
+/// Where the header says where the bits are: whether they were saved behind it, then the length of a path and the path. Zeros in maps of
+/// releases that knew no other place than behind the header.
+const BITS_AT: usize = 2047;
 
 /// The files of one overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverlayFiles {
     base: PathBuf,
+    /// The bits are kept in memory, where there is a place for them.
+    pub(super) in_memory: bool,
 }
 
 /// What a map says of itself.
@@ -40,12 +44,27 @@ pub(crate) struct Header {
     pub(crate) copy: u64,
     /// It stays when its machine boots.
     pub(crate) pinned: bool,
+    /// Where the bits are; `None`: behind this header.
+    pub(crate) bits: Option<PathBuf>,
+    /// They are behind this header too, as they were when the overlay was closed.
+    pub(crate) saved: bool,
 }
 
 impl OverlayFiles {
-    /// `base` with `.delta`, `.map` and `.marks` behind it.
+    /// `base` with `.delta`, `.map` and `.marks` behind it, and nothing elsewhere.
     pub fn new(base: impl Into<PathBuf>) -> OverlayFiles {
-        OverlayFiles { base: base.into() }
+        OverlayFiles {
+            base: base.into(),
+            in_memory: false,
+        }
+    }
+
+    /// The same, with the bits in a file on a tmpfs where there is one ([`super::memory_directory`]): setting them waits for no disk.
+    pub fn in_memory(base: impl Into<PathBuf>) -> OverlayFiles {
+        OverlayFiles {
+            base: base.into(),
+            in_memory: true,
+        }
     }
 
     /// The sectors that were written.
@@ -53,7 +72,7 @@ impl OverlayFiles {
         self.with(".delta")
     }
 
-    /// Which ones they are.
+    /// Which ones they are, or where that is noted.
     pub fn map(&self) -> PathBuf {
         self.with(".map")
     }
@@ -117,6 +136,7 @@ impl OverlayFiles {
         if let Ok(delta) = File::options().write(true).open(self.delta()) {
             delta.set_len(0)?;
         }
+        self.remove_bits()?;
         removed(&self.map())?;
         removed(&self.delta())?;
         Ok(())
@@ -158,31 +178,29 @@ impl OverlayFiles {
 
     /// Makes a map without bits.
     pub(crate) fn create_map(&self, sectors: u64, golden: &GoldenIdentity, copy: u64) -> io::Result<()> {
+        self.remove_bits()?;
         removed(&self.map())?;
         let map = create(&self.map())?;
-        let bytes = HEADER_BYTES + bytes_for(sectors);
-        // A hole that finds no space when it is touched would be a fault in the data path.
-        match rustix::fs::fallocate(&map, FallocateFlags::empty(), 0, bytes) {
-            Err(Errno::OPNOTSUPP) => zeros(&map, bytes)?,
-            result => result?,
-        }
+        let bits = self.create_bits(&map, sectors)?;
         let header = Header {
             sectors,
             golden: *golden,
             boot_id: boot_id()?,
             copy,
             pinned: false,
+            bits,
+            saved: false,
         };
         map.write_all_at(&header.to_bytes(), 0)
     }
 }
 
-fn create(path: &Path) -> io::Result<File> {
+pub(super) fn create(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create_new(true).open(path)
 }
 
 /// Takes a file away; false: there was none.
-fn removed(path: &Path) -> io::Result<bool> {
+pub(super) fn removed(path: &Path) -> io::Result<bool> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         result => result.map(|()| true),
@@ -195,13 +213,6 @@ pub(crate) fn another_copy() -> u64 {
     let seed = (now.unwrap_or_default(), std::process::id(), boot_id().ok());
     // With keys that come from the kernel's random numbers and are others for each call. 0 is no overlay.
     RandomState::new().hash_one(seed).max(1)
-}
-
-fn zeros(file: &File, bytes: u64) -> io::Result<()> {
-    let block = [0; HEADER_BYTES as usize];
-    (0..bytes)
-        .step_by(block.len())
-        .try_for_each(|at| file.write_all_at(&block[..block.len().min((bytes - at) as usize)], at))
 }
 
 impl Header {
@@ -239,8 +250,17 @@ impl Header {
         bytes.extend(self.copy.to_le_bytes());
         debug_assert_eq!(bytes.len() as u64, PINNED_AT);
         bytes.push(self.pinned.into());
-        bytes.resize(HEADER_BYTES as usize, 0);
+        bytes.resize(BITS_AT, 0);
+        bytes.extend(bits_to_bytes(self.bits.as_deref(), self.saved));
         bytes
+    }
+
+    /// Has a map say where the bits are.
+    ///
+    /// # Errors
+    /// Of the write.
+    pub(crate) fn note_bits(map: &File, path: Option<&Path>, saved: bool) -> io::Result<()> {
+        map.write_all_at(&bits_to_bytes(path, saved), BITS_AT as u64)
     }
 
     fn parse(bytes: &[u8]) -> Option<Header> {
@@ -264,8 +284,25 @@ impl Header {
             boot_id: boot_id.to_owned(),
             copy: u64::from_le_bytes(*copy),
             pinned: rest.first() == Some(&1),
+            bits: bits_from_bytes(bytes),
+            saved: bytes.get(BITS_AT) == Some(&1),
         })
     }
+}
+
+fn bits_to_bytes(path: Option<&Path>, saved: bool) -> Vec<u8> {
+    let path = path.map_or(&[][..], |path| path.as_os_str().as_bytes());
+    let mut bytes = vec![saved.into()];
+    bytes.extend((path.len() as u16).to_le_bytes());
+    bytes.extend(path);
+    bytes.resize(HEADER_BYTES as usize - BITS_AT, 0);
+    bytes
+}
+
+fn bits_from_bytes(header: &[u8]) -> Option<PathBuf> {
+    let (length, rest) = header.get(BITS_AT + 1..)?.split_first_chunk()?;
+    let path = rest.get(..u16::from_le_bytes(*length).into())?;
+    (!path.is_empty()).then(|| OsStr::from_bytes(path).into())
 }
 
 /// Another one with each start of the host.
@@ -291,9 +328,14 @@ mod tests {
             boot_id: boot_id().unwrap(),
             copy: 5,
             pinned: true,
+            bits: Some("/run/xblade/copies/7".into()),
+            saved: true,
         };
         assert_eq!(Header::parse(&header.to_bytes()), Some(header.clone()));
         assert!(header.is_of_this_boot());
+        let bytes = &header.to_bytes()[..BITS_AT];
+        let elder = Header::parse(bytes).unwrap();
+        assert!(elder.bits.is_none() && !elder.saved);
         for bad in [&b""[..], b"XBLDOVL\x02", &header.to_bytes()[..60]] {
             assert_eq!(Header::parse(bad), None);
         }

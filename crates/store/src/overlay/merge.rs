@@ -140,7 +140,8 @@ impl OverlayStore {
                 at += length;
             }
         }
-        Ok(())
+        // Writes that are not known any more would be missing in it.
+        self.marks.check()
     }
 }
 

@@ -9,6 +9,7 @@
 //! too, as its durability says: it has a third file with the bits that are on the medium, and a commit writes them there after the data
 //! ([`durable`]). An operation that waits for that is in the delta first, its bits are set, and then it waits.
 
+mod bits_file;
 mod counters;
 mod current;
 pub(crate) mod deferred;
@@ -24,12 +25,15 @@ mod records;
 mod space;
 #[cfg(test)]
 mod tests;
+mod tmpfs;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use engine::{Durability, Extent, Fault, FaultKind, Health, SECTOR_BYTES, Step, Store, Token, Traits};
+use engine::{
+    Durability, Extent, Fault, FaultKind, Health, LostWrites, SECTOR_BYTES, Step, Store, Token, Traits,
+};
 
 use self::deferred::{Ending, Layer};
 use self::marks::{Marks, Where};
@@ -45,6 +49,7 @@ pub use merge::MergeError;
 pub use opening::{OverlayError, OverlayOptions};
 #[cfg(test)]
 pub(crate) use records::RecordsHeader;
+pub use tmpfs::memory_directory;
 
 type Shared = Arc<dyn Store<CompletionQueue>>;
 
@@ -56,6 +61,7 @@ pub struct OverlayStore {
     marks: Arc<Marks>,
     sectors: u64,
     presence: Presence,
+    files: OverlayFiles,
     /// Puts delta and bits on the medium; `None`: volatile.
     committer: Option<Arc<Committer>>,
     pinned: AtomicBool,
@@ -178,6 +184,8 @@ impl OverlayStore {
             let span = at..at + (run.count * SECTOR_BYTES) as usize;
             bytes[span.clone()].copy_from_slice(&delta[span]);
         }
+        // They are the same as at the call's beginning, or not the file's any more.
+        self.marks.place(extent)?;
         self.marks.counters().read(extent.count - own, own);
         let mut rest = &bytes[..];
         for piece in into {
@@ -211,7 +219,7 @@ impl Store<CompletionQueue> for OverlayStore {
         into: &mut [&mut [u8]],
     ) -> Result<Step, Fault> {
         self.check(extent, FaultKind::Read)?;
-        match self.marks.place(extent) {
+        match self.marks.place(extent)? {
             Where::Golden => {
                 let step = self.golden.store().read(queue, token, extent, into)?;
                 if self.golden.is_last(step) {
@@ -301,7 +309,7 @@ impl Store<CompletionQueue> for OverlayStore {
 
     fn verify(&self, queue: &mut CompletionQueue, token: Token, extent: Extent) -> Result<Step, Fault> {
         self.check(extent, FaultKind::Read)?;
-        match self.marks.place(extent) {
+        match self.marks.place(extent)? {
             Where::Golden => self.golden.store().verify(queue, token, extent),
             Where::Delta => self.delta.verify(queue, token, extent),
             Where::Both => {
@@ -323,8 +331,10 @@ impl Store<CompletionQueue> for OverlayStore {
             return;
         }
         match self.marks.place(extent) {
-            Where::Golden => self.golden.store().prefetch(extent),
-            Where::Delta | Where::Both => self.delta.prefetch(extent),
+            Ok(Where::Golden) => self.golden.store().prefetch(extent),
+            Ok(Where::Delta | Where::Both) => self.delta.prefetch(extent),
+            // The read says so.
+            Err(_) => {}
         }
     }
 
@@ -346,13 +356,25 @@ impl Store<CompletionQueue> for OverlayStore {
 
     fn look_at_backing(&self) {
         self.delta.look_at_backing();
-        self.presence.look();
+        if self.presence.look() {
+            self.marks.are_cut();
+        }
         if let Some(committer) = &self.committer {
             committer.look_for_cut();
         }
     }
 
     fn health(&self) -> Health {
+        if let Err(error) = self.marks.check() {
+            return Health::LostWrites(LostWrites {
+                extent: Extent {
+                    lba: 0,
+                    count: self.sectors,
+                },
+                cause: error.to_string(),
+                stopped: true,
+            });
+        }
         let bits = self.committer.as_ref().map(|committer| committer.health());
         match (bits, self.delta.health()) {
             (Some(lost @ Health::LostWrites(_)), _) => lost,
@@ -375,7 +397,19 @@ impl Store<CompletionQueue> for OverlayStore {
     fn close(&self) -> io::Result<()> {
         let data = self.delta.close();
         let bits = self.committer.as_ref().map_or(Ok(()), Committer::close);
-        data.and(bits)
+        data.and(bits)?;
+        // On a disk that has just taken the data.
+        let saved = self
+            .files
+            .save_bits(&self.marks, self.sectors, self.presence.bits());
+        if let Err(error) = saved {
+            tracing::warn!(
+                "{}: what it holds is noted in {} alone: {error}",
+                self.files.base().display(),
+                self.presence.bits().display()
+            );
+        }
+        Ok(())
     }
 
     fn unlock(&self) {

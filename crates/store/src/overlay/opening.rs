@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use engine::{SECTOR_BYTES, Store};
 
 use super::OverlayStore;
 use super::durable::{Durable, OpenFiles};
-use super::files::{HEADER_BYTES, Header, OverlayFiles, another_copy};
+use super::files::{Header, OverlayFiles, another_copy};
 use super::golden::Golden;
-use super::marks::{Marks, bytes_for, words_for};
+use super::marks::{Marks, words_for};
 use super::presence::Presence;
 use super::records::RecordsHeader;
 use super::space::Space;
@@ -61,6 +61,14 @@ pub enum OverlayError {
         /// Which file.
         file: PathBuf,
         /// What is wrong with it.
+        what: String,
+    },
+    /// A volatile one of this boot of the host, of which something is gone.
+    #[error("{}: {what}: what its machine wrote cannot be told from the image any more, and it is not served; boot the machine anew, or reset it (`xblade overlay reset`)", .overlay.display())]
+    Lost {
+        /// The overlay.
+        overlay: PathBuf,
+        /// What is gone.
         what: String,
     },
     /// Its files cannot be made or read.
@@ -129,18 +137,27 @@ impl Opening<'_> {
         }
     }
 
+    fn lost(&self, what: impl Into<String>) -> OverlayError {
+        OverlayError::Lost {
+            overlay: self.options.files.base().to_owned(),
+            what: what.into(),
+        }
+    }
+
     /// Whether there is a volatile one that goes on.
     fn volatile_is_left(&self) -> Result<bool, OverlayError> {
         let files = &self.options.files;
         match left(files).map_err(self.failed("reading what is left of it"))? {
-            Some(header) if header.is_of_this_boot() && header.copy == 0 => {
-                let same = header.golden == *self.golden.identity() && header.sectors == self.sectors;
-                match same {
+            Some((header, delta_bytes)) if header.is_of_this_boot() && header.copy == 0 => {
+                if header.golden != *self.golden.identity() || header.sectors != self.sectors {
+                    return Err(self.other_golden(String::new(), ", or boot the machine anew"));
+                }
+                match delta_bytes == header.sectors * SECTOR_BYTES {
                     true => Ok(true),
-                    false => Err(self.other_golden(String::new(), ", or boot the machine anew")),
+                    false => Err(self.lost(format!("{} has another size", files.delta().display()))),
                 }
             }
-            Some(header) if header.copy == 0 => {
+            Some((header, _)) if header.copy == 0 => {
                 tracing::warn!(
                     "{}: a volatile overlay ends with its host; it begins anew",
                     files.base().display()
@@ -188,31 +205,72 @@ impl Opening<'_> {
         Ok(open_with(&options, context)?.store)
     }
 
-    fn marks(&self) -> Result<Marks, OverlayError> {
+    /// The bits, and the path that they are at; `None`: they are gone.
+    fn marks(&self) -> Result<Option<(Marks, PathBuf)>, OverlayError> {
         let files = &self.options.files;
         let name = files.base().display().to_string();
         let space = File::open(files.delta())
             .and_then(|delta| Space::of(&delta, self.sectors, self.options.limit_bytes, name))
             .map_err(self.failed("finding what it takes"))?;
-        read_write(files.map())
-            .and_then(|map| Marks::map(map, HEADER_BYTES, self.sectors, space))
-            .map_err(self.failed("mapping what it holds"))
+        let bits = files
+            .open_bits(self.sectors)
+            .map_err(self.failed("opening what says what it holds"))?;
+        let Some(bits) = bits else { return Ok(None) };
+        let path = bits.path.clone();
+        let marks = Marks::map(bits, self.sectors, space).map_err(self.failed("mapping what it holds"))?;
+        Ok(Some((marks, path)))
     }
 
-    fn presence(&self, persistent: bool) -> Result<Presence, OverlayError> {
-        Presence::of(&self.options.files, persistent).map_err(self.failed("looking at its files"))
+    fn presence(&self, bits: &Path, persistent: bool) -> Result<Presence, OverlayError> {
+        Presence::of(&self.options.files, bits, persistent).map_err(self.failed("looking at its files"))
     }
 
     fn volatile(&self) -> Result<OverlayStore, OverlayError> {
+        let delta = self.delta()?;
+        let gone = "the file that says which sectors these are is gone or cut (a memory file system that was emptied, or a container's that ended)";
+        let (marks, bits) = self.marks()?.ok_or_else(|| self.lost(gone))?;
         Ok(OverlayStore {
             golden: self.golden.clone(),
-            delta: self.delta()?,
-            marks: Arc::new(self.marks()?),
+            delta,
+            marks: Arc::new(marks),
             sectors: self.sectors,
-            presence: self.presence(false)?,
+            presence: self.presence(&bits, false)?,
+            files: self.options.files.clone(),
             committer: None,
             pinned: AtomicBool::new(self.options.files.are_pinned()),
         })
+    }
+
+    /// The bits of a persistent one with these on the medium.
+    fn persistent_marks(&self, copy: u64, on_medium: &[u64]) -> Result<(Marks, PathBuf), OverlayError> {
+        let files = &self.options.files;
+        let new_map = || {
+            files
+                .create_map(self.sectors, self.golden.identity(), copy)
+                .map_err(self.failed("making its map"))
+        };
+        // The map has bits which are not on the medium yet, if the host was not started since.
+        let left = left(files).map_err(self.failed("reading what is left of it"))?;
+        if !left.is_some_and(|(left, _)| left.copy == copy && left.is_of_this_boot()) {
+            new_map()?;
+        }
+        let found = match self.marks()? {
+            Some(found) => found,
+            None => {
+                tracing::error!(
+                    "{}: the file that says what was written since the last commit is gone or cut: these writes are lost, as by a power cut",
+                    files.base().display()
+                );
+                new_map()?;
+                self.marks()?
+                    .ok_or_else(|| self.damaged(files.map(), "is gone again"))?
+            }
+        };
+        let (mut marks, bits) = found;
+        marks
+            .persist(on_medium)
+            .map_err(self.failed("noting what it holds"))?;
+        Ok((marks, bits))
     }
 
     fn persistent(&self) -> Result<OverlayStore, OverlayError> {
@@ -241,15 +299,7 @@ impl Opening<'_> {
         }
         // From here on nobody else has it.
         let delta = self.delta()?;
-        // The map has bits which are not on the medium yet, if the host was not started since.
-        let left = left(files).map_err(self.failed("reading what is left of it"))?;
-        if !left.is_some_and(|left| left.copy == header.copy && left.is_of_this_boot()) {
-            files
-                .create_map(self.sectors, self.golden.identity(), header.copy)
-                .map_err(self.failed("making its map"))?;
-        }
-        let mut marks = self.marks()?;
-        marks.persist(&words);
+        let (marks, bits) = self.persistent_marks(header.copy, &words)?;
         let marks = Arc::new(marks);
         let written = File::open(files.delta()).map_err(self.failed("opening what was written"))?;
         let gates = &self.golden.registry().disks().gates;
@@ -278,7 +328,8 @@ impl Opening<'_> {
             delta,
             marks,
             sectors: self.sectors,
-            presence: self.presence(true)?,
+            presence: self.presence(&bits, true)?,
+            files: files.clone(),
             committer: Some(Committer::new(Arc::new(durable), policy, &gate.threads)),
             pinned: AtomicBool::new(false),
         })
@@ -306,19 +357,15 @@ fn read_write(path: PathBuf) -> io::Result<File> {
     File::options().read(true).write(true).open(path)
 }
 
-/// The header of an overlay whose files are both there and whole.
-fn left(files: &OverlayFiles) -> io::Result<Option<Header>> {
+/// The header of an overlay whose files are both there, and the bytes of its delta.
+fn left(files: &OverlayFiles) -> io::Result<Option<(Header, u64)>> {
     let Some(map) = if_there(File::open(files.map()))? else {
         return Ok(None);
     };
     let Some(delta) = if_there(std::fs::metadata(files.delta()))? else {
         return Ok(None);
     };
-    let map_bytes = map.metadata()?.len();
-    let whole = |header: &Header| {
-        delta.len() == header.sectors * SECTOR_BYTES && map_bytes >= HEADER_BYTES + bytes_for(header.sectors)
-    };
-    Ok(Header::read(&map)?.filter(whole))
+    Ok(Header::read(&map)?.map(|header| (header, delta.len())))
 }
 
 fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {

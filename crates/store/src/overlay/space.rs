@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytemuck::allocation::zeroed_slice_box;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
@@ -16,7 +17,7 @@ const BLOCK: u64 = BLOCK_BYTES / SECTOR_BYTES;
 /// The blocks of one delta that take space.
 #[derive(Debug)]
 pub(crate) struct Space {
-    /// One bit a block.
+    /// One bit a block. Zeros that take memory where the delta has something.
     blocks: Box<[AtomicU64]>,
     used: AtomicU64,
     /// In blocks; `u64::MAX`: none.
@@ -35,7 +36,7 @@ impl Space {
     pub(crate) fn of(delta: &File, sectors: u64, limit_bytes: u64, name: String) -> io::Result<Space> {
         let words = sectors.div_ceil(BLOCK).div_ceil(64) as usize;
         let space = Space {
-            blocks: std::iter::repeat_with(AtomicU64::default).take(words).collect(),
+            blocks: zeroed_slice_box(words),
             used: AtomicU64::new(0),
             limit: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -129,7 +130,7 @@ impl Space {
     }
 }
 
-fn seek(file: &File, to: SeekFrom) -> io::Result<Option<u64>> {
+pub(super) fn seek(file: &File, to: SeekFrom) -> io::Result<Option<u64>> {
     match rustix::fs::seek(file, to) {
         Ok(at) => Ok(Some(at)),
         // Nothing but a hole from there on.

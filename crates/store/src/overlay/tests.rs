@@ -15,7 +15,7 @@ use super::current::CurrentGolden;
 use super::durable::{Durable, Files};
 use super::files::{HEADER_BYTES, OverlayFiles, another_copy};
 use super::golden::Golden;
-use super::marks::{Marks, bytes_for, words_for};
+use super::marks::{BitsFile, Marks, bytes_for, words_for};
 use super::records::{PAGE_BYTES, decode, encode, pages_for};
 use super::space::Space;
 use super::{OverlayOptions, OverlayStore};
@@ -102,12 +102,19 @@ impl Files for Arc<Fake> {
 }
 
 fn marks() -> Marks {
-    let (map, delta) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-    map.set_len(HEADER_BYTES + bytes_for(SECTORS)).unwrap();
+    let (file, delta) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    file.set_len(HEADER_BYTES + bytes_for(SECTORS)).unwrap();
     delta.set_len(SECTORS * 512).unwrap();
     let space = Space::of(&delta, SECTORS, 0, "test".into()).unwrap();
-    let mut marks = Marks::map(map, HEADER_BYTES, SECTORS, space).unwrap();
-    marks.persist(&vec![0; words_for(SECTORS) as usize]);
+    let bits = BitsFile {
+        file,
+        path: "bits".into(),
+        at: HEADER_BYTES,
+        data: Vec::new(),
+        in_memory: false,
+    };
+    let mut marks = Marks::map(bits, SECTORS, space).unwrap();
+    marks.persist(&vec![0; words_for(SECTORS) as usize]).unwrap();
     marks
 }
 

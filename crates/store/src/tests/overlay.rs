@@ -1,5 +1,6 @@
 //! Overlays on one image against models, and what is left of them.
 
+mod bits;
 mod left;
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use super::super::naming::DiskName;
 use crate::config::{ExportConfig, StoreKind};
 use crate::control::store_options::store_options;
-use crate::store::{OverlayFiles, RbdClones, StoreRegistry};
+use crate::store::{OverlayFiles, RbdClones, StoreRegistry, memory_directory};
 
 /// Where the copies of an export are.
 #[derive(Debug)]
@@ -30,6 +30,14 @@ impl Copies {
     /// Those of an export whose own directory this is.
     pub(super) fn new(config: &ExportConfig, directory: PathBuf, registry: &StoreRegistry) -> Result<Copies> {
         if config.store != StoreKind::Rbd {
+            if let Err(error) = memory_directory() {
+                tracing::warn!(
+                    "{}: what copies hold is noted on the disk of overlay_dir ({}), unless that is a tmpfs: while that disk is slow or \
+                     hangs, a machine's write keeps other exports waiting; there is no place in memory: {error}",
+                    config.address(),
+                    directory.display()
+                );
+            }
             return Ok(Copies::Files(directory));
         }
         // The directory's name tells exports apart.
@@ -41,7 +49,9 @@ impl Copies {
     /// The files of a copy; of a clone, which has none, where they would be.
     pub(super) fn files(&self, name: &DiskName) -> OverlayFiles {
         match self {
-            Copies::Files(directory) => OverlayFiles::new(directory.join(name.file_stem())),
+            // Tests of this crate leave nothing behind in memory.
+            Copies::Files(directory) if cfg!(test) => OverlayFiles::new(directory.join(name.file_stem())),
+            Copies::Files(directory) => OverlayFiles::in_memory(directory.join(name.file_stem())),
             Copies::Clones(_) => OverlayFiles::new(name.file_stem()),
         }
     }

@@ -71,9 +71,8 @@ impl Store<CompletionQueue> for CurrentGolden {
     }
 
     fn refresh(&self) -> io::Result<u64> {
-        let golden = self.get();
-        golden.check_unchanged();
-        Ok(golden.store().sectors())
+        // On the data path: whether it is as it was is looked at beside it.
+        Ok(self.get().store().sectors())
     }
 
     fn traits(&self) -> Traits {

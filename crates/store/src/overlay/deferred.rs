@@ -91,6 +91,8 @@ enum Operation {
     Write(Arc<Marks>, Extent, Option<Ending>),
     Trim(Arc<Marks>, Vec<Extent>, Option<Ending>),
     Gather(Gather),
+    /// Sectors of the image and of the delta, to be counted when they are there.
+    Read(Arc<Marks>, u64, u64),
 }
 
 /// The operations of one queue.
@@ -115,6 +117,12 @@ impl Deferred {
         ending: Option<Ending>,
     ) {
         let operation = Operation::Trim(Arc::clone(marks), extents.to_vec(), ending);
+        self.operations.insert(token, operation);
+    }
+
+    /// A read of one layer was put off: so many sectors of the image or of the delta.
+    pub(crate) fn read(&mut self, token: Token, marks: &Arc<Marks>, golden: u64, delta: u64) {
+        let operation = Operation::Read(Arc::clone(marks), golden, delta);
         self.operations.insert(token, operation);
     }
 
@@ -150,6 +158,13 @@ impl Deferred {
                 let marked = marks.trimmed(&extents);
                 let first = extents.first().copied().unwrap_or(Extent { lba: 0, count: 0 });
                 return end(token, marked, first, ending, now);
+            }
+            (Some(Operation::Read(marks, golden, delta)), event) => {
+                // One that is to be repeated is counted then.
+                if matches!(event, Event::Finished(Ok(_))) {
+                    marks.counters().read(golden, delta);
+                }
+                event
             }
             (Some(Operation::Gather(mut gather)), Event::Finished(Ok(bytes))) => {
                 // Only what waits for a part is remembered.

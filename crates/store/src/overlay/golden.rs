@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use engine::{Health, LostWrites, SECTOR_BYTES, Step, Store};
+use engine::{Health, LostWrites, SECTOR_BYTES, Store};
 
 use super::fingerprint::{self, GoldenFingerprint};
 use crate::commit::Losses;
@@ -39,8 +39,6 @@ struct Opened {
     /// Another image lies at its path: that is how machines are given a new one.
     superseded: AtomicBool,
     writable: bool,
-    /// A read that was put off is asked for again, not ended.
-    repeats: bool,
 }
 
 /// Which image, and which content of it.
@@ -124,7 +122,6 @@ impl Golden {
                 changed: AtomicBool::new(false),
                 superseded: AtomicBool::new(false),
                 writable: !read_only,
-                repeats: options.kind == StoreKind::Mmap,
             }),
         })
     }
@@ -157,14 +154,8 @@ impl Golden {
                 changed: AtomicBool::new(false),
                 superseded: AtomicBool::new(false),
                 writable: false,
-                repeats: false,
             }),
         })
-    }
-
-    /// Whether this step of a read is the last one that its caller sees before the end.
-    pub(crate) fn is_last(&self, step: Step) -> bool {
-        step == Step::Done || !self.shared.repeats
     }
 
     /// Acknowledged writes of it that are lost, and not accepted.

@@ -203,7 +203,7 @@ impl Store<CompletionQueue> for OverlayStore {
     }
 
     fn refresh(&self) -> io::Result<u64> {
-        self.golden.check_unchanged();
+        // On the data path: whether the image is as it was is looked at beside it.
         Ok(self.sectors)
     }
 
@@ -219,24 +219,17 @@ impl Store<CompletionQueue> for OverlayStore {
         into: &mut [&mut [u8]],
     ) -> Result<Step, Fault> {
         self.check(extent, FaultKind::Read)?;
-        match self.marks.place(extent)? {
-            Where::Golden => {
-                let step = self.golden.store().read(queue, token, extent, into)?;
-                if self.golden.is_last(step) {
-                    self.marks.counters().read(extent.count, 0);
-                }
-                Ok(step)
-            }
-            Where::Delta => {
-                let step = self.delta.read(queue, token, extent, into)?;
-                // Put off, it is asked for again: the delta is mapped.
-                if step == Step::Done {
-                    self.marks.counters().read(0, extent.count);
-                }
-                Ok(step)
-            }
-            Where::Both => self.read_both(queue, token, extent, into),
+        let (store, golden, delta) = match self.marks.place(extent)? {
+            Where::Golden => (self.golden.store(), extent.count, 0),
+            Where::Delta => (&self.delta, 0, extent.count),
+            Where::Both => return self.read_both(queue, token, extent, into),
+        };
+        let step = store.read(queue, token, extent, into)?;
+        match step {
+            Step::Done => self.marks.counters().read(golden, delta),
+            Step::Later => queue.overlays().read(token, &self.marks, golden, delta),
         }
+        Ok(step)
     }
 
     fn write(

@@ -48,7 +48,9 @@ impl Space {
         while let Some(data) = seek(delta, SeekFrom::Data(at))? {
             let hole = seek(delta, SeekFrom::Hole(data))?.unwrap_or(sectors * SECTOR_BYTES);
             for block in data / BLOCK_BYTES..hole.div_ceil(BLOCK_BYTES) {
-                space.take(block);
+                if space.mark(block) {
+                    space.used.fetch_add(1, Ordering::Relaxed);
+                }
             }
             at = hole;
         }
@@ -74,14 +76,15 @@ impl Space {
         self.refused.load(Ordering::Relaxed)
     }
 
+    fn is_taken(&self, block: u64) -> bool {
+        self.blocks[(block / 64) as usize].load(Ordering::Relaxed) & 1 << (block % 64) != 0
+    }
+
     /// Marks a block; true when it was free.
-    fn take(&self, block: u64) -> bool {
-        let (word, bit) = (&self.blocks[(block / 64) as usize], 1 << (block % 64));
-        let new = word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0;
-        if new {
-            self.used.fetch_add(1, Ordering::Relaxed);
-        }
-        new
+    fn mark(&self, block: u64) -> bool {
+        let bit = 1 << (block % 64);
+        !self.is_taken(block)
+            && self.blocks[(block / 64) as usize].fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 
     fn give_back(&self, block: u64) {
@@ -97,16 +100,23 @@ impl Space {
     /// Beyond the limit, as on a full disk.
     pub(crate) fn claim(&self, extent: Extent) -> Result<(), Fault> {
         let blocks = extent.lba / BLOCK..extent.end().div_ceil(BLOCK);
-        let mut taken = Vec::new();
-        for block in blocks {
-            if self.take(block) {
-                taken.push(block);
-            }
-        }
-        if taken.is_empty() || self.used.load(Ordering::Relaxed) <= self.limit.load(Ordering::Relaxed) {
+        let new = blocks.clone().filter(|block| !self.is_taken(*block)).count() as u64;
+        if new == 0 {
             return Ok(());
         }
-        taken.into_iter().for_each(|block| self.give_back(block));
+        let limit = self.limit.load(Ordering::Relaxed);
+        let more = |used: u64| Some(used + new).filter(|used| *used <= limit);
+        // Counted before any of them is marked: who finds one marked relies on it.
+        if self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+        {
+            let taken = blocks.filter(|block| self.mark(*block)).count() as u64;
+            // Others have come first to the rest, and counted it too.
+            self.used.fetch_sub(new.saturating_sub(taken), Ordering::Relaxed);
+            return Ok(());
+        }
         self.refused.fetch_add(1, Ordering::Relaxed);
         if !self.told.swap(true, Ordering::Relaxed) {
             tracing::error!(

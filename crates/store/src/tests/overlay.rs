@@ -312,6 +312,31 @@ fn a_merge_is_a_new_image_in_the_old_one_s_place() {
     assert!(std::fs::read(&path).unwrap() == content);
 }
 
+#[test]
+fn cold_reads_are_counted_once_as_those_of_whom_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, path) = golden_file(dir.path());
+    for kind in [StoreKind::Mmap, StoreKind::Direct] {
+        let options = options(dir.path(), &format!("{kind:?}"));
+        let (overlay, mut driver) = overlay(&golden(kind, &path), &options);
+        driver.write(0, &[1; 80 * 512], Durability::WriteBack).unwrap();
+        for _ in 0..2 {
+            overlay.count_anew();
+            driver.read(900, 40).unwrap();
+            driver.read(0, 40).unwrap();
+            driver.read(60, 40).unwrap();
+            let totals = overlay.totals();
+            assert_eq!(
+                (totals.golden_sectors, totals.delta_sectors),
+                (60, 60),
+                "{kind:?}"
+            );
+            chill(&path);
+            chill(&options.files.delta());
+        }
+    }
+}
+
 pub(super) fn cut(path: &Path, bytes: u64) {
     let file = std::fs::File::options().write(true).open(path).unwrap();
     file.set_len(bytes).unwrap();

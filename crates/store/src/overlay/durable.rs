@@ -2,24 +2,38 @@
 //!
 //! A bit on the medium before its data would show, after a power cut, zeros that nobody wrote. So the bits are taken before the delta's
 //! fdatasync: all of them have their data in the page cache by then. Bits that are set later are the next commit's.
+//!
+//! After a failed write-back the kernel takes the pages for clean and never writes them again, so the next fdatasync succeeds without
+//! them. Pages of records that were to be written then are *doubtful*: before they are, what the delta shows of their sectors is made
+//! dirty once more. So what is on the medium is what everybody reads, whatever the kernel has kept of it. The same holds for what an
+//! earlier process left, which may have met such a failure.
 
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::hint::black_box;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
 
 use engine::{Extent, Fault, FaultKind, SECTOR_BYTES};
 
 use super::marks::Marks;
 use super::records;
+use super::space::{BLOCK, BLOCK_BYTES};
 use crate::backing::file_bytes;
 use crate::commit::Medium;
 use crate::io::gate::Gate;
+use crate::mapped::mmap::Mapping;
 
 /// Where a commit goes; a fake in tests.
 pub(crate) trait Files: Send + Sync + std::fmt::Debug {
     /// Puts the delta's data on the medium.
     fn sync_delta(&self) -> io::Result<()>;
+    /// Has the kernel write these blocks of the delta once more, as they are in the page cache; ascending, at least one, and near each other.
+    fn make_dirty(&self, blocks: &[u64]) -> io::Result<()>;
     /// Bytes that the delta has, without waiting for its disk.
     fn delta_bytes(&self) -> io::Result<u64>;
     /// Writes a page of records.
@@ -31,7 +45,8 @@ pub(crate) trait Files: Send + Sync + std::fmt::Debug {
 /// The real ones. Each is an opening of its own: the kernel tells each of a failed write-back once.
 #[derive(Debug)]
 pub(crate) struct OpenFiles {
-    pub(crate) delta: File,
+    /// To read and to write.
+    pub(crate) delta: Arc<File>,
     pub(crate) records: File,
     /// Of the disk that both are on.
     pub(crate) gate: Arc<Gate>,
@@ -41,6 +56,31 @@ impl Files for OpenFiles {
     fn sync_delta(&self) -> io::Result<()> {
         let _held = self.gate.write_back();
         Ok(rustix::fs::fdatasync(&self.delta)?)
+    }
+
+    fn make_dirty(&self, blocks: &[u64]) -> io::Result<()> {
+        let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
+            return Ok(());
+        };
+        // A store of what is there already, which no write of an initiator can get lost by, unlike by a read and a write of the block.
+        let page_bytes = rustix::param::page_size() as u64;
+        let start = first * BLOCK_BYTES / page_bytes * page_bytes;
+        let bytes = (last + 1) * BLOCK_BYTES - start;
+        let mapping = Mapping::of_file(Arc::clone(&self.delta), start, bytes as usize, true)?;
+        let epoch = mapping.epoch();
+        for block in blocks {
+            let word = mapping.word((block * BLOCK_BYTES - start) as usize);
+            let mut now = word.load(Ordering::Relaxed);
+            while let Err(other) =
+                word.compare_exchange(now, black_box(now), Ordering::SeqCst, Ordering::Relaxed)
+            {
+                now = other;
+            }
+        }
+        match mapping.intact(epoch) {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::EIO)),
+        }
     }
 
     fn delta_bytes(&self) -> io::Result<u64> {
@@ -62,10 +102,19 @@ impl Files for OpenFiles {
 pub(crate) struct Durable<F> {
     pub(crate) files: F,
     pub(crate) marks: Arc<Marks>,
+    /// Pages of records whose data a write-back may have lost.
+    pub(crate) doubtful: Mutex<BTreeSet<u64>>,
     pub(crate) copy: u64,
     pub(crate) sectors: u64,
     /// For the log.
     pub(crate) name: String,
+}
+
+/// Pages of records that are to be written: whoever left them may have met a failed write-back.
+pub(crate) fn left_in_doubt(marks: &Marks) -> Mutex<BTreeSet<u64>> {
+    let left = marks.take_changed();
+    marks.give_changed_back(&left);
+    Mutex::new(left.into_iter().collect())
 }
 
 impl<F: Files> Durable<F> {
@@ -74,7 +123,7 @@ impl<F: Files> Durable<F> {
         let taken: Vec<Vec<u8>> = pages.iter().map(encode).collect();
         // Zeros of a file that is cut would take the place of what is known on the medium.
         self.marks.check()?;
-        self.files.sync_delta()?;
+        self.sync_delta(pages)?;
         if pages.is_empty() {
             return Ok(());
         }
@@ -83,9 +132,45 @@ impl<F: Files> Durable<F> {
         }
         self.files.sync_records()
     }
-}
 
-impl<F: Files> Durable<F> {
+    /// Puts the delta on the medium, with what an earlier failure may have lost of these pages' data.
+    fn sync_delta(&self, pages: &[u64]) -> io::Result<()> {
+        let mut doubtful = self.doubtful.lock();
+        let result = self.make_dirty(&doubtful).and_then(|()| self.files.sync_delta());
+        match &result {
+            Ok(()) => doubtful.clear(),
+            Err(_) => {
+                doubtful.extend(pages);
+                // At once: what is dirty stays in the page cache. The next commit does it again.
+                if let Err(error) = self.make_dirty(&doubtful) {
+                    tracing::debug!(
+                        "{}: what was not written cannot be made dirty: {error}",
+                        self.name
+                    );
+                }
+            }
+        }
+        result
+    }
+
+    /// What these pages of records say is the delta's. Holes stay holes.
+    fn make_dirty(&self, pages: &BTreeSet<u64>) -> io::Result<()> {
+        for page in pages {
+            let lba = page * records::PAGE_SECTORS;
+            let count = records::PAGE_SECTORS.min(self.sectors.saturating_sub(lba));
+            let runs = self.marks.written_runs(Extent { lba, count });
+            let mut blocks: Vec<u64> = runs
+                .flat_map(|run| run.lba / BLOCK..run.end().div_ceil(BLOCK))
+                .collect();
+            blocks.dedup();
+            blocks.retain(|block| self.marks.space().takes(*block));
+            if !blocks.is_empty() {
+                self.files.make_dirty(&blocks)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The sectors that the delta lacks because somebody cut it short.
     fn cut(&self) -> Option<Extent> {
         let lba = self.files.delta_bytes().ok()? / SECTOR_BYTES;
@@ -132,5 +217,76 @@ impl<F: Files> Medium for Durable<F> {
 
     fn describe(&self) -> String {
         self.name.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::StoreRegistry;
+
+    const BLOCKS: u64 = 64;
+
+    /// Bytes of a mapped file that the kernel would write.
+    fn dirty_bytes(path: &std::path::Path) -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut of_file = false;
+        let mut bytes = 0;
+        for line in maps.lines() {
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("Shared_Dirty:" | "Private_Dirty:") if of_file => {
+                    bytes += words.next().unwrap().parse::<u64>().unwrap() << 10;
+                }
+                Some(word) if !word.ends_with(':') => of_file = line.ends_with(path.to_str().unwrap()),
+                _ => {}
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_is_made_dirty_is_written_once_more_and_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("delta");
+        let mut options = File::options();
+        let delta = options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .unwrap();
+        delta.set_len(BLOCKS * BLOCK_BYTES).unwrap();
+        let content: Vec<u8> = (0..4 * BLOCK_BYTES).map(|at| (at % 251) as u8).collect();
+        delta.write_all_at(&content, 3 * BLOCK_BYTES).unwrap();
+        delta.sync_all().unwrap();
+        let gate = StoreRegistry::default().disks().gates.of(&delta).unwrap();
+        let delta = Arc::new(delta);
+        let records = tempfile::tempfile().unwrap();
+        let files = OpenFiles {
+            delta: Arc::clone(&delta),
+            records,
+            gate,
+        };
+        let view = Mapping::of_file(Arc::clone(&delta), 0, (BLOCKS * BLOCK_BYTES) as usize, false).unwrap();
+        let mut read = vec![0; content.len()];
+        view.read(3 * BLOCK_BYTES as usize, &mut [&mut read]);
+        if dirty_bytes(&path) > 0 {
+            return crate::skip("a file system that keeps everything in memory");
+        }
+        files.make_dirty(&[3, 5]).unwrap();
+        let pages = if rustix::param::page_size() as u64 == BLOCK_BYTES {
+            2
+        } else {
+            1
+        };
+        assert!(dirty_bytes(&path) >= pages * BLOCK_BYTES);
+        files.sync_delta().unwrap();
+        assert_eq!(dirty_bytes(&path), 0);
+        view.read(3 * BLOCK_BYTES as usize, &mut [&mut read]);
+        assert!(read == content);
+        // What nobody has any more is no data.
+        delta.set_len(BLOCK_BYTES).unwrap();
+        files.make_dirty(&[60]).unwrap_err();
     }
 }

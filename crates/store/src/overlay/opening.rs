@@ -10,8 +10,8 @@ use std::time::Duration;
 use engine::{SECTOR_BYTES, Store};
 
 use super::OverlayStore;
-use super::durable::{Durable, OpenFiles};
-use super::files::{Header, OverlayFiles, another_copy};
+use super::durable::{Durable, OpenFiles, left_in_doubt};
+use super::files::{HEADER_BYTES, Header, OverlayFiles, another_copy};
 use super::golden::Golden;
 use super::marks::{Marks, words_for};
 use super::presence::Presence;
@@ -301,18 +301,19 @@ impl Opening<'_> {
         let delta = self.delta()?;
         let (marks, bits) = self.persistent_marks(header.copy, &words)?;
         let marks = Arc::new(marks);
-        let written = File::open(files.delta()).map_err(self.failed("opening what was written"))?;
+        let written = read_write(files.delta()).map_err(self.failed("opening what was written"))?;
         let gates = &self.golden.registry().disks().gates;
         let gate = gates
             .of(&written)
             .map_err(self.failed("starting a thread for what is written"))?;
         let durable = Durable {
             files: OpenFiles {
-                delta: written,
+                delta: Arc::new(written),
                 records,
                 gate: Arc::clone(&gate),
             },
             marks: Arc::clone(&marks),
+            doubtful: left_in_doubt(&marks),
             copy: header.copy,
             sectors: self.sectors,
             name: files.base().display().to_string(),

@@ -12,7 +12,8 @@ use engine::{Extent, Fault, FaultKind, SECTOR_BYTES};
 
 /// What file systems allocate by.
 pub(crate) const BLOCK_BYTES: u64 = 4096;
-const BLOCK: u64 = BLOCK_BYTES / SECTOR_BYTES;
+/// Sectors in such a block.
+pub(crate) const BLOCK: u64 = BLOCK_BYTES / SECTOR_BYTES;
 
 /// The blocks of one delta that take space.
 #[derive(Debug)]
@@ -85,6 +86,11 @@ impl Space {
         let bit = 1 << (block % 64);
         !self.is_taken(block)
             && self.blocks[(block / 64) as usize].fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
+    /// Whether a block takes space; else it is a hole.
+    pub(crate) fn takes(&self, block: u64) -> bool {
+        self.blocks[(block / 64) as usize].load(Ordering::Relaxed) & (1 << (block % 64)) != 0
     }
 
     fn give_back(&self, block: u64) {

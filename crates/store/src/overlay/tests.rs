@@ -1,7 +1,7 @@
 //! The order of a commit against power cuts: whatever the medium kept of what was not yet synced, no bit is there without its data, and what
 //! a commit covered is there with its bit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,8 @@ const SECTORS: u64 = 4032 * 8 * 2 + 100;
 #[derive(Debug, Default)]
 struct Host {
     delta_cache: BTreeMap<u64, u64>,
+    /// What of it the kernel would write: all that was written since, unless a write-back failed.
+    delta_dirty: BTreeSet<u64>,
     delta_medium: BTreeMap<u64, u64>,
     /// Pages of records, with the sectors of theirs that may or may not be on the medium.
     pages_cache: BTreeMap<u64, Vec<u8>>,
@@ -41,6 +43,27 @@ struct Host {
     meanwhile: Vec<(u64, u64)>,
     /// Fsyncs of the delta that fail.
     failures: u32,
+}
+
+impl Host {
+    /// Clean pages leave the cache: what is read from here on is what the medium has, zeros for what it never got.
+    fn evict(&mut self) {
+        let (dirty, medium) = (&self.delta_dirty, &self.delta_medium);
+        for (lba, who) in &mut self.delta_cache {
+            if !dirty.contains(lba) {
+                *who = medium.get(lba).copied().unwrap_or(0);
+            }
+        }
+    }
+
+    /// Writes what is dirty of these sectors.
+    fn write_back(&mut self, which: impl Fn(u64) -> bool) {
+        let (now, later) = self.delta_dirty.iter().partition(|lba| which(**lba));
+        self.delta_dirty = later;
+        let now: BTreeSet<u64> = now;
+        let written = now.iter().map(|lba| (*lba, self.delta_cache[lba]));
+        self.delta_medium.extend(written);
+    }
 }
 
 #[derive(Debug)]
@@ -52,8 +75,13 @@ struct Fake {
 impl Fake {
     /// A write arrives in the cache, then its bit is set, as the store does it.
     fn write(&self, lba: u64, who: u64) {
-        self.host.lock().delta_cache.insert(lba, who);
-        self.marks.written(Extent { lba, count: 1 }).unwrap();
+        let extent = Extent { lba, count: 1 };
+        self.marks.space().claim(extent).unwrap();
+        let mut host = self.host.lock();
+        host.delta_cache.insert(lba, who);
+        host.delta_dirty.insert(lba);
+        drop(host);
+        self.marks.written(extent).unwrap();
     }
 
     /// Time passes.
@@ -71,10 +99,21 @@ impl Files for Arc<Fake> {
         let mut host = self.host.lock();
         if host.failures > 0 {
             host.failures -= 1;
+            // As Linux does: what could not be written counts as clean, and nobody writes it again.
+            host.delta_dirty.clear();
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        let written = host.delta_cache.clone();
-        host.delta_medium.extend(written);
+        host.write_back(|_| true);
+        drop(host);
+        self.step();
+        Ok(())
+    }
+
+    fn make_dirty(&self, blocks: &[u64]) -> io::Result<()> {
+        let mut host = self.host.lock();
+        let sectors = blocks.iter().flat_map(|block| block * 8..(block + 1) * 8);
+        let known: Vec<u64> = sectors.filter(|lba| host.delta_cache.contains_key(lba)).collect();
+        host.delta_dirty.extend(known);
         drop(host);
         self.step();
         Ok(())
@@ -126,6 +165,8 @@ enum Event {
     /// With writes in its midst.
     Commit(Vec<u64>),
     FailedCommit,
+    /// Memory is short.
+    Evict,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -136,6 +177,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => lba().prop_map(Event::WriteBack),
         2 => prop::collection::vec(lba(), 0..5).prop_map(Event::Commit),
         1 => Just(Event::FailedCommit),
+        1 => Just(Event::Evict),
     ]
 }
 
@@ -146,9 +188,9 @@ fn cut(host: &Host, mut luck: u64) -> (BTreeMap<u64, u64>, BTreeMap<u64, Vec<u8>
         luck >> 63 == 1
     };
     let mut delta = host.delta_medium.clone();
-    for (lba, who) in &host.delta_cache {
+    for lba in &host.delta_dirty {
         if lucky() {
-            delta.insert(*lba, *who);
+            delta.insert(*lba, host.delta_cache[lba]);
         }
     }
     let mut pages = host.pages_medium.clone();
@@ -179,33 +221,36 @@ proptest! {
         let durable = Durable {
             files: Arc::clone(&fake),
             marks,
+            doubtful: Mutex::default(),
             copy,
             sectors: SECTORS,
             name: "test".into(),
         };
         // What a commit that succeeded covers: at least who had written by its beginning.
         let mut committed = BTreeMap::new();
+        // Of whose failure they were told.
+        let mut failed = BTreeMap::new();
         let mut who = 0;
         let mut next = move || { who += 1; who };
         for event in events {
             match event {
                 Event::Write(lba) => fake.write(lba, next()),
-                Event::WriteBack(lba) => {
-                    let mut host = fake.host.lock();
-                    if let Some(who) = host.delta_cache.get(&lba).copied() {
-                        host.delta_medium.insert(lba, who);
-                    }
-                }
+                Event::WriteBack(lba) => fake.host.lock().write_back(|dirty| dirty == lba),
                 Event::Commit(meanwhile) => {
                     let before = fake.host.lock().delta_cache.clone();
                     fake.host.lock().meanwhile = meanwhile.into_iter().map(|lba| (lba, next())).collect();
                     durable.commit().unwrap();
-                    committed = before;
+                    committed.extend(before.into_iter().filter(|(lba, who)| failed.get(lba) != Some(who)));
                 }
                 Event::FailedCommit => {
-                    fake.host.lock().failures = 1;
+                    let mut host = fake.host.lock();
+                    let dirty = host.delta_dirty.iter().map(|lba| (*lba, host.delta_cache[lba]));
+                    failed.extend(dirty.collect::<Vec<_>>());
+                    host.failures = 1;
+                    drop(host);
                     prop_assert!(durable.commit().is_err());
                 }
+                Event::Evict => fake.host.lock().evict(),
             }
             let (delta, pages) = cut(&fake.host.lock(), luck);
             for (page, bytes) in &pages {
@@ -235,6 +280,7 @@ fn a_commit_writes_the_pages_that_changed_and_no_others() {
     let durable = Durable {
         files: Arc::clone(&fake),
         marks,
+        doubtful: Mutex::default(),
         copy: 1,
         sectors: SECTORS,
         name: "test".into(),

@@ -1,6 +1,7 @@
 //! One golden image behind one address, and a private copy of it for each machine.
 
 mod attacked;
+mod committing;
 mod keeping;
 mod lost;
 mod persistent;
@@ -333,7 +334,10 @@ fn a_machine_changes_the_image_itself_while_nobody_else_has_a_copy() -> Result<(
     target
         .process
         .wait_for_after(0, |line| line.contains("waits until the copies of"), TIMEOUT)?;
-    done(&target, &["overlay", "discard", "e12.9", &STRANGER.to_string()])?;
+    done(
+        &target,
+        &["overlay", "discard", "e12.9", &STRANGER.to_string()],
+    )?;
     pc.boot()?;
     pc.write(5, *b"changed.")?;
     ensure!(stranger.hears_nothing()?);

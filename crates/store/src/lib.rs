@@ -58,8 +58,8 @@ pub use nbd::{NbdExport, inspect as inspect_nbd};
 pub use open::{Context, Opened, open, open_with};
 pub use options::{StoreError, StoreKind, StoreOptions};
 pub use overlay::{
-    CurrentGolden, Golden, MergeError, OverlayError, OverlayFiles, OverlayOptions, OverlayStore,
-    OverlayTotals, OverlayUsage, memory_directory,
+    CurrentGolden, Golden, MergeError, MergedImage, OverlayError, OverlayFiles, OverlayOptions, OverlayStore,
+    OverlayTotals, OverlayUsage, memory_directory, remove_unfinished_merge,
 };
 pub use rbd::{
     CLONE_PINNED, CephOptions, LoadError, LockOf, RbdClone, RbdClones, RbdImage, RbdPath, Takeover,

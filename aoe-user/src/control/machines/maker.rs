@@ -98,6 +98,9 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
         said: HashMap::new(),
         waits: HashSet::new(),
     };
+    if matches!(maker.copies, Copies::Files(_)) {
+        merging::clean_up(&maker.address(), &maker.start.settings.config.path);
+    }
     let left = maker.what_is_left()?;
     maker.take_bound(&left);
     maker.take_settings(&left);

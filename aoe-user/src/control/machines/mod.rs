@@ -5,6 +5,7 @@
 
 mod bound;
 mod clone;
+mod committing;
 mod content;
 mod counts;
 mod heard;
@@ -26,7 +27,8 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::config::{ExportConfig, Overlay, OverlayReset, Unknown};
 use crate::store::{
-    Golden, Health, Losses, OverlayFiles, OverlayStore, OverlayTotals, OverlayUsage, StoreRegistry,
+    Golden, Health, Losses, MergedImage, OverlayFiles, OverlayStore, OverlayTotals, OverlayUsage,
+    StoreRegistry,
 };
 use crate::target::{Export, Options};
 
@@ -60,8 +62,13 @@ enum Order {
     Pin(DiskName, bool, Sender<Result<(), String>>),
     /// The operator's: take a disk out of service, for its merge.
     Leave(DiskName, Sender<Result<Left, String>>),
-    /// The merge is over; true: the image has all of it, and the disk can go.
-    Return(DiskName, bool, Sender<Result<(), String>>),
+    /// The merge of this copy is over: with a new image, which has all of it, or without one.
+    Return(
+        DiskName,
+        Arc<OverlayStore>,
+        Option<MergedImage>,
+        Sender<Result<(), String>>,
+    ),
     /// Close everything.
     Stop,
 }
@@ -268,22 +275,6 @@ impl Disks {
     /// Why it does not.
     pub(super) fn pin(&self, name: DiskName, pinned: bool) -> Result<(), String> {
         self.have(|answer| Order::Pin(name, pinned, answer))
-    }
-
-    /// Makes a new golden image out of the one of now and a disk, which ends; waits for that. Of the machine that changes the image
-    /// itself, it ends that.
-    ///
-    /// # Errors
-    /// Why there is none; the disk is served again then.
-    pub(super) fn commit(&self, name: &DiskName) -> Result<(), String> {
-        let Left::Copy(store, files) = self.have(|answer| Order::Leave(name.clone(), answer))? else {
-            return Ok(());
-        };
-        let merged = store.merge(&files).map_err(|error| error.to_string());
-        // Its files are in use till here.
-        drop(store);
-        let returned = self.have(|answer| Order::Return(name.clone(), merged.is_ok(), answer));
-        merged.and(returned)
     }
 
     /// Has the thread do something, and waits for that.

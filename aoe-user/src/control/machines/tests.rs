@@ -1,5 +1,6 @@
 //! Disks of machines over a real image, without a network.
 
+mod committing;
 mod keeping;
 mod listed;
 mod moved;
@@ -114,6 +115,11 @@ fn disk(disks: &Disks, mac: Mac) -> Arc<Export> {
     until("a disk", || disks.instance(mac))
 }
 
+/// Of a machine that is off, as the operator knows.
+fn commit(disks: &Arc<Disks>, name: &DiskName) -> Result<(), String> {
+    disks.commit(name)
+}
+
 fn boot(disks: &Disks, mac: Mac) {
     until("a disk for a machine that boots", || {
         disks.boots(mac).then_some(())
@@ -224,7 +230,9 @@ fn a_disk_begins_anew_when_its_machine_boots_and_by_order_and_not_else() {
     assert!(Arc::ptr_eq(&own, &disk(&disks, PC[0])), "as new: it stays");
     write(&own, 3);
     drop(own);
-    disks.reset(DiskName::Machine("pc17".into()), false).unwrap();
+    disks
+        .reset(DiskName::Machine("pc17".into()), false)
+        .unwrap();
     assert_eq!(read(&disk(&disks, PC[0])), 7);
     let error = disks.reset(DiskName::Unknown(STRANGER), false).unwrap_err();
     assert!(error.contains("has no disk"), "{error}");
@@ -367,7 +375,9 @@ fn a_persistent_disk_outlives_boots_and_the_host_and_strangers_have_none() {
     assert_eq!(read(&disk(&disks, PC[0])), 1);
     boot(&disks, PC[0]);
     assert_eq!(read(&disk(&disks, PC[0])), 1);
-    disks.reset(DiskName::Machine("pc17".into()), false).unwrap();
+    disks
+        .reset(DiskName::Machine("pc17".into()), false)
+        .unwrap();
     assert_eq!(read(&disk(&disks, PC[0])), 7);
     assert_eq!(disks.states()[0].kind, Overlay::Volatile);
 }
@@ -409,7 +419,9 @@ fn a_persistent_disk_on_another_image_is_not_served_until_it_is_reset() {
     assert!(disks.instance(PC[0]).is_none() && !disks.boots(PC[0]));
     let problem = disks.states()[0].problem.clone().unwrap();
     assert!(problem.contains("another golden image"), "{problem}");
-    disks.reset(DiskName::Machine("pc17".into()), false).unwrap();
+    disks
+        .reset(DiskName::Machine("pc17".into()), false)
+        .unwrap();
     assert_eq!(read(&disk(&disks, PC[0])), 9);
 }
 
@@ -420,7 +432,7 @@ fn a_commit_makes_a_new_image_that_others_get_when_they_boot() {
     let pc = DiskName::Machine("pc17".into());
     write(&disk(&disks, PC[0]), 1);
     write(&disk(&disks, STRANGER), 2);
-    disks.commit(&pc).unwrap();
+    commit(&disks, &pc).unwrap();
     let image = std::fs::read(&room.config.path).unwrap();
     let written = image.iter().filter(|byte| **byte == 1).count();
     assert_eq!((written, image.len()), (512, SECTORS * 512), "one sector of it");
@@ -440,14 +452,14 @@ fn a_commit_that_cannot_be_leaves_the_disk_in_service_and_others_their_image() {
     persistent(&mut room);
     let disks = room.open();
     write(&disk(&disks, STRANGER), 2);
-    let nobody = disks.commit(&DiskName::Machine("nobody".into())).unwrap_err();
+    let nobody = commit(&disks, &DiskName::Machine("nobody".into())).unwrap_err();
     assert!(nobody.contains("no copy"), "{nobody}");
     write(&disk(&disks, PC[0]), 1);
     // A persistent copy of another machine would be without its image.
-    let refused = disks.commit(&DiskName::Unknown(STRANGER)).unwrap_err();
+    let refused = commit(&disks, &DiskName::Unknown(STRANGER)).unwrap_err();
     assert!(refused.contains("pc17"), "{refused}");
     room.replace_image(9);
-    let refused = disks.commit(&DiskName::Machine("pc17".into())).unwrap_err();
+    let refused = commit(&disks, &DiskName::Machine("pc17".into())).unwrap_err();
     assert!(refused.contains("replaced"), "{refused}");
     assert_eq!(read(&disk(&disks, STRANGER)), 2);
     assert_eq!(std::fs::read(&room.config.path).unwrap()[0], 9);

@@ -1,6 +1,8 @@
 //! A new golden image out of the one below an overlay and what was written: made beside the old one, put in its place by rename.
 //!
-//! Whatever ends it in the middle leaves the old image and the overlay as they were, and at most a file of another name.
+//! Whatever ends it in the middle leaves the old image and the overlay as they were, and at most a file of another name. That name is the
+//! same for every merge into an image, and whoever makes the file holds a lock on it (flock) until it is in its place or gone. So there is
+//! one merge at a time, whichever process it is of, and a file that nobody has locked is what a process that was killed has left.
 
 use std::fs::{File, Metadata, Permissions};
 use std::io;
@@ -9,16 +11,21 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, ioctl_ficlone, seek};
+use rustix::fs::{
+    FallocateFlags, FlockOperation, SeekFrom, copy_file_range, fallocate, flock, ioctl_ficlone, seek,
+};
 use rustix::io::Errno;
 
 use engine::{Extent, SECTOR_BYTES};
 
-use super::OverlayStore;
 use super::files::OverlayFiles;
+use super::{Golden, OverlayStore};
+use crate::file_identity::FileIdentity;
 
 /// What is copied at a time.
 const CHUNK_BYTES: u64 = 1 << 20;
+/// How often the new image's name is tried for, while others take what is left there away.
+const TRIES: u32 = 16;
 
 /// Why there is no new image.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +36,9 @@ pub enum MergeError {
     /// A device cannot be replaced.
     #[error("{}: is no regular file: a new image cannot be put in its place by rename", .0.display())]
     NoFile(PathBuf),
+    /// Another merge is at work on it.
+    #[error("{}: another `xblade overlay commit` is making a new image of it: wait until that has ended, then look whether the copy is still to be merged", .0.display())]
+    Busy(PathBuf),
     /// It would belong to somebody else.
     #[error("{}: belongs to user {user}, group {group}, and a file made here cannot be given to them ({cause}): \
              `chown` the image to the user that xblade runs as, or give it CAP_CHOWN", .path.display())]
@@ -54,31 +64,50 @@ pub enum MergeError {
     },
 }
 
-/// A file that goes unless it was renamed.
+/// A file that goes unless it was renamed. The lock on it is held until then.
+#[derive(Debug)]
 struct Unfinished {
     path: PathBuf,
+    file: File,
     keep: bool,
+}
+
+/// A new image that is whole and on the medium, and not in the old one's place yet. It goes if it never gets there.
+#[derive(Debug)]
+pub struct MergedImage {
+    new: Unfinished,
+    place: PathBuf,
+    golden: Golden,
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if !self.keep {
+        // What somebody else has put there is not ours.
+        if !self.keep && is_at(&self.file, &self.path).unwrap_or_default() {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
 impl OverlayStore {
-    /// Makes the new image and puts it in the old one's place. Nobody may use the overlay meanwhile; it stays as it is, on the old image.
+    /// What keeps this overlay from being merged, as far as that can be told before.
     ///
     /// # Errors
-    /// [`MergeError`]; the old image is in its place then.
-    pub fn merge(&self, files: &OverlayFiles) -> Result<(), MergeError> {
+    /// [`MergeError`]
+    pub fn check_mergeable(&self) -> Result<(), MergeError> {
+        let golden = self.golden();
+        check_is_same(golden, golden.path())
+    }
+
+    /// Makes the new image. Nobody may use the overlay meanwhile; it stays as it is, on the
+    /// old image. May wait for a disk.
+    ///
+    /// # Errors
+    /// [`MergeError`]
+    pub fn merge(&self, files: &OverlayFiles) -> Result<MergedImage, MergeError> {
+        self.check_mergeable()?;
         let golden = self.golden();
         let path = golden.path();
-        if !golden.is_current() || !golden.check_unchanged() {
-            return Err(MergeError::Replaced(path.to_owned()));
-        }
         // A link would be replaced, not what it leads to.
         let place = std::fs::canonicalize(path).map_err(at(path, "looking for it"))?;
         let old = golden.file().map_err(at(&place, "opening it"))?;
@@ -86,38 +115,23 @@ impl OverlayStore {
         if !meta.is_file() || meta.file_type().is_block_device() {
             return Err(MergeError::NoFile(place));
         }
-        let mut name = place.clone().into_os_string();
-        name.push(".merging");
-        let mut new = Unfinished {
-            path: name.into(),
-            keep: false,
-        };
-        let doing = |doing| at(&new.path, doing);
-        let file = make(&new.path).map_err(doing("making it"))?;
-        give(&file, &meta).map_err(|cause| MergeError::Owner {
+        let new = make(&place)?;
+        let (file, doing) = (&new.file, |doing| at(&new.path, doing));
+        give(file, &meta).map_err(|cause| MergeError::Owner {
             path: place.clone(),
             user: meta.uid(),
             group: meta.gid(),
             cause,
         })?;
-        copy(old, &file, meta.len()).map_err(doing("copying the old image"))?;
+        copy(old, file, meta.len()).map_err(doing("copying the old image"))?;
         let delta = File::open(files.delta()).map_err(at(&files.delta(), "opening it"))?;
         let first = golden.offset() * SECTOR_BYTES;
-        self.apply(&delta, &file, first)
+        self.apply(&delta, file, first)
             .map_err(doing("writing what the machine wrote"))?;
         file.sync_all().map_err(doing("putting it on the medium"))?;
-        if !golden.is_current() || !golden.check_unchanged() {
-            return Err(MergeError::Replaced(place));
-        }
-        std::fs::rename(&new.path, &place).map_err(doing("putting it in the old one's place"))?;
-        new.keep = true;
-        let directory = place.parent().unwrap_or(Path::new("/"));
-        let named = File::open(directory).and_then(|directory| directory.sync_all());
-        if let Err(error) = named {
-            // It is there, and on the medium; only a power cut now could bring the old one back.
-            tracing::warn!("{}: putting its name on the medium: {error}", place.display());
-        }
-        Ok(())
+        self.check_mergeable()?;
+        let golden = golden.clone();
+        Ok(MergedImage { new, place, golden })
     }
 
     /// Writes all runs of written sectors; what is zeros takes no space.
@@ -145,15 +159,126 @@ impl OverlayStore {
     }
 }
 
-/// A file that nobody else can read yet. What an interrupted merge has left goes.
-fn make(path: &Path) -> io::Result<File> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+impl MergedImage {
+    /// Puts it in the old image's place.
+    ///
+    /// # Errors
+    /// [`MergeError`]; the old image, or another one that was put there meanwhile, is in its place then.
+    pub fn put_in_place(mut self) -> Result<(), MergeError> {
+        let (path, place) = (&self.new.path, &self.place);
+        check_is_same(&self.golden, place)?;
+        let doing = || at(path, "putting it in the old one's place");
+        if !is_at(&self.new.file, path).map_err(doing())? {
+            // Somebody has put something else there.
+            return Err(doing()(io::ErrorKind::NotFound.into()));
+        }
+        std::fs::rename(path, place).map_err(doing())?;
+        self.new.keep = true;
+        let directory = place.parent().unwrap_or(Path::new("/"));
+        let named = File::open(directory).and_then(|directory| directory.sync_all());
+        if let Err(error) = named {
+            // It is there, and on the medium; only a power cut now could bring the old one back.
+            tracing::warn!("{}: putting its name on the medium: {error}", place.display());
+        }
+        Ok(())
     }
+}
+
+fn check_is_same(golden: &Golden, place: &Path) -> Result<(), MergeError> {
+    match golden.is_current() && golden.check_unchanged() {
+        true => Ok(()),
+        false => Err(MergeError::Replaced(place.to_owned())),
+    }
+}
+
+/// What the new image is called while it is made.
+fn unfinished(place: &Path) -> PathBuf {
+    let mut name = place.to_owned().into_os_string();
+    name.push(".merging");
+    name.into()
+}
+
+/// Takes away what a merge into the image at `path` has left that was killed; tells where it lay. One that is at work is left alone.
+///
+/// # Errors
+/// When it is there and stays.
+pub fn remove_unfinished_merge(path: &Path) -> io::Result<Option<PathBuf>> {
+    let place = match std::fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        place => place?,
+    };
+    let path = unfinished(&place);
+    match std::fs::symlink_metadata(&path) {
+        Ok(meta) if meta.is_file() => {}
+        _ => return Ok(None),
+    }
+    match remove_left(&path) {
+        Ok(()) => Ok(Some(path)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn open_left(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
+    options.open(path)
+}
+
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let own = FileIdentity::of(&file.metadata()?);
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        meta => Ok(FileIdentity::of(&meta?) == own),
+    }
+}
+
+/// Takes away what nobody is at work on. `WouldBlock`: somebody is.
+fn remove_left(path: &Path) -> io::Result<()> {
+    let meta = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        meta => meta?,
+    };
+    if meta.is_file() {
+        let file = open_left(path)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        // Else whoever had it has put it in its place meanwhile.
+        return match is_at(&file, path)? {
+            true => std::fs::remove_file(path),
+            false => Ok(()),
+        };
+    }
+    std::fs::remove_file(path)
+}
+
+/// A file that nobody else can read yet, locked. What an interrupted merge has left goes.
+fn make(place: &Path) -> Result<Unfinished, MergeError> {
+    let path = unfinished(place);
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock => MergeError::Busy(place.to_owned()),
+        _ => at(&path, "making it")(error),
+    };
     let mut options = File::options();
     options.read(true).write(true).create_new(true).mode(0o600);
-    options.open(path)
+    for _ in 0..TRIES {
+        let file = match options.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match remove_left(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => continue,
+            },
+            file => file.map_err(failed)?,
+        };
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| failed(error.into()))?;
+        // Between the two it may have been taken for a left one.
+        if is_at(&file, &path).map_err(failed)? {
+            return Ok(Unfinished {
+                path,
+                file,
+                keep: false,
+            });
+        }
+    }
+    Err(MergeError::Busy(place.to_owned()))
 }
 
 /// Gives the new image the rights and the owner of the old one. The rights first: only an owner may set them.

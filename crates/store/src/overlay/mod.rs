@@ -45,7 +45,7 @@ pub use counters::OverlayTotals;
 pub use current::CurrentGolden;
 pub use files::OverlayFiles;
 pub use golden::Golden;
-pub use merge::MergeError;
+pub use merge::{MergeError, MergedImage, remove_unfinished_merge};
 pub use opening::{OverlayError, OverlayOptions};
 #[cfg(test)]
 pub(crate) use records::RecordsHeader;

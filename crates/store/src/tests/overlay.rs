@@ -15,7 +15,9 @@ use rustix::fs::{Advice, fadvise};
 use super::{Driver, stamp};
 use crate::completion_queue::CompletionQueue;
 use crate::options::{StoreKind, StoreOptions};
-use crate::overlay::{Golden, OverlayError, OverlayFiles, OverlayOptions, OverlayStore};
+use crate::overlay::{
+    Golden, MergedImage, OverlayError, OverlayFiles, OverlayOptions, OverlayStore, remove_unfinished_merge,
+};
 use crate::{Losses, StoreRegistry};
 use engine::{Durability, Extent, FaultKind, Store};
 
@@ -297,7 +299,7 @@ fn a_merge_is_a_new_image_in_the_old_one_s_place() {
     std::os::unix::fs::symlink("elsewhere", dir.path().join("golden.merging")).unwrap();
     let old = std::fs::File::open(&path).unwrap();
     let before = std::fs::read(&path).unwrap();
-    overlay.merge(&options.files).unwrap();
+    merge(&overlay, &options.files).unwrap();
     assert!(std::fs::read(&path).unwrap() == content, "the new image");
     let mut kept = Vec::new();
     std::io::Read::read_to_end(&mut &old, &mut kept).unwrap();
@@ -307,7 +309,7 @@ fn a_merge_is_a_new_image_in_the_old_one_s_place() {
     assert_eq!(new.mode() & 0o7777, 0o640);
     assert!(!is_root || (new.uid(), new.gid()) == (1234, 4321));
     // The copy lies on the old image, and cannot be merged into the new one.
-    let again = overlay.merge(&options.files).unwrap_err().to_string();
+    let again = merge(&overlay, &options.files).unwrap_err();
     assert!(again.contains("replaced"), "{again}");
     assert!(std::fs::read(&path).unwrap() == content);
 }
@@ -335,6 +337,98 @@ fn cold_reads_are_counted_once_as_those_of_whom_they_were() {
             chill(&options.files.delta());
         }
     }
+}
+
+#[test]
+fn of_two_merges_into_one_image_one_is_refused_and_the_other_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sectors, path) = (96 << 11, dir.path().join("golden"));
+    std::fs::write(&path, vec![7; sectors * 512]).unwrap();
+    // Each with an opening of its own, as two exports have.
+    let copies: Vec<_> = [("a", 1), ("b", 2)]
+        .into_iter()
+        .map(|(name, byte)| {
+            let options = options(dir.path(), name);
+            let (overlay, mut driver) = overlay(&golden(StoreKind::Mmap, &path), &options);
+            driver
+                .write(byte, &[byte as u8; 512], Durability::WriteBack)
+                .unwrap();
+            (overlay, options.files, driver)
+        })
+        .collect();
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let merges: Vec<_> = copies
+            .iter()
+            .map(|(overlay, files, _)| {
+                let merge = scope.spawn(|| merge(overlay, files));
+                // The second one while the first is at work.
+                while !merge.is_finished() && std::fs::read_dir(dir.path()).unwrap().count() < 6 {
+                    std::thread::yield_now();
+                }
+                merge
+            })
+            .collect();
+        merges.into_iter().map(|merge| merge.join().unwrap()).collect()
+    });
+    assert_eq!(
+        results.iter().filter(|result| result.is_ok()).count(),
+        1,
+        "{results:?}"
+    );
+    let image = std::fs::read(&path).unwrap();
+    assert_eq!(image.len(), sectors * 512);
+    for (byte, result) in [1u8, 2].iter().zip(&results) {
+        let own = if result.is_ok() { *byte } else { 7 };
+        assert!(image[span((*byte).into(), 1)] == [own; 512], "{results:?}");
+    }
+    assert!(
+        image[span(3, sectors as u64 - 3)].iter().all(|byte| *byte == 7),
+        "half made"
+    );
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().collect();
+    assert_eq!(left.len(), 5, "{left:?}");
+}
+
+/// The whole of it.
+fn merge(overlay: &OverlayStore, files: &OverlayFiles) -> Result<(), String> {
+    let merged = overlay.merge(files).and_then(MergedImage::put_in_place);
+    merged.map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_merge_that_is_at_work_is_left_alone_and_what_a_killed_one_left_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, path) = golden_file(dir.path());
+    let golden = golden(StoreKind::Mmap, &path);
+    let (one, other) = (options(dir.path(), "a"), options(dir.path(), "b"));
+    let unfinished = dir.path().join("golden.merging");
+    std::fs::write(&unfinished, [1; 4096]).unwrap();
+    let (overlay_a, mut driver) = overlay(&golden, &one);
+    let (overlay_b, _) = overlay(&golden, &other);
+    driver.write(3, &stamp(3, 1), Durability::WriteBack).unwrap();
+    let new = overlay_a.merge(&one.files).unwrap();
+    let whole = std::fs::read(&unfinished).unwrap();
+    assert_eq!(whole.len() as u64, SECTORS * 512);
+    let refused = merge(&overlay_b, &other.files).unwrap_err();
+    assert!(refused.contains("another `xblade overlay commit`"), "{refused}");
+    assert_eq!(remove_unfinished_merge(&path).unwrap(), None);
+    assert!(std::fs::read(&unfinished).unwrap() == whole);
+    drop(new);
+    assert!(!unfinished.exists());
+
+    // What somebody else has put in its way is nobody's image.
+    let new = overlay_a.merge(&one.files).unwrap();
+    std::fs::remove_file(&unfinished).unwrap();
+    std::fs::write(&unfinished, "half").unwrap();
+    let before = std::fs::read(&path).unwrap();
+    new.put_in_place().unwrap_err();
+    assert!(std::fs::read(&path).unwrap() == before);
+
+    std::fs::write(&unfinished, [1; 4096]).unwrap();
+    let removed = remove_unfinished_merge(&path).unwrap();
+    assert_eq!(removed.unwrap().file_name(), unfinished.file_name());
+    assert!(!unfinished.exists());
+    merge(&overlay_a, &one.files).unwrap();
 }
 
 pub(super) fn cut(path: &Path, bytes: u64) {

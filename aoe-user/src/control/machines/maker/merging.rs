@@ -1,37 +1,41 @@
 //! A disk that leaves service while it is merged into a new golden image.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::super::content::Content;
 use super::super::naming::DiskName;
 use super::super::{Instance, Left};
 use super::Maker;
 use crate::config::Overlay;
+use crate::store::{MergedImage, OverlayStore, remove_unfinished_merge};
 
 /// Why a disk is not served meanwhile.
 pub(super) const MERGING: &str = "it is being merged into a new golden image";
 
 impl Maker {
     /// Takes a disk out of service for its merge. Its machine hears nothing until that is over.
+    ///
+    /// # Errors
+    /// Whatever is known to keep it from being merged: it is served on.
     pub(super) fn leave(&mut self, name: &DiskName) -> Result<Left> {
         let address = self.address();
+        if let Some(other) = self.leaving.iter().next() {
+            bail!("{address}: {MERGING}: the copy of {other}; wait until that has ended");
+        }
         if self.writer.as_ref() == Some(name) {
             return self.end_writing(name).map(|()| Left::Image);
         }
         let instance = self.instance(name);
-        if instance
-            .as_ref()
-            .is_some_and(|instance| matches!(instance.content, Content::Clone(_)))
-        {
-            bail!(
+        let store = match instance.as_ref().map(|instance| &instance.content) {
+            Some(Content::Copy(store)) => store,
+            Some(Content::Clone(_)) => bail!(
                 "{address}: the copy of {name} is a clone in Ceph: shut it down and copy the clone to an image of its own (`rbd cp`)"
-            );
-        }
-        if !instance.is_some_and(|instance| matches!(instance.content, Content::Copy(_))) {
-            bail!("{address}: {name} has no copy that is open");
-        }
+            ),
+            Some(Content::Image(_)) | None => bail!("{address}: {name} has no copy that is open"),
+        };
         let bound = |(other, instance): (DiskName, Option<Arc<Instance>>)| {
             let content = &instance?.content;
             let is_bound = content.kind() == Overlay::Persistent && content.golden().is_current();
@@ -45,7 +49,19 @@ impl Maker {
                 bound.join(", ")
             );
         }
-        let Some(Content::Copy(store)) = self.take_out(name)? else {
+        store
+            .check_mergeable()
+            .with_context(|| format!("{address}: the copy of {name}"))?;
+        // Nobody else is to have it when it is taken out.
+        drop(instance);
+        let content = match self.take_out(name) {
+            Ok(content) => content,
+            Err(error) => {
+                self.enter(name);
+                return Err(error);
+            }
+        };
+        let Some(Content::Copy(store)) = content else {
             bail!("{address}: {name} has no copy that is open");
         };
         self.leaving.insert(name.clone());
@@ -55,12 +71,24 @@ impl Maker {
         Ok(Left::Copy(store, self.copies.files(name)))
     }
 
-    /// The merge of a disk is over.
-    pub(super) fn come_back(&mut self, name: &DiskName, merged: bool) -> Result<()> {
+    /// The merge of a disk is over. Without a new image it is served again, as it was and on the image that it lies on.
+    ///
+    /// # Errors
+    /// When the new image is not put in the old one's place; the disk is served again then, too.
+    pub(super) fn come_back(
+        &mut self,
+        name: &DiskName,
+        store: Arc<OverlayStore>,
+        new: Option<MergedImage>,
+    ) -> Result<()> {
         self.leaving.remove(name);
-        if !merged {
-            return self.open(name);
+        let Some(new) = new else {
+            return self.serve_again(name, store);
+        };
+        if let Err(error) = new.put_in_place() {
+            return self.serve_again(name, store).and(Err(error.into()));
         }
+        drop(store);
         tracing::info!(
             "{}: what {name} had written is in {} from here on",
             self.address(),
@@ -68,5 +96,27 @@ impl Maker {
         );
         self.forget_disk(name);
         self.discard(name)
+    }
+
+    fn serve_again(&self, name: &DiskName, store: Arc<OverlayStore>) -> Result<()> {
+        // A reload may have come meanwhile.
+        store.set_limit(self.start.settings.config.overlay_limit.unwrap_or(0));
+        let since = self.shared.disks.lock().get(name).map(|disk| disk.since);
+        self.serve(name, Content::Copy(store), since.unwrap_or_else(SystemTime::now))
+    }
+}
+
+/// A commit of a process that was killed may have left a file as large as the image.
+pub(super) fn clean_up(address: &str, path: &std::path::Path) {
+    match remove_unfinished_merge(path) {
+        Ok(None) => {}
+        Ok(Some(left)) => tracing::warn!(
+            "{address}: {}: removed: a commit that did not end had left it",
+            left.display()
+        ),
+        Err(error) => tracing::warn!(
+            "{address}: {}.merging: left by a commit that did not end, and cannot be removed: {error}",
+            path.display()
+        ),
     }
 }

@@ -65,8 +65,8 @@ impl Maker {
                 let left = self.leave(&name).map_err(|error| format!("{error:#}"));
                 let _ = answer.send(left);
             }
-            Some(Order::Return(name, merged, answer)) => {
-                let result = self.come_back(&name, merged);
+            Some(Order::Return(name, store, new, answer)) => {
+                let result = self.come_back(&name, store, new);
                 let _ = answer.send(result.map_err(|error| format!("{error:#}")));
             }
             Some(Order::Stop) => return false,

@@ -260,10 +260,14 @@ fn a_disk_is_kept_that_is_not_served_while_the_configuration_changes() {
     let disks = room.open();
     write(&disk(&disks, PC[0]), 1);
     // As a commit that fails in the end.
-    drop(disks.have(|answer| Order::Leave(pc17(), answer)).unwrap());
+    let left = disks.have(|answer| Order::Leave(pc17(), answer)).unwrap();
+    let Left::Copy(store, _) = left else {
+        panic!("{left:?}")
+    };
     reload(&disks, &mut room, &[("pc17", &PC[1..]), ("pc18", &PC[..1])]);
-    // Where the lock of its files is not gone yet, it is opened when its machine asks.
-    let _ = disks.have(|answer| Order::Return(pc17(), false, answer));
+    disks
+        .have(|answer| Order::Return(pc17(), store, None, answer))
+        .unwrap();
     assert_eq!(has(&disks, PC[0]), ("12.9:pc17".into(), 1));
     // As a clone that Ceph shut out.
     disks.shared.table.write().remove(&pc17());

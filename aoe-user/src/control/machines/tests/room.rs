@@ -42,7 +42,7 @@ fn a_disk_that_has_become_the_image_makes_room_for_another() {
     let disks = room.open();
     write(&disk(&disks, STRANGER), 1);
     is_turned_away(&disks, ANOTHER);
-    disks.commit(&DiskName::Unknown(STRANGER)).unwrap();
+    commit(&disks, &DiskName::Unknown(STRANGER)).unwrap();
     assert_eq!(read(&disk(&disks, ANOTHER)), 1);
     is_turned_away(&disks, STRANGER);
 }

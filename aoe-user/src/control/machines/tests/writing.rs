@@ -76,7 +76,7 @@ fn one_machine_changes_the_image_while_nobody_has_a_copy_and_nobody_gets_one_mea
     assert_eq!(read(&own), 3);
     write(&own, 4);
     drop(own);
-    disks.commit(&teacher()).unwrap();
+    commit(&disks, &teacher()).unwrap();
     assert_eq!(read(&has(&disks, STRANGER)), 4);
     assert_eq!(image(&room.config.path)[5 * 512], 4);
     gets_nothing(&disks, TEACHER);
@@ -91,7 +91,7 @@ fn the_image_is_the_others_when_its_writer_s_requests_have_ended() {
     let disks = room.open();
     let in_flight = disk(&disks, TEACHER);
     std::thread::scope(|scope| {
-        let commit = scope.spawn(|| disks.commit(&teacher()));
+        let commit = scope.spawn(|| commit(&disks, &teacher()));
         until("it to be out of service", || {
             (!disks.shared.table.read().by_mac.contains_key(&TEACHER)).then_some(())
         });
@@ -174,8 +174,8 @@ fn a_loss_of_the_image_stands_until_it_is_accepted_whoever_opens_it() {
         stopped: true,
     };
     room.losses.known = Some(lost.clone());
-    let refused = |disks: &Disks| {
-        let why = disks.commit(&teacher()).unwrap_err();
+    let refused = |disks: &Arc<Disks>| {
+        let why = commit(disks, &teacher()).unwrap_err();
         assert!(
             why.contains(&lost.to_string()) && why.contains("--lost-writes"),
             "{why}"
@@ -212,7 +212,7 @@ fn a_loss_of_the_image_stands_until_it_is_accepted_whoever_opens_it() {
     );
     image.accept_lost_writes();
     write(&has(&disks, TEACHER), 3);
-    disks.commit(&teacher()).unwrap();
+    commit(&disks, &teacher()).unwrap();
     assert!(matches!(image.health(), Health::Healthy));
     assert_eq!(read(&has(&disks, STRANGER)), 3);
 }

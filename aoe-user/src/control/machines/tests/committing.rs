@@ -1,0 +1,119 @@
+//! Commits that are refused, fail or meet others: nobody loses a copy by them.
+
+use super::*;
+
+fn pc() -> DiskName {
+    DiskName::Machine("pc17".into())
+}
+
+/// The first byte of a sector.
+fn read_at(export: &Export, lba: u64) -> u8 {
+    let extent = Extent { lba, count: 1 };
+    let sector = std::cell::RefCell::new([0; 512]);
+    let later = run(export, |queue| {
+        let mut sector = sector.borrow_mut();
+        export.store().read(queue, 1, extent, &mut [&mut sector[..]])
+    });
+    later.map_or_else(|| sector.borrow()[0], |bytes| bytes[0])
+}
+
+/// What is a machine's own, and what is of the image that it runs on.
+fn has_all(disks: &Disks, own: u8, of_image: u8) {
+    let export = disk(disks, PC[0]);
+    assert_eq!((read_at(&export, 5), read_at(&export, 6)), (own, of_image));
+}
+
+#[test]
+fn a_refused_commit_costs_a_machine_nothing_when_others_have_a_newer_image() {
+    for kind in ["volatile", "pinned", "persistent"] {
+        let mut room = Room::new();
+        if kind == "persistent" {
+            persistent(&mut room);
+        }
+        let disks = room.open();
+        write(&disk(&disks, PC[0]), 1);
+        if kind == "pinned" {
+            disks.pin(pc(), true).unwrap();
+        }
+        room.replace_image(9);
+        boot(&disks, STRANGER);
+        assert_eq!(read(&disk(&disks, STRANGER)), 9);
+        for _ in 0..2 {
+            let refused = commit(&disks, &pc()).unwrap_err();
+            assert!(refused.contains("replaced"), "{kind}: {refused}");
+            has_all(&disks, 1, 7);
+        }
+        write(&disk(&disks, PC[0]), 2);
+        has_all(&disks, 2, 7);
+        assert!(
+            disks.states()[0].problem.is_none(),
+            "{kind}: {:?}",
+            disks.states()
+        );
+    }
+}
+
+/// The image is replaced, and others boot from the new one, while the merge is at work.
+#[test]
+fn a_copy_whose_merge_fails_goes_on_as_it_was_on_the_image_it_is_on() {
+    let room = Room::new();
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    let left = disks.have(|answer| Order::Leave(pc(), answer)).unwrap();
+    let Left::Copy(store, files) = left else {
+        panic!("{left:?}")
+    };
+    let other = disks.have(|answer| Order::Leave(pc(), answer)).unwrap_err();
+    assert!(other.contains("the copy of pc17; wait"), "{other}");
+    let new = store.merge(&files).unwrap();
+    room.replace_image(9);
+    boot(&disks, STRANGER);
+    assert!(disks.instance(PC[0]).is_none(), "it is being merged");
+    let mut orders = vec![Some(new), None];
+    while let Some(new) = orders.pop() {
+        let is_none = new.is_none();
+        let returned = disks.have(|answer| Order::Return(pc(), Arc::clone(&store), new, answer));
+        match returned {
+            Ok(()) => assert!(is_none, "another image was overwritten"),
+            Err(why) => assert!(why.contains("replaced"), "{why}"),
+        }
+        has_all(&disks, 1, 7);
+        assert_eq!(image(&room.config.path)[0], 9);
+        if is_none {
+            disks.have(|answer| Order::Leave(pc(), answer)).unwrap_err();
+        }
+    }
+    drop(store);
+    assert!(!room.dir.path().join("golden.merging").exists());
+    boot(&disks, PC[0]);
+    assert_eq!(read(&disk(&disks, PC[0])), 9);
+}
+
+#[test]
+fn a_commit_that_cannot_make_its_file_gives_the_disk_back() {
+    let mut room = Room::new();
+    persistent(&mut room);
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    let in_the_way = room.dir.path().join("golden.merging");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let failed = commit(&disks, &pc()).unwrap_err();
+    assert!(failed.contains("golden.merging: making it"), "{failed}");
+    has_all(&disks, 1, 7);
+    std::fs::remove_dir(in_the_way).unwrap();
+    commit(&disks, &pc()).unwrap();
+    assert_eq!(image(&room.config.path)[5 * 512], 1);
+}
+
+#[test]
+fn what_a_killed_commit_left_goes_when_the_export_is_opened() {
+    let room = Room::new();
+    let left = room.dir.path().join("golden.merging");
+    std::fs::write(&left, [0; 4096]).unwrap();
+    let disks = room.open();
+    assert!(!left.exists());
+    write(&disk(&disks, PC[0]), 1);
+    std::fs::write(&left, [0; 4096]).unwrap();
+    commit(&disks, &pc()).unwrap();
+    assert!(!left.exists());
+}

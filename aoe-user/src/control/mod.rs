@@ -7,6 +7,7 @@ pub mod api;
 mod backing_checks;
 mod backoff;
 mod carry_out;
+mod commit_store;
 mod denied;
 mod failover;
 mod guard;

@@ -5,14 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::control::commit_store::commit_store;
 use crate::control::machines::Disks;
-use crate::store::{CompletionQueue, Completions as _};
 use crate::target::Export;
 
 /// How long requests in flight may take to end.
 const IN_FLIGHT_LIMIT: Duration = Duration::from_secs(10);
-/// How long a commit may take.
-const COMMIT_LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -39,32 +37,5 @@ fn settle(export: &Export) -> Result<()> {
         }
         std::thread::sleep(PAUSE);
     }
-    commit(export).with_context(|| format!("{address}: it cannot be committed"))
-}
-
-fn commit(export: &Export) -> Result<()> {
-    let mut completions = CompletionQueue::new()?;
-    match export.store().flush(&mut completions, 0)? {
-        engine::Step::Done => Ok(()),
-        engine::Step::Later => wait(export, &mut completions),
-    }
-}
-
-fn wait(export: &Export, completions: &mut CompletionQueue) -> Result<()> {
-    let end = Instant::now() + COMMIT_LIMIT;
-    loop {
-        completions.submit(Instant::now());
-        match completions.next().map(|completion| completion.event) {
-            Some(engine::Event::Finished(result)) => return Ok(result.map(drop)?),
-            Some(engine::Event::Again) => {
-                if export.store().flush(completions, 0)? == engine::Step::Done {
-                    return Ok(());
-                }
-            }
-            None if Instant::now() >= end => {
-                bail!("its disk does not answer");
-            }
-            None => std::thread::sleep(PAUSE),
-        }
-    }
+    commit_store(&**export.store()).with_context(|| format!("{address}: it cannot be committed"))
 }

@@ -16,7 +16,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use engine::{Extent, SECTOR_BYTES};
+use engine::{Extent, Health, SECTOR_BYTES, Store as _};
 
 use super::files::OverlayFiles;
 use super::{Golden, OverlayStore};
@@ -39,6 +39,14 @@ pub enum MergeError {
     /// Another merge is at work on it.
     #[error("{}: another `xblade overlay commit` is making a new image of it: wait until that has ended, then look whether the copy is still to be merged", .0.display())]
     Busy(PathBuf),
+    /// What the merge would read is not what was written.
+    #[error("{}: the copy or the image is not well, and a merge would make that everybody's: {what}", .path.display())]
+    Unwell {
+        /// The copy.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
     /// It would belong to somebody else.
     #[error("{}: belongs to user {user}, group {group}, and a file made here cannot be given to them ({cause}): \
              `chown` the image to the user that xblade runs as, or give it CAP_CHOWN", .path.display())]
@@ -96,15 +104,26 @@ impl OverlayStore {
     /// [`MergeError`]
     pub fn check_mergeable(&self) -> Result<(), MergeError> {
         let golden = self.golden();
-        check_is_same(golden, golden.path())
+        check_is_same(golden, golden.path())?;
+        for health in [self.health(), golden.health()] {
+            let (Health::LostWrites(_) | Health::Silent(_) | Health::Degraded(_)) = &health else {
+                continue;
+            };
+            return Err(MergeError::Unwell {
+                path: golden.path().to_owned(),
+                what: told(health),
+            });
+        }
+        Ok(())
     }
 
-    /// Makes the new image. Nobody may use the overlay meanwhile; it stays as it is, on the
+    /// Makes the new image. Nobody may use the overlay meanwhile, and what was written to it is on its medium; it stays as it is, on the
     /// old image. May wait for a disk.
     ///
     /// # Errors
     /// [`MergeError`]
     pub fn merge(&self, files: &OverlayFiles) -> Result<MergedImage, MergeError> {
+        self.look_at_backing();
         self.check_mergeable()?;
         let golden = self.golden();
         let path = golden.path();
@@ -188,6 +207,16 @@ fn check_is_same(golden: &Golden, place: &Path) -> Result<(), MergeError> {
     match golden.is_current() && golden.check_unchanged() {
         true => Ok(()),
         false => Err(MergeError::Replaced(place.to_owned())),
+    }
+}
+
+fn told(health: Health) -> String {
+    match health {
+        Health::Healthy => String::new(),
+        Health::LostWrites(lost) => format!(
+            "{lost}; look whether the copy is whole, then accept the loss (`xblade state clear`, --lost-writes), and try again"
+        ),
+        Health::Silent(why) | Health::Degraded(why) => why,
     }
 }
 

@@ -351,6 +351,9 @@ fn what_a_copy_loses_is_told_of_the_export_and_accepted_there() {
         OverlayStore::open(&golden, &options).unwrap()
     };
     let (well, mut broken) = (Arc::new(open("well")), open("broken"));
+    let merge = |overlay: &OverlayStore, name: &str| {
+        overlay.merge(&OverlayFiles::new(dir.path().join(name))).map(drop)
+    };
     let policy = Policy {
         flush_interval: Duration::from_secs(3600),
         on_lost_write: OnLostWrite::Stop,
@@ -374,6 +377,11 @@ fn what_a_copy_loses_is_told_of_the_export_and_accepted_there() {
     };
     assert!(lost.to_string().contains("copy of pc18"), "{lost}");
     assert!(committer.enter(5).is_err(), "no writes are taken");
+    let refused = merge(&broken, "broken").expect_err("a merge of what is lost");
+    assert!(
+        refused.to_string().contains("acknowledged writes are lost"),
+        "{refused}"
+    );
     current.accept_lost_writes();
     assert!(matches!(current.health(), Health::Healthy));
     committer.enter(5).unwrap();

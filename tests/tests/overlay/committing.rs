@@ -42,6 +42,38 @@ fn a_refused_commit_takes_nothing_from_a_machine_that_runs_on_an_old_image() -> 
 }
 
 #[test]
+fn an_image_that_another_export_s_persistent_copy_lies_on_is_not_replaced() -> Result<()> {
+    needs!(Need::Root);
+    let room = Room::new()?;
+    let config = room.config("", "")?;
+    let other = "[[export]]\nshelf = 12\nslot = 10\noverlay = \"persistent\"\noverlay_dir = \"overlays\"\n";
+    let interfaces = "interfaces = [\"eth0\"]\n";
+    let text = std::fs::read_to_string(&config)?;
+    std::fs::write(
+        &config,
+        format!("{text}\n{other}{interfaces}path = {:?}\n", room.golden.as_str()),
+    )?;
+    let target = room.start_config(&config)?;
+    let initiator = room.lab.open(0)?;
+    let pc = machine(&initiator, PC[0]);
+    pc.find()?;
+    pc.write(5, *b"machine1")?;
+    let query = Request {
+        tag: 0x8000_0042,
+        ..Request::query(Mac::BROADCAST, Address::new(12, 10), 0, b"")
+    };
+    pc.ask(&query)?;
+    let said = refused(&target, &COMMIT)?;
+    ensure!(said.contains("pc17 (e12.10)"), "{said}");
+    ensure!(pc.read(5)? == pattern(5, *b"machine1"));
+    done(&target, &["overlay", "discard", "e12.10", "pc17"])?;
+    done(&target, &COMMIT)?;
+    let image = std::fs::read(room.golden.path())?;
+    ensure!(image[5 * 512..6 * 512] == pattern(5, *b"machine1"));
+    Ok(())
+}
+
+#[test]
 fn of_commits_at_once_one_is_done_and_the_others_machines_run_on() -> Result<()> {
     needs!(Need::Root);
     let room = Room {

@@ -80,13 +80,15 @@ impl Supervisor {
     /// Merges a copy into a new golden image.
     pub(super) fn commit_overlay(&mut self, asked: CommitOverlay, answer: ControlAnswer) {
         let CommitOverlay { export, machine } = asked;
+        // Other exports may have copies on the same image.
+        let all = self.disks(&Selection::all());
         let (export, disks) = match self.disks_of(&export) {
             Ok(found) => found,
             Err(reason) => return answer.error(reason),
         };
         let work = move || {
             let Ok(name) = machine.parse::<DiskName>();
-            match disks.commit(&name) {
+            match disks.commit(&name, &all) {
                 Ok(()) => {
                     answer
                         .result(serde_json::json!({ "export": format!("e{export}"), "committed": machine }));

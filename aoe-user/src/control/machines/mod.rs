@@ -60,6 +60,8 @@ enum Order {
     Reset(DiskName, bool, Sender<Result<(), String>>),
     /// The operator's: have a copy stay when its machine boots, or not any more.
     Pin(DiskName, bool, Sender<Result<(), String>>),
+    /// Tell whose persistent copies lie on this image, but for one.
+    Bound(Golden, Option<DiskName>, Sender<Result<Vec<String>, String>>),
     /// The operator's: take a disk out of service, for its merge.
     Leave(DiskName, Sender<Result<Left, String>>),
     /// The merge of this copy is over: with a new image, which has all of it, or without one.

@@ -117,7 +117,7 @@ fn disk(disks: &Disks, mac: Mac) -> Arc<Export> {
 
 /// Of a machine that is off, as the operator knows.
 fn commit(disks: &Arc<Disks>, name: &DiskName) -> Result<(), String> {
-    disks.commit(name)
+    disks.commit(name, &[("12.9".into(), Arc::clone(disks))])
 }
 
 fn boot(disks: &Disks, mac: Mac) {

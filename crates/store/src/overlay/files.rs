@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use engine::SECTOR_BYTES;
 
-use super::golden::GoldenIdentity;
+use super::golden::{Golden, GoldenIdentity};
 use super::marks::words_for;
 use super::records::RecordsHeader;
 
@@ -102,6 +102,22 @@ impl OverlayFiles {
     pub fn are_persistent(&self) -> bool {
         // One that cannot be looked at is there all the same.
         self.records().try_exists().unwrap_or(true)
+    }
+
+    /// Whether it is one that outlives a power cut and was made on this image as it is.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn are_persistent_on(&self, golden: &Golden) -> io::Result<bool> {
+        let records = match File::open(self.records()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            records => records?,
+        };
+        match RecordsHeader::read(&records) {
+            // Nobody can use it any more.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(false),
+            header => Ok(header?.golden == golden.fingerprint()?),
+        }
     }
 
     /// Whether it is a volatile one that stays when its machine boots.

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use engine::{Health, LostWrites, SECTOR_BYTES, Store};
 
 use super::fingerprint::{self, GoldenFingerprint};
+use super::merge;
 use crate::commit::Losses;
 use crate::completion_queue::CompletionQueue;
 use crate::file_identity::FileIdentity;
@@ -195,6 +196,17 @@ impl Golden {
     pub fn is_current(&self) -> bool {
         let GoldenIdentity { device, inode, .. } = self.shared.identity;
         !FileIdentity { device, inode }.is_replaced_at(&self.shared.path)
+    }
+
+    /// Whether both are openings of one file.
+    pub fn is_same_file(&self, other: &Golden) -> bool {
+        let file = |golden: &Golden| (golden.shared.identity.device, golden.shared.identity.inode);
+        file(self) == file(other)
+    }
+
+    /// Whether a merge is making a new image that is to take its place, by this process or another one.
+    pub fn is_being_replaced(&self) -> bool {
+        merge::is_under_way(&self.shared.path)
     }
 
     /// Whether it still has the content that overlays were made on; says once when it has not.

@@ -227,6 +227,15 @@ fn unfinished(place: &Path) -> PathBuf {
     name.into()
 }
 
+/// Whether a new image is being made that is to replace the one at `path`.
+pub(super) fn is_under_way(path: &Path) -> bool {
+    let Ok(place) = std::fs::canonicalize(path) else {
+        return false;
+    };
+    let opened = open_left(&unfinished(&place));
+    opened.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
+}
+
 /// Takes away what a merge into the image at `path` has left that was killed; tells where it lay. One that is at work is left alone.
 ///
 /// # Errors

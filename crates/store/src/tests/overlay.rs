@@ -403,18 +403,20 @@ fn a_merge_that_is_at_work_is_left_alone_and_what_a_killed_one_left_is_not() {
     let (one, other) = (options(dir.path(), "a"), options(dir.path(), "b"));
     let unfinished = dir.path().join("golden.merging");
     std::fs::write(&unfinished, [1; 4096]).unwrap();
+    assert!(!golden.is_being_replaced());
     let (overlay_a, mut driver) = overlay(&golden, &one);
     let (overlay_b, _) = overlay(&golden, &other);
     driver.write(3, &stamp(3, 1), Durability::WriteBack).unwrap();
     let new = overlay_a.merge(&one.files).unwrap();
     let whole = std::fs::read(&unfinished).unwrap();
     assert_eq!(whole.len() as u64, SECTORS * 512);
+    assert!(golden.is_being_replaced());
     let refused = merge(&overlay_b, &other.files).unwrap_err();
     assert!(refused.contains("another `xblade overlay commit`"), "{refused}");
     assert_eq!(remove_unfinished_merge(&path).unwrap(), None);
     assert!(std::fs::read(&unfinished).unwrap() == whole);
     drop(new);
-    assert!(!unfinished.exists());
+    assert!(!unfinished.exists() && !golden.is_being_replaced());
 
     // What somebody else has put in its way is nobody's image.
     let new = overlay_a.merge(&one.files).unwrap();

@@ -9,13 +9,43 @@ use super::super::content::Content;
 use super::super::naming::DiskName;
 use super::super::{Instance, Left};
 use super::Maker;
+use super::copies::Copies;
 use crate::config::Overlay;
-use crate::store::{MergedImage, OverlayStore, remove_unfinished_merge};
+use crate::store::{Golden, MergedImage, OverlayStore, remove_unfinished_merge};
 
 /// Why a disk is not served meanwhile.
 pub(super) const MERGING: &str = "it is being merged into a new golden image";
 
 impl Maker {
+    /// Whose persistent copies lie on this image, and could not be opened if another took its place.
+    pub(super) fn bound_to(&self, image: &Golden, but: Option<&DiskName>) -> Result<Vec<String>> {
+        let Copies::Files(_) = self.copies else {
+            return Ok(Vec::new());
+        };
+        let disks: Vec<(DiskName, Option<Arc<Instance>>)> = {
+            let disks = self.shared.disks.lock();
+            let disks = disks.iter();
+            disks
+                .map(|(name, disk)| (name.clone(), disk.instance.clone()))
+                .collect()
+        };
+        let mut bound = Vec::new();
+        for (name, instance) in disks.into_iter().filter(|(name, _)| Some(name) != but) {
+            let is_bound = match instance {
+                Some(instance) => {
+                    let content = &instance.content;
+                    content.kind() == Overlay::Persistent && content.golden().is_same_file(image)
+                }
+                // Nobody has it open.
+                None => self.copies.files(&name).are_persistent_on(image)?,
+            };
+            if is_bound {
+                bound.push(name.to_string());
+            }
+        }
+        Ok(bound)
+    }
+
     /// Takes a disk out of service for its merge. Its machine hears nothing until that is over.
     ///
     /// # Errors
@@ -36,19 +66,6 @@ impl Maker {
             ),
             Some(Content::Image(_)) | None => bail!("{address}: {name} has no copy that is open"),
         };
-        let bound = |(other, instance): (DiskName, Option<Arc<Instance>>)| {
-            let content = &instance?.content;
-            let is_bound = content.kind() == Overlay::Persistent && content.golden().is_current();
-            is_bound.then(|| other.to_string())
-        };
-        let bound: Vec<String> = self.others(name).into_iter().filter_map(bound).collect();
-        if !bound.is_empty() {
-            bail!(
-                "{address}: the persistent copies of {} lie on the image that would be replaced, and could not be opened after the \
-                 next start; reset them first",
-                bound.join(", ")
-            );
-        }
         store
             .check_mergeable()
             .with_context(|| format!("{address}: the copy of {name}"))?;
@@ -103,6 +120,18 @@ impl Maker {
         store.set_limit(self.start.settings.config.overlay_limit.unwrap_or(0));
         let since = self.shared.disks.lock().get(name).map(|disk| disk.since);
         self.serve(name, Content::Copy(store), since.unwrap_or_else(SystemTime::now))
+    }
+
+    /// A copy that begins now must not lie on an image that is about to be replaced, if it could not be opened again then.
+    pub(super) fn check_image_stays(&self, name: &DiskName) -> Result<()> {
+        if self.start.golden.get().is_being_replaced() {
+            bail!(
+                "{}: {name} gets its persistent copy when the commit has ended that is making a new image of {}",
+                self.address(),
+                self.start.settings.config.path.display()
+            );
+        }
+        Ok(())
     }
 }
 

@@ -41,6 +41,9 @@ impl Maker {
             self.look_for_new_image()?;
         }
         let image = self.start.golden.get();
+        if !is_left && kind == Overlay::Persistent {
+            self.check_image_stays(name)?;
+        }
         if !is_left && kind == Overlay::None {
             return self.serve(name, Content::Image(image), SystemTime::now());
         }

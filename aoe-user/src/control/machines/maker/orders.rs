@@ -61,6 +61,10 @@ impl Maker {
                 let result = self.pin(&name, pinned).map_err(|error| format!("{error:#}"));
                 let _ = answer.send(result);
             }
+            Some(Order::Bound(image, but, answer)) => {
+                let bound = self.bound_to(&image, but.as_ref());
+                let _ = answer.send(bound.map_err(|error| format!("{error:#}")));
+            }
             Some(Order::Leave(name, answer)) => {
                 let left = self.leave(&name).map_err(|error| format!("{error:#}"));
                 let _ = answer.send(left);

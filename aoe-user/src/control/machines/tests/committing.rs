@@ -105,6 +105,65 @@ fn a_commit_that_cannot_make_its_file_gives_the_disk_back() {
     assert_eq!(image(&room.config.path)[5 * 512], 1);
 }
 
+/// Another export with the same image, and a persistent copy.
+fn neighbour(room: &Room) -> Room {
+    let mut other = Room::new();
+    other.config.path.clone_from(&room.config.path);
+    other.config.slot = 10;
+    persistent(&mut other);
+    other
+}
+
+#[test]
+fn a_commit_leaves_an_image_alone_that_a_persistent_copy_of_another_export_lies_on() {
+    let room = Room::new();
+    let other = neighbour(&room);
+    let disks = room.open();
+    let others = other.open();
+    write(&disk(&disks, PC[0]), 1);
+    let all = [
+        ("12.9".to_owned(), Arc::clone(&disks)),
+        ("12.10".to_owned(), Arc::clone(&others)),
+    ];
+    write(&disk(&others, PC[0]), 2);
+    for _ in 0..2 {
+        let refused = disks.commit(&pc(), &all).unwrap_err();
+        assert!(refused.contains("pc17 (e12.10)"), "{refused}");
+        has_all(&disks, 1, 7);
+        // Served or not.
+        let out = others.have(|answer| Order::Leave(pc(), answer));
+        drop(out);
+    }
+    others.close();
+    let others = other.open();
+    others.reset(pc(), true).unwrap();
+    let all = [
+        ("12.9".to_owned(), Arc::clone(&disks)),
+        ("12.10".to_owned(), Arc::clone(&others)),
+    ];
+    // Nor does one begin on an image that is about to be replaced.
+    let left = disks.have(|answer| Order::Leave(pc(), answer)).unwrap();
+    let Left::Copy(store, files) = left else {
+        panic!("{left:?}")
+    };
+    let new = store.merge(&files).unwrap();
+    assert!(others.instance(PC[0]).is_none());
+    let waits = until("a disk that is waited for", || {
+        others.states().first()?.problem.clone()
+    });
+    assert!(waits.contains("making a new image"), "{waits}");
+    drop(new);
+    disks
+        .have(|answer| Order::Return(pc(), store, None, answer))
+        .unwrap();
+    others.shared.asking.lock().clear();
+    assert_eq!(read(&disk(&others, PC[0])), 7);
+    others.reset(pc(), true).unwrap();
+    disks.commit(&pc(), &all).unwrap();
+    others.shared.asking.lock().clear();
+    assert_eq!(read(&disk(&others, PC[0])), 1);
+}
+
 #[test]
 fn what_a_killed_commit_left_goes_when_the_export_is_opened() {
     let room = Room::new();

@@ -39,9 +39,9 @@ const ASKING: [&[&str]; 27] = [
     &["overlay", "list"],
     &["overlay", "pin", "e12.9", "pc1"],
     &["overlay", "unpin", "e12.9", "pc1"],
-    &["overlay", "reset", "e12.9", "pc1"],
-    &["overlay", "commit", "e12.9", "pc2"],
-    &["overlay", "discard", "e12.9", "pc3"],
+    &["overlay", "reset", "--force", "e12.9", "pc1"],
+    &["overlay", "commit", "--force", "e12.9", "pc2"],
+    &["overlay", "discard", "--force", "e12.9", "pc3"],
     &["overlay", "list", "e12.9"],
     &["status"],
 ];

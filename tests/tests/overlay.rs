@@ -282,14 +282,14 @@ fn no_boot_resets_where_the_operator_alone_does() -> Result<()> {
         machine.boot()?;
         ensure!(machine.read(5)? == pattern(5, *b"kept...."));
     }
-    done(&target, &["overlay", "reset", "e12.9", "pc17"])?;
+    done(&target, &["overlay", "reset", "--force", "e12.9", "pc17"])?;
     ensure!(pc.read(5)? == stamp(5));
     ensure!(stranger.read(5)? == pattern(5, *b"kept...."));
     let mac = STRANGER.to_string();
-    done(&target, &["overlay", "discard", "e12.9", &mac])?;
+    done(&target, &["overlay", "discard", "--force", "e12.9", &mac])?;
     ensure!(told(&target, &mac)?.is_none());
     ensure!(stranger.read(5)? == stamp(5), "it asks, and gets another");
-    let output = target.ask(&["overlay", "discard", "e12.9", "nobody"])?;
+    let output = target.ask(&["overlay", "discard", "--force", "e12.9", "nobody"])?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(
         !output.status.success() && said.contains("nobody has no disk"),
@@ -309,7 +309,7 @@ fn a_machine_s_copy_becomes_the_golden_image_by_order() -> Result<()> {
     stranger.find()?;
     pc.write(5, *b"the.next")?;
     stranger.write(6, *b"stranger")?;
-    done(&target, &["overlay", "commit", "e12.9", "pc17"])?;
+    done(&target, &["overlay", "commit", "--force", "e12.9", "pc17"])?;
     let image = std::fs::read(room.golden.path())?;
     ensure!(image.len() == SECTORS as usize * 512 && image[5 * 512..6 * 512] == pattern(5, *b"the.next"));
     ensure!(image[6 * 512..7 * 512] == stamp(6));
@@ -336,7 +336,7 @@ fn a_machine_changes_the_image_itself_while_nobody_else_has_a_copy() -> Result<(
         .wait_for_after(0, |line| line.contains("waits until the copies of"), TIMEOUT)?;
     done(
         &target,
-        &["overlay", "discard", "e12.9", &STRANGER.to_string()],
+        &["overlay", "discard", "--force", "e12.9", &STRANGER.to_string()],
     )?;
     pc.boot()?;
     pc.write(5, *b"changed.")?;
@@ -346,7 +346,7 @@ fn a_machine_changes_the_image_itself_while_nobody_else_has_a_copy() -> Result<(
     let target = room.start_with("", of_pc)?;
     ensure!(stranger.hears_nothing()?);
     ensure!(pc.read(5)? == pattern(5, *b"changed."));
-    done(&target, &["overlay", "commit", "e12.9", "pc17"])?;
+    done(&target, &["overlay", "commit", "--force", "e12.9", "pc17"])?;
     stranger.boot()?;
     ensure!(stranger.read(5)? == pattern(5, *b"changed.") && stranger.read(6)? == stamp(6));
     ensure!(pc.hears_nothing()?);

@@ -60,8 +60,8 @@ const EVERY: [&str; 7] = [
 /// The operator's command of a round.
 fn order(round: u64, stranger: &str) -> Vec<&str> {
     match round % 8 {
-        0 => vec!["overlay", "reset", "e12.9", "pc17"],
-        1 => vec!["overlay", "discard", "e12.9", stranger],
+        0 => vec!["overlay", "reset", "--force", "e12.9", "pc17"],
+        1 => vec!["overlay", "discard", "--force", "e12.9", stranger],
         2 => vec!["overlay", "pin", "e12.9", "pc17"],
         3 | 6 => vec!["reload"],
         4 => vec!["overlay", "unpin", "e12.9", "pc17"],
@@ -129,7 +129,7 @@ fn whatever_the_operator_does_no_machine_reads_what_another_wrote() -> Result<()
     ensure!(succeeded.iter().eq(&EVERY), "only {succeeded:?} did anything");
     // The image has pc17's writes when it is merged; who runs does not see that.
     users[1].writes(ROUNDS)?;
-    done(&target, &["overlay", "commit", "e12.9", "pc17"])?;
+    done(&target, &["overlay", "commit", "--force", "e12.9", "pc17"])?;
     for user in &users[1..] {
         user.reads("commit")?;
     }

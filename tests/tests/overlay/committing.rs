@@ -10,7 +10,7 @@ fn refused(target: &Target, args: &[&str]) -> Result<String> {
     Ok(said)
 }
 
-const COMMIT: [&str; 4] = ["overlay", "commit", "e12.9", "pc17"];
+const COMMIT: [&str; 5] = ["overlay", "commit", "--force", "e12.9", "pc17"];
 
 #[test]
 fn a_refused_commit_takes_nothing_from_a_machine_that_runs_on_an_old_image() -> Result<()> {
@@ -42,6 +42,28 @@ fn a_refused_commit_takes_nothing_from_a_machine_that_runs_on_an_old_image() -> 
 }
 
 #[test]
+fn a_machine_that_was_heard_keeps_its_copy_unless_the_operator_insists() -> Result<()> {
+    needs!(Need::Root);
+    let room = Room::new()?;
+    let target = room.start("")?;
+    let initiator = room.lab.open(0)?;
+    let pc = machine(&initiator, PC[0]);
+    pc.find()?;
+    pc.write(5, *b"machine1")?;
+    for action in ["reset", "discard", "commit"] {
+        let said = refused(&target, &["overlay", action, "e12.9", "pc17"])?;
+        ensure!(
+            said.contains("pc17 was heard") && said.contains("--force"),
+            "{action}: {said}"
+        );
+        ensure!(pc.read(5)? == pattern(5, *b"machine1"), "{action}");
+    }
+    done(&target, &["overlay", "discard", "--force", "e12.9", "pc17"])?;
+    ensure!(pc.read(5)? == stamp(5));
+    Ok(())
+}
+
+#[test]
 fn an_image_that_another_export_s_persistent_copy_lies_on_is_not_replaced() -> Result<()> {
     needs!(Need::Root);
     let room = Room::new()?;
@@ -66,7 +88,7 @@ fn an_image_that_another_export_s_persistent_copy_lies_on_is_not_replaced() -> R
     let said = refused(&target, &COMMIT)?;
     ensure!(said.contains("pc17 (e12.10)"), "{said}");
     ensure!(pc.read(5)? == pattern(5, *b"machine1"));
-    done(&target, &["overlay", "discard", "e12.10", "pc17"])?;
+    done(&target, &["overlay", "discard", "--force", "e12.10", "pc17"])?;
     done(&target, &COMMIT)?;
     let image = std::fs::read(room.golden.path())?;
     ensure!(image[5 * 512..6 * 512] == pattern(5, *b"machine1"));
@@ -90,7 +112,7 @@ fn of_commits_at_once_one_is_done_and_the_others_machines_run_on() -> Result<()>
         pc.write(lba, *b"machine.")?;
     }
     let results: Vec<_> = std::thread::scope(|scope| {
-        let commit = |name| target.ask(&["overlay", "commit", "e12.9", name]);
+        let commit = |name| target.ask(&["overlay", "commit", "--force", "e12.9", name]);
         let commits: Vec<_> = names
             .iter()
             .map(|name| scope.spawn(move || commit(name.as_str())))

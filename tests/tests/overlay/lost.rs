@@ -27,7 +27,7 @@ fn a_failed_last_commit_of_the_image_is_not_forgotten() -> Result<()> {
     pc.find()?;
     pc.write(5, *b"changed.")?;
 
-    let commit = ["overlay", "commit", "e12.9", "pc17"];
+    let commit = ["overlay", "commit", "--force", "e12.9", "pc17"];
     let refused = |target: &Target, why: &str| -> Result<()> {
         let output = target.ask(&commit)?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

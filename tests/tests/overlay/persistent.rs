@@ -79,7 +79,7 @@ fn a_persistent_copy_outlives_boots_and_a_restart_of_the_host() -> Result<()> {
             .is_some_and(|said| said.contains("xblade overlay reset")),
         "{row}"
     );
-    done(&target, &["overlay", "reset", "e12.9", "pc17"])?;
+    done(&target, &["overlay", "reset", "--force", "e12.9", "pc17"])?;
     ensure!(pc.read(5)? == [7; 512]);
     Ok(())
 }

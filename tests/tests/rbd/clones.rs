@@ -97,10 +97,13 @@ fn each_machine_has_a_clone_of_its_own_and_new_snapshots_are_for_who_boots() -> 
     keeper.boot()?;
     ensure!(keeper.read(5)? == pattern(5, *b"keeper..") && keeper.read(6)? == stamp(6));
 
-    done(&target, &["overlay", "reset", "e12.9", "keeper"])?;
+    done(&target, &["overlay", "reset", "--force", "e12.9", "keeper"])?;
     ensure!(keeper.read(5)? == stamp(5) && keeper.read(6)? == [7; SECTOR]);
     ensure!(told(&target, "keeper")?.context("keeper")?["persistent"] == true);
-    done(&target, &["overlay", "discard", "e12.9", &STRANGER.to_string()])?;
+    done(
+        &target,
+        &["overlay", "discard", "--force", "e12.9", &STRANGER.to_string()],
+    )?;
     ensure!(!site.rbd("ls rbd")?.contains("unknown-"));
     let output = target.ask(&["overlay", "commit", "e12.9", "pc17"])?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

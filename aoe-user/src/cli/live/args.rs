@@ -306,9 +306,9 @@ pub(crate) enum OverlayAction {
     /// List the machines' copies and what they hold
     List(ListArgs),
     /// Take away what machines wrote; they see the golden image again at once, so they must not be running
-    Reset(ChosenMachines),
+    Reset(MachinesToReset),
     /// Take the copies of machines away that are gone for good
-    Discard(ChosenMachines),
+    Discard(MachinesToReset),
     /// Have volatile copies stay as they are, on the image they are on, when their machines boot
     Pin(ChosenMachines),
     /// Have copies begin anew again when their machines boot
@@ -326,6 +326,9 @@ pub(crate) struct OneMachine {
     /// Name of the machine, or its address if it has none
     #[arg(value_name = "MACHINE")]
     pub(crate) machine: String,
+    /// Also if the machine was heard within the last two minutes
+    #[arg(long)]
+    pub(crate) force: bool,
     /// How it is asked and shown
     #[command(flatten)]
     pub(crate) ask: Ask,
@@ -370,6 +373,17 @@ pub(crate) struct GroupArgs {
     /// How it is asked and shown
     #[command(flatten)]
     pub(crate) ask: Ask,
+}
+
+/// Some machines of an export, whose copies are to go.
+#[derive(Debug, Args)]
+pub(crate) struct MachinesToReset {
+    /// Which
+    #[command(flatten)]
+    pub(crate) chosen: ChosenMachines,
+    /// Also of machines that were heard within the last two minutes
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// Some machines of an export.

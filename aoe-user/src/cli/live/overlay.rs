@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::args::{ChosenMachines, ListArgs, OneMachine, OverlayAction};
+use super::args::{ChosenMachines, ListArgs, MachinesToReset, OneMachine, OverlayAction};
 use super::client::ControlClient;
 use super::columns::{Column, choose, table};
 use super::show::idle;
@@ -86,11 +86,13 @@ fn list(args: ListArgs) -> Result<()> {
     table(&columns, &overlays.overlays, &output).print()
 }
 
-fn reset(args: &ChosenMachines, discard: bool) -> Result<()> {
+fn reset(args: &MachinesToReset, discard: bool) -> Result<()> {
+    let MachinesToReset { chosen: args, force } = args;
     let asked = ControlRequest::ResetOverlays(ResetOverlays {
         export: args.export.clone(),
         machines: args.machines.clone(),
         discard,
+        force: *force,
     });
     change(args, &asked, if discard { "discarded" } else { "reset" })
 }
@@ -120,10 +122,19 @@ fn change(args: &ChosenMachines, asked: &ControlRequest, what: &str) -> Result<(
 }
 
 fn commit(args: OneMachine) -> Result<()> {
-    let OneMachine { export, machine, ask } = args;
+    let OneMachine {
+        export,
+        machine,
+        force,
+        ask,
+    } = args;
     let said =
         format!("what {machine} wrote is in the golden image of {export}, for every machine that boots");
-    let asked = CommitOverlay { export, machine };
+    let asked = CommitOverlay {
+        export,
+        machine,
+        force,
+    };
     let mut done: Value = ControlClient::new(&ask.target)?.ask(&ControlRequest::CommitOverlay(asked))?;
     if ask.json {
         done["schema"] = json!(SCHEMA);

@@ -79,7 +79,11 @@ impl Supervisor {
 
     /// Merges a copy into a new golden image.
     pub(super) fn commit_overlay(&mut self, asked: CommitOverlay, answer: ControlAnswer) {
-        let CommitOverlay { export, machine } = asked;
+        let CommitOverlay {
+            export,
+            machine,
+            force,
+        } = asked;
         // Other exports may have copies on the same image.
         let all = self.disks(&Selection::all());
         let (export, disks) = match self.disks_of(&export) {
@@ -88,7 +92,7 @@ impl Supervisor {
         };
         let work = move || {
             let Ok(name) = machine.parse::<DiskName>();
-            match disks.commit(&name, &all) {
+            match disks.commit(&name, force, &all) {
                 Ok(()) => {
                     answer
                         .result(serde_json::json!({ "export": format!("e{export}"), "committed": machine }));
@@ -118,9 +122,10 @@ impl Supervisor {
             export,
             machines,
             discard,
+            force,
         } = asked;
         let done = if discard { "discarded" } else { "reset" };
-        let reset = move |disks: &Disks, name| disks.reset(name, discard);
+        let reset = move |disks: &Disks, name| disks.reset(name, discard, force);
         self.change_overlays(&export, machines, done, reset, answer);
     }
 

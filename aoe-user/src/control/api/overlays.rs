@@ -13,6 +13,9 @@ pub(crate) struct ResetOverlays {
     /// Only take them away: a machine gets a new one when it asks again.
     #[serde(default)]
     pub(crate) discard: bool,
+    /// Also where machines were heard a short time ago.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) force: bool,
 }
 
 /// Whose copy is to be merged into its image.
@@ -23,6 +26,9 @@ pub(crate) struct CommitOverlay {
     pub(crate) export: String,
     /// The machine's name, or its address.
     pub(crate) machine: String,
+    /// Also where it was heard a short time ago.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) force: bool,
 }
 
 /// Whose copies are to stay when their machines boot.

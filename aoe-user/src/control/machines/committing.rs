@@ -11,19 +11,20 @@ pub(in crate::control) type AllDisks = [(String, std::sync::Arc<Disks>)];
 
 impl Disks {
     /// Makes a new golden image out of the one of now and a disk, which ends; waits for that. Of the machine that changes the image
-    /// itself, it ends that. `all` are the exports of this process, this one among them.
+    /// itself, it ends that. `all` are the exports of this process, this one among them; `force`: although the machine may be running.
     ///
     /// # Errors
     /// Why there is none; the disk is served on then, as it was.
     pub(in crate::control) fn commit(
         &self,
         name: &DiskName,
+        force: bool,
         all: &AllDisks,
     ) -> Result<(), String> {
         if let Some(image) = self.image_below(name) {
             self.check_not_bound(name, &image, all)?;
         }
-        let left = self.have(|answer| Order::Leave(name.clone(), answer))?;
+        let left = self.have(|answer| Order::Leave(name.clone(), force, answer))?;
         let Left::Copy(store, files) = left else {
             return Ok(());
         };

@@ -7,6 +7,7 @@ mod merging;
 mod moved;
 mod opening;
 mod orders;
+mod running;
 mod writing;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -26,7 +27,7 @@ use super::bound::BoundAddresses;
 use super::content::Content;
 use super::heard::Heard;
 use super::naming::{DiskName, directory};
-use super::{Disk, Instance, ListedCopies, MachineSettings, Order, RETRY, Shared, pause};
+use super::{Disk, Instance, ListedCopies, MachineSettings, Order, RETRY, Replaced, Shared, pause};
 use crate::config::{Overlay, OverlayReset, Unknown};
 use crate::store::{CurrentGolden, Losses};
 use crate::target::Observer;
@@ -58,6 +59,8 @@ struct Maker {
     /// Keeps other processes from the directory.
     _lock: File,
     start: Start,
+    /// When it began to serve.
+    began: Instant,
     /// Disks that are being merged into a new image.
     leaving: HashSet<DiskName>,
     /// The machine that changes the image itself: nobody else gets a disk on it.
@@ -93,6 +96,7 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
         directory,
         _lock: lock,
         start,
+        began: Instant::now(),
         leaving: HashSet::new(),
         writer: None,
         said: HashMap::new(),
@@ -176,6 +180,9 @@ impl Maker {
     fn answer(&mut self, mac: Mac, result: Result<Option<DiskName>>) {
         let until = match result {
             Ok(Some(name)) => {
+                if let Some(instance) = self.instance(&name) {
+                    instance.heard.note(Instant::now());
+                }
                 self.said.remove(&name);
                 self.waits.remove(&mac);
                 self.shared.asking.lock().remove(&mac);
@@ -325,7 +332,8 @@ impl Maker {
     }
 
     /// The operator has a disk begin anew, or go: its machine gets another when it asks the next time.
-    fn reset(&mut self, name: &DiskName, again: bool) -> Result<()> {
+    fn reset(&mut self, name: &DiskName, how: Replaced) -> Result<()> {
+        let Replaced { again, force } = how;
         let known = self.shared.disks.lock().contains_key(name);
         if !known && !self.copies.has_any(name)? {
             bail!("{}: {name} has no disk", self.address());
@@ -339,6 +347,7 @@ impl Maker {
         if again {
             self.check_can_begin_anew(name)?;
         }
+        self.check_is_off(name, force)?;
         self.discard(name)?;
         self.forget_disk(name);
         tracing::info!(
@@ -437,8 +446,7 @@ impl Maker {
                     export: Arc::new(instance.export.reconfigured(options)),
                     content: instance.content.clone(),
                     ready: instance.ready,
-                    // Nobody noted it, if silence did not matter before.
-                    heard: Heard::now(),
+                    heard: instance.heard.counted_anew(),
                 }));
             }
             self.enter(&name);

@@ -56,14 +56,14 @@ enum Order {
     Boot(Mac),
     /// Other settings are in force.
     Configure(Box<MachineSettings>),
-    /// The operator's: take a disk away, and make another at once or not.
-    Reset(DiskName, bool, Sender<Result<(), String>>),
+    /// The operator's: take a disk away.
+    Reset(DiskName, Replaced, Sender<Result<(), String>>),
     /// The operator's: have a copy stay when its machine boots, or not any more.
     Pin(DiskName, bool, Sender<Result<(), String>>),
     /// Tell whose persistent copies lie on this image, but for one.
     Bound(Golden, Option<DiskName>, Sender<Result<Vec<String>, String>>),
-    /// The operator's: take a disk out of service, for its merge.
-    Leave(DiskName, Sender<Result<Left, String>>),
+    /// The operator's: take a disk out of service, for its merge; true: although its machine may be running.
+    Leave(DiskName, bool, Sender<Result<Left, String>>),
     /// The merge of this copy is over: with a new image, which has all of it, or without one.
     Return(
         DiskName,
@@ -73,6 +73,15 @@ enum Order {
     ),
     /// Close everything.
     Stop,
+}
+
+/// How a disk is taken away.
+#[derive(Debug, Clone, Copy)]
+struct Replaced {
+    /// Another one is made at once.
+    again: bool,
+    /// Although its machine may be running.
+    force: bool,
 }
 
 /// A disk that is out of service.
@@ -263,12 +272,16 @@ impl Disks {
         seen.into_iter().map(complete).collect()
     }
 
-    /// Has a disk begin anew, or only takes it away; waits for that.
+    /// Has a disk begin anew, or only takes it away; waits for that. `force`: although its machine may be running.
     ///
     /// # Errors
     /// Why it does not.
-    pub(super) fn reset(&self, name: DiskName, discard: bool) -> Result<(), String> {
-        self.have(|answer| Order::Reset(name, !discard, answer))
+    pub(super) fn reset(&self, name: DiskName, discard: bool, force: bool) -> Result<(), String> {
+        let how = Replaced {
+            again: !discard,
+            force,
+        };
+        self.have(|answer| Order::Reset(name, how, answer))
     }
 
     /// Has a volatile copy stay when its machine boots, or not any more; waits for that.
@@ -363,9 +376,7 @@ impl engine::Machines<Export> for Disks {
                 kept.heard.note(Instant::now());
             }
             if let Some(instance) = table.by_mac.get(&source) {
-                if matches!(table.reset, OverlayReset::Idle(_)) {
-                    instance.heard.note(Instant::now());
-                }
+                instance.heard.note(Instant::now());
                 return Some(Arc::clone(&instance.export));
             }
             if table.turns_away(source) {

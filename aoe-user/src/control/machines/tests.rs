@@ -117,7 +117,7 @@ fn disk(disks: &Disks, mac: Mac) -> Arc<Export> {
 
 /// Of a machine that is off, as the operator knows.
 fn commit(disks: &Arc<Disks>, name: &DiskName) -> Result<(), String> {
-    disks.commit(name, &[("12.9".into(), Arc::clone(disks))])
+    disks.commit(name, true, &[("12.9".into(), Arc::clone(disks))])
 }
 
 fn boot(disks: &Disks, mac: Mac) {
@@ -231,10 +231,10 @@ fn a_disk_begins_anew_when_its_machine_boots_and_by_order_and_not_else() {
     write(&own, 3);
     drop(own);
     disks
-        .reset(DiskName::Machine("pc17".into()), false)
+        .reset(DiskName::Machine("pc17".into()), false, true)
         .unwrap();
     assert_eq!(read(&disk(&disks, PC[0])), 7);
-    let error = disks.reset(DiskName::Unknown(STRANGER), false).unwrap_err();
+    let error = disks.reset(DiskName::Unknown(STRANGER), false, true).unwrap_err();
     assert!(error.contains("has no disk"), "{error}");
 }
 
@@ -313,7 +313,7 @@ fn strangers_are_bounded_and_may_be_refused() {
     assert!(disks.instance(stranger(3)).is_none());
     assert_eq!(disks.states().len(), 3);
     drop(_kept);
-    disks.reset(DiskName::Unknown(stranger(1)), true).unwrap();
+    disks.reset(DiskName::Unknown(stranger(1)), true, true).unwrap();
     disks.shared.asking.lock().clear();
     disk(&disks, stranger(3));
 
@@ -376,7 +376,7 @@ fn a_persistent_disk_outlives_boots_and_the_host_and_strangers_have_none() {
     boot(&disks, PC[0]);
     assert_eq!(read(&disk(&disks, PC[0])), 1);
     disks
-        .reset(DiskName::Machine("pc17".into()), false)
+        .reset(DiskName::Machine("pc17".into()), false, true)
         .unwrap();
     assert_eq!(read(&disk(&disks, PC[0])), 7);
     assert_eq!(disks.states()[0].kind, Overlay::Volatile);
@@ -420,7 +420,7 @@ fn a_persistent_disk_on_another_image_is_not_served_until_it_is_reset() {
     let problem = disks.states()[0].problem.clone().unwrap();
     assert!(problem.contains("another golden image"), "{problem}");
     disks
-        .reset(DiskName::Machine("pc17".into()), false)
+        .reset(DiskName::Machine("pc17".into()), false, true)
         .unwrap();
     assert_eq!(read(&disk(&disks, PC[0])), 9);
 }

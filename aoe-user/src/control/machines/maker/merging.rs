@@ -50,12 +50,13 @@ impl Maker {
     ///
     /// # Errors
     /// Whatever is known to keep it from being merged: it is served on.
-    pub(super) fn leave(&mut self, name: &DiskName) -> Result<Left> {
+    pub(super) fn leave(&mut self, name: &DiskName, force: bool) -> Result<Left> {
         let address = self.address();
         if let Some(other) = self.leaving.iter().next() {
             bail!("{address}: {MERGING}: the copy of {other}; wait until that has ended");
         }
         if self.writer.as_ref() == Some(name) {
+            self.check_is_off(name, force)?;
             return self.end_writing(name).map(|()| Left::Image);
         }
         let instance = self.instance(name);
@@ -66,6 +67,7 @@ impl Maker {
             ),
             Some(Content::Image(_)) | None => bail!("{address}: {name} has no copy that is open"),
         };
+        self.check_is_off(name, force)?;
         store
             .check_mergeable()
             .with_context(|| format!("{address}: the copy of {name}"))?;

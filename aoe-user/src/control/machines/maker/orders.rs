@@ -53,8 +53,8 @@ impl Maker {
                 self.note_bound();
                 self.reconfigure();
             }
-            Some(Order::Reset(name, again, answer)) => {
-                let result = self.reset(&name, again).map_err(|error| format!("{error:#}"));
+            Some(Order::Reset(name, how, answer)) => {
+                let result = self.reset(&name, how).map_err(|error| format!("{error:#}"));
                 let _ = answer.send(result);
             }
             Some(Order::Pin(name, pinned, answer)) => {
@@ -65,8 +65,8 @@ impl Maker {
                 let bound = self.bound_to(&image, but.as_ref());
                 let _ = answer.send(bound.map_err(|error| format!("{error:#}")));
             }
-            Some(Order::Leave(name, answer)) => {
-                let left = self.leave(&name).map_err(|error| format!("{error:#}"));
+            Some(Order::Leave(name, force, answer)) => {
+                let left = self.leave(&name, force).map_err(|error| format!("{error:#}"));
                 let _ = answer.send(left);
             }
             Some(Order::Return(name, store, new, answer)) => {

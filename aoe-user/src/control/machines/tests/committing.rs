@@ -59,11 +59,11 @@ fn a_copy_whose_merge_fails_goes_on_as_it_was_on_the_image_it_is_on() {
     let room = Room::new();
     let disks = room.open();
     write(&disk(&disks, PC[0]), 1);
-    let left = disks.have(|answer| Order::Leave(pc(), answer)).unwrap();
+    let left = disks.have(|answer| Order::Leave(pc(), true, answer)).unwrap();
     let Left::Copy(store, files) = left else {
         panic!("{left:?}")
     };
-    let other = disks.have(|answer| Order::Leave(pc(), answer)).unwrap_err();
+    let other = disks.have(|answer| Order::Leave(pc(), true, answer)).unwrap_err();
     assert!(other.contains("the copy of pc17; wait"), "{other}");
     let new = store.merge(&files).unwrap();
     room.replace_image(9);
@@ -80,7 +80,7 @@ fn a_copy_whose_merge_fails_goes_on_as_it_was_on_the_image_it_is_on() {
         has_all(&disks, 1, 7);
         assert_eq!(image(&room.config.path)[0], 9);
         if is_none {
-            disks.have(|answer| Order::Leave(pc(), answer)).unwrap_err();
+            disks.have(|answer| Order::Leave(pc(), true, answer)).unwrap_err();
         }
     }
     drop(store);
@@ -127,22 +127,22 @@ fn a_commit_leaves_an_image_alone_that_a_persistent_copy_of_another_export_lies_
     ];
     write(&disk(&others, PC[0]), 2);
     for _ in 0..2 {
-        let refused = disks.commit(&pc(), &all).unwrap_err();
+        let refused = disks.commit(&pc(), true, &all).unwrap_err();
         assert!(refused.contains("pc17 (e12.10)"), "{refused}");
         has_all(&disks, 1, 7);
         // Served or not.
-        let out = others.have(|answer| Order::Leave(pc(), answer));
+        let out = others.have(|answer| Order::Leave(pc(), true, answer));
         drop(out);
     }
     others.close();
     let others = other.open();
-    others.reset(pc(), true).unwrap();
+    others.reset(pc(), true, true).unwrap();
     let all = [
         ("12.9".to_owned(), Arc::clone(&disks)),
         ("12.10".to_owned(), Arc::clone(&others)),
     ];
     // Nor does one begin on an image that is about to be replaced.
-    let left = disks.have(|answer| Order::Leave(pc(), answer)).unwrap();
+    let left = disks.have(|answer| Order::Leave(pc(), true, answer)).unwrap();
     let Left::Copy(store, files) = left else {
         panic!("{left:?}")
     };
@@ -158,8 +158,8 @@ fn a_commit_leaves_an_image_alone_that_a_persistent_copy_of_another_export_lies_
         .unwrap();
     others.shared.asking.lock().clear();
     assert_eq!(read(&disk(&others, PC[0])), 7);
-    others.reset(pc(), true).unwrap();
-    disks.commit(&pc(), &all).unwrap();
+    others.reset(pc(), true, true).unwrap();
+    disks.commit(&pc(), true, &all).unwrap();
     others.shared.asking.lock().clear();
     assert_eq!(read(&disk(&others, PC[0])), 1);
 }
@@ -175,4 +175,55 @@ fn what_a_killed_commit_left_goes_when_the_export_is_opened() {
     std::fs::write(&left, [0; 4096]).unwrap();
     commit(&disks, &pc()).unwrap();
     assert!(!left.exists());
+}
+
+#[test]
+fn nothing_is_taken_from_below_a_machine_that_was_heard_unless_it_is_said_to_be_off() {
+    let mut room = Room::new();
+    persistent(&mut room);
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    let all = [("12.9".to_owned(), Arc::clone(&disks))];
+    let check = |said: Result<(), String>| {
+        let said = said.unwrap_err();
+        assert!(
+            said.contains("was heard") && said.contains("s ago") && said.contains("--force"),
+            "{said}"
+        );
+    };
+    let refused = || {
+        check(disks.reset(pc(), false, false));
+        check(disks.reset(pc(), true, false));
+        check(disks.commit(&pc(), false, &all));
+    };
+    refused();
+    // A reload changes nothing of that.
+    disks.configure(room.settings());
+    refused();
+    has_all(&disks, 1, 7);
+    disks.set_paused(true);
+    let paused = disks.reset(pc(), false, false).unwrap_err();
+    assert!(
+        paused.contains("paused") && paused.contains("--force"),
+        "{paused}"
+    );
+    disks.set_paused(false);
+    disks.close();
+
+    // Who runs on it may not have asked yet.
+    let disks = room.open();
+    let early = disks.reset(pc(), false, false).unwrap_err();
+    assert!(
+        early.contains("too short") && early.contains("--force"),
+        "{early}"
+    );
+    disks.close();
+
+    // Whoever waits for a disk that cannot be served may be running, too.
+    room.replace_image(9);
+    let disks = room.open();
+    assert!(disks.instance(PC[0]).is_none());
+    check(disks.reset(pc(), false, false));
+    disks.reset(pc(), false, true).unwrap();
+    assert_eq!(read(&disk(&disks, PC[0])), 9);
 }

@@ -33,7 +33,7 @@ fn a_pinned_disk_stays_over_boots_and_restarts_until_it_is_unpinned() {
     let disks = room.open();
     boot(&disks, PC[0]);
     assert_eq!(read(&disk(&disks, PC[0])), 2);
-    disks.reset(pc(), false).unwrap();
+    disks.reset(pc(), false, true).unwrap();
     assert!(!disks.states()[0].pinned, "the copy that was pinned is gone");
     assert_eq!(read(&disk(&disks, PC[0])), 9);
     write(&disk(&disks, PC[0]), 3);

@@ -59,7 +59,9 @@ fn a_persistent_copy_that_vanished_is_shut_until_it_is_back_or_reset() {
     let golden = Arc::clone(&start.golden);
     let disks = Disks::open(start).unwrap();
     problem(&disks);
-    disks.reset(DiskName::Machine("pc17".into()), false).unwrap();
+    disks
+        .reset(DiskName::Machine("pc17".into()), false, true)
+        .unwrap();
     assert_eq!(read(&disk(&disks, PC[0])), 7, "it has begun anew");
     assert_eq!(
         engine::Store::<CompletionQueue>::health(&*golden),

@@ -59,7 +59,7 @@ fn a_machine_whose_address_is_given_to_another_keeps_its_disk_until_it_boots() {
     room.config.machines = Room::new().config.machines;
     disks.configure(room.settings());
     until("the first table again", || moved().then_some(()));
-    disks.reset(DiskName::Machine("pc18".into()), true).unwrap();
+    disks.reset(DiskName::Machine("pc18".into()), true, true).unwrap();
     assert_eq!(
         (serial(&disks, PC[0]).as_str(), read(&disk(&disks, PC[0]))),
         ("12.9:pc17", 1)
@@ -260,7 +260,7 @@ fn a_disk_is_kept_that_is_not_served_while_the_configuration_changes() {
     let disks = room.open();
     write(&disk(&disks, PC[0]), 1);
     // As a commit that fails in the end.
-    let left = disks.have(|answer| Order::Leave(pc17(), answer)).unwrap();
+    let left = disks.have(|answer| Order::Leave(pc17(), true, answer)).unwrap();
     let Left::Copy(store, _) = left else {
         panic!("{left:?}")
     };

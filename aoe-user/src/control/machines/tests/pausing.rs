@@ -24,7 +24,7 @@ fn a_pause_holds_while_other_settings_come_into_force() {
         std::thread::scope(|scope| {
             disks.configure(room.settings());
             // It is answered when the settings are in force.
-            let in_force = scope.spawn(|| disks.reset(DiskName::Machine("nobody".into()), true));
+            let in_force = scope.spawn(|| disks.reset(DiskName::Machine("nobody".into()), true, true));
             disks.set_paused(true);
             while !in_force.is_finished() {
                 assert_ne!(one.is_paused(), Some(false));

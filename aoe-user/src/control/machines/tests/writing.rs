@@ -55,13 +55,13 @@ fn one_machine_changes_the_image_while_nobody_has_a_copy_and_nobody_gets_one_mea
     );
     assert_eq!(read(&disk(&disks, STRANGER)), 2);
 
-    disks.reset(DiskName::Unknown(STRANGER), true).unwrap();
+    disks.reset(DiskName::Unknown(STRANGER), true, true).unwrap();
     write(&has(&disks, TEACHER), 3);
     assert!(!has(&disks, TEACHER).options().read_only);
     gets_nothing(&disks, STRANGER);
     gets_nothing(&disks, PC[0]);
     assert!(!disks.boots(STRANGER));
-    let refused = disks.reset(teacher(), true).unwrap_err();
+    let refused = disks.reset(teacher(), true, true).unwrap_err();
     assert!(refused.contains("no copy"), "{refused}");
     let state = disks.states().into_iter().find(|state| state.name == teacher());
     assert_eq!(state.unwrap().kind, Overlay::None);
@@ -153,7 +153,7 @@ fn strangers_may_have_the_image_itself_to_read() {
     room.replace_image(9);
     assert_eq!(read(&disk(&disks, STRANGER)), 7, "it runs on");
     // As a boot some time later: one that has just begun is what a machine that boots wants.
-    disks.reset(DiskName::Unknown(STRANGER), false).unwrap();
+    disks.reset(DiskName::Unknown(STRANGER), false, true).unwrap();
     assert_eq!(read(&disk(&disks, STRANGER)), 9);
     let directory = room.dir.path().join("overlays/12.9");
     let files: Vec<_> = std::fs::read_dir(directory).unwrap().collect();
@@ -259,12 +259,12 @@ fn a_reset_that_could_give_no_other_copy_takes_none_away() {
     let disks = room.open();
     write(&disk(&disks, STRANGER), 2);
     gets_nothing(&disks, TEACHER);
-    let refused = disks.reset(teacher(), false).unwrap_err();
+    let refused = disks.reset(teacher(), false, true).unwrap_err();
     assert!(refused.contains("to change the image itself"), "{refused}");
     // On an image that was replaced it is in nobody's way.
     room.replace_image(9);
     write(&has(&disks, TEACHER), 3);
-    let refused = disks.reset(DiskName::Unknown(STRANGER), false).unwrap_err();
+    let refused = disks.reset(DiskName::Unknown(STRANGER), false, true).unwrap_err();
     assert!(refused.contains("teacher changes the image itself"), "{refused}");
     assert_eq!(read(&disk(&disks, STRANGER)), 2);
 }

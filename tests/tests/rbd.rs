@@ -3,6 +3,7 @@
 
 mod clones;
 mod keys;
+mod two_osds;
 
 use std::fmt::Write as _;
 use std::fs;

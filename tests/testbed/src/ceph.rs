@@ -1,4 +1,4 @@
-//! A Ceph cluster of one monitor and one OSD, for a test: some seven seconds to start, and nothing of the machine's is touched. No
+//! A Ceph cluster of one monitor and one OSD or two, for a test: some seven seconds to start, and nothing of the machine's is touched. No
 //! systemd, no manager, no cephx.
 
 use std::ffi::OsString;
@@ -33,12 +33,34 @@ const LOOPBACK: &str = "127.0.0.1";
 
 /// Keeps an OSD's data in a file.
 const BLUESTORE: &str = "bluestore";
+/// Placement groups of a pool.
+const GROUPS: usize = 8;
+
+/// What a cluster is made of.
+#[derive(Debug, Clone, Copy)]
+struct Parts<'a> {
+    objectstore: &'a str,
+    address: &'a str,
+    keys: bool,
+    osds: usize,
+}
+
+impl Default for Parts<'_> {
+    fn default() -> Self {
+        Parts {
+            objectstore: "memstore",
+            address: LOOPBACK,
+            keys: false,
+            osds: 1,
+        }
+    }
+}
 
 /// The cluster. All that talks to it is in the namespace that it was started in.
 #[derive(Debug)]
 pub struct Ceph {
     // Dropped in this order.
-    osd: Process,
+    osds: Vec<Process>,
     monitor: Process,
     directory: TempDir,
 }
@@ -49,7 +71,7 @@ impl Ceph {
     /// # Errors
     /// When it does not.
     pub fn start(namespace: &Namespace) -> Result<Ceph> {
-        Ceph::start_with(namespace, "memstore", LOOPBACK)
+        Ceph::start_with(namespace, Parts::default())
     }
 
     /// The same for clients of other namespaces, at an address that this one has.
@@ -57,7 +79,11 @@ impl Ceph {
     /// # Errors
     /// As [`Ceph::start`].
     pub fn start_at(namespace: &Namespace, address: &str) -> Result<Ceph> {
-        Ceph::start_with(namespace, "memstore", address)
+        let parts = Parts {
+            address,
+            ..Parts::default()
+        };
+        Ceph::start_with(namespace, parts)
     }
 
     /// The same with an OSD that keeps its data in a file, and may be killed and started again.
@@ -65,7 +91,24 @@ impl Ceph {
     /// # Errors
     /// As [`Ceph::start`].
     pub fn start_on_disk(namespace: &Namespace) -> Result<Ceph> {
-        Ceph::start_with(namespace, BLUESTORE, LOOPBACK)
+        let parts = Parts {
+            objectstore: BLUESTORE,
+            ..Parts::default()
+        };
+        Ceph::start_with(namespace, parts)
+    }
+
+    /// The same with two of them, and each object on both. One is enough to go on.
+    ///
+    /// # Errors
+    /// As [`Ceph::start`].
+    pub fn start_with_two_osds(namespace: &Namespace) -> Result<Ceph> {
+        let parts = Parts {
+            objectstore: BLUESTORE,
+            osds: 2,
+            ..Parts::default()
+        };
+        Ceph::start_with(namespace, parts)
     }
 
     /// The same with authentication (cephx), and a client `xblade` with the least rights: to the images of the pool `rbd`.
@@ -73,7 +116,11 @@ impl Ceph {
     /// # Errors
     /// As [`Ceph::start`].
     pub fn start_with_keys(namespace: &Namespace) -> Result<Ceph> {
-        let cluster = Ceph::start_as(namespace, "memstore", LOOPBACK, true)?;
+        let parts = Parts {
+            keys: true,
+            ..Parts::default()
+        };
+        let cluster = Ceph::start_with(namespace, parts)?;
         let conf = cluster.conf();
         let keyring = cluster.path("xblade.keyring").display().to_string();
         let words = [
@@ -98,25 +145,26 @@ impl Ceph {
     /// # Errors
     /// As [`Ceph::start`].
     pub fn start_empty_with_keys(namespace: &Namespace, address: &str) -> Result<Ceph> {
-        Ceph::start_daemons(namespace, "memstore", address, true)
+        let parts = Parts {
+            address,
+            keys: true,
+            ..Parts::default()
+        };
+        Ceph::start_daemons(namespace, parts)
     }
 
-    fn start_with(namespace: &Namespace, objectstore: &str, address: &str) -> Result<Ceph> {
-        Ceph::start_as(namespace, objectstore, address, false)
-    }
-
-    fn start_as(namespace: &Namespace, objectstore: &str, address: &str, keys: bool) -> Result<Ceph> {
-        let cluster = Ceph::start_daemons(namespace, objectstore, address, keys)?;
+    fn start_with(namespace: &Namespace, parts: Parts<'_>) -> Result<Ceph> {
+        let cluster = Ceph::start_daemons(namespace, parts)?;
         cluster.pool(namespace, "rbd")?;
         Ok(cluster)
     }
 
-    fn start_daemons(namespace: &Namespace, objectstore: &str, address: &str, keys: bool) -> Result<Ceph> {
+    fn start_daemons(namespace: &Namespace, parts: Parts<'_>) -> Result<Ceph> {
         let directory = tempfile::Builder::new().prefix("xblade-ceph-").tempdir()?;
         let at = directory.path().to_str().context("odd path")?.to_owned();
         let fsid = uuid()?;
-        let mut conf = configuration(&at, &fsid, objectstore, address)?;
-        if keys {
+        let mut conf = configuration(&at, &fsid, parts)?;
+        if parts.keys {
             conf = conf.replace("_required = none", "_required = cephx");
             write!(
                 conf,
@@ -125,10 +173,11 @@ impl Ceph {
         }
         let file = format!("{at}/ceph.conf");
         fs::write(&file, conf)?;
-        for folder in ["mon", "run", "osd"] {
+        for folder in ["mon", "run"] {
             fs::create_dir(directory.path().join(folder))?;
         }
         let map = format!("{at}/monmap");
+        let address = parts.address;
         let monitors = format!("[v2:{address}:3300,v1:{address}:6789]");
         let run = |program: &str, words: &[&str]| run(namespace, program, words);
         run(
@@ -137,24 +186,24 @@ impl Ceph {
         )?;
         let mut making = vec!["-c", &file, "-i", "a", "--mkfs", "--monmap", &map];
         let keyring = format!("{at}/keyring");
-        if keys {
+        if parts.keys {
             make_keys(namespace, &keyring)?;
             making.extend(["--keyring", &keyring]);
         }
         run("ceph-mon", &making)?;
         let monitor = Process::spawn(namespace, "ceph-mon", &["-c", &file, "-i", "a", "-f"])?;
-        let id = uuid()?;
-        let ceph = |words: &[&str]| {
-            run(
-                "ceph",
-                &[&["-c", &file, "--connect-timeout", "60"], words].concat(),
-            )
-        };
-        ceph(&["osd", "new", &id])?;
-        run("ceph-osd", &["-c", &file, "-i", "0", "--mkfs", "--osd-uuid", &id])?;
-        let osd = start_osd(namespace, &file)?;
+        let mut osds = Vec::new();
+        for number in 0..parts.osds {
+            fs::create_dir(directory.path().join(format!("osd-{number}")))?;
+            let (id, number_word) = (uuid()?, number.to_string());
+            let new = ["-c", &file, "--connect-timeout", "60", "osd", "new", &id];
+            run("ceph", &new)?;
+            let make = ["-c", &file, "-i", &number_word, "--mkfs", "--osd-uuid", &id];
+            run("ceph-osd", &make)?;
+            osds.push(start_osd(namespace, &file, number)?);
+        }
         Ok(Ceph {
-            osd,
+            osds,
             monitor,
             directory,
         })
@@ -166,7 +215,7 @@ impl Ceph {
     /// # Errors
     /// When it does not store anything.
     pub fn pool(&self, namespace: &Namespace, name: &str) -> Result<()> {
-        self.ceph(namespace, &format!("osd pool create {name} 8"))?;
+        self.ceph(namespace, &format!("osd pool create {name} {GROUPS}"))?;
         self.ceph(namespace, &format!("osd pool application enable {name} rbd"))?;
         let begin = Instant::now();
         self.rbd(namespace, &format!("create --size 1M {name}/probe"))?;
@@ -194,9 +243,14 @@ impl Ceph {
         self.directory.path()
     }
 
-    /// The OSD, to be stopped or killed.
+    /// The first OSD, to be stopped or killed.
     pub fn osd(&mut self) -> &mut Process {
-        &mut self.osd
+        &mut self.osds[0]
+    }
+
+    /// All of them.
+    pub fn osds(&mut self) -> &mut [Process] {
+        &mut self.osds
     }
 
     /// The monitor, to be stopped.
@@ -204,14 +258,42 @@ impl Ceph {
         &mut self.monitor
     }
 
-    /// Kills the OSD, and starts it again when `meanwhile` is over.
+    /// Kills the first OSD, and starts it again when `meanwhile` is over.
     ///
     /// # Errors
     /// When it cannot be started, or what happens meanwhile fails.
     pub fn kill_osd(&mut self, namespace: &Namespace, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.osd.kill()?;
+        self.osds[0].kill()?;
         meanwhile()?;
-        self.osd = start_osd(namespace, &self.conf())?;
+        self.start_osd(namespace, 0)
+    }
+
+    /// Starts an OSD that was killed.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_osd(&mut self, namespace: &Namespace, number: usize) -> Result<()> {
+        self.osds[number] = start_osd(namespace, &self.conf(), number)?;
+        Ok(())
+    }
+
+    /// Waits until everything in the first pool is on all OSDs that it belongs on.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub fn wait_clean(&self, namespace: &Namespace) -> Result<()> {
+        let begin = Instant::now();
+        for group in 0..GROUPS {
+            loop {
+                // Asks the OSD that leads the placement group, which answers without a manager.
+                let told = self.ceph(namespace, &format!("tell 1.{group} query"))?;
+                let state = told.lines().find(|line| line.contains("\"state\""));
+                if state.is_some_and(|line| line.contains("\"active+clean\"")) {
+                    break;
+                }
+                ensure!(begin.elapsed() < START, "placement group {group}: {state:?}");
+            }
+        }
         Ok(())
     }
 
@@ -276,8 +358,9 @@ fn make_keys(namespace: &Namespace, keyring: &str) -> Result<()> {
     Ok(())
 }
 
-fn start_osd(namespace: &Namespace, conf: &str) -> Result<Process> {
-    Process::spawn(namespace, "ceph-osd", &["-c", conf, "-i", "0", "-f"])
+fn start_osd(namespace: &Namespace, conf: &str, number: usize) -> Result<Process> {
+    let number = number.to_string();
+    Process::spawn(namespace, "ceph-osd", &["-c", conf, "-i", &number, "-f"])
 }
 
 fn run(namespace: &Namespace, program: &str, words: &[&str]) -> Result<String> {
@@ -308,7 +391,13 @@ fn uuid() -> Result<String> {
         .to_owned())
 }
 
-fn configuration(at: &str, fsid: &str, objectstore: &str, address: &str) -> Result<String> {
+fn configuration(at: &str, fsid: &str, parts: Parts<'_>) -> Result<String> {
+    let Parts {
+        objectstore,
+        address,
+        osds,
+        ..
+    } = parts;
     let mut conf = format!(
         "[global]\n\
          fsid = {fsid}\n\
@@ -323,19 +412,20 @@ fn configuration(at: &str, fsid: &str, objectstore: &str, address: &str) -> Resu
          log_file = {at}/$name.log\n\
          log_to_stderr = false\n\
          mon_data = {at}/mon\n\
-         osd_data = {at}/osd\n\
+         osd_data = {at}/osd-$id\n\
          osd_objectstore = {objectstore}\n\
          memstore_device_bytes = 1073741824\n\
          bluestore_block_size = 2147483648\n\
          bluestore_block_db_create = false\n\
          bluestore_block_wal_create = false\n\
          osd_memory_target = 939524096\n\
-         osd_pool_default_size = 1\n\
+         osd_pool_default_size = {osds}\n\
          osd_pool_default_min_size = 1\n\
          osd_pool_default_pg_num = 8\n\
          osd_pool_default_pg_autoscale_mode = off\n\
          osd_crush_chooseleaf_type = 0\n\
          osd_class_update_on_start = false\n\
+         mon_osd_min_down_reporters = 1\n\
          mon_allow_pool_size_one = true\n\
          mon_allow_pool_delete = true\n\
          mon_warn_on_pool_no_redundancy = false\n"

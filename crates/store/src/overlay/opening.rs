@@ -11,7 +11,7 @@ use engine::{SECTOR_BYTES, Store};
 
 use super::OverlayStore;
 use super::durable::{Durable, OpenFiles, left_in_doubt};
-use super::files::{HEADER_BYTES, Header, OverlayFiles, another_copy};
+use super::files::{Header, OverlayFiles, another_copy};
 use super::golden::Golden;
 use super::marks::{Marks, words_for};
 use super::presence::Presence;

@@ -154,7 +154,7 @@ pub(super) fn open(
                 keep_shut_out(&cluster.rados, path, &before);
             }
             if options.takeover.is_some() {
-                tell_others(&image, path, options)?;
+                tell_others(&cluster.rados, &image, path, options)?;
             }
         }
         image
@@ -286,8 +286,15 @@ fn check_range(image: &RawImage, path: &RbdPath, options: &StoreOptions) -> Resu
 }
 
 /// Writes down for other gateways of the failover group that the lock is that of one of them, and what it serves.
-fn tell_others(image: &RawImage, path: &RbdPath, options: &StoreOptions) -> Result<(), StoreError> {
-    let told = image.lock_owner().and_then(|owner| match owner {
+fn tell_others(
+    rados: &Rados,
+    image: &RawImage,
+    path: &RbdPath,
+    options: &StoreOptions,
+) -> Result<(), StoreError> {
+    // This handle has read who has the lock before it was taken.
+    let (_pool, seen_anew) = find(rados, path, true)?;
+    let told = seen_anew.lock_owner().and_then(|owner| match owner {
         Some(owner) => {
             image.set_metadata(HOLDER_KEY, &owner)?;
             image.set_metadata(RANGE_KEY, &range(options))

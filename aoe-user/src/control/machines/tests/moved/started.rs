@@ -131,7 +131,7 @@ fn the_operator_ends_it_by_taking_the_disk_away_or_the_list() {
             std::fs::remove_file(files(&room).join("addresses")).unwrap();
             room.open()
         } else {
-            disks.reset(DiskName::Machine("pc17".into()), true).unwrap();
+            disks.reset(DiskName::Machine("pc17".into()), true, true).unwrap();
             start_again(&disks, &mut room, &moved)
         };
         assert!(kept_by(&disks, "pc17").is_empty());
@@ -165,7 +165,7 @@ fn a_copy_that_is_gone_is_kept_by_nobody_unless_it_is_missed() {
             assert!(disks.instance(PC[0]).is_none());
             assert!(problem(&disks, "pc17").contains("is gone"));
             assert_eq!(kept_by(&disks, "pc17"), [PC[0]]);
-            disks.reset(DiskName::Machine("pc17".into()), true).unwrap();
+            disks.reset(DiskName::Machine("pc17".into()), true, true).unwrap();
         }
         assert_eq!(has(&disks, PC[0]), (OTHER.into(), 7));
     }

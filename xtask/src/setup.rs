@@ -84,6 +84,10 @@ const PACKAGES: &[Package] = &[
     package("ceph-mon", "tests: a small Ceph cluster, its monitor"),
     package("ceph-osd", "tests: its OSD"),
     package("ceph-common", "tests: rbd and ceph, which make and change images"),
+    package(
+        "rbd-fuse",
+        "tests: images as files, for two gateways that both write",
+    ),
     package("ipxe", "tests: iPXE as a kernel, to boot from an export"),
     package("dnsmasq-base", "tests: DHCP for a room of machines without disks"),
     package(
@@ -106,6 +110,7 @@ const SERVICES: &[&str] = &[
     "ceph-mon",
     "ceph-osd",
     "ceph-common",
+    "rbd-fuse",
     "dnsmasq-base",
     "grub-common",
     "grub-pc-bin",

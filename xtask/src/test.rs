@@ -47,6 +47,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "ceph-mon",
     "ceph-osd",
     "ceph-common",
+    "rbd-fuse",
     "dnsmasq-base",
     "debootstrap",
     "grub-common",

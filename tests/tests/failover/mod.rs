@@ -5,6 +5,8 @@ mod attacked;
 mod edge_cases;
 mod linux;
 mod site;
+mod stale;
+mod state;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

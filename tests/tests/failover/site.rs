@@ -72,6 +72,25 @@ impl Site {
         self.ceph.rbd(&self.net.hub, arguments)
     }
 
+    /// Makes an image `rbd/plain` that has no lock, and of which no client caches anything.
+    pub(super) fn make_plain_image(&self) -> Result<()> {
+        let words = "create --size 64M --image-feature layering rbd/plain";
+        self.ceph.rbd(&self.net.hub, words)?;
+        let words = "config image set rbd/plain rbd_cache false";
+        self.ceph.rbd(&self.net.hub, words).map(drop)
+    }
+
+    /// Makes the image larger.
+    pub(super) fn resize(&self, mebibytes: u64) -> Result<()> {
+        let words = format!("resize --no-progress --size {mebibytes}M rbd/vm");
+        self.ceph.rbd(&self.net.hub, &words).map(drop)
+    }
+
+    /// Ceph's configuration file.
+    pub(super) fn conf(&self) -> String {
+        self.ceph.conf()
+    }
+
     /// Removes the image's lock, as an administrator may.
     pub(super) fn remove_lock(&self) -> Result<()> {
         let locks = self.ceph.rbd(&self.net.hub, "lock ls rbd/vm")?;

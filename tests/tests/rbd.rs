@@ -3,6 +3,8 @@
 
 mod clones;
 mod keys;
+mod model;
+mod operators;
 mod two_osds;
 
 use std::fmt::Write as _;
@@ -72,8 +74,13 @@ impl Site {
 
     /// A daemon with these images of the pool as its exports, all through one client.
     fn daemon(&self, images: &[&str]) -> Result<Target> {
+        self.daemon_with("", images)
+    }
+
+    /// The same with more under `[ceph]`.
+    fn daemon_with(&self, ceph: &str, images: &[&str]) -> Result<Target> {
         let mut text = format!(
-            "[ceph]\nconf = {:?}\n[defaults]\ninterfaces = [\"eth0\"]\n",
+            "[ceph]\nconf = {:?}\n{ceph}[defaults]\ninterfaces = [\"eth0\"]\n",
             self.ceph.conf()
         );
         for (image, slot) in images.iter().zip(1..) {

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use aoe_common::Mac;
 use lab::frame::ata;
+use lab::gateways::GatewayNet;
 use lab::needs::Need;
 use lab::values::{sector, value};
 use lab::{Initiator, Process, Request};
@@ -31,7 +32,7 @@ struct Stamps {
 }
 
 impl Stamps {
-    fn new(net: &Net) -> Result<Stamps> {
+    fn new(net: &GatewayNet) -> Result<Stamps> {
         Ok(Stamps {
             initiator: net.initiator()?,
             next: 1,

@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
-use lab::faulty_export::{Mounted, at};
+use lab::faulty_export::at;
+use lab::file_system::EXT4;
 use lab::frame::ata;
 use lab::image::SECTOR;
 use lab::{Image, Lab, Request, eventually, needs};
@@ -40,12 +40,8 @@ fn machines_whose_copies_are_on_a_stuck_disk_take_nothing_from_another_export() 
         ..Site::default()
     };
     let mut served = Served::over(site, 128, |lab: &Lab, device: &Path| {
-        let mut make = Command::new("mkfs.ext4");
-        make.args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"]);
-        make.arg(device);
-        lab.target.output(make)?;
         let device = device.to_str().context("odd path")?;
-        let place = mounted.insert(Mounted::new(&lab.target, device, "ext4", "")?);
+        let place = mounted.insert(EXT4.make(&lab.target, device)?);
         let line = format!("overlay_dir = {:?}\n", place.path("overlays"));
         Ok(vec![(golden.path().to_owned(), line)])
     })?;

@@ -169,6 +169,18 @@ impl Trial<'_> {
     }
 }
 
+impl Trial<'_> {
+    /// All stamps are there, and writes have not waited long.
+    fn finish(mut self) -> Result<()> {
+        let stamps = self.vm.expect("stamps")?;
+        println!("{stamps} stamps");
+        self.waits.sort_unstable();
+        let usual = self.waits[self.waits.len() / 2];
+        ensure!(usual < USUAL_WAIT, "writes wait too long: {:?}", self.waits);
+        self.vm.finish()
+    }
+}
+
 /// While a gateway stands by, all that it says is to ask for the one that serves.
 fn says_nothing(heard: &Captured, number: usize) -> Result<()> {
     let frames = heard.frames()?;
@@ -246,12 +258,7 @@ fn linux_loses_nothing_whatever_happens_to_the_active_gateway() -> Result<()> {
     loses_ceph(&mut trial, a, &b)?;
     a = standby(&site, 0)?;
     do_not_hear_each_other(&mut trial, &a, &b)?;
-    let stamps = trial.vm.expect("stamps")?;
-    println!("{stamps} stamps");
-    trial.waits.sort_unstable();
-    let usual = trial.waits[trial.waits.len() / 2];
-    ensure!(usual < USUAL_WAIT, "writes wait too long: {:?}", trial.waits);
-    trial.vm.finish()
+    trial.finish()
 }
 
 /// Starts a gateway, which hears the other one.

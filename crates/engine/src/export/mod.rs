@@ -105,6 +105,13 @@ pub struct Export<C: Completions> {
     pub(crate) order: Arc<Order<C::Handle>>,
 }
 
+/// What an export has in common with those that take its place after a reload.
+struct Shared<C: Completions> {
+    state: Arc<ReadMostly<State>>,
+    order: Arc<Order<C::Handle>>,
+    silenced: Arc<AtomicBool>,
+}
+
 /// What changes during an export's life.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -170,7 +177,11 @@ impl<C: Completions> Export<C> {
             store,
             state_store,
             observer,
-            (Arc::new(ReadMostly::new(state)), Arc::default(), Arc::default()),
+            Shared {
+                state: Arc::new(ReadMostly::new(state)),
+                order: Arc::default(),
+                silenced: Arc::default(),
+            },
         ))
     }
 
@@ -183,7 +194,11 @@ impl<C: Completions> Export<C> {
             store,
             state_store,
             self.observer.clone(),
-            (self.state.clone(), self.order.clone(), self.silenced.clone()),
+            Shared {
+                state: self.state.clone(),
+                order: self.order.clone(),
+                silenced: self.silenced.clone(),
+            },
         );
         export.machines = self.machines.clone();
         export
@@ -201,7 +216,11 @@ impl<C: Completions> Export<C> {
         store: Arc<dyn Store<C>>,
         state_store: Option<Arc<dyn StateStore<C>>>,
         observer: Arc<dyn Observer>,
-        (state, order, silenced): (Arc<ReadMostly<State>>, Arc<Order<C::Handle>>, Arc<AtomicBool>),
+        Shared {
+            state,
+            order,
+            silenced,
+        }: Shared<C>,
     ) -> Export<C> {
         if options.identity.serial.trim().is_empty() {
             // 9front never sets the size of a device without one.

@@ -4,29 +4,29 @@
 //! fdatasync: all of them have their data in the page cache by then. Bits that are set later are the next commit's.
 //!
 //! After a failed write-back the kernel takes the pages for clean and never writes them again, so the next fdatasync succeeds without
-//! them. Pages of records that were to be written then are *doubtful*: before they are, what the delta shows of their sectors is made
-//! dirty once more. So what is on the medium is what everybody reads, whatever the kernel has kept of it. The same holds for what an
-//! earlier process left, which may have met such a failure.
+//! them. From then on, before a bit goes to the medium, what the delta shows of its sector is made dirty once more: what is on the medium
+//! is what everybody reads, whatever the kernel has kept of it. It never ends, because a write may have been in the cache when it was
+//! taken for clean, and set its bit much later. The same holds for what an earlier process left, which may have met such a failure.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::hint::black_box;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use engine::{Extent, Fault, FaultKind, SECTOR_BYTES};
 
 use super::marks::Marks;
 use super::records;
-use super::space::{BLOCK, BLOCK_BYTES};
+use super::space::BLOCK_BYTES;
 use crate::backing::file_bytes;
 use crate::commit::Medium;
 use crate::io::gate::Gate;
 use crate::mapped::mmap::Mapping;
+
+/// A bit a sector, eight sectors a block.
+const BLOCKS_A_WORD: u64 = u64::BITS as u64 * SECTOR_BYTES / BLOCK_BYTES;
 
 /// Where a commit goes; a fake in tests.
 pub(crate) trait Files: Send + Sync + std::fmt::Debug {
@@ -36,6 +36,8 @@ pub(crate) trait Files: Send + Sync + std::fmt::Debug {
     fn make_dirty(&self, blocks: &[u64]) -> io::Result<()>;
     /// Bytes that the delta has, without waiting for its disk.
     fn delta_bytes(&self) -> io::Result<u64>;
+    /// Reads a page of records, as it was written last.
+    fn read_page(&self, page: u64) -> io::Result<Vec<u8>>;
     /// Writes a page of records.
     fn write_page(&self, page: u64, bytes: &[u8]) -> io::Result<()>;
     /// Puts the records on the medium.
@@ -87,6 +89,12 @@ impl Files for OpenFiles {
         file_bytes(&self.delta)
     }
 
+    fn read_page(&self, page: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; records::PAGE_BYTES as usize];
+        self.records.read_exact_at(&mut bytes, records::position(page))?;
+        Ok(bytes)
+    }
+
     fn write_page(&self, page: u64, bytes: &[u8]) -> io::Result<()> {
         self.records.write_all_at(bytes, records::position(page))
     }
@@ -102,19 +110,19 @@ impl Files for OpenFiles {
 pub(crate) struct Durable<F> {
     pub(crate) files: F,
     pub(crate) marks: Arc<Marks>,
-    /// Pages of records whose data a write-back may have lost.
-    pub(crate) doubtful: Mutex<BTreeSet<u64>>,
+    /// A write-back failed once.
+    pub(crate) failed: AtomicBool,
     pub(crate) copy: u64,
     pub(crate) sectors: u64,
     /// For the log.
     pub(crate) name: String,
 }
 
-/// Pages of records that are to be written: whoever left them may have met a failed write-back.
-pub(crate) fn left_in_doubt(marks: &Marks) -> Mutex<BTreeSet<u64>> {
+/// Whether an earlier process left what is not on the medium: it may have met a failed write-back.
+pub(crate) fn are_left(marks: &Marks) -> bool {
     let left = marks.take_changed();
     marks.give_changed_back(&left);
-    Mutex::new(left.into_iter().collect())
+    !left.is_empty()
 }
 
 impl<F: Files> Durable<F> {
@@ -133,36 +141,40 @@ impl<F: Files> Durable<F> {
         self.files.sync_records()
     }
 
-    /// Puts the delta on the medium, with what an earlier failure may have lost of these pages' data.
+    /// Puts the delta on the medium, with all that these pages are about to say it has.
     fn sync_delta(&self, pages: &[u64]) -> io::Result<()> {
-        let mut doubtful = self.doubtful.lock();
-        let result = self.make_dirty(&doubtful).and_then(|()| self.files.sync_delta());
-        match &result {
-            Ok(()) => doubtful.clear(),
-            Err(_) => {
-                doubtful.extend(pages);
-                // At once: what is dirty stays in the page cache. The next commit does it again.
-                if let Err(error) = self.make_dirty(&doubtful) {
-                    tracing::debug!(
-                        "{}: what was not written cannot be made dirty: {error}",
-                        self.name
-                    );
-                }
+        if self.failed.load(Ordering::Relaxed) {
+            self.make_dirty(pages)?;
+        }
+        let result = self.files.sync_delta();
+        if result.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+            // At once: what is dirty stays in the page cache. The next commit does it again.
+            let since = self.marks.take_changed();
+            self.marks.give_changed_back(&since);
+            let again = [pages, &since].concat();
+            if let Err(error) = self.make_dirty(&again) {
+                tracing::debug!(
+                    "{}: what was not written cannot be made dirty: {error}",
+                    self.name
+                );
             }
         }
         result
     }
 
-    /// What these pages of records say is the delta's. Holes stay holes.
-    fn make_dirty(&self, pages: &BTreeSet<u64>) -> io::Result<()> {
+    /// What these pages are to say is the delta's, and do not say yet. Holes stay holes.
+    fn make_dirty(&self, pages: &[u64]) -> io::Result<()> {
         for page in pages {
-            let lba = page * records::PAGE_SECTORS;
-            let count = records::PAGE_SECTORS.min(self.sectors.saturating_sub(lba));
-            let runs = self.marks.written_runs(Extent { lba, count });
-            let mut blocks: Vec<u64> = runs
-                .flat_map(|run| run.lba / BLOCK..run.end().div_ceil(BLOCK))
-                .collect();
-            blocks.dedup();
+            let known = records::decode(self.copy, *page, &self.files.read_page(*page)?);
+            let known = known.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+            let mut blocks = Vec::new();
+            for (index, known) in (page * records::PAGE_WORDS..).zip(known) {
+                let new = self.marks.bits_of(index) & !known;
+                let of_word = (0..).zip(new.to_le_bytes());
+                let written = of_word.filter(|(_, sectors)| *sectors != 0);
+                blocks.extend(written.map(|(block, _)| index * BLOCKS_A_WORD + block));
+            }
             blocks.retain(|block| self.marks.space().takes(*block));
             if !blocks.is_empty() {
                 self.files.make_dirty(&blocks)?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use engine::{SECTOR_BYTES, Store};
 
 use super::OverlayStore;
-use super::durable::{Durable, OpenFiles, left_in_doubt};
+use super::durable::{Durable, OpenFiles, are_left};
 use super::files::{Header, OverlayFiles, another_copy};
 use super::golden::Golden;
 use super::marks::{Marks, words_for};
@@ -313,7 +313,7 @@ impl Opening<'_> {
                 gate: Arc::clone(&gate),
             },
             marks: Arc::clone(&marks),
-            doubtful: left_in_doubt(&marks),
+            failed: AtomicBool::new(are_left(&marks)),
             copy: header.copy,
             sectors: self.sectors,
             name: files.base().display().to_string(),

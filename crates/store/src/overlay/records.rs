@@ -19,8 +19,6 @@ const CHECKSUM_BYTES: usize = 8;
 const RECORD_WORDS: u64 = ((RECORD_BYTES - CHECKSUM_BYTES) / 8) as u64;
 /// Words of bits in a page.
 pub(crate) const PAGE_WORDS: u64 = RECORD_WORDS * PAGE_BYTES / RECORD_BYTES as u64;
-/// Sectors whose bits are in a page.
-pub(crate) const PAGE_SECTORS: u64 = PAGE_WORDS * u64::BITS as u64;
 const MAGIC: [u8; 8] = *b"XBLDPER\x01";
 
 /// What the file says of itself.

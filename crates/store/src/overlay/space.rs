@@ -12,8 +12,7 @@ use engine::{Extent, Fault, FaultKind, SECTOR_BYTES};
 
 /// What file systems allocate by.
 pub(crate) const BLOCK_BYTES: u64 = 4096;
-/// Sectors in such a block.
-pub(crate) const BLOCK: u64 = BLOCK_BYTES / SECTOR_BYTES;
+const BLOCK: u64 = BLOCK_BYTES / SECTOR_BYTES;
 
 /// The blocks of one delta that take space.
 #[derive(Debug)]

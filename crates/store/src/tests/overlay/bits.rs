@@ -226,7 +226,7 @@ fn cut_bits_end_in_no_commit_and_no_merge() {
     with_cut_bits(true, false, |overlay, _, options| {
         let golden = std::fs::metadata(overlay.golden().path()).unwrap().ino();
         let error = overlay.merge(&options.files).unwrap_err();
-        assert!(matches!(error, MergeError::System { .. }), "{error}");
+        assert!(matches!(error, MergeError::Unwell { .. }), "{error}");
         assert_eq!(std::fs::metadata(overlay.golden().path()).unwrap().ino(), golden);
     });
 }

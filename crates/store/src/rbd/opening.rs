@@ -150,9 +150,7 @@ pub(super) fn open(
             {
                 check_range(&image, path, options)?;
             }
-            if let Some(before) = lock(&image, path, options.takeover.as_ref())? {
-                keep_shut_out(&cluster.rados, path, &before);
-            }
+            lock(&cluster.rados, &image, path, options.takeover.as_ref())?;
             if options.takeover.is_some() {
                 tell_others(&cluster.rados, &image, path, options)?;
             }
@@ -208,9 +206,13 @@ fn check_options(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Takes the lock. Never from somebody who is alive, unless it is to be taken over from him. Gives whose it was before, whom the cluster has
-/// shut out then.
-fn lock(image: &RawImage, path: &RbdPath, takeover: Option<&Takeover>) -> Result<Option<String>, StoreError> {
+/// Takes the lock. Never from somebody who is alive, unless it is to be taken over from him.
+fn lock(
+    rados: &Rados,
+    image: &RawImage,
+    path: &RbdPath,
+    takeover: Option<&Takeover>,
+) -> Result<(), StoreError> {
     let features = image
         .features()
         .map_err(|errno| failure(path, "reading its features", errno))?;
@@ -231,6 +233,7 @@ fn lock(image: &RawImage, path: &RbdPath, takeover: Option<&Takeover>) -> Result
         if !takeover.from.includes(owner) || Instant::now() > takeover.by {
             return Err(in_use(owner.clone()));
         }
+        shut_out(rados, path, owner);
         match image.break_lock(owner) {
             // It has let go of it, or somebody else was faster: then the lock cannot be taken.
             Ok(()) | Err(Errno(libc::ENOENT | libc::EBUSY)) => {}
@@ -242,10 +245,11 @@ fn lock(image: &RawImage, path: &RbdPath, takeover: Option<&Takeover>) -> Result
         if is_alive(image, path, owner)? {
             return Err(in_use(owner.clone()));
         }
+        shut_out(rados, path, owner);
     }
     // A lock whose owner has gone is broken by librbd, which has the cluster shut the owner out first.
     match image.lock() {
-        Ok(()) => Ok(owner),
+        Ok(()) => Ok(()),
         Err(Errno(libc::EROFS | libc::EBUSY)) => {
             Err(in_use(owner.unwrap_or_else(|| "another client".to_owned())))
         }
@@ -253,9 +257,10 @@ fn lock(image: &RawImage, path: &RbdPath, takeover: Option<&Takeover>) -> Result
     }
 }
 
-/// Keeps a client shut out for a year. What hangs in its hands while its way to the cluster is broken would be written when the entry goes
-/// before that way is mended, after all that was written since.
-fn keep_shut_out(rados: &Rados, path: &RbdPath, client: &str) {
+/// Shuts a client out for a year. Breaking its lock does so as well, for an hour, but what hangs in its hands while its way to the cluster is
+/// broken would be written when the entry goes before that way is mended, after all that was written since. This comes first: what
+/// is in the OSD map already stays as it is (`OSDMap::apply_incremental` in Ceph's src/osd/OSDMap.cc inserts).
+fn shut_out(rados: &Rados, path: &RbdPath, client: &str) {
     const SECONDS: u32 = 365 * 24 * 3600;
     if let Err(errno) = rados.shut_out(client, SECONDS) {
         tracing::warn!(

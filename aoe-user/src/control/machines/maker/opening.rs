@@ -25,9 +25,14 @@ impl Maker {
             bail!("{writer} changes the image itself (`xblade overlay commit` ends that)");
         }
         leave_room()?;
-        let is_left = self.copies.left(name)?.is_some();
+        let left = self.copies.left(name)?;
+        // One that is listed as persistent and lies there without its records has lost them: it would be made anew over what it holds.
+        let is_whole = left
+            .as_ref()
+            .is_some_and(|left| left.persistent || !self.start.listed.has(name));
+        let is_left = left.is_some();
         let kind = self.kind(name);
-        let missing = match is_left {
+        let missing = match is_whole {
             true => Ok(()),
             false => self.start.listed.may_begin(name, kind == Overlay::Persistent),
         };

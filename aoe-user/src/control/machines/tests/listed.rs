@@ -70,6 +70,26 @@ fn a_persistent_copy_that_vanished_is_shut_until_it_is_back_or_reset() {
     disks.close();
 }
 
+/// What is left of it would be taken for the beginning of a new one.
+#[test]
+fn a_persistent_copy_that_lost_its_records_alone_keeps_what_it_holds() {
+    let room = room();
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    disks.close();
+    let aside = room.dir.path().join("aside");
+    std::fs::rename(copies(&room).join("machine-pc17.marks"), &aside).unwrap();
+    let disks = room.open();
+    assert!(problem(&disks).contains("its persistent copy is gone"));
+    ask(&disks, PC[0]);
+    disks.order(Order::Boot(PC[0]));
+    disks.close();
+    std::fs::rename(&aside, copies(&room).join("machine-pc17.marks")).unwrap();
+    let disks = room.open();
+    assert_eq!(read(&disk(&disks, PC[0])), 1, "it is back");
+    disks.close();
+}
+
 #[test]
 fn a_copy_that_vanishes_while_it_is_served_does_not_begin_anew_at_the_next_boot() {
     let room = room();

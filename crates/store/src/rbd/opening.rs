@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::cluster::{self, BLOCKLIST_OPTION, Clients, Cluster};
 use super::error::{Errno, LoadError};
 use super::ffi::{self, Operation, Rados, RadosPool, RawImage};
-use super::options::{CephOptions, Takeover};
+use super::options::CephOptions;
 use super::path::RbdPath;
 use crate::format;
 use crate::format::ImageFormat;
@@ -150,7 +150,7 @@ pub(super) fn open(
             {
                 check_range(&image, path, options)?;
             }
-            lock(&cluster.rados, &image, path, options.takeover.as_ref())?;
+            lock(&cluster.rados, &image, path, options)?;
             if options.takeover.is_some() {
                 tell_others(&cluster.rados, &image, path, options)?;
             }
@@ -207,12 +207,8 @@ fn check_options(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
 }
 
 /// Takes the lock. Never from somebody who is alive, unless it is to be taken over from him.
-fn lock(
-    rados: &Rados,
-    image: &RawImage,
-    path: &RbdPath,
-    takeover: Option<&Takeover>,
-) -> Result<(), StoreError> {
+fn lock(rados: &Rados, image: &RawImage, path: &RbdPath, options: &StoreOptions) -> Result<(), StoreError> {
+    let (takeover, ceph) = (options.takeover.as_ref(), &options.ceph);
     let features = image
         .features()
         .map_err(|errno| failure(path, "reading its features", errno))?;
@@ -233,19 +229,14 @@ fn lock(
         if !takeover.from.includes(owner) || Instant::now() > takeover.by {
             return Err(in_use(owner.clone()));
         }
-        shut_out(rados, path, owner);
-        match image.break_lock(owner) {
-            // It has let go of it, or somebody else was faster: then the lock cannot be taken.
-            Ok(()) | Err(Errno(libc::ENOENT | libc::EBUSY)) => {}
-            Err(errno) => return Err(failure(path, "breaking the lock of the gateway before", errno)),
-        }
+        break_lock(rados, path, ceph, owner)?;
     } else if let Some(owner) = &owner {
         // Whoever is alive would be asked for its lock, which takes five seconds when it does not answer; and one that is not exclusive
         // would hand it over, in the middle of its work.
         if is_alive(image, path, owner)? {
             return Err(in_use(owner.clone()));
         }
-        shut_out(rados, path, owner);
+        shut_out(rados, path, owner)?;
     }
     // A lock whose owner has gone is broken by librbd, which has the cluster shut the owner out first.
     match image.lock() {
@@ -257,17 +248,27 @@ fn lock(
     }
 }
 
-/// Shuts a client out for a year. Breaking its lock does so as well, for an hour, but what hangs in its hands while its way to the cluster is
-/// broken would be written when the entry goes before that way is mended, after all that was written since. This comes first: what
-/// is in the OSD map already stays as it is (`OSDMap::apply_incremental` in Ceph's src/osd/OSDMap.cc inserts).
-fn shut_out(rados: &Rados, path: &RbdPath, client: &str) {
-    const SECONDS: u32 = 365 * 24 * 3600;
-    if let Err(errno) = rados.shut_out(client, SECONDS) {
-        tracing::warn!(
-            "{path}: {client} is shut out of Ceph for an hour only, where a year was asked for: {errno}; where it hangs for longer, it must be \
-             ended before (`ceph osd blocklist add {client} {SECONDS}` does the same)"
-        );
+/// Shuts out the client that has the lock, and breaks it. The client that breaks does not shut out by itself, as librbd has it else: each change
+/// of the OSD map may wait a second for the one before (`paxos_propose_interval`).
+fn break_lock(rados: &Rados, path: &RbdPath, ceph: &CephOptions, owner: &str) -> Result<(), StoreError> {
+    shut_out(rados, path, owner)?;
+    let breaker = cluster::new_client(ceph, path, &[("rbd_blocklist_on_break_lock", "false")])?;
+    let (_pool, image) = find(&breaker, path, false)?;
+    match image.break_lock(owner) {
+        // It has let go of it, or somebody else was faster: then the lock cannot be taken.
+        Ok(()) | Err(Errno(libc::ENOENT | libc::EBUSY)) => Ok(()),
+        Err(errno) => Err(failure(path, "breaking the lock of the gateway before", errno)),
     }
+}
+
+/// Shuts a client out for a year, not for Ceph's usual hour: what hangs in its hands while its way to the cluster is broken would be written
+/// when the entry goes before that way is mended, after all that was written since. `rados` has the OSD map with the entry when this
+/// returns, so that all it writes comes after (`RadosClient::blocklist_add` in Ceph's src/librados). An entry that is there already stays
+/// as it is (`OSDMap::apply_incremental`): this must come first.
+fn shut_out(rados: &Rados, path: &RbdPath, client: &str) -> Result<(), StoreError> {
+    const SECONDS: u32 = 365 * 24 * 3600;
+    let shut_out = rados.shut_out(client, SECONDS);
+    shut_out.map_err(|errno| failure(path, "shutting out the client that had it", errno))
 }
 
 /// The part of an image that is served, in sectors.

@@ -29,7 +29,6 @@ const UNNAMED: [(&str, &str); 8] = [
     ("crates/store: MergeError", "an error of a merge"),
     ("crates/store: NbdExport", "what `inspect_nbd` tells"),
     ("crates/store: OverlayError", "an error of an overlay"),
-    ("crates/store: RbdImage", "what `inspect_rbd` tells"),
 ];
 
 /// The names that the root of a crate hands out by `pub use`.

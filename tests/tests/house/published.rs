@@ -18,7 +18,7 @@ const LIBRARIES: [&str; 4] = [
 const USERS: [&str; 6] = ["aoe-common", "aoe-user", "crates", "fuzz", "tests", "xtask"];
 
 /// Handed out for what they are part of, though nobody has to name them.
-const UNNAMED: [(&str, &str); 8] = [
+const UNNAMED: [(&str, &str); 7] = [
     (
         "crates/engine: EventCount",
         "what `Counters` and meters are made of",

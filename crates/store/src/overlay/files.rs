@@ -139,6 +139,13 @@ impl OverlayFiles {
             && header.is_ok_and(|header| header.is_some_and(|header| header.is_of_this_boot()))
     }
 
+    /// Whether it is a volatile one that ended with its host, which was started since.
+    pub fn ended_with_the_host(&self) -> bool {
+        let header = File::open(self.map()).and_then(|map| Header::read(&map));
+        let is_over = |header: Header| header.copy == 0 && !header.is_of_this_boot();
+        !self.are_persistent() && header.is_ok_and(|header| header.is_some_and(is_over))
+    }
+
     /// Takes all away; nobody may have them open. What says what the delta holds goes first, to the medium too where it is there:
     /// a delta without it is nobody's, and a cut one no overlay's.
     ///

@@ -13,7 +13,7 @@ use super::super::naming::DiskName;
 use super::super::{Disk, Instance};
 use super::Maker;
 use super::copies::Copies;
-use crate::config::Overlay;
+use crate::config::{Overlay, OverlayReset};
 use crate::host::descriptors::leave_room;
 use crate::store::{self, Golden, Losses, OverlayOptions, OverlayStore, RbdClone, RbdClones};
 use crate::target::{Export, Identity, Options, Persistent, WireAdmin};
@@ -39,6 +39,9 @@ impl Maker {
         let told = missing.as_ref().err().map(ToString::to_string);
         self.start.golden.tell_missing(&name.to_string(), told);
         missing?;
+        if !is_left {
+            self.check_ended(name)?;
+        }
         if !is_left && kind == Overlay::None && matches!(name, DiskName::Machine(_)) {
             return self.begin_writing(name);
         }
@@ -64,6 +67,22 @@ impl Maker {
                 self.serve(name, Content::Clone(Arc::new(clone)), opened)
             }
         }
+    }
+
+    /// A machine may still run on a copy that ended with this host: it would find the image below a file system that it has written to. Its
+    /// boot is known where copies begin anew with it, and takes away what is left before it comes here; so does the operator's reset.
+    fn check_ended(&self, name: &DiskName) -> Result<()> {
+        let at_boot = self.start.settings.config.overlay_reset == OverlayReset::Boot;
+        let is_over = match &self.copies {
+            Copies::Files(_) => self.copies.files(name).ended_with_the_host(),
+            Copies::Clones(_) => false,
+        };
+        if at_boot && is_over {
+            bail!(
+                "its copy ended with this host, which was started since: it gets another when it boots by iPXE (or by `xblade overlay reset`)"
+            );
+        }
+        Ok(())
     }
 
     /// Lists a persistent copy, before its machine has it. Where that fails the copy is served all the same.

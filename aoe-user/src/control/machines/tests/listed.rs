@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::config::OverlayReset;
 use crate::control::state::Before;
 
 fn room() -> Room {
@@ -117,5 +118,36 @@ fn a_list_that_cannot_be_read_lets_no_persistent_copy_begin() {
     let disks = room.open();
     ask(&disks, PC[0]);
     assert!(problem(&disks).contains("12.9.copies"));
+    disks.close();
+}
+
+/// Its system may run on, and would find the image below a file system that it has written to.
+#[test]
+fn a_volatile_copy_that_ended_with_the_host_is_silent_until_its_machine_boots() {
+    use std::os::unix::fs::FileExt as _;
+    let ended = |room: &Room| {
+        let disks = room.open();
+        write(&disk(&disks, PC[0]), 1);
+        disks.close();
+        let map = copies(room).join("machine-pc17.map");
+        let map = std::fs::File::options().write(true).open(map).unwrap();
+        // The id of the host's boot stands behind magic and six numbers.
+        map.write_all_at(b"0!", 56).unwrap();
+    };
+    let mut room = room();
+    room.config.overlay = Overlay::Volatile;
+    ended(&room);
+    let disks = room.open();
+    ask(&disks, PC[0]);
+    assert!(problem(&disks).contains("ended with this host"));
+    boot(&disks, PC[0]);
+    assert_eq!(read(&disk(&disks, PC[0])), 7, "it has begun anew");
+    disks.close();
+
+    // Where a boot is no sign, nothing else would end the silence.
+    room.config.overlay_reset = OverlayReset::Never;
+    ended(&room);
+    let disks = room.open();
+    assert_eq!(read(&disk(&disks, PC[0])), 7);
     disks.close();
 }

@@ -334,14 +334,14 @@ impl Served {
     }
 }
 
-/// Whether an export cannot be opened because somebody else has its storage.
+/// Whether an export cannot be opened because somebody else has its storage, or had another part of it: then its group is not taken.
 pub(super) fn is_in_use(error: &anyhow::Error) -> bool {
     let stores = error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<StoreError>());
     stores
         .into_iter()
-        .any(|error| matches!(error, StoreError::RbdInUse { .. }))
+        .any(|error| matches!(error, StoreError::RbdInUse { .. } | StoreError::RbdRange { .. }))
 }
 
 /// Waits until nobody uses the store any more, at most for `timeout`, then commits and closes it. The caller has seen to it that no port serves it.

@@ -3,8 +3,8 @@
 /// How often a gateway that does not answer for the group asks for the one that does, in microseconds.
 pub const ASK_EVERY_US: u64 = 125_000;
 
-/// An answer that the storage is not heard is worth so many questions without an answer: whoever gives it has waited for the storage
-/// already, and says that nothing will come of it for now.
+/// An answer that the storage is not heard counts like so many questions without an answer: whoever gives it has waited for the storage
+/// already.
 const WORTH_OF_UNAVAILABLE: u32 = 4;
 
 /// How often a gateway that answers for the group says so unasked, in microseconds.

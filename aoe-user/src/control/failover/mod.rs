@@ -69,8 +69,8 @@ pub(super) fn release(groups: &[Arc<FailoverGroup>]) {
     }
 }
 
-/// The owners of the locks of images. One that cannot be looked at has none, unless that is so of all. An owner that is no gateway is
-/// nobody to take an image from.
+/// The owners of the locks of images. One that cannot be looked at has none, unless that is so of all. An image is not
+/// taken from an owner that is no gateway.
 fn owners(images: &[(ExportId, Arc<ExportConfig>)]) -> Result<HashMap<ExportId, Option<String>>, String> {
     let mut owners = HashMap::new();
     let mut failure = None;

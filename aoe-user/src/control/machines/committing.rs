@@ -1,5 +1,7 @@
 //! A copy that becomes the golden image by the operator's order, as whoever gave the order sees it.
 
+use std::time::Duration;
+
 use super::content::Content;
 use super::{DiskName, Disks, Left, Order};
 use crate::control::commit_store::commit_store;
@@ -8,6 +10,9 @@ use crate::store::{Golden, MergedImage, OverlayFiles, OverlayStore};
 
 /// Exports with overlays, by their addresses.
 pub(in crate::control) type AllDisks = [(String, std::sync::Arc<Disks>)];
+
+/// How long another export may take to tell what lies on the image: meanwhile the machine whose copy is merged has no disk.
+const BOUND_LIMIT: Duration = Duration::from_secs(30);
 
 impl Disks {
     /// Makes a new golden image out of the one of now and a disk, which ends; waits for that. Of the machine that changes the image
@@ -69,7 +74,7 @@ impl Disks {
         let mut bound = Vec::new();
         for (export, disks) in all {
             let but = std::ptr::eq(&raw const **disks, self).then(|| name.clone());
-            let names = disks.have(|answer| Order::Bound(image.clone(), but, answer))?;
+            let names = disks.have_within(BOUND_LIMIT, |answer| Order::Bound(image.clone(), but, answer))?;
             bound.extend(names.iter().map(|name| format!("{name} (e{export})")));
         }
         match bound.is_empty() {

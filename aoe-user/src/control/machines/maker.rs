@@ -144,6 +144,7 @@ impl Maker {
             match &name {
                 _ if left.contains(&name) => {}
                 _ if self.copies.left(&name)?.is_some() => drop(left.insert(name)),
+                DiskName::Unknown(_) if self.may_run_on(&name) => {}
                 // Nobody knows whether it ever comes again.
                 DiskName::Unknown(_) => drop(self.copies.discard(&name).inspect_err(|error| {
                     tracing::warn!("{}: the disk of {name}: {error:#}", self.address());

@@ -301,6 +301,23 @@ impl Disks {
             .unwrap_or_else(|_| Err("the export is being closed".into()))
     }
 
+    /// The same, for so long at most: the thread may be waiting for a disk.
+    fn have_within<T>(
+        &self,
+        limit: Duration,
+        order: impl FnOnce(Sender<Result<T, String>>) -> Order,
+    ) -> Result<T, String> {
+        let (answer, answered) = mpsc::channel();
+        self.order(order(answer));
+        match answered.recv_timeout(limit) {
+            Ok(result) => result,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                Err("another export does not answer: its disk or a machine's copy is waited for".into())
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err("the export is being closed".into()),
+        }
+    }
+
     /// What the machines have read and written.
     pub(in crate::control) fn counts(&self) -> Vec<MachineCounts> {
         let disks = self.shared.disks.lock();

@@ -236,6 +236,7 @@ impl Plan {
         if entry.revision != revision {
             self.actions.push(PlanAction::Reconfigure(id));
         }
+        self.note_opened(id);
         true
     }
 

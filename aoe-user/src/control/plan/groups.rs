@@ -3,6 +3,7 @@
 //! What decides is [`failover::Group`]; here its steps become actions on exports and ports. An export of a group is open while
 //! its lock may be held, and on the ports' views while the group is active.
 
+mod members;
 mod operator;
 mod program;
 mod status;
@@ -15,9 +16,10 @@ use failover::{Group, GroupSettings, GroupState as Role, GroupStep, Holder};
 
 use super::exports::{ExportEntry, ExportLife};
 use super::reload_report::ReloadReport;
-use super::{ExportId, OpenRefusal, Plan, PlanAction, StateLife, address_of};
+use super::{ExportId, Plan, PlanAction, StateLife, address_of};
 use crate::config::{Config, FailoverGroup, StoreKind};
 use crate::store::{LockOf, Takeover};
+use crate::target::Address;
 pub(super) use program::Retired;
 pub(in crate::control) use program::{LockOrder, LockRun};
 pub(in crate::control) use status::GroupStatus;
@@ -49,6 +51,8 @@ pub(super) struct Membership {
     leaving: Vec<ExportId>,
     /// An export that somebody else has, found while taking it.
     in_use: Option<String>,
+    /// Exports that were open here since the group was taken: what they show of their images is this gateway's to change.
+    opened: HashSet<Address>,
 }
 
 fn settings(config: &FailoverGroup) -> GroupSettings {
@@ -94,6 +98,7 @@ impl Plan {
                     told: None,
                     leaving: Vec::new(),
                     in_use: None,
+                    opened: HashSet::new(),
                 },
             };
             self.groups.insert(config.name.clone(), membership);
@@ -144,7 +149,7 @@ impl Plan {
         self.groups.get(&entry.config.failover.as_ref()?.name)
     }
 
-    fn members(&self, name: &str) -> Vec<ExportId> {
+    pub(super) fn members(&self, name: &str) -> Vec<ExportId> {
         let is_member = |id: &&ExportId| {
             let entry = self.exports.get(id);
             let group = entry.and_then(|entry| entry.config.failover.as_ref());
@@ -172,7 +177,7 @@ impl Plan {
         Some(Takeover {
             from,
             // What is opened anew by a reload may have another; and the operator may say what is right.
-            same_range: *group.machine.state() == Role::Taking && group.from.is_some(),
+            same_range: group.from.is_some() && !group.opened.contains(&address_of(&entry.config)),
             by: self.at(group.machine.since_us()) + TAKE_WITHIN + EACH_TAKES * members,
             // Together with the time to detect it and the quiet time: under four seconds.
             lease: group.config.detect * 2 / 3,
@@ -312,6 +317,7 @@ impl Plan {
             GroupStep::Take { from } => {
                 group.from = from;
                 group.in_use = None;
+                group.opened.clear();
                 group.has_storage = false;
                 group.is_due = true;
                 self.take_storage(name, now);
@@ -327,27 +333,6 @@ impl Plan {
                 self.close_members(name, now);
             }
         }
-    }
-
-    /// Open exports of a group such that there is one in each VLAN of each interface that the group is served on.
-    fn one_on_each_network(&self, name: &str) -> Vec<ExportId> {
-        let mut networks = HashSet::new();
-        let mut chosen = self.members(name);
-        chosen.retain(|id| {
-            let entry = &self.exports[id];
-            let interfaces = match entry.is_open() {
-                true => self.usable_interfaces(*id),
-                false => Vec::new(),
-            };
-            let known = networks.len();
-            networks.extend(
-                interfaces
-                    .into_iter()
-                    .map(|interface| (interface, entry.config.vlan)),
-            );
-            networks.len() > known
-        });
-        chosen
     }
 
     fn open_members(&mut self, name: &str, now: Instant) {
@@ -468,32 +453,5 @@ impl Plan {
             [check, step]
         });
         times.flatten().min()
-    }
-
-    /// Somebody else has the storage of a member.
-    pub(super) fn note_in_use(&mut self, id: ExportId, refusal: &OpenRefusal, now: Instant) {
-        let group = self
-            .exports
-            .get(&id)
-            .and_then(|entry| entry.config.failover.as_ref());
-        let Some(name) = group.map(|group| group.name.clone()).filter(|_| refusal.in_use) else {
-            return;
-        };
-        let serves_others = self.members(&name).iter().any(|other| {
-            let life = &self.exports[other].life;
-            *other != id && !matches!(life, ExportLife::Failed(_))
-        });
-        let us = self.us(now);
-        let Some(group) = self.groups.get_mut(&name) else {
-            return;
-        };
-        match group.machine.state() {
-            Role::Taking => group.in_use = Some(refusal.reason.clone()),
-            // It was to be opened anew, and somebody was faster. Where that was all, the group is there.
-            Role::Quiet | Role::Active if !serves_others => {
-                group.machine.fenced(refusal.reason.clone(), us);
-            }
-            _ => {}
-        }
     }
 }

@@ -145,7 +145,7 @@ pub trait Store<C: Completions>: Send + Sync + std::fmt::Debug {
     }
 
     /// Whether nobody is answered because the storage has not been heard for some time, and for no other reason: what a gateway of a
-    /// failover group tells the others, which may have better luck.
+    /// failover group tells the others, which may still reach it.
     fn is_unheard(&self) -> bool {
         false
     }

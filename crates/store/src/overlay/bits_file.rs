@@ -76,18 +76,18 @@ impl OverlayFiles {
         Ok(None)
     }
 
-    /// Takes the file in memory away, if it is this overlay's.
-    pub(crate) fn remove_bits(&self) -> io::Result<()> {
+    /// The file in memory, if there is one that is this overlay's.
+    pub(crate) fn bits_in_memory(&self) -> io::Result<Option<PathBuf>> {
         let Ok(map) = File::open(self.map()) else {
-            return Ok(());
+            return Ok(None);
         };
         let header = Header::read(&map)?.filter(Header::is_of_this_boot);
         if let Some((path, sectors)) = header.and_then(|header| Some((header.bits?, header.sectors)))
             && owned(&path, sectors, &map)?.is_some()
         {
-            removed(&path)?;
+            return Ok(Some(path));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Puts the bits behind the map's header, for the case that the memory is gone at the next opening. `kept` is where they are. Nobody

@@ -147,7 +147,7 @@ impl OverlayFiles {
     }
 
     /// Takes all away; nobody may have them open. What says what the delta holds goes first, to the medium too where it is there:
-    /// a delta without it is nobody's, and a cut one no overlay's.
+    /// a delta without it is nobody's.
     ///
     /// # Errors
     /// Of unlink or fsync; that there are none is none.
@@ -155,14 +155,33 @@ impl OverlayFiles {
         if removed(&self.records())? {
             self.sync_directory()?;
         }
-        // What nobody will read need not go to the disk first.
-        if let Ok(delta) = File::options().write(true).open(self.delta()) {
-            delta.set_len(0)?;
-        }
-        self.remove_bits()?;
-        removed(&self.map())?;
+        self.remove_map()?;
+        self.cut_delta()?;
         removed(&self.delta())?;
         Ok(())
+    }
+
+    /// Takes the map away, which tells where the bits are, and then the bits.
+    fn remove_map(&self) -> io::Result<()> {
+        let bits = self.bits_in_memory()?;
+        removed(&self.map())?;
+        if let Some(bits) = bits
+            && let Err(error) = removed(&bits)
+        {
+            tracing::warn!("{}: cannot be removed: {error}", bits.display());
+        }
+        Ok(())
+    }
+
+    /// Gives back the space of a delta that nobody will read; it need not go to the disk first.
+    ///
+    /// # Errors
+    /// Of ftruncate; that there is none is none.
+    pub fn cut_delta(&self) -> io::Result<()> {
+        match File::options().write(true).open(self.delta()) {
+            Ok(delta) => delta.set_len(0),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Puts what the directory says of them on the medium.
@@ -201,8 +220,7 @@ impl OverlayFiles {
 
     /// Makes a map without bits.
     pub(crate) fn create_map(&self, sectors: u64, golden: &GoldenIdentity, copy: u64) -> io::Result<()> {
-        self.remove_bits()?;
-        removed(&self.map())?;
+        self.remove_map()?;
         let map = create(&self.map())?;
         let bits = self.create_bits(&map, sectors)?;
         let header = Header {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
@@ -24,6 +24,8 @@ pub(crate) struct Cluster {
 pub(crate) struct CephClient {
     blocklisted: AtomicBool,
     retired: AtomicBool,
+    /// Its address, once it is known from a lock.
+    address: OnceLock<String>,
 }
 
 impl CephClient {
@@ -34,6 +36,16 @@ impl CephClient {
 
     pub(crate) fn blocklist(&self) {
         self.blocklisted.store(true, Ordering::Release);
+    }
+
+    /// A lock of its own shows this address.
+    pub(crate) fn learn_address(&self, address: &str) {
+        self.address.get_or_init(|| address.to_owned());
+    }
+
+    /// Whether a lock is its own. False where it has none yet.
+    pub(crate) fn is_at(&self, address: &str) -> bool {
+        self.address.get().is_some_and(|own| own == address)
     }
 
     /// No further image is opened through it: it has lost one to somebody else. What it has besides goes on.

@@ -16,8 +16,8 @@ use crate::io::threads::caught;
 const PACE: Duration = Duration::from_secs(1);
 /// The same for a gateway of a failover group, in the time that it answers without a word of Ceph's.
 const LOOKS_IN_A_LEASE: u32 = 3;
-/// The same, this many times as often, while nobody is answered for want of a word: the first one that comes ends that.
-const HASTE: u32 = 8;
+/// So many times as often while nobody is answered because Ceph has not been heard.
+const SILENT_LOOKS: u32 = 8;
 /// librbd's calls are deep, and this is what its own threads get along with.
 const STACK_BYTES: usize = 1 << 20;
 
@@ -118,11 +118,12 @@ struct Look {
 
 impl Look {
     fn run(mut self, wakeup: &Wakeup, pace: Duration) {
-        let pace_now = |shared: &Shared| match shared.has_lapsed() {
-            true => pace / HASTE,
+        // A lock that is not there is looked for again at the usual pace: librbd has it back in a moment.
+        let pace_now = |look: &Look| match look.shared.has_lapsed() && look.without_lock == 0 {
+            true => pace / SILENT_LOOKS,
             false => pace,
         };
-        while wakeup.wait(pace_now(&self.shared)) {
+        while wakeup.wait(pace_now(&self)) {
             if self.shared.is_shut_out() {
                 // Another image of the same client may have found out first.
                 self.shared.shut_out();

@@ -150,9 +150,9 @@ pub(super) fn open(
             {
                 check_range(&image, path, options)?;
             }
-            lock(&cluster.rados, &image, path, options)?;
+            lock(&cluster, &image, path, options)?;
             if options.takeover.is_some() {
-                tell_others(&cluster.rados, &image, path, options)?;
+                tell_others(&cluster, &image, path, options)?;
             }
         }
         image
@@ -207,7 +207,12 @@ fn check_options(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
 }
 
 /// Takes the lock. Never from somebody who is alive, unless it is to be taken over from him.
-fn lock(rados: &Rados, image: &RawImage, path: &RbdPath, options: &StoreOptions) -> Result<(), StoreError> {
+fn lock(
+    cluster: &Cluster,
+    image: &RawImage,
+    path: &RbdPath,
+    options: &StoreOptions,
+) -> Result<(), StoreError> {
     let (takeover, ceph) = (options.takeover.as_ref(), &options.ceph);
     let features = image
         .features()
@@ -226,17 +231,19 @@ fn lock(rados: &Rados, image: &RawImage, path: &RbdPath, options: &StoreOptions)
         .lock_owner()
         .map_err(|errno| failure(path, "asking who has its lock", errno))?;
     if let (Some(owner), Some(takeover)) = (&owner, takeover) {
-        if !takeover.from.includes(owner) || Instant::now() > takeover.by {
+        // Another export of this process may have it, or the one before a reload: its client is this one.
+        let may_be_taken = takeover.from.includes(owner) && !cluster.client.is_at(owner);
+        if !may_be_taken || Instant::now() > takeover.by {
             return Err(in_use(owner.clone()));
         }
-        break_lock(rados, path, ceph, owner)?;
+        break_lock(&cluster.rados, path, ceph, owner)?;
     } else if let Some(owner) = &owner {
         // Whoever is alive would be asked for its lock, which takes five seconds when it does not answer; and one that is not exclusive
         // would hand it over, in the middle of its work.
         if is_alive(image, path, owner)? {
             return Err(in_use(owner.clone()));
         }
-        shut_out(rados, path, owner)?;
+        shut_out(&cluster.rados, path, owner)?;
     }
     // A lock whose owner has gone is broken by librbd, which has the cluster shut the owner out first.
     match image.lock() {
@@ -261,12 +268,12 @@ fn break_lock(rados: &Rados, path: &RbdPath, ceph: &CephOptions, owner: &str) ->
     }
 }
 
-/// Shuts a client out for a year, not for Ceph's usual hour: what hangs in its hands while its way to the cluster is broken would be written
-/// when the entry goes before that way is mended, after all that was written since. `rados` has the OSD map with the entry when this
+/// Shuts a client out for thirty days, not for Ceph's usual hour: a write that is inside a client which cannot reach the cluster would be carried
+/// out, after all that was written since, when the entry expires before the client reaches it again. `rados` has the OSD map with the entry when this
 /// returns, so that all it writes comes after (`RadosClient::blocklist_add` in Ceph's src/librados). An entry that is there already stays
 /// as it is (`OSDMap::apply_incremental`): this must come first.
 fn shut_out(rados: &Rados, path: &RbdPath, client: &str) -> Result<(), StoreError> {
-    const SECONDS: u32 = 365 * 24 * 3600;
+    const SECONDS: u32 = 30 * 24 * 3600;
     let shut_out = rados.shut_out(client, SECONDS);
     shut_out.map_err(|errno| failure(path, "shutting out the client that had it", errno))
 }
@@ -293,15 +300,16 @@ fn check_range(image: &RawImage, path: &RbdPath, options: &StoreOptions) -> Resu
 
 /// Writes down for other gateways of the failover group that the lock is that of one of them, and what it serves.
 fn tell_others(
-    rados: &Rados,
+    cluster: &Cluster,
     image: &RawImage,
     path: &RbdPath,
     options: &StoreOptions,
 ) -> Result<(), StoreError> {
     // This handle has read who has the lock before it was taken.
-    let (_pool, seen_anew) = find(rados, path, true)?;
+    let (_pool, seen_anew) = find(&cluster.rados, path, true)?;
     let told = seen_anew.lock_owner().and_then(|owner| match owner {
         Some(owner) => {
+            cluster.client.learn_address(&owner);
             image.set_metadata(HOLDER_KEY, &owner)?;
             image.set_metadata(RANGE_KEY, &range(options))
         }

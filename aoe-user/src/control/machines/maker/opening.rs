@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, anyhow, bail};
 
@@ -72,17 +72,38 @@ impl Maker {
     /// A machine may still run on a copy that ended with this host: it would find the image below a file system that it has written to. Its
     /// boot is known where copies begin anew with it, and takes away what is left before it comes here; so does the operator's reset.
     fn check_ended(&self, name: &DiskName) -> Result<()> {
-        let at_boot = self.start.settings.config.overlay_reset == OverlayReset::Boot;
-        let is_over = match &self.copies {
-            Copies::Files(_) => self.copies.files(name).ended_with_the_host(),
-            Copies::Clones(_) => false,
-        };
-        if at_boot && is_over {
+        if self.ended_with_the_host(name) {
             bail!(
                 "its copy ended with this host, which was started since: it gets another when it boots by iPXE (or by `xblade overlay reset`)"
             );
         }
         Ok(())
+    }
+
+    fn ended_with_the_host(&self, name: &DiskName) -> bool {
+        let at_boot = self.start.settings.config.overlay_reset == OverlayReset::Boot;
+        let is_over = || match &self.copies {
+            Copies::Files(_) => self.copies.files(name).ended_with_the_host(),
+            Copies::Clones(_) => false,
+        };
+        at_boot && is_over()
+    }
+
+    /// Whether a machine without a name may still run on a copy that ended with this host. What it wrote is given back; what tells of the
+    /// copy stays for a month, after which nobody knows whether the machine ever comes again.
+    pub(super) fn may_run_on(&self, name: &DiskName) -> bool {
+        const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+        if !self.ended_with_the_host(name) {
+            return false;
+        }
+        let files = self.copies.files(name);
+        let changed = std::fs::metadata(files.map()).and_then(|map| map.modified());
+        let age = changed.ok().and_then(|changed| changed.elapsed().ok());
+        let stays = age.is_none_or(|age| age < LONGEST);
+        if stays && let Err(error) = files.cut_delta() {
+            tracing::warn!("{}: the disk of {name}: {error}", self.address());
+        }
+        stays
     }
 
     /// Lists a persistent copy, before its machine has it. Where that fails the copy is served all the same.

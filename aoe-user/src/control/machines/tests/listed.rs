@@ -127,21 +127,31 @@ fn a_volatile_copy_that_ended_with_the_host_is_silent_until_its_machine_boots() 
     use std::os::unix::fs::FileExt as _;
     let ended = |room: &Room| {
         let disks = room.open();
-        write(&disk(&disks, PC[0]), 1);
+        for mac in [PC[0], STRANGER] {
+            write(&disk(&disks, mac), 1);
+        }
         disks.close();
-        let map = copies(room).join("machine-pc17.map");
-        let map = std::fs::File::options().write(true).open(map).unwrap();
-        // The id of the host's boot stands behind magic and six numbers.
-        map.write_all_at(b"0!", 56).unwrap();
+        let files = std::fs::read_dir(copies(room)).unwrap().flatten();
+        let maps = files.filter(|file| file.path().extension().is_some_and(|kind| kind == "map"));
+        let ended = maps.map(|map| {
+            let map = std::fs::File::options().write(true).open(map.path()).unwrap();
+            // The id of the host's boot stands behind magic and six numbers.
+            map.write_all_at(b"0!", 56).unwrap();
+        });
+        assert_eq!(ended.count(), 2);
     };
     let mut room = room();
     room.config.overlay = Overlay::Volatile;
     ended(&room);
     let disks = room.open();
     ask(&disks, PC[0]);
+    ask(&disks, STRANGER);
     assert!(problem(&disks).contains("ended with this host"));
-    boot(&disks, PC[0]);
-    assert_eq!(read(&disk(&disks, PC[0])), 7, "it has begun anew");
+    for mac in [PC[0], STRANGER] {
+        ask(&disks, mac);
+        boot(&disks, mac);
+        assert_eq!(read(&disk(&disks, mac)), 7, "it has begun anew");
+    }
     disks.close();
 
     // Where a boot is no sign, nothing else would end the silence.

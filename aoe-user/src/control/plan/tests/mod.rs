@@ -3,6 +3,7 @@
 mod groups;
 mod interfaces;
 mod layers;
+mod members;
 mod settings;
 
 use std::collections::{HashMap, HashSet};

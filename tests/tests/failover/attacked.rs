@@ -149,12 +149,21 @@ fn what_administrators_do(trial: &mut Trial) -> Result<()> {
     }
     trial.goes_on("the export changed")?;
 
-    // It leaves the group, on the active one alone, and is put back.
+    // It leaves the group, on the active one alone, and is put back. The whole image is served again: a gateway that would serve another part than
+    // the one before does not take it.
     let (active, standby) = trial.roles()?;
+    let config = trial.site.config("");
+    trial.site.net.gateways[standby].reload(&mut trial.gateways[standby], &config)?;
     let alone = trial.site.config("").replace("failover = \"san1\"\n", "");
     trial.site.net.gateways[active].reload(&mut trial.gateways[active], &alone)?;
-    trial.goes_on("taken out of the group on one gateway")?;
-    let config = trial.site.config("");
+    // It has the image for itself now: only the operator takes that away.
+    eventually("a gateway that leaves the image to its owner", TIMEOUT, || {
+        let (_, reason) = role(&trial.gateways[standby])?;
+        Ok(reason.contains("no gateway of a failover group"))
+    })?;
+    let taken = trial.gateways[standby].ask(&["failover", "take", "san1"])?;
+    ensure!(taken.status.success(), "{taken:?}");
+    trial.goes_on("taken out of the group on one gateway, and taken by the other")?;
     trial.site.net.gateways[active].reload(&mut trial.gateways[active], &config)?;
     trial.gateways[standby].process.kill()?;
     trial.goes_on("put back, and the other one killed")

@@ -46,6 +46,20 @@ impl Site {
         Ok(site)
     }
 
+    /// Writes to the export, through whatever happens to the server.
+    fn writer(&self) -> Result<Writer> {
+        let options = Options {
+            seed: seed(),
+            address: ADDRESS,
+            target: target_mac(0),
+            sectors: 1024,
+            per_write: 8,
+            depth: 16,
+            patience: Duration::from_millis(200),
+        };
+        Ok(Writer::new(self.lab.open(0)?, options))
+    }
+
     fn path(&self, name: &str) -> String {
         self.directory.path().join(name).to_string_lossy().into_owned()
     }
@@ -200,18 +214,7 @@ fn nothing_that_was_answered_is_lost_when_the_server_is_killed() -> Result<()> {
     let site = Site::new()?;
     let mut server = site.qemu_nbd()?;
     let mut target = site.ready(&site.address(""))?;
-    let mut writer = Writer::new(
-        site.lab.open(0)?,
-        Options {
-            seed: seed(),
-            address: ADDRESS,
-            target: target_mac(0),
-            sectors: 1024,
-            per_write: 8,
-            depth: 16,
-            patience: Duration::from_millis(200),
-        },
-    );
+    let mut writer = site.writer()?;
     for _ in 0..5 {
         writer.run_till(100, TIMEOUT)?;
         server.kill()?;

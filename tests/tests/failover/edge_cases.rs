@@ -95,7 +95,7 @@ fn a_paused_export_is_no_reason_to_take_it_over_and_each_gateway_shows_the_same_
     writer.judge_by_reading()?.nothing_lost()
 }
 
-/// What a gateway that was cut off has in its hands must not be written when Ceph has forgotten that it was shut out.
+/// A write that is inside a gateway which was cut off must not be carried out when Ceph has forgotten that it was shut out.
 #[test]
 fn who_was_taken_over_from_stays_shut_out() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);

@@ -87,7 +87,7 @@ impl Stamps {
         Ok(false)
     }
 
-    /// Sends the next stamp until a gateway has it in its hands and cannot answer it.
+    /// Sends the next stamp until a gateway has taken it and cannot answer it.
     fn get_stuck(&self, gateway: &Target) -> Result<()> {
         let request = self.request(site::GROUP);
         eventually("a write that is stuck", TIMEOUT, || {

@@ -253,18 +253,7 @@ fn what_a_server_answers_from_memory_is_not_lost_with_it() -> Result<()> {
     let cached = ["--filter=cache", "file", &raw];
     let mut server = site.nbdkit(&cached)?;
     let mut target = site.ready(&site.address(""))?;
-    let mut writer = Writer::new(
-        site.lab.open(0)?,
-        Options {
-            seed: seed(),
-            address: ADDRESS,
-            target: target_mac(0),
-            sectors: 1024,
-            per_write: 8,
-            depth: 16,
-            patience: Duration::from_millis(200),
-        },
-    );
+    let mut writer = site.writer()?;
     for _ in 0..3 {
         writer.run_till(100, TIMEOUT)?;
         server.kill()?;

@@ -76,15 +76,10 @@ impl Space {
         self.refused.load(Ordering::Relaxed)
     }
 
-    fn is_taken(&self, block: u64) -> bool {
-        self.blocks[(block / 64) as usize].load(Ordering::Relaxed) & 1 << (block % 64) != 0
-    }
-
     /// Marks a block; true when it was free.
     fn mark(&self, block: u64) -> bool {
         let bit = 1 << (block % 64);
-        !self.is_taken(block)
-            && self.blocks[(block / 64) as usize].fetch_or(bit, Ordering::Relaxed) & bit == 0
+        !self.takes(block) && self.blocks[(block / 64) as usize].fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 
     /// Whether a block takes space; else it is a hole.
@@ -105,7 +100,7 @@ impl Space {
     /// Beyond the limit, as on a full disk.
     pub(crate) fn claim(&self, extent: Extent) -> Result<(), Fault> {
         let blocks = extent.lba / BLOCK..extent.end().div_ceil(BLOCK);
-        let new = blocks.clone().filter(|block| !self.is_taken(*block)).count() as u64;
+        let new = blocks.clone().filter(|block| !self.takes(*block)).count() as u64;
         if new == 0 {
             return Ok(());
         }

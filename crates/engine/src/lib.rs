@@ -34,7 +34,7 @@ pub use counters::meter::{ExportMeter, Meters};
 pub use counters::{CounterTotals, Counters, EventCount};
 pub use export::access::AccessList;
 pub use export::exports::Exports;
-pub use export::machines::Machines;
+pub use export::machines::{Machines, SeenDisk};
 pub use export::observer::{Change, Observer};
 pub use export::state::{MAX_MASK, MAX_RESERVE, Persistent, StateError, StateStore};
 pub use export::{Export, Gateway, Options, ReplaceError, WireAdmin};

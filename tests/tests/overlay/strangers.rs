@@ -80,3 +80,32 @@ fn a_persistent_copy_is_its_running_machine_s_after_a_reload_and_nobody_else_s()
     needs!(Need::Root);
     is_kept_until_its_machine_boots("overlay = \"persistent\"\n")
 }
+
+/// A scan of the network, or one stranger with many addresses.
+#[test]
+fn who_looks_for_the_disk_and_uses_it_not_has_no_copy_and_no_place() -> Result<()> {
+    needs!(Need::Root);
+    let room = Room::new()?;
+    let mut target = room.start("unknown_max = 1")?;
+    let initiator = room.lab.open(0)?;
+    for number in 0..32 {
+        let scan = machine(&initiator, Mac([2, 0, 0, 0xaf, 0, number]));
+        // As Linux does, and as iPXE does.
+        scan.find()?;
+        scan.boot()?;
+    }
+    let copies = room.golden.directory().join("overlays/12.9");
+    let files = || Ok::<_, std::io::Error>(std::fs::read_dir(&copies)?.count());
+    ensure!(files()? == 0, "{} files", files()?);
+    let stranger = machine(&initiator, STRANGER);
+    stranger.boot()?;
+    stranger.write(5, *b"stranger")?;
+    ensure!(told(&target, &STRANGER.to_string())?.is_some() && files()? > 0);
+    stranger.boot()?;
+    ensure!(stranger.read(5)? == stamp(5), "who has a copy gets it anew");
+    let late = machine(&initiator, Mac([2, 0, 0, 0xaf, 0, 1]));
+    ensure!(late.hears_nothing()?, "there is no place any more");
+    let is_full = |line: &str| line.contains("unknown_max");
+    target.process.wait_for_after(0, is_full, TIMEOUT)?;
+    Ok(())
+}

@@ -189,7 +189,9 @@ fn one_machine_after_the_other_gets_a_clone() -> Result<()> {
     let initiator = site.lab.open(0)?;
     for number in 0..MACHINES {
         let mac = aoe_common::Mac([2, 0, 0, 0xaf, 0, number]);
-        machine(&initiator, mac).boot()?;
+        let machine = machine(&initiator, mac);
+        machine.boot()?;
+        machine.serial()?;
     }
     ensure!(site.rbd("ls rbd")?.matches("golden.12.9.unknown-").count() == usize::from(MACHINES));
     ensure!(target.process.stop()? == 0, "{}", target.process.log());

@@ -33,6 +33,8 @@ const COLUMNS: [Column<OverlayInfo>; 13] = [
 
 fn state(row: &OverlayInfo) -> &'static str {
     match row {
+        // Nothing is wrong: it waits for its machine's boot.
+        OverlayInfo { ended: true, .. } => "ended",
         OverlayInfo { problem: Some(_), .. } => "FAILED",
         row if !row.kept_by.is_empty() => "kept",
         OverlayInfo { old_image: true, .. } => "old image",
@@ -159,5 +161,7 @@ mod tests {
         assert_eq!(state(&row), "kept");
         row.problem = Some("gone".into());
         assert_eq!(state(&row), "FAILED");
+        row.ended = true;
+        assert_eq!(state(&row), "ended");
     }
 }

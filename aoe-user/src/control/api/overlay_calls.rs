@@ -37,6 +37,7 @@ fn overlay(export: &str, state: DiskState) -> OverlayInfo {
         old_image: state.old_image,
         in_flight: state.in_flight,
         problem: state.problem,
+        ended: state.ended,
     }
 }
 

@@ -98,6 +98,9 @@ pub(crate) struct OverlayInfo {
     pub(crate) in_flight: usize,
     /// Why it is not served.
     pub(crate) problem: Option<String>,
+    /// That is because it was volatile and ended with the host. The machine is silent until it boots.
+    #[serde(default)]
+    pub(crate) ended: bool,
 }
 
 /// What a machine has read and written since it booted, or since its copy was opened.

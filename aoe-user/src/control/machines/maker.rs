@@ -7,6 +7,7 @@ mod merging;
 mod moved;
 mod opening;
 mod orders;
+mod room;
 mod running;
 mod writing;
 
@@ -108,6 +109,7 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
     let left = maker.what_is_left()?;
     maker.take_bound(&left);
     maker.take_settings(&left);
+    maker.note_ended(&left)?;
     // Once, and before anybody is served.
     maker.write_bound(&left.iter().cloned().collect());
     maker.open_what_is_left(&left);
@@ -131,6 +133,7 @@ impl Maker {
         let mut table = self.shared.table.write();
         table.reset = config.overlay_reset;
         table.full = false;
+        table.unknown_max = config.unknown_max as usize;
         let moved = table.rename(named.collect(), config.unknown, in_use.iter());
         drop(table);
         self.waits.clear();
@@ -218,29 +221,14 @@ impl Maker {
                 instance: None,
                 since: SystemTime::now(),
                 problem: None,
+                ended: false,
             });
             disk.problem = Some(reason);
+            if disk.ended {
+                return;
+            }
         }
         self.note_known(name);
-    }
-
-    /// There is a disk: its machine is not turned away, whatever becomes of it and of others.
-    fn note_known(&self, name: &DiskName) {
-        if let DiskName::Unknown(mac) = name {
-            self.shared.table.write().known.insert(*mac);
-        }
-    }
-
-    /// A disk is no more, and another machine may have its place.
-    fn forget_disk(&mut self, name: &DiskName) {
-        self.said.remove(name);
-        self.shared.disks.lock().remove(name);
-        let mut table = self.shared.table.write();
-        table.full = false;
-        table.forget_kept(name);
-        if let DiskName::Unknown(mac) = name {
-            table.known.remove(mac);
-        }
     }
 
     /// Whether a machine's address may have a disk now.
@@ -253,28 +241,6 @@ impl Maker {
             Some(writer) => writer == name,
         };
         image_is_free && !self.leaving.contains(name) && self.has_room(name) && !self.is_kept_from(name, mac)
-    }
-
-    /// Whether there is room for one more machine that nobody named.
-    fn has_room(&mut self, name: &DiskName) -> bool {
-        let DiskName::Unknown(_) = name else { return true };
-        let max = self.start.settings.config.unknown_max as usize;
-        let disks = self.shared.disks.lock();
-        let unknown = disks.keys().filter(|name| matches!(name, DiskName::Unknown(_)));
-        if disks.contains_key(name) || unknown.count() < max {
-            return true;
-        }
-        drop(disks);
-        let mut table = self.shared.table.write();
-        if !table.full {
-            table.full = true;
-            tracing::error!(
-                "{}: {name} gets no disk: there are {max} of machines without a name already (unknown_max); name machines with \
-                 [[machine]], or discard what is not used (`xblade overlay discard`)",
-                self.address()
-            );
-        }
-        false
     }
 
     /// A machine asks for its disk.
@@ -371,6 +337,7 @@ impl Maker {
         // First: a copy that is left after all is listed again when it is opened.
         self.start.listed.remove(name)?;
         self.copies.discard(name)?;
+        self.forget_ended(name);
         self.start.golden.tell_missing(&name.to_string(), None);
         Ok(())
     }

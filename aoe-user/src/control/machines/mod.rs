@@ -10,6 +10,7 @@ mod content;
 mod counts;
 mod heard;
 mod listed;
+mod lookup;
 mod maker;
 mod moved;
 mod naming;
@@ -129,6 +130,12 @@ struct Table {
     full: bool,
     /// Machines without a name that have a disk, whether it can be served or not.
     known: HashSet<Mac>,
+    /// At most so many.
+    unknown_max: usize,
+    /// Machines without a name whose disk ended with the host, and which may run on it all the same.
+    ended: HashSet<Mac>,
+    /// A machine changes the image itself, and nobody gets a disk.
+    is_written: bool,
     paused: bool,
 }
 
@@ -153,6 +160,8 @@ pub(super) struct DiskState {
     pub(crate) in_flight: usize,
     /// Why it is not served.
     pub(crate) problem: Option<String>,
+    /// That is because it ended with the host.
+    pub(crate) ended: bool,
 }
 
 /// A disk as the thread left it.
@@ -161,6 +170,8 @@ struct Disk {
     instance: Option<Arc<Instance>>,
     since: SystemTime,
     problem: Option<String>,
+    /// It ended with the host, and its machine is silent until it boots: it may be running on what it had.
+    ended: bool,
 }
 
 /// What is wrong with what a machine is served.
@@ -245,6 +256,7 @@ impl Disks {
                     old_image: false,
                     in_flight: 0,
                     problem: disk.problem.clone(),
+                    ended: disk.ended,
                 };
                 (state, disk.instance.clone())
             };
@@ -352,115 +364,6 @@ impl Disks {
             && thread.join().is_err()
         {
             tracing::error!("the thread that looks after machines' disks panicked");
-        }
-    }
-
-    /// Asks for a disk, once.
-    fn ask(&self, source: Mac, order: Order) {
-        let mut asking = self.shared.asking.lock();
-        let now = Instant::now();
-        let waits = |until: &Option<Instant>| until.is_none_or(|until| now < until);
-        if asking.get(&source).is_some_and(waits) {
-            return;
-        }
-        if asking.len() >= ASKING_MAX {
-            asking.retain(|_, until| waits(until));
-        }
-        if asking.len() < ASKING_MAX {
-            asking.insert(source, None);
-            self.order(order);
-        }
-    }
-}
-
-impl Table {
-    fn remove(&mut self, name: &DiskName) {
-        self.by_mac.retain(|_, instance| instance.name != *name);
-    }
-
-    /// Nobody but those with a name or a disk gets one.
-    fn turns_away(&self, mac: Mac) -> bool {
-        let has_no_place = || self.unknown == Unknown::Refuse || (self.full && !self.known.contains(&mac));
-        !self.named.contains_key(&mac) && !self.kept.contains_key(&mac) && has_no_place()
-    }
-}
-
-impl engine::Machines<Export> for Disks {
-    fn instance(&self, source: Mac) -> Option<Arc<Export>> {
-        {
-            let table = self.shared.table.read();
-            if let Some(kept) = table.kept.get(&source) {
-                kept.heard.note(Instant::now());
-            }
-            if let Some(instance) = table.by_mac.get(&source) {
-                instance.heard.note(Instant::now());
-                return Some(Arc::clone(&instance.export));
-            }
-            if table.turns_away(source) {
-                return None;
-            }
-        }
-        self.ask(source, Order::Open(source));
-        None
-    }
-
-    fn boots(&self, source: Mac) -> bool {
-        {
-            let table = self.shared.table.read();
-            match table.by_mac.get(&source) {
-                Some(_) if table.kept.contains_key(&source) => {}
-                Some(instance) if table.reset != OverlayReset::Boot || instance.content.stays() => {
-                    instance.content.count_anew();
-                    return true;
-                }
-                Some(instance) if instance.content.is_untouched() && instance.ready.elapsed() < FRESH => {
-                    return true;
-                }
-                None if table.turns_away(source) => return false,
-                Some(_) | None => {}
-            }
-        }
-        {
-            let mut table = self.shared.table.write();
-            if !table.stop_keeping(source)
-                && let Some(instance) = table.by_mac.get(&source)
-            {
-                let name = instance.name.clone();
-                // Nobody reads what is about to go.
-                table.remove(&name);
-            }
-        }
-        self.ask(source, Order::Boot(source));
-        false
-    }
-
-    fn in_flight(&self) -> usize {
-        let table = self.shared.table.read();
-        let mut seen = HashSet::new();
-        let once = table
-            .by_mac
-            .values()
-            .filter(|instance| seen.insert(&instance.name));
-        once.map(|instance| instance.export.in_flight()).sum()
-    }
-
-    fn set_paused(&self, paused: bool) {
-        let _alone = self.shared.pausing.lock();
-        let instances: Vec<_> = {
-            let mut table = self.shared.table.write();
-            // Silence begins anew: while it was paused nobody was heard.
-            let now = Instant::now();
-            table
-                .by_mac
-                .values()
-                .for_each(|instance| instance.heard.note(now));
-            table.kept.values().for_each(|kept| kept.heard.note(now));
-            table.paused = paused;
-            table.by_mac.values().cloned().collect()
-        };
-        // A worker may be holding the lock of one while it waits for a disk. The table is what all others need meanwhile.
-        for instance in instances {
-            pause(&instance.export, paused);
         }
     }
 }

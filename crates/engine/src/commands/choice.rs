@@ -11,6 +11,7 @@ use crate::ata::opcode;
 use crate::commands::action::Refusal;
 use crate::counters::Silence;
 use crate::export::Export;
+use crate::export::machines::SeenDisk;
 use crate::frames::link::Link;
 use crate::frames::request::{Command, Request};
 use crate::session::completion::Completions;
@@ -52,11 +53,19 @@ impl<L: Link, C: Completions> Server<L, C> {
             }
         }
         match &request.command {
+            // Who asks everybody uses nothing yet.
+            Command::Ata(_) if request.is_wildcard() => match machines.look(request.source) {
+                SeenDisk::Ready(own) => Chosen::Own(own),
+                SeenDisk::Unmade | SeenDisk::Nothing => Chosen::Nobody,
+            },
             Command::Ata(_) => machines
                 .instance(request.source)
                 .map_or(Chosen::Nobody, Chosen::Own),
             Command::Query { .. } if is_boot(request) && !machines.boots(request.source) => Chosen::Nobody,
-            Command::Query { .. } if machines.instance(request.source).is_none() => Chosen::Nobody,
+            Command::Query { .. } => match machines.look(request.source) {
+                SeenDisk::Ready(_) | SeenDisk::Unmade => Chosen::Shared,
+                SeenDisk::Nothing => Chosen::Nobody,
+            },
             _ => Chosen::Shared,
         }
     }

@@ -11,7 +11,7 @@ use crate::testing::bench::{
 };
 use crate::testing::completions::MemCompletions;
 use crate::testing::store::{MemStore, StoreMode};
-use crate::{Export, Identity, Machines, Options, Persistent};
+use crate::{Export, Identity, Machines, Options, Persistent, SeenDisk};
 
 const QUERY: [u8; 8] = [0; 8];
 const IPXE: u32 = 0x18ae_0001;
@@ -21,13 +21,26 @@ const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0x55]);
 #[derive(Debug, Default)]
 struct Room {
     instances: Mutex<HashMap<Mac, Arc<Export<MemCompletions>>>>,
+    /// Who may have a disk, and has none yet.
+    unmade: Mutex<Vec<Mac>>,
+    /// Who used its disk, or was to.
+    used: Mutex<Vec<Mac>>,
     /// Who booted.
     booted: Mutex<Vec<Mac>>,
 }
 
 impl Machines<Export<MemCompletions>> for Room {
     fn instance(&self, source: Mac) -> Option<Arc<Export<MemCompletions>>> {
+        self.used.lock().push(source);
         self.instances.lock().get(&source).cloned()
+    }
+
+    fn look(&self, source: Mac) -> SeenDisk<Export<MemCompletions>> {
+        match self.instances.lock().get(&source) {
+            Some(own) => SeenDisk::Ready(Arc::clone(own)),
+            None if self.unmade.lock().contains(&source) => SeenDisk::Unmade,
+            None => SeenDisk::Nothing,
+        }
     }
 
     fn boots(&self, source: Mac) -> bool {
@@ -158,6 +171,26 @@ fn who_has_no_disk_hears_nothing() {
             .len(),
         1
     );
+}
+
+#[test]
+fn a_disk_is_for_who_uses_it_and_not_for_who_looks() {
+    let Scene { mut worker, room, .. } = scene();
+    room.unmade.lock().push(STRANGER);
+    let identify = crate::testing::bench::ata(0, 0, 1, 0xec, 0, &[]);
+    for (to, shelf, slot) in [
+        (TARGET, 7, 3),
+        (Mac::BROADCAST, 7, 3),
+        (Mac::BROADCAST, 0xffff, 0xff),
+    ] {
+        let query = frame_from(STRANGER, to, shelf, slot, 1, 0, &QUERY);
+        assert_eq!(worker.ask(&query).len(), 1, "it may have one");
+    }
+    let everybody = frame_from(STRANGER, Mac::BROADCAST, 0xffff, 0xff, 0, 1, &identify);
+    assert!(worker.ask(&everybody).is_empty());
+    assert!(room.used.lock().is_empty(), "it only looked");
+    assert!(worker.ask(&from(STRANGER, &identify)).is_empty(), "not yet");
+    assert_eq!(*room.used.lock(), [STRANGER]);
 }
 
 #[test]

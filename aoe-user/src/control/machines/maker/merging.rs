@@ -113,8 +113,13 @@ impl Maker {
             self.address(),
             self.start.settings.config.path.display()
         );
+        if let Err(error) = self.discard(name) {
+            // It is there yet, and is not to be taken for none.
+            self.failed(name, &error);
+            return Err(error);
+        }
         self.forget_disk(name);
-        self.discard(name)
+        Ok(())
     }
 
     fn serve_again(&self, name: &DiskName, store: Arc<OverlayStore>) -> Result<()> {

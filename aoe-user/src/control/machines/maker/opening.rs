@@ -18,6 +18,9 @@ use crate::host::descriptors::leave_room;
 use crate::store::{self, Golden, Losses, OverlayOptions, OverlayStore, RbdClone, RbdClones};
 use crate::target::{Export, Identity, Options, Persistent, WireAdmin};
 
+/// Why a machine is silent whose copy was volatile.
+pub(super) const ENDED: &str = "its copy ended with this host, which was started since: it gets another when it boots by iPXE (or by `xblade overlay reset`)";
+
 impl Maker {
     /// Opens a disk, on the image as it is now where it begins anew.
     pub(super) fn open(&mut self, name: &DiskName) -> Result<()> {
@@ -73,14 +76,12 @@ impl Maker {
     /// boot is known where copies begin anew with it, and takes away what is left before it comes here; so does the operator's reset.
     fn check_ended(&self, name: &DiskName) -> Result<()> {
         if self.ended_with_the_host(name) {
-            bail!(
-                "its copy ended with this host, which was started since: it gets another when it boots by iPXE (or by `xblade overlay reset`)"
-            );
+            bail!(ENDED);
         }
         Ok(())
     }
 
-    fn ended_with_the_host(&self, name: &DiskName) -> bool {
+    pub(super) fn ended_with_the_host(&self, name: &DiskName) -> bool {
         let at_boot = self.start.settings.config.overlay_reset == OverlayReset::Boot;
         let is_over = || match &self.copies {
             Copies::Files(_) => self.copies.files(name).ended_with_the_host(),
@@ -245,6 +246,7 @@ impl Maker {
             })),
             since,
             problem: None,
+            ended: false,
         };
         self.shared.disks.lock().insert(name.clone(), disk);
         self.note_known(name);

@@ -47,7 +47,7 @@ impl Maker {
         if !goes_on {
             self.make_mark(name)
                 .with_context(|| format!("{}: cannot be made", self.mark(name).display()))?;
-            self.writer = Some(name.clone());
+            self.set_writer(Some(name.clone()));
         }
         let opened = self.open_image(name);
         match &opened {
@@ -202,7 +202,7 @@ impl Maker {
                 }
                 continue;
             }
-            self.writer = Some(name.clone());
+            self.set_writer(Some(name.clone()));
             if self.is_to_stop(&name) {
                 self.stop_writing_by_settings();
             } else if let Err(error) = self.begin_writing(&name) {
@@ -229,8 +229,14 @@ impl Maker {
     fn forget(&mut self, name: &DiskName) -> Result<()> {
         self.remove_mark(name)
             .with_context(|| format!("{}: cannot be removed", self.mark(name).display()))?;
-        self.writer = None;
+        self.set_writer(None);
         Ok(())
+    }
+
+    /// Who is told that there is a disk, and has none yet, would get one in vain meanwhile.
+    fn set_writer(&mut self, writer: Option<DiskName>) {
+        self.shared.table.write().is_written = writer.is_some();
+        self.writer = writer;
     }
 
     /// Which image is being changed, for the mark.

@@ -121,37 +121,44 @@ fn a_list_that_cannot_be_read_lets_no_persistent_copy_begin() {
     disks.close();
 }
 
+/// Volatile copies of the machine with a name and of one without, which end with the host.
+fn ended(room: &Room) {
+    use std::os::unix::fs::FileExt as _;
+    let disks = room.open();
+    for mac in [PC[0], STRANGER] {
+        write(&disk(&disks, mac), 1);
+    }
+    disks.close();
+    let files = std::fs::read_dir(copies(room)).unwrap().flatten();
+    let maps = files.filter(|file| file.path().extension().is_some_and(|kind| kind == "map"));
+    let ended = maps.map(|map| {
+        let map = std::fs::File::options().write(true).open(map.path()).unwrap();
+        // The id of the host's boot stands behind magic and six numbers.
+        map.write_all_at(b"0!", 56).unwrap();
+    });
+    assert_eq!(ended.count(), 2);
+}
+
 /// Its system may run on, and would find the image below a file system that it has written to.
 #[test]
 fn a_volatile_copy_that_ended_with_the_host_is_silent_until_its_machine_boots() {
-    use std::os::unix::fs::FileExt as _;
-    let ended = |room: &Room| {
-        let disks = room.open();
-        for mac in [PC[0], STRANGER] {
-            write(&disk(&disks, mac), 1);
-        }
-        disks.close();
-        let files = std::fs::read_dir(copies(room)).unwrap().flatten();
-        let maps = files.filter(|file| file.path().extension().is_some_and(|kind| kind == "map"));
-        let ended = maps.map(|map| {
-            let map = std::fs::File::options().write(true).open(map.path()).unwrap();
-            // The id of the host's boot stands behind magic and six numbers.
-            map.write_all_at(b"0!", 56).unwrap();
-        });
-        assert_eq!(ended.count(), 2);
-    };
     let mut room = room();
     room.config.overlay = Overlay::Volatile;
     ended(&room);
     let disks = room.open();
+    let is_ended = || -> Vec<bool> { disks.states().iter().map(|state| state.ended).collect() };
+    assert_eq!(is_ended(), [true, true], "known before anybody asks");
     ask(&disks, PC[0]);
     ask(&disks, STRANGER);
+    assert!(matches!(disks.look(STRANGER), engine::SeenDisk::Nothing));
     assert!(problem(&disks).contains("ended with this host"));
+    assert_eq!(is_ended(), [true, true]);
     for mac in [PC[0], STRANGER] {
         ask(&disks, mac);
         boot(&disks, mac);
         assert_eq!(read(&disk(&disks, mac)), 7, "it has begun anew");
     }
+    assert_eq!(is_ended(), [false, false]);
     disks.close();
 
     // Where a boot is no sign, nothing else would end the silence.
@@ -160,4 +167,21 @@ fn a_volatile_copy_that_ended_with_the_host_is_silent_until_its_machine_boots() 
     let disks = room.open();
     assert_eq!(read(&disk(&disks, PC[0])), 7);
     disks.close();
+}
+
+/// Machines that are gone for good would fill it at each restart of the host.
+#[test]
+fn a_copy_that_ended_with_the_host_takes_no_place_of_another_machine_s() {
+    let mut room = room();
+    room.config.overlay = Overlay::Volatile;
+    room.config.unknown_max = 1;
+    ended(&room);
+    let another = Mac([2, 0, 0, 0, 0, 8]);
+    let disks = room.open();
+    assert_eq!(read(&disk(&disks, another)), 7);
+    assert!(!disks.boots(STRANGER), "there is no place any more");
+    disks.reset(DiskName::Unknown(another), true, true).unwrap();
+    disks.shared.asking.lock().clear();
+    boot(&disks, STRANGER);
+    assert_eq!(read(&disk(&disks, STRANGER)), 7);
 }

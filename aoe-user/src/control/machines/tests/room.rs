@@ -1,5 +1,7 @@
 //! Machines without a name, of which only so many get a disk.
 
+use engine::SeenDisk;
+
 use super::*;
 
 const ANOTHER: Mac = Mac([2, 0, 0, 0, 0, 8]);
@@ -45,4 +47,33 @@ fn a_disk_that_has_become_the_image_makes_room_for_another() {
     commit(&disks, &DiskName::Unknown(STRANGER)).unwrap();
     assert_eq!(read(&disk(&disks, ANOTHER)), 1);
     is_turned_away(&disks, STRANGER);
+}
+
+/// Whoever forges addresses makes no files, and takes nobody's place, before it reads or writes.
+#[test]
+fn who_only_looks_is_told_of_a_disk_and_has_none() {
+    let room = room();
+    let disks = room.open();
+    for number in 0..=u8::MAX {
+        let mac = Mac([2, 0, 0, 1, 0, number]);
+        assert!(
+            matches!(disks.look(mac), SeenDisk::Unmade) && disks.boots(mac),
+            "{mac}"
+        );
+    }
+    // The thread has dealt with what came before when it has dealt with this.
+    assert!(disks.pin(DiskName::Unknown(ANOTHER), true).is_err());
+    assert!(disks.states().is_empty());
+    let copies = std::fs::read_dir(room.config.overlay_dir.as_ref().unwrap().join("12.9")).unwrap();
+    assert_eq!(copies.count(), 0);
+
+    write(&disk(&disks, STRANGER), 1);
+    assert!(matches!(disks.look(STRANGER), SeenDisk::Ready(_)));
+    boot(&disks, STRANGER);
+    assert_eq!(read(&disk(&disks, STRANGER)), 7, "who has one gets it anew");
+    until("there is no room", || {
+        assert!(matches!(disks.look(ANOTHER), SeenDisk::Nothing));
+        disks.shared.table.read().full.then_some(())
+    });
+    assert!(!disks.boots(ANOTHER));
 }

@@ -1,0 +1,115 @@
+//! Which machines that nobody named have a disk, of which there are only so many, and whose disks ended with the host.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use anyhow::Result;
+
+use super::super::Disk;
+use super::super::naming::DiskName;
+use super::Maker;
+use super::copies::Copies;
+use super::opening::ENDED;
+
+impl Maker {
+    /// There is a disk: its machine is not turned away, whatever becomes of it and of others.
+    pub(super) fn note_known(&self, name: &DiskName) {
+        if let DiskName::Unknown(mac) = name {
+            let mut table = self.shared.table.write();
+            table.known.insert(*mac);
+            table.ended.remove(mac);
+        }
+    }
+
+    /// A disk is no more, and another machine may have its place.
+    pub(super) fn forget_disk(&mut self, name: &DiskName) {
+        self.said.remove(name);
+        self.shared.disks.lock().remove(name);
+        let mut table = self.shared.table.write();
+        table.full = false;
+        table.forget_kept(name);
+        if let DiskName::Unknown(mac) = name {
+            table.known.remove(mac);
+            table.ended.remove(mac);
+        }
+    }
+
+    /// Whether there is room for one more machine that nobody named.
+    pub(super) fn has_room(&mut self, name: &DiskName) -> bool {
+        let DiskName::Unknown(_) = name else { return true };
+        let max = self.start.settings.config.unknown_max as usize;
+        {
+            let disks = self.shared.disks.lock();
+            // One that ended takes nothing, and its machine may be gone for good.
+            let with_place = disks.iter().filter(|(_, disk)| !disk.ended);
+            let mut unknown = with_place.filter(|(name, _)| matches!(name, DiskName::Unknown(_)));
+            if disks.get(name).is_some_and(|disk| !disk.ended) || unknown.by_ref().count() < max {
+                return true;
+            }
+        }
+        let mut table = self.shared.table.write();
+        if !table.full {
+            table.full = true;
+            tracing::error!(
+                "{}: {name} gets no disk: there are {max} of machines without a name already (unknown_max); name machines with \
+                 [[machine]], or discard what is not used (`xblade overlay discard`)",
+                self.address()
+            );
+        }
+        false
+    }
+
+    /// At the start: whose copies ended with the host. These machines are silent until they boot, which somebody may wonder about.
+    pub(super) fn note_ended(&self, left: &BTreeSet<DiskName>) -> Result<()> {
+        let Copies::Files(_) = self.copies else {
+            return Ok(());
+        };
+        let mut ended: Vec<DiskName> = self.copies.names()?;
+        ended.retain(|name| !left.contains(name) && self.is_served(name) && self.ended_with_the_host(name));
+        ended.sort();
+        ended.dedup();
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = ended.iter().map(ToString::to_string).collect();
+        tracing::warn!("{}: of {}: {ENDED}", self.address(), names.join(", "));
+        for name in ended {
+            let map = std::fs::metadata(self.copies.files(&name).map());
+            let began = map.and_then(|map| map.created());
+            if let DiskName::Unknown(mac) = name {
+                self.shared.table.write().ended.insert(mac);
+            }
+            let disk = Disk {
+                instance: None,
+                since: began.unwrap_or_else(|_| SystemTime::now()),
+                problem: Some(ENDED.into()),
+                ended: true,
+            };
+            self.shared.disks.lock().insert(name, disk);
+        }
+        Ok(())
+    }
+
+    /// What ended is taken away: its machine may begin anew.
+    pub(super) fn forget_ended(&self, name: &DiskName) {
+        let mut disks = self.shared.disks.lock();
+        if disks.get(name).is_some_and(|disk| disk.ended) {
+            disks.remove(name);
+        }
+        drop(disks);
+        if let DiskName::Unknown(mac) = name {
+            self.shared.table.write().ended.remove(mac);
+        }
+    }
+
+    /// Whether there is such a machine by the configuration.
+    fn is_served(&self, name: &DiskName) -> bool {
+        match name {
+            DiskName::Unknown(mac) => self.shared.table.read().name_of(*mac).as_ref() == Some(name),
+            DiskName::Machine(name) => {
+                let machines = &self.start.settings.config.machines;
+                machines.iter().any(|machine| machine.name == *name)
+            }
+        }
+    }
+}

@@ -150,8 +150,8 @@ impl Drop for Namespace {
     }
 }
 
-/// A tmpfs of the namespace's own.
-pub(crate) const MEMORY: &str = "/mnt";
+/// A tmpfs of the namespace's own, which is a target's runtime directory.
+pub const MEMORY: &str = "/mnt";
 
 /// Moves the calling thread into new namespaces and returns its id.
 fn enter() -> Result<i32> {

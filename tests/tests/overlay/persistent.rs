@@ -1,5 +1,9 @@
 //! What copies outlive: kills, boots and, where they are persistent, a restart of the host.
 
+use std::process::Command;
+
+use lab::net::MEMORY;
+
 use super::*;
 
 #[test]
@@ -98,5 +102,53 @@ fn a_pause_puts_persistent_copies_on_their_medium() -> Result<()> {
     std::fs::remove_file(room.golden.directory().join("overlays/12.9/machine-pc17.map"))?;
     let _target = room.start_with("", "overlay = \"persistent\"\n")?;
     ensure!(pc.read(5)? == pattern(5, *b"written."));
+    Ok(())
+}
+
+/// What says which sectors are the copy's is made anew after a restart of the host, and others may have filled the memory by then.
+#[test]
+fn a_persistent_copy_is_served_when_the_memory_for_its_bits_is_full() -> Result<()> {
+    needs!(Need::Root);
+    let room = Room::new()?;
+    let has = |options: &str| {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", &format!("remount,{options}"), MEMORY]);
+        room.lab.target.output(mount).map(drop)
+    };
+    let start = || room.start_with("flush_interval = \"1h\"", "overlay = \"persistent\"\n");
+    let mut target = start()?;
+    let initiator = room.lab.open(0)?;
+    let pc = machine(&initiator, PC[0]);
+    pc.find()?;
+    pc.write(5, *b"written.")?;
+    ensure!(target.process.stop()? == 0);
+    let map = room.golden.directory().join("overlays/12.9/machine-pc17.map");
+    std::fs::remove_file(&map)?;
+    let mut empty = Command::new("rm");
+    empty.args(["-r", &format!("{MEMORY}/copies")]);
+    room.lab.target.output(empty)?;
+    // A page, which is the head of the file with the bits.
+    has("size=4k")?;
+
+    let mut target = start()?;
+    pc.find()?;
+    ensure!(pc.read(5)? == pattern(5, *b"written.") && pc.read(6)? == stamp(6));
+    let told = |line: &str| line.contains("there is no room in memory");
+    target.process.wait_for_after(0, told, TIMEOUT)?;
+    // Acknowledged, and not on the medium.
+    pc.write(7, *b"killed..")?;
+    target.process.kill()?;
+    let mut target = start()?;
+    for (lba, word) in [(5, *b"written."), (7, *b"killed..")] {
+        ensure!(pc.read(lba)? == pattern(lba, word));
+    }
+    ensure!(target.process.stop()? == 0);
+
+    has("size=1m")?;
+    let _target = start()?;
+    for (lba, word) in [(5, *b"written."), (7, *b"killed..")] {
+        ensure!(pc.read(lba)? == pattern(lba, word));
+    }
+    ensure!(std::fs::metadata(&map)?.len() == 4096, "they are in memory again");
     Ok(())
 }

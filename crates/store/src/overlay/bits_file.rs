@@ -40,11 +40,14 @@ impl OverlayFiles {
         let header = Header::read(&map)?;
         let header =
             header.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its map is damaged"))?;
+        let is_noted = header.bits.is_some() || header.saved;
         if let Some(path) = header.bits {
             if let Some(file) = opened(&path, sectors, &map)? {
-                // What was saved gets old from here on.
-                Header::note_bits(&map, Some(&path), false)?;
-                map.set_len(HEADER_BYTES)?;
+                if header.saved {
+                    // That gets old from here on.
+                    Header::note_bits(&map, Some(&path), false)?;
+                    map.set_len(HEADER_BYTES)?;
+                }
                 return Ok(Some(bits_file(file, path, sectors)?));
             }
             if !header.saved {
@@ -60,7 +63,32 @@ impl OverlayFiles {
             Err(error) => tracing::warn!("{}: {}: {error}", self.base().display(), NOT_MOVED),
         }
         allocate(&map, sectors)?;
+        if is_noted {
+            Header::note_bits(&map, None, false)?;
+        }
+        Ok(Some(bits_file(map, self.map(), sectors)?))
+    }
+
+    /// Moves the bits of an overlay, which nobody has mapped, from memory that is full to behind the map's header, where they stay until it
+    /// is opened the next time, and opens them. `None`: they are there already. Whatever ends this in the middle leaves them in memory.
+    ///
+    /// # Errors
+    /// When there is no room there either.
+    pub(crate) fn leave_memory(&self, sectors: u64) -> io::Result<Option<BitsFile>> {
+        let map = File::options().read(true).write(true).open(self.map())?;
+        let Some(path) = Header::read(&map)?.and_then(|header| header.bits) else {
+            return Ok(None);
+        };
+        let gone = || io::Error::new(io::ErrorKind::NotFound, "what was noted in memory is gone");
+        let bits = opened(&path, sectors, &map)?.ok_or_else(gone)?;
+        // What is behind the header is of an earlier time.
+        map.set_len(HEADER_BYTES)?;
+        allocate(&map, sectors)?;
+        copy(&bits, &map, sectors)?;
         Header::note_bits(&map, None, false)?;
+        if let Err(error) = removed(&path) {
+            tracing::warn!("{}: cannot be removed: {error}", path.display());
+        }
         Ok(Some(bits_file(map, self.map(), sectors)?))
     }
 
@@ -132,7 +160,7 @@ impl OverlayFiles {
     }
 }
 
-const NOT_MOVED: &str = "what it holds is noted on the disk of overlay_dir, where a write may wait for that disk and keep others waiting; \
+pub(crate) const NOT_MOVED: &str = "what it holds is noted on the disk of overlay_dir, where a write may wait for that disk and keep others waiting; \
                          there is no room in memory";
 
 /// A new file, without bits and without space for them.
@@ -200,14 +228,14 @@ fn zeros(file: &File, bytes: u64) -> io::Result<()> {
         .try_for_each(|at| file.write_all_at(&block[..block.len().min((bytes - at) as usize)], at))
 }
 
-/// What is not zeros of the bits in a map.
-fn copy(map: &File, to: &File, sectors: u64) -> io::Result<()> {
+/// What is not zeros of the bits in a file, to where there are none.
+fn copy(from: &File, to: &File, sectors: u64) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK_BYTES as usize];
-    for data in data_of(map, sectors)? {
+    for data in data_of(from, sectors)? {
         let (mut at, end) = (HEADER_BYTES + data.start, HEADER_BYTES + data.end);
         while at < end {
             let chunk = &mut chunk[..(end - at).min(CHUNK_BYTES) as usize];
-            map.read_exact_at(chunk, at)?;
+            from.read_exact_at(chunk, at)?;
             for (leaf, bytes) in (0..).zip(chunk.chunks(HEADER_BYTES as usize)) {
                 if bytes.iter().any(|byte| *byte != 0) {
                     to.write_all_at(bytes, at + leaf * HEADER_BYTES)?;

@@ -10,10 +10,11 @@ use std::time::Duration;
 use engine::{SECTOR_BYTES, Store};
 
 use super::OverlayStore;
+use super::bits_file::NOT_MOVED;
 use super::durable::{Durable, OpenFiles, are_left};
 use super::files::{Header, OverlayFiles, another_copy};
 use super::golden::Golden;
-use super::marks::{Marks, words_for};
+use super::marks::{BitsFile, Marks, words_for};
 use super::presence::Presence;
 use super::records::RecordsHeader;
 use super::space::Space;
@@ -207,18 +208,20 @@ impl Opening<'_> {
 
     /// The bits, and the path that they are at; `None`: they are gone.
     fn marks(&self) -> Result<Option<(Marks, PathBuf)>, OverlayError> {
+        let bits = self.options.files.open_bits(self.sectors);
+        let bits = bits.map_err(self.failed("opening what says what it holds"))?;
+        bits.map(|bits| self.marks_in(bits)).transpose()
+    }
+
+    fn marks_in(&self, bits: BitsFile) -> Result<(Marks, PathBuf), OverlayError> {
         let files = &self.options.files;
         let name = files.base().display().to_string();
         let space = File::open(files.delta())
             .and_then(|delta| Space::of(&delta, self.sectors, self.options.limit_bytes, name))
             .map_err(self.failed("finding what it takes"))?;
-        let bits = files
-            .open_bits(self.sectors)
-            .map_err(self.failed("opening what says what it holds"))?;
-        let Some(bits) = bits else { return Ok(None) };
         let path = bits.path.clone();
         let marks = Marks::map(bits, self.sectors, space).map_err(self.failed("mapping what it holds"))?;
-        Ok(Some((marks, path)))
+        Ok((marks, path))
     }
 
     fn presence(&self, bits: &Path, persistent: bool) -> Result<Presence, OverlayError> {
@@ -266,10 +269,27 @@ impl Opening<'_> {
                     .ok_or_else(|| self.damaged(files.map(), "is gone again"))?
             }
         };
+        let noting = || self.failed("noting what it holds");
         let (mut marks, bits) = found;
-        marks
-            .persist(on_medium)
-            .map_err(self.failed("noting what it holds"))?;
+        let Err(error) = marks.persist(on_medium) else {
+            return Ok((marks, bits));
+        };
+        // All that is missing is room for what is on the medium anyway.
+        let is_full = matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        );
+        drop(marks);
+        let moved = match is_full {
+            true => files.leave_memory(self.sectors).map_err(noting())?,
+            false => None,
+        };
+        let Some(moved) = moved else {
+            return Err(noting()(error));
+        };
+        tracing::warn!("{}: {NOT_MOVED}: {error}", files.base().display());
+        let (mut marks, bits) = self.marks_in(moved)?;
+        marks.persist(on_medium).map_err(noting())?;
         Ok((marks, bits))
     }
 

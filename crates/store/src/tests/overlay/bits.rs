@@ -65,8 +65,11 @@ fn bits_are_in_memory_from_the_beginning_to_the_discard() {
     assert_eq!(std::fs::metadata(copy.0.files.map()).unwrap().len(), 4096);
     driver.write(5, &stamp(5, 1), Durability::WriteBack).unwrap();
     end(first, driver);
+    let changed = || std::fs::metadata(copy.0.files.map()).unwrap().modified().unwrap();
+    let before = changed();
     let (second, mut driver) = overlay(&golden, &copy.0);
     assert_eq!(copy.bits().as_ref(), Some(&bits), "the same file");
+    assert_eq!(changed(), before, "there is nothing to be written down");
     assert!(driver.read(5, 1).unwrap() == stamp(5, 1) && driver.read(6, 1).unwrap() == content[span(6, 1)]);
     end(second, driver);
     // Another file with its name, a copy of the map: these bits are not its.

@@ -118,6 +118,11 @@ impl Content {
         }
     }
 
+    /// Whether it cannot be told any more what it holds.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self, Content::Copy(store) if store.is_unknown())
+    }
+
     /// How long what was written has waited for a commit.
     pub(super) fn uncommitted_us(&self) -> Option<u64> {
         self.store().uncommitted_us()

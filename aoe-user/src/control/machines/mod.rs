@@ -181,6 +181,7 @@ fn problem(content: &Content) -> Option<String> {
         Health::LostWrites(lost) => {
             let until = match content.writes_image() {
                 true => "accepted (`xblade state clear`, --lost-writes)",
+                false if content.is_unknown() => "it is reset (`xblade overlay reset`)",
                 false => "it is reset, or the loss accepted (`xblade state clear`, --lost-writes)",
             };
             let what = if lost.stopped {

@@ -10,6 +10,7 @@ use std::os::unix::fs::{
     FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
 };
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{
     FallocateFlags, FlockOperation, SeekFrom, copy_file_range, fallocate, flock, ioctl_ficlone, seek,
@@ -24,8 +25,11 @@ use crate::file_identity::FileIdentity;
 
 /// What is copied at a time.
 const CHUNK_BYTES: u64 = 1 << 20;
-/// How often the new image's name is tried for, while others take what is left there away.
-const TRIES: u32 = 16;
+/// How often the new image's name is tried for. Others have its lock for a moment only, to see whether a merge is at work or to take away
+/// what one has left.
+const TRIES: u32 = 64;
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Why there is no new image.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +109,10 @@ impl OverlayStore {
     pub fn check_mergeable(&self) -> Result<(), MergeError> {
         let golden = self.golden();
         check_is_same(golden, golden.path())?;
+        self.marks.check().map_err(|error| MergeError::Unwell {
+            path: golden.path().to_owned(),
+            what: error.to_string(),
+        })?;
         for health in [self.health(), golden.health()] {
             let (Health::LostWrites(_) | Health::Silent(_) | Health::Degraded(_)) = &health else {
                 continue;
@@ -298,22 +306,35 @@ fn make(place: &Path) -> Result<Unfinished, MergeError> {
     };
     let mut options = File::options();
     options.read(true).write(true).create_new(true).mode(0o600);
+    let waits = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    let mut made = None;
     for _ in 0..TRIES {
-        let file = match options.open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match remove_left(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-                _ => continue,
-            },
+        let file = match made.take().map_or_else(|| options.open(&path), Ok) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                match remove_left(&path) {
+                    Err(error) if waits(&error) => std::thread::sleep(PAUSE),
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                    _ => {}
+                }
+                continue;
+            }
             file => file.map_err(failed)?,
         };
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| failed(error.into()))?;
-        // Between the two it may have been taken for a left one.
-        if is_at(&file, &path).map_err(failed)? {
-            return Ok(Unfinished {
-                path,
-                file,
-                keep: false,
-            });
+        match flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from) {
+            // Somebody looks at it, or takes it for a left one.
+            Err(error) if waits(&error) => {
+                made = Some(file);
+                std::thread::sleep(PAUSE);
+            }
+            Err(error) => return Err(failed(error)),
+            Ok(()) if is_at(&file, &path).map_err(failed)? => {
+                return Ok(Unfinished {
+                    path,
+                    file,
+                    keep: false,
+                });
+            }
+            Ok(()) => {}
         }
     }
     Err(MergeError::Busy(place.to_owned()))
@@ -388,5 +409,37 @@ fn found(place: rustix::io::Result<u64>) -> io::Result<Option<u64>> {
         // Nothing but a hole from there on.
         Err(Errno::NXIO) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Machines whose persistent copies begin look, and so does a start of xblade.
+    #[test]
+    fn who_only_looks_whether_a_merge_is_at_work_keeps_none_from_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("golden");
+        std::fs::write(&place, b"image").unwrap();
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !ended.load(Ordering::Relaxed) {
+                        is_under_way(&place);
+                        let _ = remove_unfinished_merge(&place);
+                    }
+                });
+            }
+            let made: Vec<_> = (0..500).map(|_| make(&place).map(drop)).collect();
+            ended.store(true, Ordering::Relaxed);
+            for made in made {
+                made.unwrap();
+            }
+        });
+        assert!(!unfinished(&place).exists());
     }
 }

@@ -104,6 +104,11 @@ impl OverlayStore {
         Ok(())
     }
 
+    /// Whether it cannot be told any more what it holds: that is no loss that could be accepted.
+    pub fn is_unknown(&self) -> bool {
+        self.marks.check().is_err()
+    }
+
     /// What its machine has done since [`OverlayStore::count_anew`], or since it was opened.
     pub fn totals(&self) -> OverlayTotals {
         self.marks.counters().get()

@@ -170,3 +170,28 @@ fn what_a_machine_does_is_counted_from_its_boot_on() {
     let began = disks.states()[0].totals.unwrap().since;
     assert!(began.elapsed().unwrap_or_default() < Duration::from_secs(60));
 }
+
+/// To accept a loss gives nothing back there, and the machine would go on to hear errors.
+#[test]
+fn who_lost_the_note_of_what_a_copy_holds_is_told_to_reset_it_and_nothing_else() {
+    let room = Room::new();
+    let disks = room.open();
+    let export = disk(&disks, PC[0]);
+    write(&export, 1);
+    let map = room.config.overlay_dir.as_ref().unwrap();
+    let map = std::fs::File::options()
+        .write(true)
+        .open(map.join("12.9/machine-pc17.map"));
+    map.unwrap().set_len(4096).unwrap();
+    export.store().look_at_backing();
+    let problem = disks.states()[0].problem.clone().unwrap();
+    assert!(
+        problem.contains("overlay reset") && !problem.contains("accepted"),
+        "{problem}"
+    );
+    let refused = commit(&disks, &pc()).unwrap_err();
+    assert!(
+        refused.contains("reset the copy") && !refused.contains("accept"),
+        "{refused}"
+    );
+}

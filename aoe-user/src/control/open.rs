@@ -172,6 +172,7 @@ fn open_disks(
             let observer = Arc::clone(&observer);
             move || observer.announce()
         }),
+        in_memory: true,
         observer,
     })
 }

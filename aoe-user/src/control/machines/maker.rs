@@ -47,6 +47,8 @@ pub(in crate::control) struct Start {
     pub(crate) losses: Losses,
     /// Who has persistent copies.
     pub(crate) listed: ListedCopies,
+    /// It is noted in memory what copies hold, where there is a place for it.
+    pub(crate) in_memory: bool,
     pub(crate) observer: Arc<dyn Observer>,
     /// Has the export advertised: a machine that got no answer need not wait until it asks again.
     pub(crate) announce: Box<dyn Fn() + Send>,
@@ -92,7 +94,12 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
     let name = format!("overlay {}", config.address());
     let mut maker = Maker {
         shared,
-        copies: Copies::new(config, directory.clone(), start.golden.get().registry())?,
+        copies: Copies::new(
+            config,
+            directory.clone(),
+            start.in_memory,
+            start.golden.get().registry(),
+        )?,
         bound: BoundAddresses::new(directory.clone()),
         directory,
         _lock: lock,
@@ -103,7 +110,7 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
         said: HashMap::new(),
         waits: HashSet::new(),
     };
-    if matches!(maker.copies, Copies::Files(_)) {
+    if matches!(maker.copies, Copies::Files { .. }) {
         merging::clean_up(&maker.address(), &maker.start.settings.config.path);
     }
     let left = maker.what_is_left()?;

@@ -81,6 +81,8 @@ impl Room {
                     .clone()
                     .map(|state| (state, StateKey::from(&self.config))),
             ),
+            // Nothing is left behind there.
+            in_memory: false,
             observer: Arc::new(Nobody),
             announce: Box::new(move || {
                 announced.fetch_add(1, Ordering::SeqCst);

@@ -53,17 +53,19 @@ pub(crate) struct Header {
 impl OverlayFiles {
     /// `base` with `.delta`, `.map` and `.marks` behind it, and nothing elsewhere.
     pub fn new(base: impl Into<PathBuf>) -> OverlayFiles {
-        OverlayFiles {
-            base: base.into(),
-            in_memory: false,
-        }
+        OverlayFiles::placed(base, false)
     }
 
     /// The same, with the bits in a file on a tmpfs where there is one ([`super::memory_directory`]): setting them waits for no disk.
     pub fn in_memory(base: impl Into<PathBuf>) -> OverlayFiles {
+        OverlayFiles::placed(base, true)
+    }
+
+    /// As one of the two.
+    pub fn placed(base: impl Into<PathBuf>, in_memory: bool) -> OverlayFiles {
         OverlayFiles {
             base: base.into(),
-            in_memory: true,
+            in_memory,
         }
     }
 

@@ -12,8 +12,13 @@ use crate::store::{OverlayFiles, RbdClones, StoreRegistry, memory_directory};
 /// Where the copies of an export are.
 #[derive(Debug)]
 pub(super) enum Copies {
-    /// Files in this directory.
-    Files(PathBuf),
+    /// Files in a directory.
+    Files {
+        /// Which.
+        directory: PathBuf,
+        /// It is noted in memory what they hold, where there is a place for it.
+        in_memory: bool,
+    },
     /// Clones of the image's snapshot.
     Clones(Box<RbdClones>),
 }
@@ -28,9 +33,14 @@ pub(super) struct Left {
 
 impl Copies {
     /// Those of an export whose own directory this is.
-    pub(super) fn new(config: &ExportConfig, directory: PathBuf, registry: &StoreRegistry) -> Result<Copies> {
+    pub(super) fn new(
+        config: &ExportConfig,
+        directory: PathBuf,
+        in_memory: bool,
+        registry: &StoreRegistry,
+    ) -> Result<Copies> {
         if config.store != StoreKind::Rbd {
-            if let Err(error) = memory_directory() {
+            if in_memory && let Err(error) = memory_directory() {
                 tracing::warn!(
                     "{}: what copies hold is noted on the disk of overlay_dir ({}), unless that is a tmpfs: while that disk is slow or \
                      hangs, a machine's write keeps other exports waiting; there is no place in memory: {error}",
@@ -38,7 +48,7 @@ impl Copies {
                     directory.display()
                 );
             }
-            return Ok(Copies::Files(directory));
+            return Ok(Copies::Files { directory, in_memory });
         }
         // The directory's name tells exports apart.
         let prefix = directory.file_name().unwrap_or_default().to_string_lossy();
@@ -49,9 +59,9 @@ impl Copies {
     /// The files of a copy; of a clone, which has none, where they would be.
     pub(super) fn files(&self, name: &DiskName) -> OverlayFiles {
         match self {
-            // Tests of this crate leave nothing behind in memory.
-            Copies::Files(directory) if cfg!(test) => OverlayFiles::new(directory.join(name.file_stem())),
-            Copies::Files(directory) => OverlayFiles::in_memory(directory.join(name.file_stem())),
+            Copies::Files { directory, in_memory } => {
+                OverlayFiles::placed(directory.join(name.file_stem()), *in_memory)
+            }
             Copies::Clones(_) => OverlayFiles::new(name.file_stem()),
         }
     }
@@ -59,7 +69,7 @@ impl Copies {
     /// Everybody of whose copy there is something, even if it does not go on.
     pub(super) fn names(&self) -> Result<Vec<DiskName>> {
         Ok(match self {
-            Copies::Files(directory) => {
+            Copies::Files { directory, .. } => {
                 let entries = std::fs::read_dir(directory)
                     .with_context(|| format!("{}: cannot be read", directory.display()))?;
                 let names = entries.filter_map(|entry| DiskName::of_file(&entry.ok()?.path()));
@@ -78,7 +88,7 @@ impl Copies {
     /// When that cannot be told.
     pub(super) fn left(&self, name: &DiskName) -> Result<Option<Left>> {
         match self {
-            Copies::Files(_) => {
+            Copies::Files { .. } => {
                 let files = self.files(name);
                 let left = Left {
                     persistent: files.are_persistent(),
@@ -102,7 +112,7 @@ impl Copies {
     /// When that cannot be told.
     pub(super) fn has_any(&self, name: &DiskName) -> Result<bool> {
         Ok(match self {
-            Copies::Files(_) => {
+            Copies::Files { .. } => {
                 let files = self.files(name);
                 files.map().exists() || files.are_persistent()
             }
@@ -116,7 +126,7 @@ impl Copies {
     /// When it stays.
     pub(super) fn discard(&self, name: &DiskName) -> Result<()> {
         match self {
-            Copies::Files(_) => {
+            Copies::Files { .. } => {
                 let files = self.files(name);
                 files
                     .discard()

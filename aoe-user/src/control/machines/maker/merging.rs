@@ -19,7 +19,7 @@ pub(super) const MERGING: &str = "it is being merged into a new golden image";
 impl Maker {
     /// Whose persistent copies lie on this image, and could not be opened if another took its place.
     pub(super) fn bound_to(&self, image: &Golden, but: Option<&DiskName>) -> Result<Vec<String>> {
-        let Copies::Files(_) = self.copies else {
+        let Copies::Files { .. } = self.copies else {
             return Ok(Vec::new());
         };
         let disks: Vec<(DiskName, Option<Arc<Instance>>)> = {

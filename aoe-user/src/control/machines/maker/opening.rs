@@ -60,7 +60,7 @@ impl Maker {
         }
         let persistent = kind == Overlay::Persistent;
         match &self.copies {
-            Copies::Files(_) => self.open_files(name, &image, persistent),
+            Copies::Files { .. } => self.open_files(name, &image, persistent),
             Copies::Clones(clones) => {
                 let clone = self.open_clone(clones, name, image, persistent)?;
                 let opened = clone.opened;
@@ -84,7 +84,7 @@ impl Maker {
     pub(super) fn ended_with_the_host(&self, name: &DiskName) -> bool {
         let at_boot = self.start.settings.config.overlay_reset == OverlayReset::Boot;
         let is_over = || match &self.copies {
-            Copies::Files(_) => self.copies.files(name).ended_with_the_host(),
+            Copies::Files { .. } => self.copies.files(name).ended_with_the_host(),
             Copies::Clones(_) => false,
         };
         at_boot && is_over()

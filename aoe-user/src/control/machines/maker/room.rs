@@ -61,7 +61,7 @@ impl Maker {
 
     /// At the start: whose copies ended with the host. These machines are silent until they boot, which somebody may wonder about.
     pub(super) fn note_ended(&self, left: &BTreeSet<DiskName>) -> Result<()> {
-        let Copies::Files(_) = self.copies else {
+        let Copies::Files { .. } = self.copies else {
             return Ok(());
         };
         let mut ended: Vec<DiskName> = self.copies.names()?;

@@ -1,6 +1,7 @@
 //! The thread that opens, resets and closes the machines' disks of one export.
 
 mod bound;
+mod calls;
 mod copies;
 mod keeping;
 mod merging;
@@ -34,8 +35,10 @@ use crate::store::{CurrentGolden, Losses};
 use crate::target::Observer;
 use copies::Copies;
 
-/// How long requests of a machine that is gone may take to end before its disk goes.
-const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long requests of a machine that is gone may take to end before its disk goes by the operator's order, or with the export.
+pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// The same where it goes by itself, and is tried again: a disk that does not answer is not to keep other machines from theirs.
+const SHORT_LIMIT: Duration = Duration::from_millis(200);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -153,10 +156,11 @@ impl Maker {
         for name in self.copies.names()? {
             match &name {
                 _ if left.contains(&name) => {}
-                _ if self.copies.left(&name)?.is_some() => drop(left.insert(name)),
+                // What cannot be told may be there.
+                _ if self.copies.left(&name).map_or(true, |left| left.is_some()) => drop(left.insert(name)),
                 DiskName::Unknown(_) if self.may_run_on(&name) => {}
                 // Nobody knows whether it ever comes again.
-                DiskName::Unknown(_) => drop(self.copies.discard(&name).inspect_err(|error| {
+                DiskName::Unknown(_) => drop(self.copies.discard(&name, None).inspect_err(|error| {
                     tracing::warn!("{}: the disk of {name}: {error:#}", self.address());
                 })),
                 DiskName::Machine(_) => {}
@@ -263,7 +267,11 @@ impl Maker {
             .is_some_and(|instance| instance.export.store().is_silenced())
         {
             // It was shut out, and is opened anew.
-            self.take_out(&name)?;
+            let content = self.take_out(&name, SHORT_LIMIT)?;
+            self.copies.about(&name.to_string(), move || {
+                drop(content);
+                Ok(())
+            })?;
         }
         let is_open = self.instance(&name).is_some();
         match is_open {
@@ -297,7 +305,7 @@ impl Maker {
         match as_new {
             true => self.put_back(&name),
             false => {
-                self.discard(&name)?;
+                self.discard(&name, SHORT_LIMIT)?;
                 self.open(&name)?;
                 tracing::info!("{}: {name} boots, its disk begins anew", self.address());
             }
@@ -322,7 +330,7 @@ impl Maker {
             self.check_can_begin_anew(name)?;
         }
         self.check_is_off(name, force)?;
-        self.discard(name)?;
+        self.discard(name, DRAIN_LIMIT)?;
         self.forget_disk(name);
         tracing::info!(
             "{}: the disk of {name} was discarded by the operator",
@@ -338,24 +346,24 @@ impl Maker {
         self.shared.disks.lock().get(name)?.instance.clone()
     }
 
-    /// Takes a disk away, with all that was written.
-    fn discard(&mut self, name: &DiskName) -> Result<()> {
-        self.take_out(name)?;
+    /// Takes a disk away, with all that was written, when requests to it have ended within this time.
+    fn discard(&mut self, name: &DiskName, limit: Duration) -> Result<()> {
+        let content = self.take_out(name, limit)?;
         // First: a copy that is left after all is listed again when it is opened.
         self.start.listed.remove(name)?;
-        self.copies.discard(name)?;
+        self.copies.discard(name, content)?;
         self.forget_ended(name);
         self.start.golden.tell_missing(&name.to_string(), None);
         Ok(())
     }
 
-    /// Takes a disk out of service: nobody has it when this returns.
-    fn take_out(&mut self, name: &DiskName) -> Result<Option<Content>> {
+    /// Takes a disk out of service: nobody has it when this returns. Requests to it may take so long to end.
+    fn take_out(&mut self, name: &DiskName, limit: Duration) -> Result<Option<Content>> {
         self.shared.table.write().remove(name);
         let Some(instance) = self.instance(name) else {
             return Ok(None);
         };
-        let end = Instant::now() + DRAIN_LIMIT;
+        let end = Instant::now() + limit;
         // Here and among the disks, and nowhere else; an export under earlier settings has the store, too.
         while Arc::strong_count(&instance) > 2
             || Arc::strong_count(&instance.export) > 1
@@ -384,6 +392,7 @@ impl Maker {
                 ready: Instant::now(),
                 heard: Heard::now(),
             }));
+            disk.problem = None;
         }
         self.enter(name);
     }
@@ -431,8 +440,10 @@ impl Maker {
 
     fn close_all(&mut self) {
         let names: Vec<DiskName> = self.shared.disks.lock().keys().cloned().collect();
+        // For all of them together.
+        let end = Instant::now() + DRAIN_LIMIT;
         for name in names {
-            match self.take_out(&name) {
+            match self.take_out(&name, end.saturating_duration_since(Instant::now())) {
                 Ok(Some(content)) => {
                     if let Err(error) = content.close() {
                         tracing::error!("{}: {name}: the last commit failed: {error}", self.address());
@@ -442,6 +453,7 @@ impl Maker {
                 Err(error) => tracing::error!("{}: {name}: {error:#}", self.address()),
             }
         }
+        self.copies.finish();
         // They close files when they go.
         let left = std::mem::take(&mut *self.shared.disks.lock());
         drop(left);

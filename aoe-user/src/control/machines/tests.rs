@@ -6,6 +6,7 @@ mod listed;
 mod moved;
 mod pausing;
 mod room;
+mod stuck;
 mod writing;
 
 use std::path::Path;

@@ -21,7 +21,7 @@ impl Maker {
         let addresses = self.shared.table.read().addresses_of(disks);
         self.bound.write(addresses, || {
             let outlives_host = |name| self.start.listed.has(name);
-            matches!(self.copies, Copies::Clones(_)) || disks.iter().any(outlives_host)
+            matches!(self.copies, Copies::Clones(..)) || disks.iter().any(outlives_host)
         });
     }
 

@@ -1,10 +1,13 @@
 //! What there is of machines' copies: files beside each other, or clones in Ceph.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
+use super::super::content::Content;
 use super::super::naming::DiskName;
+use super::calls::Calls;
 use crate::config::{ExportConfig, StoreKind};
 use crate::control::store_options::store_options;
 use crate::store::{OverlayFiles, RbdClones, StoreRegistry, memory_directory};
@@ -20,7 +23,7 @@ pub(super) enum Copies {
         in_memory: bool,
     },
     /// Clones of the image's snapshot.
-    Clones(Box<RbdClones>),
+    Clones(Arc<RbdClones>, Calls),
 }
 
 /// What a copy that is there is.
@@ -53,7 +56,7 @@ impl Copies {
         // The directory's name tells exports apart.
         let prefix = directory.file_name().unwrap_or_default().to_string_lossy();
         let clones = RbdClones::new(&store_options(config), registry, &prefix)?;
-        Ok(Copies::Clones(Box::new(clones)))
+        Ok(Copies::Clones(Arc::new(clones), Calls::new()))
     }
 
     /// The files of a copy; of a clone, which has none, where they would be.
@@ -62,7 +65,7 @@ impl Copies {
             Copies::Files { directory, in_memory } => {
                 OverlayFiles::placed(directory.join(name.file_stem()), *in_memory)
             }
-            Copies::Clones(_) => OverlayFiles::new(name.file_stem()),
+            Copies::Clones(..) => OverlayFiles::new(name.file_stem()),
         }
     }
 
@@ -75,7 +78,7 @@ impl Copies {
                 let names = entries.filter_map(|entry| DiskName::of_file(&entry.ok()?.path()));
                 names.collect()
             }
-            Copies::Clones(clones) => {
+            Copies::Clones(clones, _) => {
                 let names = clones.names()?;
                 names.iter().filter_map(|name| DiskName::of_stem(name)).collect()
             }
@@ -96,8 +99,9 @@ impl Copies {
                 };
                 Ok(files.are_left().then_some(left))
             }
-            Copies::Clones(clones) => {
-                let found = clones.find(&name.file_stem())?;
+            Copies::Clones(clones, _) => {
+                let (clones, stem) = (Arc::clone(clones), name.file_stem());
+                let found = self.about(&name.to_string(), move || Ok(clones.find(&stem)?))?;
                 Ok(found.map(|clone| Left {
                     persistent: clone.persistent,
                     pinned: clone.pinned,
@@ -116,23 +120,52 @@ impl Copies {
                 let files = self.files(name);
                 files.map().exists() || files.are_persistent()
             }
-            Copies::Clones(clones) => clones.find(&name.file_stem())?.is_some(),
+            Copies::Clones(..) => self.left(name)?.is_some(),
         })
     }
 
-    /// Takes a copy away that nobody has open.
+    /// Takes a copy away that nobody has open any more. What is given of it goes first, which may be a call to a cluster, too.
     ///
     /// # Errors
     /// When it stays.
-    pub(super) fn discard(&self, name: &DiskName) -> Result<()> {
+    pub(super) fn discard(&self, name: &DiskName, content: Option<Content>) -> Result<()> {
         match self {
             Copies::Files { .. } => {
+                drop(content);
                 let files = self.files(name);
                 files
                     .discard()
                     .with_context(|| format!("{}: cannot be removed", files.base().display()))
             }
-            Copies::Clones(clones) => Ok(clones.remove(&name.file_stem())?),
+            Copies::Clones(clones, _) => {
+                let (clones, stem) = (Arc::clone(clones), name.file_stem());
+                self.about(&name.to_string(), move || {
+                    drop(content);
+                    Ok(clones.remove(&stem)?)
+                })
+            }
+        }
+    }
+
+    /// Nobody asks for anything any more: what was begun comes to its end.
+    pub(super) fn finish(&self) {
+        if let Copies::Clones(_, calls) = self {
+            calls.finish();
+        }
+    }
+
+    /// Does something that waits for the storage of one machine's copy, or of the image.
+    ///
+    /// # Errors
+    /// Its own; also when a cluster does not answer in time.
+    pub(super) fn about<T: Send + 'static>(
+        &self,
+        what: &str,
+        call: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        match self {
+            Copies::Files { .. } => call(),
+            Copies::Clones(_, calls) => calls.about(what, call),
         }
     }
 }

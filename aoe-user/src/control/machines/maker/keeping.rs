@@ -1,12 +1,13 @@
 //! Copies that stay over boots, and copies that begin anew because their machines have been silent.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::super::content::Content;
 use super::super::naming::DiskName;
-use super::Maker;
+use super::{Maker, SHORT_LIMIT};
 use crate::config::{Overlay, OverlayReset};
 
 /// At most this long between two looks at who is silent.
@@ -24,8 +25,12 @@ impl Maker {
         }
         let files = self.copies.files(name);
         let noted = match &instance.content {
-            Content::Copy(store) => store.set_pinned(&files, pinned),
-            Content::Clone(clone) => clone.set_pinned(pinned),
+            Content::Copy(store) => store.set_pinned(&files, pinned).map_err(Into::into),
+            Content::Clone(clone) => {
+                let clone = Arc::clone(clone);
+                self.copies
+                    .about(&name.to_string(), move || Ok(clone.set_pinned(pinned)?))
+            }
             Content::Image(_) => bail!("{address}: {name} has no copy: it has the image itself"),
         };
         noted.with_context(|| format!("{address}: the copy of {name}: cannot be written"))?;
@@ -66,7 +71,7 @@ impl Maker {
                 self.enter(&name);
                 continue;
             }
-            match self.discard(&name) {
+            match self.discard(&name, SHORT_LIMIT) {
                 Ok(()) => {
                     self.forget_disk(&name);
                     tracing::info!(

@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use super::super::content::Content;
 use super::super::naming::DiskName;
 use super::super::{Instance, Left};
-use super::Maker;
 use super::copies::Copies;
+use super::{DRAIN_LIMIT, Maker};
 use crate::config::Overlay;
 use crate::store::{Golden, MergedImage, OverlayStore, remove_unfinished_merge};
 
@@ -57,7 +57,7 @@ impl Maker {
         }
         if self.writer.as_ref() == Some(name) {
             self.check_is_off(name, force)?;
-            return self.end_writing(name).map(|()| Left::Image);
+            return self.end_writing(name, DRAIN_LIMIT).map(|()| Left::Image);
         }
         let instance = self.instance(name);
         let store = match instance.as_ref().map(|instance| &instance.content) {
@@ -73,7 +73,7 @@ impl Maker {
             .with_context(|| format!("{address}: the copy of {name}"))?;
         // Nobody else is to have it when it is taken out.
         drop(instance);
-        let content = match self.take_out(name) {
+        let content = match self.take_out(name, DRAIN_LIMIT) {
             Ok(content) => content,
             Err(error) => {
                 self.enter(name);
@@ -113,7 +113,7 @@ impl Maker {
             self.address(),
             self.start.settings.config.path.display()
         );
-        if let Err(error) = self.discard(name) {
+        if let Err(error) = self.discard(name, DRAIN_LIMIT) {
             // It is there yet, and is not to be taken for none.
             self.failed(name, &error);
             return Err(error);

@@ -10,7 +10,7 @@ use super::super::clone::CloneDisk;
 use super::super::content::Content;
 use super::super::heard::Heard;
 use super::super::naming::DiskName;
-use super::super::{Disk, Instance};
+use super::super::{Disk, Instance, golden};
 use super::Maker;
 use super::copies::Copies;
 use crate::config::{Overlay, OverlayReset};
@@ -61,7 +61,7 @@ impl Maker {
         let persistent = kind == Overlay::Persistent;
         match &self.copies {
             Copies::Files { .. } => self.open_files(name, &image, persistent),
-            Copies::Clones(clones) => {
+            Copies::Clones(clones, _) => {
                 let clone = self.open_clone(clones, name, image, persistent)?;
                 let opened = clone.opened;
                 if clone.persistent {
@@ -85,7 +85,7 @@ impl Maker {
         let at_boot = self.start.settings.config.overlay_reset == OverlayReset::Boot;
         let is_over = || match &self.copies {
             Copies::Files { .. } => self.copies.files(name).ended_with_the_host(),
-            Copies::Clones(_) => false,
+            Copies::Clones(..) => false,
         };
         at_boot && is_over()
     }
@@ -145,47 +145,50 @@ impl Maker {
     /// Opens what is left of a clone, or makes one.
     fn open_clone(
         &self,
-        clones: &RbdClones,
+        clones: &Arc<RbdClones>,
         name: &DiskName,
         golden: Golden,
         persistent: bool,
     ) -> Result<CloneDisk> {
-        let stem = name.file_stem();
-        let left = clones.find(&stem)?;
-        let new = left.is_none();
-        let found = match left {
-            Some(found) => found,
-            None => {
-                clones.make(&stem, persistent)?;
-                RbdClone {
-                    persistent,
-                    pinned: false,
-                    current: true,
-                }
+        let (clones, stem) = (Arc::clone(clones), name.file_stem());
+        let fenced: Arc<dyn Fn(&str) + Send + Sync> = Arc::new({
+            // Its machine asks for it, and gets it opened anew.
+            let (shared, name, address) = (Arc::clone(&self.shared), name.clone(), self.address());
+            move |reason: &str| {
+                tracing::error!("{address}: the clone of {name} is opened anew: {reason}");
+                shared.table.write().remove(&name);
             }
-        };
-        let context = store::Context {
-            registry: golden.registry().clone(),
-            losses: Losses::default(),
-            fenced: Some(Arc::new({
-                // Its machine asks for it, and gets it opened anew.
-                let (shared, name, address) = (Arc::clone(&self.shared), name.clone(), self.address());
-                move |reason: &str| {
-                    tracing::error!("{address}: the clone of {name} is opened anew: {reason}");
-                    shared.table.write().remove(&name);
+        });
+        self.copies.about(&name.to_string(), move || {
+            let left = clones.find(&stem)?;
+            let new = left.is_none();
+            let found = match left {
+                Some(found) => found,
+                None => {
+                    clones.make(&stem, persistent)?;
+                    RbdClone {
+                        persistent,
+                        pinned: false,
+                        current: true,
+                    }
                 }
-            })),
-        };
-        let opened = store::open_with(&clones.options(&stem), context)?;
-        Ok(CloneDisk {
-            store: opened.store,
-            metadata: opened.metadata,
-            golden,
-            persistent: found.persistent,
-            pinned: AtomicBool::new(found.pinned),
-            old: !found.current,
-            new,
-            opened: SystemTime::now(),
+            };
+            let context = store::Context {
+                registry: golden.registry().clone(),
+                losses: Losses::default(),
+                fenced: Some(fenced),
+            };
+            let opened = store::open_with(&clones.options(&stem), context)?;
+            Ok(CloneDisk {
+                store: opened.store,
+                metadata: opened.metadata,
+                golden,
+                persistent: found.persistent,
+                pinned: AtomicBool::new(found.pinned),
+                old: !found.current,
+                new,
+                opened: SystemTime::now(),
+            })
         })
     }
 
@@ -198,7 +201,13 @@ impl Maker {
         if held.is_open() && held.is_current() && held.check_unchanged() {
             return Ok(());
         }
-        match self.open_golden() {
+        let opened = {
+            let (config, losses) = (Arc::clone(&self.start.settings.config), self.losses());
+            let registry = held.registry().clone();
+            self.copies
+                .about("the image", move || golden(&config, &registry, &losses))
+        };
+        match opened {
             Ok(new) => {
                 if held.is_open() {
                     tracing::info!(

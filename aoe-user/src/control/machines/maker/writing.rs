@@ -8,14 +8,14 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::super::content::Content;
 use super::super::naming::DiskName;
 use super::super::{Instance, golden};
-use super::Maker;
+use super::{Maker, SHORT_LIMIT};
 use crate::config::Overlay;
 use crate::control::store_options::store_options;
 use crate::store::{Golden, StoreOptions};
@@ -143,7 +143,7 @@ impl Maker {
     /// # Errors
     /// When that is not all on the medium: it goes on then. What is lost stands until the operator accepts it, also on an image that was
     /// opened anew.
-    pub(super) fn end_writing(&mut self, name: &DiskName) -> Result<()> {
+    pub(super) fn end_writing(&mut self, name: &DiskName, limit: Duration) -> Result<()> {
         if let Some(lost) = self.start.golden.get().lost() {
             bail!(
                 "{lost}; look whether the image is whole, then accept the loss (`xblade state clear`, --lost-writes), and try again"
@@ -153,7 +153,7 @@ impl Maker {
             // Of an earlier process, which may have left what is not on the medium.
             self.open_image(name)?;
         }
-        let content = match self.take_out(name) {
+        let content = match self.take_out(name, limit) {
             Ok(content) => content,
             Err(error) => {
                 self.enter(name);
@@ -215,7 +215,7 @@ impl Maker {
     pub(super) fn stop_writing_by_settings(&mut self) {
         let Some(name) = self.writer.clone() else { return };
         if self.is_to_stop(&name)
-            && let Err(error) = self.end_writing(&name)
+            && let Err(error) = self.end_writing(&name, SHORT_LIMIT)
         {
             self.report(&name, "the image is not everybody's again, because of", &error);
         }

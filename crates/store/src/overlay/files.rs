@@ -280,6 +280,7 @@ impl Header {
             inode,
             sectors,
             modified,
+            written,
         } = self.golden;
         let mut bytes = MAGIC.to_vec();
         for number in [self.sectors, device, inode, sectors] {
@@ -293,6 +294,8 @@ impl Header {
         bytes.extend(self.copy.to_le_bytes());
         debug_assert_eq!(bytes.len() as u64, PINNED_AT);
         bytes.push(self.pinned.into());
+        // Zeros in maps of releases that did not know it, and of what is no block device.
+        bytes.extend(written.map_or(0, |written| written.wrapping_add(1)).to_le_bytes());
         bytes.resize(BITS_AT, 0);
         bytes.extend(bits_to_bytes(self.bits.as_deref(), self.saved));
         bytes
@@ -316,6 +319,8 @@ impl Header {
         let (boot_id, rest) = rest.split_at_checked(BOOT_ID)?;
         let boot_id = std::str::from_utf8(boot_id).ok()?;
         let (copy, rest) = rest.split_first_chunk()?;
+        let written = rest.get(1..).and_then(|rest| rest.first_chunk());
+        let written = written.map_or(0, |bytes| u64::from_le_bytes(*bytes));
         Some(Header {
             sectors: number(0)?,
             golden: GoldenIdentity {
@@ -323,6 +328,7 @@ impl Header {
                 inode: number(2)?,
                 sectors: number(3)?,
                 modified: (number(4)?.cast_signed(), number(5)?.cast_signed()),
+                written: (written != 0).then(|| written.wrapping_sub(1)),
             },
             boot_id: boot_id.to_owned(),
             copy: u64::from_le_bytes(*copy),
@@ -367,6 +373,7 @@ mod tests {
                 inode: u64::MAX,
                 sectors: 9,
                 modified: (-5, 999_999_999),
+                written: Some(77),
             },
             boot_id: boot_id().unwrap(),
             copy: 5,

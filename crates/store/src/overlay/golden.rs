@@ -2,13 +2,15 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use engine::{Health, LostWrites, SECTOR_BYTES, Store};
+use parking_lot::Mutex;
 
+use super::device::DeviceState;
 use super::fingerprint::{self, GoldenFingerprint};
 use super::merge;
 use crate::commit::Losses;
@@ -34,6 +36,10 @@ struct Opened {
     /// First sector served.
     offset: u64,
     identity: GoldenIdentity,
+    /// A block device, as it was when it was opened.
+    device: Option<DeviceState>,
+    /// What has changed of it, as the last look found.
+    change: Mutex<String>,
     fingerprint: OnceLock<GoldenFingerprint>,
     /// It was changed in place.
     changed: AtomicBool,
@@ -50,6 +56,8 @@ pub(crate) struct GoldenIdentity {
     pub sectors: u64,
     /// Seconds and nanoseconds; zero for a block device, which has no such time.
     pub modified: (i64, i64),
+    /// What was written to a block device since the host was started; `None`: it is none, or that is not known.
+    pub(crate) written: Option<u64>,
 }
 
 impl Golden {
@@ -110,7 +118,8 @@ impl Golden {
             store.unlock();
             file = now;
         };
-        let identity = GoldenIdentity::of(&meta, store.sectors());
+        let device = DeviceState::of(&meta);
+        let identity = GoldenIdentity::of(&meta, store.sectors(), device);
         Ok(Golden {
             shared: Arc::new(Opened {
                 store,
@@ -119,6 +128,8 @@ impl Golden {
                 path: path.clone(),
                 offset: options.offset,
                 identity,
+                device,
+                change: Mutex::default(),
                 fingerprint: OnceLock::new(),
                 changed: AtomicBool::new(false),
                 superseded: AtomicBool::new(false),
@@ -151,6 +162,8 @@ impl Golden {
                 path: options.path.clone(),
                 offset: options.offset,
                 identity,
+                device: None,
+                change: Mutex::default(),
                 fingerprint: OnceLock::new(),
                 changed: AtomicBool::new(false),
                 superseded: AtomicBool::new(false),
@@ -215,7 +228,12 @@ impl Golden {
         let Some(Ok(now)) = file.as_ref().map(File::metadata) else {
             return true;
         };
-        let same = GoldenIdentity::of(&now, identity.sectors) == *identity;
+        let device = DeviceState::of(&now);
+        let of_device = self.shared.device.zip(device);
+        let of_device = of_device.and_then(|(before, now)| before.changes(now));
+        let same =
+            of_device.is_none() && GoldenIdentity::of(&now, identity.sectors, device).is_same(identity);
+        *self.shared.change.lock() = of_device.map_or_else(String::new, |change| format!(" ({change})"));
         // Who writes it is not told that it was written.
         let changed = !same && !self.is_writable();
         let known = self.shared.changed.swap(changed, Ordering::Relaxed);
@@ -227,9 +245,10 @@ impl Golden {
 
     fn changed_in_place(&self) -> String {
         format!(
-            "{}: the golden image was changed in place; the machines that run on it see other sectors under their file systems. Boot \
+            "{}: the golden image was changed in place{}; the machines that run on it see other sectors under their file systems. Boot \
              them anew, and next time put a new image in its place by rename",
-            self.shared.path.display()
+            self.shared.path.display(),
+            self.shared.change.lock()
         )
     }
 
@@ -296,19 +315,29 @@ impl Golden {
 }
 
 impl GoldenIdentity {
-    fn of(meta: &Metadata, sectors: u64) -> GoldenIdentity {
-        let is_device = meta.file_type().is_block_device();
+    /// Whether both are of one image with one content, as far as that is known of both.
+    pub(crate) fn is_same(&self, other: &GoldenIdentity) -> bool {
+        let both = self.written.zip(other.written);
+        let but_that = |identity: &GoldenIdentity| GoldenIdentity {
+            written: None,
+            ..*identity
+        };
+        but_that(self) == but_that(other) && both.is_none_or(|(one, other)| one == other)
+    }
+
+    fn of(meta: &Metadata, sectors: u64, device: Option<DeviceState>) -> GoldenIdentity {
         GoldenIdentity {
             device: meta.dev(),
             inode: meta.ino(),
-            sectors: match is_device {
-                true => sectors,
-                false => meta.len() / SECTOR_BYTES,
+            sectors: match device {
+                Some(_) => sectors,
+                None => meta.len() / SECTOR_BYTES,
             },
-            modified: match is_device {
-                true => (0, 0),
-                false => (meta.mtime(), meta.mtime_nsec()),
+            modified: match device {
+                Some(_) => (0, 0),
+                None => (meta.mtime(), meta.mtime_nsec()),
             },
+            written: device.and_then(|device| device.written),
         }
     }
 }

@@ -13,6 +13,7 @@ mod bits_file;
 mod counters;
 mod current;
 pub(crate) mod deferred;
+mod device;
 mod durable;
 mod files;
 mod fingerprint;

@@ -150,8 +150,13 @@ impl Opening<'_> {
         let files = &self.options.files;
         match left(files).map_err(self.failed("reading what is left of it"))? {
             Some((header, delta_bytes)) if header.is_of_this_boot() && header.copy == 0 => {
-                if header.golden != *self.golden.identity() || header.sectors != self.sectors {
-                    return Err(self.other_golden(String::new(), ", or boot the machine anew"));
+                let (was, now) = (&header.golden, self.golden.identity());
+                if !was.is_same(now) || header.sectors != self.sectors {
+                    let what = match was.written.zip(now.written) {
+                        Some((was, now)) if was != now => " (a device, which was written to since)",
+                        _ => "",
+                    };
+                    return Err(self.other_golden(what.into(), ", or boot the machine anew"));
                 }
                 match delta_bytes == header.sectors * SECTOR_BYTES {
                     true => Ok(true),
@@ -244,6 +249,19 @@ impl Opening<'_> {
         })
     }
 
+    /// Says it when the image of a persistent one was written to, and is the same by its samples.
+    fn tell_written(&self, header: &Header) {
+        let (was, now) = (header.golden.written, self.golden.identity().written);
+        if was.zip(now).is_some_and(|(was, now)| was != now) {
+            tracing::error!(
+                "{}: {} was written to since this copy was opened: look at the machine's file system; if it is not what it was, put the \
+                 image back, or discard the copy (`xblade overlay reset`)",
+                self.options.files.base().display(),
+                self.golden.path().display()
+            );
+        }
+    }
+
     /// The bits of a persistent one with these on the medium.
     fn persistent_marks(&self, copy: u64, on_medium: &[u64]) -> Result<(Marks, PathBuf), OverlayError> {
         let files = &self.options.files;
@@ -254,7 +272,11 @@ impl Opening<'_> {
         };
         // The map has bits which are not on the medium yet, if the host was not started since.
         let left = left(files).map_err(self.failed("reading what is left of it"))?;
-        if !left.is_some_and(|(left, _)| left.copy == copy && left.is_of_this_boot()) {
+        let left = left.filter(|(left, _)| left.copy == copy && left.is_of_this_boot());
+        if let Some((left, _)) = &left {
+            self.tell_written(left);
+        }
+        if left.is_none() {
             new_map()?;
         }
         let found = match self.marks()? {

@@ -14,16 +14,16 @@ use crate::registry::StoreRegistry;
 use engine::{Durability, Extent, Store};
 
 /// A loop device over a file, detached when dropped.
-struct Loop {
+pub(super) struct Loop {
     _dir: tempfile::TempDir,
-    file: PathBuf,
+    pub(super) file: PathBuf,
     /// Its number is anybody's while nothing is attached.
-    device: PathBuf,
+    pub(super) device: PathBuf,
     attached: bool,
 }
 
 impl Loop {
-    fn new(sectors: u64) -> Option<Loop> {
+    pub(super) fn new(sectors: u64) -> Option<Loop> {
         Loop::with(sectors, &[])
     }
 
@@ -64,7 +64,7 @@ impl Loop {
         self.attached = true;
     }
 
-    fn run(&self, program: &str, args: &[&str]) -> bool {
+    pub(super) fn run(&self, program: &str, args: &[&str]) -> bool {
         let status = Command::new(program).args(args).arg(&self.device).status();
         status.is_ok_and(|status| status.success())
     }

@@ -1,6 +1,7 @@
 //! Overlays on one image against models, and what is left of them.
 
 mod bits;
+mod device;
 mod left;
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

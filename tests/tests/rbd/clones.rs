@@ -197,3 +197,50 @@ fn one_machine_after_the_other_gets_a_clone() -> Result<()> {
     ensure!(target.process.stop()? == 0, "{}", target.process.log());
     Ok(())
 }
+
+/// As xblade leaves it that is killed when it has made a clone, and not noted yet whose. What somebody has written to is nobody's to take away.
+#[test]
+fn a_clone_whose_making_was_cut_off_is_made_anew_and_one_with_data_is_not() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
+    let site = site()?;
+    // Such marks come with an image that was made of a machine's clone, and Ceph gives them to its clones.
+    for mark in [
+        "xblade.overlay volatile",
+        "xblade.golden rbd:rbd/elder@one",
+        "xblade.clone elder.12.9.machine-pc17",
+        "xblade.pinned yes",
+    ] {
+        site.rbd(&format!("image-meta set rbd/golden {mark}"))?;
+    }
+    for name in ["keeper", "pc18"] {
+        site.rbd(&format!("clone rbd/golden@one rbd/golden.12.9.machine-{name}"))?;
+    }
+    for mark in ["overlay", "golden", "clone", "pinned"] {
+        site.rbd(&format!("image-meta remove rbd/golden xblade.{mark}"))?;
+    }
+    site.rbd("clone rbd/golden@one rbd/golden.12.9.machine-pc17")?;
+    site.rbd("clone rbd/golden@one rbd/golden.12.9.unknown-02-00-00-ae-00-09")?;
+    site.rbd(
+        "bench --io-type write --io-size 4096 --io-total 4096 rbd/golden.12.9.unknown-02-00-00-ae-00-09",
+    )?;
+    let mut target = start(&site, "one")?;
+    let initiator = site.lab.open(0)?;
+    let [pc, keeper, _] = machines(&initiator);
+    for machine in [&pc, &keeper] {
+        machine.boot()?;
+        machine.write(5, *b"written.")?;
+    }
+    for (name, is_persistent) in [("pc17", false), ("keeper", true)] {
+        let row = told(&target, name)?.with_context(|| name.to_owned())?;
+        ensure!(
+            row["persistent"] == is_persistent && row["pinned"] == false,
+            "{row}"
+        );
+    }
+    let is_told = |line: &str| line.contains("machine-pc17") && line.contains("cut off");
+    target.process.wait_for_after(0, is_told, super::TIMEOUT)?;
+    let is_refused = |line: &str| line.contains("rbd rm") && line.contains("did not make");
+    target.process.wait_for_after(0, is_refused, super::TIMEOUT)?;
+    ensure!(site.rbd("ls rbd")?.contains("golden.12.9.unknown-"));
+    Ok(())
+}

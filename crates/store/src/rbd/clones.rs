@@ -2,7 +2,7 @@
 
 use super::cluster::{self, Clients, Cluster};
 use super::error::Errno;
-use super::ffi::RadosPool;
+use super::ffi::{RadosPool, RawImage};
 use super::opening::{failure, parse};
 use super::path::RbdPath;
 use crate::options::{StoreError, StoreKind, StoreOptions};
@@ -11,6 +11,8 @@ use crate::registry::StoreRegistry;
 /// Set last: a clone without it was not finished, and nobody has used it.
 const KIND: &str = "xblade.overlay";
 const GOLDEN: &str = "xblade.golden";
+/// Its own name: Ceph copies an image's metadata to its clones and copies, and what stands there may be another one's.
+const NAME: &str = "xblade.clone";
 /// Where a clone says that it stays when its machine boots.
 pub const CLONE_PINNED: &str = "xblade.pinned";
 const PERSISTENT: &str = "persistent";
@@ -99,6 +101,10 @@ impl RbdClones {
         let value = |key| image.metadata(key).map_err(failed);
         let kind = value(KIND)?;
         let Some(kind) = kind else { return Ok(None) };
+        // Of the image that it was made of, if its making was interrupted; one that was renamed has something of its own.
+        if value(NAME)?.is_some_and(|name| name != path.image) && !image.has_data().map_err(failed)? {
+            return Ok(None);
+        }
         Ok(Some(RbdClone {
             persistent: kind == PERSISTENT,
             pinned: value(CLONE_PINNED)?.is_some_and(|pinned| pinned == YES),
@@ -106,7 +112,7 @@ impl RbdClones {
         }))
     }
 
-    /// Makes a clone in the place of one that is there. What a crash in the middle of this leaves is refused, as [`RbdClones::remove`] does.
+    /// Makes a clone in the place of one that is there. What a crash in the middle of this leaves is taken away the next time.
     ///
     /// # Errors
     /// Of the cluster.
@@ -135,6 +141,8 @@ impl RbdClones {
         let note = || {
             let image = pool.open(&path.image, None, false)?;
             image.set_metadata(GOLDEN, &golden.to_string())?;
+            image.set_metadata(CLONE_PINNED, pinned_text(false))?;
+            image.set_metadata(NAME, &path.image)?;
             image.set_metadata(KIND, kind)
         };
         let noted = note();
@@ -153,22 +161,23 @@ impl RbdClones {
     pub fn remove(&self, name: &str) -> Result<(), StoreError> {
         let (_cluster, pool) = self.pool()?;
         let path = self.path(name);
-        let marked = match pool.open(&path.image, None, true) {
+        let finding = |errno| failure(&path, "finding out who made it", errno);
+        let image = match pool.open(&path.image, None, true) {
             Err(Errno(libc::ENOENT)) => return Ok(()),
-            image => image.and_then(|image| image.metadata(GOLDEN)),
+            image => image.map_err(finding)?,
         };
-        match marked {
-            Ok(Some(_)) => {}
-            Ok(None) => {
+        let is_own = image.metadata(GOLDEN).map_err(finding)?.is_some();
+        if !is_own {
+            if !self.is_unfinished(&image).map_err(finding)? {
                 return Err(failure(
                     &path,
-                    "an image of that name is there that xblade did not make, or whose making was cut off: `rbd rm` it, or give it \
-                     another name",
+                    "an image of that name is there that xblade did not make: `rbd rm` it, or give it another name",
                     Errno(libc::EEXIST),
                 ));
             }
-            Err(errno) => return Err(failure(&path, "finding out who made it", errno)),
+            tracing::warn!("{path}: a clone whose making was cut off, with nothing in it: it is taken away");
         }
+        drop(image);
         match pool.remove(&path.image) {
             Ok(()) | Err(Errno(libc::ENOENT)) => Ok(()),
             Err(errno) => Err(failure(
@@ -177,6 +186,17 @@ impl RbdClones {
                 errno,
             )),
         }
+    }
+
+    /// Whether an image that is called like a clone is what a crash leaves between the making of one and its marks: nothing has ever been
+    /// written to it, so that nothing is lost with it, and it is a clone of this image, or not even that yet.
+    fn is_unfinished(&self, image: &RawImage) -> Result<bool, Errno> {
+        let is_of_ours = image.parent()?.is_none_or(|parent| {
+            let namespace = self.golden.namespace.as_deref().unwrap_or_default();
+            (&*parent.pool, &*parent.namespace, &*parent.image)
+                == (&*self.golden.pool, namespace, &*self.golden.image)
+        });
+        Ok(is_of_ours && !image.has_data()?)
     }
 
     fn path(&self, name: &str) -> RbdPath {

@@ -53,7 +53,29 @@ struct ConfigOption {
     source: c_int,
 }
 
+/// `rbd_linked_image_spec_t`
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct LinkedImage {
+    pool_id: i64,
+    pool_name: Text,
+    pool_namespace: Text,
+    image_id: Text,
+    image_name: Text,
+    trash: bool,
+}
+
+/// `rbd_snap_spec_t`
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Snapshot {
+    id: u64,
+    namespace_type: c_int,
+    name: Text,
+}
+
 type Handle = *mut c_void;
+type Found = unsafe extern "C" fn(u64, usize, c_int, *mut c_void) -> c_int;
 type Ended = unsafe extern "C" fn(Handle, *mut c_void);
 type Updated = unsafe extern "C" fn(*mut c_void);
 
@@ -97,6 +119,10 @@ functions! {
         rbd_close: fn(Handle) -> c_int;
         rbd_get_size: fn(Handle, *mut u64) -> c_int;
         rbd_get_features: fn(Handle, *mut u64) -> c_int;
+        rbd_get_parent: fn(Handle, *mut LinkedImage, *mut Snapshot) -> c_int;
+        rbd_linked_image_spec_cleanup: fn(*mut LinkedImage);
+        rbd_snap_spec_cleanup: fn(*mut Snapshot);
+        rbd_diff_iterate2: fn(Handle, *const c_char, u64, u64, u8, u8, Found, *mut c_void) -> c_int;
         rbd_lock_acquire: fn(Handle, c_int) -> c_int;
         rbd_lock_break: fn(Handle, c_int, *const c_char) -> c_int;
         rbd_metadata_get: fn(Handle, *const c_char, *mut c_char, *mut usize) -> c_int;

@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 
 use super::super::error::{Errno, c, check};
-use super::{ConfigOption, Functions, Handle, Watcher, text};
+use super::{ConfigOption, Functions, Handle, LinkedImage, Snapshot, Watcher, text};
 
 /// `rbd_lock_mode_t`
 const RBD_LOCK_MODE_EXCLUSIVE: c_int = 0;
@@ -27,6 +27,15 @@ pub(crate) struct RawImage {
 unsafe impl Send for RawImage {}
 // SAFETY: the same.
 unsafe impl Sync for RawImage {}
+
+/// The image that a clone was made of.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Parent {
+    pub(crate) pool: String,
+    /// Empty: none.
+    pub(crate) namespace: String,
+    pub(crate) image: String,
+}
 
 /// What is called with an operation's end, and with its buffer.
 pub(crate) type OnDone = Box<dyn FnOnce(Result<Box<[u8]>, Errno>) + Send>;
@@ -77,6 +86,13 @@ unsafe extern "C" fn ended(completion: Handle, operation: *mut c_void) {
 unsafe extern "C" fn updated(told: *mut c_void) {
     // SAFETY: `watch` gave this pointer, and it is freed only after the watch has ended.
     unsafe { (*told.cast::<OnUpdate>())() };
+}
+
+/// librbd's callback for a part of an image that has something of its own, from the thread that asked.
+unsafe extern "C" fn found(_at: u64, _len: usize, _exists: c_int, found: *mut c_void) -> c_int {
+    // SAFETY: `has_data` gave this pointer, and waits.
+    unsafe { *found.cast::<bool>() = true };
+    0
 }
 
 impl RawImage {
@@ -140,6 +156,41 @@ impl RawImage {
         let mut features = 0;
         call!(self, rbd_get_features(self.handle, &raw mut features))?;
         Ok(features)
+    }
+
+    /// What it was cloned of; `None`: nothing. Blocks.
+    pub(crate) fn parent(&self) -> Result<Option<Parent>, Errno> {
+        let (mut image, mut snapshot) = (LinkedImage::default(), Snapshot::default());
+        match call!(
+            self,
+            rbd_get_parent(self.handle, &raw mut image, &raw mut snapshot)
+        ) {
+            Err(Errno(libc::ENOENT)) => return Ok(None),
+            result => result?,
+        };
+        let parent = Parent {
+            pool: text(image.pool_name),
+            namespace: text(image.pool_namespace),
+            image: text(image.image_name),
+        };
+        // SAFETY: what the call above gave is freed once.
+        unsafe {
+            (self.functions.rbd_linked_image_spec_cleanup)(&raw mut image);
+            (self.functions.rbd_snap_spec_cleanup)(&raw mut snapshot);
+        }
+        Ok(Some(parent))
+    }
+
+    /// Whether anything was ever written to it that is there yet; what it has of its parent is not its own. Blocks.
+    pub(crate) fn has_data(&self) -> Result<bool, Errno> {
+        let (bytes, mut has) = (self.bytes()?, false);
+        let told = (&raw mut has).cast();
+        // Since it was made, without the parent, by whole objects.
+        call!(
+            self,
+            rbd_diff_iterate2(self.handle, ptr::null(), 0, bytes, 0, 1, found, told)
+        )?;
+        Ok(has)
     }
 
     /// Takes the exclusive lock, for good: it is not handed to whoever asks for it. Blocks.

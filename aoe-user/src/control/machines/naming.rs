@@ -96,3 +96,28 @@ pub(in crate::control) fn directory(config: &ExportConfig) -> Option<PathBuf> {
     let own = format!("{}{vlan}{}", config.address(), name.unwrap_or_default());
     Some(config.overlay_dir.as_ref()?.join(own))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// The digest in a serial number is short. What a machine's files are called has the whole name.
+    #[test]
+    fn machines_with_one_serial_number_have_disks_of_their_own() {
+        let address = Address { shelf: 12, slot: 9 };
+        let mut seen = HashMap::new();
+        let (one, other) = (0..)
+            .find_map(|number| {
+                let name = DiskName::Machine(format!("a-machine-with-a-long-name-{number}"));
+                let before = seen.insert(name.serial(address), name.clone())?;
+                Some((before, name))
+            })
+            .unwrap();
+        assert!(one != other && one.file_stem() != other.file_stem());
+        for name in [one, other] {
+            assert_eq!(DiskName::of_stem(&name.file_stem()), Some(name));
+        }
+    }
+}

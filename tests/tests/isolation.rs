@@ -68,6 +68,8 @@ struct Served {
     // Dropped in this order.
     target: Target,
     disk: Disk,
+    /// The disk's block device.
+    device: PathBuf,
     site: Site,
     _image: Image,
     lab: Lab,
@@ -119,6 +121,7 @@ impl Served {
         Ok(Served {
             target,
             disk,
+            device,
             site,
             _image: image,
             lab,

@@ -58,7 +58,7 @@ fn verifies_of_what_is_in_memory_leave_their_part_to_others() -> Result<()> {
         verifies(served)?;
         verified(served)
     };
-    served.keeps(25, press, |_, _| true)?;
+    served.keeps(25, |_| Ok(()), press, |_, _| true)?;
     served.target.process.stop()?;
     Ok(())
 }
@@ -77,9 +77,12 @@ fn verifies_of_what_is_on_a_slow_disk_cost_its_own_export_only() -> Result<()> {
             served.disk.switches().request_us.store(2000, Ordering::Relaxed);
             verifies(served)
         };
-        served.keeps(60, press, |calm, loaded| {
-            loaded <= calm * 4 + Duration::from_micros(100)
-        })?;
+        served.keeps(
+            60,
+            |_| Ok(()),
+            press,
+            |calm, loaded| loaded <= calm * 4 + Duration::from_micros(100),
+        )?;
         served.target.process.stop()?;
     }
     Ok(())

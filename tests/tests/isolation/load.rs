@@ -1,6 +1,11 @@
 //! The load on the exports whose disk is bad.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -18,6 +23,7 @@ pub(super) const OUTSTANDING: usize = 64;
 pub(super) fn source(n: usize) -> Mac {
     Mac::from_u64(0x0200_0000_1000 | n as u64)
 }
+const PAGE: usize = 4096;
 
 /// What a source asks for.
 #[derive(Clone, Copy, Debug)]
@@ -158,5 +164,54 @@ impl Sources {
             self.answered
         );
         Ok(())
+    }
+}
+
+/// Uses the disk beside xblade, one request after the other, each as large as a frame's, until it is dropped.
+pub(super) struct OtherUser {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl OtherUser {
+    /// It writes, or else reads.
+    pub(super) fn new(served: &Served, kind: Ask) -> Result<OtherUser> {
+        let device = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(nix::libc::O_DIRECT)
+            .open(&served.device)?;
+        let bytes = usize::from(served.sectors()) * SECTOR;
+        let places = (served.site.mib << 20) / bytes;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&is_over);
+        let thread = std::thread::spawn(move || {
+            // As O_DIRECT wants it.
+            let mut room = vec![0; bytes + PAGE];
+            let begin = room.as_ptr().align_offset(PAGE);
+            let buffer = &mut room[begin..][..bytes];
+            for n in (0..).take_while(|_| !ends.load(Ordering::Relaxed)) {
+                let at = (n * 7919 % places * bytes) as u64;
+                match kind {
+                    Ask::Writes => device.write_all_at(buffer, at),
+                    _ => device.read_exact_at(buffer, at),
+                }
+                .expect("the disk works");
+            }
+        });
+        Ok(OtherUser {
+            is_over,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for OtherUser {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // Ended with an error it has said so.
+            let _ = thread.join();
+        }
     }
 }

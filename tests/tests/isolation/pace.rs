@@ -56,22 +56,35 @@ impl Paces {
 impl Served {
     /// What is promised holds. `press` puts the load on.
     pub(super) fn keeps_its_pace(&self, press: impl FnMut(&Served) -> Result<()>) -> Result<()> {
-        self.keeps(90, press, |calm, loaded| {
+        self.keeps_its_pace_against(|_| Ok(()), press)
+    }
+
+    /// What is promised holds against what the machine does while the value that `control` makes lives.
+    pub(super) fn keeps_its_pace_against<T>(
+        &self,
+        control: impl FnMut(&Served) -> Result<T>,
+        press: impl FnMut(&Served) -> Result<()>,
+    ) -> Result<()> {
+        self.keeps(90, control, press, |calm, loaded| {
             loaded <= calm * 2 + Duration::from_micros(100)
         })
     }
 
     /// So many of 100 reads are left, and the 99th percentile is as wanted, in good windows with the load against good windows without it.
-    pub(super) fn keeps(
+    pub(super) fn keeps<T>(
         &self,
         of_100: usize,
+        mut control: impl FnMut(&Served) -> Result<T>,
         mut press: impl FnMut(&Served) -> Result<()>,
         is_soon: impl Fn(Duration, Duration) -> bool,
     ) -> Result<()> {
         let (mut calm, mut loaded) = (Paces::default(), Paces::default());
         for turn in 1..=MOST_TURNS {
             self.calm()?;
+            let running = control(self)?;
             calm.look(self)?;
+            drop(running);
+            self.calm()?;
             press(self)?;
             loaded.look(self)?;
             let ((before, p99_before), (during, p99_during)) = (calm.good(), loaded.good());
@@ -85,8 +98,10 @@ impl Served {
                 return self.calm();
             }
         }
+        // All of them, on a line of their own: many.
+        println!("all: {calm:?}, {loaded:?}");
         bail!(
-            "reads of another export in {WINDOW:?}, and their 99th percentile, without the load and with it: {:?}, {:?}; all: {calm:?}, {loaded:?}",
+            "reads of another export in {WINDOW:?}, and their 99th percentile, without the load and with it: {:?}, {:?}",
             calm.good(),
             loaded.good()
         );

@@ -79,7 +79,8 @@ impl Room {
             directory,
             machines: (1..=machines)
                 .map(|number| Machine {
-                    name: format!("pc{number}"),
+                    // The order of names is that of numbers.
+                    name: format!("pc{number:02}"),
                     number,
                     persistent: number == 2,
                 })

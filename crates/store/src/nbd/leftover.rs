@@ -3,9 +3,12 @@
 //! A server goes on with what it was asked for when the client ends, and closes the connection after that: qemu-nbd, qemu-storage-daemon
 //! and nbdkit do. So writes of an xblade that was killed can come after those of the next one, for as long as the server has such a
 //! connection. The kernel tells of them: linux/unix_diag.h.
+//!
+//! A path does not tell servers apart: it may name another file in another mount namespace. So the file itself is compared, by its number
+//! and its file system. A server whose file was removed for the next one of that path is one of these, too: it may write to the same disk.
 
 use std::io;
-use std::os::unix::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::net::{
@@ -17,9 +20,10 @@ const BY_FAMILY: u16 = 20;
 const DUMP: u16 = 0x301;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
-/// UDIAG_SHOW_NAME | UDIAG_SHOW_PEER, and the attributes that they bring: UNIX_DIAG_NAME and UNIX_DIAG_PEER.
-const SHOW: u32 = 1 | 4;
+/// UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_PEER, and the attributes that they bring: UNIX_DIAG_NAME, UNIX_DIAG_VFS and UNIX_DIAG_PEER.
+const SHOW: u32 = 1 | 2 | 4;
 const NAME: u16 = 0;
+const VFS: u16 = 1;
 const PEER: u16 = 2;
 /// TCP_ESTABLISHED, which a connection stays in when its other side has gone.
 const CONNECTED: u8 = 1;
@@ -32,24 +36,54 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a part of the kernel's answer at most.
 const PART_BYTES: usize = 64 << 10;
 
-/// How many connections that were accepted at a socket have lost their client, and are not closed yet.
+/// A socket that was accepted, or waits for it.
+#[derive(Debug)]
+struct Accepted {
+    /// The path that its server was bound to, as it was given.
+    name: Option<Box<[u8]>>,
+    /// The file there: its inode and its file system.
+    file: Option<(u32, u32)>,
+    /// The inode of the client's socket; 0: it has gone.
+    client: u32,
+}
+
+impl Accepted {
+    fn of(attributes: &[u8]) -> Accepted {
+        let vfs = attribute(attributes, VFS);
+        let client = attribute(attributes, PEER).and_then(|peer| number(peer, 0));
+        Accepted {
+            name: attribute(attributes, NAME).map(Into::into),
+            file: vfs.and_then(|vfs| Some((number(vfs, 0)?, number(vfs, 4)?))),
+            client: client.unwrap_or(0),
+        }
+    }
+
+    /// Whether its server is that of another one, or was there before it.
+    fn is_at(&self, other: &Accepted) -> bool {
+        let (Some((inode, device)), Some((other_inode, other_device))) = (self.file, other.file) else {
+            return false;
+        };
+        device == other_device && (inode == other_inode || self.name == other.name)
+    }
+}
+
+/// How many connections that were accepted at the socket to which `client` is connected have lost their client, and are not closed yet.
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub(super) fn count(place: &SocketAddr) -> io::Result<usize> {
-    let Some(path) = place.as_pathname() else {
-        return Ok(0);
-    };
-    let mut count = 0;
+pub(super) fn count(client: impl AsFd) -> io::Result<usize> {
+    // The kernel tells the lower half.
+    let inode = rustix::fs::fstat(client)?.st_ino as u32;
+    let mut connected = Vec::new();
     each_socket(|state, attributes| {
-        let name = attribute(attributes, NAME).map(|name| name.strip_suffix(&[0]).unwrap_or(name));
-        let is_at = name == Some(path.as_os_str().as_encoded_bytes());
-        let peer = attribute(attributes, PEER).and_then(|peer| peer.first_chunk().copied());
-        if state == CONNECTED && is_at && peer.map_or(0, u32::from_ne_bytes) == 0 {
-            count += 1;
+        if state == CONNECTED {
+            connected.push(Accepted::of(attributes));
         }
     })?;
-    Ok(count)
+    let own = connected.iter().find(|accepted| accepted.client == inode);
+    let own = own.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the other side is not told of"))?;
+    let left = connected.iter().filter(|accepted| accepted.client == 0);
+    Ok(left.filter(|accepted| accepted.is_at(own)).count())
 }
 
 /// Tells of each Unix socket of this network namespace: its state and its attributes.
@@ -127,27 +161,77 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::Path;
 
     use super::*;
+
+    fn connected(path: &Path, listener: &UnixListener) -> (UnixStream, UnixStream) {
+        (UnixStream::connect(path).unwrap(), listener.accept().unwrap().0)
+    }
 
     #[test]
     fn a_connection_counts_from_the_end_of_its_client_until_the_server_closes_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
-        let place = listener.local_addr().unwrap();
-        if let Err(error) = count(&place) {
-            println!("skipped: the kernel does not tell of Unix sockets: {error}");
-            return;
+        let (asks, _asked) = connected(&path, &listener);
+        if let Err(error) = count(&asks) {
+            return crate::skip(&format!("the kernel does not tell of Unix sockets: {error}"));
         }
-        let clients = [(); 2].map(|()| UnixStream::connect(&path).unwrap());
-        let accepted = [(); 2].map(|()| listener.accept().unwrap().0);
-        assert_eq!(count(&place).unwrap(), 0);
-        let [first, second] = clients;
-        drop(first);
-        assert_eq!(count(&place).unwrap(), 1);
-        drop(accepted);
-        assert_eq!(count(&place).unwrap(), 0);
+        let [first, second] = [(); 2].map(|()| connected(&path, &listener));
+        assert_eq!(count(&asks).unwrap(), 0);
+        drop(first.0);
+        assert_eq!(count(&asks).unwrap(), 1);
+        drop(first.1);
+        assert_eq!(count(&asks).unwrap(), 0);
         drop(second);
+    }
+
+    /// As a path is another file in another mount namespace: here a link of the path leads elsewhere.
+    #[test]
+    fn a_server_with_the_same_path_on_another_file_system_is_another_one() {
+        let here = tempfile::tempdir_in(".").unwrap();
+        let Ok(elsewhere) = tempfile::tempdir_in("/dev/shm") else {
+            return crate::skip("no /dev/shm");
+        };
+        let link = here.path().join("link");
+        let path = link.join("s");
+        std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        let (client, _kept) = connected(&path, &other);
+        drop(client);
+        let (asks, _asked) = connected(&path, &other);
+        if let Err(error) = count(&asks) {
+            return crate::skip(&format!("the kernel does not tell of Unix sockets: {error}"));
+        }
+        assert_eq!(count(&asks).unwrap(), 1);
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(here.path(), &link).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        let (asks, _asked) = connected(&path, &listener);
+        assert_eq!(count(&asks).unwrap(), 0);
+        // By another name it is the same.
+        let name = here.path().join("t");
+        std::fs::hard_link(here.path().join("s"), &name).unwrap();
+        let (client, _kept) = connected(&name, &listener);
+        drop(client);
+        assert_eq!(count(&asks).unwrap(), 1);
+    }
+
+    /// The one before it, whose file was removed, may still write to the same disk.
+    #[test]
+    fn a_server_counts_whose_socket_was_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let before = UnixListener::bind(&path).unwrap();
+        let (client, _kept) = connected(&path, &before);
+        drop(client);
+        std::fs::remove_file(&path).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        let (asks, _asked) = connected(&path, &listener);
+        match count(&asks) {
+            Ok(left) => assert_eq!(left, 1),
+            Err(error) => crate::skip(&format!("the kernel does not tell of Unix sockets: {error}")),
+        }
     }
 }

@@ -72,8 +72,7 @@ impl Stream {
     /// server on another host.
     pub(super) fn leftovers(&self) -> usize {
         let Stream::Unix(stream) = self else { return 0 };
-        let count = stream.peer_addr().and_then(|place| leftover::count(&place));
-        count.unwrap_or_else(|error| {
+        leftover::count(stream).unwrap_or_else(|error| {
             tracing::debug!("which clients of an NBD server have ended is not known: {error}");
             0
         })

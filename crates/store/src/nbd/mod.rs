@@ -5,11 +5,13 @@
 //! tell the initiators; so a write is answered when a flush has covered it, many of them by one flush.
 
 mod address;
+mod connecting;
 mod handshake;
 mod leftover;
 mod partial;
 mod promises;
 mod session;
+mod sockets;
 mod stream;
 mod table;
 #[cfg(test)]
@@ -33,6 +35,7 @@ use crate::completion_queue::CompletionQueue;
 use crate::options::{StoreError, StoreOptions, served_sectors};
 use promises::Promises;
 use session::{Shared, connect};
+use sockets::Sockets;
 use table::{NbdOutcome, Work};
 
 pub(crate) use address::NbdAddress;
@@ -81,7 +84,7 @@ fn parse(path: &Path) -> Result<NbdAddress, StoreError> {
 /// When there is no such server or export.
 pub fn inspect(path: &Path) -> Result<NbdExport, StoreError> {
     let address = parse(path)?;
-    let granted = session::ask(&address).map_err(|refusal| refused(path, &refusal))?;
+    let granted = session::ask(&address, &Sockets::default()).map_err(|refusal| refused(path, &refusal))?;
     Ok(NbdExport {
         bytes: granted.bytes,
         read_only: granted.is_read_only(),
@@ -102,7 +105,8 @@ impl NbdStore {
     /// When there is no such server or export, or it cannot be served as asked.
     pub(crate) fn open(options: &StoreOptions) -> Result<NbdStore, StoreError> {
         let address = parse(&options.path)?;
-        let connected = connect(&address).map_err(|refusal| refused(&options.path, &refusal))?;
+        let sockets = Sockets::default();
+        let connected = connect(&address, &sockets).map_err(|refusal| refused(&options.path, &refusal))?;
         let granted = connected.granted;
         let unfit = |reason: String| StoreError::Nbd {
             path: options.path.clone(),
@@ -127,7 +131,7 @@ impl NbdStore {
             zeroes_after_trim: promises.zeroes_after_trim(),
             physical_exponent: sectors.ilog2().min(MAX_EXPONENT) as u8,
         };
-        let shared = Arc::new(Shared::new(address, promises, granted.bytes));
+        let shared = Arc::new(Shared::new(address, promises, granted.bytes, sockets));
         let runs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("nbd".into())
@@ -189,7 +193,7 @@ impl NbdStore {
     fn end(&self) {
         self.shared.close();
         let thread = self.thread.lock().take();
-        // One that waits for a server is left to itself.
+        // One that waits for the address of a server's name is left to itself.
         if let Some(thread) = thread.filter(|_| self.shared.has_ended()) {
             // A panic of its own was logged.
             let _ = thread.join();

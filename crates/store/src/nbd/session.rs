@@ -3,6 +3,7 @@
 //! A worker only adds to the table; it never meets a socket. When one connection is lost all of them are closed, and the next server is
 //! looked for; meanwhile nobody is answered.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,8 +12,10 @@ use engine::Health;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::address::NbdAddress;
+use super::connecting;
 use super::handshake::{Granted, Refusal, negotiate};
 use super::promises::{Promises, release_command};
+use super::sockets::Sockets;
 use super::stream::{Process, Stream};
 use super::table::{End, Session, Table, Told, Work};
 use crate::io::threads::caught;
@@ -27,7 +30,7 @@ const DOUBT_PAUSE: Duration = Duration::from_millis(100);
 const LEFTOVER_PAUSE: Duration = Duration::from_millis(50);
 /// How many looks go by until it is told that there are any.
 const LEFTOVER_LOOKS: u32 = 10;
-/// How long the end of the thread is waited for. It may be about to connect, which has limits of its own.
+/// How long the end of the thread is waited for. Nothing ends the search for the address of a server's name.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// What operations end with when the store is closed. No initiator hears of it: the store is silenced before.
 const CLOSED: u32 = libc::ESHUTDOWN.cast_unsigned();
@@ -40,6 +43,7 @@ pub(super) struct Shared {
     pub(crate) bytes: AtomicU64,
     /// Nobody may be answered any more.
     silenced: AtomicBool,
+    sockets: Sockets,
     pub(super) state: Mutex<State>,
     /// For senders.
     pub(super) work: Condvar,
@@ -79,7 +83,7 @@ impl State {
 /// Connections to a server that takes requests.
 #[derive(Debug)]
 pub(super) struct Connected {
-    streams: Vec<Stream>,
+    streams: Vec<Arc<Stream>>,
     pub(crate) granted: Granted,
     process: Option<Process>,
 }
@@ -88,11 +92,12 @@ pub(super) struct Connected {
 ///
 /// # Errors
 /// When there is none, or it refuses.
-pub(super) fn connect(address: &NbdAddress) -> Result<Connected, Refusal> {
-    let one = || -> Result<(Stream, Granted), Refusal> {
-        let stream = Stream::connect(&address.server)?;
-        let granted = negotiate(&stream, &address.export, true)?;
+pub(super) fn connect(address: &NbdAddress, sockets: &Sockets) -> Result<Connected, Refusal> {
+    let one = || -> Result<(Arc<Stream>, Granted), Refusal> {
+        let stream = connecting::connect(&address.server, sockets)?;
+        let granted = negotiate(&*stream, &address.export, true)?;
         stream.wait_for_ever()?;
+        sockets.ready(&stream);
         Ok((stream, granted))
     };
     let (first, granted) = one()?;
@@ -116,18 +121,19 @@ pub(super) fn connect(address: &NbdAddress) -> Result<Connected, Refusal> {
 ///
 /// # Errors
 /// When there is none, or it refuses.
-pub(super) fn ask(address: &NbdAddress) -> Result<Granted, Refusal> {
-    let stream = Stream::connect(&address.server)?;
-    negotiate(&stream, &address.export, false)
+pub(super) fn ask(address: &NbdAddress, sockets: &Sockets) -> Result<Granted, Refusal> {
+    let stream = connecting::connect(&address.server, sockets)?;
+    negotiate(&*stream, &address.export, false)
 }
 
 impl Shared {
-    pub(super) fn new(address: NbdAddress, promises: Promises, bytes: u64) -> Shared {
+    pub(super) fn new(address: NbdAddress, promises: Promises, bytes: u64, sockets: Sockets) -> Shared {
         Shared {
             address,
             promises,
             bytes: AtomicU64::new(bytes),
             silenced: AtomicBool::new(false),
+            sockets,
             state: Mutex::default(),
             work: Condvar::new(),
             attend: Condvar::new(),
@@ -197,14 +203,21 @@ impl Shared {
         tell(told);
         self.work.notify_all();
         self.attend.notify_all();
+        self.sockets.close();
     }
 
-    /// Waits for the end of the thread that connects; false: it goes on until its next step, and changes nothing any more.
+    /// Waits for the end of the thread that connects; false: it goes on until its next step without any connection, and changes nothing
+    /// any more.
     pub(super) fn has_ended(&self) -> bool {
         let end = Instant::now() + END_TIMEOUT;
         let mut state = self.state.lock();
         while !state.ended && !self.attend.wait_until(&mut state, end).timed_out() {}
-        state.ended
+        let ended = state.ended;
+        drop(state);
+        if !ended {
+            self.sockets.end();
+        }
+        ended
     }
 
     /// The connections are over.
@@ -279,7 +292,7 @@ impl Shared {
         let (mut pause, longest) = PAUSES;
         let mut told = String::new();
         loop {
-            let failure = match connect(&self.address) {
+            let failure = match connect(&self.address, &self.sockets) {
                 Ok(connected) => {
                     let bytes = self.bytes.load(Ordering::Acquire);
                     let Some(broken) = self.promises.broken_by(&connected.granted, bytes) else {
@@ -290,17 +303,18 @@ impl Shared {
                 }
                 Err(refusal) => format!("the connection is lost ({refusal}); silent until it is back"),
             };
+            if self.state.lock().closed {
+                return None;
+            }
             if failure != told {
                 tracing::warn!("{}: cannot connect again: {failure}", self.address);
                 told.clone_from(&failure);
             }
             let mut state = self.state.lock();
             state.silent = Some(failure);
+            // An end that came meanwhile is seen in the next round.
             if !state.closed {
                 self.attend.wait_for(&mut state, pause);
-            }
-            if state.closed {
-                return None;
             }
             drop(state);
             self.bury(doubts);
@@ -369,7 +383,7 @@ impl Shared {
                 }
             }
             self.guarded(|| self.attend(granted, doubts));
-            connected.streams.iter().for_each(Stream::shut_down);
+            connected.streams.iter().for_each(|stream| stream.shut_down());
         });
     }
 
@@ -398,7 +412,9 @@ impl Shared {
 
     /// Asks for the size. Connections may know only the one from when they began, so that a larger export takes new ones.
     fn learn_size(&self, known: u64) {
-        let Ok(granted) = ask(&self.address) else { return };
+        let Ok(granted) = ask(&self.address, &self.sockets) else {
+            return;
+        };
         let mut state = self.state.lock();
         let bytes = granted.bytes;
         if bytes > known {

@@ -1,27 +1,17 @@
 //! A connection to an NBD server: of this host or of another.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt;
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::address::NbdServer;
 use super::leftover;
-
-/// How long a server has for each step until it is ready for requests. After that it may take as long as it wants.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
-/// When a silent host is asked whether it is still there, and how often then.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
-
-/// How often a server of this host that does not accept connections is tried.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connected socket.
 #[derive(Debug)]
@@ -31,22 +21,12 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Connects. Reads end with an error after [`TIMEOUT`] until [`Stream::wait_for_ever`].
-    pub(super) fn connect(server: &NbdServer) -> io::Result<Stream> {
-        let stream = match server {
-            NbdServer::Unix(path) => Stream::Unix(unix(path)?),
-            NbdServer::Tcp(host, port) => Stream::Tcp(tcp(host, *port)?),
-        };
-        stream.set_timeout(Some(TIMEOUT))?;
-        Ok(stream)
-    }
-
     /// From here on only the end of the connection ends a read.
     pub(super) fn wait_for_ever(&self) -> io::Result<()> {
         self.set_timeout(None)
     }
 
-    fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+    pub(super) fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Stream::Unix(stream) => {
                 stream.set_read_timeout(timeout)?;
@@ -97,29 +77,6 @@ impl Stream {
     }
 }
 
-/// Connects, to a server that accepts connections within [`TIMEOUT`]: a stopped one may have a queue that is full, which the kernel
-/// would wait for without an end.
-fn unix(path: &Path) -> io::Result<UnixStream> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    let address = SocketAddrUnix::new(path)?;
-    let end = Instant::now() + TIMEOUT;
-    // Nothing tells when there is room.
-    while let Err(error) = connect(&socket, &address) {
-        match error {
-            Errno::AGAIN if Instant::now() < end => std::thread::sleep(ACCEPT_PAUSE),
-            Errno::AGAIN => {
-                let what = "the server accepts no connections: those that wait for it fill its queue";
-                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
-            }
-            error => return Err(error.into()),
-        }
-    }
-    let stream = UnixStream::from(socket);
-    stream.set_nonblocking(false)?;
-    Ok(stream)
-}
-
 /// The connections that were accepted on a socket, as `/proc/PID/fd` names them (`socket:[INODE]`).
 fn accepted_at(place: &Path) -> Option<Vec<String>> {
     /// SS_CONNECTED of linux/net.h, in the column `St` of `/proc/net/unix` (net/unix/af_unix.c, unix_seq_show).
@@ -139,23 +96,13 @@ fn accepted_at(place: &Path) -> Option<Vec<String>> {
     Some(found)
 }
 
-fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, TIMEOUT) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                let (idle, interval, count) = KEEPALIVE;
-                sockopt::set_socket_keepalive(&stream, true)?;
-                sockopt::set_tcp_keepidle(&stream, idle)?;
-                sockopt::set_tcp_keepintvl(&stream, interval)?;
-                sockopt::set_tcp_keepcnt(&stream, count)?;
-                return Ok(stream);
-            }
-            Err(error) => failure = error,
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Unix(stream) => stream.as_fd(),
+            Stream::Tcp(stream) => stream.as_fd(),
         }
     }
-    Err(failure)
 }
 
 impl Read for &Stream {
@@ -192,29 +139,7 @@ impl Process {
     pub(super) fn is_dead(&self) -> bool {
         let fd = self.fd.as_fd();
         let mut fds = [PollFd::new(&fd, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&rustix::time::Timespec::default())), Ok(1))
-    }
-}
-
-/// A socket whose queue of connections is full, and those who wait in it.
-#[cfg(test)]
-pub(super) fn full(path: &Path) -> (OwnedFd, Vec<OwnedFd>) {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let new = || socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
-    let address = SocketAddrUnix::new(path).unwrap();
-    let listener = new();
-    rustix::net::bind(&listener, &address).unwrap();
-    rustix::net::listen(&listener, 0).unwrap();
-    let mut waiting = Vec::new();
-    loop {
-        let socket = new();
-        match connect(&socket, &address) {
-            Ok(()) => waiting.push(socket),
-            Err(error) => {
-                assert_eq!(error, Errno::AGAIN);
-                return (listener, waiting);
-            }
-        }
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1))
     }
 }
 
@@ -229,26 +154,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a b.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        let stream = Stream::connect(&NbdServer::Unix(path)).unwrap();
+        let stream = Stream::Unix(UnixStream::connect(path).unwrap());
         // As when the process that made the socket has left it to another.
         assert!(stream.process().is_none(), "nobody has accepted it");
         let (_accepted, _) = listener.accept().unwrap();
         let process = stream.process().expect("this process serves");
         assert_eq!(process.pid, std::process::id().cast_signed());
         assert!(!process.is_dead());
-    }
-
-    #[test]
-    fn a_server_that_accepts_nothing_is_waited_for_with_a_limit() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let (_listener, _waiting) = full(&path);
-        let (end, ended) = std::sync::mpsc::channel();
-        std::thread::spawn(move || end.send(Stream::connect(&NbdServer::Unix(path)).map(drop)));
-        let error = ended
-            .recv_timeout(Duration::from_secs(60))
-            .expect("within a minute")
-            .unwrap_err();
-        assert!(error.to_string().contains("accepts no connections"), "{error}");
     }
 }

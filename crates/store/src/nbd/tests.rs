@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use self::server::{ALL_FLAGS, Misbehaviour, Server, ServerBehaviour, address};
 use super::NbdStore;
+use super::sockets::Sockets;
 use super::table::Work;
 use crate::completion_queue::CompletionQueue;
 use crate::options::{StoreKind, StoreOptions};
@@ -310,7 +311,8 @@ fn what_an_earlier_client_has_left_at_the_server_comes_before_anything_new() {
     begin(&mut earlier, 0, 1);
     server.wait_for(1, 1);
     earlier.store.close().unwrap();
-    let probe = super::stream::Stream::connect(&super::parse(&server.address()).unwrap().server).unwrap();
+    let at = super::parse(&server.address()).unwrap().server;
+    let probe = super::connecting::connect(&at, &Sockets::default()).unwrap();
     if probe.leftovers() == 0 {
         println!("skipped: the kernel does not tell of Unix sockets");
         return;
@@ -329,6 +331,21 @@ fn what_an_earlier_client_has_left_at_the_server_comes_before_anything_new() {
     assert_eq!(later.store.health(), Health::Healthy);
 }
 
+/// A connection that stays open would have a client for the next store, which would not wait for what the server still does for it.
+#[test]
+fn the_end_of_a_store_is_the_end_of_its_connections_whatever_it_waits_for() {
+    let server = Server::start(ServerBehaviour::new(SECTORS));
+    let store = Arc::new(NbdStore::open(&options(&server.address())).unwrap());
+    let mut driver = Driver::new(&(Arc::clone(&store) as Arc<dyn Store<CompletionQueue>>));
+    driver.write(0, &sectors(1, 1), Durability::WriteBack).unwrap();
+    server.set(|behaviour| behaviour.mute = true);
+    store.refresh().unwrap();
+    until("it is asked for the size", || server.is_muted());
+    store.close().unwrap();
+    let of_the_thread = Arc::strong_count(&store.shared) - 1;
+    assert_eq!(of_the_thread, 0, "the thread goes on, with its connections");
+}
+
 /// A server that is stopped accepts nothing: the end does not wait for it.
 #[test]
 fn a_store_that_cannot_connect_again_ends() {
@@ -336,17 +353,22 @@ fn a_store_that_cannot_connect_again_ends() {
     let path = dir.path().join("s");
     let server = Server::start(ServerBehaviour::new(SECTORS));
     server.link(&path);
-    let store = open(&address(&path, "disk")).unwrap();
+    let store = Arc::new(NbdStore::open(&options(&address(&path, "disk"))).unwrap());
     std::fs::remove_file(&path).unwrap();
-    let _full = super::stream::full(&path);
+    let _full = super::connecting::full(&path);
     server.hang_up();
-    until("the loss", || counter(&store, "nbd_lost_connections") == 1);
+    let same: Arc<dyn Store<CompletionQueue>> = Arc::clone(&store) as _;
+    until("the loss", || counter(&same, "nbd_lost_connections") == 1);
+    drop(same);
     let (end, ended) = std::sync::mpsc::channel();
-    std::thread::spawn(move || end.send(store.close()));
-    ended
+    std::thread::spawn(move || {
+        store.close().unwrap();
+        end.send(Arc::strong_count(&store.shared))
+    });
+    let left = ended
         .recv_timeout(Duration::from_secs(60))
-        .expect("within a minute")
-        .unwrap();
+        .expect("within a minute");
+    assert_eq!(left, 1, "its thread has ended");
 }
 
 #[test]

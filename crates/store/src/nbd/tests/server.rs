@@ -21,6 +21,8 @@ pub(crate) struct ServerBehaviour {
     pub structured: bool,
     pub least_block: u32,
     pub bytes: u64,
+    /// It accepts connections and says nothing.
+    pub mute: bool,
     /// What becomes of the next request of a kind: 0 read, 1 write, 3 flush, 6 write zeroes.
     pub misbehaviour: Option<(u16, Misbehaviour)>,
 }
@@ -50,6 +52,7 @@ impl ServerBehaviour {
             structured: true,
             least_block: 512,
             bytes: sectors * 512,
+            mute: false,
             misbehaviour: None,
         }
     }
@@ -66,6 +69,8 @@ struct Disk {
     streams: BTreeMap<usize, UnixStream>,
     /// Clients so far.
     clients: usize,
+    /// Some client got no word.
+    muted: bool,
     /// Requests are held.
     holds: bool,
     ends: bool,
@@ -90,6 +95,7 @@ impl Server {
             seen: Vec::new(),
             streams: BTreeMap::new(),
             clients: 0,
+            muted: false,
             holds: false,
             ends: false,
         };
@@ -148,6 +154,11 @@ impl Server {
     /// The connections of now end.
     pub(crate) fn hang_up(&self) {
         hang_up(&mut self.disk.0.lock());
+    }
+
+    /// Whether a client waits for its first word.
+    pub(crate) fn is_muted(&self) -> bool {
+        self.disk.0.lock().muted
     }
 
     /// Lets go on who was held.
@@ -327,6 +338,15 @@ fn answer(
 }
 
 fn negotiate(stream: &mut UnixStream, shared: &(Mutex<Disk>, Condvar)) -> io::Result<bool> {
+    let mut disk = shared.0.lock();
+    if disk.behaviour.mute {
+        disk.muted = true;
+        drop(disk);
+        // Until the client gives up.
+        stream.read_exact(&mut [0])?;
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    drop(disk);
     stream.write_all(b"NBDMAGICIHAVEOPT")?;
     stream.write_all(&3u16.to_be_bytes())?;
     assert_eq!(array(stream)?, 3u32.to_be_bytes(), "fixed newstyle, no zeroes");

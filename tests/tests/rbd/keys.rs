@@ -23,5 +23,12 @@ fn a_client_with_the_rights_of_the_book_serves_images_of_its_pool_and_no_others(
     ensure!(!refused.process.wait(TIMEOUT)?.success());
     let said = refused.process.log();
     ensure!(said.contains("not permitted"), "{said}");
+
+    // Who has no key is told so, and where one was looked for.
+    let mut nobody = site.serve("eth1", "rbd:rbd/vm", &["--ceph-user", "nobody"])?;
+    ensure!(!nobody.process.wait(TIMEOUT)?.success());
+    let said = nobody.process.log();
+    let keyring = site.ceph.path("keyring").display().to_string();
+    ensure!(said.contains("has no key of client.nobody") && said.contains(&keyring), "{said}");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The clients of clusters that this process has: shared by images, as many for a cluster as the configuration says.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -10,6 +11,7 @@ use super::error::Errno;
 use super::ffi::Rados;
 use super::options::CephOptions;
 use super::path::RbdPath;
+use super::unconnected;
 use crate::options::StoreError;
 
 /// A connected client.
@@ -143,8 +145,10 @@ pub(super) fn new_client(
             .set(option, value)
             .map_err(failed(format!("setting {option} = {value}")))?;
     }
-    rados
-        .connect()
-        .map_err(failed(format!("connecting to the cluster as client.{user}")))?;
+    rados.connect().map_err(|errno| StoreError::Ceph {
+        path: path.to_string(),
+        doing: format!("connecting to the cluster as client.{user}"),
+        cause: io::Error::other(unconnected::explain(&rados, user, errno)),
+    })?;
     Ok(rados)
 }

@@ -22,6 +22,8 @@ mod image;
 
 pub(crate) use image::{Operation, RawImage};
 
+/// Room for the value of an option.
+const OPTION_BYTES: usize = 1 << 16;
 /// Room for the names of a pool's images, at first.
 const NAMES_BYTES: usize = 1 << 16;
 
@@ -103,6 +105,7 @@ functions! {
         rados_create: fn(*mut Handle, *const c_char) -> c_int;
         rados_conf_read_file: fn(Handle, *const c_char) -> c_int;
         rados_conf_set: fn(Handle, *const c_char, *const c_char) -> c_int;
+        rados_conf_get: fn(Handle, *const c_char, *mut c_char, usize) -> c_int;
         rados_connect: fn(Handle) -> c_int;
         rados_shutdown: fn(Handle);
         rados_blocklist_add: fn(Handle, *mut c_char, u32) -> c_int;
@@ -242,6 +245,16 @@ impl Rados {
     pub(crate) fn set(&self, option: &str, value: &str) -> Result<(), Errno> {
         let (option, value) = (c(option)?, c(value)?);
         call!(self, rados_conf_set(self.handle, option.as_ptr(), value.as_ptr())).map(drop)
+    }
+
+    /// An option as it is now, with what stands for the client's name and its kin filled in.
+    pub(crate) fn get(&self, option: &str) -> Result<String, Errno> {
+        let option = c(option)?;
+        let mut value = vec![0u8; OPTION_BYTES];
+        let (into, room) = (value.as_mut_ptr().cast(), value.len());
+        call!(self, rados_conf_get(self.handle, option.as_ptr(), into, room))?;
+        let value = CStr::from_bytes_until_nul(&value).unwrap_or_default();
+        Ok(value.to_string_lossy().into_owned())
     }
 
     /// Connects, once. Blocks.

@@ -16,6 +16,7 @@ mod parts;
 mod path;
 #[cfg(test)]
 mod tests;
+mod unconnected;
 
 use std::io;
 use std::sync::Arc;

@@ -132,6 +132,7 @@ impl Supervisor {
         let shared = open::Shared {
             registry: self.store_registry.clone(),
             notices: Arc::clone(&self.notices),
+            neighbours: Arc::clone(&self.neighbours),
         };
         let takeover = self.plan.takeover(id);
         let work = move || {

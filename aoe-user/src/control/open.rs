@@ -8,7 +8,7 @@ use indicatif::BinaryBytes;
 use parking_lot::Mutex;
 
 use super::lists::ListForms;
-use super::machines::{self, Disks};
+use super::machines::{self, Disks, Neighbours};
 use super::notices::{Notices, Reporter};
 use super::other_targets::{ProbedExport, tie::MODEL};
 use super::plan::ExportId;
@@ -79,6 +79,7 @@ impl StateKeys {
 pub(super) struct Shared {
     pub(super) registry: StoreRegistry,
     pub(super) notices: Arc<Notices>,
+    pub(super) neighbours: Arc<Neighbours>,
 }
 
 /// Opens an export: what was kept of it first, so that it is never served without.
@@ -137,7 +138,10 @@ pub(super) fn open(
     )
     .context("what was kept of it cannot be used")?;
     let disks = golden
-        .map(|golden| open_disks(golden, losses, listed(), settings(&config, &lists), observer))
+        .map(|golden| {
+            let settings = settings(&config, &lists);
+            open_disks(golden, losses, listed(), settings, shared, observer)
+        })
         .transpose()?;
     if let Some(disks) = &disks {
         export = export.with_machines(Arc::clone(disks) as _);
@@ -161,6 +165,7 @@ fn open_disks(
     losses: Losses,
     listed: machines::ListedCopies,
     settings: machines::MachineSettings,
+    shared: &Shared,
     observer: Arc<Reporter>,
 ) -> Result<Arc<Disks>> {
     Disks::open(machines::Start {
@@ -173,6 +178,7 @@ fn open_disks(
             move || observer.announce()
         }),
         in_memory: true,
+        neighbours: Arc::clone(&shared.neighbours),
         observer,
     })
 }

@@ -16,6 +16,7 @@ use super::failover::{Detectors, Heard};
 use super::guard::guard;
 use super::jobs::Jobs;
 use super::lists::Made;
+use super::machines::Neighbours;
 use super::notices::Notices;
 use super::open::{Served, StateKeys};
 use super::other_targets::own::OwnAddresses;
@@ -103,6 +104,8 @@ pub(super) struct Supervisor {
     pub(super) notices: Arc<Notices>,
     /// What the stores know of each other.
     pub(super) store_registry: StoreRegistry,
+    /// What exports with overlays know of each other.
+    pub(super) neighbours: Arc<Neighbours>,
     /// Where the ports answer from.
     pub(super) own: OwnAddresses,
     pub(super) made: Made,
@@ -157,6 +160,7 @@ impl Supervisor {
             port_events,
             notices,
             store_registry: StoreRegistry::default(),
+            neighbours: Arc::default(),
             own: OwnAddresses::default(),
             made: Made::default(),
             state_keys: Arc::default(),
@@ -181,6 +185,7 @@ impl Supervisor {
             config.exports.iter().find(named).is_some()
         };
         self.pauses.retain(wanted);
+        self.neighbours.configure(&config.exports);
         self.made = Made::default();
         let file = config.sources.first().map(|source| source.file());
         // Whoever asks has another working directory.

@@ -85,15 +85,13 @@ impl Supervisor {
             machine,
             force,
         } = asked;
-        // Other exports may have copies on the same image.
-        let all = self.disks(&Selection::all());
         let (export, disks) = match self.disks_of(&export) {
             Ok(found) => found,
             Err(reason) => return answer.error(reason),
         };
         let work = move || {
             let Ok(name) = machine.parse::<DiskName>();
-            match disks.commit(&name, force, &all) {
+            match disks.commit(&name, force) {
                 Ok(()) => {
                     answer
                         .result(serde_json::json!({ "export": format!("e{export}"), "committed": machine }));

@@ -41,6 +41,17 @@ impl ListedCopies {
         names.filter_map(|name| name.parse().ok()).collect()
     }
 
+    /// The same.
+    ///
+    /// # Errors
+    /// When the list is not known.
+    pub(super) fn all(&self) -> Result<Vec<DiskName>> {
+        if let Err(reason) = &*self.machines.lock() {
+            bail!("{reason}");
+        }
+        Ok(self.names())
+    }
+
     pub(super) fn has(&self, name: &DiskName) -> bool {
         let machines = self.machines.lock();
         machines

@@ -29,7 +29,9 @@ use super::bound::BoundAddresses;
 use super::content::Content;
 use super::heard::Heard;
 use super::naming::{DiskName, directory};
-use super::{Disk, Instance, ListedCopies, MachineSettings, Order, RETRY, Replaced, Shared, pause};
+use super::{
+    Disk, Instance, ListedCopies, MachineSettings, Neighbours, Order, RETRY, Replaced, Shared, pause,
+};
 use crate::config::{Overlay, OverlayReset, Unknown};
 use crate::store::{CurrentGolden, Losses};
 use crate::target::Observer;
@@ -52,6 +54,8 @@ pub(in crate::control) struct Start {
     pub(crate) listed: ListedCopies,
     /// It is noted in memory what copies hold, where there is a place for it.
     pub(crate) in_memory: bool,
+    /// Other exports with overlays.
+    pub(crate) neighbours: Arc<Neighbours>,
     pub(crate) observer: Arc<dyn Observer>,
     /// Has the export advertised: a machine that got no answer need not wait until it asks again.
     pub(crate) announce: Box<dyn Fn() + Send>,

@@ -14,12 +14,14 @@ mod lookup;
 mod maker;
 mod moved;
 mod naming;
+mod neighbours;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,8 +30,8 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::config::{ExportConfig, Overlay, OverlayReset, Unknown};
 use crate::store::{
-    Golden, Health, Losses, MergedImage, OverlayFiles, OverlayStore, OverlayTotals, OverlayUsage,
-    StoreRegistry,
+    CurrentGolden, Golden, Health, Losses, MergedImage, OverlayFiles, OverlayStore, OverlayTotals,
+    OverlayUsage, StoreRegistry,
 };
 use crate::target::{Export, Options};
 
@@ -40,6 +42,8 @@ pub(super) use listed::ListedCopies;
 pub(super) use maker::Start;
 use moved::KeptDisk;
 pub(super) use naming::DiskName;
+use neighbours::Neighbour;
+pub(super) use neighbours::Neighbours;
 
 /// A disk that began anew this recently, and to which nothing was written, is what a machine that boots wants. iPXE asks for 16 s.
 const FRESH: Duration = Duration::from_secs(20);
@@ -69,7 +73,7 @@ enum Order {
     Return(
         DiskName,
         Arc<OverlayStore>,
-        Option<MergedImage>,
+        Option<Replacement>,
         Sender<Result<(), String>>,
     ),
     /// Close everything.
@@ -83,6 +87,13 @@ struct Replaced {
     again: bool,
     /// Although its machine may be running.
     force: bool,
+}
+
+/// A new image, and the exports whose copies do not lie on the old one, as they were looked at.
+#[derive(Debug)]
+struct Replacement {
+    new: MergedImage,
+    looked_at: Vec<Neighbour>,
 }
 
 /// A disk that is out of service.
@@ -209,6 +220,14 @@ struct Shared {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Disks {
+    address: String,
+    /// Of the copies.
+    directory: PathBuf,
+    /// The image's path, and where it led when this was opened.
+    path: PathBuf,
+    place: PathBuf,
+    golden: Weak<CurrentGolden>,
+    neighbours: Arc<Neighbours>,
     shared: Arc<Shared>,
     orders: Sender<Order>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -222,12 +241,38 @@ impl Disks {
     pub(super) fn open(start: Start) -> anyhow::Result<Arc<Disks>> {
         let shared = Arc::new(Shared::default());
         let (orders, received): (_, Receiver<Order>) = mpsc::channel();
+        let config = &start.settings.config;
+        let path = config.path.clone();
+        let (address, directory) = (config.address(), naming::directory(config).unwrap_or_default());
+        let (golden, neighbours) = (Arc::downgrade(&start.golden), Arc::clone(&start.neighbours));
         let thread = maker::start(Arc::clone(&shared), received, start)?;
-        Ok(Arc::new(Disks {
+        let disks = Arc::new(Disks {
+            address,
+            directory,
+            place: neighbours::place(&path).unwrap_or_else(|_| path.clone()),
+            path,
+            golden,
+            neighbours,
             shared,
             orders,
             thread: Mutex::new(Some(thread)),
-        }))
+        });
+        disks.neighbours.add(&disks);
+        Ok(disks)
+    }
+
+    /// Whether copies may lie on this image, which is at `place`. Waits for nothing.
+    fn are_on(&self, image: &Golden, place: &Path) -> bool {
+        let is_on = |instance: &Arc<Instance>| instance.content.golden().is_same_file(image);
+        let has_one = || {
+            let disks = self.shared.disks.lock();
+            disks
+                .values()
+                .filter_map(|disk| disk.instance.as_ref())
+                .any(is_on)
+        };
+        let golden = self.golden.upgrade().map(|golden| golden.get());
+        self.place == place || golden.is_some_and(|golden| golden.is_same_file(image)) || has_one()
     }
 
     fn order(&self, order: Order) {
@@ -324,10 +369,12 @@ impl Disks {
         self.order(order(answer));
         match answered.recv_timeout(limit) {
             Ok(result) => result,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                Err("another export does not answer: its disk or a machine's copy is waited for".into())
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err("the export is being closed".into()),
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(format!(
+                "e{}, which has overlays on the same image, does not answer: its disk or a machine's copy is waited for; try again, or look \
+                 at `xblade status`",
+                self.address
+            )),
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(format!("e{} is being closed", self.address)),
         }
     }
 
@@ -366,6 +413,7 @@ impl Disks {
         {
             tracing::error!("the thread that looks after machines' disks panicked");
         }
+        self.neighbours.remove(self);
     }
 }
 

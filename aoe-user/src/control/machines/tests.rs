@@ -1,5 +1,6 @@
 //! Disks of machines over a real image, without a network.
 
+mod bound;
 mod committing;
 mod keeping;
 mod listed;
@@ -39,6 +40,7 @@ struct Room {
     config: ExportConfig,
     announced: Arc<AtomicUsize>,
     losses: Losses,
+    neighbours: Arc<Neighbours>,
     /// Where the list of persistent copies is kept.
     state: Option<Arc<StateDir>>,
 }
@@ -59,6 +61,7 @@ impl Room {
             config,
             announced: Arc::default(),
             losses: Losses::default(),
+            neighbours: Arc::default(),
             state: None,
         }
     }
@@ -84,6 +87,7 @@ impl Room {
             ),
             // Nothing is left behind there.
             in_memory: false,
+            neighbours: Arc::clone(&self.neighbours),
             observer: Arc::new(Nobody),
             announce: Box::new(move || {
                 announced.fetch_add(1, Ordering::SeqCst);
@@ -119,8 +123,8 @@ fn disk(disks: &Disks, mac: Mac) -> Arc<Export> {
 }
 
 /// Of a machine that is off, as the operator knows.
-fn commit(disks: &Arc<Disks>, name: &DiskName) -> Result<(), String> {
-    disks.commit(name, true, &[("12.9".into(), Arc::clone(disks))])
+fn commit(disks: &Disks, name: &DiskName) -> Result<(), String> {
+    disks.commit(name, true)
 }
 
 fn boot(disks: &Disks, mac: Mac) {

@@ -106,19 +106,19 @@ impl OverlayFiles {
         self.records().try_exists().unwrap_or(true)
     }
 
-    /// Whether it is one that outlives a power cut and was made on this image as it is.
+    /// Whether it is one that outlives a power cut and was made on this image as it is, from sector `offset` on. `None`: there is no such
+    /// one, or it is damaged.
     ///
     /// # Errors
     /// When that cannot be told.
-    pub fn are_persistent_on(&self, golden: &Golden) -> io::Result<bool> {
+    pub fn are_persistent_on(&self, golden: &Golden, offset: u64) -> io::Result<Option<bool>> {
         let records = match File::open(self.records()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             records => records?,
         };
         match RecordsHeader::read(&records) {
-            // Nobody can use it any more.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(false),
-            header => Ok(header?.golden == golden.fingerprint()?),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+            header => golden.has_part(offset, &header?.golden).map(Some),
         }
     }
 

@@ -295,6 +295,22 @@ impl Golden {
         Ok(*opened.fingerprint.get_or_init(|| found))
     }
 
+    /// Whether the part of its file from sector `offset` on is known by this, whatever part of it this is.
+    ///
+    /// # Errors
+    /// Of the reads.
+    pub(crate) fn has_part(&self, offset: u64, known: &GoldenFingerprint) -> io::Result<bool> {
+        if known.modified != self.shared.identity.modified {
+            return Ok(false);
+        }
+        let (start, bytes) = (offset * SECTOR_BYTES, known.sectors * SECTOR_BYTES);
+        match fingerprint::samples(self.file()?, start, bytes) {
+            // It is shorter.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            samples => Ok(samples? == known.samples),
+        }
+    }
+
     /// The file, opened for reading.
     ///
     /// # Errors

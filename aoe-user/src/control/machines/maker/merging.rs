@@ -1,17 +1,18 @@
 //! A disk that leaves service while it is merged into a new golden image.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::super::content::Content;
 use super::super::naming::DiskName;
-use super::super::{Instance, Left};
+use super::super::{Instance, Left, Replacement};
 use super::copies::Copies;
 use super::{DRAIN_LIMIT, Maker};
 use crate::config::Overlay;
-use crate::store::{Golden, MergedImage, OverlayStore, remove_unfinished_merge};
+use crate::store::{Golden, OverlayStore, remove_unfinished_merge};
 
 /// Why a disk is not served meanwhile.
 pub(super) const MERGING: &str = "it is being merged into a new golden image";
@@ -22,13 +23,18 @@ impl Maker {
         let Copies::Files { .. } = self.copies else {
             return Ok(Vec::new());
         };
-        let disks: Vec<(DiskName, Option<Arc<Instance>>)> = {
+        let mut disks: BTreeMap<DiskName, Option<Arc<Instance>>> = {
             let disks = self.shared.disks.lock();
             let disks = disks.iter();
             disks
                 .map(|(name, disk)| (name.clone(), disk.instance.clone()))
                 .collect()
         };
+        // Also those that were never opened, and those that are missed.
+        let others = self.copies.names()?.into_iter();
+        for name in others.chain(self.start.listed.all()?) {
+            disks.entry(name).or_default();
+        }
         let mut bound = Vec::new();
         for (name, instance) in disks.into_iter().filter(|(name, _)| Some(name) != but) {
             let is_bound = match instance {
@@ -36,14 +42,23 @@ impl Maker {
                     let content = &instance.content;
                     content.kind() == Overlay::Persistent && content.golden().is_same_file(image)
                 }
-                // Nobody has it open.
-                None => self.copies.files(&name).are_persistent_on(image)?,
+                None => self.may_lie_on(&name, image)?,
             };
             if is_bound {
                 bound.push(name.to_string());
             }
         }
         Ok(bound)
+    }
+
+    /// The same of a copy that nobody has open, on this export's part of the image.
+    fn may_lie_on(&self, name: &DiskName, image: &Golden) -> Result<bool> {
+        let files = self.copies.files(name);
+        let found = files
+            .are_persistent_on(image, self.start.settings.config.offset)
+            .with_context(|| format!("{}: the copy of {name}: looking what it lies on", self.address()))?;
+        // One that is missed is kept until its files are back.
+        Ok(found.unwrap_or_else(|| self.start.listed.has(name)))
     }
 
     /// Takes a disk out of service for its merge. Its machine hears nothing until that is over.
@@ -98,14 +113,14 @@ impl Maker {
         &mut self,
         name: &DiskName,
         store: Arc<OverlayStore>,
-        new: Option<MergedImage>,
+        new: Option<Replacement>,
     ) -> Result<()> {
         self.leaving.remove(name);
         let Some(new) = new else {
             return self.serve_again(name, store);
         };
-        if let Err(error) = new.put_in_place() {
-            return self.serve_again(name, store).and(Err(error.into()));
+        if let Err(error) = self.put_in_place(new, &store) {
+            return self.serve_again(name, store).and(Err(error));
         }
         drop(store);
         tracing::info!(
@@ -122,6 +137,19 @@ impl Maker {
         Ok(())
     }
 
+    fn put_in_place(&self, Replacement { new, looked_at }: Replacement, store: &OverlayStore) -> Result<()> {
+        let neighbours = self.start.neighbours.on_image(store.golden());
+        if neighbours.map_err(|error| anyhow!(error))? != looked_at {
+            bail!(
+                "{}: exports with overlays on {} were opened or closed, or the configuration was changed, while the new image was made: \
+                 try again",
+                self.address(),
+                store.golden().path().display()
+            );
+        }
+        Ok(new.put_in_place()?)
+    }
+
     fn serve_again(&self, name: &DiskName, store: Arc<OverlayStore>) -> Result<()> {
         // A reload may have come meanwhile.
         store.set_limit(self.start.settings.config.overlay_limit.unwrap_or(0));
@@ -129,7 +157,7 @@ impl Maker {
         self.serve(name, Content::Copy(store), since.unwrap_or_else(SystemTime::now))
     }
 
-    /// A copy that begins now must not lie on an image that is about to be replaced, if it could not be opened again then.
+    /// A copy that begins now, or is opened, must not lie on an image that is about to be replaced, if it could not be opened again then.
     pub(super) fn check_image_stays(&self, name: &DiskName) -> Result<()> {
         if self.start.golden.get().is_being_replaced() {
             bail!(

@@ -52,7 +52,7 @@ impl Maker {
             self.look_for_new_image()?;
         }
         let image = self.start.golden.get();
-        if !is_left && kind == Overlay::Persistent {
+        if left.map_or(kind == Overlay::Persistent, |left| left.persistent) {
             self.check_image_stays(name)?;
         }
         if !is_left && kind == Overlay::None {

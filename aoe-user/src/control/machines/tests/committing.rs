@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn pc() -> DiskName {
+pub(super) fn pc() -> DiskName {
     DiskName::Machine("pc17".into())
 }
 
@@ -65,11 +65,12 @@ fn a_copy_whose_merge_fails_goes_on_as_it_was_on_the_image_it_is_on() {
     };
     let other = disks.have(|answer| Order::Leave(pc(), true, answer)).unwrap_err();
     assert!(other.contains("the copy of pc17; wait"), "{other}");
+    let looked_at = disks.neighbours.on_image(store.golden()).unwrap();
     let new = store.merge(&files).unwrap();
     room.replace_image(9);
     boot(&disks, STRANGER);
     assert!(disks.instance(PC[0]).is_none(), "it is being merged");
-    let mut orders = vec![Some(new), None];
+    let mut orders = vec![Some(Replacement { new, looked_at }), None];
     while let Some(new) = orders.pop() {
         let is_none = new.is_none();
         let returned = disks.have(|answer| Order::Return(pc(), Arc::clone(&store), new, answer));
@@ -106,10 +107,11 @@ fn a_commit_that_cannot_make_its_file_gives_the_disk_back() {
 }
 
 /// Another export with the same image, and a persistent copy.
-fn neighbour(room: &Room) -> Room {
+pub(super) fn neighbour(room: &Room) -> Room {
     let mut other = Room::new();
     other.config.path.clone_from(&room.config.path);
     other.config.slot = 10;
+    other.neighbours = Arc::clone(&room.neighbours);
     persistent(&mut other);
     other
 }
@@ -121,13 +123,9 @@ fn a_commit_leaves_an_image_alone_that_a_persistent_copy_of_another_export_lies_
     let disks = room.open();
     let others = other.open();
     write(&disk(&disks, PC[0]), 1);
-    let all = [
-        ("12.9".to_owned(), Arc::clone(&disks)),
-        ("12.10".to_owned(), Arc::clone(&others)),
-    ];
     write(&disk(&others, PC[0]), 2);
     for _ in 0..2 {
-        let refused = disks.commit(&pc(), true, &all).unwrap_err();
+        let refused = disks.commit(&pc(), true).unwrap_err();
         assert!(refused.contains("pc17 (e12.10)"), "{refused}");
         has_all(&disks, 1, 7);
         // Served or not.
@@ -137,10 +135,6 @@ fn a_commit_leaves_an_image_alone_that_a_persistent_copy_of_another_export_lies_
     others.close();
     let others = other.open();
     others.reset(pc(), true, true).unwrap();
-    let all = [
-        ("12.9".to_owned(), Arc::clone(&disks)),
-        ("12.10".to_owned(), Arc::clone(&others)),
-    ];
     // Nor does one begin on an image that is about to be replaced.
     let left = disks.have(|answer| Order::Leave(pc(), true, answer)).unwrap();
     let Left::Copy(store, files) = left else {
@@ -159,7 +153,7 @@ fn a_commit_leaves_an_image_alone_that_a_persistent_copy_of_another_export_lies_
     others.shared.asking.lock().clear();
     assert_eq!(read(&disk(&others, PC[0])), 7);
     others.reset(pc(), true, true).unwrap();
-    disks.commit(&pc(), true, &all).unwrap();
+    disks.commit(&pc(), true).unwrap();
     others.shared.asking.lock().clear();
     assert_eq!(read(&disk(&others, PC[0])), 1);
 }
@@ -183,7 +177,6 @@ fn nothing_is_taken_from_below_a_machine_that_was_heard_unless_it_is_said_to_be_
     persistent(&mut room);
     let disks = room.open();
     write(&disk(&disks, PC[0]), 1);
-    let all = [("12.9".to_owned(), Arc::clone(&disks))];
     let check = |said: Result<(), String>| {
         let said = said.unwrap_err();
         assert!(
@@ -194,7 +187,7 @@ fn nothing_is_taken_from_below_a_machine_that_was_heard_unless_it_is_said_to_be_
     let refused = || {
         check(disks.reset(pc(), false, false));
         check(disks.reset(pc(), true, false));
-        check(disks.commit(&pc(), false, &all));
+        check(disks.commit(&pc(), false));
     };
     refused();
     // A reload changes nothing of that.

@@ -1,0 +1,126 @@
+//! The exports of this process whose machines have copies of an image, for what none of them can tell alone.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use parking_lot::RwLock;
+
+use super::Disks;
+use super::naming::directory;
+use crate::config::{ExportConfig, Overlay, StoreKind};
+use crate::store::Golden;
+
+/// All of them, as the configuration has them and as they are open.
+#[derive(Debug, Default)]
+pub(in crate::control) struct Neighbours {
+    configured: RwLock<Vec<Configured>>,
+    open: RwLock<Vec<Weak<Disks>>>,
+}
+
+#[derive(Debug, Clone)]
+struct Configured {
+    address: String,
+    /// Of its copies: no other export has the same.
+    directory: PathBuf,
+    image: PathBuf,
+}
+
+/// One whose copies may lie on an image.
+#[derive(Debug, Clone)]
+pub(super) struct Neighbour {
+    pub(super) address: String,
+    directory: PathBuf,
+    /// `None`: it is not open, and nobody can tell what its copies lie on.
+    pub(super) disks: Option<Arc<Disks>>,
+}
+
+impl PartialEq for Neighbour {
+    fn eq(&self, other: &Neighbour) -> bool {
+        let opening = |one: &Neighbour| one.disks.as_ref().map(Arc::as_ptr);
+        self.directory == other.directory && opening(self) == opening(other)
+    }
+}
+
+/// Where an export's image is, whatever links lead there. Blocks.
+pub(super) fn place(path: &Path) -> io::Result<PathBuf> {
+    std::fs::canonicalize(path)
+}
+
+impl Neighbours {
+    /// The configuration of now.
+    pub(in crate::control) fn configure(&self, exports: &[ExportConfig]) {
+        let files = exports
+            .iter()
+            .filter(|export| export.overlay != Overlay::None && export.store != StoreKind::Rbd);
+        let configured = files.filter_map(|export| {
+            Some(Configured {
+                address: export.address(),
+                directory: directory(export)?,
+                image: export.path.clone(),
+            })
+        });
+        *self.configured.write() = configured.collect();
+    }
+
+    pub(super) fn add(&self, disks: &Arc<Disks>) {
+        let mut open = self.open.write();
+        open.retain(|disks| disks.strong_count() > 0);
+        open.push(Arc::downgrade(disks));
+    }
+
+    pub(super) fn remove(&self, disks: &Disks) {
+        self.open
+            .write()
+            .retain(|open| !std::ptr::eq(open.as_ptr(), disks));
+    }
+
+    fn open(&self) -> Vec<Arc<Disks>> {
+        self.open.read().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Those whose copies may lie on this image. May wait for a disk, though not for that of an open export on another image.
+    ///
+    /// # Errors
+    /// When that cannot be told of one.
+    pub(super) fn on_image(&self, image: &Golden) -> Result<Vec<Neighbour>, String> {
+        let looked = |path: &Path, error| format!("{}: looking for it: {error}", path.display());
+        let here = place(image.path()).map_err(|error| looked(image.path(), error))?;
+        let open = self.open();
+        let mut found = Vec::new();
+        for disks in open.iter().filter(|disks| disks.are_on(image, &here)) {
+            found.push(Neighbour {
+                address: disks.address.clone(),
+                directory: disks.directory.clone(),
+                disks: Some(Arc::clone(disks)),
+            });
+        }
+        let configured = self.configured.read().clone();
+        for export in configured {
+            let of_it = open.iter().find(|disks| disks.directory == export.directory);
+            // What is open under this configuration has told already.
+            if of_it.is_some_and(|disks| disks.path == export.image)
+                || found.iter().any(|one| one.directory == export.directory)
+            {
+                continue;
+            }
+            match place(&export.image) {
+                Ok(place) if place == here => found.push(Neighbour {
+                    address: export.address,
+                    directory: export.directory,
+                    disks: of_it.cloned(),
+                }),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(format!(
+                        "e{} has copies of an image, and it cannot be told whether of this one: {}",
+                        export.address,
+                        looked(&export.image, error)
+                    ));
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        found.sort_by(|one, other| one.directory.cmp(&other.directory));
+        Ok(found)
+    }
+}

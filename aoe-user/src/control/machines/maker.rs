@@ -121,11 +121,14 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
         merging::clean_up(&maker.address(), &maker.start.settings.config.path);
     }
     let left = maker.what_is_left()?;
-    maker.take_bound(&left);
-    maker.take_settings(&left);
-    maker.note_ended(&left)?;
+    let ended = maker.what_ended(&left)?;
+    // Machines may be running on these, too.
+    let in_use = &left | &ended;
+    maker.take_bound(&in_use);
+    maker.take_settings(&in_use);
+    maker.note_ended(ended);
     // Once, and before anybody is served.
-    maker.write_bound(&left.iter().cloned().collect());
+    maker.write_bound(&in_use.into_iter().collect());
     maker.open_what_is_left(&left);
     Ok(std::thread::Builder::new()
         .name(name)
@@ -289,6 +292,7 @@ impl Maker {
     fn boot(&mut self, mac: Mac) -> Result<Option<DiskName>> {
         // A reload may have come after its question.
         self.shared.table.write().stop_keeping(mac);
+        self.discard_ended_of_nobody();
         let Some(name) = self.shared.table.read().name_of(mac) else {
             return Ok(None);
         };

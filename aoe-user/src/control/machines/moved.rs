@@ -119,6 +119,11 @@ impl Table {
         }
     }
 
+    /// Whether an address keeps it.
+    pub(super) fn is_kept(&self, name: &DiskName) -> bool {
+        self.kept.values().any(|kept| kept.name == *name)
+    }
+
     fn keepers(&self, name: &DiskName) -> Vec<Mac> {
         let keepers = self.kept.iter().filter(|(_, kept)| kept.name == *name);
         keepers.map(|(mac, _)| *mac).collect()

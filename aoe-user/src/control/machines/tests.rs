@@ -2,6 +2,7 @@
 
 mod bound;
 mod committing;
+mod ended;
 mod keeping;
 mod listed;
 mod moved;

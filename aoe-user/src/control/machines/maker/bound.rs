@@ -9,7 +9,7 @@ use super::copies::Copies;
 use crate::config::Overlay;
 
 impl Maker {
-    /// At the start: these disks are left of an earlier process. Whoever had one may be running on it, whatever the configuration says now.
+    /// At the start: these disks are left of an earlier process, also such as ended with the host. Whoever had one may be running on it, whatever the configuration says now.
     pub(super) fn take_bound(&self, left: &BTreeSet<DiskName>) {
         let bound = self.bound.read().into_iter();
         let bound = bound.filter(|(_, name)| left.contains(name));

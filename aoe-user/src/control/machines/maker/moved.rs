@@ -12,19 +12,20 @@ use super::Maker;
 impl Maker {
     /// The disks that machines may be running on, served at the moment or not.
     pub(super) fn disks_in_use(&self) -> BTreeSet<DiskName> {
+        // What ended may have its machine running on it all the same.
         let disks: Vec<(DiskName, bool)> = {
             let disks = self.shared.disks.lock();
             let disks = disks.iter();
             disks
-                .map(|(name, disk)| (name.clone(), disk.instance.is_some()))
+                .map(|(name, disk)| (name.clone(), disk.instance.is_some() || disk.ended))
                 .collect()
         };
-        let in_use = disks.into_iter().filter(|(name, is_open)| match &self.writer {
+        let in_use = disks.into_iter().filter(|(name, is_in_use)| match &self.writer {
             // Whoever changes the image itself does not keep it: the others wait for that to end.
             Some(writer) if writer == name => false,
             // Nobody runs on what could never be opened. What cannot be told may be there, and what is missed was.
             _ => {
-                *is_open
+                *is_in_use
                     || self.start.listed.has(name)
                     || self.copies.left(name).map_or(true, |left| left.is_some())
             }

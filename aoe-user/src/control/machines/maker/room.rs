@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::super::Disk;
 use super::super::naming::DiskName;
-use super::Maker;
+use super::{Maker, SHORT_LIMIT};
 use super::copies::Copies;
 use super::opening::ENDED;
 
@@ -59,17 +59,21 @@ impl Maker {
         false
     }
 
-    /// At the start: whose copies ended with the host. These machines are silent until they boot, which somebody may wonder about.
-    pub(super) fn note_ended(&self, left: &BTreeSet<DiskName>) -> Result<()> {
+    /// At the start: whose copies ended with the host.
+    pub(super) fn what_ended(&self, left: &BTreeSet<DiskName>) -> Result<BTreeSet<DiskName>> {
         let Copies::Files { .. } = self.copies else {
-            return Ok(());
+            return Ok(BTreeSet::new());
         };
-        let mut ended: Vec<DiskName> = self.copies.names()?;
-        ended.retain(|name| !left.contains(name) && self.is_served(name) && self.ended_with_the_host(name));
-        ended.sort();
-        ended.dedup();
+        let mut ended: BTreeSet<DiskName> = self.copies.names()?.into_iter().collect();
+        ended.retain(|name| !left.contains(name) && self.ended_with_the_host(name));
+        Ok(ended)
+    }
+
+    /// These machines are silent until they boot, which somebody may wonder about.
+    pub(super) fn note_ended(&self, mut ended: BTreeSet<DiskName>) {
+        ended.retain(|name| self.is_served(name));
         if ended.is_empty() {
-            return Ok(());
+            return;
         }
         let names: Vec<String> = ended.iter().map(ToString::to_string).collect();
         tracing::warn!("{}: of {}: {ENDED}", self.address(), names.join(", "));
@@ -87,7 +91,22 @@ impl Maker {
             };
             self.shared.disks.lock().insert(name, disk);
         }
-        Ok(())
+    }
+
+    /// Whoever ran on a copy that ended may have booted under another name since: it is nobody's then.
+    pub(super) fn discard_ended_of_nobody(&mut self) {
+        let mut names: Vec<DiskName> = {
+            let disks = self.shared.disks.lock();
+            let ended = disks.iter().filter(|(_, disk)| disk.ended);
+            ended.map(|(name, _)| name.clone()).collect()
+        };
+        names.retain(|name| !self.is_served(name));
+        for name in names {
+            match self.discard(&name, SHORT_LIMIT) {
+                Ok(()) => self.forget_disk(&name),
+                Err(error) => tracing::warn!("{}: the disk of {name}: {error:#}", self.address()),
+            }
+        }
     }
 
     /// What ended is taken away: its machine may begin anew.
@@ -102,13 +121,14 @@ impl Maker {
         }
     }
 
-    /// Whether there is such a machine by the configuration.
+    /// Whether there is such a machine, by the configuration or because an address keeps the disk.
     fn is_served(&self, name: &DiskName) -> bool {
+        let table = self.shared.table.read();
         match name {
-            DiskName::Unknown(mac) => self.shared.table.read().name_of(*mac).as_ref() == Some(name),
-            DiskName::Machine(name) => {
+            DiskName::Unknown(mac) => table.name_of(*mac).as_ref() == Some(name),
+            DiskName::Machine(machine) => {
                 let machines = &self.start.settings.config.machines;
-                machines.iter().any(|machine| machine.name == *name)
+                machines.iter().any(|one| one.name == *machine) || table.is_kept(name)
             }
         }
     }

@@ -73,7 +73,7 @@ fn of(kind: Overlay, machines: &[(&str, &[Mac])]) -> Room {
     room
 }
 
-fn name(room: &mut Room, machines: &[(&str, &[Mac])]) {
+pub(super) fn name(room: &mut Room, machines: &[(&str, &[Mac])]) {
     let machine = |(name, macs): &(&str, &[Mac])| Machine {
         name: (*name).into(),
         macs: macs.to_vec(),
@@ -83,7 +83,7 @@ fn name(room: &mut Room, machines: &[(&str, &[Mac])]) {
 }
 
 /// Waits until the thread has dealt with everything that was asked for before.
-fn wait_for_thread(disks: &Disks) {
+pub(super) fn wait_for_thread(disks: &Disks) {
     let nobody = DiskName::Machine("nobody".into());
     assert!(disks.pin(nobody, true).is_err());
 }

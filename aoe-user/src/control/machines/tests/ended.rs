@@ -1,0 +1,101 @@
+//! Volatile copies that ended with the host, whose machines may run on.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+
+use super::moved::{name, wait_for_thread};
+use super::*;
+
+fn map_files(room: &Room) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(naming::directory(&room.config).unwrap()).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    paths
+        .filter(|path| path.extension().is_some_and(|kind| kind == "map"))
+        .collect()
+}
+
+fn opened(path: &std::path::Path) -> File {
+    File::options().write(true).open(path).unwrap()
+}
+
+/// The machine at this address writes to a copy, and the host is restarted.
+fn ended(room: &Room, mac: Mac) {
+    let disks = room.open();
+    write(&disk(&disks, mac), 1);
+    disks.close();
+    restart_host(room);
+}
+
+fn restart_host(room: &Room) {
+    for map in map_files(room) {
+        // The id of the host's boot stands behind magic and six numbers.
+        opened(&map).write_all_at(b"0!", 56).unwrap();
+    }
+}
+
+fn asks_in_vain(disks: &Disks, mac: Mac) {
+    disks.shared.asking.lock().clear();
+    assert!(disks.instance(mac).is_none());
+    wait_for_thread(disks);
+    assert!(disks.instance(mac).is_none(), "it is given another disk");
+    assert!(disks.states().iter().any(|state| state.ended));
+}
+
+fn after_boot(disks: &Disks, mac: Mac) -> u8 {
+    disks.shared.asking.lock().clear();
+    boot(disks, mac);
+    read(&disk(disks, mac))
+}
+
+/// Neither a name nor another one gives a machine that runs the image below its file system.
+#[test]
+fn an_address_keeps_a_copy_that_ended_with_the_host_under_another_name_too() {
+    for before in [&[][..], &[("pc17", &[STRANGER][..])]] {
+        for reloads in [false, true] {
+            let mut room = Room::new();
+            name(&mut room, before);
+            ended(&room, STRANGER);
+            let disks = if reloads {
+                let disks = room.open();
+                name(&mut room, &[("pc18", &[STRANGER])]);
+                disks.configure(room.settings());
+                wait_for_thread(&disks);
+                disks
+            } else {
+                name(&mut room, &[("pc18", &[STRANGER])]);
+                room.open()
+            };
+            asks_in_vain(&disks, STRANGER);
+            disks.close();
+            // The next process knows that, too.
+            let disks = room.open();
+            asks_in_vain(&disks, STRANGER);
+            assert_eq!(after_boot(&disks, STRANGER), 7);
+            assert_eq!(disks.states().len(), 1, "the other one is gone");
+            assert_eq!(map_files(&room).len(), 1);
+            disks.close();
+        }
+    }
+}
+
+/// It ran on what it had before a reload, and the host died.
+#[test]
+fn an_address_that_kept_a_copy_when_the_host_died_is_silent_until_it_boots() {
+    let mut room = Room::new();
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    name(&mut room, &[("pc18", &[PC[0]]), ("pc17", &[PC[1]])]);
+    disks.configure(room.settings());
+    wait_for_thread(&disks);
+    assert_eq!(read(&disk(&disks, PC[0])), 1);
+    disks.close();
+    restart_host(&room);
+    let disks = room.open();
+    asks_in_vain(&disks, PC[0]);
+    asks_in_vain(&disks, PC[1]);
+    assert_eq!(after_boot(&disks, PC[0]), 7);
+    asks_in_vain(&disks, PC[1]);
+    assert_eq!(after_boot(&disks, PC[1]), 7);
+    assert_eq!(disks.states().len(), 2);
+}

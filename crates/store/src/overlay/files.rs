@@ -175,11 +175,27 @@ impl OverlayFiles {
         Ok(())
     }
 
+    /// Gives back the space of one that ended with its host, at the first call after that; tells when that was.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn cut_ended(&self) -> io::Result<SystemTime> {
+        let mut options = File::options();
+        let delta = options.write(true).create(true).truncate(false);
+        let delta = delta.open(self.delta())?;
+        if delta.metadata()?.len() > 0 {
+            delta.set_len(0)?;
+        }
+        let map = std::fs::metadata(self.map())?;
+        // The clock may have been wrong at the call.
+        Ok(delta.metadata()?.modified()?.max(map.modified()?))
+    }
+
     /// Gives back the space of a delta that nobody will read; it need not go to the disk first.
     ///
     /// # Errors
     /// Of ftruncate; that there is none is none.
-    pub fn cut_delta(&self) -> io::Result<()> {
+    fn cut_delta(&self) -> io::Result<()> {
         match File::options().write(true).open(self.delta()) {
             Ok(delta) => delta.set_len(0),
             Err(_) => Ok(()),

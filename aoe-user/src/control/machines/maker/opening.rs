@@ -91,20 +91,19 @@ impl Maker {
     }
 
     /// Whether a machine without a name may still run on a copy that ended with this host. What it wrote is given back; what tells of the
-    /// copy stays for a month, after which nobody knows whether the machine ever comes again.
+    /// copy stays for a month from the first start on that found it, after which nobody knows whether the machine ever comes again.
     pub(super) fn may_run_on(&self, name: &DiskName) -> bool {
         const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
         if !self.ended_with_the_host(name) {
             return false;
         }
-        let files = self.copies.files(name);
-        let changed = std::fs::metadata(files.map()).and_then(|map| map.modified());
-        let age = changed.ok().and_then(|changed| changed.elapsed().ok());
-        let stays = age.is_none_or(|age| age < LONGEST);
-        if stays && let Err(error) = files.cut_delta() {
-            tracing::warn!("{}: the disk of {name}: {error}", self.address());
+        match self.copies.files(name).cut_ended() {
+            Ok(since) => since.elapsed().map_or(true, |age| age < LONGEST),
+            Err(error) => {
+                tracing::warn!("{}: the disk of {name}: {error}", self.address());
+                true
+            }
         }
-        stays
     }
 
     /// Lists a persistent copy, before its machine has it. Where that fails the copy is served all the same.

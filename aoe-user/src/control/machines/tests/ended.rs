@@ -99,3 +99,36 @@ fn an_address_that_kept_a_copy_when_the_host_died_is_silent_until_it_boots() {
     assert_eq!(after_boot(&disks, PC[1]), 7);
     assert_eq!(disks.states().len(), 2);
 }
+
+/// A server may have been up for longer than any time that one would wait for a machine that does not come back.
+#[test]
+fn how_long_ago_a_copy_ended_is_counted_from_the_start_that_found_it() {
+    const DAYS: Duration = Duration::from_secs(31 * 24 * 3600);
+    let room = Room::new();
+    ended(&room, STRANGER);
+    let long_ago = SystemTime::now() - DAYS;
+    let map = map_files(&room).remove(0);
+    let delta = map.with_extension("delta");
+    for path in [&map, &delta] {
+        opened(path).set_modified(long_ago).unwrap();
+    }
+    for _ in 0..2 {
+        let disks = room.open();
+        asks_in_vain(&disks, STRANGER);
+        disks.close();
+        assert_eq!(std::fs::metadata(&delta).unwrap().len(), 0);
+    }
+    // The clock was wrong at one of them.
+    opened(&delta).set_modified(long_ago).unwrap();
+    opened(&map).set_modified(SystemTime::now()).unwrap();
+    let disks = room.open();
+    asks_in_vain(&disks, STRANGER);
+    disks.close();
+    for path in [&map, &delta] {
+        opened(path).set_modified(long_ago).unwrap();
+    }
+    let disks = room.open();
+    assert_eq!(map_files(&room).len(), 0, "it was found a month ago");
+    assert!(disks.states().is_empty());
+    assert_eq!(read(&disk(&disks, STRANGER)), 7);
+}

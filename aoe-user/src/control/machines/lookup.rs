@@ -32,6 +32,22 @@ impl Disks {
         }
     }
 
+    /// A machine boots from another export: whatever it ran on, it does not any more. What ended with the host goes; it would stay silent
+    /// for ever, because a machine looks for one disk when it boots.
+    pub(super) fn boots_elsewhere(&self, source: Mac) {
+        let is_one = |table: &Table| {
+            let name = (!table.ended.is_empty()).then(|| table.name_of(source)).flatten();
+            name.filter(|name| table.ended.contains(name))
+        };
+        let ended = is_one(&self.shared.table.read());
+        // It looks once, and nobody else asks in its place: what else is asked for must not be in the way. Once said is enough.
+        if let Some(name) = ended
+            && self.shared.table.write().ended.remove(&name)
+        {
+            self.order(Order::BootElsewhere(source));
+        }
+    }
+
     /// What there is for an address that was heard; true: it is to be asked for.
     fn found(&self, source: Mac) -> (SeenDisk<Export>, bool) {
         let table = self.shared.table.read();
@@ -67,7 +83,7 @@ impl Table {
         let is_new = !self.named.contains_key(&mac)
             && !self.kept.contains_key(&mac)
             && !self.known.contains(&mac)
-            && !self.ended.contains(&mac);
+            && !self.ended.contains(&DiskName::Unknown(mac));
         is_new && !self.is_written && self.known.len() < self.unknown_max
     }
 }
@@ -91,6 +107,7 @@ impl engine::Machines<Export> for Disks {
     }
 
     fn boots(&self, source: Mac) -> bool {
+        self.neighbours.tell_boot(self, source);
         {
             let table = self.shared.table.read();
             match table.by_mac.get(&source) {

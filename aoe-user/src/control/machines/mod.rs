@@ -59,6 +59,8 @@ enum Order {
     Open(Mac),
     /// Somebody boots.
     Boot(Mac),
+    /// Somebody boots from another export.
+    BootElsewhere(Mac),
     /// Other settings are in force.
     Configure(Box<MachineSettings>),
     /// The operator's: take a disk away.
@@ -143,8 +145,8 @@ struct Table {
     known: HashSet<Mac>,
     /// At most so many.
     unknown_max: usize,
-    /// Machines without a name whose disk ended with the host, and which may run on it all the same.
-    ended: HashSet<Mac>,
+    /// Disks that ended with the host, and on which machines may run all the same.
+    ended: HashSet<DiskName>,
     /// A machine changes the image itself, and nobody gets a disk.
     is_written: bool,
     paused: bool,

@@ -1,9 +1,12 @@
-//! The exports of this process whose machines have copies of an image, for what none of them can tell alone.
+//! The exports of this process whose machines have copies of an image, for what none of them can tell alone: whose copies lie on an image,
+//! and which machines boot.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use aoe_common::Mac;
 use parking_lot::RwLock;
 
 use super::Disks;
@@ -16,6 +19,8 @@ use crate::store::Golden;
 pub(in crate::control) struct Neighbours {
     configured: RwLock<Vec<Configured>>,
     open: RwLock<Vec<Weak<Disks>>>,
+    /// Copies of one have ended with the host: that is so for a time after its start, and else nobody need look.
+    some_ended: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -73,6 +78,21 @@ impl Neighbours {
         self.open
             .write()
             .retain(|open| !std::ptr::eq(open.as_ptr(), disks));
+    }
+
+    pub(super) fn note_ended(&self) {
+        self.some_ended.store(true, Ordering::Relaxed);
+    }
+
+    /// A machine boots from one of them. Waits for nothing.
+    pub(super) fn tell_boot(&self, from: &Disks, mac: Mac) {
+        if self.some_ended.load(Ordering::Relaxed) {
+            let open = self.open.read();
+            let others = open.iter().filter(|disks| !std::ptr::eq(disks.as_ptr(), from));
+            others
+                .filter_map(Weak::upgrade)
+                .for_each(|disks| disks.boots_elsewhere(mac));
+        }
     }
 
     fn open(&self) -> Vec<Arc<Disks>> {

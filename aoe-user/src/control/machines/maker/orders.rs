@@ -11,7 +11,7 @@ impl Maker {
     pub(super) fn run(mut self, orders: &Receiver<Order>) {
         while let Some(order) = self.next(orders) {
             let asks = match &order {
-                Some(Order::Open(mac) | Order::Boot(mac)) => Some(*mac),
+                Some(Order::Open(mac) | Order::Boot(mac) | Order::BootElsewhere(mac)) => Some(*mac),
                 _ => None,
             };
             match caught(|| self.carry_out(order)) {
@@ -45,6 +45,10 @@ impl Maker {
             Some(Order::Boot(mac)) => {
                 let result = self.boot(mac);
                 self.answer(mac, result);
+            }
+            Some(Order::BootElsewhere(mac)) => {
+                self.boot_elsewhere(mac);
+                self.shared.asking.lock().remove(&mac);
             }
             Some(Order::Configure(settings)) => {
                 self.start.settings = *settings;

@@ -4,20 +4,21 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use anyhow::Result;
+use aoe_common::Mac;
 
 use super::super::Disk;
 use super::super::naming::DiskName;
-use super::{Maker, SHORT_LIMIT};
 use super::copies::Copies;
 use super::opening::ENDED;
+use super::{Maker, SHORT_LIMIT};
 
 impl Maker {
     /// There is a disk: its machine is not turned away, whatever becomes of it and of others.
     pub(super) fn note_known(&self, name: &DiskName) {
+        let mut table = self.shared.table.write();
+        table.ended.remove(name);
         if let DiskName::Unknown(mac) = name {
-            let mut table = self.shared.table.write();
             table.known.insert(*mac);
-            table.ended.remove(mac);
         }
     }
 
@@ -28,9 +29,9 @@ impl Maker {
         let mut table = self.shared.table.write();
         table.full = false;
         table.forget_kept(name);
+        table.ended.remove(name);
         if let DiskName::Unknown(mac) = name {
             table.known.remove(mac);
-            table.ended.remove(mac);
         }
     }
 
@@ -77,19 +78,58 @@ impl Maker {
         }
         let names: Vec<String> = ended.iter().map(ToString::to_string).collect();
         tracing::warn!("{}: of {}: {ENDED}", self.address(), names.join(", "));
-        for name in ended {
-            let map = std::fs::metadata(self.copies.files(&name).map());
-            let began = map.and_then(|map| map.created());
-            if let DiskName::Unknown(mac) = name {
-                self.shared.table.write().ended.insert(mac);
+        for name in &ended {
+            self.note_as_ended(name);
+        }
+    }
+
+    /// A disk that ended is not served until its machine boots.
+    pub(super) fn note_as_ended(&self, name: &DiskName) {
+        let map = std::fs::metadata(self.copies.files(name).map());
+        let began = map.and_then(|map| map.created());
+        let disk = Disk {
+            instance: None,
+            since: began.unwrap_or_else(|_| SystemTime::now()),
+            problem: Some(ENDED.into()),
+            ended: true,
+        };
+        self.shared.disks.lock().insert(name.clone(), disk);
+        self.shared.table.write().ended.insert(name.clone());
+        self.start.neighbours.note_ended();
+    }
+
+    /// A machine boots from another export.
+    pub(super) fn boot_elsewhere(&mut self, mac: Mac) {
+        let is_ended = |maker: &Maker, name: &DiskName| {
+            let disks = maker.shared.disks.lock();
+            disks.get(name).is_some_and(|disk| disk.ended)
+        };
+        let name_of = |maker: &Maker| maker.shared.table.read().name_of(mac);
+        // What it kept is as it was, if that did not end.
+        let Some(left) = name_of(self).filter(|name| is_ended(self, name)) else {
+            return;
+        };
+        self.shared.table.write().stop_keeping(mac);
+        self.discard_ended_of_nobody();
+        if is_ended(self, &left) {
+            // Others may have it yet.
+            self.shared.table.write().ended.insert(left);
+        }
+        let Some(name) = name_of(self).filter(|name| is_ended(self, name)) else {
+            return;
+        };
+        if self.is_kept_from(&name, mac) {
+            return;
+        }
+        match self.discard(&name, SHORT_LIMIT) {
+            Ok(()) => {
+                self.said.remove(&name);
+                tracing::info!(
+                    "{}: {name} boots from another export: it gets a disk here when it asks",
+                    self.address()
+                );
             }
-            let disk = Disk {
-                instance: None,
-                since: began.unwrap_or_else(|_| SystemTime::now()),
-                problem: Some(ENDED.into()),
-                ended: true,
-            };
-            self.shared.disks.lock().insert(name, disk);
+            Err(error) => self.failed(&name, &error),
         }
     }
 
@@ -116,9 +156,7 @@ impl Maker {
             disks.remove(name);
         }
         drop(disks);
-        if let DiskName::Unknown(mac) = name {
-            self.shared.table.write().ended.remove(mac);
-        }
+        self.shared.table.write().ended.remove(name);
     }
 
     /// Whether there is such a machine, by the configuration or because an address keeps the disk.

@@ -132,3 +132,47 @@ fn how_long_ago_a_copy_ended_is_counted_from_the_start_that_found_it() {
     assert!(disks.states().is_empty());
     assert_eq!(read(&disk(&disks, STRANGER)), 7);
 }
+
+/// iPXE asks one disk, and the system that it loads uses others.
+#[test]
+fn a_boot_from_one_export_ends_what_ended_with_the_host_at_others() {
+    let mut room = Room::new();
+    let mut second = Room::new();
+    second.config.slot = 10;
+    second.neighbours = Arc::clone(&room.neighbours);
+    name(&mut second, &[("pc17", &PC)]);
+    for mac in [PC[0], STRANGER] {
+        let disks = second.open();
+        write(&disk(&disks, mac), 1);
+        disks.close();
+    }
+    restart_host(&second);
+    // It stays when its machine boots, and may have no more to do than to say so.
+    persistent(&mut room);
+    let first = room.open();
+    write(&disk(&first, PC[0]), 3);
+    let disks = second.open();
+    assert_eq!(disks.states().len(), 2);
+    asks_in_vain(&disks, PC[0]);
+    asks_in_vain(&disks, STRANGER);
+    assert_eq!(after_boot(&first, PC[0]), 3);
+    wait_for_thread(&disks);
+    assert_eq!(read(&disk(&disks, PC[0])), 7);
+    asks_in_vain(&disks, STRANGER);
+    // Under another name it keeps what ended, until it boots wherever that is.
+    name(&mut second, &[("pc17", &PC), ("pc18", &[STRANGER])]);
+    disks.configure(second.settings());
+    asks_in_vain(&disks, STRANGER);
+    // What is served goes on: only the boot from its own export has that begin anew.
+    write(&disk(&disks, PC[0]), 4);
+    for mac in [PC[0], STRANGER] {
+        after_boot(&first, mac);
+    }
+    disks.shared.asking.lock().clear();
+    assert_eq!(
+        (read(&disk(&disks, PC[0])), read(&disk(&disks, STRANGER))),
+        (4, 7)
+    );
+    let machines: Vec<String> = disks.states().iter().map(|disk| disk.name.to_string()).collect();
+    assert_eq!(machines, ["pc17", "pc18"]);
+}

@@ -109,7 +109,7 @@ impl OverlayFiles {
         let Ok(map) = File::open(self.map()) else {
             return Ok(None);
         };
-        let header = Header::read(&map)?.filter(Header::is_of_this_boot);
+        let header = Header::read(&map)?.filter(|header| header.is_of_this_boot().unwrap_or(true));
         if let Some((path, sectors)) = header.and_then(|header| Some((header.bits?, header.sectors)))
             && owned(&path, sectors, &map)?.is_some()
         {
@@ -195,8 +195,11 @@ fn owned(path: &Path, sectors: u64, map: &File) -> io::Result<Option<File>> {
     };
     let expected = owner(map, sectors)?;
     let mut found = vec![0; expected.len()];
-    let is_own = file.read_exact_at(&mut found, 0).is_ok() && found == expected;
-    Ok(is_own.then_some(file))
+    match file.read_exact_at(&mut found, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    Ok((found == expected).then_some(file))
 }
 
 /// The same, if it is whole.

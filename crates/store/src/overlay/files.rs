@@ -95,9 +95,21 @@ impl OverlayFiles {
         name.into()
     }
 
+    /// What the map says of itself; `None`: there is no map, or it is nothing that this release knows. What cannot be read is there all the
+    /// same, and says nothing.
+    fn header(&self) -> io::Result<Option<Header>> {
+        match File::open(self.map()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            map => Header::read(&map?),
+        }
+    }
+
     /// Whether there is an overlay that goes on: a persistent one, or a volatile one that was made since the host was started.
-    pub fn are_left(&self) -> bool {
-        self.are_persistent() || self.are_of_this_boot()
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn are_left(&self) -> io::Result<bool> {
+        Ok(self.are_persistent() || self.are_of_this_boot()?)
     }
 
     /// Whether it is one that outlives a power cut.
@@ -123,9 +135,14 @@ impl OverlayFiles {
     }
 
     /// Whether it is a volatile one that stays when its machine boots.
-    pub fn are_pinned(&self) -> bool {
-        let header = File::open(self.map()).and_then(|map| Header::read(&map));
-        header.is_ok_and(|header| header.is_some_and(|header| header.pinned && header.is_of_this_boot()))
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn are_pinned(&self) -> io::Result<bool> {
+        match self.header()? {
+            Some(header) => Ok(header.pinned && header.is_of_this_boot()?),
+            None => Ok(false),
+        }
     }
 
     /// Writes that down. It ends with the overlay.
@@ -135,17 +152,22 @@ impl OverlayFiles {
     }
 
     /// Whether there are such files, made since the host was started. Older ones of a volatile overlay are as good as none.
-    pub(crate) fn are_of_this_boot(&self) -> bool {
-        let header = File::open(self.map()).and_then(|map| Header::read(&map));
-        self.delta().exists()
-            && header.is_ok_and(|header| header.is_some_and(|header| header.is_of_this_boot()))
+    pub(crate) fn are_of_this_boot(&self) -> io::Result<bool> {
+        match self.header()? {
+            Some(header) => Ok(self.delta().try_exists()? && header.is_of_this_boot()?),
+            None => Ok(false),
+        }
     }
 
     /// Whether it is a volatile one that ended with its host, which was started since.
-    pub fn ended_with_the_host(&self) -> bool {
-        let header = File::open(self.map()).and_then(|map| Header::read(&map));
-        let is_over = |header: Header| header.copy == 0 && !header.is_of_this_boot();
-        !self.are_persistent() && header.is_ok_and(|header| header.is_some_and(is_over))
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn ended_with_the_host(&self) -> io::Result<bool> {
+        match self.header()? {
+            Some(header) => Ok(!self.are_persistent() && header.copy == 0 && !header.is_of_this_boot()?),
+            None => Ok(false),
+        }
     }
 
     /// Takes all away; nobody may have them open. What says what the delta holds goes first, to the medium too where it is there:
@@ -286,8 +308,11 @@ impl Header {
     }
 
     /// Whether the host has not been started since.
-    pub(crate) fn is_of_this_boot(&self) -> bool {
-        boot_id().is_ok_and(|now| now == self.boot_id)
+    ///
+    /// # Errors
+    /// When that cannot be told: of no file descriptor that is free, for example.
+    pub(crate) fn is_of_this_boot(&self) -> io::Result<bool> {
+        Ok(boot_id()? == self.boot_id)
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -398,7 +423,7 @@ mod tests {
             saved: true,
         };
         assert_eq!(Header::parse(&header.to_bytes()), Some(header.clone()));
-        assert!(header.is_of_this_boot());
+        assert!(header.is_of_this_boot().unwrap());
         let bytes = &header.to_bytes()[..BITS_AT];
         let elder = Header::parse(bytes).unwrap();
         assert!(elder.bits.is_none() && !elder.saved);

@@ -148,31 +148,35 @@ impl Opening<'_> {
     /// Whether there is a volatile one that goes on.
     fn volatile_is_left(&self) -> Result<bool, OverlayError> {
         let files = &self.options.files;
-        match left(files).map_err(self.failed("reading what is left of it"))? {
-            Some((header, delta_bytes)) if header.is_of_this_boot() && header.copy == 0 => {
-                let (was, now) = (&header.golden, self.golden.identity());
-                if !was.is_same(now) || header.sectors != self.sectors {
-                    let what = match was.written.zip(now.written) {
-                        Some((was, now)) if was != now => " (a device, which was written to since)",
-                        _ => "",
-                    };
-                    return Err(self.other_golden(what.into(), ", or boot the machine anew"));
-                }
-                match delta_bytes == header.sectors * SECTOR_BYTES {
-                    true => Ok(true),
-                    false => Err(self.lost(format!("{} has another size", files.delta().display()))),
-                }
-            }
-            Some((header, _)) if header.copy == 0 => {
-                tracing::warn!(
-                    "{}: a volatile overlay ends with its host; it begins anew",
-                    files.base().display()
-                );
-                Ok(false)
-            }
-            // Of a persistent one without its records: its making or its end was interrupted, and nobody has used it.
-            Some(_) | None => Ok(false),
+        let left = left(files).map_err(self.failed("reading what is left of it"))?;
+        // One of a persistent copy without its records: its making or its end was interrupted, and nobody has used it.
+        let Some((header, delta_bytes)) = left.filter(|(header, _)| header.copy == 0) else {
+            return Ok(false);
+        };
+        if !self.is_of_this_boot(&header)? {
+            tracing::warn!(
+                "{}: a volatile overlay ends with its host; it begins anew",
+                files.base().display()
+            );
+            return Ok(false);
         }
+        let (was, now) = (&header.golden, self.golden.identity());
+        if !was.is_same(now) || header.sectors != self.sectors {
+            let what = match was.written.zip(now.written) {
+                Some((was, now)) if was != now => " (a device, which was written to since)",
+                _ => "",
+            };
+            return Err(self.other_golden(what.into(), ", or boot the machine anew"));
+        }
+        match delta_bytes == header.sectors * SECTOR_BYTES {
+            true => Ok(true),
+            false => Err(self.lost(format!("{} has another size", files.delta().display()))),
+        }
+    }
+
+    fn is_of_this_boot(&self, header: &Header) -> Result<bool, OverlayError> {
+        let told = header.is_of_this_boot();
+        told.map_err(self.failed("finding out whether the host was started since"))
     }
 
     fn anew(&self) -> Result<OverlayStore, OverlayError> {
@@ -234,6 +238,8 @@ impl Opening<'_> {
     }
 
     fn volatile(&self) -> Result<OverlayStore, OverlayError> {
+        let pinned = self.options.files.are_pinned();
+        let pinned = pinned.map_err(self.failed("reading whether it stays at a boot"))?;
         let delta = self.delta()?;
         let gone = "the file that says which sectors these are is gone or cut (a memory file system that was emptied, or a container's that ended)";
         let (marks, bits) = self.marks()?.ok_or_else(|| self.lost(gone))?;
@@ -245,7 +251,7 @@ impl Opening<'_> {
             presence: self.presence(&bits, false)?,
             files: self.options.files.clone(),
             committer: None,
-            pinned: AtomicBool::new(self.options.files.are_pinned()),
+            pinned: AtomicBool::new(pinned),
         })
     }
 
@@ -272,12 +278,9 @@ impl Opening<'_> {
         };
         // The map has bits which are not on the medium yet, if the host was not started since.
         let left = left(files).map_err(self.failed("reading what is left of it"))?;
-        let left = left.filter(|(left, _)| left.copy == copy && left.is_of_this_boot());
-        if let Some((left, _)) = &left {
-            self.tell_written(left);
-        }
-        if left.is_none() {
-            new_map()?;
+        match left.filter(|(left, _)| left.copy == copy) {
+            Some((left, _)) if self.is_of_this_boot(&left)? => self.tell_written(&left),
+            Some(_) | None => new_map()?,
         }
         let found = match self.marks()? {
             Some(found) => found,

@@ -240,7 +240,7 @@ fn an_overlay_stays_with_its_image() {
     let second = golden(StoreKind::Mmap, &path);
     let error = OverlayStore::open(&second, &options).unwrap_err();
     assert!(matches!(error, OverlayError::OtherGolden { .. }), "{error}");
-    assert!(options.files.are_of_this_boot());
+    assert!(options.files.are_of_this_boot().unwrap());
     options.files.discard().unwrap();
     let (_, mut driver) = super::overlay::overlay(&second, &options);
     assert!(

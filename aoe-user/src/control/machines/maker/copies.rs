@@ -75,8 +75,12 @@ impl Copies {
             Copies::Files { directory, .. } => {
                 let entries = std::fs::read_dir(directory)
                     .with_context(|| format!("{}: cannot be read", directory.display()))?;
-                let names = entries.filter_map(|entry| DiskName::of_file(&entry.ok()?.path()));
-                names.collect()
+                let mut names = Vec::new();
+                for entry in entries {
+                    let entry = entry.with_context(|| format!("{}: cannot be read", directory.display()))?;
+                    names.extend(DiskName::of_file(&entry.path()));
+                }
+                names
             }
             Copies::Clones(clones, _) => {
                 let names = clones.names()?;
@@ -93,11 +97,12 @@ impl Copies {
         match self {
             Copies::Files { .. } => {
                 let files = self.files(name);
+                let unknown = || format!("{}: what is there cannot be told", files.base().display());
                 let left = Left {
                     persistent: files.are_persistent(),
-                    pinned: files.are_pinned(),
+                    pinned: files.are_pinned().with_context(unknown)?,
                 };
-                Ok(files.are_left().then_some(left))
+                Ok(files.are_left().with_context(unknown)?.then_some(left))
             }
             Copies::Clones(clones, _) => {
                 let (clones, stem) = (Arc::clone(clones), name.file_stem());
@@ -118,7 +123,7 @@ impl Copies {
         Ok(match self {
             Copies::Files { .. } => {
                 let files = self.files(name);
-                files.map().exists() || files.are_persistent()
+                files.map().try_exists().unwrap_or(true) || files.are_persistent()
             }
             Copies::Clones(..) => self.left(name)?.is_some(),
         })

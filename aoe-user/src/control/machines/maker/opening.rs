@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::super::clone::CloneDisk;
 use super::super::content::Content;
@@ -75,33 +75,40 @@ impl Maker {
     /// A machine may still run on a copy that ended with this host: it would find the image below a file system that it has written to. Its
     /// boot is known where copies begin anew with it, and takes away what is left before it comes here; so does the operator's reset.
     fn check_ended(&self, name: &DiskName) -> Result<()> {
-        if self.ended_with_the_host(name) {
+        if self.ended_with_the_host(name)? {
             self.note_as_ended(name);
             bail!(ENDED);
         }
         Ok(())
     }
 
-    pub(super) fn ended_with_the_host(&self, name: &DiskName) -> bool {
+    /// # Errors
+    /// When that cannot be told.
+    pub(super) fn ended_with_the_host(&self, name: &DiskName) -> Result<bool> {
         let at_boot = self.start.settings.config.overlay_reset == OverlayReset::Boot;
-        let is_over = || match &self.copies {
-            Copies::Files { .. } => self.copies.files(name).ended_with_the_host(),
-            Copies::Clones(..) => false,
-        };
-        at_boot && is_over()
+        match &self.copies {
+            Copies::Files { .. } if at_boot => {
+                let files = self.copies.files(name);
+                let ended = files.ended_with_the_host();
+                ended.with_context(|| format!("{}: what is there cannot be told", files.base().display()))
+            }
+            Copies::Files { .. } | Copies::Clones(..) => Ok(false),
+        }
     }
 
     /// Whether a machine without a name may still run on a copy that ended with this host. What it wrote is given back; what tells of the
     /// copy stays for a month from the first start on that found it, after which nobody knows whether the machine ever comes again.
     pub(super) fn may_run_on(&self, name: &DiskName) -> bool {
         const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
-        if !self.ended_with_the_host(name) {
-            return false;
-        }
-        match self.copies.files(name).cut_ended() {
+        let since = match self.ended_with_the_host(name) {
+            Ok(false) => return false,
+            Ok(true) => self.copies.files(name).cut_ended().map_err(Into::into),
+            Err(error) => Err(error),
+        };
+        match since {
             Ok(since) => since.elapsed().map_or(true, |age| age < LONGEST),
             Err(error) => {
-                tracing::warn!("{}: the disk of {name}: {error}", self.address());
+                tracing::warn!("{}: the disk of {name}: {error:#}", self.address());
                 true
             }
         }

@@ -66,7 +66,8 @@ impl Maker {
             return Ok(BTreeSet::new());
         };
         let mut ended: BTreeSet<DiskName> = self.copies.names()?.into_iter().collect();
-        ended.retain(|name| !left.contains(name) && self.ended_with_the_host(name));
+        // What cannot be told may have.
+        ended.retain(|name| !left.contains(name) && self.ended_with_the_host(name).unwrap_or(true));
         Ok(ended)
     }
 

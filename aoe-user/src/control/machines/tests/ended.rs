@@ -176,3 +176,39 @@ fn a_boot_from_one_export_ends_what_ended_with_the_host_at_others() {
     let machines: Vec<String> = disks.states().iter().map(|disk| disk.name.to_string()).collect();
     assert_eq!(machines, ["pc17", "pc18"]);
 }
+
+/// Its disk, or the process, may be at the end of something for a moment.
+#[test]
+fn a_copy_whose_files_cannot_be_read_is_neither_thrown_away_nor_made_anew() {
+    let room = Room::new();
+    let copies = naming::directory(&room.config).unwrap();
+    let aside = room.dir.path().join("aside");
+    for mac in [PC[0], STRANGER] {
+        for pinned in [false, true] {
+            let disks = room.open();
+            write(&disk(&disks, mac), 1);
+            let name = disks.states()[0].name.clone();
+            disks.pin(name.clone(), pinned).unwrap();
+            disks.close();
+            // A link to itself has a name, and can be removed, and no more.
+            let map = copies.join(name.file_stem()).with_extension("map");
+            std::fs::rename(&map, &aside).unwrap();
+            std::os::unix::fs::symlink(&map, &map).unwrap();
+            let disks = room.open();
+            let problem = disks.states()[0].problem.clone().unwrap();
+            assert!(problem.contains("cannot be told"), "{problem}");
+            assert!(disks.instance(mac).is_none());
+            wait_for_thread(&disks);
+            disks.shared.asking.lock().clear();
+            assert!(!disks.boots(mac));
+            wait_for_thread(&disks);
+            assert!(disks.instance(mac).is_none());
+            std::fs::rename(&aside, &map).unwrap();
+            disks.shared.asking.lock().clear();
+            assert_eq!(read(&disk(&disks, mac)), 1, "it can be read again");
+            assert_eq!(disks.states()[0].pinned, pinned);
+            disks.reset(name, true, true).unwrap();
+            disks.close();
+        }
+    }
+}

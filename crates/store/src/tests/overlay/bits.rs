@@ -132,7 +132,7 @@ fn after_a_stop_bits_outlive_the_memory_and_after_a_kill_nothing_is_served() {
         matches!(error, OverlayError::Lost { .. }) && error.to_string().contains("boot the machine anew"),
         "{error}"
     );
-    assert!(copy.0.files.are_left(), "nobody takes it for none");
+    assert!(copy.0.files.are_left().unwrap(), "nobody takes it for none");
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn an_overlay_of_an_earlier_boot_of_the_host_begins_anew() {
         .unwrap();
     map.write_all_at(b"0", 56).unwrap();
     map.write_all_at(b"!", 57).unwrap();
-    assert!(!options.files.are_of_this_boot());
+    assert!(!options.files.are_of_this_boot().unwrap());
     let (_, mut driver) = super::overlay(&golden, &options);
     assert!(driver.read(5, 1).unwrap() == content[span(5, 1)]);
 }
@@ -50,7 +50,7 @@ fn a_persistent_overlay_is_there_after_a_restart_of_the_host() {
         .open(options.files.map())
         .unwrap();
     std::os::unix::fs::FileExt::write_all_at(&map, b"!!", 56).unwrap();
-    assert!(!options.files.are_of_this_boot() && options.files.are_left());
+    assert!(!options.files.are_of_this_boot().unwrap() && options.files.are_left().unwrap());
     // Nor does it become volatile by itself.
     options.persistent = false;
     let (overlay, mut driver) = overlay(&golden(StoreKind::Mmap, &path), &options);
@@ -152,4 +152,29 @@ fn flip(path: &Path, at: u64) {
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[!byte[0]], at).unwrap();
+}
+
+#[test]
+fn what_cannot_be_read_is_neither_gone_nor_of_an_earlier_boot() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, path) = golden_file(dir.path());
+    let golden = golden(StoreKind::Mmap, &path);
+    let options = options(dir.path(), "a");
+    let (overlay, mut driver) = overlay(&golden, &options);
+    driver.write(5, &stamp(5, 1), Durability::WriteBack).unwrap();
+    overlay.close().unwrap();
+    overlay.unlock();
+    drop((driver, overlay));
+    let files = &options.files;
+    let (map, aside) = (files.map(), dir.path().join("aside"));
+    std::fs::rename(&map, &aside).unwrap();
+    assert!(!files.are_left().unwrap() && !files.ended_with_the_host().unwrap());
+    // A link to itself can be neither read nor taken for none.
+    std::os::unix::fs::symlink(&map, &map).unwrap();
+    assert!(files.are_left().is_err() && files.are_pinned().is_err());
+    assert!(files.ended_with_the_host().is_err());
+    assert!(OverlayStore::open(&golden, &options).is_err());
+    std::fs::rename(&aside, &map).unwrap();
+    let (_, mut driver) = super::overlay(&golden, &options);
+    assert!(driver.read(5, 1).unwrap() == stamp(5, 1));
 }

@@ -158,12 +158,18 @@ impl Maker {
     }
 
     /// A copy that begins now, or is opened, must not lie on an image that is about to be replaced, if it could not be opened again then.
-    pub(super) fn check_image_stays(&self, name: &DiskName) -> Result<()> {
-        if self.start.golden.get().is_being_replaced() {
+    /// `begins`: it is not there yet.
+    pub(super) fn check_image_stays(&self, name: &DiskName, image: &Golden, begins: bool) -> Result<()> {
+        let (address, path) = (self.address(), image.path().display());
+        if image.is_being_replaced() {
             bail!(
-                "{}: {name} gets its persistent copy when the commit has ended that is making a new image of {}",
-                self.address(),
-                self.start.settings.config.path.display()
+                "{address}: {name} gets its persistent copy when the commit has ended that is making a new image of {path}"
+            );
+        }
+        // In this order: a commit that has ended by now has put its image there, and one that begins from here on finds the copy.
+        if begins && !image.is_current() {
+            bail!(
+                "{address}: {name} gets its persistent copy on the new image that was put at {path}, when it asks again"
             );
         }
         Ok(())

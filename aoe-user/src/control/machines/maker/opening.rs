@@ -53,7 +53,7 @@ impl Maker {
         }
         let image = self.start.golden.get();
         if left.map_or(kind == Overlay::Persistent, |left| left.persistent) {
-            self.check_image_stays(name)?;
+            self.check_image_stays(name, &image, !is_left)?;
         }
         if !is_left && kind == Overlay::None {
             return self.serve(name, Content::Image(image), SystemTime::now());

@@ -158,6 +158,28 @@ fn a_commit_leaves_an_image_alone_that_a_persistent_copy_of_another_export_lies_
     assert_eq!(read(&disk(&others, PC[0])), 1);
 }
 
+/// It could not be opened after a restart. A commit may end between two looks at the image.
+#[test]
+fn a_persistent_copy_does_not_begin_on_an_image_that_was_just_replaced() {
+    let mut room = Room::new();
+    persistent(&mut room);
+    let disks = room.open();
+    // The one before is served on as long as the new one cannot be opened.
+    std::fs::remove_file(&room.config.path).unwrap();
+    std::fs::create_dir(&room.config.path).unwrap();
+    assert!(disks.instance(PC[0]).is_none());
+    let waits = until("a disk that is waited for", || {
+        disks.states().first()?.problem.clone()
+    });
+    assert!(waits.contains("on the new image"), "{waits}");
+    std::fs::remove_dir(&room.config.path).unwrap();
+    room.replace_image(9);
+    disks.shared.asking.lock().clear();
+    assert_eq!(read(&disk(&disks, PC[0])), 9);
+    disks.close();
+    assert_eq!(read(&disk(&room.open(), PC[0])), 9);
+}
+
 #[test]
 fn what_a_killed_commit_left_goes_when_the_export_is_opened() {
     let room = Room::new();

@@ -51,13 +51,12 @@ impl DiskName {
         }
     }
 
-    /// From the name of a file that says what a disk holds.
+    /// From the name of one of its files.
     pub(crate) fn of_file(path: &Path) -> Option<DiskName> {
         let name = path.file_name()?.to_str()?;
-        DiskName::of_stem(
-            name.strip_suffix(".map")
-                .or_else(|| name.strip_suffix(".marks"))?,
-        )
+        // Without the others a delta is nobody's, and takes space all the same.
+        let mut kinds = [".map", ".marks", ".delta"].into_iter();
+        DiskName::of_stem(kinds.find_map(|kind| name.strip_suffix(kind))?)
     }
 
     /// From what the names of its files begin with.

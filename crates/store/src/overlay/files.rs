@@ -112,6 +112,13 @@ impl OverlayFiles {
         Ok(self.are_persistent() || self.are_of_this_boot()?)
     }
 
+    /// Whether there is any file of it.
+    pub fn have_any(&self) -> bool {
+        // What cannot be looked at is there all the same.
+        let is_there = |path: PathBuf| path.try_exists().unwrap_or(true);
+        is_there(self.map()) || is_there(self.delta()) || self.are_persistent()
+    }
+
     /// Whether it is one that outlives a power cut.
     pub fn are_persistent(&self) -> bool {
         // One that cannot be looked at is there all the same.

@@ -123,7 +123,7 @@ impl Copies {
         Ok(match self {
             Copies::Files { .. } => {
                 let files = self.files(name);
-                files.map().try_exists().unwrap_or(true) || files.are_persistent()
+                files.have_any()
             }
             Copies::Clones(..) => self.left(name)?.is_some(),
         })

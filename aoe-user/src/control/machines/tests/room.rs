@@ -77,3 +77,30 @@ fn who_only_looks_is_told_of_a_disk_and_has_none() {
     });
     assert!(!disks.boots(ANOTHER));
 }
+
+/// Its map goes first when it is taken away, and xblade may be killed in between.
+#[test]
+fn a_delta_that_is_left_alone_goes_at_the_start_or_by_the_operator_s_order() {
+    let room = Room::new();
+    let disks = room.open();
+    let copies = naming::directory(&room.config).unwrap();
+    let left = || -> Vec<String> {
+        let files = std::fs::read_dir(&copies).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name != "addresses").collect();
+        names.sort();
+        names
+    };
+    for mac in [PC[0], STRANGER] {
+        write(&disk(&disks, mac), 1);
+    }
+    disks.close();
+    for name in left().iter().filter(|name| name.ends_with(".map")) {
+        std::fs::remove_file(copies.join(name)).unwrap();
+    }
+    assert_eq!(left(), ["machine-pc17.delta", "unknown-02-00-00-00-00-09.delta"]);
+    let disks = room.open();
+    assert_eq!(left(), ["machine-pc17.delta"], "that one's machine comes again");
+    disks.reset(DiskName::Machine("pc17".into()), true, true).unwrap();
+    assert!(left().is_empty());
+}

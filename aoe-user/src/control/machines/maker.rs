@@ -73,6 +73,8 @@ struct Maker {
     began: Instant,
     /// Disks that are being merged into a new image.
     leaving: HashSet<DiskName>,
+    /// Those whose new image is in place, and which could not be taken away yet.
+    merged: HashSet<DiskName>,
     /// The machine that changes the image itself: nobody else gets a disk on it.
     writer: Option<DiskName>,
     /// The last message about a disk, so that it is logged once.
@@ -113,6 +115,7 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
         start,
         began: Instant::now(),
         leaving: HashSet::new(),
+        merged: HashSet::new(),
         writer: None,
         said: HashMap::new(),
         waits: HashSet::new(),
@@ -361,6 +364,7 @@ impl Maker {
         self.start.listed.remove(name)?;
         self.copies.discard(name, content)?;
         self.forget_ended(name);
+        self.merged.remove(name);
         self.start.golden.tell_missing(&name.to_string(), None);
         Ok(())
     }

@@ -128,13 +128,32 @@ impl Maker {
             self.address(),
             self.start.settings.config.path.display()
         );
-        if let Err(error) = self.discard(name, DRAIN_LIMIT) {
+        self.merged.insert(name.clone());
+        if let Err(error) = self.discard_merged(name) {
             // It is there yet, and is not to be taken for none.
             self.failed(name, &error);
             return Err(error);
         }
         self.forget_disk(name);
         Ok(())
+    }
+
+    /// Takes a copy away that is in the image by now. Until that is done its machine gets no other one.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub(super) fn discard_merged(&mut self, name: &DiskName) -> Result<()> {
+        if !self.merged.contains(name) {
+            return Ok(());
+        }
+        self.discard(name, DRAIN_LIMIT).with_context(|| {
+            let address = self.address();
+            format!(
+                "{address}: the new image is in place at {}, with all that {name} wrote, and its copy, which is of no use any more, cannot be \
+                 taken away; when that can be done `xblade overlay discard e{address} {name}` does it, or {name} when it asks for a disk",
+                self.start.settings.config.path.display()
+            )
+        })
     }
 
     fn put_in_place(&self, Replacement { new, looked_at }: Replacement, store: &OverlayStore) -> Result<()> {

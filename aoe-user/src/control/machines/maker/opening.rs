@@ -28,6 +28,7 @@ impl Maker {
             bail!("{writer} changes the image itself (`xblade overlay commit` ends that)");
         }
         leave_room()?;
+        self.discard_merged(name)?;
         let left = self.copies.left(name)?;
         // One that is listed as persistent and lies there without its records has lost them: it would be made anew over what it holds.
         let is_whole = left

@@ -242,3 +242,75 @@ fn nothing_is_taken_from_below_a_machine_that_was_heard_unless_it_is_said_to_be_
     disks.reset(pc(), false, true).unwrap();
     assert_eq!(read(&disk(&disks, PC[0])), 9);
 }
+
+#[test]
+fn who_cannot_take_a_merged_copy_away_says_that_the_new_image_is_in_place() {
+    for discards in [false, true] {
+        let mut room = Room::new();
+        persistent(&mut room);
+        let disks = room.open();
+        write(&disk(&disks, PC[0]), 1);
+        let map = room.dir.path().join("overlays/12.9/machine-pc17.map");
+        let left = disks.have(|answer| Order::Leave(pc(), true, answer)).unwrap();
+        let Left::Copy(store, files) = left else {
+            panic!("{left:?}")
+        };
+        let looked_at = disks.neighbours.on_image(store.golden()).unwrap();
+        let new = store.merge(&files).unwrap();
+        std::fs::remove_file(&map).unwrap();
+        std::fs::create_dir(&map).unwrap();
+        let new = Some(Replacement { new, looked_at });
+        let failed = disks
+            .have(|answer| Order::Return(pc(), store, new, answer))
+            .unwrap_err();
+        let says =
+            |why: &str| why.contains("new image is in place") && why.contains("overlay discard e12.9 pc17");
+        assert!(says(&failed), "{failed}");
+        assert_eq!(image(&room.config.path)[5 * 512], 1);
+        // Nor is that forgotten, or taken for a copy on an image that is to be put back.
+        assert!(disks.instance(PC[0]).is_none());
+        assert!(disks.pin(DiskName::Machine("nobody".into()), true).is_err());
+        assert!(disks.instance(PC[0]).is_none());
+        let problem = disks.states()[0].problem.clone().unwrap();
+        assert!(says(&problem), "{problem}");
+        std::fs::remove_dir(&map).unwrap();
+        if discards {
+            disks.reset(pc(), true, true).unwrap();
+            assert!(disks.states().is_empty());
+        }
+        disks.shared.asking.lock().clear();
+        assert_eq!(read(&disk(&disks, PC[0])), 1);
+        assert_eq!(disks.states()[0].usage.written_sectors, 0);
+        disks.close();
+    }
+}
+
+/// The disk of one that has nothing to do with it may hang.
+#[test]
+fn a_commit_asks_the_exports_on_the_image_and_names_who_does_not_answer() {
+    let room = Room::new();
+    let mut other = Room::new();
+    other.config.slot = 10;
+    other.neighbours = Arc::clone(&room.neighbours);
+    room.neighbours
+        .configure(&[room.config.clone(), other.config.clone()]);
+    let mut start = other.start();
+    let (hang, hangs) = std::sync::mpsc::channel();
+    let (go, goes_on) = std::sync::mpsc::channel::<()>();
+    start.announce = Box::new(move || {
+        let _ = hang.send(());
+        let _ = goes_on.recv();
+    });
+    let others = Disks::open(start).unwrap();
+    assert!(others.instance(STRANGER).is_none());
+    hangs.recv().unwrap();
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    commit(&disks, &pc()).unwrap();
+    let image = golden(&room.config, &StoreRegistry::default(), &Losses::default()).unwrap();
+    let said = others.have_within(Duration::from_millis(1), |answer| {
+        Order::Bound(image, None, answer)
+    });
+    assert!(said.unwrap_err().contains("e12.10"));
+    drop(go);
+}

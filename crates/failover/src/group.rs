@@ -1,39 +1,17 @@
 //! One gateway's part in one group.
 
-/// How often a gateway that does not answer for the group asks for the one that does, in microseconds.
-pub const ASK_EVERY_US: u64 = 125_000;
+use crate::rivals::{Rivals, Standing};
+use crate::settings::{ASK_EVERY_US, GroupSettings};
 
 /// An answer that the storage is not heard counts like so many questions without an answer: whoever gives it has waited for the storage
 /// already.
 const WORTH_OF_UNAVAILABLE: u32 = 4;
 
+/// Questions in a row without an answer after which whoever answered while this gateway has the locks is silent.
+const SILENT_AGAIN: u32 = 4;
+
 /// How often a gateway that answers for the group says so unasked, in microseconds.
 pub(crate) const ANNOUNCE_EVERY_US: u64 = 1_000_000;
-
-/// The times of a group, in microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GroupSettings {
-    /// How many questions in a row without an answer it takes to take the group over. Questions are counted, not time: a process
-    /// that was stopped, or has no interface to ask on, has heard no silence.
-    pub(crate) questions: u32,
-    /// How long nobody is answered after the locks were taken: what the network still carries for the gateway before dies out.
-    pub quiet_us: u64,
-    /// How long a gateway that lost the group leaves it to the others. Two
-    /// gateways that do not hear each other take the group from each other at most this often.
-    pub(crate) hold_us: u64,
-}
-
-impl GroupSettings {
-    /// A group that is taken over after `detect_us` of silence, with one second of quiet and at most one take-over a minute.
-    pub fn with_detect_us(detect_us: u64) -> GroupSettings {
-        let questions = detect_us.div_ceil(ASK_EVERY_US).max(2);
-        GroupSettings {
-            questions: u32::try_from(questions).unwrap_or(u32::MAX),
-            quiet_us: 1_000_000,
-            hold_us: 60_000_000,
-        }
-    }
-}
 
 /// Who has the locks of a group's images, as far as the storage tells.
 ///
@@ -114,6 +92,16 @@ pub struct Group {
     refusal: Option<String>,
     /// A step was given out that has not ended.
     under_way: bool,
+    /// Another gateway has answered since the locks were taken here.
+    answered: bool,
+    /// Questions since it has.
+    unheard: u32,
+    /// Others that have the group as well.
+    rivals: Rivals,
+    /// Why two gateways have the group, or had it until this one left.
+    conflict: Option<String>,
+    /// It is left because the operator wants it elsewhere.
+    is_released: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +123,7 @@ const DOUBLINGS: u32 = 5;
 
 impl Group {
     /// A gateway that has just started: it listens first.
-    pub const fn new(settings: GroupSettings, now_us: u64) -> Group {
+    pub fn new(settings: GroupSettings, now_us: u64) -> Group {
         Group {
             settings,
             state: GroupState::Standby,
@@ -152,6 +140,11 @@ impl Group {
             reason: None,
             refusal: None,
             under_way: false,
+            answered: false,
+            unheard: 0,
+            rivals: Rivals::default(),
+            conflict: None,
+            is_released: false,
         }
     }
 
@@ -165,9 +158,14 @@ impl Group {
         self.since_us
     }
 
-    /// Why it is not active, where something went wrong.
+    /// What went wrong: why it is not active, or that another one is active, too.
     pub fn reason(&self) -> Option<&str> {
-        self.reason.as_deref()
+        self.conflict.as_deref().or(self.reason.as_deref())
+    }
+
+    /// Whether it is being left because the operator wants it elsewhere.
+    pub const fn is_released(&self) -> bool {
+        self.is_released
     }
 
     /// Why the group could not be taken the last time that was tried; `None`: it could.
@@ -193,19 +191,50 @@ impl Group {
         )
     }
 
-    /// Other times; what is under way goes on.
-    pub const fn set_settings(&mut self, settings: GroupSettings) {
+    /// Other times; what is under way goes on. The operator has looked at the configuration: what was wrong with it may be mended.
+    pub fn set_settings(&mut self, settings: GroupSettings) {
         self.settings = settings;
+        self.conflict = None;
     }
 
-    /// Whether it is to ask, every [`ASK_EVERY_US`], for the gateway that answers.
-    pub fn is_asking(&self) -> bool {
-        self.state == GroupState::Standby
+    /// Whether it is to ask, every [`ASK_EVERY_US`], for the gateway that answers. Once it has the locks itself there is none.
+    pub const fn is_asking(&self) -> bool {
+        matches!(
+            self.state,
+            GroupState::Standby | GroupState::Taking | GroupState::Quiet
+        )
+    }
+
+    /// Whether it is to ask the other gateways, every [`crate::ASK_RIVALS_EVERY_US`], if they have the group as well.
+    pub fn asks_rivals(&self) -> bool {
+        self.state == GroupState::Active
     }
 
     /// The gateway that answers is being asked for, on at least one interface.
     pub const fn asked(&mut self, now_us: u64) {
+        self.unheard = self.unheard.saturating_add(1);
         self.count_unanswered(1, now_us);
+    }
+
+    /// Another gateway says that it has the group as well; to be told once in a round of questions. Whoever has taken it later leaves; `words` says
+    /// what happened, with whether this one does. True where it does.
+    pub fn heard_rival(
+        &mut self,
+        own: Standing,
+        other: Standing,
+        now_us: u64,
+        words: impl FnOnce(bool) -> String,
+    ) -> bool {
+        if self.state != GroupState::Active || !self.rivals.heard(other, self.settings.late_us, now_us) {
+            return false;
+        }
+        let leaves = other < own;
+        let words = words(leaves);
+        if leaves {
+            self.fenced(words.clone(), now_us);
+        }
+        self.conflict = Some(words);
+        leaves
     }
 
     /// The last question was answered by the gateway that has the group, and nobody else: its storage is not heard, and so it answers no
@@ -214,10 +243,17 @@ impl Group {
         self.count_unanswered(WORTH_OF_UNAVAILABLE - 1, now_us);
     }
 
+    /// The storage is not heard here: whoever has the group as well may have taken it meanwhile, and be right.
+    pub fn forget_rivals(&mut self) {
+        self.rivals = Rivals::default();
+    }
+
     /// The gateway that answers was heard.
     pub fn heard(&mut self, now_us: u64) {
         self.heard_us = Some(now_us);
         self.unanswered = 0;
+        self.unheard = 0;
+        self.answered |= self.state == GroupState::Quiet;
         if self.state == GroupState::Standby {
             self.failures = 0;
             self.reason = None;
@@ -297,6 +333,7 @@ impl Group {
         self.ordered = true;
         // Of a try before this one.
         self.refusal = None;
+        self.conflict = None;
         self.held_until_us = now_us;
         true
     }
@@ -310,7 +347,9 @@ impl Group {
         self.under_way = false;
         self.reason = Some("released by the operator".to_owned());
         self.held_until_us = now_us.saturating_add(RELEASED_US);
+        self.conflict = None;
         self.enter(GroupState::Leaving, now_us);
+        self.is_released = true;
         true
     }
 
@@ -323,19 +362,13 @@ impl Group {
             GroupState::Standby => self.step_standby(now_us)?,
             GroupState::Active if now_us >= self.announced_us.saturating_add(ANNOUNCE_EVERY_US) => {
                 self.announced_us = now_us;
+                if self.rivals.is_empty(now_us) {
+                    self.conflict = None;
+                }
                 return Some(GroupStep::Announce);
             }
             GroupState::Taking | GroupState::Active => return None,
-            GroupState::Quiet if now_us < self.since_us.saturating_add(self.settings.quiet_us) => {
-                return None;
-            }
-            GroupState::Quiet => {
-                self.enter(GroupState::Active, now_us);
-                self.failures = 0;
-                self.reason = None;
-                self.announced_us = now_us;
-                return Some(GroupStep::Serve);
-            }
+            GroupState::Quiet => return self.step_quiet(now_us),
             GroupState::Leaving => GroupStep::Leave,
         };
         self.under_way = true;
@@ -349,6 +382,7 @@ impl Group {
         }
         match self.state {
             GroupState::Standby if self.ordered => Some(self.since_us),
+            GroupState::Quiet if self.answered => Some(self.patience_us()),
             GroupState::Quiet => Some(self.since_us.saturating_add(self.settings.quiet_us)),
             GroupState::Leaving => Some(self.since_us),
             GroupState::Active => Some(self.announced_us.saturating_add(ANNOUNCE_EVERY_US)),
@@ -361,6 +395,10 @@ impl Group {
         if std::mem::take(&mut self.ordered) {
             self.enter(GroupState::Taking, now_us);
             return Some(GroupStep::Take { from: None });
+        }
+        if self.conflict.is_some() {
+            // What would be served is not what initiators had.
+            return None;
         }
         let grace = self.grace();
         match &self.look {
@@ -376,6 +414,40 @@ impl Group {
             }
             Look::NotAsked | Look::Asked | Look::Outdated | Look::Known(_) => None,
         }
+    }
+
+    /// The locks are held. Whoever had them is silent now, or in a moment; if not, then because its locks are others.
+    fn step_quiet(&mut self, now_us: u64) -> Option<GroupStep> {
+        if now_us < self.since_us.saturating_add(self.settings.quiet_us) {
+            return None;
+        }
+        if !self.answered || self.unheard >= SILENT_AGAIN {
+            self.enter(GroupState::Active, now_us);
+            self.failures = 0;
+            self.reason = None;
+            self.announced_us = now_us;
+            self.forget_rivals();
+            return Some(GroupStep::Serve);
+        }
+        if now_us < self.patience_us() {
+            return None;
+        }
+        let reason = "another gateway goes on answering for it although this one has its locks: the two serve different images, or images of \
+                      different clusters, under one address; compare `path` and `ceph.conf`, and whether an image was renamed. To serve what this \
+                      one has, release the group on the other gateway first. This one stays out of it until `xblade failover take`, a reload or a \
+                      restart";
+        self.conflict = Some(reason.to_owned());
+        self.refusal = Some(reason.to_owned());
+        self.failed(reason.to_owned(), now_us);
+        self.enter(GroupState::Leaving, now_us);
+        self.under_way = true;
+        Some(GroupStep::Leave)
+    }
+
+    /// Until when another gateway may be heard while this one has the locks.
+    const fn patience_us(&self) -> u64 {
+        let waits_us = self.settings.quiet_us.saturating_add(self.settings.late_us);
+        self.since_us.saturating_add(waits_us)
     }
 
     /// Questions that whoever was found to have the locks is given: it may have taken them a moment before, and be quiet yet, or the
@@ -410,5 +482,8 @@ impl Group {
     fn enter(&mut self, state: GroupState, now_us: u64) {
         self.state = state;
         self.since_us = now_us;
+        self.answered = false;
+        self.unheard = 0;
+        self.is_released = false;
     }
 }

@@ -12,10 +12,17 @@
 //!
 //! What keeps data whole is the storage's lock, never this machine's opinion: a gateway that is wrongly taken for dead is shut
 //! out by the storage before another one answers. A wrong opinion costs a pause.
+//!
+//! Where two gateways have locks of different storage, by a mistake of whoever configured them, no lock helps. A gateway that has the locks and hears
+//! another one answer does not become active; of two that are, the one which took the group later leaves.
 #![forbid(unsafe_code)]
 
 mod group;
+mod rivals;
+mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use group::{ASK_EVERY_US, Group, GroupSettings, GroupState, GroupStep, Holder};
+pub use group::{Group, GroupState, GroupStep, Holder};
+pub use rivals::{ASK_RIVALS_EVERY_US, Standing, parse_standing, standing_text};
+pub use settings::{ASK_EVERY_US, GroupSettings};

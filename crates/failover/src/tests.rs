@@ -1,3 +1,5 @@
+mod two_active;
+
 use super::group::ANNOUNCE_EVERY_US;
 use super::*;
 

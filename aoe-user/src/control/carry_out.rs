@@ -133,6 +133,7 @@ impl Supervisor {
             registry: self.store_registry.clone(),
             notices: Arc::clone(&self.notices),
             neighbours: Arc::clone(&self.neighbours),
+            standing: self.standing_text(&config),
         };
         let takeover = self.plan.takeover(id);
         let work = move || {

@@ -46,6 +46,8 @@ pub(super) struct Served {
     pub(crate) kept_with_image: Option<Arc<ImageKeeper>>,
     /// The wire's mask as it was last seen.
     mask: Arc<Mutex<Option<Vec<aoe_common::Mac>>>>,
+    /// What other gateways of its group are told.
+    standing: Arc<str>,
 }
 
 /// The exports of one configuration, as the state directory must know them before any of them is loaded.
@@ -80,6 +82,8 @@ pub(super) struct Shared {
     pub(super) registry: StoreRegistry,
     pub(super) notices: Arc<Notices>,
     pub(super) neighbours: Arc<Neighbours>,
+    /// What other gateways of its group are told.
+    pub(super) standing: Arc<str>,
 }
 
 /// Opens an export: what was kept of it first, so that it is never served without.
@@ -130,7 +134,7 @@ pub(super) fn open(
     let mask = (!persistent.mask.is_empty()).then(|| persistent.mask.clone());
     let observer = Arc::new(Reporter::new(id, Arc::clone(&shared.notices)));
     let mut export = Export::new(
-        self::options(&config, &lists),
+        self::options(&config, &lists, &shared.standing),
         store,
         keeper,
         Arc::clone(&observer) as _,
@@ -156,6 +160,7 @@ pub(super) fn open(
         file,
         kept_with_image: with_image,
         mask: Arc::new(Mutex::new(mask)),
+        standing: Arc::clone(&shared.standing),
     })
 }
 
@@ -266,7 +271,7 @@ fn known_losses(config: &ExportConfig, key: StateKey, state: Arc<StateDir>) -> L
 impl Served {
     /// The same export under another configuration that has the same store.
     pub(super) fn reconfigured(&self, revision: u64, config: Arc<ExportConfig>, lists: ListForms) -> Served {
-        let export = self.export.reconfigured(options(&config, &lists));
+        let export = self.export.reconfigured(options(&config, &lists, &self.standing));
         if let Some(disks) = &self.disks {
             disks.configure(settings(&config, &lists));
         }
@@ -280,6 +285,7 @@ impl Served {
             file: self.file,
             kept_with_image: self.kept_with_image.clone(),
             mask: Arc::clone(&self.mask),
+            standing: Arc::clone(&self.standing),
         }
     }
 
@@ -401,11 +407,12 @@ fn serial(config: &ExportConfig) -> String {
 pub(super) fn settings(config: &Arc<ExportConfig>, lists: &ListForms) -> machines::MachineSettings {
     machines::MachineSettings {
         config: Arc::clone(config),
-        options: options(config, lists),
+        // What has machines is in no group.
+        options: options(config, lists, &Arc::default()),
     }
 }
 
-fn options(config: &ExportConfig, lists: &ListForms) -> Options {
+fn options(config: &ExportConfig, lists: &ListForms, standing: &Arc<str>) -> Options {
     let address = Address {
         shelf: config.shelf,
         slot: config.slot,
@@ -432,6 +439,7 @@ fn options(config: &ExportConfig, lists: &ListForms) -> Options {
         gateway: config.failover.as_ref().map(|group| Gateway {
             mac: group.mac,
             peers: Arc::clone(&group.peers),
+            standing: Arc::clone(standing),
         }),
     }
 }

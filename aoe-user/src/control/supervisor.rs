@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
 use tokio::sync::mpsc::UnboundedSender;
@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::api::pausing::Pausing;
 use super::api::types::LastReload;
 use super::backing_checks::BackingChecks;
-use super::failover::{Detectors, Heard};
+use super::failover::{Detectors, Heard, Told};
 use super::guard::guard;
 use super::jobs::Jobs;
 use super::lists::Made;
@@ -77,8 +77,10 @@ pub(super) struct Supervisor {
     pub(super) ports: BTreeMap<PortId, PortHandle>,
     pub(super) state: Option<Arc<StateDir>>,
     pub(super) jobs: Jobs<Event>,
-    /// Ask for the failover groups that others serve.
+    /// Ask for the failover groups that others serve, or may serve as well.
     pub(super) detectors: Detectors,
+    /// What was said of the groups that are served here.
+    pub(super) told: Told,
     /// Exports whose last commit is under way, with their files.
     pub(super) closing: HashMap<ExportId, (Address, PathBuf)>,
     /// Everything that is counted.
@@ -94,8 +96,9 @@ pub(super) struct Supervisor {
     pub(super) last_reload: Option<LastReload>,
     /// Where the configuration comes from.
     pub(super) config_file: Option<String>,
-    /// When the process started.
+    /// When the process started, by both clocks.
     pub(super) start: Instant,
+    pub(super) start_time: SystemTime,
     /// Stores that another client has taken before they were known to be open, and why.
     fenced_early: HashMap<ExportId, String>,
     /// Some last commit failed.
@@ -145,6 +148,7 @@ impl Supervisor {
                 // Fails only while the process ends.
                 move |group, heard| drop(ends.send(Event::Group(group.to_owned(), heard)))
             }),
+            told: Told::default(),
             jobs: Jobs::new(ends)?,
             closing: HashMap::new(),
             metrics: Arc::default(),
@@ -155,6 +159,7 @@ impl Supervisor {
             last_reload: None,
             config_file: None,
             start,
+            start_time: SystemTime::now(),
             fenced_early: HashMap::new(),
             commit_failed: None,
             port_events,
@@ -230,6 +235,7 @@ impl Supervisor {
             Event::Group(group, Heard::Asked) => self.plan.group_asked(&group, now),
             Event::Group(group, Heard::Answer) => self.plan.group_heard(&group, now),
             Event::Group(group, Heard::Unavailable) => self.plan.group_heard_unavailable(&group, now),
+            Event::Group(group, Heard::Rival(rival)) => self.hear_rival(&group, &rival, now),
             Event::Looked(group, found) => self.plan.group_looked(&group, found, now),
             Event::Locked(run, result) => self.plan.lock_ended(run, &result, now),
             Event::Closed(id, address, result) => {
@@ -289,6 +295,7 @@ impl Supervisor {
             self.carry_out(&action, now);
         }
         self.ask_for_groups();
+        self.tell_silence(now);
         let own = [self.hear_operator(now), self.check_backings(now)];
         self.jobs.pump(now);
         [self.plan.next_time(now), self.jobs.next_time(now)]

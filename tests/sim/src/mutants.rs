@@ -167,7 +167,7 @@ const SEEDS: &[(Mutant, u64)] = &[
     (Mutant::NoQuietTime, 55),
     (Mutant::BreaksWithoutNewEpoch, 122),
     (Mutant::NoLease, 34),
-    (Mutant::LeaseNowAndThen, 580),
+    (Mutant::LeaseNowAndThen, 13),
     (Mutant::LeavesTalking, 33),
     (Mutant::AnnouncesOnce, 54),
 ];

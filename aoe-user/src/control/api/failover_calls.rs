@@ -1,11 +1,13 @@
 //! Carries out what `xblade failover` asks for.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::failover::{FailoverGroups, GroupExport, GroupInfo, Role};
 use super::socket::ControlAnswer;
+use crate::control::open::Served;
 use crate::control::plan::{GroupStatus, Role as Machine};
 use crate::control::supervisor::Supervisor;
 use crate::store::Health;
@@ -34,7 +36,7 @@ impl Supervisor {
     }
 
     /// Why a gateway that has the group answers nobody.
-    fn silence_of(&self, status: &GroupStatus) -> Option<String> {
+    pub(in crate::control) fn silence_of(&self, status: &GroupStatus) -> Option<String> {
         let open = status.exports.iter().filter_map(|(id, _)| self.exports.get(id));
         let mut silences = open.map(|served| match served.export.store().health() {
             Health::Silent(why) => Some(why),
@@ -42,6 +44,16 @@ impl Supervisor {
         });
         let first = silences.next()??;
         silences.all(|silence| silence.is_some()).then_some(first)
+    }
+
+    /// Whether the storage of any export of a group is not heard.
+    pub(in crate::control) fn misses_storage(&self, group: &str) -> bool {
+        let of_group = |served: &&Arc<Served>| {
+            let failover = served.config.failover.as_ref();
+            failover.is_some_and(|failover| failover.name == group)
+        };
+        let is_silent = |served: &Arc<Served>| matches!(served.export.store().health(), Health::Silent(_));
+        self.exports.values().filter(of_group).any(is_silent)
     }
 
     fn group(&self, status: &GroupStatus, now: Instant) -> GroupInfo {

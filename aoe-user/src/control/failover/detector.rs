@@ -1,5 +1,6 @@
 //! Finds out whether a gateway answers for a group: by asking, on the network of the initiators, as they would. An answer proves
-//! the whole way: the other's network card, its filter, its workers.
+//! the whole way: the other's network card, its filter, its workers. A gateway that has the group asks each of the others at its own address whether
+//! it has the group as well.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,16 +11,20 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use aoe_common::Mac;
 use aoe_common::wire::error;
-use failover::ASK_EVERY_US;
+use failover::{ASK_EVERY_US, ASK_RIVALS_EVERY_US, parse_standing};
 
 use crate::control::guard::caught;
 use crate::control::other_targets::{HeardResponse, ProbeSockets, ProbedExport, wait};
+use crate::control::plan::Rival;
 
 /// Between two rounds of questions.
 const ASK_EVERY: Duration = Duration::from_micros(ASK_EVERY_US);
 
+/// The same where this gateway has the group.
+const ASK_RIVALS_EVERY: Duration = Duration::from_micros(ASK_RIVALS_EVERY_US);
+
 /// What a group's detector has to tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::control) enum Heard {
     /// A round of questions went out on at least one interface.
     Asked,
@@ -27,6 +32,8 @@ pub(in crate::control) enum Heard {
     Answer,
     /// Nobody did, but one of the gateways said that it has the group and does not hear its storage.
     Unavailable,
+    /// A gateway has answered that it has the group, which is served here.
+    Rival(Rival),
 }
 
 /// Where a group is asked for, and what.
@@ -36,6 +43,8 @@ pub(in crate::control) struct Asking {
     pub(crate) mac: Mac,
     /// The gateways' own.
     pub(crate) peers: Arc<[Mac]>,
+    /// The others of these, where this gateway has the group.
+    pub(crate) rivals: Option<Vec<Mac>>,
     /// The group's exports on each interface.
     pub(crate) interfaces: BTreeMap<String, Vec<ProbedExport>>,
 }
@@ -131,24 +140,80 @@ impl Detectors {
 
 /// Asks and listens until it is over.
 fn rounds(asking: &Asking, is_over: &AtomicBool, tell: &dyn Fn(Heard)) {
+    match &asking.rivals {
+        None => rounds_for_answers(asking, is_over, tell),
+        Some(rivals) => rounds_for_rivals(asking, rivals, is_over, tell),
+    }
+}
+
+/// Asks these on all interfaces; whether that was possible on any.
+fn ask_all<'a>(asking: &'a Asking, stations: &[Mac], open: &mut BTreeMap<&'a String, ProbeSockets>) -> bool {
+    let mut asked = false;
+    for (interface, probed) in &asking.interfaces {
+        match ask(interface, stations, probed, open) {
+            Ok(()) => asked = true,
+            Err(error) => {
+                // Down, or gone: nothing is heard there, and silence proves nothing.
+                tracing::debug!(
+                    "{interface}: cannot ask who answers for {}: {error:#}",
+                    asking.mac
+                );
+                open.remove(interface);
+            }
+        }
+    }
+    asked
+}
+
+/// Where this gateway has the group: asks each of the others whether it has it, too.
+fn rounds_for_rivals(asking: &Asking, rivals: &[Mac], is_over: &AtomicBool, tell: &dyn Fn(Heard)) {
+    let mut open: BTreeMap<&String, ProbeSockets> = BTreeMap::new();
+    while !is_over.load(Ordering::Relaxed) {
+        let next = Instant::now() + ASK_RIVALS_EVERY;
+        ask_all(asking, rivals, &mut open);
+        // Each counts once in a round, however many of its answers come.
+        let mut heard: BTreeMap<Mac, Rival> = BTreeMap::new();
+        while Instant::now() < next && !is_over.load(Ordering::Relaxed) {
+            // The end is looked for as often as where others have the group.
+            let left = next.saturating_duration_since(Instant::now()).min(ASK_EVERY);
+            wait(open.values().flat_map(ProbeSockets::fds), left);
+            open.retain(|_, sockets| {
+                let own = sockets.mac().unwrap_or(Mac::ZERO);
+                let mut each = |response: HeardResponse| {
+                    if let Some(rival) = rival(&response, rivals, own) {
+                        heard.entry(rival.mac).or_insert(rival);
+                    }
+                };
+                sockets.receive(&mut each).is_ok()
+            });
+            if open.is_empty() {
+                std::thread::sleep(left);
+            }
+        }
+        heard.into_values().for_each(|rival| tell(Heard::Rival(rival)));
+    }
+}
+
+/// Whoever answers our question that it has the group as well. An answer comes from the address that was asked, so that it is not ours by another
+/// path, and with the tag of the question, which nobody else was sent.
+fn rival(response: &HeardResponse, asked: &[Mac], own: Mac) -> Option<Rival> {
+    let is_asked = response.is_answer && asked.contains(&response.mac);
+    let string = response.string.as_deref().filter(|_| is_asked)?;
+    let (since_ms, serves) = parse_standing(string)?;
+    Some(Rival {
+        mac: response.mac,
+        own,
+        export: response.address,
+        since_ms,
+        serves,
+    })
+}
+
+fn rounds_for_answers(asking: &Asking, is_over: &AtomicBool, tell: &dyn Fn(Heard)) {
     let mut open: BTreeMap<&String, ProbeSockets> = BTreeMap::new();
     while !is_over.load(Ordering::Relaxed) {
         let next = Instant::now() + ASK_EVERY;
-        let mut asked = false;
-        for (interface, probed) in &asking.interfaces {
-            match ask(interface, asking.mac, probed, &mut open) {
-                Ok(()) => asked = true,
-                Err(error) => {
-                    // Down, or gone: nothing is heard there, and silence proves nothing.
-                    tracing::debug!(
-                        "{interface}: cannot ask who answers for {}: {error:#}",
-                        asking.mac
-                    );
-                    open.remove(interface);
-                }
-            }
-        }
-        if asked {
+        if ask_all(asking, &[asking.mac], &mut open) {
             tell(Heard::Asked);
         }
         let mut heard = None;
@@ -157,7 +222,7 @@ fn rounds(asking: &Asking, is_over: &AtomicBool, tell: &dyn Fn(Heard)) {
             wait(open.values().flat_map(ProbeSockets::fds), left);
             open.retain(|_, sockets| {
                 sockets
-                    .receive(|response| heard = asking.better(heard, &response))
+                    .receive(|response| heard = asking.better(heard.take(), &response))
                     .is_ok()
             });
         }
@@ -170,7 +235,7 @@ fn rounds(asking: &Asking, is_over: &AtomicBool, tell: &dyn Fn(Heard)) {
 
 fn ask<'a>(
     interface: &'a String,
-    mac: Mac,
+    stations: &[Mac],
     probed: &[ProbedExport],
     open: &mut BTreeMap<&'a String, ProbeSockets>,
 ) -> Result<()> {
@@ -180,7 +245,9 @@ fn ask<'a>(
             place.insert(ProbeSockets::open(interface, probed)?)
         }
     };
-    sockets.ask_station(mac, probed)
+    stations
+        .iter()
+        .try_for_each(|station| sockets.ask_station(*station, probed))
 }
 
 #[cfg(test)]
@@ -193,6 +260,7 @@ mod tests {
         let asking = Asking {
             mac: group,
             peers: Arc::new([peer]),
+            rivals: None,
             interfaces: BTreeMap::new(),
         };
         let response = |mac, error| HeardResponse::of_test(mac, true, error);
@@ -217,5 +285,27 @@ mod tests {
             after(&[(stranger, unavailable), (peer, None), (peer, Some(1))]),
             None
         );
+    }
+    #[test]
+    fn a_rival_is_one_of_those_that_were_asked_and_answers_that_it_has_the_group() {
+        let [own, peer, stranger] = [1, 2, 3].map(|last| Mac([2, 0, 0, 0, 0, last]));
+        let heard = |mac, is_answer, string: &str| {
+            let mut response = HeardResponse::of_test(mac, is_answer, None);
+            response.string = Some(string.into());
+            rival(&response, &[peer], own)
+        };
+        let text = failover::standing_text(17, "rbd:rbd/vm");
+        let rival = heard(peer, true, &text).unwrap();
+        let known = (rival.mac, rival.own, rival.since_ms, rival.serves.as_str());
+        assert_eq!(known, (peer, own, 17, "rbd:rbd/vm"));
+        // Its own address heard on another interface, somebody else, what nobody asked, and a plain target with its config string.
+        for other in [
+            heard(own, true, &text),
+            heard(stranger, true, &text),
+            heard(peer, false, &text),
+            heard(peer, true, "of an initiator"),
+        ] {
+            assert_eq!(other, None);
+        }
     }
 }

@@ -1,11 +1,15 @@
-//! What failover groups need of the world: who answers for them, who has the locks of their images, and the programs that guard
+//! What failover groups need of the world: who answers for them, who has them as well, who has the locks of their images, and the programs that guard
 //! other storage. What is done about it, the plan decides.
 
 mod detector;
 mod program;
+mod telling;
+mod told;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+
+use aoe_common::Mac;
 
 use super::open;
 use super::plan::{ExportId, LockOrder, LockRun};
@@ -14,12 +18,14 @@ use crate::config::{ExportConfig, FailoverGroup};
 use crate::store::{RbdImage, inspect_rbd};
 use detector::Asking;
 pub(super) use detector::{Detectors, Heard};
+pub(super) use told::Told;
 
 impl Supervisor {
-    /// Has the groups that others serve asked for, on all interfaces of theirs that are up.
+    /// Has the groups that others serve asked for, on all interfaces of theirs that are up, and the others whether they serve those of this gateway.
     pub(super) fn ask_for_groups(&mut self) {
         let mut wanted = BTreeMap::new();
-        for (group, members) in self.plan.asked_groups() {
+        let own: HashSet<Mac> = self.links.values().filter_map(|link| link.mac).collect();
+        for (group, members, is_ours) in self.plan.asked_groups() {
             let mut interfaces: BTreeMap<String, Vec<_>> = BTreeMap::new();
             for id in members {
                 let Some((config, _)) = self.plan.config(id) else {
@@ -32,9 +38,16 @@ impl Supervisor {
             }
             let asking = Asking {
                 mac: group.mac,
+                rivals: is_ours.then(|| {
+                    let others = group.peers.iter().filter(|peer| !own.contains(peer));
+                    others.copied().collect()
+                }),
                 peers: Arc::clone(&group.peers),
                 interfaces,
             };
+            if asking.rivals.as_ref().is_some_and(Vec::is_empty) {
+                continue;
+            }
             wanted.insert(group.name.clone(), asking);
         }
         self.detectors.follow(wanted);

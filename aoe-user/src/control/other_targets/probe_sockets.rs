@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use aoe_common::Mac;
 use aoe_common::wire::ata::command;
-use aoe_common::wire::{SECTOR_BYTES, aoe, eth};
+use aoe_common::wire::{SECTOR_BYTES, aoe, eth, query};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockFilter, SockRef};
 
@@ -60,6 +60,8 @@ pub(in crate::control) struct HeardResponse {
     is_identify: bool,
     /// What it then tells of itself.
     pub(crate) identity: Option<DiskIdentity>,
+    /// The config string that it answers our question with.
+    pub(crate) string: Option<Vec<u8>>,
     /// Where it was heard.
     place: Place,
 }
@@ -91,6 +93,7 @@ impl HeardResponse {
             error,
             is_identify: false,
             identity: None,
+            string: None,
             place: Place::On(None),
         }
     }
@@ -333,6 +336,9 @@ fn parse(
         error,
         is_identify,
         identity: is_identify.then(|| identity(frame)).flatten(),
+        string: (is_answer && !is_identify && !is_error)
+            .then(|| config_string(header, aoe_header))
+            .flatten(),
         place,
     };
     match (is_answer, header[aoe::COMMAND]) {
@@ -349,6 +355,14 @@ fn parse(
 /// What a whole answer to IDENTIFY tells.
 fn identity(frame: &[u8]) -> Option<DiskIdentity> {
     Some(DiskIdentity::parse(frame.get(ATA_DATA..)?.first_chunk()?))
+}
+
+/// The string of a Query Config response, as far as it was looked at.
+fn config_string(header: &[u8], aoe_header: &[u8]) -> Option<Vec<u8>> {
+    let argument = aoe_header.get(aoe::HEADER_LEN..)?;
+    let (fixed, rest) = argument.split_at_checked(query::HEADER_LEN)?;
+    let length = usize::from(u16::from_be_bytes([fixed[6], fixed[7]]));
+    (header[aoe::COMMAND] == aoe::CMD_QUERY).then(|| rest[..length.min(rest.len())].to_vec())
 }
 
 /// Query Config responses, asked for or not, and answers to our own IDENTIFY: in the kernel, so that the traffic of an
@@ -428,6 +442,22 @@ mod tests {
             assert_eq!(heard_both.each_ref().map(|heard| heard.is_answer), [is_answer; 2]);
             assert_eq!(heard_both.each_ref().map(|heard| heard.error), [None, Some(3)]);
         }
+    }
+
+    #[test]
+    fn the_string_of_an_answer_is_what_its_length_says() {
+        let with = |length: u8, string: &[u8], tag| {
+            let mut answer = response(1, tag);
+            answer.truncate(eth::HEADER_LEN + aoe::HEADER_LEN);
+            answer.extend([0, 16, 0, 0, 2, 0x10, 0, length]);
+            answer.extend(string);
+            heard(&answer).unwrap().string
+        };
+        assert_eq!(with(3, b"abc\0\0\0", NONCE | 1).unwrap(), b"abc");
+        assert_eq!(with(0, b"", NONCE | 1).unwrap(), b"");
+        // Cut on its way.
+        assert_eq!(with(9, b"abc", NONCE | 1).unwrap(), b"abc");
+        assert_eq!(with(3, b"abc", 0), None, "an advertisement");
     }
 
     #[test]

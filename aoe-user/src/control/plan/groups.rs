@@ -6,6 +6,7 @@
 mod members;
 mod operator;
 mod program;
+mod rivals;
 mod status;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,6 +23,7 @@ use crate::store::{LockOf, Takeover};
 use crate::target::Address;
 pub(super) use program::Retired;
 pub(in crate::control) use program::{LockOrder, LockRun};
+pub(in crate::control) use rivals::Rival;
 pub(in crate::control) use status::GroupStatus;
 
 /// A lock is broken so soon after the decision, or not at all.
@@ -37,6 +39,8 @@ pub(super) struct Membership {
     owners: HashMap<ExportId, Option<String>>,
     /// Whose locks may be broken by the take-over under way.
     from: Option<Holder>,
+    /// When it was last begun to take it.
+    taken: Option<Instant>,
     /// The storage has been taken by the program, or needs none.
     has_storage: bool,
     /// It is to be taken, when whoever had it under another configuration has given it back.
@@ -55,8 +59,16 @@ pub(super) struct Membership {
     opened: HashSet<Address>,
 }
 
+/// Until a gateway whose storage a program has taken away has noticed: a check each second, which may take 5 s.
+const LATE_CHECK: Duration = Duration::from_secs(8);
+
 fn settings(config: &FailoverGroup) -> GroupSettings {
-    GroupSettings::with_detect_us(u64::try_from(config.detect.as_micros()).unwrap_or(u64::MAX))
+    let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let mut settings = GroupSettings::with_detect_us(us(config.detect));
+    if config.command.is_some() {
+        settings.late_us = settings.late_us.max(us(LATE_CHECK));
+    }
+    settings
 }
 
 impl Plan {
@@ -91,6 +103,7 @@ impl Plan {
                     machine: Group::new(settings(config), start_us),
                     owners: HashMap::new(),
                     from: None,
+                    taken: None,
                     has_storage: false,
                     is_due: false,
                     running: None,
@@ -182,14 +195,6 @@ impl Plan {
             // Together with the time to detect it and the quiet time: under four seconds.
             lease: group.config.detect * 2 / 3,
         })
-    }
-
-    /// The groups that are to be asked for, with the exports to ask for.
-    pub(crate) fn asked_groups(&self) -> Vec<(Arc<FailoverGroup>, Vec<ExportId>)> {
-        let asking = self.groups.iter().filter(|(_, group)| group.machine.is_asking());
-        asking
-            .map(|(name, group)| (Arc::clone(&group.config), self.members(name)))
-            .collect()
     }
 
     /// The interfaces of an export that are up.
@@ -316,6 +321,7 @@ impl Plan {
             GroupStep::Look => self.actions.push(PlanAction::Look(name.to_owned())),
             GroupStep::Take { from } => {
                 group.from = from;
+                group.taken = Some(now);
                 group.in_use = None;
                 group.opened.clear();
                 group.has_storage = false;

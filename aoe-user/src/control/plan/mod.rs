@@ -32,7 +32,7 @@ use crate::host::Interface;
 use crate::target::Address;
 use exports::{ExportEntry, Leaving};
 pub(super) use failover::GroupState as Role;
-pub(super) use groups::{GroupStatus, LockOrder, LockRun};
+pub(super) use groups::{GroupStatus, LockOrder, LockRun, Rival};
 use groups::{Membership, Retired};
 use ports::{LeavingPort, PlannedPort};
 pub(super) use refusal::OpenRefusal;

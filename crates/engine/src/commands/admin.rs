@@ -71,6 +71,9 @@ impl<L: Link, C: Completions> Server<L, C> {
         if call.export.is_asked_by_peer(call.request) && call.export.store.is_unheard() {
             return self.tell_unheard(link, call, frame);
         }
+        if let Some(standing) = call.export.standing_for(call.request) {
+            return self.tell_standing(link, call, frame, standing);
+        }
         let action = {
             let state = call.export.state.read();
             if let Err(refusal) = Self::admit(call, &state) {

@@ -11,6 +11,7 @@ pub(crate) mod state;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
+use aoe_common::wire::aoe;
 use aoe_common::wire::query::subcommand;
 use aoe_common::{Access, Mac, Vlan};
 
@@ -82,6 +83,8 @@ pub struct Gateway {
     /// The gateways' own addresses. From these the config string may be read, whoever else may see the export: that is how they
     /// find out whether one of them answers.
     pub peers: Arc<[Mac]>,
+    /// What these are told in its place that ask at the port's own address: whether this gateway has the export, and since when. Empty: nothing.
+    pub standing: Arc<str>,
 }
 
 /// An export, shared by all workers that serve it.
@@ -340,16 +343,19 @@ impl<C: Completions> Export<C> {
 
     /// Whether another gateway asks if this one answers.
     pub(crate) fn is_asked_by_peer(&self, request: &Request) -> bool {
-        let reads = matches!(
-            request.command,
-            Command::Query {
-                subcommand: subcommand::READ,
-                ..
-            }
-        );
         let is_peers =
             |gateway: &Gateway| request.destination == gateway.mac && gateway.peers.contains(&request.source);
-        reads && self.options.gateway.as_ref().is_some_and(is_peers)
+        reads_config(request) && self.options.gateway.as_ref().is_some_and(is_peers)
+    }
+
+    /// What another gateway is to be told that asks this very one whether it has the export.
+    pub(crate) fn standing_for(&self, request: &Request) -> Option<&str> {
+        let gateway = self.options.gateway.as_ref()?;
+        let asks = reads_config(request)
+            && request.version == aoe::VERSION
+            && request.destination == request.port.mac
+            && gateway.peers.contains(&request.source);
+        (asks && !gateway.standing.is_empty()).then_some(&*gateway.standing)
     }
 
     /// Sources that may see it, for the filter and for advertisements; `None`: everyone.
@@ -431,4 +437,15 @@ impl<C: Completions> Export<C> {
         let wanted = usize::from(self.options.buffers.max(2)).saturating_mul(8);
         wanted.min(MAX_IN_FLIGHT)
     }
+}
+
+/// Whether the config string is asked for.
+const fn reads_config(request: &Request) -> bool {
+    matches!(
+        request.command,
+        Command::Query {
+            subcommand: subcommand::READ,
+            ..
+        }
+    )
 }

@@ -1,6 +1,7 @@
 //! What all requests of a session share: completions, requests in flight, counters, and how answers are sent.
 
 use aoe_common::wire::error;
+use aoe_common::wire::query::subcommand;
 use std::sync::Arc;
 
 use aoe_common::Access;
@@ -201,6 +202,22 @@ impl<L: Link, C: Completions> Server<L, C> {
         let envelope = Envelope::answer(call.request, call.request.port.mac, call.export.address());
         let head = envelope.head(error::UNAVAILABLE, &[]);
         self.send_unconditionally(link, call, frame, &[&head]);
+    }
+
+    /// Tells another gateway of the failover group that this one has the export, paused or not. From the port's own address: both may have the
+    /// group's, and which one answers is what is asked.
+    pub(crate) fn tell_standing(
+        &self,
+        link: &mut L,
+        call: Call<'_, C>,
+        frame: RxFrame<L::Frame>,
+        standing: &str,
+    ) {
+        let envelope = Envelope::answer(call.request, call.request.port.mac, call.export.address());
+        let head = envelope.head(0, &[]);
+        let text = standing.as_bytes();
+        let fixed = query_argument(&call.request.port, call.export, subcommand::READ, text);
+        self.send(link, call, frame, &[&head, &fixed, text]);
     }
 
     fn send_unconditionally(

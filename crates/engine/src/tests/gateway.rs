@@ -10,11 +10,14 @@ use crate::{AccessList, Gateway, Options};
 const GROUP: Mac = Mac([2, 0x78, 0x62, 0, 0, 1]);
 const PEER: Mac = Mac([2, 0, 0, 0, 0, 0xbb]);
 
+const STANDING: &str = "since yesterday";
+
 fn grouped(allow: &[(Mac, Access)]) -> Options {
     Options {
         gateway: Some(Gateway {
             mac: GROUP,
             peers: [PEER].into(),
+            standing: STANDING.into(),
         }),
         access: AccessList::new(allow.iter().copied()),
         ..options(7, 3)
@@ -145,4 +148,50 @@ fn what_is_in_flight_is_not_answered_after_the_export_is_silenced() {
     assert!(worker.poll().is_empty());
     store.mode(StoreMode::Prompt);
     assert!(worker.ask(&read).is_empty());
+}
+
+#[test]
+fn another_gateway_that_asks_this_very_one_is_told_that_it_has_the_export() {
+    let store = MemStore::new(64);
+    let shut = grouped(&[(ONE, Access::ReadWrite)]);
+    let export = export(shut, &store);
+    let mut worker = Worker::new(vec![export.clone()]);
+    let from = |mac, to, subcommand| frame_from(mac, to, 7, 3, 1, 1, &query(subcommand, b""));
+    let asked = from(PEER, TARGET, 0);
+    let told = worker.ask(&asked);
+    assert_eq!(told.len(), 1);
+    assert_eq!((&told[0][..6], &told[0][6..12]), (&PEER.0[..], &TARGET.0[..]));
+    assert!(
+        told[0].ends_with(&[&[0, 15], STANDING.as_bytes()].concat()),
+        "{:02x?}",
+        told[0]
+    );
+    // Nobody else is told, nothing else, and nobody whose word it is not.
+    for silent in [
+        from(ONE, TARGET, 0),
+        from(OTHER, TARGET, 0),
+        from(PEER, TARGET, 3),
+        frame_from(PEER, TARGET, 7, 3, 0, 1, &ata(0, 0, 1, 0xec, 0, &[])),
+    ] {
+        assert!(worker.ask(&silent).is_empty(), "{silent:02x?}");
+    }
+    // Whoever asks the group is answered by the group as ever.
+    assert_eq!(worker.ask(&from(PEER, GROUP, 0))[0][6..12], GROUP.0);
+    // It is paused, and has it all the same.
+    export.pause();
+    assert_eq!(worker.ask(&asked).len(), 1);
+    // Without its storage it answers nobody, and so it does after that was lost.
+    store.lose_storage();
+    assert!(worker.ask(&asked).is_empty());
+    store.fence();
+    assert!(worker.ask(&asked).is_empty());
+}
+
+#[test]
+fn a_gateway_that_has_nothing_to_say_of_itself_does_not() {
+    let mut options = grouped(&[]);
+    options.gateway.as_mut().unwrap().standing = "".into();
+    let mut worker = worker(options);
+    let asked = frame_from(PEER, TARGET, 7, 3, 1, 1, &query(0, b""));
+    assert!(worker.ask(&asked).is_empty());
 }

@@ -7,7 +7,7 @@ use failover::{ASK_EVERY_US, GroupState, GroupStep, Holder};
 use super::answer::{Answer, ClientId};
 use super::ceph::{To, Work};
 use super::client::{Client, LEASE_US};
-use super::gateway::Life;
+use super::gateway::{GROUP, Life};
 use super::world::Gateways;
 use crate::bus::{Control, Event, WorkerId};
 use crate::mutants::Mutant;
@@ -121,8 +121,9 @@ impl Gateways {
             life.group.asked(clock);
             life.question += 1;
             let question = life.question;
-            self.ask(gateway, question);
+            self.ask(gateway, GROUP, question);
         }
+        self.ask_rivals(gateway, clock);
         self.later(gateway, ASK_EVERY_US, Control::Ask);
     }
 
@@ -162,7 +163,10 @@ impl Gateways {
                 GroupStep::Serve => self.serve(gateway),
                 GroupStep::Announce if self.is(Mutant::AnnouncesOnce) => {}
                 GroupStep::Announce => self.announce(gateway),
-                GroupStep::Leave => self.leave(gateway),
+                GroupStep::Leave => {
+                    self.look_for_doubt(gateway);
+                    self.leave(gateway);
+                }
             }
         }
         self.note_state(gateway);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aoe_common::Mac;
-use aoe_common::wire::{aoe, error};
+use aoe_common::wire::{aoe, error, query};
 use failover::{Group, GroupSettings, GroupState, Holder};
 
 use super::answer::ClientId;
@@ -38,6 +38,17 @@ pub(super) fn is_unavailable(bytes: &[u8], gateway: u8) -> bool {
         reply.from != GROUP && reply.command == aoe::CMD_QUERY && reply.error == error::UNAVAILABLE
     };
     frame::destination(bytes) == own_mac(gateway) && Reply::parse(bytes).is_some_and(|reply| says_so(&reply))
+}
+
+/// Who tells this gateway that it has the group, since when, and in answer to which question.
+pub(super) fn rival(bytes: &[u8], gateway: u8, others: u8) -> Option<(u8, u64, u32)> {
+    let reply = Reply::parse(bytes)?;
+    let other = (0..others).find(|other| *other != gateway && reply.from == own_mac(*other))?;
+    let is_answer = reply.to == own_mac(gateway) && reply.command == aoe::CMD_QUERY && reply.error == 0;
+    let string = reply.argument.get(query::HEADER_LEN..).filter(|_| is_answer)?;
+    let length = string.iter().position(|byte| *byte == 0).unwrap_or(string.len());
+    let (since_ms, _) = failover::parse_standing(&string[..length])?;
+    Some((other, since_ms, reply.tag))
 }
 
 /// How far a gateway is with taking the lock: what it waits for.
@@ -97,6 +108,12 @@ pub(super) struct Life {
     pub question: u32,
     /// It was told so since the last question.
     pub heard_unavailable: bool,
+    /// Number of the first question that was asked while it is active.
+    pub active_from: u32,
+    /// When the group was taken, by the gateway's clock.
+    pub taken_ms: u64,
+    /// Those that said since the last round of questions that they have the group, and since when.
+    pub rivals: BTreeMap<u8, u64>,
     /// What was said of its state last.
     pub said: GroupState,
 }
@@ -159,8 +176,12 @@ impl Gateway {
             early: None,
             without_lock: 0,
             ending: false,
-            question: 0,
+            // No answer is taken for one to another life's question.
+            question: self.lives << 20,
             heard_unavailable: false,
+            active_from: 0,
+            taken_ms: 0,
+            rivals: BTreeMap::new(),
             said: GroupState::Standby,
         });
     }

@@ -10,6 +10,7 @@ pub mod draw;
 mod faults;
 mod gateway;
 mod parts;
+mod rivals;
 mod store;
 mod switch;
 mod taking;

@@ -58,18 +58,10 @@ impl Gateways {
         }
     }
 
-    /// A gateway asks for the one that answers.
-    pub(super) fn ask(&mut self, gateway: u8, tag: u32) {
+    /// A gateway asks for the one that answers, or another one whether it has the group.
+    pub(super) fn ask(&mut self, gateway: u8, to: Mac, tag: u32) {
         let argument = [0; 8];
-        let bytes = frame::request(
-            GROUP,
-            own_mac(gateway),
-            SHELF,
-            0,
-            aoe::CMD_QUERY,
-            tag,
-            &[&argument],
-        );
+        let bytes = frame::request(to, own_mac(gateway), SHELF, 0, aoe::CMD_QUERY, tag, &[&argument]);
         self.sent_from(gateway, &bytes);
     }
 }

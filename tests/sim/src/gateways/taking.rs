@@ -20,6 +20,7 @@ impl Gateways {
     /// Begins to take the lock; `from`: whose may be broken.
     pub(super) fn take(&mut self, gateway: u8, from: Option<Holder>) {
         let client = self.client(gateway);
+        let clock = self.gateways[usize::from(gateway)].clock.now_us();
         let Some(life) = self.life(gateway) else { return };
         life.client = Some(Arc::clone(&client));
         life.taking = Some(Taking {
@@ -27,6 +28,7 @@ impl Gateways {
             stage: Stage::Connect,
         });
         life.without_lock = 0;
+        life.taken_ms = clock / 1000;
         self.go_on_with(&client, Work::Connect);
     }
 
@@ -92,11 +94,13 @@ impl Gateways {
             ceph: Arc::clone(&self.ceph),
         });
         let stores: Vec<Arc<dyn Store<CompletionQueue>>> = vec![Arc::new(image)];
+        let taken_ms = self.life(gateway).map_or(0, |life| life.taken_ms);
         let alone = options(0, &self.plan.exports[0], &std::collections::BTreeMap::new());
         let options = vec![Options {
             gateway: Some(engine::Gateway {
                 mac: GROUP,
                 peers: (0..self.gateways.len() as u8).map(own_mac).collect(),
+                standing: failover::standing_text(taken_ms, "rbd:rbd/vm").into(),
             }),
             ..alone
         }];
@@ -113,9 +117,10 @@ impl Gateways {
     /// Begins to answer.
     pub(super) fn serve(&mut self, gateway: u8) {
         let plan = self.plan.ports[0].clone();
-        let Some(client) = self.life(gateway).and_then(|life| life.client.clone()) else {
-            return;
-        };
+        let Some(life) = self.life(gateway) else { return };
+        life.active_from = life.question + 1;
+        life.rivals.clear();
+        let Some(client) = life.client.clone() else { return };
         for queue in 0..plan.queues {
             let id = self.next_worker;
             self.next_worker += 1;

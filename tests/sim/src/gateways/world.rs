@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::answer::ClientId;
 use super::ceph::Ceph;
-use super::gateway::{GROUP, Gateway, as_host, is_answer, is_unavailable, own_mac};
+use super::gateway::{GROUP, Gateway, as_host, is_answer, is_unavailable, own_mac, rival};
 use super::watch::Watch;
 use crate::bus::{Bus, Control, Event, Note, WorkerId};
 use crate::disk::Disk;
@@ -194,7 +194,9 @@ impl Gateways {
             let text = format!("gateway {gateway} has sent a frame while it was {state:?}");
             self.oracle.broken(Promise::Silence, text);
         }
-        let to_gateway = (0..self.gateways.len() as u8).any(|other| is_unavailable(bytes, other));
+        let count = self.gateways.len() as u8;
+        let to_gateway =
+            (0..count).any(|other| is_unavailable(bytes, other) || rival(bytes, other, count).is_some());
         if to_gateway && frame::source(bytes) == own_mac(gateway) {
             // For no initiator.
             return self.sent_from(gateway, bytes);
@@ -239,6 +241,12 @@ impl Gateways {
             return match at.is_stopped() {
                 true => self.miss(gateway, Event::ToTarget(gateway, frame)),
                 false => self.heard_unavailable(gateway),
+            };
+        }
+        if let Some(heard) = rival(&frame.bytes, gateway, self.gateways.len() as u8) {
+            return match at.is_stopped() {
+                true => self.miss(gateway, Event::ToTarget(gateway, frame)),
+                false => self.told_of_rival(gateway, heard),
             };
         }
         if self.is(Mutant::TakesOnFrame) && at.state() == Some(&GroupState::Standby) {

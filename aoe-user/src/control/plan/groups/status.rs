@@ -49,12 +49,16 @@ impl Plan {
                 },
             ),
             (Role::Quiet, _) => (Level::Info, "taken; answering in a moment".to_owned()),
-            (Role::Active, _) => (
+            (Role::Active, None) => (
                 Level::Info,
                 format!("ACTIVE, answering from {}", group.config.mac),
             ),
+            (Role::Active, Some(reason)) => (Level::Error, reason.to_owned()),
             (Role::Leaving, reason) => (
-                Level::Error,
+                match group.machine.is_released() {
+                    true => Level::Info,
+                    false => Level::Error,
+                },
                 format!("silent and closing: {}", reason.unwrap_or("it is left")),
             ),
         };

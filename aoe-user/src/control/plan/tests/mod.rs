@@ -4,6 +4,7 @@ mod groups;
 mod interfaces;
 mod layers;
 mod members;
+mod rivals;
 mod settings;
 
 use std::collections::{HashMap, HashSet};

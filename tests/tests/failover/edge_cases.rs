@@ -95,6 +95,33 @@ fn a_paused_export_is_no_reason_to_take_it_over_and_each_gateway_shows_the_same_
     writer.judge_by_reading()?.nothing_lost()
 }
 
+#[test]
+fn an_active_gateway_that_answers_nobody_for_want_of_ceph_says_so_once_and_when_it_is_over() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
+    let site = Site::new()?;
+    let mut gateway = site.start(0)?;
+    wait_for_role(&gateway, "active")?;
+    let lines = [
+        (
+            false,
+            "WARN failover group san1: ACTIVE, and silent: Ceph does not answer",
+        ),
+        (true, "INFO failover group san1: ACTIVE, and answering again"),
+    ];
+    for (up, words) in lines {
+        site.net.connect_ceph(0, up)?;
+        let told = |line: &str| line.contains(words.split_once(' ').map_or("", |(_, said)| said));
+        gateway.process.wait_for_after(0, told, TIMEOUT)?;
+    }
+    for (_, words) in lines {
+        let (level, said) = words.split_once(' ').context("words")?;
+        let log = gateway.process.log();
+        let told: Vec<&str> = log.lines().filter(|line| line.contains(said)).collect();
+        ensure!(told.len() == 1 && told[0].contains(level), "{told:?}\n{log}");
+    }
+    Ok(())
+}
+
 /// A write that is inside a gateway which was cut off must not be carried out when Ceph has forgotten that it was shut out.
 #[test]
 fn who_was_taken_over_from_stays_shut_out() -> Result<()> {

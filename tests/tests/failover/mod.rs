@@ -7,6 +7,7 @@ mod linux;
 mod site;
 mod stale;
 mod state;
+mod two_images;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

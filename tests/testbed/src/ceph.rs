@@ -398,6 +398,7 @@ fn configuration(at: &str, fsid: &str, parts: Parts<'_>) -> Result<String> {
         osds,
         ..
     } = parts;
+    // However full the disk of the test's machine is: else the monitor ends where less than a twentieth of it is free.
     let mut conf = format!(
         "[global]\n\
          fsid = {fsid}\n\
@@ -430,7 +431,8 @@ fn configuration(at: &str, fsid: &str, parts: Parts<'_>) -> Result<String> {
          mon_data_avail_warn = 2\n\
          mon_allow_pool_size_one = true\n\
          mon_allow_pool_delete = true\n\
-         mon_warn_on_pool_no_redundancy = false\n"
+         mon_warn_on_pool_no_redundancy = false\n\
+         mon_data_avail_crit = 0\n"
     );
     if objectstore == BLUESTORE {
         // After a kill nothing is served for four fifths of it, since a dead OSD might still think that it may answer. Not where an OSD is stopped and goes

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use lab::ceph::{Ceph, NEEDS};
 use lab::image::SECTOR;
-use lab::{Namespace, needs};
+use lab::{Namespace, eventually, needs};
 use xblade::store::{
-    CephOptions, CompletionQueue, Completions as _, Durability, Event, Extent, Step, Store, StoreKind,
-    StoreOptions, Token,
+    CephOptions, CompletionQueue, Completions as _, Context, Durability, Event, Extent, LockOf, Step, Store,
+    StoreError, StoreKind, StoreOptions, Takeover, Token, open_with,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -19,16 +19,19 @@ const PIECE: u64 = 16;
 /// Operations that it has under way at a time.
 const DEPTH: u64 = 32;
 
-fn store(conf: &str) -> Result<Arc<dyn Store<CompletionQueue>>> {
+fn options(conf: &str, image: &str) -> StoreOptions {
     let ceph = CephOptions {
         conf: Some(conf.into()),
         ..CephOptions::default()
     };
-    let options = StoreOptions {
+    StoreOptions {
         ceph,
-        ..StoreOptions::new(StoreKind::Rbd, "rbd:rbd/vm")
-    };
-    Ok(xblade::store::open(&options)?)
+        ..StoreOptions::new(StoreKind::Rbd, format!("rbd:rbd/{image}"))
+    }
+}
+
+fn store(conf: &str) -> Result<Arc<dyn Store<CompletionQueue>>> {
+    Ok(xblade::store::open(&options(conf, "vm"))?)
 }
 
 /// Waits for so many ends; what reads brought, by token.
@@ -124,6 +127,65 @@ fn workers_may_end_amid_their_operations() -> Result<()> {
         store.close()?;
         ends(&mut queue, 1)?;
         ensure!(store.read(&mut queue, 2, extent, &mut []).is_err());
+        Ok(())
+    })
+}
+
+/// The images of one process through two clients, some opened as a gateway of a group does. What an operator orders, or a reload, must not shut
+/// out the process itself.
+#[test]
+fn a_lock_of_this_process_is_never_broken() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
+    let namespace = Namespace::new("ceph")?;
+    let ceph = Ceph::start(&namespace)?;
+    for image in ["alone", "grouped"] {
+        ceph.rbd(&namespace, &format!("create --size 64M rbd/{image}"))?;
+    }
+    let conf = ceph.conf();
+    namespace.run(move || {
+        let context = Context::default();
+        let anybody = Some(Takeover {
+            from: LockOf::Anybody,
+            same_range: false,
+            by: Instant::now() + TIMEOUT,
+            lease: TIMEOUT,
+        });
+        let open = |image: &str, takeover: Option<Takeover>| {
+            let mut options = options(&conf, image);
+            options.ceph.clusters = 2;
+            options.takeover = takeover;
+            Ok::<_, StoreError>(open_with(&options, context.clone())?.store)
+        };
+        let mut held = vec![
+            ("alone", open("alone", None)?),
+            ("grouped", open("grouped", anybody.clone())?),
+        ];
+        for takeover in [anybody.clone(), None] {
+            // Each twice: the one or the other of the two clients opens it.
+            for image in ["alone", "grouped", "alone", "grouped"] {
+                let refused = open(image, takeover.clone());
+                ensure!(
+                    matches!(&refused, Err(StoreError::RbdInUseHere { .. })),
+                    "{image} as {takeover:?}: {refused:?}"
+                );
+            }
+        }
+        let mut queue = CompletionQueue::new()?;
+        for (_, store) in &held {
+            let extent = Extent { lba: 0, count: 1 };
+            store.write(&mut queue, 1, extent, &[&[9; SECTOR]], Durability::Durable)?;
+            ends(&mut queue, 1)?;
+        }
+        // What is closed is free.
+        while let Some((image, store)) = held.pop() {
+            store.close()?;
+            drop(store);
+            let mut opened = None;
+            eventually("an image that is free", TIMEOUT, || {
+                opened = open(image, anybody.clone()).ok();
+                Ok(opened.is_some())
+            })?;
+        }
         Ok(())
     })
 }

@@ -276,10 +276,19 @@ pub enum StoreError {
         /// The client's address.
         holder: String,
     },
+    /// This process has it.
+    #[error(
+        "{path}: still in use by this xblade, which closes an earlier opening of it or has it in another export; it is opened when that has \
+         ended"
+    )]
+    RbdInUseHere {
+        /// What was to be opened.
+        path: String,
+    },
     /// Another gateway of the failover group served another part of the image.
     #[error(
         "{path}: the gateway before served {before} of it (in sectors of 512 bytes), this one would serve {here}; make them alike in both \
-         configurations, or say with `xblade failover take` that it shall be this"
+         configurations. What is here is right once you say `xblade failover take`, or `{forget}` where the group is active here already"
     )]
     RbdRange {
         /// What was to be opened.
@@ -288,6 +297,8 @@ pub enum StoreError {
         before: String,
         /// What would be.
         here: String,
+        /// The command that has it forgotten.
+        forget: String,
     },
     /// The image cannot be locked.
     #[error(

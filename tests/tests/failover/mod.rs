@@ -4,6 +4,7 @@
 mod attacked;
 mod edge_cases;
 mod linux;
+mod several;
 mod site;
 mod stale;
 mod state;

@@ -108,6 +108,7 @@ functions! {
         rados_conf_get: fn(Handle, *const c_char, *mut c_char, usize) -> c_int;
         rados_connect: fn(Handle) -> c_int;
         rados_shutdown: fn(Handle);
+        rados_getaddrs: fn(Handle, *mut *mut c_char) -> c_int;
         rados_blocklist_add: fn(Handle, *mut c_char, u32) -> c_int;
         rados_ioctx_create: fn(Handle, *const c_char, *mut Handle) -> c_int;
         rados_ioctx_set_namespace: fn(Handle, *const c_char);
@@ -260,6 +261,16 @@ impl Rados {
     /// Connects, once. Blocks.
     pub(crate) fn connect(&self) -> Result<(), Errno> {
         call!(self, rados_connect(self.handle)).map(drop)
+    }
+
+    /// The addresses that a connected client is known by, as Ceph writes them.
+    pub(crate) fn addresses(&self) -> Result<String, Errno> {
+        let mut addresses = ptr::null_mut();
+        call!(self, rados_getaddrs(self.handle, &raw mut addresses))?;
+        let told = text(NonNull::new(addresses));
+        // SAFETY: librados made the text for the caller (`strdup`), and nobody has it any more.
+        unsafe { libc::free(addresses.cast()) };
+        Ok(told)
     }
 
     /// Has the cluster refuse whatever a client of this address still sends, for so long. Blocks.

@@ -24,6 +24,8 @@ const HOLDER_KEY: &str = "xblade.holder";
 /// Where it writes which part of the image the group's initiators see. A gateway that would show them another one does not take it.
 const RANGE_KEY: &str = "xblade.range";
 
+const READING_RANGE: &str = "reading which part of it was served";
+
 /// An open image, and all that has to live as long.
 #[derive(Debug)]
 pub(crate) struct OpenedImage {
@@ -42,6 +44,18 @@ pub struct RbdImage {
     pub owner: Option<String>,
     /// The owner is alive and has not taken the lock as a gateway of a failover group: another program, or an xblade without a group.
     pub is_foreign: bool,
+    /// Which part of it a gateway of a failover group served last.
+    pub range: Option<String>,
+}
+
+impl RbdImage {
+    /// Whether the gateway before served the same part of the image: another one would be another disk to initiators.
+    ///
+    /// # Errors
+    /// It did not.
+    pub fn check_range(&self, path: &Path, (offset, length): (u64, u64)) -> Result<(), StoreError> {
+        same_range(&parse(path)?, self.range.clone(), &range(offset, length))
+    }
 }
 
 /// Whether Ceph's libraries can be used; loads them.
@@ -68,10 +82,15 @@ pub fn inspect(path: &Path, ceph: &CephOptions) -> Result<RbdImage, StoreError> 
         Some(owner) => is_foreign(&image, path, owner)?,
         None => false,
     };
+    let features = image.features().map_err(failed("reading its features"))?;
+    // Others are written by no gateway, and some of them have no metadata.
+    let is_written = path.snapshot.is_none() && features & EXCLUSIVE_LOCK != 0;
+    let range = is_written.then(|| image.metadata(RANGE_KEY)).transpose();
     Ok(RbdImage {
         bytes,
         owner,
         is_foreign,
+        range: range.map_err(failed(READING_RANGE))?.flatten(),
     })
 }
 
@@ -150,9 +169,9 @@ pub(super) fn open(
             {
                 check_range(&image, path, options)?;
             }
-            lock(&cluster, &image, path, options)?;
+            lock(clients, &cluster, &image, path, options)?;
             if options.takeover.is_some() {
-                tell_others(&cluster, &image, path, options)?;
+                tell_others(&cluster.rados, &image, path, options)?;
             }
         }
         image
@@ -206,14 +225,14 @@ fn check_options(image: &RawImage, path: &RbdPath) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Takes the lock. Never from somebody who is alive, unless it is to be taken over from him.
+/// Takes the lock. Never from somebody who is alive, unless it is to be taken over from him, and never from this process.
 fn lock(
+    clients: &Clients,
     cluster: &Cluster,
     image: &RawImage,
     path: &RbdPath,
     options: &StoreOptions,
 ) -> Result<(), StoreError> {
-    let (takeover, ceph) = (options.takeover.as_ref(), &options.ceph);
     let features = image
         .features()
         .map_err(|errno| failure(path, "reading its features", errno))?;
@@ -223,44 +242,72 @@ fn lock(
             spec: path.spec(),
         });
     }
-    let in_use = |holder: String| StoreError::RbdInUse {
-        path: path.to_string(),
-        holder,
-    };
     let owner = image
         .lock_owner()
         .map_err(|errno| failure(path, "asking who has its lock", errno))?;
-    if let (Some(owner), Some(takeover)) = (&owner, takeover) {
-        // Another export of this process may have it, or the one before a reload: its client is this one.
-        let may_be_taken = takeover.from.includes(owner) && !cluster.client.is_at(owner);
-        if !may_be_taken || Instant::now() > takeover.by {
-            return Err(in_use(owner.clone()));
+    if let Some(owner) = &owner {
+        let takeover = options.takeover.as_ref();
+        if clients.have(owner) {
+            // Another export has it, or the one before a reload.
+            return Err(in_use(clients, path, Some(owner)));
+        } else if let Some(takeover) = takeover.filter(|takeover| takeover.from.includes(owner)) {
+            break_lock(clients, cluster, path, options, owner, takeover.by)?;
+        } else if is_alive(image, path, owner)? {
+            // Whoever is alive would be asked for its lock, which takes five seconds when it does not answer; and one that is not exclusive
+            // would hand it over, in the middle of its work.
+            return Err(in_use(clients, path, Some(owner)));
+        } else {
+            shut_out(&cluster.rados, path, owner)?;
         }
-        break_lock(&cluster.rados, path, ceph, owner)?;
-    } else if let Some(owner) = &owner {
-        // Whoever is alive would be asked for its lock, which takes five seconds when it does not answer; and one that is not exclusive
-        // would hand it over, in the middle of its work.
-        if is_alive(image, path, owner)? {
-            return Err(in_use(owner.clone()));
-        }
-        shut_out(&cluster.rados, path, owner)?;
     }
     // A lock whose owner has gone is broken by librbd, which has the cluster shut the owner out first.
     match image.lock() {
         Ok(()) => Ok(()),
         Err(Errno(libc::EROFS | libc::EBUSY)) => {
-            Err(in_use(owner.unwrap_or_else(|| "another client".to_owned())))
+            // Somebody was faster.
+            let now = owner_now(&cluster.rados, path).ok().flatten();
+            Err(in_use(clients, path, now.or(owner).as_deref()))
         }
         Err(errno) => Err(failure(path, "taking its lock", errno)),
     }
 }
 
-/// Shuts out the client that has the lock, and breaks it. The client that breaks does not shut out by itself, as librbd has it else: each change
-/// of the OSD map may wait a second for the one before (`paxos_propose_interval`).
-fn break_lock(rados: &Rados, path: &RbdPath, ceph: &CephOptions, owner: &str) -> Result<(), StoreError> {
-    shut_out(rados, path, owner)?;
-    let breaker = cluster::new_client(ceph, path, &[("rbd_blocklist_on_break_lock", "false")])?;
+/// What is said of a lock that is held.
+fn in_use(clients: &Clients, path: &RbdPath, holder: Option<&str>) -> StoreError {
+    let path = path.to_string();
+    match holder {
+        Some(holder) if clients.have(holder) => StoreError::RbdInUseHere { path },
+        holder => StoreError::RbdInUse {
+            path,
+            holder: holder.unwrap_or("another client").to_owned(),
+        },
+    }
+}
+
+/// Who has the lock now. A handle that is open knows only who had it when it looked first.
+fn owner_now(rados: &Rados, path: &RbdPath) -> Result<Option<String>, StoreError> {
+    let (_pool, image) = find(rados, path, true)?;
+    let owner = image.lock_owner();
+    owner.map_err(|errno| failure(path, "asking who has its lock", errno))
+}
+
+/// Shuts out the client that has the lock, and breaks it. What that takes is there first: who is shut out loses all that it has.
+fn break_lock(
+    clients: &Clients,
+    cluster: &Cluster,
+    path: &RbdPath,
+    options: &StoreOptions,
+    owner: &str,
+    by: Instant,
+) -> Result<(), StoreError> {
+    let in_time = || match Instant::now() > by {
+        true => Err(in_use(clients, path, Some(owner))),
+        false => Ok(()),
+    };
+    let breaker = clients.breaker(&options.ceph, path, in_time)?;
     let (_pool, image) = find(&breaker, path, false)?;
+    in_time()?;
+    shut_out(&cluster.rados, path, owner)?;
     match image.break_lock(owner) {
         // It has let go of it, or somebody else was faster: then the lock cannot be taken.
         Ok(()) | Err(Errno(libc::ENOENT | libc::EBUSY)) => Ok(()),
@@ -278,21 +325,30 @@ fn shut_out(rados: &Rados, path: &RbdPath, client: &str) -> Result<(), StoreErro
     shut_out.map_err(|errno| failure(path, "shutting out the client that had it", errno))
 }
 
-/// The part of an image that is served, in sectors.
-fn range(options: &StoreOptions) -> String {
-    format!("offset {}, length {}", options.offset, options.length)
+/// A part of an image, in sectors.
+fn range(offset: u64, length: u64) -> String {
+    format!("offset {offset}, length {length}")
+}
+
+/// The part of an image that is to be served.
+fn range_of(options: &StoreOptions) -> String {
+    range(options.offset, options.length)
 }
 
 /// The gateway before served the same part of the image: another one would be another disk to initiators.
 fn check_range(image: &RawImage, path: &RbdPath, options: &StoreOptions) -> Result<(), StoreError> {
-    let before = image
-        .metadata(RANGE_KEY)
-        .map_err(|errno| failure(path, "reading which part of it was served", errno))?;
-    match before.filter(|before| *before != range(options)) {
+    let before = image.metadata(RANGE_KEY);
+    let before = before.map_err(|errno| failure(path, READING_RANGE, errno))?;
+    same_range(path, before, &range_of(options))
+}
+
+fn same_range(path: &RbdPath, before: Option<String>, here: &str) -> Result<(), StoreError> {
+    match before.filter(|before| before != here) {
         Some(before) => Err(StoreError::RbdRange {
             path: path.to_string(),
             before,
-            here: range(options),
+            here: here.to_owned(),
+            forget: format!("rbd image-meta remove {} {RANGE_KEY}", path.spec()),
         }),
         None => Ok(()),
     }
@@ -300,22 +356,18 @@ fn check_range(image: &RawImage, path: &RbdPath, options: &StoreOptions) -> Resu
 
 /// Writes down for other gateways of the failover group that the lock is that of one of them, and what it serves.
 fn tell_others(
-    cluster: &Cluster,
+    rados: &Rados,
     image: &RawImage,
     path: &RbdPath,
     options: &StoreOptions,
 ) -> Result<(), StoreError> {
-    // This handle has read who has the lock before it was taken.
-    let (_pool, seen_anew) = find(&cluster.rados, path, true)?;
-    let told = seen_anew.lock_owner().and_then(|owner| match owner {
-        Some(owner) => {
-            cluster.client.learn_address(&owner);
-            image.set_metadata(HOLDER_KEY, &owner)?;
-            image.set_metadata(RANGE_KEY, &range(options))
-        }
-        // It is lost again, which its keeper finds out.
-        None => Ok(()),
-    });
+    // Nobody has it: it is lost again, which its keeper finds out.
+    let Some(owner) = owner_now(rados, path)? else {
+        return Ok(());
+    };
+    let told = image
+        .set_metadata(HOLDER_KEY, &owner)
+        .and_then(|()| image.set_metadata(RANGE_KEY, &range_of(options)));
     told.map_err(|errno| failure(path, "writing down which gateway has it", errno))
 }
 

@@ -138,11 +138,7 @@ impl Supervisor {
         let takeover = self.plan.takeover(id);
         let work = move || {
             let opened = open::open(id, revision, config, lists, state, takeover, &shared);
-            let refusal = |error: anyhow::Error| OpenRefusal {
-                reason: format!("{error:#}"),
-                in_use: open::is_in_use(&error),
-            };
-            Event::Opened(id, opened.map(Box::new).map_err(refusal))
+            Event::Opened(id, opened.map(Box::new).map_err(OpenRefusal::from))
         };
         self.jobs
             .start(work, move |panic| Event::Opened(id, Err(panic.into())));

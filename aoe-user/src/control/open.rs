@@ -21,7 +21,7 @@ use crate::host::descriptors::leave_room;
 use crate::host::kernel::host_name;
 use crate::store::{
     self, CompletionQueue, CurrentGolden, FileIdentity, Losses, LostWrites, Metadata, SECTOR_BYTES, Store,
-    StoreError, StoreOptions, StoreRegistry, Takeover,
+    StoreOptions, StoreRegistry, Takeover,
 };
 use crate::target::{Address, DynStateStore, Export, Gateway, Identity, Options, Persistent, WireAdmin};
 
@@ -345,16 +345,6 @@ impl Served {
             Some(mask.as_ref()?.iter().map(|mac| (*mac, None)).collect())
         })
     }
-}
-
-/// Whether an export cannot be opened because somebody else has its storage, or had another part of it: then its group is not taken.
-pub(super) fn is_in_use(error: &anyhow::Error) -> bool {
-    let stores = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<StoreError>());
-    stores
-        .into_iter()
-        .any(|error| matches!(error, StoreError::RbdInUse { .. } | StoreError::RbdRange { .. }))
 }
 
 /// Waits until nobody uses the store any more, at most for `timeout`, then commits and closes it. The caller has seen to it that no port serves it.

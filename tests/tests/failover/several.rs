@@ -63,6 +63,49 @@ fn an_image_that_was_away_at_the_take_over_is_taken_from_its_dead_gateway_later(
     Ok(())
 }
 
+/// Else the healthy one would be shut out for nothing, again and again.
+#[test]
+fn a_gateway_with_another_part_of_one_image_shuts_nobody_out() -> Result<()> {
+    needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
+    let site = Site::new()?;
+    // They reach the initiators, and not each other.
+    for name in ["ga", "gb"] {
+        site.net
+            .hub
+            .ip(&format!("link set {name} type bridge_slave isolated on"))?;
+    }
+    for image in ["second", "third"] {
+        site.rbd(&format!("create --size 64M rbd/{image}"))?;
+    }
+    let config = site.config_of_several("", &[("second", "")])?;
+    let mut first = site.net.gateways[0].start(&config)?;
+    wait_for_role(&first, "active")?;
+    wait_for_export(&first, "e1.2")?;
+    let other = site.config_of_several("", &[("second", "offset = \"1MiB\"\n")])?;
+    let second = site.net.gateways[1].start(&other)?;
+    eventually("a gateway that refuses to take it", TIMEOUT, || {
+        Ok(role(&second)?.1.contains("the gateway before served offset 0"))
+    })?;
+    let blocklist = site.ceph("osd blocklist ls")?;
+    ensure!(!blocklist.contains("10.77.0.2"), "{blocklist}");
+    ensure!(role(&first)?.0 == "active", "{}", first.process.log());
+    ensure!(!first.process.log().contains("silent and closing"));
+
+    // One that is added to an active gateway, with what another one wrote long ago.
+    site.rbd("image-meta set rbd/third xblade.range offset_7")?;
+    let added = site.config_of_several("", &[("second", ""), ("third", "")])?;
+    let mark = first.process.mark();
+    site.net.gateways[0].reload(&mut first, &added)?;
+    let forget = "rbd image-meta remove rbd/third xblade.range";
+    let advises = |line: &str| line.contains("FAILED") && line.contains(forget);
+    let (_, line) = first.process.wait_for_after(mark, advises, TIMEOUT)?;
+    ensure!(role(&first)?.0 == "active", "{line}");
+    site.rbd("image-meta remove rbd/third xblade.range")?;
+    wait_for_export(&first, "e1.3")?;
+    ensure!(role(&first)?.0 == "active" && role(&second)?.0 == "standby");
+    Ok(())
+}
+
 /// Ceph gives its clients numbers, one after the other.
 #[test]
 fn a_take_over_of_many_images_connects_once_more_and_not_for_each() -> Result<()> {

@@ -15,7 +15,7 @@ use super::open;
 use super::plan::{ExportId, LockOrder, LockRun};
 use super::supervisor::{Event, Supervisor};
 use crate::config::{ExportConfig, FailoverGroup};
-use crate::store::{RbdImage, inspect_rbd};
+use crate::store::{RbdImage, StoreError, inspect_rbd};
 use detector::Asking;
 pub(super) use detector::{Detectors, Heard};
 pub(super) use told::Told;
@@ -58,7 +58,10 @@ impl Supervisor {
         let images = self.plan.images(group);
         let (name, failed) = (group.to_owned(), group.to_owned());
         self.jobs.start(
-            move || Event::Looked(name, owners(&images)),
+            move || {
+                let inspect = |config: &ExportConfig| inspect_rbd(&config.path, &config.ceph);
+                Event::Looked(name, owners(&images, inspect))
+            },
             |panic| Event::Looked(failed, Err(panic)),
         );
     }
@@ -83,12 +86,15 @@ pub(super) fn release(groups: &[Arc<FailoverGroup>]) {
 }
 
 /// The owners of the locks of images. One that cannot be looked at has none, unless that is so of all. An image is not
-/// taken from an owner that is no gateway.
-fn owners(images: &[(ExportId, Arc<ExportConfig>)]) -> Result<HashMap<ExportId, Option<String>>, String> {
+/// taken from an owner that is no gateway, and none of them where one was served otherwise: that is found out before anybody is shut out.
+fn owners(
+    images: &[(ExportId, Arc<ExportConfig>)],
+    inspect: impl Fn(&ExportConfig) -> Result<RbdImage, StoreError>,
+) -> Result<HashMap<ExportId, Option<String>>, String> {
     let mut owners = HashMap::new();
     let mut failure = None;
     for (id, config) in images {
-        match inspect_rbd(&config.path, &config.ceph) {
+        match inspect(config) {
             Ok(RbdImage {
                 owner: Some(owner),
                 is_foreign: true,
@@ -100,12 +106,58 @@ fn owners(images: &[(ExportId, Arc<ExportConfig>)]) -> Result<HashMap<ExportId, 
                     "{path} is in use by {owner}, which is no gateway of a failover group; `xblade failover take {group}` shuts it out"
                 ));
             }
-            Ok(image) => drop(owners.insert(*id, image.owner)),
+            Ok(image) => {
+                if !config.read_only {
+                    let range = (config.offset, config.length);
+                    image
+                        .check_range(&config.path, range)
+                        .map_err(|error| error.to_string())?;
+                }
+                owners.insert(*id, image.owner);
+            }
             Err(error) => failure = Some(error.to_string()),
         }
     }
     match (owners.is_empty(), failure) {
         (true, Some(reason)) => Err(reason),
         _ => Ok(owners),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All members are opened side by side: the others would have shut out the gateway before when one finds that it must not be taken.
+    #[test]
+    fn a_group_of_which_one_image_was_served_otherwise_is_not_taken_from_anybody() {
+        let image = |slot: u8, offset: u64, read_only: bool| {
+            let path = format!("rbd:p/{slot}").into();
+            let config = ExportConfig::new(1, slot, path);
+            let config = ExportConfig {
+                offset,
+                read_only,
+                ..config
+            };
+            (ExportId(slot.into()), Arc::new(config))
+        };
+        let inspect = |config: &ExportConfig| {
+            Ok(RbdImage {
+                bytes: 1 << 20,
+                owner: (config.slot != 4).then(|| "10.0.0.1:0/7".to_owned()),
+                is_foreign: false,
+                range: (config.slot != 1).then(|| "offset 8, length 0".to_owned()),
+            })
+        };
+        let alike = [image(1, 0, false), image(2, 8, false), image(4, 8, false)];
+        let found = owners(&alike, inspect).unwrap();
+        assert_eq!((found.len(), found[&ExportId(4)].as_ref()), (3, None));
+        // Also one that nobody has now.
+        for other in [image(2, 16, false), image(4, 0, false)] {
+            let said = owners(&[image(1, 0, false), other], inspect).unwrap_err();
+            assert!(said.contains("the gateway before served offset 8"), "{said}");
+        }
+        // What is only read here tells nobody which part that is.
+        assert!(owners(&[image(2, 16, true)], inspect).is_ok());
     }
 }

@@ -243,7 +243,7 @@ impl Plan {
     /// A store could not be opened.
     pub(crate) fn export_failed(&mut self, id: ExportId, refusal: impl Into<OpenRefusal>, now: Instant) {
         let refusal = refusal.into();
-        self.note_in_use(id, &refusal, now);
+        self.note_obstacle(id, &refusal, now);
         let reason = refusal.reason;
         self.ports_stale = true;
         self.leaving.remove(&id);

@@ -20,7 +20,6 @@ use super::reload_report::ReloadReport;
 use super::{ExportId, Plan, PlanAction, StateLife, address_of};
 use crate::config::{Config, FailoverGroup, StoreKind};
 use crate::store::{LockOf, Takeover};
-use crate::target::Address;
 pub(super) use program::Retired;
 pub(in crate::control) use program::{LockOrder, LockRun};
 pub(in crate::control) use rivals::Rival;
@@ -55,8 +54,8 @@ pub(super) struct Membership {
     leaving: Vec<ExportId>,
     /// An export that somebody else has, found while taking it.
     in_use: Option<String>,
-    /// Exports that were open here since the group was taken: what they show of their images is this gateway's to change.
-    opened: HashSet<Address>,
+    /// Images that were open here since the group was taken: which part of them is shown is this gateway's to change.
+    opened: HashSet<members::Image>,
 }
 
 /// Until a gateway whose storage a program has taken away has noticed: a check each second, which may take 5 s.
@@ -190,7 +189,7 @@ impl Plan {
         Some(Takeover {
             from,
             // What is opened anew by a reload may have another; and the operator may say what is right.
-            same_range: group.from.is_some() && !group.opened.contains(&address_of(&entry.config)),
+            same_range: group.from.is_some() && !group.opened.contains(&members::image_of(&entry.config)),
             by: self.at(group.machine.since_us()) + TAKE_WITHIN + EACH_TAKES * members,
             // Together with the time to detect it and the quiet time: under four seconds.
             lease: group.config.detect * 2 / 3,

@@ -49,7 +49,7 @@ impl World {
     }
 
     /// What is being closed is closed at last.
-    fn end_closing(&mut self) {
+    pub(super) fn end_closing(&mut self) {
         self.stuck_paths.clear();
         for id in std::mem::take(&mut self.stuck) {
             self.stores.remove(&id);

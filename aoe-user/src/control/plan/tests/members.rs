@@ -3,6 +3,30 @@
 use super::groups::{active, member};
 use super::*;
 use crate::config::Vlan;
+use crate::control::plan::refusal::Obstacle;
+
+impl World {
+    /// What the image of a group has against being opened.
+    pub(super) fn obstacle(&mut self, id: ExportId, config: &ExportConfig) -> Option<OpenRefusal> {
+        let path = config.path.to_str().unwrap().to_owned();
+        let takeover = self.plan.takeover(id);
+        let before = self.offsets.get(&path).is_some_and(|at| *at != config.offset);
+        let other_range = before && takeover.as_ref().is_some_and(|takeover| takeover.same_range);
+        self.taken_from.extend(takeover.map(|takeover| takeover.from));
+        let (reason, obstacle) = match other_range {
+            true => ("the gateway before served offset 8", Obstacle::OtherRange),
+            false if self.in_use.contains(&path) => ("in use by another client", Obstacle::InUse),
+            false => {
+                self.offsets.insert(path, config.offset);
+                return None;
+            }
+        };
+        Some(OpenRefusal {
+            reason: reason.into(),
+            obstacle: Some(obstacle),
+        })
+    }
+}
 
 /// It is opened anew by a reload, and another gateway is faster.
 #[test]
@@ -57,6 +81,77 @@ fn an_image_that_could_not_be_opened_at_the_take_over_is_still_compared() {
     world.want(&[changed, member(2, "rbd:p/b", None)]);
     world.pass(Duration::from_secs(1));
     assert!(!compared(&world, 1) && compared(&world, 2));
+}
+
+/// The same image at another address is still this gateway's.
+#[test]
+fn a_reload_may_move_an_export_and_change_what_it_shows() {
+    let mut world = active(&[member(1, "rbd:p/a", None)]);
+    let moved = ExportConfig {
+        offset: 8,
+        ..member(2, "rbd:p/a", None)
+    };
+    world.want(&[moved]);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(
+        (world.role(), world.served_on_eth0()),
+        (Role::Active, vec!["e1.2".to_owned()]),
+        "{:#?}",
+        world.said
+    );
+}
+
+/// Nobody else has it: there is nobody that the group is to be left to.
+#[test]
+fn an_image_that_was_served_otherwise_before_is_no_reason_to_leave_a_group() {
+    let mut world = active(&[member(1, "rbd:p/a", None)]);
+    world.offsets.insert("rbd:p/b".into(), 8);
+    // Beside others, and as the only one.
+    world.want(&[member(1, "rbd:p/a", None), member(2, "rbd:p/b", None)]);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.served_on_eth0(), ["e1.1"]);
+    world.want(&[member(2, "rbd:p/b", None)]);
+    world.pass(Duration::from_secs(20));
+    assert_eq!(world.role(), Role::Active, "{:#?}", world.said);
+    assert!(world.said("the gateway before served offset 8") > 0);
+    // The operator has that forgotten.
+    world.offsets.clear();
+    world.pass(Duration::from_secs(31));
+    assert_eq!(world.served_on_eth0(), ["e1.2"]);
+}
+
+/// Another member that can be had does not make up for it.
+#[test]
+fn a_group_of_which_one_image_was_served_otherwise_before_is_not_taken() {
+    let mut world = World::new(&["eth0"]);
+    world.offsets.insert("rbd:p/b".into(), 8);
+    world.want(&[member(1, "rbd:p/a", None), member(2, "rbd:p/b", None)]);
+    world.ask(16, false);
+    assert_eq!((world.role(), world.stores.len()), (Role::Standby, 0));
+    world.plan.take_group("san1", world.now).unwrap();
+    world.run();
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.served_on_eth0(), ["e1.1", "e1.2"]);
+}
+
+/// An opening of before does not come to its end: the process is in its own way, and nobody else.
+#[test]
+fn a_group_is_kept_while_its_only_image_is_still_being_closed_here() {
+    let mut world = active(&[member(1, "rbd:p/a", None)]);
+    world.stuck_paths.insert("rbd:p/a".into());
+    let changed = ExportConfig {
+        sync: true,
+        offset: 8,
+        ..member(1, "rbd:p/a", None)
+    };
+    world.want(&[changed]);
+    world.stuck_paths.clear();
+    world.pass(HANDOVER * 3);
+    assert_eq!(world.role(), Role::Active, "{:#?}", world.said);
+    assert!(world.said("in use") > 0, "{:#?}", world.said);
+    world.end_closing();
+    world.pass(Duration::from_secs(31));
+    assert_eq!(world.served_on_eth0(), ["e1.1"]);
 }
 
 #[test]

@@ -48,6 +48,8 @@ struct World {
     /// Who has the locks of images in Ceph, whose images somebody has taken meanwhile, and whose locks were broken.
     owner: Option<String>,
     in_use: HashSet<String>,
+    /// Where images were served from by the gateway before.
+    offsets: HashMap<String, u64>,
     taken_from: Vec<LockOf>,
     /// What the programs of failover groups were run for, and why they refuse to take or to go on.
     orders: Vec<LockOrder>,
@@ -97,6 +99,7 @@ impl World {
             stuck: Vec::new(),
             owner: None,
             in_use: HashSet::new(),
+            offsets: HashMap::new(),
             taken_from: Vec::new(),
             orders: Vec::new(),
             running: Vec::new(),
@@ -223,13 +226,7 @@ impl World {
         if self.stuck_paths.contains(&path) {
             return;
         }
-        self.taken_from
-            .extend(self.plan.takeover(id).map(|takeover| takeover.from));
-        if self.in_use.contains(&path) {
-            let refusal = OpenRefusal {
-                reason: "in use by another client".into(),
-                in_use: true,
-            };
+        if let Some(refusal) = self.obstacle(id, &config) {
             return self.plan.export_failed(id, refusal, self.now);
         }
         if let Some(reason) = self.bad_paths.get(&path) {

@@ -145,11 +145,8 @@ fn a_take_over_of_many_images_connects_once_more_and_not_for_each() -> Result<()
         ensure!(number(name)? == gateway, "{name} is another client's");
     }
     let between = number("mark")? - gateway - 1;
-    println!("{between} clients besides the gateway's");
-    // On a busy machine one image may be done before the next begins.
-    ensure!(
-        between <= IMAGES as u64 / 3,
-        "{between} clients for {IMAGES} images"
-    );
+    println!("{between} numbers of clients since the gateway's");
+    // A client may take two of them, and on a busy machine one image may be done before the next begins.
+    ensure!(between <= IMAGES as u64, "{between} numbers for {IMAGES} images");
     Ok(())
 }

@@ -7,6 +7,7 @@ mod lost;
 mod persistent;
 mod storm;
 mod strangers;
+mod troubles;
 
 use std::time::{Duration, Instant};
 

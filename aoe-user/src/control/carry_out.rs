@@ -199,9 +199,14 @@ impl Supervisor {
                 .exports
                 .get(&id)
                 .map(|served| Arc::downgrade(served.export.store()));
+            let disks = self.exports.get(&id).and_then(|served| served.disks.as_ref());
+            let disks = disks.map(Arc::downgrade);
             let look = move || {
                 if let Some(store) = store.and_then(|store| store.upgrade()) {
                     store.look_at_backing();
+                }
+                if let Some(disks) = disks.and_then(|disks| disks.upgrade()) {
+                    disks.look_for_room();
                 }
                 Event::BackingChecked(id)
             };

@@ -351,6 +351,10 @@ impl Supervisor {
             }
         }
         for served in self.exports.values() {
+            let troubles = served.disks.as_ref().and_then(|disks| disks.troubles().reason());
+            if let Some(why) = troubles {
+                info!("{}: machines' copies: {why}", served.export.address());
+            }
             let (state, why) = match served.export.store().health() {
                 Health::Healthy => continue,
                 Health::LostWrites(lost) => ("FAILED-DEGRADED", lost.to_string()),

@@ -58,8 +58,9 @@ pub use nbd::{NbdExport, inspect as inspect_nbd};
 pub use open::{Context, Opened, open, open_with};
 pub use options::{StoreError, StoreKind, StoreOptions};
 pub use overlay::{
-    CurrentGolden, Golden, MergeError, MergedImage, OverlayError, OverlayFiles, OverlayOptions, OverlayStore,
-    OverlayTotals, OverlayUsage, memory_directory, remove_unfinished_merge,
+    CurrentGolden, Full, Golden, MergeError, MergedImage, OverlayError, OverlayFiles, OverlayOptions,
+    OverlayStore, OverlayTotals, OverlayUsage, free_bytes, is_full, memory_directory,
+    remove_unfinished_merge,
 };
 pub use rbd::{
     CLONE_PINNED, CephOptions, LoadError, LockOf, RbdClone, RbdClones, RbdImage, RbdPath, Takeover,

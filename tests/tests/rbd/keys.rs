@@ -29,6 +29,9 @@ fn a_client_with_the_rights_of_the_book_serves_images_of_its_pool_and_no_others(
     ensure!(!nobody.process.wait(TIMEOUT)?.success());
     let said = nobody.process.log();
     let keyring = site.ceph.path("keyring").display().to_string();
-    ensure!(said.contains("has no key of client.nobody") && said.contains(&keyring), "{said}");
+    ensure!(
+        said.contains("has no key of client.nobody") && said.contains(&keyring),
+        "{said}"
+    );
     Ok(())
 }

@@ -12,7 +12,9 @@ use super::columns::{Column, choose, table};
 use super::show::idle;
 use crate::cli::output;
 use crate::cli::table::size;
-use crate::control::api::overlays::{CommitOverlay, OverlayInfo, Overlays, PinOverlays, ResetOverlays};
+use crate::control::api::overlays::{
+    CommitOverlay, FullOf, OverlayInfo, Overlays, PinOverlays, ResetOverlays,
+};
 use crate::control::api::types::{ControlRequest, SCHEMA};
 
 const COLUMNS: [Column<OverlayInfo>; 13] = [
@@ -28,8 +30,25 @@ const COLUMNS: [Column<OverlayInfo>; 13] = [
     ("writes", |row| size(row.wrote_bytes / 512)),
     ("macs", |row| row.macs.join(",")),
     ("refused", |row| row.refused_writes.to_string()),
-    ("problem", |row| row.problem.clone().unwrap_or_default()),
+    ("problem", |row| problem(row).unwrap_or_default()),
 ];
+
+/// Those that are shown unless others are named, and one more where there is something to tell in it.
+const USUAL: usize = 9;
+const PROBLEM: &str = "problem";
+
+/// Why a machine hears nothing, or some of its writes fail.
+fn problem(row: &OverlayInfo) -> Option<String> {
+    let full = row.full.map(|full| {
+        match full {
+            FullOf::Limit => "overlay_limit is reached",
+            FullOf::Disk => "the file system of overlay_dir is full",
+            FullOf::Memory => "the tmpfs where it is noted what copies hold is full",
+        }
+        .to_owned()
+    });
+    row.problem.clone().or(full)
+}
 
 fn state(row: &OverlayInfo) -> &'static str {
     match row {
@@ -38,9 +57,7 @@ fn state(row: &OverlayInfo) -> &'static str {
         OverlayInfo { problem: Some(_), .. } => "FAILED",
         row if !row.kept_by.is_empty() => "kept",
         OverlayInfo { old_image: true, .. } => "old image",
-        OverlayInfo {
-            refused_writes: 1.., ..
-        } => "full",
+        OverlayInfo { full: Some(_), .. } => "full",
         _ => "ready",
     }
 }
@@ -78,12 +95,16 @@ fn list(args: ListArgs) -> Result<()> {
         target,
         output,
     } = args;
-    let columns = choose(&COLUMNS, 9, &output)?;
+    let mut columns = choose(&COLUMNS, USUAL, &output)?;
     let overlays: Overlays = ControlClient::new(&target)?.ask(&ControlRequest::Overlays { exports })?;
     if output.json {
         let mut value = json!(overlays);
         value["schema"] = json!(SCHEMA);
         return output::line(value);
+    }
+    let has_problem = overlays.overlays.iter().any(|row| problem(row).is_some());
+    if has_problem && output.columns.is_empty() {
+        columns.extend(COLUMNS.iter().filter(|(name, _)| *name == PROBLEM));
     }
     table(&columns, &overlays.overlays, &output).print()
 }
@@ -153,8 +174,9 @@ mod tests {
     fn the_worst_is_told() {
         let mut row = OverlayInfo::default();
         assert_eq!(state(&row), "ready");
-        row.refused_writes = 3;
+        row.full = Some(FullOf::Limit);
         assert_eq!(state(&row), "full");
+        assert_eq!(problem(&row).unwrap(), "overlay_limit is reached");
         row.old_image = true;
         assert_eq!(state(&row), "old image");
         row.kept_by = vec!["02:00:00:00:00:01".into()];

@@ -13,6 +13,7 @@ use super::columns::{Column, choose, table};
 use super::stat::age;
 use super::{DEGRADED, client};
 use crate::cli::{output, table::size};
+use crate::control::api::overlays::CopiesInfo;
 use crate::control::api::types::{Condition, DaemonState, DeniedInfo, ExportInfo, Initiator, SCHEMA};
 
 /// Not everything is served: exit code 3.
@@ -46,6 +47,13 @@ fn active(state: &DaemonState) -> usize {
     all.len()
 }
 
+/// A number over all exports with copies for machines; none where there is no such export.
+fn copies(state: &DaemonState, count: fn(&CopiesInfo) -> usize) -> Option<usize> {
+    let known = state.exports.iter().filter_map(|export| export.copies.as_ref());
+    let counts: Vec<usize> = known.map(count).collect();
+    (!counts.is_empty()).then(|| counts.iter().sum())
+}
+
 /// The export whose oldest uncommitted write has waited longest, and how long; none where no store knows.
 fn most_behind(state: &DaemonState) -> Option<(&str, f64)> {
     let known = state.exports.iter();
@@ -69,6 +77,8 @@ fn status_json(state: &DaemonState) -> serde_json::Value {
         "exports": { "ready": ready(state), "configured": state.exports.len() },
         "interfaces": interfaces,
         "initiators": active(state),
+        "silent_machines": copies(state, |copies| copies.silent.len()),
+        "full_copies": copies(state, |copies| copies.full.len()),
         "dirty_seconds": most_behind(state).map(|(_, seconds)| seconds),
         "reload": state.reload,
     })

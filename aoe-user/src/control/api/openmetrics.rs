@@ -114,6 +114,7 @@ pub(crate) fn text(state: &DaemonState, format: MetricsFormat) -> String {
     groups(&mut to, state);
     initiators(&mut to, state);
     machines(&mut to, state);
+    copies(&mut to, state);
     interfaces(&mut to, state);
     if format == MetricsFormat::OpenMetrics {
         to.0.push_str("# EOF\n");
@@ -347,6 +348,46 @@ fn machines(to: &mut Writer, state: &DaemonState) {
                 labels.push(("machine", &row.machine));
                 to.sample(&format!("{family}_total"), &labels, value(row));
             }
+        }
+    }
+}
+
+/// How machines' copies are.
+fn copies(to: &mut Writer, state: &DaemonState) {
+    let known = || {
+        let exports = state.exports.iter();
+        exports.filter_map(|export| Some((export, export.copies.as_ref()?)))
+    };
+    if known().next().is_none() {
+        return;
+    }
+    let silent = "xblade_overlay_silent_machines";
+    to.family(
+        silent,
+        "gauge",
+        "Machines that hear nothing because their copies cannot be served",
+    );
+    for (export, copies) in known() {
+        to.sample(silent, &labels(export), copies.silent.len());
+    }
+    let full = "xblade_overlay_full_copies";
+    to.family(
+        full,
+        "gauge",
+        "Copies of machines whose writes are refused because there is no room",
+    );
+    for (export, copies) in known() {
+        to.sample(full, &labels(export), copies.full.len());
+    }
+    let free = "xblade_overlay_free_bytes";
+    to.family(
+        free,
+        "gauge",
+        "What may still be written to the file system of machines' copies",
+    );
+    for (export, copies) in known() {
+        if let Some(bytes) = copies.free_bytes {
+            to.sample(free, &labels(export), bytes);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::control::api::failover::GroupInfo;
+use crate::control::api::overlays::{CopiesInfo, SilentMachine};
 use crate::control::api::types::{ExportCounters, Initiator, InterfaceInfo};
 
 fn state() -> DaemonState {
@@ -38,6 +39,11 @@ fn state() -> DaemonState {
                 image_read_bytes: 1024,
                 ..MachineInfo::default()
             }],
+            copies: Some(CopiesInfo {
+                silent: vec![SilentMachine::default()],
+                full: Vec::new(),
+                free_bytes: Some(4096),
+            }),
             ..ExportInfo::default()
         }],
         interfaces: vec![InterfaceInfo {

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::overlays::{CommitOverlay, OverlayInfo, Overlays, PinOverlays, ResetOverlays};
+use super::overlays::{CommitOverlay, FullOf, OverlayInfo, Overlays, PinOverlays, ResetOverlays};
 use super::socket::ControlAnswer;
 use super::view::Selection;
 use crate::config::Overlay as Kind;
 use crate::control::machines::{DiskName, DiskState, Disks};
 use crate::control::supervisor::{Event, Supervisor};
-use crate::store::OverlayTotals;
+use crate::store::{Full, OverlayTotals};
 
 fn seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
@@ -33,6 +33,11 @@ fn overlay(export: &str, state: DiskState) -> OverlayInfo {
         written_bytes: state.usage.written_sectors * 512,
         allocated_bytes: state.usage.allocated_bytes,
         refused_writes: state.usage.refused_writes,
+        full: state.usage.full.map(|full| match full {
+            Full::Limit => FullOf::Limit,
+            Full::Delta => FullOf::Disk,
+            Full::Bits => FullOf::Memory,
+        }),
         since: seconds(state.since),
         old_image: state.old_image,
         in_flight: state.in_flight,

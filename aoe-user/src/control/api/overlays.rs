@@ -44,6 +44,18 @@ pub(crate) struct PinOverlays {
     pub(crate) pinned: bool,
 }
 
+/// What has no room for a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FullOf {
+    /// `overlay_limit` allows no more.
+    Limit,
+    /// The file system of `overlay_dir` is full.
+    Disk,
+    /// The tmpfs of the bits is full.
+    Memory,
+}
+
 /// The result of [`super::types::ControlRequest::Overlays`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Overlays {
@@ -88,8 +100,12 @@ pub(crate) struct OverlayInfo {
     pub(crate) written_bytes: u64,
     /// Bytes that this takes on the disk.
     pub(crate) allocated_bytes: u64,
-    /// Writes that failed because of `overlay_limit`.
+    /// Writes that failed because there was no space.
     pub(crate) refused_writes: u64,
+    /// Why writes to new places fail now: `limit` (`overlay_limit`), `disk` (the file system of `overlay_dir`) or `memory` (that of the
+    /// bits). Null: they do not.
+    #[serde(default)]
+    pub(crate) full: Option<FullOf>,
     /// When it began, in seconds since 1970.
     pub(crate) since: f64,
     /// The golden image has been replaced since: the machine gets the new one when it boots.
@@ -101,6 +117,26 @@ pub(crate) struct OverlayInfo {
     /// That is because it was volatile and ended with the host. The machine is silent until it boots.
     #[serde(default)]
     pub(crate) ended: bool,
+}
+
+/// What keeps machines from their work, and the room there is for their copies.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CopiesInfo {
+    /// Machines that hear nothing.
+    pub(crate) silent: Vec<SilentMachine>,
+    /// Machines whose writes to new places are refused, because there is no room.
+    pub(crate) full: Vec<String>,
+    /// What may still be written to the file system of the copies, in bytes; null: that is not known, or they are not there.
+    pub(crate) free_bytes: Option<u64>,
+}
+
+/// A machine that hears nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SilentMachine {
+    /// Its name, or its address.
+    pub(crate) machine: String,
+    /// Why, and what to do.
+    pub(crate) reason: String,
 }
 
 /// What a machine has read and written since it booted, or since its copy was opened.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dumps::WantedFrames;
 use super::failover::GroupInfo;
-use super::overlays::{CommitOverlay, MachineInfo, PinOverlays, ResetOverlays};
+use super::overlays::{CommitOverlay, CopiesInfo, MachineInfo, PinOverlays, ResetOverlays};
 use super::times::Times;
 use crate::metrics::Counts;
 
@@ -319,6 +319,9 @@ pub(crate) struct ExportInfo {
     /// By machine, where each has a copy of its own.
     #[serde(default)]
     pub(crate) machines: Vec<MachineInfo>,
+    /// How these copies are; `null`: there are none here.
+    #[serde(default)]
+    pub(crate) copies: Option<CopiesInfo>,
 }
 
 /// Why an export is not served on an interface.

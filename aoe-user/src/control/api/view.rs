@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::overlays::MachineInfo;
+use super::overlays::{CopiesInfo, MachineInfo, SilentMachine};
 pub(in crate::control) use super::selection::Selection;
 use super::times::Times;
 use super::types::{
@@ -12,7 +12,7 @@ use super::types::{
     LostWritesInfo,
 };
 use crate::config::ExportConfig;
-use crate::control::machines::MachineCounts;
+use crate::control::machines::{MachineCounts, Troubles};
 use crate::control::open::Served;
 use crate::control::pauses::Pause;
 use crate::control::plan::{ExportStatus, PortStatus, Progress};
@@ -140,6 +140,29 @@ fn why_lost(supervisor: &Supervisor, config: &ExportConfig, lost: &LostWritesInf
     }
 }
 
+/// What is wrong with an export that is open: what was lost of it, and what it is called.
+fn wrong(
+    supervisor: &Supervisor,
+    config: &ExportConfig,
+    health: Option<Health>,
+    troubles: Option<&Troubles>,
+) -> (Option<LostWritesInfo>, Option<(Condition, String)>) {
+    let of_machines = troubles.and_then(Troubles::reason);
+    let (lost, why) = match health {
+        Some(Health::Silent(why)) => return (None, Some((Condition::Failed, why))),
+        Some(Health::Degraded(why)) => (None, Some(why)),
+        Some(Health::LostWrites(lost)) => {
+            let lost = LostWritesInfo::from(lost);
+            let why = why_lost(supervisor, config, &lost);
+            (Some(lost), Some(why))
+        }
+        Some(Health::Healthy) | None => (None, None),
+    };
+    let all: Vec<String> = why.into_iter().chain(of_machines).collect();
+    let wrong = (!all.is_empty()).then(|| (Condition::FailedDegraded, all.join("; ")));
+    (lost, wrong)
+}
+
 fn export(
     supervisor: &Supervisor,
     status: &ExportStatus,
@@ -161,24 +184,11 @@ fn export(
         (state, reason) = (Condition::Waiting, Some("served on no interface".to_owned()));
     }
     let on = |name: &str| is_only || status.served_on.iter().any(|served| served == name);
+    let troubles = served.and_then(|served| served.disks.as_ref().map(|disks| disks.troubles()));
     let health = served.map(|served| served.export.store().health());
-    let lost_writes = match health {
-        Some(Health::Silent(why)) if state == Condition::Ready => {
-            (state, reason) = (Condition::Failed, Some(why));
-            None
-        }
-        Some(Health::Degraded(why)) if state == Condition::Ready => {
-            (state, reason) = (Condition::FailedDegraded, Some(why));
-            None
-        }
-        Some(Health::LostWrites(lost)) => Some(LostWritesInfo::from(lost)),
-        _ => None,
-    };
-    if let Some(lost) = lost_writes.as_ref().filter(|_| state == Condition::Ready) {
-        (state, reason) = (
-            Condition::FailedDegraded,
-            Some(why_lost(supervisor, config, lost)),
-        );
+    let (lost_writes, wrong) = wrong(supervisor, config, health, troubles.as_ref());
+    if let Some((how, why)) = wrong.filter(|_| state == Condition::Ready) {
+        (state, reason) = (how, Some(why));
     }
     let totals = snapshot.export(status.address, config.vlan, on);
     ExportInfo {
@@ -207,6 +217,7 @@ fn export(
             .collect(),
         initiators: initiators(&totals, now),
         machines: served.map_or_else(Vec::new, |served| machines(served)),
+        copies: troubles.map(copies),
         counters: counters(&totals),
     }
 }
@@ -258,6 +269,20 @@ fn machines(served: &Served) -> Vec<MachineInfo> {
         written_bytes: counts.written,
     };
     counts.map(row).collect()
+}
+
+fn copies(troubles: Troubles) -> CopiesInfo {
+    let silent = troubles.silent.into_iter();
+    CopiesInfo {
+        silent: silent
+            .map(|(name, reason)| SilentMachine {
+                machine: name.to_string(),
+                reason,
+            })
+            .collect(),
+        full: troubles.full.keys().map(ToString::to_string).collect(),
+        free_bytes: troubles.free_bytes,
+    }
 }
 
 fn seconds(now: Instant, then: Instant) -> f64 {

@@ -30,7 +30,8 @@ use super::content::Content;
 use super::heard::Heard;
 use super::naming::{DiskName, directory};
 use super::{
-    Disk, Instance, ListedCopies, MachineSettings, Neighbours, Order, RETRY, Replaced, Shared, pause,
+    ASKING_MAX, Disk, Instance, ListedCopies, MachineSettings, Neighbours, Order, RETRY, Replaced, Shared,
+    pause,
 };
 use crate::config::{Overlay, OverlayReset, Unknown};
 use crate::store::{CurrentGolden, Losses};
@@ -79,8 +80,6 @@ struct Maker {
     writer: Option<DiskName>,
     /// The last message about a disk, so that it is logged once.
     said: HashMap<DiskName, String>,
-    /// Who waits for a disk that others keep, as was logged.
-    waits: HashSet<Mac>,
 }
 
 /// Opens what is left and starts the thread.
@@ -118,7 +117,6 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
         merged: HashSet::new(),
         writer: None,
         said: HashMap::new(),
-        waits: HashSet::new(),
     };
     if matches!(maker.copies, Copies::Files { .. }) {
         merging::clean_up(&maker.address(), &maker.start.settings.config.path);
@@ -156,7 +154,7 @@ impl Maker {
         table.unknown_max = config.unknown_max as usize;
         let moved = table.rename(named.collect(), config.unknown, in_use.iter());
         drop(table);
-        self.waits.clear();
+        self.shared.waits.lock().clear();
         self.tell_moved(moved);
     }
 
@@ -209,7 +207,7 @@ impl Maker {
                     instance.heard.note(Instant::now());
                 }
                 self.said.remove(&name);
-                self.waits.remove(&mac);
+                self.shared.waits.lock().remove(&mac);
                 self.shared.asking.lock().remove(&mac);
                 (self.start.announce)();
                 return;
@@ -236,15 +234,17 @@ impl Maker {
         if self.said.insert(name.clone(), reason.clone()).as_ref() != Some(&reason) {
             tracing::error!("{}: {what} {name}: {reason}", self.address());
         }
+        let kept = self.kept(name);
         {
             let mut disks = self.shared.disks.lock();
             let disk = disks.entry(name.clone()).or_insert_with(|| Disk {
                 instance: None,
                 since: SystemTime::now(),
+                kept,
                 problem: None,
                 ended: false,
             });
-            disk.problem = Some(reason);
+            (disk.kept, disk.problem) = (kept, Some(reason));
             if disk.ended {
                 return;
             }
@@ -261,6 +261,14 @@ impl Maker {
             Some(writer) if self.is_to_stop(writer) => writer == name && self.instance(name).is_some(),
             Some(writer) => writer == name,
         };
+        if !image_is_free {
+            let writer = self.writer.as_ref().map(ToString::to_string).unwrap_or_default();
+            let why = format!(
+                "{writer} changes the image itself, which `xblade overlay commit e{} {writer}` ends",
+                self.address()
+            );
+            self.waits_because(mac, why);
+        }
         image_is_free && !self.leaving.contains(name) && self.has_room(name) && !self.is_kept_from(name, mac)
     }
 
@@ -353,6 +361,15 @@ impl Maker {
         }
     }
 
+    /// A machine gets no disk, although nothing is wrong with it; false: that was known.
+    fn waits_because(&self, mac: Mac, why: String) -> bool {
+        let mut waits = self.shared.waits.lock();
+        if waits.len() >= ASKING_MAX && !waits.contains_key(&mac) {
+            return false;
+        }
+        waits.insert(mac, why).is_none()
+    }
+
     fn instance(&self, name: &DiskName) -> Option<Arc<Instance>> {
         self.shared.disks.lock().get(name)?.instance.clone()
     }
@@ -365,7 +382,6 @@ impl Maker {
         self.copies.discard(name, content)?;
         self.forget_ended(name);
         self.merged.remove(name);
-        self.start.golden.tell_missing(&name.to_string(), None);
         Ok(())
     }
 

@@ -17,6 +17,8 @@ mod naming;
 mod neighbours;
 #[cfg(test)]
 mod tests;
+mod told;
+mod troubles;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -29,10 +31,7 @@ use aoe_common::Mac;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::{ExportConfig, Overlay, OverlayReset, Unknown};
-use crate::store::{
-    CurrentGolden, Golden, Health, Losses, MergedImage, OverlayFiles, OverlayStore, OverlayTotals,
-    OverlayUsage, StoreRegistry,
-};
+use crate::store::{CurrentGolden, Golden, Losses, MergedImage, OverlayFiles, OverlayStore, StoreRegistry};
 use crate::target::{Export, Options};
 
 use content::Content;
@@ -44,11 +43,16 @@ use moved::KeptDisk;
 pub(super) use naming::DiskName;
 use neighbours::Neighbour;
 pub(super) use neighbours::Neighbours;
+pub(super) use told::DiskState;
+use troubles::Room;
+pub(super) use troubles::Troubles;
 
 /// A disk that began anew this recently, and to which nothing was written, is what a machine that boots wants. iPXE asks for 16 s.
 const FRESH: Duration = Duration::from_secs(20);
 /// Machines that may wait for a disk at a time. What does not fit asks again.
 const ASKING_MAX: usize = 1024;
+/// Whoever was heard within this time may be running: a Linux machine looks for its disks once a minute.
+const RECENT: Duration = Duration::from_secs(120);
 /// Between two tries of a disk that could not be opened.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -152,60 +156,23 @@ struct Table {
     paused: bool,
 }
 
-/// A disk, for the operator.
-#[derive(Debug, Clone)]
-pub(super) struct DiskState {
-    pub(crate) name: DiskName,
-    pub(crate) macs: Vec<Mac>,
-    /// Those of them that the configuration gives to other machines.
-    pub(crate) kept_by: Vec<Mac>,
-    /// When it began.
-    pub(crate) since: SystemTime,
-    pub(crate) usage: OverlayUsage,
-    /// What its machine does; `None`: it has no copy that is open.
-    pub(crate) totals: Option<OverlayTotals>,
-    /// The copy stays when its machine boots.
-    pub(crate) pinned: bool,
-    /// Which kind; none: it is the image itself.
-    pub(crate) kind: Overlay,
-    /// Its image was replaced; it gets the new one when it begins anew.
-    pub(crate) old_image: bool,
-    pub(crate) in_flight: usize,
-    /// Why it is not served.
-    pub(crate) problem: Option<String>,
-    /// That is because it ended with the host.
-    pub(crate) ended: bool,
-}
-
 /// A disk as the thread left it.
 #[derive(Debug)]
 struct Disk {
     instance: Option<Arc<Instance>>,
     since: SystemTime,
+    /// Of one that is not served: which kind it is, and whether it stays when its machine boots.
+    kept: Kept,
     problem: Option<String>,
     /// It ended with the host, and its machine is silent until it boots: it may be running on what it had.
     ended: bool,
 }
 
-/// What is wrong with what a machine is served.
-fn problem(content: &Content) -> Option<String> {
-    match content.health() {
-        Health::Healthy => None,
-        Health::LostWrites(lost) => {
-            let until = match content.writes_image() {
-                true => "accepted (`xblade state clear`, --lost-writes)",
-                false if content.is_unknown() => "it is reset (`xblade overlay reset`)",
-                false => "it is reset, or the loss accepted (`xblade state clear`, --lost-writes)",
-            };
-            let what = if lost.stopped {
-                "no writes are taken"
-            } else {
-                "flushes fail"
-            };
-            Some(format!("{lost}; {what} until {until}"))
-        }
-        Health::Silent(why) | Health::Degraded(why) => Some(why),
-    }
+/// What a copy is, whether it is open or not.
+#[derive(Debug, Clone, Copy, Default)]
+struct Kept {
+    kind: Overlay,
+    pinned: bool,
 }
 
 /// What the thread and everybody else share.
@@ -215,6 +182,8 @@ struct Shared {
     disks: Mutex<BTreeMap<DiskName, Disk>>,
     /// Who waits for a disk, and until when not to ask for it again.
     asking: Mutex<HashMap<Mac, Option<Instant>>>,
+    /// Who gets no disk although nothing is wrong with it, and why.
+    waits: Mutex<HashMap<Mac, String>>,
     /// Held while copies are paused or resumed, so that none goes on after all. No worker takes it.
     pausing: Mutex<()>,
 }
@@ -233,6 +202,7 @@ pub(super) struct Disks {
     shared: Arc<Shared>,
     orders: Sender<Order>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    room: Room,
 }
 
 impl Disks {
@@ -247,6 +217,7 @@ impl Disks {
         let path = config.path.clone();
         let (address, directory) = (config.address(), naming::directory(config).unwrap_or_default());
         let (golden, neighbours) = (Arc::downgrade(&start.golden), Arc::clone(&start.neighbours));
+        let room = Room::of(config);
         let thread = maker::start(Arc::clone(&shared), received, start)?;
         let disks = Arc::new(Disks {
             address,
@@ -258,6 +229,7 @@ impl Disks {
             shared,
             orders,
             thread: Mutex::new(Some(thread)),
+            room,
         });
         disks.neighbours.add(&disks);
         Ok(disks)
@@ -285,51 +257,6 @@ impl Disks {
     /// Other settings with the same image and directory.
     pub(super) fn configure(&self, settings: MachineSettings) {
         self.order(Order::Configure(Box::new(settings)));
-    }
-
-    /// All disks, by name. Looks at files, which may block.
-    pub(super) fn states(&self) -> Vec<DiskState> {
-        let seen: Vec<_> = {
-            let disks = self.shared.disks.lock();
-            let state = |(name, disk): (&DiskName, &Disk)| {
-                let state = DiskState {
-                    name: name.clone(),
-                    macs: Vec::new(),
-                    kept_by: Vec::new(),
-                    since: disk.since,
-                    usage: OverlayUsage::default(),
-                    totals: None,
-                    pinned: false,
-                    kind: Overlay::Volatile,
-                    old_image: false,
-                    in_flight: 0,
-                    problem: disk.problem.clone(),
-                    ended: disk.ended,
-                };
-                (state, disk.instance.clone())
-            };
-            disks.iter().map(state).collect()
-        };
-        let complete = |(mut state, instance): (DiskState, Option<Arc<Instance>>)| {
-            // Workers need the table: nothing is waited for or looked at while it is held.
-            {
-                let table = self.shared.table.read();
-                state.macs = table.macs_of(&state.name);
-                state.kept_by = table.kept_by(&state.name);
-            }
-            if let Some(instance) = instance {
-                let content = &instance.content;
-                state.usage = content.usage();
-                state.kind = content.kind();
-                state.totals = content.totals();
-                state.pinned = content.is_pinned();
-                state.problem = problem(content).or(state.problem);
-                state.old_image = content.is_old();
-                state.in_flight = instance.export.in_flight();
-            }
-            state
-        };
-        seen.into_iter().map(complete).collect()
     }
 
     /// Has a disk begin anew, or only takes it away; waits for that. `force`: although its machine may be running.

@@ -9,6 +9,7 @@ mod moved;
 mod pausing;
 mod room;
 mod stuck;
+mod troubles;
 mod writing;
 
 use std::path::Path;
@@ -21,7 +22,7 @@ use crate::config::{Machine, Overlay};
 use crate::control::lists::Made;
 use crate::control::open::settings;
 use crate::control::state::{StateDir, StateKey};
-use crate::store::{CompletionQueue, CurrentGolden, StoreRegistry};
+use crate::store::{CompletionQueue, CurrentGolden, Health, StoreRegistry};
 use crate::target::{Address, Change, Observer};
 
 const SECTORS: usize = 64;

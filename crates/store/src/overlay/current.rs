@@ -1,6 +1,5 @@
 //! The golden image as it is now, for whoever looks at the export as a whole. Overlays hold the one that they lie on.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Weak};
 
@@ -17,8 +16,6 @@ pub struct CurrentGolden {
     now: RwLock<Golden>,
     /// The overlays whose lost writes are the export's, and whose they are.
     overlays: Mutex<Vec<(String, Weak<OverlayStore>)>>,
-    /// Machines whose copies are gone, and what is to be said of that.
-    missing: Mutex<BTreeMap<String, String>>,
 }
 
 impl CurrentGolden {
@@ -27,7 +24,6 @@ impl CurrentGolden {
         CurrentGolden {
             now: RwLock::new(golden),
             overlays: Mutex::default(),
-            missing: Mutex::default(),
         }
     }
 
@@ -46,15 +42,6 @@ impl CurrentGolden {
         let mut overlays = self.overlays.lock();
         overlays.retain(|(_, overlay)| overlay.strong_count() > 0);
         overlays.push((machine, Arc::downgrade(overlay)));
-    }
-
-    /// The copy of `machine` is gone, for this reason, or is not missed any more.
-    pub fn tell_missing(&self, machine: &str, why: Option<String>) {
-        let mut missing = self.missing.lock();
-        match why {
-            Some(why) => missing.insert(machine.to_owned(), why),
-            None => missing.remove(machine),
-        };
     }
 
     fn overlays(&self) -> Vec<(String, Arc<OverlayStore>)> {
@@ -150,10 +137,7 @@ impl Store<CompletionQueue> for CurrentGolden {
                 _ => {}
             }
         }
-        match (worst, self.missing.lock().first_key_value()) {
-            (Health::Healthy, Some((machine, why))) => Health::Degraded(format!("{machine}: {why}")),
-            (worst, _) => worst,
-        }
+        worst
     }
 
     fn accept_lost_writes(&self) {

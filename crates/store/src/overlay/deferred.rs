@@ -7,6 +7,7 @@ use std::time::Instant;
 use engine::{Completion, Event, Extent, Fault, Token};
 
 use super::marks::Marks;
+use super::space::Full;
 use crate::commit::machine::Epoch;
 use crate::commit::{Committer, Task};
 
@@ -178,6 +179,10 @@ impl Deferred {
             (Some(Operation::Gather(gather)), Event::Again) => {
                 self.gather(token, gather);
                 Event::Again
+            }
+            (Some(Operation::Write(marks, ..)), Event::Finished(Err(fault))) => {
+                marks.space().note_failure(&fault.source, Full::Delta);
+                Event::Finished(Err(fault))
             }
             // A failure, or a write that is asked for again.
             (_, event) => event,

@@ -18,7 +18,7 @@ use engine::{Extent, Fault, FaultKind};
 
 use super::counters::OverlayCounters;
 use super::records::{PAGE_WORDS, pages_for};
-use super::space::Space;
+use super::space::{Full, Space};
 use crate::mapped::mmap::Mapping;
 use crate::mapped::page_set::PageSet;
 
@@ -343,11 +343,14 @@ impl Marks {
         for index in words(extent) {
             let mask = mask(index, extent);
             if self.word(index) & mask != mask {
-                self.add(index, mask).map_err(|source| Fault {
-                    kind: FaultKind::Write,
-                    lba: extent.lba,
-                    source,
-                })?;
+                let added = self.add(index, mask);
+                added
+                    .inspect_err(|error| self.space.note_failure(error, Full::Bits))
+                    .map_err(|source| Fault {
+                        kind: FaultKind::Write,
+                        lba: extent.lba,
+                        source,
+                    })?;
                 self.note_changed(index);
             }
         }

@@ -50,6 +50,7 @@ pub use merge::{MergeError, MergedImage, remove_unfinished_merge};
 pub use opening::{OverlayError, OverlayOptions};
 #[cfg(test)]
 pub(crate) use records::RecordsHeader;
+pub use space::{Full, free_bytes, is_full};
 pub use tmpfs::memory_directory;
 
 type Shared = Arc<dyn Store<CompletionQueue>>;
@@ -75,8 +76,10 @@ pub struct OverlayUsage {
     pub written_sectors: u64,
     /// Bytes of the delta that take space, by blocks of 4 KiB.
     pub allocated_bytes: u64,
-    /// Writes that were refused because of the limit.
+    /// Writes that were refused because there was no space.
     pub refused_writes: u64,
+    /// What is full, since a write was refused for that.
+    pub full: Option<Full>,
 }
 
 impl OverlayStore {
@@ -126,6 +129,7 @@ impl OverlayStore {
             written_sectors: self.marks.written_sectors(),
             allocated_bytes: self.marks.space().allocated_bytes(),
             refused_writes: self.marks.space().refused(),
+            full: self.marks.space().full(),
         }
     }
 
@@ -251,7 +255,9 @@ impl Store<CompletionQueue> for OverlayStore {
         let ending = self.ending(extent.lba, durability == Durability::Durable)?;
         // Of a persistent one the delta alone would commit too early: before the bits are set.
         let own = ending.as_ref().map_or(durability, |_| Durability::WriteBack);
-        match self.delta.write(queue, token, extent, from, own)? {
+        let failed = |fault: &Fault| self.marks.space().note_failure(&fault.source, Full::Delta);
+        let step = self.delta.write(queue, token, extent, from, own);
+        match step.inspect_err(failed)? {
             Step::Later => {
                 queue.overlays().write(token, &self.marks, extent, ending);
                 Ok(Step::Later)
@@ -355,6 +361,7 @@ impl Store<CompletionQueue> for OverlayStore {
 
     fn look_at_backing(&self) {
         self.delta.look_at_backing();
+        self.marks.space().look(&self.files.delta(), self.presence.bits());
         if self.presence.look() {
             self.marks.are_cut();
         }

@@ -1,7 +1,9 @@
-//! How much space a delta takes, and the limit of it. Counted by blocks, so that the data path asks no file system.
+//! How much space a delta takes, and the limit of it. Counted by blocks, so that the data path asks no file system. And what is full, from the
+//! first write that is refused until there is room again.
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytemuck::allocation::zeroed_slice_box;
@@ -14,6 +16,28 @@ use engine::{Extent, Fault, FaultKind, SECTOR_BYTES};
 pub(crate) const BLOCK_BYTES: u64 = 4096;
 const BLOCK: u64 = BLOCK_BYTES / SECTOR_BYTES;
 
+/// A file system with less is full: whoever frees less has freed nothing worth speaking of.
+const ROOM_BYTES: u64 = 1 << 20;
+
+/// Why writes are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Full {
+    /// The overlay takes as much as it may.
+    Limit,
+    /// The file system of its delta has no room.
+    Delta,
+    /// The file system of its bits has none: a tmpfs.
+    Bits,
+}
+
+/// What is full, each until there is room again.
+#[derive(Debug, Default)]
+struct Refusals {
+    limit: AtomicBool,
+    delta: AtomicBool,
+    bits: AtomicBool,
+}
+
 /// The blocks of one delta that take space.
 #[derive(Debug)]
 pub(crate) struct Space {
@@ -23,7 +47,7 @@ pub(crate) struct Space {
     /// In blocks; `u64::MAX`: none.
     limit: AtomicU64,
     refused: AtomicU64,
-    told: AtomicBool,
+    full: Refusals,
     /// For the log.
     name: String,
 }
@@ -40,7 +64,7 @@ impl Space {
             used: AtomicU64::new(0),
             limit: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            told: AtomicBool::new(false),
+            full: Refusals::default(),
             name,
         };
         space.set_limit(limit_bytes);
@@ -64,6 +88,7 @@ impl Space {
             bytes => bytes / BLOCK_BYTES,
         };
         self.limit.store(blocks, Ordering::Relaxed);
+        self.full.limit.store(false, Ordering::Relaxed);
     }
 
     /// Bytes that take space.
@@ -91,6 +116,7 @@ impl Space {
         let (word, bit) = (&self.blocks[(block / 64) as usize], 1 << (block % 64));
         if word.fetch_and(!bit, Ordering::Relaxed) & bit != 0 {
             self.used.fetch_sub(1, Ordering::Relaxed);
+            self.full.limit.store(false, Ordering::Relaxed);
         }
     }
 
@@ -117,19 +143,58 @@ impl Space {
             self.used.fetch_sub(new.saturating_sub(taken), Ordering::Relaxed);
             return Ok(());
         }
-        self.refused.fetch_add(1, Ordering::Relaxed);
-        if !self.told.swap(true, Ordering::Relaxed) {
-            tracing::error!(
-                "{}: the overlay is full (overlay_limit, {} bytes): writes to new places fail until it is reset or the limit is raised",
-                self.name,
-                self.limit.load(Ordering::Relaxed) * BLOCK_BYTES
-            );
-        }
+        self.refuse(Full::Limit);
         Err(Fault {
             kind: FaultKind::Write,
             lba: extent.lba,
             source: io::Error::from_raw_os_error(libc::ENOSPC),
         })
+    }
+
+    /// A write was refused for this reason.
+    #[cold]
+    fn refuse(&self, why: Full) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        if self.full.of(why).swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let name = &self.name;
+        match why {
+            Full::Limit => tracing::error!(
+                "{name}: the overlay is full (overlay_limit, {} bytes): writes to new places fail until it is reset or the limit is raised",
+                self.limit.load(Ordering::Relaxed) * BLOCK_BYTES
+            ),
+            Full::Delta => tracing::error!(
+                "{name}: the file system of overlay_dir is full: writes to new places fail until there is room"
+            ),
+            Full::Bits => tracing::error!(
+                "{name}: the tmpfs where it is noted what the overlay holds is full: writes to new parts of 16 MiB fail until there is room"
+            ),
+        }
+    }
+
+    /// A write failed in one of the files: of the delta, or with its bits.
+    pub(crate) fn note_failure(&self, error: &io::Error, of: Full) {
+        if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
+            self.refuse(of);
+        }
+    }
+
+    /// What is full; the one that the operator sets first.
+    pub(crate) fn full(&self) -> Option<Full> {
+        let all = [Full::Limit, Full::Delta, Full::Bits];
+        all.into_iter()
+            .find(|full| self.full.of(*full).load(Ordering::Relaxed))
+    }
+
+    /// Looks whether there is room again where these files are. May wait for a disk.
+    pub(crate) fn look(&self, delta: &Path, bits: &Path) {
+        for (file, full) in [(delta, Full::Delta), (bits, Full::Bits)] {
+            let flag = self.full.of(full);
+            if flag.load(Ordering::Relaxed) && free_bytes(file).is_ok_and(|free| !is_full(free)) {
+                flag.store(false, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Whole blocks of `extent` have become holes.
@@ -138,6 +203,30 @@ impl Space {
             self.give_back(block);
         }
     }
+}
+
+impl Refusals {
+    fn of(&self, full: Full) -> &AtomicBool {
+        match full {
+            Full::Limit => &self.limit,
+            Full::Delta => &self.delta,
+            Full::Bits => &self.bits,
+        }
+    }
+}
+
+/// What a user without special rights may still write to the file system of `path`, in bytes. May wait for a disk.
+///
+/// # Errors
+/// Of statvfs.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Whether so few bytes are none.
+pub fn is_full(free_bytes: u64) -> bool {
+    free_bytes < ROOM_BYTES
 }
 
 pub(super) fn seek(file: &File, to: SeekFrom) -> io::Result<Option<u64>> {

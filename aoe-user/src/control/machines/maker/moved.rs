@@ -63,8 +63,12 @@ impl Maker {
                 false
             }
             Claim::Kept(macs) => {
-                if self.waits.insert(mac) {
-                    let keepers = list(macs);
+                let keepers = list(macs);
+                let why = format!(
+                    "{keepers} had the copy before the configuration was changed and may be running on it: switch {keepers} off, or boot it by \
+                     iPXE"
+                );
+                if self.waits_because(mac, why) {
                     tracing::warn!(
                         "{}: {mac} gets no disk yet: {keepers} had the disk of {name} before the configuration was changed and may be running on \
                          it; {mac} gets it when {keepers} has booted by iPXE or been silent for {limit}: switch {keepers} off",

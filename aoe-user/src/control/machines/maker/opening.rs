@@ -10,7 +10,7 @@ use super::super::clone::CloneDisk;
 use super::super::content::Content;
 use super::super::heard::Heard;
 use super::super::naming::DiskName;
-use super::super::{Disk, Instance, golden};
+use super::super::{Disk, Instance, Kept, golden};
 use super::Maker;
 use super::copies::Copies;
 use crate::config::{Overlay, OverlayReset};
@@ -36,13 +36,9 @@ impl Maker {
             .is_some_and(|left| left.persistent || !self.start.listed.has(name));
         let is_left = left.is_some();
         let kind = self.kind(name);
-        let missing = match is_whole {
-            true => Ok(()),
-            false => self.start.listed.may_begin(name, kind == Overlay::Persistent),
-        };
-        let told = missing.as_ref().err().map(ToString::to_string);
-        self.start.golden.tell_missing(&name.to_string(), told);
-        missing?;
+        if !is_whole {
+            self.start.listed.may_begin(name, kind == Overlay::Persistent)?;
+        }
         if !is_left {
             self.check_ended(name)?;
         }
@@ -243,6 +239,26 @@ impl Maker {
         }
     }
 
+    /// What a disk is that is not served.
+    pub(super) fn kept(&self, name: &DiskName) -> Kept {
+        let left = match &self.copies {
+            Copies::Files { .. } => self.copies.left(name).ok().flatten(),
+            // It would have to be asked for, and may be what has just failed.
+            Copies::Clones(..) => None,
+        };
+        let is_persistent = left.is_some_and(|left| left.persistent) || self.start.listed.has(name);
+        let is_volatile = left.is_some() || self.ended_with_the_host(name).unwrap_or(false);
+        let kind = match (is_persistent, is_volatile) {
+            (true, _) => Overlay::Persistent,
+            (false, true) => Overlay::Volatile,
+            (false, false) => self.kind(name),
+        };
+        Kept {
+            kind,
+            pinned: left.is_some_and(|left| left.pinned),
+        }
+    }
+
     /// A disk is ready.
     pub(super) fn serve(&self, name: &DiskName, content: Content, since: SystemTime) -> Result<()> {
         let export = Export::new(
@@ -262,6 +278,7 @@ impl Maker {
                 heard: Heard::now(),
             })),
             since,
+            kept: Kept::default(),
             problem: None,
             ended: false,
         };

@@ -91,6 +91,7 @@ impl Maker {
         let disk = Disk {
             instance: None,
             since: began.unwrap_or_else(|_| SystemTime::now()),
+            kept: self.kept(name),
             problem: Some(ENDED.into()),
             ended: true,
         };

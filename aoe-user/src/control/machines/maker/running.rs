@@ -4,12 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::super::RETRY;
 use super::super::naming::DiskName;
+use super::super::{RECENT, RETRY};
 use super::Maker;
-
-/// Whoever was heard within this time may be running: a Linux machine looks for its disks once a minute.
-const RECENT: Duration = Duration::from_secs(120);
 
 impl Maker {
     /// Refuses to take sectors away from below the file system of a machine that may be running, unless the operator knows better.

@@ -34,14 +34,12 @@ fn a_persistent_copy_that_vanished_is_shut_until_it_is_back_or_reset() {
     disks.close();
     std::fs::rename(copies(&room), &aside).unwrap();
 
-    let start = room.start();
-    let golden = Arc::clone(&start.golden);
-    let disks = Disks::open(start).unwrap();
+    let disks = room.open();
     assert!(problem(&disks).contains("xblade overlay reset"));
-    let told = engine::Store::<CompletionQueue>::health(&*golden);
+    let told = disks.troubles().reason().unwrap_or_default();
     assert!(
-        matches!(&told, Health::Degraded(why) if why.contains("pc17")),
-        "{told:?}"
+        told.contains("pc17 hears nothing: its persistent copy is gone"),
+        "{told}"
     );
     // Neither its asking nor its boot has it begin anew.
     ask(&disks, PC[0]);
@@ -56,18 +54,13 @@ fn a_persistent_copy_that_vanished_is_shut_until_it_is_back_or_reset() {
     disks.close();
 
     std::fs::remove_dir_all(copies(&room)).unwrap();
-    let start = room.start();
-    let golden = Arc::clone(&start.golden);
-    let disks = Disks::open(start).unwrap();
+    let disks = room.open();
     problem(&disks);
     disks
         .reset(DiskName::Machine("pc17".into()), false, true)
         .unwrap();
     assert_eq!(read(&disk(&disks, PC[0])), 7, "it has begun anew");
-    assert_eq!(
-        engine::Store::<CompletionQueue>::health(&*golden),
-        Health::Healthy
-    );
+    assert_eq!(disks.troubles().reason(), None);
     disks.close();
 }
 

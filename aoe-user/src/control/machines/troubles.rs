@@ -1,0 +1,205 @@
+//! What keeps machines from working on their copies, as far as the operator has to know: who hears nothing, and what is full.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::naming::{DiskName, directory};
+use super::{Disks, RECENT, RETRY};
+use crate::config::{ExportConfig, Overlay, OverlayReset, StoreKind};
+use crate::store::{Full, free_bytes, is_full};
+
+/// So many machines are named.
+const NAMED: usize = 3;
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::control) struct Troubles {
+    /// Machines that hear nothing, and why.
+    pub(in crate::control) silent: BTreeMap<DiskName, String>,
+    /// Machines whose writes are refused, and what is full.
+    pub(in crate::control) full: BTreeMap<DiskName, Full>,
+    /// The directory of the copies, if there is no room in it.
+    no_room: Option<PathBuf>,
+    /// No other machine without a name gets a copy: there are so many.
+    strangers: bool,
+    /// What may still be written there; `None`: that is not known.
+    pub(in crate::control) free_bytes: Option<u64>,
+}
+
+/// The room in the directory of copies that are files.
+#[derive(Debug)]
+pub(super) struct Room {
+    directory: Option<PathBuf>,
+    /// `u64::MAX`: not known.
+    free_bytes: AtomicU64,
+}
+
+impl Room {
+    pub(super) fn of(config: &ExportConfig) -> Room {
+        Room {
+            // Clones in Ceph take none.
+            directory: directory(config).filter(|_| config.store != StoreKind::Rbd),
+            free_bytes: AtomicU64::new(u64::MAX),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Room {
+    pub(super) fn set_free(&self, bytes: u64) {
+        self.free_bytes.store(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Disks {
+    /// Looks how much room there is for copies. May wait for a disk.
+    pub(in crate::control) fn look_for_room(&self) {
+        let free = self.room.directory.as_ref().map(|path| free_bytes(path));
+        let free = free.and_then(Result::ok).unwrap_or(u64::MAX);
+        self.room.free_bytes.store(free, Ordering::Relaxed);
+    }
+
+    /// What is known now; waits for nothing.
+    pub(in crate::control) fn troubles(&self) -> Troubles {
+        let free = self.room.free_bytes.load(Ordering::Relaxed);
+        let free_bytes = (free != u64::MAX).then_some(free);
+        let (strangers, boot_mends) = {
+            let table = self.shared.table.read();
+            (table.full, table.reset == OverlayReset::Boot)
+        };
+        let mut troubles = Troubles {
+            strangers,
+            no_room: self
+                .room
+                .directory
+                .clone()
+                .filter(|_| free_bytes.is_some_and(is_full)),
+            free_bytes,
+            ..Troubles::default()
+        };
+        self.waiting(&mut troubles.silent);
+        let seen: Vec<_> = {
+            let disks = self.shared.disks.lock();
+            let disks = disks.iter();
+            disks
+                .map(|(name, disk)| {
+                    (
+                        name.clone(),
+                        disk.instance.clone(),
+                        disk.kept,
+                        disk.problem.clone(),
+                    )
+                })
+                .collect()
+        };
+        for (name, instance, kept, problem) in seen {
+            match (instance, problem) {
+                (Some(instance), _) => {
+                    let full = instance.content.usage().full;
+                    troubles.full.extend(full.map(|full| (name, full)));
+                }
+                // Where a boot mends it, it matters only to who runs.
+                (None, Some(problem))
+                    if kept.kind == Overlay::Persistent || kept.pinned || !boot_mends || self.asks(&name) =>
+                {
+                    troubles.silent.insert(name, problem);
+                }
+                (None, _) => {}
+            }
+        }
+        troubles
+    }
+
+    /// Who has asked in vain a short time ago, for what is somebody else's for now.
+    fn waiting(&self, silent: &mut BTreeMap<DiskName, String>) {
+        let waits = self.shared.waits.lock().clone();
+        for (mac, why) in waits {
+            let name = {
+                let table = self.shared.table.read();
+                table.name_of(mac).filter(|_| !table.by_mac.contains_key(&mac))
+            };
+            if let Some(name) = name.filter(|name| self.asks(name)) {
+                silent.insert(name, why);
+            }
+        }
+    }
+
+    /// Whether a machine has asked in vain a short time ago.
+    fn asks(&self, name: &DiskName) -> bool {
+        let macs = self.shared.table.read().macs_of(name);
+        let (asking, now) = (self.shared.asking.lock(), Instant::now());
+        let mut asked = macs.iter().filter_map(|mac| *asking.get(mac)?);
+        asked.any(|until| (now + RETRY).saturating_duration_since(until) < RECENT)
+    }
+}
+
+impl Troubles {
+    /// What is wrong and what to do, in one line; `None`: nothing.
+    pub(in crate::control) fn reason(&self) -> Option<String> {
+        let mut said = Vec::new();
+        if let Some((_, why)) = self.silent.first_key_value() {
+            let who = names(self.silent.keys());
+            let verb = if self.silent.len() == 1 { "hears" } else { "hear" };
+            let more = match self.silent.len() {
+                1 => "",
+                _ => " (`xblade overlay list` says why of each); the first",
+            };
+            said.push(format!("{who} {verb} nothing{more}: {why}"));
+        }
+        for (full, advice) in [
+            (
+                Full::Limit,
+                "have reached overlay_limit: reset or discard them (`xblade overlay`), or raise it and reload",
+            ),
+            (
+                Full::Delta,
+                "find no room in overlay_dir: make room on its file system, or discard copies (`xblade overlay discard`)",
+            ),
+            (
+                Full::Bits,
+                "find no room on the tmpfs where it is noted what they hold (`df /run /dev/shm`): make it larger, or discard copies",
+            ),
+        ] {
+            let machines = self
+                .full
+                .iter()
+                .filter(|(_, of)| **of == full)
+                .map(|(name, _)| name);
+            let machines: Vec<&DiskName> = machines.collect();
+            if !machines.is_empty() {
+                let who = names(machines.into_iter());
+                said.push(format!("writes of {who} are refused, their copies {advice}"));
+            }
+        }
+        if let Some(path) = &self.no_room {
+            let path = path.display();
+            said.push(format!(
+                "{path}: the file system is full: machines' writes to new places fail, and no copy begins; make room there, or discard \
+                 copies (`xblade overlay discard`)"
+            ));
+        }
+        if self.strangers {
+            said.push(
+                "machines without a name hear nothing: as many others have copies as unknown_max allows; name them with [[machine]], or \
+                 discard what is not used (`xblade overlay discard`)"
+                    .to_owned(),
+            );
+        }
+        (!said.is_empty()).then(|| said.join("; "))
+    }
+}
+
+fn names<'a>(all: impl ExactSizeIterator<Item = &'a DiskName>) -> String {
+    let more = all.len().saturating_sub(NAMED);
+    let mut text = all
+        .take(NAMED)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if more > 0 {
+        text += &format!(" and {more} more");
+    }
+    text
+}

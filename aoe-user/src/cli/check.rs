@@ -1,5 +1,7 @@
 //! `xblade check`: what a config file would serve here.
 
+mod copies;
+
 use crate::config::backing;
 use crate::config::validate::{Finding, Report, SeenExport, SettingNames, contradictions};
 use crate::config::{Access, ExportConfig, file};
@@ -20,6 +22,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     }
     let mut report = super::validate_here(&file.config, SettingNames::File)?;
     report.problems.extend(refused(&file.config.exports));
+    copies::look(&file.config.exports, &mut report);
     report.log_warnings();
     if let Some(warning) = preflight::descriptors(&file.config) {
         tracing::warn!("{warning}");

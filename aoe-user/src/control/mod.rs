@@ -50,6 +50,7 @@ use api::socket::ControlCall;
 use api::types::LogLines;
 use guard::guard;
 use links::Links;
+pub(crate) use machines::{DiskName, directory as directory_of_copies};
 use notices::Notices;
 use notify::Notify;
 pub(crate) use other_targets::other_aoe_programs;

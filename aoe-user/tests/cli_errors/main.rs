@@ -4,6 +4,7 @@
 
 mod arguments;
 mod config;
+mod copies;
 mod exports;
 mod here;
 mod messages;

@@ -40,7 +40,7 @@ use heard::Heard;
 pub(super) use listed::ListedCopies;
 pub(super) use maker::Start;
 use moved::KeptDisk;
-pub(super) use naming::DiskName;
+pub(crate) use naming::{DiskName, directory};
 use neighbours::Neighbour;
 pub(super) use neighbours::Neighbours;
 pub(super) use told::DiskState;

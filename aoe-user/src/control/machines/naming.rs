@@ -14,7 +14,7 @@ const SERIAL_MAX: usize = 20;
 
 /// Whose disk.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(in crate::control) enum DiskName {
+pub(crate) enum DiskName {
     /// A `[[machine]]`'s.
     Machine(String),
     /// That of a machine that nobody named.
@@ -85,7 +85,7 @@ impl DiskName {
 }
 
 /// The directory of an export's disks.
-pub(in crate::control) fn directory(config: &ExportConfig) -> Option<PathBuf> {
+pub(crate) fn directory(config: &ExportConfig) -> Option<PathBuf> {
     let vlan = match config.vlan {
         Vlan::Untagged => String::new(),
         Vlan::Any => "-vlan-any".into(),

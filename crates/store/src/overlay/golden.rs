@@ -349,11 +349,16 @@ impl GoldenIdentity {
                 Some(_) => sectors,
                 None => meta.len() / SECTOR_BYTES,
             },
-            modified: match device {
-                Some(_) => (0, 0),
-                None => (meta.mtime(), meta.mtime_nsec()),
-            },
+            modified: GoldenIdentity::modified(meta),
             written: device.and_then(|device| device.written),
+        }
+    }
+
+    /// When a file was written to, as far as that tells its content: seconds and nanoseconds; zeros of a block device.
+    pub(super) fn modified(meta: &Metadata) -> (i64, i64) {
+        match meta.file_type().is_block_device() {
+            true => (0, 0),
+            false => (meta.mtime(), meta.mtime_nsec()),
         }
     }
 }

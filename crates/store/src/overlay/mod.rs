@@ -24,6 +24,7 @@ mod opening;
 mod presence;
 mod records;
 mod space;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod tmpfs;
@@ -51,7 +52,7 @@ pub use opening::{OverlayError, OverlayOptions};
 #[cfg(test)]
 pub(crate) use records::RecordsHeader;
 pub use space::{Full, free_bytes, is_full};
-pub use tmpfs::memory_directory;
+pub use tmpfs::{lies_in_memory, look_for_memory, memory_directory};
 
 type Shared = Arc<dyn Store<CompletionQueue>>;
 

@@ -13,6 +13,7 @@ use super::OverlayStore;
 use super::bits_file::NOT_MOVED;
 use super::durable::{Durable, OpenFiles, are_left};
 use super::files::{Header, OverlayFiles, another_copy};
+use super::fingerprint::GoldenFingerprint;
 use super::golden::Golden;
 use super::marks::{BitsFile, Marks, words_for};
 use super::presence::Presence;
@@ -386,17 +387,24 @@ impl Opening<'_> {
             .golden
             .fingerprint()
             .map_err(self.failed("reading the golden image"))?;
-        if header.golden == now && header.sectors == self.sectors {
-            return Ok(());
+        match other_golden(header, &now) {
+            None => Ok(()),
+            Some(what) => Err(self.other_golden(what, "")),
         }
-        let touched = header.golden.samples == now.samples && header.golden.sectors == now.sectors;
-        let hint = match touched {
-            true => "; the samples are the same: if only its time was changed, set that back with `touch -d`",
-            false => "",
-        };
-        let what = format!(" (made on: {}; now: {now}{hint})", header.golden);
-        Err(self.other_golden(what, ""))
     }
+}
+
+/// Which image an overlay was made on, and which one there is; `None`: it is that one.
+pub(super) fn other_golden(header: &RecordsHeader, now: &GoldenFingerprint) -> Option<String> {
+    if header.golden == *now && header.sectors == now.sectors {
+        return None;
+    }
+    let touched = header.golden.samples == now.samples && header.golden.sectors == now.sectors;
+    let hint = match touched {
+        true => "; the samples are the same: if only its time was changed, set that back with `touch -d`",
+        false => "",
+    };
+    Some(format!(" (made on: {}; now: {now}{hint})", header.golden))
 }
 
 fn read_write(path: PathBuf) -> io::Result<File> {

@@ -46,7 +46,22 @@ fn a_persistent_copy_that_is_refused_is_told_as_one_with_the_reason() {
         write(&disk(&disks, PC[0]), 1);
         disks.close();
     }
+    // As `xblade check` asks before xblade is started.
+    let files = OverlayFiles::new(directory(&room.config).unwrap().join(name().file_stem()));
+    let check = |sectors: usize| files.check_persistent(&room.config.path, 0, sectors as u64);
+    check(SECTORS).unwrap();
+    let shorter = check(SECTORS - 1).unwrap_err().to_string();
+    assert!(
+        shorter.contains("made on: 64 sectors") && shorter.contains("now: 63 sectors"),
+        "{shorter}"
+    );
     room.replace_image(9);
+    assert!(
+        check(SECTORS)
+            .unwrap_err()
+            .to_string()
+            .contains("another golden image")
+    );
     let disks = room.open();
     let state = &disks.states()[0];
     assert_eq!(state.kind, Overlay::Persistent);

@@ -60,7 +60,7 @@ pub use options::{StoreError, StoreKind, StoreOptions};
 pub use overlay::{
     CurrentGolden, Full, Golden, MergeError, MergedImage, OverlayError, OverlayFiles, OverlayOptions,
     OverlayStore, OverlayTotals, OverlayUsage, free_bytes, is_full, lies_in_memory, look_for_memory,
-    memory_directory, remove_unfinished_merge,
+    remove_unfinished_merge,
 };
 pub use rbd::{
     CLONE_PINNED, CephOptions, LoadError, LockOf, RbdClone, RbdClones, RbdImage, RbdPath, Takeover,

@@ -8,12 +8,24 @@ use super::*;
 const BYTES: u64 = SECTORS * SECTOR as u64;
 
 impl Site {
-    /// Starts nbdkit on the socket.
+    /// Starts nbdkit on the socket. What it makes in `/tmp`, and leaves there when it is killed, it makes in the test's own folder.
     fn nbdkit(&self, words: &[&str]) -> Result<Process> {
+        /// The folder keeps its name below the other `/tmp`.
+        const SCRIPT: &str = "mkdir -p \"$1/tmp/$2\" && { [ -z \"$2\" ] || mount --bind \"$1\" \"$1/tmp/$2\"; } && \
+             mount --rbind \"$1/tmp\" /tmp && shift 2 && exec \"$@\"";
         let socket = self.path("nbd.sock");
         let _ = fs::remove_file(&socket);
-        let words = [&["--foreground", "--unix", &socket][..], words].concat();
-        let process = Process::spawn(&self.lab.target, "nbdkit", &words)?;
+        let own = self.directory.path().to_str().context("odd path")?;
+        let below = own.strip_prefix("/tmp/").unwrap_or_default();
+        let nbdkit = packages::words("nbdkit");
+        let nbdkit: Vec<&str> = nbdkit.iter().filter_map(|word| word.to_str()).collect();
+        let words = [
+            &["--mount", "sh", "-c", SCRIPT, "sh", own, below],
+            &nbdkit[..],
+            &["--foreground", "--unix", &socket],
+            words,
+        ];
+        let process = Process::spawn(&self.lab.target, "unshare", &words.concat())?;
         appears(&socket)?;
         Ok(process)
     }
@@ -291,6 +303,12 @@ fn an_old_write_of_a_killed_xblade_does_not_come_after_newer_ones() -> Result<()
         "flush=exit 0",
         "can_multi_conn=exit 0",
     ])?;
+    // It has its scripts in a folder, which it leaves when it is killed.
+    ensure!(
+        fs::read_dir(site.path("tmp"))?.any(|entry| {
+            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("nbdkit"))
+        })
+    );
     let mut target = site.ready(&site.address(""))?;
     let initiator = site.lab.open(0)?;
     initiator.find(ADDRESS)?.write(5, &[1; SECTOR])?;

@@ -32,6 +32,9 @@ pub struct OverlayFiles {
     base: PathBuf,
     /// The bits are kept in memory, where there is a place for them.
     pub(super) in_memory: bool,
+    /// Where, so that a test leaves nothing in the user's own place.
+    #[cfg(test)]
+    pub(crate) memory: Option<PathBuf>,
 }
 
 /// What a map says of itself.
@@ -56,7 +59,7 @@ impl OverlayFiles {
         OverlayFiles::placed(base, false)
     }
 
-    /// The same, with the bits in a file on a tmpfs where there is one ([`super::memory_directory`]): setting them waits for no disk.
+    /// The same, with the bits in a file on a tmpfs where there is one ([`super::tmpfs::memory_directory`]): setting them waits for no disk.
     pub fn in_memory(base: impl Into<PathBuf>) -> OverlayFiles {
         OverlayFiles::placed(base, true)
     }
@@ -66,6 +69,8 @@ impl OverlayFiles {
         OverlayFiles {
             base: base.into(),
             in_memory,
+            #[cfg(test)]
+            memory: None,
         }
     }
 

@@ -52,7 +52,7 @@ pub use opening::{OverlayError, OverlayOptions};
 #[cfg(test)]
 pub(crate) use records::RecordsHeader;
 pub use space::{Full, free_bytes, is_full};
-pub use tmpfs::{lies_in_memory, look_for_memory, memory_directory};
+pub use tmpfs::{lies_in_memory, look_for_memory};
 
 type Shared = Arc<dyn Store<CompletionQueue>>;
 

@@ -15,7 +15,7 @@ const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 ///
 /// # Errors
 /// Where none of them can be used; it says why.
-pub fn memory_directory() -> io::Result<PathBuf> {
+pub(super) fn memory_directory() -> io::Result<PathBuf> {
     first_of(candidates(), own)
 }
 

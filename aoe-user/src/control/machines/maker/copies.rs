@@ -10,7 +10,7 @@ use super::super::naming::DiskName;
 use super::calls::Calls;
 use crate::config::{ExportConfig, StoreKind};
 use crate::control::store_options::store_options;
-use crate::store::{OverlayFiles, RbdClones, StoreRegistry, memory_directory};
+use crate::store::{OverlayFiles, RbdClones, StoreRegistry, look_for_memory};
 
 /// Where the copies of an export are.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Copies {
         registry: &StoreRegistry,
     ) -> Result<Copies> {
         if config.store != StoreKind::Rbd {
-            if in_memory && let Err(error) = memory_directory() {
+            if in_memory && let Err(error) = look_for_memory() {
                 tracing::warn!(
                     "{}: what copies hold is noted on the disk of overlay_dir ({}), unless that is a tmpfs: while that disk is slow or \
                      hangs, a machine's write keeps other exports waiting; there is no place in memory: {error}",

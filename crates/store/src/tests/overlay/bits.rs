@@ -4,25 +4,32 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use engine::Health;
+use tempfile::TempDir;
 
 use super::*;
-use crate::overlay::{MergeError, RecordsHeader, memory_directory};
+use crate::overlay::{MergeError, RecordsHeader, lies_in_memory};
 
 /// An overlay whose bits belong in memory. What a test leaves there goes with it.
-struct InMemory(OverlayOptions);
+struct InMemory(OverlayOptions, TempDir);
 
 impl InMemory {
     fn new(dir: &Path, persistent: bool) -> Option<InMemory> {
-        if let Err(error) = memory_directory() {
-            crate::skip(&format!("no memory for bits: {error}"));
-            return None;
-        }
+        let memory = match tempfile::tempdir_in("/dev/shm") {
+            Ok(memory) if lies_in_memory(memory.path()) => memory,
+            _ => {
+                crate::skip("no memory for bits: /dev/shm is no tmpfs");
+                return None;
+            }
+        };
         let options = options(dir, "a");
-        Some(InMemory(OverlayOptions {
-            files: OverlayFiles::in_memory(options.files.base()),
+        let mut files = OverlayFiles::in_memory(options.files.base());
+        files.memory = Some(memory.path().to_owned());
+        let options = OverlayOptions {
+            files,
             persistent,
             ..options
-        }))
+        };
+        Some(InMemory(options, memory))
     }
 
     /// Where they are.
@@ -61,7 +68,7 @@ fn bits_are_in_memory_from_the_beginning_to_the_discard() {
     let golden = golden(StoreKind::Mmap, &path);
     let (first, mut driver) = overlay(&golden, &copy.0);
     let bits = copy.bits().expect("a path");
-    assert!(bits.starts_with(memory_directory().unwrap()));
+    assert!(bits.starts_with(copy.1.path()));
     assert_eq!(std::fs::metadata(copy.0.files.map()).unwrap().len(), 4096);
     driver.write(5, &stamp(5, 1), Durability::WriteBack).unwrap();
     end(first, driver);

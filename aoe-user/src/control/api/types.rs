@@ -238,7 +238,8 @@ pub(crate) enum Condition {
     #[default]
     Waiting,
     /// It is open, and something is wrong: acknowledged writes of an export are lost and it waits for the operator, see
-    /// [`LostWritesInfo`]; or frames come to an interface and none arrives.
+    /// [`LostWritesInfo`]; its image is not what its path says; machines cannot work on their copies, see [`CopiesInfo`]; or frames come to an
+    /// interface and none arrives.
     FailedDegraded,
     /// It does not work and is tried again.
     Failed,

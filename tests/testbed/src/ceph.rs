@@ -427,8 +427,6 @@ fn configuration(at: &str, fsid: &str, parts: Parts<'_>) -> Result<String> {
          osd_crush_chooseleaf_type = 0\n\
          osd_class_update_on_start = false\n\
          mon_osd_min_down_reporters = 1\n\
-         mon_data_avail_crit = 1\n\
-         mon_data_avail_warn = 2\n\
          mon_allow_pool_size_one = true\n\
          mon_allow_pool_delete = true\n\
          mon_warn_on_pool_no_redundancy = false\n\

@@ -118,9 +118,7 @@ fn machines_that_wait_for_the_end_of_a_change_of_the_image_are_told() {
         "{told}"
     );
     assert!(told.contains("xblade overlay commit e12.9 master"), "{told}");
-    disks
-        .commit(&DiskName::Machine("master".into()), true)
-        .unwrap();
+    disks.commit(&DiskName::Machine("master".into()), true).unwrap();
     disk(&disks, PC[0]);
     assert_eq!(disks.troubles().reason(), None);
 }

@@ -106,10 +106,7 @@ pub(super) fn open(
     let losses = state.as_ref().map_or_else(Losses::default, |state| {
         known_losses(&config, key.clone(), Arc::clone(state))
     });
-    let golden = (config.overlay != Overlay::None)
-        .then(|| machines::golden(&config, &shared.registry, &losses))
-        .transpose()?
-        .map(|golden| Arc::new(CurrentGolden::new(golden)));
+    let golden = golden(&config, &losses, shared)?;
     // Before the store: a file that comes into its place now is seen as another one later.
     let file = identity(&config);
     let options = StoreOptions {
@@ -162,6 +159,13 @@ pub(super) fn open(
         mask: Arc::new(Mutex::new(mask)),
         standing: Arc::clone(&shared.standing),
     })
+}
+
+/// The image that machines have copies of, if they have.
+fn golden(config: &ExportConfig, losses: &Losses, shared: &Shared) -> Result<Option<Arc<CurrentGolden>>> {
+    let open = || machines::golden(config, &shared.registry, losses);
+    let golden = (config.overlay != Overlay::None).then(open).transpose()?;
+    Ok(golden.map(|golden| Arc::new(CurrentGolden::new(golden))))
 }
 
 /// The machines' own disks on a golden image.

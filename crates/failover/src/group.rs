@@ -1,6 +1,6 @@
 //! One gateway's part in one group.
 
-use crate::rivals::{Rivals, Standing};
+use crate::rivals::{Rivals, STILL_ANSWERED, Standing};
 use crate::settings::{ASK_EVERY_US, GroupSettings};
 
 /// An answer that the storage is not heard counts like so many questions without an answer: whoever gives it has waited for the storage
@@ -96,6 +96,8 @@ pub struct Group {
     answered: bool,
     /// Questions since it has.
     unheard: u32,
+    /// Questions since the state was entered.
+    asked: u32,
     /// Others that have the group as well.
     rivals: Rivals,
     /// Why two gateways have the group, or had it until this one left.
@@ -142,6 +144,7 @@ impl Group {
             under_way: false,
             answered: false,
             unheard: 0,
+            asked: 0,
             rivals: Rivals::default(),
             conflict: None,
             is_released: false,
@@ -213,6 +216,7 @@ impl Group {
     /// The gateway that answers is being asked for, on at least one interface.
     pub const fn asked(&mut self, now_us: u64) {
         self.unheard = self.unheard.saturating_add(1);
+        self.asked = self.asked.saturating_add(1);
         self.count_unanswered(1, now_us);
     }
 
@@ -432,11 +436,16 @@ impl Group {
         if now_us < self.patience_us() {
             return None;
         }
-        let reason = "another gateway goes on answering for it although this one has its locks: the two serve different images, or images of \
-                      different clusters, under one address; compare `path` and `ceph.conf`, and whether an image was renamed. To serve what this \
-                      one has, release the group on the other gateway first. This one stays out of it until `xblade failover take`, a reload or a \
-                      restart";
-        self.conflict = Some(reason.to_owned());
+        // A process that stood still has asked nobody, and knows nothing.
+        let waited_us = self.settings.quiet_us.saturating_add(self.settings.late_us);
+        let enough = waited_us / ASK_EVERY_US / 2;
+        let reason = match u64::from(self.asked) >= enough {
+            true => {
+                self.conflict = Some(STILL_ANSWERED.to_owned());
+                STILL_ANSWERED
+            }
+            false => "it was not to be found out whether another gateway still answers",
+        };
         self.refusal = Some(reason.to_owned());
         self.failed(reason.to_owned(), now_us);
         self.enter(GroupState::Leaving, now_us);
@@ -484,6 +493,7 @@ impl Group {
         self.since_us = now_us;
         self.answered = false;
         self.unheard = 0;
+        self.asked = 0;
         self.is_released = false;
     }
 }

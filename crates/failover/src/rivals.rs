@@ -17,6 +17,12 @@ const BEGINS: &str = "xblade-gateway since=";
 /// Most of what is taken over of the name of an image.
 const MAX_NAME: usize = 200;
 
+/// Why a gateway that has its locks does not begin.
+pub(crate) const STILL_ANSWERED: &str = "another gateway goes on answering for it although this one has its locks: the two serve different images, or images of \
+                      different clusters, under one address; compare `path` and `ceph.conf`, and whether an image was renamed. To serve what this \
+                      one has, release the group on the other gateway first. This one stays out of it until `xblade failover take`, a reload or a \
+                      restart";
+
 /// One of two gateways that have a group. Whoever has taken it first comes first: it has served for longer, and it is where initiators have their
 /// data. Both gateways compare the same numbers, so that exactly one of them leaves, however wrong a clock is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -160,6 +160,18 @@ fn who_has_the_locks_and_hears_another_one_answer_does_not_become_active() {
 }
 
 #[test]
+fn who_stood_still_in_its_quiet_time_blames_nobody() {
+    let mut group = quiet();
+    group.asked(ASK_EVERY_US);
+    group.heard(ASK_EVERY_US);
+    // SIGSTOP, and much later SIGCONT.
+    assert_eq!(group.poll(60 * SECOND), Some(GroupStep::Leave));
+    group.left(60 * SECOND);
+    assert!(!group.reason().unwrap().contains("different images"));
+    assert_eq!(silence(&mut group, 60 * SECOND).0, GroupStep::Look);
+}
+
+#[test]
 fn who_has_just_lost_the_locks_is_given_the_time_to_notice() {
     for late in [1, 7, 9, 16] {
         let mut group = quiet();

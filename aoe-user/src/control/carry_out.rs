@@ -132,7 +132,7 @@ impl Supervisor {
         let shared = open::Shared {
             registry: self.store_registry.clone(),
             notices: Arc::clone(&self.notices),
-            neighbours: Arc::clone(&self.neighbours),
+            overlay_exports: Arc::clone(&self.overlay_exports),
             standing: self.standing_text(&config),
         };
         let takeover = self.plan.takeover(id);

@@ -8,7 +8,7 @@ use indicatif::BinaryBytes;
 use parking_lot::Mutex;
 
 use super::lists::ListForms;
-use super::machines::{self, Disks, Neighbours};
+use super::machines::{self, Disks, OverlayExports};
 use super::notices::{Notices, Reporter};
 use super::other_targets::{ProbedExport, tie::MODEL};
 use super::plan::ExportId;
@@ -81,7 +81,7 @@ impl StateKeys {
 pub(super) struct Shared {
     pub(super) registry: StoreRegistry,
     pub(super) notices: Arc<Notices>,
-    pub(super) neighbours: Arc<Neighbours>,
+    pub(super) overlay_exports: Arc<OverlayExports>,
     /// What other gateways of its group are told.
     pub(super) standing: Arc<str>,
 }
@@ -122,7 +122,7 @@ pub(super) fn open(
     };
     leave_room()?;
     let of_machines = state.clone().map(|state| (state, key.clone()));
-    let listed = || machines::ListedCopies::read(of_machines);
+    let list = || machines::ListedCopies::read(of_machines);
     let Kept {
         persistent,
         keeper,
@@ -139,10 +139,7 @@ pub(super) fn open(
     )
     .context("what was kept of it cannot be used")?;
     let disks = golden
-        .map(|golden| {
-            let settings = settings(&config, &lists);
-            open_disks(golden, losses, listed(), settings, shared, observer)
-        })
+        .map(|image| open_disks(image, losses, list(), settings(&config, &lists), shared, observer))
         .transpose()?;
     if let Some(disks) = &disks {
         export = export.with_machines(Arc::clone(disks) as _);
@@ -187,7 +184,7 @@ fn open_disks(
             move || observer.announce()
         }),
         in_memory: true,
-        neighbours: Arc::clone(&shared.neighbours),
+        overlay_exports: Arc::clone(&shared.overlay_exports),
         observer,
     })
 }

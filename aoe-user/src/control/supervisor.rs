@@ -16,7 +16,7 @@ use super::failover::{Detectors, Heard, Told};
 use super::guard::guard;
 use super::jobs::Jobs;
 use super::lists::Made;
-use super::machines::Neighbours;
+use super::machines::OverlayExports;
 use super::notices::Notices;
 use super::open::{Served, StateKeys};
 use super::other_targets::own::OwnAddresses;
@@ -108,7 +108,7 @@ pub(super) struct Supervisor {
     /// What the stores know of each other.
     pub(super) store_registry: StoreRegistry,
     /// What exports with overlays know of each other.
-    pub(super) neighbours: Arc<Neighbours>,
+    pub(super) overlay_exports: Arc<OverlayExports>,
     /// Where the ports answer from.
     pub(super) own: OwnAddresses,
     pub(super) made: Made,
@@ -165,7 +165,7 @@ impl Supervisor {
             port_events,
             notices,
             store_registry: StoreRegistry::default(),
-            neighbours: Arc::default(),
+            overlay_exports: Arc::default(),
             own: OwnAddresses::default(),
             made: Made::default(),
             state_keys: Arc::default(),
@@ -190,7 +190,7 @@ impl Supervisor {
             config.exports.iter().find(named).is_some()
         };
         self.pauses.retain(wanted);
-        self.neighbours.configure(&config.exports);
+        self.overlay_exports.configure(&config.exports);
         self.made = Made::default();
         let file = config.sources.first().map(|source| source.file());
         // Whoever asks has another working directory.

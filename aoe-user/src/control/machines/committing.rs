@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::content::Content;
-use super::{DiskName, Disks, Left, Neighbour, Order, Replacement};
+use super::{DiskName, Disks, ExportOnImage, Left, Order, Replacement};
 use crate::control::commit_store::commit_store;
 use crate::control::guard::caught;
 use crate::store::{Golden, OverlayFiles, OverlayStore};
@@ -62,10 +62,10 @@ impl Disks {
 
     /// Refuses to replace an image that persistent copies lie on, whichever export they are of, but for the one that is merged. Gives the
     /// exports that were asked.
-    fn check_not_bound(&self, name: &DiskName, image: &Golden) -> Result<Vec<Neighbour>, String> {
-        let neighbours = self.neighbours.on_image(image)?;
+    fn check_not_bound(&self, name: &DiskName, image: &Golden) -> Result<Vec<ExportOnImage>, String> {
+        let overlay_exports = self.overlay_exports.on_image(image)?;
         let mut bound = Vec::new();
-        for Neighbour { address, disks, .. } in &neighbours {
+        for ExportOnImage { address, disks, .. } in &overlay_exports {
             let Some(disks) = disks else {
                 return Err(format!(
                     "{}: e{address} has overlays on this image, which would be replaced, and is not open: whether persistent copies of it \
@@ -79,7 +79,7 @@ impl Disks {
             bound.extend(names.iter().map(|name| format!("{name} (e{address})")));
         }
         match bound.is_empty() {
-            true => Ok(neighbours),
+            true => Ok(overlay_exports),
             false => Err(format!(
                 "{}: the persistent copies of {} lie on this image, or are missing and may, which would be replaced, and could not be opened \
                  after the next start; reset them first",

@@ -107,7 +107,7 @@ impl engine::Machines<Export> for Disks {
     }
 
     fn boots(&self, source: Mac) -> bool {
-        self.neighbours.tell_boot(self, source);
+        self.overlay_exports.tell_boot(self, source);
         {
             let table = self.shared.table.read();
             match table.by_mac.get(&source) {

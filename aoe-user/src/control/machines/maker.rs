@@ -30,8 +30,8 @@ use super::content::Content;
 use super::heard::Heard;
 use super::naming::{DiskName, directory};
 use super::{
-    ASKING_MAX, Disk, Instance, ListedCopies, MachineSettings, Neighbours, Order, RETRY, Replaced, Shared,
-    pause,
+    ASKING_MAX, Disk, Instance, ListedCopies, MachineSettings, Order, OverlayExports, RETRY, Replaced,
+    Shared, pause,
 };
 use crate::config::{Overlay, OverlayReset, Unknown};
 use crate::store::{CurrentGolden, Losses};
@@ -56,7 +56,7 @@ pub(in crate::control) struct Start {
     /// It is noted in memory what copies hold, where there is a place for it.
     pub(crate) in_memory: bool,
     /// Other exports with overlays.
-    pub(crate) neighbours: Arc<Neighbours>,
+    pub(crate) overlay_exports: Arc<OverlayExports>,
     pub(crate) observer: Arc<dyn Observer>,
     /// Has the export advertised: a machine that got no answer need not wait until it asks again.
     pub(crate) announce: Box<dyn Fn() + Send>,

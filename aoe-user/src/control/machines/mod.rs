@@ -14,7 +14,7 @@ mod lookup;
 mod maker;
 mod moved;
 mod naming;
-mod neighbours;
+mod overlay_exports;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -41,8 +41,8 @@ pub(super) use listed::ListedCopies;
 pub(super) use maker::Start;
 use moved::KeptDisk;
 pub(crate) use naming::{DiskName, directory};
-use neighbours::Neighbour;
-pub(super) use neighbours::Neighbours;
+use overlay_exports::ExportOnImage;
+pub(super) use overlay_exports::OverlayExports;
 pub(super) use told::DiskState;
 use troubles::Room;
 pub(super) use troubles::Troubles;
@@ -99,7 +99,7 @@ struct Replaced {
 #[derive(Debug)]
 struct Replacement {
     new: MergedImage,
-    looked_at: Vec<Neighbour>,
+    looked_at: Vec<ExportOnImage>,
 }
 
 /// A disk that is out of service.
@@ -198,7 +198,7 @@ pub(super) struct Disks {
     path: PathBuf,
     place: PathBuf,
     golden: Weak<CurrentGolden>,
-    neighbours: Arc<Neighbours>,
+    overlay_exports: Arc<OverlayExports>,
     shared: Arc<Shared>,
     orders: Sender<Order>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -216,22 +216,22 @@ impl Disks {
         let config = &start.settings.config;
         let path = config.path.clone();
         let (address, directory) = (config.address(), naming::directory(config).unwrap_or_default());
-        let (golden, neighbours) = (Arc::downgrade(&start.golden), Arc::clone(&start.neighbours));
+        let (golden, overlay_exports) = (Arc::downgrade(&start.golden), Arc::clone(&start.overlay_exports));
         let room = Room::of(config);
         let thread = maker::start(Arc::clone(&shared), received, start)?;
         let disks = Arc::new(Disks {
             address,
             directory,
-            place: neighbours::place(&path).unwrap_or_else(|_| path.clone()),
+            place: overlay_exports::place(&path).unwrap_or_else(|_| path.clone()),
             path,
             golden,
-            neighbours,
+            overlay_exports,
             shared,
             orders,
             thread: Mutex::new(Some(thread)),
             room,
         });
-        disks.neighbours.add(&disks);
+        disks.overlay_exports.add(&disks);
         Ok(disks)
     }
 
@@ -342,7 +342,7 @@ impl Disks {
         {
             tracing::error!("the thread that looks after machines' disks panicked");
         }
-        self.neighbours.remove(self);
+        self.overlay_exports.remove(self);
     }
 }
 

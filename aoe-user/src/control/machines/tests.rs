@@ -42,7 +42,7 @@ struct Room {
     config: ExportConfig,
     announced: Arc<AtomicUsize>,
     losses: Losses,
-    neighbours: Arc<Neighbours>,
+    overlay_exports: Arc<OverlayExports>,
     /// Where the list of persistent copies is kept.
     state: Option<Arc<StateDir>>,
 }
@@ -63,7 +63,7 @@ impl Room {
             config,
             announced: Arc::default(),
             losses: Losses::default(),
-            neighbours: Arc::default(),
+            overlay_exports: Arc::default(),
             state: None,
         }
     }
@@ -89,7 +89,7 @@ impl Room {
             ),
             // Nothing is left behind there.
             in_memory: false,
-            neighbours: Arc::clone(&self.neighbours),
+            overlay_exports: Arc::clone(&self.overlay_exports),
             observer: Arc::new(Nobody),
             announce: Box::new(move || {
                 announced.fetch_add(1, Ordering::SeqCst);

@@ -157,8 +157,8 @@ impl Maker {
     }
 
     fn put_in_place(&self, Replacement { new, looked_at }: Replacement, store: &OverlayStore) -> Result<()> {
-        let neighbours = self.start.neighbours.on_image(store.golden());
-        if neighbours.map_err(|error| anyhow!(error))? != looked_at {
+        let overlay_exports = self.start.overlay_exports.on_image(store.golden());
+        if overlay_exports.map_err(|error| anyhow!(error))? != looked_at {
             bail!(
                 "{}: exports with overlays on {} were opened or closed, or the configuration was changed, while the new image was made: \
                  try again",

@@ -97,7 +97,7 @@ impl Maker {
         };
         self.shared.disks.lock().insert(name.clone(), disk);
         self.shared.table.write().ended.insert(name.clone());
-        self.start.neighbours.note_ended();
+        self.start.overlay_exports.note_ended();
     }
 
     /// A machine boots from another export.

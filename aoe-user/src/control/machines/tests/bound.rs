@@ -6,7 +6,7 @@ use crate::control::state::Before;
 
 fn configure(rooms: &[&Room]) {
     let exports: Vec<_> = rooms.iter().map(|room| room.config.clone()).collect();
-    rooms[0].neighbours.configure(&exports);
+    rooms[0].overlay_exports.configure(&exports);
 }
 
 /// A machine with a persistent copy at another export of the same image, which is closed again.
@@ -57,7 +57,7 @@ fn a_new_image_is_thrown_away_when_exports_have_come_while_it_was_made() {
     let Left::Copy(store, files) = left else {
         panic!("{left:?}")
     };
-    let looked_at = disks.neighbours.on_image(store.golden()).unwrap();
+    let looked_at = disks.overlay_exports.on_image(store.golden()).unwrap();
     let new = store.merge(&files).unwrap();
     configure(&[&room, &other]);
     // What is left there is not opened either: it would be lost with the image.

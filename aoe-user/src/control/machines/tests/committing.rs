@@ -65,7 +65,7 @@ fn a_copy_whose_merge_fails_goes_on_as_it_was_on_the_image_it_is_on() {
     };
     let other = disks.have(|answer| Order::Leave(pc(), true, answer)).unwrap_err();
     assert!(other.contains("the copy of pc17; wait"), "{other}");
-    let looked_at = disks.neighbours.on_image(store.golden()).unwrap();
+    let looked_at = disks.overlay_exports.on_image(store.golden()).unwrap();
     let new = store.merge(&files).unwrap();
     room.replace_image(9);
     boot(&disks, STRANGER);
@@ -111,7 +111,7 @@ pub(super) fn neighbour(room: &Room) -> Room {
     let mut other = Room::new();
     other.config.path.clone_from(&room.config.path);
     other.config.slot = 10;
-    other.neighbours = Arc::clone(&room.neighbours);
+    other.overlay_exports = Arc::clone(&room.overlay_exports);
     persistent(&mut other);
     other
 }
@@ -255,7 +255,7 @@ fn who_cannot_take_a_merged_copy_away_says_that_the_new_image_is_in_place() {
         let Left::Copy(store, files) = left else {
             panic!("{left:?}")
         };
-        let looked_at = disks.neighbours.on_image(store.golden()).unwrap();
+        let looked_at = disks.overlay_exports.on_image(store.golden()).unwrap();
         let new = store.merge(&files).unwrap();
         std::fs::remove_file(&map).unwrap();
         std::fs::create_dir(&map).unwrap();
@@ -291,8 +291,8 @@ fn a_commit_asks_the_exports_on_the_image_and_names_who_does_not_answer() {
     let room = Room::new();
     let mut other = Room::new();
     other.config.slot = 10;
-    other.neighbours = Arc::clone(&room.neighbours);
-    room.neighbours
+    other.overlay_exports = Arc::clone(&room.overlay_exports);
+    room.overlay_exports
         .configure(&[room.config.clone(), other.config.clone()]);
     let mut start = other.start();
     let (hang, hangs) = std::sync::mpsc::channel();

@@ -139,7 +139,7 @@ fn a_boot_from_one_export_ends_what_ended_with_the_host_at_others() {
     let mut room = Room::new();
     let mut second = Room::new();
     second.config.slot = 10;
-    second.neighbours = Arc::clone(&room.neighbours);
+    second.overlay_exports = Arc::clone(&room.overlay_exports);
     name(&mut second, &[("pc17", &PC)]);
     for mac in [PC[0], STRANGER] {
         let disks = second.open();

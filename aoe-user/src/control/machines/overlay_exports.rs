@@ -16,7 +16,7 @@ use crate::store::Golden;
 
 /// All of them, as the configuration has them and as they are open.
 #[derive(Debug, Default)]
-pub(in crate::control) struct Neighbours {
+pub(in crate::control) struct OverlayExports {
     configured: RwLock<Vec<Configured>>,
     open: RwLock<Vec<Weak<Disks>>>,
     /// Copies of one have ended with the host: that is so for a time after its start, and else nobody need look.
@@ -33,16 +33,16 @@ struct Configured {
 
 /// One whose copies may lie on an image.
 #[derive(Debug, Clone)]
-pub(super) struct Neighbour {
+pub(super) struct ExportOnImage {
     pub(super) address: String,
     directory: PathBuf,
     /// `None`: it is not open, and nobody can tell what its copies lie on.
     pub(super) disks: Option<Arc<Disks>>,
 }
 
-impl PartialEq for Neighbour {
-    fn eq(&self, other: &Neighbour) -> bool {
-        let opening = |one: &Neighbour| one.disks.as_ref().map(Arc::as_ptr);
+impl PartialEq for ExportOnImage {
+    fn eq(&self, other: &ExportOnImage) -> bool {
+        let opening = |one: &ExportOnImage| one.disks.as_ref().map(Arc::as_ptr);
         self.directory == other.directory && opening(self) == opening(other)
     }
 }
@@ -52,7 +52,7 @@ pub(super) fn place(path: &Path) -> io::Result<PathBuf> {
     std::fs::canonicalize(path)
 }
 
-impl Neighbours {
+impl OverlayExports {
     /// The configuration of now.
     pub(in crate::control) fn configure(&self, exports: &[ExportConfig]) {
         let files = exports
@@ -103,13 +103,13 @@ impl Neighbours {
     ///
     /// # Errors
     /// When that cannot be told of one.
-    pub(super) fn on_image(&self, image: &Golden) -> Result<Vec<Neighbour>, String> {
+    pub(super) fn on_image(&self, image: &Golden) -> Result<Vec<ExportOnImage>, String> {
         let looked = |path: &Path, error| format!("{}: looking for it: {error}", path.display());
         let here = place(image.path()).map_err(|error| looked(image.path(), error))?;
         let open = self.open();
         let mut found = Vec::new();
         for disks in open.iter().filter(|disks| disks.are_on(image, &here)) {
-            found.push(Neighbour {
+            found.push(ExportOnImage {
                 address: disks.address.clone(),
                 directory: disks.directory.clone(),
                 disks: Some(Arc::clone(disks)),
@@ -125,7 +125,7 @@ impl Neighbours {
                 continue;
             }
             match place(&export.image) {
-                Ok(place) if place == here => found.push(Neighbour {
+                Ok(place) if place == here => found.push(ExportOnImage {
                     address: export.address,
                     directory: export.directory,
                     disks: of_it.cloned(),

@@ -58,7 +58,7 @@ impl Gateways {
                         life.group.release(clock)
                     };
                     if done && !here {
-                        self.watch.released(gateway);
+                        self.watch.begins_anew(gateway);
                     }
                     self.bus
                         .say(|| format!("gateway {gateway}: the operator's order is {done}"));

@@ -13,8 +13,18 @@ pub(super) struct Watch {
     pub(super) able: Vec<Option<u64>>,
     /// Since when none serves.
     pub(super) outage: Option<u64>,
-    /// When a gateway took the group from another one last, and in which life of that one.
-    pub(super) takes: BTreeMap<(u8, u8), (u64, u32)>,
+    /// When a gateway took the group from another one last.
+    pub(super) takes: BTreeMap<(u8, u8), TakeOver>,
+}
+
+/// A gateway took the group from another one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TakeOver {
+    pub(super) at_us: u64,
+    /// In which life of the other one.
+    pub(super) life: u32,
+    /// By the operator's order.
+    pub(super) ordered: bool,
 }
 
 impl Watch {
@@ -35,8 +45,8 @@ impl Watch {
         self.disturbed[usize::from(gateway)] = Some(now_us);
     }
 
-    /// The operator has a gateway give the group away: whoever took it from there before has nothing to do with what comes now.
-    pub(super) fn released(&mut self, gateway: u8) {
+    /// The operator has a gateway take the group, or give it away: whoever took it from there before has nothing to do with what comes now.
+    pub(super) fn begins_anew(&mut self, gateway: u8) {
         self.takes.retain(|(_, from), _| *from != gateway);
     }
 

@@ -3,6 +3,7 @@
 use failover::GroupState;
 
 use super::answer::ClientId;
+use super::watch::TakeOver;
 use super::world::Gateways;
 use crate::bus::Event;
 use crate::oracle::Promise;
@@ -52,17 +53,23 @@ impl Gateways {
             // It gives the group up anyhow.
             return;
         }
-        let last = self.watch.takes.insert((by, from), (now, life));
+        let take = TakeOver {
+            at_us: now,
+            life,
+            ordered,
+        };
+        let last = self.watch.takes.insert((by, from), take);
         let by_life = self.gateways[usize::from(by)].lives;
-        let back = self.watch.takes.get(&(from, by));
-        let back = back.filter(|(_, life)| *life == by_life).map(|(at, _)| *at);
-        let again = last.filter(|(_, other)| *other == life).map(|(at, _)| at);
+        let back = self.watch.takes.get(&(from, by)).copied();
+        let back = back.filter(|take| take.life == by_life);
+        // The operator's order is no turn of its own.
+        let again = last.filter(|take| take.life == life && !take.ordered);
         if ordered {
-            // It has the group by the operator's wish: who took it from there before may have to do so again.
-            self.watch.takes.remove(&(from, by));
+            self.watch.begins_anew(by);
             return;
         }
-        if let Some(at) = [back, again].into_iter().flatten().find(|at| now < at + TURN_US) {
+        let turns = [back, again].into_iter().flatten().map(|take| take.at_us);
+        if let Some(at) = turns.into_iter().find(|at| now < at + TURN_US) {
             let text = format!(
                 "gateway {by} takes the group from gateway {from}, {} ms after the last time between the two",
                 (now - at) / 1000

@@ -198,6 +198,7 @@ impl Group {
     pub fn set_settings(&mut self, settings: GroupSettings) {
         self.settings = settings;
         self.conflict = None;
+        self.forget_rivals();
     }
 
     /// Whether it is to ask, every [`ASK_EVERY_US`], for the gateway that answers. Once it has the locks itself there is none.
@@ -233,11 +234,11 @@ impl Group {
             return false;
         }
         let leaves = other < own;
-        let words = words(leaves);
         if leaves {
-            self.fenced(words.clone(), now_us);
+            self.fenced("another gateway has it as well".to_owned(), now_us);
         }
-        self.conflict = Some(words);
+        // Those about another of its cards are no news.
+        self.conflict.get_or_insert_with(|| words(leaves));
         leaves
     }
 
@@ -315,6 +316,8 @@ impl Group {
         self.held_until_us = now_us.saturating_add(self.settings.hold_us);
         if self.state != GroupState::Leaving {
             self.under_way = false;
+            // Whoever kept the group while there were two may take part again: it served what initiators had.
+            self.conflict = None;
             self.enter(GroupState::Leaving, now_us);
         }
     }
@@ -336,8 +339,7 @@ impl Group {
         }
         self.ordered = true;
         // Of a try before this one.
-        self.refusal = None;
-        self.conflict = None;
+        (self.refusal, self.conflict) = (None, None);
         self.held_until_us = now_us;
         true
     }
@@ -437,8 +439,7 @@ impl Group {
             return None;
         }
         // A process that stood still has asked nobody, and knows nothing.
-        let waited_us = self.settings.quiet_us.saturating_add(self.settings.late_us);
-        let enough = waited_us / ASK_EVERY_US / 2;
+        let enough = self.patience_us().saturating_sub(self.since_us) / ASK_EVERY_US / 2;
         let reason = match u64::from(self.asked) >= enough {
             true => {
                 self.conflict = Some(STILL_ANSWERED.to_owned());

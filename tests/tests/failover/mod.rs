@@ -4,6 +4,7 @@
 mod attacked;
 mod edge_cases;
 mod linux;
+mod many_exports;
 mod several;
 mod site;
 mod stale;

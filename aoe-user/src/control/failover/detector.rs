@@ -216,8 +216,9 @@ fn rounds_for_answers(asking: &Asking, is_over: &AtomicBool, tell: &dyn Fn(Heard
         if ask_all(asking, &[asking.mac], &mut open) {
             tell(Heard::Asked);
         }
-        let mut heard = None;
-        while heard != Some(Heard::Answer) && Instant::now() < next && !is_over.load(Ordering::Relaxed) {
+        let (mut heard, mut told) = (None, false);
+        // All is read, though one answer says all: what is left would be heard later, when nobody may answer any more.
+        while Instant::now() < next && !is_over.load(Ordering::Relaxed) {
             let left = next.saturating_duration_since(Instant::now());
             wait(open.values().flat_map(ProbeSockets::fds), left);
             open.retain(|_, sockets| {
@@ -225,11 +226,12 @@ fn rounds_for_answers(asking: &Asking, is_over: &AtomicBool, tell: &dyn Fn(Heard
                     .receive(|response| heard = asking.better(heard.take(), &response))
                     .is_ok()
             });
+            if heard == Some(Heard::Answer) && !std::mem::replace(&mut told, true) {
+                tell(Heard::Answer);
+            }
         }
         // What a gateway says that does not answer initiators counts only when no other one does.
-        heard.into_iter().for_each(tell);
-        // One answer is enough for this round.
-        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        heard.filter(|_| !told).into_iter().for_each(tell);
     }
 }
 

@@ -49,6 +49,6 @@ impl Supervisor {
         let active = groups.filter(|status| status.role == GroupState::Active);
         let silent = active.map(|status| (status.config.name.clone(), self.silence_of(&status)));
         let silent = silent.collect();
-        self.told.tell(silent);
+        self.told.tell(silent, now);
     }
 }

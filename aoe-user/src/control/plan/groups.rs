@@ -58,8 +58,9 @@ pub(super) struct Membership {
     opened: HashSet<members::Image>,
 }
 
-/// Until a gateway whose storage a program has taken away has noticed: a check each second, which may take 5 s.
-const LATE_CHECK: Duration = Duration::from_secs(8);
+/// Until a gateway whose storage a program has taken away has noticed: a check that began just before may say that it is well, the next one begins a
+/// second later, and each may take 5 s, with another one for what it says.
+const LATE_CHECK: Duration = Duration::from_secs(13);
 
 fn settings(config: &FailoverGroup) -> GroupSettings {
     let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);

@@ -61,6 +61,32 @@ fn of_two_that_are_active_the_one_that_came_later_leaves_and_stays_away() {
 }
 
 #[test]
+fn who_kept_the_group_takes_part_again_after_it_lost_it() {
+    let [first, second] = [standing(1000, 9), standing(5000, 1)];
+    let (mut older, began) = active();
+    let now = rounds(&mut older, [first, second], 10, began).1;
+    assert_eq!(older.reason(), Some("leaves: false"));
+    // The operator has the other one's configuration mended, and wants the group there.
+    older.fenced("it is in use by another client".to_owned(), now);
+    assert_eq!(older.poll(now), Some(GroupStep::Leave));
+    older.left(now);
+    assert_eq!(older.reason(), Some("it is in use by another client"));
+    assert_eq!(silence(&mut older, now + 61 * SECOND).0, GroupStep::Look);
+}
+
+#[test]
+fn who_left_stays_out_also_where_its_locks_are_lost_on_the_way() {
+    let [first, second] = [standing(1000, 9), standing(5000, 1)];
+    let (mut younger, began) = active();
+    let (left, now) = rounds(&mut younger, [second, first], 10, began);
+    assert!(left);
+    assert_eq!(younger.poll(now), Some(GroupStep::Leave));
+    younger.fenced("it is in use by another client".to_owned(), now);
+    younger.left(now);
+    assert_eq!(younger.reason(), Some("leaves: true"));
+}
+
+#[test]
 fn exactly_one_of_two_leaves_whatever_their_clocks_and_addresses_are() {
     let all = [
         standing(1, 1),

@@ -44,7 +44,7 @@ impl Plan {
     }
 
     /// Another gateway says that it has a group, which is active here: one of the two leaves, silent at once. Not where the storage is not heard here:
-    /// it may say that the other one has taken the group.
+    /// it may say that the other one has taken the group; nor where nothing is open here, and the other one rightly does what this one does not.
     pub(crate) fn group_rival(
         &mut self,
         name: &str,
@@ -64,10 +64,11 @@ impl Plan {
             since_ms: rival.since_ms,
             mac: rival.mac.0,
         };
+        let serves_any = members.iter().any(|id| self.exports[id].is_open());
         let Some(group) = self.groups.get_mut(name) else {
             return;
         };
-        if !hears_storage {
+        if !hears_storage || !serves_any {
             return group.machine.forget_rivals();
         }
         let words = |leaves| words(name, rival, serves.as_deref().unwrap_or("nothing"), leaves);

@@ -84,6 +84,25 @@ fn a_gateway_that_has_a_group_for_longer_keeps_it_and_says_once_that_there_are_t
     assert_eq!(world.plan.groups()[0].reason, None);
 }
 
+/// It does not answer, and whoever took the group meanwhile is right.
+#[test]
+fn a_gateway_whose_exports_are_not_open_judges_nobody() {
+    let mut world = active(&[member(1, "rbd:p/a", None)]);
+    world
+        .bad_paths
+        .insert("rbd:p/a".into(), "Ceph takes its time".into());
+    let other_part = ExportConfig {
+        length: 8,
+        ..member(1, "rbd:p/a", None)
+    };
+    world.want(&[other_part]);
+    for (own_ms, other_ms) in [(5000, 1000), (1000, 5000)] {
+        rounds(&mut world, 20, own_ms, other_ms);
+        assert_eq!(world.role(), Role::Active, "{:#?}", world.said);
+        assert_eq!(world.said("two gateways"), 0, "{:#?}", world.said);
+    }
+}
+
 /// Its check takes so long to notice that the storage is gone: another gateway has it, and is right.
 #[test]
 fn who_is_slow_to_notice_that_a_program_has_taken_its_storage_moves_nobody() {
@@ -92,7 +111,7 @@ fn who_is_slow_to_notice_that_a_program_has_taken_its_storage_moves_nobody() {
         ..member(1, "/dev/drbd0", Some("/sbin/lock"))
     };
     let mut world = active(&[drbd]);
-    rounds(&mut world, 7, 5000, 1000);
+    rounds(&mut world, 12, 5000, 1000);
     assert_eq!(world.role(), Role::Active, "{:#?}", world.said);
     rounds(&mut world, 4, 5000, 1000);
     assert_eq!(world.role(), Role::Standby);

@@ -234,9 +234,12 @@ fn nothing_is_taken_from_below_a_machine_that_was_heard_unless_it_is_said_to_be_
     );
     disks.close();
 
-    // Whoever waits for a disk that cannot be served may be running, too.
+    // Whoever waits for a disk that cannot be served may be running, too, and may not have asked yet.
     room.replace_image(9);
     let disks = room.open();
+    assert!(disks.states()[0].problem.is_some());
+    let early = disks.reset(pc(), false, false).unwrap_err();
+    assert!(early.contains("too short"), "{early}");
     assert!(disks.instance(PC[0]).is_none());
     check(disks.reset(pc(), false, false));
     disks.reset(pc(), false, true).unwrap();

@@ -163,10 +163,11 @@ impl OverlayFiles {
         map.write_all_at(&[pinned.into()], PINNED_AT)
     }
 
-    /// Whether there are such files, made since the host was started. Older ones of a volatile overlay are as good as none.
+    /// Whether it is a volatile one, made since the host was started. An older one is as good as none, and so is a persistent one without
+    /// its records: its making or its end was interrupted.
     pub(crate) fn are_of_this_boot(&self) -> io::Result<bool> {
         match self.header()? {
-            Some(header) => Ok(self.delta().try_exists()? && header.is_of_this_boot()?),
+            Some(header) => Ok(header.copy == 0 && self.delta().try_exists()? && header.is_of_this_boot()?),
             None => Ok(false),
         }
     }
@@ -249,12 +250,24 @@ impl OverlayFiles {
     }
 
     /// The same for one that outlives a power cut. The records get their name last: with them the overlay is there, whole and empty.
+    /// Nothing is left of one that cannot be made.
     pub(crate) fn create_persistent(
         &self,
         golden: &GoldenIdentity,
         header: &RecordsHeader,
     ) -> io::Result<()> {
         self.discard()?;
+        let made = self.make_persistent(golden, header);
+        if made.is_err() {
+            let cleaned = self.discard().and(removed(&self.with(".marks.new")));
+            if let Err(error) = cleaned {
+                tracing::warn!("{}: cannot be removed: {error}", self.base.display());
+            }
+        }
+        made
+    }
+
+    fn make_persistent(&self, golden: &GoldenIdentity, header: &RecordsHeader) -> io::Result<()> {
         let delta = create(&self.delta())?;
         delta.set_len(header.sectors * SECTOR_BYTES)?;
         delta.sync_all()?;

@@ -178,3 +178,24 @@ fn what_cannot_be_read_is_neither_gone_nor_of_an_earlier_boot() {
     let (_, mut driver) = super::overlay(&golden, &options);
     assert!(driver.read(5, 1).unwrap() == stamp(5, 1));
 }
+
+/// Of a persistent copy, whose making was cut off, there is nothing that would have a machine begin on an image that was replaced since.
+#[test]
+fn a_persistent_copy_whose_making_failed_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, path) = golden_file(dir.path());
+    let options = left_behind(dir.path(), &path);
+    let files = &options.files;
+    assert!(files.are_left().unwrap());
+    std::fs::remove_file(files.records()).unwrap();
+    assert!(!files.are_left().unwrap() && files.have_any());
+    // What is in the way is neither made nor removed.
+    let new = files.records().with_extension("marks.new");
+    std::fs::create_dir(&new).unwrap();
+    let golden = golden(StoreKind::Mmap, &path);
+    assert!(OverlayStore::open(&golden, &options).is_err());
+    std::fs::remove_dir(&new).unwrap();
+    assert!(!files.have_any());
+    let (overlay, _) = overlay(&golden, &options);
+    assert_eq!(overlay.usage().written_sectors, 0);
+}

@@ -4,6 +4,8 @@
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
+use engine::SECTOR_BYTES;
+
 use crate::backing::device_bytes;
 
 /// A block device at one time. What cannot be found out is `None`.
@@ -15,16 +17,21 @@ pub(super) struct DeviceState {
 }
 
 impl DeviceState {
-    /// `None`: it is no block device. Asks sysfs, and waits for no disk.
-    pub(super) fn of(meta: &Metadata) -> Option<DeviceState> {
+    /// `None`: it is no block device. Asks sysfs, and waits for no disk. `served`: the first sector served of it and how many; 0: all.
+    pub(super) fn of(meta: &Metadata, served: (u64, u64)) -> Option<DeviceState> {
         if !meta.file_type().is_block_device() {
             return None;
         }
         let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
-        let stat = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat"));
+        let bytes = device_bytes(meta.rdev()).ok();
+        let stat = || std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat"));
         Some(DeviceState {
-            bytes: device_bytes(meta.rdev()).ok(),
-            written: stat.ok().and_then(|stat| written(&stat)),
+            bytes,
+            // It is counted for all of it, and who writes to another part changes no image.
+            written: is_whole(served, bytes)
+                .then(stat)
+                .and_then(Result::ok)
+                .and_then(|stat| written(&stat)),
         })
     }
 
@@ -38,6 +45,12 @@ impl DeviceState {
         let (before, now) = differ(self.written, now.written)?;
         Some(format!("{} sectors were written to it", now.wrapping_sub(before)))
     }
+}
+
+/// Whether these sectors are all of a device.
+fn is_whole((offset, length): (u64, u64), bytes: Option<u64>) -> bool {
+    let has_no_more = || bytes.is_some_and(|bytes| length >= bytes / SECTOR_BYTES);
+    offset == 0 && (length == 0 || has_no_more())
 }
 
 /// Sectors written, and those discarded where the kernel counts them, by a device's `stat`.
@@ -66,6 +79,13 @@ mod tests {
             written,
         };
         assert_eq!(state(8, Some(1)).changes(state(8, Some(1))), None);
+        assert!(is_whole((0, 0), None) && is_whole((0, 8), Some(8 * SECTOR_BYTES)));
+        for part in [(0, 7), (1, 0), (1, 7)] {
+            assert!(
+                !is_whole(part, Some(8 * SECTOR_BYTES)),
+                "others may write beside it"
+            );
+        }
         assert_eq!(state(8, None).changes(state(8, Some(1))), None, "it is not known");
         assert!(
             state(8, Some(1))

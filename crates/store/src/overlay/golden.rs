@@ -35,6 +35,8 @@ struct Opened {
     path: PathBuf,
     /// First sector served.
     offset: u64,
+    /// Sectors served, as configured; 0: all that there are.
+    length: u64,
     identity: GoldenIdentity,
     /// A block device, as it was when it was opened.
     device: Option<DeviceState>,
@@ -118,7 +120,7 @@ impl Golden {
             store.unlock();
             file = now;
         };
-        let device = DeviceState::of(&meta);
+        let device = DeviceState::of(&meta, (options.offset, options.length));
         let identity = GoldenIdentity::of(&meta, store.sectors(), device);
         Ok(Golden {
             shared: Arc::new(Opened {
@@ -127,6 +129,7 @@ impl Golden {
                 file: Some(file),
                 path: path.clone(),
                 offset: options.offset,
+                length: options.length,
                 identity,
                 device,
                 change: Mutex::default(),
@@ -161,6 +164,7 @@ impl Golden {
                 file: None,
                 path: options.path.clone(),
                 offset: options.offset,
+                length: options.length,
                 identity,
                 device: None,
                 change: Mutex::default(),
@@ -228,7 +232,7 @@ impl Golden {
         let Some(Ok(now)) = file.as_ref().map(File::metadata) else {
             return true;
         };
-        let device = DeviceState::of(&now);
+        let device = DeviceState::of(&now, (self.shared.offset, self.shared.length));
         let of_device = self.shared.device.zip(device);
         let of_device = of_device.and_then(|(before, now)| before.changes(now));
         let same =

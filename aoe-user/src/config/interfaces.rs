@@ -43,6 +43,17 @@ pub(crate) fn chosen(patterns: &[String], interface: &Interface) -> bool {
     Patterns::new(patterns).choose(interface)
 }
 
+/// True when both choose some interface, as far as the words tell: two globs that differ are taken for others.
+pub(crate) fn meet(one: &[String], other: &[String]) -> bool {
+    let covers = |one: &[String], other: &[String]| {
+        let patterns = Patterns::new(one);
+        let is_match = |text: &String| patterns.globs.iter().any(|glob| glob.is_match(text));
+        let mut words = other.iter();
+        words.any(|text| one.contains(text) || !is_glob(text) && is_match(text) || text == "*")
+    };
+    one == other || covers(one, other) || covers(other, one)
+}
+
 /// Names and globs, made ready to be asked often.
 #[derive(Debug)]
 pub(crate) struct Patterns {
@@ -106,6 +117,22 @@ mod tests {
             ("em3", false),
         ] {
             assert_eq!(chosen(&patterns, &interface(name)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn lists_that_name_or_match_the_same_interface_meet() {
+        let list = |text: &str| patterns(text).unwrap();
+        for (one, other, expected) in [
+            ("eth0,eth1", "eth1", true),
+            ("eth0", "eth1", false),
+            ("e*", "eth1", true),
+            ("eth?", "em*", false),
+            ("*", "em*", true),
+        ] {
+            let (one, other) = (list(one), list(other));
+            assert_eq!(meet(&one, &other), expected, "{one:?} {other:?}");
+            assert_eq!(meet(&other, &one), expected, "{other:?} {one:?}");
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use aoe_common::Mac;
 use engine::SeenDisk;
 
-use super::{ASKING_MAX, DiskName, Disks, FRESH, Order, Table, pause};
+use super::{ASKING_MAX, DiskName, Disks, FRESH, Network, Order, Table, pause};
 use crate::config::{OverlayReset, Unknown};
 use crate::target::Export;
 
@@ -32,7 +32,11 @@ impl Disks {
         }
     }
 
-    /// A machine boots from another export: whatever it ran on, it does not any more. What ended with the host goes; it would stay silent
+    pub(super) fn network(&self) -> Arc<Network> {
+        Arc::clone(&self.shared.table.read().network)
+    }
+
+    /// A machine boots from another export on its network: whatever it ran on, it does not any more. What ended with the host goes; it would stay silent
     /// for ever, because a machine looks for one disk when it boots.
     pub(super) fn boots_elsewhere(&self, source: Mac) {
         let is_one = |table: &Table| {

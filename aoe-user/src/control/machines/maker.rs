@@ -30,8 +30,8 @@ use super::content::Content;
 use super::heard::Heard;
 use super::naming::{DiskName, directory};
 use super::{
-    ASKING_MAX, Disk, Instance, ListedCopies, MachineSettings, Order, OverlayExports, RETRY, Replaced,
-    Shared, pause,
+    ASKING_MAX, Disk, Instance, ListedCopies, MachineSettings, Network, Order, OverlayExports, RETRY,
+    Replaced, Shared, pause,
 };
 use crate::config::{Overlay, OverlayReset, Unknown};
 use crate::store::{CurrentGolden, Losses};
@@ -152,6 +152,7 @@ impl Maker {
         table.reset = config.overlay_reset;
         table.full = false;
         table.unknown_max = config.unknown_max as usize;
+        table.network = Arc::new(Network::of(config));
         let moved = table.rename(named.collect(), config.unknown, in_use.iter());
         drop(table);
         self.shared.waits.lock().clear();

@@ -14,6 +14,7 @@ mod lookup;
 mod maker;
 mod moved;
 mod naming;
+mod network;
 mod overlay_exports;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub(super) use listed::ListedCopies;
 pub(super) use maker::Start;
 use moved::KeptDisk;
 pub(crate) use naming::{DiskName, directory};
+use network::Network;
 use overlay_exports::ExportOnImage;
 pub(super) use overlay_exports::OverlayExports;
 pub(super) use told::DiskState;
@@ -154,6 +156,8 @@ struct Table {
     /// A machine changes the image itself, and nobody gets a disk.
     is_written: bool,
     paused: bool,
+    /// Where the machines are.
+    network: Arc<Network>,
 }
 
 /// A disk as the thread left it.

@@ -84,13 +84,15 @@ impl OverlayExports {
         self.some_ended.store(true, Ordering::Relaxed);
     }
 
-    /// A machine boots from one of them. Waits for nothing.
+    /// A machine boots from one of them. Waits for nothing. Another network may have another machine with its address, which runs on.
     pub(super) fn tell_boot(&self, from: &Disks, mac: Mac) {
         if self.some_ended.load(Ordering::Relaxed) {
+            let here = from.network();
             let open = self.open.read();
             let others = open.iter().filter(|disks| !std::ptr::eq(disks.as_ptr(), from));
             others
                 .filter_map(Weak::upgrade)
+                .filter(|disks| disks.network().meets(&here))
                 .for_each(|disks| disks.boots_elsewhere(mac));
         }
     }

@@ -19,7 +19,7 @@ use crate::store::{self, Golden, Losses, OverlayOptions, OverlayStore, RbdClone,
 use crate::target::{Export, Identity, Options, Persistent, WireAdmin};
 
 /// Why a machine is silent whose copy was volatile.
-pub(super) const ENDED: &str = "its copy ended with this host, which was started since: it gets another when it boots by iPXE, from this export or another one with overlays (or by `xblade overlay reset`)";
+pub(super) const ENDED: &str = "its copy ended with this host, which was started since: it gets another when it boots by iPXE, from this export or another one with overlays on its network (or by `xblade overlay reset`)";
 
 impl Maker {
     /// Opens a disk, on the image as it is now where it begins anew.

@@ -177,6 +177,26 @@ fn a_boot_from_one_export_ends_what_ended_with_the_host_at_others() {
     assert_eq!(machines, ["pc17", "pc18"]);
 }
 
+/// Another machine may have the same address there.
+#[test]
+fn a_boot_on_another_network_ends_nothing() {
+    let room = Room::new();
+    let mut second = Room::new();
+    second.config.slot = 10;
+    second.overlay_exports = Arc::clone(&room.overlay_exports);
+    second.config.vlan = crate::config::Vlan::Id(20);
+    ended(&second, PC[0]);
+    let (first, disks) = (room.open(), second.open());
+    after_boot(&first, PC[0]);
+    asks_in_vain(&disks, PC[0]);
+    second.config.vlan = crate::config::Vlan::Any;
+    disks.configure(second.settings());
+    wait_for_thread(&disks);
+    after_boot(&first, PC[0]);
+    wait_for_thread(&disks);
+    assert_eq!(read(&disk(&disks, PC[0])), 7);
+}
+
 /// Its disk, or the process, may be at the end of something for a moment.
 #[test]
 fn a_copy_whose_files_cannot_be_read_is_neither_thrown_away_nor_made_anew() {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use aoe_common::Mac;
 use engine::SeenDisk;
 
-use super::{ASKING_MAX, DiskName, Disks, FRESH, Network, Order, Table, pause};
+use super::{ASKING_MAX, Asked, DiskName, Disks, FRESH, Network, Order, Table, pause};
 use crate::config::{OverlayReset, Unknown};
 use crate::target::Export;
 
@@ -19,15 +19,15 @@ impl Disks {
     fn ask(&self, source: Mac, order: Order) {
         let mut asking = self.shared.asking.lock();
         let now = Instant::now();
-        let waits = |until: &Option<Instant>| until.is_none_or(|until| now < until);
+        let waits = |asked: &Asked| asked.until.is_none_or(|until| now < until);
         if asking.get(&source).is_some_and(waits) {
             return;
         }
         if asking.len() >= ASKING_MAX {
-            asking.retain(|_, until| waits(until));
+            asking.retain(|_, asked| waits(asked));
         }
         if asking.len() < ASKING_MAX {
-            asking.insert(source, None);
+            asking.insert(source, Asked::now());
             self.order(order);
         }
     }

@@ -30,7 +30,7 @@ use super::content::Content;
 use super::heard::Heard;
 use super::naming::{DiskName, directory};
 use super::{
-    ASKING_MAX, Disk, Instance, ListedCopies, MachineSettings, Network, Order, OverlayExports, RETRY,
+    ASKING_MAX, Asked, Disk, Instance, ListedCopies, MachineSettings, Network, Order, OverlayExports,
     Replaced, Shared, pause,
 };
 use crate::config::{Overlay, OverlayReset, Unknown};
@@ -202,7 +202,7 @@ impl Maker {
 
     /// Tells who asked that there is something new, and lets it ask again.
     fn answer(&mut self, mac: Mac, result: Result<Option<DiskName>>) {
-        let until = match result {
+        match result {
             Ok(Some(name)) => {
                 if let Some(instance) = self.instance(&name) {
                     instance.heard.note(Instant::now());
@@ -213,16 +213,15 @@ impl Maker {
                 (self.start.announce)();
                 return;
             }
-            Ok(None) => Instant::now() + RETRY,
+            Ok(None) => {}
             Err(error) => {
                 let name = self.shared.table.read().name_of(mac);
                 if let Some(name) = name {
                     self.failed(&name, &error);
                 }
-                Instant::now() + RETRY
             }
-        };
-        self.shared.asking.lock().insert(mac, Some(until));
+        }
+        self.shared.asking.lock().insert(mac, Asked::again());
     }
 
     fn failed(&mut self, name: &DiskName, error: &anyhow::Error) {

@@ -179,13 +179,36 @@ struct Kept {
     pinned: bool,
 }
 
+/// A machine has asked for a disk.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    since: Instant,
+    /// When to ask for it again; `None`: it is next.
+    until: Option<Instant>,
+}
+
+impl Asked {
+    /// It is next.
+    fn now() -> Asked {
+        let (since, until) = (Instant::now(), None);
+        Asked { since, until }
+    }
+
+    /// In vain.
+    fn again() -> Asked {
+        let since = Instant::now();
+        let until = Some(since + RETRY);
+        Asked { since, until }
+    }
+}
+
 /// What the thread and everybody else share.
 #[derive(Debug, Default)]
 struct Shared {
     table: RwLock<Table>,
     disks: Mutex<BTreeMap<DiskName, Disk>>,
-    /// Who waits for a disk, and until when not to ask for it again.
-    asking: Mutex<HashMap<Mac, Option<Instant>>>,
+    /// Who waits for a disk.
+    asking: Mutex<HashMap<Mac, Asked>>,
     /// Who gets no disk although nothing is wrong with it, and why.
     waits: Mutex<HashMap<Mac, String>>,
     /// Held while copies are paused or resumed, so that none goes on after all. No worker takes it.

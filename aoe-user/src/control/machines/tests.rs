@@ -276,7 +276,7 @@ fn a_disk_outlives_the_process_and_an_image_s_successor_comes_with_the_next_boot
     assert!(gone.unwrap().problem.unwrap().contains("another golden image"));
     assert!(disks.instance(STRANGER).is_none());
     until("the try to open it", || {
-        disks.shared.asking.lock().get(&STRANGER)?.map(drop)
+        disks.shared.asking.lock().get(&STRANGER)?.until
     });
     disks.shared.asking.lock().clear();
     boot(&disks, STRANGER);

@@ -3,12 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use aoe_common::Mac;
 
 use super::naming::{DiskName, directory};
 use super::{Disks, RECENT, RETRY};
 use crate::config::{ExportConfig, Overlay, OverlayReset, StoreKind};
 use crate::store::{Full, free_bytes, is_full};
+
+/// Whoever has been next for so long waits for a disk that does not answer.
+pub(super) const HANGS: Duration = Duration::from_secs(30);
+const HANGING: &str =
+    "its copy is waited for: the disk of overlay_dir or of the image, or Ceph, does not answer";
 
 /// So many machines are named.
 const NAMED: usize = 3;
@@ -80,6 +87,7 @@ impl Disks {
             ..Troubles::default()
         };
         self.waiting(&mut troubles.silent);
+        self.hanging(&mut troubles.silent);
         let seen: Vec<_> = {
             let disks = self.shared.disks.lock();
             let disks = disks.iter();
@@ -96,6 +104,10 @@ impl Disks {
         };
         for (name, instance, kept, problem) in seen {
             match (instance, problem) {
+                // It was to go, and cannot: requests to it do not end.
+                (Some(_), Some(problem)) if !self.is_served(&name) && self.asks(&name) => {
+                    troubles.silent.insert(name, problem);
+                }
                 (Some(instance), _) => {
                     let full = instance.content.usage().full;
                     troubles.full.extend(full.map(|full| (name, full)));
@@ -126,11 +138,30 @@ impl Disks {
         }
     }
 
+    /// Who has been waiting for so long that the thread must be at something that does not end.
+    fn hanging(&self, silent: &mut BTreeMap<DiskName, String>) {
+        let macs: Vec<Mac> = {
+            let asking = self.shared.asking.lock();
+            let next = asking.iter().filter(|(_, asked)| asked.until.is_none());
+            let hanging = next.filter(|(_, asked)| asked.since.elapsed() >= HANGS);
+            hanging.map(|(mac, _)| *mac).collect()
+        };
+        let table = self.shared.table.read();
+        let macs = macs.into_iter().filter(|mac| !table.by_mac.contains_key(mac));
+        silent.extend(macs.filter_map(|mac| Some((table.name_of(mac)?, HANGING.into()))));
+    }
+
+    /// Whether an address has this disk at the moment.
+    fn is_served(&self, name: &DiskName) -> bool {
+        let table = self.shared.table.read();
+        table.by_mac.values().any(|instance| instance.name == *name)
+    }
+
     /// Whether a machine has asked in vain a short time ago.
     fn asks(&self, name: &DiskName) -> bool {
         let macs = self.shared.table.read().macs_of(name);
         let (asking, now) = (self.shared.asking.lock(), Instant::now());
-        let mut asked = macs.iter().filter_map(|mac| *asking.get(mac)?);
+        let mut asked = macs.iter().filter_map(|mac| asking.get(mac)?.until);
         asked.any(|until| (now + RETRY).saturating_duration_since(until) < RECENT)
     }
 }

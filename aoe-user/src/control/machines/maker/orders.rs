@@ -1,9 +1,8 @@
 //! The thread's loop: one order after the other, and what is due in between.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Instant;
 
-use super::super::{Order, RETRY};
+use super::super::{Asked, Order, RETRY};
 use super::Maker;
 use crate::control::guard::caught;
 
@@ -21,10 +20,7 @@ impl Maker {
                 Err(panic) => {
                     tracing::error!("{}: looking after machines' disks: {panic}", self.address());
                     if let Some(mac) = asks {
-                        self.shared
-                            .asking
-                            .lock()
-                            .insert(mac, Some(Instant::now() + RETRY));
+                        self.shared.asking.lock().insert(mac, Asked::again());
                     }
                     std::thread::sleep(RETRY);
                 }

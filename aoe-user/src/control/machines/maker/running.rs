@@ -61,10 +61,10 @@ impl Maker {
             (macs, kept)
         };
         let asking = self.shared.asking.lock();
-        let asked = macs.iter().filter_map(|mac| match asking.get(mac)? {
+        let asked = macs.iter().filter_map(|mac| match asking.get(mac)?.until {
             // It is next.
             None => Some(Duration::ZERO),
-            Some(until) => Some((now + RETRY).saturating_duration_since(*until)),
+            Some(until) => Some((now + RETRY).saturating_duration_since(until)),
         });
         served.into_iter().chain(kept).chain(asked).min()
     }

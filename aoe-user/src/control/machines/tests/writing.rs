@@ -26,7 +26,7 @@ fn gets_nothing(disks: &Disks, mac: Mac) {
     disks.shared.asking.lock().remove(&mac);
     assert!(disks.instance(mac).is_none());
     until("the thread to look", || {
-        disks.shared.asking.lock().get(&mac).copied().flatten()
+        disks.shared.asking.lock().get(&mac)?.until
     });
     assert!(disks.instance(mac).is_none());
 }

@@ -6,7 +6,7 @@ use super::super::content::Content;
 use super::super::naming::DiskName;
 use super::Maker;
 use super::copies::Copies;
-use crate::config::Overlay;
+use crate::config::{Overlay, OverlayReset};
 
 impl Maker {
     /// At the start: these disks are left of an earlier process, also such as ended with the host. Whoever had one may be running on it, whatever the configuration says now.
@@ -21,7 +21,9 @@ impl Maker {
         let addresses = self.shared.table.read().addresses_of(disks);
         self.bound.write(addresses, || {
             let outlives_host = |name| self.start.listed.has(name);
-            matches!(self.copies, Copies::Clones(..)) || disks.iter().any(outlives_host)
+            // Where copies begin anew with a boot, it is kept whose ended with the host.
+            let at_boot = self.start.settings.config.overlay_reset == OverlayReset::Boot;
+            at_boot || matches!(self.copies, Copies::Clones(..)) || disks.iter().any(outlives_host)
         });
     }
 

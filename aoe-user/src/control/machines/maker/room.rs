@@ -11,6 +11,7 @@ use super::super::naming::DiskName;
 use super::copies::Copies;
 use super::opening::ENDED;
 use super::{Maker, SHORT_LIMIT};
+use crate::config::Unknown;
 
 impl Maker {
     /// There is a disk: its machine is not turned away, whatever becomes of it and of others.
@@ -135,19 +136,29 @@ impl Maker {
         }
     }
 
-    /// Whoever ran on a copy that ended may have booted under another name since: it is nobody's then.
+    /// Whoever ran on a copy that ended may have booted under another name since: it is nobody's then. Not so where addresses have none.
     pub(super) fn discard_ended_of_nobody(&mut self) {
         let mut names: Vec<DiskName> = {
             let disks = self.shared.disks.lock();
             let ended = disks.iter().filter(|(_, disk)| disk.ended);
             ended.map(|(name, _)| name.clone()).collect()
         };
-        names.retain(|name| !self.is_served(name));
+        names.retain(|name| !self.is_served(name) && !self.may_come_back(name));
         for name in names {
             match self.discard(&name, SHORT_LIMIT) {
                 Ok(()) => self.forget_disk(&name),
                 Err(error) => tracing::warn!("{}: the disk of {name}: {error:#}", self.address()),
             }
+        }
+    }
+
+    /// Whether the addresses of a machine may be nobody's by the configuration of now. It may run on, and is not to get another copy below
+    /// its system when the next configuration serves it again.
+    fn may_come_back(&self, name: &DiskName) -> bool {
+        let table = self.shared.table.read();
+        match name {
+            DiskName::Unknown(mac) => table.name_of(*mac).is_none(),
+            DiskName::Machine(_) => table.unknown == Unknown::Refuse,
         }
     }
 

@@ -177,6 +177,46 @@ fn a_boot_from_one_export_ends_what_ended_with_the_host_at_others() {
     assert_eq!(machines, ["pc17", "pc18"]);
 }
 
+/// They get another copy when they ask, from then on.
+#[test]
+fn where_copies_stay_from_a_reload_on_those_that_ended_are_told_of_nobody() {
+    let mut room = Room::new();
+    ended(&room, PC[0]);
+    let disks = room.open();
+    assert!(disks.states()[0].ended);
+    room.config.overlay_reset = OverlayReset::Never;
+    disks.configure(room.settings());
+    wait_for_thread(&disks);
+    assert_eq!(disks.troubles().reason(), None);
+    assert_eq!(read(&disk(&disks, PC[0])), 7);
+}
+
+/// It runs on, and may be served again by the next configuration.
+#[test]
+fn a_copy_that_ended_of_an_address_that_nobody_may_have_for_now_is_not_forgotten() {
+    let mut room = Room::new();
+    for mac in [PC[0], STRANGER] {
+        let disks = room.open();
+        write(&disk(&disks, mac), 1);
+        disks.close();
+    }
+    restart_host(&room);
+    let disks = room.open();
+    let before = room.config.machines.clone();
+    name(&mut room, &[("other", &[Mac([2, 0, 0, 0, 0, 5])])]);
+    room.config.unknown = Unknown::Refuse;
+    disks.configure(room.settings());
+    wait_for_thread(&disks);
+    boot(&disks, Mac([2, 0, 0, 0, 0, 5]));
+    (room.config.machines, room.config.unknown) = (before, Unknown::Volatile);
+    disks.configure(room.settings());
+    wait_for_thread(&disks);
+    for mac in [PC[0], STRANGER] {
+        asks_in_vain(&disks, mac);
+        assert_eq!(after_boot(&disks, mac), 7);
+    }
+}
+
 /// Another machine may have the same address there.
 #[test]
 fn a_boot_on_another_network_ends_nothing() {

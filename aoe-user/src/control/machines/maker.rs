@@ -37,6 +37,7 @@ use crate::config::{Overlay, OverlayReset, Unknown};
 use crate::store::{CurrentGolden, Losses};
 use crate::target::Observer;
 use copies::Copies;
+pub(super) use merging::MERGING;
 
 /// How long requests of a machine that is gone may take to end before its disk goes by the operator's order, or with the export.
 pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(10);

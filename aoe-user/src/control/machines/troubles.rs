@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use aoe_common::Mac;
 
+use super::maker::MERGING;
 use super::naming::{DiskName, directory};
-use super::{Disks, RECENT, RETRY};
+use super::{Disks, Instance, RECENT, RETRY};
 use crate::config::{ExportConfig, Overlay, OverlayReset, StoreKind};
 use crate::store::{Full, free_bytes, is_full};
 
@@ -93,16 +94,12 @@ impl Disks {
             let disks = disks.iter();
             disks
                 .map(|(name, disk)| {
-                    (
-                        name.clone(),
-                        disk.instance.clone(),
-                        disk.kept,
-                        disk.problem.clone(),
-                    )
+                    let known = (disk.kept, disk.ended, disk.problem.clone());
+                    (name.clone(), disk.instance.clone(), known)
                 })
                 .collect()
         };
-        for (name, instance, kept, problem) in seen {
+        for (name, instance, (kept, ended, problem)) in seen {
             match (instance, problem) {
                 // It was to go, and cannot: requests to it do not end.
                 (Some(_), Some(problem)) if !self.is_served(&name) && self.asks(&name) => {
@@ -110,15 +107,20 @@ impl Disks {
                 }
                 (Some(instance), _) => {
                     let full = instance.content.usage().full;
+                    let full = full.filter(|full| {
+                        *full != Full::Limit || !boot_mends || instance.content.stays() || is_heard(&instance)
+                    });
                     troubles.full.extend(full.map(|full| (name, full)));
                 }
-                // Where a boot mends it, it matters only to who runs.
-                (None, Some(problem))
-                    if kept.kind == Overlay::Persistent || kept.pinned || !boot_mends || self.asks(&name) =>
-                {
-                    troubles.silent.insert(name, problem);
+                (None, Some(problem)) => {
+                    // What a boot mends, or passes by itself, matters only to who runs.
+                    let passes = ended || problem == MERGING;
+                    let stays = kept.kind == Overlay::Persistent || kept.pinned || !boot_mends;
+                    if stays && !passes && self.is_somebody_s(&name) || self.asks(&name) {
+                        troubles.silent.insert(name, problem);
+                    }
                 }
-                (None, _) => {}
+                (None, None) => {}
             }
         }
         troubles
@@ -151,6 +153,11 @@ impl Disks {
         silent.extend(macs.filter_map(|mac| Some((table.name_of(mac)?, HANGING.into()))));
     }
 
+    /// Whether there is a machine that may ask for it.
+    fn is_somebody_s(&self, name: &DiskName) -> bool {
+        !self.shared.table.read().macs_of(name).is_empty()
+    }
+
     /// Whether an address has this disk at the moment.
     fn is_served(&self, name: &DiskName) -> bool {
         let table = self.shared.table.read();
@@ -164,6 +171,11 @@ impl Disks {
         let mut asked = macs.iter().filter_map(|mac| asking.get(mac)?.until);
         asked.any(|until| (now + RETRY).saturating_duration_since(until) < RECENT)
     }
+}
+
+fn is_heard(instance: &Instance) -> bool {
+    let ago = instance.heard.ago(Instant::now());
+    ago.is_some_and(|ago| ago < RECENT)
 }
 
 impl Troubles {

@@ -8,14 +8,14 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::super::content::Content;
 use super::super::naming::DiskName;
-use super::super::{Instance, Left, Replacement};
+use super::super::{Instance, Kept, Left, Replacement};
 use super::copies::Copies;
 use super::{DRAIN_LIMIT, Maker};
 use crate::config::Overlay;
 use crate::store::{Golden, OverlayStore, remove_unfinished_merge};
 
 /// Why a disk is not served meanwhile.
-pub(super) const MERGING: &str = "it is being merged into a new golden image";
+pub(in super::super) const MERGING: &str = "it is being merged into a new golden image";
 
 impl Maker {
     /// Whose persistent copies lie on this image, and could not be opened if another took its place.
@@ -95,12 +95,20 @@ impl Maker {
                 return Err(error);
             }
         };
-        let Some(Content::Copy(store)) = content else {
+        let Some(content) = content else {
+            bail!("{address}: {name} has no copy that is open");
+        };
+        let kept = Kept {
+            kind: content.kind(),
+            pinned: content.is_pinned(),
+        };
+        let Content::Copy(store) = content else {
             bail!("{address}: {name} has no copy that is open");
         };
         self.leaving.insert(name.clone());
         if let Some(disk) = self.shared.disks.lock().get_mut(name) {
             disk.problem = Some(MERGING.into());
+            disk.kept = kept;
         }
         Ok(Left::Copy(store, self.copies.files(name)))
     }

@@ -95,6 +95,62 @@ fn a_volatile_copy_that_is_refused_is_told_while_its_machine_asks() {
     assert_eq!(disks.troubles().reason(), None);
 }
 
+/// Nobody is kept from anything: its machine is off, and a boot mends it, or there is no such machine.
+#[test]
+fn what_keeps_nobody_from_work_is_not_told() {
+    let mut room = Room::new();
+    room.config.overlay_limit = Some(4096);
+    let disks = room.open();
+    {
+        let export = disk(&disks, PC[0]);
+        assert!(!is_refused(&export, 0) && is_refused(&export, 32));
+        assert!(disks.troubles().reason().is_some());
+        let mut all = disks.shared.disks.lock();
+        let disk = all.get_mut(&name()).unwrap();
+        let before = disk.instance.take().unwrap();
+        disk.instance = Some(Arc::new(Instance {
+            name: name(),
+            export: Arc::clone(&before.export),
+            content: before.content.clone(),
+            ready: before.ready,
+            heard: Heard::now(),
+        }));
+    }
+    assert_eq!(disks.troubles().reason(), None, "it has not been heard");
+    disks.close();
+
+    let mut room = Room::new();
+    persistent(&mut room);
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    disks.close();
+    room.replace_image(9);
+    room.config.machines = Arc::new([]);
+    room.config.unknown = crate::config::Unknown::Refuse;
+    let disks = room.open();
+    assert!(disks.states()[0].problem.is_some());
+    assert_eq!(disks.troubles().reason(), None, "there is no such machine");
+    disks.close();
+}
+
+#[test]
+fn a_copy_that_is_being_merged_is_listed_as_what_it_is_and_told_of_who_asks() {
+    let mut room = Room::new();
+    persistent(&mut room);
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    let left = disks.have(|answer| Order::Leave(name(), true, answer)).unwrap();
+    let Left::Copy(store, _) = left else {
+        panic!("{left:?}")
+    };
+    assert_eq!(disks.states()[0].kind, Overlay::Persistent);
+    assert_eq!(disks.troubles().reason(), None);
+    disks
+        .have(|answer| Order::Return(name(), store, None, answer))
+        .unwrap();
+    assert_eq!(read(&disk(&disks, PC[0])), 1);
+}
+
 #[test]
 fn machines_that_wait_for_the_end_of_a_change_of_the_image_are_told() {
     let mut room = Room::new();

@@ -1,5 +1,6 @@
 //! The thread that opens, resets and closes the machines' disks of one export.
 
+mod again;
 mod bound;
 mod calls;
 mod copies;
@@ -36,6 +37,7 @@ use super::{
 use crate::config::{Overlay, OverlayReset, Unknown};
 use crate::store::{CurrentGolden, Losses};
 use crate::target::Observer;
+use again::Again;
 use copies::Copies;
 pub(super) use merging::MERGING;
 
@@ -79,6 +81,8 @@ struct Maker {
     merged: HashSet<DiskName>,
     /// The machine that changes the image itself: nobody else gets a disk on it.
     writer: Option<DiskName>,
+    /// What is to be opened when there is no new image in the making.
+    again: Again,
     /// The last message about a disk, so that it is logged once.
     said: HashMap<DiskName, String>,
 }
@@ -117,6 +121,7 @@ pub(super) fn start(shared: Arc<Shared>, orders: Receiver<Order>, start: Start) 
         leaving: HashSet::new(),
         merged: HashSet::new(),
         writer: None,
+        again: Again::new(),
         said: HashMap::new(),
     };
     if matches!(maker.copies, Copies::Files { .. }) {

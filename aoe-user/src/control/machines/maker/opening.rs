@@ -50,7 +50,8 @@ impl Maker {
         }
         let image = self.start.golden.get();
         if left.map_or(kind == Overlay::Persistent, |left| left.persistent) {
-            self.check_image_stays(name, &image, !is_left)?;
+            self.check_image_stays(name, &image, !is_left)
+                .inspect_err(|_| self.again.add(name))?;
         }
         if !is_left && kind == Overlay::None {
             return self.serve(name, Content::Image(image), SystemTime::now());

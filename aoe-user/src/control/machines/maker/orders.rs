@@ -32,6 +32,7 @@ impl Maker {
     /// False: it was the last one.
     fn carry_out(&mut self, order: Option<Order>) -> bool {
         self.discard_idle();
+        self.open_again();
         match order {
             None => {}
             Some(Order::Open(mac)) => {
@@ -82,7 +83,8 @@ impl Maker {
 
     /// What is to be done next, `Some(None)`: nothing that anybody asked for; `None`: nobody is there any more.
     fn next(&self, orders: &Receiver<Order>) -> Option<Option<Order>> {
-        let Some(wait) = self.next_look() else {
+        let waits = [self.next_look(), self.again.next_look()];
+        let Some(wait) = waits.into_iter().flatten().min() else {
             return orders.recv().ok().map(Some);
         };
         match orders.recv_timeout(wait) {

@@ -42,7 +42,7 @@ impl Maker {
     }
 
     /// How long ago a machine was heard, whether its disk is served or not; `None`: not since the export was opened.
-    fn heard(&self, name: &DiskName, now: Instant) -> Option<Duration> {
+    pub(super) fn heard(&self, name: &DiskName, now: Instant) -> Option<Duration> {
         let instance = self.instance(name);
         if instance
             .as_ref()

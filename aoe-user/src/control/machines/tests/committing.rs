@@ -158,6 +158,48 @@ fn a_commit_leaves_an_image_alone_that_a_persistent_copy_of_another_export_lies_
     assert_eq!(read(&disk(&others, PC[0])), 1);
 }
 
+#[test]
+fn a_persistent_copy_that_waits_for_the_end_of_a_commit_is_opened_though_its_machine_is_off() {
+    let room = Room::new();
+    let mut other = neighbour(&room);
+    let one = |name: &str, mac| Machine {
+        name: name.into(),
+        macs: vec![mac],
+        overlay: Some(Overlay::Persistent),
+    };
+    other.config.machines = [one("pc17", PC[0]), one("pc18", PC[1])].into();
+    let disks = room.open();
+    write(&disk(&disks, PC[0]), 1);
+    let others = other.open();
+    write(&disk(&others, PC[0]), 2);
+    others.close();
+    let left = disks.have(|answer| Order::Leave(pc(), true, answer)).unwrap();
+    let Left::Copy(store, files) = left else {
+        panic!("{left:?}")
+    };
+    let new = store.merge(&files).unwrap();
+    let others = other.open();
+    assert!(others.instance(PC[1]).is_none());
+    until("both wait", || {
+        let states = others.states();
+        let waits = |state: &DiskState| {
+            state
+                .problem
+                .as_ref()
+                .is_some_and(|problem| problem.contains("making a new image"))
+        };
+        (states.len() == 2 && states.iter().all(waits)).then_some(())
+    });
+    drop(new);
+    others.shared.asking.lock().clear();
+    until("nothing is told", || {
+        let states = others.states();
+        (states.len() == 1 && states[0].problem.is_none()).then_some(())
+    });
+    assert_eq!(others.troubles().reason(), None);
+    assert_eq!(read(&disk(&others, PC[0])), 2);
+}
+
 /// It could not be opened after a restart. A commit may end between two looks at the image.
 #[test]
 fn a_persistent_copy_does_not_begin_on_an_image_that_was_just_replaced() {

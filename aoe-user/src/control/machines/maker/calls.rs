@@ -1,7 +1,7 @@
 //! Calls to a storage cluster, which has no limit of time of its own: one that is not answered keeps its own machine waiting, and nobody
 //! else of the export.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,6 +20,10 @@ const LIMIT_BESIDE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Calls {
     limit: Duration,
+    limit_beside: Duration,
+    /// What was given up after the shorter time: the next call about it has the longer one, so that what only takes a while comes to its
+    /// end.
+    hurried: Mutex<HashSet<String>>,
     /// Those that were not answered in time, by what they are about.
     late: Mutex<HashMap<String, Late>>,
 }
@@ -33,12 +37,14 @@ struct Late {
 
 impl Calls {
     pub(super) fn new() -> Calls {
-        Calls::within(LIMIT)
+        Calls::within(LIMIT, LIMIT_BESIDE)
     }
 
-    fn within(limit: Duration) -> Calls {
+    fn within(limit: Duration, limit_beside: Duration) -> Calls {
         Calls {
             limit,
+            limit_beside,
+            hurried: Mutex::default(),
             late: Mutex::default(),
         }
     }
@@ -63,12 +69,13 @@ impl Calls {
                 humantime::format_duration(ago)
             );
         }
+        let was_hurried = self.hurried.lock().remove(what);
         let limit = {
             let mut late = self.late.lock();
             late.retain(|_, late| !late.thread.is_finished());
-            match late.is_empty() {
+            match late.is_empty() || was_hurried {
                 true => self.limit,
-                false => self.limit.min(LIMIT_BESIDE),
+                false => self.limit.min(self.limit_beside),
             }
         };
         let (tell, told) = mpsc::channel();
@@ -85,6 +92,9 @@ impl Calls {
             Err(RecvTimeoutError::Disconnected) => bail!("the call ended without a result"),
             Err(RecvTimeoutError::Timeout) => {
                 self.late.lock().insert(what.to_owned(), Late { since, thread });
+                if limit < self.limit {
+                    self.hurried.lock().insert(what.to_owned());
+                }
                 bail!(
                     "Ceph has not answered for {}: look at `ceph health`",
                     humantime::format_duration(limit)
@@ -110,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_call_that_is_not_answered_keeps_others_waiting_for_a_time_and_its_own_until_it_ends() {
-        let calls = Calls::within(Duration::from_secs(1));
+        let calls = Calls::within(Duration::from_secs(1), LIMIT_BESIDE);
         let (answer, answered) = mpsc::channel::<()>();
         let (end, ended) = mpsc::channel();
         let hangs = move || {
@@ -131,5 +141,28 @@ mod tests {
         // A panic prints a lot.
         let panic = Calls::new().about::<()>("pc17", || panic!("on purpose, for a test"));
         assert!(panic.unwrap_err().to_string().contains("on purpose"));
+    }
+    #[test]
+    fn a_call_that_takes_longer_than_it_may_beside_others_has_more_time_the_next_time() {
+        const BESIDE: Duration = Duration::from_millis(20);
+        let calls = Calls::within(Duration::from_secs(1), BESIDE);
+        let (answer, answered) = mpsc::channel::<()>();
+        let hangs = move || Ok(drop(answered.recv()));
+        calls.about("pc17", hangs).unwrap_err();
+        let calls = Calls {
+            limit: Duration::from_secs(60),
+            ..calls
+        };
+        let takes_a_while = || {
+            std::thread::sleep(5 * BESIDE);
+            Ok(7)
+        };
+        calls.about("pc18", takes_a_while).unwrap_err();
+        while !calls.late.lock()["pc18"].thread.is_finished() {
+            std::thread::sleep(BESIDE);
+        }
+        assert_eq!(calls.about("pc18", takes_a_while).unwrap(), 7);
+        drop(answer);
+        calls.finish();
     }
 }

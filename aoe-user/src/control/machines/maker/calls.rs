@@ -147,7 +147,10 @@ mod tests {
         const BESIDE: Duration = Duration::from_millis(20);
         let calls = Calls::within(Duration::from_secs(1), BESIDE);
         let (answer, answered) = mpsc::channel::<()>();
-        let hangs = move || Ok(drop(answered.recv()));
+        let hangs = move || {
+            let _ = answered.recv();
+            Ok(())
+        };
         calls.about("pc17", hangs).unwrap_err();
         let calls = Calls {
             limit: Duration::from_secs(60),

@@ -209,6 +209,8 @@ struct Shared {
     disks: Mutex<BTreeMap<DiskName, Disk>>,
     /// Who waits for a disk.
     asking: Mutex<HashMap<Mac, Asked>>,
+    /// When the thread began what it is at, or what it did last.
+    moved_on: Mutex<Option<Instant>>,
     /// Who gets no disk although nothing is wrong with it, and why.
     waits: Mutex<HashMap<Mac, String>>,
     /// Held while copies are paused or resumed, so that none goes on after all. No worker takes it.

@@ -140,8 +140,12 @@ impl Disks {
         }
     }
 
-    /// Who has been waiting for so long that the thread must be at something that does not end.
+    /// Who has been waiting for long because the thread is at something that does not end. Where many boot at once each takes its time.
     fn hanging(&self, silent: &mut BTreeMap<DiskName, String>) {
+        let moved_on = *self.shared.moved_on.lock();
+        if moved_on.is_none_or(|at| at.elapsed() < HANGS) {
+            return;
+        }
         let macs: Vec<Mac> = {
             let asking = self.shared.asking.lock();
             let next = asking.iter().filter(|(_, asked)| asked.until.is_none());

@@ -1,6 +1,7 @@
 //! The thread's loop: one order after the other, and what is due in between.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Instant;
 
 use super::super::{Asked, Order, RETRY};
 use super::Maker;
@@ -13,6 +14,7 @@ impl Maker {
                 Some(Order::Open(mac) | Order::Boot(mac) | Order::BootElsewhere(mac)) => Some(*mac),
                 _ => None,
             };
+            *self.shared.moved_on.lock() = Some(Instant::now());
             match caught(|| self.carry_out(order)) {
                 Ok(true) => {}
                 Ok(false) => break,

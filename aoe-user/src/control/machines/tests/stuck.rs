@@ -46,6 +46,8 @@ fn who_waits_for_a_thread_that_does_not_come_back_is_told() {
     assert!(disks.instance(PC[0]).is_none());
     assert_eq!(disks.troubles().reason(), None);
     let long_ago = Instant::now().checked_sub(super::super::troubles::HANGS).unwrap();
+    *disks.shared.moved_on.lock() = Some(long_ago);
+    assert_eq!(disks.troubles().reason(), None, "it has not waited for long");
     disks.shared.asking.lock().get_mut(&PC[0]).unwrap().since = long_ago;
     let told = disks.troubles().reason().unwrap();
     assert!(

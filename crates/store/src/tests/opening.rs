@@ -146,8 +146,9 @@ fn three_tebibytes_cost_nothing_until_used() {
         assert_eq!(driver.read(lba, 1).unwrap(), stamp(lba, 3));
     }
     assert!(driver.read(sectors, 1).is_err());
+    // Tests beside this one take some, too; a bit for each sector would be 768 MiB.
     assert!(
-        resident_kib() < before + 4096,
+        resident_kib() < before + 65536,
         "{before} KiB before, {} KiB now",
         resident_kib()
     );

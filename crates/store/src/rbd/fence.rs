@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::cluster::CephClient;
 use super::error::Errno;
+use super::withheld::Withheld;
 
 /// Is told, once, that a store is fenced and why. Called by any thread, and must not block.
 pub(crate) type OnFence = Arc<dyn Fn(&str) + Send + Sync>;
@@ -28,6 +29,9 @@ pub(crate) struct Shared {
     in_flight: AtomicUsize,
     lease: Option<Lease>,
     faults: AtomicU64,
+    withheld: Withheld,
+    /// The image is given back: all that ends is told, and answered by nobody.
+    ends: AtomicBool,
 }
 
 impl std::fmt::Debug for Shared {
@@ -48,6 +52,8 @@ impl Shared {
             told: Mutex::new(told),
             in_flight: AtomicUsize::new(0),
             faults: AtomicU64::new(0),
+            withheld: Withheld::default(),
+            ends: AtomicBool::new(false),
         }
     }
 
@@ -80,7 +86,23 @@ impl Shared {
     pub(crate) fn proven(&self, asked: u64) {
         if let Some(lease) = &self.lease {
             lease.proven_ms.fetch_max(asked, Ordering::Relaxed);
+            if !lease.has_lapsed() {
+                self.withheld.let_go();
+            }
         }
+    }
+
+    /// Tells the end of an operation: at once, or when Ceph has been heard again and it may be answered. A write that was carried out and not answered
+    /// would be sent again, and be carried out after newer ones.
+    pub(crate) fn deliver(&self, post: impl FnOnce() + Send + 'static) {
+        let is_over = || self.is_fenced() || self.ends.load(Ordering::Acquire);
+        self.withheld.deliver(|| self.has_lapsed() && !is_over(), post);
+    }
+
+    /// The image is about to be given back.
+    pub(crate) fn ends(&self) {
+        self.ends.store(true, Ordering::Release);
+        self.withheld.let_go();
     }
 
     /// The same as far as the client is concerned.
@@ -92,6 +114,7 @@ impl Shared {
     pub(crate) fn fence(&self, reason: &str) {
         self.fenced.store(true, Ordering::Release);
         self.client.retire();
+        self.withheld.let_go();
         let told = self.told.lock().take();
         if let Some(told) = told {
             told(reason);
@@ -196,6 +219,11 @@ impl OutstandingOperation {
         }
         result.map_err(|errno| self.shared.fault(kind, lba, errno))
     }
+
+    /// See [`Shared::deliver`].
+    pub(crate) fn deliver(&self, post: impl FnOnce() + Send + 'static) {
+        self.shared.deliver(post);
+    }
 }
 
 impl Drop for OutstandingOperation {
@@ -286,5 +314,47 @@ mod tests {
             !shared.is_silenced()
         };
         assert!(std::iter::repeat_n((), 1000).any(answers));
+    }
+
+    /// It would be sent again otherwise, and be carried out after what others have written since.
+    #[test]
+    fn what_ends_while_nobody_may_be_answered_is_told_when_it_may_be() {
+        let told = Arc::new(AtomicUsize::new(0));
+        let tells = |shared: &Shared| {
+            let told = Arc::clone(&told);
+            shared.deliver(move || {
+                told.fetch_add(1, Ordering::Relaxed);
+            });
+        };
+        let limit = Duration::from_millis(50);
+        let lapsed = || {
+            let shared = Shared::new(Arc::new(CephClient::default()), None, Some(limit));
+            tells(&shared);
+            while !shared.has_lapsed() {
+                std::thread::yield_now();
+            }
+            shared
+        };
+        let shared = lapsed();
+        assert_eq!(told.load(Ordering::Relaxed), 1, "nothing is in the way");
+        tells(&shared);
+        // An answer to an old question says nothing of now.
+        shared.proven(0);
+        assert_eq!(told.load(Ordering::Relaxed), 1);
+        // A thread that is not run for so long is late again.
+        while told.load(Ordering::Relaxed) == 1 {
+            shared.proven(shared.asked());
+        }
+        assert_eq!(told.load(Ordering::Relaxed), 2);
+        // Whoever is shut out, or gives the image back, tells all: nobody is answered.
+        for over in [|shared: &Shared| shared.fence("on purpose"), Shared::ends] {
+            let shared = lapsed();
+            let before = told.load(Ordering::Relaxed);
+            tells(&shared);
+            assert_eq!(told.load(Ordering::Relaxed), before);
+            over(&shared);
+            tells(&shared);
+            assert_eq!(told.load(Ordering::Relaxed), before + 2);
+        }
     }
 }

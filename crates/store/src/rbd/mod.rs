@@ -17,6 +17,7 @@ mod path;
 #[cfg(test)]
 mod tests;
 mod unconnected;
+mod withheld;
 
 use std::io;
 use std::sync::Arc;
@@ -216,6 +217,7 @@ impl RbdStore {
     fn let_go(&self) {
         // Before anything fails for want of an image.
         self.closing.store(true, Ordering::Release);
+        self.shared.ends();
         let Some(mut opened) = self.opened.write().take() else {
             return;
         };
@@ -275,7 +277,7 @@ impl Store<CompletionQueue> for RbdStore {
         let (pending, handle) = (OutstandingOperation::new(&self.shared), queue.handle());
         let done = move |result| {
             let event = Event::Finished(pending.end(result, kind, extent.lba).map(Some));
-            handle.post(Completion { token, event });
+            pending.deliver(move || handle.post(Completion { token, event }));
         };
         let len = (extent.count * SECTOR_BYTES) as usize;
         self.start((kind, extent.lba), |image| {
@@ -299,7 +301,7 @@ impl Store<CompletionQueue> for RbdStore {
         let (pending, handle) = (OutstandingOperation::new(&self.shared), queue.handle());
         let done = move |result| {
             let event = Event::Finished(pending.end(result, kind, extent.lba).map(|_| None));
-            handle.post(Completion { token, event });
+            pending.deliver(move || handle.post(Completion { token, event }));
         };
         let data = from.concat().into_boxed_slice();
         self.start((kind, extent.lba), |image| {
@@ -313,7 +315,7 @@ impl Store<CompletionQueue> for RbdStore {
         if self.read_only {
             return Ok(Step::Done);
         }
-        let parts = Parts::new(queue.handle(), token);
+        let parts = Parts::new(&self.shared, queue.handle(), token);
         self.start_parts(&parts, (FaultKind::Write, 0), (Operation::Flush, Box::default()));
         Ok(Step::Later)
     }
@@ -322,7 +324,7 @@ impl Store<CompletionQueue> for RbdStore {
         let kind = FaultKind::Write;
         let places = extents.iter().map(|extent| self.place(*extent, kind));
         let places = places.collect::<Result<Vec<u64>, Fault>>()?;
-        let parts = Parts::new(queue.handle(), token);
+        let parts = Parts::new(&self.shared, queue.handle(), token);
         let sectors = extents.iter().map(|extent| extent.count).sum();
         self.sectors_trimmed.fetch_add(sectors, Ordering::Relaxed);
         for (extent, start) in extents.iter().zip(places) {
@@ -337,7 +339,7 @@ impl Store<CompletionQueue> for RbdStore {
     fn verify(&self, queue: &mut CompletionQueue, token: Token, extent: Extent) -> Result<Step, Fault> {
         let kind = FaultKind::Read;
         let start = self.place(extent, kind)?;
-        let parts = Parts::new(queue.handle(), token);
+        let parts = Parts::new(&self.shared, queue.handle(), token);
         for (at, len) in cut(start, extent.count * SECTOR_BYTES, VERIFY_BYTES) {
             let lba = extent.lba + (at - start) / SECTOR_BYTES;
             let operation = (Operation::Read(at), zeros(len as usize));

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use engine::{Completion, CompletionHandle as _, Event, Fault, Token};
 use parking_lot::Mutex;
 
+use super::fence::Shared;
 use crate::handle::QueueHandle;
 
 /// The operation. It ends when nobody holds it or a part of it any more.
 #[derive(Debug)]
 pub(super) struct Parts {
+    shared: Arc<Shared>,
     handle: QueueHandle,
     token: Token,
     /// The failure at the lowest sector.
@@ -21,8 +23,9 @@ pub(super) struct Parts {
 pub(super) struct Part(Arc<Parts>);
 
 impl Parts {
-    pub(super) fn new(handle: QueueHandle, token: Token) -> Arc<Parts> {
+    pub(super) fn new(shared: &Arc<Shared>, handle: QueueHandle, token: Token) -> Arc<Parts> {
         Arc::new(Parts {
+            shared: Arc::clone(shared),
             handle,
             token,
             fault: Mutex::new(None),
@@ -55,9 +58,11 @@ impl Drop for Parts {
             Some(fault) => Err(fault),
             None => Ok(None),
         };
-        self.handle.post(Completion {
+        let completion = Completion {
             token: self.token,
             event: Event::Finished(result),
-        });
+        };
+        let handle = self.handle.clone();
+        self.shared.deliver(move || handle.post(completion));
     }
 }

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use engine::{Completion, CompletionHandle as _};
+use parking_lot::Mutex;
+
 use super::answer::{Answer, ClientId};
-use crate::bus::{Bus, Control, Event, WorkerId};
+use crate::bus::{Bus, Control, Event, Handle, WorkerId};
 use crate::mutants::Mutant;
 
 /// A gateway that has heard nothing of Ceph for so long answers nobody.
@@ -58,6 +61,8 @@ pub(super) struct Client {
     saved: AtomicU32,
     /// As it was seen last (the design of a mutant).
     lapsed: AtomicBool,
+    /// Ends of operations that came while nobody may be answered.
+    withheld: Mutex<Vec<(Handle, Completion)>>,
 }
 
 impl Client {
@@ -76,6 +81,7 @@ impl Client {
             heard_us: AtomicU64::new(clock.now_us()),
             saved: AtomicU32::new(0),
             lapsed: AtomicBool::new(false),
+            withheld: Mutex::default(),
         }
     }
 
@@ -112,11 +118,31 @@ impl Client {
             _ => asked_us,
         };
         self.heard_us.fetch_max(heard_us, Ordering::Relaxed);
+        if !self.has_lapsed() {
+            self.let_go();
+        }
+    }
+
+    /// Tells the end of an operation, when it may be answered.
+    pub(super) fn deliver(&self, handle: &Handle, completion: Completion) {
+        let is_over = self.is_shut_out() || self.silenced.load(Ordering::Relaxed);
+        if self.is_silent() && !is_over {
+            return self.withheld.lock().push((handle.clone(), completion));
+        }
+        handle.post(completion);
+    }
+
+    fn let_go(&self) {
+        let withheld = std::mem::take(&mut *self.withheld.lock());
+        withheld
+            .into_iter()
+            .for_each(|(handle, completion)| handle.post(completion));
     }
 
     /// The image is somebody else's.
     pub(super) fn fence(&self, reason: &'static str) {
         if !self.shut_out.swap(true, Ordering::Relaxed) {
+            self.let_go();
             let told = Event::Gateway(
                 self.gateway,
                 self.life,
@@ -134,6 +160,7 @@ impl Client {
     /// Nobody is answered from now on.
     pub(super) fn silence(&self) {
         self.silenced.store(true, Ordering::Relaxed);
+        self.let_go();
     }
 
     /// A worker is told that the protocol state is saved.

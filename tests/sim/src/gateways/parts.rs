@@ -1,15 +1,18 @@
 //! An operation of a store, as jobs for several objects.
 
 use std::io;
+use std::sync::Arc;
 
-use engine::{Completion, CompletionHandle as _, Event, Fault, FaultKind, SECTOR_BYTES, Token};
+use engine::{Completion, Event, Fault, FaultKind, SECTOR_BYTES, Token};
 
 use super::answer::Answer;
+use super::client::Client;
 use crate::bus::Handle;
 
 /// What is left of one.
 #[derive(Debug)]
 pub(super) struct Parts {
+    client: Arc<Client>,
     handle: Handle,
     token: Token,
     lba: u64,
@@ -21,8 +24,15 @@ pub(super) struct Parts {
 
 impl Parts {
     /// One of so many jobs; `read`: how many sectors it brings.
-    pub(super) fn new((handle, token): (Handle, Token), lba: u64, jobs: usize, read: Option<u64>) -> Parts {
+    pub(super) fn new(
+        client: &Arc<Client>,
+        (handle, token): (Handle, Token),
+        lba: u64,
+        jobs: usize,
+        read: Option<u64>,
+    ) -> Parts {
         Parts {
+            client: Arc::clone(client),
             handle,
             token,
             lba,
@@ -53,9 +63,10 @@ impl Parts {
             }),
             false => Ok(self.bytes.take().map(Vec::into_boxed_slice)),
         };
-        self.handle.post(Completion {
+        let completion = Completion {
             token: self.token,
             event: Event::Finished(result),
-        });
+        };
+        self.client.deliver(&self.handle, completion);
     }
 }

@@ -53,7 +53,7 @@ impl Image {
         let handle = queue.handle();
         let worker = Image::worker(&handle);
         let cut = Image::cut(extent);
-        let parts = Parts::new((handle, token), extent.lba, cut.len(), read);
+        let parts = Parts::new(&self.client, (handle, token), extent.lba, cut.len(), read);
         let parts = Arc::new(Mutex::new(parts));
         let mut ceph = self.ceph.lock();
         for (first, count) in cut {
@@ -160,7 +160,7 @@ pub(super) struct Metadata {
 impl StateStore<CompletionQueue> for Metadata {
     fn save(&self, _: Address, state: &Persistent, handle: Handle, token: Token) {
         let worker = Image::worker(&handle);
-        let parts = Arc::new(Mutex::new(Parts::new((handle, token), 0, 1, None)));
+        let parts = Arc::new(Mutex::new(Parts::new(&self.client, (handle, token), 0, 1, None)));
         let work = Work::Save(state.clone());
         self.ceph
             .lock()

@@ -27,7 +27,7 @@ use crate::file_identity::FileIdentity;
 const CHUNK_BYTES: u64 = 1 << 20;
 /// How often the new image's name is tried for. Others have its lock for a moment only, to see whether a merge is at work or to take away
 /// what one has left.
-const TRIES: u32 = 64;
+const TRIES: u32 = 500;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(2);
 

@@ -92,6 +92,20 @@ impl GatewayNet {
         self.hub.ip(&format!("link set c{name} {word}")).map(drop)
     }
 
+    /// Whether gateways hear each other. The initiators reach them all the same.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn connect_gateways(&self, together: bool) -> Result<()> {
+        let word = if together { "off" } else { "on" };
+        for gateway in &self.gateways {
+            let name = gateway.name;
+            self.hub
+                .ip(&format!("link set g{name} type bridge_slave isolated {word}"))?;
+        }
+        Ok(())
+    }
+
     /// Connects a gateway with the initiators, or cuts it off: its own card keeps its carrier, as behind another switch.
     ///
     /// # Errors

@@ -292,21 +292,15 @@ fn loses_ceph(trial: &mut Trial<'_>, mut first: Target, second: &Target) -> Resu
 
 /// Both are well. The one that stands by takes the group; the other one leaves it alone for a minute.
 fn do_not_hear_each_other(trial: &mut Trial<'_>, standby: &Target, active: &Target) -> Result<()> {
-    let hub = &trial.site.net.hub;
-    let hear_each_other = |word: &str| {
-        PORTS.iter().try_for_each(|port| {
-            hub.ip(&format!("link set {port} type bridge_slave isolated {word}"))
-                .map(drop)
-        })
-    };
+    let net = &trial.site.net;
     let is_held = || -> Result<()> {
         wait_for_role(active, "standby")?;
         let held = active.ask(&["failover", "status", "--columns", "role,held"])?;
         let held = String::from_utf8_lossy(&held.stdout).into_owned();
         ensure!(held.contains("standby") && !held.contains(" -"), "{held}");
         ensure!(role(standby)?.0 == "active");
-        hear_each_other("off")
+        net.connect_gateways(true)
     };
-    trial.through("deaf", (standby, 0), || hear_each_other("on"), is_held)?;
+    trial.through("deaf", (standby, 0), || net.connect_gateways(false), is_held)?;
     Ok(())
 }

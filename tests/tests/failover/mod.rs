@@ -171,12 +171,7 @@ fn a_gateway_that_hangs_or_loses_ceph_is_shut_out_and_answers_nobody_afterwards(
 fn gateways_that_do_not_hear_each_other_take_the_image_once_and_not_in_turns() -> Result<()> {
     needs!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], NEEDS[4]);
     let site = Site::new()?;
-    // They reach the initiators, and not each other.
-    for name in ["ga", "gb"] {
-        site.net
-            .hub
-            .ip(&format!("link set {name} type bridge_slave isolated on"))?;
-    }
+    site.net.connect_gateways(false)?;
     let first = site.start(0)?;
     wait_for_role(&first, "active")?;
     let mut writer = writer(&site.net)?;
@@ -195,11 +190,7 @@ fn gateways_that_do_not_hear_each_other_take_the_image_once_and_not_in_turns() -
     // A gateway that the initiators cannot reach any more is no good, however well it is otherwise.
     drop(first);
     let first = site.start(0)?;
-    for name in ["ga", "gb"] {
-        site.net
-            .hub
-            .ip(&format!("link set {name} type bridge_slave isolated off"))?;
-    }
+    site.net.connect_gateways(true)?;
     wait_for_role(&first, "standby")?;
     eventually("the other one heard", TIMEOUT, || Ok(role(&first)?.1.is_empty()))?;
     site.net.connect_initiators(1, false)?;

@@ -11,16 +11,6 @@ fn asked(target: &Target, key: &str) -> Result<serde_json::Value> {
     Ok(value["groups"][0][key].clone())
 }
 
-/// Whether gateways hear each other.
-fn connect(net: &lab::gateways::GatewayNet, together: bool) -> Result<()> {
-    let word = if together { "off" } else { "on" };
-    for name in ["ga", "gb"] {
-        net.hub
-            .ip(&format!("link set {name} type bridge_slave isolated {word}"))?;
-    }
-    Ok(())
-}
-
 /// What the operator is told who takes a group while another gateway goes on serving something else.
 fn is_refused(target: &Target) -> Result<()> {
     let taken = target.ask(&["failover", "take", "san1"])?;
@@ -88,11 +78,11 @@ fn of_two_gateways_with_different_images_one_leaves_and_says_why() -> Result<()>
     drop(second);
     let second = start(1)?;
     wait_for_role(&second, "standby")?;
-    connect(&net, false)?;
+    net.connect_gateways(false)?;
     wait_for_role(&second, "active")?;
     ensure!(role(&first)?.0 == "active");
     let began = std::time::Instant::now();
-    connect(&net, true)?;
+    net.connect_gateways(true)?;
     wait_for_role(&second, "standby").with_context(|| second.process.log())?;
     println!(
         "two were active for {:.1?} after they heard each other",
@@ -125,13 +115,13 @@ fn of_two_gateways_with_different_images_in_ceph_one_leaves_within_seconds() -> 
     let site = Site::new()?;
     site.rbd("create --size 64M rbd/other")?;
     let other = site.config("").replace("rbd/vm", "rbd/other");
-    connect(&site.net, false)?;
+    site.net.connect_gateways(false)?;
     let first = site.start(0)?;
     wait_for_role(&first, "active")?;
     let second = site.net.gateways[1].start(&other)?;
     wait_for_role(&second, "active")?;
     let began = std::time::Instant::now();
-    connect(&site.net, true)?;
+    site.net.connect_gateways(true)?;
     wait_for_role(&second, "standby").with_context(|| second.process.log())?;
     println!(
         "two were active for {:.1?} after they heard each other",

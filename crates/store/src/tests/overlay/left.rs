@@ -8,12 +8,7 @@ fn an_overlay_of_an_earlier_boot_of_the_host_begins_anew() {
     let dir = tempfile::tempdir().unwrap();
     let (content, path) = golden_file(dir.path());
     let golden = golden(StoreKind::Mmap, &path);
-    let options = options(dir.path(), "a");
-    let (overlay, mut driver) = overlay(&golden, &options);
-    driver.write(5, &stamp(5, 1), Durability::WriteBack).unwrap();
-    overlay.close().unwrap();
-    overlay.unlock();
-    drop((driver, overlay));
+    let options = volatile_left_behind(dir.path(), &golden);
     // The boot id stands behind magic and six numbers.
     let map = std::fs::File::options()
         .write(true)
@@ -24,6 +19,16 @@ fn an_overlay_of_an_earlier_boot_of_the_host_begins_anew() {
     assert!(!options.files.are_of_this_boot().unwrap());
     let (_, mut driver) = super::overlay(&golden, &options);
     assert!(driver.read(5, 1).unwrap() == content[span(5, 1)]);
+}
+
+/// A volatile overlay with a sector of its own, closed.
+fn volatile_left_behind(dir: &Path, golden: &Golden) -> OverlayOptions {
+    let options = options(dir, "a");
+    let (overlay, mut driver) = overlay(golden, &options);
+    driver.write(5, &stamp(5, 1), Durability::WriteBack).unwrap();
+    overlay.close().unwrap();
+    overlay.unlock();
+    options
 }
 
 /// A persistent overlay with a sector of its own, closed.
@@ -159,12 +164,7 @@ fn what_cannot_be_read_is_neither_gone_nor_of_an_earlier_boot() {
     let dir = tempfile::tempdir().unwrap();
     let (_, path) = golden_file(dir.path());
     let golden = golden(StoreKind::Mmap, &path);
-    let options = options(dir.path(), "a");
-    let (overlay, mut driver) = overlay(&golden, &options);
-    driver.write(5, &stamp(5, 1), Durability::WriteBack).unwrap();
-    overlay.close().unwrap();
-    overlay.unlock();
-    drop((driver, overlay));
+    let options = volatile_left_behind(dir.path(), &golden);
     let files = &options.files;
     let (map, aside) = (files.map(), dir.path().join("aside"));
     std::fs::rename(&map, &aside).unwrap();
